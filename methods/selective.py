@@ -1,0 +1,128 @@
+"""P-ASL with selective treatment of unknown labels: ignored where likely present, else negatives (CSL, eq. 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from plbench.api import Batch, Loss, Method, MethodParams, PlbenchError, Progress, Stage, Task, TrainView, tunable
+from plbench.losses import partial_asymmetric_loss, selective_weight, soft_prior_weight
+from plbench.priors import class_average, threshold_for_top
+
+
+def estimate_prior(view: TrainView) -> Tensor:
+    """Estimated class prior [C] of a CE-Ignore model: eq. 10 over the whole training part, eval mode, EMA weights."""
+    return class_average(probabilities for _, probabilities in view.predict(weights="ema"))
+
+
+class Selective(Method):
+    """Eq. 3 with `w_c = 0` on `O_L u O_P`, 1 on other unknown labels.
+
+    `O_L`: the `top_k` unknown labels of an image with the highest likelihood. `O_P`: unknown labels of classes whose
+    estimated prior exceeds `eta`. `mode` picks one, both, or the soft prior of appendix B, `exp(-alpha Pr(c))`
+    outside `O_L`. The prior comes from a CE-Ignore run of the same protocol, backbone and seed.
+    """
+
+    name = "selective"
+    title = "P-ASL, Selective"
+    paper = "Ben-Baruch et al., CVPR 2022, arXiv 2110.10955"
+    needs = frozenset({"negatives"})
+    tags = frozenset({"paper"})
+
+    class Params(MethodParams):
+        """Starting values: COCO FPC-1000 in the README of CSL's code; alpha is ours."""
+
+        gamma_pos: float = tunable(0.0, 0.0, 1.0, ge=0.0, description="focusing of positives, gamma+")
+        gamma_neg: float = tunable(3.0, 0.0, 4.0, ge=0.0, description="focusing of verified negatives, gamma-")
+        gamma_unann: float = tunable(4.0, 2.0, 7.0, ge=0.0, description="focusing of unknown labels, gamma_u")
+        clip: float = tunable(0.0, 0.0, 0.1, ge=0.0, lt=1.0, description="probability shift, m")
+        mode: Literal["both", "likelihood", "prior", "soft-prior"] = Field(
+            "both", description="what marks an unknown label as likely present"
+        )
+        top_k: int = tunable(
+            5,
+            0,
+            lambda task: max(1, task.num_classes // 4),
+            ge=0,
+            description="K: likeliest unknown labels of an image to ignore",
+        )
+        scope: Literal["sample", "batch"] = Field(
+            "sample", description="K of each image (the paper) or K x B of the batch (CSL's code)"
+        )
+        eta: float = tunable(0.5, 0.01, 0.9, ge=0.0, le=1.0, description="eta: prior above which a class is ignored")
+        eta_top: int | None = Field(
+            None, ge=1, description="instead of eta: the number of classes with the highest prior"
+        )
+        alpha: float = tunable(5.0, 0.5, 20.0, log=True, ge=0.0, description="decay of the soft prior; ours")
+
+    def __init__(self, params: Params, task: Task) -> None:
+        """Fixes the threshold on the prior.
+
+        Raises:
+            PlbenchError: if top_k or eta_top exceed the number of classes.
+        """
+        super().__init__(params, task)
+        _check_counts(params, task)
+        self.prior: Tensor | None = None
+        self.top_k = 0 if params.mode == "prior" else params.top_k
+        self.eta = params.eta
+        if params.mode != "likelihood":
+            self.prior = task.artifacts["prior"].float()
+            if params.eta_top is not None:
+                self.eta = threshold_for_top(self.prior, params.eta_top)
+
+    @classmethod
+    def stages(cls, params: Params, task: Task) -> Sequence[Stage]:
+        """The CE-Ignore run that estimates the prior, where the mode uses one."""
+        _check_counts(params, task)
+        if params.mode == "likelihood":
+            return ()
+        return (Stage("prior", method="ce-ignore", reduce=estimate_prior),)
+
+    def weight(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """`w_c` [B, C] of eq. 9, or of appendix B."""
+        prior = None if self.prior is None else self.prior.to(logits.device)
+        hard_prior = None if self.params.mode == "soft-prior" else prior
+        weight = selective_weight(
+            logits,
+            labels,
+            top_k=self.top_k,
+            prior=hard_prior,
+            prior_threshold=None if hard_prior is None else self.eta,
+            scope=self.params.scope,
+        )
+        if self.params.mode == "soft-prior":
+            assert prior is not None
+            weight = weight * soft_prior_weight(labels, prior, alpha=self.params.alpha)
+        return weight
+
+    def loss(self, output: Tensor, batch: Batch, progress: Progress) -> Loss:
+        """Eq. 3 with the weights of eq. 9 on unknown labels."""
+        p = self.params
+        per_image = partial_asymmetric_loss(
+            output,
+            batch.labels,
+            gamma_pos=p.gamma_pos,
+            gamma_neg=p.gamma_neg,
+            gamma_unann=p.gamma_unann,
+            clip=p.clip,
+            unann_weight=self.weight(output, batch.labels),
+        )
+        return Loss.of_images(per_image)
+
+    def diagnostics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The unknown labels that would be ignored: is what Selective ignores really present (CSL, fig. 4)?"""
+        return {"ignored": (self.weight(output, batch.labels) == 0) & (batch.labels == 0)}
+
+
+def _check_counts(params: Any, task: Task) -> None:
+    for name in ("top_k", "eta_top"):
+        value = getattr(params, name)
+        if value is not None and value > task.num_classes:
+            raise PlbenchError(
+                f"{name} = {value} of method 'selective' exceeds the {task.num_classes} classes of this dataset; "
+                f"give -P {name}=N with N up to {task.num_classes}"
+            )

@@ -1,0 +1,373 @@
+"""All that the author of a method or a dataset imports.
+
+A method is one class: parameters with their ranges, and a loss. Everything else has a default. A dataset is one
+class: where its files are, and what they say.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from plbench.errors import DataError, PlbenchError
+from plbench.images import ImageFiles, ImageSource
+from plbench.labels import PartialLabels
+from plbench.spec import ModelSpec, Plan, Recipe, Regime
+from plbench.spec import Protocol as BenchmarkProtocol
+
+__all__ = [
+    "Batch",
+    "BenchmarkProtocol",
+    "DataError",
+    "Dataset",
+    "ImageFiles",
+    "ImageSource",
+    "LabelledSplit",
+    "Loss",
+    "Method",
+    "MethodParams",
+    "ModelSpec",
+    "PartialLabels",
+    "Plan",
+    "PlbenchError",
+    "Progress",
+    "ProgressReport",
+    "Recipe",
+    "SearchRange",
+    "Stage",
+    "Task",
+    "TrainView",
+    "tunable",
+]
+
+
+@dataclass(frozen=True)
+class SearchRange:
+    """Where tuning looks for a parameter: narrower than what is valid. A bound may depend on the task."""
+
+    low: float | Callable[[Task], float]
+    high: float | Callable[[Task], float]
+    log: bool = False
+
+    def bounds(self, task: Task) -> tuple[float, float]:
+        """Lowest and highest value to try on this task."""
+        low = self.low(task) if callable(self.low) else self.low
+        high = self.high(task) if callable(self.high) else self.high
+        return low, high
+
+
+def tunable(
+    default: Any,
+    low: float | Callable[[Task], float],
+    high: float | Callable[[Task], float],
+    *,
+    log: bool = False,
+    description: str = "",
+    **valid: Any,
+) -> Any:
+    """Declares a parameter that tuning may search.
+
+    Args:
+        default: the paper's value.
+        low, high: the range searched, or a function of the task (top-K grows with the number of classes).
+        log: whether to search on a logarithmic scale.
+        description: one line, with the paper's symbol.
+        **valid: pydantic's constraints on what is valid at all (`ge`, `gt`, `le`, `lt`).
+
+    Returns:
+        A pydantic field.
+    """
+    extra = {"search": SearchRange(low, high, log)}
+    return Field(default, description=description, json_schema_extra=extra, **valid)  # type: ignore[arg-type]
+
+
+class MethodParams(BaseModel):
+    """Base of a method's `Params`: immutable, strict about unknown names and about non-finite numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def search_space(cls) -> dict[str, SearchRange]:
+        """The tunable parameters and their ranges."""
+        extras = {name: info.json_schema_extra for name, info in cls.model_fields.items()}
+        return {
+            name: extra["search"]  # type: ignore[misc]
+            for name, extra in extras.items()
+            if isinstance(extra, dict) and "search" in extra
+        }
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands. Steps and epochs count from 0."""
+
+    step: int
+    num_steps: int
+    epoch: int
+    num_epochs: int
+
+    @property
+    def fraction(self) -> float:
+        """Share of the training that is done, in [0, 1)."""
+        return self.step / self.num_steps
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method may know about the job: nothing of the test set, nothing of the hidden truth.
+
+    Attributes:
+        positives, negatives: [C] known positives and known negatives of each class in train.
+        generator: seeded for this run and method; draw from no other.
+        artifacts: what the method's stages produced, by stage name.
+    """
+
+    num_classes: int
+    class_ids: tuple[str, ...]
+    class_names: tuple[str, ...]
+    positives: np.ndarray
+    negatives: np.ndarray
+    num_train: int
+    epochs: int
+    steps_per_epoch: int
+    regime: Regime
+    generator: torch.Generator
+    artifacts: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One mini-batch.
+
+    Attributes:
+        inputs: images [B, 3, H, W], or features [B, D] in the probe regime.
+        labels: int8 [B, C]: +1 present, -1 verified absent, 0 unknown. Not to be written to.
+        index: int64 [B]: the row in train, the same in every stage.
+        views: further views of the images, where the method's transform makes more than one.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    index: Tensor
+    views: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A sum, and what it is a sum over. The engine divides by the weight of the whole global batch.
+
+    Attributes:
+        total: scalar tensor with a gradient.
+        weight: number of images, or of known labels, that `total` sums over. A weight of 0 takes no step.
+    """
+
+    total: Tensor
+    weight: Tensor | float
+
+    @classmethod
+    def of_images(cls, per_image: Tensor) -> Loss:
+        """The usual reduction: the mean over images of a loss [B] that is summed over classes."""
+        return cls(per_image.sum(), float(per_image.shape[-1]))
+
+
+class TrainView(Protocol):
+    """A trained (or training) model looking at the training images without augmentation."""
+
+    labels: PartialLabels
+
+    def predict(
+        self, weights: Literal["ema", "raw"] = "ema", *, dropout: bool = False, passes: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Streams (row index [b] int64, scores [b, C] in [0, 1]) over the training part, in order.
+
+        With `dropout`, dropout stays on; with `passes` > 1 the scores are the mean of that many passes.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A prerequisite: a run of its own, shared by everyone who needs it, and what to keep of its model.
+
+    Attributes:
+        name: key of the artifact in `Task.artifacts`.
+        method: name of the method that the stage trains, at the recipe's plan and the same seed.
+        reduce: turns the stage's trained model into a tensor.
+        params: parameters of that method where not its defaults.
+    """
+
+    name: str
+    method: str
+    reduce: Callable[[TrainView], Tensor]
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Method(ABC):
+    """A way of learning from partial labels. Subclass, name it, give it a loss.
+
+    Class attributes:
+        name: as typed on the command line. title: as printed in tables. paper: reference. version: raise it when
+        results change.
+        batch_scope: "batch" where the loss of an image depends on the others of its batch.
+        needs: what the method cannot do without: "negatives", "images", "feature_map", "sample_state".
+        tags: groups that it belongs to, such as "paper".
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str] = ""
+    version: ClassVar[str] = "1"
+    batch_scope: ClassVar[Literal["sample", "batch"]] = "sample"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    tags: ClassVar[frozenset[str]] = frozenset()
+
+    class Params(MethodParams):
+        """A method without parameters."""
+
+    def __init__(self, params: Any, task: Task) -> None:
+        """Keeps the validated parameters and the task."""
+        self.params = params
+        self.task = task
+
+    @classmethod
+    def stages(cls, params: Any, task: Task) -> Sequence[Stage]:
+        """Runs that must be there first. Called before the method is built; `task` has no artifacts yet."""
+        return ()
+
+    def build(self, backbone: nn.Module, make_head: Callable[[], nn.Module]) -> nn.Module:
+        """The model to train: by default the backbone and the head that the spec asks for."""
+        return nn.Sequential(backbone, make_head())
+
+    def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Optimiser groups: dictionaries with "params" and, where it differs, "lr_scale" (times the plan's lr)."""
+        return [{"params": list(model.parameters())}]
+
+    def transform(self, train_transform: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """The training transform of one image; return one that gives a tuple of tensors for several views."""
+        return train_transform
+
+    def forward(self, model: nn.Module, batch: Batch, progress: Progress) -> Any:
+        """The model's output on a batch, whatever `loss` and `scores` expect: by default logits [B, C]."""
+        return model(batch.inputs)
+
+    @abstractmethod
+    def loss(self, output: Any, batch: Batch, progress: Progress) -> Loss:
+        """The loss of a batch. Tensors in `output` are float32 or wider, whatever the autocast."""
+
+    def epoch_start(self, view: TrainView, progress: Progress) -> None:  # noqa: B027  (optional hook)
+        """Called before each epoch: relabelling, curricula."""
+
+    def epoch_end(self, view: TrainView, progress: Progress) -> None:  # noqa: B027  (optional hook)
+        """Called after each epoch."""
+
+    def scores(self, output: Any) -> Tensor:
+        """Scores [B, C] in [0, 1] of a model output: by default the sigmoid of its logits."""
+        return torch.sigmoid(output)
+
+    def diagnostics(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        """What the method assumed about unknown labels, for comparison with a hidden truth: masks bool [B, C].
+
+        Named for instance "ignored" or "pseudo_positive"; all within unknown cells.
+        """
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Per-sample or running state to save: tensors and plain values only."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` gave.
+
+        Raises:
+            PlbenchError: if there is state but the method keeps none.
+        """
+        if state:
+            raise PlbenchError(f"method {self.name!r} has saved state but no load_state_dict to read it back")
+
+
+@dataclass(frozen=True)
+class LabelledSplit:
+    """Images of one split and what is known about them, row by row."""
+
+    images: ImageSource
+    labels: PartialLabels
+
+    def __post_init__(self) -> None:
+        """Checks that images and labels are as many.
+
+        Raises:
+            DataError: if they are not.
+        """
+        if len(self.images) != self.labels.num_images:
+            raise DataError(f"{len(self.images)} images but {self.labels.num_images} rows of labels")
+
+    def subset(self, index: np.ndarray) -> LabelledSplit:
+        """The chosen rows, in the order given."""
+        return LabelledSplit(self.images.subset(index), self.labels.subset(index))
+
+
+class ProgressReport(Protocol):
+    """What long work calls as it advances; a terminal shows a bar with the time left."""
+
+    def __call__(self, done: int, total: int) -> None:
+        """`done` of `total` items are finished."""
+        ...
+
+
+class Dataset(ABC):
+    """Images with labels, from files in a folder.
+
+    Class attributes:
+        name, title, licence: as typed, as printed, and under which the data may be used. sources: official addresses.
+        protocols: the questions it is used for; the first is what `--dataset NAME` alone means.
+        recipes: ways to train on it; the first is the default.
+        needs_files: False where the dataset makes its own files, so that no `--data-root` is needed.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    licence: ClassVar[str]
+    sources: ClassVar[tuple[str, ...]] = ()
+    protocols: ClassVar[tuple[BenchmarkProtocol, ...]]
+    recipes: ClassVar[tuple[Recipe, ...]]
+    needs_files: ClassVar[bool] = True
+    official_num_images: ClassVar[Mapping[str, int]] = {}
+
+    def __init__(self, root: Path) -> None:
+        """`root` holds the dataset's files, or will."""
+        self.root = root
+
+    def missing(self) -> list[str]:
+        """Files and folders, relative to the root, that are needed and not there."""
+        return []
+
+    @abstractmethod
+    def fetch_hint(self) -> str:
+        """How to get what is missing: one clause with an address or a command."""
+
+    def prepare(self, report: ProgressReport) -> None:  # noqa: B027  (optional hook)
+        """Makes what the dataset makes itself, once. Safe to interrupt and to repeat."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """sha256 that changes whenever images or labels do."""
+
+    @abstractmethod
+    def split(self, name: str) -> LabelledSplit:
+        """One split by name.
+
+        Raises:
+            DataError: if the files are malformed, or there is no such split.
+        """
+
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """Named groups of class ids that tables report beside the overall figures."""
+        return {}

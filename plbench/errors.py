@@ -1,0 +1,39 @@
+"""The errors that a person sees as one sentence: what was wrong, where, what would be right, what mends it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PlbenchError(ValueError):
+    """Something that the person at the keyboard can mend. The command line prints it and exits with code 2."""
+
+
+class DataError(PlbenchError):
+    """A dataset that is missing, malformed or does not hold what was asked of it."""
+
+
+class PluginError(PlbenchError):
+    """A method or dataset plugin that cannot be found, loaded or trusted."""
+
+
+class StoreError(PlbenchError):
+    """Runs or cache on disk that cannot be read or written."""
+
+
+class TrainingError(PlbenchError):
+    """A training that cannot go on, for instance because its loss is no longer finite."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The names in `known`, the likely intended one first: for the tail of an error sentence.
+
+    Examples:
+        >>> did_you_mean("selectve", ["ce-ignore", "selective"])
+        'did you mean selective? (known: ce-ignore, selective)'
+    """
+    names = sorted(known)
+    listing = f"known: {', '.join(names)}" if names else "none are known"
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}? ({listing})" if close else listing

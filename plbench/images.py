@@ -1,0 +1,1 @@
+"""Decoding, augmentation and loaders."""

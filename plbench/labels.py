@@ -1,0 +1,203 @@
+"""The ternary label matrix: +1 present, -1 verified absent, 0 unknown. Sparse, whatever its size."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from plbench.errors import DataError
+
+Int8Array = npt.NDArray[np.int8]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PartialLabels:
+    """Labels of N images for C classes, of which only the known cells are stored.
+
+    Attributes:
+        matrix: [N, C] int8 CSR in canonical form (rows sorted, no duplicates), stored values +1 and -1 only.
+        class_ids: [C] stable ids (MID, category id): what labels are keyed on.
+        class_names: [C] display names, for people; they may repeat.
+    """
+
+    matrix: sparse.csr_array
+    class_ids: tuple[str, ...]
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Checks what every reader relies on.
+
+        Raises:
+            DataError: if shapes, ids or values are not as described.
+        """
+        if self.matrix.shape[1] != len(self.class_ids) or len(self.class_ids) != len(self.class_names):
+            raise DataError(
+                f"labels have {self.matrix.shape[1]} columns for {len(self.class_ids)} class ids and "
+                f"{len(self.class_names)} names; the three must agree"
+            )
+        if len(set(self.class_ids)) != len(self.class_ids):
+            repeated = next(i for i in self.class_ids if self.class_ids.count(i) > 1)
+            raise DataError(f"class id {repeated!r} appears twice; ids must be unique (names may repeat)")
+        values = self.matrix.data
+        if values.size and not np.all((values == 1) | (values == -1)):
+            bad = values[(values != 1) & (values != -1)][0]
+            raise DataError(f"a stored label is {bad}; known labels are +1 or -1, unknown ones are not stored")
+
+    @classmethod
+    def from_cells(
+        cls,
+        rows: npt.ArrayLike,
+        columns: npt.ArrayLike,
+        values: npt.ArrayLike,
+        *,
+        num_rows: int,
+        class_ids: Sequence[str],
+        class_names: Sequence[str] | None = None,
+    ) -> Self:
+        """Builds labels from known cells in any order.
+
+        Args:
+            rows: [K] image index of each known cell.
+            columns: [K] class index.
+            values: [K] +1 or -1.
+            num_rows: N, which the cells cannot tell (an image may have no known label).
+            class_ids: [C] stable ids.
+            class_names: [C] display names; the ids where left out.
+        Raises:
+            DataError: if the same cell is given twice, or a value is neither +1 nor -1.
+        """
+        row_index, column_index = np.asarray(rows, np.int64), np.asarray(columns, np.int64)
+        cell_values = np.asarray(values, np.int8)
+        coordinates = sparse.coo_array(
+            (cell_values, (row_index, column_index)), shape=(num_rows, len(class_ids)), dtype=np.int8
+        )
+        matrix = coordinates.tocsr()  # adds up duplicates, which the count below brings to light
+        if matrix.nnz != cell_values.size:
+            raise DataError(
+                f"{cell_values.size - matrix.nnz} (image, class) cells are given more than once; "
+                "each may be known once"
+            )
+        matrix.sort_indices()
+        return cls(matrix, tuple(class_ids), tuple(class_names if class_names is not None else class_ids))
+
+    @classmethod
+    def from_dense(
+        cls, labels: npt.ArrayLike, class_ids: Sequence[str], class_names: Sequence[str] | None = None
+    ) -> Self:
+        """Builds labels from a small dense [N, C] array of +1, -1 and 0."""
+        dense = np.asarray(labels)
+        rows, columns = np.nonzero(dense)
+        return cls.from_cells(
+            rows,
+            columns,
+            dense[rows, columns],
+            num_rows=dense.shape[0],
+            class_ids=class_ids,
+            class_names=class_names,
+        )
+
+    @property
+    def num_images(self) -> int:
+        """N."""
+        return int(self.matrix.shape[0])
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return int(self.matrix.shape[1])
+
+    @property
+    def num_known(self) -> int:
+        """Number of known cells, present and absent together."""
+        return int(self.matrix.nnz)
+
+    @property
+    def density(self) -> float:
+        """Known cells as a share of all N x C cells, in [0, 1]; 0 where there are no cells."""
+        cells = self.num_images * self.num_classes
+        return self.num_known / cells if cells else 0.0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every cell is known."""
+        return self.num_known == self.num_images * self.num_classes
+
+    def counts(self) -> tuple[IntArray, IntArray]:
+        """Known positives and known negatives of each class: two [C] int64 arrays."""
+        columns, present = self.matrix.indices, self.matrix.data > 0
+        positives = np.bincount(columns[present], minlength=self.num_classes)
+        negatives = np.bincount(columns[~present], minlength=self.num_classes)
+        return positives.astype(np.int64), negatives.astype(np.int64)
+
+    def cells(self) -> tuple[IntArray, IntArray, Int8Array]:
+        """The known cells in row-major order: row index [K], class index [K], value [K] of +1 / -1."""
+        rows = np.repeat(np.arange(self.num_images, dtype=np.int64), np.diff(self.matrix.indptr))
+        return rows, self.matrix.indices.astype(np.int64), self.matrix.data
+
+    def rows(self, index: npt.ArrayLike) -> Int8Array:
+        """Dense labels [len(index), C] int8 of the chosen images: the only way to densify, a batch at a time."""
+        return self.matrix[np.asarray(index, np.int64)].toarray()
+
+    def subset(self, index: npt.ArrayLike) -> Self:
+        """The labels of the chosen images, in the order given."""
+        matrix = self.matrix[np.asarray(index, np.int64)].tocsr()
+        matrix.sort_indices()
+        return type(self)(matrix, self.class_ids, self.class_names)
+
+    def keep(self, mask: npt.NDArray[np.bool_]) -> Self:
+        """The same images with only some cells known: `mask` [K] follows the order of `cells()`."""
+        rows, columns, values = self.cells()
+        return type(self).from_cells(
+            rows[mask],
+            columns[mask],
+            values[mask],
+            num_rows=self.num_images,
+            class_ids=self.class_ids,
+            class_names=self.class_names,
+        )
+
+    def fingerprint(self) -> str:
+        """sha256 over class ids, shape and known cells; equal on every machine for equal labels."""
+        digest = hashlib.sha256(repr((self.matrix.shape, self.class_ids)).encode())
+        for array in (self.matrix.indptr.astype("<i8"), self.matrix.indices.astype("<i8"), self.matrix.data):
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Writes one compressed .npz file. Nothing in it is pickled."""
+        with path.open("wb") as file:
+            np.savez_compressed(
+                file,
+                indptr=self.matrix.indptr.astype(np.int64),
+                indices=self.matrix.indices.astype(np.int32),
+                values=self.matrix.data,
+                class_ids=np.array(self.class_ids, dtype=np.str_),
+                class_names=np.array(self.class_names, dtype=np.str_),
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads what `save` wrote.
+
+        Raises:
+            DataError: if the file is not such a file.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                indptr = stored["indptr"]
+                class_ids = tuple(str(i) for i in stored["class_ids"])
+                class_names = tuple(str(i) for i in stored["class_names"])
+                matrix = sparse.csr_array(
+                    (stored["values"], stored["indices"], indptr), shape=(len(indptr) - 1, len(class_ids))
+                )
+        except (OSError, KeyError, ValueError, EOFError) as error:
+            raise DataError(f"{path} does not hold labels written by plbench: {error}") from error
+        return cls(matrix, class_ids, class_names)

