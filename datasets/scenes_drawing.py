@@ -1,4 +1,4 @@
-"""The pictures and truth of `scenes`, the default dataset: drawn from integers alone.
+"""The pictures and truth of `scenes`, the default dataset, drawn from integers alone.
 
 A scene is two to five objects (a shape, plain or striped, of one colour) over a backdrop with up to
 six attributes. Pixels and labels are the same to the bit on every machine and numpy version: the one
@@ -8,7 +8,7 @@ source of chance is the raw stream of PCG64, and no float decides a pixel.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import accumulate
 from typing import Literal, NamedTuple
 
@@ -21,115 +21,89 @@ IMAGE_SIZE = 96
 SPLIT_SIZES = {"train": 8000, "test": 3000}
 
 Mask = npt.NDArray[np.bool_]
-Canvas = npt.NDArray[np.int32]  # [H, W, 3] while drawing: room for weighted sums and for overshoot
-Rgb = tuple[int, int, int]
+Canvas = npt.NDArray[np.int16]  # [3, H, W] while drawing: room for overshoot, and whole planes to paint on
+Integers = npt.NDArray[np.int64]
+Kind = Literal["object", "colour", "attribute"]
 
 
-class Oval(NamedTuple):
-    """An axis-parallel ellipse, added to a shape or cut out of it."""
+class Shape(NamedTuple):
+    """A silhouette and the colour it has more often than chance.
 
-    x: int
-    y: int
-    radius_x: int
-    radius_y: int
-    cut: bool = False
+    `parts` are added (+) or cut out (-) in order, on the square [-100, 100]^2 with y downwards: "oval" centre
+    and radii, "box" left top right bottom, "poly" corner after corner.
+    """
 
-
-class Polygon(NamedTuple):
-    """A filled polygon (even-odd rule), added to a shape or cut out of it."""
-
-    points: tuple[tuple[int, int], ...]
-    cut: bool = False
+    habit: str
+    parts: str
 
 
-def _box(left: int, top: int, right: int, bottom: int, cut: bool = False) -> Polygon:
-    return Polygon(((left, top), (right, top), (right, bottom), (left, bottom)), cut)
-
-
-# Parts are painted in order on the square [-100, 100]^2, y downwards.
-SHAPES: dict[str, tuple[Oval | Polygon, ...]] = {
-    "ball": (Oval(0, 0, 92, 92),),
-    "box": (_box(-84, -84, 84, 84),),
-    "triangle": (Polygon(((0, -95), (98, 82), (-98, 82))),),
-    "star": (
-        Polygon(
-            ((0, -98), (24, -32), (95, -30), (38, 13), (59, 80))
-            + ((0, 40), (-59, 80), (-38, 13), (-95, -30), (-24, -32))
-        ),
+SHAPES = {
+    "ball": Shape("orange", "+oval 0 0 92 92"),
+    "box": Shape("brown", "+box -84 -84 84 84"),
+    "triangle": Shape("yellow", "+poly 0 -95 98 82 -98 82"),
+    "star": Shape(
+        "yellow", "+poly 0 -98 24 -32 95 -30 38 13 59 80 0 40 -59 80 -38 13 -95 -30 -24 -32"
     ),
-    "heart": (Oval(-45, -38, 49, 49), Oval(45, -38, 49, 49), Polygon(((-90, -18), (0, -45), (90, -18), (0, 95)))),
-    "cross": (_box(-32, -95, 32, 95), _box(-95, -32, 95, 32)),
-    "crescent": (Oval(0, 0, 94, 94), Oval(46, -18, 78, 78, cut=True)),
-    "ring": (Oval(0, 0, 94, 94), Oval(0, 0, 50, 50, cut=True)),
-    "arrow": (_box(-96, -26, 15, 26), Polygon(((10, -80), (97, 0), (10, 80)))),
-    "hourglass": (Polygon(((-80, -95), (80, -95), (14, 0), (80, 95), (-80, 95), (-14, 0))),),
-    "house": (_box(-70, -15, 70, 92), Polygon(((-98, -10), (0, -96), (98, -10))), _box(-18, 30, 22, 92, cut=True)),
-    "tree": (
-        Polygon(((0, -98), (48, -30), (-48, -30))),
-        Polygon(((0, -60), (66, 18), (-66, 18))),
-        Polygon(((0, -15), (84, 66), (-84, 66))),
-        _box(-16, 66, 16, 98),
+    "heart": Shape("pink", "+oval -45 -38 49 49, +oval 45 -38 49 49, +poly -90 -18 0 -45 90 -18 0 95"),
+    "cross": Shape("red", "+box -32 -95 32 95, +box -95 -32 95 32"),
+    "crescent": Shape("white", "+oval 0 0 94 94, -oval 46 -18 78 78"),
+    "ring": Shape("purple", "+oval 0 0 94 94, -oval 0 0 50 50"),
+    "arrow": Shape("green", "+box -96 -26 15 26, +poly 10 -80 97 0 10 80"),
+    "hourglass": Shape("brown", "+poly -80 -95 80 -95 14 0 80 95 -80 95 -14 0"),
+    "house": Shape("red", "+box -70 -15 70 92, +poly -98 -10 0 -96 98 -10, -box -18 30 22 92"),
+    "tree": Shape(
+        "green", "+poly 0 -98 48 -30 -48 -30, +poly 0 -60 66 18 -66 18, +poly 0 -15 84 66 -84 66, +box -16 66 16 98"
     ),
-    "fish": (Oval(-24, 0, 73, 50), Polygon(((20, 0), (97, -58), (78, 0), (97, 58))), Oval(-60, -14, 10, 10, cut=True)),
-    "boat": (
-        Polygon(((-97, 36), (97, 36), (60, 90), (-60, 90))),
-        Polygon(((10, -98), (10, 22), (84, 22))),
-        Polygon(((-8, -70), (-8, 22), (-66, 22))),
+    "fish": Shape("cyan", "+oval -24 0 73 50, +poly 20 0 97 -58 78 0 97 58, -oval -60 -14 10 10"),
+    "boat": Shape("white", "+poly -97 36 97 36 60 90 -60 90, +poly 10 -98 10 22 84 22, +poly -8 -70 -8 22 -66 22"),
+    "car": Shape(
+        "blue",
+        "+box -97 -8 97 46, +poly -66 -8 -42 -62 40 -62 66 -8, -box -34 -46 -4 -12, -box 10 -46 36 -12, "
+        "+oval -52 46 27 27, +oval 52 46 27 27",
     ),
-    "car": (
-        _box(-97, -8, 97, 46),
-        Polygon(((-66, -8), (-42, -62), (40, -62), (66, -8))),
-        _box(-34, -46, -4, -12, cut=True),
-        _box(10, -46, 36, -12, cut=True),
-        Oval(-52, 46, 27, 27),
-        Oval(52, 46, 27, 27),
+    "mushroom": Shape("brown", "+oval 0 0 96 90, -box -100 5 100 100, +box -26 5 26 96"),
+    "umbrella": Shape(
+        "purple",
+        "+oval 0 0 97 92, -box -100 0 100 100, -oval -65 4 30 24, -oval 65 4 30 24, "
+        "+box -8 -5 10 80, +box -44 70 10 90, +box -44 50 -27 90",
     ),
-    "mushroom": (Oval(0, 0, 96, 90), _box(-100, 5, 100, 100, cut=True), _box(-26, 5, 26, 96)),
-    "umbrella": (
-        Oval(0, 0, 97, 92),
-        _box(-100, 0, 100, 100, cut=True),
-        Oval(-65, 4, 30, 24, cut=True),
-        Oval(65, 4, 30, 24, cut=True),
-        _box(-8, -5, 10, 80),
-        _box(-44, 70, 10, 90),
-        _box(-44, 50, -27, 90),
+    "flower": Shape(
+        "pink",
+        "+oval 0 -60 36 36, +oval 57 -19 36 36, +oval 35 48 36 36, +oval -35 48 36 36, +oval -57 -19 36 36, "
+        "+oval 0 0 30 30, -oval 0 0 22 22",
     ),
-    "flower": (
-        *(Oval(x, y, 36, 36) for x, y in ((0, -60), (57, -19), (35, 48), (-35, 48), (-57, -19))),
-        Oval(0, 0, 30, 30),
-        Oval(0, 0, 22, 22, cut=True),
-    ),
-    "bolt": (Polygon(((20, -98), (-62, 16), (-8, 16), (-30, 98), (66, -26), (10, -26), (50, -98))),),
-    "cup": (
-        Oval(52, 0, 46, 46),
-        Oval(52, 0, 25, 25, cut=True),
-        Polygon(((-88, -80), (50, -80), (36, 84), (-74, 84))),
-    ),
+    "bolt": Shape("yellow", "+poly 20 -98 -62 16 -8 16 -30 98 66 -26 10 -26 50 -98"),
+    "cup": Shape("blue", "+oval 52 0 46 46, -oval 52 0 25 25, +poly -88 -80 50 -80 36 84 -74 84"),
 }
 TEXTURES = ("plain", "striped")
-COLOURS: dict[str, Rgb] = {
+OBJECTS = tuple((shape, texture) for shape in SHAPES for texture in TEXTURES)
+COLOURS = {
     "red": (208, 36, 40),
     "orange": (244, 134, 26),
     "yellow": (244, 220, 52),
     "green": (52, 156, 58),
-    "cyan": (70, 208, 214),
+    "cyan": (40, 206, 212),
     "blue": (40, 74, 204),
-    "purple": (124, 50, 168),
-    "pink": (246, 142, 190),
+    "purple": (140, 48, 186),
+    "pink": (250, 138, 196),
     "brown": (122, 76, 42),
     "white": (246, 246, 244),
 }
-COLOUR_WEIGHTS = (17, 9, 13, 11, 4, 15, 6, 7, 3, 14)
+INK = (26, 26, 32)  # outlines and stripes
 ATTRIBUTE_PERCENT = {"night": 42, "mountains": 38, "tiled floor": 45, "rain": 40, "fog": 36, "frame": 35}
 
-SIZES = (18, 21, 24, 28, 33, 38)
-# Cosine, sine and their divisor: upright, 16 and 28 degrees either way, tilted ones shrunk to keep their corners.
-TILTS = ((1, 0, 1), (24, 7, 21), (24, -7, 21), (15, 8, 14), (15, -8, 14))
-NUM_OBJECTS = (2, 2, 2, 3, 3, 3, 3, 4, 4, 5)
+# Each step down the ranks is 11/12 as frequent; 17 and 40 share no factor, so a shape's textures lie far apart.
+OBJECT_WEIGHTS = tuple(10**6 * 11**rank // 12**rank for rank in ((17 * k + 5) % 40 for k in range(len(OBJECTS))))
+COLOUR_WEIGHTS = (17, 9, 13, 11, 4, 15, 6, 7, 3, 14)
+HABIT_PERCENT = 40
 REPEAT_PERCENT = 33  # how often an object is of the class of the one before it
-MIN_VISIBLE_PERCENT = 55
+NUM_OBJECTS = (2, 2, 2, 3, 3, 3, 3, 4, 4, 5)
+SIZES = (30, 34, 38, 42, 47, 52)
+# Cosine, sine and their divisor: upright and 16 degrees either way, where the divisor leaves room for corners.
+TILTS = ((1, 0, 1), (24, 7, 22), (24, -7, 22))
+MIN_VISIBLE_PERCENT = 72
 PLACING_TRIES = 8
-SUPERSAMPLING = 4
+PLAIN_GROUND_PERCENT = 40  # of the scenes without a tiled floor
 
 
 @dataclass(frozen=True)
@@ -138,31 +112,30 @@ class SceneClass:
 
     id: str
     name: str
-    kind: Literal["object", "colour", "attribute"]
+    kind: Kind
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One image with complete truth: `pixels` uint8 [H, W, 3] and `labels` bool [C] in the order of `CLASSES`."""
+    """One image with complete truth: pixels uint8 [H, W, 3], labels bool [C] in the order of `CLASSES`."""
 
     pixels: npt.NDArray[np.uint8]
     labels: Mask
 
 
-def _scene_class(kind: Literal["object", "colour", "attribute"], name: str) -> SceneClass:
+def _scene_class(kind: Kind, name: str) -> SceneClass:
     return SceneClass(f"{kind}/{name.replace(' ', '-')}", name, kind)
 
 
-OBJECT_KINDS = tuple((shape, texture) for shape in SHAPES for texture in TEXTURES)
 CLASSES: tuple[SceneClass, ...] = (
-    *(_scene_class("object", f"{texture} {shape}") for shape, texture in OBJECT_KINDS),
+    *(_scene_class("object", f"{texture} {shape}") for shape, texture in OBJECTS),
     *(_scene_class("colour", colour) for colour in COLOURS),
     *(_scene_class("attribute", attribute) for attribute in ATTRIBUTE_PERCENT),
 )
-# Each step down the ranks is 11/12 as frequent; 17 and 40 share no factor, so a shape's textures lie far apart.
-OBJECT_WEIGHTS = tuple(
-    10**6 * 11**rank // 12**rank for rank in ((17 * index + 5) % len(OBJECT_KINDS) for index in range(len(OBJECT_KINDS)))
-)
+
+_OBJECT_BOUNDS = tuple(accumulate(OBJECT_WEIGHTS))
+_COLOUR_BOUNDS = tuple(accumulate(COLOUR_WEIGHTS))
+_ROW, _COLUMN = np.ogrid[:IMAGE_SIZE, :IMAGE_SIZE]
 
 
 class _Dice:
@@ -178,212 +151,183 @@ class _Dice:
     def between(self, low: int, high: int) -> int:
         return low + self.below(high - low + 1)
 
-    def many_below(self, limit: int, count: int) -> npt.NDArray[np.int64]:
-        raw = self._bits.random_raw(count)
-        return ((raw >> np.uint64(32)) * np.uint64(limit) >> np.uint64(32)).astype(np.int64)
-
     def percent(self, chance: int) -> bool:
         return self.below(100) < chance
 
-    def weighted(self, cumulative: Sequence[int]) -> int:
-        point = self.below(cumulative[-1])
-        return next(position for position, bound in enumerate(cumulative) if point < bound)
+    def weighted(self, bounds: Sequence[int]) -> int:
+        point = self.below(bounds[-1])
+        return next(position for position, bound in enumerate(bounds) if point < bound)
 
-    def near(self, colour: Rgb, spread: int) -> Rgb:
-        red, green, blue = (channel + self.between(-spread, spread) for channel in colour)
-        return red, green, blue
+    def many_below(self, limit: int, count: int) -> Integers:
+        """`count` integers below `limit`, which is at most 256."""
+        words = self._bits.random_raw(-(-count // 8)).astype("<u8")
+        return words.view(np.uint8)[:count].astype(np.int64) * limit >> 8
+
+    def paint(self, red: int, green: int, blue: int, spread: int) -> Canvas:
+        """A colour near the given one, [3, 1]."""
+        return np.array([[c + self.between(-spread, spread)] for c in (red, green, blue)], dtype=np.int16)
 
 
-_OBJECT_BOUNDS = tuple(accumulate(OBJECT_WEIGHTS))
-_COLOUR_BOUNDS = tuple(accumulate(COLOUR_WEIGHTS))
-_ROWS, _COLUMNS = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE]
-
-
-def _inside(part: Oval | Polygon, x: npt.NDArray[np.int64], y: npt.NDArray[np.int64]) -> Mask:
-    """Which points lie inside; x and y in hundredths of the part's unit."""
-    if isinstance(part, Oval):
-        across, down = (x - 100 * part.x) * part.radius_y, (y - 100 * part.y) * part.radius_x
-        return across**2 + down**2 <= (100 * part.radius_x * part.radius_y) ** 2
+def _inside(form: str, numbers: list[int], x: Integers, y: Integers) -> Mask:
+    """Which points lie inside one part of a shape; all numbers in the same unit."""
+    if form == "oval":
+        centre_x, centre_y, radius_x, radius_y = numbers
+        across, down = (x - centre_x) * radius_y, (y - centre_y) * radius_x
+        return across * across + down * down <= (radius_x * radius_y) ** 2
+    if form == "box":
+        left, top, right, bottom = numbers
+        return (left <= x) & (x < right) & (top <= y) & (y < bottom)
     inside = np.zeros(x.shape, dtype=np.bool_)
-    points = [(100 * px, 100 * py) for px, py in part.points]
-    for (x0, y0), (x1, y1) in zip(points, points[1:] + points[:1], strict=True):
-        crosses = (y0 <= y) != (y1 <= y)
-        left_of_edge = (x - x0) * (y1 - y0) < (y - y0) * (x1 - x0)
-        inside ^= crosses & (left_of_edge if y1 > y0 else ~left_of_edge)
+    corners = list(zip(numbers[::2], numbers[1::2], strict=True))
+    for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
+        if y0 > y1:
+            x0, y0, x1, y1 = x1, y1, x0, y0
+        inside ^= (y0 <= y) & (y < y1) & ((x - x0) * (y1 - y0) < (y - y0) * (x1 - x0))
     return inside
 
 
-@lru_cache(maxsize=None)
-def _stencil(shape: str, size: int, tilt: int) -> tuple[npt.NDArray[np.int32], Mask, Mask]:
-    """A shape's coverage in sixteenths, the pixels it owns and which of them are its outline, each [size, size]."""
-    fine = SUPERSAMPLING * size
-    y, x = (2 * np.mgrid[:fine, :fine] + 1 - fine) * 10_000 // fine
+@cache
+def _stencil(shape: str, size: int, tilt: int) -> tuple[Canvas, Mask, Mask]:
+    """A shape's coverage in quarters, the pixels it owns and which of them are its outline, each [size, size]."""
+    y, x = (2 * np.mgrid[: 2 * size, : 2 * size] + 1 - 2 * size) * 1000 // (2 * size)
     cosine, sine, scale = TILTS[tilt]
     x, y = (cosine * x + sine * y) // scale, (cosine * y - sine * x) // scale
-    filled = np.zeros((fine, fine), dtype=np.bool_)
-    for part in SHAPES[shape]:
-        inside = _inside(part, x, y)
-        filled = filled & ~inside if part.cut else filled | inside
-    cells = filled.reshape(size, SUPERSAMPLING, size, SUPERSAMPLING)
-    coverage = cells.sum(axis=(1, 3), dtype=np.int32)
-    owned = coverage * 2 >= SUPERSAMPLING**2
+    filled = np.zeros(x.shape, dtype=np.bool_)
+    for part in SHAPES[shape].parts.split(", "):
+        form, *numbers = part.split(" ")
+        inside = _inside(form[1:], [10 * int(number) for number in numbers], x, y)
+        filled = filled | inside if form[0] == "+" else filled & ~inside
+    coverage = filled.reshape(size, 2, size, 2).sum(axis=(1, 3), dtype=np.int16)
+    owned = coverage >= 2
     padded = np.pad(owned, 1)
     core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return coverage, owned, owned & ~core
 
 
-class _Thing(NamedTuple):
-    """One object before it has a place."""
+def _place(dice: _Dice, owned: Mask, owner: Integers, visible: list[int], areas: list[int]) -> tuple[int, int] | None:
+    """Top and left for the next object such that it and those under it stay visible enough.
 
-    kind: int
-    colour: int
-    rgb: Rgb
-    size: int
-    tilt: int
-    mirrored: bool
-    stripes: tuple[int, int, int]  # slope along x, slope along y, offset
-
-
-def _roll_thing(dice: _Dice, last: "_Thing | None") -> _Thing:
-    repeats = last is not None and dice.percent(REPEAT_PERCENT)
-    colour = dice.weighted(_COLOUR_BOUNDS)
-    return _Thing(
-        kind=last.kind if last is not None and repeats else dice.weighted(_OBJECT_BOUNDS),
-        colour=colour,
-        rgb=dice.near(tuple(COLOURS.values())[colour], 10),
-        size=SIZES[dice.below(len(SIZES))],
-        tilt=dice.below(len(TILTS)),
-        mirrored=dice.percent(50),
-        stripes=(*((1, 0), (0, 1), (1, 1), (1, -1))[dice.below(4)], dice.below(8)),
-    )
-
-
-def _place(dice: _Dice, owned: Mask, owner: npt.NDArray[np.int8], areas: list[int]) -> tuple[slice, slice] | None:
-    """A window for the next object that leaves it and those under it visible enough, now marked in `owner`.
-
-    `owner` holds 0 for backdrop, 1 + n for the n-th object and -1 for what covers every object.
+    Args:
+        dice: where chance comes from.
+        owned: [size, size], the object's pixels.
+        owner: [H, W], 0 where backdrop shows, n for the n-th object, -1 for what lies over every object; updated.
+        visible: how many pixels of each object show; updated.
+        areas: how many pixels each object has; updated.
     """
-    size = len(owned)
+    size, area = len(owned), int(owned.sum())
     for _ in range(PLACING_TRIES):
         top, left = dice.below(IMAGE_SIZE - size + 1), dice.below(IMAGE_SIZE - size + 1)
-        window = (slice(top, top + size), slice(left, left + size))
-        under = owner[window]
-        after = owner.copy()
-        after[window] = np.where(owned & (under >= 0), len(areas) + 1, under)
-        seen = np.bincount(after.ravel() + 1, minlength=len(areas) + 3)[2:]
-        if all(100 * int(n) >= MIN_VISIBLE_PERCENT * area for n, area in zip(seen, [*areas, int(owned.sum())], strict=True)):
-            owner[:] = after
-            return window
+        window = owner[top : top + size, left : left + size]
+        hidden = np.bincount(window[owned] + 1, minlength=len(areas) + 2).tolist()
+        after = [shown - lost for shown, lost in zip(visible, hidden[2:], strict=True)] + [area - hidden[0]]
+        if all(100 * n >= MIN_VISIBLE_PERCENT * of for n, of in zip(after, [*areas, area], strict=True)):
+            visible[:] = after
+            areas.append(area)
+            window[owned & (window >= 0)] = len(areas)
+            return top, left
     return None
 
 
-def _paint_thing(patch: Canvas, thing: _Thing, coverage: npt.NDArray[np.int32], outline: Mask) -> None:
-    body = np.array(thing.rgb, dtype=np.int32)
-    fill = np.broadcast_to(body, patch.shape)
-    if OBJECT_KINDS[thing.kind][1] == "striped":
-        along_x, along_y, offset = thing.stripes
-        rows, columns = _ROWS[: thing.size, : thing.size], _COLUMNS[: thing.size, : thing.size]
-        half_period = 2 + (thing.size >= 28) + (along_x * along_y != 0)
-        dark = (along_x * columns + along_y * rows + offset) // half_period % 2 == 0
-        fill = np.where(dark[..., None], body * 3 // 8, body)
-    fill = np.where(outline[..., None], body // 2, fill)
-    weight = coverage[..., None]
-    patch[:] = (patch * (16 - weight) + fill * weight) >> 4
-
-
-def _paint_objects(dice: _Dice, canvas: Canvas, covered: Mask, labels: Mask) -> None:
-    owner = np.where(covered, -1, 0).astype(np.int8)
+def _paint_objects(dice: _Dice, canvas: Canvas, frame: Mask, labels: Mask) -> None:
+    owner = -frame.astype(np.int64)
+    visible: list[int] = []
     areas: list[int] = []
-    thing: _Thing | None = None
+    kind = -1
     for _ in range(NUM_OBJECTS[dice.below(len(NUM_OBJECTS))]):
-        thing = _roll_thing(dice, thing)
-        stencil = _stencil(OBJECT_KINDS[thing.kind][0], thing.size, thing.tilt)
-        coverage, owned, outline = (part[:, ::-1] if thing.mirrored else part for part in stencil)
-        window = _place(dice, owned, owner, areas)
-        if window is None:
+        if kind < 0 or not dice.percent(REPEAT_PERCENT):
+            kind = dice.weighted(_OBJECT_BOUNDS)
+        shape, texture = OBJECTS[kind]
+        colour = dice.weighted(_COLOUR_BOUNDS)
+        if dice.percent(HABIT_PERCENT):
+            colour = list(COLOURS).index(SHAPES[shape].habit)
+        size, mirror = SIZES[dice.below(len(SIZES))], 1 - 2 * dice.below(2)
+        coverage, owned, inked = (part[:, ::mirror] for part in _stencil(shape, size, dice.below(len(TILTS))))
+        place = _place(dice, owned, owner, visible, areas)
+        if place is None:
             continue
-        areas.append(int(owned.sum()))
-        _paint_thing(canvas[window], thing, coverage, outline)
-        labels[thing.kind] = labels[len(OBJECT_KINDS) + thing.colour] = True
+        if texture == "striped":
+            inked = inked | _stripes(dice, size)
+        patch = canvas[:, place[0] : place[0] + size, place[1] : place[1] + size]
+        body = dice.paint(*COLOURS[list(COLOURS)[colour]], spread=10)[..., None]
+        fill = np.where(inked, np.array(INK, dtype=np.int16)[:, None, None], body)
+        patch += (fill - patch) * coverage >> 2
+        labels[[kind, len(OBJECTS) + colour]] = True
 
 
-def _backdrop(dice: _Dice, night: bool) -> Canvas:
-    """A vertical gradient between two muted tones, with soft blotches; at night dark and with stars."""
-    base = dice.between(22, 44) if night else dice.between(140, 205)
-    tint = 10 if night else 16
-    upper, lower = (np.array(dice.near((base, base, base + tint // 2), tint)) for _ in range(2))
-    row = np.arange(IMAGE_SIZE)[:, None]
-    gradient = (upper * (IMAGE_SIZE - 1 - row) + lower * row) // (IMAGE_SIZE - 1)
-    blotches = dice.many_below(9 if night else 15, (IMAGE_SIZE // 8) ** 2).reshape(IMAGE_SIZE // 8, -1)
-    canvas = gradient[:, None, :] + blotches.repeat(8, axis=0).repeat(8, axis=1)[..., None]
-    if night:
-        num_stars = 26
-        canvas[dice.many_below(IMAGE_SIZE, num_stars), dice.many_below(IMAGE_SIZE, num_stars)] = 190
-    return canvas.astype(np.int32)
+def _stripes(dice: _Dice, size: int) -> Mask:
+    """Level, upright or diagonal bands that take a third of an object, so that its outline survives the night."""
+    along_x, along_y = ((1, 0), (0, 1), (1, 1), (1, -1))[dice.below(4)]
+    period = 9 if along_x and along_y else 6
+    return (along_x * _COLUMN[:, :size] + along_y * _ROW[:size] + dice.below(9)) % period < period // 3
 
 
-def _paint_mountains(dice: _Dice, canvas: Canvas, night: bool) -> None:
-    """Two grey ridges, each a zigzag between knots 16 px apart."""
+def _backdrop(dice: _Dice, light: int) -> Canvas:
+    """A vertical gradient between two muted tones of brightness `light`, with soft blotches."""
+    upper, lower = (dice.paint(light, light, light + 6, spread=12) for _ in range(2))
+    gradient = lower + (upper - lower) * np.arange(IMAGE_SIZE, 0, -1, dtype=np.int16) // IMAGE_SIZE
+    blotches = dice.many_below(12, (IMAGE_SIZE // 8) ** 2).astype(np.int16).reshape(IMAGE_SIZE // 8, -1)
+    return gradient[:, :, None] + blotches.repeat(8, axis=0).repeat(8, axis=1)
+
+
+def _paint_mountains(dice: _Dice, canvas: Canvas, light: int) -> None:
+    """Two ridges, each a zigzag between knots 16 px apart, that stand out from the sky."""
+    step = np.arange(IMAGE_SIZE)
     for depth in range(2):
         knots = dice.many_below(28, IMAGE_SIZE // 16 + 1) + 26 + 14 * depth
-        step = np.arange(IMAGE_SIZE)
         left, right = knots[step // 16], knots[step // 16 + 1]
         ridge = left + (right - left) * (step % 16) // 16
-        shade = (58 if night else 128) - (14 if night else 26) * depth
-        canvas[_ROWS >= ridge] = dice.near((shade, shade, shade + 8), 5)
+        shade = light - 34 - 22 * depth if light > 100 else light + 24 + 14 * depth
+        np.copyto(canvas, dice.paint(shade, shade, shade + 8, spread=5)[..., None], where=_ROW >= ridge)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _tiles(horizon: int, shift: int) -> Mask:
     """Which pixels below the horizon belong to the dark tiles of a floor seen in perspective."""
-    depth = np.maximum(_ROWS - horizon + 6, 1)
-    across = ((_COLUMNS - IMAGE_SIZE // 2) * 64 // depth + 16 * shift + 4096) // 64
+    depth = np.maximum(_ROW - horizon + 6, 1)
+    across = ((_COLUMN - IMAGE_SIZE // 2) * 64 // depth + 16 * shift) // 64
     along = 900 // depth // 14
-    return (across + along) % 2 == 0
+    return ((across + along) % 2 == 0)[horizon:]
 
 
-def _paint_floor(dice: _Dice, canvas: Canvas, night: bool) -> None:
-    horizon = dice.between(58, 72)
-    tiles = _tiles(horizon, dice.below(8))
-    light, dark = ((76, 74, 70), (40, 40, 42)) if night else ((214, 208, 198), (140, 136, 130))
-    floor = np.where(tiles[..., None], dice.near(dark, 8), dice.near(light, 8))
-    canvas[horizon:] = floor[horizon:]
+def _paint_ground(dice: _Dice, canvas: Canvas, tiled: bool, night: bool) -> None:
+    """Flat ground; its tiles, where it has them, differ from it a little or a lot."""
+    horizon, contrast, shift = dice.between(58, 72), dice.between(24, 60), dice.below(8)
+    base = dice.paint(*((76, 74, 70) if night else (196, 190, 182)), spread=12)[..., None]
+    canvas[:, horizon:] = base
+    if tiled:
+        canvas[:, horizon:] -= _tiles(horizon, shift) * np.int16(contrast // 2 + 4 if night else contrast)
 
 
-def _paint_twigs(dice: _Dice, canvas: Canvas, count: int) -> None:
+def _paint_twigs(dice: _Dice, canvas: Canvas) -> None:
     """Clutter that is no object: short grey strokes two pixels thick."""
-    for _ in range(count):
-        length, top, left = dice.between(5, 14), dice.below(IMAGE_SIZE - 15), dice.below(IMAGE_SIZE - 15)
-        along = np.arange(length)
-        rows, columns = top + along * dice.below(17) // 16, left + along * dice.below(17) // 16
+    for _ in range(dice.between(2, 6)):
+        along = np.arange(dice.between(5, 14))
+        rows = dice.below(IMAGE_SIZE - 15) + along * dice.below(17) // 16
+        columns = dice.below(IMAGE_SIZE - 15) + along * dice.below(17) // 16
         shade = dice.between(50, 200)
-        canvas[rows, columns] = canvas[rows, columns + 1] = dice.near((shade, shade, shade), 12)
+        canvas[:, rows, columns] = canvas[:, rows, columns + 1] = dice.paint(shade, shade, shade, spread=12)
 
 
-def _paint_rain(dice: _Dice, canvas: Canvas) -> None:
-    count, slant = dice.between(34, 52), dice.between(2, 4)
+def _paint_rain(dice: _Dice, canvas: Canvas, light: int) -> None:
+    count, slant, strength = dice.between(14, 40), dice.between(2, 4), dice.between(3, 6)
     length = np.arange(11)
-    rows = dice.many_below(IMAGE_SIZE + 10, count)[:, None] - 10 + length
-    columns = dice.many_below(IMAGE_SIZE + 10, count)[:, None] - length * slant // 8
-    within = (rows >= 0) & (columns >= 0) & (columns < IMAGE_SIZE) & (rows < IMAGE_SIZE)
-    rows, columns = rows[within], columns[within]
-    canvas[rows, columns] = (canvas[rows, columns] + 2 * np.array((205, 222, 240))) // 3
+    rows = dice.many_below(IMAGE_SIZE - 10, count)[:, None] + length
+    columns = dice.many_below(IMAGE_SIZE - 6, count)[:, None] + 5 - length * slant // 8
+    drop = dice.paint(*((90, 104, 136) if light > 150 else (205, 222, 240)), spread=6)[..., None]
+    canvas[:, rows, columns] += (drop - canvas[:, rows, columns]) * strength >> 3
 
 
 def _paint_fog(dice: _Dice, canvas: Canvas, night: bool) -> None:
     """A blend towards grey, thickest in a band of rows."""
-    middle, strength = dice.below(IMAGE_SIZE), dice.between(30, 38)
-    row = np.arange(IMAGE_SIZE)[:, None, None]
-    weight = strength - np.minimum(np.abs(row - middle) // 4, 12)
-    canvas[:] = (canvas * (64 - weight) + (118 if night else 214) * weight) >> 6
+    middle, strength = dice.below(IMAGE_SIZE), dice.between(24, 33)
+    weight = (strength - np.minimum(np.abs(_ROW - middle) // 4, 10)).astype(np.int16)
+    canvas += ((118 if night else 214) - canvas) * weight >> 6
 
 
 def _paint_frame(dice: _Dice, canvas: Canvas, frame: Mask) -> None:
     shade = dice.between(30, 235)
-    canvas[frame] = dice.near((shade, shade, shade), 10)
-    inner = np.zeros_like(frame)
-    inner[2:-2, 2:-2] = True
-    canvas[frame & inner] += -48 if shade > 120 else 48
+    np.copyto(canvas, dice.paint(shade, shade, shade, spread=10)[..., None], where=frame)
+    canvas[:, 2:-2, 2:-2] += frame[2:-2, 2:-2] * np.int16(-48 if shade > 120 else 48)
 
 
 def draw(split: str, index: int) -> Scene:
@@ -402,31 +346,29 @@ def draw(split: str, index: int) -> Scene:
     if split not in SPLIT_SIZES:
         raise ValueError(f"scenes has no split {split!r}; its splits are {', '.join(SPLIT_SIZES)}")
     if not 0 <= index < SPLIT_SIZES[split]:
-        raise ValueError(f"scenes/{split} has no image {index}; the last one is {SPLIT_SIZES[split] - 1}")
+        raise ValueError(f"scenes/{split} has no image {index}; its images are 0 to {SPLIT_SIZES[split] - 1}")
     dice = _Dice(split, index)
     labels = np.zeros(len(CLASSES), dtype=np.bool_)
     present = {name: dice.percent(chance) for name, chance in ATTRIBUTE_PERCENT.items()}
     labels[-len(present) :] = list(present.values())
     night = present["night"]
+    light = dice.between(22, 56) if night else dice.between(110, 205)
+    frame = np.full((IMAGE_SIZE, IMAGE_SIZE), present["frame"])
+    margin = dice.between(3, 5)
+    frame[margin:-margin, margin:-margin] = False
 
-    frame = np.zeros((IMAGE_SIZE, IMAGE_SIZE), dtype=np.bool_)
-    if present["frame"]:
-        width = dice.between(4, 6)
-        frame[:] = True
-        frame[width:-width, width:-width] = False
-
-    canvas = _backdrop(dice, night)
+    canvas = _backdrop(dice, light)
     if present["mountains"]:
-        _paint_mountains(dice, canvas, night)
-    if present["tiled floor"]:
-        _paint_floor(dice, canvas, night)
-    _paint_twigs(dice, canvas, dice.between(4, 10))
+        _paint_mountains(dice, canvas, light)
+    if present["tiled floor"] or dice.percent(PLAIN_GROUND_PERCENT):
+        _paint_ground(dice, canvas, present["tiled floor"], night)
+    _paint_twigs(dice, canvas)
     _paint_objects(dice, canvas, frame, labels)
     if present["rain"]:
-        _paint_rain(dice, canvas)
+        _paint_rain(dice, canvas, light)
     if present["fog"]:
         _paint_fog(dice, canvas, night)
     if present["frame"]:
         _paint_frame(dice, canvas, frame)
-    grain = dice.many_below(dice.between(1, 12), IMAGE_SIZE**2).reshape(IMAGE_SIZE, IMAGE_SIZE, 1)
-    return Scene(np.clip(canvas + grain - 5, 0, 255).astype(np.uint8), labels)
+    grain = dice.many_below(dice.between(1, 6), IMAGE_SIZE**2).astype(np.int16).reshape(IMAGE_SIZE, IMAGE_SIZE)
+    return Scene(np.clip(canvas + grain - 2, 0, 255).astype(np.uint8).transpose(1, 2, 0).copy(), labels)

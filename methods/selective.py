@@ -29,7 +29,6 @@ class Selective(Method):
     name = "selective"
     title = "P-ASL, Selective"
     paper = "Ben-Baruch et al., CVPR 2022, arXiv 2110.10955"
-    needs = frozenset({"negatives"})
     tags = frozenset({"paper"})
 
     class Params(MethodParams):

@@ -1,1 +1,287 @@
-"""Decoding, augmentation and loaders."""
+"""Decoding, augmentation and loading of images."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from plbench.errors import DataError
+from plbench.labels import PartialLabels
+from plbench.randomness import derive_seed, generator, seeded
+from plbench.spec import ModelSpec, Plan
+
+Transform = Callable[[Image.Image], Any]
+
+# What Pillow raises on broken, truncated, hostile or missing files.
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
+class ImageSource(Protocol):
+    """Images by row, wherever they are kept."""
+
+    ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def load(self, row: int, min_side: int = 0) -> Image.Image:
+        """The image of a row in RGB; with `min_side`, it may come smaller, but no side below that many pixels."""
+        ...
+
+    def name(self, row: int) -> str:
+        """What to call the image of a row in a message."""
+        ...
+
+    def absent(self) -> list[int]:
+        """Rows whose image is not there at all, found without decoding any."""
+        ...
+
+    def subset(self, index: np.ndarray) -> Self:
+        """The chosen rows, in the order given."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Images in files below a root folder.
+
+    Attributes:
+        paths: [N] relative to the root. ids: [N] stable image ids, which hold-out parts are drawn by.
+    """
+
+    root: Path
+    paths: tuple[str, ...]
+    ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.paths)
+
+    def load(self, row: int, min_side: int = 0) -> Image.Image:
+        """Decodes one file. JPEGs decode at a fraction of their size where that keeps `min_side`.
+
+        Raises:
+            DataError: if the file cannot be read, with its path.
+        """
+        try:
+            with Image.open(self.root / self.paths[row]) as image:
+                if min_side:
+                    image.draft("RGB", (min_side, min_side))
+                return image.convert("RGB")
+        except DECODING_ERRORS as error:
+            raise DataError(f"image {self.name(row)} cannot be read: {error}") from error
+
+    def name(self, row: int) -> str:
+        """The file's path."""
+        return str(self.root / self.paths[row])
+
+    def absent(self) -> list[int]:
+        """Rows whose file does not exist: one listing per folder, not one look-up per file."""
+        folders: dict[Path, set[str]] = {}
+        absent = []
+        for row, relative in enumerate(self.paths):
+            path = self.root / relative
+            if path.parent not in folders:
+                there = path.parent.is_dir()
+                folders[path.parent] = set(os.listdir(path.parent)) if there else set()
+            if path.name not in folders[path.parent]:
+                absent.append(row)
+        return absent
+
+    def subset(self, index: np.ndarray) -> ImageFiles:
+        """The chosen rows, in the order given."""
+        rows = index.tolist()
+        return ImageFiles(self.root, tuple(self.paths[i] for i in rows), tuple(self.ids[i] for i in rows))
+
+
+def image_set_id(source: ImageSource) -> str:
+    """sha256 over the image ids in order: which images, whatever folder they lie in."""
+    return hashlib.sha256("\n".join(source.ids).encode()).hexdigest()
+
+
+def find_unreadable(
+    source: ImageSource, report: Callable[[int, int], None] = lambda done, total: None
+) -> dict[int, str]:
+    """Decodes every image once and returns the reason for each row that fails. Absent files are found first."""
+
+    def reason(row: int) -> str | None:
+        try:
+            source.load(row, min_side=1)  # JPEG at an eighth of its size: still reads the file to its end
+        except DataError as error:
+            return str(error)
+        return None
+
+    failed = {row: f"image {source.name(row)} does not exist" for row in source.absent()}
+    rows = [row for row in range(len(source)) if row not in failed]
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for done, (row, why) in enumerate(zip(rows, pool.map(reason, rows), strict=True), 1):
+            if why is not None:
+                failed[row] = why
+            report(done, len(rows))
+    return failed
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """Squash to a square, scale to [0, 1], normalise: the transform of everything that is not training."""
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Image to float32 [3, size, size]."""
+        return self.to_tensor(self.resize(image))
+
+    def resize(self, image: Image.Image) -> Image.Image:
+        """The whole image, squashed to size x size (as CSL trains; the aspect ratio is not kept)."""
+        if image.size == (self.size, self.size):
+            return image
+        return image.resize((self.size, self.size), Image.Resampling.BILINEAR)
+
+    def to_tensor(self, image: Image.Image) -> Tensor:
+        """Normalised pixels, float32 [3, H, W]."""
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div_(255)
+        mean, std = torch.tensor(self.mean).view(3, 1, 1), torch.tensor(self.std).view(3, 1, 1)
+        return pixels.sub_(mean).div_(std).contiguous()
+
+
+class TrainTransform:
+    """RandAugment (timm), resize, normalise, cutout.
+
+    Cutout is timm's random erasing at a fixed size: a square of `cutout` times the image's side, filled with zeros
+    after normalisation. It differs from Cutout as CSL uses it in that the square always lies wholly inside the image
+    and has no random colour.
+    """
+
+    def __init__(self, base: EvalTransform, plan: Plan) -> None:
+        """Builds timm's augmentations for one plan.
+
+        Raises:
+            ValueError: if the RandAugment string is not one that timm reads.
+        """
+        import plbench.torchvision_ops  # noqa: F401  # isort: skip
+        from timm.data.auto_augment import rand_augment_transform
+        from timm.data.random_erasing import RandomErasing
+
+        self.base = base
+        fill = tuple(round(255 * channel) for channel in base.mean)
+        options = {"translate_const": round(0.45 * base.size), "img_mean": fill}
+        self.augment = rand_augment_transform(plan.randaugment, options) if plan.randaugment else None
+        area = plan.cutout**2
+        self.erase = (
+            RandomErasing(probability=1.0, min_area=area, max_area=area, min_aspect=1.0, mode="const", device="cpu")
+            if area
+            else None
+        )
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Image to float32 [3, size, size]. Draws from the global generators, which the loader seeds."""
+        image = self.base.resize(image)
+        if self.augment is not None:
+            image = self.augment(image)
+        pixels = self.base.to_tensor(image)
+        return pixels if self.erase is None else self.erase(pixels)
+
+
+def eval_transform(model: ModelSpec) -> EvalTransform:
+    """The evaluation transform that a model's spec implies."""
+    return EvalTransform(model.image_size, model.mean, model.std)
+
+
+@dataclass(frozen=True)
+class _Items(torch.utils.data.Dataset[tuple[Any, int]]):
+    """Map-style dataset for torch's DataLoader. An item's augmentation follows from (seed, epoch, row)."""
+
+    source: ImageSource
+    transform: Transform
+    min_side: int
+    augment_seed: int | None = None
+    epoch: int = 0
+
+    def __getitem__(self, row: int) -> tuple[Any, int]:
+        image = self.source.load(row, self.min_side)
+        if self.augment_seed is None:
+            return self.transform(image), row
+        with seeded(derive_seed(self.augment_seed, "augment", self.epoch, row)):
+            return self.transform(image), row
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+def _collate(items: Sequence[tuple[Any, int]]) -> tuple[tuple[Tensor, ...], Tensor]:
+    views, rows = zip(*items, strict=True)
+    if isinstance(views[0], tuple):
+        stacked = tuple(torch.stack(view) for view in zip(*views, strict=True))
+    else:
+        stacked = (torch.stack(views),)
+    return stacked, torch.tensor(rows, dtype=torch.int64)
+
+
+def _single_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def image_batches(
+    source: ImageSource,
+    transform: Transform,
+    batches: Sequence[Sequence[int]],
+    *,
+    min_side: int,
+    workers: int,
+    augment_seed: int | None = None,
+    epoch: int = 0,
+) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+    """Decodes and transforms rows, batch by batch, in worker processes.
+
+    Args:
+        batches: rows of each batch, in order.
+        min_side: images may be decoded smaller, but not below this.
+        augment_seed: seeds the augmentation of each row anew in each epoch; None for transforms without chance.
+
+    Yields:
+        Views (each [B, 3, H, W]; one unless the transform makes more) and row index [B].
+    """
+    items = _Items(source, transform, min_side, augment_seed, epoch)
+    loader = DataLoader(
+        items,
+        batch_sampler=batches,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_single_thread,
+        prefetch_factor=4 if workers else None,
+    )
+    try:
+        yield from loader
+    except DataError as error:  # torch wraps a worker's message in the worker's traceback; the sentence is its end
+        raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from error
+
+
+def shuffled_batches(num_rows: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Rows of each training batch of one epoch: a fresh permutation; the last batch may be short."""
+    order = torch.randperm(num_rows, generator=generator(seed, "shuffle", epoch)).tolist()
+    return [order[start : start + batch_size] for start in range(0, num_rows, batch_size)]
+
+
+def ordered_batches(num_rows: int, batch_size: int) -> list[range]:
+    """Rows of each evaluation batch: every row once, in order."""
+    return [range(start, min(start + batch_size, num_rows)) for start in range(0, num_rows, batch_size)]
+
+
+def label_tensor(labels: PartialLabels, rows: Tensor) -> Tensor:
+    """Dense labels of a batch, int8 [B, C]."""
+    return torch.from_numpy(labels.rows(rows.numpy()))

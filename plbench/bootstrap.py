@@ -1,0 +1,340 @@
+"""How sure a number is: bootstrap over test images, and over seeds; paired differences; Holm's correction.
+
+A replicate is a test set of N images drawn with replacement from the N there are: a weight per image.
+Replicate r of a seed draws the same images for every method and on every machine, so that any two records of
+one protocol pair up, replicate by replicate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from plbench.errors import PlbenchError
+from plbench.metrics import Cells, IntArray, count_cells, rank_cells, run_starts
+
+Float64Array = npt.NDArray[np.float64]
+Float32Array = npt.NDArray[np.float32]
+Progress = Callable[[int, int], None]
+
+MAX_IMAGES = 2**24  # float32 counts exactly up to here
+WIDEST_CHUNK = 64  # replicates; wider products fall out of the cache
+
+
+@dataclass(frozen=True, eq=False)
+class Replicates:
+    """What the headline metrics come to on each resample of the test images, in percent.
+
+    Attributes:
+        map_c: [R] mAP(C); NaN where a resample defines no class.
+        map_o: [R] mAP(O), weighted by the positives of the resample.
+        groups: [R] mAP(C) of each named group of classes.
+    """
+
+    map_c: Float64Array
+    map_o: Float64Array
+    groups: Mapping[str, Float64Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class PairedDifference:
+    """A difference between two methods on the same test images.
+
+    Attributes:
+        difference: first minus second, in the metric's unit.
+        low: lower end of its interval.
+        high: upper end.
+        p_value: two-sided, of no difference.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+def resample_weights(num_images: int, num_replicates: int, seed: int, start: int = 0) -> Float32Array:
+    """How often each image is drawn in the replicates start, start + 1, ...
+
+    Every replicate has a raw PCG64 stream of its own, since numpy promises to keep only raw streams as they
+    are, and maps each 64 bits to an image by multiply-shift.
+
+    Args:
+        num_images: N, at most 2^24.
+        num_replicates: R.
+        seed: the protocol's.
+        start: the first replicate's number; replicate r is the same wherever a chunk begins.
+
+    Returns:
+        [N, R] float32 whole numbers; each column sums to N.
+
+    Raises:
+        PlbenchError: if there are no images, too many, or no replicates.
+    """
+    if not 1 <= num_images <= MAX_IMAGES or num_replicates < 1:
+        raise PlbenchError(
+            f"cannot resample {num_images} images {num_replicates} times; the bootstrap needs 1 to "
+            f"{MAX_IMAGES} images and at least one replicate"
+        )
+    counts = np.empty((num_replicates, num_images), np.float32)
+    for column in range(num_replicates):
+        drawn = _draw(f"{seed:d}/images/{start + column:d}", num_images, num_images)
+        counts[column] = np.bincount(drawn, minlength=num_images)
+    return np.ascontiguousarray(counts.T)
+
+
+def _draw(stream: str, size: int, below: int) -> npt.NDArray[np.int64]:
+    """`size` integers in 0..below-1 from the named stream; equal on every machine."""
+    key = int.from_bytes(hashlib.sha256(stream.encode()).digest()[:16], "little")
+    high_bits = np.random.PCG64(key).random_raw(size) >> np.uint64(32)
+    return (high_bits * np.uint64(below) >> np.uint64(32)).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class _Segments:
+    """Each class's ranking, cut after every group of equal scores that holds a positive, and at its end.
+
+    Precision is needed at those T cuts only, so the cells between two of them are one row of a sparse matrix:
+    its product with the resample weights counts the cells of a whole chunk of replicates at once.
+
+    Attributes:
+        cells: [T, N] which images have a cell in the segment.
+        positives: [T, N] which have a positive one.
+        classes: [D] the classes with a known positive and a known negative: no resample defines others.
+        first: [D] the first segment of each.
+        of_class: [D, T] which segments are whose.
+    """
+
+    cells: sparse.csr_array
+    positives: sparse.csr_array
+    classes: IntArray
+    first: IntArray
+    of_class: sparse.csr_array
+
+    @classmethod
+    def cut(cls, cells: Cells) -> _Segments:
+        """Ranks the cells once, for all replicates."""
+        positives, negatives = count_cells(cells.class_index, cells.positives, cells.num_classes)
+        defined = np.flatnonzero((positives > 0) & (negatives > 0))
+        kept = np.isin(cells.class_index, defined)
+        present = cells.positives[kept]
+        ranking = rank_cells(cells.class_index[kept], cells.scores[kept], present)
+        cuts = ranking.positives > 0
+        cuts[run_starts(ranking.owner) - 1] = True  # the end of each class; -1 is the last one's
+        ends = (ranking.starts + ranking.sizes)[cuts]
+        first = run_starts(ranking.owner[cuts])
+        images, hit = cells.rows[kept][ranking.order], present[ranking.order]
+        hits_before = np.concatenate(([0], np.cumsum(hit)))
+        return cls(
+            _indicator(np.concatenate(([0], ends)), images, cells.num_images),
+            _indicator(hits_before[np.concatenate(([0], ends))], images[hit], cells.num_images),
+            defined,
+            first,
+            _indicator(np.append(first, ends.size), np.arange(ends.size), ends.size),
+        )
+
+    def average_precision(self, weights: Float32Array) -> tuple[Float64Array, Float64Array, Float64Array]:
+        """AP of each class in each replicate, 0 where undefined; its positives; 1 where it is defined, or 0.
+
+        Args:
+            weights: [N, R] whole numbers.
+
+        Returns:
+            Three [D, R].
+        """
+        hits, running_cells = self.positives @ weights, self.cells @ weights
+        num_positives, num_cells = self.of_class @ hits, self.of_class @ running_cells
+        running_hits = hits.copy()
+        for counts, totals in ((running_hits, num_positives), (running_cells, num_cells)):
+            counts[self.first[1:]] -= totals[:-1]  # so that the running sum starts anew with each class
+            np.cumsum(counts, axis=0, out=counts)
+        gain = np.divide(running_hits, np.maximum(running_cells, 1), dtype=np.float64)
+        gain *= hits
+        defined = (num_positives > 0) & (num_cells > num_positives)
+        ap = (self.of_class @ gain) / np.maximum(num_positives, 1) * defined
+        return ap, num_positives.astype(np.float64), defined.astype(np.float64)
+
+
+def _indicator(indptr: IntArray, columns: IntArray, num_columns: int) -> sparse.csr_array:
+    """A CSR matrix of ones: row i has them at columns[indptr[i]:indptr[i + 1]]."""
+    ones = np.ones(columns.size, np.float32)
+    return sparse.csr_array((ones, columns, indptr), shape=(indptr.size - 1, num_columns))
+
+
+def replicates(
+    cells: Cells,
+    num_replicates: int = 1000,
+    *,
+    seed: int,
+    groups: Mapping[str, Sequence[int]] | None = None,
+    memory_bytes: int = 2**28,
+    progress: Progress | None = None,
+) -> Replicates:
+    """mAP(C), mAP(O) and group mAPs on resamples of the test images.
+
+    Equal to repeating each image as often as it was drawn and evaluating that, at a fraction of the cost.
+    A class counts in a replicate if a known positive and a known negative of it were drawn.
+
+    Args:
+        cells: the known cells of the whole test set.
+        num_replicates: R.
+        seed: the protocol's, so that the replicates of two methods pair up.
+        groups: named lists of class indices.
+        memory_bytes: what a chunk of replicates may take; it changes nothing else.
+        progress: called with (done, total) after each chunk.
+
+    Raises:
+        PlbenchError: as `resample_weights`.
+    """
+    segments = _Segments.cut(cells)
+    groups = groups or {}
+    averaged = [segments.classes, *(np.asarray(group, np.int64) for group in groups.values())]
+    members = [np.flatnonzero(np.isin(segments.classes, classes)) for classes in averaged]
+    offsets = np.cumsum([0, *(m.size for m in members)])
+    pick = _indicator(offsets, np.concatenate(members), segments.classes.size)  # [1 + groups, D]
+    means, map_o = np.empty((len(members), num_replicates)), np.empty(num_replicates)
+    per_replicate = 8 * cells.num_images + 32 * segments.cells.shape[0]
+    width = min(max(1, memory_bytes // per_replicate), WIDEST_CHUNK)
+    for start in range(0, num_replicates, width):
+        stop = min(start + width, num_replicates)
+        weights = resample_weights(cells.num_images, stop - start, seed, start)
+        ap, positives, defined = segments.average_precision(weights)
+        means[:, start:stop] = _percent(pick @ ap, pick @ defined)
+        map_o[start:stop] = _percent(pick @ (ap * positives), pick @ (positives * defined))[0]
+        if progress:
+            progress(stop, num_replicates)
+    return Replicates(means[0], map_o, dict(zip(groups, means[1:], strict=True)))
+
+
+def _percent(total: Float64Array, weight: Float64Array) -> Float64Array:
+    """100 x total / weight; NaN where the weight is 0."""
+    percent = np.full(total.shape, np.nan)
+    np.divide(100 * total, weight, out=percent, where=weight > 0)
+    return percent
+
+
+def interval(
+    values: npt.ArrayLike, level: float = 0.95, *, point: float | None = None
+) -> tuple[float, float]:
+    """Percentile interval of bootstrap values; undefined (NaN) replicates are left out.
+
+    A positive that is drawn twice ranks beside itself, which raises the AP of rare classes: replicates of a
+    mAP lie above its value on the test set, near chance level almost all of them. Give `point` to move the
+    interval of a mAP by that bias; between two methods on the same images it cancels.
+
+    Args:
+        values: [R].
+        level: the share of replicates between the ends.
+        point: the value on the whole test set: the replicates are shifted to have it as their mean.
+
+    Returns:
+        (low, high); both NaN where no replicate is defined.
+
+    Raises:
+        PlbenchError: if the level is not between 0 and 1.
+
+    Examples:
+        >>> interval(range(101), level=0.5)
+        (25.0, 75.0)
+        >>> interval(range(101), level=0.5, point=48.0)
+        (23.0, 73.0)
+    """
+    if not 0 < level < 1:
+        raise PlbenchError(f"an interval's level is a share between 0 and 1, for instance 0.95, not {level}")
+    known = np.asarray(values, np.float64)
+    known = known[~np.isnan(known)]
+    if not known.size:
+        return float("nan"), float("nan")
+    shift = 0.0 if point is None else point - float(known.mean())
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return float(low) + shift, float(high) + shift
+
+
+def seeds_interval(replicates: npt.ArrayLike, *, seed: int, stream: str = "seeds") -> Float64Array:
+    """Bootstrap distribution [R] of the mean over seeds: each replicate resamples the images and the seeds.
+
+    Replicate r draws S of the S trained models with replacement and averages their values on resample r of
+    the images. Give the result to `interval`. With S = 1 it is the bootstrap over images alone; with few
+    seeds it is too narrow, since resampling S values shows (S - 1)/S of their variance.
+
+    Args:
+        replicates: [S, R] or [R], of one metric; row s is the model of seed s on the same resamples.
+        seed: the protocol's.
+        stream: sets apart draws that must be independent.
+    """
+    values = np.atleast_2d(np.asarray(replicates, np.float64))
+    num_seeds, num_replicates = values.shape
+    drawn = _draw(f"{seed:d}/{stream}", num_replicates * num_seeds, num_seeds).reshape(-1, num_seeds)
+    means: Float64Array = np.take_along_axis(values.T, drawn, axis=1).mean(axis=1)
+    return means
+
+
+def paired_difference(
+    a: npt.ArrayLike,
+    b: npt.ArrayLike,
+    point_a: npt.ArrayLike,
+    point_b: npt.ArrayLike,
+    *,
+    seed: int,
+    level: float = 0.95,
+) -> PairedDifference:
+    """Difference of two methods' means over seeds, with its interval and two-sided bootstrap p value.
+
+    Replicates pair up by r, which drew the same images for both; seeds are drawn for each method on its own.
+    The p value is 2 (1 + fewer) / (R + 1), at most 1, where `fewer` counts the replicates on the rarer side
+    of no difference (those at exactly none are on both). It cannot fall below 2 / (R + 1), so that a board of
+    M comparisons under Holm needs R of 40 M to find any at 5 %. Undefined replicates are left out.
+
+    Args:
+        a: [S, R] or [R] replicates of the first method.
+        b: [S', R] or [R] of the second.
+        point_a: the first method's value on the whole test set, or [S] of them.
+        point_b: the second's.
+        seed: the protocol's.
+        level: of the interval.
+
+    Raises:
+        PlbenchError: if a and b have different numbers of replicates.
+    """
+    if np.shape(a)[-1] != np.shape(b)[-1]:
+        raise PlbenchError(
+            f"{np.shape(a)[-1]} replicates cannot be paired with {np.shape(b)[-1]}; both methods need the "
+            "same resamples of the same test set"
+        )
+    gap = seeds_interval(a, seed=seed, stream="a") - seeds_interval(b, seed=seed, stream="b")
+    gap = gap[~np.isnan(gap)]
+    fewer = min(np.count_nonzero(gap <= 0), np.count_nonzero(gap >= 0))
+    p_value = min(1.0, 2 * (1 + fewer) / (gap.size + 1))
+    difference = float(np.asarray(point_a, np.float64).mean() - np.asarray(point_b, np.float64).mean())
+    return PairedDifference(difference, *interval(gap, level), p_value)
+
+
+def holm(p_values: npt.ArrayLike) -> Float64Array:
+    """Holm's step-down adjustment (1979): the share of boards with any false claim stays below the level.
+
+    Args:
+        p_values: [M], one for each comparison.
+
+    Returns:
+        [M] in the same order, at most 1.
+
+    Raises:
+        PlbenchError: if one is not in [0, 1].
+
+    Examples:
+        >>> holm([0.01, 0.04, 0.03])
+        array([0.03, 0.06, 0.06])
+    """
+    values = np.asarray(p_values, np.float64)
+    if not np.all((values >= 0) & (values <= 1)):
+        raise PlbenchError(f"a p value lies between 0 and 1, but these were given: {values.tolist()}")
+    order = np.argsort(values, kind="stable")
+    stepped = np.maximum.accumulate(values[order] * np.arange(values.size, 0, -1))
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(stepped, 1)
+    return adjusted

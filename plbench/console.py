@@ -1,0 +1,87 @@
+"""What a person sees while work goes on: bars with the time left on a terminal, plain timed lines elsewhere.
+
+Everything here goes to standard error; standard output is for results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+Report = Callable[[int, int], None]
+_QUIET_SECONDS = 5.0  # between two plain lines of one task
+
+
+class Reporter:
+    """Prints lines and the advance of long work."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        """With `quiet`, nothing is printed."""
+        self._console = Console(file=sys.stderr, quiet=quiet, highlight=False, soft_wrap=True)
+        self._start = time.monotonic()
+
+    def line(self, text: str) -> None:
+        """One line; with the time since the start where nobody watches a terminal."""
+        if not self._console.is_terminal:
+            text = f"[{time.monotonic() - self._start:7.1f} s] {text}"
+        self._console.print(text, markup=False)
+
+    @contextlib.contextmanager
+    def task(self, title: str) -> Iterator[Report]:
+        """A piece of work; yields what to call with (done, total)."""
+        if self._console.is_terminal and not self._console.quiet:
+            yield from self._bar(title)
+        else:
+            yield self._plain(title)
+
+    def _bar(self, title: str) -> Iterator[Report]:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._console) as progress:
+            bar = progress.add_task(title, total=None)
+            yield lambda done, total: progress.update(bar, completed=done, total=total)
+
+    def _plain(self, title: str) -> Report:
+        start = last = time.monotonic()
+
+        def report(done: int, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= _QUIET_SECONDS and 0 < done < total:
+                last = now
+                left = (now - start) / done * (total - done)
+                self.line(f"{title}: {done:,} of {total:,}, about {duration(left)} left")
+
+        return report
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words that a person would use.
+
+    Examples:
+        >>> duration(3.2), duration(150), duration(8000), duration(400000)
+        ('3 s', '2.5 min', '2.2 h', '4.6 days')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"

@@ -1,0 +1,78 @@
+"""What a simulation's hidden truth says about a run: after the fact, never before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plbench.api import Batch, Method, Progress
+from plbench.engine import Execution, evaluation_mode
+from plbench.inputs import Inputs
+from plbench.labels import PartialLabels
+from plbench.metrics import average_precision
+from plbench.priors import spearman_by_depth, top_classes
+from plbench.record import HiddenTruth, PriorDiagnostics
+
+TOP_CLASSES = 20
+
+
+def diagnose_prior(prior: Tensor, names: tuple[str, ...], truth: PartialLabels | None) -> PriorDiagnostics:
+    """The estimate's sum, its top classes, and its rank correlation with the true frequencies by depth."""
+    estimate = prior.double().numpy()
+    spearman = None
+    if truth is not None:
+        depths = sorted({*range(10, truth.num_classes, 10), truth.num_classes})
+        values = spearman_by_depth(estimate, truth.counts()[0] / truth.num_images, depths)
+        spearman = {str(k): None if math.isnan(v) else float(v) for k, v in zip(depths, values, strict=True)}
+    top = [(name, float(value)) for name, value in top_classes(prior, names, k=min(TOP_CLASSES, len(names)))]
+    return PriorDiagnostics(total=float(estimate.sum()), top=top, spearman_by_depth=spearman)
+
+
+def diagnose_training(
+    model: torch.nn.Module, method: Method, inputs: Inputs, truth: PartialLabels, execution: Execution
+) -> HiddenTruth:
+    """How well the trained model sees what was hidden, and whether what the method marks is really present."""
+    classes, scores, positives = [], [], []
+    marked: dict[str, int] = {}
+    present: dict[str, int] = {}
+    for rows, labels, values, masks in _over_train(model, method, inputs, execution):
+        true = truth.rows(rows) > 0
+        row, column = np.nonzero(labels == 0)
+        classes.append(column)
+        scores.append(values[row, column])
+        positives.append(true[row, column])
+        for name, mask in masks.items():
+            marked[name] = marked.get(name, 0) + int(mask.sum())
+            present[name] = present.get(name, 0) + int((mask & true).sum())
+    is_present = np.concatenate(positives)
+    ap = average_precision(np.concatenate(classes), np.concatenate(scores), is_present, truth.num_classes)
+    defined = ap[~np.isnan(ap)]
+    return HiddenTruth(
+        map_c_unknown=100 * float(defined.mean()) if defined.size else None,
+        base_rate=100 * float(is_present.mean()) if is_present.size else None,
+        precision={name: 100 * present[name] / count if count else None for name, count in marked.items()},
+        num_marked=marked,
+    )
+
+
+def _over_train(
+    model: torch.nn.Module, method: Method, inputs: Inputs, execution: Execution
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
+    """Rows, partial labels, scores and the method's masks, batch by batch, without augmentation."""
+    for rows, values in inputs.ordered(256):
+        labels = inputs.labels.rows(rows.numpy())
+        with evaluation_mode(model), torch.inference_mode():
+            batch = Batch(
+                execution.inputs(values),
+                torch.from_numpy(labels).to(execution.device),
+                rows.to(execution.device),
+            )
+            with execution.autocast():
+                output = method.forward(model, batch, Progress(0, 1, 0, 1))
+            scores = method.scores(output).float().cpu().numpy()
+            masks = {name: mask.cpu().numpy() for name, mask in method.diagnostics(output, batch).items()}
+        yield rows.numpy(), labels, scores, masks

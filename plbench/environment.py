@@ -1,0 +1,85 @@
+"""Where a run took place: versions, device, commit. No host or user names, no paths."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import plbench
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "pydantic")
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """The environment as plain values."""
+    return {
+        "plbench": plbench.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": package_versions(),
+        "device": device_name(device),
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "cpu_cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        **git_state(),
+    }
+
+
+def package_versions() -> dict[str, str | None]:
+    """Installed versions of what moves results; None for what is not installed."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the kind of device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device asked for, or the best that there is.
+
+    Raises:
+        PlbenchError: if it does not exist here.
+    """
+    from plbench.errors import PlbenchError
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        found = "cpu" + "".join(f", cuda:{i}" for i in range(torch.cuda.device_count()))
+        raise PlbenchError(f"device {name!r} cannot be used here (there are: {found})") from error
+    return device
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the source tree that runs, and whether it was changed since; None where it is no checkout."""
+    folder = Path(plbench.__file__).resolve().parent
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None or _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return {"git_commit": None, "git_dirty": None}
+    changed = _git(folder.parent, "status", "--porcelain", "--", ".", ":!leaderboards")
+    return {"git_commit": commit, "git_dirty": bool(changed)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,103 @@
+"""All figures of one evaluation, from its known cells: what a record keeps of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from plbench import bootstrap, metrics
+from plbench.labels import PartialLabels
+from plbench.metrics import Cells, Metrics
+from plbench.record import Estimate, GroupMetrics, SplitMetrics
+from plbench.store import write_text
+
+NUM_REPLICATES = 1000
+THRESHOLD = 0.5
+PRECISION_AT = (1, 3, 5)
+
+
+def summarise(
+    cells: Cells,
+    labels: PartialLabels,
+    groups: Mapping[str, Sequence[str]],
+    train_annotations: np.ndarray,
+    replicates: bootstrap.Replicates | None,
+) -> SplitMetrics:
+    """Every metric of `semantics.md` over one set of cells.
+
+    Args:
+        labels: of the evaluated part: names its classes.
+        groups: class ids by group name.
+        train_annotations: [C] known labels of each class in train, which orders the quintiles.
+        replicates: bootstrap of mAP(C) and mAP(O); None leaves the intervals out.
+    """
+    result = metrics.evaluate_cells(cells)
+    column = {class_id: index for index, class_id in enumerate(labels.class_ids)}
+    cf1, of1 = metrics.f1_scores(cells, THRESHOLD)
+    complete = len(cells.scores) == cells.num_images * cells.num_classes
+    depths = [k for k in PRECISION_AT if k <= cells.num_classes]
+    return SplitMetrics(
+        map_c=_estimate(result.map_c, None if replicates is None else replicates.map_c),
+        map_o=_estimate(result.map_o, None if replicates is None else replicates.map_o),
+        micro_ap=_percent(metrics.micro_average_precision(cells)),
+        cf1=_percent(cf1),
+        of1=_percent(of1),
+        threshold=THRESHOLD,
+        ranking_loss=_number(metrics.ranking_loss(cells)),
+        precision_at_k={str(k): metrics.precision_at_k(cells, k) for k in depths} if complete else None,
+        num_images=cells.num_images,
+        num_classes=cells.num_classes,
+        num_classes_scored=result.num_classes_scored,
+        num_cells=len(cells.scores),
+        num_positives=int(result.num_positives.sum()),
+        groups={name: _group(result, [column[i] for i in ids]) for name, ids in groups.items()},
+        quintiles=[_group(result, index) for index in metrics.count_quintiles(train_annotations)],
+    )
+
+
+def write_per_class(path: Path, cells: Cells, labels: PartialLabels) -> None:
+    """One CSV row a class: id, name, AP in percent (empty where undefined), known positives and negatives."""
+    rows = metrics.per_class_table(metrics.evaluate_cells(cells), labels.class_ids, labels.class_names)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def write_replicates(path: Path, replicates: bootstrap.Replicates) -> None:
+    """One CSV row a bootstrap replicate: mAP(C), mAP(O), percent with six decimals."""
+    lines = ["map_c,map_o"]
+    lines += [f"{c:.6f},{o:.6f}" for c, o in zip(replicates.map_c, replicates.map_o, strict=True)]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def read_replicates(path: Path) -> np.ndarray:
+    """[R, 2] replicates of mAP(C) and mAP(O), percent."""
+    return np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
+
+
+def _group(result: Metrics, index: Sequence[int]) -> GroupMetrics:
+    value, scored = result.group(index)
+    return GroupMetrics(map_c=_percent(value), num_classes_scored=scored, num_classes=len(index))
+
+
+def _estimate(value: float, replicates: np.ndarray | None) -> Estimate:
+    if replicates is None or math.isnan(value):
+        return Estimate(value=_percent(value))
+    low, high = bootstrap.interval(replicates)
+    return Estimate(value=_percent(value), low=_percent(low), high=_percent(high))
+
+
+def _percent(value: float) -> float | None:
+    """Rounded to six decimals, inside [0, 100] whatever the last bit; None for NaN."""
+    return None if math.isnan(value) else min(max(round(value, 6), 0.0), 100.0)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,123 @@
+"""What the engine is fed: images or cached features of one part of a dataset, with its partial labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plbench.api import Batch
+from plbench.images import (
+    EvalTransform,
+    ImageSource,
+    image_batches,
+    label_tensor,
+    ordered_batches,
+    shuffled_batches,
+)
+from plbench.labels import PartialLabels
+
+_IN_MEMORY_BYTES = 4 << 30
+
+
+class Inputs(Protocol):
+    """Rows of one part of a dataset, in training order or in their own."""
+
+    labels: PartialLabels
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        ...
+
+    def shuffled(self, batch_size: int, epoch: int) -> Iterator[Batch]:
+        """Training batches of one epoch, on the CPU: every row once, by the run's seed."""
+        ...
+
+    def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Evaluation batches: row index [b] and inputs, every row once, in order, without augmentation."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """Images decoded by worker processes.
+
+    Attributes:
+        train_transform: of training batches; None for a part that is only evaluated.
+        seed: orders and augments training batches.
+    """
+
+    images: ImageSource
+    labels: PartialLabels
+    eval_transform: EvalTransform
+    workers: int
+    train_transform: Callable[[Any], Any] | None = None
+    seed: int = 0
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+    def shuffled(self, batch_size: int, epoch: int) -> Iterator[Batch]:
+        """Augmented training batches."""
+        assert self.train_transform is not None
+        stream = image_batches(
+            self.images,
+            self.train_transform,
+            shuffled_batches(len(self), batch_size, self.seed, epoch),
+            min_side=self.eval_transform.size,
+            workers=self.workers,
+            augment_seed=self.seed,
+            epoch=epoch,
+        )
+        for views, rows in stream:
+            yield Batch(views[0], label_tensor(self.labels, rows), rows, views if len(views) > 1 else ())
+
+    def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Evaluation batches."""
+        stream = image_batches(
+            self.images,
+            self.eval_transform,
+            ordered_batches(len(self), batch_size),
+            min_side=self.eval_transform.size,
+            workers=self.workers,
+        )
+        for views, rows in stream:
+            yield rows, views[0]
+
+
+class FeatureInputs:
+    """Cached features of a frozen backbone.
+
+    Attributes:
+        features: [N, D] float32 of the whole split, possibly on disk. rows: [n] those of this part.
+    """
+
+    def __init__(self, features: np.ndarray, rows: np.ndarray, labels: PartialLabels, seed: int = 0) -> None:
+        """Takes the part's rows into memory where they are small enough."""
+        if len(rows) * features.shape[1] * 4 <= _IN_MEMORY_BYTES:
+            features, rows = np.ascontiguousarray(features[rows]), np.arange(len(rows))
+        self.features, self.rows, self.labels, self.seed = features, rows, labels, seed
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.rows)
+
+    def _inputs(self, index: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.array(self.features[self.rows[index]]))
+
+    def shuffled(self, batch_size: int, epoch: int) -> Iterator[Batch]:
+        """Training batches of features."""
+        for rows in shuffled_batches(len(self), batch_size, self.seed, epoch):
+            index = torch.tensor(rows, dtype=torch.int64)
+            yield Batch(self._inputs(index.numpy()), label_tensor(self.labels, index), index)
+
+    def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Evaluation batches of features."""
+        for rows in ordered_batches(len(self), batch_size):
+            index = torch.arange(rows.start, rows.stop)
+            yield index, self._inputs(index.numpy())

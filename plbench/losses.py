@@ -1,0 +1,236 @@
+"""Loss terms for partial labels, as pure functions of tensors.
+
+Logits are [..., B, C] and labels int8 [B, C], or whatever broadcasts with the logits: +1 present, -1 verified
+absent, 0 unknown. Every hyper-parameter is a number or a tensor that broadcasts with the logits, such as
+[H, 1, 1] for H heads trained at once. Results are float32, or float64 for float64 logits, whatever the
+autocast.
+
+Per-image losses are sums over classes; what to divide by is for the caller to say. CSL is Ben-Baruch et al.,
+"Multi-label Classification with Partial Annotations using Class-aware Selective Loss", CVPR 2022.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Number = float | Tensor
+
+
+def partial_asymmetric_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    gamma_pos: Number,
+    gamma_neg: Number,
+    gamma_unann: Number,
+    clip: Number = 0.0,
+    unann_weight: Number | None = None,
+    detach_focus: bool = True,
+) -> Tensor:
+    """Partial asymmetric loss of each image: a focal term for each kind of label (CSL, eq. 3).
+
+    With gammas of 0 it is cross-entropy, exactly. A `unann_weight` of 1 is mode Negative, of 0 mode Ignore,
+    and what `selective_weight` gives is mode Selective.
+
+    Args:
+        logits: [..., B, C], finite.
+        labels: [B, C] of +1, -1 and 0.
+        gamma_pos: focusing exponent of present labels, at least 0.
+        gamma_neg: of absent labels.
+        gamma_unann: of unknown labels.
+        clip: asymmetric shift m in [0, 1) of ASL (Ridnik et al. 2021): absent and unknown labels are judged
+            by max(p - m, 0) in place of p.
+        unann_weight: weight w_c of unknown labels, [..., B, C] or a number; 1 where left out.
+        detach_focus: no gradient through the focusing factor, as CSL trains; False is the focal loss itself.
+
+    Returns:
+        [..., B], summed over classes.
+    """
+    logits = _wide(logits)
+    target_logit = logits * _by_label(labels, 1.0, -1.0, -1.0, logits)  # its sigmoid is that of the target
+    log_hit = F.logsigmoid(target_logit)
+    miss = torch.sigmoid(-(target_logit.detach() if detach_focus else target_logit))
+    if isinstance(clip, Tensor) or clip:
+        shift = _by_label(labels, 0.0, clip, clip, logits)
+        log_hit = torch.logaddexp(log_hit, shift.log()).clamp(max=0.0)  # log(1 - p'), without a log of 0
+        miss = miss - shift
+    # Below the clamp log_hit is 0, so the clamp changes no loss; it keeps the gradient of the power finite.
+    gamma = _by_label(labels, gamma_pos, gamma_neg, gamma_unann, logits)
+    factor = miss.clamp(min=torch.finfo(logits.dtype).tiny).pow(gamma)
+    if unann_weight is not None:
+        factor = factor * _by_label(labels, 1.0, 1.0, unann_weight, logits)
+    return -(factor * log_hit).sum(dim=-1)
+
+
+def selective_weight(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    top_k: int | Tensor = 0,
+    prior: Tensor | None = None,
+    prior_threshold: Number | None = None,
+    scope: Literal["sample", "batch"] = "sample",
+) -> Tensor:
+    """Which labels count: 0 for unknown ones that may well be present, 1 for the rest (CSL, eqs. 5, 7 to 9).
+
+    Ignored are the unknown labels with the highest probabilities (O_L) and those of classes with a high prior
+    (O_P). Known labels are never ignored.
+
+    Args:
+        logits: [..., B, C], finite. No gradient flows back to them.
+        labels: [B, C] of +1, -1 and 0.
+        top_k: K >= 0 per image, int or [H, 1, 1]; where fewer labels are unknown, all of those are ignored.
+            Of equal logits, those of lower index are taken first.
+        prior: [C] estimated class prior; goes with `prior_threshold`.
+        prior_threshold: eta; classes with a prior above it are ignored where unknown.
+        scope: "sample", the paper's equation, ranks within each image; "batch", as in CSL's released code,
+            takes the K * B highest of all unknown labels of the batch.
+
+    Returns:
+        [..., B, C] of 0 and 1 in the dtype of the loss.
+
+    Raises:
+        ValueError: if `scope` is neither of the two, or only one of `prior` and `prior_threshold` is given.
+    """
+    if scope not in ("sample", "batch"):
+        raise ValueError(f"scope is {scope!r}; it must be 'sample' or 'batch'")
+    if (prior is None) != (prior_threshold is None):
+        raise ValueError("prior and prior_threshold go together; give both or neither")
+    unknown = labels == 0
+    scores = torch.where(unknown, _wide(logits.detach()), -torch.inf)
+    count = torch.as_tensor(top_k, dtype=torch.int64)
+    if scope == "sample":
+        ignored = _highest(scores, count)
+    else:
+        num_images = scores.shape[-2]
+        pooled = scores.flatten(-2).unsqueeze(-2)  # [..., 1, B * C]: the batch as if it were one image
+        ignored = _highest(pooled, count * num_images).unflatten(-1, scores.shape[-2:]).squeeze(-3)
+    if prior is not None and prior_threshold is not None:
+        ignored = ignored | (prior > prior_threshold)
+    return (~(ignored & unknown)).to(scores.dtype)
+
+
+def soft_prior_weight(labels: Tensor, prior: Tensor, *, alpha: Number) -> Tensor:
+    """Weights that fall with a class's prior in place of a threshold: exp(-alpha * Pr(c)) (CSL, appendix B).
+
+    Args:
+        labels: [B, C] of +1, -1 and 0.
+        prior: [C] estimated class prior.
+        alpha: at least 0.
+
+    Returns:
+        [..., B, C]: the weight on unknown labels, 1 on known ones.
+    """
+    prior = _wide(prior)
+    return _by_label(labels, 1.0, 1.0, torch.exp(-alpha * prior), prior)
+
+
+def binary_cross_entropy(logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy of each image, summed over classes.
+
+    Args:
+        logits: [..., B, C].
+        targets: [..., B, C] in [0, 1], hard or soft.
+        weight: [..., B, C] weight of each label; 1 where left out.
+
+    Returns:
+        [..., B].
+    """
+    logits = _wide(logits)
+    logits, targets = torch.broadcast_tensors(logits, targets.to(logits.dtype))
+    loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return (loss if weight is None else loss * weight).sum(dim=-1)
+
+
+def label_smoothing_loss(logits: Tensor, labels: Tensor, *, epsilon: Number) -> Tensor:
+    """Cross-entropy with unknown labels as negatives and smoothed targets (Kundu & Tighe 2020; LS in CSL).
+
+    Args:
+        logits: [..., B, C].
+        labels: [B, C] of +1, -1 and 0.
+        epsilon: in [0, 0.5]; the target is 1 - epsilon for present labels and epsilon for all others, known
+            or not.
+
+    Returns:
+        [..., B], summed over classes.
+    """
+    like = _wide(logits)
+    return binary_cross_entropy(like, _by_label(labels, 1.0 - epsilon, epsilon, epsilon, like))
+
+
+def temperature_negative_loss(logits: Tensor, labels: Tensor, *, temperature: Number) -> Tensor:
+    """Cross-entropy with unknown labels as softened negatives: -log(1 - sigmoid(z / T)) (as in CSL's text).
+
+    Args:
+        logits: [..., B, C].
+        labels: [B, C] of +1, -1 and 0.
+        temperature: T > 0 of unknown labels; known ones have 1.
+
+    Returns:
+        [..., B], summed over classes.
+    """
+    logits = _wide(logits)
+    return -F.logsigmoid(logits * _by_label(labels, 1.0, -1.0, -1.0 / temperature, logits)).sum(dim=-1)
+
+
+def known_proportion_weight(
+    labels: Tensor, *, alpha: Number = -4.45, beta: Number = 5.45, gamma: Number = 1.0
+) -> Tensor:
+    """Weight of each image that makes up for unknown labels: g(rho) / C (Durand et al. 2019, partial BCE).
+
+    g(rho) = alpha * rho^gamma + beta for the known share rho of an image's labels; the defaults give g(1) = 1
+    and g(0.1) = 5. An image with nothing known has no loss to weigh; its weight is 0.
+
+    Args:
+        labels: [..., B, C] of +1, -1 and 0.
+        alpha: slope, a number or a tensor that broadcasts with the labels, as are the others.
+        beta: weight at a known share of 0.
+        gamma: exponent of the known share.
+
+    Returns:
+        [..., B] in float32.
+    """
+    share = (labels != 0).to(torch.float32).mean(dim=-1, keepdim=True)
+    weight = (alpha * share**gamma + beta) / labels.shape[-1]
+    return torch.where(share > 0, weight, 0.0).squeeze(-1)
+
+
+def known_count_weight(labels: Tensor) -> Tensor:
+    """Weight of each image by its number n of known labels: 1 + 1 / (1 + n) (CSL's released code).
+
+    Args:
+        labels: [..., B, C] of +1, -1 and 0.
+
+    Returns:
+        [..., B] in float32.
+    """
+    return 1.0 + 1.0 / (1.0 + (labels != 0).sum(dim=-1))
+
+
+def _wide(values: Tensor) -> Tensor:
+    """In float32, or float64 where it is that: half-precision sums of log-sigmoids give NaN."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _by_label(labels: Tensor, present: Number, absent: Number, unknown: Number, like: Tensor) -> Tensor:
+    """The value that goes with each label, in the dtype and on the device of `like`."""
+    if_present, if_absent, if_unknown = (
+        value.to(like) if isinstance(value, Tensor) else like.new_full((), value)
+        for value in (present, absent, unknown)
+    )
+    return torch.where(labels > 0, if_present, torch.where(labels < 0, if_absent, if_unknown))
+
+
+def _highest(scores: Tensor, count: Tensor) -> Tensor:
+    """Marks the `count` (int64, scalar or [..., 1]) highest of the last dimension, of equals the first."""
+    place = (count - 1).clamp(0, scores.shape[-1] - 1)
+    ranked = scores.topk(int(place.max()) + 1, dim=-1).values
+    shape = torch.broadcast_shapes(count.shape, (*scores.shape[:-1], 1))
+    threshold = ranked.expand(*shape[:-1], -1).gather(-1, place.to(scores.device).expand(shape))
+    above, tied = scores > threshold, scores == threshold
+    room = count.to(scores.device) - above.sum(dim=-1, keepdim=True)
+    return above | (tied & (tied.cumsum(dim=-1) <= room))

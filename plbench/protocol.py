@@ -1,0 +1,138 @@
+"""What a protocol makes of a dataset: the training part, the validation part, the test part, the hidden truth."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from plbench.api import Dataset, ImageSource, LabelledSplit
+from plbench.errors import DataError
+from plbench.labels import PartialLabels
+from plbench.simulate import parse
+from plbench.spec import Protocol, TrainPart
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of one split.
+
+    Attributes:
+        split: the split's name. rows: [n] row of each image in the whole split (`Material.whole`).
+        images, labels: of those rows, in that order.
+    """
+
+    split: str
+    rows: np.ndarray
+    images: ImageSource
+    labels: PartialLabels
+
+
+class Material:
+    """A dataset under a protocol. Each part is made when it is asked for: who never asks for test never opens it."""
+
+    def __init__(self, dataset: Dataset, protocol: Protocol, skipped_images: Sequence[str] = ()) -> None:
+        """Leaves out the images named in `skipped_images`, by id, from every split."""
+        self.dataset, self.protocol = dataset, protocol
+        self._skipped = frozenset(skipped_images)
+        self._splits: dict[str, Part] = {}
+
+    def whole(self, split: str) -> Part:
+        """A split, less skipped images, with its labels as the dataset has them.
+
+        Raises:
+            DataError: if it holds no image.
+        """
+        if split not in self._splits:
+            self._splits[split] = self._open(split)
+        return self._splits[split]
+
+    @property
+    def whole_train(self) -> Part:
+        """The train split; its labels are complete where a simulation will make them partial."""
+        return self.whole(self.protocol.train_split)
+
+    @cached_property
+    def partial_labels(self) -> PartialLabels:
+        """The labels of the whole train split that training may see."""
+        return parse(self.protocol.simulation).apply(self.whole_train.labels, seed=self.protocol.simulation_seed)
+
+    @cached_property
+    def _held_out(self) -> np.ndarray:
+        """Whether each train image belongs to the validation part: by a hash of its id, so for good."""
+        share = self.protocol.validation_share
+        return np.array([_hash_fraction(image_id) < share for image_id in self.whole_train.images.ids], bool)
+
+    def train(self, part: TrainPart = "train") -> Part:
+        """The images to train on, with partial labels: all of train, or without its validation part.
+
+        Raises:
+            DataError: if there are none.
+        """
+        if part == "train":
+            rows = np.arange(len(self._held_out))
+        else:
+            rows = np.flatnonzero(~self._held_out)
+        return self._of_train(rows, self.partial_labels)
+
+    def validation(self) -> Part:
+        """The held-out part of train, with the labels that the protocol lets select.
+
+        Raises:
+            DataError: if it is empty, or complete labels are asked for and there are none.
+        """
+        labels = self.partial_labels
+        if self.protocol.validation_labels == "complete":
+            labels = self.whole_train.labels
+            if not labels.is_complete:
+                raise DataError(
+                    f"protocol {self.protocol.name} validates on complete labels, which dataset "
+                    f"{self.dataset.name!r} does not have; validate on its partial ones"
+                )
+        return self._of_train(np.flatnonzero(self._held_out), labels)
+
+    def hidden_truth(self, part: TrainPart = "train") -> PartialLabels | None:
+        """The complete labels behind `train(part)` where a simulation hid them: for diagnostics alone."""
+        if self.protocol.simulation == "none":
+            return None
+        rows = self.train(part).rows
+        return self.whole_train.labels.subset(rows)
+
+    def test(self) -> Part:
+        """The test split.
+
+        Raises:
+            DataError: if it is empty, or no class of it can be scored.
+        """
+        part = self.whole(self.protocol.test_split)
+        positives, negatives = part.labels.counts()
+        if not np.any((positives > 0) & (negatives > 0)):
+            raise DataError(
+                f"no class of {self.dataset.name}'s split {part.split!r} has both a known positive and a known "
+                "negative, so none can be scored; average precision needs both"
+            )
+        return part
+
+    def _of_train(self, rows: np.ndarray, labels: PartialLabels) -> Part:
+        if len(rows) == 0:
+            raise DataError(
+                f"{len(self.whole_train.rows)} train images of {self.dataset.name!r} leave a part empty under "
+                f"validation_share = {self.protocol.validation_share}; use more images or another share"
+            )
+        whole = self.whole_train
+        return Part(whole.split, whole.rows[rows], whole.images.subset(rows), labels.subset(rows))
+
+    def _open(self, name: str) -> Part:
+        split: LabelledSplit = self.dataset.split(name)
+        rows = np.flatnonzero([image_id not in self._skipped for image_id in split.images.ids])
+        if len(rows) == 0:
+            raise DataError(f"split {name!r} of {self.dataset.name!r} in {self.dataset.root} holds no image")
+        return Part(name, np.arange(len(rows)), split.images.subset(rows), split.labels.subset(rows))
+
+
+def _hash_fraction(image_id: str) -> float:
+    digest = hashlib.sha256(f"plbench-validation:{image_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

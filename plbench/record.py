@@ -1,0 +1,205 @@
+"""The run record: what happened, in JSON, validated when written and when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from plbench.errors import StoreError
+from plbench.spec import Frozen, RunSpec
+from plbench.store import RECORD, write_text
+
+SCHEMA_VERSION = 1
+
+Percent = Annotated[float, Field(ge=0.0, le=100.0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Estimate(Frozen):
+    """A percentage with its 95 % bootstrap interval over test images; None where it is not defined."""
+
+    value: Percent | None
+    low: Percent | None = None
+    high: Percent | None = None
+
+
+class GroupMetrics(Frozen):
+    """mAP(C) over the classes of a group that can be scored."""
+
+    map_c: Percent | None
+    num_classes_scored: Count
+    num_classes: Count
+
+
+class SplitMetrics(Frozen):
+    """All figures of one evaluation, from known cells only. Percent where nothing else is said.
+
+    Attributes:
+        num_classes_scored: classes with a known positive and a known negative; mAP(C) is a mean over these.
+        cf1, of1: at scores >= `threshold`.
+        ranking_loss: share of known (positive, negative) pairs of an image in the wrong order, in [0, 1].
+        precision_at_k: by k; only where every label is known.
+        quintiles: five equal groups of classes by number of train annotations, fewest first.
+    """
+
+    map_c: Estimate
+    map_o: Estimate
+    micro_ap: Percent | None
+    cf1: Percent | None
+    of1: Percent | None
+    threshold: float
+    ranking_loss: float | None
+    precision_at_k: dict[str, Percent] | None
+    num_images: Count
+    num_classes: Count
+    num_classes_scored: Count
+    num_cells: Count
+    num_positives: Count
+    groups: dict[str, GroupMetrics] = Field(default_factory=dict)
+    quintiles: list[GroupMetrics] = Field(default_factory=list)
+
+
+class FileReference(Frozen):
+    """A file of the run's folder, by content."""
+
+    sha256: str
+    num_bytes: Count
+
+
+class Cost(Frozen):
+    """What the run took on the machine of `environment`.
+
+    Attributes:
+        seconds: wall time by phase, stages apart; "total" is the sum.
+        images_per_second: training throughput.
+        peak_memory_mb: of the device where it is a GPU, else of the process.
+    """
+
+    seconds: dict[str, float]
+    images_per_second: float
+    peak_memory_mb: float
+
+
+class DataSummary(Frozen):
+    """What the run trained and was scored on."""
+
+    num_train: Count
+    num_train_known: Count
+    train_density: float
+    train_positives: Count
+    train_negatives: Count
+    num_test: Count
+    num_validation: Count = 0
+    classes_without_train_positives: Count
+    skipped_images: Count = 0
+
+
+class PriorDiagnostics(Frozen):
+    """A stage's estimate of the class prior, and how it ranks the classes of the hidden truth (CSL, fig. 5, 7)."""
+
+    total: float
+    top: list[tuple[str, float]]
+    spearman_by_depth: dict[str, float | None] | None = None
+
+
+class HiddenTruth(Frozen):
+    """Diagnostics against the labels that a simulation hid. Nothing here reaches a training or a selection.
+
+    Attributes:
+        map_c_unknown: mAP(C) on the train cells that were hidden.
+        precision: of each mask that a method reports (what Selective ignores, say): share truly present, percent.
+        base_rate: share of hidden cells that are truly present, percent.
+    """
+
+    map_c_unknown: Percent | None
+    base_rate: Percent | None
+    precision: dict[str, Percent | None] = Field(default_factory=dict)
+    num_marked: dict[str, Count] = Field(default_factory=dict)
+
+
+class SelectionReport(Frozen):
+    """What was chosen, by what, and the curve that it was chosen from (mAP(C) by epoch, percent)."""
+
+    rule: Literal["last", "validation", "best-on-test"]
+    labels: Literal["none", "partial", "complete", "test"]
+    epoch: Count
+    weights: Literal["ema", "raw"]
+    curve: list[dict[str, Any]] = Field(default_factory=list)
+
+
+class Record(Frozen):
+    """One finished or failed run.
+
+    Attributes:
+        metrics: by evaluation: "test" (averaged weights, the headline), "test_raw" (last weights), "validation".
+        files: by name in the run's folder.
+    """
+
+    schema_version: Literal[1] = 1
+    key: str
+    spec_sha256: str
+    spec: RunSpec
+    status: Literal["done", "failed"]
+    finished_at: str
+    title: str
+    regime_title: str
+    environment: dict[str, Any]
+    data: DataSummary | None = None
+    metrics: dict[str, SplitMetrics] = Field(default_factory=dict)
+    selection: SelectionReport | None = None
+    priors: dict[str, PriorDiagnostics] = Field(default_factory=dict)
+    hidden_truth: HiddenTruth | None = None
+    cost: Cost | None = None
+    training: dict[str, float] = Field(default_factory=dict)
+    files: dict[str, FileReference] = Field(default_factory=dict)
+    warnings: list[str] = Field(default_factory=list)
+    error: str | None = None
+
+    @property
+    def test(self) -> SplitMetrics:
+        """The headline evaluation."""
+        return self.metrics["test"]
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Writes `record.json`, last of a run's files: its presence says that the run is whole.
+
+    Raises:
+        StoreError: if it cannot be written.
+    """
+    content = record.model_dump(mode="json", exclude_none=False)
+    write_text(folder / RECORD, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def read_record(folder: Path) -> Record:
+    """Reads and validates a run's record.
+
+    Raises:
+        StoreError: if it is missing, damaged, of another schema, or not what its own key says.
+    """
+    path = folder / RECORD
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content.get("schema_version") if isinstance(content, dict) else None
+        if version != SCHEMA_VERSION:
+            raise StoreError(f"{path} has record schema {version!r}; this plbench reads {SCHEMA_VERSION}")
+        record = Record.model_validate(content)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise StoreError(f"{path} cannot be read as a record: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise StoreError(f"{path} is not a valid record: {field}: {first['msg']}") from error
+    if record.spec.sha256() != record.spec_sha256 or not record.spec_sha256.startswith(record.key):
+        raise StoreError(f"{path} was changed: its spec has sha256 {record.spec.sha256()[:16]}, it says {record.key}")
+    return record
+
+
+def reference(path: Path) -> FileReference:
+    """A file's sha256 and size."""
+    with path.open("rb") as file:
+        return FileReference(sha256=hashlib.file_digest(file, "sha256").hexdigest(), num_bytes=path.stat().st_size)

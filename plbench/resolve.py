@@ -1,0 +1,419 @@
+"""From what a person asked for to the complete spec of a run, and of every run that must be there first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from platformdirs import user_data_path
+from pydantic import ValidationError
+
+from plbench.api import Dataset, Method, Stage, Task
+from plbench.console import Reporter
+from plbench.errors import DataError, PlbenchError, PluginError, did_you_mean
+from plbench.images import find_unreadable
+from plbench.models import default_normalisation, file_sha256, resolve_backbone, weights_path
+from plbench.protocol import Material
+from plbench.randomness import generator
+from plbench.registry import Registry, source_sha256
+from plbench.simulate import parse
+from plbench.spec import (
+    MethodSpec,
+    ModelSpec,
+    Plan,
+    Precision,
+    Protocol,
+    Recipe,
+    Regime,
+    RunSpec,
+    Selection,
+    TrainPart,
+)
+from plbench.store import Store, write_json
+
+_MAX_STAGE_DEPTH = 8
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where things are and how to compute: all that a run needs and its outcome does not depend on.
+
+    Attributes:
+        data_root: the dataset's own folder; None to look where datasets usually are.
+        weights_file: of a backbone whose weights are "file".
+    """
+
+    store: Store
+    registry: Registry
+    reporter: Reporter
+    device: torch.device
+    workers: int
+    data_root: Path | None = None
+    weights_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asked for. None leaves a choice to the protocol or the recipe.
+
+    Attributes:
+        method_params: typed values by name, or texts "name=value" as given with -P.
+        model, plan: fields of `ModelSpec` and `Plan` to change from the recipe's.
+    """
+
+    dataset: str
+    method: str
+    method_params: Mapping[str, Any] = field(default_factory=dict)
+    simulate: str | None = None
+    simulation_seed: int | None = None
+    recipe: str | None = None
+    regime: Regime | None = None
+    model: Mapping[str, Any] = field(default_factory=dict)
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    precision: Precision | None = None
+    seed: int = 0
+    selection: Selection = "last"
+    skip_unreadable: bool = False
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A spec with all that it was made from, ready to run, and the plans of its stages."""
+
+    spec: RunSpec
+    method: type[Method]
+    params: Any
+    material: Material
+    recipe: Recipe
+    stages: dict[str, tuple[Stage, RunPlan]]
+
+
+def plan_run(request: Request, workspace: Workspace) -> RunPlan:
+    """Checks a request against the data and completes it.
+
+    Raises:
+        PlbenchError: if anything asked for does not exist or does not fit; nothing has been computed then.
+    """
+    workspace.registry.method(request.method)  # a mistyped method is said before data is drawn
+    dataset = open_dataset(request.dataset, workspace)
+    protocol = choose_protocol(dataset, request)
+    skipped = _check_images(dataset, protocol, workspace, skip=request.skip_unreadable)
+    if skipped or not _is_official(dataset, protocol):
+        protocol = custom(protocol)
+    recipe = _choose_recipe(dataset, request.recipe)
+    regime = request.regime or recipe.regime
+    material = Material(dataset, protocol, skipped)
+    base = RunSpec(
+        protocol=protocol,
+        dataset_fingerprint=dataset.fingerprint(),
+        method=MethodSpec(name=request.method, version="", source_sha256="", params={}),
+        model=_choose_model(recipe, request.model, workspace),
+        regime=regime,
+        recipe=recipe.name,
+        plan=_checked(Plan, {**recipe.plans[regime].model_dump(), **request.plan}, "training plan"),
+        precision=request.precision or ("bfloat16" if workspace.device.type == "cuda" else "float32"),
+        seed=request.seed,
+        selection=request.selection,
+        skipped_images=skipped,
+    )
+    return complete(base, request.method_params, material, recipe, workspace.registry)
+
+
+def plan_from_spec(spec: RunSpec, workspace: Workspace) -> RunPlan:
+    """The plan of a run that was written down, on this machine's data and code.
+
+    Raises:
+        PlbenchError: if data, weights or code are no longer what the spec says, naming what differs.
+    """
+    dataset = open_dataset(spec.protocol.dataset, workspace)
+    recipe = _choose_recipe(dataset, spec.recipe)
+    suggested = {p.name: p.suggested for p in dataset.protocols}.get(spec.protocol.name, {})
+    protocol = spec.protocol.model_copy(update={"suggested": suggested})
+    material = Material(dataset, protocol, spec.skipped_images)
+    path = weights_path(spec.model, workspace.weights_file)
+    here = spec.model_copy(
+        update={
+            "dataset_fingerprint": dataset.fingerprint(),
+            "model": spec.model.model_copy(update={"weights_sha256": file_sha256(path) if path else None}),
+            "numerics": RunSpec.model_fields["numerics"].default,
+        }
+    )
+    plan = complete(here, spec.method.params, material, recipe, workspace.registry)
+    differs = differences(spec.model_dump(mode="json"), plan.spec.model_dump(mode="json"))
+    if differs:
+        raise PlbenchError(
+            f"the run written down cannot be the same here, since {'; '.join(differs)}; use the data and the version "
+            "of plbench that it was written with, or give its options instead of --config"
+        )
+    return plan
+
+
+def complete(
+    base: RunSpec,
+    method_params: Mapping[str, Any],
+    material: Material,
+    recipe: Recipe,
+    registry: Registry,
+    depth: int = 0,
+) -> RunPlan:
+    """Fills in method, parameters and stages of a spec whose other fields stand.
+
+    Raises:
+        PlbenchError: if the method or a parameter does not fit. PluginError: if stages need each other in a circle.
+    """
+    if depth > _MAX_STAGE_DEPTH:
+        raise PluginError(f"the stages of method {base.method.name!r} need each other in a circle")
+    method = registry.method(base.method.name)
+    suggested = material.protocol.suggested.get(method.name, {}) if not base.method.version else {}
+    params = validate_params(method, {**suggested, **method_params})
+    _check_needs(method, base, material)
+    task = make_task(base, material)
+    stages: dict[str, tuple[Stage, RunPlan]] = {}
+    for stage in method.stages(params, task):
+        tuned = {name: getattr(recipe.plans[base.regime], name) for name in ("lr", "weight_decay")}
+        changes = {
+            "method": MethodSpec(name=stage.method, version="", source_sha256="", params={}),
+            "plan": base.plan.model_copy(update=tuned),  # shared by every trial: never its learning rate or decay
+            "selection": "last",
+            "stages": {},
+        }
+        try:
+            plan = complete(base.model_copy(update=changes), stage.params, material, recipe, registry, depth + 1)
+        except PlbenchError as error:
+            raise type(error)(f"stage {stage.name!r} of method {method.name!r}: {error}") from error
+        stages[stage.name] = (stage, plan)
+    spec = base.model_copy(
+        update={
+            "method": MethodSpec(
+                name=method.name,
+                version=method.version,
+                source_sha256=source_sha256(method),
+                params=params.model_dump(mode="json"),
+            ),
+            "stages": {name: plan.spec.key for name, (_, plan) in stages.items()},
+        }
+    )
+    return RunPlan(spec, method, params, material, recipe, stages)
+
+
+def fit_part_plan(plan: RunPlan, registry: Registry) -> RunPlan:
+    """The same run on train without its validation part: where an early stopping epoch is chosen."""
+    base = plan.spec.model_copy(update={"train_part": "fit"})
+    return complete(base, plan.spec.method.params, plan.material, plan.recipe, registry)
+
+
+def open_dataset(name: str, workspace: Workspace) -> Dataset:
+    """A dataset whose files are there, drawn or checked.
+
+    Raises:
+        DataError: if files are missing: which, where they were looked for, and how to get them.
+    """
+    kind = workspace.registry.dataset(name)
+    dataset = kind(dataset_root(kind, workspace))
+    missing = dataset.missing()
+    if missing:
+        raise DataError(
+            f"dataset {name!r} needs {', '.join(missing)}, not found in {dataset.root} (give another folder with "
+            f"--data-root DIR); {dataset.fetch_hint()}"
+        )
+    if not kind.needs_files:
+        with workspace.store.cache_lock(f"data/{name}"), workspace.reporter.task(f"Preparing {kind.title}") as report:
+            dataset.prepare(report)
+    return dataset
+
+
+def dataset_root(kind: type[Dataset], workspace: Workspace) -> Path:
+    """The folder given, or where datasets usually are: the cache for drawn ones, the user's data for others."""
+    if workspace.data_root is not None:
+        return workspace.data_root
+    if not kind.needs_files:
+        return workspace.store.cache / "data" / kind.name
+    return user_data_path("plbench") / kind.name
+
+
+def choose_protocol(dataset: Dataset, request: Request) -> Protocol:
+    """The dataset's protocol with the simulation asked for, or a custom one.
+
+    Raises:
+        PlbenchError: if the simulation cannot be read.
+    """
+    chosen = dataset.protocols[0]
+    if request.simulate is not None:
+        simulation = parse(request.simulate)
+        known = {protocol.simulation: protocol for protocol in dataset.protocols}
+        chosen = known.get(simulation.text) or custom(
+            chosen.model_copy(
+                update={
+                    "name": f"{dataset.name}-{simulation.slug}",
+                    "simulation": simulation.text,
+                    "validation_labels": "complete" if simulation.kind in _WITHOUT_NEGATIVES else "partial",
+                }
+            )
+        )
+    if request.simulation_seed not in (None, chosen.simulation_seed):
+        chosen = custom(chosen.model_copy(update={"simulation_seed": request.simulation_seed}))
+    return custom(chosen) if request.selection == "best-on-test" else chosen
+
+
+_WITHOUT_NEGATIVES = frozenset({"single-positive", "positive-only"})
+
+
+def custom(protocol: Protocol) -> Protocol:
+    """The same protocol under a name that no board ranks."""
+    if protocol.name.startswith("custom/"):
+        return protocol
+    return protocol.model_copy(update={"name": f"custom/{protocol.name.partition('/')[0]}"})
+
+
+def validate_params(method: type[Method], values: Mapping[str, Any]) -> Any:
+    """A method's parameters, typed and range-checked.
+
+    Raises:
+        PlbenchError: naming the parameter, what was given and what would be right.
+    """
+    known = method.Params.model_fields
+    for name in values:
+        if name not in known:
+            listing = did_you_mean(name, known) if known else "it takes none"
+            raise PlbenchError(f"method {method.name!r} has no parameter {name!r}; {listing}")
+    return _checked(method.Params, dict(values), f"parameters of method {method.name!r}")
+
+
+def make_task(spec: RunSpec, material: Material, artifacts: Mapping[str, torch.Tensor] | None = None) -> Task:
+    """What the method of a run may know."""
+    part = material.train(spec.train_part)
+    positives, negatives = part.labels.counts()
+    return Task(
+        num_classes=part.labels.num_classes,
+        class_ids=part.labels.class_ids,
+        class_names=part.labels.class_names,
+        positives=positives,
+        negatives=negatives,
+        num_train=len(part.rows),
+        epochs=spec.plan.epochs,
+        steps_per_epoch=math.ceil(len(part.rows) / spec.plan.batch_size),
+        regime=spec.regime,
+        generator=generator(spec.seed, "method", spec.method.name),
+        artifacts=artifacts or {},
+    )
+
+
+def differences(recorded: Any, here: Any, path: str = "") -> list[str]:
+    """Where two nested specs differ, as "path is A, here B"."""
+    if isinstance(recorded, dict) and isinstance(here, dict):
+        names = sorted({*recorded, *here})
+        return [d for n in names for d in differences(recorded.get(n), here.get(n), f"{path}.{n}".lstrip("."))]
+    return [] if recorded == here else [f"{path} is {_short(recorded)}, here {_short(here)}"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else text[:16] + "…"
+
+
+def _check_needs(method: type[Method], spec: RunSpec, material: Material) -> None:
+    if spec.regime == "probe" and method.needs & {"images", "feature_map"}:
+        raise PlbenchError(f"method {method.name!r} needs images, not cached features; give --regime finetune")
+    if "negatives" in method.needs and material.train(spec.train_part).labels.counts()[1].sum() == 0:
+        raise PlbenchError(
+            f"method {method.name!r} learns from verified negatives, and protocol {spec.protocol.name} has none; use a "
+            "method that takes unknown labels for negatives, such as those that plbench methods list shows without "
+            "that need"
+        )
+
+
+def _choose_recipe(dataset: Dataset, name: str | None) -> Recipe:
+    recipes = {recipe.name: recipe for recipe in dataset.recipes}
+    if name is None:
+        return dataset.recipes[0]
+    if name not in recipes:
+        raise PlbenchError(f"dataset {dataset.name!r} has no recipe {name!r}; {did_you_mean(name, recipes)}")
+    return recipes[name]
+
+
+def _choose_model(recipe: Recipe, changes: Mapping[str, Any], workspace: Workspace) -> ModelSpec:
+    """The recipe's model with what was asked for; another backbone brings its own weights and normalisation."""
+    values = {**recipe.model.model_dump(), **changes}
+    if "backbone" in changes:
+        values["backbone"] = resolve_backbone(values["backbone"])
+        if values["backbone"] != recipe.model.backbone and recipe.model.weights == "packaged":
+            values["weights"] = changes.get("weights", "pretrained")
+            values["mean"], values["std"] = default_normalisation(values["backbone"])
+    model = _checked(ModelSpec, values, "model")
+    path = weights_path(model, workspace.weights_file)
+    return model.model_copy(update={"weights_sha256": file_sha256(path) if path is not None else None})
+
+
+def _is_official(dataset: Dataset, protocol: Protocol) -> bool:
+    """Whether the splits have as many images as the dataset as it was published."""
+    wanted = dataset.official_num_images
+    return all(
+        len(dataset.split(name).images) == wanted[name]
+        for name in (protocol.train_split, protocol.test_split)
+        if name in wanted
+    )
+
+
+def _check_images(dataset: Dataset, protocol: Protocol, workspace: Workspace, *, skip: bool) -> tuple[str, ...]:
+    """Ids of images that cannot be read, after decoding each once per dataset and folder.
+
+    Raises:
+        DataError: if there are any and they are not to be skipped, naming the first.
+    """
+    if not dataset.needs_files:
+        return ()
+    unreadable: dict[str, str] = {}
+    for split in (protocol.train_split, protocol.test_split):
+        unreadable |= _unreadable(dataset, split, workspace)
+    if unreadable and not skip:
+        raise DataError(
+            f"{next(iter(unreadable.values()))} ({len(unreadable)} such images in all); mend or fetch them again, or "
+            "give --skip-unreadable to go on without them"
+        )
+    return tuple(sorted(unreadable))
+
+
+def _unreadable(dataset: Dataset, split: str, workspace: Workspace) -> dict[str, str]:
+    """Reasons by image id; a split found whole is noted in the cache and not read again."""
+    images = dataset.split(split).images
+    name = f"checked/{dataset.name}-{split}-{dataset.fingerprint()[:16]}.json"
+    with workspace.store.cache_lock(name) as note:
+        if note.is_file() and not images.absent():
+            return {}
+        with workspace.reporter.task(f"Checking that every {split} image can be read") as report:
+            reasons = find_unreadable(images, report)
+        if not reasons:
+            write_json(note, {"images": len(images)})
+    return {images.ids[row]: reason for row, reason in reasons.items()}
+
+
+def _checked(kind: type[Any], values: Mapping[str, Any], what: str) -> Any:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise PlbenchError(f"{what}: {name} = {first['input']!r} is not valid: {first['msg']}") from error
+
+
+def parse_assignments(texts: Sequence[str]) -> dict[str, str]:
+    """Texts "name=value" as a dictionary.
+
+    Raises:
+        PlbenchError: if one has no "=", or a name comes twice.
+    """
+    values: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise PlbenchError(f"-P {text!r} is not of the form name=value, such as -P gamma_unann=4")
+        if name in values:
+            raise PlbenchError(f"-P {name} is given twice ({values[name]} and {value})")
+        values[name] = value
+    return values
+
+

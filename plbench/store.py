@@ -1,0 +1,160 @@
+"""What lies on disk: finished runs, and the cache of what many runs share. Atomic, content-addressed, locked."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from filelock import FileLock, Timeout
+
+from plbench.errors import StoreError
+
+RECORD = "record.json"
+CHECKPOINT = "checkpoint.pt"
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Writes a file so that it is either whole or not there, also after a crash or on a full disk.
+
+    Args:
+        write: writes the content to an open binary file.
+
+    Raises:
+        StoreError: if the disk is full or the place may not be written to. Nothing is left behind.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch.save turns a failed write into a RuntimeError
+        raise unwritable(path, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text atomically."""
+    write_atomically(path, lambda file: _write_bytes(file, text.encode()))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes readable JSON atomically; NaN is refused."""
+    write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def unwritable(path: Path, error: BaseException) -> StoreError:
+    """The sentence for a failed write: what, where, and what mends it."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+    return StoreError(
+        f"could not write {path}: {reason}; free some space, or choose another place with --runs DIR or "
+        "PLBENCH_CACHE=DIR"
+    )
+
+
+@dataclass(frozen=True)
+class Store:
+    """Runs by key, and the cache.
+
+    Attributes:
+        runs: one folder per run, named by its key.
+        cache: drawn data, features, artifacts; safe to delete.
+    """
+
+    runs: Path
+    cache: Path
+
+    def run_folder(self, key: str) -> Path:
+        """Where a run's files lie."""
+        return self.runs / key
+
+    def is_done(self, key: str) -> bool:
+        """Whether the run has a record."""
+        return (self.run_folder(key) / RECORD).is_file()
+
+    def keys(self) -> list[str]:
+        """Keys of all runs with a record, sorted."""
+        if not self.runs.is_dir():
+            return []
+        return sorted(folder.name for folder in self.runs.iterdir() if (folder / RECORD).is_file())
+
+    def find(self, text: str) -> Path:
+        """The folder of the run that a key, the start of one, or a path names.
+
+        Raises:
+            StoreError: if no run or more than one is meant.
+        """
+        path = Path(text)
+        if (path / RECORD).is_file():
+            return path
+        if path.name == RECORD and path.is_file():
+            return path.parent
+        matches = [key for key in self.keys() if key.startswith(text)]
+        if len(matches) == 1:
+            return self.run_folder(matches[0])
+        if matches:
+            raise StoreError(f"{text!r} is the start of {len(matches)} runs ({', '.join(matches[:4])} …); add digits")
+        raise StoreError(f"there is no run {text!r} in {self.runs}; plbench runs list shows those there are")
+
+    @contextlib.contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Holds one run for this process.
+
+        Raises:
+            StoreError: if another process holds it, or the folder cannot be written to.
+        """
+        path = self.runs / f".{key}.lock"
+        lock = FileLock(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise StoreError(f"run {key} is under way in another process; wait for it, or end that one") from error
+        except OSError as error:
+            raise unwritable(self.runs, error) from error
+        try:
+            yield
+        finally:
+            lock.release()
+            path.unlink(missing_ok=True)
+
+    def remove(self, key: str) -> None:
+        """Deletes a run's folder."""
+        shutil.rmtree(self.run_folder(key), ignore_errors=True)
+
+    @contextlib.contextmanager
+    def cache_lock(self, name: str) -> Iterator[Path]:
+        """The path of one cached thing, held while it is made: a second process waits and then finds it.
+
+        Raises:
+            StoreError: if the cache cannot be written to.
+        """
+        path = self.cache / name
+        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except OSError as error:
+            raise unwritable(path, error) from error
+        try:
+            yield path
+        finally:
+            lock.release()
+
+
+def _write_bytes(file: IO[bytes], content: bytes) -> None:
+    file.write(content)

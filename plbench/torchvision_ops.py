@@ -1,0 +1,36 @@
+"""Makes `import timm` work where torchvision's compiled operators cannot load. Import it before timm.
+
+torchvision from the package registry is a CUDA build. Beside a CPU-only torch its C++ library does not load, and its
+Python part then fails to register shapes for operators that were never declared. plbench uses none of them, so it
+declares the two schemas and nothing else. Where the real operators loaded, it does nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+
+_BOXES = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+_declared: list[torch.library.Library] = []  # a schema lives as long as its library object
+
+
+def declare_missing_operators() -> bool:
+    """Declares `torchvision::nms` and `torchvision::qnms` if torchvision fails for want of them.
+
+    Returns:
+        Whether they had to be declared in this process.
+    """
+    if _declared:
+        return True
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        library = torch.library.Library("torchvision", "DEF")
+        for operator in ("nms", "qnms"):
+            library.define(operator + _BOXES)
+        _declared.append(library)
+    return bool(_declared)
+
+
+declare_missing_operators()
