@@ -146,9 +146,7 @@ class _Coco(Dataset):
             raise DataError(f"{path}: no image has an annotation; COCO's own file has them for most images")
         present = np.zeros((len(annotated), len(category_ids)), np.int8)
         present[np.searchsorted(annotated, rows), columns] = 1
-        labels = PartialLabels.from_dense(
-            2 * present - 1, class_ids=[str(i) for i in category_ids], class_names=names
-        )
+        labels = PartialLabels.from_dense(2 * present - 1, class_ids=[str(i) for i in category_ids], class_names=names)
         folder = self._folders[split]
         images = ImageFiles(
             root=self.root,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from plbench.datasets.scenes_drawing import CLASSES, DRAWING_VERSION, IMAGE_SIZE, SPLIT_SIZES, draw
 
 from plbench.api import (
     BenchmarkProtocol,
@@ -24,7 +25,6 @@ from plbench.api import (
     PartialLabels,
     ProgressReport,
 )
-from plbench.datasets.scenes_drawing import CLASSES, DRAWING_VERSION, IMAGE_SIZE, SPLIT_SIZES, draw
 from plbench.recipes import quick_recipe
 
 FINGERPRINT = ""

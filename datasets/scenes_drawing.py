@@ -41,9 +41,7 @@ SHAPES = {
     "ball": Shape("orange", "+oval 0 0 92 92"),
     "box": Shape("brown", "+box -84 -84 84 84"),
     "triangle": Shape("yellow", "+poly 0 -95 98 82 -98 82"),
-    "star": Shape(
-        "yellow", "+poly 0 -98 24 -32 95 -30 38 13 59 80 0 40 -59 80 -38 13 -95 -30 -24 -32"
-    ),
+    "star": Shape("yellow", "+poly 0 -98 24 -32 95 -30 38 13 59 80 0 40 -59 80 -38 13 -95 -30 -24 -32"),
     "heart": Shape("pink", "+oval -45 -38 49 49, +oval 45 -38 49 49, +poly -90 -18 0 -45 90 -18 0 95"),
     "cross": Shape("red", "+box -32 -95 32 95, +box -95 -32 95 32"),
     "crescent": Shape("white", "+oval 0 0 94 94, -oval 46 -18 78 78"),
@@ -52,10 +50,13 @@ SHAPES = {
     "hourglass": Shape("brown", "+poly -80 -95 80 -95 14 0 80 95 -80 95 -14 0"),
     "house": Shape("red", "+box -70 -15 70 92, +poly -98 -10 0 -96 98 -10, -box -18 30 22 92"),
     "tree": Shape(
-        "green", "+poly 0 -98 48 -30 -48 -30, +poly 0 -60 66 18 -66 18, +poly 0 -15 84 66 -84 66, +box -16 66 16 98"
+        "green",
+        "+poly 0 -98 48 -30 -48 -30, +poly 0 -60 66 18 -66 18, +poly 0 -15 84 66 -84 66, +box -16 66 16 98",
     ),
     "fish": Shape("cyan", "+oval -24 0 73 50, +poly 20 0 97 -58 78 0 97 58, -oval -60 -14 10 10"),
-    "boat": Shape("white", "+poly -97 36 97 36 60 90 -60 90, +poly 10 -98 10 22 84 22, +poly -8 -70 -8 22 -66 22"),
+    "boat": Shape(
+        "white", "+poly -97 36 97 36 60 90 -60 90, +poly 10 -98 10 22 84 22, +poly -8 -70 -8 22 -66 22"
+    ),
     "car": Shape(
         "blue",
         "+box -97 -8 97 46, +poly -66 -8 -42 -62 40 -62 66 -8, -box -34 -46 -4 -12, -box 10 -46 36 -12, "
@@ -89,20 +90,21 @@ COLOURS = {
     "brown": (122, 76, 42),
     "white": (246, 246, 244),
 }
-INK = (26, 26, 32)  # outlines and stripes
 ATTRIBUTE_PERCENT = {"night": 42, "mountains": 38, "tiled floor": 45, "rain": 40, "fog": 36, "frame": 35}
 
-# Each step down the ranks is 11/12 as frequent; 17 and 40 share no factor, so a shape's textures lie far apart.
-OBJECT_WEIGHTS = tuple(10**6 * 11**rank // 12**rank for rank in ((17 * k + 5) % 40 for k in range(len(OBJECTS))))
+# Each rank is 11/12 as frequent as the one above; 17 has no factor in common with the 40 objects, so that
+# the two textures of a shape lie 17 ranks apart.
+_RANKS = tuple((17 * position + 5) % len(OBJECTS) for position in range(len(OBJECTS)))
+OBJECT_WEIGHTS = tuple(10**6 * 11**rank // 12**rank for rank in _RANKS)
 COLOUR_WEIGHTS = (17, 9, 13, 11, 4, 15, 6, 7, 3, 14)
-HABIT_PERCENT = 40
+HABIT_PERCENT = 50
 REPEAT_PERCENT = 33  # how often an object is of the class of the one before it
 NUM_OBJECTS = (2, 2, 2, 3, 3, 3, 3, 4, 4, 5)
-SIZES = (30, 34, 38, 42, 47, 52)
-# Cosine, sine and their divisor: upright and 16 degrees either way, where the divisor leaves room for corners.
+SIZES = (32, 36, 40, 44, 49, 54)
+# Cosine, sine and divisor: upright and 16 degrees either way, there a little smaller to keep the corners.
 TILTS = ((1, 0, 1), (24, 7, 22), (24, -7, 22))
-MIN_VISIBLE_PERCENT = 72
-PLACING_TRIES = 8
+MIN_VISIBLE_PERCENT = 76
+PLACING_TRIES = 30
 PLAIN_GROUND_PERCENT = 40  # of the scenes without a tiled floor
 
 
@@ -133,8 +135,10 @@ CLASSES: tuple[SceneClass, ...] = (
     *(_scene_class("attribute", attribute) for attribute in ATTRIBUTE_PERCENT),
 )
 
+_POSITION = {scene_class.id: position for position, scene_class in enumerate(CLASSES)}
 _OBJECT_BOUNDS = tuple(accumulate(OBJECT_WEIGHTS))
 _COLOUR_BOUNDS = tuple(accumulate(COLOUR_WEIGHTS))
+_INK = np.array([[[26]], [[26]], [[32]]], dtype=np.int16)  # outlines and stripes
 _ROW, _COLUMN = np.ogrid[:IMAGE_SIZE, :IMAGE_SIZE]
 
 
@@ -188,8 +192,9 @@ def _inside(form: str, numbers: list[int], x: Integers, y: Integers) -> Mask:
 
 @cache
 def _stencil(shape: str, size: int, tilt: int) -> tuple[Canvas, Mask, Mask]:
-    """A shape's coverage in quarters, the pixels it owns and which of them are its outline, each [size, size]."""
-    y, x = (2 * np.mgrid[: 2 * size, : 2 * size] + 1 - 2 * size) * 1000 // (2 * size)
+    """A shape's coverage in quarters, the pixels it owns and those of its outline, each [size, size]."""
+    fine = 2 * size
+    y, x = (2 * np.mgrid[:fine, :fine].astype(np.int64) + 1 - fine) * 1000 // fine
     cosine, sine, scale = TILTS[tilt]
     x, y = (cosine * x + sine * y) // scale, (cosine * y - sine * x) // scale
     filled = np.zeros(x.shape, dtype=np.bool_)
@@ -204,15 +209,13 @@ def _stencil(shape: str, size: int, tilt: int) -> tuple[Canvas, Mask, Mask]:
     return coverage, owned, owned & ~core
 
 
-def _place(dice: _Dice, owned: Mask, owner: Integers, visible: list[int], areas: list[int]) -> tuple[int, int] | None:
-    """Top and left for the next object such that it and those under it stay visible enough.
+def _place(
+    dice: _Dice, owned: Mask, owner: Integers, visible: list[int], areas: list[int]
+) -> tuple[int, int] | None:
+    """Find a top left corner where the next object and all those under it stay visible enough.
 
-    Args:
-        dice: where chance comes from.
-        owned: [size, size], the object's pixels.
-        owner: [H, W], 0 where backdrop shows, n for the n-th object, -1 for what lies over every object; updated.
-        visible: how many pixels of each object show; updated.
-        areas: how many pixels each object has; updated.
+    `owner` [H, W] says whose pixel is whose: 0 the backdrop's, n the n-th object's, -1 the frame's. It is
+    updated, and so are `visible` and `areas`, the number of pixels each object shows and has.
     """
     size, area = len(owned), int(owned.sum())
     for _ in range(PLACING_TRIES):
@@ -237,36 +240,40 @@ def _paint_objects(dice: _Dice, canvas: Canvas, frame: Mask, labels: Mask) -> No
         if kind < 0 or not dice.percent(REPEAT_PERCENT):
             kind = dice.weighted(_OBJECT_BOUNDS)
         shape, texture = OBJECTS[kind]
-        colour = dice.weighted(_COLOUR_BOUNDS)
+        colour = tuple(COLOURS)[dice.weighted(_COLOUR_BOUNDS)]
         if dice.percent(HABIT_PERCENT):
-            colour = list(COLOURS).index(SHAPES[shape].habit)
-        size, mirror = SIZES[dice.below(len(SIZES))], 1 - 2 * dice.below(2)
-        coverage, owned, inked = (part[:, ::mirror] for part in _stencil(shape, size, dice.below(len(TILTS))))
+            colour = SHAPES[shape].habit
+        size = SIZES[dice.below(len(SIZES))]
+        coverage, owned, inked = _stencil(shape, size, dice.below(len(TILTS)))
+        if dice.percent(50):
+            coverage, owned, inked = coverage[:, ::-1], owned[:, ::-1], inked[:, ::-1]
         place = _place(dice, owned, owner, visible, areas)
         if place is None:
             continue
         if texture == "striped":
             inked = inked | _stripes(dice, size)
-        patch = canvas[:, place[0] : place[0] + size, place[1] : place[1] + size]
-        body = dice.paint(*COLOURS[list(COLOURS)[colour]], spread=10)[..., None]
-        fill = np.where(inked, np.array(INK, dtype=np.int16)[:, None, None], body)
+        top, left = place
+        patch = canvas[:, top : top + size, left : left + size]
+        body = dice.paint(*COLOURS[colour], spread=10)[..., None]
+        fill = np.where(inked, _INK, body)
         patch += (fill - patch) * coverage >> 2
-        labels[[kind, len(OBJECTS) + colour]] = True
+        labels[kind] = labels[_POSITION[f"colour/{colour}"]] = True
 
 
 def _stripes(dice: _Dice, size: int) -> Mask:
-    """Level, upright or diagonal bands that take a third of an object, so that its outline survives the night."""
+    """Level, upright or diagonal bands; a third of the object, so that its shape survives the night."""
     along_x, along_y = ((1, 0), (0, 1), (1, 1), (1, -1))[dice.below(4)]
     period = 9 if along_x and along_y else 6
-    return (along_x * _COLUMN[:, :size] + along_y * _ROW[:size] + dice.below(9)) % period < period // 3
+    bands: Mask = (along_x * _COLUMN[:, :size] + along_y * _ROW[:size] + dice.below(9)) % period < period // 3
+    return bands
 
 
 def _backdrop(dice: _Dice, light: int) -> Canvas:
     """A vertical gradient between two muted tones of brightness `light`, with soft blotches."""
-    upper, lower = (dice.paint(light, light, light + 6, spread=12) for _ in range(2))
-    gradient = lower + (upper - lower) * np.arange(IMAGE_SIZE, 0, -1, dtype=np.int16) // IMAGE_SIZE
-    blotches = dice.many_below(12, (IMAGE_SIZE // 8) ** 2).astype(np.int16).reshape(IMAGE_SIZE // 8, -1)
-    return gradient[:, :, None] + blotches.repeat(8, axis=0).repeat(8, axis=1)
+    upper, lower = (dice.paint(light, light, light + 6, spread=3 + light // 16) for _ in range(2))
+    gradient = lower + (upper - lower) * np.arange(IMAGE_SIZE, 0, -1) // IMAGE_SIZE
+    blotches = dice.many_below(12, (IMAGE_SIZE // 8) ** 2).reshape(IMAGE_SIZE // 8, -1)
+    return (gradient[:, :, None] + blotches.repeat(8, axis=0).repeat(8, axis=1)).astype(np.int16)
 
 
 def _paint_mountains(dice: _Dice, canvas: Canvas, light: int) -> None:
@@ -277,7 +284,7 @@ def _paint_mountains(dice: _Dice, canvas: Canvas, light: int) -> None:
         left, right = knots[step // 16], knots[step // 16 + 1]
         ridge = left + (right - left) * (step % 16) // 16
         shade = light - 34 - 22 * depth if light > 100 else light + 24 + 14 * depth
-        np.copyto(canvas, dice.paint(shade, shade, shade + 8, spread=5)[..., None], where=_ROW >= ridge)
+        np.copyto(canvas, dice.paint(shade, shade, shade + 8, spread=5)[..., None], where=ridge <= _ROW)
 
 
 @cache
@@ -286,14 +293,15 @@ def _tiles(horizon: int, shift: int) -> Mask:
     depth = np.maximum(_ROW - horizon + 6, 1)
     across = ((_COLUMN - IMAGE_SIZE // 2) * 64 // depth + 16 * shift) // 64
     along = 900 // depth // 14
-    return ((across + along) % 2 == 0)[horizon:]
+    dark: Mask = (across + along) % 2 == 0
+    return dark[horizon:]
 
 
 def _paint_ground(dice: _Dice, canvas: Canvas, tiled: bool, night: bool) -> None:
     """Flat ground; its tiles, where it has them, differ from it a little or a lot."""
     horizon, contrast, shift = dice.between(58, 72), dice.between(24, 60), dice.below(8)
-    base = dice.paint(*((76, 74, 70) if night else (196, 190, 182)), spread=12)[..., None]
-    canvas[:, horizon:] = base
+    shade = (76, 74, 70, 5) if night else (196, 190, 182, 12)
+    canvas[:, horizon:] = dice.paint(*shade)[..., None]
     if tiled:
         canvas[:, horizon:] -= _tiles(horizon, shift) * np.int16(contrast // 2 + 4 if night else contrast)
 
@@ -370,5 +378,6 @@ def draw(split: str, index: int) -> Scene:
         _paint_fog(dice, canvas, night)
     if present["frame"]:
         _paint_frame(dice, canvas, frame)
-    grain = dice.many_below(dice.between(1, 6), IMAGE_SIZE**2).astype(np.int16).reshape(IMAGE_SIZE, IMAGE_SIZE)
-    return Scene(np.clip(canvas + grain - 2, 0, 255).astype(np.uint8).transpose(1, 2, 0).copy(), labels)
+    grain = dice.many_below(dice.between(1, 6), IMAGE_SIZE**2).reshape(IMAGE_SIZE, IMAGE_SIZE)
+    pixels = np.clip(canvas + grain - 2, 0, 255).astype(np.uint8)
+    return Scene(np.ascontiguousarray(pixels.transpose(1, 2, 0)), labels)

@@ -18,7 +18,5 @@ class CENegative(Method):
 
     def loss(self, output: Tensor, batch: Batch, progress: Progress) -> Loss:
         """Eq. 3 with every gamma 0 and weight 1 on unknown labels."""
-        per_image = partial_asymmetric_loss(
-            output, batch.labels, gamma_pos=0.0, gamma_neg=0.0, gamma_unann=0.0
-        )
+        per_image = partial_asymmetric_loss(output, batch.labels, gamma_pos=0.0, gamma_neg=0.0, gamma_unann=0.0)
         return Loss.of_images(per_image)

@@ -28,9 +28,7 @@ class SENegative(Method):
 
         variant: Literal["ls", "temperature"] = Field("ls", description="label smoothing or temperature")
         epsilon: float = tunable(0.1, 0.01, 0.3, ge=0.0, lt=0.5, description="smoothing of variant ls")
-        temperature: float = tunable(
-            2.0, 1.0, 5.0, log=True, gt=0.0, description="T of variant temperature; ours"
-        )
+        temperature: float = tunable(2.0, 1.0, 5.0, log=True, gt=0.0, description="T of variant temperature; ours")
 
     def loss(self, output: Tensor, batch: Batch, progress: Progress) -> Loss:
         """Cross-entropy against softened targets."""

@@ -8,7 +8,18 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor
 
-from plbench.api import Batch, Loss, Method, MethodParams, PlbenchError, Progress, Stage, Task, TrainView, tunable
+from plbench.api import (
+    Batch,
+    Loss,
+    Method,
+    MethodParams,
+    PlbenchError,
+    Progress,
+    Stage,
+    Task,
+    TrainView,
+    tunable,
+)
 from plbench.losses import partial_asymmetric_loss, selective_weight, soft_prior_weight
 from plbench.priors import class_average, threshold_for_top
 

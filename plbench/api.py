@@ -314,12 +314,8 @@ class LabelledSplit:
         return LabelledSplit(self.images.subset(index), self.labels.subset(index))
 
 
-class ProgressReport(Protocol):
-    """What long work calls as it advances; a terminal shows a bar with the time left."""
-
-    def __call__(self, done: int, total: int) -> None:
-        """`done` of `total` items are finished."""
-        ...
+ProgressReport = Callable[[int, int], None]
+"""What long work calls with (done, total) as it advances; a terminal shows a bar with the time left."""
 
 
 class Dataset(ABC):

@@ -218,9 +218,7 @@ def _percent(total: Float64Array, weight: Float64Array) -> Float64Array:
     return percent
 
 
-def interval(
-    values: npt.ArrayLike, level: float = 0.95, *, point: float | None = None
-) -> tuple[float, float]:
+def interval(values: npt.ArrayLike, level: float = 0.95, *, point: float | None = None) -> tuple[float, float]:
     """Percentile interval of bootstrap values; undefined (NaN) replicates are left out.
 
     A positive that is drawn twice ranks beside itself, which raises the AP of rare classes: replicates of a

@@ -116,13 +116,18 @@ class View:
         state = self._state
         seed = derive_seed(state.method.task.generator.initial_seed(), "view", state.step)
         yield from predict(
-            model, state.method, self._inputs, self._execution, dropout_seed=seed if dropout else None, passes=passes
+            model,
+            state.method,
+            self._inputs,
+            self._execution,
+            dropout_seed=seed if dropout else None,
+            passes=passes,
         )
 
 
 def prepare_fit(model: nn.Module, method: Method, plan: Plan, steps_per_epoch: int, execution: Execution) -> FitState:
     """Optimiser, schedule, weight average and scaler for a model that is about to train."""
-    model = model.to(execution.device, memory_format=torch.channels_last)
+    model = model.to(execution.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     num_steps = plan.epochs * steps_per_epoch
     optimizer, peaks = _optimizer(model, method, plan)
     # torch divides by the length of the warm-up, pct_start * total_steps - 1, which must not be 0
@@ -229,7 +234,7 @@ def collect_cells(stream: Iterator[tuple[Tensor, Tensor]], labels: PartialLabels
     return Cells(row_index, class_index, values, positives, labels.num_images, labels.num_classes)
 
 
-class evaluation_mode:  # noqa: N801  (reads as the statement that it is)
+class evaluation_mode:
     """Puts a model in eval mode inside the scope, dropout layers apart where asked, and puts it back after."""
 
     def __init__(self, model: nn.Module, *, dropout: bool = False) -> None:
@@ -256,7 +261,7 @@ def _step(state: FitState, batch: Batch, plan: Plan, execution: Execution, progr
         with execution.autocast():
             output = state.method.forward(state.model, piece, progress)
         loss = state.method.loss(_widened(output), piece, progress)
-        state.scaler.scale(loss.total / num_images).backward()  # type: ignore[no-untyped-call]
+        state.scaler.scale(loss.total / num_images).backward()
         total, weight = total + loss.total.detach().cpu().double(), weight + float(loss.weight)
     if not torch.isfinite(total):
         raise TrainingError(
@@ -335,7 +340,7 @@ def _optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.opti
 
 
 def _average(model: nn.Module, plan: Plan, num_steps: int) -> Any:
-    """timm's EMA with warm-up. Its horizon 1 / (1 - decay) is capped at a share of the run's steps."""
+    """Timm's EMA with warm-up. Its horizon 1 / (1 - decay) is capped at a share of the run's steps."""
     horizon = plan.ema_horizon * num_steps
     if plan.ema_decay == 0 or horizon <= 1:
         return None

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from plbench import bootstrap, metrics
+from plbench.bootstrap import Replicates
+from plbench.console import Report
 from plbench.labels import PartialLabels
 from plbench.metrics import Cells, Metrics
 from plbench.record import Estimate, GroupMetrics, SplitMetrics
@@ -26,7 +28,7 @@ def summarise(
     labels: PartialLabels,
     groups: Mapping[str, Sequence[str]],
     train_annotations: np.ndarray,
-    replicates: bootstrap.Replicates | None,
+    replicates: Replicates | None,
 ) -> SplitMetrics:
     """Every metric of `semantics.md` over one set of cells.
 
@@ -34,10 +36,9 @@ def summarise(
         labels: of the evaluated part: names its classes.
         groups: class ids by group name.
         train_annotations: [C] known labels of each class in train, which orders the quintiles.
-        replicates: bootstrap of mAP(C) and mAP(O); None leaves the intervals out.
+        replicates: from `draw_replicates`; None leaves the intervals out.
     """
     result = metrics.evaluate_cells(cells)
-    column = {class_id: index for index, class_id in enumerate(labels.class_ids)}
     cf1, of1 = metrics.f1_scores(cells, THRESHOLD)
     complete = len(cells.scores) == cells.num_images * cells.num_classes
     depths = [k for k in PRECISION_AT if k <= cells.num_classes]
@@ -55,8 +56,11 @@ def summarise(
         num_classes_scored=result.num_classes_scored,
         num_cells=len(cells.scores),
         num_positives=int(result.num_positives.sum()),
-        groups={name: _group(result, [column[i] for i in ids]) for name, ids in groups.items()},
-        quintiles=[_group(result, index) for index in metrics.count_quintiles(train_annotations)],
+        groups={
+            name: _group(result, _columns(labels, ids), None if replicates is None else replicates.groups[name])
+            for name, ids in groups.items()
+        },
+        quintiles=[_group(result, index, None) for index in metrics.count_quintiles(train_annotations)],
     )
 
 
@@ -70,27 +74,48 @@ def write_per_class(path: Path, cells: Cells, labels: PartialLabels) -> None:
     write_text(path, text.getvalue())
 
 
-def write_replicates(path: Path, replicates: bootstrap.Replicates) -> None:
-    """One CSV row a bootstrap replicate: mAP(C), mAP(O), percent with six decimals."""
-    lines = ["map_c,map_o"]
-    lines += [f"{c:.6f},{o:.6f}" for c, o in zip(replicates.map_c, replicates.map_o, strict=True)]
+def draw_replicates(
+    cells: Cells, labels: PartialLabels, groups: Mapping[str, Sequence[str]], seed: int, report: Report
+) -> Replicates:
+    """Bootstrap of mAP(C), mAP(O) and the groups' mAP(C) over test images.
+
+    Args:
+        seed: the protocol's, so that any two runs of one protocol draw the same images and pair up.
+    """
+    by_index = {name: _columns(labels, ids) for name, ids in groups.items()}
+    return bootstrap.replicates(cells, NUM_REPLICATES, seed=seed, groups=by_index, progress=report)
+
+
+def write_replicates(path: Path, replicates: Replicates) -> None:
+    """One CSV row a bootstrap replicate: map_c, map_o and each group's mAP(C), percent with six decimals."""
+    columns = {"map_c": replicates.map_c, "map_o": replicates.map_o, **replicates.groups}
+    lines = [",".join(columns)]
+    lines += [",".join(f"{value:.6f}" for value in row) for row in zip(*columns.values(), strict=True)]
     write_text(path, "\n".join(lines) + "\n")
 
 
-def read_replicates(path: Path) -> np.ndarray:
-    """[R, 2] replicates of mAP(C) and mAP(O), percent."""
-    return np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
+def read_replicates(path: Path) -> dict[str, np.ndarray]:
+    """Replicates [R] by column name, percent; NaN where a replicate has no class to score."""
+    with path.open(encoding="utf-8") as file:
+        names = file.readline().strip().split(",")
+        values = np.loadtxt(file, delimiter=",", ndmin=2)
+    return dict(zip(names, values.T, strict=True))
 
 
-def _group(result: Metrics, index: Sequence[int]) -> GroupMetrics:
+def _columns(labels: PartialLabels, class_ids: Sequence[str]) -> list[int]:
+    column = {class_id: index for index, class_id in enumerate(labels.class_ids)}
+    return [column[class_id] for class_id in class_ids]
+
+
+def _group(result: Metrics, index: Sequence[int], drawn: np.ndarray | None) -> GroupMetrics:
     value, scored = result.group(index)
-    return GroupMetrics(map_c=_percent(value), num_classes_scored=scored, num_classes=len(index))
+    return GroupMetrics(map_c=_estimate(value, drawn), num_classes_scored=scored, num_classes=len(index))
 
 
-def _estimate(value: float, replicates: np.ndarray | None) -> Estimate:
-    if replicates is None or math.isnan(value):
+def _estimate(value: float, drawn: np.ndarray | None) -> Estimate:
+    if drawn is None or math.isnan(value):
         return Estimate(value=_percent(value))
-    low, high = bootstrap.interval(replicates)
+    low, high = bootstrap.interval(drawn, point=value)
     return Estimate(value=_percent(value), low=_percent(low), high=_percent(high))
 
 

@@ -74,10 +74,8 @@ def _extract(
         _reserve(partial, (len(images), width))
     stored = np.lib.format.open_memmap(partial, mode="r+")
     batches = ordered_batches(len(images), BATCH_SIZE)[done // BATCH_SIZE :]
-    stream = image_batches(
-        images, eval_transform(model), batches, min_side=model.image_size, workers=workers
-    )
-    backbone = backbone.to(memory_format=torch.channels_last)
+    stream = image_batches(images, eval_transform(model), batches, min_side=model.image_size, workers=workers)
+    backbone = backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     report(done, len(images))
     with torch.inference_mode():
         for number, (views, rows) in enumerate(stream, 1):

@@ -27,7 +27,10 @@ _IN_MEMORY_BYTES = 4 << 30
 class Inputs(Protocol):
     """Rows of one part of a dataset, in training order or in their own."""
 
-    labels: PartialLabels
+    @property
+    def labels(self) -> PartialLabels:
+        """Partial labels of the rows."""
+        ...
 
     def __len__(self) -> int:
         """Number of rows."""

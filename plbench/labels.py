@@ -71,6 +71,7 @@ class PartialLabels:
             num_rows: N, which the cells cannot tell (an image may have no known label).
             class_ids: [C] stable ids.
             class_names: [C] display names; the ids where left out.
+
         Raises:
             DataError: if the same cell is given twice, or a value is neither +1 nor -1.
         """
@@ -82,8 +83,7 @@ class PartialLabels:
         matrix = coordinates.tocsr()  # adds up duplicates, which the count below brings to light
         if matrix.nnz != cell_values.size:
             raise DataError(
-                f"{cell_values.size - matrix.nnz} (image, class) cells are given more than once; "
-                "each may be known once"
+                f"{cell_values.size - matrix.nnz} (image, class) cells are given more than once; each may be known once"
             )
         matrix.sort_indices()
         return cls(matrix, tuple(class_ids), tuple(class_names if class_names is not None else class_ids))
@@ -168,7 +168,7 @@ class PartialLabels:
         """sha256 over class ids, shape and known cells; equal on every machine for equal labels."""
         digest = hashlib.sha256(repr((self.matrix.shape, self.class_ids)).encode())
         for array in (self.matrix.indptr.astype("<i8"), self.matrix.indices.astype("<i8"), self.matrix.data):
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:

@@ -21,7 +21,7 @@ _POOLING = {"mean": "avg", "mean+max": "catavgmax"}  # timm's names
 
 @cache
 def resolve_backbone(name: str) -> str:
-    """timm's name for a backbone, from timm's own name or a paper's ("TResNet-M", "ResNet-101").
+    """Timm's name for a backbone, from timm's own name or a paper's ("TResNet-M", "ResNet-101").
 
     Raises:
         PlbenchError: if timm has no such model.
@@ -166,9 +166,7 @@ def make_head(spec: ModelSpec, num_features: int, num_classes: int) -> nn.Module
         return nn.Sequential(nn.Dropout(dropout), nn.Linear(num_features, num_classes))
     if spec.head == "bottleneck":
         return nn.Sequential(nn.Linear(num_features, width), nn.Dropout(dropout), nn.Linear(width, num_classes))
-    return nn.Sequential(
-        nn.Linear(num_features, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, num_classes)
-    )
+    return nn.Sequential(nn.Linear(num_features, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, num_classes))
 
 
 def _timm() -> Any:

@@ -72,17 +72,15 @@ class Material:
         Raises:
             DataError: if there are none.
         """
-        if part == "train":
-            rows = np.arange(len(self._held_out))
-        else:
-            rows = np.flatnonzero(~self._held_out)
+        rows = np.arange(len(self._held_out)) if part == "train" else np.flatnonzero(~self._held_out)
         return self._of_train(rows, self.partial_labels)
 
     def validation(self) -> Part:
         """The held-out part of train, with the labels that the protocol lets select.
 
         Raises:
-            DataError: if it is empty, or complete labels are asked for and there are none.
+            DataError: if it is empty, no class of it can be scored, or complete labels are asked for and there are
+                none.
         """
         labels = self.partial_labels
         if self.protocol.validation_labels == "complete":
@@ -92,7 +90,9 @@ class Material:
                     f"protocol {self.protocol.name} validates on complete labels, which dataset "
                     f"{self.dataset.name!r} does not have; validate on its partial ones"
                 )
-        return self._of_train(np.flatnonzero(self._held_out), labels)
+        part = self._of_train(np.flatnonzero(self._held_out), labels)
+        self._check_scorable(part, "validation part")
+        return part
 
     def hidden_truth(self, part: TrainPart = "train") -> PartialLabels | None:
         """The complete labels behind `train(part)` where a simulation hid them: for diagnostics alone."""
@@ -108,13 +108,16 @@ class Material:
             DataError: if it is empty, or no class of it can be scored.
         """
         part = self.whole(self.protocol.test_split)
+        self._check_scorable(part, f"split {part.split!r}")
+        return part
+
+    def _check_scorable(self, part: Part, what: str) -> None:
         positives, negatives = part.labels.counts()
         if not np.any((positives > 0) & (negatives > 0)):
             raise DataError(
-                f"no class of {self.dataset.name}'s split {part.split!r} has both a known positive and a known "
-                "negative, so none can be scored; average precision needs both"
+                f"no class in the {what} of {self.dataset.name!r} ({len(part.rows)} images) has both a known positive "
+                "and a known negative, so none can be scored; average precision needs both"
             )
-        return part
 
     def _of_train(self, rows: np.ndarray, labels: PartialLabels) -> Part:
         if len(rows) == 0:

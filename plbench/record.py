@@ -20,7 +20,10 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Estimate(Frozen):
-    """A percentage with its 95 % bootstrap interval over test images; None where it is not defined."""
+    """A percentage with its 95 % bootstrap interval over test images; None where it is not defined.
+
+    The interval is centred by the bootstrap's own bias (`plbench.bootstrap.interval`).
+    """
 
     value: Percent | None
     low: Percent | None = None
@@ -30,7 +33,7 @@ class Estimate(Frozen):
 class GroupMetrics(Frozen):
     """mAP(C) over the classes of a group that can be scored."""
 
-    map_c: Percent | None
+    map_c: Estimate
     num_classes_scored: Count
     num_classes: Count
 

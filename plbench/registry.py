@@ -113,7 +113,7 @@ class Registry:
                     found = True
                     name = getattr(plugin, "name", None)
                     if not isinstance(name, str) or not name:
-                        raise PluginError(f"class {plugin.__name__} in {path} has no name; add: name = \"my-{kind}\"")
+                        raise PluginError(f'class {plugin.__name__} in {path} has no name; add: name = "my-{kind}"')
                     self.sources[kind][name].append(Source(name, str(path), loaded=plugin))
         if not found:
             raise PluginError(f"{path} defines no subclass of plbench.api.Method or plbench.api.Dataset")

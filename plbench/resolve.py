@@ -31,7 +31,6 @@ from plbench.spec import (
     Regime,
     RunSpec,
     Selection,
-    TrainPart,
 )
 from plbench.store import Store, write_json
 
@@ -111,7 +110,7 @@ def plan_run(request: Request, workspace: Workspace) -> RunPlan:
         protocol=protocol,
         dataset_fingerprint=dataset.fingerprint(),
         method=MethodSpec(name=request.method, version="", source_sha256="", params={}),
-        model=_choose_model(recipe, request.model, workspace),
+        model=_choose_model(recipe, request.model),
         regime=regime,
         recipe=recipe.name,
         plan=_checked(Plan, {**recipe.plans[regime].model_dump(), **request.plan}, "training plan"),
@@ -120,6 +119,16 @@ def plan_run(request: Request, workspace: Workspace) -> RunPlan:
         selection=request.selection,
         skipped_images=skipped,
     )
+    try:
+        path = weights_path(base.model, workspace.weights_file)
+    except PlbenchError:  # what the run would take is worth knowing before its weights are fetched
+        from plbench.forecast import forecast
+
+        plan = complete(base, request.method_params, material, recipe, workspace.registry)
+        workspace.reporter.line(forecast(plan, workspace).text)
+        raise
+    weights = {"weights_sha256": file_sha256(path) if path is not None else None}
+    base = base.model_copy(update={"model": base.model.model_copy(update=weights)})
     return complete(base, request.method_params, material, recipe, workspace.registry)
 
 
@@ -192,7 +201,7 @@ def complete(
                 name=method.name,
                 version=method.version,
                 source_sha256=source_sha256(method),
-                params=params.model_dump(mode="json"),
+                params=params.model_dump(mode="json", exclude_none=True),
             ),
             "stages": {name: plan.spec.key for name, (_, plan) in stages.items()},
         }
@@ -221,7 +230,10 @@ def open_dataset(name: str, workspace: Workspace) -> Dataset:
             f"--data-root DIR); {dataset.fetch_hint()}"
         )
     if not kind.needs_files:
-        with workspace.store.cache_lock(f"data/{name}"), workspace.reporter.task(f"Preparing {kind.title}") as report:
+        with (
+            workspace.store.cache_lock(f"data/{name}"),
+            workspace.reporter.task(f"Preparing {kind.title}") as report,
+        ):
             dataset.prepare(report)
     return dataset
 
@@ -335,7 +347,7 @@ def _choose_recipe(dataset: Dataset, name: str | None) -> Recipe:
     return recipes[name]
 
 
-def _choose_model(recipe: Recipe, changes: Mapping[str, Any], workspace: Workspace) -> ModelSpec:
+def _choose_model(recipe: Recipe, changes: Mapping[str, Any]) -> ModelSpec:
     """The recipe's model with what was asked for; another backbone brings its own weights and normalisation."""
     values = {**recipe.model.model_dump(), **changes}
     if "backbone" in changes:
@@ -343,9 +355,8 @@ def _choose_model(recipe: Recipe, changes: Mapping[str, Any], workspace: Workspa
         if values["backbone"] != recipe.model.backbone and recipe.model.weights == "packaged":
             values["weights"] = changes.get("weights", "pretrained")
             values["mean"], values["std"] = default_normalisation(values["backbone"])
-    model = _checked(ModelSpec, values, "model")
-    path = weights_path(model, workspace.weights_file)
-    return model.model_copy(update={"weights_sha256": file_sha256(path) if path is not None else None})
+    model: ModelSpec = _checked(ModelSpec, values, "model")
+    return model
 
 
 def _is_official(dataset: Dataset, protocol: Protocol) -> bool:
@@ -415,5 +426,3 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, str]:
             raise PlbenchError(f"-P {name} is given twice ({values[name]} and {value})")
         values[name] = value
     return values
-
-

@@ -18,12 +18,13 @@ import tomli_w
 import torch
 from torch import Tensor, nn
 
-from plbench import bootstrap, checkpoint, environment, evaluation
+from plbench import checkpoint, environment, evaluation
 from plbench.api import Method, Stage
 from plbench.diagnostics import diagnose_prior, diagnose_training
 from plbench.engine import Execution, FitState, View, collect_cells, fit, predict, prepare_fit
-from plbench.errors import PlbenchError, StoreError, TrainingError
+from plbench.errors import TrainingError
 from plbench.features import cached_features, features_key
+from plbench.forecast import describe
 from plbench.images import TrainTransform, eval_transform
 from plbench.inputs import FeatureInputs, ImageInputs, Inputs
 from plbench.metrics import Cells, evaluate_cells
@@ -43,8 +44,7 @@ from plbench.record import (
     write_record,
 )
 from plbench.resolve import RunPlan, Workspace, fit_part_plan, make_task
-from plbench.spec import RunSpec
-from plbench.store import CHECKPOINT, write_atomically, write_json, write_text
+from plbench.store import CHECKPOINT, write_atomically, write_text
 
 SAVE_EVERY_SECONDS = 20.0
 _FILES = ("spec.toml", "log.jsonl", "cells.npz", "per_class.csv", "replicates.csv", CHECKPOINT)
@@ -83,7 +83,7 @@ def stage_artifact(plan: RunPlan, name: str, workspace: Workspace) -> Tensor:
     """What a stage hands on: the stage's own run, made once for everyone, then reduced to a tensor, once too."""
     stage, stage_plan = plan.stages[name]
     if finished(stage_plan, workspace) is None:
-        workspace.reporter.line(f"Stage {name!r}: run {stage_plan.spec.key} ({stage_plan.method.title})")
+        workspace.reporter.line(f"Stage {name!r}: {describe(stage_plan)}")
     run(stage_plan, workspace)
     folder = workspace.store.run_folder(stage_plan.spec.key)
     path = folder / "artifacts" / f"{name}-{plan.spec.method.source_sha256[:16]}.npy"
@@ -131,7 +131,12 @@ class _Run:
     """The run under way."""
 
     def __init__(
-        self, plan: RunPlan, workspace: Workspace, folder: Path, artifacts: dict[str, Tensor], stop_after: int | None
+        self,
+        plan: RunPlan,
+        workspace: Workspace,
+        folder: Path,
+        artifacts: dict[str, Tensor],
+        stop_after: int | None,
     ) -> None:
         self.plan, self.spec, self.workspace, self.folder = plan, plan.spec, workspace, folder
         self.artifacts, self.stop_after = artifacts, stop_after
@@ -142,7 +147,6 @@ class _Run:
 
     def make(self) -> Record:
         """Trains, evaluates, writes."""
-        self.workspace.reporter.line(describe(self.plan))
         write_text(self.folder / "spec.toml", tomli_w.dumps(self.spec.model_dump(mode="json", exclude_none=True)))
         with self.phase("data"):
             self.prepare()
@@ -309,7 +313,7 @@ class _Run:
         annotations = np.add(*self.train_part.labels.counts())
         seed = derive_seed(0, "bootstrap", self.spec.protocol.name, part.split)
         with self.workspace.reporter.task("Intervals") as report:
-            drawn = bootstrap.replicates(cells, evaluation.NUM_REPLICATES, seed=seed, report=report)
+            drawn = evaluation.draw_replicates(cells, part.labels, groups, seed, report)
         cells.save(self.folder / "cells.npz")
         evaluation.write_per_class(self.folder / "per_class.csv", cells, part.labels)
         evaluation.write_replicates(self.folder / "replicates.csv", drawn)
@@ -428,13 +432,14 @@ def _keeping_only_what_is_whole(plan: RunPlan, folder: Path, workspace: Workspac
         raise
 
 
-def describe(plan: RunPlan) -> str:
-    """One line on what a run is about to do."""
+def next_steps(plan: RunPlan, workspace: Workspace, was_done: bool) -> list[str]:
+    """What a person might do after a run, as commands."""
     spec = plan.spec
-    return (
-        f"Run {spec.key}: {plan.method.title} on {spec.protocol.name}, {spec.regime}, {spec.model.backbone} at "
-        f"{spec.model.image_size} px, {spec.plan.epochs} epochs of {spec.plan.batch_size}, seed {spec.seed}"
-    )
+    simulate = f" --simulate {spec.protocol.simulation}"
+    others = [name for name in workspace.registry.names("method") if name != spec.method.name]
+    steps = [f"plbench run --method {others[0]} --dataset {spec.protocol.dataset}{simulate}"] if others else []
+    steps.append("plbench runs compare")
+    return ["this run was done already; --force repeats it", *steps] if was_done else steps
 
 
 def _now() -> str:

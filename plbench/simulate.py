@@ -4,6 +4,9 @@ What stays known is decided by one 64-bit key for each cell, drawn from PCG64's 
 `PartialLabels.cells()`: the raw stream is all that numpy promises to keep the same across machines and
 versions. Where a number of cells is wanted, those with the smallest keys stay, ties by index; where a chance
 is wanted, a cell stays if its key lies below an integer threshold.
+
+Give a seed that nothing else uses (`randomness.derive_seed`): labels that were themselves drawn from
+`np.random.default_rng(0)` share its stream, and simulating with seed 0 would choose by label.
 """
 
 from __future__ import annotations

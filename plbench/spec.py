@@ -27,6 +27,10 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+
+class Identified(Frozen):
+    """A value with an identity: the hash of its canonical form."""
+
     def canonical(self) -> str:
         """Canonical JSON: sorted keys, no spaces, absent values left out."""
         content = self.model_dump(mode="json", exclude_none=True)
@@ -37,7 +41,7 @@ class Frozen(BaseModel):
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
 
-class Protocol(Frozen):
+class Protocol(Identified):
     """The question that all methods of one table are asked.
 
     Attributes:
@@ -137,7 +141,7 @@ class Recipe(Frozen):
     sources: dict[str, str]
 
 
-class RunSpec(Frozen):
+class RunSpec(Identified):
     """Everything that decides a run's outcome. Its key names the run's folder.
 
     Attributes:

@@ -22,7 +22,7 @@ def declare_missing_operators() -> bool:
     if _declared:
         return True
     try:
-        import torchvision  # noqa: F401
+        import torchvision  # type: ignore[import-untyped]  # noqa: F401
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise

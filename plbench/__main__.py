@@ -1,0 +1,5 @@
+"""`python -m plbench` is `plbench`."""
+
+from plbench.cli import main
+
+main()

@@ -1,0 +1,121 @@
+"""What a run is about to do and about how long it will take, said before it starts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from plbench.console import duration
+from plbench.engine import Execution
+from plbench.features import features_key
+from plbench.models import Backbone, make_head
+from plbench.randomness import seeded
+from plbench.resolve import RunPlan, Workspace
+from plbench.spec import ModelSpec
+
+_DAY = 86400.0
+_MEASURED_IMAGES = {"cpu": 2, "cuda": 32}
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One line on what will run, the number of trainings that it takes, and seconds for all of them."""
+
+    text: str
+    seconds: float
+
+
+def describe(plan: RunPlan) -> str:
+    """One line on a run."""
+    spec = plan.spec
+    return (
+        f"Run {spec.key}: {plan.method.title} on {spec.protocol.name}, {spec.regime}, {spec.model.backbone} at "
+        f"{spec.model.image_size} px, {spec.plan.epochs} epochs of {spec.plan.batch_size}, seed {spec.seed}"
+    )
+
+
+def forecast(plan: RunPlan, workspace: Workspace) -> Forecast:
+    """Measures a few images through the model on this device and scales that up to the run and its stages."""
+    train, infer = _seconds_per_image(plan, workspace)
+    seconds = _seconds(plan, workspace, train, infer, set())
+    text = f"{describe(plan)}; about {duration(seconds)} on {workspace.device.type}"
+    waiting = [name for name, (_, stage) in plan.stages.items() if not workspace.store.is_done(stage.spec.key)]
+    if waiting:
+        text += f", stage {', '.join(waiting)} included"
+    quick = any(recipe.name == "quick" for recipe in plan.material.dataset.recipes)
+    if seconds > _DAY and quick and plan.recipe.name != "quick":
+        text += "; --recipe quick takes minutes to hours"
+    return Forecast(text, seconds)
+
+
+def _seconds(plan: RunPlan, workspace: Workspace, train: float, infer: float, counted: set[str]) -> float:
+    """Of a run and of those of its stages that are not done; features that are cached cost nothing."""
+    if workspace.store.is_done(plan.spec.key) or plan.spec.key in counted:
+        return 0.0
+    counted.add(plan.spec.key)
+    total = sum(_seconds(stage, workspace, train, infer, counted) for _, stage in plan.stages.values())
+    num_train = len(plan.material.train(plan.spec.train_part).rows)
+    num_test = len(plan.material.whole(plan.spec.protocol.test_split).rows)
+    if plan.spec.regime == "finetune":
+        passes = 2 if plan.spec.plan.ema_decay else 1  # averaged and last weights are scored apart
+        return total + num_train * plan.spec.plan.epochs * train + (passes * num_test + num_train) * infer
+    for split in (plan.spec.protocol.train_split, plan.spec.protocol.test_split):
+        images = plan.material.whole(split).images
+        spec = plan.spec
+        key = features_key(spec.dataset_fingerprint, split, images, spec.model, spec.precision)
+        if key not in counted and not (workspace.store.cache / "features" / f"{key[:32]}.npy").is_file():
+            counted.add(key)
+            total += len(images) * infer
+    return total + num_train * plan.spec.plan.epochs * train
+
+
+def _seconds_per_image(plan: RunPlan, workspace: Workspace) -> tuple[float, float]:
+    """Training and inference time per image; in the probe regime training is the head's alone."""
+    spec, device = plan.spec, workspace.device
+    execution = Execution(device, spec.precision)
+    num_classes = plan.material.train(spec.train_part).labels.num_classes
+    with seeded(0):
+        backbone = Backbone(spec.model)
+        head = make_head(spec.model, backbone.num_features, num_classes)
+    backbone, head = backbone.to(device), head.to(device)
+    images = _synthetic(spec.model, device)
+    infer = _timed(lambda: _infer(backbone, images, execution), device) / len(images)
+    if spec.regime == "finetune":
+        whole = nn.Sequential(backbone, head)
+        return _timed(lambda: _train(whole, images, execution), device) / len(images), infer
+    features = torch.zeros(spec.plan.batch_size, backbone.num_features, device=device)
+    return 2 * _timed(lambda: _train(head, features, execution), device) / len(features), infer
+
+
+def _synthetic(model: ModelSpec, device: torch.device) -> torch.Tensor:
+    number = _MEASURED_IMAGES.get(device.type, 2)
+    return torch.zeros(number, 3, model.image_size, model.image_size, device=device)
+
+
+def _infer(model: nn.Module, images: torch.Tensor, execution: Execution) -> None:
+    with torch.inference_mode(), execution.autocast():
+        model.eval()(images)
+
+
+def _train(model: nn.Module, inputs: torch.Tensor, execution: Execution) -> None:
+    with execution.autocast():
+        output = model.train()(inputs)
+    output.float().sum().backward()
+
+
+def _timed(work: object, device: torch.device) -> float:
+    assert callable(work)
+    work()  # warm-up
+    _wait(device)
+    start = time.perf_counter()
+    work()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

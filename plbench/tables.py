@@ -1,0 +1,240 @@
+"""Tables in the terminal."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from plbench.compare import Figure, Setting
+from plbench.console import duration
+from plbench.record import Estimate, Record, SplitMetrics
+
+_PLAIN_WIDTH = 160  # where standard output is a file or a pipe
+
+
+def output() -> Console:
+    """The console for results: standard output, wide where it is not a terminal."""
+    width = None if sys.stdout.isatty() else _PLAIN_WIDTH
+    return Console(width=width, highlight=False, soft_wrap=False)
+
+
+def new_table(*columns: str, right: Sequence[str] = ()) -> Table:
+    """An empty table in the one style that plbench has."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def percent(value: float | None) -> str:
+    """Two decimals, or a dash where there is no value."""
+    return "–" if value is None or math.isnan(value) else f"{value:.2f}"
+
+
+def print_result(record: Record, folder: Path, next_steps: Sequence[str]) -> None:
+    """What a finished run tells the person who started it."""
+    console = output()
+    name = "test" if "test" in record.metrics else "validation"
+    metrics = record.metrics[name]
+    assert record.cost is not None
+    took = duration(record.cost.seconds["total"])
+    title = f"{record.title} on {record.spec.protocol.name}, seed {record.spec.seed} ({took})"
+    console.print(Text(title, style="bold"))
+    console.print(_metrics_table(metrics))
+    scored = f"{metrics.num_classes_scored} of {metrics.num_classes} classes scored"
+    console.print(f"{scored} on {metrics.num_cells:,} known cells of {metrics.num_images:,} {name} images")
+    if f"{name}_raw" in record.metrics:
+        raw = record.metrics[f"{name}_raw"]
+        console.print(
+            f"Weights averaged over the end of training; last weights alone: mAP(C) {percent(raw.map_c.value)}, "
+            f"mAP(O) {percent(raw.map_o.value)}"
+        )
+    for warning in record.warnings:
+        console.print(Text(f"Note: {warning}"))
+    console.print(Text(f"Record: {folder / 'record.json'}"))
+    for step in next_steps:
+        console.print(Text(f"Next: {step}"))
+
+
+def _metrics_table(metrics: SplitMetrics) -> Table:
+    table = new_table("metric", "%", "95 % interval", "classes", right=("%", "classes"))
+    scored = str(metrics.num_classes_scored)
+    table.add_row("mAP(C)", *_estimate(metrics.map_c), scored)
+    table.add_row("mAP(O)", *_estimate(metrics.map_o), scored)
+    for name, group in metrics.groups.items():
+        table.add_row(f"  {name}", *_estimate(group.map_c), str(group.num_classes_scored))
+    return table
+
+
+def _estimate(estimate: Estimate) -> tuple[str, str]:
+    return percent(estimate.value), f"{percent(estimate.low)} to {percent(estimate.high)}"
+
+
+def print_details(record: Record, folder: Path) -> None:
+    """`runs show`: all that a record says, for reading."""
+    console = output()
+    spec = record.spec
+    if record.status == "failed":
+        console.print(Text(f"{record.title} on {spec.protocol.name}: failed: {record.error}"))
+        return
+    print_result(record, folder, [])
+    if record.selection is not None:
+        chosen = record.selection
+        console.print(f"Epoch {chosen.epoch} of {spec.plan.epochs}, {chosen.weights} weights, selection: {chosen.rule}")
+    params = ", ".join(f"{name}={value}" for name, value in spec.method.params.items()) or "none"
+    console.print(Text(f"Parameters: {params}"))
+    plan = ", ".join(f"{name}={value}" for name, value in spec.plan.model_dump(exclude_none=True).items())
+    console.print(Text(f"Plan: {spec.regime}, {plan}"))
+    if record.data is not None:
+        data = record.data
+        console.print(
+            f"Train: {data.num_train:,} images, {data.train_positives:,} known positives, {data.train_negatives:,} "
+            f"known negatives ({100 * data.train_density:.1f} % of all cells)"
+        )
+    if record.hidden_truth is not None:
+        hidden = record.hidden_truth
+        parts = [f"mAP(C) on hidden train labels {percent(hidden.map_c_unknown)}"]
+        base = percent(hidden.base_rate)
+        parts += [f"{name}: {percent(v)} % present (of all unknown: {base} %)" for name, v in hidden.precision.items()]
+        console.print(Text("Hidden truth: " + "; ".join(parts)))
+    for name, prior in record.priors.items():
+        top = ", ".join(f"{title} {value:.2f}" for title, value in prior.top[:10])
+        console.print(Text(f"Stage {name}: sum {prior.total:.2f}; highest: {top}"))
+        if prior.spearman_by_depth:
+            ranks = ", ".join(f"{k}: {v:.2f}" for k, v in prior.spearman_by_depth.items() if v is not None)
+            console.print(Text(f"  Spearman against the truth over the top-k true classes: {ranks}"))
+    if record.cost is not None:
+        phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in record.cost.seconds.items())
+        rate = f"{record.cost.images_per_second:,.0f} images/s in training"
+        console.print(f"Cost: {phases}; {rate}; peak memory {record.cost.peak_memory_mb:,.0f} MB")
+    env = record.environment
+    commit = (env.get("git_commit") or "no git commit")[:12] + (" (changed)" if env.get("git_dirty") else "")
+    console.print(f"Made by plbench {env.get('plbench')} ({commit}) on {env.get('device')}, {record.finished_at}")
+
+
+def print_runs(records: Sequence[tuple[Path, Record]]) -> None:
+    """`runs list`."""
+    right = ("seed", "mAP(C)", "mAP(O)", "took")
+    table = new_table(
+        "run",
+        "method",
+        "protocol",
+        "regime",
+        "backbone",
+        "seed",
+        "mAP(C)",
+        "mAP(O)",
+        "took",
+        "finished",
+        right=right,
+    )
+    for _, record in records:
+        spec = record.spec
+        metrics = record.metrics.get("test")
+        values = (percent(metrics.map_c.value), percent(metrics.map_o.value)) if metrics else (record.status, "–")
+        if metrics is None and "validation" in record.metrics:
+            values = ("selects", "–")
+        took = duration(record.cost.seconds["total"]) if record.cost else "–"
+        table.add_row(
+            record.key,
+            spec.method.name,
+            spec.protocol.name,
+            spec.regime,
+            spec.model.backbone,
+            str(spec.seed),
+            *values,
+            took,
+            record.finished_at[:16].replace("T", " "),
+        )
+    output().print(table)
+
+
+def print_settings(settings: Sequence[Setting]) -> None:
+    """`runs compare`: one table a setting."""
+    console = output()
+    for setting in settings:
+        groups = [name for name in setting.rows[0].figures if name not in ("map_c", "map_o")]
+        names = ["method", "seeds", "mAP(C)", "mAP(O)", *groups, "to the best", "p (Holm)", "classes"]
+        console.print(Text(f"{setting.protocol}, {setting.regime}, {setting.model}", style="bold"))
+        table = new_table(*names, right=names[1:])
+        for row in setting.rows:
+            figures = [_figure(row.figures[name]) for name in ("map_c", "map_o", *groups)]
+            gap = "best" if row.difference is None else _figure(row.difference, sign=True)
+            p_value = "" if row.p_value is None else f"{row.p_value:.3f}"
+            classes = f"{row.num_classes_scored} of {row.num_classes}"
+            table.add_row(row.label, str(len(row.seeds)), *figures, gap, p_value, classes)
+        console.print(table)
+        console.print()
+    console.print(
+        "Mean over seeds [95 % bootstrap interval over test images and seeds]; differences are paired by test image."
+    )
+
+
+def _figure(figure: Figure, *, sign: bool = False) -> str:
+    form = "+.2f" if sign else ".2f"
+    if math.isnan(figure.mean):
+        return "–"
+    return f"{figure.mean:{form}} [{figure.low:{form}}, {figure.high:{form}}]"
+
+
+def print_rows(title: str | None, rows: Sequence[dict[str, Any]], right: Sequence[str] = ()) -> None:
+    """Rows of equal keys as a table; None as a dash."""
+    if not rows:
+        return
+    console = output()
+    if title:
+        console.print(Text(title, style="bold"))
+    table = new_table(*rows[0], right=right)
+    for row in rows:
+        table.add_row(*(Text("–" if value is None else str(value)) for value in row.values()))
+    console.print(table)
+
+
+def print_description(description: dict[str, Any]) -> None:
+    """Plain values by name: text as lines, lists of rows as tables."""
+    console = output()
+    for name, value in description.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            flat = [{key: _cell(entry) for key, entry in row.items()} for row in value]
+            console.print()
+            print_rows(name, flat)
+        elif value not in (None, [], ""):
+            console.print(Text(f"{name}: {', '.join(value) if isinstance(value, list) else value}"))
+
+
+def print_stats(stats: dict[str, Any]) -> None:
+    """`data stats`."""
+    print_rows(f"{stats['dataset']} under {stats['protocol']}", stats["splits"], right=tuple(stats["splits"][0])[1:])
+    output().print()
+    print_rows("classes, by known positives in train", stats["classes"], right=tuple(stats["classes"][0])[1:])
+
+
+def print_diagnosis(report: dict[str, Any]) -> None:
+    """`doctor`."""
+    console = output()
+    env = report["environment"]
+    packages = ", ".join(f"{name} {version or 'missing'}" for name, version in env["packages"].items())
+    console.print(Text(f"plbench {env['plbench']}, Python {env['python']}, {env['system']}; {packages}"))
+    console.print(Text(f"Device: {env['device']}, {env['cpu_cores']} CPU cores"))
+    rows = [
+        {
+            "": "ok" if c["well"] else "--",
+            "check": c["check"],
+            "found": c["found"],
+            "what mends it": c["mend"],
+        }
+        for c in report["checks"]
+    ]
+    print_rows(None, rows)
+
+
+def _cell(value: Any) -> Any:
+    """A nested value as a cell."""
+    return ", ".join(f"{k}={_cell(v)}" for k, v in value.items()) if isinstance(value, dict) else value

@@ -1,0 +1,353 @@
+"""Average precision against scikit-learn; every other metric against a plain loop or by hand."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
+
+from plbench.errors import PlbenchError, StoreError
+from plbench.labels import PartialLabels
+from plbench.metrics import (
+    Cells,
+    Metrics,
+    average_precision,
+    count_quintiles,
+    evaluate,
+    evaluate_cells,
+    f1_scores,
+    micro_average_precision,
+    per_class_table,
+    precision_at_k,
+    ranking_loss,
+)
+
+Array = npt.NDArray[Any]
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def draw(seed: int, *, density: float = 0.6, levels: int = 6) -> tuple[Array, Array]:
+    """Small scores [N, C] with many ties (`levels` values; 0: none) and partial labels [N, C] int8."""
+    rng = np.random.default_rng(seed)
+    shape = (int(rng.integers(1, 25)), int(rng.integers(1, 12)))
+    scores = rng.integers(levels, size=shape) / levels if levels else rng.random(shape)
+    present = rng.random(shape) < rng.uniform(0.05, 0.7)
+    labels = np.where(present, 1, -1) * (rng.random(shape) < density)
+    return scores.astype(f"f{rng.choice([4, 8])}"), labels.astype(np.int8)
+
+
+def reordered(cells: Cells, order: Array) -> Cells:
+    """The same cells in another order."""
+    columns = ("rows", "class_index", "scores", "positives")
+    return replace(cells, **{name: getattr(cells, name)[order] for name in columns})
+
+
+def by_class(scores: Array, labels: Array, c: int) -> tuple[Array, Array]:
+    """Truth and scores of the known cells of one class."""
+    known = labels[:, c] != 0
+    return labels[known, c] > 0, scores[known, c]
+
+
+def reference_ap(scores: Array, labels: Array) -> Array:
+    """AP [C] a class at a time, by scikit-learn."""
+    ap = np.full(scores.shape[1], np.nan)
+    for c in range(scores.shape[1]):
+        truth, known_scores = by_class(scores, labels, c)
+        if truth.any() and not truth.all():
+            ap[c] = average_precision_score(truth, known_scores)
+    return ap
+
+
+def test_ap_equals_sklearn_on_a_thousand_classes_with_ties() -> None:
+    rng = np.random.default_rng(0)
+    class_index, scores, positives = [], [], []
+    for c in range(1000):
+        size = int(rng.integers(2, 80))
+        truth = rng.random(size) < rng.uniform(0.05, 0.9)
+        truth[:2] = True, False
+        values = rng.standard_normal(size).astype(f"f{rng.choice([4, 8])}")
+        scores.append(values if c % 3 == 0 else np.round(values, c % 3 - 1))
+        class_index.append(np.full(size, c))
+        positives.append(truth)
+    expected = [average_precision_score(t, s) for t, s in zip(positives, scores, strict=True)]
+    index, values, truth = (np.concatenate(column) for column in (class_index, scores, positives))
+    shuffled = rng.permutation(index.size)
+    got = average_precision(index[shuffled], values[shuffled], truth[shuffled], 1000)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-9)
+
+
+@given(SEEDS)
+@settings(max_examples=60, deadline=None)
+def test_partial_labels_equal_sklearn_on_the_known_cells(seed: int) -> None:
+    scores, labels = draw(seed)
+    metrics = evaluate(scores, labels)
+    np.testing.assert_allclose(metrics.ap, reference_ap(scores, labels), rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(metrics.num_positives, (labels > 0).sum(0))
+    np.testing.assert_array_equal(metrics.num_negatives, (labels < 0).sum(0))
+
+
+def test_ap_is_undefined_without_a_known_positive_or_a_known_negative() -> None:
+    labels = np.array([[1, 1, -1, 0], [-1, 1, -1, 0], [0, 0, 0, 0]])
+    metrics = evaluate(np.eye(3, 4), labels)
+    np.testing.assert_array_equal(np.isnan(metrics.ap), [False, True, True, True])
+    assert metrics.num_classes_scored == 1
+    assert metrics.map_c == metrics.map_o == 100.0
+
+
+def test_nothing_known_is_nan_not_zero() -> None:
+    metrics = evaluate(np.ones((3, 2)), np.zeros((3, 2), np.int8))
+    assert np.isnan(metrics.map_c) and np.isnan(metrics.map_o)
+    assert metrics.num_classes_scored == 0
+    cells = Cells.from_scores(np.ones((3, 2)), np.zeros((3, 2), np.int8))
+    assert np.isnan([micro_average_precision(cells), ranking_loss(cells), *f1_scores(cells, 0.5)]).all()
+
+
+@given(SEEDS)
+@settings(max_examples=40, deadline=None)
+def test_order_of_images_changes_nothing(seed: int) -> None:
+    scores, labels = draw(seed)
+    shuffled = np.random.default_rng(seed).permutation(len(scores))
+    one, other = evaluate(scores, labels), evaluate(scores[shuffled], labels[shuffled])
+    np.testing.assert_array_equal(one.ap, other.ap)
+
+
+@given(SEEDS)
+@settings(max_examples=40, deadline=None)
+def test_order_of_cells_changes_nothing(seed: int) -> None:
+    cells = Cells.from_scores(*draw(seed))
+    shuffled = np.random.default_rng(seed).permutation(cells.scores.size)
+    other = reordered(cells, shuffled)
+    np.testing.assert_array_equal(evaluate_cells(cells).ap, evaluate_cells(other).ap)
+    np.testing.assert_allclose(ranking_loss(cells), ranking_loss(other), equal_nan=True)
+    assert f1_scores(cells, 0.5) == pytest.approx(f1_scores(other, 0.5), nan_ok=True)
+
+
+@given(SEEDS)
+@settings(max_examples=40, deadline=None)
+def test_unknown_cells_never_matter(seed: int) -> None:
+    scores, labels = draw(seed)
+    changed = np.where(labels == 0, np.random.default_rng(seed).choice([np.nan, np.inf, -9.0, 9.0]), scores)
+    np.testing.assert_array_equal(evaluate(scores, labels).ap, evaluate(changed, labels).ap)
+
+
+@given(SEEDS)
+@settings(max_examples=30, deadline=None)
+def test_only_the_order_of_scores_matters(seed: int) -> None:
+    scores, labels = draw(seed)
+    np.testing.assert_array_equal(evaluate(scores, labels).ap, evaluate(np.exp(3 * scores) - 50, labels).ap)
+
+
+def test_scoring_unknown_cells_as_negatives_is_another_number() -> None:
+    scores, labels = np.array([[0.9], [0.8], [0.7], [0.1]]), np.array([[0], [0], [1], [-1]])
+    assert evaluate(scores, labels).map_c == 100.0
+    assert evaluate(scores, np.where(labels == 0, -1, labels)).map_c == pytest.approx(100 / 3)
+
+
+def test_sparse_and_dense_labels_agree() -> None:
+    scores, labels = draw(3, density=0.4)
+    sparse = PartialLabels.from_dense(labels, [f"c{i}" for i in range(labels.shape[1])])
+    np.testing.assert_array_equal(evaluate(scores, labels).ap, evaluate(scores, sparse).ap)
+    cells = Cells.from_scores(scores, sparse)
+    assert cells.scores.size == sparse.num_known and (cells.num_images, cells.num_classes) == labels.shape
+
+
+def test_half_precision_scores_lose_nothing() -> None:
+    scores, labels = draw(5)
+    half = scores.astype(np.float16)
+    assert Cells.from_scores(half, labels).scores.dtype == np.float32
+    np.testing.assert_array_equal(evaluate(half, labels).ap, evaluate(half.astype(np.float64), labels).ap)
+
+
+def test_means_and_groups_by_hand() -> None:
+    ap, positives = np.array([0.5, np.nan, 0.25, 1.0]), np.array([6, 9, 3, 1])
+    metrics = Metrics(ap, positives, np.array([4, 0, 4, 4]))
+    assert metrics.map_c == pytest.approx(100 * (0.5 + 0.25 + 1.0) / 3)
+    assert metrics.map_o == pytest.approx(100 * (6 * 0.5 + 3 * 0.25 + 1 * 1.0) / 10)
+    assert metrics.num_classes_scored == 3
+    assert metrics.group([2, 3, 1]) == (pytest.approx(62.5), 2)
+    assert metrics.group([0]) == (50.0, 1)
+    assert np.isnan(metrics.group([1])[0]) and metrics.group([1])[1] == 0
+    assert np.isnan(metrics.group([])[0])
+
+
+def test_micro_pools_all_known_cells() -> None:
+    scores, labels = draw(11, levels=0)
+    known = labels != 0
+    expected = 100 * average_precision_score(labels[known] > 0, scores[known])
+    assert micro_average_precision(Cells.from_scores(scores, labels)) == pytest.approx(expected, abs=1e-9)
+
+
+@given(st.lists(st.integers(0, 9), max_size=60))
+def test_quintiles_are_a_partition_by_rising_count(counts: list[int]) -> None:
+    groups = count_quintiles(counts)
+    flat = [c for group in groups for c in group]
+    assert flat == sorted(range(len(counts)), key=lambda c: (counts[c], c))
+    assert len(groups) == 5 and max(map(len, groups)) - min(map(len, groups)) <= 1
+
+
+def reference_f1(scores: Array, labels: Array, threshold: float) -> tuple[float, float]:
+    precisions, recalls, pooled = [], [], [0, 0, 0]
+    for c in range(scores.shape[1]):
+        truth, values = by_class(scores, labels, c)
+        predicted = values >= threshold
+        hits = int((predicted & truth).sum())
+        pooled = [pooled[0] + hits, pooled[1] + int(predicted.sum()), pooled[2] + int(truth.sum())]
+        if truth.any() and not truth.all():
+            precisions.append(hits / predicted.sum() if predicted.any() else 0.0)
+            recalls.append(hits / truth.sum())
+    of1 = 100 * 2 * pooled[0] / (pooled[1] + pooled[2]) if pooled[2] else np.nan
+    if not precisions:
+        return np.nan, of1
+    precision, recall = np.mean(precisions), np.mean(recalls)
+    return (100 * 2 * precision * recall / (precision + recall) if precision + recall else 0.0), of1
+
+
+@given(SEEDS, st.sampled_from([0.0, 0.3, 0.5, 0.8, 2.0]))
+@settings(max_examples=60, deadline=None)
+def test_f1_equals_a_plain_loop(seed: int, threshold: float) -> None:
+    scores, labels = draw(seed)
+    got = f1_scores(Cells.from_scores(scores.astype(np.float64), labels), threshold)
+    assert got == pytest.approx(reference_f1(scores.astype(np.float64), labels, threshold), nan_ok=True)
+
+
+def reference_ranking_loss(scores: Array, labels: Array) -> float:
+    losses = []
+    for row, known in zip(scores, labels, strict=True):
+        pairs = [(p, n) for p in row[known > 0] for n in row[known < 0]]
+        if pairs:
+            losses.append(np.mean([1.0 if n > p else 0.5 if n == p else 0.0 for p, n in pairs]))
+    return float(np.mean(losses)) if losses else float("nan")
+
+
+@given(SEEDS)
+@settings(max_examples=60, deadline=None)
+def test_ranking_loss_equals_a_plain_loop(seed: int) -> None:
+    scores, labels = draw(seed)
+    got = ranking_loss(Cells.from_scores(scores, labels))
+    assert got == pytest.approx(reference_ranking_loss(scores, labels), nan_ok=True)
+
+
+@given(SEEDS)
+@settings(max_examples=40, deadline=None)
+def test_precision_at_k_equals_a_plain_loop(seed: int) -> None:
+    scores, labels = draw(seed, density=1.0, levels=0)
+    cells, num_classes = Cells.from_scores(scores, labels), scores.shape[1]
+    for k in {1, (num_classes + 1) // 2, num_classes}:
+        top = np.argsort(-scores, axis=1)[:, :k]
+        expected = 100 * np.mean(np.take_along_axis(labels, top, axis=1) > 0)
+        assert precision_at_k(cells, k) == pytest.approx(expected)
+
+
+def test_precision_at_k_shares_tied_places() -> None:
+    cells = Cells.from_scores([[0.9, 0.5, 0.5, 0.1]], [[1, 1, -1, -1]])
+    assert precision_at_k(cells, 2) == pytest.approx(75.0)
+
+
+@pytest.mark.parametrize(("k", "labels"), [(1, [[1, 0]]), (0, [[1, -1]]), (3, [[1, -1]])])
+def test_precision_at_k_refuses_what_it_cannot_mean(k: int, labels: list[list[int]]) -> None:
+    with pytest.raises(PlbenchError, match=f"P@{k}"):
+        precision_at_k(Cells.from_scores([[0.1, 0.2]], labels), k)
+
+
+def test_per_class_table_says_none_where_ap_is_undefined() -> None:
+    metrics = evaluate([[0.9, 0.2], [0.4, 0.7]], [[1, 0], [-1, 1]])
+    rows = per_class_table(metrics, ["/m/1", "/m/2"], ["Cat", "Cat"])
+    assert rows == [
+        {"class_id": "/m/1", "class_name": "Cat", "ap": 100.0, "positives": 1, "negatives": 1},
+        {"class_id": "/m/2", "class_name": "Cat", "ap": None, "positives": 1, "negatives": 0},
+    ]
+    with pytest.raises(PlbenchError, match="class ids"):
+        per_class_table(metrics, ["/m/1"], ["Cat"])
+
+
+def columns_equal(one: Cells, other: Cells) -> bool:
+    return all(
+        np.array_equal(a, b) and np.asarray(a).dtype == np.asarray(b).dtype
+        for a, b in zip(vars(one).values(), vars(other).values(), strict=True)
+    )
+
+
+def test_cells_survive_a_round_trip(tmp_path: Path) -> None:
+    cells = Cells.from_scores(*draw(1))
+    cells.save(tmp_path / "cells.npz")
+    assert columns_equal(cells, Cells.load(tmp_path / "cells.npz"))
+    empty = Cells.from_scores(np.ones((4, 3)), np.zeros((4, 3), np.int8))
+    empty.save(tmp_path / "empty.npz")
+    assert columns_equal(empty, Cells.load(tmp_path / "empty.npz"))
+
+
+def test_a_damaged_file_is_one_sentence_or_harmless(tmp_path: Path) -> None:
+    cells = Cells.from_scores(*draw(2))
+    path = tmp_path / "cells.npz"
+    cells.save(path)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(StoreError, match="does not hold"):
+            Cells.load(path)
+    for position in range(0, len(whole), 3):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x21]) + whole[position + 1 :])
+        with suppress(StoreError):
+            assert columns_equal(cells, Cells.load(path))  # a changed date stamp, say, does no harm
+
+
+def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "array.npy", np.ones(3))
+    np.savez(tmp_path / "pickled.npz", rows=np.array([{}], dtype=object))
+    for name in ("array.npy", "pickled.npz", "missing.npz"):
+        with pytest.raises(StoreError, match=name):
+            Cells.load(tmp_path / name)
+    with pytest.raises(StoreError, match="cannot write"):
+        Cells.from_scores(*draw(2)).save(tmp_path / "nowhere" / "cells.npz")
+
+
+INTEGERS, FLOATS, BOOLS = np.array([0, 1]), np.array([0.5, 0.1]), np.array([True, False])
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        ((INTEGERS, np.array([0.5, np.nan]), BOOLS), "NaN or infinite"),
+        ((INTEGERS, np.array([np.inf, 0.1]), BOOLS), "NaN or infinite"),
+        ((INTEGERS, FLOATS[:1], BOOLS), "equally long"),
+        ((INTEGERS[None], FLOATS[None], BOOLS[None]), "1-D"),
+        ((INTEGERS + 1, FLOATS, BOOLS), "class index"),
+        ((INTEGERS - 1, FLOATS, BOOLS), "class index"),
+        ((INTEGERS * 0.5, FLOATS, BOOLS), "integers"),
+        ((INTEGERS, FLOATS, np.array([1, -1])), "bools"),
+        ((INTEGERS, np.array(["a", "b"]), BOOLS), "floats"),
+    ],
+)
+def test_malformed_columns_are_one_sentence(columns: tuple[Array, Array, Array], sentence: str) -> None:
+    with pytest.raises(PlbenchError, match=sentence):
+        average_precision(*columns, num_classes=2)
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "sentence"),
+    [
+        (np.ones((2, 3)), np.ones((3, 2)), r"scores are \[2, 3\], labels \[3, 2\]"),
+        (np.ones(3), np.ones(3), "must be"),
+        (np.ones((1, 2)), [[1, 2]], "verified absent"),
+        ([[np.nan, 1.0]], [[1, -1]], "diverge"),
+    ],
+)
+def test_malformed_scores_are_one_sentence(scores: Any, labels: Any, sentence: str) -> None:
+    with pytest.raises(PlbenchError, match=sentence):
+        evaluate(scores, labels)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"), [([0, 0], "twice"), ([0, 2], "image index"), ([0], "rows"), ([0.0, 1.0], "rows")]
+)
+def test_cells_check_their_images(rows: list[float], sentence: str) -> None:
+    with pytest.raises(PlbenchError, match=sentence):
+        Cells(np.array(rows), np.array([1, 1]), FLOATS, BOOLS, num_images=2, num_classes=2)
