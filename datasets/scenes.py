@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from plbench.datasets.scenes_drawing import CLASSES, DRAWING_VERSION, IMAGE_SIZE, SPLIT_SIZES, draw
 
 from plbench.api import (
     BenchmarkProtocol,
@@ -25,9 +24,10 @@ from plbench.api import (
     PartialLabels,
     ProgressReport,
 )
+from plbench.datasets.scenes_drawing import CLASSES, DRAWING_VERSION, IMAGE_SIZE, SPLIT_SIZES, draw
 from plbench.recipes import quick_recipe
 
-FINGERPRINT = ""
+FINGERPRINT = "8183cf12a48184ef20a2e8a6a44d5a8cf2137202d3dc0cecac046b15251b5ba1"
 """sha256 over all pixels and labels, on every machine."""
 
 _CHUNK = 100  # images that a worker draws at a time

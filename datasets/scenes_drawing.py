@@ -1,8 +1,9 @@
 """The pictures and truth of `scenes`, the default dataset, drawn from integers alone.
 
-A scene is two to five objects (a shape, plain or striped, of one colour) over a backdrop with up to
-six attributes. Pixels and labels are the same to the bit on every machine and numpy version: the one
-source of chance is the raw stream of PCG64, and no float decides a pixel.
+A scene is up to five objects (a shape, plain or striped, of one colour) over a backdrop with up to six
+attributes. The frequencies of objects fall geometrically; each shape has a habitual colour, and a class
+tends to repeat within a scene. Pixels and labels are the same to the bit on every machine and numpy
+version: the one source of chance is the raw stream of PCG64, and no float decides a pixel.
 """
 
 import hashlib
@@ -54,9 +55,7 @@ SHAPES = {
         "+poly 0 -98 48 -30 -48 -30, +poly 0 -60 66 18 -66 18, +poly 0 -15 84 66 -84 66, +box -16 66 16 98",
     ),
     "fish": Shape("cyan", "+oval -24 0 73 50, +poly 20 0 97 -58 78 0 97 58, -oval -60 -14 10 10"),
-    "boat": Shape(
-        "white", "+poly -97 36 97 36 60 90 -60 90, +poly 10 -98 10 22 84 22, +poly -8 -70 -8 22 -66 22"
-    ),
+    "boat": Shape("white", "+poly -97 36 97 36 60 90 -60 90, +poly 10 -98 10 22 84 22, +poly -8 -70 -8 22 -66 22"),
     "car": Shape(
         "blue",
         "+box -97 -8 97 46, +poly -66 -8 -42 -62 40 -62 66 -8, -box -34 -46 -4 -12, -box 10 -46 36 -12, "
@@ -209,9 +208,7 @@ def _stencil(shape: str, size: int, tilt: int) -> tuple[Canvas, Mask, Mask]:
     return coverage, owned, owned & ~core
 
 
-def _place(
-    dice: _Dice, owned: Mask, owner: Integers, visible: list[int], areas: list[int]
-) -> tuple[int, int] | None:
+def _place(dice: _Dice, owned: Mask, owner: Integers, visible: list[int], areas: list[int]) -> tuple[int, int] | None:
     """Find a top left corner where the next object and all those under it stay visible enough.
 
     `owner` [H, W] says whose pixel is whose: 0 the backdrop's, n the n-th object's, -1 the frame's. It is

@@ -6,9 +6,9 @@ import inspect
 from typing import Any
 
 from plbench.api import Dataset
-from plbench.protocol import Material
+from plbench.protocol import Material, choose_protocol
 from plbench.registry import Registry
-from plbench.resolve import Request, Workspace, choose_protocol, dataset_root, open_dataset
+from plbench.workspace import Workspace, dataset_root, open_dataset
 
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
@@ -123,7 +123,7 @@ def dataset_stats(name: str, simulate: str | None, workspace: Workspace) -> dict
         DataError: if files are missing or malformed.
     """
     dataset = open_dataset(name, workspace)
-    protocol = choose_protocol(dataset, Request(dataset=name, method="", simulate=simulate))
+    protocol = choose_protocol(dataset, simulate, None)
     material = Material(dataset, protocol)
     train, test = material.train().labels, material.whole(protocol.test_split).labels
     counts = [*train.counts(), *test.counts()]

@@ -18,8 +18,8 @@ from plbench.errors import PlbenchError
 if TYPE_CHECKING:
     from plbench.record import Record
     from plbench.registry import Registry
-    from plbench.resolve import Workspace
     from plbench.store import Store
+    from plbench.workspace import Workspace
 
 app = typer.Typer(
     help="The benchmark suite for learning from images whose labels are only partly known.",
@@ -214,7 +214,7 @@ def data_show(
 ) -> None:
     """One dataset: licence, protocols and recipes; with --out a picture of it."""
     from plbench import catalogue, pictures, tables
-    from plbench.resolve import open_dataset
+    from plbench.workspace import open_dataset
 
     workspace = _workspace(runs, plugin, data_root, quiet=quiet)
     description = catalogue.describe_dataset(name, workspace)
@@ -350,7 +350,7 @@ def _workspace(
 ) -> Workspace:
     from plbench.console import Reporter
     from plbench.environment import choose_device
-    from plbench.resolve import Workspace
+    from plbench.workspace import Workspace
 
     return Workspace(
         store=_store(runs),

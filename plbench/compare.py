@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from plbench.bootstrap import holm, interval, paired_difference, seeds_interval
 from plbench.evaluation import read_replicates
+from plbench.intervals import holm, interval, paired_difference, seeds_interval
 from plbench.randomness import derive_seed
 from plbench.record import Record
 from plbench.spec import Protocol, RunSpec

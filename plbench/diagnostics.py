@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from plbench.api import Batch, Method, Progress
-from plbench.engine import Execution, evaluation_mode
+from plbench.execution import Execution, evaluation_mode
 from plbench.inputs import Inputs
 from plbench.labels import PartialLabels
 from plbench.metrics import average_precision

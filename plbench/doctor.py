@@ -12,7 +12,7 @@ from plbench.catalogue import list_datasets
 from plbench.errors import PlbenchError
 from plbench.models import PACKAGED_BACKBONE, packaged_weights
 from plbench.registry import Kind
-from plbench.resolve import Workspace
+from plbench.workspace import Workspace
 
 
 def examine(workspace: Workspace) -> dict[str, Any]:

@@ -13,41 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from plbench.api import Batch, Method, Progress
+from plbench.cells import Cells
 from plbench.errors import PlbenchError, TrainingError
+from plbench.execution import Execution, evaluation_mode, widened
 from plbench.inputs import Inputs
 from plbench.labels import PartialLabels
-from plbench.metrics import Cells
+from plbench.optimisation import make_average, make_optimizer
 from plbench.randomness import derive_seed, seeded
-from plbench.spec import Plan, Precision
+from plbench.spec import Plan
 
 EVAL_BATCH_SIZE = 256
-
-
-@dataclass(frozen=True)
-class Execution:
-    """Where and how precisely a model computes."""
-
-    device: torch.device
-    precision: Precision
-
-    def autocast(self) -> torch.autocast:
-        """Mixed precision for the forward pass; losses stay in float32."""
-        enabled = self.precision != "float32"
-        return torch.autocast(self.device.type, getattr(torch, self.precision), enabled=enabled)
-
-    def move(self, batch: Batch) -> Batch:
-        """The batch on the device, images channels-last."""
-        return Batch(
-            self.inputs(batch.inputs),
-            batch.labels.to(self.device, non_blocking=True),
-            batch.index.to(self.device, non_blocking=True),
-            tuple(self.inputs(view) for view in batch.views),
-        )
-
-    def inputs(self, inputs: Tensor) -> Tensor:
-        """Inputs on the device."""
-        layout = torch.channels_last if inputs.ndim == 4 else torch.preserve_format
-        return inputs.to(self.device, memory_format=layout, non_blocking=True)
 
 
 @dataclass
@@ -87,11 +62,15 @@ class FitState:
         ema = None if self.ema is None else self.ema.module.state_dict()
         return {"model": self.model.state_dict(), "ema": ema}
 
+    def load_weights(self, saved: dict[str, Any]) -> None:
+        """Restores what `weights` gave."""
+        self.model.load_state_dict(saved["model"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(saved["ema"])
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` gave."""
-        self.model.load_state_dict(state["model"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
+        self.load_weights(state)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
@@ -129,7 +108,7 @@ def prepare_fit(model: nn.Module, method: Method, plan: Plan, steps_per_epoch: i
     """Optimiser, schedule, weight average and scaler for a model that is about to train."""
     model = model.to(execution.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     num_steps = plan.epochs * steps_per_epoch
-    optimizer, peaks = _optimizer(model, method, plan)
+    optimizer, peaks = make_optimizer(model, method, plan)
     # torch divides by the length of the warm-up, pct_start * total_steps - 1, which must not be 0
     total_steps = num_steps + int(math.isclose(plan.pct_start * num_steps, 1.0))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -137,7 +116,7 @@ def prepare_fit(model: nn.Module, method: Method, plan: Plan, steps_per_epoch: i
     )
     fp16 = execution.precision == "float16" and execution.device.type == "cuda"
     scaler = torch.amp.GradScaler(execution.device.type, enabled=fp16)
-    return FitState(model, _average(model, plan, num_steps), optimizer, schedule, scaler, method)
+    return FitState(model, make_average(model, plan, num_steps), optimizer, schedule, scaler, method)
 
 
 def fit(
@@ -234,23 +213,6 @@ def collect_cells(stream: Iterator[tuple[Tensor, Tensor]], labels: PartialLabels
     return Cells(row_index, class_index, values, positives, labels.num_images, labels.num_classes)
 
 
-class evaluation_mode:
-    """Puts a model in eval mode inside the scope, dropout layers apart where asked, and puts it back after."""
-
-    def __init__(self, model: nn.Module, *, dropout: bool = False) -> None:
-        """Remembers each module's mode."""
-        self._modes = [(module, module.training) for module in model.modules()]
-        self._dropout = dropout
-
-    def __enter__(self) -> None:
-        for module, _ in self._modes:
-            module.training = self._dropout and isinstance(module, nn.modules.dropout._DropoutNd)
-
-    def __exit__(self, *exception: object) -> None:
-        for module, training in self._modes:
-            module.training = training
-
-
 def _step(state: FitState, batch: Batch, plan: Plan, execution: Execution, progress: Progress) -> float:
     """One optimiser step; returns the loss per unit of weight."""
     state.model.train()
@@ -260,7 +222,7 @@ def _step(state: FitState, batch: Batch, plan: Plan, execution: Execution, progr
     for piece in _pieces(batch, plan.accumulate):
         with execution.autocast():
             output = state.method.forward(state.model, piece, progress)
-        loss = state.method.loss(_widened(output), piece, progress)
+        loss = state.method.loss(widened(output), piece, progress)
         state.scaler.scale(loss.total / num_images).backward()
         total, weight = total + loss.total.detach().cpu().double(), weight + float(loss.weight)
     if not torch.isfinite(total):
@@ -298,21 +260,10 @@ def _pieces(batch: Batch, count: int) -> Iterator[Batch]:
         yield Batch(batch.inputs[index], batch.labels[index], batch.index[index], views)
 
 
-def _widened(output: Any) -> Any:
-    """Half-precision tensors of a model output as float32, through dictionaries and sequences."""
-    if isinstance(output, Tensor):
-        return output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
-    if isinstance(output, dict):
-        return {name: _widened(value) for name, value in output.items()}
-    if isinstance(output, (tuple, list)):
-        return type(output)(_widened(value) for value in output)
-    return output
-
-
 def _scores(model: nn.Module, method: Method, batch: Batch, execution: Execution) -> Tensor:
     with execution.autocast():
         output = method.forward(model, batch, Progress(0, 1, 0, 1))
-    return method.scores(_widened(output)).float()
+    return method.scores(widened(output)).float()
 
 
 def _check_scores(scores: Tensor, method: Method, shape: tuple[int, int]) -> None:
@@ -320,34 +271,6 @@ def _check_scores(scores: Tensor, method: Method, shape: tuple[int, int]) -> Non
         raise TrainingError(f"method {method.name!r} gave scores of shape {tuple(scores.shape)}, not {shape}")
     if not torch.isfinite(scores).all():
         raise TrainingError(f"method {method.name!r} gave scores that are not finite")
-
-
-def _optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.optim.Optimizer, list[float]]:
-    """AdamW, or Adam with coupled decay; 1-D parameters (biases, norms) do not decay. Also the peak rates."""
-    groups: list[dict[str, Any]] = []
-    peaks: list[float] = []
-    for group in method.param_groups(model):
-        parameters = [p for p in group["params"] if p.requires_grad]
-        for decays in (True, False):
-            chosen = [p for p in parameters if (p.ndim > 1) == decays]
-            if chosen:
-                groups.append({"params": chosen, "weight_decay": plan.weight_decay if decays else 0.0})
-                peaks.append(plan.lr * group.get("lr_scale", 1.0))
-    if not groups:
-        raise PlbenchError(f"method {method.name!r} has no parameter to train")
-    kind = torch.optim.AdamW if plan.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=plan.lr), peaks
-
-
-def _average(model: nn.Module, plan: Plan, num_steps: int) -> Any:
-    """Timm's EMA with warm-up. Its horizon 1 / (1 - decay) is capped at a share of the run's steps."""
-    horizon = plan.ema_horizon * num_steps
-    if plan.ema_decay == 0 or horizon <= 1:
-        return None
-    import plbench.torchvision_ops  # noqa: F401  # isort: skip
-    from timm.utils.model_ema import ModelEmaV3
-
-    return ModelEmaV3(model, decay=min(plan.ema_decay, 1 - 1 / horizon), use_warmup=True)
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:

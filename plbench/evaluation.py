@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from plbench import bootstrap, metrics
+from plbench import bootstrap, intervals, metrics
 from plbench.bootstrap import Replicates
+from plbench.cells import Cells
 from plbench.console import Report
 from plbench.labels import PartialLabels
-from plbench.metrics import Cells, Metrics
+from plbench.metrics import Metrics
 from plbench.record import Estimate, GroupMetrics, SplitMetrics
 from plbench.store import write_text
 
@@ -115,7 +116,7 @@ def _group(result: Metrics, index: Sequence[int], drawn: np.ndarray | None) -> G
 def _estimate(value: float, drawn: np.ndarray | None) -> Estimate:
     if drawn is None or math.isnan(value):
         return Estimate(value=_percent(value))
-    low, high = bootstrap.interval(drawn, point=value)
+    low, high = intervals.interval(drawn, point=value)
     return Estimate(value=_percent(value), low=_percent(low), high=_percent(high))
 
 

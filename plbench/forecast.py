@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from plbench.console import duration
-from plbench.engine import Execution
+from plbench.execution import Execution
 from plbench.features import features_key
 from plbench.models import Backbone, make_head
 from plbench.randomness import seeded
-from plbench.resolve import RunPlan, Workspace
+from plbench.resolve import RunPlan
 from plbench.spec import ModelSpec
+from plbench.workspace import Workspace
 
 _DAY = 86400.0
 _MEASURED_IMAGES = {"cpu": 2, "cuda": 32}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ Int8Array = npt.NDArray[np.int8]
 IntArray = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PartialLabels:
     """Labels of N images for C classes, of which only the known cells are stored.
 
@@ -43,6 +45,7 @@ class PartialLabels:
                 f"labels have {self.matrix.shape[1]} columns for {len(self.class_ids)} class ids and "
                 f"{len(self.class_names)} names; the three must agree"
             )
+        assert self.matrix.dtype == np.int8 and self.matrix.has_canonical_format, "labels must be canonical int8 CSR"
         if len(set(self.class_ids)) != len(self.class_ids):
             repeated = next(i for i in self.class_ids if self.class_ids.count(i) > 1)
             raise DataError(f"class id {repeated!r} appears twice; ids must be unique (names may repeat)")
@@ -73,13 +76,21 @@ class PartialLabels:
             class_names: [C] display names; the ids where left out.
 
         Raises:
-            DataError: if the same cell is given twice, or a value is neither +1 nor -1.
+            DataError: if a cell is given twice or lies outside, or a value is neither +1 nor -1.
         """
         row_index, column_index = np.asarray(rows, np.int64), np.asarray(columns, np.int64)
-        cell_values = np.asarray(values, np.int8)
-        coordinates = sparse.coo_array(
-            (cell_values, (row_index, column_index)), shape=(num_rows, len(class_ids)), dtype=np.int8
-        )
+        given = np.asarray(values)
+        if not np.all(is_label := (given == 1) | (given == -1)):  # before the cast, which wraps 257 to 1
+            bad = given[~is_label][0]
+            raise DataError(f"a label is {bad}; known labels are +1 or -1, unknown ones are not given")
+        cell_values = given.astype(np.int8)
+        try:
+            coordinates = sparse.coo_array(
+                (cell_values, (row_index, column_index)), shape=(num_rows, len(class_ids)), dtype=np.int8
+            )
+        except ValueError as error:
+            shape = f"{num_rows} x {len(class_ids)}"
+            raise DataError(f"a known cell lies outside the {shape} labels: {error}") from error
         matrix = coordinates.tocsr()  # adds up duplicates, which the count below brings to light
         if matrix.nnz != cell_values.size:
             raise DataError(
@@ -144,11 +155,11 @@ class PartialLabels:
 
     def rows(self, index: npt.ArrayLike) -> Int8Array:
         """Dense labels [len(index), C] int8 of the chosen images: the only way to densify, a batch at a time."""
-        return self.matrix[np.asarray(index, np.int64)].toarray()
+        return self.matrix[_row_index(index)].toarray()
 
     def subset(self, index: npt.ArrayLike) -> Self:
         """The labels of the chosen images, in the order given."""
-        matrix = self.matrix[np.asarray(index, np.int64)].tocsr()
+        matrix = self.matrix[_row_index(index)].tocsr()
         matrix.sort_indices()
         return type(self)(matrix, self.class_ids, self.class_names)
 
@@ -198,6 +209,17 @@ class PartialLabels:
                 matrix = sparse.csr_array(
                     (stored["values"], stored["indices"], indptr), shape=(len(indptr) - 1, len(class_ids))
                 )
-        except (OSError, KeyError, ValueError, EOFError) as error:
+            matrix.check_format(full_check=True)  # an index out of range would read foreign memory
+            if not matrix.has_canonical_format:
+                raise ValueError("its cells are not in order, each once")
+        except (OSError, KeyError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{path} does not hold labels written by plbench: {error}") from error
         return cls(matrix, class_ids, class_names)
+
+
+def _row_index(index: npt.ArrayLike) -> IntArray:
+    """Row numbers; a boolean mask would silently be read as rows 0 and 1."""
+    array = np.asarray(index)
+    if array.dtype == np.bool_:
+        raise TypeError("rows are chosen by number; turn a mask into numbers with np.flatnonzero")
+    return array.astype(np.int64)

@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from plbench.errors import PlbenchError
-from plbench.resolve import Request, RunPlan, Workspace, parse_assignments, plan_from_spec, plan_run
+from plbench.resolve import Request, RunPlan, parse_assignments, plan_from_spec, plan_run
 from plbench.spec import RunSpec
+from plbench.workspace import Workspace
 
 _MODEL_OPTIONS = ("backbone", "pooling", "head", "head_width", "image_size")
 _PLAN_OPTIONS = ("epochs", "batch_size", "accumulate", "lr", "weight_decay", "optimizer", "clip_grad")

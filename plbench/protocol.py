@@ -12,6 +12,7 @@ import numpy as np
 from plbench.api import Dataset, ImageSource, LabelledSplit
 from plbench.errors import DataError
 from plbench.labels import PartialLabels
+from plbench.randomness import derive_seed
 from plbench.simulate import parse
 from plbench.spec import Protocol, TrainPart
 
@@ -58,7 +59,9 @@ class Material:
     @cached_property
     def partial_labels(self) -> PartialLabels:
         """The labels of the whole train split that training may see."""
-        return parse(self.protocol.simulation).apply(self.whole_train.labels, seed=self.protocol.simulation_seed)
+        # a named stream: the raw seed could be the very one that somebody drew the labels with
+        seed = derive_seed(self.protocol.simulation_seed, "simulate")
+        return parse(self.protocol.simulation).apply(self.whole_train.labels, seed=seed)
 
     @cached_property
     def _held_out(self) -> np.ndarray:
@@ -134,6 +137,52 @@ class Material:
         if len(rows) == 0:
             raise DataError(f"split {name!r} of {self.dataset.name!r} in {self.dataset.root} holds no image")
         return Part(name, np.arange(len(rows)), split.images.subset(rows), split.labels.subset(rows))
+
+
+def choose_protocol(
+    dataset: Dataset, simulate: str | None, simulation_seed: int | None, *, selects_on_test: bool = False
+) -> Protocol:
+    """The dataset's protocol with the simulation asked for, or a custom one.
+
+    Raises:
+        PlbenchError: if the simulation cannot be read.
+    """
+    chosen = dataset.protocols[0]
+    if simulate is not None:
+        simulation = parse(simulate)
+        known = {protocol.simulation: protocol for protocol in dataset.protocols}
+        chosen = known.get(simulation.text) or custom(
+            chosen.model_copy(
+                update={
+                    "name": f"{dataset.name}-{simulation.slug}",
+                    "simulation": simulation.text,
+                    "validation_labels": "complete" if simulation.kind in _WITHOUT_NEGATIVES else "partial",
+                }
+            )
+        )
+    if simulation_seed not in (None, chosen.simulation_seed):
+        chosen = custom(chosen.model_copy(update={"simulation_seed": simulation_seed}))
+    return custom(chosen) if selects_on_test else chosen
+
+
+_WITHOUT_NEGATIVES = frozenset({"single-positive", "positive-only"})
+
+
+def custom(protocol: Protocol) -> Protocol:
+    """The same protocol under a name that no board ranks."""
+    if protocol.name.startswith("custom/"):
+        return protocol
+    return protocol.model_copy(update={"name": f"custom/{protocol.name.partition('/')[0]}"})
+
+
+def is_official(dataset: Dataset, protocol: Protocol) -> bool:
+    """Whether the splits have as many images as the dataset as it was published."""
+    wanted = dataset.official_num_images
+    return all(
+        len(dataset.split(name).images) == wanted[name]
+        for name in (protocol.train_split, protocol.test_split)
+        if name in wanted
+    )
 
 
 def _hash_fraction(image_id: str) -> float:

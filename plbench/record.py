@@ -22,7 +22,7 @@ Count = Annotated[int, Field(ge=0)]
 class Estimate(Frozen):
     """A percentage with its 95 % bootstrap interval over test images; None where it is not defined.
 
-    The interval is centred by the bootstrap's own bias (`plbench.bootstrap.interval`).
+    The interval is centred by the bootstrap's own bias (`plbench.intervals.interval`).
     """
 
     value: Percent | None

@@ -5,54 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from platformdirs import user_data_path
 from pydantic import ValidationError
 
 from plbench.api import Dataset, Method, Stage, Task
-from plbench.console import Reporter
-from plbench.errors import DataError, PlbenchError, PluginError, did_you_mean
-from plbench.images import find_unreadable
+from plbench.errors import PlbenchError, PluginError, did_you_mean
 from plbench.models import default_normalisation, file_sha256, resolve_backbone, weights_path
-from plbench.protocol import Material
+from plbench.protocol import Material, choose_protocol, custom, is_official
 from plbench.randomness import generator
 from plbench.registry import Registry, source_sha256
-from plbench.simulate import parse
 from plbench.spec import (
     MethodSpec,
     ModelSpec,
     Plan,
     Precision,
-    Protocol,
     Recipe,
     Regime,
     RunSpec,
     Selection,
 )
-from plbench.store import Store, write_json
+from plbench.workspace import Workspace, check_images, open_dataset
 
 _MAX_STAGE_DEPTH = 8
-
-
-@dataclass(frozen=True)
-class Workspace:
-    """Where things are and how to compute: all that a run needs and its outcome does not depend on.
-
-    Attributes:
-        data_root: the dataset's own folder; None to look where datasets usually are.
-        weights_file: of a backbone whose weights are "file".
-    """
-
-    store: Store
-    registry: Registry
-    reporter: Reporter
-    device: torch.device
-    workers: int
-    data_root: Path | None = None
-    weights_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -99,9 +75,11 @@ def plan_run(request: Request, workspace: Workspace) -> RunPlan:
     """
     workspace.registry.method(request.method)  # a mistyped method is said before data is drawn
     dataset = open_dataset(request.dataset, workspace)
-    protocol = choose_protocol(dataset, request)
-    skipped = _check_images(dataset, protocol, workspace, skip=request.skip_unreadable)
-    if skipped or not _is_official(dataset, protocol):
+    protocol = choose_protocol(
+        dataset, request.simulate, request.simulation_seed, selects_on_test=request.selection == "best-on-test"
+    )
+    skipped = check_images(dataset, protocol, workspace, skip=request.skip_unreadable)
+    if skipped or not is_official(dataset, protocol):
         protocol = custom(protocol)
     recipe = _choose_recipe(dataset, request.recipe)
     regime = request.regime or recipe.regime
@@ -215,72 +193,6 @@ def fit_part_plan(plan: RunPlan, registry: Registry) -> RunPlan:
     return complete(base, plan.spec.method.params, plan.material, plan.recipe, registry)
 
 
-def open_dataset(name: str, workspace: Workspace) -> Dataset:
-    """A dataset whose files are there, drawn or checked.
-
-    Raises:
-        DataError: if files are missing: which, where they were looked for, and how to get them.
-    """
-    kind = workspace.registry.dataset(name)
-    dataset = kind(dataset_root(kind, workspace))
-    missing = dataset.missing()
-    if missing:
-        raise DataError(
-            f"dataset {name!r} needs {', '.join(missing)}, not found in {dataset.root} (give another folder with "
-            f"--data-root DIR); {dataset.fetch_hint()}"
-        )
-    if not kind.needs_files:
-        with (
-            workspace.store.cache_lock(f"data/{name}"),
-            workspace.reporter.task(f"Preparing {kind.title}") as report,
-        ):
-            dataset.prepare(report)
-    return dataset
-
-
-def dataset_root(kind: type[Dataset], workspace: Workspace) -> Path:
-    """The folder given, or where datasets usually are: the cache for drawn ones, the user's data for others."""
-    if workspace.data_root is not None:
-        return workspace.data_root
-    if not kind.needs_files:
-        return workspace.store.cache / "data" / kind.name
-    return user_data_path("plbench") / kind.name
-
-
-def choose_protocol(dataset: Dataset, request: Request) -> Protocol:
-    """The dataset's protocol with the simulation asked for, or a custom one.
-
-    Raises:
-        PlbenchError: if the simulation cannot be read.
-    """
-    chosen = dataset.protocols[0]
-    if request.simulate is not None:
-        simulation = parse(request.simulate)
-        known = {protocol.simulation: protocol for protocol in dataset.protocols}
-        chosen = known.get(simulation.text) or custom(
-            chosen.model_copy(
-                update={
-                    "name": f"{dataset.name}-{simulation.slug}",
-                    "simulation": simulation.text,
-                    "validation_labels": "complete" if simulation.kind in _WITHOUT_NEGATIVES else "partial",
-                }
-            )
-        )
-    if request.simulation_seed not in (None, chosen.simulation_seed):
-        chosen = custom(chosen.model_copy(update={"simulation_seed": request.simulation_seed}))
-    return custom(chosen) if request.selection == "best-on-test" else chosen
-
-
-_WITHOUT_NEGATIVES = frozenset({"single-positive", "positive-only"})
-
-
-def custom(protocol: Protocol) -> Protocol:
-    """The same protocol under a name that no board ranks."""
-    if protocol.name.startswith("custom/"):
-        return protocol
-    return protocol.model_copy(update={"name": f"custom/{protocol.name.partition('/')[0]}"})
-
-
 def validate_params(method: type[Method], values: Mapping[str, Any]) -> Any:
     """A method's parameters, typed and range-checked.
 
@@ -357,49 +269,6 @@ def _choose_model(recipe: Recipe, changes: Mapping[str, Any]) -> ModelSpec:
             values["mean"], values["std"] = default_normalisation(values["backbone"])
     model: ModelSpec = _checked(ModelSpec, values, "model")
     return model
-
-
-def _is_official(dataset: Dataset, protocol: Protocol) -> bool:
-    """Whether the splits have as many images as the dataset as it was published."""
-    wanted = dataset.official_num_images
-    return all(
-        len(dataset.split(name).images) == wanted[name]
-        for name in (protocol.train_split, protocol.test_split)
-        if name in wanted
-    )
-
-
-def _check_images(dataset: Dataset, protocol: Protocol, workspace: Workspace, *, skip: bool) -> tuple[str, ...]:
-    """Ids of images that cannot be read, after decoding each once per dataset and folder.
-
-    Raises:
-        DataError: if there are any and they are not to be skipped, naming the first.
-    """
-    if not dataset.needs_files:
-        return ()
-    unreadable: dict[str, str] = {}
-    for split in (protocol.train_split, protocol.test_split):
-        unreadable |= _unreadable(dataset, split, workspace)
-    if unreadable and not skip:
-        raise DataError(
-            f"{next(iter(unreadable.values()))} ({len(unreadable)} such images in all); mend or fetch them again, or "
-            "give --skip-unreadable to go on without them"
-        )
-    return tuple(sorted(unreadable))
-
-
-def _unreadable(dataset: Dataset, split: str, workspace: Workspace) -> dict[str, str]:
-    """Reasons by image id; a split found whole is noted in the cache and not read again."""
-    images = dataset.split(split).images
-    name = f"checked/{dataset.name}-{split}-{dataset.fingerprint()[:16]}.json"
-    with workspace.store.cache_lock(name) as note:
-        if note.is_file() and not images.absent():
-            return {}
-        with workspace.reporter.task(f"Checking that every {split} image can be read") as report:
-            reasons = find_unreadable(images, report)
-        if not reasons:
-            write_json(note, {"images": len(images)})
-    return {images.ids[row]: reason for row, reason in reasons.items()}
 
 
 def _checked(kind: type[Any], values: Mapping[str, Any], what: str) -> Any:

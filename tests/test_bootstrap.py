@@ -72,9 +72,7 @@ def test_replicates_equal_repeating_the_rows_at_a_larger_size() -> None:
 def test_chunks_change_no_bit() -> None:
     cells = Cells.from_scores(*draw(1, num_images=200, num_classes=30))
     calls: list[tuple[int, int]] = []
-    whole = replicates(
-        cells, 150, seed=4, groups=GROUPS, progress=lambda done, total: calls.append((done, total))
-    )
+    whole = replicates(cells, 150, seed=4, groups=GROUPS, progress=lambda done, total: calls.append((done, total)))
     assert calls[-1] == (150, 150) and calls == sorted(calls) and len(calls) > 1
     for memory_bytes in (0, 200_000):
         np.testing.assert_array_equal(
@@ -89,9 +87,7 @@ def test_order_of_cells_changes_nothing() -> None:
     shuffled = np.random.default_rng(0).permutation(cells.scores.size)
     columns = ("rows", "class_index", "scores", "positives")
     other = replace(cells, **{name: getattr(cells, name)[shuffled] for name in columns})
-    np.testing.assert_array_equal(
-        stacked(replicates(cells, 20, seed=0)), stacked(replicates(other, 20, seed=0))
-    )
+    np.testing.assert_array_equal(stacked(replicates(cells, 20, seed=0)), stacked(replicates(other, 20, seed=0)))
 
 
 def test_nothing_known_is_undefined_in_every_replicate() -> None:

@@ -58,9 +58,7 @@ class TestWhatItHolds:
 
     @settings(max_examples=60, deadline=None)
     @given(dense_labels(), st.data())
-    def test_rows_and_subset_pick_images_in_any_order(
-        self, dense: npt.NDArray[np.int8], data: st.DataObject
-    ) -> None:
+    def test_rows_and_subset_pick_images_in_any_order(self, dense: npt.NDArray[np.int8], data: st.DataObject) -> None:
         most = 10 if len(dense) else 0
         index = data.draw(st.lists(st.integers(0, max(len(dense) - 1, 0)), max_size=most))
         labels = labels_of(dense)
@@ -138,9 +136,7 @@ class TestFingerprint:
         others = [
             PartialLabels.from_cells(rows, columns, flipped, num_rows=4, class_ids=IDS),
             PartialLabels.from_cells(rows, columns, values, num_rows=5, class_ids=IDS),
-            PartialLabels.from_cells(
-                rows, columns, values, num_rows=4, class_ids=("/m/01", "/m/03", "/m/02")
-            ),
+            PartialLabels.from_cells(rows, columns, values, num_rows=4, class_ids=("/m/01", "/m/03", "/m/02")),
             PartialLabels.from_cells(rows, columns, values, num_rows=4, class_ids=(*IDS, "/m/04")),
             base.keep(np.arange(base.num_known) != 3),
             base.subset([0, 2, 1, 3]),

@@ -24,9 +24,7 @@ GAMMAS = {"gamma_pos": 0.5, "gamma_neg": 3.0, "gamma_unann": 4.0}
 ZERO_GAMMAS = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_unann": 0.0}
 
 
-def draw(
-    *shape: int, seed: int = 0, scale: float = 2.0, dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, Tensor]:
+def draw(*shape: int, seed: int = 0, scale: float = 2.0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """Logits [*shape] and labels [B, C] of which half are unknown."""
     generator = torch.Generator().manual_seed(seed)
     logits = scale * torch.randn(shape, generator=generator, dtype=dtype)
@@ -61,9 +59,7 @@ def loss_by_hand(
 class TestPartialAsymmetricLoss:
     @pytest.mark.parametrize("clip", [0.0, 0.05, 0.3])
     @pytest.mark.parametrize("gammas", [(0, 0, 0), (0, 3, 4), (1, 2, 7), (0.01, 0.5, 1.5)])
-    def test_equals_the_formula_element_by_element(
-        self, gammas: tuple[float, float, float], clip: float
-    ) -> None:
+    def test_equals_the_formula_element_by_element(self, gammas: tuple[float, float, float], clip: float) -> None:
         logits, labels = draw(6, 9, dtype=torch.float64)
         weight = torch.rand(6, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         loss = partial_asymmetric_loss(
@@ -89,14 +85,11 @@ class TestPartialAsymmetricLoss:
     def test_a_number_as_weight_scales_unknown_labels_only(self) -> None:
         logits, labels = draw(5, 7)
         full, half, none = (
-            partial_asymmetric_loss(logits, labels, **GAMMAS, unann_weight=weight)
-            for weight in (1.0, 0.5, 0.0)
+            partial_asymmetric_loss(logits, labels, **GAMMAS, unann_weight=weight) for weight in (1.0, 0.5, 0.0)
         )
         torch.testing.assert_close(half, (full + none) / 2)
         assert torch.equal(full, partial_asymmetric_loss(logits, labels, **GAMMAS))
-        known_only = partial_asymmetric_loss(
-            logits, labels, **(GAMMAS | {"gamma_unann": 0}), unann_weight=0.0
-        )
+        known_only = partial_asymmetric_loss(logits, labels, **(GAMMAS | {"gamma_unann": 0}), unann_weight=0.0)
         assert torch.equal(none, known_only)
 
     def test_a_zero_shift_given_as_tensor_changes_nothing(self) -> None:
@@ -166,9 +159,7 @@ class TestPartialAsymmetricLoss:
         weight = selective_weight(at, labels, top_k=1)
         p = torch.sigmoid(at)
         shifted = (p - clip).clamp(min=0)
-        focus = torch.where(
-            labels > 0, (1 - p) ** 0.5, torch.where(labels < 0, shifted**3, shifted**4 * weight)
-        )
+        focus = torch.where(labels > 0, (1 - p) ** 0.5, torch.where(labels < 0, shifted**3, shifted**4 * weight))
 
         def frozen_sum(z: Tensor) -> float:
             hit = torch.where(labels > 0, z.sigmoid(), 1 - (z.sigmoid() - clip).clamp(min=0))
@@ -239,9 +230,7 @@ class TestPartialAsymmetricLoss:
         assert selective_weight(logits, labels, top_k=1).dtype == expected
         assert label_smoothing_loss(logits, labels, epsilon=0.1).dtype == expected
         assert temperature_negative_loss(logits, labels, temperature=2.0).dtype == expected
-        same_in_float32 = partial_asymmetric_loss(
-            logits.float(), labels, **GAMMAS, unann_weight=weight, clip=0.05
-        )
+        same_in_float32 = partial_asymmetric_loss(logits.float(), labels, **GAMMAS, unann_weight=weight, clip=0.05)
         torch.testing.assert_close(loss.float(), same_in_float32)
 
     def test_inputs_stay_as_they_were(self) -> None:
@@ -308,16 +297,12 @@ class TestSelectiveWeight:
         top_k = torch.tensor([0, 1, 3, 8]).view(4, 1, 1)
         threshold = torch.tensor([0.9, 0.5, 0.1, 0.9]).view(4, 1, 1)
         prior = torch.linspace(0, 1, 8)
-        stacked = selective_weight(
-            logits, labels, top_k=top_k, prior=prior, prior_threshold=threshold, scope=scope
-        )
+        stacked = selective_weight(logits, labels, top_k=top_k, prior=prior, prior_threshold=threshold, scope=scope)
         one_logit_for_all = selective_weight(logits[0], labels, top_k=top_k, scope=scope)
         assert stacked.shape == one_logit_for_all.shape == (4, 5, 8)
         for head in range(4):
             k, eta = int(top_k[head]), float(threshold[head])
-            alone = selective_weight(
-                logits[head], labels, top_k=k, prior=prior, prior_threshold=eta, scope=scope
-            )
+            alone = selective_weight(logits[head], labels, top_k=k, prior=prior, prior_threshold=eta, scope=scope)
             assert torch.equal(stacked[head], alone)
             alone = selective_weight(logits[0], labels, top_k=k, scope=scope)
             assert torch.equal(one_logit_for_all[head], alone)
@@ -333,14 +318,10 @@ class TestSelectiveWeight:
 
     @settings(max_examples=40, deadline=None)
     @given(st.integers(0, 12), st.floats(-0.1, 1.1), st.sampled_from(["sample", "batch"]), st.integers(0, 99))
-    def test_known_labels_are_never_ignored(
-        self, top_k: int, threshold: float, scope: str, seed: int
-    ) -> None:
+    def test_known_labels_are_never_ignored(self, top_k: int, threshold: float, scope: str, seed: int) -> None:
         logits, labels = draw(4, 6, seed=seed, scale=50.0)
         prior = torch.rand(6, generator=torch.Generator().manual_seed(seed))
-        weight = selective_weight(
-            logits, labels, top_k=top_k, prior=prior, prior_threshold=threshold, scope=scope
-        )
+        weight = selective_weight(logits, labels, top_k=top_k, prior=prior, prior_threshold=threshold, scope=scope)
         assert (weight[labels != 0] == 1).all()
         assert set(weight.unique().tolist()) <= {0.0, 1.0}
 

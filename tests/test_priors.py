@@ -21,9 +21,7 @@ class TestClassAverage:
         predicted = probabilities(1000, 7)
         prior = class_average(predicted)
         assert prior.dtype == torch.float64
-        np.testing.assert_allclose(
-            prior.numpy(), predicted.numpy().astype(np.float64).mean(axis=0), rtol=1e-14
-        )
+        np.testing.assert_allclose(prior.numpy(), predicted.numpy().astype(np.float64).mean(axis=0), rtol=1e-14)
 
     @settings(max_examples=30, deadline=None)
     @given(st.lists(st.integers(0, 9), min_size=1, max_size=8).filter(any))

@@ -25,9 +25,7 @@ def best_seconds(function: Callable[[], Any], repeats: int = 3) -> tuple[float, 
 
 @pytest.mark.bench
 @pytest.mark.parametrize("density", [1.0, 0.05])
-def test_evaluate_against_sklearn_over_300_classes(
-    density: float, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluate_against_sklearn_over_300_classes(density: float, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     scores = rng.random((4000, 300), dtype=np.float32)
     labels = np.where(rng.random(scores.shape) < 0.3, 1, -1) * (rng.random(scores.shape) < density)
@@ -35,14 +33,11 @@ def test_evaluate_against_sklearn_over_300_classes(
     def a_class_at_a_time() -> list[float]:
         known = labels != 0
         return [
-            average_precision_score(labels[known[:, c], c] > 0, scores[known[:, c], c])
-            for c in range(labels.shape[1])
+            average_precision_score(labels[known[:, c], c] > 0, scores[known[:, c], c]) for c in range(labels.shape[1])
         ]
 
     ours, metrics = best_seconds(lambda: evaluate(scores, labels))
     theirs, expected = best_seconds(a_class_at_a_time)
     np.testing.assert_allclose(metrics.ap, expected, rtol=0, atol=1e-9)
     with capsys.disabled():
-        print(
-            f"\nAP of 300 classes, {density:.0%} known: {theirs / ours:.1f} x as fast as scikit-learn's loop"
-        )
+        print(f"\nAP of 300 classes, {density:.0%} known: {theirs / ours:.1f} x as fast as scikit-learn's loop")

@@ -1,0 +1,67 @@
+"""Where and how precisely a model computes: device, autocast, module modes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plbench.api import Batch
+from plbench.spec import Precision
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where and how precisely a model computes."""
+
+    device: torch.device
+    precision: Precision
+
+    def autocast(self) -> torch.autocast:
+        """Mixed precision for the forward pass; losses stay in float32."""
+        enabled = self.precision != "float32"
+        return torch.autocast(self.device.type, getattr(torch, self.precision), enabled=enabled)
+
+    def move(self, batch: Batch) -> Batch:
+        """The batch on the device, images channels-last."""
+        return Batch(
+            self.inputs(batch.inputs),
+            batch.labels.to(self.device, non_blocking=True),
+            batch.index.to(self.device, non_blocking=True),
+            tuple(self.inputs(view) for view in batch.views),
+        )
+
+    def inputs(self, inputs: Tensor) -> Tensor:
+        """Inputs on the device."""
+        layout = torch.channels_last if inputs.ndim == 4 else torch.preserve_format
+        return inputs.to(self.device, memory_format=layout, non_blocking=True)
+
+
+class evaluation_mode:
+    """Puts a model in eval mode inside the scope, dropout layers apart where asked, and puts it back after."""
+
+    def __init__(self, model: nn.Module, *, dropout: bool = False) -> None:
+        """Remembers each module's mode."""
+        self._modes = [(module, module.training) for module in model.modules()]
+        self._dropout = dropout
+
+    def __enter__(self) -> None:
+        for module, _ in self._modes:
+            module.training = self._dropout and isinstance(module, nn.modules.dropout._DropoutNd)
+
+    def __exit__(self, *exception: object) -> None:
+        for module, training in self._modes:
+            module.training = training
+
+
+def widened(output: Any) -> Any:
+    """Half-precision tensors of a model output as float32, through dictionaries and sequences."""
+    if isinstance(output, Tensor):
+        return output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
+    if isinstance(output, dict):
+        return {name: widened(value) for name, value in output.items()}
+    if isinstance(output, (tuple, list)):
+        return type(output)(widened(value) for value in output)
+    return output

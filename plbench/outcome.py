@@ -1,0 +1,156 @@
+"""What came of a run: the figures, the files behind them, and the record that holds both."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from plbench import environment, evaluation
+from plbench.cells import Cells
+from plbench.diagnostics import diagnose_prior, diagnose_training
+from plbench.job import Job
+from plbench.randomness import derive_seed
+from plbench.record import (
+    Cost,
+    DataSummary,
+    HiddenTruth,
+    PriorDiagnostics,
+    Record,
+    SelectionReport,
+    SplitMetrics,
+    reference,
+)
+from plbench.store import CHECKPOINT
+
+FILES = ("spec.toml", "log.jsonl", "cells.npz", "per_class.csv", "replicates.csv", CHECKPOINT)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Cells of the headline weights, of the last weights where they are others, and what hidden truth says."""
+
+    cells: Cells
+    last_cells: Cells | None
+    hidden_truth: HiddenTruth | None
+
+
+def score(job: Job) -> Scored:
+    """Scores the trained model on its part, and on the hidden truth of train where there is one."""
+    cells = job.cells(job.headline_weights)
+    last_cells = job.cells("raw") if job.headline_weights != "raw" else None
+    truth = job.plan.material.hidden_truth(job.spec.train_part)
+    hidden = None
+    if truth is not None:
+        model = job.state.averaged(job.headline_weights)
+        hidden = diagnose_training(model, job.method, job.train_inputs, truth, job.execution)
+    return Scored(cells, last_cells, hidden)
+
+
+def summarise(job: Job, scored: Scored, folder: Path) -> dict[str, SplitMetrics]:
+    """Figures by name; writes the cells, the per-class table and the replicates that they come from."""
+    name = "validation" if job.only_selects else "test"
+    labels = job.scored_part.labels
+    groups = job.plan.material.dataset.groups()
+    annotations = np.add(*job.train_part.labels.counts())
+    # seeded by protocol: any two runs of one protocol draw the same test images and pair up
+    seed = derive_seed(0, "bootstrap", job.spec.protocol.sha256(), job.scored_part.split)
+    with job.workspace.reporter.task("Intervals") as report:
+        replicates = evaluation.draw_replicates(scored.cells, labels, groups, seed, report)
+    scored.cells.save(folder / "cells.npz")
+    evaluation.write_per_class(folder / "per_class.csv", scored.cells, labels)
+    evaluation.write_replicates(folder / "replicates.csv", replicates)
+    summaries = {name: evaluation.summarise(scored.cells, labels, groups, annotations, replicates)}
+    if scored.last_cells is not None:
+        summaries[f"{name}_raw"] = evaluation.summarise(scored.last_cells, labels, groups, annotations, None)
+    return summaries
+
+
+def record(job: Job, scored: Scored, metrics: dict[str, SplitMetrics], folder: Path, finished_at: str) -> Record:
+    """The record of a run that is done; its files are in the folder already, save the record itself."""
+    job.write_log(folder)
+    spec, recipe = job.spec, job.plan.recipe
+    return Record(
+        key=spec.key,
+        spec_sha256=spec.sha256(),
+        spec=spec,
+        status="done",
+        finished_at=finished_at,
+        title=job.plan.method.title,
+        regime_title=recipe.title if spec.regime == recipe.regime else spec.regime,
+        environment=environment.describe(job.workspace.device),
+        data=_data_summary(job),
+        metrics=metrics,
+        selection=_selection(job),
+        priors=_priors(job),
+        hidden_truth=scored.hidden_truth,
+        cost=_cost(job),
+        training={"final_loss": job.state.history[-1]["loss"], "steps": float(job.state.step)},
+        files={name: reference(folder / name) for name in FILES},
+        warnings=_warnings(job, next(iter(metrics.values()))),
+    )
+
+
+def _data_summary(job: Job) -> DataSummary:
+    labels, num_scored = job.train_part.labels, len(job.scored_part.rows)
+    positives, negatives = labels.counts()
+    return DataSummary(
+        num_train=labels.num_images,
+        num_train_known=labels.num_known,
+        train_density=labels.density,
+        train_positives=int(positives.sum()),
+        train_negatives=int(negatives.sum()),
+        num_test=0 if job.only_selects else num_scored,
+        num_validation=num_scored if job.only_selects else 0,
+        classes_without_train_positives=int((positives == 0).sum()),
+        skipped_images=len(job.spec.skipped_images),
+    )
+
+
+def _selection(job: Job) -> SelectionReport:
+    protocol = job.spec.protocol
+    labels: Any = {"last": "none", "best-on-test": "test"}.get(job.spec.selection, protocol.validation_labels)
+    return SelectionReport(
+        rule=job.spec.selection,
+        labels=labels,
+        epoch=job.best.epoch or job.state.epoch,
+        weights=job.headline_weights,
+        curve=job.best.curve,
+    )
+
+
+def _priors(job: Job) -> dict[str, PriorDiagnostics]:
+    labels = job.train_part.labels
+    truth = job.plan.material.hidden_truth(job.spec.train_part)
+    vectors = {n: vector for n, vector in job.artifacts.items() if vector.shape == (labels.num_classes,)}
+    return {name: diagnose_prior(vector, labels.class_names, truth) for name, vector in vectors.items()}
+
+
+def _cost(job: Job) -> Cost:
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    on_gpu = job.workspace.device.type == "cuda"
+    return Cost(
+        seconds={**job.seconds, "total": sum(job.seconds.values())},
+        images_per_second=job.images_trained / max(job.seconds["training"], 1e-9),
+        peak_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if on_gpu else kilobytes / 1024,
+    )
+
+
+def _warnings(job: Job, headline: SplitMetrics) -> list[str]:
+    warnings = []
+    unscored = headline.num_classes - headline.num_classes_scored
+    if unscored:
+        warnings.append(
+            f"{unscored} of {headline.num_classes} classes have no known positive or no known negative in the scored "
+            "part and are not scored"
+        )
+    if job.spec.selection == "best-on-test":
+        warnings.append("the epoch was selected on the test split: no board ranks this run")
+    if job.spec.skipped_images:
+        warnings.append(f"{len(job.spec.skipped_images)} unreadable images were left out")
+    return warnings
