@@ -43,7 +43,7 @@ PAPER_RECIPE = Recipe(
             randaugment="rand-m9-mstd0.5",
             cutout=0.5,
         ),
-        "probe": Plan(epochs=15, batch_size=128, lr=1e-3, weight_decay=1e-2),
+        "probe": Plan(epochs=10, batch_size=128, lr=1e-3, weight_decay=1e-2),
     },
     sources={
         "model, finetune plan": "the CSL authors' code (published.json, training.coco); ImageNet-21k weights",

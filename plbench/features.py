@@ -16,8 +16,8 @@ from plbench.images import ImageSource, eval_transform, image_batches, image_set
 from plbench.spec import NUMERICS, ModelSpec, Precision
 from plbench.store import Store, unwritable, write_json
 
-BATCH_SIZE = 64
-_SAVE_EVERY = 16  # batches between two notes of how far a file is filled
+BATCH_SIZE = 32  # small batches stay in a CPU's cache; a GPU is fed well enough
+_SAVE_EVERY = 32  # batches between two notes of how far a file is filled
 
 
 def features_key(fingerprint: str, split: str, images: ImageSource, model: ModelSpec, precision: Precision) -> str:
@@ -25,6 +25,11 @@ def features_key(fingerprint: str, split: str, images: ImageSource, model: Model
     backbone = model.model_dump(mode="json", exclude={"head", "head_width", "head_dropout"})
     content = [fingerprint, split, image_set_id(images), backbone, precision, NUMERICS]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def features_name(key: str) -> str:
+    """Where features lie in the cache."""
+    return f"features/{key[:32]}.npy"
 
 
 def cached_features(
@@ -46,7 +51,7 @@ def cached_features(
     Raises:
         DataError: if an image cannot be read. StoreError: if the cache cannot be written.
     """
-    with store.cache_lock(f"features/{key[:32]}.npy") as path:
+    with store.cache_lock(features_name(key)) as path:
         if not path.is_file():
             backbone = make_backbone().to(device).eval()
             try:

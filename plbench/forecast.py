@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from plbench.console import duration
 from plbench.execution import Execution
-from plbench.features import features_key
+from plbench.features import features_key, features_name
 from plbench.models import Backbone, make_head
 from plbench.randomness import seeded
 from plbench.resolve import RunPlan
@@ -64,12 +66,10 @@ def _seconds(plan: RunPlan, workspace: Workspace, train: float, infer: float, co
         passes = 2 if plan.spec.plan.ema_decay else 1  # averaged and last weights are scored apart
         return total + num_train * plan.spec.plan.epochs * train + (passes * num_test + num_train) * infer
     for split in (plan.spec.protocol.train_split, plan.spec.protocol.test_split):
-        images = plan.material.whole(split).images
-        spec = plan.spec
-        key = features_key(spec.dataset_fingerprint, split, images, spec.model, spec.precision)
-        if key not in counted and not (workspace.store.cache / "features" / f"{key[:32]}.npy").is_file():
-            counted.add(key)
-            total += len(images) * infer
+        path = _features_path(plan, workspace, split)
+        if path.name not in counted and not path.is_file():
+            counted.add(path.name)
+            total += len(plan.material.whole(split).images) * infer
     return total + num_train * plan.spec.plan.epochs * train
 
 
@@ -78,6 +78,9 @@ def _seconds_per_image(plan: RunPlan, workspace: Workspace) -> tuple[float, floa
     spec, device = plan.spec, workspace.device
     execution = Execution(device, spec.precision)
     num_classes = plan.material.train(spec.train_part).labels.num_classes
+    cached = _cached_width(plan, workspace)
+    if spec.regime == "probe" and cached is not None:
+        return _head_seconds(plan, cached, num_classes, execution), 0.0
     with seeded(0):
         backbone = Backbone(spec.model)
         head = make_head(spec.model, backbone.num_features, num_classes)
@@ -87,8 +90,32 @@ def _seconds_per_image(plan: RunPlan, workspace: Workspace) -> tuple[float, floa
     if spec.regime == "finetune":
         whole = nn.Sequential(backbone, head)
         return _timed(lambda: _train(whole, images, execution), device) / len(images), infer
-    features = torch.zeros(spec.plan.batch_size, backbone.num_features, device=device)
-    return 2 * _timed(lambda: _train(head, features, execution), device) / len(features), infer
+    return _head_seconds(plan, backbone.num_features, num_classes, execution), infer
+
+
+def _head_seconds(plan: RunPlan, num_features: int, num_classes: int, execution: Execution) -> float:
+    """Training time per image of the head; twice what forward and backward take, for optimiser and average."""
+    with seeded(0):
+        head = make_head(plan.spec.model, num_features, num_classes).to(execution.device)
+    features = torch.zeros(plan.spec.plan.batch_size, num_features, device=execution.device)
+    return 2 * _timed(lambda: _train(head, features, execution), execution.device) / len(features)
+
+
+def _cached_width(plan: RunPlan, workspace: Workspace) -> int | None:
+    """Width of the cached features; None where any split's are missing."""
+    width = None
+    for split in (plan.spec.protocol.train_split, plan.spec.protocol.test_split):
+        path = _features_path(plan, workspace, split)
+        if not path.is_file():
+            return None
+        width = int(np.load(path, mmap_mode="r").shape[1])
+    return width
+
+
+def _features_path(plan: RunPlan, workspace: Workspace, split: str) -> Path:
+    spec, images = plan.spec, plan.material.whole(split).images
+    key = features_key(spec.dataset_fingerprint, split, images, spec.model, spec.precision)
+    return workspace.store.cache / features_name(key)
 
 
 def _synthetic(model: ModelSpec, device: torch.device) -> torch.Tensor:

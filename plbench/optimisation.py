@@ -26,7 +26,8 @@ def make_optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.
     if not groups:
         raise PlbenchError(f"method {method.name!r} has no parameter to train")
     kind = torch.optim.AdamW if plan.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=plan.lr), peaks
+    fused = groups[0]["params"][0].device.type in ("cpu", "cuda")  # one pass over each parameter
+    return kind(groups, lr=plan.lr, fused=fused), peaks
 
 
 def make_average(model: nn.Module, plan: Plan, num_steps: int) -> Any:

@@ -28,7 +28,7 @@ def quick_recipe(image_size: int) -> Recipe:
         regime="probe",
         model=model,
         plans={
-            "probe": Plan(epochs=15, batch_size=128, lr=1e-3, weight_decay=1e-2),
+            "probe": Plan(epochs=10, batch_size=128, lr=1e-3, weight_decay=1e-2),
             "finetune": Plan(epochs=10, batch_size=32, lr=2e-4, weight_decay=1e-4),
         },
         sources={
