@@ -84,6 +84,8 @@ class Scenes(Dataset):
         if (self._drawn / "manifest.json").is_file():
             return
         self.root.mkdir(parents=True, exist_ok=True)
+        for abandoned in self.root.glob(".drawing-*"):  # of a process that was killed
+            shutil.rmtree(abandoned, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=".drawing-", dir=self.root))
         try:
             fingerprint = _draw_all(folder, report)

@@ -24,8 +24,12 @@ class PASLNegative(Method):
         gamma_unann: float = tunable(4.0, 2.0, 7.0, ge=0.0, description="focusing of unknown labels, gamma_u")
         clip: float = tunable(0.0, 0.0, 0.1, ge=0.0, lt=1.0, description="probability shift, m")
 
+    def weight(self, logits: Tensor, labels: Tensor) -> Tensor | None:
+        """`w_c` of unknown labels, [B, C]; None for 1 everywhere."""
+        return None
+
     def loss(self, output: Tensor, batch: Batch, progress: Progress) -> Loss:
-        """Eq. 3 with weight 1 on unknown labels."""
+        """Eq. 3."""
         p = self.params
         per_image = partial_asymmetric_loss(
             output,
@@ -34,5 +38,6 @@ class PASLNegative(Method):
             gamma_neg=p.gamma_neg,
             gamma_unann=p.gamma_unann,
             clip=p.clip,
+            unann_weight=self.weight(output, batch.labels),
         )
         return Loss.of_images(per_image)

@@ -10,17 +10,14 @@ from torch import Tensor
 
 from plbench.api import (
     Batch,
-    Loss,
-    Method,
-    MethodParams,
     PlbenchError,
-    Progress,
     Stage,
     Task,
     TrainView,
     tunable,
 )
-from plbench.losses import partial_asymmetric_loss, selective_weight, soft_prior_weight
+from plbench.losses import selective_weight, soft_prior_weight
+from plbench.methods.pasl_negative import PASLNegative
 from plbench.priors import class_average, threshold_for_top
 
 
@@ -29,7 +26,7 @@ def estimate_prior(view: TrainView) -> Tensor:
     return class_average(probabilities for _, probabilities in view.predict(weights="ema"))
 
 
-class Selective(Method):
+class Selective(PASLNegative):
     """Eq. 3 with `w_c = 0` on `O_L u O_P`, 1 on other unknown labels.
 
     `O_L`: the `top_k` unknown labels of an image with the highest likelihood. `O_P`: unknown labels of classes whose
@@ -39,16 +36,10 @@ class Selective(Method):
 
     name = "selective"
     title = "P-ASL, Selective"
-    paper = "Ben-Baruch et al., CVPR 2022, arXiv 2110.10955"
-    tags = frozenset({"paper"})
 
-    class Params(MethodParams):
-        """Starting values: COCO FPC-1000 in the README of CSL's code; alpha is ours."""
+    class Params(PASLNegative.Params):
+        """Those of P-ASL, and what is ignored. COCO FPC-1000 in the README of CSL's code; alpha is ours."""
 
-        gamma_pos: float = tunable(0.0, 0.0, 1.0, ge=0.0, description="focusing of positives, gamma+")
-        gamma_neg: float = tunable(3.0, 0.0, 4.0, ge=0.0, description="focusing of verified negatives, gamma-")
-        gamma_unann: float = tunable(4.0, 2.0, 7.0, ge=0.0, description="focusing of unknown labels, gamma_u")
-        clip: float = tunable(0.0, 0.0, 0.1, ge=0.0, lt=1.0, description="probability shift, m")
         mode: Literal["both", "likelihood", "prior", "soft-prior"] = Field(
             "both", description="what marks an unknown label as likely present"
         )
@@ -109,28 +100,15 @@ class Selective(Method):
             weight = weight * soft_prior_weight(labels, prior, alpha=self.params.alpha)
         return weight
 
-    def loss(self, output: Tensor, batch: Batch, progress: Progress) -> Loss:
-        """Eq. 3 with the weights of eq. 9 on unknown labels."""
-        p = self.params
-        per_image = partial_asymmetric_loss(
-            output,
-            batch.labels,
-            gamma_pos=p.gamma_pos,
-            gamma_neg=p.gamma_neg,
-            gamma_unann=p.gamma_unann,
-            clip=p.clip,
-            unann_weight=self.weight(output, batch.labels),
-        )
-        return Loss.of_images(per_image)
-
     def diagnostics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The unknown labels that would be ignored: is what Selective ignores really present (CSL, fig. 4)?"""
         return {"ignored": (self.weight(output, batch.labels) == 0) & (batch.labels == 0)}
 
 
 def _check_counts(params: Any, task: Task) -> None:
-    for name in ("top_k", "eta_top"):
-        value = getattr(params, name)
+    used = {"top_k": params.mode != "prior", "eta_top": params.mode in ("both", "prior")}
+    for name, is_used in used.items():
+        value = getattr(params, name) if is_used else None
         if value is not None and value > task.num_classes:
             raise PlbenchError(
                 f"{name} = {value} of method 'selective' exceeds the {task.num_classes} classes of this dataset; "

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import stats
 from torch import Tensor
 
 from plbench.errors import PlbenchError
@@ -112,4 +111,6 @@ def _spearman(estimate: npt.NDArray[np.float64], truth: npt.NDArray[np.float64])
     """Spearman correlation of two [k] vectors, NaN where it is undefined."""
     if len(truth) < 2 or np.ptp(estimate) == 0 or np.ptp(truth) == 0:
         return float("nan")
+    from scipy import stats  # half a second to import, for diagnostics alone
+
     return float(stats.spearmanr(estimate, truth).statistic)

@@ -120,13 +120,15 @@ class Registry:
 
 
 def source_sha256(plugin: type[Any]) -> str:
-    """Hex sha256 of the file that defines a plugin: part of a run's identity.
+    """Hex sha256 of the file that defines a plugin, and of those of its own base classes: part of a run's identity.
 
     Raises:
         PluginError: if the class has no source file.
     """
+    own = [base for base in plugin.__mro__ if base.__module__ not in ("plbench.api", "builtins", "abc")]
     try:
-        return hashlib.sha256(Path(inspect.getfile(plugin)).read_bytes()).hexdigest()
+        files = dict.fromkeys(inspect.getfile(base) for base in own)
+        return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
     except (OSError, TypeError) as error:
         raise PluginError(f"the source file of {plugin.__name__} cannot be read: {error}") from error
 

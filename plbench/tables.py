@@ -165,23 +165,25 @@ def print_settings(settings: Sequence[Setting]) -> None:
         console.print(Text(f"{setting.protocol}, {setting.regime}, {setting.model}", style="bold"))
         table = new_table(*names, right=names[1:])
         for row in setting.rows:
-            figures = [_figure(row.figures[name]) for name in ("map_c", "map_o", *groups)]
-            gap = "best" if row.difference is None else _figure(row.difference, sign=True)
+            figures = [_plus_minus(row.figures[name]) for name in ("map_c", "map_o", *groups)]
+            gap = "best" if row.difference is None else _with_ends(row.difference)
             p_value = "" if row.p_value is None else f"{row.p_value:.3f}"
             classes = f"{row.num_classes_scored} of {row.num_classes}"
             table.add_row(row.label, str(len(row.seeds)), *figures, gap, p_value, classes)
         console.print(table)
         console.print()
     console.print(
-        "Mean over seeds [95 % bootstrap interval over test images and seeds]; differences are paired by test image."
+        "Mean over seeds, ± half the 95 % bootstrap interval over test images and seeds (both ends: --json); "
+        "differences are paired by test image."
     )
 
 
-def _figure(figure: Figure, *, sign: bool = False) -> str:
-    form = "+.2f" if sign else ".2f"
-    if math.isnan(figure.mean):
-        return "–"
-    return f"{figure.mean:{form}} [{figure.low:{form}}, {figure.high:{form}}]"
+def _plus_minus(figure: Figure) -> str:
+    return "–" if math.isnan(figure.mean) else f"{figure.mean:.2f} ±{(figure.high - figure.low) / 2:.2f}"
+
+
+def _with_ends(figure: Figure) -> str:
+    return "–" if math.isnan(figure.mean) else f"{figure.mean:+.2f} [{figure.low:+.2f}, {figure.high:+.2f}]"
 
 
 def print_rows(title: str | None, rows: Sequence[dict[str, Any]], right: Sequence[str] = ()) -> None:
