@@ -123,7 +123,12 @@ class _Coco(Dataset):
 
     @cached_property
     def _index(self) -> dict[str, LabelledSplit]:
-        return {split: self._read(split) for split in self._folders}
+        index = {split: self._read(split) for split in self._folders}
+        classes = {(split.labels.class_ids, split.labels.class_names) for split in index.values()}
+        if len(classes) > 1:
+            train, test = map(self._annotations, index)
+            raise DataError(f"{test} defines other categories than {train.name}; take both files from one release")
+        return index
 
     def split(self, name: str) -> LabelledSplit:
         """`train`, or `test`, which is COCO's val.
@@ -195,7 +200,7 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} is not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); it may be "
             "truncated: download it again"
         ) from error
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # wrong encoding, numbers of thousands of digits, deep nesting
         raise DataError(f"{path} is not valid JSON: {error}; download it again") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
@@ -204,36 +209,46 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _field(content: dict[str, Any], section: str, names: tuple[str, ...], path: Path) -> list[tuple[Any, ...]]:
-    """The named values of every entry of a section, checked."""
+def _field(content: dict[str, Any], section: str, fields: Mapping[str, type], path: Path) -> list[tuple[Any, ...]]:
+    """The named values of every entry of a section, each of the type wanted."""
     entries = content.get(section)
     if not isinstance(entries, list):
         raise DataError(f"{path} has no list {section!r}; COCO's files have images, annotations and categories")
     values = []
     for number, entry in enumerate(entries):
-        try:
-            values.append(tuple(entry[name] for name in names))
-        except (KeyError, TypeError) as error:
-            raise DataError(f"{path}: {section}[{number}] has no {error}; expected {', '.join(names)}") from error
+        where = f"{path}: {section}[{number}]"
+        if not isinstance(entry, dict):
+            raise DataError(f"{where} is a {type(entry).__name__}; expected an object with {', '.join(fields)}")
+        for name, kind in fields.items():
+            if name not in entry:
+                raise DataError(f"{where} has no {name!r}; expected {', '.join(fields)}")
+            if type(entry[name]) is not kind:
+                raise DataError(f"{where}: {name} = {entry[name]!r:.40} is not of type {kind.__name__}")
+        values.append(tuple(entry[name] for name in fields))
     return values
 
 
 def _categories(content: dict[str, Any], path: Path) -> tuple[list[int], list[str]]:
     """Category ids in rising order (they have gaps: class index is the rank) and their names."""
-    categories = sorted(_field(content, "categories", ("id", "name"), path))
-    return [identity for identity, _ in categories], [str(name) for _, name in categories]
+    categories = sorted(_field(content, "categories", {"id": int, "name": str}, path))
+    ids = [identity for identity, _ in categories]
+    _check_unique(ids, "a category id", path)
+    return ids, [name for _, name in categories]
 
 
 def _images(content: dict[str, Any], path: Path) -> tuple[list[int], list[str]]:
-    images = sorted(_field(content, "images", ("id", "file_name"), path))
+    images = sorted(_field(content, "images", {"id": int, "file_name": str}, path))
     ids = [identity for identity, _ in images]
-    if len(set(ids)) != len(ids):
-        raise DataError(f"{path}: an image id appears twice; ids must be unique")
-    files = [str(name) for _, name in images]
-    for name in files:
+    _check_unique(ids, "an image id", path)
+    for _, name in images:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise DataError(f"{path}: file_name {name!r} points outside the image folder")
-    return ids, files
+    return ids, [name for _, name in images]
+
+
+def _check_unique(ids: list[int], what: str, path: Path) -> None:
+    if len(set(ids)) != len(ids):
+        raise DataError(f"{path}: {what} appears twice; ids must be unique")
 
 
 def _present(
@@ -243,7 +258,8 @@ def _present(
     row_of = {identity: row for row, identity in enumerate(image_ids)}
     column_of = {identity: column for column, identity in enumerate(category_ids)}
     cells = []
-    for number, (image, category) in enumerate(_field(content, "annotations", ("image_id", "category_id"), path)):
+    fields = {"image_id": int, "category_id": int}
+    for number, (image, category) in enumerate(_field(content, "annotations", fields, path)):
         if image not in row_of or category not in column_of:
             what = f"image_id {image}" if image not in row_of else f"category_id {category}"
             raise DataError(f"{path}: annotations[{number}] has {what}, which the file does not define")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,8 +25,9 @@ from plbench.api import (
     PartialLabels,
     ProgressReport,
 )
-from plbench.datasets.scenes_drawing import CLASSES, DRAWING_VERSION, IMAGE_SIZE, SPLIT_SIZES, draw
 from plbench.recipes import quick_recipe
+
+from .scenes_drawing import CLASSES, DRAWING_VERSION, IMAGE_SIZE, SPLIT_SIZES, draw
 
 FINGERPRINT = "8183cf12a48184ef20a2e8a6a44d5a8cf2137202d3dc0cecac046b15251b5ba1"
 """sha256 over all pixels and labels, on every machine."""
@@ -33,7 +35,7 @@ FINGERPRINT = "8183cf12a48184ef20a2e8a6a44d5a8cf2137202d3dc0cecac046b15251b5ba1"
 _CHUNK = 100  # images that a worker draws at a time
 
 
-def _protocol(variant: str, simulation: str, gamma_neg: float, **rules: str) -> BenchmarkProtocol:
+def _protocol(variant: str, simulation: str, gamma_neg: float, **rules: Any) -> BenchmarkProtocol:
     gammas = {"gamma_pos": 0.0, "gamma_neg": gamma_neg, "gamma_unann": 4.0}
     return BenchmarkProtocol(
         name=f"scenes-{variant}/v1",
@@ -44,7 +46,7 @@ def _protocol(variant: str, simulation: str, gamma_neg: float, **rules: str) -> 
             "gammas, eta": "README of the CSL authors' code: its COCO values for FPC-1000 and RPA-0.5",
             "top_k": "ours: the trial that the dataset was designed by, before it was drawn as it is now",
         },
-        **rules,  # type: ignore[arg-type]
+        **rules,
     )
 
 

@@ -17,8 +17,9 @@ from plbench.api import (
     tunable,
 )
 from plbench.losses import selective_weight, soft_prior_weight
-from plbench.methods.pasl_negative import PASLNegative
 from plbench.priors import class_average, threshold_for_top
+
+from .pasl_negative import PASLNegative
 
 
 def estimate_prior(view: TrainView) -> Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -147,28 +148,22 @@ def run(
 
     file = Path(weights) if weights not in (None, "packaged", "pretrained", "random") else None
     workspace = _workspace(runs, plugin, data_root, device=device, workers=workers, quiet=quiet, weights_file=file)
-    if config is not None:
-        plan = options.plan_from_file(config, workspace)
-    else:
-        plan = options.plan_from_options(given, workspace)
-    was_done = not force and runner.finished(plan, workspace) is not None
-    if plan_only or not was_done:
-        foreseen = forecast.forecast(plan, workspace)
-        workspace.reporter.line(foreseen.text)
-    if plan_only:
-        _emit({"spec": plan.spec, "seconds": foreseen.seconds}, as_json, lambda: typer.echo(foreseen.text))
-        return
-    try:
+    with _stoppable():
+        if config is not None:
+            plan = options.plan_from_file(config, given, workspace)
+        else:
+            plan = options.plan_from_options(given, workspace)
+        was_done = not force and runner.finished(plan, workspace) is not None
+        if plan_only or not was_done:
+            foreseen = forecast.forecast(plan, workspace)
+            workspace.reporter.line(foreseen.text)
+        if plan_only:
+            _emit({"spec": plan.spec, "seconds": foreseen.seconds}, as_json, lambda: typer.echo(foreseen.text))
+            return
         record = runner.run(plan, workspace, force=force)
-    except KeyboardInterrupt:
-        _say("stopped; the same command goes on from the last checkpoint, or starts again where there is none", 130)
-        raise typer.Exit(130) from None
     folder = workspace.store.run_folder(record.key)
-    _emit(
-        record,
-        as_json,
-        lambda: tables.print_result(record, folder, runner.next_steps(plan, workspace, was_done)),
-    )
+    steps = runner.next_steps(plan, workspace, was_done)
+    _emit(record, as_json, lambda: tables.print_result(record, folder, steps))
 
 
 @methods_app.command("list")
@@ -253,15 +248,23 @@ def runs_list(runs: Runs = RUNS, as_json: AsJson = False) -> None:
 @runs_app.command("show")
 def runs_show(
     run: Annotated[str, typer.Argument(help="Key, the start of one, or a folder.")],
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="Show the AP of this class, by name or id; may be repeated.")
+    ] = None,
     runs: Runs = RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """One run in full."""
+    """One run in full, or its average precision on single classes."""
     from plbench import tables
+    from plbench.evaluation import read_per_class
     from plbench.record import read_record
 
     folder = _store(runs).find(run)
     record = read_record(folder)
+    if classes:
+        rows = read_per_class(folder / "per_class.csv", classes)
+        _emit(rows, as_json, lambda: tables.print_rows(record.title, rows, right=("ap", "positives", "negatives")))
+        return
     _emit(record, as_json, lambda: tables.print_details(record, folder))
 
 
@@ -318,6 +321,16 @@ def root(
         raise typer.Exit
 
 
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Ctrl-C is a sentence and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say("stopped; the same command goes on from what was saved, or starts again where nothing was", 130)
+        raise typer.Exit(130) from None
+
+
 def _say(text: str, code: int) -> int:
     typer.echo(f"plbench: {text}", err=True)
     return code
@@ -364,10 +377,16 @@ def _workspace(
 
 
 def _records(runs: Path) -> list[tuple[Path, Record]]:
+    """All runs with a readable record, oldest first; one that cannot be read is named, and hides no other."""
     from plbench.record import read_record
 
     store = _store(runs)
-    found = [(folder, read_record(folder)) for folder in map(store.run_folder, store.keys())]
+    found = []
+    for folder in map(store.run_folder, store.keys()):
+        try:
+            found.append((folder, read_record(folder)))
+        except PlbenchError as error:
+            _say(f"left out: {error}", 0)
     return sorted(found, key=lambda item: item[1].finished_at)
 
 

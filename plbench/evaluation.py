@@ -14,6 +14,7 @@ from plbench import bootstrap, intervals, metrics
 from plbench.bootstrap import Replicates
 from plbench.cells import Cells
 from plbench.console import Report
+from plbench.errors import PlbenchError, did_you_mean
 from plbench.labels import PartialLabels
 from plbench.metrics import Metrics
 from plbench.record import Estimate, GroupMetrics, SplitMetrics
@@ -85,6 +86,23 @@ def draw_replicates(
     """
     by_index = {name: _columns(labels, ids) for name, ids in groups.items()}
     return bootstrap.replicates(cells, NUM_REPLICATES, seed=seed, groups=by_index, progress=report)
+
+
+def read_per_class(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a per-class table for classes named by id or display name, such as "person" (Person-AP).
+
+    Raises:
+        PlbenchError: if there is no such class.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    chosen = []
+    for name in names:
+        found = [row for row in rows if name in (row["class_id"], row["class_name"])]
+        if not found:
+            raise PlbenchError(f"{path} has no class {name!r}; {did_you_mean(name, {r['class_name'] for r in rows})}")
+        chosen += found
+    return chosen
 
 
 def write_replicates(path: Path, replicates: Replicates) -> None:

@@ -15,6 +15,7 @@ from plbench.execution import Execution
 from plbench.features import features_key, features_name
 from plbench.models import Backbone, make_head
 from plbench.randomness import seeded
+from plbench.record import finished_record
 from plbench.resolve import RunPlan
 from plbench.spec import ModelSpec
 from plbench.workspace import Workspace
@@ -45,7 +46,7 @@ def forecast(plan: RunPlan, workspace: Workspace) -> Forecast:
     train, infer = _seconds_per_image(plan, workspace)
     seconds = _seconds(plan, workspace, train, infer, set())
     text = f"{describe(plan)}; about {duration(seconds)} on {workspace.device.type}"
-    waiting = [name for name, (_, stage) in plan.stages.items() if not workspace.store.is_done(stage.spec.key)]
+    waiting = [name for name, (_, stage) in plan.stages.items() if not _is_done(stage, workspace)]
     if waiting:
         text += f", stage {', '.join(waiting)} included"
     quick = any(recipe.name == "quick" for recipe in plan.material.dataset.recipes)
@@ -56,7 +57,7 @@ def forecast(plan: RunPlan, workspace: Workspace) -> Forecast:
 
 def _seconds(plan: RunPlan, workspace: Workspace, train: float, infer: float, counted: set[str]) -> float:
     """Of a run and of those of its stages that are not done; features that are cached cost nothing."""
-    if workspace.store.is_done(plan.spec.key) or plan.spec.key in counted:
+    if _is_done(plan, workspace) or plan.spec.key in counted:
         return 0.0
     counted.add(plan.spec.key)
     total = sum(_seconds(stage, workspace, train, infer, counted) for _, stage in plan.stages.values())
@@ -71,6 +72,10 @@ def _seconds(plan: RunPlan, workspace: Workspace, train: float, infer: float, co
             counted.add(path.name)
             total += len(plan.material.whole(split).images) * infer
     return total + num_train * plan.spec.plan.epochs * train
+
+
+def _is_done(plan: RunPlan, workspace: Workspace) -> bool:
+    return finished_record(workspace.store.run_folder(plan.spec.key)) is not None
 
 
 def _seconds_per_image(plan: RunPlan, workspace: Workspace) -> tuple[float, float]:

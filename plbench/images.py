@@ -30,7 +30,10 @@ DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.Decompressi
 class ImageSource(Protocol):
     """Images by row, wherever they are kept."""
 
-    ids: tuple[str, ...]
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Stable id of each image."""
+        ...
 
     def __len__(self) -> int:
         """Number of images."""

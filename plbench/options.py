@@ -16,6 +16,7 @@ from plbench.workspace import Workspace
 
 _MODEL_OPTIONS = ("backbone", "pooling", "head", "head_width", "image_size")
 _PLAN_OPTIONS = ("epochs", "batch_size", "accumulate", "lr", "weight_decay", "optimizer", "clip_grad")
+_NOT_GIVEN: tuple[Any, ...] = (None, [], False, 0, "last")  # the defaults of `plbench run`
 _REQUEST_OPTIONS = ("simulate", "simulation_seed", "recipe", "regime", "precision", "seed", "selection")
 
 
@@ -45,12 +46,22 @@ def plan_from_options(given: Mapping[str, Any], workspace: Workspace) -> RunPlan
     return plan_run(request, workspace)
 
 
-def plan_from_file(path: Path, workspace: Workspace) -> RunPlan:
+def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -> RunPlan:
     """The plan of a run that was written down, such as `runs/<key>/spec.toml`.
+
+    Args:
+        path: of the file.
+        given: the other options; those that would change the run are refused.
+        workspace: where and how.
 
     Raises:
         PlbenchError: if the file is not such a spec, or cannot be the same run here.
     """
+    changing = ("method", "dataset", "param", "skip_unreadable", *_MODEL_OPTIONS, *_PLAN_OPTIONS, *_REQUEST_OPTIONS)
+    for name in changing:
+        if given[name] not in _NOT_GIVEN:
+            option = "--" + name.replace("_", "-")
+            raise PlbenchError(f"{option} would change the run that {path} writes down; give the one or the other")
     try:
         with path.open("rb") as file:
             spec = RunSpec.model_validate(tomllib.load(file))

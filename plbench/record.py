@@ -197,9 +197,21 @@ def read_record(folder: Path) -> Record:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise StoreError(f"{path} is not a valid record: {field}: {first['msg']}") from error
-    if record.spec.sha256() != record.spec_sha256 or not record.spec_sha256.startswith(record.key):
+    if record.spec.sha256() != record.spec_sha256 or record.spec.key != record.key:
         raise StoreError(f"{path} was changed: its spec has sha256 {record.spec.sha256()[:16]}, it says {record.key}")
     return record
+
+
+def finished_record(folder: Path) -> Record | None:
+    """The record of a run that is done; None where there is none yet, or only that of a failure.
+
+    Raises:
+        StoreError: as `read_record`.
+    """
+    if not (folder / RECORD).is_file():
+        return None
+    record = read_record(folder)
+    return record if record.status == "done" else None
 
 
 def reference(path: Path) -> FileReference:

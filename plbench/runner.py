@@ -18,7 +18,7 @@ from plbench.engine import View
 from plbench.errors import TrainingError
 from plbench.forecast import describe
 from plbench.job import Job
-from plbench.record import Record, read_record, write_record
+from plbench.record import Record, finished_record, write_record
 from plbench.resolve import RunPlan, fit_part_plan
 from plbench.store import CHECKPOINT, write_atomically, write_text
 from plbench.workspace import Workspace
@@ -47,10 +47,7 @@ def run(plan: RunPlan, workspace: Workspace, *, force: bool = False) -> Record:
 
 def finished(plan: RunPlan, workspace: Workspace) -> Record | None:
     """The record of a run that is done."""
-    if not workspace.store.is_done(plan.spec.key):
-        return None
-    record = read_record(workspace.store.run_folder(plan.spec.key))
-    return record if record.status == "done" else None
+    return finished_record(workspace.store.run_folder(plan.spec.key))
 
 
 def _make(job: Job, folder: Path) -> Record:

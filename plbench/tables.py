@@ -88,6 +88,7 @@ def print_details(record: Record, folder: Path) -> None:
     if record.selection is not None:
         chosen = record.selection
         console.print(f"Epoch {chosen.epoch} of {spec.plan.epochs}, {chosen.weights} weights, selection: {chosen.rule}")
+    console.print(Text(_other_figures(next(iter(record.metrics.values())))))
     params = ", ".join(f"{name}={value}" for name, value in spec.method.params.items()) or "none"
     console.print(Text(f"Parameters: {params}"))
     plan = ", ".join(f"{name}={value}" for name, value in spec.plan.model_dump(exclude_none=True).items())
@@ -117,6 +118,20 @@ def print_details(record: Record, folder: Path) -> None:
     env = record.environment
     commit = (env.get("git_commit") or "no git commit")[:12] + (" (changed)" if env.get("git_dirty") else "")
     console.print(f"Made by plbench {env.get('plbench')} ({commit}) on {env.get('device')}, {record.finished_at}")
+
+
+def _other_figures(metrics: SplitMetrics) -> str:
+    quintiles = ", ".join(percent(group.map_c.value) for group in metrics.quintiles)
+    parts = [
+        f"mAP(C) by quintile of train annotations, fewest first: {quintiles}",
+        f"pooled AP {percent(metrics.micro_ap)}",
+        f"CF1 {percent(metrics.cf1)} and OF1 {percent(metrics.of1)} at {metrics.threshold:g}",
+    ]
+    if metrics.ranking_loss is not None:
+        parts.append(f"ranking loss {metrics.ranking_loss:.4f}")
+    if metrics.precision_at_k:
+        parts.append(", ".join(f"P@{k} {percent(value)}" for k, value in metrics.precision_at_k.items()))
+    return "; ".join(parts)
 
 
 def print_runs(records: Sequence[tuple[Path, Record]]) -> None:
