@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from plbench.api import Dataset
-from plbench.protocol import Material, choose_protocol
+from plbench.protocol import Material, choose_protocol, custom, is_official
 from plbench.registry import Registry
 from plbench.workspace import Workspace, dataset_root, open_dataset
 
@@ -49,12 +50,11 @@ def describe_method(registry: Registry, name: str) -> dict[str, Any]:
             if hasattr(limit, key)
         )
         search = space.get(field_name)
-        kind = info.annotation
         params.append(
             {
                 "name": field_name,
                 "default": info.default,
-                "type": getattr(kind, "__name__", None) if inspect.isclass(kind) else str(kind).replace("typing.", ""),
+                "type": _type_text(info.annotation),
                 "valid": limits or None,
                 "searched": None if search is None else _search_text(search.low, search.high, search.log),
                 "what": info.description,
@@ -124,6 +124,8 @@ def dataset_stats(name: str, simulate: str | None, workspace: Workspace) -> dict
     """
     dataset = open_dataset(name, workspace)
     protocol = choose_protocol(dataset, simulate, None)
+    if not is_official(dataset, protocol):
+        protocol = custom(protocol)
     material = Material(dataset, protocol)
     train, test = material.train().labels, material.whole(protocol.test_split).labels
     counts = [*train.counts(), *test.counts()]
@@ -151,8 +153,16 @@ def dataset_stats(name: str, simulate: str | None, workspace: Workspace) -> dict
     }
 
 
+def _type_text(kind: Any) -> str:
+    """A type as a person would name it: "int", "int or none", "sample or batch"."""
+    parts = [str(part) if isinstance(part, str) else _type_text(part) for part in get_args(kind)]
+    if get_origin(kind) in (Literal, Union, UnionType):
+        return " or ".join(parts)
+    return "none" if kind is NoneType else getattr(kind, "__name__", str(kind))
+
+
 def _search_text(low: Any, high: Any, log: bool) -> str:
-    ends = ["by the task" if callable(end) else f"{end:g}" for end in (low, high)]
+    ends = ["a limit of the task" if callable(end) else f"{end:g}" for end in (low, high)]
     return f"{ends[0]} to {ends[1]}{' (log)' if log else ''}"
 
 

@@ -34,7 +34,7 @@ def load(path: Path, spec_sha256: str) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         owner = state.pop("spec")
     except Exception as error:  # torch, zipfile and pickle each raise their own
-        raise StoreError(f"checkpoint {path} cannot be read: {error}; delete it, or run with --force") from error
+        raise StoreError(f"checkpoint {path} cannot be read; delete it, or run with --force") from error
     if owner != spec_sha256:
         raise StoreError(f"checkpoint {path} belongs to another run ({owner[:16]}); delete it, or run with --force")
     return state

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -148,21 +148,20 @@ def run(
 
     file = Path(weights) if weights not in (None, "packaged", "pretrained", "random") else None
     workspace = _workspace(runs, plugin, data_root, device=device, workers=workers, quiet=quiet, weights_file=file)
-    with _stoppable():
-        if config is not None:
-            plan = options.plan_from_file(config, given, workspace)
-        else:
-            plan = options.plan_from_options(given, workspace)
-        was_done = not force and runner.finished(plan, workspace) is not None
-        if plan_only or not was_done:
-            foreseen = forecast.forecast(plan, workspace)
-            workspace.reporter.line(foreseen.text)
-        if plan_only:
-            _emit({"spec": plan.spec, "seconds": foreseen.seconds}, as_json, lambda: typer.echo(foreseen.text))
-            return
-        record = runner.run(plan, workspace, force=force)
+    if config is not None:
+        plan = options.plan_from_file(config, given, workspace)
+    else:
+        plan = options.plan_from_options(given, workspace)
+    was_done = not force and runner.finished(plan, workspace) is not None
+    if plan_only or not was_done:
+        foreseen = forecast.forecast(plan, workspace, force=force)
+        workspace.reporter.line(foreseen.text)
+    if plan_only:
+        _emit({"spec": plan.spec, "seconds": foreseen.seconds}, as_json, lambda: typer.echo(foreseen.text))
+        return
+    record = runner.run(plan, workspace, force=force)
     folder = workspace.store.run_folder(record.key)
-    steps = runner.next_steps(plan, workspace, was_done)
+    steps = options.next_steps(plan, workspace, was_done)
     _emit(record, as_json, lambda: tables.print_result(record, folder, steps))
 
 
@@ -190,7 +189,7 @@ def data_list(plugin: Plugins = None, data_root: DataRoot = None, runs: Runs = R
     from plbench import catalogue, tables
 
     rows = catalogue.list_datasets(_workspace(runs, plugin, data_root))
-    _emit(rows, as_json, lambda: tables.print_rows(None, rows))
+    _emit(rows, as_json, lambda: tables.print_datasets(rows))
 
 
 @data_app.command("show")
@@ -242,7 +241,7 @@ def runs_list(runs: Runs = RUNS, as_json: AsJson = False) -> None:
     from plbench import tables
 
     found = _records(runs)
-    _emit([record for _, record in found], as_json, lambda: tables.print_runs(found))
+    _emit([record for _, record in found], as_json, lambda: tables.print_runs(found, runs))
 
 
 @runs_app.command("show")
@@ -257,12 +256,12 @@ def runs_show(
     """One run in full, or its average precision on single classes."""
     from plbench import tables
     from plbench.evaluation import read_per_class
-    from plbench.record import read_record
+    from plbench.record import read_record, whole_file
 
     folder = _store(runs).find(run)
     record = read_record(folder)
     if classes:
-        rows = read_per_class(folder / "per_class.csv", classes)
+        rows = read_per_class(whole_file(folder, record, "per_class.csv"), classes)
         _emit(rows, as_json, lambda: tables.print_rows(record.title, rows, right=("ap", "positives", "negatives")))
         return
     _emit(record, as_json, lambda: tables.print_details(record, folder))
@@ -303,11 +302,16 @@ def main() -> None:
     try:
         app()  # leaves by SystemExit: 0, or 2 after a mistyped option
     except PlbenchError as error:
-        sys.exit(_say(f"error: {error}", 2))
+        sys.exit(_say(f"error: {' '.join(str(error).splitlines())}", 2))
     except OSError as error:
-        if error.filename is None or error.strerror is None:
+        where = error.filename or ("a file or the output" if error.errno == errno.ENOSPC else None)
+        if where is None or error.strerror is None:
             raise
-        sys.exit(_say(f"error: {error.filename}: {error.strerror}; free or permit it, or choose another place", 2))
+        sys.exit(_say(f"error: {where}: {error.strerror}; free or permit it, or choose another place", 2))
+    except SystemExit as leave:
+        if leave.code == 130:  # what typer makes of Ctrl-C
+            _say("stopped; the same command goes on from what was saved, or starts again where nothing was", 130)
+        raise
 
 
 @app.callback(invoke_without_command=True)
@@ -319,16 +323,6 @@ def root(
     if version:
         typer.echo(f"plbench {__version__}")
         raise typer.Exit
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Ctrl-C is a sentence and exit code 130."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        _say("stopped; the same command goes on from what was saved, or starts again where nothing was", 130)
-        raise typer.Exit(130) from None
 
 
 def _say(text: str, code: int) -> int:

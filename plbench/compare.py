@@ -14,7 +14,7 @@ import numpy as np
 from plbench.evaluation import read_replicates
 from plbench.intervals import holm, interval, paired_difference, seeds_interval
 from plbench.randomness import derive_seed
-from plbench.record import Record
+from plbench.record import Record, whole_file
 from plbench.spec import Protocol, RunSpec
 
 
@@ -69,6 +69,9 @@ def compare(runs: Iterable[tuple[Path, Record]]) -> list[Setting]:
 
     Args:
         runs: folder and record of each run. Failed runs, and runs that only select, are left out.
+
+    Raises:
+        StoreError: if the replicates of a run are missing or were changed.
     """
     settings: dict[tuple[str, ...], list[tuple[Path, Record]]] = defaultdict(list)
     for folder, record in runs:
@@ -101,7 +104,8 @@ class _Drawn:
     def __init__(self, group: Sequence[tuple[Path, Record]], label: str, protocol: Protocol) -> None:
         self.records = [record for _, record in sorted(group, key=lambda item: item[1].spec.seed)]
         folders = [folder for folder, _ in sorted(group, key=lambda item: item[1].spec.seed)]
-        tables = [read_replicates(folder / "replicates.csv") for folder in folders]
+        pairs = zip(folders, self.records, strict=True)
+        tables = [read_replicates(whole_file(folder, record, "replicates.csv")) for folder, record in pairs]
         self.label, self.seed = label, derive_seed(0, "compare", protocol.name)
         self.replicates = {name: np.stack([table[name] for table in tables]) for name in tables[0]}
         self.points = {name: np.array([_point(r, name) for r in self.records]) for name in tables[0]}

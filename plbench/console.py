@@ -52,12 +52,12 @@ class Reporter:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("left"),
         )
         with Progress(*columns, console=self._console) as progress:
-            bar = progress.add_task(title, total=None)
-            yield lambda done, total: progress.update(bar, completed=done, total=total)
+            bar = progress.add_task(title, total=None, visible=False)  # until there is something to do
+            yield lambda done, total: progress.update(bar, completed=done, total=total, visible=True)
 
     def _plain(self, title: str) -> Report:
         start = last = time.monotonic()

@@ -60,8 +60,8 @@ def choose_device(name: str | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.zeros(1, device=device).cpu()  # "meta" can be allocated on, but holds nothing
+    except (RuntimeError, AssertionError, ImportError) as error:
         found = "cpu" + "".join(f", cuda:{i}" for i in range(torch.cuda.device_count()))
         raise PlbenchError(f"device {name!r} cannot be used here (there are: {found})") from error
     return device

@@ -20,10 +20,18 @@ BATCH_SIZE = 32  # small batches stay in a CPU's cache; a GPU is fed well enough
 _SAVE_EVERY = 32  # batches between two notes of how far a file is filled
 
 
-def features_key(fingerprint: str, split: str, images: ImageSource, model: ModelSpec, precision: Precision) -> str:
-    """What the features of a split depend on, as hex sha256: pixels, which images, backbone, weights, transform."""
+def features_key(
+    fingerprint: str, split: str, images: ImageSource, model: ModelSpec, precision: Precision, seed: int
+) -> str:
+    """What the features of a split depend on, as hex sha256: pixels, which images, backbone, weights, transform.
+
+    Args:
+        seed: the run's, which random weights follow from; others do not depend on it.
+    """
     backbone = model.model_dump(mode="json", exclude={"head", "head_width", "head_dropout"})
     content = [fingerprint, split, image_set_id(images), backbone, precision, NUMERICS]
+    if model.weights == "random":
+        content.append(seed)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -56,9 +64,12 @@ def cached_features(
             backbone = make_backbone().to(device).eval()
             try:
                 _extract(path, images, backbone, model, device, precision, workers, report)
-            except OSError as error:
-                path.with_suffix(".partial").unlink(missing_ok=True)
-                raise unwritable(path, error) from error
+            except (OSError, PlbenchError) as error:  # what is mended may have another key, and never come back for it
+                for suffix in (".partial", ".json"):
+                    path.with_suffix(suffix).unlink(missing_ok=True)
+                if isinstance(error, OSError):
+                    raise unwritable(path, error) from error
+                raise
         return np.load(path, mmap_mode="r")
 
 

@@ -35,16 +35,23 @@ class Forecast:
 def describe(plan: RunPlan) -> str:
     """One line on a run."""
     spec = plan.spec
+    epochs = "1 epoch" if spec.plan.epochs == 1 else f"{spec.plan.epochs} epochs"
     return (
         f"Run {spec.key}: {plan.method.title} on {spec.protocol.name}, {spec.regime}, {spec.model.backbone} at "
-        f"{spec.model.image_size} px, {spec.plan.epochs} epochs of {spec.plan.batch_size}, seed {spec.seed}"
+        f"{spec.model.image_size} px, {epochs} of {spec.plan.batch_size}, seed {spec.seed}"
     )
 
 
-def forecast(plan: RunPlan, workspace: Workspace) -> Forecast:
-    """Measures a few images through the model on this device and scales that up to the run and its stages."""
+def forecast(plan: RunPlan, workspace: Workspace, *, force: bool = False) -> Forecast:
+    """Measures a few images through the model on this device and scales that up to the run and its stages.
+
+    Args:
+        plan: the run.
+        workspace: where and how.
+        force: the run, though not its stages, is repeated if it is done.
+    """
     train, infer = _seconds_per_image(plan, workspace)
-    seconds = _seconds(plan, workspace, train, infer, set())
+    seconds = _seconds(plan, workspace, train, infer, set(), force=force)
     text = f"{describe(plan)}; about {duration(seconds)} on {workspace.device.type}"
     waiting = [name for name, (_, stage) in plan.stages.items() if not _is_done(stage, workspace)]
     if waiting:
@@ -55,9 +62,11 @@ def forecast(plan: RunPlan, workspace: Workspace) -> Forecast:
     return Forecast(text, seconds)
 
 
-def _seconds(plan: RunPlan, workspace: Workspace, train: float, infer: float, counted: set[str]) -> float:
+def _seconds(
+    plan: RunPlan, workspace: Workspace, train: float, infer: float, counted: set[str], *, force: bool = False
+) -> float:
     """Of a run and of those of its stages that are not done; features that are cached cost nothing."""
-    if _is_done(plan, workspace) or plan.spec.key in counted:
+    if (not force and _is_done(plan, workspace)) or plan.spec.key in counted:
         return 0.0
     counted.add(plan.spec.key)
     total = sum(_seconds(stage, workspace, train, infer, counted) for _, stage in plan.stages.values())
@@ -119,7 +128,7 @@ def _cached_width(plan: RunPlan, workspace: Workspace) -> int | None:
 
 def _features_path(plan: RunPlan, workspace: Workspace, split: str) -> Path:
     spec, images = plan.spec, plan.material.whole(split).images
-    key = features_key(spec.dataset_fingerprint, split, images, spec.model, spec.precision)
+    key = features_key(spec.dataset_fingerprint, split, images, spec.model, spec.precision, spec.seed)
     return workspace.store.cache / features_name(key)
 
 

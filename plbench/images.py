@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from plbench.errors import DataError
+from plbench.errors import DataError, PlbenchError
 from plbench.labels import PartialLabels
 from plbench.randomness import derive_seed, generator, seeded
 from plbench.spec import ModelSpec, Plan
@@ -173,7 +173,7 @@ class TrainTransform:
         """Builds timm's augmentations for one plan.
 
         Raises:
-            ValueError: if the RandAugment string is not one that timm reads.
+            PlbenchError: if the RandAugment string is not one that timm reads.
         """
         import plbench.torchvision_ops  # noqa: F401  # isort: skip
         from timm.data.auto_augment import rand_augment_transform
@@ -182,7 +182,12 @@ class TrainTransform:
         self.base = base
         fill = tuple(round(255 * channel) for channel in base.mean)
         options = {"translate_const": round(0.45 * base.size), "img_mean": fill}
-        self.augment = rand_augment_transform(plan.randaugment, options) if plan.randaugment else None
+        try:
+            self.augment = rand_augment_transform(plan.randaugment, options) if plan.randaugment else None
+        except (AssertionError, ValueError) as error:
+            raise PlbenchError(
+                f"randaugment = {plan.randaugment!r} is not one that timm reads, such as rand-m9-mstd0.5"
+            ) from error
         area = plan.cutout**2
         self.erase = (
             RandomErasing(probability=1.0, min_area=area, max_area=area, min_aspect=1.0, mode="const", device="cpu")
@@ -265,13 +270,15 @@ def image_batches(
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # or it would draw the workers' seeds, which nothing uses, from the global one
         worker_init_fn=_single_thread,
         prefetch_factor=4 if workers else None,
     )
     try:
         yield from loader
     except DataError as error:  # torch wraps a worker's message in the worker's traceback; the sentence is its end
-        raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from error
+        error.__traceback__ = None  # a cycle through the loader, whose workers would be waited for late and for long
+        raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from None
 
 
 def shuffled_batches(num_rows: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:

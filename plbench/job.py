@@ -124,7 +124,7 @@ class Job:
             if self._selects_by_epoch():
                 with self.phase("selection"):
                     self._consider()
-            if time.monotonic() - last_save >= SAVE_EVERY_SECONDS and state.epoch < self.spec.plan.epochs:
+            if time.monotonic() - last_save >= SAVE_EVERY_SECONDS:
                 saved = {**state.state_dict(), "best": vars(self.best)}
                 checkpoint.save(path, self.spec.sha256(), saved)
                 self.write_log(folder)
@@ -214,7 +214,7 @@ class Job:
         with workspace.reporter.task(f"Features of {len(images):,} {split} images") as report:
             return cached_features(
                 workspace.store,
-                features_key(spec.dataset_fingerprint, split, images, spec.model, spec.precision),
+                features_key(spec.dataset_fingerprint, split, images, spec.model, spec.precision, spec.seed),
                 images,
                 lambda: build_backbone(spec.model, weights_path(spec.model, workspace.weights_file), spec.seed),
                 spec.model,

@@ -181,7 +181,7 @@ def _squeezed(name: str) -> str:
 
 
 def _closest(name: str, models: list[str]) -> str:
-    sentence = did_you_mean(name, models)
+    sentence = did_you_mean(name.lower().replace("-", "_"), models)
     return sentence.partition(" (known")[0] if sentence.startswith("did") else "timm.list_models() lists them"
 
 
@@ -196,25 +196,30 @@ def _pretrained_config(backbone: str) -> Any:
 
 
 def _from_hub(backbone: str, config: Any) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()  # its warning at each retry; what went wrong is said once, below
+    names = ("model.safetensors", config.hf_hub_filename or "pytorch_model.bin")
+    for name in names:
+        if isinstance(cached := try_to_load_from_cache(config.hf_hub_id, name), str):
+            return Path(cached)
     failure: Exception | None = None
-    for name in ("model.safetensors", config.hf_hub_filename or "pytorch_model.bin"):
-        try:
-            return Path(hf_hub_download(config.hf_hub_id, name))
-        except LocalEntryNotFoundError as error:  # not cached, and the hub is out of reach
-            failure = error
-            break
-        except EntryNotFoundError as error:
-            failure = error
-        except (HfHubHTTPError, OSError) as error:
-            failure = error
-            break
+    try:
+        for name in names:
+            try:
+                get_hf_file_metadata(hf_hub_url(config.hf_hub_id, name))  # answers at once; a download tries for long
+            except EntryNotFoundError as error:
+                failure = error
+            else:
+                return Path(hf_hub_download(config.hf_hub_id, name))
+    except Exception as error:  # the hub's client, its HTTP library and the disk each raise their own
+        failure = error
     raise PlbenchError(
-        f"weights of {backbone} could not be downloaded from {config.hf_hub_id} on the Hugging Face hub; with a "
-        f"network: hf download {config.hf_hub_id} — then copy ~/.cache/huggingface here; or give --weights FILE, "
-        "or --recipe quick, whose weights are packaged"
+        f"weights of {backbone} could not be downloaded from {config.hf_hub_id} on the Hugging Face hub "
+        f"({type(failure).__name__}); with a network: hf download {config.hf_hub_id} — then copy "
+        "~/.cache/huggingface here; or give --weights FILE, or --recipe quick, whose weights are packaged"
     ) from failure
 
 
@@ -252,7 +257,10 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, zipfile and safetensors each raise their own
-        raise PlbenchError(f"{path} is not a file of weights that can be read safely: {error}") from error
+        raise PlbenchError(
+            f"{path} is not a file of weights that can be read safely; give a state dict that torch.save wrote, or a "
+            ".safetensors file"
+        ) from error
     for name in ("state_dict_ema", "state_dict", "model_ema", "model"):
         if isinstance(state, dict) and isinstance(state.get(name), dict):
             state = state[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,15 +10,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from plbench.environment import choose_device
 from plbench.errors import PlbenchError
+from plbench.protocol import choose_protocol
+from plbench.registry import Registry
 from plbench.resolve import Request, RunPlan, parse_assignments, plan_from_spec, plan_run
 from plbench.spec import RunSpec
 from plbench.workspace import Workspace
 
 _MODEL_OPTIONS = ("backbone", "pooling", "head", "head_width", "image_size")
 _PLAN_OPTIONS = ("epochs", "batch_size", "accumulate", "lr", "weight_decay", "optimizer", "clip_grad")
-_NOT_GIVEN: tuple[Any, ...] = (None, [], False, 0, "last")  # the defaults of `plbench run`
 _REQUEST_OPTIONS = ("simulate", "simulation_seed", "recipe", "regime", "precision", "seed", "selection")
+_DEFAULTS: dict[str, Any] = {"seed": 0, "selection": "last", "skip_unreadable": False}  # of `plbench run`; else None
+_WEIGHTS = ("packaged", "pretrained", "random")
 
 
 def plan_from_options(given: Mapping[str, Any], workspace: Workspace) -> RunPlan:
@@ -32,8 +37,7 @@ def plan_from_options(given: Mapping[str, Any], workspace: Workspace) -> RunPlan
             raise PlbenchError(f"--{name} is missing; {listing}")
     model = {name: _plain(given[name]) for name in _MODEL_OPTIONS if given[name] is not None}
     if given["weights"] is not None:
-        kinds = ("packaged", "pretrained", "random")
-        model["weights"] = given["weights"] if given["weights"] in kinds else "file"
+        model["weights"] = given["weights"] if given["weights"] in _WEIGHTS else "file"
     request = Request(
         dataset=given["dataset"],
         method=given["method"],
@@ -58,10 +62,13 @@ def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -
         PlbenchError: if the file is not such a spec, or cannot be the same run here.
     """
     changing = ("method", "dataset", "param", "skip_unreadable", *_MODEL_OPTIONS, *_PLAN_OPTIONS, *_REQUEST_OPTIONS)
-    for name in changing:
-        if given[name] not in _NOT_GIVEN:
-            option = "--" + name.replace("_", "-")
-            raise PlbenchError(f"{option} would change the run that {path} writes down; give the one or the other")
+    changed = [name for name in changing if given[name] not in (None, []) and given[name] != _DEFAULTS.get(name)]
+    if given["weights"] in _WEIGHTS:  # but a file may have to be said where it is
+        changed.append("weights")
+    if changed:
+        raise PlbenchError(
+            f"{_option(changed[0])} would change the run that {path} writes down; give the one or the other"
+        )
     try:
         with path.open("rb") as file:
             spec = RunSpec.model_validate(tomllib.load(file))
@@ -76,6 +83,55 @@ def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -
         name = ".".join(str(part) for part in first["loc"])
         raise PlbenchError(f"{path} is not a run's spec: {name}: {first['msg']}") from error
     return plan_from_spec(spec, workspace)
+
+
+def next_steps(plan: RunPlan, workspace: Workspace, was_done: bool) -> list[str]:
+    """What a person might do after a run, as commands that work as they stand."""
+    runs = [] if workspace.store.runs == Path("runs") else ["--runs", str(workspace.store.runs)]
+    steps = [shlex.join(["plbench", "runs", "compare", *runs])]
+    other = _another_method(plan, workspace.registry)
+    if other is not None:
+        words = ["plbench", "run", "--method", other, "--dataset", plan.spec.protocol.dataset]
+        steps.insert(0, shlex.join([*words, *_options_of(plan, workspace), *runs]))
+    return ["this run was done already; --force repeats it", *steps] if was_done else steps
+
+
+def _another_method(plan: RunPlan, registry: Registry) -> str | None:
+    """To compare with: one that a stage has trained already, else any that needs nothing special."""
+    broken = registry.broken("method")
+    stages = [stage.method for stage, _ in plan.stages.values()]
+    others = [name for name in registry.names("method") if name not in broken and not registry.method(name).needs]
+    return next((name for name in (*stages, *others) if name != plan.spec.method.name), None)
+
+
+def _options_of(plan: RunPlan, workspace: Workspace) -> list[str]:
+    """The options of `plbench run` that ask for a plan's setting; `plan_from_options` the other way round."""
+    spec, recipe, dataset = plan.spec, plan.recipe, plan.material.dataset
+    protocol = choose_protocol(dataset, spec.protocol.simulation, None)
+    usual = "bfloat16" if workspace.device.type == "cuda" else "float32"
+    values: dict[str, tuple[Any, Any]] = {  # what is asked for, and what it is without the option
+        "simulate": (spec.protocol.simulation, None),
+        "simulation_seed": (spec.protocol.simulation_seed, protocol.simulation_seed),
+        "recipe": (recipe.name, dataset.recipes[0].name),
+        "regime": (spec.regime, recipe.regime),
+        "weights": (
+            workspace.weights_file if spec.model.weights == "file" else spec.model.weights,
+            recipe.model.weights,
+        ),
+        "precision": (spec.precision, usual),
+        "seed": (spec.seed, 0),
+        "selection": (spec.selection, "last"),
+        "data_root": (workspace.data_root, None),
+        "device": (str(workspace.device), str(choose_device(None))),
+    }
+    values |= {name: (getattr(spec.model, name), getattr(recipe.model, name)) for name in _MODEL_OPTIONS}
+    values |= {name: (getattr(spec.plan, name), getattr(recipe.plans[spec.regime], name)) for name in _PLAN_OPTIONS}
+    words = [w for name, (value, default) in values.items() if value != default for w in (_option(name), str(value))]
+    return [*words, *(["--skip-unreadable"] if spec.skipped_images else [])]
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _plain(value: Any) -> Any:

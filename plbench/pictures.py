@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from plbench.api import LabelledSplit
 from plbench.errors import PlbenchError
@@ -41,7 +41,7 @@ def contact_sheet(split: LabelledSplit, path: Path, num_images: int) -> None:
         image = split.images.load(row)
         image.thumbnail((_SIDE, _SIDE))
         if image.width < _SIDE and image.height < _SIDE:
-            image = image.resize((_SIDE, round(_SIDE * image.height / image.width)), Image.Resampling.NEAREST)
+            image = ImageOps.contain(image, (_SIDE, _SIDE), Image.Resampling.NEAREST)
         sheet.paste(image, (left, top))
         draw.text((left, top + _SIDE + 2), _caption(split, row), fill="black", font=font, spacing=2)
     write_atomically(path, lambda file: sheet.save(file, format="PNG"))

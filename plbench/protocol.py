@@ -36,7 +36,7 @@ class Material:
     """A dataset under a protocol. Each part is made when it is asked for: who never asks for test never opens it."""
 
     def __init__(self, dataset: Dataset, protocol: Protocol, skipped_images: Sequence[str] = ()) -> None:
-        """Leaves out the images named in `skipped_images`, by id, from every split."""
+        """Leaves out the images named in `skipped_images`, as "split/id"."""
         self.dataset, self.protocol = dataset, protocol
         self._skipped = frozenset(skipped_images)
         self._splits: dict[str, Part] = {}
@@ -133,7 +133,7 @@ class Material:
 
     def _open(self, name: str) -> Part:
         split: LabelledSplit = self.dataset.split(name)
-        rows = np.flatnonzero([image_id not in self._skipped for image_id in split.images.ids])
+        rows = np.flatnonzero([f"{name}/{image_id}" not in self._skipped for image_id in split.images.ids])
         if len(rows) == 0:
             raise DataError(f"split {name!r} of {self.dataset.name!r} in {self.dataset.root} holds no image")
         return Part(name, np.arange(len(rows)), split.images.subset(rows), split.labels.subset(rows))

@@ -191,7 +191,7 @@ def read_record(folder: Path) -> Record:
         if version != SCHEMA_VERSION:
             raise StoreError(f"{path} has record schema {version!r}; this plbench reads {SCHEMA_VERSION}")
         record = Record.model_validate(content)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise StoreError(f"{path} cannot be read as a record: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
@@ -218,3 +218,16 @@ def reference(path: Path) -> FileReference:
     """A file's sha256 and size."""
     with path.open("rb") as file:
         return FileReference(sha256=hashlib.file_digest(file, "sha256").hexdigest(), num_bytes=path.stat().st_size)
+
+
+def whole_file(folder: Path, record: Record, name: str) -> Path:
+    """The path of a file that a record refers to, if it is the very one.
+
+    Raises:
+        StoreError: if it is missing, or was changed since.
+    """
+    path = folder / name
+    if not path.is_file() or name not in record.files or reference(path) != record.files[name]:
+        what = "was changed since" if path.is_file() else "is missing from"
+        raise StoreError(f"{path} {what} run {record.key}; run it again with --force")
+    return path

@@ -97,9 +97,14 @@ def plan_run(request: Request, workspace: Workspace) -> RunPlan:
         selection=request.selection,
         skipped_images=skipped,
     )
+    if base.model.weights == "pretrained":
+        workspace.reporter.line(f"Looking for the weights of {base.model.backbone}, here and on timm's hub")
     try:
         path = weights_path(base.model, workspace.weights_file)
-    except PlbenchError:  # what the run would take is worth knowing before its weights are fetched
+    except PlbenchError:
+        if base.model.weights != "pretrained":
+            raise
+        # what the run would take is worth knowing before its weights are fetched
         from plbench.forecast import forecast
 
         plan = complete(base, request.method_params, material, recipe, workspace.registry)
@@ -120,12 +125,14 @@ def plan_from_spec(spec: RunSpec, workspace: Workspace) -> RunPlan:
     recipe = _choose_recipe(dataset, spec.recipe)
     suggested = {p.name: p.suggested for p in dataset.protocols}.get(spec.protocol.name, {})
     protocol = spec.protocol.model_copy(update={"suggested": suggested})
-    material = Material(dataset, protocol, spec.skipped_images)
+    skipped = check_images(dataset, protocol, workspace, skip=bool(spec.skipped_images))
+    material = Material(dataset, protocol, skipped)
     path = weights_path(spec.model, workspace.weights_file)
     here = spec.model_copy(
         update={
             "dataset_fingerprint": dataset.fingerprint(),
             "model": spec.model.model_copy(update={"weights_sha256": file_sha256(path) if path else None}),
+            "skipped_images": skipped,
             "numerics": RunSpec.model_fields["numerics"].default,
         }
     )
@@ -264,9 +271,10 @@ def _choose_model(recipe: Recipe, changes: Mapping[str, Any]) -> ModelSpec:
     values = {**recipe.model.model_dump(), **changes}
     if "backbone" in changes:
         values["backbone"] = resolve_backbone(values["backbone"])
-        if values["backbone"] != recipe.model.backbone and recipe.model.weights == "packaged":
-            values["weights"] = changes.get("weights", "pretrained")
+        if values["backbone"] != recipe.model.backbone:
             values["mean"], values["std"] = default_normalisation(values["backbone"])
+            if recipe.model.weights == "packaged":
+                values["weights"] = changes.get("weights", "pretrained")
     model: ModelSpec = _checked(ModelSpec, values, "model")
     return model
 

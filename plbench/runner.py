@@ -58,11 +58,11 @@ def _make(job: Job, folder: Path) -> Record:
         job.prepare()
         job.open_scored_part()
     job.train(folder)
-    checkpoint.save(folder / CHECKPOINT, spec.sha256(), job.state.weights())
     with job.phase("evaluation"):
         scored = outcome.score(job)
     with job.phase("intervals"):
         metrics = outcome.summarise(job, scored, folder)
+    checkpoint.save(folder / CHECKPOINT, spec.sha256(), job.state.weights())  # in place of what a training goes on from
     record = outcome.record(job, scored, metrics, folder, now())
     write_record(folder, record)
     return record
@@ -125,15 +125,6 @@ def _keeping_only_what_is_whole(plan: RunPlan, folder: Path, workspace: Workspac
         if not (folder / CHECKPOINT).is_file():
             workspace.store.remove(plan.spec.key)
         raise
-
-
-def next_steps(plan: RunPlan, workspace: Workspace, was_done: bool) -> list[str]:
-    """What a person might do after a run, as commands."""
-    protocol = plan.spec.protocol
-    others = [name for name in workspace.registry.names("method") if name != plan.spec.method.name]
-    steps = [f"plbench run --method {others[0]} --dataset {protocol.dataset} --simulate {protocol.simulation}"]
-    steps = [*(steps if others else []), "plbench runs compare"]
-    return ["this run was done already; --force repeats it", *steps] if was_done else steps
 
 
 def now() -> str:

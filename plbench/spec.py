@@ -149,7 +149,7 @@ class RunSpec(Identified):
         recipe: where the plan of the run's stages comes from; `stages` pins their keys.
         train_part: "train", or "fit": train without its validation part.
         stages: key of each prerequisite run by stage name.
-        skipped_images: unreadable images left out on request; a run with any is `custom/…`.
+        skipped_images: unreadable images left out on request, as "split/id"; a run with any is `custom/…`.
     """
 
     protocol: Protocol

@@ -59,9 +59,12 @@ def write_json(path: Path, content: Any) -> None:
 
 def unwritable(path: Path, error: BaseException) -> StoreError:
     """The sentence for a failed write: what, where, and what mends it."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
+        cause = cause.__context__  # torch hides the system's error behind one of its own
+    reason = str(error).splitlines()[0] if cause is None else cause.strerror
     return StoreError(
-        f"could not write {path}: {reason}; free some space, or choose another place with --runs DIR or "
+        f"could not write {path}: {reason}; free some space, or choose another place with --runs DIR, --out FILE or "
         "PLBENCH_CACHE=DIR"
     )
 

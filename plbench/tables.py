@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +17,8 @@ from plbench.console import duration
 from plbench.record import Estimate, Record, SplitMetrics
 
 _PLAIN_WIDTH = 160  # where standard output is a file or a pipe
+_COPIED = ("run", "name", "check", "finished")  # columns that are never broken over lines
+_WIDE = 128  # columns of text from which a table of runs has all of its columns
 
 
 def output() -> Console:
@@ -29,7 +31,8 @@ def new_table(*columns: str, right: Sequence[str] = ()) -> Table:
     """An empty table in the one style that plbench has."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        justify: JustifyMethod = "right" if column in right else "left"
+        table.add_column(column.replace("_", " "), justify=justify, overflow="fold", no_wrap=column in _COPIED)
     return table
 
 
@@ -58,9 +61,10 @@ def print_result(record: Record, folder: Path, next_steps: Sequence[str]) -> Non
         )
     for warning in record.warnings:
         console.print(Text(f"Note: {warning}"))
-    console.print(Text(f"Record: {folder / 'record.json'}"))
+    # paths and commands are there to be copied: one line each, however long
+    console.print(Text(f"Record: {folder / 'record.json'}"), soft_wrap=True)
     for step in next_steps:
-        console.print(Text(f"Next: {step}"))
+        console.print(Text(f"Next: {step}"), soft_wrap=True)
 
 
 def _metrics_table(metrics: SplitMetrics) -> Table:
@@ -116,7 +120,7 @@ def print_details(record: Record, folder: Path) -> None:
         rate = f"{record.cost.images_per_second:,.0f} images/s in training"
         console.print(f"Cost: {phases}; {rate}; peak memory {record.cost.peak_memory_mb:,.0f} MB")
     env = record.environment
-    commit = (env.get("git_commit") or "no git commit")[:12] + (" (changed)" if env.get("git_dirty") else "")
+    commit = (env.get("git_commit") or "no git commit")[:12] + (", changed" if env.get("git_dirty") else "")
     console.print(f"Made by plbench {env.get('plbench')} ({commit}) on {env.get('device')}, {record.finished_at}")
 
 
@@ -134,41 +138,32 @@ def _other_figures(metrics: SplitMetrics) -> str:
     return "; ".join(parts)
 
 
-def print_runs(records: Sequence[tuple[Path, Record]]) -> None:
-    """`runs list`."""
-    right = ("seed", "mAP(C)", "mAP(O)", "took")
-    table = new_table(
-        "run",
-        "method",
-        "protocol",
-        "regime",
-        "backbone",
-        "seed",
-        "mAP(C)",
-        "mAP(O)",
-        "took",
-        "finished",
-        right=right,
-    )
-    for _, record in records:
-        spec = record.spec
-        metrics = record.metrics.get("test")
-        values = (percent(metrics.map_c.value), percent(metrics.map_o.value)) if metrics else (record.status, "–")
-        if metrics is None and "validation" in record.metrics:
-            values = ("selects", "–")
-        took = duration(record.cost.seconds["total"]) if record.cost else "–"
-        table.add_row(
-            record.key,
-            spec.method.name,
-            spec.protocol.name,
-            spec.regime,
-            spec.model.backbone,
-            str(spec.seed),
-            *values,
-            took,
-            record.finished_at[:16].replace("T", " "),
-        )
-    output().print(table)
+def print_runs(records: Sequence[tuple[Path, Record]], folder: Path) -> None:
+    """`runs list`, of the runs in a folder."""
+    if not records:
+        output().print(Text(f"There are no runs in {folder} yet; plbench run makes them."))
+        return
+    console = output()
+    rows = [_run_row(record) for _, record in records]
+    names = [name for name in rows[0] if console.width >= _WIDE or name not in ("regime", "backbone", "took")]
+    print_rows(None, [{name: row[name] for name in names} for row in rows], ("seed", "mAP(C)", "mAP(O)", "took"))
+
+
+def _run_row(record: Record) -> dict[str, Any]:
+    spec, metrics = record.spec, record.metrics.get("test")
+    status = "selects" if "validation" in record.metrics else record.status
+    return {
+        "run": record.key,
+        "method": spec.method.name,
+        "protocol": spec.protocol.name,
+        "regime": spec.regime,
+        "backbone": spec.model.backbone,
+        "seed": spec.seed,
+        "mAP(C)": percent(metrics.map_c.value) if metrics else status,
+        "mAP(O)": percent(metrics.map_o.value) if metrics else None,
+        "took": duration(record.cost.seconds["total"]) if record.cost else None,
+        "finished": record.finished_at[:16].replace("T", " "),
+    }
 
 
 def print_settings(settings: Sequence[Setting]) -> None:
@@ -214,14 +209,31 @@ def print_rows(title: str | None, rows: Sequence[dict[str, Any]], right: Sequenc
     console.print(table)
 
 
+def print_datasets(rows: Sequence[dict[str, Any]]) -> None:
+    """`data list`: what there is, and how to get what there is not."""
+    print_rows(None, [{name: row[name] for name in ("name", "title", "state", "folder")} for row in rows])
+    _print_ways("To get", [(row["name"], row["get"]) for row in rows])
+
+
+def _print_ways(what: str, ways: Sequence[tuple[str, str | None]]) -> None:
+    """One unbroken line for each thing that can be mended."""
+    console = output()
+    for name, way in ways:
+        if way:
+            console.print(Text(f"{what} {name}: {way}"), soft_wrap=True)
+
+
 def print_description(description: dict[str, Any]) -> None:
-    """Plain values by name: text as lines, lists of rows as tables."""
+    """Plain values by name: text as lines, lists of rows as tables, rows that hold more than text as paragraphs."""
     console = output()
     for name, value in description.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
-            flat = [{key: _cell(entry) for key, entry in row.items()} for row in value]
             console.print()
-            print_rows(name, flat)
+            if any(isinstance(entry, dict) for entry in value[0].values()):
+                console.print(Text(name, style="bold"))
+                console.print(Text("\n\n".join("\n".join(_paragraph(row)) for row in value)))
+            else:
+                print_rows(name, value)
         elif value not in (None, [], ""):
             console.print(Text(f"{name}: {', '.join(value) if isinstance(value, list) else value}"))
 
@@ -241,17 +253,22 @@ def print_diagnosis(report: dict[str, Any]) -> None:
     console.print(Text(f"plbench {env['plbench']}, Python {env['python']}, {env['system']}; {packages}"))
     console.print(Text(f"Device: {env['device']}, {env['cpu_cores']} CPU cores"))
     rows = [
-        {
-            "": "ok" if c["well"] else "--",
-            "check": c["check"],
-            "found": c["found"],
-            "what mends it": c["mend"],
-        }
-        for c in report["checks"]
+        {"": "ok" if check["well"] else "--", "check": check["check"], "found": check["found"]}
+        for check in report["checks"]
     ]
     print_rows(None, rows)
+    _print_ways("To mend", [(check["check"], check["mend"]) for check in report["checks"]])
 
 
-def _cell(value: Any) -> Any:
-    """A nested value as a cell."""
-    return ", ".join(f"{k}={_cell(v)}" for k, v in value.items()) if isinstance(value, dict) else value
+def _paragraph(row: dict[str, Any], indent: str = "") -> Iterator[str]:
+    """Lines of nested values: short ones of one parent on one line, what is not set left out."""
+    for name, value in row.items():
+        if value is None:
+            continue
+        if not isinstance(value, dict):
+            yield f"{indent}{name}: {value}"
+        elif any(isinstance(entry, dict) or (isinstance(entry, str) and " " in entry) for entry in value.values()):
+            yield f"{indent}{name}:"
+            yield from _paragraph(value, indent + "  ")
+        else:
+            yield f"{indent}{name}: " + ", ".join(f"{k}={v}" for k, v in value.items() if v is not None)

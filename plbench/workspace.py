@@ -14,7 +14,7 @@ from plbench.errors import DataError
 from plbench.images import find_unreadable
 from plbench.registry import Registry
 from plbench.spec import Protocol
-from plbench.store import Store, write_json
+from plbench.store import Store, unwritable, write_json
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ def open_dataset(name: str, workspace: Workspace) -> Dataset:
     """A dataset whose files are there, drawn or checked.
 
     Raises:
-        DataError: if files are missing: which, where they were looked for, and how to get them.
+        DataError: if files are missing: which, where they were looked for, and how to get them. StoreError: if
+            those that the dataset makes itself cannot be written.
     """
     kind = workspace.registry.dataset(name)
     dataset = kind(dataset_root(kind, workspace))
@@ -54,7 +55,10 @@ def open_dataset(name: str, workspace: Workspace) -> Dataset:
             workspace.store.cache_lock(f"data/{name}"),
             workspace.reporter.task(f"Preparing {kind.title}") as report,
         ):
-            dataset.prepare(report)
+            try:
+                dataset.prepare(report)
+            except OSError as error:
+                raise unwritable(dataset.root, error) from error
     return dataset
 
 
@@ -68,7 +72,7 @@ def dataset_root(kind: type[Dataset], workspace: Workspace) -> Path:
 
 
 def check_images(dataset: Dataset, protocol: Protocol, workspace: Workspace, *, skip: bool) -> tuple[str, ...]:
-    """Ids of images that cannot be read, after decoding each once per dataset and folder.
+    """Images that cannot be read, as "split/id", after decoding each once per dataset and folder.
 
     Raises:
         DataError: if there are any and they are not to be skipped, naming the first.
@@ -77,7 +81,8 @@ def check_images(dataset: Dataset, protocol: Protocol, workspace: Workspace, *, 
         return ()
     unreadable: dict[str, str] = {}
     for split in (protocol.train_split, protocol.test_split):
-        unreadable |= _unreadable(dataset, split, workspace)
+        found = _unreadable(dataset, split, workspace)
+        unreadable |= {f"{split}/{image_id}": reason for image_id, reason in found.items()}
     if unreadable and not skip:
         raise DataError(
             f"{next(iter(unreadable.values()))} ({len(unreadable)} such images in all); mend or fetch them again, or "

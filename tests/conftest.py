@@ -1,0 +1,160 @@
+"""What many test files need: a tiny dataset, a workspace in `tmp_path`, and a task for a method.
+
+Everything comes as a fixture, so that no test imports this file. Subclass the class that `tiny_dataset` gives where a
+test needs a variant, and hand the subclass to `make_workspace`.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch loads: pytest-xdist fills the cores already
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from plbench.api import (
+    BenchmarkProtocol,
+    Dataset,
+    ImageFiles,
+    LabelledSplit,
+    ModelSpec,
+    PartialLabels,
+    Plan,
+    ProgressReport,
+    Recipe,
+    Task,
+)
+from plbench.console import Reporter
+from plbench.registry import Registry, Source
+from plbench.store import Store
+from plbench.workspace import Workspace
+
+IMAGE_PIXELS = 16
+SPLITS = {"train": 48, "test": 24}
+CLASSES = ("a", "b", "c", "d", "e", "f")
+
+
+def block_labels(split: str) -> np.ndarray:
+    """[N, 6] of +1 and -1: frequent classes first."""
+    draws = np.random.default_rng(len(split)).random((SPLITS[split], len(CLASSES)))
+    return np.where(draws < np.linspace(0.6, 0.2, len(CLASSES)), 1, -1).astype(np.int8)
+
+
+class TinyDataset(Dataset):
+    """Complete labels of 48 train and 24 test images of 16 px in PNG files: class c is a bright block at place c."""
+
+    name = "tiny"
+    title = "Tiny blocks"
+    licence = "CC0"
+    protocols = (
+        BenchmarkProtocol(name="tiny-fpc8/v1", dataset="tiny", simulation="fpc=8", validation_share=0.3),
+        BenchmarkProtocol(name="tiny-rpa/v1", dataset="tiny", simulation="rpa=0.5", validation_share=0.3),
+    )
+    recipes = (
+        Recipe(
+            name="tiny",
+            title="random tiny ResNet, probe",
+            regime="probe",
+            model=ModelSpec(backbone="test_resnet", weights="random", image_size=32, head_dropout=0.1),
+            plans={
+                "probe": Plan(epochs=4, batch_size=16, lr=1e-2, ema_horizon=0.5),
+                "finetune": Plan(
+                    epochs=2, batch_size=16, lr=1e-3, ema_horizon=0.5, randaugment="rand-m9-mstd0.5", cutout=0.5
+                ),
+            },
+            sources={"all": "ours"},
+        ),
+    )
+    needs_files = False
+
+    def fetch_hint(self) -> str:
+        return "the tests draw it"
+
+    def prepare(self, report: ProgressReport) -> None:
+        for split, number in SPLITS.items():
+            folder = self.root / split
+            folder.mkdir(parents=True, exist_ok=True)
+            if (folder / f"{number - 1}.png").exists():
+                continue
+            for row, labels in enumerate(block_labels(split)):
+                pixels = np.random.default_rng(row).integers(0, 80, (IMAGE_PIXELS, IMAGE_PIXELS, 3), np.uint8)
+                for place in np.flatnonzero(labels > 0):
+                    top, left = 8 * (place // 3), 5 * (place % 3)
+                    pixels[top : top + 8, left : left + 5] += np.uint8(150)
+                Image.fromarray(pixels).save(folder / f"{row}.png")
+            report(number, number)
+
+    def truth(self, split: str) -> np.ndarray:
+        """Labels [N, C]; a subclass may say others of the same images."""
+        return block_labels(split)
+
+    def fingerprint(self) -> str:
+        return self.split("train").labels.fingerprint()
+
+    def split(self, name: str) -> LabelledSplit:
+        names = tuple(f"{name}-{row}" for row in range(SPLITS[name]))
+        paths = tuple(f"{name}/{row}.png" for row in range(SPLITS[name]))
+        labels = PartialLabels.from_dense(self.truth(name), CLASSES)
+        return LabelledSplit(ImageFiles(self.root, paths, names), labels)
+
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        return {"frequent": CLASSES[:3], "rare": CLASSES[3:]}
+
+
+@pytest.fixture
+def tiny_dataset() -> type[TinyDataset]:
+    """The dataset class, to subclass."""
+    return TinyDataset
+
+
+@pytest.fixture
+def tiny_images(tmp_path: Path) -> ImageFiles:
+    """The 48 train images of the tiny dataset, drawn into `tmp_path`."""
+    dataset = TinyDataset(tmp_path / "images")
+    dataset.prepare(lambda done, total: None)
+    return dataset.split("train").images
+
+
+@pytest.fixture
+def make_workspace(tmp_path: Path) -> Callable[..., Workspace]:
+    """Builds a workspace with stores of its own below `tmp_path`: `make_workspace(*plugin_classes, name="store")`.
+
+    Its registry holds what is installed, the tiny dataset, and the classes given.
+    """
+
+    def make(*plugins: type[Any], name: str = "store") -> Workspace:
+        registry = Registry.discover()
+        for plugin in (TinyDataset, *plugins):
+            kind = "dataset" if issubclass(plugin, Dataset) else "method"
+            registry.sources[kind][plugin.name] = [Source(plugin.name, "the tests", loaded=plugin)]
+        store = Store(tmp_path / name / "runs", tmp_path / name / "cache")
+        return Workspace(store, registry, Reporter(quiet=True), torch.device("cpu"), workers=0)
+
+    return make
+
+
+@pytest.fixture
+def make_task() -> Callable[..., Task]:
+    """Builds what a method may know: `make_task(num_classes, artifacts={...}, seed=0)`."""
+
+    def make(num_classes: int, artifacts: dict[str, torch.Tensor] | None = None, seed: int = 0) -> Task:
+        names = tuple(f"class-{index}" for index in range(num_classes))
+        return Task(
+            num_classes=num_classes,
+            class_ids=names,
+            class_names=names,
+            positives=np.full(num_classes, 8),
+            negatives=np.full(num_classes, 24),
+            num_train=64,
+            epochs=2,
+            steps_per_epoch=4,
+            regime="probe",
+            generator=torch.Generator().manual_seed(seed),
+            artifacts=artifacts or {},
+        )
+
+    return make
