@@ -85,10 +85,6 @@ class Store:
         """Where a run's files lie."""
         return self.runs / key
 
-    def is_done(self, key: str) -> bool:
-        """Whether the run has a record."""
-        return (self.run_folder(key) / RECORD).is_file()
-
     def keys(self) -> list[str]:
         """Keys of all runs with a record, sorted."""
         if not self.runs.is_dir():

@@ -79,8 +79,6 @@ class TestFinding:
         with_record(store, "bb", "aa")
         store.run_folder("cc").mkdir()
         assert store.keys() == ["aa", "bb"]
-        assert store.is_done("aa")
-        assert not store.is_done("cc")
 
     def test_a_run_is_found_by_key_start_or_path(self, store: Store) -> None:
         with_record(store, "abc1", "abd2")
