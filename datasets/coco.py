@@ -111,6 +111,10 @@ class _Coco(Dataset):
 
     def fingerprint(self) -> str:
         """sha256 over both annotation files and the size of every image that they use."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for split in self._folders:
             with self._annotations(split).open("rb") as file:

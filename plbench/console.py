@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -37,6 +38,17 @@ class Reporter:
         if not self._console.is_terminal:
             text = f"[{time.monotonic() - self._start:7.1f} s] {text}"
         self._console.print(text, markup=False)
+
+    @contextlib.contextmanager
+    def patience(self, text: str) -> Iterator[None]:
+        """Work that cannot say how far it is: says what it is if it takes more than two seconds."""
+        timer = threading.Timer(2.0, self.line, [text])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     @contextlib.contextmanager
     def task(self, title: str) -> Iterator[Report]:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from plbench.api import Batch, Method, Progress
-from plbench.execution import Execution, evaluation_mode
+from plbench.console import Report
+from plbench.execution import Execution, evaluation_mode, widened
 from plbench.inputs import Inputs
 from plbench.labels import PartialLabels
 from plbench.metrics import average_precision
@@ -33,7 +34,12 @@ def diagnose_prior(prior: Tensor, names: tuple[str, ...], truth: PartialLabels |
 
 
 def diagnose_training(
-    model: torch.nn.Module, method: Method, inputs: Inputs, truth: PartialLabels, execution: Execution
+    model: torch.nn.Module,
+    method: Method,
+    inputs: Inputs,
+    truth: PartialLabels,
+    execution: Execution,
+    report: Report = lambda done, total: None,
 ) -> HiddenTruth:
     """How well the trained model sees what was hidden, and whether what the method marks is really present."""
     classes, scores, positives = [], [], []
@@ -48,6 +54,7 @@ def diagnose_training(
         for name, mask in masks.items():
             marked[name] = marked.get(name, 0) + int(mask.sum())
             present[name] = present.get(name, 0) + int((mask & true).sum())
+        report(int(rows[-1]) + 1, len(inputs))
     is_present = np.concatenate(positives)
     ap = average_precision(np.concatenate(classes), np.concatenate(scores), is_present, truth.num_classes)
     defined = ap[~np.isnan(ap)]
@@ -72,7 +79,7 @@ def _over_train(
                 rows.to(execution.device),
             )
             with execution.autocast():
-                output = method.forward(model, batch, Progress(0, 1, 0, 1))
+                output = widened(method.forward(model, batch, Progress(0, 1, 0, 1)))
             scores = method.scores(output).float().cpu().numpy()
             masks = {name: mask.cpu().numpy() for name, mask in method.diagnostics(output, batch).items()}
         yield rows.numpy(), labels, scores, masks

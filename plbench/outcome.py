@@ -48,7 +48,8 @@ def score(job: Job) -> Scored:
     hidden = None
     if truth is not None:
         model = job.state.averaged(job.headline_weights)
-        hidden = diagnose_training(model, job.method, job.train_inputs, truth, job.execution)
+        with job.workspace.reporter.task("Comparing train with the hidden truth") as report:
+            hidden = diagnose_training(model, job.method, job.train_inputs, truth, job.execution, report)
     return Scored(cells, last_cells, hidden)
 
 

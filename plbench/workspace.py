@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from platformdirs import user_data_path
 
@@ -50,7 +52,10 @@ def open_dataset(name: str, workspace: Workspace) -> Dataset:
             f"dataset {name!r} needs {', '.join(missing)}, not found in {dataset.root} (give another folder with "
             f"--data-root DIR); {dataset.fetch_hint()}"
         )
-    if not kind.needs_files:
+    if kind.needs_files:
+        with workspace.reporter.patience(f"Reading the annotations of {kind.title} in {dataset.root}"):
+            dataset.split(kind.protocols[0].train_split)  # which keeps what it read
+    else:
         with (
             workspace.store.cache_lock(f"data/{name}"),
             workspace.reporter.task(f"Preparing {kind.title}") as report,
@@ -92,14 +97,17 @@ def check_images(dataset: Dataset, protocol: Protocol, workspace: Workspace, *, 
 
 
 def _unreadable(dataset: Dataset, split: str, workspace: Workspace) -> dict[str, str]:
-    """Reasons by image id; a split found whole is noted in the cache and not read again."""
+    """Reasons by image id. What was found is noted in the cache: only images that failed are read again."""
     images = dataset.split(split).images
     name = f"checked/{dataset.name}-{split}-{dataset.fingerprint()[:16]}.json"
     with workspace.store.cache_lock(name) as note:
-        if note.is_file() and not images.absent():
-            return {}
+        suspects = np.arange(len(images))
+        if note.is_file():
+            failed = set(json.loads(note.read_text(encoding="utf-8"))["unreadable"])
+            absent = set(images.absent())
+            suspects = np.array([r for r in suspects.tolist() if r in absent or images.ids[r] in failed], np.int64)
+        chosen = images.subset(suspects)
         with workspace.reporter.task(f"Checking that every {split} image can be read") as report:
-            reasons = find_unreadable(images, report)
-        if not reasons:
-            write_json(note, {"images": len(images)})
-    return {images.ids[row]: reason for row, reason in reasons.items()}
+            reasons = {chosen.ids[row]: reason for row, reason in find_unreadable(chosen, report).items()}
+        write_json(note, {"unreadable": sorted(reasons)})
+    return reasons
