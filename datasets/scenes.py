@@ -83,7 +83,7 @@ class Scenes(Dataset):
         Raises:
             DataError: if the pixels are not those of every other machine.
         """
-        if (self._drawn / "manifest.json").is_file():
+        if self._manifest() is not None:
             return
         self.root.mkdir(parents=True, exist_ok=True)
         for abandoned in self.root.glob(".drawing-*"):  # of a process that was killed
@@ -103,9 +103,22 @@ class Scenes(Dataset):
             shutil.rmtree(folder, ignore_errors=True)
 
     def fingerprint(self) -> str:
-        """As computed when the scenes were drawn."""
-        content = json.loads((self._drawn / "manifest.json").read_text(encoding="utf-8"))
-        return str(content["fingerprint"])
+        """As computed when the scenes were drawn.
+
+        Raises:
+            DataError: if they were not.
+        """
+        fingerprint = self._manifest()
+        if fingerprint is None:
+            raise DataError(f"the scenes are not drawn in {self.root}; plbench run --dataset scenes draws them")
+        return fingerprint
+
+    def _manifest(self) -> str | None:
+        """The fingerprint that says that a drawing is whole; None where there is none."""
+        try:
+            return str(json.loads((self._drawn / "manifest.json").read_text(encoding="utf-8"))["fingerprint"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def split(self, name: str) -> LabelledSplit:
         """`train` or `test`.

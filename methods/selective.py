@@ -78,10 +78,19 @@ class Selective(PASLNegative):
 
     @classmethod
     def stages(cls, params: Params, task: Task) -> Sequence[Stage]:
-        """The CE-Ignore run that estimates the prior, where the mode uses one."""
+        """The CE-Ignore run that estimates the prior, where the mode uses one.
+
+        Raises:
+            PlbenchError: if there are no verified negatives to estimate a prior from, or a count is too large.
+        """
         _check_counts(params, task)
         if params.mode == "likelihood":
             return ()
+        if task.negatives.sum() == 0:
+            raise PlbenchError(
+                "method 'selective' estimates the class prior by CE-Ignore, which learns from verified negatives, and "
+                "this protocol has none; give -P mode=likelihood"
+            )
         return (Stage("prior", method="ce-ignore", reduce=estimate_prior),)
 
     def weight(self, logits: Tensor, labels: Tensor) -> Tensor:

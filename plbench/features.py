@@ -60,7 +60,7 @@ def cached_features(
         DataError: if an image cannot be read. StoreError: if the cache cannot be written.
     """
     with store.cache_lock(features_name(key)) as path:
-        if not path.is_file():
+        if stored_features(path, len(images)) is None:
             backbone = make_backbone().to(device).eval()
             try:
                 _extract(path, images, backbone, model, device, precision, workers, report)
@@ -70,7 +70,18 @@ def cached_features(
                 if isinstance(error, OSError):
                     raise unwritable(path, error) from error
                 raise
-        return np.load(path, mmap_mode="r")
+        features = stored_features(path, len(images))
+        assert features is not None
+        return features
+
+
+def stored_features(path: Path, num_images: int) -> np.ndarray | None:
+    """Features in the cache, memory-mapped; None where there are none, or the file is not whole."""
+    try:
+        features = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return features if features.ndim == 2 and len(features) == num_images else None
 
 
 def _extract(

@@ -8,13 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
 from plbench.console import duration
 from plbench.execution import Execution
-from plbench.features import features_key, features_name
+from plbench.features import features_key, features_name, stored_features
 from plbench.models import Backbone, make_head
 from plbench.randomness import seeded
 from plbench.record import finished_record
@@ -126,10 +125,12 @@ def _cached_width(plan: RunPlan, workspace: Workspace) -> int | None:
     """Width of the cached features; None where any split's are missing."""
     width = None
     for split in (plan.spec.protocol.train_split, plan.spec.protocol.test_split):
-        path = _features_path(plan, workspace, split)
-        if not path.is_file():
+        features = stored_features(
+            _features_path(plan, workspace, split), num_images=len(plan.material.whole(split).images)
+        )
+        if features is None:
             return None
-        width = int(np.load(path, mmap_mode="r").shape[1])
+        width = int(features.shape[1])
     return width
 
 

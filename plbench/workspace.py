@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,13 +102,20 @@ def _unreadable(dataset: Dataset, split: str, workspace: Workspace) -> dict[str,
     images = dataset.split(split).images
     name = f"checked/{dataset.name}-{split}-{dataset.fingerprint()[:16]}.json"
     with workspace.store.cache_lock(name) as note:
-        suspects = np.arange(len(images))
-        if note.is_file():
-            failed = set(json.loads(note.read_text(encoding="utf-8"))["unreadable"])
+        suspects: Sequence[int] = range(len(images))
+        if (failed := _noted(note)) is not None:
             absent = set(images.absent())
-            suspects = np.array([r for r in suspects.tolist() if r in absent or images.ids[r] in failed], np.int64)
-        chosen = images.subset(suspects)
+            suspects = [row for row in suspects if row in absent or images.ids[row] in failed]
+        chosen = images.subset(np.array(suspects, np.int64))
         with workspace.reporter.task(f"Checking that every {split} image can be read") as report:
             reasons = {chosen.ids[row]: reason for row, reason in find_unreadable(chosen, report).items()}
         write_json(note, {"unreadable": sorted(reasons)})
     return reasons
+
+
+def _noted(note: Path) -> set[str] | None:
+    """Ids that an earlier check found unreadable; None where there was none, or its note says nothing to us."""
+    try:
+        return {str(image_id) for image_id in json.loads(note.read_text(encoding="utf-8"))["unreadable"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -18,7 +18,10 @@ from plbench.features import cached_features, features_key, features_name
 from plbench.images import eval_transform
 from plbench.models import Backbone
 from plbench.randomness import seeded
+from plbench.resolve import Request, plan_run
+from plbench.runner import run
 from plbench.store import Store
+from plbench.workspace import Workspace
 
 MODEL = ModelSpec(backbone="test_resnet", weights="random", image_size=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 KEY = "0123456789abcdef" * 4
@@ -190,3 +193,14 @@ def test_the_key_follows_all_that_features_depend_on(tiny_images: ImageFiles) ->
     assert len(set(keys)) == len(keys)
     assert key(other(head="mlp", head_width=99, head_dropout=0.5)) == key()
     assert key(other(**filed), seed=1) == key(other(**filed))  # given weights do not
+
+
+def test_a_damaged_cache_file_is_made_anew(make_workspace: Callable[..., Workspace]) -> None:
+    workspace = make_workspace()
+    first = run(plan_run(Request("tiny", "ce-negative"), workspace), workspace)
+    (path,) = [p for p in workspace.store.cache.glob("features/*.npy") if len(np.load(p, mmap_mode="r")) == 48]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:200])
+    again = run(plan_run(Request("tiny", "ce-negative"), workspace), workspace, force=True)
+    assert path.read_bytes() == whole
+    assert again.metrics == first.metrics
