@@ -42,13 +42,8 @@ class Reporter:
     @contextlib.contextmanager
     def patience(self, text: str) -> Iterator[None]:
         """Work that cannot say how far it is: says what it is if it takes more than two seconds."""
-        timer = threading.Timer(2.0, self.line, [text])
-        timer.daemon = True
-        timer.start()
-        try:
+        with _after(2.0, lambda: self.line(text)):
             yield
-        finally:
-            timer.cancel()
 
     @contextlib.contextmanager
     def task(self, title: str) -> Iterator[Report]:
@@ -56,7 +51,7 @@ class Reporter:
         if self._console.is_terminal and not self._console.quiet:
             yield from self._bar(title)
         else:
-            yield self._plain(title)
+            yield from self._plain(title)
 
     def _bar(self, title: str) -> Iterator[Report]:
         columns = (
@@ -71,18 +66,36 @@ class Reporter:
             bar = progress.add_task(title, total=None, visible=False)  # until there is something to do
             yield lambda done, total: progress.update(bar, completed=done, total=total, visible=True)
 
-    def _plain(self, title: str) -> Report:
+    def _plain(self, title: str) -> Iterator[Report]:
         start = last = time.monotonic()
+        silent = True
 
         def report(done: int, total: int) -> None:
-            nonlocal last
+            nonlocal last, silent
             now = time.monotonic()
             if now - last >= _QUIET_SECONDS and 0 < done < total:
-                last = now
+                last, silent = now, False
                 left = (now - start) / done * (total - done)
                 self.line(f"{title}: {done:,} of {total:,}, about {duration(left)} left")
 
-        return report
+        def say_that_it_goes_on() -> None:
+            if silent:  # the first step alone can take minutes
+                self.line(f"{title}: under way")
+
+        with _after(2 * _QUIET_SECONDS, say_that_it_goes_on):
+            yield report
+
+
+@contextlib.contextmanager
+def _after(seconds: float, act: Callable[[], None]) -> Iterator[None]:
+    """Acts once, from another thread, if the scope lasts longer."""
+    timer = threading.Timer(seconds, act)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def duration(seconds: float) -> str:

@@ -144,6 +144,7 @@ def fit(
     steps_per_epoch = math.ceil(len(inputs) / plan.batch_size)
     last_epoch = stop_after or plan.epochs
     view = View(state, inputs, execution)
+    report(state.step, last_epoch * steps_per_epoch)
     while state.epoch < last_epoch:
         start, total_loss = time.perf_counter(), 0.0
         progress = Progress(state.step, plan.epochs * steps_per_epoch, state.epoch, plan.epochs)
