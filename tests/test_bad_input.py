@@ -142,7 +142,7 @@ def test_a_method_that_needs_negatives_where_there_are_none(bench: Bench) -> Non
     text = sentence(bench.run("ce-ignore", "--simulate", "single-positive"))
     assert "'ce-ignore' learns from verified negatives" in text and "plbench methods list" in text
     text = sentence(bench.run("selective", "--simulate", "single-positive"))
-    assert "stage 'prior' of method 'selective'" in text
+    assert "learns from verified negatives" in text and "-P mode=likelihood" in text
     assert leftovers(bench) == []
 
 
