@@ -129,8 +129,10 @@ def run(
     precision: Annotated[
         PrecisionOption | None, typer.Option("--precision", help="Default: bfloat16 on a GPU, else float32.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
-    selection: Annotated[SelectionOption, typer.Option("--selection")] = SelectionOption.LAST,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Default: 0.")] = None,
+    selection: Annotated[
+        SelectionOption | None, typer.Option("--selection", help="What chooses the epoch; default: last.")
+    ] = None,
     data_root: DataRoot = None,
     device: Annotated[str | None, typer.Option("--device", help="Default: a GPU where there is one.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that decode images.")] = None,

@@ -21,7 +21,6 @@ from plbench.workspace import Workspace
 _MODEL_OPTIONS = ("backbone", "pooling", "head", "head_width", "image_size")
 _PLAN_OPTIONS = ("epochs", "batch_size", "accumulate", "lr", "weight_decay", "optimizer", "clip_grad")
 _REQUEST_OPTIONS = ("simulate", "simulation_seed", "recipe", "regime", "precision", "seed", "selection")
-_DEFAULTS: dict[str, Any] = {"seed": 0, "selection": "last", "skip_unreadable": False}  # of `plbench run`; else None
 _WEIGHTS = ("packaged", "pretrained", "random")
 
 
@@ -45,7 +44,7 @@ def plan_from_options(given: Mapping[str, Any], workspace: Workspace) -> RunPlan
         model=model,
         plan={name: given[name] for name in _PLAN_OPTIONS if given[name] is not None},
         skip_unreadable=given["skip_unreadable"],
-        **{name: _plain(given[name]) for name in _REQUEST_OPTIONS},
+        **{name: _plain(given[name]) for name in _REQUEST_OPTIONS if given[name] is not None},
     )
     return plan_run(request, workspace)
 
@@ -62,7 +61,7 @@ def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -
         PlbenchError: if the file is not such a spec, or cannot be the same run here.
     """
     changing = ("method", "dataset", "param", "skip_unreadable", *_MODEL_OPTIONS, *_PLAN_OPTIONS, *_REQUEST_OPTIONS)
-    changed = [name for name in changing if given[name] not in (None, []) and given[name] != _DEFAULTS.get(name)]
+    changed = [name for name in changing if given[name] is not None and given[name] is not False and given[name] != []]
     if given["weights"] in _WEIGHTS:  # but a file may have to be said where it is
         changed.append("weights")
     if changed:

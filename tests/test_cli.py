@@ -140,7 +140,15 @@ def test_a_run_written_down_is_the_same_run(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [["--method", "selective"], ["--seed", "3"], ["--weight-decay", "0"], ["--weights", "packaged"]]
+    "option",
+    [
+        ["--method", "selective"],
+        ["--seed", "3"],
+        ["--seed", "0"],
+        ["--selection", "last"],
+        ["--weight-decay", "0"],
+        ["--weights", "packaged"],
+    ],
 )
 def test_what_would_change_a_run_written_down_is_refused(bench: Bench, option: list[str]) -> None:
     spec = bench.runs / bench.run("ce-negative", "--json").json["key"] / "spec.toml"
