@@ -35,7 +35,8 @@ def run(plan: RunPlan, workspace: Workspace, *, force: bool = False) -> Record:
         return record
     artifacts = {name: stage_artifact(plan, name, workspace) for name in plan.stages}
     stop_after = chosen_epoch(plan, workspace)
-    with store.lock(key):
+    held = f"Run {key} is under way in another process; waiting for it"
+    with store.lock(key, waiting=lambda: workspace.reporter.line(held)):
         if not force and (record := finished(plan, workspace)):
             return record  # another process made it while this one was busy with the stages
         if force:

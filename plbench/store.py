@@ -110,26 +110,34 @@ class Store:
         raise StoreError(f"there is no run {text!r} in {self.runs}; plbench runs list shows those there are")
 
     @contextlib.contextmanager
-    def lock(self, key: str) -> Iterator[None]:
+    def lock(self, key: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
         """Holds one run for this process.
 
+        Args:
+            key: of the run.
+            waiting: called once if another process holds the run, which is then waited for.
+
         Raises:
-            StoreError: if another process holds it, or the folder cannot be written to.
+            StoreError: if another process holds it and is not waited for, or the folder cannot be written to.
         """
         path = self.runs / f".{key}.lock"
         lock = FileLock(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise StoreError(f"run {key} is under way in another process; wait for it, or end that one") from error
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                if waiting is None:
+                    raise StoreError(f"run {key} is under way in another process; wait for it, or end it") from error
+                waiting()
+                lock.acquire()
         except OSError as error:
             raise unwritable(self.runs, error) from error
         try:
             yield
         finally:
+            path.unlink(missing_ok=True)  # while it is held: who opened it meanwhile sees that it is gone
             lock.release()
-            path.unlink(missing_ok=True)
 
     def remove(self, key: str) -> None:
         """Deletes a run's folder."""

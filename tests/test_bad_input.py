@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -452,8 +453,19 @@ class TestRuns:
         from plbench.spec import RunSpec
 
         key = RunSpec.model_validate(key).key
-        with FileLock(bench.runs / f".{key}.lock"):
-            assert f"run {key} is under way in another process" in sentence(bench.run("ce-negative"))
+        held = threading.Event()
+
+        def hold() -> None:
+            with FileLock(bench.runs / f".{key}.lock"):
+                held.set()
+                time.sleep(1)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        assert held.wait(10)
+        said = bench.run("ce-negative")
+        thread.join()
+        assert said.code == 0 and f"Run {key} is under way in another process; waiting for it" in said.err
 
 
 class TestDisk:

@@ -10,6 +10,7 @@ import random
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -538,14 +539,16 @@ class TestFailure:
             runner.run(a_plan(workspace, "crashing"), workspace)
         assert not list(workspace.store.runs.iterdir())
 
-    def test_a_run_under_way_elsewhere_is_said(self, make_workspace: Callable[..., Workspace]) -> None:
+    def test_a_run_under_way_elsewhere_is_waited_for_and_not_repeated(
+        self, make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         workspace = make_workspace()
         plan = a_plan(workspace)
-        with (
-            workspace.store.lock(plan.spec.key),
-            pytest.raises(StoreError, match=f"run {plan.spec.key} is under way in another process"),
-        ):
-            runner.run(plan, workspace)
+        real, trainings = job.fit, []
+        monkeypatch.setattr(job, "fit", lambda *a, **k: (trainings.append(1), real(*a, **k)))
+        with ThreadPoolExecutor(2) as pool:
+            first, second = pool.map(lambda _: runner.run(plan, workspace), range(2))
+        assert first == second and len(trainings) == 1
 
 
 @pytest.fixture
