@@ -81,8 +81,9 @@ def compare(runs: Iterable[tuple[Path, Record]]) -> list[Setting]:
 
 
 def _setting_key(spec: RunSpec) -> tuple[str, ...]:
-    model = spec.model.model_dump_json()
-    return spec.protocol.name, spec.protocol.canonical(), spec.dataset_fingerprint, spec.regime, model
+    """What must agree before two runs can be paired image by image; left-out images make another test set."""
+    model, skipped = spec.model.model_dump_json(), repr(spec.skipped_images)
+    return spec.protocol.name, spec.protocol.canonical(), spec.dataset_fingerprint, spec.regime, model, skipped
 
 
 def _setting(members: Sequence[tuple[Path, Record]]) -> Setting:

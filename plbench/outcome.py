@@ -75,7 +75,7 @@ def summarise(job: Job, scored: Scored, folder: Path) -> dict[str, SplitMetrics]
 def record(job: Job, scored: Scored, metrics: dict[str, SplitMetrics], folder: Path, finished_at: str) -> Record:
     """The record of a run that is done; its files are in the folder already, save the record itself."""
     job.write_log(folder)
-    spec, recipe = job.spec, job.plan.recipe
+    spec = job.spec
     return Record(
         key=spec.key,
         spec_sha256=spec.sha256(),
@@ -83,7 +83,6 @@ def record(job: Job, scored: Scored, metrics: dict[str, SplitMetrics], folder: P
         status="done",
         finished_at=finished_at,
         title=job.plan.method.title,
-        regime_title=recipe.title if spec.regime == recipe.regime else spec.regime,
         environment=environment.describe(job.workspace.device),
         data=_data_summary(job),
         metrics=metrics,

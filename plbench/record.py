@@ -149,7 +149,6 @@ class Record(Frozen):
     status: Literal["done", "failed"]
     finished_at: str
     title: str
-    regime_title: str
     environment: dict[str, Any]
     data: DataSummary | None = None
     metrics: dict[str, SplitMetrics] = Field(default_factory=dict)

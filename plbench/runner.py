@@ -77,10 +77,20 @@ def stage_artifact(plan: RunPlan, name: str, workspace: Workspace) -> Tensor:
     run(stage_plan, workspace)
     folder = workspace.store.run_folder(stage_plan.spec.key)
     path = folder / "artifacts" / f"{name}-{plan.spec.method.source_sha256[:16]}.npy"
-    if not path.is_file():
-        value = _reduce(stage, stage_plan, workspace, folder).cpu().numpy()
-        write_atomically(path, lambda file: np.save(file, value, allow_pickle=False))
-    return torch.from_numpy(np.load(path, allow_pickle=False))
+    value = _stored(path)
+    if value is None:
+        reduced = value = _reduce(stage, stage_plan, workspace, folder).cpu().numpy()
+        write_atomically(path, lambda file: np.save(file, reduced, allow_pickle=False))
+    return torch.from_numpy(value)
+
+
+def _stored(path: Path) -> np.ndarray | None:
+    """An artifact on disk; None where there is none, or the file is not whole."""
+    try:
+        value: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return value
 
 
 def _reduce(stage: Stage, plan: RunPlan, workspace: Workspace, folder: Path) -> Tensor:
@@ -116,7 +126,6 @@ def _keeping_only_what_is_whole(plan: RunPlan, folder: Path, workspace: Workspac
             status="failed",
             finished_at=now(),
             title=plan.method.title,
-            regime_title=plan.spec.regime,
             environment=environment.describe(workspace.device),
             error=str(error),
         )

@@ -33,7 +33,6 @@ def a_record(**changes: Any) -> Record:
         "status": "done",
         "finished_at": "2026-01-01T00:00:00+00:00",
         "title": "M",
-        "regime_title": "probe",
         "environment": {"python": "3.11"},
     }
     return Record(**(values | changes))

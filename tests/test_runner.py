@@ -254,6 +254,15 @@ class TestPriorStage:
         assert record.priors["prior"].total == pytest.approx(float(prior.sum()))
         runner.run(a_plan(workspace, "selective", method_params={"gamma_neg": 1.0}), workspace)
 
+    @pytest.mark.parametrize("damage", [b"", b"no array"])
+    def test_a_damaged_one_is_reduced_again(self, make_workspace: Callable[..., Workspace], damage: bytes) -> None:
+        workspace = make_workspace()
+        plan = a_plan(workspace, "selective")
+        prior = runner.stage_artifact(plan, "prior", workspace)
+        (path,) = workspace.store.runs.glob("*/artifacts/prior-*.npy")
+        path.write_bytes(damage)
+        assert torch.equal(runner.stage_artifact(plan, "prior", workspace), prior)
+
 
 class TestHonesty:
     @pytest.mark.parametrize(("method", "regime"), [("selective", "probe"), ("ce-negative", "finetune")])
