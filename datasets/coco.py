@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from scipy import sparse
 
 from plbench.api import (
+    Annotations,
     BenchmarkProtocol,
-    DataError,
-    Dataset,
-    ImageFiles,
-    LabelledSplit,
+    IndexedDataset,
     ModelSpec,
     PartialLabels,
     Plan,
+    ProgressReport,
     Recipe,
+    RemoteFile,
+    TextColumn,
 )
 from plbench.recipes import quick_recipe
+
+from .checksums import published_file
+from .coco_fixture import write_coco_fixture
+from .coco_json import AnnotationFile, Category, Document, Ids, Image, annotated_cells, first_outside
 
 CSL_README = "README of the CSL authors' code"
 
@@ -81,7 +84,23 @@ def _protocols(name: str) -> tuple[BenchmarkProtocol, ...]:
     )
 
 
-class _Coco(Dataset):
+def coco_images(folder: str, split: str | None) -> RemoteFile:
+    """The published archive of one of COCO's folders of images, such as `train2017`."""
+    url = f"http://images.cocodataset.org/zips/{folder}.zip"
+    return published_file(url, kind="images", split=split, unpack=".", makes=(folder,))
+
+
+def _downloads(year: int) -> tuple[RemoteFile, ...]:
+    made = tuple(f"annotations/instances_{split}{year}.json" for split in ("train", "val"))
+    url = f"http://images.cocodataset.org/annotations/annotations_trainval{year}.zip"
+    return (
+        published_file(url, kind="annotations", unpack=".", makes=made),
+        coco_images(f"train{year}", "train"),
+        coco_images(f"val{year}", "test"),
+    )
+
+
+class _Coco(IndexedDataset):
     """Both years: `annotations/instances_{train,val}YEAR.json` and the folders of images beside them."""
 
     licence = "annotations CC BY 4.0 (COCO Consortium); photographs under their own Flickr licences"
@@ -89,80 +108,81 @@ class _Coco(Dataset):
     recipes = (PAPER_RECIPE, quick_recipe(image_size=224))
     year: ClassVar[int]
 
-    @property
-    def _folders(self) -> dict[str, str]:
-        return {"train": f"train{self.year}", "test": f"val{self.year}"}
+    def _folder(self, split: str) -> str:
+        return f"{'train' if split == 'train' else 'val'}{self.year}"
 
-    def _annotations(self, split: str) -> Path:
-        return self.root / "annotations" / f"instances_{self._folders[split]}.json"
+    def annotation_files(self, split: str) -> Sequence[Path]:
+        """The one file of instances; `test` is COCO's val."""
+        return [self.root / "annotations" / f"instances_{self._folder(split)}.json"]
 
     def missing(self) -> list[str]:
         """The annotation files and image folders that are not there."""
-        needed = [path for split in self._folders for path in (self._annotations(split), self._images(split))]
+        needed = [path for split in self.splits for path in (*self.annotation_files(split), self._images(split))]
         return [str(path.relative_to(self.root)) for path in needed if not path.exists()]
 
     def _images(self, split: str) -> Path:
-        return self.root / self._folders[split]
+        return self.root / self._folder(split)
 
     def fetch_hint(self) -> str:
-        """Where COCO is published."""
-        names = " and ".join(self._folders.values())
-        return f"download images {names} and their annotations from {self.sources[0]} and unzip them into {self.root}"
+        """The command that gets COCO, and where it is published."""
+        names = " and ".join(map(self._folder, self.splits))
+        return (
+            f"run plbench data download {self.name}, or download images {names} and their annotations from "
+            f"{self.sources[0]} and unzip them into {self.root}"
+        )
 
-    def fingerprint(self) -> str:
-        """sha256 over both annotation files and the size of every image that they use."""
-        return self._fingerprint
-
-    @cached_property
-    def _fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for split in self._folders:
-            with self._annotations(split).open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-            sizes = {path.name: path.stat().st_size for path in self._images(split).iterdir()}
-            images = self._index[split].images
-            files = [Path(images.name(row)).name for row in range(len(images))]
-            digest.update(json.dumps([[file, sizes.get(file)] for file in files]).encode())
-        return digest.hexdigest()
-
-    @cached_property
-    def _index(self) -> dict[str, LabelledSplit]:
-        index = {split: self._read(split) for split in self._folders}
-        classes = {(split.labels.class_ids, split.labels.class_names) for split in index.values()}
-        if len(classes) > 1:
-            train, test = map(self._annotations, index)
-            raise DataError(f"{test} defines other categories than {train.name}; take both files from one release")
-        return index
-
-    def split(self, name: str) -> LabelledSplit:
-        """`train`, or `test`, which is COCO's val.
+    def read(self, split: str, report: ProgressReport) -> Annotations:
+        """Complete labels of the images that have an annotation, by rising image id; crowds count as present.
 
         Raises:
-            DataError: if an annotation file is malformed, or there is no such split.
+            DataError: if the file is malformed.
         """
-        if name not in self._folders:
-            raise DataError(f"dataset {self.name!r} has splits {', '.join(self._folders)}, not {name!r}")
-        return self._index[name]
-
-    def _read(self, split: str) -> LabelledSplit:
-        path = self._annotations(split)
-        content = read_json(path)
-        category_ids, names = _categories(content, path)
-        image_ids, files = _images(content, path)
-        rows, columns = _present(content, path, category_ids, image_ids)
-        annotated = np.unique(rows)
+        file = AnnotationFile(self.annotation_files(split)[0], self.name)
+        document, notes = file.decode(Document[Image, Category], report)
+        images = Ids.of(file, "images", document.images)
+        categories = Ids.of(file, "categories", document.categories)
+        self._check_names(file, document.images, split)
+        rows, columns = annotated_cells(document, images, categories)
+        annotated, rows = np.unique(rows, return_inverse=True)  # only images with an annotation count
         if len(annotated) == 0:
-            raise DataError(f"{path}: no image has an annotation; COCO's own file has them for most images")
-        present = np.zeros((len(annotated), len(category_ids)), np.int8)
-        present[np.searchsorted(annotated, rows), columns] = 1
-        labels = PartialLabels.from_dense(2 * present - 1, class_ids=[str(i) for i in category_ids], class_names=names)
-        folder = self._folders[split]
-        images = ImageFiles(
-            root=self.root,
-            paths=tuple(f"{folder}/{files[row]}" for row in annotated),
-            ids=tuple(str(image_ids[row]) for row in annotated),
+            raise file.error(": no image has an annotation; COCO's own file has them for most images")
+        present = np.zeros((len(annotated), len(categories)), bool)
+        present[rows, columns] = True
+        names = tuple(document.categories[entry].name for entry in categories.order)
+        labels = _complete_labels(present, tuple(categories.texts()), names)
+        folder = self._folder(split)
+        chosen = [document.images[entry] for entry in images.order[annotated]]
+        return Annotations(
+            TextColumn.of(str(image.id) for image in chosen),
+            labels,
+            TextColumn.of(f"{folder}/{image.file_name}" for image in chosen),
+            notes=notes,
         )
-        return LabelledSplit(images, labels)
+
+    def _check_names(self, file: AnnotationFile, images: Sequence[Image], split: str) -> None:
+        if (entry := first_outside(image.file_name for image in images)) is not None:
+            raise file.error(
+                f": images[{entry}].file_name = {images[entry].file_name!r:.60} does not name a file inside the image "
+                f"folder {self._folder(split)}"
+            )
+
+    def make_fixture(self) -> None:
+        """Writes 60 train and 30 val pictures with annotations of eight classes, laid out as COCO is.
+
+        Raises:
+            DataError: if other annotations of these names lie there.
+        """
+        write_coco_fixture(self.root, self.year)
+
+
+def _complete_labels(present: np.ndarray, class_ids: tuple[str, ...], class_names: tuple[str, ...]) -> PartialLabels:
+    """Labels of which every cell [N, C] is known."""
+    num_images, num_classes = present.shape
+    indices = np.tile(np.arange(num_classes, dtype=np.int32), num_images)
+    indptr = np.arange(num_images + 1, dtype=np.int32) * np.int32(num_classes)
+    values = 2 * present.astype(np.int8).ravel() - 1
+    matrix = sparse.csr_array((values, indices, indptr), shape=present.shape)
+    return PartialLabels(matrix, class_ids, class_names)
 
 
 class Coco2014(_Coco):
@@ -172,7 +192,9 @@ class Coco2014(_Coco):
     title = "COCO 2014"
     year = 2014
     protocols = _protocols("coco")
+    downloads = _downloads(2014)
     official_num_images: ClassVar[Mapping[str, int]] = {"train": 82081, "test": 40137}
+    official_num_classes = 80
 
 
 class Coco2017(_Coco):
@@ -182,91 +204,6 @@ class Coco2017(_Coco):
     title = "COCO 2017"
     year = 2017
     protocols = _protocols("coco2017")
+    downloads = _downloads(2017)
     official_num_images: ClassVar[Mapping[str, int]] = {"train": 117266, "test": 4952}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An annotation file without its polygons, which are most of it and are dropped as they are read.
-
-    Raises:
-        DataError: if it is not valid JSON, or not an object.
-    """
-
-    def without_polygons(item: dict[str, Any]) -> dict[str, Any]:
-        item.pop("segmentation", None)
-        return item
-
-    try:
-        with path.open(encoding="utf-8") as file:
-            content = json.load(file, object_hook=without_polygons)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path} is not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); it may be "
-            "truncated: download it again"
-        ) from error
-    except (ValueError, RecursionError) as error:  # wrong encoding, numbers of thousands of digits, deep nesting
-        raise DataError(f"{path} is not valid JSON: {error}; download it again") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds a JSON {type(content).__name__}; COCO's files hold an object")
-    return content
-
-
-def _field(content: dict[str, Any], section: str, fields: Mapping[str, type], path: Path) -> list[tuple[Any, ...]]:
-    """The named values of every entry of a section, each of the type wanted."""
-    entries = content.get(section)
-    if not isinstance(entries, list):
-        raise DataError(f"{path} has no list {section!r}; COCO's files have images, annotations and categories")
-    values = []
-    for number, entry in enumerate(entries):
-        where = f"{path}: {section}[{number}]"
-        if not isinstance(entry, dict):
-            raise DataError(f"{where} is a {type(entry).__name__}; expected an object with {', '.join(fields)}")
-        for name, kind in fields.items():
-            if name not in entry:
-                raise DataError(f"{where} has no {name!r}; expected {', '.join(fields)}")
-            if type(entry[name]) is not kind:
-                raise DataError(f"{where}: {name} = {entry[name]!r:.40} is not of type {kind.__name__}")
-        values.append(tuple(entry[name] for name in fields))
-    return values
-
-
-def _categories(content: dict[str, Any], path: Path) -> tuple[list[int], list[str]]:
-    """Category ids in rising order (they have gaps: class index is the rank) and their names."""
-    categories = sorted(_field(content, "categories", {"id": int, "name": str}, path))
-    ids = [identity for identity, _ in categories]
-    _check_unique(ids, "a category id", path)
-    return ids, [name for _, name in categories]
-
-
-def _images(content: dict[str, Any], path: Path) -> tuple[list[int], list[str]]:
-    images = sorted(_field(content, "images", {"id": int, "file_name": str}, path))
-    ids = [identity for identity, _ in images]
-    _check_unique(ids, "an image id", path)
-    for _, name in images:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise DataError(f"{path}: file_name {name!r} points outside the image folder")
-    return ids, [name for _, name in images]
-
-
-def _check_unique(ids: list[int], what: str, path: Path) -> None:
-    if len(set(ids)) != len(ids):
-        raise DataError(f"{path}: {what} appears twice; ids must be unique")
-
-
-def _present(
-    content: dict[str, Any], path: Path, category_ids: list[int], image_ids: list[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column of every annotation."""
-    row_of = {identity: row for row, identity in enumerate(image_ids)}
-    column_of = {identity: column for column, identity in enumerate(category_ids)}
-    cells = []
-    fields = {"image_id": int, "category_id": int}
-    for number, (image, category) in enumerate(_field(content, "annotations", fields, path)):
-        if image not in row_of or category not in column_of:
-            what = f"image_id {image}" if image not in row_of else f"category_id {category}"
-            raise DataError(f"{path}: annotations[{number}] has {what}, which the file does not define")
-        cells.append((row_of[image], column_of[category]))
-    pairs = np.array(cells, np.int64).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1]
+    official_num_classes = 80

@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -17,19 +16,27 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from plbench.annotations import Annotations, CellCollector
+from plbench.columns import TextColumn
+from plbench.dataset import Dataset, DatasetOptions, IndexedDataset, LabelledSplit, ProgressReport
 from plbench.errors import DataError, PlbenchError
 from plbench.images import ImageFiles, ImageSource
 from plbench.labels import PartialLabels
+from plbench.remote import RemoteFile
 from plbench.spec import ModelSpec, Plan, Recipe, Regime
 from plbench.spec import Protocol as BenchmarkProtocol
 
 __all__ = [
+    "Annotations",
     "Batch",
     "BenchmarkProtocol",
+    "CellCollector",
     "DataError",
     "Dataset",
+    "DatasetOptions",
     "ImageFiles",
     "ImageSource",
+    "IndexedDataset",
     "LabelledSplit",
     "Loss",
     "Method",
@@ -41,9 +48,11 @@ __all__ = [
     "Progress",
     "ProgressReport",
     "Recipe",
+    "RemoteFile",
     "SearchRange",
     "Stage",
     "Task",
+    "TextColumn",
     "TrainView",
     "tunable",
 ]
@@ -291,79 +300,3 @@ class Method(ABC):
         """
         if state:
             raise PlbenchError(f"method {self.name!r} has saved state but no load_state_dict to read it back")
-
-
-@dataclass(frozen=True)
-class LabelledSplit:
-    """Images of one split and what is known about them, row by row."""
-
-    images: ImageSource
-    labels: PartialLabels
-
-    def __post_init__(self) -> None:
-        """Checks that images and labels are as many.
-
-        Raises:
-            DataError: if they are not.
-        """
-        if len(self.images) != self.labels.num_images:
-            raise DataError(f"{len(self.images)} images but {self.labels.num_images} rows of labels")
-
-    def subset(self, index: np.ndarray) -> LabelledSplit:
-        """The chosen rows, in the order given."""
-        return LabelledSplit(self.images.subset(index), self.labels.subset(index))
-
-
-ProgressReport = Callable[[int, int], None]
-"""What long work calls with (done, total) as it advances; a terminal shows a bar with the time left."""
-
-
-class Dataset(ABC):
-    """Images with labels, from files in a folder.
-
-    Class attributes:
-        name, title, licence: as typed, as printed, and under which the data may be used. sources: official addresses.
-        protocols: the questions it is used for; the first is what `--dataset NAME` alone means.
-        recipes: ways to train on it; the first is the default.
-        needs_files: False where the dataset makes its own files, so that no `--data-root` is needed.
-    """
-
-    name: ClassVar[str]
-    title: ClassVar[str]
-    licence: ClassVar[str]
-    sources: ClassVar[tuple[str, ...]] = ()
-    protocols: ClassVar[tuple[BenchmarkProtocol, ...]]
-    recipes: ClassVar[tuple[Recipe, ...]]
-    needs_files: ClassVar[bool] = True
-    official_num_images: ClassVar[Mapping[str, int]] = {}
-
-    def __init__(self, root: Path) -> None:
-        """`root` holds the dataset's files, or will."""
-        self.root = root
-
-    def missing(self) -> list[str]:
-        """Files and folders, relative to the root, that are needed and not there."""
-        return []
-
-    @abstractmethod
-    def fetch_hint(self) -> str:
-        """How to get what is missing: one clause with an address or a command."""
-
-    def prepare(self, report: ProgressReport) -> None:  # noqa: B027  (optional hook)
-        """Makes what the dataset makes itself, once. Safe to interrupt and to repeat."""
-
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """sha256 that changes whenever images or labels do."""
-
-    @abstractmethod
-    def split(self, name: str) -> LabelledSplit:
-        """One split by name.
-
-        Raises:
-            DataError: if the files are malformed, or there is no such split.
-        """
-
-    def groups(self) -> dict[str, tuple[str, ...]]:
-        """Named groups of class ids that tables report beside the overall figures."""
-        return {}

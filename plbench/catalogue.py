@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from plbench.api import Dataset
-from plbench.protocol import Material, choose_protocol, custom, is_official
+from plbench.errors import PlbenchError
 from plbench.registry import Registry
-from plbench.workspace import Workspace, dataset_root, open_dataset
+from plbench.store import unwritable
+from plbench.workspace import Workspace, locate_dataset
 
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
@@ -84,7 +85,7 @@ def list_datasets(workspace: Workspace) -> list[dict[str, Any]]:
             rows.append(_broken_row(name, "title", broken[name], ("state", "folder", "protocols", "get")))
             continue
         kind = registry.dataset(name)
-        dataset = kind(dataset_root(kind, workspace))
+        dataset = locate_dataset(name, workspace)
         missing = dataset.missing()
         rows.append(
             {
@@ -102,7 +103,7 @@ def list_datasets(workspace: Workspace) -> list[dict[str, Any]]:
 def describe_dataset(name: str, workspace: Workspace) -> dict[str, Any]:
     """Licence, sources, protocols and recipes of a dataset, whether or not its files are here."""
     kind = workspace.registry.dataset(name)
-    dataset: Dataset = kind(dataset_root(kind, workspace))
+    dataset = locate_dataset(name, workspace)
     return {
         "name": name,
         "title": kind.title,
@@ -116,41 +117,19 @@ def describe_dataset(name: str, workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def dataset_stats(name: str, simulate: str | None, workspace: Workspace) -> dict[str, Any]:
-    """Known positives and negatives of every class, in train under a protocol and in test.
+def make_fixture(registry: Registry, name: str, folder: Path) -> None:
+    """Has a dataset write a small imitation of its published files.
 
     Raises:
-        DataError: if files are missing or malformed.
+        PlbenchError: if it has none, or the folder holds something. StoreError: if it cannot be written.
     """
-    dataset = open_dataset(name, workspace)
-    protocol = choose_protocol(dataset, simulate, None)
-    if not is_official(dataset, protocol):
-        protocol = custom(protocol)
-    material = Material(dataset, protocol)
-    train, test = material.train().labels, material.whole(protocol.test_split).labels
-    counts = [*train.counts(), *test.counts()]
-    names = ("train_positives", "train_negatives", "test_positives", "test_negatives")
-    classes = [
-        {"class": class_name, **{key: int(column[c]) for key, column in zip(names, counts, strict=True)}}
-        for c, class_name in enumerate(train.class_names)
-    ]
-    return {
-        "dataset": name,
-        "protocol": protocol.name,
-        "splits": [
-            {
-                "split": split,
-                "images": labels.num_images,
-                "classes": labels.num_classes,
-                "known": labels.num_known,
-                "density_percent": round(100 * labels.density, 3),
-                "positives_per_image": round(float(labels.counts()[0].sum()) / labels.num_images, 4),
-                "classes_without_positives": int((labels.counts()[0] == 0).sum()),
-            }
-            for split, labels in (("train", train), ("test", test))
-        ],
-        "classes": sorted(classes, key=lambda row: -row["train_positives"]),
-    }
+    dataset = registry.dataset(name)(folder)
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise PlbenchError(f"{folder} holds other files; give a new or empty folder")
+        dataset.make_fixture()
+    except OSError as error:
+        raise unwritable(folder, error) from error
 
 
 def _type_text(kind: Any) -> str:

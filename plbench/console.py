@@ -12,10 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -46,18 +49,18 @@ class Reporter:
             yield
 
     @contextlib.contextmanager
-    def task(self, title: str) -> Iterator[Report]:
-        """A piece of work; yields what to call with (done, total)."""
+    def task(self, title: str, *, bytes: bool = False) -> Iterator[Report]:
+        """A piece of work; yields what to call with (done, total), which may count bytes."""
         if self._console.is_terminal and not self._console.quiet:
-            yield from self._bar(title)
+            yield from self._bar(title, DownloadColumn() if bytes else MofNCompleteColumn())
         else:
-            yield from self._plain(title)
+            yield from self._plain(title, decimal if bytes else "{:,}".format)
 
-    def _bar(self, title: str) -> Iterator[Report]:
+    def _bar(self, title: str, amount: ProgressColumn) -> Iterator[Report]:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            amount,
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("left"),
@@ -66,7 +69,7 @@ class Reporter:
             bar = progress.add_task(title, total=None, visible=False)  # until there is something to do
             yield lambda done, total: progress.update(bar, completed=done, total=total, visible=True)
 
-    def _plain(self, title: str) -> Iterator[Report]:
+    def _plain(self, title: str, amount: Callable[[int], str]) -> Iterator[Report]:
         start = last = time.monotonic()
         silent = True
 
@@ -76,7 +79,7 @@ class Reporter:
             if now - last >= _QUIET_SECONDS and 0 < done < total:
                 last, silent = now, False
                 left = (now - start) / done * (total - done)
-                self.line(f"{title}: {done:,} of {total:,}, about {duration(left)} left")
+                self.line(f"{title}: {amount(done)} of {amount(total)}, about {duration(left)} left")
 
         def say_that_it_goes_on() -> None:
             if silent:  # the first step alone can take minutes

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import IO, Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -16,23 +16,44 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from plbench.columns import take
 from plbench.errors import DataError, PlbenchError
 from plbench.labels import PartialLabels
-from plbench.randomness import derive_seed, generator, seeded
+from plbench.order import reading_ahead
+from plbench.randomness import derive_seed, seeded
 from plbench.spec import ModelSpec, Plan
 
 Transform = Callable[[Image.Image], Any]
 
+_MOST_SIZES = 150_000  # files whose size a fingerprint looks at: well under a second on a local disk
+
 # What Pillow raises on broken, truncated, hostile or missing files.
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
+def decoded(file: Path | IO[bytes], min_side: int = 0) -> Image.Image:
+    """An image file in RGB. JPEGs decode at a fraction of their size where that keeps `min_side`.
+
+    Raises:
+        OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError: `DECODING_ERRORS`, whatever is broken.
+    """
+    with Image.open(file) as image:
+        if min_side:
+            image.draft("RGB", (min_side, min_side))
+        return image.convert("RGB")
 
 
 class ImageSource(Protocol):
     """Images by row, wherever they are kept."""
 
     @property
-    def ids(self) -> tuple[str, ...]:
+    def ids(self) -> Sequence[str]:
         """Stable id of each image."""
+        ...
+
+    @property
+    def block_rows(self) -> int:
+        """Rows that lie side by side on disk and are best read together; 1 where every image is its own file."""
         ...
 
     def __len__(self) -> int:
@@ -41,6 +62,10 @@ class ImageSource(Protocol):
 
     def load(self, row: int, min_side: int = 0) -> Image.Image:
         """The image of a row in RGB; with `min_side`, it may come smaller, but no side below that many pixels."""
+        ...
+
+    def read(self, row: int) -> bytes:
+        """The encoded image of a row as it is stored."""
         ...
 
     def name(self, row: int) -> str:
@@ -55,6 +80,14 @@ class ImageSource(Protocol):
         """The chosen rows, in the order given."""
         ...
 
+    def fingerprint(self) -> str:
+        """sha256 that changes when images are replaced."""
+        ...
+
+    def expect(self, rows: range) -> None:
+        """Told in time which rows will be asked for, so that they can be read ahead."""
+        ...
+
 
 @dataclass(frozen=True)
 class ImageFiles:
@@ -65,8 +98,9 @@ class ImageFiles:
     """
 
     root: Path
-    paths: tuple[str, ...]
-    ids: tuple[str, ...]
+    paths: Sequence[str]
+    ids: Sequence[str]
+    block_rows: ClassVar[int] = 1
 
     def __len__(self) -> int:
         """Number of images."""
@@ -79,11 +113,19 @@ class ImageFiles:
             DataError: if the file cannot be read, with its path.
         """
         try:
-            with Image.open(self.root / self.paths[row]) as image:
-                if min_side:
-                    image.draft("RGB", (min_side, min_side))
-                return image.convert("RGB")
+            return decoded(self.root / self.paths[row], min_side)
         except DECODING_ERRORS as error:
+            raise DataError(f"image {self.name(row)} cannot be read: {error}") from error
+
+    def read(self, row: int) -> bytes:
+        """The file's bytes.
+
+        Raises:
+            DataError: if the file cannot be read, with its path.
+        """
+        try:
+            return (self.root / self.paths[row]).read_bytes()
+        except OSError as error:
             raise DataError(f"image {self.name(row)} cannot be read: {error}") from error
 
     def name(self, row: int) -> str:
@@ -92,21 +134,38 @@ class ImageFiles:
 
     def absent(self) -> list[int]:
         """Rows whose file does not exist: one listing per folder, not one look-up per file."""
-        folders: dict[Path, set[str]] = {}
+        folders: dict[str, set[str]] = {}
         absent = []
-        for row, relative in enumerate(self.paths):
-            path = self.root / relative
-            if path.parent not in folders:
-                there = path.parent.is_dir()
-                folders[path.parent] = set(os.listdir(path.parent)) if there else set()
-            if path.name not in folders[path.parent]:
+        for row, relative in enumerate(self.paths):  # millions of rows: no Path objects here
+            folder, _, name = relative.rpartition("/")
+            if folder not in folders:
+                path = self.root / folder
+                folders[folder] = set(os.listdir(path)) if path.is_dir() else set()
+            if name not in folders[folder]:
                 absent.append(row)
         return absent
 
     def subset(self, index: np.ndarray) -> ImageFiles:
         """The chosen rows, in the order given."""
-        rows = index.tolist()
-        return ImageFiles(self.root, tuple(self.paths[i] for i in rows), tuple(self.ids[i] for i in rows))
+        return ImageFiles(self.root, take(self.paths, index), take(self.ids, index))
+
+    def expect(self, rows: range) -> None:
+        """Nothing is read ahead: the next row's file lies anywhere."""
+
+    def fingerprint(self) -> str:
+        """sha256 over the sizes of the files in bytes: of all, or of evenly spaced ones where they are millions.
+
+        Tells that images were replaced, resized or encoded again without reading them.
+        """
+        step = -(-len(self) // _MOST_SIZES)
+        digest = hashlib.sha256(f"{len(self)} every {step}".encode())
+        for row in range(0, len(self), max(1, step)):
+            try:
+                size = os.stat(os.path.join(self.root, self.paths[row])).st_size
+            except OSError:
+                size = -1
+            digest.update(size.to_bytes(8, "little", signed=True))
+        return digest.hexdigest()
 
 
 def image_set_id(source: ImageSource) -> str:
@@ -230,6 +289,20 @@ class _Items(torch.utils.data.Dataset[tuple[Any, int]]):
         return len(self.source)
 
 
+@dataclass(frozen=True)
+class _Announced:
+    """Batches of rows of which the source is told in time. Iterated in the main process, ahead of the workers."""
+
+    batches: Sequence[Sequence[int]]
+    source: ImageSource
+
+    def __iter__(self) -> Iterator[Sequence[int]]:
+        return iter(self.batches) if self.source.block_rows == 1 else reading_ahead(self.batches, self.source.expect)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
 def _collate(items: Sequence[tuple[Any, int]]) -> tuple[tuple[Tensor, ...], Tensor]:
     views, rows = zip(*items, strict=True)
     if isinstance(views[0], tuple):
@@ -266,7 +339,7 @@ def image_batches(
     items = _Items(source, transform, min_side, augment_seed, epoch)
     loader = DataLoader(
         items,
-        batch_sampler=batches,  # type: ignore[arg-type]
+        batch_sampler=_Announced(batches, source),  # type: ignore[arg-type]
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
@@ -279,12 +352,6 @@ def image_batches(
     except DataError as error:  # torch wraps a worker's message in the worker's traceback; the sentence is its end
         error.__traceback__ = None  # a cycle through the loader, whose workers would be waited for late and for long
         raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from None
-
-
-def shuffled_batches(num_rows: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Rows of each training batch of one epoch: a fresh permutation; the last batch may be short."""
-    order = torch.randperm(num_rows, generator=generator(seed, "shuffle", epoch)).tolist()
-    return [order[start : start + batch_size] for start in range(0, num_rows, batch_size)]
 
 
 def ordered_batches(num_rows: int, batch_size: int) -> list[range]:

@@ -17,9 +17,9 @@ from plbench.images import (
     image_batches,
     label_tensor,
     ordered_batches,
-    shuffled_batches,
 )
 from plbench.labels import PartialLabels
+from plbench.order import EpochOrder
 
 _IN_MEMORY_BYTES = 4 << 30
 
@@ -36,8 +36,8 @@ class Inputs(Protocol):
         """Number of rows."""
         ...
 
-    def shuffled(self, batch_size: int, epoch: int) -> Iterator[Batch]:
-        """Training batches of one epoch, on the CPU: every row once, by the run's seed."""
+    def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
+        """Training batches of one epoch, on the CPU: every row once, by the run's seed; or only those from one on."""
         ...
 
     def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -65,13 +65,14 @@ class ImageInputs:
         """Number of images."""
         return len(self.images)
 
-    def shuffled(self, batch_size: int, epoch: int) -> Iterator[Batch]:
-        """Augmented training batches."""
+    def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
+        """Augmented training batches; images that lie side by side on disk are read together."""
         assert self.train_transform is not None
+        block_rows = self.images.block_rows
         stream = image_batches(
             self.images,
             self.train_transform,
-            shuffled_batches(len(self), batch_size, self.seed, epoch),
+            EpochOrder(len(self), batch_size, self.seed, epoch, block_rows=block_rows, first_batch=first_batch),
             min_side=self.eval_transform.size,
             workers=self.workers,
             augment_seed=self.seed,
@@ -113,9 +114,9 @@ class FeatureInputs:
     def _inputs(self, index: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(self.features[self.rows[index]]))
 
-    def shuffled(self, batch_size: int, epoch: int) -> Iterator[Batch]:
+    def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """Training batches of features."""
-        for rows in shuffled_batches(len(self), batch_size, self.seed, epoch):
+        for rows in EpochOrder(len(self), batch_size, self.seed, epoch, first_batch=first_batch):
             index = torch.tensor(rows, dtype=torch.int64)
             yield Batch(self._inputs(index.numpy()), label_tensor(self.labels, index), index)
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from plbench.columns import TextColumn
 from plbench.errors import DataError
 
 Int8Array = npt.NDArray[np.int8]
@@ -181,6 +182,37 @@ class PartialLabels:
         for array in (self.matrix.indptr.astype("<i8"), self.matrix.indices.astype("<i8"), self.matrix.data):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
+
+    def write(self, folder: Path) -> None:
+        """Writes plain arrays into a folder, for `open` to memory-map."""
+        arrays = {"indptr": self.matrix.indptr, "indices": self.matrix.indices, "values": self.matrix.data}
+        index_type = np.int32 if self.num_known < 2**31 else np.int64  # scipy wants one type for both
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array if name == "values" else array.astype(index_type, copy=False))
+        TextColumn.of(self.class_ids).save(folder / "class_ids.arrow")
+        TextColumn.of(self.class_names).save(folder / "class_names.arrow")
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Memory-maps what `write` wrote: memory is taken for the rows that are looked at.
+
+        Raises:
+            DataError: if the folder does not hold that.
+        """
+        try:
+            indptr, indices, values = (
+                np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+                for name in ("indptr", "indices", "values")
+            )
+            class_ids = tuple(TextColumn.open(folder / "class_ids.arrow"))
+            class_names = tuple(TextColumn.open(folder / "class_names.arrow"))
+            matrix = sparse.csr_array((values, indices, indptr), shape=(len(indptr) - 1, len(class_ids)))
+            matrix.check_format(full_check=True)  # an index out of range would read foreign memory
+            if matrix.dtype != np.int8 or not matrix.has_canonical_format:
+                raise ValueError("its cells are not int8, in order, each once")
+        except (OSError, ValueError, EOFError, TypeError) as error:
+            raise DataError(f"{folder} does not hold labels written by plbench: {error}") from error
+        return cls(matrix, class_ids, class_names)
 
     def save(self, path: Path) -> None:
         """Writes one compressed .npz file. Nothing in it is pickled."""

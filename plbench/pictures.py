@@ -19,10 +19,13 @@ _MARGIN = 8
 _FONT_SIZE = 12
 _LINE = 15
 _MAX_LINES = 6
+_MOST_ABSENT = 2  # lines
 
 
 def contact_sheet(split: LabelledSplit, path: Path, num_images: int) -> None:
-    """Writes a PNG of images drawn at random (the same ones each time), each above the names of what is in it.
+    """Writes a PNG of images drawn at random (the same ones each time), each above what is known of it.
+
+    Names of what is present in black; in grey, where there is room, of what is verified absent.
 
     Raises:
         PlbenchError: if the path's name does not end in .png. DataError: if an image cannot be read.
@@ -43,7 +46,10 @@ def contact_sheet(split: LabelledSplit, path: Path, num_images: int) -> None:
         if image.width < _SIDE and image.height < _SIDE:
             image = ImageOps.contain(image, (_SIDE, _SIDE), Image.Resampling.NEAREST)
         sheet.paste(image, (left, top))
-        draw.text((left, top + _SIDE + 2), _caption(split, row), fill="black", font=font, spacing=2)
+        present, absent = _captions(split, row)
+        below = top + _SIDE + 2
+        draw.text((left, below), "\n".join(present), fill="black", font=font, spacing=2)
+        draw.text((left, below + _LINE * len(present)), "\n".join(absent), fill="#777777", font=font, spacing=2)
     write_atomically(path, lambda file: sheet.save(file, format="PNG"))
 
 
@@ -54,10 +60,16 @@ def _choose(num_rows: int, wanted: int) -> list[int]:
     return sorted(order[:wanted].tolist())
 
 
-def _caption(split: LabelledSplit, row: int) -> str:
+def _captions(split: LabelledSplit, row: int) -> tuple[list[str], list[str]]:
+    """Lines on what is known to be present, and, in the room that they leave, on what is known to be absent."""
     labels = split.labels.rows([row])[0]
-    present = [split.labels.class_names[c] for c in np.flatnonzero(labels > 0)]
-    lines = textwrap.wrap(", ".join(present) or "(nothing known to be present)", width=28)
-    if len(lines) > _MAX_LINES:
-        lines = [*lines[: _MAX_LINES - 1], "…"]
-    return "\n".join(lines)
+    names = split.labels.class_names
+    present = ", ".join(names[c] for c in np.flatnonzero(labels > 0)) or "(nothing known to be present)"
+    absent = ", ".join(names[c] for c in np.flatnonzero(labels < 0))
+    first = _wrapped(present, _MAX_LINES)
+    return first, _wrapped(f"not {absent}", min(_MAX_LINES - len(first), _MOST_ABSENT)) if absent else []
+
+
+def _wrapped(text: str, most: int) -> list[str]:
+    lines = textwrap.wrap(text, width=28)
+    return lines if len(lines) <= most else [*lines[: max(0, most - 1)], "…"][:most]

@@ -75,8 +75,10 @@ class Material:
         Raises:
             DataError: if there are none.
         """
-        rows = np.arange(len(self._held_out)) if part == "train" else np.flatnonzero(~self._held_out)
-        return self._of_train(rows, self.partial_labels)
+        if part == "train":
+            whole = self.whole_train
+            return Part(whole.split, whole.rows, whole.images, self.partial_labels)
+        return self._of_train(np.flatnonzero(~self._held_out), self.partial_labels)
 
     def validation(self) -> Part:
         """The held-out part of train, with the labels that the protocol lets select.
@@ -133,10 +135,12 @@ class Material:
 
     def _open(self, name: str) -> Part:
         split: LabelledSplit = self.dataset.split(name)
-        rows = np.flatnonzero([f"{name}/{image_id}" not in self._skipped for image_id in split.images.ids])
-        if len(rows) == 0:
+        if self._skipped:  # else nothing is copied: labels of millions of images stay on disk
+            rows = np.flatnonzero([f"{name}/{image_id}" not in self._skipped for image_id in split.images.ids])
+            split = split.subset(rows)
+        if len(split.images) == 0:
             raise DataError(f"split {name!r} of {self.dataset.name!r} in {self.dataset.root} holds no image")
-        return Part(name, np.arange(len(rows)), split.images.subset(rows), split.labels.subset(rows))
+        return Part(name, np.arange(len(split.images)), split.images, split.labels)
 
 
 def choose_protocol(
@@ -176,12 +180,17 @@ def custom(protocol: Protocol) -> Protocol:
 
 
 def is_official(dataset: Dataset, protocol: Protocol) -> bool:
-    """Whether the splits have as many images as the dataset as it was published."""
-    wanted = dataset.official_num_images
+    """Whether the splits are those that were published, as far as their numbers of images and classes tell.
+
+    A dataset of files that states neither number cannot be told from a part or an imitation of it.
+    """
+    images, classes = dataset.official_num_images, dataset.official_num_classes
+    if not images and classes is None:
+        return not dataset.needs_files
+    splits = {name: dataset.split(name) for name in (protocol.train_split, protocol.test_split)}
     return all(
-        len(dataset.split(name).images) == wanted[name]
-        for name in (protocol.train_split, protocol.test_split)
-        if name in wanted
+        images.get(name, len(split.images)) == len(split.images) and classes in (None, split.labels.num_classes)
+        for name, split in splits.items()
     )
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from plbench.api import Dataset, Method, Stage, Task
 from plbench.errors import PlbenchError, PluginError, did_you_mean
+from plbench.image_check import check_images
 from plbench.models import default_normalisation, file_sha256, resolve_backbone, weights_path
 from plbench.protocol import Material, choose_protocol, custom, is_official
 from plbench.randomness import generator
@@ -26,7 +27,7 @@ from plbench.spec import (
     RunSpec,
     Selection,
 )
-from plbench.workspace import Workspace, check_images, open_dataset
+from plbench.workspace import Workspace, open_dataset
 
 _MAX_STAGE_DEPTH = 8
 

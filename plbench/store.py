@@ -64,8 +64,8 @@ def unwritable(path: Path, error: BaseException) -> StoreError:
         cause = cause.__context__  # torch hides the system's error behind one of its own
     reason = str(error).splitlines()[0] if cause is None else cause.strerror
     return StoreError(
-        f"could not write {path}: {reason}; free some space, or choose another place with --runs DIR, --out FILE or "
-        "PLBENCH_CACHE=DIR"
+        f"could not write {path}: {reason}; free some space, or choose another place with --runs DIR, --out, "
+        "--data-root or PLBENCH_CACHE=DIR"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from plbench.record import Estimate, Record, SplitMetrics
 
 _PLAIN_WIDTH = 160  # where standard output is a file or a pipe
 _COPIED = ("run", "name", "check", "finished")  # columns that are never broken over lines
+_MOST_CLASSES = 60  # rows of a table of classes on a terminal
 _WIDE = 128  # columns of text from which a table of runs has all of its columns
 
 
@@ -240,9 +242,43 @@ def print_description(description: dict[str, Any]) -> None:
 
 def print_stats(stats: dict[str, Any]) -> None:
     """`data stats`."""
-    print_rows(f"{stats['dataset']} under {stats['protocol']}", stats["splits"], right=tuple(stats["splits"][0])[1:])
-    output().print()
-    print_rows("classes, by known positives in train", stats["classes"], right=tuple(stats["classes"][0])[1:])
+    console = output()
+    first = stats["splits"][0]
+    rows = [{"": name.replace("_", " "), **{s["split"]: s[name] for s in stats["splits"]}} for name in first][1:]
+    print_rows(f"{stats['dataset']} under {stats['protocol']}", rows, right=tuple(rows[0])[1:])
+    for split, notes in stats["notes"].items():
+        for note in notes:
+            console.print(Text(f"{split}: {note}"), soft_wrap=True)
+    console.print()
+    classes = [{name: value for name, value in row.items() if name != "id"} for row in stats["classes"]]
+    shown = classes if len(classes) <= _MOST_CLASSES else classes[: _MOST_CLASSES // 2]
+    print_rows("classes, by known positives in train", shown, right=tuple(classes[0])[1:])
+    if len(shown) < len(classes):
+        console.print(Text(f"… {len(classes) - _MOST_CLASSES:,} classes more, which --json shows …"))
+        print_rows(None, classes[-(_MOST_CLASSES // 2) :], right=tuple(classes[0])[1:])
+
+
+def print_checks(name: str, checks: Sequence[dict[str, Any]]) -> None:
+    """`data verify`."""
+    marks = {True: "ok", False: "--", None: ""}
+    rows = [{"": marks[c["well"]], "check": c["what"], "found": c["found"], "expected": c["expected"]} for c in checks]
+    print_rows(name, rows)
+    _print_ways("To mend", [(c["what"], c["mend"]) for c in checks if c["well"] is False])
+
+
+def print_preparation(made: dict[str, Any]) -> None:
+    """`data prepare`: what was packed, what was left out, and the command that uses it."""
+    console = output()
+    rows = [
+        {**split, "bytes": f"{split['bytes']:,}", "unreadable": len(split["unreadable"])} for split in made["splits"]
+    ]
+    right = ("images", "bytes", "absent", "unreadable")
+    print_rows(f"{made['dataset']}, prepared in {made['folder']}", rows, right=right)
+    for split in made["splits"]:
+        for item in split["unreadable"][:_MOST_CLASSES]:
+            console.print(Text(f"left out of {split['split']}: {item['image']}: {item['why']}"), soft_wrap=True)
+    words = ["plbench", "data", "stats", made["dataset"], "--data-root", made["folder"]]
+    console.print(Text(f"used by --data-root, as in: {shlex.join(words)}"), soft_wrap=True)
 
 
 def print_diagnosis(report: dict[str, Any]) -> None:

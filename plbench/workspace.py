@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from platformdirs import user_data_path
+from pydantic import ValidationError
 
 from plbench.api import Dataset
 from plbench.console import Reporter
-from plbench.errors import DataError
-from plbench.images import find_unreadable
+from plbench.errors import DataError, PlbenchError, did_you_mean
+from plbench.prepared import is_prepared, prepared_kind
 from plbench.registry import Registry
-from plbench.spec import Protocol
-from plbench.store import Store, unwritable, write_json
+from plbench.store import Store, unwritable
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class Workspace:
 
     Attributes:
         data_root: the dataset's own folder; None to look where datasets usually are.
+        data_options: what the dataset must be told beside it, by name.
         weights_file: of a backbone whose weights are "file".
     """
 
@@ -35,6 +35,7 @@ class Workspace:
     device: torch.device
     workers: int
     data_root: Path | None = None
+    data_options: Mapping[str, Any] = field(default_factory=dict)
     weights_file: Path | None = None
 
 
@@ -45,27 +46,53 @@ def open_dataset(name: str, workspace: Workspace) -> Dataset:
         DataError: if files are missing: which, where they were looked for, and how to get them. StoreError: if
             those that the dataset makes itself cannot be written.
     """
-    kind = workspace.registry.dataset(name)
-    dataset = kind(dataset_root(kind, workspace))
+    dataset = locate_dataset(name, workspace)
     missing = dataset.missing()
     if missing:
         raise DataError(
             f"dataset {name!r} needs {', '.join(missing)}, not found in {dataset.root} (give another folder with "
             f"--data-root DIR); {dataset.fetch_hint()}"
         )
-    if kind.needs_files:
-        with workspace.reporter.patience(f"Reading the annotations of {kind.title} in {dataset.root}"):
-            dataset.split(kind.protocols[0].train_split)  # which keeps what it read
-    else:
-        with (
-            workspace.store.cache_lock(f"data/{name}"),
-            workspace.reporter.task(f"Preparing {kind.title}") as report,
-        ):
-            try:
-                dataset.prepare(report)
-            except OSError as error:
-                raise unwritable(dataset.root, error) from error
+    doing = "Reading the annotations of" if dataset.needs_files else "Preparing"
+    with (
+        workspace.store.cache_lock(f"data/{name}"),
+        workspace.reporter.task(f"{doing} {dataset.title}", bytes=dataset.needs_files) as report,
+    ):
+        try:
+            dataset.prepare(report)
+        except OSError as error:
+            raise unwritable(dataset.root, error) from error
     return dataset
+
+
+def locate_dataset(name: str, workspace: Workspace) -> Dataset:
+    """A dataset where its files are or would be, with the options given; nothing is read.
+
+    Raises:
+        PlbenchError: if it does not take an option, or the option's value is not valid.
+    """
+    kind = workspace.registry.dataset(name)
+    root, cache = dataset_root(kind, workspace), workspace.store.cache
+    if is_prepared(root):  # what its own files had to be told is settled there
+        return prepared_kind(kind)(root, cache=cache)
+    return kind(root, cache=cache, options=_dataset_options(kind, workspace.data_options))
+
+
+def _dataset_options(kind: type[Dataset], values: Mapping[str, Any]) -> Any:
+    known = kind.Options.model_fields
+    for name in values:
+        if name not in known:
+            takes = did_you_mean(name, known) if known else "it takes none"
+            raise PlbenchError(f"dataset {kind.name!r} has no option {name!r}; {takes}")
+    try:
+        return kind.Options.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            raise PlbenchError(f"dataset {kind.name!r} needs to be told {name!r}: {known[name].description}") from error
+        message = str(first["msg"]).removeprefix("Value error, ")
+        raise PlbenchError(f"dataset {kind.name!r}: {name} = {first['input']!r} is not valid: {message}") from error
 
 
 def dataset_root(kind: type[Dataset], workspace: Workspace) -> Path:
@@ -75,47 +102,3 @@ def dataset_root(kind: type[Dataset], workspace: Workspace) -> Path:
     if not kind.needs_files:
         return workspace.store.cache / "data" / kind.name
     return user_data_path("plbench") / kind.name
-
-
-def check_images(dataset: Dataset, protocol: Protocol, workspace: Workspace, *, skip: bool) -> tuple[str, ...]:
-    """Images that cannot be read, as "split/id", after decoding each once per dataset and folder.
-
-    Raises:
-        DataError: if there are any and they are not to be skipped, naming the first.
-    """
-    if not dataset.needs_files:
-        return ()
-    unreadable: dict[str, str] = {}
-    for split in (protocol.train_split, protocol.test_split):
-        found = _unreadable(dataset, split, workspace)
-        unreadable |= {f"{split}/{image_id}": reason for image_id, reason in found.items()}
-    if unreadable and not skip:
-        raise DataError(
-            f"{next(iter(unreadable.values()))} ({len(unreadable)} such images in all); mend or fetch them again, or "
-            "give --skip-unreadable to go on without them"
-        )
-    return tuple(sorted(unreadable))
-
-
-def _unreadable(dataset: Dataset, split: str, workspace: Workspace) -> dict[str, str]:
-    """Reasons by image id. What was found is noted in the cache: only images that failed are read again."""
-    images = dataset.split(split).images
-    name = f"checked/{dataset.name}-{split}-{dataset.fingerprint()[:16]}.json"
-    with workspace.store.cache_lock(name) as note:
-        suspects: Sequence[int] = range(len(images))
-        if (failed := _noted(note)) is not None:
-            absent = set(images.absent())
-            suspects = [row for row in suspects if row in absent or images.ids[row] in failed]
-        chosen = images.subset(np.array(suspects, np.int64))
-        with workspace.reporter.task(f"Checking that every {split} image can be read") as report:
-            reasons = {chosen.ids[row]: reason for row, reason in find_unreadable(chosen, report).items()}
-        write_json(note, {"unreadable": sorted(reasons)})
-    return reasons
-
-
-def _noted(note: Path) -> set[str] | None:
-    """Ids that an earlier check found unreadable; None where there was none, or its note says nothing to us."""
-    try:
-        return {str(image_id) for image_id in json.loads(note.read_text(encoding="utf-8"))["unreadable"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

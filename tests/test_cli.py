@@ -250,7 +250,7 @@ def every_command(bench: Bench, key: str) -> dict[str, list[object]]:
         "methods show": ["methods", "show", "selective"],
         "data list": ["data", "list", *root],
         "data show": ["data", "show", "coco2017", *root],
-        "data show --out": ["data", "show", "coco2017", *root, "--out", bench.data / "sheet.png", "--images", 2],
+        "data show --out": ["data", "show", "coco2017", *root, "--out", bench.data / "sheet.png", "--number", 2],
         "data stats": ["data", "stats", "coco2017", *root, "--simulate", "fpc=4"],
         "runs list": ["runs", "list"],
         "runs show": ["runs", "show", key[:8]],
@@ -308,7 +308,7 @@ def test_a_contact_sheet_is_a_picture_of_the_images(
     images: int, columns: int, lines: int, bench: Bench, tmp_path: Path
 ) -> None:
     sheet = tmp_path / "deep" / "sheet.png"
-    options = ["--data-root", bench.data, "--out", sheet, "--images", images, "--split", "train"]
+    options = ["--data-root", bench.data, "--out", sheet, "--number", images, "--split", "train"]
     assert plbench("data", "show", "coco2017", *options).code == 0
     with Image.open(sheet) as picture:
         assert picture.format == "PNG"
@@ -338,6 +338,7 @@ def test_stats_count_what_the_annotations_say(simulate: str, limit: int, bench: 
     expected = {
         name: {
             "class": name,
+            "id": str(identity),
             "train_positives": min(limit, train[identity]),
             "train_negatives": min(limit, train[0] - train[identity]),
             "test_positives": test[identity],

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from plbench import workspace as workspace_module
+from plbench import image_check
 from plbench.api import DataError, Dataset
-from plbench.workspace import Workspace, check_images, open_dataset
+from plbench.image_check import check_images
+from plbench.workspace import Workspace, open_dataset
 
 
 @pytest.fixture
@@ -29,13 +30,13 @@ def opened(
 @pytest.fixture
 def num_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images each check reads."""
-    real, counts = workspace_module.find_unreadable, []
+    real, counts = image_check.find_unreadable, []
 
     def counting(images: Any, report: Any) -> dict[int, str]:
         counts.append(len(images))
         return real(images, report)
 
-    monkeypatch.setattr(workspace_module, "find_unreadable", counting)
+    monkeypatch.setattr(image_check, "find_unreadable", counting)
     return counts
 
 

@@ -1,0 +1,277 @@
+"""Annotation files in COCO's JSON layout, which LVIS shares: decoded from a memory map, checked, made into arrays.
+
+The polygons are nearly all of such a file. Types say which keys are wanted; the decoder passes over the others
+without building anything, and the file's own pages are the only large memory.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Annotated, Any, Generic, Protocol, TypeVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from plbench.api import DataError, ProgressReport
+
+IntArray = npt.NDArray[np.int64]
+Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+_BOM = b"\xef\xbb\xbf"
+_OUTSIDE = re.compile(r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:|[/\\]$|^$|\0")
+_MESSAGE = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<where>.*)`)?", re.DOTALL)
+_NAMES = {
+    "int": "an integer",
+    "float": "a number with a fraction or an exponent",
+    "str": "a string",
+    "bool": "a truth value",
+    "null": "null",
+    "array": "a list",
+    "object": "an object",
+}
+
+
+class Category(msgspec.Struct, gc=False):
+    """A class: its id, which has gaps, and its name."""
+
+    id: Id
+    name: str
+
+
+class Image(msgspec.Struct, gc=False):
+    """An image of COCO; `file_name` is relative to the split's folder."""
+
+    id: Id
+    file_name: str
+
+
+class Annotation(msgspec.Struct, gc=False):
+    """One object in an image, or a crowd of them: of both only the class matters here."""
+
+    image_id: Id
+    category_id: Id
+
+
+class _HasId(Protocol):
+    id: int
+
+
+ImageType = TypeVar("ImageType")
+CategoryType = TypeVar("CategoryType")
+
+
+class Document(msgspec.Struct, Generic[ImageType, CategoryType]):
+    """The sections of a file that are read."""
+
+    images: list[ImageType]
+    annotations: list[Annotation]
+    categories: list[CategoryType]
+
+
+DocumentType = TypeVar("DocumentType", bound="Document[Any, Any]")
+
+
+@dataclass(frozen=True)
+class AnnotationFile:
+    """A JSON file of annotations, and what goes wrong in it.
+
+    Attributes:
+        dataset: name of the dataset that it belongs to.
+    """
+
+    path: Path
+    dataset: str
+
+    def decode(
+        self, kind: type[DocumentType], report: ProgressReport = lambda done, total: None
+    ) -> tuple[DocumentType, tuple[str, ...]]:
+        """The file as structs, and notes on how it was read.
+
+        Raises:
+            DataError: if it cannot be read, is not JSON, or has not the keys and types of `kind`.
+        """
+        data = self._map()
+        report(0, len(data))
+        start = len(_BOM) if data[:3] == _BOM else 0
+        try:
+            document = msgspec.json.decode(data[start:], type=kind)
+        except msgspec.ValidationError as error:
+            raise self._other_content(str(error), data[start:]) from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise self.error(f"is not valid JSON{self._why(error, data, start)}; {self._mend}") from error
+        report(len(data), len(data))
+        note = f"{self.path.name} starts with a UTF-8 byte-order mark, which was passed over"
+        return document, (note,) if start else ()
+
+    def error(self, sentence: str) -> DataError:
+        """An error that names the file; the sentence goes on after its path."""
+        return DataError(f"{self.path}{'' if sentence.startswith(':') else ' '}{sentence}")
+
+    @property
+    def _mend(self) -> str:
+        return f"if it was downloaded, delete it and run plbench data download {self.dataset}"
+
+    def _map(self) -> memoryview:
+        try:
+            with self.path.open("rb") as file:
+                if not self.path.stat().st_size:
+                    raise self.error(f"is empty; {self._mend}")
+                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except OSError as error:
+            raise self.error(f"cannot be read: {error.strerror}") from error
+
+    def _why(self, error: Exception, data: memoryview, start: int) -> str:
+        """What makes the file something else than JSON, and where."""
+        if isinstance(error, RecursionError):
+            return ": it is nested hundreds of levels deep, where COCO's files have four"
+        if isinstance(error, UnicodeDecodeError):
+            return f": its text {bytes(error.object[:24])!r} is not UTF-8"
+        if bytes(data[:2]) in (b"\xff\xfe", b"\xfe\xff") or 0 in data[:4]:
+            return f": it starts with the bytes {bytes(data[:4]).hex(' ')}, as UTF-16 does, not UTF-8"
+        place = re.search(r"\(byte (\d+)\)", str(error))
+        if place is None:
+            return f": it ends at byte {len(data):,} in the middle of a value, so it is truncated"
+        at = start + int(place[1]) - ("trailing" in str(error))  # there it has gone one too far
+        return f" at byte {at:,}, where {bytes(data[at : at + 12])!r} stands"
+
+    def _other_content(self, message: str, data: memoryview) -> DataError:
+        """A sentence for JSON that is well-formed but says something else than it should."""
+        match = _MESSAGE.fullmatch(message)
+        assert match is not None
+        what, where = match["what"], (match["where"] or "").lstrip(".")
+        named = re.findall("`([^`]*)`", what)
+        if what.startswith("Object missing"):
+            listing = f"list {named[0]!r}" if not where else repr(named[0])
+            return self.error(f"{f': {where} ' if where else ''}has no {listing}, which {self.dataset} needs")
+        if ", got " in what:
+            expected, found = (_NAMES.get(name, name) for name in named)
+        else:  # the one other thing that the types say
+            expected, found = "an integer of 64 bits", ""
+        if not where:
+            return self.error(f"holds {found}; expected an object with images, annotations and categories")
+        text = _text_at(data, where)
+        shown = f"is {found}" if text[:1] in ("{", "[", "n", "") else f"= {text:.40}"
+        return self.error(f": {where} {shown}; expected {expected}")
+
+
+def _text_at(data: Any, where: str) -> str:
+    """The JSON text of the value at a path such as `images[3].id`: nothing but the path's own levels is built."""
+    try:
+        for key, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", where):
+            kind: Any = dict[str, msgspec.Raw] if key else list[msgspec.Raw]
+            data = msgspec.json.decode(data, type=kind)[key or int(index)]
+        return bytes(memoryview(data)[:200]).decode("utf-8", "replace").strip()
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, LookupError):
+        return ""  # a second look at a broken file is for the message alone
+
+
+@dataclass(frozen=True)
+class Ids:
+    """The ids of one section, in rising order: an entry's rank is its row or column.
+
+    Attributes:
+        file, section: where they stand.
+        values: [N] rising.
+        order: [N] the entry of each in the file.
+    """
+
+    file: AnnotationFile
+    section: str
+    values: IntArray
+    order: IntArray
+
+    @classmethod
+    def of(cls, file: AnnotationFile, section: str, entries: Sequence[_HasId]) -> Ids:
+        """Ranks a section's entries by id.
+
+        Raises:
+            DataError: if there is none, or two have the same id.
+        """
+        if not entries:
+            raise file.error(f": {section} is an empty list; expected at least one entry")
+        given = np.fromiter((entry.id for entry in entries), np.int64, len(entries))
+        order = np.argsort(given, kind="stable")
+        values = given[order]
+        same = np.flatnonzero(values[1:] == values[:-1])
+        if same.size:
+            first, second = order[same[0]], order[same[0] + 1]
+            raise file.error(
+                f": {section}[{second}].id = {values[same[0]]} is that of {section}[{first}] too; ids must be unique"
+            )
+        return cls(file, section, values, order)
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.values)
+
+    def ranks(self, wanted: IntArray, where: Callable[[int], str]) -> IntArray:
+        """The rank of each of some ids [K].
+
+        Args:
+            where: names the place in the file of the k-th of them.
+
+        Raises:
+            DataError: if the section has no entry of such an id.
+        """
+        found = np.searchsorted(self.values, wanted)
+        known = self.values[np.minimum(found, len(self) - 1)] == wanted
+        if not known.all():
+            first = int(np.argmin(known))
+            raise self.file.error(f": {where(first)} = {wanted[first]}, but no entry of {self.section} has that id")
+        return found
+
+    def texts(self) -> list[str]:
+        """The ids as text, in rising order."""
+        return [str(identity) for identity in self.values.tolist()]
+
+    def nested_ranks(
+        self, lists: Sequence[Sequence[int]], where: Callable[[int, int], str]
+    ) -> tuple[IntArray, IntArray]:
+        """Ids that entries of another section list: the entry of each [K], and its rank [K].
+
+        Args:
+            where: names the place in the file of an entry's n-th.
+
+        Raises:
+            DataError: as `ranks` does.
+        """
+        lengths = np.fromiter(map(len, lists), np.int64, len(lists))
+        flat = np.fromiter((identity for one in lists for identity in one), np.int64, int(lengths.sum()))
+        owners = np.repeat(np.arange(len(lists)), lengths)
+        starts = [0, *accumulate(lengths.tolist())]
+
+        def place(position: int) -> str:
+            owner = int(owners[position])
+            return where(owner, position - starts[owner])
+
+        return owners, self.ranks(flat, place)
+
+
+def annotated_cells(document: Document[Any, Any], images: Ids, categories: Ids) -> tuple[IntArray, IntArray]:
+    """Row and column of every annotation, in the order of the file.
+
+    Raises:
+        DataError: if one names an image or a category that the file does not define.
+    """
+    annotations = document.annotations
+    image_ids = np.fromiter((entry.image_id for entry in annotations), np.int64, len(annotations))
+    category_ids = np.fromiter((entry.category_id for entry in annotations), np.int64, len(annotations))
+    rows = images.ranks(image_ids, lambda number: f"annotations[{number}].image_id")
+    return rows, categories.ranks(category_ids, lambda number: f"annotations[{number}].category_id")
+
+
+def distinct(cells: IntArray) -> IntArray:
+    """The values in rising order, each once: by sorting in place, which is faster on millions than np.unique."""
+    cells.sort()
+    return cells[np.diff(cells, prepend=cells[:1] - 1) != 0]
+
+
+def first_outside(paths: Iterable[str]) -> int | None:
+    """Position of the first path that does not name a file below the folder it starts from; None where all do."""
+    return next((number for number, path in enumerate(paths) if _OUTSIDE.search(path)), None)

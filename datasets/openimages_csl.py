@@ -1,0 +1,136 @@
+"""OpenImages V6 as the authors of CSL publish it: same images, one table, a protocol of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from plbench.annotations import settle_cells
+from plbench.api import Annotations, DataError, IndexedDataset, ProgressReport, TextColumn
+from plbench.delimited import text_batches
+from plbench.recipes import quick_recipe
+
+from .openimages import V6_RECIPE, OpenImagesV6, protocols
+from .openimages_files import read_class_list, read_descriptions
+from .openimages_fixture import write_csl_table
+
+
+class OpenImagesV6Csl(IndexedDataset):
+    """OpenImages V6 as the authors of CSL publish it: one data.csv, images with a short side of 256 px."""
+
+    name = "openimages-v6-csl"
+    title = "OpenImages V6, the CSL authors' copy"
+    licence = OpenImagesV6.licence
+    sources = ("https://github.com/Alibaba-MIIL/PartialLabelingCSL/blob/main/OpenImages.md",)
+    splits = ("train", "val", "test")
+    protocols = protocols("openimages-v6-csl")
+    official_num_images: ClassVar[Mapping[str, int]] = {"train": 9_011_219, "test": 125_436}  # the same images
+    recipes = (V6_RECIPE, quick_recipe(image_size=224))
+
+    def annotation_files(self, split: str) -> Sequence[Path]:
+        """The table, and class list and names where they lie beside it."""
+        beside = [self.root / name for name in (OpenImagesV6.class_list, OpenImagesV6.descriptions)]
+        return [self.root / "data.csv", *(path for path in beside if path.is_file())]
+
+    def missing(self) -> list[str]:
+        """The table, where it is not there."""
+        return [] if (self.root / "data.csv").is_file() else ["data.csv"]
+
+    def fetch_hint(self) -> str:
+        """Where the authors say how to get it."""
+        return f"its authors say where it is: {self.sources[0]}"
+
+    def make_fixture(self) -> None:
+        """The published layout with ten classes and 116 images."""
+        write_csl_table(self.root)
+
+    def read(self, split: str, report: ProgressReport) -> Annotations:
+        """The rows of one split. Without a class list beside the table, the classes are those that it names at all."""
+        path = self.root / "data.csv"
+        table = _CslTable(path, split, report)
+        listed, described = self.root / OpenImagesV6.class_list, self.root / OpenImagesV6.descriptions
+        class_ids = read_class_list(listed) if listed.is_file() else table.all_classes()
+        names = read_descriptions(described) if described.is_file() else {}
+        return table.annotations(class_ids, [names.get(mid, mid) for mid in class_ids])
+
+
+class _CslTable:
+    """data.csv: filepath, label, label_neg (lists of MIDs as text), split_name."""
+
+    _COLUMNS: ClassVar[dict[str, pa.DataType]] = dict.fromkeys(
+        ("filepath", "label", "label_neg", "split_name"), pa.string()
+    )
+
+    def __init__(self, path: Path, split: str, report: ProgressReport) -> None:
+        self._path, self._report = path, report
+        self._paths: list[pa.Array] = []
+        self._cells: dict[bool, list[tuple[np.ndarray, pa.Array]]] = {True: [], False: []}
+        self._named: set[str] = set()
+        num_images, splits_seen = 0, set()
+        for batch in text_batches(path, self._COLUMNS, report):
+            splits_seen.update(pc.unique(batch["split_name"]).to_pylist())
+            for name in ("label", "label_neg"):
+                self._named.update(pc.unique(_listed(batch[name])[1]).to_pylist())
+            chosen = batch.filter(pc.equal(batch["split_name"], split))
+            for present, name in ((True, "label"), (False, "label_neg")):
+                rows, mids = _listed(chosen[name])
+                self._cells[present].append((rows + num_images, mids))
+            self._paths.append(chosen["filepath"])
+            num_images += len(chosen)
+        if num_images == 0:
+            found = ", ".join(sorted(splits_seen)) or "none"
+            raise DataError(f"{path} has no row with split_name {split!r}; it has {found}")
+
+    def all_classes(self) -> list[str]:
+        return sorted(self._named)
+
+    def annotations(self, class_ids: Sequence[str], class_names: Sequence[str]) -> Annotations:
+        paths = TextColumn.of_arrow(pa.chunked_array(self._paths, pa.string()))
+        known = pa.array(class_ids, pa.string())
+        rows, columns, present = [], [], []
+        for sign, parts in self._cells.items():
+            for row, mids in parts:
+                rows.append(row)
+                columns.append(pc.fill_null(pc.index_in(mids, value_set=known), -1).to_numpy())
+                present.append(np.full(len(row), sign))
+        labels, notes = settle_cells(
+            np.concatenate(rows).astype(np.int64),
+            np.concatenate(columns),
+            np.concatenate(present),
+            num_images=len(paths),
+            class_ids=class_ids,
+            class_names=class_names,
+        )
+        ids = pc.replace_substring_regex(paths.array, pattern=r"^.*/|\.[^./]*$", replacement="")
+        _check_paths(paths, self._path)
+        _check_unique(ids, self._path)
+        return Annotations(TextColumn.of_arrow(ids), labels, image_paths=paths, notes=notes)
+
+
+def _listed(texts: pa.Array) -> tuple[np.ndarray, pa.Array]:
+    """Row number and item of every item in lists written as text: ['/m/04hgtk', '/m/01bqvp']."""
+    bare = pc.replace_substring_regex(texts, pattern=r"[\[\]'\" ]", replacement="")
+    lists = pc.split_pattern(bare, pattern=",")
+    rows, items = pc.list_parent_indices(lists), pc.list_flatten(lists)
+    filled = pc.not_equal(items, "")
+    return rows.filter(filled).to_numpy(), items.filter(filled)
+
+
+def _check_paths(paths: TextColumn, path: Path) -> None:
+    wrong = pc.match_substring_regex(paths.array, r"^/|^$|\\|(^|/)\.\.(/|$)|[\x00-\x1f]")
+    if pc.any(wrong).as_py():
+        first = paths.array.filter(wrong)[0].as_py()
+        raise DataError(f"{path}: filepath {first[:60]!r} points outside the folder; expected one relative to it")
+
+
+def _check_unique(ids: pa.Array, path: Path) -> None:
+    counts = pc.value_counts(ids)
+    repeated = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(repeated):
+        first = repeated.field("values")[0].as_py()
+        raise DataError(f"{path}: image {first[:40]!r} has {len(repeated):,} rows; expected one row an image")

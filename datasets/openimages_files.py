@@ -1,0 +1,65 @@
+"""The small files of OpenImages, class list and names, and what an image id may look like."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from plbench.api import DataError, TextColumn
+
+
+def read_class_list(path: Path) -> list[str]:
+    """MIDs, one a line, in the file's order (V3's is not sorted): the columns of the labels.
+
+    Raises:
+        DataError: if the file is not text, is empty, or has a line that is no MID or comes twice.
+    """
+    mids = [line.strip() for line in _read_text(path).splitlines()]
+    mids = [mid for mid in mids if mid]
+    seen: set[str] = set()
+    for number, mid in enumerate(mids, 1):
+        if not mid.startswith("/") or len(mid) > 64 or " " in mid:
+            raise DataError(f"{path}, line {number}: {mid[:40]!r} is no MID such as /m/04hgtk; download the file again")
+        if mid in seen:
+            raise DataError(f"{path}, line {number}: {mid} comes twice; download the file again")
+        seen.add(mid)
+    if not mids:
+        raise DataError(f"{path} is empty; expected one MID a line")
+    return mids
+
+
+def read_descriptions(path: Path) -> dict[str, str]:
+    """Display name by MID, with (V6) or without (V3) a first line of column names. Names may repeat.
+
+    Raises:
+        DataError: if the file is not text, or a line does not hold two fields.
+    """
+    names = {}
+    try:
+        for number, fields in enumerate(csv.reader(_read_text(path).splitlines()), 1):
+            if len(fields) != 2:
+                raise DataError(f"{path}, line {number}: {len(fields)} fields; expected a MID and a name")
+            names[fields[0]] = fields[1]
+    except csv.Error as error:
+        raise DataError(f"{path} is not CSV: {error}; download the file again") from error
+    names.pop("LabelName", None)
+    return names
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is not UTF-8; download the file again") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def check_ids(ids: TextColumn, path: Path) -> None:
+    """Image ids become file names: letters, digits, - and _ only."""
+    wrong = pc.invert(pc.match_substring_regex(ids.array, r"^[0-9A-Za-z_-]+$"))
+    if pc.any(wrong).as_py():
+        first = ids.array.filter(wrong)[0].as_py()
+        raise DataError(f"{path}: ImageID {first[:40]!r} is no id such as 000026e7ee790996; download the file again")

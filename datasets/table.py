@@ -1,0 +1,222 @@
+"""A person's own labels: a table in CSV or Parquet, and a folder of images."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+from pydantic import Field, field_validator
+
+from plbench.api import (
+    Annotations,
+    BenchmarkProtocol,
+    DataError,
+    DatasetOptions,
+    ImageFiles,
+    ImageSource,
+    IndexedDataset,
+    ProgressReport,
+    TextColumn,
+)
+from plbench.recipes import quick_recipe
+
+from .coco import PAPER_RECIPE
+from .table_fixture import write_fixture
+from .table_images import check_different, check_names, find_files
+from .table_layouts import SPLITS, Contents, read_long, read_wide
+from .table_reading import ColumnNames, Layout, open_table, tell_layout
+from .table_values import NegativeValue, Values
+
+NEEDS = "dataset 'table' needs --labels FILE and --images DIR"
+_DELIMITER_NAMES = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
+
+
+class TableOptions(DatasetOptions):
+    """Which files, and how to read what can be read in two ways."""
+
+    labels: Path | None = Field(None, description="a CSV or Parquet file, --labels FILE")
+    images: Path | None = Field(None, description="folder of images, --images DIR")
+    negative_value: NegativeValue | None = Field(None, description="which number means verified absent")
+    layout: Layout | None = Field(None, description="a row for every label, or for every image")
+    image_column: str = Field("image", description="column of image files")
+    label_column: str = Field("label", description="column of class names, in a long table")
+    value_column: str = Field("value", description="column of 1 / 0 / -1 or present / absent, in a long table")
+    split_column: str = Field("split", description="column of train / test / val")
+    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    encoding: str = Field("utf-8", description="of a CSV file")
+    delimiter: str | None = Field(None, description="of a CSV file: one character, or tab")
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_encoding(cls, encoding: str) -> str:
+        try:
+            return codecs.lookup(encoding).name
+        except LookupError as error:
+            raise ValueError("no such encoding; expected one such as utf-8, utf-16, cp1252 or latin-1") from error
+
+    @field_validator("delimiter")
+    @classmethod
+    def _is_delimiter(cls, delimiter: str | None) -> str | None:
+        mark = None if delimiter is None else _DELIMITER_NAMES.get(delimiter, delimiter)
+        if mark is not None and (len(mark) != 1 or not mark.isascii() or mark in '"\r\n\0'):
+            raise ValueError("expected one character, or tab, comma, semicolon or pipe")
+        return mark
+
+
+class Table(IndexedDataset):
+    """Your own labels in CSV or Parquet, with a folder of images: docs/your-own-data.md shows how.
+
+    Long: `image,label,value`, a row for every label. Wide: `image` and a column for every class. A `split` column
+    names train, test and val; without one, a share of the images tests, by a hash of their names.
+    """
+
+    name = "table"
+    title = "Your own table"
+    licence = "your own"
+    protocols = (BenchmarkProtocol(name="custom/table", dataset="table"),)
+    recipes = (
+        quick_recipe(image_size=224),
+        PAPER_RECIPE.model_copy(update={"sources": {"all": "ours: the recipe of COCO; not fitted to your data"}}),
+    )
+    splits = SPLITS
+    options: TableOptions
+
+    class Options(TableOptions):
+        """Which files, and how to read what can be read in two ways."""
+
+    def __init__(self, root: Path, *, cache: Path | None = None, options: TableOptions | None = None) -> None:
+        """Nothing is read yet. The root is where the fixture goes; images are where the options say."""
+        super().__init__(root, cache=cache, options=options)
+        if self.options.images is not None:
+            self.root = self.options.images
+        self._read: dict[str, Annotations] = {}
+
+    def missing(self) -> list[str]:
+        """What the options do not name.
+
+        Raises:
+            DataError: if they name a file or folder that is not there.
+        """
+        labels, images = self.options.labels, self.options.images
+        if labels is None and images is None:
+            return ["--labels FILE and --images DIR"]
+        self._places()
+        return []
+
+    def _places(self) -> tuple[Path, Path]:
+        """Table and folder, which are there."""
+        labels, images = self.options.labels, self.options.images
+        if labels is None or images is None:
+            raise DataError(f"{NEEDS}; {self.fetch_hint()}")
+        if not labels.is_file():
+            what = "is a folder" if labels.is_dir() else "does not exist"
+            raise DataError(f"--labels {labels} {what}; expected a CSV or Parquet file")
+        if not images.is_dir():
+            what = "is a file" if images.exists() else "does not exist"
+            raise DataError(f"--images {images} {what}; expected the folder that the table's image names start from")
+        return labels, images
+
+    def fetch_hint(self) -> str:
+        """How to name one's own files."""
+        return (
+            "give a table of your own labels and the folder of its images, such as --labels labels.csv --images photos "
+            "(plbench data make-fixture table DIR writes both to try)"
+        )
+
+    def annotation_files(self, split: str) -> Sequence[Path]:
+        """The table, for every split."""
+        return [self._places()[0]]
+
+    def read(self, split: str, report: ProgressReport) -> Annotations:
+        """What the table says of one split; the others are kept until they are asked for."""
+        if split not in self._read:
+            self._read = self._by_split(self._contents(report))
+        return self._read.pop(split)
+
+    def _contents(self, report: ProgressReport) -> Contents:
+        options = self.options
+        names = ColumnNames(options.image_column, options.label_column, options.value_column, options.split_column)
+        table = open_table(self._places()[0], options.image_column, options.encoding, options.delimiter)
+        values = Values(table.path, options.negative_value)
+        read = read_long if tell_layout(table, names, options.layout) == "long" else read_wide
+        found = read(table, names, values, report)
+        check_names(found.image_ids, table.path, lambda name: table.where(names.image, name))
+        order = pc.array_sort_indices(found.image_ids.array).to_numpy().astype(np.int64)
+        return Contents(  # whatever the order of rows, it is the same data
+            found.image_ids.take(order),
+            found.labels.subset(order),
+            None if found.splits is None else found.splits[order],
+            (*table.notes, *found.notes),
+        )
+
+    def _by_split(self, contents: Contents) -> dict[str, Annotations]:
+        splits, notes = self._assigned(contents)
+        found = {}
+        for number, split in enumerate(SPLITS):
+            rows = np.flatnonzero(splits == number)
+            said = notes if split == "train" else ()  # one table, so each sentence once
+            found[split] = Annotations(contents.image_ids.take(rows), contents.labels.subset(rows), notes=said)
+        return found
+
+    def _assigned(self, contents: Contents) -> tuple[npt.NDArray[np.int8], tuple[str, ...]]:
+        """[N] index into `SPLITS`, and notes on how images came to test."""
+        labels, column = self._places()[0], self.options.split_column
+        notes: tuple[str, ...] = ()
+        if contents.splits is None:
+            is_test = _tests(contents.image_ids, self.options.test_share)
+            splits = is_test.astype(np.int8)
+            said = f"{is_test.sum():,} of {len(splits):,} images test, by a hash of their names"
+            notes = (f"there is no column {column!r}: {said} (test_share = {self.options.test_share:g})",)
+            mend = f"add images, a column {column!r} of train and test, or give -D test_share=0.5"
+        else:
+            splits = contents.splits
+            if not np.any(splits == SPLITS.index("test")):
+                splits = np.where(splits == SPLITS.index("val"), np.int8(SPLITS.index("test")), splits)
+                notes = ("no image is in split test: those in val test",)
+            elif num_val := np.count_nonzero(splits == SPLITS.index("val")):
+                notes = (f"{num_val:,} images in split val neither train nor test; call them train to train on them",)
+            mend = f"column {column!r} must name train, and test or val"
+        for split in ("train", "test"):
+            if not np.any(splits == SPLITS.index(split)):
+                raise DataError(f"{labels}: none of its {len(splits):,} images is in split {split}; {mend}")
+        return splits, (*contents.notes, *notes)
+
+    def images(self, split: str, annotations: Annotations) -> ImageSource:
+        """The files in the folder that the options name."""
+        return ImageFiles(self._places()[1], self._paths[split], annotations.image_ids)
+
+    @cached_property
+    def _paths(self) -> dict[str, TextColumn]:
+        """Files by split; all splits at once, since a file may have two names."""
+        folder = self._places()[1]
+        ids = {split: self.annotations(split).image_ids for split in SPLITS}
+        paths = {split: find_files(names, folder, self._where) for split, names in ids.items()}
+        if any(paths[split] is not names for split, names in ids.items()):
+            check_different(ids.values(), paths.values(), self._where)
+        return paths
+
+    def _where(self, image: str) -> str:
+        options = self.options
+        table = open_table(self._places()[0], options.image_column, options.encoding, options.delimiter)
+        return table.where(options.image_column, image)
+
+    def make_fixture(self) -> None:
+        """Writes `images/`, and the same labels as labels-long.csv, labels-wide.csv and labels.parquet."""
+        write_fixture(self.root)
+
+
+def _tests(image_ids: TextColumn, share: float) -> npt.NDArray[np.bool_]:
+    """Whether each image tests: for good, whatever other images there are."""
+
+    def fraction(name: str) -> float:
+        digest = hashlib.sha256(f"plbench-table-test:{name}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64
+
+    return np.fromiter((fraction(name) < share for name in image_ids), bool, len(image_ids))

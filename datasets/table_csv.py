@@ -1,0 +1,196 @@
+"""Tables in CSV files, in whatever way they are written, and where in them something is wrong."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import csv
+import io
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from plbench.api import DataError, ProgressReport
+
+from .table_file import CELLS, MOST_COLUMNS, ROWS, TableFile, nobody
+from .table_values import CodeOf, Codes
+
+LONGEST_LINE = 4 << 20  # bytes; also what Arrow parses at a time
+_DELIMITERS = ",;\t"
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+class CsvTable(TableFile):
+    """A CSV file: Arrow reads a few of its columns, Python's strict reader finds what is wrong and reads very many."""
+
+    def __init__(self, path: Path, head: bytes, image_column: str, encoding: str, delimiter: str | None) -> None:
+        """Reads the names of the columns from the file's first bytes."""
+        marked = head.startswith(codecs.BOM_UTF8)
+        is_utf8 = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
+        self.encoding = "utf-8-sig" if is_utf8 else encoding
+        line = re.split(rb"[\r\n]", head.removeprefix(codecs.BOM_UTF8), maxsplit=1)[0]
+        if is_utf8 and (head.startswith(_UTF16_MARKS) or b"\0" in line):
+            raise DataError(f"{path} looks like UTF-16, not UTF-8; save it as UTF-8, or give -D encoding=utf-16")
+        if len(line) == LONGEST_LINE or max(line.count(mark.encode()) for mark in _DELIMITERS) > MOST_COLUMNS:
+            raise DataError(
+                f"{path} has a first line of more than {MOST_COLUMNS:,} columns or {LONGEST_LINE >> 20} MB; expected "
+                "the names of the columns"
+            )
+        self.path = path  # what finding a wrong byte needs
+        try:
+            text = codecs.getincrementaldecoder(self.encoding)().decode(head)
+        except UnicodeError as error:
+            raise self._undecodable(error) from error
+        self.delimiter = delimiter or _told_delimiter(path, text, image_column)
+        names = _first_record(path, text, self.delimiter)
+        notes = ("the file starts with a byte-order mark, which was skipped",) if marked and is_utf8 else ()
+        super().__init__(path, names, notes)
+        self._names = names  # as they are written
+        self._is_quoted: bool | None = None
+
+    def texts(self, names: Sequence[str], report: ProgressReport = nobody) -> Iterator[list[pa.Array]]:
+        """By Arrow, many times faster than line by line."""
+        if self._is_quoted is None:
+            self._is_quoted = self._check_quotes()
+        try:
+            yield from self._texts_by_arrow(names, report)
+        except (pa.ArrowException, UnicodeError, OSError) as error:
+            if not sum(1 for _ in self.records()):  # names line and byte of what is wrong, which Arrow does not
+                return
+            raise DataError(f"{self.path}: {' '.join(str(error).split())[:300]}; write the table again") from error
+
+    def _check_quotes(self) -> bool:
+        """Whether there are quotes; if so, reads all strictly once, as Arrow ends an open quote where the file ends.
+
+        Raises:
+            DataError: if one is not closed, which would swallow the rows below it.
+        """
+        with self.path.open("rb") as file:
+            found = any(b'"' in piece for piece in iter(lambda: file.read(LONGEST_LINE), b""))
+        if found:
+            for _ in self.records():
+                pass
+        return found
+
+    def _texts_by_arrow(self, names: Sequence[str], report: ProgressReport) -> Iterator[list[pa.Array]]:
+        written = [self._names[self.position[name]] for name in names]
+        size = self.path.stat().st_size
+        with pa.OSFile(str(self.path)) as file:
+            reader = pa_csv.open_csv(
+                file,
+                read_options=pa_csv.ReadOptions(
+                    block_size=LONGEST_LINE, encoding="utf8" if self.encoding == "utf-8-sig" else self.encoding
+                ),
+                parse_options=pa_csv.ParseOptions(
+                    delimiter=self.delimiter,
+                    quote_char='"' if self._is_quoted else False,
+                    newlines_in_values=self._is_quoted,  # slower: only where there may be one
+                ),
+                convert_options=pa_csv.ConvertOptions(
+                    include_columns=written, column_types=dict.fromkeys(written, pa.string()), strings_can_be_null=False
+                ),
+            )
+            for batch in reader:
+                yield list(batch.columns)
+                report(min(file.tell(), size), size)
+
+    def records(self, report: ProgressReport = nobody) -> Iterator[tuple[int, list[str]]]:
+        """Line and fields of each row below the first; blank lines are none.
+
+        Raises:
+            DataError: if a row has another number of fields than the first, a quote is not closed, or a byte is not
+                of the encoding: line, what was found.
+        """
+        size, line = self.path.stat().st_size, 1
+        with self.path.open("rb") as raw, io.TextIOWrapper(raw, self.encoding, newline="") as text:
+            reader = csv.reader(self._lines(text), delimiter=self.delimiter, strict=True)
+            try:
+                for number, fields in enumerate(reader):
+                    if number and fields:
+                        if len(fields) != len(self.columns):
+                            raise self._miscounted(line, len(fields))
+                        yield line, fields
+                    line = reader.line_num + 1
+                    if number % ROWS == 0:
+                        report(min(raw.tell(), size), size)
+            except csv.Error as error:
+                reason = "a quote is not closed" if "unexpected end" in str(error) else str(error)
+                raise DataError(f"{self.path}, line {line}: {reason}; mend the row") from error
+            except UnicodeError as error:
+                raise self._undecodable(error) from error
+
+    def _lines(self, text: io.TextIOWrapper) -> Iterator[str]:
+        for number, line in enumerate(iter(lambda: text.readline(LONGEST_LINE), ""), 1):
+            if len(line) == LONGEST_LINE:
+                raise DataError(f"{self.path}, line {number} is longer than {LONGEST_LINE >> 20} MB; mend the row")
+            yield line
+
+    def cell(self, row: int, name: str) -> tuple[str, str]:
+        """By the line in the file that a text editor shows."""
+        line, fields = next(itertools.islice(self.records(), row, None))
+        return f"line {line}", fields[self.position[name]]
+
+    def codes(
+        self, keys: Sequence[str], classes: Sequence[str], report: ProgressReport
+    ) -> Iterator[tuple[list[pa.Array], Codes]]:
+        """By line: Arrow takes 10 kB of memory for every column."""
+        wanted = [self.position[name] for name in keys]
+        chosen = [self.position[name] for name in classes]
+        cells = itemgetter(*chosen) if len(chosen) > 1 else lambda fields: (fields[chosen[0]],)
+        code_of = CodeOf().__getitem__
+        records = (fields for _, fields in self.records(report))
+        while rows := list(itertools.islice(records, max(1, CELLS // len(chosen)))):
+            flat = itertools.chain.from_iterable(map(cells, rows))
+            codes = np.fromiter(map(code_of, flat), np.int8, len(rows) * len(chosen))
+            yield [pa.array([row[at] for row in rows], pa.string()) for at in wanted], codes.reshape(-1, len(chosen))
+
+    def _miscounted(self, line: int, found: int) -> DataError:
+        names = ", ".join(self.columns[:6]) + (", …" if len(self.columns) > 6 else "")
+        return DataError(
+            f"{self.path}, line {line} has {found:,} field{'s' * (found != 1)}; its first line has "
+            f"{len(self.columns):,} ({names}); a text with {self.delimiter!r} in it needs quotes around it"
+        )
+
+    def _undecodable(self, error: UnicodeError) -> DataError:
+        """Names the first byte that the encoding does not have; the file is read again up to there."""
+        decoder, done, line = codecs.getincrementaldecoder(self.encoding)(), 0, 1
+        with self.path.open("rb") as file:
+            for piece in iter(lambda: file.read(1 << 20), b""):
+                held = len(decoder.getstate()[0])
+                try:
+                    line += decoder.decode(piece).count("\n")
+                except UnicodeDecodeError as found:
+                    line += found.object[: found.start].count(b"\n")
+                    byte, at = found.object[found.start], done - held + found.start
+                    return DataError(
+                        f"{self.path}, line {line}: byte {byte:#04x} (number {at:,}) is not {self.encoding[:5].upper()}"
+                        "; save the table as UTF-8, or say how it is written, such as -D encoding=cp1252"
+                    )
+                done += len(piece)
+        return DataError(f"{self.path} is not {self.encoding}: {error}; save the table as UTF-8")
+
+
+def _first_record(path: Path, text: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), [""])
+    except csv.Error as error:
+        raise DataError(f"{path}, line 1: {error}; expected the names of the columns") from error
+
+
+def _told_delimiter(path: Path, text: str, image_column: str) -> str:
+    """The delimiter under which the first line has the image column, or that the line has at all."""
+    names: dict[str, list[str]] = {}
+    for mark in _DELIMITERS:
+        with contextlib.suppress(DataError):  # without its delimiters a line can be one endless field
+            names[mark] = [name.strip() for name in _first_record(path, text, mark)]
+    found = [mark for mark in names if image_column in names[mark]] or [mark for mark in names if len(names[mark]) > 1]
+    if len(found) > 1:
+        marks = " and ".join({"\t": "tab"}.get(mark, f"'{mark}'") for mark in found)
+        raise DataError(f"{path} has {marks} in its first line; say which separates columns, such as -D delimiter=tab")
+    return found[0] if found else ","

@@ -1,0 +1,132 @@
+"""A table in a file, cells as text: what CSV and Parquet have in common, and Parquet."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from plbench.api import DataError, ProgressReport
+
+from .table_values import Codes, codes_of
+
+MOST_COLUMNS = 100_000
+ROWS = 1 << 16  # at a time
+CELLS = 4 << 20  # at a time
+
+
+def nobody(done: int, total: int) -> None:
+    """Reports to nobody."""
+
+
+class TableFile(ABC):
+    """A table with a name for each column.
+
+    Attributes:
+        columns: names in the order of the file, without white space around them. position: of each, by name.
+        notes: sentences on how the file was read.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], notes: tuple[str, ...] = ()) -> None:
+        """Keeps what the file's head says.
+
+        Raises:
+            DataError: if a name comes twice, or there are too many.
+        """
+        self.path, self.columns, self.notes = path, tuple(name.strip() for name in columns), notes
+        if len(self.columns) > MOST_COLUMNS:
+            raise DataError(f"{path} has {len(self.columns):,} columns; up to {MOST_COLUMNS:,} are read")
+        self.position = {name: at for at, name in enumerate(self.columns)}
+        named = [name for name in self.columns if name]
+        if len(set(named)) != len(named):
+            seen: set[str] = set()
+            twice = next(name for name in named if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+            raise DataError(f"{path} has two columns named {twice!r}; each needs a name of its own")
+
+    @abstractmethod
+    def texts(self, names: Sequence[str], report: ProgressReport = nobody) -> Iterator[list[pa.Array]]:
+        """Some columns, a batch of rows at a time, as Arrow strings without nulls: an empty cell is the empty text.
+
+        Raises:
+            DataError: if the file is malformed.
+        """
+
+    def codes(
+        self, keys: Sequence[str], classes: Sequence[str], report: ProgressReport
+    ) -> Iterator[tuple[list[pa.Array], Codes]]:
+        """Blocks of K rows: some columns as `texts` gives them, and codes [K, C] of the values in many others."""
+        for batch in self.texts([*keys, *classes], report):
+            yield batch[: len(keys)], np.stack([codes_of(texts) for texts in batch[len(keys) :]], axis=1)
+
+    @abstractmethod
+    def cell(self, row: int, name: str) -> tuple[str, str]:
+        """Where a person finds a cell ("line 17"), and its text. Rows count from 0; slow: for messages."""
+
+    def find(self, name: str, text: str) -> int:
+        """The first row that holds a text in a column, but for white space around it; slow: for messages."""
+        start = 0
+        for (batch,) in self.texts([name]):
+            if (index := pc.index(pc.utf8_trim_whitespace(batch), text).as_py()) >= 0:
+                return start + int(index)
+            start += len(batch)
+        raise AssertionError(f"{text!r} is not in column {name!r}")
+
+    def where(self, name: str, text: str) -> str:
+        """Where the first row is that holds a text in a column."""
+        return self.cell(self.find(name, text), name)[0]
+
+
+class ParquetTable(TableFile):
+    """A Parquet file. Numbers come out as text too: what a value may be is said in one place."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads the names of the columns from the file's foot."""
+        try:
+            with pq.ParquetFile(path) as file:
+                names, self.num_rows = file.schema_arrow.names, file.metadata.num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise self._broken(path, error) from error
+        super().__init__(path, names)
+
+    @staticmethod
+    def _broken(path: Path, error: Exception) -> DataError:
+        reason = " ".join(str(error).split())[:200]
+        return DataError(f"{path} is not a whole Parquet file ({reason}); write or copy it again")
+
+    def texts(self, names: Sequence[str], report: ProgressReport = nobody) -> Iterator[list[pa.Array]]:
+        """Batches of at most four million cells."""
+        size, done = self.path.stat().st_size, 0
+        written = {name.strip(): name for name in pq.read_schema(self.path).names}
+        rows = max(1, min(ROWS, CELLS // max(1, len(names))))
+        try:
+            with pq.ParquetFile(self.path) as file:
+                for batch in file.iter_batches(rows, columns=[written[name] for name in names]):
+                    yield [self._text(name, batch.column(written[name])) for name in names]
+                    done += len(batch)
+                    report(size * done // self.num_rows, size)
+        except (pa.ArrowException, OSError) as error:
+            raise self._broken(self.path, error) from error
+
+    def _text(self, name: str, column: pa.Array) -> pa.Array:
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+        if not (is_text or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
+            raise DataError(f"{self.path}: column {name!r} is of type {column.type}; expected text or numbers")
+        if pa.types.is_floating(kind):  # pandas writes a missing number as NaN
+            column = pc.if_else(pc.is_nan(column), None, column)
+        column.validate(full=True)  # text may not be UTF-8
+        return pc.fill_null(column.cast(pa.string()), "")
+
+    def cell(self, row: int, name: str) -> tuple[str, str]:
+        """By the number of the row, from 1."""
+        start = 0
+        for (batch,) in self.texts([name]):
+            if row < start + len(batch):
+                return f"row {row + 1}", batch[row - start].as_py()
+            start += len(batch)
+        raise AssertionError(f"there is no row {row}")

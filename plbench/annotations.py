@@ -1,0 +1,294 @@
+"""From rows of (image, class, sign), as annotation files have them, to sparse labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy import sparse
+
+from plbench.columns import TextColumn
+from plbench.errors import DataError
+from plbench.labels import PartialLabels
+
+_PATHS = "paths.arrow"
+_PIECE = 1 << 18  # cells sorted at a time: 2 MB of keys
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What annotation files say about one split.
+
+    Attributes:
+        image_ids: [N] stable ids.
+        labels: of these images.
+        image_paths: [N] relative to the dataset's root, where the files give them.
+        groups: named groups of class ids, where the files define some.
+        notes: sentences on what was found and how it was taken, such as contradictions, for a person to read.
+    """
+
+    image_ids: TextColumn
+    labels: PartialLabels
+    image_paths: TextColumn | None = None
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def write(self, folder: Path) -> None:
+        """Writes all of it into a folder, for `open` to memory-map."""
+        self.labels.write(folder)
+        self.image_ids.save(folder / "image_ids.arrow")
+        if self.image_paths is not None:
+            self.image_paths.save(folder / _PATHS)
+        said = {"groups": self.groups, "notes": self.notes}
+        (folder / "said.json").write_text(json.dumps(said), encoding="utf-8")
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Memory-maps what `write` wrote.
+
+        Raises:
+            DataError: if the folder does not hold that.
+        """
+        try:
+            said = json.loads((folder / "said.json").read_text(encoding="utf-8"))
+            groups = {name: tuple(ids) for name, ids in said["groups"].items()}
+            notes = tuple(said["notes"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{folder} does not hold annotations written by plbench: {error}") from error
+        paths = TextColumn.open(folder / _PATHS) if (folder / _PATHS).exists() else None
+        annotations = cls(TextColumn.open(folder / "image_ids.arrow"), PartialLabels.open(folder), paths, groups, notes)
+        if len(annotations.image_ids) != annotations.labels.num_images:
+            raise DataError(f"{folder} holds {len(annotations.image_ids)} images but other labels")
+        return annotations
+
+
+def settle_cells(
+    rows: npt.NDArray[np.int64],
+    columns: npt.NDArray[np.integer],
+    present: npt.NDArray[np.bool_],
+    *,
+    num_images: int,
+    class_ids: Sequence[str],
+    class_names: Sequence[str],
+    what: str = "labels",
+) -> tuple[PartialLabels, tuple[str, ...]]:
+    """Labels from cells in any order, and sentences on those that were left out, repeated or contradicted.
+
+    Args:
+        rows: [K] image row of each cell.
+        columns: [K] class column; -1 for a class that is not among ours.
+        present: [K] whether the class is there.
+        num_images: N.
+        class_ids: [C]. class_names: [C].
+        what: what to call a cell in the sentences.
+    """
+    keys, tally = _settled(rows, columns, present, len(class_ids))
+    matrix = _Cells(len(keys), num_images, len(class_ids)).add(keys).matrix()
+    return PartialLabels(matrix, tuple(class_ids), tuple(class_names)), tally.notes(len(rows), what)
+
+
+class CellCollector:
+    """Gathers rows of (image id, class, sign), a batch at a time, and sorts them into labels once.
+
+    Rows may come in any order. A cell given twice counts once; one given with both signs is unknown, and counted.
+    Three bytes are kept for a row of the file, and its image's id once for every run of rows of that image.
+    """
+
+    def __init__(self, class_ids: Sequence[str], class_names: Sequence[str]) -> None:
+        """Classes in the order of their columns."""
+        self._class_ids, self._class_names = tuple(class_ids), tuple(class_names)
+        self._known_ids = pa.array(self._class_ids, pa.string())
+        self._batches: list[Future[_Runs]] = []
+        self._threads = ThreadPoolExecutor(max_workers=2)  # Arrow and numpy let go of the interpreter
+        self.num_rows = 0
+
+    def add(self, image_ids: pa.Array, class_ids: pa.Array, present: npt.NDArray[np.bool_]) -> None:
+        """One batch of rows: Arrow strings [K], and whether each class is present [K]. Returns before it is encoded."""
+        self._batches.append(self._threads.submit(self._encoded, image_ids, class_ids, present))
+        self.num_rows += len(present)
+
+    def _encoded(self, image_ids: pa.Array, class_ids: pa.Array, present: npt.NDArray[np.bool_]) -> _Runs:
+        runs = pc.run_end_encode(image_ids)
+        lengths = np.diff(runs.run_ends.to_numpy(), prepend=0)
+        columns = pc.fill_null(pc.index_in(class_ids, value_set=self._known_ids), -1).to_numpy()
+        small = np.int16 if len(self._class_ids) < 2**15 else np.int32
+        return _Runs(runs.values, lengths, columns.astype(small), present)
+
+    def finish(self, *, what: str = "rows") -> Annotations:
+        """Labels and images of all that was added; every image that a row names is there, in order of first mention.
+
+        Args:
+            what: what to call a row in the notes.
+        """
+        with self._threads:
+            batches = [future.result() for future in self._batches]
+        self._batches.clear()
+        runs = pa.chunked_array([batch.ids for batch in batches], pa.string()).combine_chunks()
+        lengths = _joined([batch.lengths for batch in batches])
+        columns, present = _joined([b.columns for b in batches]), _joined([b.present for b in batches])
+        batches.clear()
+        if (image_ids := _grouped(runs)) is not None:  # as published files are: small sorts, in the processor's cache
+            is_first = np.ones(len(runs), bool)
+            is_first[1:] = pc.not_equal(runs[1:], runs[:-1]).to_numpy(zero_copy_only=False)
+            row_of_run = np.cumsum(is_first) - 1
+            pieces = _pieces(lengths, np.flatnonzero(is_first))
+        else:  # an image's rows may be anywhere: one sort over all
+            encoded = runs.dictionary_encode()
+            image_ids, row_of_run = encoded.dictionary, encoded.indices.to_numpy().astype(np.int64)
+            pieces = [slice(0, len(lengths))]
+        matrix, tally = self._settle(row_of_run, lengths, columns, present, pieces, len(image_ids))
+        labels = PartialLabels(matrix, self._class_ids, self._class_names)
+        return Annotations(TextColumn.of_arrow(image_ids), labels, notes=tally.notes(self.num_rows, what))
+
+    def _settle(
+        self,
+        row_of_run: npt.NDArray[np.int64],
+        lengths: npt.NDArray[np.int64],
+        columns: npt.NDArray[np.integer],
+        present: npt.NDArray[np.bool_],
+        pieces: list[slice],
+        num_images: int,
+    ) -> tuple[sparse.csr_array, _Tally]:
+        """CSR labels from the runs, piece by piece; no two pieces have an image in common."""
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        num_classes = len(self._class_ids)
+        cells, tally = _Cells(len(columns), num_images, num_classes), _Tally()
+
+        def settle(piece: slice) -> tuple[npt.NDArray[np.int64], _Tally]:
+            part = slice(starts[piece.start], starts[piece.stop])
+            rows = np.repeat(row_of_run[piece], lengths[piece])
+            return _settled(rows, columns[part], present[part], num_classes)
+
+        with ThreadPoolExecutor(max_workers=2) as pool:  # numpy lets go of the interpreter while it sorts
+            for keys, found in pool.map(settle, pieces):
+                tally += found
+                cells.add(keys)
+        return cells.matrix(), tally
+
+
+class _Cells:
+    """CSR arrays that fill up with sorted keys, as `_settled` gives them, in rising order of rows."""
+
+    def __init__(self, most: int, num_rows: int, num_columns: int) -> None:
+        self._num_columns = num_columns
+        self._index_type: Any = np.int32 if most < 2**31 else np.int64
+        self._indices, self._values = np.empty(most, self._index_type), np.empty(most, np.int8)
+        self._indptr: npt.NDArray[np.int64] = np.zeros(num_rows + 1, self._index_type)
+        self._filled = 0
+
+    def add(self, keys: npt.NDArray[np.int64]) -> _Cells:
+        if len(keys):
+            part = slice(self._filled, self._filled + len(keys))
+            self._values[part] = (keys & 1) * 2 - 1
+            cells = keys >> 1
+            rows = cells // self._num_columns
+            self._indices[part] = cells - rows * self._num_columns
+            self._indptr[rows[0] + 1 : rows[-1] + 2] += np.bincount(rows - rows[0]).astype(self._index_type)
+            self._filled += len(keys)
+        return self
+
+    def matrix(self) -> sparse.csr_array:
+        shape = (len(self._indptr) - 1, self._num_columns)
+        arrays = (self._values[: self._filled], self._indices[: self._filled], np.cumsum(self._indptr))
+        matrix = sparse.csr_array((arrays[0], arrays[1], arrays[2].astype(self._index_type)), shape=shape)
+        matrix.has_canonical_format = True  # sorted and settled
+        return matrix
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """K rows, their image ids once for each of R runs of equal ones: ids and lengths [R], columns and present [K]."""
+
+    ids: pa.Array
+    lengths: npt.NDArray[np.integer]
+    columns: npt.NDArray[np.integer]
+    present: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class _Tally:
+    """What was met on the way: rows of foreign classes, rows that repeat others, cells with both signs."""
+
+    outside: int = 0
+    repeated: int = 0
+    contradicted: int = 0
+
+    def __add__(self, other: _Tally) -> _Tally:
+        return _Tally(
+            self.outside + other.outside, self.repeated + other.repeated, self.contradicted + other.contradicted
+        )
+
+    def notes(self, num_rows: int, what: str) -> tuple[str, ...]:
+        """Sentences on what there was any of."""
+        sentences = (
+            (self.outside, f"of {num_rows:,} {what} name classes that are not in the class list; left out"),
+            (self.repeated, f"{what} repeat what another says; each cell counts once"),
+            (self.contradicted, "(image, class) cells are called both present and absent; taken as unknown"),
+        )
+        return tuple(f"{number:,} {sentence}" for number, sentence in sentences if number)
+
+
+def _pieces(lengths: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> list[slice]:
+    """Runs cut into pieces of about `_PIECE` cells, only where an image starts."""
+    if not len(lengths):
+        return []
+    cells_before = np.concatenate([[0], np.cumsum(lengths)])
+    wanted = np.arange(_PIECE, cells_before[-1], _PIECE)
+    cuts = starts[np.searchsorted(cells_before[starts], wanted, side="right") - 1]
+    return [slice(start, stop) for start, stop in pairwise(np.unique([0, *cuts.tolist(), len(lengths)]).tolist())]
+
+
+def _grouped(runs: pa.Array) -> pa.Array | None:
+    """The distinct ids where equal ones stand side by side, which rising order shows; None where it does not rise."""
+    if len(runs) < 2:
+        return runs
+    before, after = runs[:-1], runs[1:]
+    if not pc.all(pc.less_equal(before, after)).as_py():
+        return None
+    return pa.concat_arrays([runs[:1], after.filter(pc.not_equal(before, after))])
+
+
+def _settled(
+    rows: npt.NDArray[np.int64],
+    columns: npt.NDArray[np.integer],
+    present: npt.NDArray[np.bool_],
+    num_classes: int,
+) -> tuple[npt.NDArray[np.int64], _Tally]:
+    """Cells as sorted keys (row * num_classes + column) * 2 + is_present: each once, contradictions left out.
+
+    With the sign in the last bit, a single sort brings together rows, columns, repeats and contradictions.
+    """
+    outside = int(np.count_nonzero(columns < 0))
+    if outside:
+        inside = columns >= 0
+        rows, columns, present = rows[inside], columns[inside], present[inside]
+    keys = rows * num_classes
+    keys += columns
+    keys <<= 1
+    keys |= present
+    keys.sort()
+    again = keys[1:] == keys[:-1]
+    repeated = int(np.count_nonzero(again))
+    if repeated:
+        keys = keys[np.concatenate([[True], ~again])]
+    clash = (keys[1:] >> 1) == (keys[:-1] >> 1)
+    contradicted = int(np.count_nonzero(clash))
+    if contradicted:
+        alone = np.ones(len(keys), bool)
+        alone[1:] &= ~clash
+        alone[:-1] &= ~clash
+        keys = keys[alone]
+    return keys, _Tally(outside, repeated, contradicted)
+
+
+def _joined(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)

@@ -1,0 +1,57 @@
+"""The commands: parse, call one function, print. What is slow to import is imported inside a command."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import Annotated
+
+import typer
+
+from plbench import __version__
+from plbench.cli.data import data_app
+from plbench.cli.look import doctor, methods_app, runs_app
+from plbench.cli.run import run
+from plbench.cli.terms import say
+from plbench.errors import PlbenchError
+
+app = typer.Typer(
+    help="The benchmark suite for learning from images whose labels are only partly known.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(run)
+app.command()(doctor)
+app.add_typer(methods_app, name="methods")
+app.add_typer(data_app, name="data")
+app.add_typer(runs_app, name="runs")
+
+
+def main() -> None:
+    """The entry point: errors that a person can mend are one sentence and exit code 2."""
+    try:
+        app()  # leaves by SystemExit: 0, or 2 after a mistyped option
+    except PlbenchError as error:
+        sys.exit(say(f"error: {' '.join(str(error).splitlines())}", 2))
+    except OSError as error:
+        where = error.filename or ("a file or the output" if error.errno == errno.ENOSPC else None)
+        if where is None or error.strerror is None:
+            raise
+        sys.exit(say(f"error: {where}: {error.strerror}; free or permit it, or choose another place", 2))
+    except SystemExit as leave:
+        if leave.code == 130:  # what typer makes of Ctrl-C
+            say("stopped; the same command goes on from what was saved, or starts again where nothing was", 130)
+        raise
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """The benchmark suite for learning from images whose labels are only partly known."""
+    if version:
+        typer.echo(f"plbench {__version__}")
+        raise typer.Exit

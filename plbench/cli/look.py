@@ -1,0 +1,103 @@
+"""The commands that only look: methods, runs, doctor."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from plbench.cli.terms import (
+    RUNS,
+    AsJson,
+    DataRoot,
+    Plugins,
+    Runs,
+    all_records,
+    emit,
+    make_workspace,
+    open_registry,
+    open_store,
+)
+from plbench.errors import PlbenchError
+
+methods_app = typer.Typer(help="The methods that are installed.", no_args_is_help=True, rich_markup_mode=None)
+runs_app = typer.Typer(help="The runs that were made.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@methods_app.command("list")
+def methods_list(plugin: Plugins = None, as_json: AsJson = False) -> None:
+    """All methods, broken ones with the reason."""
+    from plbench import catalogue, tables
+
+    rows = catalogue.list_methods(open_registry(plugin))
+    emit(rows, as_json, lambda: tables.print_rows(None, rows))
+
+
+@methods_app.command("show")
+def methods_show(name: str, plugin: Plugins = None, as_json: AsJson = False) -> None:
+    """One method: its reference, formula and parameters."""
+    from plbench import catalogue, tables
+
+    description = catalogue.describe_method(open_registry(plugin), name)
+    emit(description, as_json, lambda: tables.print_description(description))
+
+
+@runs_app.command("list")
+def runs_list(runs: Runs = RUNS, as_json: AsJson = False) -> None:
+    """All runs, newest last."""
+    from plbench import tables
+
+    found = all_records(runs)
+    emit([record for _, record in found], as_json, lambda: tables.print_runs(found, runs))
+
+
+@runs_app.command("show")
+def runs_show(
+    run: Annotated[str, typer.Argument(help="Key, the start of one, or a folder.")],
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="Show the AP of this class, by name or id; may be repeated.")
+    ] = None,
+    runs: Runs = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """One run in full, or its average precision on single classes."""
+    from plbench import tables
+    from plbench.evaluation import read_per_class
+    from plbench.record import read_record, whole_file
+
+    folder = open_store(runs).find(run)
+    record = read_record(folder)
+    if classes:
+        rows = read_per_class(whole_file(folder, record, "per_class.csv"), classes)
+        emit(rows, as_json, lambda: tables.print_rows(record.title, rows, right=("ap", "positives", "negatives")))
+        return
+    emit(record, as_json, lambda: tables.print_details(record, folder))
+
+
+@runs_app.command("compare")
+def runs_compare(
+    run: Annotated[list[str] | None, typer.Argument(help="Keys; without any, all runs.")] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", "-d", help="Only runs on this dataset.")] = None,
+    runs: Runs = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Methods side by side: means over seeds, intervals, paired differences to the best."""
+    from plbench import tables
+    from plbench.compare import compare
+    from plbench.record import read_record
+
+    store = open_store(runs)
+    found = [(folder, read_record(folder)) for folder in map(store.find, run)] if run else all_records(runs)
+    settings = compare(item for item in found if dataset in (None, item[1].spec.protocol.dataset))
+    if not settings:
+        raise PlbenchError(f"there are no finished runs to compare in {runs}; make some with plbench run")
+    emit([setting.as_dict() for setting in settings], as_json, lambda: tables.print_settings(settings))
+
+
+def doctor(plugin: Plugins = None, data_root: DataRoot = None, runs: Runs = RUNS, as_json: AsJson = False) -> None:
+    """Versions, device, weights and data: what is here, what is missing, and what mends it."""
+    from plbench import tables
+    from plbench.doctor import examine
+
+    report = examine(make_workspace(runs, plugin, data_root))
+    emit(report, as_json, lambda: tables.print_diagnosis(report))

@@ -1,0 +1,174 @@
+"""What the commands share: their options' types, the workspace that they make of them, and how they print."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from plbench.errors import PlbenchError
+
+if TYPE_CHECKING:
+    from plbench.record import Record
+    from plbench.registry import Registry
+    from plbench.store import Store
+    from plbench.workspace import Workspace
+
+
+class RegimeOption(StrEnum):
+    """How a model is trained."""
+
+    FINETUNE = "finetune"
+    PROBE = "probe"
+
+
+class SelectionOption(StrEnum):
+    """What chooses the epoch that is reported."""
+
+    LAST = "last"
+    VALIDATION = "validation"
+    BEST_ON_TEST = "best-on-test"
+
+
+class HeadOption(StrEnum):
+    """What stands on the backbone."""
+
+    LINEAR = "linear"
+    MLP = "mlp"
+    BOTTLENECK = "bottleneck"
+
+
+class PoolingOption(StrEnum):
+    """How the last feature map is pooled."""
+
+    MEAN = "mean"
+    MEAN_MAX = "mean+max"
+
+
+class PrecisionOption(StrEnum):
+    """Of the forward pass; losses are in float32."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+Runs = Annotated[Path, typer.Option("--runs", envvar="PLBENCH_RUNS", help="Folder of runs.", show_default=True)]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", help="A Python file with methods or datasets; may be repeated."),
+]
+DataRoot = Annotated[Path | None, typer.Option("--data-root", help="The dataset's own folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+RUNS = Path("runs")
+Labels = Annotated[
+    Path | None, typer.Option("--labels", help="Your own labels, a CSV or Parquet file (dataset table).")
+]
+Images = Annotated[Path | None, typer.Option("--images", help="The folder that your own labels speak of.")]
+NegativeValue = Annotated[
+    str | None, typer.Option("--negative-value", help="What your own labels write for absent: 0, -1 or none.")
+]
+DataOption = Annotated[
+    list[str] | None,
+    typer.Option("-D", "--data-option", help="Another option of the dataset, as name=value; may be repeated."),
+]
+
+
+def say(text: str, code: int) -> int:
+    """One line on standard error; returns the exit code to leave with."""
+    typer.echo(f"plbench: {text}", err=True)
+    return code
+
+
+def open_store(runs: Path) -> Store:
+    """Runs in a folder, and the cache."""
+    from platformdirs import user_cache_path
+
+    from plbench.store import Store
+
+    cache = os.environ.get("PLBENCH_CACHE")
+    return Store(runs, Path(cache) if cache else user_cache_path("plbench"))
+
+
+def open_registry(plugins: list[Path] | None) -> Registry:
+    """What is installed, and the plugin files given."""
+    from plbench.registry import Registry
+
+    return Registry.discover(tuple(plugins or ()))
+
+
+def make_workspace(
+    runs: Path,
+    plugins: list[Path] | None,
+    data_root: Path | None,
+    *,
+    device: str | None = None,
+    workers: int | None = None,
+    quiet: bool = False,
+    weights_file: Path | None = None,
+    data_options: Mapping[str, Any] | None = None,
+) -> Workspace:
+    """Where things are and how to compute, from a command's options."""
+    from plbench.console import Reporter
+    from plbench.environment import choose_device
+    from plbench.workspace import Workspace
+
+    return Workspace(
+        store=open_store(runs),
+        registry=open_registry(plugins),
+        reporter=Reporter(quiet=quiet),
+        device=choose_device(device),
+        workers=min(8, os.cpu_count() or 1) if workers is None else workers,
+        data_root=data_root,
+        data_options=data_options or {},
+        weights_file=weights_file,
+    )
+
+
+def all_records(runs: Path) -> list[tuple[Path, Record]]:
+    """All runs with a readable record, oldest first; one that cannot be read is named, and hides no other."""
+    from plbench.record import read_record
+
+    store = open_store(runs)
+    found = []
+    for folder in map(store.run_folder, store.keys()):
+        try:
+            found.append((folder, read_record(folder)))
+        except PlbenchError as error:
+            say(f"left out: {error}", 0)
+    return sorted(found, key=lambda item: item[1].finished_at)
+
+
+def emit(content: Any, as_json: bool, show: Callable[[], None]) -> None:
+    """JSON alone on standard output, or the readable form."""
+    if not as_json:
+        show()
+        return
+    from pydantic import BaseModel
+
+    def plain(value: Any) -> Any:
+        return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+
+    typer.echo(json.dumps(content, default=plain, indent=1, allow_nan=False))
+
+
+def data_options(
+    labels: Path | None, images: Path | None, negative_value: str | None, others: Sequence[str] | None
+) -> dict[str, Any]:
+    """Options of a dataset by name, from the command's own options and from those given as name=value."""
+    given: dict[str, Any] = {"labels": labels, "images": images, "negative_value": negative_value}
+    given = {name: value for name, value in given.items() if value is not None}
+    for text in others or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise PlbenchError(f"-D {text!r} is not of the form name=value, such as -D layout=wide")
+        if name in given:
+            raise PlbenchError(f"option {name!r} of the dataset is given twice")
+        given[name] = value
+    return given
