@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import pyarrow as pa
 
 from plbench.api import (
@@ -26,6 +25,7 @@ from plbench.api import (
 )
 from plbench.columns import PatternColumn
 from plbench.delimited import text_batches
+from plbench.metrics import count_quintiles
 from plbench.recipes import quick_recipe
 from plbench.tars import TarImages
 
@@ -38,7 +38,6 @@ _LABELS = {"ImageID": pa.string(), "LabelName": pa.string(), "Confidence": pa.bo
 _GOOGLE = "https://storage.googleapis.com/openimages"
 _AMAZON = "https://open-images-dataset.s3.amazonaws.com/tar"
 _FIRST_DIGITS = "0123456789abcdef"
-_NUM_GROUPS = 5
 
 PROBE = Plan(epochs=10, batch_size=128, lr=1e-3, weight_decay=1e-2)
 
@@ -290,6 +289,5 @@ class OpenImagesV3(_OpenImages):
 def groups_by_count(labels: PartialLabels) -> dict[str, tuple[str, ...]]:
     """V3's five equal groups: classes by their number of annotations in train, fewest first (CSL, table 3)."""
     positives, negatives = labels.counts()
-    order = np.argsort(positives + negatives, kind="stable")
-    parts = np.array_split(order, _NUM_GROUPS)
+    parts = count_quintiles(positives + negatives)
     return {f"group_{n}": tuple(labels.class_ids[c] for c in part) for n, part in enumerate(parts, 1)}

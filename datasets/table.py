@@ -78,6 +78,7 @@ class Table(IndexedDataset):
     """
 
     name = "table"
+    needs_root = False
     title = "Your own table"
     licence = "your own"
     protocols = (BenchmarkProtocol(name="custom/table", dataset="table"),)

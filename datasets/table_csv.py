@@ -168,9 +168,10 @@ class CsvTable(TableFile):
                 except UnicodeDecodeError as found:
                     line += found.object[: found.start].count(b"\n")
                     byte, at = found.object[found.start], done - held + found.start
+                    name = self.encoding.removesuffix("-sig").upper()
                     return DataError(
-                        f"{self.path}, line {line}: byte {byte:#04x} (number {at:,}) is not {self.encoding[:5].upper()}"
-                        "; save the table as UTF-8, or say how it is written, such as -D encoding=cp1252"
+                        f"{self.path}, line {line}: byte {byte:#04x} (at offset {at:,}) is not {name}; save the table "
+                        "as UTF-8, or say how it is written, such as -D encoding=cp1252"
                     )
                 done += len(piece)
         return DataError(f"{self.path} is not {self.encoding}: {error}; save the table as UTF-8")

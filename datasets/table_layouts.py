@@ -66,8 +66,7 @@ def read_long(table: TableFile, names: ColumnNames, values: Values, report: Prog
             mentions.add(images, more[-1], start)
         start += len(images)
     found = collector.finish()
-    said = found.notes[1:] if num_unknown else found.notes  # first come rows without a class: here, without a sign
-    notes += [*values.notes(), *said]
+    notes += [*values.notes(), *found.notes]
     if num_unknown:
         notes.append(f"{num_unknown:,} rows say that a label is unknown; they make their images known, and no label")
     splits = mentions.by_image(found.image_ids, names.image) if has_split else None

@@ -21,6 +21,7 @@ from plbench.errors import DataError
 from plbench.labels import PartialLabels
 
 _PATHS = "paths.arrow"
+_NO_CLASS = -2  # column of a row that only mentions its image; -1 is a class that is not among ours
 _PIECE = 1 << 18  # cells sorted at a time: 2 MB of keys
 
 
@@ -62,12 +63,13 @@ class Annotations:
             said = json.loads((folder / "said.json").read_text(encoding="utf-8"))
             groups = {name: tuple(ids) for name, ids in said["groups"].items()}
             notes = tuple(said["notes"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{folder} does not hold annotations written by plbench: {error}") from error
         paths = TextColumn.open(folder / _PATHS) if (folder / _PATHS).exists() else None
         annotations = cls(TextColumn.open(folder / "image_ids.arrow"), PartialLabels.open(folder), paths, groups, notes)
-        if len(annotations.image_ids) != annotations.labels.num_images:
-            raise DataError(f"{folder} holds {len(annotations.image_ids)} images but other labels")
+        num_rows = {len(column) for column in (annotations.image_ids, paths) if column is not None}
+        if num_rows != {annotations.labels.num_images}:
+            raise DataError(f"{folder} holds labels of other images than it names; delete it, so that it is made anew")
         return annotations
 
 
@@ -112,7 +114,10 @@ class CellCollector:
         self.num_rows = 0
 
     def add(self, image_ids: pa.Array, class_ids: pa.Array, present: npt.NDArray[np.bool_]) -> None:
-        """One batch of rows: Arrow strings [K], and whether each class is present [K]. Returns before it is encoded."""
+        """One batch of rows: Arrow strings [K], and whether each class is present [K]. Returns before it is encoded.
+
+        A row whose class is null only says that its image is there.
+        """
         self._batches.append(self._threads.submit(self._encoded, image_ids, class_ids, present))
         self.num_rows += len(present)
 
@@ -120,6 +125,8 @@ class CellCollector:
         runs = pc.run_end_encode(image_ids)
         lengths = np.diff(runs.run_ends.to_numpy(), prepend=0)
         columns = pc.fill_null(pc.index_in(class_ids, value_set=self._known_ids), -1).to_numpy()
+        if class_ids.null_count:
+            columns = np.where(class_ids.is_null().to_numpy(zero_copy_only=False), _NO_CLASS, columns)
         small = np.int16 if len(self._class_ids) < 2**15 else np.int32
         return _Runs(runs.values, lengths, columns.astype(small), present)
 
@@ -267,8 +274,8 @@ def _settled(
 
     With the sign in the last bit, a single sort brings together rows, columns, repeats and contradictions.
     """
-    outside = int(np.count_nonzero(columns < 0))
-    if outside:
+    outside = int(np.count_nonzero(columns == -1))
+    if columns.size and columns.min() < 0:
         inside = columns >= 0
         rows, columns, present = rows[inside], columns[inside], present[inside]
     keys = rows * num_classes

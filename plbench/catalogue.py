@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from plbench.api import Dataset
 from plbench.errors import PlbenchError
 from plbench.registry import Registry
 from plbench.store import unwritable
@@ -91,13 +93,21 @@ def list_datasets(workspace: Workspace) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "title": kind.title,
-                "state": "drawn when first used" if not kind.needs_files else "missing" if missing else "here",
-                "folder": str(dataset.root),
+                "state": _state(kind, missing),
+                "folder": str(dataset.root) if kind.needs_root else "",
                 "protocols": ", ".join(protocol.name for protocol in kind.protocols),
                 "get": dataset.fetch_hint() if missing else None,
             }
         )
     return rows
+
+
+def _state(kind: type[Dataset], missing: Sequence[str]) -> str:
+    if not kind.needs_files:
+        return "drawn when first used"
+    if not kind.needs_root:
+        return "yours to give"
+    return "missing" if missing else "here"
 
 
 def describe_dataset(name: str, workspace: Workspace) -> dict[str, Any]:

@@ -67,6 +67,7 @@ class Dataset(ABC):
         protocols: the questions it is used for; the first is what `--dataset NAME` alone means.
         recipes: ways to train on it; the first is the default.
         needs_files: False where the dataset makes its own files, so that no `--data-root` is needed.
+        needs_root: False where its options say where its files are, so that it has no folder of its own.
         official_num_images, official_num_classes: as published, so far as known; a run on another number is `custom/…`.
         downloads: the published files, for `plbench data download`.
         Options: what it must be told beside its folder, such as `--labels FILE`.
@@ -79,6 +80,7 @@ class Dataset(ABC):
     protocols: ClassVar[tuple[Protocol, ...]]
     recipes: ClassVar[tuple[Recipe, ...]]
     needs_files: ClassVar[bool] = True
+    needs_root: ClassVar[bool] = True
     official_num_images: ClassVar[Mapping[str, int]] = {}
     official_num_classes: ClassVar[int | None] = None
     downloads: ClassVar[tuple[RemoteFile, ...]] = ()

@@ -42,7 +42,7 @@ def header(path: Path) -> list[str]:
     if not start:
         raise DataError(f"{path} is empty; expected a line with the names of the columns")
     try:
-        return [name.strip().strip('"') for name in line.decode("utf-8").rstrip("\r").split(",")]
+        return [name.strip('"') for name in line.decode("utf-8").rstrip("\r").split(",")]
     except UnicodeDecodeError as error:
         raise DataError(f"{path}, first line: byte {error.start} is not UTF-8; save the file as UTF-8") from error
 
@@ -66,8 +66,8 @@ def text_batches(
     names = header(path)
     for name in columns:
         if names.count(name) != 1:
-            found = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
-            raise DataError(f"{path} needs one column {name!r}; its first line has {found or 'nothing'}")
+            found = ", ".join(repr(text[:40]) for text in names[:8]) + (", …" if len(names) > 8 else "")
+            raise DataError(f"{path} needs one column {name!r}; its first line has {found}")
     try:
         yield from _batches(path, columns, report, threads=True)
     except (pa.ArrowException, KeyError) as error:
@@ -108,4 +108,7 @@ def _located(path: Path, columns: Mapping[str, pa.DataType], error: Exception) -
                 pass
         except (pa.ArrowException, KeyError) as again:
             error = again
-    return " ".join(str(error).split())[:300]
+    said = " ".join(str(error).split())[:300]
+    if "straddling" in said:
+        return f"a row is longer than {_BLOCK >> 20} MB"
+    return f"{said}; expected 0 or 1" if "conversion error to bool" in said else said

@@ -30,7 +30,7 @@ def examine(workspace: Workspace) -> dict[str, Any]:
     for row in list_datasets(workspace):
         if "state" in row and row["state"] is not None:
             well = row["state"] != "missing"
-            found = f"{row['state']}: {row['folder']}"
+            found = f"{row['state']}: {row['folder']}" if row["folder"] else row["state"]
             checks.append({"check": f"data {row['name']}", "well": well, "found": found, "mend": row["get"]})
     return {"environment": environment.describe(workspace.device), "checks": checks}
 

@@ -66,9 +66,24 @@ def summarise(
     )
 
 
-def write_per_class(path: Path, cells: Cells, labels: PartialLabels) -> None:
-    """One CSV row a class: id, name, AP in percent (empty where undefined), known positives and negatives."""
+def write_per_class(
+    path: Path,
+    cells: Cells,
+    labels: PartialLabels,
+    groups: Mapping[str, Sequence[str]],
+    train_annotations: np.ndarray,
+) -> None:
+    """One CSV row a class: id, name, AP in percent (empty where undefined), known positives and negatives.
+
+    Also the groups that it is in, separated by `;`, and its quintile (1 for the classes with fewest annotations), so
+    that every figure of a record can be recomputed from this file or, for pooled ones, from the cells.
+    """
     rows = metrics.per_class_table(metrics.evaluate_cells(cells), labels.class_ids, labels.class_names)
+    members = {name: set(ids) for name, ids in groups.items()}
+    quintile = {c: n for n, part in enumerate(metrics.count_quintiles(train_annotations), 1) for c in part}
+    for c, row in enumerate(rows):
+        row["groups"] = ";".join(name for name, ids in members.items() if row["class_id"] in ids)
+        row["quintile"] = quintile[c]
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -9,7 +9,8 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from glob import escape
 from pathlib import Path
 
 from plbench.annotations import Annotations
@@ -81,22 +82,15 @@ class Index:
             return read()
         with ThreadPoolExecutor(max_workers=1) as thread:
             hashing = thread.submit(self.key)  # seconds for gigabytes: beside the reading, which waits on other things
-            if self._all_noted() and (found := self._open(hashing.result())) is not None:
+            if self._has_been_here() and (found := self._open(hashing.result())) is not None:
                 return found
             annotations = read()
-            return self._keep(annotations, hashing)
+            return self._keep(annotations, hashing.result())
 
-    def is_kept(self) -> bool:
-        """Whether the annotations are in the cache, as far as can be told without reading the files."""
-        return self._cache is not None and self._all_noted() and self._open(self.key()) is not None
-
-    def _all_noted(self) -> bool:
-        """Whether the files have been hashed before, so that their key is there at once."""
+    def _has_been_here(self) -> bool:
+        """Whether files of this name were ever indexed, so that it is worth waiting for the key of these."""
         assert self._cache is not None
-        return all(
-            (self._cache / "digests" / f"{_text_sha256(os.path.abspath(path))[:32]}.json").exists()
-            for path in self._files
-        )
+        return any(self._cache.glob(f"{escape(self._name)}-*"))
 
     def _folder(self, key: str) -> Path:
         assert self._cache is not None
@@ -108,19 +102,20 @@ class Index:
         except DataError:
             return None  # not there, or damaged: made anew
 
-    def _keep(self, annotations: Annotations, hashing: Future[str]) -> Annotations:
-        folder = self._folder(hashing.result())
+    def _keep(self, annotations: Annotations, key: str) -> Annotations:
+        folder = self._folder(key)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
             try:
                 annotations.write(temporary)
-                shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-                temporary.rename(folder)
+                temporary.chmod(0o755)  # others may share the cache
+                if self._open(key) is None:  # else another process was first
+                    shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+                    temporary.rename(folder)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         except OSError as error:
-            if (kept := self._open(hashing.result())) is not None:
-                return kept  # another process was first
-            raise unwritable(folder, error) from error
-        return Annotations.open(folder)
+            if self._open(key) is None:
+                raise unwritable(folder, error) from error
+        return self._open(key) or annotations  # another process may be replacing a damaged one this very moment

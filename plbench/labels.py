@@ -208,11 +208,13 @@ class PartialLabels:
             class_names = tuple(TextColumn.open(folder / "class_names.arrow"))
             matrix = sparse.csr_array((values, indices, indptr), shape=(len(indptr) - 1, len(class_ids)))
             matrix.check_format(full_check=True)  # an index out of range would read foreign memory
-            if matrix.dtype != np.int8 or not matrix.has_canonical_format:
-                raise ValueError("its cells are not int8, in order, each once")
+            if matrix.dtype != np.int8 or {indptr.dtype.kind, indices.dtype.kind} != {"i"}:
+                raise ValueError("its cells are not int8, or not numbered by integers")
+            if not matrix.has_canonical_format:
+                raise ValueError("its cells are not in order, each once")
+            return cls(matrix, class_ids, class_names)
         except (OSError, ValueError, EOFError, TypeError) as error:
             raise DataError(f"{folder} does not hold labels written by plbench: {error}") from error
-        return cls(matrix, class_ids, class_names)
 
     def save(self, path: Path) -> None:
         """Writes one compressed .npz file. Nothing in it is pickled."""

@@ -21,6 +21,7 @@ from plbench.workspace import Workspace
 _MODEL_OPTIONS = ("backbone", "pooling", "head", "head_width", "image_size")
 _PLAN_OPTIONS = ("epochs", "batch_size", "accumulate", "lr", "weight_decay", "optimizer", "clip_grad")
 _REQUEST_OPTIONS = ("simulate", "simulation_seed", "recipe", "regime", "precision", "seed", "selection")
+_DATA_OPTIONS = ("labels", "images", "negative_value")  # of a dataset, with options of their own
 _WEIGHTS = ("packaged", "pretrained", "random")
 
 
@@ -126,6 +127,8 @@ def _options_of(plan: RunPlan, workspace: Workspace) -> list[str]:
     values |= {name: (getattr(spec.model, name), getattr(recipe.model, name)) for name in _MODEL_OPTIONS}
     values |= {name: (getattr(spec.plan, name), getattr(recipe.plans[spec.regime], name)) for name in _PLAN_OPTIONS}
     words = [w for name, (value, default) in values.items() if value != default for w in (_option(name), str(value))]
+    for name, value in workspace.data_options.items():
+        words += [_option(name), str(value)] if name in _DATA_OPTIONS else ["-D", f"{name}={value}"]
     return [*words, *(["--skip-unreadable"] if spec.skipped_images else [])]
 
 

@@ -64,7 +64,7 @@ def summarise(job: Job, scored: Scored, folder: Path) -> dict[str, SplitMetrics]
     with job.workspace.reporter.task("Intervals") as report:
         replicates = evaluation.draw_replicates(scored.cells, labels, groups, seed, report)
     scored.cells.save(folder / "cells.npz")
-    evaluation.write_per_class(folder / "per_class.csv", scored.cells, labels)
+    evaluation.write_per_class(folder / "per_class.csv", scored.cells, labels, groups, annotations)
     evaluation.write_replicates(folder / "replicates.csv", replicates)
     summaries = {name: evaluation.summarise(scored.cells, labels, groups, annotations, replicates)}
     if scored.last_cells is not None:

@@ -8,9 +8,10 @@ import io
 import os
 import tarfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
+from typing import IO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from PIL import Image
 from plbench.columns import TextColumn, take
 from plbench.errors import DataError
 from plbench.images import DECODING_ERRORS, decoded
+from plbench.store import write_atomically
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,6 @@ class TarImages:
     ids: Sequence[str]
     places: npt.NDArray[np.int64]
     block_rows: ClassVar[int] = 1
-    _open: dict[int, int] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def open(cls, tars: Sequence[Path], ids: TextColumn, cache: Path | None) -> TarImages:
@@ -47,11 +48,16 @@ class TarImages:
         """
         places = np.full((len(ids), 3), -1, np.int64)
         for number, tar in enumerate(tars):
-            stems, offsets, sizes = _members(tar, cache)
-            position = pc.fill_null(pc.index_in(ids.array, value_set=stems.array), -1).to_numpy()
+            members = _Members.of(tar, cache)
+            position = pc.fill_null(pc.index_in(ids.array, value_set=members.stems), -1).to_numpy()
             rows = np.flatnonzero(position >= 0)
-            places[rows] = np.column_stack([np.full(len(rows), number), offsets[position[rows]], sizes[position[rows]]])
+            found = position[rows]
+            places[rows] = np.column_stack([np.full(len(rows), number), members.offsets[found], members.sizes[found]])
         return cls(tuple(tars), ids, places)
+
+    @cached_property
+    def _files(self) -> _OpenTars:
+        return _OpenTars(self.tars)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -67,9 +73,7 @@ class TarImages:
         if number < 0:
             raise DataError(f"image {self.name(row)} cannot be read: it is in none of the tar files")
         try:
-            if number not in self._open:
-                self._open[number] = os.open(self.tars[number], os.O_RDONLY)
-            return os.pread(self._open[number], size, offset)  # no position to share, so workers may fork
+            return os.pread(self._files[number], size, offset)  # no position to share, so workers may fork
         except OSError as error:
             raise DataError(f"image {self.name(row)} cannot be read: {error}") from error
 
@@ -105,34 +109,68 @@ class TarImages:
         """sha256 over the sizes of all images."""
         return hashlib.sha256(self.places[:, 2].tobytes()).hexdigest()
 
-    def __getstate__(self) -> dict[str, object]:
-        """Everything but open files, which belong to this process."""
-        return {**self.__dict__, "_open": {}}
 
-    def __setstate__(self, state: dict[str, object]) -> None:
-        """Restores what `__getstate__` gave."""
-        self.__dict__.update(state)
+@dataclass(frozen=True)
+class _Members:
+    """The regular members of a tar file: name without folder and suffix [M], offset and size in bytes [M]."""
+
+    stems: pa.LargeStringArray
+    offsets: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, tar: Path, cache: Path | None) -> _Members:
+        """From the cache where the same file was scanned before, else from the tar."""
+        try:
+            status = tar.stat()
+        except OSError as error:
+            raise DataError(f"{tar} cannot be read: {error.strerror}") from error
+        seen = hashlib.sha256(repr((str(tar.resolve()), status.st_size, status.st_mtime_ns)).encode()).hexdigest()
+        kept = None if cache is None else cache / "index" / f"tar-{seen[:24]}.arrow"
+        if kept is not None:
+            with contextlib.suppress(OSError, ValueError, KeyError, pa.ArrowException):
+                return cls._open(kept)
+        members = _scan(tar)
+        if kept is not None:
+            write_atomically(kept, members._write)
+        return members
+
+    @classmethod
+    def _open(cls, path: Path) -> _Members:
+        with pa.memory_map(str(path)) as file:
+            batch = pa.ipc.open_file(file).get_batch(0)
+        batch.validate(full=True)
+        return cls(batch["stem"], batch["offset"].to_numpy(), batch["size"].to_numpy())
+
+    def _write(self, file: IO[bytes]) -> None:
+        batch = pa.record_batch({"stem": self.stems, "offset": self.offsets, "size": self.sizes})
+        with pa.ipc.new_file(file, batch.schema) as writer:
+            writer.write_batch(batch)
 
 
-def _members(tar: Path, cache: Path | None) -> tuple[TextColumn, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Name without folder and suffix, offset and size of every regular member."""
-    status = tar.stat()
-    seen = hashlib.sha256(repr((str(tar.resolve()), status.st_size, status.st_mtime_ns)).encode()).hexdigest()
-    kept = None if cache is None else cache / "index" / f"tar-{seen[:24]}"
-    if kept is not None:
-        with contextlib.suppress(DataError, OSError, ValueError):
-            numbers = np.load(kept.with_suffix(".npy"), allow_pickle=False)
-            return TextColumn.open(kept.with_suffix(".arrow")), numbers[0], numbers[1]
-    stems, offsets, sizes = _scan(tar)
-    column, numbers = TextColumn(pa.array(stems, pa.large_string())), np.array([offsets, sizes], np.int64)
-    if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        column.save(kept.with_suffix(".arrow"))
-        np.save(kept.with_suffix(".npy"), numbers)
-    return column, numbers[0], numbers[1]
+class _OpenTars:
+    """File descriptors, opened when first needed and closed when nobody reads from them any more."""
+
+    def __init__(self, tars: tuple[Path, ...]) -> None:
+        self._tars = tars
+        self._descriptors: dict[int, int] = {}
+
+    def __getitem__(self, number: int) -> int:
+        if number not in self._descriptors:
+            opened = os.open(self._tars[number], os.O_RDONLY)
+            if self._descriptors.setdefault(number, opened) != opened:
+                os.close(opened)  # another thread was first
+        return self._descriptors[number]
+
+    def __del__(self) -> None:
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+
+    def __reduce__(self) -> tuple[type[_OpenTars], tuple[tuple[Path, ...]]]:
+        return _OpenTars, (self._tars,)  # a descriptor belongs to its process
 
 
-def _scan(tar: Path) -> tuple[list[str], list[int], list[int]]:
+def _scan(tar: Path) -> _Members:
     stems, offsets, sizes = [], [], []
     try:
         with tarfile.open(tar, "r:") as file:
@@ -144,4 +182,4 @@ def _scan(tar: Path) -> tuple[list[str], list[int], list[int]]:
                 file.members = []  # type: ignore[attr-defined]  # it would keep every header of millions
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(f"{tar} cannot be read as a plain tar file: {error}; download it again") from error
-    return stems, offsets, sizes
+    return _Members(pa.array(stems, pa.large_string()), np.array(offsets, np.int64), np.array(sizes, np.int64))

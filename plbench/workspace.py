@@ -49,10 +49,9 @@ def open_dataset(name: str, workspace: Workspace) -> Dataset:
     dataset = locate_dataset(name, workspace)
     missing = dataset.missing()
     if missing:
-        raise DataError(
-            f"dataset {name!r} needs {', '.join(missing)}, not found in {dataset.root} (give another folder with "
-            f"--data-root DIR); {dataset.fetch_hint()}"
-        )
+        where = f", not found in {dataset.root} (give another folder with --data-root DIR)"
+        needs = ", ".join(missing) + (where if dataset.needs_root else "")
+        raise DataError(f"dataset {name!r} needs {needs}; {dataset.fetch_hint()}")
     doing = "Reading the annotations of" if dataset.needs_files else "Preparing"
     with (
         workspace.store.cache_lock(f"data/{name}"),
