@@ -75,7 +75,9 @@ class _CslTable:
         for batch in text_batches(path, self._COLUMNS, report):
             splits_seen.update(pc.unique(batch["split_name"]).to_pylist())
             for name in ("label", "label_neg"):
-                self._named.update(pc.unique(_listed(batch[name])[1]).to_pylist())
+                named = pc.unique(_listed(batch[name])[1])
+                _check_mids(named, name, path)
+                self._named.update(named.to_pylist())
             chosen = batch.filter(pc.equal(batch["split_name"], split))
             for present, name in ((True, "label"), (False, "label_neg")):
                 rows, mids = _listed(chosen[name])
@@ -121,6 +123,13 @@ def _listed(texts: pa.Array) -> tuple[np.ndarray, pa.Array]:
     return rows.filter(filled).to_numpy(), items.filter(filled)
 
 
+def _check_mids(named: pa.Array, column: str, path: Path) -> None:
+    wrong = named.filter(pc.invert(pc.match_substring_regex(named, r"^/[a-z]+/[0-9a-zA-Z_]+$")))
+    if len(wrong):
+        first = wrong[0].as_py()
+        raise DataError(f"{path}: {column} lists {first[:40]!r}, which is no MID; expected lists like ['/m/04hgtk']")
+
+
 def _check_paths(paths: TextColumn, path: Path) -> None:
     wrong = pc.match_substring_regex(paths.array, r"^/|^$|\\|(^|/)\.\.(/|$)|[\x00-\x1f]")
     if pc.any(wrong).as_py():
@@ -132,5 +141,5 @@ def _check_unique(ids: pa.Array, path: Path) -> None:
     counts = pc.value_counts(ids)
     repeated = counts.filter(pc.greater(counts.field("counts"), 1))
     if len(repeated):
-        first = repeated.field("values")[0].as_py()
-        raise DataError(f"{path}: image {first[:40]!r} has {len(repeated):,} rows; expected one row an image")
+        first, rows = repeated.field("values")[0].as_py(), repeated.field("counts")[0].as_py()
+        raise DataError(f"{path}: image {first[:40]!r} has {rows:,} rows; expected one row an image")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -16,18 +17,18 @@ def read_class_list(path: Path) -> list[str]:
     Raises:
         DataError: if the file is not text, is empty, or has a line that is no MID or comes twice.
     """
-    mids = [line.strip() for line in _read_text(path).splitlines()]
-    mids = [mid for mid in mids if mid]
-    seen: set[str] = set()
-    for number, mid in enumerate(mids, 1):
+    seen: dict[str, None] = {}
+    for number, line in enumerate(_read_text(path).split("\n"), 1):
+        if not (mid := line.strip()):
+            continue
         if not mid.startswith("/") or len(mid) > 64 or " " in mid:
             raise DataError(f"{path}, line {number}: {mid[:40]!r} is no MID such as /m/04hgtk; download the file again")
         if mid in seen:
             raise DataError(f"{path}, line {number}: {mid} comes twice; download the file again")
-        seen.add(mid)
-    if not mids:
+        seen[mid] = None
+    if not seen:
         raise DataError(f"{path} is empty; expected one MID a line")
-    return mids
+    return list(seen)
 
 
 def read_descriptions(path: Path) -> dict[str, str]:
@@ -37,13 +38,16 @@ def read_descriptions(path: Path) -> dict[str, str]:
         DataError: if the file is not text, or a line does not hold two fields.
     """
     names = {}
+    reader = csv.reader(io.StringIO(_read_text(path), newline=""))
     try:
-        for number, fields in enumerate(csv.reader(_read_text(path).splitlines()), 1):
+        for fields in reader:
             if len(fields) != 2:
-                raise DataError(f"{path}, line {number}: {len(fields)} fields; expected a MID and a name")
+                raise DataError(f"{path}, line {reader.line_num}: {len(fields)} fields; expected a MID and a name")
+            if "\n" in "".join(fields):
+                raise DataError(f"{path}, before line {reader.line_num}: a quote is not closed; download the file again")
             names[fields[0]] = fields[1]
     except csv.Error as error:
-        raise DataError(f"{path} is not CSV: {error}; download the file again") from error
+        raise DataError(f"{path}, line {reader.line_num} is not CSV: {error}; download the file again") from error
     names.pop("LabelName", None)
     return names
 

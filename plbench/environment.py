@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import os
 import platform
 import subprocess
@@ -28,7 +30,21 @@ def describe(device: torch.device) -> dict[str, Any]:
         "cpu_cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         **git_state(),
+        "source_sha256": source_sha256(),
     }
+
+
+def source_sha256() -> str:
+    """Hex sha256 over all Python files of plbench: what ran, where there is no commit to tell."""
+    folder = Path(plbench.__file__).resolve().parent
+    digest = hashlib.sha256()
+    for package in ("plbench", "plbench.methods", "plbench.datasets"):
+        spec = importlib.util.find_spec(package)
+        for place in sorted(spec.submodule_search_locations or ()) if spec is not None else ():
+            pattern = "**/*.py" if Path(place).resolve() == folder else "*.py"
+            for path in sorted(Path(place).glob(pattern)):
+                digest.update(f"{package}/{path.relative_to(place).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def package_versions() -> dict[str, str | None]:

@@ -26,6 +26,8 @@ from plbench.record import (
     SplitMetrics,
     reference,
 )
+from plbench.registry import source_file
+from plbench.resolve import is_default
 from plbench.store import CHECKPOINT
 
 FILES = ("spec.toml", "log.jsonl", "cells.npz", "per_class.csv", "replicates.csv", CHECKPOINT)
@@ -80,9 +82,13 @@ def record(job: Job, scored: Scored, metrics: dict[str, SplitMetrics], folder: P
         key=spec.key,
         spec_sha256=spec.sha256(),
         spec=spec,
+        protocol_sha256=spec.protocol.sha256(),
         status="done",
         finished_at=finished_at,
         title=job.plan.method.title,
+        paper=job.plan.method.paper,
+        source_file=source_file(job.plan.method),
+        configuration="default" if is_default(job.plan) else "custom",
         environment=environment.describe(job.workspace.device),
         data=_data_summary(job),
         metrics=metrics,

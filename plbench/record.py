@@ -10,10 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from plbench.errors import StoreError
+from plbench.migrations import SCHEMA_VERSION, upgraded
 from plbench.spec import Frozen, RunSpec
 from plbench.store import RECORD, write_text
-
-SCHEMA_VERSION = 1
 
 Percent = Annotated[float, Field(ge=0.0, le=100.0)]
 Count = Annotated[int, Field(ge=0)]
@@ -138,17 +137,25 @@ class Record(Frozen):
     """One finished or failed run.
 
     Attributes:
+        protocol_sha256: of the spec's protocol, which a board compares with its own.
+        paper: the method's reference. source_file: its file below the repository's root; None for a plugin's.
+        configuration: "default" where parameters, plan and model are those of protocol and recipe, "tuned" where a
+            study chose them, "custom" where a person did; "unknown" in records of schema 1.
         metrics: by evaluation: "test" (averaged weights, the headline), "test_raw" (last weights), "validation".
         files: by name in the run's folder.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     key: str
     spec_sha256: str
     spec: RunSpec
+    protocol_sha256: str | None = None
     status: Literal["done", "failed"]
     finished_at: str
     title: str
+    paper: str = ""
+    source_file: str | None = None
+    configuration: Literal["default", "tuned", "custom", "unknown"] = "unknown"
     environment: dict[str, Any]
     data: DataSummary | None = None
     metrics: dict[str, SplitMetrics] = Field(default_factory=dict)
@@ -185,20 +192,40 @@ def read_record(folder: Path) -> Record:
     """
     path = folder / RECORD
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content.get("schema_version") if isinstance(content, dict) else None
-        if version != SCHEMA_VERSION:
-            raise StoreError(f"{path} has record schema {version!r}; this plbench reads {SCHEMA_VERSION}")
-        record = Record.model_validate(content)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        record = parse_record(path.read_bytes(), path)
+    except OSError as error:
         raise StoreError(f"{path} cannot be read as a record: {error}") from error
+    if record.spec.sha256() != record.spec_sha256 or record.spec.key != record.key:
+        raise StoreError(f"{path} was changed: its spec has sha256 {record.spec.sha256()[:16]}, it says {record.key}")
+    return record
+
+
+def parse_record(content: bytes, path: Path) -> Record:
+    """A record from its JSON, of this schema or an older one; whether its hashes agree is not looked at.
+
+    Raises:
+        StoreError: if it is no JSON, of a schema that is not known, or not valid, with the field.
+    """
+    try:
+        found = json.loads(content, parse_constant=_refuse_constant)
+        version = found.get("schema_version") if isinstance(found, dict) else None
+        if isinstance(found, dict):
+            found = upgraded(found)
+        if not isinstance(found, dict) or found.get("schema_version") != SCHEMA_VERSION:
+            raise StoreError(f"{path} has record schema {version!r}; this plbench reads 1 to {SCHEMA_VERSION}")
+        return Record.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise StoreError(f"{path} is not a valid record: {field}: {first['msg']}") from error
-    if record.spec.sha256() != record.spec_sha256 or record.spec.key != record.key:
-        raise StoreError(f"{path} was changed: its spec has sha256 {record.spec.sha256()[:16]}, it says {record.key}")
-    return record
+    except StoreError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{path} cannot be read as a record: {error}") from error
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a number that JSON knows")
 
 
 def finished_record(folder: Path) -> Record | None:

@@ -133,6 +133,12 @@ def source_sha256(plugin: type[Any]) -> str:
         raise PluginError(f"the source file of {plugin.__name__} cannot be read: {error}") from error
 
 
+def source_file(plugin: type[Any]) -> str | None:
+    """The file of a plugin that comes with plbench, relative to the repository's root; None for a stranger's."""
+    package, _, module = plugin.__module__.rpartition(".")
+    return f"{package.removeprefix('plbench.')}/{module}.py" if package.startswith("plbench.") else None
+
+
 def _bases() -> dict[Kind, type[Any]]:
     from plbench.api import Dataset, Method
 

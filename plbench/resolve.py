@@ -195,6 +195,15 @@ def complete(
     return RunPlan(spec, method, params, material, recipe, stages)
 
 
+def is_default(plan: RunPlan) -> bool:
+    """Whether a run takes the values of its protocol and recipe as they stand, so that no person tuned it by hand."""
+    spec, recipe = plan.spec, plan.recipe
+    suggested = plan.material.protocol.suggested.get(plan.method.name, {})
+    params = validate_params(plan.method, suggested).model_dump(mode="json", exclude_none=True)
+    model = spec.model.model_copy(update={"weights_sha256": recipe.model.weights_sha256})
+    return spec.method.params == params and spec.plan == recipe.plans[spec.regime] and model == recipe.model
+
+
 def fit_part_plan(plan: RunPlan, registry: Registry) -> RunPlan:
     """The same run on train without its validation part: where an early stopping epoch is chosen."""
     base = plan.spec.model_copy(update={"train_part": "fit"})

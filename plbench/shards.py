@@ -7,7 +7,6 @@ lists shards with their sizes and checksums. `plbench.packing` writes it.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import io
 import os
@@ -250,9 +249,9 @@ class ShardedImages:
 
     def subset(self, index: npt.NDArray[np.integer]) -> ShardedImages:
         """The chosen rows, in the order given. Shares open shards with this one."""
-        part = copy.copy(self)
-        for derived in ("ids", "block_rows", "_ascends"):
-            part.__dict__.pop(derived, None)
+        part = object.__new__(ShardedImages)  # copy.copy would open everything again, by __reduce__
+        of_rows = ("ids", "block_rows", "_ascends")
+        part.__dict__.update({name: value for name, value in self.__dict__.items() if name not in of_rows})
         part.rows = self.rows[index]
         return part
 

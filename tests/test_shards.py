@@ -73,6 +73,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
 
+def stop_at(number: int) -> Callable[[int, int], None]:
+    def report(done: int, total: int) -> None:
+        if done >= number:
+            raise KeyboardInterrupt
+
+    return report
+
+
 def source_row(source: ImageFiles, images: ShardedImages, row: int) -> int:
     return list(source.ids).index(images.ids[row])
 
@@ -192,25 +200,34 @@ class TestEncoding:
 
 class TestUnreadable:
     def test_they_are_left_out_and_listed(self, drawn: ImageFiles, tmp_path: Path) -> None:
-        names = list(drawn.paths)
+        names, order = list(drawn.paths), packing_order(drawn.ids)
         (tmp_path / "cut.jpg").write_bytes(drawn.read(60)[:-200])
+        (tmp_path / "small and cut.jpg").write_bytes(drawn.read(0)[:-60])  # one that would be kept as it is
         (tmp_path / "page.jpg").write_text("<html>404</html>")
-        names[3], names[150], names[299] = (str(tmp_path / name) for name in ("cut.jpg", "page.jpg", "gone.png"))
+        rows = dict(
+            zip(("cut.jpg", "small and cut.jpg", "page.jpg", "gone.png"), order[[3, 127, 150, 299]], strict=True)
+        )
+        for name, row in rows.items():
+            names[row] = str(tmp_path / name)
         source = ImageFiles(drawn.root, tuple(names), drawn.ids)
         split = pack_small(source, tmp_path / "split", workers=1)
-        assert set(split.unreadable) == {"id-3", "id-150", "id-299"}
-        assert all(str(tmp_path) in reason and "cannot be read" in reason for reason in split.unreadable.values())
-        assert "Pillow reads" in split.unreadable["id-150"]
-        assert "No such file" in split.unreadable["id-299"]
+        assert set(split.unreadable) == {drawn.ids[row] for row in rows.values()}
+        for name, row in rows.items():
+            assert f"{tmp_path / name} cannot be read" in split.unreadable[drawn.ids[row]]
+        assert "Pillow reads" in split.unreadable[drawn.ids[rows["page.jpg"]]]
+        assert "No such file" in split.unreadable[drawn.ids[rows["gone.png"]]]
         images = ShardedImages(tmp_path / "split")
         assert set(images.ids) == set(drawn.ids) - set(split.unreadable)
-        assert [shard.rows for shard in split.shards] == [128, 128, 41]
-        assert sum(shard.taken for shard in split.shards) <= split.taken == NUM_IMAGES
+        assert [(shard.rows, shard.taken) for shard in split.shards] == [(128, 130), (128, 129), (40, 41)]
+        assert split.taken == NUM_IMAGES
         assert find_unreadable(images) == {}
-        pack_small(source, tmp_path / "again")
+
+        with pytest.raises(KeyboardInterrupt):
+            pack_small(source, tmp_path / "again", report=stop_at(192))
+        assert pack_small(source, tmp_path / "again") == split
         assert contents(tmp_path / "again") == contents(tmp_path / "split")
-        (tmp_path / "split" / "shard-00001.arrow").unlink()
-        assert pack_small(source, tmp_path / "split") == split
+        (tmp_path / "again" / "shard-00001.arrow").unlink()
+        assert pack_small(source, tmp_path / "again") == split
         assert contents(tmp_path / "again") == contents(tmp_path / "split")
 
     @pytest.mark.parametrize("workers", [0, 1])
@@ -281,12 +298,8 @@ class TestInterruption:
     def test_finished_shards_are_not_made_again(
         self, drawn: ImageFiles, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def stop(done: int, total: int) -> None:
-            if done >= 192:
-                raise KeyboardInterrupt
-
         with pytest.raises(KeyboardInterrupt):
-            pack_small(drawn, tmp_path / "split", report=stop)
+            pack_small(drawn, tmp_path / "split", report=stop_at(192))
         with pytest.raises(DataError, match="has 128 of 300 images; run plbench data prepare again"):
             ShardedImages(tmp_path / "split")
         first = (tmp_path / "split" / "shard-00000.arrow").stat()
@@ -368,6 +381,7 @@ class TestReading:
         assert len(images.ids) == NUM_IMAGES
         part = images.subset(np.array([250, 3, 129])).subset(np.array([2, 0]))
         assert len(part) == 2
+        assert part._open is images._open, "a file is opened once for all subsets"
         assert list(part.ids) == [images.ids[129], images.ids[250]]
         assert [part.read(0), part.read(1)] == [images.read(129), images.read(250)]
         assert part.name(0) == f"{images.ids[129]} (row 1 of shard-00001.arrow)"

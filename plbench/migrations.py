@@ -1,0 +1,32 @@
+"""Records of older schema versions, brought up to the present one step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Content = dict[str, Any]
+
+SCHEMA_VERSION = 2
+
+
+def upgraded(content: Content) -> Content:
+    """A record's content in the present schema; unchanged where it is that, or one that nobody knows.
+
+    Args:
+        content: as read from JSON.
+    """
+    version = content.get("schema_version")
+    while isinstance(version, int) and not isinstance(version, bool) and version in _STEPS:
+        content = _STEPS[version](content)
+        version += 1
+        content["schema_version"] = version
+    return content
+
+
+def _from_1(content: Content) -> Content:
+    """Version 2 says where a method comes from, and whether a run took default values, which 1 did not tell."""
+    return {"paper": "", "source_file": None, "configuration": "unknown", "protocol_sha256": None, **content}
+
+
+_STEPS: dict[int, Callable[[Content], Content]] = {1: _from_1}
