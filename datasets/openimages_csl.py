@@ -85,7 +85,7 @@ class _CslTable:
             self._paths.append(chosen["filepath"])
             num_images += len(chosen)
         if num_images == 0:
-            found = ", ".join(sorted(splits_seen)) or "none"
+            found = ", ".join(repr(name[:20]) for name in sorted(splits_seen)[:8]) or "none"
             raise DataError(f"{path} has no row with split_name {split!r}; it has {found}")
 
     def all_classes(self) -> list[str]:
