@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from plbench.evaluation import read_replicates
-from plbench.intervals import holm, interval, paired_difference, seeds_interval
+from plbench.intervals import PairedDifference, holm, interval, paired_difference, seeds_interval
 from plbench.randomness import derive_seed
 from plbench.record import Record, whole_file
-from plbench.spec import Protocol, RunSpec
+from plbench.spec import RunSpec
 
 
 @dataclass(frozen=True)
@@ -89,59 +89,79 @@ def _setting_key(spec: RunSpec) -> tuple[str, ...]:
 def _setting(members: Sequence[tuple[Path, Record]]) -> Setting:
     groups: dict[str, list[tuple[Path, Record]]] = defaultdict(list)
     for folder, record in members:
-        groups[record.spec.model_copy(update={"seed": 0, "stages": {}}).canonical()].append((folder, record))
-    labels = _labels([group[0][1] for group in groups.values()])
-    protocol = members[0][1].spec.protocol
-    drawn = [_Drawn(group, label, protocol) for group, label in zip(groups.values(), labels, strict=True)]
+        groups[same_but_seed(record.spec)].append((folder, record))
+    labels = row_labels([group[0][1] for group in groups.values()])
+    drawn = [_drawn(group, label) for group, label in zip(groups.values(), labels, strict=True)]
     drawn.sort(key=lambda row: -row.points["map_c"].mean())
     spec = members[0][1].spec
-    model = f"{spec.model.backbone} at {spec.model.image_size} px, {spec.model.head} head"
-    return Setting(protocol.name, spec.regime, model, tuple(_against_best(drawn)))
+    return Setting(spec.protocol.name, spec.regime, model_words(spec), tuple(_against_best(drawn)))
 
 
-class _Drawn:
-    """A row's values and bootstrap replicates over its seeds."""
+def same_but_seed(spec: RunSpec) -> str:
+    """What the runs of one row have in common: everything but the seed, and the stages that follow from it."""
+    return spec.model_copy(update={"seed": 0, "stages": {}}).canonical()
 
-    def __init__(self, group: Sequence[tuple[Path, Record]], label: str, protocol: Protocol) -> None:
-        self.records = [record for _, record in sorted(group, key=lambda item: item[1].spec.seed)]
-        folders = [folder for folder, _ in sorted(group, key=lambda item: item[1].spec.seed)]
-        pairs = zip(folders, self.records, strict=True)
-        tables = [read_replicates(whole_file(folder, record, "replicates.csv")) for folder, record in pairs]
-        self.label, self.seed = label, derive_seed(0, "compare", protocol.name)
+
+def model_words(spec: RunSpec) -> str:
+    """Backbone, resolution and head, for a heading."""
+    return f"{spec.model.backbone} at {spec.model.image_size} px, {spec.model.head} head"
+
+
+def _drawn(group: Sequence[tuple[Path, Record]], label: str) -> Drawn:
+    runs = [(record, read_replicates(whole_file(folder, record, "replicates.csv"))) for folder, record in group]
+    return Drawn(label, runs)
+
+
+class Drawn:
+    """A row's values and bootstrap replicates over its seeds.
+
+    Attributes:
+        records: by seed. points: [S] by metric, percent. replicates: [S, R] by metric.
+    """
+
+    def __init__(self, label: str, runs: Sequence[tuple[Record, dict[str, np.ndarray]]]) -> None:
+        """Takes the runs of one row with their replicates."""
+        ordered = sorted(runs, key=lambda run: run[0].spec.seed)
+        self.label, self.records = label, [record for record, _ in ordered]
+        tables = [table for _, table in ordered]
+        self.seed = derive_seed(0, "compare", self.records[0].spec.protocol.name)
         self.replicates = {name: np.stack([table[name] for table in tables]) for name in tables[0]}
         self.points = {name: np.array([_point(r, name) for r in self.records]) for name in tables[0]}
 
     def row(self, difference: Figure | None, p_value: float | None) -> Row:
+        """The row with what it is compared to."""
         test = self.records[0].test
         return Row(
             method=self.records[0].spec.method.name,
             label=self.label,
             seeds=tuple(record.spec.seed for record in self.records),
             keys=tuple(record.key for record in self.records),
-            figures={name: self._figure(name) for name in self.points},
+            figures={name: self.figure(name) for name in self.points},
             num_classes_scored=test.num_classes_scored,
             num_classes=test.num_classes,
             difference=difference,
             p_value=p_value,
         )
 
-    def _figure(self, name: str) -> Figure:
+    def figure(self, name: str) -> Figure:
+        """Mean over seeds of a metric, with its interval."""
         mean = float(self.points[name].mean())
         return Figure(mean, *interval(seeds_interval(self.replicates[name], seed=self.seed), point=mean))
 
-
-def _against_best(drawn: Sequence[_Drawn]) -> list[Row]:
-    best, others = drawn[0], drawn[1:]
-    gaps = [
-        paired_difference(
-            row.replicates["map_c"],
-            best.replicates["map_c"],
-            row.points["map_c"],
-            best.points["map_c"],
-            seed=best.seed,
+    def minus(self, other: Drawn) -> PairedDifference:
+        """Difference of mAP(C) to another row, on the same resamples of the same images."""
+        return paired_difference(
+            self.replicates["map_c"],
+            other.replicates["map_c"],
+            self.points["map_c"],
+            other.points["map_c"],
+            seed=self.seed,
         )
-        for row in others
-    ]
+
+
+def _against_best(drawn: Sequence[Drawn]) -> list[Row]:
+    best, others = drawn[0], drawn[1:]
+    gaps = [row.minus(best) for row in others]
     adjusted: Iterable[float] = holm([gap.p_value for gap in gaps]) if gaps else []
     rows = [best.row(None, None)]
     for row, gap, p_value in zip(others, gaps, adjusted, strict=True):
@@ -155,7 +175,7 @@ def _point(record: Record, name: str) -> float:
     return float("nan") if estimate.value is None else estimate.value
 
 
-def _labels(records: Sequence[Record]) -> list[str]:
+def row_labels(records: Sequence[Record]) -> list[str]:
     """Titles, with the parameters and plan values in which rows of one method differ."""
     values = [_flat(record.spec) for record in records]
     labels = []

@@ -28,6 +28,7 @@ class Preparation(BaseModel):
 
     Attributes:
         dataset: its name. source: fingerprint of the dataset that it was made from. done: whether it is whole.
+        num_images: by split, of the dataset that it was made from; those that could not be read are left out here.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,6 +39,7 @@ class Preparation(BaseModel):
     short_side: int
     quality: int
     splits: tuple[str, ...]
+    num_images: dict[str, int]
     groups: dict[str, tuple[str, ...]]
     done: bool
 
@@ -76,6 +78,8 @@ class PreparedDataset(Dataset):
         self.about = read_preparation(root)
         if self.about.dataset != self.name:
             raise DataError(f"{root} holds {self.about.dataset!r}, prepared; give --dataset {self.about.dataset}")
+        if self.official_num_images or self.official_num_classes is not None:  # what was left out makes it another
+            self.official_num_images = {**self.about.num_images, **self.official_num_images}  # type: ignore[misc]
         self._splits: dict[str, LabelledSplit] = {}
 
     def missing(self) -> list[str]:

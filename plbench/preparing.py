@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+from filelock import FileLock
 
 from plbench.annotations import Annotations
 from plbench.columns import TextColumn
@@ -18,7 +19,7 @@ from plbench.errors import DataError, PlbenchError
 from plbench.packing import pack
 from plbench.prepared import PREPARED, Preparation, PreparedDataset, is_prepared, read_preparation
 from plbench.shards import PackedSplit, ShardedImages
-from plbench.store import write_json
+from plbench.store import unwritable, write_json
 from plbench.workspace import Workspace, open_dataset
 
 
@@ -48,13 +49,14 @@ def prepare(
     dataset = open_dataset(name, workspace)
     if isinstance(dataset, PreparedDataset):
         raise PlbenchError(f"{dataset.root} is prepared already; give the folder of the published files as --data-root")
-    chosen = tuple(splits) or dataset.used_splits()
+    chosen = tuple(dict.fromkeys(splits)) or dataset.used_splits()
     about = Preparation(
         dataset=name,
         source=dataset.fingerprint(),
         short_side=short_side,
         quality=quality,
         splits=chosen,
+        num_images={split: len(dataset.split(split).images) for split in chosen},
         groups=dataset.groups(),
         done=False,
     )
@@ -100,7 +102,7 @@ def _check_same(about: Preparation, out: Path) -> None:
             raise DataError(f"{out} holds other files; give an empty or new folder as --out")
         return
     before = read_preparation(out)
-    given, found = (item.model_dump(exclude={"done", "groups"}) for item in (about, before))
+    given, found = (item.model_dump(exclude={"done", "groups", "num_images"}) for item in (about, before))
     if differing := [f"{name} {found[name]}, not {given[name]}" for name in given if given[name] != found[name]]:
         raise DataError(f"{out} was prepared with {', '.join(differing)}; give the same options, or another --out")
 
@@ -111,13 +113,17 @@ def _write_labels(labelled: LabelledSplit, folder: Path, notes: tuple[str, ...])
     known = labelled.images.ids
     every = known if isinstance(known, TextColumn) else TextColumn.of(known)
     rows = pc.index_in(ids.array, value_set=every.array).to_numpy()
-    temporary = Path(tempfile.mkdtemp(prefix=".labels.", dir=folder))
     try:
-        Annotations(ids, labelled.labels.subset(rows), notes=notes).write(temporary)
-        shutil.rmtree(folder / "labels", ignore_errors=True)
-        temporary.rename(folder / "labels")
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with FileLock(folder / ".lock"):
+            for leftover in folder.glob(".labels.*"):  # of a process that was killed
+                shutil.rmtree(leftover)
+            temporary = Path(tempfile.mkdtemp(prefix=".labels.", dir=folder))
+            Annotations(ids, labelled.labels.subset(rows), notes=notes).write(temporary)
+            temporary.chmod(0o755)  # others may share the folder
+            shutil.rmtree(folder / "labels", ignore_errors=True)
+            temporary.rename(folder / "labels")
+    except OSError as error:
+        raise unwritable(folder / "labels", error) from error
 
 
 def _summary(split: str, packed: PackedSplit, num_absent: int) -> dict[str, Any]:

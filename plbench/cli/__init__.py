@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from plbench import __version__
+from plbench.cli.board import board_app
 from plbench.cli.data import data_app
 from plbench.cli.look import doctor, methods_app, runs_app
 from plbench.cli.run import run
@@ -27,6 +28,7 @@ app.command()(doctor)
 app.add_typer(methods_app, name="methods")
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")
+app.add_typer(board_app, name="board")
 
 
 def main() -> None:

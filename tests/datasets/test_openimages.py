@@ -288,12 +288,14 @@ def pack(folder: Path, path: Path) -> None:
     shutil.rmtree(folder)
 
 
-class TestLayouts:
-    @pytest.fixture(scope="class")
-    def pictures(self, fixtures: dict[str, Path]) -> dict[str, bytes]:
-        images = OpenImagesV6(fixtures["openimages-v6"]).split("train").images
-        return {identity: images.read(row) for row, identity in enumerate(images.ids)}
+@pytest.fixture(scope="module")
+def pictures(fixtures: dict[str, Path]) -> dict[str, bytes]:
+    """Image files by id."""
+    images = OpenImagesV6(fixtures["openimages-v6"]).split("train").images
+    return {identity: images.read(row) for row, identity in enumerate(images.ids)}
 
+
+class TestLayouts:
     @pytest.mark.parametrize("layout", LAYOUTS)
     @pytest.mark.parametrize("split", ["train", "test"])
     @pytest.mark.parametrize("kind", KINDS)

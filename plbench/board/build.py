@@ -1,0 +1,73 @@
+"""Building what boards show: every file follows from records, ledgers and quotations, to the byte."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from plbench.board import text
+from plbench.board.boards import BoardFolder, open_boards
+from plbench.board.page import render_page
+from plbench.board.published import read_quotations
+from plbench.board.rows import board_values
+from plbench.store import write_text
+
+PAGE = "index.html"
+
+
+def build(root: Path) -> dict[Path, str]:
+    """Every built file of all boards, by path.
+
+    Args:
+        root: usually `leaderboards`.
+
+    Raises:
+        PlbenchError: if there are no boards, or one cannot be read.
+    """
+    boards = all_values(root, open_boards(root))
+    files = {root / PAGE: render_page(boards), root / "README.md": _overview(boards)}
+    for board in boards:
+        folder = root / board["name"]
+        files[folder / "README.md"] = text.as_markdown(board, f"../{PAGE}")
+        files[folder / "table.csv"] = text.as_csv(board)
+        files[folder / "table.tex"] = text.as_latex(board)
+        files[folder / "table.json"] = text.as_json(board)
+    return files
+
+
+def all_values(root: Path, folders: Sequence[BoardFolder]) -> list[dict[str, Any]]:
+    """What each board shows, as plain values."""
+    return [board_values(folder, read_quotations(root, folder.board.name)) for folder in folders]
+
+
+def write(files: dict[Path, str]) -> list[Path]:
+    """Writes the files that differ from what is there; returns their paths."""
+    changed = differing(files)
+    for path in changed:
+        write_text(path, files[path])
+    return changed
+
+
+def differing(files: dict[Path, str]) -> list[Path]:
+    """Paths whose content is not what was built."""
+    return [path for path, content in files.items() if not path.is_file() or path.read_bytes() != content.encode()]
+
+
+def _overview(boards: Sequence[dict[str, Any]]) -> str:
+    lines = [
+        "# Leaderboards",
+        "",
+        f"Built by `plbench board build` from the records beside them. [The page]({PAGE}) shows all of them, with "
+        "classes and details; it needs no network.",
+        "",
+        "| board | protocol | best | mAP(C) | rows |",
+        "|---|---|---|---|---|",
+    ]
+    for board in boards:
+        rows = [row for section in board["sections"] for row in section["rows"]]
+        best = next((row for row in rows if row["rank"] == 1), None)
+        name = f"[{board['title']}]({board['name']}/README.md)"
+        shown = ("–", "–") if best is None else (best["label"], text.measured(best["figures"]["map_c"]))
+        lines.append(f"| {name} | `{board['protocol']}` | {shown[0]} | {shown[1]} | {len(rows)} |")
+    return "\n".join(lines) + "\n"

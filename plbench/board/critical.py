@@ -1,0 +1,209 @@
+"""Methods across boards: average ranks, which of them no test tells apart, and the picture of both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+
+FEWEST_BOARDS = 5
+"""Below this rank tests have next to no power: Demšar's own examples rest on 14 data sets and more."""
+
+
+@dataclass(frozen=True)
+class RankComparison:
+    """Average ranks of the methods that are on every board.
+
+    Attributes:
+        boards: that took part.
+        ranks: (method, average rank), best first; 1 is the best rank, tied methods share the mean of theirs.
+        difference: Nemenyi's critical difference of average ranks; None with fewer than `FEWEST_BOARDS` boards.
+        friedman_p: of all methods being equal (Iman and Davenport's F); None likewise.
+        cliques: first and last position in `ranks` of each largest group that is not distinguishable.
+        level: of both tests.
+    """
+
+    boards: tuple[str, ...]
+    ranks: tuple[tuple[str, float], ...]
+    difference: float | None
+    friedman_p: float | None
+    cliques: tuple[tuple[int, int], ...]
+    level: float
+
+    @property
+    def sentence(self) -> str:
+        """What the picture shows, which test it rests on, and when it rests on none."""
+        start = f"Average rank by mAP(C) of {len(self.ranks)} methods over {len(self.boards)} boards, 1 is best."
+        if self.difference is None or self.friedman_p is None:
+            return (
+                f"{start} With fewer than {FEWEST_BOARDS} boards no test has the power to tell methods apart: "
+                "these are ranks, not findings."
+            )
+        friedman = f"Friedman's test: p {'< 0.001' if self.friedman_p < 0.001 else f'= {self.friedman_p:.3f}'}"
+        if self.friedman_p > self.level:
+            return f"{start} {friedman}, so that no two methods can be told apart."
+        return (
+            f"{start} {friedman}. A bar on the right joins methods that cannot be told apart: their average ranks lie "
+            f"within Nemenyi's critical difference, {self.difference:.2f} at {self.level:.0%} (Demšar, 2006)."
+        )
+
+
+def compare_ranks(scores: Mapping[str, Mapping[str, float]], *, level: float = 0.05) -> RankComparison | None:
+    """Friedman's test with Nemenyi's critical difference over boards (Demšar, JMLR 7, 2006).
+
+    The boards count as independent samples, which boards of one dataset are not.
+
+    Args:
+        scores: by board, then method; higher is better. Methods that lack a board are left out.
+        level: of both tests.
+
+    Returns:
+        None if fewer than two boards share fewer than two methods.
+    """
+    boards = tuple(sorted(scores))
+    methods = sorted(set.intersection(*(set(scores[board]) for board in boards))) if boards else []
+    if len(boards) < 2 or len(methods) < 2:
+        return None
+    from scipy.stats import rankdata  # costs a second, which the pages of most boards need not pay
+
+    table = np.array([[scores[board][method] for method in methods] for board in boards], np.float64)
+    ranks = rankdata(-table, axis=1)
+    average = ranks.mean(axis=0)
+    order = np.argsort(average, kind="stable")
+    best_first = [(methods[index], float(average[index])) for index in order]
+    difference = friedman_p = None
+    cliques: tuple[tuple[int, int], ...] = ()
+    if len(boards) >= FEWEST_BOARDS:
+        difference = _nemenyi(len(methods), len(boards), level)
+        friedman_p = _friedman(ranks)
+        reach = difference if friedman_p <= level else float("inf")
+        cliques = _cliques([rank for _, rank in best_first], reach)
+    return RankComparison(boards, tuple(best_first), difference, friedman_p, cliques, level)
+
+
+def critical_difference_svg(
+    scores: Mapping[str, Mapping[str, float]],
+    *,
+    titles: Mapping[str, str] | None = None,
+    identifier: str = "ranks",
+    level: float = 0.05,
+) -> str:
+    """The picture as SVG with a text alternative: one line for each method, a bar beside those in one clique.
+
+    Args:
+        scores: as for `compare_ranks`.
+        titles: what to call a method.
+        identifier: letters, digits and hyphens; names the elements inside, so that one page can hold several.
+        level: of the tests.
+
+    Returns:
+        "" where `compare_ranks` finds nothing to compare.
+    """
+    comparison = compare_ranks(scores, level=level)
+    return "" if comparison is None else draw(comparison, titles=titles or {}, identifier=identifier)
+
+
+_LEFT, _RIGHT, _TOP, _STEP = 236.0, 520.0, 46.0, 24.0  # the axis' ends, the first line, and the distance of lines
+_LONGEST = 32  # characters of a method's title that fit to the left of the axis
+
+
+def draw(comparison: RankComparison, *, titles: Mapping[str, str], identifier: str) -> str:
+    """The SVG of a comparison; arguments as for `critical_difference_svg`."""
+    worst = len(comparison.ranks)
+    named = [(titles.get(method, method), rank) for method, rank in comparison.ranks]
+    height = _TOP + _STEP * worst + 6
+
+    def place(rank: float) -> float:
+        return _LEFT + (rank - 1) / (worst - 1) * (_RIGHT - _LEFT)
+
+    width = 600 + 14 * _columns(comparison.cliques)
+    parts = [
+        f'<svg class="ranks" xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height:.0f}" '
+        f'viewBox="0 0 {width} {height:.0f}" font-family="sans-serif" font-size="13" fill="currentColor" '
+        f'role="img" aria-labelledby="{identifier}-title {identifier}-text">',
+        f'<title id="{identifier}-title">Average ranks across boards</title>',
+        f'<desc id="{identifier}-text">{escape(_description(comparison, named))}</desc>',
+        f'<path d="M{_LEFT:.1f} 30H{_RIGHT:.1f}" stroke="currentColor"/>',
+    ]
+    for tick in range(1, worst + 1):
+        if worst <= 12 or tick in (1, worst) or tick % 5 == 0:
+            parts.append(f'<path d="M{place(tick):.1f} 25V30" stroke="currentColor"/>')
+            parts.append(f'<text x="{place(tick):.1f}" y="19" text-anchor="middle" font-size="11">{tick}</text>')
+    for index, (title, rank) in enumerate(named):
+        y = _TOP + _STEP * (index + 0.5) - 8
+        short = title if len(title) <= _LONGEST else title[: _LONGEST - 1] + "…"
+        parts += [
+            f'<text x="{_LEFT - 16:.1f}" y="{y + 4.5:.1f}" text-anchor="end">{escape(short)}</text>',
+            f'<path class="guide" d="M{_LEFT:.1f} {y:.1f}H{_RIGHT:.1f}" stroke="currentColor" stroke-opacity="0.18"/>',
+            f'<circle class="dot" cx="{place(rank):.1f}" cy="{y:.1f}" r="4.5"/>',
+            f'<text x="{_RIGHT + 16:.1f}" y="{y + 4.5:.1f}">{rank:.2f}</text>',
+        ]
+    if comparison.difference is not None:
+        end = min(place(1 + comparison.difference), _RIGHT)
+        parts.append(
+            f'<path d="M{_LEFT:.1f} 36V42M{_LEFT:.1f} 39H{end:.1f}M{end:.1f} 36V42" stroke="currentColor" fill="none"/>'
+            f'<text x="{_LEFT - 16:.1f}" y="43" text-anchor="end" font-size="11">critical difference</text>'
+        )
+    for column, (first, last) in _side_by_side(comparison.cliques):
+        x, top = 584 + 14 * column, _TOP + _STEP * first - 3
+        bottom = _TOP + _STEP * (last + 1) - 13
+        parts.append(f'<path d="M{x} {top:.1f}V{bottom:.1f}" stroke="currentColor" stroke-width="4"/>')
+    return "\n".join([*parts, "</svg>"])
+
+
+def _description(comparison: RankComparison, named: list[tuple[str, float]]) -> str:
+    listed = "; ".join(f"{title} {rank:.2f}" for title, rank in named)
+    groups = [", ".join(title for title, _ in named[first : last + 1]) for first, last in comparison.cliques]
+    together = "".join(f" Not distinguishable: {group}." for group in groups)
+    return f"{comparison.sentence} {listed}.{together}"
+
+
+def _nemenyi(num_methods: int, num_boards: int, level: float) -> float:
+    from scipy.stats import studentized_range
+
+    quantile = float(studentized_range.ppf(1 - level, num_methods, np.inf)) / np.sqrt(2)
+    return float(quantile * np.sqrt(num_methods * (num_methods + 1) / (6 * num_boards)))
+
+
+def _friedman(ranks: np.ndarray) -> float:
+    """P value of Iman and Davenport's F for [boards, methods] ranks; the variance of tied ranks is their own."""
+    from scipy.stats import f
+
+    num_boards, num_methods = ranks.shape
+    spread = ((ranks - (num_methods + 1) / 2) ** 2).sum()
+    if spread == 0:
+        return 1.0
+    between = ((ranks.sum(axis=0) - num_boards * (num_methods + 1) / 2) ** 2).sum()
+    chi_squared = (num_methods - 1) * between / spread
+    rest = num_boards * (num_methods - 1) - chi_squared
+    if rest <= 1e-9:  # all boards agree
+        return 0.0
+    statistic = (num_boards - 1) * chi_squared / rest
+    return float(f.sf(statistic, num_methods - 1, (num_methods - 1) * (num_boards - 1)))
+
+
+def _cliques(ranks: list[float], reach: float) -> tuple[tuple[int, int], ...]:
+    """First and last position of each largest run of sorted `ranks` that spans less than `reach`."""
+    runs: list[tuple[int, int]] = []
+    for first, start in enumerate(ranks):
+        last = max(index for index, rank in enumerate(ranks) if index == first or (rank - start < reach))
+        if last > first and not (runs and runs[-1][1] >= last):
+            runs.append((first, last))
+    return tuple(runs)
+
+
+def _side_by_side(cliques: tuple[tuple[int, int], ...]) -> list[tuple[int, tuple[int, int]]]:
+    """Each clique with the first column in which it touches no other."""
+    ends: list[int] = []
+    placed = []
+    for first, last in cliques:
+        column = next((index for index, end in enumerate(ends) if end < first), len(ends))
+        ends[column : column + 1] = [last]
+        placed.append((column, (first, last)))
+    return placed
+
+
+def _columns(cliques: tuple[tuple[int, int], ...]) -> int:
+    return 1 + max((column for column, _ in _side_by_side(cliques)), default=0)

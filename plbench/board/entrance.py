@@ -1,0 +1,152 @@
+"""How records come onto a board, are confirmed there, and leave it: the ledger only ever grows."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from plbench.board.boards import BOARD, Board, BoardFolder, Event, open_boards
+from plbench.board.checks import check_entry
+from plbench.board.entries import FILES, read_entry
+from plbench.errors import PlbenchError, did_you_mean
+from plbench.record import Record, read_record
+from plbench.registry import Registry
+from plbench.spec import Protocol
+from plbench.store import RECORD, write_json
+
+
+def add(runs: Sequence[Path], root: Path) -> list[tuple[str, str]]:
+    """Copies records, with their per-class tables and replicates, onto the boards of their protocols.
+
+    Args:
+        runs: folders of finished runs.
+        root: usually `leaderboards`.
+
+    Returns:
+        Board and key of each record that was added; those that are there already are left out.
+
+    Raises:
+        PlbenchError: if a run cannot be trusted, naming the first field, or no board asks its question. Nothing is
+            added then.
+    """
+    boards = open_boards(root)
+    chosen: list[tuple[BoardFolder, Path]] = []
+    for folder in runs:
+        chosen += [(board, folder) for board in _homes(folder, boards)]
+    wanted = [(board, folder) for board, folder in chosen if read_record(folder).key not in board.added]
+    for board, folder in wanted:
+        _admit(board, folder)
+    added = []
+    for board, folder in wanted:
+        key = read_record(folder).key
+        target = board.record_folder(key)
+        target.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            shutil.copyfile(folder / name, target / name)
+        entry = read_entry(target)
+        fingerprint = {"dataset_fingerprint": entry.record.spec.dataset_fingerprint}
+        changed = board.board.model_copy(update=fingerprint) if board.board.dataset_fingerprint is None else None
+        board.append([Event(event="added", key=key, at=now(), sha256=entry.sha256[RECORD])], changed)
+        added.append((board.board.name, key))
+    return added
+
+
+def asked_for(found: Sequence[tuple[Path, Record]], root: Path) -> list[Path]:
+    """The finished runs among these whose protocol is a board's question or ceiling, or one by another seed."""
+    boards = open_boards(root)
+    asked = {sha for board in boards for sha in (board.board.protocol_sha256, board.board.ceiling_sha256)}
+    return [folder for folder, record in found if record.status == "done" and record.spec.protocol.sha256() in asked]
+
+
+def found_board(root: Path, name: str, title: str, protocol: str, registry: Registry, *, about: str) -> BoardFolder:
+    """Founds a board for a protocol named as its dataset names it; the ceiling is the dataset's complete labels.
+
+    Raises:
+        PlbenchError: if no dataset owns such a protocol.
+    """
+    broken = registry.broken("dataset")
+    kinds = [registry.dataset(dataset) for dataset in registry.names("dataset") if dataset not in broken]
+    known = {own.name: (own, kind) for kind in kinds for own in kind.protocols if not own.name.startswith("custom/")}
+    if protocol not in known:
+        raise PlbenchError(f"no dataset owns protocol {protocol!r}; {did_you_mean(protocol, known)}")
+    own, kind = known[protocol]
+    complete = next((other for other in kind.protocols if other.simulation == "none"), None)
+    ceiling = complete if own.simulation != "none" else None
+    return new_board(root, name, title, own, about=about, ceiling=ceiling)
+
+
+def _homes(folder: Path, boards: Sequence[BoardFolder]) -> list[BoardFolder]:
+    """The boards that ask the run's question, or have its protocol for their ceiling."""
+    record = read_record(folder)
+    sha256 = record.spec.protocol.sha256()
+    homes = [board for board in boards if sha256 in (board.board.protocol_sha256, board.board.ceiling_sha256)]
+    if not homes:
+        raise PlbenchError(
+            f"run {record.key}: no board asks protocol {record.spec.protocol.name} (sha256 {sha256[:16]}…); plbench "
+            "board new makes one for an official protocol"
+        )
+    return homes
+
+
+def _admit(board: BoardFolder, folder: Path) -> None:
+    """Refuses what the board's verification would refuse."""
+    entry = read_entry(folder)
+    role = "ceiling" if entry.record.spec.protocol.sha256() == board.board.ceiling_sha256 else "row"
+    refusals = check_entry(entry, board.board, role=role)
+    if refusals:
+        more = f" ({len(refusals)} fields in all)" if len(refusals) > 1 else ""
+        raise PlbenchError(f"{board.board.name} does not take {refusals[0]}{more}")
+
+
+def withdraw(key: str, why: str, root: Path) -> list[str]:
+    """Marks a record as withdrawn on every board that has it; nothing is deleted.
+
+    Returns:
+        Names of the boards.
+
+    Raises:
+        PlbenchError: if no board has it, or it is withdrawn already.
+    """
+    boards = [board for board in open_boards(root) if key in board.added and key not in board.withdrawn]
+    if not boards:
+        raise PlbenchError(f"no board in {root} has a record {key!r} that is not withdrawn yet")
+    for board in boards:
+        raised = board.board.model_copy(update={"version": board.board.version + 1})
+        board.append([Event(event="withdrawn", key=key, at=now(), why=why)], raised)
+    return [board.board.name for board in boards]
+
+
+def new_board(
+    root: Path, name: str, title: str, protocol: Protocol, *, about: str = "", ceiling: Protocol | None = None
+) -> BoardFolder:
+    """Founds a board.
+
+    Args:
+        root: usually `leaderboards`.
+        name: of the folder. title: of the table. about: one sentence.
+        protocol: the question.
+        ceiling: the protocol without a simulation, where there is one.
+
+    Raises:
+        PlbenchError: if there is one of that name already.
+    """
+    if (root / name / BOARD).exists():
+        raise PlbenchError(f"{root / name} is a board already")
+    board = Board(
+        name=name,
+        title=title,
+        about=about,
+        dataset=protocol.dataset,
+        protocol=protocol.name,
+        protocol_sha256=protocol.sha256(),
+        ceiling_sha256=None if ceiling is None else ceiling.sha256(),
+    )
+    write_json(root / name / BOARD, board.model_dump(mode="json"))
+    return BoardFolder(root / name)
+
+
+def now() -> str:
+    """UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,162 @@
+"""A board as Markdown, CSV, LaTeX and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+Values = Mapping[str, Any]
+_MARKDOWN_SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>#|~!"})
+_CSV_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def as_json(board: Values) -> str:
+    """All values of a board."""
+    return json.dumps(board, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def as_csv(board: Values) -> str:
+    """One line a row, in plain numbers: percent, percentage points, hours."""
+    metrics = ["map_c", "map_o", *board["groups"]]
+    parts = ("mean", "low", "high")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    head = ["section", "rank", "method", "label", "tier", "status", "seeds", "classes_scored", "classes"]
+    figures = [f"{metric}_{part}" for metric in metrics for part in parts]
+    gap = ["to_best", "to_best_low", "to_best_high", "p_holm"]
+    writer.writerow([*head, *figures, *gap, "hours", "device", "images_per_second", "commit", "keys"])
+    for section in board["sections"]:
+        for row in section["rows"]:
+            best, cost = row["to_best"] or {}, row["cost"]
+            values = [section["id"], row["rank"], row["method"], row["label"], row["tier"], status(row)]
+            values += [len(row["seeds"]), row["num_classes_scored"], row["num_classes"]]
+            values += [row["figures"].get(metric, {}).get(part) for metric in metrics for part in parts]
+            values += [best.get(name) for name in ("difference", "low", "high", "p")]
+            values += [cost["hours"], cost["device"], cost["images_per_second"], row["commit"], " ".join(row["keys"])]
+            writer.writerow([_cell(value) for value in values])
+    return text.getvalue()
+
+
+def status(row: Values) -> str:
+    """In a word, why a row has no rank; "ranked" where it has one."""
+    if row["withdrawn"] is not None:
+        return "withdrawn"
+    if row["ceiling"]:
+        return "ceiling"
+    return "provisional" if row["provisional"] else "ranked"
+
+
+def as_markdown(board: Values, name_of_page: str) -> str:
+    """The board's page in the repository."""
+    lines = [f"# {_markdown(board['title'])}", ""]
+    if board["about"]:
+        lines += [_markdown(board["about"]), ""]
+    lines += [
+        f"Protocol `{board['protocol']}` (sha256 `{board['protocol_sha256'][:16]}…`), board version "
+        f"{board['version']}. The same with every class and every record: [the page]({name_of_page}#{board['name']}), "
+        "[CSV](table.csv), [LaTeX](table.tex), [JSON](table.json).",
+        "",
+        "Percent; ± is half the 95 % interval over seeds and test images. Rows that share a rank are not told apart "
+        "from the best of them (paired bootstrap over the same test images, Holm over the section, 5 %).",
+        "",
+    ]
+    for section in board["sections"]:
+        lines += [f"## {_markdown(section['title'])}", "", _table(section["rows"], board["groups"], "pipe"), ""]
+    if not board["sections"]:
+        lines += ["No rows yet: `plbench board add` takes records of finished runs.", ""]
+    if board["published"]:
+        lines += ["## Published, not ranked", "", *_quoted(board["published"]), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def as_latex(board: Values) -> str:
+    """A booktabs table for each section, ready to be included."""
+    tables = []
+    for section in board["sections"]:
+        body = _table(section["rows"], board["groups"], "latex_booktabs")
+        caption = _latex(f"{board['title']}: {section['title']}. Protocol {board['protocol']}.")
+        tables.append(f"\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n{body}\n\\end{{table}}\n")
+    return "\n".join(tables) or "% no rows yet\n"
+
+
+def terminal_rows(section: Values, groups: Sequence[str]) -> list[dict[str, str]]:
+    """A section's rows by column, as text."""
+    return [_columns(row, groups, row["label"]) for row in section["rows"]]
+
+
+def _table(rows: Sequence[Values], groups: Sequence[str], style: str) -> str:
+    columns = [_columns(row, groups, _linked(row) if style == "pipe" else row["label"]) for row in rows]
+    return str(tabulate(columns, headers="keys", tablefmt=style, disable_numparse=True))
+
+
+def _columns(row: Values, groups: Sequence[str], label: str) -> dict[str, str]:
+    best, cost = row["to_best"], row["cost"]
+    gap = "" if best is None else f"{best['difference']:+.2f} [{best['low']:+.2f}, {best['high']:+.2f}]"
+    hours = "" if cost["hours"] is None else f"{cost['hours']:.2g} h {cost['device']}"
+    return {
+        "rank": str(row["rank"]) if row["rank"] is not None else status(row),
+        "method": label,
+        "mAP(C)": measured(row["figures"]["map_c"]),
+        "mAP(O)": measured(row["figures"]["map_o"]),
+        **{group: measured(row["figures"].get(group)) for group in groups},
+        "to the best": gap,
+        "p": "" if best is None else f"{best['p']:.3f}",
+        "classes": f"{row['num_classes_scored']} of {row['num_classes']}",
+        "seeds": str(len(row["seeds"])),
+        "cost a run": hours,
+        "tier": row["tier"],
+    }
+
+
+def measured(figure: Values | None) -> str:
+    """A mean with half of its interval."""
+    if figure is None or figure["mean"] is None:
+        return "–"
+    if figure["low"] is None:
+        return f"{figure['mean']:.2f}"
+    return f"{figure['mean']:.2f} ±{(figure['high'] - figure['low']) / 2:.2f}"
+
+
+def _linked(row: Values) -> str:
+    label = _markdown(row["label"])
+    return f"[{label}](../../{row['source_file']})" if row["source_file"] else label
+
+
+def _quoted(rows: Sequence[Values]) -> list[str]:
+    metrics = list(dict.fromkeys(name for row in rows for name in row["figures"]))
+    titles = {"map_c": "mAP(C)", "map_o": "mAP(O)", "ap_person": "AP person"}
+    columns = [
+        {
+            "method": _markdown(row["title"]),
+            "backbone": _markdown(row["backbone"]),
+            **{titles.get(name, name.replace("_", " ")): f"{row['figures'].get(name, '–')}" for name in metrics},
+            "source": _markdown(row["source"]),
+        }
+        for row in rows
+    ]
+    notes = dict.fromkeys(note for row in rows for note in (row["caution"], _selected(row)) if note)
+    table = tabulate(columns, headers="keys", tablefmt="pipe", disable_numparse=True)
+    return [table, *(["", *(f"- {_markdown(note)}" for note in notes)] if notes else [])]
+
+
+def _selected(row: Values) -> str | None:
+    return f"{row['source']}: selected by {row['selection']}" if row["selection"] else None
+
+
+def _markdown(text: str) -> str:
+    return text.translate(_MARKDOWN_SPECIAL)
+
+
+def _latex(text: str) -> str:
+    """Text with LaTeX's special characters escaped, as tabulate escapes those of a table."""
+    return str(tabulate([[text]], tablefmt="latex", disable_numparse=True)).splitlines()[2].removesuffix(r"\\").strip()
+
+
+def _cell(value: Any) -> Any:
+    """A value for CSV; text that a spreadsheet would run as a formula is quoted."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_CSV_FORMULA) else value

@@ -1,0 +1,200 @@
+"""`plbench board`: leaderboards."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plbench.cli.terms import (
+    RUNS,
+    AsJson,
+    DataRoot,
+    Plugins,
+    Quiet,
+    Runs,
+    all_records,
+    emit,
+    make_workspace,
+    open_store,
+    say,
+)
+from plbench.errors import PlbenchError
+
+board_app = typer.Typer(
+    help="Leaderboards: hand in, check, build, publish.", no_args_is_help=True, rich_markup_mode=None
+)
+Boards = Annotated[Path, typer.Option("--boards", envvar="PLBENCH_BOARDS", help="Folder of boards.")]
+BOARDS = Path("leaderboards")
+Names = Annotated[list[str] | None, typer.Argument(help="Names of boards; without any, all.")]
+
+
+@board_app.command("add")
+def board_add(
+    run: Annotated[list[str] | None, typer.Argument(help="Keys, or folders of runs.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All finished runs that a board asks for.")] = False,
+    boards: Boards = BOARDS,
+    runs: Runs = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Copy records of finished runs onto the boards that ask their question; their cells stay behind, by hash."""
+    from plbench.board.entrance import add, asked_for
+
+    if not run and not every:
+        raise PlbenchError("which runs? give keys or folders, or --all; plbench runs list shows them")
+    store = open_store(runs)
+    found = asked_for(all_records(runs), boards) if every else [store.find(text) for text in run or ()]
+    rows = [{"board": board, "run": key} for board, key in add(found, boards)]
+    emit(rows, as_json, lambda: typer.echo(f"{len(rows)} records added; plbench board build renders the tables"))
+
+
+@board_app.command("new")
+def board_new(
+    name: Annotated[str, typer.Argument(help="Name of the board's folder.")],
+    protocol: Annotated[str, typer.Option("--protocol", help="An official protocol, such as scenes-fpc300/v1.")],
+    title: Annotated[str, typer.Option("--title")],
+    about: Annotated[str, typer.Option("--about", help="One sentence.")] = "",
+    boards: Boards = BOARDS,
+    plugin: Plugins = None,
+) -> None:
+    """Found a board for a protocol that a dataset owns."""
+    from plbench.board.entrance import found_board
+
+    folder = found_board(boards, name, title, protocol, make_workspace(RUNS, plugin, None).registry, about=about)
+    typer.echo(f"{folder.path}: protocol {folder.board.protocol}")
+
+
+@board_app.command("verify")
+def board_verify(
+    name: Names = None,
+    cells: Annotated[
+        Path | None, typer.Option("--cells", help="Folder of runs: recompute every figure from their cells.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", help="Git commit that rows may not have changed since; default: HEAD.")
+    ] = None,
+    boards: Boards = BOARDS,
+    as_json: AsJson = False,
+) -> None:
+    """Refuse what cannot be trusted, naming record and field. Leaves with 2 if there is anything."""
+    from plbench.board.boards import open_boards
+    from plbench.board.checks import verify_board
+
+    refusals = [
+        {"board": folder.board.name, **asdict(refusal), "text": str(refusal)}
+        for folder in open_boards(boards, name or ())
+        for refusal in verify_board(folder, cells=cells, against=against)
+    ]
+    if refusals:
+        emit(refusals, as_json, lambda: typer.echo("\n".join(f"{r['board']}: {r['text']}" for r in refusals)))
+        say(f"{len(refusals)} refusals", 2)
+        raise typer.Exit(2)
+    emit([], as_json, lambda: typer.echo("every record can be trusted as far as files tell"))
+
+
+@board_app.command("build")
+def board_build(
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; leave with 2 if anything differs.")] = False,
+    boards: Boards = BOARDS,
+) -> None:
+    """Render every table and the page from the records: the same records, the same bytes."""
+    from plbench.board import build
+
+    files = build.build(boards)
+    differing = build.differing(files) if check else build.write(files)
+    for path in differing:
+        typer.echo(f"{'differs' if check else 'written'}: {path}")
+    if check and differing:
+        raise PlbenchError(f"{len(differing)} built files differ from the records; plbench board build mends them")
+    if not differing:
+        typer.echo(f"all {len(files)} files are as built")
+
+
+@board_app.command("show")
+def board_show(name: Names = None, boards: Boards = BOARDS, as_json: AsJson = False) -> None:
+    """Print boards."""
+    from plbench import tables
+    from plbench.board.boards import open_boards
+    from plbench.board.build import all_values
+    from plbench.board.text import terminal_rows
+
+    values = all_values(boards, open_boards(boards, name or ()))
+
+    def show() -> None:
+        for board in values:
+            typer.echo(f"{board['title']} ({board['protocol']}, version {board['version']})")
+            for section in board["sections"]:
+                rows = terminal_rows(section, board["groups"])
+                tables.print_rows(section["title"], rows, right=tuple(rows[0])[2:])
+                typer.echo("")
+            if board["published"]:
+                typer.echo(f"{len(board['published'])} published rows: see {boards / board['name'] / 'README.md'}\n")
+
+    emit(values, as_json, show)
+
+
+@board_app.command("reproduce")
+def board_reproduce(
+    record: Annotated[str, typer.Argument(help="Key of a record on a board, or its folder.")],
+    promote_by: Annotated[
+        str | None, typer.Option("--promote", help="Note it as verified, by whom: a name that you wish to be public.")
+    ] = None,
+    boards: Boards = BOARDS,
+    plugin: Plugins = None,
+    data_root: DataRoot = None,
+    device: Annotated[str | None, typer.Option("--device", help="Default: a GPU where there is one.")] = None,
+    runs: Runs = RUNS,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a record again, compare with its interval, and on request note it as verified."""
+    from plbench import tables
+    from plbench.board.boards import open_boards
+    from plbench.board.reproduce import home_of, promote, reproduce
+
+    folder, key = home_of(open_boards(boards), record)
+    _, compared = reproduce(folder, key, make_workspace(runs, plugin, data_root, device=device, quiet=quiet))
+    rows = [asdict(comparison) for comparison in compared]
+    emit(rows, as_json, lambda: tables.print_rows(f"record {key} and its repetition", rows))
+    if not all(comparison.within for comparison in compared):
+        raise PlbenchError(f"record {key} was not reproduced: a figure lies outside the record's interval")
+    if promote_by is not None:
+        promote(folder, key, promote_by)
+        typer.echo("verified; plbench board build shows it", err=True)
+
+
+@board_app.command("withdraw")
+def board_withdraw(
+    key: Annotated[str, typer.Argument(help="Key of a record.")],
+    why: Annotated[str, typer.Option("--why", help="One sentence, shown on the board.")],
+    boards: Boards = BOARDS,
+) -> None:
+    """Take a record out of the ranking: noted in the ledger, nothing is deleted."""
+    from plbench.board.entrance import withdraw
+
+    typer.echo(f"withdrawn from {', '.join(withdraw(key, why, boards))}; plbench board build shows it")
+
+
+@board_app.command("export")
+def board_export(
+    to: Annotated[Path, typer.Option("--to", help="Folder to write.")],
+    boards: Boards = BOARDS,
+) -> None:
+    """The page and its tables as a static site, with workflows that build it and check submissions."""
+    from plbench.board.publish import export
+
+    for path in export(boards, to):
+        typer.echo(f"written: {path}")
+
+
+@board_app.command("card")
+def board_card(
+    run: Annotated[str, typer.Argument(help="Key, the start of one, or a folder.")], runs: Runs = RUNS
+) -> None:
+    """Print a run as the model-index of a Hugging Face model card."""
+    from plbench.board.publish import model_index
+    from plbench.record import read_record
+
+    typer.echo(model_index(read_record(open_store(runs).find(run))), nl=False)
