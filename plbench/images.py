@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from plbench.columns import take
 from plbench.errors import DataError, PlbenchError
@@ -215,9 +215,11 @@ class EvalTransform:
 
     def to_tensor(self, image: Image.Image) -> Tensor:
         """Normalised pixels, float32 [3, H, W]."""
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div_(255)
+        planes = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        # contiguous while it is converted: half the time of doing so afterwards
+        pixels = planes.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
         mean, std = torch.tensor(self.mean).view(3, 1, 1), torch.tensor(self.std).view(3, 1, 1)
-        return pixels.sub_(mean).div_(std).contiguous()
+        return pixels.sub_(mean).div_(std)
 
 
 class TrainTransform:
@@ -305,10 +307,8 @@ class _Announced:
 
 def _collate(items: Sequence[tuple[Any, int]]) -> tuple[tuple[Tensor, ...], Tensor]:
     views, rows = zip(*items, strict=True)
-    if isinstance(views[0], tuple):
-        stacked = tuple(torch.stack(view) for view in zip(*views, strict=True))
-    else:
-        stacked = (torch.stack(views),)
+    kinds = zip(*views, strict=True) if isinstance(views[0], tuple) else (views,)
+    stacked = tuple(default_collate(list(kind)) for kind in kinds)  # in a worker, straight into shared memory
     return stacked, torch.tensor(rows, dtype=torch.int64)
 
 
