@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench lint format clean
+.PHONY: demo test bench lint format boards clean
 
 $(VENV)/.installed: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,6 +28,19 @@ lint: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Remakes this repository's own boards: every method on scenes, default values, 5 seeds. Half an hour on two cores;
+# what is done already is not run again. Needs a checkout without changes.
+boards: $(VENV)/.installed
+	@for simulate in fpc=300 rpa=0.5 single-positive; do \
+	  for method in $$($(BIN)/plbench methods list --json | $(BIN)/python -c 'import json, sys; print(*[m["name"] for m in json.load(sys.stdin)])'); do \
+	    for seed in 0 1 2 3 4; do \
+	      $(BIN)/plbench run -m $$method -d scenes --simulate $$simulate --seed $$seed -q > /dev/null || true; \
+	    done; done; done
+	@for seed in 0 1 2 3 4; do $(BIN)/plbench run -m ce-negative -d scenes --simulate none --seed $$seed -q > /dev/null; done
+	$(BIN)/plbench board add --all
+	$(BIN)/plbench board verify --cells runs
+	$(BIN)/plbench board build
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

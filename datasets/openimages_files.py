@@ -44,7 +44,7 @@ def read_descriptions(path: Path) -> dict[str, str]:
             if len(fields) != 2:
                 raise DataError(f"{path}, line {reader.line_num}: {len(fields)} fields; expected a MID and a name")
             if "\n" in "".join(fields):
-                raise DataError(f"{path}, before line {reader.line_num}: a quote is not closed; download the file again")
+                raise DataError(f"{path}, line {reader.line_num}: a quote is still open; download the file again")
             names[fields[0]] = fields[1]
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num} is not CSV: {error}; download the file again") from error

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from plbench.api import Dataset
-from plbench.errors import PlbenchError
+from plbench.errors import DataError, PlbenchError
 from plbench.registry import Registry
 from plbench.store import unwritable
-from plbench.workspace import Workspace, locate_dataset
+from plbench.workspace import Workspace, dataset_root, locate_dataset
 
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
@@ -87,41 +86,49 @@ def list_datasets(workspace: Workspace) -> list[dict[str, Any]]:
             rows.append(_broken_row(name, "title", broken[name], ("state", "folder", "protocols", "get")))
             continue
         kind = registry.dataset(name)
-        dataset = locate_dataset(name, workspace)
-        missing = dataset.missing()
+        state, get = _state(kind, workspace)
         rows.append(
             {
                 "name": name,
                 "title": kind.title,
-                "state": _state(kind, missing),
-                "folder": str(dataset.root) if kind.needs_root else "",
+                "state": state,
+                "folder": str(dataset_root(kind, workspace)) if kind.needs_root else "",
                 "protocols": ", ".join(protocol.name for protocol in kind.protocols),
-                "get": dataset.fetch_hint() if missing else None,
+                "get": get,
             }
         )
     return rows
 
 
-def _state(kind: type[Dataset], missing: Sequence[str]) -> str:
+def _state(kind: type[Dataset], workspace: Workspace) -> tuple[str, str | None]:
+    """In a word or two how it stands with a dataset's files, and how to get what is not there."""
+    try:
+        dataset = locate_dataset(kind.name, workspace)
+        missing = dataset.missing()
+    except DataError as error:  # files that are there and are not right hide no other dataset
+        return "not usable", str(error)
+    hint = dataset.fetch_hint() if missing else None
     if not kind.needs_files:
-        return "drawn when first used"
+        return "drawn when first used", hint
     if not kind.needs_root:
-        return "yours to give"
-    return "missing" if missing else "here"
+        return "yours to give", hint
+    return ("missing" if missing else "here"), hint
 
 
 def describe_dataset(name: str, workspace: Workspace) -> dict[str, Any]:
     """Licence, sources, protocols and recipes of a dataset, whether or not its files are here."""
     kind = workspace.registry.dataset(name)
-    dataset = locate_dataset(name, workspace)
+    root = dataset_root(kind, workspace)
+    state, get = _state(kind, workspace)
     return {
         "name": name,
         "title": kind.title,
         "about": inspect.cleandoc(kind.__doc__ or ""),
         "licence": kind.licence,
         "sources": list(kind.sources),
-        "folder": str(dataset.root),
-        "missing": dataset.missing(),
+        "folder": str(root) if kind.needs_root else "",
+        "state": state,
+        "get": get,
         "protocols": [p.model_dump(mode="json") for p in kind.protocols],
         "recipes": [recipe.model_dump(mode="json") for recipe in kind.recipes],
     }

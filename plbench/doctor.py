@@ -29,7 +29,7 @@ def examine(workspace: Workspace) -> dict[str, Any]:
             checks.append({"check": f"{kind} {name}", "well": False, "found": reason, "mend": "see the reason"})
     for row in list_datasets(workspace):
         if "state" in row and row["state"] is not None:
-            well = row["state"] != "missing"
+            well = row["state"] not in ("missing", "not usable")
             found = f"{row['state']}: {row['folder']}" if row["folder"] else row["state"]
             checks.append({"check": f"data {row['name']}", "well": well, "found": found, "mend": row["get"]})
     return {"environment": environment.describe(workspace.device), "checks": checks}

@@ -17,6 +17,7 @@ from plbench.annotations import Annotations
 from plbench.errors import DataError
 from plbench.store import unwritable, write_json
 
+_DAY = 86_400.0
 _FRESH_NS = 2 * 10**9  # a file changed so lately may change again within the same tick of the disk's clock
 
 
@@ -102,10 +103,18 @@ class Index:
         except DataError:
             return None  # not there, or damaged: made anew
 
+    def _sweep(self) -> None:
+        """Deletes what processes that were killed a day ago or earlier left of an index under way."""
+        assert self._cache is not None
+        for leftover in self._cache.glob(f".{escape(self._name)}-*"):
+            if time.time() - leftover.stat().st_mtime > _DAY:
+                shutil.rmtree(leftover, ignore_errors=True)
+
     def _keep(self, annotations: Annotations, key: str) -> Annotations:
         folder = self._folder(key)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
+            self._sweep()
             temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
             try:
                 annotations.write(temporary)

@@ -15,6 +15,9 @@ def upgraded(content: Content) -> Content:
 
     Args:
         content: as read from JSON.
+
+    Raises:
+        ValueError: if it holds a field that its version did not have yet.
     """
     version = content.get("schema_version")
     while isinstance(version, int) and not isinstance(version, bool) and version in _STEPS:
@@ -26,7 +29,10 @@ def upgraded(content: Content) -> Content:
 
 def _from_1(content: Content) -> Content:
     """Version 2 says where a method comes from, and whether a run took default values, which 1 did not tell."""
-    return {"paper": "", "source_file": None, "configuration": "unknown", "protocol_sha256": None, **content}
+    added = {"paper": "", "source_file": None, "configuration": "unknown", "protocol_sha256": None}
+    if later := added.keys() & content.keys():
+        raise ValueError(f"schema 1 has no field {min(later)!r}, which came with schema 2")
+    return {**content, **added}
 
 
 _STEPS: dict[int, Callable[[Content], Content]] = {1: _from_1}

@@ -78,14 +78,24 @@ def _histogram(labels: PartialLabels) -> list[int]:
     return [int(count) for count in counts]
 
 
+def picture_format(path: Path) -> str:
+    """What a picture of this name is: png, svg or pdf.
+
+    Raises:
+        PlbenchError: if it is none of them.
+    """
+    if path.suffix.lower() not in _FORMATS:
+        raise PlbenchError(f"--out {path}: give a name that ends in {', '.join(_FORMATS)}")
+    return path.suffix.lower().removeprefix(".")
+
+
 def draw_stats(stats: dict[str, Any], path: Path) -> None:
     """Draws known labels by class, most frequent first, and positives by image.
 
     Raises:
         PlbenchError: if the name does not end in .png, .svg or .pdf. StoreError: if it cannot be written.
     """
-    if path.suffix.lower() not in _FORMATS:
-        raise PlbenchError(f"--out {path}: give a name that ends in {', '.join(_FORMATS)}")
+    written = picture_format(path)
     from matplotlib.figure import Figure  # slow to import
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
@@ -97,7 +107,8 @@ def draw_stats(stats: dict[str, Any], path: Path) -> None:
         by_class.plot(ranks, np.maximum(counts, 0.5), ".", markersize=size, color=colour, label=f"known {sign}")
     by_class.set(yscale="log", xlabel="classes, by known positives in train", ylabel="images")
     if len(stats["classes"]) <= _NAMED:
-        by_class.set_xticks(ranks, [row["class"] for row in stats["classes"]], rotation=60, ha="right", fontsize=7)
+        names = [row["class"].replace("$", r"\$") for row in stats["classes"]]  # no formulas
+        by_class.set_xticks(ranks, names, rotation=60, ha="right", fontsize=7)
     by_class.legend()
     by_class.set_title(f"{stats['dataset']} under {stats['protocol']}: {stats['splits'][0]['known']:,} known labels")
     for split, offset, colour in (("train", -0.2, "#0072b2"), ("test", 0.2, "#999999")):
@@ -107,5 +118,4 @@ def draw_stats(stats: dict[str, Any], path: Path) -> None:
     by_image.set(xlabel=f"known positives in an image ({_MOST_POSITIVES}: or more)", ylabel="% of images")
     by_image.set_title(f"train: {stats['splits'][0]['density_percent']} % of all (image, class) pairs are known")
     by_image.legend()
-    written = path.suffix.lower().removeprefix(".")
     write_atomically(path, lambda file: figure.savefig(file, format=written, dpi=130))

@@ -450,3 +450,11 @@ def test_the_version_is_that_of_the_package() -> None:
     from plbench import __version__
 
     assert plbench("--version").out == f"plbench {__version__}\n"
+
+
+def test_files_that_are_not_right_hide_no_other_dataset(tmp_path: Path) -> None:
+    (tmp_path / "prepared.json").write_text("{")
+    rows = {row["name"]: row for row in plbench("data", "list", "--data-root", tmp_path, "--json").json}
+    assert rows["lvis"]["state"] == "not usable" and "plbench data prepare" in rows["lvis"]["get"]
+    shown = plbench("data", "show", "lvis", "--data-root", tmp_path, "--json").json
+    assert shown["state"] == "not usable" and shown["protocols"][0]["name"] == "lvis/v1"

@@ -152,6 +152,7 @@ FILES = {
     "an unbalanced quote": (WHOLE.replace("/m/00", '"/m/00'), "Row #2: Expected 4 columns, got 3: "),
     "an unbalanced quote before": (WHOLE.replace("0000000000000001", '"1'), "Row #3: Expected 4 columns, got 1: "),
     "a long row": (WHOLE + "x" * (9 << 20), ": a row is longer than 4 MB; "),
+    "many columns": ("," * 100_000 + "\n", " has a first line of more than 100,000 columns or 4 MB; "),
     "a long first line": ("x" * (5 << 20), " has a first line of more than 100,000 columns or 4 MB; "),
     "a long name": (
         f"ImageID,{'x' * 100_000}\n",

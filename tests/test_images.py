@@ -3,6 +3,7 @@
 import multiprocessing
 import random
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -204,3 +205,14 @@ class TestBrokenFiles:
 
     def test_whole_files_are_not_suspected(self, tiny_images: ImageFiles) -> None:
         assert find_unreadable(tiny_images) == {}
+
+
+def test_an_image_of_30000_by_30000_pixels_is_one_sentence_in_little_memory(tmp_path: Path) -> None:
+    (tmp_path / "huge.png").write_bytes(png_of(30_000, 30_000))
+    images = ImageFiles(tmp_path, ("huge.png",), ("huge",))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"huge\.png cannot be read: .*900000000 pixels") as error:
+        images.load(0, min_side=224)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "\n" not in str(error.value) and peak < 10 << 20

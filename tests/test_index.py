@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +83,21 @@ def test_the_files_are_not_even_hashed_again(folder: Path, cache: Path, monkeypa
     Reading(folder, cache).get()
     monkeypatch.setattr(index_module.hashlib, "file_digest", lambda *args: pytest.fail("read again"))
     assert Reading(folder, cache).get() == "aBcDé"
+
+
+def test_the_first_reading_does_not_wait_for_the_hash(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, under_way = Reading(folder, cache), threading.Event()
+    read = reading.read
+    monkeypatch.setattr(reading, "read", lambda: under_way.set() or read())
+
+    def hash_late(path: Path, cache: Path) -> str:
+        assert under_way.wait(10)
+        return file_sha256(path, cache)
+
+    monkeypatch.setattr(index_module, "file_sha256", hash_late)
+    assert reading.get() == "aBcDé"
 
 
 @pytest.mark.parametrize("old", [True, False])

@@ -428,7 +428,7 @@ def test_a_run_on_it_is_the_same_wherever_it_lies(regime: str, made: Path, tmp_p
 def test_commands_say_what_was_packed_and_look_at_it(made: Path, source: Path, tmp_path: Path) -> None:
     where = ["--data-root", made]
     shown = plbench("data", "show", "openimages-v3", *where, "--out", tmp_path / "sheet.png", "--json").json
-    assert shown["missing"] == [] and shown["folder"] == str(made) and (tmp_path / "sheet.png").stat().st_size > 1000
+    assert shown["state"] == "here" and shown["folder"] == str(made) and (tmp_path / "sheet.png").stat().st_size > 1000
     stats, before = (command("stats", "--data-root", root, "--json").json for root in (made, source))
     for name in ("splits", "classes", "positives_in_an_image", "protocol"):
         assert stats[name] == before[name]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,7 @@ class RankComparison:
             return f"{start} {friedman}, so that no two methods can be told apart."
         return (
             f"{start} {friedman}. A bar on the right joins methods that cannot be told apart: their average ranks lie "
-            f"within Nemenyi's critical difference, {self.difference:.2f} at {self.level:.0%} (Demšar, 2006)."
+            f"within Nemenyi's critical difference, {self.difference:.2f} at {100 * self.level:g} % (Demšar, 2006)."
         )
 
 
@@ -105,7 +106,41 @@ def critical_difference_svg(
     return "" if comparison is None else draw(comparison, titles=titles or {}, identifier=identifier)
 
 
-_LEFT, _RIGHT, _TOP, _STEP = 236.0, 520.0, 46.0, 24.0  # the axis' ends, the first line, and the distance of lines
+def rank_pictures(boards: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One picture for each setting (regime, model, default or tuned) in which boards rank the same methods.
+
+    Args:
+        boards: as `plbench.board.page.render_page` takes them. Only rows with a rank count.
+
+    Returns:
+        setting, boards, sentence, svg, and repeated: whether several of the boards are of one dataset.
+    """
+    scores: dict[tuple[str, str, str], dict[str, dict[str, float]]] = {}
+    titles: dict[str, str] = {}
+    datasets = {board["name"]: board["dataset"] for board in boards}
+    for board in boards:
+        for section in board["sections"]:
+            setting = (section["regime"], section["model"], section["configuration"])
+            for row in section["rows"]:
+                mean = (row["figures"].get("map_c") or {}).get("mean")
+                if section["ranked"] and row["rank"] is not None and mean is not None:
+                    titles.setdefault(row["method"], row["title"])
+                    scores.setdefault(setting, {}).setdefault(board["name"], {}).setdefault(row["method"], mean)
+    compared = [(setting, compare_ranks(found)) for setting, found in sorted(scores.items())]
+    return [
+        {
+            "setting": f"{', '.join(setting)} parameters",
+            "boards": ", ".join(comparison.boards),
+            "sentence": comparison.sentence,
+            "repeated": len({datasets[name] for name in comparison.boards}) < len(comparison.boards),
+            "svg": draw(comparison, titles=titles, identifier=f"ranks-{number}"),
+        }
+        for number, (setting, comparison) in enumerate(compared)
+        if comparison is not None
+    ]
+
+
+_LEFT, _RIGHT, _STEP = 236.0, 520.0, 24.0  # the axis' ends, and the distance of lines
 _LONGEST = 32  # characters of a method's title that fit to the left of the axis
 
 
@@ -113,7 +148,8 @@ def draw(comparison: RankComparison, *, titles: Mapping[str, str], identifier: s
     """The SVG of a comparison; arguments as for `critical_difference_svg`."""
     worst = len(comparison.ranks)
     named = [(titles.get(method, method), rank) for method, rank in comparison.ranks]
-    height = _TOP + _STEP * worst + 6
+    start = 46.0 if comparison.difference is None else 60.0
+    height = start + _STEP * worst + 6
 
     def place(rank: float) -> float:
         return _LEFT + (rank - 1) / (worst - 1) * (_RIGHT - _LEFT)
@@ -132,7 +168,7 @@ def draw(comparison: RankComparison, *, titles: Mapping[str, str], identifier: s
             parts.append(f'<path d="M{place(tick):.1f} 25V30" stroke="currentColor"/>')
             parts.append(f'<text x="{place(tick):.1f}" y="19" text-anchor="middle" font-size="11">{tick}</text>')
     for index, (title, rank) in enumerate(named):
-        y = _TOP + _STEP * (index + 0.5) - 8
+        y = start + _STEP * (index + 0.5) - 8
         short = title if len(title) <= _LONGEST else title[: _LONGEST - 1] + "…"
         parts += [
             f'<text x="{_LEFT - 16:.1f}" y="{y + 4.5:.1f}" text-anchor="end">{escape(short)}</text>',
@@ -147,8 +183,8 @@ def draw(comparison: RankComparison, *, titles: Mapping[str, str], identifier: s
             f'<text x="{_LEFT - 16:.1f}" y="43" text-anchor="end" font-size="11">critical difference</text>'
         )
     for column, (first, last) in _side_by_side(comparison.cliques):
-        x, top = 584 + 14 * column, _TOP + _STEP * first - 3
-        bottom = _TOP + _STEP * (last + 1) - 13
+        x, top = 584 + 14 * column, start + _STEP * first - 3
+        bottom = start + _STEP * (last + 1) - 13
         parts.append(f'<path d="M{x} {top:.1f}V{bottom:.1f}" stroke="currentColor" stroke-width="4"/>')
     return "\n".join([*parts, "</svg>"])
 

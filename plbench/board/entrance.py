@@ -10,6 +10,7 @@ from pathlib import Path
 from plbench.board.boards import BOARD, Board, BoardFolder, Event, open_boards
 from plbench.board.checks import check_entry
 from plbench.board.entries import FILES, read_entry
+from plbench.board.identity import Role
 from plbench.errors import PlbenchError, did_you_mean
 from plbench.record import Record, read_record
 from plbench.registry import Registry
@@ -93,7 +94,7 @@ def _homes(folder: Path, boards: Sequence[BoardFolder]) -> list[BoardFolder]:
 def _admit(board: BoardFolder, folder: Path) -> None:
     """Refuses what the board's verification would refuse."""
     entry = read_entry(folder)
-    role = "ceiling" if entry.record.spec.protocol.sha256() == board.board.ceiling_sha256 else "row"
+    role: Role = "ceiling" if entry.record.spec.protocol.sha256() == board.board.ceiling_sha256 else "row"
     refusals = check_entry(entry, board.board, role=role)
     if refusals:
         more = f" ({len(refusals)} fields in all)" if len(refusals) > 1 else ""

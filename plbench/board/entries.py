@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
 from plbench.errors import PlbenchError, StoreError
 from plbench.record import Record, parse_record
@@ -78,7 +79,7 @@ def read_entry(folder: Path) -> Entry:
     try:
         record = parse_record(contents[RECORD], folder / RECORD)
     except StoreError as error:
-        raise EntryError(RECORD, str(error).partition(": ")[2] or str(error)) from error
+        raise _of_record(error) from error
     return Entry(
         folder=folder,
         record=record,
@@ -86,6 +87,17 @@ def read_entry(folder: Path) -> Entry:
         replicates=_replicates(contents[REPLICATES]),
         sha256={name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
     )
+
+
+def _of_record(error: StoreError) -> EntryError:
+    """What is wrong with a record's file, under the name of the field where one is to blame."""
+    cause = error.__cause__
+    if isinstance(cause, ValidationError):
+        first = cause.errors()[0]
+        return EntryError(".".join(str(part) for part in first["loc"]), first["msg"])
+    if cause is None:
+        return EntryError("schema_version", str(error).partition(RECORD)[2].removeprefix(" has ") or str(error))
+    return EntryError(RECORD, f"no record: {cause}")
 
 
 def _content(path: Path) -> bytes:
@@ -151,6 +163,8 @@ def _replicates(content: bytes) -> dict[str, np.ndarray]:
     for number, line in enumerate(lines[1:]):
         try:
             values = [float(text) for text in line.split(",")]
+            if len(values) != len(names):
+                raise ValueError(f"it has {len(values)} values for {len(names)} columns")
             if not all(math.isnan(value) or 0 <= value <= 100 for value in values):
                 raise ValueError("a value is not between 0 and 100")
             table[number] = values

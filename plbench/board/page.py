@@ -20,14 +20,18 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from plbench.board.critical import compare_ranks, draw
+from plbench.board.critical import rank_pictures
 
 TEMPLATES = Path(__file__).parent / "templates"
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 TALL = 40
 """Rows beyond which a table scrolls within the page, its header in sight."""
+SCRIPTS = ("state.js", "tables.js", "classes.js", "details.js", "start.js")
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]")
+_CONTROL = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"  # also those that turn the direction of text
+    r"\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]"  # no characters, and halves of some
+)
 _ARXIV = re.compile(r"(?:\barxiv[:\s]\s*|^)(\d{4}\.\d{4,5})(?:v\d+)?\b", re.IGNORECASE)
 _URL = re.compile(r"https?://[a-zA-Z0-9.-]+(?::\d{1,5})?(?:/[\w~:/?#\[\]@!$&()*+,;=.%-]*)?", re.ASCII)
 _FILE = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)*", re.ASCII)
@@ -58,11 +62,12 @@ def render_page(boards: Sequence[Mapping[str, Any]], *, sources: str | None = ".
     """The page, the same for the same boards to the byte.
 
     Args:
-        boards: plain JSON values, see docs/boards.md.
+        boards: plain JSON values, as `board_values` gives them. Those without rows of their own come last.
         sources: what makes a link of a method's `source_file`: the repository's root as seen from the page, or the
             address of its files on a web site; None for no links.
     """
     clean: list[dict[str, Any]] = [harmless(board) for board in boards]
+    clean.sort(key=lambda board: not any(section["rows"] for section in board["sections"]))
     slugs = _slugs([board["name"] for board in clean])
     views = [_board_view(board, slug, sources) for board, slug in zip(clean, slugs, strict=True)]
     environment = Environment(
@@ -73,11 +78,11 @@ def render_page(boards: Sequence[Mapping[str, Any]], *, sources: str | None = ".
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    style, script = _asset("style.css"), _asset("script.js")
+    style, script = _asset("style.css"), "'use strict';\n{\n" + "\n".join(map(_asset, SCRIPTS)) + "}\n"
     return environment.get_template("page.html").render(
         boards=views,
         choices=_choices(views),
-        pictures=_rank_pictures(clean),
+        pictures=rank_pictures(clean),
         num_rows=sum(view["num_rows"] for view in views),
         tall=TALL,
         style=Markup(style),
@@ -153,7 +158,8 @@ def _slugs(names: Sequence[str]) -> list[str]:
 def _board_view(board: dict[str, Any], slug: str, sources: str | None) -> dict[str, Any]:
     groups: list[str] = board["groups"]
     section_slugs = _slugs([section["id"] for section in board["sections"]])
-    sections, rows = [], []
+    sections: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for section, section_slug in zip(board["sections"], section_slugs, strict=True):
         scale = _scale(section["rows"])
         blocks: dict[str, list[dict[str, Any]]] = {"main": [], "ceiling": [], "withdrawn": []}
@@ -165,7 +171,7 @@ def _board_view(board: dict[str, Any], slug: str, sources: str | None) -> dict[s
                 "row": row,
                 "paper_href": reference_link(row["paper"]),
                 "file_href": file_link(row["source_file"], sources),
-                "rank": f"={row['rank']}" if ranks.count(row["rank"]) > 1 else row["rank"],
+                "rank": _rank(row["rank"], ranks),
                 "cells": _cells(row, groups, scale),
             }
             blocks[block].append(view)
@@ -197,6 +203,12 @@ def _board_view(board: dict[str, Any], slug: str, sources: str | None) -> dict[s
     }
 
 
+def _rank(rank: int | None, ranks: Sequence[int | None]) -> str:
+    if rank is None:
+        return DASH
+    return f"={rank}" if ranks.count(rank) > 1 else str(rank)
+
+
 def _columns(groups: Sequence[str]) -> list[Column]:
     return [
         Column("map_c", "mAP(C)", note="mean over classes, ± half the 95 % interval"),
@@ -215,7 +227,7 @@ def _cells(row: dict[str, Any], groups: Sequence[str], scale: tuple[float, float
     figures = row["figures"]
     gap, cost = row["to_best"] or {}, row["cost"] or {}
     speed = _number(cost.get("images_per_second"))
-    small = [str(cost.get("device") or ""), f"{speed:,.0f} images/s" if speed is not None else ""]
+    small = [str(cost.get("device") or ""), f"{speed:,.0f} img/s" if speed is not None else ""]
     hours, p_value = _number(cost.get("hours")), _number(gap.get("p"))
     bounds = f"[{_signed(gap['low'])}, {_signed(gap['high'])}]" if _number(gap.get("low")) is not None else ""
     return [
@@ -256,7 +268,7 @@ def _figure(figure: Mapping[str, Any] | None, scale: tuple[float, float] | None 
     bar = None
     if scale is not None:
         start, span = scale[0], scale[1] - scale[0]
-        low_x, high_x, mean_x = (f"{4 + 88 * (value - start) / span:.1f}" for value in (low, high, mean))
+        low_x, high_x, mean_x = (f"{4 + 64 * (value - start) / span:.1f}" for value in (low, high, mean))
         bar = (low_x, high_x, mean_x)
     return Cell(f"{mean:.2f}", f"±{(high - low) / 2:.2f}", bar=bar)
 
@@ -310,34 +322,3 @@ def _choices(views: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 def _plain(block: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [view["row"] for view in block]
-
-
-def _rank_pictures(boards: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One picture for each setting in which two boards or more rank the same methods."""
-    settings: dict[tuple[str, str, str], dict[str, dict[str, float]]] = {}
-    titles: dict[str, str] = {}
-    datasets = {board["name"]: board["dataset"] for board in boards}
-    for board in boards:
-        for section in board["sections"]:
-            key = (section["regime"], section["model"], section["configuration"])
-            for row in section["rows"]:
-                mean = _number((row["figures"].get("map_c") or {}).get("mean"))
-                if section["ranked"] and row["rank"] is not None and mean is not None:
-                    titles.setdefault(row["method"], row["title"])
-                    settings.setdefault(key, {}).setdefault(board["name"], {}).setdefault(row["method"], mean)
-    pictures = []
-    for key, scores in sorted(settings.items()):
-        comparison = compare_ranks(scores)
-        if comparison is None:
-            continue
-        repeated = len({datasets[name] for name in comparison.boards}) < len(comparison.boards)
-        pictures.append(
-            {
-                "setting": f"{key[0]}, {key[1]}, {key[2]} parameters",
-                "boards": ", ".join(comparison.boards),
-                "sentence": comparison.sentence,
-                "repeated": repeated,
-                "svg": Markup(draw(comparison, titles=titles, identifier=f"ranks-{len(pictures)}")),
-            }
-        )
-    return pictures

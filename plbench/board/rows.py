@@ -81,8 +81,14 @@ def board_values(folder: BoardFolder, quotations: Sequence[Quotation] = ()) -> V
         "groups": groups,
         "classes": [] if example is None else _classes(example),
         "sections": [_section(key, members, folder) for key, members in sorted(sections.items())],
-        "published": [quotation.model_dump(mode="json") for quotation in quotations],
+        "published": [_quoted(quotation) for quotation in quotations],
     }
+
+
+def _quoted(quotation: Quotation) -> Values:
+    figures = dict(quotation.figures)
+    headline = {name: figures.pop(name, None) for name in ("map_c", "map_o")}
+    return {**quotation.model_dump(mode="json"), **headline, "figures": figures}
 
 
 def _section_key(entry: Entry) -> tuple[str, ...]:

@@ -128,20 +128,25 @@ def _linked(row: Values) -> str:
 
 
 def _quoted(rows: Sequence[Values]) -> list[str]:
-    metrics = list(dict.fromkeys(name for row in rows for name in row["figures"]))
+    figures = [{"map_c": row["map_c"], "map_o": row["map_o"], **row["figures"]} for row in rows]
+    metrics = [n for n in dict.fromkeys(m for f in figures for m in f) if any(f.get(n) is not None for f in figures)]
     titles = {"map_c": "mAP(C)", "map_o": "mAP(O)", "ap_person": "AP person"}
     columns = [
         {
             "method": _markdown(row["title"]),
             "backbone": _markdown(row["backbone"]),
-            **{titles.get(name, name.replace("_", " ")): f"{row['figures'].get(name, '–')}" for name in metrics},
+            **{titles.get(name, name.replace("_", " ")): _quotation(own.get(name)) for name in metrics},
             "source": _markdown(row["source"]),
         }
-        for row in rows
+        for row, own in zip(rows, figures, strict=True)
     ]
     notes = dict.fromkeys(note for row in rows for note in (row["caution"], _selected(row)) if note)
     table = tabulate(columns, headers="keys", tablefmt="pipe", disable_numparse=True)
     return [table, *(["", *(f"- {_markdown(note)}" for note in notes)] if notes else [])]
+
+
+def _quotation(value: float | None) -> str:
+    return "–" if value is None else f"{value}"
 
 
 def _selected(row: Values) -> str | None:

@@ -139,6 +139,8 @@ def data_stats(
     """What is known in train and test under a protocol: by split, by class, by image."""
     from plbench import statistics, tables
 
+    if out is not None:
+        statistics.picture_format(out)  # a mistyped name is said before millions of labels are counted
     options = data_options(labels, images, negative_value, data_option)
     workspace = make_workspace(RUNS, plugin, data_root, quiet=quiet, data_options=options)
     stats = statistics.dataset_stats(name, simulate, workspace)

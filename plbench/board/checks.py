@@ -1,0 +1,153 @@
+"""Whether a board's records can be believed: each on its own, with one another, with the ledger, and since a commit.
+
+Nothing of a record is trusted before it was compared with what determines it. What nothing on a board determines (what
+a model scores beyond its per-class AP, how fast a machine was) is checked for its range, and from the cells where
+they are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from plbench.board.boards import Board, BoardFolder
+from plbench.board.bookkeeping import check_bookkeeping
+from plbench.board.consistency import check_agreement, check_ledger, check_places
+from plbench.board.entries import PER_CLASS, REPLICATES, Entry, EntryError, read_entry
+from plbench.board.figures import check_figures
+from plbench.board.history import check_history
+from plbench.board.identity import (
+    Role,
+    check_added,
+    check_environment,
+    check_hashes,
+    check_origin,
+    check_question,
+    check_tuning,
+    finished_at,
+)
+from plbench.board.names import check_values
+from plbench.board.recompute import CELLS, check_cells
+from plbench.board.refusals import Findings, Refusal
+
+__all__ = ["Refusal", "check_entry", "verify_board"]
+
+
+def check_entry(entry: Entry, board: Board, *, role: Role) -> list[Refusal]:
+    """Reasons not to take a record onto a board; none where it can be believed as far as its own files tell.
+
+    Args:
+        entry: the record with its tables.
+        board: that it is for.
+        role: "row", or "ceiling" for a record of the board's complete labels.
+    """
+    findings = Findings(entry.key)
+    if _is_sound(entry, findings):
+        _check(entry, board, role, findings)
+    return findings.refusals
+
+
+def verify_board(
+    folder: BoardFolder,
+    *,
+    cells: Path | None = None,
+    against: str | None = None,
+    note: Callable[[str], None] = lambda sentence: None,
+) -> list[Refusal]:
+    """Reasons not to believe a board; none where it holds together.
+
+    Withdrawn records need only be what was added: why they are not believed any more, the ledger says.
+
+    Args:
+        folder: the board.
+        cells: a folder with <key>/cells.npz for some records, such as a store's runs.
+        against: the git commit that the board may only have grown since; None for HEAD.
+        note: told, in a sentence each, what could not be checked.
+    """
+    refusals = [*check_ledger(folder), *check_places(folder)]
+    entries: list[Entry] = []
+    for key in folder.added:
+        path = folder.record_folder(key)
+        if path.is_symlink() or not path.is_dir():
+            continue  # refused already
+        findings = Findings(key)
+        entry = _verify(folder, path, findings)
+        refusals += dict.fromkeys(findings.refusals)
+        if entry is not None and key not in folder.withdrawn:
+            entries.append(entry)
+    if cells is not None:
+        refusals += _check_cells(folder, entries, cells, note)
+    return [*refusals, *check_agreement(entries), *check_history(folder, against, note)]
+
+
+def _verify(folder: BoardFolder, path: Path, findings: Findings) -> Entry | None:
+    """A record on its own and against the ledger; None where it is not even what it could be compared as."""
+    key = findings.key
+    try:
+        entry = read_entry(path)
+    except EntryError as error:
+        findings.refuse(error.field, error.found, "what plbench wrote")
+        return None
+    findings.equal("key", entry.key, key)
+    check_added(entry, folder.added[key], findings)
+    if not _is_sound(entry, findings):
+        return None
+    if key not in folder.withdrawn:
+        _check(entry, folder.board, "ceiling" if _is_ceiling(entry, folder.board) else "row", findings)
+    return entry
+
+
+def _check(entry: Entry, board: Board, role: Role, findings: Findings) -> None:
+    check_hashes(entry.record, findings)
+    check_question(entry.record, board, role, findings)
+    check_environment(entry.record.environment, findings)
+    check_tuning(entry.record, board, findings)
+    check_origin(entry.record, findings)
+    finished_at(entry.record, findings)
+    _check_files(entry, findings)
+    check_bookkeeping(entry, findings)
+    check_figures(entry, findings)
+
+
+def _check_cells(
+    folder: BoardFolder, entries: Sequence[Entry], cells: Path, note: Callable[[str], None]
+) -> list[Refusal]:
+    """Recomputes every record whose cells are there; says how many are not."""
+    refusals: list[Refusal] = []
+    there = [entry for entry in entries if (cells / entry.folder.name / CELLS).is_file()]
+    for entry in there:
+        findings = Findings(entry.folder.name)
+        check_cells(entry, cells / entry.folder.name / CELLS, findings)
+        refusals += findings.refusals
+    if len(there) < len(entries):
+        missing = len(entries) - len(there)
+        note(f"board {folder.board.name}: {missing} of {len(entries)} records were not recomputed: no cells in {cells}")
+    return refusals
+
+
+def _is_ceiling(entry: Entry, board: Board) -> bool:
+    return board.ceiling_sha256 is not None and entry.record.spec.protocol.sha256() == board.ceiling_sha256
+
+
+def _is_sound(entry: Entry, findings: Findings) -> bool:
+    """Whether names and numbers are such, and the run is done; where not, nothing else is looked at."""
+    before = len(findings.refusals)
+    check_values(entry, findings)
+    findings.equal("status", entry.record.status, "done")
+    if entry.record.status == "done" and "test" not in entry.record.metrics:
+        findings.refuse("metrics.test", "missing", "the figures on the test split")
+    return len(findings.refusals) == before
+
+
+def _check_files(entry: Entry, findings: Findings) -> None:
+    """Tables are those that the record refers to."""
+    for name in (PER_CLASS, REPLICATES):
+        stated = entry.record.files.get(name)
+        if stated is None:
+            findings.refuse(f"files.{name}", "missing", "the hash of the table")
+            continue
+        size = (entry.folder / name).stat().st_size
+        findings.equal(f"files.{name}.num_bytes", stated.num_bytes, size)
+        if stated.sha256 != entry.sha256[name]:
+            findings.refuse(f"files.{name}.sha256", stated.sha256, f"{entry.sha256[name]}, of the file")
+    findings.require(CELLS in entry.record.files, f"files.{CELLS}", None, "the hash of the cells")

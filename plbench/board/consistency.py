@@ -1,0 +1,155 @@
+"""Whether a board's records agree with one another and with its ledger."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from plbench.board.boards import LEDGER, RECORDS, BoardFolder
+from plbench.board.entries import FILES, Entry
+from plbench.board.figures import names_parts
+from plbench.board.refusals import Refusal, printable, shown
+
+Facts = dict[str, Any]
+
+MOST_NAMED = 5  # differences of one record
+
+
+def check_ledger(folder: BoardFolder) -> list[Refusal]:
+    """Its events must be possible in the order that they stand in."""
+    refusals: list[Refusal] = []
+    seen: dict[str, set[str]] = defaultdict(set)
+    last = ""
+    for number, event in enumerate(folder.ledger):
+        mistakes = {
+            f"{event.event} twice": event.event in seen[event.key] and event.event != "verified",
+            f"{event.event} before it was added": event.event != "added" and "added" not in seen[event.key],
+            f"{event.event} after it was withdrawn": event.event != "withdrawn" and "withdrawn" in seen[event.key],
+            "added without a sha256": event.event == "added" and event.sha256 is None,
+            "withdrawn without a word why": event.event == "withdrawn" and not event.why,
+        }
+        refusals += [
+            Refusal(event.key, f"{LEDGER}: events.{number}", mistake, "added once, then verified or withdrawn")
+            for mistake, is_made in mistakes.items()
+            if is_made
+        ]
+        if event.at < last:
+            refusals.append(Refusal(event.key, f"{LEDGER}: events.{number}.at", event.at, f"at least {last}, the last"))
+        seen[event.key].add(event.event)
+        last = max(last, event.at)
+    if folder.added and folder.board.dataset_fingerprint is None:
+        refusals.append(Refusal("", "board.json: dataset_fingerprint", "None", "that of the records"))
+    return refusals
+
+
+def check_places(folder: BoardFolder) -> list[Refusal]:
+    """What lies on disk must be what the ledger names: folders of three plain files."""
+    place = folder.path / RECORDS
+    there = {path.name: path for path in sorted(place.iterdir())} if place.is_dir() else {}
+    refusals = [
+        Refusal(
+            printable(name), f"{RECORDS}/{printable(name)}", "on disk, but not added", "a record that the ledger names"
+        )
+        for name in there
+        if name not in folder.added
+    ]
+    for key in folder.added:
+        path = there.get(key)
+        if path is None or path.is_symlink() or not path.is_dir():
+            what = "missing" if path is None else "no plain folder"
+            refusals.append(Refusal(key, f"{RECORDS}/{key}", what, "a folder, as the ledger names it"))
+        else:
+            refusals += [
+                Refusal(key, printable(extra.name), "an extra file", f"only {', '.join(FILES)}")
+                for extra in sorted(path.iterdir())
+                if extra.name not in FILES
+            ]
+    return refusals
+
+
+def check_agreement(entries: Sequence[Entry]) -> list[Refusal]:
+    """Records of one board have one test set; those of one protocol one training set; no row has a seed twice.
+
+    Where they differ, those that differ from most are refused; of two, the one that was added later.
+
+    Args:
+        entries: as they were added, oldest first; each of a run that is done.
+    """
+    refusals = _check_seeds(entries) + _against_most(entries, _test_set)
+    for same_protocol in _grouped(entries, lambda entry: entry.record.spec.protocol.sha256()):
+        refusals += _against_most(same_protocol, _training_set)
+    told = [entry for entry in entries if entry.record.configuration != "unknown"]  # schema 1 did not tell
+    for same_method in _grouped(told, lambda entry: entry.record.spec.method.source_sha256):
+        refusals += _against_most(same_method, _method)
+    return refusals
+
+
+def _check_seeds(entries: Sequence[Entry]) -> list[Refusal]:
+    from plbench.compare import same_but_seed  # imports torch
+
+    refusals = []
+    first: dict[tuple[str, int], str] = {}
+    for entry in entries:
+        spec = entry.record.spec
+        other = first.setdefault((same_but_seed(spec), spec.seed), entry.key)
+        if other != entry.key:
+            refusals.append(
+                Refusal(entry.key, "spec.seed", f"{spec.seed}, as of record {other}", "a seed once in a row")
+            )
+    return refusals
+
+
+def _test_set(entry: Entry) -> Facts:
+    protocol = entry.record.spec.protocol
+    facts: Facts = {
+        "spec.dataset_fingerprint": entry.record.spec.dataset_fingerprint,
+        "spec.protocol.test_split": protocol.test_split,
+        "spec.protocol.metric_rules": protocol.metric_rules,
+        "metrics.test.num_images": entry.record.test.num_images,
+        "per_class.csv": [row.class_id for row in entry.per_class],
+    }
+    names = ("class_name", "positives", "negatives", *(["groups"] if names_parts(entry.per_class) else []))
+    return facts | _columns(entry, names)
+
+
+def _training_set(entry: Entry) -> Facts:
+    record = entry.record
+    facts = {} if record.data is None else {f"data.{name}": value for name, value in record.data}
+    if record.hidden_truth is not None:
+        facts["hidden_truth.base_rate"] = record.hidden_truth.base_rate
+    return facts | (_columns(entry, ("quintile",)) if names_parts(entry.per_class) else {})
+
+
+def _method(entry: Entry) -> Facts:
+    names = ("title", "paper", "source_file")
+    return {"spec.method.name": entry.record.spec.method.name} | {name: getattr(entry.record, name) for name in names}
+
+
+def _columns(entry: Entry, names: Iterable[str]) -> Facts:
+    return {f"per_class.csv[{row.class_id}].{name}": getattr(row, name) for name in names for row in entry.per_class}
+
+
+def _grouped(entries: Sequence[Entry], by: Callable[[Entry], str]) -> list[list[Entry]]:
+    groups: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        groups[by(entry)].append(entry)
+    return list(groups.values())
+
+
+def _against_most(entries: Sequence[Entry], facts_of: Callable[[Entry], Facts]) -> list[Refusal]:
+    """Refuses what records say otherwise than most do. A fact that only some state (older ones) is not compared."""
+    votes: dict[str, Counter[str]] = defaultdict(Counter)
+    stated = [(entry, {name: shown(value) for name, value in facts_of(entry).items()}) for entry in entries]
+    for _, facts in stated:
+        for name, value in facts.items():
+            votes[name][value] += 1
+    agreed = {name: counter.most_common(1)[0][0] for name, counter in votes.items()}  # of equals, the first
+    refusals = []
+    for entry, facts in stated:
+        differing = [name for name, value in facts.items() if value != agreed[name]]
+        refusals += [
+            Refusal(entry.key, printable(name), facts[name], f"{agreed[name]}, as other records of the board have it")
+            for name in differing[:MOST_NAMED]
+        ]
+    return refusals

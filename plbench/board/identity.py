@@ -1,0 +1,183 @@
+"""Whether a record is what its board asks for: hashes, protocol, code, and that nothing was chosen on test."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, Literal
+
+from plbench.board.boards import Board, Event
+from plbench.board.entries import Entry
+from plbench.board.refusals import Findings, shown
+from plbench.record import Record
+from plbench.spec import NUMERICS
+from plbench.store import RECORD
+
+Role = Literal["row", "ceiling"]
+
+ACCEPTED_NUMERICS = frozenset({NUMERICS})
+"""Of the present plbench, and of earlier ones whose results it would give again."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_KEY = re.compile(r"[0-9a-f]{16}")
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_VERSION = re.compile(r"\d+(\.\d+)+[0-9a-z.+-]*")
+_SOURCE_FILE = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*\.py")
+_FILE = re.compile(r"[a-z0-9_]+\.[a-z0-9]+")
+
+
+def check_hashes(record: Record, findings: Findings) -> None:
+    """Spec, its hash and the key must say the same; where they do not, the one that the others outvote is named."""
+    found = record.spec.sha256()
+    if found != record.spec_sha256:
+        if record.key == found[:16]:
+            findings.refuse("spec_sha256", shown(record.spec_sha256), found)
+        else:
+            findings.refuse("spec", f"one with sha256 {found}", f"one with sha256 {shown(record.spec_sha256)}")
+    elif record.key != found[:16]:
+        findings.refuse("key", shown(record.key), found[:16])
+    spec = record.spec
+    hashes = {"dataset_fingerprint": spec.dataset_fingerprint, "method.source_sha256": spec.method.source_sha256}
+    if spec.model.weights_sha256 is not None or spec.model.weights != "random":
+        hashes["model.weights_sha256"] = spec.model.weights_sha256 or ""
+    for name, text in hashes.items():
+        findings.require(_SHA256.fullmatch(text) is not None, f"spec.{name}", text, "64 hex digits")
+    for name, key in spec.stages.items():
+        findings.require(_KEY.fullmatch(key) is not None, f"spec.stages.{name}", key, "the key of a run")
+    for name, file in record.files.items():
+        well = _FILE.fullmatch(name) and _SHA256.fullmatch(file.sha256) and 0 < file.num_bytes < 2**50
+        findings.require(bool(well), f"files.{name}", file.sha256, "64 hex digits of a file that is not empty")
+
+
+def check_question(record: Record, board: Board, role: Role, findings: Findings) -> None:
+    """Protocol, data and code must be those of the board."""
+    protocol, spec = record.spec.protocol, record.spec
+    wanted = board.protocol_sha256 if role == "row" else board.ceiling_sha256
+    sha256 = protocol.sha256()
+    if protocol.name.startswith("custom/"):
+        findings.refuse("spec.protocol.name", shown(protocol.name), f"{shown(board.protocol)}: no board ranks custom/…")
+    elif sha256 != wanted:
+        findings.refuse("spec.protocol", f"{shown(protocol.name)} of sha256 {sha256}", f"sha256 {wanted} of the board")
+    if record.protocol_sha256 is not None or record.configuration != "unknown":  # else of schema 1
+        findings.equal("protocol_sha256", record.protocol_sha256, sha256)
+    findings.equal("spec.protocol.suggested", protocol.suggested, {})  # neither is part of the hash, nor ever written
+    findings.equal("spec.protocol.sources", protocol.sources, {})
+    findings.equal("spec.protocol.dataset", protocol.dataset, board.dataset)
+    if role == "ceiling":
+        findings.equal("spec.protocol.simulation", protocol.simulation, "none")
+    if board.dataset_fingerprint is not None:
+        findings.equal("spec.dataset_fingerprint", spec.dataset_fingerprint, board.dataset_fingerprint)
+    accepted = " or ".join(str(number) for number in sorted(ACCEPTED_NUMERICS))
+    findings.require(spec.numerics in ACCEPTED_NUMERICS, "spec.numerics", spec.numerics, accepted)
+    findings.equal("spec.train_part", spec.train_part, "train")
+    findings.equal("spec.skipped_images", spec.skipped_images, ())
+
+
+def check_environment(environment: dict[str, Any], findings: Findings) -> None:
+    """A clean commit; or, where an installed wheel ran, its version and the hash of its source."""
+    commit, dirty = environment.get("git_commit"), environment.get("git_dirty")
+    if commit is None and dirty is None:
+        version, source = environment.get("plbench"), environment.get("source_sha256")
+        findings.require(_matches(_VERSION, version), "environment.plbench", version, "a version, or a git commit")
+        findings.require(_matches(_SHA256, source), "environment.source_sha256", source, "a hash, or a git commit")
+        return
+    findings.require(_matches(_COMMIT, commit), "environment.git_commit", commit, "the 40 hex digits of a commit")
+    findings.require(dirty is False, "environment.git_dirty", dirty, "False: commit the changes, and run again")
+
+
+def check_tuning(record: Record, board: Board, findings: Findings) -> None:
+    """A tuned row needs its study, of no more trials than the board grants."""
+    tuning = getattr(record, "tuning", None)  # records have none before there is tuning
+    if tuning is not None:
+        well = tuning.num_trials <= board.max_trials
+        findings.require(well, "tuning.num_trials", tuning.num_trials, f"at most {board.max_trials}")
+    elif record.configuration == "tuned":
+        findings.refuse("configuration", "'tuned', without a study", "'default' or 'custom', or a study")
+
+
+def check_origin(record: Record, findings: Findings) -> None:
+    """Names of the method against the installed one, and "default" against dataset and recipe, where code is equal."""
+    source_file = record.source_file
+    if source_file is not None and not _SOURCE_FILE.fullmatch(source_file):
+        findings.refuse("source_file", shown(source_file), "the path of a Python file, or null")
+    findings.require(bool(record.title.strip()), "title", record.title, "a name")
+    if record.environment.get("source_sha256") == _present_source():
+        for name, expected in _as_installed(record).items():
+            findings.equal(name, getattr(record, name), expected)
+
+
+def finished_at(record: Record, findings: Findings) -> datetime | None:
+    """When the run ended; None, and a refusal, where that is no time."""
+    try:
+        when = datetime.fromisoformat(record.finished_at)
+        if when.tzinfo is not None:
+            return when
+    except ValueError:
+        pass
+    findings.refuse("finished_at", shown(record.finished_at), "a time with its zone")
+    return None
+
+
+def check_added(entry: Entry, added: Event, findings: Findings) -> None:
+    """The record must be the one that was added, and have been there to be added."""
+    sha256 = entry.sha256[RECORD]
+    if added.sha256 != sha256:
+        findings.refuse(RECORD, f"of sha256 {sha256}", f"{added.sha256}, as the ledger has it")
+    when = finished_at(entry.record, findings)
+    if when is not None and when > _time(added.at):
+        findings.refuse("finished_at", shown(entry.record.finished_at), f"a time before {added.at}, when it was added")
+
+
+def _time(text: str) -> datetime:
+    """A time of the ledger; the last one that there is where its digits are none, such as month 13."""
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return datetime.max.replace(tzinfo=UTC)
+
+
+def _matches(pattern: re.Pattern[str], value: Any) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+@cache
+def _present_source() -> str:
+    from plbench.environment import source_sha256  # imports torch
+
+    return source_sha256()
+
+
+def _as_installed(record: Record) -> dict[str, Any]:
+    """What the installed method and dataset say that a record repeats; empty where they are not installed."""
+    from plbench.errors import PlbenchError
+    from plbench.registry import Registry, source_file, source_sha256
+
+    registry, spec = Registry.discover(), record.spec
+    known: dict[str, Any] = {}
+    try:
+        method = registry.method(spec.method.name)
+        if source_sha256(method) != spec.method.source_sha256:
+            return known
+        known |= {"title": method.title}
+        if record.configuration != "unknown":  # else of schema 1, which did not tell
+            known |= {"paper": method.paper, "source_file": source_file(method)}
+        if record.configuration in ("default", "custom"):
+            default = _is_default(record, method, registry.dataset(spec.protocol.dataset))
+            known |= {} if default is None else {"configuration": "default" if default else "custom"}
+    except PlbenchError:
+        pass  # not installed here: what is not known is not compared
+    return known
+
+
+def _is_default(record: Record, method: Any, dataset: Any) -> bool | None:
+    """Whether values are those of the installed protocol and recipe; None where these are not its own."""
+    from plbench.protocol import Material
+    from plbench.resolve import RunPlan, is_default
+
+    spec = record.spec
+    protocol = next((own for own in dataset.protocols if own.name == spec.protocol.name), None)
+    recipe = next((own for own in dataset.recipes if own.name == spec.recipe), None)
+    if protocol is None or recipe is None or spec.regime not in recipe.plans:
+        return None
+    return is_default(RunPlan(spec, method, None, Material(dataset, protocol), recipe, {}))

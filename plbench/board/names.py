@@ -1,0 +1,109 @@
+"""What a text may hold that stands on a page and on other people's terminals, and which numbers are numbers."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from plbench.board.entries import Entry
+from plbench.board.refusals import Findings, shown
+
+LONGEST = 200
+DEEPEST = 12
+LARGEST = 2**63 - 1
+
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+_JOINERS = frozenset("\u200c\u200d")  # which some scripts need inside a word
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_RUNS = re.compile(r"\s*(javascript|vbscript|data|file|blob)\s*:", re.IGNORECASE)
+_LOCAL = re.compile(r"/|~|[A-Za-z]:[/\\]")
+_IS_CLASS = re.compile(r"per_class\.csv\[.*\]\.class_(id|name)|priors\..*\.top\..*")
+
+
+def flaw_of_name(text: str, *, of_class: bool = False) -> str | None:
+    """Why a text is no name; None where it is one.
+
+    Quotes, commas, parentheses, ampersands, colons and slashes are in names of classes. Markup, backslashes, control,
+    bidirectional and other invisible characters, `..` as part of a path, addresses that are not of the web, and more
+    than `LONGEST` characters are not.
+
+    Args:
+        text: from a record or a table.
+        of_class: it may begin with a slash, as a MID does, and hold the joiners that some scripts need.
+
+    Examples:
+        >>> flaw_of_name("/m/01g317", of_class=True), flaw_of_name("Salt & pepper (shakers), 'set'")
+        (None, None)
+        >>> flaw_of_name("<b>Selective</b>")
+        "holds '<'"
+    """
+    if len(text) > LONGEST:
+        return f"has {len(text):,} characters"
+    for character in text:
+        if character in "<>\\":
+            return f"holds {character!r}"
+        if unicodedata.category(character) in _INVISIBLE and not (of_class and character in _JOINERS):
+            return f"holds U+{ord(character):04X}, which nobody sees"
+    if ".." in text.split("/"):
+        return "holds the path part '..'"
+    schemes = {scheme.lower() for scheme in _SCHEME.findall(text)} - {"http", "https"}
+    if schemes or _RUNS.match(text):
+        return f"holds an address of scheme {min(schemes, default=text.partition(':')[0].strip())}"
+    if not of_class and _LOCAL.match(text):
+        return "is a path on some machine"
+    return None
+
+
+def check_values(entry: Entry, findings: Findings) -> None:
+    """Refuses texts that are no names and numbers that are none, in the record and in its table, however nested."""
+    for path, value in _leaves(entry.record):
+        _check(path, value, findings)
+    for row in entry.per_class:
+        place = f"per_class.csv[{row.class_id}]"
+        findings.require(bool(row.class_id), "per_class.csv.class_id", row.class_id, "an id")
+        _check(f"{place}.class_id", row.class_id, findings)
+        _check(f"{place}.class_name", row.class_name, findings)
+        for group in row.groups:
+            _check(f"{place}.groups", group, findings)
+
+
+def _check(path: str, value: Any, findings: Findings) -> None:
+    if isinstance(value, str):
+        flaw = flaw_of_name(value, of_class=_IS_CLASS.fullmatch(path) is not None)
+        if flaw is not None:
+            findings.refuse(path, f"{shown(value)}, which {flaw}", "plain text")
+    elif isinstance(value, float):
+        findings.require(math.isfinite(value), path, value, "a finite number")
+    elif isinstance(value, int):
+        findings.require(abs(value) <= LARGEST, path, value, f"a number up to {LARGEST}")
+    elif value is not None:
+        findings.refuse(path, f"nested more than {DEEPEST} deep", "plain values")
+
+
+def _leaves(root: BaseModel) -> Iterator[tuple[str, Any]]:
+    """Path and value of everything in a record, names in its dictionaries too; a container where it is too deep.
+
+    Nothing is dumped and nothing recurses: what was nested a thousand deep to break either is only reported.
+    """
+    left: list[tuple[str, Any, int]] = [("", root, 0)]
+    while left:
+        path, value, depth = left.pop()
+        if isinstance(value, BaseModel):
+            items: list[tuple[Any, Any]] = list(vars(value).items())
+        elif isinstance(value, dict):
+            items = list(value.items())
+            yield from ((path, name) for name in value)
+        elif isinstance(value, list | tuple):
+            items = list(enumerate(value))
+        else:
+            yield path, value
+            continue
+        if depth == DEEPEST:
+            yield path, value
+            continue
+        left += [(f"{path}.{name}".lstrip("."), item, depth + 1) for name, item in reversed(items)]

@@ -1,0 +1,122 @@
+"""A record's figures, tables and replicates once more from its cells, where somebody kept them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plbench import evaluation
+from plbench.board.entries import Entry
+from plbench.board.figures import ROUNDED, as_metrics, group_members, names_parts
+from plbench.board.refusals import Findings, defined
+from plbench.bootstrap import MAX_IMAGES
+from plbench.cells import Cells
+from plbench.errors import PlbenchError
+from plbench.labels import PartialLabels
+from plbench.metrics import evaluate_cells
+
+CELLS = "cells.npz"
+_BYTES_PER_CELL = 32  # image, class, score, sign; more would be something else
+_EXACT = 1e-9  # percentage points between two machines' float64
+
+
+def check_cells(entry: Entry, path: Path, findings: Findings) -> None:
+    """Refuses cells that are not the record's, and whatever does not follow from them."""
+    stated = entry.record.files.get(CELLS)
+    if stated is None:
+        findings.refuse(f"files.{CELLS}", "missing", "the hash of the cells")
+        return
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    findings.equal(f"files.{CELLS}.num_bytes", stated.num_bytes, path.stat().st_size)
+    if sha256 != stated.sha256:
+        findings.refuse(f"files.{CELLS}.sha256", stated.sha256, f"{sha256}, of {path.name}")
+        return
+    cells = _load(entry, path, findings)
+    if cells is not None:
+        _compare_table(entry, cells, findings)
+        _compare_figures(entry, cells, findings)
+
+
+def _load(entry: Entry, path: Path, findings: Findings) -> Cells | None:
+    """Cells of no more classes, images and bytes than the record speaks of."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > _BYTES_PER_CELL * entry.record.test.num_cells + 2**16:
+            findings.refuse(CELLS, f"{size:,} bytes unpacked", f"those of {entry.record.test.num_cells:,} cells")
+            return None
+        cells = Cells.load(path)
+    except (PlbenchError, OSError, MemoryError, zipfile.BadZipFile) as error:
+        findings.refuse(CELLS, f"no file of cells ({type(error).__name__})", "the cells that the run wrote")
+        return None
+    shape = (cells.num_images, cells.num_classes)
+    expected = (entry.record.test.num_images, len(entry.per_class))
+    if shape != expected or cells.num_images > MAX_IMAGES:
+        findings.refuse(
+            "metrics.test.num_images", f"{expected[0]} with {expected[1]} classes", f"those of cells {shape}"
+        )
+        return None
+    return cells
+
+
+def _compare_table(entry: Entry, cells: Cells, findings: Findings) -> None:
+    found, expected = as_metrics(entry.per_class), evaluate_cells(cells)
+    for c, row in enumerate(entry.per_class):
+        place = f"per_class.csv[{row.class_id}]"
+        findings.equal(f"{place}.positives", row.positives, int(expected.num_positives[c]))
+        findings.equal(f"{place}.negatives", row.negatives, int(expected.num_negatives[c]))
+        findings.close(f"{place}.ap", defined(100 * found.ap[c]), defined(100 * float(expected.ap[c])), _EXACT)
+
+
+def _compare_figures(entry: Entry, cells: Cells, findings: Findings) -> None:
+    """Figures with their intervals, and each replicate."""
+    from plbench.randomness import derive_seed  # imports torch
+
+    table, protocol = entry.per_class, entry.record.spec.protocol
+    labels = PartialLabels.from_cells([], [], [], num_rows=1, class_ids=[row.class_id for row in table])
+    groups = group_members(table, entry.record.test.groups) if names_parts(table) else {}
+    by_id = {name: [table[c].class_id for c in members] for name, members in groups.items()}
+    # in the order of the annotations in train, as far as quintiles tell
+    order = np.array([row.quintile or 0 for row in table])
+    seed = derive_seed(0, "bootstrap", protocol.sha256(), protocol.test_split)
+    replicates = evaluation.draw_replicates(cells, labels, by_id, seed, lambda done, total: None)
+    again = evaluation.summarise(cells, labels, by_id, order, replicates).model_dump()
+    record = entry.record.test.model_dump()
+    if not groups:
+        for figures in (record, again):
+            figures.update(groups={}, quintiles=[])
+    _compare("metrics.test", record, again, findings)
+    drawn = {"map_c": replicates.map_c, "map_o": replicates.map_o, **replicates.groups}
+    for name, values in drawn.items():
+        _compare_replicates(name, entry.replicates.get(name), values, findings)
+
+
+def _compare(where: str, found: Any, expected: Any, findings: Findings) -> None:
+    if isinstance(found, dict) and isinstance(expected, dict) and found.keys() == expected.keys():
+        for name in found:
+            _compare(f"{where}.{name}", found[name], expected[name], findings)
+    elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
+        for number, value in enumerate(found):
+            _compare(f"{where}.{number}", value, expected[number], findings)
+    elif isinstance(found, float) and isinstance(expected, float):
+        findings.close(where, found, expected, ROUNDED)
+    else:
+        findings.equal(where, found, expected)
+
+
+def _compare_replicates(name: str, found: np.ndarray | None, expected: np.ndarray, findings: Findings) -> None:
+    if found is None or found.shape != expected.shape:
+        findings.refuse(f"replicates.csv.{name}", "missing, or of another length", f"{len(expected)} replicates")
+        return
+    differs = np.flatnonzero(~np.isclose(found, expected, rtol=0, atol=ROUNDED, equal_nan=True))
+    if differs.size:
+        line = int(differs[0])
+        value = "undefined" if math.isnan(found[line]) else f"{found[line]:.6f}"
+        words = f"{expected[line]:.6f}, as the cells give it ({differs.size} such lines)"
+        findings.refuse(f"replicates.csv.{name}", f"{value} in line {line + 2}", words)

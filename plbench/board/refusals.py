@@ -1,0 +1,82 @@
+"""What verification says of a record: which field was found to hold what, and what it should."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+LONGEST_VALUE, LONGEST_TEXT = 80, 300
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One reason not to trust a record, or a board where `key` is empty.
+
+    Attributes:
+        key: of the record, as its folder is named.
+        field: dotted path in record.json, or a file, with class id and column where it is a table.
+        found, expected: short texts without control characters, whatever the file held.
+    """
+
+    key: str
+    field: str
+    found: str
+    expected: str
+
+    def __str__(self) -> str:
+        """One sentence."""
+        return f"{f'record {self.key}: ' if self.key else ''}{self.field} is {self.found}; expected {self.expected}"
+
+
+@dataclass
+class Findings:
+    """Refusals of one record, as they are found."""
+
+    key: str
+    refusals: list[Refusal] = field(default_factory=list)
+
+    def refuse(self, where: str, found: Any, expected: Any) -> None:
+        """Notes a refusal; texts are taken for words of ours, other values are written out."""
+        self.refusals.append(Refusal(printable(self.key), printable(where), _words(found), _words(expected)))
+
+    def equal(self, where: str, found: Any, expected: Any) -> None:
+        """Refuses a value that is not the one expected."""
+        if found != expected:
+            self.refuse(where, shown(found), shown(expected))
+
+    def close(self, where: str, found: float | None, expected: float | None, tolerance: float) -> None:
+        """Refuses a number that is off by more than rounding explains; None stands for undefined."""
+        if found is None or expected is None:
+            self.equal(where, found, expected)
+        elif not abs(found - expected) <= tolerance:
+            self.refuse(where, shown(found), shown(expected))
+
+    def require(self, well: bool, where: str, found: Any, expected: str) -> None:
+        """Refuses a value for which something does not hold."""
+        if not well:
+            self.refuse(where, shown(found), expected)
+
+
+def shown(value: Any) -> str:
+    """A value from a stranger's file as short printable text."""
+    return _cut(repr(value), LONGEST_VALUE)
+
+
+def printable(text: str) -> str:
+    """Text with what cannot be printed escaped, cut where it is long."""
+    text = _cut(text, LONGEST_TEXT)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
+
+
+def defined(value: float) -> float | None:
+    """A number, or None for NaN."""
+    return None if math.isnan(value) else value
+
+
+def _words(value: Any) -> str:
+    return printable(value) if isinstance(value, str) else shown(value)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}… ({len(text):,} characters)"

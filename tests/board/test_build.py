@@ -1,0 +1,182 @@
+"""From finished runs to built boards, and back: adding, ranking, building, withdrawing, repeating, exporting."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from plbench import runner
+from plbench.board import build
+from plbench.board.boards import Event, open_boards
+from plbench.board.entrance import add, new_board, withdraw
+from plbench.board.publish import export, model_index
+from plbench.board.reproduce import home_of, promote, reproduce
+from plbench.board.rows import board_values
+from plbench.errors import PlbenchError
+from plbench.record import Record, read_record, write_record
+from plbench.resolve import Request, plan_run
+from plbench.spec import Protocol
+from plbench.workspace import Workspace
+
+METHODS = ("ce-negative", "ce-ignore")
+SEEDS = (0, 1, 2)
+
+
+@pytest.fixture
+def workspace(make_workspace: Callable[..., Workspace]) -> Workspace:
+    return make_workspace()
+
+
+@pytest.fixture
+def runs(workspace: Workspace) -> list[Path]:
+    """Two methods, three seeds, on the tiny dataset; as a clean checkout would have made them."""
+    folders = []
+    for method in METHODS:
+        for seed in SEEDS:
+            record = runner.run(plan_run(Request("tiny", method, seed=seed), workspace), workspace)
+            folders.append(clean(workspace.store.run_folder(record.key)))
+    return folders
+
+
+def clean(folder: Path) -> Path:
+    record = read_record(folder)
+    environment = {**record.environment, "git_commit": "0" * 40, "git_dirty": False}
+    write_record(folder, record.model_copy(update={"environment": environment}))
+    return folder
+
+
+@pytest.fixture
+def root(runs: list[Path], tmp_path: Path) -> Path:
+    """A folder of boards with one that asks what the runs answer."""
+    record = read_record(runs[0])
+    new_board(tmp_path / "boards", "tiny", "Tiny blocks & more", protocol(record))
+    return tmp_path / "boards"
+
+
+def protocol(record: Record) -> Protocol:
+    return record.spec.protocol
+
+
+def rows(root: Path) -> list[dict[str, Any]]:
+    return [row for section in board_values(open_boards(root)[0])["sections"] for row in section["rows"]]
+
+
+def test_records_become_rows_and_the_same_records_the_same_bytes(root: Path, runs: list[Path]) -> None:
+    assert {board for board, _ in add(runs, root)} == {"tiny"}
+    assert add(runs, root) == []  # each once
+    files = build.build(root)
+    assert build.differing(files) == list(files) and build.write(files) == list(files)
+    assert build.build(root) == files and build.differing(files) == []
+    found = rows(root)
+    assert {row["method"] for row in found} == set(METHODS)
+    for row in found:
+        values = [read_record(folder).test.map_c.value for folder in runs if read_record(folder).key in row["keys"]]
+        assert row["figures"]["map_c"]["mean"] == pytest.approx(np.mean(values), abs=1e-4)
+        assert row["seeds"] == [0, 1, 2] and not row["provisional"] and row["tier"] == "self-reported"
+        ap = [value for value in row["ap"] if value is not None]
+        assert np.mean(ap) == pytest.approx(row["figures"]["map_c"]["mean"], abs=1e-3)
+    assert sorted(row["rank"] for row in found) in ([1, 1], [1, 2])
+
+
+def test_built_files_agree_with_each_other(root: Path, runs: list[Path]) -> None:
+    add(runs, root)
+    files = {path.name: content for path, content in build.build(root).items() if path.parent.name == "tiny"}
+    table = list(csv.DictReader(io.StringIO(files["table.csv"])))
+    values = json.loads(files["table.json"])
+    assert [row["method"] for row in table] == [row["method"] for row in values["sections"][0]["rows"]]
+    for line, row in zip(table, values["sections"][0]["rows"], strict=True):
+        assert float(line["map_c_mean"]) == row["figures"]["map_c"]["mean"]
+        shown = f"{row['figures']['map_c']['mean']:.2f} ±"
+        assert shown in files["README.md"] and shown in files["table.tex"]
+    assert files["table.tex"].count(r"\toprule") == files["table.tex"].count(r"\bottomrule") == 1
+    assert r"blocks \& more" in files["table.tex"]  # what LaTeX would trip over is escaped
+
+
+def test_with_two_seeds_a_row_is_provisional_and_has_no_rank(root: Path, runs: list[Path]) -> None:
+    add([*runs[:3], *runs[3:5]], root)
+    ranks = {row["method"]: (row["rank"], row["provisional"]) for row in rows(root)}
+    assert ranks == {"ce-negative": (1, False), "ce-ignore": (None, True)}
+
+
+def test_a_withdrawn_record_stays_and_has_no_rank(root: Path, runs: list[Path]) -> None:
+    add(runs, root)
+    key = read_record(runs[0]).key
+    assert withdraw(key, "trained on the wrong labels", root) == ["tiny"]
+    board = open_boards(root)[0]
+    assert board.board.version == 2 and board.record_folder(key).is_dir() and key in board.withdrawn
+    kept = [row for row in rows(root) if row["method"] == "ce-negative"]
+    assert sorted((row["withdrawn"] is not None, len(row["keys"]), row["rank"] is None) for row in kept) == [
+        (False, 2, True),  # two seeds are left: provisional
+        (True, 1, True),
+    ]
+    with pytest.raises(PlbenchError, match="not withdrawn yet"):
+        withdraw(key, "again", root)
+
+
+def test_a_record_is_repeated_and_promoted(root: Path, runs: list[Path], workspace: Workspace) -> None:
+    add(runs, root)
+    board, key = home_of(open_boards(root), read_record(runs[0]).key[:8])
+    record, compared = reproduce(board, key, workspace)
+    assert record.key == key and all(comparison.within for comparison in compared)
+    assert [c.metric for c in compared] == ["map_c", "map_o", "frequent", "rare"]
+    promote(board, key, "the tests")
+    assert next(row for row in rows(root) if key in row["keys"])["tier"] == "verified"
+    with pytest.raises(PlbenchError, match="no board has 'ffff'"):
+        home_of(open_boards(root), "ffff")
+
+
+def test_a_run_of_another_protocol_finds_no_board(root: Path, workspace: Workspace) -> None:
+    record = runner.run(plan_run(Request("tiny", "ce-negative", simulate="rpa=0.5"), workspace), workspace)
+    with pytest.raises(PlbenchError, match="no board asks protocol tiny-rpa/v1"):
+        add([clean(workspace.store.run_folder(record.key))], root)
+    assert open_boards(root)[0].ledger == ()
+
+
+def test_a_dirty_checkout_is_refused_and_nothing_is_added(root: Path, runs: list[Path]) -> None:
+    record = read_record(runs[-1])
+    write_record(runs[-1], record.model_copy(update={"environment": {**record.environment, "git_dirty": True}}))
+    with pytest.raises(PlbenchError, match=rf"{record.key}.*git_dirty"):
+        add(runs, root)
+    assert open_boards(root)[0].ledger == ()
+
+
+def test_the_site_has_page_records_and_workflow(root: Path, runs: list[Path], tmp_path: Path) -> None:
+    add(runs, root)
+    with pytest.raises(PlbenchError, match="plbench board build mends it"):
+        export(root, tmp_path / "site")
+    build.write(build.build(root))
+    written = export(root, tmp_path / "site")
+    assert written[0].name == "index.html" and all(path.is_file() for path in written)
+    assert len(list((tmp_path / "site").glob("tiny/records/*/record.json"))) == 6
+    workflow = yaml.safe_load((tmp_path / "site" / ".github" / "workflows" / "boards.yml").read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    with pytest.raises(PlbenchError, match="lies inside"):
+        export(root, root / "site")
+
+
+def test_a_model_card_has_the_figures(runs: list[Path]) -> None:
+    record = read_record(runs[0])
+    card = yaml.safe_load(model_index(record).strip().strip("-"))
+    metrics = {metric["type"]: metric["value"] for metric in card["model-index"][0]["results"][0]["metrics"]}
+    assert metrics["map_c"] == record.test.map_c.value and set(metrics) == {
+        "map_c",
+        "map_o",
+        "map_c_frequent",
+        "map_c_rare",
+    }
+
+
+def test_the_ledger_is_append_only_in_memory_and_on_disk(root: Path, runs: list[Path]) -> None:
+    add(runs[:1], root)
+    board = open_boards(root)[0]
+    before = board.ledger
+    board.append([Event(event="verified", key=before[0].key, at="2026-01-01T00:00:00Z", by="x")])
+    assert open_boards(root)[0].ledger[: len(before)] == before

@@ -1,0 +1,204 @@
+"""A board in git: rows change or go only with its version, and the ledger only grows."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plbench.board.boards import LEDGER, RECORDS, BoardFolder
+from plbench.board.history import check_history
+from plbench.board.refusals import Refusal
+
+KEYS = ("a" * 16, "b" * 16)
+BOARD: dict[str, Any] = {
+    "name": "tiny",
+    "title": "Tiny",
+    "dataset": "tiny",
+    "protocol": "tiny/v1",
+    "protocol_sha256": "0" * 64,
+    "max_trials": 50,
+}
+
+
+def git(folder: Path, *arguments: str) -> None:
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", *identity, "-C", str(folder), *arguments], check=True, capture_output=True)
+
+
+def events(*keys: str) -> list[dict[str, str]]:
+    return [{"event": "added", "key": key, "at": "2026-01-01T00:00:00Z", "sha256": "0" * 64} for key in keys]
+
+
+def write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Path:
+    """A board of two records in a commit of its own."""
+    path = tmp_path / "checkout" / "leaderboards" / "tiny"
+    write(path / "board.json", BOARD)
+    write(path / LEDGER, {"events": events(*KEYS)})
+    for key in KEYS:
+        write(path / RECORDS / key / "record.json", {"key": key})
+        write(path / RECORDS / key / "per_class.csv", key)
+    git(path, "init", "-q", str(tmp_path / "checkout"))
+    git(path, "add", "-A", "..")
+    git(path, "commit", "-q", "-m", "first")
+    return path
+
+
+def check(path: Path, against: str | None = None) -> list[Refusal]:
+    notes: list[str] = []
+    refusals = check_history(BoardFolder(path), against, notes.append)
+    assert notes == []
+    return refusals
+
+
+def add_a_record(path: Path) -> None:
+    write(path / LEDGER, {"events": events(*KEYS, "c" * 16)})
+    write(path / RECORDS / ("c" * 16) / "record.json", {})
+
+
+def withdraw(path: Path) -> None:
+    last = {"event": "withdrawn", "key": KEYS[0], "at": "2026-01-02T00:00:00Z", "why": "wrong"}
+    write(path / LEDGER, {"events": [*events(*KEYS), last]})
+
+
+def other_words(path: Path) -> None:
+    write(
+        path / "board.json",
+        {**BOARD, "title": "Tiny, better", "ceiling_sha256": "1" * 64, "dataset_fingerprint": "2" * 64},
+    )
+
+
+def change_a_record(path: Path) -> None:
+    write(path / RECORDS / KEYS[1] / "record.json", {"key": KEYS[1], "better": True})
+
+
+def change_a_table(path: Path) -> None:
+    write(path / RECORDS / KEYS[1] / "per_class.csv", "better")
+
+
+def remove_a_record(path: Path) -> None:
+    for file in (path / RECORDS / KEYS[1]).iterdir():
+        file.unlink()
+    (path / RECORDS / KEYS[1]).rmdir()
+
+
+def link_a_record(path: Path) -> None:
+    file = path / RECORDS / KEYS[1] / "record.json"
+    file.rename(path / "kept.json")
+    file.symlink_to(path / "kept.json")
+
+
+def forget_an_event(path: Path) -> None:
+    write(path / LEDGER, {"events": events(KEYS[0])})
+
+
+def change_an_event(path: Path) -> None:
+    first, second = events(*KEYS)
+    write(path / LEDGER, {"events": [first, {**second, "sha256": "1" * 64}]})
+
+
+def swap_events(path: Path) -> None:
+    write(path / LEDGER, {"events": events(*reversed(KEYS))})
+
+
+def forget_the_ledger(path: Path) -> None:
+    (path / LEDGER).unlink()
+
+
+def another_question(path: Path) -> None:
+    write(path / "board.json", {**BOARD, "protocol_sha256": "1" * 64})
+
+
+def more_trials(path: Path) -> None:
+    write(path / "board.json", {**BOARD, "max_trials": 500})
+
+
+@pytest.mark.parametrize("act", [lambda path: None, add_a_record, withdraw, other_words])
+def test_a_board_may_grow(board: Path, act: Callable[[Path], None]) -> None:
+    act(board)
+    assert check(board) == []
+
+
+REFUSED = {
+    change_a_record: (KEYS[1], "record.json", "changed"),
+    change_a_table: (KEYS[1], "per_class.csv", "changed"),
+    remove_a_record: (KEYS[1], "record.json", "removed"),
+    link_a_record: (KEYS[1], "record.json", "changed"),
+    forget_an_event: (KEYS[1], f"{LEDGER}: events.1", "missing"),
+    change_an_event: (KEYS[1], f"{LEDGER}: events.1", "added"),
+    swap_events: (KEYS[0], f"{LEDGER}: events.0", "added"),
+    forget_the_ledger: (KEYS[0], f"{LEDGER}: events.0", "missing"),
+    another_question: ("", "board.json: protocol_sha256", "'111"),
+    more_trials: ("", "board.json: max_trials", "500"),
+}
+
+
+@pytest.mark.parametrize("act", REFUSED, ids=lambda act: act.__name__)
+def test_it_may_not_change(board: Path, act: Callable[[Path], None]) -> None:
+    key, field, found = REFUSED[act]
+    act(board)
+    refusals = check(board)
+    named = [refusal for refusal in refusals if (refusal.key, refusal.field) == (key, field)]
+    assert named and named[0].found.startswith(found), refusals
+    assert "HEAD" in named[0].expected
+
+
+@pytest.mark.parametrize("act", REFUSED, ids=lambda act: act.__name__)
+def test_it_may_change_with_its_version(board: Path, act: Callable[[Path], None]) -> None:
+    act(board)
+    content = json.loads((board / "board.json").read_text())
+    write(board / "board.json", {**content, "version": 2, "about": "why"})
+    assert check(board) == []
+
+
+def test_a_version_never_falls(board: Path) -> None:
+    write(board / "board.json", {**BOARD, "version": 3})
+    git(board, "commit", "-q", "-a", "-m", "third")
+    write(board / "board.json", {**BOARD, "version": 2})
+    assert [refusal.field for refusal in check(board)] == ["board.json: version"]
+
+
+def test_the_commit_may_be_named(board: Path) -> None:
+    """What was committed by now is still a change against what was there before."""
+    change_a_record(board)
+    git(board, "commit", "-q", "-a", "-m", "second")
+    assert check(board) == []
+    assert [refusal.field for refusal in check(board, "HEAD~1")] == ["record.json"]
+
+
+def test_the_index_does_not_hide_a_change(board: Path) -> None:
+    remove_a_record(board)
+    git(board, "rm", "-r", "-q", "--cached", str(board / RECORDS / KEYS[1]))
+    assert {refusal.found for refusal in check(board)} == {"removed"}
+
+
+def test_a_new_board_has_no_history(board: Path) -> None:
+    other = board.with_name("new")
+    write(other / "board.json", {**BOARD, "name": "new"})
+    assert check(other) == []
+
+
+@pytest.mark.parametrize("against", ["nowhere", "--output=/tmp/x", "HEAD:README.md", ""])
+def test_a_commit_that_is_not_there_is_said(board: Path, against: str) -> None:
+    notes: list[str] = []
+    assert check_history(BoardFolder(board), against or "HEAD~7", notes.append) == []
+    assert len(notes) == 1
+    assert "history was not checked" in notes[0]
+
+
+def test_no_checkout_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    write(tmp_path / "tiny" / "board.json", BOARD)
+    notes: list[str] = []
+    assert check_history(BoardFolder(tmp_path / "tiny"), None, notes.append) == []
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert check_history(BoardFolder(tmp_path / "tiny"), None, notes.append) == []
+    assert len(notes) == 2
