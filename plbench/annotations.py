@@ -94,7 +94,7 @@ def settle_cells(
         what: what to call a cell in the sentences.
     """
     keys, tally = _settled(rows, columns, present, len(class_ids))
-    matrix = _Cells(len(keys), num_images, len(class_ids)).add(keys).matrix()
+    matrix = _Cells(len(keys), num_images, len(class_ids)).put(0, keys).matrix()
     return PartialLabels(matrix, tuple(class_ids), tuple(class_names)), tally.notes(len(rows), what)
 
 
@@ -143,16 +143,17 @@ class CellCollector:
         lengths = _joined([batch.lengths for batch in batches])
         columns, present = _joined([b.columns for b in batches]), _joined([b.present for b in batches])
         batches.clear()
+        cells_before = np.concatenate([[0], np.cumsum(lengths)])
         if (image_ids := _grouped(runs)) is not None:  # as published files are: small sorts, in the processor's cache
             is_first = np.ones(len(runs), bool)
             is_first[1:] = pc.not_equal(runs[1:], runs[:-1]).to_numpy(zero_copy_only=False)
             row_of_run = np.cumsum(is_first) - 1
-            pieces = _pieces(lengths, np.flatnonzero(is_first))
+            pieces = _pieces(cells_before, np.flatnonzero(is_first))
         else:  # an image's rows may be anywhere: one sort over all
             encoded = runs.dictionary_encode()
             image_ids, row_of_run = encoded.dictionary, encoded.indices.to_numpy().astype(np.int64)
             pieces = [slice(0, len(lengths))]
-        matrix, tally = self._settle(row_of_run, lengths, columns, present, pieces, len(image_ids))
+        matrix, tally = self._settle(row_of_run, lengths, cells_before, columns, present, pieces, len(image_ids))
         labels = PartialLabels(matrix, self._class_ids, self._class_names)
         return Annotations(TextColumn.of_arrow(image_ids), labels, notes=tally.notes(self.num_rows, what))
 
@@ -160,53 +161,62 @@ class CellCollector:
         self,
         row_of_run: npt.NDArray[np.int64],
         lengths: npt.NDArray[np.int64],
+        cells_before: npt.NDArray[np.int64],
         columns: npt.NDArray[np.integer],
         present: npt.NDArray[np.bool_],
         pieces: list[slice],
         num_images: int,
     ) -> tuple[sparse.csr_array, _Tally]:
         """CSR labels from the runs, piece by piece; no two pieces have an image in common."""
-        starts = np.concatenate([[0], np.cumsum(lengths)])
         num_classes = len(self._class_ids)
-        cells, tally = _Cells(len(columns), num_images, num_classes), _Tally()
+        cells = _Cells(len(columns), num_images, num_classes)
 
-        def settle(piece: slice) -> tuple[npt.NDArray[np.int64], _Tally]:
-            part = slice(starts[piece.start], starts[piece.stop])
+        def settle(piece: slice) -> _Tally:
+            part = slice(cells_before[piece.start], cells_before[piece.stop])
             rows = np.repeat(row_of_run[piece], lengths[piece])
-            return _settled(rows, columns[part], present[part], num_classes)
+            keys, found = _settled(rows, columns[part], present[part], num_classes)
+            cells.put(int(part.start), keys)
+            return found
 
         with ThreadPoolExecutor(max_workers=2) as pool:  # numpy lets go of the interpreter while it sorts
-            for keys, found in pool.map(settle, pieces):
-                tally += found
-                cells.add(keys)
+            tally = sum(pool.map(settle, pieces), start=_Tally())
         return cells.matrix(), tally
 
 
 class _Cells:
-    """CSR arrays that fill up with sorted keys, as `_settled` gives them, in rising order of rows."""
+    """CSR arrays that fill up with sorted keys, as `_settled` gives them. Threads may fill different rows at once."""
 
     def __init__(self, most: int, num_rows: int, num_columns: int) -> None:
         self._num_columns = num_columns
         self._index_type: Any = np.int32 if most < 2**31 else np.int64
-        self._indices, self._values = np.empty(most, self._index_type), np.empty(most, np.int8)
-        self._indptr: npt.NDArray[np.int64] = np.zeros(num_rows + 1, self._index_type)
-        self._filled = 0
+        self._indices: npt.NDArray[np.int64] = np.empty(most, self._index_type)
+        self._values = np.empty(most, np.int8)
+        self._in_row: npt.NDArray[np.int64] = np.zeros(num_rows + 1, self._index_type)
+        self._parts: list[tuple[int, int]] = []
 
-    def add(self, keys: npt.NDArray[np.int64]) -> _Cells:
+    def put(self, start: int, keys: npt.NDArray[np.int64]) -> _Cells:
+        """Writes cells from place `start` on, where there is room for as many as there were before settling."""
         if len(keys):
-            part = slice(self._filled, self._filled + len(keys))
+            part = slice(start, start + len(keys))
             self._values[part] = (keys & 1) * 2 - 1
             cells = keys >> 1
             rows = cells // self._num_columns
             self._indices[part] = cells - rows * self._num_columns
-            self._indptr[rows[0] + 1 : rows[-1] + 2] += np.bincount(rows - rows[0]).astype(self._index_type)
-            self._filled += len(keys)
+            self._in_row[rows[0] + 1 : rows[-1] + 2] = np.bincount(rows - rows[0])
+            self._parts.append((start, len(keys)))
         return self
 
     def matrix(self) -> sparse.csr_array:
-        shape = (len(self._indptr) - 1, self._num_columns)
-        arrays = (self._values[: self._filled], self._indices[: self._filled], np.cumsum(self._indptr))
-        matrix = sparse.csr_array((arrays[0], arrays[1], arrays[2].astype(self._index_type)), shape=shape)
+        """The labels; closes the gaps that cells left out have left."""
+        filled = 0
+        for start, number in sorted(self._parts):
+            if start > filled:
+                self._values[filled : filled + number] = self._values[start : start + number]
+                self._indices[filled : filled + number] = self._indices[start : start + number]
+            filled += number
+        np.cumsum(self._in_row, out=self._in_row)
+        shape = (len(self._in_row) - 1, self._num_columns)
+        matrix = sparse.csr_array((self._values[:filled], self._indices[:filled], self._in_row), shape=shape)
         matrix.has_canonical_format = True  # sorted and settled
         return matrix
 
@@ -244,14 +254,17 @@ class _Tally:
         return tuple(f"{number:,} {sentence}" for number, sentence in sentences if number)
 
 
-def _pieces(lengths: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> list[slice]:
-    """Runs cut into pieces of about `_PIECE` cells, only where an image starts."""
-    if not len(lengths):
-        return []
-    cells_before = np.concatenate([[0], np.cumsum(lengths)])
-    wanted = np.arange(_PIECE, cells_before[-1], _PIECE)
-    cuts = starts[np.searchsorted(cells_before[starts], wanted, side="right") - 1]
-    return [slice(start, stop) for start, stop in pairwise(np.unique([0, *cuts.tolist(), len(lengths)]).tolist())]
+def _pieces(cells_before: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> list[slice]:
+    """Runs cut into pieces of about `_PIECE` cells, only where an image starts.
+
+    Args:
+        cells_before: [R + 1] cells before each run, and in all.
+        starts: runs that start an image.
+    """
+    num_runs = len(cells_before) - 1
+    wanted = np.searchsorted(cells_before, np.arange(_PIECE, cells_before[-1], _PIECE), side="right") - 1
+    cuts = starts[np.searchsorted(starts, wanted, side="right") - 1] if num_runs else wanted
+    return [slice(start, stop) for start, stop in pairwise(np.unique([0, *cuts.tolist(), num_runs]).tolist())]
 
 
 def _grouped(runs: pa.Array) -> pa.Array | None:

@@ -30,7 +30,7 @@ from plbench.board.names import check_values
 from plbench.board.recompute import CELLS, check_cells
 from plbench.board.refusals import Findings, Refusal
 
-__all__ = ["Refusal", "check_entry", "verify_board"]
+__all__ = ["Refusal", "Role", "check_entry", "verify_board"]
 
 
 def check_entry(entry: Entry, board: Board, *, role: Role) -> list[Refusal]:
@@ -72,7 +72,7 @@ def verify_board(
             continue  # refused already
         findings = Findings(key)
         entry = _verify(folder, path, findings)
-        refusals += dict.fromkeys(findings.refusals)
+        refusals += findings.refusals
         if entry is not None and key not in folder.withdrawn:
             entries.append(entry)
     if cells is not None:

@@ -26,15 +26,15 @@ def check_figures(entry: Entry, findings: Findings) -> None:
         findings.require(names_parts(entry.per_class), "per_class.csv.quintile", None, "the quintile of each class")
     classes = as_metrics(entry.per_class)
     test = entry.record.test
-    for name, split in entry.record.metrics.items():
-        _check_counts(f"metrics.{name}", split, classes, findings)
-        _check_parts(f"metrics.{name}", split, entry.per_class, findings)
-        _check_unpooled(f"metrics.{name}", split, findings)
     where = "metrics.test"
     findings.close(f"{where}.map_c.value", test.map_c.value, defined(classes.map_c), ROUNDED)
     findings.close(f"{where}.map_o.value", test.map_o.value, defined(classes.map_o), ROUNDED)
     for place, group, members in _parts(where, test, entry.per_class):
         findings.close(f"{place}.map_c.value", group.map_c.value, defined(classes.group(members)[0]), ROUNDED)
+    for name, split in entry.record.metrics.items():
+        _check_counts(f"metrics.{name}", split, classes, findings)
+        _check_parts(f"metrics.{name}", split, entry.per_class, findings)
+        _check_unpooled(f"metrics.{name}", split, findings)
     check_intervals(entry, classes, findings)
 
 

@@ -34,7 +34,7 @@ def check_hashes(record: Record, findings: Findings) -> None:
         if record.key == found[:16]:
             findings.refuse("spec_sha256", shown(record.spec_sha256), found)
         else:
-            findings.refuse("spec", f"one with sha256 {found}", f"one with sha256 {shown(record.spec_sha256)}")
+            findings.refuse("spec", f"of sha256 {found}", f"{record.spec_sha256}, as spec_sha256 and key have it")
     elif record.key != found[:16]:
         findings.refuse("key", shown(record.key), found[:16])
     spec = record.spec

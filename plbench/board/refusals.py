@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 LONGEST_VALUE, LONGEST_TEXT = 80, 300
+MOST_REFUSALS = 100  # of one record: a table can be wrong in 20,000 lines
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,17 @@ class Refusal:
 
 @dataclass
 class Findings:
-    """Refusals of one record, as they are found."""
+    """Refusals of one record, as they are found: the first of each field, and at most `MOST_REFUSALS`."""
 
     key: str
     refusals: list[Refusal] = field(default_factory=list)
+    _named: set[str] = field(default_factory=set)
 
     def refuse(self, where: str, found: Any, expected: Any) -> None:
         """Notes a refusal; texts are taken for words of ours, other values are written out."""
-        self.refusals.append(Refusal(printable(self.key), printable(where), _words(found), _words(expected)))
+        if where not in self._named and len(self.refusals) < MOST_REFUSALS:
+            self._named.add(where)
+            self.refusals.append(Refusal(printable(self.key), printable(where), _words(found), _words(expected)))
 
     def equal(self, where: str, found: Any, expected: Any) -> None:
         """Refuses a value that is not the one expected."""
