@@ -114,8 +114,7 @@ def withdraw(key: str, why: str, root: Path) -> list[str]:
     if not boards:
         raise PlbenchError(f"no board in {root} has a record {key!r} that is not withdrawn yet")
     for board in boards:
-        raised = board.board.model_copy(update={"version": board.board.version + 1})
-        board.append([Event(event="withdrawn", key=key, at=now(), why=why)], raised)
+        board.append([Event(event="withdrawn", key=key, at=now(), why=why)])
     return [board.board.name for board in boards]
 
 

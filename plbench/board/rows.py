@@ -124,7 +124,7 @@ def _make(group: Sequence[Entry], label: str, folder: BoardFolder) -> _Row:
     return _Row(
         drawn=Drawn(label, [(entry.record, entry.replicates) for entry in entries]),
         entries=entries,
-        is_ceiling=entries[0].record.protocol_sha256 == folder.board.ceiling_sha256 is not None,
+        is_ceiling=entries[0].record.spec.protocol.sha256() == folder.board.ceiling_sha256,
         why_withdrawn=folder.withdrawn.get(entries[0].key),
     )
 

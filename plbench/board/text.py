@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from tabulate import tabulate
 
@@ -124,7 +125,7 @@ def measured(figure: Values | None) -> str:
 
 def _linked(row: Values) -> str:
     label = _markdown(row["label"])
-    return f"[{label}](../../{row['source_file']})" if row["source_file"] else label
+    return f"[{label}](../../{quote(row['source_file'])})" if row["source_file"] else label
 
 
 def _quoted(rows: Sequence[Values]) -> list[str]:

@@ -85,7 +85,7 @@ def board_verify(
     refusals = [
         {"board": folder.board.name, **asdict(refusal), "text": str(refusal)}
         for folder in open_boards(boards, name or ())
-        for refusal in verify_board(folder, cells=cells, against=against)
+        for refusal in verify_board(folder, cells=cells, against=against, note=lambda text: typer.echo(text, err=True))
     ]
     if refusals:
         emit(refusals, as_json, lambda: typer.echo("\n".join(f"{r['board']}: {r['text']}" for r in refusals)))

@@ -111,7 +111,7 @@ def test_a_withdrawn_record_stays_and_has_no_rank(root: Path, runs: list[Path]) 
     key = read_record(runs[0]).key
     assert withdraw(key, "trained on the wrong labels", root) == ["tiny"]
     board = open_boards(root)[0]
-    assert board.board.version == 2 and board.record_folder(key).is_dir() and key in board.withdrawn
+    assert board.board.version == 1 and board.record_folder(key).is_dir() and key in board.withdrawn
     kept = [row for row in rows(root) if row["method"] == "ce-negative"]
     assert sorted((row["withdrawn"] is not None, len(row["keys"]), row["rank"] is None) for row in kept) == [
         (False, 2, True),  # two seeds are left: provisional
