@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench lint format boards clean
+.PHONY: demo test bench lint format boards check-boards clean
 
 $(VENV)/.installed: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -41,6 +41,10 @@ boards: $(VENV)/.installed
 	$(BIN)/plbench board add --all
 	$(BIN)/plbench board verify --cells runs
 	$(BIN)/plbench board build
+
+check-boards: $(VENV)/.installed
+	$(BIN)/plbench board verify
+	$(BIN)/plbench board build --check
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -129,7 +129,7 @@ def rank_pictures(boards: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     compared = [(setting, compare_ranks(found)) for setting, found in sorted(scores.items())]
     return [
         {
-            "setting": f"{', '.join(setting)} parameters",
+            "setting": f"{', '.join(setting)} values",
             "boards": ", ".join(comparison.boards),
             "sentence": comparison.sentence,
             "repeated": len({datasets[name] for name in comparison.boards}) < len(comparison.boards),

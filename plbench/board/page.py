@@ -176,7 +176,7 @@ def _board_view(board: dict[str, Any], slug: str, sources: str | None) -> dict[s
             }
             blocks[block].append(view)
             rows.append(_details(row, view, section))
-        setting = (section["regime"], section["model"], f"{section['configuration']} parameters")
+        setting = (section["regime"], section["model"], f"{section['configuration']} values")
         sections.append(
             {
                 **section,
