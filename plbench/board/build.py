@@ -16,17 +16,18 @@ from plbench.store import write_text
 PAGE = "index.html"
 
 
-def build(root: Path) -> dict[Path, str]:
+def build(root: Path, *, sources: str | None = "../") -> dict[Path, str]:
     """Every built file of all boards, by path.
 
     Args:
         root: usually `leaderboards`.
+        sources: where the page finds the methods' files; None for a page without links to them.
 
     Raises:
         PlbenchError: if there are no boards, or one cannot be read.
     """
     boards = all_values(root, open_boards(root))
-    files = {root / PAGE: render_page(boards), root / "README.md": _overview(boards)}
+    files = {root / PAGE: render_page(boards, sources=sources), root / "README.md": _overview(boards)}
     for board in boards:
         folder = root / board["name"]
         files[folder / "README.md"] = text.as_markdown(board, f"../{PAGE}")

@@ -16,12 +16,13 @@ from plbench.store import unwritable, write_text
 WORKFLOWS = ("boards.yml",)
 
 
-def export(root: Path, to: Path) -> list[Path]:
+def export(root: Path, to: Path, *, sources: str | None = None) -> list[Path]:
     """Writes the site: page, tables and records, and GitHub workflows that build it and check submissions.
 
     Args:
         root: usually `leaderboards`.
         to: a folder that is not below it.
+        sources: address of the repository's files on the web, which the page links methods to; None for no links.
 
     Returns:
         The files written, the page first.
@@ -36,6 +37,7 @@ def export(root: Path, to: Path) -> list[Path]:
         raise PlbenchError(f"--to {to} lies inside {root}; give a folder elsewhere")
     written = []
     try:
+        files[root / build.PAGE] = build.build(root, sources=sources)[root / build.PAGE]
         for path, content in sorted(files.items(), key=lambda item: item[0].name != build.PAGE):
             write_text(to / path.relative_to(root), content)
             written.append(to / path.relative_to(root))

@@ -180,12 +180,15 @@ def board_withdraw(
 @board_app.command("export")
 def board_export(
     to: Annotated[Path, typer.Option("--to", help="Folder to write.")],
+    sources: Annotated[
+        str | None, typer.Option("--sources", help="Address of the repository's files, to link methods to.")
+    ] = None,
     boards: Boards = BOARDS,
 ) -> None:
     """The page and its tables as a static site, with workflows that build it and check submissions."""
     from plbench.board.publish import export
 
-    for path in export(boards, to):
+    for path in export(boards, to, sources=sources):
         typer.echo(f"written: {path}")
 
 
