@@ -11,6 +11,8 @@ from urllib.parse import quote
 
 from tabulate import tabulate
 
+from plbench.board.page import reference_link
+
 Values = Mapping[str, Any]
 _MARKDOWN_SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>#|~!"})
 _CSV_FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -99,6 +101,7 @@ def _columns(row: Values, groups: Sequence[str], label: str) -> dict[str, str]:
     best, cost = row["to_best"], row["cost"]
     gap = "" if best is None else f"{best['difference']:+.2f} [{best['low']:+.2f}, {best['high']:+.2f}]"
     hours = "" if cost["hours"] is None else f"{cost['hours']:.2g} h {cost['device']}"
+    speed = "" if cost["images_per_second"] is None else f", {cost['images_per_second']:,} images/s"
     return {
         "rank": str(row["rank"]) if row["rank"] is not None else status(row),
         "method": label,
@@ -109,7 +112,7 @@ def _columns(row: Values, groups: Sequence[str], label: str) -> dict[str, str]:
         "p": "" if best is None else f"{best['p']:.3f}",
         "classes": f"{row['num_classes_scored']} of {row['num_classes']}",
         "seeds": str(len(row["seeds"])),
-        "cost a run": hours,
+        "cost a run": hours + speed,
         "tier": row["tier"],
     }
 
@@ -125,7 +128,9 @@ def measured(figure: Values | None) -> str:
 
 def _linked(row: Values) -> str:
     label = _markdown(row["label"])
-    return f"[{label}](../../{quote(row['source_file'])})" if row["source_file"] else label
+    method = f"[{label}](../../{quote(row['source_file'])})" if row["source_file"] else label
+    paper = reference_link(row["paper"])
+    return f"{method} ([paper]({quote(paper, safe=':/?=&.')}))" if paper else method
 
 
 def _quoted(rows: Sequence[Values]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import yaml
 from plbench import runner
 from plbench.board import build
 from plbench.board.boards import Event, open_boards
+from plbench.board.checks import verify_board
 from plbench.board.entrance import add, new_board, withdraw
 from plbench.board.publish import export, model_index
 from plbench.board.reproduce import home_of, promote, reproduce
@@ -180,3 +182,32 @@ def test_the_ledger_is_append_only_in_memory_and_on_disk(root: Path, runs: list[
     before = board.ledger
     board.append([Event(event="verified", key=before[0].key, at="2026-01-01T00:00:00Z", by="x")])
     assert open_boards(root)[0].ledger[: len(before)] == before
+
+
+HOSTILE = "<script>alert(1)</script> | [x](javascript:alert(1)) `=cmd` $\\input{/etc/passwd}$ \u202e"
+
+
+def test_a_hostile_title_is_refused_and_harmless_where_it_is_built_all_the_same(root: Path, runs: list[Path]) -> None:
+    add(runs, root)
+    board = open_boards(root)[0]
+    for key in board.added:
+        folder = board.record_folder(key)
+        write_record(folder, read_record(folder).model_copy(update={"title": HOSTILE, "paper": HOSTILE}))
+    assert any("title" in refusal.field for refusal in verify_board(open_boards(root)[0]))
+    files = {path.name: content for path, content in build.build(root).items()}
+    assert "<script>alert" not in files["index.html"] and 'href="javascript:' not in files["index.html"]
+    assert "\\<script\\>" in (own := build.build(root)[root / "tiny" / "README.md"]) and "<script>" not in own
+    assert not re.search(r"(?<!\\)\]\(javascript:", own)  # its brackets are escaped: text, and no link
+    assert r"\input{" not in files["table.tex"]
+
+
+@pytest.mark.parametrize("text", ["NaN", "1e400", '"x"', "-3"])
+def test_what_is_no_number_stops_a_build_with_one_sentence(root: Path, runs: list[Path], text: str) -> None:
+    add(runs[:1], root)
+    path = open_boards(root)[0].record_folder(read_record(runs[0]).key) / "record.json"
+    value = read_record(runs[0]).test.map_c.value
+    path.write_text(path.read_text().replace(str(value), text))
+    with pytest.raises(PlbenchError) as error:
+        build.build(root)
+    assert "\n" not in str(error.value)
+    assert verify_board(open_boards(root)[0])
