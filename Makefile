@@ -39,7 +39,7 @@ boards: $(VENV)/.installed
 	    done; done; done
 	@for seed in 0 1 2 3 4; do $(BIN)/plbench run -m ce-negative -d scenes --simulate none --seed $$seed -q > /dev/null; done
 	$(BIN)/plbench board add --all
-	$(BIN)/plbench board verify --cells runs
+	$(BIN)/plbench board verify --cells "$${PLBENCH_RUNS:-runs}"
 	$(BIN)/plbench board build
 
 check-boards: $(VENV)/.installed
