@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,27 +18,36 @@ from plbench.spec import Protocol
 from plbench.store import RECORD, write_json
 
 
-def add(runs: Sequence[Path], root: Path) -> list[tuple[str, str]]:
+def add(runs: Sequence[Path], root: Path, *, refused: Callable[[str], None] | None = None) -> list[tuple[str, str]]:
     """Copies records, with their per-class tables and replicates, onto the boards of their protocols.
 
     Args:
         runs: folders of finished runs.
         root: usually `leaderboards`.
+        refused: told why, for each run that cannot be trusted, which is then left out; None to raise instead.
 
     Returns:
         Board and key of each record that was added; those that are there already are left out.
 
     Raises:
-        PlbenchError: if a run cannot be trusted, naming the first field, or no board asks its question. Nothing is
+        PlbenchError: if no board asks a run's question, or a run cannot be trusted, naming the first field. Nothing is
             added then.
     """
     boards = open_boards(root)
     chosen: list[tuple[BoardFolder, Path]] = []
     for folder in runs:
         chosen += [(board, folder) for board in _homes(folder, boards)]
-    wanted = [(board, folder) for board, folder in chosen if read_record(folder).key not in board.added]
-    for board, folder in wanted:
-        _admit(board, folder)
+    wanted = []
+    for board, folder in chosen:
+        if read_record(folder).key in board.added:
+            continue
+        try:
+            _admit(board, folder)
+            wanted.append((board, folder))
+        except PlbenchError as error:
+            if refused is None:
+                raise
+            refused(str(error))
     added = []
     for board, folder in wanted:
         key = read_record(folder).key

@@ -46,7 +46,8 @@ def board_add(
         raise PlbenchError("which runs? give keys or folders, or --all; plbench runs list shows them")
     store = open_store(runs)
     found = asked_for(all_records(runs), boards) if every else [store.find(text) for text in run or ()]
-    rows = [{"board": board, "run": key} for board, key in add(found, boards)]
+    left_out = (lambda why: typer.echo(f"left out: {why}", err=True)) if every else None
+    rows = [{"board": board, "run": key} for board, key in add(found, boards, refused=left_out)]
     emit(rows, as_json, lambda: typer.echo(f"{len(rows)} records added; plbench board build renders the tables"))
 
 

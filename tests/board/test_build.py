@@ -148,6 +148,9 @@ def test_a_dirty_checkout_is_refused_and_nothing_is_added(root: Path, runs: list
     with pytest.raises(PlbenchError, match=rf"{record.key}.*git_dirty"):
         add(runs, root)
     assert open_boards(root)[0].ledger == ()
+    said: list[str] = []
+    assert len(add(runs, root, refused=said.append)) == len(runs) - 1  # as --all does
+    assert len(said) == 1 and record.key in said[0] and "git_dirty" in said[0]
 
 
 def test_the_site_has_page_records_and_workflow(root: Path, runs: list[Path], tmp_path: Path) -> None:
