@@ -67,7 +67,7 @@ class _CslTable:
     )
 
     def __init__(self, path: Path, split: str, report: ProgressReport) -> None:
-        self._path, self._report = path, report
+        self._path = path
         self._paths: list[pa.Array] = []
         self._cells: dict[bool, list[tuple[np.ndarray, pa.Array]]] = {True: [], False: []}
         self._named: set[str] = set()

@@ -92,5 +92,5 @@ def home_of(boards: list[BoardFolder], key_or_path: str) -> tuple[BoardFolder, s
     keys = {key for _, key in found}
     if len(keys) != 1:
         what = "no board has" if not keys else f"{len(keys)} records start with"
-        raise PlbenchError(f"{what} {key_or_path!r}; plbench board show lists them")
+        raise PlbenchError(f"{what} {key_or_path!r}; plbench board show --json has their keys")
     return found[0]
