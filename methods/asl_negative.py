@@ -19,6 +19,7 @@ class ASLNegative(Method):
     title = "ASL, Negative"
     paper = "Ridnik et al., ICCV 2021, arXiv 2009.14119"
     tags = frozenset({"paper"})
+    stackable = True
 
     class Params(MethodParams):
         """Values of ASL's own training script."""

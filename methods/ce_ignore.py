@@ -18,6 +18,7 @@ class CEIgnore(Method):
     paper = PAPER
     needs = frozenset({"negatives"})
     tags = frozenset({"paper"})
+    stackable = True
 
     def loss(self, output: Tensor, batch: Batch, progress: Progress) -> Loss:
         """Partial cross-entropy: eq. 3 with every gamma 0 and weight 0 on unknown labels."""

@@ -15,6 +15,7 @@ class CENegative(Method):
     title = "CE, Negative"
     paper = "Ben-Baruch et al., CVPR 2022, arXiv 2110.10955"
     tags = frozenset({"paper"})
+    stackable = True
 
     def loss(self, output: Tensor, batch: Batch, progress: Progress) -> Loss:
         """Eq. 3 with every gamma 0 and weight 1 on unknown labels."""

@@ -15,6 +15,7 @@ class PASLNegative(Method):
     title = "P-ASL, Negative"
     paper = "Ben-Baruch et al., CVPR 2022, arXiv 2110.10955"
     tags = frozenset({"paper"})
+    stackable = True
 
     class Params(MethodParams):
         """Starting values: COCO FPC-1000 in the README of CSL's code."""

@@ -22,13 +22,24 @@ class SENegative(Method):
     title = "SE (LS), Negative"
     paper = "Kundu and Tighe, NeurIPS 2020"
     tags = frozenset({"paper"})
+    stackable = True
 
     class Params(MethodParams):
         """epsilon is the field's usual 0.1; no source gives T, 2 is ours."""
 
         variant: Literal["ls", "temperature"] = Field("ls", description="label smoothing or temperature")
-        epsilon: float = tunable(0.1, 0.01, 0.3, ge=0.0, lt=0.5, description="smoothing of variant ls")
-        temperature: float = tunable(2.0, 1.0, 5.0, log=True, gt=0.0, description="T of variant temperature; ours")
+        epsilon: float = tunable(
+            0.1, 0.01, 0.3, when={"variant": ("ls",)}, ge=0.0, lt=0.5, description="smoothing of variant ls"
+        )
+        temperature: float = tunable(
+            2.0,
+            1.0,
+            5.0,
+            log=True,
+            when={"variant": ("temperature",)},
+            gt=0.0,
+            description="T of variant temperature; ours",
+        )
 
     def loss(self, output: Tensor, batch: Batch, progress: Progress) -> Loss:
         """Cross-entropy against softened targets."""

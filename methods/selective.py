@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Hashable, Sequence
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -14,6 +14,7 @@ from plbench.api import (
     Stage,
     Task,
     TrainView,
+    stacked_value,
     tunable,
 )
 from plbench.losses import selective_weight, soft_prior_weight
@@ -37,6 +38,7 @@ class Selective(PASLNegative):
 
     name = "selective"
     title = "P-ASL, Selective"
+    variants: ClassVar = {"likelihood": {"mode": "likelihood"}, "prior": {"mode": "prior"}}  # the paper's other rows
 
     class Params(PASLNegative.Params):
         """Those of P-ASL, and what is ignored. COCO FPC-1000 in the README of CSL's code; alpha is ours."""
@@ -48,17 +50,34 @@ class Selective(PASLNegative):
             5,
             0,
             lambda task: max(1, task.num_classes // 4),
+            when={"mode": ("both", "likelihood", "soft-prior")},
             ge=0,
             description="K: likeliest unknown labels of an image to ignore",
         )
         scope: Literal["sample", "batch"] = Field(
             "sample", description="K of each image (the paper) or K x B of the batch (CSL's code)"
         )
-        eta: float = tunable(0.5, 0.01, 0.9, ge=0.0, le=1.0, description="eta: prior above which a class is ignored")
+        eta: float = tunable(
+            0.5,
+            0.01,
+            0.9,
+            when={"mode": ("both", "prior"), "eta_top": (None,)},
+            ge=0.0,
+            le=1.0,
+            description="eta: prior above which a class is ignored",
+        )
         eta_top: int | None = Field(
             None, ge=1, description="instead of eta: the number of classes with the highest prior"
         )
-        alpha: float = tunable(5.0, 0.5, 20.0, log=True, ge=0.0, description="decay of the soft prior; ours")
+        alpha: float = tunable(
+            5.0,
+            0.5,
+            20.0,
+            log=True,
+            when={"mode": ("soft-prior",)},
+            ge=0.0,
+            description="decay of the soft prior; ours",
+        )
 
     def __init__(self, params: Params, task: Task) -> None:
         """Fixes the threshold on the prior.
@@ -75,6 +94,20 @@ class Selective(PASLNegative):
             self.prior = task.artifacts["prior"].float()
             if params.eta_top is not None:
                 self.eta = threshold_for_top(self.prior, params.eta_top)
+
+    @classmethod
+    def stack(cls, members: Sequence[Selective]) -> Selective:
+        """Also stacks what the constructor made of parameters and prior."""
+        stacked: Selective = super().stack(members)
+        stacked.top_k = stacked_value([member.top_k for member in members])
+        stacked.eta = stacked_value([member.eta for member in members])
+        if stacked.prior is not None:
+            stacked.prior = stacked_value([member.prior for member in members])
+        return stacked
+
+    def stack_key(self) -> Hashable:
+        """What decides which terms there are; `eta_top` became an eta."""
+        return self.params.mode, self.params.scope
 
     @classmethod
     def stages(cls, params: Params, task: Task) -> Sequence[Stage]:

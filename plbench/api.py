@@ -6,9 +6,11 @@ class: where its files are, and what they say.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -54,17 +56,27 @@ __all__ = [
     "Task",
     "TextColumn",
     "TrainView",
+    "stacked_value",
     "tunable",
 ]
 
 
 @dataclass(frozen=True)
 class SearchRange:
-    """Where tuning looks for a parameter: narrower than what is valid. A bound may depend on the task."""
+    """Where tuning looks for a parameter: narrower than what is valid. A bound may depend on the task.
+
+    Attributes:
+        when: values of other parameters, by name, with one of which this one has an effect; else it is not searched.
+    """
 
     low: float | Callable[[Task], float]
     high: float | Callable[[Task], float]
     log: bool = False
+    when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def applies(self, params: BaseModel) -> bool:
+        """Whether the parameter has an effect beside these others."""
+        return all(getattr(params, name) in values for name, values in self.when.items())
 
     def bounds(self, task: Task) -> tuple[float, float]:
         """Lowest and highest value to try on this task."""
@@ -79,6 +91,7 @@ def tunable(
     high: float | Callable[[Task], float],
     *,
     log: bool = False,
+    when: Mapping[str, tuple[Any, ...]] | None = None,
     description: str = "",
     **valid: Any,
 ) -> Any:
@@ -88,13 +101,14 @@ def tunable(
         default: the paper's value.
         low, high: the range searched, or a function of the task (top-K grows with the number of classes).
         log: whether to search on a logarithmic scale.
+        when: values of other parameters with which this one has an effect, as in `when={"variant": ("ls",)}`.
         description: one line, with the paper's symbol.
         **valid: pydantic's constraints on what is valid at all (`ge`, `gt`, `le`, `lt`).
 
     Returns:
         A pydantic field.
     """
-    extra = {"search": SearchRange(low, high, log)}
+    extra = {"search": SearchRange(low, high, log, when or {})}
     return Field(default, description=description, json_schema_extra=extra, **valid)  # type: ignore[arg-type]
 
 
@@ -174,7 +188,7 @@ class Loss:
     """A sum, and what it is a sum over. The engine divides by the weight of the whole global batch.
 
     Attributes:
-        total: scalar tensor with a gradient.
+        total: scalar tensor with a gradient; [H] of a stacked method.
         weight: number of images, or of known labels, that `total` sums over. A weight of 0 takes no step.
     """
 
@@ -183,8 +197,8 @@ class Loss:
 
     @classmethod
     def of_images(cls, per_image: Tensor) -> Loss:
-        """The usual reduction: the mean over images of a loss [B] that is summed over classes."""
-        return cls(per_image.sum(), float(per_image.shape[-1]))
+        """The usual reduction: the mean over images of a loss [B] (stacked: [H, B]) that is summed over classes."""
+        return cls(per_image.sum(dim=-1), float(per_image.shape[-1]))
 
 
 class TrainView(Protocol):
@@ -219,6 +233,28 @@ class Stage:
     params: Mapping[str, Any] = field(default_factory=dict)
 
 
+def stacked_value(values: Sequence[Any]) -> Any:
+    """A value that all H heads have in common as it is; else numbers as a tensor [H, 1, 1], vectors [C] as [H, 1, C].
+
+    Raises:
+        PlbenchError: if they differ and are neither numbers nor tensors.
+    """
+    first = values[0]
+    if isinstance(first, Tensor):
+        same = all(value is first or torch.equal(value, first) for value in values)
+        return first if same else torch.stack(list(values)).reshape(len(values), 1, -1)
+    if all(value == first for value in values):
+        return first
+    if not all(_is_number(value) for value in values):
+        raise PlbenchError(f"{', '.join(sorted({str(value) for value in values}))} cannot be stacked")
+    whole = all(isinstance(value, int) for value in values)
+    return torch.tensor(values, dtype=torch.int64 if whole else torch.float64).reshape(-1, 1, 1)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 class Method(ABC):
     """A way of learning from partial labels. Subclass, name it, give it a loss.
 
@@ -228,6 +264,9 @@ class Method(ABC):
         batch_scope: "batch" where the loss of an image depends on the others of its batch.
         needs: what the method cannot do without: "negatives", "images", "feature_map", "sample_state".
         tags: groups that it belongs to, such as "paper".
+        variants: further rows that comparisons show of it: parameters by the variant's name.
+        stackable: whether the loss broadcasts over a leading dimension of heads (see `stack`), so that many
+            parameters and seeds train in one pass over cached features.
     """
 
     name: ClassVar[str]
@@ -237,6 +276,8 @@ class Method(ABC):
     batch_scope: ClassVar[Literal["sample", "batch"]] = "sample"
     needs: ClassVar[frozenset[str]] = frozenset()
     tags: ClassVar[frozenset[str]] = frozenset()
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    stackable: ClassVar[bool] = False
 
     class Params(MethodParams):
         """A method without parameters."""
@@ -245,6 +286,26 @@ class Method(ABC):
         """Keeps the validated parameters and the task."""
         self.params = params
         self.task = task
+
+    @classmethod
+    def stack(cls, members: Sequence[Any]) -> Any:
+        """One method that stands for H of them: its logits are [H, B, C], its loss's total is [H].
+
+        Labels come as [H, B, C], or [1, B, C] where all heads see one batch. Parameters in which the members differ
+        become tensors [H, 1, 1], float64 or, of whole numbers, int64. Override it, calling this first, where the constructor
+        derives other values from parameters or artifacts.
+
+        Args:
+            members: methods of this class that agree in `stack_key`.
+        """
+        stacked = copy.copy(members[0])
+        names = cls.Params.model_fields
+        stacked.params = SimpleNamespace(**{n: stacked_value([getattr(m.params, n) for m in members]) for n in names})
+        return stacked
+
+    def stack_key(self) -> Hashable:
+        """Only methods of one class and equal keys can be stacked: by default the parameters that are no numbers."""
+        return tuple((name, value) for name, value in self.params if not _is_number(value))
 
     @classmethod
     def stages(cls, params: Any, task: Task) -> Sequence[Stage]:

@@ -110,7 +110,8 @@ def selective_weight(
         pooled = scores.flatten(-2).unsqueeze(-2)  # [..., 1, B * C]: the batch as if it were one image
         ignored = _highest(pooled, count * num_images).unflatten(-1, scores.shape[-2:]).squeeze(-3)
     if prior is not None and prior_threshold is not None:
-        ignored = ignored | (prior > prior_threshold)
+        threshold = prior_threshold.to(prior) if isinstance(prior_threshold, Tensor) else prior_threshold
+        ignored = ignored | (prior > threshold)
     return (~(ignored & unknown)).to(scores.dtype)
 
 
@@ -195,6 +196,7 @@ def known_proportion_weight(
         [..., B] in float32.
     """
     share = (labels != 0).to(torch.float32).mean(dim=-1, keepdim=True)
+    alpha, beta, gamma = (v.to(share) if isinstance(v, Tensor) else v for v in (alpha, beta, gamma))
     weight = (alpha * share**gamma + beta) / labels.shape[-1]
     return torch.where(share > 0, weight, 0.0).squeeze(-1)
 
@@ -233,4 +235,4 @@ def _highest(scores: Tensor, count: Tensor) -> Tensor:
     threshold = ranked.expand(*shape[:-1], -1).gather(-1, place.to(scores.device).expand(shape))
     above, tied = scores > threshold, scores == threshold
     room = count.to(scores.device) - above.sum(dim=-1, keepdim=True)
-    return above | (tied & (tied.cumsum(dim=-1) <= room))
+    return above | (tied & (tied.cumsum(dim=-1, dtype=torch.int32) <= room))

@@ -7,7 +7,7 @@ from typing import Any
 
 Content = dict[str, Any]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def upgraded(content: Content) -> Content:
@@ -35,4 +35,11 @@ def _from_1(content: Content) -> Content:
     return {**content, **added}
 
 
-_STEPS: dict[int, Callable[[Content], Content]] = {1: _from_1}
+def _from_2(content: Content) -> Content:
+    """Version 3 has the study that chose a run's values."""
+    if "tuning" in content:
+        raise ValueError("schema 2 has no field 'tuning', which came with schema 3")
+    return {**content, "tuning": None}
+
+
+_STEPS: dict[int, Callable[[Content], Content]] = {1: _from_1, 2: _from_2}

@@ -187,10 +187,10 @@ def is_official(dataset: Dataset, protocol: Protocol) -> bool:
     images, classes = dataset.official_num_images, dataset.official_num_classes
     if not images and classes is None:
         return not dataset.needs_files
-    splits = {name: dataset.split(name) for name in (protocol.train_split, protocol.test_split)}
-    return all(
-        images.get(name, len(split.images)) == len(split.images) and classes in (None, split.labels.num_classes)
-        for name, split in splits.items()
+    train, test = (dataset.split(name) for name in (protocol.train_split, protocol.test_split))
+    return classes in (None, train.labels.num_classes) and all(  # test labels are nobody's business before the end
+        images.get(name, len(split.images)) == len(split.images)
+        for name, split in ((protocol.train_split, train), (protocol.test_split, test))
     )
 
 

@@ -133,6 +133,43 @@ class SelectionReport(Frozen):
     curve: list[dict[str, Any]] = Field(default_factory=list)
 
 
+class SearchedRange(Frozen):
+    """Where a study looked for one value."""
+
+    low: float
+    high: float
+    log: bool = False
+    integer: bool = False
+
+
+class TuningReport(Frozen):
+    """How a study chose the values of a run.
+
+    Attributes:
+        study: its key, the spec's `tuned_by`.
+        regime: that the trials were trained in; a proxy where the run's is another.
+        num_trials: that were told a value, pruned ones and failures included.
+        space: ranges by name: the method's parameters, and "lr" and "weight_decay" of the plan.
+        seed: of the sampler and the trials.
+        labels: of the validation part that chose: its partial ones, or complete ones (oracle selection).
+        chosen: the winner's values by name; default: those of the first trial, the paper's.
+        value, default_value: validation mAP(C) of both, percent.
+    """
+
+    study: str
+    regime: Literal["finetune", "probe"]
+    num_trials: Annotated[int, Field(ge=1)]
+    space: dict[str, SearchedRange]
+    sampler: str
+    pruner: str
+    seed: Count
+    labels: Literal["partial", "complete"]
+    chosen: dict[str, float]
+    default: dict[str, float]
+    value: Percent
+    default_value: Percent | None
+
+
 class Record(Frozen):
     """One finished or failed run.
 
@@ -141,11 +178,12 @@ class Record(Frozen):
         paper: the method's reference. source_file: its file below the repository's root; None for a plugin's.
         configuration: "default" where parameters, plan and model are those of protocol and recipe, "tuned" where a
             study chose them, "custom" where a person did; "unknown" in records of schema 1.
+        tuning: how a study chose the values, where one did.
         metrics: by evaluation: "test" (averaged weights, the headline), "test_raw" (last weights), "validation".
         files: by name in the run's folder.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     key: str
     spec_sha256: str
     spec: RunSpec
@@ -156,6 +194,7 @@ class Record(Frozen):
     paper: str = ""
     source_file: str | None = None
     configuration: Literal["default", "tuned", "custom", "unknown"] = "unknown"
+    tuning: TuningReport | None = None
     environment: dict[str, Any]
     data: DataSummary | None = None
     metrics: dict[str, SplitMetrics] = Field(default_factory=dict)

@@ -16,6 +16,7 @@ from plbench.image_check import check_images
 from plbench.models import default_normalisation, file_sha256, resolve_backbone, weights_path
 from plbench.protocol import Material, choose_protocol, custom, is_official
 from plbench.randomness import generator
+from plbench.record import TuningReport
 from plbench.registry import Registry, source_sha256
 from plbench.spec import (
     MethodSpec,
@@ -58,7 +59,11 @@ class Request:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A spec with all that it was made from, ready to run, and the plans of its stages."""
+    """A spec with all that it was made from, ready to run, and the plans of its stages.
+
+    Attributes:
+        tuning: how a study chose its values; None where none did, or where the study is not here.
+    """
 
     spec: RunSpec
     method: type[Method]
@@ -66,6 +71,7 @@ class RunPlan:
     material: Material
     recipe: Recipe
     stages: dict[str, tuple[Stage, RunPlan]]
+    tuning: TuningReport | None = None
 
 
 def plan_run(request: Request, workspace: Workspace) -> RunPlan:
@@ -174,6 +180,7 @@ def complete(
             "method": MethodSpec(name=stage.method, version="", source_sha256="", params={}),
             "plan": base.plan.model_copy(update=tuned),  # shared by every trial: never its learning rate or decay
             "selection": "last",
+            "tuned_by": None,
             "stages": {},
         }
         try:

@@ -19,6 +19,9 @@ Selection = Literal["last", "validation", "best-on-test"]
 Precision = Literal["float32", "bfloat16", "float16"]
 TrainPart = Literal["train", "fit"]
 
+STANDARD_TRIALS = 64
+"""Tuning trials that a protocol grants to every method where it says nothing else."""
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -51,6 +54,8 @@ class Protocol(Identified):
         validation_share: part of train held out, by a hash of the image id, where something is selected.
         validation_labels: which labels of that part select: its own partial ones, or the complete ones that a
             simulation hid (marked as oracle selection).
+        max_trials: tuning trials that every method may have; None for `STANDARD_TRIALS`. Epochs and data of a trial
+            are those of the plan and of the training part.
         suggested: starting values of parameters by method, each from a source named in `sources`; they become
             part of a run's identity only as the parameters that it uses.
     """
@@ -64,8 +69,14 @@ class Protocol(Identified):
     metric_rules: str = "known-cells/1"
     validation_share: Fraction = 0.1
     validation_labels: Literal["partial", "complete"] = "partial"
+    max_trials: Annotated[int, Field(ge=1)] | None = None
     suggested: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude=True)
     sources: dict[str, str] = Field(default_factory=dict, exclude=True)
+
+    @property
+    def budget(self) -> int:
+        """Tuning trials that every method may have."""
+        return STANDARD_TRIALS if self.max_trials is None else self.max_trials
 
 
 class Plan(Frozen):
@@ -150,6 +161,8 @@ class RunSpec(Identified):
         train_part: "train", or "fit": train without its validation part.
         stages: key of each prerequisite run by stage name.
         skipped_images: unreadable images left out on request, as "split/id"; a run with any is `custom/…`.
+        tuned_by: key of the study that chose parameters, rate and decay; None where none did. It keeps the row of a
+            study apart from one of the same values that nobody searched for.
     """
 
     protocol: Protocol
@@ -164,6 +177,7 @@ class RunSpec(Identified):
     selection: Selection = "last"
     train_part: TrainPart = "train"
     skipped_images: tuple[str, ...] = ()
+    tuned_by: str | None = None
     stages: dict[str, str] = Field(default_factory=dict)
     numerics: int = NUMERICS
 

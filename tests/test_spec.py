@@ -74,6 +74,7 @@ CHANGED: dict[str, dict[str, Any]] = {
         "metric_rules": "known-cells/2",
         "validation_share": 0.2,
         "validation_labels": "complete",
+        "max_trials": 65,
     },
     "method": {"name": "n", "version": "2", "source_sha256": "b" * 64, "params": {"gamma": 4.0, "k": 6}},
     "model": {
@@ -111,6 +112,7 @@ CHANGED: dict[str, dict[str, Any]] = {
         "selection": "validation",
         "train_part": "fit",
         "skipped_images": ("x",),
+        "tuned_by": "0123456789abcdef",
         "stages": {"prior": "0123456789abcdef"},
         "numerics": 999,
     },

@@ -229,7 +229,7 @@ class TestGenuine:
 
     def test_a_record_of_schema_1_passes(self, forger: Forger) -> None:
         def older(content: Content) -> None:
-            for name in ("paper", "source_file", "configuration", "protocol_sha256"):
+            for name in ("paper", "source_file", "configuration", "protocol_sha256", "tuning"):
                 del content[name]
             content["schema_version"] = 1
 
@@ -505,7 +505,7 @@ ONE_FIELD: dict[str, tuple[Callable[[Forger], None], str]] = {
     "deeply nested": (nested, "environment.deep" + ".x" * 10),
     "above 100": (edit("metrics/test/map_c/value", 100.1), "metrics.test.map_c.value"),
     "unknown field": (edit("approved", True), "approved"),
-    "future schema": (edit("schema_version", 3), "schema_version"),
+    "future schema": (edit("schema_version", 4), "schema_version"),
     "schema 1 with fields of schema 2": (edit("schema_version", 1), "record.json"),
     "no JSON": (lambda f: f.write("{"), "record.json"),
     "a text of 50 MB": (edit("title", "x" * 50_000_000), "record.json"),
