@@ -292,8 +292,8 @@ class Method(ABC):
         """One method that stands for H of them: its logits are [H, B, C], its loss's total is [H].
 
         Labels come as [H, B, C], or [1, B, C] where all heads see one batch. Parameters in which the members differ
-        become tensors [H, 1, 1], float64 or, of whole numbers, int64. Override it, calling this first, where the constructor
-        derives other values from parameters or artifacts.
+        become tensors [H, 1, 1], float64 or, of whole numbers, int64. Override it, calling this first, where the
+        constructor derives other values from parameters or artifacts.
 
         Args:
             members: methods of this class that agree in `stack_key`.

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,7 @@ from plbench.workspace import Workspace
 
 SAVE_EVERY_SECONDS = 20.0
 Weights = Literal["ema", "raw"]
+Watch = Callable[[int, float], None]
 
 
 @dataclass
@@ -63,7 +64,12 @@ class Job:
     scored_inputs: Inputs
 
     def __init__(
-        self, plan: RunPlan, workspace: Workspace, artifacts: dict[str, Tensor], stop_after: int | None
+        self,
+        plan: RunPlan,
+        workspace: Workspace,
+        artifacts: dict[str, Tensor],
+        stop_after: int | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """Nothing is read or computed yet.
 
@@ -72,9 +78,10 @@ class Job:
             workspace: where and how.
             artifacts: what the plan's stages produced.
             stop_after: number of epochs, where fewer than the plan's were chosen.
+            watch: is told each epoch and its mAP(C) on the scored part, by the headline weights.
         """
         self.plan, self.spec, self.workspace = plan, plan.spec, workspace
-        self.artifacts, self.stop_after = artifacts, stop_after
+        self.artifacts, self.stop_after, self.watch = artifacts, stop_after, watch
         self.execution = Execution(workspace.device, plan.spec.precision)
         self.seconds: dict[str, float] = {}
         self.best = Best()
@@ -124,6 +131,9 @@ class Job:
             if self._selects_by_epoch():
                 with self.phase("selection"):
                     self._consider()
+            if self.watch is not None:
+                with self.phase("selection"):
+                    self.watch(state.epoch, evaluate_cells(self.cells(self.headline_weights)).map_c)
             if time.monotonic() - last_save >= SAVE_EVERY_SECONDS:
                 saved = {**state.state_dict(), "best": vars(self.best)}
                 checkpoint.save(path, self.spec.sha256(), saved)

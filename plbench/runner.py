@@ -17,15 +17,21 @@ from plbench.api import Stage
 from plbench.engine import View
 from plbench.errors import TrainingError
 from plbench.forecast import describe
-from plbench.job import Job
+from plbench.job import Job, Watch
 from plbench.record import Record, finished_record, write_record
 from plbench.resolve import RunPlan, fit_part_plan
 from plbench.store import CHECKPOINT, write_atomically, write_text
 from plbench.workspace import Workspace
 
 
-def run(plan: RunPlan, workspace: Workspace, *, force: bool = False) -> Record:
+def run(plan: RunPlan, workspace: Workspace, *, force: bool = False, watch: Watch | None = None) -> Record:
     """Trains and evaluates what a plan says, and leaves a record; a run that is done is read, not repeated.
+
+    Args:
+        plan: what to run.
+        workspace: where and how.
+        force: repeat a run that is done.
+        watch: is told each epoch and its mAP(C) on the scored part; what it raises ends the run.
 
     Raises:
         PlbenchError: if the run cannot be made; what was worth keeping (a checkpoint) stays.
@@ -43,7 +49,7 @@ def run(plan: RunPlan, workspace: Workspace, *, force: bool = False) -> Record:
             store.remove(key)
         folder = store.run_folder(key)
         with _keeping_only_what_is_whole(plan, folder, workspace):
-            return _make(Job(plan, workspace, artifacts, stop_after), folder)
+            return _make(Job(plan, workspace, artifacts, stop_after, watch), folder)
 
 
 def finished(plan: RunPlan, workspace: Workspace) -> Record | None:
