@@ -59,8 +59,8 @@ class FitState:
 
     def weights(self) -> dict[str, Any]:
         """Raw and averaged weights alone: what a finished run keeps."""
-        ema = None if self.ema is None else self.ema.module.state_dict()
-        return {"model": self.model.state_dict(), "ema": ema}
+        ema = None if self.ema is None else own_copy(self.ema.module)
+        return {"model": own_copy(self.model), "ema": ema}
 
     def load_weights(self, saved: dict[str, Any]) -> None:
         """Restores what `weights` gave."""
@@ -77,6 +77,11 @@ class FitState:
         self.method.load_state_dict(state["method"])
         self.method.task.generator.set_state(state["generator"])
         self.epoch, self.step, self.history = state["epoch"], state["step"], state["history"]
+
+
+def own_copy(model: nn.Module) -> dict[str, Tensor]:
+    """A model's tensors in memory of their own: a stacked head's are slices, with which all heads would be saved."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 class View:
@@ -231,14 +236,16 @@ def _step(state: FitState, batch: Batch, plan: Plan, execution: Execution, progr
             f"the loss of method {state.method.name!r} is {float(total)} at step {state.step} (epoch {state.epoch + 1})"
         )
     if weight > 0:
-        _update(state, plan, num_images / weight)
+        apply_gradients(state, plan, num_images / weight)
+        if state.ema is not None:
+            state.ema.update(state.model, step=state.step)
     state.schedule.step()
     state.step += 1
     return float(total) / weight if weight else 0.0
 
 
-def _update(state: FitState, plan: Plan, rescale: float) -> None:
-    """Applies the gradients, rescaled once from per-image to per-weight, and moves the average."""
+def apply_gradients(state: FitState, plan: Plan, rescale: float) -> None:
+    """Steps along the gradients, rescaled once from per-image to per-weight."""
     state.scaler.unscale_(state.optimizer)
     parameters = [p for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
     if rescale != 1.0:
@@ -247,8 +254,6 @@ def _update(state: FitState, plan: Plan, rescale: float) -> None:
         nn.utils.clip_grad_norm_(parameters, plan.clip_grad)
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    if state.ema is not None:
-        state.ema.update(state.model, step=state.step)
 
 
 def _pieces(batch: Batch, count: int) -> Iterator[Batch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -107,12 +108,18 @@ class FeatureInputs:
             features, rows = np.ascontiguousarray(features[rows]), np.arange(len(rows))
         self.features, self.rows, self.labels, self.seed = features, rows, labels, seed
 
+    def reseeded(self, seed: int) -> FeatureInputs:
+        """The same features and labels, whose training batches come in another order."""
+        other = copy.copy(self)
+        other.seed = seed
+        return other
+
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.rows)
 
     def _inputs(self, index: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.array(self.features[self.rows[index]]))
+        return torch.from_numpy(np.asarray(self.features[self.rows[index]]))
 
     def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """Training batches of features."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from plbench import checkpoint
 from plbench.api import Method
 from plbench.cells import Cells
-from plbench.engine import FitState, collect_cells, fit, predict, prepare_fit
+from plbench.engine import FitState, collect_cells, fit, own_copy, predict, prepare_fit
 from plbench.errors import TrainingError
 from plbench.execution import Execution
 from plbench.features import cached_features, features_key
@@ -206,7 +205,7 @@ class Job:
         for weights in choices:
             point[weights] = value = evaluate_cells(self.cells(weights)).map_c
             if value > self.best.value:
-                state = copy.deepcopy(self.state.averaged(weights).state_dict())
+                state = own_copy(self.state.averaged(weights))
                 self.best = Best(value, self.state.epoch, weights, state, self.best.curve)
         self.best.curve.append(point)
 

@@ -1,0 +1,127 @@
+"""Linear layers of H heads in one tensor, of which each head's own parameters are slices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def layers_of(model: nn.Module) -> list[nn.Module] | None:
+    """The layers of a head that can be stacked, in order: linear ones, ReLU and dropout; None for any other model."""
+    if isinstance(model, nn.Sequential):
+        parts = [layers_of(child) for child in model]
+        return None if any(part is None for part in parts) else [layer for part in parts if part for layer in part]
+    if type(model) is nn.Identity:
+        return []
+    return [model] if type(model) in (nn.Linear, nn.ReLU, nn.Dropout) else None
+
+
+class StackedLinear:
+    """One linear layer of each of H heads.
+
+    Gradients are written where they stay: memory that is new in every step costs a CPU more than the product itself.
+
+    Attributes:
+        weight: [H, out, in]. bias: [H, out], or None. weight_grad, bias_grad: of the same shapes.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear], averages: Sequence[nn.Linear], dtype: torch.dtype) -> None:
+        """Makes the layers' parameters, gradients and averages slices of new tensors.
+
+        Args:
+            layers: one of each head, of equal shapes.
+            averages: the same layer of each head's averaged model; none where there is no average.
+            dtype: to multiply in.
+        """
+        self.dtype = dtype
+        self._tenants: list[Tensor] = []
+        self.weight = self._adopt([layer.weight for layer in layers]).requires_grad_()
+        self.weight_grad = self._adopt_gradients([layer.weight for layer in layers])
+        self.bias: Tensor | None = None
+        self.bias_grad: Tensor | None = None
+        if layers[0].bias is not None:
+            self.bias = self._adopt([layer.bias for layer in layers])
+            self.bias_grad = self._adopt_gradients([layer.bias for layer in layers])
+        self._averaged: list[tuple[Tensor, Tensor]] = []
+        if averages:
+            self._averaged.append((self._adopt([layer.weight for layer in averages]), self.weight.detach()))
+            if self.bias is not None:
+                self._averaged.append((self._adopt([layer.bias for layer in averages]), self.bias))
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Inputs [B, in] that all heads share, or [H, B, in], to outputs [H, B, out]."""
+        outputs: Tensor = _Product.apply(inputs, self.weight, self)
+        return outputs
+
+    def move_average(self, share: float, heads: Sequence[int] | None = None) -> None:
+        """Moves the averages by a share of the way towards the weights; those of some heads alone, where given."""
+        for average, weight in self._averaged:
+            if heads is None:
+                average.lerp_(weight, share)
+            else:
+                for head in heads:
+                    average[head].lerp_(weight[head], share)
+
+    def release(self) -> None:
+        """Gives every layer its parameters back, in memory of their own."""
+        for parameter in self._tenants:
+            parameter.data = parameter.data.clone()
+            parameter.grad = None
+
+    def _adopt(self, parameters: Sequence[Tensor]) -> Tensor:
+        stacked = torch.stack([parameter.data for parameter in parameters])
+        for parameter, own in zip(parameters, stacked, strict=True):
+            parameter.data = own
+        self._tenants += parameters
+        return stacked
+
+    @staticmethod
+    def _adopt_gradients(parameters: Sequence[Tensor]) -> Tensor:
+        gradients = torch.zeros_like(torch.stack([parameter.data for parameter in parameters]))
+        for parameter, own in zip(parameters, gradients, strict=True):
+            parameter.grad = own
+        return gradients
+
+
+class _Product(torch.autograd.Function):
+    """Products of all heads at once: one large one where the heads share their inputs, else one batched one."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, layer: StackedLinear) -> Tensor:
+        inputs, weight = inputs.to(layer.dtype), weight.to(layer.dtype)
+        ctx.save_for_backward(inputs, weight)
+        ctx.layer = layer
+        bias = None if layer.bias is None else layer.bias.to(layer.dtype)
+        if inputs.ndim == 2:
+            flat = F.linear(inputs, weight.flatten(0, 1), None if bias is None else bias.flatten())
+            return flat.unflatten(1, weight.shape[:2]).transpose(0, 1)
+        if bias is None:
+            return torch.bmm(inputs, weight.mT)
+        return torch.baddbmm(bias[:, None], inputs, weight.mT)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
+        (gradient,) = gradients
+        inputs, weight = ctx.saved_tensors
+        layer: StackedLinear = ctx.layer
+        if inputs.ndim == 2:
+            _product(gradient.transpose(0, 1).flatten(1).T, inputs, layer.weight_grad.flatten(0, 1))
+        else:
+            _product(gradient.mT, inputs, layer.weight_grad)
+        if layer.bias_grad is not None:
+            torch.sum(gradient, dim=1, dtype=layer.bias_grad.dtype, out=layer.bias_grad)
+        if not ctx.needs_input_grad[0]:
+            return None, None, None
+        return (gradient @ weight if inputs.ndim == 3 else (gradient @ weight).sum(0)), None, None
+
+
+def _product(one: Tensor, other: Tensor, out: Tensor) -> None:
+    """Writes a product where it stays, widened if it is of half precision."""
+    if out.dtype == one.dtype:
+        torch.matmul(one, other, out=out)
+    else:
+        out.copy_(one @ other)
