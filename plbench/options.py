@@ -31,23 +31,32 @@ def plan_from_options(given: Mapping[str, Any], workspace: Workspace) -> RunPlan
     Raises:
         PlbenchError: if method or dataset is missing, or anything does not fit.
     """
+    return plan_run(request_from_options(given), workspace)
+
+
+def request_from_options(given: Mapping[str, Any]) -> Request:
+    """What these options ask for; one that a command does not have counts as not given.
+
+    Raises:
+        PlbenchError: if method or dataset is missing, or a parameter is not of the form name=value.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
     for name in ("method", "dataset"):
-        if given[name] is None:
+        if name not in given:
             listing = f"plbench {'methods' if name == 'method' else 'data'} list shows them"
             raise PlbenchError(f"--{name} is missing; {listing}")
-    model = {name: _plain(given[name]) for name in _MODEL_OPTIONS if given[name] is not None}
-    if given["weights"] is not None:
+    model = {name: _plain(given[name]) for name in _MODEL_OPTIONS if name in given}
+    if "weights" in given:
         model["weights"] = given["weights"] if given["weights"] in _WEIGHTS else "file"
-    request = Request(
+    return Request(
         dataset=given["dataset"],
         method=given["method"],
-        method_params=parse_assignments(given["param"] or ()),
+        method_params=parse_assignments(given.get("param", ())),
         model=model,
-        plan={name: given[name] for name in _PLAN_OPTIONS if given[name] is not None},
-        skip_unreadable=given["skip_unreadable"],
-        **{name: _plain(given[name]) for name in _REQUEST_OPTIONS if given[name] is not None},
+        plan={name: given[name] for name in _PLAN_OPTIONS if name in given},
+        skip_unreadable=given.get("skip_unreadable", False),
+        **{name: _plain(given[name]) for name in _REQUEST_OPTIONS if name in given},
     )
-    return plan_run(request, workspace)
 
 
 def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -> RunPlan:
@@ -92,7 +101,7 @@ def next_steps(plan: RunPlan, workspace: Workspace, was_done: bool) -> list[str]
     other = _another_method(plan, workspace.registry)
     if other is not None:
         words = ["plbench", "run", "--method", other, "--dataset", plan.spec.protocol.dataset]
-        steps.insert(0, shlex.join([*words, *_options_of(plan, workspace), *runs]))
+        steps.insert(0, shlex.join([*words, *options_of(plan, workspace), *runs]))
     return ["this run was done already; --force repeats it", *steps] if was_done else steps
 
 
@@ -104,7 +113,7 @@ def _another_method(plan: RunPlan, registry: Registry) -> str | None:
     return next((name for name in (*stages, *others) if name != plan.spec.method.name), None)
 
 
-def _options_of(plan: RunPlan, workspace: Workspace) -> list[str]:
+def options_of(plan: RunPlan, workspace: Workspace) -> list[str]:
     """The options of `plbench run` that ask for a plan's setting; `plan_from_options` the other way round."""
     spec, recipe, dataset = plan.spec, plan.recipe, plan.material.dataset
     protocol = choose_protocol(dataset, spec.protocol.simulation, None)

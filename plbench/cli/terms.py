@@ -67,6 +67,12 @@ DataRoot = Annotated[Path | None, typer.Option("--data-root", help="The dataset'
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 RUNS = Path("runs")
+Method = Annotated[str | None, typer.Option("--method", "-m", help="Name of a method.")]
+Dataset = Annotated[str | None, typer.Option("--dataset", "-d", help="Name of a dataset.")]
+Param = Annotated[
+    list[str] | None,
+    typer.Option("--param", "-P", help="A parameter of the method, such as gamma_unann=4."),
+]
 Labels = Annotated[
     Path | None, typer.Option("--labels", help="Your own labels, a CSV or Parquet file (dataset table).")
 ]

@@ -1,0 +1,117 @@
+"""The options on what is trained on, with what model and how: one list for every command that trains."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from plbench.cli.terms import (
+    RUNS,
+    AsJson,
+    DataOption,
+    DataRoot,
+    HeadOption,
+    Images,
+    Labels,
+    NegativeValue,
+    Plugins,
+    PoolingOption,
+    PrecisionOption,
+    Quiet,
+    RegimeOption,
+    Runs,
+    data_options,
+    make_workspace,
+)
+
+if TYPE_CHECKING:
+    from plbench.workspace import Workspace
+
+Setting = Mapping[str, Any]
+"""The values of these options by name; None means not given."""
+
+
+def _setting(
+    simulate: Annotated[
+        str | None,
+        typer.Option(
+            "--simulate",
+            help="fpc=1000, rpa=0.5, single-positive, positive-only=0.5, frequency-biased=0.1 or none; without it the "
+            "dataset's first protocol.",
+        ),
+    ] = None,
+    simulation_seed: Annotated[int | None, typer.Option("--simulation-seed", min=0)] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="paper or quick; default: the dataset's first.")
+    ] = None,
+    regime: Annotated[RegimeOption | None, typer.Option("--regime", help="Default: the recipe's.")] = None,
+    backbone: Annotated[str | None, typer.Option("--backbone", help="Any timm model.")] = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="packaged, pretrained (timm's hub), random, or a file.")
+    ] = None,
+    pooling: Annotated[PoolingOption | None, typer.Option("--pooling")] = None,
+    head: Annotated[HeadOption | None, typer.Option("--head")] = None,
+    head_width: Annotated[int | None, typer.Option("--head-width")] = None,
+    image_size: Annotated[int | None, typer.Option("--image-size", help="Side of the square, px.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Images per optimiser step.")] = None,
+    accumulate: Annotated[int | None, typer.Option("--accumulate", help="Pieces that a batch is computed in.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
+    weight_decay: Annotated[float | None, typer.Option("--weight-decay")] = None,
+    optimizer: Annotated[str | None, typer.Option("--optimizer", help="adamw or adam-coupled.")] = None,
+    clip_grad: Annotated[float | None, typer.Option("--clip-grad", help="Largest global norm of the gradient.")] = None,
+    precision: Annotated[
+        PrecisionOption | None, typer.Option("--precision", help="Default: bfloat16 on a GPU, else float32.")
+    ] = None,
+    data_root: DataRoot = None,
+    labels: Labels = None,
+    images: Images = None,
+    negative_value: NegativeValue = None,
+    data_option: DataOption = None,
+    device: Annotated[str | None, typer.Option("--device", help="Default: a GPU where there is one.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that decode images.")] = None,
+    skip_unreadable: Annotated[bool, typer.Option("--skip-unreadable", help="Go on without broken images.")] = False,
+    plugin: Plugins = None,
+    runs: Runs = RUNS,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Only its signature is read."""
+
+
+def with_setting(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command these options after its own; it gets their values as its first argument, `setting`."""
+    shared = inspect.signature(_setting, eval_str=True).parameters
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+
+    @functools.wraps(command)
+    def wrapped(**values: Any) -> None:
+        setting = {name: values.pop(name) for name in shared}
+        command(setting, **values)
+
+    options = [*own, *shared.values()]
+    wrapped.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {option.name: option.annotation for option in options}  # what typer reads
+    return wrapped
+
+
+def workspace_for(setting: Setting) -> Workspace:
+    """Where things are and how to compute, as these options say."""
+    weights = setting["weights"]
+    return make_workspace(
+        setting["runs"],
+        setting["plugin"],
+        setting["data_root"],
+        device=setting["device"],
+        workers=setting["workers"],
+        quiet=setting["quiet"],
+        weights_file=None if weights in (None, "packaged", "pretrained", "random") else Path(weights),
+        data_options=data_options(
+            setting["labels"], setting["images"], setting["negative_value"], setting["data_option"]
+        ),
+    )
