@@ -26,8 +26,12 @@ from plbench.randomness import derive_seed, seeded
 from plbench.spec import Plan
 from plbench.stacked_layers import StackedLinear, layers_of
 
-BLOCK_BYTES = 8 << 20
-"""Parameters of heads whose products are one: beyond it, their optimisers' states fall out of a processor's cache."""
+BLOCK_BYTES = 5 << 20
+"""Parameters of heads whose products are one. With gradients, moments and averages they are five times that: more would
+fall out of a processor's last cache between two steps."""
+
+WINDOW_BYTES = 16 << 20
+"""Batches that one block trains on before the next block does, so that its parameters stay in the cache that long."""
 
 _OWN_HOOKS = ("build", "transform", "forward", "epoch_start", "epoch_end", "state_dict", "load_state_dict")
 _LOGIT_TENSORS = 24  # of the logits' size that a loss holds, about
@@ -148,17 +152,20 @@ class _Order:
         self.shared, self.own = layers[:first], layers[first:]  # layers before the first linear one have no parameters
 
     def train_epoch(self) -> Iterator[int]:
-        """One pass over the images; yields the number of each step when it is done."""
+        """One pass over the images; yields how many steps are done, now and then."""
         epoch, num_epochs = self.state.epoch, self.plan.epochs
         steps_per_epoch = math.ceil(len(self.inputs) / self.plan.batch_size)
         with seeded(derive_seed(self.seed, "dropout", epoch)):
-            for number, batch in enumerate(self.inputs.shuffled(self.plan.batch_size, epoch), 1):
-                batch = self.execution.move(batch)
-                inputs, noise = self._inputs(batch.inputs), list(self._noise(len(batch.index)))
-                progress = Progress(self.state.step, num_epochs * steps_per_epoch, epoch, num_epochs)
+            batches = self.inputs.shuffled(self.plan.batch_size, epoch)
+            width = self.inputs.features.shape[1] * self.inputs.features.itemsize
+            window = max(1, min(steps_per_epoch, WINDOW_BYTES // (width * self.plan.batch_size)))
+            done = 0
+            while prepared := [self._prepared(batch) for batch in itertools.islice(batches, window)]:
                 for block in self.blocks:
-                    block.step(inputs, noise, batch, progress)
-                yield number
+                    for number, (batch, noise) in enumerate(prepared, self.state.epoch * steps_per_epoch + done):
+                        block.step(batch, noise, Progress(number, num_epochs * steps_per_epoch, epoch, num_epochs))
+                done += len(prepared)
+                yield done
         for block in self.blocks:
             block.end_epoch(steps_per_epoch)
 
@@ -167,10 +174,13 @@ class _Order:
         for block in self.blocks:
             block.release()
 
-    def _inputs(self, inputs: Tensor) -> Tensor:
+    def _prepared(self, batch: Batch) -> tuple[Batch, list[Tensor]]:
+        """A batch whose inputs went through the layers that the heads share, and the noise of their own layers."""
+        batch = self.execution.move(batch)
+        inputs = batch.inputs
         for layer in self.shared:
             inputs = F.dropout(inputs, layer.p) if isinstance(layer, nn.Dropout) else F.relu(inputs)
-        return inputs
+        return Batch(inputs, batch.labels[None], batch.index), list(self._noise(len(batch.index)))
 
     def _noise(self, num_rows: int) -> Iterator[Tensor]:
         """Factors [B, width] of each later dropout layer, drawn as a head alone would draw them."""
@@ -202,14 +212,13 @@ class _Block:
         self.loss_sum = torch.zeros(len(heads), dtype=torch.float64, device=execution.device)
         self.bad_step = torch.full((len(heads),), -1, device=execution.device)
 
-    def step(self, inputs: Tensor, noise: Sequence[Tensor], batch: Batch, progress: Progress) -> None:
-        """One optimiser step of every head, on inputs [B, D]."""
+    def step(self, batch: Batch, noise: Sequence[Tensor], progress: Progress) -> None:
+        """One optimiser step of every head, on inputs [B, D] and labels [1, B, C]."""
         num_images = len(batch.index)
-        logits = widened(self._logits(inputs, noise))
-        seen = Batch(batch.inputs, batch.labels[None], batch.index)
+        logits = widened(self._logits(batch.inputs, noise))
         totals, weights = [], []
         for rows, method in self.parts:
-            loss = method.loss(logits[rows], seen, progress)
+            loss = method.loss(logits[rows], batch, progress)
             totals.append(loss.total)
             weights.append(torch.as_tensor(loss.weight, device=logits.device).expand(rows.stop - rows.start))
         total, weight = torch.cat(totals), torch.cat(weights)
