@@ -1,0 +1,83 @@
+"""What a method remembers of single (image, class) cells: kept sparse, and refused where it would not fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plbench.errors import PlbenchError
+
+LARGEST_STATE_BYTES = 4 << 30
+"""Memory that a method may take for what it remembers of cells: enough for 100,000 images of 1,200 classes."""
+
+
+def check_state_size(num_bytes: float, *, method: str, keeps: str, cure: str) -> None:
+    """Refuses a method whose memory of cells would not fit.
+
+    Args:
+        num_bytes: what it would take.
+        method: its name.
+        keeps: what it keeps, such as "a label estimate for each of 9,000,000 x 9,600 cells".
+        cure: what to do instead, such as "use epr, which keeps none".
+
+    Raises:
+        PlbenchError: if that is more than `LARGEST_STATE_BYTES`.
+    """
+    if num_bytes > LARGEST_STATE_BYTES:
+        raise PlbenchError(
+            f"method {method!r} keeps {keeps}, which takes about {num_bytes / 1e9:,.0f} GB of memory where "
+            f"{LARGEST_STATE_BYTES / 1e9:.0f} GB are granted; {cure}"
+        )
+
+
+class CellValues:
+    """A value for some of N x C cells, on the CPU; 12 bytes a cell.
+
+    Attributes:
+        cells: int64 [K], row * C + class, in order, each once. values: float32 [K].
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        """Holds no cell."""
+        self.num_classes = num_classes
+        self.cells = torch.empty(0, dtype=torch.int64)
+        self.values = torch.empty(0)
+
+    def add(self, cells: Tensor, values: Tensor) -> None:
+        """Takes in further cells; one that is there already, or comes again, keeps its first value.
+
+        Args:
+            cells: int64 [K], row * C + class, in any order. values: [K].
+        """
+        merged, order = torch.cat([self.cells, cells.cpu()]).sort(stable=True)
+        is_first = torch.ones(len(merged), dtype=torch.bool)
+        is_first[1:] = merged[1:] != merged[:-1]
+        self.cells = merged[is_first]
+        self.values = torch.cat([self.values, values.cpu().to(torch.float32)])[order[is_first]]
+
+    def dense(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Which cells of some rows have a value, bool [b, C], and their values, float32 [b, C], 0 elsewhere.
+
+        Args:
+            rows: int64 [b], on any device, which the results are on too.
+        """
+        start = torch.searchsorted(self.cells, rows.cpu() * self.num_classes)
+        count = torch.searchsorted(self.cells, (rows.cpu() + 1) * self.num_classes) - start
+        row = torch.repeat_interleave(torch.arange(len(rows)), count)
+        place = torch.arange(len(row)) + torch.repeat_interleave(start - (count.cumsum(0) - count), count)
+        column = self.cells[place] % self.num_classes
+        has_value = torch.zeros(len(rows), self.num_classes, dtype=torch.bool)
+        values = torch.zeros(len(rows), self.num_classes)
+        has_value[row, column] = True
+        values[row, column] = self.values[place]
+        return has_value.to(rows.device), values.to(rows.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes."""
+        return {"cells": self.cells, "values": self.values}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` gave."""
+        self.cells, self.values = state["cells"], state["values"]
