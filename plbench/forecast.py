@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +63,13 @@ def forecast(plan: RunPlan, workspace: Workspace, *, force: bool = False) -> For
     if seconds > _DAY and quick and plan.recipe.name != "quick":
         text += "; --recipe quick takes minutes to hours"
     return Forecast(text, seconds)
+
+
+def seconds_of_all(plans: Sequence[RunPlan], workspace: Workspace) -> float:
+    """Seconds that runs of one setting take one after another, prerequisites included; what is shared counts once."""
+    train, infer = _seconds_per_image(plans[0], workspace)
+    counted: set[str] = set()
+    return sum(_seconds(plan, workspace, train, infer, counted) for plan in plans)
 
 
 def _seconds(

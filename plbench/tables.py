@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from rich.text import Text
 from plbench.compare import Figure, Setting
 from plbench.console import duration
 from plbench.record import Estimate, Record, SplitMetrics
+from plbench.verdict import share_words
 
 _PLAIN_WIDTH = 160  # where standard output is a file or a pipe
 _COPIED = ("run", "name", "check", "finished")  # columns that are never broken over lines
@@ -173,7 +174,7 @@ def print_settings(settings: Sequence[Setting]) -> None:
     console = output()
     for setting in settings:
         groups = [name for name in setting.rows[0].figures if name not in ("map_c", "map_o")]
-        names = ["method", "seeds", "mAP(C)", "mAP(O)", *groups, "to the best", "p (Holm)", "classes"]
+        names = ["method", "seeds", "mAP(C)", "mAP(O)", *groups, "to the best", "p (Holm)", "best in", "classes"]
         console.print(Text(f"{setting.protocol}, {setting.regime}, {setting.model}", style="bold"))
         table = new_table(*names, right=names[1:])
         for row in setting.rows:
@@ -181,17 +182,30 @@ def print_settings(settings: Sequence[Setting]) -> None:
             gap = "best" if row.difference is None else _with_ends(row.difference)
             p_value = "" if row.p_value is None else f"{row.p_value:.3f}"
             classes = f"{row.num_classes_scored} of {row.num_classes}"
-            table.add_row(row.label, str(len(row.seeds)), *figures, gap, p_value, classes)
+            table.add_row(row.label, str(len(row.seeds)), *figures, gap, p_value, share_words(row.share_best), classes)
         console.print(table)
         console.print()
     console.print(
         "Mean over seeds, ± half the 95 % bootstrap interval over test images and seeds (both ends: --json); "
-        "differences are paired by test image."
+        "differences are paired by test image. Best in: share of resamples of images and seeds in which its mAP(C) is "
+        "the highest."
     )
 
 
+def print_comparison(setting: Setting, answer: Sequence[str], others: Mapping[str, Sequence[str]]) -> None:
+    """`compare`: the ranked table, the answer in words, then lines by what they are, such as "Next"."""
+    print_settings([setting])
+    console = output()
+    console.print()
+    console.print(Text("\n".join(answer)))
+    console.print()
+    for name, lines in others.items():
+        for line in lines:  # paths and commands are there to be copied: one line each
+            console.print(Text(f"{name}: {line}"), soft_wrap=True)
+
+
 def _plus_minus(figure: Figure) -> str:
-    return "–" if math.isnan(figure.mean) else f"{figure.mean:.2f} ±{(figure.high - figure.low) / 2:.2f}"
+    return "–" if math.isnan(figure.mean) else f"{figure.mean:.2f} ±{figure.half:.2f}"
 
 
 def _with_ends(figure: Figure) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from plbench import __version__
 from plbench.cli.board import board_app
+from plbench.cli.compare import compare
 from plbench.cli.data import data_app
 from plbench.cli.look import doctor, methods_app, runs_app
 from plbench.cli.run import run
@@ -24,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(run)
+app.command()(compare)
 app.command()(doctor)
 app.add_typer(methods_app, name="methods")
 app.add_typer(data_app, name="data")

@@ -88,7 +88,8 @@ def runs_compare(
 
     store = open_store(runs)
     found = [(folder, read_record(folder)) for folder in map(store.find, run)] if run else all_records(runs)
-    settings = compare(item for item in found if dataset in (None, item[1].spec.protocol.dataset))
+    wanted = [item for item in found if dataset in (None, item[1].spec.protocol.dataset)]
+    settings = compare(wanted, open_registry(None))
     if not settings:
         raise PlbenchError(f"there are no finished runs to compare in {runs}; make some with plbench run")
     emit([setting.as_dict() for setting in settings], as_json, lambda: tables.print_settings(settings))

@@ -1,0 +1,119 @@
+"""`plbench compare`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from plbench.cli.setting import Setting, with_setting, workspace_for
+from plbench.cli.terms import RUNS, Dataset, SelectionOption, emit
+from plbench.errors import PlbenchError
+
+if TYPE_CHECKING:
+    from plbench.compare import Setting as Comparison
+    from plbench.resolve import RunPlan
+    from plbench.workspace import Workspace
+
+ENOUGH_SEEDS = 5
+SOME_TRIALS = 16
+
+
+@with_setting
+def compare(
+    setting: Setting,
+    dataset: Dataset = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--methods",
+            "-m",
+            help="all (default), a tag such as paper, or methods, as in selective,ce-ignore; NAME:VARIANT for a "
+            "variant, NAME:* for all of them.",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="Trainings of each row, with seeds 0, 1, …")] = ENOUGH_SEEDS,
+    tune: Annotated[
+        int | None, typer.Option("--tune", help="Also rows of values that a study chose, of this many trials each.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Picture: .png, .svg or .pdf; default: below RUNS/comparisons.")
+    ] = None,
+    selection: Annotated[
+        SelectionOption | None, typer.Option("--selection", help="What chooses the epoch; default: last.")
+    ] = None,
+    plan_only: Annotated[bool, typer.Option("--plan", help="Say what would run and how long, then stop.")] = False,
+) -> None:
+    """Train all methods on one dataset: which one should I use, and how sure is that?"""
+    from plbench import lineup, options, tables
+    from plbench.compare import compare as side_by_side
+    from plbench.comparison_picture import draw_comparison
+    from plbench.statistics import picture_format
+    from plbench.verdict import verdict
+
+    if tune is not None and tune < 1:
+        raise PlbenchError(f"--tune {tune}: a study needs at least one trial; without --tune, none is made")
+    if out is not None:
+        picture_format(out)  # before hours of work, not after
+    workspace, as_json, names = workspace_for(setting), setting["as_json"], methods or [lineup.ALL]
+    request = options.request_from_options({**setting, "method": "", "dataset": dataset, "selection": selection})
+    entrants, broken = lineup.choose_entrants(names, workspace.registry)
+    contest = lineup.plan_contest(request, entrants, seeds, workspace, broken)
+    for entry in contest.left_out:
+        workspace.reporter.line(f"Left out: {entry.who}: {entry.why}")
+    foreseen = lineup.foresee(contest, workspace)
+    studies = "" if tune is None else f"; a study of {tune} trials for each row comes first, and adds a tuned one"
+    workspace.reporter.line(foreseen.text + studies)
+    if plan_only:
+        content = {"rows": [entrant.words for entrant, _ in contest.rows], **vars(foreseen)}
+        emit(content, as_json, lambda: typer.echo(foreseen.text + studies))
+        return
+    if tune is not None:
+        contest = lineup.with_tuned(contest, tune, workspace)
+        workspace.reporter.line(lineup.foresee(contest, workspace).text)
+    runs, failed = lineup.make_runs(contest, workspace)
+    if not runs:
+        raise PlbenchError(f"no row is whole, so there is nothing to compare: {failed[0].who}: {failed[0].why}")
+    (result,) = side_by_side(runs, workspace.registry)
+    absent = [f"{entry.who}: {entry.why}" for entry in (*contest.left_out, *failed)]
+    words = _words(contest.setting, methods, seeds, workspace)
+    tuned = [] if tune is None else ["--tune", str(tune)]
+    picture = out or workspace.store.runs / "comparisons" / f"{result.protocol.replace('/', '-')}.png"
+    with workspace.reporter.patience("Drawing the picture"):
+        draw_comparison(result, shlex.join([*words, *tuned]), picture)
+    answer, steps = verdict(result), _next_steps(result, words, tuned, setting)
+    content = {
+        **result.as_dict(),
+        "tied": [row.label for row in result.tied],
+        "answer": answer,
+        "left_out": absent,
+        "picture": str(picture),
+        "next": steps,
+    }
+    lines: dict[str, Sequence[str]] = {"Left out": absent, "Picture": [str(picture)], "Next": steps}
+    emit(content, as_json, lambda: tables.print_comparison(result, answer, lines))
+
+
+def _words(plan: RunPlan, methods: Sequence[str] | None, seeds: int, workspace: Workspace) -> list[str]:
+    """The command that asks for a comparison, but for where its files lie."""
+    from plbench.options import options_of
+
+    words = ["plbench", "compare", "--dataset", plan.spec.protocol.dataset, *options_of(plan, workspace)]
+    words += [] if methods is None else ["--methods", ",".join(methods)]
+    return [*words, "--seeds", str(seeds)]
+
+
+def _next_steps(result: Comparison, words: list[str], tuned: list[str], setting: Setting) -> list[str]:
+    """What a person might do after a comparison, as commands that work as they stand."""
+    runs = [] if setting["runs"] == RUNS else ["--runs", str(setting["runs"])]
+    where = [*(word for path in setting["plugin"] or () for word in ("--plugin", str(path))), *runs]
+    best, steps = result.rows[0], []
+    if result.has_few_seeds(best) and len(result.rows) > 1:
+        steps.append([*words[:-1], str(ENOUGH_SEEDS), *tuned, *where])
+    elif not tuned:
+        steps.append([*words, "--tune", str(SOME_TRIALS), *where])
+    steps.append(["plbench", "runs", "show", best.keys[0], *runs])
+    return [shlex.join(step) for step in steps]
