@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, JustifyMethod
 from rich.table import Table
@@ -17,6 +18,9 @@ from plbench.compare import Figure, Setting
 from plbench.console import duration
 from plbench.record import Estimate, Record, SplitMetrics
 from plbench.verdict import share_words
+
+if TYPE_CHECKING:
+    from plbench.tune import Tuning
 
 _PLAIN_WIDTH = 160  # where standard output is a file or a pipe
 _COPIED = ("run", "name", "check", "finished")  # columns that are never broken over lines
@@ -322,3 +326,35 @@ def _paragraph(row: dict[str, Any], indent: str = "") -> Iterator[str]:
             yield from _paragraph(value, indent + "  ")
         else:
             yield f"{indent}{name}: " + ", ".join(f"{k}={v}" for k, v in value.items() if v is not None)
+
+
+def print_study(made: Tuning, next_steps: Sequence[str]) -> None:
+    """`tune`: the winner beside the starting values, the final rows, where everything lies."""
+    console, study = output(), made.study
+    best, first, spec = study.best, study.trials[0], study.spec
+    states = Counter(trial.state for trial in study.trials)
+    counts = ", ".join(f"{states[state]} {state}" for state in ("complete", "pruned", "failed") if states[state])
+    title = f"{spec.method.name} on {spec.protocol.name}, {spec.regime}: {len(study.trials)} trials ({counts})"
+    console.print(Text(title, style="bold"))
+    labels = "" if spec.protocol.validation_labels == "partial" else " (its complete labels: oracle selection)"
+    rows: list[dict[str, Any]] = [
+        {
+            "value": name,
+            "starting": f"{spec.start[name]:.4g}",
+            "winner": f"{best.values[name]:.4g}",
+            "searched": f"{found.low:.4g} to {found.high:.4g}{', log' if found.log else ''}",
+        }
+        for name, found in spec.space.items()
+    ]
+    rows.append({"value": "validation mAP(C)", "starting": percent(first.value), "winner": percent(best.value)})
+    rows[-1]["searched"] = None
+    print_rows(None, rows, right=("starting", "winner"))
+    console.print(f"Chosen on the validation part of train{labels}; trial {study.winner + 1} won")
+    console.print()
+    if made.settings:
+        print_settings(made.settings)
+    console.print(Text(f"Study: {made.folder / 'study.json'}"), soft_wrap=True)
+    pictures = [name for name in study.pictures if name.endswith(".png")]
+    console.print(Text(f"Pictures in {made.folder}: {', '.join(pictures)}, and as SVG"), soft_wrap=True)
+    for step in next_steps:
+        console.print(Text(f"Next: {step}"), soft_wrap=True)

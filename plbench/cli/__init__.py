@@ -15,6 +15,7 @@ from plbench.cli.data import data_app
 from plbench.cli.look import doctor, methods_app, runs_app
 from plbench.cli.run import run
 from plbench.cli.terms import say
+from plbench.cli.tune import tune
 from plbench.errors import PlbenchError
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(run)
+app.command()(tune)
 app.command()(compare)
 app.command()(doctor)
 app.add_typer(methods_app, name="methods")

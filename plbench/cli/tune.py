@@ -1,0 +1,106 @@
+"""`plbench tune`."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from plbench.cli.setting import Setting, with_setting, workspace_for
+from plbench.cli.terms import RUNS, Dataset, Method, Param, RegimeOption, emit
+from plbench.errors import PlbenchError
+
+if TYPE_CHECKING:
+    from plbench.resolve import RunPlan
+    from plbench.tune import Settings, Tuning
+    from plbench.workspace import Workspace
+
+_OF_PLAN = ("epochs", "batch_size", "lr", "weight_decay", "optimizer", "clip_grad")
+
+
+@with_setting
+def tune(
+    setting: Setting,
+    method: Method = None,
+    dataset: Dataset = None,
+    trials: Annotated[int, typer.Option("--trials", help="Of the study, over all workers and calls.")] = 64,
+    seeds: Annotated[int, typer.Option("--seeds", help="Of the final rows: 0, 1, …")] = 3,
+    study_seed: Annotated[int, typer.Option("--study-seed", help="Of the sampler and of the trials.")] = 0,
+    param: Param = None,
+    ranges: Annotated[
+        list[str] | None,
+        typer.Option("--range", help="Where to look for a value, such as eta=0.1:0.6; may be repeated."),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option("--storage", help="A journal file, or postgresql://user@host/database, that workers share."),
+    ] = None,
+    study: Annotated[str | None, typer.Option("--study", help="Name of the study in the storage.")] = None,
+    then: Annotated[
+        RegimeOption | None, typer.Option("--then", help="finetune: also train the winner of a probe fully.")
+    ] = None,
+    search_only: Annotated[bool, typer.Option("--search-only", help="Leave the final rows out.")] = False,
+) -> None:
+    """Tune a method on the validation part, then train its best and its starting values with fresh seeds."""
+    own = {"method": method, "dataset": dataset, "param": param}
+    from plbench import options, tables
+    from plbench.resolve import parse_assignments
+    from plbench.study import parse_ranges
+    from plbench.tune import Settings
+    from plbench.tune import tune as make
+
+    if trials < 1:
+        raise PlbenchError(f"--trials {trials}: a study needs at least one trial, such as --trials 64")
+    given, workspace = {**setting, **own}, workspace_for(setting)
+    settings = Settings(
+        num_trials=trials,
+        seed=study_seed,
+        storage=storage,
+        study=study,
+        ranges=parse_ranges(ranges or ()),
+        fixed=frozenset(parse_assignments(param or ())),
+    )
+    plan = options.plan_from_options(given, workspace)
+    second = None if then is None else _second_plan(plan, given, then, workspace)
+    made = make(plan, settings, workspace, num_seeds=seeds, then=second, search_only=search_only)
+    steps = _next_steps(plan, settings, made, param or (), ranges or (), workspace)
+    content = {
+        "study": made.study,
+        "folder": str(made.folder),
+        "settings": [compared.as_dict() for compared in made.settings],
+    }
+    emit(content, setting["as_json"], lambda: tables.print_study(made, steps))
+
+
+def _second_plan(plan: RunPlan, given: dict[str, Any], then: RegimeOption, workspace: Workspace) -> RunPlan:
+    """The run in the other regime: of the same data, model and parameters, by that regime's own plan."""
+    from plbench import options
+
+    if then.value == plan.spec.regime:
+        raise PlbenchError(
+            f"--then {then.value}: the study is in that regime already; give --regime probe, or no --then"
+        )
+    if then.value == "probe":
+        raise PlbenchError("--then probe: what a probe finds is tried on whole networks, not the other way round")
+    return options.plan_from_options({**given, **dict.fromkeys(_OF_PLAN), "regime": then.value}, workspace)
+
+
+def _next_steps(
+    plan: RunPlan, settings: Settings, made: Tuning, param: Any, ranges: Any, workspace: Workspace
+) -> list[str]:
+    """What a person might do after a study, as commands that work as they stand."""
+    from plbench import options
+
+    runs = [] if workspace.store.runs == RUNS else ["--runs", str(workspace.store.runs)]
+    keys = [key for rows in made.study.rows for key in (*rows.default, *rows.tuned)]
+    steps = [shlex.join(["plbench", "runs", "compare", *keys, *runs])] if keys else []
+    words = ["plbench", "tune", "--method", plan.spec.method.name, "--dataset", plan.spec.protocol.dataset]
+    more = 2 * len(made.study.trials)
+    words += ["--trials", str(more)] + (["--study-seed", str(settings.seed)] if settings.seed else [])
+    words += [word for text in param for word in ("-P", text)] + [word for text in ranges for word in ("--range", text)]
+    if settings.storage is not None and "@" in settings.storage and ":" in settings.storage.partition("://")[2]:
+        return [*steps, f"the same command with --trials {more} goes on from here"]  # a URL may hold a password
+    words += ["--storage", settings.storage] if settings.storage else []
+    words += ["--study", settings.study] if settings.study else []
+    return [*steps, shlex.join([*words, *options.options_of(plan, workspace), *runs])]
