@@ -255,11 +255,16 @@ def row_labels(records: Sequence[Record], registry: Registry | None = None) -> l
         detail += [f"{name.rpartition('.')[2]}={own[name]}" for name in differing if name not in settled]
         label = f"{record.title} ({', '.join(detail)})" if detail else record.title
         labels.append(f"{label}, tuned" if record.spec.tuned_by else label)
-    studies = [record.spec.tuned_by for record in records]
     return [
-        f"{label} by {study[:8]}" if study and labels.count(label) > 1 else label
-        for label, study in zip(labels, studies, strict=True)
+        f"{label} {_study_words(record)}" if record.spec.tuned_by and labels.count(label) > 1 else label
+        for label, record in zip(labels, records, strict=True)
     ]
+
+
+def _study_words(record: Record) -> str:
+    """What tells rows of one method apart that different studies chose."""
+    trials = f" in {record.tuning.num_trials} trials" if record.tuning is not None else ""
+    return f"by {str(record.spec.tuned_by)[:8]}{trials}"
 
 
 def _are_rivals(one: RunSpec, other: RunSpec) -> bool:

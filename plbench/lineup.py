@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 from plbench import runner, sweep
 from plbench.api import Batch, Loss, Method, Progress
 from plbench.console import duration
-from plbench.errors import PlbenchError, TrainingError, did_you_mean
+from plbench.errors import DataError, PlbenchError, StoreError, TrainingError, did_you_mean
 from plbench.forecast import seconds_of_all
 from plbench.record import Record
 from plbench.registry import Registry, Source
 from plbench.resolve import Request, RunPlan, complete, fit_part_plan, plan_run
 from plbench.spec import MethodSpec
+from plbench.study import StudyRecord
 from plbench.workspace import Workspace
 
 ALL = "all"
@@ -146,7 +148,9 @@ def plan_contest(
     entrants: Sequence[Entrant],
     num_seeds: int,
     workspace: Workspace,
+    *,
     left_out: Sequence[LeftOut] = (),
+    num_trials: int | None = None,
 ) -> Contest:
     """The runs of all entrants with seeds 0, 1, …; nothing is trained yet.
 
@@ -156,17 +160,18 @@ def plan_contest(
         num_seeds: at least 1.
         workspace: where and how.
         left_out: whom choosing has left out already.
+        num_trials: of a study for each row, if there are to be any: the protocol of all rows must grant them.
 
     Raises:
         PlbenchError: if the setting does not exist, one who was named does not fit it, or nobody does.
     """
     if num_seeds < 1:
         raise PlbenchError(f"--seeds {num_seeds}: a comparison needs at least one seed, and 3 to tell methods apart")
-    setting = _plan_setting(request, workspace)
+    setting = _plan_setting(request, num_trials, workspace)
     rows, absent = [], list(left_out)
     for entrant in entrants:
         try:
-            plans = [plan_entrant(entrant, setting, seed, workspace) for seed in range(num_seeds)]
+            plans = [_plan_entrant(entrant, setting, seed, workspace) for seed in range(num_seeds)]
         except PlbenchError as error:
             if entrant.named:
                 raise
@@ -174,20 +179,24 @@ def plan_contest(
             continue
         rows.append((entrant, tuple(plans)))
     if not rows:
-        why = "; ".join(f"{out.who}: {out.why}" for out in absent)
+        why = "; ".join(f"{entry.who}: {entry.why}" for entry in absent)
         raise PlbenchError(f"no method that --methods names applies to {setting.spec.protocol.name} ({why})")
     return Contest(tuple(rows), tuple(absent), setting)
 
 
-def _plan_setting(request: Request, workspace: Workspace) -> RunPlan:
+def _plan_setting(request: Request, num_trials: int | None, workspace: Workspace) -> RunPlan:
     """Opens and checks the data once: every entrant shares what comes of it."""
     methods = {**workspace.registry.sources["method"], _Anyone.name: [Source(_Anyone.name, "plbench", loaded=_Anyone)]}
-    registry = Registry({**workspace.registry.sources, "method": methods})
-    anyone = replace(request, method=_Anyone.name, method_params={}, seed=0)
-    return plan_run(anyone, replace(workspace, registry=registry))
+    with_anyone = replace(workspace, registry=Registry({**workspace.registry.sources, "method": methods}))
+    setting = plan_run(replace(request, method=_Anyone.name, method_params={}, seed=0), with_anyone)
+    if num_trials is None:
+        return setting
+    from plbench import tune  # imports Optuna
+
+    return tune.budgeted(setting, num_trials, with_anyone)
 
 
-def plan_entrant(entrant: Entrant, setting: RunPlan, seed: int, workspace: Workspace) -> RunPlan:
+def _plan_entrant(entrant: Entrant, setting: RunPlan, seed: int, workspace: Workspace) -> RunPlan:
     """One run of an entrant.
 
     Raises:
@@ -201,8 +210,10 @@ def plan_entrant(entrant: Entrant, setting: RunPlan, seed: int, workspace: Works
 def with_tuned(contest: Contest, num_trials: int, workspace: Workspace) -> Contest:
     """Adds, beside each row, that of the values which a study of equally many trials chooses for it.
 
+    A study that was longer before counts by its first trials. A row whose study fails has no tuned one beside it.
+
     Raises:
-        PlbenchError: if a study cannot be made. One in which no trial could be trained leaves its row out.
+        PlbenchError: if a study of somebody who was named cannot be made, or data or files are not as they must be.
     """
     from plbench import tune  # imports Optuna
 
@@ -211,12 +222,26 @@ def with_tuned(contest: Contest, num_trials: int, workspace: Workspace) -> Conte
         workspace.reporter.line(f"Tuning {entrant.words}, {number} of {len(contest.rows)}: {num_trials} trials")
         rows.append((entrant, plans))
         try:
-            study = tune.search(plans[0], tune.Settings(num_trials), workspace)
-        except TrainingError as error:
+            study = _first_trials(tune.search(plans[0], tune.Settings(num_trials), workspace), num_trials)
+            rows.append((entrant, tuple(tune.tuned_plan(plan, study, workspace) for plan in plans)))
+        except (DataError, StoreError):
+            raise
+        except PlbenchError as error:
+            if entrant.named and not isinstance(error, TrainingError):
+                raise
             absent.append(LeftOut(f"{entrant.words}, tuned", str(error)))
-            continue
-        rows.append((entrant, tuple(tune.tuned_plan(plan, study, workspace) for plan in plans)))
     return replace(contest, rows=tuple(rows), left_out=tuple(absent))
+
+
+def _first_trials(study: StudyRecord, number: int) -> StudyRecord:
+    """What the study had found after so many trials: nobody gets more than the others."""
+    if len(study.trials) <= number:
+        return study
+    trials = study.trials[:number]
+    values = [-math.inf if trial.value is None else trial.value for trial in trials]
+    if max(values) == -math.inf:
+        raise TrainingError(f"none of the first {number} trials of study {study.key} was trained to its end")
+    return study.model_copy(update={"trials": trials, "winner": values.index(max(values))})
 
 
 @dataclass(frozen=True)

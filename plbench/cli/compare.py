@@ -61,7 +61,7 @@ def compare(
     workspace, as_json, names = workspace_for(setting), setting["as_json"], methods or [lineup.ALL]
     request = options.request_from_options({**setting, "method": "", "dataset": dataset, "selection": selection})
     entrants, broken = lineup.choose_entrants(names, workspace.registry)
-    contest = lineup.plan_contest(request, entrants, seeds, workspace, broken)
+    contest = lineup.plan_contest(request, entrants, seeds, workspace, left_out=broken, num_trials=tune)
     for entry in contest.left_out:
         workspace.reporter.line(f"Left out: {entry.who}: {entry.why}")
     foreseen = lineup.foresee(contest, workspace)
