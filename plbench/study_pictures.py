@@ -12,6 +12,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import optuna
+from matplotlib.ticker import LogFormatterSciNotation, NullFormatter
 from optuna.visualization import matplotlib as plotting
 
 from plbench.store import write_atomically
@@ -30,6 +31,7 @@ def draw_study(study: StudyRecord, folder: Path) -> tuple[str, ...]:
     Raises:
         StoreError: if they cannot be written.
     """
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     told = _as_optuna(study)
     values = {trial.value for trial in study.trials if trial.value is not None}
     pictures: dict[str, Callable[[], Any]] = {
@@ -79,11 +81,20 @@ def _draw(name: str, draw: Callable[[], Any], title: str, folder: Path) -> list[
     with plt.rc_context(), warnings.catch_warnings():  # Optuna sets a style for the whole process
         warnings.simplefilter("ignore")
         axes = draw()
-        first = axes.flat[0] if hasattr(axes, "flat") else axes
-        figure = first.figure
-        if hasattr(axes, "flat"):
-            figure.set_size_inches(_INCH * axes.size + 1.0, 4.2)
-        first.set_title("")
+        panels = list(axes.flat) if hasattr(axes, "flat") else [axes]
+        figure = panels[0].figure
+        if len(panels) > 1:
+            figure.set_size_inches(_INCH * len(panels) + 1.0, 4.2)
+        for panel in panels:
+            panel.set_title("")
+            panel.set_title("", loc="left")
+            if panel.get_xscale() == "log":  # labels between the powers of ten run into each other
+                panel.xaxis.set_minor_formatter(NullFormatter())
+                panel.xaxis.set_major_formatter(LogFormatterSciNotation())
+                if len([t for t in panel.get_xticks() if panel.get_xlim()[0] <= t <= panel.get_xlim()[1]]) < 2:
+                    panel.set_xticks(panel.get_xlim(), [f"{end:.1g}" for end in panel.get_xlim()])
+                    for label, side in zip(panel.get_xticklabels(), ("left", "right"), strict=True):
+                        label.set_horizontalalignment(side)
         figure.suptitle(title, fontsize=10)
         try:
             for file_name in names:
