@@ -387,7 +387,10 @@ class _Locks:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._own = FileLock(self._path(worker))
-            self._own.acquire()
+            with self.claiming():
+                for path in self._folder.glob("?" * len(worker) + ".lock"):
+                    self._lives(path.stem)
+                self._own.acquire()
         except OSError as error:
             raise unwritable(self._folder, error) from error
 
@@ -404,6 +407,7 @@ class _Locks:
         return [trial for trial in running if trial.user_attrs.get("worker") in dead]
 
     def _lives(self, worker: str) -> bool:
+        """Whether its process does; the lock of one that does not is cleared away."""
         path = self._path(worker)
         if not path.exists():
             return False
