@@ -247,11 +247,11 @@ def _step(state: FitState, batch: Batch, plan: Plan, execution: Execution, progr
 def apply_gradients(state: FitState, plan: Plan, rescale: float) -> None:
     """Steps along the gradients, rescaled once from per-image to per-weight."""
     state.scaler.unscale_(state.optimizer)
-    parameters = [p for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
-    if rescale != 1.0:
+    if rescale != 1.0 or plan.clip_grad is not None:
+        parameters = [p for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
         torch._foreach_mul_([p.grad for p in parameters], rescale)
-    if plan.clip_grad is not None:
-        nn.utils.clip_grad_norm_(parameters, plan.clip_grad)
+        if plan.clip_grad is not None:
+            nn.utils.clip_grad_norm_(parameters, plan.clip_grad)
     state.scaler.step(state.optimizer)
     state.scaler.update()
 

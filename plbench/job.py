@@ -100,18 +100,25 @@ class Job:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
-    def prepare(self) -> None:
-        """Training inputs, the method, and the model in its initial state."""
+    def prepare(self, like: Job | None = None) -> None:
+        """Training inputs, the method, and the model in its initial state.
+
+        Args:
+            like: a job on the same cached features, which are then not read again.
+        """
         spec = self.spec
-        self.train_part = self.plan.material.train(spec.train_part)
+        self.train_part = self.plan.material.train(spec.train_part) if like is None else like.train_part
         task = make_task(spec, self.plan.material, self.artifacts)
         self.method = self.plan.method(self.plan.params, task)
-        self.train_inputs = self._inputs(self.train_part, training=True)
+        self.train_inputs = self._inputs(self.train_part, training=True) if like is None else like.train_inputs
         self.state = prepare_fit(self._model(), self.method, spec.plan, task.steps_per_epoch, self.execution)
 
-    def open_scored_part(self) -> None:
-        """The part that the run is scored on."""
+    def open_scored_part(self, like: Job | None = None) -> None:
+        """The part that the run is scored on; that of a job like it where one is given."""
         material = self.plan.material
+        if like is not None:
+            self.scored_part, self.scored_inputs = like.scored_part, like.scored_inputs
+            return
         self.scored_part = material.validation() if self.only_selects else material.test()
         self.scored_inputs = self._inputs(self.scored_part)
 
@@ -121,9 +128,27 @@ class Job:
         Raises:
             TrainingError: if the loss is no longer finite.
         """
-        path = folder / CHECKPOINT
-        self._resume(path)
-        first_epoch, last_save = self.state.epoch, time.monotonic()
+        self.resume(folder)
+        first_epoch, start = self.state.epoch, time.perf_counter()
+        with self.workspace.reporter.task(f"Training {self.method.title}") as report:
+            try:
+                fit(
+                    self.state,
+                    self.train_inputs,
+                    self.spec.plan,
+                    self.execution,
+                    seed=self.spec.seed,
+                    stop_after=self.stop_after,
+                    after_epoch=self.epoch_end(folder),
+                    report=report,
+                )
+            except TrainingError as error:
+                raise self.explained(error, folder) from error
+        self.conclude(first_epoch, time.perf_counter() - start - self.seconds.get("selection", 0.0))
+
+    def epoch_end(self, folder: Path) -> Callable[[FitState], None]:
+        """What is done at the end of each epoch: selection, telling whoever watches, a checkpoint now and then."""
+        last_save = time.monotonic()
 
         def after_epoch(state: FitState) -> None:
             nonlocal last_save
@@ -135,30 +160,24 @@ class Job:
                     self.watch(state.epoch, evaluate_cells(self.cells(self.headline_weights)).map_c)
             if time.monotonic() - last_save >= SAVE_EVERY_SECONDS:
                 saved = {**state.state_dict(), "best": vars(self.best)}
-                checkpoint.save(path, self.spec.sha256(), saved)
+                checkpoint.save(folder / CHECKPOINT, self.spec.sha256(), saved)
                 self.write_log(folder)
                 last_save = time.monotonic()
 
-        start = time.perf_counter()
-        with self.workspace.reporter.task(f"Training {self.method.title}") as report:
-            try:
-                fit(
-                    self.state,
-                    self.train_inputs,
-                    self.spec.plan,
-                    self.execution,
-                    seed=self.spec.seed,
-                    stop_after=self.stop_after,
-                    after_epoch=after_epoch,
-                    report=report,
-                )
-            except TrainingError as error:
-                last = f"last good checkpoint: {path}" if path.is_file() else "no checkpoint had been saved yet"
-                raise TrainingError(f"{error}; {last}; try a lower --lr or --precision float32") from error
-        self.seconds["training"] = time.perf_counter() - start - self.seconds.get("selection", 0.0)
+        return after_epoch
+
+    def conclude(self, first_epoch: int, seconds: float) -> None:
+        """Notes what the training took, from an epoch on, and puts selected weights in place."""
+        self.seconds["training"] = seconds
         self.images_trained = (self.state.epoch - first_epoch) * len(self.train_inputs)
         if self.best.state is not None:
             self.state.averaged(self.best.weights).load_state_dict(self.best.state)
+
+    def explained(self, error: TrainingError, folder: Path) -> TrainingError:
+        """An error of the training with where to go on from and what to try."""
+        path = folder / CHECKPOINT
+        last = f"last good checkpoint: {path}" if path.is_file() else "no checkpoint had been saved yet"
+        return TrainingError(f"{error}; {last}; try a lower --lr or --precision float32")
 
     @property
     def headline_weights(self) -> Weights:
@@ -183,7 +202,9 @@ class Job:
         """One JSON line an epoch."""
         write_text(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in self.state.history))
 
-    def _resume(self, path: Path) -> None:
+    def resume(self, folder: Path) -> None:
+        """Puts the training where the folder's checkpoint left it, if there is one."""
+        path = folder / CHECKPOINT
         if not path.is_file():
             return
         saved = checkpoint.load(path, self.spec.sha256())

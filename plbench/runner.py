@@ -48,7 +48,7 @@ def run(plan: RunPlan, workspace: Workspace, *, force: bool = False, watch: Watc
         if force:
             store.remove(key)
         folder = store.run_folder(key)
-        with _keeping_only_what_is_whole(plan, folder, workspace):
+        with keeping_only_what_is_whole(plan, folder, workspace):
             return _make(Job(plan, workspace, artifacts, stop_after, watch), folder)
 
 
@@ -58,13 +58,23 @@ def finished(plan: RunPlan, workspace: Workspace) -> Record | None:
 
 
 def _make(job: Job, folder: Path) -> Record:
-    """Trains, evaluates, writes; the record last, since its presence says that the run is whole."""
-    spec = job.plan.spec
-    write_text(folder / "spec.toml", tomli_w.dumps(spec.model_dump(mode="json", exclude_none=True)))
+    """Trains, evaluates, writes."""
+    write_spec(job, folder)
     with job.phase("data"):
         job.prepare()
         job.open_scored_part()
     job.train(folder)
+    return conclude(job, folder)
+
+
+def write_spec(job: Job, folder: Path) -> None:
+    """What will run, first of all files."""
+    write_text(folder / "spec.toml", tomli_w.dumps(job.spec.model_dump(mode="json", exclude_none=True)))
+
+
+def conclude(job: Job, folder: Path) -> Record:
+    """Evaluates a model that is trained and writes its files; the record last, since it says that the run is whole."""
+    spec = job.plan.spec
     with job.phase("evaluation"):
         scored = outcome.score(job)
     with job.phase("intervals"):
@@ -120,7 +130,7 @@ def chosen_epoch(plan: RunPlan, workspace: Workspace) -> int | None:
 
 
 @contextlib.contextmanager
-def _keeping_only_what_is_whole(plan: RunPlan, folder: Path, workspace: Workspace) -> Iterator[None]:
+def keeping_only_what_is_whole(plan: RunPlan, folder: Path, workspace: Workspace) -> Iterator[None]:
     """On failure: a failed training leaves a failed record; without a checkpoint, anything else leaves nothing."""
     try:
         yield

@@ -6,11 +6,13 @@ a training stays its own: optimiser, schedule, history, method. Each head takes 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -26,12 +28,11 @@ from plbench.randomness import derive_seed, seeded
 from plbench.spec import Plan
 from plbench.stacked_layers import StackedLinear, layers_of
 
-BLOCK_BYTES = 5 << 20
-"""Parameters of heads whose products are one. With gradients, moments and averages they are five times that: more would
-fall out of a processor's last cache between two steps."""
+BLOCK_BYTES = 64 << 20
+"""Parameters of heads whose products are one, at most."""
 
-WINDOW_BYTES = 16 << 20
-"""Batches that one block trains on before the next block does, so that its parameters stay in the cache that long."""
+HEADS_PER_WORKER = 4
+"""Heads that are worth a thread of their own: fewer, and what they would share is computed too often."""
 
 _OWN_HOOKS = ("build", "transform", "forward", "epoch_start", "epoch_end", "state_dict", "load_state_dict")
 _LOGIT_TENSORS = 24  # of the logits' size that a loss holds, about
@@ -103,71 +104,95 @@ def fit_together(
         execution: where and how precisely.
         report: called with steps done and steps in all, counted over the orders.
     """
-    plan = heads[0].plan
-    while active := [head for head in heads if not head.is_done]:
-        orders = [_Order(seed, members, inputs, execution) for seed, members in _by_seed(active).items()]
-        steps = math.ceil(len(inputs) / plan.batch_size)
-        total = max(head.stop_after or plan.epochs for head in active) * len(orders) * steps
-        try:
-            while not any(head.is_done for head in active):
-                start = time.perf_counter()
-                for number, order in enumerate(orders, active[0].state.epoch * len(orders)):
-                    for step in order.train_epoch():
-                        report(number * steps + step, total)
-                _end_epoch(active, (time.perf_counter() - start) / len(active))
-        finally:
-            for order in orders:
-                order.release()
+    with _workers(heads, execution.device) as (pool, num_workers):
+        while active := [head for head in heads if not head.is_done]:
+            orders = [_Order(seed, members, inputs, execution, num_workers) for seed, members in _by_seed(active)]
+            try:
+                _fit_until_one_is_done(active, orders, pool, report)
+            finally:
+                for order in orders:
+                    order.release()
 
 
-def _by_seed(heads: Sequence[Head]) -> dict[int, list[Head]]:
+def _fit_until_one_is_done(
+    heads: Sequence[Head], orders: Sequence[_Order], pool: Executor, report: Callable[[int, int], None]
+) -> None:
+    last = max(head.stop_after or head.plan.epochs for head in heads)
+    steps = orders[0].steps_per_epoch
+    while not any(head.is_done for head in heads):
+        start = time.perf_counter()
+        for number, order in enumerate(orders, heads[0].state.epoch * len(orders)):
+            for step in order.train_epoch(pool):
+                report(number * steps + step, last * len(orders) * steps)
+        seconds = (time.perf_counter() - start) / len(heads)
+        for head in heads:
+            head.seconds += seconds
+            head.state.epoch += 1
+            head.state.history[-1]["seconds"] = seconds
+            if head.error is None:
+                head.after_epoch(head.state)
+
+
+@contextlib.contextmanager
+def _workers(heads: Sequence[Head], device: torch.device) -> Iterator[tuple[Executor, int]]:
+    """Threads that each train some of the heads, and their number; together they use the cores that torch used.
+
+    Small operations leave all cores but one idle, and heads need nothing of one another between two batches.
+    """
+    cores = torch.get_num_threads()
+    most = max(len(members) for _, members in _by_seed(heads)) // HEADS_PER_WORKER
+    number = max(1, min(cores, most)) if device.type == "cpu" else 1
+    torch.set_num_threads(max(1, cores // number))
+    try:
+        with ThreadPoolExecutor(number, "heads") as pool:
+            yield pool, number
+    finally:
+        torch.set_num_threads(cores)
+
+
+def _by_seed(heads: Sequence[Head]) -> list[tuple[int, list[Head]]]:
     groups: dict[int, list[Head]] = defaultdict(list)
     for head in heads:
         groups[head.seed].append(head)
-    return groups
-
-
-def _end_epoch(heads: Sequence[Head], seconds: float) -> None:
-    for head in heads:
-        head.seconds += seconds
-        head.state.epoch += 1
-        head.state.history[-1]["seconds"] = seconds
-        if head.error is None:
-            head.after_epoch(head.state)
+    return list(groups.items())
 
 
 class _Order:
     """Heads that see the same batches: those of one seed. What does not depend on the head is done once for all."""
 
-    def __init__(self, seed: int, heads: Sequence[Head], inputs: FeatureInputs, execution: Execution) -> None:
-        """Stacks the heads, in blocks."""
+    def __init__(
+        self, seed: int, heads: Sequence[Head], inputs: FeatureInputs, execution: Execution, num_workers: int
+    ) -> None:
+        """Stacks the heads, in a block for each worker or more."""
         self.seed, self.inputs, self.execution = seed, inputs.reseeded(seed), execution
         self.plan, self.state = heads[0].plan, heads[0].state
+        self.steps_per_epoch = math.ceil(len(inputs) / self.plan.batch_size)
         self.dtype = torch.float32 if execution.precision == "float32" else getattr(torch, execution.precision)
         if next(self.state.model.parameters()).dtype == torch.float64:
             self.dtype = torch.float64
-        self.blocks = [_Block(members, execution, self.dtype) for members in _blocks(heads)]
+        self.blocks = [_Block(members, execution, self.dtype) for members in _blocks(heads, num_workers)]
         layers = layers_of(self.state.model) or []
         first = next(number for number, layer in enumerate(layers) if isinstance(layer, nn.Linear))
         self.shared, self.own = layers[:first], layers[first:]  # layers before the first linear one have no parameters
 
-    def train_epoch(self) -> Iterator[int]:
+    def train_epoch(self, pool: Executor) -> Iterator[int]:
         """One pass over the images; yields how many steps are done, now and then."""
         epoch, num_epochs = self.state.epoch, self.plan.epochs
-        steps_per_epoch = math.ceil(len(self.inputs) / self.plan.batch_size)
         with seeded(derive_seed(self.seed, "dropout", epoch)):
             batches = self.inputs.shuffled(self.plan.batch_size, epoch)
-            width = self.inputs.features.shape[1] * self.inputs.features.itemsize
-            window = max(1, min(steps_per_epoch, WINDOW_BYTES // (width * self.plan.batch_size)))
-            done = 0
-            while prepared := [self._prepared(batch) for batch in itertools.islice(batches, window)]:
-                for block in self.blocks:
-                    for number, (batch, noise) in enumerate(prepared, self.state.epoch * steps_per_epoch + done):
-                        block.step(batch, noise, Progress(number, num_epochs * steps_per_epoch, epoch, num_epochs))
-                done += len(prepared)
-                yield done
+            under_way: list[Future[None]] = []
+            for number, batch in enumerate(batches):
+                prepared, noise = self._prepared(batch)  # while the blocks are busy with the one before
+                for future in under_way:
+                    future.result()
+                step = epoch * self.steps_per_epoch + number
+                progress = Progress(step, num_epochs * self.steps_per_epoch, epoch, num_epochs)
+                under_way = [pool.submit(block.step, prepared, noise, progress) for block in self.blocks]
+                yield number + 1
+            for future in under_way:
+                future.result()
         for block in self.blocks:
-            block.end_epoch(steps_per_epoch)
+            block.end_epoch(self.steps_per_epoch)
 
     def release(self) -> None:
         """Gives every head its parameters back."""
@@ -275,15 +300,16 @@ class _Block:
             head.state.step += 1
 
 
-def _blocks(heads: Sequence[Head]) -> Iterator[list[Head]]:
-    """Heads in blocks, those whose methods can be stacked side by side."""
+def _blocks(heads: Sequence[Head], num_workers: int) -> Iterator[list[Head]]:
+    """Heads in blocks of about one size, those whose methods can be stacked side by side."""
     sides: dict[Hashable, list[Head]] = defaultdict(list)
     for head in heads:
         sides[_side(head)].append(head)
-    size = max(1, BLOCK_BYTES // _parameter_bytes(heads[0].state.model))
     ordered = [head for side in sides.values() for head in side]
-    for start in range(0, len(ordered), size):
-        yield ordered[start : start + size]
+    most = max(1, BLOCK_BYTES // _parameter_bytes(heads[0].state.model))
+    number = min(len(heads), num_workers * math.ceil(len(heads) / (num_workers * most)))
+    for block in range(number):
+        yield ordered[len(heads) * block // number : len(heads) * (block + 1) // number]
 
 
 def _parts(heads: Sequence[Head]) -> Iterator[tuple[int, list[Head]]]:

@@ -11,6 +11,9 @@ from plbench.errors import TrainingError
 from plbench.job import Job
 from plbench.metrics import evaluate_cells
 from plbench.resolve import RunPlan
+from plbench.stacked import Head
+from plbench.sweep import run_all
+from plbench.together import can_stack, in_memory, train
 from plbench.workspace import Workspace
 
 
@@ -31,7 +34,7 @@ class TrialResult:
 
 def can_train_together(plan: RunPlan) -> bool:
     """Whether trials of this setting train in one pass: cached features, and a method whose loss broadcasts."""
-    return False
+    return can_stack(plan)
 
 
 def score_together(plans: Sequence[RunPlan], workspace: Workspace) -> list[TrialResult]:
@@ -42,20 +45,27 @@ def score_together(plans: Sequence[RunPlan], workspace: Workspace) -> list[Trial
             and decay.
         workspace: where and how.
     """
-    return [_score(plan, workspace) for plan in plans]
+    _make_stages(plans, workspace)
+    results: list[TrialResult] = []
+    for jobs in in_memory(plans, workspace):
+        heads = train(jobs, workspace, lambda job: lambda state: None)
+        results += [_scored(job, head) for job, head in zip(jobs, heads, strict=True)]
+    return results
 
 
-def _score(plan: RunPlan, workspace: Workspace) -> TrialResult:
+def _make_stages(plans: Sequence[RunPlan], workspace: Workspace) -> None:
+    stages = [stage for plan in plans for _, stage in plan.stages.values()]
+    for result in run_all(stages, workspace):
+        if isinstance(result, TrainingError):
+            raise result
+
+
+def _scored(job: Job, head: Head) -> TrialResult:
+    if head.error is not None:
+        return TrialResult(None, head.seconds, str(head.error))
     start = time.perf_counter()
-    artifacts = {name: runner.stage_artifact(plan, name, workspace) for name in plan.stages}
-    job = Job(plan, workspace, artifacts)
-    job.prepare()
-    job.open_scored_part()
-    try:
-        job.train(workspace.store.run_folder(plan.spec.key))
-    except TrainingError as error:
-        return TrialResult(None, time.perf_counter() - start, str(error))
-    return TrialResult(evaluate_cells(job.cells(job.headline_weights)).map_c, time.perf_counter() - start)
+    value = evaluate_cells(job.cells(job.headline_weights)).map_c
+    return TrialResult(value, head.seconds + time.perf_counter() - start)
 
 
 def score_alone(plan: RunPlan, workspace: Workspace, watch: Callable[[int, float], None]) -> TrialResult:
