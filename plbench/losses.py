@@ -11,13 +11,17 @@ Per-image losses are sums over classes; what to divide by is for the caller to s
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Number = float | Tensor
+
+_SHORT = 256  # entries of a row that numpy's vectorised sort is through with sooner than torch's top-k
 
 
 def partial_asymmetric_loss(
@@ -51,9 +55,12 @@ def partial_asymmetric_loss(
         [..., B], summed over classes.
     """
     logits = _wide(logits)
+    if detach_focus:
+        loss: Tensor = _PartialAsymmetric.apply(logits, labels, gamma_pos, gamma_neg, gamma_unann, clip, unann_weight)
+        return loss
     target_logit = logits * _by_label(labels, 1.0, -1.0, -1.0, logits)  # its sigmoid is that of the target
     log_hit = F.logsigmoid(target_logit)
-    miss = torch.sigmoid(-(target_logit.detach() if detach_focus else target_logit))
+    miss = torch.sigmoid(-target_logit)
     if isinstance(clip, Tensor) or clip:
         shift = _by_label(labels, 0.0, clip, clip, logits)
         log_hit = torch.logaddexp(log_hit, shift.log()).clamp(max=0.0)  # log(1 - p'), without a log of 0
@@ -213,6 +220,57 @@ def known_count_weight(labels: Tensor) -> Tensor:
     return 1.0 + 1.0 / (1.0 + (labels != 0).sum(dim=-1))
 
 
+class _PartialAsymmetric(torch.autograd.Function):
+    """The partial asymmetric loss without a gradient through its focusing factor, whose gradient is then plain.
+
+    With t the target's logit: dL/dt = -factor * (1 - sigmoid(t)), times sigmoid(t) / (sigmoid(t) + m) where there is a
+    shift m that does not bring the loss to 0. It is computed along with the loss, which saves automatic
+    differentiation's passes over tensors of the logits' size.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        labels: Tensor,
+        gamma_pos: Number,
+        gamma_neg: Number,
+        gamma_unann: Number,
+        clip: Number,
+        unann_weight: Number | None,
+    ) -> Tensor:
+        sign = torch.where(labels > 0, logits.new_ones(()), -logits.new_ones(()))
+        target_logit = logits * sign  # its sigmoid is that of the target
+        log_hit = F.logsigmoid(target_logit)
+        slope = torch.sigmoid(-target_logit)  # of log_hit; also what the target is missed by
+        miss = slope
+        if isinstance(clip, Tensor) or clip:
+            shift = _by_label(labels, 0.0, clip, clip, logits)
+            hit = torch.sigmoid(target_logit)
+            log_hit = torch.logaddexp(log_hit, shift.log())  # log(1 - p'), without a log of 0
+            share = torch.where(shift > 0, hit / (hit + shift), 1.0)
+            slope = torch.where(log_hit <= 0, slope * share, 0.0)
+            log_hit = log_hit.clamp_(max=0.0)
+            miss = miss - shift
+        factor: Tensor | None = None
+        gammas = (gamma_pos, gamma_neg, gamma_unann)
+        if any(isinstance(gamma, Tensor) or gamma != 0 for gamma in gammas):  # else every power is 1
+            factor = miss.clamp(min=0.0).pow_(_by_label(labels, *gammas, logits))
+        if unann_weight is not None:
+            weight = _by_label(labels, 1.0, 1.0, unann_weight, logits)
+            factor = weight if factor is None else factor.mul_(weight)
+        if factor is not None:
+            log_hit, slope = log_hit * factor, slope * factor
+        ctx.save_for_backward(slope.mul_(-sign) if slope is not miss else slope * -sign)
+        return -log_hit.sum(dim=-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (slope,) = ctx.saved_tensors
+        return slope * gradients[0].unsqueeze(-1), None, None, None, None, None, None
+
+
 def _wide(values: Tensor) -> Tensor:
     """In float32, or float64 where it is that: half-precision sums of log-sigmoids give NaN."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
@@ -230,9 +288,17 @@ def _by_label(labels: Tensor, present: Number, absent: Number, unknown: Number, 
 def _highest(scores: Tensor, count: Tensor) -> Tensor:
     """Marks the `count` (int64, scalar or [..., 1]) highest of the last dimension, of equals the first."""
     place = (count - 1).clamp(0, scores.shape[-1] - 1)
-    ranked = scores.topk(int(place.max()) + 1, dim=-1).values
+    ranked = _falling(scores, int(place.max()) + 1)
     shape = torch.broadcast_shapes(count.shape, (*scores.shape[:-1], 1))
     threshold = ranked.expand(*shape[:-1], -1).gather(-1, place.to(scores.device).expand(shape))
     above, tied = scores > threshold, scores == threshold
     room = count.to(scores.device) - above.sum(dim=-1, keepdim=True)
     return above | (tied & (tied.cumsum(dim=-1, dtype=torch.int32) <= room))
+
+
+def _falling(scores: Tensor, depth: int) -> Tensor:
+    """The `depth` highest of the last dimension, highest first."""
+    if scores.device.type == "cpu" and scores.shape[-1] <= _SHORT:
+        ranked = torch.from_numpy(np.sort(scores.numpy(), axis=-1))
+        return ranked.narrow(-1, scores.shape[-1] - depth, depth).flip(-1)
+    return scores.topk(depth, dim=-1).values
