@@ -280,13 +280,12 @@ def _open_storage(storage: str | None, folder: Path, spec: StudySpec) -> tuple[B
 def _open_journal(path: Path) -> JournalStorage:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):  # a lock would be waited for without end where nothing can be written
+            pass
         lock = _JournalLock(path)
         lock.acquire()
         try:
-            path.touch()
             _cut_torn_line(path)
-            with path.open("r+b"):  # else a journal that cannot be written is only seen when a trial is told
-                pass
         finally:
             lock.release()
         with warnings.catch_warnings():
@@ -324,7 +323,7 @@ def _open_database(url: str, spec: StudySpec) -> tuple[RDBStorage, str]:
 
     try:
         parsed = sqlalchemy.engine.make_url(url)
-    except sqlalchemy.exc.ArgumentError as error:
+    except (sqlalchemy.exc.ArgumentError, ValueError) as error:
         raise PlbenchError(
             "--storage is not a URL that can be read; give one such as postgresql://user@host/database"
         ) from error
