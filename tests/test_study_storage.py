@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import Outcome, plbench
+from test_cli import QUICK, Outcome, plbench
 
 from plbench import environment, evaluation, study_storage, trials, tune
 from plbench.errors import PlbenchError, StoreError
@@ -283,7 +283,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[str],
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PLBENCH_RUNS", str(top / "runs"))
         patched.setattr(evaluation, "NUM_REPLICATES", 20)
-        command += ["--recipe", "quick", "--range", "gamma_neg=0:2", "-P", "clip=0.05"]
+        command += [*QUICK, "--range", "gamma_neg=0:2", "-P", "clip=0.05"]
         yield command, top / "runs", plbench(*command)
 
 
@@ -294,7 +294,7 @@ class TestCommand:
         command, runs, said = tuned
         assert said.code == 0, said.err
         assert "P-ASL, Negative, tuned" in said.out and "p (Holm)" in said.out
-        assert re.search(r"lr +\S+ +\S+ +\S+ to \S+, log", said.out) and "clip" not in said.out
+        assert re.search(r"lr +\S+ +\S+ +\S+ to \S+, log", said.out) and not re.search("^clip ", said.out, re.M)
         (folder,) = (runs / "studies").iterdir()
         assert f"Study: {folder / 'study.json'}" in said.out and "history.png" in said.out
         assert re.search(r"Trials: 3 of 3, best mAP\(C\) on the validation part \d+\.\d\d \(starting", said.err)
