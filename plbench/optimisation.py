@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from plbench.api import Method
 from plbench.errors import PlbenchError
@@ -39,3 +40,45 @@ def make_average(model: nn.Module, plan: Plan, num_steps: int) -> Any:
     from timm.utils.model_ema import ModelEmaV3
 
     return ModelEmaV3(model, decay=min(plan.ema_decay, 1 - 1 / horizon), use_warmup=True)
+
+
+class FusedSteps:
+    """Steps of many fused optimisers without the bookkeeping that torch does at each: as much time as the step itself.
+
+    Each optimiser keeps its own state, groups and rates. They must have taken a step before, which makes their states.
+    """
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Collects parameters, gradients and moments; they must stay where they are from now on."""
+        self._kernel = torch._fused_adamw_ if isinstance(optimizers[0], torch.optim.AdamW) else torch._fused_adam_
+        self._steps: list[Tensor] = []
+        self._calls: list[tuple[dict[str, Any], tuple[list[Tensor], ...]]] = []
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                parameters = group["params"]
+                states = [optimizer.state[parameter] for parameter in parameters]
+                moments = [[state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step")]
+                gradients = [parameter.grad for parameter in parameters]
+                self._calls.append((group, (parameters, gradients, *moments)))
+                self._steps += moments[2]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """What `step` of each optimiser would do."""
+        torch._foreach_add_(self._steps, 1)
+        for group, (parameters, gradients, means, squares, steps) in self._calls:
+            self._kernel(
+                parameters,
+                gradients,
+                means,
+                squares,
+                [],
+                steps,
+                lr=group["lr"],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+            )

@@ -24,6 +24,7 @@ from plbench.engine import FitState, apply_gradients
 from plbench.errors import PluginError, TrainingError
 from plbench.execution import Execution, widened
 from plbench.inputs import FeatureInputs
+from plbench.optimisation import FusedSteps
 from plbench.randomness import derive_seed, seeded
 from plbench.spec import Plan
 from plbench.stacked_layers import StackedLinear, layers_of
@@ -234,6 +235,7 @@ class _Block:
             averaged = [layer for model in averages if isinstance(layer := model[number], nn.Linear)]
             self.layers.append(StackedLinear(linear, averaged, dtype) if linear else column[0])
         self.parts = [(slice(start, start + len(m)), _stacked(m)) for start, m in _parts(heads)]
+        self.fused: FusedSteps | None = None
         self.loss_sum = torch.zeros(len(heads), dtype=torch.float64, device=execution.device)
         self.bad_step = torch.full((len(heads),), -1, device=execution.device)
 
@@ -287,8 +289,14 @@ class _Block:
 
     def _update(self, weights: Sequence[float], num_images: int) -> None:
         moved = [number for number, weight in enumerate(weights) if weight > 0]
-        for number in moved:
-            apply_gradients(self.heads[number].state, self.heads[number].plan, num_images / weights[number])
+        plain = self.heads[0].plan.clip_grad is None and all(weight == num_images for weight in weights)
+        if plain and self.fused is not None:
+            self.fused.step()
+        else:
+            for number in moved:
+                apply_gradients(self.heads[number].state, self.heads[number].plan, num_images / weights[number])
+            if plain:
+                self.fused = FusedSteps([head.state.optimizer for head in self.heads])
         average = self.heads[0].state.ema
         if average is not None:
             share = 1.0 - average.get_decay(self.heads[0].state.step)
