@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from PIL import Image
 
 from plbench import environment, evaluation, trials, tune
 from plbench.api import BenchmarkProtocol, Dataset, LabelledSplit, PartialLabels
+from plbench.board.identity import check_tuning
+from plbench.board.refusals import Findings
 from plbench.errors import PlbenchError, StoreError, TrainingError
 from plbench.record import read_record
 from plbench.resolve import Request, RunPlan, plan_run
@@ -276,6 +279,17 @@ class TestEnd:
         assert setting.rows[1].p_value is not None
         again = tune.tune(plan, Settings(4), workspace, num_seeds=2)
         assert again.study == made.study == read_study(made.folder)
+
+    def test_a_board_refuses_a_row_of_more_trials_than_it_grants(
+        self, make_workspace: Make, pretended: Callable[..., None]
+    ) -> None:
+        pretended(together=True)
+        workspace = make_workspace()
+        report = search(a_plan(workspace), Settings(5), workspace).report()
+        for granted, refused in ((5, []), (4, ["tuning.num_trials"])):
+            findings = Findings("a key")
+            check_tuning(SimpleNamespace(tuning=report), SimpleNamespace(max_trials=granted), findings)  # type: ignore[arg-type]
+            assert [refusal.field for refusal in findings.refusals] == refused
 
     def test_pictures_are_drawn(self, make_workspace: Make, pretended: Callable[..., None]) -> None:
         pretended(together=True)
