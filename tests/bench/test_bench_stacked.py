@@ -1,0 +1,154 @@
+"""What training heads together saves: against one at a time in the same process, and against the products alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from platformdirs import user_cache_path
+from torch import nn
+
+from plbench import runner, trials
+from plbench.api import ModelSpec, PartialLabels, Plan, Task
+from plbench.console import Reporter
+from plbench.engine import prepare_fit
+from plbench.execution import Execution
+from plbench.inputs import FeatureInputs
+from plbench.job import Job
+from plbench.metrics import evaluate_cells
+from plbench.models import make_head
+from plbench.randomness import seeded
+from plbench.registry import Registry
+from plbench.resolve import Request, RunPlan, complete, fit_part_plan, plan_run
+from plbench.stacked import Head, fit_together
+from plbench.store import Store
+from plbench.workspace import Workspace
+
+NUM_TRIALS = 64
+
+
+@pytest.fixture(autouse=True)
+def all_cores() -> Iterator[None]:
+    """The suite keeps torch to one thread, since pytest-xdist fills the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    yield
+    torch.set_num_threads(before)
+
+
+def trial_plans(workspace: Workspace) -> list[RunPlan]:
+    """Trials of `selective` on scenes with a linear head: parameters, rate and decay drawn from their ranges."""
+    first = plan_run(Request("scenes", "selective", simulate="fpc=300", model={"head": "linear"}), workspace)
+    fit = fit_part_plan(first, workspace.registry)
+    rng = np.random.default_rng(0)
+    plans = []
+    for _ in range(NUM_TRIALS):
+        params = {
+            "gamma_neg": rng.uniform(0, 4),
+            "gamma_unann": rng.uniform(2, 7),
+            "top_k": int(rng.integers(0, 15)),
+            "eta": rng.uniform(0.01, 0.9),
+        }
+        values = {"lr": 10 ** rng.uniform(-4, -2), "weight_decay": 10 ** rng.uniform(-3, -1)}
+        base = fit.spec.model_copy(update={"plan": fit.spec.plan.model_copy(update=values)})
+        plan = complete(base, fit.spec.method.params | params, fit.material, fit.recipe, workspace.registry)
+        plans.append(dataclasses.replace(plan, material=fit.material))
+    return plans
+
+
+def one_at_a_time(plan: RunPlan, workspace: Workspace, folder: Path) -> float | None:
+    """One trial by the ordinary training loop, scored, without the files of a run."""
+    job = Job(plan, workspace, {name: runner.stage_artifact(plan, name, workspace) for name in plan.stages})
+    job.prepare()
+    job.open_scored_part()
+    job.train(folder)
+    return evaluate_cells(job.cells(job.headline_weights)).map_c
+
+
+def product_seconds(num_heads: int, num_features: int, num_classes: int, batch_size: int) -> float:
+    """Time of the two matrix products of a step of all heads: what no training of them can go below."""
+    inputs, weight = torch.randn(batch_size, num_features), torch.randn(num_heads * num_classes, num_features)
+    gradient, out = torch.randn(batch_size, num_heads * num_classes), torch.empty(batch_size, num_heads * num_classes)
+    weight_gradient = torch.empty_like(weight)
+    times = []
+    for _ in range(30):
+        start = time.perf_counter()
+        torch.mm(inputs, weight.T, out=out)
+        torch.mm(gradient.T, inputs, out=weight_gradient)
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+@pytest.mark.bench
+def test_64_trials_of_selective_on_scenes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(tmp_path / "runs", user_cache_path("plbench"))  # scenes and their features are made once
+    workspace = Workspace(store, Registry.discover(), Reporter(quiet=True), torch.device("cpu"), workers=2)
+    plans = trial_plans(workspace)
+    trials.score_together(plans[:2], workspace)  # features and the prior are there from now on
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+    at_once = trials.score_together(plans, workspace)
+    seconds["together"] = time.perf_counter() - start
+    start = time.perf_counter()
+    for first in range(0, NUM_TRIALS, 16):
+        trials.score_together(plans[first : first + 16], workspace)
+    seconds["in batches of 16, as tune asks for them"] = time.perf_counter() - start
+    start = time.perf_counter()
+    alone = [one_at_a_time(plan, workspace, tmp_path / "none") for plan in plans]
+    seconds["one at a time"] = time.perf_counter() - start
+    gaps = [abs(one.value - other) for one, other in zip(at_once, alone, strict=True)]  # type: ignore[operator]
+    assert max(gaps) < 0.1  # mAP(C), percentage points
+    train = plans[0].material.train("fit")
+    steps = plans[0].spec.plan.epochs * -(-len(train.rows) // plans[0].spec.plan.batch_size)
+    floor = steps * product_seconds(NUM_TRIALS, 2560, train.labels.num_classes, plans[0].spec.plan.batch_size)
+    with capsys.disabled():
+        print(
+            f"\n{NUM_TRIALS} trials of selective, linear head, {steps} steps each; largest gap {max(gaps):.4f} mAP(C)"
+        )
+        for name, value in seconds.items():
+            ratio, share = seconds["one at a time"] / value, floor / value
+            print(f"  {name}: {value:.1f} s, {ratio:.1f} times as fast; matrix products alone are {share:.0%} of it")
+        print(f"  peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB")
+
+
+@pytest.mark.bench
+def test_an_epoch_of_16_heads_on_features_of_cocos_size(capsys: pytest.CaptureFixture[str]) -> None:
+    num_rows, num_features, num_classes = 82_081, 2_048, 80
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((num_rows, num_features), dtype=np.float32)
+    known = rng.integers(0, num_classes, (num_rows, 4))
+    labels = np.zeros((num_rows, num_classes), np.int8)
+    np.put_along_axis(labels, known, rng.choice([-1, 1], known.shape).astype(np.int8), axis=1)
+    inputs = FeatureInputs(
+        features, np.arange(num_rows), PartialLabels.from_dense(labels, [str(c) for c in range(num_classes)])
+    )
+    model = ModelSpec(backbone="x", weights="random", image_size=224, head="linear")
+    method = Registry.discover().method("selective")
+    execution = Execution(torch.device("cpu"), "float32")
+    heads = []
+    for number in range(16):
+        plan = Plan(epochs=1, batch_size=128, lr=1e-3 * (1 + number))
+        steps = -(-num_rows // plan.batch_size)
+        counts = np.zeros(num_classes, int)
+        names = tuple(str(c) for c in range(num_classes))
+        prior = {"prior": torch.linspace(0.9, 0.0, num_classes)}
+        task = Task(
+            num_classes, names, names, counts, counts, num_rows, 1, steps, "probe", torch.Generator(), artifacts=prior
+        )
+        with seeded(0):
+            network = nn.Sequential(nn.Identity(), make_head(model, num_features, num_classes))
+        state = prepare_fit(network, method(method.Params(top_k=number), task), plan, steps, execution)
+        heads.append(Head(state, plan, 0))
+    start = time.perf_counter()
+    fit_together(heads, inputs, execution)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    with capsys.disabled():
+        print(f"\n16 linear heads, one epoch of 82,081 x 2,048 features: {seconds:.1f} s, peak memory {peak:.2f} GB")
