@@ -47,8 +47,10 @@ def _which(setting: Setting) -> list[str]:
         ]
     tied = setting.tied
     if not tied:
-        return [first, f"{_others(len(others))} worse by more than chance explains (Holm p < {SIGNIFICANT})."]
-    said = f"It cannot be told apart from {_named(tied)} (Holm p ≥ {SIGNIFICANT}): take whichever is easiest for you."
+        return [first, f"{_others(len(others))} worse by more than chance explains, p < {SIGNIFICANT} after Holm."]
+    said = (
+        f"It cannot be told apart from {_named(tied)}, p ≥ {SIGNIFICANT} after Holm: take whichever is easiest for you."
+    )
     if len(tied) < len(others):
         said += f" {_others(len(others) - len(tied))} worse by more than chance explains."
     return [first, said]

@@ -181,7 +181,7 @@ class TestVerdict:
             "A has the highest mAP(C), 60.00 ±0.50 over 5 seeds, and is the best in 90 % of resamples of test images "
             "and seeds."
         )
-        assert second == "The other 2 rows are worse by more than chance explains (Holm p < 0.05)."
+        assert second == "The other 2 rows are worse by more than chance explains, p < 0.05 after Holm."
 
     def test_ties_are_named(self) -> None:
         setting = setting_of([None, 0.4, 0.05, 0.01])
