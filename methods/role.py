@@ -6,10 +6,9 @@ import math
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from plbench.api import Batch, Loss, Method, Progress, Task, TrainView
+from plbench.api import Batch, Loss, Method, Progress, Task, TrainView, tunable
 from plbench.losses import binary_cross_entropy
 from plbench.losses_single_positive import expected_positives_penalty, known_cross_entropy
 from plbench.sample_state import check_state_size
@@ -32,7 +31,8 @@ class ROLE(Method):
 
     The table is dense. It belongs to the method and not to the model: there is no average of it, and it does not decay.
     It is trained by the plan's optimiser and schedule at ten times the plan's rate, as in the released code, every cell
-    in every step, since Adam goes on moving those whose gradient is 0 for a while.
+    in every step, since Adam goes on moving those whose gradient is 0 for a while. A cell has one gradient an epoch: on
+    a plan of few steps the table hardly leaves its start, and a higher `table_rate` does better.
     """
 
     name = "role"
@@ -45,7 +45,9 @@ class ROLE(Method):
     class Params(EPR.Params):
         """k as of `epr`; the table's rate is that of the released code."""
 
-        table_rate: float = Field(10.0, gt=0.0, description="learning rate of the table over the plan's")
+        table_rate: float = tunable(
+            10.0, 1.0, 300.0, log=True, gt=0.0, description="learning rate of the table over the plan's"
+        )
 
     def __init__(self, params: Any, task: Task) -> None:
         """Draws the table.
