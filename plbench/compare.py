@@ -248,8 +248,13 @@ def row_labels(records: Sequence[Record], registry: Registry | None = None) -> l
     values = [_flat(record) for record in records]
     labels = []
     for record, own in zip(records, values, strict=True):
-        rivals = [v for r, v in zip(records, values, strict=True) if _are_rivals(r.spec, record.spec)]
-        differing = [name for name in own if len({str(rival.get(name)) for rival in rivals}) > 1]
+        rivals = [(r, v) for r, v in zip(records, values, strict=True) if _are_rivals(r.spec, record.spec)]
+        searched = {name for rival, _ in rivals if rival.tuning is not None for name in rival.tuning.space}
+        differing = [
+            name
+            for name in own
+            if name.rpartition(".")[2] not in searched and len({str(rival.get(name)) for _, rival in rivals}) > 1
+        ]
         variant, settled = _variant(record.spec, registry)
         detail = [variant] if variant else []
         detail += [f"{name.rpartition('.')[2]}={own[name]}" for name in differing if name not in settled]
@@ -296,6 +301,4 @@ def _flat(record: Record) -> dict[str, Any]:
     plain |= {f"plan.{name}": value for name, value in spec.plan.model_dump().items()}
     names = ("recipe", "precision", "selection", "numerics")
     plain |= {name: getattr(spec, name) for name in names}
-    plain |= {"source": spec.method.source_sha256[:8], "version": spec.method.version}
-    searched = record.tuning.space if record.tuning is not None else {}
-    return {name: value for name, value in plain.items() if name.rpartition(".")[2] not in searched}
+    return plain | {"source": spec.method.source_sha256[:8], "version": spec.method.version}

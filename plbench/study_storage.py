@@ -40,6 +40,7 @@ GRACE_SECONDS = 60  # without a heartbeat, after which a worker counts as dead
 _MADE_SECONDS = 10.0  # that the making of a study in a database may take
 _DATABASES = {"postgresql": "postgresql+psycopg", "mysql": "mysql", "sqlite": "sqlite"}
 _OPERATION = b'{"op_code":'  # what each line of a journal starts with
+_MOST_TWINS = 8  # draws of a trial, in search of one that no other has
 _NUM_RANDOM = 10  # trials before the sampler models what it saw
 
 SAMPLER = f"TPE, multivariate, constant liar, {_NUM_RANDOM} random trials first"
@@ -93,7 +94,7 @@ class SharedStudy:
             self._give_up_lost()
             taken = sum(_counts(trial) for trial in self._frozen())
             wanted = max(0, min(most - taken % most, num_trials - taken))
-            claims = [self._ask(taken + place) for place in range(wanted)]
+            claims = [self._ask_anew(taken + place) for place in range(wanted)]
             order = [trial.number for trial in self._frozen() if _counts(trial)]
             surplus = [claim for claim in claims if order.index(claim.trial.number) >= num_trials]
             for claim in surplus:  # two workers of a database asked at once: the later number goes
@@ -136,9 +137,25 @@ class SharedStudy:
     def _frozen(self) -> list[FrozenTrial]:
         return sorted(self.study.get_trials(deepcopy=False), key=lambda trial: trial.number)
 
-    def _ask(self, index: int) -> Claim:
+    def _ask_anew(self, index: int) -> Claim:
+        """A trial that no other worker has; two of a database that ask at once would draw the same one."""
+        for attempt in range(_MOST_TWINS):
+            claim = self._ask(index, attempt)
+            params = self._values(claim.trial.params, {})
+            older = (t for t in self._frozen() if t.number < claim.trial.number and _counts(t))
+            if not any(self._values_or_none(trial) == params for trial in older):
+                break
+            if attempt + 1 < _MOST_TWINS:
+                self._fail(claim.trial._trial_id)
+        return claim
+
+    def _values_or_none(self, trial: FrozenTrial) -> dict[str, float] | None:
+        return self._values(trial.params, {}) if self.spec.space.keys() <= trial.params.keys() else None
+
+    def _ask(self, index: int, attempt: int) -> Claim:
         """Each index has a sampler of its own seed, so that a study that was broken off draws as one that was not."""
-        seed = derive_seed(self.spec.seed, "sampler", index) % 2**32
+        names = (index, attempt) if attempt else (index,)
+        seed = derive_seed(self.spec.seed, "sampler", *names) % 2**32
         self.study.sampler = optuna.samplers.TPESampler(
             n_startup_trials=_NUM_RANDOM, multivariate=True, constant_liar=True, seed=seed
         )

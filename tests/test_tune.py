@@ -280,16 +280,49 @@ class TestEnd:
         again = tune.tune(plan, Settings(4), workspace, num_seeds=2)
         assert again.study == made.study == read_study(made.folder)
 
-    def test_a_board_refuses_a_row_of_more_trials_than_it_grants(
-        self, make_workspace: Make, pretended: Callable[..., None]
+    @pytest.mark.parametrize(
+        ("change", "granted", "refused"),
+        [
+            ({}, 5, []),
+            ({}, 4, ["tuning.num_trials"]),
+            ({"study": "0" * 16}, 5, ["tuning.study"]),
+            ({"labels": "complete"}, 5, ["tuning.labels"]),
+            ({"chosen": {"lr": 0.5}}, 5, ["tuning.chosen", "tuning.chosen.lr"]),
+            ({"regime": "finetune"}, 5, []),
+        ],
+    )
+    def test_a_board_refuses_what_no_study_of_its_budget_chose(
+        self,
+        make_workspace: Make,
+        pretended: Callable[..., None],
+        change: dict[str, Any],
+        granted: int,
+        refused: list[str],
     ) -> None:
         pretended(together=True)
         workspace = make_workspace()
-        report = search(a_plan(workspace), Settings(5), workspace).report()
-        for granted, refused in ((5, []), (4, ["tuning.num_trials"])):
-            findings = Findings("a key")
-            check_tuning(SimpleNamespace(tuning=report), SimpleNamespace(max_trials=granted), findings)  # type: ignore[arg-type]
-            assert [refusal.field for refusal in findings.refusals] == refused
+        plan = a_plan(workspace)
+        study = search(plan, Settings(5), workspace)
+        tuning, spec = study.report().model_copy(update=change), tuned_plan(plan, study, workspace).spec
+        findings = Findings("a key")
+        record = SimpleNamespace(tuning=tuning, spec=spec, configuration="tuned")
+        check_tuning(record, SimpleNamespace(max_trials=granted), findings)  # type: ignore[arg-type]
+        assert [refusal.field for refusal in findings.refusals] == refused
+
+    @pytest.mark.parametrize(
+        ("configuration", "has_study", "tuned_by"),
+        [("tuned", False, None), ("default", True, "0" * 16), ("default", False, "0" * 16), ("tuned", False, "0" * 16)],
+    )
+    def test_a_board_refuses_a_study_that_is_named_in_one_place_only(
+        self, make_workspace: Make, configuration: str, has_study: bool, tuned_by: str | None
+    ) -> None:
+        plan = a_plan(make_workspace())
+        tuning = SimpleNamespace(study=tuned_by, num_trials=1, labels="partial", regime="probe", chosen={}, space={})
+        spec = plan.spec.model_copy(update={"tuned_by": tuned_by})
+        record = SimpleNamespace(tuning=tuning if has_study else None, spec=spec, configuration=configuration)
+        findings = Findings("a key")
+        check_tuning(record, SimpleNamespace(max_trials=50), findings)  # type: ignore[arg-type]
+        assert [refusal.field for refusal in findings.refusals] == ["configuration"]
 
     def test_pictures_are_drawn(self, make_workspace: Make, pretended: Callable[..., None]) -> None:
         pretended(together=True)

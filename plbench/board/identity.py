@@ -87,13 +87,22 @@ def check_environment(environment: dict[str, Any], findings: Findings) -> None:
 
 
 def check_tuning(record: Record, board: Board, findings: Findings) -> None:
-    """A tuned row needs its study, of no more trials than the board grants."""
-    tuning = getattr(record, "tuning", None)  # records have none before there is tuning
-    if tuning is not None:
-        well = tuning.num_trials <= board.max_trials
-        findings.require(well, "tuning.num_trials", tuning.num_trials, f"at most {board.max_trials}")
-    elif record.configuration == "tuned":
-        findings.refuse("configuration", "'tuned', without a study", "'default' or 'custom', or a study")
+    """A tuned row needs its study, of no more trials than the board grants, and must have the values that it chose."""
+    tuning, spec = record.tuning, record.spec
+    words = "'tuned', and a study, for a spec that names one; else neither"
+    if len({record.configuration == "tuned", tuning is not None, spec.tuned_by is not None}) > 1:
+        findings.refuse("configuration", f"{record.configuration!r}, {'with' if tuning else 'without'} a study", words)
+    if tuning is None:
+        return
+    findings.equal("tuning.study", tuning.study, spec.tuned_by)
+    well = tuning.num_trials <= board.max_trials
+    findings.require(well, "tuning.num_trials", tuning.num_trials, f"at most {board.max_trials}")
+    findings.equal("tuning.labels", tuning.labels, spec.protocol.validation_labels)
+    own = {**spec.method.params, "lr": spec.plan.lr, "weight_decay": spec.plan.weight_decay}
+    transferred = {"lr", "weight_decay"} if tuning.regime != spec.regime else set()  # do not go into another regime
+    findings.equal("tuning.chosen", sorted(tuning.chosen), sorted(tuning.space))
+    for name in sorted(tuning.chosen.keys() - transferred):
+        findings.equal(f"tuning.chosen.{name}", tuning.chosen[name], own.get(name))
 
 
 def check_origin(record: Record, findings: Findings) -> None:
