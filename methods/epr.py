@@ -22,11 +22,11 @@ class EPR(Method):
     `-log(1 - p)` to the first term.
     """
 
-    # Its loss broadcasts over heads, but a stack takes no method that looks at a whole batch.
     name = "epr"
     title = "EPR"
     paper = "Cole et al., CVPR 2021, arXiv 2106.09708"
     batch_scope = "batch"
+    stackable = True
     tags = frozenset({"single-positive", "reference"})
 
     class Params(MethodParams):

@@ -29,7 +29,6 @@ class LargeLoss(Method):
     negatives: where there are some, they are ordinary negatives and never set right.
     """
 
-    # Its loss broadcasts over heads, but a stack takes no method that looks at a whole batch.
     batch_scope = "batch"
     tags = frozenset({"single-positive", "reference"})
     rule: Rule

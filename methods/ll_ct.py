@@ -15,4 +15,5 @@ class LLCt(LargeLoss):
     name = "ll-ct"
     title = "LL-Ct"
     paper = PAPER
+    stackable = True
     rule = "correct"

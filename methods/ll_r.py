@@ -15,4 +15,5 @@ class LLR(LargeLoss):
     name = "ll-r"
     title = "LL-R"
     paper = PAPER
+    stackable = True
     rule = "reject"

@@ -75,10 +75,9 @@ def is_stackable(method: type[Method]) -> bool:
     """
     if not method.stackable:
         return False
-    own = [f"its own {name}" for name in _OWN_HOOKS if getattr(method, name) is not getattr(Method, name)]
-    own += ['batch_scope = "batch"'] if method.batch_scope != "sample" else []
+    own = [name for name in _OWN_HOOKS if getattr(method, name) is not getattr(Method, name)]
     if own:
-        raise PluginError(f"method {method.name!r} says stackable = True but has {', '.join(own)}; say False")
+        raise PluginError(f"method {method.name!r} says stackable = True but has its own {', '.join(own)}; say False")
     return True
 
 
