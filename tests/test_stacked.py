@@ -10,13 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from plbench import stacked
-from plbench.api import Batch, Loss, Method, MethodParams, ModelSpec, PartialLabels, Plan, Progress, Task
+from plbench.api import (
+    Batch,
+    Loss,
+    Method,
+    MethodParams,
+    ModelSpec,
+    PartialLabels,
+    Plan,
+    Progress,
+    Task,
+    stacked_value,
+)
 from plbench.engine import FitState, fit, prepare_fit
 from plbench.errors import PlbenchError, PluginError, TrainingError
 from plbench.execution import Execution
 from plbench.inputs import FeatureInputs
 from plbench.models import make_head
-from plbench.randomness import derive_seed, seeded
+from plbench.randomness import seeded
 from plbench.registry import Registry
 from plbench.resolve import validate_params
 from plbench.stacked import Head, bytes_per_head, fit_together, is_stackable
@@ -140,3 +151,145 @@ def test_heads_of_other_methods_share_a_pass(build: Build, monkeypatch: pytest.M
     fit_together(heads, inputs, CPU)
     for head, (name, params, seed) in zip(heads, chosen, strict=True):
         assert_same(head.state, alone(head, inputs, "mlp", build(name, params, seed)))
+
+
+class PerKnown(Method):
+    """Cross-entropy on known labels per known label, times a factor; NaN from `fails_from` on."""
+
+    name, title = "per-known", "Per known label"
+    stackable = True
+
+    class Params(MethodParams):
+        factor: float = 1.0
+        fails_from: int = 1000
+
+    def loss(self, output: Tensor, batch: Batch, progress: Progress) -> Loss:
+        known = batch.labels != 0
+        terms = nn.functional.softplus(-output * batch.labels) * known * self.params.factor
+        fails = torch.as_tensor(self.params.fails_from) <= progress.step
+        total = torch.where(fails, float("nan"), terms).sum(dim=(-2, -1))
+        return Loss(total, known.sum(dim=(-2, -1)).expand(total.shape))
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        {"clip_grad": 0.05},
+        {"ema_decay": 0.0},
+        {"optimizer": "adam-coupled"},
+        {"batch_size": NUM_ROWS + 1},
+        {"epochs": 1, "batch_size": 7, "pct_start": 0.5},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", [PerKnown, "ce-negative"])
+def test_whatever_the_plan(build: Build, update: dict[str, Any], kind: Any) -> None:
+    inputs = some_inputs()
+    plans = [PLAN.model_copy(update={**update, "lr": lr}) for lr in (1e-2, 3e-2, 1e-3)]
+    heads = [a_head(build(kind, {}), plan, seed=n % 2) for n, plan in enumerate(plans)]
+    fit_together(heads, inputs, CPU)
+    for head in heads:
+        theirs = alone(head, inputs, "linear", build(kind, {}))
+        if plans[0].ema_decay:
+            assert_same(head.state, theirs)
+        else:
+            assert head.state.ema is None
+            torch.testing.assert_close(head.state.weights()["model"], theirs.weights()["model"], rtol=0, atol=1e-8)
+
+
+def test_a_step_without_weight_is_not_taken(build: Build) -> None:
+    """Batches of rows without known labels: neither weights nor averages move then, and the schedule goes on."""
+    inputs = some_inputs(known=0.01)
+    heads = [a_head(build(PerKnown, {"factor": factor})) for factor in (1.0, 2.0)]
+    fit_together(heads, inputs, CPU)
+    for head, factor in zip(heads, (1.0, 2.0), strict=True):
+        assert_same(head.state, alone(head, inputs, "linear", build(PerKnown, {"factor": factor})))
+    silent = [a_head(build(PerKnown, {})) for _ in range(2)]
+    before = silent[0].state.weights()["model"]
+    fit_together(silent, some_inputs(known=0.0), CPU)
+    assert all(torch.equal(value, silent[0].state.model.state_dict()[name]) for name, value in before.items())
+    assert silent[0].state.step == 20
+
+
+def test_heads_stop_where_they_are_told_and_say_each_epoch(build: Build) -> None:
+    inputs = some_inputs()
+    seen: list[tuple[int, int]] = []
+    heads = [
+        a_head(
+            build("ce-negative", {}), seed=seed, stop_after=stop, after_epoch=lambda s, n=n: seen.append((n, s.epoch))
+        )
+        for n, (seed, stop) in enumerate([(0, 2), (1, None), (0, 1)])
+    ]
+    reports: list[tuple[int, int]] = []
+    fit_together(heads, inputs, CPU, report=lambda done, total: reports.append((done, total)))
+    assert [head.state.epoch for head in heads] == [2, 4, 1]
+    assert sorted(seen) == [(0, 1), (0, 2), (1, 1), (1, 2), (1, 3), (1, 4), (2, 1)]
+    assert all(0 < done <= total for done, total in reports)
+    for head in heads:
+        assert_same(head.state, alone(head, inputs, "linear", build("ce-negative", {})))
+        assert head.seconds > 0
+
+
+def test_one_that_diverges_is_given_up_and_spoils_no_other(build: Build) -> None:
+    inputs = some_inputs()
+    heads = [a_head(build(PerKnown, {"fails_from": step})) for step in (1000, 7, 900)]
+    fit_together(heads, inputs, CPU)
+    assert [head.error is None for head in heads] == [True, False, True]
+    assert str(heads[1].error) == "the loss of method 'per-known' is no longer finite at step 7 (epoch 2)"
+    assert heads[1].state.epoch == 2
+    for head in (heads[0], heads[2]):
+        assert_same(head.state, alone(head, inputs, "linear", build(PerKnown, {})))
+    with pytest.raises(TrainingError, match="at step 7"):
+        alone(heads[1], inputs, "linear", build(PerKnown, {"fails_from": 7}))
+
+
+def test_half_precision_is_close_to_each_head_alone(build: Build) -> None:
+    half = Execution(torch.device("cpu"), "bfloat16")
+    inputs = some_inputs(double=False)
+    for model in MODELS:
+        heads = [Head(a_state(build("ce-negative", {}), PLAN, 0, model, double=False), PLAN, 0) for _ in range(2)]
+        fit_together(heads, inputs, half)
+        lonely = a_state(build("ce-negative", {}), PLAN, 0, model, double=False)
+        fit(lonely, inputs, PLAN, half, seed=0)
+        for head in heads:
+            assert_same(head.state, lonely, tolerance=0.02)
+
+
+def test_threads_and_memory_are_given_back(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads own their parameters again, and torch has its threads; with several workers the results are the same."""
+    monkeypatch.setattr(stacked, "HEADS_PER_WORKER", 1)
+    inputs, before = some_inputs(), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        heads = [a_head(build("selective", {"top_k": k})) for k in range(5)]
+        fit_together(heads, inputs, CPU)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    for k, head in enumerate(heads):
+        assert_same(head.state, alone(head, inputs, "linear", build("selective", {"top_k": k})))
+        for parameter in (*head.state.model.parameters(), *head.state.ema.module.parameters()):
+            assert parameter.untyped_storage().nbytes() == parameter.numel() * parameter.element_size()
+
+
+def test_memory_of_a_head_is_bounded(build: Build) -> None:
+    model = a_state(build("ce-negative", {}), PLAN, 0, "mlp").model
+    parameters = 20 * 16 + 16 + 16 * 6 + 6
+    assert bytes_per_head(model, 10) == 5 * 8 * parameters + 4 * 24 * 10 * (16 + 6)
+
+
+@pytest.mark.parametrize("hook", ["forward", "build", "epoch_end", "state_dict"])
+def test_hooks_that_a_stack_would_not_call_are_an_error(hook: str) -> None:
+    kind = type("Own", (PerKnown,), {hook: lambda self, *arguments: None})
+    with pytest.raises(PluginError, match=f"stackable = True but has its own {hook}; say False"):
+        is_stackable(kind)
+    assert not is_stackable(type("Honest", (kind,), {"stackable": False}))
+
+
+def test_what_is_no_number_cannot_differ() -> None:
+    assert stacked_value(["a", "a"]) == "a"
+    assert stacked_value([2, 2]) == 2
+    assert stacked_value([2, 3]).dtype == torch.int64 and stacked_value([2, 3.5]).dtype == torch.float64
+    assert stacked_value([torch.zeros(3), torch.ones(3)]).shape == (2, 1, 3)
+    with pytest.raises(PlbenchError, match="a, b cannot be stacked"):
+        stacked_value(["a", "b"])
