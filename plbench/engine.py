@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -199,7 +200,9 @@ def predict(
                 torch.zeros(len(rows), num_classes, dtype=torch.int8, device=execution.device),
                 rows.to(execution.device),
             )
-            with seeded(derive_seed(dropout_seed or 0, "dropout", done)):
+            # without dropout nothing is drawn, and several models may be scored in threads of one process
+            drawing = nullcontext() if dropout_seed is None else seeded(derive_seed(dropout_seed, "dropout", done))
+            with drawing:
                 scores = sum(_scores(model, method, batch, execution) for _ in range(passes)) / passes
         assert isinstance(scores, Tensor)
         _check_scores(scores, method, (len(rows), num_classes))

@@ -6,11 +6,14 @@ import contextlib
 import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from plbench import runner
+from plbench.console import Reporter
 from plbench.engine import FitState
 from plbench.errors import TrainingError
 from plbench.inputs import FeatureInputs
@@ -147,15 +150,21 @@ def _make(jobs: Sequence[Job], workspace: Workspace) -> dict[str, Record | Train
         starts = [job.state.epoch for job in jobs]
         place = dict(zip((job.spec.key for job in jobs), folders, strict=True))
         heads = train(jobs, workspace, lambda job: job.epoch_end(place[job.spec.key]))
-        with workspace.reporter.task(f"Scoring {len(jobs)} runs") as report:
-            for number, (job, head) in enumerate(zip(jobs, heads, strict=True)):
+        with (
+            workspace.reporter.task(f"Scoring {len(jobs)} runs") as report,
+            ThreadPoolExecutor(torch.get_num_threads(), "scoring") as pool,  # much of it is numpy's, on one core
+        ):
+            made = pool.map(partial(_result, workspace), jobs, heads, folders, starts)
+            for number, (job, result) in enumerate(zip(jobs, made, strict=True), 1):
+                results[job.spec.key] = result
                 report(number, len(jobs))
-                job.conclude(starts[number], head.seconds)
-                results[job.spec.key] = _result(job, head, folders[number], workspace)
     return results
 
 
-def _result(job: Job, head: Head, folder: Path, workspace: Workspace) -> Record | TrainingError:
+def _result(workspace: Workspace, job: Job, head: Head, folder: Path, first_epoch: int) -> Record | TrainingError:
+    """Ends a run whose training ended. Its own bars would hide the one over all runs."""
+    job.workspace = dataclasses.replace(workspace, reporter=Reporter(quiet=True))
+    job.conclude(first_epoch, head.seconds)
     if head.error is None:
         return runner.conclude(job, folder)
     try:
