@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, StringConstraints, ValidationError
 
 from plbench.errors import PlbenchError, did_you_mean
-from plbench.spec import Frozen
+from plbench.spec import STANDARD_TRIALS, Frozen
 from plbench.store import write_json
 
 BOARD, LEDGER, RECORDS, PUBLISHED = "board.json", "ledger.json", "records", "published"
@@ -41,7 +41,7 @@ class Board(Frozen):
     protocol_sha256: Sha256
     ceiling_sha256: Sha256 | None = None
     dataset_fingerprint: Sha256 | None = None
-    max_trials: Annotated[int, Field(ge=0)] = 50
+    max_trials: Annotated[int, Field(ge=0)] = STANDARD_TRIALS
     version: Annotated[int, Field(ge=1)] = 1
 
 

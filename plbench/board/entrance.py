@@ -151,6 +151,7 @@ def new_board(
         protocol=protocol.name,
         protocol_sha256=protocol.sha256(),
         ceiling_sha256=None if ceiling is None else ceiling.sha256(),
+        max_trials=protocol.budget,
     )
     write_json(root / name / BOARD, board.model_dump(mode="json"))
     return BoardFolder(root / name)
