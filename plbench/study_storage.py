@@ -1,217 +1,31 @@
-"""A study that several workers share: its storage, who of them is alive, and the trials that a dead one leaves.
-
-Optuna numbers trials; here they have an index among those that count. A trial counts while a living worker trains it,
-and once it was told an outcome: a value, that it was pruned, or the error of its training. A trial whose worker died
-is told FAIL without an error, does not count, and its values are queued to be tried again.
-"""
+"""Where a study lies that several workers share: a journal file, or a database."""
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import json
-import math
-import threading
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
-from filelock import FileLock, Timeout
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from filelock import FileLock
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
 
+from plbench import study_workers
 from plbench.errors import PlbenchError, StoreError
-from plbench.randomness import derive_seed
 from plbench.resolve import differences
+from plbench.shared_study import SharedStudy, queue_again, queue_start, speaking_of
 from plbench.store import unwritable
-from plbench.study import State, StudySpec, Trial
-from plbench.trials import TrialResult
+from plbench.study import StudySpec
+from plbench.study_workers import Heartbeats, Liveness, Locks
 
-HEARTBEAT_SECONDS = 20
-GRACE_SECONDS = 60  # without a heartbeat, after which a worker counts as dead
 _MADE_SECONDS = 10.0  # that the making of a study in a database may take
+_MOST_ATTEMPTS = 5  # at the making of a database's tables
 _DATABASES = {"postgresql": "postgresql+psycopg", "mysql": "mysql", "sqlite": "sqlite"}
 _OPERATION = b'{"op_code":'  # what each line of a journal starts with
-_MOST_TWINS = 8  # draws of a trial, in search of one that no other has
-_NUM_RANDOM = 10  # trials before the sampler models what it saw
-
-SAMPLER = f"TPE, multivariate, constant liar, {_NUM_RANDOM} random trials first"
-FINISHED = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A trial that this worker has taken: its index among those that count, and the values to try."""
-
-    index: int
-    values: dict[str, float]
-    trial: optuna.Trial
-
-
-class Liveness(Protocol):
-    """Tells living workers from dead ones."""
-
-    def claiming(self) -> contextlib.AbstractContextManager[Any]:
-        """Held while trials are taken, where the storage alone cannot tell a new trial from an abandoned one."""
-
-    def lost(self, study: optuna.Study, worker: str) -> list[FrozenTrial]:
-        """Running trials of dead workers; those that it has told FAIL itself are not among them."""
-
-    def alive(self, trials: Sequence[optuna.Trial]) -> contextlib.AbstractContextManager[Any]:
-        """Held while trials are trained."""
-
-    def close(self) -> None:
-        """Ends the worker."""
-
-
-class SharedStudy:
-    """One worker's side of a study."""
-
-    def __init__(self, spec: StudySpec, study: optuna.Study, liveness: Liveness, worker: str, place: str) -> None:
-        """See `open_study`."""
-        self.spec, self.study, self._liveness, self._worker, self._place = spec, study, liveness, worker, place
-        self._distributions = {name: _distribution(spec, name) for name in spec.space}
-
-    def claim(self, num_trials: int, most: int) -> list[Claim]:
-        """Takes trials: what dead workers left first, then new ones, up to the next multiple of `most`.
-
-        Args:
-            num_trials: that all workers may make together.
-            most: in one batch.
-
-        Returns:
-            None of them where other workers are at work on all that are missing.
-        """
-        with self._reaching(), self._liveness.claiming():
-            self._give_up_lost()
-            taken = sum(_counts(trial) for trial in self._frozen())
-            wanted = max(0, min(most - taken % most, num_trials - taken))
-            claims = [self._ask_anew(taken + place) for place in range(wanted)]
-            order = [trial.number for trial in self._frozen() if _counts(trial)]
-            surplus = [claim for claim in claims if order.index(claim.trial.number) >= num_trials]
-            for claim in surplus:  # two workers of a database asked at once: the later number goes
-                self._fail(claim.trial._trial_id)
-            return [claim for claim in claims if claim not in surplus]
-
-    def alive(self, claims: Sequence[Claim]) -> contextlib.AbstractContextManager[Any]:
-        """Held while claimed trials are trained: others see that this worker lives."""
-        return self._liveness.alive([claim.trial for claim in claims])
-
-    def tell(self, claim: Claim, result: TrialResult | None) -> None:
-        """What came of a trial; None where it was pruned. One that others took for lost meanwhile is theirs."""
-        with self._reaching(), contextlib.suppress(UpdateFinishedTrialError, ValueError):
-            trial = claim.trial
-            if result is None:
-                self.study.tell(trial, state=TrialState.PRUNED)
-                return
-            trial.set_user_attr("seconds", round(result.seconds, 3))
-            if result.value is None or math.isnan(result.value):
-                trial.set_user_attr("error", (result.error or "no class of the validation part was scored")[:500])
-                self.study.tell(trial, state=TrialState.FAIL)
-            else:
-                self.study.tell(trial, result.value)
-
-    def give_back(self, claims: Sequence[Claim]) -> None:
-        """Leaves trials that were not told an outcome to whoever goes on."""
-        with self._reaching(), self._liveness.claiming():
-            own = {claim.trial.number for claim in claims}
-            self._give_up([trial for trial in self._frozen() if trial.number in own and _runs(trial)])
-
-    def trials(self) -> tuple[Trial, ...]:
-        """All that were told an outcome, in the order in which they were taken."""
-        with self._reaching():
-            return tuple(self._outcome(trial) for trial in self._frozen() if _counts(trial) and not _runs(trial))
-
-    def close(self) -> None:
-        """Ends this worker."""
-        self._liveness.close()
-
-    def _frozen(self) -> list[FrozenTrial]:
-        return sorted(self.study.get_trials(deepcopy=False), key=lambda trial: trial.number)
-
-    def _ask_anew(self, index: int) -> Claim:
-        """A trial that no other worker has; two of a database that ask at once would draw the same one."""
-        for attempt in range(_MOST_TWINS):
-            claim = self._ask(index, attempt)
-            params = self._values(claim.trial.params, {})
-            older = (t for t in self._frozen() if t.number < claim.trial.number and _counts(t))
-            if not any(self._values_or_none(trial) == params for trial in older):
-                break
-            if attempt + 1 < _MOST_TWINS:
-                self._fail(claim.trial._trial_id)
-        return claim
-
-    def _values_or_none(self, trial: FrozenTrial) -> dict[str, float] | None:
-        return self._values(trial.params, {}) if self.spec.space.keys() <= trial.params.keys() else None
-
-    def _ask(self, index: int, attempt: int) -> Claim:
-        """Each index has a sampler of its own seed, so that a study that was broken off draws as one that was not."""
-        names = (index, attempt) if attempt else (index,)
-        seed = derive_seed(self.spec.seed, "sampler", *names) % 2**32
-        self.study.sampler = optuna.samplers.TPESampler(
-            n_startup_trials=_NUM_RANDOM, multivariate=True, constant_liar=True, seed=seed
-        )
-        trial = self.study.ask(self._distributions)
-        trial.set_user_attr("worker", self._worker)
-        return Claim(index, self._values(trial.params, trial.user_attrs), trial)
-
-    def _values(self, params: dict[str, float], attributes: dict[str, Any]) -> dict[str, float]:
-        """The first trial takes the starting values to the digit, also where they lie outside the space."""
-        return dict(self.spec.start) if attributes.get("start") else {name: params[name] for name in self.spec.space}
-
-    def _outcome(self, trial: FrozenTrial) -> Trial:
-        state: State = FINISHED[trial.state]  # type: ignore[assignment]
-        return Trial(
-            values=self._values(trial.params, trial.user_attrs),
-            state=state,
-            value=trial.value if state == "complete" else None,
-            seconds=trial.user_attrs.get("seconds"),
-            error=trial.user_attrs.get("error"),
-        )
-
-    def _give_up_lost(self) -> None:
-        self._give_up(self._liveness.lost(self.study, self._worker))
-
-    def _give_up(self, trials: Sequence[FrozenTrial]) -> None:
-        for trial in trials:
-            if self._fail(trial._trial_id):  # one of several workers that saw it
-                queue_again(self.study, trial, self.spec)
-
-    def _fail(self, trial_id: int) -> bool:
-        try:
-            return bool(self.study._storage.set_trial_state_values(trial_id, state=TrialState.FAIL))
-        except UpdateFinishedTrialError:
-            return False
-
-    @contextlib.contextmanager
-    def _reaching(self) -> Iterator[None]:
-        with _speaking_of(self._place), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is experimental, and of asking where there is a heartbeat
-            yield
-
-
-def queue_start(study: optuna.Study, spec: StudySpec) -> None:
-    """Queues the trial of the starting values; those outside the space are told to the sampler as its nearest end."""
-    values = {name: _within(spec, name, value) for name, value in spec.start.items()}
-    study.enqueue_trial(values, user_attrs={"start": True})
-
-
-def queue_again(study: optuna.Study, trial: FrozenTrial, spec: StudySpec) -> None:
-    """Queues the values of a lost trial; one that had not drawn all of them is drawn again, by the same seed."""
-    if trial.user_attrs.get("start"):
-        queue_start(study, spec)
-        return
-    values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-    if spec.space.keys() <= values.keys():
-        study.enqueue_trial(values)
 
 
 def open_study(spec: StudySpec, folder: Path, storage: str | None, name: str | None, pruner: Any) -> SharedStudy:
@@ -232,9 +46,9 @@ def open_study(spec: StudySpec, folder: Path, storage: str | None, name: str | N
     worker, name = uuid.uuid4().hex, name or f"plbench-{spec.key}"
     kept, place = _open_storage(storage, folder, spec)
     path = None if isinstance(kept, RDBStorage) else Path(storage or folder / "journal.log")
-    liveness: Liveness = _Heartbeats(kept) if path is None else _Locks(path, worker)  # type: ignore[arg-type]
+    liveness: Liveness = Heartbeats(kept) if path is None else Locks(path, worker)  # type: ignore[arg-type]
     try:
-        with _speaking_of(place), warnings.catch_warnings():
+        with speaking_of(place), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             study = _made(spec, kept, name, place, liveness, pruner)
     except BaseException:
@@ -335,6 +149,30 @@ def _cut_torn_line(path: Path) -> None:
         json.loads(content[:whole].splitlines()[-1])
 
 
+def _connected(url: str, options: dict[str, Any], spec: StudySpec) -> RDBStorage:
+    """Optuna's storage. Of workers that make its tables at once, all but one fail, and look again."""
+    import sqlalchemy
+
+    for attempt in range(_MOST_ATTEMPTS):
+        try:
+            return RDBStorage(
+                url,
+                options,
+                heartbeat_interval=study_workers.HEARTBEAT_SECONDS,
+                grace_period=study_workers.GRACE_SECONDS,
+                heartbeat_stale_trial_callback=lambda study, trial: queue_again(study, trial, spec),
+            )
+        except (
+            sqlalchemy.exc.ProgrammingError,
+            sqlalchemy.exc.IntegrityError,
+            sqlalchemy.exc.OperationalError,
+        ) as error:
+            if "already exists" not in str(error) or attempt + 1 == _MOST_ATTEMPTS:
+                raise
+            time.sleep(0.2 * (attempt + 1))
+    raise AssertionError
+
+
 def _open_database(url: str, spec: StudySpec) -> tuple[RDBStorage, str]:
     import sqlalchemy
 
@@ -349,36 +187,13 @@ def _open_database(url: str, spec: StudySpec) -> tuple[RDBStorage, str]:
     if parsed.get_backend_name() == "postgresql":
         options["connect_args"] = {"connect_timeout": 10}
     try:
-        with _speaking_of(place), warnings.catch_warnings():
+        with speaking_of(place), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            storage = RDBStorage(
-                url,
-                options,
-                heartbeat_interval=HEARTBEAT_SECONDS,
-                grace_period=GRACE_SECONDS,
-                heartbeat_stale_trial_callback=lambda study, trial: queue_again(study, trial, spec),
-            )
+            storage = _connected(url, options, spec)
     except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
         mends = 'pip install "plbench[postgres]"' if "psycopg" in url else "install the driver that its URL names"
         raise PlbenchError(f"--storage {place} needs a database driver that is not installed here; {mends}") from error
     return storage, place
-
-
-@contextlib.contextmanager
-def _speaking_of(place: str) -> Iterator[None]:
-    """Turns what a storage that fails raises into a sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise unwritable(Path(error.filename or place), error) from error
-    except Exception as error:
-        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-        if type(cause).__module__.split(".")[0] not in ("sqlalchemy", "psycopg"):
-            raise
-        if type(cause).__name__ == "NoSuchModuleError":
-            raise
-        why = str(getattr(cause, "orig", None) or cause).splitlines()[0][:160]
-        raise StoreError(f"the storage {place} cannot be used: {why}; start the database, or mend --storage") from error
 
 
 class _JournalLock:
@@ -393,121 +208,3 @@ class _JournalLock:
 
     def release(self) -> None:
         self._lock.release()
-
-
-class _Locks:
-    """Workers of a journal: each holds a file for as long as its process lives."""
-
-    def __init__(self, journal: Path, worker: str) -> None:
-        self._folder = journal.with_name("workers" if journal.name == "journal.log" else f"{journal.name}.workers")
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._own = FileLock(self._path(worker))
-            with self.claiming():
-                for path in self._folder.glob("?" * len(worker) + ".lock"):
-                    self._lives(path.stem)
-                self._own.acquire()
-        except OSError as error:
-            raise unwritable(self._folder, error) from error
-
-    def _path(self, worker: str) -> Path:
-        return self._folder / f"{worker}.lock"
-
-    def claiming(self) -> contextlib.AbstractContextManager[Any]:
-        return FileLock(self._folder / "claiming.lock")
-
-    def lost(self, study: optuna.Study, worker: str) -> list[FrozenTrial]:
-        running = [trial for trial in study.get_trials(deepcopy=False) if _runs(trial)]
-        owners = {trial.user_attrs.get("worker") for trial in running} - {worker}
-        dead = {owner for owner in owners if owner is None or not self._lives(owner)}  # None: died while it claimed
-        return [trial for trial in running if trial.user_attrs.get("worker") in dead]
-
-    def _lives(self, worker: str) -> bool:
-        """Whether its process does; the lock of one that does not is cleared away."""
-        path = self._path(worker)
-        if not path.exists():
-            return False
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        path.unlink(missing_ok=True)
-        lock.release()
-        return False
-
-    def alive(self, trials: Sequence[optuna.Trial]) -> contextlib.AbstractContextManager[Any]:
-        return contextlib.nullcontext()
-
-    def close(self) -> None:
-        Path(self._own.lock_file).unlink(missing_ok=True)
-        self._own.release()
-
-
-class _Heartbeats:
-    """Workers of a database: each says every few seconds that it is still at its trials."""
-
-    def __init__(self, storage: RDBStorage) -> None:
-        self._storage = storage
-
-    def claiming(self) -> contextlib.AbstractContextManager[Any]:
-        return contextlib.nullcontext()
-
-    def lost(self, study: optuna.Study, worker: str) -> list[FrozenTrial]:
-        optuna.storages.fail_stale_trials(study)  # queues their values by the storage's callback
-        oldest = datetime.datetime.now() - datetime.timedelta(seconds=GRACE_SECONDS)
-        running = [trial for trial in study.get_trials(deepcopy=False) if _runs(trial)]
-        return [  # died before its first heartbeat
-            trial
-            for trial in running
-            if "worker" not in trial.user_attrs and trial.datetime_start is not None and trial.datetime_start < oldest
-        ]
-
-    @contextlib.contextmanager
-    def alive(self, trials: Sequence[optuna.Trial]) -> Iterator[None]:
-        ended = threading.Event()
-        self._beat(trials)
-        thread = threading.Thread(target=self._keep_beating, args=(trials, ended), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-
-    def _keep_beating(self, trials: Sequence[optuna.Trial], ended: threading.Event) -> None:
-        while not ended.wait(HEARTBEAT_SECONDS):
-            with contextlib.suppress(Exception):  # a database that is away for a moment is tried again
-                self._beat(trials)
-
-    def _beat(self, trials: Sequence[optuna.Trial]) -> None:
-        for trial in trials:
-            self._storage.record_heartbeat(trial._trial_id)
-
-    def close(self) -> None:
-        self._storage.remove_session()
-        self._storage.engine.dispose()
-
-
-def _counts(trial: FrozenTrial) -> bool:
-    """Whether it is one of the study's number: running, or told an outcome."""
-    if trial.state == TrialState.FAIL:
-        return "error" in trial.user_attrs
-    return trial.state != TrialState.WAITING
-
-
-def _runs(trial: FrozenTrial) -> bool:
-    return trial.state == TrialState.RUNNING
-
-
-def _distribution(spec: StudySpec, name: str) -> BaseDistribution:
-    found = spec.space[name]
-    if found.integer:
-        return IntDistribution(int(found.low), int(found.high), log=found.log)
-    return FloatDistribution(found.low, found.high, log=found.log)
-
-
-def _within(spec: StudySpec, name: str, value: float) -> float:
-    found = spec.space[name]
-    near = min(max(value, found.low), found.high)
-    return int(near) if found.integer else near

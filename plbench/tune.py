@@ -18,6 +18,7 @@ from plbench.errors import PlbenchError, TrainingError
 from plbench.protocol import custom
 from plbench.record import Record
 from plbench.resolve import RunPlan
+from plbench.shared_study import SAMPLER, Claim, SharedStudy
 from plbench.study import (
     PLAN_VALUES,
     Rows,
@@ -29,7 +30,7 @@ from plbench.study import (
     with_values,
     write_study,
 )
-from plbench.study_storage import SAMPLER, Claim, SharedStudy, open_study
+from plbench.study_storage import open_study
 from plbench.trials import TrialResult
 from plbench.workspace import Workspace
 

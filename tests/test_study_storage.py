@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from test_cli import QUICK, Outcome, plbench
 
-from plbench import environment, evaluation, study_storage, trials, tune
+from plbench import environment, evaluation, study_storage, study_workers, trials, tune
 from plbench.errors import PlbenchError, StoreError
 from plbench.record import read_record
 from plbench.resolve import Request, RunPlan, plan_run
@@ -158,8 +158,8 @@ class TestPostgres:
     def test_trials_without_a_heartbeat_are_tried_again(
         self, postgres: str, make_workspace: Make, pretended: Callable[..., None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(study_storage, "HEARTBEAT_SECONDS", 1)
-        monkeypatch.setattr(study_storage, "GRACE_SECONDS", 2)
+        monkeypatch.setattr(study_workers, "HEARTBEAT_SECONDS", 1)
+        monkeypatch.setattr(study_workers, "GRACE_SECONDS", 2)
         pretended(seconds=5.0)
         workspace, settings = make_workspace(), Settings(4, storage=postgres, study="stale")
         undisturbed = make_workspace(name="undisturbed")
@@ -177,8 +177,8 @@ class TestPostgres:
     def test_a_long_trial_of_a_worker_that_lives_is_not_taken_for_lost(
         self, postgres: str, make_workspace: Make, pretended: Callable[..., None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(study_storage, "HEARTBEAT_SECONDS", 1)
-        monkeypatch.setattr(study_storage, "GRACE_SECONDS", 2)
+        monkeypatch.setattr(study_workers, "HEARTBEAT_SECONDS", 1)
+        monkeypatch.setattr(study_workers, "GRACE_SECONDS", 2)
         pretended(together=False, seconds=4.0)
         workspace, settings = make_workspace(), Settings(1, storage=postgres, study="long")
         process = worker(workspace, settings)

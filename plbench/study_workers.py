@@ -1,0 +1,143 @@
+"""Who of a study's workers is alive: by locks beside a journal, by heartbeats in a database."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from plbench.store import unwritable
+
+HEARTBEAT_SECONDS = 20
+GRACE_SECONDS = 60  # without a heartbeat, after which a worker counts as dead
+
+
+class Liveness(Protocol):
+    """Tells living workers from dead ones."""
+
+    def claiming(self) -> contextlib.AbstractContextManager[Any]:
+        """Held while trials are taken, where the storage alone cannot tell a new trial from an abandoned one."""
+
+    def lost(self, study: optuna.Study, worker: str) -> list[FrozenTrial]:
+        """Running trials of dead workers; those that it has told FAIL itself are not among them."""
+
+    def alive(self, trials: Sequence[optuna.Trial]) -> contextlib.AbstractContextManager[Any]:
+        """Held while trials are trained."""
+
+    def close(self) -> None:
+        """Ends the worker."""
+
+
+class Locks:
+    """Workers of a journal: each holds a file for as long as its process lives."""
+
+    def __init__(self, journal: Path, worker: str) -> None:
+        self._folder = journal.with_name("workers" if journal.name == "journal.log" else f"{journal.name}.workers")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._own = FileLock(self._path(worker))
+            with self.claiming():
+                for path in self._folder.glob("?" * len(worker) + ".lock"):
+                    self._lives(path.stem)
+                self._own.acquire()
+        except OSError as error:
+            raise unwritable(self._folder, error) from error
+
+    def _path(self, worker: str) -> Path:
+        return self._folder / f"{worker}.lock"
+
+    def claiming(self) -> contextlib.AbstractContextManager[Any]:
+        """No two workers of a journal take trials at once."""
+        return FileLock(self._folder / "claiming.lock")
+
+    def lost(self, study: optuna.Study, worker: str) -> list[FrozenTrial]:
+        """Those whose worker's lock is free, or who died while they were claimed."""
+        running = [trial for trial in study.get_trials(deepcopy=False) if runs(trial)]
+        owners = {trial.user_attrs.get("worker") for trial in running} - {worker}
+        dead = {owner for owner in owners if owner is None or not self._lives(owner)}  # None: died while it claimed
+        return [trial for trial in running if trial.user_attrs.get("worker") in dead]
+
+    def _lives(self, worker: str) -> bool:
+        """Whether its process does; the lock of one that does not is cleared away."""
+        path = self._path(worker)
+        if not path.exists():
+            return False
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        path.unlink(missing_ok=True)
+        lock.release()
+        return False
+
+    def alive(self, trials: Sequence[optuna.Trial]) -> contextlib.AbstractContextManager[Any]:
+        """The lock says so already."""
+        return contextlib.nullcontext()
+
+    def close(self) -> None:
+        """Frees the lock."""
+        Path(self._own.lock_file).unlink(missing_ok=True)
+        self._own.release()
+
+
+class Heartbeats:
+    """Workers of a database: each says every few seconds that it is still at its trials."""
+
+    def __init__(self, storage: RDBStorage) -> None:
+        self._storage = storage
+
+    def claiming(self) -> contextlib.AbstractContextManager[Any]:
+        """A database numbers trials itself; nothing need be held."""
+        return contextlib.nullcontext()
+
+    def lost(self, study: optuna.Study, worker: str) -> list[FrozenTrial]:
+        """Those without a heartbeat from the first; Optuna fails the others itself and queues their values."""
+        optuna.storages.fail_stale_trials(study)  # queues their values by the storage's callback
+        oldest = datetime.datetime.now() - datetime.timedelta(seconds=GRACE_SECONDS)
+        running = [trial for trial in study.get_trials(deepcopy=False) if runs(trial)]
+        return [  # died before its first heartbeat
+            trial
+            for trial in running
+            if "worker" not in trial.user_attrs and trial.datetime_start is not None and trial.datetime_start < oldest
+        ]
+
+    @contextlib.contextmanager
+    def alive(self, trials: Sequence[optuna.Trial]) -> Iterator[None]:
+        """Sends heartbeats from a thread."""
+        ended = threading.Event()
+        self._beat(trials)
+        thread = threading.Thread(target=self._keep_beating, args=(trials, ended), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _keep_beating(self, trials: Sequence[optuna.Trial], ended: threading.Event) -> None:
+        while not ended.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(Exception):  # a database that is away for a moment is tried again
+                self._beat(trials)
+
+    def _beat(self, trials: Sequence[optuna.Trial]) -> None:
+        for trial in trials:
+            self._storage.record_heartbeat(trial._trial_id)
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._storage.remove_session()
+        self._storage.engine.dispose()
+
+
+def runs(trial: FrozenTrial) -> bool:
+    """Whether some worker has taken it and it was not told an outcome."""
+    return trial.state == TrialState.RUNNING
