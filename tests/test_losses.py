@@ -57,6 +57,25 @@ def loss_by_hand(
 
 
 class TestPartialAsymmetricLoss:
+    @pytest.mark.parametrize("clip", [0.0, 0.05, "per head"])
+    def test_its_gradient_is_that_of_a_loss_whose_focus_is_detached(self, clip: float | str) -> None:
+        """Automatic differentiation of eq. 3 with the focusing factor taken for a constant."""
+        logits, labels = draw(3, 6, 9, dtype=torch.float64)
+        logits.requires_grad_()
+        generator = torch.Generator().manual_seed(1)
+        weight = torch.rand(3, 6, 9, generator=generator, dtype=torch.float64)
+        shift = torch.tensor([0.0, 0.05, 0.4], dtype=torch.float64).view(3, 1, 1) if isinstance(clip, str) else clip
+        gammas = torch.where(labels > 0, 0.5, torch.where(labels < 0, 2.0, 4.0)).double()
+        hit = torch.sigmoid(torch.where(labels > 0, logits, -logits))
+        shifted = torch.where(labels > 0, hit, (hit + shift).clamp(max=1.0))
+        factor = ((1 - shifted).detach() ** gammas) * torch.where(labels == 0, weight, 1.0)
+        (expected,) = torch.autograd.grad(-(factor * shifted.log()).sum(), logits)
+        loss = partial_asymmetric_loss(
+            logits, labels, gamma_pos=0.5, gamma_neg=2.0, gamma_unann=4.0, clip=shift, unann_weight=weight
+        )
+        (gradient,) = torch.autograd.grad((loss * 3.0).sum(), logits)
+        torch.testing.assert_close(gradient, 3.0 * expected, rtol=1e-12, atol=1e-14)
+
     @pytest.mark.parametrize("clip", [0.0, 0.05, 0.3])
     @pytest.mark.parametrize("gammas", [(0, 0, 0), (0, 3, 4), (1, 2, 7), (0.01, 0.5, 1.5)])
     def test_equals_the_formula_element_by_element(self, gammas: tuple[float, float, float], clip: float) -> None:
@@ -256,6 +275,15 @@ class TestSelectiveWeight:
         assert torch.equal(selective, partial_asymmetric_loss(logits, labels, **GAMMAS, unann_weight=1.0))
 
     @pytest.mark.parametrize("scope", ["sample", "batch"])
+    @pytest.mark.parametrize("num_classes", [20, 300])
+    def test_long_rows_are_ranked_as_short_ones(self, num_classes: int) -> None:
+        """Two ways of ranking stand behind one answer; ties go to the lower index in both."""
+        logits = torch.randint(0, 8, (5, num_classes), generator=torch.Generator().manual_seed(0)).float()
+        weight = selective_weight(logits, torch.zeros(5, num_classes, dtype=torch.int8), top_k=7)
+        for row, kept in zip(logits.tolist(), weight.tolist(), strict=True):
+            highest = sorted(range(num_classes), key=lambda place: (-row[place], place))[:7]
+            assert [place for place in range(num_classes) if kept[place] == 0] == sorted(highest)
+
     @pytest.mark.parametrize("top_k", [9, 1000])
     def test_top_all_is_ignore_mode_exactly(self, scope: str, top_k: int) -> None:
         logits, labels = draw(6, 9)
