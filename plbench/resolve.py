@@ -203,12 +203,16 @@ def complete(
 
 
 def is_default(plan: RunPlan) -> bool:
-    """Whether a run takes the values of its protocol and recipe as they stand, so that no person tuned it by hand."""
-    spec, recipe = plan.spec, plan.recipe
-    suggested = plan.material.protocol.suggested.get(plan.method.name, {})
-    params = validate_params(plan.method, suggested).model_dump(mode="json", exclude_none=True)
+    """Whether a run takes the values of its protocol and recipe as they stand, so that no person tuned it by hand.
+
+    A variant that the method declares has those values, too, but for what makes it that variant.
+    """
+    spec, recipe, method = plan.spec, plan.recipe, plan.method
+    suggested = plan.material.protocol.suggested.get(method.name, {})
+    rows = [validate_params(method, {**suggested, **variant}) for variant in ({}, *method.variants.values())]
     model = spec.model.model_copy(update={"weights_sha256": recipe.model.weights_sha256})
-    return spec.method.params == params and spec.plan == recipe.plans[spec.regime] and model == recipe.model
+    declared = [row.model_dump(mode="json", exclude_none=True) for row in rows]
+    return spec.method.params in declared and spec.plan == recipe.plans[spec.regime] and model == recipe.model
 
 
 def fit_part_plan(plan: RunPlan, registry: Registry) -> RunPlan:

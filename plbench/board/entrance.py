@@ -67,7 +67,8 @@ def asked_for(found: Sequence[tuple[Path, Record]], root: Path) -> list[Path]:
     """The finished runs among these whose protocol is a board's question or ceiling, or one by another seed."""
     boards = open_boards(root)
     asked = {sha for board in boards for sha in (board.board.protocol_sha256, board.board.ceiling_sha256)}
-    return [folder for folder, record in found if record.status == "done" and record.spec.protocol.sha256() in asked]
+    done = [(folder, record) for folder, record in found if record.status == "done" and "test" in record.metrics]
+    return [folder for folder, record in done if record.spec.protocol.sha256() in asked]
 
 
 def found_board(root: Path, name: str, title: str, protocol: str, registry: Registry, *, about: str) -> BoardFolder:
