@@ -320,3 +320,12 @@ class TestTrials:
         assert well.value is not None and well.error is None
         alone = trials.score_alone(plans[0], workspace, lambda epoch, value: None)
         assert alone.value is None and "nan" in str(alone.error)
+
+
+def test_a_declared_variant_has_default_values(make_workspace: MakeWorkspace) -> None:
+    workspace = make_workspace()
+    wanted = {"likelihood": "default", "prior": "default", "both": "default", "soft-prior": "custom"}
+    plans = [a_plan(workspace, "selective", method_params={"mode": mode, "top_k": 5}) for mode in wanted]
+    plans.append(a_plan(workspace, "selective", method_params={"mode": "likelihood", "top_k": 4}))
+    records = sweep.run_all(plans, workspace)
+    assert [r.configuration for r in records if isinstance(r, Record)] == [*wanted.values(), "custom"]
