@@ -43,6 +43,7 @@ def summarise(
     result = metrics.evaluate_cells(cells)
     cf1, of1 = metrics.f1_scores(cells, THRESHOLD)
     complete = len(cells.scores) == cells.num_images * cells.num_classes
+    by_image = metrics.rank_by_image(cells)
     depths = [k for k in PRECISION_AT if k <= cells.num_classes]
     return SplitMetrics(
         map_c=_estimate(result.map_c, None if replicates is None else replicates.map_c),
@@ -51,8 +52,8 @@ def summarise(
         cf1=_percent(cf1),
         of1=_percent(of1),
         threshold=THRESHOLD,
-        ranking_loss=_number(metrics.ranking_loss(cells)),
-        precision_at_k={str(k): metrics.precision_at_k(cells, k) for k in depths} if complete else None,
+        ranking_loss=_number(metrics.ranking_loss(cells, by_image)),
+        precision_at_k={str(k): metrics.precision_at_k(cells, k, by_image) for k in depths} if complete else None,
         num_images=cells.num_images,
         num_classes=cells.num_classes,
         num_classes_scored=result.num_classes_scored,

@@ -214,12 +214,17 @@ def f1_scores(cells: Cells, threshold: float) -> tuple[float, float]:
     return float(by_class), float(overall)
 
 
-def ranking_loss(cells: Cells) -> float:
+def rank_by_image(cells: Cells) -> Ranking:
+    """Each image's known cells by score, for `ranking_loss` and `precision_at_k`."""
+    return rank_cells(cells.rows, cells.scores, cells.positives)
+
+
+def ranking_loss(cells: Cells, ranking: Ranking | None = None) -> float:
     """Share in [0, 1] of an image's known (positive, negative) pairs that are ordered wrongly; ties are half.
 
-    The mean over the images that have both; NaN if none has.
+    The mean over the images that have both; NaN if none has. `ranking` is that of `rank_by_image`, if it is there.
     """
-    ranking = rank_cells(cells.rows, cells.scores, cells.positives)
+    ranking = ranking or rank_by_image(cells)
     negatives = ranking.sizes - ranking.positives
     wrong = ranking.positives * (ranking.running(negatives) - 0.5 * negatives)
     wrong_pairs = np.bincount(ranking.owner, wrong, minlength=cells.num_images)
@@ -227,10 +232,11 @@ def ranking_loss(cells: Cells) -> float:
     return float((wrong_pairs[pairs > 0] / pairs[pairs > 0]).mean()) if pairs.any() else float("nan")
 
 
-def precision_at_k(cells: Cells, k: int) -> float:
+def precision_at_k(cells: Cells, k: int, ranking: Ranking | None = None) -> float:
     """P@k in percent: the share of an image's k highest-scored classes that are present, averaged.
 
-    Scores tied at the k-th place share what places are left, so that the order of classes is no advantage.
+    Scores tied at the k-th place share what places are left, so that the order of classes is no advantage. `ranking` is
+    that of `rank_by_image`, if it is there.
 
     Raises:
         PlbenchError: if a cell is unknown (P@k has no meaning then) or k is not in 1..C.
@@ -242,7 +248,7 @@ def precision_at_k(cells: Cells, k: int) -> float:
         )
     if not 1 <= k <= cells.num_classes:
         raise PlbenchError(f"P@{k} is undefined; k must be between 1 and the {cells.num_classes} classes")
-    ranking = rank_cells(cells.rows, cells.scores, cells.positives)
+    ranking = ranking or rank_by_image(cells)
     places_left = k - (ranking.running(ranking.sizes) - ranking.sizes)
     share = np.clip(places_left, 0, ranking.sizes) / ranking.sizes
     return 100 * float(share @ ranking.positives) / (k * cells.num_images)
