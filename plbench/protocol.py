@@ -40,6 +40,7 @@ class Material:
         self.dataset, self.protocol = dataset, protocol
         self._skipped = frozenset(skipped_images)
         self._splits: dict[str, Part] = {}
+        self._fit_part: Part | None = None
 
     def whole(self, split: str) -> Part:
         """A split, less skipped images, with its labels as the dataset has them.
@@ -78,7 +79,9 @@ class Material:
         if part == "train":
             whole = self.whole_train
             return Part(whole.split, whole.rows, whole.images, self.partial_labels)
-        return self._of_train(np.flatnonzero(~self._held_out), self.partial_labels)
+        if self._fit_part is None:  # every trial of a study asks for it
+            self._fit_part = self._of_train(np.flatnonzero(~self._held_out), self.partial_labels)
+        return self._fit_part
 
     def validation(self) -> Part:
         """The held-out part of train, with the labels that the protocol lets select.

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import torch
+
 from plbench import runner
+from plbench.console import Reporter
 from plbench.errors import TrainingError
 from plbench.job import Job
 from plbench.metrics import evaluate_cells
@@ -49,7 +54,8 @@ def score_together(plans: Sequence[RunPlan], workspace: Workspace) -> list[Trial
     results: list[TrialResult] = []
     for jobs in in_memory(plans, workspace):
         heads = train(jobs, workspace, lambda job: lambda state: None)
-        results += [_scored(job, head) for job, head in zip(jobs, heads, strict=True)]
+        with ThreadPoolExecutor(torch.get_num_threads(), "scoring") as pool:  # much of it is numpy's, on one core
+            results += pool.map(_scored, jobs, heads)
     return results
 
 
@@ -63,6 +69,7 @@ def _make_stages(plans: Sequence[RunPlan], workspace: Workspace) -> None:
 def _scored(job: Job, head: Head) -> TrialResult:
     if head.error is not None:
         return TrialResult(None, head.seconds, str(head.error))
+    job.workspace = dataclasses.replace(job.workspace, reporter=Reporter(quiet=True))  # one bar a trial would be many
     start = time.perf_counter()
     value = evaluate_cells(job.cells(job.headline_weights)).map_c
     return TrialResult(value, head.seconds + time.perf_counter() - start)
