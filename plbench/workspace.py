@@ -27,6 +27,8 @@ class Workspace:
         data_root: the dataset's own folder; None to look where datasets usually are.
         data_options: what the dataset must be told beside it, by name.
         weights_file: of a backbone whose weights are "file".
+        track: names of the trackers that are told of each training; see `plbench.tracking`.
+        dropped: those of them that failed and are told no more.
     """
 
     store: Store
@@ -37,6 +39,8 @@ class Workspace:
     data_root: Path | None = None
     data_options: Mapping[str, Any] = field(default_factory=dict)
     weights_file: Path | None = None
+    track: tuple[str, ...] = ()
+    dropped: set[str] = field(default_factory=set, compare=False)
 
 
 def open_dataset(name: str, workspace: Workspace) -> Dataset:

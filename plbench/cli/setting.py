@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,7 @@ from plbench.cli.terms import (
     data_options,
     make_workspace,
 )
+from plbench.tracking import check_names
 
 if TYPE_CHECKING:
     from plbench.workspace import Workspace
@@ -76,6 +78,10 @@ def _setting(
     device: Annotated[str | None, typer.Option("--device", help="Default: a GPU where there is one.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that decode images.")] = None,
     skip_unreadable: Annotated[bool, typer.Option("--skip-unreadable", help="Go on without broken images.")] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option("--track", help="tensorboard, mlflow or wandb is told of each training; may be repeated."),
+    ] = None,
     plugin: Plugins = None,
     runs: Runs = RUNS,
     quiet: Quiet = False,
@@ -102,8 +108,8 @@ def with_setting(command: Callable[..., None]) -> Callable[..., None]:
 
 def workspace_for(setting: Setting) -> Workspace:
     """Where things are and how to compute, as these options say."""
-    weights = setting["weights"]
-    return make_workspace(
+    weights, track = setting["weights"], check_names(setting["track"] or ())
+    workspace = make_workspace(
         setting["runs"],
         setting["plugin"],
         setting["data_root"],
@@ -115,3 +121,4 @@ def workspace_for(setting: Setting) -> Workspace:
             setting["labels"], setting["images"], setting["negative_value"], setting["data_option"]
         ),
     )
+    return replace(workspace, track=track)
