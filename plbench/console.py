@@ -6,6 +6,7 @@ Everything here goes to standard error; standard output is for results.
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import threading
 import time
@@ -25,6 +26,7 @@ from rich.progress import (
 )
 
 Report = Callable[[int, int], None]
+Tally = Callable[[int, int, str], None]
 _QUIET_SECONDS = 5.0  # between two plain lines of one task
 
 
@@ -55,6 +57,30 @@ class Reporter:
             yield from self._bar(title, DownloadColumn() if bytes else MofNCompleteColumn())
         else:
             yield from self._plain(title, decimal if bytes else "{:,}".format)
+
+    @contextlib.contextmanager
+    def tally(self, title: str) -> Iterator[Tally]:
+        """Work of many parts; yields what to call with (done, total, the rest in words, such as how many failed)."""
+        if not self._console.is_terminal or self._console.quiet:
+            yield self._plain_tally(title)
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TextColumn("{task.fields[words]}"), console=self._console) as progress:
+            bar = progress.add_task(title, total=None, words="")
+            yield lambda done, total, words: progress.update(bar, completed=done, total=total, words=words)
+
+    def _plain_tally(self, title: str) -> Tally:
+        """A line for each change, a few seconds apart at least."""
+        last, said = -math.inf, ""
+
+        def tally(done: int, total: int, words: str) -> None:
+            nonlocal last, said
+            text = f"{title}: {done:,} of {total:,}, {words}"
+            if text != said and (time.monotonic() - last >= _QUIET_SECONDS or done == total):
+                last, said = time.monotonic(), text
+                self.line(text)
+
+        return tally
 
     def _bar(self, title: str, amount: ProgressColumn) -> Iterator[Report]:
         columns = (

@@ -13,6 +13,7 @@ from plbench.api import Batch, Loss, Method, Progress
 from plbench.console import duration
 from plbench.errors import DataError, PlbenchError, StoreError, TrainingError, did_you_mean
 from plbench.forecast import seconds_of_all
+from plbench.protocol import Material
 from plbench.record import Record
 from plbench.registry import Registry, Source
 from plbench.resolve import Request, RunPlan, complete, fit_part_plan, plan_run
@@ -167,11 +168,11 @@ def plan_contest(
     """
     if num_seeds < 1:
         raise PlbenchError(f"--seeds {num_seeds}: a comparison needs at least one seed, and 3 to tell methods apart")
-    setting = _plan_setting(request, num_trials, workspace)
+    setting = plan_setting(request, num_trials, workspace)
     rows, absent = [], list(left_out)
     for entrant in entrants:
         try:
-            plans = [_plan_entrant(entrant, setting, seed, workspace) for seed in range(num_seeds)]
+            plans = [plan_entrant(entrant, setting, seed, workspace) for seed in range(num_seeds)]
         except PlbenchError as error:
             if entrant.named:
                 raise
@@ -184,11 +185,20 @@ def plan_contest(
     return Contest(tuple(rows), tuple(absent), setting)
 
 
-def _plan_setting(request: Request, num_trials: int | None, workspace: Workspace) -> RunPlan:
-    """Opens and checks the data once: every entrant shares what comes of it."""
+def plan_setting(
+    request: Request, num_trials: int | None, workspace: Workspace, opened: Sequence[Material] = ()
+) -> RunPlan:
+    """Opens and checks the data once: every entrant shares what comes of it.
+
+    Args:
+        request: as for `plan_contest`.
+        num_trials: of a study for each row that the protocol must grant; None for no study.
+        workspace: where and how.
+        opened: as for `plan_run`.
+    """
     methods = {**workspace.registry.sources["method"], _Anyone.name: [Source(_Anyone.name, "plbench", loaded=_Anyone)]}
     with_anyone = replace(workspace, registry=Registry({**workspace.registry.sources, "method": methods}))
-    setting = plan_run(replace(request, method=_Anyone.name, method_params={}, seed=0), with_anyone)
+    setting = plan_run(replace(request, method=_Anyone.name, method_params={}, seed=0), with_anyone, opened)
     if num_trials is None:
         return setting
     from plbench import tune  # imports Optuna
@@ -196,7 +206,7 @@ def _plan_setting(request: Request, num_trials: int | None, workspace: Workspace
     return tune.budgeted(setting, num_trials, with_anyone)
 
 
-def _plan_entrant(entrant: Entrant, setting: RunPlan, seed: int, workspace: Workspace) -> RunPlan:
+def plan_entrant(entrant: Entrant, setting: RunPlan, seed: int, workspace: Workspace) -> RunPlan:
     """One run of an entrant.
 
     Raises:

@@ -33,12 +33,16 @@ class Part:
 
 
 class Material:
-    """A dataset under a protocol. Each part is made when it is asked for: who never asks for test never opens it."""
+    """A dataset under a protocol. Each part is made when it is asked for: who never asks for test never opens it.
+
+    Attributes:
+        skipped: images that are left out, as "split/id".
+    """
 
     def __init__(self, dataset: Dataset, protocol: Protocol, skipped_images: Sequence[str] = ()) -> None:
         """Leaves out the images named in `skipped_images`, as "split/id"."""
         self.dataset, self.protocol = dataset, protocol
-        self._skipped = frozenset(skipped_images)
+        self.skipped = frozenset(skipped_images)
         self._splits: dict[str, Part] = {}
         self._fit_part: Part | None = None
 
@@ -138,8 +142,8 @@ class Material:
 
     def _open(self, name: str) -> Part:
         split: LabelledSplit = self.dataset.split(name)
-        if self._skipped:  # else nothing is copied: labels of millions of images stay on disk
-            rows = np.flatnonzero([f"{name}/{image_id}" not in self._skipped for image_id in split.images.ids])
+        if self.skipped:  # else nothing is copied: labels of millions of images stay on disk
+            rows = np.flatnonzero([f"{name}/{image_id}" not in self.skipped for image_id in split.images.ids])
             split = split.subset(rows)
         if len(split.images) == 0:
             raise DataError(f"split {name!r} of {self.dataset.name!r} in {self.dataset.root} holds no image")

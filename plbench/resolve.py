@@ -23,6 +23,7 @@ from plbench.spec import (
     ModelSpec,
     Plan,
     Precision,
+    Protocol,
     Recipe,
     Regime,
     RunSpec,
@@ -74,14 +75,19 @@ class RunPlan:
     tuning: TuningReport | None = None
 
 
-def plan_run(request: Request, workspace: Workspace) -> RunPlan:
+def plan_run(request: Request, workspace: Workspace, opened: Sequence[Material] = ()) -> RunPlan:
     """Checks a request against the data and completes it.
+
+    Args:
+        request: what was asked for.
+        workspace: where and how.
+        opened: of other plans in this workspace: a dataset or material that is among them is not opened again.
 
     Raises:
         PlbenchError: if anything asked for does not exist or does not fit; nothing has been computed then.
     """
     workspace.registry.method(request.method)  # a mistyped method is said before data is drawn
-    dataset = open_dataset(request.dataset, workspace)
+    dataset = _opened_dataset(request.dataset, workspace, opened)
     protocol = choose_protocol(
         dataset, request.simulate, request.simulation_seed, selects_on_test=request.selection == "best-on-test"
     )
@@ -90,7 +96,7 @@ def plan_run(request: Request, workspace: Workspace) -> RunPlan:
         protocol = custom(protocol)
     recipe = _choose_recipe(dataset, request.recipe)
     regime = request.regime or recipe.regime
-    material = Material(dataset, protocol, skipped)
+    material = _opened_material(dataset, protocol, skipped, opened)
     base = RunSpec(
         protocol=protocol,
         dataset_fingerprint=dataset.fingerprint(),
@@ -122,18 +128,23 @@ def plan_run(request: Request, workspace: Workspace) -> RunPlan:
     return complete(base, request.method_params, material, recipe, workspace.registry)
 
 
-def plan_from_spec(spec: RunSpec, workspace: Workspace) -> RunPlan:
+def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Material] = ()) -> RunPlan:
     """The plan of a run that was written down, on this machine's data and code.
+
+    Args:
+        spec: the run.
+        workspace: where and how.
+        opened: as `plan_run`.
 
     Raises:
         PlbenchError: if data, weights or code are no longer what the spec says, naming what differs.
     """
-    dataset = open_dataset(spec.protocol.dataset, workspace)
+    dataset = _opened_dataset(spec.protocol.dataset, workspace, opened)
     recipe = _choose_recipe(dataset, spec.recipe)
     suggested = {p.name: p.suggested for p in dataset.protocols}.get(spec.protocol.name, {})
     protocol = spec.protocol.model_copy(update={"suggested": suggested})
     skipped = check_images(dataset, protocol, workspace, skip=bool(spec.skipped_images))
-    material = Material(dataset, protocol, skipped)
+    material = _opened_material(dataset, protocol, skipped, opened)
     path = weights_path(spec.model, workspace.weights_file)
     here = spec.model_copy(
         update={
@@ -276,6 +287,20 @@ def _check_needs(method: type[Method], spec: RunSpec, material: Material) -> Non
             "method that takes unknown labels for negatives, such as those that plbench methods list shows without "
             "that need"
         )
+
+
+def _opened_dataset(name: str, workspace: Workspace, opened: Sequence[Material]) -> Dataset:
+    found = (material.dataset for material in opened if material.dataset.name == name)
+    return next(found, None) or open_dataset(name, workspace)
+
+
+def _opened_material(
+    dataset: Dataset, protocol: Protocol, skipped: tuple[str, ...], opened: Sequence[Material]
+) -> Material:
+    """Material keeps labels and parts that take a while to make."""
+    wanted = (protocol, frozenset(skipped))
+    same = (m for m in opened if m.dataset is dataset and (m.protocol, m.skipped) == wanted)
+    return next(same, None) or Material(dataset, protocol, skipped)
 
 
 def _choose_recipe(dataset: Dataset, name: str | None) -> Recipe:
