@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
+import struct
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -444,20 +445,15 @@ class TestWandB:
 def history_of(folder: Path) -> dict[str, Any]:
     """What an offline run of W&B wrote."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     (path,) = folder.glob("*.wandb")
-    store = DataStore()
-    store.open_for_scan(str(path))
     found: dict[str, Any] = {"history": [], "summary": {}, "exit": None, "id": None}
-    while (data := store.scan_data()) is not None:
-        content = wandb_internal_pb2.Record()
-        content.ParseFromString(data)
+    for data in messages(path.read_bytes()):
+        content = wandb_internal_pb2.Record.FromString(data)
         kind = content.WhichOneof("record_type")
         if kind == "history":
-            row = {
-                (item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in content.history.item
-            }
+            items = content.history.item
+            row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
             found["history"].append({name: value for name, value in row.items() if not name.startswith("_")})
         elif kind == "summary":
             for item in content.summary.update:
@@ -467,3 +463,19 @@ def history_of(folder: Path) -> dict[str, Any]:
         elif kind == "run":
             found["id"] = content.run.run_id
     return found
+
+
+def messages(content: bytes) -> Iterator[bytes]:
+    """The records of a log in LevelDB's format: blocks of 32 KiB, pieces with checksum, length and kind before them."""
+    position, whole = 7, b""  # after the file's own header
+    while position + 7 <= len(content):
+        left = 32768 - position % 32768
+        if left < 7:  # too little for a header: filled up
+            position += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, position)
+        whole += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # a whole record, or the last piece of one
+            yield whole
+            whole = b""
