@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -120,7 +120,7 @@ class Store:
         Raises:
             StoreError: if another process holds it and is not waited for, or the folder cannot be written to.
         """
-        path = self.runs / f".{key}.lock"
+        path = self._lock_path(key)
         lock = FileLock(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,6 +138,32 @@ class Store:
         finally:
             path.unlink(missing_ok=True)  # while it is held: who opened it meanwhile sees that it is gone
             lock.release()
+
+    def held(self, keys: Iterable[str]) -> set[str]:
+        """Those of some runs that a living process holds; the lock of one that was killed is free.
+
+        Where locks cannot be tried, since the folder may not be written to, none are.
+        """
+        there = {path.name for path in self.runs.glob(".*.lock")}
+        found = set()
+        for key in keys:
+            path = self._lock_path(key)
+            if path.name not in there:
+                continue
+            lock = FileLock(path)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                found.add(key)
+            except OSError:
+                continue
+            else:
+                path.unlink(missing_ok=True)
+                lock.release()
+        return found
+
+    def _lock_path(self, key: str) -> Path:
+        return self.runs / f".{key}.lock"
 
     def remove(self, key: str) -> None:
         """Deletes a run's folder."""
