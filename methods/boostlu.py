@@ -30,6 +30,7 @@ class BoostLU(LLCp):
     name = "boostlu"
     title = "BoostLU"
     paper = "Kim et al., CVPR 2023, arXiv 2304.01804"
+    version = "2"  # 1: what ll-r rejected and ll-ct corrected in one epoch was positive in later ones
     needs = frozenset({"images", "feature_map"})
 
     class Params(LLCp.Params):

@@ -58,6 +58,8 @@ class LLCp(LargeLoss):
 
     def note(self, batch: Batch, largest: Tensor) -> None:
         """Collects what the step found. An epoch sees an image once: it matters from the next epoch on."""
+        if self.rule != "correct-for-good":  # of BoostLU: what it rejects is not to turn positive
+            return
         row, column = largest.nonzero(as_tuple=True)
         self._found.append((batch.index[row] * self.task.num_classes + column).cpu())
 
@@ -75,9 +77,11 @@ class LLCp(LargeLoss):
         return {"pseudo_positive": self.corrected.dense(batch.index)[0] & (batch.labels == 0)}
 
     def state_dict(self) -> dict[str, Any]:
-        """What turned positive."""
-        return self.corrected.state_dict()
+        """What turned positive, and what this epoch has found so far."""
+        nothing = torch.empty(0, dtype=torch.int64)
+        return {**self.corrected.state_dict(), "found": torch.cat([nothing, *self._found])}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what turned positive."""
+        """Restores both."""
         self.corrected.load_state_dict(state)
+        self._found = [state["found"]]
