@@ -14,6 +14,8 @@ from plbench.cli.compare import compare
 from plbench.cli.data import data_app
 from plbench.cli.look import doctor, methods_app, runs_app
 from plbench.cli.run import run
+from plbench.cli.study import study
+from plbench.cli.sweep import sweep_app
 from plbench.cli.terms import say
 from plbench.cli.tune import tune
 from plbench.errors import PlbenchError
@@ -28,7 +30,9 @@ app = typer.Typer(
 app.command()(run)
 app.command()(tune)
 app.command()(compare)
+app.command()(study)
 app.command()(doctor)
+app.add_typer(sweep_app, name="sweep")
 app.add_typer(methods_app, name="methods")
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")

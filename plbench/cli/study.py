@@ -1,0 +1,132 @@
+"""`plbench study`: the paper's experiments as commands."""
+
+from __future__ import annotations
+
+import shlex
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from plbench.cli.setting import Setting, with_setting, workspace_for
+from plbench.cli.terms import Dataset, emit
+from plbench.errors import PlbenchError
+
+if TYPE_CHECKING:
+    from plbench.resolve import Request
+    from plbench.studies.experiment import Experiment, Scale
+    from plbench.studies.report import Result
+
+LIST = "list"
+_NOT_IN_WORDS = ("runs", "quiet", "as_json", "device", "workers", "plugin")
+_REPEATED = {"data_option": "-D"}
+
+
+class ScaleOption(StrEnum):
+    """How many places of a figure are run, and with how many seeds."""
+
+    TINY = "tiny"
+    DEFAULT = "default"
+    FULL = "full"
+
+
+@with_setting
+def study(
+    setting: Setting,
+    name: Annotated[str, typer.Argument(help="Of a study; list names them all.", show_default=False)],
+    dataset: Dataset = None,
+    scale: Annotated[
+        ScaleOption, typer.Option("--scale", help="How many places of the figure are run.")
+    ] = ScaleOption.DEFAULT,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", help="Trainings of each place, with seeds 0, 1, …; default: by scale.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the figure; default: below RUNS/studies.")
+    ] = None,
+) -> None:
+    """Rerun an experiment of the paper: runs what is missing, draws the figure, says whether the finding held."""
+    from plbench import studies
+
+    as_json = setting["as_json"]
+    if name == LIST:
+        from plbench.studies.report import listing
+
+        rows = listing([studies.find(known) for known in studies.NAMES])
+        emit(rows, as_json, lambda: _print_rows(rows))
+        return
+    experiment = studies.find(name)
+    if seeds is not None and seeds < 1:
+        raise PlbenchError(f"--seeds {seeds}: a study needs at least one seed, and 3 to decide anything")
+    if experiment.varies_simulation and setting["simulate"] is not None:
+        raise PlbenchError(
+            f"--simulate {setting['simulate']}: study {name} is about how labels are hidden and varies that itself; "
+            "leave --simulate out"
+        )
+    from plbench.studies.conduct import conduct
+    from plbench.studies.report import conclude
+
+    workspace = workspace_for(setting)
+    scale_name: Scale = scale.value
+    number = seeds or experiment.seeds[scale_name]
+    request = _request(experiment, setting, dataset)
+    findings = conduct(experiment, request, workspace, scale=scale_name, num_seeds=number)
+    where = findings.ground.dataset or "plane"
+    folder = out or workspace.store.runs / "studies" / f"{name}-{where}"
+    command = _command(name, setting, dataset, scale, seeds)
+    with workspace.reporter.patience("Drawing the figure"):
+        result = conclude(experiment, findings, command, folder)
+    emit(result.as_dict(), as_json, lambda: _print(result))
+
+
+def _request(experiment: Experiment, setting: Setting, dataset: str | None) -> Request | None:
+    from plbench import options
+
+    if not experiment.needs_dataset:
+        if dataset is not None:
+            raise PlbenchError(f"--dataset {dataset}: study {experiment.name} draws its own points; leave it out")
+        return None
+    return options.request_from_options({**setting, "method": "", "dataset": dataset})
+
+
+def _command(name: str, setting: Setting, dataset: str | None, scale: ScaleOption, seeds: int | None) -> str:
+    """The command as it was given, without what does not change the outcome."""
+    words = ["plbench", "study", name]
+    words += [] if dataset is None else ["--dataset", dataset]
+    for option, value in setting.items():
+        if option in _NOT_IN_WORDS or value in (None, False, []):
+            continue
+        if option in _REPEATED:
+            words += [word for entry in value for word in (_REPEATED[option], str(entry))]
+        elif value is True:
+            words.append("--" + option.replace("_", "-"))
+        else:
+            words += ["--" + option.replace("_", "-"), str(value)]
+    words += [] if scale is ScaleOption.DEFAULT else ["--scale", scale.value]
+    return shlex.join([*words, *([] if seeds is None else ["--seeds", str(seeds)])])
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    from plbench import tables
+
+    tables.print_rows(None, rows)
+
+
+def _print(result: Result) -> None:
+    """The claims and what became of them, then where the files are."""
+    from rich.text import Text
+
+    from plbench.studies.report import words
+    from plbench.tables import output
+
+    console = output()
+    console.print(Text(result.caption))
+    console.print()
+    for line in words(result):
+        console.print(Text(line))
+    left_out = {entry.why: entry.who for entry in result.findings.left_out}
+    for why, who in left_out.items():
+        console.print(Text(f"Left out: {who}: {why}"), soft_wrap=True)
+    console.print()
+    console.print(Text(f"Figure and data in {result.folder}: {', '.join(result.files)}"), soft_wrap=True)

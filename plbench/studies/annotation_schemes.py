@@ -1,0 +1,62 @@
+"""Figure 6: which treatment of unknown labels is better depends on how annotators chose what to annotate."""
+
+from __future__ import annotations
+
+from plbench.studies.charts import lines
+from plbench.studies.claims import gap_falls, line_above
+from plbench.studies.conduct import metrics_of_records
+from plbench.studies.experiment import Case, Claim, Experiment, Ground
+
+IGNORE, NEGATIVE = "CE, Ignore", "CE, Negative"
+METHODS = {IGNORE: "ce-ignore", NEGATIVE: "ce-negative"}
+FPC, RPA, BIASED = "Fixed per class (FPC)", "Random per annotation (RPA)", "Frequency-biased"
+SINGLE, COMPLETE = "Single positive", "complete labels"
+
+
+def cases(ground: Ground) -> list[Case]:
+    """Both treatments under each mechanism; without negatives there is nothing that Ignore could learn from."""
+    unit = 10 ** max(0, len(str(ground.num_train)) - 4)  # N_s of 8,000 images; those of 80,000 are ten times as large
+    fpc = [unit * n for n in ground.pick((3, 30), (30, 100, 1000), (10, 30, 100, 300, 1000, 3000))]
+    rpa = ground.pick((0.5,), (0.5, 0.9), (0.1, 0.3, 0.5, 0.7, 0.9, 0.95))
+    biased = ground.pick((0.3,), (0.05, 0.3), (0.02, 0.05, 0.1, 0.3, 0.6))
+    schemes = ((FPC, "fpc", fpc), (RPA, "rpa", rpa), (BIASED, "frequency-biased", biased))
+    found = [
+        Case(series, value, method, panel=panel, simulate=f"{kind}={value:g}")
+        for panel, kind, values in schemes
+        for value in values
+        for series, method in METHODS.items()
+    ]
+    found.append(Case(NEGATIVE, "one positive, no negatives", "ce-negative", panel=SINGLE, simulate="single-positive"))
+    return [*found, Case(COMPLETE, 0, "ce-negative", panel=COMPLETE, simulate="none")]
+
+
+def _above(better: str, panel: str, x: str) -> Claim:
+    worse = NEGATIVE if better == IGNORE else IGNORE
+    words = f"{panel}: {better} lies above {worse} at every {x}"
+    source = "ours: as under FPC" if panel == BIASED else "CSL, fig. 6"
+    return Claim(words, source, line_above(better, worse, "map_c", panel, x))
+
+
+EXPERIMENT = Experiment(
+    name="annotation-schemes",
+    title="Ignore and Negative under four annotation schemes",
+    shows="CSL, figure 6, and two schemes that it does not have",
+    cases=cases,
+    measure=metrics_of_records,
+    draw=lines(
+        "map_c",
+        {FPC: "labels of each class, $N_s$", RPA: "share dropped, p", BIASED: "share of positives kept"},
+        "mAP(C), %",
+        scale={FPC: "log", BIASED: "log"},
+        reference=COMPLETE,
+    ),
+    claims=(
+        *(_above(IGNORE, RPA, "p"), _above(NEGATIVE, FPC, "N_s"), _above(NEGATIVE, BIASED, "share")),
+        *(
+            Claim(f"{panel}: the gap closes as more is kept", "CSL, fig. 6", gap_falls(*pair, "map_c", panel, rising=r))
+            for panel, pair, r in ((RPA, (IGNORE, NEGATIVE), False), (FPC, (NEGATIVE, IGNORE), True))
+        ),
+    ),
+    caption="Dashed: complete labels. Single positive has no absent labels: Ignore has nothing to learn from.",
+    varies_simulation=True,
+)

@@ -1,0 +1,196 @@
+"""Claims as functions of the data: what is compared, and when a claim held, did not, or cannot be told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from plbench.compare import FEWEST_SEEDS, SIGNIFICANT
+from plbench.intervals import PairedDifference, holm, interval, seeds_interval
+from plbench.studies.experiment import Findings, Place, Point, Sample, Verdict
+
+_MOST_NAMED = 4
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A difference that a claim says is above 0.
+
+    Attributes:
+        label: where it was looked at, such as "p = 0.5".
+        seeds: of the training with fewest.
+    """
+
+    label: str
+    difference: PairedDifference
+    seeds: int
+
+    @property
+    def words(self) -> str:
+        """As "p = 0.5: +1.20 [+0.80, +1.60]"."""
+        d = self.difference
+        numbers = f"{d.difference:+.2f} [{d.low:+.2f}, {d.high:+.2f}]"
+        return f"{self.label}: {numbers}" if self.label else numbers
+
+
+def every(comparisons: Sequence[Comparison]) -> Verdict:
+    """Held where each difference is above 0 beyond chance; not held where one is below it (Holm over all).
+
+    For "all of them" each interval counts at its own level: the claim is wrongly held with at most that chance.
+    """
+    if refusal := _refusal(comparisons):
+        return refusal
+    found = "; ".join(c.words for c in _most_telling(comparisons))
+    more = len(comparisons) - _MOST_NAMED
+    found += f"; and {more} more" if more > 0 else ""
+    adjusted = holm([c.difference.p_value for c in comparisons])
+    wrong = [c for c, p in zip(comparisons, adjusted, strict=True) if c.difference.difference < 0 and p < SIGNIFICANT]
+    if wrong:
+        return Verdict("not held", f"{len(wrong)} of {len(comparisons)} go the other way beyond chance ({found})")
+    sure = [c for c in comparisons if c.difference.low > 0]
+    if len(sure) == len(comparisons):
+        return Verdict("held", found)
+    return Verdict("undecided", f"{len(sure)} of {len(comparisons)} are above 0 beyond chance ({found})")
+
+
+def some(comparisons: Sequence[tuple[Comparison, ...]]) -> Verdict:
+    """Held where for one of the places each of its differences is above 0, with Holm over the places.
+
+    Not held where for every place one of its differences is below 0 beyond chance.
+    """
+    flat = [c for place in comparisons for c in place]
+    if refusal := _refusal(flat):
+        return refusal
+    worst = [max(place, key=lambda c: (c.difference.p_value, -c.difference.difference)) for place in comparisons]
+    above = [all(c.difference.difference > 0 for c in place) for place in comparisons]
+    p_values = [c.difference.p_value if good else 1.0 for c, good in zip(worst, above, strict=True)]
+    adjusted = holm(p_values)
+    best = int(np.argmin([(p, -i)[0] for i, p in enumerate(adjusted)]))
+    words = ", ".join(c.words for c in comparisons[best])
+    if adjusted[best] < SIGNIFICANT:
+        return Verdict("held", words)
+    if all(any(c.difference.high < 0 for c in place) for place in comparisons):
+        leader = max(comparisons, key=lambda place: min(c.difference.difference for c in place))
+        return Verdict("not held", f"nowhere; nearest {', '.join(c.words for c in leader)}")
+    leader = max(comparisons, key=lambda place: min(c.difference.difference for c in place))
+    return Verdict("undecided", f"nearest {', '.join(c.words for c in leader)}, p = {min(adjusted):.2f} after Holm")
+
+
+def above(
+    findings: Findings,
+    first: tuple[str, Place],
+    second: tuple[str, Place],
+    metric: str,
+    panel: str = "",
+    label: str = "",
+) -> Comparison | None:
+    """One (series, x) minus another, of one panel; None where either was not run."""
+    a, b = findings.at(*first, panel), findings.at(*second, panel)
+    return None if a is None or b is None else difference(a, b, metric, label)
+
+
+def difference(a: Point, b: Point, metric: str, label: str = "") -> Comparison | None:
+    """One point minus another; None where a value is undefined."""
+    if metric not in a.values or metric not in b.values:
+        return None
+    gap = a.values[metric].minus(b.values[metric])
+    return None if math.isnan(gap.difference) else Comparison(label, gap, min(len(a.seeds), len(b.seeds)))
+
+
+def line_above(
+    better: str, worse: str, metric: str, panel: str, x_name: str, places: Callable[[Place], bool] = lambda x: True
+) -> Callable[[Findings], Verdict]:
+    """A test: one line lies above another at every place that both have.
+
+    Args:
+        better, worse: the lines.
+        metric: of both.
+        panel: where they are, or how its name begins.
+        x_name: of a place, for the evidence.
+        places: which count.
+    """
+
+    def test(findings: Findings) -> Verdict:
+        where = findings.panel(panel)
+        found = [
+            above(findings, (better, p.x), (worse, p.x), metric, where, _place_words(x_name, p.x))
+            for p in findings.line(better, where)
+            if places(p.x)
+        ]
+        return every([c for c in found if c is not None])
+
+    return test
+
+
+def _place_words(name: str, x: Place) -> str:
+    return x if isinstance(x, str) else f"{name} = {x:g}"
+
+
+def gap_falls(upper: str, lower: str, metric: str, panel: str, *, rising: bool) -> Callable[[Findings], Verdict]:
+    """A test: the absolute gap between two lines is smaller at one end than at the other.
+
+    Args:
+        upper, lower: the lines.
+        metric: of both.
+        panel: where they are.
+        rising: the gap is to be smaller at the right end; else at the left one.
+    """
+
+    def test(findings: Findings) -> Verdict:
+        places = [p.x for p in findings.line(upper, panel) if findings.at(lower, p.x, panel) is not None]
+        if len(places) < 2:
+            return Verdict("undecided", "fewer than two places were run")
+        gaps = [_gap(findings, upper, lower, metric, panel, x) for x in (places[0], places[-1])]
+        wide, narrow = gaps if rising else gaps[::-1]
+        return every([Comparison("gap at the one end minus gap at the other", *_minus(wide, narrow))])
+
+    return test
+
+
+def _gap(
+    findings: Findings, upper: str, lower: str, metric: str, panel: str, x: Place
+) -> tuple[Sample, Sample, int, float]:
+    a, b = findings.at(upper, x, panel), findings.at(lower, x, panel)
+    assert a is not None and b is not None
+    first, second = a.values[metric], b.values[metric]
+    sign = 1.0 if first.points.mean() >= second.points.mean() else -1.0
+    return first, second, min(len(a.seeds), len(b.seeds)), sign
+
+
+def _minus(
+    wide: tuple[Sample, Sample, int, float], narrow: tuple[Sample, Sample, int, float]
+) -> tuple[PairedDifference, int]:
+    """Difference of two gaps, of data sets that need not be the same; draws of one are independent of the other's."""
+    drawn, points = [], []
+    for place, (a, b, _, sign) in enumerate((wide, narrow)):
+        gap = seeds_interval(a.draws, seed=a.seed, stream=f"a/{place}")
+        gap = gap - seeds_interval(b.draws, seed=b.seed, stream=f"b/{place}")
+        drawn.append(sign * gap)
+        points.append(sign * float(a.points.mean() - b.points.mean()))
+    change = drawn[0] - drawn[1]
+    change = change[~np.isnan(change)]
+    fewer = min(np.count_nonzero(change <= 0), np.count_nonzero(change >= 0))
+    p_value = min(1.0, 2 * (1 + fewer) / (change.size + 1))
+    value = points[0] - points[1]
+    return PairedDifference(value, *interval(change, point=value), p_value), min(wide[2], narrow[2])
+
+
+def _refusal(comparisons: Sequence[Comparison]) -> Verdict | None:
+    if not comparisons:
+        return Verdict("undecided", "nothing to compare: what it speaks of was not run, or is undefined")
+    fewest = min(c.seeds for c in comparisons)
+    if fewest < FEWEST_SEEDS:
+        words = "; ".join(c.words for c in _most_telling(comparisons))
+        seeds = "1 seed is" if fewest == 1 else f"{fewest} seeds are"
+        return Verdict("undecided", f"{seeds} too few to say ({words})")
+    return None
+
+
+def _most_telling(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Those that speak against the claim first; in the order of places where there are few."""
+    if len(comparisons) <= _MOST_NAMED:
+        return list(comparisons)
+    return sorted(comparisons, key=lambda c: c.difference.difference)[:_MOST_NAMED]
