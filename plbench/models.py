@@ -170,8 +170,10 @@ def make_head(spec: ModelSpec, num_features: int, num_classes: int) -> nn.Module
 
 
 def _timm() -> Any:
-    import plbench.torchvision_ops  # noqa: F401  # isort: skip
+    import plbench.torchvision_ops  # isort: skip
     import timm
+
+    import plbench.ofa  # noqa: F401  (registers it)
 
     return timm
 
