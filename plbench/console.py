@@ -70,15 +70,15 @@ class Reporter:
             yield lambda done, total, words: progress.update(bar, completed=done, total=total, words=words)
 
     def _plain_tally(self, title: str) -> Tally:
-        """A line for each change, a few seconds apart at least."""
-        last, said = -math.inf, ""
+        """A line where a part was done, a few seconds apart at least; else one a minute."""
+        last, said = -math.inf, -1
 
         def tally(done: int, total: int, words: str) -> None:
             nonlocal last, said
-            text = f"{title}: {done:,} of {total:,}, {words}"
-            if text != said and (time.monotonic() - last >= _QUIET_SECONDS or done == total):
-                last, said = time.monotonic(), text
-                self.line(text)
+            silence = time.monotonic() - last
+            if silence >= (12 * _QUIET_SECONDS if done == said else _QUIET_SECONDS) or said < done == total:
+                last, said = time.monotonic(), done
+                self.line(f"{title}: {done:,} of {total:,}{', ' if words else ''}{words}")
 
         return tally
 

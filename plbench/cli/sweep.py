@@ -1,0 +1,306 @@
+"""`plbench sweep`: many runs from one file."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from plbench.cli.terms import RUNS, AsJson, Plugins, Quiet, Runs, emit, make_workspace
+from plbench.errors import PlbenchError, TrainingError
+
+if TYPE_CHECKING:
+    from plbench.expansion import Expansion
+    from plbench.ray_executor import Cluster
+    from plbench.sweep import Result, Standing
+
+
+class _RunUnlessNamed(TyperGroup):
+    """`plbench sweep grid.toml` is `plbench sweep run grid.toml`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+sweep_app = typer.Typer(
+    cls=_RunUnlessNamed,
+    help="Many runs from one file, here or on a Ray cluster: plbench sweep grid.toml, plbench sweep status grid.toml.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+class ExecutorOption(StrEnum):
+    """What makes the runs."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+GridFile = Annotated[
+    Path, typer.Argument(metavar="GRID.toml", help="Methods, datasets, simulations, backbones, seeds, exclusions.")
+]
+Device = Annotated[str | None, typer.Option("--device", help="Default: a GPU where there is one.")]
+
+
+@sweep_app.command("run")
+def sweep_run(
+    grid: GridFile,
+    executor: Annotated[
+        ExecutorOption, typer.Option("--executor", help="Here, one after another or together; or a task each on Ray.")
+    ] = ExecutorOption.LOCAL,
+    address: Annotated[
+        str | None, typer.Option("--address", help="Of a Ray cluster to join; without it one starts on this machine.")
+    ] = None,
+    gpus: Annotated[
+        float | None,
+        typer.Option("--gpus-per-run", min=0, help="Ray: share or number of GPUs; default: 1 where there are any."),
+    ] = None,
+    cpus: Annotated[
+        float | None, typer.Option("--cpus-per-run", min=0.01, help="Ray: CPU cores; default: 1.", show_default=False)
+    ] = None,
+    retries: Annotated[
+        int | None, typer.Option("--retries", min=0, help="Ray: after a worker or node died; default: 3.")
+    ] = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", "--dry-run", help="Say what would run and how long, then stop.")
+    ] = False,
+    device: Device = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that decode images.")] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option("--track", help="tensorboard, mlflow or wandb is told of each training; may be repeated."),
+    ] = None,
+    plugin: Plugins = None,
+    runs: Runs = RUNS,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make all runs of a grid, but for those that are done.
+
+    What was stopped goes on by the same command. Without a name of a command, this is what plbench sweep does.
+    """
+    from plbench import expansion, sweep
+    from plbench.tracking import check_names
+
+    cluster = _cluster(executor, address, cpus, gpus, retries)
+    expanded = _expand(grid, runs, plugin, device=device, workers=workers, quiet=quiet, track=check_names(track or ()))
+    workspace, plans = expanded.workspace, expanded.plans
+    _say_what_is_left_out(expanded)
+    every = sweep.with_prerequisites(plans, workspace.registry)
+    states = sweep.standings(list(every.values()), workspace.store)
+    missing = [plan for plan, state in zip(every.values(), states, strict=True) if state.state != "done"]
+    seconds = expansion.seconds_of(missing, workspace) if missing else 0.0
+    text = f"{grid}: {_counted(len(plans), len(every), len(missing))}{_about(seconds, workspace.device.type, cluster)}"
+    if plan_only:
+        found = dict(zip(every, states, strict=True))
+        rows = _rows(expanded, [found[plan.spec.key] for plan in plans])
+        content = {"runs": rows, "missing": len(missing), "seconds": seconds, "text": text}
+        emit(content, as_json, lambda: _print_states(expanded, rows, text))
+        return
+    workspace.reporter.line(text)
+    if cluster is None:
+        results = sweep.run_here(plans, workspace, seconds)
+    else:
+        from plbench import ray_executor
+
+        results = ray_executor.run_all(plans, workspace, cluster, plugin or (), seconds)
+    _conclude(expanded, results, _words("status", grid, runs, plugin), as_json)
+
+
+@sweep_app.command("status")
+def sweep_status(
+    grid: GridFile,
+    device: Device = None,
+    plugin: Plugins = None,
+    runs: Runs = RUNS,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show which runs are done, failed, under way, missing."""
+    from plbench import sweep
+
+    expanded = _expand(grid, runs, plugin, device=device, quiet=quiet)
+    store, registry = expanded.workspace.store, expanded.workspace.registry
+    every = sweep.with_prerequisites(expanded.plans, registry)
+    states = dict(zip(every, sweep.standings(list(every.values()), store), strict=True))
+    own = [states[plan.spec.key] for plan in expanded.plans]
+    keys = {plan.spec.key for plan in expanded.plans}
+    first = [state for key, state in states.items() if key not in keys]
+    rows = _rows(expanded, own)
+    text = f"{grid}: {len(own)} {_plural('run', len(own))}: {_count_states(own)}"
+    if first:
+        text += f"; {len(first)} that must come first: {_count_states(first)}"
+    open_ones = [state for state in states.values() if state.state in ("missing", "failed")]
+    command = _words("run", grid, runs, plugin) if open_ones else None
+    content = {
+        "runs": rows,
+        "counts": dict(Counter(state.state for state in own)),
+        "first": dict(Counter(state.state for state in first)),
+        "left_out": [vars(entry) for entry in expanded.left_out],
+        "excluded": expanded.num_excluded,
+        "next": command,
+    }
+
+    def show() -> None:
+        _print_states(expanded, rows, text)
+        if command is not None:
+            typer.echo(f"Next: {command}")
+
+    _say_what_is_left_out(expanded)
+    emit(content, as_json, show)
+
+
+def _cluster(
+    executor: ExecutorOption, address: str | None, cpus: float | None, gpus: float | None, retries: int | None
+) -> Cluster | None:
+    """What runs take of a cluster; None where there is none."""
+    given = {"--address": address, "--cpus-per-run": cpus, "--gpus-per-run": gpus, "--retries": retries}
+    if executor == ExecutorOption.LOCAL:
+        for name, value in given.items():
+            if value is not None:
+                raise PlbenchError(f"{name} is for a cluster; add --executor ray, or leave it out")
+        return None
+    if gpus is not None and gpus > 1 and gpus != int(gpus):
+        raise PlbenchError(f"--gpus-per-run {gpus:g}: a share below 1, such as 0.5, or a whole number of GPUs")
+    from plbench.ray_executor import Cluster
+
+    return Cluster(address, 1.0 if cpus is None else cpus, gpus, 3 if retries is None else retries)
+
+
+def _expand(
+    grid: Path,
+    runs: Path,
+    plugin: list[Path] | None,
+    *,
+    device: str | None,
+    quiet: bool,
+    workers: int | None = None,
+    track: tuple[str, ...] = (),
+) -> Expansion:
+    from dataclasses import replace
+
+    from plbench.expansion import expand
+    from plbench.grid import read_grid
+
+    said = read_grid(grid)
+    workspace = make_workspace(runs, plugin, None, device=device, workers=workers, quiet=quiet)
+    try:
+        return expand(said, replace(workspace, track=track))
+    except PlbenchError as error:
+        raise type(error)(f"{grid}: {error}") from error
+
+
+def _say_what_is_left_out(expanded: Expansion) -> None:
+    for entry in expanded.left_out:
+        expanded.workspace.reporter.line(f"Left out: {entry.who}: {entry.why}")
+
+
+def _plural(word: str, number: int) -> str:
+    return word if number == 1 else f"{word}s"
+
+
+def _counted(own: int, every: int, missing: int) -> str:
+    first = f" and {every - own} that must come first" if every > own else ""
+    done = "all done already" if not missing else f"{every - missing} of them done already, {missing} to make"
+    return f"{own} {_plural('run', own)}{first}, {done}"
+
+
+def _about(seconds: float, device: str, cluster: Cluster | None) -> str:
+    from plbench.console import duration
+
+    if not seconds:
+        return ""
+    less = "they train together" if cluster is None else "they train together or side by side"
+    return f"; about {duration(seconds)} on {device}, or less where {less}"
+
+
+def _count_states(states: Sequence[Standing]) -> str:
+    counts = Counter(state.state for state in states)
+    return ", ".join(f"{counts[name]} {name}" for name in ("done", "failed", "under way", "missing") if counts[name])
+
+
+def _rows(expanded: Expansion, states: Sequence[Standing]) -> list[dict[str, Any]]:
+    """What is known of each run, in plain values."""
+    return [
+        {
+            "run": run.plan.spec.key,
+            "values": run.cell.values,
+            "protocol": run.plan.spec.protocol.name,
+            "state": state.state,
+            "map_c": None if state.record is None else state.record.test.map_c.value,
+            "why": state.why,
+        }
+        for run, state in zip(expanded.runs, states, strict=True)
+    ]
+
+
+def _print_states(expanded: Expansion, rows: Sequence[dict[str, Any]], text: str) -> None:
+    """The table of runs, then what it comes to. Columns are what differs between the runs."""
+    from plbench import tables
+
+    shown = [
+        {
+            **{name: row["values"].get(name) for name in expanded.columns},
+            "state": row["state"],
+            "mAP(C)": tables.percent(row["map_c"]),
+            "run": row["run"],
+        }
+        for row in rows
+    ]
+    tables.print_rows(None, shown, right=("seed", "mAP(C)"))
+    for row in rows:
+        if row["why"] is not None:
+            typer.echo(f"Failed: {row['run']}: {row['why']}")
+    typer.echo(text)
+
+
+def _words(command: str, grid: Path, runs: Path, plugin: list[Path] | None) -> str:
+    """The command that does this with the same grid, as it can be typed."""
+    words = ["plbench", "sweep", *([] if command == "run" else [command]), str(grid)]
+    words += [word for path in plugin or () for word in ("--plugin", str(path))]
+    return shlex.join([*words, *([] if runs == RUNS else ["--runs", str(runs)])])
+
+
+def _conclude(expanded: Expansion, results: Sequence[Result], status: str, as_json: bool) -> None:
+    """Runs side by side, and what failed: then the command leaves with 2."""
+    from plbench import tables
+    from plbench.compare import compare
+    from plbench.record import Record
+
+    folder = expanded.workspace.store.run_folder
+    with expanded.workspace.reporter.patience("Comparing the runs"):
+        done = [(folder(result.key), result) for result in results if isinstance(result, Record)]
+        settings = compare(done, expanded.workspace.registry)
+    failed = {
+        plan.spec.key: str(result)
+        for plan, result in zip(expanded.plans, results, strict=True)
+        if isinstance(result, TrainingError)
+    }
+    content = {
+        "settings": [setting.as_dict() for setting in settings],
+        "failed": failed,
+        "left_out": [vars(entry) for entry in expanded.left_out],
+        "excluded": expanded.num_excluded,
+        "next": status,
+    }
+
+    def show() -> None:
+        if settings:
+            tables.print_settings(settings)
+        for key, why in failed.items():
+            typer.echo(f"Failed: {key}: {why}")
+        typer.echo(f"Next: {status}")
+
+    emit(content, as_json, show)
+    if failed:
+        number = len(failed)
+        raise PlbenchError(f"{number} of {len(results)} runs failed; mend what they say, and give the command again")
