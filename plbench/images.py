@@ -1,29 +1,27 @@
-"""Decoding, augmentation and loading of images."""
+"""Images by row, wherever they are kept: reading, decoding, finding what is broken."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, ClassVar, Protocol, Self
+from typing import IO, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
 
 from plbench.columns import take
-from plbench.errors import DataError, PlbenchError
+from plbench.errors import DataError
 from plbench.labels import PartialLabels
-from plbench.order import reading_ahead
-from plbench.randomness import derive_seed, seeded
-from plbench.spec import ModelSpec, Plan
-
-Transform = Callable[[Image.Image], Any]
+from plbench.loading import image_batches as image_batches
+from plbench.transforms import EvalTransform as EvalTransform
+from plbench.transforms import TrainTransform as TrainTransform
+from plbench.transforms import eval_transform as eval_transform
 
 _MOST_SIZES = 150_000  # files whose size a fingerprint looks at: well under a second on a local disk
 
@@ -193,165 +191,6 @@ def find_unreadable(
                 failed[row] = why
             report(done, len(rows))
     return failed
-
-
-@dataclass(frozen=True)
-class EvalTransform:
-    """Squash to a square, scale to [0, 1], normalise: the transform of everything that is not training."""
-
-    size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Image to float32 [3, size, size]."""
-        return self.to_tensor(self.resize(image))
-
-    def resize(self, image: Image.Image) -> Image.Image:
-        """The whole image, squashed to size x size (as CSL trains; the aspect ratio is not kept)."""
-        if image.size == (self.size, self.size):
-            return image
-        return image.resize((self.size, self.size), Image.Resampling.BILINEAR)
-
-    def to_tensor(self, image: Image.Image) -> Tensor:
-        """Normalised pixels, float32 [3, H, W]."""
-        planes = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        # contiguous while it is converted: half the time of doing so afterwards
-        pixels = planes.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-        mean, std = torch.tensor(self.mean).view(3, 1, 1), torch.tensor(self.std).view(3, 1, 1)
-        return pixels.sub_(mean).div_(std)
-
-
-class TrainTransform:
-    """RandAugment (timm), resize, normalise, cutout.
-
-    Cutout is timm's random erasing at a fixed size: a square of `cutout` times the image's side, filled with zeros
-    after normalisation. It differs from Cutout as CSL uses it in that the square always lies wholly inside the image
-    and has no random colour.
-    """
-
-    def __init__(self, base: EvalTransform, plan: Plan) -> None:
-        """Builds timm's augmentations for one plan.
-
-        Raises:
-            PlbenchError: if the RandAugment string is not one that timm reads.
-        """
-        import plbench.torchvision_ops  # noqa: F401  # isort: skip
-        from timm.data.auto_augment import rand_augment_transform
-        from timm.data.random_erasing import RandomErasing
-
-        self.base = base
-        fill = tuple(round(255 * channel) for channel in base.mean)
-        options = {"translate_const": round(0.45 * base.size), "img_mean": fill}
-        try:
-            self.augment = rand_augment_transform(plan.randaugment, options) if plan.randaugment else None
-        except (AssertionError, ValueError) as error:
-            raise PlbenchError(
-                f"randaugment = {plan.randaugment!r} is not one that timm reads, such as rand-m9-mstd0.5"
-            ) from error
-        area = plan.cutout**2
-        self.erase = (
-            RandomErasing(probability=1.0, min_area=area, max_area=area, min_aspect=1.0, mode="const", device="cpu")
-            if area
-            else None
-        )
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Image to float32 [3, size, size]. Draws from the global generators, which the loader seeds."""
-        image = self.base.resize(image)
-        if self.augment is not None:
-            image = self.augment(image)
-        pixels = self.base.to_tensor(image)
-        return pixels if self.erase is None else self.erase(pixels)
-
-
-def eval_transform(model: ModelSpec) -> EvalTransform:
-    """The evaluation transform that a model's spec implies."""
-    return EvalTransform(model.image_size, model.mean, model.std)
-
-
-@dataclass(frozen=True)
-class _Items(torch.utils.data.Dataset[tuple[Any, int]]):
-    """Map-style dataset for torch's DataLoader. An item's augmentation follows from (seed, epoch, row)."""
-
-    source: ImageSource
-    transform: Transform
-    min_side: int
-    augment_seed: int | None = None
-    epoch: int = 0
-
-    def __getitem__(self, row: int) -> tuple[Any, int]:
-        image = self.source.load(row, self.min_side)
-        if self.augment_seed is None:
-            return self.transform(image), row
-        with seeded(derive_seed(self.augment_seed, "augment", self.epoch, row)):
-            return self.transform(image), row
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-
-@dataclass(frozen=True)
-class _Announced:
-    """Batches of rows of which the source is told in time. Iterated in the main process, ahead of the workers."""
-
-    batches: Sequence[Sequence[int]]
-    source: ImageSource
-
-    def __iter__(self) -> Iterator[Sequence[int]]:
-        return iter(self.batches) if self.source.block_rows == 1 else reading_ahead(self.batches, self.source.expect)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
-def _collate(items: Sequence[tuple[Any, int]]) -> tuple[tuple[Tensor, ...], Tensor]:
-    views, rows = zip(*items, strict=True)
-    kinds = zip(*views, strict=True) if isinstance(views[0], tuple) else (views,)
-    stacked = tuple(default_collate(list(kind)) for kind in kinds)  # in a worker, straight into shared memory
-    return stacked, torch.tensor(rows, dtype=torch.int64)
-
-
-def _single_thread(worker: int) -> None:
-    torch.set_num_threads(1)
-
-
-def image_batches(
-    source: ImageSource,
-    transform: Transform,
-    batches: Sequence[Sequence[int]],
-    *,
-    min_side: int,
-    workers: int,
-    augment_seed: int | None = None,
-    epoch: int = 0,
-) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
-    """Decodes and transforms rows, batch by batch, in worker processes.
-
-    Args:
-        batches: rows of each batch, in order.
-        min_side: images may be decoded smaller, but not below this.
-        augment_seed: seeds the augmentation of each row anew in each epoch; None for transforms without chance.
-
-    Yields:
-        Views (each [B, 3, H, W]; one unless the transform makes more) and row index [B].
-    """
-    items = _Items(source, transform, min_side, augment_seed, epoch)
-    loader = DataLoader(
-        items,
-        batch_sampler=_Announced(batches, source),  # type: ignore[arg-type]
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # or it would draw the workers' seeds, which nothing uses, from the global one
-        worker_init_fn=_single_thread,
-        prefetch_factor=4 if workers else None,
-    )
-    try:
-        yield from loader
-    except DataError as error:  # torch wraps a worker's message in the worker's traceback; the sentence is its end
-        error.__traceback__ = None  # a cycle through the loader, whose workers would be waited for late and for long
-        raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from None
 
 
 def ordered_batches(num_rows: int, batch_size: int) -> list[range]:
