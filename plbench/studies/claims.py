@@ -10,7 +10,7 @@ import numpy as np
 
 from plbench.compare import FEWEST_SEEDS, SIGNIFICANT
 from plbench.intervals import PairedDifference, holm, interval, seeds_interval
-from plbench.studies.experiment import Findings, Place, Point, Sample, Verdict
+from plbench.studies.experiment import Findings, Place, Point, Sample, Test, Verdict
 
 _MOST_NAMED = 4
 
@@ -102,7 +102,7 @@ def difference(a: Point, b: Point, metric: str, label: str = "") -> Comparison |
 
 def line_above(
     better: str, worse: str, metric: str, panel: str, x_name: str, places: Callable[[Place], bool] = lambda x: True
-) -> Callable[[Findings], Verdict]:
+) -> Test:
     """A test: one line lies above another at every place that both have.
 
     Args:
@@ -113,8 +113,10 @@ def line_above(
         places: which count.
     """
 
-    def test(findings: Findings) -> Verdict:
+    def test(findings: Findings) -> Verdict | None:
         where = findings.panel(panel)
+        if where not in findings.panels:
+            return None
         found = [
             above(findings, (better, p.x), (worse, p.x), metric, where, _place_words(x_name, p.x))
             for p in findings.line(better, where)
@@ -125,11 +127,26 @@ def line_above(
     return test
 
 
+def above_all(leader: str, metric: str, panel: str) -> Test:
+    """A test: one row of a table is above each of the others that were run."""
+
+    def test(findings: Findings) -> Verdict | None:
+        rows = [point for point in findings.points if point.panel == panel]
+        if not rows:
+            return None
+        first = next((point for point in rows if point.series == leader), None)
+        others = [point for point in rows if point.series != leader]
+        found = [difference(first, other, metric, f"to {other.series}") for other in others if first is not None]
+        return every([c for c in found if c is not None])
+
+    return test
+
+
 def _place_words(name: str, x: Place) -> str:
     return x if isinstance(x, str) else f"{name} = {x:g}"
 
 
-def gap_falls(upper: str, lower: str, metric: str, panel: str, *, rising: bool) -> Callable[[Findings], Verdict]:
+def gap_falls(upper: str, lower: str, metric: str, panel: str, *, rising: bool) -> Test:
     """A test: the absolute gap between two lines is smaller at one end than at the other.
 
     Args:

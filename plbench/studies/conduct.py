@@ -49,8 +49,9 @@ def conduct(
     rows = []
     for number, (contest, cases) in enumerate(contests, 1):
         if len(contests) > 1 and any(runner.finished(plan, workspace) is None for plan in contest.plans):
-            simulation = contest.setting.spec.protocol.simulation
-            workspace.reporter.line(f"Setting {number} of {len(contests)}: {simulation}")
+            spec = contest.setting.spec
+            what = f"{spec.protocol.simulation}, {spec.model.backbone}, {len(contest.plans)} runs"
+            workspace.reporter.line(f"Setting {number} of {len(contests)}: {what}")
         made, failed = _make(contest, cases, workspace)
         rows += made
         left_out += failed

@@ -180,6 +180,10 @@ class Verdict:
     why: str
 
 
+Test = Callable[[Findings], Verdict | None]
+"""Decides a claim; None where the claim is not about what was run."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """A sentence that the data may bear out.
@@ -190,7 +194,7 @@ class Claim:
 
     words: str
     source: str
-    test: Callable[[Findings], Verdict]
+    test: Test
 
 
 @dataclass(frozen=True)

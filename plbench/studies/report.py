@@ -65,7 +65,8 @@ def conclude(experiment: Experiment, findings: Findings, command: str, folder: P
     Raises:
         StoreError: if they cannot be written.
     """
-    verdicts = tuple((claim, claim.test(findings)) for claim in experiment.claims)
+    tested = [(claim, claim.test(findings)) for claim in experiment.claims]
+    verdicts = tuple((claim, verdict) for claim, verdict in tested if verdict is not None)
     caption = _caption(experiment, findings)
     with styled():
         figure = experiment.draw(findings)

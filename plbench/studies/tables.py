@@ -1,0 +1,36 @@
+"""Tables 1 to 4: methods, backbones and groups, on the datasets that they are about or on any other."""
+
+from __future__ import annotations
+
+from plbench.studies.charts import dots
+from plbench.studies.claims import above_all
+from plbench.studies.experiment import Case, Claim, Experiment, Ground
+from plbench.studies.paper_tables import TABLES, tables_of
+from plbench.studies.reproduction import NAMES, markdown, measure
+
+
+def cases(ground: Ground) -> list[Case]:
+    """The rows of the dataset's own tables; of another dataset, the methods of tables 1 and 3."""
+    return [
+        Case(row.label, place, row.method, row.params, panel=table.title, model=row.model)
+        for table in tables_of(ground.dataset)
+        for place, row in enumerate(table.rows)
+    ]
+
+
+EXPERIMENT = Experiment(
+    name="tables",
+    title="The rows of the paper's tables",
+    shows="CSL, tables 1 to 4",
+    cases=cases,
+    measure=measure,
+    draw=dots(NAMES),
+    claims=tuple(
+        Claim(f"{table.title}: {table.leader} has the highest mAP(C)", f"CSL, table {table.number}",
+              above_all(table.leader, "map_c", table.title))
+        for table in TABLES
+    ),
+    caption="Hollow: what the paper reports, on its own dataset and training. The reproduction column compares the "
+    "two where the same data, recipe and regime were run, and is empty elsewhere.",
+    write=markdown,
+)  # fmt: skip
