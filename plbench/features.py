@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from plbench.errors import PlbenchError
-from plbench.images import ImageSource, eval_transform, image_batches, image_set_id, ordered_batches
+from plbench.growing import GrowingMatrix
+from plbench.images import ImageSource, image_set_id
+from plbench.jpegs import JpegDecoder
+from plbench.loading import image_batches
 from plbench.spec import NUMERICS, ModelSpec, Precision
-from plbench.store import Store, unwritable, write_json
+from plbench.store import Store, unwritable
+from plbench.transforms import eval_transform
 
-BATCH_SIZE = 32  # small batches stay in a CPU's cache; a GPU is fed well enough
-_SAVE_EVERY = 32  # batches between two notes of how far a file is filled
+BATCH_SIZE = 32  # small batches stay in a CPU's cache
+GPU_BATCH_SIZE = 256
+_SAVE_EVERY = 32  # batches between two notes of which are on disk
 
 
 def features_key(
-    fingerprint: str, split: str, images: ImageSource, model: ModelSpec, precision: Precision, seed: int
+    fingerprint: str,
+    split: str,
+    images: ImageSource,
+    model: ModelSpec,
+    precision: Precision,
+    seed: int,
+    decode: str = "pil",
 ) -> str:
     """What the features of a split depend on, as hex sha256: pixels, which images, backbone, weights, transform.
 
     Args:
         seed: the run's, which random weights follow from; others do not depend on it.
+        decode: what decodes the images, as `plbench.jpegs.jpeg_decoder` names it.
     """
     backbone = model.model_dump(mode="json", exclude={"head", "head_width", "head_dropout"})
     content = [fingerprint, split, image_set_id(images), backbone, precision, NUMERICS]
     if model.weights == "random":
         content.append(seed)
+    if decode != "pil":
+        content.append(decode)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -51,22 +67,39 @@ def cached_features(
     precision: Precision,
     workers: int,
     report: Callable[[int, int], None],
+    decoder: JpegDecoder | None = None,
+    rank: int = 0,
+    num_ranks: int = 1,
 ) -> np.ndarray:
     """Features of every image, [N, D] float32, memory-mapped from the cache; computed where they are not there.
 
-    The file fills up batch by batch beside a note of how far it is, so that an interrupted extraction goes on.
+    Processes share the work where each calls this with its rank. They need no barrier: each returns when all features
+    are there. A batch is the same rows whoever computes it, and the file notes which batches it holds, so that an
+    interrupted extraction goes on, also with another number of processes. A process that dies leaves the others
+    waiting, for whoever started them to end.
+
+    Args:
+        decoder: decodes JPEG files on the device; the key was made with its name.
+        report: is told images done, by all processes, and in all.
+        rank, num_ranks: which of the processes this is. Rank 0 makes the file and gives it its name.
 
     Raises:
-        DataError: if an image cannot be read. StoreError: if the cache cannot be written.
+        DataError: if an image cannot be read. StoreError: if the cache cannot be written. PlbenchError: if features
+            are not finite, or another process failed.
     """
-    with store.cache_lock(features_name(key)) as path:
+    name = features_name(key)
+    with store.cache_lock(name) if rank == 0 else contextlib.nullcontext(store.cache / name) as path:
         if stored_features(path, len(images)) is None:
-            backbone = make_backbone().to(device).eval()
+            backbone = make_backbone().to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+            shape = len(images), int(getattr(backbone, "num_features", 0))
+            growing = GrowingMatrix(path, shape, GPU_BATCH_SIZE if device.type == "cuda" else BATCH_SIZE)
+            extraction = _Extraction(growing, images, backbone, model, device, precision, workers, decoder)
             try:
-                _extract(path, images, backbone, model, device, precision, workers, report)
+                with growing.opened(owner=rank == 0):
+                    extraction.run(rank, num_ranks, report)
+                    growing.finish(owner=rank == 0)
             except (OSError, PlbenchError) as error:  # what is mended may have another key, and never come back for it
-                for suffix in (".partial", ".json"):
-                    path.with_suffix(suffix).unlink(missing_ok=True)
+                growing.remove()
                 if isinstance(error, OSError):
                     raise unwritable(path, error) from error
                 raise
@@ -84,61 +117,46 @@ def stored_features(path: Path, num_images: int) -> np.ndarray | None:
     return features if features.ndim == 2 and len(features) == num_images else None
 
 
-def _extract(
-    path: Path,
-    images: ImageSource,
-    backbone: nn.Module,
-    model: ModelSpec,
-    device: torch.device,
-    precision: Precision,
-    workers: int,
-    report: Callable[[int, int], None],
-) -> None:
-    partial, note = path.with_suffix(".partial"), path.with_suffix(".json")
-    width = int(getattr(backbone, "num_features", 0))
-    done = _rows_done(partial, note, (len(images), width))
-    if done == 0:
-        _reserve(partial, (len(images), width))
-    stored = np.lib.format.open_memmap(partial, mode="r+")
-    batches = ordered_batches(len(images), BATCH_SIZE)[done // BATCH_SIZE :]
-    stream = image_batches(images, eval_transform(model), batches, min_side=model.image_size, workers=workers)
-    backbone = backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    report(done, len(images))
-    with torch.inference_mode():
-        for number, (views, rows) in enumerate(stream, 1):
-            pixels = views[0].to(device, memory_format=torch.channels_last, non_blocking=True)
-            with torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32"):
-                features = backbone(pixels)
-            stored[rows.numpy()] = features.float().cpu().numpy()
-            done += len(rows)
-            report(done, len(images))
-            if number % _SAVE_EVERY == 0:
-                stored.flush()
-                write_json(note, {"rows": done})
-    if not np.isfinite(stored).all():
-        raise PlbenchError(f"backbone {model.backbone} gave features that are not finite; try --precision float32")
-    stored.flush()
-    partial.replace(path)
-    note.unlink(missing_ok=True)
+@dataclass(frozen=True)
+class _Extraction:
+    """Images through a backbone into a file."""
 
+    growing: GrowingMatrix
+    images: ImageSource
+    backbone: nn.Module
+    model: ModelSpec
+    device: torch.device
+    precision: Precision
+    workers: int
+    decoder: JpegDecoder | None
 
-def _rows_done(partial: Path, note: Path, shape: tuple[int, int]) -> int:
-    """Rows that an interrupted extraction had finished; 0 where there is nothing to go on from."""
-    try:
-        rows = int(json.loads(note.read_text())["rows"])
-        stored = np.lib.format.open_memmap(partial, mode="r")
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
-    return rows if stored.shape == shape and 0 < rows <= shape[0] and rows % BATCH_SIZE == 0 else 0
+    def run(self, rank: int, num_ranks: int, report: Callable[[int, int], None]) -> None:
+        """Fills in the batches of one process."""
+        growing, total = self.growing, len(self.images)
+        batches = growing.batches_to_do(rank, num_ranks)
+        stream = image_batches(
+            self.images,
+            eval_transform(self.model),
+            [growing.rows_of(batch) for batch in batches],
+            min_side=self.model.image_size,
+            workers=self.workers,
+            device=self.device,
+            decoder=self.decoder,
+        )
+        report(growing.num_rows_done(), total)
+        with contextlib.closing(stream):
+            for number, (batch, (views, _)) in enumerate(zip(batches, stream, strict=True), 1):
+                growing.write(batch, self._features(views[0]))
+                report(growing.num_rows_done(), total)
+                if number % _SAVE_EVERY == 0:
+                    growing.note()
 
-
-def _reserve(partial: Path, shape: tuple[int, int]) -> None:
-    """Makes the file at its full size, so that a disk too small is an error now and not a crash later."""
-    with partial.open("wb") as file:
-        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_2_0(file, header)
-        zeros = np.zeros(1 << 20, np.uint8)
-        remaining = 4 * shape[0] * shape[1]
-        while remaining > 0:
-            file.write(zeros[:remaining].data)
-            remaining -= zeros.size
+    def _features(self, pixels: Tensor) -> np.ndarray:
+        enabled = self.precision != "float32"
+        with torch.inference_mode(), torch.autocast(self.device.type, getattr(torch, self.precision), enabled=enabled):
+            features: np.ndarray = self.backbone(pixels).float().cpu().numpy()
+        if not np.isfinite(features).all():
+            raise PlbenchError(
+                f"backbone {self.model.backbone} gave features that are not finite; try --precision float32"
+            )
+        return features

@@ -61,7 +61,7 @@ class ImageLoader:
         self._workers, self._device, self._augment_seed = workers, device, augment_seed
         self._kept: _Passes | None = None
 
-    def batches(self, order: Sequence[Sequence[int]], epoch: int = 0) -> Iterator[tuple[Views, Tensor]]:
+    def batches(self, order: Sequence[Sequence[int]], epoch: int = 0) -> Generator[tuple[Views, Tensor], None, None]:
         """One pass.
 
         Args:
@@ -106,7 +106,7 @@ def image_batches(
     augment_seed: int | None = None,
     epoch: int = 0,
     decoder: JpegDecoder | None = None,
-) -> Iterator[tuple[Views, Tensor]]:
+) -> Generator[tuple[Views, Tensor], None, None]:
     """A single pass of an `ImageLoader`, which says what the arguments are."""
     loader = ImageLoader(
         source,

@@ -129,14 +129,18 @@ class TestInterruption:
         assert starts[0] == 24
         assert gone_on.tobytes() == compute(Store(tmp_path / "r", tmp_path / "c"), tiny_images).tobytes()
 
-    @pytest.mark.parametrize(
-        "note", ["", "{}", '{"rows": 6}', '{"rows": 4000}', '{"rows": -8}', '{"rows": null}', "[]"]
-    )
-    def test_a_note_that_cannot_be_is_not_believed(self, store: Store, tiny_images: ImageFiles, note: str) -> None:
+    @pytest.mark.parametrize("spoil", ["cut", "longer", "another header", "other batches", "empty"])
+    def test_a_file_that_did_not_begin_as_this_one_is_not_gone_on_with(
+        self, store: Store, tiny_images: ImageFiles, monkeypatch: pytest.MonkeyPatch, spoil: str
+    ) -> None:
         with pytest.raises(KeyboardInterrupt):
             compute(store, tiny_images, report=stop_at(20, interrupt))
-        path = (store.cache / features_name(KEY)).with_suffix(".json")
-        path.write_text(note)
+        path = (store.cache / features_name(KEY)).with_suffix(".partial")
+        content = path.read_bytes()
+        spoilt = {"cut": content[:-1], "longer": content + b"1", "another header": b"P" + content[1:], "empty": b""}
+        path.write_bytes(spoilt.get(spoil, content))
+        if spoil == "other batches":
+            monkeypatch.setattr(features, "BATCH_SIZE", 8)
         starts: list[int] = []
         compute(store, tiny_images, report=lambda done, total: starts.append(done))
         assert starts[0] == 0
@@ -146,6 +150,80 @@ class TestInterruption:
             compute(store, tiny_images, report=stop_at(20, interrupt))
         fewer = tiny_images.subset(np.arange(24))
         assert compute(store, fewer).shape[0] == 24
+
+
+def in_processes(work: Callable[[int], Any], ranks: range, seconds: float = 60) -> list[int | None]:
+    """Runs a function in a process for each rank; exit codes, negative for what a signal ended."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=work, args=(rank,)) for rank in ranks]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(seconds)
+        process.kill()
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+@pytest.mark.usefixtures("small_steps")
+class TestSeveralProcesses:
+    @pytest.mark.parametrize("num_ranks", [2, 20])
+    def test_together_they_write_the_bytes_of_one(
+        self, store: Store, tmp_path: Path, tiny_images: ImageFiles, num_ranks: int
+    ) -> None:
+        images = tiny_images.subset(np.arange(46))  # the last batch is short, and 20 processes are more than batches
+        alone = compute(Store(tmp_path / "r", tmp_path / "c"), images)
+
+        def work(rank: int) -> None:
+            torch.set_num_threads(1)  # a fork of a process whose threads have run
+            found = compute(store, images, rank=rank, num_ranks=num_ranks)
+            assert found.tobytes() == alone.tobytes()
+
+        assert in_processes(work, range(num_ranks)) == [0] * num_ranks
+        assert compute(store, images, make_backbone=never).tobytes() == alone.tobytes()
+        assert {path.suffix for path in (store.cache / "features").iterdir()} <= {".npy", ".lock"}
+
+    @pytest.mark.parametrize("num_ranks", [1, 3])
+    def test_what_killed_processes_had_noted_is_gone_on_with_by_any_number(
+        self, store: Store, tmp_path: Path, tiny_images: ImageFiles, num_ranks: int
+    ) -> None:
+        def dying(rank: int) -> None:
+            done: list[int] = []
+
+            def report(images: int, total: int) -> None:
+                done.append(images)
+                if len(done) == 5 + rank:  # the first report comes before the first of a process's batches
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            torch.set_num_threads(1)
+            compute(store, tiny_images, rank=rank, num_ranks=2, report=report)
+
+        assert in_processes(dying, range(2)) == [-signal.SIGKILL] * 2
+        starts = multiprocessing.get_context("fork").SimpleQueue()
+
+        def work(rank: int) -> None:
+            torch.set_num_threads(1)
+            first: list[int] = []
+            compute(store, tiny_images, rank=rank, num_ranks=num_ranks, report=lambda done, _: first.append(done))
+            starts.put(first[0])
+
+        assert in_processes(work, range(num_ranks)) == [0] * num_ranks
+        assert starts.get() >= 4 * (2 + 4)  # images in the batches that they had noted
+        whole = compute(Store(tmp_path / "r", tmp_path / "c"), tiny_images)
+        assert compute(store, tiny_images, make_backbone=never).tobytes() == whole.tobytes()
+
+    def test_a_process_whose_file_is_taken_away_says_so(self, store: Store, tiny_images: ImageFiles) -> None:
+        def work(rank: int) -> None:
+            torch.set_num_threads(1)
+            try:
+                compute(store, tiny_images, rank=rank, num_ranks=2)
+            except DataError:
+                os._exit(2)
+            except PlbenchError as error:
+                os._exit(3 if "was taken away while it grew" in str(error) else 1)
+
+        (tiny_images.root / tiny_images.paths[4]).write_bytes(b"")  # in the second batch, which is rank 1's
+        assert in_processes(work, range(2)) == [3, 2]
 
 
 @pytest.mark.usefixtures("small_steps")
@@ -168,7 +246,13 @@ class TestFailure:
 
 def test_the_key_follows_all_that_features_depend_on(tiny_images: ImageFiles) -> None:
     def key(model: ModelSpec = MODEL, **changes: Any) -> str:
-        options = {"fingerprint": "f", "split": "train", "images": tiny_images, "precision": "float32", "seed": 0}
+        options: dict[str, Any] = {
+            "fingerprint": "f",
+            "split": "train",
+            "images": tiny_images,
+            "precision": "float32",
+            "seed": 0,
+        }
         return features_key(model=model, **(options | changes))
 
     def other(**changes: Any) -> ModelSpec:
@@ -181,6 +265,7 @@ def test_the_key_follows_all_that_features_depend_on(tiny_images: ImageFiles) ->
         key(split="test"),
         key(images=tiny_images.subset(np.arange(47))),
         key(precision="bfloat16"),
+        key(decode="gpu"),
         key(seed=1),  # random weights follow from the run's seed
         key(other(image_size=64)),
         key(other(backbone="test_vit")),
