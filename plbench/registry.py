@@ -61,6 +61,12 @@ class Registry:
         """The distribution or file that a plugin comes from."""
         return " and ".join(source.origin for source in self.sources[kind][name])
 
+    def plugin_files(self) -> tuple[Path, ...]:
+        """The files given with `--plugin`, as far as their plugins are still known."""
+        sources = [source for by_name in self.sources.values() for found in by_name.values() for source in found]
+        files = (Path(source.origin) for source in sources if source.loaded is not None)
+        return tuple(dict.fromkeys(path for path in files if path.is_file()))
+
     def method(self, name: str) -> type[Method]:
         """The class of a method.
 
@@ -105,7 +111,7 @@ class Registry:
         return plugin
 
     def _add_file(self, path: Path) -> None:
-        module = _import_file(path)
+        module = import_plugin_file(path)
         found = False
         for kind, base in _bases().items():
             for plugin in vars(module).values():
@@ -164,7 +170,12 @@ def _check(kind: Kind, name: str, plugin: Any, origin: str) -> None:
         )
 
 
-def _import_file(path: Path) -> Any:
+def import_plugin_file(path: Path) -> Any:
+    """The module of a plugin file, imported once.
+
+    Raises:
+        PluginError: if there is no such file, or it fails to import.
+    """
     if not path.is_file():
         raise PluginError(f"plugin file {path} does not exist")
     name = f"plbench_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"

@@ -1,0 +1,185 @@
+"""Calls the hooks of a method and explains what goes wrong in one: which plugin, which hook, and the cure."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plbench.api import Batch, Loss, Method, Progress, Task
+from plbench.errors import PlbenchError, PluginError
+
+_SIGNATURES = {
+    "constructor": "__init__(self, params, task) is given an instance of its Params and a plbench.api.Task",
+    "stages": "stages(cls, params, task) returns a sequence of plbench.api.Stage, and its task has no artifacts yet",
+    "build": "build(self, backbone, make_head) returns the module to train",
+    "param_groups": 'param_groups(self, model) returns dictionaries with "params"',
+    "transform": "transform(self, train_transform) returns a function of one image",
+    "forward": "forward(self, model, batch, progress) returns what loss and scores take",
+    "loss": "loss(self, output, batch, progress) returns Loss.of_images(per_image [B]) or Loss(total, weight)",
+    "scores": "scores(self, output) returns a tensor [B, C] in [0, 1]",
+    "epoch_start": "epoch_start(self, view, progress) returns nothing",
+    "epoch_end": "epoch_end(self, view, progress) returns nothing",
+    "diagnostics": "diagnostics(self, output, batch) returns masks bool [B, C] by name",
+    "state_dict": "state_dict(self) returns tensors and plain values",
+    "load_state_dict": "load_state_dict(self, state) takes what state_dict gave",
+}
+
+
+@contextlib.contextmanager
+def calling(method: Method | type[Method], hook: str) -> Iterator[None]:
+    """A scope in which a hook is called: what it raises becomes a sentence, save what it says to a person on purpose.
+
+    Raises:
+        PluginError: if the hook raises anything but a `PlbenchError` or the lack of memory.
+    """
+    try:
+        yield
+    except (PlbenchError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # a stranger's code may raise anything
+        raise PluginError(
+            f"{_whose(method, hook)} raised {type(error).__name__}: {_first_line(error)}{_place(method, error)}; "
+            f"{_SIGNATURES[hook]}; {try_it(method)}"
+        ) from error
+
+
+def construct(kind: type[Method], params: Any, task: Task) -> Method:
+    """A method, built.
+
+    Raises:
+        PluginError: if its constructor raises, or leaves `params` or `task` unset.
+    """
+    with calling(kind, "constructor"):
+        method = kind(params, task)
+    for name in ("params", "task"):
+        if not hasattr(method, name):
+            raise PluginError(
+                f"{_whose(kind, 'constructor')} leaves self.{name} unset; call super().__init__(params, task) first; "
+                f"{try_it(kind)}"
+            )
+    return method
+
+
+def loss_of(method: Method, output: Any, batch: Batch, progress: Progress, shape: tuple[int, ...] = ()) -> Loss:
+    """The loss of a batch, checked as far as that costs nothing: its kind and shape, and that the batch is as before.
+
+    Args:
+        shape: of the total: () of one method, (H,) of a stacked one.
+
+    Raises:
+        PluginError: if the hook raises, gives anything else than a loss, or writes to what it was given.
+    """
+    given = {"labels": batch.labels, "inputs": batch.inputs, "index": batch.index}
+    before = {name: _version(tensor) for name, tensor in given.items()}
+    with calling(method, "loss"):
+        loss = method.loss(output, batch, progress)
+    _check_loss(method, loss, shape)
+    for name, tensor in given.items():
+        if _version(tensor) != before[name]:
+            raise PluginError(
+                f"{_whose(method, 'loss')} wrote to batch.{name}, which later batches and other methods see; change a "
+                f"copy, such as batch.{name}.clone(), or choose with torch.where; {try_it(method)}"
+            )
+    return loss
+
+
+def check_scores(method: Method, scores: Any, shape: tuple[int, ...]) -> None:
+    """Makes sure that scores are a tensor of the right shape.
+
+    Raises:
+        PluginError: if not.
+    """
+    if not isinstance(scores, Tensor) or tuple(scores.shape) != shape:
+        what = list(scores.shape) if isinstance(scores, Tensor) else f"no tensor but {type(scores).__name__}"
+        raise PluginError(
+            f"{_whose(method, 'scores')} gave {what} where [B, C] = {list(shape)} is right: a score of each class for "
+            f"each image, from the output of forward; {try_it(method)}"
+        )
+
+
+def not_finite(method: Method, what: str, value: float, where: str) -> str:
+    """The sentence on a loss or score that is not finite.
+
+    Args:
+        what: "loss" or "scores".
+        value: what it was.
+        where: such as "at step 3 (epoch 1)".
+    """
+    return (
+        f"{_whose(method, what)} gave {value} {where}: either training diverged, or the {what} of the method "
+        f"{'is' if what == 'loss' else 'are'} not finite for some input, as log(0) and 0 / 0 are not (F.logsigmoid and "
+        f"clamp help), which plbench methods check {_arguments(method)} would show"
+    )
+
+
+def try_it(method: Method | type[Method]) -> str:
+    """The command that shows the smallest input that fails."""
+    return f"plbench methods check {_arguments(method)} shows what is wrong on the smallest input"
+
+
+def _check_loss(method: Method, loss: Any, shape: tuple[int, ...]) -> None:
+    whose, cure = (
+        _whose(method, "loss"),
+        "return Loss.of_images(per_image), where per_image is [B], summed over classes",
+    )
+    if not isinstance(loss, Loss):
+        what = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise PluginError(f"{whose} gave {what} where a plbench.api.Loss is right; {cure}; {try_it(method)}")
+    if not isinstance(loss.total, Tensor) or tuple(loss.total.shape) != shape:
+        what = f"of shape {list(loss.total.shape)}" if isinstance(loss.total, Tensor) else type(loss.total).__name__
+        right = "one number (shape [])" if not shape else f"one number a head (shape {list(shape)})"
+        raise PluginError(f"{whose} gave a total {what} where {right} is right; {cure}; {try_it(method)}")
+    if torch.is_grad_enabled() and not loss.total.requires_grad:
+        raise PluginError(
+            f"{whose} gave a total without a gradient, so that nothing can be learnt from it; compute it from output "
+            f"without .detach(), .item() or torch.no_grad(), also where no label is known; {try_it(method)}"
+        )
+    if not isinstance(loss.weight, (int, float)) and not (
+        isinstance(loss.weight, Tensor) and loss.weight.numel() in (1, max(1, *shape, 1))
+    ):
+        raise PluginError(
+            f"{whose} gave a weight that is {type(loss.weight).__name__}, where a number of images or of known labels "
+            f"is right; {cure}; {try_it(method)}"
+        )
+
+
+def _version(tensor: Tensor) -> int:
+    """Raised by torch at every write to the tensor; nothing is read or waited for."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def _whose(method: Method | type[Method], hook: str) -> str:
+    return f"method {method.name!r} of {_file(method).name}: its {hook}"
+
+
+def _arguments(method: Method | type[Method]) -> str:
+    """Of `plbench methods check`."""
+    kind = method if isinstance(method, type) else type(method)
+    from_file = kind.__module__.startswith("plbench_plugin_")  # what the registry calls a file given with --plugin
+    return f"{method.name} --plugin {_file(method)}" if from_file else str(method.name)
+
+
+def _file(method: Method | type[Method]) -> Path:
+    try:
+        return Path(inspect.getfile(method if isinstance(method, type) else type(method)))
+    except (OSError, TypeError):
+        return Path("an unknown file")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else "(it said nothing)"
+
+
+def _place(method: Method | type[Method], error: BaseException) -> str:
+    """The deepest line of the plugin's own file that the error went through."""
+    file = str(_file(method))
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" (line {lines[-1]})" if lines else ""

@@ -1,0 +1,199 @@
+"""Batches that a loss must cope with, and cutting one that it does not cope with down to the smallest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plbench import hooks
+from plbench.api import Batch, Loss, Method, Progress
+from plbench.errors import PlbenchError
+from plbench.execution import widened
+from plbench.testing.findings import Mismatch
+from plbench.testing.small_data import Size
+from plbench.testing.small_job import SmallJob, Subject
+
+_MOST_SHOWN = 12  # numbers of an output
+
+
+def _mixed(rows: int, classes: int) -> Tensor:
+    kinds = torch.tensor([1, -1, 0, 0], dtype=torch.int8)
+    return kinds[torch.randint(4, (rows, classes), generator=torch.Generator().manual_seed(1))]
+
+
+LABELS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mixed": lambda mixed: mixed,
+    "all unknown": torch.zeros_like,
+    "all present": torch.ones_like,
+    "all absent": lambda mixed: -torch.ones_like(mixed),
+    "a single row": lambda mixed: mixed[:1],
+    "a class without known labels": lambda mixed: mixed * (torch.arange(mixed.shape[1]) > 0),
+    "a row without known labels": lambda mixed: mixed * (torch.arange(len(mixed)) > 0)[:, None],
+}
+"""From mixed labels int8 [B, C] to the labels of one kind of batch."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A method that has begun to train on data of some number of classes, ready to be given batches."""
+
+    job: SmallJob
+
+    @cached_property
+    def method(self) -> Method:
+        """Built; its first epoch has begun."""
+        method = self.job.method()
+        if type(method).epoch_start is not Method.epoch_start:
+            state = self.job.state()
+            state.method = method
+            with hooks.calling(method, "epoch_start"):
+                method.epoch_start(self.job.view(state), self.progress(0))
+        return method
+
+    @cached_property
+    def backbone(self) -> nn.Module:
+        """What the method's model is built on; empty in the probe regime."""
+        return self.job.backbone()
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """In its initial state, in training mode."""
+        return self.job.model(self.method, self.backbone).train()
+
+    def progress(self, step: int | None = None) -> Progress:
+        """By default in the last epoch."""
+        size = self.job.size
+        step = size.num_steps - 1 if step is None else step
+        return Progress(step, size.num_steps, step // size.steps_per_epoch, size.epochs)
+
+    def output(self, batch: Batch) -> Any:
+        """What the model makes of a batch."""
+        with hooks.calling(self.method, "forward"):
+            return widened(self.method.forward(self.model, batch, self.progress()))
+
+    def loss(self, output: Any, batch: Batch) -> Loss:
+        """The loss of a batch."""
+        return hooks.loss_of(self.method, output, batch, self.progress())
+
+
+class Benches:
+    """One bench for each number of classes, of one subject."""
+
+    def __init__(self, subject: Subject, *, wide: bool = False) -> None:
+        """Nothing is built yet."""
+        self._subject, self._wide = subject, wide
+        self._made: dict[int, Bench] = {}
+
+    def of(self, classes: int) -> Bench:
+        """The bench for a number of classes."""
+        if classes not in self._made:
+            size = Size(rows=16, classes=classes, batch_size=8)
+            self._made[classes] = Bench(SmallJob(self._subject, size, wide=self._wide))
+        return self._made[classes]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A batch that a method is given.
+
+    Attributes:
+        kind: such as "all unknown". labels: int8 [B, C]. inputs: [B, …].
+    """
+
+    kind: str
+    labels: Tensor
+    inputs: Tensor
+
+    @classmethod
+    def of_kind(cls, kind: str, bench: Bench, *, scale: float = 1.0) -> Example:
+        """One on a bench, whose inputs are random, times a scale."""
+        job = bench.job
+        labels = LABELS[kind](_mixed(8, job.size.classes))
+        _, inputs = next(iter(job.inputs.ordered(8)))
+        noise = torch.randn(inputs[: len(labels)].shape, generator=torch.Generator().manual_seed(2), dtype=inputs.dtype)
+        name = kind if scale == 1 else f"{kind}, inputs times {scale:g}"
+        return cls(name, labels.to(torch.int8), scale * noise)
+
+    def batch(self) -> Batch:
+        """With tensors of its own."""
+        return Batch(self.inputs.clone(), self.labels.clone(), torch.arange(len(self.labels)))
+
+    def without_row(self, row: int) -> Example:
+        """One image less."""
+        rest = [other for other in range(len(self.labels)) if other != row]
+        return replace(self, labels=self.labels[rest], inputs=self.inputs[rest])
+
+    def without_class(self, column: int) -> Example:
+        """One class less."""
+        rest = [other for other in range(self.labels.shape[1]) if other != column]
+        return replace(self, labels=self.labels[:, rest])
+
+    def described(self, benches: Benches) -> str:
+        """Size, labels and what the model makes of it."""
+        images, classes = self.labels.shape
+        text = f"{_count(images, 'image')}, {_count(classes, 'class')} ({self.kind}), labels {self.labels.tolist()}"
+        try:
+            output = benches.of(classes).output(self.batch())
+        except Exception:  # that is what the finding is about
+            return text
+        if isinstance(output, Tensor) and output.numel() <= _MOST_SHOWN:
+            shown = [[float(f"{value:.4g}") for value in row] for row in output.detach().reshape(images, -1).tolist()]
+            text += f", output {shown}"
+        return text
+
+
+def _count(number: int, what: str) -> str:
+    plural = what + ("es" if what.endswith("s") else "s")
+    return f"{number} {what if number == 1 else plural}"
+
+
+Problem = Callable[[Bench, Batch], str | None]
+"""What is wrong with a method on a batch, or None."""
+
+
+def ask(problem: Problem, examples: Iterable[Callable[[Bench], Example]], benches: Benches, expected: str) -> None:
+    """Puts examples to a method, and cuts the first that it does not cope with down.
+
+    Raises:
+        Mismatch: with the smallest example that still shows a problem.
+    """
+    whole = benches.of(Size().classes)
+    for make in examples:
+        example = make(whole)
+        if _seen(problem, example, benches) is not None:
+            smallest = _smallest(problem, example, benches)
+            raise Mismatch(expected, _seen(problem, smallest, benches) or "", smallest.described(benches))
+
+
+def _seen(problem: Problem, example: Example, benches: Benches) -> str | None:
+    bench = benches.of(example.labels.shape[1])
+    bench.model  # noqa: B018  (what fails here is not the example's fault)
+    try:
+        return problem(bench, example.batch())
+    except PlbenchError as error:
+        return str(error)
+    except Exception as error:  # torch raises its own, for instance from backward
+        return f"{type(error).__name__}: {error}"
+
+
+def _smallest(problem: Problem, example: Example, benches: Benches) -> Example:
+    """Leaves out rows, then classes, one after another, as long as there is a problem."""
+
+    def fails(candidate: Example) -> bool:
+        try:
+            return _seen(problem, candidate, benches) is not None
+        except PlbenchError:  # the method cannot be had so small, such as a K above the number of classes
+            return False
+
+    for row in range(len(example.labels) - 1, -1, -1):
+        if len(example.labels) > 1 and fails(smaller := example.without_row(row)):
+            example = smaller
+    for column in range(example.labels.shape[1] - 1, -1, -1):
+        if example.labels.shape[1] > 1 and fails(smaller := example.without_class(column)):
+            example = smaller
+    return example

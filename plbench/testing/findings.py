@@ -1,0 +1,102 @@
+"""What a check found: what was expected, what was seen, and the smallest input that shows it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from plbench.errors import PlbenchError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check.
+
+    Attributes:
+        of: what was checked, such as "selective" or "selective mode=prior".
+        check: what is asked, such as "finite loss".
+        passed: None where the check does not apply; `seen` then says why.
+        smallest: the smallest input found that still fails.
+    """
+
+    of: str
+    check: str
+    passed: bool | None
+    expected: str = ""
+    seen: str = ""
+    smallest: str = ""
+    seconds: float = 0.0
+
+    def explained(self) -> str:
+        """The failure, for reading: a line for each thing there is to say."""
+        lines = [f"{self.of}: {self.check}", f"  expected: {self.expected}", f"  seen:     {self.seen}"]
+        if self.smallest:
+            lines.append(f"  smallest input that fails: {self.smallest}")
+        return "\n".join(lines)
+
+
+class CheckFailed(AssertionError):
+    """Checks failed; the message explains each.
+
+    Attributes:
+        findings: those that failed.
+    """
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        """Keeps the findings and joins their explanations."""
+        self.findings = tuple(findings)
+        super().__init__("\n" + "\n".join(finding.explained() for finding in findings))
+
+
+class Mismatch(Exception):
+    """Raised by a check that failed."""
+
+    def __init__(self, expected: str, seen: str, smallest: str = "") -> None:
+        """What was expected, what was seen, on which input."""
+        super().__init__(f"expected {expected}, saw {seen}")
+        self.expected, self.seen, self.smallest = expected, seen, smallest
+
+
+class NotApplicable(Exception):
+    """Raised by a check that has nothing to look at."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question and how it is answered: `run` raises `Mismatch` where the answer is not the right one."""
+
+    name: str
+    expected: str
+    run: Callable[[Any], None]
+
+
+def findings_of(of: str, checks: Iterable[Check], subject: Any) -> Iterator[Finding]:
+    """Runs checks one after another; whatever one raises is its finding, and the others go on."""
+    for check in checks:
+        start = time.perf_counter()
+        passed: bool | None = True
+        expected, seen, smallest = check.expected, "", ""
+        try:
+            check.run(subject)
+        except NotApplicable as reason:
+            passed, seen = None, str(reason)
+        except Mismatch as mismatch:
+            passed, expected, seen, smallest = False, mismatch.expected, mismatch.seen, mismatch.smallest
+        except PlbenchError as error:
+            passed, seen = False, str(error)
+        except Exception as error:  # what is checked is a stranger's code, which may raise anything
+            passed, seen = False, f"{type(error).__name__}: {error}"
+        yield Finding(of, check.name, passed, expected, seen, smallest, time.perf_counter() - start)
+
+
+def raise_failed(findings: Iterable[Finding]) -> None:
+    """Raises if any check failed.
+
+    Raises:
+        CheckFailed: with all that failed.
+    """
+    failed = [finding for finding in findings if finding.passed is False]
+    if failed:
+        raise CheckFailed(failed)

@@ -1,0 +1,146 @@
+"""Whether a loss's gradient reaches the parameters and is the loss's gradient."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from plbench import hooks
+from plbench.api import Batch
+from plbench.randomness import seeded
+from plbench.testing.constants import Constants, PathChanged
+from plbench.testing.examples import LABELS, Bench, Benches, Example, ask
+from plbench.testing.findings import Check
+from plbench.testing.loss_checks import trained_parameters
+from plbench.testing.small_job import Subject
+
+_STEP, _TOLERANCE = 1e-6, 1e-5
+_NARROW_STEP, _NARROW_TOLERANCE = 1e-3, 2e-2  # where the loss goes through float32
+_MOST_DIRECTIONS = 6
+
+
+def check_gradient(subject: Subject) -> None:
+    """In float64, at random directions, with what the method detaches held still (`plbench.testing.constants`)."""
+    benches = Benches(subject, wide=True)
+    ask(_unreached, [partial(Example.of_kind, "mixed")], benches, "a gradient for all that param_groups hands out")
+    kinds = ("mixed", "all present", "a single row")
+    ask(
+        _wrong_gradient,
+        [partial(Example.of_kind, kind) for kind in kinds if kind in LABELS],
+        benches,
+        GRADIENT.expected,
+    )
+
+
+def _unreached(bench: Bench, batch: Batch) -> str | None:
+    loss = bench.loss(bench.output(batch), batch)
+    parameters = trained_parameters(bench)
+    gradients = torch.autograd.grad(loss.total, list(parameters.values()), allow_unused=True)
+    pairs = list(zip(parameters.items(), gradients, strict=True))
+    of_backbone = {id(parameter) for parameter in bench.backbone.parameters()}  # of which a method may use a part
+    missing = [name for (name, p), gradient in pairs if gradient is None and id(p) not in of_backbone]
+    if missing:
+        return f"no gradient for {', '.join(missing[:3])}; leave it out of param_groups, or use it in forward"
+    if not any(bool(gradient.abs().sum() > 0) for gradient in gradients if gradient is not None):
+        return "a gradient of 0 everywhere"
+    return None
+
+
+def _wrong_gradient(bench: Bench, batch: Batch) -> str | None:
+    loss = _Repeatable(bench, batch)
+    parameters = trained_parameters(bench)
+    total = loss.total()
+    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    constants = Constants()
+    loss.put_back()
+    with constants.noting():
+        noted = loss.total()
+    plain = float(noted.detach())
+    if abs(plain - float(total.detach())) > 1e-6 * (1 + abs(plain)):
+        return f"a loss of {float(total.detach()):.8g} where its function's `plain` gives {plain:.8g}"
+    step, tolerance = (_NARROW_STEP, _NARROW_TOLERANCE) if constants.is_narrowed else (_STEP, _TOLERANCE)
+    for names in _groups(list(parameters)):
+        chosen = {name: parameters[name] for name in names}
+        directions = _directions(chosen)
+        slope = sum(
+            float((gradient * directions[name]).sum())
+            for name, gradient in zip(parameters, gradients, strict=True)
+            if name in chosen and gradient is not None
+        )
+        try:
+            difference = _difference(loss, constants, chosen, directions, step)
+        except PathChanged:
+            return "the loss calls other functions at the second time than at the first, on the same batch"
+        scale = 1 + abs(slope) + abs(plain)
+        if abs(slope - difference) > tolerance * scale:
+            where = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+            return (
+                f"a slope of {slope:.6g} by backward and of {difference:.6g} by differences, along one direction of "
+                f"{where}; is a part detached that should not be, or a backward pass wrong?"
+            )
+    return None
+
+
+class _Repeatable:
+    """A method's loss on a batch, which gives the same again and again: its state and its chance are put back."""
+
+    def __init__(self, bench: Bench, batch: Batch) -> None:
+        """Keeps what a call may change."""
+        self._bench, self._batch = bench, batch
+        self._generator = bench.method.task.generator.get_state()
+        self._state = copy.deepcopy(bench.method.state_dict())
+
+    def put_back(self) -> None:
+        """Puts the method where it was. Parameters of its own, which its state holds, too."""
+        method = self._bench.method
+        method.task.generator.set_state(self._generator)
+        with hooks.calling(method, "load_state_dict"):
+            method.load_state_dict(copy.deepcopy(self._state))
+
+    def total(self) -> Tensor:
+        """The loss's total, by the parameters as they are."""
+        with seeded(0):
+            return self._bench.loss(self._bench.output(self._batch), self._batch).total
+
+
+def _difference(
+    loss: _Repeatable, constants: Constants, parameters: dict[str, Tensor], directions: dict[str, Tensor], step: float
+) -> float:
+    """Central difference along a direction."""
+    totals = []
+    for sign in (1, -1):
+        loss.put_back()
+        _move(parameters, directions, sign * step)
+        try:
+            with constants.putting_back():
+                total = loss.total()
+            totals.append(float(total.detach()))
+        finally:
+            _move(parameters, directions, -sign * step)
+    return (totals[0] - totals[1]) / (2 * step)
+
+
+@torch.no_grad()
+def _move(parameters: dict[str, Tensor], directions: dict[str, Tensor], step: float) -> None:
+    for name, parameter in parameters.items():
+        parameter.add_(directions[name], alpha=step)
+
+
+def _directions(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A random direction of length 1 over all of them."""
+    chance = torch.Generator().manual_seed(5)
+    raw = {name: torch.randn(p.shape, generator=chance, dtype=torch.float64) for name, p in parameters.items()}
+    length = torch.stack([direction.square().sum() for direction in raw.values()]).sum().sqrt()
+    return {name: (direction / length).to(parameters[name]) for name, direction in raw.items()}
+
+
+def _groups(names: list[str]) -> list[list[str]]:
+    """Each parameter alone where they are few, else neighbours together."""
+    number = min(len(names), _MOST_DIRECTIONS)
+    return [names[len(names) * part // number : len(names) * (part + 1) // number] for part in range(number)]
+
+
+GRADIENT = Check("gradient", "the slope that differences of the loss have, in float64", check_gradient)

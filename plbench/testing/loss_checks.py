@@ -1,0 +1,167 @@
+"""Checks of single calls: what a method makes of one batch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+from plbench import hooks
+from plbench.api import Batch, Method
+from plbench.testing.examples import LABELS, Bench, Benches, Example, ask
+from plbench.testing.findings import Check, Mismatch
+from plbench.testing.small_data import Size
+from plbench.testing.small_job import SmallJob, Subject
+
+
+def check_finite(subject: Subject) -> None:
+    """Loss and gradient on every kind of batch, at ordinary and at extreme inputs."""
+    examples = [partial(Example.of_kind, kind, scale=scale) for scale in (1.0, 1000.0) for kind in LABELS]
+    ask(_not_finite, examples, Benches(subject), FINITE.expected)
+
+
+def _not_finite(bench: Bench, batch: Batch) -> str | None:
+    loss = bench.loss(bench.output(batch), batch)
+    if not torch.isfinite(loss.total):
+        return f"a total of {float(loss.total.detach())}"
+    weight = float(loss.weight)
+    if not np.isfinite(weight) or weight < 0:
+        return f"a weight of {weight}"
+    parameters = trained_parameters(bench)
+    gradients = torch.autograd.grad(loss.total, list(parameters.values()), allow_unused=True)
+    for name, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None and not torch.isfinite(gradient).all():
+            return f"a gradient of {name} that is not finite, at a loss of {float(loss.total.detach()):.4g}"
+    return None
+
+
+def trained_parameters(bench: Bench) -> dict[str, Tensor]:
+    """What the optimiser is given, by name."""
+    with hooks.calling(bench.method, "param_groups"):
+        groups = bench.method.param_groups(bench.model)
+    named = {id(parameter): name for name, parameter in bench.model.named_parameters()}
+    parameters = [parameter for group in groups for parameter in group["params"] if parameter.requires_grad]
+    return {named.get(id(p), f"parameter {number} of the method's own"): p for number, p in enumerate(parameters)}
+
+
+def check_untouched(subject: Subject) -> None:
+    """Inputs, labels and outputs after forward, loss, backward, scores and diagnostics."""
+    ask(_touched, [partial(Example.of_kind, "mixed")], Benches(subject), UNTOUCHED.expected)
+
+
+def _touched(bench: Bench, batch: Batch) -> str | None:
+    before = {name: getattr(batch, name).clone() for name in ("inputs", "labels", "index")}
+    output = bench.output(batch)
+    seen = [_content(part) for part in tree_flatten(output)[0]]
+    loss = bench.loss(output, batch)
+    loss.total.backward()
+    with hooks.calling(bench.method, "scores"):
+        bench.method.scores(output)
+    with hooks.calling(bench.method, "diagnostics"):
+        masks = bench.method.diagnostics(output, batch)
+    for name, tensor in before.items():
+        if not torch.equal(getattr(batch, name), tensor):
+            return f"batch.{name} was written to; change a copy, such as batch.{name}.clone()"
+    after = [_content(part) for part in tree_flatten(output)[0]]
+    if any(isinstance(then, Tensor) and not torch.equal(now, then) for now, then in zip(after, seen, strict=True)):
+        return "the output of forward was written to; change a copy"
+    return _wrong_masks(masks, batch)
+
+
+def _content(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _wrong_masks(masks: Any, batch: Batch) -> str | None:
+    for name, mask in masks.items():
+        if mask.dtype != torch.bool or mask.shape != batch.labels.shape:
+            return f"diagnostics {name!r} is {mask.dtype} {list(mask.shape)}, not bool {list(batch.labels.shape)}"
+        if (mask & (batch.labels != 0)).any():
+            return f"diagnostics {name!r} marks known labels; mark unknown ones only, with & (batch.labels == 0)"
+    return None
+
+
+def check_scores(subject: Subject) -> None:
+    """Scores at ordinary and at extreme inputs."""
+    examples = [partial(Example.of_kind, "mixed", scale=scale) for scale in (1.0, 1000.0)]
+    ask(_wrong_scores, examples, Benches(subject), SCORES.expected)
+
+
+def _wrong_scores(bench: Bench, batch: Batch) -> str | None:
+    bench.model.eval()
+    try:
+        with torch.inference_mode(), hooks.calling(bench.method, "scores"):
+            unlabelled = Batch(batch.inputs, torch.zeros_like(batch.labels), batch.index)  # as when a run evaluates
+            scores = bench.method.scores(bench.output(unlabelled))
+    finally:
+        bench.model.train()
+    hooks.check_scores(bench.method, scores, tuple(batch.labels.shape))
+    low, high = float(scores.min()), float(scores.max())
+    if not torch.isfinite(scores).all():
+        return "scores that are not finite"
+    return None if low >= 0 and high <= 1 else f"scores from {low:.4g} to {high:.4g}; is a sigmoid missing?"
+
+
+def check_generators(subject: Subject) -> None:
+    """Global generators after each hook, outside any scope that seeds and restores them."""
+    job = SmallJob(subject, Size(rows=16, batch_size=8))
+    job.artifacts, job.inputs  # noqa: B018  (made by the engine)
+    for hook, call in _hook_calls(job):
+        before = _states()
+        call()
+        after = _states()
+        for name, state in before.items():
+            if not np.array_equal(state, after[name]):
+                raise Mismatch(
+                    GENERATORS.expected,
+                    f"{hook} drew from the global generator of {name}; draw from self.task.generator, as in "
+                    "torch.rand(n, generator=self.task.generator)",
+                    "one call, on 16 images of 6 classes",
+                )
+
+
+def _hook_calls(job: SmallJob) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The hooks in the order of a run. What `build` and `forward` draw (initial weights, dropout) the engine seeds."""
+    made: list[Method] = []
+    yield "the constructor", lambda: made.append(job.method())
+    method = made[0]
+    state = job.state()
+    state.method = method
+    bench = Bench(job)
+    start, view = bench.progress(0), job.view(state)
+    yield "epoch_start", lambda: method.epoch_start(view, start)
+    batch = next(iter(job.inputs.shuffled(8, 0)))
+    output = method.forward(state.model.eval(), batch, start)
+    yield "loss", lambda: method.loss(output, batch, start)
+    yield "scores", lambda: method.scores(output)
+    yield "diagnostics", lambda: method.diagnostics(output, batch)
+    yield "epoch_end", lambda: method.epoch_end(view, start)
+    yield "state_dict", method.state_dict
+
+
+def _states() -> dict[str, np.ndarray]:
+    """What the three global generators stand at."""
+    _, keys, position, *_ = np.random.get_state()  # noqa: NPY002  (only looked at)
+    return {
+        "Python's random": np.array(random.getstate()[1], dtype=np.float64),
+        "numpy": np.array([*keys, position], dtype=np.float64),
+        "torch": torch.get_rng_state().numpy(),
+    }
+
+
+FINITE = Check(
+    "finite loss",
+    "a finite loss, a weight of at least 0 and finite gradients, whatever is known and however sure the model is",
+    check_finite,
+)
+UNTOUCHED = Check(
+    "inputs untouched", "inputs, labels and outputs as they were, and diagnostics of unknown labels", check_untouched
+)
+SCORES = Check("scores in [0, 1]", "a score in [0, 1] of each class for each image", check_scores)
+GENERATORS = Check("global randomness untouched", "the caller's generators as they were", check_generators)

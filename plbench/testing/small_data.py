@@ -1,0 +1,150 @@
+"""The data that methods are checked on: complete labels of a few images, which a protocol makes partial."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+
+from plbench.api import BenchmarkProtocol, Dataset, LabelledSplit, PartialLabels
+from plbench.errors import DataError
+
+NUM_FEATURES = 12
+IMAGE_SIZE = 32
+_PLACES = 4  # blocks a side of an image
+_PROTOCOL = BenchmarkProtocol(name="custom/check", dataset="check", simulation="rpa=0.5")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much data, and how long a training on it is."""
+
+    rows: int = 44  # the last of three batches is short
+    classes: int = 6
+    batch_size: int = 16
+    epochs: int = 3
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch."""
+        return -(-self.rows // self.batch_size)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps in all."""
+        return self.epochs * self.steps_per_epoch
+
+    def __str__(self) -> str:
+        """As a message has it."""
+        steps = f"{self.epochs} epoch{'s' * (self.epochs > 1)} of {self.steps_per_epoch} step"
+        return f"{self.rows} images, {self.classes} classes, {steps}{'s' * (self.steps_per_epoch > 1)}"
+
+
+SIZE = Size()
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Images in memory: a bright block for each class that is present. An `ImageSource`."""
+
+    truth: np.ndarray
+    rows: np.ndarray
+    block_rows: ClassVar[int] = 1
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Stable ids."""
+        return [f"image-{row}" for row in self.rows]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.rows)
+
+    def load(self, row: int, min_side: int = 0) -> Image.Image:
+        """Draws one."""
+        number, side = int(self.rows[row]), IMAGE_SIZE // _PLACES
+        pixels = np.random.default_rng(number).integers(0, 80, (IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+        for place in np.flatnonzero(self.truth[number] > 0):
+            top, left = (side * part for part in divmod(int(place) % _PLACES**2, _PLACES))
+            pixels[top : top + side, left : left + side] += np.uint8(150)
+        return Image.fromarray(pixels)
+
+    def read(self, row: int) -> bytes:
+        """Its pixels."""
+        return self.load(row).tobytes()
+
+    def name(self, row: int) -> str:
+        """Its id."""
+        return f"image-{self.rows[row]}"
+
+    def absent(self) -> list[int]:
+        """None is."""
+        return []
+
+    def subset(self, index: np.ndarray) -> Blocks:
+        """The chosen rows."""
+        return Blocks(self.truth, self.rows[index])
+
+    def fingerprint(self) -> str:
+        """They follow from the labels."""
+        return "drawn"
+
+    def expect(self, rows: range) -> None:
+        """Nothing is read ahead."""
+
+
+class SmallDataset(Dataset):
+    """Complete labels of a few images, frequent classes first, and features that tell the classes."""
+
+    name = _PROTOCOL.dataset
+    title = "Small data of a check"
+    licence = "CC0"
+    protocols = (_PROTOCOL,)
+    recipes = ()
+    needs_files = False
+
+    def __init__(self, size: Size, known: PartialLabels | None = None) -> None:
+        """Draws the labels.
+
+        Args:
+            size: how many.
+            known: what a protocol lets training see; every other label is then said to be the opposite of what it is.
+        """
+        super().__init__(Path("nowhere"))
+        self.size = size
+        draws = np.random.default_rng(3).random((size.rows, size.classes))
+        self._drawn = np.where(draws < np.linspace(0.75, 0.2, size.classes), 1, -1).astype(np.int8)
+        hidden = np.zeros_like(self._drawn, bool) if known is None else known.rows(np.arange(size.rows)) == 0
+        self._truth = np.where(hidden, -self._drawn, self._drawn)
+
+    def features(self) -> np.ndarray:
+        """[N, D] float32: a linear image of what is drawn, and noise."""
+        rng = np.random.default_rng(4)
+        mixing = rng.standard_normal((NUM_FEATURES, self.size.classes))
+        noise = rng.standard_normal((self.size.rows, NUM_FEATURES))
+        features: np.ndarray = (0.5 * self._drawn @ mixing.T + 0.5 * noise).astype(np.float32)
+        return features
+
+    def fetch_hint(self) -> str:
+        """There is nothing to get."""
+        return "it is drawn"
+
+    def fingerprint(self) -> str:
+        """Of the labels."""
+        return self.split("train").labels.fingerprint()
+
+    def split(self, name: str) -> LabelledSplit:
+        """The train split.
+
+        Raises:
+            DataError: if another is asked for.
+        """
+        if name != "train":
+            raise DataError(f"a method that learns has no business with split {name!r}")
+        class_ids = [f"class-{column}" for column in range(self.size.classes)]
+        labels = PartialLabels.from_dense(self._truth, class_ids)
+        return LabelledSplit(Blocks(self._drawn, np.arange(self.size.rows)), labels)

@@ -1,0 +1,272 @@
+"""A method at work on small data: built, trained and looked at as in a run, by the same engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from plbench import hooks
+from plbench.api import Batch, Method, Plan, Task
+from plbench.distributed import ALONE, World
+from plbench.engine import FitState, fit, prepare_fit
+from plbench.execution import Execution
+from plbench.images import TrainTransform, eval_transform
+from plbench.inputs import FeatureInputs, ImageInputs, Inputs
+from plbench.models import make_head
+from plbench.prediction import View, predict
+from plbench.protocol import Material
+from plbench.randomness import derive_seed, seeded
+from plbench.registry import Registry
+from plbench.resolve import make_task, validate_params
+from plbench.spec import MethodSpec, ModelSpec, Precision, Regime, RunSpec
+from plbench.testing.small_data import IMAGE_SIZE, NUM_FEATURES, SIZE, Size, SmallDataset
+
+_MODEL = ModelSpec(backbone="small", weights="random", image_size=IMAGE_SIZE)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is checked: a method with some of its parameters.
+
+    Attributes:
+        values: of parameters, by name; the others have their defaults.
+        registry: where the methods of its stages are found.
+    """
+
+    kind: type[Method]
+    values: Mapping[str, Any]
+    registry: Registry
+
+    @property
+    def label(self) -> str:
+        """As findings name it."""
+        return " ".join([self.kind.name, *(f"{name}={value}" for name, value in self.values.items())])
+
+    @property
+    def regime(self) -> Regime:
+        """Probe, unless the method cannot do without images."""
+        return "finetune" if self.kind.needs & {"images", "feature_map"} else "probe"
+
+
+@dataclass(frozen=True)
+class SmallJob:
+    """One training of a method on small data.
+
+    Attributes:
+        other_truth: whether the labels that the protocol hides are the opposite ones.
+        wide: whether everything is in float64, and nothing is dropped out: for comparisons to the last digits.
+        world: the processes that train it together.
+    """
+
+    subject: Subject
+    size: Size = SIZE
+    seed: int = 0
+    precision: Precision = "float32"
+    other_truth: bool = False
+    wide: bool = False
+    world: World = ALONE
+
+    @cached_property
+    def execution(self) -> Execution:
+        """On the CPU."""
+        return Execution(torch.device("cpu"), self.precision, self.world)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """A short one."""
+        size = self.size
+        return Plan(epochs=size.epochs, batch_size=size.batch_size, lr=self._rate, ema_horizon=0.2)
+
+    @property
+    def _rate(self) -> float:
+        return 2e-2 if self.subject.regime == "probe" else 2e-3
+
+    @cached_property
+    def dataset(self) -> SmallDataset:
+        """Complete labels; the other truth where that is asked for."""
+        dataset = SmallDataset(self.size)
+        if not self.other_truth:
+            return dataset
+        return SmallDataset(self.size, Material(dataset, dataset.protocols[0]).partial_labels)
+
+    @cached_property
+    def material(self) -> Material:
+        """The dataset under its protocol: all that training sees comes from here, as in a run."""
+        return Material(self.dataset, self.dataset.protocols[0])
+
+    @cached_property
+    def params(self) -> Any:
+        """The method's validated parameters."""
+        return validate_params(self.subject.kind, self.subject.values)
+
+    def task(self, artifacts: Mapping[str, Tensor] | None = None) -> Task:
+        """What the method may know."""
+        spec = RunSpec(
+            protocol=self.material.protocol,
+            dataset_fingerprint="",
+            method=MethodSpec(name=self.subject.kind.name, version="", source_sha256="", params={}),
+            model=_MODEL,
+            regime=self.subject.regime,
+            recipe="check",
+            plan=self.plan,
+            precision=self.precision,
+            seed=self.seed,
+        )
+        return make_task(spec, self.material, artifacts)
+
+    @cached_property
+    def artifacts(self) -> dict[str, Tensor]:
+        """What the stages produce: each is trained, and reduced."""
+        with hooks.calling(self.subject.kind, "stages"):
+            stages = self.subject.kind.stages(self.params, self.task())
+        return {stage.name: stage.reduce(self._of_stage(stage.method, stage.params).trained_view()) for stage in stages}
+
+    def _of_stage(self, name: str, values: Mapping[str, Any]) -> SmallJob:
+        registry = self.subject.registry
+        return replace(self, subject=Subject(registry.method(name), values, registry))
+
+    def method(self) -> Method:
+        """A new instance."""
+        return hooks.construct(self.subject.kind, self.params, self.task(self.artifacts))
+
+    def backbone(self) -> nn.Module:
+        """In its initial state; nothing in the probe regime."""
+        with seeded(derive_seed(self.seed, "init", "backbone")):
+            return nn.Identity() if self.subject.regime == "probe" else SmallBackbone()
+
+    def model(self, method: Method, backbone: nn.Module | None = None) -> nn.Module:
+        """The model in its initial state."""
+        backbone = self.backbone() if backbone is None else backbone
+        with seeded(derive_seed(self.seed, "init", "head")), hooks.calling(method, "build"):
+            model = method.build(backbone, lambda: make_head(_MODEL, NUM_FEATURES, self.size.classes))
+        if self.wide:
+            model = _without_chance(model.double())
+            for group in method.param_groups(model):
+                for parameter in group["params"]:  # the method's own, too
+                    parameter.data = parameter.data.double()
+        return model
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """What it learns from."""
+        part = self.material.train()
+        if self.subject.regime == "probe":
+            features = self.dataset.features()
+            return FeatureInputs(
+                features.astype(np.float64 if self.wide else np.float32), part.rows, part.labels, self.seed
+            )
+        base = eval_transform(_MODEL)
+        transform = self.method().transform(TrainTransform(base, self.plan))
+        images = ImageInputs(part.images, part.labels, base, 0, transform, self.seed)
+        return Widened(images) if self.wide else images
+
+    def state(self) -> FitState:
+        """A training that is about to begin."""
+        method = self.method()
+        return prepare_fit(self.model(method), method, self.plan, self.size.steps_per_epoch, self.execution)
+
+    def trained(self, **options: Any) -> FitState:
+        """A training that has ended; options as of `go_on`."""
+        state = self.state()
+        self.go_on(state, **options)
+        return state
+
+    def go_on(self, state: FitState, **options: Any) -> None:
+        """Trains to the end from where a state stands; options are those of `plbench.engine.fit`."""
+        fit(state, self.inputs, self.plan, self.execution, seed=self.seed, **options)
+
+    def view(self, state: FitState) -> View:
+        """What the method's hooks look at train with."""
+        return View(state, self.inputs, self.execution)
+
+    def trained_view(self) -> View:
+        """The view of a trained model."""
+        return self.view(self.trained())
+
+    def scores(self, state: FitState) -> Tensor:
+        """[N, C] of the training images."""
+        stream = predict(state.averaged(), state.method, self.inputs, self.execution)
+        return torch.cat([scores for _, scores in stream])
+
+
+def _without_chance(model: nn.Module) -> nn.Module:
+    """The model with dropout of 0: two processes draw other numbers than one."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        elif isinstance(module, nn.RNNBase):
+            module.dropout = 0.0
+    return model
+
+
+class SmallBackbone(nn.Module):
+    """What a run's backbone offers, in small: images [B, 3, H, W] to features [B, D], and `net.forward_features`.
+
+    Without batch statistics, which differ between processes that share a batch.
+    """
+
+    num_features = NUM_FEATURES
+
+    def __init__(self) -> None:
+        """Random weights."""
+        super().__init__()
+        self.net = SmallNet()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pooled features."""
+        return self.net(images)
+
+
+class SmallNet(nn.Module):
+    """Two convolutions, in the place of a timm model."""
+
+    num_features = NUM_FEATURES
+
+    def __init__(self) -> None:
+        """Random weights."""
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(3, 8, kernel_size=4, stride=4), nn.GELU(), nn.Conv2d(8, NUM_FEATURES, kernel_size=2, stride=2)
+        )
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """The map before pooling, [B, D, h, w]."""
+        features: Tensor = self.convolutions(images)
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The mean over the map's places."""
+        return self.forward_features(images).mean(dim=(-2, -1))
+
+
+@dataclass(frozen=True)
+class Widened:
+    """Inputs in float64."""
+
+    inputs: Inputs
+
+    @property
+    def labels(self) -> Any:
+        """As they are."""
+        return self.inputs.labels
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.inputs)
+
+    def shuffled(self, *args: Any, **kwargs: Any) -> Any:
+        """Training batches."""
+        for batch in self.inputs.shuffled(*args, **kwargs):
+            views = tuple(view.double() for view in batch.views)
+            yield Batch(batch.inputs.double(), batch.labels, batch.index, views)
+
+    def ordered(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluation batches."""
+        for rows, values in self.inputs.ordered(*args, **kwargs):
+            yield rows, values.double()
