@@ -18,14 +18,20 @@ import plbench
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "pydantic")
 
 
-def describe(device: torch.device) -> dict[str, Any]:
-    """The environment as plain values."""
+def describe(device: torch.device, decode: str = "pil") -> dict[str, Any]:
+    """The environment as plain values.
+
+    Args:
+        device: that computes.
+        decode: what decodes JPEG files, as `plbench.jpegs.jpeg_decoder` names it.
+    """
     return {
         "plbench": plbench.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "packages": package_versions(),
         "device": device_name(device),
+        "decode": decode,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "cpu_cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),

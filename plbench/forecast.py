@@ -56,6 +56,8 @@ def forecast(plan: RunPlan, workspace: Workspace, *, force: bool = False) -> For
     train, infer = _seconds_per_image(plan, workspace)
     seconds = _seconds(plan, workspace, train, infer, set(), force=force)
     text = f"{describe(plan)}; about {duration(seconds)} on {workspace.device.type}"
+    if workspace.decode == "gpu":
+        text += ", JPEG files decoded there"
     waiting = [name for name, (_, stage) in plan.stages.items() if not _is_done(stage, workspace)]
     if waiting:
         text += f", stage {', '.join(waiting)} included"
@@ -143,7 +145,7 @@ def _cached_width(plan: RunPlan, workspace: Workspace) -> int | None:
 
 def _features_path(plan: RunPlan, workspace: Workspace, split: str) -> Path:
     spec, images = plan.spec, plan.material.whole(split).images
-    key = features_key(spec.dataset_fingerprint, split, images, spec.model, spec.precision, spec.seed)
+    key = features_key(spec.dataset_fingerprint, split, images, spec.model, spec.precision, spec.seed, workspace.decode)
     return workspace.store.cache / features_name(key)
 
 

@@ -132,6 +132,7 @@ def options_of(plan: RunPlan, workspace: Workspace) -> list[str]:
         "selection": (spec.selection, "last"),
         "data_root": (workspace.data_root, None),
         "device": (str(workspace.device), str(choose_device(None))),
+        "decode": (workspace.decode, "pil"),
     }
     values |= {name: (getattr(spec.model, name), getattr(recipe.model, name)) for name in _MODEL_OPTIONS}
     values |= {name: (getattr(spec.plan, name), getattr(recipe.plans[spec.regime], name)) for name in _PLAN_OPTIONS}

@@ -16,6 +16,7 @@ from plbench.cli.terms import (
     AsJson,
     DataOption,
     DataRoot,
+    DecodeOption,
     HeadOption,
     Images,
     Labels,
@@ -77,6 +78,12 @@ def _setting(
     data_option: DataOption = None,
     device: Annotated[str | None, typer.Option("--device", help="Default: a GPU where there is one.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that decode images.")] = None,
+    decode: Annotated[
+        DecodeOption | None,
+        typer.Option(
+            "--decode", help="gpu decodes JPEG files where the model computes, to slightly other pixels; default: pil."
+        ),
+    ] = None,
     skip_unreadable: Annotated[bool, typer.Option("--skip-unreadable", help="Go on without broken images.")] = False,
     track: Annotated[
         list[str] | None,
@@ -121,4 +128,9 @@ def workspace_for(setting: Setting) -> Workspace:
             setting["labels"], setting["images"], setting["negative_value"], setting["data_option"]
         ),
     )
-    return replace(workspace, track=track)
+    decode = setting["decode"] or "pil"
+    if decode != "pil":
+        from plbench.jpegs import jpeg_decoder
+
+        jpeg_decoder(decode, workspace.device)  # says what is missing now, and not when the first run needs it
+    return replace(workspace, track=track, decode=decode)

@@ -50,6 +50,13 @@ class PoolingOption(StrEnum):
     MEAN_MAX = "mean+max"
 
 
+class DecodeOption(StrEnum):
+    """What decodes JPEG files."""
+
+    PIL = "pil"
+    GPU = "gpu"
+
+
 class PrecisionOption(StrEnum):
     """Of the forward pass; losses are in float32."""
 
