@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from platformdirs import user_data_path
@@ -27,7 +27,7 @@ class Workspace:
         data_root: the dataset's own folder; None to look where datasets usually are.
         data_options: what the dataset must be told beside it, by name.
         weights_file: of a backbone whose weights are "file".
-        decode: what decodes JPEG files: Pillow in the workers, or the GPU; see `plbench.jpegs`.
+        decode: what decodes JPEG files: "pil", in the workers, or "gpu"; see `plbench.jpegs`.
         track: names of the trackers that are told of each training; see `plbench.tracking`.
         dropped: those of them that failed and are told no more.
     """
@@ -41,7 +41,7 @@ class Workspace:
     data_options: Mapping[str, Any] = field(default_factory=dict)
     weights_file: Path | None = None
     track: tuple[str, ...] = ()
-    decode: Literal["pil", "gpu"] = "pil"
+    decode: str = "pil"
     dropped: set[str] = field(default_factory=set, compare=False)
 
 

@@ -128,7 +128,7 @@ def workspace_for(setting: Setting) -> Workspace:
             setting["labels"], setting["images"], setting["negative_value"], setting["data_option"]
         ),
     )
-    decode = setting["decode"] or "pil"
+    decode = str(setting["decode"] or "pil")
     if decode != "pil":
         from plbench.jpegs import jpeg_decoder
 
