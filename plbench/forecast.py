@@ -21,7 +21,7 @@ from plbench.resolve import RunPlan
 from plbench.spec import ModelSpec
 from plbench.workspace import Workspace
 
-_DAY = 86400.0
+DAY = 86400.0
 _MEASURED_IMAGES = {"cpu": 4, "cuda": 32}
 _REPEATS = 4
 _LONG = 2.0  # seconds
@@ -62,7 +62,7 @@ def forecast(plan: RunPlan, workspace: Workspace, *, force: bool = False) -> For
     if waiting:
         text += f", stage {', '.join(waiting)} included"
     quick = any(recipe.name == "quick" for recipe in plan.material.dataset.recipes)
-    if seconds > _DAY and quick and plan.recipe.name != "quick":
+    if seconds > DAY and quick and plan.recipe.name != "quick":
         text += "; --recipe quick takes minutes to hours"
     return Forecast(text, seconds)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plbench.cli.setting import Setting, with_setting, workspace_for
+from plbench.cli.setting import DryRun, Setting, with_setting, workspace_for
 from plbench.cli.terms import RUNS, Dataset, SelectionOption, emit
 from plbench.errors import PlbenchError
 
@@ -45,7 +45,7 @@ def compare(
     selection: Annotated[
         SelectionOption | None, typer.Option("--selection", help="What chooses the epoch; default: last.")
     ] = None,
-    plan_only: Annotated[bool, typer.Option("--plan", help="Say what would run and how long, then stop.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Train all methods on one dataset: which one should I use, and how sure is that?"""
     from plbench import lineup, options, tables
@@ -67,7 +67,7 @@ def compare(
     foreseen = lineup.foresee(contest, workspace)
     studies = "" if tune is None else f"; a study of {tune} trials for each row comes first, and adds a tuned one"
     workspace.reporter.line(foreseen.text + studies)
-    if plan_only:
+    if dry_run:
         content = {"rows": [entrant.words for entrant, _ in contest.rows], **vars(foreseen)}
         emit(content, as_json, lambda: typer.echo(foreseen.text + studies))
         return

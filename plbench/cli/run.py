@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from plbench.cli.setting import Setting, with_setting, workspace_for
+from plbench.cli.setting import DryRun, Setting, with_setting, workspace_for
 from plbench.cli.terms import Dataset, Method, Param, SelectionOption, emit
 
 
@@ -26,7 +26,7 @@ def run(
         SelectionOption | None, typer.Option("--selection", help="What chooses the epoch; default: last.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run again even if it is done.")] = False,
-    plan_only: Annotated[bool, typer.Option("--plan", help="Say what would run and how long, then stop.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Train one method on one dataset, evaluate it, leave a record."""
     own = {"method": method, "dataset": dataset, "param": param, "seed": seed, "selection": selection}
@@ -37,13 +37,16 @@ def run(
         plan = options.plan_from_file(config, given, workspace)
     else:
         plan = options.plan_from_options(given, workspace)
-    was_done = not force and runner.finished(plan, workspace) is not None
-    if plan_only or not was_done:
-        foreseen = forecast.forecast(plan, workspace, force=force)
-        workspace.reporter.line(foreseen.text)
-    if plan_only:
-        emit({"spec": plan.spec, "seconds": foreseen.seconds}, as_json, lambda: typer.echo(foreseen.text))
+    if dry_run:
+        from plbench.dry_run import dry_run as look_ahead
+        from plbench.dry_run_table import print_dry_run
+
+        found = look_ahead(plan, workspace, force=force)
+        emit(found.as_dict(), as_json, lambda: print_dry_run(found))
         return
+    was_done = not force and runner.finished(plan, workspace) is not None
+    if not was_done:
+        workspace.reporter.line(forecast.forecast(plan, workspace, force=force).text)
     record = runner.run(plan, workspace, force=force)
     folder = workspace.store.run_folder(record.key)
     steps = options.next_steps(plan, workspace, was_done)

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 Setting = Mapping[str, Any]
 """The values of these options by name; None means not given."""
 
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would run, how long and in how much memory, and stop.")
+]
+
 
 def _setting(
     simulate: Annotated[
