@@ -200,7 +200,8 @@ def test_half_precision_logits_reach_the_loss_widened(
     monkeypatch.setattr(method, "forward", spied_forward)
     monkeypatch.setattr(method, "loss", spied_loss)
     state = train(method, execution=Execution(torch.device("cpu"), "bfloat16"))
-    assert given == {torch.bfloat16}
+    assert given <= {torch.bfloat16, torch.float32}
+    assert torch.bfloat16 in given or type(method).forward is not Method.forward  # which may widen some of it itself
     assert taken == {torch.float32}
     assert all(np.isfinite(row["loss"]) for row in state.history)
 
