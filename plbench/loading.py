@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from plbench.errors import DataError
 from plbench.jpegs import JpegDecoder, JpegFiles, refuse_transform
 from plbench.order import reading_ahead
 from plbench.prefetch import prefetched
-from plbench.randomness import derive_seed, seeded
+from plbench.randomness import derive_seed, reseed, seeded
 from plbench.routes import Route, UnscaledPixels, Views, WholeTransform
 from plbench.transforms import EvalTransform, TrainTransform, Transform
 
@@ -181,7 +181,11 @@ class _Items(torch.utils.data.Dataset[tuple[Any, int]]):
         epoch, row = item
         if self.augment_seed is None:
             return self.route.item(row), row
-        with seeded(derive_seed(self.augment_seed, "augment", epoch, row)):
+        seed = derive_seed(self.augment_seed, "augment", epoch, row)
+        if get_worker_info() is not None:
+            reseed(seed)
+            return self.route.item(row), row
+        with seeded(seed):
             return self.route.item(row), row
 
     def __len__(self) -> int:

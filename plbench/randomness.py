@@ -32,6 +32,13 @@ def generator(seed: int, *names: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(seed, *names))
 
 
+def reseed(seed: int) -> None:
+    """Seeds the CPU's global generators for good, as `seeded` does for a while: in processes where nobody else draws."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seeds Python's, numpy's and torch's global generators inside the scope, and restores them after it.
@@ -40,9 +47,7 @@ def seeded(seed: int) -> Iterator[None]:
     """
     python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    random.setstate(random.Random(seed).getstate())
-    np.random.set_state(np.random.RandomState(seed % 2**32).get_state())
-    torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())
+    reseed(seed)
     for device in range(len(cuda_states)):
         torch.cuda.set_rng_state(torch.Generator(f"cuda:{device}").manual_seed(seed).get_state(), device)
     try:
