@@ -33,7 +33,7 @@ def generator(seed: int, *names: str | int) -> torch.Generator:
 
 
 def reseed(seed: int) -> None:
-    """Seeds the CPU's global generators for good, as `seeded` does for a while: in processes where nobody else draws."""
+    """Seeds the CPU's global generators for good, as `seeded` does for a while. For processes of our own."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
