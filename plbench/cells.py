@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -113,6 +114,20 @@ class Cells:
             raise StoreError(
                 f"{path} does not hold the scores of known cells ({error}); evaluate the run again to mend it"
             ) from error
+
+
+def joined_cells(parts: Sequence[Cells]) -> Cells:
+    """Cells of one part that several processes scored, in the order of images, as one process would have them."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = np.concatenate([part.rows for part in parts])
+    order = np.argsort(rows, kind="stable")  # the cells of an image come from one process, in order
+    columns = [
+        np.concatenate([getattr(part, name) for part in parts])[order]
+        for name in ("class_index", "scores", "positives")
+    ]
+    classes, scores, positives = columns
+    return Cells(rows[order], classes, scores, positives, parts[0].num_images, parts[0].num_classes)
 
 
 def check_columns(class_index: IntArray, scores: FloatArray, positives: BoolArray, num_classes: int) -> None:

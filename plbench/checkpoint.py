@@ -1,40 +1,207 @@
-"""Saving a training so that it can go on exactly where it stood, at an epoch's end."""
+"""Saving a training so that it can go on exactly where it stood, at any step; and the weights of one that is done."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
+from plbench import __version__
 from plbench.errors import StoreError
-from plbench.store import write_atomically
+from plbench.spec import RunSpec
+from plbench.store import write_atomically, write_json
+
+FOLDER = "checkpoints"
+"""Where the checkpoints of a training lie, below its run's folder, until it is done."""
+
+NUM_KEPT = 2
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint as its note describes it.
+
+    Attributes:
+        step: at which it was made. num_processes: that trained.
+    """
+
+    path: Path
+    step: int
+    num_processes: int
+    sha256: str
+    spec: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one training, newest last. Each is a file of tensors, and a note that makes it count.
+
+    The note is written after the file and holds its sha256, so that what a crash, a full disk or an edit leaves behind
+    is never taken for a checkpoint.
+    """
+
+    def __init__(self, run_folder: Path, spec: RunSpec) -> None:
+        """Nothing is read yet."""
+        self.folder, self._spec = run_folder / FOLDER, spec
+
+    def exist(self) -> bool:
+        """Whether there is anything to go on from."""
+        return any(self.folder.glob("step-*.json"))
+
+    def save(self, state: dict[str, Any], num_processes: int) -> Path:
+        """Writes a checkpoint; the last good one stays until it is whole, older ones go.
+
+        Args:
+            state: tensors and plain values, with the "step".
+            num_processes: that train.
+
+        Raises:
+            StoreError: if it cannot be written; what was there before stays.
+        """
+        for path in self._notes()[:-1]:  # first, since there may be no room for three
+            _delete(path)
+        step = int(state["step"])
+        path = self.folder / f"step-{step:08d}.pt"
+        digest = hashlib.sha256()
+        write_atomically(path, lambda file: torch.save(state, _Hashing(file, digest.update)))  # type: ignore[arg-type]
+        note = {
+            "step": step,
+            "epoch": state["epoch"],
+            "batch": state["batch"],
+            "num_processes": num_processes,
+            "sha256": digest.hexdigest(),
+            "plbench": __version__,
+            "spec": self._spec.model_dump(mode="json", exclude_none=True),
+        }
+        write_json(path.with_suffix(".json"), note)
+        for old in self._notes()[:-NUM_KEPT]:
+            _delete(old)
+        return path
+
+    def newest(self, warn: Callable[[str], None]) -> Found | None:
+        """The newest checkpoint that is whole; None where there never was one.
+
+        Args:
+            warn: told of one that is damaged where an older one is not.
+
+        Raises:
+            StoreError: if all are damaged, or they belong to another run, with the differences.
+        """
+        damaged: list[Path] = []
+        for note in reversed(self._notes()):
+            found = _read_note(note)
+            if found is None or not _is_whole(found):
+                damaged.append(note.with_suffix(".pt"))
+                continue
+            self._check_owner(found)
+            if damaged:
+                warn(f"Checkpoint {damaged[0]} is damaged; going on from the one before, of step {found.step}")
+            return found
+        if damaged:
+            raise StoreError(
+                f"checkpoint {damaged[0]} was truncated or changed since it was written, and there is no older one; "
+                f"delete {self.folder} to start again, or run with --force"
+            )
+        return None
+
+    def load(self, found: Found) -> dict[str, Any]:
+        """The state, on the CPU.
+
+        Raises:
+            StoreError: if it cannot be read.
+        """
+        return _loaded(found.path)
+
+    def remove(self) -> None:
+        """Deletes all of them: the training is done."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _notes(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.json"))
+
+    def _check_owner(self, found: Found) -> None:
+        from plbench.resolve import differences
+
+        here = self._spec.model_dump(mode="json", exclude_none=True)
+        differs = differences(found.spec, here)
+        if differs:
+            shown = "; ".join(differs[:4]) + (f"; and {len(differs) - 4} more" if len(differs) > 4 else "")
+            raise StoreError(
+                f"checkpoint {found.path} belongs to another run: {shown}; delete {self.folder}, or run with --force"
+            )
 
 
 def save(path: Path, spec_sha256: str, state: dict[str, Any]) -> None:
-    """Writes a checkpoint atomically: the last good one stays until the new one is whole.
+    """Writes the weights of a run that is done, atomically.
 
     Args:
-        spec_sha256: of the run that the state belongs to.
+        spec_sha256: of the run that they belong to.
         state: tensors and plain values.
 
     Raises:
-        StoreError: if it cannot be written.
+        StoreError: if they cannot be written.
     """
     write_atomically(path, lambda file: torch.save({"spec": spec_sha256, **state}, file))
 
 
 def load(path: Path, spec_sha256: str) -> dict[str, Any]:
-    """Reads a checkpoint of the same run, onto the CPU.
+    """Reads the weights of a run that is done, onto the CPU.
 
     Raises:
-        StoreError: if it is damaged, or another run's.
+        StoreError: if the file is damaged, or another run's.
     """
+    state = _loaded(path)
+    owner = state.pop("spec", None)
+    if owner != spec_sha256:
+        raise StoreError(f"{path} belongs to another run ({str(owner)[:16]}); delete it, or run with --force")
+    return state
+
+
+class _Hashing:
+    """A file that is written to, and what was written told on."""
+
+    def __init__(self, file: IO[bytes], tell: Callable[[bytes], None]) -> None:
+        self._file, self._tell = file, tell
+
+    def write(self, content: bytes) -> int:
+        self._tell(content)
+        return self._file.write(content)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _read_note(path: Path) -> Found | None:
+    try:
+        content = json.loads(path.read_text())
+        return Found(
+            path.with_suffix(".pt"), content["step"], content["num_processes"], content["sha256"], content["spec"]
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_whole(found: Found) -> bool:
+    try:
+        with found.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == found.sha256
+    except OSError:
+        return False
+
+
+def _loaded(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        owner = state.pop("spec")
     except Exception as error:  # torch, zipfile and pickle each raise their own
         raise StoreError(f"checkpoint {path} cannot be read; delete it, or run with --force") from error
-    if owner != spec_sha256:
-        raise StoreError(f"checkpoint {path} belongs to another run ({owner[:16]}); delete it, or run with --force")
     return state
+
+
+def _delete(note: Path) -> None:
+    note.unlink(missing_ok=True)  # first: without it the rest is not a checkpoint
+    note.with_suffix(".pt").unlink(missing_ok=True)

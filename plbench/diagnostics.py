@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -42,9 +43,9 @@ def diagnose_training(
     report: Report = lambda done, total: None,
 ) -> HiddenTruth:
     """How well the trained model sees what was hidden, and whether what the method marks is really present."""
-    classes, scores, positives = [], [], []
-    marked: dict[str, int] = {}
-    present: dict[str, int] = {}
+    classes, scores, positives = [np.empty(0, np.int64)], [np.empty(0, np.float32)], [np.empty(0, bool)]
+    marked: Counter[str] = Counter()
+    present: Counter[str] = Counter()
     for rows, labels, values, masks in _over_train(model, method, inputs, execution):
         true = truth.rows(rows) > 0
         row, column = np.nonzero(labels == 0)
@@ -52,17 +53,22 @@ def diagnose_training(
         scores.append(values[row, column])
         positives.append(true[row, column])
         for name, mask in masks.items():
-            marked[name] = marked.get(name, 0) + int(mask.sum())
-            present[name] = present.get(name, 0) + int((mask & true).sum())
+            marked[name] += int(mask.sum())
+            present[name] += int((mask & true).sum())
         report(int(rows[-1]) + 1, len(inputs))
-    is_present = np.concatenate(positives)
-    ap = average_precision(np.concatenate(classes), np.concatenate(scores), is_present, truth.num_classes)
+    own = [np.concatenate(column) for column in (classes, scores, positives)]
+    parts = execution.world.gather_objects((own, marked, present))
+    class_index, values, is_present = (np.concatenate(column) for column in zip(*(p[0] for p in parts), strict=True))
+    for _, marked_there, present_there in parts[: execution.world.rank] + parts[execution.world.rank + 1 :]:
+        marked.update(marked_there)
+        present.update(present_there)
+    ap = average_precision(class_index, values, is_present, truth.num_classes)
     defined = ap[~np.isnan(ap)]
     return HiddenTruth(
         map_c_unknown=100 * float(defined.mean()) if defined.size else None,
         base_rate=100 * float(is_present.mean()) if is_present.size else None,
         precision={name: 100 * present[name] / count if count else None for name, count in marked.items()},
-        num_marked=marked,
+        num_marked=dict(marked),
     )
 
 
@@ -70,7 +76,7 @@ def _over_train(
     model: torch.nn.Module, method: Method, inputs: Inputs, execution: Execution
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
     """Rows, partial labels, scores and the method's masks, batch by batch, without augmentation."""
-    for rows, values in inputs.ordered(256):
+    for rows, values in inputs.ordered(256, execution.world):
         labels = inputs.labels.rows(rows.numpy())
         with evaluation_mode(model), torch.inference_mode():
             batch = Batch(

@@ -9,15 +9,28 @@ import torch
 from torch import Tensor, nn
 
 from plbench.api import Batch
+from plbench.distributed import ALONE, World
 from plbench.spec import Precision
 
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and how precisely a model computes."""
+    """Where and how precisely a model computes.
+
+    Attributes:
+        world: the processes that train together.
+        compiles: whether models go through `torch.compile` before they train.
+    """
 
     device: torch.device
     precision: Precision
+    world: World = ALONE
+    compiles: bool = False
+
+    @property
+    def reads_late(self) -> bool:
+        """Whether a look at a value would make the host wait for the device."""
+        return self.device.type != "cpu"
 
     def autocast(self) -> torch.autocast:
         """Mixed precision for the forward pass; losses stay in float32."""

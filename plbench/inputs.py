@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from plbench.api import Batch
+from plbench.distributed import ALONE, World
 from plbench.images import (
     EvalTransform,
     ImageSource,
@@ -37,12 +38,18 @@ class Inputs(Protocol):
         """Number of rows."""
         ...
 
-    def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
-        """Training batches of one epoch, on the CPU: every row once, by the run's seed; or only those from one on."""
+    def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: World = ALONE) -> Iterator[Batch]:
+        """Training batches of one epoch, on the CPU: every row once, by the run's seed; or only those from one on.
+
+        Of each, this process's share; where that is empty, rows that stand in (see `EpochOrder`).
+        """
         ...
 
-    def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Evaluation batches: row index [b] and inputs, every row once, in order, without augmentation."""
+    def ordered(self, batch_size: int, world: World = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
+        """Evaluation batches: row index [b] and inputs, every row once, in order, without augmentation.
+
+        Among several processes the batches are dealt out in turn, whole, so that they are computed as by one.
+        """
         ...
 
 
@@ -66,14 +73,23 @@ class ImageInputs:
         """Number of images."""
         return len(self.images)
 
-    def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
+    def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: World = ALONE) -> Iterator[Batch]:
         """Augmented training batches; images that lie side by side on disk are read together."""
         assert self.train_transform is not None
-        block_rows = self.images.block_rows
+        order = EpochOrder(
+            len(self),
+            batch_size,
+            self.seed,
+            epoch,
+            block_rows=self.images.block_rows,
+            rank=world.rank,
+            num_ranks=world.size,
+            first_batch=first_batch,
+        )
         stream = image_batches(
             self.images,
             self.train_transform,
-            EpochOrder(len(self), batch_size, self.seed, epoch, block_rows=block_rows, first_batch=first_batch),
+            order,
             min_side=self.eval_transform.size,
             workers=self.workers,
             augment_seed=self.seed,
@@ -82,12 +98,12 @@ class ImageInputs:
         for views, rows in stream:
             yield Batch(views[0], label_tensor(self.labels, rows), rows, views if len(views) > 1 else ())
 
-    def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def ordered(self, batch_size: int, world: World = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
         """Evaluation batches."""
         stream = image_batches(
             self.images,
             self.eval_transform,
-            ordered_batches(len(self), batch_size),
+            ordered_batches(len(self), batch_size)[world.rank :: world.size],
             min_side=self.eval_transform.size,
             workers=self.workers,
         )
@@ -121,14 +137,15 @@ class FeatureInputs:
     def _inputs(self, index: np.ndarray) -> Tensor:
         return torch.from_numpy(np.asarray(self.features[self.rows[index]]))
 
-    def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
+    def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: World = ALONE) -> Iterator[Batch]:
         """Training batches of features."""
-        for rows in EpochOrder(len(self), batch_size, self.seed, epoch, first_batch=first_batch):
+        ranks = {"rank": world.rank, "num_ranks": world.size}
+        for rows in EpochOrder(len(self), batch_size, self.seed, epoch, first_batch=first_batch, **ranks):
             index = torch.tensor(rows, dtype=torch.int64)
             yield Batch(self._inputs(index.numpy()), label_tensor(self.labels, index), index)
 
-    def ordered(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def ordered(self, batch_size: int, world: World = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
         """Evaluation batches of features."""
-        for rows in ordered_batches(len(self), batch_size):
+        for rows in ordered_batches(len(self), batch_size)[world.rank :: world.size]:
             index = torch.arange(rows.start, rows.stop)
             yield index, self._inputs(index.numpy())

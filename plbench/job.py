@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,24 +14,27 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor, nn
 
-from plbench import checkpoint
 from plbench.api import Method
-from plbench.cells import Cells
-from plbench.engine import FitState, collect_cells, fit, own_copy, predict, prepare_fit
+from plbench.cells import Cells, joined_cells
+from plbench.checkpoint import Checkpoints
+from plbench.engine import FitState, fit, own_copy, prepare_fit
 from plbench.errors import TrainingError
 from plbench.execution import Execution
 from plbench.features import cached_features, features_key
 from plbench.images import TrainTransform, eval_transform
 from plbench.inputs import FeatureInputs, ImageInputs, Inputs
+from plbench.interruption import Interruption, Stopped, listening
 from plbench.metrics import evaluate_cells
 from plbench.models import build_backbone, make_head, weights_path
+from plbench.prediction import collect_cells, predict_share
+from plbench.profiling import traced
 from plbench.protocol import Part
 from plbench.randomness import derive_seed, seeded
 from plbench.resolve import RunPlan, make_task
-from plbench.store import CHECKPOINT, write_text
+from plbench.step import Wish
+from plbench.store import write_text
 from plbench.workspace import Workspace
 
-SAVE_EVERY_SECONDS = 20.0
 Weights = Literal["ema", "raw"]
 Watch = Callable[[int, float], None]
 
@@ -52,7 +56,8 @@ class Job:
     Attributes:
         train_part, train_inputs: what it learns from. scored_part, scored_inputs: what it is scored on: test, or
             the validation part where the run only selects.
-        seconds: wall time by phase.
+        seconds: wall time by part of the run.
+        trained_together: whether others trained in the same pass.
     """
 
     method: Method
@@ -81,10 +86,11 @@ class Job:
         """
         self.plan, self.spec, self.workspace = plan, plan.spec, workspace
         self.artifacts, self.stop_after, self.watch = artifacts, stop_after, watch
-        self.execution = Execution(workspace.device, plan.spec.precision)
+        self.execution = Execution(workspace.device, plan.spec.precision, workspace.world, workspace.compiles)
         self.seconds: dict[str, float] = {}
         self.best = Best()
-        self.images_trained = 0
+        self._last_save = time.monotonic()
+        self.trained_together = False
 
     @property
     def only_selects(self) -> bool:
@@ -123,60 +129,89 @@ class Job:
         self.scored_inputs = self._inputs(self.scored_part)
 
     def train(self, folder: Path) -> None:
-        """Trains to the end, from the folder's checkpoint where there is one, and puts selected weights in place.
+        """Trains to the end, from the folder's newest checkpoint if there is one, and puts selected weights in place.
 
         Raises:
-            TrainingError: if the loss is no longer finite.
+            TrainingError: if the loss is no longer finite. Stopped: if a signal asked for it; the state is saved.
         """
         self.resume(folder)
-        first_epoch, start = self.state.epoch, time.perf_counter()
-        with self.workspace.reporter.task(f"Training {self.method.title}") as report:
+        world, device = self.workspace.world, self.workspace.device
+        end_epoch = self.epoch_end(folder)
+        with (
+            self.workspace.reporter.task(f"Training {self.method.title}") as report,
+            listening(among_several=world.size > 1) as heard,
+            traced(folder, self.workspace, rank=world.rank, device=device) as after_step,
+        ):
+
+            def after_epoch(state: FitState) -> None:
+                end_epoch(state)
+                if any(world.gather_objects(heard.number is not None)):
+                    self._stop(folder, heard)
+
             try:
-                fit(
-                    self.state,
-                    self.train_inputs,
-                    self.spec.plan,
-                    self.execution,
-                    seed=self.spec.seed,
-                    stop_after=self.stop_after,
-                    after_epoch=self.epoch_end(folder),
+                self._fit(
+                    after_epoch=after_epoch,
                     report=report,
+                    wish=lambda: Wish(self._is_time_to_save(), heard.number is not None),
+                    grant=lambda wish: self._stop(folder, heard) if wish.stop else self.save(folder),
+                    after_step=after_step,
                 )
             except TrainingError as error:
                 raise self.explained(error, folder) from error
-        self.conclude(first_epoch, time.perf_counter() - start - self.seconds.get("selection", 0.0))
+        self.conclude()
+
+    def finish_epoch(self, folder: Path) -> None:
+        """Trains to the end of an epoch that has begun, if one has: where others can join."""
+        if self.state.batch:
+            self._fit(stop_after=self.state.epoch + 1, after_epoch=self.epoch_end(folder))
+
+    def _fit(self, **options: Any) -> None:
+        spec, options = self.spec, {"stop_after": self.stop_after, **options}
+        fit(self.state, self.train_inputs, spec.plan, self.execution, seed=spec.seed, **options)
 
     def epoch_end(self, folder: Path) -> Callable[[FitState], None]:
         """What is done at the end of each epoch: selection, telling whoever watches, a checkpoint now and then."""
-        last_save = time.monotonic()
 
         def after_epoch(state: FitState) -> None:
-            nonlocal last_save
             if self._selects_by_epoch():
                 with self.phase("selection"):
                     self._consider()
             if self.watch is not None:
                 with self.phase("selection"):
-                    self.watch(state.epoch, evaluate_cells(self.cells(self.headline_weights)).map_c)
-            if time.monotonic() - last_save >= SAVE_EVERY_SECONDS:
-                saved = {**state.state_dict(), "best": vars(self.best)}
-                checkpoint.save(folder / CHECKPOINT, self.spec.sha256(), saved)
-                self.write_log(folder)
-                last_save = time.monotonic()
+                    self.watch(state.epoch, self.map_c(self.headline_weights))
+            if self.workspace.world.shared(self._is_time_to_save):
+                self.save(folder)
 
         return after_epoch
 
-    def conclude(self, first_epoch: int, seconds: float) -> None:
-        """Notes what the training took, from an epoch on, and puts selected weights in place."""
-        self.seconds["training"] = seconds
-        self.images_trained = (self.state.epoch - first_epoch) * len(self.train_inputs)
+    def _is_time_to_save(self) -> bool:
+        return self.workspace.world.is_main and time.monotonic() - self._last_save >= self.workspace.save_every
+
+    def save(self, folder: Path) -> None:
+        """Writes a checkpoint of where the training stands. Every process calls it; one writes."""
+        world, state = self.workspace.world, self.state
+        if world.is_main:
+            saved = {**state.state_dict(), "generators": state.generators, "best": vars(self.best)}
+            Checkpoints(folder, self.spec).save(saved, world.size)
+            self.write_log(folder)
+        self._last_save = time.monotonic()
+
+    def _stop(self, folder: Path, heard: Interruption) -> None:
+        self.save(folder)
+        done, total = self.state.step, self.method.task.steps_per_epoch * self.spec.plan.epochs
+        self.workspace.reporter.line(f"Saved at step {done:,} of {total:,}")
+        raise Stopped(heard.number or signal.SIGTERM)  # where it was another process that heard it
+
+    def conclude(self) -> None:
+        """Notes what the training took, over all its sessions, and puts selected weights in place."""
+        self.seconds["training"] = sum(row["seconds"] for row in self.state.history)
         if self.best.state is not None:
             self.state.averaged(self.best.weights).load_state_dict(self.best.state)
 
     def explained(self, error: TrainingError, folder: Path) -> TrainingError:
         """An error of the training with where to go on from and what to try."""
-        path = folder / CHECKPOINT
-        last = f"last good checkpoint: {path}" if path.is_file() else "no checkpoint had been saved yet"
+        found = Checkpoints(folder, self.spec).newest(self.workspace.reporter.line)
+        last = f"last good checkpoint: {found.path}" if found else "no checkpoint had been saved yet"
         return TrainingError(f"{error}; {last}; try a lower --lr or --precision float32")
 
     @property
@@ -191,28 +226,44 @@ class Job:
         """Whether averaged weights exist beside the last ones."""
         return self.state.ema is not None
 
-    def cells(self, weights: Weights) -> Cells:
-        """Scores at the known cells of the scored part."""
-        model = self.state.averaged(weights)
+    def cells(self, weights: Weights) -> Cells | None:
+        """Scores at the known cells of the scored part, in the main process; its share of them is each one's work."""
+        model, world = self.state.averaged(weights), self.workspace.world
         with self.workspace.reporter.task(f"Scoring {len(self.scored_inputs):,} images") as report:
-            stream = predict(model, self.method, self.scored_inputs, self.execution, report=report)
-            return collect_cells(stream, self.scored_part.labels)
+            stream = predict_share(model, self.method, self.scored_inputs, self.execution, report=report)
+            parts = world.gather_objects(collect_cells(stream, self.scored_part.labels))
+        return joined_cells(parts) if world.is_main else None
+
+    def map_c(self, weights: Weights) -> float:
+        """MAP(C) on the scored part, percent, in every process."""
+        cells = self.cells(weights)
+        return self.workspace.world.shared(lambda: evaluate_cells(cells).map_c)  # type: ignore[arg-type]
 
     def write_log(self, folder: Path) -> None:
         """One JSON line an epoch."""
         write_text(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in self.state.history))
 
     def resume(self, folder: Path) -> None:
-        """Puts the training where the folder's checkpoint left it, if there is one."""
-        path = folder / CHECKPOINT
-        if not path.is_file():
+        """Puts the training where the folder's newest checkpoint left it, if there is one.
+
+        Raises:
+            StoreError: if what there is is damaged, or another run's.
+        """
+        checkpoints, world = Checkpoints(folder, self.spec), self.workspace.world
+        found = world.shared(lambda: checkpoints.newest(self.workspace.reporter.line))
+        if found is None:
             return
-        saved = checkpoint.load(path, self.spec.sha256())
-        if "optimizer" not in saved:
-            return  # weights of a run that had ended but left no record: it is made anew
+        saved = checkpoints.load(found)
         self.best = Best(**saved.pop("best"))
+        self.state.generators = saved.pop("generators")
         self.state.load_state_dict(saved)
-        self.workspace.reporter.line(f"Going on after epoch {self.state.epoch} of {self.spec.plan.epochs}")
+        steps = self.method.task.steps_per_epoch * self.spec.plan.epochs
+        self.workspace.reporter.line(f"Going on after step {self.state.step:,} of {steps:,}")
+        if self.state.batch and found.num_processes != world.size:
+            self.workspace.reporter.line(
+                f"It was saved by {found.num_processes} processes, these are {world.size}: dropout goes on with other "
+                "chances, all else as it was"
+            )
 
     def _selects_by_epoch(self) -> bool:
         by_validation = self.only_selects and self.spec.selection == "validation"
@@ -224,7 +275,7 @@ class Job:
         both = self.spec.selection == "best-on-test" and self.has_two_weights
         choices: tuple[Weights, ...] = ("ema", "raw") if both else (("ema",) if self.has_two_weights else ("raw",))
         for weights in choices:
-            point[weights] = value = evaluate_cells(self.cells(weights)).map_c
+            point[weights] = value = self.map_c(weights)
             if value > self.best.value:
                 state = own_copy(self.state.averaged(weights))
                 self.best = Best(value, self.state.epoch, weights, state, self.best.curve)

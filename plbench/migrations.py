@@ -7,7 +7,7 @@ from typing import Any
 
 Content = dict[str, Any]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 def upgraded(content: Content) -> Content:
@@ -42,4 +42,14 @@ def _from_2(content: Content) -> Content:
     return {**content, "tuning": None}
 
 
-_STEPS: dict[int, Callable[[Content], Content]] = {1: _from_1, 2: _from_2}
+def _from_3(content: Content) -> Content:
+    """Version 4 says where the time of a training went."""
+    cost = content.get("cost")
+    if not isinstance(cost, dict):
+        return content
+    if "phases" in cost:
+        raise ValueError("schema 3 has no field 'cost.phases', which came with schema 4")
+    return {**content, "cost": {**cost, "phases": {}}}
+
+
+_STEPS: dict[int, Callable[[Content], Content]] = {1: _from_1, 2: _from_2, 3: _from_3}

@@ -42,6 +42,59 @@ def make_average(model: nn.Module, plan: Plan, num_steps: int) -> Any:
     return ModelEmaV3(model, decay=min(plan.ema_decay, 1 - 1 / horizon), use_warmup=True)
 
 
+def scaled_gradients(state: Any, plan: Plan, rescale: float | Tensor) -> Tensor:
+    """Rescales gradients once, from per-image to per-weight, and clips them.
+
+    Args:
+        state: the `FitState` that moves. rescale: a factor, on the host or on the device.
+
+    Returns:
+        Whether they are finite, a bool on their device. Of float16 it is the loss scaler that looks, and mends.
+    """
+    gradients = [p.grad for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if not gradients:
+        return torch.ones((), dtype=torch.bool, device=next(state.model.parameters()).device)
+    if isinstance(rescale, Tensor) or rescale != 1.0:
+        # before the scaler looks: a batch without any weight has a factor that is not finite, and it skips the step
+        torch._foreach_mul_(gradients, rescale.to(gradients[0].dtype) if isinstance(rescale, Tensor) else rescale)
+    state.scaler.unscale_(state.optimizer)
+    norm = nn.utils.get_total_norm(gradients)
+    if plan.clip_grad is not None:
+        parameters = [p for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        nn.utils.clip_grads_with_norm_(parameters, plan.clip_grad, norm)
+    return torch.ones_like(norm, dtype=torch.bool) if state.scaler.is_enabled() else torch.isfinite(norm)
+
+
+def update(state: Any, allowed: Tensor | None = None) -> None:
+    """The optimiser's step along gradients that are scaled.
+
+    Args:
+        state: the `FitState` that moves.
+        allowed: a bool on the device that suppresses the step where it is False; None where the host knows that it
+            may be taken.
+    """
+    optimizer = state.optimizer
+    if allowed is None or state.scaler.is_enabled():
+        state.scaler.step(optimizer)
+        state.scaler.update()
+    elif getattr(optimizer, "_step_supports_amp_scaling", False):  # fused ones: they look at the flag on the device
+        optimizer.found_inf = (~allowed).to(torch.float32)
+        optimizer.step()
+        del optimizer.found_inf
+    elif allowed:
+        optimizer.step()
+
+
+def apply_gradients(state: Any, plan: Plan, rescale: float) -> None:
+    """Steps along the gradients, rescaled once from per-image to per-weight, whatever they are."""
+    gradients = [p.grad for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if rescale != 1.0:
+        torch._foreach_mul_(gradients, rescale)
+    if plan.clip_grad is not None:
+        nn.utils.clip_grad_norm_([p for group in state.optimizer.param_groups for p in group["params"]], plan.clip_grad)
+    state.optimizer.step()
+
+
 class FusedSteps:
     """Steps of many fused optimisers without the bookkeeping that torch does at each: as much time as the step itself.
 

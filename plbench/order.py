@@ -12,7 +12,15 @@ from torch import Tensor
 
 from plbench.randomness import generator
 
+NUM_STAND_INS = 2
+"""Rows that a process without a share computes: batch normalisation wants more than one value a channel."""
+
 _BATCHES_AHEAD = 16  # of an order that is no EpochOrder: as many as two loaders of four workers hold
+
+
+def share_of(size: int, rank: int, num_ranks: int) -> range:
+    """Which of a batch's rows fall to one process: neighbouring ones, as many as to any other or one more or less."""
+    return range(size * rank // num_ranks, size * (rank + 1) // num_ranks)
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,9 @@ class EpochOrder(Sequence[list[int]]):
     Attributes:
         batch_size: of the batch over all ranks. The last one may be short.
         block_rows: neighbouring rows that are read together. window_blocks: blocks whose rows are mixed.
-        rank, num_ranks: this process's share: each batch is cut into slices that differ by one row at most.
+        rank, num_ranks: this process's share: each batch is cut into slices that differ by one row at most. One whose
+            share is empty gets the batch's first row twice, so that it has something to compute; the engine counts
+            none of it.
         first_batch: where to begin, to go on in the middle of an epoch.
     """
 
@@ -84,7 +94,7 @@ class EpochOrder(Sequence[list[int]]):
     @overload
     def __getitem__(self, batch: slice) -> Sequence[list[int]]: ...
     def __getitem__(self, batch: int | slice) -> list[int] | Sequence[list[int]]:
-        """This rank's rows of one batch, which may be none in the last; of a slice, those of each. A tail stays lazy.
+        """This rank's rows of one batch, or its stand-ins; of a slice, those of each. A tail stays lazy.
 
         Raises:
             IndexError: beyond the last batch.
@@ -97,8 +107,10 @@ class EpochOrder(Sequence[list[int]]):
         number = self.first_batch + range(len(self))[batch]
         start = number * self.batch_size
         size = min(self.batch_size, self.num_rows - start)
-        begin, end = (start + size * share // self.num_ranks for share in (self.rank, self.rank + 1))
-        rows: list[int] = self.rows[begin:end].tolist()
+        share = share_of(size, self.rank, self.num_ranks)
+        if not share:
+            return [int(self.rows[start])] * NUM_STAND_INS
+        rows: list[int] = self.rows[start + share.start : start + share.stop].tolist()
         return rows
 
     def _tail(self, batches: int) -> EpochOrder:

@@ -42,8 +42,11 @@ class Scored:
     hidden_truth: HiddenTruth | None
 
 
-def score(job: Job) -> Scored:
-    """Scores the trained model on its part, and on the hidden truth of train where there is one."""
+def score(job: Job) -> Scored | None:
+    """Scores the trained model on its part, and on the hidden truth of train where there is one.
+
+    Every process takes a share of the work; what comes of it is in the main one.
+    """
     cells = job.cells(job.headline_weights)
     last_cells = job.cells("raw") if job.headline_weights != "raw" else None
     truth = job.plan.material.hidden_truth(job.spec.train_part)
@@ -52,7 +55,7 @@ def score(job: Job) -> Scored:
         model = job.state.averaged(job.headline_weights)
         with job.workspace.reporter.task("Comparing train with the hidden truth") as report:
             hidden = diagnose_training(model, job.method, job.train_inputs, truth, job.execution, report)
-    return Scored(cells, last_cells, hidden)
+    return None if cells is None else Scored(cells, last_cells, hidden)
 
 
 def summarise(job: Job, scored: Scored, folder: Path) -> dict[str, SplitMetrics]:
@@ -143,7 +146,8 @@ def _cost(job: Job) -> Cost:
     on_gpu = job.workspace.device.type == "cuda"
     return Cost(
         seconds={**job.seconds, "total": sum(job.seconds.values())},
-        images_per_second=job.images_trained / max(job.seconds["training"], 1e-9),
+        phases={} if job.trained_together else job.state.clock.seconds(),
+        images_per_second=job.state.epoch * len(job.train_inputs) / max(job.seconds["training"], 1e-9),
         peak_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if on_gpu else kilobytes / 1024,
     )
 

@@ -76,12 +76,15 @@ class Cost(Frozen):
     """What the run took on the machine of `environment`.
 
     Attributes:
-        seconds: wall time by phase, stages apart; "total" is the sum.
+        seconds: wall time by part of the run, stages apart; "total" is the sum.
+        phases: what the training's seconds went into, see `plbench.clock`; of a GPU estimated from some steps. Empty
+            where it trained together with others, and in records before schema 4.
         images_per_second: training throughput.
         peak_memory_mb: of the device where it is a GPU, else of the process.
     """
 
     seconds: dict[str, float]
+    phases: dict[str, float] = Field(default_factory=dict)
     images_per_second: float
     peak_memory_mb: float
 
@@ -183,7 +186,7 @@ class Record(Frozen):
         files: by name in the run's folder.
     """
 
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     key: str
     spec_sha256: str
     spec: RunSpec

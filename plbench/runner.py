@@ -14,10 +14,10 @@ from torch import Tensor
 
 from plbench import checkpoint, environment, outcome
 from plbench.api import Stage
-from plbench.engine import View
 from plbench.errors import TrainingError
 from plbench.forecast import describe
 from plbench.job import Job, Watch
+from plbench.prediction import View
 from plbench.record import Record, finished_record, write_record
 from plbench.resolve import RunPlan, fit_part_plan
 from plbench.store import CHECKPOINT, write_atomically, write_text
@@ -36,20 +36,31 @@ def run(plan: RunPlan, workspace: Workspace, *, force: bool = False, watch: Watc
     Raises:
         PlbenchError: if the run cannot be made; what was worth keeping (a checkpoint) stays.
     """
-    store, key = workspace.store, plan.spec.key
-    if not force and (record := finished(plan, workspace)):
+    store, key, world = workspace.store, plan.spec.key, workspace.world
+    if not force and (record := world.shared(lambda: finished(plan, workspace))):
         return record
     artifacts = {name: stage_artifact(plan, name, workspace) for name in plan.stages}
     stop_after = chosen_epoch(plan, workspace)
-    held = f"Run {key} is under way in another process; waiting for it"
-    with store.lock(key, waiting=lambda: workspace.reporter.line(held)):
-        if not force and (record := finished(plan, workspace)):
-            return record  # another process made it while this one was busy with the stages
-        if force:
+    with _held(plan, workspace):
+        if not force and (record := world.shared(lambda: finished(plan, workspace))):
+            return record  # another program made it while this one was busy with the stages
+        if force and world.is_main:
             store.remove(key)
         folder = store.run_folder(key)
         with keeping_only_what_is_whole(plan, folder, workspace):
             return _make(Job(plan, workspace, artifacts, stop_after, watch), folder)
+
+
+@contextlib.contextmanager
+def _held(plan: RunPlan, workspace: Workspace) -> Iterator[None]:
+    """The run, held by the main process for all of them."""
+    if not workspace.world.is_main:
+        yield
+        return
+    key = plan.spec.key
+    held = f"Run {key} is under way in another process; waiting for it"
+    with workspace.store.lock(key, waiting=lambda: workspace.reporter.line(held)):
+        yield
 
 
 def finished(plan: RunPlan, workspace: Workspace) -> Record | None:
@@ -69,34 +80,44 @@ def _make(job: Job, folder: Path) -> Record:
 
 def write_spec(job: Job, folder: Path) -> None:
     """What will run, first of all files."""
-    write_text(folder / "spec.toml", tomli_w.dumps(job.spec.model_dump(mode="json", exclude_none=True)))
+    if job.workspace.world.is_main:
+        write_text(folder / "spec.toml", tomli_w.dumps(job.spec.model_dump(mode="json", exclude_none=True)))
 
 
 def conclude(job: Job, folder: Path) -> Record:
     """Evaluates a model that is trained and writes its files; the record last, since it says that the run is whole."""
-    spec = job.plan.spec
     with job.phase("evaluation"):
         scored = outcome.score(job)
+    return job.workspace.world.shared(lambda: _write_down(job, scored, folder))
+
+
+def _write_down(job: Job, scored: outcome.Scored | None, folder: Path) -> Record:
+    """The main process's work alone."""
+    assert scored is not None
+    spec = job.plan.spec
     with job.phase("intervals"):
         metrics = outcome.summarise(job, scored, folder)
-    checkpoint.save(folder / CHECKPOINT, spec.sha256(), job.state.weights())  # in place of what a training goes on from
+    checkpoint.save(folder / CHECKPOINT, spec.sha256(), job.state.weights())
     record = outcome.record(job, scored, metrics, folder, now())
     write_record(folder, record)
+    checkpoint.Checkpoints(folder, spec).remove()  # what a training goes on from
     return record
 
 
 def stage_artifact(plan: RunPlan, name: str, workspace: Workspace) -> Tensor:
     """What a stage hands on: its run, made once for everyone, and then reduced to a tensor, once too."""
     stage, stage_plan = plan.stages[name]
-    if finished(stage_plan, workspace) is None:
+    world = workspace.world
+    if world.shared(lambda: finished(stage_plan, workspace)) is None:
         workspace.reporter.line(f"Stage {name!r}: {describe(stage_plan)}")
     run(stage_plan, workspace)
     folder = workspace.store.run_folder(stage_plan.spec.key)
     path = folder / "artifacts" / f"{name}-{plan.spec.method.source_sha256[:16]}.npy"
-    value = _stored(path)
+    value = world.shared(lambda: _stored(path))
     if value is None:
         reduced = value = _reduce(stage, stage_plan, workspace, folder).cpu().numpy()
-        write_atomically(path, lambda file: np.save(file, reduced, allow_pickle=False))
+        if world.is_main:
+            write_atomically(path, lambda file: np.save(file, reduced, allow_pickle=False))
     return torch.from_numpy(value)
 
 
@@ -132,6 +153,9 @@ def chosen_epoch(plan: RunPlan, workspace: Workspace) -> int | None:
 @contextlib.contextmanager
 def keeping_only_what_is_whole(plan: RunPlan, folder: Path, workspace: Workspace) -> Iterator[None]:
     """On failure: a failed training leaves a failed record; without a checkpoint, anything else leaves nothing."""
+    if not workspace.world.is_main:
+        yield
+        return
     try:
         yield
     except TrainingError as error:
@@ -148,7 +172,7 @@ def keeping_only_what_is_whole(plan: RunPlan, folder: Path, workspace: Workspace
         write_record(folder, record)
         raise
     except BaseException:
-        if not (folder / CHECKPOINT).is_file():
+        if not (folder / CHECKPOINT).is_file() and not checkpoint.Checkpoints(folder, plan.spec).exist():
             workspace.store.remove(plan.spec.key)
         raise
 

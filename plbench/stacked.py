@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plbench.api import Batch, Method, Progress
-from plbench.engine import FitState, apply_gradients
+from plbench.engine import FitState
 from plbench.errors import PluginError, TrainingError
 from plbench.execution import Execution, widened
 from plbench.inputs import FeatureInputs
-from plbench.optimisation import FusedSteps
+from plbench.optimisation import FusedSteps, apply_gradients
 from plbench.randomness import derive_seed, seeded
 from plbench.spec import Plan
 from plbench.stacked_layers import StackedLinear, layers_of
@@ -93,6 +93,7 @@ def fit_together(
     execution: Execution,
     *,
     report: Callable[[int, int], None] = lambda done, total: None,
+    between_epochs: Callable[[], None] = lambda: None,
 ) -> None:
     """Trains all heads to the end of their plans, or until they stop.
 
@@ -103,19 +104,24 @@ def fit_together(
         inputs: features and labels; each head sees them in the order of its own seed.
         execution: where and how precisely.
         report: called with steps done and steps in all, counted over the orders.
+        between_epochs: called when all heads have ended an epoch; what it raises ends the training.
     """
     with _workers(heads, execution.device) as (pool, num_workers):
         while active := [head for head in heads if not head.is_done]:
             orders = [_Order(seed, members, inputs, execution, num_workers) for seed, members in _by_seed(active)]
             try:
-                _fit_until_one_is_done(active, orders, pool, report)
+                _fit_until_one_is_done(active, orders, pool, report, between_epochs)
             finally:
                 for order in orders:
                     order.release()
 
 
 def _fit_until_one_is_done(
-    heads: Sequence[Head], orders: Sequence[_Order], pool: Executor, report: Callable[[int, int], None]
+    heads: Sequence[Head],
+    orders: Sequence[_Order],
+    pool: Executor,
+    report: Callable[[int, int], None],
+    between_epochs: Callable[[], None],
 ) -> None:
     last = max(head.stop_after or head.plan.epochs for head in heads)
     steps = orders[0].steps_per_epoch
@@ -131,6 +137,7 @@ def _fit_until_one_is_done(
             head.state.history[-1]["seconds"] = seconds
             if head.error is None:
                 head.after_epoch(head.state)
+        between_epochs()
 
 
 @contextlib.contextmanager

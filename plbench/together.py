@@ -17,6 +17,7 @@ from plbench.console import Reporter
 from plbench.engine import FitState
 from plbench.errors import TrainingError
 from plbench.inputs import FeatureInputs
+from plbench.interruption import Stopped, listening
 from plbench.job import Job
 from plbench.record import Record
 from plbench.resolve import RunPlan
@@ -90,7 +91,10 @@ def _memory(device: torch.device) -> int:
 
 
 def train(
-    jobs: Sequence[Job], workspace: Workspace, after_epoch: Callable[[Job], Callable[[FitState], None]]
+    jobs: Sequence[Job],
+    workspace: Workspace,
+    after_epoch: Callable[[Job], Callable[[FitState], None]] = lambda job: lambda state: None,
+    save: Callable[[Job], None] = lambda job: None,
 ) -> list[Head]:
     """Trains jobs together, each from where it stands.
 
@@ -98,20 +102,40 @@ def train(
         jobs: from `in_memory`.
         workspace: where and how.
         after_epoch: gives what a job does at the end of each of its epochs.
+        save: called for each job at the end of an epoch in which a signal asked for a stop.
 
     Returns:
         The head of each job, in order; with its error where it failed.
+
+    Raises:
+        Stopped: if a signal asked for it.
     """
-    heads = [Head(job.state, job.spec.plan, job.spec.seed, job.stop_after, after_epoch(job)) for job in jobs]
     inputs = jobs[0].train_inputs
     assert isinstance(inputs, FeatureInputs)
-    standing: dict[int, list[Head]] = defaultdict(list)
-    for head in heads:
-        standing[head.state.epoch].append(head)
-    for members in standing.values():
-        what = jobs[0].method.title if len(members) == 1 else f"{len(members)} heads together"
-        with workspace.reporter.task(f"Training {what}") as report:
-            fit_together(members, inputs, jobs[0].execution, report=report)
+    with listening() as heard:
+
+        def end_epoch(job: Job, state: FitState, then: Callable[[FitState], None]) -> None:
+            then(state)
+            if heard.number is not None:
+                save(job)
+
+        def between_epochs() -> None:
+            if heard.number is not None:
+                raise Stopped(heard.number)
+
+        heads = [
+            Head(
+                job.state, job.spec.plan, job.spec.seed, job.stop_after, partial(end_epoch, job, then=after_epoch(job))
+            )
+            for job in jobs
+        ]
+        standing: dict[int, list[Head]] = defaultdict(list)
+        for head in heads:
+            standing[head.state.epoch].append(head)
+        for members in standing.values():
+            what = jobs[0].method.title if len(members) == 1 else f"{len(members)} heads together"
+            with workspace.reporter.task(f"Training {what}") as report:
+                fit_together(members, inputs, jobs[0].execution, report=report, between_epochs=between_epochs)
     return heads
 
 
@@ -147,24 +171,30 @@ def _make(jobs: Sequence[Job], workspace: Workspace) -> dict[str, Record | Train
             kept.enter_context(runner.keeping_only_what_is_whole(job.plan, folder, workspace))
             runner.write_spec(job, folder)
             job.resume(folder)
-        starts = [job.state.epoch for job in jobs]
+            job.finish_epoch(folder)
         place = dict(zip((job.spec.key for job in jobs), folders, strict=True))
-        heads = train(jobs, workspace, lambda job: job.epoch_end(place[job.spec.key]))
+        heads = train(
+            jobs,
+            workspace,
+            after_epoch=lambda job: job.epoch_end(place[job.spec.key]),
+            save=lambda job: job.save(place[job.spec.key]),
+        )
         with (
             workspace.reporter.task(f"Scoring {len(jobs)} runs") as report,
             ThreadPoolExecutor(torch.get_num_threads(), "scoring") as pool,  # much of it is numpy's, on one core
         ):
-            made = pool.map(partial(_result, workspace), jobs, heads, folders, starts)
+            made = pool.map(partial(_result, workspace), jobs, heads, folders)
             for number, (job, result) in enumerate(zip(jobs, made, strict=True), 1):
                 results[job.spec.key] = result
                 report(number, len(jobs))
     return results
 
 
-def _result(workspace: Workspace, job: Job, head: Head, folder: Path, first_epoch: int) -> Record | TrainingError:
+def _result(workspace: Workspace, job: Job, head: Head, folder: Path) -> Record | TrainingError:
     """Ends a run whose training ended. Its own bars would hide the one over all runs."""
     job.workspace = dataclasses.replace(workspace, reporter=Reporter(quiet=True))
-    job.conclude(first_epoch, head.seconds)
+    job.trained_together = True
+    job.conclude()
     if head.error is None:
         return runner.conclude(job, folder)
     try:

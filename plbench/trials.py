@@ -14,7 +14,6 @@ from plbench import runner
 from plbench.console import Reporter
 from plbench.errors import TrainingError
 from plbench.job import Job
-from plbench.metrics import evaluate_cells
 from plbench.resolve import RunPlan
 from plbench.stacked import Head
 from plbench.sweep import run_all
@@ -53,7 +52,7 @@ def score_together(plans: Sequence[RunPlan], workspace: Workspace) -> list[Trial
     _make_stages(plans, workspace)
     results: list[TrialResult] = []
     for jobs in in_memory(plans, workspace):
-        heads = train(jobs, workspace, lambda job: lambda state: None)
+        heads = train(jobs, workspace)
         with ThreadPoolExecutor(torch.get_num_threads(), "scoring") as pool:  # much of it is numpy's, on one core
             results += pool.map(_scored, jobs, heads)
     return results
@@ -71,7 +70,7 @@ def _scored(job: Job, head: Head) -> TrialResult:
         return TrialResult(None, head.seconds, str(head.error))
     job.workspace = dataclasses.replace(job.workspace, reporter=Reporter(quiet=True))  # one bar a trial would be many
     start = time.perf_counter()
-    value = evaluate_cells(job.cells(job.headline_weights)).map_c
+    value = job.map_c(job.headline_weights)
     return TrialResult(value, head.seconds + time.perf_counter() - start)
 
 

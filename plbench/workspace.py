@@ -13,10 +13,13 @@ from pydantic import ValidationError
 
 from plbench.api import Dataset
 from plbench.console import Reporter
+from plbench.distributed import ALONE, World
 from plbench.errors import DataError, PlbenchError, did_you_mean
 from plbench.prepared import is_prepared, prepared_kind
 from plbench.registry import Registry
 from plbench.store import Store, unwritable
+
+SAVE_EVERY_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,10 @@ class Workspace:
         decode: what decodes JPEG files: "pil", in the workers, or "gpu"; see `plbench.jpegs`.
         track: names of the trackers that are told of each training; see `plbench.tracking`.
         dropped: those of them that failed and are told no more.
+        world: the processes that train together.
+        save_every: seconds between two checkpoints of a training, at most.
+        compiles: whether models go through `torch.compile`.
+        profiles: whether some steps of each training are traced.
     """
 
     store: Store
@@ -43,6 +50,10 @@ class Workspace:
     track: tuple[str, ...] = ()
     decode: str = "pil"
     dropped: set[str] = field(default_factory=set, compare=False)
+    world: World = ALONE
+    save_every: float = SAVE_EVERY_SECONDS
+    compiles: bool = False
+    profiles: bool = False
 
 
 def open_dataset(name: str, workspace: Workspace) -> Dataset:

@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plbench import engine
+from plbench import prediction
 from plbench.api import Batch, Loss, Method, PartialLabels, Plan, PlbenchError, Progress, Task, TrainView
-from plbench.engine import FitState, View, collect_cells, fit, predict, prepare_fit
+from plbench.engine import FitState, fit, prepare_fit
 from plbench.errors import TrainingError
 from plbench.execution import Execution, widened
 from plbench.inputs import FeatureInputs
+from plbench.prediction import View, collect_cells, predict
 from plbench.randomness import derive_seed, generator, seeded
 
 CPU = Execution(torch.device("cpu"), "float32")
@@ -294,13 +295,13 @@ class TestEvaluation:
         model = nn.Sequential(a_model(dropout=0.5), nn.BatchNorm1d(NUM_CLASSES))
         state = train(build(Known), model, some_inputs())
         whole = scores_of(state, some_inputs())
-        monkeypatch.setattr(engine, "EVAL_BATCH_SIZE", size)
+        monkeypatch.setattr(prediction, "EVAL_BATCH_SIZE", size)
         torch.testing.assert_close(scores_of(state, some_inputs()), whole, rtol=1e-5, atol=1e-7)
 
     def test_every_row_comes_once_and_in_order(
         self, build: Callable[..., Method], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(engine, "EVAL_BATCH_SIZE", 7)
+        monkeypatch.setattr(prediction, "EVAL_BATCH_SIZE", 7)
         rows = [rows for rows, _ in predict(a_model(), build(Known), some_inputs(), CPU)]
         assert torch.cat(rows).tolist() == list(range(NUM_ROWS))
 

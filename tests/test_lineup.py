@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from plbench import engine, environment, evaluation, lineup, sweep
+from plbench import environment, evaluation, lineup, sweep
 from plbench.api import Batch, Loss, Method, Progress
 from plbench.cli import main
 from plbench.compare import Setting, compare
@@ -24,6 +24,7 @@ from plbench.errors import PlbenchError, PluginError
 from plbench.lineup import Contest, choose_entrants, foresee, make_runs, plan_contest, with_tuned
 from plbench.registry import Registry, Source
 from plbench.resolve import Request
+from plbench.step import Stepper
 from plbench.workspace import Workspace
 
 TABLE_1 = [
@@ -211,7 +212,7 @@ class TestRuns:
         def no_step(*arguments: Any) -> float:
             raise AssertionError("something was trained")
 
-        monkeypatch.setattr(engine, "_step", no_step)
+        monkeypatch.setattr(Stepper, "take", no_step)
         monkeypatch.setattr("plbench.together.run_group", no_step, raising=False)
         foreseen = foresee(contest, workspace)
         assert foreseen.num_missing == 0 and "all done already" in foreseen.text
@@ -325,7 +326,7 @@ class TestCommand:
         assert [plbench(*shlex.split(step), "--json").code for step in steps] == [0, 0]
 
     def test_a_plan_runs_nothing(self, own: list[object]) -> None:
-        said = plbench(*own, "-m", "focal", "--seeds", 2, "--plan", "--json")
+        said = plbench(*own, "-m", "focal", "--seeds", 2, "--dry-run", "--json")
         found = json.loads(said.out)
         assert found["rows"] == ["focal"] and found["num_missing"] == found["num_trainings"] == 2
 

@@ -60,7 +60,7 @@ VERSION_1: dict[str, Any] = {
 def test_a_record_of_schema_1_is_read(tmp_path: Path) -> None:
     (tmp_path / RECORD).write_text(json.dumps(VERSION_1))
     record = read_record(tmp_path)
-    assert (record.schema_version, record.configuration, record.protocol_sha256) == (3, "unknown", None)
+    assert (record.schema_version, record.configuration, record.protocol_sha256) == (4, "unknown", None)
     assert record.tuning is None
     assert (record.paper, record.source_file) == ("", None)
     kept = VERSION_1.keys() - {"schema_version", "spec"}
@@ -80,7 +80,7 @@ def test_the_present_schema_stays_as_it_is() -> None:
     assert upgraded(present) == present
 
 
-@pytest.mark.parametrize("version", [0, 4, -1, "1", 1.5, None, True, [1]])
+@pytest.mark.parametrize("version", [0, 5, -1, "1", 1.5, None, True, [1]])
 def test_an_unknown_schema_stays_as_it_is(version: Any) -> None:
     content = {**VERSION_1, "schema_version": version}
     assert upgraded(content) == content
@@ -92,6 +92,15 @@ def test_a_field_that_came_later_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / RECORD).write_text(json.dumps({**VERSION_1, name: "default"}))
     with pytest.raises(StoreError, match=f"schema . has no field '{name}'"):
         read_record(tmp_path)
+
+
+def test_where_the_time_went_came_with_schema_4() -> None:
+    cost = {"seconds": {"training": 1.0}, "images_per_second": 10.0, "peak_memory_mb": 100.0}
+    third = {**upgraded(VERSION_1), "schema_version": 3, "cost": cost}
+    record = Record.model_validate(upgraded(third))
+    assert record.cost is not None and record.cost.phases == {}
+    with pytest.raises(ValueError, match=r"no field 'cost.phases'"):
+        upgraded({**third, "cost": {**cost, "phases": {"data": 1.0}}})
 
 
 def test_every_version_has_a_step() -> None:

@@ -11,6 +11,7 @@ import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from plbench.outcome import FILES
 from plbench.record import read_record, reference
 from plbench.resolve import Request, RunPlan, fit_part_plan, plan_from_spec, plan_run
 from plbench.spec import RunSpec
+from plbench.step import Stepper
 from plbench.store import CHECKPOINT, RECORD
 from plbench.workspace import Workspace
 
@@ -56,6 +58,11 @@ def weights_of(plan: RunPlan, workspace: Workspace) -> dict[str, Any]:
     return checkpoint.load(folder_of(plan, workspace) / CHECKPOINT, plan.spec.sha256())
 
 
+def saving(workspace: Workspace) -> Workspace:
+    """The same workspace, with a checkpoint after every step."""
+    return replace(workspace, save_every=0.0)
+
+
 def same_bits(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether raw and averaged weights are equal bit by bit."""
     return all(
@@ -66,10 +73,10 @@ def same_bits(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def forbid_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    def step(*arguments: Any) -> float:
+    def step(*arguments: Any) -> None:
         raise AssertionError("something was trained")
 
-    monkeypatch.setattr(engine, "_step", step)
+    monkeypatch.setattr(Stepper, "take", step)
 
 
 class TestRecord:
@@ -162,7 +169,7 @@ class TestRepeating:
         workspace = make_workspace()
         record = runner.run(a_plan(workspace, "selective"), workspace)
         forbid_training(monkeypatch)
-        monkeypatch.setattr(job, "predict", None)
+        monkeypatch.setattr(job, "predict_share", None)
         assert runner.run(a_plan(workspace, "selective"), workspace) == record
 
     @pytest.mark.parametrize(("method", "regime"), [("selective", "probe"), ("ce-negative", "finetune")])
@@ -436,15 +443,14 @@ class TestInterruption:
         epoch: int,
     ) -> None:
         request = {"regime": regime, "selection": selection}
-        whole, stopped = make_workspace(Uneven, name="whole"), make_workspace(Uneven, name="stopped")
+        whole, stopped = make_workspace(Uneven, name="whole"), saving(make_workspace(Uneven, name="stopped"))
         plan = a_plan(whole, method, **request)
         expected = runner.run(plan, whole)
-        monkeypatch.setattr(job, "SAVE_EVERY_SECONDS", 0.0)
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             interrupt_after(patch, epoch, KeyboardInterrupt())
             runner.run(a_plan(stopped, method, **request), stopped)
         folder = folder_of(plan, stopped)
-        assert {path.name for path in folder.iterdir()} == {"spec.toml", "log.jsonl", CHECKPOINT}
+        assert {path.name for path in folder.iterdir()} == {"spec.toml", "log.jsonl", checkpoint.FOLDER}
         epochs: list[dict[str, Tensor]] = []
         record_weights(monkeypatch, epochs)
         record = runner.run(a_plan(stopped, method, **request), stopped)
@@ -462,10 +468,9 @@ class TestInterruption:
     def test_a_stop_during_evaluation_costs_no_training(
         self, make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        whole, stopped = make_workspace(name="whole"), make_workspace(name="stopped")
+        whole, stopped = make_workspace(name="whole"), saving(make_workspace(name="stopped"))
         plan = a_plan(whole, regime="finetune")
         expected = runner.run(plan, whole)
-        monkeypatch.setattr(job, "SAVE_EVERY_SECONDS", 0.0)
 
         def interrupted(job: Any) -> None:
             raise KeyboardInterrupt
@@ -533,13 +538,15 @@ class TestFailure:
     def test_its_last_good_checkpoint_is_named_and_whole(
         self, make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        workspace = make_workspace(Exploding)
+        workspace = saving(make_workspace(Exploding))
         plan = a_plan(workspace, "exploding")
-        monkeypatch.setattr(job, "SAVE_EVERY_SECONDS", 0.0)
-        with pytest.raises(TrainingError, match=f"last good checkpoint: {folder_of(plan, workspace) / CHECKPOINT}"):
+        checkpoints = checkpoint.Checkpoints(folder_of(plan, workspace), plan.spec)
+        with pytest.raises(TrainingError, match=f"last good checkpoint: {checkpoints.folder}/step-00000003.pt"):
             runner.run(plan, workspace)
-        saved = weights_of(plan, workspace)
-        assert saved["epoch"] == 1
+        found = checkpoints.newest(print)
+        assert found is not None
+        saved = checkpoints.load(found)
+        assert (saved["epoch"], saved["batch"]) == (1, 0)
         assert all(torch.isfinite(value).all() for value in saved["model"].values())
 
     def test_any_other_error_leaves_nothing(self, make_workspace: Callable[..., Workspace]) -> None:
@@ -607,8 +614,7 @@ class TestFullDisk:
     def test_a_run_leaves_nothing_half_written(
         self, make_workspace: Callable[..., Workspace], small_disk: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        workspace = make_workspace(name=small_disk.name)  # its store lies on the small disk
-        monkeypatch.setattr(job, "SAVE_EVERY_SECONDS", 0.0)
+        workspace = saving(make_workspace(name=small_disk.name))  # its store lies on the small disk
         with pytest.raises(StoreError, match=r"could not write .*; free some space"):
             runner.run(a_plan(workspace, regime="finetune"), workspace)
         assert not list(workspace.store.runs.iterdir())

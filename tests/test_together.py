@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -80,7 +81,7 @@ def forbid_training(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("something was trained")
 
     monkeypatch.setattr(stacked._Block, "step", step)
-    monkeypatch.setattr("plbench.engine._step", step)
+    monkeypatch.setattr("plbench.step.Stepper.take", step)
 
 
 class TestSweep:
@@ -166,10 +167,9 @@ class TestSweep:
     def test_an_interrupted_stack_goes_on_from_its_checkpoints(
         self, make_workspace: MakeWorkspace, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        workspace, other = make_workspace(), make_workspace(name="undisturbed")
+        workspace, other = replace(make_workspace(), save_every=0.0), make_workspace(name="undisturbed")
         plans = [a_plan(workspace, name) for name in ("ce-negative", "se-negative", "asl-negative")]
         whole = sweep.run_all(plans, other)
-        monkeypatch.setattr(job, "SAVE_EVERY_SECONDS", 0.0)
         ends = itertools.count()
         save = job.Job.epoch_end
 
@@ -187,7 +187,8 @@ class TestSweep:
         with pytest.raises(KeyboardInterrupt):
             sweep.run_all(plans, workspace)
         assert workspace.store.keys() == []
-        assert all((workspace.store.run_folder(plan.spec.key) / CHECKPOINT).is_file() for plan in plans)
+        folders = [workspace.store.run_folder(plan.spec.key) for plan in plans]
+        assert all(checkpoint.Checkpoints(folder, p.spec).exist() for folder, p in zip(folders, plans, strict=True))
         monkeypatch.setattr(job.Job, "epoch_end", save)
         started: list[int] = []
         fit = together.fit_together

@@ -1,0 +1,83 @@
+"""Where the time of a training goes: waiting for data, forward, loss, backward, optimiser."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import torch
+
+PHASES = ("data", "forward", "loss", "backward", "optimizer", "other")
+"""Phases of a training. "other" is what hooks, selection and checkpoints take."""
+
+_EVERY = 16
+"""On a GPU one step in so many is timed, by events in its own queue, and stands for them all."""
+
+
+class Clock:
+    """Seconds by phase, and the images that were trained on.
+
+    On a CPU every lap is measured. A GPU works through a queue while the program is already elsewhere, so laps are
+    marked in the queue, on some steps only, and read when something else waits for the device anyway. There, "data" is
+    the time in which the device had nothing to do but wait for a batch and receive it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Starts at zero."""
+        self._on_gpu = device.type == "cuda"
+        self._seconds = dict.fromkeys(PHASES, 0.0)
+        self._marks: list[tuple[str, torch.cuda.Event]] = []
+        self._measures = True
+        self._last = time.perf_counter()
+        self._steps = self._measured_steps = 0
+        self.num_images = 0
+
+    def start_step(self) -> None:
+        """The work of a step begins: with waiting for its batch."""
+        self._steps += 1
+        if self._on_gpu:
+            self._measures = self._steps % _EVERY == 1
+            self._measured_steps += self._measures
+        self.lap("other")
+
+    def lap(self, phase: str) -> None:
+        """What was done since the last lap belonged to this phase."""
+        if not self._on_gpu:
+            now = time.perf_counter()
+            self._seconds[phase] += now - self._last
+            self._last = now
+        elif self._measures:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._marks.append((phase, event))
+
+    def resume(self) -> None:
+        """What happened since the last lap is nobody's."""
+        self._last = time.perf_counter()
+
+    def read(self) -> None:
+        """Takes the laps in that a GPU has come to; waits for it."""
+        if not self._marks:
+            return
+        torch.cuda.synchronize()
+        for (_, start), (phase, end) in zip(self._marks, self._marks[1:], strict=False):
+            if phase != "other":  # between two measured steps there are many others
+                self._seconds[phase] += start.elapsed_time(end) / 1000
+        self._marks.clear()
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase of all steps; of a GPU, scaled up from those measured."""
+        self.read()
+        scale = self._steps / self._measured_steps if self._on_gpu and self._measured_steps else 1.0
+        return {phase: value * scale for phase, value in self._seconds.items()}
+
+    def state_dict(self) -> dict[str, float]:
+        """What a checkpoint keeps."""
+        return {**self.seconds(), "num_images": float(self.num_images)}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Goes on from what a checkpoint kept."""
+        self._seconds = {phase: float(state.get(phase, 0.0)) for phase in PHASES}
+        self.num_images = int(state.get("num_images", 0))
+        self._steps = self._measured_steps = 0
+        self.resume()

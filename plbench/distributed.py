@@ -1,0 +1,205 @@
+"""Processes that train one model together: who is who, and what they tell each other. Alone, every call is free.
+
+What a batch is does not depend on their number: each takes its share of the global batch, gradients are summed, and
+losses are divided by the weight of the whole. Only the main process writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
+
+from plbench.errors import PlbenchError
+from plbench.order import share_of
+
+T = TypeVar("T")
+
+_MEETING = timedelta(seconds=60)
+"""How long a process waits for the others at the start."""
+
+_WORKING = timedelta(hours=2)
+"""How long it waits later: the main process may have much to do alone. What launched them ends all when one fails."""
+
+
+@dataclass(frozen=True)
+class World:
+    """All processes of a training, as one of them sees it.
+
+    Attributes:
+        rank: this process's number, from 0 on. size: their number.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes and prints."""
+        return self.rank == 0
+
+    def shares(self, num_rows: int) -> list[int]:
+        """Rows of a global batch that fall to each process."""
+        return [len(share_of(num_rows, rank, self.size)) for rank in range(self.size)]
+
+    def sum_(self, values: Tensor) -> Tensor:
+        """Replaces values by their sum over all processes, the same bits in each."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, values: Tensor, shares: Sequence[int]) -> Tensor:
+        """Rows of all processes, in order. A gradient flows back to this process's own rows only.
+
+        Args:
+            values: [b, …], of which the first `shares[rank]` rows count. shares: rows of each process.
+        """
+        if self.size == 1:
+            return values
+        gathered: Tensor = _Gather.apply(values, self, tuple(shares))
+        return gathered
+
+    def gather_objects(self, value: T) -> list[T]:
+        """One plain value of each process, in order."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def shared(self, make: Callable[[], T]) -> T:
+        """What the main process makes, for all. The others wait."""
+        if self.size == 1:
+            return make()
+        values = [make() if self.is_main else None]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def copy_from_main_(self, tensors: Iterable[Tensor]) -> None:
+        """Replaces tensors by those of the main process."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+    def check_same(self, facts: Mapping[str, str]) -> None:
+        """Makes sure that all processes are about to do the same.
+
+        Raises:
+            PlbenchError: in all of them, naming the first process and fact that differ.
+        """
+        found = self.gather_objects(dict(facts))
+        for rank, theirs in enumerate(found):
+            for name, value in found[0].items():
+                if theirs.get(name) != value:
+                    raise PlbenchError(
+                        f"process {rank} has {name} {theirs.get(name)}, process 0 has {value}; give all of them the "
+                        "same command, the same data and one version of plbench and torch"
+                    )
+
+    def wrapped(self, network: nn.Module) -> nn.Module:
+        """The network under torch's DistributedDataParallel, gradients summed; as it is where there is one process.
+
+        Parameters that a step does not use have no gradient, as in one process.
+        """
+        if self.size == 1 or not any(parameter.requires_grad for parameter in network.parameters()):
+            return network
+        parallel = nn.parallel.DistributedDataParallel(
+            network, find_unused_parameters=True, gradient_as_bucket_view=True
+        )
+        # a lambda: torch refuses a hook whose annotations are strings
+        parallel.register_comm_hook(None, lambda state, bucket: _sum_gradients(bucket.buffer()))
+        return parallel
+
+
+ALONE = World()
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather of unequal numbers of rows.
+
+    Every process computes the same from the whole, so its own rows' part of that gradient is complete.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, world: World, shares: tuple[int, ...]) -> Tensor:
+        ctx.place, ctx.num_rows = (sum(shares[: world.rank]), shares[world.rank]), len(values)
+        padded = values.new_zeros((max(shares), *values.shape[1:]))
+        padded[: shares[world.rank]] = values[: shares[world.rank]]
+        parts = [torch.empty_like(padded) for _ in shares]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:share] for part, share in zip(parts, shares, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        start, share = ctx.place
+        own = gradients[0].new_zeros((ctx.num_rows, *gradients[0].shape[1:]))
+        own[:share] = gradients[0][start : start + share]
+        return own, None, None
+
+
+def _sum_gradients(gradients: Tensor) -> torch.futures.Future[Tensor]:
+    """DDP's own hook divides by the number of processes; the engine divides by the weight of the whole batch."""
+    work = dist.all_reduce(gradients, async_op=True)
+    assert work is not None
+    summed: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
+    return summed
+
+
+def is_launched() -> bool:
+    """Whether this process is one of several, as `torchrun` and `plbench run --nproc` start them."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[World]:
+    """The world that the environment speaks of (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), while the scope lasts.
+
+    Raises:
+        PlbenchError: if the other processes cannot be reached.
+    """
+    if not is_launched():
+        yield ALONE
+        return
+    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    try:
+        store, rank, size = next(rendezvous("env://", timeout=_MEETING))
+        store.set_timeout(_WORKING)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_WORKING)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise PlbenchError(_unreachable(place, error)) from error
+    try:
+        yield World(rank, size)
+    finally:
+        dist.destroy_process_group()
+
+
+def local_rank() -> int:
+    """Number of this process among those of its machine: which of its GPUs it takes."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def local_size() -> int:
+    """Number of processes on this machine that belong together."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
+
+
+def _unreachable(place: str, error: Exception) -> str:
+    text = str(error)
+    if "EADDRINUSE" in text or "address already in use" in text.lower():
+        return f"port of {place} is in use by another program; set MASTER_PORT to a free one, or use --nproc"
+    if isinstance(error, ValueError):
+        return f"the environment of a process among several is not complete: {text.splitlines()[0]}; use torchrun"
+    return (
+        f"the main process at {place} could not be reached within {_MEETING.seconds} s; check MASTER_ADDR and "
+        "MASTER_PORT, and that all processes were started"
+    )
