@@ -127,14 +127,18 @@ def erase(images: Tensor, boxes: Tensor) -> None:
         images: [B, C, H, W].
         boxes: int64 [B, 4] on the same device: top, left, bottom, right, the last two beyond the box.
     """
-    if images.device.type == "cpu":  # a tenth of the time that a mask takes here
+    if images.device.type == "cpu":
         for image, (top, left, bottom, right) in zip(images, boxes.tolist(), strict=True):
             image[:, top:bottom, left:right] = 0
-        return
-    top, left, bottom, right = boxes[:, :, None].unbind(1)  # a loop would wait for the boxes, and launch B kernels
-    rows, columns = (torch.arange(side, device=boxes.device) for side in images.shape[-2:])
-    gone = ((rows >= top) & (rows < bottom))[:, :, None] & ((columns >= left) & (columns < right))[:, None]
-    images.masked_fill_(gone[:, None], 0)
+    else:  # a loop would wait for the boxes and launch B kernels; on a CPU it takes a tenth of the time
+        images.masked_fill_(inside(boxes, *images.shape[-2:])[:, None], 0)
+
+
+def inside(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Which pixels lie in the box of their image: bool [B, height, width]."""
+    top, left, bottom, right = boxes[:, :, None].unbind(1)
+    rows, columns = torch.arange(height, device=boxes.device), torch.arange(width, device=boxes.device)
+    return ((rows >= top) & (rows < bottom))[:, :, None] & ((columns >= left) & (columns < right))[:, None]
 
 
 @lru_cache
