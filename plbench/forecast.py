@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from plbench.features import features_key, features_name, stored_features
 from plbench.models import Backbone, make_head
 from plbench.randomness import seeded
 from plbench.record import finished_record
-from plbench.resolve import RunPlan
+from plbench.resolve import RunPlan, fit_part_plan
 from plbench.spec import ModelSpec
 from plbench.workspace import Workspace
 
@@ -72,6 +72,38 @@ def seconds_of_all(plans: Sequence[RunPlan], workspace: Workspace) -> float:
     train, infer = _seconds_per_image(plans[0], workspace)
     counted: set[str] = set()
     return sum(_seconds(plan, workspace, train, infer, counted) for plan in plans)
+
+
+def forecast_study(
+    plan: RunPlan, num_trials: int, num_seeds: int, workspace: Workspace, then: RunPlan | None = None
+) -> Forecast:
+    """What a study and its final rows take where nothing of them is there, and each training is on its own.
+
+    Args:
+        plan: the method's run on all of train.
+        num_trials: of the study.
+        num_seeds: of each final row; 0 where only the search is asked for.
+        workspace: where and how.
+        then: the same run in another regime, if its final rows are asked for, too.
+    """
+    train, infer = _seconds_per_image(plan, workspace)
+    counted: set[str] = set()
+    trial = fit_part_plan(plan, workspace.registry)
+    first = _seconds(trial, workspace, train, infer, counted)
+    features = {name for name in counted if name.endswith(".npy")}
+    total = first + (num_trials - 1) * _seconds(replace(trial, stages={}), workspace, train, infer, {*features})
+    for final in (plan, then) if num_seeds else ():
+        if final is not None:
+            train, infer = (train, infer) if final is plan else _seconds_per_image(final, workspace)
+            default = _seconds(final, workspace, train, infer, {*features})
+            tuned = _seconds(replace(final, stages={}), workspace, train, infer, {*features})
+            total += num_seeds * (default + tuned)  # a seed's stages serve both rows
+    rows = "" if not num_seeds else f", then 2 rows of {num_seeds} seeds" + (" in each regime" if then else "")
+    text = (
+        f"Study of {plan.method.title} on {plan.spec.protocol.name}: {num_trials} trials{rows}; about "
+        f"{duration(total)} on {workspace.device.type}, less what is there already, is pruned or trains together"
+    )
+    return Forecast(text, total)
 
 
 def _seconds(

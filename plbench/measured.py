@@ -37,6 +37,7 @@ _BUDGET_SECONDS = 8.0
 """About how long the timed steps may take together; a batch that takes longer is measured at a smaller size."""
 
 _FIRST_IMAGES = 4  # of a batch whose time nobody knows yet, on a CPU
+_SCORED_IMAGES = 8  # on a CPU
 _STEPS = 3
 _LOADED_IMAGES = 16
 _STAND_IN_ROWS = 1024  # that a stage's reduction gets to see
@@ -278,28 +279,38 @@ class _Trial:
 
     def inference(self, work: Callable[[Tensor], Any], shape: tuple[int, ...], most: int) -> tuple[float, int]:
         """Seconds per input, and bytes of a batch of `most` of them beside the model."""
-        on_cpu = self.device.type == "cpu"
-        size = min(most, 8 if on_cpu and len(shape) == 3 else most)
-        images = self.execution.inputs(torch.rand(size, *shape))
-        watched = _Passing() if on_cpu else None
-        modules = [self.state.model, *([] if self.backbone is None else [self.backbone])]
-        hooks = [] if watched is None else [h for module in modules for h in watched.watch(module)]
-        if not on_cpu:
-            torch.cuda.reset_peak_memory_stats(self.device)
-            before = torch.cuda.memory_allocated(self.device)
-        work(images)
-        for hook in hooks:
-            hook.remove()
-        num_bytes = watched.largest if watched else torch.cuda.max_memory_allocated(self.device) - before
+        size = min(most, _SCORED_IMAGES if self.device.type == "cpu" and len(shape) == 3 else most)
+        while True:
+            try:
+                inputs = self.execution.inputs(_made_up(size, *shape))
+                num_bytes = self._bytes_of(work, inputs)
+                break
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                size //= 2
         seconds = []
         for _ in range(_STEPS):
-            _wait(self.device)
             start = time.perf_counter()
-            work(images)
+            work(inputs)
             _wait(self.device)
             seconds.append(time.perf_counter() - start)
-        input_bytes = images.numel() * images.element_size()
-        return statistics.median(seconds) / size, (num_bytes + input_bytes) * most // size
+        return statistics.median(seconds) / size, (num_bytes + inputs.numel() * inputs.element_size()) * most // size
+
+    def _bytes_of(self, work: Callable[[Tensor], Any], inputs: Tensor) -> int:
+        """The most that work on inputs takes at a time beside them: on a CPU, of any layer's inputs and outputs."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            before = torch.cuda.memory_allocated(self.device)
+            work(inputs)
+            return torch.cuda.max_memory_allocated(self.device) - before
+        passing = _Passing()
+        modules = [self.state.model, *([] if self.backbone is None else [self.backbone])]
+        hooks = [hook for module in modules for hook in passing.watch(module)]
+        work(inputs)
+        for hook in hooks:
+            hook.remove()
+        return passing.largest
 
 
 class _Enough(Exception):
@@ -322,8 +333,8 @@ class _MadeUp:
 
     def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: Any = None) -> Iterator[Batch]:
         """The same batch again and again: making another would count as training."""
-        inputs = torch.randn(batch_size, *self.shape)
-        views = tuple(inputs if place == 0 else torch.randn_like(inputs) for place in range(self.num_views))
+        inputs = _made_up(batch_size, *self.shape)
+        views = tuple(inputs if place == 0 else _made_up(*inputs.shape) for place in range(self.num_views))
         index = torch.arange(batch_size) % self.labels.num_images
         batch = Batch(inputs, self.some_labels(batch_size), index, views)
         while True:
@@ -332,7 +343,7 @@ class _MadeUp:
     def ordered(self, batch_size: int, world: Any = None) -> Iterator[tuple[Tensor, Tensor]]:
         """One small batch, for a method that looks at its training images before it begins."""
         rows = torch.arange(min(self.batch_size, self.labels.num_images))
-        yield rows, torch.randn(len(rows), *self.shape)
+        yield rows, _made_up(len(rows), *self.shape)
 
 
 class _Kept:
@@ -378,13 +389,20 @@ class _StandIn:
         self, weights: Any = "ema", *, dropout: bool = False, passes: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """One batch of all rows."""
-        shape = (self.labels.num_images, self.labels.num_classes)
-        yield torch.arange(shape[0]), torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        yield (
+            torch.arange(self.labels.num_images),
+            _made_up(self.labels.num_images, self.labels.num_classes).sigmoid(),
+        )
 
 
 def _stand_in(stage: Stage, labels: PartialLabels) -> Tensor:
     """What a stage would hand on, of the right shape for a part of the rows."""
     return stage.reduce(_StandIn(labels.subset(np.arange(min(_STAND_IN_ROWS, labels.num_images)))))
+
+
+def _made_up(*shape: int) -> Tensor:
+    """Normal random numbers, without a draw from the global generator."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def _at(size: int, timed: list[tuple[int, float]]) -> float:

@@ -450,7 +450,7 @@ class TestRuns:
         assert str(path) in text and ("is missing" if damage is None else "was changed") in text and "--force" in text
 
     def test_a_run_under_way_elsewhere(self, bench: Bench) -> None:
-        key = bench.run("ce-negative", "--plan", "--json").json["spec"]
+        key = bench.run("ce-negative", "--dry-run", "--json").json["spec"]
         bench.runs.mkdir(exist_ok=True)
         from plbench.spec import RunSpec
 

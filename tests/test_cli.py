@@ -177,10 +177,10 @@ def test_force_repeats_it_to_the_bit(bench: Bench) -> None:
 
 
 def test_a_plan_says_what_would_run_and_runs_nothing(bench: Bench) -> None:
-    plan = bench.run("selective", "--seed", 77, "--plan", "--json").json
+    plan = bench.run("selective", "--seed", 77, "--dry-run", "--json").json
     assert plan["spec"]["seed"] == 77 and plan["seconds"] >= 0
-    said = bench.run("selective", "--seed", 77, "--plan")
-    assert "stage prior included" in said.out and not (bench.runs / plan["spec"]["stages"]["prior"]).exists()
+    said = bench.run("selective", "--seed", 77, "--dry-run")
+    assert "stage prior: CE, Ignore" in said.out and not (bench.runs / plan["spec"]["stages"]["prior"]).exists()
 
 
 def test_the_next_command_that_is_named_works_as_it_stands(bench: Bench, tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_the_next_command_that_is_named_works_as_it_stands(bench: Bench, tmp_pat
 
 def test_parameters_are_typed(bench: Bench) -> None:
     def spec(*options: str) -> dict[str, Any]:
-        return dict(bench.run("selective", *options, "--plan", "--json").json["spec"])
+        return dict(bench.run("selective", *options, "--dry-run", "--json").json["spec"])
 
     params = spec("-P", "top_k=2", "-P", "gamma_neg=1", "-P", "mode=likelihood", "--param", "clip=5e-2")["method"]
     assert params["params"]["top_k"] == 2 and isinstance(params["params"]["top_k"], int)
@@ -208,9 +208,9 @@ def test_parameters_are_typed(bench: Bench) -> None:
 
 def test_suggested_parameters_are_those_of_the_protocol(bench: Bench) -> None:
     where = ["run", "--method", "selective", "--dataset", "coco2017", "--data-root", bench.data, *SHORT]
-    params = plbench(*where, "--simulate", "rpa=0.5", "--plan", "--json").json["spec"]["method"]["params"]
+    params = plbench(*where, "--simulate", "rpa=0.5", "--dry-run", "--json").json["spec"]["method"]["params"]
     assert params["gamma_neg"] == 1.0 and params["top_k"] == 5
-    own = plbench(*where, "--simulate", "rpa=0.5", "-P", "gamma_neg=2", "--plan", "--json").json
+    own = plbench(*where, "--simulate", "rpa=0.5", "-P", "gamma_neg=2", "--dry-run", "--json").json
     assert own["spec"]["method"]["params"]["gamma_neg"] == 2.0
 
 
@@ -245,7 +245,7 @@ def every_command(bench: Bench, key: str) -> dict[str, list[object]]:
     return {
         "run": options,
         "run --force": [*options, "--force"],
-        "run --plan": [*options, "--plan"],
+        "run --dry-run": [*options, "--dry-run"],
         "methods list": ["methods", "list"],
         "methods show": ["methods", "show", "selective"],
         "data list": ["data", "list", *root],

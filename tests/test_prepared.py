@@ -334,7 +334,7 @@ class TestRefusals:
         assert not (tmp_path / "out").exists()
 
     def test_the_name_of_another_dataset(self, made: Path) -> None:
-        said = plbench("run", "-m", "ce-ignore", "-d", "openimages-v6", "--data-root", made, "--plan")
+        said = plbench("run", "-m", "ce-ignore", "-d", "openimages-v6", "--data-root", made, "--dry-run")
         assert said.code == 2 and f"{made} holds 'openimages-v3', prepared; give --dataset openimages-v3" in said.err
 
     @pytest.mark.parametrize("content", ["", "{}", "[]", '{"format": 9}', "\xff"])
@@ -394,7 +394,7 @@ class TestLeftOut:
         assert said.code == 0 and (identity in said.out) == (what == "broken")
         assert ("1 of 60 train images are not there" in said.err) == (what == "absent")
         run = ["run", "-m", "ce-ignore", "-d", kind.name, "--data-root", tmp_path / "out", "--recipe", "quick"]
-        plan = plbench(*run, "--plan", "--json", "--quiet").json
+        plan = plbench(*run, "--dry-run", "--json", "--quiet").json
         official = f"{kind.name}/v1" if what == "nothing" else f"custom/{kind.name}"
         assert plan["spec"]["protocol"]["name"] == official
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from plbench.cli.setting import Setting, with_setting, workspace_for
+from plbench.cli.setting import DryRun, Setting, with_setting, workspace_for
 from plbench.cli.terms import RUNS, Dataset, Method, Param, RegimeOption, emit
 from plbench.errors import PlbenchError
 
@@ -41,6 +41,7 @@ def tune(
         RegimeOption | None, typer.Option("--then", help="finetune: also train the winner of a probe fully.")
     ] = None,
     search_only: Annotated[bool, typer.Option("--search-only", help="Leave the final rows out.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Tune a method on the validation part, then train its best and its starting values with fresh seeds."""
     own = {"method": method, "dataset": dataset, "param": param}
@@ -63,6 +64,12 @@ def tune(
     )
     plan = options.plan_from_options(given, workspace)
     second = None if then is None else _second_plan(plan, given, then, workspace)
+    if dry_run:
+        from plbench.forecast import forecast_study
+
+        foreseen = forecast_study(plan, trials, 0 if search_only else seeds, workspace, second)
+        emit({"spec": plan.spec, **vars(foreseen)}, setting["as_json"], lambda: typer.echo(foreseen.text))
+        return
     made = make(plan, settings, workspace, num_seeds=seeds, then=second, search_only=search_only)
     steps = _next_steps(plan, settings, made, param or (), ranges or (), workspace)
     content = {
