@@ -44,7 +44,7 @@ class IMCL(Method):
     class Params(MethodParams):
         """k and c of the released code (c = 1 on COCO, 2 on OpenImages); the lambdas' scale is ours."""
 
-        label_weight: float = tunable(0.1, 0.001, 1.0, log=True, ge=0.0, description="lambda_c, of labels' residuals")
+        label_weight: float = tunable(0.03, 0.001, 0.3, log=True, ge=0.0, description="lambda_c, of labels' residuals")
         feature_weight: float = tunable(
             0.05, 0.0005, 0.5, log=True, ge=0.0, description="lambda_f, of features' residuals"
         )

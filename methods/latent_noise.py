@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from plbench.api import Batch, Loss, Method, MethodParams, Progress
+from plbench.api import Batch, Loss, Method, MethodParams, Progress, tunable
 
 
 class LatentNoise(Method):
@@ -25,7 +25,8 @@ class LatentNoise(Method):
     Presence and the two relevances have a head of their own each, of the kind that the run asks for, on shared
     features. They start where the released code starts them: a class is present with probability 0.0014, mentioned
     with 0.96 if it is and with 0.04 if it is not. That start decides which of the two becomes the classifier: from
-    p = 1/2 it is relevance, and presence tells nothing.
+    p = 1/2 it is relevance, and presence tells nothing. Ours: the heads of relevance learn at `relevance_rate` times
+    the rate. Their gradients are small, by a factor of v, and with plain descent so are their steps; with Adam not.
 
     Written for data without verified negatives: where there are some, presence is known there and nothing else is, so
     that they add `-log(1 - v)`.
@@ -37,16 +38,21 @@ class LatentNoise(Method):
     tags = frozenset({"single-positive", "system"})
 
     class Params(MethodParams):
-        """The released code's start."""
+        """The released code's start; the rate of relevance is ours."""
 
-        start: float = Field(3.29, description="logit of r(y=1|z=1), and minus that of r(y=1|z=0), before training")
         presence_start: float = Field(-6.58, description="logit of v, before training")
-        relevance_rate: float = Field(1.0, gt=0.0, description="learning rate of relevance over that of presence")
+        relevance_start: float = Field(
+            3.29, description="logit of r(y=1|z=1), and minus that of r(y=1|z=0), before training"
+        )
+        relevance_rate: float = tunable(
+            0.01, 0.001, 1.0, log=True, gt=0.0, description="learning rate of relevance over that of presence; ours"
+        )
 
     def build(self, backbone: nn.Module, make_head: Callable[[], nn.Module]) -> nn.Module:
         """The backbone and three heads."""
         heads = [make_head() for _ in range(3)]
-        return nn.Sequential(backbone, PresenceAndRelevance(heads, self.params.presence_start, self.params.start))
+        starts = (self.params.presence_start, self.params.relevance_start, -self.params.relevance_start)
+        return nn.Sequential(backbone, PresenceAndRelevance(heads, starts))
 
     def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """All but relevance, and relevance at its own rate."""
@@ -79,13 +85,12 @@ class LatentNoise(Method):
 class PresenceAndRelevance(nn.Module):
     """Features [B, D] to [B, 3, C]: logits of presence, and of being mentioned if present and if absent."""
 
-    def __init__(self, heads: list[nn.Module], presence_start: float, start: float) -> None:
-        """Takes three heads that give logits [B, C]."""
+    def __init__(self, heads: list[nn.Module], starts: tuple[float, float, float]) -> None:
+        """Takes three heads that give logits [B, C], and what is added to each."""
         super().__init__()
-        self.heads = nn.ModuleList(heads)
-        self.presence_start, self.start = presence_start, start
+        self.heads, self.starts = nn.ModuleList(heads), starts
 
     def forward(self, features: Tensor) -> Tensor:
         """All three, one after another."""
-        presence, if_present, if_absent = (head(features) for head in self.heads)
-        return torch.stack([presence + self.presence_start, if_present + self.start, if_absent - self.start], dim=-2)
+        logits = [head(features) + start for head, start in zip(self.heads, self.starts, strict=True)]
+        return torch.stack(logits, dim=-2)

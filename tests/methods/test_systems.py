@@ -102,7 +102,20 @@ class TestLatentNoise:
             torch.testing.assert_close(
                 torch.sigmoid(output[:, head]), torch.full_like(output[:, head], expected), rtol=1e-9, atol=0
             )
+        torch.testing.assert_close(output[:, 0], torch.full_like(output[:, 0], -6.58))
         assert torch.equal(method.scores(output), torch.sigmoid(output[:, 0]))
+
+    def test_relevance_learns_at_its_own_rate(self, build: Callable[..., Method]) -> None:
+        method = build("latent-noise", relevance_rate=0.2)
+        model = model_of(method)
+        rates = [
+            group.get("lr_scale", 1.0)
+            for p in model.parameters()
+            for group in method.param_groups(model)
+            for q in group["params"]
+            if q is p
+        ]
+        assert rates == [1.0, 1.0, 0.2, 0.2, 0.2, 0.2]  # weight and bias of each head
 
 
 class Written:
