@@ -113,9 +113,8 @@ def refuse_transform(transform: object) -> None:
     Raises:
         PlbenchError: always.
     """
-    raise PlbenchError(
-        f"the method's own transform ({type(transform).__name__}) works on images decoded by Pillow; use --decode pil"
-    )
+    name = getattr(transform, "__name__", type(transform).__name__)
+    raise PlbenchError(f"the method's own transform ({name}) works on images decoded by Pillow; use --decode pil")
 
 
 class Encoded(NamedTuple):
