@@ -41,15 +41,20 @@ class Execution:
         """The batch on the device, images channels-last."""
         return Batch(
             self.inputs(batch.inputs),
-            batch.labels.to(self.device, non_blocking=True),
-            batch.index.to(self.device, non_blocking=True),
+            self._sent(batch.labels),
+            self._sent(batch.index),
             tuple(self.inputs(view) for view in batch.views),
         )
 
     def inputs(self, inputs: Tensor) -> Tensor:
         """Inputs on the device."""
-        layout = torch.channels_last if inputs.ndim == 4 else torch.preserve_format
-        return inputs.to(self.device, memory_format=layout, non_blocking=True)
+        return self._sent(inputs, torch.channels_last if inputs.ndim == 4 else torch.preserve_format)
+
+    def _sent(self, values: Tensor, layout: torch.memory_format = torch.preserve_format) -> Tensor:
+        """On the device. Out of memory that is not pinned, a copy would wait for all that the GPU has still to do."""
+        if self.device.type == "cuda" and values.device.type == "cpu":
+            values = values.pin_memory()
+        return values.to(self.device, memory_format=layout, non_blocking=True)
 
 
 class evaluation_mode:

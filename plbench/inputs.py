@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,15 +14,12 @@ from torch import Tensor
 
 from plbench.api import Batch
 from plbench.distributed import ALONE, World
-from plbench.images import (
-    EvalTransform,
-    ImageSource,
-    image_batches,
-    label_tensor,
-    ordered_batches,
-)
+from plbench.images import ImageSource, label_tensor, ordered_batches
+from plbench.jpegs import JpegDecoder
 from plbench.labels import PartialLabels
+from plbench.loading import CPU, ImageLoader, image_batches
 from plbench.order import EpochOrder
+from plbench.transforms import EvalTransform
 
 _IN_MEMORY_BYTES = 4 << 30
 
@@ -39,14 +37,14 @@ class Inputs(Protocol):
         ...
 
     def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: World = ALONE) -> Iterator[Batch]:
-        """Training batches of one epoch, on the CPU: every row once, by the run's seed; or only those from one on.
+        """Training batches of one epoch: every row once, by the run's seed; or only those from one on.
 
         Of each, this process's share; where that is empty, rows that stand in (see `EpochOrder`).
         """
         ...
 
     def ordered(self, batch_size: int, world: World = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
-        """Evaluation batches: row index [b] and inputs, every row once, in order, without augmentation.
+        """Evaluation batches: row index [b], on the CPU, and inputs; every row once, in order, without augmentation.
 
         Among several processes the batches are dealt out in turn, whole, so that they are computed as by one.
         """
@@ -55,11 +53,13 @@ class Inputs(Protocol):
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """Images decoded by worker processes.
+    """Images read and decoded by worker processes, finished on the device.
 
     Attributes:
         train_transform: of training batches; None for a part that is only evaluated.
         seed: orders and augments training batches.
+        device: where images are wanted.
+        decoder: decodes JPEG files there, in place of Pillow in the workers.
     """
 
     images: ImageSource
@@ -68,6 +68,31 @@ class ImageInputs:
     workers: int
     train_transform: Callable[[Any], Any] | None = None
     seed: int = 0
+    device: torch.device = CPU
+    decoder: JpegDecoder | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses now what could not be loaded later.
+
+        Raises:
+            PlbenchError: if there is a decoder, but the training transform needs Pillow's images.
+        """
+        if self.train_transform is not None:
+            assert self._training_loader is not None
+
+    @cached_property
+    def _training_loader(self) -> ImageLoader:
+        """Keeps its workers from epoch to epoch."""
+        assert self.train_transform is not None
+        return ImageLoader(
+            self.images,
+            self.train_transform,
+            min_side=self.eval_transform.size,
+            workers=self.workers,
+            device=self.device,
+            augment_seed=self.seed,
+            decoder=self.decoder,
+        )
 
     def __len__(self) -> int:
         """Number of images."""
@@ -75,7 +100,6 @@ class ImageInputs:
 
     def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: World = ALONE) -> Iterator[Batch]:
         """Augmented training batches; images that lie side by side on disk are read together."""
-        assert self.train_transform is not None
         order = EpochOrder(
             len(self),
             batch_size,
@@ -86,16 +110,7 @@ class ImageInputs:
             num_ranks=world.size,
             first_batch=first_batch,
         )
-        stream = image_batches(
-            self.images,
-            self.train_transform,
-            order,
-            min_side=self.eval_transform.size,
-            workers=self.workers,
-            augment_seed=self.seed,
-            epoch=epoch,
-        )
-        for views, rows in stream:
+        for views, rows in self._training_loader.batches(order, epoch):
             yield Batch(views[0], label_tensor(self.labels, rows), rows, views if len(views) > 1 else ())
 
     def ordered(self, batch_size: int, world: World = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
@@ -106,6 +121,8 @@ class ImageInputs:
             ordered_batches(len(self), batch_size)[world.rank :: world.size],
             min_side=self.eval_transform.size,
             workers=self.workers,
+            device=self.device,
+            decoder=self.decoder,
         )
         for views, rows in stream:
             yield rows, views[0]

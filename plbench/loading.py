@@ -59,7 +59,7 @@ class ImageLoader:
         """
         self._route = _route(source, transform, min_side, decoder)
         self._workers, self._device, self._augment_seed = workers, device, augment_seed
-        self._kept: _Passes | None = None
+        self._kept: list[_Passes] = []  # at most one
 
     def batches(self, order: Sequence[Sequence[int]], epoch: int = 0) -> Generator[tuple[Views, Tensor], None, None]:
         """One pass.
@@ -83,8 +83,10 @@ class ImageLoader:
 
     def _loaded(self, order: Sequence[Sequence[int]], epoch: int) -> Generator[tuple[Any, Tensor], None, None]:
         """Batches as workers make them, pinned where a GPU wants them."""
-        passes, self._kept = self._kept, None  # a pass within a pass finds none, and has workers of its own
-        if passes is None:
+        passes: _Passes | None
+        try:
+            passes = self._kept.pop()
+        except IndexError:  # the first one; or another pass is under way, perhaps in another thread
             passes = _Passes(self._route, self._workers, self._device, self._augment_seed)
         try:
             yield from passes.next(order, epoch)
@@ -92,7 +94,8 @@ class ImageLoader:
             # whoever keeps the error keeps this frame, but no loader, whose workers would be waited for late and long
             error.__traceback__ = passes = None
             raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from None
-        self._kept = passes
+        if not self._kept:
+            self._kept.append(passes)
 
 
 def image_batches(
