@@ -76,10 +76,21 @@ def choose_device(name: str | None) -> torch.device:
     Raises:
         PlbenchError: if it does not exist here.
     """
+    from plbench.distributed import local_rank
     from plbench.errors import PlbenchError
 
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name is None and not torch.cuda.is_available():
+        return torch.device("cpu")
+    if name in (None, "cuda") and torch.cuda.is_available():  # each process of one machine has a GPU of its own
+        place = local_rank()
+        if place >= torch.cuda.device_count():
+            raise PlbenchError(
+                f"process {place} of this machine has no GPU: there are {torch.cuda.device_count()}; start one process "
+                "for each, or give --device cpu"
+            )
+        torch.cuda.set_device(place)
+        return torch.device("cuda", place)
+    assert name is not None
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()  # "meta" can be allocated on, but holds nothing

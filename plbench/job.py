@@ -312,6 +312,8 @@ class Job:
             num_features = self.train_inputs.features.shape[1]
         else:
             built = build_backbone(spec.model, weights_path(spec.model, self.workspace.weights_file), spec.seed)
+            if spec.plan.grad_checkpointing:
+                built.checkpoint_gradients()
             backbone, num_features = built, built.num_features
         with seeded(derive_seed(spec.seed, "init", "head")):
             return self.method.build(backbone, lambda: make_head(spec.model, num_features, num_classes))

@@ -111,6 +111,20 @@ class Backbone(nn.Module):
         """Pooled features, [B, D]."""
         return self.net(images)
 
+    def checkpoint_gradients(self) -> None:
+        """Computes activations a second time in place of keeping them.
+
+        Raises:
+            PlbenchError: if the architecture does not know how.
+        """
+        try:
+            self.net.set_grad_checkpointing(True)
+        except (AssertionError, AttributeError) as error:
+            raise PlbenchError(
+                f"backbone {type(self.net).__name__} of timm has no gradient checkpointing; leave out "
+                "--grad-checkpointing, and give --accumulate where memory is short"
+            ) from error
+
 
 def build_backbone(spec: ModelSpec, weights: Path | None, seed: int) -> Backbone:
     """A backbone with the weights that its spec names.

@@ -19,7 +19,16 @@ from plbench.spec import RunSpec
 from plbench.workspace import Workspace
 
 _MODEL_OPTIONS = ("backbone", "pooling", "head", "head_width", "image_size")
-_PLAN_OPTIONS = ("epochs", "batch_size", "accumulate", "lr", "weight_decay", "optimizer", "clip_grad")
+_PLAN_OPTIONS = (
+    "epochs",
+    "batch_size",
+    "accumulate",
+    "lr",
+    "weight_decay",
+    "optimizer",
+    "clip_grad",
+    "grad_checkpointing",
+)
 _REQUEST_OPTIONS = ("simulate", "simulation_seed", "recipe", "regime", "precision", "seed", "selection")
 _DATA_OPTIONS = ("labels", "images", "negative_value")  # of a dataset, with options of their own
 _WEIGHTS = ("packaged", "pretrained", "random")

@@ -93,6 +93,8 @@ class Plan(Frozen):
         cutout: side of the erased square as a share of the image's side; 0 for none.
         accumulate: mini-batches per optimiser step.
         clip_grad: largest global norm of the gradient, or None.
+        grad_checkpointing: whether the backbone computes activations a second time in place of keeping them, or None.
+            Batch normalisation then sees each batch twice, which moves its running statistics.
     """
 
     epochs: Annotated[int, Field(ge=1)]
@@ -107,6 +109,7 @@ class Plan(Frozen):
     cutout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     accumulate: Annotated[int, Field(ge=1)] = 1
     clip_grad: Annotated[float, Field(gt=0)] | None = None
+    grad_checkpointing: Literal[True] | None = None
 
 
 class ModelSpec(Frozen):

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
+import shlex
+import signal
 import sys
+import traceback
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -19,6 +24,8 @@ from plbench.cli.sweep import sweep_app
 from plbench.cli.terms import say
 from plbench.cli.tune import tune
 from plbench.errors import PlbenchError
+from plbench.interruption import Stopped
+from plbench.launch import is_worker, write_failure
 
 app = typer.Typer(
     help="The benchmark suite for learning from images whose labels are only partly known.",
@@ -41,6 +48,7 @@ app.add_typer(board_app, name="board")
 
 def main() -> None:
     """The entry point: errors that a person can mend are one sentence and exit code 2."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()  # leaves by SystemExit: 0, or 2 after a mistyped option
     except PlbenchError as error:
@@ -48,12 +56,38 @@ def main() -> None:
     except OSError as error:
         where = error.filename or ("a file or the output" if error.errno == errno.ENOSPC else None)
         if where is None or error.strerror is None:
+            _leave_a_trace()
             raise
         sys.exit(say(f"error: {where}: {error.strerror}; free or permit it, or choose another place", 2))
     except SystemExit as leave:
-        if leave.code == 130:  # what typer makes of Ctrl-C
-            say("stopped; the same command goes on from what was saved, or starts again where nothing was", 130)
+        if leave.code != 130:  # what typer makes of Ctrl-C
+            raise
+        command = shlex.join(["plbench", *sys.argv[1:]])
+        code = 128 + _signal_behind(leave)
+        sys.exit(code if is_worker() else say(f"stopped; what was saved is not lost, to go on: {command}", code))
+    except Exception:
+        _leave_a_trace()
         raise
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+def _signal_behind(error: BaseException | None) -> int:
+    """The signal that an exception came from."""
+    while error is not None:
+        if isinstance(error, Stopped):
+            return error.number
+        error = error.__cause__ or error.__context__
+    return signal.SIGINT
+
+
+def _leave_a_trace() -> None:
+    """Where several processes run, what launched them prints the first failure, and no other."""
+    if is_worker():
+        write_failure(traceback.format_exc(), 1)
+        os._exit(1)  # without a traceback of its own
 
 
 @app.callback(invoke_without_command=True)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plbench.cli.setting import DryRun, Setting, with_setting, workspace_for
+from plbench.cli.setting import DryRun, Setting, with_setting, workspace_among_others
 from plbench.cli.terms import Dataset, Method, Param, SelectionOption, emit
+from plbench.errors import PlbenchError
+from plbench.interruption import Stopped
+
+if TYPE_CHECKING:
+    from plbench.workspace import Workspace
 
 
 @with_setting
@@ -26,17 +31,30 @@ def run(
         SelectionOption | None, typer.Option("--selection", help="What chooses the epoch; default: last.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run again even if it is done.")] = False,
+    nproc: Annotated[
+        int, typer.Option("--nproc", min=1, help="Processes on this machine that train together, one for each GPU.")
+    ] = 1,
     dry_run: DryRun = False,
 ) -> None:
     """Train one method on one dataset, evaluate it, leave a record."""
+    if nproc > 1:
+        _in_processes(nproc, setting["device"])
+        return
     own = {"method": method, "dataset": dataset, "param": param, "seed": seed, "selection": selection}
+    with workspace_among_others(setting) as workspace:
+        _run({**setting, **own}, workspace, config=config, force=force, dry_run=dry_run)
+
+
+def _run(given: Setting, workspace: Workspace, *, config: Path | None, force: bool, dry_run: bool) -> None:
     from plbench import forecast, options, runner, tables
 
-    given, workspace, as_json = {**setting, **own}, workspace_for(setting), setting["as_json"]
+    world, as_json = workspace.world, given["as_json"]
     if config is not None:
         plan = options.plan_from_file(config, given, workspace)
     else:
         plan = options.plan_from_options(given, workspace)
+    if world.size > 1:
+        world.check_same({name: str(value) for name, value in plan.spec.model_dump(mode="json").items()})
     if dry_run:
         from plbench.dry_run import dry_run as look_ahead
         from plbench.dry_run_table import print_dry_run
@@ -44,10 +62,27 @@ def run(
         found = look_ahead(plan, workspace, force=force)
         emit(found.as_dict(), as_json, lambda: print_dry_run(found))
         return
-    was_done = not force and runner.finished(plan, workspace) is not None
-    if not was_done:
+    was_done = not force and world.shared(lambda: runner.finished(plan, workspace)) is not None
+    if not was_done and world.is_main:
         workspace.reporter.line(forecast.forecast(plan, workspace, force=force).text)
     record = runner.run(plan, workspace, force=force)
-    folder = workspace.store.run_folder(record.key)
-    steps = options.next_steps(plan, workspace, was_done)
-    emit(record, as_json, lambda: tables.print_result(record, folder, steps))
+    if world.is_main:
+        folder = workspace.store.run_folder(record.key)
+        steps = options.next_steps(plan, workspace, was_done)
+        emit(record, as_json, lambda: tables.print_result(record, folder, steps))
+
+
+def _in_processes(number: int, device: str | None) -> None:
+    """The same command once in each process."""
+    from plbench.distributed import is_launched
+    from plbench.launch import arguments_without, launch
+
+    if is_launched():
+        raise PlbenchError("--nproc starts processes, and this is already one of several; leave it out under torchrun")
+    code, text = launch(number, arguments_without("--nproc"), device)
+    if text:
+        typer.echo(text, err=True)
+    if code in (130, 143):
+        raise Stopped(code - 128)
+    if code:
+        raise typer.Exit(code)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,9 +31,11 @@ from plbench.cli.terms import (
     data_options,
     make_workspace,
 )
+from plbench.errors import PlbenchError
 from plbench.tracking import check_names
 
 if TYPE_CHECKING:
+    from plbench.distributed import World
     from plbench.workspace import Workspace
 
 Setting = Mapping[str, Any]
@@ -72,6 +75,10 @@ def _setting(
     weight_decay: Annotated[float | None, typer.Option("--weight-decay")] = None,
     optimizer: Annotated[str | None, typer.Option("--optimizer", help="adamw or adam-coupled.")] = None,
     clip_grad: Annotated[float | None, typer.Option("--clip-grad", help="Largest global norm of the gradient.")] = None,
+    grad_checkpointing: Annotated[
+        bool | None,
+        typer.Option("--grad-checkpointing", help="Compute activations twice in place of keeping them."),
+    ] = None,
     precision: Annotated[
         PrecisionOption | None, typer.Option("--precision", help="Default: bfloat16 on a GPU, else float32.")
     ] = None,
@@ -87,6 +94,11 @@ def _setting(
         typer.Option(
             "--decode", help="gpu decodes JPEG files where the model computes, to slightly other pixels; default: pil."
         ),
+    ] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Put the model through torch.compile.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Trace some steps into runs/KEY/profile.")] = False,
+    save_every: Annotated[
+        float | None, typer.Option("--save-every", min=0.0, help="Seconds between two checkpoints; default: 20.")
     ] = None,
     skip_unreadable: Annotated[bool, typer.Option("--skip-unreadable", help="Go on without broken images.")] = False,
     track: Annotated[
@@ -117,8 +129,35 @@ def with_setting(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def workspace_for(setting: Setting) -> Workspace:
-    """Where things are and how to compute, as these options say."""
+@contextlib.contextmanager
+def workspace_among_others(setting: Setting) -> Iterator[Workspace]:
+    """As `workspace_for`, in a process that may be one of several which train together.
+
+    Raises:
+        PlbenchError: if the others cannot be reached, or run another version.
+    """
+    import torch
+
+    from plbench import __version__
+    from plbench.distributed import joined
+    from plbench.environment import choose_device, source_sha256
+
+    with joined(choose_device(setting["device"])) as world:
+        if world.size > 1:
+            world.check_same({"plbench": __version__, "its source": source_sha256(), "torch": torch.__version__})
+        yield workspace_for(setting, world)
+
+
+def workspace_for(setting: Setting, world: World | None = None) -> Workspace:
+    """Where things are and how to compute, as these options say.
+
+    Raises:
+        PlbenchError: if this is one of several processes and they have not joined: only `plbench run` does that.
+    """
+    from plbench.distributed import is_launched
+
+    if world is None and is_launched():
+        raise PlbenchError("only plbench run trains over several processes; start this command by itself")
     weights, track = setting["weights"], check_names(setting["track"] or ())
     workspace = make_workspace(
         setting["runs"],
@@ -131,10 +170,14 @@ def workspace_for(setting: Setting) -> Workspace:
         data_options=data_options(
             setting["labels"], setting["images"], setting["negative_value"], setting["data_option"]
         ),
+        world=world,
     )
     decode = str(setting["decode"] or "pil")
     if decode != "pil":
         from plbench.jpegs import jpeg_decoder
 
         jpeg_decoder(decode, workspace.device)  # says what is missing now, and not when the first run needs it
-    return replace(workspace, track=track, decode=decode)
+    if setting["save_every"] is not None:
+        workspace = replace(workspace, save_every=setting["save_every"])
+    compiles, profiles = bool(setting["compile"]), bool(setting["profile"])
+    return replace(workspace, track=track, decode=decode, compiles=compiles, profiles=profiles)

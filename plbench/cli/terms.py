@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from plbench.errors import PlbenchError
+from plbench.launch import is_worker, write_failure
 
 if TYPE_CHECKING:
+    from plbench.distributed import World
     from plbench.record import Record
     from plbench.registry import Registry
     from plbench.store import Store
@@ -95,7 +97,11 @@ DataOption = Annotated[
 
 def say(text: str, code: int) -> int:
     """One line on standard error; returns the exit code to leave with."""
-    typer.echo(f"plbench: {text}", err=True)
+    if is_worker():
+        write_failure(f"plbench: {text}", code)
+    else:
+        rank = os.environ.get("RANK", "0")
+        typer.echo(f"plbench{'' if rank == '0' else f', process {rank}'}: {text}", err=True)
     return code
 
 
@@ -126,21 +132,25 @@ def make_workspace(
     quiet: bool = False,
     weights_file: Path | None = None,
     data_options: Mapping[str, Any] | None = None,
+    world: World | None = None,
 ) -> Workspace:
     """Where things are and how to compute, from a command's options."""
     from plbench.console import Reporter
+    from plbench.distributed import ALONE, local_size
     from plbench.environment import choose_device
     from plbench.workspace import Workspace
 
+    world = world or ALONE
     return Workspace(
         store=open_store(runs),
         registry=open_registry(plugins),
-        reporter=Reporter(quiet=quiet),
+        reporter=Reporter(quiet=quiet or not world.is_main),
         device=choose_device(device),
-        workers=min(8, os.cpu_count() or 1) if workers is None else workers,
+        workers=max(1, min(8, (os.cpu_count() or 1) // local_size())) if workers is None else workers,
         data_root=data_root,
         data_options=data_options or {},
         weights_file=weights_file,
+        world=world,
     )
 
 

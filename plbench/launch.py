@@ -1,0 +1,133 @@
+"""Starting one command in several processes, and telling what went wrong in the first of them that failed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plbench.errors import PlbenchError
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+_FAILURES = "PLBENCH_FAILURES"
+"""Environment variable: the folder in which processes that were started here write down why they failed."""
+
+_GRACE_SECONDS = 30
+"""What processes get to save and leave when they are told to stop."""
+
+
+def is_worker() -> bool:
+    """Whether `launch` started this process."""
+    return _FAILURES in os.environ
+
+
+def write_failure(text: str, code: int) -> None:
+    """Leaves the reason of a failure for the process that started this one, which prints the first.
+
+    Args:
+        text: a sentence, or a traceback where there is none. code: to exit with.
+    """
+    path = Path(os.environ[_FAILURES]) / f"{time.time_ns():020d}-{os.environ.get('RANK', '0')}"
+    path.write_text(f"{code}\n{text}")
+
+
+def launch(num_processes: int, arguments: Sequence[str], device: str | None = None) -> tuple[int, str]:
+    """Runs `plbench` with these arguments in several processes on this machine, by `torch.distributed.run`.
+
+    When one fails, the others are ended.
+
+    Args:
+        num_processes: at least 2.
+        arguments: as typed after `plbench`.
+        device: as given with --device.
+
+    Returns:
+        The exit code, and what the first process that failed had to say; "" where none did.
+
+    Raises:
+        PlbenchError: if there are fewer GPUs than processes.
+    """
+    import logging
+
+    import torch
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as run
+
+    _check_devices(num_processes, device)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // num_processes)))
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_GRACE_SECONDS))
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all on this machine
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a hint at what DDP is asked to do on purpose
+    logging.disable(logging.ERROR)  # this process only waits, and says in one sentence what torch's launcher logs
+    how = ["--nproc-per-node", str(num_processes), "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
+    how += ["--rdzv-id", f"plbench-{os.getpid()}", "--local-addr", "127.0.0.1", "--max-restarts", "0"]
+    with tempfile.TemporaryDirectory(prefix="plbench-") as folder:
+        os.environ[_FAILURES] = folder
+        try:
+            run([*how, "-m", "plbench", *arguments])
+        except ChildFailedError as error:
+            return _killed(error) or _first_failure(Path(folder)) or (1, f"plbench: {error}")
+        except SignalException as signalled:
+            return 128 + int(signalled.sigval), ""
+        finally:
+            del os.environ[_FAILURES]
+    return 0, ""
+
+
+def _first_failure(folder: Path) -> tuple[int, str] | None:
+    for path in sorted(folder.iterdir()):
+        code, _, text = path.read_text().partition("\n")
+        return int(code), text
+    return None
+
+
+def _killed(error: ChildFailedError) -> tuple[int, str] | None:
+    """What to say where a process was killed from outside; the others then fail for want of it."""
+    for rank, failure in error.failures.items():
+        if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM:  # that is how the others are ended
+            name = signal.Signals(-failure.exitcode).name
+            why = ", perhaps for want of memory" if name == "SIGKILL" else ""
+            return 1, (
+                f"plbench: error: process {rank} was ended by {name}{why}; the same command goes on from what was saved"
+            )
+    return None
+
+
+def _check_devices(num_processes: int, device: str | None) -> None:
+    import torch
+
+    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if kind.startswith("cuda:"):
+        raise PlbenchError(f"--device {device} is one GPU, which {num_processes} processes cannot share; leave it out")
+    if kind == "cuda" and num_processes > torch.cuda.device_count():
+        number = torch.cuda.device_count()
+        gpus = "1 GPU" if number == 1 else f"{number} GPUs"
+        raise PlbenchError(
+            f"--nproc {num_processes}: this machine has {gpus}, and each process needs its own; "
+            f"give --nproc {max(1, number)}, or --device cpu"
+        )
+    if kind == "cpu" and num_processes > 4 * (os.cpu_count() or 1):
+        raise PlbenchError(
+            f"--nproc {num_processes}: this machine has {os.cpu_count()} cores; more processes than cores gain nothing"
+        )
+    if num_processes < 1:
+        raise PlbenchError(f"--nproc {num_processes}: at least one process is needed")
+
+
+def arguments_without(option: str) -> list[str]:
+    """This program's arguments but for an option and its value."""
+    kept, skip = [], False
+    for word in sys.argv[1:]:
+        if skip or word == option:
+            skip = not skip
+        elif not word.startswith(f"{option}="):
+            kept.append(word)
+    return kept
