@@ -13,8 +13,8 @@ import torch
 from plbench.checkpoint import Checkpoints
 from plbench.distributed import World
 from plbench.environment import device_name
-from plbench.features import features_key, features_name, stored_features
-from plbench.forecast import DAY
+from plbench.features import stored_features
+from plbench.forecast import DAY, features_path
 from plbench.measured import Measured, measure
 from plbench.record import finished_record
 from plbench.resolve import RunPlan, fit_part_plan
@@ -224,9 +224,8 @@ def _cached_width(plan: RunPlan, missing: list[RunPlan], workspace: Workspace) -
 
 def _stored(plan: RunPlan, workspace: Workspace, split: str) -> int | None:
     """Width of a split's features in the cache; None where they are not there."""
-    spec, images = plan.spec, plan.material.whole(split).images
-    key = features_key(spec.dataset_fingerprint, split, images, spec.model, spec.precision, spec.seed)
-    features = stored_features(workspace.store.cache / features_name(key), num_images=len(images))
+    number = len(plan.material.whole(split).images)
+    features = stored_features(features_path(plan, workspace, split), num_images=number)
     return None if features is None else int(features.shape[1])
 
 
@@ -270,6 +269,8 @@ def _notes(found: DryRun, workspace: Workspace) -> Iterator[str]:
             f"{measured.piece_images} images at a time do not fit into the {total / 2**30:.0f} GiB of this GPU; "
             f"--accumulate {pieces * spec.plan.accumulate} computes it in smaller pieces"
         )
+    if workspace.decode == "gpu":
+        yield "images were loaded as without --decode gpu: decoding there is not measured"
     if found.num_processes > 1:
         yield "the exchange between processes is not measured"
     quick = any(recipe.name == "quick" for recipe in found.plan.material.dataset.recipes)

@@ -122,7 +122,7 @@ def _seconds(
         passes = 2 if plan.spec.plan.ema_decay else 1  # averaged and last weights are scored apart
         return total + num_train * plan.spec.plan.epochs * train + (passes * num_test + num_train) * infer
     for split in (plan.spec.protocol.train_split, plan.spec.protocol.test_split):
-        path = _features_path(plan, workspace, split)
+        path = features_path(plan, workspace, split)
         if path.name not in counted and not path.is_file():
             counted.add(path.name)
             total += len(plan.material.whole(split).images) * infer
@@ -167,7 +167,7 @@ def _cached_width(plan: RunPlan, workspace: Workspace) -> int | None:
     width = None
     for split in (plan.spec.protocol.train_split, plan.spec.protocol.test_split):
         features = stored_features(
-            _features_path(plan, workspace, split), num_images=len(plan.material.whole(split).images)
+            features_path(plan, workspace, split), num_images=len(plan.material.whole(split).images)
         )
         if features is None:
             return None
@@ -175,7 +175,8 @@ def _cached_width(plan: RunPlan, workspace: Workspace) -> int | None:
     return width
 
 
-def _features_path(plan: RunPlan, workspace: Workspace, split: str) -> Path:
+def features_path(plan: RunPlan, workspace: Workspace, split: str) -> Path:
+    """Where the features of a split lie in the cache, or will."""
     spec, images = plan.spec, plan.material.whole(split).images
     key = features_key(spec.dataset_fingerprint, split, images, spec.model, spec.precision, spec.seed, workspace.decode)
     return workspace.store.cache / features_name(key)
