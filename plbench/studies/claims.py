@@ -10,7 +10,7 @@ import numpy as np
 
 from plbench.compare import FEWEST_SEEDS, SIGNIFICANT
 from plbench.intervals import PairedDifference, holm, interval, seeds_interval
-from plbench.studies.experiment import Findings, Place, Point, Sample, Test, Verdict
+from plbench.studies.experiment import Findings, Place, Point, Test, Verdict
 
 _MOST_NAMED = 4
 
@@ -160,39 +160,42 @@ def gap_falls(upper: str, lower: str, metric: str, panel: str, *, rising: bool) 
         places = [p.x for p in findings.line(upper, panel) if findings.at(lower, p.x, panel) is not None]
         if len(places) < 2:
             return Verdict("undecided", "fewer than two places were run")
-        gaps = [_gap(findings, upper, lower, metric, panel, x) for x in (places[0], places[-1])]
-        wide, narrow = gaps if rising else gaps[::-1]
-        return every([Comparison("gap at the one end minus gap at the other", *_minus(wide, narrow))])
+        ends = [places[0], places[-1]] if rising else [places[-1], places[0]]
+        wide, narrow = (_pair(findings, upper, lower, metric, x, panel) for x in ends)
+        return every([gap_change(wide, narrow, metric, "gap at the one end minus gap at the other")])
 
     return test
 
 
-def _gap(
-    findings: Findings, upper: str, lower: str, metric: str, panel: str, x: Place
-) -> tuple[Sample, Sample, int, float]:
-    a, b = findings.at(upper, x, panel), findings.at(lower, x, panel)
+def _pair(findings: Findings, one: str, other: str, metric: str, x: Place, panel: str) -> tuple[Point, Point]:
+    """Two lines at a place where both are, the higher one first."""
+    a, b = findings.at(one, x, panel), findings.at(other, x, panel)
     assert a is not None and b is not None
-    first, second = a.values[metric], b.values[metric]
-    sign = 1.0 if first.points.mean() >= second.points.mean() else -1.0
-    return first, second, min(len(a.seeds), len(b.seeds)), sign
+    return (a, b) if a.values[metric].points.mean() >= b.values[metric].points.mean() else (b, a)
 
 
-def _minus(
-    wide: tuple[Sample, Sample, int, float], narrow: tuple[Sample, Sample, int, float]
-) -> tuple[PairedDifference, int]:
-    """Difference of two gaps, of data sets that need not be the same; draws of one are independent of the other's."""
-    drawn, points = [], []
-    for place, (a, b, _, sign) in enumerate((wide, narrow)):
-        gap = seeds_interval(a.draws, seed=a.seed, stream=f"a/{place}")
-        gap = gap - seeds_interval(b.draws, seed=b.seed, stream=f"b/{place}")
-        drawn.append(sign * gap)
-        points.append(sign * float(a.points.mean() - b.points.mean()))
+def gap_change(first: tuple[Point, Point], second: tuple[Point, Point], metric: str, label: str) -> Comparison:
+    """One gap minus another, of data that need not be the same: each gap is drawn on its own.
+
+    Args:
+        first: two points of one data set, whose gap is the first minus the second.
+        second: two of another.
+        metric: of all four.
+        label: of the comparison.
+    """
+    drawn, values = [], []
+    for place, (a, b) in enumerate((first, second)):
+        one, other = a.values[metric], b.values[metric]
+        gap = seeds_interval(one.draws, seed=one.seed, stream=f"a/{place}")
+        drawn.append(gap - seeds_interval(other.draws, seed=other.seed, stream=f"b/{place}"))
+        values.append(float(one.points.mean() - other.points.mean()))
     change = drawn[0] - drawn[1]
     change = change[~np.isnan(change)]
     fewer = min(np.count_nonzero(change <= 0), np.count_nonzero(change >= 0))
     p_value = min(1.0, 2 * (1 + fewer) / (change.size + 1))
-    value = points[0] - points[1]
-    return PairedDifference(value, *interval(change, point=value), p_value), min(wide[2], narrow[2])
+    value = values[0] - values[1]
+    seeds = min(len(point.seeds) for pair in (first, second) for point in pair)
+    return Comparison(label, PairedDifference(value, *interval(change, point=value), p_value), seeds)
 
 
 def _refusal(comparisons: Sequence[Comparison]) -> Verdict | None:

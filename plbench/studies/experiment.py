@@ -121,6 +121,7 @@ class Point:
     Attributes:
         values: by name: "map_c", "map_o", a group of classes, or whatever else the experiment measures.
         keys: of the runs behind it. facts: what else is worth a column in the data file.
+        shown: what is drawn beside, too large for the data file.
     """
 
     series: str
@@ -130,6 +131,7 @@ class Point:
     keys: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    shown: Any = None
 
 
 @dataclass(frozen=True)
