@@ -11,21 +11,26 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from plbench.api import ImageFiles
-from plbench.images import EvalTransform, image_batches
+from plbench.api import ImageFiles, Plan
+from plbench.loading import ImageLoader, image_batches
 from plbench.order import EpochOrder, reading_ahead
 from plbench.packing import pack
 from plbench.shards import ShardedImages
+from plbench.transforms import EvalTransform, TrainTransform, Transform
 
 NUM_IMAGES = int(os.environ.get("PLBENCH_BENCH_IMAGES", "4000"))
 SHORT_SIDE, IMAGE_SIZE, BATCH_SIZE, WORKERS = 256, 224, 128, 2
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+RANDAUGMENT = "rand-m9-mstd0.5"
+BASE = EvalTransform(IMAGE_SIZE, MEAN, STD)
+AUGMENTING = TrainTransform(BASE, Plan(epochs=1, batch_size=BATCH_SIZE, lr=1.0, randaugment=RANDAUGMENT, cutout=0.5))
 PHOTOS = Path(__file__).parents[2].parent / "shared" / "data" / "coco-mini"
 
 
@@ -122,50 +127,113 @@ def test_bytes_in_shuffled_order_from_a_cold_cache(
         print(f"as fast in shuffled blocks of {shards.block_rows} rows, {rows:.1f} times in a uniform permutation")
 
 
+def timm_over(files: ImageFiles, *, prefetcher: bool, **options: Any) -> int:
+    """One epoch of timm's loader over a folder, in shuffled order; number of images."""
+    import plbench.torchvision_ops  # noqa: F401  # isort: skip
+    from timm.data import create_dataset, create_loader
+
+    dataset = create_dataset("", str(files.root))
+    order = torch.randperm(NUM_IMAGES, generator=torch.Generator().manual_seed(0)).tolist()
+    shuffled = torch.utils.data.Subset(dataset, order)
+    loader = create_loader(
+        shuffled,
+        input_size=(3, IMAGE_SIZE, IMAGE_SIZE),
+        batch_size=BATCH_SIZE,
+        use_prefetcher=prefetcher,
+        interpolation="bilinear",
+        mean=MEAN,
+        std=STD,
+        num_workers=WORKERS,
+        device=torch.device("cpu"),
+        **options,
+    )
+    dataset.transform = shuffled.transform  # which timm set on what it was given
+    return sum(len(pixels) for pixels, _ in loader)
+
+
+def ours_over(images: ImageFiles | ShardedImages, transform: Transform, seed: int | None = None) -> int:
+    """One epoch of our loader; number of images."""
+    order = EpochOrder(NUM_IMAGES, BATCH_SIZE, seed=0, epoch=0, block_rows=images.block_rows)
+    stream = image_batches(images, transform, order, min_side=IMAGE_SIZE, workers=WORKERS, augment_seed=seed)
+    return sum(len(rows) for _, rows in stream)
+
+
+def show(title: str, speeds: dict[str, tuple[float, float]], capsys: pytest.CaptureFixture[str]) -> None:
+    """Prints how the first of them compares with the others."""
+    first, *others = speeds
+    with capsys.disabled():
+        for name in others:
+            wall, processor = (a / b for a, b in zip(speeds[first], speeds[name], strict=True))
+            print(f"\n{title}: {first} is {wall:.2f} times as fast as {name}", end="")
+            print(f", {processor:.2f} times by processor time ({speeds[first][0]:,.0f} images/s)", end="")
+
+
 @pytest.mark.bench
 def test_the_whole_loader_beside_timm(
     sources: dict[str, ImageFiles | ShardedImages], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import plbench.torchvision_ops  # noqa: F401  # isort: skip
-    from timm.data import create_dataset, create_loader
-
     files, shards = sources["folder"], sources["shards"]
     assert isinstance(files, ImageFiles) and isinstance(shards, ShardedImages)
-
-    def timm(prefetcher: bool) -> int:
-        dataset = create_dataset("", str(files.root))
-        order = torch.randperm(NUM_IMAGES, generator=torch.Generator().manual_seed(0)).tolist()
-        shuffled = torch.utils.data.Subset(dataset, order)
-        loader = create_loader(
-            shuffled,
-            input_size=(3, IMAGE_SIZE, IMAGE_SIZE),
-            batch_size=BATCH_SIZE,
-            use_prefetcher=prefetcher,
-            interpolation="bilinear",
-            mean=MEAN,
-            std=STD,
-            num_workers=WORKERS,
-            crop_pct=1.0,
-            crop_mode="squash",
-            device=torch.device("cpu"),
-        )
-        dataset.transform = shuffled.transform  # which timm set on what it was given
-        return sum(len(pixels) for pixels, _ in loader)
-
-    def ours() -> int:
-        order = EpochOrder(NUM_IMAGES, BATCH_SIZE, seed=0, epoch=0, block_rows=shards.block_rows)
-        transform = EvalTransform(IMAGE_SIZE, MEAN, STD)
-        stream = image_batches(shards, transform, order, min_side=IMAGE_SIZE, workers=WORKERS)
-        return sum(len(rows) for _, rows in stream)
-
-    calls = {"ours": ours, "timm": lambda: timm(False), "timm with prefetcher": lambda: timm(True)}
+    squash: dict[str, Any] = {"crop_pct": 1.0, "crop_mode": "squash"}
+    calls = {
+        "the loader over shards": lambda: ours_over(shards, BASE),
+        "itself over files": lambda: ours_over(files, BASE),
+        "timm": lambda: timm_over(files, prefetcher=False, **squash),
+        "timm with prefetcher": lambda: timm_over(files, prefetcher=True, **squash),
+    }
     for state, cold in (("warm", ()), ("cold", (files.root, shards.folder))):
-        if cold and not hasattr(os, "posix_fadvise"):
-            continue
-        speeds = compare(calls, *cold)
-        with capsys.disabled():
-            for name in ("timm", "timm with prefetcher"):
-                wall, processor = (a / b for a, b in zip(speeds["ours"], speeds[name], strict=True))
-                print(f"\n{state} cache, {WORKERS} workers: {wall:.2f} times as fast as {name}", end="")
-                print(f", {processor:.2f} times by processor time", end="")
-    assert ours() == timm(False) == NUM_IMAGES
+        if not cold or hasattr(os, "posix_fadvise"):
+            show(f"{state} cache, {WORKERS} workers", compare(calls, *cold), capsys)
+
+
+@pytest.mark.bench
+def test_training_batches_beside_timm(
+    sources: dict[str, ImageFiles | ShardedImages], capsys: pytest.CaptureFixture[str]
+) -> None:
+    files, shards = sources["folder"], sources["shards"]
+    assert isinstance(files, ImageFiles)
+    augmenting: dict[str, Any] = {
+        "is_training": True,
+        "scale": (1.0, 1.0),  # all of the image, as far as its shape allows
+        "hflip": 0.0,
+        "auto_augment": RANDAUGMENT,
+        "re_prob": 1.0,
+    }
+    calls = {
+        "the loader": lambda: ours_over(shards, AUGMENTING, seed=0),
+        "timm": lambda: timm_over(files, prefetcher=False, **augmenting),
+        "timm with prefetcher": lambda: timm_over(files, prefetcher=True, **augmenting),
+    }
+    show(f"{RANDAUGMENT} and cutout, {WORKERS} workers", compare(calls), capsys)
+
+
+@pytest.mark.bench
+def test_bytes_beside_floats(
+    sources: dict[str, ImageFiles | ShardedImages], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = sources["shards"]
+    calls = {
+        "scaling where batches are used": lambda: ours_over(shards, BASE),
+        "scaling in workers": lambda: ours_over(shards, lambda image: BASE(image)),
+    }
+    show("on a CPU", compare(calls), capsys)
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("number", [64, 512])
+def test_epochs_of_a_small_dataset(
+    sources: dict[str, ImageFiles | ShardedImages], capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    few = sources["shards"].subset(np.arange(number))
+
+    def epochs(*, keep: bool) -> int:
+        loader, done = None, 0
+        for epoch in range(5):
+            if loader is None or not keep:
+                loader = ImageLoader(few, AUGMENTING, min_side=IMAGE_SIZE, workers=WORKERS, augment_seed=0)
+            order = EpochOrder(number, 32, seed=0, epoch=epoch, block_rows=few.block_rows)
+            done += sum(len(rows) for _, rows in loader.batches(order, epoch))
+        return done
+
+    calls = {"keeping workers": lambda: epochs(keep=True), "starting them anew": lambda: epochs(keep=False)}
+    show(f"5 epochs of {number} images", compare(calls), capsys)
