@@ -7,13 +7,24 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from plbench.api import Dataset
+import numpy as np
+
+from plbench.api import Dataset, Task
 from plbench.errors import DataError, PlbenchError
+from plbench.randomness import generator
 from plbench.registry import Registry
 from plbench.store import unwritable
 from plbench.workspace import Workspace, dataset_root, locate_dataset
 
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+
+
+_NEEDS = {
+    "negatives": "verified negatives",
+    "images": "images",
+    "feature_map": "feature map",
+    "sample_state": "per-sample state",
+}
 
 
 def list_methods(registry: Registry) -> list[dict[str, Any]]:
@@ -22,21 +33,46 @@ def list_methods(registry: Registry) -> list[dict[str, Any]]:
     rows = []
     for name in registry.names("method"):
         if name in broken:
-            rows.append(_broken_row(name, "title", broken[name], ("needs", "paper", "from")))
+            rows.append(_broken_row(name, "title", broken[name], ("needs", "cost", "paper", "from")))
             continue
         method = registry.method(name)
-        prior = ", ".join(sorted(method.needs)) or None
-        origin = registry.origin("method", name)
+        stages = stage_names(registry, name)
+        needs = [words for need, words in _NEEDS.items() if need in method.needs]
+        needs += [f"{stage} (a run of {by})" for stage, by in stages]
         rows.append(
             {
                 "name": name,
                 "title": method.title,
-                "needs": prior,
+                "needs": ", ".join(needs) or None,
+                "cost": f"{1 + len(stages)} trainings" if stages else "1 training",
                 "paper": method.paper or None,
-                "from": origin,
+                "from": registry.origin("method", name),
             }
         )
     return rows
+
+
+def stage_names(registry: Registry, name: str) -> list[tuple[str, str]]:
+    """The runs that must be there before a method's own, by stage and method, at default parameters.
+
+    A stage that others of the list need, too, comes once: it is trained once.
+    """
+    found: dict[tuple[str, str], None] = {}
+    method = registry.method(name)
+    try:
+        stages = method.stages(method.Params(), _some_task())
+        for stage in stages:
+            found |= dict.fromkeys(stage_names(registry, stage.method))
+            found[stage.name, stage.method] = None
+    except (PlbenchError, RecursionError):  # what the method refuses is said when it is run
+        return list(found)
+    return list(found)
+
+
+def _some_task() -> Task:
+    """A task of as many classes as COCO has, with labels of every kind."""
+    names, counts = tuple(map(str, range(80))), np.full(80, 1000)
+    return Task(80, names, names, counts, counts, 80_000, 30, 1000, "probe", generator(0, "catalogue"))
 
 
 def describe_method(registry: Registry, name: str) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class Registry:
             raise PluginError(f"there is no {kind} {name!r}; {did_you_mean(name, self.names(kind))}")
         if len(found) > 1:
             origins = " and ".join(source.origin for source in found)
-            raise PluginError(f"{kind} {name!r} is provided twice, by {origins}; uninstall or rename one of them")
+            raise PluginError(f"{kind} {name!r} is provided twice, by {origins}; {_way_out(name, found)}")
         plugin = found[0].loaded
         if plugin is None:
             point = found[0].entry_point
@@ -123,6 +123,15 @@ class Registry:
                     self.sources[kind][name].append(Source(name, str(path), loaded=plugin))
         if not found:
             raise PluginError(f"{path} defines no subclass of plbench.api.Method or plbench.api.Dataset")
+
+
+def _way_out(name: str, found: list[Source]) -> str:
+    """What to do about two plugins of one name: a file gives way to what is installed, and nothing to a stranger."""
+    files = [source.origin for source in found if source.entry_point is None]
+    if files:
+        return f'rename the class in {files[0]}, as in name = "my-{name}": a plugin file may not hide what is installed'
+    strangers = [source.origin for source in found if source.origin != "plbench"]
+    return f"uninstall or rename one of them, such as {strangers[0]}"
 
 
 def source_sha256(plugin: type[Any]) -> str:

@@ -280,7 +280,7 @@ def test_every_command_speaks_to_people_too(command: str, bench: Bench, compared
 
 def test_methods_are_described(bench: Bench) -> None:
     listed = {row["name"]: row for row in plbench("methods", "list", "--json").json}
-    assert {"ce-ignore", "selective"} <= listed.keys() and listed["ce-ignore"]["needs"] == "negatives"
+    assert {"ce-ignore", "selective"} <= listed.keys() and listed["ce-ignore"]["needs"] == "verified negatives"
     shown = plbench("methods", "show", "selective", "--json").json
     top_k = next(row for row in shown["params"] if row["name"] == "top_k")
     assert top_k["default"] == 5 and top_k["type"] == "int" and top_k["valid"] == "≥ 0"

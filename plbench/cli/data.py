@@ -179,6 +179,33 @@ def data_show(
     emit(description, as_json, lambda: tables.print_description(description))
 
 
+@data_app.command("check")
+def data_check(
+    name: Name,
+    fixture: Annotated[
+        bool, typer.Option("--fixture", help="Check it on the small imitation of its files that it makes itself.")
+    ] = False,
+    labels: Labels = None,
+    images: Images = None,
+    negative_value: NegativeValue = None,
+    data_option: DataOption = None,
+    plugin: Plugins = None,
+    data_root: DataRoot = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Try whether a dataset does what it must: splits, ids, labels, protocols. Exit code 1 if anything does not."""
+    from plbench.testing.command import check_one_dataset
+    from plbench.testing.report import print_findings
+
+    options = data_options(labels, images, negative_value, data_option)
+    workspace = make_workspace(RUNS, plugin, data_root, quiet=quiet, data_options=options)
+    findings = check_one_dataset(name, workspace, fixture=fixture)
+    emit([asdict(finding) for finding in findings], as_json, lambda: print_findings(name, findings))
+    if any(finding.passed is False for finding in findings):
+        raise typer.Exit(1)
+
+
 @data_app.command("make-fixture")
 def data_make_fixture(
     name: Name,

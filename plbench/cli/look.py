@@ -1,7 +1,9 @@
-"""The commands that only look: methods, runs, doctor."""
+"""The commands that look at what there is: methods, runs, doctor; and check or begin a method."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +12,9 @@ from plbench.cli.terms import (
     RUNS,
     AsJson,
     DataRoot,
+    Param,
     Plugins,
+    Quiet,
     Runs,
     all_records,
     emit,
@@ -25,11 +29,24 @@ runs_app = typer.Typer(help="The runs that were made.", no_args_is_help=True, ri
 
 
 @methods_app.command("list")
-def methods_list(plugin: Plugins = None, as_json: AsJson = False) -> None:
-    """All methods, broken ones with the reason."""
+def methods_list(
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Measure an epoch of each beside plain cross-entropy: about a minute.")
+    ] = False,
+    plugin: Plugins = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """All methods: paper, needs and cost; broken ones with the reason."""
     from plbench import catalogue, tables
 
-    rows = catalogue.list_methods(open_registry(plugin))
+    registry = open_registry(plugin)
+    rows = catalogue.list_methods(registry)
+    if cost:
+        from plbench.console import Reporter
+        from plbench.testing.cost import add_measured
+
+        add_measured(rows, registry, Reporter(quiet=quiet))
     emit(rows, as_json, lambda: tables.print_rows(None, rows))
 
 
@@ -40,6 +57,42 @@ def methods_show(name: str, plugin: Plugins = None, as_json: AsJson = False) -> 
 
     description = catalogue.describe_method(open_registry(plugin), name)
     emit(description, as_json, lambda: tables.print_description(description))
+
+
+@methods_app.command("check")
+def methods_check(
+    name: Annotated[list[str], typer.Argument(help="Names of methods.")],
+    param: Param = None,
+    plugin: Plugins = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Try a method on small inputs: what fails is shown on the smallest. Exit code 1 if anything does."""
+    from plbench.console import Reporter
+    from plbench.resolve import parse_assignments
+    from plbench.testing.command import check_methods
+    from plbench.testing.report import print_findings
+
+    params = parse_assignments(param) if param else None
+    findings = check_methods(name, open_registry(plugin), params, Reporter(quiet=quiet))
+    emit([asdict(finding) for finding in findings], as_json, lambda: print_findings(", ".join(name), findings))
+    if any(finding.passed is False for finding in findings):
+        raise typer.Exit(1)
+
+
+@methods_app.command("new")
+def methods_new(
+    name: Annotated[str, typer.Argument(help="Small letters, digits and hyphens, such as my-method.")],
+    package: Annotated[
+        bool, typer.Option("--package", help="A folder that can be installed, with a test, in place of one file.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a method that runs as it stands into the current folder, and say what to do next."""
+    from plbench.scaffold import new_method
+
+    written = new_method(name, Path.cwd(), open_registry(None), package=package)
+    emit(written.as_dict(), as_json, lambda: typer.echo(written.text()))
 
 
 @runs_app.command("list")

@@ -113,9 +113,9 @@ def check_generators(subject: Subject) -> None:
     job = SmallJob(subject, Size(rows=16, batch_size=8))
     job.artifacts, job.inputs  # noqa: B018  (made by the engine)
     for hook, call in _hook_calls(job):
-        before = _states()
+        before = global_states()
         call()
-        after = _states()
+        after = global_states()
         for name, state in before.items():
             if not np.array_equal(state, after[name]):
                 raise Mismatch(
@@ -145,7 +145,7 @@ def _hook_calls(job: SmallJob) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "state_dict", method.state_dict
 
 
-def _states() -> dict[str, np.ndarray]:
+def global_states() -> dict[str, np.ndarray]:
     """What the three global generators stand at."""
     _, keys, position, *_ = np.random.get_state()  # noqa: NPY002  (only looked at)
     return {

@@ -57,6 +57,9 @@ def checks_of(subject: Subject) -> list[Check]:
 
 def method_findings(subject: Subject) -> Iterator[Finding]:
     """What checks find, one after another. A method that cannot be built is not tried any further."""
+    import plbench.torchvision_ops  # noqa: F401  # isort: skip
+    import timm.utils.model_ema  # noqa: F401  (seconds that are no check's)
+
     for check in checks_of(subject):
         finding = next(findings_of(subject.label, [check], subject))
         yield finding

@@ -37,11 +37,13 @@ class Subject:
     Attributes:
         values: of parameters, by name; the others have their defaults.
         registry: where the methods of its stages are found.
+        on_images: whether it trains on images though features would do.
     """
 
     kind: type[Method]
     values: Mapping[str, Any]
     registry: Registry
+    on_images: bool = False
 
     @property
     def label(self) -> str:
@@ -51,7 +53,8 @@ class Subject:
     @property
     def regime(self) -> Regime:
         """Probe, unless the method cannot do without images."""
-        return "finetune" if self.kind.needs & {"images", "feature_map"} else "probe"
+        needs_images = self.on_images or self.kind.needs & {"images", "feature_map"}
+        return "finetune" if needs_images else "probe"
 
 
 @dataclass(frozen=True)

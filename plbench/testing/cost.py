@@ -1,0 +1,64 @@
+"""What a method costs beside plain cross-entropy: the time of an epoch of each on the same small data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plbench.api import Batch, Loss, Method, Progress
+from plbench.console import Reporter
+from plbench.errors import PlbenchError
+from plbench.losses import partial_asymmetric_loss
+from plbench.registry import Registry
+from plbench.testing.small_data import Size
+from plbench.testing.small_job import SmallJob, Subject
+
+_SIZE = {"probe": Size(rows=2048, classes=80, batch_size=256, epochs=3), "finetune": Size(192, 80, 64, 3)}
+_REPEATS = 3
+
+
+class CrossEntropy(Method):
+    """The yardstick: unknown labels are negatives."""
+
+    name = "cross-entropy"
+    title = "CE"
+
+    def loss(self, output: Tensor, batch: Batch, progress: Progress) -> Loss:
+        """Cross-entropy."""
+        return Loss.of_images(
+            partial_asymmetric_loss(output, batch.labels, gamma_pos=0.0, gamma_neg=0.0, gamma_unann=0.0)
+        )
+
+
+def add_measured(rows: list[dict[str, Any]], registry: Registry, reporter: Reporter) -> None:
+    """Adds to each row's cost how long an epoch of the method's own training takes, in epochs of cross-entropy.
+
+    Small features and one linear layer make a method look dearer than it is beside a network that has much to compute.
+    """
+    torch.set_num_threads(1)
+    with reporter.task("Measuring") as report:
+        for number, row in enumerate(rows, 1):
+            if row["cost"] is not None:
+                row["cost"] += _measured(row["name"], registry)
+            report(number, len(rows))
+
+
+def _measured(name: str, registry: Registry) -> str:
+    subject = Subject(registry.method(name), {}, registry)
+    size = _SIZE[subject.regime]
+    yardstick = Subject(CrossEntropy, {}, registry, on_images=subject.regime == "finetune")
+    try:
+        jobs = [SmallJob(which, size) for which in (subject, yardstick)]
+        times = [min(trial) for trial in zip(*([_seconds(job) for job in jobs] for _ in range(_REPEATS)), strict=True)]
+    except PlbenchError as error:
+        return f"; not measured: {error}"
+    return f", an epoch {times[0] / times[1]:.1f} x CE"
+
+
+def _seconds(job: SmallJob) -> float:
+    """The shortest epoch but the first of a training."""
+    state = job.state()
+    job.go_on(state)
+    return min(row["seconds"] for row in state.history[1:])

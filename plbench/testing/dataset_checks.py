@@ -1,0 +1,150 @@
+"""Checks of what a dataset gives: splits, ids, labels, images, groups."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from plbench.api import Dataset, LabelledSplit
+from plbench.protocol import Material
+from plbench.testing.dataset_words import DatasetSubject
+from plbench.testing.findings import Check, Mismatch, NotApplicable
+from plbench.testing.loss_checks import global_states
+
+_MOST_IMAGES = 16  # of a split that are decoded
+
+
+def check_splits(subject: DatasetSubject) -> None:
+    """Every split that a protocol uses: there, not empty, of the same classes."""
+    dataset = subject.opened()
+    classes = None
+    for name in dataset.used_splits():
+        split = dataset.split(name)
+        if not isinstance(split, LabelledSplit):
+            raise Mismatch("split(name) to give a LabelledSplit", type(split).__name__)
+        if len(split.images) == 0:
+            raise Mismatch("images in every split in use", f"none in {name!r}")
+        found = (split.labels.class_ids, split.labels.class_names)
+        if classes not in (None, found):
+            raise Mismatch("the same classes in the same order in every split", f"others in {name!r}")
+        classes = found
+
+
+def check_ids(subject: DatasetSubject) -> None:
+    """Ids of images and classes: unique, texts, and the same when the files are read again."""
+    first, second = subject.opened(), subject.opened()
+    for name in first.used_splits():
+        ids = list(first.split(name).images.ids)
+        for row, image_id in enumerate(ids):
+            if not isinstance(image_id, str) or not image_id:
+                raise Mismatch("ids that are texts", f"{image_id!r} in row {row} of {name!r}")
+        if len(set(ids)) != len(ids):
+            repeated = next(image_id for image_id in ids if ids.count(image_id) > 1)
+            raise Mismatch("ids that are unique in a split", f"{repeated!r} more than once in {name!r}")
+        if ids != list(second.split(name).images.ids):
+            raise Mismatch("the same ids in the same order at a second reading", f"others in {name!r}")
+        if first.split(name).labels.fingerprint() != second.split(name).labels.fingerprint():
+            raise Mismatch("the same labels at a second reading", f"others in {name!r}")
+
+
+def check_apart(subject: DatasetSubject) -> None:
+    """Images of one id in train and test, by their bytes."""
+    dataset = subject.opened()
+    train, test = (dataset.split(getattr(subject.kind.protocols[0], f"{part}_split")) for part in ("train", "test"))
+    rows = {image_id: row for row, image_id in enumerate(train.images.ids)}
+    for row, image_id in enumerate(test.images.ids):
+        if image_id in rows and train.images.read(rows[image_id]) == test.images.read(row):
+            raise Mismatch("no image in both train and test", f"{image_id!r} is in both")
+
+
+def check_labels(subject: DatasetSubject) -> None:
+    """Values, and that there is something to learn and something to score."""
+    dataset = subject.opened()
+    for protocol in subject.kind.protocols:
+        material = Material(dataset, protocol)
+        labels = material.train().labels
+        if not set(np.unique(labels.matrix.data)) <= {-1, 1}:
+            raise Mismatch("labels of +1 and -1 (0 is not stored)", f"{sorted(set(labels.matrix.data.tolist()))}")
+        if labels.counts()[0].sum() == 0:
+            raise Mismatch("known positives in train", f"none under {protocol.name}")
+        material.test()  # refuses what cannot be scored
+    for name in dataset.used_splits():
+        labels = dataset.split(name).labels
+        if len(labels.class_ids) != len(set(labels.class_ids)) or not all(labels.class_ids):
+            raise Mismatch("class ids that are unique and not empty", f"{labels.class_ids} in {name!r}")
+
+
+def check_images(subject: DatasetSubject) -> None:
+    """Images that are spread over each split: in RGB, and no smaller than asked for."""
+    dataset = subject.opened()
+    for name in dataset.used_splits():
+        images = dataset.split(name).images
+        absent = images.absent()
+        if absent:
+            raise Mismatch("every image there", f"{len(absent)} of {name!r} are not, such as {images.name(absent[0])}")
+        for row in np.unique(np.linspace(0, len(images) - 1, _MOST_IMAGES).astype(int)).tolist():
+            image = images.load(row)
+            if image.mode != "RGB" or min(image.size) < 1:
+                raise Mismatch("images in RGB", f"{image.mode} of {image.size} from {images.name(row)}")
+            smaller = images.load(row, min_side=8)
+            if min(smaller.size) < min(8, *image.size):
+                raise Mismatch("no side below min_side = 8", f"{smaller.size} from {images.name(row)}")
+        order = np.array([len(images) - 1, 0])
+        chosen = images.subset(order)
+        if (
+            list(chosen.ids) != [images.ids[row] for row in order]
+            or chosen.load(1).tobytes() != images.load(0).tobytes()
+        ):
+            raise Mismatch("subset(index) to give the chosen rows in the order given", f"others of {name!r}")
+
+
+def check_groups(subject: DatasetSubject) -> None:
+    """Groups of class ids."""
+    dataset = subject.opened()
+    class_ids = set(dataset.split(dataset.used_splits()[0]).labels.class_ids)
+    groups = dataset.groups()
+    if not groups:
+        raise NotApplicable("the dataset has no groups")
+    for group, members in groups.items():
+        strange = [member for member in members if member not in class_ids]
+        if strange or not members or len(set(members)) != len(members):
+            seen = f"{strange[0]!r} in {group!r}" if strange else f"{list(members)} in {group!r}"
+            raise Mismatch("groups of class ids that exist, each once", seen)
+
+
+def check_fingerprint(subject: DatasetSubject) -> None:
+    """The same for the same files, whichever instance says it and whatever was read before."""
+    fresh, used = subject.opened(), subject.opened()
+    _read_some(used)
+    first, second = fresh.fingerprint(), used.fingerprint()
+    if first != second or first != fresh.fingerprint():
+        raise Mismatch("the same fingerprint of the same files", f"{first[:16]}… and {second[:16]}…")
+    if len(first) != 64 or set(first) - set("0123456789abcdef"):
+        raise Mismatch("a sha256 in 64 hexadecimal digits", repr(first))
+
+
+def check_generators(subject: DatasetSubject) -> None:
+    """Global generators after reading."""
+    before = global_states()
+    _read_some(subject.opened())
+    after = global_states()
+    for name, state in before.items():
+        if not np.array_equal(state, after[name]):
+            raise Mismatch(GENERATORS.expected, f"reading drew from the global generator of {name}")
+
+
+def _read_some(dataset: Dataset) -> None:
+    for name in dataset.used_splits():
+        split = dataset.split(name)
+        split.labels.rows([0])
+        split.images.load(0)
+    dataset.groups()
+
+
+SPLITS = Check("splits", "images and labels in every split in use, of the same classes", check_splits)
+IDS = Check("ids", "ids that are unique, and the same at every reading", check_ids)
+APART = Check("train apart from test", "no image in both", check_apart)
+LABELS = Check("labels", "labels of +1 and -1, with something to learn and to score", check_labels)
+IMAGES = Check("images", "every image there; those that were tried decode", check_images)
+GROUPS = Check("groups", "groups that name classes", check_groups)
+FINGERPRINT = Check("fingerprint is stable", "the same fingerprint of the same files", check_fingerprint)
+GENERATORS = Check("global randomness untouched", "the caller's generators as they were", check_generators)
