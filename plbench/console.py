@@ -65,7 +65,8 @@ class Reporter:
             yield self._plain_tally(title)
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, TextColumn("{task.fields[words]}"), console=self._console) as progress:
+        words = TextColumn("{task.fields[words]}")
+        with Progress(*columns, words, console=self._console, redirect_stdout=False) as progress:
             bar = progress.add_task(title, total=None, words="")
             yield lambda done, total, words: progress.update(bar, completed=done, total=total, words=words)
 

@@ -7,8 +7,10 @@ dies is tried again by Ray; the store's locks and records see to it that nothing
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
+import socket
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,8 +31,15 @@ from plbench.workspace import Workspace
 
 LOOK_EVERY_SECONDS = 1.0
 SAVING_SECONDS = 30.0  # that tasks have, after Ctrl-C, to save where they are
+_ANSWER_SECONDS = 5.0
 SHARED_SECONDS = 60.0  # until a file that another node wrote is seen in a shared folder
 _OBJECTS_BYTES = 100 << 20  # of the object store: only keys and sentences go through it
+
+_TOLD = {
+    "retries remaining": "A task was lost with its worker or node; it is tried again",
+    "memory pressure": "A node was short of memory, and a task on it was ended; give more --cpus-per-run",
+}
+"""What Ray says of its own accord that a person wants to know, and how we say it."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,20 @@ class Cluster:
     cpus: float = 1.0
     gpus: float | None = None
     retries: int = 3
+
+
+class _Overheard(io.TextIOBase):
+    """Stands for standard output, which is for results, while Ray writes its warnings there."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+
+    def write(self, text: str) -> int:
+        """Passes on in a sentence what matters of it."""
+        for part, sentence in _TOLD.items():
+            if part in text:
+                self._reporter.line(sentence)
+        return len(text)
 
 
 @dataclass(frozen=True)
@@ -81,7 +104,7 @@ def run_all(
     missing = {key: plan for key, plan in found.items() if runner.finished(plan, workspace) is None}
     outcomes: Outcome = {}
     if missing:
-        with joined(cluster) as ray:
+        with contextlib.redirect_stdout(_Overheard(workspace.reporter)), joined(cluster) as ray:
             taken = _taken(ray, cluster)
             slots = _slots(ray, taken)
             _check_room(taken, slots, cluster, workspace.reporter)
@@ -96,7 +119,7 @@ def run_all(
 @contextlib.contextmanager
 def joined(cluster: Cluster) -> Iterator[Any]:
     """Ray, connected: to the cluster with this address, or to one of this machine alone that ends with the scope."""
-    if cluster.address is None:
+    if cluster.address is None or _is_local(cluster.address):
         # Ray's own way to have nothing listen beyond 127.0.0.1, of which it otherwise makes the machine's address
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning; devices are named by us
@@ -107,21 +130,50 @@ def joined(cluster: Cluster) -> Iterator[Any]:
     if ray.is_initialized():  # somebody else's connection
         yield ray
         return
+    if cluster.address is not None:
+        _check_that_something_answers(cluster.address)
     own: dict[str, Any] = {}
     if cluster.address is None:
-        own = {"_node_ip_address": "127.0.0.1", "object_store_memory": _OBJECTS_BYTES, "include_dashboard": False}
+        own = {
+            "_node_ip_address": "127.0.0.1",
+            "include_dashboard": False,
+            "object_store_memory": _OBJECTS_BYTES,
+            "_system_config": {"task_oom_retries": cluster.retries},  # else a run that never fits is tried for ever
+        }
     try:
         ray.init(address=cluster.address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = "on this machine" if cluster.address is None else f"at {cluster.address}"
-        raise PlbenchError(
-            f"no Ray cluster could be {'started' if cluster.address is None else 'joined'} {where}: "
-            f"{str(error).splitlines()[0]}; start one with ray start --head, or leave --address out"
-        ) from error
+        raise _no_cluster(cluster.address, _first_line(error)) from error
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _is_local(address: str) -> bool:
+    return address.rpartition(":")[0] in ("127.0.0.1", "localhost")
+
+
+def _check_that_something_answers(address: str) -> None:
+    """Ray itself tries an address for minutes."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():  # such as "auto"
+        return
+    try:
+        socket.create_connection((host, int(port)), _ANSWER_SECONDS).close()
+    except OSError as error:
+        raise _no_cluster(address, error.strerror or str(error)) from error
+
+
+def _no_cluster(address: str | None, why: str) -> PlbenchError:
+    if address is None:
+        return PlbenchError(
+            f"Ray could not be started on this machine: {why}; plbench sweep does without --executor ray"
+        )
+    return PlbenchError(
+        f"no Ray cluster at {address} can be joined: {why}; ray start --head starts one and says its address; without "
+        "--address one is started for this sweep"
+    )
 
 
 def in_bundles(plans: Sequence[RunPlan], registry: Registry, slots: int) -> list[Bundle]:
