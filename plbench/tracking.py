@@ -25,6 +25,8 @@ PACKAGES = {
 }
 """Of each tracker by the name that `--track` takes: the module that it needs, and what pip calls it."""
 
+_LONGEST = 160  # characters of what a tracker raised
+
 
 class Tracker(Protocol):
     """What is told of one run: `started` first, then `logged` any number of times, then `finished` or `failed`.
@@ -198,7 +200,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int |
 def _sentence(error: Exception) -> str:
     """The first line of what a tracker raised, with its kind where the text alone says little."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    shown = text if len(text) <= _LONGEST else text[:_LONGEST] + " …"
+    return f"{type(error).__name__}: {shown}" if text else type(error).__name__
 
 
 def _is_first_process() -> bool:
