@@ -215,6 +215,15 @@ class TrainView(Protocol):
         """
         ...
 
+    def compute(
+        self, function: Callable[[nn.Module, Tensor], Tensor], weights: Literal["ema", "raw"] = "ema"
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Streams (row index [b] int64, what a function makes of model and inputs, float32 [b, …]), in order.
+
+        For what scores do not show: `lambda model, inputs: model[0](inputs)` gives features of a default model.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Stage:

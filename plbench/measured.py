@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from plbench.api import Batch, Progress, Stage
 from plbench.engine import FitState, fit, prepare_fit
+from plbench.errors import PlbenchError
 from plbench.execution import Execution, evaluation_mode, widened
 from plbench.features import BATCH_SIZE as FEATURE_BATCH_SIZE
 from plbench.images import TrainTransform, eval_transform, label_tensor
@@ -393,6 +394,14 @@ class _StandIn:
             torch.arange(self.labels.num_images),
             _made_up(self.labels.num_images, self.labels.num_classes).sigmoid(),
         )
+
+    def compute(self, function: Any, weights: Any = "ema") -> Iterator[tuple[Tensor, Tensor]]:
+        """There is no model yet.
+
+        Raises:
+            PlbenchError: always.
+        """
+        raise PlbenchError("a stage that looks into its model cannot be measured before that is trained")
 
 
 def _stand_in(stage: Stage, labels: PartialLabels) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from plbench.api import Batch, Method, Progress
 from plbench.cells import Cells
+from plbench.distributed import World
 from plbench.errors import TrainingError
 from plbench.execution import Execution, evaluation_mode, widened
 from plbench.inputs import Inputs
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from plbench.engine import FitState
 
 EVAL_BATCH_SIZE = 256
+
+Function = Callable[[nn.Module, Tensor], Tensor]
+"""Of a model and a batch of its inputs, [b, …]."""
 
 
 class View:
@@ -49,6 +53,28 @@ class View:
             passes=passes,
         )
 
+    def compute(self, function: Function, weights: Literal["ema", "raw"] = "ema") -> Iterator[tuple[Tensor, Tensor]]:
+        """Streams (row index, what the function makes of model and inputs) on the CPU; see `TrainView`."""
+        yield from compute(self._state.averaged(weights), function, self._inputs, self._execution)
+
+
+def compute(
+    model: nn.Module, function: Function, inputs: Inputs, execution: Execution
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Streams (row index [b], function(model, inputs) as float32) on the CPU, every row once, in order, everywhere."""
+
+    def evaluated(values: Tensor) -> Tensor:
+        with evaluation_mode(model), torch.inference_mode(), execution.autocast():
+            return function(model, execution.inputs(values)).float().cpu()
+
+    world = execution.world
+    world.copy_from_main_(model.buffers())
+    own = ((rows, evaluated(values)) for rows, values in inputs.ordered(EVAL_BATCH_SIZE, world))
+    if world.size == 1:
+        yield from own
+    else:  # a process without a batch learns from one row what its share would look like
+        yield from _together(own, len(inputs), world, evaluated(next(inputs.ordered(1))[1])[:0])
+
 
 def predict(
     model: nn.Module,
@@ -69,17 +95,26 @@ def predict(
         passes: number of passes whose scores are averaged.
     """
     own = predict_share(model, method, inputs, execution, dropout_seed=dropout_seed, passes=passes, report=report)
-    world = execution.world
-    if world.size == 1:
+    if execution.world.size == 1:
         yield from own
-        return
-    num_batches = math.ceil(len(inputs) / EVAL_BATCH_SIZE)
+    else:
+        yield from _together(own, len(inputs), execution.world, torch.empty(0, inputs.labels.num_classes))
+
+
+def _together(
+    own: Iterator[tuple[Tensor, Tensor]], num_rows: int, world: World, nothing: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches that all processes computed, each in every process.
+
+    Args:
+        own: this process's. nothing: what one without rows looks like, [0, …].
+    """
+    num_batches = math.ceil(num_rows / EVAL_BATCH_SIZE)
     for first in range(0, num_batches, world.size):
         starts = [EVAL_BATCH_SIZE * min(number, num_batches) for number in range(first, first + world.size)]
-        shares = [max(0, min(EVAL_BATCH_SIZE, len(inputs) - start)) for start in starts]
-        nothing = torch.empty(0, inputs.labels.num_classes)
-        scores = world.gather(next(own)[1] if shares[world.rank] else nothing, shares)
-        for start, share, chunk in zip(starts, shares, scores.split(shares), strict=True):
+        shares = [max(0, min(EVAL_BATCH_SIZE, num_rows - start)) for start in starts]
+        values = world.gather(next(own)[1] if shares[world.rank] else nothing, shares)
+        for start, share, chunk in zip(starts, shares, values.split(shares), strict=True):
             if share:
                 yield torch.arange(start, start + share), chunk
 
