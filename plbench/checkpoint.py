@@ -65,6 +65,8 @@ class Checkpoints:
         """
         for path in self._notes()[:-1]:  # first, since there may be no room for three
             _delete(path)
+        for path in self.folder.glob(".step-*.tmp"):  # what a killed process left half written
+            path.unlink(missing_ok=True)
         step = int(state["step"])
         path = self.folder / f"step-{step:08d}.pt"
         digest = hashlib.sha256()

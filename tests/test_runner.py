@@ -611,6 +611,21 @@ class TestFullDisk:
         assert "\n" not in str(caught.value)
         assert self.still_good(path)
 
+    def test_the_last_checkpoint_of_a_training_stays_and_is_gone_on_from(
+        self, make_workspace: Callable[..., Workspace], small_disk: Path
+    ) -> None:
+        workspace = make_workspace()
+        spec = a_plan(workspace).spec
+        checkpoints = checkpoint.Checkpoints(small_disk / "run", spec)
+        for step in (1, 2):
+            checkpoints.save({**self.small, "step": step, "epoch": 0, "batch": step}, 1)
+        with pytest.raises(StoreError, match=r"^could not write .*step-00000003.pt: .*; free some space"):
+            checkpoints.save({**self.large, "step": 3, "epoch": 0, "batch": 3}, 1)
+        found = checkpoints.newest(print)
+        assert found is not None and found.step == 2
+        assert torch.equal(checkpoints.load(found)["model"], self.small["model"])
+        assert {path.stem for path in checkpoints.folder.iterdir()} == {"step-00000002"}
+
     def test_a_run_leaves_nothing_half_written(
         self, make_workspace: Callable[..., Workspace], small_disk: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -1,0 +1,187 @@
+"""Trainings killed without warning, again and again, end as the one that nobody disturbed."""
+
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import random
+import signal
+import socket
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from plbench import checkpoint, environment, evaluation, runner, store
+from plbench.api import Dataset
+from plbench.checkpoint import Checkpoints
+from plbench.console import Reporter
+from plbench.distributed import ALONE, joined
+from plbench.record import Record, read_record
+from plbench.registry import Registry, Source
+from plbench.resolve import Request, RunPlan, plan_run
+from plbench.step import Stepper
+from plbench.store import CHECKPOINT, Store
+from plbench.workspace import Workspace
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("killed")]
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["plbench.runner", "plbench.torchvision_ops", "timm"])
+NUM_KILLS = 10
+
+
+def planned(folder: Path, dataset: type[Dataset], world: Any, regime: str) -> tuple[RunPlan, Workspace]:
+    """A run of a method that remembers cells, on augmented images or with dropout; every step is saved."""
+    torch.set_num_threads(1)
+    evaluation.NUM_REPLICATES = 20
+    environment.git_state = lambda: {"git_commit": None, "git_dirty": None}
+    registry = Registry.discover()
+    registry.sources["dataset"][dataset.name] = [Source(dataset.name, "the tests", loaded=dataset)]
+    places = Store(folder / "runs", folder / "cache")
+    cpu = torch.device("cpu")
+    workspace = Workspace(places, registry, Reporter(quiet=True), cpu, workers=0, world=world, save_every=0.0)
+    plan = {"epochs": 9 if regime == "finetune" else 12, "batch_size": 16}
+    params = {"delta_percent": 2.0}
+    return plan_run(Request("tiny", "ll-cp", params, regime=regime, plan=plan), workspace), workspace  # type: ignore[arg-type]
+
+
+def train(folder: Path, dataset: type[Dataset], regime: str, rank: int, size: int, port: int, kill: Any) -> None:
+    """One process of a run.
+
+    Args:
+        kill: None, or (where, count): the process kills itself before its so manyth step, or before so many files reach
+            the disk.
+    """
+    if size > 1:
+        names = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in names.items()}, GLOO_SOCKET_IFNAME="lo")
+        os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"
+    if kill is not None:
+        where, count = kill
+        dies_at(Stepper, "take", count) if where == "step" else dies_at(store.os, "fsync", count)
+    with joined(torch.device("cpu")) as world:
+        plan, workspace = planned(folder, dataset, world, regime)
+        runner.run(plan, workspace)
+
+
+def dies_at(owner: Any, name: str, count: int) -> None:
+    """Makes the so manyth call of a function the end of this process."""
+    function, calls = getattr(owner, name), iter(range(1, 1_000_000))
+
+    def fatal(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+
+    setattr(owner, name, fatal)
+
+
+def started(folder: Path, dataset: type[Dataset], regime: str, size: int, kill: Any, victim: int) -> list[BaseProcess]:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    processes = [
+        CONTEXT.Process(
+            target=train, args=(folder, dataset, regime, rank, size, port, kill if rank == victim else None)
+        )
+        for rank in range(size)
+    ]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def ended(processes: list[BaseProcess]) -> list[int | None]:
+    """Waits for a process to end; if it did not end well, ends the others, as what launched them would."""
+    multiprocessing.connection.wait([process.sentinel for process in processes], timeout=120)
+    for process in processes:
+        process.join(timeout=0.1)
+    if any(process.exitcode for process in processes):
+        for process in processes:
+            process.kill()
+    for process in processes:
+        process.join(timeout=120)
+    return [process.exitcode for process in processes]
+
+
+def outcome(folder: Path, dataset: type[Dataset], regime: str) -> tuple[Record, dict[str, Any], list[dict[str, Any]]]:
+    """Record, weights and log of a run that is done."""
+    plan, workspace = planned(folder, dataset, ALONE, regime)
+    run = workspace.store.run_folder(plan.spec.key)
+    log = [{**json.loads(line), "seconds": 0} for line in (run / "log.jsonl").read_text().splitlines()]
+    return read_record(run), checkpoint.load(run / CHECKPOINT, plan.spec.sha256()), log
+
+
+@pytest.mark.parametrize(("regime", "size"), [("finetune", 1), ("probe", 2)])
+def test_what_is_killed_ten_times_ends_as_what_never_was(
+    tiny_dataset: type[Dataset], tmp_path: Path, regime: str, size: int
+) -> None:
+    assert ended(started(tmp_path / "whole", tiny_dataset, regime, size, None, 0)) == [0] * size
+    chance, kills, steps = random.Random(size), 0, []
+    disturbed = tmp_path / "disturbed"
+    while True:
+        kill = (chance.choice(["step", "step", "save"]), chance.randint(1, 4)) if kills < NUM_KILLS else None
+        victim = 0 if kill is not None and kill[0] == "save" else chance.randrange(size)  # only the first one saves
+        codes = ended(started(disturbed, tiny_dataset, regime, size, kill, victim))
+        steps += sorted(path.stem for path in disturbed.glob("runs/*/checkpoints/*.json"))[-1:]
+        if not any(codes):
+            break
+        assert -signal.SIGKILL in codes
+        kills += 1
+    assert kills >= NUM_KILLS
+    assert len(set(steps)) >= 5  # it was killed here and there, and not always at the start
+    (one, weights, log), (other, expected, undisturbed) = (
+        outcome(tmp_path / name, tiny_dataset, regime) for name in ("disturbed", "whole")
+    )
+    for kind in ("model", "ema"):
+        assert all(torch.equal(value, expected[kind][name]) for name, value in weights[kind].items())
+    assert log == undisturbed
+    assert one.metrics == other.metrics and one.selection == other.selection and one.data == other.data
+    assert one.files["cells.npz"] == other.files["cells.npz"]
+    assert one.training == other.training and one.hidden_truth == other.hidden_truth
+
+
+@pytest.mark.parametrize("harm", ["truncated", "edited", "gone"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    tiny_dataset: type[Dataset], tmp_path: Path, harm: str
+) -> None:
+    ended(started(tmp_path, tiny_dataset, "probe", 1, ("step", 6), 0))
+    plan, workspace = planned(tmp_path, tiny_dataset, ALONE, "probe")
+    checkpoints = Checkpoints(workspace.store.run_folder(plan.spec.key), plan.spec)
+    found = checkpoints.newest(print)
+    assert found is not None and found.step == 5
+    content = bytearray(found.path.read_bytes())
+    if harm == "truncated":
+        found.path.write_bytes(content[: len(content) // 2])
+    elif harm == "edited":
+        content[len(content) // 2] ^= 1
+        found.path.write_bytes(content)
+    else:
+        found.path.unlink()
+    said: list[str] = []
+    older = checkpoints.newest(said.append)
+    assert older is not None and older.step == 4
+    assert said == [f"Checkpoint {found.path} is damaged; going on from the one before, of step 4"]
+    older.path.write_bytes(b"half")
+    with pytest.raises(store.StoreError, match=r"truncated or changed since it was written.*--force") as caught:
+        checkpoints.newest(said.append)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_of_another_run_is_refused_with_what_differs(tiny_dataset: type[Dataset], tmp_path: Path) -> None:
+    ended(started(tmp_path, tiny_dataset, "probe", 1, ("step", 3), 0))
+    plan, workspace = planned(tmp_path, tiny_dataset, ALONE, "probe")
+    other = plan.spec.model_copy(update={"seed": 3, "plan": plan.spec.plan.model_copy(update={"lr": 0.5})})
+    with pytest.raises(store.StoreError, match=r"another run: plan.lr is 0.01, here 0.5; seed is 0, here 3; delete"):
+        Checkpoints(workspace.store.run_folder(plan.spec.key), other).newest(print)
+
+
+def test_no_more_than_two_are_kept(tiny_dataset: type[Dataset], tmp_path: Path) -> None:
+    ended(started(tmp_path, tiny_dataset, "probe", 1, ("step", 9), 0))
+    names = sorted(path.name for path in tmp_path.glob("runs/*/checkpoints/*"))
+    assert names == [f"step-0000000{step}.{kind}" for step in (7, 8) for kind in ("json", "pt")]
+    ended(started(tmp_path, tiny_dataset, "probe", 1, None, 0))
+    assert not list(tmp_path.glob("runs/*/checkpoints"))
