@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from plbench import hooks
 from plbench.api import Method, Progress
 from plbench.clock import Clock
 from plbench.errors import PlbenchError
@@ -89,7 +90,8 @@ class FitState:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
-        self.method.load_state_dict(state["method"])
+        with hooks.calling(self.method, "load_state_dict"):
+            self.method.load_state_dict(state["method"])
         self.method.task.generator.set_state(state["generator"])
         self.tally.loss_sum.fill_(state["loss_sum"])
         self.clock.load_state_dict(state["clock"])
@@ -168,7 +170,8 @@ def fit(
         start = time.perf_counter() - state.seconds
         progress = Progress(state.step, plan.epochs * steps_per_epoch, state.epoch, plan.epochs)
         if state.batch == 0:
-            state.method.epoch_start(view, progress)
+            with hooks.calling(state.method, "epoch_start"):
+                state.method.epoch_start(view, progress)
         with _dropout(state, seed, execution):
             clock.start_step()
             for batch in inputs.shuffled(plan.batch_size, state.epoch, state.batch, world):
@@ -186,7 +189,8 @@ def fit(
                     _grant(state, wished, world.size, steps_per_epoch, start, execution, grant)
                 clock.start_step()
         state.tally.read(state.method.name, steps_per_epoch)
-        state.method.epoch_end(view, progress)
+        with hooks.calling(state.method, "epoch_end"):
+            state.method.epoch_end(view, progress)
         state.epoch += 1
         state.history.append(
             {

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plbench import distributed
 from plbench.api import Batch, Loss, Method, Progress, Task
 from plbench.errors import PlbenchError, PluginError
 
@@ -44,6 +45,8 @@ def calling(method: Method | type[Method], hook: str) -> Iterator[None]:
     except (PlbenchError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # a stranger's code may raise anything
+        if _is_of_the_world(error):
+            raise
         raise PluginError(
             f"{_whose(method, hook)} raised {type(error).__name__}: {_first_line(error)}{_place(method, error)}; "
             f"{_SIGNATURES[hook]}; {try_it(method)}"
@@ -104,21 +107,6 @@ def check_scores(method: Method, scores: Any, shape: tuple[int, ...]) -> None:
         )
 
 
-def not_finite(method: Method, what: str, value: float, where: str) -> str:
-    """The sentence on a loss or score that is not finite.
-
-    Args:
-        what: "loss" or "scores".
-        value: what it was.
-        where: such as "at step 3 (epoch 1)".
-    """
-    return (
-        f"{_whose(method, what)} gave {value} {where}: either training diverged, or the {what} of the method "
-        f"{'is' if what == 'loss' else 'are'} not finite for some input, as log(0) and 0 / 0 are not (F.logsigmoid and "
-        f"clamp help), which plbench methods check {_arguments(method)} would show"
-    )
-
-
 def try_it(method: Method | type[Method]) -> str:
     """The command that shows the smallest input that fails."""
     return f"plbench methods check {_arguments(method)} shows what is wrong on the smallest input"
@@ -171,6 +159,11 @@ def _file(method: Method | type[Method]) -> Path:
         return Path(inspect.getfile(method if isinstance(method, type) else type(method)))
     except (OSError, TypeError):
         return Path("an unknown file")
+
+
+def _is_of_the_world(error: BaseException) -> bool:
+    """Whether another process was not there to be talked to: no fault of the hook that asked for it."""
+    return any(frame.filename == distributed.__file__ for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _first_line(error: BaseException) -> str:

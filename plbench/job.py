@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor, nn
 
+from plbench import hooks
 from plbench.api import Method
 from plbench.cells import Cells, joined_cells
 from plbench.checkpoint import Checkpoints
@@ -115,7 +116,7 @@ class Job:
         spec = self.spec
         self.train_part = self.plan.material.train(spec.train_part) if like is None else like.train_part
         task = make_task(spec, self.plan.material, self.artifacts)
-        self.method = self.plan.method(self.plan.params, task)
+        self.method = hooks.construct(self.plan.method, self.plan.params, task)
         self.train_inputs = self._inputs(self.train_part, training=True) if like is None else like.train_inputs
         self.state = prepare_fit(self._model(), self.method, spec.plan, task.steps_per_epoch, self.execution)
 
@@ -212,7 +213,7 @@ class Job:
         """An error of the training with where to go on from and what to try."""
         found = Checkpoints(folder, self.spec).newest(self.workspace.reporter.line)
         last = f"last good checkpoint: {found.path}" if found else "no checkpoint had been saved yet"
-        return TrainingError(f"{error}; {last}; try a lower --lr or --precision float32")
+        return TrainingError(f"{error}; {last}; try a lower --lr or --precision float32; {hooks.try_it(self.method)}")
 
     @property
     def headline_weights(self) -> Weights:
@@ -315,5 +316,5 @@ class Job:
             if spec.plan.grad_checkpointing:
                 built.checkpoint_gradients()
             backbone, num_features = built, built.num_features
-        with seeded(derive_seed(spec.seed, "init", "head")):
+        with seeded(derive_seed(spec.seed, "init", "head")), hooks.calling(self.method, "build"):
             return self.method.build(backbone, lambda: make_head(spec.model, num_features, num_classes))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from plbench import hooks
 from plbench.api import Method
 from plbench.errors import PlbenchError
 from plbench.spec import Plan
@@ -17,7 +18,9 @@ def make_optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.
     """AdamW, or Adam with coupled decay; 1-D parameters (biases, norms) do not decay. Also the peak rates."""
     groups: list[dict[str, Any]] = []
     peaks: list[float] = []
-    for group in method.param_groups(model):
+    with hooks.calling(method, "param_groups"):
+        given = method.param_groups(model)
+    for group in given:
         parameters = [p for p in group["params"] if p.requires_grad]
         for decays in (True, False):
             chosen = [p for p in parameters if (p.ndim > 1) == decays]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from plbench import hooks
 from plbench.api import Dataset, Method, Stage, Task
 from plbench.errors import PlbenchError, PluginError, did_you_mean
 from plbench.image_check import check_images
@@ -185,7 +186,9 @@ def complete(
     _check_needs(method, base, material)
     task = make_task(base, material)
     stages: dict[str, tuple[Stage, RunPlan]] = {}
-    for stage in method.stages(params, task):
+    with hooks.calling(method, "stages"):
+        needed = method.stages(params, task)
+    for stage in needed:
         tuned = {name: getattr(recipe.plans[base.regime], name) for name in ("lr", "weight_decay")}
         changes = {
             "method": MethodSpec(name=stage.method, version="", source_sha256="", params={}),

@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from plbench import hooks
 from plbench.api import Batch, Loss, Method, Progress
 from plbench.clock import Clock
 from plbench.distributed import World
@@ -41,7 +42,8 @@ class Network(nn.Module):
 
     def forward(self, batch: Batch, progress: Progress) -> Any:
         """What the method makes of a batch."""
-        return self._method.forward(self.model, batch, progress)
+        with hooks.calling(self._method, "forward"):
+            return self._method.forward(self.model, batch, progress)
 
 
 @dataclass
@@ -172,7 +174,7 @@ class Stepper:
         """
         rows = rows_per_block(output, len(batch.index))
         if rows is None:
-            loss = self.method.loss(widened(output), batch, progress)
+            loss = hooks.loss_of(self.method, widened(output), batch, progress)
             self.clock.lap("loss")
             scaler.scale(loss.total / num_images).backward()
             return loss
@@ -181,7 +183,7 @@ class Stepper:
         for start in range(0, len(output), rows):
             part = slice(start, start + rows)
             block = output.detach()[part].requires_grad_()
-            loss = self.method.loss(widened(block), _part(batch, part), progress)
+            loss = hooks.loss_of(self.method, widened(block), _part(batch, part), progress)
             scaler.scale(loss.total / num_images).backward()
             gradient[part] = 0.0 if block.grad is None else block.grad
             total, weight = total + loss.total.detach(), weight + loss.weight
@@ -199,7 +201,7 @@ class Stepper:
             output = _gathered(output, world, shares, len(batch.index))
             inputs = world.gather(batch.inputs, shares) if batch.inputs.ndim == 2 else batch.inputs[:0]
             batch = Batch(inputs, world.gather(batch.labels, shares), world.gather(batch.index, shares))
-        loss = self.method.loss(widened(output), batch, progress)
+        loss = hooks.loss_of(self.method, widened(output), batch, progress)
         self.clock.lap("loss")
         return loss
 
