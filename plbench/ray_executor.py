@@ -10,7 +10,9 @@ import contextlib
 import io
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -116,6 +118,9 @@ def run_all(
     return [_result(plan, outcomes.get(plan.spec.key), workspace) for plan in plans]
 
 
+_REST = ("track", "decode", "save_every", "compiles", "profiles")  # of a workspace, as they are
+
+
 @contextlib.contextmanager
 def joined(cluster: Cluster) -> Iterator[Any]:
     """Ray, connected: to the cluster with this address, or to one of this machine alone that ends with the scope."""
@@ -132,6 +137,7 @@ def joined(cluster: Cluster) -> Iterator[Any]:
         return
     if cluster.address is not None:
         _check_that_something_answers(cluster.address)
+    told_to_stop = signal.getsignal(signal.SIGTERM)
     own: dict[str, Any] = {}
     if cluster.address is None:
         own = {
@@ -144,6 +150,8 @@ def joined(cluster: Cluster) -> Iterator[Any]:
         ray.init(address=cluster.address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise _no_cluster(cluster.address, _first_line(error)) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, told_to_stop)  # Ray would leave without a word
     try:
         yield ray
     finally:
@@ -246,7 +254,7 @@ def _place(workspace: Workspace, plugins: Sequence[Path], taken: Mapping[str, fl
         workers=min(workspace.workers, threads),
         threads=threads,
         weights_file=workspace.weights_file and workspace.weights_file.absolute(),
-        track=workspace.track,
+        rest={name: getattr(workspace, name) for name in _REST},
     )
 
 

@@ -29,7 +29,11 @@ Outcome = dict[str, str | None]
 
 @dataclass(frozen=True)
 class Place:
-    """A workspace in plain values, for a process elsewhere: all paths are absolute, and the same on every node."""
+    """A workspace in plain values, for a process elsewhere: all paths are absolute, and the same on every node.
+
+    Attributes:
+        threads: of torch. rest: other fields of `Workspace` that say how to compute.
+    """
 
     runs: Path
     cache: Path
@@ -38,7 +42,7 @@ class Place:
     workers: int
     threads: int
     weights_file: Path | None
-    track: tuple[str, ...]
+    rest: Mapping[str, Any]
 
     def workspace(self, data: tuple[Path, Mapping[str, Any]]) -> Workspace:
         """The workspace on this node, for a dataset's root and options. Only the driver reports."""
@@ -51,7 +55,7 @@ class Place:
             data_root=data[0],
             data_options=data[1],
             weights_file=self.weights_file,
-            track=self.track,
+            **self.rest,
         )
 
 

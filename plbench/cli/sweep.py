@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from plbench.cli.terms import RUNS, AsJson, Plugins, Quiet, Runs, emit, make_workspace
+from plbench.cli.setting import workspace_for
+from plbench.cli.terms import RUNS, AsJson, DecodeOption, Plugins, Quiet, Runs, emit
 from plbench.errors import PlbenchError, TrainingError
 
 if TYPE_CHECKING:
@@ -71,10 +72,17 @@ def sweep_run(
         int | None, typer.Option("--retries", min=0, help="Ray: after a worker or node died; default: 3.")
     ] = None,
     plan_only: Annotated[
-        bool, typer.Option("--plan", "--dry-run", help="Say what would run and how long, then stop.")
+        bool, typer.Option("--dry-run", "--plan", help="Say what would run and how long, then stop.")
     ] = False,
     device: Device = None,
     workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that decode images.")] = None,
+    decode: Annotated[
+        DecodeOption | None, typer.Option("--decode", help="gpu decodes JPEG files where the model computes.")
+    ] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Put models through torch.compile.")] = False,
+    save_every: Annotated[
+        float | None, typer.Option("--save-every", min=0.0, help="Seconds between two checkpoints; default: 20.")
+    ] = None,
     track: Annotated[
         list[str] | None,
         typer.Option("--track", help="tensorboard, mlflow or wandb is told of each training; may be repeated."),
@@ -89,10 +97,10 @@ def sweep_run(
     What was stopped goes on by the same command. Without a name of a command, this is what plbench sweep does.
     """
     from plbench import expansion, sweep
-    from plbench.tracking import check_names
 
     cluster = _cluster(executor, address, cpus, gpus, retries)
-    expanded = _expand(grid, runs, plugin, device=device, workers=workers, quiet=quiet, track=check_names(track or ()))
+    given = {"device": device, "workers": workers, "decode": decode, "compile": compile, "save_every": save_every}
+    expanded = _expand(grid, {**given, "track": track, "plugin": plugin, "runs": runs, "quiet": quiet})
     workspace, plans = expanded.workspace, expanded.plans
     _say_what_is_left_out(expanded)
     every = sweep.with_prerequisites(plans, workspace.registry)
@@ -128,7 +136,7 @@ def sweep_status(
     """Show which runs are done, failed, under way, missing."""
     from plbench import sweep
 
-    expanded = _expand(grid, runs, plugin, device=device, quiet=quiet)
+    expanded = _expand(grid, {"device": device, "plugin": plugin, "runs": runs, "quiet": quiet})
     store, registry = expanded.workspace.store, expanded.workspace.registry
     every = sweep.with_prerequisites(expanded.plans, registry)
     states = dict(zip(every, sweep.standings(list(every.values()), store), strict=True))
@@ -176,25 +184,15 @@ def _cluster(
     return Cluster(address, 1.0 if cpus is None else cpus, gpus, 3 if retries is None else retries)
 
 
-def _expand(
-    grid: Path,
-    runs: Path,
-    plugin: list[Path] | None,
-    *,
-    device: str | None,
-    quiet: bool,
-    workers: int | None = None,
-    track: tuple[str, ...] = (),
-) -> Expansion:
-    from dataclasses import replace
-
+def _expand(grid: Path, given: Mapping[str, Any]) -> Expansion:
+    """The runs of a grid, in the workspace that these options make; what the grid says itself is no option."""
     from plbench.expansion import expand
     from plbench.grid import read_grid
 
     said = read_grid(grid)
-    workspace = make_workspace(runs, plugin, None, device=device, workers=workers, quiet=quiet)
+    workspace = workspace_for(defaultdict(lambda: None, given))
     try:
-        return expand(said, replace(workspace, track=track))
+        return expand(said, workspace)
     except PlbenchError as error:
         raise type(error)(f"{grid}: {error}") from error
 
