@@ -103,7 +103,7 @@ class TrainTransform:
         timm erases a stand-in of ones, and where the zeros are is the box: whatever its version draws, this follows.
         """
         assert self.erase is not None
-        gone = self.erase(torch.ones(1, self.base.size, self.base.size))[0].numpy() == 0
+        gone = self.erase(torch.ones(1, self.base.size, self.base.size, dtype=torch.uint8))[0].numpy() == 0
         rows, columns = gone.any(axis=1).nonzero()[0], gone.any(axis=0).nonzero()[0]
         if not len(rows):
             return torch.zeros(4, dtype=torch.int64)
