@@ -62,15 +62,18 @@ def launch(num_processes: int, arguments: Sequence[str], device: str | None = No
     from torch.distributed.run import main as run
 
     _check_devices(num_processes, device)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // num_processes)))
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_GRACE_SECONDS))
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all on this machine
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a hint at what DDP is asked to do on purpose
-    logging.disable(logging.ERROR)  # this process only waits, and says in one sentence what torch's launcher logs
+    settings = {
+        "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // num_processes)),
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(_GRACE_SECONDS),
+        "GLOO_SOCKET_IFNAME": "lo",  # all on this machine
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # without a hint at what DDP is asked to do on purpose
+    }
+    before = dict(os.environ)
     how = ["--nproc-per-node", str(num_processes), "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
     how += ["--rdzv-id", f"plbench-{os.getpid()}", "--local-addr", "127.0.0.1", "--max-restarts", "0"]
     with tempfile.TemporaryDirectory(prefix="plbench-") as folder:
-        os.environ[_FAILURES] = folder
+        os.environ.update({**settings, **before, _FAILURES: folder})
+        logging.disable(logging.ERROR)  # this process only waits, and says in one sentence what torch's launcher logs
         try:
             run([*how, "-m", "plbench", *arguments])
         except ChildFailedError as error:
@@ -78,7 +81,9 @@ def launch(num_processes: int, arguments: Sequence[str], device: str | None = No
         except SignalException as signalled:
             return 128 + int(signalled.sigval), ""
         finally:
-            del os.environ[_FAILURES]
+            logging.disable(logging.NOTSET)
+            os.environ.clear()
+            os.environ.update(before)
     return 0, ""
 
 

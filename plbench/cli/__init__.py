@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import traceback
 from types import FrameType
 from typing import Annotated
@@ -14,6 +15,7 @@ from typing import Annotated
 import typer
 
 from plbench import __version__
+from plbench.cli.advise import advise
 from plbench.cli.board import board_app
 from plbench.cli.compare import compare
 from plbench.cli.data import data_app
@@ -38,6 +40,7 @@ app.command()(run)
 app.command()(tune)
 app.command()(compare)
 app.command()(study)
+app.command()(advise)
 app.command()(doctor)
 app.add_typer(sweep_app, name="sweep")
 app.add_typer(methods_app, name="methods")
@@ -48,7 +51,8 @@ app.add_typer(board_app, name="board")
 
 def main() -> None:
     """The entry point: errors that a person can mend are one sentence and exit code 2."""
-    signal.signal(signal.SIGTERM, _terminate)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         app()  # leaves by SystemExit: 0, or 2 after a mistyped option
     except PlbenchError as error:
