@@ -146,9 +146,9 @@ class TestRefusals:
         monkeypatch.setenv("WORLD_SIZE", "2")
         monkeypatch.setenv("RANK", "0")
         monkeypatch.delenv("MASTER_ADDR", raising=False)
-        with pytest.raises(PlbenchError, match=r"is not complete: .*MASTER_ADDR.*; use torchrun"):
-            with joined(torch.device("cpu")):
-                pass
+        sentence = r"is not complete: .*MASTER_ADDR.*; use torchrun"
+        with pytest.raises(PlbenchError, match=sentence), joined(torch.device("cpu")):
+            pass
 
     @pytest.mark.parametrize("name", ["tune", "compare"])
     def test_a_command_that_does_not_know_of_others(
