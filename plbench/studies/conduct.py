@@ -94,7 +94,7 @@ def plan_all(
         wanted = replace(
             request,
             simulate=members[0].simulate or request.simulate,
-            model={**experiment.model, **request.model, **_model(members[0].model, request.model)},
+            model={**request.model, **_model(members[0].model, request.model)},
         )
         try:
             contest = lineup.plan_contest(wanted, list(entrants), num_seeds, workspace)

@@ -211,8 +211,8 @@ class Experiment:
         caption: what is to be seen, without the numbers of images and seeds, which are added.
         varies_simulation: it chooses how labels are hidden, so that `--simulate` would mean nothing.
         needs_dataset: whether anything runs on a dataset at all.
-        model: the model's fields, where the recipe's would take too long.
         seeds: by scale, where they are not the usual ones.
+        write: more files of text, by name.
     """
 
     name: str
@@ -225,6 +225,5 @@ class Experiment:
     caption: str
     varies_simulation: bool = False
     needs_dataset: bool = True
-    model: Mapping[str, Any] = field(default_factory=dict)
     seeds: Mapping[Scale, int] = field(default_factory=lambda: SEEDS)
     write: Callable[[Findings], Mapping[str, str]] = lambda findings: {}

@@ -23,9 +23,13 @@ FloatArray = npt.NDArray[np.float64]
 
 NUM_BINS = 200
 _EDGE = 12.0  # logits beyond this are as good as certain
+_WIDTH = 2 * _EDGE / (NUM_BINS - 1)
 _ROUNDS = 500
 FEWEST = 20
 """Known positives, and negatives, from which a class counts."""
+
+LARGEST_ERROR = 0.25
+"""Standard error of a class's number of positives, as a share of it, up to which the class counts."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,16 @@ class Placement:
 
 
 def unknown_scores(view: TrainView) -> Tensor:
-    """Histogram [C, NUM_BINS] of a model's logits at the unknown cells of each class."""
+    """Histogram [C, NUM_BINS] of a model's logits at the unknown cells of each class, each split between two bins."""
     counts = torch.zeros((view.labels.num_classes, NUM_BINS), dtype=torch.float64)
     for rows, scores in view.predict(weights="ema"):
         labels = torch.from_numpy(view.labels.rows(rows.numpy()))
         logits = torch.logit(scores.double().cpu(), eps=1e-9).clamp(-_EDGE, _EDGE)
-        bins = ((logits + _EDGE) / (2 * _EDGE) * NUM_BINS).long().clamp(max=NUM_BINS - 1)
-        counts.scatter_add_(1, bins.T, (labels == 0).T.double())
+        place_ = ((logits + _EDGE) / _WIDTH).T
+        below = place_.floor().clamp(max=NUM_BINS - 2)
+        unknown = (labels == 0).T.double()
+        for bins, weight in ((below, below + 1 - place_), (below + 1, place_ - below)):  # so that means stay exact
+            counts.scatter_add_(1, bins.long(), weight * unknown)
     return counts
 
 
@@ -63,13 +70,12 @@ def estimated_positives(histogram: FloatArray, labels: PartialLabels) -> FloatAr
         labels: that the model was trained on.
 
     Returns:
-        [C]; NaN for classes with too few known labels to say.
+        [C]; NaN for classes of which too few labels are known, or which the model does not see.
     """
     positives, negatives = (counts.astype(np.float64) for counts in labels.counts())
     usable = (positives >= FEWEST) & (negatives >= FEWEST)
     trained_on = np.where(usable, positives / np.maximum(positives + negatives, 1), 0.5)
-    width = 2 * _EDGE / NUM_BINS
-    odds = np.exp(-_EDGE + width * (np.arange(NUM_BINS) + 0.5))[None]  # of present to absent, by the model
+    odds = np.exp(-_EDGE + _WIDTH * np.arange(NUM_BINS))[None]  # of present to absent, by the model
     likelihood_ratio = odds * ((1 - trained_on) / trained_on)[:, None]
     unknown = histogram.sum(axis=1)
     share = trained_on.copy()
@@ -77,6 +83,10 @@ def estimated_positives(histogram: FloatArray, labels: PartialLabels) -> FloatAr
         weighted = likelihood_ratio * (share / (1 - share))[:, None]
         found = (histogram * (weighted / (1 + weighted))).sum(axis=1) / np.maximum(unknown, 1)
         share = np.clip(found, 1e-6, 1 - 1e-6)
+    # the Fisher information on the share of a mixture: where both parts look alike there is none
+    slope = (likelihood_ratio - 1) / (1 + (likelihood_ratio - 1) * share[:, None])
+    error = 1 / np.sqrt(np.maximum((histogram * slope**2).sum(axis=1), 1e-12))
+    usable &= error * unknown <= LARGEST_ERROR * (positives + unknown * share)
     return np.where(usable, positives + unknown * share, np.nan)
 
 
@@ -95,7 +105,7 @@ def place(labels: PartialLabels, estimate: FloatArray) -> Placement | None:
     return Placement(
         float(known.sum() / true.sum()),
         float(chances[0] / chances[1]),
-        float(negatives[usable].sum() / known.sum()),
+        float(negatives.sum() / positives.sum()),
     )
 
 

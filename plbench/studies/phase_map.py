@@ -130,7 +130,7 @@ def phases() -> Callable[[Findings], Figure]:
 
         handles = [Patch(color=_LOOKS[mode], alpha=0.85, label=f"{mode} wins") for mode in MODES]
         handles.append(Patch(facecolor=PALE, label="cannot be told apart"))
-        figure.legend(handles=handles, loc="outside lower center", ncols=4)
+        figure.legend(handles=handles, loc="outside lower center", ncols=4 if len(numbers) > 1 else 2)
         return figure
 
     return draw

@@ -68,7 +68,12 @@ def grid() -> Tensor:
 
 
 def learn(
-    kind: type[Method], params: Mapping[str, Any], plane: Plane, seed: int, artifacts: Mapping[str, Tensor]
+    kind: type[Method],
+    params: Mapping[str, Any],
+    plane: Plane,
+    seed: int,
+    artifacts: Mapping[str, Tensor],
+    num_steps: int = STEPS,
 ) -> nn.Module:
     """A small network trained by a method on what is known of a plane."""
     positives, negatives = ((plane.labels == value).sum(0).numpy() for value in (1, -1))
@@ -80,7 +85,7 @@ def learn(
         positives=positives,
         negatives=negatives,
         num_train=NUM_POINTS,
-        epochs=STEPS,
+        epochs=num_steps,
         steps_per_epoch=1,
         regime="finetune",
         generator=generator(seed, "plane", "method"),
@@ -93,8 +98,8 @@ def learn(
         )
     optimiser = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=1e-2)
     batch = Batch(plane.points, plane.labels, torch.arange(NUM_POINTS))
-    for step in range(STEPS):
-        progress = Progress(step, STEPS, step, STEPS)
+    for step in range(num_steps):
+        progress = Progress(step, num_steps, step, num_steps)
         loss = method.loss(method.forward(network, batch, progress), batch, progress)
         optimiser.zero_grad()
         (loss.total / loss.weight).backward()

@@ -13,9 +13,7 @@ BARE = "soft prior, K = 0"
 
 def cases(ground: Ground) -> list[Case]:
     """Alpha from 0, where no class is weighed, upwards; with and without ignoring the likeliest labels."""
-    steps = ground.pick(
-        (0.0, 5.0), (0.0, 1.0, 3.0, 5.0, 10.0, 20.0), (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 20.0, 50.0)
-    )
+    steps = ground.pick((0.0, 5.0), (0.0, 1.0, 3.0, 10.0), (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 20.0, 50.0))
     return [
         Case(name, alpha, "selective", {"mode": "soft-prior", "alpha": alpha, **params})
         for name, params in ((SOFT, {}), (BARE, {"top_k": 0}))

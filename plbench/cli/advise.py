@@ -1,0 +1,73 @@
+"""`plbench advise`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from plbench.cli.setting import Setting, with_setting, workspace_for
+from plbench.cli.terms import Dataset, emit
+from plbench.errors import PlbenchError
+
+if TYPE_CHECKING:
+    from plbench.studies.advice import Advice
+
+_OF_DATA = ("labels", "images", "negative_value", "data_root", "simulate")
+
+
+@with_setting
+def advise(
+    setting: Setting,
+    dataset: Dataset = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="Models that estimate, with seeds 0, 1, …")] = 3,
+    mode_map: Annotated[
+        Path | None,
+        typer.Option("--map", help="map.json of plbench study which-mode; default: the one that comes along."),
+    ] = None,
+) -> None:
+    """Say which treatment of unknown labels suits your own data, from frozen features, or that nobody can tell."""
+    from plbench import options
+    from plbench.studies.advice import advise as ask
+    from plbench.studies.advice import read_map
+
+    if seeds < 1:
+        raise PlbenchError(f"--seeds {seeds}: at least one model must estimate, and 3 to see how sure it is")
+    name = dataset or ("table" if setting["labels"] is not None else None)
+    known_map = read_map(mode_map)
+    # as the map was made, unless somebody says otherwise
+    usual = {"recipe": "quick", "regime": "probe"}
+    given = {**setting, **{key: value for key, value in usual.items() if setting[key] is None}}
+    request = options.request_from_options({**given, "method": "", "dataset": name})
+    advice = ask(request, workspace_for(setting), known_map, num_seeds=seeds)
+    words = ["plbench", "compare", "--dataset", request.dataset]
+    for option in _OF_DATA:
+        if setting[option] is not None:
+            words += ["--" + option.replace("_", "-"), str(setting[option])]
+    words += [word for text in setting["data_option"] or () for word in ("-D", text)]
+    step = shlex.join([*words, "--methods", ",".join(advice.methods)])
+    emit({**advice.as_dict(), "next": [step]}, setting["as_json"], lambda: _print(advice, step))
+
+
+def _print(advice: Advice, step: str) -> None:
+    from rich.text import Text
+
+    from plbench.tables import output, print_rows
+
+    console = output()
+    console.print(
+        f"{advice.num_images:,} images, {advice.num_classes:,} classes; {advice.positives:,} known positives, "
+        f"{advice.negatives:,} verified negatives"
+    )
+    rows = [
+        {"class": name, "known positives": known, "estimated positives": estimate}
+        for name, known, estimate in advice.classes
+    ]
+    console.print()
+    print_rows("highest estimates", rows, right=("known positives", "estimated positives"))
+    for sentence in advice.answer:
+        console.print(Text(sentence))
+    console.print(Text(f"To try: {', '.join(advice.methods)}"))
+    console.print(Text(f"Next: {step}"), soft_wrap=True)
