@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,24 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plbench.api import Dataset, Plan
 from plbench.datasets import scenes
 from plbench.datasets.scenes import Scenes
 from plbench.datasets.scenes_drawing import CLASSES, IMAGE_SIZE, SPLIT_SIZES, draw
 from plbench.errors import DataError
-from plbench.models import PACKAGED_BACKBONE, resolve_backbone
 from plbench.registry import Registry
-from plbench.resolve import validate_params
-from plbench.simulate import parse
+from plbench.testing.datasets import Options, check_dataset
 
 REGISTRY = Registry.discover()
 DATASETS = REGISTRY.names("dataset")
 FEW = {"train": 6, "test": 4}
-
-
-@pytest.fixture(params=DATASETS)
-def kind(request: pytest.FixtureRequest) -> type[Dataset]:
-    return REGISTRY.dataset(request.param)
 
 
 def quiet(done: int, total: int) -> None:
@@ -41,58 +31,24 @@ def test_there_are_datasets() -> None:
     assert REGISTRY.broken("dataset") == {}
 
 
-def test_it_says_what_it_is(kind: type[Dataset]) -> None:
-    for text in (kind.name, kind.title, kind.licence, inspect.cleandoc(kind.__doc__ or "")):
-        assert isinstance(text, str) and text.strip() == text and text
-    assert kind.name in DATASETS and re.fullmatch(r"[a-z0-9.-]+", kind.name)
-    assert not kind.needs_files or all(address.startswith("https://") for address in kind.sources)
-    assert kind.sources or not kind.needs_files or kind.protocols[0].name.startswith("custom/")
+def options_of_table(folder: Path) -> dict[str, Any]:
+    """What a person says of a table with `--labels`, `--images` and `--negative-value`."""
+    return {"labels": folder / "labels-long.csv", "images": folder / "images", "negative_value": "0"}
 
 
-def test_protocols_are_named_after_it_and_differ(kind: type[Dataset]) -> None:
-    names = [protocol.name for protocol in kind.protocols]
-    assert len({protocol.canonical() for protocol in kind.protocols}) == len(set(names)) == len(names) > 0
-    assert len({protocol.simulation for protocol in kind.protocols}) == len(names)  # --simulate picks one
-    for protocol in kind.protocols:
-        assert protocol.dataset == kind.name
-        simulation = parse(protocol.simulation)
-        assert simulation.text == protocol.simulation  # canonical: whatever the spelling, --simulate finds it
-        own = re.escape(kind.name)  # labels that come partial need no variant; a person's own data is on no board
-        as_they_come = simulation.text == "none" and re.fullmatch(rf"{own}/v[1-9]\d*|custom/{own}", protocol.name)
-        assert as_they_come or re.fullmatch(rf"{own}-{re.escape(simulation.slug)}/v[1-9]\d*", protocol.name)
-        without_negatives = simulation.kind in ("single-positive", "positive-only")
-        assert (protocol.validation_labels == "complete") == without_negatives
+OPTIONS: dict[str, Options] = {"table": options_of_table}
 
 
-def test_suggested_parameters_are_valid_and_have_a_source(kind: type[Dataset]) -> None:
-    for protocol in kind.protocols:
-        assert bool(protocol.suggested) == bool(protocol.sources)
-        assert all(protocol.sources.values())
-        for name, values in protocol.suggested.items():
-            params = validate_params(REGISTRY.method(name), values)
-            assert {key: getattr(params, key) for key in values} == values
+@pytest.mark.parametrize("name", [name for name in DATASETS if REGISTRY.dataset(name).needs_files])
+def test_a_dataset_does_what_it_must_on_its_fixture(name: str) -> None:
+    check_dataset(name, options=OPTIONS.get(name, {}), registry=REGISTRY)
 
 
-def test_recipes_can_be_built(kind: type[Dataset]) -> None:
-    names = [recipe.name for recipe in kind.recipes]
-    assert len(set(names)) == len(names) and "quick" in names
-    for recipe in kind.recipes:
-        assert recipe.title and recipe.sources and all(recipe.sources.values())
-        assert set(recipe.plans) == {"finetune", "probe"} and recipe.regime in recipe.plans
-        for plan in recipe.plans.values():
-            assert Plan.model_validate(plan.model_dump()) == plan
-        assert resolve_backbone(recipe.model.backbone) == recipe.model.backbone
-        assert recipe.model.weights != "packaged" or recipe.model.backbone == PACKAGED_BACKBONE
-        assert recipe.model.weights_sha256 is None  # known once the file is there
-
-
-def test_it_says_what_is_missing_and_how_to_get_it(kind: type[Dataset], tmp_path: Path) -> None:
-    dataset = kind(tmp_path / "nowhere")
-    assert dataset.fetch_hint() and "\n" not in dataset.fetch_hint()
-    assert bool(dataset.missing()) == kind.needs_files
-    assert not (tmp_path / "nowhere").exists()  # asking makes nothing
-    if kind.sources:
-        assert any(address in dataset.fetch_hint() for address in kind.sources)
+def test_every_dataset_comes_with_the_quick_recipe() -> None:
+    for name in DATASETS:
+        recipes = {recipe.name: recipe for recipe in REGISTRY.dataset(name).recipes}
+        assert set(recipes["quick"].plans) == {"finetune", "probe"}
+        assert all(recipe.model.weights_sha256 is None for recipe in recipes.values())  # known once the file is there
 
 
 class TestScenes:
@@ -122,6 +78,9 @@ class TestScenes:
         fingerprint = scenes._draw_all(tmp_path / "first", quiet)
         monkeypatch.setattr(scenes, "FINGERPRINT", fingerprint)
         return fingerprint
+
+    def test_it_does_what_a_dataset_must(self, official: str) -> None:
+        check_dataset(Scenes, registry=REGISTRY)
 
     def test_what_is_drawn_is_what_is_read(self, official: str, tmp_path: Path) -> None:
         dataset = Scenes(tmp_path / "scenes")
