@@ -300,6 +300,7 @@ def _follow(ray: Any, pending: dict[Any, Bundle], workspace: Workspace, count: C
     """Waits for all tasks; says how far they are, and at once what fails."""
     outcomes: Outcome = {}
     with workspace.reporter.tally("Runs") as tally:
+        tally(count.made, count.total, count.words(0))
         while pending:
             ready, _ = ray.wait(list(pending), num_returns=1, timeout=LOOK_EVERY_SECONDS)
             for ref in ready:
@@ -324,7 +325,8 @@ def _outcome_of(ray: Any, ref: Any, bundle: Bundle) -> Outcome:
         return outcome
     except ray.exceptions.RayTaskError as error:  # a plugin that raises what nobody expects, or a mistake of ours
         cause = error.cause if isinstance(error.cause, BaseException) else error
-        return dict.fromkeys(keys, f"{type(cause).__name__}: {_first_line(cause)}")
+        kind = "" if isinstance(cause, PlbenchError) else f"{type(cause).__name__}: "
+        return dict.fromkeys(keys, kind + _first_line(cause))
     except ray.exceptions.RayError as error:
         return dict.fromkeys(keys, f"its worker was lost again and again: {_first_line(error)}")
 

@@ -15,6 +15,7 @@ import torch
 
 from plbench import runner, sweep
 from plbench.console import Reporter
+from plbench.environment import choose_device
 from plbench.errors import PlbenchError, TrainingError
 from plbench.protocol import Material
 from plbench.registry import Registry
@@ -45,12 +46,16 @@ class Place:
     rest: Mapping[str, Any]
 
     def workspace(self, data: tuple[Path, Mapping[str, Any]]) -> Workspace:
-        """The workspace on this node, for a dataset's root and options. Only the driver reports."""
+        """The workspace on this node, for a dataset's root and options. Only the driver reports.
+
+        Raises:
+            PlbenchError: if the node has no such device, or plugins cannot be loaded.
+        """
         return Workspace(
             store=Store(self.runs, self.cache),
             registry=Registry.discover(self.plugins),
             reporter=Reporter(quiet=True),
-            device=torch.device(self.device),
+            device=choose_device(self.device),
             workers=self.workers,
             data_root=data[0],
             data_options=data[1],

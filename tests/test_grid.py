@@ -309,8 +309,9 @@ class TestCommand:
         plugin = ["--plugin", place[2]]
         assert f"Next: plbench sweep grid.toml {' '.join(plugin)}" in before.out
         planned = Outcome("sweep", "--dry-run", *place)
-        assert planned.code == 0 and "4 runs and 2 that must come first, 0 of them done already, 6 to make; about" in (
-            planned.out
+        assert (
+            planned.code == 0
+            and "4 runs and 2 that must come first, none of them done already, 6 to make; about" in (planned.out)
         )
         assert not Path("runs").exists()
         made = Outcome("sweep", *place)

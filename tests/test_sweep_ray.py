@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -267,6 +268,15 @@ def test_runs_that_train_together_are_one_task_and_stages_come_first(
         assert all(key in seen for keys in bundle.needs for key in keys)
         seen |= {plan.spec.key for plan in bundle.plans}
     assert len(seen) == 8
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "slots"), [(1, 0, 12), (1, 0.5, 6), (2, 0.5, 3), (4, 1, 1), (1, 2, 1), (16, 0, 0), (3, 0, 3)]
+)
+def test_a_share_is_of_one_node(cpus: float, gpus: float, slots: int) -> None:
+    resources = [{"CPU": 4.0, "GPU": 2.0}, {"CPU": 2.0, "GPU": 1.0}, {"CPU": 6.0}, {"CPU": 64.0, "GPU": 8.0}]
+    nodes = [{"Alive": number < 3, "Resources": one} for number, one in enumerate(resources)]
+    assert ray_executor._slots(SimpleNamespace(nodes=lambda: nodes), {"CPU": cpus, "GPU": gpus}) == slots
 
 
 def test_a_run_that_no_node_has_room_for_is_refused(

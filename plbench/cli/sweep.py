@@ -208,7 +208,7 @@ def _plural(word: str, number: int) -> str:
 
 def _counted(own: int, every: int, missing: int) -> str:
     first = f" and {every - own} that must come first" if every > own else ""
-    done = "all done already" if not missing else f"{every - missing} of them done already, {missing} to make"
+    done = "all done already" if not missing else f"{every - missing or 'none'} of them done already, {missing} to make"
     return f"{own} {_plural('run', own)}{first}, {done}"
 
 
