@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from plbench.cli.setting import Setting, with_setting, workspace_for
+from plbench.cli.setting import DryRun, Setting, with_setting, workspace_for
 from plbench.cli.terms import Dataset, emit
 from plbench.errors import PlbenchError
 
@@ -42,6 +42,7 @@ def study(
     seeds: Annotated[
         int | None, typer.Option("--seeds", help="Trainings of each place, with seeds 0, 1, …; default: by scale.")
     ] = None,
+    dry_run: DryRun = False,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the figure; default: below RUNS/studies.")
     ] = None,
@@ -64,13 +65,17 @@ def study(
             f"--simulate {setting['simulate']}: study {name} is about how labels are hidden and varies that itself; "
             "leave --simulate out"
         )
-    from plbench.studies.conduct import conduct
+    from plbench.studies.conduct import conduct, foresee
     from plbench.studies.report import conclude
 
     workspace = workspace_for(setting)
     scale_name: Scale = scale.value
     number = seeds or experiment.seeds[scale_name]
     request = _request(experiment, setting, dataset)
+    if dry_run:
+        text = foresee(experiment, request, workspace, scale_name, number)
+        emit({"study": name, "text": text}, as_json, lambda: typer.echo(text))
+        return
     findings = conduct(experiment, request, workspace, scale=scale_name, num_seeds=number)
     where = findings.ground.dataset or "plane"
     folder = out or workspace.store.runs / "studies" / f"{name}-{where}"

@@ -7,8 +7,7 @@ from plbench.studies.claims import gap_falls, line_above
 from plbench.studies.conduct import metrics_of_records
 from plbench.studies.experiment import Case, Claim, Experiment, Ground
 
-IGNORE, NEGATIVE = "CE, Ignore", "CE, Negative"
-METHODS = {IGNORE: "ce-ignore", NEGATIVE: "ce-negative"}
+METHODS = {(IGNORE := "CE, Ignore"): "ce-ignore", (NEGATIVE := "CE, Negative"): "ce-negative"}
 FPC, RPA, BIASED = "Fixed per class (FPC)", "Random per annotation (RPA)", "Frequency-biased"
 SINGLE, COMPLETE = "Single positive", "complete labels"
 
@@ -19,22 +18,23 @@ def cases(ground: Ground) -> list[Case]:
     fpc = [unit * n for n in ground.pick((3, 30), (30, 100, 1000), (10, 30, 100, 300, 1000, 3000))]
     rpa = ground.pick((0.5,), (0.5, 0.9), (0.1, 0.3, 0.5, 0.7, 0.9, 0.95))
     biased = ground.pick((0.3,), (0.05, 0.3), (0.02, 0.05, 0.1, 0.3, 0.6))
-    schemes = ((FPC, "fpc", fpc), (RPA, "rpa", rpa), (BIASED, "frequency-biased", biased))
-    found = [
-        Case(series, value, method, panel=panel, simulate=f"{kind}={value:g}")
-        for panel, kind, values in schemes
-        for value in values
-        for series, method in METHODS.items()
+    return [
+        *(
+            Case(series, value, method, panel=panel, simulate=f"{kind}={value:g}")
+            for panel, kind, values in ((FPC, "fpc", fpc), (RPA, "rpa", rpa), (BIASED, "frequency-biased", biased))
+            for value in values
+            for series, method in METHODS.items()
+        ),
+        Case(NEGATIVE, "one positive, no negatives", "ce-negative", panel=SINGLE, simulate="single-positive"),
+        Case(COMPLETE, 0, "ce-negative", panel=COMPLETE, simulate="none"),
     ]
-    found.append(Case(NEGATIVE, "one positive, no negatives", "ce-negative", panel=SINGLE, simulate="single-positive"))
-    return [*found, Case(COMPLETE, 0, "ce-negative", panel=COMPLETE, simulate="none")]
 
 
 def _above(better: str, panel: str, x: str) -> Claim:
     worse = NEGATIVE if better == IGNORE else IGNORE
-    words = f"{panel}: {better} lies above {worse} at every {x}"
     source = "ours: as under FPC" if panel == BIASED else "CSL, fig. 6"
-    return Claim(words, source, line_above(better, worse, "map_c", panel, x))
+    test = line_above(better, worse, "map_c", panel, x)
+    return Claim(f"{panel}: {better} lies above {worse} at every {x}", source, test)
 
 
 EXPERIMENT = Experiment(
@@ -46,9 +46,7 @@ EXPERIMENT = Experiment(
     draw=lines(
         "map_c",
         {FPC: "labels of each class, $N_s$", RPA: "share dropped, p", BIASED: "share of positives kept"},
-        "mAP(C), %",
-        scale={FPC: "log", BIASED: "log"},
-        reference=COMPLETE,
+        *("mAP(C), %", {FPC: "log", BIASED: "log"}, COMPLETE),
     ),
     claims=(
         *(_above(IGNORE, RPA, "p"), _above(NEGATIVE, FPC, "N_s"), _above(NEGATIVE, BIASED, "share")),

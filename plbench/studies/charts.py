@@ -19,10 +19,10 @@ def lines(
     metric: str,
     x_label: str | Mapping[str, str],
     y_label: str,
-    *,
     scale: str | Mapping[str, str] = "linear",
-    columns: int = 4,
     reference: str | None = None,
+    *,
+    columns: int = 4,
 ) -> Callable[[Findings], Figure]:
     """A panel for each part of the figure, a line for each series, a bar for each interval.
 
@@ -31,8 +31,8 @@ def lines(
         x_label: of the horizontal axis, by panel where it differs.
         y_label: of the vertical one.
         scale: "linear", "log", "symlog" or "places" (evenly spaced), by panel where it differs.
-        columns: of panels, at most.
         reference: panel of points that are drawn as level lines in all others.
+        columns: of panels, at most.
     """
 
     def draw(findings: Findings) -> Figure:

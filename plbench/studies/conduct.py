@@ -45,7 +45,7 @@ def conduct(
         return Findings(ground, tuple(experiment.measure(ground, (), num_seeds, workspace)))
     ground = survey(request, workspace, scale)
     contests, left_out = plan_all(experiment, request, ground, num_seeds, workspace)
-    _announce(experiment, [contest for contest, _ in contests], workspace)
+    workspace.reporter.line(_announcement(experiment, [contest for contest, _ in contests], workspace))
     rows = []
     for number, (contest, cases) in enumerate(contests, 1):
         if len(contests) > 1 and any(runner.finished(plan, workspace) is None for plan in contest.plans):
@@ -117,17 +117,33 @@ def _model(own: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     return {**own, **({"weights": "random"} if asked.get("weights") == "random" else {})}
 
 
-def _announce(experiment: Experiment, contests: Sequence[Contest], workspace: Workspace) -> None:
-    """Says what will run and about how long it takes."""
-    wanted = {plan.spec.key: plan for contest in contests for run in contest.plans for plan in _with_stages(run)}
-    missing = [plan for plan in wanted.values() if runner.finished(plan, workspace) is None]
+def foresee(experiment: Experiment, request: Request | None, workspace: Workspace, scale: Scale, num_seeds: int) -> str:
+    """One line on what `conduct` would run and about how long that takes; nothing is trained.
+
+    Raises:
+        PlbenchError: as `conduct`.
+    """
+    if request is None:
+        return f"Study {experiment.name}: {num_seeds} planes, a few seconds each"
+    contests, left_out = plan_all(experiment, request, survey(request, workspace, scale), num_seeds, workspace)
+    text = _announcement(experiment, [contest for contest, _ in contests], workspace)
+    return f"{text}; {len(left_out)} rows left out: {_listed(left_out)}" if left_out else text
+
+
+def _announcement(experiment: Experiment, contests: Sequence[Contest], workspace: Workspace) -> str:
+    """What will run and about how long it takes, measured on a few images through each model."""
+    plans = [plan for contest in contests for plan in contest.plans]
+    wanted = {part.spec.key: part for plan in plans for part in _with_stages(plan)}
+    num_missing = sum(runner.finished(plan, workspace) is None for plan in wanted.values())
     text = f"Study {experiment.name}: {len(wanted)} trainings"
-    if not missing:
-        workspace.reporter.line(f"{text}, all done already")
-        return
-    seconds = sum(seconds_of_all(contest.plans, workspace) for contest in contests[:1]) / len(contests[0].plans)
-    workspace.reporter.line(
-        f"{text}, {len(wanted) - len(missing)} of them done already; about {duration(seconds * len(missing))} on "
+    if not num_missing:
+        return f"{text}, all done already"
+    by_model: dict[str, list[RunPlan]] = defaultdict(list)
+    for plan in plans:
+        by_model[plan.spec.model.model_dump_json()].append(plan)
+    seconds = sum(seconds_of_all(members, workspace) for members in by_model.values())
+    return (
+        f"{text}, {len(wanted) - num_missing} of them done already; about {duration(seconds)} on "
         f"{workspace.device.type}, or less where they train together"
     )
 
