@@ -49,8 +49,10 @@ class EvalTransform:
 
         A pixel gives the same bits on every device: three operations that IEEE 754 rounds correctly, one after another.
         """
-        full, mean, std = _constants(self.mean, self.std, pixels.device)
-        return pixels.movedim(-1, -3).to(torch.float32).div_(full).sub_(mean).div_(std)
+        width = pixels.shape[-2]
+        full, mean, std = _constants(self.mean, self.std, width, pixels.device)
+        lines = pixels.flatten(-2).to(torch.float32).div_(full).sub_(mean).div_(std)
+        return lines.unflatten(-1, (width, 3)).movedim(-1, -3)
 
 
 class TrainTransform:
@@ -142,12 +144,14 @@ def inside(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 @lru_cache
-def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """255, the mean and the deviation, the last two [3, 1, 1]; copied to a device once, since that waits for it.
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """255, and the mean and the deviation along a line of pixels, [width * 3]: long loops, where 3 would be short ones.
 
-    255 is a tensor of the device, too: to divide by a plain number, a GPU multiplies with its reciprocal, and gets
-    other bits.
+    They are copied to a device once, since that waits for it. 255 is a tensor, too: to divide by a plain number, a GPU
+    multiplies with its reciprocal, and gets other bits.
     """
     with torch.inference_mode(mode=False):
         full = torch.tensor(255.0, device=device)
-        return full, torch.tensor(mean, device=device).view(3, 1, 1), torch.tensor(std, device=device).view(3, 1, 1)
+        return full, torch.tensor(mean, device=device).repeat(width), torch.tensor(std, device=device).repeat(width)

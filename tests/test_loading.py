@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import time
 from itertools import islice
 from typing import Any
 
@@ -39,6 +40,14 @@ def as_bytes(batches: Any) -> list[tuple[list[int], bytes]]:
     return [(rows.tolist(), views[0].numpy().tobytes()) for views, rows in batches]
 
 
+def none_left() -> bool:
+    """Whether all workers end; one that was told to may take its time on a busy machine."""
+    deadline = time.monotonic() + 20
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not multiprocessing.active_children()
+
+
 class TestPasses:
     @both
     def test_each_is_what_a_loader_of_its_own_would_give(self, tiny_images: ImageFiles, workers: int) -> None:
@@ -55,7 +64,7 @@ class TestPasses:
         assert seen[0] == seen[1] == seen[2]
         assert len(seen[0]) == 2 and os.getpid() not in seen[0]
         del kept
-        assert not multiprocessing.active_children()
+        assert none_left()
 
     @both
     def test_one_within_another_disturbs_neither(self, tiny_images: ImageFiles, workers: int) -> None:
@@ -76,7 +85,7 @@ class TestPasses:
         batches = kept.batches(order(1), 1)
         next(batches)
         batches.close()
-        assert not multiprocessing.active_children()
+        assert none_left()
         assert as_bytes(kept.batches(order(2), 2)) == as_bytes(loader(tiny_images, 0).batches(order(2), 2))
 
     @both
@@ -88,7 +97,7 @@ class TestPasses:
         path.write_bytes(b"")
         with pytest.raises(DataError, match=r"20\.png cannot be read") as caught:
             as_bytes(kept.batches(order(0), 0))
-        assert not multiprocessing.active_children(), f"none outlives {caught.value}"
+        assert none_left(), f"a worker outlives {caught.value}"
         path.write_bytes(content)
         assert as_bytes(kept.batches(order(1), 1)) == as_bytes(loader(tiny_images, 0).batches(order(1), 1))
 
@@ -100,7 +109,7 @@ def test_a_single_pass_leaves_no_worker(tiny_images: ImageFiles) -> None:
     batches = image_batches(tiny_images, BASE, [range(24), range(24, 48)], min_side=SIZE, workers=2)
     assert len(list(batches)) == 2
     del batches
-    assert not multiprocessing.active_children()
+    assert none_left()
 
 
 def test_bytes_travel_in_the_layout_that_models_compute_in(tiny_images: ImageFiles) -> None:
