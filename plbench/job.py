@@ -34,6 +34,7 @@ from plbench.randomness import derive_seed, seeded
 from plbench.resolve import RunPlan, make_task
 from plbench.step import Wish
 from plbench.store import write_text
+from plbench.tracking import Tracking
 from plbench.workspace import Workspace
 
 Weights = Literal["ema", "raw"]
@@ -59,6 +60,7 @@ class Job:
             the validation part where the run only selects.
         seconds: wall time by part of the run.
         trained_together: whether others trained in the same pass.
+        tracking: what is told of the training; nobody, until the runner puts somebody there.
     """
 
     method: Method
@@ -92,6 +94,7 @@ class Job:
         self.best = Best()
         self._last_save = time.monotonic()
         self.trained_together = False
+        self.tracking = Tracking({}, workspace.reporter.line)
 
     @property
     def only_selects(self) -> bool:
@@ -180,6 +183,7 @@ class Job:
             if self.watch is not None:
                 with self.phase("selection"):
                     self.watch(state.epoch, self.map_c(self.headline_weights))
+            self.tracking.logged(state.step, state.history[-1])
             if self.workspace.world.shared(self._is_time_to_save):
                 self.save(folder)
 
@@ -304,6 +308,8 @@ class Job:
                 precision=spec.precision,
                 workers=workspace.workers,
                 report=report,
+                rank=workspace.world.rank,
+                num_ranks=workspace.world.size,
             )
 
     def _model(self) -> nn.Module:

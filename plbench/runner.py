@@ -21,6 +21,7 @@ from plbench.prediction import View
 from plbench.record import Record, finished_record, write_record
 from plbench.resolve import RunPlan, fit_part_plan
 from plbench.store import CHECKPOINT, write_atomically, write_text
+from plbench.tracking import follow
 from plbench.workspace import Workspace
 
 
@@ -74,8 +75,11 @@ def _make(job: Job, folder: Path) -> Record:
     with job.phase("data"):
         job.prepare()
         job.open_scored_part()
-    job.train(folder)
-    return conclude(job, folder)
+    with follow(job.plan, folder, job.workspace) as job.tracking:
+        job.train(folder)
+        record = conclude(job, folder)
+        job.tracking.finished(record)
+    return record
 
 
 def write_spec(job: Job, folder: Path) -> None:

@@ -24,8 +24,11 @@ from plbench.execution import Execution, widened
 from plbench.optimisation import scaled_gradients, update
 from plbench.spec import Plan
 
-LOSS_BLOCK_BYTES = 8 << 20
-"""Logits in float32 from twice this size on have their loss computed in blocks of about this size."""
+LARGE_LOGITS_BYTES = 16 << 20
+"""Logits that in float32 are of this size or more have their loss computed in blocks of rows."""
+
+LOSS_BLOCK_BYTES = 2 << 20
+"""Size of such a block, about: what a loss makes of it, some ten tensors, stays near the processor."""
 
 READ_EVERY = 16
 """Steps between two looks at what a GPU found."""
@@ -241,7 +244,7 @@ def rows_per_block(output: Any, num_rows: int) -> int | None:
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != num_rows:
         return None
     size = 4 * output.numel()
-    return None if size < 2 * LOSS_BLOCK_BYTES else max(1, num_rows * LOSS_BLOCK_BYTES // size)
+    return None if size < LARGE_LOGITS_BYTES else max(1, num_rows * LOSS_BLOCK_BYTES // size)
 
 
 def _pieces(batch: Batch, count: int) -> Iterator[Batch]:

@@ -23,6 +23,7 @@ from plbench.record import Record
 from plbench.resolve import RunPlan
 from plbench.stacked import Head, bytes_per_head, fit_together, is_stackable
 from plbench.stacked_layers import layers_of
+from plbench.tracking import follow
 from plbench.workspace import Workspace
 
 STACK_BYTES = 2 << 30
@@ -172,6 +173,7 @@ def _make(jobs: Sequence[Job], workspace: Workspace) -> dict[str, Record | Train
             runner.write_spec(job, folder)
             job.resume(folder)
             job.finish_epoch(folder)
+            job.tracking = kept.enter_context(follow(job.plan, folder, workspace))
         place = dict(zip((job.spec.key for job in jobs), folders, strict=True))
         heads = train(
             jobs,
@@ -196,9 +198,12 @@ def _result(workspace: Workspace, job: Job, head: Head, folder: Path) -> Record 
     job.trained_together = True
     job.conclude()
     if head.error is None:
-        return runner.conclude(job, folder)
+        record = runner.conclude(job, folder)
+        job.tracking.finished(record)
+        return record
     try:
         with runner.keeping_only_what_is_whole(job.plan, folder, workspace):
             raise job.explained(head.error, folder)
     except TrainingError as error:
+        job.tracking.failed(error)
         return error
