@@ -13,18 +13,16 @@ ALONE, TOGETHER = "prior alone", "likelihood and prior"
 
 
 def cases(ground: Ground) -> list[Case]:
-    """Eta by how many classes exceed it, since estimates are not calibrated: from none (eta = 1) to all (eta = 0)."""
+    """Eta by how many classes exceed it, since estimates are not calibrated; where none does, there is no prior."""
     shares = ground.pick((0.0, 0.2, 1.0), (0.0, 0.05, 0.1, 0.2, 0.4, 1.0), (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0))
 
-    def threshold(share: float) -> dict[str, Any]:
-        ends = {0.0: {"eta": 1.0}, 1.0: {"eta": 0.0}}
-        return ends.get(share, {"eta_top": max(1, round(share * ground.num_classes))})
+    def params(name: str, share: float) -> dict[str, Any]:
+        if share == 0:
+            return {"mode": "likelihood", **({"top_k": 0} if name == ALONE else {})}
+        mode = "prior" if name == ALONE else "both"
+        return {"mode": mode, "eta_top": max(1, round(share * ground.num_classes))}
 
-    return [
-        Case(name, share, "selective", {"mode": mode, **threshold(share)})
-        for name, mode in ((ALONE, "prior"), (TOGETHER, "both"))
-        for share in shares
-    ]
+    return [Case(name, share, "selective", params(name, share)) for name in (ALONE, TOGETHER) for share in shares]
 
 
 def beats_both_ends(findings: Findings) -> Verdict:

@@ -95,7 +95,7 @@ def _times(workspace: Workspace) -> dict[str, int]:
 @pytest.mark.parametrize("name", studies.NAMES)
 def test_a_study_is_a_short_file(name: str) -> None:
     module = Path(studies.__file__).parent / f"{name.replace('-', '_')}.py"
-    assert len(module.read_text(encoding="utf-8").splitlines()) <= 62
+    assert len(module.read_text(encoding="utf-8").splitlines()) <= 60
     assert studies.find(name).name == name
 
 
@@ -146,6 +146,12 @@ def test_ends_of_likelihood_threshold_and_soft_prior(make_workspace: Callable[..
         assert same(findings, name, "Ignore"), name
     assert same(findings, "alpha=0", "K=2")
     assert not same(findings, "Negative", "Ignore") and not same(findings, "K=2", "Negative")
+
+
+def test_a_threshold_that_all_classes_exceed_is_ignore(make_workspace: Callable[..., Workspace]) -> None:
+    cases = [Case("all", 0, "selective", {**GAMMAS, "mode": "prior", "eta_top": 6})]
+    findings = findings_of([*cases, Case("Ignore", 0, "pasl-ignore", GAMMAS)], make_workspace(PASLIgnore))
+    assert same(findings, "all", "Ignore")
 
 
 def test_correlations_are_scipys_and_counts_need_no_model(make_workspace: Callable[..., Workspace]) -> None:
