@@ -322,28 +322,33 @@ class _MadeUp:
     """Inputs of random numbers with true labels: `plbench.inputs.Inputs` without an end."""
 
     def __init__(self, labels: PartialLabels, shape: tuple[int, ...], num_views: int) -> None:
-        self.labels, self.shape, self.num_views = labels, shape, num_views
+        self._labels, self.shape, self.num_views = labels, shape, num_views
         self.batch_size = 1
+
+    @property
+    def labels(self) -> PartialLabels:
+        """Of the rows of one batch: all that there is to see."""
+        return self._labels.subset(np.arange(min(self.batch_size, self._labels.num_images)))
 
     def __len__(self) -> int:
         return self.batch_size * _MANY_STEPS
 
     def some_labels(self, number: int) -> Tensor:
         """Labels [number, C] of the first rows, from the start again where there are no more."""
-        return label_tensor(self.labels, torch.arange(number) % self.labels.num_images)
+        return label_tensor(self._labels, torch.arange(number) % self._labels.num_images)
 
     def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: Any = None) -> Iterator[Batch]:
         """The same batch again and again: making another would count as training."""
         inputs = _made_up(batch_size, *self.shape)
         views = tuple(inputs if place == 0 else _made_up(*inputs.shape) for place in range(self.num_views))
-        index = torch.arange(batch_size) % self.labels.num_images
+        index = torch.arange(batch_size) % self._labels.num_images
         batch = Batch(inputs, self.some_labels(batch_size), index, views)
         while True:
             yield batch
 
     def ordered(self, batch_size: int, world: Any = None) -> Iterator[tuple[Tensor, Tensor]]:
         """One small batch, for a method that looks at its training images before it begins."""
-        rows = torch.arange(min(self.batch_size, self.labels.num_images))
+        rows = torch.arange(min(self.batch_size, self._labels.num_images))
         yield rows, _made_up(len(rows), *self.shape)
 
 
