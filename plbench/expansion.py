@@ -53,7 +53,8 @@ class Expansion:
     @property
     def columns(self) -> list[str]:
         """What a table of the runs shows: the method, and all that differs between them."""
-        names = dict.fromkeys(name for run in self.runs for name in run.cell.values)
+        params = [name for run in self.runs for name in run.cell.params]  # the first run may have none
+        names = dict.fromkeys(["method", *params, *(name for run in self.runs for name in run.cell.values)])
         differs = {name: len({repr(run.cell.values.get(name)) for run in self.runs}) > 1 for name in names}
         return [name for name in names if name == "method" or differs[name]]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -105,6 +106,16 @@ class TestFile:
         assert str(error.value).startswith(str(path)) and said in str(error.value)
         assert "\n" not in str(error.value)
 
+    def test_the_example_in_the_documentation_is_a_grid(self, tmp_path: Path) -> None:
+        text = (Path(__file__).parents[1] / "docs" / "sweeps.md").read_text(encoding="utf-8")
+        source = re.search(r"```toml\n(.*?)```", text, flags=re.DOTALL)
+        assert source is not None
+        path = tmp_path / "grid.toml"
+        path.write_text(source.group(1))
+        said = read_grid(path)
+        assert [entry.name for entry in said.methods] == ["ce-negative", "selective"]
+        assert len(list(said.settings())) == 2 and said.seeds == [0, 1]
+
     def test_one_that_is_not_there_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(PlbenchError, match=r"none\.toml cannot be read: No such file"):
             read_grid(tmp_path / "none.toml")
@@ -161,6 +172,7 @@ class TestExpansion:
         entries = [*TWO["methods"], {"name": "sums", "params": {"factor": [3.0, 4.0]}}]
         said = grid(methods=entries, simulations=["fpc=8", "rpa=0.5"], seeds=3, exclude=exclude)
         expanded = expand(said, make_workspace(Sums))
+        assert expanded.columns == ["method", "factor", "simulation", "seed"]
         assert expanded.num_excluded == 3 + 8 + 4
         assert rows(expanded, "method", "simulation", "factor", "seed") == [
             *(("ce-negative", "fpc=8", None, seed) for seed in range(3)),
