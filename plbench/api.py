@@ -270,7 +270,8 @@ class Method(ABC):
     Class attributes:
         name: as typed on the command line. title: as printed in tables. paper: reference. version: raise it when
         results change.
-        batch_scope: "batch" where the loss of an image depends on the others of its batch.
+        batch_scope: "batch" where the loss of an image depends on the others of its batch. Where that is for a
+            parameter to say, call it `scope`: its value "batch" makes it so.
         needs: what the method cannot do without: "negatives", "images", "feature_map", "sample_state".
         tags: groups that it belongs to, such as "paper".
         variants: further rows that comparisons show of it: parameters by the variant's name.
@@ -282,7 +283,7 @@ class Method(ABC):
     title: ClassVar[str]
     paper: ClassVar[str] = ""
     version: ClassVar[str] = "1"
-    batch_scope: ClassVar[Literal["sample", "batch"]] = "sample"
+    batch_scope: Literal["sample", "batch"] = "sample"
     needs: ClassVar[frozenset[str]] = frozenset()
     tags: ClassVar[frozenset[str]] = frozenset()
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -295,6 +296,8 @@ class Method(ABC):
         """Keeps the validated parameters and the task."""
         self.params = params
         self.task = task
+        if getattr(params, "scope", None) == "batch":
+            self.batch_scope = "batch"
 
     @classmethod
     def stack(cls, members: Sequence[Any]) -> Any:

@@ -177,6 +177,12 @@ class TestSelective:
         method = build("selective", **GAMMAS, mode="soft-prior", top_k=2, alpha=3.0)
         assert total(method, batch) == pytest.approx(expected, rel=1e-6)  # its prior is float32
 
+    def test_k_of_the_whole_batch_is_not_computed_in_shares(self, build: Callable[..., Method]) -> None:
+        """Of what several processes or pieces hold apart, the highest K x B would be others."""
+        scopes = {"sample": "sample", "batch": "batch"}
+        assert {scope: build("selective", scope=scope).batch_scope for scope in scopes} == scopes
+        assert Registry.discover().method("selective").batch_scope == "sample"
+
     def test_k_of_the_whole_batch(self, build: Callable[..., Method], batch: Batch) -> None:
         chosen = likeliest(*plain(batch), 2, of_batch=True)
         assert chosen != likeliest(*plain(batch), 2)
