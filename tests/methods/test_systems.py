@@ -159,6 +159,15 @@ class TestCNNRNN:
             output = method.forward(model.train(mode), batch, START)
             assert mean_loss(method, output, batch) == pytest.approx(expected / NUM_ROWS, rel=1e-9)
 
+    def test_a_part_of_the_rows_is_judged_as_in_the_whole(self, build: Callable[..., Method], batch: Batch) -> None:
+        """Even where the longest sequence lies in another part."""
+        method, model, _ = self.writer(build)
+        output = method.forward(model, batch, START)
+        parts = [slice(0, 1), slice(1, 4), slice(4, NUM_ROWS)]
+        cut = [Batch(batch.inputs[part], batch.labels[part], batch.index[part]) for part in parts]
+        total = sum(method.loss(output[part], of, START).total for part, of in zip(parts, cut, strict=True))
+        torch.testing.assert_close(total, method.loss(output, batch, START).total)
+
     def test_long_sequences_are_cut(self, build: Callable[..., Method], batch: Batch) -> None:
         method, _, _ = self.writer(build, max_labels=2)
         sequence, counts = method.sequences(torch.ones(1, NUM_CLASSES, dtype=torch.int8))
