@@ -10,6 +10,7 @@ import torch
 
 from plbench.console import Reporter
 from plbench.registry import Registry
+from plbench.resolve import validate_params
 from plbench.testing.dataset_words import DatasetSubject
 from plbench.testing.datasets import CHECKS, dataset_findings, on_fixture
 from plbench.testing.findings import Finding
@@ -28,6 +29,8 @@ def check_methods(
     """
     torch.set_num_threads(1)  # small tensors are slower with more
     chosen = [subject for name in names for subject in subjects(name, registry, params)]
+    for subject in chosen if params is not None else ():
+        validate_params(subject.kind, subject.values)  # a mistyped name is no fault of the method
     shared_pair()  # starts while other checks run
     total = sum(len(checks_of(subject)) for subject in chosen)
     findings: list[Finding] = []

@@ -37,6 +37,19 @@ class Finding:
         return "\n".join(lines)
 
 
+def explanations(findings: Sequence[Finding]) -> Iterator[str]:
+    """The failures, for reading. Checks that saw the same are told of together."""
+    by_sight: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        if finding.passed is False:
+            by_sight.setdefault((finding.of, finding.seen), []).append(finding)
+    for first, *others in by_sight.values():
+        text = first.explained()
+        if others:
+            text += f"\n  the same in: {', '.join(other.check for other in others)}"
+        yield text
+
+
 class CheckFailed(AssertionError):
     """Checks failed; the message explains each.
 
@@ -47,7 +60,7 @@ class CheckFailed(AssertionError):
     def __init__(self, findings: Sequence[Finding]) -> None:
         """Keeps the findings and joins their explanations."""
         self.findings = tuple(findings)
-        super().__init__("\n" + "\n".join(finding.explained() for finding in findings))
+        super().__init__("\n" + "\n".join(explanations(findings)))
 
 
 class Mismatch(Exception):

@@ -114,13 +114,14 @@ def check_generators(subject: Subject) -> None:
     job.artifacts, job.inputs  # noqa: B018  (made by the engine)
     for hook, call in _hook_calls(job):
         before = global_states()
-        call()
+        with hooks.calling(subject.kind, hook):
+            call()
         after = global_states()
         for name, state in before.items():
             if not np.array_equal(state, after[name]):
                 raise Mismatch(
                     GENERATORS.expected,
-                    f"{hook} drew from the global generator of {name}; draw from self.task.generator, as in "
+                    f"its {hook} drew from the global generator of {name}; draw from self.task.generator, as in "
                     "torch.rand(n, generator=self.task.generator)",
                     "one call, on 16 images of 6 classes",
                 )
@@ -129,12 +130,11 @@ def check_generators(subject: Subject) -> None:
 def _hook_calls(job: SmallJob) -> Iterator[tuple[str, Callable[[], Any]]]:
     """The hooks in the order of a run. What `build` and `forward` draw (initial weights, dropout) the engine seeds."""
     made: list[Method] = []
-    yield "the constructor", lambda: made.append(job.method())
+    yield "constructor", lambda: made.append(job.method())
     method = made[0]
     state = job.state()
     state.method = method
-    bench = Bench(job)
-    start, view = bench.progress(0), job.view(state)
+    start, view = Bench(job).progress(0), job.view(state)
     yield "epoch_start", lambda: method.epoch_start(view, start)
     batch = next(iter(job.inputs.shuffled(8, 0)))
     output = method.forward(state.model.eval(), batch, start)

@@ -59,10 +59,17 @@ class Request:
                 f"class {kind.__name__} is defined inside a function, where another process cannot find it; move it to "
                 "the top of its file"
             )
-        plugins = job.subject.registry.plugin_files()
+        plugins = tuple(path.resolve() for path in job.subject.registry.plugin_files())
         values, paths = dict(job.subject.values), tuple(sys.path)
         return cls(
-            kind.__module__, inspect.getfile(kind), kind.__qualname__, values, plugins, paths, job.size, job.seed
+            kind.__module__,
+            os.path.abspath(inspect.getfile(kind)),
+            kind.__qualname__,
+            values,
+            plugins,
+            paths,
+            job.size,
+            job.seed,
         )
 
     def kind(self) -> type[Method]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from plbench.tables import new_table, output
-from plbench.testing.findings import Finding
+from plbench.testing.findings import Finding, explanations
 
 
 def print_findings(title: str, findings: Sequence[Finding]) -> None:
@@ -24,10 +24,9 @@ def print_findings(title: str, findings: Sequence[Finding]) -> None:
         count = f"{len(passed)} of {len(rows)}" if len(rows) > 1 else ""
         table.add_row(mark, check, count, f"{sum(row.seconds for row in rows):.1f} s", Text(note))
     console.print(table)
-    for finding in findings:
-        if finding.passed is False:
-            console.print()
-            console.print(Text(finding.explained()), soft_wrap=True)
+    for text in explanations(findings):
+        console.print()
+        console.print(Text(text), soft_wrap=True)
     console.print()
     console.print(Text(summary(findings)))
 
