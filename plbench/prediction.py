@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from plbench import hooks
 from plbench.api import Batch, Method, Progress
 from plbench.cells import Cells
 from plbench.distributed import World
@@ -166,13 +167,20 @@ def collect_cells(stream: Iterator[tuple[Tensor, Tensor]], labels: PartialLabels
 
 
 def _scores(model: nn.Module, method: Method, batch: Batch, execution: Execution) -> Tensor:
-    with execution.autocast():
+    with execution.autocast(), hooks.calling(method, "forward"):
         output = method.forward(model, batch, Progress(0, 1, 0, 1))
-    return method.scores(widened(output)).float()
+    with hooks.calling(method, "scores"):
+        return method.scores(widened(output)).float()
 
 
 def _check_scores(scores: Tensor, method: Method, shape: tuple[int, int]) -> None:
     if tuple(scores.shape) != shape:
-        raise TrainingError(f"method {method.name!r} gave scores of shape {tuple(scores.shape)}, not {shape}")
+        raise TrainingError(
+            f"method {method.name!r} gave scores of shape {tuple(scores.shape)}, not {shape}; its scores are to be one "
+            f"of each class for each image; {hooks.try_it(method)}"
+        )
     if not torch.isfinite(scores).all():
-        raise TrainingError(f"method {method.name!r} gave scores that are not finite")
+        raise TrainingError(
+            f"method {method.name!r} gave scores that are not finite; in scores, or in forward without training, "
+            f"something is not; {hooks.try_it(method)}"
+        )
