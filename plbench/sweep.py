@@ -129,7 +129,7 @@ class Count:
         parts = [f"{self.failed} failed"] if self.failed else []
         parts += [] if running is None else [f"{running} running"]
         left = self.seconds_left()
-        parts += [f"about {duration(left)} left"] if left > 0 else []
+        parts += [f"about {duration(left)} left"] if left >= 1 else []
         return ", ".join(parts)
 
     def seconds_left(self) -> float:
