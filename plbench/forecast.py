@@ -45,6 +45,13 @@ def describe(plan: RunPlan) -> str:
     )
 
 
+def describe_world(plan: RunPlan, workspace: Workspace) -> str:
+    """One line on the processes that train together."""
+    size, batch = workspace.world.size, plan.spec.plan.batch_size
+    whose = "all of them" if workspace.device.type == "cuda" else "each one's share"
+    return f"{size} processes share each batch of {batch}; batch normalisation takes its statistics over {whose}"
+
+
 def forecast(plan: RunPlan, workspace: Workspace, *, force: bool = False) -> Forecast:
     """Measures a few images through the model on this device and scales that up to the run and its stages.
 

@@ -22,9 +22,9 @@ from plbench.engine import FitState, fit, own_copy, prepare_fit
 from plbench.errors import TrainingError
 from plbench.execution import Execution
 from plbench.features import cached_features, features_key
-from plbench.images import TrainTransform, eval_transform
 from plbench.inputs import FeatureInputs, ImageInputs, Inputs
 from plbench.interruption import Interruption, Stopped, listening
+from plbench.jpegs import jpeg_decoder
 from plbench.metrics import evaluate_cells
 from plbench.models import build_backbone, make_head, weights_path
 from plbench.prediction import collect_cells, predict_share
@@ -35,6 +35,7 @@ from plbench.resolve import RunPlan, make_task
 from plbench.step import Wish
 from plbench.store import write_text
 from plbench.tracking import Tracking
+from plbench.transforms import TrainTransform, eval_transform
 from plbench.workspace import Workspace
 
 Weights = Literal["ema", "raw"]
@@ -177,13 +178,15 @@ class Job:
         """What is done at the end of each epoch: selection, telling whoever watches, a checkpoint now and then."""
 
         def after_epoch(state: FitState) -> None:
+            self.tracking.logged(state.step, state.history[-1])
             if self._selects_by_epoch():
                 with self.phase("selection"):
                     self._consider()
+                part = "validation" if self.only_selects else "test"
+                self.tracking.logged(state.step, {f"{part}/map_c": self.best.curve[-1]})
             if self.watch is not None:
                 with self.phase("selection"):
                     self.watch(state.epoch, self.map_c(self.headline_weights))
-            self.tracking.logged(state.step, state.history[-1])
             if self.workspace.world.shared(self._is_time_to_save):
                 self.save(folder)
 
@@ -287,12 +290,15 @@ class Job:
         self.best.curve.append(point)
 
     def _inputs(self, part: Part, *, training: bool = False) -> Inputs:
-        spec = self.spec
+        spec, workspace = self.spec, self.workspace
         if spec.regime == "probe":
             return FeatureInputs(self._features(part.split), part.rows, part.labels, spec.seed)
         base = eval_transform(spec.model)
         transform = self.method.transform(TrainTransform(base, spec.plan)) if training else None
-        return ImageInputs(part.images, part.labels, base, self.workspace.workers, transform, spec.seed)
+        decoder = jpeg_decoder(workspace.decode, workspace.device)
+        return ImageInputs(
+            part.images, part.labels, base, workspace.workers, transform, spec.seed, workspace.device, decoder
+        )
 
     def _features(self, split: str) -> np.ndarray:
         spec, workspace = self.spec, self.workspace
@@ -300,7 +306,9 @@ class Job:
         with workspace.reporter.task(f"Features of {len(images):,} {split} images") as report:
             return cached_features(
                 workspace.store,
-                features_key(spec.dataset_fingerprint, split, images, spec.model, spec.precision, spec.seed),
+                features_key(
+                    spec.dataset_fingerprint, split, images, spec.model, spec.precision, spec.seed, workspace.decode
+                ),
                 images,
                 lambda: build_backbone(spec.model, weights_path(spec.model, workspace.weights_file), spec.seed),
                 spec.model,
@@ -308,6 +316,7 @@ class Job:
                 precision=spec.precision,
                 workers=workspace.workers,
                 report=report,
+                decoder=jpeg_decoder(workspace.decode, workspace.device),
                 rank=workspace.world.rank,
                 num_ranks=workspace.world.size,
             )

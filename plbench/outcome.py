@@ -93,7 +93,7 @@ def record(job: Job, scored: Scored, metrics: dict[str, SplitMetrics], folder: P
         source_file=source_file(job.plan.method),
         configuration="tuned" if spec.tuned_by else "default" if is_default(job.plan) else "custom",
         tuning=job.plan.tuning,
-        environment=environment.describe(job.workspace.device),
+        environment=environment.describe(job.workspace.device, job.workspace.decode),
         data=_data_summary(job),
         metrics=metrics,
         selection=_selection(job),

@@ -170,7 +170,7 @@ def keeping_only_what_is_whole(plan: RunPlan, folder: Path, workspace: Workspace
             status="failed",
             finished_at=now(),
             title=plan.method.title,
-            environment=environment.describe(workspace.device),
+            environment=environment.describe(workspace.device, workspace.decode),
             error=str(error),
         )
         write_record(folder, record)

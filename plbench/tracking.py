@@ -139,7 +139,7 @@ def follow(plan: RunPlan, folder: Path, workspace: Workspace) -> Iterator[Tracki
         What to tell of epochs, and of the record at the end. Several may be open at a time, in any order.
     """
     names = [name for name in workspace.track if name not in workspace.dropped]
-    if not names or not _is_first_process():
+    if not names or not workspace.world.is_main:
         yield Tracking({}, workspace.reporter.line)
         return
     from plbench.trackers import KINDS
@@ -202,9 +202,3 @@ def _sentence(error: Exception) -> str:
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     shown = text if len(text) <= _LONGEST else text[:_LONGEST] + " …"
     return f"{type(error).__name__}: {shown}" if text else type(error).__name__
-
-
-def _is_first_process() -> bool:
-    from torch import distributed
-
-    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0

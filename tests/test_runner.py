@@ -24,7 +24,7 @@ from plbench import checkpoint, engine, environment, evaluation, job, runner
 from plbench.api import Batch, Loss, Method, Progress
 from plbench.cells import Cells
 from plbench.engine import FitState
-from plbench.errors import StoreError, TrainingError
+from plbench.errors import PluginError, StoreError, TrainingError
 from plbench.images import eval_transform
 from plbench.metrics import evaluate_cells
 from plbench.models import build_backbone, make_head
@@ -551,7 +551,7 @@ class TestFailure:
 
     def test_any_other_error_leaves_nothing(self, make_workspace: Callable[..., Workspace]) -> None:
         workspace = make_workspace(Crashing)
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(PluginError, match="raised ZeroDivisionError"):
             runner.run(a_plan(workspace, "crashing"), workspace)
         assert not list(workspace.store.runs.iterdir())
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from plbench import environment, evaluation, runner, trackers
+from plbench import environment, evaluation, runner, sweep, trackers
 from plbench.console import Reporter
+from plbench.distributed import World
 from plbench.errors import PlbenchError, TrainingError
 from plbench.record import Record
 from plbench.resolve import Request, RunPlan, plan_run
@@ -192,15 +193,57 @@ class TestFollow:
         workspace: Workspace,
         tmp_path: Path,
         listen: Callable[..., Listener],
-        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         listener = listen("mlflow")
-        monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
         for rank in (1, 0):
-            monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
-            with follow(plan, tmp_path, tracked(workspace, "mlflow")) as tracking:
+            one_of_two = dataclasses.replace(workspace, world=World(rank, 2))
+            with follow(plan, tmp_path, tracked(one_of_two, "mlflow")) as tracking:
                 assert tracking.is_over == (rank == 1)
         assert listener.events == ["started", "failed"]
+
+
+class TestRuns:
+    """What runs tell, made alone and together."""
+
+    def test_one_that_is_made_alone(self, workspace: Workspace, listen: Callable[..., Listener]) -> None:
+        listener = listen("mlflow")
+        request = Request("tiny", "ce-negative", regime="finetune", selection="best-on-test")
+        plan = plan_run(request, workspace)
+        record = runner.run(plan, tracked(workspace, "mlflow"))
+        assert listener.heard[0] == ("started", plan.spec.key, workspace.store.run_folder(plan.spec.key))
+        assert listener.heard[-1] == ("finished", plan.spec.key)
+        told = [(step, values) for event, *rest in listener.heard if event == "logged" for step, values in [rest]]
+        losses = [(step, values["loss"]) for step, values in told if "loss" in values]
+        assert [step for step, _ in losses] == [3, 6]
+        assert losses[-1][1] == record.training["final_loss"]
+        assert record.selection is not None
+        assert [v["test/map_c/ema"] for _, v in told if "test/map_c/ema" in v] == [
+            point["ema"] for point in record.selection.curve
+        ]
+
+    def test_several_that_train_together(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+        made: list[Listener] = []
+        monkeypatch.setitem(trackers.KINDS, "wandb", lambda: made.append(Listener()) or made[-1])
+        plans = [plan_run(Request("tiny", "ce-negative", seed=seed), workspace) for seed in (0, 1)]
+        sweep.run_all(plans, tracked(workspace, "wandb"))
+        assert {listener.heard[0][1] for listener in made} == {plan.spec.key for plan in plans}
+        for listener in made:
+            assert listener.events == ["started", *["logged"] * plans[0].spec.plan.epochs, "finished"]
+            assert listener.heard[-1] == ("finished", listener.heard[0][1])
+
+    def test_one_that_fails(
+        self, workspace: Workspace, listen: Callable[..., Listener], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        listener = listen("mlflow")
+
+        def fails(*arguments: Any, **options: Any) -> None:
+            raise TrainingError("the loss is nan")
+
+        monkeypatch.setattr("plbench.job.fit", fails)
+        with pytest.raises(TrainingError):
+            runner.run(plan_run(Request("tiny", "ce-negative"), workspace), tracked(workspace, "mlflow"))
+        assert listener.events == ["started", "failed"]
+        assert "the loss is nan" in listener.heard[-1][2]
 
 
 class TestFailures:

@@ -37,15 +37,16 @@ def run(
     dry_run: DryRun = False,
 ) -> None:
     """Train one method on one dataset, evaluate it, leave a record."""
-    if nproc > 1:
+    if nproc > 1 and not dry_run:
         _in_processes(nproc, setting["device"])
         return
     own = {"method": method, "dataset": dataset, "param": param, "seed": seed, "selection": selection}
     with workspace_among_others(setting) as workspace:
-        _run({**setting, **own}, workspace, config=config, force=force, dry_run=dry_run)
+        _run({**setting, **own}, workspace, config=config, force=force, dry_run=nproc if dry_run else 0)
 
 
-def _run(given: Setting, workspace: Workspace, *, config: Path | None, force: bool, dry_run: bool) -> None:
+def _run(given: Setting, workspace: Workspace, *, config: Path | None, force: bool, dry_run: int) -> None:
+    """Makes the run, or says what `dry_run` processes would do where that is not 0."""
     from plbench import forecast, options, runner, tables
 
     world, as_json = workspace.world, given["as_json"]
@@ -59,12 +60,14 @@ def _run(given: Setting, workspace: Workspace, *, config: Path | None, force: bo
         from plbench.dry_run import dry_run as look_ahead
         from plbench.dry_run_table import print_dry_run
 
-        found = look_ahead(plan, workspace, force=force)
+        found = look_ahead(plan, workspace, force=force, processes=dry_run)
         emit(found.as_dict(), as_json, lambda: print_dry_run(found))
         return
     was_done = not force and world.shared(lambda: runner.finished(plan, workspace)) is not None
     if not was_done and world.is_main:
         workspace.reporter.line(forecast.forecast(plan, workspace, force=force).text)
+        if world.size > 1:
+            workspace.reporter.line(forecast.describe_world(plan, workspace))
     record = runner.run(plan, workspace, force=force)
     if world.is_main:
         folder = workspace.store.run_folder(record.key)
