@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy import stats
 
-from plbench import studies
+from plbench import studies, sweep
 from plbench.api import Batch, Loss, Method, MethodParams, Progress
 from plbench.board.published import read_quotations
 from plbench.errors import PlbenchError
@@ -84,6 +84,29 @@ def test_every_study_runs_draws_and_runs_nothing_twice(
     assert made == _times(workspace)
     for file in (f"{name}.csv", f"{name}.svg", f"{name}.png", "caption.md"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_an_interrupted_study_goes_on(
+    make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, experiment = make_workspace(), studies.find("annotation-schemes")
+    whole, calls = sweep.run_all, 0
+
+    def stopped(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return whole(*args, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("plbench.studies.conduct.sweep.run_all", stopped)
+        conduct(experiment, SHORT, workspace, scale="tiny", num_seeds=1)
+    before = _times(workspace)
+    assert len(before) == 4  # two settings of two runs
+    conduct(experiment, SHORT, workspace, scale="tiny", num_seeds=1)
+    after = _times(workspace)
+    assert len(after) == 10 and {key: after[key] for key in before} == before
 
 
 def _times(workspace: Workspace) -> dict[str, int]:
