@@ -13,20 +13,99 @@ import pytest
 
 from plbench.cli import main
 from plbench.registry import Registry
+from plbench.testing.datasets import CHECKS as DATASET_CHECKS
+from plbench.testing.methods import CHECKS as METHOD_CHECKS
 
 TOP = Path(__file__).parents[1]
 
 
-def test_the_example_method_loads_and_has_its_parameter(tmp_path: Path) -> None:
-    text = (TOP / "docs" / "adding-a-method.md").read_text(encoding="utf-8")
-    source = re.search(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert source is not None
-    plugin = tmp_path / "half_negative.py"
-    plugin.write_text(source.group(1), encoding="utf-8")
-    method = Registry.discover((plugin,)).method("half-negative")
-    assert method.Params().weight == 0.5
-    assert set(method.Params.search_space()) == {"weight"}
-    assert source.group(1).count("\n") < 40
+def blocks(page: str, kind: str) -> list[str]:
+    """The fenced blocks of a page."""
+    text = (TOP / "docs" / page).read_text(encoding="utf-8")
+    return re.findall(rf"```{kind}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def commands(page: str) -> list[list[str]]:
+    """The words of every command of a page's shell blocks, without comments."""
+    lines = "".join(blocks(page, "sh")).splitlines()
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def run(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """Runs a command as typed, which must succeed; what it printed."""
+    monkeypatch.setattr(sys, "argv", words)
+    try:
+        main()
+        code: object = 0
+    except SystemExit as leave:
+        code = leave.code or 0
+    said = capsys.readouterr()
+    assert code == 0, f"{shlex.join(words)}\n{said.out}\n{said.err}"
+    return said.out
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of one test's own, with runs and cache below it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PLBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PLBENCH_RUNS", str(tmp_path / "runs"))
+    return tmp_path
+
+
+class TestAddingAMethod:
+    page = "adding-a-method.md"
+
+    def test_the_example_loads_and_has_its_parameter(self, here: Path) -> None:
+        source = blocks(self.page, "python")[0]
+        (here / "half_negative.py").write_text(source, encoding="utf-8")
+        method = Registry.discover((here / "half_negative.py",)).method("half-negative")
+        assert method.Params().weight == 0.5
+        assert set(method.Params.search_space()) == {"weight"}
+        assert source.count("\n") < 40
+
+    @pytest.mark.parametrize(("number", "name"), [(0, "half-negative"), (1, "self-labels")])
+    def test_the_examples_pass_the_check(
+        self, number: int, name: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (here / "example.py").write_text(blocks(self.page, "python")[number], encoding="utf-8")
+        out = run(["plbench", "methods", "check", name, "--plugin", "example.py", "-q"], monkeypatch, capsys)
+        assert "checks passed" in out
+
+    def test_the_first_two_commands_do_as_they_say(
+        self, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        new, check, begin = commands(self.page)
+        written = run(new, monkeypatch, capsys)
+        assert f"Next: {shlex.join(check)}" in written and f"Next: {shlex.join(begin)}" in written
+        assert "checks passed" in run([*check, "-q"], monkeypatch, capsys)
+
+    def test_the_table_names_every_check(self) -> None:
+        text = (TOP / "docs" / self.page).read_text(encoding="utf-8")
+        assert all(check.name in text for check in METHOD_CHECKS)
+
+
+class TestAddingADataset:
+    page = "adding-a-dataset.md"
+
+    def test_the_example_runs_as_it_stands(
+        self, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (here / "rooms.py").write_text(blocks(self.page, "python")[0], encoding="utf-8")
+        check, fixture, begin, on_files = commands(self.page)
+        assert "checks passed" in run([*check, "-q"], monkeypatch, capsys)
+        run(fixture, monkeypatch, capsys)
+        out = run([*begin, "-q"], monkeypatch, capsys)
+        assert "3 of 3 classes scored" in out
+        on_files[on_files.index("/data/rooms")] = "small"
+        assert "checks passed" in run([*on_files, "-q"], monkeypatch, capsys)
+
+    def test_the_table_names_every_check(self) -> None:
+        text = (TOP / "docs" / self.page).read_text(encoding="utf-8")
+        names = {
+            name for row in re.findall(r"^\| ([a-z, ]+?) \|", text, flags=re.MULTILINE) for name in row.split(", ")
+        }
+        assert {check.name for check in DATASET_CHECKS} <= names
 
 
 @pytest.mark.parametrize("command", ["make demo", "make test"])
