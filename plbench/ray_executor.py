@@ -7,23 +7,18 @@ dies is tried again by Ray; the store's locks and records see to it that nothing
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import os
-import signal
-import socket
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from plbench import runner, sweep
 from plbench.api import Dataset
-from plbench.console import Reporter
 from plbench.errors import PlbenchError, TrainingError
+from plbench.ray_cluster import Cluster, Overheard, check_room, first_line, joined, slots_of, taken_of
 from plbench.ray_task import Outcome, Place, make
 from plbench.registry import Registry
 from plbench.resolve import RunPlan
@@ -33,45 +28,7 @@ from plbench.workspace import Workspace
 
 LOOK_EVERY_SECONDS = 1.0
 SAVING_SECONDS = 30.0  # that tasks have, after Ctrl-C, to save where they are
-_ANSWER_SECONDS = 5.0
 SHARED_SECONDS = 60.0  # until a file that another node wrote is seen in a shared folder
-_OBJECTS_BYTES = 100 << 20  # of the object store: only keys and sentences go through it
-
-_TOLD = {
-    "retries remaining": "A task was lost with its worker or node; it is tried again",
-    "memory pressure": "A node was short of memory, and a task on it was ended; give more --cpus-per-run",
-}
-"""What Ray says of its own accord that a person wants to know, and how we say it."""
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Which cluster, and what a run takes of it.
-
-    Attributes:
-        address: of a cluster to join; None to start one on this machine, for this sweep.
-        cpus, gpus: of one task, shares of a GPU included; None for one GPU where the cluster has any.
-        retries: of a task whose worker or node dies. A training that fails is not tried again.
-    """
-
-    address: str | None = None
-    cpus: float = 1.0
-    gpus: float | None = None
-    retries: int = 3
-
-
-class _Overheard(io.TextIOBase):
-    """Stands for standard output, which is for results, while Ray writes its warnings there."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter = reporter
-
-    def write(self, text: str) -> int:
-        """Passes on in a sentence what matters of it."""
-        for part, sentence in _TOLD.items():
-            if part in text:
-                self._reporter.line(sentence)
-        return len(text)
 
 
 @dataclass(frozen=True)
@@ -106,10 +63,10 @@ def run_all(
     missing = {key: plan for key, plan in found.items() if runner.finished(plan, workspace) is None}
     outcomes: Outcome = {}
     if missing:
-        with contextlib.redirect_stdout(_Overheard(workspace.reporter)), joined(cluster) as ray:
-            taken = _taken(ray, cluster)
-            slots = _slots(ray, taken)
-            _check_room(taken, slots, cluster, workspace.reporter)
+        with contextlib.redirect_stdout(Overheard(workspace.reporter)), joined(cluster) as ray:
+            taken = taken_of(ray, cluster)
+            slots = slots_of(ray, taken)
+            check_room(taken, slots, cluster, workspace.reporter)
             bundles = in_bundles(list(missing.values()), workspace.registry, max(1, slots))
             workspace.reporter.line(_words(bundles, ray, slots))
             place = _place(workspace, plugins, taken)
@@ -119,69 +76,6 @@ def run_all(
 
 
 _REST = ("track", "decode", "save_every", "compiles", "profiles")  # of a workspace, as they are
-
-
-@contextlib.contextmanager
-def joined(cluster: Cluster) -> Iterator[Any]:
-    """Ray, connected: to the cluster with this address, or to one of this machine alone that ends with the scope."""
-    if cluster.address is None or _is_local(cluster.address):
-        # Ray's own way to have nothing listen beyond 127.0.0.1, of which it otherwise makes the machine's address
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning; devices are named by us
-    try:
-        import ray
-    except ImportError as error:
-        raise PlbenchError("--executor ray needs Ray; pip install 'plbench[ray]' installs it") from error
-    if ray.is_initialized():  # somebody else's connection
-        yield ray
-        return
-    if cluster.address is not None:
-        _check_that_something_answers(cluster.address)
-    told_to_stop = signal.getsignal(signal.SIGTERM)
-    own: dict[str, Any] = {}
-    if cluster.address is None:
-        own = {
-            "_node_ip_address": "127.0.0.1",
-            "include_dashboard": False,
-            "object_store_memory": _OBJECTS_BYTES,
-            "_system_config": {"task_oom_retries": cluster.retries},  # else a run that never fits is tried for ever
-        }
-    try:
-        ray.init(address=cluster.address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise _no_cluster(cluster.address, _first_line(error)) from error
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, told_to_stop)  # Ray would leave without a word
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _is_local(address: str) -> bool:
-    return address.rpartition(":")[0] in ("127.0.0.1", "localhost")
-
-
-def _check_that_something_answers(address: str) -> None:
-    """Ray itself tries an address for minutes."""
-    host, _, port = address.rpartition(":")
-    if not port.isdigit():  # such as "auto"
-        return
-    try:
-        socket.create_connection((host, int(port)), _ANSWER_SECONDS).close()
-    except OSError as error:
-        raise _no_cluster(address, error.strerror or str(error)) from error
-
-
-def _no_cluster(address: str | None, why: str) -> PlbenchError:
-    if address is None:
-        return PlbenchError(
-            f"Ray could not be started on this machine: {why}; plbench sweep does without --executor ray"
-        )
-    return PlbenchError(
-        f"no Ray cluster at {address} can be joined: {why}; ray start --head starts one and says its address; without "
-        "--address one is started for this sweep"
-    )
 
 
 def in_bundles(plans: Sequence[RunPlan], registry: Registry, slots: int) -> list[Bundle]:
@@ -212,29 +106,6 @@ def in_bundles(plans: Sequence[RunPlan], registry: Registry, slots: int) -> list
             parts = (tuple(members[start : start + size]) for start in range(0, len(members), size))
             bundles += [Bundle(part, tuple(needs[plan.spec.key] for plan in part)) for part in parts]
     return bundles
-
-
-def _taken(ray: Any, cluster: Cluster) -> dict[str, float]:
-    """What a task takes, by Ray's names of resources."""
-    has_gpus = ray.cluster_resources().get("GPU", 0) > 0
-    return {"CPU": cluster.cpus, "GPU": float(has_gpus) if cluster.gpus is None else cluster.gpus}
-
-
-def _slots(ray: Any, taken: Mapping[str, float]) -> int:
-    """Tasks that the cluster can run at a time."""
-    wanted = {name: amount for name, amount in taken.items() if amount > 0}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return sum(min(int(node.get(name, 0) / amount + 1e-9) for name, amount in wanted.items()) for node in nodes)
-
-
-def _check_room(taken: Mapping[str, float], slots: int, cluster: Cluster, reporter: Reporter) -> None:
-    """A cluster that was joined may yet grow; one of this machine does not."""
-    if slots:
-        return
-    text = f"no node has room for a run ({taken['CPU']:g} CPUs and {taken['GPU']:g} GPUs)"
-    if cluster.address is None:
-        raise PlbenchError(f"{text}; give less with --cpus-per-run and --gpus-per-run")
-    reporter.line(f"Waiting for a node: {text} yet")
 
 
 def _words(bundles: Sequence[Bundle], ray: Any, slots: int) -> str:
@@ -326,13 +197,9 @@ def _outcome_of(ray: Any, ref: Any, bundle: Bundle) -> Outcome:
     except ray.exceptions.RayTaskError as error:  # a plugin that raises what nobody expects, or a mistake of ours
         cause = error.cause if isinstance(error.cause, BaseException) else error
         kind = "" if isinstance(cause, PlbenchError) else f"{type(cause).__name__}: "
-        return dict.fromkeys(keys, kind + _first_line(cause))
+        return dict.fromkeys(keys, kind + first_line(cause))
     except ray.exceptions.RayError as error:
-        return dict.fromkeys(keys, f"its worker was lost again and again: {_first_line(error)}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
+        return dict.fromkeys(keys, f"its worker was lost again and again: {first_line(error)}")
 
 
 def _cancel(ray: Any, pending: Mapping[Any, Bundle], workspace: Workspace, count: Count) -> None:

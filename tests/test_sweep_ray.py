@@ -19,7 +19,8 @@ import pytest
 from plbench import ray_executor, runner
 from plbench.console import Reporter, Tally
 from plbench.errors import PlbenchError, TrainingError
-from plbench.ray_executor import Cluster, in_bundles
+from plbench.ray_cluster import Cluster, check_room, slots_of
+from plbench.ray_executor import in_bundles
 from plbench.record import Record
 from plbench.registry import Registry
 from plbench.resolve import Request, RunPlan, plan_run
@@ -276,7 +277,7 @@ def test_runs_that_train_together_are_one_task_and_stages_come_first(
 def test_a_share_is_of_one_node(cpus: float, gpus: float, slots: int) -> None:
     resources = [{"CPU": 4.0, "GPU": 2.0}, {"CPU": 2.0, "GPU": 1.0}, {"CPU": 6.0}, {"CPU": 64.0, "GPU": 8.0}]
     nodes = [{"Alive": number < 3, "Resources": one} for number, one in enumerate(resources)]
-    assert ray_executor._slots(SimpleNamespace(nodes=lambda: nodes), {"CPU": cpus, "GPU": gpus}) == slots
+    assert slots_of(SimpleNamespace(nodes=lambda: nodes), {"CPU": cpus, "GPU": gpus}) == slots
 
 
 def test_a_run_that_no_node_has_room_for_is_refused(
@@ -284,8 +285,8 @@ def test_a_run_that_no_node_has_room_for_is_refused(
 ) -> None:
     workspace, told, _ = place
     with pytest.raises(PlbenchError, match=r"no node has room for a run \(1 CPUs and 4 GPUs\).*--gpus-per-run"):
-        ray_executor._check_room({"CPU": 1, "GPU": 4}, 0, Cluster(), told)
-    ray_executor._check_room({"CPU": 1, "GPU": 4}, 0, Cluster("host:6379"), told)
+        check_room({"CPU": 1, "GPU": 4}, 0, Cluster(), told)
+    check_room({"CPU": 1, "GPU": 4}, 0, Cluster("host:6379"), told)
     assert told.lines[-1].startswith("Waiting for a node: ")
     monkeypatch.setattr(ray_executor, "SHARED_SECONDS", 0.0)
     with pytest.raises(PlbenchError, match="--runs must be a folder that all nodes share"):

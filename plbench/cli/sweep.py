@@ -18,7 +18,7 @@ from plbench.errors import PlbenchError, TrainingError
 
 if TYPE_CHECKING:
     from plbench.expansion import Expansion
-    from plbench.ray_executor import Cluster
+    from plbench.ray_cluster import Cluster
     from plbench.sweep import Result, Standing
 
 
@@ -179,7 +179,7 @@ def _cluster(
         return None
     if gpus is not None and gpus > 1 and gpus != int(gpus):
         raise PlbenchError(f"--gpus-per-run {gpus:g}: a share below 1, such as 0.5, or a whole number of GPUs")
-    from plbench.ray_executor import Cluster
+    from plbench.ray_cluster import Cluster
 
     return Cluster(address, 1.0 if cpus is None else cpus, gpus, 3 if retries is None else retries)
 
