@@ -242,6 +242,16 @@ class TogetherAndSaysSo(Together):
     batch_scope: ClassVar[Literal["sample", "batch"]] = "batch"
 
 
+class StacksAverages(Sound):
+    """Says that it can be stacked, and sums over heads."""
+
+    stackable = True
+
+    def loss(self, output: Any, batch: Batch, progress: Progress) -> Loss:
+        weight = torch.sigmoid(output.detach().mean(0))  # of the batch alone, of the heads where it is stacked
+        return Loss.of_images((weight * nn.functional.softplus(output)).sum(-1))
+
+
 class BadRange(Sound):
     """Searched where it is not valid."""
 
@@ -297,6 +307,7 @@ FAULTS: list[tuple[type[Method], str, list[str]]] = [
     (Forgetful, "resume", ["saved after step 1 and went on differs", "state_dict", "4 images"]),
     (Remembering, "two processes equal one", ["of process", "one process's images alone"]),
     (Together, "two processes equal one", ['batch_scope = "batch"', "2 images, 2 classes, 1 epoch of 1 step"]),
+    (StacksAverages, "stacked as alone", ["of head 1 of 3", "[H, 1, 1]"]),
     (BadRange, "parameter ranges", ["weight = 1.05 for 6 classes", "less than or equal to 1"]),
     (NoDescription, "says what it is", ["no description of parameter 'weight'"]),
 ]

@@ -12,6 +12,7 @@ from plbench.testing.findings import Check, Finding, findings_of, raise_failed
 from plbench.testing.gradient_check import GRADIENT
 from plbench.testing.loss_checks import FINITE, GENERATORS, SCORES, UNTOUCHED
 from plbench.testing.small_job import Subject
+from plbench.testing.stack_check import STACK
 from plbench.testing.training_checks import (
     FALLS,
     HALF_PRECISION,
@@ -30,6 +31,7 @@ CHECKS: tuple[Check, ...] = (
     UNTOUCHED,
     SCORES,
     GRADIENT,
+    STACK,
     GENERATORS,
     FALLS,
     SAME_BITS,

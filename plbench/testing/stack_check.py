@@ -1,0 +1,86 @@
+"""Whether a method that says that it can be stacked gives each head the loss that it has alone."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plbench import hooks
+from plbench.api import Batch
+from plbench.resolve import validate_params
+from plbench.stacked import is_stackable
+from plbench.testing.examples import Bench, Benches, Example, ask
+from plbench.testing.findings import Check, NotApplicable
+from plbench.testing.small_job import Subject
+
+_CLOSE = 1e-4
+
+
+def check_stack(subject: Subject) -> None:
+    """Three heads of other logits and other parameters, by one loss and by three."""
+    if not is_stackable(subject.kind):
+        raise NotApplicable("the method does not say that it can be stacked")
+    ask(
+        _differs,
+        [partial(Example.of_kind, kind) for kind in ("mixed", "all unknown")],
+        Benches(subject),
+        STACK.expected,
+    )
+
+
+def _differs(bench: Bench, batch: Batch) -> str | None:
+    members = _members(bench)
+    with torch.no_grad():
+        logits = torch.stack([scale * bench.output(batch) for scale in (1.0, -0.5, 2.0)]).requires_grad_()
+    stacked = type(members[0]).stack(members)
+    whole = Batch(batch.inputs, batch.labels[None], batch.index)
+    loss = hooks.loss_of(stacked, logits, whole, bench.progress(), shape=(len(members),))
+    (gradient,) = torch.autograd.grad(loss.total.sum(), logits)
+    weights = torch.as_tensor(loss.weight, dtype=torch.float64).expand(len(members))
+    for head, member in enumerate(members):
+        alone = logits[head].detach().requires_grad_()
+        own = hooks.loss_of(member, alone, batch, bench.progress())
+        (own_gradient,) = torch.autograd.grad(own.total, alone)
+        pairs: dict[str, tuple[Any, Any]] = {
+            "a total": (loss.total[head], own.total),
+            "a weight": (weights[head], torch.as_tensor(own.weight)),
+            "a gradient": (gradient[head], own_gradient),
+        }
+        for what, (here, there) in pairs.items():
+            if not _close(here, there):
+                return (
+                    f"{what} of head {head + 1} of {len(members)} that is {_shown(here)} stacked and {_shown(there)} "
+                    "alone; does the loss broadcast over a leading dimension [H], with parameters [H, 1, 1]?"
+                )
+    return None
+
+
+def _members(bench: Bench) -> list[Any]:
+    """Methods that may be stacked: with both ends and the middle of each searched range, as far as they are valid."""
+    job, kind = bench.job, bench.job.subject.kind
+    task = job.task()
+    chosen = []
+    for share in (0.0, 0.5, 1.0):
+        values = dict(job.subject.values)
+        for name, search in kind.Params.search_space().items():
+            low, high = search.bounds(task)
+            value = low + share * (high - low)
+            values[name] = round(value) if isinstance(getattr(job.params, name), int) else value
+        member = hooks.construct(kind, validate_params(kind, values), job.task(job.artifacts))
+        if not chosen or member.stack_key() == chosen[0].stack_key():
+            chosen.append(member)
+    return [*chosen, *[chosen[0]] * (3 - len(chosen))]
+
+
+def _close(here: Tensor, there: Tensor) -> bool:
+    return bool(torch.allclose(here.double(), there.double(), rtol=_CLOSE, atol=_CLOSE))
+
+
+def _shown(value: Tensor) -> str:
+    return f"{float(value.double().sum()):.6g}"
+
+
+STACK = Check("stacked as alone", "the loss and gradient of each head that it has alone", check_stack)
