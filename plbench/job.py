@@ -187,7 +187,9 @@ class Job:
             if self.watch is not None:
                 with self.phase("selection"):
                     self.watch(state.epoch, self.map_c(self.headline_weights))
-            if self.workspace.world.shared(self._is_time_to_save):
+            epochs = self.workspace.save_epochs
+            is_due = epochs is not None and state.epoch % epochs == 0
+            if is_due or self.workspace.world.shared(self._is_time_to_save):
                 self.save(folder)
 
         return after_epoch

@@ -34,7 +34,7 @@ class Workspace:
         track: names of the trackers that are told of each training; see `plbench.tracking`.
         dropped: those of them that failed and are told no more.
         world: the processes that train together.
-        save_every: seconds between two checkpoints of a training, at most.
+        save_every: seconds between two checkpoints of a training, at most. save_epochs: epochs between two others.
         compiles: whether models go through `torch.compile`.
         profiles: whether some steps of each training are traced.
     """
@@ -52,6 +52,7 @@ class Workspace:
     dropped: set[str] = field(default_factory=set, compare=False)
     world: World = ALONE
     save_every: float = SAVE_EVERY_SECONDS
+    save_epochs: int | None = None
     compiles: bool = False
     profiles: bool = False
 

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import socket
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,19 @@ def test_one_of_another_run_is_refused_with_what_differs(tiny_dataset: type[Data
     other = plan.spec.model_copy(update={"seed": 3, "plan": plan.spec.plan.model_copy(update={"lr": 0.5})})
     with pytest.raises(store.StoreError, match=r"another run: plan.lr is 0.01, here 0.5; seed is 0, here 3; delete"):
         Checkpoints(workspace.store.run_folder(plan.spec.key), other).newest(print)
+
+
+def test_they_can_be_made_by_epoch(
+    tiny_dataset: type[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    save = Checkpoints.save
+    monkeypatch.setattr(
+        Checkpoints, "save", lambda self, state, size: (saved.append(state["step"]), save(self, state, size))
+    )
+    plan, workspace = planned(tmp_path, tiny_dataset, ALONE, "probe")
+    runner.run(plan, replace(workspace, save_every=1000.0, save_epochs=5))
+    assert saved == [15, 30]
 
 
 def test_no_more_than_two_are_kept(tiny_dataset: type[Dataset], tmp_path: Path) -> None:

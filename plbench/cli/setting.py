@@ -100,6 +100,9 @@ def _setting(
     save_every: Annotated[
         float | None, typer.Option("--save-every", min=0.0, help="Seconds between two checkpoints; default: 20.")
     ] = None,
+    save_epochs: Annotated[
+        int | None, typer.Option("--save-epochs", min=1, help="Also a checkpoint after every so many epochs.")
+    ] = None,
     skip_unreadable: Annotated[bool, typer.Option("--skip-unreadable", help="Go on without broken images.")] = False,
     track: Annotated[
         list[str] | None,
@@ -179,5 +182,6 @@ def workspace_for(setting: Setting, world: World | None = None) -> Workspace:
         jpeg_decoder(decode, workspace.device)  # says what is missing now, and not when the first run needs it
     if setting["save_every"] is not None:
         workspace = replace(workspace, save_every=setting["save_every"])
+    workspace = replace(workspace, save_epochs=setting["save_epochs"])
     compiles, profiles = bool(setting["compile"]), bool(setting["profile"])
     return replace(workspace, track=track, decode=decode, compiles=compiles, profiles=profiles)
