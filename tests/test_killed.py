@@ -36,9 +36,6 @@ NUM_KILLS = 10
 
 def planned(folder: Path, dataset: type[Dataset], world: Any, regime: str) -> tuple[RunPlan, Workspace]:
     """A run of a method that remembers cells, on augmented images or with dropout; every step is saved."""
-    torch.set_num_threads(1)
-    evaluation.NUM_REPLICATES = 20
-    environment.git_state = lambda: {"git_commit": None, "git_dirty": None}
     registry = Registry.discover()
     registry.sources["dataset"][dataset.name] = [Source(dataset.name, "the tests", loaded=dataset)]
     places = Store(folder / "runs", folder / "cache")
@@ -56,6 +53,9 @@ def train(folder: Path, dataset: type[Dataset], regime: str, rank: int, size: in
         kill: None, or (where, count): the process kills itself before its so manyth step, or before so many files reach
             the disk.
     """
+    torch.set_num_threads(1)
+    evaluation.NUM_REPLICATES = 20
+    environment.git_state = lambda: {"git_commit": None, "git_dirty": None}
     if size > 1:
         names = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in names.items()}, GLOO_SOCKET_IFNAME="lo")
@@ -185,9 +185,13 @@ def test_they_can_be_made_by_epoch(
 ) -> None:
     saved: list[int] = []
     save = Checkpoints.save
-    monkeypatch.setattr(
-        Checkpoints, "save", lambda self, state, size: (saved.append(state["step"]), save(self, state, size))
-    )
+
+    def noting(self: Checkpoints, state: dict[str, Any], size: int) -> Path:
+        saved.append(state["step"])
+        return save(self, state, size)
+
+    monkeypatch.setattr(Checkpoints, "save", noting)
+    monkeypatch.setattr(evaluation, "NUM_REPLICATES", 20)
     plan, workspace = planned(tmp_path, tiny_dataset, ALONE, "probe")
     runner.run(plan, replace(workspace, save_every=1000.0, save_epochs=5))
     assert saved == [15, 30]
