@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
@@ -13,10 +14,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from plbench.api import Batch, Loss, Method, MethodParams, Progress, tunable
+from plbench.console import Reporter
 from plbench.losses import partial_asymmetric_loss
 from plbench.registry import Registry
 from plbench.testing import CheckFailed, check_method
 from plbench.testing.constants import Constants
+from plbench.testing.cost import add_measured
 from plbench.testing.findings import findings_of
 from plbench.testing.gradient_check import GRADIENT
 from plbench.testing.pair import shared_pair
@@ -347,6 +350,14 @@ def test_a_class_that_no_other_process_can_find_is_checked_in_all_else() -> None
         """Defined in a function."""
 
     check_method(Local)
+
+
+def test_the_cost_of_a_method_is_measured_in_epochs_of_cross_entropy() -> None:
+    rows = [{"name": "ce-negative", "cost": "1 training"}, {"name": "broken", "cost": None}]
+    add_measured(rows, Registry.discover(), Reporter(quiet=True))
+    found = re.fullmatch(r"1 training, an epoch (\d+\.\d) x CE", rows[0]["cost"])
+    assert found and 0.2 < float(found[1]) < 5  # it is cross-entropy
+    assert rows[1]["cost"] is None
 
 
 def test_without_constants_held_still_the_difference_would_be_another() -> None:

@@ -62,7 +62,7 @@ def _members(bench: Bench) -> list[Any]:
     """Methods that may be stacked: with both ends and the middle of each searched range, as far as they are valid."""
     job, kind = bench.job, bench.job.subject.kind
     task = job.task()
-    chosen = []
+    chosen: list[Any] = []
     for share in (0.0, 0.5, 1.0):
         values = dict(job.subject.values)
         for name, search in kind.Params.search_space().items():
@@ -80,7 +80,7 @@ def _close(here: Tensor, there: Tensor) -> bool:
 
 
 def _shown(value: Tensor) -> str:
-    return f"{float(value.double().sum()):.6g}"
+    return f"{float(value.detach().double().sum()):.6g}"
 
 
 STACK = Check("stacked as alone", "the loss and gradient of each head that it has alone", check_stack)
