@@ -166,3 +166,13 @@ def test_the_method_runs_on_the_dataset(command: Run, place: Path) -> None:
     assert record["spec"]["method"]["params"] == {"weight": 0.25}
     assert record["metrics"]["test"]["num_classes_scored"] == 3
     assert (place / "runs" / record["key"] / "record.json").is_file()
+
+
+def test_what_methods_new_packages_can_be_installed_and_passes_its_own_test(command: Run, place: Path) -> None:
+    written = command("plbench", "methods", "new", "other-method", "--package").stdout
+    assert "Next: pip install -e ./plbench-other-method" in written
+    command(
+        "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", str(place / "plbench-other-method")
+    )
+    tested = command("pytest", "-q", "-p", "no:cacheprovider", str(place / "plbench-other-method" / "tests"))
+    assert "1 passed" in tested.stdout
