@@ -383,3 +383,19 @@ def test_without_constants_held_still_the_difference_would_be_another() -> None:
         slopes[held] = (totals[0] - totals[1]) / (2 * step)
     assert slopes[True] == pytest.approx(float(gradient[0]), rel=1e-8)
     assert slopes[False] != pytest.approx(float(gradient[0]), rel=1e-2)
+
+
+class OnFeaturesAlone(Sound):
+    """Takes it for granted that inputs are features."""
+
+    def forward(self, model: Any, batch: Batch, progress: Progress) -> Any:
+        rows, _ = batch.inputs.shape
+        assert rows
+        return model(batch.inputs)
+
+
+def test_a_method_that_only_knows_features_is_told() -> None:
+    with pytest.raises(CheckFailed, match="trains on images too") as raised:
+        check_method(OnFeaturesAlone)
+    (finding,) = raised.value.findings
+    assert "its forward raised ValueError: too many values to unpack" in finding.seen

@@ -16,6 +16,7 @@ from plbench.testing.stack_check import STACK
 from plbench.testing.training_checks import (
     FALLS,
     HALF_PRECISION,
+    ON_IMAGES,
     OTHER_TRUTH,
     RESUME,
     SAME_BITS,
@@ -39,6 +40,7 @@ CHECKS: tuple[Check, ...] = (
     RESUME,
     TWO_PROCESSES,
     HALF_PRECISION,
+    ON_IMAGES,
     SCORED,
 )
 _ONCE = (WORDS,)  # of a method, whatever its parameters

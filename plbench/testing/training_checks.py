@@ -6,6 +6,7 @@ import copy
 import io
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from plbench import hooks
 from plbench.api import Progress
 from plbench.engine import FitState
 from plbench.step import Wish
-from plbench.testing.findings import Check, Mismatch
+from plbench.testing.findings import Check, Mismatch, NotApplicable
 from plbench.testing.pair import Request, outcome, shared_pair
 from plbench.testing.small_data import SIZE, Size
 from plbench.testing.small_job import SmallJob, Subject
@@ -201,6 +202,20 @@ def check_scored(subject: Subject) -> None:
         raise Mismatch(SCORED.expected, "the same scores for every image", str(SIZE))
 
 
+def check_images(subject: Subject) -> None:
+    """The other regime: a whole network, whose backbone the method's model is built on."""
+    if subject.regime == "finetune":
+        raise NotApplicable("the method trains on images anyway")
+    job = SmallJob(replace(subject, on_images=True), Size(rows=24, batch_size=8, epochs=2))
+    state = job.trained()
+    losses = [row["loss"] for row in state.history]
+    if not all(math.isfinite(loss) for loss in losses):
+        raise Mismatch(ON_IMAGES.expected, f"losses of {losses}", str(job.size))
+    scores = job.scores(state)
+    if float(scores.min()) < 0 or float(scores.max()) > 1:
+        raise Mismatch(ON_IMAGES.expected, f"scores from {float(scores.min()):.4g} to {float(scores.max()):.4g}")
+
+
 def _difference(first: FitState, second: FitState, what: str) -> str | None:
     """The first tensor in which two trainings differ."""
     for (name, left), (_, right) in zip(_tensors(first), _tensors(second), strict=True):
@@ -226,4 +241,5 @@ TWO_PROCESSES = Check(
     "two processes equal one", "the weights that one process comes to, to 1e-8 in float64", check_two_processes
 )
 HALF_PRECISION = Check("bfloat16", "finite losses with a forward pass in bfloat16", check_half_precision)
+ON_IMAGES = Check("trains on images too", "finite losses in the finetune regime, and scores in [0, 1]", check_images)
 SCORED = Check("scores of a run", "scores [N, C] in [0, 1] that differ between images", check_scored)
