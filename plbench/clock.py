@@ -15,7 +15,7 @@ _EVERY = 16
 
 
 class Clock:
-    """Seconds by phase, and the images that were trained on.
+    """Seconds by phase.
 
     On a CPU every lap is measured. A GPU works through a queue while the program is already elsewhere, so laps are
     marked in the queue, on some steps only, and read when something else waits for the device anyway. There, "data" is
@@ -25,12 +25,12 @@ class Clock:
     def __init__(self, device: torch.device) -> None:
         """Starts at zero."""
         self._on_gpu = device.type == "cuda"
+        self._earlier = dict.fromkeys(PHASES, 0.0)  # of the training's earlier sessions
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self._marks: list[tuple[str, torch.cuda.Event]] = []
         self._measures = True
         self._last = time.perf_counter()
         self._steps = self._measured_steps = 0
-        self.num_images = 0
 
     def start_step(self) -> None:
         """The work of a step begins: with waiting for its batch."""
@@ -69,15 +69,15 @@ class Clock:
         """Seconds by phase of all steps; of a GPU, scaled up from those measured."""
         self.read()
         scale = self._steps / self._measured_steps if self._on_gpu and self._measured_steps else 1.0
-        return {phase: value * scale for phase, value in self._seconds.items()}
+        return {phase: self._earlier[phase] + scale * value for phase, value in self._seconds.items()}
 
     def state_dict(self) -> dict[str, float]:
         """What a checkpoint keeps."""
-        return {**self.seconds(), "num_images": float(self.num_images)}
+        return self.seconds()
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Goes on from what a checkpoint kept."""
-        self._seconds = {phase: float(state.get(phase, 0.0)) for phase in PHASES}
-        self.num_images = int(state.get("num_images", 0))
+        self._earlier = {phase: float(state.get(phase, 0.0)) for phase in PHASES}
+        self._seconds = dict.fromkeys(PHASES, 0.0)
         self._steps = self._measured_steps = 0
         self.resume()

@@ -182,7 +182,6 @@ def fit(
                 clock.lap("data")
                 stepper.take(state, moved, num_images, progress, wished)
                 state.batch += 1
-                clock.num_images += num_images
                 report(state.step, last_epoch * steps_per_epoch)
                 after_step()
                 if not execution.reads_late or state.batch % READ_EVERY == 0:

@@ -215,6 +215,18 @@ class TestClock:
         }
 
 
+    def test_a_resumed_training_adds_to_what_it_took_before(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("plbench.clock.time.perf_counter", lambda: 0.0)
+        clock = Clock(torch.device("cpu"))
+        clock.load_state_dict({"data": 2.0, "loss": 1.0})
+        monkeypatch.setattr("plbench.clock.time.perf_counter", lambda: 5.0)
+        clock.lap("data")
+        assert (clock.seconds()["data"], clock.seconds()["loss"]) == (7.0, 1.0)
+        again = Clock(torch.device("cpu"))
+        again.load_state_dict(clock.state_dict())
+        assert again.seconds() == clock.seconds()
+
+
 class TestOptions:
     @pytest.fixture
     def workspace(self, make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch) -> Workspace:
