@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plbench import hooks
 from plbench.api import Batch, Method, Progress
 from plbench.console import Report
 from plbench.execution import Execution, evaluation_mode, widened
@@ -84,8 +85,10 @@ def _over_train(
                 torch.from_numpy(labels).to(execution.device),
                 rows.to(execution.device),
             )
-            with execution.autocast():
+            with execution.autocast(), hooks.calling(method, "forward"):
                 output = widened(method.forward(model, batch, Progress(0, 1, 0, 1)))
-            scores = method.scores(output).float().cpu().numpy()
-            masks = {name: mask.cpu().numpy() for name, mask in method.diagnostics(output, batch).items()}
+            with hooks.calling(method, "scores"):
+                scores = method.scores(output).float().cpu().numpy()
+            with hooks.calling(method, "diagnostics"):
+                masks = {name: mask.cpu().numpy() for name, mask in method.diagnostics(output, batch).items()}
         yield rows.numpy(), labels, scores, masks

@@ -296,7 +296,8 @@ class Job:
         if spec.regime == "probe":
             return FeatureInputs(self._features(part.split), part.rows, part.labels, spec.seed)
         base = eval_transform(spec.model)
-        transform = self.method.transform(TrainTransform(base, spec.plan)) if training else None
+        with hooks.calling(self.method, "transform"):
+            transform = self.method.transform(TrainTransform(base, spec.plan)) if training else None
         decoder = jpeg_decoder(workspace.decode, workspace.device)
         return ImageInputs(
             part.images, part.labels, base, workspace.workers, transform, spec.seed, workspace.device, decoder

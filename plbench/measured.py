@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from plbench import hooks
 from plbench.api import Batch, Progress, Stage
 from plbench.engine import FitState, fit, prepare_fit
 from plbench.errors import PlbenchError
@@ -140,8 +141,8 @@ class _Trial:
         spec, num_classes = self.spec, self.part.labels.num_classes
         artifacts = {name: _stand_in(stage, self.part.labels) for name, (stage, _) in self.plan.stages.items()}
         task = make_task(spec, self.plan.material, artifacts)
-        method = self.plan.method(self.plan.params, task)
-        with seeded(0):
+        method = hooks.construct(self.plan.method, self.plan.params, task)
+        with seeded(0), hooks.calling(method, "build"):
             model = method.build(backbone, lambda: make_head(spec.model, num_features, num_classes))
         state = prepare_fit(model, method, spec.plan, task.steps_per_epoch, self.execution)
         # more steps than the run may have, and none that moves the weights: random ones on random inputs could diverge

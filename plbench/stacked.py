@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plbench import hooks
 from plbench.api import Batch, Method, Progress
 from plbench.engine import FitState
 from plbench.errors import PluginError, TrainingError
@@ -251,7 +252,7 @@ class _Block:
         logits = widened(self._logits(batch.inputs, noise))
         totals, weights = [], []
         for rows, method in self.parts:
-            loss = method.loss(logits[rows], batch, progress)
+            loss = hooks.loss_of(method, logits[rows], batch, progress, (rows.stop - rows.start,))
             totals.append(loss.total)
             weights.append(torch.as_tensor(loss.weight, device=logits.device).expand(rows.stop - rows.start))
         total, weight = torch.cat(totals), torch.cat(weights)

@@ -255,6 +255,15 @@ class StacksAverages(Sound):
         return Loss.of_images((weight * nn.functional.softplus(output)).sum(-1))
 
 
+class FailsInOneProcess(Sound):
+    """The second of two gives up, and the first waits for it."""
+
+    def forward(self, model: Any, batch: Batch, progress: Progress) -> Any:
+        if torch.distributed.is_initialized() and torch.distributed.get_rank() == 1:
+            raise RuntimeError("given up")
+        return super().forward(model, batch, progress)
+
+
 class BadRange(Sound):
     """Searched where it is not valid."""
 
@@ -310,6 +319,7 @@ FAULTS: list[tuple[type[Method], str, list[str]]] = [
     (Forgetful, "resume", ["saved after step 1 and went on differs", "state_dict", "4 images"]),
     (Remembering, "two processes equal one", ["of process", "one process's images alone"]),
     (Together, "two processes equal one", ['batch_scope = "batch"', "2 images, 2 classes, 1 epoch of 1 step"]),
+    (FailsInOneProcess, "two processes equal one", ["process 1 of two", "its forward raised RuntimeError: given up"]),
     (StacksAverages, "stacked as alone", ["of head 1 of 3", "[H, 1, 1]"]),
     (BadRange, "parameter ranges", ["weight = 1.05 for 6 classes", "less than or equal to 1"]),
     (NoDescription, "says what it is", ["no description of parameter 'weight'"]),

@@ -118,7 +118,7 @@ class Pair:
             for process in self._processes:
                 assert process.stdin is not None
                 send(process.stdin, request)
-            answers = [self._answer(process) for process in self._processes]
+            answers = self._answers()
         except (OSError, EOFError) as error:
             self.end()
             raise PlbenchError("one of two processes ended before it answered") from error
@@ -128,24 +128,24 @@ class Pair:
         self._has_answered = True
         return answers
 
-    def _answer(self, process: subprocess.Popen[bytes]) -> dict[str, Any]:
-        """One's answer; an error that any of them reports comes first, since the others wait for it."""
+    def _answers(self) -> list[dict[str, Any]]:
+        """Both answers. The first error is the last that is waited for: the other process may wait for that one."""
+        waiting: list[Any] = [process.stdout for process in self._processes]
+        answers: dict[int, dict[str, Any]] = {}
         deadline = time.monotonic() + (_ANSWER_SECONDS if self._has_answered else _START_SECONDS)
-        waiting = [process, *(other for other in self._processes if other is not process)]
-        assert process.stdout is not None
-        while not select.select([process.stdout], [], [], 0.02)[0]:
-            for other in waiting[1:]:
-                assert other.stdout is not None
-                if select.select([other.stdout], [], [], 0)[0] and other.poll() is not None:
-                    raise EOFError
-            if time.monotonic() > deadline:
+        while waiting:
+            ready = select.select(waiting, [], [], max(0.0, deadline - time.monotonic()))[0]
+            if not ready:
                 raise PlbenchError(
-                    "two processes did not come to the end of a small training; does one wait for another?"
+                    "two processes did not come to the end of a small training; does one wait for the other?"
                 )
-        answer: dict[str, Any] = pickle.load(process.stdout)  # our own process wrote it
-        if "error" in answer:
-            raise PlbenchError(f"process {answer['rank']} of two: {answer['error']}")
-        return answer
+            for pipe in ready:
+                answer = pickle.load(pipe)  # our own process wrote it
+                if "error" in answer:
+                    raise PlbenchError(f"process {answer['rank']} of two: {answer['error']}")
+                answers[answer["rank"]] = answer
+                waiting.remove(pipe)
+        return [answers[rank] for rank in range(NUM_PROCESSES)]
 
     def end(self) -> None:
         """Ends both."""
