@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_cli import Bench, plbench, write_coco
+from test_cli import SHORT, Bench, plbench, write_coco
 
 GOOD = '''
 from plbench.api import Loss, Method
@@ -116,6 +116,18 @@ def test_a_check_says_it_too(fault: str, tmp_path: Path) -> None:
         assert all(re.search(piece, said.out) for piece in pieces), said.out
     else:
         assert "a total of nan" in said.out and "smallest input that fails: 1 image, 1 class" in said.out
+
+
+@pytest.mark.parametrize("fault", ["raises in its constructor", "mutates labels"])
+@pytest.mark.parametrize("command", ["run --dry-run", "compare --seeds 2"])
+def test_other_commands_say_it_too(fault: str, command: str, bench: Bench, tmp_path: Path) -> None:
+    source, pieces = FAULTS[fault]
+    plugin = ["--plugin", written(tmp_path, source), "--data-root", bench.data, "--simulate", "fpc=4", "-q"]
+    name, *words = command.split()
+    method = ["--method", "mine"] if name == "run" else ["--methods", "mine,ce-negative"]
+    said = plbench(name, *words, *method, "--dataset", "coco2017", *plugin, "--recipe", "quick", *SHORT)
+    assert said.code == 2, said
+    assert all(re.search(piece, said.err) for piece in pieces), said.err
 
 
 def test_a_sound_method_passes_and_the_findings_are_told_as_json(tmp_path: Path) -> None:
