@@ -129,6 +129,9 @@ def prepared(case: Case, inputs: FeatureInputs, execution: Execution) -> FitStat
     with seeded(derive_seed(0, "model")):
         backbone = nn.Identity() if case.regime == "probe" else Convolutions()
         model = made.build(backbone, lambda: make_head(spec, NUM_FEATURES, NUM_CLASSES))
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):  # of the method's own: two processes draw other numbers than one
+            module.p = 0.0
     return prepare_fit(model.double(), made, case.plan, steps, execution)
 
 
