@@ -15,7 +15,7 @@ SINGLE, COMPLETE = "Single positive", "complete labels"
 def cases(ground: Ground) -> list[Case]:
     """Both treatments under each mechanism; without negatives there is nothing that Ignore could learn from."""
     unit = 10 ** max(0, len(str(ground.num_train)) - 4)  # N_s of 8,000 images; those of 80,000 are ten times as large
-    fpc = [unit * n for n in ground.pick((3, 30), (30, 100, 1000), (10, 30, 100, 300, 1000, 3000))]
+    fpc = [unit * n for n in ground.pick((3, 30), (30, 300, 1000), (10, 30, 100, 300, 1000, 3000))]
     rpa = ground.pick((0.5,), (0.5, 0.9), (0.1, 0.3, 0.5, 0.7, 0.9, 0.95))
     biased = ground.pick((0.3,), (0.05, 0.3), (0.02, 0.05, 0.1, 0.3, 0.6))
     return [

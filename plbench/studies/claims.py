@@ -68,14 +68,14 @@ def some(comparisons: Sequence[tuple[Comparison, ...]]) -> Verdict:
     above = [all(c.difference.difference > 0 for c in place) for place in comparisons]
     p_values = [c.difference.p_value if good else 1.0 for c, good in zip(worst, above, strict=True)]
     adjusted = holm(p_values)
-    best = int(np.argmin([(p, -i)[0] for i, p in enumerate(adjusted)]))
+    lead = [min(c.difference.difference for c in place) for place in comparisons]
+    best = min(range(len(comparisons)), key=lambda place: (adjusted[place], -lead[place]))
     words = ", ".join(c.words for c in comparisons[best])
     if adjusted[best] < SIGNIFICANT:
         return Verdict("held", words)
+    leader = comparisons[int(np.argmax(lead))]
     if all(any(c.difference.high < 0 for c in place) for place in comparisons):
-        leader = max(comparisons, key=lambda place: min(c.difference.difference for c in place))
         return Verdict("not held", f"nowhere; nearest {', '.join(c.words for c in leader)}")
-    leader = max(comparisons, key=lambda place: min(c.difference.difference for c in place))
     return Verdict("undecided", f"nearest {', '.join(c.words for c in leader)}, p = {min(adjusted):.2f} after Holm")
 
 
