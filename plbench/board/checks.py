@@ -146,8 +146,7 @@ def _check_files(entry: Entry, findings: Findings) -> None:
         if stated is None:
             findings.refuse(f"files.{name}", "missing", "the hash of the table")
             continue
-        size = (entry.folder / name).stat().st_size
-        findings.equal(f"files.{name}.num_bytes", stated.num_bytes, size)
+        findings.equal(f"files.{name}.num_bytes", stated.num_bytes, entry.num_bytes[name])
         if stated.sha256 != entry.sha256[name]:
             findings.refuse(f"files.{name}.sha256", stated.sha256, f"{entry.sha256[name]}, of the file")
     findings.require(CELLS in entry.record.files, f"files.{CELLS}", None, "the hash of the cells")

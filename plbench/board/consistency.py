@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from plbench.board.boards import LEDGER, RECORDS, BoardFolder
-from plbench.board.entries import FILES, Entry
+from plbench.board.entries import FILES, PACKED, REPLICATES, Entry
 from plbench.board.figures import names_parts
 from plbench.board.refusals import Refusal, printable, shown
 
@@ -60,10 +60,11 @@ def check_places(folder: BoardFolder) -> list[Refusal]:
             what = "missing" if path is None else "no plain folder"
             refusals.append(Refusal(key, f"{RECORDS}/{key}", what, "a folder, as the ledger names it"))
         else:
+            files = FILES if (path / REPLICATES).exists() else (*FILES[:-1], PACKED)
             refusals += [
-                Refusal(key, printable(extra.name), "an extra file", f"only {', '.join(FILES)}")
+                Refusal(key, printable(extra.name), "an extra file", f"only {', '.join(files)}")
                 for extra in sorted(path.iterdir())
-                if extra.name not in FILES
+                if extra.name not in files
             ]
     return refusals
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 from plbench.board.boards import BOARD, Board, BoardFolder, Event, open_boards
 from plbench.board.checks import check_entry
-from plbench.board.entries import FILES, read_entry
+from plbench.board.entries import PACKED, PER_CLASS, REPLICATES, pack_replicates, read_entry
 from plbench.board.identity import Role
 from plbench.errors import PlbenchError, did_you_mean
 from plbench.record import Record, read_record
 from plbench.registry import Registry
 from plbench.spec import Protocol
-from plbench.store import RECORD, write_json
+from plbench.store import RECORD, write_atomically, write_json
 
 
 def add(runs: Sequence[Path], root: Path, *, refused: Callable[[str], None] | None = None) -> list[tuple[str, str]]:
@@ -53,8 +55,9 @@ def add(runs: Sequence[Path], root: Path, *, refused: Callable[[str], None] | No
         key = read_record(folder).key
         target = board.record_folder(key)
         target.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
+        for name in (RECORD, PER_CLASS):
             shutil.copyfile(folder / name, target / name)
+        write_atomically(target / PACKED, partial(_write_packed, folder / REPLICATES))
         entry = read_entry(target)
         fingerprint = {"dataset_fingerprint": entry.record.spec.dataset_fingerprint}
         changed = board.board.model_copy(update=fingerprint) if board.board.dataset_fingerprint is None else None
@@ -156,6 +159,10 @@ def new_board(
     )
     write_json(root / name / BOARD, board.model_dump(mode="json"))
     return BoardFolder(root / name)
+
+
+def _write_packed(path: Path, file: IO[bytes]) -> None:
+    file.write(pack_replicates(path.read_bytes()))
 
 
 def now() -> str:

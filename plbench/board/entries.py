@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import lzma
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from plbench.store import RECORD
 
 PER_CLASS, REPLICATES = "per_class.csv", "replicates.csv"
 FILES = (RECORD, PER_CLASS, REPLICATES)
+
+PACKED = f"{REPLICATES}.xz"
+"""What a board keeps in place of the replicates: a third of the bytes. Hashes are those of what it unpacks to."""
 
 MOST_BYTES = {RECORD: 1 << 20, PER_CLASS: 4 << 20, REPLICATES: 4 << 20}
 """Bytes beyond which a file is not read at all."""
@@ -53,7 +57,7 @@ class Entry:
     """One record with its tables.
 
     Attributes:
-        folder: where it lies. sha256: of its files by name.
+        folder: where it lies. sha256, num_bytes: of its files by name, unpacked.
         replicates: [R] by metric, percent.
     """
 
@@ -62,6 +66,7 @@ class Entry:
     per_class: tuple[ClassRow, ...]
     replicates: dict[str, np.ndarray]
     sha256: dict[str, str]
+    num_bytes: dict[str, int]
 
     @property
     def key(self) -> str:
@@ -75,7 +80,8 @@ def read_entry(folder: Path) -> Entry:
     Raises:
         EntryError: if a file is missing, too large, damaged, or holds what is no number, with the field.
     """
-    contents = {name: _content(folder / name) for name in FILES}
+    contents = {name: _content(folder / name) for name in (RECORD, PER_CLASS)}
+    contents[REPLICATES] = _replicates_content(folder)
     try:
         record = parse_record(contents[RECORD], folder / RECORD)
     except StoreError as error:
@@ -86,7 +92,28 @@ def read_entry(folder: Path) -> Entry:
         per_class=_per_class(contents[PER_CLASS]),
         replicates=_replicates(contents[REPLICATES]),
         sha256={name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
+        num_bytes={name: len(content) for name, content in contents.items()},
     )
+
+
+def pack_replicates(content: bytes) -> bytes:
+    """The replicates as a board keeps them."""
+    return lzma.compress(content, preset=9 | lzma.PRESET_EXTREME)
+
+
+def _replicates_content(folder: Path) -> bytes:
+    """Of the plain file, or else of the packed one, unpacked no further than `MOST_BYTES`."""
+    packed = folder / PACKED
+    if (folder / REPLICATES).exists() or not packed.exists():
+        return _content(folder / REPLICATES)
+    limit = MOST_BYTES[REPLICATES]
+    try:
+        content = lzma.LZMADecompressor().decompress(_content(packed), max_length=limit + 1)
+    except (lzma.LZMAError, EOFError) as error:
+        raise EntryError(PACKED, f"cannot be unpacked: {error}") from error
+    if len(content) > limit:
+        raise EntryError(PACKED, f"unpacks to more than {limit:,} bytes")
+    return content
 
 
 def _of_record(error: StoreError) -> EntryError:
@@ -105,8 +132,9 @@ def _content(path: Path) -> bytes:
         if path.is_symlink() or not path.is_file():
             raise EntryError(path.name, "is missing, or no plain file")
         size = path.stat().st_size
-        if size > MOST_BYTES[path.name]:
-            raise EntryError(path.name, f"has {size:,} bytes; expected at most {MOST_BYTES[path.name]:,}")
+        most = MOST_BYTES[path.name.removesuffix(".xz")]
+        if size > most:
+            raise EntryError(path.name, f"has {size:,} bytes; expected at most {most:,}")
         return path.read_bytes()
     except OSError as error:
         raise EntryError(path.name, f"cannot be read: {error.strerror}") from error

@@ -5,12 +5,13 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plbench.board import entries
-from plbench.board.entries import FILES, MOST_BYTES, ClassRow, EntryError, read_entry
+from plbench.board.entries import FILES, MOST_BYTES, PACKED, ClassRow, EntryError, pack_replicates, read_entry
 from plbench.record import Record, write_record
 from plbench.spec import MethodSpec, ModelSpec, Plan, Protocol, RunSpec
 
@@ -70,7 +71,7 @@ def test_tables_without_groups_are_read(folder: Path) -> None:
         ("record.json", "", "record.json"),
         ("record.json", "[]", "schema_version"),
         ("record.json", "[" * 100_000, "record.json"),
-        ("record.json", '{"schema_version": 4}', "schema_version"),
+        ("record.json", '{"schema_version": 5}', "schema_version"),
         ("record.json", '{"schema_version": true}', "schema_version"),
         ("record.json", '{"schema_version": 3}', "key"),
         ("record.json", "NaN", "record.json"),
@@ -104,6 +105,34 @@ def test_what_is_wrong_is_said_where(folder: Path, name: str, content: str | byt
         read_entry(folder)
     assert raised.value.field == field
     assert str(raised.value) == f"{field}: {raised.value.found}"
+
+
+def test_packed_replicates_are_the_same_entry(folder: Path) -> None:
+    plain = read_entry(folder)
+    content = (folder / "replicates.csv").read_bytes()
+    (folder / "replicates.csv").unlink()
+    (folder / PACKED).write_bytes(pack_replicates(content))
+    packed = read_entry(folder)
+    assert (packed.sha256, packed.num_bytes) == (plain.sha256, plain.num_bytes)
+    assert all(
+        np.array_equal(values, packed.replicates[name], equal_nan=True) for name, values in plain.replicates.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"no archive", "cannot be unpacked"),
+        (pack_replicates(b"0" * (MOST_BYTES["replicates.csv"] + 1)), "unpacks to more than"),
+    ],
+    ids=["damaged", "a bomb"],
+)
+def test_packed_replicates_that_are_none(folder: Path, content: bytes, says: str) -> None:
+    (folder / "replicates.csv").unlink()
+    (folder / PACKED).write_bytes(content)
+    with pytest.raises(EntryError, match=says) as caught:
+        read_entry(folder)
+    assert caught.value.field == PACKED
 
 
 @pytest.mark.parametrize("name", FILES)
