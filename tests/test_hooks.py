@@ -184,3 +184,11 @@ def test_a_dataset_is_checked_on_its_fixture(bench: Bench) -> None:
     said = plbench("data", "check", "coco2017", "--data-root", bench.data, "-q", "--json")
     assert said.code == 0 and {"ids", "protocols"} <= {row["check"] for row in said.json}
     assert plbench("data", "check", "coco2016").code == 2
+
+
+def test_a_prepared_dataset_is_checked_too(bench: Bench, tmp_path: Path) -> None:
+    packed = tmp_path / "packed"
+    made = plbench("data", "prepare", "coco2017", "--data-root", bench.data, "--out", packed, "--short-side", 32, "-q")
+    assert made.code == 0, made
+    said = plbench("data", "check", "coco2017", "--data-root", packed, "-q")
+    assert said.code == 0, said.out

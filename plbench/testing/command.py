@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,15 +55,16 @@ def check_one_dataset(name: str, workspace: Workspace, *, fixture: bool) -> list
             return _findings(subject, workspace.reporter)
     open_dataset(name, workspace)  # says what is missing, and draws or indexes with a bar
     located = locate_dataset(name, workspace)
-    root, options = _place(located.root, workspace), located.options
     subject = DatasetSubject(
-        type(located), root, options, workspace.registry, is_fixture=False, cache=workspace.store.cache
+        kind,
+        located.root,
+        located.options,
+        workspace.registry,
+        is_fixture=False,
+        cache=workspace.store.cache,
+        opens=type(located),
     )
     return _findings(subject, workspace.reporter)
-
-
-def _place(root: Path, workspace: Workspace) -> Path:
-    return root if workspace.data_root is None else workspace.data_root
 
 
 def _findings(subject: DatasetSubject, reporter: Reporter) -> list[Finding]:

@@ -29,6 +29,7 @@ class DatasetSubject:
         registry: where the methods are found that its protocols suggest values for.
         is_fixture: whether the files are small, and made for the check, so that they may be copied and edited.
         cache: where what is made of the files is kept; None to keep nothing.
+        opens: the class that reads the files, where they are prepared ones and no longer the published ones.
     """
 
     kind: type[Dataset]
@@ -37,11 +38,13 @@ class DatasetSubject:
     registry: Registry
     is_fixture: bool
     cache: Path | None = None
+    opens: type[Dataset] | None = None
 
     def opened(self, root: Path | None = None, options: Any = None) -> Dataset:
         """A new instance, prepared; of another folder where one is given."""
         place = self.root if root is None else root
-        dataset = self.kind(place, cache=self.cache, options=self.options if options is None else options)
+        reader = self.opens or self.kind
+        dataset = reader(place, cache=self.cache, options=self.options if options is None else options)
         dataset.prepare(lambda done, total: None)
         return dataset
 
