@@ -49,10 +49,13 @@ def every(comparisons: Sequence[Comparison]) -> Verdict:
     adjusted = holm([c.difference.p_value for c in comparisons])
     wrong = [c for c, p in zip(comparisons, adjusted, strict=True) if c.difference.difference < 0 and p < SIGNIFICANT]
     if wrong:
-        return Verdict("not held", f"{len(wrong)} of {len(comparisons)} go the other way beyond chance ({found})")
+        most = f"{len(wrong)} of {len(comparisons)} go the other way beyond chance ({found})"
+        return Verdict("not held", most if len(comparisons) > 1 else found)
     sure = [c for c in comparisons if c.difference.low > 0]
     if len(sure) == len(comparisons):
         return Verdict("held", found)
+    if len(comparisons) == 1:
+        return Verdict("undecided", found)
     return Verdict("undecided", f"{len(sure)} of {len(comparisons)} are above 0 beyond chance ({found})")
 
 
