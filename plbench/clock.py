@@ -7,8 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-PHASES = ("data", "forward", "loss", "backward", "optimizer", "other")
-"""Phases of a training. "other" is what hooks, selection and checkpoints take."""
+from plbench.record import PHASES
 
 _EVERY = 16
 """On a GPU one step in so many is timed, by events in its own queue, and stands for them all."""

@@ -14,6 +14,9 @@ from plbench.migrations import SCHEMA_VERSION, upgraded
 from plbench.spec import Frozen, RunSpec
 from plbench.store import RECORD, write_text
 
+PHASES = ("data", "forward", "loss", "backward", "optimizer", "other")
+"""Phases of a training. "other" is what hooks, selection and checkpoints take."""
+
 Percent = Annotated[float, Field(ge=0.0, le=100.0)]
 Count = Annotated[int, Field(ge=0)]
 

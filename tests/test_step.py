@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from plbench import environment, evaluation, job, profiling, runner, step
 from plbench.api import Batch, Loss, Method, PartialLabels, Plan, Progress, Task
-from plbench.clock import PHASES, Clock
+from plbench.clock import Clock
 from plbench.engine import FitState, fit, prepare_fit
 from plbench.errors import PlbenchError, TrainingError
 from plbench.execution import Execution
 from plbench.inputs import FeatureInputs
 from plbench.losses import partial_asymmetric_loss, selective_weight
 from plbench.randomness import seeded
+from plbench.record import PHASES
 from plbench.resolve import Request, plan_run
 from plbench.workspace import Workspace
 

@@ -6,7 +6,7 @@ import math
 
 from plbench.board.entries import Entry
 from plbench.board.refusals import Findings, shown
-from plbench.record import Cost, DataSummary, HiddenTruth, PriorDiagnostics, Record, SelectionReport
+from plbench.record import PHASES, Cost, DataSummary, HiddenTruth, PriorDiagnostics, Record, SelectionReport
 
 _TINY = 1e-9  # relative: sums of floats in another order
 
@@ -81,6 +81,8 @@ def _check_cost(cost: Cost, epochs: int, num_train: int, findings: Findings) -> 
     findings.close(
         "cost.seconds.total", cost.seconds.get("total"), sum(phases.values()), _TINY * max(1.0, sum(phases.values()))
     )
+    for name, seconds in cost.phases.items():
+        findings.require(name in PHASES and 0 <= seconds < 1e10, f"cost.phases.{name}", seconds, "seconds of a phase")
     findings.require(cost.peak_memory_mb > 0, "cost.peak_memory_mb", cost.peak_memory_mb, "a positive number")
     # a run that went on from a checkpoint timed its last epochs only
     timed = cost.images_per_second * max(phases.get("training", 0.0), 1e-9) / max(num_train, 1)
