@@ -31,8 +31,9 @@ from plbench.studies.phase_map import IGNORE, MODES, NEGATIVE, SELECTIVE, estima
 from plbench.sweep import run_all
 from plbench.workspace import Workspace, open_dataset
 
-NEAR = 2.0
-"""Factor within which a coordinate is trusted: what the estimate reached where the truth was known."""
+NEAR, NEAR_WITH_FEW_NEGATIVES = 2.5, 5.0
+"""Factors within which estimates are trusted, with as many verified negatives as known positives, and with fewer: what
+they reached in the settings of the map, whose truth is known (`which-mode` tests it)."""
 
 _WIDEST = 4.0  # factor between the estimates of seeds from which nothing is said
 _MOST_CLASSES = 10
@@ -223,6 +224,7 @@ def _where(low: Placement, high: Placement) -> str:
         f"About {_range(low.share, high.share, '.0%')} of all positives are annotated; those of the rarer half of "
         f"classes are {_range(low.advantage, high.advantage, '.1f')} times as likely to be as those of the frequent "
         f"half; there are {low.negatives:.2g} verified negatives to a positive."
+        + ("" if low.negatives >= 1 else " With so few negatives the estimates are rough: off by up to a factor of 5.")
     )
 
 
@@ -232,13 +234,17 @@ def _range(low: float, high: float, style: str) -> str:
 
 
 def _is_near(cell: MapCell, low: Placement, high: Placement) -> bool:
-    return _distance(cell, low, high) <= math.log(NEAR) + 1e-9
+    return _distance(cell, low, high) <= 1 + 1e-9
 
 
 def _distance(cell: MapCell, low: Placement, high: Placement) -> float:
-    """Largest log factor by which the cell lies outside the range of estimates; negatives are known, and count half."""
+    """How far the cell lies outside the range of estimates; 1 is the factor within which they are trusted.
+
+    The number of negatives is known; settings up to a factor of 4 away are the nearest that the map has.
+    """
+    near = math.log(NEAR if low.negatives >= 1 else NEAR_WITH_FEW_NEGATIVES)
     gaps = []
-    for name, weight in (("share", 1.0), ("advantage", 1.0), ("negatives", 0.5)):
+    for name, weight in (("share", 1 / near), ("advantage", 1 / near), ("negatives", 1 / math.log(4))):
         value, bottom, top = getattr(cell, name), getattr(low, name), getattr(high, name)
         gaps.append(weight * max(0.0, math.log(bottom / value), math.log(value / top)))
     return max(gaps)

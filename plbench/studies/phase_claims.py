@@ -75,21 +75,32 @@ def _higher(cell: Cell, mode: str, points: float) -> Point:
     return replace(point, values={METRIC: shifted(point.values[METRIC], points)})
 
 
-def placed_within(factor: float, coordinate: str) -> Claim:
-    """Wherever one coordinate is estimated, from partial labels alone, it is within a factor of the truth."""
+def placed_within(factor: float, coordinate: str, *, few_negatives: bool) -> Claim:
+    """Wherever one coordinate is estimated, from partial labels alone, it is within a factor of the truth.
 
-    def test(findings: Findings) -> Verdict:
+    Args:
+        factor: at least 1.
+        coordinate: "share" or "advantage".
+        few_negatives: of the settings with fewer verified negatives than known positives; else of the others.
+    """
+
+    def test(findings: Findings) -> Verdict | None:
+        placed = [p for p in findings.points if p.series == MODES[0] and (p.facts["negatives"] < 1) == few_negatives]
         names = (f"estimated_{coordinate}", f"true_{coordinate}")
-        pairs = [(p.facts[names[0]], p.facts[names[1]]) for p in findings.points if set(names) <= p.facts.keys()]
-        unplaced = sum(1 for p in findings.points if p.series == MODES[0]) - len(pairs)
+        pairs = [(p.facts[names[0]], p.facts[names[1]]) for p in placed if set(names) <= p.facts.keys()]
+        if not placed:
+            return None
         if not pairs:
             return Verdict("undecided", "no setting could be placed")
         near = sum(1 for estimate, true in pairs if 1 / factor <= estimate / true <= factor)
         worst = max(max(e / t, t / e) for e, t in pairs)
+        unplaced = len(placed) - len(pairs)
         why = f"{near} of {len(pairs)} settings; worst factor {worst:.2f}; {unplaced} were called not identifiable"
         return Verdict("held" if near == len(pairs) else "not held", why)
 
-    return Claim(f"The {coordinate} is estimated within a factor of {factor:g} of the truth", OURS, test)
+    where = "fewer" if few_negatives else "as many"
+    words = f"With {where} verified negatives {'than' if few_negatives else 'as'} known positives, the {coordinate} is "
+    return Claim(f"{words}estimated within a factor of {factor:g} of the truth", OURS, test)
 
 
 def _whole(findings: Findings) -> list[Cell]:

@@ -38,7 +38,8 @@ EXPERIMENT = Experiment(
         gap_grows("The more biased to rare classes, the better Negative against Ignore", NEGATIVE, IGNORE, "bias"),
         gap_grows("The more verified negatives, the better Ignore against Negative", IGNORE, NEGATIVE, "negatives"),
         never_far_behind(SELECTIVE, 1.0),
-        *(placed_within(2.0, coordinate) for coordinate in ("share", "advantage")),
+        *(placed_within(2.5, name, few_negatives=False) for name in ("share", "advantage")),
+        *(placed_within(5.0, name, few_negatives=True) for name in ("share", "advantage")),
     ),
     caption="Cross-entropy with three treatments of unknown labels; Selective ignores the K likeliest of an image and "
     "the tenth of the classes with the highest estimated prior. Coloured: better than both others beyond chance, by "

@@ -141,9 +141,12 @@ class TestMap:
         assert never_far_behind("Ignore", 1.0).test(findings).status == "not held"  # type: ignore[union-attr]
 
     def test_placing_counts_those_within_the_factor(self) -> None:
-        near = placed_within(2.0, "share").test(self.findings((1, 2, 3), estimated_share=0.15))
-        far = placed_within(2.0, "share").test(self.findings((1, 2, 3), estimated_share=0.03))
+        near = placed_within(2.0, "share", few_negatives=False).test(self.findings((1, 2, 3), estimated_share=0.15))
+        far = placed_within(2.0, "share", few_negatives=False).test(self.findings((1, 2, 3), estimated_share=0.03))
         assert near is not None and near.status == "held" and "worst factor 1.50" in near.why
         assert far is not None and far.status == "not held"
-        assert placed_within(2.0, "share").test(self.findings((1, 2, 3))).status == "undecided"  # type: ignore[union-attr]
+        assert placed_within(2.0, "share", few_negatives=False).test(self.findings((1, 2, 3))).status == "undecided"  # type: ignore[union-attr]
+        assert (
+            placed_within(2.0, "share", few_negatives=True).test(self.findings((1, 2, 3), estimated_share=1.0)) is None
+        )
         assert every([]).status == "undecided"
