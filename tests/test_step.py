@@ -215,7 +215,6 @@ class TestClock:
             "forward": 3.0,
         }
 
-
     def test_a_resumed_training_adds_to_what_it_took_before(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("plbench.clock.time.perf_counter", lambda: 0.0)
         clock = Clock(torch.device("cpu"))
