@@ -71,9 +71,7 @@ def sweep_run(
     retries: Annotated[
         int | None, typer.Option("--retries", min=0, help="Ray: after a worker or node died; default: 3.")
     ] = None,
-    plan_only: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would run and how long, then stop.")
-    ] = False,
+    plan_only: Annotated[bool, typer.Option("--dry-run", help="Say what would run and how long, then stop.")] = False,
     device: Device = None,
     workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that decode images.")] = None,
     decode: Annotated[
