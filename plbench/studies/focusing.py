@@ -12,7 +12,7 @@ UNKNOWN = (7.0, 4.0)  # CSL's on OpenImages, and on COCO
 
 def series(gamma_unann: float) -> str:
     """The line of one gamma_u."""
-    return f"$\\gamma_u$ = {gamma_unann:g}"
+    return f"gamma_u = {gamma_unann:g}"
 
 
 def cases(ground: Ground) -> list[Case]:
