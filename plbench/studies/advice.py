@@ -240,11 +240,11 @@ def _is_near(cell: MapCell, low: Placement, high: Placement) -> bool:
 def _distance(cell: MapCell, low: Placement, high: Placement) -> float:
     """How far the cell lies outside the range of estimates; 1 is the factor within which they are trusted.
 
-    The number of negatives is known; settings up to a factor of 4 away are the nearest that the map has.
+    The number of negatives is known; up to a factor of 5 away are the levels of the map on either side of it.
     """
     near = math.log(NEAR if low.negatives >= 1 else NEAR_WITH_FEW_NEGATIVES)
     gaps = []
-    for name, weight in (("share", 1 / near), ("advantage", 1 / near), ("negatives", 1 / math.log(4))):
+    for name, weight in (("share", 1 / near), ("advantage", 1 / near), ("negatives", 1 / math.log(5))):
         value, bottom, top = getattr(cell, name), getattr(low, name), getattr(high, name)
         gaps.append(weight * max(0.0, math.log(bottom / value), math.log(value / top)))
     return max(gaps)
