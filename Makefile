@@ -15,7 +15,7 @@ demo: $(VENV)/.installed
 	$(BIN)/plbench run --method selective --dataset scenes --simulate fpc=300
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not bench'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not bench'
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pytest -s -m bench tests/bench

@@ -6,6 +6,7 @@ class: where its files are, and what they say.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -304,15 +305,18 @@ class Method(ABC):
         """One method that stands for H of them: its logits are [H, B, C], its loss's total is [H].
 
         Labels come as [H, B, C], or [1, B, C] where all heads see one batch. Parameters in which the members differ
-        become tensors [H, 1, 1], float64 or, of whole numbers, int64. Override it, calling this first, where the
-        constructor derives other values from parameters or artifacts.
+        become tensors [H, 1, 1], float64 or, of whole numbers, int64; others that they differ in are left out. Override
+        it, calling this first, where the constructor derives other values from parameters or artifacts.
 
         Args:
             members: methods of this class that agree in `stack_key`.
         """
         stacked = copy.copy(members[0])
-        names = cls.Params.model_fields
-        stacked.params = SimpleNamespace(**{n: stacked_value([getattr(m.params, n) for m in members]) for n in names})
+        values: dict[str, Any] = {}
+        for name in cls.Params.model_fields:
+            with contextlib.suppress(PlbenchError):  # what differs and is no number, `stack_key` left out on purpose
+                values[name] = stacked_value([getattr(member.params, name) for member in members])
+        stacked.params = SimpleNamespace(**values)
         return stacked
 
     def stack_key(self) -> Hashable:

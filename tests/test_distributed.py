@@ -29,8 +29,6 @@ from plbench.randomness import derive_seed, generator, seeded
 from plbench.registry import Registry
 from plbench.spec import Regime
 
-pytestmark = pytest.mark.xdist_group("distributed")  # its processes are started once
-
 WORLDS = (2, 4)
 NUM_SCORED, EVAL_BATCH_SIZE = 61, 8  # as many batches as deal unevenly to two and to four, the last one short
 NUM_CLASSES, NUM_ROWS, BATCH_SIZE, NUM_FEATURES, IMAGE_SIZE = 6, 29, 10, 12, 32

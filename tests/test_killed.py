@@ -1,5 +1,6 @@
 """Trainings killed without warning, again and again, end as the one that nobody disturbed."""
 
+import importlib.util
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -27,16 +28,26 @@ from plbench.step import Stepper
 from plbench.store import CHECKPOINT, Store
 from plbench.workspace import Workspace
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("killed")]
+pytestmark = pytest.mark.slow
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["plbench.runner", "plbench.torchvision_ops", "timm"])
 NUM_KILLS = 10
 
 
-def planned(folder: Path, dataset: type[Dataset], world: Any, regime: str) -> tuple[RunPlan, Workspace]:
+def tiny_dataset() -> type[Dataset]:
+    """The tests' dataset, in whatever process: pytest's own names for conftest files are not to be relied on there."""
+    path = Path(__file__).with_name("conftest.py")
+    spec = importlib.util.spec_from_file_location("conftest_of_killed", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.TinyDataset  # type: ignore[no-any-return]
+
+
+def planned(folder: Path, world: Any, regime: str) -> tuple[RunPlan, Workspace]:
     """A run of a method that remembers cells, on augmented images or with dropout; every step is saved."""
-    registry = Registry.discover()
+    registry, dataset = Registry.discover(), tiny_dataset()
     registry.sources["dataset"][dataset.name] = [Source(dataset.name, "the tests", loaded=dataset)]
     places = Store(folder / "runs", folder / "cache")
     cpu = torch.device("cpu")
@@ -46,7 +57,7 @@ def planned(folder: Path, dataset: type[Dataset], world: Any, regime: str) -> tu
     return plan_run(Request("tiny", "ll-cp", params, regime=regime, plan=plan), workspace), workspace  # type: ignore[arg-type]
 
 
-def train(folder: Path, dataset: type[Dataset], regime: str, rank: int, size: int, port: int, kill: Any) -> None:
+def train(folder: Path, regime: str, rank: int, size: int, port: int, kill: Any) -> None:
     """One process of a run.
 
     Args:
@@ -64,7 +75,7 @@ def train(folder: Path, dataset: type[Dataset], regime: str, rank: int, size: in
         where, count = kill
         dies_at(Stepper, "take", count) if where == "step" else dies_at(store.os, "fsync", count)
     with joined(torch.device("cpu")) as world:
-        plan, workspace = planned(folder, dataset, world, regime)
+        plan, workspace = planned(folder, world, regime)
         runner.run(plan, workspace)
 
 
@@ -80,14 +91,12 @@ def dies_at(owner: Any, name: str, count: int) -> None:
     setattr(owner, name, fatal)
 
 
-def started(folder: Path, dataset: type[Dataset], regime: str, size: int, kill: Any, victim: int) -> list[BaseProcess]:
+def started(folder: Path, regime: str, size: int, kill: Any, victim: int) -> list[BaseProcess]:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
     processes = [
-        CONTEXT.Process(
-            target=train, args=(folder, dataset, regime, rank, size, port, kill if rank == victim else None)
-        )
+        CONTEXT.Process(target=train, args=(folder, regime, rank, size, port, kill if rank == victim else None))
         for rank in range(size)
     ]
     for process in processes:
@@ -108,25 +117,23 @@ def ended(processes: list[BaseProcess]) -> list[int | None]:
     return [process.exitcode for process in processes]
 
 
-def outcome(folder: Path, dataset: type[Dataset], regime: str) -> tuple[Record, dict[str, Any], list[dict[str, Any]]]:
+def outcome(folder: Path, regime: str) -> tuple[Record, dict[str, Any], list[dict[str, Any]]]:
     """Record, weights and log of a run that is done."""
-    plan, workspace = planned(folder, dataset, ALONE, regime)
+    plan, workspace = planned(folder, ALONE, regime)
     run = workspace.store.run_folder(plan.spec.key)
     log = [{**json.loads(line), "seconds": 0} for line in (run / "log.jsonl").read_text().splitlines()]
     return read_record(run), checkpoint.load(run / CHECKPOINT, plan.spec.sha256()), log
 
 
 @pytest.mark.parametrize(("regime", "size"), [("finetune", 1), ("probe", 2)])
-def test_what_is_killed_ten_times_ends_as_what_never_was(
-    tiny_dataset: type[Dataset], tmp_path: Path, regime: str, size: int
-) -> None:
-    assert ended(started(tmp_path / "whole", tiny_dataset, regime, size, None, 0)) == [0] * size
+def test_what_is_killed_ten_times_ends_as_what_never_was(tmp_path: Path, regime: str, size: int) -> None:
+    assert ended(started(tmp_path / "whole", regime, size, None, 0)) == [0] * size
     chance, kills, steps = random.Random(size), 0, []
     disturbed = tmp_path / "disturbed"
     while True:
         kill = (chance.choice(["step", "step", "save"]), chance.randint(1, 4)) if kills < NUM_KILLS else None
         victim = 0 if kill is not None and kill[0] == "save" else chance.randrange(size)  # only the first one saves
-        codes = ended(started(disturbed, tiny_dataset, regime, size, kill, victim))
+        codes = ended(started(disturbed, regime, size, kill, victim))
         steps += sorted(path.stem for path in disturbed.glob("runs/*/checkpoints/*.json"))[-1:]
         if not any(codes):
             break
@@ -135,7 +142,7 @@ def test_what_is_killed_ten_times_ends_as_what_never_was(
     assert kills >= NUM_KILLS
     assert len(set(steps)) >= 5  # it was killed here and there, and not always at the start
     (one, weights, log), (other, expected, undisturbed) = (
-        outcome(tmp_path / name, tiny_dataset, regime) for name in ("disturbed", "whole")
+        outcome(tmp_path / name, regime) for name in ("disturbed", "whole")
     )
     for kind in ("model", "ema"):
         assert all(torch.equal(value, expected[kind][name]) for name, value in weights[kind].items())
@@ -146,11 +153,9 @@ def test_what_is_killed_ten_times_ends_as_what_never_was(
 
 
 @pytest.mark.parametrize("harm", ["truncated", "edited", "gone"])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
-    tiny_dataset: type[Dataset], tmp_path: Path, harm: str
-) -> None:
-    ended(started(tmp_path, tiny_dataset, "probe", 1, ("step", 6), 0))
-    plan, workspace = planned(tmp_path, tiny_dataset, ALONE, "probe")
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, harm: str) -> None:
+    ended(started(tmp_path, "probe", 1, ("step", 6), 0))
+    plan, workspace = planned(tmp_path, ALONE, "probe")
     checkpoints = Checkpoints(workspace.store.run_folder(plan.spec.key), plan.spec)
     found = checkpoints.newest(print)
     assert found is not None and found.step == 5
@@ -172,17 +177,15 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     assert "\n" not in str(caught.value)
 
 
-def test_one_of_another_run_is_refused_with_what_differs(tiny_dataset: type[Dataset], tmp_path: Path) -> None:
-    ended(started(tmp_path, tiny_dataset, "probe", 1, ("step", 3), 0))
-    plan, workspace = planned(tmp_path, tiny_dataset, ALONE, "probe")
+def test_one_of_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
+    ended(started(tmp_path, "probe", 1, ("step", 3), 0))
+    plan, workspace = planned(tmp_path, ALONE, "probe")
     other = plan.spec.model_copy(update={"seed": 3, "plan": plan.spec.plan.model_copy(update={"lr": 0.5})})
     with pytest.raises(store.StoreError, match=r"another run: plan.lr is 0.01, here 0.5; seed is 0, here 3; delete"):
         Checkpoints(workspace.store.run_folder(plan.spec.key), other).newest(print)
 
 
-def test_they_can_be_made_by_epoch(
-    tiny_dataset: type[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_they_can_be_made_by_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[int] = []
     save = Checkpoints.save
 
@@ -192,14 +195,14 @@ def test_they_can_be_made_by_epoch(
 
     monkeypatch.setattr(Checkpoints, "save", noting)
     monkeypatch.setattr(evaluation, "NUM_REPLICATES", 20)
-    plan, workspace = planned(tmp_path, tiny_dataset, ALONE, "probe")
+    plan, workspace = planned(tmp_path, ALONE, "probe")
     runner.run(plan, replace(workspace, save_every=1000.0, save_epochs=5))
     assert saved == [15, 30]
 
 
-def test_no_more_than_two_are_kept(tiny_dataset: type[Dataset], tmp_path: Path) -> None:
-    ended(started(tmp_path, tiny_dataset, "probe", 1, ("step", 9), 0))
+def test_no_more_than_two_are_kept(tmp_path: Path) -> None:
+    ended(started(tmp_path, "probe", 1, ("step", 9), 0))
     names = sorted(path.name for path in tmp_path.glob("runs/*/checkpoints/*"))
     assert names == [f"step-0000000{step}.{kind}" for step in (7, 8) for kind in ("json", "pt")]
-    ended(started(tmp_path, tiny_dataset, "probe", 1, None, 0))
+    ended(started(tmp_path, "probe", 1, None, 0))
     assert not list(tmp_path.glob("runs/*/checkpoints"))

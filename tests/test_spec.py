@@ -102,6 +102,7 @@ CHANGED: dict[str, dict[str, Any]] = {
         "cutout": 0.5,
         "accumulate": 2,
         "clip_grad": 1.0,
+        "grad_checkpointing": True,
     },
     "": {
         "dataset_fingerprint": "e" * 64,

@@ -141,6 +141,15 @@ def test_each_head_is_what_it_would_be_alone(
     assert not torch.equal(heads[0].state.model[1][-1].weight, heads[2].state.model[1][-1].weight)
 
 
+def test_heads_that_say_the_threshold_in_two_ways_share_a_pass(build: Build) -> None:
+    """`eta_top` is a number or None, and becomes an eta: the stack has no use for it."""
+    inputs, chosen = some_inputs(), [{"eta": 0.4}, {"eta_top": 3}, {"eta_top": 1, "top_k": 2}]
+    heads = [a_head(build("selective", params)) for params in chosen]
+    fit_together(heads, inputs, CPU)
+    for head, params in zip(heads, chosen, strict=True):
+        assert_same(head.state, alone(head, inputs, "linear", build("selective", params)))
+
+
 def test_heads_of_other_methods_share_a_pass(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """All stackable methods and variants at once, in blocks of three heads."""
     inputs = some_inputs()
