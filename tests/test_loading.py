@@ -40,12 +40,26 @@ def as_bytes(batches: Any) -> list[tuple[list[int], bytes]]:
     return [(rows.tolist(), views[0].numpy().tobytes()) for views, rows in batches]
 
 
+OTHERS: set[int | None] = set()
+"""Processes that other tests of this worker have started and keep."""
+
+
+@pytest.fixture(autouse=True)
+def note_others() -> None:
+    OTHERS.clear()
+    OTHERS.update(process.pid for process in multiprocessing.active_children())
+
+
+def own_workers() -> set[int | None]:
+    return {process.pid for process in multiprocessing.active_children()} - OTHERS
+
+
 def none_left() -> bool:
     """Whether all workers end; one that was told to may take its time on a busy machine."""
     deadline = time.monotonic() + 20
-    while multiprocessing.active_children() and time.monotonic() < deadline:
+    while own_workers() and time.monotonic() < deadline:
         time.sleep(0.05)
-    return not multiprocessing.active_children()
+    return not own_workers()
 
 
 class TestPasses:
