@@ -184,6 +184,11 @@ def complete(
     suggested = material.protocol.suggested.get(method.name, {}) if not base.method.version else {}
     params = validate_params(method, {**suggested, **method_params})
     _check_needs(method, base, material)
+    if base.regime == "probe" and base.plan.grad_checkpointing:
+        raise PlbenchError(
+            "--grad-checkpointing is for the activations of a backbone, and the probe regime trains a head on cached "
+            "features; leave it out, or give --regime finetune"
+        )
     task = make_task(base, material)
     stages: dict[str, tuple[Stage, RunPlan]] = {}
     with hooks.calling(method, "stages"):

@@ -258,6 +258,10 @@ class TestOptions:
         for name, value in kept.items():
             torch.testing.assert_close(value, computed[name], rtol=1e-5, atol=1e-6)
 
+    def test_a_head_alone_has_nothing_to_compute_twice(self, workspace: Workspace) -> None:
+        with pytest.raises(PlbenchError, match="the probe regime trains a head on cached features; leave it out"):
+            plan_run(Request("tiny", "ce-negative", plan={"grad_checkpointing": True}), workspace)
+
     def test_a_backbone_that_cannot_is_refused(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
         options = {"regime": "finetune", "plan": {"grad_checkpointing": True}}
         plan = plan_run(Request("tiny", "ce-negative", **options), workspace)  # type: ignore[arg-type]

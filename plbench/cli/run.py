@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,6 +35,7 @@ def run(
     nproc: Annotated[
         int, typer.Option("--nproc", min=1, help="Processes on this machine that train together, one for each GPU.")
     ] = 1,
+    profile: Annotated[bool, typer.Option("--profile", help="Trace some steps into runs/KEY/profile.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Train one method on one dataset, evaluate it, leave a record."""
@@ -42,6 +44,7 @@ def run(
         return
     own = {"method": method, "dataset": dataset, "param": param, "seed": seed, "selection": selection}
     with workspace_among_others(setting) as workspace:
+        workspace = replace(workspace, profiles=profile)
         _run({**setting, **own}, workspace, config=config, force=force, dry_run=nproc if dry_run else 0)
 
 

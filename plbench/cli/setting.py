@@ -95,8 +95,9 @@ def _setting(
             "--decode", help="gpu decodes JPEG files where the model computes, to slightly other pixels; default: pil."
         ),
     ] = None,
-    compile: Annotated[bool, typer.Option("--compile", help="Put the model through torch.compile.")] = False,
-    profile: Annotated[bool, typer.Option("--profile", help="Trace some steps into runs/KEY/profile.")] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Put models through torch.compile, but for heads that train together.")
+    ] = False,
     save_every: Annotated[
         float | None, typer.Option("--save-every", min=0.0, help="Seconds between two checkpoints; default: 20.")
     ] = None,
@@ -183,5 +184,5 @@ def workspace_for(setting: Setting, world: World | None = None) -> Workspace:
     if setting["save_every"] is not None:
         workspace = replace(workspace, save_every=setting["save_every"])
     workspace = replace(workspace, save_epochs=setting["save_epochs"])
-    compiles, profiles = bool(setting["compile"]), bool(setting["profile"])
-    return replace(workspace, track=track, decode=decode, compiles=compiles, profiles=profiles)
+    compiles = bool(setting["compile"])
+    return replace(workspace, track=track, decode=decode, compiles=compiles)
