@@ -8,27 +8,23 @@ have handed on.
 from __future__ import annotations
 
 import math
-import resource
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from plbench import hooks
-from plbench.api import Batch, Progress, Stage
+from plbench.api import Batch, Progress
 from plbench.engine import FitState, fit, prepare_fit
-from plbench.errors import PlbenchError
 from plbench.execution import Execution, evaluation_mode, widened
 from plbench.features import BATCH_SIZE as FEATURE_BATCH_SIZE
-from plbench.images import TrainTransform, eval_transform, label_tensor
-from plbench.labels import PartialLabels
+from plbench.images import TrainTransform, eval_transform
+from plbench.made_up import MadeUp, made_up, stand_in
+from plbench.memory import Kept, Passing, resident_bytes
 from plbench.models import Backbone, make_head
 from plbench.prediction import EVAL_BATCH_SIZE
 from plbench.randomness import seeded
@@ -42,8 +38,6 @@ _FIRST_IMAGES = 4  # of a batch whose time nobody knows yet, on a CPU
 _SCORED_IMAGES = 8  # on a CPU
 _STEPS = 3
 _LOADED_IMAGES = 16
-_STAND_IN_ROWS = 1024  # that a stage's reduction gets to see
-_MANY_STEPS = 1_000_000  # as many as a synthetic epoch claims to have
 
 
 @dataclass(frozen=True)
@@ -132,14 +126,14 @@ class _Trial:
         width = num_features or (self.backbone.num_features if self.backbone else 0)
         self.state = self._prepared(nn.Identity() if is_probe or self.backbone is None else self.backbone, width)
         # what the libraries take that have been loaded by now; there are no gradients and no moments yet
-        self.program_bytes = max(0, _resident_bytes() - self.state_bytes())
+        self.program_bytes = max(0, resident_bytes() - self.state_bytes())
         side = self.spec.model.image_size
         shape = (width,) if is_probe else (3, side, side)
-        self.inputs = _MadeUp(self.part.labels, shape, 0 if is_probe else self._num_views())
+        self.inputs = MadeUp(self.part.labels, shape, 0 if is_probe else self._num_views())
 
     def _prepared(self, backbone: nn.Module, num_features: int) -> FitState:
         spec, num_classes = self.spec, self.part.labels.num_classes
-        artifacts = {name: _stand_in(stage, self.part.labels) for name, (stage, _) in self.plan.stages.items()}
+        artifacts = {name: stand_in(stage, self.part.labels) for name, (stage, _) in self.plan.stages.items()}
         task = make_task(spec, self.plan.material, artifacts)
         method = hooks.construct(self.plan.method, self.plan.params, task)
         with seeded(0), hooks.calling(method, "build"):
@@ -207,7 +201,7 @@ class _Trial:
             beside = torch.cuda.max_memory_allocated(self.device) - self.state_bytes()
             self.activation_bytes, self.other_bytes = beside * self.piece_images // piece, 0
             return
-        kept = _Kept(self.state.model)
+        kept = Kept(self.state.model)
         with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
             self._steps(piece, 1)
         scale = self.piece_images / piece
@@ -284,7 +278,7 @@ class _Trial:
         size = min(most, _SCORED_IMAGES if self.device.type == "cpu" and len(shape) == 3 else most)
         while True:
             try:
-                inputs = self.execution.inputs(_made_up(size, *shape))
+                inputs = self.execution.inputs(made_up(size, *shape))
                 num_bytes = self._bytes_of(work, inputs)
                 break
             except torch.OutOfMemoryError:
@@ -306,7 +300,7 @@ class _Trial:
             before = torch.cuda.memory_allocated(self.device)
             work(inputs)
             return torch.cuda.max_memory_allocated(self.device) - before
-        passing = _Passing()
+        passing = Passing()
         modules = [self.state.model, *([] if self.backbone is None else [self.backbone])]
         hooks = [hook for module in modules for hook in passing.watch(module)]
         work(inputs)
@@ -319,107 +313,6 @@ class _Enough(Exception):
     """Ends a training that was only to be looked at."""
 
 
-class _MadeUp:
-    """Inputs of random numbers with true labels: `plbench.inputs.Inputs` without an end."""
-
-    def __init__(self, labels: PartialLabels, shape: tuple[int, ...], num_views: int) -> None:
-        self._labels, self.shape, self.num_views = labels, shape, num_views
-        self.batch_size = 1
-
-    @property
-    def labels(self) -> PartialLabels:
-        """Of the rows of one batch: all that there is to see."""
-        return self._labels.subset(np.arange(min(self.batch_size, self._labels.num_images)))
-
-    def __len__(self) -> int:
-        return self.batch_size * _MANY_STEPS
-
-    def some_labels(self, number: int) -> Tensor:
-        """Labels [number, C] of the first rows, from the start again where there are no more."""
-        return label_tensor(self._labels, torch.arange(number) % self._labels.num_images)
-
-    def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: Any = None) -> Iterator[Batch]:
-        """The same batch again and again: making another would count as training."""
-        inputs = _made_up(batch_size, *self.shape)
-        views = tuple(inputs if place == 0 else _made_up(*inputs.shape) for place in range(self.num_views))
-        index = torch.arange(batch_size) % self._labels.num_images
-        batch = Batch(inputs, self.some_labels(batch_size), index, views)
-        while True:
-            yield batch
-
-    def ordered(self, batch_size: int, world: Any = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """One small batch, for a method that looks at its training images before it begins."""
-        rows = torch.arange(min(self.batch_size, self._labels.num_images))
-        yield rows, _made_up(len(rows), *self.shape)
-
-
-class _Kept:
-    """Counts what autograd keeps for the backward pass, parameters apart, each memory once."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-        self.num_bytes = self.largest = 0
-
-    def pack(self, tensor: Tensor) -> Tensor:
-        """Called by autograd with each tensor that it keeps."""
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
-            self.num_bytes += storage.nbytes()
-            self.largest = max(self.largest, storage.nbytes())
-        return tensor.detach()
-
-
-class _Passing:
-    """The most that a layer's inputs and outputs take together."""
-
-    def __init__(self) -> None:
-        self.largest = 0
-
-    def watch(self, model: nn.Module) -> list[Any]:
-        """Hooks on all layers of a model."""
-        leaves = [module for module in model.modules() if not list(module.children())]
-        return [leaf.register_forward_hook(self._see) for leaf in leaves]
-
-    def _see(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        tensors = [value for value in (*inputs, output) if isinstance(value, Tensor)]
-        self.largest = max(self.largest, sum(value.numel() * value.element_size() for value in tensors))
-
-
-class _StandIn:
-    """Scores that nobody trained: `plbench.api.TrainView` for a stage's reduction."""
-
-    def __init__(self, labels: PartialLabels) -> None:
-        self.labels = labels
-
-    def predict(
-        self, weights: Any = "ema", *, dropout: bool = False, passes: int = 1
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """One batch of all rows."""
-        yield (
-            torch.arange(self.labels.num_images),
-            _made_up(self.labels.num_images, self.labels.num_classes).sigmoid(),
-        )
-
-    def compute(self, function: Any, weights: Any = "ema") -> Iterator[tuple[Tensor, Tensor]]:
-        """There is no model yet.
-
-        Raises:
-            PlbenchError: always.
-        """
-        raise PlbenchError("a stage that looks into its model cannot be measured before that is trained")
-
-
-def _stand_in(stage: Stage, labels: PartialLabels) -> Tensor:
-    """What a stage would hand on, of the right shape for a part of the rows."""
-    return stage.reduce(_StandIn(labels.subset(np.arange(min(_STAND_IN_ROWS, labels.num_images)))))
-
-
-def _made_up(*shape: int) -> Tensor:
-    """Normal random numbers, without a draw from the global generator."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-
 def _at(size: int, timed: list[tuple[int, float]]) -> float:
     """Seconds of a step of this many images, on the line through one or two that were timed."""
     number, seconds = timed[-1]
@@ -429,15 +322,6 @@ def _at(size: int, timed: list[tuple[int, float]]) -> float:
         if slope > 0:
             return max(seconds + slope * (size - number), seconds)
     return seconds * size / number
-
-
-def _resident_bytes() -> int:
-    """Memory that this process takes: now on Linux, where it can be asked for, else the most that it ever took."""
-    statm = Path("/proc/self/statm")
-    if statm.is_file():
-        return int(statm.read_text().split()[1]) * resource.getpagesize()
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
 
 
 def _wait(device: torch.device) -> None:

@@ -1,0 +1,52 @@
+"""What a training takes of a CPU's memory, counted while it runs."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Kept:
+    """Counts what autograd keeps for the backward pass, parameters apart, each memory once."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        self.num_bytes = self.largest = 0
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        """Called by autograd with each tensor that it keeps."""
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.num_bytes += storage.nbytes()
+            self.largest = max(self.largest, storage.nbytes())
+        return tensor.detach()
+
+
+class Passing:
+    """The most that a layer's inputs and outputs take together."""
+
+    def __init__(self) -> None:
+        self.largest = 0
+
+    def watch(self, model: nn.Module) -> list[Any]:
+        """Hooks on all layers of a model."""
+        leaves = [module for module in model.modules() if not list(module.children())]
+        return [leaf.register_forward_hook(self._see) for leaf in leaves]
+
+    def _see(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        tensors = [value for value in (*inputs, output) if isinstance(value, Tensor)]
+        self.largest = max(self.largest, sum(value.numel() * value.element_size() for value in tensors))
+
+
+def resident_bytes() -> int:
+    """Memory that this process takes: now on Linux, where it can be asked for, else the most that it ever took."""
+    statm = Path("/proc/self/statm")
+    if statm.is_file():
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
