@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from plbench.forecast import seconds_of_all
 from plbench.protocol import Material
 from plbench.record import Record
 from plbench.registry import Registry, Source
-from plbench.resolve import Request, RunPlan, complete, fit_part_plan, plan_run
+from plbench.resolve import Request, RunPlan, complete, plan_run
 from plbench.spec import MethodSpec
 from plbench.study import StudyRecord
 from plbench.workspace import Workspace
@@ -266,7 +266,7 @@ class Foreseen:
 
 def foresee(contest: Contest, workspace: Workspace) -> Foreseen:
     """Counts the trainings of all rows, with what they need first, and measures how long one takes."""
-    wanted = {plan.spec.key: plan for run in contest.plans for plan in _with_prerequisites(run, workspace)}
+    wanted = sweep.with_prerequisites(contest.plans, workspace.registry)
     missing = [plan for plan in wanted.values() if runner.finished(plan, workspace) is None]
     seconds = seconds_of_all(contest.plans, workspace) if missing else 0.0
     rows, seeds = len(contest.rows), len(contest.rows[0][1])
@@ -278,15 +278,6 @@ def foresee(contest: Contest, workspace: Workspace) -> Foreseen:
     if missing:
         text += f"; about {duration(seconds)} on {workspace.device.type}, or less where they train together"
     return Foreseen(text, len(wanted), len(missing), seconds)
-
-
-def _with_prerequisites(plan: RunPlan, workspace: Workspace) -> Iterator[RunPlan]:
-    """The run and all that it makes first."""
-    for _, stage in plan.stages.values():
-        yield from _with_prerequisites(stage, workspace)
-    if plan.spec.selection == "validation" and plan.spec.train_part == "train":
-        yield from _with_prerequisites(fit_part_plan(plan, workspace.registry), workspace)
-    yield plan
 
 
 def make_runs(contest: Contest, workspace: Workspace) -> tuple[list[tuple[Path, Record]], list[LeftOut]]:
