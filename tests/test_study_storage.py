@@ -186,7 +186,8 @@ class TestPostgres:
         start = time.monotonic()
         study = search(a_plan(workspace), settings, workspace)
         process.join()
-        assert process.exitcode == 0 and len(study.trials) == 1 and time.monotonic() - start < 4.0
+        assert process.exitcode == 0 and len(study.trials) == 1
+        assert time.monotonic() - start < 6.5  # 3 of the trial's seconds were left; taken for lost, it would take 4 more
 
     def test_a_database_that_is_not_there(self, postgres: str, make_workspace: Make) -> None:
         workspace = make_workspace()
