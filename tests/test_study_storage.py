@@ -187,7 +187,7 @@ class TestPostgres:
         study = search(a_plan(workspace), settings, workspace)
         process.join()
         assert process.exitcode == 0 and len(study.trials) == 1
-        assert time.monotonic() - start < 6.5  # 3 of the trial's seconds were left; taken for lost, it would take 4 more
+        assert time.monotonic() - start < 6.5  # 3 seconds of the trial were left; begun again, it would take 4 more
 
     def test_a_database_that_is_not_there(self, postgres: str, make_workspace: Make) -> None:
         workspace = make_workspace()
