@@ -25,6 +25,9 @@ FEWEST_SEEDS = 3
 
 SIGNIFICANT = 0.05
 
+_EFFORT = ("plan.epochs", "plan.batch_size")
+"""What rows must have in common, if one is not to have learned longer than another."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -239,6 +242,7 @@ def _point(record: Record, name: str) -> float:
 def row_labels(records: Sequence[Record], registry: Registry | None = None) -> list[str]:
     """Titles, with the variant, and the parameters and plan values in which rows of one method differ.
 
+    Where any two rows were trained for longer or on other batches than others, all say so.
     Rows whose values a study chose are called tuned and compared among themselves: what was searched is not listed.
 
     Args:
@@ -246,6 +250,7 @@ def row_labels(records: Sequence[Record], registry: Registry | None = None) -> l
         registry: tells the names of variants.
     """
     values = [_flat(record) for record in records]
+    effort = [name for name in _EFFORT if len({own.get(name) for own in values}) > 1]
     labels = []
     for record, own in zip(records, values, strict=True):
         rivals = [(r, v) for r, v in zip(records, values, strict=True) if _are_rivals(r.spec, record.spec)]
@@ -255,9 +260,10 @@ def row_labels(records: Sequence[Record], registry: Registry | None = None) -> l
             for name in own
             if name.rpartition(".")[2] not in searched and len({str(rival.get(name)) for _, rival in rivals}) > 1
         ]
+        unequal = [name for name in effort if name not in differing]
         variant, settled = _variant(record.spec, registry)
         detail = [variant] if variant else []
-        detail += [f"{name.rpartition('.')[2]}={own[name]}" for name in differing if name not in settled]
+        detail += [f"{name.rpartition('.')[2]}={own[name]}" for name in (*differing, *unequal) if name not in settled]
         label = f"{record.title} ({', '.join(detail)})" if detail else record.title
         labels.append(f"{label}, tuned" if record.spec.tuned_by else label)
     return [

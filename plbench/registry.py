@@ -92,7 +92,8 @@ class Registry:
     def _load(self, kind: Kind, name: str) -> type[Any]:
         found = self.sources[kind].get(name, [])
         if not found:
-            raise PluginError(f"there is no {kind} {name!r}; {did_you_mean(name, self.names(kind))}")
+            listing = did_you_mean(name, self.names(kind))
+            raise PluginError(f"there is no {kind} {name!r}; {listing}; one in a file of its own needs --plugin FILE")
         if len(found) > 1:
             origins = " and ".join(source.origin for source in found)
             raise PluginError(f"{kind} {name!r} is provided twice, by {origins}; {_way_out(name, found)}")

@@ -51,6 +51,26 @@ def test_a_row_alone_is_the_best_and_the_same_row_under_two_names_shares_that(ma
     assert both.as_dict()["rows"][0]["share_best"] == 0.5 and json.dumps(both.as_dict(), allow_nan=False)
 
 
+def test_rows_that_were_trained_for_longer_than_others_say_so(made: tuple[Path, Record]) -> None:
+    _, record = made
+
+    def changed(method: str, **plan: int) -> Record:
+        spec = record.spec
+        named = spec.method.model_copy(update={"name": method})
+        spec = spec.model_copy(update={"method": named, "plan": spec.plan.model_copy(update=plan)})
+        return record.model_copy(update={"spec": spec, "title": method})
+
+    alike = [changed("a"), changed("b")]
+    assert row_labels(alike) == ["a", "b"]
+    assert row_labels([changed("a", epochs=2), changed("b", epochs=10)]) == ["a (epochs=2)", "b (epochs=10)"]
+    twice = [changed("a", epochs=2), changed("a", epochs=10), changed("b", epochs=10, batch_size=8)]
+    assert row_labels(twice) == [
+        "a (epochs=2, batch_size=16)",
+        "a (epochs=10, batch_size=16)",
+        "b (epochs=10, batch_size=8)",
+    ]
+
+
 class TestSharesBest:
     def test_they_sum_to_one_and_are_what_a_loop_counts(self) -> None:
         rng = np.random.default_rng(0)

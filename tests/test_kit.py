@@ -255,6 +255,18 @@ class StacksAverages(Sound):
         return Loss.of_images((weight * nn.functional.softplus(output)).sum(-1))
 
 
+class TakesNumbers(Sound):
+    """Says that it can be stacked, and takes its parameter for a number, which it is alone."""
+
+    stackable = True
+
+    class Params(MethodParams):
+        weight: float = tunable(0.5, 0.1, 0.9, ge=0.0, le=1.0, description="of everything")
+
+    def loss(self, output: Any, batch: Batch, progress: Progress) -> Loss:
+        return Loss.of_images((float(self.params.weight) * nn.functional.softplus(output)).sum(-1))
+
+
 class FailsInOneProcess(Sound):
     """The second of two gives up, and the first waits for it."""
 
@@ -321,6 +333,7 @@ FAULTS: list[tuple[type[Method], str, list[str]]] = [
     (Together, "two processes equal one", ['batch_scope = "batch"', "2 images, 2 classes, 1 epoch of 1 step"]),
     (FailsInOneProcess, "two processes equal one", ["process 1 of two", "its forward raised RuntimeError: given up"]),
     (StacksAverages, "stacked as alone", ["of head 1 of 3", "[H, 1, 1]"]),
+    (TakesNumbers, "stacked as alone", ["differ are tensors [H, 1, 1]", "or say stackable = False"]),
     (BadRange, "parameter ranges", ["weight = 1.05 for 6 classes", "less than or equal to 1"]),
     (NoDescription, "says what it is", ["no description of parameter 'weight'"]),
 ]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from plbench import hooks
 from plbench.api import Batch
+from plbench.errors import PluginError
 from plbench.resolve import validate_params
 from plbench.stacked import is_stackable
 from plbench.testing.examples import Bench, Benches, Example, ask
@@ -37,7 +38,13 @@ def _differs(bench: Bench, batch: Batch) -> str | None:
         logits = torch.stack([scale * bench.output(batch) for scale in (1.0, -0.5, 2.0)]).requires_grad_()
     stacked = type(members[0]).stack(members)
     whole = Batch(batch.inputs, batch.labels[None], batch.index)
-    loss = hooks.loss_of(stacked, logits, whole, bench.progress(), shape=(len(members),))
+    try:
+        loss = hooks.loss_of(stacked, logits, whole, bench.progress(), shape=(len(members),))
+    except PluginError as error:
+        return (
+            f"that stacked, where parameters in which heads differ are tensors [H, 1, 1], {error}; let the loss take "
+            "those, or say stackable = False"
+        )
     (gradient,) = torch.autograd.grad(loss.total.sum(), logits)
     weights = torch.as_tensor(loss.weight, dtype=torch.float64).expand(len(members))
     for head, member in enumerate(members):
