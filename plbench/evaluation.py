@@ -105,7 +105,9 @@ def draw_replicates(
 
 
 def read_per_class(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a per-class table for classes named by id or display name, such as "person" (Person-AP).
+    """The rows of a per-class table for classes named by id or display name, such as "dog".
+
+    LVIS calls its persons `baby`: Person-AP is there the mAP(C) of the group `person`.
 
     Raises:
         PlbenchError: if there is no such class.

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_ROWS = 34
+_APART = 3.0  # points between lines at one place
 
 
 def lines(
@@ -43,7 +44,7 @@ def lines(
         for place, panel in zip(axes, panels, strict=False):
             kind = scale if isinstance(scale, str) else scale.get(panel, "linear")
             for name in findings.series(panel):
-                _line(place, findings.line(name, panel), metric, name, looks[name], kind)
+                _line(place, findings.line(name, panel), metric, name, looks[name], kind, _aside(name, list(looks)))
             for point in findings.points:
                 if point.panel == reference and reference is not None:
                     level = point.values[metric].figure().mean
@@ -73,7 +74,22 @@ def lines(
     return draw
 
 
-def _line(axes: Axes, points: Sequence[Point], metric: str, name: str, look: Mapping[str, object], scale: str) -> None:
+def _aside(name: str, names: Sequence[str]) -> float:
+    """How far a line is moved to the right, points, so that bars at one place do not hide each other."""
+    return _APART * (names.index(name) - (len(names) - 1) / 2)
+
+
+def _line(
+    axes: Axes,
+    points: Sequence[Point],
+    metric: str,
+    name: str,
+    look: Mapping[str, object],
+    scale: str,
+    aside: float = 0.0,
+) -> None:
+    from matplotlib.transforms import ScaledTranslation
+
     drawn = [(point, point.values[metric].figure()) for point in points if metric in point.values]
     if not drawn:
         return
@@ -83,7 +99,11 @@ def _line(axes: Axes, points: Sequence[Point], metric: str, name: str, look: Map
     mean = [figure.mean for _, figure in drawn]
     below = [max(0.0, figure.mean - figure.low) for _, figure in drawn]
     above = [max(0.0, figure.high - figure.mean) for _, figure in drawn]
-    axes.errorbar(x, mean, yerr=[below, above], label=plain(name), capsize=2, elinewidth=0.9, **look)  # type: ignore[arg-type]
+    line, caps, bars = axes.errorbar(x, mean, [below, above], label=plain(name), capsize=2, elinewidth=0.9, **look)  # type: ignore[arg-type]
+    assert axes.figure is not None
+    moved = ScaledTranslation(aside / 72, 0, axes.figure.dpi_scale_trans)
+    for artist in (line, *caps, *bars):  # only now, since the axes take their limits from what is drawn in place
+        artist.set_transform(artist.get_transform() + moved)
     if by_place:
         axes.set_xticks(x, names)
         axes.set_xlim(-0.5, len(x) - 0.5)
@@ -157,7 +177,8 @@ def ranked_bars(correlation: str, value: str, series: str) -> Callable[[Findings
             for place, panel in zip(axes, panels, strict=False):
                 for name in findings.series(panel):
                     points = [p for p in findings.points if (p.series, p.panel) == (name, panel)]
-                    _line(place, [p for p in points if correlation in p.values], correlation, name, looks[name], "")
+                    drawn = [p for p in points if correlation in p.values]
+                    _line(place, drawn, correlation, name, looks[name], "", _aside(name, list(looks)))
                 place.set_title(plain(panel))
                 place.set_xlabel("k most frequent classes")
             axes[0].set_ylabel("Spearman's correlation")

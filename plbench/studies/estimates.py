@@ -69,7 +69,7 @@ def _correlations(
         values = np.nan_to_num(np.concatenate([spearman_by_depth(v, truth, [k]) for v in vectors]))
         drawn = top[draw_indices(f"classes/{k}", NUM_DRAWS * k, k).reshape(NUM_DRAWS, k)]  # the same for all estimates
         draws = np.stack([_rank_correlation(v[drawn], truth[drawn]) for v in vectors])
-        found.append(_point(series, float(k), panel, {SPEARMAN: Sample(values, draws)}, runs))
+        found.append(_point(series, float(k), panel, {SPEARMAN: Sample(values, draws, bounds=(-1.0, 1.0))}, runs))
     return found
 
 

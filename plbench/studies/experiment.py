@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -92,11 +93,13 @@ class Sample:
         draws: [S, R] the same on resamples of what it was measured on (test images, classes); samples that were
             measured on the same resamples pair up.
         seed: of the draws of seeds.
+        bounds: that no value can lie beyond, nor an interval.
     """
 
     points: FloatArray
     draws: FloatArray
     seed: int = 0
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
     @classmethod
     def of_seeds(cls, points: npt.ArrayLike) -> Sample:
@@ -107,7 +110,8 @@ class Sample:
     def figure(self) -> Figure:
         """Mean with its 95 % interval over seeds and resamples."""
         mean = float(self.points.mean())
-        return Figure(mean, *interval(seeds_interval(self.draws, seed=self.seed), point=mean))
+        ends = interval(seeds_interval(self.draws, seed=self.seed), point=mean)
+        return Figure(mean, *(float(end) for end in np.clip(ends, *self.bounds)))
 
     def minus(self, other: Sample) -> PairedDifference:
         """Difference of means, with its interval and p value."""

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from plbench import bootstrap
-from plbench.cells import Cells
-from plbench.evaluation import NUM_REPLICATES
-from plbench.randomness import derive_seed
-from plbench.record import Record, whole_file
+from plbench.record import Record
 from plbench.studies.conduct import record_samples
 from plbench.studies.experiment import Findings, Ground, Point, Row, Sample
 from plbench.studies.paper_tables import PaperTable, tables_of
@@ -25,7 +18,7 @@ def measure(ground: Ground, rows: Sequence[Row], num_seeds: int, workspace: Work
     """A point for each row of each table, run or not, with the paper's figures among its facts."""
     made = {(row.case.panel, row.case.series): row for row in rows}
     points = []
-    for table in tables_of(ground.dataset):
+    for table in tables_of(ground):
         for place, paper in enumerate(table.rows):
             row = made.get((table.title, paper.label))
             theirs = dict(zip(table.metrics, paper.figures, strict=True))
@@ -43,31 +36,11 @@ def measure(ground: Ground, rows: Sequence[Row], num_seeds: int, workspace: Work
 
 
 def _values(records: Sequence[Record], table: PaperTable, workspace: Workspace) -> dict[str, Sample]:
-    """The table's metrics, as far as the dataset has them."""
+    """The table's metrics, as far as the dataset has them; Person-AP is the mAP(C) of the group `person`."""
     found = record_samples(records, workspace)
-    wanted = [name for name in dict.fromkeys(("map_c", "map_o", *table.metrics)) if name in found]
-    values = {name: found[name] for name in wanted}
-    if PERSON in table.metrics and (person := _class_sample(records, "person", workspace)) is not None:
-        values[PERSON] = person
-    return values
-
-
-def _class_sample(records: Sequence[Record], name: str, workspace: Workspace) -> Sample | None:
-    """Average precision of one class on resamples of the test images; None where it is not scored."""
-    points, draws = [], []
-    for record in records:
-        folder = workspace.store.run_folder(record.key)
-        with whole_file(folder, record, "per_class.csv").open(encoding="utf-8", newline="") as file:
-            table = list(csv.DictReader(file))
-        place = next((number for number, row in enumerate(table) if row["class_name"] == name), None)
-        if place is None or not table[place]["ap"]:
-            return None
-        cells = Cells.load(whole_file(folder, record, "cells.npz"))
-        seed = derive_seed(0, "bootstrap", record.spec.protocol.sha256(), record.spec.protocol.test_split)
-        drawn = bootstrap.replicates(cells, NUM_REPLICATES, seed=seed, groups={name: [place]})
-        points.append(float(table[place]["ap"]))
-        draws.append(drawn.groups[name])
-    return Sample(np.array(points), np.stack(draws))
+    if "person" in found:
+        found[PERSON] = found["person"]
+    return {name: found[name] for name in dict.fromkeys(("map_c", "map_o", *table.metrics)) if name in found}
 
 
 def _is_of_the_paper(record: Record, table: PaperTable) -> bool:

@@ -10,10 +10,10 @@ from plbench.studies.reproduction import NAMES, markdown, measure
 
 
 def cases(ground: Ground) -> list[Case]:
-    """The rows of the dataset's own tables; of another dataset, the methods of tables 1 and 3."""
+    """The rows of the dataset's own tables, or of those that make sense on any."""
     return [
         Case(row.label, place, row.method, row.params, panel=table.title, model=row.model)
-        for table in tables_of(ground.dataset)
+        for table in tables_of(ground)
         for place, row in enumerate(table.rows)
     ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from pathlib import Path
@@ -67,8 +66,7 @@ def test_a_study_on_own_labels_and_its_advice(
     content = json.loads(capsys.readouterr().out)
     assert content["command"].startswith("plbench study likelihood-k --dataset table --recipe quick")
     assert {(tmp_path / "figure" / name).is_file() for name in content["files"]} == {True}
-    with contextlib.suppress(KeyError):
-        assert content["left_out"] == []
+    assert content["left_out"] == []
     assert typed(monkeypatch, "advise", *own, "-q", "--json") == 0
     advice = json.loads(capsys.readouterr().out)
     assert advice["answer"][0].startswith("Not identifiable") and "--labels" in advice["next"][0]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from plbench.studies.charts import lines
+from plbench.studies.experiment import Findings, Ground, Point, Sample
 from plbench.studies.style import COLOURS, DARK, DASHES, INK, MARKS, PAPER, new_figure, save, strokes, styled
 
 
@@ -53,3 +56,23 @@ def test_files_are_equal_each_time_and_follow_the_page(tmp_path: Path) -> None:
     assert inks <= {*DARK, *COLOURS, "#000000"}  # every ink has its counterpart, or is a colour
     with Image.open(tmp_path / "a" / "f.png") as picture:
         assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("scale", ["linear", "log", "symlog", "places"])
+def test_all_of_a_line_is_inside_its_axes_and_bars_at_one_place_lie_side_by_side(scale: str) -> None:
+    places = (0.0, 1.0, 100.0) if scale == "symlog" else (1.0, 10.0, 100.0)
+    draws = np.random.default_rng(0).normal(50, 1, (3, 1000))
+    points = [Point(s, x, {"m": Sample(draws.mean(axis=1), draws)}) for s in ("one", "other") for x in places]
+    findings = Findings(Ground("d", "d", "none", 1, 1, True), tuple(points))
+    with styled():
+        figure = lines("m", "x", "y", scale)(findings)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    drawn = [line.get_transform().transform(line.get_xydata()) for line in axes.lines if len(line.get_xydata()) == 3]
+    box = axes.get_window_extent()
+    assert len(drawn) == 2 * 3  # of each series its line and the caps of its bars
+    for pixels in drawn:
+        assert (pixels >= box.min).all() and (pixels <= box.max).all()
+    means = [line for line in axes.lines if line.get_linestyle() != "None"]
+    one, other = (line.get_transform().transform(line.get_xydata()) for line in means)
+    assert (other - one)[:, 0] == pytest.approx(3 / 72 * figure.dpi) and (other - one)[:, 1] == pytest.approx(0)
