@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plbench.cli.setting import Setting, with_setting, workspace_for
-from plbench.cli.terms import Dataset, emit
+from plbench.cli.setting import Setting, with_setting, words_of, workspace_for
+from plbench.cli.terms import RUNS, Dataset, emit
 from plbench.errors import PlbenchError
 
 if TYPE_CHECKING:
     from plbench.studies.advice import Advice
-
-_OF_DATA = ("labels", "images", "negative_value", "data_root", "simulate")
 
 
 @with_setting
@@ -42,12 +40,9 @@ def advise(
     given = {**setting, **{key: value for key, value in usual.items() if setting[key] is None}}
     request = options.request_from_options({**given, "method": "", "dataset": name})
     advice = ask(request, workspace_for(setting), known_map, num_seeds=seeds)
-    words = ["plbench", "compare", "--dataset", request.dataset]
-    for option in _OF_DATA:
-        if setting[option] is not None:
-            words += ["--" + option.replace("_", "-"), str(setting[option])]
-    words += [word for text in setting["data_option"] or () for word in ("-D", text)]
-    step = shlex.join([*words, "--methods", ",".join(advice.methods)])
+    words = ["plbench", "compare", "--dataset", request.dataset, *words_of(given)]
+    runs = [] if setting["runs"] == RUNS else ["--runs", str(setting["runs"])]
+    step = shlex.join([*words, "--methods", ",".join((*advice.methods, *advice.rivals)), *runs])
     emit({**advice.as_dict(), "next": [step]}, setting["as_json"], lambda: _print(advice, step))
 
 
@@ -69,5 +64,6 @@ def _print(advice: Advice, step: str) -> None:
     print_rows("highest estimates", rows, right=("known positives", "estimated positives"))
     for sentence in advice.answer:
         console.print(Text(sentence))
-    console.print(Text(f"To try: {', '.join(advice.methods)}"))
+    against = f", against {', '.join(advice.rivals)}" if advice.rivals else ""
+    console.print(Text(f"To try: {', '.join(advice.methods)}{against}"))
     console.print(Text(f"Next: {step}"), soft_wrap=True)

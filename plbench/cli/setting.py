@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 Setting = Mapping[str, Any]
 """The values of these options by name; None means not given."""
 
+_WITHOUT_EFFECT = ("runs", "quiet", "as_json", "device", "workers", "save_every", "save_epochs", "track")
+_REPEATED = {"data_option": "-D", "plugin": "--plugin"}
+
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would run, how long and in how much memory, and stop.")
 ]
@@ -131,6 +134,19 @@ def with_setting(command: Callable[..., None]) -> Callable[..., None]:
     wrapped.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {option.name: option.annotation for option in options}  # what typer reads
     return wrapped
+
+
+def words_of(setting: Setting) -> list[str]:
+    """The options that were given, to be typed again, but for those that change no figure."""
+    words = []
+    for option, value in setting.items():
+        if option in _WITHOUT_EFFECT or value in (None, False, []):
+            continue
+        if option in _REPEATED:
+            words += [word for entry in value for word in (_REPEATED[option], str(entry))]
+        else:
+            words += ["--" + option.replace("_", "-"), *([] if value is True else [str(value)])]
+    return words
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from plbench.cli.setting import DryRun, Setting, with_setting, workspace_for
+from plbench.cli.setting import DryRun, Setting, with_setting, words_of, workspace_for
 from plbench.cli.terms import Dataset, emit
 from plbench.errors import PlbenchError
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from plbench.studies.report import Result
 
 LIST = "list"
-_NOT_IN_WORDS = ("runs", "quiet", "as_json", "device", "workers", "plugin")
-_REPEATED = {"data_option": "-D"}
 
 
 class ScaleOption(StrEnum):
@@ -97,17 +95,7 @@ def _request(experiment: Experiment, setting: Setting, dataset: str | None) -> R
 
 def _command(name: str, setting: Setting, dataset: str | None, scale: ScaleOption, seeds: int | None) -> str:
     """The command as it was given, without what does not change the outcome."""
-    words = ["plbench", "study", name]
-    words += [] if dataset is None else ["--dataset", dataset]
-    for option, value in setting.items():
-        if option in _NOT_IN_WORDS or value in (None, False, []):
-            continue
-        if option in _REPEATED:
-            words += [word for entry in value for word in (_REPEATED[option], str(entry))]
-        elif value is True:
-            words.append("--" + option.replace("_", "-"))
-        else:
-            words += ["--" + option.replace("_", "-"), str(value)]
+    words = ["plbench", "study", name, *([] if dataset is None else ["--dataset", dataset]), *words_of(setting)]
     words += [] if scale is ScaleOption.DEFAULT else ["--scale", scale.value]
     return shlex.join([*words, *([] if seeds is None else ["--seeds", str(seeds)])])
 

@@ -70,7 +70,8 @@ class Advice:
     Attributes:
         low, high: where the labels lie, over seeds; None where that is not identifiable.
         modes: that win near there, each with the share of the near settings in which nothing is better.
-        methods: to try. answer: in words.
+        methods: to try. rivals: of the modes that do not win there, so that a comparison can prove the map wrong.
+        answer: in words.
         classes: those with the highest estimates: name, known positives, estimated positives.
     """
 
@@ -82,6 +83,7 @@ class Advice:
     high: Placement | None = None
     modes: Mapping[str, float] = field(default_factory=dict)
     methods: tuple[str, ...] = ()
+    rivals: tuple[str, ...] = ()
     answer: tuple[str, ...] = ()
     classes: tuple[tuple[str, int, int | None], ...] = ()
 
@@ -216,7 +218,13 @@ def _by_map(placed: Advice, mode_map: ModeMap, labels: PartialLabels, estimate: 
     wins = "; ".join(f"{mode} in {share:.0%}" for mode, share in modes.items())
     said.append(f"Of {len(near)} settings of the map near there, nothing is better than: {wins}.")
     said.append(f"The map was made on {made_on} and is a hint; the comparison below measures it on your data.")
-    return replace(placed, modes=modes, methods=tuple(m for mode in modes for m in METHODS[mode]), answer=tuple(said))
+    return replace(
+        placed,
+        modes=modes,
+        methods=tuple(method for mode in modes for method in METHODS[mode]),
+        rivals=tuple(METHODS[mode][0] for mode in MODES if mode not in modes),
+        answer=tuple(said),
+    )
 
 
 def _where(low: Placement, high: Placement) -> str:

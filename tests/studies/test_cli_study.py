@@ -69,4 +69,6 @@ def test_a_study_on_own_labels_and_its_advice(
     assert content["left_out"] == []
     assert typed(monkeypatch, "advise", *own, "-q", "--json") == 0
     advice = json.loads(capsys.readouterr().out)
-    assert advice["answer"][0].startswith("Not identifiable") and "--labels" in advice["next"][0]
+    assert advice["answer"][0].startswith("Not identifiable")
+    given = f"--recipe quick --regime probe --labels {own[1]} --images {own[3]} --negative-value 0"
+    assert advice["next"] == [f"plbench compare --dataset table {given} --methods {','.join(advice['methods'])}"]

@@ -141,17 +141,18 @@ def test_near_settings_of_the_map_name_the_methods(
     monkeypatch.setattr("plbench.studies.mechanism.LARGEST_ERROR", np.inf)
     monkeypatch.setattr("plbench.studies.advice.FEWEST", 2)
     workspace = make_workspace()
-    everywhere = map_of((0.5, 1.5, 1.0, "Selective"), (0.5, 1.0, 1.0, "Negative"), (0.001, 50.0, 1.0, "Ignore"))
-    advice = advise(SHORT, workspace, everywhere, num_seeds=2)
-    assert advice.low is not None and advice.high is not None and 0 < advice.low.share <= advice.high.share <= 1
-    assert len(advice.classes) == 6 and advice.positives == 48
+    somewhere = advise(SHORT, workspace, map_of((0.001, 50.0, 1.0, "Ignore")), num_seeds=2)
+    assert "off the map" in somewhere.answer[-1] and somewhere.modes == {}
+    low, high = somewhere.low, somewhere.high
+    assert low is not None and high is not None and 0 < low.share <= high.share <= 1
+    assert len(somewhere.classes) == 6 and somewhere.positives == 48
     assert len(list(workspace.store.keys())) == 2
-    nowhere = advise(SHORT, workspace, map_of((0.001, 50.0, 1.0, "Ignore")), num_seeds=2)
-    assert "off the map" in nowhere.answer[-1] and nowhere.modes == {}
-    if advice.modes:
-        assert "Ignore" not in advice.modes and set(advice.methods) <= {
-            *("selective", "selective:likelihood", "ce-negative", "asl-negative", "pasl-negative")
-        }
+    at = (low.share, low.advantage, low.negatives)
+    advice = advise(SHORT, workspace, map_of((*at, "Selective"), (0.001, 50.0, 1.0, "Ignore")), num_seeds=2)
+    assert advice.modes == {"Selective": 1.0} and advice.methods == ("selective", "selective:likelihood")
+    assert advice.rivals == ("ce-ignore", "ce-negative")
+    both = advise(SHORT, workspace, map_of((*at, "Selective"), (*at, "Negative")), num_seeds=2)
+    assert both.modes == {"Negative": 0.5, "Selective": 0.5} and both.rivals == ("ce-ignore",)
 
 
 def test_a_file_that_is_no_map_is_one_sentence(tmp_path: Path) -> None:
