@@ -99,14 +99,18 @@ class Reporter:
     def _plain(self, title: str, amount: Callable[[int], str]) -> Iterator[Report]:
         start = last = time.monotonic()
         silent = True
+        begun: tuple[float, int] | None = None  # work that goes on where it was left does not begin at 0
 
         def report(done: int, total: int) -> None:
-            nonlocal last, silent
+            nonlocal last, silent, begun
             now = time.monotonic()
+            if begun is None:
+                begun = (start, 0) if done <= 1 else (now, done)
             if now - last >= _QUIET_SECONDS and 0 < done < total:
                 last, silent = now, False
-                left = (now - start) / done * (total - done)
-                self.line(f"{title}: {amount(done)} of {amount(total)}, about {duration(left)} left")
+                here = done - begun[1]
+                left = f", about {duration((now - begun[0]) / here * (total - done))} left" if here else ""
+                self.line(f"{title}: {amount(done)} of {amount(total)}{left}")
 
         def say_that_it_goes_on() -> None:
             if silent:  # the first step alone can take minutes

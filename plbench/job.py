@@ -139,7 +139,8 @@ class Job:
         Raises:
             TrainingError: if the loss is no longer finite. Stopped: if a signal asked for it; the state is saved.
         """
-        self.resume(folder)
+        for sentence in self.resume(folder):
+            self.workspace.reporter.line(sentence)
         world, device = self.workspace.world, self.workspace.device
         end_epoch = self.epoch_end(folder)
         with (
@@ -253,8 +254,8 @@ class Job:
         """One JSON line an epoch."""
         write_text(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in self.state.history))
 
-    def resume(self, folder: Path) -> None:
-        """Puts the training where the folder's newest checkpoint left it, if there is one.
+    def resume(self, folder: Path) -> list[str]:
+        """Puts the training where the folder's newest checkpoint left it, if there is one, and says so in sentences.
 
         Raises:
             StoreError: if what there is is damaged, or another run's.
@@ -262,18 +263,19 @@ class Job:
         checkpoints, world = Checkpoints(folder, self.spec), self.workspace.world
         found = world.shared(lambda: checkpoints.newest(self.workspace.reporter.line))
         if found is None:
-            return
+            return []
         saved = checkpoints.load(found)
         self.best = Best(**saved.pop("best"))
         self.state.generators = saved.pop("generators")
         self.state.load_state_dict(saved)
         steps = self.method.task.steps_per_epoch * self.spec.plan.epochs
-        self.workspace.reporter.line(f"Going on after step {self.state.step:,} of {steps:,}")
+        said = [f"Going on after step {self.state.step:,} of {steps:,}"]
         if self.state.batch and found.num_processes != world.size:
-            self.workspace.reporter.line(
+            said.append(
                 f"It was saved by {found.num_processes} processes, these are {world.size}: dropout goes on with other "
                 "chances, all else as it was"
             )
+        return said
 
     def _selects_by_epoch(self) -> bool:
         by_validation = self.only_selects and self.spec.selection == "validation"

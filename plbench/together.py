@@ -167,13 +167,16 @@ def _waiting(key: str, workspace: Workspace) -> Callable[[], None]:
 def _make(jobs: Sequence[Job], workspace: Workspace) -> dict[str, Record | TrainingError]:
     folders = [workspace.store.run_folder(job.spec.key) for job in jobs]
     results: dict[str, Record | TrainingError] = {}
+    said: dict[str, None] = {}  # most go on after the same step
     with contextlib.ExitStack() as kept:
         for job, folder in zip(jobs, folders, strict=True):
             kept.enter_context(runner.keeping_only_what_is_whole(job.plan, folder, workspace))
             runner.write_spec(job, folder)
-            job.resume(folder)
+            said.update(dict.fromkeys(job.resume(folder)))
             job.finish_epoch(folder)
             job.tracking = kept.enter_context(follow(job.plan, folder, workspace))
+        for sentence in said:
+            workspace.reporter.line(sentence)
         place = dict(zip((job.spec.key for job in jobs), folders, strict=True))
         heads = train(
             jobs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -20,6 +21,25 @@ def test_long_work_says_how_far_it_is_and_how_long_it_takes(capsys: pytest.Captu
         time.sleep(0.03)
         report(1, 4)
     assert "Training: 1 of 4, about 0 s left" in capsys.readouterr().err
+
+
+def test_work_that_goes_on_where_it_was_left_counts_what_it_did_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    with Reporter().task("Training") as report:
+        report(9_000, 10_000)  # left so by another process
+        time.sleep(0.2)
+        report(9_001, 10_000)
+    minutes = re.search(r"Training: 9,001 of 10,000, about ([0-9.]+) min left", capsys.readouterr().err)
+    assert minutes is not None and float(minutes[1]) >= 3.3  # 999 steps of a fifth of a second
+
+
+def test_work_in_large_pieces_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with Reporter().task("Features") as report:
+        time.sleep(0.03)
+        report(256, 1_024)
+        time.sleep(0.03)
+        report(512, 1_024)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith("Features: 256 of 1,024") and "Features: 512 of 1,024, about 0 s left" in second
 
 
 def test_work_that_has_not_got_far_says_that_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:

@@ -195,10 +195,14 @@ class TestSweep:
         monkeypatch.setattr(
             together, "fit_together", lambda heads, *a, **k: (started.append(heads[0].state.epoch), fit(heads, *a, **k))
         )
+        said: list[str] = []
+        monkeypatch.setattr(workspace.reporter, "line", said.append)
         for record, undisturbed in zip(sweep.run_all(plans, workspace), whole, strict=True):
             assert isinstance(record, Record) and isinstance(undisturbed, Record)
             assert_alike(record, undisturbed, tolerance=1e-4)
         assert sorted(started) == [1, 2]
+        going_on = [sentence for sentence in said if sentence.startswith("Going on")]
+        assert len(going_on) == 2  # each sentence once, though two heads go on from one step
 
     def test_an_interrupted_stack_without_checkpoints_leaves_nothing(
         self, make_workspace: MakeWorkspace, monkeypatch: pytest.MonkeyPatch
