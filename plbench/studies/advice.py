@@ -31,9 +31,8 @@ from plbench.studies.phase_map import IGNORE, MODES, NEGATIVE, SELECTIVE, estima
 from plbench.sweep import run_all
 from plbench.workspace import Workspace, open_dataset
 
-NEAR, NEAR_WITH_FEW_NEGATIVES = 2.5, 5.0
-"""Factors within which estimates are trusted, with as many verified negatives as known positives, and with fewer: what
-they reached in the settings of the map, whose truth is known (`which-mode` tests it)."""
+NEAR = 2.0
+"""Factor within which a setting of the map counts as near, in each coordinate."""
 
 _WIDEST = 4.0  # factor between the estimates of seeds from which nothing is said
 _MOST_CLASSES = 10
@@ -45,12 +44,23 @@ METHODS = {
 WITHOUT_NEGATIVES = ("ce-negative", "selective:likelihood", "wan", "hill", "splc", "em-apl", "role")
 
 
-class MapCell(Frozen):
-    """One mechanism of the map and what came of each mode there, mAP(C) in percent."""
+class MapPlace(Frozen):
+    """A place on the map; see `plbench.studies.mechanism.Placement`."""
 
     share: float = Field(gt=0)
     advantage: float = Field(gt=0)
     negatives: float = Field(gt=0)
+
+
+class MapCell(MapPlace):
+    """One mechanism of the map and what came of each mode there, mAP(C) in percent.
+
+    Attributes:
+        estimated: where it seems to lie to somebody who sees its partial labels alone, as they see their own; None
+            where that is not identifiable.
+    """
+
+    estimated: MapPlace | None
     means: dict[str, float]
     best: str
     tied: list[str]
@@ -207,11 +217,11 @@ def _by_map(placed: Advice, mode_map: ModeMap, labels: PartialLabels, estimate: 
     ranks = float(spearman_by_depth(labels.counts()[0][usable], estimate[usable], [int(usable.sum())])[0])
     if not math.isnan(ranks):
         said.append(f"Counts of annotations rank the classes like the estimate to {ranks:.2f} (Spearman; 1: alike).")
-    near = [cell for cell in mode_map.cells if _is_near(cell, low, high)]
+    cells = [cell for cell in mode_map.cells if cell.estimated is not None]
+    near = [cell for cell in cells if _distance(cell, low, high) <= 1 + 1e-9]
     made_on = mode_map.made_on.get("dataset", "?")
     if not near:
-        nearest = min(mode_map.cells, key=lambda cell: _distance(cell, low, high))
-        said.append(f"That is off the map, whose nearest setting is {_cell_words(nearest)}; compare all modes.")
+        said.append("No setting of the map is near there; compare all modes.")
         return replace(placed, methods=tuple(m for mode in MODES for m in METHODS[mode][:1]), answer=tuple(said))
     shares = {mode: sum(mode in cell.tied for cell in near) / len(near) for mode in MODES}
     modes = {mode: share for mode, share in sorted(shares.items(), key=lambda item: -item[1]) if share > 0}
@@ -232,7 +242,11 @@ def _where(low: Placement, high: Placement) -> str:
         f"About {_range(low.share, high.share, '.0%')} of all positives are annotated; those of the rarer half of "
         f"classes are {_range(low.advantage, high.advantage, '.1f')} times as likely to be as those of the frequent "
         f"half; there are {low.negatives:.2g} verified negatives to a positive."
-        + ("" if low.negatives >= 1 else " With so few negatives the estimates are rough: off by up to a factor of 5.")
+        + (
+            ""
+            if low.negatives >= 1
+            else " Where negatives were so few on the map's data, the true share was 2 to 5 times as high."
+        )
     )
 
 
@@ -241,25 +255,15 @@ def _range(low: float, high: float, style: str) -> str:
     return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
-def _is_near(cell: MapCell, low: Placement, high: Placement) -> bool:
-    return _distance(cell, low, high) <= 1 + 1e-9
-
-
 def _distance(cell: MapCell, low: Placement, high: Placement) -> float:
-    """How far the cell lies outside the range of estimates; 1 is the factor within which they are trusted.
+    """How far a setting lies outside the range of estimates; 1 is the factor within which it is near.
 
-    The number of negatives is known; up to a factor of 5 away are the levels of the map on either side of it.
+    Estimates are compared with what the same estimator says of the setting, not with the truth: it takes the share for
+    too low where verified negatives are few, and a large advantage of rare classes for a smaller one, here as there.
     """
-    near = math.log(NEAR if low.negatives >= 1 else NEAR_WITH_FEW_NEGATIVES)
+    assert cell.estimated is not None
     gaps = []
-    for name, weight in (("share", 1 / near), ("advantage", 1 / near), ("negatives", 1 / math.log(5))):
-        value, bottom, top = getattr(cell, name), getattr(low, name), getattr(high, name)
-        gaps.append(weight * max(0.0, math.log(bottom / value), math.log(value / top)))
+    for name in ("share", "advantage", "negatives"):
+        value, bottom, top = getattr(cell.estimated, name), getattr(low, name), getattr(high, name)
+        gaps.append(max(0.0, math.log(bottom / value), math.log(value / top)) / math.log(NEAR))
     return max(gaps)
-
-
-def _cell_words(cell: MapCell) -> str:
-    return (
-        f"{cell.share:.0%} of positives known, {cell.advantage:.1f} times as likely for rare classes, "
-        f"{cell.negatives:.2g} negatives to a positive"
-    )

@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from plbench.compare import FEWEST_SEEDS, SIGNIFICANT
 from plbench.intervals import PairedDifference, holm, interval, seeds_interval
-from plbench.studies.experiment import Findings, Place, Point, Test, Verdict
+from plbench.studies.experiment import NUM_DRAWS, Findings, Place, Point, Test, Verdict
 
 _MOST_NAMED = 4
+_LEAST = 2 / (NUM_DRAWS + 1) + 1e-12  # p value of a bootstrap all of whose draws lie on one side
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,18 @@ class Comparison:
     label: str
     difference: PairedDifference
     seeds: int
+
+    @property
+    def p_value(self) -> float:
+        """The bootstrap's; where all its draws lie on one side, what a normal distribution of that width gives.
+
+        R draws cannot say less than 2 / (R + 1), of which Holm over 26 places makes more than 0.05 whatever the data.
+        """
+        d = self.difference
+        if d.p_value > _LEAST or d.high <= d.low:
+            return d.p_value
+        error = (d.high - d.low) / (2 * stats.norm.ppf(0.975))
+        return float(min(d.p_value, 2 * stats.norm.sf(abs(d.difference) / error)))
 
     @property
     def words(self) -> str:
@@ -46,7 +60,7 @@ def every(comparisons: Sequence[Comparison]) -> Verdict:
     found = "; ".join(c.words for c in _most_telling(comparisons))
     more = len(comparisons) - _MOST_NAMED
     found += f"; and {more} more" if more > 0 else ""
-    adjusted = holm([c.difference.p_value for c in comparisons])
+    adjusted = holm([c.p_value for c in comparisons])
     wrong = [c for c, p in zip(comparisons, adjusted, strict=True) if c.difference.difference < 0 and p < SIGNIFICANT]
     if wrong:
         most = f"{len(wrong)} of {len(comparisons)} go the other way beyond chance ({found})"
@@ -67,9 +81,9 @@ def some(comparisons: Sequence[tuple[Comparison, ...]]) -> Verdict:
     flat = [c for place in comparisons for c in place]
     if refusal := _refusal(flat):
         return refusal
-    worst = [max(place, key=lambda c: (c.difference.p_value, -c.difference.difference)) for place in comparisons]
+    worst = [max(place, key=lambda c: (c.p_value, -c.difference.difference)) for place in comparisons]
     above = [all(c.difference.difference > 0 for c in place) for place in comparisons]
-    p_values = [c.difference.p_value if good else 1.0 for c, good in zip(worst, above, strict=True)]
+    p_values = [c.p_value if good else 1.0 for c, good in zip(worst, above, strict=True)]
     adjusted = holm(p_values)
     lead = [min(c.difference.difference for c in place) for place in comparisons]
     best = min(range(len(comparisons)), key=lambda place: (adjusted[place], -lead[place]))

@@ -34,7 +34,8 @@ class Cell:
     """One mechanism with its points by mode.
 
     Attributes:
-        keep, bias, negatives: as the simulation was told. truth: where its labels lie.
+        keep, bias, negatives: as the simulation was told. truth: where its labels lie. estimate: where they seem to
+            lie, to somebody who sees the partial labels alone; None where that is not identifiable.
         best: the mode of the highest mean. tied: modes that cannot be told apart from it, itself included.
     """
 
@@ -42,6 +43,7 @@ class Cell:
     bias: float
     negatives: float
     truth: Placement
+    estimate: Placement | None
     points: Mapping[str, Point]
 
     @property
@@ -100,12 +102,17 @@ def cells(findings: Findings) -> list[Cell]:
     for point in findings.points:
         key = (point.facts["keep"], point.facts["bias"], point.facts["negatives"])
         found.setdefault(key, {})[point.series] = point
-    names = ("share", "advantage", "negatives")
     return [
-        Cell(*key, Placement(*(next(iter(points.values())).facts[f"true_{name}"] for name in names)), points)
+        Cell(*key, truth, _placement(points[IGNORE], "estimated") if IGNORE in points else None, points)
         for key, points in sorted(found.items())
-        if all(f"true_{name}" in next(iter(points.values())).facts for name in names)
+        if (truth := _placement(next(iter(points.values())), "true")) is not None
     ]
+
+
+def _placement(point: Point, kind: str) -> Placement | None:
+    """Of a point's facts; None where it has none of that kind."""
+    names = [f"{kind}_{name}" for name in ("share", "advantage", "negatives")]
+    return Placement(*(point.facts[name] for name in names)) if set(names) <= point.facts.keys() else None
 
 
 def phases() -> Callable[[Findings], Figure]:
@@ -151,6 +158,7 @@ def as_map(findings: Findings) -> dict[str, str]:
     rows = [
         {
             **asdict(cell.truth),
+            "estimated": None if cell.estimate is None else asdict(cell.estimate),
             "means": {mode: round(cell.points[mode].values[METRIC].figure().mean, 3) for mode in cell.points},
             "best": cell.best,
             "tied": list(cell.tied),

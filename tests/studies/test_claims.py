@@ -36,6 +36,24 @@ def decide(findings: Findings) -> Verdict:
     return verdict
 
 
+class TestManyPlaces:
+    """A bootstrap of 1,000 draws says p = 0.002 at least, and Holm over 80 places would make 0.16 of it."""
+
+    def test_what_no_draw_contradicts_is_beyond_chance_among_many(self) -> None:
+        pairs: dict[Place, tuple[float, float]] = {float(x): (50, 50) for x in range(79)}
+        wrong = decide(lines({**pairs, 80.0: (45, 50)}, noise=0.5))
+        assert wrong.status == "not held" and "1 of 80 go the other way" in wrong.why
+
+    def test_what_is_narrowly_beyond_chance_once_is_not_among_many(self) -> None:
+        pairs: dict[Place, tuple[float, float]] = {float(x): (50, 50) for x in range(79)}
+        assert decide(lines({**pairs, 80.0: (48.9, 50)}, noise=0.5)).status == "undecided"
+
+    def test_the_p_value_is_the_bootstraps_where_it_can_say_it(self) -> None:
+        findings = lines({1.0: (50.3, 50)}, noise=0.5)
+        gap = above(findings, ("a", 1.0), ("b", 1.0), "m")
+        assert gap is not None and gap.difference.p_value > 0.01 and gap.p_value == gap.difference.p_value
+
+
 class TestEvery:
     def test_above_at_all_places_beyond_chance_is_held(self) -> None:
         verdict = decide(lines({1.0: (52, 50), 2.0: (53, 50)}))

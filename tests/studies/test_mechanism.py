@@ -110,9 +110,15 @@ SHORT = Request("tiny", "", plan={"epochs": 1}, regime="probe")
 
 def map_of(*cells: tuple[float, float, float, str]) -> ModeMap:
     rows = [
-        {"share": s, "advantage": a, "negatives": n, "means": {best: 1.0}, "best": best, "tied": [best]}
+        {
+            **{"share": 0.9, "advantage": 9.0, "negatives": 9.0},  # the truth, which nobody can compare theirs with
+            "estimated": {"share": s, "advantage": a, "negatives": n},
+            **{"means": {best: 1.0}, "best": best, "tied": [best]},
+        }
         for s, a, n, best in cells
     ]
+    unplaced = {**rows[0], "estimated": None, "best": "Ignore", "tied": ["Ignore"]}
+    rows.append(unplaced)
     return ModeMap.model_validate({"made_on": {"dataset": "made"}, "cells": rows})
 
 
@@ -142,7 +148,7 @@ def test_near_settings_of_the_map_name_the_methods(
     monkeypatch.setattr("plbench.studies.advice.FEWEST", 2)
     workspace = make_workspace()
     somewhere = advise(SHORT, workspace, map_of((0.001, 50.0, 1.0, "Ignore")), num_seeds=2)
-    assert "off the map" in somewhere.answer[-1] and somewhere.modes == {}
+    assert "No setting of the map is near" in somewhere.answer[-1] and somewhere.modes == {}
     low, high = somewhere.low, somewhere.high
     assert low is not None and high is not None and 0 < low.share <= high.share <= 1
     assert len(somewhere.classes) == 6 and somewhere.positives == 48
