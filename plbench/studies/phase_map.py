@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 IGNORE, NEGATIVE, SELECTIVE = MODES = ("Ignore", "Negative", "Selective")
 METRIC = "map_c"
+_ACROSS = 2  # panels side by side, so that words in squares can be read on a page
 _LOOKS = dict(zip(MODES, COLOURS, strict=False))
 
 
@@ -122,8 +123,10 @@ def phases() -> Callable[[Findings], Figure]:
         all_cells = cells(findings)
         numbers = sorted({cell.negatives for cell in all_cells})
         keeps, biases = sorted({c.keep for c in all_cells}), sorted({c.bias for c in all_cells})
-        figure, axes = new_figure(len(numbers), height=0.75 * len(biases) + 0.9, width=0.95 * len(keeps) + 0.9)
-        for place_, number in zip(axes, numbers, strict=True):
+        across = min(_ACROSS, len(numbers))
+        size = {"height": 0.75 * len(biases) + 0.9, "width": 0.95 * len(keeps) + 0.9}
+        figure, axes = new_figure(across, -(-len(numbers) // across), **size)
+        for place_, number in zip(axes, numbers, strict=False):
             for cell in (c for c in all_cells if c.negatives == number):
                 _square(place_, keeps.index(cell.keep), biases.index(cell.bias), cell)
             place_.set_xticks(range(len(keeps)), [f"{keep:g}" for keep in keeps])
@@ -132,7 +135,10 @@ def phases() -> Callable[[Findings], Figure]:
             place_.set_xlabel("share of positives known")
             place_.set_title(plain(f"{number:g} verified negatives per positive"))
             place_.grid(visible=False)
-        axes[0].set_ylabel("bias to rare classes")
+        for spare in axes[len(numbers) :]:
+            spare.set_visible(False)
+        for row in range(0, len(numbers), across):
+            axes[row].set_ylabel("bias to rare classes")
         from matplotlib.patches import Patch
 
         handles = [Patch(color=_LOOKS[mode], alpha=0.85, label=f"{mode} wins") for mode in MODES]

@@ -15,7 +15,7 @@ def cases(ground: Ground) -> list[Case]:
     """Each mode under each mechanism: share of positives known, bias to rare classes, negatives per positive."""
     keeps = ground.pick((0.4,), (0.1, 0.4), (0.05, 0.1, 0.2, 0.4, 0.8))
     biases = ground.pick((0.0, 1.0), (0.0, 1.0), (0.0, 0.5, 1.0, 1.5))
-    negatives = ground.pick((3.0,), (0.3, 3.0), (0.1, 0.3, 1.0, 3.0))
+    negatives = ground.pick((3.0,), (0.3, 3.0), (0.1, 0.3, 1.0, 3.0, 10.0))
     selective = {**PLAIN, "eta_top": max(1, ground.num_classes // 10)}
     found = []
     for keep, bias, number in product(keeps, biases, negatives):
