@@ -45,19 +45,8 @@ def lines(
             kind = scale if isinstance(scale, str) else scale.get(panel, "linear")
             for name in findings.series(panel):
                 _line(place, findings.line(name, panel), metric, name, looks[name], kind, _aside(name, list(looks)))
-            for point in findings.points:
-                if point.panel == reference and reference is not None:
-                    level = point.values[metric].figure().mean
-                    place.axhline(level, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
-                    place.annotate(
-                        plain(point.series),
-                        (0.99, level),
-                        xycoords=("axes fraction", "data"),
-                        fontsize=7.5,
-                        ha="right",
-                        va="bottom",
-                        color=INK,
-                    )
+            if reference is not None:
+                _levels(place, [point for point in findings.points if point.panel == reference], metric)
             place.set_xlabel(x_label if isinstance(x_label, str) else x_label.get(panel, ""))
             place.set_title(plain(panel))
             if kind in ("log", "symlog"):
@@ -72,6 +61,15 @@ def lines(
         return figure
 
     return draw
+
+
+def _levels(axes: Axes, points: Sequence[Point], metric: str) -> None:
+    """A dashed line across at the height of each point."""
+    for point in points:
+        level = point.values[metric].figure().mean
+        axes.axhline(level, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+        where = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+        axes.annotate(plain(point.series), (0.99, level), fontsize=7.5, color=INK, **where)  # type: ignore[arg-type]
 
 
 def _aside(name: str, names: Sequence[str]) -> float:
