@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import pyarrow as pa
 
+from plbench.annotations.delimited import text_batches
 from plbench.api import (
     Annotations,
     BenchmarkProtocol,
@@ -24,10 +25,9 @@ from plbench.api import (
     RemoteFile,
 )
 from plbench.columns import PatternColumn
-from plbench.delimited import text_batches
 from plbench.metrics import count_quintiles
+from plbench.packed.tars import TarImages
 from plbench.recipes import quick_recipe
-from plbench.tars import TarImages
 
 from .checksums import published_file
 from .openimages_files import check_ids, read_class_list, read_descriptions

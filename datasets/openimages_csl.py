@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from plbench.annotations import settle_cells
+from plbench.annotations.collect import settle_cells
+from plbench.annotations.delimited import text_batches
 from plbench.api import Annotations, DataError, IndexedDataset, ProgressReport, TextColumn
-from plbench.delimited import text_batches
 from plbench.recipes import quick_recipe
 
 from .openimages import V6_RECIPE, OpenImagesV6, protocols

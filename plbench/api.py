@@ -19,13 +19,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from plbench.annotations import Annotations, CellCollector
+from plbench.annotations.collect import Annotations, CellCollector
 from plbench.columns import TextColumn
 from plbench.dataset import Dataset, DatasetOptions, IndexedDataset, LabelledSplit, ProgressReport
+from plbench.download.remote import RemoteFile
 from plbench.errors import DataError, PlbenchError
 from plbench.images import ImageFiles, ImageSource
 from plbench.labels import PartialLabels
-from plbench.remote import RemoteFile
 from plbench.spec import ModelSpec, Plan, Recipe, Regime
 from plbench.spec import Protocol as BenchmarkProtocol
 

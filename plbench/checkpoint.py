@@ -127,7 +127,7 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*.json"))
 
     def _check_owner(self, found: Found) -> None:
-        from plbench.resolve import differences
+        from plbench.spec import differences
 
         here = self._spec.model_dump(mode="json", exclude_none=True)
         differs = differences(found.spec, here)

@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from plbench.annotations import Annotations
+from plbench.annotations.collect import Annotations
+from plbench.annotations.index import Index
+from plbench.download.remote import RemoteFile
 from plbench.errors import DataError, PlbenchError
 from plbench.images import ImageFiles, ImageSource
-from plbench.index import Index
 from plbench.labels import PartialLabels
-from plbench.remote import RemoteFile
 from plbench.spec import Protocol, Recipe
 
 ProgressReport = Callable[[int, int], None]

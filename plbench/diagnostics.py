@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plbench import hooks
 from plbench.api import Batch, Method, Progress
 from plbench.console import Report
-from plbench.execution import Execution, evaluation_mode, widened
-from plbench.inputs import Inputs
 from plbench.labels import PartialLabels
 from plbench.metrics import average_precision
 from plbench.priors import spearman_by_depth, top_classes
 from plbench.record import HiddenTruth, PriorDiagnostics
+from plbench.training import hooks
+from plbench.training.execution import Execution, evaluation_mode, widened
+from plbench.training.inputs import Inputs
 
 TOP_CLASSES = 20
 

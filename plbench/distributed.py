@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
 from plbench.errors import PlbenchError
-from plbench.order import share_of
+from plbench.loading.order import share_of
 
 T = TypeVar("T")
 

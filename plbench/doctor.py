@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from plbench import environment
-from plbench.catalogue import list_datasets
+from plbench.display.catalogue import list_datasets
 from plbench.errors import PlbenchError
 from plbench.models import PACKAGED_BACKBONE, packaged_weights
 from plbench.registry import Kind

@@ -12,17 +12,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from plbench import hooks
 from plbench.api import Method, Progress
-from plbench.clock import Clock
 from plbench.errors import PlbenchError
-from plbench.execution import Execution
-from plbench.inputs import Inputs
-from plbench.optimisation import make_average, make_optimizer
-from plbench.prediction import View
 from plbench.randomness import derive_seed, put_generators_back, seeded, state_of_generators
 from plbench.spec import Plan
-from plbench.step import READ_EVERY, Network, Stepper, Tally, Wish
+from plbench.training import hooks
+from plbench.training.clock import Clock
+from plbench.training.execution import Execution
+from plbench.training.inputs import Inputs
+from plbench.training.optimisation import make_average, make_optimizer
+from plbench.training.prediction import View
+from plbench.training.step import READ_EVERY, Network, Stepper, Tally, Wish
 
 
 @dataclass
@@ -156,59 +156,76 @@ def fit(
     """
     if state.method.batch_scope == "batch" and plan.accumulate > 1:
         raise PlbenchError(f"method {state.method.name!r} needs the whole batch at once; use accumulate = 1")
-    world, clock = execution.world, state.clock
     steps_per_epoch = math.ceil(len(inputs) / plan.batch_size)
     last_epoch = stop_after or plan.epochs
     view = View(state, inputs, execution)
-    if execution.compiles:
-        state.model.compile()
-    network = world.wrapped(Network(state.model, state.method))
-    stepper = Stepper(network, state.method, plan, execution, state.tally, clock)
-    clock.resume()
+    stepper = _stepper(state, plan, execution)
+    state.clock.resume()
     report(state.step, last_epoch * steps_per_epoch)
     while state.epoch < last_epoch:
         start = time.perf_counter() - state.seconds
-        progress = Progress(state.step, plan.epochs * steps_per_epoch, state.epoch, plan.epochs)
+        progress = opening = Progress(state.step, plan.epochs * steps_per_epoch, state.epoch, plan.epochs)
         if state.batch == 0:
             with hooks.calling(state.method, "epoch_start"):
-                state.method.epoch_start(view, progress)
+                state.method.epoch_start(view, opening)
         with _dropout(state, seed, execution):
-            clock.start_step()
-            for batch in inputs.shuffled(plan.batch_size, state.epoch, state.batch, world):
-                wished = wish()
-                progress = Progress(state.step, progress.num_steps, state.epoch, plan.epochs)
-                moved = execution.move(batch)
-                num_images = min(plan.batch_size, len(inputs) - state.batch * plan.batch_size)
-                clock.lap("data")
-                stepper.take(state, moved, num_images, progress, wished)
-                state.batch += 1
+            for progress, wished in _steps(stepper, state, inputs, opening, wish):  # noqa: B007  # the last one counts
                 report(state.step, last_epoch * steps_per_epoch)
                 after_step()
                 if not execution.reads_late or state.batch % READ_EVERY == 0:
-                    _grant(state, wished, world.size, steps_per_epoch, start, execution, grant)
-                clock.start_step()
+                    _grant(state, wished, steps_per_epoch, start, execution, grant)
         state.tally.read(state.method.name, steps_per_epoch)
         with hooks.calling(state.method, "epoch_end"):
             state.method.epoch_end(view, progress)
-        state.epoch += 1
-        state.history.append(
-            {
-                "epoch": state.epoch,
-                "step": state.step,
-                "loss": float(state.tally.loss_sum) / steps_per_epoch,
-                "lr": state.schedule.get_last_lr()[0],
-                "seconds": time.perf_counter() - start,
-            }
-        )
-        state.batch, state.seconds, state.generators = 0, 0.0, None
-        state.tally.loss_sum.zero_()
+        _close_epoch(state, steps_per_epoch, start)
         after_epoch(state)
+
+
+def _stepper(state: FitState, plan: Plan, execution: Execution) -> Stepper:
+    """What takes the steps, over however many processes."""
+    if execution.compiles:
+        state.model.compile()
+    network = execution.world.wrapped(Network(state.model, state.method))
+    return Stepper(network, state.method, plan, execution, state.tally, state.clock)
+
+
+def _steps(
+    stepper: Stepper, state: FitState, inputs: Inputs, progress: Progress, wish: Callable[[], Wish]
+) -> Iterator[tuple[Progress, Wish]]:
+    """Takes the steps that are left of an epoch; gives after each where it stood and what was wished before it."""
+    execution, batch_size = stepper.execution, stepper.plan.batch_size
+    state.clock.start_step()
+    for batch in inputs.shuffled(batch_size, state.epoch, state.batch, execution.world):
+        wished = wish()
+        progress = Progress(state.step, progress.num_steps, state.epoch, progress.num_epochs)
+        moved = execution.move(batch)
+        num_images = min(batch_size, len(inputs) - state.batch * batch_size)
+        state.clock.lap("data")
+        stepper.take(state, moved, num_images, progress, wished)
+        state.batch += 1
+        yield progress, wished
+        state.clock.start_step()
+
+
+def _close_epoch(state: FitState, steps_per_epoch: int, start: float) -> None:
+    """Notes what the epoch came to, and makes `state` that of an epoch's end."""
+    state.epoch += 1
+    state.history.append(
+        {
+            "epoch": state.epoch,
+            "step": state.step,
+            "loss": float(state.tally.loss_sum) / steps_per_epoch,
+            "lr": state.schedule.get_last_lr()[0],
+            "seconds": time.perf_counter() - start,
+        }
+    )
+    state.batch, state.seconds, state.generators = 0, 0.0, None
+    state.tally.loss_sum.zero_()
 
 
 def _grant(
     state: FitState,
     wished: Wish,
-    num_processes: int,
     steps_per_epoch: int,
     start: float,
     execution: Execution,
@@ -216,7 +233,7 @@ def _grant(
 ) -> None:
     """Looks at what the last steps came to and gives what was wished, unless the epoch ends here anyway."""
     granted = state.tally.read(state.method.name, steps_per_epoch)
-    if num_processes == 1:
+    if execution.world.size == 1:
         granted = wished
     if (granted.save or granted.stop) and state.batch < steps_per_epoch:
         state.seconds = time.perf_counter() - start

@@ -23,7 +23,7 @@ def describe(device: torch.device, decode: str = "pil") -> dict[str, Any]:
 
     Args:
         device: that computes.
-        decode: what decodes JPEG files, as `plbench.jpegs.jpeg_decoder` names it.
+        decode: what decodes JPEG files, as `plbench.loading.jpegs.jpeg_decoder` names it.
     """
     return {
         "plbench": plbench.__version__,

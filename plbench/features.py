@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from plbench.errors import PlbenchError
 from plbench.growing import GrowingMatrix
 from plbench.images import ImageSource, image_set_id
-from plbench.jpegs import JpegDecoder
-from plbench.loading import image_batches
+from plbench.loading.batches import image_batches
+from plbench.loading.jpegs import JpegDecoder
+from plbench.loading.transforms import eval_transform
 from plbench.spec import NUMERICS, ModelSpec, Precision
 from plbench.store import Store, unwritable
-from plbench.transforms import eval_transform
 
 BATCH_SIZE = 32  # small batches stay in a CPU's cache
 GPU_BATCH_SIZE = 256
@@ -40,7 +40,7 @@ def features_key(
 
     Args:
         seed: the run's, which random weights follow from; others do not depend on it.
-        decode: what decodes the images, as `plbench.jpegs.jpeg_decoder` names it.
+        decode: what decodes the images, as `plbench.loading.jpegs.jpeg_decoder` names it.
     """
     backbone = model.model_dump(mode="json", exclude={"head", "head_width", "head_dropout"})
     content = [fingerprint, split, image_set_id(images), backbone, precision, NUMERICS]

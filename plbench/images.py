@@ -18,10 +18,6 @@ from torch import Tensor
 from plbench.columns import take
 from plbench.errors import DataError
 from plbench.labels import PartialLabels
-from plbench.loading import image_batches as image_batches
-from plbench.transforms import EvalTransform as EvalTransform
-from plbench.transforms import TrainTransform as TrainTransform
-from plbench.transforms import eval_transform as eval_transform
 
 _MOST_SIZES = 150_000  # files whose size a fingerprint looks at: well under a second on a local disk
 

@@ -14,28 +14,28 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor, nn
 
-from plbench import hooks
 from plbench.api import Method
 from plbench.cells import Cells, joined_cells
 from plbench.checkpoint import Checkpoints
 from plbench.engine import FitState, fit, own_copy, prepare_fit
 from plbench.errors import TrainingError
-from plbench.execution import Execution
 from plbench.features import cached_features, features_key
-from plbench.inputs import FeatureInputs, ImageInputs, Inputs
-from plbench.interruption import Interruption, Stopped, listening
-from plbench.jpegs import jpeg_decoder
+from plbench.loading.jpegs import jpeg_decoder
+from plbench.loading.transforms import TrainTransform, eval_transform
 from plbench.metrics import evaluate_cells
 from plbench.models import build_backbone, make_head, weights_path
-from plbench.prediction import collect_cells, predict_share
-from plbench.profiling import traced
+from plbench.planning.resolve import RunPlan, make_task
 from plbench.protocol import Part
 from plbench.randomness import derive_seed, seeded
-from plbench.resolve import RunPlan, make_task
-from plbench.step import Wish
 from plbench.store import write_text
 from plbench.tracking import Tracking
-from plbench.transforms import TrainTransform, eval_transform
+from plbench.training import hooks
+from plbench.training.execution import Execution
+from plbench.training.inputs import FeatureInputs, ImageInputs, Inputs
+from plbench.training.interruption import Interruption, Stopped, listening
+from plbench.training.prediction import collect_cells, predict_share
+from plbench.training.profiling import traced
+from plbench.training.step import Wish
 from plbench.workspace import Workspace
 
 Weights = Literal["ema", "raw"]

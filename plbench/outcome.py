@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from plbench import environment, evaluation
+from plbench import environment
 from plbench.cells import Cells
 from plbench.diagnostics import diagnose_prior, diagnose_training
+from plbench.evaluation import summary
 from plbench.job import Job
+from plbench.planning.resolve import is_default
 from plbench.randomness import derive_seed
 from plbench.record import (
     Cost,
@@ -27,7 +29,6 @@ from plbench.record import (
     reference,
 )
 from plbench.registry import source_file
-from plbench.resolve import is_default
 from plbench.store import CHECKPOINT
 
 FILES = ("spec.toml", "log.jsonl", "cells.npz", "per_class.csv", "replicates.csv", CHECKPOINT)
@@ -67,13 +68,13 @@ def summarise(job: Job, scored: Scored, folder: Path) -> dict[str, SplitMetrics]
     # seeded by protocol: any two runs of one protocol draw the same test images and pair up
     seed = derive_seed(0, "bootstrap", job.spec.protocol.sha256(), job.scored_part.split)
     with job.workspace.reporter.task("Intervals") as report:
-        replicates = evaluation.draw_replicates(scored.cells, labels, groups, seed, report)
+        replicates = summary.draw_replicates(scored.cells, labels, groups, seed, report)
     scored.cells.save(folder / "cells.npz")
-    evaluation.write_per_class(folder / "per_class.csv", scored.cells, labels, groups, annotations)
-    evaluation.write_replicates(folder / "replicates.csv", replicates)
-    summaries = {name: evaluation.summarise(scored.cells, labels, groups, annotations, replicates)}
+    summary.write_per_class(folder / "per_class.csv", scored.cells, labels, groups, annotations)
+    summary.write_replicates(folder / "replicates.csv", replicates)
+    summaries = {name: summary.summarise(scored.cells, labels, groups, annotations, replicates)}
     if scored.last_cells is not None:
-        summaries[f"{name}_raw"] = evaluation.summarise(scored.last_cells, labels, groups, annotations, None)
+        summaries[f"{name}_raw"] = summary.summarise(scored.last_cells, labels, groups, annotations, None)
     return summaries
 
 

@@ -24,7 +24,7 @@ Count = Annotated[int, Field(ge=0)]
 class Estimate(Frozen):
     """A percentage with its 95 % bootstrap interval over test images; None where it is not defined.
 
-    The interval is centred by the bootstrap's own bias (`plbench.intervals.interval`).
+    The interval is centred by the bootstrap's own bias (`plbench.evaluation.intervals.interval`).
     """
 
     value: Percent | None
@@ -80,8 +80,8 @@ class Cost(Frozen):
 
     Attributes:
         seconds: wall time by part of the run, stages apart; "total" is the sum.
-        phases: what the training's seconds went into, see `plbench.clock`; of a GPU estimated from some steps. Empty
-            where it trained together with others, and in records before schema 4.
+        phases: what the training's seconds went into, see `plbench.training.clock`; of a GPU estimated from some steps.
+            Empty where it trained together with others, and in records before schema 4.
         images_per_second: training throughput.
         peak_memory_mb: of the device where it is a GPU, else of the process.
     """

@@ -15,13 +15,13 @@ from torch import Tensor
 from plbench import checkpoint, environment, outcome
 from plbench.api import Stage
 from plbench.errors import TrainingError
-from plbench.forecast import describe
+from plbench.forecast.estimate import describe
 from plbench.job import Job, Watch
-from plbench.prediction import View
+from plbench.planning.resolve import RunPlan, fit_part_plan
 from plbench.record import Record, finished_record, write_record
-from plbench.resolve import RunPlan, fit_part_plan
 from plbench.store import CHECKPOINT, write_atomically, write_text
 from plbench.tracking import follow
+from plbench.training.prediction import View
 from plbench.workspace import Workspace
 
 

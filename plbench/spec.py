@@ -188,3 +188,16 @@ class RunSpec(Identified):
     def key(self) -> str:
         """The first 16 hex digits of the spec's sha256: the name of the run's folder."""
         return self.sha256()[:16]
+
+
+def differences(recorded: Any, here: Any, path: str = "") -> list[str]:
+    """Where two nested specs differ, as "path is A, here B"."""
+    if isinstance(recorded, dict) and isinstance(here, dict):
+        names = sorted({*recorded, *here})
+        return [d for n in names for d in differences(recorded.get(n), here.get(n), f"{path}.{n}".lstrip("."))]
+    return [] if recorded == here else [f"{path} is {_short(recorded)}, here {_short(here)}"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else text[:16] + "…"

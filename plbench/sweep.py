@@ -11,11 +11,11 @@ from typing import Literal
 from plbench import runner
 from plbench.console import duration
 from plbench.errors import StoreError, TrainingError
+from plbench.planning.resolve import RunPlan, fit_part_plan
 from plbench.record import Record, read_record
 from plbench.registry import Registry
-from plbench.resolve import RunPlan, fit_part_plan
+from plbench.stacking.together import groups, run_group
 from plbench.store import RECORD, Store
-from plbench.together import groups, run_group
 from plbench.workspace import Workspace
 
 Result = Record | TrainingError

@@ -10,16 +10,18 @@ from typing import Any
 
 import optuna
 
-from plbench import sweep, trials
-from plbench.compare import Setting, compare
+from plbench import sweep
+from plbench.comparison.compare import Setting, compare
 from plbench.console import duration
 from plbench.environment import package_versions
 from plbench.errors import PlbenchError, TrainingError
+from plbench.planning.resolve import RunPlan
 from plbench.protocol import custom
 from plbench.record import Record
-from plbench.resolve import RunPlan
-from plbench.shared_study import SAMPLER, Claim, SharedStudy
-from plbench.study import (
+from plbench.tuning import trials
+from plbench.tuning.shared import SAMPLER, Claim, SharedStudy
+from plbench.tuning.storage import open_study
+from plbench.tuning.study import (
     PLAN_VALUES,
     Rows,
     StudyRecord,
@@ -30,8 +32,7 @@ from plbench.study import (
     with_values,
     write_study,
 )
-from plbench.study_storage import open_study
-from plbench.trials import TrialResult
+from plbench.tuning.trials import TrialResult
 from plbench.workspace import Workspace
 
 BATCH = 16  # trials that are proposed at once, at most: the sampler learns from one batch to the next
@@ -324,6 +325,6 @@ def _keys(results: Sequence[Any]) -> tuple[str, ...]:
 
 def _draw(study: StudyRecord, folder: Path, workspace: Workspace) -> tuple[str, ...]:
     with workspace.reporter.patience("Drawing the study"):
-        from plbench.study_pictures import draw_study
+        from plbench.tuning.pictures import draw_study
 
         return draw_study(study, folder)

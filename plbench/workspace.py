@@ -15,7 +15,7 @@ from plbench.api import Dataset
 from plbench.console import Reporter
 from plbench.distributed import ALONE, World
 from plbench.errors import DataError, PlbenchError, did_you_mean
-from plbench.prepared import is_prepared, prepared_kind
+from plbench.packed.prepared import is_prepared, prepared_kind
 from plbench.registry import Registry
 from plbench.store import Store, unwritable
 
@@ -30,7 +30,7 @@ class Workspace:
         data_root: the dataset's own folder; None to look where datasets usually are.
         data_options: what the dataset must be told beside it, by name.
         weights_file: of a backbone whose weights are "file".
-        decode: what decodes JPEG files: "pil", in the workers, or "gpu"; see `plbench.jpegs`.
+        decode: what decodes JPEG files: "pil", in the workers, or "gpu"; see `plbench.loading.jpegs`.
         track: names of the trackers that are told of each training; see `plbench.tracking`.
         dropped: those of them that failed and are told no more.
         world: the processes that train together.

@@ -14,20 +14,20 @@ import torch
 import torch.multiprocessing
 from torch import nn
 
-from plbench import prediction
 from plbench.api import Batch, Loss, Method, MethodParams, ModelSpec, PartialLabels, Plan, Progress, Task
 from plbench.cells import joined_cells
 from plbench.distributed import ALONE, World, joined
 from plbench.engine import FitState, fit, own_copy, prepare_fit
 from plbench.errors import PlbenchError, TrainingError
-from plbench.execution import Execution
-from plbench.inputs import FeatureInputs
 from plbench.metrics import evaluate_cells
 from plbench.models import make_head
-from plbench.prediction import View, collect_cells, predict, predict_share
 from plbench.randomness import derive_seed, generator, seeded
 from plbench.registry import Registry
 from plbench.spec import Regime
+from plbench.training import prediction
+from plbench.training.execution import Execution
+from plbench.training.inputs import FeatureInputs
+from plbench.training.prediction import View, collect_cells, predict, predict_share
 
 WORLDS = (2, 4)
 NUM_SCORED, EVAL_BATCH_SIZE = 61, 8  # as many batches as deal unevenly to two and to four, the last one short

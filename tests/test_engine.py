@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plbench import prediction
 from plbench.api import Batch, Loss, Method, PartialLabels, Plan, PlbenchError, Progress, Task, TrainView
 from plbench.engine import FitState, fit, prepare_fit
 from plbench.errors import TrainingError
-from plbench.execution import Execution, widened
-from plbench.inputs import FeatureInputs
-from plbench.prediction import View, collect_cells, predict
 from plbench.randomness import derive_seed, generator, seeded
+from plbench.training import prediction
+from plbench.training.execution import Execution, widened
+from plbench.training.inputs import FeatureInputs
+from plbench.training.prediction import View, collect_cells, predict
 
 CPU = Execution(torch.device("cpu"), "float32")
 NUM_ROWS, NUM_FEATURES, NUM_CLASSES = 48, 20, 5

@@ -15,10 +15,10 @@ from torch import nn
 from plbench import features
 from plbench.api import DataError, ImageFiles, ModelSpec, PlbenchError
 from plbench.features import cached_features, features_key, features_name
-from plbench.images import eval_transform
+from plbench.loading.transforms import eval_transform
 from plbench.models import Backbone
+from plbench.planning.resolve import Request, plan_run
 from plbench.randomness import seeded
-from plbench.resolve import Request, plan_run
 from plbench.runner import run
 from plbench.store import Store
 from plbench.workspace import Workspace

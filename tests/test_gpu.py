@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from plbench.resolve import Request, plan_run
+from plbench.planning.resolve import Request, plan_run
 from plbench.runner import run
 from plbench.workspace import Workspace
 

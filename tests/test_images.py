@@ -16,8 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from plbench.api import DataError, ImageFiles, PartialLabels, Plan, PlbenchError
-from plbench.images import EvalTransform, TrainTransform, find_unreadable, image_batches, image_set_id, ordered_batches
-from plbench.inputs import ImageInputs
+from plbench.images import find_unreadable, image_set_id, ordered_batches
+from plbench.loading.batches import image_batches
+from plbench.loading.transforms import EvalTransform, TrainTransform
+from plbench.training.inputs import ImageInputs
 
 SIZE = 24
 BASE = EvalTransform(SIZE, (0.5, 0.4, 0.3), (0.2, 0.25, 0.5))

@@ -16,16 +16,17 @@ from typing import Any
 import pytest
 import torch
 
-from plbench import checkpoint, environment, evaluation, runner, store
+from plbench import checkpoint, environment, runner, store
 from plbench.api import Dataset
 from plbench.checkpoint import Checkpoints
 from plbench.console import Reporter
 from plbench.distributed import ALONE, joined
+from plbench.evaluation import summary
+from plbench.planning.resolve import Request, RunPlan, plan_run
 from plbench.record import Record, read_record
 from plbench.registry import Registry, Source
-from plbench.resolve import Request, RunPlan, plan_run
-from plbench.step import Stepper
 from plbench.store import CHECKPOINT, Store
+from plbench.training.step import Stepper
 from plbench.workspace import Workspace
 
 pytestmark = pytest.mark.slow
@@ -65,7 +66,7 @@ def train(folder: Path, regime: str, rank: int, size: int, port: int, kill: Any)
             the disk.
     """
     torch.set_num_threads(1)
-    evaluation.NUM_REPLICATES = 20
+    summary.NUM_REPLICATES = 20
     environment.git_state = lambda: {"git_commit": None, "git_dirty": None}
     if size > 1:
         names = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -194,7 +195,7 @@ def test_they_can_be_made_by_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return save(self, state, size)
 
     monkeypatch.setattr(Checkpoints, "save", noting)
-    monkeypatch.setattr(evaluation, "NUM_REPLICATES", 20)
+    monkeypatch.setattr(summary, "NUM_REPLICATES", 20)
     plan, workspace = planned(tmp_path, ALONE, "probe")
     runner.run(plan, replace(workspace, save_every=1000.0, save_epochs=5))
     assert saved == [15, 30]

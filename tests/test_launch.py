@@ -19,7 +19,7 @@ from test_cli import SHORT, Outcome, plbench, write_coco
 from plbench import distributed, launch
 from plbench.distributed import joined
 from plbench.errors import PlbenchError
-from plbench.interruption import Stopped, listening
+from plbench.training.interruption import Stopped, listening
 
 FAILING = '''
 import os

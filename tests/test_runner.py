@@ -20,20 +20,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from plbench import checkpoint, engine, environment, evaluation, job, runner
+from plbench import checkpoint, engine, environment, job, runner
 from plbench.api import Batch, Loss, Method, Progress
 from plbench.cells import Cells
 from plbench.engine import FitState
 from plbench.errors import PluginError, StoreError, TrainingError
-from plbench.images import eval_transform
+from plbench.evaluation import summary
+from plbench.loading.transforms import eval_transform
 from plbench.metrics import evaluate_cells
 from plbench.models import build_backbone, make_head
 from plbench.outcome import FILES
+from plbench.planning.resolve import Request, RunPlan, fit_part_plan, plan_from_spec, plan_run
 from plbench.record import read_record, reference
-from plbench.resolve import Request, RunPlan, fit_part_plan, plan_from_spec, plan_run
 from plbench.spec import RunSpec
-from plbench.step import Stepper
 from plbench.store import CHECKPOINT, RECORD
+from plbench.training.step import Stepper
 from plbench.workspace import Workspace
 
 both_regimes = pytest.mark.parametrize("regime", ["probe", "finetune"])
@@ -42,7 +43,7 @@ both_regimes = pytest.mark.parametrize("regime", ["probe", "finetune"])
 @pytest.fixture(autouse=True)
 def no_time_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer bootstrap replicates, and no git process for every record."""
-    monkeypatch.setattr(evaluation, "NUM_REPLICATES", 50)
+    monkeypatch.setattr(summary, "NUM_REPLICATES", 50)
     monkeypatch.setattr(environment, "git_state", lambda: {"git_commit": None, "git_dirty": None})
 
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from plbench import environment, evaluation, runner, sweep, trackers
+from plbench import environment, runner, sweep
 from plbench.console import Reporter
 from plbench.distributed import World
 from plbench.errors import PlbenchError, TrainingError
+from plbench.evaluation import summary
+from plbench.planning.resolve import Request, RunPlan, plan_run
 from plbench.record import Record
-from plbench.resolve import Request, RunPlan, plan_run
-from plbench.tracking import PACKAGES, Tracking, check_names, figures, follow, numbers, settings
+from plbench.tracking import PACKAGES, Tracking, check_names, figures, follow, numbers, services, settings
 from plbench.workspace import Workspace
 
 EVENTS = ("started", "logged", "finished")
@@ -74,7 +75,7 @@ class Listener:
 
 @pytest.fixture(autouse=True)
 def no_time_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "NUM_REPLICATES", 50)
+    monkeypatch.setattr(summary, "NUM_REPLICATES", 50)
     monkeypatch.setattr(environment, "git_state", lambda: {"git_commit": None, "git_dirty": None})
 
 
@@ -99,7 +100,7 @@ def listen(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Listener]:
 
     def put(name: str, *arguments: Any) -> Listener:
         listener = Listener(*arguments)
-        monkeypatch.setitem(trackers.KINDS, name, lambda: listener)
+        monkeypatch.setitem(services.KINDS, name, lambda: listener)
         return listener
 
     return put
@@ -162,7 +163,7 @@ class TestFollow:
         self, plan: RunPlan, record: Record, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         made: list[Listener] = []
-        monkeypatch.setitem(trackers.KINDS, "wandb", lambda: made.append(Listener()) or made[-1])
+        monkeypatch.setitem(services.KINDS, "wandb", lambda: made.append(Listener()) or made[-1])
         with (
             follow(plan, tmp_path / "a", tracked(workspace, "wandb")) as one,
             follow(plan, tmp_path / "b", tracked(workspace, "wandb")) as other,
@@ -182,7 +183,7 @@ class TestFollow:
             "with follow(None, None, N(track=(), dropped=set(), reporter=N(line=print))) as tracking:\n"
             "    tracking.logged(1, {'loss': 1}); tracking.finished(None)\n"
             "print([n for n in sys.modules if n.split('.')[0] in ('torch', 'tensorboard', 'mlflow', 'wandb')"
-            " or n == 'plbench.trackers'])"
+            " or n == 'plbench.tracking.services'])"
         )
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert found.stdout.strip() == "[]"
@@ -223,7 +224,7 @@ class TestRuns:
 
     def test_several_that_train_together(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
         made: list[Listener] = []
-        monkeypatch.setitem(trackers.KINDS, "wandb", lambda: made.append(Listener()) or made[-1])
+        monkeypatch.setitem(services.KINDS, "wandb", lambda: made.append(Listener()) or made[-1])
         plans = [plan_run(Request("tiny", "ce-negative", seed=seed), workspace) for seed in (0, 1)]
         sweep.run_all(plans, tracked(workspace, "wandb"))
         assert {listener.heard[0][1] for listener in made} == {plan.spec.key for plan in plans}
@@ -290,7 +291,7 @@ class TestFailures:
     ) -> None:
         made: list[Listener] = []
         error = ConnectionError("refused")
-        monkeypatch.setitem(trackers.KINDS, "mlflow", lambda: made.append(Listener("logged", error)) or made[-1])
+        monkeypatch.setitem(services.KINDS, "mlflow", lambda: made.append(Listener("logged", error)) or made[-1])
         with (
             follow(plan, tmp_path / "a", tracked(workspace, "mlflow")) as one,
             follow(plan, tmp_path / "b", tracked(workspace, "mlflow")) as other,
@@ -316,7 +317,7 @@ class TestFailures:
 
 class TestNames:
     def test_they_are_those_of_the_trackers(self) -> None:
-        assert set(PACKAGES) == set(trackers.KINDS)
+        assert set(PACKAGES) == set(services.KINDS)
 
     def test_one_that_is_not_known(self) -> None:
         with pytest.raises(PlbenchError, match="did you mean tensorboard"):

@@ -18,16 +18,18 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from plbench import environment, evaluation, trials, tune
+from plbench import environment, tune
 from plbench.api import BenchmarkProtocol, Dataset, LabelledSplit, PartialLabels
 from plbench.board.identity import check_tuning
 from plbench.board.refusals import Findings
 from plbench.errors import PlbenchError, StoreError, TrainingError
+from plbench.evaluation import summary
+from plbench.planning.resolve import Request, RunPlan, plan_run
 from plbench.record import read_record
-from plbench.resolve import Request, RunPlan, plan_run
-from plbench.study import StudyRecord, read_study
-from plbench.trials import TrialResult
 from plbench.tune import Settings, search, tuned_plan
+from plbench.tuning import trials
+from plbench.tuning.study import StudyRecord, read_study
+from plbench.tuning.trials import TrialResult
 from plbench.workspace import Workspace
 
 Make = Callable[..., Workspace]
@@ -36,7 +38,7 @@ FORK = multiprocessing.get_context("fork")
 
 @pytest.fixture(autouse=True)
 def no_time_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "NUM_REPLICATES", 20)
+    monkeypatch.setattr(summary, "NUM_REPLICATES", 20)
     monkeypatch.setattr(environment, "git_state", lambda: {"git_commit": None, "git_dirty": None})
     monkeypatch.setattr(tune, "POLL_SECONDS", 0.02)
 

@@ -87,7 +87,7 @@ def check_agreement(entries: Sequence[Entry]) -> list[Refusal]:
 
 
 def _check_seeds(entries: Sequence[Entry]) -> list[Refusal]:
-    from plbench.compare import same_but_seed  # imports torch
+    from plbench.comparison.compare import same_but_seed  # imports torch
 
     refusals = []
     first: dict[tuple[str, int], str] = {}

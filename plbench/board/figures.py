@@ -10,8 +10,8 @@ import numpy as np
 
 from plbench.board.entries import ClassRow, Entry
 from plbench.board.refusals import Findings, defined
-from plbench.evaluation import NUM_REPLICATES, PRECISION_AT, THRESHOLD
-from plbench.intervals import interval
+from plbench.evaluation.intervals import interval
+from plbench.evaluation.summary import NUM_REPLICATES, PRECISION_AT, THRESHOLD
 from plbench.metrics import Metrics
 from plbench.record import Estimate, GroupMetrics, SplitMetrics
 

@@ -181,8 +181,8 @@ def _as_installed(record: Record) -> dict[str, Any]:
 
 def _is_default(record: Record, method: Any, dataset: Any) -> bool | None:
     """Whether values are those of the installed protocol and recipe; None where these are not its own."""
+    from plbench.planning.resolve import RunPlan, is_default
     from plbench.protocol import Material
-    from plbench.resolve import RunPlan, is_default
 
     spec = record.spec
     protocol = next((own for own in dataset.protocols if own.name == spec.protocol.name), None)

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from plbench import evaluation
 from plbench.board.entries import Entry
 from plbench.board.figures import ROUNDED, as_metrics, group_members, names_parts
 from plbench.board.refusals import Findings, defined
-from plbench.bootstrap import MAX_IMAGES
 from plbench.cells import Cells
 from plbench.errors import PlbenchError
+from plbench.evaluation import summary
+from plbench.evaluation.bootstrap import MAX_IMAGES
 from plbench.labels import PartialLabels
 from plbench.metrics import evaluate_cells
 
@@ -85,8 +85,8 @@ def _compare_figures(entry: Entry, cells: Cells, findings: Findings) -> None:
     # in the order of the annotations in train, as far as quintiles tell
     order = np.array([row.quintile or 0 for row in table])
     seed = derive_seed(0, "bootstrap", protocol.sha256(), protocol.test_split)
-    replicates = evaluation.draw_replicates(cells, labels, by_id, seed, lambda done, total: None)
-    again = evaluation.summarise(cells, labels, by_id, order, replicates).model_dump()
+    replicates = summary.draw_replicates(cells, labels, by_id, seed, lambda done, total: None)
+    again = summary.summarise(cells, labels, by_id, order, replicates).model_dump()
     record = entry.record.test.model_dump()
     if not groups:
         for figures in (record, again):

@@ -37,7 +37,7 @@ def reproduce(board: BoardFolder, key: str, workspace: Workspace) -> tuple[Recor
         PlbenchError: if the board has no such record, or the run cannot be the same here, naming what differs.
     """
     from plbench import runner
-    from plbench.resolve import plan_from_spec
+    from plbench.planning.resolve import plan_from_spec
 
     if key not in board.added:
         raise PlbenchError(f"board {board.board.name} has no record {key!r}")

@@ -19,8 +19,8 @@ import numpy as np
 from plbench.board.boards import BoardFolder
 from plbench.board.entries import Entry, read_entry
 from plbench.board.published import Quotation
-from plbench.compare import Drawn, Figure, model_words, row_labels, same_but_seed
-from plbench.intervals import holm
+from plbench.comparison.compare import Drawn, Figure, model_words, row_labels, same_but_seed
+from plbench.evaluation.intervals import holm
 
 FEWEST_SEEDS = 3
 SIGNIFICANT = 0.05

@@ -12,6 +12,7 @@ from plbench.cli.terms import (
     RUNS,
     AsJson,
     DataRoot,
+    Device,
     Plugins,
     Quiet,
     Runs,
@@ -116,10 +117,10 @@ def board_build(
 @board_app.command("show")
 def board_show(name: Names = None, boards: Boards = BOARDS, as_json: AsJson = False) -> None:
     """Print boards."""
-    from plbench import tables
     from plbench.board.boards import open_boards
     from plbench.board.build import all_values
     from plbench.board.text import terminal_rows
+    from plbench.display import tables
 
     values = all_values(boards, open_boards(boards, name or ()))
 
@@ -145,15 +146,15 @@ def board_reproduce(
     boards: Boards = BOARDS,
     plugin: Plugins = None,
     data_root: DataRoot = None,
-    device: Annotated[str | None, typer.Option("--device", help="Default: a GPU where there is one.")] = None,
+    device: Device = None,
     runs: Runs = RUNS,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a record again, compare with its interval, and on request note it as verified."""
-    from plbench import tables
     from plbench.board.boards import open_boards
     from plbench.board.reproduce import home_of, promote, reproduce
+    from plbench.display import tables
 
     folder, key = home_of(open_boards(boards), record)
     _, compared = reproduce(folder, key, make_workspace(runs, plugin, data_root, device=device, quiet=quiet))

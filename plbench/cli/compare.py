@@ -14,8 +14,8 @@ from plbench.cli.terms import RUNS, Dataset, SelectionOption, emit
 from plbench.errors import PlbenchError
 
 if TYPE_CHECKING:
-    from plbench.compare import Setting as Comparison
-    from plbench.resolve import RunPlan
+    from plbench.comparison.compare import Setting as Comparison
+    from plbench.planning.resolve import RunPlan
     from plbench.workspace import Workspace
 
 ENOUGH_SEEDS = 5
@@ -48,11 +48,11 @@ def compare(
     dry_run: DryRun = False,
 ) -> None:
     """Train all methods on one dataset: which one should I use, and how sure is that?"""
-    from plbench import lineup, options, tables
-    from plbench.compare import compare as side_by_side
-    from plbench.comparison_picture import draw_comparison
-    from plbench.statistics import picture_format
-    from plbench.verdict import verdict
+    from plbench.comparison.compare import compare as side_by_side
+    from plbench.comparison.picture import draw_comparison
+    from plbench.data.statistics import picture_format
+    from plbench.lineups import lineup
+    from plbench.planning import options
 
     if tune is not None and tune < 1:
         raise PlbenchError(f"--tune {tune}: a study needs at least one trial; without --tune, none is made")
@@ -77,14 +77,22 @@ def compare(
     runs, failed = lineup.make_runs(contest, workspace)
     if not runs:
         raise PlbenchError(f"no row is whole, so there is nothing to compare: {failed[0].who}: {failed[0].why}")
-    (result,) = side_by_side(runs, workspace.registry)
     absent = [f"{entry.who}: {entry.why}" for entry in (*contest.left_out, *failed)]
+    (result,) = side_by_side(runs, workspace.registry)
     words = _words(contest.setting, methods, seeds, workspace)
     tuned = [] if tune is None else ["--tune", str(tune)]
     picture = out or workspace.store.runs / "comparisons" / f"{result.protocol.replace('/', '-')}.png"
     with workspace.reporter.patience("Drawing the picture"):
         draw_comparison(result, shlex.join([*words, *tuned]), picture)
-    answer, steps = verdict(result), _next_steps(result, words, tuned, setting)
+    _tell(result, absent, picture, _next_steps(result, words, tuned, setting), as_json)
+
+
+def _tell(result: Comparison, absent: Sequence[str], picture: Path, steps: Sequence[str], as_json: bool) -> None:
+    """The rows, the answer in words, who is absent and why, and what to do next."""
+    from plbench.comparison.verdict import verdict
+    from plbench.display import tables
+
+    answer = verdict(result)
     content = {
         **result.as_dict(),
         "tied": [row.label for row in result.tied],
@@ -99,7 +107,7 @@ def compare(
 
 def _words(plan: RunPlan, methods: Sequence[str] | None, seeds: int, workspace: Workspace) -> list[str]:
     """The command that asks for a comparison, but for where its files lie."""
-    from plbench.options import options_of
+    from plbench.planning.options import options_of
 
     words = ["plbench", "compare", "--dataset", plan.spec.protocol.dataset, *options_of(plan, workspace)]
     words += [] if methods is None else ["--methods", ",".join(methods)]

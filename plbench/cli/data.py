@@ -33,7 +33,7 @@ data_app = typer.Typer(help="The datasets that are installed.", no_args_is_help=
 @data_app.command("list")
 def data_list(plugin: Plugins = None, data_root: DataRoot = None, runs: Runs = RUNS, as_json: AsJson = False) -> None:
     """All datasets: whether their files are here, and how to get them."""
-    from plbench import catalogue, tables
+    from plbench.display import catalogue, tables
 
     rows = catalogue.list_datasets(make_workspace(runs, plugin, data_root))
     emit(rows, as_json, lambda: tables.print_datasets(rows))
@@ -54,7 +54,7 @@ def data_download(
     as_json: AsJson = False,
 ) -> None:
     """Fetch the published files: resumed where it stopped, verified, unpacked."""
-    from plbench.fetch import fetch
+    from plbench.data.fetch import fetch
 
     done = fetch(
         name,
@@ -88,8 +88,8 @@ def data_prepare(
     as_json: AsJson = False,
 ) -> None:
     """Resize the images and pack them into shards that are read sequentially, with their labels beside them."""
-    from plbench import tables
-    from plbench.preparing import prepare
+    from plbench.data.preparing import prepare
+    from plbench.display import tables
 
     options = data_options(labels, images, negative_value, data_option)
     workspace = make_workspace(RUNS, plugin, data_root, quiet=quiet, workers=workers, data_options=options)
@@ -111,8 +111,8 @@ def data_verify(
     as_json: AsJson = False,
 ) -> None:
     """Counts, checksums, missing files; with --decode every image. Leaves with 2 where something is wrong."""
-    from plbench import tables
-    from plbench.verify import verify_dataset
+    from plbench.data.verify import verify_dataset
+    from plbench.display import tables
 
     options = data_options(labels, images, negative_value, data_option)
     workspace = make_workspace(RUNS, plugin, data_root, quiet=quiet, data_options=options)
@@ -137,7 +137,8 @@ def data_stats(
     as_json: AsJson = False,
 ) -> None:
     """What is known in train and test under a protocol: by split, by class, by image."""
-    from plbench import statistics, tables
+    from plbench.data import statistics
+    from plbench.display import tables
 
     if out is not None:
         statistics.picture_format(out)  # a mistyped name is said before millions of labels are counted
@@ -167,7 +168,8 @@ def data_show(
     as_json: AsJson = False,
 ) -> None:
     """One dataset: licence, protocols and recipes; with --out a picture of it."""
-    from plbench import catalogue, pictures, tables
+    from plbench.data import pictures
+    from plbench.display import catalogue, tables
     from plbench.workspace import open_dataset
 
     options = data_options(labels, images, negative_value, data_option)
@@ -214,7 +216,7 @@ def data_make_fixture(
     as_json: AsJson = False,
 ) -> None:
     """Write a small imitation of a published layout, for tests and tutorials."""
-    from plbench.catalogue import make_fixture
+    from plbench.display.catalogue import make_fixture
 
     make_fixture(open_registry(plugin), name, folder)
     emit({"dataset": name, "folder": str(folder)}, as_json, lambda: typer.echo(f"a small {name} is in {folder}"))

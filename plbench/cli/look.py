@@ -38,7 +38,7 @@ def methods_list(
     as_json: AsJson = False,
 ) -> None:
     """All methods: paper, needs and cost; broken ones with the reason."""
-    from plbench import catalogue, tables
+    from plbench.display import catalogue, tables
 
     registry = open_registry(plugin)
     rows = catalogue.list_methods(registry)
@@ -53,7 +53,7 @@ def methods_list(
 @methods_app.command("show")
 def methods_show(name: str, plugin: Plugins = None, as_json: AsJson = False) -> None:
     """One method: its reference, formula and parameters."""
-    from plbench import catalogue, tables
+    from plbench.display import catalogue, tables
 
     description = catalogue.describe_method(open_registry(plugin), name)
     emit(description, as_json, lambda: tables.print_description(description))
@@ -69,7 +69,7 @@ def methods_check(
 ) -> None:
     """Try a method on small inputs: what fails is shown on the smallest. Exit code 1 if anything does."""
     from plbench.console import Reporter
-    from plbench.resolve import parse_assignments
+    from plbench.planning.resolve import parse_assignments
     from plbench.testing.command import check_methods
     from plbench.testing.report import print_findings
 
@@ -98,7 +98,7 @@ def methods_new(
 @runs_app.command("list")
 def runs_list(runs: Runs = RUNS, as_json: AsJson = False) -> None:
     """All runs, newest last."""
-    from plbench import tables
+    from plbench.display import tables
 
     found = all_records(runs)
     emit([record for _, record in found], as_json, lambda: tables.print_runs(found, runs))
@@ -114,8 +114,8 @@ def runs_show(
     as_json: AsJson = False,
 ) -> None:
     """One run in full, or its average precision on single classes."""
-    from plbench import tables
-    from plbench.evaluation import read_per_class
+    from plbench.display import tables
+    from plbench.evaluation.summary import read_per_class
     from plbench.record import read_record, whole_file
 
     folder = open_store(runs).find(run)
@@ -135,8 +135,8 @@ def runs_compare(
     as_json: AsJson = False,
 ) -> None:
     """Methods side by side: means over seeds, intervals, paired differences to the best."""
-    from plbench import tables
-    from plbench.compare import compare
+    from plbench.comparison.compare import compare
+    from plbench.display import tables
     from plbench.record import read_record
 
     store = open_store(runs)
@@ -150,7 +150,7 @@ def runs_compare(
 
 def doctor(plugin: Plugins = None, data_root: DataRoot = None, runs: Runs = RUNS, as_json: AsJson = False) -> None:
     """Versions, device, weights and data: what is here, what is missing, and what mends it."""
-    from plbench import tables
+    from plbench.display import tables
     from plbench.doctor import examine
 
     report = examine(make_workspace(runs, plugin, data_root))

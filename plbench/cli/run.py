@@ -11,7 +11,7 @@ import typer
 from plbench.cli.setting import DryRun, Setting, with_setting, workspace_among_others
 from plbench.cli.terms import Dataset, Method, Param, SelectionOption, emit
 from plbench.errors import PlbenchError
-from plbench.interruption import Stopped
+from plbench.training.interruption import Stopped
 
 if TYPE_CHECKING:
     from plbench.workspace import Workspace
@@ -50,7 +50,10 @@ def run(
 
 def _run(given: Setting, workspace: Workspace, *, config: Path | None, force: bool, dry_run: int) -> None:
     """Makes the run, or says what `dry_run` processes would do where that is not 0."""
-    from plbench import forecast, options, runner, tables
+    from plbench import runner
+    from plbench.display import tables
+    from plbench.forecast.estimate import describe_world, forecast
+    from plbench.planning import options
 
     world, as_json = workspace.world, given["as_json"]
     if config is not None:
@@ -60,17 +63,17 @@ def _run(given: Setting, workspace: Workspace, *, config: Path | None, force: bo
     if world.size > 1:
         world.check_same({name: str(value) for name, value in plan.spec.model_dump(mode="json").items()})
     if dry_run:
-        from plbench.dry_run import dry_run as look_ahead
-        from plbench.dry_run_table import print_dry_run
+        from plbench.display.dry_run import print_dry_run
+        from plbench.forecast.dry_run import dry_run as look_ahead
 
         found = look_ahead(plan, workspace, force=force, processes=dry_run)
         emit(found.as_dict(), as_json, lambda: print_dry_run(found))
         return
     was_done = not force and world.shared(lambda: runner.finished(plan, workspace)) is not None
     if not was_done and world.is_main:
-        workspace.reporter.line(forecast.forecast(plan, workspace, force=force).text)
+        workspace.reporter.line(forecast(plan, workspace, force=force).text)
         if world.size > 1:
-            workspace.reporter.line(forecast.describe_world(plan, workspace))
+            workspace.reporter.line(describe_world(plan, workspace))
     record = runner.run(plan, workspace, force=force)
     if world.is_main:
         folder = workspace.store.run_folder(record.key)

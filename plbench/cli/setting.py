@@ -15,9 +15,11 @@ import typer
 from plbench.cli.terms import (
     RUNS,
     AsJson,
+    Compile,
     DataOption,
     DataRoot,
-    DecodeOption,
+    Decode,
+    Device,
     HeadOption,
     Images,
     Labels,
@@ -28,6 +30,9 @@ from plbench.cli.terms import (
     Quiet,
     RegimeOption,
     Runs,
+    SaveEvery,
+    Track,
+    Workers,
     data_options,
     make_workspace,
 )
@@ -90,28 +95,16 @@ def _setting(
     images: Images = None,
     negative_value: NegativeValue = None,
     data_option: DataOption = None,
-    device: Annotated[str | None, typer.Option("--device", help="Default: a GPU where there is one.")] = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that decode images.")] = None,
-    decode: Annotated[
-        DecodeOption | None,
-        typer.Option(
-            "--decode", help="gpu decodes JPEG files where the model computes, to slightly other pixels; default: pil."
-        ),
-    ] = None,
-    compile: Annotated[
-        bool, typer.Option("--compile", help="Put models through torch.compile, but for heads that train together.")
-    ] = False,
-    save_every: Annotated[
-        float | None, typer.Option("--save-every", min=0.0, help="Seconds between two checkpoints; default: 20.")
-    ] = None,
+    device: Device = None,
+    workers: Workers = None,
+    decode: Decode = None,
+    compile: Compile = False,
+    save_every: SaveEvery = None,
     save_epochs: Annotated[
         int | None, typer.Option("--save-epochs", min=1, help="Also a checkpoint after every so many epochs.")
     ] = None,
     skip_unreadable: Annotated[bool, typer.Option("--skip-unreadable", help="Go on without broken images.")] = False,
-    track: Annotated[
-        list[str] | None,
-        typer.Option("--track", help="tensorboard, mlflow or wandb is told of each training; may be repeated."),
-    ] = None,
+    track: Track = None,
     plugin: Plugins = None,
     runs: Runs = RUNS,
     quiet: Quiet = False,
@@ -194,7 +187,7 @@ def workspace_for(setting: Setting, world: World | None = None) -> Workspace:
     )
     decode = str(setting["decode"] or "pil")
     if decode != "pil":
-        from plbench.jpegs import jpeg_decoder
+        from plbench.loading.jpegs import jpeg_decoder
 
         jpeg_decoder(decode, workspace.device)  # says what is missing now, and not when the first run needs it
     if setting["save_every"] is not None:

@@ -14,9 +14,9 @@ from plbench.cli.terms import Dataset, emit
 from plbench.errors import PlbenchError
 
 if TYPE_CHECKING:
-    from plbench.resolve import Request
-    from plbench.studies.experiment import Experiment, Scale
-    from plbench.studies.report import Result
+    from plbench.experiments.experiment import Experiment, Scale
+    from plbench.experiments.report import Result
+    from plbench.planning.resolve import Request
 
 LIST = "list"
 
@@ -50,7 +50,7 @@ def study(
 
     as_json = setting["as_json"]
     if name == LIST:
-        from plbench.studies.report import listing
+        from plbench.experiments.report import listing
 
         rows = listing([studies.find(known) for known in studies.NAMES])
         emit(rows, as_json, lambda: _print_rows(rows))
@@ -63,8 +63,8 @@ def study(
             f"--simulate {setting['simulate']}: study {name} is about how labels are hidden and varies that itself; "
             "leave --simulate out"
         )
-    from plbench.studies.conduct import conduct, foresee
-    from plbench.studies.report import conclude
+    from plbench.experiments.conduct import conduct, foresee
+    from plbench.experiments.report import conclude
 
     workspace = workspace_for(setting)
     scale_name: Scale = scale.value
@@ -84,7 +84,7 @@ def study(
 
 
 def _request(experiment: Experiment, setting: Setting, dataset: str | None) -> Request | None:
-    from plbench import options
+    from plbench.planning import options
 
     if not experiment.needs_dataset:
         if dataset is not None:
@@ -101,7 +101,7 @@ def _command(name: str, setting: Setting, dataset: str | None, scale: ScaleOptio
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
-    from plbench import tables
+    from plbench.display import tables
 
     tables.print_rows(None, rows)
 
@@ -110,8 +110,8 @@ def _print(result: Result) -> None:
     """The claims and what became of them, then where the files are."""
     from rich.text import Text
 
-    from plbench.studies.report import words
-    from plbench.tables import output
+    from plbench.display.tables import output
+    from plbench.experiments.report import words
 
     console = output()
     console.print(Text(result.caption))

@@ -12,13 +12,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from plbench.cli.setting import workspace_for
-from plbench.cli.terms import RUNS, AsJson, DecodeOption, Plugins, Quiet, Runs, emit
+from plbench.cli.setting import DryRun, workspace_for
+from plbench.cli.terms import (
+    RUNS,
+    AsJson,
+    Compile,
+    Decode,
+    Device,
+    Plugins,
+    Quiet,
+    Runs,
+    SaveEvery,
+    Track,
+    Workers,
+    emit,
+)
 from plbench.errors import PlbenchError, TrainingError
 
 if TYPE_CHECKING:
-    from plbench.expansion import Expansion
-    from plbench.ray_cluster import Cluster
+    from plbench.lineups.expansion import Expansion
+    from plbench.on_ray.cluster import Cluster
     from plbench.sweep import Result, Standing
 
 
@@ -49,7 +62,6 @@ class ExecutorOption(StrEnum):
 GridFile = Annotated[
     Path, typer.Argument(metavar="GRID.toml", help="Methods, datasets, simulations, backbones, seeds, exclusions.")
 ]
-Device = Annotated[str | None, typer.Option("--device", help="Default: a GPU where there is one.")]
 
 
 @sweep_app.command("run")
@@ -71,20 +83,13 @@ def sweep_run(
     retries: Annotated[
         int | None, typer.Option("--retries", min=0, help="Ray: after a worker or node died; default: 3.")
     ] = None,
-    plan_only: Annotated[bool, typer.Option("--dry-run", help="Say what would run and how long, then stop.")] = False,
+    dry_run: DryRun = False,
     device: Device = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that decode images.")] = None,
-    decode: Annotated[
-        DecodeOption | None, typer.Option("--decode", help="gpu decodes JPEG files where the model computes.")
-    ] = None,
-    compile: Annotated[bool, typer.Option("--compile", help="Put models through torch.compile.")] = False,
-    save_every: Annotated[
-        float | None, typer.Option("--save-every", min=0.0, help="Seconds between two checkpoints; default: 20.")
-    ] = None,
-    track: Annotated[
-        list[str] | None,
-        typer.Option("--track", help="tensorboard, mlflow or wandb is told of each training; may be repeated."),
-    ] = None,
+    workers: Workers = None,
+    decode: Decode = None,
+    compile: Compile = False,
+    save_every: SaveEvery = None,
+    track: Track = None,
     plugin: Plugins = None,
     runs: Runs = RUNS,
     quiet: Quiet = False,
@@ -94,7 +99,8 @@ def sweep_run(
 
     What was stopped goes on by the same command. Without a name of a command, this is what plbench sweep does.
     """
-    from plbench import expansion, sweep
+    from plbench import sweep
+    from plbench.lineups import expansion
 
     cluster = _cluster(executor, address, cpus, gpus, retries)
     given = {"device": device, "workers": workers, "decode": decode, "compile": compile, "save_every": save_every}
@@ -102,13 +108,12 @@ def sweep_run(
     workspace, plans = expanded.workspace, expanded.plans
     _say_what_is_left_out(expanded)
     every = sweep.with_prerequisites(plans, workspace.registry)
-    states = sweep.standings(list(every.values()), workspace.store)
-    missing = [plan for plan, state in zip(every.values(), states, strict=True) if state.state != "done"]
+    states = dict(zip(every, sweep.standings(list(every.values()), workspace.store), strict=True))
+    missing = [plan for key, plan in every.items() if states[key].state != "done"]
     seconds = expansion.seconds_of(missing, workspace) if missing else 0.0
     text = f"{grid}: {_counted(len(plans), len(every), len(missing))}{_about(seconds, workspace.device.type, cluster)}"
-    if plan_only:
-        found = dict(zip(every, states, strict=True))
-        rows = _rows(expanded, [found[plan.spec.key] for plan in plans])
+    if dry_run:
+        rows = _rows(expanded, [states[plan.spec.key] for plan in plans])
         content = {"runs": rows, "missing": len(missing), "seconds": seconds, "text": text}
         emit(content, as_json, lambda: _print_states(expanded, rows, text))
         return
@@ -116,9 +121,9 @@ def sweep_run(
     if cluster is None:
         results = sweep.run_here(plans, workspace, seconds)
     else:
-        from plbench import ray_executor
+        from plbench.on_ray import driver
 
-        results = ray_executor.run_all(plans, workspace, cluster, plugin or (), seconds)
+        results = driver.run_all(plans, workspace, cluster, plugin or (), seconds)
     _conclude(expanded, results, _words("status", grid, runs, plugin), as_json)
 
 
@@ -177,15 +182,15 @@ def _cluster(
         return None
     if gpus is not None and gpus > 1 and gpus != int(gpus):
         raise PlbenchError(f"--gpus-per-run {gpus:g}: a share below 1, such as 0.5, or a whole number of GPUs")
-    from plbench.ray_cluster import Cluster
+    from plbench.on_ray.cluster import Cluster
 
     return Cluster(address, 1.0 if cpus is None else cpus, gpus, 3 if retries is None else retries)
 
 
 def _expand(grid: Path, given: Mapping[str, Any]) -> Expansion:
     """The runs of a grid, in the workspace that these options make; what the grid says itself is no option."""
-    from plbench.expansion import expand
-    from plbench.grid import read_grid
+    from plbench.lineups.expansion import expand
+    from plbench.lineups.grid import read_grid
 
     said = read_grid(grid)
     workspace = workspace_for(defaultdict(lambda: None, given))
@@ -241,7 +246,7 @@ def _rows(expanded: Expansion, states: Sequence[Standing]) -> list[dict[str, Any
 
 def _print_states(expanded: Expansion, rows: Sequence[dict[str, Any]], text: str) -> None:
     """The table of runs, then what it comes to. Columns are what differs between the runs."""
-    from plbench import tables
+    from plbench.display import tables
 
     shown = [
         {
@@ -268,8 +273,8 @@ def _words(command: str, grid: Path, runs: Path, plugin: list[Path] | None) -> s
 
 def _conclude(expanded: Expansion, results: Sequence[Result], status: str, as_json: bool) -> None:
     """Runs side by side, and what failed: then the command leaves with 2."""
-    from plbench import tables
-    from plbench.compare import compare
+    from plbench.comparison.compare import compare
+    from plbench.display import tables
     from plbench.record import Record
 
     folder = expanded.workspace.store.run_folder

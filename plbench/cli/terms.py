@@ -94,6 +94,25 @@ DataOption = Annotated[
     typer.Option("-D", "--data-option", help="Another option of the dataset, as name=value; may be repeated."),
 ]
 
+Device = Annotated[str | None, typer.Option("--device", help="Default: a GPU where there is one.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Processes that decode images.")]
+Decode = Annotated[
+    DecodeOption | None,
+    typer.Option(
+        "--decode", help="gpu decodes JPEG files where the model computes, to slightly other pixels; default: pil."
+    ),
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Put models through torch.compile, but for heads that train together.")
+]
+SaveEvery = Annotated[
+    float | None, typer.Option("--save-every", min=0.0, help="Seconds between two checkpoints; default: 20.")
+]
+Track = Annotated[
+    list[str] | None,
+    typer.Option("--track", help="tensorboard, mlflow or wandb is told of each training; may be repeated."),
+]
+
 
 def say(text: str, code: int) -> int:
     """One line on standard error; returns the exit code to leave with."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from plbench.studies.charts import lines
-from plbench.studies.claims import above, some
-from plbench.studies.conduct import metrics_of_records
-from plbench.studies.experiment import Case, Claim, Experiment, Findings, Ground, Verdict
+from plbench.experiments.charts import lines
+from plbench.experiments.claims import above, some
+from plbench.experiments.conduct import metrics_of_records
+from plbench.experiments.experiment import Case, Claim, Experiment, Findings, Ground, Verdict
 
 ALONE, TOGETHER = "prior alone", "likelihood and prior"
 

@@ -12,8 +12,8 @@ from typing import Any
 from plbench.api import BenchmarkProtocol, Dataset, Plan
 from plbench.errors import PlbenchError
 from plbench.models import PACKAGED_BACKBONE, resolve_backbone
+from plbench.planning.resolve import validate_params
 from plbench.registry import Registry
-from plbench.resolve import validate_params
 from plbench.simulate import parse
 from plbench.testing.findings import Check, Mismatch
 

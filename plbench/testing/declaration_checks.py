@@ -10,15 +10,15 @@ from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 
-from plbench import hooks
 from plbench.api import Method, SearchRange, Task
 from plbench.errors import PlbenchError
+from plbench.planning.resolve import validate_params
 from plbench.randomness import generator
 from plbench.registry import source_sha256
-from plbench.resolve import validate_params
 from plbench.testing.findings import Check, Mismatch, NotApplicable
 from plbench.testing.small_data import Size
 from plbench.testing.small_job import SmallJob, Subject
+from plbench.training import hooks
 
 _NUM_CLASSES = (6, 80, 9600)
 _NEEDS = frozenset({"negatives", "images", "feature_map", "sample_state"})

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plbench import hooks
 from plbench.api import Batch, Loss, Method, Progress
 from plbench.errors import PlbenchError
-from plbench.execution import widened
 from plbench.testing.findings import Mismatch
 from plbench.testing.small_data import Size
 from plbench.testing.small_job import SmallJob, Subject
+from plbench.training import hooks
+from plbench.training.execution import widened
 
 _MOST_SHOWN = 12  # numbers of an output
 

@@ -8,7 +8,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from plbench import hooks
 from plbench.api import Batch
 from plbench.randomness import seeded
 from plbench.testing.constants import Constants, PathChanged
@@ -16,6 +15,7 @@ from plbench.testing.examples import LABELS, Bench, Benches, Example, ask
 from plbench.testing.findings import Check
 from plbench.testing.loss_checks import trained_parameters
 from plbench.testing.small_job import Subject
+from plbench.training import hooks
 
 _STEP, _TOLERANCE = 1e-6, 1e-5
 _NARROW_STEP, _NARROW_TOLERANCE = 1e-3, 2e-2  # where the loss goes through float32

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from plbench import hooks
 from plbench.api import Batch, Method
 from plbench.testing.examples import LABELS, Bench, Benches, Example, ask
 from plbench.testing.findings import Check, Mismatch
 from plbench.testing.small_data import Size
 from plbench.testing.small_job import SmallJob, Subject
+from plbench.training import hooks
 
 
 def check_finite(subject: Subject) -> None:

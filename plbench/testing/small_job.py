@@ -11,21 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from plbench import hooks
 from plbench.api import Batch, Method, Plan, Task
 from plbench.distributed import ALONE, World
 from plbench.engine import FitState, fit, prepare_fit
-from plbench.execution import Execution
-from plbench.images import TrainTransform, eval_transform
-from plbench.inputs import FeatureInputs, ImageInputs, Inputs
+from plbench.loading.transforms import TrainTransform, eval_transform
 from plbench.models import make_head
-from plbench.prediction import View, predict
+from plbench.planning.resolve import make_task, validate_params
 from plbench.protocol import Material
 from plbench.randomness import derive_seed, seeded
 from plbench.registry import Registry
-from plbench.resolve import make_task, validate_params
 from plbench.spec import MethodSpec, ModelSpec, Precision, Regime, RunSpec
 from plbench.testing.small_data import IMAGE_SIZE, NUM_FEATURES, SIZE, Size, SmallDataset
+from plbench.training import hooks
+from plbench.training.execution import Execution
+from plbench.training.inputs import FeatureInputs, ImageInputs, Inputs
+from plbench.training.prediction import View, predict
 
 _MODEL = ModelSpec(backbone="small", weights="random", image_size=IMAGE_SIZE)
 

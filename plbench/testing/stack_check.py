@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plbench import hooks
 from plbench.api import Batch
 from plbench.errors import PluginError
-from plbench.resolve import validate_params
-from plbench.stacked import is_stackable
+from plbench.planning.resolve import validate_params
+from plbench.stacking.stacked import is_stackable
 from plbench.testing.examples import Bench, Benches, Example, ask
 from plbench.testing.findings import Check, NotApplicable
 from plbench.testing.small_job import Subject
+from plbench.training import hooks
 
 _CLOSE = 1e-4
 

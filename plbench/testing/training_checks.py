@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
-from plbench import hooks
 from plbench.api import Progress
 from plbench.engine import FitState
-from plbench.step import Wish
 from plbench.testing.findings import Check, Mismatch, NotApplicable
 from plbench.testing.pair import Request, outcome, shared_pair
 from plbench.testing.small_data import SIZE, Size
 from plbench.testing.small_job import SmallJob, Subject
+from plbench.training import hooks
+from plbench.training.step import Wish
 
 _LADDER = (Size(2, 2, 2, 1), Size(2, 6, 2, 1), Size(4, 6, 2, 1), Size(4, 6, 2, 2), Size(8, 6, 4, 2), Size(16, 6, 8, 2))
 """From the smallest job on: which of them is the first to fail?"""

@@ -19,11 +19,11 @@ import torch
 from PIL import Image
 
 from plbench.api import ImageFiles, Plan
-from plbench.loading import ImageLoader, image_batches
-from plbench.order import EpochOrder, reading_ahead
-from plbench.packing import pack
-from plbench.shards import ShardedImages
-from plbench.transforms import EvalTransform, TrainTransform, Transform
+from plbench.loading.batches import ImageLoader, image_batches
+from plbench.loading.order import EpochOrder, reading_ahead
+from plbench.loading.transforms import EvalTransform, TrainTransform, Transform
+from plbench.packed.packing import pack
+from plbench.packed.shards import ShardedImages
 
 NUM_IMAGES = int(os.environ.get("PLBENCH_BENCH_IMAGES", "4000"))
 SHORT_SIDE, IMAGE_SIZE, BATCH_SIZE, WORKERS = 256, 224, 128, 2

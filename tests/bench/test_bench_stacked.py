@@ -15,20 +15,21 @@ import torch
 from platformdirs import user_cache_path
 from torch import nn
 
-from plbench import runner, trials
+from plbench import runner
 from plbench.api import ModelSpec, PartialLabels, Plan, Task
 from plbench.console import Reporter
 from plbench.engine import prepare_fit
-from plbench.execution import Execution
-from plbench.inputs import FeatureInputs
 from plbench.job import Job
 from plbench.metrics import evaluate_cells
 from plbench.models import make_head
+from plbench.planning.resolve import Request, RunPlan, complete, fit_part_plan, plan_run
 from plbench.randomness import seeded
 from plbench.registry import Registry
-from plbench.resolve import Request, RunPlan, complete, fit_part_plan, plan_run
-from plbench.stacked import Head, fit_together
+from plbench.stacking.stacked import Head, fit_together
 from plbench.store import Store
+from plbench.training.execution import Execution
+from plbench.training.inputs import FeatureInputs
+from plbench.tuning import trials
 from plbench.workspace import Workspace
 
 NUM_TRIALS = 64

@@ -15,11 +15,11 @@ from timm.utils.model_ema import ModelEmaV3
 
 from plbench.api import Method, PartialLabels, Plan, Task
 from plbench.engine import fit, prepare_fit
-from plbench.execution import Execution
-from plbench.inputs import FeatureInputs
 from plbench.models import build_backbone, make_head
 from plbench.registry import Registry
 from plbench.spec import ModelSpec
+from plbench.training.execution import Execution
+from plbench.training.inputs import FeatureInputs
 
 pytestmark = pytest.mark.bench
 

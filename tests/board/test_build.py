@@ -23,8 +23,8 @@ from plbench.board.publish import export, model_index
 from plbench.board.reproduce import home_of, promote, reproduce
 from plbench.board.rows import board_values
 from plbench.errors import PlbenchError
+from plbench.planning.resolve import Request, plan_run
 from plbench.record import Record, read_record, write_record
-from plbench.resolve import Request, plan_run
 from plbench.spec import Protocol
 from plbench.workspace import Workspace
 

@@ -26,11 +26,11 @@ from plbench.board.figures import _check_plausible
 from plbench.board.names import flaw_of_name
 from plbench.board.recompute import CELLS
 from plbench.board.refusals import Findings, Refusal
-from plbench.bootstrap import replicates
 from plbench.cells import Cells
+from plbench.evaluation.bootstrap import replicates
 from plbench.metrics import evaluate_cells
+from plbench.planning.resolve import Request, plan_run
 from plbench.record import PHASES, RECORD, reference
-from plbench.resolve import Request, plan_run
 from plbench.spec import RunSpec
 from plbench.workspace import Workspace
 

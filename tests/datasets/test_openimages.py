@@ -23,8 +23,8 @@ from plbench.datasets.openimages import OpenImagesV3, OpenImagesV6, groups_by_co
 from plbench.datasets.openimages_csl import OpenImagesV6Csl
 from plbench.errors import DataError
 from plbench.images import find_unreadable
+from plbench.packed.tars import TarImages
 from plbench.protocol import is_official
-from plbench.tars import TarImages
 
 Labels = dict[str, dict[str, int]]  # by image id and MID, where known
 
@@ -467,7 +467,7 @@ class TestCslTable:
         assert len(str(caught.value)) - len(str(tmp_path)) < 400
 
     def test_rows_keep_their_image_over_batches(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("plbench.delimited._BLOCK", 512)
+        monkeypatch.setattr("plbench.annotations.delimited._BLOCK", 512)
         splits = ["train", "test"]
         lines = [
             f'{row}.jpg,"[/m/{row % 7}, /m/{row % 5}]",[/m/{10 + row % 3}],{splits[row % 2]}' for row in range(200)

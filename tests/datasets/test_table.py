@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from plbench.columns import TextColumn
 from plbench.datasets.table import Table
 from plbench.errors import DataError, PlbenchError
-from plbench.resolve import Request, plan_run
+from plbench.planning.resolve import Request, plan_run
 from plbench.runner import run
 from plbench.workspace import Workspace, open_dataset
 

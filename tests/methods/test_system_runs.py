@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from plbench import environment, evaluation
+from plbench import environment
 from plbench.api import PlbenchError
-from plbench.resolve import Request, plan_run
+from plbench.evaluation import summary
+from plbench.planning.resolve import Request, plan_run
 from plbench.runner import run
 from plbench.workspace import Workspace
 
@@ -17,7 +18,7 @@ NEED_NEGATIVES = ["curriculum", "imcl"]
 @pytest.fixture(autouse=True)
 def no_time_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer bootstrap replicates, and no git process for every record."""
-    monkeypatch.setattr(evaluation, "NUM_REPLICATES", 20)
+    monkeypatch.setattr(summary, "NUM_REPLICATES", 20)
     monkeypatch.setattr(environment, "git_state", lambda: {"git_commit": None, "git_dirty": None})
 
 

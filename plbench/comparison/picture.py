@@ -1,0 +1,137 @@
+"""A comparison as a picture: a dot with its interval for every row, a panel for every figure."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plbench.comparison.compare import SIGNIFICANT, Setting
+from plbench.comparison.verdict import share_words
+from plbench.data.statistics import picture_format
+from plbench.store import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLUMNS = 5  # panels beside each other, at most
+_PANEL = 1.9  # inches wide
+_LINE = 0.27  # inches a row
+_CHARACTER = 0.075  # inches of a label
+_BEST, _WORSE = "#0072b2", "#595959"  # told apart by the colour-blind, and by their filling without any colour
+_TITLES = {"map_c": "mAP(C)", "map_o": "mAP(O)"}
+
+
+def draw_comparison(setting: Setting, command: str, path: Path) -> None:
+    """Draws rows in their rank, best on top: mAP(C), mAP(O) and each group, means with 95 % intervals.
+
+    What cannot be told apart from the best is filled, as the best is; what is worse beyond chance is hollow.
+
+    Args:
+        setting: the comparison.
+        command: that makes it, for the caption.
+        path: of the picture; its ending says of what kind.
+
+    Raises:
+        PlbenchError: if the name does not end in .png, .svg or .pdf. StoreError: if it cannot be written.
+    """
+    written = picture_format(path)
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure  # slow to import
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    names = list(setting.rows[0].figures)
+    lines = math.ceil(len(names) / _COLUMNS)
+    columns = math.ceil(len(names) / lines)
+    labels = [textwrap.fill(_plain(row.label), 40) for row in setting.rows]
+    left = _CHARACTER * max(len(part) for label in labels for part in label.splitlines()) + 0.2
+    width = max(7.0, left + columns * _PANEL + 0.7)
+    caption = _caption(setting, command, int(width / 0.061))
+    below = 0.14 * (caption.count("\n") + 1) + 0.12
+    height = 0.45 + lines * (_LINE * len(labels) + 0.75) + below
+    with rc_context({"svg.hashsalt": "plbench", "pdf.fonttype": 42}):  # the same bytes each time; text stays text
+        room = ConstrainedLayoutEngine(rect=(0, below / height, 1, 1 - below / height))
+        figure = Figure(figsize=(width, height), layout=room)
+        panels = figure.subplots(lines, columns, squeeze=False)
+        for place, axes in enumerate(panels.flat):
+            if place >= len(names):
+                axes.set_visible(False)
+                continue
+            _draw_panel(axes, setting, names[place])
+            _label_rows(axes, labels if place % columns == 0 else [""] * len(labels))
+            if place == 0:
+                _write_shares(axes, setting)
+        figure.suptitle(_plain(f"{setting.protocol}, {setting.regime}, {setting.model}"), fontsize=10)
+        figure.text(0.01, 0.08 / height, caption, fontsize=7.5, va="bottom", color="#333333")
+        metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(written, {})
+        write_atomically(path, lambda file: figure.savefig(file, format=written, dpi=150, metadata=metadata))
+
+
+def _draw_panel(axes: Axes, setting: Setting, name: str) -> None:
+    """One metric of all rows; a line down from the best row's mean."""
+    best = setting.rows[0]
+    filled = {best.keys, *(row.keys for row in setting.tied)}
+    for place, row in enumerate(setting.rows):
+        figure = row.figures[name]
+        if math.isnan(figure.mean):
+            continue
+        colour = _BEST if row.keys in filled else _WORSE
+        axes.plot([figure.low, figure.high], [place, place], color=colour, linewidth=1.3, solid_capstyle="butt")
+        axes.plot(
+            figure.mean,
+            place,
+            marker="*" if row is best else "o",
+            markersize=9 if row is best else 5.5,
+            color=colour,
+            markerfacecolor=colour if row.keys in filled else "white",
+        )
+    if not math.isnan(best.figures[name].mean):
+        axes.axvline(best.figures[name].mean, color=_BEST, linewidth=0.6, linestyle=(0, (2, 3)), zorder=0)
+    else:
+        axes.text(0.5, 0.5, "no class scored", transform=axes.transAxes, ha="center", va="center", fontsize=8)
+    axes.set_title(_TITLES.get(name, _plain(name)), fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.set_xlabel("%", fontsize=8, labelpad=1)
+    axes.grid(axis="x", color="#e0e0e0", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _label_rows(axes: Axes, labels: Sequence[str]) -> None:
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(labels) - 0.4, -0.6)  # the best on top
+
+
+def _write_shares(axes: Axes, setting: Setting) -> None:
+    """The share of resamples in which each row is the best, beside its dot."""
+    axes.text(1.02, -0.62, "best in", transform=axes.get_yaxis_transform(), ha="left", va="bottom", fontsize=7)
+    for place, row in enumerate(setting.rows):
+        words = share_words(row.share_best)
+        axes.text(1.02, place, words, transform=axes.get_yaxis_transform(), ha="left", va="center", fontsize=7)
+
+
+def _caption(setting: Setting, command: str, width: int) -> str:
+    best = setting.rows[0]
+    numbers = sorted({len(row.seeds) for row in setting.rows})
+    seeds = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+    if setting.has_few_seeds(*setting.rows):
+        marks = "Star: highest mAP(C). Too few seeds to tell the rows apart."
+    else:
+        marks = (
+            "Star: highest mAP(C). Filled: cannot be told apart from it (paired by test image, Holm p ≥ "
+            f"{SIGNIFICANT}). Hollow: worse beyond chance."
+        )
+    text = (
+        f"Mean over {seeds} {'seed' if seeds == '1' else 'seeds'} with 95 % bootstrap intervals over "
+        f"{setting.num_images:,} test images and seeds; {best.num_classes_scored} of {best.num_classes} classes "
+        f"scored. {marks} Best in: share of resamples of images and seeds in which its mAP(C) is the highest."
+    )
+    return "\n".join([*textwrap.wrap(text, width), *textwrap.wrap(_plain(command), width, break_on_hyphens=False)])
+
+
+def _plain(text: str) -> str:
+    """The text without anything that matplotlib would take for a formula."""
+    return text.replace("$", r"\$")

@@ -1,0 +1,102 @@
+"""Which method should I use, and how sure is that: a comparison's answer in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from plbench.comparison.compare import SIGNIFICANT, Figure, Row, Setting
+
+_WIDE = 2.0  # half an interval, percentage points, from which figures are called uncertain
+_MOST_SCORED = 0.9  # share of classes from which nothing is said of those that cannot be scored
+_FEW_CLASSES = 5
+_MOST_NAMED = 4
+
+
+def verdict(setting: Setting) -> list[str]:
+    """Sentences: the best row, what cannot be told apart from it, how sure that is, and what to be careful about."""
+    return [*_which(setting), *_by_map_o(setting), *_cautions(setting)]
+
+
+def share_words(share: float) -> str:
+    """A share of resamples, so that only what always or never happened reads 100 % or 0 %.
+
+    Examples:
+        >>> share_words(0.934), share_words(0.999), share_words(0.001), share_words(1.0)
+        ('93 %', '>99 %', '<1 %', '100 %')
+    """
+    if math.isnan(share):
+        return "–"
+    if 0 < share < 0.005:
+        return "<1 %"
+    return ">99 %" if 0.995 <= share < 1 else f"{100 * share:.0f} %"
+
+
+def _which(setting: Setting) -> list[str]:
+    best, *others = setting.rows
+    seeds = "1 seed" if len(best.seeds) == 1 else f"{len(best.seeds)} seeds"
+    leads = f"{best.label} has the highest mAP(C), {_with_half(best.figures['map_c'])} over {seeds}"
+    if not others:
+        return [f"{leads}; it is the only row, so there is nothing to choose between."]
+    first = f"{leads}, and is the best in {share_words(best.share_best)} of resamples of test images and seeds."
+    if setting.has_few_seeds(*setting.rows):
+        few = "1 seed is" if len(best.seeds) == 1 else f"{len(best.seeds)} seeds are"
+        return [
+            first,
+            f"{few} too few to tell methods apart: other trainings may come out in another order; give --seeds 5.",
+        ]
+    tied = setting.tied
+    if not tied:
+        return [first, f"{_others(len(others))} worse by more than chance explains, p < {SIGNIFICANT} after Holm."]
+    said = (
+        f"It cannot be told apart from {_named(tied)}, p ≥ {SIGNIFICANT} after Holm: take whichever is easiest for you."
+    )
+    if len(tied) < len(others):
+        said += f" {_others(len(others) - len(tied))} worse by more than chance explains."
+    return [first, said]
+
+
+def _others(number: int) -> str:
+    return "The other row is" if number == 1 else f"The other {number} rows are"
+
+
+def _named(rows: Sequence[Row]) -> str:
+    named = [f"{row.label} (best in {share_words(row.share_best)})" for row in rows[:_MOST_NAMED]]
+    if len(rows) > _MOST_NAMED:
+        named.append(f"{len(rows) - _MOST_NAMED} more")
+    return named[0] if len(named) == 1 else f"{'; '.join(named[:-1])} and {named[-1]}"
+
+
+def _by_map_o(setting: Setting) -> list[str]:
+    best = setting.rows[0]
+    leader = max(setting.rows, key=lambda row: row.figures["map_o"].mean)
+    if leader.label == best.label or not leader.figures["map_o"].mean > best.figures["map_o"].mean:
+        return []
+    value, other = leader.figures["map_o"], best.figures["map_o"]
+    return [
+        f"By mAP(O), in which frequent classes weigh more, {leader.label} leads: {_with_half(value)} against "
+        f"{_with_half(other)}."
+    ]
+
+
+def _cautions(setting: Setting) -> list[str]:
+    best = setting.rows[0]
+    scored, number, half = best.num_classes_scored, best.num_classes, best.figures["map_c"].half
+    said = []
+    if scored < _MOST_SCORED * number:
+        said.append(
+            f"Careful: only {scored} of {number} classes are scored; the others have no known positive or no known "
+            "negative in test, and nothing is known about them."
+        )
+    elif scored < _FEW_CLASSES:
+        said.append(f"Careful: mAP(C) is a mean over {scored} classes only; a single one can turn the order.")
+    if half >= _WIDE:
+        said.append(
+            f"Careful: {setting.num_images:,} test images show mAP(C) to ±{half:.1f} points only; four times as many "
+            "labelled ones would halve that."
+        )
+    return said
+
+
+def _with_half(figure: Figure) -> str:
+    return "–" if math.isnan(figure.mean) else f"{figure.mean:.2f} ±{figure.half:.2f}"

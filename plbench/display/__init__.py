@@ -1,0 +1,1 @@
+"""What a person is shown: progress, tables, contact sheets, what is installed and what is known."""

@@ -1,0 +1,166 @@
+"""All figures of one evaluation, from its known cells: what a record keeps of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from plbench import metrics
+from plbench.cells import Cells
+from plbench.console import Report
+from plbench.errors import PlbenchError, did_you_mean
+from plbench.evaluation import bootstrap, intervals
+from plbench.evaluation.bootstrap import Replicates
+from plbench.labels import PartialLabels
+from plbench.metrics import Metrics
+from plbench.record import Estimate, GroupMetrics, SplitMetrics
+from plbench.store import write_text
+
+NUM_REPLICATES = 1000
+THRESHOLD = 0.5
+PRECISION_AT = (1, 3, 5)
+
+
+def summarise(
+    cells: Cells,
+    labels: PartialLabels,
+    groups: Mapping[str, Sequence[str]],
+    train_annotations: np.ndarray,
+    replicates: Replicates | None,
+) -> SplitMetrics:
+    """Every metric of `semantics.md` over one set of cells.
+
+    Args:
+        labels: of the evaluated part: names its classes.
+        groups: class ids by group name.
+        train_annotations: [C] known labels of each class in train, which orders the quintiles.
+        replicates: from `draw_replicates`; None leaves the intervals out.
+    """
+    result = metrics.evaluate_cells(cells)
+    cf1, of1 = metrics.f1_scores(cells, THRESHOLD)
+    complete = len(cells.scores) == cells.num_images * cells.num_classes
+    by_image = metrics.rank_by_image(cells)
+    depths = [k for k in PRECISION_AT if k <= cells.num_classes]
+    return SplitMetrics(
+        map_c=_estimate(result.map_c, None if replicates is None else replicates.map_c),
+        map_o=_estimate(result.map_o, None if replicates is None else replicates.map_o),
+        micro_ap=_percent(metrics.micro_average_precision(cells)),
+        cf1=_percent(cf1),
+        of1=_percent(of1),
+        threshold=THRESHOLD,
+        ranking_loss=_number(metrics.ranking_loss(cells, by_image)),
+        precision_at_k={str(k): metrics.precision_at_k(cells, k, by_image) for k in depths} if complete else None,
+        num_images=cells.num_images,
+        num_classes=cells.num_classes,
+        num_classes_scored=result.num_classes_scored,
+        num_cells=len(cells.scores),
+        num_positives=int(result.num_positives.sum()),
+        groups={
+            name: _group(result, _columns(labels, ids), None if replicates is None else replicates.groups[name])
+            for name, ids in groups.items()
+        },
+        quintiles=[_group(result, index, None) for index in metrics.count_quintiles(train_annotations)],
+    )
+
+
+def write_per_class(
+    path: Path,
+    cells: Cells,
+    labels: PartialLabels,
+    groups: Mapping[str, Sequence[str]],
+    train_annotations: np.ndarray,
+) -> None:
+    """One CSV row a class: id, name, AP in percent (empty where undefined), known positives and negatives.
+
+    Also the groups that it is in, separated by `;`, and its quintile (1 for the classes with fewest annotations), so
+    that every figure of a record can be recomputed from this file or, for pooled ones, from the cells.
+    """
+    rows = metrics.per_class_table(metrics.evaluate_cells(cells), labels.class_ids, labels.class_names)
+    members = {name: set(ids) for name, ids in groups.items()}
+    quintile = {c: n for n, part in enumerate(metrics.count_quintiles(train_annotations), 1) for c in part}
+    for c, row in enumerate(rows):
+        row["groups"] = ";".join(name for name, ids in members.items() if row["class_id"] in ids)
+        row["quintile"] = quintile[c]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def draw_replicates(
+    cells: Cells, labels: PartialLabels, groups: Mapping[str, Sequence[str]], seed: int, report: Report
+) -> Replicates:
+    """Bootstrap of mAP(C), mAP(O) and the groups' mAP(C) over test images.
+
+    Args:
+        seed: the protocol's, so that any two runs of one protocol draw the same images and pair up.
+    """
+    by_index = {name: _columns(labels, ids) for name, ids in groups.items()}
+    return bootstrap.replicates(cells, NUM_REPLICATES, seed=seed, groups=by_index, progress=report)
+
+
+def read_per_class(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a per-class table for classes named by id or display name, such as "dog".
+
+    LVIS calls its persons `baby`: Person-AP is there the mAP(C) of the group `person`.
+
+    Raises:
+        PlbenchError: if there is no such class.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    chosen = []
+    for name in names:
+        found = [row for row in rows if name in (row["class_id"], row["class_name"])]
+        if not found:
+            raise PlbenchError(f"{path} has no class {name!r}; {did_you_mean(name, {r['class_name'] for r in rows})}")
+        chosen += found
+    return chosen
+
+
+def write_replicates(path: Path, replicates: Replicates) -> None:
+    """One CSV row a bootstrap replicate: map_c, map_o and each group's mAP(C), percent with six decimals."""
+    columns = {"map_c": replicates.map_c, "map_o": replicates.map_o, **replicates.groups}
+    lines = [",".join(columns)]
+    lines += [",".join(f"{value:.6f}" for value in row) for row in zip(*columns.values(), strict=True)]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def read_replicates(path: Path) -> dict[str, np.ndarray]:
+    """Replicates [R] by column name, percent; NaN where a replicate has no class to score."""
+    with path.open(encoding="utf-8") as file:
+        names = file.readline().strip().split(",")
+        values = np.loadtxt(file, delimiter=",", ndmin=2)
+    return dict(zip(names, values.T, strict=True))
+
+
+def _columns(labels: PartialLabels, class_ids: Sequence[str]) -> list[int]:
+    column = {class_id: index for index, class_id in enumerate(labels.class_ids)}
+    return [column[class_id] for class_id in class_ids]
+
+
+def _group(result: Metrics, index: Sequence[int], drawn: np.ndarray | None) -> GroupMetrics:
+    value, scored = result.group(index)
+    return GroupMetrics(map_c=_estimate(value, drawn), num_classes_scored=scored, num_classes=len(index))
+
+
+def _estimate(value: float, drawn: np.ndarray | None) -> Estimate:
+    if drawn is None or math.isnan(value):
+        return Estimate(value=_percent(value))
+    low, high = intervals.interval(drawn, point=value)
+    return Estimate(value=_percent(value), low=_percent(low), high=_percent(high))
+
+
+def _percent(value: float) -> float | None:
+    """Rounded to six decimals, inside [0, 100] whatever the last bit; None for NaN."""
+    return None if math.isnan(value) else min(max(round(value, 6), 0.0), 100.0)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

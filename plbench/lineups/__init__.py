@@ -1,0 +1,1 @@
+"""Which runs to make: of a comparison, of a grid."""

@@ -1,0 +1,208 @@
+"""Loading images batch by batch: worker processes decode, the device finishes."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, get_worker_info
+
+from plbench.errors import DataError
+from plbench.loading.jpegs import JpegDecoder, JpegFiles, refuse_transform
+from plbench.loading.order import reading_ahead
+from plbench.loading.prefetch import prefetched
+from plbench.loading.routes import Route, UnscaledPixels, Views, WholeTransform
+from plbench.loading.transforms import EvalTransform, TrainTransform, Transform
+from plbench.randomness import derive_seed, reseed, seeded
+
+if TYPE_CHECKING:
+    from plbench.images import ImageSource
+
+CPU = torch.device("cpu")
+
+
+class ImageLoader:
+    """Batches of one source through one transform, pass after pass.
+
+    A pass that comes to its end leaves its worker processes waiting for the next one, which saves epochs of a small
+    dataset a good part of their time; they end with this object. An error, or leaving a pass early, ends them at once.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        transform: Transform,
+        *,
+        min_side: int,
+        workers: int,
+        device: torch.device = CPU,
+        augment_seed: int | None = None,
+        decoder: JpegDecoder | None = None,
+    ) -> None:
+        """Starts nothing yet.
+
+        Args:
+            source: the images.
+            transform: of one image to a tensor, or to a tuple of tensors: several views.
+            min_side: images may be decoded smaller, but not below this.
+            workers: number of processes; 0 to load in this one.
+            device: where batches are wanted.
+            augment_seed: seeds the augmentation of each row anew in each epoch; None for transforms without chance.
+            decoder: decodes JPEG files on the device, in place of Pillow in the workers.
+
+        Raises:
+            PlbenchError: if there is a decoder, but the transform needs Pillow's images.
+        """
+        self._route = _route(source, transform, min_side, decoder)
+        self._workers, self._device, self._augment_seed = workers, device, augment_seed
+        self._kept: list[_Passes] = []  # at most one
+
+    def batches(self, order: Sequence[Sequence[int]], epoch: int = 0) -> Generator[tuple[Views, Tensor], None, None]:
+        """One pass.
+
+        Args:
+            order: rows of each batch.
+            epoch: what augmentation follows from beside the seed and the row.
+
+        Yields:
+            Views on the device (each [B, 3, H, W]; one unless the transform makes more), and row index [B] on the CPU.
+        """
+        route, device = self._route, self._device
+
+        def move(loaded: tuple[Any, Tensor]) -> tuple[Any, Tensor]:
+            batch, rows = loaded
+            return route.move(batch, rows, device), rows
+
+        with closing(prefetched(self._loaded(order, epoch), move, device)) as arriving:
+            for moved, rows in arriving:
+                yield route.finish(moved), rows
+
+    def _loaded(self, order: Sequence[Sequence[int]], epoch: int) -> Generator[tuple[Any, Tensor], None, None]:
+        """Batches as workers make them, pinned where a GPU wants them."""
+        passes: _Passes | None
+        try:
+            passes = self._kept.pop()
+        except IndexError:  # the first one; or another pass is under way, perhaps in another thread
+            passes = _Passes(self._route, self._workers, self._device, self._augment_seed)
+        try:
+            yield from passes.next(order, epoch)
+        except DataError as error:  # torch wraps a worker's message in the worker's traceback; the sentence is its end
+            # whoever keeps the error keeps this frame, but no loader, whose workers would be waited for late and long
+            error.__traceback__ = passes = None
+            raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from None
+        if not self._kept:
+            self._kept.append(passes)
+
+
+def image_batches(
+    source: ImageSource,
+    transform: Transform,
+    batches: Sequence[Sequence[int]],
+    *,
+    min_side: int,
+    workers: int,
+    device: torch.device = CPU,
+    augment_seed: int | None = None,
+    epoch: int = 0,
+    decoder: JpegDecoder | None = None,
+) -> Generator[tuple[Views, Tensor], None, None]:
+    """A single pass of an `ImageLoader`, which says what the arguments are."""
+    loader = ImageLoader(
+        source,
+        transform,
+        min_side=min_side,
+        workers=workers,
+        device=device,
+        augment_seed=augment_seed,
+        decoder=decoder,
+    )
+    return loader.batches(batches, epoch)
+
+
+def _route(source: ImageSource, transform: Transform, min_side: int, decoder: JpegDecoder | None) -> Route:
+    if type(transform) not in (EvalTransform, TrainTransform):  # a subclass may do anything
+        if decoder is not None:
+            refuse_transform(transform)
+        return WholeTransform(source, transform, min_side)
+    assert isinstance(transform, (EvalTransform, TrainTransform))
+    if decoder is None:
+        return UnscaledPixels(source, transform, min_side)
+    return JpegFiles(source, transform, min_side, decoder)
+
+
+class _Passes:
+    """A torch loader, and the order that it is at."""
+
+    def __init__(self, route: Route, workers: int, device: torch.device, augment_seed: int | None) -> None:
+        self._order = _Order(route.source)
+        self._loader = DataLoader(
+            _Items(route, augment_seed),
+            batch_sampler=self._order,
+            num_workers=workers,
+            collate_fn=_Collate(route),
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # or it would draw the workers' seeds, which nothing uses, from the global one
+            worker_init_fn=_single_thread,
+            prefetch_factor=4 if workers else None,
+            persistent_workers=workers > 0,
+        )
+
+    def next(self, batches: Sequence[Sequence[int]], epoch: int) -> Iterator[tuple[Any, Tensor]]:
+        self._order.batches, self._order.epoch = batches, epoch
+        return iter(self._loader)
+
+
+@dataclass
+class _Order:
+    """The batches of a pass, as (epoch, row), of which the source is told in time. Iterated ahead of the workers."""
+
+    source: ImageSource
+    batches: Sequence[Sequence[int]] = ()
+    epoch: int = 0
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        alone = self.source.block_rows == 1
+        for rows in self.batches if alone else reading_ahead(self.batches, self.source.expect):
+            yield [(self.epoch, row) for row in rows]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+@dataclass(frozen=True)
+class _Items(torch.utils.data.Dataset[tuple[Any, int]]):
+    """Map-style dataset for torch's DataLoader. An item's augmentation follows from (seed, epoch, row)."""
+
+    route: Route
+    augment_seed: int | None
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Any, int]:
+        epoch, row = item
+        if self.augment_seed is None:
+            return self.route.item(row), row
+        seed = derive_seed(self.augment_seed, "augment", epoch, row)
+        if get_worker_info() is not None:
+            reseed(seed)
+            return self.route.item(row), row
+        with seeded(seed):
+            return self.route.item(row), row
+
+    def __len__(self) -> int:
+        return len(self.route.source)
+
+
+@dataclass(frozen=True)
+class _Collate:
+    route: Route
+
+    def __call__(self, items: Sequence[tuple[Any, int]]) -> tuple[Any, Tensor]:
+        made, rows = zip(*items, strict=True)  # tensors are stacked in a worker, straight into shared memory
+        return self.route.collate(made), torch.tensor(rows, dtype=torch.int64)
+
+
+def _single_thread(worker: int) -> None:
+    torch.set_num_threads(1)

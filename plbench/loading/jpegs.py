@@ -1,0 +1,239 @@
+"""Decoding JPEG files on the GPU: workers only read bytes, and the device decodes and squashes a batch at a time.
+
+Pixels differ slightly from Pillow's, which decodes large files at a fraction of their size, so it is asked for by
+`--decode gpu`. What is not a plain JPEG (other formats, CMYK, files that end too early) is decoded by Pillow in the
+workers all the same, and so is what the device's decoder refuses: a broken file gets the same sentence either way.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import default_collate
+
+from plbench.errors import PlbenchError
+from plbench.loading.routes import Unscaled, Views, box_of, finished, stacked_boxes
+from plbench.loading.transforms import EvalTransform, TrainTransform, as_bytes
+
+if TYPE_CHECKING:
+    from plbench.images import ImageSource
+
+Decode = Callable[[list[Tensor]], list[Tensor]]
+"""Files, each uint8 [n] on the CPU, to images, each uint8 [3, h, w] on the device. RuntimeError if one is broken."""
+
+_END_OF_IMAGE = b"\xff\xd9"
+
+
+@dataclass
+class JpegDecoder:
+    """Decodes and squashes batches of JPEG files on a device."""
+
+    decode: Decode
+    device: torch.device
+    _being_read: Any = field(default=None, init=False)
+
+    def squashed(self, files: list[Tensor], size: int) -> Tensor:
+        """Images of a batch, uint8 [B, size, size, 3] on the device.
+
+        On a GPU, call it in a stream of its own: it waits for what was queued there before.
+
+        Raises:
+            RuntimeError: if one of the files is broken.
+        """
+        if self.device.type == "cuda":
+            # torchvision decodes in a stream that does not wait for this one, into memory that this one may have freed
+            # but not finished reading (github.com/pytorch/vision/pull/9606)
+            torch.cuda.current_stream(self.device).synchronize()
+        images = self.decode(files)
+        self._being_read = files  # until the next call, which waits for this one's work
+        squashed = [self._squash(image, size) for image in images]
+        return torch.stack(squashed).round_().clamp_(0, 255).to(torch.uint8).movedim(1, -1).contiguous()
+
+    def _squash(self, image: Tensor, size: int) -> Tensor:
+        if tuple(image.shape[1:]) == (size, size):
+            return image.float()
+        wide = image[None].float()
+        return functional.interpolate(wide, (size, size), mode="bilinear", antialias=True)[0]
+
+
+def jpeg_decoder(name: str, device: torch.device) -> JpegDecoder | None:
+    """What decodes JPEG files: None where Pillow does, in the workers.
+
+    Args:
+        name: "pil" or "gpu".
+        device: that computes.
+
+    Raises:
+        PlbenchError: if files are to be decoded on a GPU and something that this takes is missing.
+    """
+    if name == "pil":
+        return None
+    instead = "use --decode pil, which decodes in the --workers processes"
+    if device.type != "cuda":
+        raise PlbenchError(f"--decode gpu needs a CUDA device, and this run computes on {device.type!r}; {instead}")
+    try:
+        decoder = JpegDecoder(torchvision_decode(device), device)
+        decoder.squashed([_a_small_jpeg()], 8)
+    except (ImportError, AttributeError, RuntimeError) as error:
+        raise PlbenchError(
+            f"--decode gpu needs a torchvision with nvJPEG that was built for torch {torch.__version__}, and the one "
+            f"here does not decode ({str(error).splitlines()[0]}); install the pair of one CUDA build, or {instead}"
+        ) from error
+    return decoder
+
+
+def torchvision_decode(device: torch.device) -> Decode:
+    """The decoder of torchvision, on a device.
+
+    Raises:
+        ImportError, AttributeError, RuntimeError: here or when it is called, if it does not fit this torch.
+    """
+    import plbench.torchvision_ops  # noqa: F401  # isort: skip
+    from torchvision.io import ImageReadMode, decode_jpeg  # type: ignore[import-untyped]
+
+    return lambda files: list(decode_jpeg(files, mode=ImageReadMode.RGB, device=device))
+
+
+def _a_small_jpeg() -> Tensor:
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "JPEG")
+    return torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
+
+
+def refuse_transform(transform: object) -> None:
+    """Says why a transform of a method's own cannot be fed by a GPU decoder.
+
+    Raises:
+        PlbenchError: always.
+    """
+    name = getattr(transform, "__name__", type(transform).__name__)
+    raise PlbenchError(f"the method's own transform ({name}) works on images decoded by Pillow; use --decode pil")
+
+
+class Encoded(NamedTuple):
+    """A batch of files, most of them JPEG.
+
+    Attributes:
+        files: uint8, one file after another. sizes: int64 [B] in bytes, 0 for an image that a worker has decoded.
+        pixels: uint8 [n, size, size, 3] of those, in order. boxes: int64 [B, 4] or None, as of `Unscaled`.
+    """
+
+    files: Tensor
+    sizes: Tensor
+    pixels: Tensor
+    boxes: Tensor | None
+
+
+class _Item(NamedTuple):
+    file: Tensor | None
+    pixels: Tensor | None
+    boxes: Tensor | None
+
+
+@dataclass(frozen=True)
+class JpegFiles:
+    """Workers read files; the device decodes, squashes, scales, normalises and cuts out."""
+
+    source: ImageSource
+    transform: EvalTransform | TrainTransform
+    min_side: int
+    decoder: JpegDecoder
+
+    def __post_init__(self) -> None:
+        """Refuses what works on Pillow's images.
+
+        Raises:
+            PlbenchError: if the transform augments.
+        """
+        if isinstance(self.transform, TrainTransform) and self.transform.augment is not None:
+            raise PlbenchError(
+                "RandAugment works on images decoded by Pillow; use --decode pil, or a plan whose randaugment is off "
+                "(scoring and the features of the probe regime need none)"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Workers get no decoder, which belongs to this process's device."""
+        return {**self.__dict__, "decoder": None}
+
+    @property
+    def base(self) -> EvalTransform:
+        """What squashes and scales."""
+        return self.transform.base if isinstance(self.transform, TrainTransform) else self.transform
+
+    def item(self, row: int) -> _Item:
+        """The file of one image where the device can decode it, else its pixels."""
+        content = self.source.read(row)
+        plain = is_plain_jpeg(content)
+        file = torch.frombuffer(bytearray(content), dtype=torch.uint8) if plain else None
+        return _Item(file, None if plain else self._by_pillow(row), box_of(self.transform))
+
+    def collate(self, items: Sequence[_Item]) -> Encoded:
+        """The files in one piece, since a tensor each would be a file descriptor each."""
+        files = [item.file for item in items if item.file is not None]
+        pixels = [item.pixels for item in items if item.pixels is not None]
+        size = self.base.size
+        return Encoded(
+            torch.cat(files) if files else torch.empty(0, dtype=torch.uint8),
+            torch.tensor([0 if item.file is None else len(item.file) for item in items]),
+            default_collate(pixels) if pixels else torch.empty(0, size, size, 3, dtype=torch.uint8),
+            stacked_boxes(items),
+        )
+
+    def move(self, batch: Encoded, rows: Tensor, device: torch.device) -> Unscaled:
+        """Decodes on the device.
+
+        Raises:
+            DataError: if an image cannot be read, with its name.
+        """
+        sizes = batch.sizes.tolist()
+        encoded = [place for place, size in enumerate(sizes) if size]
+        pixels = torch.empty(len(sizes), self.base.size, self.base.size, 3, dtype=torch.uint8, device=device)
+        if encoded:
+            files = list(batch.files.split([sizes[place] for place in encoded]))
+            decoded = self._decoded(files, rows[encoded].tolist(), device)
+            if len(encoded) == len(sizes):
+                pixels = decoded
+            else:
+                pixels[encoded] = decoded
+        others = [place for place, size in enumerate(sizes) if not size]
+        if others:
+            pixels[others] = batch.pixels.to(device, non_blocking=True)
+        boxes = None if batch.boxes is None else batch.boxes.to(device, non_blocking=True)
+        return Unscaled(pixels, boxes)
+
+    def finish(self, moved: Unscaled) -> Views:
+        """One view, float32 [B, 3, H, W]."""
+        return (finished(self.transform, moved),)
+
+    def _decoded(self, files: list[Tensor], rows: list[int], device: torch.device) -> Tensor:
+        try:
+            return self.decoder.squashed(files, self.base.size)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # some file is not for this decoder: Pillow reads it, or says what is wrong with which
+            return torch.stack([self._by_pillow(row) for row in rows]).to(device)
+
+    def _by_pillow(self, row: int) -> Tensor:
+        return as_bytes(self.base.resize(self.source.load(row, self.min_side)))
+
+
+def is_plain_jpeg(content: bytes) -> bool:
+    """Whether a file is one that every decoder reads alike: a whole JPEG in the usual colours, or grey."""
+    if not content.startswith(b"\xff\xd8"):
+        return False
+    from plbench.images import DECODING_ERRORS
+
+    try:
+        image = Image.open(io.BytesIO(content))  # reads the header
+    except DECODING_ERRORS:
+        return False
+    stores_rgb = image.info.get("adobe_transform") == 0 and image.mode == "RGB"
+    whole = content.rstrip(b"\0").endswith(_END_OF_IMAGE)
+    return image.format == "JPEG" and image.mode in ("RGB", "L") and whole and not stores_rgb

@@ -1,0 +1,139 @@
+"""The ways from an image file to the device: what a worker makes of an image, and what becomes of it in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from plbench.loading.transforms import EvalTransform, TrainTransform, Transform, erase
+
+if TYPE_CHECKING:
+    from plbench.images import ImageSource
+
+Views = tuple[Tensor, ...]
+
+
+class Route(Protocol):
+    """One way. `item` and `collate` run in workers, `move` where batches are copied, `finish` where they are used."""
+
+    @property
+    def source(self) -> ImageSource:
+        """Where the images are."""
+        ...
+
+    def item(self, row: int) -> Any:
+        """What a worker makes of one image. Draws from the global generators, which the loader seeds."""
+        ...
+
+    def collate(self, items: Sequence[Any]) -> Any:
+        """A batch of them: tensors, and tuples of tensors."""
+        ...
+
+    def move(self, batch: Any, rows: Tensor, device: torch.device) -> Any:
+        """The batch on the device."""
+        ...
+
+    def finish(self, moved: Any) -> Views:
+        """The views that a model sees, each [B, ...]."""
+        ...
+
+
+@dataclass(frozen=True)
+class WholeTransform:
+    """Workers do all of a transform that nothing is known of; it may give several views, as a tuple."""
+
+    source: ImageSource
+    transform: Transform
+    min_side: int
+
+    def item(self, row: int) -> Views:
+        """The views of one image."""
+        made = self.transform(self.source.load(row, self.min_side))
+        return made if isinstance(made, tuple) else (made,)
+
+    def collate(self, items: Sequence[Views]) -> Views:
+        """Each view of all images, stacked."""
+        return tuple(default_collate(list(view)) for view in zip(*items, strict=True))
+
+    def move(self, batch: Views, rows: Tensor, device: torch.device) -> Views:
+        """Copies the views as they are; images become channels-last."""
+        return tuple(_moved(view, device) if isinstance(view, Tensor) else view for view in batch)
+
+    def finish(self, moved: Views) -> Views:
+        """They are finished."""
+        return moved
+
+
+class Unscaled(NamedTuple):
+    """A batch before it is scaled.
+
+    Attributes:
+        pixels: uint8 [B, H, W, 3]. boxes: int64 [B, 4] of what is cut out of each image; None where nothing is.
+    """
+
+    pixels: Tensor
+    boxes: Tensor | None
+
+
+@dataclass(frozen=True)
+class UnscaledPixels:
+    """Workers decode, squash and augment; bytes travel; the device scales, normalises and cuts out.
+
+    A quarter of what float32 would be goes through shared memory and to the device, and nothing is transposed on the
+    way: pixels lie as Pillow gives them, which is the layout that models compute in.
+    """
+
+    source: ImageSource
+    transform: EvalTransform | TrainTransform
+    min_side: int
+
+    def item(self, row: int) -> Unscaled:
+        """Pixels [H, W, 3] and box [4] of one image."""
+        pixels = self.transform.pixels(self.source.load(row, self.min_side))
+        return Unscaled(pixels, box_of(self.transform))
+
+    def collate(self, items: Sequence[Unscaled]) -> Unscaled:
+        """Pixels and boxes, stacked."""
+        return Unscaled(default_collate([item.pixels for item in items]), stacked_boxes(items))
+
+    def move(self, batch: Unscaled, rows: Tensor, device: torch.device) -> Unscaled:
+        """Copies bytes."""
+        pixels, boxes = batch
+        on_device = None if boxes is None else boxes.to(device, non_blocking=True)
+        return Unscaled(pixels.to(device, non_blocking=True), on_device)
+
+    def finish(self, moved: Unscaled) -> Views:
+        """One view, float32 [B, 3, H, W]."""
+        return (finished(self.transform, moved),)
+
+
+def _moved(view: Tensor, device: torch.device) -> Tensor:
+    layout = torch.channels_last if view.ndim == 4 else torch.preserve_format
+    return view.to(device, memory_format=layout, non_blocking=True)
+
+
+def finished(transform: EvalTransform | TrainTransform, batch: Unscaled) -> Tensor:
+    """Scaled, normalised and cut out: float32 [B, 3, H, W], wherever the batch is."""
+    base = transform.base if isinstance(transform, TrainTransform) else transform
+    images = base.scaled(batch.pixels)
+    if batch.boxes is not None:
+        erase(images, batch.boxes)
+    return images
+
+
+def box_of(transform: EvalTransform | TrainTransform) -> Tensor | None:
+    """What a transform cuts out of an image that it has just augmented; None where it never does."""
+    if isinstance(transform, TrainTransform) and transform.erase is not None:
+        return transform.box()
+    return None
+
+
+def stacked_boxes(items: Sequence[Any]) -> Tensor | None:
+    """Boxes [B, 4] of a batch whose items have one each, or none of them has."""
+    boxes = [item.boxes for item in items]
+    return None if boxes[0] is None else torch.stack(boxes)

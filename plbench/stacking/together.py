@@ -1,0 +1,212 @@
+"""Runs that train in one pass: which ones can, and how each comes to what it would have come to alone."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from plbench import runner
+from plbench.console import Reporter
+from plbench.engine import FitState
+from plbench.errors import TrainingError
+from plbench.job import Job
+from plbench.planning.resolve import RunPlan
+from plbench.record import Record
+from plbench.stacking.layers import layers_of
+from plbench.stacking.stacked import Head, bytes_per_head, fit_together, is_stackable
+from plbench.tracking import follow
+from plbench.training.inputs import FeatureInputs
+from plbench.training.interruption import Stopped, listening
+from plbench.workspace import Workspace
+
+STACK_BYTES = 2 << 30
+"""Memory for parameters, optimisers and activations of heads that train together, beside the features; on a GPU, half
+of what is free."""
+
+
+def can_stack(plan: RunPlan) -> bool:
+    """Whether a run could train with others: on cached features, by a method whose loss broadcasts over heads.
+
+    Raises:
+        PluginError: if the method says that it can be stacked, but cannot.
+    """
+    spec = plan.spec
+    plain = spec.plan.accumulate == 1 and spec.precision != "float16"  # a loss scale would be each head's own
+    return spec.regime == "probe" and plain and is_stackable(plan.method)
+
+
+def groups(plans: Sequence[RunPlan]) -> list[list[RunPlan]]:
+    """Runs that may train together, as large as groups come; a run that cannot be stacked is alone."""
+    found: dict[str, list[RunPlan]] = defaultdict(list)
+    for plan in plans:
+        found[_common(plan) if can_stack(plan) else plan.spec.key].append(plan)
+    return list(found.values())
+
+
+def _common(plan: RunPlan) -> str:
+    """What runs of one group agree in: all but method, seed, rate and decay."""
+    spec = plan.spec
+    common = spec.plan.model_copy(update={"lr": 1.0, "weight_decay": 0.0})
+    method = spec.method.model_copy(update={"name": "", "version": "", "source_sha256": "", "params": {}})
+    seed = spec.seed if spec.model.weights == "random" else 0  # features of random weights follow from the seed
+    update = {"method": method, "plan": common, "seed": seed, "tuned_by": None, "stages": {}}
+    return spec.model_copy(update=update).canonical()
+
+
+def in_memory(plans: Sequence[RunPlan], workspace: Workspace) -> Iterator[list[Job]]:
+    """Jobs of a group, ready to train, as many at a time as memory allows, on features that are there once.
+
+    Args:
+        plans: one of `groups`, all of whose stages are done.
+        workspace: where and how.
+    """
+    first = _prepared(plans[0], workspace, plans[0], None)
+    size = bytes_per_head(first.state.model, first.spec.plan.batch_size)
+    most = max(1, _memory(workspace.device) // size)
+    if layers_of(first.state.model) is None:  # a head that a stack does not know
+        most = 1
+    for start in range(0, len(plans), most):
+        members = plans[start : start + most]
+        yield [first if plan is plans[0] else _prepared(plan, workspace, plans[0], first) for plan in members]
+
+
+def _prepared(plan: RunPlan, workspace: Workspace, leader: RunPlan, like: Job | None) -> Job:
+    artifacts = {name: runner.stage_artifact(plan, name, workspace) for name in plan.stages}
+    stop_after = runner.chosen_epoch(plan, workspace)
+    job = Job(dataclasses.replace(plan, material=leader.material), workspace, artifacts, stop_after)
+    with job.phase("data"):
+        job.prepare(like)
+        job.open_scored_part(like)
+    return job
+
+
+def _memory(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else STACK_BYTES
+
+
+def train(
+    jobs: Sequence[Job],
+    workspace: Workspace,
+    after_epoch: Callable[[Job], Callable[[FitState], None]] = lambda job: lambda state: None,
+    save: Callable[[Job], None] = lambda job: None,
+) -> list[Head]:
+    """Trains jobs together, each from where it stands.
+
+    Args:
+        jobs: from `in_memory`.
+        workspace: where and how.
+        after_epoch: gives what a job does at the end of each of its epochs.
+        save: called for each job at the end of an epoch in which a signal asked for a stop.
+
+    Returns:
+        The head of each job, in order; with its error where it failed.
+
+    Raises:
+        Stopped: if a signal asked for it.
+    """
+    inputs = jobs[0].train_inputs
+    assert isinstance(inputs, FeatureInputs)
+    with listening() as heard:
+
+        def end_epoch(job: Job, state: FitState, then: Callable[[FitState], None]) -> None:
+            then(state)
+            if heard.number is not None:
+                save(job)
+
+        def between_epochs() -> None:
+            if heard.number is not None:
+                raise Stopped(heard.number)
+
+        heads = [
+            Head(
+                job.state, job.spec.plan, job.spec.seed, job.stop_after, partial(end_epoch, job, then=after_epoch(job))
+            )
+            for job in jobs
+        ]
+        standing: dict[int, list[Head]] = defaultdict(list)
+        for head in heads:
+            standing[head.state.epoch].append(head)
+        for members in standing.values():
+            what = jobs[0].method.title if len(members) == 1 else f"{len(members)} heads together"
+            with workspace.reporter.task(f"Training {what}") as report:
+                fit_together(members, inputs, jobs[0].execution, report=report, between_epochs=between_epochs)
+    return heads
+
+
+def run_group(plans: Sequence[RunPlan], workspace: Workspace) -> list[Record | TrainingError]:
+    """Makes runs that train together; each leaves the record that it would leave alone.
+
+    Args:
+        plans: one of `groups`, no two with one key, all of whose stages are done.
+        workspace: where and how.
+    """
+    with contextlib.ExitStack() as held:
+        for key in sorted(plan.spec.key for plan in plans):  # everywhere in one order: no two wait for each other
+            held.enter_context(workspace.store.lock(key, waiting=_waiting(key, workspace)))
+        found = {
+            plan.spec.key: runner.finished(plan, workspace) for plan in plans
+        }  # another process may have made some
+        results: dict[str, Record | TrainingError] = {key: record for key, record in found.items() if record}
+        missing = [plan for plan in plans if plan.spec.key not in results]
+        for jobs in in_memory(missing, workspace) if missing else ():
+            results |= _make(jobs, workspace)
+    return [results[plan.spec.key] for plan in plans]
+
+
+def _waiting(key: str, workspace: Workspace) -> Callable[[], None]:
+    return lambda: workspace.reporter.line(f"Run {key} is under way in another process; waiting for it")
+
+
+def _make(jobs: Sequence[Job], workspace: Workspace) -> dict[str, Record | TrainingError]:
+    folders = [workspace.store.run_folder(job.spec.key) for job in jobs]
+    results: dict[str, Record | TrainingError] = {}
+    said: dict[str, None] = {}  # most go on after the same step
+    with contextlib.ExitStack() as kept:
+        for job, folder in zip(jobs, folders, strict=True):
+            kept.enter_context(runner.keeping_only_what_is_whole(job.plan, folder, workspace))
+            runner.write_spec(job, folder)
+            said.update(dict.fromkeys(job.resume(folder)))
+            job.finish_epoch(folder)
+            job.tracking = kept.enter_context(follow(job.plan, folder, workspace))
+        for sentence in said:
+            workspace.reporter.line(sentence)
+        place = dict(zip((job.spec.key for job in jobs), folders, strict=True))
+        heads = train(
+            jobs,
+            workspace,
+            after_epoch=lambda job: job.epoch_end(place[job.spec.key]),
+            save=lambda job: job.save(place[job.spec.key]),
+        )
+        with (
+            workspace.reporter.task(f"Scoring {len(jobs)} runs") as report,
+            ThreadPoolExecutor(torch.get_num_threads(), "scoring") as pool,  # much of it is numpy's, on one core
+        ):
+            made = pool.map(partial(_result, workspace), jobs, heads, folders)
+            for number, (job, result) in enumerate(zip(jobs, made, strict=True), 1):
+                results[job.spec.key] = result
+                report(number, len(jobs))
+    return results
+
+
+def _result(workspace: Workspace, job: Job, head: Head, folder: Path) -> Record | TrainingError:
+    """Ends a run whose training ended. Its own bars would hide the one over all runs."""
+    job.workspace = dataclasses.replace(workspace, reporter=Reporter(quiet=True))
+    job.trained_together = True
+    job.conclude()
+    if head.error is None:
+        record = runner.conclude(job, folder)
+        job.tracking.finished(record)
+        return record
+    try:
+        with runner.keeping_only_what_is_whole(job.plan, folder, workspace):
+            raise job.explained(head.error, folder)
+    except TrainingError as error:
+        job.tracking.failed(error)
+        return error

@@ -1,0 +1,178 @@
+"""TensorBoard, MLflow and Weights & Biases behind `plbench.tracking.Tracker`.
+
+Each imports its own package when it starts. Where they write and to which server is settled by their own environment
+variables, as their manuals say. A run that is interrupted goes on in the same tracked run: its identity is noted in the
+run's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plbench.store import write_text
+from plbench.tracking import Tracker, figures, settings
+
+if TYPE_CHECKING:
+    from plbench.planning.resolve import RunPlan
+    from plbench.record import Record
+
+PROJECT = "plbench"
+"""Of W&B, and experiment of MLflow, where their environment names no other."""
+
+_MOST_PARAMS = 100  # that MLflow takes in one call
+
+
+class TensorBoard:
+    """Scalars, the spec as text and the values for the table of hyper-parameters, in the run's folder `tensorboard`."""
+
+    def started(self, plan: RunPlan, folder: Path) -> None:
+        """Opens an event file; that of an interrupted run stays beside it, and TensorBoard reads both."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._settings = settings(plan)
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
+        rows = "\n".join(f"| {name} | {value} |" for name, value in self._settings.items())
+        self._writer.add_text("spec", f"| setting | value |\n|---|---|\n{rows}", 0)
+
+    def logged(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes values at once, so that a run under way can be watched."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def finished(self, record: Record) -> None:
+        """Writes the figures."""
+        from torch.utils.tensorboard.summary import hparams
+
+        found = figures(record)
+        self.logged(int(record.training.get("steps", 0)), found)
+        for summary in hparams(dict(self._settings), found):
+            self._writer.file_writer.add_summary(summary)
+        self._writer.close()
+
+    def failed(self, error: BaseException) -> None:
+        """Leaves what there is, with the reason."""
+        self._writer.add_text("error", _reason(error))
+        self._writer.close()
+
+
+class MLflow:
+    """A run in the experiment that MLflow's environment names: parameters, metrics, and tags with key and protocol.
+
+    By `MlflowClient`: MLflow's active run would be one for the whole process.
+    """
+
+    def started(self, plan: RunPlan, folder: Path) -> None:
+        """Creates the run, or goes on with that of an interruption."""
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
+
+        self._client = MlflowClient()
+        note = folder / "tracking" / "mlflow"
+        if note.is_file():
+            self._run = note.read_text()
+            self._client.update_run(self._run, status="RUNNING")
+            return
+        tags = {f"plbench.{name}": value for name, value in _tags(plan).items()}
+        run = self._client.create_run(self._experiment(), run_name=_title(plan), tags=tags)
+        self._run = str(run.info.run_id)
+        write_text(note, self._run)
+        params = [Param(name, str(value)) for name, value in settings(plan).items()]
+        for start in range(0, len(params), _MOST_PARAMS):
+            self._client.log_batch(self._run, params=params[start : start + _MOST_PARAMS])
+
+    def _experiment(self) -> str:
+        """Identity of the experiment, which is created where it is not there."""
+        if identity := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+            return identity
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return str(self._client.create_experiment(name))
+            except Exception:
+                found = self._client.get_experiment_by_name(name)  # another process was faster
+                if found is None:
+                    raise
+        return str(found.experiment_id)
+
+    def logged(self, step: int, values: Mapping[str, float]) -> None:
+        """Logs metrics in one call."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(self._run, [Metric(name, value, now, step) for name, value in values.items()])
+
+    def finished(self, record: Record) -> None:
+        """Logs the figures and ends the run."""
+        self.logged(int(record.training.get("steps", 0)), figures(record))
+        self._client.set_terminated(self._run, "FINISHED")
+
+    def failed(self, error: BaseException) -> None:
+        """Ends the run as failed, or as killed where somebody stopped it."""
+        self._client.set_tag(self._run, "plbench.error", _reason(error))
+        self._client.set_terminated(self._run, "FAILED" if isinstance(error, Exception) else "KILLED")
+
+
+class WandB:
+    """A run in the project that W&B's environment names: its config, a history by step, and the figures as summary."""
+
+    def started(self, plan: RunPlan, folder: Path) -> None:
+        """Starts the run, or goes on with that of an interruption; its files lie in the run's folder `wandb`."""
+        import wandb
+
+        note = folder / "tracking" / "wandb"
+        goes_on = note.is_file()
+        where = os.environ.get("WANDB_DIR")
+        if where is None:
+            folder.mkdir(parents=True, exist_ok=True)
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=_title(plan),
+            id=note.read_text() if goes_on else None,
+            resume="allow" if goes_on else None,
+            dir=where or str(folder),
+            tags=[f"{name}:{value}"[:64] for name, value in _tags(plan).items()],
+            config={"key": plan.spec.key, **plan.spec.model_dump(mode="json", exclude_none=True)},
+            reinit="create_new",  # several runs may train in one pass
+            settings=wandb.Settings(console="off", silent=True),  # our output is no part of it, nor its of ours
+        )
+        write_text(note, str(self._run.id))
+        self._run.define_metric("*", step_metric="step")  # W&B's own counter does not go back after an interruption
+
+    def logged(self, step: int, values: Mapping[str, float]) -> None:
+        """Logs one row of the history."""
+        self._run.log({"step": step, **values})
+
+    def finished(self, record: Record) -> None:
+        """Puts the figures into the summary and ends the run."""
+        self._run.summary.update(figures(record))
+        self._run.finish(exit_code=0)
+
+    def failed(self, error: BaseException) -> None:
+        """Ends the run as failed, or as stopped."""
+        self._run.summary["error"] = _reason(error)
+        self._run.finish(exit_code=1 if isinstance(error, Exception) else 255)
+
+
+KINDS: dict[str, Callable[[], Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
+"""By the name that `--track` takes: the same as in `plbench.tracking.PACKAGES`."""
+
+
+def _title(plan: RunPlan) -> str:
+    return f"{plan.spec.method.name} {plan.spec.protocol.name} seed {plan.spec.seed} {plan.spec.key[:8]}"
+
+
+def _tags(plan: RunPlan) -> dict[str, str]:
+    """What a list of runs is searched by."""
+    spec = plan.spec
+    tags = {"key": spec.key, "protocol": spec.protocol.name, "method": spec.method.name, "regime": spec.regime}
+    return {**tags, "seed": str(spec.seed), "part": spec.train_part}
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:500]

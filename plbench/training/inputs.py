@@ -1,0 +1,168 @@
+"""What the engine is fed: images or cached features of one part of a dataset, with its partial labels."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plbench.api import Batch
+from plbench.distributed import ALONE, World
+from plbench.images import ImageSource, label_tensor, ordered_batches
+from plbench.labels import PartialLabels
+from plbench.loading.batches import CPU, ImageLoader, image_batches
+from plbench.loading.jpegs import JpegDecoder
+from plbench.loading.order import EpochOrder
+from plbench.loading.transforms import EvalTransform
+
+_IN_MEMORY_BYTES = 4 << 30
+
+
+class Inputs(Protocol):
+    """Rows of one part of a dataset, in training order or in their own."""
+
+    @property
+    def labels(self) -> PartialLabels:
+        """Partial labels of the rows."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        ...
+
+    def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: World = ALONE) -> Iterator[Batch]:
+        """Training batches of one epoch: every row once, by the run's seed; or only those from one on.
+
+        Of each, this process's share; where that is empty, rows that stand in (see `EpochOrder`).
+        """
+        ...
+
+    def ordered(self, batch_size: int, world: World = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
+        """Evaluation batches: row index [b], on the CPU, and inputs; every row once, in order, without augmentation.
+
+        Among several processes the batches are dealt out in turn, whole, so that they are computed as by one.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """Images read and decoded by worker processes, finished on the device.
+
+    Attributes:
+        train_transform: of training batches; None for a part that is only evaluated.
+        seed: orders and augments training batches.
+        device: where images are wanted.
+        decoder: decodes JPEG files there, in place of Pillow in the workers.
+    """
+
+    images: ImageSource
+    labels: PartialLabels
+    eval_transform: EvalTransform
+    workers: int
+    train_transform: Callable[[Any], Any] | None = None
+    seed: int = 0
+    device: torch.device = CPU
+    decoder: JpegDecoder | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses now what could not be loaded later.
+
+        Raises:
+            PlbenchError: if there is a decoder, but the training transform needs Pillow's images.
+        """
+        if self.train_transform is not None:
+            assert self._training_loader is not None
+
+    @cached_property
+    def _training_loader(self) -> ImageLoader:
+        """Keeps its workers from epoch to epoch."""
+        assert self.train_transform is not None
+        return ImageLoader(
+            self.images,
+            self.train_transform,
+            min_side=self.eval_transform.size,
+            workers=self.workers,
+            device=self.device,
+            augment_seed=self.seed,
+            decoder=self.decoder,
+        )
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+    def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: World = ALONE) -> Iterator[Batch]:
+        """Augmented training batches; images that lie side by side on disk are read together."""
+        order = EpochOrder(
+            len(self),
+            batch_size,
+            self.seed,
+            epoch,
+            block_rows=self.images.block_rows,
+            rank=world.rank,
+            num_ranks=world.size,
+            first_batch=first_batch,
+        )
+        for views, rows in self._training_loader.batches(order, epoch):
+            yield Batch(views[0], label_tensor(self.labels, rows), rows, views if len(views) > 1 else ())
+
+    def ordered(self, batch_size: int, world: World = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
+        """Evaluation batches."""
+        stream = image_batches(
+            self.images,
+            self.eval_transform,
+            ordered_batches(len(self), batch_size)[world.rank :: world.size],
+            min_side=self.eval_transform.size,
+            workers=self.workers,
+            device=self.device,
+            decoder=self.decoder,
+        )
+        for views, rows in stream:
+            yield rows, views[0]
+
+
+class FeatureInputs:
+    """Cached features of a frozen backbone.
+
+    Attributes:
+        features: [N, D] float32 of the whole split, possibly on disk. rows: [n] those of this part.
+    """
+
+    def __init__(self, features: np.ndarray, rows: np.ndarray, labels: PartialLabels, seed: int = 0) -> None:
+        """Takes the part's rows into memory where they are small enough."""
+        if len(rows) * features.shape[1] * 4 <= _IN_MEMORY_BYTES:
+            features, rows = np.ascontiguousarray(features[rows]), np.arange(len(rows))
+        self.features, self.rows, self.labels, self.seed = features, rows, labels, seed
+
+    def reseeded(self, seed: int) -> FeatureInputs:
+        """The same features and labels, whose training batches come in another order."""
+        other = copy.copy(self)
+        other.seed = seed
+        return other
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.rows)
+
+    def _inputs(self, index: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.asarray(self.features[self.rows[index]]))
+
+    def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: World = ALONE) -> Iterator[Batch]:
+        """Training batches of features."""
+        ranks = {"rank": world.rank, "num_ranks": world.size}
+        for rows in EpochOrder(len(self), batch_size, self.seed, epoch, first_batch=first_batch, **ranks):
+            index = torch.tensor(rows, dtype=torch.int64)
+            yield Batch(self._inputs(index.numpy()), label_tensor(self.labels, index), index)
+
+    def ordered(self, batch_size: int, world: World = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
+        """Evaluation batches of features."""
+        for rows in ordered_batches(len(self), batch_size)[world.rank :: world.size]:
+            index = torch.arange(rows.start, rows.stop)
+            yield index, self._inputs(index.numpy())

@@ -1,0 +1,140 @@
+"""Optimiser, parameter groups and weight average of one training plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plbench.api import Method
+from plbench.errors import PlbenchError
+from plbench.spec import Plan
+from plbench.training import hooks
+
+
+def make_optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.optim.Optimizer, list[float]]:
+    """AdamW, or Adam with coupled decay; 1-D parameters (biases, norms) do not decay. Also the peak rates."""
+    groups: list[dict[str, Any]] = []
+    peaks: list[float] = []
+    with hooks.calling(method, "param_groups"):
+        given = method.param_groups(model)
+    for group in given:
+        parameters = [p for p in group["params"] if p.requires_grad]
+        for decays in (True, False):
+            chosen = [p for p in parameters if (p.ndim > 1) == decays]
+            if chosen:
+                groups.append({"params": chosen, "weight_decay": plan.weight_decay if decays else 0.0})
+                peaks.append(plan.lr * group.get("lr_scale", 1.0))
+    if not groups:
+        raise PlbenchError(f"method {method.name!r} has no parameter to train")
+    kind = torch.optim.AdamW if plan.optimizer == "adamw" else torch.optim.Adam
+    fused = groups[0]["params"][0].device.type in ("cpu", "cuda")  # one pass over each parameter
+    return kind(groups, lr=plan.lr, fused=fused), peaks
+
+
+def make_average(model: nn.Module, plan: Plan, num_steps: int) -> Any:
+    """Timm's EMA with warm-up. Its horizon 1 / (1 - decay) is capped at a share of the run's steps."""
+    horizon = plan.ema_horizon * num_steps
+    if plan.ema_decay == 0 or horizon <= 1:
+        return None
+    import plbench.torchvision_ops  # noqa: F401  # isort: skip
+    from timm.utils.model_ema import ModelEmaV3
+
+    return ModelEmaV3(model, decay=min(plan.ema_decay, 1 - 1 / horizon), use_warmup=True)
+
+
+def scaled_gradients(state: Any, plan: Plan, rescale: float | Tensor) -> Tensor:
+    """Rescales gradients once, from per-image to per-weight, and clips them.
+
+    Args:
+        state: the `FitState` that moves. rescale: a factor, on the host or on the device.
+
+    Returns:
+        Whether they are finite, a bool on their device. Of float16 it is the loss scaler that looks, and mends.
+    """
+    gradients = [p.grad for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if not gradients:
+        return torch.ones((), dtype=torch.bool, device=next(state.model.parameters()).device)
+    if isinstance(rescale, Tensor) or rescale != 1.0:
+        # before the scaler looks: a batch without any weight has a factor that is not finite, and it skips the step
+        torch._foreach_mul_(gradients, rescale.to(gradients[0].dtype) if isinstance(rescale, Tensor) else rescale)
+    state.scaler.unscale_(state.optimizer)
+    norm = nn.utils.get_total_norm(gradients)
+    if plan.clip_grad is not None:
+        parameters = [p for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        nn.utils.clip_grads_with_norm_(parameters, plan.clip_grad, norm)
+    return torch.ones_like(norm, dtype=torch.bool) if state.scaler.is_enabled() else torch.isfinite(norm)
+
+
+def update(state: Any, allowed: Tensor | None = None) -> None:
+    """The optimiser's step along gradients that are scaled.
+
+    Args:
+        state: the `FitState` that moves.
+        allowed: a bool on the device that suppresses the step where it is False; None where the host knows that it
+            may be taken.
+    """
+    optimizer = state.optimizer
+    if allowed is None or state.scaler.is_enabled():
+        state.scaler.step(optimizer)
+        state.scaler.update()
+    elif getattr(optimizer, "_step_supports_amp_scaling", False):  # fused ones: they look at the flag on the device
+        optimizer.found_inf = (~allowed).to(torch.float32)
+        optimizer.step()
+        del optimizer.found_inf
+    elif allowed:
+        optimizer.step()
+
+
+def apply_gradients(state: Any, plan: Plan, rescale: float) -> None:
+    """Steps along the gradients, rescaled once from per-image to per-weight, whatever they are."""
+    gradients = [p.grad for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if rescale != 1.0:
+        torch._foreach_mul_(gradients, rescale)
+    if plan.clip_grad is not None:
+        nn.utils.clip_grad_norm_([p for group in state.optimizer.param_groups for p in group["params"]], plan.clip_grad)
+    state.optimizer.step()
+
+
+class FusedSteps:
+    """Steps of many fused optimisers without the bookkeeping that torch does at each: as much time as the step itself.
+
+    Each optimiser keeps its own state, groups and rates. They must have taken a step before, which makes their states.
+    """
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Collects parameters, gradients and moments; they must stay where they are from now on."""
+        self._kernel = torch._fused_adamw_ if isinstance(optimizers[0], torch.optim.AdamW) else torch._fused_adam_
+        self._steps: list[Tensor] = []
+        self._calls: list[tuple[dict[str, Any], tuple[list[Tensor], ...]]] = []
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                parameters = group["params"]
+                states = [optimizer.state[parameter] for parameter in parameters]
+                moments = [[state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step")]
+                gradients = [parameter.grad for parameter in parameters]
+                self._calls.append((group, (parameters, gradients, *moments)))
+                self._steps += moments[2]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """What `step` of each optimiser would do."""
+        torch._foreach_add_(self._steps, 1)
+        for group, (parameters, gradients, means, squares, steps) in self._calls:
+            self._kernel(
+                parameters,
+                gradients,
+                means,
+                squares,
+                [],
+                steps,
+                lr=group["lr"],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+            )

@@ -1,0 +1,186 @@
+"""The evaluation loop: a model's scores over a part of a dataset, without augmentation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from plbench.api import Batch, Method, Progress
+from plbench.cells import Cells
+from plbench.distributed import World
+from plbench.errors import TrainingError
+from plbench.labels import PartialLabels
+from plbench.randomness import derive_seed, seeded
+from plbench.training import hooks
+from plbench.training.execution import Execution, evaluation_mode, widened
+from plbench.training.inputs import Inputs
+
+if TYPE_CHECKING:
+    from plbench.engine import FitState
+
+EVAL_BATCH_SIZE = 256
+
+Function = Callable[[nn.Module, Tensor], Tensor]
+"""Of a model and a batch of its inputs, [b, …]."""
+
+
+class View:
+    """A model looking at a part without augmentation: `plbench.api.TrainView`."""
+
+    def __init__(self, state: FitState, inputs: Inputs, execution: Execution) -> None:
+        """Keeps what `predict` needs."""
+        self.labels = inputs.labels
+        self._state, self._inputs, self._execution = state, inputs, execution
+
+    def predict(
+        self, weights: Literal["ema", "raw"] = "ema", *, dropout: bool = False, passes: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Streams (row index, scores) on the CPU; see `TrainView`."""
+        model = self._state.averaged(weights)
+        state = self._state
+        seed = derive_seed(state.method.task.generator.initial_seed(), "view", state.step)
+        yield from predict(
+            model,
+            state.method,
+            self._inputs,
+            self._execution,
+            dropout_seed=seed if dropout else None,
+            passes=passes,
+        )
+
+    def compute(self, function: Function, weights: Literal["ema", "raw"] = "ema") -> Iterator[tuple[Tensor, Tensor]]:
+        """Streams (row index, what the function makes of model and inputs) on the CPU; see `TrainView`."""
+        yield from compute(self._state.averaged(weights), function, self._inputs, self._execution)
+
+
+def compute(
+    model: nn.Module, function: Function, inputs: Inputs, execution: Execution
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Streams (row index [b], function(model, inputs) as float32) on the CPU, every row once, in order, everywhere."""
+
+    def evaluated(values: Tensor) -> Tensor:
+        with evaluation_mode(model), torch.inference_mode(), execution.autocast():
+            return function(model, execution.inputs(values)).float().cpu()
+
+    world = execution.world
+    world.copy_from_main_(model.buffers())
+    own = ((rows, evaluated(values)) for rows, values in inputs.ordered(EVAL_BATCH_SIZE, world))
+    if world.size == 1:
+        yield from own
+    else:  # a process without a batch learns from one row what its share would look like
+        yield from _together(own, len(inputs), world, evaluated(next(inputs.ordered(1))[1])[:0])
+
+
+def predict(
+    model: nn.Module,
+    method: Method,
+    inputs: Inputs,
+    execution: Execution,
+    *,
+    dropout_seed: int | None = None,
+    passes: int = 1,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Streams (row index [b], scores [b, C] float32) on the CPU, every row once, in order, in every process.
+
+    The method sees no labels here: what it would be scored on stays out of its reach.
+
+    Args:
+        dropout_seed: switches dropout on, seeded.
+        passes: number of passes whose scores are averaged.
+    """
+    own = predict_share(model, method, inputs, execution, dropout_seed=dropout_seed, passes=passes, report=report)
+    if execution.world.size == 1:
+        yield from own
+    else:
+        yield from _together(own, len(inputs), execution.world, torch.empty(0, inputs.labels.num_classes))
+
+
+def _together(
+    own: Iterator[tuple[Tensor, Tensor]], num_rows: int, world: World, nothing: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches that all processes computed, each in every process.
+
+    Args:
+        own: this process's. nothing: what one without rows looks like, [0, …].
+    """
+    num_batches = math.ceil(num_rows / EVAL_BATCH_SIZE)
+    for first in range(0, num_batches, world.size):
+        starts = [EVAL_BATCH_SIZE * min(number, num_batches) for number in range(first, first + world.size)]
+        shares = [max(0, min(EVAL_BATCH_SIZE, num_rows - start)) for start in starts]
+        values = world.gather(next(own)[1] if shares[world.rank] else nothing, shares)
+        for start, share, chunk in zip(starts, shares, values.split(shares), strict=True):
+            if share:
+                yield torch.arange(start, start + share), chunk
+
+
+def predict_share(
+    model: nn.Module,
+    method: Method,
+    inputs: Inputs,
+    execution: Execution,
+    *,
+    dropout_seed: int | None = None,
+    passes: int = 1,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """As `predict`, but in each process only the batches that fall to it. All together they are every row once."""
+    num_classes, world, done = inputs.labels.num_classes, execution.world, 0
+    world.copy_from_main_(model.buffers())  # statistics of batches that each process saw on its own
+    for rows, values in inputs.ordered(EVAL_BATCH_SIZE, world):
+        with evaluation_mode(model, dropout=dropout_seed is not None), torch.inference_mode():
+            batch = Batch(
+                execution.inputs(values),
+                torch.zeros(len(rows), num_classes, dtype=torch.int8, device=execution.device),
+                rows.to(execution.device),
+            )
+            # without dropout nothing is drawn, and several models may be scored in threads of one process
+            first = int(rows[0])
+            drawing = nullcontext() if dropout_seed is None else seeded(derive_seed(dropout_seed, "dropout", first))
+            with drawing:
+                scores = sum(_scores(model, method, batch, execution) for _ in range(passes)) / passes
+        assert isinstance(scores, Tensor)
+        _check_scores(scores, method, (len(rows), num_classes))
+        done += len(rows) * world.size
+        report(min(done, len(inputs)), len(inputs))
+        yield rows, scores.cpu()
+
+
+def collect_cells(stream: Iterator[tuple[Tensor, Tensor]], labels: PartialLabels) -> Cells:
+    """Scores at the known cells only, from a stream of dense batches: all that metrics ever see."""
+    parts: list[tuple[np.ndarray, ...]] = []
+    for rows, scores in stream:
+        known = labels.rows(rows.numpy())
+        row, column = np.nonzero(known)
+        parts.append((rows.numpy()[row], column, scores.numpy()[row, column], known[row, column] > 0))
+    nothing = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, bool))
+    row_index, class_index, values, positives = (
+        np.concatenate(part) for part in zip(*(parts or [nothing]), strict=True)
+    )
+    return Cells(row_index, class_index, values, positives, labels.num_images, labels.num_classes)
+
+
+def _scores(model: nn.Module, method: Method, batch: Batch, execution: Execution) -> Tensor:
+    with execution.autocast(), hooks.calling(method, "forward"):
+        output = method.forward(model, batch, Progress(0, 1, 0, 1))
+    with hooks.calling(method, "scores"):
+        return method.scores(widened(output)).float()
+
+
+def _check_scores(scores: Tensor, method: Method, shape: tuple[int, int]) -> None:
+    if tuple(scores.shape) != shape:
+        raise TrainingError(
+            f"method {method.name!r} gave scores of shape {tuple(scores.shape)}, not {shape}; its scores are to be one "
+            f"of each class for each image; {hooks.try_it(method)}"
+        )
+    if not torch.isfinite(scores).all():
+        raise TrainingError(
+            f"method {method.name!r} gave scores that are not finite; in scores, or in forward without training, "
+            f"something is not; {hooks.try_it(method)}"
+        )

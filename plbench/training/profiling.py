@@ -1,0 +1,39 @@
+"""A trace of some steps, as torch's profiler writes it: for Perfetto or chrome://tracing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from plbench.workspace import Workspace
+
+SKIPPED, WARM_UP, TRACED = 4, 2, 6
+"""Steps that are let pass, that warm the profiler up, and that are traced."""
+
+
+@contextlib.contextmanager
+def traced(folder: Path, workspace: Workspace, *, rank: int, device: torch.device) -> Iterator[Callable[[], None]]:
+    """Yields what to call after each step; writes `folder`/profile/rank-R.json, if the workspace profiles."""
+    if not workspace.profiles:
+        yield lambda: None
+        return
+    from torch.profiler import ProfilerActivity, profile, schedule
+
+    path = folder / "profile" / f"rank-{rank}.json"
+
+    def write(profiler: Any) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        profiler.export_chrome_trace(str(path))
+        workspace.reporter.line(f"Trace of {TRACED} steps: {path}; ui.perfetto.dev shows it")
+
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    steps = schedule(wait=SKIPPED, warmup=WARM_UP, active=TRACED, repeat=1)
+    with profile(activities=activities, schedule=steps, on_trace_ready=write, record_shapes=True) as profiler:
+        yield profiler.step
+    if not path.is_file():
+        workspace.reporter.line(f"No trace was made: a training has to take more than {SKIPPED + WARM_UP} steps")

@@ -1,0 +1,278 @@
+"""One optimiser step, over one process or many: forward, loss, backward, and the update unless something is not finite.
+
+The host never waits for the device here. Sums and the first step that went wrong are kept on the device and read
+when a log or a checkpoint wants them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from plbench.api import Batch, Loss, Method, Progress
+from plbench.distributed import World
+from plbench.errors import TrainingError
+from plbench.spec import Plan
+from plbench.training import hooks
+from plbench.training.clock import Clock
+from plbench.training.execution import Execution, widened
+from plbench.training.optimisation import scaled_gradients, update
+
+LARGE_LOGITS_BYTES = 16 << 20
+"""Logits that in float32 are of this size or more have their loss computed in blocks of rows."""
+
+LOSS_BLOCK_BYTES = 2 << 20
+"""Size of such a block, about: what a loss makes of it, some ten tensors, stays near the processor."""
+
+READ_EVERY = 16
+"""Steps between two looks at what a GPU found."""
+
+
+class Network(nn.Module):
+    """A method's forward pass through its model, as one module that can be made parallel."""
+
+    def __init__(self, model: nn.Module, method: Method) -> None:
+        """Both are used as they are."""
+        super().__init__()
+        self.model = model
+        self._method = method
+
+    def forward(self, batch: Batch, progress: Progress) -> Any:
+        """What the method makes of a batch."""
+        with hooks.calling(self._method, "forward"):
+            return self._method.forward(self.model, batch, progress)
+
+
+@dataclass
+class Wish:
+    """What a process would like to do before the next step."""
+
+    save: bool = False
+    stop: bool = False
+
+
+class Tally:
+    """What steps have come to, on the device: the loss of an epoch, the first bad step, and what processes wish."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Nothing has happened."""
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64  # which knows no wider type
+        self.loss_sum = torch.zeros((), dtype=self._dtype, device=device)
+        self._bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+        self._bad_loss = torch.zeros((), dtype=self._dtype, device=device)
+        self._wishes = torch.zeros(2, dtype=self._dtype, device=device)
+
+    def vector(self, total: Tensor, weight: Tensor | float, wish: Wish) -> Tensor:
+        """Total, weight and wishes of this process, to be summed over all."""
+        return torch.stack([self._on_device(value) for value in (total, weight, wish.save, wish.stop)])
+
+    def _on_device(self, value: Tensor | float) -> Tensor:
+        if isinstance(value, Tensor):
+            return value.to(self.loss_sum, non_blocking=True)
+        return torch.full_like(self.loss_sum, value)  # a copy from the host would wait for the device
+
+    def note(self, sums: Tensor, is_sound: Tensor, step: int) -> None:
+        """Takes one step in."""
+        total, weight = sums[0], sums[1]
+        self.loss_sum += torch.where(weight > 0, total / weight, 0.0)
+        first = ~is_sound & (self._bad_step < 0)
+        self._bad_step = torch.where(first, step, self._bad_step)
+        self._bad_loss = torch.where(first, total, self._bad_loss)
+        self._wishes += sums[2:]
+
+    def read(self, name: str, steps_per_epoch: int) -> Wish:
+        """What processes wished since the last look; waits for the device.
+
+        Raises:
+            TrainingError: if a step was not finite.
+        """
+        bad_step = int(self._bad_step)
+        if bad_step >= 0:
+            loss, place = float(self._bad_loss), f"at step {bad_step} (epoch {bad_step // steps_per_epoch + 1})"
+            if math.isfinite(loss):
+                raise TrainingError(f"the gradient of method {name!r} is not finite {place}, though its loss is")
+            raise TrainingError(f"the loss of method {name!r} is {loss} {place}")
+        save, stop = self._wishes.tolist()
+        self._wishes.zero_()
+        return Wish(save > 0, stop > 0)
+
+
+@dataclass(frozen=True)
+class Stepper:
+    """What every step of a training has in common.
+
+    Attributes:
+        network: of model and method, parallel where there are several processes.
+        tally: where its sums go.
+        clock: told what takes time.
+    """
+
+    network: nn.Module
+    method: Method
+    plan: Plan
+    execution: Execution
+    tally: Tally
+    clock: Clock
+
+    def take(self, state: Any, batch: Batch, num_images: int, progress: Progress, wish: Wish) -> None:
+        """One optimiser step.
+
+        Args:
+            state: the `FitState` that moves.
+            batch: this process's share of the global batch, on the device; stand-ins where it has none.
+            num_images: of the global batch.
+            progress: where the training stands.
+            wish: of this process.
+        """
+        state.model.train()
+        state.optimizer.zero_grad(set_to_none=True)
+        shares = self.execution.world.shares(num_images)
+        total, weight = self._gradients(state.scaler, batch, shares, progress)
+        sums = self.tally.vector(total, weight, wish)
+        self.execution.world.sum_(sums)
+        if self._update(state, sums, num_images, progress):
+            state.schedule.step()
+            state.step += 1
+        self.clock.lap("optimizer")
+
+    def _gradients(
+        self, scaler: torch.amp.GradScaler, batch: Batch, shares: list[int], progress: Progress
+    ) -> tuple[Tensor, Tensor | float]:
+        """Adds gradients up, each divided by the number of images; gives this process's part of loss and weight."""
+        world, num_images = self.execution.world, sum(shares)
+        is_idle = shares[world.rank] == 0
+        total: Tensor = torch.zeros((), device=self.execution.device)
+        weight: Tensor | float = 0.0
+        pieces = [batch] if is_idle else list(_pieces(batch, self.plan.accumulate))
+        for number, piece in enumerate(pieces, 1):
+            with self._synchronised(number == len(pieces)):
+                with self.execution.autocast():
+                    output = self.network(piece, progress)
+                self.clock.lap("forward")
+                if self.method.batch_scope == "batch":
+                    loss = self._of_whole_batch(output, piece, shares, progress)
+                    scaler.scale(loss.total / num_images).backward()
+                    counted = loss if world.is_main else Loss(torch.zeros_like(loss.total), 0.0)
+                elif is_idle:
+                    counted = Loss(_nothing(output), 0.0)
+                    counted.total.backward()
+                else:
+                    counted = self._of_share(scaler, output, piece, num_images, progress)
+                self.clock.lap("backward")
+            total, weight = total + counted.total.detach(), weight + counted.weight
+        return total, weight
+
+    def _of_share(
+        self, scaler: torch.amp.GradScaler, output: Any, batch: Batch, num_images: int, progress: Progress
+    ) -> Loss:
+        """Loss of a share whose images do not depend on one another. A large one is computed block by block.
+
+        Then no more than one gradient of the logits' size exists beside them, and small temporaries stay in the cache.
+        """
+        rows = rows_per_block(output, len(batch.index))
+        if rows is None:
+            loss = hooks.loss_of(self.method, widened(output), batch, progress)
+            self.clock.lap("loss")
+            scaler.scale(loss.total / num_images).backward()
+            return loss
+        gradient = torch.empty_like(output)
+        total, weight = widened(output.new_zeros(())), cast("Tensor | float", 0.0)
+        for start in range(0, len(output), rows):
+            part = slice(start, start + rows)
+            block = output.detach()[part].requires_grad_()
+            loss = hooks.loss_of(self.method, widened(block), _part(batch, part), progress)
+            scaler.scale(loss.total / num_images).backward()
+            gradient[part] = 0.0 if block.grad is None else block.grad
+            total, weight = total + loss.total.detach(), weight + loss.weight
+        self.clock.lap("loss")
+        output.backward(gradient)
+        return Loss(total, weight)
+
+    def _of_whole_batch(self, output: Any, batch: Batch, shares: list[int], progress: Progress) -> Loss:
+        """Loss of the global batch, the same in every process.
+
+        Images do not travel: a loss of outputs and labels has no use for them.
+        """
+        world = self.execution.world
+        if world.size > 1:
+            output = _gathered(output, world, shares, len(batch.index))
+            inputs = world.gather(batch.inputs, shares) if batch.inputs.ndim == 2 else batch.inputs[:0]
+            batch = Batch(inputs, world.gather(batch.labels, shares), world.gather(batch.index, shares))
+        loss = hooks.loss_of(self.method, widened(output), batch, progress)
+        self.clock.lap("loss")
+        return loss
+
+    def _synchronised(self, is_last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Gradients travel with the last piece of a batch only."""
+        if is_last or not isinstance(self.network, nn.parallel.DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.network.no_sync()
+
+    def _update(self, state: Any, sums: Tensor, num_images: int, progress: Progress) -> bool:
+        """The optimiser's step and the average's, unless something is not finite or there was nothing to learn.
+
+        Returns:
+            Whether the training goes on, as far as the host knows.
+        """
+        total, weight = sums[0], sums[1]
+        is_sound = torch.isfinite(total)
+        if self.execution.reads_late:
+            is_sound &= scaled_gradients(state, self.plan, num_images / weight) | (weight == 0)
+            update(state, is_sound & (weight > 0))
+            moves = True  # where weights stay, their average comes a step nearer to them
+        else:
+            moves = bool(is_sound & (weight > 0))
+            if moves:
+                is_sound &= scaled_gradients(state, self.plan, num_images / float(weight))
+                moves = bool(is_sound)
+            if moves:
+                update(state)
+        self.tally.note(sums, is_sound, progress.step)
+        if moves and state.ema is not None:
+            state.ema.update(state.model, step=state.step)
+        return self.execution.reads_late or bool(is_sound)
+
+
+def rows_per_block(output: Any, num_rows: int) -> int | None:
+    """Rows of logits whose loss is computed at a time; None where all are."""
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != num_rows:
+        return None
+    size = 4 * output.numel()
+    return None if size < LARGE_LOGITS_BYTES else max(1, num_rows * LOSS_BLOCK_BYTES // size)
+
+
+def _pieces(batch: Batch, count: int) -> Iterator[Batch]:
+    if count == 1:
+        yield batch
+        return
+    for rows in torch.arange(len(batch.index)).chunk(count):
+        yield _part(batch, slice(int(rows[0]), int(rows[-1]) + 1))
+
+
+def _part(batch: Batch, rows: slice) -> Batch:
+    return Batch(batch.inputs[rows], batch.labels[rows], batch.index[rows], tuple(view[rows] for view in batch.views))
+
+
+def _gathered(output: Any, world: World, shares: list[int], num_rows: int) -> Any:
+    """An output's tensors with a row for each image, of all processes; what is no such tensor as it is."""
+    if isinstance(output, Tensor):
+        return world.gather(output, shares) if output.ndim and len(output) == num_rows else output
+    if isinstance(output, dict):
+        return {name: _gathered(value, world, shares, num_rows) for name, value in output.items()}
+    if isinstance(output, (tuple, list)):
+        return type(output)(_gathered(value, world, shares, num_rows) for value in output)
+    return output
+
+
+def _nothing(output: Any) -> Tensor:
+    """0, with a gradient of 0 to every tensor of an output."""
+    if isinstance(output, Tensor):
+        return output.float().sum() * 0.0
+    parts = output.values() if isinstance(output, dict) else output
+    return cast(Tensor, sum(_nothing(part) for part in parts if isinstance(part, (Tensor, dict, tuple, list))))

@@ -1,0 +1,111 @@
+"""Pictures of a study, by Optuna's own plotting: the way to the best value, what mattered, and a slice by parameter."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import optuna
+from matplotlib.ticker import LogFormatterSciNotation, NullFormatter
+from optuna.visualization import matplotlib as plotting
+
+from plbench.store import write_atomically
+from plbench.tuning.study import StudyRecord
+
+_TARGET = "validation mAP(C), %"
+_FORMATS = ("png", "svg")
+_INCH = 3.2  # width of one slice
+
+
+def draw_study(study: StudyRecord, folder: Path) -> tuple[str, ...]:
+    """Writes history, importances and slices as PNG and SVG, and returns their names.
+
+    Importances need two complete trials that differ in value.
+
+    Raises:
+        StoreError: if they cannot be written.
+    """
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    told = _as_optuna(study)
+    values = {trial.value for trial in study.trials if trial.value is not None}
+    pictures: dict[str, Callable[[], Any]] = {
+        "history": lambda: plotting.plot_optimization_history(told, target_name=_TARGET),
+        "slices": lambda: plotting.plot_slice(told, target_name=_TARGET),
+    }
+    if len(values) > 1:  # PED-ANOVA is the one evaluator that needs no scikit-learn
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        pictures["importances"] = lambda: plotting.plot_param_importances(
+            told, evaluator=evaluator, target_name=_TARGET
+        )
+    title = f"{study.spec.method.name} on {study.spec.protocol.name}, {study.spec.regime}: study {study.key}"
+    names: list[str] = []
+    for name, draw in pictures.items():
+        names += _draw(name, draw, title, folder)
+    return tuple(names)
+
+
+def _as_optuna(study: StudyRecord) -> optuna.Study:
+    """The trials as Optuna draws them: with the values that were trained, also outside the space, and none lost."""
+    told = optuna.create_study(direction="maximize")
+    states = {"complete": optuna.trial.TrialState.COMPLETE, "pruned": optuna.trial.TrialState.PRUNED}
+    for trial in study.trials:
+        if trial.state not in states:
+            continue
+        told.add_trial(
+            optuna.trial.create_trial(
+                state=states[trial.state],
+                value=trial.value,
+                params=trial.values,
+                distributions={name: _distribution(study, name) for name in trial.values},
+            )
+        )
+    return told
+
+
+def _distribution(study: StudyRecord, name: str) -> optuna.distributions.FloatDistribution:
+    """Wide enough for every value that was tried; an axis is only logarithmic where all are above 0."""
+    found = study.spec.space[name]
+    tried = [trial.values[name] for trial in study.trials]
+    low, high = min(found.low, *tried), max(found.high, *tried)
+    return optuna.distributions.FloatDistribution(low, high, log=found.log and low > 0)
+
+
+def _draw(name: str, draw: Callable[[], Any], title: str, folder: Path) -> list[str]:
+    names = [f"{name}.{kind}" for kind in _FORMATS]
+    with plt.rc_context(), warnings.catch_warnings():  # Optuna sets a style for the whole process
+        warnings.simplefilter("ignore")
+        axes = draw()
+        panels = list(axes.flat) if hasattr(axes, "flat") else [axes]
+        figure = panels[0].figure
+        if len(panels) > 1:
+            figure.set_size_inches(_INCH * len(panels) + 1.0, 4.2)
+        for panel in panels:
+            panel.set_title("")
+            panel.set_title("", loc="left")
+            if panel.get_xscale() == "log":  # labels between the powers of ten run into each other
+                panel.xaxis.set_minor_formatter(NullFormatter())
+                panel.xaxis.set_major_formatter(LogFormatterSciNotation())
+                if len([t for t in panel.get_xticks() if panel.get_xlim()[0] <= t <= panel.get_xlim()[1]]) < 2:
+                    panel.set_xticks(panel.get_xlim(), [f"{end:.1g}" for end in panel.get_xlim()])
+                    for label, side in zip(panel.get_xticklabels(), ("left", "right"), strict=True):
+                        label.set_horizontalalignment(side)
+        figure.suptitle(title, fontsize=10)
+        try:
+            for file_name in names:
+                kind = file_name.rpartition(".")[2]
+                metadata = {"Date": None} if kind == "svg" else None
+                write_atomically(
+                    folder / file_name,
+                    lambda file, kind=kind, metadata=metadata: figure.savefig(  # type: ignore[misc]
+                        file, format=kind, dpi=120, bbox_inches="tight", metadata=metadata
+                    ),
+                )
+        finally:
+            plt.close(figure)
+    return names

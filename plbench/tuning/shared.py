@@ -1,0 +1,229 @@
+"""One worker's side of a study: it takes trials, tells what came of them, and takes up what dead workers left.
+
+Optuna numbers trials; here they have an index among those that count. A trial counts while a living worker trains it,
+and once it was told an outcome: a value, that it was pruned, or the error of its training. A trial whose worker died
+is told FAIL without an error, does not count, and its values are queued to be tried again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
+
+from plbench.errors import StoreError
+from plbench.randomness import derive_seed
+from plbench.store import unwritable
+from plbench.tuning.liveness import Liveness, runs
+from plbench.tuning.study import State, StudySpec, Trial
+from plbench.tuning.trials import TrialResult
+
+_ASKED_SECONDS = 10.0  # until a trial has its values, unless its worker died meanwhile
+_MOST_TWINS = 8  # draws of a trial, in search of one that no other has
+_NUM_RANDOM = 10  # trials before the sampler models what it saw
+
+SAMPLER = f"TPE, multivariate, constant liar, {_NUM_RANDOM} random trials first"
+FINISHED = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that this worker has taken: its index among those that count, and the values to try."""
+
+    index: int
+    values: dict[str, float]
+    trial: optuna.Trial
+
+
+class SharedStudy:
+    """One worker's side of a study."""
+
+    def __init__(self, spec: StudySpec, study: optuna.Study, liveness: Liveness, worker: str, place: str) -> None:
+        """See `open_study`."""
+        self.spec, self.study, self._liveness, self._worker, self._place = spec, study, liveness, worker, place
+        self._distributions = {name: _distribution(spec, name) for name in spec.space}
+
+    def claim(self, num_trials: int, most: int) -> list[Claim]:
+        """Takes trials: what dead workers left first, then new ones, up to the next multiple of `most`.
+
+        Args:
+            num_trials: that all workers may make together.
+            most: in one batch.
+
+        Returns:
+            None of them where other workers are at work on all that are missing.
+        """
+        with self._reaching(), self._liveness.claiming():
+            self._give_up_lost()
+            taken = sum(_counts(trial) for trial in self._frozen())
+            wanted = max(0, min(most - taken % most, num_trials - taken))
+            claims = [self._ask_anew(taken + place) for place in range(wanted)]
+            order = [trial.number for trial in self._frozen() if _counts(trial)]
+            surplus = [claim for claim in claims if order.index(claim.trial.number) >= num_trials]
+            for claim in surplus:  # two workers of a database asked at once: the later number goes
+                self._fail(claim.trial._trial_id)
+            return [claim for claim in claims if claim not in surplus]
+
+    def alive(self, claims: Sequence[Claim]) -> contextlib.AbstractContextManager[Any]:
+        """Held while claimed trials are trained: others see that this worker lives."""
+        return self._liveness.alive([claim.trial for claim in claims])
+
+    def tell(self, claim: Claim, result: TrialResult | None) -> None:
+        """What came of a trial; None where it was pruned. One that others took for lost meanwhile is theirs."""
+        with self._reaching(), contextlib.suppress(UpdateFinishedTrialError, ValueError):
+            trial = claim.trial
+            if result is None:
+                self.study.tell(trial, state=TrialState.PRUNED)
+                return
+            trial.set_user_attr("seconds", round(result.seconds, 3))
+            if result.value is None or math.isnan(result.value):
+                trial.set_user_attr("error", (result.error or "no class of the validation part was scored")[:500])
+                self.study.tell(trial, state=TrialState.FAIL)
+            else:
+                self.study.tell(trial, result.value)
+
+    def give_back(self, claims: Sequence[Claim]) -> None:
+        """Leaves trials that were not told an outcome to whoever goes on."""
+        with self._reaching(), self._liveness.claiming():
+            own = {claim.trial.number for claim in claims}
+            self._give_up([trial for trial in self._frozen() if trial.number in own and runs(trial)])
+
+    def trials(self) -> tuple[Trial, ...]:
+        """All that were told an outcome, in the order in which they were taken."""
+        with self._reaching():
+            return tuple(self._outcome(trial) for trial in self._frozen() if _counts(trial) and not runs(trial))
+
+    def close(self) -> None:
+        """Ends this worker."""
+        self._liveness.close()
+
+    def _frozen(self) -> list[FrozenTrial]:
+        return sorted(self.study.get_trials(deepcopy=False), key=lambda trial: trial.number)
+
+    def _ask_anew(self, index: int) -> Claim:
+        """A trial that no other worker has; two of a database that ask at once would draw the same one."""
+        for attempt in range(_MOST_TWINS):
+            claim = self._ask(index, attempt)
+            if self._values(claim.trial.params, {}) not in self._values_of_older(claim.trial.number):
+                break
+            if attempt + 1 < _MOST_TWINS:
+                self._fail(claim.trial._trial_id)
+        return claim
+
+    def _values_of_older(self, number: int) -> list[dict[str, float]]:
+        """What trials of lower numbers took; one that is being asked for has its values in a moment."""
+        deadline = time.monotonic() + _ASKED_SECONDS
+        while True:
+            older = [trial for trial in self._frozen() if trial.number < number and _counts(trial)]
+            whole = [trial for trial in older if self.spec.space.keys() <= trial.params.keys()]
+            if len(whole) == len(older) or time.monotonic() > deadline:
+                return [self._values(trial.params, {}) for trial in whole]
+            time.sleep(0.02)
+
+    def _ask(self, index: int, attempt: int) -> Claim:
+        """Each index has a sampler of its own seed, so that a study that was broken off draws as one that was not."""
+        names = (index, attempt) if attempt else (index,)
+        seed = derive_seed(self.spec.seed, "sampler", *names) % 2**32
+        self.study.sampler = optuna.samplers.TPESampler(
+            n_startup_trials=_NUM_RANDOM, multivariate=True, constant_liar=True, seed=seed
+        )
+        trial = self.study.ask(self._distributions)
+        trial.set_user_attr("worker", self._worker)
+        return Claim(index, self._values(trial.params, trial.user_attrs), trial)
+
+    def _values(self, params: dict[str, float], attributes: dict[str, Any]) -> dict[str, float]:
+        """The first trial takes the starting values to the digit, also where they lie outside the space."""
+        return dict(self.spec.start) if attributes.get("start") else {name: params[name] for name in self.spec.space}
+
+    def _outcome(self, trial: FrozenTrial) -> Trial:
+        state: State = FINISHED[trial.state]  # type: ignore[assignment]
+        return Trial(
+            values=self._values(trial.params, trial.user_attrs),
+            state=state,
+            value=trial.value if state == "complete" else None,
+            seconds=trial.user_attrs.get("seconds"),
+            error=trial.user_attrs.get("error"),
+        )
+
+    def _give_up_lost(self) -> None:
+        self._give_up(self._liveness.lost(self.study, self._worker))
+
+    def _give_up(self, trials: Sequence[FrozenTrial]) -> None:
+        for trial in trials:
+            if self._fail(trial._trial_id):  # one of several workers that saw it
+                queue_again(self.study, trial, self.spec)
+
+    def _fail(self, trial_id: int) -> bool:
+        try:
+            return bool(self.study._storage.set_trial_state_values(trial_id, state=TrialState.FAIL))
+        except UpdateFinishedTrialError:
+            return False
+
+    @contextlib.contextmanager
+    def _reaching(self) -> Iterator[None]:
+        with speaking_of(self._place), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is experimental, and of asking where there is a heartbeat
+            yield
+
+
+def queue_start(study: optuna.Study, spec: StudySpec) -> None:
+    """Queues the trial of the starting values; those outside the space are told to the sampler as its nearest end."""
+    values = {name: _within(spec, name, value) for name, value in spec.start.items()}
+    study.enqueue_trial(values, user_attrs={"start": True})
+
+
+def queue_again(study: optuna.Study, trial: FrozenTrial, spec: StudySpec) -> None:
+    """Queues the values of a lost trial; one that had not drawn all of them is drawn again, by the same seed."""
+    if trial.user_attrs.get("start"):
+        queue_start(study, spec)
+        return
+    values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    if spec.space.keys() <= values.keys():
+        study.enqueue_trial(values)
+
+
+@contextlib.contextmanager
+def speaking_of(place: str) -> Iterator[None]:
+    """Turns what a storage that fails raises into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(Path(error.filename or place), error) from error
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        if type(cause).__module__.split(".")[0] not in ("sqlalchemy", "psycopg"):
+            raise
+        if type(cause).__name__ == "NoSuchModuleError":
+            raise
+        why = str(getattr(cause, "orig", None) or cause).splitlines()[0][:160]
+        raise StoreError(f"the storage {place} cannot be used: {why}; start the database, or mend --storage") from error
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    """Whether it is one of the study's number: running, or told an outcome."""
+    if trial.state == TrialState.FAIL:
+        return "error" in trial.user_attrs
+    return trial.state != TrialState.WAITING
+
+
+def _distribution(spec: StudySpec, name: str) -> BaseDistribution:
+    found = spec.space[name]
+    if found.integer:
+        return IntDistribution(int(found.low), int(found.high), log=found.log)
+    return FloatDistribution(found.low, found.high, log=found.log)
+
+
+def _within(spec: StudySpec, name: str, value: float) -> float:
+    found = spec.space[name]
+    near = min(max(value, found.low), found.high)
+    return int(near) if found.integer else near

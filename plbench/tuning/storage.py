@@ -1,0 +1,210 @@
+"""Where a study lies that several workers share: a journal file, or a database."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+import warnings
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+
+from plbench.errors import PlbenchError, StoreError
+from plbench.spec import differences
+from plbench.store import unwritable
+from plbench.tuning import liveness
+from plbench.tuning.liveness import Heartbeats, Liveness, Locks
+from plbench.tuning.shared import SharedStudy, queue_again, queue_start, speaking_of
+from plbench.tuning.study import StudySpec
+
+_MADE_SECONDS = 10.0  # that the making of a study in a database may take
+_MOST_ATTEMPTS = 5  # at the making of a database's tables
+_DATABASES = {"postgresql": "postgresql+psycopg", "mysql": "mysql", "sqlite": "sqlite"}
+_OPERATION = b'{"op_code":'  # what each line of a journal starts with
+
+
+def open_study(spec: StudySpec, folder: Path, storage: str | None, name: str | None, pruner: Any) -> SharedStudy:
+    """Opens a study, or makes it.
+
+    Args:
+        spec: what it asks.
+        folder: of the study, where its journal lies unless another storage is given.
+        storage: path of a journal file, or URL of a database.
+        name: of the study in the storage; by default one that only this study has.
+        pruner: Optuna's.
+
+    Raises:
+        StoreError: if the storage cannot be reached or read. PlbenchError: if there is no such kind of storage, or
+            the study of that name asks something else.
+    """
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # what matters is said in our own words
+    worker, name = uuid.uuid4().hex, name or f"plbench-{spec.key}"
+    kept, place = _open_storage(storage, folder, spec)
+    path = None if isinstance(kept, RDBStorage) else Path(storage or folder / "journal.log")
+    liveness: Liveness = Heartbeats(kept) if path is None else Locks(path, worker)  # type: ignore[arg-type]
+    try:
+        with speaking_of(place), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            study = _made(spec, kept, name, place, liveness, pruner)
+    except BaseException:
+        liveness.close()
+        raise
+    return SharedStudy(spec, study, liveness, worker, place)
+
+
+def _made(
+    spec: StudySpec, storage: BaseStorage, name: str, place: str, liveness: Liveness, pruner: Any
+) -> optuna.Study:
+    """The study of that name: made if it is not there, compared with the spec if it is."""
+    with liveness.claiming():
+        try:
+            study = optuna.create_study(storage=storage, study_name=name, direction="maximize", pruner=pruner)
+            made_here = True
+        except optuna.exceptions.DuplicatedStudyError:
+            study, made_here = optuna.load_study(storage=storage, study_name=name, pruner=pruner), False
+        if not made_here and isinstance(storage, RDBStorage):  # another worker may be about to finish making it
+            deadline = time.monotonic() + _MADE_SECONDS
+            while "spec" not in study.user_attrs and time.monotonic() < deadline:
+                time.sleep(0.2)
+        found = study.user_attrs.get("spec")
+        if found is None:  # new, or its making was broken off
+            trials = study.get_trials(deepcopy=False)
+            if any(not trial.user_attrs.get("start") for trial in trials):
+                raise PlbenchError(
+                    f"study {name!r} in {place} was not made by plbench tune; give another name with --study NAME"
+                )
+            if not trials:
+                queue_start(study, spec)
+            study.set_user_attr("spec", spec.model_dump(mode="json"))
+            return study
+    differs = differences(found, spec.model_dump(mode="json"))
+    if differs:
+        more = f"; and {len(differs) - 3} more" if len(differs) > 3 else ""
+        raise PlbenchError(
+            f"study {name!r} in {place} asks another question: {'; '.join(differs[:3])}{more}; give another name with "
+            "--study NAME, or the options that it was made with"
+        )
+    return study
+
+
+def _open_storage(storage: str | None, folder: Path, spec: StudySpec) -> tuple[BaseStorage, str]:
+    """The storage, and what to call it in a sentence."""
+    kind, separator, _ = (storage or "").partition("://")
+    if not separator:
+        path = Path(storage) if storage else folder / "journal.log"
+        return _open_journal(path), str(path)
+    dialect = kind.partition("+")[0]
+    if dialect not in _DATABASES:
+        raise PlbenchError(
+            f"--storage {kind}://… is of no known kind; give the path of a journal file, or the URL of a database such "
+            "as postgresql://user@host/database"
+        )
+    assert storage is not None
+    return _open_database(storage if "+" in kind else storage.replace(kind, _DATABASES[dialect], 1), spec)
+
+
+def _open_journal(path: Path) -> JournalStorage:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):  # a lock would be waited for without end where nothing can be written
+            pass
+        lock = _JournalLock(path)
+        lock.acquire()
+        try:
+            _cut_torn_line(path)
+        finally:
+            lock.release()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))  # type: ignore[arg-type]
+    except OSError as error:
+        raise unwritable(path, error) from error
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise StoreError(
+            f"{path} is damaged and cannot be read as a study's journal ({str(error).splitlines()[0][:80]}); move it "
+            "away, and the same command starts the study anew"
+        ) from error
+
+
+def _cut_torn_line(path: Path) -> None:
+    """A last line without an end was being written when power or disk gave out; it would spoil what follows it.
+
+    Raises:
+        ValueError: if the last whole line is none of a journal; Optuna would only see it when it wrote the next one.
+    """
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    torn = content[whole:]
+    if not _OPERATION.startswith(torn[: len(_OPERATION)]):
+        raise ValueError("its last line is none of a journal")
+    if torn:
+        with path.open("r+b") as file:
+            file.truncate(whole)
+    if whole:
+        json.loads(content[:whole].splitlines()[-1])
+
+
+def _connected(url: str, options: dict[str, Any], spec: StudySpec) -> RDBStorage:
+    """Optuna's storage. Of workers that make its tables at once, all but one fail, and look again."""
+    import sqlalchemy
+
+    for attempt in range(_MOST_ATTEMPTS):
+        try:
+            return RDBStorage(
+                url,
+                options,
+                heartbeat_interval=liveness.HEARTBEAT_SECONDS,
+                grace_period=liveness.GRACE_SECONDS,
+                heartbeat_stale_trial_callback=lambda study, trial: queue_again(study, trial, spec),
+            )
+        except (
+            sqlalchemy.exc.ProgrammingError,
+            sqlalchemy.exc.IntegrityError,
+            sqlalchemy.exc.OperationalError,
+        ) as error:
+            if "already exists" not in str(error) or attempt + 1 == _MOST_ATTEMPTS:
+                raise
+            time.sleep(0.2 * (attempt + 1))
+    raise AssertionError
+
+
+def _open_database(url: str, spec: StudySpec) -> tuple[RDBStorage, str]:
+    import sqlalchemy
+
+    try:
+        parsed = sqlalchemy.engine.make_url(url)
+    except (sqlalchemy.exc.ArgumentError, ValueError) as error:
+        raise PlbenchError(
+            "--storage is not a URL that can be read; give one such as postgresql://user@host/database"
+        ) from error
+    place = parsed.render_as_string(hide_password=True)
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if parsed.get_backend_name() == "postgresql":
+        options["connect_args"] = {"connect_timeout": 10}
+    try:
+        with speaking_of(place), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            storage = _connected(url, options, spec)
+    except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
+        mends = 'pip install "plbench[postgres]"' if "psycopg" in url else "install the driver that its URL names"
+        raise PlbenchError(f"--storage {place} needs a database driver that is not installed here; {mends}") from error
+    return storage, place
+
+
+class _JournalLock:
+    """Optuna's lock of a journal, by one that the system frees when its process dies."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = FileLock(path.with_name(f"{path.name}.lock"))
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        self._lock.release()

@@ -1,0 +1,357 @@
+"""A study in words: what it asks, where it looks, what its trials said. Nothing here runs or draws."""
+
+from __future__ import annotations
+
+import json
+import math
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from plbench.api import SearchRange
+from plbench.errors import PlbenchError, StoreError, did_you_mean
+from plbench.planning.resolve import RunPlan, complete, make_task
+from plbench.randomness import derive_seed
+from plbench.record import Count, Percent, SearchedRange, TuningReport
+from plbench.registry import Registry
+from plbench.spec import NUMERICS, Frozen, Identified, MethodSpec, ModelSpec, Plan, Precision, Protocol, Regime
+from plbench.store import Store, write_text
+
+STUDY = "study.json"
+PLAN_VALUES = ("lr", "weight_decay")
+_RATE_FACTOR = 10.0
+_DECAY_FACTOR = 30.0
+_DECAYS = (1e-6, 1e-1)  # where the plan has none, which no logarithm reaches
+
+State = Literal["complete", "pruned", "failed"]
+Ranges = Mapping[str, tuple[float, float]]
+
+
+class StudySpec(Identified):
+    """All that decides what a study finds, but for the number of its trials: more of them continue it.
+
+    Attributes:
+        protocol: without its budget, which limits the number of trials and not what they are.
+        method: with the starting values of its parameters; those that `space` names are searched.
+        plan: with the starting rate and decay.
+        seed: of the sampler and of the trials.
+        space: where it looks, by name: the method's parameters, "lr" and "weight_decay".
+        sampler, pruner: what proposes values, and what ends a trial early; "none" where trials train together.
+    """
+
+    protocol: Protocol
+    dataset_fingerprint: str
+    method: MethodSpec
+    model: ModelSpec
+    regime: Regime
+    recipe: str
+    plan: Plan
+    precision: Precision
+    seed: Count
+    space: dict[str, SearchedRange]
+    sampler: str
+    pruner: str
+    skipped_images: tuple[str, ...] = ()
+    numerics: int = NUMERICS
+
+    @property
+    def key(self) -> str:
+        """The first 16 hex digits of the spec's sha256: the name of the study's folder."""
+        return self.sha256()[:16]
+
+    @property
+    def trial_seed(self) -> int:
+        """Seed of all trials: another one than those of the final runs, which so are fresh."""
+        return derive_seed(self.seed, "trials") % 2**31
+
+    @property
+    def start(self) -> dict[str, float]:
+        """What the first trial takes: the starting values, the paper's where nobody said otherwise."""
+        plan = {name: getattr(self.plan, name) for name in PLAN_VALUES}
+        return {name: {**self.method.params, **plan}[name] for name in self.space}
+
+
+class Trial(Frozen):
+    """One trial that was told an outcome.
+
+    Attributes:
+        values: by name, as trained with.
+        value: mAP(C) on the validation part, percent; None where it was pruned or failed.
+        seconds: that it took; of trials that trained together, an equal share.
+    """
+
+    values: dict[str, float]
+    state: State
+    value: Percent | None = None
+    seconds: float | None = None
+    error: str | None = None
+
+
+class Rows(Frozen):
+    """Keys of the final runs in one regime, by seed from 0 on; a training that failed has none."""
+
+    regime: Regime
+    default: tuple[str, ...]
+    tuned: tuple[str, ...]
+
+
+class StudyRecord(Frozen):
+    """`study.json`: what was asked, tried and chosen.
+
+    Attributes:
+        trials: in the order in which they were taken; the first has the starting values.
+        winner: index of the best complete trial; of equals, the first.
+        rows: the final runs, where they were made.
+        pictures: names of files in the study's folder.
+        versions: of what moves results, by package.
+    """
+
+    schema_version: Literal[1] = 1
+    key: str
+    spec_sha256: str
+    spec: StudySpec
+    trials: Annotated[tuple[Trial, ...], Field(min_length=1)]
+    winner: Count
+    rows: tuple[Rows, ...] = ()
+    pictures: tuple[str, ...] = ()
+    versions: dict[str, str | None] = Field(default_factory=dict)
+
+    @property
+    def best(self) -> Trial:
+        """The winner."""
+        return self.trials[self.winner]
+
+    def report(self) -> TuningReport:
+        """What the record of a run says of the study that chose its values."""
+        value = self.best.value
+        assert value is not None
+        return TuningReport(
+            study=self.key,
+            regime=self.spec.regime,
+            num_trials=len(self.trials),
+            space=self.spec.space,
+            sampler=self.spec.sampler,
+            pruner=self.spec.pruner,
+            seed=self.spec.seed,
+            labels=self.spec.protocol.validation_labels,
+            chosen=self.best.values,
+            default=self.spec.start,
+            value=value,
+            default_value=self.trials[0].value,
+        )
+
+
+def study_folder(store: Store, key: str) -> Path:
+    """Where a study's files lie."""
+    return store.runs / "studies" / key
+
+
+def write_study(folder: Path, study: StudyRecord) -> None:
+    """Writes `study.json`.
+
+    Raises:
+        StoreError: if it cannot be written.
+    """
+    content = study.model_dump(mode="json")
+    write_text(folder / STUDY, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def read_study(folder: Path) -> StudyRecord:
+    """Reads and validates `study.json`.
+
+    Raises:
+        StoreError: if it is missing, damaged, or not what its own key says.
+    """
+    path = folder / STUDY
+    try:
+        study = StudyRecord.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read as a study: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise StoreError(f"{path} is not a valid study: {name or 'JSON'}: {first['msg']}") from error
+    if study.spec.sha256() != study.spec_sha256 or study.spec.key != study.key:
+        raise StoreError(f"{path} was changed: its spec has key {study.spec.key}, it says {study.key}")
+    return study
+
+
+def parse_ranges(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Texts "name=low:high" as lowest and highest values by name.
+
+    Raises:
+        PlbenchError: if one is not of that form, or a name comes twice.
+    """
+    ranges: dict[str, tuple[float, float]] = {}
+    for text in texts:
+        name, equals, ends = text.partition("=")
+        low, colon, high = ends.partition(":")
+        try:
+            values = float(low), float(high)
+        except ValueError:
+            colon = ""
+        if not (name and equals and colon):
+            raise PlbenchError(f"--range {text!r} is not of the form name=low:high, such as --range lr=1e-4:1e-1")
+        if name in ranges:
+            raise PlbenchError(f"--range {name} is given twice")
+        ranges[name] = values
+    return ranges
+
+
+def search_space(plan: RunPlan, fixed: frozenset[str], ranges: Ranges) -> dict[str, SearchedRange]:
+    """Where a study of this plan looks.
+
+    Args:
+        plan: with the starting values.
+        fixed: parameters of the method that stay as they are.
+        ranges: lowest and highest value by name, in place of what method and plan say.
+
+    Raises:
+        PlbenchError: if a range is not one, or is of something that is not searched.
+    """
+    declared = plan.method.Params.search_space()
+    searched = {n: r for n, r in declared.items() if n not in fixed and r.applies(plan.params)}
+    for name, ends in ranges.items():
+        _check_range(name, ends, plan, searched, fixed)
+    task = make_task(plan.spec.model_copy(update={"train_part": "fit"}), plan.material)
+    space = {name: _of_method(plan, name, declared[name], declared[name].bounds(task)) for name in searched}
+    space["lr"] = _around(plan.spec.plan.lr, _RATE_FACTOR)
+    decay = plan.spec.plan.weight_decay
+    space["weight_decay"] = _around(decay, _DECAY_FACTOR) if decay else _logarithmic(*_DECAYS)
+    for name, (low, high) in ranges.items():
+        space[name] = space[name].model_copy(
+            update={"low": low, "high": high, "log": space[name].log and low > 0} if name in space else {}
+        )
+    return {name: found for name, found in space.items() if found.low < found.high}
+
+
+def _of_method(plan: RunPlan, name: str, declared: SearchRange, ends: tuple[float, float]) -> SearchedRange:
+    """A declared range, made to hold the starting value."""
+    start, whole = getattr(plan.params, name), _is_whole(plan, name)
+    low, high = (math.ceil(ends[0]), math.floor(ends[1])) if whole else ends
+    low, high = min(low, start), max(high, start)
+    return SearchedRange(low=low, high=high, log=declared.log and low > 0, integer=whole)
+
+
+def _is_whole(plan: RunPlan, name: str) -> bool:
+    annotation = plan.method.Params.model_fields[name].annotation
+    return annotation is int or int in typing.get_args(annotation)
+
+
+def _around(value: float, factor: float) -> SearchedRange:
+    return _logarithmic(value / factor, value * factor)
+
+
+def _logarithmic(low: float, high: float) -> SearchedRange:
+    return SearchedRange(low=low, high=high, log=True)
+
+
+def _check_range(
+    name: str, ends: tuple[float, float], plan: RunPlan, searched: Mapping[str, SearchRange], fixed: frozenset[str]
+) -> None:
+    low, high = ends
+    said = f"--range {name}={low:g}:{high:g}"
+    declared = plan.method.Params.search_space()
+    if name in fixed:
+        raise PlbenchError(f"{said}: {name} is fixed with -P {name}={getattr(plan.params, name)}; give one of the two")
+    if name in declared and name not in searched:
+        needs = " and ".join(
+            f"{n} = {' or '.join(map(str, v))}, not {getattr(plan.params, n)}" for n, v in declared[name].when.items()
+        )
+        raise PlbenchError(f"{said}: {name} has no effect here, since it needs {needs}; leave the range out")
+    known = (*searched, *PLAN_VALUES)
+    if name not in known:
+        if name in plan.method.Params.model_fields:
+            raise PlbenchError(f"{said}: tuning does not search {name}; {did_you_mean(name, known)}")
+        raise PlbenchError(
+            f"{said}: method {plan.method.name!r} has no parameter {name!r}; {did_you_mean(name, known)}"
+        )
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise PlbenchError(f"{said}: both ends must be finite, as in --range lr=1e-4:1e-1")
+    if low >= high:
+        raise PlbenchError(f"{said} is upside down or empty; the lower end comes first, as in {name}=LOW:HIGH")
+    if name in searched and _is_whole(plan, name) and not (low.is_integer() and high.is_integer()):
+        raise PlbenchError(f"{said}: {name} takes whole numbers")
+
+
+def trial_plan(plan: RunPlan, values: Mapping[str, float], seed: int, registry: Registry) -> RunPlan:
+    """The training of one trial: on train without its validation part, to its last epoch.
+
+    Args:
+        plan: with the starting values.
+        values: what the trial tries instead, by name.
+        seed: of all trials.
+        registry: of methods.
+
+    Raises:
+        PlbenchError: if a value is not valid.
+    """
+    update = {
+        "protocol": plan.spec.protocol.model_copy(update={"max_trials": None}),
+        "train_part": "fit",
+        "selection": "last",
+        "seed": seed,
+        "tuned_by": None,
+    }
+    return with_values(plan, values, update, registry)
+
+
+def with_values(plan: RunPlan, values: Mapping[str, Any], update: Mapping[str, Any], registry: Registry) -> RunPlan:
+    """A plan with other values of parameters, rate and decay, and other fields of its spec.
+
+    Raises:
+        PlbenchError: if a value is not valid.
+    """
+    of_plan = {name: value for name, value in values.items() if name in PLAN_VALUES}
+    of_method = {name: value for name, value in values.items() if name not in PLAN_VALUES}
+    try:
+        changed = Plan.model_validate({**plan.spec.plan.model_dump(), **of_plan})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise PlbenchError(f"{first['loc'][0]} = {first['input']!r} is not valid: {first['msg']}") from error
+    base = plan.spec.model_copy(update={**update, "plan": changed})
+    return complete(base, {**plan.spec.method.params, **of_method}, plan.material, plan.recipe, registry)
+
+
+def study_spec(
+    plan: RunPlan,
+    seed: int,
+    fixed: frozenset[str],
+    ranges: Ranges,
+    registry: Registry,
+    *,
+    sampler: str,
+    pruner: str,
+) -> StudySpec:
+    """What a study of this plan asks.
+
+    Raises:
+        PlbenchError: if a range is none, or an end of one is not valid here.
+    """
+    spec = plan.spec
+    study = StudySpec(
+        protocol=spec.protocol.model_copy(update={"max_trials": None}),
+        dataset_fingerprint=spec.dataset_fingerprint,
+        method=spec.method,
+        model=spec.model,
+        regime=spec.regime,
+        recipe=spec.recipe,
+        plan=spec.plan,
+        precision=spec.precision,
+        seed=seed,
+        space=search_space(plan, fixed, ranges),
+        sampler=sampler,
+        pruner=pruner,
+        skipped_images=spec.skipped_images,
+    )
+    for name, ends in ranges.items():
+        for end in ends:
+            value = int(end) if study.space[name].integer else end
+            try:
+                trial_plan(plan, {name: value}, study.trial_seed, registry)
+            except PlbenchError as error:
+                raise PlbenchError(f"--range {name}={ends[0]:g}:{ends[1]:g}: {error}") from error
+    return study

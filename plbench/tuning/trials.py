@@ -1,0 +1,90 @@
+"""Trials of a study: trainings on train without its validation part, judged by mAP(C) on that part. Test stays shut."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+from plbench import runner
+from plbench.console import Reporter
+from plbench.errors import TrainingError
+from plbench.job import Job
+from plbench.planning.resolve import RunPlan
+from plbench.stacking.stacked import Head
+from plbench.stacking.together import can_stack, in_memory, train
+from plbench.sweep import run_all
+from plbench.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What came of one trial.
+
+    Attributes:
+        value: mAP(C) on the validation part by the headline weights, percent; None where the training failed.
+        seconds: that it took; of trials that trained together, an equal share.
+        error: why it failed.
+    """
+
+    value: float | None
+    seconds: float
+    error: str | None = None
+
+
+def can_train_together(plan: RunPlan) -> bool:
+    """Whether trials of this setting train in one pass: cached features, and a method whose loss broadcasts."""
+    return can_stack(plan)
+
+
+def score_together(plans: Sequence[RunPlan], workspace: Workspace) -> list[TrialResult]:
+    """Trains trials in one pass and scores each; nothing is kept but the stages that they share.
+
+    Args:
+        plans: of train part "fit", for which `can_train_together` holds, and which agree in all but parameters, rate
+            and decay.
+        workspace: where and how.
+    """
+    _make_stages(plans, workspace)
+    results: list[TrialResult] = []
+    for jobs in in_memory(plans, workspace):
+        heads = train(jobs, workspace)
+        with ThreadPoolExecutor(torch.get_num_threads(), "scoring") as pool:  # much of it is numpy's, on one core
+            results += pool.map(_scored, jobs, heads)
+    return results
+
+
+def _make_stages(plans: Sequence[RunPlan], workspace: Workspace) -> None:
+    stages = [stage for plan in plans for _, stage in plan.stages.values()]
+    for result in run_all(stages, workspace):
+        if isinstance(result, TrainingError):
+            raise result
+
+
+def _scored(job: Job, head: Head) -> TrialResult:
+    if head.error is not None:
+        return TrialResult(None, head.seconds, str(head.error))
+    job.workspace = dataclasses.replace(job.workspace, reporter=Reporter(quiet=True))  # one bar a trial would be many
+    start = time.perf_counter()
+    value = job.map_c(job.headline_weights)
+    return TrialResult(value, head.seconds + time.perf_counter() - start)
+
+
+def score_alone(plan: RunPlan, workspace: Workspace, watch: Callable[[int, float], None]) -> TrialResult:
+    """Makes a trial a run of its own, with a record and checkpoints: what was begun goes on, what is done is read.
+
+    Args:
+        plan: of train part "fit".
+        workspace: where and how.
+        watch: is told each epoch and its mAP(C) on the validation part; what it raises ends the trial.
+    """
+    start = time.perf_counter()
+    try:
+        record = runner.run(plan, workspace, watch=watch)
+    except TrainingError as error:
+        return TrialResult(None, time.perf_counter() - start, str(error))
+    return TrialResult(record.metrics["validation"].map_c.value, time.perf_counter() - start)

@@ -1,0 +1,245 @@
+"""Which runs may be paired image by image, how sure their order is, what rows are called, and the answer in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from plbench.comparison.compare import Figure, Row, Setting, compare, row_labels, shares_best
+from plbench.comparison.verdict import share_words, verdict
+from plbench.evaluation.bootstrap import draw_indices
+from plbench.planning.resolve import Request, plan_run
+from plbench.record import Record, SearchedRange, TuningReport
+from plbench.registry import Registry
+from plbench.runner import run
+from plbench.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return Registry.discover()
+
+
+@pytest.fixture
+def made(make_workspace: Callable[..., Workspace]) -> tuple[Path, Record]:
+    """Folder and record of one short run."""
+    workspace = make_workspace()
+    record = run(plan_run(Request("tiny", "ce-negative", plan={"epochs": 1}), workspace), workspace)
+    return workspace.store.run_folder(record.key), record
+
+
+def test_runs_that_left_out_other_images_are_not_paired(made: tuple[Path, Record]) -> None:
+    folder, record = made
+    fewer = record.model_copy(update={"spec": record.spec.model_copy(update={"skipped_images": ("test/tiny-3",)})})
+    assert len(compare([(folder, record), (folder, fewer)])) == 2
+    assert len(compare([(folder, record), (folder, record)])) == 1
+
+
+def test_a_row_alone_is_the_best_and_the_same_row_under_two_names_shares_that(made: tuple[Path, Record]) -> None:
+    folder, record = made
+    (alone,) = compare([made])
+    assert [row.share_best for row in alone.rows] == [1.0] and alone.num_images == 24
+    other = record.model_copy(update={"spec": record.spec.model_copy(update={"tuned_by": "0" * 16})})
+    (both,) = compare([made, (folder, other)])
+    assert [row.share_best for row in both.rows] == [0.5, 0.5]
+    assert both.as_dict()["rows"][0]["share_best"] == 0.5 and json.dumps(both.as_dict(), allow_nan=False)
+
+
+def test_rows_that_were_trained_for_longer_than_others_say_so(made: tuple[Path, Record]) -> None:
+    _, record = made
+
+    def changed(method: str, **plan: int) -> Record:
+        spec = record.spec
+        named = spec.method.model_copy(update={"name": method})
+        spec = spec.model_copy(update={"method": named, "plan": spec.plan.model_copy(update=plan)})
+        return record.model_copy(update={"spec": spec, "title": method})
+
+    alike = [changed("a"), changed("b")]
+    assert row_labels(alike) == ["a", "b"]
+    assert row_labels([changed("a", epochs=2), changed("b", epochs=10)]) == ["a (epochs=2)", "b (epochs=10)"]
+    twice = [changed("a", epochs=2), changed("a", epochs=10), changed("b", epochs=10, batch_size=8)]
+    assert row_labels(twice) == [
+        "a (epochs=2, batch_size=16)",
+        "a (epochs=10, batch_size=16)",
+        "b (epochs=10, batch_size=8)",
+    ]
+
+
+class TestSharesBest:
+    def test_they_sum_to_one_and_are_what_a_loop_counts(self) -> None:
+        rng = np.random.default_rng(0)
+        rows = [rng.normal(mean, 1.0, (seeds, 200)).round(1) for mean, seeds in ((0.3, 3), (0.2, 5), (0.0, 1))]
+        rows[0][:, 7] = rows[1][:, 7] = rows[2][:, 7] = np.nan
+        wins = np.zeros(3)
+        for r in range(200):
+            if r == 7:
+                continue
+            means = []
+            for place, values in enumerate(rows):
+                num_seeds = len(values)
+                drawn = draw_indices(f"4/best/{place}", 200 * num_seeds, num_seeds).reshape(200, num_seeds)[r]
+                means.append(np.mean([values[s, r] for s in drawn]))
+            winners = [place for place, mean in enumerate(means) if mean == max(means)]
+            for place in winners:
+                wins[place] += 1 / len(winners)
+        shares = shares_best(rows, seed=4)
+        assert shares.sum() == pytest.approx(1)
+        np.testing.assert_allclose(shares, wins / 199)
+
+    def test_equal_rows_split_evenly(self) -> None:
+        values = np.random.default_rng(1).normal(size=(1, 100))
+        np.testing.assert_allclose(shares_best([values, values, values - 9], seed=0), [0.5, 0.5, 0])
+        many = np.random.default_rng(1).normal(size=(5, 4000))
+        assert shares_best([many, many], seed=0) == pytest.approx([0.5, 0.5], abs=0.05)
+
+    def test_where_nothing_is_defined_nobody_is_the_best(self) -> None:
+        assert np.isnan(shares_best([np.full((2, 9), np.nan)] * 2, seed=0)).all()
+
+
+def altered(record: Record, method: str = "selective", title: str = "Selective", **changes: Any) -> Record:
+    """The record of another row: other parameters, rate and study."""
+    spec = record.spec
+    params = {"mode": "both", "top_k": 5, **changes.pop("params", {})}
+    lr = changes.pop("lr", spec.plan.lr)
+    spec = spec.model_copy(
+        update={
+            "method": spec.method.model_copy(update={"name": method, "params": params}),
+            "plan": spec.plan.model_copy(update={"lr": lr}),
+            **changes,
+        }
+    )
+    tuning = None
+    if spec.tuned_by:
+        ranges = {"lr": SearchedRange(low=1e-4, high=1e-1), "top_k": SearchedRange(low=0, high=9)}
+        tuning = TuningReport(
+            study=spec.tuned_by,
+            regime="probe",
+            num_trials=16,
+            space=ranges,
+            sampler="tpe",
+            pruner="none",
+            seed=0,
+            labels="partial",
+            chosen={"lr": lr},
+            default={"lr": 1e-2},
+            value=50.0,
+            default_value=49.0,
+        )
+    return record.model_copy(update={"spec": spec, "title": title, "tuning": tuning})
+
+
+class TestLabels:
+    def test_variants_are_named(self, made: tuple[Path, Record], registry: Registry) -> None:
+        rows = [altered(made[1], params=params) for params in ({}, {"mode": "likelihood"}, {"mode": "prior"})]
+        assert row_labels(rows, registry) == ["Selective", "Selective (likelihood)", "Selective (prior)"]
+        assert row_labels(rows) == ["Selective (mode=both)", "Selective (mode=likelihood)", "Selective (mode=prior)"]
+
+    def test_what_else_differs_is_listed(self, made: tuple[Path, Record], registry: Registry) -> None:
+        rows = [altered(made[1], params=p) for p in ({}, {"mode": "prior", "top_k": 3}, {"mode": "soft-prior"})]
+        assert row_labels(rows, registry) == [
+            "Selective (top_k=5)",
+            "Selective (prior, top_k=3)",
+            "Selective (mode=soft-prior, top_k=5)",
+        ]
+
+    def test_tuned_rows_list_nothing_that_was_searched(self, made: tuple[Path, Record], registry: Registry) -> None:
+        rows = [
+            altered(made[1]),
+            altered(made[1], params={"top_k": 2}, lr=0.03, tuned_by="a" * 16),
+            altered(made[1], params={"top_k": 7, "mode": "prior"}, lr=0.002, tuned_by="b" * 16),
+        ]
+        assert row_labels(rows, registry) == ["Selective", "Selective, tuned", "Selective (prior), tuned"]
+
+    def test_two_studies_of_one_method_are_told_apart(self, made: tuple[Path, Record], registry: Registry) -> None:
+        rows = [altered(made[1], lr=lr, tuned_by=study * 16) for lr, study in ((0.1, "a"), (0.2, "b"))]
+        assert row_labels(rows, registry) == [
+            "Selective, tuned by aaaaaaaa in 16 trials",
+            "Selective, tuned by bbbbbbbb in 16 trials",
+        ]
+
+    def test_a_method_that_is_not_installed_shows_its_parameters(
+        self, made: tuple[Path, Record], registry: Registry
+    ) -> None:
+        rows = [altered(made[1], "gone", "Gone", params={"top_k": k}) for k in (1, 2)]
+        assert row_labels(rows, registry) == ["Gone (top_k=1)", "Gone (top_k=2)"]
+
+
+def setting_of(
+    p_values: Sequence[float | None], num_seeds: int = 5, half: float = 0.5, scored: int = 60, classes: int = 60
+) -> Setting:
+    """Rows A, B, … a point apart, A the best."""
+    rows = []
+    for place, p_value in enumerate(p_values):
+        mean = 60.0 - place
+        rows.append(
+            Row(
+                method="m",
+                label="ABCDEFGH"[place],
+                seeds=tuple(range(num_seeds)),
+                keys=(f"k{place}",),
+                figures={name: Figure(mean, mean - half, mean + half) for name in ("map_c", "map_o")},
+                num_classes_scored=scored,
+                num_classes=classes,
+                share_best=0.9 if place == 0 else 0.1 / (len(p_values) - 1),
+                difference=None if place == 0 else Figure(-place, -place - 1, -place + 1),
+                p_value=p_value,
+            )
+        )
+    return Setting("tiny/v1", "probe", "a model", 3000, tuple(rows))
+
+
+class TestVerdict:
+    def test_a_clear_winner(self) -> None:
+        first, second = verdict(setting_of([None, 0.01, 0.002]))
+        assert first == (
+            "A has the highest mAP(C), 60.00 ±0.50 over 5 seeds, and is the best in 90 % of resamples of test images "
+            "and seeds."
+        )
+        assert second == "The other 2 rows are worse by more than chance explains, p < 0.05 after Holm."
+
+    def test_ties_are_named(self) -> None:
+        setting = setting_of([None, 0.4, 0.05, 0.01])
+        assert [row.label for row in setting.tied] == ["B", "C"]
+        said = verdict(setting)[1]
+        assert "cannot be told apart from B (best in 3 %) and C (best in 3 %)" in said
+        assert said.endswith("The other row is worse by more than chance explains.")
+
+    @pytest.mark.parametrize("num_seeds", [1, 2])
+    def test_few_seeds_tell_nothing_apart(self, num_seeds: int) -> None:
+        setting = setting_of([None, 0.001], num_seeds)
+        assert [row.label for row in setting.tied] == ["B"]
+        assert f"{num_seeds} seed" in verdict(setting)[1] and "too few to tell methods apart" in verdict(setting)[1]
+
+    def test_a_row_alone_has_nothing_to_be_compared_to(self) -> None:
+        assert "only row" in verdict(setting_of([None]))[0]
+
+    def test_another_best_by_map_o_is_said(self) -> None:
+        setting = setting_of([None, 0.01])
+        first, second = setting.rows
+        second = replace(second, figures={**second.figures, "map_o": Figure(70.0, 69.0, 71.0)})
+        said = " ".join(verdict(replace(setting, rows=(first, second))))
+        assert "By mAP(O), in which frequent classes weigh more, B leads: 70.00 ±1.00 against 60.00 ±0.50." in said
+
+    @pytest.mark.parametrize(
+        ("changes", "part"),
+        [
+            ({"scored": 12}, "only 12 of 60 classes are scored"),
+            ({"scored": 3, "classes": 3}, "a mean over 3 classes only"),
+            ({"half": 4.0}, "3,000 test images show mAP(C) to ±4.0 points only"),
+        ],
+    )
+    def test_what_makes_it_unsure_is_said(self, changes: dict[str, Any], part: str) -> None:
+        assert part in verdict(setting_of([None, 0.01], **changes))[-1]
+        assert not any("Careful" in sentence for sentence in verdict(setting_of([None, 0.01])))
+
+    @pytest.mark.parametrize(
+        ("share", "words"), [(1.0, "100 %"), (0.9994, ">99 %"), (0.0, "0 %"), (0.004, "<1 %"), (float("nan"), "–")]
+    )
+    def test_shares_read_as_certain_only_where_they_are(self, share: float, words: str) -> None:
+        assert share_words(share) == words

@@ -1,0 +1,243 @@
+"""What a run would take, said before it starts: what is there, what is missing, and figures from a few real steps."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from plbench import environment, runner
+from plbench.checkpoint import Checkpoints
+from plbench.cli import app
+from plbench.display.dry_run import print_dry_run
+from plbench.errors import PlbenchError, StoreError
+from plbench.evaluation import summary
+from plbench.forecast import measured
+from plbench.forecast.dry_run import DryRun, dry_run
+from plbench.forecast.estimate import forecast_study
+from plbench.planning.resolve import Request, RunPlan, plan_run
+from plbench.registry import Registry
+from plbench.workspace import Workspace
+
+METHODS = Registry.discover().names("method")
+BOTH = ("probe", "finetune")
+
+
+@pytest.fixture(autouse=True)
+def no_time_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summary, "NUM_REPLICATES", 50)
+    monkeypatch.setattr(environment, "git_state", lambda: {"git_commit": None, "git_dirty": None})
+    monkeypatch.setattr(measured, "_BUDGET_SECONDS", 0.5)
+    monkeypatch.setattr(measured, "_STEPS", 1)
+
+
+@pytest.fixture
+def workspace(make_workspace: Callable[..., Workspace]) -> Workspace:
+    return make_workspace()
+
+
+def a_plan(workspace: Workspace, method: str = "ce-negative", **request: Any) -> RunPlan:
+    return plan_run(Request("tiny", method, **request), workspace)
+
+
+def states(found: DryRun) -> dict[str, str]:
+    return {item.what: item.state for item in found.items}
+
+
+class TestWhatIsThere:
+    def test_everything_is_missing_and_nothing_is_made(self, workspace: Workspace) -> None:
+        plan = a_plan(workspace, "selective")
+        before = {path for path in workspace.store.cache.rglob("*") if path.is_file()}
+        found = dry_run(plan, workspace)
+        assert states(found) == {
+            "features of 48 train images": "to do",
+            "features of 24 test images": "to do",
+            "stage prior: CE, Ignore": "to do",
+            "run: P-ASL, Selective": "to do",
+        }
+        assert [item.key for item in found.items[2:]] == [plan.spec.stages["prior"], plan.spec.key]
+        assert all(item.seconds > 0 for item in found.items)
+        assert found.seconds == pytest.approx(sum(item.seconds for item in found.items))
+        assert not workspace.store.runs.exists()
+        assert {path for path in workspace.store.cache.rglob("*") if path.is_file()} == before
+
+    def test_what_was_made_is_done(self, workspace: Workspace) -> None:
+        plan = a_plan(workspace, "selective")
+        runner.run(plan.stages["prior"][1], workspace)
+        found = dry_run(plan, workspace)
+        assert list(states(found).values()) == ["done", "done", "done", "to do"]
+        assert found.items[-1].seconds == found.seconds > 0
+
+    def test_a_run_that_is_done_is_not_measured(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+        plan = a_plan(workspace)
+        record = runner.run(plan, workspace)
+        again = dry_run(plan, workspace, force=True)
+        assert again.items[-1].state == "to do" and again.seconds > 0
+        assert again.num_steps == record.training["steps"]
+        monkeypatch.setattr("plbench.forecast.dry_run.measure", None)  # would fail if it were called
+        found = dry_run(plan, workspace)
+        assert set(states(found).values()) == {"done"}
+        assert found.seconds == 0 and found.measured is None and found.peak_bytes is None
+
+    def test_a_training_goes_on_from_its_checkpoint(self, workspace: Workspace) -> None:
+        plan = a_plan(workspace)
+        checkpoints = Checkpoints(workspace.store.run_folder(plan.spec.key), plan.spec)
+        path = checkpoints.save({"step": 9, "epoch": 3, "batch": 0}, 1)
+        found = dry_run(plan, workspace)
+        assert found.items[-1].state == "going on" and found.items[-1].steps_done == 9
+        forced = dry_run(plan, workspace, force=True)
+        assert forced.items[-1].state == "to do" and forced.items[-1].steps_done == 0
+        path.write_bytes(b"cut")
+        with pytest.raises(StoreError, match="truncated or changed"):
+            dry_run(plan, workspace)
+
+    def test_the_run_that_chooses_the_epoch_is_listed(self, workspace: Workspace) -> None:
+        found = dry_run(a_plan(workspace, selection="validation"), workspace)
+        assert list(states(found))[2:] == ["choice of the epoch: CE, Negative", "run: CE, Negative"]
+
+    def test_finetuning_has_no_features(self, workspace: Workspace) -> None:
+        found = dry_run(a_plan(workspace, regime="finetune"), workspace)
+        assert list(states(found)) == ["run: CE, Negative"]
+        assert (found.steps_per_epoch, found.num_steps) == (3, 6)
+
+
+class TestMeasured:
+    @pytest.mark.parametrize("regime", BOTH)
+    @pytest.mark.parametrize("method", METHODS)
+    def test_every_method(self, method: str, regime: Any, workspace: Workspace) -> None:
+        try:
+            plan = a_plan(workspace, method, regime=regime)
+        except PlbenchError as error:
+            pytest.skip(str(error))
+        rng, numpy_rng = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index, union-attr] # noqa: NPY002
+        found = dry_run(plan, workspace).measured
+        assert found is not None
+        assert found.step_seconds > 0 and found.infer_seconds > 0 and found.load_seconds > 0
+        assert found.batch_images == found.piece_images == 16 and not found.is_too_large
+        assert found.activation_bytes > 0 and found.other_bytes > 0 and found.program_bytes > 2**20
+        assert torch.equal(torch.get_rng_state(), rng)
+        assert np.array_equal(np.random.get_state()[1], numpy_rng)  # type: ignore[index] # noqa: NPY002
+
+    def test_memory_of_weights_is_exact(self, workspace: Workspace) -> None:
+        """A linear head [6, D] with its bias: weights, gradients, two moments, average, and a count of steps each."""
+        plan = a_plan(workspace, model={"head_dropout": 0.0})
+        found = dry_run(plan, workspace).measured
+        runner.run(plan, workspace)
+        width = np.load(next((workspace.store.cache / "features").glob("*.npy"))).shape[1]
+        assert found is not None and found.num_parameters == found.num_trainable == 6 * width + 6
+        assert found.state_bytes == 4 * (5 * found.num_parameters + 2)
+        without = dry_run(a_plan(workspace, model={"head_dropout": 0.0}, plan={"ema_decay": 0.0}), workspace).measured
+        assert without is not None and without.state_bytes == 4 * (4 * found.num_parameters + 2)
+
+    def test_what_a_step_keeps_is_counted_once_and_grows_with_the_piece(self, workspace: Workspace) -> None:
+        """A linear layer keeps its input; the loss keeps a few tensors of the size of the logits."""
+
+        def kept(**plan: Any) -> int:
+            found = dry_run(a_plan(workspace, model={"head_dropout": 0.0}, plan=plan), workspace).measured
+            assert found is not None
+            return found.activation_bytes
+
+        whole, half, pieces = kept(), kept(batch_size=8), kept(accumulate=2)
+        assert whole == pytest.approx(2 * half, rel=0.01) and half == pytest.approx(pieces, rel=0.01)
+        runner.run(a_plan(workspace), workspace)
+        width = np.load(next((workspace.store.cache / "features").glob("*.npy"))).shape[1]
+        assert 4 * 16 * width < whole < 4 * 16 * (width + 12 * 6)
+
+    def test_a_batch_that_takes_long_is_measured_smaller_and_scaled_up(
+        self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(measured, "_BUDGET_SECONDS", 0.0)
+        found = dry_run(a_plan(workspace, regime="finetune"), workspace)
+        assert found.measured is not None
+        assert (found.measured.measured_images, found.measured.batch_images) == (4, 16)
+        print_dry_run(found)
+        assert "from a few steps of 4 images with made-up inputs, scaled up to 16" in capsys.readouterr().out
+
+    def test_a_batch_that_does_not_fit_is_halved(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+        warm_up = measured._Trial._warm_up
+
+        def small_device(self: Any, size: int) -> None:
+            if size > 4:
+                raise torch.OutOfMemoryError("no room")
+            warm_up(self, size)
+
+        monkeypatch.setattr(measured._Trial, "_warm_up", small_device)
+        plan = a_plan(workspace)
+        found = measured.measure(plan, workspace, None)
+        assert found.is_too_large and found.measured_images == 4
+        monkeypatch.undo()
+        assert found.activation_bytes == pytest.approx(
+            measured.measure(plan, workspace, None).activation_bytes, rel=0.01
+        )
+
+    def test_several_processes_share_a_batch(self, workspace: Workspace) -> None:
+        found = dry_run(a_plan(workspace), workspace, processes=4)
+        assert found.measured is not None and found.measured.batch_images == 4
+        assert found.as_dict()["processes"] == 4 and any("exchange" in note for note in found.notes)
+
+    def test_a_method_that_cannot_be_computed_in_pieces_is_refused_as_by_the_run(self, workspace: Workspace) -> None:
+        with pytest.raises(PlbenchError, match="needs the whole batch at once"):
+            dry_run(a_plan(workspace, "epr", plan={"accumulate": 2}), workspace)
+
+    @pytest.mark.parametrize(
+        ("timed", "expected"),
+        [([(8, 2.0)], 8.0), ([(4, 2.0), (8, 3.0)], 9.0), ([(4, 3.0), (8, 2.0)], 8.0)],
+        ids=["in proportion", "on a line", "noise"],
+    )
+    def test_seconds_of_32(self, timed: list[tuple[int, float]], expected: float) -> None:
+        assert measured._at(32, timed) == pytest.approx(expected)
+
+
+class TestCommands:
+    @pytest.fixture
+    def say(self, tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+        """A command on the tiny dataset; standard output."""
+        monkeypatch.setattr("plbench.cli.terms.open_registry", lambda plugins: workspace.registry)
+        monkeypatch.setenv("PLBENCH_CACHE", str(tmp_path / "cache"))
+
+        def run(*arguments: object) -> str:
+            words = [str(word) for word in arguments]
+            words += ["--dataset", "tiny", "--runs", str(tmp_path / "runs"), "--device", "cpu", "--quiet"]
+            result = CliRunner().invoke(app, words, catch_exceptions=False)
+            assert result.exit_code == 0
+            assert not (tmp_path / "runs").exists()
+            return result.stdout
+
+        return run
+
+    def test_run_in_words(self, say: Callable[..., str]) -> None:
+        said = say("run", "--method", "selective", "--accumulate", 2, "--dry-run")
+        assert re.search(r"^stage prior: CE, Ignore +[0-9a-f]{16} +to do +about", said, flags=re.MULTILINE)
+        for part in ("3 in each of 4 epochs, 12 in all", "16 images, in 2 pieces", "float32 on cpu, 1 process"):
+            assert part in said
+        assert "Memory: about" in said and "are estimates" in said
+
+    def test_run_as_json(self, say: Callable[..., str]) -> None:
+        found = json.loads(say("run", "--method", "ce-ignore", "--dry-run", "--json"))
+        assert found["num_steps"] == 12 and found["spec"]["method"]["name"] == "ce-ignore"
+        assert found["peak_memory_mb"] > 10 and found["trainable_parameters"] == found["parameters"] > 0
+        assert found["seconds"] == pytest.approx(sum(item["seconds"] for item in found["items"]))
+
+    def test_compare_and_tune(self, say: Callable[..., str]) -> None:
+        found = json.loads(say("compare", "--methods", "focal", "--seeds", 2, "--dry-run", "--json"))
+        assert found["num_missing"] == 2
+        assert "5 trials, then 2 rows of 3 seeds; about" in say("tune", "--method", "focal", "--trials", 5, "--dry-run")
+
+
+def test_a_study_takes_as_long_as_its_trainings(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """48 images at 1 s, 4 epochs: a final run takes 192 s, a trial as much as its part of train does."""
+    monkeypatch.setattr("plbench.forecast.estimate._seconds_per_image", lambda plan, workspace: (1.0, 0.0))
+    plan = a_plan(workspace)
+    trial = 4.0 * len(plan.material.train("fit").rows)
+    assert forecast_study(plan, 3, 0, workspace).seconds == pytest.approx(3 * trial)
+    assert forecast_study(plan, 3, 2, workspace).seconds == pytest.approx(3 * trial + 4 * 192)
+    staged = a_plan(workspace, "selective")  # its prior once for all trials, and once for each final seed
+    assert forecast_study(staged, 3, 2, workspace).seconds == pytest.approx(4 * trial + 6 * 192)
+    then = dataclasses.replace(plan, spec=plan.spec.model_copy(update={"seed": 9}))
+    assert forecast_study(plan, 3, 2, workspace, then).seconds == pytest.approx(3 * trial + 8 * 192)

@@ -1,0 +1,54 @@
+"""Arrows between the rooms point down only, and plugins see no more of plbench than they are promised."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+TOP = Path(__file__).parents[1]
+UPWARDS = {("planning", "forecast")}
+"""A plan whose weights cannot be had says, before it fails, what the run would take."""
+
+FOR_METHODS = {"api", "losses", "losses_single_positive", "priors", "sample_state"}
+FOR_DATASETS = {"annotations", "api", "columns", "metrics", "packed", "recipes"}
+
+
+def nodes_that_run(node: ast.AST) -> Iterator[ast.AST]:
+    """All below a node, but for what only a type checker reads."""
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"):
+            yield child
+            yield from nodes_that_run(child)
+
+
+def imported(path: Path) -> set[str]:
+    """What a file imports of plbench, at any time: modules and rooms by their names below it."""
+    names = set()
+    for node in nodes_that_run(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            paths = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            paths = [alias.name for alias in node.names]
+        else:
+            continue
+        names |= {path.split(".")[1] for path in paths if path.startswith("plbench.")}
+    return names - {"__version__"}
+
+
+def test_no_room_needs_one_that_needs_it() -> None:
+    arrows: dict[str, set[str]] = defaultdict(set)
+    for path in (TOP / "plbench").rglob("*.py"):
+        room = path.relative_to(TOP / "plbench").parts[0].removesuffix(".py")
+        arrows[room] |= {other for other in imported(path) if other != room and (room, other) not in UPWARDS}
+    assert "runner" in arrows["cli"] and "engine" in arrows["job"]
+    order = list(TopologicalSorter(arrows).static_order())  # raises where there is a cycle, and names it
+    assert order.index("labels") < order.index("engine") < order.index("runner") < order.index("cli")
+
+
+def test_what_plugins_import() -> None:
+    for folder, allowed in (("methods", FOR_METHODS), ("datasets", FOR_DATASETS)):
+        for path in (TOP / folder).glob("*.py"):
+            assert imported(path) <= allowed | {folder}, path.name
