@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,8 +33,14 @@ from plbench.training.optimisation import FusedSteps, apply_gradients
 BLOCK_BYTES = 64 << 20
 """Parameters of heads whose products are one, at most."""
 
-HEADS_PER_WORKER = 4
-"""Heads that are worth a thread of their own: fewer, and what they would share is computed too often."""
+HEADS_PER_THREAD = 4
+"""Heads of one order that are worth a thread of their own: fewer, and what they would share is computed too often."""
+
+AHEAD = 2
+"""Batches of an order that wait for its threads, or are worked on, at most."""
+
+Lane = list[Executor]
+"""Threads, one in each executor, that take the steps of one order at a time: what is handed to one is done in turn."""
 
 _OWN_HOOKS = ("build", "transform", "forward", "epoch_start", "epoch_end", "state_dict", "load_state_dict")
 _LOGIT_TENSORS = 24  # of the logits' size that a loss holds, about
@@ -107,11 +113,12 @@ def fit_together(
         report: called with steps done and steps in all, counted over the orders.
         between_epochs: called when all heads have ended an epoch; what it raises ends the training.
     """
-    with _workers(heads, execution.device) as (pool, num_workers):
+    with _lanes(heads, execution.device) as lanes:
         while active := [head for head in heads if not head.is_done]:
-            orders = [_Order(seed, members, inputs, execution, num_workers) for seed, members in _by_seed(active)]
+            num_blocks = len(lanes[0])
+            orders = [_Order(seed, members, inputs, execution, num_blocks) for seed, members in _by_seed(active)]
             try:
-                _fit_until_one_is_done(active, orders, pool, report, between_epochs)
+                _fit_until_one_is_done(active, orders, lanes, report, between_epochs)
             finally:
                 for order in orders:
                     order.release()
@@ -120,17 +127,19 @@ def fit_together(
 def _fit_until_one_is_done(
     heads: Sequence[Head],
     orders: Sequence[_Order],
-    pool: Executor,
+    lanes: Sequence[Lane],
     report: Callable[[int, int], None],
     between_epochs: Callable[[], None],
 ) -> None:
     last = max(head.stop_after or head.plan.epochs for head in heads)
-    steps = orders[0].steps_per_epoch
+    steps = orders[0].steps_per_epoch * len(orders)
     while not any(head.is_done for head in heads):
         start = time.perf_counter()
-        for number, order in enumerate(orders, heads[0].state.epoch * len(orders)):
-            for step in order.train_epoch(pool):
-                report(number * steps + step, last * len(orders) * steps)
+        done = heads[0].state.epoch * steps
+        epochs = [_one_by_one(orders[number :: len(lanes)], lane) for number, lane in enumerate(lanes)]
+        for taken in itertools.zip_longest(*epochs, fillvalue=0):  # a step in each lane, in turn
+            done += sum(taken)
+            report(done, last * steps)
         seconds = (time.perf_counter() - start) / len(heads)
         for head in heads:
             head.seconds += seconds
@@ -141,19 +150,29 @@ def _fit_until_one_is_done(
         between_epochs()
 
 
-@contextlib.contextmanager
-def _workers(heads: Sequence[Head], device: torch.device) -> Iterator[tuple[Executor, int]]:
-    """Threads that each train some of the heads, and their number; together they use the cores that torch used.
+def _one_by_one(orders: Sequence[_Order], lane: Lane) -> Iterator[int]:
+    """An epoch of each order; yields 1 for each step that it hands to the lane's threads."""
+    for order in orders:
+        yield from order.train_epoch(lane)
 
-    Small operations leave all cores but one idle, and heads need nothing of one another between two batches.
+
+@contextlib.contextmanager
+def _lanes(heads: Sequence[Head], device: torch.device) -> Iterator[list[Lane]]:
+    """Lanes in which orders train side by side; together they use the cores that torch used.
+
+    Small operations leave all cores but one idle. Heads need nothing of one another between two batches, so that many
+    heads of one order are split over the threads of one lane; where they are few, orders take a lane each, more of them
+    than there are cores, as three lanes keep two cores busier than two.
     """
-    cores = torch.get_num_threads()
-    most = max(len(members) for _, members in _by_seed(heads)) // HEADS_PER_WORKER
-    number = max(1, min(cores, most)) if device.type == "cpu" else 1
-    torch.set_num_threads(max(1, cores // number))
+    cores, groups = torch.get_num_threads(), _by_seed(heads)
+    split = max(1, min(cores, max(len(members) for _, members in groups) // HEADS_PER_THREAD))
+    number = min(len(groups), 2 * cores // split) if split < cores else 1
+    if device.type != "cpu":
+        split = number = 1
+    torch.set_num_threads(max(1, cores // (split * number)))
     try:
-        with ThreadPoolExecutor(number, "heads") as pool:
-            yield pool, number
+        with contextlib.ExitStack() as stack:
+            yield [[stack.enter_context(ThreadPoolExecutor(1, "heads")) for _ in range(split)] for _ in range(number)]
     finally:
         torch.set_num_threads(cores)
 
@@ -169,36 +188,37 @@ class _Order:
     """Heads that see the same batches: those of one seed. What does not depend on the head is done once for all."""
 
     def __init__(
-        self, seed: int, heads: Sequence[Head], inputs: FeatureInputs, execution: Execution, num_workers: int
+        self, seed: int, heads: Sequence[Head], inputs: FeatureInputs, execution: Execution, num_blocks: int
     ) -> None:
-        """Stacks the heads, in a block for each worker or more."""
+        """Stacks the heads, in so many blocks or more."""
         self.seed, self.inputs, self.execution = seed, inputs.reseeded(seed), execution
         self.plan, self.state = heads[0].plan, heads[0].state
+        self.generator: torch.Generator | None = None
         self.steps_per_epoch = math.ceil(len(inputs) / self.plan.batch_size)
         self.dtype = torch.float32 if execution.precision == "float32" else getattr(torch, execution.precision)
         if next(self.state.model.parameters()).dtype == torch.float64:
             self.dtype = torch.float64
-        self.blocks = [_Block(members, execution, self.dtype) for members in _blocks(heads, num_workers)]
+        self.blocks = [_Block(members, execution, self.dtype) for members in _blocks(heads, num_blocks)]
         layers = layers_of(self.state.model) or []
         first = next(number for number, layer in enumerate(layers) if isinstance(layer, nn.Linear))
         self.shared, self.own = layers[:first], layers[first:]  # layers before the first linear one have no parameters
 
-    def train_epoch(self, pool: Executor) -> Iterator[int]:
-        """One pass over the images; yields how many steps are done, now and then."""
+    def train_epoch(self, lane: Lane) -> Iterator[int]:
+        """One pass over the images; yields 1 for each step handed out."""
         epoch, num_epochs = self.state.epoch, self.plan.epochs
-        with seeded(derive_seed(self.seed, "dropout", epoch)):
-            batches = self.inputs.shuffled(self.plan.batch_size, epoch)
-            under_way: list[Future[None]] = []
-            for number, batch in enumerate(batches):
-                prepared, noise = self._prepared(batch)  # while the blocks are busy with the one before
-                for future in under_way:
-                    future.result()
+        with self._drawing(derive_seed(self.seed, "dropout", epoch)):
+            under_way: deque[list[Future[None]]] = deque()
+            for number, batch in enumerate(self.inputs.shuffled(self.plan.batch_size, epoch)):
+                prepared, noise = self._prepared(batch)  # while the blocks are busy with those before
                 step = epoch * self.steps_per_epoch + number
                 progress = Progress(step, num_epochs * self.steps_per_epoch, epoch, num_epochs)
-                under_way = [pool.submit(block.step, prepared, noise, progress) for block in self.blocks]
-                yield number + 1
-            for future in under_way:
-                future.result()
+                threads = zip(self.blocks, itertools.cycle(lane), strict=False)
+                under_way.append([thread.submit(block.step, prepared, noise, progress) for block, thread in threads])
+                if len(under_way) > AHEAD:
+                    _wait_for(under_way.popleft())
+                yield 1
+            for futures in under_way:
+                _wait_for(futures)
         for block in self.blocks:
             block.end_epoch(self.steps_per_epoch)
 
@@ -207,12 +227,33 @@ class _Order:
         for block in self.blocks:
             block.release()
 
+    @contextlib.contextmanager
+    def _drawing(self, seed: int) -> Iterator[None]:
+        """Within, `_factors` draws what dropout in a head that trains alone would draw."""
+        if self.execution.device.type == "cpu":  # orders take turns here, so that each needs a generator of its own
+            self.generator = torch.Generator().manual_seed(seed)
+            yield
+        else:
+            with seeded(seed):
+                yield
+
+    def _factors(self, num_rows: int, width: int, dropped: float, dtype: torch.dtype) -> Tensor:
+        """What a dropout layer multiplies values [B, width] by: 0, or 1 / (1 - dropped)."""
+        shape, device = (num_rows, width), self.execution.device
+        if self.generator is None or dropped in (0.0, 1.0):  # for these torch draws nothing
+            return F.dropout(torch.ones(shape, dtype=dtype, device=device), dropped)
+        kept = 1.0 - dropped
+        return torch.empty(shape, dtype=dtype).bernoulli_(kept, generator=self.generator).div_(kept)
+
     def _prepared(self, batch: Batch) -> tuple[Batch, list[Tensor]]:
         """A batch whose inputs went through the layers that the heads share, and the noise of their own layers."""
         batch = self.execution.move(batch)
         inputs = batch.inputs
         for layer in self.shared:
-            inputs = F.dropout(inputs, layer.p) if isinstance(layer, nn.Dropout) else F.relu(inputs)
+            if isinstance(layer, nn.Dropout):
+                inputs = inputs * self._factors(len(inputs), inputs.shape[1], layer.p, inputs.dtype)
+            else:
+                inputs = F.relu(inputs)
         return Batch(inputs, batch.labels[None], batch.index), list(self._noise(len(batch.index)))
 
     def _noise(self, num_rows: int) -> Iterator[Tensor]:
@@ -222,8 +263,12 @@ class _Order:
             if isinstance(layer, nn.Linear):
                 width = layer.out_features
             elif isinstance(layer, nn.Dropout):
-                ones = torch.ones(num_rows, width, dtype=self.dtype, device=self.execution.device)
-                yield F.dropout(ones, layer.p)
+                yield self._factors(num_rows, width, layer.p, self.dtype)
+
+
+def _wait_for(futures: Sequence[Future[None]]) -> None:
+    for future in futures:
+        future.result()
 
 
 class _Block:
@@ -315,14 +360,14 @@ class _Block:
             head.state.step += 1
 
 
-def _blocks(heads: Sequence[Head], num_workers: int) -> Iterator[list[Head]]:
-    """Heads in blocks of about one size, those whose methods can be stacked side by side."""
+def _blocks(heads: Sequence[Head], least: int) -> Iterator[list[Head]]:
+    """Heads in so many blocks or more, of about one size; those whose methods can be stacked stand side by side."""
     sides: dict[Hashable, list[Head]] = defaultdict(list)
     for head in heads:
         sides[_side(head)].append(head)
     ordered = [head for side in sides.values() for head in side]
     most = max(1, BLOCK_BYTES // _parameter_bytes(heads[0].state.model))
-    number = min(len(heads), num_workers * math.ceil(len(heads) / (num_workers * most)))
+    number = min(len(heads), least * math.ceil(len(heads) / (least * most)))
     for block in range(number):
         yield ordered[len(heads) * block // number : len(heads) * (block + 1) // number]
 

@@ -267,7 +267,7 @@ def test_half_precision_is_close_to_each_head_alone(build: Build) -> None:
 
 def test_threads_and_memory_are_given_back(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """Heads own their parameters again, and torch has its threads; with several workers the results are the same."""
-    monkeypatch.setattr(stacked, "HEADS_PER_WORKER", 1)
+    monkeypatch.setattr(stacked, "HEADS_PER_THREAD", 1)
     inputs, before = some_inputs(), torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -280,6 +280,28 @@ def test_threads_and_memory_are_given_back(build: Build, monkeypatch: pytest.Mon
         assert_same(head.state, alone(head, inputs, "linear", build("selective", {"top_k": k})))
         for parameter in (*head.state.model.parameters(), *head.state.ema.module.parameters()):
             assert parameter.untyped_storage().nbytes() == parameter.numel() * parameter.element_size()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_orders_side_by_side_and_one_by_one_are_the_same_to_the_bit(build: Build, model: str) -> None:
+    """Few heads of several seeds take a lane for each seed where there are cores; dropout is drawn as ever."""
+    inputs, before, ended = some_inputs(), torch.get_num_threads(), []
+    for cores in (1, 2):
+        heads = [a_head(build("selective", {"top_k": k}), seed=seed, model=model) for seed in (0, 1, 2) for k in (0, 3)]
+        reports: list[tuple[int, int]] = []
+        try:
+            torch.set_num_threads(cores)
+            with stacked._lanes(heads, CPU.device) as lanes:
+                assert [len(lane) for lane in lanes] == [1] * (1 if cores == 1 else 3)
+            fit_together(heads, inputs, CPU, report=lambda *counts, to=reports: to.append(counts))
+        finally:
+            torch.set_num_threads(before)
+        assert reports == sorted(reports)
+        assert reports[-1] == (heads[0].state.step * 3, heads[0].state.step * 3)
+        ended.append([head.state for head in heads])
+    for one, other in zip(*ended, strict=True):
+        assert_same(one, other, tolerance=0)
+    assert_same(heads[-1].state, alone(heads[-1], inputs, model, build("selective", {"top_k": 3})))
 
 
 def test_memory_of_a_head_is_bounded(build: Build) -> None:
