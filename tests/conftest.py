@@ -4,7 +4,9 @@ Everything comes as a fixture, so that no test imports this file. Subclass the c
 test needs a variant, and hand the subclass to `make_workspace`.
 """
 
+import multiprocessing
 import os
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from plbench import environment
 from plbench.api import (
     BenchmarkProtocol,
     Dataset,
@@ -29,6 +32,7 @@ from plbench.api import (
     Task,
 )
 from plbench.console import Reporter
+from plbench.evaluation import summary
 from plbench.registry import Registry, Source
 from plbench.store import Store
 from plbench.workspace import Workspace
@@ -158,3 +162,30 @@ def make_task() -> Callable[..., Task]:
         )
 
     return make
+
+
+@pytest.fixture
+def quick_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records take no time: few bootstrap replicates, and no git process for each of them."""
+    monkeypatch.setattr(summary, "NUM_REPLICATES", 20)
+    monkeypatch.setattr(environment, "git_state", lambda: {"git_commit": None, "git_dirty": None})
+
+
+@pytest.fixture
+def in_a_process() -> Callable[[Callable[[], Any]], Any]:
+    """Starts a function in a forked process, which ends with 0, or with 1 and a traceback; gives the process."""
+
+    def start(work: Callable[[], Any]) -> Any:
+        def run() -> None:
+            try:
+                work()
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+
+        process = multiprocessing.get_context("fork").Process(target=run)
+        process.start()
+        return process
+
+    return start

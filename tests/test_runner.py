@@ -20,12 +20,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from plbench import checkpoint, engine, environment, job, runner
+from plbench import checkpoint, engine, job, runner
 from plbench.api import Batch, Loss, Method, Progress
 from plbench.cells import Cells
 from plbench.engine import FitState
 from plbench.errors import PluginError, StoreError, TrainingError
-from plbench.evaluation import summary
 from plbench.loading.transforms import eval_transform
 from plbench.metrics import evaluate_cells
 from plbench.models import build_backbone, make_head
@@ -37,14 +36,9 @@ from plbench.store import CHECKPOINT, RECORD
 from plbench.training.step import Stepper
 from plbench.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("quick_records")
+
 both_regimes = pytest.mark.parametrize("regime", ["probe", "finetune"])
-
-
-@pytest.fixture(autouse=True)
-def no_time_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer bootstrap replicates, and no git process for every record."""
-    monkeypatch.setattr(summary, "NUM_REPLICATES", 50)
-    monkeypatch.setattr(environment, "git_state", lambda: {"git_commit": None, "git_dirty": None})
 
 
 def a_plan(workspace: Workspace, method: str = "ce-negative", **request: Any) -> RunPlan:

@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 
-from plbench import environment, runner, sweep
+from plbench import runner, sweep
 from plbench.console import Reporter
 from plbench.distributed import World
 from plbench.errors import PlbenchError, TrainingError
-from plbench.evaluation import summary
 from plbench.planning.resolve import Request, RunPlan, plan_run
 from plbench.record import Record
 from plbench.tracking import PACKAGES, Tracking, check_names, figures, follow, numbers, services, settings
 from plbench.workspace import Workspace
+
+pytestmark = pytest.mark.usefixtures("quick_records")
 
 EVENTS = ("started", "logged", "finished")
 FAILURES = [
@@ -71,12 +72,6 @@ class Listener:
     @property
     def events(self) -> list[str]:
         return [event for event, *_ in self.heard]
-
-
-@pytest.fixture(autouse=True)
-def no_time_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(summary, "NUM_REPLICATES", 50)
-    monkeypatch.setattr(environment, "git_state", lambda: {"git_commit": None, "git_dirty": None})
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import os
 import signal
 import time
@@ -18,12 +17,11 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from plbench import environment, tune
+from plbench import tune
 from plbench.api import BenchmarkProtocol, Dataset, LabelledSplit, PartialLabels
 from plbench.board.identity import check_tuning
 from plbench.board.refusals import Findings
 from plbench.errors import PlbenchError, StoreError, TrainingError
-from plbench.evaluation import summary
 from plbench.planning.resolve import Request, RunPlan, plan_run
 from plbench.record import read_record
 from plbench.tune import Settings, search, tuned_plan
@@ -32,14 +30,13 @@ from plbench.tuning.study import StudyRecord, read_study
 from plbench.tuning.trials import TrialResult
 from plbench.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("quick_records")
+
 Make = Callable[..., Workspace]
-FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture(autouse=True)
-def no_time_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(summary, "NUM_REPLICATES", 20)
-    monkeypatch.setattr(environment, "git_state", lambda: {"git_commit": None, "git_dirty": None})
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "POLL_SECONDS", 0.02)
 
 
@@ -382,23 +379,15 @@ class TestEnd:
         assert fewer.settings[0].protocol == "custom/tiny-fpc8"
 
 
-def worker(workspace: Workspace, num_trials: int) -> Any:
-    """`search` in a process of its own."""
-    plan = a_plan(workspace)
+@pytest.fixture
+def worker(in_a_process: Callable[[Callable[[], Any]], Any]) -> Callable[..., Any]:
+    """Starts `search` in a process of its own."""
 
-    def work() -> None:
-        try:
-            search(plan, Settings(num_trials), workspace)
-        except BaseException:
-            import traceback
+    def start(workspace: Workspace, num_trials: int) -> Any:
+        plan = a_plan(workspace)
+        return in_a_process(lambda: search(plan, Settings(num_trials), workspace))
 
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-
-    process = FORK.Process(target=work)
-    process.start()
-    return process
+    return start
 
 
 def lines(workspace: Workspace) -> int:
@@ -416,7 +405,12 @@ class TestWorkers:
         [(True, lines) for lines in (1, 3, 6, 60, 150, 200, 230)] + [(False, lines) for lines in (2, 40, 125, 200)],
     )
     def test_a_study_that_was_killed_goes_on_as_one_that_was_not(
-        self, together: bool, after: int, make_workspace: Make, pretended: Callable[..., None]
+        self,
+        together: bool,
+        after: int,
+        make_workspace: Make,
+        pretended: Callable[..., None],
+        worker: Callable[..., Any],
     ) -> None:
         """Killed when its journal has so many lines: while it is made, asks, trains, or tells."""
         pretended(together=together, seconds=0.002)
@@ -433,7 +427,7 @@ class TestWorkers:
 
     @both
     def test_two_workers_make_exactly_so_many_trials_and_none_twice(
-        self, together: bool, make_workspace: Make, pretended: Callable[..., None]
+        self, together: bool, make_workspace: Make, pretended: Callable[..., None], worker: Callable[..., Any]
     ) -> None:
         pretended(together=together, seconds=0.01)
         workspace = make_workspace()
@@ -448,7 +442,7 @@ class TestWorkers:
         assert len(workers) == 2
 
     def test_a_worker_that_dies_loses_only_its_trial_which_is_tried_again(
-        self, make_workspace: Make, pretended: Callable[..., None]
+        self, make_workspace: Make, pretended: Callable[..., None], worker: Callable[..., Any]
     ) -> None:
         pretended(together=False, seconds=0.05)
         workspace = make_workspace()
@@ -467,7 +461,7 @@ class TestWorkers:
         assert len(failed) <= 1
 
     def test_a_run_of_a_worker_that_lives_is_left_to_it(
-        self, make_workspace: Make, pretended: Callable[..., None]
+        self, make_workspace: Make, pretended: Callable[..., None], worker: Callable[..., Any]
     ) -> None:
         pretended(together=False, seconds=0.4)
         workspace = make_workspace()

@@ -12,12 +12,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from plbench import environment, runner
+from plbench import runner
 from plbench.checkpoint import Checkpoints
 from plbench.cli import app
 from plbench.display.dry_run import print_dry_run
 from plbench.errors import PlbenchError, StoreError
-from plbench.evaluation import summary
 from plbench.forecast import measured
 from plbench.forecast.dry_run import DryRun, dry_run
 from plbench.forecast.estimate import forecast_study
@@ -25,14 +24,14 @@ from plbench.planning.resolve import Request, RunPlan, plan_run
 from plbench.registry import Registry
 from plbench.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("quick_records")
+
 METHODS = Registry.discover().names("method")
 BOTH = ("probe", "finetune")
 
 
 @pytest.fixture(autouse=True)
-def no_time_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(summary, "NUM_REPLICATES", 50)
-    monkeypatch.setattr(environment, "git_state", lambda: {"git_commit": None, "git_dirty": None})
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measured, "_BUDGET_SECONDS", 0.5)
     monkeypatch.setattr(measured, "_STEPS", 1)
 

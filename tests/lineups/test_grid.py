@@ -14,11 +14,10 @@ from unittest.mock import patch
 
 import pytest
 
-from plbench import environment, runner, sweep
+from plbench import runner, sweep
 from plbench.api import Batch, Loss, Method, MethodParams, Progress
 from plbench.cli import main
 from plbench.errors import PlbenchError
-from plbench.evaluation import summary
 from plbench.lineups import expansion
 from plbench.lineups.expansion import Expansion, expand
 from plbench.lineups.grid import Grid, read_grid
@@ -26,15 +25,10 @@ from plbench.planning import resolve
 from plbench.planning.resolve import Request, plan_run
 from plbench.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("quick_records")
+
 MakeWorkspace = Callable[..., Workspace]
 TWO = {"methods": ["ce-negative", "ce-ignore"], "datasets": ["tiny"]}
-
-
-@pytest.fixture(autouse=True)
-def no_time_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer bootstrap replicates, and no git process for every record."""
-    monkeypatch.setattr(summary, "NUM_REPLICATES", 50)
-    monkeypatch.setattr(environment, "git_state", lambda: {"git_commit": None, "git_dirty": None})
 
 
 class Sums(Method):

@@ -16,18 +16,19 @@ from typing import Any
 import pytest
 import torch
 
-from plbench import environment, sweep
+from plbench import sweep
 from plbench.api import Batch, Loss, Method, Progress
 from plbench.cli import main
 from plbench.comparison.compare import Setting, compare
 from plbench.errors import PlbenchError, PluginError
-from plbench.evaluation import summary
 from plbench.lineups import lineup
 from plbench.lineups.lineup import Contest, choose_entrants, foresee, make_runs, plan_contest, with_tuned
 from plbench.planning.resolve import Request
 from plbench.registry import Registry, Source
 from plbench.training.step import Stepper
 from plbench.workspace import Workspace
+
+pytestmark = pytest.mark.usefixtures("quick_records")
 
 TABLE_1 = [
     *("asl-negative", "ce-ignore", "ce-negative", "pasl-negative", "se-negative"),
@@ -63,13 +64,6 @@ class NeedsNegatives(Halves):
     title = "Needy"
     tags = frozenset({"needy"})
     needs = frozenset({"negatives"})
-
-
-@pytest.fixture(autouse=True)
-def no_time_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer bootstrap replicates, and no git process for every record."""
-    monkeypatch.setattr(summary, "NUM_REPLICATES", 50)
-    monkeypatch.setattr(environment, "git_state", lambda: {"git_commit": None, "git_dirty": None})
 
 
 def names(texts: list[str], registry: Registry) -> list[str]:

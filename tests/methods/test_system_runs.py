@@ -4,22 +4,15 @@ from collections.abc import Callable
 
 import pytest
 
-from plbench import environment
 from plbench.api import PlbenchError
-from plbench.evaluation import summary
 from plbench.planning.resolve import Request, plan_run
 from plbench.runner import run
 from plbench.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("quick_records")
+
 SYSTEMS = ["curriculum", "imcl", "latent-noise", "cnn-rnn", "kundu-tighe"]
 NEED_NEGATIVES = ["curriculum", "imcl"]
-
-
-@pytest.fixture(autouse=True)
-def no_time_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer bootstrap replicates, and no git process for every record."""
-    monkeypatch.setattr(summary, "NUM_REPLICATES", 20)
-    monkeypatch.setattr(environment, "git_state", lambda: {"git_commit": None, "git_dirty": None})
 
 
 @pytest.mark.parametrize("regime", ["probe", "finetune"])

@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from plbench import checkpoint, environment, job, runner, sweep
+from plbench import checkpoint, job, runner, sweep
 from plbench.api import Batch, Loss, Method, MethodParams, Progress, tunable
 from plbench.errors import TrainingError
-from plbench.evaluation import summary
 from plbench.planning.resolve import Request, RunPlan, fit_part_plan, plan_run
 from plbench.record import Record, read_record, reference
 from plbench.stacking import stacked, together
@@ -22,14 +21,9 @@ from plbench.store import CHECKPOINT, RECORD
 from plbench.tuning import trials
 from plbench.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("quick_records")
+
 MakeWorkspace = Callable[..., Workspace]
-
-
-@pytest.fixture(autouse=True)
-def no_time_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer bootstrap replicates, and no git process for every record."""
-    monkeypatch.setattr(summary, "NUM_REPLICATES", 50)
-    monkeypatch.setattr(environment, "git_state", lambda: {"git_commit": None, "git_dirty": None})
 
 
 class Sometimes(Method):

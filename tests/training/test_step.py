@@ -13,11 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from plbench import environment, job, runner
+from plbench import job, runner
 from plbench.api import Batch, Loss, Method, PartialLabels, Plan, Progress, Task
 from plbench.engine import FitState, fit, prepare_fit
 from plbench.errors import PlbenchError, TrainingError
-from plbench.evaluation import summary
 from plbench.losses import partial_asymmetric_loss, selective_weight
 from plbench.planning.resolve import Request, plan_run
 from plbench.randomness import seeded
@@ -193,11 +192,8 @@ def peak_bytes(work: Callable[[], Any]) -> int:
 
 
 class TestClock:
-    def test_phases_of_a_training_are_in_its_record(
-        self, make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(summary, "NUM_REPLICATES", 20)
-        monkeypatch.setattr(environment, "git_state", lambda: {"git_commit": None, "git_dirty": None})
+    @pytest.mark.usefixtures("quick_records")
+    def test_phases_of_a_training_are_in_its_record(self, make_workspace: Callable[..., Workspace]) -> None:
         workspace = make_workspace()
         cost = runner.run(plan_run(Request("tiny", "ce-negative", regime="finetune"), workspace), workspace).cost
         assert cost is not None and cost.phases.keys() == set(PHASES)
@@ -231,9 +227,7 @@ class TestClock:
 
 class TestOptions:
     @pytest.fixture
-    def workspace(self, make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch) -> Workspace:
-        monkeypatch.setattr(summary, "NUM_REPLICATES", 20)
-        monkeypatch.setattr(environment, "git_state", lambda: {"git_commit": None, "git_dirty": None})
+    def workspace(self, make_workspace: Callable[..., Workspace], quick_records: None) -> Workspace:
         return make_workspace()
 
     def test_a_trace_holds_the_steps_it_says(self, workspace: Workspace, tmp_path: Path) -> None:

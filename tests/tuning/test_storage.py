@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pwd
 import re
@@ -19,7 +18,7 @@ from typing import Any
 import pytest
 from test_cli import QUICK, Outcome, plbench
 
-from plbench import environment, tune
+from plbench import tune
 from plbench.errors import PlbenchError, StoreError
 from plbench.evaluation import summary
 from plbench.planning.resolve import Request, RunPlan, plan_run
@@ -30,14 +29,13 @@ from plbench.tuning import storage as study_storage
 from plbench.tuning.trials import TrialResult
 from plbench.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("quick_records")
+
 Make = Callable[..., Workspace]
-FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture(autouse=True)
-def no_time_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(summary, "NUM_REPLICATES", 20)
-    monkeypatch.setattr(environment, "git_state", lambda: {"git_commit": None, "git_dirty": None})
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "POLL_SECONDS", 0.05)
 
 
@@ -61,23 +59,15 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return pretend_to_train
 
 
-def worker(workspace: Workspace, settings: Settings) -> Any:
-    """`search` in a process of its own."""
-    plan = a_plan(workspace)
+@pytest.fixture
+def worker(in_a_process: Callable[[Callable[[], Any]], Any]) -> Callable[..., Any]:
+    """Starts `search` in a process of its own."""
 
-    def work() -> None:
-        try:
-            search(plan, settings, workspace)
-        except BaseException:
-            import traceback
+    def start(workspace: Workspace, settings: Settings) -> Any:
+        plan = a_plan(workspace)
+        return in_a_process(lambda: search(plan, settings, workspace))
 
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-
-    process = FORK.Process(target=work)
-    process.start()
-    return process
+    return start
 
 
 def free_port() -> int:
@@ -146,7 +136,7 @@ class TestPostgres:
         assert [trial.values for trial in local.trials[:3]] == [trial.values for trial in study.trials]
 
     def test_two_workers_make_exactly_so_many(
-        self, postgres: str, make_workspace: Make, pretended: Callable[..., None]
+        self, postgres: str, make_workspace: Make, pretended: Callable[..., None], worker: Callable[..., Any]
     ) -> None:
         pretended(together=False, seconds=0.02)
         workspace, settings = make_workspace(), Settings(12, storage=postgres, study="two")
@@ -159,7 +149,12 @@ class TestPostgres:
         assert study.trials[0].values == study.spec.start
 
     def test_trials_without_a_heartbeat_are_tried_again(
-        self, postgres: str, make_workspace: Make, pretended: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+        self,
+        postgres: str,
+        make_workspace: Make,
+        pretended: Callable[..., None],
+        monkeypatch: pytest.MonkeyPatch,
+        worker: Callable[..., Any],
     ) -> None:
         monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 1)
         monkeypatch.setattr(liveness, "GRACE_SECONDS", 2)
@@ -178,7 +173,12 @@ class TestPostgres:
         ]
 
     def test_a_long_trial_of_a_worker_that_lives_is_not_taken_for_lost(
-        self, postgres: str, make_workspace: Make, pretended: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+        self,
+        postgres: str,
+        make_workspace: Make,
+        pretended: Callable[..., None],
+        monkeypatch: pytest.MonkeyPatch,
+        worker: Callable[..., Any],
     ) -> None:
         monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 1)
         monkeypatch.setattr(liveness, "GRACE_SECONDS", 2)
