@@ -7,7 +7,16 @@ from collections.abc import Iterable
 
 
 class PlbenchError(ValueError):
-    """Something that the person at the keyboard can mend. The command line prints it and exits with code 2."""
+    """Something that the person at the keyboard can mend. The command line prints it and exits with code 2.
+
+    Attributes:
+        what: the sentence without the command that shows more, for who has just given that command.
+    """
+
+    def __init__(self, what: object, command: str = "") -> None:
+        """Says what is wrong, then which command shows more."""
+        self.what = str(what)
+        super().__init__(f"{what}; {command}" if command else self.what)
 
 
 class DataError(PlbenchError):

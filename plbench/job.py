@@ -223,7 +223,7 @@ class Job:
         """An error of the training with where to go on from and what to try."""
         found = Checkpoints(folder, self.spec).newest(self.workspace.reporter.line)
         last = f"last good checkpoint: {found.path}" if found else "no checkpoint had been saved yet"
-        return TrainingError(f"{error}; {last}; try a lower --lr or --precision float32; {hooks.try_it(self.method)}")
+        return TrainingError(f"{error}; {last}; try a lower --lr or --precision float32", hooks.try_it(self.method))
 
     @property
     def headline_weights(self) -> Weights:

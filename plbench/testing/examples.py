@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from plbench.api import Batch, Loss, Method, Progress
 from plbench.errors import PlbenchError
-from plbench.testing.findings import Mismatch
+from plbench.testing.findings import Mismatch, in_words
 from plbench.testing.small_data import Size
 from plbench.testing.small_job import SmallJob, Subject
 from plbench.training import hooks
@@ -175,10 +175,8 @@ def _seen(problem: Problem, example: Example, benches: Benches) -> str | None:
     bench.model  # noqa: B018  (what fails here is not the example's fault)
     try:
         return problem(bench, example.batch())
-    except PlbenchError as error:
-        return str(error)
     except Exception as error:  # torch raises its own, for instance from backward
-        return f"{type(error).__name__}: {error}"
+        return in_words(error)
 
 
 def _smallest(problem: Problem, example: Example, benches: Benches) -> Example:

@@ -85,6 +85,11 @@ class Check:
     run: Callable[[Any], None]
 
 
+def in_words(error: Exception) -> str:
+    """What an error says: ours in full but for the command that is running already, others with their kind."""
+    return error.what if isinstance(error, PlbenchError) else f"{type(error).__name__}: {error}"
+
+
 def findings_of(of: str, checks: Iterable[Check], subject: Any) -> Iterator[Finding]:
     """Runs checks one after another; whatever one raises is its finding, and the others go on."""
     for check in checks:
@@ -97,10 +102,8 @@ def findings_of(of: str, checks: Iterable[Check], subject: Any) -> Iterator[Find
             passed, seen = None, str(reason)
         except Mismatch as mismatch:
             passed, expected, seen, smallest = False, mismatch.expected, mismatch.seen, mismatch.smallest
-        except PlbenchError as error:
-            passed, seen = False, str(error)
         except Exception as error:  # what is checked is a stranger's code, which may raise anything
-            passed, seen = False, f"{type(error).__name__}: {error}"
+            passed, seen = False, in_words(error)
         yield Finding(of, check.name, passed, expected, seen, smallest, time.perf_counter() - start)
 
 

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 
 from plbench.distributed import World
-from plbench.errors import PlbenchError
 from plbench.registry import Registry
+from plbench.testing.findings import in_words
 from plbench.testing.pair import NUM_PROCESSES, Request, outcome, send
 from plbench.testing.small_job import SmallJob, Subject
 
@@ -39,8 +39,7 @@ class Served:
             job = SmallJob(subject, request.size, request.seed, wide=True, world=self.world)
             return {"rank": self.rank, **outcome(job.trained())}
         except Exception as error:  # whatever it is, the other waits for this process
-            kind = "" if isinstance(error, PlbenchError) else f"{type(error).__name__}: "
-            return {"rank": self.rank, "error": f"{kind}{error}"}
+            return {"rank": self.rank, "error": in_words(error)}
 
 
 def serve(rank: int, store: str) -> None:

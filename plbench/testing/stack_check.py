@@ -42,8 +42,8 @@ def _differs(bench: Bench, batch: Batch) -> str | None:
         loss = hooks.loss_of(stacked, logits, whole, bench.progress(), shape=(len(members),))
     except PluginError as error:
         return (
-            f"that stacked, where parameters in which heads differ are tensors [H, 1, 1], {error}; let the loss take "
-            "those, or say stackable = False"
+            f"that stacked, where parameters in which heads differ are tensors [H, 1, 1], {error.what}; let the loss "
+            "take those, or say stackable = False"
         )
     (gradient,) = torch.autograd.grad(loss.total.sum(), logits)
     weights = torch.as_tensor(loss.weight, dtype=torch.float64).expand(len(members))

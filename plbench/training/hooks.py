@@ -49,7 +49,8 @@ def calling(method: Method | type[Method], hook: str) -> Iterator[None]:
             raise
         raise PluginError(
             f"{_whose(method, hook)} raised {type(error).__name__}: {_first_line(error)}{_place(method, error)}; "
-            f"{_SIGNATURES[hook]}; {try_it(method)}"
+            f"{_SIGNATURES[hook]}",
+            try_it(method),
         ) from error
 
 
@@ -64,8 +65,8 @@ def construct(kind: type[Method], params: Any, task: Task) -> Method:
     for name in ("params", "task"):
         if not hasattr(method, name):
             raise PluginError(
-                f"{_whose(kind, 'constructor')} leaves self.{name} unset; call super().__init__(params, task) first; "
-                f"{try_it(kind)}"
+                f"{_whose(kind, 'constructor')} leaves self.{name} unset; call super().__init__(params, task) first",
+                try_it(kind),
             )
     return method
 
@@ -88,7 +89,8 @@ def loss_of(method: Method, output: Any, batch: Batch, progress: Progress, shape
         if _version(tensor) != before[name]:
             raise PluginError(
                 f"{_whose(method, 'loss')} wrote to batch.{name}, which later batches and other methods see; change a "
-                f"copy, such as batch.{name}.clone(), or choose with torch.where; {try_it(method)}"
+                f"copy, such as batch.{name}.clone(), or choose with torch.where",
+                try_it(method),
             )
     return loss
 
@@ -103,7 +105,8 @@ def check_scores(method: Method, scores: Any, shape: tuple[int, ...]) -> None:
         what = list(scores.shape) if isinstance(scores, Tensor) else f"no tensor but {type(scores).__name__}"
         raise PluginError(
             f"{_whose(method, 'scores')} gave {what} where [B, C] = {list(shape)} is right: a score of each class for "
-            f"each image, from the output of forward; {try_it(method)}"
+            "each image, from the output of forward",
+            try_it(method),
         )
 
 
@@ -119,22 +122,24 @@ def _check_loss(method: Method, loss: Any, shape: tuple[int, ...]) -> None:
     )
     if not isinstance(loss, Loss):
         what = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise PluginError(f"{whose} gave {what} where a plbench.api.Loss is right; {cure}; {try_it(method)}")
+        raise PluginError(f"{whose} gave {what} where a plbench.api.Loss is right; {cure}", try_it(method))
     if not isinstance(loss.total, Tensor) or tuple(loss.total.shape) != shape:
         what = f"of shape {list(loss.total.shape)}" if isinstance(loss.total, Tensor) else type(loss.total).__name__
         right = "one number (shape [])" if not shape else f"one number a head (shape {list(shape)})"
-        raise PluginError(f"{whose} gave a total {what} where {right} is right; {cure}; {try_it(method)}")
+        raise PluginError(f"{whose} gave a total {what} where {right} is right; {cure}", try_it(method))
     if torch.is_grad_enabled() and not loss.total.requires_grad:
         raise PluginError(
             f"{whose} gave a total without a gradient, so that nothing can be learnt from it; compute it from output "
-            f"without .detach(), .item() or torch.no_grad(), also where no label is known; {try_it(method)}"
+            "without .detach(), .item() or torch.no_grad(), also where no label is known",
+            try_it(method),
         )
     if not isinstance(loss.weight, (int, float)) and not (
         isinstance(loss.weight, Tensor) and loss.weight.numel() in (1, max(1, *shape, 1))
     ):
         raise PluginError(
             f"{whose} gave a weight that is {type(loss.weight).__name__}, where a number of images or of known labels "
-            f"is right; {cure}; {try_it(method)}"
+            f"is right; {cure}",
+            try_it(method),
         )
 
 

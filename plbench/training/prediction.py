@@ -177,10 +177,12 @@ def _check_scores(scores: Tensor, method: Method, shape: tuple[int, int]) -> Non
     if tuple(scores.shape) != shape:
         raise TrainingError(
             f"method {method.name!r} gave scores of shape {tuple(scores.shape)}, not {shape}; its scores are to be one "
-            f"of each class for each image; {hooks.try_it(method)}"
+            "of each class for each image",
+            hooks.try_it(method),
         )
     if not torch.isfinite(scores).all():
         raise TrainingError(
             f"method {method.name!r} gave scores that are not finite; in scores, or in forward without training, "
-            f"something is not; {hooks.try_it(method)}"
+            "something is not",
+            hooks.try_it(method),
         )

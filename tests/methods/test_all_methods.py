@@ -1,6 +1,6 @@
 """What every installed method must do, whatever its loss: a new method is tested by existing.
 
-The checks are those of `plbench methods check`; they are tested themselves in tests/test_kit.py.
+The checks are those of `plbench methods check`; they are tested themselves in tests/testing/test_kit.py.
 """
 
 from collections.abc import Iterator

@@ -348,6 +348,7 @@ def test_a_fault_is_found_and_explained(kind: type[Method], check: str, pieces: 
     text = found[check].explained()
     assert all(piece in text for piece in pieces), text
     assert found[check].expected and found[check].expected in text
+    assert "plbench methods check" not in text  # that is what the person has just typed
 
 
 @pytest.mark.parametrize("kind", [Sound, TogetherAndSaysSo])

@@ -101,6 +101,8 @@ def test_a_run_says_what_is_wrong_with_a_plugin(fault: str, bench: Bench, tmp_pa
     assert len(lines) == 1 and lines[0].startswith("plbench: error: "), said.err
     for piece in pieces:
         assert re.search(piece, lines[0]), lines[0]
+    if fault in FAULTS:
+        assert "plbench methods check mine --plugin" in lines[0]
 
 
 @pytest.mark.parametrize("fault", [*FAULTS, *BEFORE_IT_RUNS])
@@ -112,6 +114,7 @@ def test_a_check_says_it_too(fault: str, tmp_path: Path) -> None:
         assert said.code == 2 and all(re.search(piece, said.err) for piece in pieces), said.err
         return
     assert said.code == 1 and "FAILED" in said.out and "checks failed" in said.out
+    assert "plbench methods check" not in said.out  # that is what the person has just typed
     if fault != "returns NaN":  # which the check says in words of its own
         assert all(re.search(piece, said.out) for piece in pieces), said.out
     else:
