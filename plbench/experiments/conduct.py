@@ -47,13 +47,15 @@ def conduct(
     ground = survey(request, workspace, scale)
     contests, left_out = plan_all(experiment, request, ground, num_seeds, workspace)
     workspace.reporter.line(_announcement(experiment, [contest for contest, _ in contests], workspace))
-    rows = []
-    for number, (contest, cases) in enumerate(contests, 1):
-        if len(contests) > 1 and any(runner.finished(plan, workspace) is None for plan in contest.plans):
-            spec = contest.setting.spec
-            what = f"{spec.protocol.simulation}, {spec.model.backbone}, {len(contest.plans)} runs"
-            workspace.reporter.line(f"Setting {number} of {len(contests)}: {what}")
+    missing = [sum(runner.finished(plan, workspace) is None for plan in contest.plans) for contest, _ in contests]
+    count, rows = sweep.Count(sum(missing)), []
+    for number, (contest, cases) in enumerate(contests):
+        if len(contests) > 1 and missing[number]:
+            spec, so_far = contest.setting.spec, f", {count.words()}" if count.made else ""
+            what = f"{spec.protocol.simulation}, {spec.model.backbone}, {missing[number]} to make"
+            workspace.reporter.line(f"Setting {number + 1} of {len(contests)}{so_far}: {what}")
         made, failed = _make(contest, cases, workspace)
+        count.add(missing[number], len(failed))
         rows += made
         left_out += failed
     if not rows:

@@ -104,7 +104,17 @@ def test_an_interrupted_study_goes_on(
         conduct(experiment, SHORT, workspace, scale="tiny", num_seeds=1)
     before = _times(workspace)
     assert len(before) == 4  # two settings of two runs
+    said: list[str] = []
+    monkeypatch.setattr(workspace.reporter, "line", said.append)
+    monkeypatch.setattr(sweep.Count, "seconds_left", lambda count: 10.0 * (count.total - count.made))
     conduct(experiment, SHORT, workspace, scale="tiny", num_seeds=1)
+    settings = [line for line in said if line.startswith("Setting ")]
+    assert [line.partition(": ")[0] for line in settings] == [
+        "Setting 3 of 6",  # nothing was made yet, so that no pace is known
+        "Setting 4 of 6, about 40 s left",
+        "Setting 5 of 6, about 20 s left",
+        "Setting 6 of 6, about 10 s left",
+    ]
     after = _times(workspace)
     assert len(after) == 10 and {key: after[key] for key in before} == before
 
