@@ -14,7 +14,7 @@ import torch
 
 from plbench import __version__
 from plbench.errors import StoreError
-from plbench.spec import RunSpec
+from plbench.spec import RunSpec, differences
 from plbench.store import write_atomically, write_json
 
 FOLDER = "checkpoints"
@@ -127,8 +127,6 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*.json"))
 
     def _check_owner(self, found: Found) -> None:
-        from plbench.spec import differences
-
         here = self._spec.model_dump(mode="json", exclude_none=True)
         differs = differences(found.spec, here)
         if differs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -46,6 +47,17 @@ def test_no_room_needs_one_that_needs_it() -> None:
     assert "runner" in arrows["cli"] and "engine" in arrows["job"]
     order = list(TopologicalSorter(arrows).static_order())  # raises where there is a cycle, and names it
     assert order.index("labels") < order.index("engine") < order.index("runner") < order.index("cli")
+
+
+def test_nothing_names_a_plugin_but_the_papers_experiments() -> None:
+    groups = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
+    plugins = {name for group in groups.values() for name in group}
+    assert {"selective", "lvis"} <= plugins
+    for path in (TOP / "plbench").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                named = node.value.partition(":")[0] in plugins
+                assert not named or path.is_relative_to(TOP / "plbench" / "studies"), f"{path}:{node.lineno}"
 
 
 def test_what_plugins_import() -> None:

@@ -13,7 +13,7 @@ from plbench.cli.terms import RUNS, Dataset, emit
 from plbench.errors import PlbenchError
 
 if TYPE_CHECKING:
-    from plbench.mechanism.advice import Advice
+    from plbench.studies.mechanism.advice import Advice
 
 
 @with_setting
@@ -27,13 +27,13 @@ def advise(
     ] = None,
 ) -> None:
     """Say which treatment of unknown labels suits your own data, from frozen features, or that nobody can tell."""
-    from plbench.mechanism.advice import advise as ask
-    from plbench.mechanism.advice import read_map
     from plbench.planning import options
+    from plbench.studies.mechanism.advice import OWN_LABELS, read_map
+    from plbench.studies.mechanism.advice import advise as ask
 
     if seeds < 1:
         raise PlbenchError(f"--seeds {seeds}: at least one model must estimate, and 3 to see how sure it is")
-    name = dataset or ("table" if setting["labels"] is not None else None)
+    name = dataset or (OWN_LABELS if setting["labels"] is not None else None)
     known_map = read_map(mode_map)
     # as the map was made, unless somebody says otherwise
     usual = {"recipe": "quick", "regime": "probe"}

@@ -14,9 +14,9 @@ from plbench.cli.terms import Dataset, emit
 from plbench.errors import PlbenchError
 
 if TYPE_CHECKING:
-    from plbench.experiments.experiment import Experiment, Scale
-    from plbench.experiments.report import Result
     from plbench.planning.resolve import Request
+    from plbench.studies.experiments.experiment import Experiment, Scale
+    from plbench.studies.experiments.report import Result
 
 LIST = "list"
 
@@ -50,7 +50,7 @@ def study(
 
     as_json = setting["as_json"]
     if name == LIST:
-        from plbench.experiments.report import listing
+        from plbench.studies.experiments.report import listing
 
         rows = listing([studies.find(known) for known in studies.NAMES])
         emit(rows, as_json, lambda: _print_rows(rows))
@@ -63,8 +63,8 @@ def study(
             f"--simulate {setting['simulate']}: study {name} is about how labels are hidden and varies that itself; "
             "leave --simulate out"
         )
-    from plbench.experiments.conduct import conduct, foresee
-    from plbench.experiments.report import conclude
+    from plbench.studies.experiments.conduct import conduct, foresee
+    from plbench.studies.experiments.report import conclude
 
     workspace = workspace_for(setting)
     scale_name: Scale = scale.value
@@ -111,7 +111,7 @@ def _print(result: Result) -> None:
     from rich.text import Text
 
     from plbench.display.tables import output
-    from plbench.experiments.report import words
+    from plbench.studies.experiments.report import words
 
     console = output()
     console.print(Text(result.caption))

@@ -1,1 +1,1 @@
-"""Methods side by side: which runs, what came of them, and what that says."""
+"""Methods side by side: what came of their runs, how sure that is, and what it says."""

@@ -1,1 +1,1 @@
-"""What a person is shown: progress, tables, contact sheets, what is installed and what is known."""
+"""What a person reads in the terminal: tables, what a run would do, what is installed."""

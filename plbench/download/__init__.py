@@ -1,1 +1,1 @@
-"""Published files: fetched, resumed, unpacked, and verified."""
+"""Published files: where they are, fetched and resumed, checked against their checksums, unpacked."""

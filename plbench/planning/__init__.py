@@ -1,1 +1,1 @@
-"""From what a person asks for to complete plans of runs, and what those will cost."""
+"""From what a person asks for to the complete plan of a run."""

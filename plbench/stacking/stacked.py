@@ -113,15 +113,15 @@ def fit_together(
         report: called with steps done and steps in all, counted over the orders.
         between_epochs: called when all heads have ended an epoch; what it raises ends the training.
     """
-    with _lanes(heads, execution.device) as lanes:
-        while active := [head for head in heads if not head.is_done]:
-            num_blocks = len(lanes[0])
-            orders = [_Order(seed, members, inputs, execution, num_blocks) for seed, members in _by_seed(active)]
-            try:
+    while active := [head for head in heads if not head.is_done]:
+        num_lanes, num_threads = _shape(active, execution.device)
+        orders = [_Order(seed, members, inputs, execution, num_threads) for seed, members in _by_seed(active)]
+        try:
+            with _lanes(num_lanes, num_threads) as lanes:  # whose threads have ended before heads are taken apart
                 _fit_until_one_is_done(active, orders, lanes, report, between_epochs)
-            finally:
-                for order in orders:
-                    order.release()
+        finally:
+            for order in orders:
+                order.release()
 
 
 def _fit_until_one_is_done(
@@ -156,23 +156,30 @@ def _one_by_one(orders: Sequence[_Order], lane: Lane) -> Iterator[int]:
         yield from order.train_epoch(lane)
 
 
-@contextlib.contextmanager
-def _lanes(heads: Sequence[Head], device: torch.device) -> Iterator[list[Lane]]:
-    """Lanes in which orders train side by side; together they use the cores that torch used.
+def _shape(heads: Sequence[Head], device: torch.device) -> tuple[int, int]:
+    """Number of lanes in which orders train side by side, and of threads in each.
 
     Small operations leave all cores but one idle. Heads need nothing of one another between two batches, so that many
     heads of one order are split over the threads of one lane; where they are few, orders take a lane each, more of them
     than there are cores, as three lanes keep two cores busier than two.
     """
-    cores, groups = torch.get_num_threads(), _by_seed(heads)
-    split = max(1, min(cores, max(len(members) for _, members in groups) // HEADS_PER_THREAD))
-    number = min(len(groups), 2 * cores // split) if split < cores else 1
     if device.type != "cpu":
-        split = number = 1
-    torch.set_num_threads(max(1, cores // (split * number)))
+        return 1, 1
+    cores, groups = torch.get_num_threads(), _by_seed(heads)
+    num_threads = max(1, min(cores, max(len(members) for _, members in groups) // HEADS_PER_THREAD))
+    return (min(len(groups), 2 * cores // num_threads) if num_threads < cores else 1), num_threads
+
+
+@contextlib.contextmanager
+def _lanes(number: int, num_threads: int) -> Iterator[list[Lane]]:
+    """So many lanes of so many threads, which together use the cores that torch used; they end with the scope."""
+    cores = torch.get_num_threads()
+    torch.set_num_threads(max(1, cores // (number * num_threads)))
     try:
         with contextlib.ExitStack() as stack:
-            yield [[stack.enter_context(ThreadPoolExecutor(1, "heads")) for _ in range(split)] for _ in range(number)]
+            yield [
+                [stack.enter_context(ThreadPoolExecutor(1, "heads")) for _ in range(num_threads)] for _ in range(number)
+            ]
     finally:
         torch.set_num_threads(cores)
 

@@ -1,7 +1,7 @@
 """The paper's experiments, and a few beyond it: one short file each, over the same few functions.
 
 An experiment says what runs (`cases`), what is measured, how it is drawn and which claims it tests; what it is made of
-is in `plbench.experiments`. (`plbench.tuning.study` is another thing: a search for a method's values.)
+is in `plbench.studies.experiments`. (`plbench.tuning.study` is another thing: a search for a method's values.)
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from plbench.errors import PlbenchError, did_you_mean
 
 if TYPE_CHECKING:
-    from plbench.experiments.experiment import Experiment
+    from plbench.studies.experiments.experiment import Experiment
 
 NAMES = (
     "annotation-schemes",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from plbench.experiments.charts import lines
-from plbench.experiments.claims import gap_falls, line_above
-from plbench.experiments.conduct import metrics_of_records
-from plbench.experiments.experiment import Case, Claim, Experiment, Ground
+from plbench.studies.experiments.charts import lines
+from plbench.studies.experiments.claims import gap_falls, line_above
+from plbench.studies.experiments.conduct import metrics_of_records
+from plbench.studies.experiments.experiment import Case, Claim, Experiment, Ground
 
 METHODS = {(IGNORE := "CE, Ignore"): "ce-ignore", (NEGATIVE := "CE, Negative"): "ce-negative"}
 FPC, RPA, BIASED = "Fixed per class (FPC)", "Random per annotation (RPA)", "Frequency-biased"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from plbench.experiments.claims import line_above
-from plbench.experiments.experiment import Claim, Experiment, Ground, Point, Row, Sample
-from plbench.experiments.plane import grid, learn_all, make_plane, overlap, true_classes
-from plbench.experiments.plane_drawing import Field, boundaries
+from plbench.studies.experiments.claims import line_above
+from plbench.studies.experiments.experiment import Claim, Experiment, Ground, Point, Row, Sample
+from plbench.studies.experiments.plane import grid, learn_all, make_plane, overlap, true_classes
+from plbench.studies.experiments.plane_drawing import Field, boundaries
 from plbench.workspace import Workspace
 
 FREQUENT, RARE = "a frequent class, seldom annotated", "a rare class, always annotated"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from plbench.experiments.charts import lines
-from plbench.experiments.claims import above, every, some
-from plbench.experiments.conduct import metrics_of_records
-from plbench.experiments.experiment import Case, Claim, Experiment, Findings, Ground, Verdict
+from plbench.studies.experiments.charts import lines
+from plbench.studies.experiments.claims import above, every, some
+from plbench.studies.experiments.conduct import metrics_of_records
+from plbench.studies.experiments.experiment import Case, Claim, Experiment, Findings, Ground, Verdict
 
 ALONE, TOGETHER = "likelihood alone", "likelihood and prior"
 PRIOR_SHARE = 0.1  # of the classes, those with the highest prior, are ignored by it

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from plbench.experiments.charts import ranked_bars, side_by_side
-from plbench.experiments.claims import line_above
-from plbench.experiments.estimates import COUNTS, PRIOR, SPEARMAN, measure
-from plbench.experiments.experiment import Case, Claim, Experiment, Findings, Ground, Place
+from plbench.studies.experiments.charts import ranked_bars, side_by_side
+from plbench.studies.experiments.claims import line_above
+from plbench.studies.experiments.estimates import COUNTS, PRIOR, SPEARMAN, measure
+from plbench.studies.experiments.experiment import Case, Claim, Experiment, Findings, Ground, Place
 
 IGNORE, NEGATIVE = "trained with Ignore", "trained with Negative"
 MISLEADING = ("fpc", "frequency-biased")  # how much was annotated says nothing of how much there is

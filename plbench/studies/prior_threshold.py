@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from plbench.experiments.charts import lines
-from plbench.experiments.claims import above, some
-from plbench.experiments.conduct import metrics_of_records
-from plbench.experiments.experiment import Case, Claim, Experiment, Findings, Ground, Verdict
+from plbench.studies.experiments.charts import lines
+from plbench.studies.experiments.claims import above, some
+from plbench.studies.experiments.conduct import metrics_of_records
+from plbench.studies.experiments.experiment import Case, Claim, Experiment, Findings, Ground, Verdict
 
 ALONE, TOGETHER = "prior alone", "likelihood and prior"
 

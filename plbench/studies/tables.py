@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from plbench.experiments.charts import dots
-from plbench.experiments.claims import above_all
-from plbench.experiments.experiment import Case, Claim, Experiment, Ground
-from plbench.experiments.paper_tables import TABLES, tables_of
-from plbench.experiments.reproduction import NAMES, markdown, measure
+from plbench.studies.experiments.charts import dots
+from plbench.studies.experiments.claims import above_all
+from plbench.studies.experiments.experiment import Case, Claim, Experiment, Ground
+from plbench.studies.experiments.paper_tables import TABLES, tables_of
+from plbench.studies.experiments.reproduction import NAMES, markdown, measure
 
 
 def cases(ground: Ground) -> list[Case]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from itertools import product
 
-from plbench.experiments.experiment import Case, Experiment, Ground
-from plbench.mechanism.phase_claims import gap_grows, never_far_behind, placed_within, wins_somewhere
-from plbench.mechanism.phase_map import IGNORE, MODES, NEGATIVE, SELECTIVE, as_map, measure, phases
+from plbench.studies.experiments.experiment import Case, Experiment, Ground
+from plbench.studies.mechanism.phase_claims import gap_grows, never_far_behind, placed_within, wins_somewhere
+from plbench.studies.mechanism.phase_map import IGNORE, MODES, NEGATIVE, SELECTIVE, as_map, measure, phases
 
 PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_unann": 0.0}  # one loss, three treatments of unknown labels
 

@@ -1,1 +1,1 @@
-"""What `plbench.engine` trains with: a run under way, one step of it, and all that surrounds the step."""
+"""What `plbench.engine` trains with: inputs, one step, and all that surrounds the step."""

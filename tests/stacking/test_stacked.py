@@ -1,6 +1,7 @@
 """Heads trained in one pass take the steps that each would take alone."""
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args, get_origin
 
@@ -291,8 +292,7 @@ def test_orders_side_by_side_and_one_by_one_are_the_same_to_the_bit(build: Build
         reports: list[tuple[int, int]] = []
         try:
             torch.set_num_threads(cores)
-            with stacked._lanes(heads, CPU.device) as lanes:
-                assert [len(lane) for lane in lanes] == [1] * (1 if cores == 1 else 3)
+            assert stacked._shape(heads, CPU.device) == ((1, 1) if cores == 1 else (3, 1))
             fit_together(heads, inputs, CPU, report=lambda *counts, to=reports: to.append(counts))
         finally:
             torch.set_num_threads(before)
@@ -302,6 +302,36 @@ def test_orders_side_by_side_and_one_by_one_are_the_same_to_the_bit(build: Build
     for one, other in zip(*ended, strict=True):
         assert_same(one, other, tolerance=0)
     assert_same(heads[-1].state, alone(heads[-1], inputs, model, build("selective", {"top_k": 3})))
+
+
+def test_where_one_order_fails_the_threads_of_all_end_before_heads_are_given_back(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a step that was handed out would move parameters that are being copied."""
+    steps, released, step, release = [], [], stacked._Block.step, stacked._Order.release
+
+    def failing(block: Any, batch: Any, noise: Any, progress: Any) -> None:
+        if block.heads[0].seed == 1 and progress.step == 1:
+            raise PluginError("no more")
+        time.sleep(0.05)
+        step(block, batch, noise, progress)
+        steps.append(progress.step)
+
+    def noting(order: Any) -> None:
+        released.append(len(steps))
+        release(order)
+
+    monkeypatch.setattr(stacked._Block, "step", failing)
+    monkeypatch.setattr(stacked._Order, "release", noting)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(PluginError, match="no more"):
+            fit_together([a_head(build("ce-negative", {}), seed=seed) for seed in (0, 1, 2)], some_inputs(), CPU)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert released == [len(steps)] * 3
 
 
 def test_memory_of_a_head_is_bounded(build: Build) -> None:

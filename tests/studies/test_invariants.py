@@ -17,15 +17,15 @@ from plbench import studies, sweep
 from plbench.api import Batch, Loss, Method, MethodParams, Progress
 from plbench.board.published import read_quotations
 from plbench.errors import PlbenchError
-from plbench.experiments import plane
-from plbench.experiments.conduct import conduct, metrics_of_records, plan_all, survey
-from plbench.experiments.estimates import COUNTS, PRIOR, SPEARMAN
-from plbench.experiments.experiment import Case, Experiment, Findings
-from plbench.experiments.paper_tables import TABLES
-from plbench.experiments.report import conclude
 from plbench.losses import partial_asymmetric_loss
-from plbench.mechanism.advice import read_map
 from plbench.planning.resolve import Request
+from plbench.studies.experiments import plane
+from plbench.studies.experiments.conduct import conduct, metrics_of_records, plan_all, survey
+from plbench.studies.experiments.estimates import COUNTS, PRIOR, SPEARMAN
+from plbench.studies.experiments.experiment import Case, Experiment, Findings
+from plbench.studies.experiments.paper_tables import TABLES
+from plbench.studies.experiments.report import conclude
+from plbench.studies.mechanism.advice import read_map
 from plbench.workspace import Workspace
 
 SHORT = Request("tiny", "", plan={"epochs": 2})
@@ -100,7 +100,7 @@ def test_an_interrupted_study_goes_on(
         return whole(*args, **options)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("plbench.experiments.conduct.sweep.run_all", stopped)
+        patch.setattr("plbench.studies.experiments.conduct.sweep.run_all", stopped)
         conduct(experiment, SHORT, workspace, scale="tiny", num_seeds=1)
     before = _times(workspace)
     assert len(before) == 4  # two settings of two runs

@@ -148,16 +148,16 @@ class TestPostgres:
         assert len(study.trials) == 12 == len({tuple(trial.values.items()) for trial in study.trials})
         assert study.trials[0].values == study.spec.start
 
-    def test_trials_without_a_heartbeat_are_tried_again(
-        self,
-        postgres: str,
-        make_workspace: Make,
-        pretended: Callable[..., None],
-        monkeypatch: pytest.MonkeyPatch,
-        worker: Callable[..., Any],
-    ) -> None:
+    @pytest.fixture
+    def quick_hearts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A worker whose heart is silent for two seconds is dead."""
         monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 1)
         monkeypatch.setattr(liveness, "GRACE_SECONDS", 2)
+
+    @pytest.mark.usefixtures("quick_hearts")
+    def test_trials_without_a_heartbeat_are_tried_again(
+        self, postgres: str, make_workspace: Make, pretended: Callable[..., None], worker: Callable[..., Any]
+    ) -> None:
         pretended(seconds=5.0)
         workspace, settings = make_workspace(), Settings(4, storage=postgres, study="stale")
         undisturbed = make_workspace(name="undisturbed")
@@ -172,16 +172,10 @@ class TestPostgres:
             (t.values, t.state, t.value) for t in expected.trials
         ]
 
+    @pytest.mark.usefixtures("quick_hearts")
     def test_a_long_trial_of_a_worker_that_lives_is_not_taken_for_lost(
-        self,
-        postgres: str,
-        make_workspace: Make,
-        pretended: Callable[..., None],
-        monkeypatch: pytest.MonkeyPatch,
-        worker: Callable[..., Any],
+        self, postgres: str, make_workspace: Make, pretended: Callable[..., None], worker: Callable[..., Any]
     ) -> None:
-        monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 1)
-        monkeypatch.setattr(liveness, "GRACE_SECONDS", 2)
         pretended(together=False, seconds=4.0)
         workspace, settings = make_workspace(), Settings(1, storage=postgres, study="long")
         process = worker(workspace, settings)

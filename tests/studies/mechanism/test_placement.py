@@ -12,8 +12,10 @@ import torch
 
 from plbench.errors import PlbenchError
 from plbench.labels import PartialLabels
-from plbench.mechanism.advice import ModeMap, advise, read_map
-from plbench.mechanism.placement import (
+from plbench.planning.resolve import Request
+from plbench.simulate import parse
+from plbench.studies.mechanism.advice import ModeMap, advise, read_map
+from plbench.studies.mechanism.placement import (
     NUM_BINS,
     Placement,
     estimated_positives,
@@ -22,8 +24,6 @@ from plbench.mechanism.placement import (
     true_placement,
     unknown_scores,
 )
-from plbench.planning.resolve import Request
-from plbench.simulate import parse
 from plbench.workspace import Workspace
 
 SHARES = np.linspace(0.05, 0.45, 12)
@@ -143,9 +143,9 @@ def test_few_labels_are_not_identifiable_and_all_labels_need_no_advice(
 def test_near_settings_of_the_map_name_the_methods(
     make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("plbench.mechanism.placement.FEWEST", 2)
-    monkeypatch.setattr("plbench.mechanism.placement.LARGEST_ERROR", np.inf)
-    monkeypatch.setattr("plbench.mechanism.advice.FEWEST", 2)
+    monkeypatch.setattr("plbench.studies.mechanism.placement.FEWEST", 2)
+    monkeypatch.setattr("plbench.studies.mechanism.placement.LARGEST_ERROR", np.inf)
+    monkeypatch.setattr("plbench.studies.mechanism.advice.FEWEST", 2)
     workspace = make_workspace()
     somewhere = advise(SHORT, workspace, map_of((0.001, 50.0, 1.0, "Ignore")), num_seeds=2)
     assert "No setting of the map is near" in somewhere.answer[-1] and somewhere.modes == {}
@@ -157,6 +157,8 @@ def test_near_settings_of_the_map_name_the_methods(
     advice = advise(SHORT, workspace, map_of((*at, "Selective"), (0.001, 50.0, 1.0, "Ignore")), num_seeds=2)
     assert advice.modes == {"Selective": 1.0} and advice.methods == ("selective", "selective:likelihood")
     assert advice.rivals == ("ce-ignore", "ce-negative")
+    off = f"{0.9 / low.share:.2g} times the estimated one."  # the map's truth is 0.9
+    assert f"In these settings the true share was {off}" in advice.answer
     both = advise(SHORT, workspace, map_of((*at, "Selective"), (*at, "Negative")), num_seeds=2)
     assert both.modes == {"Negative": 0.5, "Selective": 0.5} and both.rivals == ("ce-ignore",)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from plbench.experiments.experiment import Findings, Point
-from plbench.experiments.style import COLOURS, INK, MARKS, PAPER, new_figure, plain, strokes
+from plbench.studies.experiments.experiment import Findings, Point
+from plbench.studies.experiments.style import COLOURS, INK, MARKS, PAPER, new_figure, plain, strokes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

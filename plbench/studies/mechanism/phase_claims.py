@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from plbench.experiments.claims import difference, every, gap_change, some
-from plbench.experiments.experiment import Claim, Findings, Point, Verdict
-from plbench.mechanism.phase_map import METRIC, MODES, Cell, cells, shifted
+from plbench.studies.experiments.claims import difference, every, gap_change, some
+from plbench.studies.experiments.experiment import Claim, Findings, Point, Verdict
+from plbench.studies.mechanism.phase_map import METRIC, MODES, Cell, cells, shifted
 
 OURS = "ours"
 

@@ -9,9 +9,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plbench.experiments.charts import lines
-from plbench.experiments.experiment import Findings, Ground, Point, Sample
-from plbench.experiments.style import COLOURS, DARK, DASHES, INK, MARKS, PAPER, new_figure, save, strokes, styled
+from plbench.studies.experiments.charts import lines
+from plbench.studies.experiments.experiment import Findings, Ground, Point, Sample
+from plbench.studies.experiments.style import (
+    COLOURS,
+    DARK,
+    DASHES,
+    INK,
+    MARKS,
+    PAPER,
+    new_figure,
+    save,
+    strokes,
+    styled,
+)
 
 
 def luminance(colour: str) -> float:

@@ -13,11 +13,11 @@ from plbench import runner
 from plbench.api import Stage
 from plbench.comparison.compare import SIGNIFICANT
 from plbench.evaluation.intervals import holm
-from plbench.experiments.conduct import metrics_of_records
-from plbench.experiments.experiment import Findings, Ground, Point, Row, Sample
-from plbench.experiments.style import COLOURS, INK, PALE, new_figure, plain
-from plbench.mechanism.placement import Placement, estimated_positives, place, true_placement, unknown_scores
 from plbench.simulate import parse
+from plbench.studies.experiments.conduct import metrics_of_records
+from plbench.studies.experiments.experiment import Findings, Ground, Point, Row, Sample
+from plbench.studies.experiments.style import COLOURS, INK, PALE, new_figure, plain
+from plbench.studies.mechanism.placement import Placement, estimated_positives, place, true_placement, unknown_scores
 from plbench.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from scipy import stats
 
 from plbench.comparison.compare import FEWEST_SEEDS, SIGNIFICANT
 from plbench.evaluation.intervals import PairedDifference, holm, interval, seeds_interval
-from plbench.experiments.experiment import NUM_DRAWS, Findings, Place, Point, Test, Verdict
+from plbench.studies.experiments.experiment import NUM_DRAWS, Findings, Place, Point, Test, Verdict
 
 _MOST_NAMED = 4
 _LEAST = 2 / (NUM_DRAWS + 1) + 1e-12  # p value of a bootstrap all of whose draws lie on one side

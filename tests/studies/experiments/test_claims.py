@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from plbench.experiments.claims import above, above_all, every, gap_change, gap_falls, line_above, some
-from plbench.experiments.experiment import Findings, Ground, Place, Point, Sample, Verdict
-from plbench.mechanism.phase_claims import never_far_behind, placed_within, wins_somewhere
-from plbench.mechanism.phase_map import MODES, cells
+from plbench.studies.experiments.claims import above, above_all, every, gap_change, gap_falls, line_above, some
+from plbench.studies.experiments.experiment import Findings, Ground, Place, Point, Sample, Verdict
+from plbench.studies.mechanism.phase_claims import never_far_behind, placed_within, wins_somewhere
+from plbench.studies.mechanism.phase_map import MODES, cells
 
 GROUND = Ground("made", "made", "none", 4, 100, True)
 SEEDS = (0, 1, 2)

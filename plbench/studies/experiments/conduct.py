@@ -15,7 +15,6 @@ from plbench.comparison.compare import model_words
 from plbench.console import duration
 from plbench.errors import DataError, PlbenchError, StoreError, TrainingError
 from plbench.evaluation.summary import read_replicates
-from plbench.experiments.experiment import Case, Experiment, Findings, Ground, Point, Row, Sample, Scale
 from plbench.forecast.estimate import seconds_of_all
 from plbench.lineups import lineup
 from plbench.lineups.lineup import Contest, Entrant, LeftOut
@@ -23,6 +22,7 @@ from plbench.planning.resolve import Request, RunPlan
 from plbench.protocol import Material, choose_protocol
 from plbench.randomness import derive_seed
 from plbench.record import Record, whole_file
+from plbench.studies.experiments.experiment import Case, Experiment, Findings, Ground, Point, Row, Sample, Scale
 from plbench.workspace import Workspace, open_dataset
 
 

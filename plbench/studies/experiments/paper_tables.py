@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from plbench.experiments.experiment import Ground
+    from plbench.studies.experiments.experiment import Ground
 
 MODES: dict[str, dict[str, Any]] = {mode: {"mode": mode} for mode in ("likelihood", "prior", "both")}
 BOTH = "P-ASL, Selective (both)"

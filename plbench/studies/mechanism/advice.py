@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -18,21 +18,24 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from plbench.errors import PlbenchError, TrainingError
-from plbench.experiments.experiment import Case, Row
 from plbench.labels import PartialLabels
 from plbench.lineups import lineup
 from plbench.lineups.lineup import Entrant
-from plbench.mechanism.phase_map import IGNORE, MODES, NEGATIVE, SELECTIVE, estimated
-from plbench.mechanism.placement import FEWEST, Placement, place, spread
 from plbench.planning.resolve import Request
 from plbench.priors import spearman_by_depth
 from plbench.protocol import Material, choose_protocol
 from plbench.spec import Frozen
+from plbench.studies.experiments.experiment import Case, Row
+from plbench.studies.mechanism.phase_map import IGNORE, MODES, NEGATIVE, SELECTIVE, estimated
+from plbench.studies.mechanism.placement import FEWEST, Placement, place, spread
 from plbench.sweep import run_all
 from plbench.workspace import Workspace, open_dataset
 
 NEAR = 2.0
 """Factor within which a setting of the map counts as near, in each coordinate."""
+
+OWN_LABELS = "table"
+"""The dataset that reads a person's own labels."""
 
 _WIDEST = 4.0  # factor between the estimates of seeds from which nothing is said
 _MOST_CLASSES = 10
@@ -45,7 +48,7 @@ WITHOUT_NEGATIVES = ("ce-negative", "selective:likelihood", "wan", "hill", "splc
 
 
 class MapPlace(Frozen):
-    """A place on the map; see `plbench.mechanism.placement.Placement`."""
+    """A place on the map; see `plbench.studies.mechanism.placement.Placement`."""
 
     share: float = Field(gt=0)
     advantage: float = Field(gt=0)
@@ -109,7 +112,7 @@ def read_map(path: Path | None = None) -> ModeMap:
         PlbenchError: if the file cannot be read as one.
     """
     try:
-        source = path or resources.files("plbench.mechanism") / "which_mode_map.json"
+        source = path or resources.files("plbench.studies.mechanism") / "which_mode_map.json"
         return ModeMap.model_validate(json.loads(source.read_text(encoding="utf-8")))
     except (OSError, ValueError, ValidationError) as error:
         raise PlbenchError(
@@ -227,6 +230,7 @@ def _by_map(placed: Advice, mode_map: ModeMap, labels: PartialLabels, estimate: 
     modes = {mode: share for mode, share in sorted(shares.items(), key=lambda item: -item[1]) if share > 0}
     wins = "; ".join(f"{mode} in {share:.0%}" for mode, share in modes.items())
     said.append(f"Of {len(near)} settings of the map near there, nothing is better than: {wins}.")
+    said.append(_trust([cell.share / cell.estimated.share for cell in near if cell.estimated is not None]))
     said.append(f"The map was made on {made_on} and is a hint; the comparison below measures it on your data.")
     return replace(
         placed,
@@ -242,12 +246,12 @@ def _where(low: Placement, high: Placement) -> str:
         f"About {_range(low.share, high.share, '.0%')} of all positives are annotated; those of the rarer half of "
         f"classes are {_range(low.advantage, high.advantage, '.1f')} times as likely to be as those of the frequent "
         f"half; there are {low.negatives:.2g} verified negatives to a positive."
-        + (
-            ""
-            if low.negatives >= 1
-            else " Where negatives were so few on the map's data, the true share was 2 to 5 times as high."
-        )
     )
+
+
+def _trust(ratios: Sequence[float]) -> str:
+    """How far the estimate of the share was off where the truth is known."""
+    return f"In these settings the true share was {_range(min(ratios), max(ratios), '.2g')} times the estimated one."
 
 
 def _range(low: float, high: float, style: str) -> str:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from plbench.comparison.compare import Figure
-from plbench.experiments.experiment import Claim, Experiment, Findings, Point, Verdict
-from plbench.experiments.style import save, styled
 from plbench.store import write_json, write_text
+from plbench.studies.experiments.experiment import Claim, Experiment, Findings, Point, Verdict
+from plbench.studies.experiments.style import save, styled
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from plbench.experiments.experiment import Findings
-from plbench.experiments.plane import DISCS, GRID, Plane
-from plbench.experiments.style import COLOURS, INK, PAPER, new_figure, plain
+from plbench.studies.experiments.experiment import Findings
+from plbench.studies.experiments.plane import DISCS, GRID, Plane
+from plbench.studies.experiments.style import COLOURS, INK, PAPER, new_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,8 +12,8 @@ from torch import Tensor
 from plbench import runner
 from plbench.api import Stage, TrainView
 from plbench.evaluation.bootstrap import draw_indices
-from plbench.experiments.experiment import NUM_DRAWS, FloatArray, Ground, Point, Row, Sample
 from plbench.priors import class_average, spearman_by_depth
+from plbench.studies.experiments.experiment import NUM_DRAWS, FloatArray, Ground, Point, Row, Sample
 from plbench.workspace import Workspace
 
 COUNTS = "count of annotations"
