@@ -57,6 +57,20 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
+def try_folder(folder: Path) -> None:
+    """Makes a folder that long work will end in, and a file in it for a moment: what is wrong is said before the work.
+
+    Raises:
+        StoreError: if nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
 def unwritable(path: Path, error: BaseException) -> StoreError:
     """The sentence for a failed write: what, where, and what mends it."""
     cause: BaseException | None = error

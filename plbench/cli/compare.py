@@ -53,11 +53,13 @@ def compare(
     from plbench.data.statistics import picture_format
     from plbench.lineups import lineup
     from plbench.planning import options
+    from plbench.store import try_folder
 
     if tune is not None and tune < 1:
         raise PlbenchError(f"--tune {tune}: a study needs at least one trial; without --tune, none is made")
     if out is not None:
         picture_format(out)  # before hours of work, not after
+        try_folder(out.parent)
     workspace, as_json, names = workspace_for(setting), setting["as_json"], methods or [lineup.ALL]
     request = options.request_from_options({**setting, "method": "", "dataset": dataset, "selection": selection})
     entrants, broken = lineup.choose_entrants(names, workspace.registry)

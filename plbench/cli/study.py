@@ -63,6 +63,7 @@ def study(
             f"--simulate {setting['simulate']}: study {name} is about how labels are hidden and varies that itself; "
             "leave --simulate out"
         )
+    from plbench.store import try_folder
     from plbench.studies.experiments.conduct import conduct, foresee
     from plbench.studies.experiments.report import conclude
 
@@ -74,6 +75,8 @@ def study(
         text = foresee(experiment, request, workspace, scale_name, number)
         emit({"study": name, "text": text}, as_json, lambda: typer.echo(text))
         return
+    if out is not None:
+        try_folder(out)  # before minutes of work, not after
     findings = conduct(experiment, request, workspace, scale=scale_name, num_seeds=number)
     where = findings.ground.dataset or "plane"
     folder = out or workspace.store.runs / "studies" / f"{name}-{where}"

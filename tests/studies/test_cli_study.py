@@ -53,6 +53,19 @@ def test_what_cannot_be_done_is_one_sentence(
     assert sentence in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_written_is_said_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setattr("plbench.studies.experiments.conduct.conduct", None)  # would fail if it were called
+    monkeypatch.setattr("plbench.lineups.lineup.plan_contest", None)
+    for words in (["study", "focusing"], ["compare"]):
+        out = file / ("figure" if words[0] == "study" else "figure.png")
+        assert typed(monkeypatch, *words, "--dataset", "scenes", "--out", str(out)) == 2
+        assert capsys.readouterr().err.startswith(f"plbench: error: could not write {file}")
+
+
 def test_a_study_on_own_labels_and_its_advice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
