@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +28,9 @@ class Liveness(Protocol):
 
     def lost(self, study: optuna.Study, worker: str) -> list[FrozenTrial]:
         """Running trials of dead workers; those that it has told FAIL itself are not among them."""
+
+    def taken(self, trial: optuna.Trial) -> None:
+        """Called of a trial as soon as it is taken, before it is marked as a worker's."""
 
     def alive(self, trials: Sequence[optuna.Trial]) -> contextlib.AbstractContextManager[Any]:
         """Held while trials are trained."""
@@ -79,6 +82,9 @@ class Locks:
         lock.release()
         return False
 
+    def taken(self, trial: optuna.Trial) -> None:
+        """Nothing: see `claiming`."""
+
     def alive(self, trials: Sequence[optuna.Trial]) -> contextlib.AbstractContextManager[Any]:
         """The lock says so already."""
         return contextlib.nullcontext()
@@ -94,21 +100,26 @@ class Heartbeats:
 
     def __init__(self, storage: RDBStorage) -> None:
         self._storage = storage
+        self._unmarked_since: dict[int, float] = {}  # when a running trial was first seen without a worker's mark
 
     def claiming(self) -> contextlib.AbstractContextManager[Any]:
         """A database numbers trials itself; nothing need be held."""
         return contextlib.nullcontext()
 
     def lost(self, study: optuna.Study, worker: str) -> list[FrozenTrial]:
-        """Those without a heartbeat from the first; Optuna fails the others itself and queues their values."""
+        """Those that stay without a worker's mark; marked ones have a heartbeat, and Optuna fails those whose stops.
+
+        The wait is measured here, as clocks and time zones of other workers' machines may differ.
+        """
         optuna.storages.fail_stale_trials(study)  # queues their values by the storage's callback
-        oldest = datetime.datetime.now() - datetime.timedelta(seconds=GRACE_SECONDS)
-        running = [trial for trial in study.get_trials(deepcopy=False) if runs(trial)]
-        return [  # died before its first heartbeat
-            trial
-            for trial in running
-            if "worker" not in trial.user_attrs and trial.datetime_start is not None and trial.datetime_start < oldest
-        ]
+        unmarked = [t for t in study.get_trials(deepcopy=False) if runs(t) and "worker" not in t.user_attrs]
+        now = time.monotonic()
+        self._unmarked_since = {trial.number: self._unmarked_since.get(trial.number, now) for trial in unmarked}
+        return [trial for trial in unmarked if now - self._unmarked_since[trial.number] > GRACE_SECONDS]
+
+    def taken(self, trial: optuna.Trial) -> None:
+        """Its first heartbeat: Optuna never misses one that has none."""
+        self._beat([trial])
 
     @contextlib.contextmanager
     def alive(self, trials: Sequence[optuna.Trial]) -> Iterator[None]:

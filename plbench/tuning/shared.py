@@ -28,7 +28,7 @@ from plbench.tuning.liveness import Liveness, runs
 from plbench.tuning.study import State, StudySpec, Trial
 from plbench.tuning.trials import TrialResult
 
-_ASKED_SECONDS = 10.0  # until a trial has its values, unless its worker died meanwhile
+_ASKED_SECONDS = 10.0  # that a claim waits for trials to have their values; the worker of one may have died
 _MOST_TWINS = 8  # draws of a trial, in search of one that no other has
 _NUM_RANDOM = 10  # trials before the sampler models what it saw
 
@@ -67,7 +67,8 @@ class SharedStudy:
             self._give_up_lost()
             taken = sum(_counts(trial) for trial in self._frozen())
             wanted = max(0, min(most - taken % most, num_trials - taken))
-            claims = [self._ask_anew(taken + place) for place in range(wanted)]
+            until = time.monotonic() + _ASKED_SECONDS
+            claims = [self._ask_anew(taken + place, until) for place in range(wanted)]
             order = [trial.number for trial in self._frozen() if _counts(trial)]
             surplus = [claim for claim in claims if order.index(claim.trial.number) >= num_trials]
             for claim in surplus:  # two workers of a database asked at once: the later number goes
@@ -99,9 +100,10 @@ class SharedStudy:
             self._give_up([trial for trial in self._frozen() if trial.number in own and runs(trial)])
 
     def trials(self) -> tuple[Trial, ...]:
-        """All that were told an outcome, in the order in which they were taken."""
+        """All that were told an outcome: the starting values, then the others in the order in which they were taken."""
         with self._reaching():
-            return tuple(self._outcome(trial) for trial in self._frozen() if _counts(trial) and not runs(trial))
+            told = [trial for trial in self._frozen() if _counts(trial) and not runs(trial)]
+        return tuple(self._outcome(trial) for trial in sorted(told, key=lambda t: not t.user_attrs.get("start")))
 
     def close(self) -> None:
         """Ends this worker."""
@@ -110,23 +112,22 @@ class SharedStudy:
     def _frozen(self) -> list[FrozenTrial]:
         return sorted(self.study.get_trials(deepcopy=False), key=lambda trial: trial.number)
 
-    def _ask_anew(self, index: int) -> Claim:
+    def _ask_anew(self, index: int, until: float) -> Claim:
         """A trial that no other worker has; two of a database that ask at once would draw the same one."""
         for attempt in range(_MOST_TWINS):
             claim = self._ask(index, attempt)
-            if self._values(claim.trial.params, {}) not in self._values_of_older(claim.trial.number):
+            if self._values(claim.trial.params, {}) not in self._values_of_older(claim.trial.number, until):
                 break
             if attempt + 1 < _MOST_TWINS:
                 self._fail(claim.trial._trial_id)
         return claim
 
-    def _values_of_older(self, number: int) -> list[dict[str, float]]:
+    def _values_of_older(self, number: int, until: float) -> list[dict[str, float]]:
         """What trials of lower numbers took; one that is being asked for has its values in a moment."""
-        deadline = time.monotonic() + _ASKED_SECONDS
         while True:
             older = [trial for trial in self._frozen() if trial.number < number and _counts(trial)]
             whole = [trial for trial in older if self.spec.space.keys() <= trial.params.keys()]
-            if len(whole) == len(older) or time.monotonic() > deadline:
+            if len(whole) == len(older) or time.monotonic() > until:
                 return [self._values(trial.params, {}) for trial in whole]
             time.sleep(0.02)
 
@@ -138,6 +139,7 @@ class SharedStudy:
             n_startup_trials=_NUM_RANDOM, multivariate=True, constant_liar=True, seed=seed
         )
         trial = self.study.ask(self._distributions)
+        self._liveness.taken(trial)
         trial.set_user_attr("worker", self._worker)
         return Claim(index, self._values(trial.params, trial.user_attrs), trial)
 

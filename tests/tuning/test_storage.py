@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 from test_cli import QUICK, Outcome, plbench
 
 from plbench import tune
@@ -24,7 +25,7 @@ from plbench.evaluation import summary
 from plbench.planning.resolve import Request, RunPlan, plan_run
 from plbench.record import read_record
 from plbench.tune import Settings, search
-from plbench.tuning import liveness, trials
+from plbench.tuning import liveness, shared, trials
 from plbench.tuning import storage as study_storage
 from plbench.tuning.trials import TrialResult
 from plbench.workspace import Workspace
@@ -68,6 +69,13 @@ def worker(in_a_process: Callable[[Callable[[], Any]], Any]) -> Callable[..., An
         return in_a_process(lambda: search(plan, settings, workspace))
 
     return start
+
+
+@pytest.fixture
+def quick_hearts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker whose heart is silent for two seconds is dead."""
+    monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 1)
+    monkeypatch.setattr(liveness, "GRACE_SECONDS", 2)
 
 
 def free_port() -> int:
@@ -148,12 +156,6 @@ class TestPostgres:
         assert len(study.trials) == 12 == len({tuple(trial.values.items()) for trial in study.trials})
         assert study.trials[0].values == study.spec.start
 
-    @pytest.fixture
-    def quick_hearts(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A worker whose heart is silent for two seconds is dead."""
-        monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 1)
-        monkeypatch.setattr(liveness, "GRACE_SECONDS", 2)
-
     @pytest.mark.usefixtures("quick_hearts")
     def test_trials_without_a_heartbeat_are_tried_again(
         self, postgres: str, make_workspace: Make, pretended: Callable[..., None], worker: Callable[..., Any]
@@ -192,6 +194,50 @@ class TestPostgres:
         with pytest.raises(StoreError, match=r'database "nowhere" does not exist') as raised:
             search(a_plan(workspace), Settings(2, storage=url), workspace)
         assert "secret" not in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("quick_hearts")
+def test_whenever_a_worker_of_a_database_is_killed_another_goes_on(
+    tmp_path: Path,
+    make_workspace: Make,
+    pretended: Callable[..., None],
+    in_a_process: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed at one of its commits while it makes the study and takes trials, or before it trains them."""
+    pretended()
+    monkeypatch.setattr(shared, "_ASKED_SECONDS", 0.5)
+    workspace = make_workspace()
+    plan = a_plan(workspace)
+
+    def settings(name: object) -> Settings:
+        return Settings(2, storage=f"sqlite:///{tmp_path}/{name}.db")
+
+    def killed_at(call: int) -> None:
+        left = call
+
+        def before(*_: object) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        study_storage._connected(settings(call).storage or "", {}, None).engine.dispose()  # type: ignore[arg-type]
+        sqlalchemy.event.listen(sqlalchemy.engine.Engine, "commit", before)
+        liveness.Heartbeats.alive = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore
+        search(plan, settings(call), workspace)
+
+    calls = (*range(1, 36, 5), 99)  # the last is after all of them
+    for process in [in_a_process(lambda call=call: killed_at(call)) for call in calls]:
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+    others = [in_a_process(lambda call=call: search(plan, settings(call), workspace)) for call in calls]
+    expected = search(plan, settings("undisturbed"), workspace)
+    for call, process in zip(calls, others, strict=True):
+        process.join(60)
+        assert process.exitcode == 0
+        study = search(plan, settings(call), workspace)
+        assert [(t.values, t.value) for t in study.trials] == [(t.values, t.value) for t in expected.trials]
 
 
 def test_sqlite_will_do_for_one_machine(tmp_path: Path, make_workspace: Make, pretended: Callable[..., None]) -> None:
