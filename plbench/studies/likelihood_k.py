@@ -16,10 +16,9 @@ def cases(ground: Ground) -> list[Case]:
     most = ground.num_classes
     steps = ground.pick((0, 1, most), (0, 1, 3, 5, 10, most), (0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 30, most))
     depth = max(1, round(PRIOR_SHARE * most))
-    together = {"mode": "both", "eta_top": depth}
     return [
         Case(name, float(k), "selective", {**params, "top_k": k})
-        for name, params in ((ALONE, {"mode": "likelihood"}), (TOGETHER, together))
+        for name, params in ((ALONE, {"mode": "likelihood"}), (TOGETHER, {"mode": "both", "eta_top": depth}))
         for k in sorted({min(k, most) for k in steps})
     ]
 
