@@ -6,6 +6,7 @@ test needs a variant, and hand the subclass to `make_workspace`.
 
 import multiprocessing
 import os
+import signal
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,9 @@ from plbench.evaluation import summary
 from plbench.registry import Registry, Source
 from plbench.store import Store
 from plbench.workspace import Workspace
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background: tests send it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 IMAGE_PIXELS = 16
 SPLITS = {"train": 48, "test": 24}
