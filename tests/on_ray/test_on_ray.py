@@ -38,7 +38,7 @@ pytestmark = pytest.mark.slow
 MOST_SECONDS = 90.0
 
 SLOW = '''
-"""Takes its time, and writes down where each of its trainings began."""
+"""Takes its time, and writes down where each of its trainings began; there it stays if it is told to."""
 
 import time
 from pathlib import Path
@@ -63,6 +63,8 @@ class Slow(Method):
             node = ray.get_runtime_context().get_node_id()
             with (Path(__file__).parent / "begun.txt").open("a") as file:
                 file.write(f"{self.name} {self.params.tag} {node}\\n")
+            while Path(__file__).with_name(f"hold-{node}").exists():
+                time.sleep(0.05)
 
     def loss(self, output, batch, progress):
         time.sleep(self.params.seconds)
@@ -130,7 +132,8 @@ def local_cluster() -> Iterator[LocalCluster]:
     """Two nodes of one core on this machine, which nobody else can reach."""
     ray_constants.ENABLE_RAY_CLUSTER = False  # where another test imported Ray before
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    cluster = LocalCluster(initialize_head=True, head_node_args=node_of())
+    settings = {"worker_niceness": 0}  # workers that give way to all others starve on a busy machine
+    cluster = LocalCluster(initialize_head=True, head_node_args={**node_of(), "_system_config": settings})
     cluster.add_node(**node_of())
     yield cluster
     cluster.shutdown()
@@ -231,8 +234,9 @@ def test_a_node_dies_in_the_middle_and_all_runs_end_done_and_none_is_made_twice(
 
     def kill() -> None:
         once(lambda: len(workspace.store.keys()) >= 2)
+        (tmp_path / f"hold-{victim.node_id}").touch()
         before = len(on_victim())
-        once(lambda: len(on_victim()) > before)  # a training that has just begun there
+        once(lambda: len(on_victim()) > before)  # a training that has just begun there, and does not end
         killed.append(on_victim())
         local_cluster.remove_node(victim, allow_graceful=False)
 
@@ -247,8 +251,7 @@ def test_a_node_dies_in_the_middle_and_all_runs_end_done_and_none_is_made_twice(
     starts = Counter(tag for _, tag, _ in begun(tmp_path))
     assert set(starts) == {*map(str, range(8)), "100"}
     again = {tag for tag, number in starts.items() if number > 1}
-    assert again, "the node died between two trainings: nothing was lost that could have been made twice"
-    assert again <= killed[0] and len(again) <= 1  # only what was under way on it: it has one core
+    assert again <= killed[0] and len(again) == 1  # only what was under way on it: it has one core
     assert max(starts.values()) == 2
     assert "A task was lost with its worker or node; it is tried again" in told.lines
     assert told.views[-1] == (9, 9, "0 running")
