@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -74,11 +75,17 @@ def forecast(plan: RunPlan, workspace: Workspace, *, force: bool = False) -> For
     return Forecast(text, seconds)
 
 
-def seconds_of_all(plans: Sequence[RunPlan], workspace: Workspace) -> float:
-    """Seconds that runs of one setting take one after another, prerequisites included; what is shared counts once."""
+def seconds_of_all(plans: Sequence[RunPlan], workspace: Workspace, paces: Mapping[str, float]) -> float:
+    """Seconds that runs of one setting take one after another, prerequisites included; what is shared counts once.
+
+    Args:
+        plans: the runs.
+        workspace: where and how.
+        paces: seconds of training per image of the runs, by key, where they are known; others are measured.
+    """
     train, infer = _seconds_per_image(plans[0], workspace)
     counted: set[str] = set()
-    return sum(_seconds(plan, workspace, train, infer, counted) for plan in plans)
+    return sum(_seconds(plan, workspace, train, infer, counted, paces=paces) for plan in plans)
 
 
 def forecast_study(
@@ -114,13 +121,20 @@ def forecast_study(
 
 
 def _seconds(
-    plan: RunPlan, workspace: Workspace, train: float, infer: float, counted: set[str], *, force: bool = False
+    plan: RunPlan,
+    workspace: Workspace,
+    train: float,
+    infer: float,
+    counted: set[str],
+    *,
+    force: bool = False,
+    paces: Mapping[str, float] = MappingProxyType({}),
 ) -> float:
     """Of a run and of those of its stages that are not done; features that are cached cost nothing."""
     if (not force and _is_done(plan, workspace)) or plan.spec.key in counted:
         return 0.0
     counted.add(plan.spec.key)
-    total = sum(_seconds(stage, workspace, train, infer, counted) for _, stage in plan.stages.values())
+    total = sum(_seconds(stage, workspace, train, infer, counted, paces=paces) for _, stage in plan.stages.values())
     num_train = len(plan.material.train(plan.spec.train_part).rows)
     num_test = len(plan.material.whole(plan.spec.protocol.test_split).rows)
     if plan.spec.selection == "validation" and plan.spec.train_part == "train":  # a run that chooses comes first
@@ -133,7 +147,7 @@ def _seconds(
         if path.name not in counted and not path.is_file():
             counted.add(path.name)
             total += len(plan.material.whole(split).images) * infer
-    return total + num_train * plan.spec.plan.epochs * train
+    return total + num_train * plan.spec.plan.epochs * paces.get(plan.spec.key, train)
 
 
 def _is_done(plan: RunPlan, workspace: Workspace) -> bool:
@@ -145,7 +159,7 @@ def _seconds_per_image(plan: RunPlan, workspace: Workspace) -> tuple[float, floa
     spec, device = plan.spec, workspace.device
     execution = Execution(device, spec.precision)
     num_classes = plan.material.train(spec.train_part).labels.num_classes
-    cached = _cached_width(plan, workspace)
+    cached = cached_width(plan, workspace)
     if spec.regime == "probe" and cached is not None:
         return _head_seconds(plan, cached, num_classes, execution), 0.0
     with seeded(0):
@@ -169,7 +183,7 @@ def _head_seconds(plan: RunPlan, num_features: int, num_classes: int, execution:
     return 2 * _timed(lambda: _train(head, features, execution), execution.device) / len(features)
 
 
-def _cached_width(plan: RunPlan, workspace: Workspace) -> int | None:
+def cached_width(plan: RunPlan, workspace: Workspace) -> int | None:
     """Width of the cached features; None where any split's are missing."""
     width = None
     for split in (plan.spec.protocol.train_split, plan.spec.protocol.test_split):

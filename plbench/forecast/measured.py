@@ -110,6 +110,28 @@ def measure(plan: RunPlan, workspace: Workspace, num_features: int | None) -> Me
     )
 
 
+def about_to_train(plan: RunPlan, backbone: nn.Module, num_features: int, execution: Execution) -> FitState:
+    """The state of a run before its first step, with random weights that no step moves.
+
+    Args:
+        plan: the run. backbone: what its method builds a model of. num_features: that this gives.
+        execution: where and how precisely.
+
+    Raises:
+        PlbenchError: if a stage of the run cannot be stood in for.
+    """
+    spec, labels = plan.spec, plan.material.train(plan.spec.train_part).labels
+    artifacts = {name: stand_in(stage, labels) for name, (stage, _) in plan.stages.items()}
+    task = make_task(spec, plan.material, artifacts)
+    method = hooks.construct(plan.method, plan.params, task)
+    with seeded(0), hooks.calling(method, "build"):
+        model = method.build(backbone, lambda: make_head(spec.model, num_features, labels.num_classes))
+    state = prepare_fit(model, method, spec.plan, task.steps_per_epoch, execution)
+    # more steps than the run may have, and none that moves the weights: random ones on random inputs could diverge
+    state.schedule = torch.optim.lr_scheduler.LambdaLR(state.optimizer, lambda step: 0.0)  # type: ignore[assignment]
+    return state
+
+
 class _Trial:
     """A run about to train on inputs that are made up."""
 
@@ -124,24 +146,13 @@ class _Trial:
         with seeded(0):
             self.backbone = Backbone(self.spec.model) if not is_probe or num_features is None else None
         width = num_features or (self.backbone.num_features if self.backbone else 0)
-        self.state = self._prepared(nn.Identity() if is_probe or self.backbone is None else self.backbone, width)
+        backbone = nn.Identity() if is_probe or self.backbone is None else self.backbone
+        self.state = about_to_train(plan, backbone, width, self.execution)
         # what the libraries take that have been loaded by now; there are no gradients and no moments yet
         self.program_bytes = max(0, resident_bytes() - self.state_bytes())
         side = self.spec.model.image_size
         shape = (width,) if is_probe else (3, side, side)
         self.inputs = MadeUp(self.part.labels, shape, 0 if is_probe else self._num_views())
-
-    def _prepared(self, backbone: nn.Module, num_features: int) -> FitState:
-        spec, num_classes = self.spec, self.part.labels.num_classes
-        artifacts = {name: stand_in(stage, self.part.labels) for name, (stage, _) in self.plan.stages.items()}
-        task = make_task(spec, self.plan.material, artifacts)
-        method = hooks.construct(self.plan.method, self.plan.params, task)
-        with seeded(0), hooks.calling(method, "build"):
-            model = method.build(backbone, lambda: make_head(spec.model, num_features, num_classes))
-        state = prepare_fit(model, method, spec.plan, task.steps_per_epoch, self.execution)
-        # more steps than the run may have, and none that moves the weights: random ones on random inputs could diverge
-        state.schedule = torch.optim.lr_scheduler.LambdaLR(state.optimizer, lambda step: 0.0)  # type: ignore[assignment]
-        return state
 
     def _num_views(self) -> int:
         """Views of an image beside the first that the method's transform makes."""

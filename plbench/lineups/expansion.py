@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from plbench.errors import PlbenchError
-from plbench.forecast.estimate import seconds_of_all
 from plbench.lineups.grid import MODEL_FIELDS, PLAN_FIELDS, REQUEST_FIELDS, Cell, DatasetEntry, Grid
 from plbench.lineups.lineup import Entrant, LeftOut, choose_entrants, plan_entrant, plan_setting
 from plbench.planning.resolve import Request, RunPlan
 from plbench.protocol import Material
 from plbench.registry import Registry
+from plbench.stacking.foreseen import seconds_of_all
 from plbench.workspace import Workspace
 
 _WEIGHTS = ("packaged", "pretrained", "random")

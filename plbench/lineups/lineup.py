@@ -12,12 +12,12 @@ from plbench import runner, sweep
 from plbench.api import Batch, Loss, Method, Progress
 from plbench.console import duration
 from plbench.errors import DataError, PlbenchError, StoreError, TrainingError, did_you_mean
-from plbench.forecast.estimate import seconds_of_all
 from plbench.planning.resolve import Request, RunPlan, complete, plan_run
 from plbench.protocol import Material
 from plbench.record import Record
 from plbench.registry import Registry, Source
 from plbench.spec import MethodSpec
+from plbench.stacking.foreseen import seconds_of_all
 from plbench.tuning.study import StudyRecord
 from plbench.workspace import Workspace
 
@@ -276,7 +276,7 @@ def foresee(contest: Contest, workspace: Workspace) -> Foreseen:
         f"{'1 seed' if seeds == 1 else f'{seeds} seeds'} each, {len(wanted)} trainings, {done}"
     )
     if missing:
-        text += f"; about {duration(seconds)} on {workspace.device.type}, or less where they train together"
+        text += f"; about {duration(seconds)} on {workspace.device.type}"
     return Foreseen(text, len(wanted), len(missing), seconds)
 
 

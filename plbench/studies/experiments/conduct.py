@@ -15,13 +15,13 @@ from plbench.comparison.compare import model_words
 from plbench.console import duration
 from plbench.errors import DataError, PlbenchError, StoreError, TrainingError
 from plbench.evaluation.summary import read_replicates
-from plbench.forecast.estimate import seconds_of_all
 from plbench.lineups import lineup
 from plbench.lineups.lineup import Contest, Entrant, LeftOut
 from plbench.planning.resolve import Request, RunPlan
 from plbench.protocol import Material, choose_protocol
 from plbench.randomness import derive_seed
 from plbench.record import Record, whole_file
+from plbench.stacking.foreseen import seconds_of_all
 from plbench.studies.experiments.experiment import Case, Experiment, Findings, Ground, Point, Row, Sample, Scale
 from plbench.workspace import Workspace, open_dataset
 
@@ -147,7 +147,7 @@ def _announcement(experiment: Experiment, contests: Sequence[Contest], workspace
     seconds = sum(seconds_of_all(members, workspace) for members in by_model.values())
     return (
         f"{text}, {len(wanted) - num_missing} of them done already; about {duration(seconds)} on "
-        f"{workspace.device.type}, or less where they train together"
+        f"{workspace.device.type}"
     )
 
 

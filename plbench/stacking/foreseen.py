@@ -1,0 +1,135 @@
+"""About how long runs take where those that can train together do, by a few steps of their own heads."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from plbench.errors import PlbenchError
+from plbench.evaluation import summary
+from plbench.forecast import estimate
+from plbench.forecast.made_up import made_up
+from plbench.forecast.measured import about_to_train
+from plbench.models import Backbone
+from plbench.planning.resolve import RunPlan
+from plbench.randomness import seeded
+from plbench.record import finished_record
+from plbench.stacking.layers import layers_of
+from plbench.stacking.stacked import Head, fit_together
+from plbench.stacking.together import can_stack, groups
+from plbench.training.execution import Execution
+from plbench.training.inputs import FeatureInputs
+from plbench.training.prediction import collect_cells
+from plbench.workspace import Workspace
+
+_STEPS = 6  # that are timed, after as many that are not
+_MOST_HEADS = 24
+_SCORED_IMAGES = 500
+_BUDGET_SECONDS = 3.0  # about how long one measurement may take
+
+
+def seconds_of_all(plans: Sequence[RunPlan], workspace: Workspace) -> float:
+    """Seconds that runs of one setting take, prerequisites included; what is shared counts once.
+
+    Args:
+        plans: the runs, of one model.
+        workspace: where and how.
+    """
+    with workspace.reporter.patience("Measuring how long a step takes"):
+        found = paces(plans, workspace)
+        scoring = len(found) * _scoring_seconds(plans[0]) / torch.get_num_threads() if found else 0.0
+    return estimate.seconds_of_all(plans, workspace, found) + scoring
+
+
+def paces(plans: Sequence[RunPlan], workspace: Workspace) -> dict[str, float]:
+    """Seconds of training per image and head, by key: of those missing runs, stages included, that can be stacked."""
+    found: dict[str, float] = {}
+    measured: dict[str, float] = {}
+    for members in _groups(plans, workspace):
+        alike = _alike(members)
+        if alike not in measured:
+            try:
+                measured[alike] = _pace(members, workspace)
+            except PlbenchError:  # what the run itself will say at its time
+                continue
+        found |= {plan.spec.key: measured[alike] for plan in members}
+    return found
+
+
+def _groups(plans: Sequence[RunPlan], workspace: Workspace) -> Iterator[list[RunPlan]]:
+    """Missing runs as they will train: stages before what needs them."""
+    waves: dict[int, dict[str, RunPlan]] = defaultdict(dict)
+
+    def depth(plan: RunPlan) -> int:
+        if finished_record(workspace.store.run_folder(plan.spec.key)) is not None:
+            return -1
+        place = 1 + max((depth(stage) for _, stage in plan.stages.values()), default=-1)
+        waves[place][plan.spec.key] = plan
+        return place
+
+    for plan in plans:
+        depth(plan)
+    for wave in waves.values():
+        yield from groups([plan for plan in wave.values() if can_stack(plan)])
+
+
+def _alike(members: Sequence[RunPlan]) -> str:
+    """What groups of one pace agree in: the shape of the heads, and which methods and seeds there are."""
+    first = members[0]
+    heads = [(plan.method.name, plan.spec.seed) for plan in members[:_MOST_HEADS]]
+    num_classes = first.material.train(first.spec.train_part).labels.num_classes
+    return f"{first.spec.model.model_dump_json()} {first.spec.precision} {first.spec.plan} {num_classes} {heads}"
+
+
+def _pace(members: Sequence[RunPlan], workspace: Workspace) -> float:
+    """Seconds per image and head: of one alone first, which says how many can be afforded.
+
+    Raises:
+        PlbenchError: if a head cannot be made, trained on random inputs or stacked.
+    """
+    alone = _timed(members[:1], workspace)
+    images = 2 * _STEPS * members[0].spec.plan.batch_size
+    number = min(len(members), _MOST_HEADS, int(_BUDGET_SECONDS / (images * alone)))
+    return _timed(members[:number], workspace) if number > 1 else alone
+
+
+def _timed(members: Sequence[RunPlan], workspace: Workspace) -> float:
+    first = members[0]
+    spec, part = first.spec, first.material.train(first.spec.train_part)
+    execution = Execution(workspace.device, spec.precision)
+    width = estimate.cached_width(first, workspace)
+    if width is None:
+        with seeded(0):
+            width = Backbone(spec.model).num_features
+    rows = np.arange(min(_STEPS * spec.plan.batch_size, len(part.rows)))
+    inputs = FeatureInputs(made_up(len(rows), width).numpy(), rows, part.labels.subset(rows))
+    plan = spec.plan.model_copy(update={"epochs": 2})
+    heads = [
+        Head(about_to_train(member, nn.Identity(), width, execution), plan, member.spec.seed) for member in members
+    ]
+    if layers_of(heads[0].state.model) is None:
+        raise PlbenchError(f"the head of method {first.method.name!r} cannot be stacked")
+    ends: list[float] = []
+    fit_together(heads, inputs, execution, between_epochs=lambda: ends.append(time.perf_counter()))
+    for head in heads:
+        if head.error is not None:
+            raise head.error
+    return (ends[1] - ends[0]) / len(rows) / len(heads)
+
+
+def _scoring_seconds(plan: RunPlan) -> float:
+    """Of the figures and intervals of one run, on one core; of its first images, made-up scores and true labels."""
+    part = plan.material.whole(plan.spec.protocol.test_split)
+    labels = part.labels.subset(np.arange(min(_SCORED_IMAGES, len(part.rows))))
+    rows, groups = torch.arange(labels.num_images), plan.material.dataset.groups()
+    start = time.perf_counter()
+    for drawn in (True, False):  # of averaged weights with intervals, of the last ones without
+        cells = collect_cells(iter([(rows, made_up(labels.num_images, labels.num_classes).sigmoid())]), labels)
+        replicates = summary.draw_replicates(cells, labels, groups, 0, lambda done, total: None) if drawn else None
+        summary.summarise(cells, labels, groups, np.add(*labels.counts()), replicates)
+    return (time.perf_counter() - start) * len(part.rows) / labels.num_images
