@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from plbench.diagnostics import diagnose_training
 from plbench.errors import PlbenchError
 from plbench.evaluation import summary
 from plbench.forecast import estimate
@@ -17,6 +18,7 @@ from plbench.forecast.made_up import made_up
 from plbench.forecast.measured import about_to_train
 from plbench.models import Backbone
 from plbench.planning.resolve import RunPlan
+from plbench.protocol import Part
 from plbench.randomness import seeded
 from plbench.record import finished_record
 from plbench.stacking.layers import layers_of
@@ -24,7 +26,7 @@ from plbench.stacking.stacked import Head, fit_together
 from plbench.stacking.together import can_stack, groups
 from plbench.training.execution import Execution
 from plbench.training.inputs import FeatureInputs
-from plbench.training.prediction import collect_cells
+from plbench.training.prediction import collect_cells, predict_share
 from plbench.workspace import Workspace
 
 _STEPS = 6  # that are timed, after as many that are not
@@ -42,7 +44,8 @@ def seconds_of_all(plans: Sequence[RunPlan], workspace: Workspace) -> float:
     """
     with workspace.reporter.patience("Measuring how long a step takes"):
         found = paces(plans, workspace)
-        scoring = len(found) * _scoring_seconds(plans[0]) / torch.get_num_threads() if found else 0.0
+        known = [plan for plan in plans if plan.spec.key in found]
+        scoring = len(found) * _scoring_seconds(known[0], workspace) / torch.get_num_threads() if known else 0.0
     return estimate.seconds_of_all(plans, workspace, found) + scoring
 
 
@@ -99,37 +102,62 @@ def _pace(members: Sequence[RunPlan], workspace: Workspace) -> float:
 
 
 def _timed(members: Sequence[RunPlan], workspace: Workspace) -> float:
-    first = members[0]
-    spec, part = first.spec, first.material.train(first.spec.train_part)
-    execution = Execution(workspace.device, spec.precision)
-    width = estimate.cached_width(first, workspace)
-    if width is None:
-        with seeded(0):
-            width = Backbone(spec.model).num_features
-    rows = np.arange(min(_STEPS * spec.plan.batch_size, len(part.rows)))
-    inputs = FeatureInputs(made_up(len(rows), width).numpy(), rows, part.labels.subset(rows))
-    plan = spec.plan.model_copy(update={"epochs": 2})
-    heads = [
-        Head(about_to_train(member, nn.Identity(), width, execution), plan, member.spec.seed) for member in members
-    ]
-    if layers_of(heads[0].state.model) is None:
+    first, execution = members[0], _execution(members[0], workspace)
+    width = _width(first, workspace)
+    inputs = _inputs(first.material.train(first.spec.train_part), _STEPS * first.spec.plan.batch_size, width)
+    plan = first.spec.plan.model_copy(update={"epochs": 2})
+    states = [about_to_train(member, nn.Identity(), width, execution) for member in members]
+    if layers_of(states[0].model) is None:
         raise PlbenchError(f"the head of method {first.method.name!r} cannot be stacked")
+    heads = [Head(state, plan, member.spec.seed) for state, member in zip(states, members, strict=True)]
     ends: list[float] = []
     fit_together(heads, inputs, execution, between_epochs=lambda: ends.append(time.perf_counter()))
     for head in heads:
         if head.error is not None:
             raise head.error
-    return (ends[1] - ends[0]) / len(rows) / len(heads)
+    return (ends[1] - ends[0]) / len(inputs) / len(heads)
 
 
-def _scoring_seconds(plan: RunPlan) -> float:
-    """Of the figures and intervals of one run, on one core; of its first images, made-up scores and true labels."""
-    part = plan.material.whole(plan.spec.protocol.test_split)
-    labels = part.labels.subset(np.arange(min(_SCORED_IMAGES, len(part.rows))))
-    rows, groups = torch.arange(labels.num_images), plan.material.dataset.groups()
+def _scoring_seconds(plan: RunPlan, workspace: Workspace) -> float:
+    """Of the scores, figures and intervals of one run, on one core; of its first images."""
+    execution, width = _execution(plan, workspace), _width(plan, workspace)
+    state = about_to_train(plan, nn.Identity(), width, execution)
+    scored = plan.material.whole(plan.spec.protocol.test_split)
+    inputs, groups = _inputs(scored, _SCORED_IMAGES, width), plan.material.dataset.groups()
     start = time.perf_counter()
     for drawn in (True, False):  # of averaged weights with intervals, of the last ones without
-        cells = collect_cells(iter([(rows, made_up(labels.num_images, labels.num_classes).sigmoid())]), labels)
-        replicates = summary.draw_replicates(cells, labels, groups, 0, lambda done, total: None) if drawn else None
-        summary.summarise(cells, labels, groups, np.add(*labels.counts()), replicates)
-    return (time.perf_counter() - start) * len(part.rows) / labels.num_images
+        cells = collect_cells(predict_share(state.model, state.method, inputs, execution), inputs.labels)
+        replicates = summary.draw_replicates(cells, inputs.labels, groups, 0, _nobody) if drawn else None
+        summary.summarise(cells, inputs.labels, groups, np.add(*inputs.labels.counts()), replicates)
+    seconds = (time.perf_counter() - start) * len(scored.rows) / len(inputs)
+    truth = plan.material.hidden_truth(plan.spec.train_part)
+    if truth is None:
+        return seconds
+    seen = plan.material.train(plan.spec.train_part)
+    inputs = _inputs(seen, _SCORED_IMAGES, width)
+    start = time.perf_counter()
+    diagnose_training(state.model, state.method, inputs, truth.subset(inputs.rows), execution)
+    return seconds + (time.perf_counter() - start) * len(seen.rows) / len(inputs)
+
+
+def _inputs(part: Part, most: int, width: int) -> FeatureInputs:
+    """Made-up features [n, D] of a part's first images, with their own labels."""
+    rows = np.arange(min(most, len(part.rows)))
+    return FeatureInputs(made_up(len(rows), width).numpy(), rows, part.labels.subset(rows))
+
+
+def _width(plan: RunPlan, workspace: Workspace) -> int:
+    """Number of features."""
+    width = estimate.cached_width(plan, workspace)
+    if width is None:
+        with seeded(0):
+            width = Backbone(plan.spec.model).num_features
+    return width
+
+
+def _execution(plan: RunPlan, workspace: Workspace) -> Execution:
+    return Execution(workspace.device, plan.spec.precision)
+
+
+def _nobody(done: int, total: int) -> None:
+    """Hears how far something is that takes a moment."""

@@ -118,7 +118,7 @@ def test_heads_are_measured_and_nothing_is_left(workspace: Workspace) -> None:
     threads = torch.get_num_threads()
     found = foreseen.paces(plans, workspace)
     assert len(found) == 6 and all(0.0 < pace < 1.0 for pace in found.values())
-    assert foreseen._scoring_seconds(plans[0]) > 0.0
+    assert foreseen._scoring_seconds(plans[0], workspace) > 0.0
     assert torch.equal(torch.get_rng_state(), rng) and torch.get_num_threads() == threads
     assert np.array_equal(np.random.get_state()[1], numpy_rng)  # type: ignore[index] # noqa: NPY002
     assert not workspace.store.runs.exists() and not list(workspace.store.cache.rglob("*.npy"))
