@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from glob import escape
 from pathlib import Path
 
+from filelock import FileLock
+
 from plbench.annotations.collect import Annotations
 from plbench.errors import DataError
 from plbench.store import unwritable, write_json
@@ -119,9 +121,10 @@ class Index:
             try:
                 annotations.write(temporary)
                 temporary.chmod(0o755)  # others may share the cache
-                if self._open(key) is None:  # else another process was first
-                    shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-                    temporary.rename(folder)
+                with FileLock(folder.with_name(".lock")):  # of those that find a damaged one, only the first removes it
+                    if self._open(key) is None:  # else another process was first
+                        shutil.rmtree(folder, ignore_errors=True)
+                        temporary.rename(folder)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         except OSError as error:
