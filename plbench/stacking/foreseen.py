@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from plbench.diagnostics import diagnose_training
+from plbench.engine import FitState
 from plbench.errors import PlbenchError
 from plbench.evaluation import summary
 from plbench.forecast import estimate
@@ -23,7 +24,7 @@ from plbench.randomness import seeded
 from plbench.record import finished_record
 from plbench.stacking.layers import layers_of
 from plbench.stacking.stacked import Head, fit_together
-from plbench.stacking.together import can_stack, groups
+from plbench.stacking.together import can_stack, groups, most_at_once
 from plbench.training.execution import Execution
 from plbench.training.inputs import FeatureInputs
 from plbench.training.prediction import collect_cells, predict_share
@@ -95,23 +96,32 @@ def _pace(members: Sequence[RunPlan], workspace: Workspace) -> float:
     Raises:
         PlbenchError: if a head cannot be made, trained on random inputs or stacked.
     """
-    alone = _timed(members[:1], workspace)
-    images = 2 * _STEPS * members[0].spec.plan.batch_size
-    number = min(len(members), _MOST_HEADS, int(_BUDGET_SECONDS / (images * alone)))
+    first, alone = members[0], _timed(members[:1], workspace)
+    images = 2 * _STEPS * first.spec.plan.batch_size
+    number = min(len(members), _MOST_HEADS, _room(first, workspace), int(_BUDGET_SECONDS / (images * alone)))
     return _timed(members[:number], workspace) if number > 1 else alone
 
 
+def _room(plan: RunPlan, workspace: Workspace) -> int:
+    """Heads such as that of a run that memory allows at once."""
+    state = _state(plan, _width(plan, workspace), workspace)
+    return most_at_once(state.model, plan.spec.plan.batch_size, workspace.device)
+
+
+def _state(plan: RunPlan, width: int, workspace: Workspace) -> FitState:
+    return about_to_train(plan, nn.Identity(), width, _execution(plan, workspace))
+
+
 def _timed(members: Sequence[RunPlan], workspace: Workspace) -> float:
-    first, execution = members[0], _execution(members[0], workspace)
-    width = _width(first, workspace)
+    first, width = members[0], _width(members[0], workspace)
     inputs = _inputs(first.material.train(first.spec.train_part), _STEPS * first.spec.plan.batch_size, width)
     plan = first.spec.plan.model_copy(update={"epochs": 2})
-    states = [about_to_train(member, nn.Identity(), width, execution) for member in members]
+    states = [_state(member, width, workspace) for member in members]
     if layers_of(states[0].model) is None:
         raise PlbenchError(f"the head of method {first.method.name!r} cannot be stacked")
     heads = [Head(state, plan, member.spec.seed) for state, member in zip(states, members, strict=True)]
     ends: list[float] = []
-    fit_together(heads, inputs, execution, between_epochs=lambda: ends.append(time.perf_counter()))
+    fit_together(heads, inputs, _execution(first, workspace), between_epochs=lambda: ends.append(time.perf_counter()))
     for head in heads:
         if head.error is not None:
             raise head.error
@@ -121,13 +131,13 @@ def _timed(members: Sequence[RunPlan], workspace: Workspace) -> float:
 def _scoring_seconds(plan: RunPlan, workspace: Workspace) -> float:
     """Of the scores, figures and intervals of one run, on one core; of its first images."""
     execution, width = _execution(plan, workspace), _width(plan, workspace)
-    state = about_to_train(plan, nn.Identity(), width, execution)
+    state = _state(plan, width, workspace)
     scored = plan.material.whole(plan.spec.protocol.test_split)
     inputs, groups = _inputs(scored, _SCORED_IMAGES, width), plan.material.dataset.groups()
     start = time.perf_counter()
     for drawn in (True, False):  # of averaged weights with intervals, of the last ones without
         cells = collect_cells(predict_share(state.model, state.method, inputs, execution), inputs.labels)
-        replicates = summary.draw_replicates(cells, inputs.labels, groups, 0, _nobody) if drawn else None
+        replicates = summary.draw_replicates(cells, inputs.labels, groups, 0, lambda *_: None) if drawn else None
         summary.summarise(cells, inputs.labels, groups, np.add(*inputs.labels.counts()), replicates)
     seconds = (time.perf_counter() - start) * len(scored.rows) / len(inputs)
     truth = plan.material.hidden_truth(plan.spec.train_part)
@@ -157,7 +167,3 @@ def _width(plan: RunPlan, workspace: Workspace) -> int:
 
 def _execution(plan: RunPlan, workspace: Workspace) -> Execution:
     return Execution(workspace.device, plan.spec.precision)
-
-
-def _nobody(done: int, total: int) -> None:
-    """Hears how far something is that takes a moment."""

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from plbench import runner
 from plbench.console import Reporter
@@ -68,13 +69,15 @@ def in_memory(plans: Sequence[RunPlan], workspace: Workspace) -> Iterator[list[J
         workspace: where and how.
     """
     first = _prepared(plans[0], workspace, plans[0], None)
-    size = bytes_per_head(first.state.model, first.spec.plan.batch_size)
-    most = max(1, _memory(workspace.device) // size)
-    if layers_of(first.state.model) is None:  # a head that a stack does not know
-        most = 1
+    most = most_at_once(first.state.model, first.spec.plan.batch_size, workspace.device)
     for start in range(0, len(plans), most):
         members = plans[start : start + most]
         yield [first if plan is plans[0] else _prepared(plan, workspace, plans[0], first) for plan in members]
+
+
+def most_at_once(model: nn.Module, batch_size: int, device: torch.device) -> int:
+    """How many heads such as this one memory allows to train together; one that a stack does not know is alone."""
+    return max(1, _memory(device) // bytes_per_head(model, batch_size)) if layers_of(model) is not None else 1
 
 
 def _prepared(plan: RunPlan, workspace: Workspace, leader: RunPlan, like: Job | None) -> Job:

@@ -11,7 +11,7 @@ from plbench import runner
 from plbench.errors import PlbenchError
 from plbench.forecast import estimate
 from plbench.planning.resolve import Request, RunPlan, plan_run
-from plbench.stacking import foreseen
+from plbench.stacking import foreseen, together
 from plbench.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("quick_records")
@@ -33,6 +33,10 @@ def variants(workspace: Workspace, number: int = 3) -> list[RunPlan]:
         for top_k in range(1, number + 1)
         for seed in range(2)
     ]
+
+
+def a_head(plan: RunPlan, workspace: Workspace) -> torch.nn.Module:
+    return foreseen._state(plan, foreseen._width(plan, workspace), workspace).model
 
 
 @pytest.fixture
@@ -90,6 +94,9 @@ class TestWhatIsMeasured:
         monkeypatch.setattr(foreseen, "_BUDGET_SECONDS", 1e9)
         foreseen.paces(plans, workspace)
         assert len(timed[-1]) == foreseen._MOST_HEADS
+        monkeypatch.setattr(together, "STACK_BYTES", 2 * together.bytes_per_head(a_head(plans[0], workspace), 16))
+        foreseen.paces(plans, workspace)
+        assert len(timed[-1]) == 2, "as many as memory holds"
 
     def test_one_that_cannot_be_measured_is_left_to_the_plain_estimate(
         self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
