@@ -6,6 +6,8 @@ timm's hub: train from random ones, or give a file.
 
 from __future__ import annotations
 
+import plbench.torchvision_ops  # noqa: F401  # isort: skip
+
 from functools import partial
 from typing import Any
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,11 @@ def test_they_give_features(name: str, width: int) -> None:
     backbone = build_backbone(spec, None, seed=0)
     assert backbone.num_features == width
     assert backbone.eval()(torch.zeros(2, 3, 64, 64)).shape == (2, width)
+
+
+def test_importing_the_module_is_enough() -> None:
+    """In a process that has imported nothing else of plbench, beside whatever torchvision is installed."""
+    program = "import plbench.ofa, timm; print(timm.create_model('ofa_595').num_features)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0
