@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from plbench.cells import BoolArray, Cells, FloatArray, IntArray, check_columns
 from plbench.errors import PlbenchError
@@ -106,6 +107,25 @@ def _average_precision(
     return ap
 
 
+def lowest_average_precision(num_positives: npt.ArrayLike, num_negatives: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """AP [C] of the worst ranking: all negatives first. No model scores less on these cells.
+
+    Args:
+        num_positives: [C] at least 1 where the result is asked for; NaN elsewhere.
+        num_negatives: [C].
+
+    Examples:
+        >>> lowest_average_precision([1, 2], [3, 1])
+        array([0.25      , 0.58333333])
+    """
+    positives, negatives = np.asarray(num_positives, np.float64), np.asarray(num_negatives, np.float64)
+    # the sum over i = 1..n of i / (m + i) is n - m (digamma(m + n + 1) - digamma(m + 1))
+    steps = special.digamma(negatives + positives + 1) - special.digamma(negatives + 1)
+    lowest = np.full(positives.shape, np.nan)
+    np.divide(positives - negatives * steps, positives, out=lowest, where=positives > 0)
+    return lowest
+
+
 def count_cells(owner: IntArray, chosen: BoolArray, num_owners: int) -> tuple[IntArray, IntArray]:
     """How many cells of each class (or image) are chosen, and how many are not."""
     inside = np.bincount(owner[chosen], minlength=num_owners)
@@ -142,6 +162,12 @@ class Metrics:
         defined = ~np.isnan(self.ap)
         weights = self.num_positives[defined]
         return 100 * float(weights @ self.ap[defined] / weights.sum()) if weights.size else float("nan")
+
+    @property
+    def lowest(self) -> Metrics:
+        """What the worst ranking of the same cells comes to."""
+        ap = np.where(np.isnan(self.ap), np.nan, lowest_average_precision(self.num_positives, self.num_negatives))
+        return Metrics(ap, self.num_positives, self.num_negatives)
 
     def group(self, class_index: Sequence[int]) -> tuple[float, int]:
         """mAP(C) in percent over the given classes only, and how many of them are defined."""

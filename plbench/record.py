@@ -22,14 +22,18 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Estimate(Frozen):
-    """A percentage with its 95 % bootstrap interval over test images; None where it is not defined.
+    """A percentage with its 95 % interval over test images; None where it is not defined.
 
-    The interval is centred by the bootstrap's own bias (`plbench.evaluation.intervals.interval`).
+    Attributes:
+        low, high: `plbench.evaluation.statistics.Estimate.interval`, of one training: what other seeds would give is
+            not in it.
+        lowest: what the worst ranking of the same cells comes to; no interval reaches below.
     """
 
     value: Percent | None
     low: Percent | None = None
     high: Percent | None = None
+    lowest: Percent | None = None
 
 
 class GroupMetrics(Frozen):

@@ -10,8 +10,7 @@ import numpy as np
 
 from plbench.board.entries import ClassRow, Entry
 from plbench.board.refusals import Findings, defined
-from plbench.evaluation.intervals import interval
-from plbench.evaluation.summary import NUM_REPLICATES, PRECISION_AT, THRESHOLD
+from plbench.evaluation.summary import NUM_REPLICATES, PRECISION_AT, THRESHOLD, image_interval
 from plbench.metrics import Metrics
 from plbench.record import Estimate, GroupMetrics, SplitMetrics
 
@@ -159,19 +158,19 @@ def check_intervals(entry: Entry, classes: Metrics, findings: Findings) -> None:
         is_group = name in test.groups
         where = f"metrics.test.groups.{name}.map_c" if is_group else f"metrics.test.{name}"
         drawn = entry.replicates.get(name)
+        if not is_group or names_parts(entry.per_class):
+            index = members.get(name, range(classes.ap.size))
+            lowest = classes.lowest.map_o if name == "map_o" else classes.lowest.group(list(index))[0]
+            findings.close(f"{where}.lowest", estimate.lowest, defined(lowest), ROUNDED)
         if drawn is None or estimate.value is None:
             _check_without_interval(where, estimate, findings)
             continue
-        low, high = _ends(drawn, estimate.value)
+        low, high = image_interval(estimate.value, drawn, estimate.lowest)
         findings.close(f"{where}.low", estimate.low, low, 3 * ROUNDED)
         findings.close(f"{where}.high", estimate.high, high, 3 * ROUNDED)
         if not is_group or names_parts(entry.per_class):
             index = members.get(name, list(range(classes.ap.size)))
             _check_plausible(name, drawn, test.num_images, classes, index, findings)
-
-
-def _ends(drawn: np.ndarray, value: float) -> list[float | None]:
-    return [None if math.isnan(end) else min(max(end, 0.0), 100.0) for end in interval(drawn, point=value)]
 
 
 def _check_plausible(

@@ -14,8 +14,9 @@ from plbench import metrics
 from plbench.cells import Cells
 from plbench.console import Report
 from plbench.errors import PlbenchError, did_you_mean
-from plbench.evaluation import bootstrap, intervals
+from plbench.evaluation import bootstrap
 from plbench.evaluation.bootstrap import Replicates
+from plbench.evaluation.statistics import Sample
 from plbench.labels import PartialLabels
 from plbench.metrics import Metrics
 from plbench.record import Estimate, GroupMetrics, SplitMetrics
@@ -47,8 +48,8 @@ def summarise(
     by_image = metrics.rank_by_image(cells)
     depths = [k for k in PRECISION_AT if k <= cells.num_classes]
     return SplitMetrics(
-        map_c=_estimate(result.map_c, None if replicates is None else replicates.map_c),
-        map_o=_estimate(result.map_o, None if replicates is None else replicates.map_o),
+        map_c=_estimate(result.map_c, result.lowest.map_c, None if replicates is None else replicates.map_c),
+        map_o=_estimate(result.map_o, result.lowest.map_o, None if replicates is None else replicates.map_o),
         micro_ap=_percent(metrics.micro_average_precision(cells)),
         cf1=_percent(cf1),
         of1=_percent(of1),
@@ -147,14 +148,35 @@ def _columns(labels: PartialLabels, class_ids: Sequence[str]) -> list[int]:
 
 def _group(result: Metrics, index: Sequence[int], drawn: np.ndarray | None) -> GroupMetrics:
     value, scored = result.group(index)
-    return GroupMetrics(map_c=_estimate(value, drawn), num_classes_scored=scored, num_classes=len(index))
+    lowest, _ = result.lowest.group(index)
+    return GroupMetrics(map_c=_estimate(value, lowest, drawn), num_classes_scored=scored, num_classes=len(index))
 
 
-def _estimate(value: float, drawn: np.ndarray | None) -> Estimate:
-    if drawn is None or math.isnan(value):
-        return Estimate(value=_percent(value))
-    low, high = intervals.interval(drawn, point=value)
-    return Estimate(value=_percent(value), low=_percent(low), high=_percent(high))
+def _estimate(value: float, lowest: float, drawn: np.ndarray | None) -> Estimate:
+    if math.isnan(value):
+        return Estimate(value=None)
+    if drawn is None:
+        return Estimate(value=_percent(value), lowest=_percent(lowest))
+    low, high = image_interval(value, drawn, lowest)
+    return Estimate(value=_percent(value), low=_percent(low), high=_percent(high), lowest=_percent(lowest))
+
+
+def image_interval(value: float, replicates: np.ndarray, lowest: float | None) -> tuple[float, float]:
+    """Return the 95 % interval of one run's figure over test images, percent, within what the metric can be.
+
+    Args:
+        value: on the whole test set.
+        replicates: [R].
+        lowest: what the worst ranking comes to; None in old records.
+    """
+    return Sample(np.array([value]), replicates, bounds=(lowest or 0.0, 100.0)).estimate.interval
+
+
+def metric_bounds(metrics: SplitMetrics, name: str) -> tuple[float, float]:
+    """Return what a figure can be on the data of a record, percent."""
+    own = {"map_c": metrics.map_c, "map_o": metrics.map_o}
+    estimate = own[name] if name in own else metrics.groups[name].map_c
+    return (estimate.lowest or 0.0, 100.0)
 
 
 def _percent(value: float) -> float | None:
