@@ -109,7 +109,7 @@ def _section(key: tuple[str, ...], members: Sequence[Entry], folder: BoardFolder
         "configuration": configuration,
         "ranked": bool(ranked),
         "detectable": detectable,
-        "notes": _notes(rows, configuration),
+        "notes": _notes(rows, configuration, detectable),
         "rows": [_values(row, folder) for row in rows],
     }
 
@@ -150,7 +150,7 @@ def _rank(rows: Sequence[_Row]) -> float | None:
     return _rounded(pairs.detectable)
 
 
-def _notes(rows: Sequence[_Row], configuration: str) -> list[str]:
+def _notes(rows: Sequence[_Row], configuration: str, detectable: float | None) -> list[str]:
     """What a reader of a section has to know before comparing its rows."""
     records = [entry.record for row in rows for entry in row.entries]
     notes = []
@@ -161,6 +161,23 @@ def _notes(rows: Sequence[_Row], configuration: str) -> list[str]:
         )
     elif any(record.selection is not None and record.selection.labels == "complete" for record in records):
         notes.append("Oracle selection: the epoch was chosen by the complete labels that the simulation hid.")
+    if configuration == "tuned":
+        studies = sorted({row.runs.num_studies for row in rows if row.runs.num_studies})
+        one = "a row is the mean over" if studies != [1] else "a row rests on"
+        notes.append(
+            f"Tuned on this dataset: {one} {' to '.join(map(str, studies))} tuning studies with seeds of their own, on "
+            "the held-out part of train."
+        )
+    notes += [
+        f"{row.runs.label} stands for {', '.join(row.runs.same)} too: the same scores, bit for bit."
+        for row in rows
+        if row.runs.same
+    ]
+    if detectable is not None:
+        notes.append(
+            f"What this table can see: a difference of {detectable:.1f} points from the best row is found with a "
+            "chance of 80 %; a smaller one is easily missed."
+        )
     return notes
 
 

@@ -151,7 +151,7 @@ def board_reproduce(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a record again, compare with its interval, and on request note it as verified."""
+    """Run a record again: bit-identical on the same software, else as near as its seeds; note it as verified."""
     from plbench.board.boards import open_boards
     from plbench.board.reproduce import home_of, promote, reproduce
     from plbench.display import tables
@@ -161,7 +161,8 @@ def board_reproduce(
     rows = [asdict(comparison) for comparison in compared]
     emit(rows, as_json, lambda: tables.print_rows(f"record {key} and its repetition", rows))
     if not all(comparison.within for comparison in compared):
-        raise PlbenchError(f"record {key} was not reproduced: a figure lies outside the record's interval")
+        first = next(comparison for comparison in compared if not comparison.within)
+        raise PlbenchError(f"record {key} was not reproduced: {first.words}")
     if promote_by is not None:
         promote(folder, key, promote_by)
         typer.echo("verified; plbench board build shows it", err=True)

@@ -167,7 +167,7 @@ def row_key(record: Record) -> str:
 
 
 def same_but_seed_and_study(record: Record) -> str:
-    """PLACEHOLDER"""
+    """PLACEHOLDER."""
     return same_but_seed(record.spec)
 
 

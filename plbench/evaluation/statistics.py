@@ -219,9 +219,9 @@ def compare_pairs(samples: Sequence[Sample]) -> Pairs:
     """Test all pairs of a table's rows: the chance that any pair of equal rows is called different is at most 5 %.
 
     Each pair has a variance over seeds with few degrees of freedom. They are shrunk towards each other (Smyth, 2004),
-    which is what makes 5 seeds useful, and Holm's correction is applied over all pairs at 4 %. The variance of a row that
-    is far noisier than all others would be shrunk too much, so a pair must also differ by its own variance at 1 %. Both
-    tests combine images and seeds by Banerjee's rule (1960), which never errs more often than its level.
+    which is what makes 5 seeds useful, and Holm's correction is applied over all pairs at 4 %. The variance of a row
+    that is far noisier than all others would be shrunk too much, so a pair must also differ by its own variance at 1 %.
+    Both tests combine images and seeds by Banerjee's rule (1960), which never errs more often than its level.
 
     Args:
         samples: M rows of one metric, on the same resamples.
