@@ -18,7 +18,7 @@ from scipy import sparse
 
 from plbench.cells import Cells, IntArray
 from plbench.errors import PlbenchError
-from plbench.metrics import count_cells, rank_cells, run_starts
+from plbench.metrics import count_cells, evaluate_cells, rank_cells, run_starts
 
 Float64Array = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
@@ -187,7 +187,7 @@ def replicates(
     members = [np.flatnonzero(np.isin(segments.classes, classes)) for classes in averaged]
     offsets = np.cumsum([0, *(m.size for m in members)])
     pick = _indicator(offsets, np.concatenate(members), segments.classes.size)  # [1 + groups, D]
-    whole = segments.average_precision(np.ones((cells.num_images, 1), np.float32))[:2]
+    whole = _Whole.of(cells, segments.classes)
     means, map_o = np.empty((len(members), num_replicates)), np.empty(num_replicates)
     per_replicate = 8 * cells.num_images + 32 * segments.cells.shape[0]
     width = min(max(1, memory_bytes // per_replicate), WIDEST_CHUNK)
@@ -195,7 +195,7 @@ def replicates(
         stop = min(start + width, num_replicates)
         weights = resample_weights(cells.num_images, stop - start, seed, start)
         ap, positives, defined = segments.average_precision(weights)
-        filled = _fill(ap, defined, *(values[:, 0] for values in whole), seed=seed, start=start)
+        filled = _fill(ap, defined, whole, (seed, start))
         means[:, start:stop] = np.clip(_percent(pick @ filled, pick @ np.ones_like(filled)), 0, 100)
         map_o[start:stop] = _percent(pick @ (ap * positives), pick @ (positives * defined))[0]
         if progress:
@@ -206,15 +206,29 @@ def replicates(
 _NEIGHBOURS = 20
 
 
-def _fill(
-    ap: Float64Array,
-    defined: Float64Array,
-    whole: Float64Array,
-    positives: Float64Array,
-    *,
-    seed: int,
-    start: int,
-) -> Float64Array:
+@dataclass(frozen=True, eq=False)
+class _Whole:
+    """The scored classes on the whole test set.
+
+    Attributes:
+        ap: [D].
+        order: [D] classes by rising number of positives. place: [D] where each is in that order.
+    """
+
+    ap: Float64Array
+    order: IntArray
+    place: IntArray
+
+    @classmethod
+    def of(cls, cells: Cells, classes: IntArray) -> _Whole:
+        metrics = evaluate_cells(cells)
+        order = np.argsort(metrics.num_positives[classes], kind="stable")
+        place = np.empty_like(order)
+        place[order] = np.arange(order.size)
+        return cls(metrics.ap[classes], order, place)
+
+
+def _fill(ap: Float64Array, defined: Float64Array, whole: _Whole, stream: tuple[int, int]) -> Float64Array:
     """AP [D, R] with a value for classes that a resample does not define: what another such class might have.
 
     A class with one positive is missing from a third of the resamples, and in the others its AP hardly moves. Without
@@ -225,25 +239,22 @@ def _fill(
 
     Args:
         ap, defined: [D, R] of the resamples.
-        whole, positives: [D] AP and positives on the whole test set.
-        seed: the protocol's. start: number of the first resample.
+        whole: the same classes on the whole test set.
+        stream: the protocol's seed and the number of the first resample.
     """
     missing = defined == 0
     if not missing.any():
         return ap
-    num_classes = len(whole)
+    (seed, start), num_classes = stream, len(whole.ap)
     if num_classes == 1:
         return np.where(missing, np.nan, ap)
-    place = np.empty(num_classes, np.int64)
-    order = np.argsort(positives, kind="stable")
-    place[order] = np.arange(num_classes)
     window = min(_NEIGHBOURS + 1, num_classes)
-    first = np.clip(place - window // 2, 0, num_classes - window)
+    first = np.clip(whole.place - window // 2, 0, num_classes - window)
     filled = ap.copy()
     for column in np.flatnonzero(missing.any(axis=0)):
         drawn = first + draw_indices(f"{seed:d}/neighbours/{start + column:d}", num_classes, window - 1)
-        neighbour = order[drawn + (drawn >= place)]  # never the class itself
-        other = whole + math.sqrt(2) * (whole[neighbour] - whole)
+        neighbour = whole.order[drawn + (drawn >= whole.place)]  # never the class itself
+        other = whole.ap + math.sqrt(2) * (whole.ap[neighbour] - whole.ap)
         filled[:, column] = np.where(missing[:, column], other, ap[:, column])
     return filled
 
