@@ -39,9 +39,8 @@ def _which(setting: Setting) -> list[str]:
     leads = f"{best.label} has the highest mAP(C), {_with_half(best.figures['map_c'])} over {seeds}"
     if not others:
         return [f"{leads}; it is the only row, so there is nothing to choose between."]
-    first = (
-        f"{leads}, and a chance of {share_words(best.share_best)} of being the best with other test images and seeds."
-    )
+    chance = share_words(best.share_best)
+    first = f"{leads}. The chance that it is the best with other test images and seeds too: {chance}."
     if setting.has_few_seeds(*setting.rows):
         few = "1 seed is" if len(best.seeds) == 1 else f"{len(best.seeds)} seeds are"
         return [
