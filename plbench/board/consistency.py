@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from plbench.board.boards import LEDGER, RECORDS, BoardFolder
-from plbench.board.entries import FILES, PACKED, REPLICATES, Entry
-from plbench.board.figures import names_parts
-from plbench.board.refusals import Refusal, printable, shown
+from plbench.board.entries import FILES, PACKED, Entry
+from plbench.evaluation.tables import REPLICATES, names_parts
+from plbench.findings import Refusal, printable, shown
 
 Facts = dict[str, Any]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from plbench.board.boards import BOARD, LEDGER, RECORDS, BoardFolder
-from plbench.board.refusals import Refusal, printable, shown
+from plbench.findings import Refusal, printable, shown
 
 TIMEOUT = 60  # seconds for one question to git
 KEPT = ("name", "dataset", "protocol", "protocol_sha256", "ceiling_sha256", "dataset_fingerprint", "max_trials")

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from plbench.errors import PluginError
 from plbench.evaluation.intervals import PairedDifference, holm, interval, paired_difference, seeds_interval
-from plbench.evaluation.summary import read_replicates
+from plbench.evaluation.stored import replicates_of
 from plbench.randomness import derive_seed
-from plbench.record import Record, whole_file
+from plbench.record import Record
 from plbench.registry import Registry
 from plbench.spec import RunSpec
 
@@ -148,7 +148,7 @@ def model_words(spec: RunSpec) -> str:
 
 
 def _drawn(group: Sequence[tuple[Path, Record]], label: str) -> Drawn:
-    runs = [(record, read_replicates(whole_file(folder, record, "replicates.csv"))) for folder, record in group]
+    runs = [(record, replicates_of(folder, record)) for folder, record in group]
     return Drawn(label, runs)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from plbench.board.boards import LEDGER, RECORDS, BoardFolder
 from plbench.board.history import check_history
-from plbench.board.refusals import Refusal
+from plbench.findings import Refusal
 
 KEYS = ("a" * 16, "b" * 16)
 BOARD: dict[str, Any] = {

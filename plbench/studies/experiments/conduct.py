@@ -14,13 +14,13 @@ from plbench import runner, sweep
 from plbench.comparison.compare import model_words
 from plbench.console import duration
 from plbench.errors import DataError, PlbenchError, StoreError, TrainingError
-from plbench.evaluation.summary import read_replicates
+from plbench.evaluation.stored import replicates_of
 from plbench.lineups import lineup
 from plbench.lineups.lineup import Contest, Entrant, LeftOut
 from plbench.planning.resolve import Request, RunPlan
 from plbench.protocol import Material, choose_protocol
 from plbench.randomness import derive_seed
-from plbench.record import Record, whole_file
+from plbench.record import Record
 from plbench.stacking.foreseen import seconds_of_all
 from plbench.studies.experiments.experiment import Case, Experiment, Findings, Ground, Point, Row, Sample, Scale
 from plbench.workspace import Workspace, open_dataset
@@ -192,10 +192,7 @@ def record_samples(records: Sequence[Record], workspace: Workspace) -> dict[str,
         StoreError: if the replicates of a run are missing or were changed.
     """
     folders = [workspace.store.run_folder(record.key) for record in records]
-    tables = [
-        read_replicates(whole_file(folder, record, "replicates.csv"))
-        for folder, record in zip(folders, records, strict=True)
-    ]
+    tables = [replicates_of(folder, record) for folder, record in zip(folders, records, strict=True)]
     seed = derive_seed(0, "compare", records[0].spec.protocol.name)
     return {
         name: Sample(
