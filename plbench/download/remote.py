@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 from plbench.errors import DataError
+from plbench.plain_json import parse_json
 from plbench.store import write_json
 
 RECORDS = ".downloaded"
@@ -103,7 +103,7 @@ def record_path(file: RemoteFile, root: Path) -> Path:
 def read_record(file: RemoteFile, root: Path) -> FileRecord | None:
     """The record of a file; None where it was not fetched, or the record cannot be read."""
     try:
-        content = json.loads(record_path(file, root).read_text(encoding="utf-8"))
+        content = parse_json(record_path(file, root).read_bytes())
         return FileRecord(int(content["size"]), content["checksum"], content["state"], content["by_hand"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
