@@ -18,7 +18,7 @@ from torch import Tensor
 from plbench.columns import take
 from plbench.errors import DataError
 from plbench.labels import PartialLabels
-from plbench.paths import EXPECTED, is_unsafe
+from plbench.paths import below
 
 _MOST_SIZES = 150_000  # files whose size a fingerprint looks at: well under a second on a local disk
 
@@ -107,9 +107,7 @@ class ImageFiles:
         Raises:
             DataError: if the name could lead out of the root.
         """
-        if is_unsafe(name := self.paths[row]):
-            raise DataError(f"image {name!r:.80} leads out of its folder {self.root}; expected {EXPECTED}")
-        return self.root / name
+        return below(self.root, self.paths[row], "image")
 
     def load(self, row: int, min_side: int = 0) -> Image.Image:
         """Decodes one file. JPEGs decode at a fraction of their size where that keeps `min_side`.

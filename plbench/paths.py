@@ -7,13 +7,13 @@ import re
 import stat
 from pathlib import Path
 
-from plbench.errors import PlbenchError
+from plbench.errors import DataError, PlbenchError
 
 UNSAFE = r"^$|^/|^[A-Za-z]:|\\|(^|/)\.\.(/|$)|[\x00-\x1f\x7f]"
 """Matches names that are no paths below a folder: empty, absolute, of a drive, with `..`, a backslash or a control
 character. For Python's `re` and for Arrow alike."""
 
-EXPECTED = "a path below its folder: no leading /, no .., no backslash, no drive letter, no control character"
+_EXPECTED = "a path below it: no leading /, no .., no backslash, no drive letter, no control character"
 
 _UNSAFE = re.compile(UNSAFE)
 
@@ -34,13 +34,13 @@ def below(folder: Path, name: str, source: object) -> Path:
     Args:
         folder: that the name is relative to.
         name: as the file has it.
-        source: what gives the name, for the message: a file, a line of it.
+        source: what is named, for the message, such as "image" or a file and a line of it.
 
     Raises:
-        PlbenchError: if the name could lead out of the folder.
+        DataError: if the name could lead out of the folder.
     """
     if is_unsafe(name):
-        raise PlbenchError(f"{source}: {name!r:.80} leads out of {folder}; expected {EXPECTED}")
+        raise DataError(f"{source} {name!r:.80} leads out of its folder {folder}; expected {_EXPECTED}")
     return folder / name
 
 

@@ -49,7 +49,10 @@ def check_places(folder: BoardFolder) -> list[Refusal]:
     there = {path.name: path for path in sorted(place.iterdir())} if place.is_dir() else {}
     refusals = [
         Refusal(
-            printable(name), f"{RECORDS}/{printable(name)}", "on disk, but not added", "a record that the ledger names"
+            printable(name),
+            f"{RECORDS}/{printable(name)}",
+            "on disk, but not added",
+            "a record that the ledger names; add it again, or delete it",
         )
         for name in there
         if name not in folder.added

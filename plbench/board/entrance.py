@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 from pydantic import ValidationError
 
@@ -20,7 +22,7 @@ from plbench.paths import refuse_links
 from plbench.record import Record
 from plbench.registry import Registry
 from plbench.spec import Protocol
-from plbench.store import RECORD, unwritable, write_json
+from plbench.store import RECORD, unwritable, write_atomically, write_json
 
 
 def add(runs: Sequence[Path], root: Path, *, refused: Callable[[str], None] | None = None) -> list[tuple[str, str]]:
@@ -69,9 +71,10 @@ def _place(board: BoardFolder, folder: Path) -> str | None:
             _admit(board, folder)
         try:
             copy.mkdir()
-            for name in (RECORD, PER_CLASS):
-                (copy / name).write_bytes(read_file(folder / name))
-            (copy / PACKED).write_bytes(pack_replicates(read_file(folder / REPLICATES)))
+            contents = {name: read_file(folder / name) for name in (RECORD, PER_CLASS)}
+            contents[PACKED] = pack_replicates(read_file(folder / REPLICATES))
+            for name, content in contents.items():
+                write_atomically(copy / name, partial(_write, content))
             target.parent.mkdir(exist_ok=True)
             if target.exists():  # what a process left that was killed before it noted it
                 shutil.rmtree(target)
@@ -83,6 +86,10 @@ def _place(board: BoardFolder, folder: Path) -> str | None:
         changed = board.board.model_copy(update=fingerprint) if board.board.dataset_fingerprint is None else None
         board.append([Event(event="added", key=entry.key, at=now(), sha256=copied.sha256[RECORD])], changed)
     return entry.key
+
+
+def _write(content: bytes, file: IO[bytes]) -> None:
+    file.write(content)
 
 
 def asked_for(found: Sequence[tuple[Path, Record]], root: Path) -> list[Path]:
