@@ -198,9 +198,7 @@ class TestTwoAtOnce:
         assert sorted(board.added) == sorted(read_record(folder).key for folder in runs)
         assert complaints(root) == []
         boards[0].append([Event(event="verified", key=next(iter(board.added)), at="2099-01-01T00:00:00Z", by="x")])
-        assert (
-            len(open_boards(root)[0].ledger) == len(runs) + 1
-        )  # the others' lines are kept
+        assert len(open_boards(root)[0].ledger) == len(runs) + 1  # the others' lines are kept
 
     def test_lines_of_two_processes_all_stand(self, root: Path, in_a_process: Callable[..., Any]) -> None:
         def work(start: int) -> None:
