@@ -15,6 +15,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from plbench.errors import StoreError
+from plbench.paths import refuse_links
 
 RECORD = "record.json"
 CHECKPOINT = "checkpoint.pt"
@@ -135,8 +136,11 @@ class Store:
 
         Raises:
             StoreError: if another process holds it and is not waited for, or the folder cannot be written to.
+            PlbenchError: if a link would lead what is written elsewhere.
         """
         path = self._lock_path(key)
+        refuse_links(self.runs, path)
+        refuse_links(self.runs, self.run_folder(key))
         lock = FileLock(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

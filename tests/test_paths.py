@@ -8,9 +8,11 @@ import pyarrow.compute as pc
 import pytest
 
 from plbench.api import DataError, ImageFiles
+from plbench.download.remote import RemoteFile
 from plbench.errors import PlbenchError
 from plbench.paths import UNSAFE, below, is_unsafe, read_plain, refuse_links
 from plbench.plain_json import parse_json
+from plbench.store import Store
 
 SAFE = ("a.jpg", "dogs/0001.jpg", "..a/b..c", "a b/é.png", "ab:c", "./a.jpg", "train2017/000000000009.jpg")
 OUTSIDE = (
@@ -102,3 +104,19 @@ def test_json_of_two_meanings_or_none_is_refused(text: str | bytes, says: str) -
 
 def test_json_is_parsed() -> None:
     assert parse_json(b'{"a": [1, 2.5, null, true, {"a": "\xc3\xa9"}]}') == {"a": [1, 2.5, None, True, {"a": "é"}]}
+
+
+@pytest.mark.parametrize("name", ["0123456789abcdef", ".0123456789abcdef.lock"])
+def test_no_run_is_written_through_a_link(tmp_path: Path, name: str) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "outside").write_text("mine")
+    (tmp_path / "runs" / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(PlbenchError, match="is a link to"), Store(tmp_path / "runs", tmp_path).lock("0123456789abcdef"):
+        pass
+    assert (tmp_path / "outside").read_text() == "mine"
+
+
+@pytest.mark.parametrize("path", ["../a.zip", "/a.zip", "C:a.zip", "a\\..\\b.zip", ""])
+def test_no_file_is_fetched_to_a_place_outside(path: str) -> None:
+    with pytest.raises(DataError, match="leaves the dataset's root"):
+        RemoteFile("https://example.org/a.zip", path, "images")

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 from plbench.errors import DataError
+from plbench.paths import is_unsafe
 from plbench.plain_json import parse_json
 from plbench.store import write_json
 
@@ -57,8 +58,7 @@ class RemoteFile:
         if address.scheme not in ("http", "https") or not address.hostname:
             raise DataError(f"the address {self.url!r} of {self.path} is not one of http:// or https://")
         for path in (self.path, self.unpack or ".", *self.makes):
-            pure = PurePosixPath(path)
-            if pure.is_absolute() or ".." in pure.parts:
+            if is_unsafe(path):
                 raise DataError(f"the path {path!r} of {self.url} leaves the dataset's root; give one below it")
         if self.checksum is not None and not _CHECKSUM.fullmatch(self.checksum):
             raise DataError(f"the checksum {self.checksum!r} of {self.url} is not md5: or sha256: and lower-case hex")
