@@ -19,12 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from plbench.api import DataError, ProgressReport
+from plbench.paths import UNSAFE
 
 IntArray = npt.NDArray[np.int64]
 Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 _BOM = b"\xef\xbb\xbf"
-_OUTSIDE = re.compile(r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:|[/\\]$|^$|\0")
+_OUTSIDE = re.compile(rf"{UNSAFE}|/$")
 _MESSAGE = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<where>.*)`)?", re.DOTALL)
 _NAMES = {
     "int": "an integer",

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from plbench.annotations.collect import settle_cells
 from plbench.annotations.delimited import text_batches
 from plbench.api import Annotations, DataError, IndexedDataset, ProgressReport, TextColumn
+from plbench.paths import UNSAFE
 from plbench.recipes import quick_recipe
 
 from .openimages import V6_RECIPE, OpenImagesV6, protocols
@@ -131,7 +132,7 @@ def _check_mids(named: pa.Array, column: str, path: Path) -> None:
 
 
 def _check_paths(paths: TextColumn, path: Path) -> None:
-    wrong = pc.match_substring_regex(paths.array, r"^/|^$|\\|(^|/)\.\.(/|$)|[\x00-\x1f]")
+    wrong = pc.match_substring_regex(paths.array, UNSAFE)
     if pc.any(wrong).as_py():
         first = paths.array.filter(wrong)[0].as_py()
         raise DataError(f"{path}: filepath {first[:60]!r} points outside the folder; expected one relative to it")

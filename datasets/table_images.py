@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from plbench.api import DataError, TextColumn
+from plbench.paths import UNSAFE
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _SUFFIX = r"(?i)\.(jpe?g|png|webp|bmp|gif|tiff?)$"
-_UNSAFE = r"^$|^/|^[A-Za-z]:|\\|(^|/)\.\.(/|$)|[\x00-\x1f\x7f]"
 _UNUSUAL = r"(^|/)\.?(/|$)"  # "./a.jpg", "a//b.jpg", "a/"
 
 Where = Callable[[str], str]
@@ -28,14 +28,14 @@ def check_names(names: TextColumn, table: Path, where: Where) -> None:
     Raises:
         DataError: naming the first.
     """
-    unsafe = pc.match_substring_regex(names.array, _UNSAFE)
+    unsafe = pc.match_substring_regex(names.array, UNSAFE)
     if (at := pc.index(unsafe, True).as_py()) < 0:
         return
     name = names[at]
     reason = "is empty" if not name else f"{name!r:.80} is no path below the folder of images"
     raise DataError(
         f"{table}, {where(name)}: the image {reason}; expected one such as dogs/0001.jpg: no leading /, no .., no "
-        "backslash, no control character"
+        "backslash, no control character (if images lie elsewhere, give a folder above all of them with --images DIR)"
     )
 
 

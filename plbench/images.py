@@ -18,6 +18,7 @@ from torch import Tensor
 from plbench.columns import take
 from plbench.errors import DataError
 from plbench.labels import PartialLabels
+from plbench.paths import below
 
 _MOST_SIZES = 150_000  # files whose size a fingerprint looks at: well under a second on a local disk
 
@@ -100,6 +101,14 @@ class ImageFiles:
         """Number of images."""
         return len(self.paths)
 
+    def path(self, row: int) -> Path:
+        """The file of a row: below the root, whatever a file of annotations says.
+
+        Raises:
+            DataError: if the name could lead out of the root.
+        """
+        return below(self.root, self.paths[row], "image")
+
     def load(self, row: int, min_side: int = 0) -> Image.Image:
         """Decodes one file. JPEGs decode at a fraction of their size where that keeps `min_side`.
 
@@ -107,7 +116,7 @@ class ImageFiles:
             DataError: if the file cannot be read, with its path.
         """
         try:
-            return decoded(self.root / self.paths[row], min_side)
+            return decoded(self.path(row), min_side)
         except DECODING_ERRORS as error:
             raise DataError(f"image {self.name(row)} cannot be read: {error}") from error
 
@@ -118,7 +127,7 @@ class ImageFiles:
             DataError: if the file cannot be read, with its path.
         """
         try:
-            return (self.root / self.paths[row]).read_bytes()
+            return self.path(row).read_bytes()
         except OSError as error:
             raise DataError(f"image {self.name(row)} cannot be read: {error}") from error
 
@@ -133,7 +142,7 @@ class ImageFiles:
         for row, relative in enumerate(self.paths):  # millions of rows: no Path objects here
             folder, _, name = relative.rpartition("/")
             if folder not in folders:
-                path = self.root / folder
+                path = self.path(row).parent
                 folders[folder] = set(os.listdir(path)) if path.is_dir() else set()
             if name not in folders[folder]:
                 absent.append(row)

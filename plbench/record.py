@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from plbench.errors import StoreError
 from plbench.migrations import SCHEMA_VERSION, upgraded
+from plbench.plain_json import parse_json
 from plbench.spec import Frozen, RunSpec
 from plbench.store import RECORD, write_text
 
@@ -256,7 +257,7 @@ def parse_record(content: bytes, path: Path) -> Record:
         StoreError: if it is no JSON, of a schema that is not known, or not valid, with the field.
     """
     try:
-        found = json.loads(content, parse_constant=_refuse_constant)
+        found = parse_json(content)
         version = found.get("schema_version") if isinstance(found, dict) else None
         if isinstance(found, dict):
             found = upgraded(found)
@@ -271,22 +272,6 @@ def parse_record(content: bytes, path: Path) -> Record:
         raise
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{path} cannot be read as a record: {error}") from error
-
-
-def _refuse_constant(text: str) -> float:
-    raise ValueError(f"{text} is not a number that JSON knows")
-
-
-def finished_record(folder: Path) -> Record | None:
-    """The record of a run that is done; None where there is none yet, or only that of a failure.
-
-    Raises:
-        StoreError: as `read_record`.
-    """
-    if not (folder / RECORD).is_file():
-        return None
-    record = read_record(folder)
-    return record if record.status == "done" else None
 
 
 def reference(path: Path) -> FileReference:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from plbench.board.boards import Board, Event
 from plbench.board.entries import Entry
-from plbench.board.refusals import Findings, shown
+from plbench.findings import Findings, shown
 from plbench.record import Record
 from plbench.spec import NUMERICS
 from plbench.store import RECORD

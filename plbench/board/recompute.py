@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from plbench.board.entries import Entry
-from plbench.board.figures import ROUNDED, as_metrics, group_members, names_parts
-from plbench.board.refusals import Findings, defined
 from plbench.cells import Cells
 from plbench.errors import PlbenchError
 from plbench.evaluation import summary
+from plbench.evaluation.agreement import ROUNDED
 from plbench.evaluation.bootstrap import MAX_IMAGES
+from plbench.evaluation.tables import as_metrics, group_members, names_parts
+from plbench.findings import Findings, defined
 from plbench.labels import PartialLabels
 from plbench.metrics import evaluate_cells
 

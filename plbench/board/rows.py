@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from plbench.board.boards import BoardFolder
-from plbench.board.entries import Entry, read_entry
+from plbench.board.entries import Entry, read_whole_entry
 from plbench.board.published import Quotation
 from plbench.comparison.compare import RunsOfRow, merge_identical, model_words, row_key, row_labels
 from plbench.evaluation.statistics import MIN_SEEDS_RANKED, Figure, compare_pairs
@@ -57,7 +57,7 @@ def board_values(folder: BoardFolder, quotations: Sequence[Quotation] = ()) -> V
         PlbenchError: if an accepted record cannot be read.
     """
     board = folder.board
-    entries = [read_entry(folder.record_folder(key)) for key in sorted(folder.added)]
+    entries = [read_whole_entry(folder.record_folder(key)) for key in sorted(folder.added)]
     sections: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
     for entry in entries:
         sections[_section_key(entry)].append(entry)

@@ -105,7 +105,7 @@ def board_build(
     from plbench.board import build
 
     files = build.build(boards)
-    differing = build.differing(files) if check else build.write(files)
+    differing = build.differing(files) if check else build.write(boards, files)
     for path in differing:
         typer.echo(f"{'differs' if check else 'written'}: {path}")
     if check and differing:
@@ -201,6 +201,6 @@ def board_card(
 ) -> None:
     """Print a run as the model-index of a Hugging Face model card."""
     from plbench.board.publish import model_index
-    from plbench.record import read_record
+    from plbench.evaluation.stored import read_run
 
-    typer.echo(model_index(read_record(open_store(runs).find(run))), nl=False)
+    typer.echo(model_index(read_run(open_store(runs).find(run))), nl=False)

@@ -22,9 +22,10 @@ from plbench.evaluation.statistics import (
     compare_pairs,
     shares_best,
 )
-from plbench.evaluation.summary import metric_bounds, read_replicates
+from plbench.evaluation.stored import replicates_of
+from plbench.evaluation.summary import metric_bounds
 from plbench.randomness import derive_seed
-from plbench.record import Record, whole_file
+from plbench.record import Record
 from plbench.registry import Registry
 from plbench.spec import RunSpec
 
@@ -182,7 +183,7 @@ def model_words(spec: RunSpec) -> str:
 
 
 def _with_replicates(group: Sequence[tuple[Path, Record]]) -> list[tuple[Record, dict[str, np.ndarray]]]:
-    return [(record, read_replicates(whole_file(folder, record, "replicates.csv"))) for folder, record in group]
+    return [(record, replicates_of(folder, record)) for folder, record in group]
 
 
 class RunsOfRow:

@@ -19,6 +19,7 @@ from plbench.errors import DataError, PlbenchError
 from plbench.packed.packing import pack
 from plbench.packed.prepared import PREPARED, Preparation, PreparedDataset, is_prepared, read_preparation
 from plbench.packed.shards import PackedSplit, ShardedImages
+from plbench.paths import refuse_links
 from plbench.store import unwritable, write_json
 from plbench.workspace import Workspace, open_dataset
 
@@ -61,6 +62,9 @@ def prepare(
         done=False,
     )
     _check_same(about, out)
+    for split in chosen:  # before anything is written
+        for name in (".lock", "labels"):
+            refuse_links(out, out / split / name)
     write_json(out / PREPARED, about.model_dump(mode="json"))
     summary = []
     for split in chosen:

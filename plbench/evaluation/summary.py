@@ -133,14 +133,6 @@ def write_replicates(path: Path, replicates: Replicates) -> None:
     write_text(path, "\n".join(lines) + "\n")
 
 
-def read_replicates(path: Path) -> dict[str, np.ndarray]:
-    """Replicates [R] by column name, percent; NaN where a replicate has no class to score."""
-    with path.open(encoding="utf-8") as file:
-        names = file.readline().strip().split(",")
-        values = np.loadtxt(file, delimiter=",", ndmin=2)
-    return dict(zip(names, values.T, strict=True))
-
-
 def _columns(labels: PartialLabels, class_ids: Sequence[str]) -> list[int]:
     column = {class_id: index for index, class_id in enumerate(labels.class_ids)}
     return [column[class_id] for class_id in class_ids]

@@ -32,8 +32,10 @@ from plbench.packed.shards import (
     PackedSplit,
     PackSettings,
     is_there,
+    shard_name,
     undecodable,
 )
+from plbench.paths import refuse_links
 from plbench.store import unwritable, write_atomically, write_json
 
 _SCHEMA = pa.schema(
@@ -91,6 +93,7 @@ def pack(
 
     Raises:
         DataError: if the folder was packed with other settings or from other images, or most images cannot be read.
+        PlbenchError: if the folder is a link, or a file in it that is written.
         StoreError: if the folder cannot be written to.
     """
     settings = PackSettings(
@@ -100,6 +103,7 @@ def pack(
         num_images=len(source),
         rows_per_shard=rows_per_shard,
     )
+    refuse_links(folder.parent, folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
@@ -264,7 +268,7 @@ class _Packing:
             self.report(done, len(self.source))
 
     def _write(self, number: int, images: list[EncodedImage], taken: int) -> PackedFile:
-        path = self.folder / f"shard-{number:05d}.arrow"
+        path = self.folder / shard_name(number)
         write_atomically(path, lambda file: _write_shard(file, images))
         return PackedFile.of(path, len(images), taken)
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from plbench.annotations.collect import Annotations
 from plbench.annotations.index import file_sha256
 from plbench.dataset import Dataset, LabelledSplit
 from plbench.errors import DataError, did_you_mean
 from plbench.packed.shards import ShardedImages
+from plbench.paths import read_plain, refuse_links
+from plbench.plain_json import MOST_BYTES
 
 PREPARED = "prepared.json"
 
@@ -38,7 +40,7 @@ class Preparation(BaseModel):
     source: str
     short_side: int
     quality: int
-    splits: tuple[str, ...]
+    splits: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")], ...]
     num_images: dict[str, int]
     groups: dict[str, tuple[str, ...]]
     done: bool
@@ -56,7 +58,7 @@ def read_preparation(root: Path) -> Preparation:
         DataError: if the file is damaged or from another version.
     """
     try:
-        return Preparation.model_validate_json((root / PREPARED).read_bytes())
+        return Preparation.model_validate_json(read_plain(root, root / PREPARED, MOST_BYTES))
     except (OSError, ValidationError) as error:
         raise DataError(
             f"{root / PREPARED} cannot be read: {str(error).splitlines()[0]}; run plbench data prepare again"
@@ -104,7 +106,10 @@ class PreparedDataset(Dataset):
             packed = did_you_mean(name, self.about.splits)
             raise DataError(f"{self.root} has no split {name!r} of {self.name!r}; {packed}")
         if name not in self._splits:
-            labels = Annotations.open(self.root / name / "labels").labels
+            folder = self.root / name / "labels"
+            for path in (folder, *(folder.iterdir() if folder.is_dir() else ())):
+                refuse_links(self.root, path)
+            labels = Annotations.open(folder).labels
             self._splits[name] = LabelledSplit(ShardedImages(self.root / name), labels)
         return self._splits[name]
 

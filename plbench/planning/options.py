@@ -94,7 +94,7 @@ def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -
         raise PlbenchError(
             f"{path} cannot be read: {error.strerror}; give a file such as runs/KEY/spec.toml"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PlbenchError(f"{path} is not valid TOML: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]

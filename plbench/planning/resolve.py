@@ -147,6 +147,7 @@ def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Materia
     protocol = spec.protocol.model_copy(update={"suggested": suggested})
     skipped = check_images(dataset, protocol, workspace, skip=bool(spec.skipped_images))
     material = _opened_material(dataset, protocol, skipped, opened)
+    resolve_backbone(spec.model.backbone)  # timm would fetch, or read from a folder, what a stranger names by address
     path = weights_path(spec.model, workspace.weights_file)
     here = spec.model_copy(
         update={

@@ -75,7 +75,7 @@ def test_records_become_rows_and_the_same_records_the_same_bytes(root: Path, run
     assert {board for board, _ in add(runs, root)} == {"tiny"}
     assert add(runs, root) == []  # each once
     files = build.build(root)
-    assert build.differing(files) == list(files) and build.write(files) == list(files)
+    assert build.differing(files) == list(files) and build.write(root, files) == list(files)
     assert build.build(root) == files and build.differing(files) == []
     found = rows(root)
     assert {row["method"] for row in found} == set(METHODS)
@@ -157,7 +157,7 @@ def test_the_site_has_page_records_and_workflow(root: Path, runs: list[Path], tm
     add(runs, root)
     with pytest.raises(PlbenchError, match="plbench board build mends it"):
         export(root, tmp_path / "site")
-    build.write(build.build(root))
+    build.write(root, build.build(root))
     written = export(root, tmp_path / "site")
     assert written[0].name == "index.html" and all(path.is_file() for path in written)
     assert len(list((tmp_path / "site").glob("tiny/records/*/record.json"))) == 10

@@ -25,9 +25,9 @@ from plbench.board.entries import read_entry
 from plbench.board.figures import _check_plausible
 from plbench.board.names import flaw_of_name
 from plbench.board.recompute import CELLS
-from plbench.board.refusals import Findings, Refusal
 from plbench.cells import Cells
 from plbench.evaluation.bootstrap import replicates
+from plbench.findings import Findings, Refusal
 from plbench.metrics import evaluate_cells
 from plbench.planning.resolve import Request, plan_run
 from plbench.record import PHASES, RECORD, reference

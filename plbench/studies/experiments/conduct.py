@@ -13,12 +13,13 @@ from plbench.comparison.compare import model_words
 from plbench.console import duration
 from plbench.errors import DataError, PlbenchError, StoreError, TrainingError
 from plbench.evaluation.statistics import Sample
-from plbench.evaluation.summary import metric_bounds, read_replicates
+from plbench.evaluation.stored import replicates_of
+from plbench.evaluation.summary import metric_bounds
 from plbench.lineups import lineup
 from plbench.lineups.lineup import Contest, Entrant, LeftOut
 from plbench.planning.resolve import Request, RunPlan
 from plbench.protocol import Material, choose_protocol
-from plbench.record import Record, whole_file
+from plbench.record import Record
 from plbench.stacking.foreseen import seconds_of_all
 from plbench.studies.experiments.experiment import Case, Experiment, Findings, Ground, Point, Row, Scale
 from plbench.workspace import Workspace, open_dataset
@@ -190,10 +191,7 @@ def record_samples(records: Sequence[Record], workspace: Workspace) -> dict[str,
         StoreError: if the replicates of a run are missing or were changed.
     """
     folders = [workspace.store.run_folder(record.key) for record in records]
-    tables = [
-        read_replicates(whole_file(folder, record, "replicates.csv"))
-        for folder, record in zip(folders, records, strict=True)
-    ]
+    tables = [replicates_of(folder, record) for folder, record in zip(folders, records, strict=True)]
     seeds = tuple(record.spec.seed for record in records)
     return {
         name: Sample.of_runs(
