@@ -106,6 +106,8 @@ class _Coco(IndexedDataset):
     licence = "annotations CC BY 4.0 (COCO Consortium); photographs under their own Flickr licences"
     sources = ("https://cocodataset.org/#download",)
     recipes = (PAPER_RECIPE, quick_recipe(image_size=224))
+    collections = ("coco",)
+    expected_positives = 2.9  # Cole et al., CVPR 2021
     year: ClassVar[int]
 
     def _folder(self, split: str) -> str:

@@ -191,6 +191,7 @@ def complete(
             "features; leave it out, or give --regime finetune"
         )
     task = make_task(base, material)
+    params = params.completed(task)
     stages: dict[str, tuple[Stage, RunPlan]] = {}
     with hooks.calling(method, "stages"):
         needed = method.stages(params, task)
@@ -229,7 +230,11 @@ def is_default(plan: RunPlan) -> bool:
     """
     spec, recipe, method = plan.spec, plan.recipe, plan.method
     suggested = plan.material.protocol.suggested.get(method.name, {})
-    rows = [validate_params(method, {**suggested, **variant}) for variant in ({}, *method.variants.values())]
+    task = make_task(spec, plan.material)
+    rows = [
+        validate_params(method, {**suggested, **variant}).completed(task)
+        for variant in ({}, *method.variants.values())
+    ]
     model = spec.model.model_copy(update={"weights_sha256": recipe.model.weights_sha256})
     declared = [row.model_dump(mode="json", exclude_none=True) for row in rows]
     return spec.method.params in declared and spec.plan == recipe.plans[spec.regime] and model == recipe.model
@@ -271,6 +276,7 @@ def make_task(spec: RunSpec, material: Material, artifacts: Mapping[str, torch.T
         regime=spec.regime,
         generator=generator(spec.seed, "method", spec.method.name),
         artifacts=artifacts or {},
+        expected_positives=material.expected_positives,
     )
 
 
