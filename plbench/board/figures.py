@@ -10,13 +10,11 @@ import numpy as np
 
 from plbench.board.entries import ClassRow, Entry
 from plbench.board.refusals import Findings, defined
+from plbench.board.thresholds import ROUNDED, check_threshold_figures
 from plbench.evaluation.intervals import interval
-from plbench.evaluation.summary import NUM_REPLICATES, PRECISION_AT, THRESHOLD
+from plbench.evaluation.summary import NUM_REPLICATES, PRECISION_AT
 from plbench.metrics import Metrics
 from plbench.record import Estimate, GroupMetrics, SplitMetrics
-
-ROUNDED = 1e-6
-"""Percentage points: figures are kept with six decimals."""
 
 
 def check_figures(entry: Entry, findings: Findings) -> None:
@@ -31,6 +29,7 @@ def check_figures(entry: Entry, findings: Findings) -> None:
     findings.close(f"{where}.map_o.value", test.map_o.value, defined(classes.map_o), ROUNDED)
     for place, group, members in _parts(where, test, entry.per_class):
         findings.close(f"{place}.map_c.value", group.map_c.value, defined(classes.group(members)[0]), ROUNDED)
+    check_threshold_figures(entry, findings)
     for name, split in entry.record.metrics.items():
         _check_counts(f"metrics.{name}", split, classes, findings)
         _check_parts(f"metrics.{name}", split, entry.per_class, findings)
@@ -121,7 +120,6 @@ def _check_mean(where: str, whole: float | None, parts: Sequence[GroupMetrics], 
 
 def _check_unpooled(where: str, split: SplitMetrics, findings: Findings) -> None:
     """Bounds of what only the cells determine."""
-    findings.equal(f"{where}.threshold", split.threshold, THRESHOLD)
     loss = split.ranking_loss
     findings.require(loss is None or 0 <= loss <= 1, f"{where}.ranking_loss", loss, "between 0 and 1")
     complete = split.num_cells == split.num_images * split.num_classes
