@@ -14,7 +14,7 @@ def half_of_classes(task: Task) -> float:
 
 
 def positives_of_an_image(task: Task) -> float:
-    """k where nobody gave it: what is published of the dataset, or the mean of its complete labels.
+    """K where nobody gave it: what is published of the dataset, or the mean of its complete labels.
 
     Raises:
         PlbenchError: if its labels are partial as they come.
@@ -44,7 +44,7 @@ class EPR(Method):
     tags = frozenset({"single-positive", "reference"})
 
     class Params(MethodParams):
-        """k of COCO is 2.9, of VOC 1.5, of NUS-WIDE 1.9, of CUB 31.4; elsewhere that of complete labels, or asked for."""
+        """k of COCO is 2.9, of VOC 1.5, of NUS-WIDE 1.9, of CUB 31.4; else that of complete labels, or asked for."""
 
         num_positives: float | None = tunable(
             None,

@@ -130,7 +130,7 @@ class MethodParams(BaseModel):
         """
         extras = {name: info.json_schema_extra for name, info in type(self).model_fields.items()}
         found: dict[str, Any] = {
-            name: extra["from_task"](task)  # type: ignore[operator]
+            name: extra["from_task"](task)  # type: ignore[operator,misc]
             for name, extra in extras.items()
             if isinstance(extra, dict) and extra.get("from_task") and getattr(self, name) is None
         }

@@ -118,7 +118,7 @@ class Cells:
                     stored["positives"],
                     int(stored["num_images"]),
                     int(stored["num_classes"]),
-                    stored["in_top"] if "in_top" in stored else None,
+                    stored.get("in_top"),
                 )
         except _DAMAGED as error:
             raise StoreError(

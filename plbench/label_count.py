@@ -32,7 +32,7 @@ class LabelCount:
         """Return the number of marks so far; waits for the device."""
         if self._stack is not None:
             stacked, head = self._stack
-            here = None if stacked._here is None else stacked._here.expand(head + 1)[head]  # noqa: SLF001
+            here = None if stacked._here is None else stacked._here.expand(head + 1)[head]
         else:
             here = self._here
         return self._before + (0 if here is None else int(here))

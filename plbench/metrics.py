@@ -17,7 +17,6 @@ from plbench.cells import BoolArray, Cells, FloatArray, IntArray, check_columns
 from plbench.errors import PlbenchError
 from plbench.labels import PartialLabels
 
-
 CALIBRATION_BINS = 15
 """Bins of equal width that the expected calibration error looks at."""
 
@@ -48,8 +47,11 @@ class Ranking:
 
     def counts(self, num_owners: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Positives and negatives of each owner, [num_owners] each."""
-        positives = np.bincount(self.owner, self.positives, minlength=num_owners)
-        return positives, np.bincount(self.owner, self.sizes, minlength=num_owners) - positives
+        positives, sizes = (
+            np.bincount(self.owner, numbers, minlength=num_owners).astype(np.float64)
+            for numbers in (self.positives, self.sizes)
+        )
+        return positives, sizes - positives
 
 
 def run_starts(*keys: npt.NDArray[Any]) -> npt.NDArray[np.intp]:

@@ -193,7 +193,9 @@ class TestAverage:
 
 
 class TestOptimiser:
-    def by_hand(self, kind: type[torch.optim.Optimizer], inputs: FeatureInputs, decay: float, share: float) -> nn.Module:
+    def by_hand(
+        self, kind: type[torch.optim.Optimizer], inputs: FeatureInputs, decay: float, share: float
+    ) -> nn.Module:
         """Trains on the summed loss times `share`."""
         model, labels = a_model(), torch.from_numpy(inputs.labels.rows(np.arange(NUM_ROWS)))
         weights = [p for p in model.parameters() if p.ndim > 1]

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from plbench.board.entries import Entry
-from plbench.board.figures import ROUNDED, as_metrics, group_members, names_parts
+from plbench.board.figures import as_metrics, group_members, names_parts
 from plbench.board.refusals import Findings, defined
-from plbench.board.thresholds import is_before_schema_5
+from plbench.board.thresholds import ROUNDED, is_before_schema_5
 from plbench.cells import Cells
 from plbench.errors import PlbenchError
 from plbench.evaluation import summary

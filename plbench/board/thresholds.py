@@ -17,7 +17,7 @@ _EXACT = 1e-9  # percentage points, of a division done twice
 
 
 def is_before_schema_5(split: SplitMetrics) -> bool:
-    """Return whether an evaluation has none of the figures that came with schema 5: no record of that schema lacks all."""
+    """Return whether an evaluation has none of the figures that came with schema 5, all of which no newer one lacks."""
     return split.auroc is None and split.ece is None and split.f1 is None and split.f1_top3 is None
 
 
@@ -36,7 +36,9 @@ def check_threshold_figures(entry: Entry, findings: Findings) -> None:
     areas = np.array([np.nan if row.auroc is None else row.auroc / 100 for row in table])
     for row in table:
         words = "a number where there is an AP, and only there"
-        findings.require((row.auroc is None) == (row.ap is None), f"per_class.csv[{row.class_id}].auroc", row.auroc, words)
+        findings.require(
+            (row.auroc is None) == (row.ap is None), f"per_class.csv[{row.class_id}].auroc", row.auroc, words
+        )
     findings.close("metrics.test.auroc", test.auroc, defined(mean_auroc(areas)), ROUNDED)
     findings.require(test.f1_top3 is not None, "metrics.test.f1_top3", None, "figures")
     findings.equal("metrics.test.f1", test.f1 is None, test.thresholds is None)

@@ -109,16 +109,14 @@ def write_per_class(
     write_text(path, text.getvalue())
 
 
-def _add_predictions(
-    rows: Sequence[dict[str, Any]], predicted: metrics.Predictions, thresholds: Thresholds
-) -> None:
+def _add_predictions(rows: Sequence[dict[str, Any]], predicted: metrics.Predictions, thresholds: Thresholds) -> None:
     columns = (thresholds.values, predicted.predicted, 100 * predicted.precision, 100 * predicted.recall)
     for row, values in zip(rows, zip(*(column.tolist() for column in columns), strict=True), strict=True):
         row.update(zip(AT_THRESHOLD, values, strict=True))
 
 
 def mean_auroc(of_classes: np.ndarray) -> float:
-    """Return the mean AUROC of the classes that have one, in percent; NaN if none has. `of_classes` is [C] in [0, 1]."""
+    """Return the mean AUROC in percent of the classes, [C] in [0, 1], that have one; NaN if none has."""
     defined = of_classes[~np.isnan(of_classes)]
     return 100 * float(defined.mean()) if defined.size else math.nan
 

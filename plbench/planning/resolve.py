@@ -232,8 +232,7 @@ def is_default(plan: RunPlan) -> bool:
     suggested = plan.material.protocol.suggested.get(method.name, {})
     task = make_task(spec, plan.material)
     rows = [
-        validate_params(method, {**suggested, **variant}).completed(task)
-        for variant in ({}, *method.variants.values())
+        validate_params(method, {**suggested, **variant}).completed(task) for variant in ({}, *method.variants.values())
     ]
     model = spec.model.model_copy(update={"weights_sha256": recipe.model.weights_sha256})
     declared = [row.model_dump(mode="json", exclude_none=True) for row in rows]

@@ -22,6 +22,7 @@ def make_optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.
     larger beside it: both are divided by the number of images of a step.
     """
     images_per_step = plan.batch_size if plan.optimizer == "adam-coupled" else 1
+    decay = plan.weight_decay / images_per_step
     groups: list[dict[str, Any]] = []
     peaks: list[float] = []
     with hooks.calling(method, "param_groups"):
@@ -31,7 +32,7 @@ def make_optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.
         for decays in (True, False):
             chosen = [p for p in parameters if (p.ndim > 1) == decays]
             if chosen:
-                groups.append({"params": chosen, "weight_decay": plan.weight_decay / images_per_step if decays else 0.0})
+                groups.append({"params": chosen, "weight_decay": decay if decays else 0.0})
                 peaks.append(plan.lr * group.get("lr_scale", 1.0))
     if not groups:
         raise PlbenchError(f"method {method.name!r} has no parameter to train")
