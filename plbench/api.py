@@ -122,18 +122,22 @@ class MethodParams(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def left_to_task(self) -> dict[str, Callable[[Task], Any]]:
+        """Return what determines each value that nobody gave and only the task knows (`tunable`'s `from_task`)."""
+        extras = {name: info.json_schema_extra for name, info in type(self).model_fields.items()}
+        return {
+            name: extra["from_task"]  # type: ignore[misc]
+            for name, extra in extras.items()
+            if isinstance(extra, dict) and extra.get("from_task") and getattr(self, name) is None
+        }
+
     def completed(self, task: Task) -> Self:
-        """Return the parameters with what only the task determines (`tunable`'s `from_task`).
+        """Return the parameters with what only the task determines.
 
         Raises:
             PlbenchError: if the task does not determine a value that nobody gave.
         """
-        extras = {name: info.json_schema_extra for name, info in type(self).model_fields.items()}
-        found: dict[str, Any] = {
-            name: extra["from_task"](task)  # type: ignore[operator,misc]
-            for name, extra in extras.items()
-            if isinstance(extra, dict) and extra.get("from_task") and getattr(self, name) is None
-        }
+        found = {name: determine(task) for name, determine in self.left_to_task().items()}
         return type(self).model_validate({**self.model_dump(), **found}) if found else self
 
     @classmethod

@@ -102,7 +102,7 @@ def _compare_figures(entry: Entry, cells: Cells, findings: Findings) -> None:
     again = summary.summarise(cells, labels, by_id, order, replicates, _thresholds(entry)).model_dump()
     record = entry.record.test.model_dump()
     if is_before_schema_5(entry.record.test):
-        again.update(auroc=None, ece=None)
+        again.update(auroc=None, ece=None, f1_top3=None)
     if not groups:
         for figures in (record, again):
             figures.update(groups={}, quintiles=[])
