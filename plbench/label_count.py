@@ -30,11 +30,13 @@ class LabelCount:
 
     def total(self) -> int:
         """Return the number of marks so far; waits for the device."""
-        if self._stack is not None:
-            stacked, head = self._stack
-            here = None if stacked._here is None else stacked._here.expand(head + 1)[head]
-        else:
+        if self._stack is None:
             here = self._here
+        else:
+            stacked, head = self._stack
+            here = stacked._here
+            if here is not None and here.ndim:  # marks that all heads have in common come as [1, B, C], or [B, C]
+                here = here[head if len(here) > 1 else 0]
         return self._before + (0 if here is None else int(here))
 
     def restart(self, total: int) -> None:
