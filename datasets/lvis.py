@@ -114,6 +114,7 @@ class _Lvis(IndexedDataset):
     licence = "annotations CC BY 4.0; COCO's photographs under their own Flickr licences"
     sources = ("https://www.lvisdataset.org/dataset",)
     recipes = (PAPER_RECIPE, quick_recipe(image_size=224))
+    collections = ("coco",)
     version: ClassVar[Version]
 
     def annotation_files(self, split: str) -> Sequence[Path]:

@@ -32,6 +32,7 @@ class OpenImagesV6Csl(IndexedDataset):
     protocols = protocols("openimages-v6-csl")
     official_num_images: ClassVar[Mapping[str, int]] = {"train": 9_011_219, "test": 125_436}  # the same images
     recipes = (V6_RECIPE, quick_recipe(image_size=224))
+    collections = ("openimages",)
 
     def annotation_files(self, split: str) -> Sequence[Path]:
         """The table, and class list and names where they lie beside it."""

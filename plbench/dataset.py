@@ -69,6 +69,10 @@ class Dataset(ABC):
         needs_files: False where the dataset makes its own files, so that no `--data-root` is needed.
         needs_root: False where its options say where its files are, so that it has no folder of its own.
         official_num_images, official_num_classes: as published, so far as known; a run on another number is `custom/…`.
+        collections: image collections that its test images come from, such as "coco", where weights that were trained
+            on one of them may have seen these very images.
+        expected_positives: published mean number of positives of an image; None to take that of complete labels, where
+            the train split has them, and else to leave it to a person.
         downloads: the published files, for `plbench data download`.
         Options: what it must be told beside its folder, such as `--labels FILE`.
     """
@@ -83,6 +87,8 @@ class Dataset(ABC):
     needs_root: ClassVar[bool] = True
     official_num_images: ClassVar[Mapping[str, int]] = {}
     official_num_classes: ClassVar[int | None] = None
+    collections: ClassVar[tuple[str, ...]] = ()
+    expected_positives: ClassVar[float | None] = None
     downloads: ClassVar[tuple[RemoteFile, ...]] = ()
 
     class Options(DatasetOptions):

@@ -45,6 +45,7 @@ class Material:
         self.skipped = frozenset(skipped_images)
         self._splits: dict[str, Part] = {}
         self._fit_part: Part | None = None
+        self._validation: Part | None = None
 
     def whole(self, split: str) -> Part:
         """A split, less skipped images, with its labels as the dataset has them.
@@ -67,6 +68,17 @@ class Material:
         # a named stream: the raw seed could be the very one that somebody drew the labels with
         seed = derive_seed(self.protocol.simulation_seed, "simulate")
         return parse(self.protocol.simulation).apply(self.whole_train.labels, seed=seed)
+
+    @cached_property
+    def expected_positives(self) -> float | None:
+        """Mean number of positives of a train image, to two decimals: as published, else of complete labels.
+
+        None where the dataset's own labels are partial. The one number that a method may know of what is hidden.
+        """
+        if self.dataset.expected_positives is not None:
+            return self.dataset.expected_positives
+        labels = self.whole_train.labels
+        return round(int(labels.counts()[0].sum()) / labels.num_images, 2) if labels.is_complete else None
 
     @cached_property
     def _held_out(self) -> np.ndarray:
@@ -94,6 +106,11 @@ class Material:
             DataError: if it is empty, no class of it can be scored, or complete labels are asked for and there are
                 none.
         """
+        if self._validation is None:  # every run chooses its thresholds there
+            self._validation = self._open_validation()
+        return self._validation
+
+    def _open_validation(self) -> Part:
         labels = self.partial_labels
         if self.protocol.validation_labels == "complete":
             labels = self.whole_train.labels

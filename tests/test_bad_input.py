@@ -410,7 +410,7 @@ class TestRuns:
             (lambda raw: raw[: len(raw) // 2], "cannot be read as a record"),
             (lambda raw: b"\xff" + raw, "cannot be read as a record"),
             (lambda raw: b"[]", "record schema None"),
-            (lambda raw: raw.replace(b'"schema_version": 4', b'"schema_version": 5'), "record schema 5"),
+            (lambda raw: raw.replace(b'"schema_version": 5', b'"schema_version": 6'), "record schema 6"),
             (lambda raw: raw.replace(b'"status": "done"', b'"status": "perhaps"'), "not a valid record: status"),
             (lambda raw: raw.replace(b'"seed": 0', b'"seed": 1', 1), "was changed"),
         ],

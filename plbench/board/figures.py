@@ -8,8 +8,9 @@ from itertools import pairwise
 import numpy as np
 
 from plbench.board.entries import Entry
+from plbench.board.thresholds import check_threshold_figures
 from plbench.evaluation.agreement import ROUNDED, check_intervals, check_table_figures, check_without_interval
-from plbench.evaluation.summary import NUM_REPLICATES, PRECISION_AT, THRESHOLD
+from plbench.evaluation.summary import NUM_REPLICATES, PRECISION_AT
 from plbench.evaluation.tables import as_metrics, group_members, names_parts
 from plbench.findings import Findings
 from plbench.metrics import Metrics
@@ -19,6 +20,7 @@ from plbench.record import SplitMetrics
 def check_figures(entry: Entry, findings: Findings) -> None:
     """Every figure that the tables determine, and bounds for those that only the cells do."""
     check_table_figures(entry.record, entry.per_class, findings)
+    check_threshold_figures(entry, findings)
     for name, split in entry.record.metrics.items():
         _check_unpooled(f"metrics.{name}", split, findings)
     check_intervals(entry.record, entry.replicates, findings)
@@ -43,7 +45,6 @@ def _check_replicates(entry: Entry, findings: Findings) -> None:
 
 def _check_unpooled(where: str, split: SplitMetrics, findings: Findings) -> None:
     """Bounds of what only the cells determine."""
-    findings.equal(f"{where}.threshold", split.threshold, THRESHOLD)
     loss = split.ranking_loss
     findings.require(loss is None or 0 <= loss <= 1, f"{where}.ranking_loss", loss, "between 0 and 1")
     complete = split.num_cells == split.num_images * split.num_classes

@@ -189,4 +189,5 @@ def _is_default(record: Record, method: Any, dataset: Any) -> bool | None:
     recipe = next((own for own in dataset.recipes if own.name == spec.recipe), None)
     if protocol is None or recipe is None or spec.regime not in recipe.plans:
         return None
-    return is_default(RunPlan(spec, method, None, Material(dataset, protocol), recipe, {}))
+    plan = RunPlan(spec, method, None, Material(dataset, protocol), recipe, {})
+    return is_default(plan, opens_data=False)

@@ -18,7 +18,8 @@ from plbench.comparison.compare import Row, Setting
 from plbench.comparison.verdict import share_words
 from plbench.console import duration
 from plbench.evaluation.statistics import Figure, format_p
-from plbench.record import Estimate, Record, SplitMetrics
+from plbench.pretraining import Pretraining
+from plbench.record import Estimate, F1Figures, Record, SplitMetrics, ThresholdReport
 
 if TYPE_CHECKING:
     from plbench.tune import Tuning
@@ -105,6 +106,10 @@ def print_details(record: Record, folder: Path) -> None:
     console.print(Text(f"Parameters: {params}"))
     plan = ", ".join(f"{name}={value}" for name, value in spec.plan.model_dump(exclude_none=True).items())
     console.print(Text(f"Plan: {spec.regime}, {plan}"))
+    if record.pretraining is not None:
+        console.print(Text(f"Pretraining: {_seen(record.pretraining)}"))
+    if record.test_seen_in_pretraining is not None:
+        console.print(Text(f"Test images: {record.test_seen_in_pretraining}"))
     if record.data is not None:
         data = record.data
         console.print(
@@ -137,13 +142,35 @@ def _other_figures(metrics: SplitMetrics) -> str:
     parts = [
         f"mAP(C) by quintile of train annotations, fewest first: {quintiles}",
         f"pooled AP {percent(metrics.micro_ap)}",
-        f"CF1 {percent(metrics.cf1)} and OF1 {percent(metrics.of1)} at {metrics.threshold:g}",
     ]
+    if metrics.auroc is not None:
+        parts.append(f"AUROC {percent(metrics.auroc)}")
+    if metrics.ece is not None:
+        parts.append(f"ECE {percent(metrics.ece)}")
+    if metrics.f1 is not None and metrics.thresholds is not None:
+        parts.append(f"{_f1(metrics.f1)} at thresholds chosen {_chosen_on(metrics.thresholds)}")
+    if metrics.f1_top3 is not None:
+        parts.append(f"{_f1(metrics.f1_top3)} with top 3")
     if metrics.ranking_loss is not None:
         parts.append(f"ranking loss {metrics.ranking_loss:.4f}")
     if metrics.precision_at_k:
         parts.append(", ".join(f"P@{k} {percent(value)}" for k, value in metrics.precision_at_k.items()))
     return "; ".join(parts)
+
+
+def _seen(pretraining: Pretraining) -> str:
+    known = "unknown" if pretraining.datasets is None else ", ".join(pretraining.datasets) or "none"
+    return f"{known} ({pretraining.weights}; {pretraining.source})"
+
+
+def _f1(figures: F1Figures) -> str:
+    return f"CF1 {percent(figures.cf1)} and OF1 {percent(figures.of1)}"
+
+
+def _chosen_on(report: ThresholdReport) -> str:
+    labels = "complete labels (an oracle) of the " if report.labels == "complete" else "the "
+    trained = "which the model that chose did not see" if report.held_out else "which the run trained on"
+    return f"on {labels}validation part, {trained}"
 
 
 def print_runs(records: Sequence[tuple[Path, Record]], folder: Path) -> None:

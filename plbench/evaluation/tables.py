@@ -30,7 +30,12 @@ class EntryError(PlbenchError):
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class of `per_class.csv`: AP in percent, None where undefined; known positives and negatives in test."""
+    """One class of `per_class.csv`: AP in percent, None where undefined; known positives and negatives in test.
+
+    Attributes:
+        auroc, precision, recall: percent. predicted: known cells that reach `threshold`. None in tables before schema
+            5 of records, and where they are undefined or no thresholds were chosen.
+    """
 
     class_id: str
     class_name: str
@@ -39,6 +44,11 @@ class ClassRow:
     negatives: int
     groups: tuple[str, ...]
     quintile: int | None
+    auroc: float | None = None
+    threshold: float | None = None
+    predicted: int | None = None
+    precision: float | None = None
+    recall: float | None = None
 
 
 def parse_per_class(content: bytes) -> tuple[ClassRow, ...]:
@@ -115,14 +125,23 @@ def _text(content: bytes, name: str) -> str:
         raise EntryError(name, f"byte {error.start} is not UTF-8") from error
 
 
+def _percent(row: dict[str, str], name: str) -> float | None:
+    value = float(row[name]) if (row["ap"] if name == "ap" else row.get(name)) else None
+    if value is not None and not 0 <= value <= 100 + 1e-9:  # NaN is not in there either
+        raise ValueError(f"{name} {row[name]!r} is not between 0 and 100")
+    return value
+
+
 def _class_row(row: dict[str, str], number: int) -> ClassRow:
     try:
-        ap = float(row["ap"]) if row["ap"] else None
-        if ap is not None and not 0 <= ap <= 100 + 1e-9:  # NaN is not in there either
-            raise ValueError(f"ap {row['ap']!r} is not between 0 and 100")
+        ap, auroc, precision, recall = (_percent(row, name) for name in ("ap", "auroc", "precision", "recall"))
         positives, negatives = int(row["positives"]), int(row["negatives"])
-        if min(positives, negatives) < 0 or max(positives, negatives) > 10**9:
+        predicted = int(row["predicted"]) if row.get("predicted") else None
+        if min(positives, negatives, predicted or 0) < 0 or max(positives, negatives, predicted or 0) > 10**9:
             raise ValueError("a count is negative or beyond a billion")
+        threshold = float(row["threshold"]) if row.get("threshold") else None
+        if threshold is not None and not math.isfinite(threshold):
+            raise ValueError(f"threshold {row['threshold']!r} is no finite number")
         return ClassRow(
             row["class_id"],
             row["class_name"],
@@ -131,6 +150,11 @@ def _class_row(row: dict[str, str], number: int) -> ClassRow:
             negatives,
             tuple(filter(None, (row.get("groups") or "").split(";"))),
             int(row["quintile"]) if row.get("quintile") else None,
+            auroc,
+            threshold,
+            predicted,
+            precision,
+            recall,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise EntryError(f"{PER_CLASS}, line {number}", str(error)) from error

@@ -136,6 +136,7 @@ def options_of(plan: RunPlan, workspace: Workspace) -> list[str]:
             workspace.weights_file if spec.model.weights == "file" else spec.model.weights,
             recipe.model.weights,
         ),
+        "pretraining": (None if workspace.pretraining is None else ",".join(workspace.pretraining) or "none", None),
         "precision": (spec.precision, usual),
         "seed": (spec.seed, 0),
         "selection": (spec.selection, "last"),

@@ -71,7 +71,7 @@ def test_tables_without_groups_are_read(folder: Path) -> None:
         ("record.json", "", "record.json"),
         ("record.json", "[]", "schema_version"),
         ("record.json", "[" * 100_000, "record.json"),
-        ("record.json", '{"schema_version": 5}', "schema_version"),
+        ("record.json", '{"schema_version": 6}', "schema_version"),
         ("record.json", '{"schema_version": true}', "schema_version"),
         ("record.json", '{"schema_version": 3}', "key"),
         ("record.json", "NaN", "record.json"),
