@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor
 from plbench.columns import take
 from plbench.errors import DataError
 from plbench.labels import PartialLabels
+from plbench.spelling import file_look, find_alike, list_by_look
 
 _MOST_SIZES = 150_000  # files whose size a fingerprint looks at: well under a second on a local disk
 
@@ -107,7 +108,7 @@ class ImageFiles:
             DataError: if the file cannot be read, with its path.
         """
         try:
-            return decoded(self.root / self.paths[row], min_side)
+            return decoded(self._file(row), min_side)
         except DECODING_ERRORS as error:
             raise DataError(f"image {self.name(row)} cannot be read: {error}") from error
 
@@ -118,24 +119,37 @@ class ImageFiles:
             DataError: if the file cannot be read, with its path.
         """
         try:
-            return (self.root / self.paths[row]).read_bytes()
+            return self._file(row).read_bytes()
         except OSError as error:
             raise DataError(f"image {self.name(row)} cannot be read: {error}") from error
+
+    def _file(self, row: int) -> Path:
+        """The file of a row: at its path, or at the only one that looks the same."""
+        path = self.root / self.paths[row]
+        if path.exists():
+            return path
+        alike = find_alike(self.root, self.paths[row])
+        return path if alike is None else self.root / alike
 
     def name(self, row: int) -> str:
         """The file's path."""
         return str(self.root / self.paths[row])
 
     def absent(self) -> list[int]:
-        """Rows whose file does not exist: one listing per folder, not one look-up per file."""
+        """Rows whose file does not exist, nor one whose name looks the same: a listing per folder, no look-up per file."""
         folders: dict[str, set[str]] = {}
+        alike: dict[str, Mapping[str, Sequence[str]]] = {}  # of folders where a name is missing
         absent = []
         for row, relative in enumerate(self.paths):  # millions of rows: no Path objects here
             folder, _, name = relative.rpartition("/")
             if folder not in folders:
                 path = self.root / folder
                 folders[folder] = set(os.listdir(path)) if path.is_dir() else set()
-            if name not in folders[folder]:
+            if name in folders[folder]:
+                continue
+            if folder not in alike:
+                alike[folder] = list_by_look(self.root, folder)[1]
+            if len(alike[folder].get(file_look(name), ())) != 1:
                 absent.append(row)
         return absent
 
@@ -155,7 +169,7 @@ class ImageFiles:
         digest = hashlib.sha256(f"{len(self)} every {step}".encode())
         for row in range(0, len(self), max(1, step)):
             try:
-                size = os.stat(os.path.join(self.root, self.paths[row])).st_size
+                size = self._file(row).stat().st_size
             except OSError:
                 size = -1
             digest.update(size.to_bytes(8, "little", signed=True))
