@@ -46,7 +46,9 @@ def test_lists_and_flags_may_be_repeated(tmp_path: Path) -> None:
 
 def test_every_command_does_it() -> None:
     def commands(group: typer.core.TyperGroup) -> list[object]:
-        return [leaf for one in group.commands.values() for leaf in (commands(one) if hasattr(one, "commands") else [one])]
+        return [
+            leaf for one in group.commands.values() for leaf in (commands(one) if hasattr(one, "commands") else [one])
+        ]
 
     found = commands(typer.main.get_command(app))
     assert len(found) > 20 and all(isinstance(command, OnceCommand) for command in found)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from plbench.cli.setting import DryRun, workspace_for
 from plbench.cli.once import CommandGroup
+from plbench.cli.setting import DryRun, workspace_for
 from plbench.cli.terms import (
     RUNS,
     AsJson,
