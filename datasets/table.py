@@ -137,11 +137,11 @@ class Table(IndexedDataset):
             said = f"{is_test.sum():,} of {len(splits):,} images test, by a hash of their names"
             none = "no column of splits is used" if column == "none" else f"there is no column {column!r}"
             notes = (f"{none}: {said} (test_share = {self.options.test_share:g})",)
-            mend = f"add images, a column {'split' if column == 'none' else column!r} of train and test, or give -D test_share=0.5"
+            mend = "add images, a column 'split' of train and test, or give -D test_share=0.5"
         elif "test_share" in self.options.model_fields_set:
             raise DataError(
-                f"{labels} has a column of splits, so that -D test_share={self.options.test_share:g} has no effect; leave "
-                "it out, or give -D split_column=none to go by the share"
+                f"{labels} has a column of splits, so that -D test_share={self.options.test_share:g} has no effect; "
+                "leave it out, or give -D split_column=none to go by the share"
             )
         else:
             splits = contents.splits

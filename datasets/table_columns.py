@@ -57,6 +57,13 @@ class ColumnFinder:
             DataError: if an option names a column that is not there, or two name the same.
         """
         self._table, self._options, self._notes = table, options, list[str]()
+        asked = (options.image_column, options.label_column, options.value_column, options.split_column)
+        names = [name for name in asked if name != _NONE]
+        if len(set(names)) < len(names):
+            raise DataError(
+                "image_column, label_column, value_column and split_column need columns of different names, not "
+                f"{', '.join(asked[:3])} and {asked[3]}"
+            )
         for option in ("leave_out", "keep"):
             for name in getattr(options, option):
                 if name not in table.columns:
@@ -64,13 +71,6 @@ class ColumnFinder:
         self._columns = [name for name in table.columns if name not in options.leave_out]
         self._image, self._label = self._named("image"), self._named("label")
         self._value, self._split = self._named("value"), self._named("split")
-        named = [name for name in (self._image, self._label, self._value, self._split) if name is not None]
-        asked = (options.image_column, options.label_column, options.value_column, options.split_column)
-        if len(set(named)) < len(named) or len(set(asked) - {_NONE}) < len(asked) - asked.count(_NONE):
-            raise DataError(
-                "image_column, label_column, value_column and split_column need columns of different names, not "
-                f"{', '.join(asked[:3])} and {asked[3]}"
-            )
         if self._image is None:
             found = ", ".join(self._columns[:12]) + (", …" if len(self._columns) > 12 else "")
             guess = shlex.quote(f"image_column={self._guess_image()}")
@@ -197,8 +197,8 @@ class ColumnFinder:
                 raise DataError(f"{self._table.path} is a wide table, which has no use for -D {option}; leave it out")
         if "" in self._columns:
             raise DataError(
-                f"{self._table.path}: column {self._columns.index('') + 1} has no name; name its class, or leave it out "
-                "(pandas writes row numbers so: to_csv(index=False))"
+                f"{self._table.path}: column {self._columns.index('') + 1} has no name; name its class, or leave it "
+                "out (pandas writes row numbers so: to_csv(index=False))"
             )
         keys = [self._image, self._split] if self._split else [self._image]
         rest = [name for name in self._columns if name not in keys]
@@ -211,9 +211,8 @@ class ColumnFinder:
             raise DataError(f"{self._table.path} has no column of a class beside {' and '.join(map(repr, keys))}")
         self._ask_for_classes(classes, asked)
         if self._options.leave_out:
-            self._notes.append(
-                f"columns left out, as -D leave_out says: {', '.join(map(repr, self._options.leave_out[:8]))}"
-            )
+            left = ", ".join(map(repr, self._options.leave_out[:8]))
+            self._notes.append(f"columns left out, as -D leave_out says: {left}")
         return Columns("wide", self._image, split=self._split, classes=tuple(classes), notes=tuple(self._notes))
 
     def _ask_for_split(self, columns: Sequence[str]) -> None:
@@ -228,8 +227,8 @@ class ColumnFinder:
             if is_flag or (texts and texts <= SPLIT_NAMES.keys()):
                 shown = f"has {' and '.join(sorted(texts)[:3])}" if not is_flag else "has flags"
                 raise DataError(
-                    f"{self._table.path}: does column {name!r}, which {shown}, say which images train and test? Name it "
-                    f"with -D {shlex.quote(f'split_column={name}')}, or leave it out with {leave_out([name])}"
+                    f"{self._table.path}: does column {name!r}, which {shown}, say which images train and test? Name "
+                    f"it with -D {shlex.quote(f'split_column={name}')}, or leave it out with {leave_out([name])}"
                 )
 
     def _ask_for_classes(self, classes: Sequence[str], asked: Sequence[str]) -> None:
@@ -242,9 +241,10 @@ class ColumnFinder:
         odd = [name for name in asked if texts[name] is not None]
         if len(odd) == len(classes) and self._options.layout is None:
             where = self._table.where(odd[0], trim(texts[odd[0]] or ""))
+            name = shlex.quote(f"label_column={odd[0]}")
             raise DataError(
-                f"{self._table.path}, {where}, column {odd[0]!r}: {texts[odd[0]]!r:.60} is no value; if each row is one "
-                f"label, name the column of classes: -D {shlex.quote(f'label_column={odd[0]}')}; if each is one image, "
+                f"{self._table.path}, {where}, column {odd[0]!r}: {texts[odd[0]]!r:.60} is no value; if each row is "
+                f"one label, name the column of classes: -D {name}; if each is one image, "
                 "write 1, 0, -1 or nothing for each class"
             )
         doubtful = [name for name in asked if texts[name] is not None or _NO_CLASS.fullmatch(_letters(name))]
@@ -256,8 +256,8 @@ class ColumnFinder:
             by_name = [name for name in doubtful if texts[name] is None]
             keep = f", or keep what is a class, such as -D {shlex.quote(f'keep={by_name[0]}')}" if by_name else ""
             raise DataError(
-                f"{self._table.path}: {', '.join(shown)}{more} look like no class; leave such columns out with "
-                f"{leave_out(doubtful)}{keep}"
+                f"{self._table.path} has columns that do not look like classes: {', '.join(shown)}{more}; leave them "
+                f"out with {leave_out(doubtful)}{keep}"
             )
 
     def _text_that_is_none(self, name: str) -> str | None:

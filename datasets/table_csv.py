@@ -114,8 +114,8 @@ class CsvTable(TableFile):
         """Line and fields of each row below the names; blank lines are none.
 
         Raises:
-            DataError: if a row has another number of fields than there are names, a quote is not closed, or a byte is not
-                of the encoding: line, what was found.
+            DataError: if a row has another number of fields than there are names, a quote is not closed, or a byte is
+                not of the encoding: line, what was found.
         """
         size, line = self.path.stat().st_size, self._header_line
         with self.path.open("rb") as raw, io.TextIOWrapper(raw, self.encoding, newline="") as text:

@@ -83,7 +83,8 @@ def find_header(path: Path, text: str, form: CsvForm) -> Header:
 
 def _skip_prelude(lines: Sequence[str], form: CsvForm) -> tuple[int, tuple[str, ...], str | None]:
     """Pass over blank lines, `sep=;`, comments and a number of rows: the line below, notes, and the delimiter."""
-    delimiter, skipped = form.delimiter, []
+    delimiter = form.delimiter
+    skipped: list[str] = []
     for number, line in enumerate(lines[:_FARTHEST], 1):
         text = trim(line).strip('"')
         if mark := re.fullmatch(r"sep=(\\t|.)", text, re.IGNORECASE):

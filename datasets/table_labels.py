@@ -117,7 +117,7 @@ def collect_labels(
             text, mark = joined
             raise DataError(
                 f"{table.path}, {table.where(column, text)}: {text!r:.60} seems to hold several labels; say what "
-                f"separates them with -D label_separator={mark}, or -D label_separator=none if it is the name of one class"
+                f"separates them with -D label_separator={mark}, or give -D label_separator=none if it is one class"
             )
     elif separator not in (None, _LIST, _ONE) and not any(separator in text for text in texts):
         raise DataError(f"{table.path}: no cell of column {column!r} has {separator!r}, which -D label_separator names")

@@ -38,7 +38,7 @@ class CodeOf(dict[str, int]):
     """Code by text, of every text that has been asked for."""
 
     def __missing__(self, text: str) -> int:
-        """The code of a text in whatever case and white space, and of a number however it is written: 1.0, 0.00, 0,0."""
+        """The code of a text in whatever case and white space, and of a number as 1.0, 0.00 or 0,0."""
         plain = trim(text).lower()
         code = _SPELLED.get(plain)
         if code is None:
@@ -82,8 +82,8 @@ class Values:
         if counts[BAD]:
             where, text = locate(int(np.argmax(flat == BAD)))
             raise DataError(
-                f"{self._path}, {where}: {text!r:.60} is no value; expected 1, 0, -1, true, false, present, absent, yes, "
-                "no, or nothing where it is unknown"
+                f"{self._path}, {where}: {text!r:.60} is no value; expected 1, 0, -1, true, false, present, absent, "
+                "yes, no, or nothing where it is unknown"
             )
         if self._negative is None and counts[ZERO] + counts[MINUS]:
             where, text = locate(int(np.argmax((flat == ZERO) | (flat == MINUS))))

@@ -136,7 +136,7 @@ class ImageFiles:
         return str(self.root / self.paths[row])
 
     def absent(self) -> list[int]:
-        """Rows whose file does not exist, nor one whose name looks the same: a listing per folder, no look-up per file."""
+        """Rows with no file of that name or look: one listing per folder, not one look-up per file."""
         folders: dict[str, set[str]] = {}
         alike: dict[str, Mapping[str, Sequence[str]]] = {}  # of folders where a name is missing
         absent = []
