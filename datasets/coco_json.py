@@ -275,7 +275,7 @@ def distinct(cells: IntArray) -> IntArray:
 
 
 def say_alike(names: Sequence[str]) -> tuple[str, ...]:
-    """Notes on categories whose names look the same and are written with other characters: their ids tell them apart."""
+    """Notes on categories whose names look the same and are written with other characters; their ids differ."""
     alike = first_alike(pa.array(sorted(set(names)), pa.string()))
     if alike is None:
         return ()

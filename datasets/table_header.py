@@ -87,7 +87,7 @@ def _skip_prelude(lines: Sequence[str], form: CsvForm) -> tuple[int, tuple[str, 
     skipped: list[str] = []
     for number, line in enumerate(lines[:_FARTHEST], 1):
         text = trim(line).strip('"')
-        if mark := re.fullmatch(r"sep=(\\t|.)", text, re.IGNORECASE):
+        if mark := re.fullmatch(r'\W*sep=(\\t|.)"?\s*', line, re.IGNORECASE):
             delimiter = delimiter or mark[1].replace("\\t", "\t")
         elif (text and not re.fullmatch(r"#.*|\d+", text)) or (
             _names_in(line, form.image_column) and not re.fullmatch(r"#[^,;|\t]*", text)

@@ -31,8 +31,8 @@ def check_names(names: TextColumn, table: Path, where: Where) -> None:
     if alike := first_alike(names.array):
         one, other = alike
         raise DataError(
-            f"{table}: images {one!r:.80} ({where(one)}) and {other!r:.80} ({where(other)}) look the same and are written "
-            f"with other characters ({one!a:.80}, {other!a:.80}); write both the same way"
+            f"{table}: images {one!r:.80} ({where(one)}) and {other!r:.80} ({where(other)}) look the same and are "
+            f"written with other characters ({one!a:.80}, {other!a:.80}); write both the same way"
         )
     unsafe = pc.match_substring_regex(names.array, _UNSAFE)
     if (at := pc.index(unsafe, True).as_py()) < 0:
@@ -115,7 +115,7 @@ class _Listings:
         folder, names = list_by_look(self._root, asked)
         if asked not in self._by_stem:
             self._by_stem[asked] = self._stems(names)
-        found = names.get(file_look(name)) or self._by_stem[asked].get(look(name), ())
+        found = names.get(file_look(name)) or self._by_stem[asked].get(look(name), [])
         return [posixpath.join(folder, file) for file in found]
 
     @staticmethod
