@@ -25,7 +25,7 @@ from plbench.recipes import quick_recipe
 
 from .checksums import published_file
 from .coco_fixture import write_coco_fixture
-from .coco_json import AnnotationFile, Category, Document, Ids, Image, annotated_cells, first_outside
+from .coco_json import AnnotationFile, Category, Document, Ids, Image, annotated_cells, first_outside, say_alike
 
 CSL_README = "README of the CSL authors' code"
 
@@ -158,7 +158,7 @@ class _Coco(IndexedDataset):
             TextColumn.of(str(image.id) for image in chosen),
             labels,
             TextColumn.of(f"{folder}/{image.file_name}" for image in chosen),
-            notes=notes,
+            notes=(*notes, *say_alike(names)),
         )
 
     def _check_names(self, file: AnnotationFile, images: Sequence[Image], split: str) -> None:

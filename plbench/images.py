@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from plbench.columns import take
 from plbench.errors import DataError
 from plbench.labels import PartialLabels
 from plbench.paths import below
+from plbench.spelling import file_look, find_alike, list_by_look
 
 _MOST_SIZES = 150_000  # files whose size a fingerprint looks at: well under a second on a local disk
 
@@ -102,12 +103,16 @@ class ImageFiles:
         return len(self.paths)
 
     def path(self, row: int) -> Path:
-        """The file of a row: below the root, whatever a file of annotations says.
+        """The file of a row: below the root, at its path or at the only one that looks the same.
 
         Raises:
             DataError: if the name could lead out of the root.
         """
-        return below(self.root, self.paths[row], "image")
+        path = below(self.root, self.paths[row], "image")
+        if path.exists():
+            return path
+        alike = find_alike(self.root, self.paths[row])
+        return path if alike is None else below(self.root, alike, "image")
 
     def load(self, row: int, min_side: int = 0) -> Image.Image:
         """Decodes one file. JPEGs decode at a fraction of their size where that keeps `min_side`.
@@ -136,15 +141,20 @@ class ImageFiles:
         return str(self.root / self.paths[row])
 
     def absent(self) -> list[int]:
-        """Rows whose file does not exist: one listing per folder, not one look-up per file."""
+        """Rows with no file of that name or look: one listing per folder, not one look-up per file."""
         folders: dict[str, set[str]] = {}
+        alike: dict[str, Mapping[str, Sequence[str]]] = {}  # of folders where a name is missing
         absent = []
         for row, relative in enumerate(self.paths):  # millions of rows: no Path objects here
             folder, _, name = relative.rpartition("/")
             if folder not in folders:
                 path = self.path(row).parent
                 folders[folder] = set(os.listdir(path)) if path.is_dir() else set()
-            if name not in folders[folder]:
+            if name in folders[folder]:
+                continue
+            if folder not in alike:
+                alike[folder] = list_by_look(self.root, folder)[1]
+            if len(alike[folder].get(file_look(name), ())) != 1:
                 absent.append(row)
         return absent
 
@@ -164,7 +174,7 @@ class ImageFiles:
         digest = hashlib.sha256(f"{len(self)} every {step}".encode())
         for row in range(0, len(self), max(1, step)):
             try:
-                size = os.stat(os.path.join(self.root, self.paths[row])).st_size
+                size = self.path(row).stat().st_size
             except OSError:
                 size = -1
             digest.update(size.to_bytes(8, "little", signed=True))

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from plbench.cli.once import CommandGroup
 from plbench.cli.terms import (
     RUNS,
     AsJson,
@@ -24,7 +25,7 @@ from plbench.cli.terms import (
 )
 from plbench.errors import PlbenchError
 
-board_app = typer.Typer(
+board_app = CommandGroup(
     help="Leaderboards: hand in, check, build, publish.", no_args_is_help=True, rich_markup_mode=None
 )
 Boards = Annotated[Path, typer.Option("--boards", envvar="PLBENCH_BOARDS", help="Folder of boards.")]

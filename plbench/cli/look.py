@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from plbench.cli.once import CommandGroup
 from plbench.cli.terms import (
     RUNS,
     AsJson,
@@ -24,8 +25,8 @@ from plbench.cli.terms import (
 )
 from plbench.errors import PlbenchError
 
-methods_app = typer.Typer(help="The methods that are installed.", no_args_is_help=True, rich_markup_mode=None)
-runs_app = typer.Typer(help="The runs that were made.", no_args_is_help=True, rich_markup_mode=None)
+methods_app = CommandGroup(help="The methods that are installed.", no_args_is_help=True, rich_markup_mode=None)
+runs_app = CommandGroup(help="The runs that were made.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @methods_app.command("list")

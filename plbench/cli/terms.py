@@ -211,6 +211,8 @@ def data_options(
         if not equals or not name:
             raise PlbenchError(f"-D {text!r} is not of the form name=value, such as -D layout=wide")
         if name in given:
-            raise PlbenchError(f"option {name!r} of the dataset is given twice")
+            raise PlbenchError(
+                f"option {name!r} of the dataset is given twice ({given[name]} and {value}); give it once"
+            )
         given[name] = value
     return given
