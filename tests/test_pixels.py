@@ -236,7 +236,7 @@ def test_images_are_upright(kind: str, orientation: int) -> None:
     assert np.abs(found - expected).mean() < 4
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow looks for the resolution there
 @pytest.mark.parametrize("block", [b"", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0" + b"\x01" * 40])
 def test_a_damaged_exif_block_turns_nothing(block: bytes) -> None:
     plain = stored(picture(), "JPEG")
