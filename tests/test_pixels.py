@@ -12,14 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, features
+from test_cli import plbench
 
-from plbench.api import DataError, ImageFiles
+from plbench.api import DataError, ImageFiles, ModelSpec
+from plbench.datasets.lvis import Lvis
 from plbench.errors import PlbenchError
+from plbench.features import features_key
 from plbench.images import find_unreadable
 from plbench.loading.jpegs import is_plain_jpeg
 from plbench.packed.packing import encode, pack
+from plbench.packed.prepared import PREPARED
 from plbench.packed.shards import MANIFEST, ShardedImages, verify
-from plbench.pixels import ODDITIES, decoded
+from plbench.pixels import ODDITIES, PIXELS, decoded
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -377,3 +381,59 @@ class TestShardsOfAnOlderVersion:
                 pack(odd_images, older, short_side=256)
             else:
                 verify(older, decode=False)
+
+
+@pytest.fixture
+def table(odd_images: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Options of a table of the odd images: the first four train, the others test."""
+    monkeypatch.setenv("PLBENCH_CACHE", str(tmp_path / "cache"))
+    rows = [f"{name},{number % 2},{'train' if number < 4 else 'test'}" for number, name in enumerate(odd_images.ids)]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,shape,split", *rows]) + "\n")
+    return ["--labels", tmp_path / "labels.csv", "--images", odd_images.root, "--negative-value", 0, "--quiet"]
+
+
+def test_verify_says_what_is_odd(table: list[object]) -> None:
+    said = plbench("data", "verify", "table", "--decode", "--json", *table)
+    notes = [check["found"] for check in said.json if check["what"].endswith(": pixels")]
+    assert said.code == 0
+    assert notes == [
+        f"1 of 4 {ODDITIES['deep']}",
+        f"1 of 4 {ODDITIES['transparent']}",
+        f"1 of 4 {ODDITIES['turned']}",
+        f"1 of 2 {ODDITIES['deep']}",
+        f"1 of 2 {ODDITIES['turned']}",
+    ]
+
+
+def test_verify_names_what_is_refused(table: list[object], odd_images: ImageFiles) -> None:
+    (odd_images.root / "deep.png").write_bytes(stored(Image.fromarray(WIDE.astype(np.int32)), "TIFF"))
+    said = plbench("data", "verify", "table", "--decode", "--json", *table)
+    assert said.code == 2 and "deep.png cannot be read: it holds 32-bit" in said.out
+
+
+def test_fingerprints_and_features_of_other_rules_are_others(
+    tiny_images: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Lvis(tmp_path).make_fixture()
+    model = ModelSpec(backbone="test_vit", weights="random", image_size=32)
+
+    def identities() -> tuple[str, str]:
+        return Lvis(tmp_path).fingerprint(), features_key("f", "train", tiny_images, model, "float32", 0)
+
+    now = identities()
+    assert now == identities()
+    for module in ("plbench.dataset", "plbench.features"):
+        monkeypatch.setattr(f"{module}.PIXELS", 1)
+    assert all(before != after for before, after in zip(identities(), now, strict=True))
+
+
+def test_a_prepared_folder_of_an_older_version_is_refused(table: list[object], tmp_path: Path) -> None:
+    out = tmp_path / "prepared"
+    assert plbench("data", "prepare", "table", "--out", out, *table).code == 0
+    assert plbench("data", "stats", "table", "--data-root", out, "--quiet").code == 0
+    about = json.loads((out / PREPARED).read_text())
+    assert about.pop("pixels") == PIXELS
+    (out / PREPARED).write_text(json.dumps(about))
+    for command in (["stats", "table", "--data-root", out, "--quiet"], ["prepare", "table", "--out", out, *table]):
+        said = plbench("data", *command)
+        assert said.code == 2 and f"{out} was packed by an older plbench" in said.err.replace("\n", " ")
