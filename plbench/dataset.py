@@ -19,6 +19,7 @@ from plbench.download.remote import RemoteFile
 from plbench.errors import DataError, PlbenchError
 from plbench.images import ImageFiles, ImageSource
 from plbench.labels import PartialLabels
+from plbench.pixels import PIXELS
 from plbench.spec import Protocol, Recipe
 
 ProgressReport = Callable[[int, int], None]
@@ -232,9 +233,9 @@ class IndexedDataset(Dataset):
         return self._splits[name]
 
     def fingerprint(self) -> str:
-        """sha256 over the annotation files of the splits in use, and over the images as far as they can be told."""
+        """sha256 over annotation files of the splits in use, images, and the version of the rules that decode them."""
         content = {split: [self._index(split).key(), self.split(split).images.fingerprint()] for split in self._used}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([PIXELS, content], sort_keys=True).encode()).hexdigest()
 
     @property
     def _used(self) -> tuple[str, ...]:

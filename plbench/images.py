@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -19,24 +20,10 @@ from plbench.columns import take
 from plbench.errors import DataError
 from plbench.labels import PartialLabels
 from plbench.paths import below
+from plbench.pixels import DECODING_ERRORS, decoded
 from plbench.spelling import file_look, find_alike, list_by_look
 
 _MOST_SIZES = 150_000  # files whose size a fingerprint looks at: well under a second on a local disk
-
-# What Pillow raises on broken, truncated, hostile or missing files.
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-
-
-def decoded(file: Path | IO[bytes], min_side: int = 0) -> Image.Image:
-    """An image file in RGB. JPEGs decode at a fraction of their size where that keeps `min_side`.
-
-    Raises:
-        OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError: `DECODING_ERRORS`, whatever is broken.
-    """
-    with Image.open(file) as image:
-        if min_side:
-            image.draft("RGB", (min_side, min_side))
-        return image.convert("RGB")
 
 
 class ImageSource(Protocol):
@@ -57,7 +44,10 @@ class ImageSource(Protocol):
         ...
 
     def load(self, row: int, min_side: int = 0) -> Image.Image:
-        """The image of a row in RGB; with `min_side`, it may come smaller, but no side below that many pixels."""
+        """The image of a row in RGB, as `plbench.pixels` decodes it.
+
+        With `min_side`, it may come smaller, but no side below that many pixels.
+        """
         ...
 
     def read(self, row: int) -> bytes:
@@ -187,23 +177,32 @@ def image_set_id(source: ImageSource) -> str:
 
 
 def find_unreadable(
-    source: ImageSource, report: Callable[[int, int], None] = lambda done, total: None
+    source: ImageSource,
+    report: Callable[[int, int], None] = lambda done, total: None,
+    oddities: Counter[str] | None = None,
 ) -> dict[int, str]:
-    """Decodes every image once and returns the reason for each row that fails. Absent files are found first."""
+    """Decodes every image once and returns the reason for each row that fails. Absent files are found first.
 
-    def reason(row: int) -> str | None:
+    Args:
+        report: is told images done and in all.
+        oddities: counts images that are stored otherwise than they are shown, by names of `plbench.pixels.ODDITIES`.
+    """
+
+    def reason(row: int) -> tuple[str | None, Iterable[str]]:
         try:
-            source.load(row, min_side=1)  # JPEG at an eighth of its size: still reads the file to its end
+            image = source.load(row, min_side=1)  # JPEG at an eighth of its size: still reads the file to its end
         except DataError as error:
-            return str(error)
-        return None
+            return str(error), ()
+        return None, image.info.get("oddities", ())
 
     failed = {row: f"image {source.name(row)} does not exist" for row in source.absent()}
     rows = [row for row in range(len(source)) if row not in failed]
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for done, (row, why) in enumerate(zip(rows, pool.map(reason, rows), strict=True), 1):
+        for done, (row, (why, found)) in enumerate(zip(rows, pool.map(reason, rows), strict=True), 1):
             if why is not None:
                 failed[row] = why
+            if oddities is not None:
+                oddities.update(found)
             report(done, len(rows))
     return failed
 

@@ -12,6 +12,7 @@ from plbench.comparison.compare import Setting
 from plbench.comparison.verdict import share_words
 from plbench.data.statistics import picture_format
 from plbench.evaluation.statistics import SIGNIFICANT
+from plbench.lettering import drawable, dress
 from plbench.store import write_atomically
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def draw_comparison(setting: Setting, command: str, path: Path) -> None:
         figure.suptitle(_plain(f"{setting.protocol}, {setting.regime}, {setting.model}"), fontsize=10)
         figure.text(0.01, 0.08 / height, caption, fontsize=7.5, va="bottom", color="#333333")
         metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(written, {})
+        dress(figure)
         write_atomically(path, lambda file: figure.savefig(file, format=written, dpi=150, metadata=metadata))
 
 
@@ -134,5 +136,5 @@ def _caption(setting: Setting, command: str, width: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """The text without anything that matplotlib would take for a formula."""
-    return text.replace("$", r"\$")
+    """The text without anything that matplotlib would take for a formula, or cannot write."""
+    return drawable(text).replace("$", r"\$")

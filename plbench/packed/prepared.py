@@ -18,8 +18,9 @@ from plbench.annotations.collect import Annotations
 from plbench.annotations.index import file_sha256
 from plbench.dataset import Dataset, LabelledSplit
 from plbench.errors import DataError, did_you_mean
-from plbench.packed.shards import ShardedImages
+from plbench.packed.shards import ShardedImages, refuse_other_pixels
 from plbench.paths import read_plain, refuse_links
+from plbench.pixels import PIXELS
 from plbench.plain_json import MOST_BYTES
 
 PREPARED = "prepared.json"
@@ -31,6 +32,7 @@ class Preparation(BaseModel):
     Attributes:
         dataset: its name. source: fingerprint of the dataset that it was made from. done: whether it is whole.
         num_images: by split, of the dataset that it was made from; those that could not be read are left out here.
+        pixels: version of the rules by which its images were decoded; 1 before it was noted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +46,7 @@ class Preparation(BaseModel):
     num_images: dict[str, int]
     groups: dict[str, tuple[str, ...]]
     done: bool
+    pixels: int = 1
 
 
 def is_prepared(root: Path) -> bool:
@@ -55,14 +58,16 @@ def read_preparation(root: Path) -> Preparation:
     """What a prepared folder says of itself.
 
     Raises:
-        DataError: if the file is damaged or from another version.
+        DataError: if the file is damaged, or from a version that decodes images otherwise.
     """
     try:
-        return Preparation.model_validate_json(read_plain(root, root / PREPARED, MOST_BYTES))
+        about = Preparation.model_validate_json(read_plain(root, root / PREPARED, MOST_BYTES))
     except (OSError, ValidationError) as error:
         raise DataError(
             f"{root / PREPARED} cannot be read: {str(error).splitlines()[0]}; run plbench data prepare again"
         ) from error
+    refuse_other_pixels(about.pixels, root)
+    return about
 
 
 class PreparedDataset(Dataset):
@@ -115,7 +120,7 @@ class PreparedDataset(Dataset):
 
     def fingerprint(self) -> str:
         """sha256 over labels and shards of the splits in use."""
-        content = {}
+        content: dict[str, Any] = {"pixels": PIXELS}
         for split in self.used_splits():
             files = sorted(path for path in (self.root / split / "labels").iterdir() if path.is_file())
             labels = {path.name: file_sha256(path, self.cache and self.cache / "index") for path in files}

@@ -24,8 +24,9 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, Validat
 
 from plbench.columns import TextColumn
 from plbench.errors import DataError
-from plbench.images import DECODING_ERRORS, find_unreadable
+from plbench.images import find_unreadable
 from plbench.paths import refuse_links
+from plbench.pixels import DECODING_ERRORS, PIXELS, decoded
 
 MANIFEST = "packed.json"
 INDEX = "index.arrow"
@@ -48,6 +49,7 @@ class PackSettings(BaseModel):
 
     Attributes:
         images: id of the image set that was packed (`plbench.images.image_set_id`).
+        pixels: version of the rules by which files were decoded (`plbench.pixels.PIXELS`); 1 before it was noted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,6 +60,7 @@ class PackSettings(BaseModel):
     images: str
     num_images: NonNegativeInt
     rows_per_shard: PositiveInt = ROWS_PER_SHARD
+    pixels: int = 1
 
 
 class PackedFile(BaseModel):
@@ -196,6 +199,7 @@ class ShardedImages:
                 "does not exist" if packed is None else f"has {packed.taken:,} of {packed.settings.num_images:,} images"
             )
             raise DataError(f"the packed split {folder} {state}; {_MEND}")
+        refuse_other_pixels(packed.settings.pixels, folder)
         self.folder, self.packed = folder, packed
         self.rows = np.arange(packed.num_images) if rows is None else rows
         columns = _open_index(folder / INDEX, packed.index)
@@ -248,10 +252,7 @@ class ShardedImages:
         """
         content = self.read(row)
         try:
-            with Image.open(io.BytesIO(content)) as image:
-                if min_side:
-                    image.draft("RGB", (min_side, min_side))
-                return image.convert("RGB")
+            return decoded(io.BytesIO(content), min_side)
         except DECODING_ERRORS as error:
             raise DataError(f"image {self.name(row)} cannot be read: {undecodable(error)}; {_VERIFY}") from error
 
@@ -296,6 +297,24 @@ class ShardedImages:
             first, last = int(run[0]), int(run[-1])
             shard = self._open(first // self._rows_per_shard)
             shard.expect(int(self._begins[first]), int(self._begins[last]) + int(self._sizes[last]))
+
+
+def refuse_other_pixels(version: int, folder: Path) -> None:
+    """Refuse a packed folder whose images were decoded by other rules.
+
+    Args:
+        version: of the rules, as noted in the folder.
+
+    Raises:
+        DataError: if it is not `PIXELS`.
+    """
+    if version != PIXELS:
+        age = "an older" if version < PIXELS else "a newer"
+        raise DataError(
+            f"{folder} was packed by {age} plbench, which decodes images with 16 bits, transparency or an EXIF "
+            f"orientation differently (rules {version}, not {PIXELS}); delete the folder and run plbench data prepare "
+            "again"
+        )
 
 
 def undecodable(error: Exception) -> str:
