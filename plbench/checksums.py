@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import mmap
 import shutil
@@ -22,40 +23,23 @@ class Damaged(StoreError):
     """A stored file that is not what was written."""
 
 
-class Hashing:
-    """A file that is written to, and the sha256 of what was written."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        """Nothing has been written yet."""
-        self._file = file
-        self.digest = hashlib.sha256()
-
-    def write(self, content: Any) -> int:
-        """Writes bytes."""
-        self.digest.update(content)
-        return self._file.write(content)
-
-    def flush(self) -> None:
-        """Flushes the file."""
-        self._file.flush()
-
-
 def write_checked(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Writes a file atomically, with the sha256 of its content in its last 32 bytes.
 
     Args:
-        write: writes the content to an open binary file, from front to back.
+        write: writes the content to an open binary file. It is put together in memory.
 
     Raises:
         StoreError: if it cannot be written.
     """
+    content = io.BytesIO()
+    write(content)
+    content.write(hashlib.sha256(content.getbuffer()).digest())
+    write_atomically(path, lambda file: _write(file, content.getbuffer()))
 
-    def write_both(file: IO[bytes]) -> None:
-        hashing = Hashing(file)
-        write(hashing)  # type: ignore[arg-type]
-        file.write(hashing.digest.digest())
 
-    write_atomically(path, write_both)
+def _write(file: IO[bytes], content: memoryview) -> None:
+    file.write(content)
 
 
 def read_checked(path: Path) -> memoryview:

@@ -68,6 +68,11 @@ def file_sha256(path: Path, cache: Path | None = None) -> str:
     raise DataError(f"{path} cannot be read")
 
 
+def sha256_of(sha256s: Sha256s) -> str:
+    """Hex sha256 over the digests of many things, in order."""
+    return hashlib.sha256(np.ascontiguousarray(sha256s).data).hexdigest()
+
+
 def files_sha256(paths: Sequence[str], cache: Path | None, report: Report = lambda done, total: None) -> Sha256s:
     """The sha256 of each file.
 

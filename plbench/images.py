@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, ClassVar, Protocol, Self
+from typing import IO, Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -16,10 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from plbench.columns import take
+from plbench.digests import Report, Sha256s, files_sha256, sha256_of
 from plbench.errors import DataError
 from plbench.labels import PartialLabels
-
-_MOST_SIZES = 150_000  # files whose size a fingerprint looks at: well under a second on a local disk
 
 # What Pillow raises on broken, truncated, hostile or missing files.
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
@@ -75,7 +74,7 @@ class ImageSource(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """sha256 that changes when images are replaced."""
+        """sha256 that changes when any image does. Not asked of a source that has `sha256s(cache, report)`, too."""
         ...
 
     def expect(self, rows: range) -> None:
@@ -146,20 +145,40 @@ class ImageFiles:
     def expect(self, rows: range) -> None:
         """Nothing is read ahead: the next row's file lies anywhere."""
 
-    def fingerprint(self) -> str:
-        """sha256 over the sizes of the files in bytes: of all, or of evenly spaced ones where they are millions.
+    def sha256s(self, cache: Path | None = None, report: Report = lambda done, total: None) -> Sha256s:
+        """The sha256 of each file, [N, 32]; zeros where it is absent.
 
-        Tells that images were replaced, resized or encoded again without reading them.
+        Args:
+            cache: remembers what files hold, so that each is read once.
+            report: is told files done and in all, where this takes a while.
         """
-        step = -(-len(self) // _MOST_SIZES)
-        digest = hashlib.sha256(f"{len(self)} every {step}".encode())
-        for row in range(0, len(self), max(1, step)):
-            try:
-                size = os.stat(os.path.join(self.root, self.paths[row])).st_size
-            except OSError:
-                size = -1
-            digest.update(size.to_bytes(8, "little", signed=True))
-        return digest.hexdigest()
+        root = os.path.abspath(self.root)
+        return files_sha256(_Joined(root, self.paths), cache, report)
+
+    def fingerprint(self) -> str:
+        """sha256 over the files' bytes."""
+        return sha256_of(self.sha256s())
+
+
+class _Joined(Sequence[str]):
+    """Paths below a root, joined when asked for: nine million of them need not be in memory."""
+
+    def __init__(self, root: str, paths: Sequence[str]) -> None:
+        self._root, self._paths = root, paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, row: Any) -> Any:
+        return os.path.join(self._root, self._paths[row])
+
+
+def image_sha256s(
+    source: ImageSource, cache: Path | None = None, report: Report = lambda done, total: None
+) -> Sha256s | None:
+    """The sha256 of each image's bytes as they are stored, [N, 32]; None of a source that does not give them."""
+    give = getattr(source, "sha256s", None)
+    return None if give is None else give(cache, report)
 
 
 def image_set_id(source: ImageSource) -> str:

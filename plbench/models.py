@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -70,13 +69,6 @@ def default_normalisation(backbone: str) -> tuple[tuple[float, ...], tuple[float
     """Mean and standard deviation that timm's weights of a backbone were trained with."""
     config = _pretrained_config(backbone)
     return tuple(config.mean), tuple(config.std)
-
-
-@cache
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Backbone(nn.Module):

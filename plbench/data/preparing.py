@@ -20,7 +20,7 @@ from plbench.packed.packing import pack
 from plbench.packed.prepared import PREPARED, Preparation, PreparedDataset, is_prepared, read_preparation
 from plbench.packed.shards import PackedSplit, ShardedImages
 from plbench.store import unwritable, write_json
-from plbench.workspace import Workspace, open_dataset
+from plbench.workspace import Workspace, fingerprint, open_dataset
 
 
 def prepare(
@@ -52,7 +52,7 @@ def prepare(
     chosen = tuple(dict.fromkeys(splits)) or dataset.used_splits()
     about = Preparation(
         dataset=name,
-        source=dataset.fingerprint(),
+        source=fingerprint(dataset, workspace),
         short_side=short_side,
         quality=quality,
         splits=chosen,

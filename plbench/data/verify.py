@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plbench.api import Dataset
+from plbench.checksums import write_checked_json
 from plbench.download.remote import RemoteFile, compute_checksum, read_record
 from plbench.images import find_unreadable
 from plbench.packed.prepared import PreparedDataset
 from plbench.planning.image_check import note_of_unreadable
-from plbench.store import write_json
 from plbench.workspace import Workspace, locate_dataset, open_dataset
 
 _NOT_RANKED = "runs on other numbers are custom/… and ranked on no board"
@@ -104,7 +104,7 @@ def _images(dataset: Dataset, split: str, workspace: Workspace, *, decode: bool)
     with note_of_unreadable(dataset, split, workspace) as note:
         with workspace.reporter.task(f"Decoding {len(images):,} {split} images") as report:
             problems = find_unreadable(images, report)
-        write_json(note, {"unreadable": sorted(images.ids[row] for row in problems)})
+        write_checked_json(note, {"unreadable": sorted(images.ids[row] for row in problems)})
     return _verdict(f"{split}: image files", list(problems.values()), decode=True)
 
 
