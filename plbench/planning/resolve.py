@@ -14,6 +14,7 @@ from plbench.api import Dataset, Method, Stage, Task
 from plbench.digests import file_sha256
 from plbench.errors import PlbenchError, PluginError, did_you_mean
 from plbench.models import default_normalisation, resolve_backbone, weights_path
+from plbench.planning.duplicates import check_apart
 from plbench.planning.image_check import check_images
 from plbench.protocol import Material, choose_protocol, custom, is_official
 from plbench.randomness import generator
@@ -59,6 +60,7 @@ class Request:
     seed: int = 0
     selection: Selection = "last"
     skip_unreadable: bool = False
+    allow_duplicates: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ def plan_run(request: Request, workspace: Workspace, opened: Sequence[Material] 
         dataset, request.simulate, request.simulation_seed, selects_on_test=request.selection == "best-on-test"
     )
     skipped = check_images(dataset, protocol, workspace, skip=request.skip_unreadable)
-    if skipped or not is_official(dataset, protocol):
+    duplicates = check_apart(dataset, protocol, workspace, allow=request.allow_duplicates)
+    if skipped or duplicates or not is_official(dataset, protocol):
         protocol = custom(protocol)
     recipe = _choose_recipe(dataset, request.recipe)
     regime = request.regime or recipe.regime
@@ -112,6 +115,7 @@ def plan_run(request: Request, workspace: Workspace, opened: Sequence[Material] 
         seed=request.seed,
         selection=request.selection,
         skipped_images=skipped,
+        duplicates=duplicates,
     )
     if base.model.weights == "pretrained":
         workspace.reporter.line(f"Looking for the weights of {base.model.backbone}, here and on timm's hub")
@@ -156,6 +160,7 @@ def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Materia
                 update={"weights_sha256": file_sha256(path, workspace.store.cache) if path else None}
             ),
             "skipped_images": skipped,
+            "duplicates": check_apart(dataset, protocol, workspace, allow=spec.duplicates is not None),
             "numerics": RunSpec.model_fields["numerics"].default,
         }
     )
