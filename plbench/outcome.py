@@ -226,4 +226,9 @@ def _warnings(job: Job, scored: Scored, headline: SplitMetrics) -> list[str]:
         warnings.append("the epoch was selected on the test split: no board ranks this run")
     if job.spec.skipped_images:
         warnings.append(f"{len(job.spec.skipped_images)} unreadable images were left out")
+    if job.spec.duplicates:
+        warnings.append(
+            f"{job.spec.duplicates} test images are byte for byte train images, which --allow-duplicates let stay: the "
+            "figures are in part of what was learned by heart"
+        )
     return warnings

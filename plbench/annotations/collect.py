@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
+from plbench.checksums import Damaged, check_sums, write_sums
 from plbench.columns import TextColumn
 from plbench.errors import DataError
 from plbench.labels import PartialLabels
@@ -52,14 +53,19 @@ class Annotations:
             self.image_paths.save(folder / _PATHS)
         said = {"groups": self.groups, "notes": self.notes}
         (folder / "said.json").write_text(json.dumps(said), encoding="utf-8")
+        write_sums(folder)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Memory-maps what `write` wrote.
 
         Raises:
-            DataError: if the folder does not hold that.
+            DataError: if the folder does not hold that, or any of its files is not what was written.
         """
+        try:
+            check_sums(folder)
+        except Damaged as error:
+            raise DataError(str(error)) from error
         try:
             said = parse_json((folder / "said.json").read_bytes())
             groups = {name: tuple(ids) for name, ids in said["groups"].items()}

@@ -11,8 +11,10 @@ import torch
 from pydantic import ValidationError
 
 from plbench.api import Dataset, Method, Stage, Task
+from plbench.digests import file_sha256
 from plbench.errors import PlbenchError, PluginError, did_you_mean
-from plbench.models import default_normalisation, file_sha256, resolve_backbone, weights_path
+from plbench.models import default_normalisation, resolve_backbone, weights_path
+from plbench.planning.duplicates import check_apart
 from plbench.planning.image_check import check_images
 from plbench.protocol import Material, choose_protocol, custom, is_official
 from plbench.randomness import generator
@@ -31,7 +33,7 @@ from plbench.spec import (
     differences,
 )
 from plbench.training import hooks
-from plbench.workspace import Workspace, open_dataset
+from plbench.workspace import Workspace, fingerprint, open_dataset
 
 _MAX_STAGE_DEPTH = 8
 
@@ -58,6 +60,7 @@ class Request:
     seed: int = 0
     selection: Selection = "last"
     skip_unreadable: bool = False
+    allow_duplicates: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,14 +97,15 @@ def plan_run(request: Request, workspace: Workspace, opened: Sequence[Material] 
         dataset, request.simulate, request.simulation_seed, selects_on_test=request.selection == "best-on-test"
     )
     skipped = check_images(dataset, protocol, workspace, skip=request.skip_unreadable)
-    if skipped or not is_official(dataset, protocol):
+    duplicates = check_apart(dataset, protocol, workspace, allow=request.allow_duplicates)
+    if skipped or duplicates or not is_official(dataset, protocol):
         protocol = custom(protocol)
     recipe = _choose_recipe(dataset, request.recipe)
     regime = request.regime or recipe.regime
     material = _opened_material(dataset, protocol, skipped, opened)
     base = RunSpec(
         protocol=protocol,
-        dataset_fingerprint=dataset.fingerprint(),
+        dataset_fingerprint=fingerprint(dataset, workspace),
         method=MethodSpec(name=request.method, version="", source_sha256="", params={}),
         model=_choose_model(recipe, request.model),
         regime=regime,
@@ -111,6 +115,7 @@ def plan_run(request: Request, workspace: Workspace, opened: Sequence[Material] 
         seed=request.seed,
         selection=request.selection,
         skipped_images=skipped,
+        duplicates=duplicates,
     )
     if base.model.weights == "pretrained":
         workspace.reporter.line(f"Looking for the weights of {base.model.backbone}, here and on timm's hub")
@@ -125,7 +130,7 @@ def plan_run(request: Request, workspace: Workspace, opened: Sequence[Material] 
         plan = complete(base, request.method_params, material, recipe, workspace.registry)
         workspace.reporter.line(forecast(plan, workspace).text)
         raise
-    weights = {"weights_sha256": file_sha256(path) if path is not None else None}
+    weights = {"weights_sha256": file_sha256(path, workspace.store.cache) if path is not None else None}
     base = base.model_copy(update={"model": base.model.model_copy(update=weights)})
     return complete(base, request.method_params, material, recipe, workspace.registry)
 
@@ -151,9 +156,12 @@ def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Materia
     path = weights_path(spec.model, workspace.weights_file)
     here = spec.model_copy(
         update={
-            "dataset_fingerprint": dataset.fingerprint(),
-            "model": spec.model.model_copy(update={"weights_sha256": file_sha256(path) if path else None}),
+            "dataset_fingerprint": fingerprint(dataset, workspace),
+            "model": spec.model.model_copy(
+                update={"weights_sha256": file_sha256(path, workspace.store.cache) if path else None}
+            ),
             "skipped_images": skipped,
+            "duplicates": check_apart(dataset, protocol, workspace, allow=spec.duplicates is not None),
             "numerics": RunSpec.model_fields["numerics"].default,
         }
     )
