@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from plbench.api import Dataset, Method, Stage, Task
 from plbench.errors import PlbenchError, PluginError, did_you_mean
-from plbench.models import default_normalisation, file_sha256, resolve_backbone, weights_path
+from plbench.models import Backbone, default_normalisation, file_sha256, resolve_backbone, weights_path
 from plbench.planning.image_check import check_images
 from plbench.protocol import Material, choose_protocol, custom, is_official
-from plbench.randomness import generator
+from plbench.randomness import generator, seeded
 from plbench.record import TuningReport
 from plbench.registry import Registry, source_sha256
 from plbench.spec import (
@@ -31,6 +31,7 @@ from plbench.spec import (
     differences,
 )
 from plbench.training import hooks
+from plbench.training.dropout import draws_alone, has_batch_statistics
 from plbench.workspace import Workspace, open_dataset
 
 _MAX_STAGE_DEPTH = 8
@@ -112,6 +113,7 @@ def plan_run(request: Request, workspace: Workspace, opened: Sequence[Material] 
         selection=request.selection,
         skipped_images=skipped,
     )
+    base = base.model_copy(update={"processes": _deciding_processes(base, workspace)})
     if base.model.weights == "pretrained":
         workspace.reporter.line(f"Looking for the weights of {base.model.backbone}, here and on timm's hub")
     try:
@@ -156,6 +158,7 @@ def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Materia
             "numerics": RunSpec.model_fields["numerics"].default,
         }
     )
+    here = here.model_copy(update={"processes": _deciding_processes(here, workspace)})
     plan = complete(here, spec.method.params, material, recipe, workspace.registry)
     differs = differences(spec.model_dump(mode="json"), plan.spec.model_dump(mode="json"))
     if differs:
@@ -283,6 +286,19 @@ def _check_needs(method: type[Method], spec: RunSpec, material: Material) -> Non
             "method that takes unknown labels for negatives, such as those that plbench methods list shows without "
             "that need"
         )
+
+
+def _deciding_processes(spec: RunSpec, workspace: Workspace) -> int | None:
+    """The number of processes where a run's result depends on it.
+
+    Among GPUs, batch normalisation takes the statistics of all of them, of a batch that is computed in one piece.
+    """
+    if spec.regime == "probe" or workspace.world.size == 1:
+        return None
+    with seeded(0):
+        backbone = Backbone(spec.model)
+    shares = has_batch_statistics(backbone) and (workspace.device.type != "cuda" or spec.plan.accumulate > 1)
+    return workspace.world.size if shares or draws_alone(backbone) else None
 
 
 def _opened_dataset(name: str, workspace: Workspace, opened: Sequence[Material]) -> Dataset:
