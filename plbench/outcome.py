@@ -16,6 +16,7 @@ from plbench.cells import Cells
 from plbench.diagnostics import diagnose_prior, diagnose_training
 from plbench.evaluation import summary
 from plbench.job import Job
+from plbench.planning.label_check import notes_on
 from plbench.planning.resolve import is_default
 from plbench.randomness import derive_seed
 from plbench.record import (
@@ -104,6 +105,7 @@ def record(job: Job, scored: Scored, metrics: dict[str, SplitMetrics], folder: P
         training={"final_loss": job.state.history[-1]["loss"], "steps": float(job.state.step)},
         files={name: reference(folder / name) for name in FILES},
         warnings=_warnings(job, next(iter(metrics.values()))),
+        notes=list(notes_on(job.plan.material)),
     )
 
 

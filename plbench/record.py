@@ -187,6 +187,7 @@ class Record(Frozen):
         tuning: how a study chose the values, where one did.
         metrics: by evaluation: "test" (averaged weights, the headline), "test_raw" (last weights), "validation".
         files: by name in the run's folder.
+        warnings: on the run's figures. notes: on how its labels were read, as the plan said them.
     """
 
     schema_version: Literal[4] = 4
@@ -211,6 +212,7 @@ class Record(Frozen):
     training: dict[str, float] = Field(default_factory=dict)
     files: dict[str, FileReference] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
     error: str | None = None
 
     @property

@@ -14,6 +14,7 @@ from plbench.api import Dataset, Method, Stage, Task
 from plbench.errors import PlbenchError, PluginError, did_you_mean
 from plbench.models import Backbone, default_normalisation, file_sha256, resolve_backbone, weights_path
 from plbench.planning.image_check import check_images
+from plbench.planning.label_check import check_learnable, notes_on
 from plbench.protocol import Material, choose_protocol, custom, is_official
 from plbench.randomness import generator, seeded
 from plbench.record import TuningReport
@@ -44,6 +45,7 @@ class Request:
     Attributes:
         method_params: typed values by name, or texts "name=value" as given with -P.
         model, plan: fields of `ModelSpec` and `Plan` to change from the recipe's.
+        scores_test: False where the test split must stay closed, as while something is tuned.
     """
 
     dataset: str
@@ -59,6 +61,7 @@ class Request:
     seed: int = 0
     selection: Selection = "last"
     skip_unreadable: bool = False
+    scores_test: bool = True
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ def plan_run(request: Request, workspace: Workspace, opened: Sequence[Material] 
     recipe = _choose_recipe(dataset, request.recipe)
     regime = request.regime or recipe.regime
     material = _opened_material(dataset, protocol, skipped, opened)
+    _check_labels(material, request.selection, workspace, scores_test=request.scores_test)
     base = RunSpec(
         protocol=protocol,
         dataset_fingerprint=dataset.fingerprint(),
@@ -149,6 +153,7 @@ def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Materia
     protocol = spec.protocol.model_copy(update={"suggested": suggested})
     skipped = check_images(dataset, protocol, workspace, skip=bool(spec.skipped_images))
     material = _opened_material(dataset, protocol, skipped, opened)
+    _check_labels(material, spec.selection, workspace, scores_test=spec.train_part == "train")
     path = weights_path(spec.model, workspace.weights_file)
     here = spec.model_copy(
         update={
@@ -280,12 +285,30 @@ def make_task(spec: RunSpec, material: Material, artifacts: Mapping[str, torch.T
 def _check_needs(method: type[Method], spec: RunSpec, material: Material) -> None:
     if spec.regime == "probe" and method.needs & {"images", "feature_map"}:
         raise PlbenchError(f"method {method.name!r} needs images, not cached features; give --regime finetune")
+    check_learnable(material, spec.train_part)
+    if spec.train_part == "fit":
+        material.check_validation()
     if "negatives" in method.needs and material.train(spec.train_part).labels.counts()[1].sum() == 0:
         raise PlbenchError(
             f"method {method.name!r} learns from verified negatives, and protocol {spec.protocol.name} has none; use a "
             "method that takes unknown labels for negatives, such as those that plbench methods list shows without "
             "that need"
         )
+
+
+def _check_labels(material: Material, selection: Selection, workspace: Workspace, *, scores_test: bool) -> None:
+    """Says what was noted about the labels, and makes sure that something can be learned and scored.
+
+    Raises:
+        DataError: if nothing can.
+    """
+    check_learnable(material, "train")
+    if scores_test:
+        material.test()
+    if selection == "validation":
+        material.check_validation()
+    for note in notes_on(material):
+        workspace.reporter.note(note)
 
 
 def _deciding_processes(spec: RunSpec, workspace: Workspace) -> int | None:
