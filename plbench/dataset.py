@@ -6,7 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from plbench.annotations.collect import Annotations
 from plbench.annotations.index import Index
+from plbench.annotations.repeated import note_on_repeated_files
 from plbench.digests import Sha256s, sha256_of
 from plbench.download.remote import RemoteFile
 from plbench.errors import DataError, PlbenchError
@@ -226,6 +227,8 @@ class IndexedDataset(Dataset):
             raise DataError(f"dataset {self.name!r} has splits {', '.join(self.splits)}, not {split!r}")
         if split not in self._annotations:
             found = self._index(split).get(lambda: self.read(split, report))
+            said = note_on_repeated_files(found, f"split {split!r} of {self.name!r}")
+            found = replace(found, notes=(*found.notes, *said))
             for other, known in self._annotations.items():
                 if _classes(known) != _classes(found):
                     raise DataError(

@@ -286,13 +286,7 @@ class Job:
         self.state.generators = saved.pop("generators")
         self.state.load_state_dict(saved)
         steps = self.method.task.steps_per_epoch * self.spec.plan.epochs
-        said = [f"Going on after step {self.state.step:,} of {steps:,}"]
-        if self.state.batch and found.num_processes != world.size:
-            said.append(
-                f"It was saved by {found.num_processes} processes, these are {world.size}: dropout goes on with other "
-                "chances, all else as it was"
-            )
-        return said
+        return [f"Going on after step {self.state.step:,} of {steps:,}"]
 
     def _selects_by_epoch(self) -> bool:
         by_validation = self.only_selects and self.spec.selection == "validation"

@@ -18,6 +18,7 @@ from plbench.errors import DataError
 from plbench.evaluation import summary
 from plbench.evaluation.thresholds import Thresholds, thresholds_on
 from plbench.job import Job
+from plbench.planning.label_check import notes_on
 from plbench.planning.resolve import fit_part_plan, is_default
 from plbench.pretraining import describe_pretraining, overlap
 from plbench.randomness import derive_seed
@@ -165,6 +166,7 @@ def record(job: Job, scored: Scored, metrics: dict[str, SplitMetrics], folder: P
         training={"final_loss": job.state.history[-1]["loss"], "steps": float(job.state.step)},
         files={name: reference(folder / name) for name in FILES},
         warnings=_warnings(job, scored, next(iter(metrics.values()))),
+        notes=list(notes_on(job.plan.material)),
     )
 
 

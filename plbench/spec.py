@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-NUMERICS = 1
+NUMERICS = 2
 """Raised whenever a change of ours moves results, so that a mended bug is never answered with "already done"."""
 
 Regime = Literal["finetune", "probe"]
@@ -170,6 +170,8 @@ class RunSpec(Identified):
             any is `custom/…`.
         tuned_by: key of the study that chose parameters, rate and decay; None where none did. It keeps the row of a
             study apart from one of the same values that nobody searched for.
+        processes: their number where the result depends on it: batch statistics of each one's own share, or layers
+            whose chance each draws for itself; else None.
     """
 
     protocol: Protocol
@@ -186,6 +188,7 @@ class RunSpec(Identified):
     skipped_images: tuple[str, ...] = ()
     duplicates: Annotated[int, Field(ge=1)] | None = None
     tuned_by: str | None = None
+    processes: int | None = None
     stages: dict[str, str] = Field(default_factory=dict)
     numerics: int = NUMERICS
 

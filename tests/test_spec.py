@@ -115,6 +115,7 @@ CHANGED: dict[str, dict[str, Any]] = {
         "skipped_images": ("x",),
         "tuned_by": "0123456789abcdef",
         "stages": {"prior": "0123456789abcdef"},
+        "processes": 2,
         "numerics": 999,
     },
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,18 @@ _DATA_OPTIONS = ("labels", "images", "negative_value")  # of a dataset, with opt
 _WEIGHTS = ("packaged", "pretrained", "random")
 
 
-def plan_from_options(given: Mapping[str, Any], workspace: Workspace) -> RunPlan:
+def plan_from_options(given: Mapping[str, Any], workspace: Workspace, *, scores_test: bool = True) -> RunPlan:
     """The plan of `plbench run` with these options; None means not given.
+
+    Args:
+        given: values by option.
+        workspace: where and how.
+        scores_test: False where the test split must stay closed.
 
     Raises:
         PlbenchError: if method or dataset is missing, or anything does not fit.
     """
-    return plan_run(request_from_options(given), workspace)
+    return plan_run(replace(request_from_options(given), scores_test=scores_test), workspace)
 
 
 def request_from_options(given: Mapping[str, Any]) -> Request:
