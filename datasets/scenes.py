@@ -38,7 +38,8 @@ _CHUNK = 100  # images that a worker draws at a time
 def _protocol(variant: str, simulation: str, gamma_neg: float, **rules: Any) -> BenchmarkProtocol:
     gammas = {"gamma_pos": 0.0, "gamma_neg": gamma_neg, "gamma_unann": 4.0}
     return BenchmarkProtocol(
-        name=f"scenes-{variant}/v1",
+        # version 2: each run draws its own labels; of version 1, all runs had the labels of seed 0
+        name=f"scenes-{variant}/{'v1' if simulation == 'none' else 'v2'}",
         dataset="scenes",
         simulation=simulation,
         suggested={"pasl-negative": gammas, "selective": {**gammas, "top_k": 3, "eta": 0.5}},

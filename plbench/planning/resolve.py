@@ -176,12 +176,14 @@ def complete(
 ) -> RunPlan:
     """Fills in method, parameters and stages of a spec whose other fields stand.
 
+    The plan's material is that of the spec's seed, whatever seed the given one is of.
+
     Raises:
         PlbenchError: if the method or a parameter does not fit. PluginError: if stages need each other in a circle.
     """
     if depth > _MAX_STAGE_DEPTH:
         raise PluginError(f"the stages of method {base.method.name!r} need each other in a circle")
-    method = registry.method(base.method.name)
+    method, material = registry.method(base.method.name), material.at_seed(base.seed)
     suggested = material.protocol.suggested.get(method.name, {}) if not base.method.version else {}
     params = validate_params(method, {**suggested, **method_params})
     _check_needs(method, base, material)
@@ -294,9 +296,8 @@ def _opened_material(
     dataset: Dataset, protocol: Protocol, skipped: tuple[str, ...], opened: Sequence[Material]
 ) -> Material:
     """Material keeps labels and parts that take a while to make."""
-    wanted = (protocol, frozenset(skipped))
-    same = (m for m in opened if m.dataset is dataset and (m.protocol, m.skipped) == wanted)
-    return next(same, None) or Material(dataset, protocol, skipped)
+    same = next((material for material in opened if material.is_of(dataset, protocol, skipped)), None)
+    return same or Material(dataset, protocol, skipped)
 
 
 def _choose_recipe(dataset: Dataset, name: str | None) -> Recipe:
