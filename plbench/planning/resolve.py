@@ -185,7 +185,7 @@ def complete(
         raise PluginError(f"the stages of method {base.method.name!r} need each other in a circle")
     method, material = registry.method(base.method.name), material.at_seed(base.seed)
     suggested = material.protocol.suggested.get(method.name, {}) if not base.method.version else {}
-    params = validate_params(method, {**suggested, **method_params})
+    params = validate_params(method, _starting(method, suggested, method_params))
     _check_needs(method, base, material)
     if base.regime == "probe" and base.plan.grad_checkpointing:
         raise PlbenchError(
@@ -231,7 +231,8 @@ def is_default(plan: RunPlan) -> bool:
     """
     spec, recipe, method = plan.spec, plan.recipe, plan.method
     suggested = plan.material.protocol.suggested.get(method.name, {})
-    rows = [validate_params(method, {**suggested, **variant}) for variant in ({}, *method.variants.values())]
+    variants = ({}, *method.variants.values())
+    rows = [validate_params(method, _starting(method, suggested, variant)) for variant in variants]
     model = spec.model.model_copy(update={"weights_sha256": recipe.model.weights_sha256})
     declared = [row.model_dump(mode="json", exclude_none=True) for row in rows]
     return spec.method.params in declared and spec.plan == recipe.plans[spec.regime] and model == recipe.model
@@ -241,6 +242,12 @@ def fit_part_plan(plan: RunPlan, registry: Registry) -> RunPlan:
     """The same run on train without its validation part: where an early stopping epoch is chosen."""
     base = plan.spec.model_copy(update={"train_part": "fit"})
     return complete(base, plan.spec.method.params, plan.material, plan.recipe, registry)
+
+
+def _starting(method: type[Method], suggested: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values that were given, and of those that a protocol suggests the ones that they do not replace."""
+    replaced = {name for names in method.Params.alternatives if names & given.keys() for name in names}
+    return {**{name: value for name, value in suggested.items() if name not in replaced}, **given}
 
 
 def validate_params(method: type[Method], values: Mapping[str, Any]) -> Any:
@@ -254,7 +261,16 @@ def validate_params(method: type[Method], values: Mapping[str, Any]) -> Any:
         if name not in known:
             listing = did_you_mean(name, known) if known else "it takes none"
             raise PlbenchError(f"method {method.name!r} has no parameter {name!r}; {listing}")
-    return _checked(method.Params, dict(values), f"parameters of method {method.name!r}")
+    chosen = dict(values)
+    for names in method.Params.alternatives:
+        given = sorted(name for name in names if values.get(name) is not None)
+        if len(given) > 1:
+            raise PlbenchError(
+                f"{' and '.join(given)} of method {method.name!r} say the same in two ways; give one of them"
+            )
+        if given:
+            chosen |= dict.fromkeys(names - {*given})
+    return _checked(method.Params, chosen, f"parameters of method {method.name!r}")
 
 
 def make_task(spec: RunSpec, material: Material, artifacts: Mapping[str, torch.Tensor] | None = None) -> Task:

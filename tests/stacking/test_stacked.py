@@ -114,11 +114,12 @@ def assert_same(one: FitState, other: FitState, tolerance: float = 1e-8) -> None
 def some_params(name: str, fixed: dict[str, Any], number: int, task: Task) -> dict[str, Any]:
     """The defaults first, then values drawn from the ranges."""
     method, rng = REGISTRY.method(name), np.random.default_rng(number)
-    params = dict(fixed)
+    params, start = dict(fixed), validate_params(method, fixed)
     for parameter, search in method.Params.search_space().items() if number else ():
-        low, high = search.bounds(task)
-        whole = method.Params.model_fields[parameter].annotation is int
-        params[parameter] = int(rng.integers(low, high + 1)) if whole else float(rng.uniform(low, high))
+        if search.applies(start):
+            low, high = search.bounds(task)
+            whole = method.Params.is_whole(parameter)
+            params[parameter] = int(rng.integers(low, high + 1)) if whole else float(rng.uniform(low, high))
     return params
 
 
