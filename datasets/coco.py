@@ -25,7 +25,7 @@ from plbench.recipes import quick_recipe
 
 from .checksums import published_file
 from .coco_fixture import write_coco_fixture
-from .coco_json import AnnotationFile, Category, Document, Ids, Image, annotated_cells, first_outside
+from .coco_json import AnnotationFile, Category, Document, Ids, Image, annotated_cells, first_outside, say_alike
 
 CSL_README = "README of the CSL authors' code"
 
@@ -50,7 +50,7 @@ PAPER_RECIPE = Recipe(
     },
     sources={
         "model, finetune plan": "the CSL authors' code (published.json, training.coco); ImageNet-21k weights",
-        "weight_decay": "decoupled, as the paper says; its code couples it (optimizer = adam-coupled)",
+        "weight_decay": "decoupled, as the paper says; its code couples it to a summed loss (optimizer = adam-coupled)",
         "randaugment": "the code says RandAugment; magnitude 9 is timm's usual, ours",
         "cutout": "the code's factor 0.5, by timm's random erasing",
         "ema_horizon": "ours: leaves 0.9997 as it is at the paper's 38,000 steps",
@@ -107,6 +107,8 @@ class _Coco(IndexedDataset):
     licence = "annotations CC BY 4.0 (COCO Consortium); photographs under their own Flickr licences"
     sources = ("https://cocodataset.org/#download",)
     recipes = (PAPER_RECIPE, quick_recipe(image_size=224))
+    collections = ("coco",)
+    expected_positives = 2.9  # Cole et al., CVPR 2021
     year: ClassVar[int]
 
     def _folder(self, split: str) -> str:
@@ -157,7 +159,7 @@ class _Coco(IndexedDataset):
             TextColumn.of(str(image.id) for image in chosen),
             labels,
             TextColumn.of(f"{folder}/{image.file_name}" for image in chosen),
-            notes=notes,
+            notes=(*notes, *say_alike(names)),
         )
 
     def _check_names(self, file: AnnotationFile, images: Sequence[Image], split: str) -> None:

@@ -17,14 +17,17 @@ from typing import Annotated, Any, Generic, Protocol, TypeVar
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from plbench.api import DataError, ProgressReport
+from plbench.paths import UNSAFE
+from plbench.spelling import first_alike
 
 IntArray = npt.NDArray[np.int64]
 Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 _BOM = b"\xef\xbb\xbf"
-_OUTSIDE = re.compile(r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:|[/\\]$|^$|\0")
+_OUTSIDE = re.compile(rf"{UNSAFE}|/$")
 _MESSAGE = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<where>.*)`)?", re.DOTALL)
 _NAMES = {
     "int": "an integer",
@@ -270,6 +273,15 @@ def distinct(cells: IntArray) -> IntArray:
     """The values in rising order, each once: by sorting in place, which is faster on millions than np.unique."""
     cells.sort()
     return cells[np.diff(cells, prepend=cells[:1] - 1) != 0]
+
+
+def say_alike(names: Sequence[str]) -> tuple[str, ...]:
+    """Notes on categories whose names look the same and are written with other characters; their ids differ."""
+    alike = first_alike(pa.array(sorted(set(names)), pa.string()))
+    if alike is None:
+        return ()
+    one, other = alike
+    return (f"categories {one!a} and {other!a} look the same and have ids of their own; they were taken for two",)
 
 
 def first_outside(paths: Iterable[str]) -> int | None:

@@ -27,7 +27,18 @@ from plbench.recipes import quick_recipe
 
 from .checksums import published_file
 from .coco import coco_images
-from .coco_json import AnnotationFile, Category, Document, Id, Ids, IntArray, annotated_cells, distinct, first_outside
+from .coco_json import (
+    AnnotationFile,
+    Category,
+    Document,
+    Id,
+    Ids,
+    IntArray,
+    annotated_cells,
+    distinct,
+    first_outside,
+    say_alike,
+)
 from .lvis_fixture import Version, write_lvis_fixture
 
 APPENDIX = "the paper's appendix A as quoted by a reader in issue 3 of its repository (published.json, training.lvis)"
@@ -114,6 +125,7 @@ class _Lvis(IndexedDataset):
     licence = "annotations CC BY 4.0; COCO's photographs under their own Flickr licences"
     sources = ("https://www.lvisdataset.org/dataset",)
     recipes = (PAPER_RECIPE, quick_recipe(image_size=224))
+    collections = ("coco",)
     version: ClassVar[Version]
 
     def annotation_files(self, split: str) -> Sequence[Path]:
@@ -154,7 +166,7 @@ class _Lvis(IndexedDataset):
             PartialLabels(labels, tuple(categories.texts()), tuple(one.name for one in classes)),
             TextColumn.of(paths[entry] for entry in images.order),
             groups,
-            (*notes, *notes_on_groups, *notes_on_labels),
+            (*notes, *say_alike([one.name for one in classes]), *notes_on_groups, *notes_on_labels),
         )
 
     def make_fixture(self) -> None:

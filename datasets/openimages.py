@@ -223,6 +223,7 @@ class OpenImagesV6(_OpenImages):
     }
     protocols = protocols("openimages-v6")
     recipes = (V6_RECIPE, quick_recipe(image_size=224))
+    collections = ("openimages",)
     official_num_images: ClassVar[Mapping[str, int]] = {"train": 9_011_219, "validation": 41_620, "test": 125_436}
     downloads = (
         *(
@@ -262,6 +263,7 @@ class OpenImagesV3(_OpenImages):
     protocols = protocols("openimages-v3")
     official_num_classes = 5000
     recipes = (V3_RECIPE, quick_recipe(image_size=224))
+    collections = ("openimages",)
     downloads = (
         *(
             published_file(

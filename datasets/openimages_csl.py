@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from plbench.annotations.collect import settle_cells
 from plbench.annotations.delimited import text_batches
 from plbench.api import Annotations, DataError, IndexedDataset, ProgressReport, TextColumn
+from plbench.paths import UNSAFE
 from plbench.recipes import quick_recipe
 
 from .openimages import V6_RECIPE, OpenImagesV6, protocols
@@ -31,6 +32,7 @@ class OpenImagesV6Csl(IndexedDataset):
     protocols = protocols("openimages-v6-csl")
     official_num_images: ClassVar[Mapping[str, int]] = {"train": 9_011_219, "test": 125_436}  # the same images
     recipes = (V6_RECIPE, quick_recipe(image_size=224))
+    collections = ("openimages",)
 
     def annotation_files(self, split: str) -> Sequence[Path]:
         """The table, and class list and names where they lie beside it."""
@@ -131,7 +133,7 @@ def _check_mids(named: pa.Array, column: str, path: Path) -> None:
 
 
 def _check_paths(paths: TextColumn, path: Path) -> None:
-    wrong = pc.match_substring_regex(paths.array, r"^/|^$|\\|(^|/)\.\.(/|$)|[\x00-\x1f]")
+    wrong = pc.match_substring_regex(paths.array, UNSAFE)
     if pc.any(wrong).as_py():
         first = paths.array.filter(wrong)[0].as_py()
         raise DataError(f"{path}: filepath {first[:60]!r} points outside the folder; expected one relative to it")

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
-from pydantic import Field, field_validator
 
 from plbench.api import (
     Annotations,
     BenchmarkProtocol,
     DataError,
-    DatasetOptions,
     ImageFiles,
     ImageSource,
     IndexedDataset,
@@ -28,46 +24,14 @@ from plbench.api import (
 from plbench.recipes import quick_recipe
 
 from .coco import PAPER_RECIPE
+from .table_columns import ColumnFinder
 from .table_fixture import write_fixture
 from .table_images import check_different, check_names, find_files
-from .table_layouts import SPLITS, Contents, read_long, read_wide
-from .table_reading import ColumnNames, Layout, open_table, tell_layout
-from .table_values import NegativeValue, Values
+from .table_layouts import SPLITS, Contents, read_table
+from .table_options import TableOptions
+from .table_reading import open_table
 
 NEEDS = "dataset 'table' needs --labels FILE and --images DIR"
-_DELIMITER_NAMES = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
-
-
-class TableOptions(DatasetOptions):
-    """Which files, and how to read what can be read in two ways."""
-
-    labels: Path | None = Field(None, description="a CSV or Parquet file, --labels FILE")
-    images: Path | None = Field(None, description="folder of images, --images DIR")
-    negative_value: NegativeValue | None = Field(None, description="which number means verified absent")
-    layout: Layout | None = Field(None, description="a row for every label, or for every image")
-    image_column: str = Field("image", description="column of image files")
-    label_column: str = Field("label", description="column of class names, in a long table")
-    value_column: str = Field("value", description="column of 1 / 0 / -1 or present / absent, in a long table")
-    split_column: str = Field("split", description="column of train / test / val")
-    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    encoding: str = Field("utf-8", description="of a CSV file")
-    delimiter: str | None = Field(None, description="of a CSV file: one character, or tab")
-
-    @field_validator("encoding")
-    @classmethod
-    def _is_encoding(cls, encoding: str) -> str:
-        try:
-            return codecs.lookup(encoding).name
-        except LookupError as error:
-            raise ValueError("no such encoding; expected one such as utf-8, utf-16, cp1252 or latin-1") from error
-
-    @field_validator("delimiter")
-    @classmethod
-    def _is_delimiter(cls, delimiter: str | None) -> str | None:
-        mark = None if delimiter is None else _DELIMITER_NAMES.get(delimiter, delimiter)
-        if mark is not None and (len(mark) != 1 or not mark.isascii() or mark in '"\r\n\0'):
-            raise ValueError("expected one character, or tab, comma, semicolon or pipe")
-        return mark
 
 
 class Table(IndexedDataset):
@@ -79,6 +43,7 @@ class Table(IndexedDataset):
 
     name = "table"
     needs_root = False
+    reader_version = "2"
     title = "Your own table"
     licence = "your own"
     protocols = (BenchmarkProtocol(name="custom/table", dataset="table"),)
@@ -142,13 +107,9 @@ class Table(IndexedDataset):
         return self._read.pop(split)
 
     def _contents(self, report: ProgressReport) -> Contents:
-        options = self.options
-        names = ColumnNames(options.image_column, options.label_column, options.value_column, options.split_column)
-        table = open_table(self._places()[0], options.image_column, options.encoding, options.delimiter)
-        values = Values(table.path, options.negative_value)
-        read = read_long if tell_layout(table, names, options.layout) == "long" else read_wide
-        found = read(table, names, values, report)
-        check_names(found.image_ids, table.path, lambda name: table.where(names.image, name))
+        table = open_table(self._places()[0], self.options.form())
+        found = read_table(table, self.options, report)
+        check_names(found.image_ids, table.path, self._where)
         order = pc.array_sort_indices(found.image_ids.array).to_numpy().astype(np.int64)
         return Contents(  # whatever the order of rows, it is the same data
             found.image_ids.take(order),
@@ -174,8 +135,14 @@ class Table(IndexedDataset):
             is_test = _tests(contents.image_ids, self.options.test_share)
             splits = is_test.astype(np.int8)
             said = f"{is_test.sum():,} of {len(splits):,} images test, by a hash of their names"
-            notes = (f"there is no column {column!r}: {said} (test_share = {self.options.test_share:g})",)
-            mend = f"add images, a column {column!r} of train and test, or give -D test_share=0.5"
+            none = "no column of splits is used" if column == "none" else f"there is no column {column!r}"
+            notes = (f"{none}: {said} (test_share = {self.options.test_share:g})",)
+            mend = "add images, a column 'split' of train and test, or give -D test_share=0.5"
+        elif "test_share" in self.options.model_fields_set:
+            raise DataError(
+                f"{labels} has a column of splits, so that -D test_share={self.options.test_share:g} has no effect; "
+                "leave it out, or give -D split_column=none to go by the share"
+            )
         else:
             splits = contents.splits
             if not np.any(splits == SPLITS.index("test")):
@@ -204,9 +171,8 @@ class Table(IndexedDataset):
         return paths
 
     def _where(self, image: str) -> str:
-        options = self.options
-        table = open_table(self._places()[0], options.image_column, options.encoding, options.delimiter)
-        return table.where(options.image_column, image)
+        table = open_table(self._places()[0], self.options.form())
+        return table.where(ColumnFinder(table, self.options).find().image, image)
 
     def make_fixture(self) -> None:
         """Writes `images/`, and the same labels as labels-long.csv, labels-wide.csv and labels.parquet."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import csv
 import io
 import itertools
@@ -18,26 +17,26 @@ import pyarrow.csv as pa_csv
 
 from plbench.api import DataError, ProgressReport
 
-from .table_file import CELLS, MOST_COLUMNS, ROWS, TableFile, nobody
+from .table_file import CELLS, MOST_COLUMNS, ROWS, TableFile, nobody, num_sampled
+from .table_header import CsvForm, find_header, read_fields
 from .table_values import CodeOf, Codes
 
 LONGEST_LINE = 4 << 20  # bytes; also what Arrow parses at a time
-_DELIMITERS = ",;\t"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 class CsvTable(TableFile):
     """A CSV file: Arrow reads a few of its columns, Python's strict reader finds what is wrong and reads very many."""
 
-    def __init__(self, path: Path, head: bytes, image_column: str, encoding: str, delimiter: str | None) -> None:
+    def __init__(self, path: Path, head: bytes, form: CsvForm) -> None:
         """Reads the names of the columns from the file's first bytes."""
         marked = head.startswith(codecs.BOM_UTF8)
-        is_utf8 = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
-        self.encoding = "utf-8-sig" if is_utf8 else encoding
+        is_utf8 = codecs.lookup(form.encoding).name in ("utf-8", "utf-8-sig")
+        self.encoding = "utf-8-sig" if is_utf8 else form.encoding
         line = re.split(rb"[\r\n]", head.removeprefix(codecs.BOM_UTF8), maxsplit=1)[0]
         if is_utf8 and (head.startswith(_UTF16_MARKS) or b"\0" in line):
             raise DataError(f"{path} looks like UTF-16, not UTF-8; save it as UTF-8, or give -D encoding=utf-16")
-        if len(line) == LONGEST_LINE or max(line.count(mark.encode()) for mark in _DELIMITERS) > MOST_COLUMNS:
+        if len(line) == LONGEST_LINE or max(line.count(mark.encode()) for mark in ",;\t|") > MOST_COLUMNS:
             raise DataError(
                 f"{path} has a first line of more than {MOST_COLUMNS:,} columns or {LONGEST_LINE >> 20} MB; expected "
                 "the names of the columns"
@@ -47,15 +46,18 @@ class CsvTable(TableFile):
             text = codecs.getincrementaldecoder(self.encoding)().decode(head)
         except UnicodeError as error:
             raise self._undecodable(error) from error
-        self.delimiter = delimiter or _told_delimiter(path, text, image_column)
-        names = _first_record(path, text, self.delimiter)
-        notes = ("the file starts with a byte-order mark, which was skipped",) if marked and is_utf8 else ()
-        super().__init__(path, names, notes)
-        self._names = names  # as they are written
+        header = find_header(path, text, form)
+        self.delimiter, self._header_line = header.delimiter, header.line
+        mark = ("the file starts with a byte-order mark, which was skipped",) if marked and is_utf8 else ()
+        super().__init__(path, header.names, (*mark, *header.notes))
+        self._names = header.names  # as they are written
         self._is_quoted: bool | None = None
 
     def texts(self, names: Sequence[str], report: ProgressReport = nobody) -> Iterator[list[pa.Array]]:
-        """By Arrow, many times faster than line by line."""
+        """By Arrow, many times faster than line by line; it cannot take several blanks for one."""
+        if self.delimiter == " ":
+            yield from self._texts_by_line(names, report)
+            return
         if self._is_quoted is None:
             self._is_quoted = self._check_quotes()
         try:
@@ -64,6 +66,12 @@ class CsvTable(TableFile):
             if not sum(1 for _ in self.records()):  # names line and byte of what is wrong, which Arrow does not
                 return
             raise DataError(f"{self.path}: {' '.join(str(error).split())[:300]}; write the table again") from error
+
+    def _texts_by_line(self, names: Sequence[str], report: ProgressReport) -> Iterator[list[pa.Array]]:
+        wanted = [self.position[name] for name in names]
+        records = (fields for _, fields in self.records(report))
+        while rows := list(itertools.islice(records, ROWS)):
+            yield [pa.array([row[at] for row in rows], pa.string()) for at in wanted]
 
     def _check_quotes(self) -> bool:
         """Whether there are quotes; if so, reads all strictly once, as Arrow ends an open quote where the file ends.
@@ -85,7 +93,9 @@ class CsvTable(TableFile):
             reader = pa_csv.open_csv(
                 file,
                 read_options=pa_csv.ReadOptions(
-                    block_size=LONGEST_LINE, encoding="utf8" if self.encoding == "utf-8-sig" else self.encoding
+                    block_size=LONGEST_LINE,
+                    encoding="utf8" if self.encoding == "utf-8-sig" else self.encoding,
+                    skip_rows=self._header_line - 1,
                 ),
                 parse_options=pa_csv.ParseOptions(
                     delimiter=self.delimiter,
@@ -101,22 +111,23 @@ class CsvTable(TableFile):
                 report(min(file.tell(), size), size)
 
     def records(self, report: ProgressReport = nobody) -> Iterator[tuple[int, list[str]]]:
-        """Line and fields of each row below the first; blank lines are none.
+        """Line and fields of each row below the names; blank lines are none.
 
         Raises:
-            DataError: if a row has another number of fields than the first, a quote is not closed, or a byte is not
-                of the encoding: line, what was found.
+            DataError: if a row has another number of fields than there are names, a quote is not closed, or a byte is
+                not of the encoding: line, what was found.
         """
-        size, line = self.path.stat().st_size, 1
+        size, line = self.path.stat().st_size, self._header_line
         with self.path.open("rb") as raw, io.TextIOWrapper(raw, self.encoding, newline="") as text:
-            reader = csv.reader(self._lines(text), delimiter=self.delimiter, strict=True)
+            below = itertools.islice(self._lines(text), self._header_line - 1, None)
+            reader = read_fields(below, self.delimiter, strict=True)
             try:
                 for number, fields in enumerate(reader):
                     if number and fields:
                         if len(fields) != len(self.columns):
                             raise self._miscounted(line, len(fields))
                         yield line, fields
-                    line = reader.line_num + 1
+                    line = self._header_line + reader.line_num
                     if number % ROWS == 0:
                         report(min(raw.tell(), size), size)
             except csv.Error as error:
@@ -130,6 +141,11 @@ class CsvTable(TableFile):
             if len(line) == LONGEST_LINE:
                 raise DataError(f"{self.path}, line {number} is longer than {LONGEST_LINE >> 20} MB; mend the row")
             yield line
+
+    def sample(self) -> dict[str, list[str]]:
+        """By line."""
+        rows = [fields for _, fields in itertools.islice(self.records(), num_sampled(len(self.columns)))]
+        return {name: [row[at] for row in rows] for at, name in enumerate(self.columns)}
 
     def cell(self, row: int, name: str) -> tuple[str, str]:
         """By the line in the file that a text editor shows."""
@@ -152,8 +168,9 @@ class CsvTable(TableFile):
 
     def _miscounted(self, line: int, found: int) -> DataError:
         names = ", ".join(self.columns[:6]) + (", …" if len(self.columns) > 6 else "")
+        first = "first line" if self._header_line == 1 else f"line {self._header_line}"
         return DataError(
-            f"{self.path}, line {line} has {found:,} field{'s' * (found != 1)}; its first line has "
+            f"{self.path}, line {line} has {found:,} field{'s' * (found != 1)}; its {first} has "
             f"{len(self.columns):,} ({names}); a text with {self.delimiter!r} in it needs quotes around it"
         )
 
@@ -175,23 +192,3 @@ class CsvTable(TableFile):
                     )
                 done += len(piece)
         return DataError(f"{self.path} is not {self.encoding}: {error}; save the table as UTF-8")
-
-
-def _first_record(path: Path, text: str, delimiter: str) -> list[str]:
-    try:
-        return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), [""])
-    except csv.Error as error:
-        raise DataError(f"{path}, line 1: {error}; expected the names of the columns") from error
-
-
-def _told_delimiter(path: Path, text: str, image_column: str) -> str:
-    """The delimiter under which the first line has the image column, or that the line has at all."""
-    names: dict[str, list[str]] = {}
-    for mark in _DELIMITERS:
-        with contextlib.suppress(DataError):  # without its delimiters a line can be one endless field
-            names[mark] = [name.strip() for name in _first_record(path, text, mark)]
-    found = [mark for mark in names if image_column in names[mark]] or [mark for mark in names if len(names[mark]) > 1]
-    if len(found) > 1:
-        marks = " and ".join({"\t": "tab"}.get(mark, f"'{mark}'") for mark in found)
-        raise DataError(f"{path} has {marks} in its first line; say which separates columns, such as -D delimiter=tab")
-    return found[0] if found else ","

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +16,36 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from plbench.api import DataError, ProgressReport
+from plbench.spelling import trim, trim_column
 
 from .table_values import Codes, codes_of
 
 MOST_COLUMNS = 100_000
 ROWS = 1 << 16  # at a time
 CELLS = 4 << 20  # at a time
+
+
+_NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def num_sampled(num_columns: int) -> int:
+    """How many rows `sample` reads: about two hundred thousand cells."""
+    return max(20, min(1000, 200_000 // max(1, num_columns)))
+
+
+def leave_out(columns: Iterable[str]) -> str:
+    """Return the option that leaves columns out, as a shell takes it."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(columns)
+    return f"-D {shlex.quote('leave_out=' + line.getvalue())}"
 
 
 def nobody(done: int, total: int) -> None:
@@ -29,8 +57,11 @@ class TableFile(ABC):
 
     Attributes:
         columns: names in the order of the file, without white space around them. position: of each, by name.
+        lists: names of columns whose cells are lists of texts.
         notes: sentences on how the file was read.
     """
+
+    lists: frozenset[str] = frozenset()
 
     def __init__(self, path: Path, columns: Sequence[str], notes: tuple[str, ...] = ()) -> None:
         """Keeps what the file's head says.
@@ -38,7 +69,7 @@ class TableFile(ABC):
         Raises:
             DataError: if a name comes twice, or there are too many.
         """
-        self.path, self.columns, self.notes = path, tuple(name.strip() for name in columns), notes
+        self.path, self.columns, self.notes = path, tuple(map(trim, columns)), notes
         if len(self.columns) > MOST_COLUMNS:
             raise DataError(f"{path} has {len(self.columns):,} columns; up to {MOST_COLUMNS:,} are read")
         self.position = {name: at for at, name in enumerate(self.columns)}
@@ -67,11 +98,19 @@ class TableFile(ABC):
     def cell(self, row: int, name: str) -> tuple[str, str]:
         """Where a person finds a cell ("line 17"), and its text. Rows count from 0; slow: for messages."""
 
+    @abstractmethod
+    def sample(self) -> dict[str, list[str]]:
+        """The texts of the first rows, a thousand of them where columns are few, by column: to tell what it holds.
+
+        Raises:
+            DataError: if one of these rows is malformed.
+        """
+
     def find(self, name: str, text: str) -> int:
         """The first row that holds a text in a column, but for white space around it; slow: for messages."""
         start = 0
         for (batch,) in self.texts([name]):
-            if (index := pc.index(pc.utf8_trim_whitespace(batch), text).as_py()) >= 0:
+            if (index := pc.index(trim_column(batch), text).as_py()) >= 0:
                 return start + int(index)
             start += len(batch)
         raise AssertionError(f"{text!r} is not in column {name!r}")
@@ -88,10 +127,13 @@ class ParquetTable(TableFile):
         """Reads the names of the columns from the file's foot."""
         try:
             with pq.ParquetFile(path) as file:
-                names, self.num_rows = file.schema_arrow.names, file.metadata.num_rows
+                schema, self.num_rows = file.schema_arrow, file.metadata.num_rows
+                names = schema.names
         except (pa.ArrowException, OSError) as error:
             raise self._broken(path, error) from error
         super().__init__(path, names)
+        kinds = zip(self.columns, schema.types, strict=True)
+        self.lists = frozenset(name for name, kind in kinds if _is_list(kind) and _is_text(kind.value_type))
 
     @staticmethod
     def _broken(path: Path, error: Exception) -> DataError:
@@ -101,7 +143,7 @@ class ParquetTable(TableFile):
     def texts(self, names: Sequence[str], report: ProgressReport = nobody) -> Iterator[list[pa.Array]]:
         """Batches of at most four million cells."""
         size, done = self.path.stat().st_size, 0
-        written = {name.strip(): name for name in pq.read_schema(self.path).names}
+        written = {trim(name): name for name in pq.read_schema(self.path).names}
         rows = max(1, min(ROWS, CELLS // max(1, len(names))))
         try:
             with pq.ParquetFile(self.path) as file:
@@ -113,14 +155,32 @@ class ParquetTable(TableFile):
             raise self._broken(self.path, error) from error
 
     def _text(self, name: str, column: pa.Array) -> pa.Array:
-        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-        if not (is_text or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
-            raise DataError(f"{self.path}: column {name!r} is of type {column.type}; expected text or numbers")
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        kind = column.type
+        if name in self.lists:
+            texts = [None if cell is None else json.dumps(cell, ensure_ascii=False) for cell in column.to_pylist()]
+            return pc.fill_null(pa.array(texts, pa.string()), "")
+        if not (_is_text(kind) or pa.types.is_null(kind) or any(test(kind) for test in _NUMBERS)):
+            raise DataError(
+                f"{self.path}: column {name!r} is of type {kind}; expected text, numbers or booleans; if it is of no "
+                f"use, leave it out with {leave_out([name])}"
+            )
         if pa.types.is_floating(kind):  # pandas writes a missing number as NaN
             column = pc.if_else(pc.is_nan(column), None, column)
         column.validate(full=True)  # text may not be UTF-8
         return pc.fill_null(column.cast(pa.string()), "")
+
+    def sample(self) -> dict[str, list[str]]:
+        """Also of columns of types that are not read."""
+        try:
+            with pq.ParquetFile(self.path) as file:
+                batch = next(file.iter_batches(num_sampled(len(self.columns))), None)
+        except (pa.ArrowException, OSError) as error:
+            raise self._broken(self.path, error) from error
+        columns = batch.to_pydict().values() if batch is not None else [[] for _ in self.columns]
+        texts = [["" if cell is None else str(cell) for cell in cells] for cells in columns]
+        return dict(zip(self.columns, texts, strict=True))
 
     def cell(self, row: int, name: str) -> tuple[str, str]:
         """By the number of the row, from 1."""

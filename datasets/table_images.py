@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from plbench.api import DataError, TextColumn
+from plbench.paths import UNSAFE
+from plbench.spelling import file_look, first_alike, list_by_look, look
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _SUFFIX = r"(?i)\.(jpe?g|png|webp|bmp|gif|tiff?)$"
-_UNSAFE = r"^$|^/|^[A-Za-z]:|\\|(^|/)\.\.(/|$)|[\x00-\x1f\x7f]"
 _UNUSUAL = r"(^|/)\.?(/|$)"  # "./a.jpg", "a//b.jpg", "a/"
 
 Where = Callable[[str], str]
@@ -23,19 +23,25 @@ Where = Callable[[str], str]
 
 
 def check_names(names: TextColumn, table: Path, where: Where) -> None:
-    """Refuses names that are no paths below a folder.
+    """Refuses names that are no paths below a folder, and two that look the same.
 
     Raises:
-        DataError: naming the first.
+        DataError: naming the first, or both.
     """
-    unsafe = pc.match_substring_regex(names.array, _UNSAFE)
+    if alike := first_alike(names.array):
+        one, other = alike
+        raise DataError(
+            f"{table}: images {one!r:.80} ({where(one)}) and {other!r:.80} ({where(other)}) look the same and are "
+            f"written with other characters ({one!a:.80}, {other!a:.80}); write both the same way"
+        )
+    unsafe = pc.match_substring_regex(names.array, UNSAFE)
     if (at := pc.index(unsafe, True).as_py()) < 0:
         return
     name = names[at]
     reason = "is empty" if not name else f"{name!r:.80} is no path below the folder of images"
     raise DataError(
         f"{table}, {where(name)}: the image {reason}; expected one such as dogs/0001.jpg: no leading /, no .., no "
-        "backslash, no control character"
+        "backslash, no control character (if images lie elsewhere, give a folder above all of them with --images DIR)"
     )
 
 
@@ -95,31 +101,28 @@ def check_different(names: Iterable[TextColumn], paths: Iterable[TextColumn], wh
 
 
 class _Listings:
-    """The files of each folder by stem, read when first asked for."""
+    """The files of each folder by what their names look like, listed when first asked for."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._folders: dict[str, tuple[set[str], dict[str, list[str]]]] = {}
+        self._by_stem: dict[str, dict[str, list[str]]] = {}
 
     def files(self, path: str) -> list[str]:
         """The file at a path, or those with a usual suffix of which it is the stem."""
-        folder, name = posixpath.split(path)
-        if folder not in self._folders:
-            self._folders[folder] = self._read(folder)
-        exact, by_stem = self._folders[folder]
-        if name in exact:
+        if (self._root / path).is_file():
             return [path]
-        return [posixpath.join(folder, file) for file in by_stem[name]] if name in by_stem else []
+        asked, name = posixpath.split(path)
+        folder, names = list_by_look(self._root, asked)
+        if asked not in self._by_stem:
+            self._by_stem[asked] = self._stems(names)
+        found = names.get(file_look(name)) or self._by_stem[asked].get(look(name), [])
+        return [posixpath.join(folder, file) for file in found]
 
-    def _read(self, folder: str) -> tuple[set[str], dict[str, list[str]]]:
+    @staticmethod
+    def _stems(names: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         by_stem: dict[str, list[str]] = defaultdict(list)
-        try:
-            with os.scandir(self._root / folder) as entries:
-                files = sorted(entry.name for entry in entries if entry.is_file())
-        except OSError:
-            files = []  # each image in it is reported
-        for file in files:
-            stem, suffix = os.path.splitext(file)
-            if suffix.lower() in SUFFIXES:
-                by_stem[stem].append(file)
-        return set(files), dict(by_stem)
+        for key, files in names.items():
+            stem, suffix = posixpath.splitext(key)
+            if suffix in SUFFIXES:
+                by_stem[stem] += files
+        return by_stem

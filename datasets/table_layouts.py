@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,15 +12,15 @@ import pyarrow.compute as pc
 from scipy import sparse
 
 from plbench.api import CellCollector, DataError, PartialLabels, ProgressReport, TextColumn
+from plbench.spelling import trim_column
 
-from .table_file import MOST_COLUMNS, TableFile
-from .table_reading import ColumnNames
-from .table_values import BAD, Codes, Values, codes_of
+from .table_columns import SPLIT_NAMES, ColumnFinder, Columns, flag_splits
+from .table_file import TableFile, leave_out
+from .table_labels import check_names, collect_labels
+from .table_options import TableOptions
+from .table_values import BAD, CodeOf, Codes, Values, codes_of
 
 SPLITS = ("train", "test", "val")
-_SPLIT_NAMES = {"train": 0, "test": 1, "val": 2, "valid": 2, "validation": 2}
-_PANDAS_INDEX = "__index_level_"
-_LONGEST_NAME = 1000  # letters
 
 
 @dataclass(frozen=True)
@@ -39,86 +38,65 @@ class Contents:
     notes: tuple[str, ...]
 
 
-def read_long(table: TableFile, names: ColumnNames, values: Values, report: ProgressReport) -> Contents:
-    """A row for every label. Reads the file twice: once for the classes, once for the labels.
+def read_table(table: TableFile, options: TableOptions, report: ProgressReport) -> Contents:
+    """Read a whole table in whichever layout it has.
+
+    Raises:
+        DataError: if it is malformed, or could be read in two ways.
+    """
+    finder, values = ColumnFinder(table, options), Values(table.path, options.negative_value)
+    columns = finder.find()
+    if columns.layout == "wide":
+        return read_wide(table, columns, values, report)
+    return read_long(table, columns, finder, options.label_separator, values, report)
+
+
+def read_long(
+    table: TableFile,
+    columns: Columns,
+    finder: ColumnFinder,
+    separator: str | None,
+    values: Values,
+    report: ProgressReport,
+) -> Contents:
+    """A row for every label, or for several. Reads the file twice: once for the classes, once for the labels.
 
     Raises:
         DataError: if the file is malformed: line, what was found, what was expected.
     """
-    classes, notes = _distinct_labels(table, names.label, lambda done, total: report(done, 2 * total))
-    has_value, has_split = names.value in table.columns, names.split in table.columns
-    wanted = [names.image, names.label, *[names.value] * has_value, *[names.split] * has_split]
-    if left_out := [repr(name) for name in table.columns if name not in wanted]:
-        notes.append(f"columns that are no part of a long table were left out: {', '.join(left_out[:8])}")
-    if not has_value:
-        notes.append(f"there is no column {names.value!r}: every row says that its class is present")
-    collector, mentions = CellCollector(classes, classes), _Mentions(table, names.split)
+    assert columns.label is not None
+    classes, cells, notes = collect_labels(table, columns.label, separator, lambda done, total: report(done, 2 * total))
+    finder.check_value()
+    wanted = [name for name in (columns.image, columns.label, columns.value, columns.split) if name is not None]
+    if columns.value is None:
+        notes.append("every row says that its class is present, as -D value_column=none says")
+    collector, mentions = (
+        CellCollector(classes, classes),
+        None if columns.split is None else _Mentions(table, columns.split),
+    )
     start = num_unknown = 0
-    for images, labels, *more in table.texts(wanted, lambda done, total: report(total + done, 2 * total)):
-        images, labels = pc.utf8_trim_whitespace(images), pc.utf8_trim_whitespace(labels)
+    for images, texts, *more in table.texts(wanted, lambda done, total: report(total + done, 2 * total)):
+        images = trim_column(images)
         signs: Codes = np.ones(len(images), np.int8)
-        if has_value:
-            signs = values.signs(codes_of(more[0]), partial(_long_cell, table, names.value, start))
-        if unknown := int(np.count_nonzero(signs == 0)):
-            labels, num_unknown = pc.if_else(pa.array(signs != 0), labels, None), num_unknown + unknown
-        collector.add(images, labels, signs > 0)
-        if has_split:
+        if columns.value is not None:
+            signs = values.signs(codes_of(more[0]), partial(_long_cell, table, columns.value, start))
+        if mentions is not None:
             mentions.add(images, more[-1], start)
+        num_unknown += int(np.count_nonzero(signs == 0))
+        rows, labels = cells.expand(texts)
+        signs = signs[rows]
+        collector.add(images.take(pa.array(rows)), pc.if_else(pa.array(signs != 0), labels, None), signs > 0)
         start += len(images)
     found = collector.finish()
-    notes += [*values.notes(), *found.notes]
+    notes = [*columns.notes, *notes, *values.notes(), *found.notes]
     if num_unknown:
         notes.append(f"{num_unknown:,} rows say that a label is unknown; they make their images known, and no label")
-    splits = mentions.by_image(found.image_ids, names.image) if has_split else None
+    splits = None if mentions is None else mentions.by_image(found.image_ids, columns.image)
     return Contents(found.image_ids, found.labels, splits, tuple(notes))
 
 
 def _long_cell(table: TableFile, column: str, start: int, at: int) -> tuple[str, str]:
     return table.cell(start + at, column)
-
-
-def _distinct_labels(table: TableFile, column: str, report: ProgressReport) -> tuple[list[str], list[str]]:
-    """The classes, sorted, without white space around them; and notes on what that changed."""
-    found: set[str] = set()
-    for (labels,) in table.texts([column], report):
-        found.update(pc.unique(labels).to_pylist())
-        if len(found) > MOST_COLUMNS:
-            raise DataError(
-                f"{table.path} has more than {MOST_COLUMNS:,} different labels in column {column!r}; is that the "
-                "column of classes? Name it, such as -D label_column=class"
-            )
-    if not found:
-        raise DataError(f"{table.path} has a first line and no rows; expected a row for every label")
-    spaced = sorted(name for name in found if name != name.strip())
-    classes = sorted({name.strip() for name in found})
-    if not classes[0]:
-        raise DataError(f"{table.path}, {table.where(column, '')} has no label; expected the name of a class")
-    notes = [f"white space around {len(spaced):,} labels, such as {spaced[0]!r}, was left out"] if spaced else []
-    return classes, notes + check_names(table, classes)
-
-
-def check_names(table: TableFile, classes: list[str]) -> list[str]:
-    """Notes on class names that are easily taken for one another.
-
-    Raises:
-        DataError: if a name is endless or has control characters, or two look the same.
-    """
-    seen: dict[str, str] = {}
-    for name in classes:
-        if len(name) > _LONGEST_NAME:
-            raise DataError(f"{table.path}: class {name[:40]!r}… has a name of {len(name):,} letters; is it a name?")
-        if any(unicodedata.category(letter) == "Cc" for letter in name):
-            raise DataError(
-                f"{table.path}: class {name!r:.60} has a line break or control character in it; a quote may be missing"
-            )
-        if (other := seen.setdefault(unicodedata.normalize("NFC", name), name)) != name:
-            raise DataError(
-                f"{table.path}: classes {other!r} and {name!r} look the same and are written with other characters "
-                f"({other!a}, {name!a}); write both the same way"
-            )
-    folded: dict[str, str] = {}
-    alike = [(folded[f], name) for name in classes if (f := name.casefold()) in folded or folded.update({f: name})]
-    return [f"classes {a!r} and {b!r} differ in capitals alone; they were taken for two" for a, b in alike[:8]]
 
 
 class _Mentions:
@@ -164,52 +142,44 @@ def split_codes(table: TableFile, column: str, texts: pa.Array, start: int) -> n
     Raises:
         DataError: if one names no split.
     """
-    known = pa.array(_SPLIT_NAMES, pa.string())
-    index = pc.index_in(pc.utf8_lower(pc.utf8_trim_whitespace(texts)), value_set=known)
-    if index.null_count:
-        row = start + index.is_null().to_pylist().index(True)
-        where, text = table.cell(row, column)
+    texts = pc.utf8_lower(trim_column(texts))
+    index = pc.index_in(texts, value_set=pa.array(SPLIT_NAMES, pa.string()))
+    splits = np.array([*SPLIT_NAMES.values(), -1], np.int8)[pc.fill_null(index, len(SPLIT_NAMES)).to_numpy()]
+    if index.null_count and (flags := flag_splits(column)) is not None:
+        splits = np.array([flags.get(code, -1) for code in range(BAD + 1)], np.int8)[codes_of(texts)]
+    if np.any(splits < 0):
+        where, text = table.cell(start + int(np.argmax(splits < 0)), column)
         raise DataError(
             f"{table.path}, {where}: split {text!r:.40} is none; expected train, test or val; where {column!r} is "
-            "another thing, name the column of splits, such as -D split_column=part"
+            "another thing, name the column of splits, such as -D split_column=part, or none"
         )
-    return np.array([*_SPLIT_NAMES.values()], np.int8)[index.to_numpy()]
+    return splits
 
 
-def read_wide(table: TableFile, names: ColumnNames, values: Values, report: ProgressReport) -> Contents:
+def read_wide(table: TableFile, columns: Columns, values: Values, report: ProgressReport) -> Contents:
     """A row for every image, a column for every class.
 
     Raises:
         DataError: if the file is malformed: line and column, what was found, what was expected.
     """
-    if "" in table.columns:
-        raise DataError(
-            f"{table.path}: column {table.columns.index('') + 1} has no name; name its class, or leave it out (pandas "
-            "writes row numbers so: to_csv(index=False))"
-        )
-    keys = [names.image, names.split] if names.split in table.columns else [names.image]
-    rest = [name for name in table.columns if name not in keys]
-    classes = sorted(name for name in rest if not name.startswith(_PANDAS_INDEX))
-    if not classes:
-        raise DataError(f"{table.path} has no column of a class beside {' and '.join(map(repr, keys))}")
-    notes = check_names(table, classes)
-    if len(classes) < len(rest):
-        notes.append("the column of pandas' row numbers was left out")
+    classes = list(columns.classes)
+    keys = [columns.image] if columns.split is None else [columns.image, columns.split]
+    notes = [*columns.notes, *check_names(table, classes)]
     images: list[pa.Array] = []
     splits: list[npt.NDArray[np.int8]] = []
     pieces: list[sparse.csr_array] = []
     start = 0
     for block, codes in table.codes(keys, classes, report):
-        signs = values.signs(codes, partial(_wide_cell, table, names.label, classes, start))
+        signs = values.signs(codes, partial(_wide_cell, table, classes, start))
         pieces.append(sparse.csr_array(signs))
-        images.append(pc.utf8_trim_whitespace(block[0]))
-        if len(keys) > 1:
-            splits.append(split_codes(table, names.split, block[1], start))
+        images.append(trim_column(block[0]))
+        if columns.split is not None:
+            splits.append(split_codes(table, columns.split, block[1], start))
         start += len(codes)
     if not start:
         raise DataError(f"{table.path} has a first line and no rows; expected a row for every image")
     image_ids = TextColumn.of_arrow(pa.chunked_array(images))
-    _check_once(table, names.image, image_ids)
+    _check_once(table, columns.image, image_ids)
     matrix = sparse.csr_array(sparse.vstack(pieces, format="csr", dtype=np.int8))
     matrix.has_canonical_format = True  # made of dense rows
     notes += values.notes()
@@ -217,13 +187,13 @@ def read_wide(table: TableFile, names: ColumnNames, values: Values, report: Prog
     return Contents(image_ids, labels, np.concatenate(splits) if splits else None, tuple(notes))
 
 
-def _wide_cell(table: TableFile, label: str, classes: list[str], start: int, at: int) -> tuple[str, str]:
-    """Where a cell is, and its text; if it is no value, the table may be a long one with another name for labels."""
+def _wide_cell(table: TableFile, classes: list[str], start: int, at: int) -> tuple[str, str]:
+    """Where a cell is, and its text; if it is no value, its column may be no class."""
     row, column = divmod(at, len(classes))
     where, text = table.cell(start + row, classes[column])
     where += f", column {classes[column]!r}"
-    if label not in table.columns and codes_of(pa.array([text]))[0] == BAD:
-        where += " (taken for a class; if each row is one label, name the column of classes: -D label_column=class)"
+    if CodeOf()[text] == BAD:
+        where += f" (taken for a class; if it is none, give {leave_out([classes[column]])})"
     return where, text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -9,24 +10,23 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from plbench.api import DataError
+from plbench.spelling import trim
 
 NegativeValue = Literal["0", "-1", "none"]
 Codes = npt.NDArray[np.int8]
 
 EMPTY, ONE, ZERO, MINUS, PRESENT, ABSENT, BAD = range(7)
 _SPELLED = {
-    "": EMPTY,
-    **dict.fromkeys(("1", "1.0"), ONE),
-    **dict.fromkeys(("0", "0.0"), ZERO),
-    **dict.fromkeys(("-1", "-1.0"), MINUS),
-    "present": PRESENT,
-    "absent": ABSENT,
+    **dict.fromkeys(("", "nan", "na", "n/a", "<na>", "null", "unknown"), EMPTY),
+    **dict.fromkeys(("1", "true", "t"), ONE),
+    **dict.fromkeys(("0", "false", "f"), ZERO),
+    "-1": MINUS,
+    **dict.fromkeys(("present", "positive", "pos", "yes", "y"), PRESENT),
+    **dict.fromkeys(("absent", "negative", "neg", "no", "n"), ABSENT),
 }
-_TEXTS = pa.array(_SPELLED, pa.string())
-_CODES = np.array([*_SPELLED.values(), BAD], np.int8)
+_NUMBERS = {1.0: ONE, 0.0: ZERO, -1.0: MINUS}
 _MEANINGS = {
     "0": "0 is verified absent and -1 unknown",
     "-1": "-1 is verified absent and 0 unknown",
@@ -38,18 +38,21 @@ class CodeOf(dict[str, int]):
     """Code by text, of every text that has been asked for."""
 
     def __missing__(self, text: str) -> int:
-        """The code of a text in whatever case and white space."""
-        code = _SPELLED.get(text.strip().lower(), BAD)
-        self[text] = code
+        """The code of a text in whatever case and white space, and of a number as 1.0, 0.00 or 0,0."""
+        plain = trim(text).lower()
+        code = _SPELLED.get(plain)
+        if code is None:
+            with contextlib.suppress(ValueError):
+                code = _NUMBERS.get(float(plain.replace(",", ".")))
+        self[text] = code = BAD if code is None else code
         return code
 
 
 def codes_of(texts: pa.Array) -> Codes:
     """Code of each text: int8 [K]."""
-    index = pc.index_in(texts, value_set=_TEXTS)
-    if index.null_count:
-        index = pc.index_in(pc.utf8_lower(pc.utf8_trim_whitespace(texts)), value_set=_TEXTS)
-    return _CODES[pc.fill_null(index, len(_CODES) - 1).to_numpy()]
+    encoded = texts.dictionary_encode()
+    distinct = np.fromiter(map(CodeOf().__getitem__, encoded.dictionary.to_pylist()), np.int8)
+    return distinct[encoded.indices.to_numpy()] if len(texts) else np.empty(0, np.int8)
 
 
 class Values:
@@ -79,14 +82,15 @@ class Values:
         if counts[BAD]:
             where, text = locate(int(np.argmax(flat == BAD)))
             raise DataError(
-                f"{self._path}, {where}: {text!r:.60} is no value; expected 1, 0, -1, present, absent, or nothing "
-                "where it is unknown"
+                f"{self._path}, {where}: {text!r:.60} is no value; expected 1, 0, -1, true, false, present, absent, "
+                "yes, no, or nothing where it is unknown"
             )
         if self._negative is None and counts[ZERO] + counts[MINUS]:
             where, text = locate(int(np.argmax((flat == ZERO) | (flat == MINUS))))
             choices = "; ".join(f"{value} if {meaning}" for value, meaning in _MEANINGS.items())
+            spelled = " (false counts as 0)" if text.strip()[:1] in ("f", "F") else ""
             raise DataError(
-                f"{self._path}, {where}: {text.strip()} may mean verified absent or unknown; say which with "
+                f"{self._path}, {where}: {text.strip()}{spelled} may mean verified absent or unknown; say which with "
                 f"--negative-value: {choices}"
             )
         numbers, words = counts[[ONE, ZERO, MINUS]].sum(), counts[[PRESENT, ABSENT]].sum()
@@ -96,7 +100,7 @@ class Values:
             where, text = locate(int(np.argmax(odd)))
             raise DataError(
                 f"{self._path}, {where}: {text!r} in a table that has both numbers and words for values; write all "
-                "as 1 / 0 / -1, or all as present / absent"
+                "as 1 / 0 / -1 or true / false, or all as present / absent or yes / no"
             )
         return self._sign[codes]
 

@@ -182,6 +182,12 @@ class Curriculum(Method):
         scores = torch.sigmoid(output.mean(dim=1) if self.params.rule == "ensemble" else output)
         return scores.square() if self._squared else scores
 
+    def idle(self) -> list[str]:
+        """That nothing was labelled anew."""
+        if len(self.pseudo.cells):
+            return []
+        return [f"no unknown label had a pseudo-label in the end: rule {self.params.rule} found none in its last stage"]
+
     def diagnostics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The unknown labels with a pseudo-label, by its sign."""
         _, values = self.pseudo.dense(batch.index)

@@ -75,6 +75,12 @@ class EMAPL(Method):
         per_image = torch.where(batch.labels == 0, unknown, 0.0).sum(dim=-1)
         return Loss.of_images(known_cross_entropy(output, batch.labels) + per_image)
 
+    def idle(self) -> list[str]:
+        """That no label has a pseudo-label."""
+        if len(self.pseudo.cells):
+            return []
+        return ["no unknown label had a pseudo-label, so asymmetric pseudo-labelling changed nothing"]
+
     def diagnostics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The unknown labels with a pseudo-label: few should be present."""
         return {"pseudo_negative": self.pseudo.dense(batch.index)[0] & (batch.labels == 0)}

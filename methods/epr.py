@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from plbench.api import Batch, Loss, Method, MethodParams, Progress, Task, tunable
+from plbench.api import Batch, Loss, Method, MethodParams, PlbenchError, Progress, Task, tunable
 from plbench.losses_single_positive import expected_positives_penalty, known_cross_entropy
 
 
 def half_of_classes(task: Task) -> float:
     """Highest k that tuning tries."""
     return max(2.0, task.num_classes / 2)
+
+
+def positives_of_an_image(task: Task) -> float:
+    """K where nobody gave it: what is published of the dataset, or the mean of its complete labels.
+
+    Raises:
+        PlbenchError: if its labels are partial as they come.
+    """
+    if task.expected_positives is None:
+        raise PlbenchError(
+            "num_positives, the number of positives that an image is expected to have, does not follow from labels "
+            "that are partial as they come; give it with -P num_positives=K"
+        )
+    return task.expected_positives
 
 
 class EPR(Method):
@@ -30,10 +44,16 @@ class EPR(Method):
     tags = frozenset({"single-positive", "reference"})
 
     class Params(MethodParams):
-        """k of COCO; of VOC it is 1.5, of NUS-WIDE 1.9, of CUB 31.4."""
+        """k of COCO is 2.9, of VOC 1.5, of NUS-WIDE 1.9, of CUB 31.4; else that of complete labels, or asked for."""
 
-        num_positives: float = tunable(
-            2.9, 1.0, half_of_classes, log=True, ge=0.0, description="k: positives that an image is expected to have"
+        num_positives: float | None = tunable(
+            None,
+            1.0,
+            half_of_classes,
+            log=True,
+            from_task=positives_of_an_image,
+            ge=0.0,
+            description="k: positives that an image is expected to have; default: the dataset's mean",
         )
 
     def loss(self, output: Tensor, batch: Batch, progress: Progress) -> Loss:

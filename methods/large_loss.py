@@ -59,6 +59,7 @@ class LargeLoss(Method):
         labels = self.current_labels(batch)
         largest = self.largest(output, labels, progress.epoch)
         self.note(batch, largest)
+        self.marked.add(largest)
         weight = (~largest).to(output.dtype) if self.rule == "reject" else None
         if self.rule != "reject":
             labels = torch.where(largest, 1, labels)
@@ -87,6 +88,13 @@ class LargeLoss(Method):
     def _share(self, epoch: int, like: Tensor) -> Tensor:
         epochs = {"none": 0, "correct-for-good": min(epoch, 1)}.get(self.rule, epoch)
         return (epochs / 100 * matching(self.params.delta_percent, like.double())).clamp(max=1.0)
+
+    def idle(self) -> list[str]:
+        """That no label was ever set right."""
+        if self.rule == "none" or self.marked.total():
+            return []
+        done = "left out" if self.rule == "reject" else "corrected"
+        return [f"no unknown label was {done}, as its share, delta x (epoch - 1), or the unknown labels were none"]
 
     def diagnostics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The unknown labels that the last epoch would set right."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -155,6 +156,24 @@ class Selective(PASLNegative):
     def diagnostics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The unknown labels that would be ignored: is what Selective ignores really present (CSL, fig. 4)?"""
         return {"ignored": (self.weight(output, batch.labels) == 0) & (batch.labels == 0)}
+
+    def idle(self) -> list[str]:
+        """Empty `O_P` and `O_L`, the limit at which everything is ignored, and a soft prior that is 1 for all."""
+        if not self.task.num_unknown:
+            return ["no label is unknown, so O_L and O_P are empty"]
+        mode, found = self.params.mode, []
+        if self.prior is not None and mode != "soft-prior" and not (self.prior > self.eta).any():
+            found.append(
+                f"O_P is empty: no class's estimated prior exceeds eta = {self.eta:.4g} (the highest is "
+                f"{float(self.prior.max()):.4g}), so the prior changed nothing; -P eta_top=N takes the N highest"
+            )
+        if mode == "soft-prior" and self.prior is not None and (torch.exp(-self.params.alpha * self.prior) == 1).all():
+            found.append("the soft prior is 1 for every class, so it changed nothing")
+        if mode != "prior" and self.top_k == 0:
+            found.append("O_L is empty: top_k is 0, so the likelihood changed nothing")
+        if mode != "prior" and self.top_k >= self.task.num_classes:
+            found.append("O_L holds every unknown label, since top_k is the number of classes: the limit Ignore")
+        return found
 
 
 def _check_counts(params: Any, task: Task) -> None:

@@ -44,7 +44,9 @@ class SPLC(Method):
         """Focal margin loss after correction."""
         p = self.params
         started = torch.as_tensor(progress.epoch >= p.start_epoch, device=output.device)
-        labels = torch.where(self._is_corrected(output, batch) & started, 1, batch.labels)
+        corrected = self._is_corrected(output, batch) & started
+        self.marked.add(corrected)
+        labels = torch.where(corrected, 1, batch.labels)
         shifted = labels > 0 if p.variant == "margin" else batch.labels > 0
         per_image = partial_asymmetric_loss(
             torch.where(shifted, output - matching(p.margin, output), output),
@@ -59,6 +61,12 @@ class SPLC(Method):
     def _is_corrected(self, output: Tensor, batch: Batch) -> Tensor:
         probability = torch.sigmoid(output.detach())
         return (batch.labels == 0) & (probability > matching(self.params.tau, probability))
+
+    def idle(self) -> list[str]:
+        """That no label was ever corrected."""
+        if self.marked.total():
+            return []
+        return [f"no unknown label was taken for positive: none had p above tau = {self.params.tau:g} in time"]
 
     def diagnostics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The unknown labels that would count as positive."""

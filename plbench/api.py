@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from plbench.dataset import Dataset, DatasetOptions, IndexedDataset, LabelledSpl
 from plbench.download.remote import RemoteFile
 from plbench.errors import DataError, PlbenchError
 from plbench.images import ImageFiles, ImageSource
+from plbench.label_count import LabelCount
 from plbench.labels import PartialLabels
 from plbench.spec import ModelSpec, Plan, Recipe, Regime
 from plbench.spec import Protocol as BenchmarkProtocol
@@ -94,6 +95,7 @@ def tunable(
     *,
     log: bool = False,
     when: Mapping[str, tuple[Any, ...]] | None = None,
+    from_task: Callable[[Task], Any] | None = None,
     description: str = "",
     **valid: Any,
 ) -> Any:
@@ -104,13 +106,15 @@ def tunable(
         low, high: the range searched, or a function of the task (top-K grows with the number of classes).
         log: whether to search on a logarithmic scale.
         when: values of other parameters with which this one has an effect, as in `when={"variant": ("ls",)}`.
+        from_task: gives the value where the default, None, was left; it raises a `PlbenchError` where the task does
+            not determine one. A run's spec holds the value that it gave.
         description: one line, with the paper's symbol.
         **valid: pydantic's constraints on what is valid at all (`ge`, `gt`, `le`, `lt`).
 
     Returns:
         A pydantic field.
     """
-    extra = {"search": SearchRange(low, high, log, when or {})}
+    extra = {"search": SearchRange(low, high, log, when or {}), "from_task": from_task}
     return Field(default, description=description, json_schema_extra=extra, **valid)  # type: ignore[arg-type]
 
 
@@ -125,6 +129,24 @@ class MethodParams(BaseModel):
     alternatives: ClassVar[tuple[frozenset[str], ...]] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def left_to_task(self) -> dict[str, Callable[[Task], Any]]:
+        """Return what determines each value that nobody gave and only the task knows (`tunable`'s `from_task`)."""
+        extras = {name: info.json_schema_extra for name, info in type(self).model_fields.items()}
+        return {
+            name: extra["from_task"]  # type: ignore[misc]
+            for name, extra in extras.items()
+            if isinstance(extra, dict) and extra.get("from_task") and getattr(self, name) is None
+        }
+
+    def completed(self, task: Task) -> Self:
+        """Return the parameters with what only the task determines.
+
+        Raises:
+            PlbenchError: if the task does not determine a value that nobody gave.
+        """
+        found = {name: determine(task) for name, determine in self.left_to_task().items()}
+        return type(self).model_validate({**self.model_dump(), **found}) if found else self
 
     @classmethod
     def is_whole(cls, name: str) -> bool:
@@ -160,9 +182,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Task:
-    """What a method may know about the job: nothing of the test set, nothing of the hidden truth.
+    """What a method may know about the job: nothing of the test set, and one number of the hidden truth.
 
     Attributes:
+        expected_positives: mean number of positives of an image: what is published of the dataset, else that of its
+            complete train labels, before a simulation hid any; None where labels are partial as they come.
         positives, negatives: [C] known positives and known negatives of each class in train.
         generator: seeded for this run and method; draw from no other.
         artifacts: what the method's stages produced, by stage name.
@@ -179,6 +203,12 @@ class Task:
     regime: Regime
     generator: torch.Generator
     artifacts: Mapping[str, Tensor] = field(default_factory=dict)
+    expected_positives: float | None = None
+
+    @property
+    def num_unknown(self) -> int:
+        """Number of unknown labels in train."""
+        return self.num_train * self.num_classes - int(self.positives.sum()) - int(self.negatives.sum())
 
 
 @dataclass(frozen=True)
@@ -282,6 +312,9 @@ def _is_number(value: Any) -> bool:
 class Method(ABC):
     """A way of learning from partial labels. Subclass, name it, give it a loss.
 
+    Attributes:
+        marked: labels that `loss` counted; see `idle`.
+
     Class attributes:
         name: as typed on the command line. title: as printed in tables. paper: reference. version: raise it when
         results change.
@@ -308,9 +341,10 @@ class Method(ABC):
         """A method without parameters."""
 
     def __init__(self, params: Any, task: Task) -> None:
-        """Keeps the validated parameters and the task."""
-        self.params = params
+        """Keeps the validated parameters, with what only the task determines, and the task."""
+        self.params = params = params.completed(task)
         self.task = task
+        self.marked = LabelCount()
         if getattr(params, "scope", None) == "batch":
             self.batch_scope = "batch"
 
@@ -331,6 +365,7 @@ class Method(ABC):
             with contextlib.suppress(PlbenchError):  # what differs and is no number, `stack_key` left out on purpose
                 values[name] = stacked_value([getattr(member.params, name) for member in members])
         stacked.params = SimpleNamespace(**values)
+        stacked.marked = LabelCount.stacked([member.marked for member in members])
         return stacked
 
     def stack_key(self) -> Hashable:
@@ -378,6 +413,16 @@ class Method(ABC):
         Named for instance "ignored" or "pseudo_positive"; all within unknown cells.
         """
         return {}
+
+    def idle(self) -> list[str]:
+        """Say what parts of the method did nothing in this training, in a sentence each; called once, at its end.
+
+        Such as a set of ignored labels that stayed empty, or a limit at which the method is another one. The record
+        carries them as warnings. What parameters, task and state do not tell is counted in `loss`, with
+        `self.marked.add(mask)`, and read here, with `self.marked.total()`: the count stays on the device, survives
+        checkpoints, and is each head's own in a stack. Sentences hold no figures that differ between processes.
+        """
+        return []
 
     def state_dict(self) -> dict[str, Any]:
         """Per-sample or running state to save: tensors and plain values only."""

@@ -20,6 +20,9 @@ FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.integer[Any]]
 BoolArray = npt.NDArray[np.bool_]
 
+TOP = 3
+"""Classes of an image that the literature's top-3 figures predict."""
+
 _DAMAGED = (OSError, LookupError, ValueError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error)
 
 
@@ -34,6 +37,8 @@ class Cells:
         positives: [K] bool: verified present (True) or verified absent (False).
         num_images: N, images without a known label included.
         num_classes: C.
+        in_top: [K] bool, whether the class is among the `TOP` highest-scored ones of its image, unknown classes
+            included (`top_places`); None where scores of unknown cells were not seen.
     """
 
     rows: npt.NDArray[np.int64]
@@ -42,6 +47,7 @@ class Cells:
     positives: BoolArray
     num_images: int
     num_classes: int
+    in_top: BoolArray | None = None
 
     def __post_init__(self) -> None:
         """Checks what every metric relies on.
@@ -52,6 +58,8 @@ class Cells:
         check_columns(self.class_index, self.scores, self.positives, self.num_classes)
         if self.rows.shape != self.scores.shape or self.rows.dtype.kind != "i":
             raise PlbenchError(f"rows is {self.rows.dtype}{list(self.rows.shape)}, not one integer per cell")
+        if self.in_top is not None and (self.in_top.shape != self.scores.shape or self.in_top.dtype != np.bool_):
+            raise PlbenchError(f"in_top is {self.in_top.dtype}{list(self.in_top.shape)}, not one bool per cell")
         if self.rows.size and not 0 <= self.rows.min() <= self.rows.max() < self.num_images:
             raise PlbenchError(f"an image index lies outside 0..{self.num_images - 1}, the test images")
         keys = self.rows * self.num_classes + self.class_index
@@ -91,7 +99,8 @@ class Cells:
         Raises:
             StoreError: if the file cannot be written.
         """
-        write_atomically(path, lambda file: np.savez_compressed(file, **vars(self)))
+        columns = {name: value for name, value in vars(self).items() if value is not None}
+        write_atomically(path, lambda file: np.savez_compressed(file, **columns))
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -109,6 +118,7 @@ class Cells:
                     stored["positives"],
                     int(stored["num_images"]),
                     int(stored["num_classes"]),
+                    stored.get("in_top"),
                 )
         except _DAMAGED as error:
             raise StoreError(
@@ -127,7 +137,32 @@ def joined_cells(parts: Sequence[Cells]) -> Cells:
         for name in ("class_index", "scores", "positives")
     ]
     classes, scores, positives = columns
-    return Cells(rows[order], classes, scores, positives, parts[0].num_images, parts[0].num_classes)
+    seen = [part.in_top for part in parts if part.in_top is not None]
+    in_top = np.concatenate(seen)[order] if len(seen) == len(parts) else None
+    return Cells(rows[order], classes, scores, positives, parts[0].num_images, parts[0].num_classes, in_top)
+
+
+def top_places(scores: FloatArray, k: int = TOP) -> BoolArray:
+    """Mark the k highest-scored classes of each image, all of them where there are fewer.
+
+    Args:
+        scores: [N, C], of known and unknown classes alike.
+        k: places of an image.
+
+    Returns:
+        [N, C] bool with min(k, C) marks in each row; of equal scores the class that comes first has the place.
+
+    Examples:
+        >>> top_places(np.array([[0.1, 0.7, 0.7, 0.7], [0.9, 0.0, 0.2, 0.1]]), 2)
+        array([[False,  True,  True, False],
+               [ True, False,  True, False]])
+    """
+    k = min(k, scores.shape[1])
+    if not k:
+        return np.zeros(scores.shape, np.bool_)
+    last = np.partition(scores, -k, axis=1)[:, -k, None]
+    above, tied = scores > last, scores == last
+    return above | (tied & (np.cumsum(tied, axis=1) <= k - above.sum(axis=1, keepdims=True)))
 
 
 def check_columns(class_index: IntArray, scores: FloatArray, positives: BoolArray, num_classes: int) -> None:

@@ -19,6 +19,7 @@ from plbench.download.remote import RemoteFile
 from plbench.errors import DataError, PlbenchError
 from plbench.images import ImageFiles, ImageSource
 from plbench.labels import PartialLabels
+from plbench.pixels import PIXELS
 from plbench.spec import Protocol, Recipe
 
 ProgressReport = Callable[[int, int], None]
@@ -69,6 +70,10 @@ class Dataset(ABC):
         needs_files: False where the dataset makes its own files, so that no `--data-root` is needed.
         needs_root: False where its options say where its files are, so that it has no folder of its own.
         official_num_images, official_num_classes: as published, so far as known; a run on another number is `custom/…`.
+        collections: image collections that its test images come from, such as "coco", where weights that were trained
+            on one of them may have seen these very images.
+        expected_positives: published mean number of positives of an image; None to take that of complete labels, where
+            the train split has them, and else to leave it to a person.
         downloads: the published files, for `plbench data download`.
         Options: what it must be told beside its folder, such as `--labels FILE`.
     """
@@ -83,6 +88,8 @@ class Dataset(ABC):
     needs_root: ClassVar[bool] = True
     official_num_images: ClassVar[Mapping[str, int]] = {}
     official_num_classes: ClassVar[int | None] = None
+    collections: ClassVar[tuple[str, ...]] = ()
+    expected_positives: ClassVar[float | None] = None
     downloads: ClassVar[tuple[RemoteFile, ...]] = ()
 
     class Options(DatasetOptions):
@@ -226,9 +233,9 @@ class IndexedDataset(Dataset):
         return self._splits[name]
 
     def fingerprint(self) -> str:
-        """sha256 over the annotation files of the splits in use, and over the images as far as they can be told."""
+        """sha256 over annotation files of the splits in use, images, and the version of the rules that decode them."""
         content = {split: [self._index(split).key(), self.split(split).images.fingerprint()] for split in self._used}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([PIXELS, content], sort_keys=True).encode()).hexdigest()
 
     @property
     def _used(self) -> tuple[str, ...]:

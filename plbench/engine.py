@@ -63,6 +63,7 @@ class FitState:
             "schedule": _plain(self.schedule.state_dict()),
             "scaler": self.scaler.state_dict(),
             "method": self.method.state_dict(),
+            "marked": self.method.marked.total(),
             "generator": self.method.task.generator.get_state(),
             "epoch": self.epoch,
             "step": self.step,
@@ -92,6 +93,7 @@ class FitState:
         self.scaler.load_state_dict(state["scaler"])
         with hooks.calling(self.method, "load_state_dict"):
             self.method.load_state_dict(state["method"])
+        self.method.marked.restart(state["marked"])
         self.method.task.generator.set_state(state["generator"])
         self.tally.loss_sum.fill_(state["loss_sum"])
         self.clock.load_state_dict(state["clock"])

@@ -19,6 +19,7 @@ from plbench.images import ImageSource, image_set_id
 from plbench.loading.batches import image_batches
 from plbench.loading.jpegs import JpegDecoder
 from plbench.loading.transforms import eval_transform
+from plbench.pixels import PIXELS
 from plbench.spec import NUMERICS, ModelSpec, Precision
 from plbench.store import Store, unwritable
 
@@ -43,7 +44,7 @@ def features_key(
         decode: what decodes the images, as `plbench.loading.jpegs.jpeg_decoder` names it.
     """
     backbone = model.model_dump(mode="json", exclude={"head", "head_width", "head_dropout"})
-    content = [fingerprint, split, image_set_id(images), backbone, precision, NUMERICS]
+    content = [fingerprint, split, image_set_id(images), backbone, precision, NUMERICS, PIXELS]
     if model.weights == "random":
         content.append(seed)
     if decode != "pil":

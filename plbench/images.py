@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -18,23 +19,11 @@ from torch import Tensor
 from plbench.columns import take
 from plbench.errors import DataError
 from plbench.labels import PartialLabels
+from plbench.paths import below
+from plbench.pixels import DECODING_ERRORS, decoded
+from plbench.spelling import file_look, find_alike, list_by_look
 
 _MOST_SIZES = 150_000  # files whose size a fingerprint looks at: well under a second on a local disk
-
-# What Pillow raises on broken, truncated, hostile or missing files.
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-
-
-def decoded(file: Path | IO[bytes], min_side: int = 0) -> Image.Image:
-    """An image file in RGB. JPEGs decode at a fraction of their size where that keeps `min_side`.
-
-    Raises:
-        OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError: `DECODING_ERRORS`, whatever is broken.
-    """
-    with Image.open(file) as image:
-        if min_side:
-            image.draft("RGB", (min_side, min_side))
-        return image.convert("RGB")
 
 
 class ImageSource(Protocol):
@@ -55,7 +44,10 @@ class ImageSource(Protocol):
         ...
 
     def load(self, row: int, min_side: int = 0) -> Image.Image:
-        """The image of a row in RGB; with `min_side`, it may come smaller, but no side below that many pixels."""
+        """The image of a row in RGB, as `plbench.pixels` decodes it.
+
+        With `min_side`, it may come smaller, but no side below that many pixels.
+        """
         ...
 
     def read(self, row: int) -> bytes:
@@ -100,6 +92,18 @@ class ImageFiles:
         """Number of images."""
         return len(self.paths)
 
+    def path(self, row: int) -> Path:
+        """The file of a row: below the root, at its path or at the only one that looks the same.
+
+        Raises:
+            DataError: if the name could lead out of the root.
+        """
+        path = below(self.root, self.paths[row], "image")
+        if path.exists():
+            return path
+        alike = find_alike(self.root, self.paths[row])
+        return path if alike is None else below(self.root, alike, "image")
+
     def load(self, row: int, min_side: int = 0) -> Image.Image:
         """Decodes one file. JPEGs decode at a fraction of their size where that keeps `min_side`.
 
@@ -107,7 +111,7 @@ class ImageFiles:
             DataError: if the file cannot be read, with its path.
         """
         try:
-            return decoded(self.root / self.paths[row], min_side)
+            return decoded(self.path(row), min_side)
         except DECODING_ERRORS as error:
             raise DataError(f"image {self.name(row)} cannot be read: {error}") from error
 
@@ -118,7 +122,7 @@ class ImageFiles:
             DataError: if the file cannot be read, with its path.
         """
         try:
-            return (self.root / self.paths[row]).read_bytes()
+            return self.path(row).read_bytes()
         except OSError as error:
             raise DataError(f"image {self.name(row)} cannot be read: {error}") from error
 
@@ -127,15 +131,20 @@ class ImageFiles:
         return str(self.root / self.paths[row])
 
     def absent(self) -> list[int]:
-        """Rows whose file does not exist: one listing per folder, not one look-up per file."""
+        """Rows with no file of that name or look: one listing per folder, not one look-up per file."""
         folders: dict[str, set[str]] = {}
+        alike: dict[str, Mapping[str, Sequence[str]]] = {}  # of folders where a name is missing
         absent = []
         for row, relative in enumerate(self.paths):  # millions of rows: no Path objects here
             folder, _, name = relative.rpartition("/")
             if folder not in folders:
-                path = self.root / folder
+                path = self.path(row).parent
                 folders[folder] = set(os.listdir(path)) if path.is_dir() else set()
-            if name not in folders[folder]:
+            if name in folders[folder]:
+                continue
+            if folder not in alike:
+                alike[folder] = list_by_look(self.root, folder)[1]
+            if len(alike[folder].get(file_look(name), ())) != 1:
                 absent.append(row)
         return absent
 
@@ -155,7 +164,7 @@ class ImageFiles:
         digest = hashlib.sha256(f"{len(self)} every {step}".encode())
         for row in range(0, len(self), max(1, step)):
             try:
-                size = os.stat(os.path.join(self.root, self.paths[row])).st_size
+                size = self.path(row).stat().st_size
             except OSError:
                 size = -1
             digest.update(size.to_bytes(8, "little", signed=True))
@@ -168,23 +177,32 @@ def image_set_id(source: ImageSource) -> str:
 
 
 def find_unreadable(
-    source: ImageSource, report: Callable[[int, int], None] = lambda done, total: None
+    source: ImageSource,
+    report: Callable[[int, int], None] = lambda done, total: None,
+    oddities: Counter[str] | None = None,
 ) -> dict[int, str]:
-    """Decodes every image once and returns the reason for each row that fails. Absent files are found first."""
+    """Decodes every image once and returns the reason for each row that fails. Absent files are found first.
 
-    def reason(row: int) -> str | None:
+    Args:
+        report: is told images done and in all.
+        oddities: counts images that are stored otherwise than they are shown, by names of `plbench.pixels.ODDITIES`.
+    """
+
+    def reason(row: int) -> tuple[str | None, Iterable[str]]:
         try:
-            source.load(row, min_side=1)  # JPEG at an eighth of its size: still reads the file to its end
+            image = source.load(row, min_side=1)  # JPEG at an eighth of its size: still reads the file to its end
         except DataError as error:
-            return str(error)
-        return None
+            return str(error), ()
+        return None, image.info.get("oddities", ())
 
     failed = {row: f"image {source.name(row)} does not exist" for row in source.absent()}
     rows = [row for row in range(len(source)) if row not in failed]
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for done, (row, why) in enumerate(zip(rows, pool.map(reason, rows), strict=True), 1):
+        for done, (row, (why, found)) in enumerate(zip(rows, pool.map(reason, rows), strict=True), 1):
             if why is not None:
                 failed[row] = why
+            if oddities is not None:
+                oddities.update(found)
             report(done, len(rows))
     return failed
 

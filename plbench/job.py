@@ -245,10 +245,27 @@ class Job:
 
     def cells(self, weights: Weights) -> Cells | None:
         """Scores at the known cells of the scored part, in the main process; its share of them is each one's work."""
+        return self._cells_of(self.scored_part, self.scored_inputs, weights)
+
+    def validation_cells(self, weights: Weights) -> Cells | None:
+        """The same on the validation part, of a run that trained on all of train.
+
+        Raises:
+            DataError: if there is no such part, or nothing in it can be scored.
+        """
+        part = self.plan.material.validation()
+        if isinstance(self.train_inputs, FeatureInputs):  # it trained on all of train, whose features are there
+            rows = self.train_inputs.rows[part.rows]
+            inputs: Inputs = FeatureInputs(self.train_inputs.features, rows, part.labels, self.spec.seed)
+        else:
+            inputs = self._inputs(part)
+        return self._cells_of(part, inputs, weights)
+
+    def _cells_of(self, part: Part, inputs: Inputs, weights: Weights) -> Cells | None:
         model, world = self.state.averaged(weights), self.workspace.world
-        with self.workspace.reporter.task(f"Scoring {len(self.scored_inputs):,} images") as report:
-            stream = predict_share(model, self.method, self.scored_inputs, self.execution, report=report)
-            parts = world.gather_objects(collect_cells(stream, self.scored_part.labels))
+        with self.workspace.reporter.task(f"Scoring {len(inputs):,} images") as report:
+            stream = predict_share(model, self.method, inputs, self.execution, report=report)
+            parts = world.gather_objects(collect_cells(stream, part.labels))
         return joined_cells(parts) if world.is_main else None
 
     def map_c(self, weights: Weights) -> float:

@@ -73,6 +73,14 @@ def default_normalisation(backbone: str) -> tuple[tuple[float, ...], tuple[float
 
 
 @cache
+def pretrained_name(backbone: str) -> str:
+    """Return timm's full name of a backbone's weights, tag included: "tresnet_m.miil_in21k_ft_in1k" for "tresnet_m"."""
+    config = _pretrained_config(backbone)
+    architecture = backbone.partition(".")[0]
+    return f"{architecture}.{config.tag}" if config.tag else architecture
+
+
+@cache
 def file_sha256(path: Path) -> str:
     """Hex sha256 of a file."""
     with path.open("rb") as file:

@@ -14,9 +14,12 @@ import torch
 from plbench import environment
 from plbench.cells import Cells
 from plbench.diagnostics import diagnose_prior, diagnose_training
+from plbench.errors import DataError
 from plbench.evaluation import summary
+from plbench.evaluation.thresholds import Thresholds, thresholds_on
 from plbench.job import Job
-from plbench.planning.resolve import is_default
+from plbench.planning.resolve import fit_part_plan, is_default
+from plbench.pretraining import describe_pretraining, overlap
 from plbench.randomness import derive_seed
 from plbench.record import (
     Cost,
@@ -26,29 +29,42 @@ from plbench.record import (
     Record,
     SelectionReport,
     SplitMetrics,
+    read_record,
     reference,
+    whole_file,
 )
 from plbench.registry import source_file
 from plbench.store import CHECKPOINT
+from plbench.training import hooks
 
 FILES = ("spec.toml", "log.jsonl", "cells.npz", "per_class.csv", "replicates.csv", CHECKPOINT)
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Cells of the headline weights, of the last weights where they are others, and what hidden truth says."""
+    """What a trained model says.
+
+    Attributes:
+        cells: of the headline weights on the scored part. last_cells: of the last weights, where they are others.
+        thresholds: of the headline weights, or why there are none, in a sentence.
+        hidden_truth: what the labels that a simulation hid say about them.
+        idle: what parts of the method did nothing.
+    """
 
     cells: Cells
     last_cells: Cells | None
+    thresholds: Thresholds | str
     hidden_truth: HiddenTruth | None
+    idle: list[str]
 
 
 def score(job: Job) -> Scored | None:
-    """Scores the trained model on its part, and on the hidden truth of train where there is one.
+    """Score the trained model on its part, on the validation part, and on the hidden truth of train if there is one.
 
     Every process takes a share of the work; what comes of it is in the main one.
     """
     cells = job.cells(job.headline_weights)
+    thresholds = _choose_thresholds(job, cells)
     last_cells = job.cells("raw") if job.headline_weights != "raw" else None
     truth = job.plan.material.hidden_truth(job.spec.train_part)
     hidden = None
@@ -56,7 +72,48 @@ def score(job: Job) -> Scored | None:
         model = job.state.averaged(job.headline_weights)
         with job.workspace.reporter.task("Comparing train with the hidden truth") as report:
             hidden = diagnose_training(model, job.method, job.train_inputs, truth, job.execution, report)
-    return None if cells is None else Scored(cells, last_cells, hidden)
+    idle = _idle_parts(job)
+    return None if cells is None else Scored(cells, last_cells, thresholds, hidden, idle)
+
+
+def _choose_thresholds(job: Job, cells: Cells | None) -> Thresholds | str:
+    """Thresholds of the headline weights, in the main process; or a sentence on why there are none.
+
+    They come from the cells of a model that did not train on the validation part where there is one: this one, or the
+    one that chose the epoch. Else they come from this one, which did.
+    """
+    spec, labels = job.spec, job.spec.protocol.validation_labels
+    held_out = job.only_selects or spec.selection == "validation"
+    try:
+        if job.only_selects:
+            own = cells
+        elif held_out:
+            own = job.workspace.world.shared(lambda: _cells_that_chose(job))
+        else:
+            own = job.validation_cells(job.headline_weights)
+        if own is None:
+            return ""  # not the main process
+        return thresholds_on(own, labels, held_out=held_out)
+    except DataError:
+        return (
+            "no thresholds were chosen, so CF1 and OF1 are there at top 3 alone: no class of the validation part has "
+            "both a known positive and a known negative"
+        )
+
+
+def _cells_that_chose(job: Job) -> Cells:
+    """Cells of the run that chose this one's epoch."""
+    choosing = fit_part_plan(job.plan, job.workspace.registry)
+    folder = job.workspace.store.run_folder(choosing.spec.key)
+    return Cells.load(whole_file(folder, read_record(folder), "cells.npz"))
+
+
+def _idle_parts(job: Job) -> list[str]:
+    """What parts of the method did nothing in any process."""
+    with hooks.calling(job.method, "idle"):
+        own = list(job.method.idle())
+    first, *others = job.workspace.world.gather_objects(own)
+    return [sentence for sentence in first if all(sentence in other for other in others)]
 
 
 def summarise(job: Job, scored: Scored, folder: Path) -> dict[str, SplitMetrics]:
@@ -70,9 +127,10 @@ def summarise(job: Job, scored: Scored, folder: Path) -> dict[str, SplitMetrics]
     with job.workspace.reporter.task("Intervals") as report:
         replicates = summary.draw_replicates(scored.cells, labels, groups, seed, report)
     scored.cells.save(folder / "cells.npz")
-    summary.write_per_class(folder / "per_class.csv", scored.cells, labels, groups, annotations)
+    thresholds = None if isinstance(scored.thresholds, str) else scored.thresholds
+    summary.write_per_class(folder / "per_class.csv", scored.cells, labels, groups, annotations, thresholds)
     summary.write_replicates(folder / "replicates.csv", replicates)
-    summaries = {name: summary.summarise(scored.cells, labels, groups, annotations, replicates)}
+    summaries = {name: summary.summarise(scored.cells, labels, groups, annotations, replicates, thresholds)}
     if scored.last_cells is not None:
         summaries[f"{name}_raw"] = summary.summarise(scored.last_cells, labels, groups, annotations, None)
     return summaries
@@ -82,6 +140,7 @@ def record(job: Job, scored: Scored, metrics: dict[str, SplitMetrics], folder: P
     """The record of a run that is done; its files are in the folder already, save the record itself."""
     job.write_log(folder)
     spec = job.spec
+    pretraining = describe_pretraining(spec.model, job.workspace.pretraining)
     return Record(
         key=spec.key,
         spec_sha256=spec.sha256(),
@@ -94,6 +153,8 @@ def record(job: Job, scored: Scored, metrics: dict[str, SplitMetrics], folder: P
         source_file=source_file(job.plan.method),
         configuration="tuned" if spec.tuned_by else "default" if is_default(job.plan) else "custom",
         tuning=job.plan.tuning,
+        pretraining=pretraining,
+        test_seen_in_pretraining=overlap(pretraining, job.plan.material.dataset.collections),
         environment=environment.describe(job.workspace.device, job.workspace.decode),
         data=_data_summary(job),
         metrics=metrics,
@@ -103,7 +164,7 @@ def record(job: Job, scored: Scored, metrics: dict[str, SplitMetrics], folder: P
         cost=_cost(job),
         training={"final_loss": job.state.history[-1]["loss"], "steps": float(job.state.step)},
         files={name: reference(folder / name) for name in FILES},
-        warnings=_warnings(job, next(iter(metrics.values()))),
+        warnings=_warnings(job, scored, next(iter(metrics.values()))),
     )
 
 
@@ -153,8 +214,8 @@ def _cost(job: Job) -> Cost:
     )
 
 
-def _warnings(job: Job, headline: SplitMetrics) -> list[str]:
-    warnings = []
+def _warnings(job: Job, scored: Scored, headline: SplitMetrics) -> list[str]:
+    warnings = [*scored.idle, *([scored.thresholds] if isinstance(scored.thresholds, str) else [])]
     unscored = headline.num_classes - headline.num_classes_scored
     if unscored:
         warnings.append(

@@ -57,7 +57,7 @@ class Material:
         self._splits: dict[str, Part] = {}
         self._siblings: dict[int, Material] = {self.seed: self}
         self._fit_part: Part | None = None
-        self._validation_part: Part | None = None
+        self._validation: Part | None = None
 
     def at_seed(self, seed: int) -> Material:
         """Return the material of a run of this seed: the same images, opened once, with the labels that it draws."""
@@ -95,6 +95,17 @@ class Material:
         return parse(self.protocol.simulation).apply(self.whole_train.labels, seed=seed)
 
     @cached_property
+    def expected_positives(self) -> float | None:
+        """Mean number of positives of a train image, to two decimals: as published, else of complete labels.
+
+        None where the dataset's own labels are partial. The one number that a method may know of what is hidden.
+        """
+        if self.dataset.expected_positives is not None:
+            return self.dataset.expected_positives
+        labels = self.whole_train.labels
+        return round(int(labels.counts()[0].sum()) / labels.num_images, 2) if labels.is_complete else None
+
+    @cached_property
     def _held_out(self) -> np.ndarray:
         """Whether each train image belongs to the validation part: by a hash of its id, so for good."""
         share = self.protocol.validation_share
@@ -120,11 +131,11 @@ class Material:
             DataError: if it is empty, no class of it can be scored, or complete labels are asked for and there are
                 none.
         """
-        if self._validation_part is None:
-            self._validation_part = self._validation()
-        return self._validation_part
+        if self._validation is None:  # every run chooses its thresholds there
+            self._validation = self._open_validation()
+        return self._validation
 
-    def _validation(self) -> Part:
+    def _open_validation(self) -> Part:
         labels = self.partial_labels
         if self.protocol.validation_labels == "complete":
             labels = self.whole_train.labels

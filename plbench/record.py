@@ -11,6 +11,8 @@ from pydantic import Field, ValidationError
 
 from plbench.errors import StoreError
 from plbench.migrations import SCHEMA_VERSION, upgraded
+from plbench.plain_json import parse_json
+from plbench.pretraining import Pretraining
 from plbench.spec import Frozen, RunSpec
 from plbench.store import RECORD, write_text
 
@@ -22,14 +24,18 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Estimate(Frozen):
-    """A percentage with its 95 % bootstrap interval over test images; None where it is not defined.
+    """A percentage with its 95 % interval over test images; None where it is not defined.
 
-    The interval is centred by the bootstrap's own bias (`plbench.evaluation.intervals.interval`).
+    Attributes:
+        low, high: `plbench.evaluation.statistics.Estimate.interval`, of one training: what other seeds would give is
+            not in it.
+        lowest: what the worst ranking of the same cells comes to; no interval reaches below.
     """
 
     value: Percent | None
     low: Percent | None = None
     high: Percent | None = None
+    lowest: Percent | None = None
 
 
 class GroupMetrics(Frozen):
@@ -40,12 +46,49 @@ class GroupMetrics(Frozen):
     num_classes: Count
 
 
+class F1Figures(Frozen):
+    """CF1 and OF1 with what they are harmonic means of, percent; see `plbench.metrics.F1`."""
+
+    cf1: Percent | None
+    of1: Percent | None
+    class_precision: Percent | None
+    class_recall: Percent | None
+    overall_precision: Percent | None
+    overall_recall: Percent | None
+
+
+class ThresholdReport(Frozen):
+    """How the classes' thresholds were chosen; `per_class.csv` holds the thresholds themselves.
+
+    Attributes:
+        part: the part whose known cells chose them.
+        labels: of that part: its partial ones, or the complete ones that a simulation hid (an oracle).
+        held_out: whether the model that chose was trained without that part. By default a run trains on all of train,
+            so that its scores there are better than on images it has not seen, and thresholds come out too high.
+        num_images: of that part.
+        num_pooled: classes without a known positive there, which take `pooled`, the best threshold of all cells
+            together.
+    """
+
+    part: Literal["validation"]
+    labels: Literal["partial", "complete"]
+    held_out: bool
+    num_images: Count
+    num_pooled: Count
+    pooled: float
+
+
 class SplitMetrics(Frozen):
     """All figures of one evaluation, from known cells only. Percent where nothing else is said.
 
     Attributes:
         num_classes_scored: classes with a known positive and a known negative; mAP(C) is a mean over these.
-        cf1, of1: at scores >= `threshold`.
+        f1: at the threshold of each class that `thresholds` speaks of; None where none were chosen: of the last
+            weights beside averaged ones, and where the validation part cannot choose any.
+        f1_top3: where each image's 3 highest-scored classes are predicted.
+        auroc: mean over the classes that mAP(C) is a mean over.
+        ece: expected calibration error of known cells, 15 bins; None where scores are no probabilities.
+            Records before schema 5 have none of these four.
         ranking_loss: share of known (positive, negative) pairs of an image in the wrong order, in [0, 1].
         precision_at_k: by k; only where every label is known.
         quintiles: five equal groups of classes by number of train annotations, fewest first.
@@ -54,9 +97,11 @@ class SplitMetrics(Frozen):
     map_c: Estimate
     map_o: Estimate
     micro_ap: Percent | None
-    cf1: Percent | None
-    of1: Percent | None
-    threshold: float
+    f1: F1Figures | None = None
+    thresholds: ThresholdReport | None = None
+    f1_top3: F1Figures | None = None
+    auroc: Percent | None = None
+    ece: Percent | None = None
     ranking_loss: float | None
     precision_at_k: dict[str, Percent] | None
     num_images: Count
@@ -186,10 +231,14 @@ class Record(Frozen):
             study chose them, "custom" where a person did; "unknown" in records of schema 1.
         tuning: how a study chose the values, where one did.
         metrics: by evaluation: "test" (averaged weights, the headline), "test_raw" (last weights), "validation".
+        pretraining: what the backbone's weights have seen; None in records before schema 5 of weights from elsewhere.
+        test_seen_in_pretraining: why the test images are among what they have seen, as far as names of collections
+            tell; None where they are not.
         files: by name in the run's folder.
+        warnings: among them what parts of the method did nothing (`plbench.api.Method.idle`).
     """
 
-    schema_version: Literal[4] = 4
+    schema_version: Literal[5] = 5
     key: str
     spec_sha256: str
     spec: RunSpec
@@ -201,6 +250,8 @@ class Record(Frozen):
     source_file: str | None = None
     configuration: Literal["default", "tuned", "custom", "unknown"] = "unknown"
     tuning: TuningReport | None = None
+    pretraining: Pretraining | None = None
+    test_seen_in_pretraining: str | None = None
     environment: dict[str, Any]
     data: DataSummary | None = None
     metrics: dict[str, SplitMetrics] = Field(default_factory=dict)
@@ -252,7 +303,7 @@ def parse_record(content: bytes, path: Path) -> Record:
         StoreError: if it is no JSON, of a schema that is not known, or not valid, with the field.
     """
     try:
-        found = json.loads(content, parse_constant=_refuse_constant)
+        found = parse_json(content)
         version = found.get("schema_version") if isinstance(found, dict) else None
         if isinstance(found, dict):
             found = upgraded(found)
@@ -267,22 +318,6 @@ def parse_record(content: bytes, path: Path) -> Record:
         raise
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{path} cannot be read as a record: {error}") from error
-
-
-def _refuse_constant(text: str) -> float:
-    raise ValueError(f"{text} is not a number that JSON knows")
-
-
-def finished_record(folder: Path) -> Record | None:
-    """The record of a run that is done; None where there is none yet, or only that of a failure.
-
-    Raises:
-        StoreError: as `read_record`.
-    """
-    if not (folder / RECORD).is_file():
-        return None
-    record = read_record(folder)
-    return record if record.status == "done" else None
 
 
 def reference(path: Path) -> FileReference:

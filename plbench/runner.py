@@ -15,10 +15,11 @@ from torch import Tensor
 from plbench import checkpoint, environment, outcome
 from plbench.api import Stage
 from plbench.errors import TrainingError
+from plbench.evaluation.stored import finished_record
 from plbench.forecast.estimate import describe
 from plbench.job import Job, Watch
 from plbench.planning.resolve import RunPlan, fit_part_plan
-from plbench.record import Record, finished_record, write_record
+from plbench.record import Record, write_record
 from plbench.store import CHECKPOINT, write_atomically, write_text
 from plbench.tracking import follow
 from plbench.training.prediction import View

@@ -97,8 +97,10 @@ class Plan(Frozen):
     """How long and by what steps a model is trained.
 
     Attributes:
-        optimizer: "adamw" (decoupled decay), or "adam-coupled", what CSL's released code computes: the decay is
-            added to the gradient. Neither decays 1-D parameters.
+        optimizer: "adamw" (decoupled decay), or "adam-coupled", the steps of CSL's released code: Adam on the loss
+            summed over the images of a step, the decay added to that sum's gradient. Here the loss is the mean over
+            images, so decay and eps are divided by `batch_size`, which gives the same step; only the last, smaller
+            batch of an epoch weighs more than in a sum. Neither decays 1-D parameters.
         lr: peak of torch's OneCycle schedule.
         ema_decay: largest decay of the weight average; see `ema_horizon`.
         ema_horizon: the average looks back over at most this share of the run's steps, so that a short run is not

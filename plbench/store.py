@@ -15,16 +15,19 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from plbench.errors import StoreError
+from plbench.paths import refuse_links
 
 RECORD = "record.json"
 CHECKPOINT = "checkpoint.pt"
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+def write_atomically(path: Path, write: Callable[[IO[bytes]], None], staging: Path | None = None) -> None:
     """Writes a file so that it is either whole or not there, also after a crash or on a full disk.
 
     Args:
+        path: of the file.
         write: writes the content to an open binary file.
+        staging: folder for the file until it is whole, on the same disk; by default the one that it is to lie in.
 
     Raises:
         StoreError: if the disk is full or the place may not be written to. Nothing is left behind.
@@ -32,7 +35,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=staging or path.parent)
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
             write(file)
@@ -47,14 +50,14 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, staging: Path | None = None) -> None:
     """Writes UTF-8 text atomically."""
-    write_atomically(path, lambda file: _write_bytes(file, text.encode()))
+    write_atomically(path, lambda file: _write_bytes(file, text.encode()), staging)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, staging: Path | None = None) -> None:
     """Writes readable JSON atomically; NaN is refused."""
-    write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n", staging)
 
 
 def try_folder(folder: Path) -> None:
@@ -133,8 +136,11 @@ class Store:
 
         Raises:
             StoreError: if another process holds it and is not waited for, or the folder cannot be written to.
+            PlbenchError: if a link would lead what is written elsewhere.
         """
         path = self._lock_path(key)
+        refuse_links(self.runs, path)
+        refuse_links(self.runs, self.run_folder(key))
         lock = FileLock(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

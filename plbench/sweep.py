@@ -11,8 +11,9 @@ from typing import Literal
 from plbench import runner
 from plbench.console import duration
 from plbench.errors import StoreError, TrainingError
+from plbench.evaluation.stored import read_own_run
 from plbench.planning.resolve import RunPlan, fit_part_plan
-from plbench.record import Record, read_record
+from plbench.record import Record
 from plbench.registry import Registry
 from plbench.stacking.together import groups, run_group
 from plbench.store import RECORD, Store
@@ -180,7 +181,7 @@ def _recorded(folder: Path) -> Standing:
     if not (folder / RECORD).is_file():
         return Standing("missing")
     try:
-        record = read_record(folder)
+        record = read_own_run(folder)
     except StoreError as error:
         return Standing("failed", why=str(error))
     return Standing("done", record) if record.status == "done" else Standing("failed", why=record.error)

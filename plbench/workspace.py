@@ -29,7 +29,8 @@ class Workspace:
     Attributes:
         data_root: the dataset's own folder; None to look where datasets usually are.
         data_options: what the dataset must be told beside it, by name.
-        weights_file: of a backbone whose weights are "file".
+        weights_file: of a backbone whose weights are "file". pretraining: data sets that it was trained on, as far as a
+            person said; None where nothing was said.
         decode: what decodes JPEG files: "pil", in the workers, or "gpu"; see `plbench.loading.jpegs`.
         track: names of the trackers that are told of each training; see `plbench.tracking`.
         dropped: those of them that failed and are told no more.
@@ -47,6 +48,7 @@ class Workspace:
     data_root: Path | None = None
     data_options: Mapping[str, Any] = field(default_factory=dict)
     weights_file: Path | None = None
+    pretraining: tuple[str, ...] | None = None
     track: tuple[str, ...] = ()
     decode: str = "pil"
     dropped: set[str] = field(default_factory=set, compare=False)

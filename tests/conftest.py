@@ -163,6 +163,7 @@ def make_task() -> Callable[..., Task]:
             regime="probe",
             generator=torch.Generator().manual_seed(seed),
             artifacts=artifacts or {},
+            expected_positives=2.0,
         )
 
     return make

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
-from test_cli import SHORT, Bench, Outcome, plbench, write_coco
+from test_cli import SHORT, Bench, Outcome, plbench, words_with, write_coco
 
 from plbench.datasets.coco import Coco2017
 
@@ -410,7 +410,7 @@ class TestRuns:
             (lambda raw: raw[: len(raw) // 2], "cannot be read as a record"),
             (lambda raw: b"\xff" + raw, "cannot be read as a record"),
             (lambda raw: b"[]", "record schema None"),
-            (lambda raw: raw.replace(b'"schema_version": 4', b'"schema_version": 5'), "record schema 5"),
+            (lambda raw: raw.replace(b'"schema_version": 5', b'"schema_version": 6'), "record schema 6"),
             (lambda raw: raw.replace(b'"status": "done"', b'"status": "perhaps"'), "not a valid record: status"),
             (lambda raw: raw.replace(b'"seed": 0', b'"seed": 1', 1), "was changed"),
         ],
@@ -565,7 +565,7 @@ def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
 
 def test_ctrl_c_is_a_sentence_and_the_same_command_then_succeeds(bench: Bench) -> None:
     run = ["run", "--method", "ce-negative", "--dataset", "coco2017", "--data-root", bench.data, "--simulate", "fpc=4"]
-    run += [*SHORT, "--epochs", "800"]
+    run = ["run", *words_with([*run[1:], *SHORT], "--epochs", "800")]
     process = start(*run, stdout=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while not list(bench.runs.glob("*/spec.toml")) and process.poll() is None and time.monotonic() < deadline:

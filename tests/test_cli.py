@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,12 @@ CATEGORIES = {3: "bird", 7: "cat", 20: "dog", 21: "cow", 90: "hair drier"}  # id
 NUM_IMAGES = {"train": 24, "val": 16}
 QUICK = ["--recipe", "quick", "--backbone", "test_resnet", "--weights", "random", "--image-size", "32"]
 SHORT = [*QUICK, "--epochs", "1", "--workers", "0"]
+
+
+def words_with(usual: Sequence[object], *given: object) -> list[object]:
+    """The words of a command line: the usual `--option value` pairs but for those given anew, and those given."""
+    pairs = zip(usual[::2], usual[1::2], strict=True)
+    return [word for pair in pairs if pair[0] not in given for word in pair] + list(given)
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class Bench:
     def run(self, method: str, *options: object) -> Outcome:
         """A run on the tiny data under FPC-4."""
         where = ["--dataset", "coco2017", "--data-root", self.data, "--simulate", "fpc=4"]
-        return plbench("run", "--method", method, *where, *SHORT, *options)
+        return plbench("run", *words_with(["--method", method, *where, *SHORT], *options))
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,10 @@
 """The training and evaluation loops: reductions, schedule, averages, seeds, and what a method may see."""
 
+import copy
 import math
 import random
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +20,7 @@ from plbench.randomness import derive_seed, generator, seeded
 from plbench.training import prediction
 from plbench.training.execution import Execution, widened
 from plbench.training.inputs import FeatureInputs
+from plbench.training.optimisation import make_optimizer
 from plbench.training.prediction import View, collect_cells, predict
 
 CPU = Execution(torch.device("cpu"), "float32")
@@ -190,18 +193,21 @@ class TestAverage:
 
 
 class TestOptimiser:
-    def by_hand(self, kind: type[torch.optim.Optimizer], inputs: FeatureInputs, method: Method) -> nn.Module:
+    def by_hand(
+        self, kind: type[torch.optim.Optimizer], inputs: FeatureInputs, decay: float, share: float
+    ) -> nn.Module:
+        """Trains on the summed loss times `share`."""
         model, labels = a_model(), torch.from_numpy(inputs.labels.rows(np.arange(NUM_ROWS)))
         weights = [p for p in model.parameters() if p.ndim > 1]
         biases = [p for p in model.parameters() if p.ndim == 1]
-        groups = [{"params": weights, "weight_decay": 0.1}, {"params": biases, "weight_decay": 0.0}]
+        groups = [{"params": weights, "weight_decay": decay}, {"params": biases, "weight_decay": 0.0}]
         optimizer = kind(groups, lr=1e-2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=12, pct_start=0.2)
         for epoch in range(12):
             order = next(inputs.shuffled(NUM_ROWS, epoch)).index
             optimizer.zero_grad()
             loss = known_loss(model(torch.from_numpy(inputs.features)[order]), labels[order])
-            (loss / inputs.labels.num_known).backward()
+            (loss * share).backward()
             optimizer.step()
             schedule.step()
         return model
@@ -210,13 +216,35 @@ class TestOptimiser:
         inputs = some_inputs()
         plan = Plan(epochs=12, batch_size=NUM_ROWS, lr=1e-2, weight_decay=0.1)
         trained = {}
-        for name, kind in {"adamw": torch.optim.AdamW, "adam-coupled": torch.optim.Adam}.items():
-            state = train(build(Known), a_model(), inputs, plan.model_copy(update={"optimizer": name}))
-            expected = self.by_hand(kind, inputs, state.method)
+        for name, kind, method, share in (
+            ("adamw", torch.optim.AdamW, Known, 1 / inputs.labels.num_known),
+            ("adam-coupled", torch.optim.Adam, Images, 1.0),  # as CSL: summed over images
+        ):
+            state = train(build(method), a_model(), inputs, plan.model_copy(update={"optimizer": name}))
+            expected = self.by_hand(kind, inputs, 0.1, share)
             for ours, theirs in zip(state.model.parameters(), expected.parameters(), strict=True):
                 torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
             trained[name] = state.model[0].weight.detach()
         assert (trained["adamw"] - trained["adam-coupled"]).abs().max() > 1e-3
+
+    @pytest.mark.parametrize("batch_size", [NUM_ROWS, NUM_ROWS // 2, NUM_ROWS // 4])
+    def test_coupled_decay_is_that_of_a_summed_loss_whatever_the_batch(self, batch_size: int) -> None:
+        model = nn.Linear(3, 2).double()
+        plan = Plan(epochs=1, batch_size=batch_size, lr=1e-2, weight_decay=0.1, optimizer="adam-coupled")
+        summed = copy.deepcopy(model)
+        method = SimpleNamespace(name="x", param_groups=lambda model: [{"params": list(model.parameters())}])
+        ours, _ = make_optimizer(model, method, plan)  # type: ignore[arg-type]
+        theirs = torch.optim.Adam(
+            [{"params": [summed.weight], "weight_decay": 0.1}, {"params": [summed.bias], "weight_decay": 0.0}], lr=1e-2
+        )
+        for step in range(20):
+            values = torch.randn(batch_size, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+            for net, optimizer, share in ((model, ours, 1 / batch_size), (summed, theirs, 1.0)):
+                optimizer.zero_grad()
+                (share * net(values).square().sum()).backward()
+                optimizer.step()
+        torch.testing.assert_close(model.weight, summed.weight, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(model.bias, summed.bias, rtol=1e-12, atol=1e-14)
 
     def test_only_matrices_decay(self, build: Callable[..., Method]) -> None:
         class Still(Known):

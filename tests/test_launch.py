@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import SHORT, Outcome, plbench, write_coco
+from test_cli import SHORT, Outcome, plbench, words_with, write_coco
 
 from plbench import distributed, launch
 from plbench.distributed import joined
@@ -78,7 +78,8 @@ def test_an_error_in_one_process_ends_all_with_its_sentence(command: list[str]) 
 
 @pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(command: list[str], tmp_path: Path) -> None:
-    words = [*command, "--method", "slow", "--nproc", "2", "--epochs", "12", "--save-every", "0.2"]
+    slow = ["--method", "slow", "--nproc", "2", "--epochs", "12", "--save-every", "0.2"]
+    words = ["run", *map(str, words_with(command[1:], *slow))]
     process = started(words)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("runs/*/checkpoints/*.json")) and time.monotonic() < deadline:

@@ -10,14 +10,18 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
-from plbench.cells import Cells
+from plbench.cells import Cells, top_places
 from plbench.errors import PlbenchError
 from plbench.labels import PartialLabels
 from plbench.metrics import (
+    F1,
     Metrics,
+    auroc,
     average_precision,
+    calibration_error,
+    choose_thresholds,
     count_quintiles,
     evaluate,
     evaluate_cells,
@@ -25,7 +29,9 @@ from plbench.metrics import (
     micro_average_precision,
     per_class_table,
     precision_at_k,
+    predictions_at,
     ranking_loss,
+    top_f1_scores,
 )
 
 Array = npt.NDArray[Any]
@@ -105,7 +111,7 @@ def test_nothing_known_is_nan_not_zero() -> None:
     assert np.isnan(metrics.map_c) and np.isnan(metrics.map_o)
     assert metrics.num_classes_scored == 0
     cells = Cells.from_scores(np.ones((3, 2)), np.zeros((3, 2), np.int8))
-    assert np.isnan([micro_average_precision(cells), ranking_loss(cells), *f1_scores(cells, 0.5)]).all()
+    assert np.isnan([micro_average_precision(cells), ranking_loss(cells), *vars(f1_scores(cells, 0.5)).values()]).all()
 
 
 @given(SEEDS)
@@ -125,7 +131,7 @@ def test_order_of_cells_changes_nothing(seed: int) -> None:
     other = reordered(cells, shuffled)
     np.testing.assert_array_equal(evaluate_cells(cells).ap, evaluate_cells(other).ap)
     np.testing.assert_allclose(ranking_loss(cells), ranking_loss(other), equal_nan=True)
-    assert f1_scores(cells, 0.5) == pytest.approx(f1_scores(other, 0.5), nan_ok=True)
+    assert vars(f1_scores(cells, 0.5)) == pytest.approx(vars(f1_scores(other, 0.5)), nan_ok=True)
 
 
 @given(SEEDS)
@@ -191,11 +197,10 @@ def test_quintiles_are_a_partition_by_rising_count(counts: list[int]) -> None:
     assert len(groups) == 5 and max(map(len, groups)) - min(map(len, groups)) <= 1
 
 
-def reference_f1(scores: Array, labels: Array, threshold: float) -> tuple[float, float]:
+def reference_f1(predicted_cells: Array, labels: Array) -> tuple[float, float]:
     precisions, recalls, pooled = [], [], [0, 0, 0]
-    for c in range(scores.shape[1]):
-        truth, values = by_class(scores, labels, c)
-        predicted = values >= threshold
+    for c in range(labels.shape[1]):
+        truth, predicted = by_class(predicted_cells, labels, c)
         hits = int((predicted & truth).sum())
         pooled = [pooled[0] + hits, pooled[1] + int(predicted.sum()), pooled[2] + int(truth.sum())]
         if truth.any() and not truth.all():
@@ -208,12 +213,144 @@ def reference_f1(scores: Array, labels: Array, threshold: float) -> tuple[float,
     return (100 * 2 * precision * recall / (precision + recall) if precision + recall else 0.0), of1
 
 
-@given(SEEDS, st.sampled_from([0.0, 0.3, 0.5, 0.8, 2.0]))
+def both(figures: F1) -> tuple[float, float]:
+    return figures.cf1, figures.of1
+
+
+@given(SEEDS, st.sampled_from([0.0, 0.3, 0.5, 0.8, 2.0, None]))
 @settings(max_examples=60, deadline=None)
-def test_f1_equals_a_plain_loop(seed: int, threshold: float) -> None:
+def test_f1_equals_a_plain_loop(seed: int, threshold: float | None) -> None:
+    """At one threshold, and at one for each class."""
     scores, labels = draw(seed)
-    got = f1_scores(Cells.from_scores(scores.astype(np.float64), labels), threshold)
-    assert got == pytest.approx(reference_f1(scores.astype(np.float64), labels, threshold), nan_ok=True)
+    scores = scores.astype(np.float64)
+    limits = np.random.default_rng(seed).random(scores.shape[1]) if threshold is None else threshold
+    got = f1_scores(Cells.from_scores(scores, labels), limits)
+    assert both(got) == pytest.approx(reference_f1(scores >= limits, labels), nan_ok=True)
+
+
+@given(SEEDS)
+@settings(max_examples=40, deadline=None)
+def test_cf1_and_of1_are_harmonic_means_of_what_stands_beside_them(seed: int) -> None:
+    got = f1_scores(Cells.from_scores(*draw(seed)), 0.4)
+    for mean, first, second in (
+        (got.cf1, got.class_precision, got.class_recall),
+        (got.of1, got.overall_precision, got.overall_recall),
+    ):
+        assert mean == pytest.approx(2 * first * second / (first + second) if first + second else 0.0, nan_ok=True)
+
+
+@given(SEEDS)
+@settings(max_examples=40, deadline=None)
+def test_of1_of_complete_labels_is_sklearns(seed: int) -> None:
+    scores, labels = draw(seed, density=1.0)
+    got = f1_scores(Cells.from_scores(scores, labels), 0.5)
+    if (labels > 0).any():
+        expected = f1_score((labels > 0).ravel(), (scores >= 0.5).ravel(), zero_division=0)
+        assert got.of1 == pytest.approx(100 * expected)
+
+
+@given(SEEDS, st.sampled_from([0, 3, 6]))
+@settings(max_examples=60, deadline=None)
+def test_auroc_equals_sklearn_on_the_known_cells(seed: int, levels: int) -> None:
+    scores, labels = draw(seed, levels=levels)
+    got = auroc(Cells.from_scores(scores, labels))
+    for c in range(scores.shape[1]):
+        truth, values = by_class(scores, labels, c)
+        if truth.any() and not truth.all():
+            assert got[c] == pytest.approx(roc_auc_score(truth, values), abs=1e-9)
+        else:
+            assert np.isnan(got[c])
+
+
+@given(SEEDS, st.sampled_from([0, 15, 30]))
+@settings(max_examples=60, deadline=None)
+def test_calibration_error_equals_a_plain_loop(seed: int, levels: int) -> None:
+    """Edges of bins belong to the upper one, 1 to the last."""
+    scores, labels = draw(seed, levels=levels)
+    scores = scores.astype(np.float64)
+    cells = Cells.from_scores(scores, labels)
+    total = 0.0
+    for low in range(15):
+        inside = np.floor(cells.scores * 15).clip(max=14) == low
+        if inside.any():
+            total += inside.sum() * abs(cells.scores[inside].mean() - cells.positives[inside].mean())
+    expected = 100 * total / len(cells.scores) if len(cells.scores) else np.nan
+    assert calibration_error(cells) == pytest.approx(expected, nan_ok=True)
+
+
+def test_calibration_error_of_what_is_and_is_not_a_probability() -> None:
+    labels = np.where(np.arange(100)[:, None] < 30, 1, -1)
+    assert calibration_error(Cells.from_scores(np.full((100, 1), 0.3), labels)) == pytest.approx(0.0, abs=1e-9)
+    assert calibration_error(Cells.from_scores(np.full((100, 1), 1.0), labels)) == pytest.approx(70.0)
+    assert np.isnan(calibration_error(Cells.from_scores(np.full((100, 1), 1.5), labels)))
+
+
+@given(SEEDS)
+@settings(max_examples=60, deadline=None)
+def test_thresholds_are_the_highest_of_the_best_that_sklearn_finds(seed: int) -> None:
+    scores, labels = draw(seed)
+    scores = scores.astype(np.float64)
+    cells = Cells.from_scores(scores, labels)
+    if not cells.positives.any():
+        with pytest.raises(PlbenchError, match="no cell is a known positive"):
+            choose_thresholds(cells)
+        return
+    thresholds, pooled = choose_thresholds(cells)
+
+    def best(truth: Array, values: Array) -> float:
+        candidates = np.unique(values)
+        f1 = [f1_score(truth, values >= candidate) for candidate in candidates]
+        precision, recall, _ = precision_recall_curve(truth, values)
+        sums = precision + recall
+        curve = 2 * precision * recall / np.where(sums > 0, sums, 1.0)
+        assert max(f1) == pytest.approx(curve.max())
+        return float(candidates[np.isclose(f1, max(f1), rtol=0, atol=1e-12)].max())
+
+    assert pooled == best(cells.positives, cells.scores)
+    for c in range(scores.shape[1]):
+        truth, values = by_class(scores, labels, c)
+        assert thresholds[c] == (best(truth, values) if truth.any() else pooled)
+
+
+def test_thresholds_do_not_depend_on_the_order_of_cells() -> None:
+    cells = Cells.from_scores(*draw(7))
+    order = np.random.default_rng(0).permutation(cells.scores.size)
+    np.testing.assert_array_equal(choose_thresholds(cells)[0], choose_thresholds(reordered(cells, order))[0])
+
+
+def test_a_class_never_reached_by_its_threshold_has_precision_0() -> None:
+    counts = predictions_at(Cells.from_scores([[0.1], [0.2]], [[1], [-1]]), [0.9])
+    assert (counts.precision.tolist(), counts.recall.tolist()) == ([0.0], [0.0])
+    assert both(counts.f1()) == (0.0, 0.0)
+
+
+@given(SEEDS, st.integers(1, 5))
+@settings(max_examples=60, deadline=None)
+def test_top_places_are_those_of_a_stable_sort(seed: int, k: int) -> None:
+    scores, _ = draw(seed, levels=4)
+    expected = np.zeros(scores.shape, bool)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    np.put_along_axis(expected, order, values=True, axis=1)
+    np.testing.assert_array_equal(top_places(scores, k), expected)
+
+
+@given(SEEDS)
+@settings(max_examples=60, deadline=None)
+def test_top_3_counts_known_cells_and_gives_places_to_unknown_ones(seed: int) -> None:
+    scores, labels = draw(seed)
+    cells = Cells.from_scores(scores, labels)
+    with pytest.raises(PlbenchError, match="highest-scored"):
+        top_f1_scores(cells)
+    places = top_places(scores)
+    cells = replace(cells, in_top=places[cells.rows, cells.class_index])
+    assert both(top_f1_scores(cells)) == pytest.approx(reference_f1(places, labels), nan_ok=True)
+
+
+def test_an_image_whose_places_all_go_to_unknown_classes_predicts_nothing() -> None:
+    scores, labels = np.array([[0.9, 0.8, 0.7, 0.6]]), np.array([[0, 0, 0, 1]])
+    cells = Cells.from_scores(scores, labels)
+    top = top_f1_scores(replace(cells, in_top=top_places(scores)[cells.rows, cells.class_index]))
+    assert (top.of1, top.overall_recall) == (0.0, 0.0)
 
 
 def reference_ranking_loss(scores: Array, labels: Array) -> float:

@@ -57,10 +57,80 @@ VERSION_1: dict[str, Any] = {
 """As plbench wrote it before schema 2."""
 
 
+VERSION_4_METRICS: dict[str, Any] = {
+    "map_c": {"value": 48.3, "low": 47.0, "high": 49.5},
+    "map_o": {"value": 69.7, "low": 69.1, "high": 70.2},
+    "micro_ap": 61.0,
+    "cf1": 12.8,
+    "of1": 5.3,
+    "threshold": 0.5,
+    "ranking_loss": 0.1,
+    "precision_at_k": None,
+    "num_images": 100,
+    "num_classes": 4,
+    "num_classes_scored": 4,
+    "num_cells": 200,
+    "num_positives": 50,
+    "groups": {},
+    "quintiles": [],
+}
+
+
+def as_of_schema_4(content: dict[str, Any]) -> dict[str, Any]:
+    """The same record as plbench wrote it before schema 5."""
+    dropped = ("pretraining", "test_seen_in_pretraining")
+    return {**{name: value for name, value in content.items() if name not in dropped}, "schema_version": 4}
+
+
+def with_weights(content: dict[str, Any], weights: str) -> dict[str, Any]:
+    spec = {**content["spec"], "model": {**content["spec"]["model"], "weights": weights}}
+    key = RunSpec.model_validate(spec).sha256()
+    return {**content, "spec": spec, "spec_sha256": key, "key": key[:16]}
+
+
+@pytest.mark.parametrize(
+    ("weights", "seen"), [("random", ()), ("packaged", ("imagenet-1k",)), ("pretrained", "?"), ("file", "?")]
+)
+def test_a_record_of_schema_4_is_read_without_its_f1_at_half(tmp_path: Path, weights: str, seen: Any) -> None:
+    metrics = {"test": VERSION_4_METRICS, "test_raw": {**VERSION_4_METRICS, "cf1": 1.0}}
+    fourth = with_weights({**as_of_schema_4(upgraded(VERSION_1)), "metrics": metrics}, weights)
+    (tmp_path / RECORD).write_text(json.dumps(fourth))
+    record = read_record(tmp_path)
+    assert (record.schema_version, record.spec_sha256) == (5, fourth["spec_sha256"])
+    for split in record.metrics.values():
+        assert (split.f1, split.thresholds, split.f1_top3, split.auroc, split.ece) == (None,) * 5
+        kept = VERSION_4_METRICS.keys() - {"cf1", "of1", "threshold"}
+        assert {name: split.model_dump()[name] for name in kept} == {name: VERSION_4_METRICS[name] for name in kept}
+    assert record.test_seen_in_pretraining is None
+    if seen == "?":
+        assert record.pretraining is None
+    else:
+        assert record.pretraining is not None and record.pretraining.datasets == seen
+
+
+@pytest.mark.parametrize("name", ["f1", "thresholds", "f1_top3", "auroc", "ece"])
+def test_figures_of_schema_5_in_a_record_of_schema_4_are_refused(name: str) -> None:
+    fourth = {**as_of_schema_4(upgraded(VERSION_1)), "metrics": {"test": {**VERSION_4_METRICS, name: None}}}
+    with pytest.raises(ValueError, match=f"no field 'metrics.{name}'"):
+        upgraded(fourth)
+
+
+@pytest.mark.parametrize("name", ["pretraining", "test_seen_in_pretraining"])
+def test_pretraining_in_a_record_of_schema_4_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"no field '{name}'"):
+        upgraded({**as_of_schema_4(upgraded(VERSION_1)), name: None})
+
+
+@pytest.mark.parametrize("metrics", [None, [], {"test": 3}, "metrics"])
+def test_metrics_that_are_none_are_left_to_validation(metrics: Any) -> None:
+    fourth = {**as_of_schema_4(upgraded(VERSION_1)), "metrics": metrics}
+    assert upgraded(fourth)["metrics"] == metrics
+
+
 def test_a_record_of_schema_1_is_read(tmp_path: Path) -> None:
     (tmp_path / RECORD).write_text(json.dumps(VERSION_1))
     record = read_record(tmp_path)
-    assert (record.schema_version, record.configuration, record.protocol_sha256) == (4, "unknown", None)
+    assert (record.schema_version, record.configuration, record.protocol_sha256) == (5, "unknown", None)
     assert record.tuning is None
     assert (record.paper, record.source_file) == ("", None)
     kept = VERSION_1.keys() - {"schema_version", "spec"}
@@ -80,7 +150,7 @@ def test_the_present_schema_stays_as_it_is() -> None:
     assert upgraded(present) == present
 
 
-@pytest.mark.parametrize("version", [0, 5, -1, "1", 1.5, None, True, [1]])
+@pytest.mark.parametrize("version", [0, 6, -1, "1", 1.5, None, True, [1]])
 def test_an_unknown_schema_stays_as_it_is(version: Any) -> None:
     content = {**VERSION_1, "schema_version": version}
     assert upgraded(content) == content
@@ -96,7 +166,7 @@ def test_a_field_that_came_later_is_refused(tmp_path: Path, name: str) -> None:
 
 def test_where_the_time_went_came_with_schema_4() -> None:
     cost = {"seconds": {"training": 1.0}, "images_per_second": 10.0, "peak_memory_mb": 100.0}
-    third = {**upgraded(VERSION_1), "schema_version": 3, "cost": cost}
+    third = {**as_of_schema_4(upgraded(VERSION_1)), "schema_version": 3, "cost": cost}
     record = Record.model_validate(upgraded(third))
     assert record.cost is not None and record.cost.phases == {}
     with pytest.raises(ValueError, match=r"no field 'cost.phases'"):

@@ -67,7 +67,7 @@ def test_no_number_is_nan(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda c: c.update(schema_version=5), "has record schema 5; this plbench reads 1 to 4"),
+        (lambda c: c.update(schema_version=6), "has record schema 6; this plbench reads 1 to 5"),
         (lambda c: c.pop("schema_version"), "has record schema None"),
         (lambda c: c.pop("spec"), "is not a valid record: spec: Field required"),
         (lambda c: c.update(status="fine"), "is not a valid record: status: "),

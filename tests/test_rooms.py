@@ -14,7 +14,7 @@ UPWARDS = {("planning", "forecast")}
 """A plan whose weights cannot be had says, before it fails, what the run would take."""
 
 FOR_METHODS = {"api", "losses", "losses_single_positive", "priors", "sample_state"}
-FOR_DATASETS = {"annotations", "api", "columns", "metrics", "packed", "recipes"}
+FOR_DATASETS = {"annotations", "api", "columns", "metrics", "packed", "paths", "recipes", "spelling"}
 
 
 def nodes_that_run(node: ast.AST) -> Iterator[ast.AST]:

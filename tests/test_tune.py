@@ -20,8 +20,8 @@ from PIL import Image
 from plbench import tune
 from plbench.api import BenchmarkProtocol, Dataset, LabelledSplit, PartialLabels
 from plbench.board.identity import check_tuning
-from plbench.board.refusals import Findings
 from plbench.errors import PlbenchError, StoreError, TrainingError
+from plbench.findings import Findings
 from plbench.planning.resolve import Request, RunPlan, plan_run
 from plbench.record import read_record
 from plbench.tune import Settings, search, tuned_plan

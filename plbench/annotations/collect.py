@@ -19,6 +19,7 @@ from scipy import sparse
 from plbench.columns import TextColumn
 from plbench.errors import DataError
 from plbench.labels import PartialLabels
+from plbench.plain_json import parse_json
 
 _PATHS = "paths.arrow"
 _NO_CLASS = -2  # column of a row that only mentions its image; -1 is a class that is not among ours
@@ -60,7 +61,7 @@ class Annotations:
             DataError: if the folder does not hold that.
         """
         try:
-            said = json.loads((folder / "said.json").read_text(encoding="utf-8"))
+            said = parse_json((folder / "said.json").read_bytes())
             groups = {name: tuple(ids) for name, ids in said["groups"].items()}
             notes = tuple(said["notes"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

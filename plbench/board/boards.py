@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import contextlib
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
+from filelock import FileLock
 from pydantic import Field, StringConstraints, ValidationError
 
 from plbench.errors import PlbenchError, did_you_mean
+from plbench.paths import read_plain, refuse_links
+from plbench.plain_json import MOST_BYTES, parse_json
 from plbench.spec import STANDARD_TRIALS, Frozen
-from plbench.store import write_json
+from plbench.store import unwritable, write_json
 
 BOARD, LEDGER, RECORDS, PUBLISHED = "board.json", "ledger.json", "records", "published"
 
@@ -74,14 +78,50 @@ class BoardFolder:
             PlbenchError: if there is no such board, or a file is damaged, with the field.
         """
         self.path = path
-        self.board = _read(Board, path / BOARD)
+        self._staging: Path | None = None
+        self._read()
+
+    def _read(self) -> None:
+        path = self.path
+        for name in (BOARD, LEDGER, RECORDS):
+            refuse_links(path.parent, path / name)
+        self.board = read_model(Board, path.parent, path / BOARD)
         if self.board.name != path.name:
             raise PlbenchError(f"{path / BOARD}: name is {self.board.name!r}, but its folder is {path.name!r}")
-        self.ledger = _read(_Ledger, path / LEDGER).events if (path / LEDGER).exists() else ()
+        self.ledger: tuple[Event, ...] = ()
+        if (path / LEDGER).exists():
+            self.ledger = read_model(_Ledger, path.parent, path / LEDGER).events
 
     def record_folder(self, key: str) -> Path:
-        """Where the files of an accepted record lie."""
-        return self.path / RECORDS / key
+        """Where the files of an accepted record lie.
+
+        Raises:
+            PlbenchError: if a link leads there.
+        """
+        folder = self.path / RECORDS / key
+        refuse_links(self.path.parent, folder)
+        return folder
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[Path]:
+        """Holds the board for this process, with question and ledger as they are now: others that change it wait.
+
+        Yields:
+            As `holding`.
+
+        Raises:
+            PlbenchError: as for a board that is opened. StoreError: as `holding`.
+        """
+        if self._staging is not None:  # held by a caller of ours
+            yield self._staging
+            return
+        with holding(self.path.parent, self.path.name) as staging:
+            self._read()
+            self._staging = staging
+            try:
+                yield staging
+            finally:
+                self._staging = None
 
     @property
     def added(self) -> dict[str, Event]:
@@ -99,16 +139,61 @@ class BoardFolder:
         return {event.key for event in self.ledger if event.event == "verified"}
 
     def append(self, events: Sequence[Event], board: Board | None = None) -> None:
-        """Adds lines to the ledger, and writes the board where it changed."""
-        self.ledger = (*self.ledger, *events)
-        if board is not None:
-            self.board = board
-            write_json(self.path / BOARD, board.model_dump(mode="json"))
-        write_json(self.path / LEDGER, {"events": [event.model_dump(exclude_none=True) for event in self.ledger]})
+        """Adds lines to the ledger as it is by now, and writes the board where it changed.
+
+        Raises:
+            PlbenchError: if another process added or withdrew a record meanwhile, so that a line is not possible.
+        """
+        with self.changing() as staging:
+            for event in events:
+                if (event.event == "added") == (event.key in self.added) or event.key in self.withdrawn:
+                    raise PlbenchError(f"{self.path / LEDGER}: record {event.key} cannot be {event.event} any more")
+            self.ledger = (*self.ledger, *events)
+            if board is not None:
+                self.board = board
+                write_json(self.path / BOARD, board.model_dump(mode="json"), staging)
+            lines = [event.model_dump(exclude_none=True) for event in self.ledger]
+            write_json(self.path / LEDGER, {"events": lines}, staging)
 
 
 class _Ledger(Frozen):
     events: tuple[Event, ...]
+
+
+@contextlib.contextmanager
+def holding(root: Path, name: str) -> Iterator[Path]:
+    """Holds something below a folder for this process: others wait.
+
+    Args:
+        root: the folder.
+        name: of what is held; lock and unfinished files are hidden ones of this name, beside it.
+
+    Yields:
+        An empty folder for files that are not whole yet, so that what a killed process leaves is never among those
+        that are published. The next process deletes it.
+
+    Raises:
+        StoreError: if the folder cannot be written to. PlbenchError: if a link is in the way.
+    """
+    staging, lock_path = root / f".{name}.unfinished", root / f".{name}.lock"
+    refuse_links(root, staging)
+    refuse_links(root, lock_path)
+    lock = FileLock(lock_path)
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise unwritable(root, error) from error
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        try:
+            staging.mkdir()
+        except OSError as error:
+            raise unwritable(staging, error) from error
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        lock_path.unlink(missing_ok=True)  # while it is held: who opened it meanwhile sees that it is gone
+        lock.release()
 
 
 def open_boards(root: Path, names: Sequence[str] = ()) -> list[BoardFolder]:
@@ -130,12 +215,24 @@ def open_boards(root: Path, names: Sequence[str] = ()) -> list[BoardFolder]:
     return [BoardFolder(root / name) for name in there if not names or name in names]
 
 
-def _read(kind: type[_Kind], path: Path) -> _Kind:
+def read_model(kind: type[_Kind], root: Path, path: Path) -> _Kind:
+    """Read a JSON file of a board: a plain one, of one meaning.
+
+    Args:
+        kind: what it holds.
+        root: the folder of boards, below which no link is followed.
+        path: of the file.
+
+    Raises:
+        PlbenchError: if it cannot be read, or is not valid, with the field.
+    """
     try:
-        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return kind.model_validate(parse_json(read_plain(root, path, MOST_BYTES)))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise PlbenchError(f"{path}: {field}: {first['msg']}") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except PlbenchError:
+        raise
+    except (OSError, ValueError) as error:
         raise PlbenchError(f"{path} cannot be read: {error}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from plbench.board.entries import Entry
-from plbench.board.refusals import Findings, shown
+from plbench.findings import Findings, shown
 from plbench.record import PHASES, Cost, DataSummary, HiddenTruth, PriorDiagnostics, Record, SelectionReport
 
 _TINY = 1e-9  # relative: sums of floats in another order

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from plbench.board import text
-from plbench.board.boards import BoardFolder, open_boards
+from plbench.board.boards import BoardFolder, holding, open_boards
 from plbench.board.page import render_page
 from plbench.board.published import read_quotations
 from plbench.board.rows import board_values
+from plbench.paths import refuse_links
 from plbench.store import write_text
 
 PAGE = "index.html"
@@ -42,17 +43,34 @@ def all_values(root: Path, folders: Sequence[BoardFolder]) -> list[dict[str, Any
     return [board_values(folder, read_quotations(root, folder.board.name)) for folder in folders]
 
 
-def write(files: dict[Path, str]) -> list[Path]:
-    """Writes the files that differ from what is there; returns their paths."""
+def write(root: Path, files: dict[Path, str]) -> list[Path]:
+    """Writes the files that differ from what is there; returns their paths.
+
+    Args:
+        root: the folder of boards; no link below it is written through.
+        files: content by path.
+
+    Raises:
+        PlbenchError: if a link is where a file or its folder should be. StoreError: if a file cannot be written.
+    """
     changed = differing(files)
     for path in changed:
-        write_text(path, files[path])
+        refuse_links(root, path)
+    if changed:
+        with holding(root, "build") as staging:
+            for path in changed:
+                write_text(path, files[path], staging)
     return changed
 
 
 def differing(files: dict[Path, str]) -> list[Path]:
-    """Paths whose content is not what was built."""
-    return [path for path, content in files.items() if not path.is_file() or path.read_bytes() != content.encode()]
+    """Paths whose content is not what was built; a link is not what was built, wherever it leads."""
+    return [path for path, content in files.items() if not _holds(path, content.encode())]
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    is_plain = path.is_file() and not path.is_symlink()
+    return is_plain and path.stat().st_size == len(content) and path.read_bytes() == content
 
 
 def _overview(boards: Sequence[dict[str, Any]]) -> str:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from plbench.board.boards import Board, BoardFolder
+from plbench.board.boards import RECORDS, Board, BoardFolder
 from plbench.board.bookkeeping import check_bookkeeping
 from plbench.board.consistency import check_agreement, check_ledger, check_places
-from plbench.board.entries import PER_CLASS, REPLICATES, Entry, EntryError, read_entry
+from plbench.board.entries import Entry, read_entry
 from plbench.board.figures import check_figures
 from plbench.board.history import check_history
 from plbench.board.identity import (
@@ -28,7 +28,8 @@ from plbench.board.identity import (
 )
 from plbench.board.names import check_values
 from plbench.board.recompute import CELLS, check_cells
-from plbench.board.refusals import Findings, Refusal
+from plbench.evaluation.tables import PER_CLASS, REPLICATES, EntryError
+from plbench.findings import Findings, Refusal
 
 __all__ = ["Refusal", "Role", "check_entry", "verify_board"]
 
@@ -67,7 +68,7 @@ def verify_board(
     refusals = [*check_ledger(folder), *check_places(folder)]
     entries: list[Entry] = []
     for key in folder.added:
-        path = folder.record_folder(key)
+        path = folder.path / RECORDS / key
         if path.is_symlink() or not path.is_dir():
             continue  # refused already
         findings = Findings(key)

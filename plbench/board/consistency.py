@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from plbench.board.boards import LEDGER, RECORDS, BoardFolder
-from plbench.board.entries import FILES, PACKED, REPLICATES, Entry
-from plbench.board.figures import names_parts
-from plbench.board.refusals import Refusal, printable, shown
+from plbench.board.entries import FILES, PACKED, Entry
+from plbench.evaluation.tables import REPLICATES, names_parts
+from plbench.findings import Refusal, printable, shown
 
 Facts = dict[str, Any]
 
@@ -49,7 +49,10 @@ def check_places(folder: BoardFolder) -> list[Refusal]:
     there = {path.name: path for path in sorted(place.iterdir())} if place.is_dir() else {}
     refusals = [
         Refusal(
-            printable(name), f"{RECORDS}/{printable(name)}", "on disk, but not added", "a record that the ledger names"
+            printable(name),
+            f"{RECORDS}/{printable(name)}",
+            "on disk, but not added",
+            "a record that the ledger names; add it again, or delete it",
         )
         for name in there
         if name not in folder.added

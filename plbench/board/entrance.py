@@ -9,15 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from pydantic import ValidationError
+
 from plbench.board.boards import BOARD, Board, BoardFolder, Event, open_boards
 from plbench.board.checks import check_entry
-from plbench.board.entries import PACKED, PER_CLASS, REPLICATES, pack_replicates, read_entry
+from plbench.board.entries import PACKED, pack_replicates, read_entry, read_file
 from plbench.board.identity import Role
 from plbench.errors import PlbenchError, did_you_mean
-from plbench.record import Record, read_record
+from plbench.evaluation.stored import read_run
+from plbench.evaluation.tables import PER_CLASS, REPLICATES
+from plbench.paths import refuse_links
+from plbench.record import Record
 from plbench.registry import Registry
 from plbench.spec import Protocol
-from plbench.store import RECORD, write_atomically, write_json
+from plbench.store import RECORD, unwritable, write_atomically, write_json
 
 
 def add(runs: Sequence[Path], root: Path, *, refused: Callable[[str], None] | None = None) -> list[tuple[str, str]]:
@@ -41,7 +46,7 @@ def add(runs: Sequence[Path], root: Path, *, refused: Callable[[str], None] | No
         chosen += [(board, folder) for board in _homes(folder, boards)]
     wanted = []
     for board, folder in chosen:
-        if read_record(folder).key in board.added:
+        if read_run(folder).key in board.added:
             continue
         try:
             _admit(board, folder)
@@ -50,20 +55,41 @@ def add(runs: Sequence[Path], root: Path, *, refused: Callable[[str], None] | No
             if refused is None:
                 raise
             refused(str(error))
-    added = []
-    for board, folder in wanted:
-        key = read_record(folder).key
-        target = board.record_folder(key)
-        target.mkdir(parents=True, exist_ok=True)
-        for name in (RECORD, PER_CLASS):
-            shutil.copyfile(folder / name, target / name)
-        write_atomically(target / PACKED, partial(_write_packed, folder / REPLICATES))
-        entry = read_entry(target)
+    placed = [(board.board.name, _place(board, folder)) for board, folder in wanted]
+    return [(name, key) for name, key in placed if key is not None]
+
+
+def _place(board: BoardFolder, folder: Path) -> str | None:
+    """Moves a whole copy of a record onto a board, and notes it; returns its key, None where another was faster."""
+    admitted = board.board
+    with board.changing() as staging:
+        entry = read_entry(folder)
+        copy, target = staging / entry.key, board.record_folder(entry.key)
+        if entry.key in board.added:
+            return None
+        if board.board != admitted:  # another process added the first record, which tells the data
+            _admit(board, folder)
+        try:
+            copy.mkdir()
+            contents = {name: read_file(folder / name) for name in (RECORD, PER_CLASS)}
+            contents[PACKED] = pack_replicates(read_file(folder / REPLICATES))
+            for name, content in contents.items():
+                write_atomically(copy / name, partial(_write, content))
+            target.parent.mkdir(exist_ok=True)
+            if target.exists():  # what a process left that was killed before it noted it
+                shutil.rmtree(target)
+            copied = read_entry(copy)
+            copy.rename(target)
+        except OSError as error:
+            raise unwritable(target, error) from error
         fingerprint = {"dataset_fingerprint": entry.record.spec.dataset_fingerprint}
         changed = board.board.model_copy(update=fingerprint) if board.board.dataset_fingerprint is None else None
-        board.append([Event(event="added", key=key, at=now(), sha256=entry.sha256[RECORD])], changed)
-        added.append((board.board.name, key))
-    return added
+        board.append([Event(event="added", key=entry.key, at=now(), sha256=copied.sha256[RECORD])], changed)
+    return entry.key
+
+
+def _write(content: bytes, file: IO[bytes]) -> None:
+    file.write(content)
 
 
 def asked_for(found: Sequence[tuple[Path, Record]], root: Path) -> list[Path]:
@@ -93,7 +119,7 @@ def found_board(root: Path, name: str, title: str, protocol: str, registry: Regi
 
 def _homes(folder: Path, boards: Sequence[BoardFolder]) -> list[BoardFolder]:
     """The boards that ask the run's question, or have its protocol for their ceiling."""
-    record = read_record(folder)
+    record = read_run(folder)
     sha256 = record.spec.protocol.sha256()
     homes = [board for board in boards if sha256 in (board.board.protocol_sha256, board.board.ceiling_sha256)]
     if not homes:
@@ -143,26 +169,27 @@ def new_board(
         ceiling: the protocol without a simulation, where there is one.
 
     Raises:
-        PlbenchError: if there is one of that name already.
+        PlbenchError: if there is one of that name already, or name or texts are none for a board.
     """
+    try:
+        board = Board(
+            name=name,
+            title=title,
+            about=about,
+            dataset=protocol.dataset,
+            protocol=protocol.name,
+            protocol_sha256=protocol.sha256(),
+            ceiling_sha256=None if ceiling is None else ceiling.sha256(),
+            max_trials=protocol.budget,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise PlbenchError(f"{first['loc'][0]} {first['input']!r:.80} is none for a board: {first['msg']}") from error
+    refuse_links(root, root / name / BOARD)
     if (root / name / BOARD).exists():
         raise PlbenchError(f"{root / name} is a board already")
-    board = Board(
-        name=name,
-        title=title,
-        about=about,
-        dataset=protocol.dataset,
-        protocol=protocol.name,
-        protocol_sha256=protocol.sha256(),
-        ceiling_sha256=None if ceiling is None else ceiling.sha256(),
-        max_trials=protocol.budget,
-    )
     write_json(root / name / BOARD, board.model_dump(mode="json"))
     return BoardFolder(root / name)
-
-
-def _write_packed(path: Path, file: IO[bytes]) -> None:
-    file.write(pack_replicates(path.read_bytes()))
 
 
 def now() -> str:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import lzma
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
 
-from plbench.errors import PlbenchError, StoreError
+from plbench.errors import StoreError
+from plbench.evaluation.agreement import check_intervals, check_table_figures
+from plbench.evaluation.tables import (
+    PER_CLASS,
+    REPLICATES,
+    ClassRow,
+    EntryError,
+    parse_per_class,
+    parse_replicates,
+)
+from plbench.findings import Findings
 from plbench.record import Record, parse_record
 from plbench.store import RECORD
 
-PER_CLASS, REPLICATES = "per_class.csv", "replicates.csv"
 FILES = (RECORD, PER_CLASS, REPLICATES)
 
 PACKED = f"{REPLICATES}.xz"
@@ -25,31 +31,6 @@ PACKED = f"{REPLICATES}.xz"
 
 MOST_BYTES = {RECORD: 1 << 20, PER_CLASS: 4 << 20, REPLICATES: 4 << 20}
 """Bytes beyond which a file is not read at all."""
-
-MOST_CLASSES = 20_000
-MOST_REPLICATES = 20_000
-
-
-class EntryError(PlbenchError):
-    """A file of a record that cannot be read: `field` says which, and what in it."""
-
-    def __init__(self, field: str, found: str) -> None:
-        """Keeps the field apart from what was found there."""
-        super().__init__(f"{field}: {found}")
-        self.field, self.found = field, found
-
-
-@dataclass(frozen=True)
-class ClassRow:
-    """One class of `per_class.csv`: AP in percent, None where undefined; known positives and negatives in test."""
-
-    class_id: str
-    class_name: str
-    ap: float | None
-    positives: int
-    negatives: int
-    groups: tuple[str, ...]
-    quintile: int | None
 
 
 @dataclass(frozen=True)
@@ -80,7 +61,7 @@ def read_entry(folder: Path) -> Entry:
     Raises:
         EntryError: if a file is missing, too large, damaged, or holds what is no number, with the field.
     """
-    contents = {name: _content(folder / name) for name in (RECORD, PER_CLASS)}
+    contents = {name: read_file(folder / name) for name in (RECORD, PER_CLASS)}
     contents[REPLICATES] = _replicates_content(folder)
     try:
         record = parse_record(contents[RECORD], folder / RECORD)
@@ -89,11 +70,32 @@ def read_entry(folder: Path) -> Entry:
     return Entry(
         folder=folder,
         record=record,
-        per_class=_per_class(contents[PER_CLASS]),
-        replicates=_replicates(contents[REPLICATES]),
+        per_class=parse_per_class(contents[PER_CLASS]),
+        replicates=parse_replicates(contents[REPLICATES]),
         sha256={name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
         num_bytes={name: len(content) for name, content in contents.items()},
     )
+
+
+def read_whole_entry(folder: Path) -> Entry:
+    """Reads a record whose figures are those of its own tables, for a page.
+
+    Raises:
+        EntryError: as `read_entry`, or if a table is another one or gives other figures, with the first field.
+    """
+    entry = read_entry(folder)
+    findings = Findings(entry.key)
+    for name in (PER_CLASS, REPLICATES):
+        stated = entry.record.files.get(name)
+        found = f"of sha256 {entry.sha256[name]}"
+        findings.require(stated is not None and stated.sha256 == entry.sha256[name], name, found, "that of the record")
+    if entry.record.metrics:
+        check_table_figures(entry.record, entry.per_class, findings)
+        check_intervals(entry.record, entry.replicates, findings)
+    if findings.refusals:
+        first = findings.refusals[0]
+        raise EntryError(f"{folder}: {first.field}", f"{first.found}; expected {first.expected}")
+    return entry
 
 
 def pack_replicates(content: bytes) -> bytes:
@@ -105,10 +107,10 @@ def _replicates_content(folder: Path) -> bytes:
     """Of the plain file, or else of the packed one, unpacked no further than `MOST_BYTES`."""
     packed = folder / PACKED
     if (folder / REPLICATES).exists() or not packed.exists():
-        return _content(folder / REPLICATES)
+        return read_file(folder / REPLICATES)
     limit = MOST_BYTES[REPLICATES]
     try:
-        content = lzma.LZMADecompressor().decompress(_content(packed), max_length=limit + 1)
+        content = lzma.LZMADecompressor().decompress(read_file(packed), max_length=limit + 1)
     except (lzma.LZMAError, EOFError) as error:
         raise EntryError(PACKED, f"cannot be unpacked: {error}") from error
     if len(content) > limit:
@@ -127,7 +129,12 @@ def _of_record(error: StoreError) -> EntryError:
     return EntryError(RECORD, f"no record: {cause}")
 
 
-def _content(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Reads a file of a record: a plain one, no larger than `MOST_BYTES`.
+
+    Raises:
+        EntryError: if it is missing, a link or a device, or too large.
+    """
     try:
         if path.is_symlink() or not path.is_file():
             raise EntryError(path.name, "is missing, or no plain file")
@@ -138,64 +145,3 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise EntryError(path.name, f"cannot be read: {error.strerror}") from error
-
-
-def _text(content: bytes, name: str) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise EntryError(name, f"byte {error.start} is not UTF-8") from error
-
-
-def _per_class(content: bytes) -> tuple[ClassRow, ...]:
-    rows = []
-    try:
-        for number, row in enumerate(csv.DictReader(io.StringIO(_text(content, PER_CLASS)), strict=True), 2):
-            if number > MOST_CLASSES + 1:
-                raise EntryError(PER_CLASS, f"has more than {MOST_CLASSES:,} classes")
-            rows.append(_class_row(row, number))
-    except csv.Error as error:
-        raise EntryError(PER_CLASS, f"is not CSV: {error}") from error
-    if not rows:
-        raise EntryError(PER_CLASS, "has no classes")
-    return tuple(rows)
-
-
-def _class_row(row: dict[str, str], number: int) -> ClassRow:
-    try:
-        ap = float(row["ap"]) if row["ap"] else None
-        if ap is not None and not 0 <= ap <= 100 + 1e-9:  # NaN is not in there either
-            raise ValueError(f"ap {row['ap']!r} is not between 0 and 100")
-        positives, negatives = int(row["positives"]), int(row["negatives"])
-        if min(positives, negatives) < 0 or max(positives, negatives) > 10**9:
-            raise ValueError("a count is negative or beyond a billion")
-        return ClassRow(
-            row["class_id"],
-            row["class_name"],
-            ap,
-            positives,
-            negatives,
-            tuple(filter(None, (row.get("groups") or "").split(";"))),
-            int(row["quintile"]) if row.get("quintile") else None,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise EntryError(f"{PER_CLASS}, line {number}", str(error)) from error
-
-
-def _replicates(content: bytes) -> dict[str, np.ndarray]:
-    lines = _text(content, REPLICATES).splitlines()
-    names = lines[0].split(",") if lines else []
-    if len(lines) - 1 > MOST_REPLICATES or not names or len(set(names)) != len(names):
-        raise EntryError(REPLICATES, f"has {len(lines) - 1:,} rows of {len(names)} columns")
-    table = np.empty((len(lines) - 1, len(names)))
-    for number, line in enumerate(lines[1:]):
-        try:
-            values = [float(text) for text in line.split(",")]
-            if len(values) != len(names):
-                raise ValueError(f"it has {len(values)} values for {len(names)} columns")
-            if not all(math.isnan(value) or 0 <= value <= 100 for value in values):
-                raise ValueError("a value is not between 0 and 100")
-            table[number] = values
-        except ValueError as error:
-            raise EntryError(f"{REPLICATES}, line {number + 2}", str(error)) from error
-    return dict(zip(names, table.T.copy(), strict=True))

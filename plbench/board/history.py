@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+import os
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from plbench.board.boards import BOARD, LEDGER, RECORDS, BoardFolder
-from plbench.board.refusals import Refusal, printable, shown
+from plbench.findings import Refusal, printable, shown
+from plbench.plain_json import parse_json
 
 TIMEOUT = 60  # seconds for one question to git
 KEPT = ("name", "dataset", "protocol", "protocol_sha256", "ceiling_sha256", "dataset_fingerprint", "max_trials")
 """What a board asks: changed only with its version, but for what was not known before."""
+
+
+_ALONE = {"GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0"}  # no fetching by the commands that a checkout names
 
 
 def check_history(folder: BoardFolder, against: str | None, note: Callable[[str], None]) -> list[Refusal]:
@@ -76,19 +82,32 @@ def _told(event: Any) -> str:
 
 def _changed_files(folder: BoardFolder, commit: str, ref: str) -> list[Refusal]:
     """Files of records that are there in the commit must be there now, and the same."""
-    options = ("--name-status", "-z", "--no-renames", "--no-ext-diff", "--no-textconv", "--diff-filter=a", "--relative")
-    told = _git(folder.path, "diff", *options, commit, "--", RECORDS)
+    told = _git(folder.path, "ls-tree", "-r", "-z", commit, "--", f"{RECORDS}/")
     if told is None:
         return [Refusal("", RECORDS, "not comparable by git", f"a comparison with {printable(ref)}")]
-    fields = told.split("\0")
     refusals = []
-    for status, name in zip(fields[::2], fields[1::2], strict=False):
-        parts = Path(name).parts
+    for line in filter(None, told.split("\0")):
+        (_, _, blob), name = line.partition("\t")[0].split(), line.partition("\t")[2]
+        path, parts = folder.path / name, Path(name).parts
+        if (found := _blob(path, blob)) == blob:
+            continue
         key = parts[1] if len(parts) > 2 else ""
-        found = "removed" if status == "D" else "changed"
+        found = "removed" if found is None else "changed"
         words = f"what it was in {printable(ref)}, or a new board version that says why"
         refusals.append(Refusal(printable(key), printable(parts[-1]), found, words))
     return refusals
+
+
+def _blob(path: Path, like: str) -> str | None:
+    """The id that git would give a plain file; None where there is none, empty for a link.
+
+    Computed here: `git diff` would run whatever filters the checkout's own configuration names.
+    """
+    if path.is_symlink() or not path.is_file():
+        return "" if path.is_symlink() or path.exists() else None
+    content = path.read_bytes()
+    digest = hashlib.sha256 if len(like) == 64 else partial(hashlib.sha1, usedforsecurity=False)
+    return digest(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def _old(folder: Path, commit: str, name: str) -> dict[str, Any] | None:
@@ -97,8 +116,8 @@ def _old(folder: Path, commit: str, name: str) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
+        content = parse_json(text)
+    except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -107,7 +126,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     """What git answers; None where there is no git, it fails, or takes too long."""
     command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT)
+        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, env={**os.environ, **_ALONE})
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from plbench.board.boards import Board, Event
 from plbench.board.entries import Entry
-from plbench.board.refusals import Findings, shown
+from plbench.findings import Findings, shown
 from plbench.record import Record
 from plbench.spec import NUMERICS
 from plbench.store import RECORD
@@ -189,4 +189,5 @@ def _is_default(record: Record, method: Any, dataset: Any) -> bool | None:
     recipe = next((own for own in dataset.recipes if own.name == spec.recipe), None)
     if protocol is None or recipe is None or spec.regime not in recipe.plans:
         return None
-    return is_default(RunPlan(spec, method, None, Material(dataset, protocol), recipe, {}))
+    plan = RunPlan(spec, method, None, Material(dataset, protocol), recipe, {})
+    return is_default(plan, opens_data=False)

@@ -21,6 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from plbench.board.critical import rank_pictures
+from plbench.evaluation.statistics import format_p
 
 TEMPLATES = Path(__file__).parent / "templates"
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
@@ -214,8 +215,8 @@ def _columns(groups: Sequence[str]) -> list[Column]:
         Column("map_c", "mAP(C)", note="mean over classes, ± half the 95 % interval"),
         Column("map_o", "mAP(O)", note="classes weighted by their known positives"),
         *(Column(f"group.{name}", name, note=f"mAP(C) of the group {name}") for name in groups),
-        Column("to_best", "to the best", note="paired difference of mAP(C), 95 % interval"),
-        Column("p", "p", "ascending", note="of that difference, Holm-corrected"),
+        Column("to_best", "to the best", note="paired difference of mAP(C); its interval excludes 0 where p < 0.05"),
+        Column("p", "p", "ascending", note="of that difference, for all pairs of the table together"),
         Column("classes", "classes", note="scored, of all"),
         Column("seeds", "seeds"),
         Column("cost", "cost", "ascending", note="of one run"),
@@ -234,9 +235,9 @@ def _cells(row: dict[str, Any], groups: Sequence[str], scale: tuple[float, float
         _figure(figures.get("map_c"), scale),
         *(_figure(figures.get(name)) for name in ("map_o", *groups)),
         Cell("best") if row["rank"] == 1 and not gap else Cell(_signed(gap.get("difference")), bounds),
-        Cell("" if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}", sort=p_value),
+        Cell("" if p_value is None else format_p(p_value), sort=p_value),
         Cell(f"{row['num_classes_scored']:,}", f"of {row['num_classes']:,}"),
-        Cell(str(len(row["seeds"]))),
+        Cell(str(len(row["seeds"])), f"× {row['studies']} studies" if row["studies"] > 1 else ""),
         Cell(_duration(hours), ", ".join(filter(None, small)), sort=hours),
         Cell(("✓ " if row["tier"] == "verified" else "") + row["tier"], sort=row["tier"]),
     ]
@@ -283,7 +284,21 @@ def _scale(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
 
 def _details(row: dict[str, Any], view: Mapping[str, Any], section: Mapping[str, Any]) -> dict[str, Any]:
     """What the script needs of a row; AP in hundredths of a percent, which is short and exact."""
-    kept = ("id", "method", "label", "tier", "seeds", "keys", "figures", "to_best", "cost", "params", "commit")
+    kept = (
+        "id",
+        "method",
+        "label",
+        "same",
+        "tier",
+        "seeds",
+        "studies",
+        "keys",
+        "figures",
+        "to_best",
+        "cost",
+        "params",
+        "commit",
+    )
     return {
         **{name: row[name] for name in kept},
         "section": section["title"],

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
+from functools import partial
 from importlib import resources
 from pathlib import Path
+from typing import IO
 
 import yaml
 
 from plbench.board import build
+from plbench.board.boards import holding, open_boards
+from plbench.board.entries import FILES, PACKED, read_file
 from plbench.errors import PlbenchError
+from plbench.evaluation.tables import REPLICATES
+from plbench.paths import refuse_links
 from plbench.record import Estimate, Record
-from plbench.store import unwritable, write_text
+from plbench.store import unwritable, write_atomically
 
 WORKFLOWS = ("boards.yml",)
 
@@ -19,38 +24,59 @@ WORKFLOWS = ("boards.yml",)
 def export(root: Path, to: Path, *, sources: str | None = None) -> list[Path]:
     """Writes the site: page, tables and records, and GitHub workflows that build it and check submissions.
 
+    Only what a ledger names is copied, and only plain files: what a link leads to is nobody's submission.
+
     Args:
         root: usually `leaderboards`.
         to: a folder that is not below it.
         sources: address of the repository's files on the web, which the page links methods to; None for no links.
 
     Returns:
-        The files written, the page first.
+        The files written, the page first; without those of the records.
 
     Raises:
-        PlbenchError: if what is built differs from the records, or the folder lies inside the boards'.
+        PlbenchError: if what is built differs from the records, a file is a link, or the folder lies inside the
+            boards'.
     """
     files = build.build(root)
+    for path in files:
+        refuse_links(root, path)
     if stale := build.differing(files):
         raise PlbenchError(f"{stale[0]} is not what the records give; plbench board build mends it")
     if root.resolve() in (to.resolve(), *to.resolve().parents):
         raise PlbenchError(f"--to {to} lies inside {root}; give a folder elsewhere")
-    written = []
     try:
         files[root / build.PAGE] = build.build(root, sources=sources)[root / build.PAGE]
-        for path, content in sorted(files.items(), key=lambda item: item[0].name != build.PAGE):
-            write_text(to / path.relative_to(root), content)
-            written.append(to / path.relative_to(root))
-        for records in sorted(root.glob("*/records")):
-            shutil.copytree(records, to / records.relative_to(root), dirs_exist_ok=True)
+        contents = {path.relative_to(root): content.encode() for path, content in files.items()}
         for name in WORKFLOWS:
             template = resources.files("plbench.board") / "templates" / name
-            write_text(to / ".github" / "workflows" / name, template.read_text(encoding="utf-8"))
-            written.append(to / ".github" / "workflows" / name)
-        write_text(to / ".nojekyll", "")  # or GitHub's site builder would drop files
+            contents[Path(".github", "workflows", name)] = template.read_bytes()
+        contents[Path(".nojekyll")] = b""  # or GitHub's site builder would drop files
+        everything = _records(root) | contents
+        for place in everything:
+            refuse_links(to, to / place)
+        to.mkdir(parents=True, exist_ok=True)
+        with holding(to, "export") as staging:
+            for place, content in everything.items():
+                write_atomically(to / place, partial(_write, content), staging)
     except OSError as error:
         raise unwritable(to, error) from error
-    return written
+    return [to / place for place in sorted(contents, key=lambda place: place.name != build.PAGE)]
+
+
+def _write(content: bytes, file: IO[bytes]) -> None:
+    file.write(content)
+
+
+def _records(root: Path) -> dict[Path, bytes]:
+    """The files of every record that a ledger names, by path below the root; nothing else that lies there."""
+    contents: dict[Path, bytes] = {}
+    for board in open_boards(root):
+        for key in board.added:
+            folder = board.record_folder(key)
+            names = FILES if (folder / REPLICATES).exists() else (*FILES[:-1], PACKED)
+            contents |= {(folder / name).relative_to(root): read_file(folder / name) for name in names}
+    return contents
 
 
 def model_index(record: Record) -> str:

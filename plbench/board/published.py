@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import StringConstraints, ValidationError
+from pydantic import StringConstraints
 
-from plbench.board.boards import PUBLISHED, Name, Sentence
+from plbench.board.boards import PUBLISHED, Name, Sentence, read_model
 from plbench.errors import PlbenchError
+from plbench.paths import refuse_links
 from plbench.record import Percent
 from plbench.spec import Frozen
 
@@ -51,16 +51,10 @@ def read_quotations(root: Path, board: str) -> tuple[Quotation, ...]:
         PlbenchError: if the file is damaged or of another board, with the field.
     """
     path = root / PUBLISHED / f"{board}.json"
-    if not path.is_file():
+    refuse_links(root, path)
+    if not path.exists():
         return ()
-    try:
-        found = Quotations.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise PlbenchError(f"{path}: {field}: {first['msg']}") from error
-    except (OSError, ValueError) as error:
-        raise PlbenchError(f"{path} cannot be read: {error}") from error
+    found = read_model(Quotations, root, path)
     if found.board != board:
         raise PlbenchError(f"{path}: board is {found.board!r}, but its file is named {board!r}")
     return found.rows

@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 
 from plbench.board.entries import Entry
-from plbench.board.figures import ROUNDED, as_metrics, group_members, names_parts
-from plbench.board.refusals import Findings, defined
+from plbench.board.thresholds import is_before_schema_5
 from plbench.cells import Cells
 from plbench.errors import PlbenchError
 from plbench.evaluation import summary
+from plbench.evaluation.agreement import ROUNDED
 from plbench.evaluation.bootstrap import MAX_IMAGES
+from plbench.evaluation.tables import as_metrics, group_members, names_parts
+from plbench.evaluation.thresholds import Thresholds
+from plbench.findings import Findings, defined
 from plbench.labels import PartialLabels
-from plbench.metrics import evaluate_cells
+from plbench.metrics import auroc, evaluate_cells, predictions_at
 
 CELLS = "cells.npz"
 _BYTES_PER_CELL = 32  # image, class, score, sign; more would be something else
@@ -66,12 +69,23 @@ def _load(entry: Entry, path: Path, findings: Findings) -> Cells | None:
 
 
 def _compare_table(entry: Entry, cells: Cells, findings: Findings) -> None:
-    found, expected = as_metrics(entry.per_class), evaluate_cells(cells)
+    found, expected, areas, thresholds = (
+        as_metrics(entry.per_class),
+        evaluate_cells(cells),
+        auroc(cells),
+        _thresholds(entry),
+    )
+    at_thresholds = predictions_at(cells, 0.0 if thresholds is None else thresholds.values)
     for c, row in enumerate(entry.per_class):
         place = f"per_class.csv[{row.class_id}]"
         findings.equal(f"{place}.positives", row.positives, int(expected.num_positives[c]))
         findings.equal(f"{place}.negatives", row.negatives, int(expected.num_negatives[c]))
         findings.close(f"{place}.ap", defined(100 * found.ap[c]), defined(100 * float(expected.ap[c])), _EXACT)
+        if row.auroc is not None:
+            findings.close(f"{place}.auroc", row.auroc, defined(100 * float(areas[c])), _EXACT)
+        if thresholds is not None:
+            findings.equal(f"{place}.predicted", row.predicted, int(at_thresholds.predicted[c]))
+            findings.close(f"{place}.recall", row.recall, 100 * float(at_thresholds.recall[c]), _EXACT)
 
 
 def _compare_figures(entry: Entry, cells: Cells, findings: Findings) -> None:
@@ -86,8 +100,10 @@ def _compare_figures(entry: Entry, cells: Cells, findings: Findings) -> None:
     order = np.array([row.quintile or 0 for row in table])
     seed = derive_seed(0, "bootstrap", protocol.sha256(), protocol.test_split)
     replicates = summary.draw_replicates(cells, labels, by_id, seed, lambda done, total: None)
-    again = summary.summarise(cells, labels, by_id, order, replicates).model_dump()
+    again = summary.summarise(cells, labels, by_id, order, replicates, _thresholds(entry)).model_dump()
     record = entry.record.test.model_dump()
+    if is_before_schema_5(entry.record.test):
+        again.update(auroc=None, ece=None, f1_top3=None)
     if not groups:
         for figures in (record, again):
             figures.update(groups={}, quintiles=[])
@@ -95,6 +111,15 @@ def _compare_figures(entry: Entry, cells: Cells, findings: Findings) -> None:
     drawn = {"map_c": replicates.map_c, "map_o": replicates.map_o, **replicates.groups}
     for name, values in drawn.items():
         _compare_replicates(name, entry.replicates.get(name), values, findings)
+
+
+def _thresholds(entry: Entry) -> Thresholds | None:
+    """As the table has them; None where no thresholds were chosen."""
+    report = entry.record.test.thresholds
+    values = [row.threshold for row in entry.per_class]
+    if report is None or None in values:
+        return None
+    return Thresholds(np.array(values, np.float64), report)
 
 
 def _compare(where: str, found: Any, expected: Any, findings: Findings) -> None:

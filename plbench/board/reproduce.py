@@ -2,31 +2,55 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from plbench.board.boards import BoardFolder, Event
 from plbench.board.entrance import now
 from plbench.board.entries import Entry, read_entry
 from plbench.errors import PlbenchError
-from plbench.record import Estimate, Record
+from plbench.evaluation.statistics import MIN_SEEDS
+from plbench.record import Record
 from plbench.workspace import Workspace
+
+SPREADS = 1.0
+"""On other software a figure may differ by this many standard deviations between the row's own seeds."""
+
+_SOFTWARE = ("plbench", "python", "system", "packages", "device", "cuda")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of a record and of its repetition, percent; whether the one lies in the other's interval."""
+    """One figure of a record and of its repetition, percent.
+
+    Attributes:
+        allowed: the largest difference that counts as reproduced; 0 on the same software; None where nothing tells.
+        within: whether the difference is no larger.
+    """
 
     metric: str
     recorded: float | None
     repeated: float | None
-    low: float | None
-    high: float | None
+    allowed: float | None
     within: bool
+
+    @property
+    def words(self) -> str:
+        """What differs, and by how much it might."""
+        if self.allowed is None:
+            return (
+                f"{self.metric} is not the same, and fewer than {MIN_SEEDS} seeds of its row say how much it may differ"
+            )
+        if self.allowed == 0:
+            return f"on the same software {self.metric} and the tables behind it have to be bit-identical"
+        return f"{self.metric} differs by more than {self.allowed:.2f} points, the spread of its row's seeds"
 
 
 def reproduce(board: BoardFolder, key: str, workspace: Workspace) -> tuple[Record, list[Comparison]]:
-    """Rebuilds the spec of a record, runs it here, and compares the headline figures with the record's intervals.
+    """Rebuild the spec of a record, run it here, and compare the headline figures.
 
     Args:
         board: that has the record.
@@ -43,26 +67,62 @@ def reproduce(board: BoardFolder, key: str, workspace: Workspace) -> tuple[Recor
         raise PlbenchError(f"board {board.board.name} has no record {key!r}")
     entry = read_entry(board.record_folder(key))
     record = runner.run(plan_from_spec(entry.record.spec, workspace), workspace, force=True)
-    return record, compare_records(entry, record)
+    return record, compare_records(entry, record, _siblings(board, entry))
 
 
-def compare_records(entry: Entry, repeated: Record) -> list[Comparison]:
-    """The headline figures of a record and of its repetition."""
+def _siblings(board: BoardFolder, entry: Entry) -> list[Record]:
+    """The records of the board that differ from this one in seed alone, itself included."""
+    from plbench.comparison.compare import same_but_seed
+
+    wanted = same_but_seed(entry.record.spec)
+    records = [read_entry(board.record_folder(key)).record for key in board.added if key not in board.withdrawn]
+    return [record for record in records if same_but_seed(record.spec) == wanted]
+
+
+def compare_records(entry: Entry, repeated: Record, siblings: Sequence[Record]) -> list[Comparison]:
+    """Compare the headline figures of a record with those of its repetition.
+
+    On the same software the tables must be bit-identical: a run is deterministic. On other software a training goes
+    its own way after some steps, so that a figure may differ as those of other seeds of the row do.
+
+    Args:
+        entry: the record with its tables.
+        repeated: its repetition.
+        siblings: records that differ from it in seed alone.
+    """
     names = ["map_c", "map_o", *entry.record.test.groups]
-    return [_compare(name, _estimate(entry.record, name), _estimate(repeated, name)) for name in names]
-
-
-def _estimate(record: Record, name: str) -> Estimate:
-    own = {"map_c": record.test.map_c, "map_o": record.test.map_o}
-    return own[name] if name in own else record.test.groups[name].map_c
-
-
-def _compare(name: str, recorded: Estimate, repeated: Estimate) -> Comparison:
-    if recorded.low is None or recorded.high is None or repeated.value is None:
-        within = recorded.value == repeated.value
+    if is_same_software(entry.record.environment, repeated.environment):
+        tables = ("per_class.csv", "replicates.csv")
+        same = all(entry.record.files[name].sha256 == repeated.files[name].sha256 for name in tables)
+        allowed: dict[str, float | None] = dict.fromkeys(names, 0.0)
     else:
-        within = recorded.low <= repeated.value <= recorded.high
-    return Comparison(name, recorded.value, repeated.value, recorded.low, recorded.high, within)
+        same, allowed = True, {name: _allowed(name, siblings) for name in names}
+    return [_compare(name, _value(entry.record, name), _value(repeated, name), allowed[name], same) for name in names]
+
+
+def is_same_software(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two environments compute the same bits: version of plbench and its packages, Python, system, device."""
+    return all(one.get(name) == other.get(name) for name in _SOFTWARE)
+
+
+def _allowed(name: str, siblings: Sequence[Record]) -> float | None:
+    values = [value for record in siblings if (value := _value(record, name)) is not None]
+    return SPREADS * statistics.stdev(values) if len(values) >= MIN_SEEDS else None
+
+
+def _value(record: Record, name: str) -> float | None:
+    own = {"map_c": record.test.map_c, "map_o": record.test.map_o}
+    return (own[name] if name in own else record.test.groups[name].map_c).value
+
+
+def _compare(
+    name: str, recorded: float | None, repeated: float | None, allowed: float | None, same: bool
+) -> Comparison:
+    if recorded is None or repeated is None or allowed is None:
+        within = recorded == repeated and same
+    else:
+        within = abs(recorded - repeated) <= allowed and same
+    return Comparison(name, recorded, repeated, allowed, within)
 
 
 def promote(board: BoardFolder, key: str, by: str) -> None:

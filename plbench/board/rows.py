@@ -1,29 +1,26 @@
-"""A board's rows: records that differ in seed only, ranked where they may be, with what a reader asks of each.
+"""A board's rows: records that differ in seed and tuning study only, ranked where they may be.
 
-Rows are ranked within one regime, model and way of choosing values (default, tuned or by hand). The best row leads;
-rows whose paired difference to it is not significant (Holm over the section, 5 %) share its rank; the best of the
-others leads the next rank. With fewer than three seeds a row is provisional and has no rank, nor have the ceiling and
-withdrawn rows.
+Rows are ranked within one regime, model and way of choosing values (default, tuned or by hand), by the rules of
+`plbench.evaluation.statistics`. With fewer than five seeds a row is provisional and has no rank, nor have the ceiling,
+withdrawn rows, and rows whose backbone has seen the test images.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from plbench.board.boards import BoardFolder
-from plbench.board.entries import Entry, read_entry
+from plbench.board.entries import Entry, read_whole_entry
 from plbench.board.published import Quotation
-from plbench.comparison.compare import Drawn, Figure, model_words, row_labels, same_but_seed
-from plbench.evaluation.intervals import holm
+from plbench.comparison.compare import RunsOfRow, merge_identical, model_words, row_key, row_labels
+from plbench.evaluation.statistics import MIN_SEEDS_RANKED, Figure, compare_pairs
 
-FEWEST_SEEDS = 3
-SIGNIFICANT = 0.05
 _DIGITS = 4  # of what is written out, in percent: far below any interval
 
 Values = dict[str, Any]
@@ -33,7 +30,7 @@ Values = dict[str, Any]
 class _Row:
     """A row on its way into a table."""
 
-    drawn: Drawn
+    runs: RunsOfRow
     entries: Sequence[Entry]
     is_ceiling: bool
     why_withdrawn: str | None
@@ -46,11 +43,7 @@ class _Row:
 
     @property
     def is_provisional(self) -> bool:
-        return len(self.entries) < FEWEST_SEEDS
-
-    @property
-    def value(self) -> float:
-        return float(self.drawn.points["map_c"].mean())
+        return len(self.runs.seeds) < MIN_SEEDS_RANKED
 
 
 def board_values(folder: BoardFolder, quotations: Sequence[Quotation] = ()) -> Values:
@@ -64,7 +57,7 @@ def board_values(folder: BoardFolder, quotations: Sequence[Quotation] = ()) -> V
         PlbenchError: if an accepted record cannot be read.
     """
     board = folder.board
-    entries = [read_entry(folder.record_folder(key)) for key in sorted(folder.added)]
+    entries = [read_whole_entry(folder.record_folder(key)) for key in sorted(folder.added)]
     sections: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
     for entry in entries:
         sections[_section_key(entry)].append(entry)
@@ -100,12 +93,12 @@ def _section_key(entry: Entry) -> tuple[str, ...]:
 def _section(key: tuple[str, ...], members: Sequence[Entry], folder: BoardFolder) -> Values:
     groups: dict[str, list[Entry]] = defaultdict(list)
     for entry in members:
-        groups[f"{entry.key in folder.withdrawn} {same_but_seed(entry.record.spec)}"].append(entry)
+        groups[f"{entry.key in folder.withdrawn} {row_key(entry.record)}"].append(entry)
     labels = row_labels([group[0].record for group in groups.values()])
-    rows = [_make(group, label, folder) for group, label in zip(groups.values(), labels, strict=True)]
-    rows.sort(key=lambda row: (not row.is_ceiling, row.why_withdrawn is not None, -row.value, row.drawn.label))
+    rows = _merged([_make(group, label, folder) for group, label in zip(groups.values(), labels, strict=True)])
+    rows.sort(key=lambda row: (not row.is_ceiling, row.why_withdrawn is not None, -row.runs.value, row.runs.label))
     ranked = [row for row in rows if row.is_ranked]
-    _rank(ranked)
+    detectable = _rank(ranked)
     spec, configuration = members[0].record.spec, key[-1]
     return {
         "id": f"{folder.board.name}-{spec.regime}-{spec.model.backbone}-{configuration}".replace("_", "-"),
@@ -115,38 +108,77 @@ def _section(key: tuple[str, ...], members: Sequence[Entry], folder: BoardFolder
         "model": model_words(spec),
         "configuration": configuration,
         "ranked": bool(ranked),
+        "detectable": detectable,
+        "notes": _notes(rows, configuration, detectable),
         "rows": [_values(row, folder) for row in rows],
     }
 
 
 def _make(group: Sequence[Entry], label: str, folder: BoardFolder) -> _Row:
-    entries = sorted(group, key=lambda entry: entry.record.spec.seed)
+    runs = RunsOfRow(label, [(entry.record, entry.replicates) for entry in group])
+    by_key = {entry.key: entry for entry in group}
+    entries = [by_key[record.key] for record in runs.records]
     return _Row(
-        drawn=Drawn(label, [(entry.record, entry.replicates) for entry in entries]),
+        runs=runs,
         entries=entries,
         is_ceiling=entries[0].record.spec.protocol.sha256() == folder.board.ceiling_sha256,
         why_withdrawn=folder.withdrawn.get(entries[0].key),
     )
 
 
-def _rank(rows: Sequence[_Row]) -> None:
-    """Gives each row its rank and its difference to the best; `rows` come best first."""
-    left, rank = list(rows), 1
-    while left:
-        leader, others = left[0], left[1:]
-        gaps = [row.drawn.minus(leader.drawn) for row in others]
-        p_values: Iterable[float] = holm([gap.p_value for gap in gaps]) if gaps else ()
-        leader.rank = rank
-        tied, below = 1, []
-        for row, gap, p_value in zip(others, gaps, p_values, strict=True):
-            if rank == 1:
-                interval = {"difference": gap.difference, "low": gap.low, "high": gap.high, "p": float(p_value)}
-                row.to_best = {name: _rounded(value) for name, value in interval.items()}
-            if p_value < SIGNIFICANT:
-                below.append(row)
-            else:
-                row.rank, tied = rank, tied + 1
-        left, rank = below, rank + tied
+def _merged(rows: Sequence[_Row]) -> list[_Row]:
+    """One row of rows that are bit-identical, among those that stand; a withdrawn row stays apart."""
+    standing = [row for row in rows if row.is_ranked]
+    kept = {id(runs) for runs in merge_identical([row.runs for row in standing])}
+    return [row for row in rows if row not in standing or id(row.runs) in kept]
+
+
+def _rank(rows: Sequence[_Row]) -> float | None:
+    """Give each row its rank and its difference to the best; `rows` come best first.
+
+    Returns:
+        The difference from the best row that is found with a chance of 80 %; None where nothing is tested.
+    """
+    pairs = compare_pairs([row.runs.sample("map_c") for row in rows])
+    for place, (row, rank) in enumerate(zip(rows, pairs.ranks, strict=True)):
+        row.rank = rank
+        if place:
+            gap, reach = float(pairs.differences[place, 0]), float(pairs.reach[place, 0])
+            p_value = float(pairs.p_values[place, 0])
+            numbers = {"difference": gap, "low": gap - reach, "high": gap + reach}
+            row.to_best = {name: _rounded(value) for name, value in numbers.items()} | {"p": float(f"{p_value:.6g}")}
+    return _rounded(pairs.detectable)
+
+
+def _notes(rows: Sequence[_Row], configuration: str, detectable: float | None) -> list[str]:
+    """What a reader of a section has to know before comparing its rows."""
+    records = [entry.record for row in rows for entry in row.entries]
+    notes = []
+    if any(record.tuning is not None and record.tuning.labels == "complete" for record in records):
+        notes.append(
+            "Oracle selection: studies chose these values by the complete labels that the simulation hid, which nobody "
+            "has in practice."
+        )
+    elif any(record.selection is not None and record.selection.labels == "complete" for record in records):
+        notes.append("Oracle selection: the epoch was chosen by the complete labels that the simulation hid.")
+    if configuration == "tuned":
+        studies = sorted({row.runs.num_studies for row in rows if row.runs.num_studies})
+        one = "a row is the mean over" if studies != [1] else "a row rests on"
+        notes.append(
+            f"Tuned on this dataset: {one} {' to '.join(map(str, studies))} tuning studies with seeds of their own, on "
+            "the held-out part of train."
+        )
+    notes += [
+        f"{row.runs.label} stands for {', '.join(row.runs.same)} too: the same scores, bit for bit."
+        for row in rows
+        if row.runs.same
+    ]
+    if detectable is not None:
+        notes.append(
+            f"What this table can see: a difference of {detectable:.1f} points from the best row is found with a "
+            "chance of 80 %; a smaller one is easily missed."
+        )
+    return notes
 
 
 def _values(row: _Row, folder: BoardFolder) -> Values:
@@ -159,17 +191,19 @@ def _values(row: _Row, folder: BoardFolder) -> Values:
         "id": keys[0],
         "method": spec.method.name,
         "title": first.title,
-        "label": f"{first.title}, complete labels" if row.is_ceiling else row.drawn.label,
+        "label": f"{first.title}, complete labels" if row.is_ceiling else row.runs.label,
+        "same": list(row.runs.same),
         "paper": first.paper,
         "source_file": first.source_file,
         "tier": "verified" if folder.verified & set(keys) else "self-reported",
         "provisional": row.is_provisional,
         "ceiling": row.is_ceiling,
         "withdrawn": row.why_withdrawn,
-        "seeds": [entry.record.spec.seed for entry in row.entries],
+        "seeds": list(row.runs.seeds),
+        "studies": row.runs.num_studies,
         "keys": keys,
         "rank": row.rank,
-        "figures": {name: _figure(row.drawn.figure(name)) for name in row.drawn.points},
+        "figures": {name: _figure(row.runs.figure(name)) for name in row.runs.metrics},
         "num_classes_scored": test.num_classes_scored,
         "num_classes": test.num_classes,
         "to_best": row.to_best,

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from tabulate import tabulate
 
 from plbench.board.page import reference_link
+from plbench.evaluation.statistics import format_p
 
 Values = Mapping[str, Any]
 _MARKDOWN_SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>#|~!"})
@@ -31,7 +32,7 @@ def as_csv(board: Values) -> str:
     writer = csv.writer(text, lineterminator="\n")
     head = ["section", "rank", "method", "label", "tier", "status", "seeds", "classes_scored", "classes"]
     figures = [f"{metric}_{part}" for metric in metrics for part in parts]
-    gap = ["to_best", "to_best_low", "to_best_high", "p_holm"]
+    gap = ["to_best", "to_best_low", "to_best_high", "p"]
     writer.writerow([*head, *figures, *gap, "hours", "device", "images_per_second", "commit", "keys"])
     for section in board["sections"]:
         for row in section["rows"]:
@@ -64,12 +65,15 @@ def as_markdown(board: Values, name_of_page: str) -> str:
         f"{board['version']}. The same with every class and every record: [the page]({name_of_page}#{board['name']}), "
         "[CSV](table.csv), [LaTeX](table.tex), [JSON](table.json).",
         "",
-        "Percent; ± is half the 95 % interval over seeds and test images. Rows that share a rank are not told apart "
-        "from the best of them (paired bootstrap over the same test images, Holm over the section, 5 %).",
+        "Percent; ± is half the 95 % interval over seeds and test images. A row's rank is 1 + the number of rows that "
+        "are significantly better: all pairs of a section are tested together, paired by test image and seed, and the "
+        "chance that any two equal methods are ranked apart is at most 5 %. The interval beside a difference excludes "
+        "0 exactly where the two rows are significantly different. Fewer than five seeds are provisional.",
         "",
     ]
     for section in board["sections"]:
         lines += [f"## {_markdown(section['title'])}", "", _table(section["rows"], board["groups"], "pipe"), ""]
+        lines += [line for note in section["notes"] for line in (_markdown(note), "")]
     if not board["sections"]:
         lines += ["No rows yet: `plbench board add` takes records of finished runs.", ""]
     if board["published"]:
@@ -109,12 +113,18 @@ def _columns(row: Values, groups: Sequence[str], label: str) -> dict[str, str]:
         "mAP(O)": measured(row["figures"]["map_o"]),
         **{group: measured(row["figures"].get(group)) for group in groups},
         "to the best": gap,
-        "p": "" if best is None else f"{best['p']:.3f}",
+        "p": "" if best is None else format_p(best["p"]),
         "classes": f"{row['num_classes_scored']} of {row['num_classes']}",
-        "seeds": str(len(row["seeds"])),
+        "seeds": seeds_words(row),
         "cost a run": hours + speed,
         "tier": row["tier"],
     }
+
+
+def seeds_words(row: Values) -> str:
+    """Return how many trainings a row is a mean over: "5", or "3 × 5" for 3 tuning studies with 5 seeds each."""
+    number = str(len(row["seeds"]))
+    return f"{row['studies']} × {number}" if row["studies"] > 1 else number
 
 
 def measured(figure: Values | None) -> str:

@@ -20,6 +20,7 @@ from plbench.cli.board import board_app
 from plbench.cli.compare import compare
 from plbench.cli.data import data_app
 from plbench.cli.look import doctor, methods_app, runs_app
+from plbench.cli.once import CommandGroup
 from plbench.cli.run import run
 from plbench.cli.study import study
 from plbench.cli.sweep import sweep_app
@@ -29,7 +30,7 @@ from plbench.errors import PlbenchError
 from plbench.launch import is_worker, write_failure
 from plbench.training.interruption import Stopped
 
-app = typer.Typer(
+app = CommandGroup(
     help="The benchmark suite for learning from images whose labels are only partly known.",
     no_args_is_help=True,
     add_completion=False,

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from plbench.cli.once import CommandGroup
 from plbench.cli.terms import (
     RUNS,
     AsJson,
@@ -24,7 +25,7 @@ from plbench.cli.terms import (
 )
 from plbench.errors import PlbenchError
 
-board_app = typer.Typer(
+board_app = CommandGroup(
     help="Leaderboards: hand in, check, build, publish.", no_args_is_help=True, rich_markup_mode=None
 )
 Boards = Annotated[Path, typer.Option("--boards", envvar="PLBENCH_BOARDS", help="Folder of boards.")]
@@ -105,7 +106,7 @@ def board_build(
     from plbench.board import build
 
     files = build.build(boards)
-    differing = build.differing(files) if check else build.write(files)
+    differing = build.differing(files) if check else build.write(boards, files)
     for path in differing:
         typer.echo(f"{'differs' if check else 'written'}: {path}")
     if check and differing:
@@ -151,7 +152,7 @@ def board_reproduce(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a record again, compare with its interval, and on request note it as verified."""
+    """Run a record again: bit-identical on the same software, else as near as its seeds; note it as verified."""
     from plbench.board.boards import open_boards
     from plbench.board.reproduce import home_of, promote, reproduce
     from plbench.display import tables
@@ -161,7 +162,8 @@ def board_reproduce(
     rows = [asdict(comparison) for comparison in compared]
     emit(rows, as_json, lambda: tables.print_rows(f"record {key} and its repetition", rows))
     if not all(comparison.within for comparison in compared):
-        raise PlbenchError(f"record {key} was not reproduced: a figure lies outside the record's interval")
+        first = next(comparison for comparison in compared if not comparison.within)
+        raise PlbenchError(f"record {key} was not reproduced: {first.words}")
     if promote_by is not None:
         promote(folder, key, promote_by)
         typer.echo("verified; plbench board build shows it", err=True)
@@ -200,6 +202,6 @@ def board_card(
 ) -> None:
     """Print a run as the model-index of a Hugging Face model card."""
     from plbench.board.publish import model_index
-    from plbench.record import read_record
+    from plbench.evaluation.stored import read_run
 
-    typer.echo(model_index(read_record(open_store(runs).find(run))), nl=False)
+    typer.echo(model_index(read_run(open_store(runs).find(run))), nl=False)

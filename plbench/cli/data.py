@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from plbench.cli.once import CommandGroup
 from plbench.cli.terms import (
     RUNS,
     AsJson,
@@ -27,7 +28,7 @@ from plbench.cli.terms import (
 
 Name = Annotated[str, typer.Argument(help="Name of a dataset.")]
 
-data_app = typer.Typer(help="The datasets that are installed.", no_args_is_help=True, rich_markup_mode=None)
+data_app = CommandGroup(help="The datasets that are installed.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @data_app.command("list")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from plbench.cli.once import CommandGroup
 from plbench.cli.terms import (
     RUNS,
     AsJson,
@@ -24,8 +25,8 @@ from plbench.cli.terms import (
 )
 from plbench.errors import PlbenchError
 
-methods_app = typer.Typer(help="The methods that are installed.", no_args_is_help=True, rich_markup_mode=None)
-runs_app = typer.Typer(help="The runs that were made.", no_args_is_help=True, rich_markup_mode=None)
+methods_app = CommandGroup(help="The methods that are installed.", no_args_is_help=True, rich_markup_mode=None)
+runs_app = CommandGroup(help="The runs that were made.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @methods_app.command("list")
@@ -115,11 +116,12 @@ def runs_show(
 ) -> None:
     """One run in full, or its average precision on single classes."""
     from plbench.display import tables
+    from plbench.evaluation.stored import read_run
     from plbench.evaluation.summary import read_per_class
-    from plbench.record import read_record, whole_file
+    from plbench.record import whole_file
 
     folder = open_store(runs).find(run)
-    record = read_record(folder)
+    record = read_run(folder)
     if classes:
         rows = read_per_class(whole_file(folder, record, "per_class.csv"), classes)
         emit(rows, as_json, lambda: tables.print_rows(record.title, rows, right=("ap", "positives", "negatives")))
@@ -137,10 +139,10 @@ def runs_compare(
     """Methods side by side: means over seeds, intervals, paired differences to the best."""
     from plbench.comparison.compare import compare
     from plbench.display import tables
-    from plbench.record import read_record
+    from plbench.evaluation.stored import read_run
 
     store = open_store(runs)
-    found = [(folder, read_record(folder)) for folder in map(store.find, run)] if run else all_records(runs)
+    found = [(folder, read_run(folder)) for folder in map(store.find, run)] if run else all_records(runs)
     wanted = [item for item in found if dataset in (None, item[1].spec.protocol.dataset)]
     settings = compare(wanted, open_registry(None))
     if not settings:

@@ -72,6 +72,13 @@ def _setting(
     weights: Annotated[
         str | None, typer.Option("--weights", help="packaged, pretrained (timm's hub), random, or a file.")
     ] = None,
+    pretraining: Annotated[
+        str | None,
+        typer.Option(
+            "--pretraining",
+            help="Data sets that the weights FILE was trained on, such as imagenet-1k,coco, or none; for the record.",
+        ),
+    ] = None,
     pooling: Annotated[PoolingOption | None, typer.Option("--pooling")] = None,
     head: Annotated[HeadOption | None, typer.Option("--head")] = None,
     head_width: Annotated[int | None, typer.Option("--head-width")] = None,
@@ -168,10 +175,18 @@ def workspace_for(setting: Setting, world: World | None = None) -> Workspace:
         PlbenchError: if this is one of several processes and they have not joined: only `plbench run` does that.
     """
     from plbench.distributed import is_launched
+    from plbench.pretraining import parse_pretraining
 
     if world is None and is_launched():
         raise PlbenchError("only plbench run trains over several processes; start this command by itself")
     weights, track = setting["weights"], check_names(setting["track"] or ())
+    weights_file = None if weights in (None, "packaged", "pretrained", "random") else Path(weights)
+    pretraining = None if setting["pretraining"] is None else parse_pretraining(setting["pretraining"])
+    if pretraining is not None and weights_file is None:
+        raise PlbenchError(
+            "--pretraining says what the weights in a file have seen; of others it is known: give --weights FILE, or "
+            "leave it out"
+        )
     workspace = make_workspace(
         setting["runs"],
         setting["plugin"],
@@ -179,7 +194,7 @@ def workspace_for(setting: Setting, world: World | None = None) -> Workspace:
         device=setting["device"],
         workers=setting["workers"],
         quiet=setting["quiet"],
-        weights_file=None if weights in (None, "packaged", "pretrained", "random") else Path(weights),
+        weights_file=weights_file,
         data_options=data_options(
             setting["labels"], setting["images"], setting["negative_value"], setting["data_option"]
         ),
@@ -194,4 +209,4 @@ def workspace_for(setting: Setting, world: World | None = None) -> Workspace:
         workspace = replace(workspace, save_every=setting["save_every"])
     workspace = replace(workspace, save_epochs=setting["save_epochs"])
     compiles = bool(setting["compile"])
-    return replace(workspace, track=track, decode=decode, compiles=compiles)
+    return replace(workspace, track=track, decode=decode, compiles=compiles, pretraining=pretraining)

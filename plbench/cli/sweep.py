@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from plbench.cli.once import CommandGroup
 from plbench.cli.setting import DryRun, workspace_for
 from plbench.cli.terms import (
     RUNS,
@@ -44,7 +45,7 @@ class _RunUnlessNamed(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-sweep_app = typer.Typer(
+sweep_app = CommandGroup(
     cls=_RunUnlessNamed,
     help="Many runs from one file, here or on a Ray cluster: plbench sweep grid.toml, plbench sweep status grid.toml.",
     no_args_is_help=True,

@@ -174,14 +174,14 @@ def make_workspace(
 
 
 def all_records(runs: Path) -> list[tuple[Path, Record]]:
-    """All runs with a readable record, oldest first; one that cannot be read is named, and hides no other."""
-    from plbench.record import read_record
+    """All runs whose record agrees with its tables, oldest first; one that does not is named, and hides no other."""
+    from plbench.evaluation.stored import read_own_run
 
     store = open_store(runs)
     found = []
     for folder in map(store.run_folder, store.keys()):
         try:
-            found.append((folder, read_record(folder)))
+            found.append((folder, read_own_run(folder)))
         except PlbenchError as error:
             say(f"left out: {error}", 0)
     return sorted(found, key=lambda item: item[1].finished_at)
@@ -211,6 +211,8 @@ def data_options(
         if not equals or not name:
             raise PlbenchError(f"-D {text!r} is not of the form name=value, such as -D layout=wide")
         if name in given:
-            raise PlbenchError(f"option {name!r} of the dataset is given twice")
+            raise PlbenchError(
+                f"option {name!r} of the dataset is given twice ({given[name]} and {value}); give it once"
+            )
         given[name] = value
     return given

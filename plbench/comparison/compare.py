@@ -3,44 +3,34 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from plbench.errors import PluginError
-from plbench.evaluation.intervals import PairedDifference, holm, interval, paired_difference, seeds_interval
-from plbench.evaluation.summary import read_replicates
+from plbench.evaluation.statistics import (
+    MIN_SEEDS,
+    Figure,
+    Pairs,
+    Sample,
+    compare_pairs,
+    shares_best,
+)
+from plbench.evaluation.stored import replicates_of
+from plbench.evaluation.summary import metric_bounds
 from plbench.randomness import derive_seed
-from plbench.record import Record, whole_file
+from plbench.record import Record
 from plbench.registry import Registry
 from plbench.spec import RunSpec
 
-FEWEST_SEEDS = 3
-"""Below this many, nothing is said about which of two methods is better."""
-
-SIGNIFICANT = 0.05
-
 _EFFORT = ("plan.epochs", "plan.batch_size")
 """What rows must have in common, if one is not to have learned longer than another."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A mean over seeds, percent, with its 95 % interval over seeds and test images; NaN where undefined."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def half(self) -> float:
-        """Half the interval, percentage points."""
-        return (self.high - self.low) / 2
 
 
 @dataclass(frozen=True)
@@ -49,11 +39,14 @@ class Row:
 
     Attributes:
         label: the method's title, with what sets it apart from other rows of the same method.
+        same: labels of rows whose scores are bit-identical to this one's, and which it stands for.
         figures: by name: "map_c", "map_o", and the dataset's groups.
-        share_best: share of bootstrap replicates, over test images and seeds, in which its mAP(C) is the highest of the
-            setting's rows, in [0, 1]; NaN where no replicate is defined.
-        difference: of mAP(C) to the best row, percentage points; None for the best row itself.
-        p_value: of that difference, two-sided, Holm-corrected over the setting's rows.
+        share_best: chance that its mAP(C) is the highest of the setting's rows with other test images and seeds.
+        rank: 1 + the number of rows that are significantly better; None where seeds are too few to say.
+        difference: of mAP(C) to the best row, percentage points, with an interval that excludes 0 exactly where the two
+            are significantly different; None for the best row itself.
+        p_value: of that difference, two-sided, adjusted for all pairs of the setting's rows.
+        studies: how many tuning studies the row is a mean over; 0 where none chose its values.
     """
 
     method: str
@@ -64,8 +57,11 @@ class Row:
     num_classes_scored: int
     num_classes: int
     share_best: float
+    rank: int | None = None
     difference: Figure | None = None
     p_value: float | None = None
+    same: tuple[str, ...] = ()
+    studies: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,6 +70,8 @@ class Setting:
 
     Attributes:
         num_images: of the test part.
+        detectable: the difference from the best row, in points of mAP(C), that is found with a chance of 80 %; NaN
+            where nothing is tested.
     """
 
     protocol: str
@@ -81,17 +79,18 @@ class Setting:
     model: str
     num_images: int
     rows: tuple[Row, ...]
+    detectable: float = math.nan
 
     @property
     def tied(self) -> tuple[Row, ...]:
-        """Rows that cannot be told apart from the best: all where seeds are few, else by Holm's p value."""
+        """Rows that are statistically tied with the best: all where seeds are too few to say."""
         best, *others = self.rows
-        return tuple(row for row in others if self.has_few_seeds(row, best) or not _is_significant(row.p_value))
+        return tuple(row for row in others if self.has_few_seeds(row, best) or row.rank == 1)
 
     @staticmethod
     def has_few_seeds(*rows: Row) -> bool:
         """Whether any of the rows has too few to say which is better."""
-        return any(len(row.seeds) < FEWEST_SEEDS for row in rows)
+        return any(len(row.seeds) < MIN_SEEDS for row in rows)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON: NaN as None."""
@@ -116,10 +115,6 @@ def compare(runs: Iterable[tuple[Path, Record]], registry: Registry | None = Non
     return [_setting(members, registry) for _, members in sorted(settings.items(), key=lambda item: item[0][0])]
 
 
-def _is_significant(p_value: float | None) -> bool:
-    return p_value is not None and p_value < SIGNIFICANT
-
-
 def _setting_key(spec: RunSpec) -> tuple[str, ...]:
     """What must agree before two runs can be paired image by image; left-out images make another test set."""
     model, skipped = spec.model.model_dump_json(), repr(spec.skipped_images)
@@ -129,108 +124,150 @@ def _setting_key(spec: RunSpec) -> tuple[str, ...]:
 def _setting(members: Sequence[tuple[Path, Record]], registry: Registry | None) -> Setting:
     groups: dict[str, list[tuple[Path, Record]]] = defaultdict(list)
     for folder, record in members:
-        groups[same_but_seed(record.spec)].append((folder, record))
+        groups[row_key(record)].append((folder, record))
     labels = row_labels([group[0][1] for group in groups.values()], registry)
-    drawn = [_drawn(group, label) for group, label in zip(groups.values(), labels, strict=True)]
-    drawn.sort(key=lambda row: -row.points["map_c"].mean())
+    rows = merge_identical(
+        [RunsOfRow(label, _with_replicates(group)) for group, label in zip(groups.values(), labels, strict=True)]
+    )
+    rows.sort(key=lambda row: -row.value)
+    samples = [row.sample("map_c") for row in rows]
+    pairs, seed = compare_pairs(samples), derive_seed(0, "compare", members[0][1].spec.protocol.name)
+    shares = shares_best(samples, seed=seed)
     spec, num_images = members[0][1].spec, members[0][1].test.num_images
-    return Setting(spec.protocol.name, spec.regime, model_words(spec), num_images, tuple(_against_best(drawn)))
+    compared = tuple(_row(place, row, pairs, float(shares[place])) for place, row in enumerate(rows))
+    return Setting(spec.protocol.name, spec.regime, model_words(spec), num_images, compared, pairs.detectable)
+
+
+def _row(place: int, runs: RunsOfRow, pairs: Pairs, share_best: float) -> Row:
+    test = runs.records[0].test
+    gap, reach = float(pairs.differences[place, 0]), float(pairs.reach[place, 0])
+    p_value = float(pairs.p_values[place, 0])
+    return Row(
+        method=runs.records[0].spec.method.name,
+        label=runs.label,
+        seeds=runs.seeds,
+        keys=tuple(record.key for record in runs.records),
+        figures={name: runs.figure(name) for name in runs.metrics},
+        num_classes_scored=test.num_classes_scored,
+        num_classes=test.num_classes,
+        share_best=share_best,
+        rank=pairs.ranks[place] if len(runs.seeds) >= MIN_SEEDS else None,
+        difference=Figure(gap, gap - reach, gap + reach) if place else None,
+        p_value=p_value if place and not math.isnan(p_value) else None,
+        same=runs.same,
+        studies=runs.num_studies,
+    )
+
+
+def row_key(record: Record) -> str:
+    """Return what the runs of one row have in common.
+
+    That is all but the seed, and where studies chose its values, all but which study and what it chose.
+    """
+    return same_but_seed_and_study(record) if record.spec.tuned_by else same_but_seed(record.spec)
+
+
+def same_but_seed_and_study(record: Record) -> str:
+    """PLACEHOLDER."""
+    return same_but_seed(record.spec)
 
 
 def same_but_seed(spec: RunSpec) -> str:
-    """What the runs of one row have in common: everything but the seed, and the stages that follow from it."""
+    """Return what the runs of one row have in common: everything but the seed, and the stages that follow from it."""
     return spec.model_copy(update={"seed": 0, "stages": {}}).canonical()
 
 
 def model_words(spec: RunSpec) -> str:
-    """Backbone, resolution and head, for a heading."""
+    """Return backbone, resolution and head, for a heading."""
     return f"{spec.model.backbone} at {spec.model.image_size} px, {spec.model.head} head"
 
 
-def _drawn(group: Sequence[tuple[Path, Record]], label: str) -> Drawn:
-    runs = [(record, read_replicates(whole_file(folder, record, "replicates.csv"))) for folder, record in group]
-    return Drawn(label, runs)
+def _with_replicates(group: Sequence[tuple[Path, Record]]) -> list[tuple[Record, dict[str, np.ndarray]]]:
+    return [(record, replicates_of(folder, record)) for folder, record in group]
 
 
-class Drawn:
-    """A row's values and bootstrap replicates over its seeds.
+class RunsOfRow:
+    """The runs of one row with their replicates.
 
     Attributes:
-        records: by seed. points: [S] by metric, percent. replicates: [S, R] by metric.
+        records: by study, then by seed.
+        same: labels of rows that are bit-identical to this one.
     """
 
     def __init__(self, label: str, runs: Sequence[tuple[Record, dict[str, np.ndarray]]]) -> None:
-        """Takes the runs of one row with their replicates."""
-        ordered = sorted(runs, key=lambda run: run[0].spec.seed)
+        """Take the runs of one row in any order."""
+        ordered = sorted(runs, key=lambda run: (_study_seed(run[0]), run[0].spec.seed))
         self.label, self.records = label, [record for record, _ in ordered]
-        tables = [table for _, table in ordered]
-        self.seed = derive_seed(0, "compare", self.records[0].spec.protocol.name)
-        self.replicates = {name: np.stack([table[name] for table in tables]) for name in tables[0]}
-        self.points = {name: np.array([_point(r, name) for r in self.records]) for name in tables[0]}
+        self.same: tuple[str, ...] = ()
+        self._tables = [table for _, table in ordered]
 
-    def row(self, share_best: float, difference: Figure | None, p_value: float | None) -> Row:
-        """The row with what it is compared to."""
-        test = self.records[0].test
-        return Row(
-            method=self.records[0].spec.method.name,
-            label=self.label,
-            seeds=tuple(record.spec.seed for record in self.records),
-            keys=tuple(record.key for record in self.records),
-            figures={name: self.figure(name) for name in self.points},
-            num_classes_scored=test.num_classes_scored,
-            num_classes=test.num_classes,
-            share_best=share_best,
-            difference=difference,
-            p_value=p_value,
-        )
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the figures that have replicates."""
+        return list(self._tables[0])
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds that every study of the row has."""
+        by_study = defaultdict(set)
+        for record in self.records:
+            by_study[_study_seed(record)].add(record.spec.seed)
+        return tuple(sorted(set.intersection(*by_study.values())))
+
+    @property
+    def num_studies(self) -> int:
+        """Tuning studies that the row is a mean over; 0 where none chose its values."""
+        return len({_study_seed(record) for record in self.records if record.spec.tuned_by})
+
+    @property
+    def value(self) -> float:
+        """mAP(C), percent."""
+        return self.sample("map_c").mean
 
     def figure(self, name: str) -> Figure:
-        """Mean over seeds of a metric, with its interval."""
-        mean = float(self.points[name].mean())
-        return Figure(mean, *interval(seeds_interval(self.replicates[name], seed=self.seed), point=mean))
+        """Return the mean of a metric over seeds (and studies), with its interval."""
+        return self.sample(name).figure()
 
-    def minus(self, other: Drawn) -> PairedDifference:
-        """Difference of mAP(C) to another row, on the same resamples of the same images."""
-        return paired_difference(
-            self.replicates["map_c"],
-            other.replicates["map_c"],
-            self.points["map_c"],
-            other.points["map_c"],
-            seed=self.seed,
-        )
+    def sample(self, name: str) -> Sample:
+        """Return a metric's values by seed (and study), with the replicates of their mean."""
+        chosen = [
+            (record, table)
+            for record, table in zip(self.records, self._tables, strict=True)
+            if record.spec.seed in self.seeds
+        ]
+        points = np.array([_point(record, name) for record, _ in chosen])
+        replicates = np.array([table[name] for _, table in chosen])
+        if self.num_studies > 1:
+            points = points.reshape(self.num_studies, len(self.seeds)).T
+        return Sample.of_runs(points, replicates, self.seeds, metric_bounds(chosen[0][0].test, name))
+
+    @property
+    def fingerprint(self) -> tuple[Any, ...]:
+        """What rows of one and the same model share: the tables of their scores, by seed."""
+        files = [
+            tuple(record.files[name].sha256 for name in _TABLES if name in record.files) for record in self.records
+        ]
+        return tuple(zip((record.spec.seed for record in self.records), files, strict=True))
 
 
-def _against_best(drawn: Sequence[Drawn]) -> list[Row]:
-    best, others = drawn[0], drawn[1:]
-    gaps = [row.minus(best) for row in others]
-    adjusted: Iterable[float] = holm([gap.p_value for gap in gaps]) if gaps else []
-    shares = [float(share) for share in shares_best([row.replicates["map_c"] for row in drawn], seed=best.seed)]
-    rows = [best.row(shares[0], None, None)]
-    for row, share, gap, p_value in zip(others, shares[1:], gaps, adjusted, strict=True):
-        rows.append(row.row(share, Figure(gap.difference, gap.low, gap.high), float(p_value)))
-    return rows
+_TABLES = ("per_class.csv", "replicates.csv")
 
 
-def shares_best(replicates: Sequence[np.ndarray], *, seed: int) -> npt.NDArray[np.float64]:
-    """How often each row comes out best when the test images and the seeds are drawn again.
+def merge_identical(rows: Sequence[RunsOfRow]) -> list[RunsOfRow]:
+    """Make one row of rows with the same scores, bit by bit: they are one model under several names.
 
-    Rows pair up by replicate, which drew the same images for all; seeds are drawn for each row on its own. Rows that
-    tie for the best share the replicate. Undefined replicates are left out.
-
-    Args:
-        replicates: [S, R] of each of M rows, which may differ in S.
-        seed: the protocol's.
-
-    Returns:
-        [M] in [0, 1], of sum 1; NaN where no replicate is defined.
+    The row with the shortest label stands for the others.
     """
-    means = np.stack([seeds_interval(v, seed=seed, stream=f"best/{place}") for place, v in enumerate(replicates)])
-    means = means[:, ~np.isnan(means).any(axis=0)]
-    if not means.size:
-        return np.full(len(replicates), np.nan)
-    wins = means == means.max(axis=0)
-    shares: npt.NDArray[np.float64] = (wins / wins.sum(axis=0)).mean(axis=1)
-    return shares
+    found: dict[Any, RunsOfRow] = {}
+    for row in sorted(rows, key=lambda row: (len(row.label), row.label)):
+        first = found.setdefault(row.fingerprint if all(files for _, files in row.fingerprint) else row.label, row)
+        if first is not row:
+            first.same = (*first.same, row.label)
+    return list(found.values())
+
+
+def _study_seed(record: Record) -> int:
+    return -1 if record.tuning is None or not record.spec.tuned_by else record.tuning.seed
 
 
 def _point(record: Record, name: str) -> float:

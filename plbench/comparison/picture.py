@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plbench.comparison.compare import SIGNIFICANT, Setting
+from plbench.comparison.compare import Setting
 from plbench.comparison.verdict import share_words
 from plbench.data.statistics import picture_format
+from plbench.evaluation.statistics import SIGNIFICANT
+from plbench.lettering import drawable, dress
 from plbench.store import write_atomically
 
 if TYPE_CHECKING:
@@ -20,14 +22,14 @@ _COLUMNS = 5  # panels beside each other, at most
 _PANEL = 1.9  # inches wide
 _LINE = 0.27  # inches a row
 _CHARACTER = 0.075  # inches of a label
-_BEST, _WORSE = "#0072b2", "#595959"  # told apart by the colour-blind, and by their filling without any colour
+_BEST, _WORSE = "#0072b2", "#595959"  # distinct for the colour-blind, and by their filling without any colour
 _TITLES = {"map_c": "mAP(C)", "map_o": "mAP(O)"}
 
 
 def draw_comparison(setting: Setting, command: str, path: Path) -> None:
     """Draws rows in their rank, best on top: mAP(C), mAP(O) and each group, means with 95 % intervals.
 
-    What cannot be told apart from the best is filled, as the best is; what is worse beyond chance is hollow.
+    What is statistically tied with the best is filled, as the best is; what is significantly worse is hollow.
 
     Args:
         setting: the comparison.
@@ -66,6 +68,7 @@ def draw_comparison(setting: Setting, command: str, path: Path) -> None:
         figure.suptitle(_plain(f"{setting.protocol}, {setting.regime}, {setting.model}"), fontsize=10)
         figure.text(0.01, 0.08 / height, caption, fontsize=7.5, va="bottom", color="#333333")
         metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(written, {})
+        dress(figure)
         write_atomically(path, lambda file: figure.savefig(file, format=written, dpi=150, metadata=metadata))
 
 
@@ -118,20 +121,20 @@ def _caption(setting: Setting, command: str, width: int) -> str:
     numbers = sorted({len(row.seeds) for row in setting.rows})
     seeds = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
     if setting.has_few_seeds(*setting.rows):
-        marks = "Star: highest mAP(C). Too few seeds to tell the rows apart."
+        marks = "Star: highest mAP(C). Too few seeds to rank the rows."
     else:
         marks = (
-            "Star: highest mAP(C). Filled: cannot be told apart from it (paired by test image, Holm p ≥ "
-            f"{SIGNIFICANT}). Hollow: worse beyond chance."
+            f"Star: highest mAP(C). Filled: statistically tied with it (p ≥ {SIGNIFICANT}, all pairs tested together, "
+            "paired by test image and seed). Hollow: significantly worse."
         )
     text = (
-        f"Mean over {seeds} {'seed' if seeds == '1' else 'seeds'} with 95 % bootstrap intervals over "
+        f"Mean over {seeds} {'seed' if seeds == '1' else 'seeds'} with 95 % intervals over "
         f"{setting.num_images:,} test images and seeds; {best.num_classes_scored} of {best.num_classes} classes "
-        f"scored. {marks} Best in: share of resamples of images and seeds in which its mAP(C) is the highest."
+        f"scored. {marks} Best in: chance that its mAP(C) is the highest with other test images and seeds."
     )
     return "\n".join([*textwrap.wrap(text, width), *textwrap.wrap(_plain(command), width, break_on_hyphens=False)])
 
 
 def _plain(text: str) -> str:
-    """The text without anything that matplotlib would take for a formula."""
-    return text.replace("$", r"\$")
+    """The text without anything that matplotlib would take for a formula, or cannot write."""
+    return drawable(text).replace("$", r"\$")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from plbench.comparison.compare import SIGNIFICANT, Figure, Row, Setting
+from plbench.comparison.compare import Row, Setting
+from plbench.evaluation.statistics import SIGNIFICANT, Figure
 
 _WIDE = 2.0  # half an interval, percentage points, from which figures are called uncertain
 _MOST_SCORED = 0.9  # share of classes from which nothing is said of those that cannot be scored
@@ -14,7 +15,7 @@ _MOST_NAMED = 4
 
 
 def verdict(setting: Setting) -> list[str]:
-    """Sentences: the best row, what cannot be told apart from it, how sure that is, and what to be careful about."""
+    """Return sentences: the best row, what is tied with it, how sure that is, and what to be careful about."""
     return [*_which(setting), *_by_map_o(setting), *_cautions(setting)]
 
 
@@ -38,21 +39,24 @@ def _which(setting: Setting) -> list[str]:
     leads = f"{best.label} has the highest mAP(C), {_with_half(best.figures['map_c'])} over {seeds}"
     if not others:
         return [f"{leads}; it is the only row, so there is nothing to choose between."]
-    first = f"{leads}, and is the best in {share_words(best.share_best)} of resamples of test images and seeds."
+    chance = share_words(best.share_best)
+    first = f"{leads}. The chance that it is the best with other test images and seeds too: {chance}."
     if setting.has_few_seeds(*setting.rows):
         few = "1 seed is" if len(best.seeds) == 1 else f"{len(best.seeds)} seeds are"
         return [
             first,
-            f"{few} too few to tell methods apart: other trainings may come out in another order; give --seeds 5.",
+            f"{few} too few to rank methods: other trainings may come out in another order; give --seeds 5.",
         ]
     tied = setting.tied
     if not tied:
-        return [first, f"{_others(len(others))} worse by more than chance explains, p < {SIGNIFICANT} after Holm."]
-    said = (
-        f"It cannot be told apart from {_named(tied)}, p ≥ {SIGNIFICANT} after Holm: take whichever is easiest for you."
-    )
+        return [first, f"{_others(len(others))} significantly worse (p < {SIGNIFICANT}, all pairs tested together)."]
+    said = f"It is statistically tied with {_named(tied)}: take whichever is easiest for you."
     if len(tied) < len(others):
-        said += f" {_others(len(others) - len(tied))} worse by more than chance explains."
+        said += (
+            f" {_others(len(others) - len(tied))} significantly worse (p < {SIGNIFICANT}, all pairs tested together)."
+        )
+    if not math.isnan(setting.detectable):
+        said += f" A difference of {setting.detectable:.1f} points would have been found in 4 of 5 such comparisons."
     return [first, said]
 
 
@@ -61,7 +65,7 @@ def _others(number: int) -> str:
 
 
 def _named(rows: Sequence[Row]) -> str:
-    named = [f"{row.label} (best in {share_words(row.share_best)})" for row in rows[:_MOST_NAMED]]
+    named = [f"{row.label} ({share_words(row.share_best)})" for row in rows[:_MOST_NAMED]]
     if len(rows) > _MOST_NAMED:
         named.append(f"{len(rows) - _MOST_NAMED} more")
     return named[0] if len(named) == 1 else f"{'; '.join(named[:-1])} and {named[-1]}"

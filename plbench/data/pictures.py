@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import textwrap
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from plbench.api import LabelledSplit
 from plbench.errors import PlbenchError
+from plbench.lettering import drawable_names, font_runs
 from plbench.randomness import derive_seed, generator
 from plbench.store import write_atomically
 
@@ -38,7 +39,7 @@ def contact_sheet(split: LabelledSplit, path: Path, num_images: int) -> None:
     width, height = _SIDE + _MARGIN, _SIDE + _MARGIN + _LINE * _MAX_LINES
     lines = math.ceil(len(rows) / columns)
     sheet = Image.new("RGB", (columns * width + _MARGIN, lines * height + _MARGIN), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
+    draw, names = ImageDraw.Draw(sheet), drawable_names(split.labels.class_names, split.labels.class_ids)
     for place, row in enumerate(rows):
         left, top = _MARGIN + place % columns * width, _MARGIN + place // columns * height
         image = split.images.load(row)
@@ -46,10 +47,10 @@ def contact_sheet(split: LabelledSplit, path: Path, num_images: int) -> None:
         if image.width < _SIDE and image.height < _SIDE:
             image = ImageOps.contain(image, (_SIDE, _SIDE), Image.Resampling.NEAREST)
         sheet.paste(image, (left, top))
-        present, absent = _captions(split, row)
-        below = top + _SIDE + 2
-        draw.text((left, below), "\n".join(present), fill="black", font=font, spacing=2)
-        draw.text((left, below + _LINE * len(present)), "\n".join(absent), fill="#777777", font=font, spacing=2)
+        present, absent = _captions(split, row, names)
+        for line, text in enumerate([*present, *absent]):
+            place_of_line = left, top + _SIDE + 2 + _LINE * line
+            _write(draw, place_of_line, text, "black" if line < len(present) else "#777777")
     write_atomically(path, lambda file: sheet.save(file, format="PNG"))
 
 
@@ -60,10 +61,9 @@ def _choose(num_rows: int, wanted: int) -> list[int]:
     return sorted(order[:wanted].tolist())
 
 
-def _captions(split: LabelledSplit, row: int) -> tuple[list[str], list[str]]:
+def _captions(split: LabelledSplit, row: int, names: list[str]) -> tuple[list[str], list[str]]:
     """Lines on what is known to be present, and, in the room that they leave, on what is known to be absent."""
     labels = split.labels.rows([row])[0]
-    names = split.labels.class_names
     present = ", ".join(names[c] for c in np.flatnonzero(labels > 0)) or "(nothing known to be present)"
     absent = ", ".join(names[c] for c in np.flatnonzero(labels < 0))
     first = _wrapped(present, _MAX_LINES)
@@ -71,5 +71,41 @@ def _captions(split: LabelledSplit, row: int) -> tuple[list[str], list[str]]:
 
 
 def _wrapped(text: str, most: int) -> list[str]:
-    lines = textwrap.wrap(text, width=28)
+    """Lines no wider than an image. Between words where there are spaces; Chinese, Thai and long words anywhere."""
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".lstrip()
+        if _width(joined) <= _SIDE:
+            lines[-1] = joined
+            continue
+        if lines[-1]:
+            lines.append("")
+        for character in word:
+            if _width(lines[-1] + character) > _SIDE:
+                lines.append("")
+            lines[-1] += character
     return lines if len(lines) <= most else [*lines[: max(0, most - 1)], "…"][:most]
+
+
+def _write(draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, colour: str) -> None:
+    left, top = place
+    for font, part in _parts(text):
+        draw.text((left, top + _FONT_SIZE), part, fill=colour, font=font, anchor="ls")
+        left += font.getlength(part)
+
+
+def _width(text: str) -> float:
+    return sum(font.getlength(part) for font, part in _parts(text))
+
+
+def _parts(text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
+    if text.isascii():
+        return [(_font(None), text)]
+    return [(_font(font), part) for font, part in font_runs(text)]
+
+
+@lru_cache
+def _font(file: str | None) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(_FONT_SIZE) if file is None else ImageFont.truetype(file, _FONT_SIZE)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # FreeType is in every wheel of Pillow
+    return font

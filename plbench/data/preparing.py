@@ -19,6 +19,8 @@ from plbench.errors import DataError, PlbenchError
 from plbench.packed.packing import pack
 from plbench.packed.prepared import PREPARED, Preparation, PreparedDataset, is_prepared, read_preparation
 from plbench.packed.shards import PackedSplit, ShardedImages
+from plbench.paths import refuse_links
+from plbench.pixels import PIXELS
 from plbench.store import unwritable, write_json
 from plbench.workspace import Workspace, open_dataset
 
@@ -59,8 +61,12 @@ def prepare(
         num_images={split: len(dataset.split(split).images) for split in chosen},
         groups=dataset.groups(),
         done=False,
+        pixels=PIXELS,
     )
     _check_same(about, out)
+    for split in chosen:  # before anything is written
+        for name in (".lock", "labels"):
+            refuse_links(out, out / split / name)
     write_json(out / PREPARED, about.model_dump(mode="json"))
     summary = []
     for split in chosen:

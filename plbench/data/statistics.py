@@ -9,6 +9,7 @@ import numpy as np
 
 from plbench.errors import PlbenchError
 from plbench.labels import PartialLabels
+from plbench.lettering import drawable_names, dress
 from plbench.protocol import Material, choose_protocol, custom, is_official
 from plbench.store import write_atomically
 from plbench.workspace import Workspace, open_dataset
@@ -114,8 +115,8 @@ def draw_stats(stats: dict[str, Any], path: Path) -> None:
         by_class.plot(ranks, np.maximum(counts, 0.5), ".", markersize=size, color=colour, label=f"known {sign}")
     by_class.set(yscale="log", xlabel="classes, by known positives in train", ylabel="images")
     if len(stats["classes"]) <= _NAMED:
-        names = [row["class"].replace("$", r"\$") for row in stats["classes"]]  # no formulas
-        by_class.set_xticks(ranks, names, rotation=60, ha="right", fontsize=7)
+        names = drawable_names([row["class"] for row in stats["classes"]], [row["id"] for row in stats["classes"]])
+        by_class.set_xticks(ranks, [name.replace("$", r"\$") for name in names], rotation=60, ha="right", fontsize=7)
     by_class.legend()
     by_class.set_title(f"{stats['dataset']} under {stats['protocol']}: {stats['splits'][0]['known']:,} known labels")
     for split, offset, colour in (("train", -0.2, "#0072b2"), ("test", 0.2, "#999999")):
@@ -125,4 +126,5 @@ def draw_stats(stats: dict[str, Any], path: Path) -> None:
     by_image.set(xlabel=f"known positives in an image ({_MOST_POSITIVES}: or more)", ylabel="% of images")
     by_image.set_title(f"train: {stats['splits'][0]['density_percent']} % of all (image, class) pairs are known")
     by_image.legend()
+    dress(figure)
     write_atomically(path, lambda file: figure.savefig(file, format=written, dpi=130))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from plbench.api import Dataset
 from plbench.download.remote import RemoteFile, compute_checksum, read_record
 from plbench.images import find_unreadable
 from plbench.packed.prepared import PreparedDataset
+from plbench.pixels import ODDITIES
 from plbench.planning.image_check import note_of_unreadable
 from plbench.store import write_json
 from plbench.workspace import Workspace, locate_dataset, open_dataset
@@ -48,7 +50,7 @@ def verify_dataset(name: str, workspace: Workspace, *, decode: bool) -> list[Che
         if isinstance(dataset, PreparedDataset):
             checks.append(_shards(dataset.root / split, split, workspace, decode=decode))
         else:
-            checks.append(_images(dataset, split, workspace, decode=decode))
+            checks += _images(dataset, split, workspace, decode=decode)
         checks += [Check(f"{split}: labels", sentence, "", None) for sentence in dataset.notes().get(split, ())]
     return checks
 
@@ -95,17 +97,20 @@ def _shards(folder: Path, split: str, workspace: Workspace, *, decode: bool) -> 
     return _verdict(f"{split}: shards", problems, decode=decode)
 
 
-def _images(dataset: Dataset, split: str, workspace: Workspace, *, decode: bool) -> Check:
+def _images(dataset: Dataset, split: str, workspace: Workspace, *, decode: bool) -> list[Check]:
+    """A verdict on the image files, and notes on decoded ones that are stored otherwise than they are shown."""
     images = dataset.split(split).images
     if not decode:
-        return _verdict(
-            f"{split}: image files", [f"{images.name(r)} is missing" for r in images.absent()], decode=False
-        )
+        absent = [f"{images.name(row)} is missing" for row in images.absent()]
+        return [_verdict(f"{split}: image files", absent, decode=False)]
+    oddities: Counter[str] = Counter()
     with note_of_unreadable(dataset, split, workspace) as note:
         with workspace.reporter.task(f"Decoding {len(images):,} {split} images") as report:
-            problems = find_unreadable(images, report)
+            problems = find_unreadable(images, report, oddities)
         write_json(note, {"unreadable": sorted(images.ids[row] for row in problems)})
-    return _verdict(f"{split}: image files", list(problems.values()), decode=True)
+    said = [f"{count:,} of {len(images):,} {ODDITIES[name]}" for name, count in sorted(oddities.items())]
+    notes = [Check(f"{split}: pixels", sentence, "", None) for sentence in said]
+    return [_verdict(f"{split}: image files", list(problems.values()), decode=True), *notes]
 
 
 def _verdict(what: str, problems: list[str], *, decode: bool) -> Check:

@@ -14,10 +14,12 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from plbench.comparison.compare import Figure, Setting
+from plbench.comparison.compare import Row, Setting
 from plbench.comparison.verdict import share_words
 from plbench.console import duration
-from plbench.record import Estimate, Record, SplitMetrics
+from plbench.evaluation.statistics import Figure, format_p
+from plbench.pretraining import Pretraining
+from plbench.record import Estimate, F1Figures, Record, SplitMetrics, ThresholdReport
 
 if TYPE_CHECKING:
     from plbench.tune import Tuning
@@ -104,6 +106,10 @@ def print_details(record: Record, folder: Path) -> None:
     console.print(Text(f"Parameters: {params}"))
     plan = ", ".join(f"{name}={value}" for name, value in spec.plan.model_dump(exclude_none=True).items())
     console.print(Text(f"Plan: {spec.regime}, {plan}"))
+    if record.pretraining is not None:
+        console.print(Text(f"Pretraining: {_seen(record.pretraining)}"))
+    if record.test_seen_in_pretraining is not None:
+        console.print(Text(f"Test images: {record.test_seen_in_pretraining}"))
     if record.data is not None:
         data = record.data
         console.print(
@@ -136,13 +142,35 @@ def _other_figures(metrics: SplitMetrics) -> str:
     parts = [
         f"mAP(C) by quintile of train annotations, fewest first: {quintiles}",
         f"pooled AP {percent(metrics.micro_ap)}",
-        f"CF1 {percent(metrics.cf1)} and OF1 {percent(metrics.of1)} at {metrics.threshold:g}",
     ]
+    if metrics.auroc is not None:
+        parts.append(f"AUROC {percent(metrics.auroc)}")
+    if metrics.ece is not None:
+        parts.append(f"ECE {percent(metrics.ece)}")
+    if metrics.f1 is not None and metrics.thresholds is not None:
+        parts.append(f"{_f1(metrics.f1)} at thresholds chosen {_chosen_on(metrics.thresholds)}")
+    if metrics.f1_top3 is not None:
+        parts.append(f"{_f1(metrics.f1_top3)} with top 3")
     if metrics.ranking_loss is not None:
         parts.append(f"ranking loss {metrics.ranking_loss:.4f}")
     if metrics.precision_at_k:
         parts.append(", ".join(f"P@{k} {percent(value)}" for k, value in metrics.precision_at_k.items()))
     return "; ".join(parts)
+
+
+def _seen(pretraining: Pretraining) -> str:
+    known = "unknown" if pretraining.datasets is None else ", ".join(pretraining.datasets) or "none"
+    return f"{known} ({pretraining.weights}; {pretraining.source})"
+
+
+def _f1(figures: F1Figures) -> str:
+    return f"CF1 {percent(figures.cf1)} and OF1 {percent(figures.of1)}"
+
+
+def _chosen_on(report: ThresholdReport) -> str:
+    labels = "complete labels (an oracle) of the " if report.labels == "complete" else "the "
+    trained = "which the model that chose did not see" if report.held_out else "which the run trained on"
+    return f"on {labels}validation part, {trained}"
 
 
 def print_runs(records: Sequence[tuple[Path, Record]], folder: Path) -> None:
@@ -178,22 +206,37 @@ def print_settings(settings: Sequence[Setting]) -> None:
     console = output()
     for setting in settings:
         groups = [name for name in setting.rows[0].figures if name not in ("map_c", "map_o")]
-        names = ["method", "seeds", "mAP(C)", "mAP(O)", *groups, "to the best", "p (Holm)", "best in", "classes"]
+        names = ["method", "seeds", "mAP(C)", "mAP(O)", *groups, "to the best", "p", "best in", "classes"]
         console.print(Text(f"{setting.protocol}, {setting.regime}, {setting.model}", style="bold"))
         table = new_table(*names, right=names[1:])
         for row in setting.rows:
             figures = [_plus_minus(row.figures[name]) for name in ("map_c", "map_o", *groups)]
             gap = "best" if row.difference is None else _with_ends(row.difference)
-            p_value = "" if row.p_value is None else f"{row.p_value:.3f}"
+            p_value = "" if row.p_value is None else format_p(row.p_value)
             classes = f"{row.num_classes_scored} of {row.num_classes}"
-            table.add_row(row.label, str(len(row.seeds)), *figures, gap, p_value, share_words(row.share_best), classes)
+            table.add_row(row.label, seeds_words(row), *figures, gap, p_value, share_words(row.share_best), classes)
         console.print(table)
+        for row in setting.rows:
+            if row.same:
+                console.print(Text(f"{row.label} has the same scores, bit for bit, as {', '.join(row.same)}: one row"))
+        if not math.isnan(setting.detectable):
+            least = f"{setting.detectable:.1f} points"
+            console.print(f"A difference of {least} from the best row would be found in 4 of 5 such tables")
         console.print()
     console.print(
-        "Mean over seeds, ± half the 95 % bootstrap interval over test images and seeds (both ends: --json); "
-        "differences are paired by test image. Best in: share of resamples of images and seeds in which its mAP(C) is "
-        "the highest."
+        "Mean over seeds, ± half the 95 % interval over test images and seeds (both ends: --json). Differences are "
+        "paired by test image and seed; p and their intervals hold for all pairs of a table together. Best in: chance "
+        "that its mAP(C) is the highest with other test images and seeds."
     )
+
+
+def seeds_words(row: Row) -> str:
+    """Return how many trainings a row is a mean over.
+
+    Examples:
+        5, or "3 × 5" for 3 tuning studies with 5 seeds each.
+    """
+    return f"{row.studies} × {len(row.seeds)}" if row.studies > 1 else str(len(row.seeds))
 
 
 def print_comparison(setting: Setting, answer: Sequence[str], others: Mapping[str, Sequence[str]]) -> None:

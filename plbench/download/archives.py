@@ -25,6 +25,7 @@ from typing import IO, cast
 
 from plbench.download.remote import size_in_words
 from plbench.errors import DataError
+from plbench.paths import refuse_links
 from plbench.store import unwritable
 
 _CHUNK = 1 << 18
@@ -119,7 +120,8 @@ def unpack(archive: Path, folder: Path, report: Callable[[int, int], None] = lam
 
     Raises:
         DataError: if the archive is damaged, or has a member that is refused: a path that leaves the folder, a link,
-            a device, a duplicate. Of that member nothing is written. StoreError: if the folder cannot be written to
+            a device, a duplicate. Of that member nothing is written. PlbenchError: if a link in the folder would lead
+            a member elsewhere. StoreError: if the folder cannot be written to
             or the disk is too small.
     """
     with _explaining_damage(archive), archive.open("rb") as file:
@@ -268,12 +270,14 @@ def _seems_there(member: _Member, folder: Path) -> bool:
 def _write_member(member: _Member, folder: Path, archive: Path, advance: Callable[[int], None]) -> None:
     """Writes one member under a hidden name, then renames it; or nothing, where the very same bytes lie there."""
     path = folder.joinpath(*member.parts)
+    # one name per archive and folder, so that what a killed unpacking left is overwritten by the next
+    hidden = path.with_name(f".{archive.name}{_HIDDEN}")
+    refuse_links(folder, path)
     if member.open is None:
         _make_folder(path)
         return
     _make_folder(path.parent)
-    # one name per archive and folder, so that what a killed unpacking left is overwritten by the next
-    hidden = path.with_name(f".{archive.name}{_HIDDEN}")
+    refuse_links(folder, hidden)
     try:
         with contextlib.ExitStack() as stack:
             old = stack.enter_context(path.open("rb")) if _seems_there(member, folder) else None

@@ -23,11 +23,13 @@ from plbench.download.remote import (
     is_kept,
     part_path,
     read_record,
+    record_path,
     size_in_words,
     write_record,
 )
 from plbench.download.transfer import Stopped, Transfer, remote_size
 from plbench.errors import DataError
+from plbench.paths import refuse_links
 from plbench.store import unwritable
 
 _GLANCE = 0.1  # seconds between two reports
@@ -127,6 +129,8 @@ def _obtain(transfer: Transfer, root: Path, stop: threading.Event, note: Callabl
         raise Stopped
     file = transfer.file
     path = root / file.path
+    for written in (part_path(file, root), record_path(file, root)):
+        refuse_links(root, written)
     record = read_record(file, root)
     if record is None or not is_kept(file, root):
         if path.exists() and (record is None or record.by_hand):
@@ -152,6 +156,7 @@ def _unpack(
 
     path, folder = root / file.path, root / file.unpack
     write_record(file, root, dataclasses.replace(record, state="unpacking"))
+    refuse_links(root, folder)
     note(f"unpacking {file.name} ({size_in_words(record.size)}) into {folder}")
     unpack(path, folder, pulse)
     absent = [made for made in file.makes if not (root / made).exists()]
@@ -216,6 +221,7 @@ def _check_space(sizes: dict[RemoteFile, int | None], root: Path, parallel: int)
 @contextlib.contextmanager
 def _only_one(root: Path, note: Callable[[str], None]) -> Iterator[None]:
     """Holds the root for this process; waits while another one fetches into it."""
+    refuse_links(root, root / RECORDS / "lock")
     lock = FileLock(root / RECORDS / "lock")
     try:
         (root / RECORDS).mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 from plbench.errors import DataError
+from plbench.paths import is_unsafe
+from plbench.plain_json import parse_json
 from plbench.store import write_json
 
 RECORDS = ".downloaded"
@@ -57,8 +58,7 @@ class RemoteFile:
         if address.scheme not in ("http", "https") or not address.hostname:
             raise DataError(f"the address {self.url!r} of {self.path} is not one of http:// or https://")
         for path in (self.path, self.unpack or ".", *self.makes):
-            pure = PurePosixPath(path)
-            if pure.is_absolute() or ".." in pure.parts:
+            if is_unsafe(path):
                 raise DataError(f"the path {path!r} of {self.url} leaves the dataset's root; give one below it")
         if self.checksum is not None and not _CHECKSUM.fullmatch(self.checksum):
             raise DataError(f"the checksum {self.checksum!r} of {self.url} is not md5: or sha256: and lower-case hex")
@@ -103,7 +103,7 @@ def record_path(file: RemoteFile, root: Path) -> Path:
 def read_record(file: RemoteFile, root: Path) -> FileRecord | None:
     """The record of a file; None where it was not fetched, or the record cannot be read."""
     try:
-        content = json.loads(record_path(file, root).read_text(encoding="utf-8"))
+        content = parse_json(record_path(file, root).read_bytes())
         return FileRecord(int(content["size"]), content["checksum"], content["state"], content["by_hand"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import glob
 import io
-import json
 import os
 import threading
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from plbench import __version__
 from plbench.download.answers import Version, content_length, range_start, retry_after, stated_total
 from plbench.download.remote import RemoteFile, compute_checksum, part_path, size_in_words
 from plbench.errors import DataError
+from plbench.plain_json import parse_json
 from plbench.store import unwritable, write_json
 
 _TIMEOUT = (10.0, 30.0)  # seconds: to connect, and between two pieces of a body
@@ -286,7 +286,7 @@ class Transfer:
 
     def _read_version(self) -> Version | None:
         try:
-            return Version(**json.loads(self._version_path.read_text(encoding="utf-8")))
+            return Version(**parse_json(self._version_path.read_bytes()))
         except (OSError, ValueError, TypeError):
             return None
 

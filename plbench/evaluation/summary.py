@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,16 +15,19 @@ from plbench import metrics
 from plbench.cells import Cells
 from plbench.console import Report
 from plbench.errors import PlbenchError, did_you_mean
-from plbench.evaluation import bootstrap, intervals
+from plbench.evaluation import bootstrap
 from plbench.evaluation.bootstrap import Replicates
+from plbench.evaluation.statistics import Sample
+from plbench.evaluation.thresholds import Thresholds
 from plbench.labels import PartialLabels
-from plbench.metrics import Metrics
-from plbench.record import Estimate, GroupMetrics, SplitMetrics
+from plbench.metrics import F1, Metrics
+from plbench.record import Estimate, F1Figures, GroupMetrics, SplitMetrics
 from plbench.store import write_text
 
 NUM_REPLICATES = 1000
-THRESHOLD = 0.5
 PRECISION_AT = (1, 3, 5)
+AT_THRESHOLD = ("threshold", "predicted", "precision", "recall")
+"""Columns of `per_class.csv` that speak of the class's threshold."""
 
 
 def summarise(
@@ -32,6 +36,7 @@ def summarise(
     groups: Mapping[str, Sequence[str]],
     train_annotations: np.ndarray,
     replicates: Replicates | None,
+    thresholds: Thresholds | None = None,
 ) -> SplitMetrics:
     """Every metric of `semantics.md` over one set of cells.
 
@@ -40,19 +45,22 @@ def summarise(
         groups: class ids by group name.
         train_annotations: [C] known labels of each class in train, which orders the quintiles.
         replicates: from `draw_replicates`; None leaves the intervals out.
+        thresholds: where CF1 and OF1 are taken; None leaves them out.
     """
-    result = metrics.evaluate_cells(cells)
-    cf1, of1 = metrics.f1_scores(cells, THRESHOLD)
+    by_class = metrics.rank_by_class(cells)
+    result = metrics.evaluate_cells(cells, by_class)
     complete = len(cells.scores) == cells.num_images * cells.num_classes
     by_image = metrics.rank_by_image(cells)
     depths = [k for k in PRECISION_AT if k <= cells.num_classes]
     return SplitMetrics(
-        map_c=_estimate(result.map_c, None if replicates is None else replicates.map_c),
-        map_o=_estimate(result.map_o, None if replicates is None else replicates.map_o),
+        map_c=_estimate(result.map_c, result.lowest.map_c, None if replicates is None else replicates.map_c),
+        map_o=_estimate(result.map_o, result.lowest.map_o, None if replicates is None else replicates.map_o),
         micro_ap=_percent(metrics.micro_average_precision(cells)),
-        cf1=_percent(cf1),
-        of1=_percent(of1),
-        threshold=THRESHOLD,
+        f1=None if thresholds is None else f1_figures(metrics.f1_scores(cells, thresholds.values)),
+        thresholds=None if thresholds is None else thresholds.report,
+        f1_top3=None if cells.in_top is None else f1_figures(metrics.top_f1_scores(cells)),
+        auroc=_percent(mean_auroc(metrics.auroc(cells, by_class))),
+        ece=_percent(metrics.calibration_error(cells)),
         ranking_loss=_number(metrics.ranking_loss(cells, by_image)),
         precision_at_k={str(k): metrics.precision_at_k(cells, k, by_image) for k in depths} if complete else None,
         num_images=cells.num_images,
@@ -74,13 +82,22 @@ def write_per_class(
     labels: PartialLabels,
     groups: Mapping[str, Sequence[str]],
     train_annotations: np.ndarray,
+    thresholds: Thresholds | None = None,
 ) -> None:
-    """One CSV row a class: id, name, AP in percent (empty where undefined), known positives and negatives.
+    """Write one CSV row a class: id, name, AP in percent (empty where undefined), known positives and negatives.
 
-    Also the groups that it is in, separated by `;`, and its quintile (1 for the classes with fewest annotations), so
-    that every figure of a record can be recomputed from this file or, for pooled ones, from the cells.
+    Then its AUROC; its threshold, the known cells on which it is predicted there, and precision and recall in percent
+    (empty without thresholds); the groups that it is in, separated by `;`, and its quintile (1 for the classes with
+    fewest annotations). So every figure of a record can be recomputed from this file or, for pooled ones, from the
+    cells.
     """
-    rows = metrics.per_class_table(metrics.evaluate_cells(cells), labels.class_ids, labels.class_names)
+    by_class = metrics.rank_by_class(cells)
+    rows = metrics.per_class_table(metrics.evaluate_cells(cells, by_class), labels.class_ids, labels.class_names)
+    for row, area in zip(rows, metrics.auroc(cells, by_class), strict=True):
+        row["auroc"] = None if math.isnan(area) else 100 * float(area)
+        row.update(dict.fromkeys(AT_THRESHOLD))
+    if thresholds is not None:
+        _add_predictions(rows, metrics.predictions_at(cells, thresholds.values), thresholds)
     members = {name: set(ids) for name, ids in groups.items()}
     quintile = {c: n for n, part in enumerate(metrics.count_quintiles(train_annotations), 1) for c in part}
     for c, row in enumerate(rows):
@@ -91,6 +108,23 @@ def write_per_class(
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def _add_predictions(rows: Sequence[dict[str, Any]], predicted: metrics.Predictions, thresholds: Thresholds) -> None:
+    columns = (thresholds.values, predicted.predicted, 100 * predicted.precision, 100 * predicted.recall)
+    for row, values in zip(rows, zip(*(column.tolist() for column in columns), strict=True), strict=True):
+        row.update(zip(AT_THRESHOLD, values, strict=True))
+
+
+def mean_auroc(of_classes: np.ndarray) -> float:
+    """Return the mean AUROC in percent of the classes, [C] in [0, 1], that have one; NaN if none has."""
+    defined = of_classes[~np.isnan(of_classes)]
+    return 100 * float(defined.mean()) if defined.size else math.nan
+
+
+def f1_figures(scores: F1) -> F1Figures:
+    """Return CF1, OF1 and their parts as a record keeps them."""
+    return F1Figures(**{name: _percent(value) for name, value in vars(scores).items()})
 
 
 def draw_replicates(
@@ -132,14 +166,6 @@ def write_replicates(path: Path, replicates: Replicates) -> None:
     write_text(path, "\n".join(lines) + "\n")
 
 
-def read_replicates(path: Path) -> dict[str, np.ndarray]:
-    """Replicates [R] by column name, percent; NaN where a replicate has no class to score."""
-    with path.open(encoding="utf-8") as file:
-        names = file.readline().strip().split(",")
-        values = np.loadtxt(file, delimiter=",", ndmin=2)
-    return dict(zip(names, values.T, strict=True))
-
-
 def _columns(labels: PartialLabels, class_ids: Sequence[str]) -> list[int]:
     column = {class_id: index for index, class_id in enumerate(labels.class_ids)}
     return [column[class_id] for class_id in class_ids]
@@ -147,14 +173,35 @@ def _columns(labels: PartialLabels, class_ids: Sequence[str]) -> list[int]:
 
 def _group(result: Metrics, index: Sequence[int], drawn: np.ndarray | None) -> GroupMetrics:
     value, scored = result.group(index)
-    return GroupMetrics(map_c=_estimate(value, drawn), num_classes_scored=scored, num_classes=len(index))
+    lowest, _ = result.lowest.group(index)
+    return GroupMetrics(map_c=_estimate(value, lowest, drawn), num_classes_scored=scored, num_classes=len(index))
 
 
-def _estimate(value: float, drawn: np.ndarray | None) -> Estimate:
-    if drawn is None or math.isnan(value):
-        return Estimate(value=_percent(value))
-    low, high = intervals.interval(drawn, point=value)
-    return Estimate(value=_percent(value), low=_percent(low), high=_percent(high))
+def _estimate(value: float, lowest: float, drawn: np.ndarray | None) -> Estimate:
+    if math.isnan(value):
+        return Estimate(value=None)
+    if drawn is None:
+        return Estimate(value=_percent(value), lowest=_percent(lowest))
+    low, high = image_interval(value, drawn, lowest)
+    return Estimate(value=_percent(value), low=_percent(low), high=_percent(high), lowest=_percent(lowest))
+
+
+def image_interval(value: float, replicates: np.ndarray, lowest: float | None) -> tuple[float, float]:
+    """Return the 95 % interval of one run's figure over test images, percent, within what the metric can be.
+
+    Args:
+        value: on the whole test set.
+        replicates: [R].
+        lowest: what the worst ranking comes to; None in old records.
+    """
+    return Sample(np.array([value]), replicates, bounds=(lowest or 0.0, 100.0)).estimate.interval
+
+
+def metric_bounds(metrics: SplitMetrics, name: str) -> tuple[float, float]:
+    """Return what a figure can be on the data of a record, percent."""
+    own = {"map_c": metrics.map_c, "map_o": metrics.map_o}
+    estimate = own[name] if name in own else metrics.groups[name].map_c
+    return (estimate.lowest or 0.0, 100.0)
 
 
 def _percent(value: float) -> float | None:

@@ -13,11 +13,11 @@ import torch
 from plbench.checkpoint import Checkpoints
 from plbench.distributed import World
 from plbench.environment import device_name
+from plbench.evaluation.stored import finished_record
 from plbench.features import stored_features
 from plbench.forecast.estimate import DAY, features_path
 from plbench.forecast.measured import Measured, measure
 from plbench.planning.resolve import RunPlan, fit_part_plan
-from plbench.record import finished_record
 from plbench.workspace import Workspace
 
 

@@ -200,7 +200,7 @@ def read_grid(path: Path) -> Grid:
             return Grid.model_validate(tomllib.load(file))
     except OSError as error:
         raise PlbenchError(f"{path} cannot be read: {error.strerror}; give a file such as grid.toml") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PlbenchError(f"{path} is not valid TOML: {error}") from error
     except ValidationError as error:
         raise PlbenchError(f"{path}: {_sentence(error)}") from error

@@ -1,8 +1,9 @@
 """Decoding JPEG files on the GPU: workers only read bytes, and the device decodes and squashes a batch at a time.
 
 Pixels differ slightly from Pillow's, which decodes large files at a fraction of their size, so it is asked for by
-`--decode gpu`. What is not a plain JPEG (other formats, CMYK, files that end too early) is decoded by Pillow in the
-workers all the same, and so is what the device's decoder refuses: a broken file gets the same sentence either way.
+`--decode gpu`. What is not a plain JPEG (other formats, CMYK, an EXIF orientation, files that end too early) is decoded
+by Pillow in the workers all the same, and so is what the device's decoder refuses: a broken file gets the same sentence
+either way.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch.utils.data import default_collate
 from plbench.errors import PlbenchError
 from plbench.loading.routes import Unscaled, Views, box_of, finished, stacked_boxes
 from plbench.loading.transforms import EvalTransform, TrainTransform, as_bytes
+from plbench.pixels import DECODING_ERRORS, is_plain, opened
 
 if TYPE_CHECKING:
     from plbench.images import ImageSource
@@ -225,15 +227,13 @@ class JpegFiles:
 
 
 def is_plain_jpeg(content: bytes) -> bool:
-    """Whether a file is one that every decoder reads alike: a whole JPEG in the usual colours, or grey."""
+    """Whether a file is one that every decoder reads alike: a whole upright JPEG in the usual colours, or grey."""
     if not content.startswith(b"\xff\xd8"):
         return False
-    from plbench.images import DECODING_ERRORS
-
     try:
-        image = Image.open(io.BytesIO(content))  # reads the header
+        image = opened(io.BytesIO(content))  # reads the header
     except DECODING_ERRORS:
         return False
     stores_rgb = image.info.get("adobe_transform") == 0 and image.mode == "RGB"
     whole = content.rstrip(b"\0").endswith(_END_OF_IMAGE)
-    return image.format == "JPEG" and image.mode in ("RGB", "L") and whole and not stores_rgb
+    return image.format == "JPEG" and is_plain(image) and whole and not stores_rgb

@@ -75,7 +75,7 @@ def run_all(
     return [_result(plan, outcomes.get(plan.spec.key), workspace) for plan in plans]
 
 
-_REST = ("track", "decode", "save_every", "compiles", "profiles")  # of a workspace, as they are
+_REST = ("track", "decode", "pretraining", "save_every", "compiles", "profiles")  # of a workspace, as they are
 
 
 def in_bundles(plans: Sequence[RunPlan], registry: Registry, slots: int) -> list[Bundle]:

@@ -22,7 +22,7 @@ from PIL import Image, features
 from torch.utils.data import DataLoader
 
 from plbench.errors import DataError
-from plbench.images import DECODING_ERRORS, ImageSource, image_set_id
+from plbench.images import ImageSource, image_set_id
 from plbench.packed.shards import (
     BLOCK_ROWS,
     INDEX,
@@ -32,8 +32,12 @@ from plbench.packed.shards import (
     PackedSplit,
     PackSettings,
     is_there,
+    refuse_other_pixels,
+    shard_name,
     undecodable,
 )
+from plbench.paths import refuse_links
+from plbench.pixels import DECODING_ERRORS, PIXELS, is_plain, opened, shown, shown_size
 from plbench.store import unwritable, write_atomically, write_json
 
 _SCHEMA = pa.schema(
@@ -45,7 +49,6 @@ _SCHEMA = pa.schema(
     ],
     metadata={"plbench": "packed images, format 1"},
 )
-_KEPT = {("JPEG", "RGB"), ("JPEG", "L")} | {("PNG", mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA")}
 _DRAFT_GAP = 1.5  # JPEGs are decoded at a fraction of their size that leaves this times the one wanted, or more
 _MOST_UNREADABLE = 64  # one after the other, in an order that has nothing to do with the images: a disk that is gone
 
@@ -80,7 +83,8 @@ def pack(
 ) -> PackedSplit:
     """Packs images in a fixed pseudo-random order, at a short side of `short_side` pixels where they are larger.
 
-    A JPEG or PNG that is small enough is kept byte for byte. Images that cannot be read are left out and listed.
+    A plain JPEG or PNG that is small enough is kept byte for byte; others are written as they are shown, small PNGs as
+    PNGs, the rest as JPEGs. Images that cannot be read are left out and listed.
     Called again after an interruption it goes on where it was; where it had ended, it makes only what is missing.
 
     Args:
@@ -91,6 +95,7 @@ def pack(
 
     Raises:
         DataError: if the folder was packed with other settings or from other images, or most images cannot be read.
+        PlbenchError: if the folder is a link, or a file in it that is written.
         StoreError: if the folder cannot be written to.
     """
     settings = PackSettings(
@@ -99,7 +104,9 @@ def pack(
         images=image_set_id(source),
         num_images=len(source),
         rows_per_shard=rows_per_shard,
+        pixels=PIXELS,
     )
+    refuse_links(folder.parent, folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
@@ -126,19 +133,21 @@ def encode(source: ImageSource, row: int, short_side: int, quality: int) -> Enco
     """
     content, name = source.read(row), source.ids[row]
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            width, height = image.size
-            short = min(width, height)
-            if short <= short_side and (image.format, image.mode) in _KEPT:
+        with opened(io.BytesIO(content)) as image:
+            width, height = shown_size(image)
+            short, turned = min(width, height), (width, height) != image.size
+            if short <= short_side and image.format in ("JPEG", "PNG") and is_plain(image):
                 image.draft("RGB", (1, 1))  # a JPEG at an eighth of its size: still reads it to its end
                 image.load()
                 return EncodedImage(name, content, width, height)
             if short > short_side:
                 width, height = ((side * short_side + short // 2) // short for side in (width, height))
-                image.draft("RGB", (int(width * _DRAFT_GAP), int(height * _DRAFT_GAP)))
-            picture = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+                wanted = int(width * _DRAFT_GAP), int(height * _DRAFT_GAP)
+                image.draft("RGB", wanted[::-1] if turned else wanted)
+            picture = shown(image)
+            kind = "PNG" if image.format == "PNG" and short <= short_side else "JPEG"
         buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=quality)
+        picture.resize((width, height), Image.Resampling.LANCZOS).save(buffer, kind, quality=quality)
     except DECODING_ERRORS as error:
         raise DataError(f"image {source.name(row)} cannot be read: {undecodable(error)}") from error
     return EncodedImage(name, buffer.getvalue(), width, height)
@@ -154,6 +163,7 @@ def _begun(folder: Path, settings: PackSettings) -> PackedSplit:
     if packed is None:
         encoder = f"Pillow {PIL.__version__}, libjpeg-turbo {features.version_feature('libjpeg_turbo')}"
         return PackedSplit(settings=settings, encoder=encoder)
+    refuse_other_pixels(packed.settings.pixels, folder)
     before, now = packed.settings.model_dump(), settings.model_dump()
     other = [f"{name} {before[name]}, not {now[name]}" for name in now if before[name] != now[name]]
     if other:
@@ -264,7 +274,7 @@ class _Packing:
             self.report(done, len(self.source))
 
     def _write(self, number: int, images: list[EncodedImage], taken: int) -> PackedFile:
-        path = self.folder / f"shard-{number:05d}.arrow"
+        path = self.folder / shard_name(number)
         write_atomically(path, lambda file: _write_shard(file, images))
         return PackedFile.of(path, len(images), taken)
 

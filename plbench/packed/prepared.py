@@ -10,15 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from plbench.annotations.collect import Annotations
 from plbench.annotations.index import file_sha256
 from plbench.dataset import Dataset, LabelledSplit
 from plbench.errors import DataError, did_you_mean
-from plbench.packed.shards import ShardedImages
+from plbench.packed.shards import ShardedImages, refuse_other_pixels
+from plbench.paths import read_plain, refuse_links
+from plbench.pixels import PIXELS
+from plbench.plain_json import MOST_BYTES
 
 PREPARED = "prepared.json"
 
@@ -29,6 +32,7 @@ class Preparation(BaseModel):
     Attributes:
         dataset: its name. source: fingerprint of the dataset that it was made from. done: whether it is whole.
         num_images: by split, of the dataset that it was made from; those that could not be read are left out here.
+        pixels: version of the rules by which its images were decoded; 1 before it was noted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,10 +42,11 @@ class Preparation(BaseModel):
     source: str
     short_side: int
     quality: int
-    splits: tuple[str, ...]
+    splits: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")], ...]
     num_images: dict[str, int]
     groups: dict[str, tuple[str, ...]]
     done: bool
+    pixels: int = 1
 
 
 def is_prepared(root: Path) -> bool:
@@ -53,14 +58,16 @@ def read_preparation(root: Path) -> Preparation:
     """What a prepared folder says of itself.
 
     Raises:
-        DataError: if the file is damaged or from another version.
+        DataError: if the file is damaged, or from a version that decodes images otherwise.
     """
     try:
-        return Preparation.model_validate_json((root / PREPARED).read_bytes())
+        about = Preparation.model_validate_json(read_plain(root, root / PREPARED, MOST_BYTES))
     except (OSError, ValidationError) as error:
         raise DataError(
             f"{root / PREPARED} cannot be read: {str(error).splitlines()[0]}; run plbench data prepare again"
         ) from error
+    refuse_other_pixels(about.pixels, root)
+    return about
 
 
 class PreparedDataset(Dataset):
@@ -104,13 +111,16 @@ class PreparedDataset(Dataset):
             packed = did_you_mean(name, self.about.splits)
             raise DataError(f"{self.root} has no split {name!r} of {self.name!r}; {packed}")
         if name not in self._splits:
-            labels = Annotations.open(self.root / name / "labels").labels
+            folder = self.root / name / "labels"
+            for path in (folder, *(folder.iterdir() if folder.is_dir() else ())):
+                refuse_links(self.root, path)
+            labels = Annotations.open(folder).labels
             self._splits[name] = LabelledSplit(ShardedImages(self.root / name), labels)
         return self._splits[name]
 
     def fingerprint(self) -> str:
         """sha256 over labels and shards of the splits in use."""
-        content = {}
+        content: dict[str, Any] = {"pixels": PIXELS}
         for split in self.used_splits():
             files = sorted(path for path in (self.root / split / "labels").iterdir() if path.is_file())
             labels = {path.name: file_sha256(path, self.cache and self.cache / "index") for path in files}
@@ -132,7 +142,7 @@ def prepared_kind(kind: type[Dataset]) -> type[PreparedDataset]:
     """The dataset class that reads prepared folders of `kind`, with its name, protocols and recipes."""
     copied = (
         *("name", "title", "licence", "sources", "protocols", "recipes", "Options"),
-        *("official_num_images", "official_num_classes"),
+        *("official_num_images", "official_num_classes", "collections", "expected_positives"),
     )
     members: dict[str, Any] = {attribute: getattr(kind, attribute) for attribute in copied}
     return type(f"Prepared{kind.__name__}", (PreparedDataset,), {**members, "kind": kind, "__doc__": kind.__doc__})

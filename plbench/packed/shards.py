@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
 from collections.abc import Callable
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -19,11 +20,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from plbench.columns import TextColumn
 from plbench.errors import DataError
-from plbench.images import DECODING_ERRORS, find_unreadable
+from plbench.images import find_unreadable
+from plbench.paths import refuse_links
+from plbench.pixels import DECODING_ERRORS, PIXELS, decoded
 
 MANIFEST = "packed.json"
 INDEX = "index.arrow"
@@ -36,11 +39,17 @@ _MEND = "run plbench data prepare again, which makes what is missing"
 _VERIFY = "plbench data verify tells what else is damaged"
 
 
+def shard_name(number: int) -> str:
+    """The file name of a shard."""
+    return f"shard-{number:05d}.arrow"
+
+
 class PackSettings(BaseModel):
     """What the bytes of a packed split follow from. Another is refused where a folder has one already.
 
     Attributes:
         images: id of the image set that was packed (`plbench.images.image_set_id`).
+        pixels: version of the rules by which files were decoded (`plbench.pixels.PIXELS`); 1 before it was noted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,24 +58,26 @@ class PackSettings(BaseModel):
     short_side: int
     quality: int
     images: str
-    num_images: int
-    rows_per_shard: int = ROWS_PER_SHARD
+    num_images: NonNegativeInt
+    rows_per_shard: PositiveInt = ROWS_PER_SHARD
+    pixels: int = 1
 
 
 class PackedFile(BaseModel):
     """A file of a packed split.
 
     Attributes:
+        name: `shard_name` of its number, or that of the index: a manifest names no other file.
         rows: images in it. num_bytes: its size. taken: images of the source that it took, unreadable ones among them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    rows: int
-    num_bytes: int
+    rows: NonNegativeInt
+    num_bytes: NonNegativeInt
     sha256: str
-    taken: int
+    taken: NonNegativeInt
 
     @classmethod
     def of(cls, path: Path, rows: int, taken: int) -> PackedFile:
@@ -93,6 +104,16 @@ class PackedSplit(BaseModel):
     unreadable: dict[str, str] = {}
     index: PackedFile | None = None
 
+    @model_validator(mode="after")
+    def _names_its_own_files(self) -> PackedSplit:
+        """A manifest is a stranger's: the names in it become paths that are read, written and deleted."""
+        given = [shard.name for shard in self.shards] + ([] if self.index is None else [self.index.name])
+        expected = [shard_name(number) for number in range(len(self.shards))] + ([INDEX] if self.index else [])
+        for name, right in zip(given, expected, strict=True):
+            if name != right:
+                raise ValueError(f"it names a file {name!r:.80}, where {right} is expected")
+        return self
+
     @property
     def num_images(self) -> int:
         """Images that are packed."""
@@ -116,9 +137,10 @@ class PackedSplit(BaseModel):
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValidationError) as error:
+            why = str(error) if isinstance(error, OSError) else error.errors()[0]["msg"]
             raise DataError(
-                f"{path} is not the manifest of a packed split: {str(error).splitlines()[0]}; delete the folder and "
-                "run plbench data prepare again"
+                f"{path} is not the manifest of a packed split: {why}; delete the folder and run plbench data prepare "
+                "again"
             ) from error
 
 
@@ -127,8 +149,9 @@ class _OpenShard:
 
     def __init__(self, folder: Path, shards: tuple[PackedFile, ...], number: int) -> None:
         self.path = folder / shards[number].name
+        refuse_links(folder, self.path)
         try:
-            self.descriptor = os.open(self.path, os.O_RDONLY)
+            self.descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
         except OSError as error:
             raise DataError(f"{self.path} cannot be read: {error.strerror}; {_MEND}") from error
         size = os.fstat(self.descriptor).st_size
@@ -176,6 +199,7 @@ class ShardedImages:
                 "does not exist" if packed is None else f"has {packed.taken:,} of {packed.settings.num_images:,} images"
             )
             raise DataError(f"the packed split {folder} {state}; {_MEND}")
+        refuse_other_pixels(packed.settings.pixels, folder)
         self.folder, self.packed = folder, packed
         self.rows = np.arange(packed.num_images) if rows is None else rows
         columns = _open_index(folder / INDEX, packed.index)
@@ -228,10 +252,7 @@ class ShardedImages:
         """
         content = self.read(row)
         try:
-            with Image.open(io.BytesIO(content)) as image:
-                if min_side:
-                    image.draft("RGB", (min_side, min_side))
-                return image.convert("RGB")
+            return decoded(io.BytesIO(content), min_side)
         except DECODING_ERRORS as error:
             raise DataError(f"image {self.name(row)} cannot be read: {undecodable(error)}; {_VERIFY}") from error
 
@@ -278,6 +299,24 @@ class ShardedImages:
             shard.expect(int(self._begins[first]), int(self._begins[last]) + int(self._sizes[last]))
 
 
+def refuse_other_pixels(version: int, folder: Path) -> None:
+    """Refuse a packed folder whose images were decoded by other rules.
+
+    Args:
+        version: of the rules, as noted in the folder.
+
+    Raises:
+        DataError: if it is not `PIXELS`.
+    """
+    if version != PIXELS:
+        age = "an older" if version < PIXELS else "a newer"
+        raise DataError(
+            f"{folder} was packed by {age} plbench, which decodes images with 16 bits, transparency or an EXIF "
+            f"orientation differently (rules {version}, not {PIXELS}); delete the folder and run plbench data prepare "
+            "again"
+        )
+
+
 def undecodable(error: Exception) -> str:
     """Why an image could not be decoded, in words that are the same each time."""
     unknown = isinstance(error, UnidentifiedImageError)  # whose message has the address of a buffer
@@ -285,11 +324,12 @@ def undecodable(error: Exception) -> str:
 
 
 def is_there(folder: Path, file: PackedFile) -> bool:
-    """Whether a packed file exists at its full size."""
+    """Whether a packed file exists at its full size, and is no link."""
     try:
-        return (folder / file.name).stat().st_size == file.num_bytes
+        status = (folder / file.name).lstat()
     except OSError:
         return False
+    return stat.S_ISREG(status.st_mode) and status.st_size == file.num_bytes
 
 
 def _open_index(path: Path, expected: PackedFile) -> dict[str, pa.Array]:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from plbench.columns import TextColumn, take
 from plbench.errors import DataError
-from plbench.images import DECODING_ERRORS, decoded
+from plbench.pixels import DECODING_ERRORS, decoded
 from plbench.store import write_atomically
 
 

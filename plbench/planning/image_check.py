@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from plbench.api import Dataset, ImageSource
 from plbench.errors import DataError
 from plbench.images import find_unreadable
+from plbench.plain_json import parse_json
 from plbench.spec import Protocol
 from plbench.store import write_json
 from plbench.workspace import Workspace
@@ -94,6 +94,6 @@ def note_of_unreadable(dataset: Dataset, split: str, workspace: Workspace) -> Ab
 def _noted(note: Path) -> set[str] | None:
     """Ids that an earlier check found unreadable; None where there was none, or its note says nothing to us."""
     try:
-        return {str(image_id) for image_id in json.loads(note.read_text(encoding="utf-8"))["unreadable"]}
+        return {str(image_id) for image_id in parse_json(note.read_bytes())["unreadable"]}
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -94,7 +94,7 @@ def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -
         raise PlbenchError(
             f"{path} cannot be read: {error.strerror}; give a file such as runs/KEY/spec.toml"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PlbenchError(f"{path} is not valid TOML: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
@@ -136,6 +136,7 @@ def options_of(plan: RunPlan, workspace: Workspace) -> list[str]:
             workspace.weights_file if spec.model.weights == "file" else spec.model.weights,
             recipe.model.weights,
         ),
+        "pretraining": (None if workspace.pretraining is None else ",".join(workspace.pretraining) or "none", None),
         "precision": (spec.precision, usual),
         "seed": (spec.seed, 0),
         "selection": (spec.selection, "last"),

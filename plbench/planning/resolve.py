@@ -147,6 +147,7 @@ def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Materia
     protocol = spec.protocol.model_copy(update={"suggested": suggested})
     skipped = check_images(dataset, protocol, workspace, skip=bool(spec.skipped_images))
     material = _opened_material(dataset, protocol, skipped, opened)
+    resolve_backbone(spec.model.backbone)  # timm would fetch, or read from a folder, what a stranger names by address
     path = weights_path(spec.model, workspace.weights_file)
     here = spec.model_copy(
         update={
@@ -193,6 +194,7 @@ def complete(
             "features; leave it out, or give --regime finetune"
         )
     task = make_task(base, material)
+    params = params.completed(task)
     stages: dict[str, tuple[Stage, RunPlan]] = {}
     with hooks.calling(method, "stages"):
         needed = method.stages(params, task)
@@ -224,18 +226,30 @@ def complete(
     return RunPlan(spec, method, params, material, recipe, stages)
 
 
-def is_default(plan: RunPlan) -> bool:
+def is_default(plan: RunPlan, *, opens_data: bool = True) -> bool:
     """Whether a run takes the values of its protocol and recipe as they stand, so that no person tuned it by hand.
 
     A variant that the method declares has those values, too, but for what makes it that variant.
+
+    Args:
+        plan: of the run.
+        opens_data: whether the dataset may be opened for values that only it determines; else they may be any.
     """
     spec, recipe, method = plan.spec, plan.recipe, plan.method
     suggested = plan.material.protocol.suggested.get(method.name, {})
-    variants = ({}, *method.variants.values())
-    rows = [validate_params(method, _starting(method, suggested, variant)) for variant in variants]
     model = spec.model.model_copy(update={"weights_sha256": recipe.model.weights_sha256})
-    declared = [row.model_dump(mode="json", exclude_none=True) for row in rows]
-    return spec.method.params in declared and spec.plan == recipe.plans[spec.regime] and model == recipe.model
+    if spec.plan != recipe.plans[spec.regime] or model != recipe.model:
+        return False
+    for variant in ({}, *method.variants.values()):
+        row = validate_params(method, _starting(method, suggested, variant))
+        left = row.left_to_task()
+        if left and opens_data:
+            row = row.completed(make_task(spec, plan.material))
+        declared = row.model_dump(mode="json", exclude_none=True)
+        taken = {name: spec.method.params.get(name) for name in left if name in spec.method.params}
+        if spec.method.params == (declared if opens_data else declared | taken):
+            return True
+    return False
 
 
 def fit_part_plan(plan: RunPlan, registry: Registry) -> RunPlan:
@@ -289,6 +303,7 @@ def make_task(spec: RunSpec, material: Material, artifacts: Mapping[str, torch.T
         regime=spec.regime,
         generator=generator(spec.seed, "method", spec.method.name),
         artifacts=artifacts or {},
+        expected_positives=material.expected_positives,
     )
 
 

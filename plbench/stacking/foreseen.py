@@ -14,6 +14,7 @@ from plbench.diagnostics import diagnose_training
 from plbench.engine import FitState
 from plbench.errors import PlbenchError
 from plbench.evaluation import summary
+from plbench.evaluation.stored import finished_record
 from plbench.forecast import estimate
 from plbench.forecast.made_up import made_up
 from plbench.forecast.measured import about_to_train
@@ -21,7 +22,6 @@ from plbench.models import Backbone
 from plbench.planning.resolve import RunPlan
 from plbench.protocol import Part
 from plbench.randomness import seeded
-from plbench.record import finished_record
 from plbench.stacking.layers import layers_of
 from plbench.stacking.stacked import Head, fit_together
 from plbench.stacking.together import can_stack, groups, most_at_once

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from plbench.evaluation.statistics import Sample
 from plbench.studies.experiments.claims import line_above
-from plbench.studies.experiments.experiment import Claim, Experiment, Ground, Point, Row, Sample
+from plbench.studies.experiments.experiment import Claim, Experiment, Ground, Point, Row
 from plbench.studies.experiments.plane import grid, learn_all, make_plane, overlap, true_classes
 from plbench.studies.experiments.plane_drawing import Field, boundaries
 from plbench.workspace import Workspace

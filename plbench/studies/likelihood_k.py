@@ -37,7 +37,7 @@ def beats_both_ends(findings: Findings) -> Verdict:
 
 def best_is_together(findings: Findings) -> Verdict:
     """The best point with the prior is above the best without it."""
-    best = [max(findings.line(name), key=lambda p: p.values["map_c"].points.mean()) for name in (TOGETHER, ALONE)]
+    best = [max(findings.line(name), key=lambda p: p.values["map_c"].mean) for name in (TOGETHER, ALONE)]
     label = f"K = {best[0].x:g} with the prior minus K = {best[1].x:g} without"
     gap = above(findings, (TOGETHER, best[0].x), (ALONE, best[1].x), "map_c", label=label)
     return every([gap] if gap else [])

@@ -106,6 +106,7 @@ class SmallDataset(Dataset):
     protocols = (_PROTOCOL,)
     recipes = ()
     needs_files = False
+    expected_positives = 2.0  # stated, so that it is the same whatever the hidden truth is
 
     def __init__(self, size: Size, known: PartialLabels | None = None) -> None:
         """Draws the labels.

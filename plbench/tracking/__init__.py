@@ -180,7 +180,9 @@ def figures(record: Record) -> dict[str, float]:
     found: dict[str, float] = {}
     for split, metrics in record.metrics.items():
         values = {name: getattr(metrics, name).value for name in ("map_c", "map_o")}
-        values |= {name: getattr(metrics, name) for name in ("micro_ap", "cf1", "of1")}
+        values |= {name: getattr(metrics, name) for name in ("micro_ap", "auroc", "ece")}
+        for name, f1 in (("", metrics.f1), ("_top3", metrics.f1_top3)):
+            values |= {} if f1 is None else {f"cf1{name}": f1.cf1, f"of1{name}": f1.of1}
         values |= {f"map_c of {group}": held.map_c.value for group, held in metrics.groups.items()}
         found |= {f"{split}/{name}": value for name, value in values.items() if value is not None}
     cost = {} if record.cost is None else record.cost.model_dump()

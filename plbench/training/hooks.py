@@ -28,6 +28,7 @@ _SIGNATURES = {
     "epoch_start": "epoch_start(self, view, progress) returns nothing",
     "epoch_end": "epoch_end(self, view, progress) returns nothing",
     "diagnostics": "diagnostics(self, output, batch) returns masks bool [B, C] by name",
+    "idle": "idle(self) returns sentences, a list of str",
     "state_dict": "state_dict(self) returns tensors and plain values",
     "load_state_dict": "load_state_dict(self, state) takes what state_dict gave",
 }

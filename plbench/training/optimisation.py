@@ -15,7 +15,14 @@ from plbench.training import hooks
 
 
 def make_optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.optim.Optimizer, list[float]]:
-    """AdamW, or Adam with coupled decay; 1-D parameters (biases, norms) do not decay. Also the peak rates."""
+    """AdamW, or Adam as CSL's code runs it; 1-D parameters (biases, norms) do not decay. Also the peak rates.
+
+    CSL's loss is a sum over the images of a step, here it is their mean. Adam does not notice a constant factor on its
+    gradient, but what is added to the gradient (the coupled decay) and to its root mean square (eps) is then as much
+    larger beside it: both are divided by the number of images of a step.
+    """
+    images_per_step = plan.batch_size if plan.optimizer == "adam-coupled" else 1
+    decay = plan.weight_decay / images_per_step
     groups: list[dict[str, Any]] = []
     peaks: list[float] = []
     with hooks.calling(method, "param_groups"):
@@ -25,13 +32,13 @@ def make_optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.
         for decays in (True, False):
             chosen = [p for p in parameters if (p.ndim > 1) == decays]
             if chosen:
-                groups.append({"params": chosen, "weight_decay": plan.weight_decay if decays else 0.0})
+                groups.append({"params": chosen, "weight_decay": decay if decays else 0.0})
                 peaks.append(plan.lr * group.get("lr_scale", 1.0))
     if not groups:
         raise PlbenchError(f"method {method.name!r} has no parameter to train")
     kind = torch.optim.AdamW if plan.optimizer == "adamw" else torch.optim.Adam
     fused = groups[0]["params"][0].device.type in ("cpu", "cuda")  # one pass over each parameter
-    return kind(groups, lr=plan.lr, fused=fused), peaks
+    return kind(groups, lr=plan.lr, eps=1e-8 / images_per_step, fused=fused), peaks
 
 
 def make_average(model: nn.Module, plan: Plan, num_steps: int) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from plbench.api import Batch, Method, Progress
-from plbench.cells import Cells
+from plbench.cells import Cells, top_places
 from plbench.distributed import World
 from plbench.errors import TrainingError
 from plbench.labels import PartialLabels
@@ -153,17 +153,21 @@ def predict_share(
 
 
 def collect_cells(stream: Iterator[tuple[Tensor, Tensor]], labels: PartialLabels) -> Cells:
-    """Scores at the known cells only, from a stream of dense batches: all that metrics ever see."""
+    """Scores at the known cells only, from a stream of dense batches: all that metrics ever see.
+
+    Unknown cells leave a trace in one place: they take places among the highest-scored classes (`Cells.in_top`).
+    """
     parts: list[tuple[np.ndarray, ...]] = []
     for rows, scores in stream:
         known = labels.rows(rows.numpy())
         row, column = np.nonzero(known)
-        parts.append((rows.numpy()[row], column, scores.numpy()[row, column], known[row, column] > 0))
-    nothing = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, bool))
-    row_index, class_index, values, positives = (
+        dense, cell = scores.numpy(), (row, column)
+        parts.append((rows.numpy()[row], column, dense[cell], known[cell] > 0, top_places(dense)[cell]))
+    nothing = (np.empty(0, int), np.empty(0, int), np.empty(0, np.float32), np.empty(0, bool), np.empty(0, bool))
+    row_index, class_index, values, positives, in_top = (
         np.concatenate(part) for part in zip(*(parts or [nothing]), strict=True)
     )
-    return Cells(row_index, class_index, values, positives, labels.num_images, labels.num_classes)
+    return Cells(row_index, class_index, values, positives, labels.num_images, labels.num_classes, in_top)
 
 
 def _scores(model: nn.Module, method: Method, batch: Batch, execution: Execution) -> Tensor:

@@ -15,6 +15,7 @@ import optuna
 from matplotlib.ticker import LogFormatterSciNotation, NullFormatter
 from optuna.visualization import matplotlib as plotting
 
+from plbench.lettering import drawable, dress
 from plbench.store import write_atomically
 from plbench.tuning.study import StudyRecord
 
@@ -95,7 +96,8 @@ def _draw(name: str, draw: Callable[[], Any], title: str, folder: Path) -> list[
                     panel.set_xticks(panel.get_xlim(), [f"{end:.1g}" for end in panel.get_xlim()])
                     for label, side in zip(panel.get_xticklabels(), ("left", "right"), strict=True):
                         label.set_horizontalalignment(side)
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(drawable(title), fontsize=10)
+        dress(figure)
         try:
             for file_name in names:
                 kind = file_name.rpartition(".")[2]

@@ -195,7 +195,8 @@ def parse_ranges(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
         if not (name and equals and colon):
             raise PlbenchError(f"--range {text!r} is not of the form name=low:high, such as --range lr=1e-4:1e-1")
         if name in ranges:
-            raise PlbenchError(f"--range {name} is given twice")
+            first = ":".join(f"{end:g}" for end in ranges[name])
+            raise PlbenchError(f"--range {name} is given twice ({first} and {ends}); give it once")
         ranges[name] = values
     return ranges
 

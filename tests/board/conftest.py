@@ -60,6 +60,8 @@ def make_row(method: str, seed: int, **changes: Any) -> dict[str, Any]:
         "ceiling": False,
         "withdrawn": None,
         "seeds": [0, 1, 2, 3, 4],
+        "studies": 0,
+        "same": [],
         "keys": [f"{seed:04x}{index:012x}" for index in range(5)],
         "rank": None,
         "figures": {
@@ -110,6 +112,8 @@ def make_section(seed: int) -> dict[str, Any]:
         "model": "tf_efficientnet_lite0 at 96 px, mlp head",
         "configuration": "default",
         "ranked": True,
+        "detectable": 0.8,
+        "notes": ["A difference of 0.8 points is found with a chance of 80 %."],
         "rows": rows,
     }
 

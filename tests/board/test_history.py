@@ -10,7 +10,7 @@ import pytest
 
 from plbench.board.boards import LEDGER, RECORDS, BoardFolder
 from plbench.board.history import check_history
-from plbench.board.refusals import Refusal
+from plbench.findings import Refusal
 
 KEYS = ("a" * 16, "b" * 16)
 BOARD: dict[str, Any] = {
@@ -202,3 +202,14 @@ def test_no_checkout_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("PATH", str(tmp_path))
     assert check_history(BoardFolder(tmp_path / "tiny"), None, notes.append) == []
     assert len(notes) == 2
+
+
+@pytest.mark.parametrize("name", ["clean", "process", "textconv"])
+def test_what_the_checkout_names_is_not_run(board: Path, tmp_path: Path, name: str) -> None:
+    """A folder from a stranger may come with a .git of its own, whose filters `git diff` would run."""
+    section = "diff.x" if name == "textconv" else "filter.x"
+    git(board, "config", f"{section}.{name}", f"touch {tmp_path / 'ran'}; cat")
+    (board / ".gitattributes").write_text("* filter=x diff=x\n")
+    change_a_record(board)
+    assert check(board)
+    assert not (tmp_path / "ran").exists()

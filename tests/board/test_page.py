@@ -115,6 +115,7 @@ def test_what_a_table_shows(boards):
         "Assume Negative at 82.0 beats",
         "of 56",
         "0.006",
+        "A difference of 0.8 points",
         "No rows yet",
         "no test has the power",
     ):

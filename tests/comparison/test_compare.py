@@ -8,12 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from plbench.comparison.compare import Figure, Row, Setting, compare, row_labels, shares_best
+from plbench.comparison.compare import Row, Setting, compare, row_labels
 from plbench.comparison.verdict import share_words, verdict
-from plbench.evaluation.bootstrap import draw_indices
+from plbench.evaluation.statistics import Figure
 from plbench.planning.resolve import Request, plan_run
 from plbench.record import Record, SearchedRange, TuningReport
 from plbench.registry import Registry
@@ -41,14 +40,15 @@ def test_runs_that_left_out_other_images_are_not_paired(made: tuple[Path, Record
     assert len(compare([(folder, record), (folder, record)])) == 1
 
 
-def test_a_row_alone_is_the_best_and_the_same_row_under_two_names_shares_that(made: tuple[Path, Record]) -> None:
+def test_a_row_alone_is_the_best_and_the_same_row_under_two_names_is_one(made: tuple[Path, Record]) -> None:
     folder, record = made
     (alone,) = compare([made])
     assert [row.share_best for row in alone.rows] == [1.0] and alone.num_images == 24
-    other = record.model_copy(update={"spec": record.spec.model_copy(update={"tuned_by": "0" * 16})})
+    named = record.spec.method.model_copy(update={"params": {"mode": "both"}})
+    other = record.model_copy(update={"spec": record.spec.model_copy(update={"method": named})})
     (both,) = compare([made, (folder, other)])
-    assert [row.share_best for row in both.rows] == [0.5, 0.5]
-    assert both.as_dict()["rows"][0]["share_best"] == 0.5 and json.dumps(both.as_dict(), allow_nan=False)
+    assert len(both.rows) == 1 and len(both.rows[0].same) == 1
+    assert both.as_dict()["rows"][0]["share_best"] == 1.0 and json.dumps(both.as_dict(), allow_nan=False)
 
 
 def test_rows_that_were_trained_for_longer_than_others_say_so(made: tuple[Path, Record]) -> None:
@@ -69,37 +69,6 @@ def test_rows_that_were_trained_for_longer_than_others_say_so(made: tuple[Path, 
         "a (epochs=10, batch_size=16)",
         "b (epochs=10, batch_size=8)",
     ]
-
-
-class TestSharesBest:
-    def test_they_sum_to_one_and_are_what_a_loop_counts(self) -> None:
-        rng = np.random.default_rng(0)
-        rows = [rng.normal(mean, 1.0, (seeds, 200)).round(1) for mean, seeds in ((0.3, 3), (0.2, 5), (0.0, 1))]
-        rows[0][:, 7] = rows[1][:, 7] = rows[2][:, 7] = np.nan
-        wins = np.zeros(3)
-        for r in range(200):
-            if r == 7:
-                continue
-            means = []
-            for place, values in enumerate(rows):
-                num_seeds = len(values)
-                drawn = draw_indices(f"4/best/{place}", 200 * num_seeds, num_seeds).reshape(200, num_seeds)[r]
-                means.append(np.mean([values[s, r] for s in drawn]))
-            winners = [place for place, mean in enumerate(means) if mean == max(means)]
-            for place in winners:
-                wins[place] += 1 / len(winners)
-        shares = shares_best(rows, seed=4)
-        assert shares.sum() == pytest.approx(1)
-        np.testing.assert_allclose(shares, wins / 199)
-
-    def test_equal_rows_split_evenly(self) -> None:
-        values = np.random.default_rng(1).normal(size=(1, 100))
-        np.testing.assert_allclose(shares_best([values, values, values - 9], seed=0), [0.5, 0.5, 0])
-        many = np.random.default_rng(1).normal(size=(5, 4000))
-        assert shares_best([many, many], seed=0) == pytest.approx([0.5, 0.5], abs=0.05)
-
-    def test_where_nothing_is_defined_nobody_is_the_best(self) -> None:
-        assert np.isnan(shares_best([np.full((2, 9), np.nan)] * 2, seed=0)).all()
 
 
 def altered(record: Record, method: str = "selective", title: str = "Selective", **changes: Any) -> Record:
@@ -156,7 +125,9 @@ class TestLabels:
         ]
         assert row_labels(rows, registry) == ["Selective", "Selective, tuned", "Selective (prior), tuned"]
 
-    def test_two_studies_of_one_method_are_told_apart(self, made: tuple[Path, Record], registry: Registry) -> None:
+    def test_two_studies_of_one_method_have_labels_of_their_own(
+        self, made: tuple[Path, Record], registry: Registry
+    ) -> None:
         rows = [altered(made[1], lr=lr, tuned_by=study * 16) for lr, study in ((0.1, "a"), (0.2, "b"))]
         assert row_labels(rows, registry) == [
             "Selective, tuned by aaaaaaaa in 16 trials",
@@ -173,7 +144,7 @@ class TestLabels:
 def setting_of(
     p_values: Sequence[float | None], num_seeds: int = 5, half: float = 0.5, scored: int = 60, classes: int = 60
 ) -> Setting:
-    """Rows A, B, … a point apart, A the best."""
+    """Rows A, B, … a point apart, A the best; those of p at least 0.05 share its rank."""
     rows = []
     for place, p_value in enumerate(p_values):
         mean = 60.0 - place
@@ -189,32 +160,34 @@ def setting_of(
                 share_best=0.9 if place == 0 else 0.1 / (len(p_values) - 1),
                 difference=None if place == 0 else Figure(-place, -place - 1, -place + 1),
                 p_value=p_value,
+                rank=1 if p_value is None or p_value >= 0.05 else place + 1,
             )
         )
-    return Setting("tiny/v1", "probe", "a model", 3000, tuple(rows))
+    return Setting("tiny/v1", "probe", "a model", 3000, tuple(rows), 1.25)
 
 
 class TestVerdict:
     def test_a_clear_winner(self) -> None:
         first, second = verdict(setting_of([None, 0.01, 0.002]))
         assert first == (
-            "A has the highest mAP(C), 60.00 ±0.50 over 5 seeds, and is the best in 90 % of resamples of test images "
-            "and seeds."
+            "A has the highest mAP(C), 60.00 ±0.50 over 5 seeds. The chance that it is the best with other test images "
+            "and seeds too: 90 %."
         )
-        assert second == "The other 2 rows are worse by more than chance explains, p < 0.05 after Holm."
+        assert second == "The other 2 rows are significantly worse (p < 0.05, all pairs tested together)."
 
-    def test_ties_are_named(self) -> None:
+    def test_ties_are_named_with_what_could_have_been_found(self) -> None:
         setting = setting_of([None, 0.4, 0.05, 0.01])
         assert [row.label for row in setting.tied] == ["B", "C"]
         said = verdict(setting)[1]
-        assert "cannot be told apart from B (best in 3 %) and C (best in 3 %)" in said
-        assert said.endswith("The other row is worse by more than chance explains.")
+        assert "statistically tied with B (3 %) and C (3 %)" in said
+        assert "The other row is significantly worse" in said
+        assert said.endswith("A difference of 1.2 points would have been found in 4 of 5 such comparisons.")
 
     @pytest.mark.parametrize("num_seeds", [1, 2])
-    def test_few_seeds_tell_nothing_apart(self, num_seeds: int) -> None:
+    def test_few_seeds_rank_nothing(self, num_seeds: int) -> None:
         setting = setting_of([None, 0.001], num_seeds)
         assert [row.label for row in setting.tied] == ["B"]
-        assert f"{num_seeds} seed" in verdict(setting)[1] and "too few to tell methods apart" in verdict(setting)[1]
+        assert f"{num_seeds} seed" in verdict(setting)[1] and "too few to rank methods" in verdict(setting)[1]
 
     def test_a_row_alone_has_nothing_to_be_compared_to(self) -> None:
         assert "only row" in verdict(setting_of([None]))[0]

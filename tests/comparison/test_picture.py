@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from plbench.comparison.compare import Figure, Row, Setting
+from plbench.comparison.compare import Row, Setting
 from plbench.comparison.picture import draw_comparison
 from plbench.errors import PlbenchError
+from plbench.evaluation.statistics import Figure
 
 COMMAND = "plbench compare --dataset tiny --simulate fpc=8 --methods paper --seeds 5"
 NAN = float("nan")
@@ -32,6 +33,7 @@ def a_row(place: int, p_value: float | None, groups: tuple[str, ...], num_seeds:
         share_best=0.8 if place == 0 else 0.05,
         difference=None if place == 0 else Figure(-place, -place - 1, -place + 1),
         p_value=p_value,
+        rank=1 if p_value is None or p_value >= 0.05 else place + 1,
     )
 
 
@@ -79,17 +81,17 @@ def test_it_names_rows_panels_shares_and_its_command(make_setting: Callable[...,
         assert part in words
     # two hyphens may not stand in a comment of XML
     assert "plbench compare" in words and "fpc=8" in words and "Mean over 5 seeds" in words
-    assert "24 test images" in words and "6 of 6 classes scored" in words and "Holm" in words
+    assert "24 test images" in words and "6 of 6 classes scored" in words and "statistically tied" in words
 
 
 def test_few_seeds_are_said(make_setting: Callable[..., Setting], tmp_path: Path) -> None:
     words = words_in(make_setting(num_seeds=1), tmp_path / "a.svg")
-    assert "Mean over 1 seed with" in words and "Too few seeds" in words and "Holm" not in words
+    assert "Mean over 1 seed with" in words and "Too few seeds" in words and "tied" not in words
 
 
 def test_what_is_worse_is_hollow(make_setting: Callable[..., Setting], tmp_path: Path) -> None:
     whites = []
-    for setting in (make_setting(4), make_setting(4, num_seeds=2)):  # two rows worse; none that can be told apart
+    for setting in (make_setting(4), make_setting(4, num_seeds=2)):  # two rows worse; too few seeds to say
         draw_comparison(setting, COMMAND, tmp_path / "a.svg")
         whites.append((tmp_path / "a.svg").read_text(encoding="utf-8").count("fill: #ffffff; stroke: #595959"))
     assert whites == [2 * 4, 0]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from plbench.cells import Cells
 from plbench.errors import PlbenchError
-from plbench.evaluation.bootstrap import Replicates, replicates, resample_weights
+from plbench.evaluation.bootstrap import Replicates, draw_indices, replicates, resample_weights
 from plbench.metrics import evaluate
 
 Array = npt.NDArray[Any]
@@ -32,15 +32,36 @@ def draw(seed: int, num_images: int = 30, num_classes: int = 6) -> tuple[Array, 
 
 
 def naive_replicates(scores: Array, labels: Array, num_replicates: int, seed: int) -> Array:
-    """[2 + groups, R]: repeat the rows of each resample and evaluate it."""
+    """[2 + groups, R]: repeat the rows of each resample and evaluate it, with stand-ins for undefined classes."""
     weights = resample_weights(len(scores), num_replicates, seed).astype(int)
+    whole = evaluate(scores, labels)
+    scored = [c for c in range(labels.shape[1]) if not np.isnan(whole.ap[c])]
     values = []
-    for weight in weights.T:
+    for number, weight in enumerate(weights.T):
         drawn = np.repeat(np.arange(len(scores)), weight)
         metrics = evaluate(scores[drawn], labels[drawn])
-        groups = [metrics.group(members)[0] for members in GROUPS.values()]
-        values.append([metrics.map_c, metrics.map_o, *groups])
+        ap = metrics.ap.copy()
+        for c, other in stand_ins(scored, whole.num_positives, seed, number).items():
+            if np.isnan(ap[c]):
+                ap[c] = whole.ap[c] + 2**0.5 * (whole.ap[other] - whole.ap[c])
+        parts = [[100 * ap[c] for c in part if c in scored] for part in (scored, *GROUPS.values())]
+        first, *groups = [np.clip(np.mean(part), 0, 100) if part else np.nan for part in parts]
+        values.append([first, metrics.map_o, *groups])
     return np.array(values).T
+
+
+def stand_ins(scored: list[int], positives: Array, seed: int, number: int) -> dict[int, int]:
+    """For each scored class the one whose AP stands in: drawn from the 20 nearest in number of positives."""
+    if len(scored) < 2:
+        return {}
+    by_positives = sorted(scored, key=lambda c: positives[c])
+    size = min(21, len(scored))
+    draws = draw_indices(f"{seed}/neighbours/{number}", len(scored), size - 1)
+    found = {}
+    for c, drawn in zip(scored, draws, strict=True):
+        first = min(max(by_positives.index(c) - size // 2, 0), len(scored) - size)
+        found[c] = [other for other in by_positives[first : first + size] if other != c][drawn]
+    return found
 
 
 def stacked(result: Replicates) -> Array:

@@ -60,7 +60,7 @@ def findings_of(cases: list[Case], workspace: Workspace, request: Request = SHOR
 def same(findings: Findings, one: str, other: str) -> bool:
     """Whether two series came to the same figures, on every resample."""
     a, b = findings.line(one)[0], findings.line(other)[0]
-    return all(np.array_equal(a.values[name].draws, b.values[name].draws) for name in a.values)
+    return all(np.array_equal(a.values[name].replicates, b.values[name].replicates) for name in a.values)
 
 
 @pytest.mark.parametrize("name", ON_DATA)

@@ -128,7 +128,7 @@ def test_other_commands_say_it_too(fault: str, command: str, bench: Bench, tmp_p
     plugin = ["--plugin", written(tmp_path, source), "--data-root", bench.data, "--simulate", "fpc=4", "-q"]
     name, *words = command.split()
     method = ["--method", "mine"] if name == "run" else ["--methods", "mine,ce-negative"]
-    said = plbench(name, *words, *method, "--dataset", "coco2017", *plugin, "--recipe", "quick", *SHORT)
+    said = plbench(name, *words, *method, "--dataset", "coco2017", *plugin, *SHORT)
     assert said.code == 2, said
     assert all(re.search(piece, said.err) for piece in pieces), said.err
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from test_cli import QUICK, Outcome, plbench
+from test_cli import QUICK, Outcome, plbench, words_with
 
 from plbench import tune
 from plbench.errors import PlbenchError, StoreError
@@ -385,8 +385,8 @@ class TestCommand:
     def test_whatever_is_wrong_is_one_sentence_and_leaves_nothing(
         self, options: list[str], says: str, tmp_path: Path
     ) -> None:
-        command = ["tune", "-m", "pasl-negative", "-d", "scenes", "--recipe", "quick", "--epochs", "1", "--trials", "2"]
-        said = plbench(*command, "--runs", tmp_path / "runs", *options)
+        command = ["-m", "pasl-negative", "-d", "scenes", "--recipe", "quick", "--epochs", "1", "--trials", "2"]
+        said = plbench("tune", *words_with([*command, "--runs", tmp_path / "runs"], *options))
         assert said.code == 2 and said.out == "", said
         lines = [line for line in said.err.splitlines() if not re.match(r"\[ *\d+\.\d s\] ", line)]
         assert len(lines) == 1 and lines[0].startswith("plbench: error: ") and says in lines[0], said.err

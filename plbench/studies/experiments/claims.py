@@ -7,14 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
-from plbench.comparison.compare import FEWEST_SEEDS, SIGNIFICANT
-from plbench.evaluation.intervals import PairedDifference, holm, interval, seeds_interval
-from plbench.studies.experiments.experiment import NUM_DRAWS, Findings, Place, Point, Test, Verdict
+from plbench.evaluation.statistics import MIN_SEEDS, SIGNIFICANT, Estimate, holm
+from plbench.studies.experiments.experiment import Findings, Place, Point, Test, Verdict
 
 _MOST_NAMED = 4
-_LEAST = 2 / (NUM_DRAWS + 1) + 1e-12  # p value of a bootstrap all of whose draws lie on one side
 
 
 @dataclass(frozen=True)
@@ -27,31 +24,24 @@ class Comparison:
     """
 
     label: str
-    difference: PairedDifference
+    difference: Estimate
     seeds: int
 
     @property
-    def p_value(self) -> float:
-        """The bootstrap's; where all its draws lie on one side, what a normal distribution of that width gives.
-
-        R draws cannot say less than 2 / (R + 1), of which Holm over 26 places makes more than 0.05 whatever the data.
-        """
-        d = self.difference
-        if d.p_value > _LEAST or d.high <= d.low:
-            return d.p_value
-        error = (d.high - d.low) / (2 * stats.norm.ppf(0.975))
-        return float(min(d.p_value, 2 * stats.norm.sf(abs(d.difference) / error)))
+    def ends(self) -> tuple[float, float]:
+        """Of its 95 % interval."""
+        return self.difference.interval
 
     @property
     def words(self) -> str:
         """As "p = 0.5: +1.20 [+0.80, +1.60]"."""
-        d = self.difference
-        numbers = f"{d.difference:+.2f} [{d.low:+.2f}, {d.high:+.2f}]"
+        low, high = self.ends
+        numbers = f"{self.difference.value:+.2f} [{low:+.2f}, {high:+.2f}]"
         return f"{self.label}: {numbers}" if self.label else numbers
 
 
 def every(comparisons: Sequence[Comparison]) -> Verdict:
-    """Held where each difference is above 0 beyond chance; not held where one is below it (Holm over all).
+    """Held where each difference is above 0 significantly; not held where one is below it (Holm over all).
 
     For "all of them" each interval counts at its own level: the claim is wrongly held with at most that chance.
     """
@@ -60,38 +50,38 @@ def every(comparisons: Sequence[Comparison]) -> Verdict:
     found = "; ".join(c.words for c in _most_telling(comparisons))
     more = len(comparisons) - _MOST_NAMED
     found += f"; and {more} more" if more > 0 else ""
-    adjusted = holm([c.p_value for c in comparisons])
-    wrong = [c for c, p in zip(comparisons, adjusted, strict=True) if c.difference.difference < 0 and p < SIGNIFICANT]
+    adjusted = holm([c.difference.p_value for c in comparisons])
+    wrong = [c for c, p in zip(comparisons, adjusted, strict=True) if c.difference.value < 0 and p < SIGNIFICANT]
     if wrong:
-        most = f"{len(wrong)} of {len(comparisons)} go the other way beyond chance ({found})"
+        most = f"{len(wrong)} of {len(comparisons)} go the other way significantly ({found})"
         return Verdict("not held", most if len(comparisons) > 1 else found)
-    sure = [c for c in comparisons if c.difference.low > 0]
+    sure = [c for c in comparisons if c.ends[0] > 0]
     if len(sure) == len(comparisons):
         return Verdict("held", found)
     if len(comparisons) == 1:
         return Verdict("undecided", found)
-    return Verdict("undecided", f"{len(sure)} of {len(comparisons)} are above 0 beyond chance ({found})")
+    return Verdict("undecided", f"{len(sure)} of {len(comparisons)} are above 0 significantly ({found})")
 
 
 def some(comparisons: Sequence[tuple[Comparison, ...]]) -> Verdict:
     """Held where for one of the places each of its differences is above 0, with Holm over the places.
 
-    Not held where for every place one of its differences is below 0 beyond chance.
+    Not held where for every place one of its differences is below 0 significantly.
     """
     flat = [c for place in comparisons for c in place]
     if refusal := _refusal(flat):
         return refusal
-    worst = [max(place, key=lambda c: (c.p_value, -c.difference.difference)) for place in comparisons]
-    above = [all(c.difference.difference > 0 for c in place) for place in comparisons]
-    p_values = [c.p_value if good else 1.0 for c, good in zip(worst, above, strict=True)]
+    worst = [max(place, key=lambda c: (c.difference.p_value, -c.difference.value)) for place in comparisons]
+    above = [all(c.difference.value > 0 for c in place) for place in comparisons]
+    p_values = [c.difference.p_value if good else 1.0 for c, good in zip(worst, above, strict=True)]
     adjusted = holm(p_values)
-    lead = [min(c.difference.difference for c in place) for place in comparisons]
+    lead = [min(c.difference.value for c in place) for place in comparisons]
     best = min(range(len(comparisons)), key=lambda place: (adjusted[place], -lead[place]))
     words = ", ".join(c.words for c in comparisons[best])
     if adjusted[best] < SIGNIFICANT:
         return Verdict("held", words)
     leader = comparisons[int(np.argmax(lead))]
-    if all(any(c.difference.high < 0 for c in place) for place in comparisons):
+    if all(any(c.ends[1] < 0 for c in place) for place in comparisons):
         return Verdict("not held", f"nowhere; nearest {', '.join(c.words for c in leader)}")
     return Verdict("undecided", f"nearest {', '.join(c.words for c in leader)}, p = {min(adjusted):.2f} after Holm")
 
@@ -114,7 +104,7 @@ def difference(a: Point, b: Point, metric: str, label: str = "") -> Comparison |
     if metric not in a.values or metric not in b.values:
         return None
     gap = a.values[metric].minus(b.values[metric])
-    return None if math.isnan(gap.difference) else Comparison(label, gap, min(len(a.seeds), len(b.seeds)))
+    return None if math.isnan(gap.value) else Comparison(label, gap, min(len(a.seeds), len(b.seeds)))
 
 
 def line_above(
@@ -188,7 +178,7 @@ def _pair(findings: Findings, one: str, other: str, metric: str, x: Place, panel
     """Two lines at a place where both are, the higher one first."""
     a, b = findings.at(one, x, panel), findings.at(other, x, panel)
     assert a is not None and b is not None
-    return (a, b) if a.values[metric].points.mean() >= b.values[metric].points.mean() else (b, a)
+    return (a, b) if a.values[metric].mean >= b.values[metric].mean else (b, a)
 
 
 def gap_change(first: tuple[Point, Point], second: tuple[Point, Point], metric: str, label: str) -> Comparison:
@@ -200,26 +190,16 @@ def gap_change(first: tuple[Point, Point], second: tuple[Point, Point], metric: 
         metric: of all four.
         label: of the comparison.
     """
-    drawn, values = [], []
-    for place, (a, b) in enumerate((first, second)):
-        one, other = a.values[metric], b.values[metric]
-        gap = seeds_interval(one.draws, seed=one.seed, stream=f"a/{place}")
-        drawn.append(gap - seeds_interval(other.draws, seed=other.seed, stream=f"b/{place}"))
-        values.append(float(one.points.mean() - other.points.mean()))
-    change = drawn[0] - drawn[1]
-    change = change[~np.isnan(change)]
-    fewer = min(np.count_nonzero(change <= 0), np.count_nonzero(change >= 0))
-    p_value = min(1.0, 2 * (1 + fewer) / (change.size + 1))
-    value = values[0] - values[1]
+    one, other = (a.values[metric].minus(b.values[metric]) for a, b in (first, second))
     seeds = min(len(point.seeds) for pair in (first, second) for point in pair)
-    return Comparison(label, PairedDifference(value, *interval(change, point=value), p_value), seeds)
+    return Comparison(label, one + -other, seeds)
 
 
 def _refusal(comparisons: Sequence[Comparison]) -> Verdict | None:
     if not comparisons:
         return Verdict("undecided", "nothing to compare: what it speaks of was not run, or is undefined")
     fewest = min(c.seeds for c in comparisons)
-    if fewest < FEWEST_SEEDS:
+    if fewest < MIN_SEEDS:
         words = "; ".join(c.words for c in _most_telling(comparisons))
         seeds = "1 seed is" if fewest == 1 else f"{fewest} seeds are"
         return Verdict("undecided", f"{seeds} too few to say ({words})")
@@ -230,4 +210,4 @@ def _most_telling(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Those that speak against the claim first; in the order of places where there are few."""
     if len(comparisons) <= _MOST_NAMED:
         return list(comparisons)
-    return sorted(comparisons, key=lambda c: c.difference.difference)[:_MOST_NAMED]
+    return sorted(comparisons, key=lambda c: c.difference.value)[:_MOST_NAMED]

@@ -8,21 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from plbench import runner, sweep
 from plbench.comparison.compare import model_words
 from plbench.console import duration
 from plbench.errors import DataError, PlbenchError, StoreError, TrainingError
-from plbench.evaluation.summary import read_replicates
+from plbench.evaluation.statistics import Sample
+from plbench.evaluation.stored import replicates_of
+from plbench.evaluation.summary import metric_bounds
 from plbench.lineups import lineup
 from plbench.lineups.lineup import Contest, Entrant, LeftOut
 from plbench.planning.resolve import Request, RunPlan
 from plbench.protocol import Material, choose_protocol
-from plbench.randomness import derive_seed
-from plbench.record import Record, whole_file
+from plbench.record import Record
 from plbench.stacking.foreseen import seconds_of_all
-from plbench.studies.experiments.experiment import Case, Experiment, Findings, Ground, Point, Row, Sample, Scale
+from plbench.studies.experiments.experiment import Case, Experiment, Findings, Ground, Point, Row, Scale
 from plbench.workspace import Workspace, open_dataset
 
 
@@ -192,14 +191,14 @@ def record_samples(records: Sequence[Record], workspace: Workspace) -> dict[str,
         StoreError: if the replicates of a run are missing or were changed.
     """
     folders = [workspace.store.run_folder(record.key) for record in records]
-    tables = [
-        read_replicates(whole_file(folder, record, "replicates.csv"))
-        for folder, record in zip(folders, records, strict=True)
-    ]
-    seed = derive_seed(0, "compare", records[0].spec.protocol.name)
+    tables = [replicates_of(folder, record) for folder, record in zip(folders, records, strict=True)]
+    seeds = tuple(record.spec.seed for record in records)
     return {
-        name: Sample(
-            np.array([_value(record, name) for record in records]), np.stack([table[name] for table in tables]), seed
+        name: Sample.of_runs(
+            [_value(record, name) for record in records],
+            [table[name] for table in tables],
+            seeds,
+            metric_bounds(records[0].test, name),
         )
         for name in tables[0]
     }

@@ -12,8 +12,9 @@ from torch import Tensor
 from plbench import runner
 from plbench.api import Stage, TrainView
 from plbench.evaluation.bootstrap import draw_indices
+from plbench.evaluation.statistics import Sample
 from plbench.priors import class_average, spearman_by_depth
-from plbench.studies.experiments.experiment import NUM_DRAWS, FloatArray, Ground, Point, Row, Sample
+from plbench.studies.experiments.experiment import NUM_DRAWS, FloatArray, Ground, Point, Row
 from plbench.workspace import Workspace
 
 COUNTS = "count of annotations"
@@ -70,7 +71,9 @@ def _correlations(
         values = np.nan_to_num(np.concatenate([spearman_by_depth(v, truth, [k]) for v in vectors]))
         drawn = top[draw_indices(f"classes/{k}", NUM_DRAWS * k, k).reshape(NUM_DRAWS, k)]  # the same for all estimates
         draws = np.stack([_rank_correlation(v[drawn], truth[drawn]) for v in vectors])
-        found.append(_point(series, float(k), panel, {SPEARMAN: Sample(values, draws, bounds=(-1.0, 1.0))}, runs))
+        found.append(
+            _point(series, float(k), panel, {SPEARMAN: Sample.of_runs(values, draws, bounds=(-1.0, 1.0))}, runs)
+        )
     return found
 
 

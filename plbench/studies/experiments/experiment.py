@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from plbench.comparison.compare import Figure
-from plbench.evaluation.intervals import PairedDifference, interval, paired_difference, seeds_interval
+from plbench.evaluation.statistics import Sample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
@@ -82,40 +80,6 @@ class Row:
     case: Case
     plans: tuple[RunPlan, ...]
     records: tuple[Record, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One quantity of one point over its seeds.
-
-    Attributes:
-        points: [S] the value of each seed's training.
-        draws: [S, R] the same on resamples of what it was measured on (test images, classes); samples that were
-            measured on the same resamples pair up.
-        seed: of the draws of seeds.
-        bounds: that no value can lie beyond, nor an interval.
-    """
-
-    points: FloatArray
-    draws: FloatArray
-    seed: int = 0
-    bounds: tuple[float, float] = (-math.inf, math.inf)
-
-    @classmethod
-    def of_seeds(cls, points: npt.ArrayLike) -> Sample:
-        """Of values that vary by seed alone."""
-        values = np.asarray(points, np.float64)
-        return cls(values, np.repeat(values[:, None], NUM_DRAWS, axis=1))
-
-    def figure(self) -> Figure:
-        """Mean with its 95 % interval over seeds and resamples."""
-        mean = float(self.points.mean())
-        ends = interval(seeds_interval(self.draws, seed=self.seed), point=mean)
-        return Figure(mean, *(float(end) for end in np.clip(ends, *self.bounds)))
-
-    def minus(self, other: Sample) -> PairedDifference:
-        """Difference of means, with its interval and p value."""
-        return paired_difference(self.draws, other.draws, self.points, other.points, seed=self.seed)
 
 
 @dataclass(frozen=True)

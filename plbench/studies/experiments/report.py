@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from plbench.comparison.compare import Figure
+from plbench.evaluation.statistics import Figure
 from plbench.store import write_json, write_text
 from plbench.studies.experiments.experiment import Claim, Experiment, Findings, Point, Verdict
 from plbench.studies.experiments.style import save, styled

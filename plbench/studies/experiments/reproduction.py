@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from plbench.evaluation.statistics import Sample
 from plbench.record import Record
 from plbench.studies.experiments.conduct import record_samples
-from plbench.studies.experiments.experiment import Findings, Ground, Point, Row, Sample
+from plbench.studies.experiments.experiment import Findings, Ground, Point, Row
 from plbench.studies.experiments.paper_tables import PaperTable, tables_of
 from plbench.workspace import Workspace
 

@@ -9,6 +9,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plbench.lettering import drawable, dress
 from plbench.store import write_atomically
 
 if TYPE_CHECKING:
@@ -80,8 +81,8 @@ def strokes(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def plain(text: str) -> str:
-    """The text without anything that matplotlib would take for a formula."""
-    return text.replace("$", r"\$")
+    """The text without anything that matplotlib would take for a formula, or cannot write."""
+    return drawable(text).replace("$", r"\$")
 
 
 def save(figure: Figure, folder: Path, name: str) -> tuple[str, ...]:
@@ -91,6 +92,7 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[str, ...]:
         StoreError: if they cannot be written.
     """
     with styled():
+        dress(figure)
         drawn = io.StringIO()
         figure.savefig(drawn, format="svg", metadata={"Date": None})
         text = in_both_modes(drawn.getvalue())

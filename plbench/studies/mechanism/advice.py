@@ -6,7 +6,6 @@ answer. Nothing is looked at but the training part.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +20,7 @@ from plbench.errors import PlbenchError, TrainingError
 from plbench.labels import PartialLabels
 from plbench.lineups import lineup
 from plbench.lineups.lineup import Entrant
+from plbench.plain_json import parse_json
 from plbench.planning.resolve import Request
 from plbench.priors import spearman_by_depth
 from plbench.protocol import Material, choose_protocol
@@ -113,7 +113,7 @@ def read_map(path: Path | None = None) -> ModeMap:
     """
     try:
         source = path or resources.files("plbench.studies.mechanism") / "which_mode_map.json"
-        return ModeMap.model_validate(json.loads(source.read_text(encoding="utf-8")))
+        return ModeMap.model_validate(parse_json(source.read_bytes()))
     except (OSError, ValueError, ValidationError) as error:
         raise PlbenchError(
             f"{path} is not a map of modes ({error}); plbench study which-mode writes map.json"

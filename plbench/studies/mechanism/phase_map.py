@@ -11,11 +11,10 @@ import numpy as np
 
 from plbench import runner
 from plbench.api import Stage
-from plbench.comparison.compare import SIGNIFICANT
-from plbench.evaluation.intervals import holm
+from plbench.evaluation.statistics import SIGNIFICANT, Sample, compare_pairs
 from plbench.simulate import parse
 from plbench.studies.experiments.conduct import metrics_of_records
-from plbench.studies.experiments.experiment import Findings, Ground, Point, Row, Sample
+from plbench.studies.experiments.experiment import Findings, Ground, Point, Row
 from plbench.studies.experiments.style import COLOURS, INK, PALE, new_figure, plain
 from plbench.studies.mechanism.placement import Placement, estimated_positives, place, true_placement, unknown_scores
 from plbench.workspace import Workspace
@@ -50,21 +49,19 @@ class Cell:
     @property
     def best(self) -> str:
         """By mean mAP(C)."""
-        return max(self.points, key=lambda mode: self.points[mode].values[METRIC].points.mean())
+        return max(self.points, key=lambda mode: self.points[mode].values[METRIC].mean)
 
     @property
     def tied(self) -> tuple[str, ...]:
-        """The best and what is not worse beyond chance (paired by test image, Holm)."""
-        best = self.best
-        others = [mode for mode in self.points if mode != best]
-        gaps = [self.points[best].values[METRIC].minus(self.points[mode].values[METRIC]) for mode in others]
-        adjusted = list(holm([gap.p_value for gap in gaps])) if gaps else []
-        return (best, *(mode for mode, p in zip(others, adjusted, strict=True) if p >= SIGNIFICANT))
+        """The best and what is statistically tied with it."""
+        order = sorted(self.points, key=lambda mode: -self.points[mode].values[METRIC].mean)
+        pairs = compare_pairs([self.points[mode].values[METRIC] for mode in order])
+        return tuple(mode for mode, p in zip(order, pairs.p_values[0], strict=True) if not p < SIGNIFICANT)
 
     @property
     def lead(self) -> float:
         """Of the best over the second, percentage points."""
-        means = sorted(float(p.values[METRIC].points.mean()) for p in self.points.values())
+        means = sorted(p.values[METRIC].mean for p in self.points.values())
         return means[-1] - means[-2] if len(means) > 1 else 0.0
 
 
@@ -177,4 +174,4 @@ def as_map(findings: Findings) -> dict[str, str]:
 
 def shifted(sample: Sample, by: float) -> Sample:
     """The same values, that much higher."""
-    return Sample(sample.points + by, sample.draws + by, sample.seed)
+    return sample.shifted(by)

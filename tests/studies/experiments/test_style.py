@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from plbench.evaluation.statistics import Sample
 from plbench.studies.experiments.charts import lines
-from plbench.studies.experiments.experiment import Findings, Ground, Point, Sample
+from plbench.studies.experiments.experiment import Findings, Ground, Point
 from plbench.studies.experiments.style import (
     COLOURS,
     DARK,
@@ -73,7 +74,7 @@ def test_files_are_equal_each_time_and_follow_the_page(tmp_path: Path) -> None:
 def test_all_of_a_line_is_inside_its_axes_and_bars_at_one_place_lie_side_by_side(scale: str) -> None:
     places = (0.0, 1.0, 100.0) if scale == "symlog" else (1.0, 10.0, 100.0)
     draws = np.random.default_rng(0).normal(50, 1, (3, 1000))
-    points = [Point(s, x, {"m": Sample(draws.mean(axis=1), draws)}) for s in ("one", "other") for x in places]
+    points = [Point(s, x, {"m": Sample.of_runs(draws.mean(axis=1), draws)}) for s in ("one", "other") for x in places]
     findings = Findings(Ground("d", "d", "none", 1, 1, True), tuple(points))
     with styled():
         figure = lines("m", "x", "y", scale)(findings)

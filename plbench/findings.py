@@ -1,4 +1,4 @@
-"""What verification says of a record: which field was found to hold what, and what it should."""
+"""What a check of a record says: which field was found to hold what, and what it should."""
 
 from __future__ import annotations
 

