@@ -68,7 +68,8 @@ def _protocols(name: str) -> tuple[BenchmarkProtocol, ...]:
     def protocol(variant: str, simulation: str, gammas: dict[str, Any], **rules: Any) -> BenchmarkProtocol:
         suggested = {"pasl-negative": gammas, "selective": {**gammas, **start}}
         return BenchmarkProtocol(
-            name=f"{name}-{variant}/v1",
+            # version 2: each run draws its own labels; of version 1, all runs had the labels of seed 0
+            name=f"{name}-{variant}/{'v1' if simulation == 'none' else 'v2'}",
             dataset=name,
             simulation=simulation,
             suggested=suggested,

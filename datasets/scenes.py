@@ -32,19 +32,26 @@ from .scenes_drawing import CLASSES, DRAWING_VERSION, IMAGE_SIZE, SPLIT_SIZES, d
 FINGERPRINT = "8183cf12a48184ef20a2e8a6a44d5a8cf2137202d3dc0cecac046b15251b5ba1"
 """sha256 over all pixels and labels, on every machine."""
 
+ABOVE_MEAN = 21
+"""Classes, of 56, that are present in more train images than the mean class."""
+
 _CHUNK = 100  # images that a worker draws at a time
 
 
 def _protocol(variant: str, simulation: str, gamma_neg: float, **rules: Any) -> BenchmarkProtocol:
     gammas = {"gamma_pos": 0.0, "gamma_neg": gamma_neg, "gamma_unann": 4.0}
     return BenchmarkProtocol(
-        name=f"scenes-{variant}/v1",
+        # version 2: each run draws its own labels; of version 1, all runs had the labels of seed 0
+        name=f"scenes-{variant}/{'v1' if simulation == 'none' else 'v2'}",
         dataset="scenes",
         simulation=simulation,
-        suggested={"pasl-negative": gammas, "selective": {**gammas, "top_k": 3, "eta": 0.5}},
+        suggested={"pasl-negative": gammas, "selective": {**gammas, "top_k": 3, "eta_top": ABOVE_MEAN}},
         sources={
-            "gammas, eta": "README of the CSL authors' code: its COCO values for FPC-1000 and RPA-0.5",
+            "gammas": "README of the CSL authors' code: its COCO values for FPC-1000 and RPA-0.5",
             "top_k": "ours: the trial that the dataset was designed by, before it was drawn as it is now",
+            "eta_top": "ours: the number of classes whose complete labels in train are more frequent than those of the "
+            "mean class (12.8 % of images); fixed by that rule alone, which no score had a part in. COCO's eta = 0.5 "
+            "exceeds every prior here",
         },
         **rules,
     )

@@ -44,6 +44,8 @@ class Selective(PASLNegative):
     class Params(PASLNegative.Params):
         """Those of P-ASL, and what is ignored. COCO FPC-1000 in the README of CSL's code; alpha is ours."""
 
+        alternatives: ClassVar = (frozenset({"eta", "eta_top"}),)
+
         mode: Literal["both", "likelihood", "prior", "soft-prior"] = Field(
             "both", description="what marks an unknown label as likely present"
         )
@@ -58,7 +60,7 @@ class Selective(PASLNegative):
         scope: Literal["sample", "batch"] = Field(
             "sample", description="K of each image (the paper) or K x B of the batch (CSL's code)"
         )
-        eta: float = tunable(
+        eta: float | None = tunable(
             0.5,
             0.01,
             0.9,
@@ -67,8 +69,13 @@ class Selective(PASLNegative):
             le=1.0,
             description="eta: prior above which a class is ignored",
         )
-        eta_top: int | None = Field(
-            None, ge=1, description="instead of eta: the number of classes with the highest prior"
+        eta_top: int | None = tunable(
+            None,
+            1,
+            lambda task: max(2, task.num_classes // 2),
+            when={"mode": ("both", "prior"), "eta": (None,)},
+            ge=1,
+            description="instead of eta: the number of classes with the highest prior",
         )
         alpha: float = tunable(
             5.0,
@@ -90,11 +97,13 @@ class Selective(PASLNegative):
         _check_counts(params, task)
         self.prior: Tensor | None = None
         self.top_k = 0 if params.mode == "prior" else params.top_k
-        self.eta = params.eta
+        self.eta = 1.0  # which no prior exceeds
         if params.mode != "likelihood":
             self.prior = task.artifacts["prior"].float()
-            if params.eta_top is not None:
-                self.eta = threshold_for_top(self.prior, params.eta_top)
+        if params.mode in ("both", "prior"):
+            assert self.prior is not None
+            by_rank = params.eta_top is not None
+            self.eta = threshold_for_top(self.prior, params.eta_top) if by_rank else params.eta
 
     @classmethod
     def stack(cls, members: Sequence[Selective]) -> Selective:

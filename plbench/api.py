@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -118,7 +119,14 @@ def tunable(
 
 
 class MethodParams(BaseModel):
-    """Base of a method's `Params`: immutable, strict about unknown names and about non-finite numbers."""
+    """Base of a method's `Params`: immutable, strict about unknown names and about non-finite numbers.
+
+    Class attributes:
+        alternatives: groups of parameters that say one thing in several ways, such as a threshold and a quantile. Who
+            gives one of a group sets the others to None, whatever their defaults and what a protocol suggests.
+    """
+
+    alternatives: ClassVar[tuple[frozenset[str], ...]] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -139,6 +147,12 @@ class MethodParams(BaseModel):
         """
         found = {name: determine(task) for name, determine in self.left_to_task().items()}
         return type(self).model_validate({**self.model_dump(), **found}) if found else self
+
+    @classmethod
+    def is_whole(cls, name: str) -> bool:
+        """Return whether a parameter takes whole numbers."""
+        annotation = cls.model_fields[name].annotation
+        return annotation is int or int in typing.get_args(annotation)
 
     @classmethod
     def search_space(cls) -> dict[str, SearchRange]:

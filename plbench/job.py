@@ -115,23 +115,29 @@ class Job:
         """Training inputs, the method, and the model in its initial state.
 
         Args:
-            like: a job on the same cached features, which are then not read again.
+            like: a job on the same cached features, which are then not read again; its labels may be others.
         """
         spec = self.spec
-        self.train_part = self.plan.material.train(spec.train_part) if like is None else like.train_part
+        self.train_part = self.plan.material.train(spec.train_part)
         task = make_task(spec, self.plan.material, self.artifacts)
         self.method = hooks.construct(self.plan.method, self.plan.params, task)
-        self.train_inputs = self._inputs(self.train_part, training=True) if like is None else like.train_inputs
+        if like is None:
+            self.train_inputs = self._inputs(self.train_part, training=True)
+        else:
+            self.train_inputs = _relabelled(like.train_inputs, spec.seed, self.train_part)
         self.state = prepare_fit(self._model(), self.method, spec.plan, task.steps_per_epoch, self.execution)
 
     def open_scored_part(self, like: Job | None = None) -> None:
-        """The part that the run is scored on; that of a job like it where one is given."""
+        """The part that the run is scored on, by the features of a job like it where one is given."""
         material = self.plan.material
-        if like is not None:
+        if like is not None and not self.only_selects:  # test is the same for all seeds
             self.scored_part, self.scored_inputs = like.scored_part, like.scored_inputs
             return
         self.scored_part = material.validation() if self.only_selects else material.test()
-        self.scored_inputs = self._inputs(self.scored_part)
+        if like is None:
+            self.scored_inputs = self._inputs(self.scored_part)
+        else:
+            self.scored_inputs = _relabelled(like.scored_inputs, self.spec.seed, self.scored_part)
 
     def train(self, folder: Path) -> None:
         """Trains to the end, from the folder's newest checkpoint if there is one, and puts selected weights in place.
@@ -352,3 +358,9 @@ class Job:
             backbone, num_features = built, built.num_features
         with seeded(derive_seed(spec.seed, "init", "head")), hooks.calling(self.method, "build"):
             return self.method.build(backbone, lambda: make_head(spec.model, num_features, num_classes))
+
+
+def _relabelled(inputs: Inputs, seed: int, part: Part) -> FeatureInputs:
+    """The features that another run has in memory, with the labels of this run's part."""
+    assert isinstance(inputs, FeatureInputs)
+    return inputs.reseeded(seed, part.labels)

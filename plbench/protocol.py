@@ -33,20 +33,45 @@ class Part:
 
 
 class Material:
-    """A dataset under a protocol. Each part is made when it is asked for: who never asks for test never opens it.
+    """A dataset under a protocol, with the labels of one seed. Each part is made when it is asked for.
+
+    Who never asks for test never opens it.
 
     Attributes:
         skipped: images that are left out, as "split/id".
+        seed: that the simulation of the protocol draws its labels by.
     """
 
-    def __init__(self, dataset: Dataset, protocol: Protocol, skipped_images: Sequence[str] = ()) -> None:
-        """Leaves out the images named in `skipped_images`, as "split/id"."""
+    def __init__(self, dataset: Dataset, protocol: Protocol, skipped_images: Sequence[str] = (), seed: int = 0) -> None:
+        """Opens nothing yet.
+
+        Args:
+            dataset: the data.
+            protocol: the question.
+            skipped_images: to leave out, as "split/id".
+            seed: of the run, which draws its own labels where the protocol does not fix them.
+        """
         self.dataset, self.protocol = dataset, protocol
         self.skipped = frozenset(skipped_images)
+        self.seed = protocol.label_seed(seed)
         self._splits: dict[str, Part] = {}
+        self._siblings: dict[int, Material] = {self.seed: self}
         self._fit_part: Part | None = None
         self._validation: Part | None = None
         self._validates = False
+
+    def at_seed(self, seed: int) -> Material:
+        """Return the material of a run of this seed: the same images, opened once, with the labels that it draws."""
+        label_seed = self.protocol.label_seed(seed)
+        if label_seed not in self._siblings:
+            sibling = Material(self.dataset, self.protocol, tuple(self.skipped), seed)
+            sibling._splits, sibling._siblings = self._splits, self._siblings
+            self._siblings[label_seed] = sibling
+        return self._siblings[label_seed]
+
+    def is_of(self, dataset: Dataset, protocol: Protocol, skipped_images: Sequence[str] = ()) -> bool:
+        """Return whether this is that data under that protocol, of whatever seed."""
+        return self.dataset is dataset and (self.protocol, self.skipped) == (protocol, frozenset(skipped_images))
 
     def whole(self, split: str) -> Part:
         """A split, less skipped images, with its labels as the dataset has them.
@@ -72,7 +97,7 @@ class Material:
     def partial_labels(self) -> PartialLabels:
         """The labels of the whole train split that training may see."""
         # a named stream: the raw seed could be the very one that somebody drew the labels with
-        seed = derive_seed(self.protocol.simulation_seed, "simulate")
+        seed = derive_seed(self.seed, "simulate")
         return parse(self.protocol.simulation).apply(self.whole_train.labels, seed=seed)
 
     @cached_property
@@ -194,17 +219,19 @@ def choose_protocol(
     chosen = dataset.protocols[0]
     if simulate is not None:
         simulation = parse(simulate)
+        fixed = 0 if simulation.kind == "none" else None
         known = {protocol.simulation: protocol for protocol in dataset.protocols}
         chosen = known.get(simulation.text) or custom(
             chosen.model_copy(
                 update={
                     "name": f"{dataset.name}-{simulation.slug}",
                     "simulation": simulation.text,
+                    "simulation_seed": fixed,
                     "validation_labels": "complete" if simulation.kind in _WITHOUT_NEGATIVES else "partial",
                 }
             )
         )
-    if simulation_seed not in (None, chosen.simulation_seed):
+    if simulation_seed not in (None, chosen.simulation_seed) and chosen.simulation != "none":
         chosen = custom(chosen.model_copy(update={"simulation_seed": simulation_seed}))
     return custom(chosen) if selects_on_test else chosen
 

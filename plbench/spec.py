@@ -9,7 +9,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 NUMERICS = 2
 """Raised whenever a change of ours moves results, so that a mended bug is never answered with "already done"."""
@@ -51,6 +51,8 @@ class Protocol(Identified):
         name: `dataset-variant/vN`, or `custom/…`, which no board ranks.
         simulation: how complete labels become partial, as `plbench.simulate.parse` reads it; "none" for labels
             as they come.
+        simulation_seed: of the labels of every run; None where each run draws its own, by its seed. Without a
+            simulation it says nothing, and is 0.
         validation_share: part of train held out, by a hash of the image id, where something is selected.
         validation_labels: which labels of that part select: its own partial ones, or the complete ones that a
             simulation hid (marked as oracle selection).
@@ -63,7 +65,7 @@ class Protocol(Identified):
     name: str
     dataset: str
     simulation: str = "none"
-    simulation_seed: int = 0
+    simulation_seed: Annotated[int, Field(ge=0)] | None = None
     train_split: str = "train"
     test_split: str = "test"
     metric_rules: str = "known-cells/1"
@@ -72,6 +74,18 @@ class Protocol(Identified):
     max_trials: Annotated[int, Field(ge=1)] | None = None
     suggested: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude=True)
     sources: dict[str, str] = Field(default_factory=dict, exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seed_without_simulation(cls, values: Any) -> Any:
+        """Gives protocols without a simulation one canonical form."""
+        if isinstance(values, dict) and values.get("simulation", "none") == "none":
+            return {**values, "simulation_seed": values.get("simulation_seed") or 0}
+        return values
+
+    def label_seed(self, run_seed: int) -> int:
+        """Return the seed that labels are drawn by: the protocol's, or that of the run where it has none."""
+        return run_seed if self.simulation_seed is None else self.simulation_seed
 
     @property
     def budget(self) -> int:

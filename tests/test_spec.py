@@ -15,7 +15,7 @@ GOLDEN_KEY = "3b9bb825eede9c2f"
 
 def a_spec() -> RunSpec:
     return RunSpec(
-        protocol=Protocol(name="tiny/v1", dataset="tiny", simulation="fpc=8"),
+        protocol=Protocol(name="tiny/v1", dataset="tiny", simulation="fpc=8", simulation_seed=0),
         dataset_fingerprint="f" * 64,
         method=MethodSpec(name="m", version="1", source_sha256="a" * 64, params={"gamma": 4.0, "k": 5, "mode": "both"}),
         model=ModelSpec(backbone="test_resnet", weights="random", image_size=32),

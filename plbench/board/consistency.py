@@ -73,7 +73,7 @@ def check_places(folder: BoardFolder) -> list[Refusal]:
 
 
 def check_agreement(entries: Sequence[Entry]) -> list[Refusal]:
-    """Records of one board have one test set; those of one protocol one training set; no row has a seed twice.
+    """Records of one board have one test set; those of one protocol and mask one training set; no row a seed twice.
 
     Where they differ, those that differ from most are refused; of two, the one that was added later.
 
@@ -81,8 +81,8 @@ def check_agreement(entries: Sequence[Entry]) -> list[Refusal]:
         entries: as they were added, oldest first; each of a run that is done.
     """
     refusals = _check_seeds(entries) + _against_most(entries, _test_set)
-    for same_protocol in _grouped(entries, lambda entry: entry.record.spec.protocol.sha256()):
-        refusals += _against_most(same_protocol, _training_set)
+    for same_labels in _grouped(entries, _labels):
+        refusals += _against_most(same_labels, _training_set)
     told = [entry for entry in entries if entry.record.configuration != "unknown"]  # schema 1 did not tell
     for same_method in _grouped(told, lambda entry: entry.record.spec.method.source_sha256):
         refusals += _against_most(same_method, _method)
@@ -102,6 +102,12 @@ def _check_seeds(entries: Sequence[Entry]) -> list[Refusal]:
                 Refusal(entry.key, "spec.seed", f"{spec.seed}, as of record {other}", "a seed once in a row")
             )
     return refusals
+
+
+def _labels(entry: Entry) -> str:
+    """What decides the labels that a run learns from."""
+    spec = entry.record.spec
+    return f"{spec.protocol.sha256()} {spec.protocol.label_seed(spec.seed)}"
 
 
 def _test_set(entry: Entry) -> Facts:

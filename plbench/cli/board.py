@@ -56,7 +56,7 @@ def board_add(
 @board_app.command("new")
 def board_new(
     name: Annotated[str, typer.Argument(help="Name of the board's folder.")],
-    protocol: Annotated[str, typer.Option("--protocol", help="An official protocol, such as scenes-fpc300/v1.")],
+    protocol: Annotated[str, typer.Option("--protocol", help="An official protocol, such as scenes-fpc300/v2.")],
     title: Annotated[str, typer.Option("--title")],
     about: Annotated[str, typer.Option("--about", help="One sentence.")] = "",
     boards: Boards = BOARDS,

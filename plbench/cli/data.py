@@ -127,6 +127,9 @@ def data_verify(
 def data_stats(
     name: Name,
     simulate: Annotated[str | None, typer.Option("--simulate", help="As of plbench run.")] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Of the run whose labels are counted, where a simulation draws them.")
+    ] = 0,
     out: Annotated[Path | None, typer.Option("--out", help="Draw them: a PNG, SVG or PDF.")] = None,
     labels: Labels = None,
     images: Images = None,
@@ -145,7 +148,7 @@ def data_stats(
         statistics.picture_format(out)  # a mistyped name is said before millions of labels are counted
     options = data_options(labels, images, negative_value, data_option)
     workspace = make_workspace(RUNS, plugin, data_root, quiet=quiet, data_options=options)
-    stats = statistics.dataset_stats(name, simulate, workspace)
+    stats = statistics.dataset_stats(name, simulate, workspace, seed)
     if out is not None:
         statistics.draw_stats(stats, out)
     emit(stats, as_json, lambda: tables.print_stats(stats))

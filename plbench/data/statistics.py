@@ -20,8 +20,14 @@ _NAMED = 60  # classes that are named below the picture
 _FORMATS = (".png", ".svg", ".pdf")
 
 
-def dataset_stats(name: str, simulate: str | None, workspace: Workspace) -> dict[str, Any]:
+def dataset_stats(name: str, simulate: str | None, workspace: Workspace, seed: int = 0) -> dict[str, Any]:
     """Known labels in train under a protocol, and in test: by split, by class, and positives by image.
+
+    Args:
+        name: of the dataset.
+        simulate: how labels are hidden; None for the dataset's own protocol.
+        workspace: where.
+        seed: of the run whose labels are counted.
 
     Raises:
         DataError: if files are missing or malformed.
@@ -30,7 +36,7 @@ def dataset_stats(name: str, simulate: str | None, workspace: Workspace) -> dict
     protocol = choose_protocol(dataset, simulate, None)
     if not is_official(dataset, protocol):
         protocol = custom(protocol)
-    material = Material(dataset, protocol)
+    material = Material(dataset, protocol, seed=seed)
     splits = {"train": material.train().labels, "test": material.whole(protocol.test_split).labels}
     columns = {f"{split}_{sign}": counts for split, labels in splits.items() for sign, counts in _signs(labels)}
     labels = splits["train"]
@@ -43,6 +49,7 @@ def dataset_stats(name: str, simulate: str | None, workspace: Workspace) -> dict
     return {
         "dataset": name,
         "protocol": protocol.name,
+        "label_seed": None if protocol.simulation == "none" else material.seed,
         "splits": [_of_split(split, labels) for split, labels in splits.items()],
         "positives_in_an_image": {split: _histogram(labels) for split, labels in splits.items()},
         "notes": {split: said for split in noted if (said := [*noted[split]])},

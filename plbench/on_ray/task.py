@@ -103,6 +103,7 @@ _MOST_OPENED = 4
 
 def _plan(spec: RunSpec, workspace: Workspace) -> RunPlan:
     plan = plan_from_spec(spec, workspace, _OPENED)
-    if plan.material not in _OPENED:
-        _OPENED[:] = [*_OPENED, plan.material][-_MOST_OPENED:]
+    mine = plan.material
+    if not any(opened.is_of(mine.dataset, mine.protocol, tuple(mine.skipped)) for opened in _OPENED):
+        _OPENED[:] = [*_OPENED, mine][-_MOST_OPENED:]
     return plan

@@ -193,14 +193,16 @@ def complete(
 ) -> RunPlan:
     """Fills in method, parameters and stages of a spec whose other fields stand.
 
+    The plan's material is that of the spec's seed, whatever seed the given one is of.
+
     Raises:
         PlbenchError: if the method or a parameter does not fit. PluginError: if stages need each other in a circle.
     """
     if depth > _MAX_STAGE_DEPTH:
         raise PluginError(f"the stages of method {base.method.name!r} need each other in a circle")
-    method = registry.method(base.method.name)
+    method, material = registry.method(base.method.name), material.at_seed(base.seed)
     suggested = material.protocol.suggested.get(method.name, {}) if not base.method.version else {}
-    params = validate_params(method, {**suggested, **method_params})
+    params = validate_params(method, _starting(method, suggested, method_params))
     _check_needs(method, base, material)
     if base.regime == "probe" and base.plan.grad_checkpointing:
         raise PlbenchError(
@@ -255,7 +257,7 @@ def is_default(plan: RunPlan, *, opens_data: bool = True) -> bool:
     if spec.plan != recipe.plans[spec.regime] or model != recipe.model:
         return False
     for variant in ({}, *method.variants.values()):
-        row = validate_params(method, {**suggested, **variant})
+        row = validate_params(method, _starting(method, suggested, variant))
         left = row.left_to_task()
         if left and opens_data:
             row = row.completed(make_task(spec, plan.material))
@@ -272,6 +274,12 @@ def fit_part_plan(plan: RunPlan, registry: Registry) -> RunPlan:
     return complete(base, plan.spec.method.params, plan.material, plan.recipe, registry)
 
 
+def _starting(method: type[Method], suggested: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values that were given, and of those that a protocol suggests the ones that they do not replace."""
+    replaced = {name for names in method.Params.alternatives if names & given.keys() for name in names}
+    return {**{name: value for name, value in suggested.items() if name not in replaced}, **given}
+
+
 def validate_params(method: type[Method], values: Mapping[str, Any]) -> Any:
     """A method's parameters, typed and range-checked.
 
@@ -283,7 +291,16 @@ def validate_params(method: type[Method], values: Mapping[str, Any]) -> Any:
         if name not in known:
             listing = did_you_mean(name, known) if known else "it takes none"
             raise PlbenchError(f"method {method.name!r} has no parameter {name!r}; {listing}")
-    return _checked(method.Params, dict(values), f"parameters of method {method.name!r}")
+    chosen = dict(values)
+    for names in method.Params.alternatives:
+        given = sorted(name for name in names if values.get(name) is not None)
+        if len(given) > 1:
+            raise PlbenchError(
+                f"{' and '.join(given)} of method {method.name!r} say the same in two ways; give one of them"
+            )
+        if given:
+            chosen |= dict.fromkeys(names - {*given})
+    return _checked(method.Params, chosen, f"parameters of method {method.name!r}")
 
 
 def make_task(spec: RunSpec, material: Material, artifacts: Mapping[str, torch.Tensor] | None = None) -> Task:
@@ -357,9 +374,8 @@ def _opened_material(
     dataset: Dataset, protocol: Protocol, skipped: tuple[str, ...], opened: Sequence[Material]
 ) -> Material:
     """Material keeps labels and parts that take a while to make."""
-    wanted = (protocol, frozenset(skipped))
-    same = (m for m in opened if m.dataset is dataset and (m.protocol, m.skipped) == wanted)
-    return next(same, None) or Material(dataset, protocol, skipped)
+    same = next((material for material in opened if material.is_of(dataset, protocol, skipped)), None)
+    return same or Material(dataset, protocol, skipped)
 
 
 def _choose_recipe(dataset: Dataset, name: str | None) -> Recipe:

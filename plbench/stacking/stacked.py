@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from plbench.api import Batch, Method, Progress
 from plbench.engine import FitState
 from plbench.errors import PluginError, TrainingError
+from plbench.labels import PartialLabels
 from plbench.spec import Plan
 from plbench.stacking.layers import StackedLinear, layers_of
 from plbench.training import hooks
@@ -56,6 +57,7 @@ class Head:
         seed: of its order of images and its dropout.
         stop_after: epochs, where fewer than the plan's.
         after_epoch: called at the end of each epoch, when `state` is complete.
+        labels: that it learns from, of the rows of the inputs; None for the labels of the inputs.
         error: why it was given up.
         seconds: its share of the time that the stack trained.
     """
@@ -65,6 +67,7 @@ class Head:
     seed: int
     stop_after: int | None = None
     after_epoch: Callable[[FitState], None] = lambda state: None
+    labels: PartialLabels | None = None
     error: TrainingError | None = None
     seconds: float = 0.0
 
@@ -108,14 +111,15 @@ def fit_together(
 
     Args:
         heads: see `Head`.
-        inputs: features and labels; each head sees them in the order of its own seed.
+        inputs: features and labels; each head sees them in the order of its own seed, with its own labels if it has
+            some.
         execution: where and how precisely.
         report: called with steps done and steps in all, counted over the orders.
         between_epochs: called when all heads have ended an epoch; what it raises ends the training.
     """
     while active := [head for head in heads if not head.is_done]:
         num_lanes, num_threads = _shape(active, execution.device)
-        orders = [_Order(seed, members, inputs, execution, num_threads) for seed, members in _by_seed(active)]
+        orders = [_Order(members, inputs, execution, num_threads) for members in _by_order(active)]
         try:
             with _lanes(num_lanes, num_threads) as lanes:  # whose threads have ended before heads are taken apart
                 _fit_until_one_is_done(active, orders, lanes, report, between_epochs)
@@ -165,8 +169,8 @@ def _shape(heads: Sequence[Head], device: torch.device) -> tuple[int, int]:
     """
     if device.type != "cpu":
         return 1, 1
-    cores, groups = torch.get_num_threads(), _by_seed(heads)
-    num_threads = max(1, min(cores, max(len(members) for _, members in groups) // HEADS_PER_THREAD))
+    cores, groups = torch.get_num_threads(), _by_order(heads)
+    num_threads = max(1, min(cores, max(len(members) for members in groups) // HEADS_PER_THREAD))
     return (min(len(groups), 2 * cores // num_threads) if num_threads < cores else 1), num_threads
 
 
@@ -184,21 +188,21 @@ def _lanes(number: int, num_threads: int) -> Iterator[list[Lane]]:
         torch.set_num_threads(cores)
 
 
-def _by_seed(heads: Sequence[Head]) -> list[tuple[int, list[Head]]]:
-    groups: dict[int, list[Head]] = defaultdict(list)
+def _by_order(heads: Sequence[Head]) -> list[list[Head]]:
+    """Heads that see the same batches: of one seed, and with the very same labels."""
+    groups: dict[tuple[int, int], list[Head]] = defaultdict(list)
     for head in heads:
-        groups[head.seed].append(head)
-    return list(groups.items())
+        groups[head.seed, id(head.labels)].append(head)
+    return list(groups.values())
 
 
 class _Order:
-    """Heads that see the same batches: those of one seed. What does not depend on the head is done once for all."""
+    """Heads that see the same batches. What does not depend on the head is done once for all."""
 
-    def __init__(
-        self, seed: int, heads: Sequence[Head], inputs: FeatureInputs, execution: Execution, num_blocks: int
-    ) -> None:
+    def __init__(self, heads: Sequence[Head], inputs: FeatureInputs, execution: Execution, num_blocks: int) -> None:
         """Stacks the heads, in so many blocks or more."""
-        self.seed, self.inputs, self.execution = seed, inputs.reseeded(seed), execution
+        self.seed, self.execution = heads[0].seed, execution
+        self.inputs = inputs.reseeded(self.seed, heads[0].labels)
         self.plan, self.state = heads[0].plan, heads[0].state
         self.steps_per_epoch = math.ceil(len(inputs) / self.plan.batch_size)
         self.dtype = torch.float32 if execution.precision == "float32" else getattr(torch, execution.precision)

@@ -83,7 +83,8 @@ def most_at_once(model: nn.Module, batch_size: int, device: torch.device) -> int
 def _prepared(plan: RunPlan, workspace: Workspace, leader: RunPlan, like: Job | None) -> Job:
     artifacts = {name: runner.stage_artifact(plan, name, workspace) for name in plan.stages}
     stop_after = runner.chosen_epoch(plan, workspace)
-    job = Job(dataclasses.replace(plan, material=leader.material), workspace, artifacts, stop_after)
+    material = leader.material.at_seed(plan.spec.seed)  # opened once, with the labels of the plan's own seed
+    job = Job(dataclasses.replace(plan, material=material), workspace, artifacts, stop_after)
     with job.phase("data"):
         job.prepare(like)
         job.open_scored_part(like)
@@ -129,7 +130,12 @@ def train(
 
         heads = [
             Head(
-                job.state, job.spec.plan, job.spec.seed, job.stop_after, partial(end_epoch, job, then=after_epoch(job))
+                job.state,
+                job.spec.plan,
+                job.spec.seed,
+                job.stop_after,
+                partial(end_epoch, job, then=after_epoch(job)),
+                labels=job.train_inputs.labels,
             )
             for job in jobs
         ]

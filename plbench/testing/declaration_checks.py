@@ -91,8 +91,7 @@ def _samples(kind: type[Method], name: str, search: SearchRange, task: Task) -> 
         for s in shares
     ]
     values = [low, *inner[1:-1], high]
-    is_whole = isinstance(getattr(kind.Params(), name), int)
-    return sorted({round(value) for value in values}) if is_whole else values
+    return sorted({round(value) for value in values}) if kind.Params.is_whole(name) else values
 
 
 def _check_value(kind: type[Method], values: dict[str, Any], task: Task, name: str) -> None:

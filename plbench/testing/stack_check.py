@@ -73,9 +73,10 @@ def _members(bench: Bench) -> list[Any]:
     for share in (0.0, 0.5, 1.0):
         values = dict(job.subject.values)
         for name, search in kind.Params.search_space().items():
-            low, high = search.bounds(task)
-            value = low + share * (high - low)
-            values[name] = round(value) if isinstance(getattr(job.params, name), int) else value
+            if search.applies(job.params):
+                low, high = search.bounds(task)
+                value = low + share * (high - low)
+                values[name] = round(value) if kind.Params.is_whole(name) else value
         member = hooks.construct(kind, validate_params(kind, values), job.task(job.artifacts))
         if not chosen or member.stack_key() == chosen[0].stack_key():
             chosen.append(member)

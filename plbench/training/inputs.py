@@ -141,10 +141,11 @@ class FeatureInputs:
             features, rows = np.ascontiguousarray(features[rows]), np.arange(len(rows))
         self.features, self.rows, self.labels, self.seed = features, rows, labels, seed
 
-    def reseeded(self, seed: int) -> FeatureInputs:
-        """The same features and labels, whose training batches come in another order."""
+    def reseeded(self, seed: int, labels: PartialLabels | None = None) -> FeatureInputs:
+        """Return the same features, whose training batches come in another order, with other labels where given."""
         other = copy.copy(self)
         other.seed = seed
+        other.labels = self.labels if labels is None else labels
         return other
 
     def __len__(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -231,15 +230,10 @@ def search_space(plan: RunPlan, fixed: frozenset[str], ranges: Ranges) -> dict[s
 
 def _of_method(plan: RunPlan, name: str, declared: SearchRange, ends: tuple[float, float]) -> SearchedRange:
     """A declared range, made to hold the starting value."""
-    start, whole = getattr(plan.params, name), _is_whole(plan, name)
+    start, whole = getattr(plan.params, name), plan.method.Params.is_whole(name)
     low, high = (math.ceil(ends[0]), math.floor(ends[1])) if whole else ends
     low, high = min(low, start), max(high, start)
     return SearchedRange(low=low, high=high, log=declared.log and low > 0, integer=whole)
-
-
-def _is_whole(plan: RunPlan, name: str) -> bool:
-    annotation = plan.method.Params.model_fields[name].annotation
-    return annotation is int or int in typing.get_args(annotation)
 
 
 def _around(value: float, factor: float) -> SearchedRange:
@@ -274,7 +268,7 @@ def _check_range(
         raise PlbenchError(f"{said}: both ends must be finite, as in --range lr=1e-4:1e-1")
     if low >= high:
         raise PlbenchError(f"{said} is upside down or empty; the lower end comes first, as in {name}=LOW:HIGH")
-    if name in searched and _is_whole(plan, name) and not (low.is_integer() and high.is_integer()):
+    if name in searched and plan.method.Params.is_whole(name) and not (low.is_integer() and high.is_integer()):
         raise PlbenchError(f"{said}: {name} takes whole numbers")
 
 

@@ -158,7 +158,7 @@ class TestExpansion:
         said = grid(simulations=["fpc=8", "rpa=0.5"], plan={"lr": [0.1, 0.2]}, seeds=2)
         expanded = expand(said, make_workspace())
         assert opened == ["tiny"] and len(expanded.runs) == 16
-        assert len({id(plan.material) for plan in expanded.plans}) == 2  # one a simulation
+        assert len({id(plan.material) for plan in expanded.plans}) == 4  # one a simulation and seed
 
     def test_exclusions_match_all_that_they_name(self, make_workspace: MakeWorkspace) -> None:
         exclude = [

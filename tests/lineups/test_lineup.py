@@ -139,7 +139,8 @@ class TestPlanning:
         assert [entrant.words for entrant, _ in contest.rows] == TABLE_1
         assert all([plan.spec.seed for plan in plans] == [0, 1] for _, plans in contest.rows)
         assert len({plan.spec.key for plan in contest.plans}) == 18
-        assert len({id(plan.material) for plan in contest.plans}) == 1  # simulated once
+        assert len({id(plan.material) for plan in contest.plans}) == 2  # simulated once a seed
+        assert len({id(plan.material.whole_train.labels) for plan in contest.plans}) == 1  # opened once
         foreseen = foresee(contest, workspace)  # the prior's stage is the row of CE, Ignore
         assert (foreseen.num_trainings, foreseen.num_missing) == (18, 18) and foreseen.seconds > 0
         assert "9 rows with 2 seeds each, 18 trainings, 0 of them done" in foreseen.text

@@ -94,7 +94,7 @@ def a_head(method: Method, plan: Plan = PLAN, seed: int = 0, model: str = "linea
 
 def alone(head: Head, inputs: FeatureInputs, model: str, rebuilt: Method) -> FitState:
     state = a_state(rebuilt, head.plan, head.seed, model)
-    fit(state, inputs.reseeded(head.seed), head.plan, CPU, seed=head.seed, stop_after=head.stop_after)
+    fit(state, inputs.reseeded(head.seed, head.labels), head.plan, CPU, seed=head.seed, stop_after=head.stop_after)
     return state
 
 
@@ -114,11 +114,12 @@ def assert_same(one: FitState, other: FitState, tolerance: float = 1e-8) -> None
 def some_params(name: str, fixed: dict[str, Any], number: int, task: Task) -> dict[str, Any]:
     """The defaults first, then values drawn from the ranges."""
     method, rng = REGISTRY.method(name), np.random.default_rng(number)
-    params = dict(fixed)
+    params, start = dict(fixed), validate_params(method, fixed)
     for parameter, search in method.Params.search_space().items() if number else ():
-        low, high = search.bounds(task)
-        whole = method.Params.model_fields[parameter].annotation is int
-        params[parameter] = int(rng.integers(low, high + 1)) if whole else float(rng.uniform(low, high))
+        if search.applies(start):
+            low, high = search.bounds(task)
+            whole = method.Params.is_whole(parameter)
+            params[parameter] = int(rng.integers(low, high + 1)) if whole else float(rng.uniform(low, high))
     return params
 
 
@@ -140,6 +141,19 @@ def test_each_head_is_what_it_would_be_alone(
         assert head.state.step == 20
         assert_same(head.state, alone(head, inputs, model, build(name, params, seed)))
     assert not torch.equal(heads[0].state.model[1][-1].weight, heads[2].state.model[1][-1].weight)
+
+
+def test_heads_of_other_labels_share_a_pass(build: Build) -> None:
+    """Each seed has its own labels; two heads of one seed with other labels do not see each other's."""
+    inputs = some_inputs()
+    masks = [some_inputs(known=share).labels for share in (0.2, 0.7)]
+    chosen = [(0, None), (1, masks[0]), (2, masks[1]), (1, masks[1]), (1, masks[0])]
+    heads = [a_head(build("pasl-negative", {}, seed), seed=seed, labels=labels) for seed, labels in chosen]
+    fit_together(heads, inputs, CPU)
+    for head, (seed, _) in zip(heads, chosen, strict=True):
+        assert_same(head.state, alone(head, inputs, "linear", build("pasl-negative", {}, seed)))
+    weights = [head.state.model[1][-1].weight for head in heads]
+    assert torch.equal(weights[1], weights[4]) and not torch.equal(weights[1], weights[3])
 
 
 def test_heads_that_say_the_threshold_in_two_ways_share_a_pass(build: Build) -> None:

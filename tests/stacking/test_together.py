@@ -248,7 +248,7 @@ class TestSweep:
         workspace = make_workspace()
         plans = [a_plan(workspace, "se-negative"), a_plan(workspace, "ce-negative")]
         (jobs,) = together.in_memory(plans, workspace)
-        assert jobs[0].train_inputs is jobs[1].train_inputs
+        assert jobs[0].train_inputs.features is jobs[1].train_inputs.features
         assert jobs[0].scored_inputs is jobs[1].scored_inputs
 
 

@@ -42,16 +42,17 @@ def measure(ground: Ground, rows: Sequence[Row], num_seeds: int, workspace: Work
     points = []
     for panel in dict.fromkeys(row.case.panel for row in rows):
         members = [row for row in rows if row.case.panel == panel]
-        material, part = members[0].plans[0].material, members[0].plans[0].spec.train_part
-        labels, hidden = material.train(part).labels, material.hidden_truth(part)
+        plans, part = members[0].plans, members[0].plans[0].spec.train_part
+        hidden = plans[0].material.hidden_truth(part)  # the same for all seeds; the labels are each seed's own
+        labels = [plan.material.train(part).labels for plan in plans]
         truth = None if hidden is None else hidden.counts()[0] / hidden.num_images
         vectors = {row.case.series: estimated(row, workspace) for row in members}
-        vectors[COUNTS] = (labels.counts()[0] / labels.num_images)[None]
+        vectors[COUNTS] = np.stack([own.counts()[0] / own.num_images for own in labels])
         runs = {row.case.series: row for row in members}
         if truth is not None:
             points += [p for name, v in vectors.items() for p in _correlations(name, panel, v, truth, runs)]
         for name, vector in vectors.items():
-            points += _first(name, panel, vector, truth, labels.class_names, runs)
+            points += _first(name, panel, vector, truth, labels[0].class_names, runs)
     return points
 
 

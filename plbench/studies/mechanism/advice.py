@@ -151,7 +151,8 @@ def advise(request: Request, workspace: Workspace, mode_map: ModeMap, *, num_see
     estimates = [estimated(row, seed, workspace) for seed in range(num_seeds)]
     mean = np.mean(np.stack(estimates), axis=0)
     classes = _classes(labels, mean)
-    placements = [found for estimate in estimates if (found := place(labels, estimate)) is not None]
+    own = [plan.material.train().labels for plan in row.plans]  # where labels are simulated, each seed has its own
+    placements = [f for seen, estimate in zip(own, estimates, strict=True) if (f := place(seen, estimate)) is not None]
     if len(placements) < num_seeds:
         return replace(
             refusal_advice(bare, f"too few classes have {FEWEST} known positives and negatives"), classes=classes
