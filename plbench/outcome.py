@@ -110,9 +110,7 @@ def _cells_that_chose(job: Job) -> Cells:
 
 def _idle_parts(job: Job) -> list[str]:
     """What parts of the method did nothing in any process."""
-    with hooks.calling(job.method, "idle"):
-        own = list(job.method.idle())
-    first, *others = job.workspace.world.gather_objects(own)
+    first, *others = job.workspace.world.gather_objects(hooks.idle_of(job.method))
     return [sentence for sentence in first if all(sentence in other for other in others)]
 
 
