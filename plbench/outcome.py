@@ -111,9 +111,7 @@ def _cells_that_chose(job: Job) -> Cells:
 
 def _idle_parts(job: Job) -> list[str]:
     """What parts of the method did nothing in any process."""
-    with hooks.calling(job.method, "idle"):
-        own = list(job.method.idle())
-    first, *others = job.workspace.world.gather_objects(own)
+    first, *others = job.workspace.world.gather_objects(hooks.idle_of(job.method))
     return [sentence for sentence in first if all(sentence in other for other in others)]
 
 
@@ -230,7 +228,7 @@ def _warnings(job: Job, scored: Scored, headline: SplitMetrics) -> list[str]:
         warnings.append(f"{len(job.spec.skipped_images)} unreadable images were left out")
     if job.spec.duplicates:
         warnings.append(
-            f"{job.spec.duplicates} test images are byte for byte train images, which --allow-duplicates let stay: the "
+            f"number of test images that are byte for byte train images: {job.spec.duplicates} (--allow-duplicates); the "
             "figures are in part of what was learned by heart"
         )
     return warnings

@@ -43,9 +43,11 @@ class Duplicates:
         if self.same_files:
             many = len(self.same_files) > 1
             names = ", ".join(self.same_files[:_SHOWN]) + (", ..." if len(self.same_files) > _SHOWN else "")
-            said.append(f"{_number(self.same_files)} the same file{'s' if many else ''} as train images ({names})")
+            what = "the same files as train images" if many else "the same file as a train image"
+            said.append(f"{_number(self.same_files)} {what} ({names})")
         if self.pairs:
-            said.append(f"{_number(self.pairs)} byte for byte train images ({listed(self.pairs)})")
+            what = "train images" if len(self.pairs) > 1 else "a train image"
+            said.append(f"{_number(self.pairs)} byte for byte {what} ({listed(self.pairs)})")
         return " and ".join(said)
 
 
@@ -65,24 +67,30 @@ def short_name(images: ImageSource, row: int) -> str:
     return str(images.ids[row] if paths is None else paths[row])
 
 
-_FOUND: WeakKeyDictionary[Dataset, dict[tuple[str, str], Duplicates | None]] = WeakKeyDictionary()
+_FOUND: WeakKeyDictionary[Dataset, dict[tuple[str, str, tuple[str, ...]], Duplicates | None]] = WeakKeyDictionary()
 
 
-def find_duplicates(dataset: Dataset, train_split: str, test_split: str) -> Duplicates | None:
+def find_duplicates(
+    dataset: Dataset, train_split: str, test_split: str, skipped: tuple[str, ...] = ()
+) -> Duplicates | None:
     """Compares the bytes of all images of two splits, once for a dataset that is open. Labels are not looked at.
+
+    Args:
+        skipped: images that are left out, as "split/id".
 
     Returns:
         None where the images do not say what their bytes are and are too many to be read for it.
     """
     known = _FOUND.setdefault(dataset, {})
-    if (train_split, test_split) not in known:
-        known[train_split, test_split] = _compare(dataset, train_split, test_split)
-    return known[train_split, test_split]
+    key = (train_split, test_split, skipped)
+    if key not in known:
+        known[key] = _compare(dataset, train_split, test_split, frozenset(skipped))
+    return known[key]
 
 
-def _compare(dataset: Dataset, train_split: str, test_split: str) -> Duplicates | None:
+def _compare(dataset: Dataset, train_split: str, test_split: str, skipped: frozenset[str]) -> Duplicates | None:
     train, test = (dataset.split(name).images for name in (train_split, test_split))
-    hashed = [_hashed(dataset, name) for name in (train_split, test_split)]
+    hashed = [_hashed(dataset, name, skipped) for name in (train_split, test_split)]
     if hashed[0] is None or hashed[1] is None:
         return None
     places = pc.index_in(_keys(hashed[1]), value_set=_keys(hashed[0]), skip_nulls=True)
@@ -97,7 +105,9 @@ def _compare(dataset: Dataset, train_split: str, test_split: str) -> Duplicates 
     )
 
 
-def check_apart(dataset: Dataset, protocol: Protocol, workspace: Workspace, *, allow: bool) -> int | None:
+def check_apart(
+    dataset: Dataset, protocol: Protocol, workspace: Workspace, skipped: tuple[str, ...], *, allow: bool
+) -> int | None:
     """How many test images are train images, where it was said that they may stay; None where none are.
 
     Raises:
@@ -105,7 +115,7 @@ def check_apart(dataset: Dataset, protocol: Protocol, workspace: Workspace, *, a
     """
     if not dataset.needs_files:
         return None
-    found = find_duplicates(dataset, protocol.train_split, protocol.test_split)
+    found = find_duplicates(dataset, protocol.train_split, protocol.test_split, skipped)
     if found is None:
         workspace.reporter.line(
             f"The images of {dataset.name!r} do not give their checksums (sha256s), and are too many to be read for "
@@ -137,11 +147,14 @@ def contradicting_copies(split: LabelledSplit, sha256s: Sha256s) -> list[tuple[s
     return found
 
 
-def _hashed(dataset: Dataset, split: str) -> Sha256s | None:
-    sha256s = dataset.image_sha256s(split)
-    if sha256s is None and len(images := dataset.split(split).images) <= MOST_DECODED:
-        return hash_images(images)
-    return sha256s
+def _hashed(dataset: Dataset, split: str, skipped: frozenset[str]) -> Sha256s | None:
+    images, sha256s = dataset.split(split).images, dataset.image_sha256s(split)
+    if sha256s is None and len(images) <= MOST_DECODED:
+        sha256s = hash_images(images)
+    if sha256s is None or not skipped:
+        return sha256s
+    stay = np.array([f"{split}/{image_id}" not in skipped for image_id in images.ids], np.uint8)
+    return sha256s * stay[:, None]
 
 
 def _keys(sha256s: Sha256s) -> pa.Array:

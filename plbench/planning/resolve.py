@@ -101,7 +101,7 @@ def plan_run(request: Request, workspace: Workspace, opened: Sequence[Material] 
         dataset, request.simulate, request.simulation_seed, selects_on_test=request.selection == "best-on-test"
     )
     skipped = check_images(dataset, protocol, workspace, skip=request.skip_unreadable)
-    duplicates = check_apart(dataset, protocol, workspace, allow=request.allow_duplicates)
+    duplicates = check_apart(dataset, protocol, workspace, skipped, allow=request.allow_duplicates)
     if skipped or duplicates or not is_official(dataset, protocol):
         protocol = custom(protocol)
     recipe = _choose_recipe(dataset, request.recipe)
@@ -168,7 +168,7 @@ def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Materia
                 update={"weights_sha256": file_sha256(path, workspace.store.cache) if path else None}
             ),
             "skipped_images": skipped,
-            "duplicates": check_apart(dataset, protocol, workspace, allow=spec.duplicates is not None),
+            "duplicates": check_apart(dataset, protocol, workspace, skipped, allow=spec.duplicates is not None),
             "numerics": RunSpec.model_fields["numerics"].default,
         }
     )

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_cli import plbench
 
+from plbench import digests
 from plbench.api import Dataset, IndexedDataset, PartialLabels
 from plbench.datasets.openimages import OpenImagesV3, OpenImagesV6, groups_by_count
 from plbench.datasets.openimages_csl import OpenImagesV6Csl
@@ -346,7 +347,10 @@ class TestLayouts:
             dataset.missing()
         assert str(caught.value).startswith(str(tmp_path / place)) and "\n" not in str(caught.value)
 
-    def test_the_scan_of_tars_is_kept_in_the_cache(self, pictures: dict[str, bytes], tmp_path: Path) -> None:
+    def test_the_scan_of_tars_is_kept_in_the_cache(
+        self, pictures: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(digests, "_FRESH_NS", 0)
         write(tmp_path / "data", "".join(f"{identity},v,/m/04hgtk,1\n" for identity in pictures))
         lay_out(pictures, tmp_path / "data", "one tar", "train")
         for _ in range(2):

@@ -93,7 +93,7 @@ def test_they_may_stay_where_somebody_says_so(workspace: Workspace, tmp_path: Pa
     assert plan.spec.duplicates == 1 and plan.spec.protocol.name.startswith("custom/")
     assert "--allow-duplicates" in options_of(plan, workspace)
     record = run(plan, workspace)
-    assert any("1 test images are byte for byte train images" in warning for warning in record.warnings)
+    assert any("byte for byte train images: 1 (--allow-duplicates)" in warning for warning in record.warnings)
     assert plan_from_spec(plan.spec, workspace).spec == plan.spec
 
 
@@ -102,8 +102,14 @@ def test_a_study_or_a_run_on_the_fit_part_is_stopped_without_opening_test_labels
 ) -> None:
     copied(tmp_path / "images" / "train" / "03.png", tmp_path / "images" / "test" / "25.png")
     monkeypatch.setattr(PartialLabels, "rows", lambda self, index: pytest.fail("labels were looked at"))
-    with pytest.raises(DataError, match="1 test image is byte for byte train images"):
+    with pytest.raises(DataError, match="1 test image is byte for byte a train image"):
         planned(workspace)
+
+
+def test_images_that_are_left_out_do_not_count(workspace: Workspace, tmp_path: Path) -> None:
+    for path in ("train/03.png", "test/25.png"):
+        (tmp_path / "images" / path).write_bytes(b"both are broken")
+    assert planned(workspace, skip_unreadable=True).spec.duplicates is None
 
 
 def test_check_and_verify_say_so(workspace: Workspace, tmp_path: Path) -> None:
