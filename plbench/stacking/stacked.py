@@ -209,7 +209,7 @@ class _Order:
         if next(self.state.model.parameters()).dtype == torch.float64:
             self.dtype = torch.float64
         self.blocks = [_Block(members, execution, self.dtype) for members in _blocks(heads, num_blocks)]
-        self.dropout = Dropout(seed, self.state.model)
+        self.dropout = Dropout(self.seed, self.state.model)
         layers = layers_of(self.state.model) or []
         first = next(number for number, layer in enumerate(layers) if isinstance(layer, nn.Linear))
         self.shared, self.own = layers[:first], layers[first:]  # layers before the first linear one have no parameters
