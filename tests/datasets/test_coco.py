@@ -102,6 +102,21 @@ def test_a_file_name_of_2014_is_taken_as_it_stands(tmp_path: Path) -> None:
     assert images.name(0).endswith("train2014/COCO_train2014_000000000002.jpg")
 
 
+def test_files_and_categories_whose_names_look_the_same(tmp_path: Path) -> None:
+    content = document()
+    names = {11: ("caf\u00e9.jpg", "cafe\u0301.JPG"), 2: ("a b.jpg", "a\u00a0b.jpg"), 40: ("x.jpg", "y.jpg")}
+    for image in content["images"]:
+        image["file_name"] = names.get(image["id"], (image["file_name"],))[0]
+    next(c for c in content["categories"] if c["name"] == "cow")["name"] = "ca\u200bt"
+    dataset = write(tmp_path, content)
+    for _, there in names.values():
+        (tmp_path / "train2017" / there).write_bytes(b"pixels")
+    images = dataset.split("train").images
+    assert [images.ids[row] for row in images.absent()] == ["40"]  # of another name
+    assert images.read(list(images.ids).index("11")) == b"pixels"
+    assert "'cat' and 'ca\\u200bt' look the same" in " ".join(dataset.notes()["train"])
+
+
 def test_there_is_no_third_split(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has splits train, test, not 'val'"):
         write(tmp_path, document()).split("val")

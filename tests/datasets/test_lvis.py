@@ -120,6 +120,14 @@ class TestWhatTheFilesMean:
         assert labels.class_ids == ("2", "10", "100", "793")
         assert labels.class_names == ("apple", "hairpin", "bench", "baby")
 
+    def test_names_that_look_the_same_are_two_classes_and_noted(self, tmp_path: Path) -> None:
+        content = document()
+        content["categories"][0]["name"] = "caf\u00e9"
+        content["categories"][1]["name"] = "cafe\u0301"
+        dataset = write(tmp_path, content, content)
+        assert dataset.split("train").labels.num_classes == len(content["categories"])
+        assert "look the same and have ids of their own" in " ".join(dataset.notes()["train"])
+
     def test_groups_by_frequency_and_persons_by_synset(self, tmp_path: Path) -> None:
         dataset = write(tmp_path, document())
         assert dataset.groups() == {
