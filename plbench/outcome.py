@@ -228,7 +228,7 @@ def _warnings(job: Job, scored: Scored, headline: SplitMetrics) -> list[str]:
         warnings.append(f"{len(job.spec.skipped_images)} unreadable images were left out")
     if job.spec.duplicates:
         warnings.append(
-            f"number of test images that are byte for byte train images: {job.spec.duplicates} (--allow-duplicates); the "
+            f"test images that are byte for byte train images: {job.spec.duplicates} (--allow-duplicates); the "
             "figures are in part of what was learned by heart"
         )
     return warnings
