@@ -106,8 +106,8 @@ def idle_of(method: Method) -> list[str]:
         found = method.idle()
     if not isinstance(found, list) or not all(isinstance(sentence, str) for sentence in found):
         raise PluginError(
-            f"{_whose(method, 'idle')} gave {found!r} where a list of sentences is right; return [] if there is nothing "
-            "to say",
+            f"{_whose(method, 'idle')} gave {found!r} where a list of sentences is right; return [] where every part "
+            "did something",
             try_it(method),
         )
     return found
