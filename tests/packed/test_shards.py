@@ -203,7 +203,8 @@ class TestEncoding:
 
 class TestUnreadable:
     def test_they_are_left_out_and_listed(self, drawn: ImageFiles, tmp_path: Path) -> None:
-        names, order = list(drawn.paths), packing_order(drawn.ids)
+        root = Path(tmp_path.anchor)  # above those that are sound and those that are not
+        names, order = [str((drawn.root / name).relative_to(root)) for name in drawn.paths], packing_order(drawn.ids)
         (tmp_path / "cut.jpg").write_bytes(drawn.read(60)[:-200])
         (tmp_path / "small and cut.jpg").write_bytes(drawn.read(0)[:-60])  # one that would be kept as it is
         (tmp_path / "page.jpg").write_text("<html>404</html>")
@@ -211,8 +212,8 @@ class TestUnreadable:
             zip(("cut.jpg", "small and cut.jpg", "page.jpg", "gone.png"), order[[3, 127, 150, 299]], strict=True)
         )
         for name, row in rows.items():
-            names[row] = str(tmp_path / name)
-        source = ImageFiles(drawn.root, tuple(names), drawn.ids)
+            names[row] = str((tmp_path / name).relative_to(root))
+        source = ImageFiles(root, tuple(names), drawn.ids)
         split = pack_small(source, tmp_path / "split", workers=1)
         assert set(split.unreadable) == {drawn.ids[row] for row in rows.values()}
         for name, row in rows.items():
