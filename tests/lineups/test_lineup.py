@@ -202,7 +202,7 @@ class TestRuns:
         monkeypatch.setattr(lineup.sweep, "run_all", counted)
         contest = contest_of(["paper"], workspace)
         first = table_of(contest, workspace)
-        assert calls[0] == 9 and len(first.rows) == 9
+        assert calls[0] == 9 and sum(1 + len(row.same) for row in first.rows) == 9
         assert sum(row.share_best for row in first.rows) == pytest.approx(1)
         assert {row.label for row in first.rows} >= {"P-ASL, Selective", "P-ASL, Selective (prior)", "CE, Ignore"}
 
@@ -227,7 +227,7 @@ class TestRuns:
 class TestTuned:
     def test_every_row_gets_a_tuned_one_of_as_many_trials(self, make_workspace: Callable[..., Workspace]) -> None:
         workspace = make_workspace()
-        contest = with_tuned(contest_of(["ce-negative,asl-negative"], workspace), 2, workspace)
+        contest = with_tuned(contest_of(["ce-negative,asl-negative"], workspace), 2, 1, workspace)
         assert [plans[0].spec.tuned_by is not None for _, plans in contest.rows] == [False, True, False, True]
         assert {plans[0].tuning.num_trials for _, plans in contest.rows if plans[0].tuning} == {2}
         table = table_of(contest, workspace)
@@ -238,7 +238,7 @@ class TestTuned:
     def test_a_study_that_was_longer_counts_by_its_first_trials(self, make_workspace: Callable[..., Workspace]) -> None:
         workspace = make_workspace()
         contest = contest_of(["ce-negative"], workspace)
-        longer, shorter = (with_tuned(contest, number, workspace).rows[1][1][0].tuning for number in (3, 1))
+        longer, shorter = (with_tuned(contest, number, 1, workspace).rows[1][1][0].tuning for number in (3, 1))
         assert longer is not None and shorter is not None and longer.study == shorter.study
         assert (longer.num_trials, shorter.num_trials) == (3, 1)
         assert shorter.chosen == shorter.default
