@@ -102,8 +102,11 @@ class Selective(PASLNegative):
             self.prior = task.artifacts["prior"].float()
         if params.mode in ("both", "prior"):
             assert self.prior is not None
-            by_rank = params.eta_top is not None
-            self.eta = threshold_for_top(self.prior, params.eta_top) if by_rank else params.eta
+            if params.eta_top is not None:
+                self.eta = threshold_for_top(self.prior, params.eta_top)
+            else:
+                assert params.eta is not None
+                self.eta = params.eta
 
     @classmethod
     def stack(cls, members: Sequence[Selective]) -> Selective:

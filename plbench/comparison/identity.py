@@ -15,10 +15,9 @@ _OF_ONE_STUDY = {"study", "seed", "chosen", "value", "default_value"}
 def same_but_seed_and_study(record: Record) -> str:
     """Return what the runs of one tuned row have in common.
 
-    That is all but the seed, the study that chose its values, and what this chose: method, variant, setting, the number
-    of trials, where they looked and where they began stay. Studies of one row differ in their seeds alone. A record that
-    does not tell of its study shares a row with those that name the same one; where no study chose the values, the seed
-    alone is left out.
+    That is all but the seed, which study chose its values, and what it chose. Method, variant, setting, the number of
+    trials, where they looked and where they began stay: studies of one row differ in their seeds alone. A record that
+    does not tell of its study shares a row with those that name the same one.
     """
     common: dict[str, Any] = {"seed": 0, "stages": {}}
     if record.tuning is None:
