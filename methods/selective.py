@@ -104,7 +104,8 @@ class Selective(PASLNegative):
             assert self.prior is not None
             if params.eta_top is not None:
                 self.eta = threshold_for_top(self.prior, params.eta_top)
-            elif params.eta is not None:
+            else:
+                assert params.eta is not None
                 self.eta = params.eta
 
     @classmethod

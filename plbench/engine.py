@@ -35,6 +35,8 @@ class FitState:
         tally: the loss so far in that epoch, and what went wrong.
         seconds: that the epoch has taken so far.
         clock: where the time went, from the first step on.
+        images_trained: that went through the model forward and back, each view of one on its own.
+        images_viewed: that a method looked at between the epochs, forward alone.
     """
 
     model: nn.Module
@@ -49,6 +51,8 @@ class FitState:
     step: int = 0
     batch: int = 0
     seconds: float = 0.0
+    images_trained: int = 0
+    images_viewed: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     generators: list[dict[str, Any]] | None = None  # of each process, where a checkpoint was made inside an epoch
 
@@ -71,6 +75,8 @@ class FitState:
             "batch": self.batch,
             "loss_sum": float(self.tally.loss_sum),
             "seconds": self.seconds,
+            "images_trained": self.images_trained,
+            "images_viewed": self.images_viewed,
             "clock": self.clock.state_dict(),
             "history": self.history,
         }
@@ -100,6 +106,8 @@ class FitState:
         self.clock.load_state_dict(state["clock"])
         for name in ("epoch", "step", "batch", "seconds", "history"):
             setattr(self, name, state[name])
+        for name in ("images_trained", "images_viewed"):  # checkpoints of older versions have none
+            setattr(self, name, state.get(name, 0))
 
 
 def own_copy(model: nn.Module) -> dict[str, Tensor]:
@@ -204,6 +212,7 @@ def _steps(
         progress = Progress(state.step, progress.num_steps, state.epoch, progress.num_epochs)
         moved = execution.move(batch)
         num_images = min(batch_size, len(inputs) - state.batch * batch_size)
+        state.images_trained += num_images * max(1, len(batch.views))
         state.clock.lap("data")
         stepper.take(state, moved, num_images, progress, wished)
         state.batch += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import os
@@ -32,6 +33,7 @@ def describe(device: torch.device, decode: str = "pil") -> dict[str, Any]:
         "packages": package_versions(),
         "device": device_name(device),
         "decode": decode,
+        "cpu": cpu_name(),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "cpu_cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
@@ -68,6 +70,17 @@ def _version(name: str) -> str | None:
 def device_name(device: torch.device) -> str:
     """The GPU's name, or the kind of device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@functools.cache
+def cpu_name() -> str:
+    """The processor's model, as the system names it; else the kind of machine."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model")))
+    return next(filter(None, named), "") or platform.processor() or platform.machine()
 
 
 def choose_device(name: str | None) -> torch.device:

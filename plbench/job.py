@@ -60,7 +60,7 @@ class Job:
         train_part, train_inputs: what it learns from. scored_part, scored_inputs: what it is scored on: test, or
             the validation part where the run only selects.
         seconds: wall time by part of the run.
-        trained_together: whether others trained in the same pass.
+        trained_together: whether it trained as one of a stack. shared_with: how many others trained in the same pass.
         tracking: what is told of the training; nobody, until the runner puts somebody there.
     """
 
@@ -95,6 +95,7 @@ class Job:
         self.best = Best()
         self._last_save = time.monotonic()
         self.trained_together = False
+        self.shared_with = 0
         self.tracking = Tracking({}, workspace.reporter.line)
 
     @property

@@ -35,6 +35,7 @@ from plbench.record import (
     whole_file,
 )
 from plbench.registry import source_file
+from plbench.standard_cost import count_cost
 from plbench.store import CHECKPOINT
 from plbench.training import hooks
 
@@ -211,6 +212,9 @@ def _cost(job: Job) -> Cost:
         phases={} if job.trained_together else job.state.clock.seconds(),
         images_per_second=job.state.epoch * len(job.train_inputs) / max(job.seconds["training"], 1e-9),
         peak_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if on_gpu else kilobytes / 1024,
+        measured_alone=job.shared_with == 0 and not job.workspace.shares_machine,
+        shared_with=job.shared_with,
+        standard=count_cost(job),
     )
 
 

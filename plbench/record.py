@@ -120,6 +120,33 @@ class FileReference(Frozen):
     num_bytes: Count
 
 
+class StandardCost(Frozen):
+    """What it takes to make a run alone, from nothing, in counts that no machine, neighbour or cache changes.
+
+    It sums over the run, its stages and the run that chose its epoch; what several rows could share counts in full.
+    Counted are training, what methods and stages compute between epochs and from a trained model, selection, and one
+    scoring. What every run is diagnosed by (last weights, hidden truth, thresholds) is not.
+
+    Attributes:
+        trainings: that there are.
+        extracted: images whose features are computed once, by split; empty where the backbone is trained.
+        forward: images that pass through the backbone without a gradient.
+        trained: images that pass through the backbone forward and back.
+        head: images that a head is trained on, steps times batch, in all trainings.
+    """
+
+    trainings: Annotated[int, Field(ge=1)]
+    extracted: dict[str, Count] = Field(default_factory=dict)
+    forward: Count = 0
+    trained: Count = 0
+    head: Count = 0
+
+    @property
+    def image_passes(self) -> int:
+        """Forward passes of an image through the backbone; forward and back are three."""
+        return sum(self.extracted.values()) + self.forward + 3 * self.trained
+
+
 class Cost(Frozen):
     """What the run took on the machine of `environment`.
 
@@ -129,12 +156,18 @@ class Cost(Frozen):
             Empty where it trained together with others, and in records before schema 4.
         images_per_second: training throughput.
         peak_memory_mb: of the device where it is a GPU, else of the process.
+        measured_alone: whether no other training of the same program shared the machine.
+        shared_with: number of other heads that trained in the same pass.
+        standard: what compares rows; None in older records, and where a run that this one needed does not tell.
     """
 
     seconds: dict[str, float]
     phases: dict[str, float] = Field(default_factory=dict)
     images_per_second: float
     peak_memory_mb: float
+    measured_alone: bool = True
+    shared_with: Count = 0
+    standard: StandardCost | None = None
 
 
 class DataSummary(Frozen):

@@ -38,6 +38,7 @@ class Workspace:
         save_every: seconds between two checkpoints of a training, at most. save_epochs: epochs between two others.
         compiles: whether models go through `torch.compile`.
         profiles: whether some steps of each training are traced.
+        shares_machine: whether other processes of the same sweep may be at work beside this one.
     """
 
     store: Store
@@ -57,6 +58,7 @@ class Workspace:
     save_epochs: int | None = None
     compiles: bool = False
     profiles: bool = False
+    shares_machine: bool = False
 
 
 def open_dataset(name: str, workspace: Workspace) -> Dataset:

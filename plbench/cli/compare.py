@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ENOUGH_SEEDS = 5
 SOME_TRIALS = 16
+USUAL_STUDIES = 3
 
 
 @with_setting
@@ -37,7 +38,11 @@ def compare(
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="Trainings of each row, with seeds 0, 1, …")] = ENOUGH_SEEDS,
     tune: Annotated[
-        int | None, typer.Option("--tune", help="Also rows of values that a study chose, of this many trials each.")
+        int | None, typer.Option("--tune", help="Also rows of values that studies chose, of this many trials each.")
+    ] = None,
+    studies: Annotated[
+        int | None,
+        typer.Option("--studies", help=f"With --tune: studies of each tuned row; default: {USUAL_STUDIES}."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Picture: .png, .svg or .pdf; default: below RUNS/comparisons.")
@@ -58,6 +63,10 @@ def compare(
 
     if tune is not None and tune < 1:
         raise PlbenchError(f"--tune {tune}: a study needs at least one trial; without --tune, none is made")
+    if studies is not None and (tune is None or studies < 1):
+        why = "there are none without --tune, such as --tune 16" if tune is None else "a tuned row needs at least one"
+        raise PlbenchError(f"--studies {studies}: {why}; leave it out for {USUAL_STUDIES}")
+    num_studies = studies or USUAL_STUDIES
     if out is not None:
         picture_format(out)  # before hours of work, not after
         try_folder(out.parent)
@@ -68,14 +77,14 @@ def compare(
     for entry in contest.left_out:
         workspace.reporter.line(f"Left out: {entry.who}: {entry.why}")
     foreseen = lineup.foresee(contest, workspace)
-    studies = "" if tune is None else f"; a study of {tune} trials for each row comes first, and adds a tuned one"
-    workspace.reporter.line(foreseen.text + studies)
+    first = "" if tune is None else f"; {lineup.describe_studies(contest, tune, num_studies)}"
+    workspace.reporter.line(foreseen.text + first)
     if dry_run:
         content = {"rows": [entrant.words for entrant, _ in contest.rows], **vars(foreseen)}
-        emit(content, as_json, lambda: typer.echo(foreseen.text + studies))
+        emit(content, as_json, lambda: typer.echo(foreseen.text + first))
         return
     if tune is not None:
-        contest = lineup.with_tuned(contest, tune, workspace)
+        contest = lineup.with_tuned(contest, tune, num_studies, workspace)
         workspace.reporter.line(lineup.foresee(contest, workspace).text)
     runs, failed = lineup.make_runs(contest, workspace)
     if not runs:
@@ -84,6 +93,7 @@ def compare(
     (result,) = side_by_side(runs, workspace.registry)
     words = _words(contest.setting, methods, seeds, workspace)
     tuned = [] if tune is None else ["--tune", str(tune)]
+    tuned += [] if studies is None else ["--studies", str(studies)]
     picture = out or workspace.store.runs / "comparisons" / f"{result.protocol.replace('/', '-')}.png"
     with workspace.reporter.patience("Drawing the picture"):
         draw_comparison(result, shlex.join([*words, *tuned]), picture)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from plbench.comparison.identity import same_but_seed_and_study
 from plbench.errors import PluginError
 from plbench.evaluation.statistics import (
     MIN_SEEDS,
@@ -165,11 +166,6 @@ def row_key(record: Record) -> str:
     That is all but the seed, and where studies chose its values, all but which study and what it chose.
     """
     return same_but_seed_and_study(record) if record.spec.tuned_by else same_but_seed(record.spec)
-
-
-def same_but_seed_and_study(record: Record) -> str:
-    """PLACEHOLDER."""
-    return same_but_seed(record.spec)
 
 
 def same_but_seed(spec: RunSpec) -> str:

@@ -19,7 +19,7 @@ from plbench.comparison.verdict import share_words
 from plbench.console import duration
 from plbench.evaluation.statistics import Figure, format_p
 from plbench.pretraining import Pretraining
-from plbench.record import Estimate, F1Figures, Record, SplitMetrics, ThresholdReport
+from plbench.record import Cost, Estimate, F1Figures, Record, SplitMetrics, StandardCost, ThresholdReport
 
 if TYPE_CHECKING:
     from plbench.tune import Tuning
@@ -131,10 +131,29 @@ def print_details(record: Record, folder: Path) -> None:
     if record.cost is not None:
         phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in record.cost.seconds.items())
         rate = f"{record.cost.images_per_second:,.0f} images/s in training"
-        console.print(f"Cost: {phases}; {rate}; peak memory {record.cost.peak_memory_mb:,.0f} MB")
+        console.print(
+            f"Cost: {phases}; {rate}; peak memory {record.cost.peak_memory_mb:,.0f} MB{_neighbours(record.cost)}"
+        )
+        if record.cost.standard is not None:
+            console.print(f"Standard cost, alone and from nothing: {_standard_cost(record.cost.standard)}")
     env = record.environment
     commit = (env.get("git_commit") or "no git commit")[:12] + (", changed" if env.get("git_dirty") else "")
     console.print(f"Made by plbench {env.get('plbench')} ({commit}) on {env.get('device')}, {record.finished_at}")
+
+
+def _neighbours(cost: Cost) -> str:
+    """What shared the machine while a run was measured, if anything did."""
+    if cost.shared_with:
+        heads = "1 other head" if cost.shared_with == 1 else f"{cost.shared_with} other heads"
+        return f"; not measured alone: {heads} trained in the same pass"
+    return "" if cost.measured_alone else "; not measured alone: other processes of its sweep may have run beside it"
+
+
+def _standard_cost(cost: StandardCost) -> str:
+    """Counts of a run with all that it needs, in words."""
+    trainings = "1 training" if cost.trainings == 1 else f"{cost.trainings} trainings"
+    passes = f"{cost.image_passes:,} forward passes of an image through the backbone (forward and back are 3)"
+    return f"{trainings}, {passes}, {cost.head:,} images through a head in training"
 
 
 def _other_figures(metrics: SplitMetrics) -> str:

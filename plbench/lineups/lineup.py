@@ -58,7 +58,7 @@ class Contest:
     """The runs of each entrant, by seed.
 
     Attributes:
-        rows: each entrant with its plans; twice where a study also chose values for it.
+        rows: each entrant with its plans; twice where studies also chose values for it, then with those of each study.
         setting: a plan of the same protocol, model and recipe, of no method in particular.
     """
 
@@ -217,23 +217,29 @@ def plan_entrant(entrant: Entrant, setting: RunPlan, seed: int, workspace: Works
     return complete(base, entrant.params, setting.material, setting.recipe, workspace.registry)
 
 
-def with_tuned(contest: Contest, num_trials: int, workspace: Workspace) -> Contest:
-    """Adds, beside each row, that of the values which a study of equally many trials chooses for it.
+def with_tuned(contest: Contest, num_trials: int, num_studies: int, workspace: Workspace) -> Contest:
+    """Adds, beside each row, that of the values which studies of equally many trials choose for it.
 
-    A study that was longer before counts by its first trials. A row whose study fails has no tuned one beside it.
+    What one study finds is in part its luck. So a tuned row has several, each with a seed and so with proposals and
+    labels of its own, and the winner of each is run with all seeds of the comparison. A study that was longer before
+    counts by its first trials. A row one of whose studies fails has no tuned one beside it.
+
+    Args:
+        contest: the rows.
+        num_trials: of each study, at least 1.
+        num_studies: of each row, at least 1; their seeds are 0, 1, …
+        workspace: where and how.
 
     Raises:
         PlbenchError: if a study of somebody who was named cannot be made, or data or files are not as they must be.
     """
-    from plbench import tune  # imports Optuna
-
     rows, absent = [], list(contest.left_out)
     for number, (entrant, plans) in enumerate(contest.rows, 1):
-        workspace.reporter.line(f"Tuning {entrant.words}, {number} of {len(contest.rows)}: {num_trials} trials")
+        of_each = f"{_number(num_studies, 'study', 'studies')} of {_number(num_trials, 'trial')}"
+        workspace.reporter.line(f"Tuning {entrant.words}, {number} of {len(contest.rows)}: {of_each}")
         rows.append((entrant, plans))
         try:
-            study = _first_trials(tune.search(plans[0], tune.Settings(num_trials), workspace), num_trials)
-            rows.append((entrant, tuple(tune.tuned_plan(plan, study, workspace) for plan in plans)))
+            rows.append((entrant, _tuned(plans, num_trials, num_studies, workspace)))
         except (DataError, StoreError):
             raise
         except PlbenchError as error:
@@ -241,6 +247,33 @@ def with_tuned(contest: Contest, num_trials: int, workspace: Workspace) -> Conte
                 raise
             absent.append(LeftOut(f"{entrant.words}, tuned", str(error)))
     return replace(contest, rows=tuple(rows), left_out=tuple(absent))
+
+
+def _tuned(plans: Sequence[RunPlan], num_trials: int, num_studies: int, workspace: Workspace) -> tuple[RunPlan, ...]:
+    """The runs of a tuned row: those of the first study's winner by seed, then those of the next."""
+    from plbench import tune  # imports Optuna
+
+    found: list[RunPlan] = []
+    for seed in range(num_studies):
+        study = _first_trials(tune.search(plans[0], tune.Settings(num_trials, seed=seed), workspace), num_trials)
+        found += [tune.tuned_plan(plan, study, workspace) for plan in plans]
+    return tuple(found)
+
+
+def describe_studies(contest: Contest, num_trials: int, num_studies: int) -> str:
+    """One line on what tuning adds to a contest that has no tuned rows yet."""
+    rows, seeds = len(contest.rows), len(contest.rows[0][1])
+    trials = rows * num_studies * num_trials
+    runs = rows * num_studies * seeds
+    return (
+        f"before that {_number(num_studies, 'study', 'studies')} of {_number(num_trials, 'trial')} for each row, "
+        f"{_number(trials, 'shorter training')} in all, less what is there; they add {_number(rows, 'tuned row')} of "
+        f"{_number(num_studies * seeds, 'training')} each, {runs:,} in all"
+    )
+
+
+def _number(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def _first_trials(study: StudyRecord, number: int) -> StudyRecord:
@@ -270,10 +303,13 @@ def foresee(contest: Contest, workspace: Workspace) -> Foreseen:
     missing = [plan for plan in wanted.values() if runner.finished(plan, workspace) is None]
     seconds = seconds_of_all(contest.plans, workspace) if missing else 0.0
     rows, seeds = len(contest.rows), len(contest.rows[0][1])
+    num_tuned = sum(plans[0].spec.tuned_by is not None for _, plans in contest.rows)
+    num_studies = max(len({plan.spec.tuned_by for plan in plans}) for _, plans in contest.rows)
+    tuned = f", {num_tuned} of them tuned by {_number(num_studies, 'study', 'studies')} each" if num_tuned else ""
     done = "all done already" if not missing else f"{len(wanted) - len(missing)} of them done already"
     text = (
-        f"{contest.setting.spec.protocol.name}: {rows} {'row' if rows == 1 else 'rows'} with "
-        f"{'1 seed' if seeds == 1 else f'{seeds} seeds'} each, {len(wanted)} trainings, {done}"
+        f"{contest.setting.spec.protocol.name}: {_number(rows, 'row')} with {_number(seeds, 'seed')} each{tuned}, "
+        f"{_number(len(wanted), 'training')}, {done}"
     )
     if missing:
         text += f"; about {duration(seconds)} on {workspace.device.type}"
@@ -292,9 +328,9 @@ def make_runs(contest: Contest, workspace: Workspace) -> tuple[list[tuple[Path, 
         made = [next(results) for _ in plans]
         error = next((result for result in made if isinstance(result, TrainingError)), None)
         if error is not None:
-            seed = plans[made.index(error)].spec.seed
-            tuned = ", tuned" if plans[0].spec.tuned_by else ""
-            failed.append(LeftOut(f"{entrant.words}{tuned}", f"seed {seed} failed: {error}"))
+            spec = plans[made.index(error)].spec
+            tuned, which = (", tuned", f" of study {spec.tuned_by}") if spec.tuned_by else ("", "")
+            failed.append(LeftOut(f"{entrant.words}{tuned}", f"seed {spec.seed}{which} failed: {error}"))
             continue
         whole += [(workspace.store.run_folder(r.key), r) for r in made if isinstance(r, Record)]
     return whole, failed

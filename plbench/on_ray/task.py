@@ -60,6 +60,7 @@ class Place:
             data_root=data[0],
             data_options=data[1],
             weights_file=self.weights_file,
+            shares_machine=True,
             **self.rest,
         )
 

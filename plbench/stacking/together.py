@@ -197,17 +197,17 @@ def _make(jobs: Sequence[Job], workspace: Workspace) -> dict[str, Record | Train
             workspace.reporter.task(f"Scoring {len(jobs)} runs") as report,
             ThreadPoolExecutor(torch.get_num_threads(), "scoring") as pool,  # much of it is numpy's, on one core
         ):
-            made = pool.map(partial(_result, workspace), jobs, heads, folders)
+            made = pool.map(partial(_result, workspace, len(jobs) - 1), jobs, heads, folders)
             for number, (job, result) in enumerate(zip(jobs, made, strict=True), 1):
                 results[job.spec.key] = result
                 report(number, len(jobs))
     return results
 
 
-def _result(workspace: Workspace, job: Job, head: Head, folder: Path) -> Record | TrainingError:
+def _result(workspace: Workspace, num_others: int, job: Job, head: Head, folder: Path) -> Record | TrainingError:
     """Ends a run whose training ended. Its own bars would hide the one over all runs."""
     job.workspace = dataclasses.replace(workspace, reporter=Reporter(quiet=True))
-    job.trained_together = True
+    job.trained_together, job.shared_with = True, num_others
     job.conclude()
     if head.error is None:
         record = runner.conclude(job, folder)

@@ -44,6 +44,7 @@ class View:
         """Streams (row index, scores) on the CPU; see `TrainView`."""
         model = self._state.averaged(weights)
         state = self._state
+        state.images_viewed += passes * len(self._inputs)
         seed = derive_seed(state.method.task.generator.initial_seed(), "view", state.step)
         yield from predict(
             model,
@@ -56,6 +57,7 @@ class View:
 
     def compute(self, function: Function, weights: Literal["ema", "raw"] = "ema") -> Iterator[tuple[Tensor, Tensor]]:
         """Streams (row index, what the function makes of model and inputs) on the CPU; see `TrainView`."""
+        self._state.images_viewed += len(self._inputs)
         yield from compute(self._state.averaged(weights), function, self._inputs, self._execution)
 
 

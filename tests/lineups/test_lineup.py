@@ -16,16 +16,25 @@ from typing import Any
 import pytest
 import torch
 
-from plbench import sweep
+from plbench import sweep, tune
 from plbench.api import Batch, Loss, Method, Progress
 from plbench.cli import main
 from plbench.comparison.compare import Setting, compare
-from plbench.errors import PlbenchError, PluginError
+from plbench.errors import PlbenchError, PluginError, TrainingError
 from plbench.lineups import lineup
-from plbench.lineups.lineup import Contest, choose_entrants, foresee, make_runs, plan_contest, with_tuned
+from plbench.lineups.lineup import (
+    Contest,
+    choose_entrants,
+    describe_studies,
+    foresee,
+    make_runs,
+    plan_contest,
+    with_tuned,
+)
 from plbench.planning.resolve import Request
 from plbench.registry import Registry, Source
 from plbench.training.step import Stepper
+from plbench.tuning.study import read_study, study_folder
 from plbench.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("quick_records")
@@ -202,7 +211,7 @@ class TestRuns:
         monkeypatch.setattr(lineup.sweep, "run_all", counted)
         contest = contest_of(["paper"], workspace)
         first = table_of(contest, workspace)
-        assert calls[0] == 9 and len(first.rows) == 9
+        assert calls[0] == 9 and sum(1 + len(row.same) for row in first.rows) == 9
         assert sum(row.share_best for row in first.rows) == pytest.approx(1)
         assert {row.label for row in first.rows} >= {"P-ASL, Selective", "P-ASL, Selective (prior)", "CE, Ignore"}
 
@@ -227,7 +236,7 @@ class TestRuns:
 class TestTuned:
     def test_every_row_gets_a_tuned_one_of_as_many_trials(self, make_workspace: Callable[..., Workspace]) -> None:
         workspace = make_workspace()
-        contest = with_tuned(contest_of(["ce-negative,asl-negative"], workspace), 2, workspace)
+        contest = with_tuned(contest_of(["ce-negative,asl-negative"], workspace), 2, 1, workspace)
         assert [plans[0].spec.tuned_by is not None for _, plans in contest.rows] == [False, True, False, True]
         assert {plans[0].tuning.num_trials for _, plans in contest.rows if plans[0].tuning} == {2}
         table = table_of(contest, workspace)
@@ -235,10 +244,59 @@ class TestTuned:
             *("CE, Negative", "CE, Negative, tuned", "ASL, Negative", "ASL, Negative, tuned")
         }
 
+    def test_a_tuned_row_has_the_winners_of_several_studies(self, make_workspace: Callable[..., Workspace]) -> None:
+        workspace = make_workspace()
+        contest = with_tuned(contest_of(["ce-negative,selective:prior"], workspace, 2), 3, 3, workspace)
+        for (_, default), (_, plans) in zip(contest.rows[::2], contest.rows[1::2], strict=True):
+            assert [plan.spec.seed for plan in default] == [0, 1] and default[0].spec.tuned_by is None
+            assert [plan.spec.seed for plan in plans] == [0, 1, 0, 1, 0, 1]
+            assert [plan.tuning and plan.tuning.seed for plan in plans] == [0, 0, 1, 1, 2, 2]
+            assert all(plan.tuning and plan.tuning.study == plan.spec.tuned_by for plan in plans)
+            studies = [read_study(study_folder(workspace.store, str(plan.spec.tuned_by))) for plan in plans[::2]]
+            assert len({study.spec.trial_seed for study in studies}) == 3
+            assert len({str(study.spec.space) for study in studies}) == 1
+            assert len({study.trials[1].values["lr"] for study in studies}) == 3  # each draws its own
+            masks = {plans[0].material.at_seed(study.spec.trial_seed).seed for study in studies}
+            assert len(masks) == 3 and not masks & {0, 1}  # labels that no final run has
+        said = foresee(contest, workspace)
+        assert "4 rows with 2 seeds each, 2 of them tuned by 3 studies each" in said.text
+        table = table_of(contest, workspace)
+        tuned = [row for row in table.rows if row.label.endswith("tuned")]
+        assert [(len(row.keys), row.studies) for row in tuned] == [(6, 3), (6, 3)]
+
+    def test_a_row_one_of_whose_studies_fails_has_no_tuned_one(
+        self, make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        search = tune.search
+
+        def unlucky(plan: Any, settings: Any, workspace: Workspace) -> Any:
+            if settings.seed == 1 and plan.method.name == "ce-ignore":
+                raise TrainingError("none of its trials was trained to its end")
+            return search(plan, settings, workspace)
+
+        monkeypatch.setattr(tune, "search", unlucky)
+        workspace = make_workspace()
+        contest = with_tuned(contest_of(["ce-negative,ce-ignore"], workspace), 1, 2, workspace)
+        assert [(entrant.words, len(plans)) for entrant, plans in contest.rows] == [
+            *(("ce-negative", 1), ("ce-negative", 2), ("ce-ignore", 1))
+        ]
+        assert [entry.who for entry in contest.left_out] == ["ce-ignore, tuned"]
+
+    def test_what_tuning_adds_is_said_first(self, make_workspace: Callable[..., Workspace]) -> None:
+        contest = contest_of(["ce-negative,asl-negative"], make_workspace(), 5)
+        assert describe_studies(contest, 16, 3) == (
+            "before that 3 studies of 16 trials for each row, 96 shorter trainings in all, less what is there; they "
+            "add 2 tuned rows of 15 trainings each, 30 in all"
+        )
+        assert describe_studies(contest_of(["ce-negative"], make_workspace()), 1, 1) == (
+            "before that 1 study of 1 trial for each row, 1 shorter training in all, less what is there; they add "
+            "1 tuned row of 1 training each, 1 in all"
+        )
+
     def test_a_study_that_was_longer_counts_by_its_first_trials(self, make_workspace: Callable[..., Workspace]) -> None:
         workspace = make_workspace()
         contest = contest_of(["ce-negative"], workspace)
-        longer, shorter = (with_tuned(contest, number, workspace).rows[1][1][0].tuning for number in (3, 1))
+        longer, shorter = (with_tuned(contest, number, 1, workspace).rows[1][1][0].tuning for number in (3, 1))
         assert longer is not None and shorter is not None and longer.study == shorter.study
         assert (longer.num_trials, shorter.num_trials) == (3, 1)
         assert shorter.chosen == shorter.default
@@ -335,6 +393,8 @@ class TestCommand:
             (["--seeds", "0"], "--seeds 0"),
             (["--tune", "0"], "--tune 0"),
             (["--tune", "-3"], "--tune -3"),
+            (["--studies", "3"], "--studies 3: there are none without --tune"),
+            (["--tune", "2", "--studies", "0"], "--studies 0: a tuned row needs at least one"),
             (["--out", "table.html"], ".png, .svg, .pdf"),
             (["--recipe", "quik"], "did you mean quick?"),
         ],
