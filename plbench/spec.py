@@ -74,7 +74,7 @@ class Protocol(Identified):
     validation_labels: Literal["partial", "complete"] = "partial"
     max_trials: Annotated[int, Field(ge=1)] | None = None
     suggested: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude=True)
-    tuned_here: frozenset[str] = Field(default=frozenset(), exclude=True)
+    tuned_here: tuple[str, ...] = Field(default=(), exclude=True)
     sources: dict[str, str] = Field(default_factory=dict, exclude=True)
 
     @model_validator(mode="before")
