@@ -154,6 +154,8 @@ class _Coco(IndexedDataset):
         names = tuple(document.categories[entry].name for entry in categories.order)
         labels = _complete_labels(present, tuple(categories.texts()), names)
         folder = self._folder(split)
+        if bare := len(images) - len(annotated):
+            notes += (f"{bare:,} of {len(images):,} images have no annotation and are left out",)
         chosen = [document.images[entry] for entry in images.order[annotated]]
         return Annotations(
             TextColumn.of(str(image.id) for image in chosen),

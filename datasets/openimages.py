@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -164,7 +165,15 @@ class _OpenImages(IndexedDataset):
             collector.add(image_ids, labels, present.to_numpy(zero_copy_only=False))
         annotations = collector.finish()
         check_ids(annotations.image_ids, path)
-        return annotations
+        if collector.first_outside is not None and collector.num_outside == collector.num_rows:
+            row, mid = collector.first_outside
+            raise DataError(
+                f"{path}: {collector.num_outside:,} of {collector.num_rows:,} rows of {split} name classes that are "
+                f"not in {self.class_list} (the first: {mid[:40]}, line {row + 2}); take both from one release"
+            )
+        nameless = sum(mid not in names for mid in class_ids)
+        said = f"{nameless:,} of {len(class_ids):,} classes have no name in {self.descriptions}; named by id"
+        return replace(annotations, notes=(*annotations.notes, *([said] if nameless else [])))
 
     def images(self, split: str, annotations: Annotations) -> ImageSource:
         """The images of a split, from whichever of the published layouts is there."""

@@ -102,9 +102,16 @@ class _CslTable:
                 rows.append(row)
                 columns.append(pc.fill_null(pc.index_in(mids, value_set=known), -1).to_numpy())
                 present.append(np.full(len(row), sign))
+        every = np.concatenate(columns)
+        if every.size and every.max() < 0:
+            raise DataError(
+                f"{self._path}: {every.size:,} of {every.size:,} labels name classes that are not in "
+                f"{OpenImagesV6.class_list} (such as {min(self._named)}); take both from one release, or move "
+                "that list away"
+            )
         labels, notes = settle_cells(
             np.concatenate(rows).astype(np.int64),
-            np.concatenate(columns),
+            every,
             np.concatenate(present),
             num_images=len(paths),
             class_ids=class_ids,

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from plbench.api import DataError, ProgressReport
-from plbench.spelling import look, trim
+from plbench.spelling import look, trim, trim_column
 
 from .table_file import MOST_COLUMNS, TableFile
 
@@ -51,8 +51,13 @@ class LabelCells:
             return (text,) if listed is None else listed
         return text.split(self._separator)
 
-    def expand(self, texts: pa.Array) -> tuple[npt.NDArray[np.int64], pa.Array]:
-        """Take cells [K] apart: the cell of each label [L], and the labels [L], null for a cell without any."""
+    def expand(self, texts: pa.Array) -> tuple[npt.NDArray[np.int64] | None, pa.Array]:
+        """Take cells [K] apart: the cell of each label [L], and the labels [L], null for a cell without any.
+
+        Without a separator the cells are the labels, and None stands for 0 to K - 1.
+        """
+        if self._separator is None:
+            return None, trim_column(texts)
         encoded = texts.dictionary_encode()
         found = [self.names(text) or (None,) for text in encoded.dictionary.to_pylist()]
         flat = pa.array([name for names in found for name in names], pa.string())

@@ -84,9 +84,12 @@ def read_long(
             mentions.add(images, more[-1], start)
         num_unknown += int(np.count_nonzero(signs == 0))
         rows, labels = cells.expand(texts)
-        signs = signs[rows]
-        collector.add(images.take(pa.array(rows)), pc.if_else(pa.array(signs != 0), labels, None), signs > 0)
         start += len(images)
+        if rows is not None:
+            images, signs = images.take(pa.array(rows)), signs[rows]
+        if not signs.all():
+            labels = pc.if_else(pa.array(signs != 0), labels, None)
+        collector.add(images, labels, signs > 0)
     found = collector.finish()
     notes = [*columns.notes, *notes, *values.notes(), *found.notes]
     if num_unknown:

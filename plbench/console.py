@@ -37,6 +37,13 @@ class Reporter:
         """With `quiet`, nothing is printed."""
         self._console = Console(file=sys.stderr, quiet=quiet, highlight=False, soft_wrap=True)
         self._start = time.monotonic()
+        self._noted: set[str] = set()
+
+    def note(self, text: str) -> None:
+        """One line on something worth knowing, once, however often it is found."""
+        if text not in self._noted:
+            self._noted.add(text)
+            self.line(f"Note: {text}")
 
     def line(self, text: str) -> None:
         """One line; with the time since the start where nobody watches a terminal."""

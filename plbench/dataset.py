@@ -6,7 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,12 +15,17 @@ from pydantic import BaseModel, ConfigDict
 
 from plbench.annotations.collect import Annotations
 from plbench.annotations.index import Index
+from plbench.annotations.repeated import note_on_repeated_files
+from plbench.digests import Sha256s, sha256_of
 from plbench.download.remote import RemoteFile
 from plbench.errors import DataError, PlbenchError
-from plbench.images import ImageFiles, ImageSource
+from plbench.images import ImageFiles, ImageSource, image_sha256s
 from plbench.labels import PartialLabels
 from plbench.pixels import PIXELS
 from plbench.spec import Protocol, Recipe
+
+FINGERPRINT_FORMAT = 2
+"""Raised when fingerprints are made another way, so that what was stored under the old ones is not taken for new."""
 
 ProgressReport = Callable[[int, int], None]
 """What long work calls with (done, total) as it advances; a terminal shows a bar with the time left."""
@@ -105,6 +110,7 @@ class Dataset(ABC):
         """
         self.root, self.cache = root, cache
         self.options = self.Options() if options is None else options
+        self._sha256s: dict[str, Sha256s | None] = {}
 
     def missing(self) -> list[str]:
         """Files and folders, relative to the root, that are needed and not there."""
@@ -120,6 +126,20 @@ class Dataset(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """sha256 that changes whenever images or labels do."""
+
+    def image_sha256s(self, split: str, report: ProgressReport = lambda done, total: None) -> Sha256s | None:
+        """The sha256 of each image's bytes, [N, 32], computed once for an instance; None if its images do not give it.
+
+        Args:
+            split: of the dataset.
+            report: is told images done and in all, where this takes a while.
+        """
+        if split not in self._sha256s:
+            self._sha256s[split] = image_sha256s(self.split(split).images, self.cache, report)
+        return self._sha256s[split]
+
+    def warn(self, sentence: str) -> None:  # noqa: B027  (replaced by whoever can tell a person)
+        """Says what a person should know of the dataset's stored files; by default nobody hears it."""
 
     @abstractmethod
     def split(self, name: str) -> LabelledSplit:
@@ -195,7 +215,7 @@ class IndexedDataset(Dataset):
 
     def _index(self, split: str) -> Index:
         meaning = json.dumps([self.reader_version, self.options.meaning()], sort_keys=True)
-        return Index(self.cache, f"{self.name}-{split}", meaning, self.annotation_files(split))
+        return Index(self.cache, f"{self.name}-{split}", meaning, self.annotation_files(split), lambda s: self.warn(s))
 
     def annotations(self, split: str, report: ProgressReport = lambda done, total: None) -> Annotations:
         """The annotations of a split, from the index where it is there.
@@ -207,6 +227,8 @@ class IndexedDataset(Dataset):
             raise DataError(f"dataset {self.name!r} has splits {', '.join(self.splits)}, not {split!r}")
         if split not in self._annotations:
             found = self._index(split).get(lambda: self.read(split, report))
+            said = note_on_repeated_files(found, f"split {split!r} of {self.name!r}")
+            found = replace(found, notes=(*found.notes, *said))
             for other, known in self._annotations.items():
                 if _classes(known) != _classes(found):
                     raise DataError(
@@ -233,9 +255,16 @@ class IndexedDataset(Dataset):
         return self._splits[name]
 
     def fingerprint(self) -> str:
-        """sha256 over annotation files of the splits in use, images, and the version of the rules that decode them."""
-        content = {split: [self._index(split).key(), self.split(split).images.fingerprint()] for split in self._used}
-        return hashlib.sha256(json.dumps([PIXELS, content], sort_keys=True).encode()).hexdigest()
+        """sha256 over the bytes of annotations and images of the splits in use, and the rules that decode images.
+
+        Images are hashed once for an instance, and remembered in the cache: see `plbench.digests`.
+        """
+        content: dict[str, Any] = {"format": FINGERPRINT_FORMAT, "pixels": PIXELS}
+        for split in self._used:
+            sha256s = self.image_sha256s(split)
+            images = self.split(split).images.fingerprint() if sha256s is None else sha256_of(sha256s)
+            content[split] = [self._index(split).key(), images]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
     def _used(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from plbench.randomness import derive_seed, put_generators_back, seeded, state_o
 from plbench.spec import Plan
 from plbench.training import hooks
 from plbench.training.clock import Clock
+from plbench.training.dropout import Dropout
 from plbench.training.execution import Execution
 from plbench.training.inputs import Inputs
 from plbench.training.optimisation import make_average, make_optimizer
@@ -169,7 +170,8 @@ def fit(
     steps_per_epoch = math.ceil(len(inputs) / plan.batch_size)
     last_epoch = stop_after or plan.epochs
     view = View(state, inputs, execution)
-    stepper = _stepper(state, plan, execution)
+    dropout = Dropout(seed, state.model)
+    stepper = _stepper(state, plan, execution, dropout)
     state.clock.resume()
     report(state.step, last_epoch * steps_per_epoch)
     while state.epoch < last_epoch:
@@ -178,7 +180,7 @@ def fit(
         if state.batch == 0:
             with hooks.calling(state.method, "epoch_start"):
                 state.method.epoch_start(view, opening)
-        with _dropout(state, seed, execution):
+        with _chance(state, seed, execution), dropout.installed():
             for progress, wished in _steps(stepper, state, inputs, opening, wish):  # noqa: B007  # the last one counts
                 report(state.step, last_epoch * steps_per_epoch)
                 after_step()
@@ -191,12 +193,12 @@ def fit(
         after_epoch(state)
 
 
-def _stepper(state: FitState, plan: Plan, execution: Execution) -> Stepper:
+def _stepper(state: FitState, plan: Plan, execution: Execution, dropout: Dropout) -> Stepper:
     """What takes the steps, over however many processes."""
     if execution.compiles:
         state.model.compile()
     network = execution.world.wrapped(Network(state.model, state.method))
-    return Stepper(network, state.method, plan, execution, state.tally, state.clock)
+    return Stepper(network, state.method, plan, execution, state.tally, state.clock, dropout)
 
 
 def _steps(
@@ -253,9 +255,12 @@ def _grant(
 
 
 @contextmanager
-def _dropout(state: FitState, seed: int, execution: Execution) -> Iterator[None]:
-    """Chance of an epoch: from the run's seed, or from where a checkpoint inside the epoch left it."""
-    names = ("dropout", state.epoch, *((execution.world.rank,) if execution.world.rank else ()))
+def _chance(state: FitState, seed: int, execution: Execution) -> Iterator[None]:
+    """What an epoch draws from global generators: from the run's seed, or where a checkpoint inside the epoch left it.
+
+    Dropout layers do not (`plbench.training.dropout`); a model or a method may have something else that does.
+    """
+    names = ("chance", state.epoch, *((execution.world.rank,) if execution.world.rank else ()))
     with seeded(derive_seed(seed, *names)):
         saved = state.generators
         if state.batch and saved is not None and len(saved) == execution.world.size:

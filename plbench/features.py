@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from plbench.checksums import set_aside
 from plbench.errors import PlbenchError
-from plbench.growing import GrowingMatrix
+from plbench.growing import GrowingMatrix, find_damage, open_matrix
 from plbench.images import ImageSource, image_set_id
 from plbench.loading.batches import image_batches
 from plbench.loading.jpegs import JpegDecoder
@@ -25,6 +26,7 @@ from plbench.store import Store, unwritable
 
 BATCH_SIZE = 32  # small batches stay in a CPU's cache
 GPU_BATCH_SIZE = 256
+_FORMAT = 2  # of the file: raised when it is another, so that old ones are not taken for damaged
 _SAVE_EVERY = 32  # batches between two notes of which are on disk
 
 
@@ -44,7 +46,7 @@ def features_key(
         decode: what decodes the images, as `plbench.loading.jpegs.jpeg_decoder` names it.
     """
     backbone = model.model_dump(mode="json", exclude={"head", "head_width", "head_dropout"})
-    content = [fingerprint, split, image_set_id(images), backbone, precision, NUMERICS, PIXELS]
+    content = [_FORMAT, fingerprint, split, image_set_id(images), backbone, precision, NUMERICS, PIXELS]
     if model.weights == "random":
         content.append(seed)
     if decode != "pil":
@@ -73,6 +75,8 @@ def cached_features(
     num_ranks: int = 1,
 ) -> np.ndarray:
     """Features of every image, [N, D] float32, memory-mapped from the cache; computed where they are not there.
+
+    Their values are not compared with their checksums here: `set_damaged_aside` does, once for all processes.
 
     Processes share the work where each calls this with its rank. They need no barrier: each returns when all features
     are there. A batch is the same rows whoever computes it, and the file notes which batches it holds, so that an
@@ -111,11 +115,31 @@ def cached_features(
 
 def stored_features(path: Path, num_images: int) -> np.ndarray | None:
     """Features in the cache, memory-mapped; None where there are none, or the file is not whole."""
-    try:
-        features = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return features if features.ndim == 2 and len(features) == num_images else None
+    return open_matrix(path, num_images)
+
+
+def set_damaged_aside(store: Store, key: str, warn: Callable[[str], None]) -> None:
+    """Compares cached features with their checksums, and renames what does not match, so that it is computed again.
+
+    Args:
+        warn: told in a sentence of what was set aside.
+
+    Raises:
+        StoreError: if the cache cannot be written.
+    """
+    name = features_name(key)
+    if not (store.cache / name).exists():
+        return
+    with store.cache_lock(name) as path:
+        try:
+            damage = find_damage(path)
+            if damage is not None:
+                aside = set_aside(path)
+                warn(f"Cached features {path} are damaged: {damage}; set aside as {aside}, computing them again")
+        except FileNotFoundError:
+            return  # another process set it aside
+        except OSError as error:
+            raise unwritable(path, error) from error
 
 
 @dataclass(frozen=True)

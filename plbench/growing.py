@@ -6,22 +6,72 @@ import io
 import math
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from plbench.digests import signature
 from plbench.errors import PlbenchError
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 
 
+_DONE = 1 << 32
+_CHECKED_AT_A_TIME = 8 << 20  # bytes: a CRC of so many takes a few milliseconds, in which others get their turn
+
+
+def open_matrix(path: Path, num_rows: int) -> np.ndarray | None:
+    """A matrix that lies whole under its name, memory-mapped, [N, D] float32; its values are not looked at.
+
+    Returns:
+        None where there is no file, or it is not one of N rows that `GrowingMatrix` wrote to the end.
+    """
+    layout = _layout_of(path)
+    return None if layout is None or layout.shape[0] != num_rows else np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def find_damage(path: Path) -> str | None:
+    """Why a matrix under its name is not what was written, in words; None where it is.
+
+    All of it is read, which costs little beside using it. A file that did not change since is not read again by this
+    process.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    return _damage_of(path, signature(path.stat()))
+
+
+@lru_cache(256)
+def _damage_of(path: Path, seen: bytes) -> str | None:
+    layout = _layout_of(path)
+    return "it is not whole, or not of plbench's making" if layout is None else layout._find_damage()
+
+
+def _layout_of(path: Path) -> GrowingMatrix | None:
+    """The matrix that a file is, by its size and its header; None where it is none."""
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            file.seek(values.offset + values.nbytes)
+            batch_rows = int.from_bytes(file.read(8), "little")
+        layout = GrowingMatrix(path, (values.shape[0], values.shape[1]), batch_rows)
+    except Exception:  # of a damaged header numpy, ast and tokenize each raise their own
+        return None
+    return layout if layout.is_whole() else None
+
+
 class GrowingMatrix:
     """A float32 matrix [N, D] in a .npy file, which appears under its name when it is whole.
 
-    Until then it lies beside it at its full size, followed by a byte for each batch: 1 where that batch is on disk.
-    Writers need no lock, since no two write the same bytes.
+    The array is followed by the number of rows in a batch and a word for each batch, all little-endian uint64: 0 while
+    it is not on disk, then 2^32 + the CRC-32 of its bytes as they were computed. `find_damage` compares them. Until the
+    matrix is whole it lies beside its place at its full size. Writers need no lock: no two write the same bytes.
     """
 
     def __init__(self, path: Path, shape: tuple[int, int], batch_rows: int) -> None:
@@ -31,8 +81,9 @@ class GrowingMatrix:
         header = io.BytesIO()
         np.lib.format.write_array_header_2_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
         self._header = header.getvalue()
-        self._marks_begin = len(self._header) + 4 * math.prod(shape)
-        self._unmarked: list[int] = []
+        self._marks_begin = len(self._header) + 4 * math.prod(shape) + 8
+        self._num_bytes = self._marks_begin + 8 * self.num_batches
+        self._unmarked: dict[int, int] = {}
 
     @property
     def partial(self) -> Path:
@@ -72,24 +123,25 @@ class GrowingMatrix:
 
     def write(self, batch: int, values: np.ndarray) -> None:
         """Writes the rows of a batch, float32 [b, D]; `note` makes them count."""
-        self._file.seek(len(self._header) + 4 * self.shape[1] * self.rows_of(batch).start)
-        self._file.write(np.ascontiguousarray(values, dtype="<f4").data)
-        self._unmarked.append(batch)
+        content = np.ascontiguousarray(values, dtype="<f4").data.cast("B")
+        self._file.seek(self._place_of(batch)[0])
+        self._file.write(content)
+        self._unmarked[batch] = _DONE | zlib.crc32(content)
 
     def note(self) -> None:
         """Marks what was written, once it is on disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        for batch in self._unmarked:
-            self._file.seek(self._marks_begin + batch)
-            self._file.write(b"\1")
+        for batch, mark in self._unmarked.items():
+            self._file.seek(self._marks_begin + 8 * batch)
+            self._file.write(mark.to_bytes(8, "little"))
         self._file.flush()
         self._unmarked.clear()
 
     def num_rows_done(self) -> int:
         """Rows that are there, of all processes; those that others have not marked are not known."""
         marks = self._marks()
-        marks[self._unmarked] = True
+        marks[list(self._unmarked)] = True
         missing_in_last = self.num_batches * self.batch_rows - self.shape[0] if marks[-1:].all() else 0
         return int(marks.sum()) * self.batch_rows - missing_in_last
 
@@ -104,13 +156,11 @@ class GrowingMatrix:
             self._wait(self.is_whole, begun=True)
             return
         self._wait(lambda: bool(self._marks().all()), begun=True)
-        self._file.truncate(self._marks_begin)
-        os.fsync(self._file.fileno())
         self.partial.replace(self.path)
 
     def is_whole(self) -> bool:
         """Whether it lies under its name."""
-        return self._is_of(self.path, self._marks_begin)
+        return self._is_of(self.path)
 
     def remove(self) -> None:
         """Takes away what is not whole."""
@@ -118,21 +168,48 @@ class GrowingMatrix:
 
     def _marks(self) -> np.ndarray:
         """Which batches are on disk, bool [num_batches]."""
-        content = os.pread(self._file.fileno(), self.num_batches, self._marks_begin)
-        if len(content) < self.num_batches:  # it is whole: the owner has cut the marks off
-            return np.ones(self.num_batches, dtype=np.bool_)
-        return np.frombuffer(content, np.uint8) == 1
+        return self._read_marks(self._file.fileno()) >= _DONE
+
+    def _read_marks(self, descriptor: int) -> np.ndarray:
+        return np.frombuffer(os.pread(descriptor, 8 * self.num_batches, self._marks_begin), "<u8")
 
     def _fits(self) -> bool:
         """Whether what lies there began as this matrix, in batches of this size."""
-        return self._is_of(self.partial, self._marks_begin + self.num_batches)
+        return self._is_of(self.partial)
 
-    def _is_of(self, path: Path, size: int) -> bool:
+    def _is_of(self, path: Path) -> bool:
         try:
             with path.open("rb") as file:
-                return os.fstat(file.fileno()).st_size == size and file.read(len(self._header)) == self._header
+                if os.fstat(file.fileno()).st_size != self._num_bytes or file.read(len(self._header)) != self._header:
+                    return False
+                file.seek(self._marks_begin - 8)
+                return int.from_bytes(file.read(8), "little") == self.batch_rows
         except OSError:
             return False
+
+    def _place_of(self, batch: int) -> tuple[int, int]:
+        """First byte of a batch in the file, and its size in bytes."""
+        rows, row_bytes = self.rows_of(batch), 4 * self.shape[1]
+        return len(self._header) + row_bytes * rows.start, row_bytes * len(rows)
+
+    def _find_damage(self) -> str | None:
+        """Which of its batches are not what was written, in words; None where all are."""
+        with self.path.open("rb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
+            descriptor = file.fileno()
+            marks = self._read_marks(descriptor)
+            groups = np.array_split(np.arange(self.num_batches), max(1, self._num_bytes // _CHECKED_AT_A_TIME))
+
+            def damaged(batches: np.ndarray) -> list[int]:
+                places = ((batch, self._place_of(batch)) for batch in batches.tolist())
+                sums = ((batch, zlib.crc32(os.pread(descriptor, size, begin))) for batch, (begin, size) in places)
+                return [batch for batch, found in sums if marks[batch] != _DONE | found]
+
+            wrong = [batch for batches in pool.map(damaged, groups) for batch in batches]
+        if not wrong:
+            return None
+        rows = self.rows_of(wrong[0])
+        more = f" and {len(wrong) - 1:,} other blocks" if len(wrong) > 1 else ""
+        return f"rows {rows.start:,} to {rows.stop - 1:,}{more} do not match their checksums"
 
     def _reserve(self) -> None:
         """Makes the file at its full size, so that a disk too small is an error now and not hours later."""
@@ -142,10 +219,12 @@ class GrowingMatrix:
             with fresh.open("wb") as file:
                 file.write(self._header)
                 zeros = np.zeros(1 << 20, np.uint8)
-                remaining = self._marks_begin - len(self._header) + self.num_batches
+                remaining = self._num_bytes - len(self._header)
                 while remaining > 0:
                     file.write(zeros[:remaining].data)
                     remaining -= zeros.size
+                file.seek(self._marks_begin - 8)
+                file.write(self.batch_rows.to_bytes(8, "little"))
             fresh.replace(self.partial)
         finally:
             fresh.unlink(missing_ok=True)

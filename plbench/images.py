@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -17,13 +17,12 @@ from PIL import Image
 from torch import Tensor
 
 from plbench.columns import take
+from plbench.digests import Report, Sha256s, files_sha256, sha256_of
 from plbench.errors import DataError
 from plbench.labels import PartialLabels
 from plbench.paths import below
 from plbench.pixels import DECODING_ERRORS, decoded
 from plbench.spelling import file_look, find_alike, list_by_look
-
-_MOST_SIZES = 150_000  # files whose size a fingerprint looks at: well under a second on a local disk
 
 
 class ImageSource(Protocol):
@@ -67,7 +66,7 @@ class ImageSource(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """sha256 that changes when images are replaced."""
+        """sha256 that changes when any image does. Not asked of a source that has `sha256s(cache, report)`, too."""
         ...
 
     def expect(self, rows: range) -> None:
@@ -155,20 +154,53 @@ class ImageFiles:
     def expect(self, rows: range) -> None:
         """Nothing is read ahead: the next row's file lies anywhere."""
 
-    def fingerprint(self) -> str:
-        """sha256 over the sizes of the files in bytes: of all, or of evenly spaced ones where they are millions.
+    def sha256s(self, cache: Path | None = None, report: Report = lambda done, total: None) -> Sha256s:
+        """The sha256 of each file, [N, 32]; zeros where it is absent.
 
-        Tells that images were replaced, resized or encoded again without reading them.
+        Args:
+            cache: remembers what files hold, so that each is read once.
+            report: is told files done and in all, where this takes a while.
         """
-        step = -(-len(self) // _MOST_SIZES)
-        digest = hashlib.sha256(f"{len(self)} every {step}".encode())
-        for row in range(0, len(self), max(1, step)):
-            try:
-                size = self.path(row).stat().st_size
-            except OSError:
-                size = -1
-            digest.update(size.to_bytes(8, "little", signed=True))
-        return digest.hexdigest()
+        return files_sha256(_Files(self), cache, report)
+
+    def fingerprint(self) -> str:
+        """sha256 over the files' bytes."""
+        return sha256_of(self.sha256s())
+
+
+class _Files(Sequence[str]):
+    """Absolute paths, made when asked for: nine million of them need not be in memory."""
+
+    def __init__(self, images: ImageFiles) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, row: Any) -> Any:
+        return os.path.abspath(self._images.path(row))
+
+
+def image_sha256s(
+    source: ImageSource, cache: Path | None = None, report: Report = lambda done, total: None
+) -> Sha256s | None:
+    """The sha256 of each image's bytes as they are stored, [N, 32]; None of a source that does not give them."""
+    give = getattr(source, "sha256s", None)
+    return None if give is None else give(cache, report)
+
+
+def hash_images(source: ImageSource) -> Sha256s:
+    """The sha256 of each image's bytes, [N, 32], of any source, by reading it all; zeros where one cannot be read."""
+
+    def digest(row: int) -> bytes:
+        try:
+            return hashlib.sha256(source.read(row)).digest()
+        except DataError:
+            return bytes(32)
+
+    with ThreadPoolExecutor() as pool:
+        digests = b"".join(pool.map(digest, range(len(source))))
+    return np.frombuffer(digests, np.uint8).reshape(-1, 32)
 
 
 def image_set_id(source: ImageSource) -> str:

@@ -19,7 +19,7 @@ from plbench.cells import Cells, joined_cells
 from plbench.checkpoint import Checkpoints
 from plbench.engine import FitState, fit, own_copy, prepare_fit
 from plbench.errors import TrainingError
-from plbench.features import cached_features, features_key
+from plbench.features import cached_features, features_key, set_damaged_aside
 from plbench.loading.jpegs import jpeg_decoder
 from plbench.loading.transforms import TrainTransform, eval_transform
 from plbench.metrics import evaluate_cells
@@ -293,13 +293,7 @@ class Job:
         self.state.generators = saved.pop("generators")
         self.state.load_state_dict(saved)
         steps = self.method.task.steps_per_epoch * self.spec.plan.epochs
-        said = [f"Going on after step {self.state.step:,} of {steps:,}"]
-        if self.state.batch and found.num_processes != world.size:
-            said.append(
-                f"It was saved by {found.num_processes} processes, these are {world.size}: dropout goes on with other "
-                "chances, all else as it was"
-            )
-        return said
+        return [f"Going on after step {self.state.step:,} of {steps:,}"]
 
     def _selects_by_epoch(self) -> bool:
         by_validation = self.only_selects and self.spec.selection == "validation"
@@ -332,12 +326,15 @@ class Job:
     def _features(self, split: str) -> np.ndarray:
         spec, workspace = self.spec, self.workspace
         images = self.plan.material.whole(split).images
+        key = features_key(
+            spec.dataset_fingerprint, split, images, spec.model, spec.precision, spec.seed, workspace.decode
+        )
+        with workspace.reporter.patience(f"Comparing cached features of {len(images):,} images with their checksums"):
+            workspace.world.shared(lambda: set_damaged_aside(workspace.store, key, workspace.reporter.line))
         with workspace.reporter.task(f"Features of {len(images):,} {split} images") as report:
             return cached_features(
                 workspace.store,
-                features_key(
-                    spec.dataset_fingerprint, split, images, spec.model, spec.precision, spec.seed, workspace.decode
-                ),
+                key,
                 images,
                 lambda: build_backbone(spec.model, weights_path(spec.model, workspace.weights_file), spec.seed),
                 spec.model,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -78,13 +77,6 @@ def pretrained_name(backbone: str) -> str:
     config = _pretrained_config(backbone)
     architecture = backbone.partition(".")[0]
     return f"{architecture}.{config.tag}" if config.tag else architecture
-
-
-@cache
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Backbone(nn.Module):

@@ -18,6 +18,7 @@ from plbench.errors import DataError
 from plbench.evaluation import summary
 from plbench.evaluation.thresholds import Thresholds, thresholds_on
 from plbench.job import Job
+from plbench.planning.label_check import notes_on
 from plbench.planning.resolve import fit_part_plan, is_default
 from plbench.pretraining import describe_pretraining, overlap
 from plbench.randomness import derive_seed
@@ -111,9 +112,7 @@ def _cells_that_chose(job: Job) -> Cells:
 
 def _idle_parts(job: Job) -> list[str]:
     """What parts of the method did nothing in any process."""
-    with hooks.calling(job.method, "idle"):
-        own = list(job.method.idle())
-    first, *others = job.workspace.world.gather_objects(own)
+    first, *others = job.workspace.world.gather_objects(hooks.idle_of(job.method))
     return [sentence for sentence in first if all(sentence in other for other in others)]
 
 
@@ -166,6 +165,7 @@ def record(job: Job, scored: Scored, metrics: dict[str, SplitMetrics], folder: P
         training={"final_loss": job.state.history[-1]["loss"], "steps": float(job.state.step)},
         files={name: reference(folder / name) for name in FILES},
         warnings=_warnings(job, scored, next(iter(metrics.values()))),
+        notes=list(notes_on(job.plan.material)),
     )
 
 
@@ -230,4 +230,9 @@ def _warnings(job: Job, scored: Scored, headline: SplitMetrics) -> list[str]:
         warnings.append("the epoch was selected on the test split: no board ranks this run")
     if job.spec.skipped_images:
         warnings.append(f"{len(job.spec.skipped_images)} unreadable images were left out")
+    if job.spec.duplicates:
+        warnings.append(
+            f"test images that are byte for byte train images: {job.spec.duplicates} (--allow-duplicates); the "
+            "figures are in part of what was learned by heart"
+        )
     return warnings

@@ -58,6 +58,7 @@ class Material:
         self._siblings: dict[int, Material] = {self.seed: self}
         self._fit_part: Part | None = None
         self._validation: Part | None = None
+        self._validates = False
 
     def at_seed(self, seed: int) -> Material:
         """Return the material of a run of this seed: the same images, opened once, with the labels that it draws."""
@@ -81,6 +82,11 @@ class Material:
         if split not in self._splits:
             self._splits[split] = self._open(split)
         return self._splits[split]
+
+    @property
+    def open_splits(self) -> tuple[str, ...]:
+        """The splits that somebody has asked for, in that order."""
+        return tuple(self._splits)
 
     @property
     def whole_train(self) -> Part:
@@ -147,6 +153,16 @@ class Material:
         part = self._of_train(np.flatnonzero(self._held_out), labels)
         self._check_scorable(part, "validation part")
         return part
+
+    def check_validation(self) -> None:
+        """Makes sure, once, that the validation part can be scored.
+
+        Raises:
+            DataError: as `validation`.
+        """
+        if not self._validates:
+            self.validation()
+            self._validates = True
 
     def hidden_truth(self, part: TrainPart = "train") -> PartialLabels | None:
         """The complete labels behind `train(part)` where a simulation hid them: for diagnostics alone."""

@@ -268,7 +268,8 @@ class Record(Frozen):
         test_seen_in_pretraining: why the test images are among what they have seen, as far as names of collections
             tell; None where they are not.
         files: by name in the run's folder.
-        warnings: among them what parts of the method did nothing (`plbench.api.Method.idle`).
+        warnings: on the run's figures, and what parts of the method did nothing (`plbench.api.Method.idle`).
+        notes: on how its labels were read, as the plan said them.
     """
 
     schema_version: Literal[5] = 5
@@ -295,6 +296,7 @@ class Record(Frozen):
     training: dict[str, float] = Field(default_factory=dict)
     files: dict[str, FileReference] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
     error: str | None = None
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,13 +15,14 @@ from torch import Tensor
 
 from plbench import checkpoint, environment, outcome
 from plbench.api import Stage
-from plbench.errors import TrainingError
+from plbench.checksums import DAMAGED, Damaged, read_checked, set_aside, write_checked
+from plbench.errors import StoreError, TrainingError
 from plbench.evaluation.stored import finished_record
 from plbench.forecast.estimate import describe
 from plbench.job import Job, Watch
 from plbench.planning.resolve import RunPlan, fit_part_plan
-from plbench.record import Record, write_record
-from plbench.store import CHECKPOINT, write_atomically, write_text
+from plbench.record import Record, whole_file, write_record
+from plbench.store import CHECKPOINT, RECORD, write_text
 from plbench.tracking import follow
 from plbench.training.prediction import View
 from plbench.workspace import Workspace
@@ -118,21 +120,47 @@ def stage_artifact(plan: RunPlan, name: str, workspace: Workspace) -> Tensor:
     run(stage_plan, workspace)
     folder = workspace.store.run_folder(stage_plan.spec.key)
     path = folder / "artifacts" / f"{name}-{plan.spec.method.source_sha256[:16]}.npy"
-    value = world.shared(lambda: _stored(path))
+    value = world.shared(lambda: _stored(path, workspace))
     if value is None:
+        if not world.shared(lambda: _has_its_weights(stage_plan, workspace)):
+            run(stage_plan, workspace)
         reduced = value = _reduce(stage, stage_plan, workspace, folder).cpu().numpy()
         if world.is_main:
-            write_atomically(path, lambda file: np.save(file, reduced, allow_pickle=False))
+            write_checked(path, lambda file: np.save(file, reduced, allow_pickle=False))
     return torch.from_numpy(value)
 
 
-def _stored(path: Path) -> np.ndarray | None:
-    """An artifact on disk; None where there is none, or the file is not whole."""
+def _stored(path: Path, workspace: Workspace) -> np.ndarray | None:
+    """An artifact on disk; None where there is none, or it was damaged, which is said, and set aside."""
     try:
-        value: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        value: np.ndarray = np.load(io.BytesIO(read_checked(path)), allow_pickle=False)
+    except FileNotFoundError:
+        return None
+    except (Damaged, ValueError, EOFError) as error:
+        workspace.reporter.line(f"{error}; set aside as {set_aside(path)}, making it again")
         return None
     return value
+
+
+def _has_its_weights(plan: RunPlan, workspace: Workspace) -> bool:
+    """Whether the weights of a run that is done are those that its record speaks of.
+
+    Where they are not, that is said, and weights and record are set aside, so that the run counts as not done.
+    """
+    folder = workspace.store.run_folder(plan.spec.key)
+    record = finished(plan, workspace)
+    if record is None:
+        return False
+    try:
+        whole_file(folder, record, CHECKPOINT)
+    except StoreError as error:
+        what = str(error).partition(";")[0]
+        workspace.reporter.line(f"{what}; it is set aside (*{DAMAGED}), and that run is made again")
+        for name in (CHECKPOINT, RECORD):
+            if (folder / name).exists():
+                set_aside(folder / name)
+        return False
+    return True
 
 
 def _reduce(stage: Stage, plan: RunPlan, workspace: Workspace, folder: Path) -> Tensor:

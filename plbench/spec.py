@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-NUMERICS = 1
+NUMERICS = 2
 """Raised whenever a change of ours moves results, so that a mended bug is never answered with "already done"."""
 
 Regime = Literal["finetune", "probe"]
@@ -180,8 +180,12 @@ class RunSpec(Identified):
         train_part: "train", or "fit": train without its validation part.
         stages: key of each prerequisite run by stage name.
         skipped_images: unreadable images left out on request, as "split/id"; a run with any is `custom/…`.
+        duplicates: number of test images that are byte for byte train images and were allowed to stay; a run with
+            any is `custom/…`.
         tuned_by: key of the study that chose parameters, rate and decay; None where none did. It keeps the row of a
             study apart from one of the same values that nobody searched for.
+        processes: their number where the result depends on it: batch statistics of each one's own share, or layers
+            whose chance each draws for itself; else None.
     """
 
     protocol: Protocol
@@ -196,7 +200,9 @@ class RunSpec(Identified):
     selection: Selection = "last"
     train_part: TrainPart = "train"
     skipped_images: tuple[str, ...] = ()
+    duplicates: Annotated[int, Field(ge=1)] | None = None
     tuned_by: str | None = None
+    processes: int | None = None
     stages: dict[str, str] = Field(default_factory=dict)
     numerics: int = NUMERICS
 

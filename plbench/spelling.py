@@ -54,7 +54,7 @@ def first_alike(texts: pa.Array) -> tuple[str, str] | None:
     seen: dict[str, str] = {}
     for text in [*odd.to_pylist(), *texts.filter(pc.string_is_ascii(texts)).to_pylist()]:
         if (other := seen.setdefault(look(text), text)) != text:
-            return other, text
+            return min(other, text), max(other, text)
     return None
 
 

@@ -74,6 +74,7 @@ def open_dataset(name: str, workspace: Workspace) -> Dataset:
         where = f", not found in {dataset.root} (give another folder with --data-root DIR)"
         needs = ", ".join(missing) + (where if dataset.needs_root else "")
         raise DataError(f"dataset {name!r} needs {needs}; {dataset.fetch_hint()}")
+    dataset.warn = workspace.reporter.line  # type: ignore[method-assign,assignment]
     doing = "Reading the annotations of" if dataset.needs_files else "Preparing"
     with (
         workspace.store.cache_lock(f"data/{name}"),
@@ -84,6 +85,26 @@ def open_dataset(name: str, workspace: Workspace) -> Dataset:
         except OSError as error:
             raise unwritable(dataset.root, error) from error
     return dataset
+
+
+def fingerprint(dataset: Dataset, workspace: Workspace) -> str:
+    """A dataset's fingerprint. Its images are hashed for it once, which is shown, by the main process first.
+
+    Raises:
+        StoreError: if the cache cannot be written.
+    """
+
+    def hash_images() -> None:
+        with (
+            workspace.store.cache_lock(f"data/{dataset.name}"),
+            workspace.reporter.task(f"Hashing the images of {dataset.title}, once") as report,
+        ):
+            for split in dataset.used_splits():
+                dataset.image_sha256s(split, report)
+
+    if dataset.needs_files:
+        workspace.world.shared(hash_images)
+    return dataset.fingerprint()
 
 
 def locate_dataset(name: str, workspace: Workspace) -> Dataset:

@@ -83,6 +83,7 @@ OPTIONS = {
     "no batch": (["--batch-size", "0"], ["batch_size = 0"]),
     "no pieces": (["--accumulate", "0"], ["accumulate = 0"]),
     "no norm": (["--clip-grad", "0"], ["clip_grad = 0.0"]),
+    "pretraining of weights that are known": (["--pretraining", "coco"], ["--pretraining", "--weights FILE"]),
     "unknown optimiser": (["--optimizer", "sgd"], ["optimizer = 'sgd'", "'adamw'"]),
     "no head": (["--head-width", "0"], ["head_width = 0"]),
     "images too small": (["--image-size", "4"], ["image_size = 4"]),

@@ -122,14 +122,11 @@ def prepared(case: Case, inputs: FeatureInputs, execution: Execution) -> FitStat
         state = prepared(first, inputs, execution)
         fit(state, inputs, plan, execution, seed=0)
         artifacts[stage.name] = stage.reduce(View(state, inputs, execution))
-    spec = ModelSpec(backbone="convolutions", weights="random", image_size=IMAGE_SIZE)
+    spec = ModelSpec(backbone="convolutions", weights="random", image_size=IMAGE_SIZE, head_dropout=0.3)
     made = method(params, replace(task, artifacts=artifacts))
     with seeded(derive_seed(0, "model")):
         backbone = nn.Identity() if case.regime == "probe" else Convolutions()
         model = made.build(backbone, lambda: make_head(spec, NUM_FEATURES, NUM_CLASSES))
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):  # of the method's own: two processes draw other numbers than one
-            module.p = 0.0
     return prepare_fit(model.double(), made, case.plan, steps, execution)
 
 

@@ -153,6 +153,17 @@ def test_what_is_killed_ten_times_ends_as_what_never_was(tmp_path: Path, regime:
     assert one.training == other.training and one.hidden_truth == other.hidden_truth
 
 
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_processes_goes_on_inside_an_epoch(tmp_path: Path, before: int, after: int) -> None:
+    ended(started(tmp_path / "whole", "probe", 1, None, 0))
+    ended(started(tmp_path / "moved", "probe", before, ("step", 8), 0))
+    assert list(tmp_path.glob("moved/runs/*/checkpoints/step-*7.json"))  # of 3 steps in an epoch
+    assert ended(started(tmp_path / "moved", "probe", after, None, 0)) == [0] * after
+    one, other = (outcome(tmp_path / name, "probe")[1]["model"] for name in ("whole", "moved"))
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-5)  # sums over processes round otherwise
+
+
 @pytest.mark.parametrize("harm", ["truncated", "edited", "gone"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, harm: str) -> None:
     ended(started(tmp_path, "probe", 1, ("step", 6), 0))

@@ -17,13 +17,13 @@ import torch
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
+from plbench.digests import file_sha256
 from plbench.errors import PlbenchError
 from plbench.models import (
     PACKAGED_BACKBONE,
     Backbone,
     build_backbone,
     default_normalisation,
-    file_sha256,
     make_head,
     packaged_weights,
     resolve_backbone,
@@ -231,8 +231,9 @@ PRETRAINED = "test_resnet.r160_in1k"
 CHILD = f"""
 import json, sys, time
 import torch
+from plbench.digests import file_sha256
 from plbench.errors import PlbenchError
-from plbench.models import build_backbone, file_sha256, pretrained_weights, weights_path
+from plbench.models import build_backbone, pretrained_weights, weights_path
 from plbench.spec import ModelSpec
 
 spec = ModelSpec(backbone="{PRETRAINED}", weights="pretrained", image_size=32)

@@ -301,7 +301,7 @@ class TestHonesty:
                 return super().split(name)
 
         workspace = make_workspace(Locked)
-        request = {"selection": "validation", "simulate": "rpa=0.2"}
+        request = {"selection": "validation", "simulate": "rpa=0.2", "scores_test": False}
         choosing = fit_part_plan(a_plan(workspace, "selective", **request), workspace.registry)
         record = runner.run(choosing, workspace)
         assert choosing.stages["prior"][1].spec.train_part == "fit"

@@ -113,8 +113,10 @@ CHANGED: dict[str, dict[str, Any]] = {
         "selection": "validation",
         "train_part": "fit",
         "skipped_images": ("x",),
+        "duplicates": 3,
         "tuned_by": "0123456789abcdef",
         "stages": {"prior": "0123456789abcdef"},
+        "processes": 2,
         "numerics": 999,
     },
 }

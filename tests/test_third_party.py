@@ -79,7 +79,7 @@ class Dots(Dataset):
             folder = self.root / split
             folder.mkdir(parents=True, exist_ok=True)
             for row, colours in enumerate(present(split)):
-                pixels = np.random.default_rng(row).integers(0, 60, (16, 16, 3), np.uint8)
+                pixels = np.random.default_rng((row, number)).integers(0, 60, (16, 16, 3), np.uint8)
                 pixels[..., colours] += np.uint8(180)
                 Image.fromarray(pixels).save(folder / f"{row}.png")
 

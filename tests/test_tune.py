@@ -241,7 +241,7 @@ class TestShut:
         monkeypatch.setattr(Shut, "opened", False)
         workspace = make_workspace(Locked)
         params = {"mode": "likelihood"} if (method, simulate) == ("selective", "single-positive") else {}
-        plan = a_plan(workspace, method, simulate=simulate, method_params=params)
+        plan = a_plan(workspace, method, simulate=simulate, method_params=params, scores_test=False)
         with pytest.raises(AssertionError, match="labels of test"):
             plan.material.test()
         if not together:

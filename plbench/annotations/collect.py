@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
+from plbench.checksums import Damaged, check_sums, write_sums
 from plbench.columns import TextColumn
 from plbench.errors import DataError
 from plbench.labels import PartialLabels
@@ -52,14 +53,19 @@ class Annotations:
             self.image_paths.save(folder / _PATHS)
         said = {"groups": self.groups, "notes": self.notes}
         (folder / "said.json").write_text(json.dumps(said), encoding="utf-8")
+        write_sums(folder)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Memory-maps what `write` wrote.
 
         Raises:
-            DataError: if the folder does not hold that.
+            DataError: if the folder does not hold that, or any of its files is not what was written.
         """
+        try:
+            check_sums(folder)
+        except Damaged as error:
+            raise DataError(str(error)) from error
         try:
             said = parse_json((folder / "said.json").read_bytes())
             groups = {name: tuple(ids) for name, ids in said["groups"].items()}
@@ -104,6 +110,10 @@ class CellCollector:
 
     Rows may come in any order. A cell given twice counts once; one given with both signs is unknown, and counted.
     Three bytes are kept for a row of the file, and its image's id once for every run of rows of that image.
+
+    Attributes:
+        num_rows: that were added. num_outside: of those, once `finish` was called, of a class that is not among ours.
+        first_outside: number, from 0 on, and class of the first of these.
     """
 
     def __init__(self, class_ids: Sequence[str], class_names: Sequence[str]) -> None:
@@ -112,24 +122,27 @@ class CellCollector:
         self._known_ids = pa.array(self._class_ids, pa.string())
         self._batches: list[Future[_Runs]] = []
         self._threads = ThreadPoolExecutor(max_workers=2)  # Arrow and numpy let go of the interpreter
-        self.num_rows = 0
+        self.num_rows, self.num_outside = 0, 0
+        self.first_outside: tuple[int, str] | None = None
 
     def add(self, image_ids: pa.Array, class_ids: pa.Array, present: npt.NDArray[np.bool_]) -> None:
         """One batch of rows: Arrow strings [K], and whether each class is present [K]. Returns before it is encoded.
 
         A row whose class is null only says that its image is there.
         """
-        self._batches.append(self._threads.submit(self._encoded, image_ids, class_ids, present))
+        self._batches.append(self._threads.submit(self._encoded, image_ids, class_ids, present, self.num_rows))
         self.num_rows += len(present)
 
-    def _encoded(self, image_ids: pa.Array, class_ids: pa.Array, present: npt.NDArray[np.bool_]) -> _Runs:
+    def _encoded(self, image_ids: pa.Array, class_ids: pa.Array, present: npt.NDArray[np.bool_], start: int) -> _Runs:
         runs = pc.run_end_encode(image_ids)
         lengths = np.diff(runs.run_ends.to_numpy(), prepend=0)
         columns = pc.fill_null(pc.index_in(class_ids, value_set=self._known_ids), -1).to_numpy()
         if class_ids.null_count:
             columns = np.where(class_ids.is_null().to_numpy(zero_copy_only=False), _NO_CLASS, columns)
         small = np.int16 if len(self._class_ids) < 2**15 else np.int32
-        return _Runs(runs.values, lengths, columns.astype(small), present)
+        outside = np.flatnonzero(columns == -1)
+        first = (start + int(outside[0]), str(class_ids[int(outside[0])].as_py())) if outside.size else None
+        return _Runs(runs.values, lengths, columns.astype(small), present, first)
 
     def finish(self, *, what: str = "rows") -> Annotations:
         """Labels and images of all that was added; every image that a row names is there, in order of first mention.
@@ -143,6 +156,7 @@ class CellCollector:
         runs = pa.chunked_array([batch.ids for batch in batches], pa.string()).combine_chunks()
         lengths = _joined([batch.lengths for batch in batches])
         columns, present = _joined([b.columns for b in batches]), _joined([b.present for b in batches])
+        self.first_outside = next((batch.first_outside for batch in batches if batch.first_outside), None)
         batches.clear()
         cells_before = np.concatenate([[0], np.cumsum(lengths)])
         if (image_ids := _grouped(runs)) is not None:  # as published files are: small sorts, in the processor's cache
@@ -156,6 +170,7 @@ class CellCollector:
             pieces = [slice(0, len(lengths))]
         matrix, tally = self._settle(row_of_run, lengths, cells_before, columns, present, pieces, len(image_ids))
         labels = PartialLabels(matrix, self._class_ids, self._class_names)
+        self.num_outside = tally.outside
         return Annotations(TextColumn.of_arrow(image_ids), labels, notes=tally.notes(self.num_rows, what))
 
     def _settle(
@@ -230,6 +245,7 @@ class _Runs:
     lengths: npt.NDArray[np.integer]
     columns: npt.NDArray[np.integer]
     present: npt.NDArray[np.bool_]
+    first_outside: tuple[int, str] | None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -16,40 +15,12 @@ from pathlib import Path
 from filelock import FileLock
 
 from plbench.annotations.collect import Annotations
+from plbench.checksums import set_aside
+from plbench.digests import file_sha256
 from plbench.errors import DataError
-from plbench.store import unwritable, write_json
+from plbench.store import unwritable
 
 _DAY = 86_400.0
-_FRESH_NS = 2 * 10**9  # a file changed so lately may change again within the same tick of the disk's clock
-
-
-def file_sha256(path: Path, cache: Path | None = None) -> str:
-    """Hex sha256 of a file; noted in the cache by size and time of change, so that large files are read once.
-
-    Raises:
-        DataError: if the file cannot be read.
-    """
-    try:
-        status = path.stat()
-        seen = [status.st_size, status.st_mtime_ns, status.st_ino]
-        note = None if cache is None else cache / "digests" / f"{_text_sha256(os.path.abspath(path))[:32]}.json"
-        if note is not None and (known := _noted(note, seen)) is not None:
-            return known
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    if note is not None and time.time_ns() - status.st_mtime_ns > _FRESH_NS:
-        write_json(note, {"seen": seen, "sha256": digest})
-    return digest
-
-
-def _noted(note: Path, seen: list[int]) -> str | None:
-    try:
-        content = json.loads(note.read_text(encoding="utf-8"))
-        return str(content["sha256"]) if content["seen"] == seen else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _text_sha256(text: str) -> str:
@@ -65,14 +36,21 @@ class Index:
         files: that are read.
     """
 
-    def __init__(self, cache: Path | None, name: str, meaning: str, files: Sequence[Path]) -> None:
-        """Nothing is read yet. Without a cache nothing is kept."""
-        self._cache = None if cache is None else cache / "index"
-        self._name, self._meaning, self._files = name, meaning, tuple(files)
+    def __init__(
+        self,
+        cache: Path | None,
+        name: str,
+        meaning: str,
+        files: Sequence[Path],
+        warn: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        """Nothing is read yet. Without a cache nothing is kept. `warn` is told of an index that is damaged."""
+        self._memory, self._cache = cache, None if cache is None else cache / "index"
+        self._name, self._meaning, self._files, self._warn = name, meaning, tuple(files), warn
 
     def key(self) -> str:
         """sha256 over the content of the files and the meaning: equal wherever the files lie."""
-        digests = [file_sha256(path, self._cache) for path in self._files]
+        digests = [file_sha256(path, self._memory) for path in self._files]
         return _text_sha256(json.dumps([self._name, self._meaning, digests]))
 
     def get(self, read: Callable[[], Annotations]) -> Annotations:
@@ -105,6 +83,13 @@ class Index:
         except DataError:
             return None  # not there, or damaged: made anew
 
+    def _damage(self, folder: Path) -> str:
+        try:
+            Annotations.open(folder)
+        except DataError as error:
+            return str(error)
+        return f"{folder} was damaged"
+
     def _sweep(self) -> None:
         """Deletes what processes that were killed a day ago or earlier left of an index under way."""
         assert self._cache is not None
@@ -123,7 +108,9 @@ class Index:
                 temporary.chmod(0o755)  # others may share the cache
                 with FileLock(folder.with_name(".lock")):  # of those that find a damaged one, only the first removes it
                     if self._open(key) is None:  # else another process was first
-                        shutil.rmtree(folder, ignore_errors=True)
+                        if folder.is_dir():
+                            damage = self._damage(folder)
+                            self._warn(f"{damage}; the index was set aside as {set_aside(folder)} and made again")
                         temporary.rename(folder)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)

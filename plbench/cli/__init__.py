@@ -21,6 +21,7 @@ from plbench.cli.compare import compare
 from plbench.cli.data import data_app
 from plbench.cli.look import doctor, methods_app, runs_app
 from plbench.cli.once import CommandGroup
+from plbench.cli.plain_warnings import plain_warnings
 from plbench.cli.run import run
 from plbench.cli.study import study
 from plbench.cli.sweep import sweep_app
@@ -55,7 +56,8 @@ def main() -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     try:
-        app()  # leaves by SystemExit: 0, or 2 after a mistyped option
+        with plain_warnings():
+            app()  # leaves by SystemExit: 0, or 2 after a mistyped option
     except PlbenchError as error:
         sys.exit(say(f"error: {' '.join(str(error).splitlines())}", 2))
     except OSError as error:

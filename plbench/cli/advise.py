@@ -64,6 +64,8 @@ def _print(advice: Advice, step: str) -> None:
     print_rows("highest estimates", rows, right=("known positives", "estimated positives"))
     for sentence in advice.answer:
         console.print(Text(sentence))
+    for note in advice.notes:
+        console.print(Text(f"Note: {note}"), soft_wrap=True)
     against = f", against {', '.join(advice.rivals)}" if advice.rivals else ""
     console.print(Text(f"To try: {', '.join(advice.methods)}{against}"))
     console.print(Text(f"Next: {step}"), soft_wrap=True)

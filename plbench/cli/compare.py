@@ -58,6 +58,7 @@ def compare(
     from plbench.data.statistics import picture_format
     from plbench.lineups import lineup
     from plbench.planning import options
+    from plbench.planning.label_check import notes_on
     from plbench.store import try_folder
 
     if tune is not None and tune < 1:
@@ -96,11 +97,19 @@ def compare(
     picture = out or workspace.store.runs / "comparisons" / f"{result.protocol.replace('/', '-')}.png"
     with workspace.reporter.patience("Drawing the picture"):
         draw_comparison(result, shlex.join([*words, *tuned]), picture)
-    _tell(result, absent, picture, _next_steps(result, words, tuned, setting), as_json)
+    notes = notes_on(contest.setting.material)
+    _tell(result, absent, notes, picture, _next_steps(result, words, tuned, setting), as_json)
 
 
-def _tell(result: Comparison, absent: Sequence[str], picture: Path, steps: Sequence[str], as_json: bool) -> None:
-    """The rows, the answer in words, who is absent and why, and what to do next."""
+def _tell(
+    result: Comparison,
+    absent: Sequence[str],
+    notes: Sequence[str],
+    picture: Path,
+    steps: Sequence[str],
+    as_json: bool,
+) -> None:
+    """The rows, the answer in words, who is absent and why, notes on the labels, and what to do next."""
     from plbench.comparison.verdict import verdict
     from plbench.display import tables
 
@@ -110,10 +119,11 @@ def _tell(result: Comparison, absent: Sequence[str], picture: Path, steps: Seque
         "tied": [row.label for row in result.tied],
         "answer": answer,
         "left_out": absent,
+        "notes": notes,
         "picture": str(picture),
         "next": steps,
     }
-    lines: dict[str, Sequence[str]] = {"Left out": absent, "Picture": [str(picture)], "Next": steps}
+    lines: dict[str, Sequence[str]] = {"Left out": absent, "Note": notes, "Picture": [str(picture)], "Next": steps}
     emit(content, as_json, lambda: tables.print_comparison(result, answer, lines))
 
 

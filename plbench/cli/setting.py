@@ -111,6 +111,9 @@ def _setting(
         int | None, typer.Option("--save-epochs", min=1, help="Also a checkpoint after every so many epochs.")
     ] = None,
     skip_unreadable: Annotated[bool, typer.Option("--skip-unreadable", help="Go on without broken images.")] = False,
+    allow_duplicates: Annotated[
+        bool, typer.Option("--allow-duplicates", help="Go on though test images are among the train images.")
+    ] = False,
     track: Track = None,
     plugin: Plugins = None,
     runs: Runs = RUNS,

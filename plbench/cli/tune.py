@@ -47,6 +47,7 @@ def tune(
     own = {"method": method, "dataset": dataset, "param": param}
     from plbench.display import tables
     from plbench.planning import options
+    from plbench.planning.label_check import notes_on
     from plbench.planning.resolve import parse_assignments
     from plbench.tune import Settings
     from plbench.tune import tune as make
@@ -63,7 +64,8 @@ def tune(
         ranges=parse_ranges(ranges or ()),
         fixed=frozenset(parse_assignments(param or ())),
     )
-    plan = options.plan_from_options(given, workspace)
+    plan = options.plan_from_options(given, workspace, scores_test=False)
+    plan.material.check_validation()
     second = None if then is None else _second_plan(plan, given, then, workspace)
     if dry_run:
         from plbench.forecast.estimate import forecast_study
@@ -73,12 +75,14 @@ def tune(
         return
     made = make(plan, settings, workspace, num_seeds=seeds, then=second, search_only=search_only)
     steps = _next_steps(plan, settings, made, param or (), ranges or (), workspace)
+    notes = notes_on(plan.material)
     content = {
         "study": made.study,
         "folder": str(made.folder),
         "settings": [compared.as_dict() for compared in made.settings],
+        "notes": notes,
     }
-    emit(content, setting["as_json"], lambda: tables.print_study(made, steps))
+    emit(content, setting["as_json"], lambda: tables.print_study(made, notes, steps))
 
 
 def _second_plan(plan: RunPlan, given: dict[str, Any], then: RegimeOption, workspace: Workspace) -> RunPlan:
@@ -91,7 +95,9 @@ def _second_plan(plan: RunPlan, given: dict[str, Any], then: RegimeOption, works
         )
     if then.value == "probe":
         raise PlbenchError("--then probe: what a probe finds is tried on whole networks, not the other way round")
-    return options.plan_from_options({**given, **dict.fromkeys(_OF_PLAN), "regime": then.value}, workspace)
+    return options.plan_from_options(
+        {**given, **dict.fromkeys(_OF_PLAN), "regime": then.value}, workspace, scores_test=False
+    )
 
 
 def _next_steps(

@@ -22,7 +22,7 @@ from plbench.packed.shards import PackedSplit, ShardedImages
 from plbench.paths import refuse_links
 from plbench.pixels import PIXELS
 from plbench.store import unwritable, write_json
-from plbench.workspace import Workspace, open_dataset
+from plbench.workspace import Workspace, fingerprint, open_dataset
 
 
 def prepare(
@@ -54,7 +54,7 @@ def prepare(
     chosen = tuple(dict.fromkeys(splits)) or dataset.used_splits()
     about = Preparation(
         dataset=name,
-        source=dataset.fingerprint(),
+        source=fingerprint(dataset, workspace),
         short_side=short_side,
         quality=quality,
         splits=chosen,

@@ -10,6 +10,7 @@ import numpy as np
 from plbench.errors import PlbenchError
 from plbench.labels import PartialLabels
 from plbench.lettering import drawable_names, dress
+from plbench.planning.label_check import notes_on_names
 from plbench.protocol import Material, choose_protocol, custom, is_official
 from plbench.store import write_atomically
 from plbench.workspace import Workspace, open_dataset
@@ -43,13 +44,15 @@ def dataset_stats(name: str, simulate: str | None, workspace: Workspace, seed: i
         {"class": class_name, "id": class_id, **{key: int(counts[c]) for key, counts in columns.items()}}
         for c, (class_id, class_name) in enumerate(zip(labels.class_ids, labels.class_names, strict=True))
     ]
+    noted = {"train": (), **dataset.notes()}
+    noted["train"] = (*noted["train"], *notes_on_names(labels))
     return {
         "dataset": name,
         "protocol": protocol.name,
         "label_seed": None if protocol.simulation == "none" else material.seed,
         "splits": [_of_split(split, labels) for split, labels in splits.items()],
         "positives_in_an_image": {split: _histogram(labels) for split, labels in splits.items()},
-        "notes": {split: list(said) for split, said in dataset.notes().items()},
+        "notes": {split: said for split in noted if (said := [*noted[split]])},
         "classes": sorted(classes, key=lambda row: -row["train_positives"]),
     }
 

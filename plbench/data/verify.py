@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from plbench.api import Dataset
+from plbench.checksums import write_checked_json
 from plbench.download.remote import RemoteFile, compute_checksum, read_record
 from plbench.images import find_unreadable
 from plbench.packed.prepared import PreparedDataset
 from plbench.pixels import ODDITIES
+from plbench.planning.duplicates import contradicting_copies, find_duplicates, listed
 from plbench.planning.image_check import note_of_unreadable
-from plbench.store import write_json
-from plbench.workspace import Workspace, locate_dataset, open_dataset
+from plbench.workspace import Workspace, fingerprint, locate_dataset, open_dataset
 
 _NOT_RANKED = "runs on other numbers are custom/… and ranked on no board"
 _SHOWN = 20  # problems of one kind that are named
@@ -51,8 +53,28 @@ def verify_dataset(name: str, workspace: Workspace, *, decode: bool) -> list[Che
             checks.append(_shards(dataset.root / split, split, workspace, decode=decode))
         else:
             checks += _images(dataset, split, workspace, decode=decode)
+        checks += _copies(dataset, split)
         checks += [Check(f"{split}: labels", sentence, "", None) for sentence in dataset.notes().get(split, ())]
+    checks += _test_images_in_train(dataset, workspace)
     return checks
+
+
+def _test_images_in_train(dataset: Dataset, workspace: Workspace) -> Iterator[Check]:
+    fingerprint(dataset, workspace)  # hashes what is not remembered, with a bar
+    pairs = dict.fromkeys((protocol.train_split, protocol.test_split) for protocol in dataset.protocols)
+    for train, test in pairs:
+        found = find_duplicates(dataset, train, test)
+        mend = "take them out of one of the two, or run with --allow-duplicates"
+        if found is not None:
+            yield Check(f"{test} apart from {train}", str(found) if found else "no image in both", "", not found, mend)
+
+
+def _copies(dataset: Dataset, split: str) -> Iterator[Check]:
+    sha256s = dataset.image_sha256s(split)
+    found = [] if sha256s is None else contradicting_copies(dataset.split(split), sha256s)
+    if found:
+        said = f"{len(found):,} groups of byte for byte equal images contradict each other ({listed(found)})"
+        yield Check(f"{split}: labels", said, "", None)
 
 
 def _checksums(dataset: Dataset, workspace: Workspace) -> list[Check]:
@@ -107,7 +129,7 @@ def _images(dataset: Dataset, split: str, workspace: Workspace, *, decode: bool)
     with note_of_unreadable(dataset, split, workspace) as note:
         with workspace.reporter.task(f"Decoding {len(images):,} {split} images") as report:
             problems = find_unreadable(images, report, oddities)
-        write_json(note, {"unreadable": sorted(images.ids[row] for row in problems)})
+        write_checked_json(note, {"unreadable": sorted(images.ids[row] for row in problems)})
     said = [f"{count:,} of {len(images):,} {ODDITIES[name]}" for name, count in sorted(oddities.items())]
     notes = [Check(f"{split}: pixels", sentence, "", None) for sentence in said]
     return [_verdict(f"{split}: image files", list(problems.values()), decode=True), *notes]

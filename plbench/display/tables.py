@@ -68,8 +68,8 @@ def print_result(record: Record, folder: Path, next_steps: Sequence[str]) -> Non
             f"Weights averaged over the end of training; last weights alone: mAP(C) {percent(raw.map_c.value)}, "
             f"mAP(O) {percent(raw.map_o.value)}"
         )
-    for warning in record.warnings:
-        console.print(Text(f"Note: {warning}"))
+    for note in (*record.warnings, *record.notes):
+        console.print(Text(f"Note: {note}"), soft_wrap=True)
     # paths and commands are there to be copied: one line each, however long
     console.print(Text(f"Record: {folder / 'record.json'}"), soft_wrap=True)
     for step in next_steps:
@@ -390,8 +390,8 @@ def _paragraph(row: dict[str, Any], indent: str = "") -> Iterator[str]:
             yield f"{indent}{name}: " + ", ".join(f"{k}={v}" for k, v in value.items() if v is not None)
 
 
-def print_study(made: Tuning, next_steps: Sequence[str]) -> None:
-    """`tune`: the winner beside the starting values, the final rows, where everything lies."""
+def print_study(made: Tuning, notes: Sequence[str], next_steps: Sequence[str]) -> None:
+    """`tune`: the winner beside the starting values, the final rows, notes on the labels, where everything lies."""
     console, study = output(), made.study
     best, first, spec = study.best, study.trials[0], study.spec
     states = Counter(trial.state for trial in study.trials)
@@ -415,6 +415,8 @@ def print_study(made: Tuning, next_steps: Sequence[str]) -> None:
     console.print()
     if made.settings:
         print_settings(made.settings)
+    for note in notes:
+        console.print(Text(f"Note: {note}"), soft_wrap=True)
     console.print(Text(f"Study: {made.folder / 'study.json'}"), soft_wrap=True)
     pictures = [name for name in study.pictures if name.endswith(".png")]
     console.print(Text(f"Pictures in {made.folder}: {', '.join(pictures)}, and as SVG"), soft_wrap=True)

@@ -172,6 +172,8 @@ class _Pace:
             passes += num_train
         if is_stage:
             passes += num_train
+        if spec.train_part == "train" and spec.selection != "validation":  # thresholds of the classes
+            passes += spec.protocol.validation_share * num_train
         return training + passes * self._loaded(self._measured.infer_seconds, 1) / self._sharing
 
     def features(self, num_images: int) -> float:

@@ -20,7 +20,15 @@ _OWN_AXIS = {"backbone"}
 _NOT_ASKED_FOR = {"weights_sha256", "mean", "std"}  # they follow from the backbone
 MODEL_FIELDS = tuple(name for name in ModelSpec.model_fields if name not in _OWN_AXIS | _NOT_ASKED_FOR)
 PLAN_FIELDS = tuple(Plan.model_fields)
-REQUEST_FIELDS = ("simulation_seed", "recipe", "regime", "precision", "selection", "skip_unreadable")
+REQUEST_FIELDS = (
+    "simulation_seed",
+    "recipe",
+    "regime",
+    "precision",
+    "selection",
+    "skip_unreadable",
+    "allow_duplicates",
+)
 AXES = ("method", "dataset", "simulation", "backbone", *REQUEST_FIELDS, *MODEL_FIELDS, *PLAN_FIELDS, "seed")
 
 
@@ -90,6 +98,7 @@ class Grid(_Strict):
     precision: Annotated[list[Precision], Listed] = Field(default_factory=list)
     selection: Annotated[list[Selection], Listed] = Field(default_factory=list)
     skip_unreadable: Annotated[list[bool], Listed] = Field(default_factory=list)
+    allow_duplicates: Annotated[list[bool], Listed] = Field(default_factory=list)
     model: Table = Field(default_factory=dict)
     plan: Table = Field(default_factory=dict)
     exclude: list[dict[str, Any]] = Field(default_factory=list)

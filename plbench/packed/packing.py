@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -46,8 +46,9 @@ _SCHEMA = pa.schema(
         pa.field("image", pa.binary(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
+        pa.field("sha256", pa.binary(32), nullable=False),
     ],
-    metadata={"plbench": "packed images, format 1"},
+    metadata={"plbench": "packed images, format 2"},
 )
 _DRAFT_GAP = 1.5  # JPEGs are decoded at a fraction of their size that leaves this times the one wanted, or more
 _MOST_UNREADABLE = 64  # one after the other, in an order that has nothing to do with the images: a disk that is gone
@@ -282,9 +283,10 @@ class _Packing:
         """Where each image begins, in one file for all shards."""
         places = [_places(self.folder / shard.name) for shard in packed.shards]
         columns = {
-            "id": pa.concat_arrays([pa.array([], pa.large_string()), *(ids for ids, _, _ in places)]),
-            "begin": np.concatenate([np.empty(0, np.int64), *(begins for _, begins, _ in places)]),
-            "size": np.concatenate([np.empty(0, np.int32), *(sizes for _, _, sizes in places)]),
+            "id": pa.concat_arrays([pa.array([], pa.large_string()), *(place.ids for place in places)]),
+            "begin": np.concatenate([np.empty(0, np.int64), *(place.begins for place in places)]),
+            "size": np.concatenate([np.empty(0, np.int32), *(place.sizes for place in places)]),
+            "sha256": pa.concat_arrays([pa.array([], pa.binary(32)), *(place.sha256s for place in places)]),
         }
         batch = pa.record_batch(columns)
 
@@ -322,20 +324,30 @@ def _write_shard(file: IO[bytes], images: list[EncodedImage]) -> None:
                 [image.content for image in block],
                 [image.width for image in block],
                 [image.height for image in block],
+                [hashlib.sha256(image.content).digest() for image in block],
             )
             arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
             writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
 
 
-def _places(path: Path) -> tuple[pa.Array, npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """Id, first byte and size in bytes of each image of a shard, without reading the images."""
+class _Places(NamedTuple):
+    """Id, first byte, size in bytes and sha256 of each image of a shard."""
+
+    ids: pa.Array
+    begins: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int32]
+    sha256s: pa.Array
+
+
+def _places(path: Path) -> _Places:
+    """Where the images of a shard lie, without reading them."""
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     if hasattr(mmap, "MADV_RANDOM"):
         mapped.madvise(mmap.MADV_RANDOM)  # or the system would read the megabytes around every offset
     whole = pa.py_buffer(mapped)
     reader = pa.ipc.open_file(pa.BufferReader(whole))
-    ids, begins, sizes = [], [], []
+    ids, begins, sizes, sha256s = [], [], [], []
     for number in range(reader.num_record_batches):
         block = reader.get_batch(number)
         _, offsets, content = block.column("image").buffers()
@@ -343,4 +355,5 @@ def _places(path: Path) -> tuple[pa.Array, npt.NDArray[np.int64], npt.NDArray[np
         ids.append(block.column("id").cast(pa.large_string()))
         begins.append(content.address - whole.address + bounds[:-1])
         sizes.append(np.diff(bounds).astype(np.int32))
-    return pa.concat_arrays(ids), np.concatenate(begins), np.concatenate(sizes)
+        sha256s.append(block.column("sha256"))
+    return _Places(pa.concat_arrays(ids), np.concatenate(begins), np.concatenate(sizes), pa.concat_arrays(sha256s))

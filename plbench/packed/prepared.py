@@ -15,8 +15,8 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from plbench.annotations.collect import Annotations
-from plbench.annotations.index import file_sha256
-from plbench.dataset import Dataset, LabelledSplit
+from plbench.dataset import FINGERPRINT_FORMAT, Dataset, LabelledSplit
+from plbench.digests import file_sha256
 from plbench.errors import DataError, did_you_mean
 from plbench.packed.shards import ShardedImages, refuse_other_pixels
 from plbench.paths import read_plain, refuse_links
@@ -111,19 +111,27 @@ class PreparedDataset(Dataset):
             packed = did_you_mean(name, self.about.splits)
             raise DataError(f"{self.root} has no split {name!r} of {self.name!r}; {packed}")
         if name not in self._splits:
-            folder = self.root / name / "labels"
-            for path in (folder, *(folder.iterdir() if folder.is_dir() else ())):
-                refuse_links(self.root, path)
-            labels = Annotations.open(folder).labels
+            labels = self._annotations(name).labels
             self._splits[name] = LabelledSplit(ShardedImages(self.root / name), labels)
         return self._splits[name]
 
+    def _annotations(self, split: str) -> Annotations:
+        folder = self.root / split / "labels"
+        for path in (folder, *(folder.iterdir() if folder.is_dir() else ())):
+            refuse_links(self.root, path)
+        try:
+            return Annotations.open(folder)
+        except DataError as error:
+            raise DataError(
+                f"{error}; delete {folder} and run plbench data prepare {self.name} again, which makes it again"
+            ) from error
+
     def fingerprint(self) -> str:
         """sha256 over labels and shards of the splits in use."""
-        content: dict[str, Any] = {"pixels": PIXELS}
+        content: dict[str, Any] = {"format": FINGERPRINT_FORMAT, "pixels": PIXELS}
         for split in self.used_splits():
             files = sorted(path for path in (self.root / split / "labels").iterdir() if path.is_file())
-            labels = {path.name: file_sha256(path, self.cache and self.cache / "index") for path in files}
+            labels = {path.name: file_sha256(path, self.cache) for path in files}
             content[split] = [labels, self.split(split).images.fingerprint()]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -135,7 +143,7 @@ class PreparedDataset(Dataset):
         """How it was packed, and what was found in the files that the labels came from."""
         about = self.about
         said = f"prepared at a short side of {about.short_side} px from files with fingerprint {about.source[:12]}"
-        return {split: (said, *Annotations.open(self.root / split / "labels").notes) for split in self.used_splits()}
+        return {split: (said, *self._annotations(split).notes) for split in self.used_splits()}
 
 
 def prepared_kind(kind: type[Dataset]) -> type[PreparedDataset]:

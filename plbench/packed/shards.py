@@ -1,14 +1,17 @@
 """Images packed into a few large files: what lies in the folder, and reading it by row in any order.
 
-A packed split is a folder of Arrow IPC files `shard-00000.arrow`, … (columns id, image, width, height; record batches
-of `BLOCK_ROWS` rows, uncompressed), `index.arrow` with where each image begins in its shard, and `packed.json`, which
-lists shards with their sizes and checksums. `plbench.packed.packing` writes it.
+A packed split is a folder of Arrow IPC files `shard-00000.arrow`, … (columns id, image, width, height, sha256; record
+batches of `BLOCK_ROWS` rows, uncompressed), `index.arrow` with where each image begins in its shard and its sha256, and
+`packed.json`, which lists shards with their sizes and checksums. `plbench.packed.packing` writes it.
+
+The index is compared with its checksum when it is opened, and each image with its own whenever it is read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import stat
 from collections.abc import Callable
@@ -23,6 +26,7 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from plbench.columns import TextColumn
+from plbench.digests import Report, Sha256s, signature
 from plbench.errors import DataError
 from plbench.images import find_unreadable
 from plbench.paths import refuse_links
@@ -54,7 +58,7 @@ class PackSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     short_side: int
     quality: int
     images: str
@@ -137,11 +141,23 @@ class PackedSplit(BaseModel):
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValidationError) as error:
+            if _is_of_format_1(path):
+                raise DataError(
+                    f"{folder} was packed by an older plbench, whose shards have no checksum for each image; delete "
+                    "the folder and run plbench data prepare again"
+                ) from error
             why = str(error) if isinstance(error, OSError) else error.errors()[0]["msg"]
             raise DataError(
                 f"{path} is not the manifest of a packed split: {why}; delete the folder and run plbench data prepare "
                 "again"
             ) from error
+
+
+def _is_of_format_1(path: Path) -> bool:
+    try:
+        return bool(json.loads(path.read_bytes())["settings"]["format"] == 1)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 class _OpenShard:
@@ -205,6 +221,7 @@ class ShardedImages:
         columns = _open_index(folder / INDEX, packed.index)
         self._ids = columns["id"]
         self._begins, self._sizes = (columns[name].to_numpy(zero_copy_only=True) for name in ("begin", "size"))
+        self._sha256s = np.frombuffer(columns["sha256"].buffers()[1], np.uint8).reshape(-1, 32)
         self._open = lru_cache(_MOST_OPEN)(partial(_OpenShard, folder, packed.shards))
         self._rows_per_shard = packed.settings.rows_per_shard
 
@@ -238,11 +255,14 @@ class ShardedImages:
         """The encoded image of a row.
 
         Raises:
-            DataError: if its shard is not there or not whole, with its path.
+            DataError: if its shard is not there or not whole, or the image is not what was packed.
         """
         packed_row = int(self.rows[row])
         shard = self._open(packed_row // self._rows_per_shard)
-        return shard.read(int(self._begins[packed_row]), int(self._sizes[packed_row]))
+        content = shard.read(int(self._begins[packed_row]), int(self._sizes[packed_row]))
+        if hashlib.sha256(content).digest() != self._sha256s[packed_row].tobytes():  # a hundredth of decoding it
+            raise DataError(f"image {self.name(row)} has other bytes than were packed; delete {shard.path} and {_MEND}")
+        return content
 
     def load(self, row: int, min_side: int = 0) -> Image.Image:
         """Decodes one image. JPEGs decode at a fraction of their size where that keeps `min_side`.
@@ -276,9 +296,14 @@ class ShardedImages:
         part.rows = self.rows[index]
         return part
 
+    def sha256s(self, cache: Path | None = None, report: Report = lambda done, total: None) -> Sha256s:
+        """The sha256 of each image's bytes, [N, 32], from the index: nothing is read or remembered."""
+        return self._sha256s if self._is_whole else self._sha256s[self.rows]
+
     def fingerprint(self) -> str:
-        """sha256 over the checksums of all shards, and over the rows where only some are chosen."""
-        digest = hashlib.sha256("".join(shard.sha256 for shard in self.packed.shards).encode())
+        """sha256 over the manifest's settings and checksums, and over the rows where only some are chosen."""
+        manifest = self.packed.model_dump_json(exclude={"encoder", "unreadable"})  # these may name folders
+        digest = hashlib.sha256(manifest.encode())
         if not self._is_whole:
             digest.update(self.rows.tobytes())
         return digest.hexdigest()
@@ -333,19 +358,28 @@ def is_there(folder: Path, file: PackedFile) -> bool:
 
 
 def _open_index(path: Path, expected: PackedFile) -> dict[str, pa.Array]:
-    """Columns of the index, memory-mapped: id, begin, size.
+    """Columns of the index, memory-mapped: id, begin, size, sha256.
 
     Raises:
-        DataError: if it is not there or not whole.
+        DataError: if it is not there, or is not what was written.
     """
     if not is_there(path.parent, expected):
         raise DataError(f"{path} is not there or not whole; {_MEND}")
     try:
+        if _index_sha256(path, signature(path.stat())) != expected.sha256:
+            raise DataError(f"{path} does not match its checksum in {path.parent / MANIFEST}; delete it and {_MEND}")
         with pa.memory_map(str(path)) as file:
             batch = pa.ipc.open_file(file).get_batch(0)
-        return {name: batch.column(name) for name in ("id", "begin", "size")}
+        return {name: batch.column(name) for name in ("id", "begin", "size", "sha256")}
     except (OSError, pa.ArrowException, KeyError) as error:
         raise DataError(f"{path} is not an index of shards: {error}; delete it and {_MEND}") from error
+
+
+@lru_cache(_MOST_OPEN)
+def _index_sha256(path: Path, seen: bytes) -> str:
+    """Computed once a process while the file stays as it was seen; workers that are forked know it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def verify(folder: Path, *, decode: bool, report: Callable[[int, int], None] = lambda done, total: None) -> list[str]:

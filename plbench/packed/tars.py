@@ -19,10 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from plbench.checksums import Damaged, read_checked, set_aside, write_checked
 from plbench.columns import TextColumn, take
+from plbench.digests import Report, Sha256s, remembered, settled, sha256_of, signature
 from plbench.errors import DataError
 from plbench.pixels import DECODING_ERRORS, decoded
-from plbench.store import write_atomically
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,34 @@ class TarImages:
     def expect(self, rows: range) -> None:
         """Nothing is read ahead: neighbouring rows lie anywhere in the tars."""
 
+    def sha256s(self, cache: Path | None = None, report: Report = lambda done, total: None) -> Sha256s:
+        """The sha256 of each image's bytes, [N, 32]; zeros where no tar holds it.
+
+        Args:
+            cache: remembers what the tars hold, so that each image is read once.
+            report: is told images done and in all, where this takes a while.
+        """
+        paths = [os.path.abspath(tar) for tar in self.tars]
+        statuses = [os.stat(path) for path in paths]
+
+        def digest(row: int) -> bytes | None:
+            try:
+                return hashlib.sha256(self.read(row)).digest()
+            except DataError:
+                return None
+
+        return remembered(
+            len(self),
+            lambda row: "\0".join((paths[self.places[row, 0]], *map(str, self.places[row, 1:].tolist()))),
+            lambda row: statuses[self.places[row, 0]] if self.places[row, 0] >= 0 else None,
+            digest,
+            cache,
+            report,
+        )
+
     def fingerprint(self) -> str:
-        """sha256 over the sizes of all images."""
-        return hashlib.sha256(self.places[:, 2].tobytes()).hexdigest()
+        """sha256 over the bytes of all images."""
+        return sha256_of(self.sha256s())
 
 
 @dataclass(frozen=True)
@@ -125,20 +151,22 @@ class _Members:
             status = tar.stat()
         except OSError as error:
             raise DataError(f"{tar} cannot be read: {error.strerror}") from error
-        seen = hashlib.sha256(repr((str(tar.resolve()), status.st_size, status.st_mtime_ns)).encode()).hexdigest()
-        kept = None if cache is None else cache / "index" / f"tar-{seen[:24]}.arrow"
+        seen = hashlib.sha256(os.fsencode(tar.resolve()) + signature(status)).hexdigest()
+        kept = None if cache is None or not settled(status) else cache / "index" / f"tar-{seen[:24]}.checked"
         if kept is not None:
-            with contextlib.suppress(OSError, ValueError, KeyError, pa.ArrowException):
-                return cls._open(kept)
+            with contextlib.suppress(FileNotFoundError):
+                try:
+                    return cls._open(kept)
+                except (Damaged, ValueError, KeyError, pa.ArrowException):  # scanned again
+                    set_aside(kept)
         members = _scan(tar)
         if kept is not None:
-            write_atomically(kept, members._write)
+            write_checked(kept, members._write)
         return members
 
     @classmethod
     def _open(cls, path: Path) -> _Members:
-        with pa.memory_map(str(path)) as file:
-            batch = pa.ipc.open_file(file).get_batch(0)
+        batch = pa.ipc.open_file(pa.py_buffer(read_checked(path))).get_batch(0)
         batch.validate(full=True)
         return cls(batch["stem"], batch["offset"].to_numpy(), batch["size"].to_numpy())
 

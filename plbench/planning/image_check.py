@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from plbench.api import Dataset, ImageSource
+from plbench.checksums import read_checked_json, write_checked_json
 from plbench.errors import DataError
 from plbench.images import find_unreadable
-from plbench.plain_json import parse_json
 from plbench.spec import Protocol
-from plbench.store import write_json
-from plbench.workspace import Workspace
+from plbench.workspace import Workspace, fingerprint
 
 MOST_DECODED = 200_000
 """Images that a run decodes once before it starts, to find broken ones: a quarter of an hour on two cores."""
@@ -69,7 +68,7 @@ def _unreadable(dataset: Dataset, split: str, workspace: Workspace) -> dict[str,
         chosen = images.subset(np.array(suspects, np.int64))
         with workspace.reporter.task(f"Checking that every {split} image can be read") as report:
             reasons = {chosen.ids[row]: reason for row, reason in find_unreadable(chosen, report).items()}
-        write_json(note, {"unreadable": sorted(reasons)})
+        write_checked_json(note, {"unreadable": sorted(reasons)})
     return reasons
 
 
@@ -88,12 +87,10 @@ def _decodes_soon(images: ImageSource, split: str, dataset: Dataset, workspace: 
 
 def note_of_unreadable(dataset: Dataset, split: str, workspace: Workspace) -> AbstractContextManager[Path]:
     """Where it is noted which images of a split could not be decoded, held while it is looked at."""
-    return workspace.store.cache_lock(f"checked/{dataset.name}-{split}-{dataset.fingerprint()[:16]}.json")
+    return workspace.store.cache_lock(f"checked/{dataset.name}-{split}-{fingerprint(dataset, workspace)[:16]}.json")
 
 
 def _noted(note: Path) -> set[str] | None:
     """Ids that an earlier check found unreadable; None where there was none, or its note says nothing to us."""
-    try:
-        return {str(image_id) for image_id in parse_json(note.read_bytes())["unreadable"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    noted = read_checked_json(note)
+    return None if noted is None else {str(image_id) for image_id in noted["unreadable"]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,18 @@ _DATA_OPTIONS = ("labels", "images", "negative_value")  # of a dataset, with opt
 _WEIGHTS = ("packaged", "pretrained", "random")
 
 
-def plan_from_options(given: Mapping[str, Any], workspace: Workspace) -> RunPlan:
+def plan_from_options(given: Mapping[str, Any], workspace: Workspace, *, scores_test: bool = True) -> RunPlan:
     """The plan of `plbench run` with these options; None means not given.
+
+    Args:
+        given: values by option.
+        workspace: where and how.
+        scores_test: False where the test split must stay closed.
 
     Raises:
         PlbenchError: if method or dataset is missing, or anything does not fit.
     """
-    return plan_run(request_from_options(given), workspace)
+    return plan_run(replace(request_from_options(given), scores_test=scores_test), workspace)
 
 
 def request_from_options(given: Mapping[str, Any]) -> Request:
@@ -64,6 +70,7 @@ def request_from_options(given: Mapping[str, Any]) -> Request:
         model=model,
         plan={name: given[name] for name in _PLAN_OPTIONS if name in given},
         skip_unreadable=given.get("skip_unreadable", False),
+        allow_duplicates=given.get("allow_duplicates", False),
         **{name: _plain(given[name]) for name in _REQUEST_OPTIONS if name in given},
     )
 
@@ -79,7 +86,8 @@ def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -
     Raises:
         PlbenchError: if the file is not such a spec, or cannot be the same run here.
     """
-    changing = ("method", "dataset", "param", "skip_unreadable", *_MODEL_OPTIONS, *_PLAN_OPTIONS, *_REQUEST_OPTIONS)
+    flags = ("skip_unreadable", "allow_duplicates")
+    changing = ("method", "dataset", "param", *flags, *_MODEL_OPTIONS, *_PLAN_OPTIONS, *_REQUEST_OPTIONS)
     changed = [name for name in changing if given[name] is not None and given[name] is not False and given[name] != []]
     if given["weights"] in _WEIGHTS:  # but a file may have to be said where it is
         changed.append("weights")
@@ -149,7 +157,8 @@ def options_of(plan: RunPlan, workspace: Workspace) -> list[str]:
     words = [w for name, (value, default) in values.items() if value != default for w in (_option(name), str(value))]
     for name, value in workspace.data_options.items():
         words += [_option(name), str(value)] if name in _DATA_OPTIONS else ["-D", f"{name}={value}"]
-    return [*words, *(["--skip-unreadable"] if spec.skipped_images else [])]
+    words += ["--skip-unreadable"] if spec.skipped_images else []
+    return [*words, *(["--allow-duplicates"] if spec.duplicates else [])]
 
 
 def _option(name: str) -> str:

@@ -11,11 +11,14 @@ import torch
 from pydantic import ValidationError
 
 from plbench.api import Dataset, Method, Stage, Task
+from plbench.digests import file_sha256
 from plbench.errors import PlbenchError, PluginError, did_you_mean
-from plbench.models import default_normalisation, file_sha256, resolve_backbone, weights_path
+from plbench.models import Backbone, default_normalisation, resolve_backbone, weights_path
+from plbench.planning.duplicates import check_apart
 from plbench.planning.image_check import check_images
+from plbench.planning.label_check import check_learnable, notes_on
 from plbench.protocol import Material, choose_protocol, custom, is_official
-from plbench.randomness import generator
+from plbench.randomness import generator, seeded
 from plbench.record import TuningReport
 from plbench.registry import Registry, source_sha256
 from plbench.spec import (
@@ -31,7 +34,8 @@ from plbench.spec import (
     differences,
 )
 from plbench.training import hooks
-from plbench.workspace import Workspace, open_dataset
+from plbench.training.dropout import draws_alone, has_batch_statistics
+from plbench.workspace import Workspace, fingerprint, open_dataset
 
 _MAX_STAGE_DEPTH = 8
 
@@ -43,6 +47,7 @@ class Request:
     Attributes:
         method_params: typed values by name, or texts "name=value" as given with -P.
         model, plan: fields of `ModelSpec` and `Plan` to change from the recipe's.
+        scores_test: False where the test split must stay closed, as while something is tuned.
     """
 
     dataset: str
@@ -58,6 +63,8 @@ class Request:
     seed: int = 0
     selection: Selection = "last"
     skip_unreadable: bool = False
+    allow_duplicates: bool = False
+    scores_test: bool = True
 
 
 @dataclass(frozen=True)
@@ -94,14 +101,16 @@ def plan_run(request: Request, workspace: Workspace, opened: Sequence[Material] 
         dataset, request.simulate, request.simulation_seed, selects_on_test=request.selection == "best-on-test"
     )
     skipped = check_images(dataset, protocol, workspace, skip=request.skip_unreadable)
-    if skipped or not is_official(dataset, protocol):
+    duplicates = check_apart(dataset, protocol, workspace, skipped, allow=request.allow_duplicates)
+    if skipped or duplicates or not is_official(dataset, protocol):
         protocol = custom(protocol)
     recipe = _choose_recipe(dataset, request.recipe)
     regime = request.regime or recipe.regime
     material = _opened_material(dataset, protocol, skipped, opened)
+    _check_labels(material, request.selection, workspace, scores_test=request.scores_test)
     base = RunSpec(
         protocol=protocol,
-        dataset_fingerprint=dataset.fingerprint(),
+        dataset_fingerprint=fingerprint(dataset, workspace),
         method=MethodSpec(name=request.method, version="", source_sha256="", params={}),
         model=_choose_model(recipe, request.model),
         regime=regime,
@@ -111,7 +120,9 @@ def plan_run(request: Request, workspace: Workspace, opened: Sequence[Material] 
         seed=request.seed,
         selection=request.selection,
         skipped_images=skipped,
+        duplicates=duplicates,
     )
+    base = base.model_copy(update={"processes": _deciding_processes(base, workspace)})
     if base.model.weights == "pretrained":
         workspace.reporter.line(f"Looking for the weights of {base.model.backbone}, here and on timm's hub")
     try:
@@ -125,7 +136,7 @@ def plan_run(request: Request, workspace: Workspace, opened: Sequence[Material] 
         plan = complete(base, request.method_params, material, recipe, workspace.registry)
         workspace.reporter.line(forecast(plan, workspace).text)
         raise
-    weights = {"weights_sha256": file_sha256(path) if path is not None else None}
+    weights = {"weights_sha256": file_sha256(path, workspace.store.cache) if path is not None else None}
     base = base.model_copy(update={"model": base.model.model_copy(update=weights)})
     return complete(base, request.method_params, material, recipe, workspace.registry)
 
@@ -147,16 +158,21 @@ def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Materia
     protocol = spec.protocol.model_copy(update={"suggested": suggested})
     skipped = check_images(dataset, protocol, workspace, skip=bool(spec.skipped_images))
     material = _opened_material(dataset, protocol, skipped, opened)
+    _check_labels(material, spec.selection, workspace, scores_test=spec.train_part == "train")
     resolve_backbone(spec.model.backbone)  # timm would fetch, or read from a folder, what a stranger names by address
     path = weights_path(spec.model, workspace.weights_file)
     here = spec.model_copy(
         update={
-            "dataset_fingerprint": dataset.fingerprint(),
-            "model": spec.model.model_copy(update={"weights_sha256": file_sha256(path) if path else None}),
+            "dataset_fingerprint": fingerprint(dataset, workspace),
+            "model": spec.model.model_copy(
+                update={"weights_sha256": file_sha256(path, workspace.store.cache) if path else None}
+            ),
             "skipped_images": skipped,
+            "duplicates": check_apart(dataset, protocol, workspace, skipped, allow=spec.duplicates is not None),
             "numerics": RunSpec.model_fields["numerics"].default,
         }
     )
+    here = here.model_copy(update={"processes": _deciding_processes(here, workspace)})
     plan = complete(here, spec.method.params, material, recipe, workspace.registry)
     differs = differences(spec.model_dump(mode="json"), plan.spec.model_dump(mode="json"))
     if differs:
@@ -310,12 +326,43 @@ def make_task(spec: RunSpec, material: Material, artifacts: Mapping[str, torch.T
 def _check_needs(method: type[Method], spec: RunSpec, material: Material) -> None:
     if spec.regime == "probe" and method.needs & {"images", "feature_map"}:
         raise PlbenchError(f"method {method.name!r} needs images, not cached features; give --regime finetune")
+    check_learnable(material, spec.train_part)
+    if spec.train_part == "fit":
+        material.check_validation()
     if "negatives" in method.needs and material.train(spec.train_part).labels.counts()[1].sum() == 0:
         raise PlbenchError(
             f"method {method.name!r} learns from verified negatives, and protocol {spec.protocol.name} has none; use a "
             "method that takes unknown labels for negatives, such as those that plbench methods list shows without "
             "that need"
         )
+
+
+def _check_labels(material: Material, selection: Selection, workspace: Workspace, *, scores_test: bool) -> None:
+    """Says what was noted about the labels, and makes sure that something can be learned and scored.
+
+    Raises:
+        DataError: if nothing can.
+    """
+    check_learnable(material, "train")
+    if scores_test:
+        material.test()
+    if selection == "validation":
+        material.check_validation()
+    for note in notes_on(material):
+        workspace.reporter.note(note)
+
+
+def _deciding_processes(spec: RunSpec, workspace: Workspace) -> int | None:
+    """The number of processes where a run's result depends on it.
+
+    Among GPUs, batch normalisation takes the statistics of all of them, of a batch that is computed in one piece.
+    """
+    if spec.regime == "probe" or workspace.world.size == 1:
+        return None
+    with seeded(0):
+        backbone = Backbone(spec.model)
+    shares = has_batch_statistics(backbone) and (workspace.device.type != "cuda" or spec.plan.accumulate > 1)
+    return workspace.world.size if shares or draws_alone(backbone) else None
 
 
 def _opened_dataset(name: str, workspace: Workspace, opened: Sequence[Material]) -> Dataset:

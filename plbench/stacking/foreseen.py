@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from plbench import metrics
 from plbench.diagnostics import diagnose_training
 from plbench.engine import FitState
 from plbench.errors import PlbenchError
@@ -140,6 +141,12 @@ def _scoring_seconds(plan: RunPlan, workspace: Workspace) -> float:
         replicates = summary.draw_replicates(cells, inputs.labels, groups, 0, lambda *_: None) if drawn else None
         summary.summarise(cells, inputs.labels, groups, np.add(*inputs.labels.counts()), replicates)
     seconds = (time.perf_counter() - start) * len(scored.rows) / len(inputs)
+    start = time.perf_counter()  # thresholds come from scores of the validation part
+    cells = collect_cells(predict_share(state.model, state.method, inputs, execution), inputs.labels)
+    if cells.positives.any():
+        metrics.choose_thresholds(cells)
+    chosen = plan.spec.protocol.validation_share * len(plan.material.whole_train.rows)
+    seconds += (time.perf_counter() - start) * chosen / len(inputs)
     truth = plan.material.hidden_truth(plan.spec.train_part)
     if truth is None:
         return seconds

@@ -23,10 +23,10 @@ from plbench.api import Batch, Method, Progress
 from plbench.engine import FitState
 from plbench.errors import PluginError, TrainingError
 from plbench.labels import PartialLabels
-from plbench.randomness import derive_seed, seeded
 from plbench.spec import Plan
 from plbench.stacking.layers import StackedLinear, layers_of
 from plbench.training import hooks
+from plbench.training.dropout import Dropout
 from plbench.training.execution import Execution, widened
 from plbench.training.inputs import FeatureInputs
 from plbench.training.optimisation import FusedSteps, apply_gradients
@@ -204,12 +204,12 @@ class _Order:
         self.seed, self.execution = heads[0].seed, execution
         self.inputs = inputs.reseeded(self.seed, heads[0].labels)
         self.plan, self.state = heads[0].plan, heads[0].state
-        self.generator: torch.Generator | None = None
         self.steps_per_epoch = math.ceil(len(inputs) / self.plan.batch_size)
         self.dtype = torch.float32 if execution.precision == "float32" else getattr(torch, execution.precision)
         if next(self.state.model.parameters()).dtype == torch.float64:
             self.dtype = torch.float64
         self.blocks = [_Block(members, execution, self.dtype) for members in _blocks(heads, num_blocks)]
+        self.dropout = Dropout(self.seed, self.state.model)
         layers = layers_of(self.state.model) or []
         first = next(number for number, layer in enumerate(layers) if isinstance(layer, nn.Linear))
         self.shared, self.own = layers[:first], layers[first:]  # layers before the first linear one have no parameters
@@ -217,19 +217,18 @@ class _Order:
     def train_epoch(self, lane: Lane) -> Iterator[int]:
         """One pass over the images; yields 1 for each step handed out."""
         epoch, num_epochs = self.state.epoch, self.plan.epochs
-        with self._drawing(derive_seed(self.seed, "dropout", epoch)):
-            under_way: deque[list[Future[None]]] = deque()
-            for number, batch in enumerate(self.inputs.shuffled(self.plan.batch_size, epoch)):
-                prepared, noise = self._prepared(batch)  # while the blocks are busy with those before
-                step = epoch * self.steps_per_epoch + number
-                progress = Progress(step, num_epochs * self.steps_per_epoch, epoch, num_epochs)
-                threads = zip(self.blocks, itertools.cycle(lane), strict=False)
-                under_way.append([thread.submit(block.step, prepared, noise, progress) for block, thread in threads])
-                if len(under_way) > AHEAD:
-                    _wait_for(under_way.popleft())
-                yield 1
-            for futures in under_way:
-                _wait_for(futures)
+        under_way: deque[list[Future[None]]] = deque()
+        for number, batch in enumerate(self.inputs.shuffled(self.plan.batch_size, epoch)):
+            step = epoch * self.steps_per_epoch + number
+            prepared, noise = self._prepared(batch, step)  # while the blocks are busy with those before
+            progress = Progress(step, num_epochs * self.steps_per_epoch, epoch, num_epochs)
+            threads = zip(self.blocks, itertools.cycle(lane), strict=False)
+            under_way.append([thread.submit(block.step, prepared, noise, progress) for block, thread in threads])
+            if len(under_way) > AHEAD:
+                _wait_for(under_way.popleft())
+            yield 1
+        for futures in under_way:
+            _wait_for(futures)
         for block in self.blocks:
             block.end_epoch(self.steps_per_epoch)
 
@@ -238,43 +237,27 @@ class _Order:
         for block in self.blocks:
             block.release()
 
-    @contextlib.contextmanager
-    def _drawing(self, seed: int) -> Iterator[None]:
-        """Within, `_factors` draws what dropout in a head that trains alone would draw."""
-        if self.execution.device.type == "cpu":  # orders take turns here, so that each needs a generator of its own
-            self.generator = torch.Generator().manual_seed(seed)
-            yield
-        else:
-            with seeded(seed):
-                yield
-
-    def _factors(self, num_rows: int, width: int, dropped: float, dtype: torch.dtype) -> Tensor:
-        """What a dropout layer multiplies values [B, width] by: 0, or 1 / (1 - dropped)."""
-        shape, device = (num_rows, width), self.execution.device
-        if self.generator is None or dropped in (0.0, 1.0):  # for these torch draws nothing
-            return F.dropout(torch.ones(shape, dtype=dtype, device=device), dropped)
-        kept = 1.0 - dropped
-        return torch.empty(shape, dtype=dtype).bernoulli_(kept, generator=self.generator).div_(kept)
-
-    def _prepared(self, batch: Batch) -> tuple[Batch, list[Tensor]]:
+    def _prepared(self, batch: Batch, step: int) -> tuple[Batch, list[Tensor]]:
         """A batch whose inputs went through the layers that the heads share, and the noise of their own layers."""
         batch = self.execution.move(batch)
         inputs = batch.inputs
-        for layer in self.shared:
-            if isinstance(layer, nn.Dropout):
-                inputs = inputs * self._factors(len(inputs), inputs.shape[1], layer.p, inputs.dtype)
-            else:
-                inputs = F.relu(inputs)
-        return Batch(inputs, batch.labels[None], batch.index), list(self._noise(len(batch.index)))
+        with self.dropout.drawing(step, 0, len(batch.index)):  # the layers in the order of a forward pass
+            for layer in self.shared:
+                if not isinstance(layer, nn.Dropout):
+                    inputs = F.relu(inputs)
+                elif layer.p:
+                    inputs = inputs * self.dropout.factors(layer, inputs.shape, layer.p, inputs)
+            noise = list(self._noise(inputs.new_empty((), dtype=self.dtype), len(inputs)))
+        return Batch(inputs, batch.labels[None], batch.index), noise
 
-    def _noise(self, num_rows: int) -> Iterator[Tensor]:
-        """Factors [B, width] of each later dropout layer, drawn as a head alone would draw them."""
+    def _noise(self, values: Tensor, num_rows: int) -> Iterator[Tensor]:
+        """Factors [B, width] of each later layer that drops anything, as a head alone would draw them."""
         width = 0
         for layer in self.own:
             if isinstance(layer, nn.Linear):
                 width = layer.out_features
-            elif isinstance(layer, nn.Dropout):
-                yield self._factors(num_rows, width, layer.p, self.dtype)
+            elif isinstance(layer, nn.Dropout) and layer.p:
+                yield self.dropout.factors(layer, (num_rows, width), layer.p, values)
 
 
 def _wait_for(futures: Sequence[Future[None]]) -> None:
@@ -339,10 +322,10 @@ class _Block:
         for layer in self.layers:
             if isinstance(layer, StackedLinear):
                 values = layer(values)
-            elif isinstance(layer, nn.Dropout):
-                values = values * next(factors)
-            else:
+            elif not isinstance(layer, nn.Dropout):
                 values = F.relu(values)
+            elif layer.p:
+                values = values * next(factors)
         return values.contiguous()
 
     def _note(self, total: Tensor, weight: Tensor, progress: Progress) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from plbench.api import Dataset, LabelledSplit
+from plbench.planning.duplicates import contradicting_copies, find_duplicates, listed
+from plbench.planning.near_duplicates import MOST_LOOKED_AT, find_near_duplicates
 from plbench.protocol import Material
 from plbench.testing.dataset_words import DatasetSubject
-from plbench.testing.findings import Check, Mismatch, NotApplicable
+from plbench.testing.findings import Check, Mismatch, NotApplicable, Warned
 from plbench.testing.loss_checks import global_states
 
 _MOST_IMAGES = 16  # of a split that are decoded
@@ -47,13 +49,34 @@ def check_ids(subject: DatasetSubject) -> None:
 
 
 def check_apart(subject: DatasetSubject) -> None:
-    """Images of one id in train and test, by their bytes."""
-    dataset = subject.opened()
-    train, test = (dataset.split(getattr(subject.kind.protocols[0], f"{part}_split")) for part in ("train", "test"))
-    rows = {image_id: row for row, image_id in enumerate(train.images.ids)}
-    for row, image_id in enumerate(test.images.ids):
-        if image_id in rows and train.images.read(rows[image_id]) == test.images.read(row):
-            raise Mismatch("no image in both train and test", f"{image_id!r} is in both")
+    """Images of test and of train by their bytes, whatever their ids and folders."""
+    protocol, dataset = subject.kind.protocols[0], subject.opened()
+    found = find_duplicates(dataset, protocol.train_split, protocol.test_split)
+    if found is None:
+        raise NotApplicable("the images do not give their checksums (sha256s), and are too many to be read for them")
+    if found:
+        raise Mismatch("no test image among the train images", str(found))
+    sha256s = dataset.image_sha256s(protocol.train_split)
+    contradicting = [] if sha256s is None else contradicting_copies(dataset.split(protocol.train_split), sha256s)
+    if contradicting:
+        said = f"{len(contradicting):,} groups of equal train images contradict each other"
+        raise Warned(f"{said}: {listed(contradicting)}")
+
+
+def check_near(subject: DatasetSubject) -> None:
+    """Test images that look like train images, by a perceptual hash."""
+    if not subject.kind.needs_files:
+        raise NotApplicable("the dataset makes its own images")
+    protocol, dataset = subject.kind.protocols[0], subject.opened()
+    train, test = (dataset.split(name).images for name in (protocol.train_split, protocol.test_split))
+    if len(train) + len(test) > MOST_LOOKED_AT:
+        raise NotApplicable(f"{len(train) + len(test):,} images are too many to decode here")
+    equal = find_duplicates(dataset, protocol.train_split, protocol.test_split)
+    said = set() if equal is None else {*equal.same_files, *(test_name for test_name, _ in equal.pairs)}
+    found = [pair for pair in find_near_duplicates(train, test) if pair[0] not in said]
+    if found:
+        number = f"{len(found):,} test image{'s look' if len(found) > 1 else ' looks'}"
+        raise Warned(f"{number} like a train image: {listed(found)}; if they show the same, move them to one part")
 
 
 def check_labels(subject: DatasetSubject) -> None:
@@ -142,7 +165,8 @@ def _read_some(dataset: Dataset) -> None:
 
 SPLITS = Check("splits", "images and labels in every split in use, of the same classes", check_splits)
 IDS = Check("ids", "ids that are unique, and the same at every reading", check_ids)
-APART = Check("train apart from test", "no image in both", check_apart)
+APART = Check("train apart from test", "no test image among the train images", check_apart)
+NEAR = Check("near duplicates", "no test image that looks like a train image", check_near)
 LABELS = Check("labels", "labels of +1 and -1, with something to learn and to score", check_labels)
 IMAGES = Check("images", "every image there; those that were tried decode", check_images)
 GROUPS = Check("groups", "groups that name classes", check_groups)

@@ -11,7 +11,7 @@ from typing import Any
 from plbench.api import Dataset
 from plbench.errors import PlbenchError
 from plbench.registry import Registry
-from plbench.testing.dataset_checks import APART, FINGERPRINT, GENERATORS, GROUPS, IDS, IMAGES, LABELS, SPLITS
+from plbench.testing.dataset_checks import APART, FINGERPRINT, GENERATORS, GROUPS, IDS, IMAGES, LABELS, NEAR, SPLITS
 from plbench.testing.dataset_edits import FOLLOWS
 from plbench.testing.dataset_words import MISSING, PROTOCOLS, RECIPES, UNKNOWN_SPLIT, WORDS, DatasetSubject
 from plbench.testing.findings import Check, Finding, findings_of, raise_failed
@@ -22,6 +22,7 @@ OF_FILES: tuple[Check, ...] = (
     UNKNOWN_SPLIT,
     IDS,
     APART,
+    NEAR,
     LABELS,
     IMAGES,
     GROUPS,

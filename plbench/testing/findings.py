@@ -18,6 +18,7 @@ class Finding:
         of: what was checked, such as "selective" or "selective mode=prior".
         check: what is asked, such as "finite loss".
         passed: None where the check does not apply; `seen` then says why.
+        warning: what a person should look at though the check passed.
         smallest: the smallest input found that still fails.
     """
 
@@ -28,6 +29,7 @@ class Finding:
     seen: str = ""
     smallest: str = ""
     seconds: float = 0.0
+    warning: str = ""
 
     def explained(self) -> str:
         """The failure, for reading: a line for each thing there is to say."""
@@ -72,6 +74,10 @@ class Mismatch(Exception):
         self.expected, self.seen, self.smallest = expected, seen, smallest
 
 
+class Warned(Exception):
+    """Raised by a check that passed and saw something that a person should look at."""
+
+
 class NotApplicable(Exception):
     """Raised by a check that has nothing to look at."""
 
@@ -95,16 +101,18 @@ def findings_of(of: str, checks: Iterable[Check], subject: Any) -> Iterator[Find
     for check in checks:
         start = time.perf_counter()
         passed: bool | None = True
-        expected, seen, smallest = check.expected, "", ""
+        expected, seen, smallest, warning = check.expected, "", "", ""
         try:
             check.run(subject)
         except NotApplicable as reason:
             passed, seen = None, str(reason)
+        except Warned as found:
+            warning = str(found)
         except Mismatch as mismatch:
             passed, expected, seen, smallest = False, mismatch.expected, mismatch.seen, mismatch.smallest
         except Exception as error:  # what is checked is a stranger's code, which may raise anything
             passed, seen = False, in_words(error)
-        yield Finding(of, check.name, passed, expected, seen, smallest, time.perf_counter() - start)
+        yield Finding(of, check.name, passed, expected, seen, smallest, time.perf_counter() - start, warning)
 
 
 def raise_failed(findings: Iterable[Finding]) -> None:

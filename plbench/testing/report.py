@@ -19,8 +19,9 @@ def print_findings(title: str, findings: Sequence[Finding]) -> None:
         rows = [finding for finding in findings if finding.check == check]
         failed = [finding for finding in rows if finding.passed is False]
         passed = [finding for finding in rows if finding.passed]
-        mark = "FAILED" if failed else "ok" if passed else "–"
-        note = "" if failed or passed else rows[0].seen
+        warned = [finding.warning for finding in passed if finding.warning]
+        mark = "FAILED" if failed else "warning" if warned else "ok" if passed else "–"
+        note = "" if failed else warned[0] if warned else "" if passed else rows[0].seen
         count = f"{len(passed)} of {len(rows)}" if len(rows) > 1 else ""
         table.add_row(mark, check, count, f"{sum(row.seconds for row in rows):.1f} s", Text(note))
     console.print(table)

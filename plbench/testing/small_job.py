@@ -149,7 +149,7 @@ class SmallJob:
         with seeded(derive_seed(self.seed, "init", "head")), hooks.calling(method, "build"):
             model = method.build(backbone, lambda: make_head(_MODEL, NUM_FEATURES, self.size.classes))
         if self.wide:
-            model = _without_chance(model.double())
+            model = model.double()
             for group in method.param_groups(model):
                 for parameter in group["params"]:  # the method's own, too
                     parameter.data = parameter.data.double()
@@ -196,16 +196,6 @@ class SmallJob:
         """[N, C] of the training images."""
         stream = predict(state.averaged(), state.method, self.inputs, self.execution)
         return torch.cat([scores for _, scores in stream])
-
-
-def _without_chance(model: nn.Module) -> nn.Module:
-    """The model with dropout of 0: two processes draw other numbers than one."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-        elif isinstance(module, nn.RNNBase):
-            module.dropout = 0.0
-    return model
 
 
 class SmallBackbone(nn.Module):

@@ -96,6 +96,23 @@ def loss_of(method: Method, output: Any, batch: Batch, progress: Progress, shape
     return loss
 
 
+def idle_of(method: Method) -> list[str]:
+    """What parts of a method did nothing, in sentences.
+
+    Raises:
+        PluginError: if the hook raises, or gives anything else than a list of texts.
+    """
+    with calling(method, "idle"):
+        found = method.idle()
+    if not isinstance(found, list) or not all(isinstance(sentence, str) for sentence in found):
+        raise PluginError(
+            f"{_whose(method, 'idle')} gave {found!r} where a list of sentences is right; return [] where every part "
+            "did something",
+            try_it(method),
+        )
+    return found
+
+
 def check_scores(method: Method, scores: Any, shape: tuple[int, ...]) -> None:
     """Makes sure that scores are a tensor of the right shape.
 

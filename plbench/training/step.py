@@ -21,6 +21,7 @@ from plbench.errors import TrainingError
 from plbench.spec import Plan
 from plbench.training import hooks
 from plbench.training.clock import Clock
+from plbench.training.dropout import Dropout
 from plbench.training.execution import Execution, widened
 from plbench.training.optimisation import scaled_gradients, update
 
@@ -111,6 +112,7 @@ class Stepper:
         network: of model and method, parallel where there are several processes.
         tally: where its sums go.
         clock: told what takes time.
+        dropout: of the model.
     """
 
     network: nn.Module
@@ -119,6 +121,7 @@ class Stepper:
     execution: Execution
     tally: Tally
     clock: Clock
+    dropout: Dropout
 
     def take(self, state: Any, batch: Batch, num_images: int, progress: Progress, wish: Wish) -> None:
         """One optimiser step.
@@ -150,10 +153,15 @@ class Stepper:
         total: Tensor = torch.zeros((), device=self.execution.device)
         weight: Tensor | float = 0.0
         pieces = [batch] if is_idle else list(_pieces(batch, self.plan.accumulate))
+        row = sum(shares[: world.rank])
         for number, piece in enumerate(pieces, 1):
-            with self._synchronised(number == len(pieces)):
+            with (
+                self._synchronised(number == len(pieces)),
+                self.dropout.drawing(progress.step, row, len(piece.index)),
+            ):
                 with self.execution.autocast():
                     output = self.network(piece, progress)
+                self.dropout.rewind()
                 self.clock.lap("forward")
                 if self.method.batch_scope == "batch":
                     loss = self._of_whole_batch(output, piece, shares, progress)
@@ -166,6 +174,7 @@ class Stepper:
                     counted = self._of_share(scaler, output, piece, num_images, progress)
                 self.clock.lap("backward")
             total, weight = total + counted.total.detach(), weight + counted.weight
+            row += len(piece.index)
         return total, weight
 
     def _of_share(

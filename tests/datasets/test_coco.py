@@ -102,6 +102,21 @@ def test_a_file_name_of_2014_is_taken_as_it_stands(tmp_path: Path) -> None:
     assert images.name(0).endswith("train2014/COCO_train2014_000000000002.jpg")
 
 
+def test_files_and_categories_whose_names_look_the_same(tmp_path: Path) -> None:
+    content = document()
+    names = {11: ("caf\u00e9.jpg", "cafe\u0301.JPG"), 2: ("a b.jpg", "a\u00a0b.jpg"), 40: ("x.jpg", "y.jpg")}
+    for image in content["images"]:
+        image["file_name"] = names.get(image["id"], (image["file_name"],))[0]
+    next(c for c in content["categories"] if c["name"] == "cow")["name"] = "ca\u200bt"
+    dataset = write(tmp_path, content)
+    for _, there in names.values():
+        (tmp_path / "train2017" / there).write_bytes(b"pixels")
+    images = dataset.split("train").images
+    assert [images.ids[row] for row in images.absent()] == ["40"]  # of another name
+    assert images.read(list(images.ids).index("11")) == b"pixels"
+    assert "'cat' and 'ca\\u200bt' look the same" in " ".join(dataset.notes()["train"])
+
+
 def test_there_is_no_third_split(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has splits train, test, not 'val'"):
         write(tmp_path, document()).split("val")
@@ -341,8 +356,31 @@ def test_a_byte_order_mark_is_passed_over_and_said(tmp_path: Path) -> None:
     assert labels_of(dataset, "train") == naive_labels(document())
     assert dataset.split("test").labels.is_complete
     assert dataset.notes() == {
-        "train": ("instances_train2017.json starts with a UTF-8 byte-order mark, which was passed over",)
+        "train": (
+            "instances_train2017.json starts with a UTF-8 byte-order mark, which was passed over",
+            "1 of 5 images have no annotation and are left out",
+        ),
+        "test": ("1 of 5 images have no annotation and are left out",),
     }
+
+
+def test_one_file_under_two_ids_is_said_where_they_agree(tmp_path: Path) -> None:
+    content = document({1: {3}, 2: {3}, 3: {7, 20}})
+    for entry in content["images"]:
+        entry["file_name"] = "same.jpg" if entry["id"] < 3 else "other.jpg"
+    dataset = write(tmp_path, content)
+    assert len(dataset.split("train").images) == 3
+    (note,) = dataset.notes()["train"]
+    assert note.startswith("1 image files are listed under more than one id, such as train2017/same.jpg under 1 and 2")
+
+
+@pytest.mark.parametrize("present", [{1: {3}, 2: {7}}, {1: {3, 7}, 2: {3}}, {5: {20}, 6: {90}, 7: {20}}])
+def test_one_file_under_two_ids_is_refused_where_they_disagree(tmp_path: Path, present: dict[int, set[int]]) -> None:
+    content = document(present)
+    for entry in content["images"]:
+        entry["file_name"] = "same.jpg"
+    with pytest.raises(DataError, match=r"same file train2017/same\.jpg, which one says to show '.*' and"):
+        write(tmp_path, content).split("train")
 
 
 def test_a_place_in_a_file_with_a_mark_is_counted_from_its_start(tmp_path: Path) -> None:

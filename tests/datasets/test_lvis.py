@@ -120,6 +120,14 @@ class TestWhatTheFilesMean:
         assert labels.class_ids == ("2", "10", "100", "793")
         assert labels.class_names == ("apple", "hairpin", "bench", "baby")
 
+    def test_names_that_look_the_same_are_two_classes_and_noted(self, tmp_path: Path) -> None:
+        content = document()
+        content["categories"][0]["name"] = "caf\u00e9"
+        content["categories"][1]["name"] = "cafe\u0301"
+        dataset = write(tmp_path, content, content)
+        assert dataset.split("train").labels.num_classes == len(content["categories"])
+        assert "look the same and have ids of their own" in " ".join(dataset.notes()["train"])
+
     def test_groups_by_frequency_and_persons_by_synset(self, tmp_path: Path) -> None:
         dataset = write(tmp_path, document())
         assert dataset.groups() == {
@@ -422,3 +430,16 @@ def test_a_run_on_the_fixture(kind: type[Lvis], regime: str, tmp_path: Path, mon
     assert record["spec"]["method"]["params"]["gamma_unann"] == 1
     test = record["metrics"]["test"]
     assert test["num_classes_scored"] == 9 and 0 < test["map_c"]["value"] <= 100
+
+
+def test_one_file_under_two_ids(tmp_path: Path) -> None:
+    content = document()
+    for entry in content["images"]:
+        entry["coco_url"] = "http://images.cocodataset.org/train2017/1.jpg"
+    content["images"][2]["neg_category_ids"] = [2]  # image 7 is sure that there is none, image 40 shows one
+    with pytest.raises(DataError, match=r"ids 40 and 7 are the same file train2017/1\.jpg"):
+        write(tmp_path, content).split("train")
+    content["images"][2]["neg_category_ids"] = []
+    dataset = write(tmp_path, content)
+    dataset.split("train")
+    assert any(note.startswith("1 image files are listed under more than one id") for note in dataset.notes()["train"])

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_cli import plbench
 
+from plbench import digests
 from plbench.api import Dataset, IndexedDataset, PartialLabels
 from plbench.datasets.openimages import OpenImagesV3, OpenImagesV6, groups_by_count
 from plbench.datasets.openimages_csl import OpenImagesV6Csl
@@ -111,19 +112,33 @@ class TestTraps:
         rows = "a,v,/m/0other,1\na,v,/m/04hgtk,1\nb,v,/m/0other,0\nb,v,,1\n"
         dataset = write(tmp_path, rows, kind=kind)
         assert labels_of(dataset) == {"a": {"/m/04hgtk": 1}, "b": {}}  # an image that is named counts
-        assert dataset.notes()["train"] == ("3 of 4 rows name classes that are not in the class list; left out",)
+        assert dataset.notes()["train"][0] == "3 of 4 rows name classes that are not in the class list; left out"
 
     def test_a_row_that_comes_twice_counts_once(self, kind: Any, tmp_path: Path) -> None:
         dataset = write(tmp_path, "a,verification,/m/04hgtk,1\na,crowdsource-verification,/m/04hgtk,1.0\n", kind=kind)
         assert labels_of(dataset) == {"a": {"/m/04hgtk": 1}}
-        assert dataset.notes()["train"] == ("1 rows repeat what another says; each cell counts once",)
+        assert dataset.notes()["train"][0] == "1 rows repeat what another says; each cell counts once"
 
     def test_present_and_absent_together_are_unknown_and_counted(self, kind: Any, tmp_path: Path) -> None:
         rows = "a,v,/m/04hgtk,1\na,v,/m/01bqvp,1\na,v,/m/04hgtk,0\nb,v,/m/0csby,0\nb,v,/m/0csby,1\n"
         dataset = write(tmp_path, rows, kind=kind)
         assert labels_of(dataset) == {"a": {"/m/01bqvp": 1}, "b": {}}
         said = "2 (image, class) cells are called both present and absent; taken as unknown"
-        assert dataset.notes()["train"] == (said,)
+        nameless = f"3 of 4 classes have no name in {dataset.descriptions}; named by id"
+        assert dataset.notes()["train"] == (said, nameless)
+
+    @pytest.mark.parametrize(
+        ("rows", "first"),
+        [
+            ("a,v,/m/0other,1\nb,v,/m/0third,0\n", "/m/0other, line 2"),
+            ("a,v,m_0csby,1\n", "m_0csby, line 2"),
+            ("a,v,/M/0CSBY,1\na,v,/m/0csby ,0\n", "/M/0CSBY, line 2"),
+        ],
+    )
+    def test_a_class_list_of_other_classes_is_refused(self, kind: Any, tmp_path: Path, rows: str, first: str) -> None:
+        with pytest.raises(DataError, match=r"rows of train name classes that are not in .*trainable") as caught:
+            write(tmp_path, rows, kind=kind).split("train")
+        assert f"(the first: {first})" in str(caught.value) and "\n" not in str(caught.value)
 
     def test_classes_stand_in_the_order_of_the_list(self, kind: Any, tmp_path: Path) -> None:
         classes = "/m/0z\r\n/m/0a\r\n\r\n /m/0m \r\n"
@@ -332,7 +347,10 @@ class TestLayouts:
             dataset.missing()
         assert str(caught.value).startswith(str(tmp_path / place)) and "\n" not in str(caught.value)
 
-    def test_the_scan_of_tars_is_kept_in_the_cache(self, pictures: dict[str, bytes], tmp_path: Path) -> None:
+    def test_the_scan_of_tars_is_kept_in_the_cache(
+        self, pictures: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(digests, "_FRESH_NS", 0)
         write(tmp_path / "data", "".join(f"{identity},v,/m/04hgtk,1\n" for identity in pictures))
         lay_out(pictures, tmp_path / "data", "one tar", "train")
         for _ in range(2):
@@ -403,6 +421,11 @@ class TestCslTable:
         assert dataset.split("train").labels.class_names == ("/m/7", "Eight", "/m/10")
         said = "2 of 3 labels name classes that are not in the class list; left out"
         assert dataset.notes()["train"] == (said,)
+
+    def test_a_class_list_that_matches_no_label_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / OpenImagesV6.class_list).write_text("/m/70\n/m/80\n")
+        with pytest.raises(DataError, match=r"2 of 2 labels name classes that are not in .*\(such as /m/7\)"):
+            write_csl(tmp_path, ["a.jpg,[/m/7],[/m/8],train", "b.jpg,[],[/m/8],test"]).split("train")
 
     def test_repeats_count_once_and_contradictions_are_unknown(self, tmp_path: Path) -> None:
         lines = ['a.jpg,"[/m/1, /m/1, /m/2]","[/m/2, /m/3]",train', "b.jpg,[/m/2],[/m/2],train"]

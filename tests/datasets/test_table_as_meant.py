@@ -244,7 +244,7 @@ class TestSeveralLabels:
 HEADS = {
     "sep": ("sep=;\n" + WIDE.replace(",", ";"), "'sep=;'"),
     "sep in quotes": ('"sep=;"\r\n' + WIDE.replace(",", ";").replace("\n", "\r\n"), "'sep=;'"),
-    "sep of a tab": ("SEP=\t\n" + WIDE.replace(",", "\t"), "sep="),
+    "sep of a tab": ("SEP=\t\n" + WIDE.replace(",", "\t"), "'SEP='"),
     "comment": ("# exported by tool 1.2\n" + WIDE, "# exported"),
     "comments with commas": ("# a, b\n#\n# the image list\n\n" + LONG, "# a, b"),
     "count": ("4\n" + LONG, "'4'"),

@@ -22,6 +22,7 @@ import torch
 from test_cli import Outcome, plbench
 
 from plbench.annotations.collect import Annotations
+from plbench.checksums import write_sums
 from plbench.console import Report, Reporter
 from plbench.data import preparing
 from plbench.data.preparing import prepare
@@ -151,6 +152,11 @@ class TestWhatItHolds:
         assert opened(tmp_path / "moved", make_workspace(name="other")).fingerprint() == fingerprint
         values = tmp_path / "moved" / "test" / "labels" / "values.npy"
         np.save(values, -np.load(values))
+        with pytest.raises(
+            DataError, match=r"values.npy does not match .*; delete .*labels and run plbench data prepare"
+        ):
+            opened(tmp_path / "moved", make_workspace(name="third")).split("test")
+        write_sums(values.parent)  # as if they had been prepared so
         assert opened(tmp_path / "moved", make_workspace(name="third")).fingerprint() != fingerprint
 
     def test_others_may_read_it(self, made: Path) -> None:

@@ -91,7 +91,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "nothing missing": ({"missing": lambda self: []}, "says what is missing", ["the files it needs"]),
     "repeated ids": ({"split": repeated_ids}, "ids", ["more than once in 'train'"]),
     "another order each time": ({"split": other_order}, "ids", ["the same ids in the same order"]),
-    "train for test": ({"split": train_for_test}, "train apart from test", ["is in both"]),
+    "train for test": ({"split": train_for_test}, "train apart from test", ["the same files as train images"]),
     "nothing to score": ({"split": only_positives}, "labels", ["has both a known positive and a known negative"]),
     "any split": ({"split": any_split}, "unknown split", ["a DataError", "no error"]),
     "global randomness": ({"split": draws}, "global randomness untouched", ["Python's random"]),

@@ -21,6 +21,7 @@ from plbench.labels import PartialLabels
 from plbench.lineups import lineup
 from plbench.lineups.lineup import Entrant
 from plbench.plain_json import parse_json
+from plbench.planning.label_check import check_learnable, notes_on
 from plbench.planning.resolve import Request
 from plbench.priors import spearman_by_depth
 from plbench.protocol import Material, choose_protocol
@@ -86,6 +87,7 @@ class Advice:
         methods: to try. rivals: of the modes that do not win there, so that a comparison can prove the map wrong.
         answer: in words.
         classes: those with the highest estimates: name, known positives, estimated positives.
+        notes: on how the labels were read.
     """
 
     num_images: int
@@ -99,6 +101,7 @@ class Advice:
     rivals: tuple[str, ...] = ()
     answer: tuple[str, ...] = ()
     classes: tuple[tuple[str, int, int | None], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -130,12 +133,16 @@ def advise(request: Request, workspace: Workspace, mode_map: ModeMap, *, num_see
         num_seeds: models that estimate.
 
     Raises:
-        PlbenchError: if the data cannot be read.
+        PlbenchError: if the data cannot be read, or nothing is known of them.
     """
     dataset = open_dataset(request.dataset, workspace)
-    labels = Material(dataset, choose_protocol(dataset, request.simulate, request.simulation_seed)).train().labels
+    material = Material(dataset, choose_protocol(dataset, request.simulate, request.simulation_seed))
+    check_learnable(material, "train")
+    labels, notes = material.train().labels, notes_on(material)
+    for note in notes:
+        workspace.reporter.note(note)
     positives, negatives = labels.counts()
-    bare = Advice(labels.num_images, labels.num_classes, int(positives.sum()), int(negatives.sum()))
+    bare = Advice(labels.num_images, labels.num_classes, int(positives.sum()), int(negatives.sum()), notes=notes)
     if labels.is_complete:
         return replace(bare, methods=("ce-negative",), answer=("Every label is known: there is nothing to treat.",))
     if refusal := _without_looking(positives, negatives):
@@ -195,6 +202,7 @@ def _ignoring(request: Request, workspace: Workspace, num_seeds: int) -> Row:
     Raises:
         TrainingError: if one fails.
     """
+    request = replace(request, scores_test=False)  # nobody looks at test here
     contest = lineup.plan_contest(request, [Entrant("ce-ignore", named=True)], num_seeds, workspace)
     results = run_all(contest.plans, workspace)
     failed = next((result for result in results if isinstance(result, TrainingError)), None)

@@ -1,0 +1,119 @@
+"""Files that carry the checksum of their content, and what becomes of one that no longer matches it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import mmap
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from plbench.errors import StoreError
+from plbench.store import write_atomically, write_json
+
+DAMAGED = ".damaged"
+SUMS = "sha256.json"
+_TRAILER = 32  # bytes of a sha256
+
+
+class Damaged(StoreError):
+    """A stored file that is not what was written."""
+
+
+def write_checked(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Writes a file atomically, with the sha256 of its content in its last 32 bytes.
+
+    Args:
+        write: writes the content to an open binary file. It is put together in memory.
+
+    Raises:
+        StoreError: if it cannot be written.
+    """
+    content = io.BytesIO()
+    write(content)
+    content.write(hashlib.sha256(content.getbuffer()).digest())
+    write_atomically(path, lambda file: _write(file, content.getbuffer()))
+
+
+def _write(file: IO[bytes], content: memoryview) -> None:
+    file.write(content)
+
+
+def read_checked(path: Path) -> memoryview:
+    """The content of such a file, memory-mapped, after it was compared with its sha256.
+
+    Raises:
+        FileNotFoundError: if it is not there. Damaged: if it is not what was written.
+    """
+    try:
+        with path.open("rb") as file:
+            whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: it is empty
+        raise Damaged(f"{path} cannot be read: {error}") from error
+    content, trailer = whole[:-_TRAILER], whole[-_TRAILER:]
+    if hashlib.sha256(content).digest() != trailer:
+        raise Damaged(f"{path} does not match the checksum that it was written with")
+    return content
+
+
+def write_checked_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes readable JSON with the sha256 of its content in it."""
+    write_json(path, {**content, "sha256": _json_sha256(content)})
+
+
+def read_checked_json(path: Path) -> dict[str, Any] | None:
+    """The content of such a file; None where there is none, or it is not what was written."""
+    try:
+        content = json.loads(path.read_bytes())
+        digest = content.pop("sha256")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return content if isinstance(content, dict) and digest == _json_sha256(content) else None
+
+
+def _json_sha256(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def write_sums(folder: Path) -> None:
+    """Notes the sha256 of every file in a folder, in a file beside them."""
+    sums = {path.name: _file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != SUMS}
+    write_checked_json(folder / SUMS, {"files": sums})
+
+
+def check_sums(folder: Path) -> None:
+    """Compares the files of a folder with what `write_sums` noted.
+
+    Raises:
+        Damaged: if there is no note, or a file is missing or is not what was written, with its path.
+    """
+    noted = read_checked_json(folder / SUMS)
+    if noted is None:
+        raise Damaged(f"{folder / SUMS} is missing or damaged")
+    for name, digest in noted["files"].items():
+        path = folder / name
+        try:
+            found = _file_sha256(path)
+        except OSError as error:
+            raise Damaged(f"{path} cannot be read: {error.strerror}") from error
+        if found != digest:
+            raise Damaged(f"{path} does not match the checksum that it was written with")
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a damaged file or folder, so that nothing takes it for a whole one; returns where it lies now."""
+    aside = path.with_name(path.name + DAMAGED)
+    if path.is_dir():
+        shutil.rmtree(aside, ignore_errors=True)
+    path.replace(aside)
+    return aside
