@@ -166,4 +166,6 @@ def test_an_interval_is_that_of_what_is_written_down(value: float, lowest: float
     stated = summary._estimate(value, lowest, drawn)
     written = np.array([float(f"{one:.6f}") for one in drawn])
     assert stated.value is not None and stated.low is not None and stated.high is not None
-    assert (stated.low, stated.high) == pytest.approx(summary.image_interval(stated.value, written, stated.lowest), abs=1e-6)
+    assert (stated.low, stated.high) == pytest.approx(
+        summary.image_interval(stated.value, written, stated.lowest), abs=1e-6
+    )

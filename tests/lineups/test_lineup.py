@@ -240,7 +240,7 @@ class TestTuned:
         assert [plans[0].spec.tuned_by is not None for _, plans in contest.rows] == [False, True, False, True]
         assert {plans[0].tuning.num_trials for _, plans in contest.rows if plans[0].tuning} == {2}
         table = table_of(contest, workspace)
-        assert {row.label for row in table.rows} == {
+        assert {label for row in table.rows for label in (row.label, *row.same)} == {
             *("CE, Negative", "CE, Negative, tuned", "ASL, Negative", "ASL, Negative, tuned")
         }
 
@@ -262,7 +262,7 @@ class TestTuned:
         assert "4 rows with 2 seeds each, 2 of them tuned by 3 studies each" in said.text
         table = table_of(contest, workspace)
         tuned = [row for row in table.rows if row.label.endswith("tuned")]
-        assert [(len(row.keys), row.studies) for row in tuned] == [(6, 3), (6, 3)]
+        assert [(len(row.keys), row.studies, row.seeds) for row in tuned] == 2 * [(6, 3, (0, 1))]
 
     def test_a_row_one_of_whose_studies_fails_has_no_tuned_one(
         self, make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
