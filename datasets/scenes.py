@@ -46,6 +46,7 @@ def _protocol(variant: str, simulation: str, gamma_neg: float, **rules: Any) -> 
         dataset="scenes",
         simulation=simulation,
         suggested={"pasl-negative": gammas, "selective": {**gammas, "top_k": 3, "eta_top": ABOVE_MEAN}},
+        tuned_here=frozenset({"selective"}),
         sources={
             "gammas": "README of the CSL authors' code: its COCO values for FPC-1000 and RPA-0.5",
             "top_k": "ours: the trial that the dataset was designed by, before it was drawn as it is now",

@@ -46,6 +46,7 @@ class Curriculum(Method):
     paper = "Durand et al., CVPR 2019, arXiv 1902.09720"
     needs = frozenset({"negatives", "sample_state"})
     tags = frozenset({"system"})
+    tuned_on = frozenset({"scenes"})
 
     class Params(MethodParams):
         """All ours; theta is the better of 2 and 4 on the validation part of `scenes` under FPC-300."""

@@ -40,6 +40,7 @@ class IMCL(Method):
     batch_scope = "batch"
     needs = frozenset({"negatives"})
     tags = frozenset({"system"})
+    tuned_on = frozenset({"scenes"})
 
     class Params(MethodParams):
         """k and c of the released code (c = 1 on COCO, 2 on OpenImages) and the ratio of the lambdas, 2 to 1.

@@ -322,6 +322,7 @@ class Method(ABC):
             parameter to say, call it `scope`: its value "batch" makes it so.
         needs: what the method cannot do without: "negatives", "images", "feature_map", "sample_state".
         tags: groups that it belongs to, such as "paper".
+        tuned_on: names of datasets by whose scores default values were chosen: boards of these say so.
         variants: further rows that comparisons show of it: parameters by the variant's name.
         stackable: whether the loss broadcasts over a leading dimension of heads (see `stack`), so that many
             parameters and seeds train in one pass over cached features.
@@ -334,6 +335,7 @@ class Method(ABC):
     batch_scope: Literal["sample", "batch"] = "sample"
     needs: ClassVar[frozenset[str]] = frozenset()
     tags: ClassVar[frozenset[str]] = frozenset()
+    tuned_on: ClassVar[frozenset[str]] = frozenset()
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     stackable: ClassVar[bool] = False
 

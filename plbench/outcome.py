@@ -154,6 +154,7 @@ def record(job: Job, scored: Scored, metrics: dict[str, SplitMetrics], folder: P
         configuration="tuned" if spec.tuned_by else "default" if is_default(job.plan) else "custom",
         tuning=job.plan.tuning,
         pretraining=pretraining,
+        defaults_tuned_here=_is_tuned_here(job),
         test_seen_in_pretraining=overlap(pretraining, job.plan.material.dataset.collections),
         environment=environment.describe(job.workspace.device, job.workspace.decode),
         data=_data_summary(job),
@@ -167,6 +168,11 @@ def record(job: Job, scored: Scored, metrics: dict[str, SplitMetrics], folder: P
         warnings=_warnings(job, scored, next(iter(metrics.values()))),
         notes=list(notes_on(job.plan.material)),
     )
+
+
+def _is_tuned_here(job: Job) -> bool:
+    method, protocol = job.plan.method, job.plan.material.protocol
+    return protocol.dataset in method.tuned_on or method.name in protocol.tuned_here
 
 
 def _data_summary(job: Job) -> DataSummary:

@@ -265,6 +265,7 @@ class Record(Frozen):
         tuning: how a study chose the values, where one did.
         metrics: by evaluation: "test" (averaged weights, the headline), "test_raw" (last weights), "validation".
         pretraining: what the backbone's weights have seen; None in records before schema 5 of weights from elsewhere.
+        defaults_tuned_here: whether default values of the method were chosen by scores on this very dataset.
         test_seen_in_pretraining: why the test images are among what they have seen, as far as names of collections
             tell; None where they are not.
         files: by name in the run's folder.
@@ -286,6 +287,7 @@ class Record(Frozen):
     tuning: TuningReport | None = None
     pretraining: Pretraining | None = None
     test_seen_in_pretraining: str | None = None
+    defaults_tuned_here: bool = False
     environment: dict[str, Any]
     data: DataSummary | None = None
     metrics: dict[str, SplitMetrics] = Field(default_factory=dict)

@@ -58,6 +58,7 @@ class Protocol(Identified):
             simulation hid (marked as oracle selection).
         max_trials: tuning trials that every method may have; None for `STANDARD_TRIALS`. Epochs and data of a trial
             are those of the plan and of the training part.
+        tuned_here: methods some of whose suggested values were chosen by scores on this very dataset.
         suggested: starting values of parameters by method, each from a source named in `sources`; they become
             part of a run's identity only as the parameters that it uses.
     """
@@ -73,6 +74,7 @@ class Protocol(Identified):
     validation_labels: Literal["partial", "complete"] = "partial"
     max_trials: Annotated[int, Field(ge=1)] | None = None
     suggested: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude=True)
+    tuned_here: frozenset[str] = Field(default=frozenset(), exclude=True)
     sources: dict[str, str] = Field(default_factory=dict, exclude=True)
 
     @model_validator(mode="before")

@@ -219,7 +219,9 @@ def _columns(groups: Sequence[str]) -> list[Column]:
         Column("p", "p", "ascending", note="of that difference, for all pairs of the table together"),
         Column("classes", "classes", note="scored, of all"),
         Column("seeds", "seeds"),
-        Column("cost", "cost", "ascending", note="of one run"),
+        Column(
+            "cost", "cost", "ascending", note="of one run alone, stages included: passes of images through the backbone"
+        ),
         Column("tier", "tier", "descending", text=True),
     ]
 
@@ -227,9 +229,13 @@ def _columns(groups: Sequence[str]) -> list[Column]:
 def _cells(row: dict[str, Any], groups: Sequence[str], scale: tuple[float, float] | None) -> list[Cell]:
     figures = row["figures"]
     gap, cost = row["to_best"] or {}, row["cost"] or {}
-    speed = _number(cost.get("images_per_second"))
-    small = [str(cost.get("device") or ""), f"{speed:,.0f} img/s" if speed is not None else ""]
-    hours, p_value = _number(cost.get("hours")), _number(gap.get("p"))
+    passes, head, hours = (_number(cost.get(name)) for name in ("image_passes", "head_images", "hours"))
+    small = [
+        f"{head:,.0f} head images" if head is not None else "",
+        f"{_duration(hours)} alone on {cost.get('machine') or cost.get('device')}" if hours is not None else "",
+        f"after {cost['trials']:,} trials" if _number(cost.get("trials")) else "",
+    ]
+    p_value = _number(gap.get("p"))
     bounds = f"[{_signed(gap['low'])}, {_signed(gap['high'])}]" if _number(gap.get("low")) is not None else ""
     return [
         _figure(figures.get("map_c"), scale),
@@ -238,7 +244,7 @@ def _cells(row: dict[str, Any], groups: Sequence[str], scale: tuple[float, float
         Cell("" if p_value is None else format_p(p_value), sort=p_value),
         Cell(f"{row['num_classes_scored']:,}", f"of {row['num_classes']:,}"),
         Cell(str(len(row["seeds"])), f"× {row['studies']} studies" if row["studies"] > 1 else ""),
-        Cell(_duration(hours), ", ".join(filter(None, small)), sort=hours),
+        Cell("" if passes is None else f"{passes:,.0f} passes", ", ".join(filter(None, small)), sort=passes),
         Cell(("✓ " if row["tier"] == "verified" else "") + row["tier"], sort=row["tier"]),
     ]
 

@@ -39,7 +39,13 @@ class _Row:
 
     @property
     def is_ranked(self) -> bool:
-        return not (self.is_ceiling or self.is_provisional or self.why_withdrawn is not None)
+        apart = self.is_ceiling or self.is_provisional or self.why_withdrawn is not None
+        return not apart and self.why_unranked is None
+
+    @property
+    def why_unranked(self) -> str | None:
+        """What makes the row's figures no answer to the board's question: its backbone has seen the test images."""
+        return next((why for entry in self.entries if (why := entry.record.test_seen_in_pretraining)), None)
 
     @property
     def is_provisional(self) -> bool:
@@ -168,6 +174,9 @@ def _notes(rows: Sequence[_Row], configuration: str, detectable: float | None) -
             f"Tuned on this dataset: {one} {' to '.join(map(str, studies))} tuning studies with seeds of their own, on "
             "the held-out part of train."
         )
+    if configuration == "default" and any(record.defaults_tuned_here for record in records):
+        notes.append("*: default values of this method were chosen by scores on this very dataset.")
+    notes += [f"Not ranked: {row.runs.label}: {row.why_unranked}." for row in rows if row.why_unranked]
     notes += [
         f"{row.runs.label} stands for {', '.join(row.runs.same)} too: the same scores, bit for bit."
         for row in rows
@@ -184,8 +193,6 @@ def _notes(rows: Sequence[_Row], configuration: str, detectable: float | None) -
 def _values(row: _Row, folder: BoardFolder) -> Values:
     first = row.entries[0].record
     test, spec = first.test, first.spec
-    hours = [entry.record.cost.seconds["total"] / 3600 for entry in row.entries if entry.record.cost is not None]
-    speeds = [entry.record.cost.images_per_second for entry in row.entries if entry.record.cost is not None]
     keys = [entry.key for entry in row.entries]
     return {
         "id": keys[0],
@@ -199,6 +206,8 @@ def _values(row: _Row, folder: BoardFolder) -> Values:
         "provisional": row.is_provisional,
         "ceiling": row.is_ceiling,
         "withdrawn": row.why_withdrawn,
+        "unranked": row.why_unranked,
+        "tuned_here": first.configuration == "default" and any(e.record.defaults_tuned_here for e in row.entries),
         "seeds": list(row.runs.seeds),
         "studies": row.runs.num_studies,
         "keys": keys,
@@ -207,11 +216,7 @@ def _values(row: _Row, folder: BoardFolder) -> Values:
         "num_classes_scored": test.num_classes_scored,
         "num_classes": test.num_classes,
         "to_best": row.to_best,
-        "cost": {
-            "hours": _rounded(float(np.mean(hours))) if hours else None,
-            "device": first.environment.get("device"),
-            "images_per_second": round(float(np.median(speeds))) if speeds else None,
-        },
+        "cost": _cost(row),
         "params": spec.method.params,
         "plan": spec.plan.model_dump(mode="json"),
         "environment": _environment(first.environment),
@@ -220,8 +225,29 @@ def _values(row: _Row, folder: BoardFolder) -> Values:
     }
 
 
+def _cost(row: _Row) -> Values:
+    """Standard cost of one run, and the time of those that were measured alone; a tuned row's includes its trials.
+
+    Standard cost is the mean over runs: seeds differ where an epoch was chosen.
+    """
+    first, costs = row.entries[0].record, [entry.record.cost for entry in row.entries if entry.record.cost is not None]
+    alone = [cost for cost in costs if cost.measured_alone]
+    standard = [cost.standard for cost in costs if cost.standard is not None]
+    trials = first.tuning.num_trials if first.tuning is not None and first.configuration == "tuned" else 0
+    return {
+        "image_passes": round(float(np.mean([cost.image_passes for cost in standard]))) if standard else None,
+        "head_images": round(float(np.mean([cost.head for cost in standard]))) if standard else None,
+        "trainings": max(cost.trainings for cost in standard) if standard else None,
+        "trials": trials * max(row.runs.num_studies, 1),
+        "hours": _rounded(float(np.mean([cost.seconds["total"] for cost in alone])) / 3600) if alone else None,
+        "images_per_second": round(float(np.median([cost.images_per_second for cost in alone]))) if alone else None,
+        "device": first.environment.get("device"),
+        "machine": first.environment.get("cpu") if first.environment.get("device") == "cpu" else None,
+    }
+
+
 def _environment(environment: Mapping[str, Any]) -> Values:
-    wanted = ("plbench", "python", "system", "packages", "device", "cuda", "cpu_cores")
+    wanted = ("plbench", "python", "system", "packages", "device", "cuda", "cpu", "cpu_cores")
     return {name: environment[name] for name in wanted if name in environment}
 
 

@@ -16,6 +16,7 @@ from plbench.evaluation.statistics import format_p
 
 Values = Mapping[str, Any]
 _MARKDOWN_SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>#|~!"})
+_COST = ("image_passes", "head_images", "trainings", "trials", "hours", "images_per_second", "device", "machine")
 _CSV_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -33,7 +34,7 @@ def as_csv(board: Values) -> str:
     head = ["section", "rank", "method", "label", "tier", "status", "seeds", "classes_scored", "classes"]
     figures = [f"{metric}_{part}" for metric in metrics for part in parts]
     gap = ["to_best", "to_best_low", "to_best_high", "p"]
-    writer.writerow([*head, *figures, *gap, "hours", "device", "images_per_second", "commit", "keys"])
+    writer.writerow([*head, *figures, *gap, *_COST, "commit", "keys"])
     for section in board["sections"]:
         for row in section["rows"]:
             best, cost = row["to_best"] or {}, row["cost"]
@@ -41,7 +42,7 @@ def as_csv(board: Values) -> str:
             values += [len(row["seeds"]), row["num_classes_scored"], row["num_classes"]]
             values += [row["figures"].get(metric, {}).get(part) for metric in metrics for part in parts]
             values += [best.get(name) for name in ("difference", "low", "high", "p")]
-            values += [cost["hours"], cost["device"], cost["images_per_second"], row["commit"], " ".join(row["keys"])]
+            values += [*(cost[name] for name in _COST), row["commit"], " ".join(row["keys"])]
             writer.writerow([_cell(value) for value in values])
     return text.getvalue()
 
@@ -52,6 +53,8 @@ def status(row: Values) -> str:
         return "withdrawn"
     if row["ceiling"]:
         return "ceiling"
+    if row["unranked"] is not None:
+        return "not ranked"
     return "provisional" if row["provisional"] else "ranked"
 
 
@@ -102,13 +105,11 @@ def _table(rows: Sequence[Values], groups: Sequence[str], style: str) -> str:
 
 
 def _columns(row: Values, groups: Sequence[str], label: str) -> dict[str, str]:
-    best, cost = row["to_best"], row["cost"]
+    best = row["to_best"]
     gap = "" if best is None else f"{best['difference']:+.2f} [{best['low']:+.2f}, {best['high']:+.2f}]"
-    hours = "" if cost["hours"] is None else f"{cost['hours']:.2g} h {cost['device']}"
-    speed = "" if cost["images_per_second"] is None else f", {cost['images_per_second']:,} images/s"
     return {
         "rank": str(row["rank"]) if row["rank"] is not None else status(row),
-        "method": label,
+        "method": f"{label} \\*" if row["tuned_here"] else label,
         "mAP(C)": measured(row["figures"]["map_c"]),
         "mAP(O)": measured(row["figures"]["map_o"]),
         **{group: measured(row["figures"].get(group)) for group in groups},
@@ -116,9 +117,21 @@ def _columns(row: Values, groups: Sequence[str], label: str) -> dict[str, str]:
         "p": "" if best is None else format_p(best["p"]),
         "classes": f"{row['num_classes_scored']} of {row['num_classes']}",
         "seeds": seeds_words(row),
-        "cost a run": hours + speed,
+        "cost a run": cost_words(row["cost"]),
         "tier": row["tier"],
     }
+
+
+def cost_words(cost: Values) -> str:
+    """Return the standard cost of a run, then the time measured alone with its machine: "11,000 passes, 80,000 head"."""
+    parts = []
+    if cost["image_passes"] is not None:
+        parts.append(f"{cost['image_passes']:,} passes, {cost['head_images']:,} head")
+    if cost["trials"]:
+        parts.append(f"after {cost['trials']} trials")
+    if cost["hours"] is not None:
+        parts.append(f"{3600 * cost['hours']:,.0f} s alone on {cost['machine'] or cost['device']}")
+    return "; ".join(parts)
 
 
 def seeds_words(row: Values) -> str:

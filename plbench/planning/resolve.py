@@ -154,8 +154,9 @@ def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Materia
     """
     dataset = _opened_dataset(spec.protocol.dataset, workspace, opened)
     recipe = _choose_recipe(dataset, spec.recipe)
-    suggested = {p.name: p.suggested for p in dataset.protocols}.get(spec.protocol.name, {})
-    protocol = spec.protocol.model_copy(update={"suggested": suggested})
+    own = next((p for p in dataset.protocols if p.name == spec.protocol.name), spec.protocol)
+    suggested = {"suggested": own.suggested, "tuned_here": own.tuned_here}
+    protocol = spec.protocol.model_copy(update=suggested)
     skipped = check_images(dataset, protocol, workspace, skip=bool(spec.skipped_images))
     material = _opened_material(dataset, protocol, skipped, opened)
     _check_labels(material, spec.selection, workspace, scores_test=spec.train_part == "train")
