@@ -6,7 +6,16 @@ import math
 
 from plbench.board.entries import Entry
 from plbench.findings import Findings, shown
-from plbench.record import PHASES, Cost, DataSummary, HiddenTruth, PriorDiagnostics, Record, SelectionReport
+from plbench.record import (
+    PHASES,
+    Cost,
+    DataSummary,
+    HiddenTruth,
+    PriorDiagnostics,
+    Record,
+    SelectionReport,
+    StandardCost,
+)
 
 _TINY = 1e-9  # relative: sums of floats in another order
 
@@ -23,6 +32,8 @@ def check_bookkeeping(entry: Entry, findings: Findings) -> None:
     _check_data(data, record, len(entry.per_class), findings)
     _check_selection(selection, record, data, findings)
     _check_cost(cost, selection.epoch, data.num_train, findings)
+    if cost.standard is not None:
+        _check_standard_cost(cost.standard, record, data, selection.epoch, findings)
     for name, prior in record.priors.items():
         _check_prior(f"priors.{name}", prior, names, len(entry.per_class), findings)
     simulated = record.spec.protocol.simulation != "none"
@@ -89,6 +100,33 @@ def _check_cost(cost: Cost, epochs: int, num_train: int, findings: Findings) -> 
     well = math.isfinite(timed) and abs(timed - round(timed)) <= _TINY * max(1.0, timed) and timed < epochs + 0.5
     words = f"images of whole epochs, up to {epochs}, by cost.seconds.training"
     findings.require(well, "cost.images_per_second", cost.images_per_second, words)
+    well = not (cost.measured_alone and cost.shared_with)
+    findings.require(well, "cost.shared_with", cost.shared_with, "0, of a run that was measured alone")
+
+
+def _check_standard_cost(
+    cost: StandardCost, record: Record, data: DataSummary, epochs: int, findings: Findings
+) -> None:
+    """Counts follow from the data and the plan, or are at least what the run itself took."""
+    spec = record.spec
+    least = 1 + len(spec.stages) + (spec.selection == "validation")
+    findings.require(cost.trainings >= least, "cost.standard.trainings", cost.trainings, f"at least {least}")
+    own = epochs * data.num_train
+    if spec.regime == "probe":
+        images = {spec.protocol.train_split: data.num_train, spec.protocol.test_split: data.num_test}
+        findings.equal("cost.standard.extracted", cost.extracted, images)
+        findings.equal("cost.standard.forward", cost.forward, 0)
+        findings.equal("cost.standard.trained", cost.trained, 0)
+    else:
+        findings.equal("cost.standard.extracted", cost.extracted, {})
+        findings.require(
+            cost.forward >= data.num_test, "cost.standard.forward", cost.forward, f"{data.num_test} or more"
+        )
+        findings.equal("cost.standard.trained", cost.trained, cost.head)
+    if spec.regime == "probe" and spec.selection == "last":  # stages train as long, on the same part
+        findings.equal("cost.standard.head", cost.head, cost.trainings * own)
+    else:
+        findings.require(cost.head >= own, "cost.standard.head", cost.head, f"{own} or more")
 
 
 def _check_prior(where: str, prior: PriorDiagnostics, names: set[str], num_classes: int, findings: Findings) -> None:

@@ -178,12 +178,12 @@ def _group(result: Metrics, index: Sequence[int], drawn: np.ndarray | None) -> G
 
 
 def _estimate(value: float, lowest: float, drawn: np.ndarray | None) -> Estimate:
-    if math.isnan(value):
-        return Estimate(value=None)
-    if drawn is None:
-        return Estimate(value=_percent(value), lowest=_percent(lowest))
-    low, high = image_interval(value, drawn, lowest)
-    return Estimate(value=_percent(value), low=_percent(low), high=_percent(high), lowest=_percent(lowest))
+    rounded, bound = _percent(value), _percent(lowest)
+    if rounded is None or drawn is None:
+        return Estimate(value=rounded, lowest=None if rounded is None else bound)
+    # from what is written down: near a bound, log odds make more of a last digit than anybody allows who checks it
+    low, high = image_interval(rounded, np.round(drawn, 6), bound)
+    return Estimate(value=rounded, low=_percent(low), high=_percent(high), lowest=bound)
 
 
 def image_interval(value: float, replicates: np.ndarray, lowest: float | None) -> tuple[float, float]:

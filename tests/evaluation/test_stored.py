@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -13,6 +14,7 @@ from plbench import runner
 from plbench.cli import app
 from plbench.comparison.compare import compare
 from plbench.errors import StoreError
+from plbench.evaluation import summary
 from plbench.evaluation.stored import finished_record, read_own_run, read_run, replicates_of
 from plbench.planning.resolve import Request, RunPlan, plan_run
 from plbench.record import reference
@@ -155,3 +157,15 @@ def test_no_command_shows_it(run: Path) -> None:
         told = f"{result.output} {result.exception}"
         assert "map_c.value is 99.0" in told and "--force" in told
     assert isinstance(CliRunner().invoke(app, ["board", "card", run.name, *where]).exception, StoreError)
+
+
+@pytest.mark.parametrize(("value", "lowest"), [(99.99, 0.0), (0.0123456789, 0.0), (60.123456789, 60.1), (99.2, 99.1)])
+def test_an_interval_is_that_of_what_is_written_down(value: float, lowest: float) -> None:
+    """Near a bound, log odds make much of the last digit: an interval of unrounded values was refused as changed."""
+    drawn = np.clip(value + np.random.default_rng(0).normal(0, 0.05, 400), lowest, 100.0)
+    stated = summary._estimate(value, lowest, drawn)
+    written = np.array([float(f"{one:.6f}") for one in drawn])
+    assert stated.value is not None and stated.low is not None and stated.high is not None
+    assert (stated.low, stated.high) == pytest.approx(
+        summary.image_interval(stated.value, written, stated.lowest), abs=1e-6
+    )
