@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench lint format boards check-boards clean
+.PHONY: demo test bench lint format boards check-boards validate-statistics clean
 
 $(VENV)/.installed: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -38,6 +38,10 @@ boards: $(VENV)/.installed
 	$(BIN)/plbench board add --all
 	$(BIN)/plbench board verify --cells "$${PLBENCH_RUNS:-runs}"
 	$(BIN)/plbench board build
+
+# How often intervals and ranks err, by simulation: the figures of docs/statistics.md. Two hours.
+validate-statistics: $(VENV)/.installed
+	$(BIN)/python tests/evaluation/table_simulation.py --tables 1000
 
 check-boards: $(VENV)/.installed
 	$(BIN)/plbench board verify
