@@ -123,7 +123,7 @@ def _columns(row: Values, groups: Sequence[str], label: str) -> dict[str, str]:
 
 
 def cost_words(cost: Values) -> str:
-    """Return the standard cost of a run, "11,000 passes, 80,000 head", then the time measured alone with its machine."""
+    """Return the standard cost of a run, "11,000 passes, 80,000 head", and the time measured alone with its machine."""
     parts = []
     if cost["image_passes"] is not None:
         parts.append(f"{cost['image_passes']:,} passes, {cost['head_images']:,} head")

@@ -51,7 +51,9 @@ class TestSpace:
             ({"mode": "likelihood"}, {"top_k"}, {"eta", "alpha"}),
             ({"mode": "prior"}, {"eta"}, {"top_k", "alpha"}),
             ({"mode": "soft-prior"}, {"top_k", "alpha"}, {"eta"}),
-            ({"mode": "both", "eta_top": 2}, {"top_k"}, {"eta", "eta_top"}),
+            ({"mode": "both", "eta_top": 2}, {"top_k", "eta_top"}, {"eta"}),
+            ({"mode": "both", "eta": 0.2}, {"top_k", "eta"}, {"eta_top"}),
+            ({"mode": "likelihood", "eta_top": 2}, {"top_k"}, {"eta", "eta_top"}),
         ],
     )
     def test_only_what_has_an_effect(
