@@ -39,14 +39,12 @@ def check_table_figures(record: Record, table: Sequence[ClassRow], findings: Fin
     classes, where, split = as_metrics(table), f"metrics.{name}", record.metrics[name]
     findings.close(f"{where}.map_c.value", split.map_c.value, defined(classes.map_c), ROUNDED)
     findings.close(f"{where}.map_o.value", split.map_o.value, defined(classes.map_o), ROUNDED)
-    _check_lowest(f"{where}.map_c", split.map_c, classes.lowest.map_c, findings)
-    _check_lowest(f"{where}.map_o", split.map_o, classes.lowest.map_o, findings)
     for place, group, members in _parts(where, split, table):
         findings.close(f"{place}.map_c.value", group.map_c.value, defined(classes.group(members)[0]), ROUNDED)
-        _check_lowest(f"{place}.map_c", group.map_c, classes.lowest.group(members)[0], findings)
     for other, figures in record.metrics.items():
         _check_counts(f"metrics.{other}", figures, classes, findings)
         _check_parts(f"metrics.{other}", figures, table, findings)
+        _check_lowest(f"metrics.{other}", figures, table, classes.lowest, findings)
 
 
 def check_intervals(record: Record, replicates: Mapping[str, np.ndarray], findings: Findings) -> None:
@@ -79,9 +77,18 @@ def check_without_interval(where: str, estimate: Estimate, findings: Findings) -
     findings.equal(f"{where}.high", estimate.high, None)
 
 
-def _check_lowest(where: str, estimate: Estimate, lowest: float, findings: Findings) -> None:
-    if estimate.lowest is not None:  # records before schema 5 do not say it
-        findings.close(f"{where}.lowest", estimate.lowest, defined(lowest), ROUNDED)
+def _check_lowest(
+    where: str, split: SplitMetrics, table: Sequence[ClassRow], lowest: Metrics, findings: Findings
+) -> None:
+    """What the worst ranking comes to follows from the counts; records before schema 5 do not say it."""
+    stated = [(f"{where}.map_c", split.map_c, lowest.map_c), (f"{where}.map_o", split.map_o, lowest.map_o)]
+    stated += [
+        (f"{place}.map_c", group.map_c, lowest.group(members)[0])
+        for place, group, members in _parts(where, split, table)
+    ]
+    for place, estimate, value in stated:
+        if estimate.lowest is not None:
+            findings.close(f"{place}.lowest", estimate.lowest, defined(value), ROUNDED)
 
 
 def _check_table(table: Sequence[ClassRow], findings: Findings) -> None:
