@@ -384,7 +384,8 @@ def test_compare_shows_means_over_seeds(bench: Bench, compared: list[dict[str, A
     assert best["difference"] is None and best["p_value"] is None
     gap = means[other["method"]] - means[best["method"]]
     assert gap <= 0 and other["difference"]["mean"] == pytest.approx(gap, abs=1e-4)
-    assert other["difference"]["low"] <= other["difference"]["high"] and 0 < other["p_value"] <= 1
+    assert other["difference"]["low"] <= other["difference"]["high"]
+    assert other["p_value"] is None  # two seeds are too few to test
     said = plbench("runs", "compare", *keys)
     assert f"{means[best['method']]:.2f}" in said.out and f"{gap:+.2f}" in said.out
 
@@ -393,20 +394,21 @@ def test_compare_pairs_two_single_runs_by_test_image(bench: Bench, compared: lis
     pair = compared[0], compared[2]
     (setting,) = plbench("runs", "compare", *(record["key"] for record in pair), "--json").json
     best, other = setting["rows"]
-    drawn, points = {}, {}
+    drawn = {}
     for row in (best, other):
         folder = bench.runs / row["keys"][0]
-        points[row["method"]] = class_average(folder)
+        figure, value = row["figures"]["map_c"], class_average(folder)
         table = np.genfromtxt(folder / "replicates.csv", delimiter=",", names=True)
-        drawn[row["method"]] = values = table["map_c"]
-        shift = points[row["method"]] - values.mean()
-        low, high = np.quantile(values, [0.025, 0.975]) + shift
-        assert row["figures"]["map_c"]["low"] == pytest.approx(low, abs=1e-3)
-        assert row["figures"]["map_c"]["high"] == pytest.approx(high, abs=1e-3)
-    gaps = drawn[other["method"]] - drawn[best["method"]]
-    rarer = min((gaps <= 0).sum(), (gaps >= 0).sum())
-    assert other["p_value"] == pytest.approx(min(1, 2 * (1 + rarer) / (len(gaps) + 1)))
-    assert [other["difference"]["low"], other["difference"]["high"]] == pytest.approx(np.quantile(gaps, [0.025, 0.975]))
+        drawn[row["method"]] = table["map_c"]
+        assert figure["mean"] == pytest.approx(value, abs=1e-4)
+        # one run: the images alone, on the scale of log odds
+        assert figure["low"] < value < figure["high"]
+        half = 1.96 * table["map_c"].std(ddof=1)
+        assert figure["high"] - figure["low"] == pytest.approx(2 * half, rel=0.15)
+    half = 1.96 * (drawn[other["method"]] - drawn[best["method"]]).std(ddof=1)
+    gap = other["difference"]
+    assert other["p_value"] is None  # one seed each: nothing says what other trainings would give
+    assert [gap["low"], gap["high"]] == pytest.approx([gap["mean"] - half, gap["mean"] + half], abs=1e-3)
 
 
 def test_compare_keeps_settings_apart(bench: Bench, compared: list[dict[str, Any]]) -> None:

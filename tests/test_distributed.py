@@ -114,6 +114,7 @@ def prepared(case: Case, inputs: FeatureInputs, execution: Execution) -> FitStat
         steps_per_epoch=steps,
         regime=case.regime,
         generator=generator(0, "method"),
+        expected_positives=2.0,
     )
     artifacts = {}
     for stage in method.stages(params, task):

@@ -120,7 +120,7 @@ CHANGED: dict[str, dict[str, Any]] = {
         "numerics": 999,
     },
 }
-NO_IDENTITY = {"suggested", "sources"}
+NO_IDENTITY = {"suggested", "sources", "tuned_here"}
 
 
 def test_every_field_has_a_change_below() -> None:

@@ -241,7 +241,8 @@ def compare_pairs(samples: Sequence[Sample]) -> Pairs:
     value, images, seeds, dof = (
         np.array([getattr(gap, name) for gap in gaps]) for name in ("value", "image_variance", "seed_variance", "dof")
     )
-    adjusted, half = np.full(len(gaps), np.nan), np.full(len(gaps), np.nan)
+    adjusted = np.full(len(gaps), np.nan)
+    half = np.array([gap.half_width(SIGNIFICANT) for gap in gaps])  # of pairs that are not tested: each on its own
     detectable = np.full(len(gaps), np.nan)
     if tested.any():
         chosen = value[tested], images[tested], seeds[tested], dof[tested]

@@ -91,9 +91,10 @@ def _table(folder: Path, record: Record, name: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise PlbenchError(f"{name} cannot be read: {error.strerror}") from error
+        what = "is missing from" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror}), of"
+        raise StoreError(f"{path} {what} run {record.key}; run it again with --force, or delete {folder}") from error
     if stated is None or hashlib.sha256(content).hexdigest() != stated.sha256:
-        raise PlbenchError(f"{name} was changed since")
+        raise StoreError(f"{path} was changed since run {record.key}; run it again with --force, or delete {folder}")
     return content
 
 
@@ -102,6 +103,8 @@ def _check(folder: Path, record: Record, compare: Callable[[Findings], None]) ->
     try:
         compare(findings)
         why = str(findings.refusals[0]) if findings.refusals else None
+    except StoreError:
+        raise
     except PlbenchError as error:
         why = str(error)
     if why is not None:

@@ -23,6 +23,7 @@ from plbench.randomness import seeded
 from plbench.record import PHASES
 from plbench.training import profiling, step
 from plbench.training.clock import Clock
+from plbench.training.dropout import Dropout
 from plbench.training.execution import Execution
 from plbench.training.inputs import FeatureInputs
 from plbench.workspace import Workspace
@@ -175,7 +176,7 @@ class TestBlocks:
         logits = torch.randn(1024, 9600, requires_grad=True)
         batch = Batch(torch.zeros(1024, 1), torch.zeros(1024, 9600, dtype=torch.int8), torch.arange(1024))
         state = prepare_fit(nn.Linear(1, 9600), method, PLAN, 1, CPU)
-        stepper = step.Stepper(nn.Identity(), method, PLAN, CPU, state.tally, state.clock)
+        stepper = step.Stepper(nn.Identity(), method, PLAN, CPU, state.tally, state.clock, Dropout(0, nn.Identity()))
         peak = peak_bytes(lambda: stepper._of_share(state.scaler, logits, batch, 1024, Progress(0, 1, 0, 1)))
         assert logits.grad is not None
         size = 4 * logits.numel()
