@@ -256,7 +256,8 @@ def compare_pairs(samples: Sequence[Sample]) -> Pairs:
 def shares_best(samples: Sequence[Sample], *, seed: int) -> Float64Array:
     """Return how often each row would come out best with other test images and other seeds, [M] of sum 1.
 
-    Replicate r draws the same images for all rows and moves each by its seeds' noise, which is normal.
+    Replicate r draws the same images for all rows and moves each by its seeds' noise: Student's t, since a few seeds tell
+    their variance badly.
 
     Args:
         samples: M rows on the same resamples.
@@ -265,9 +266,10 @@ def shares_best(samples: Sequence[Sample], *, seed: int) -> Float64Array:
     num_replicates = samples[0].replicates.size
     drawn = np.empty((len(samples), num_replicates))
     for place, sample in enumerate(samples):
-        noise = special.ndtri(raw_uniforms(f"{seed:d}/best/{place}", num_replicates))
-        error = math.sqrt(sample.estimate.seed_variance)
-        drawn[place] = sample.mean + sample.replicates - sample.replicates.mean() + error * noise
+        estimate = sample.estimate
+        noise = special.stdtrit(max(estimate.dof, 1), raw_uniforms(f"{seed:d}/best/{place}", num_replicates))
+        images = sample.replicates - sample.replicates.mean()
+        drawn[place] = estimate.value + images + math.sqrt(estimate.seed_variance) * noise
     if np.isnan(drawn).any():
         return np.full(len(samples), np.nan)
     wins = drawn == drawn.max(axis=0)
