@@ -256,7 +256,7 @@ def compare_pairs(samples: Sequence[Sample]) -> Pairs:
 def shares_best(samples: Sequence[Sample], *, seed: int) -> Float64Array:
     """Return how often each row would come out best with other test images and other seeds, [M] of sum 1.
 
-    Replicate r draws the same images for all rows and moves each by its seeds' noise: Student's t, since a few seeds tell
+    Replicate r draws the same images for all rows and moves each by its seeds' noise: Student's t, as a few seeds tell
     their variance badly.
 
     Args:
