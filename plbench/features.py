@@ -26,7 +26,7 @@ from plbench.store import Store, unwritable
 
 BATCH_SIZE = 32  # small batches stay in a CPU's cache
 GPU_BATCH_SIZE = 256
-_FORMAT = 2  # of the file: raised when it is another, so that old ones are not taken for damaged
+_FORMAT = 3  # of the file: raised when it is another, so that old ones are not taken for damaged
 _SAVE_EVERY = 32  # batches between two notes of which are on disk
 
 

@@ -6,7 +6,6 @@ import io
 import math
 import os
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,15 +13,14 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
 from plbench.digests import signature
 from plbench.errors import PlbenchError
 
 _SECONDS_BETWEEN_LOOKS = 0.1
-
-
-_DONE = 1 << 32
-_CHECKED_AT_A_TIME = 8 << 20  # bytes: a CRC of so many takes a few milliseconds, in which others get their turn
+_DONE = 1 << 63
+_CHECKED_AT_A_TIME = 8 << 20  # bytes: few enough that all threads have work to the end
 
 
 def open_matrix(path: Path, num_rows: int) -> np.ndarray | None:
@@ -45,6 +43,11 @@ def find_damage(path: Path) -> str | None:
         OSError: if it cannot be read.
     """
     return _damage_of(path, signature(path.stat()))
+
+
+def _checksum(content: bytes | memoryview) -> int:
+    """63 bits that change when any bit of the content does, as far as chance allows. No protection from forgery."""
+    return xxhash.xxh3_64_intdigest(content) >> 1
 
 
 @lru_cache(256)
@@ -70,8 +73,9 @@ class GrowingMatrix:
     """A float32 matrix [N, D] in a .npy file, which appears under its name when it is whole.
 
     The array is followed by the number of rows in a batch and a word for each batch, all little-endian uint64: 0 while
-    it is not on disk, then 2^32 + the CRC-32 of its bytes as they were computed. `find_damage` compares them. Until the
-    matrix is whole it lies beside its place at its full size. Writers need no lock: no two write the same bytes.
+    it is not on disk, then 2^63 + 63 bits of XXH3 of its bytes as they were computed; `find_damage` compares them.
+    Until the matrix is whole it lies beside its place at its full size. Writers need no lock: no two write the same
+    bytes.
     """
 
     def __init__(self, path: Path, shape: tuple[int, int], batch_rows: int) -> None:
@@ -126,7 +130,7 @@ class GrowingMatrix:
         content = np.ascontiguousarray(values, dtype="<f4").data.cast("B")
         self._file.seek(self._place_of(batch)[0])
         self._file.write(content)
-        self._unmarked[batch] = _DONE | zlib.crc32(content)
+        self._unmarked[batch] = _DONE | _checksum(content)
 
     def note(self) -> None:
         """Marks what was written, once it is on disk."""
@@ -201,7 +205,7 @@ class GrowingMatrix:
 
             def damaged(batches: np.ndarray) -> list[int]:
                 places = ((batch, self._place_of(batch)) for batch in batches.tolist())
-                sums = ((batch, zlib.crc32(os.pread(descriptor, size, begin))) for batch, (begin, size) in places)
+                sums = ((batch, _checksum(os.pread(descriptor, size, begin))) for batch, (begin, size) in places)
                 return [batch for batch, found in sums if marks[batch] != _DONE | found]
 
             wrong = [batch for batches in pool.map(damaged, groups) for batch in batches]

@@ -239,6 +239,6 @@ def _warnings(job: Job, scored: Scored, headline: SplitMetrics) -> list[str]:
     if job.spec.duplicates:
         warnings.append(
             f"test images that are byte for byte train images: {job.spec.duplicates} (--allow-duplicates); the "
-            "figures are in part of what was learned by heart"
+            "figures are in part of images that the model was trained on"
         )
     return warnings

@@ -156,7 +156,7 @@ class Cost(Frozen):
             Empty where it trained together with others, and in records before schema 4.
         images_per_second: training throughput.
         peak_memory_mb: of the device where it is a GPU, else of the process.
-        measured_alone: whether no other training of the same program shared the machine.
+        measured_alone: whether no other training of the same program shared the machine; None in older records.
         shared_with: number of other heads that trained in the same pass.
         standard: what compares rows; None in older records, and where a run that this one needed does not tell.
     """
@@ -165,7 +165,7 @@ class Cost(Frozen):
     phases: dict[str, float] = Field(default_factory=dict)
     images_per_second: float
     peak_memory_mb: float
-    measured_alone: bool = True
+    measured_alone: bool | None = None
     shared_with: Count = 0
     standard: StandardCost | None = None
 

@@ -147,7 +147,7 @@ def test_a_run_whose_stage_does_not_tell_has_none(make_workspace: MakeWorkspace)
 
 def test_costs_without_these_fields_are_read(make_workspace: MakeWorkspace) -> None:
     old = Cost.model_validate({"seconds": {"total": 1.0}, "images_per_second": 1.0, "peak_memory_mb": 1.0})
-    assert (old.measured_alone, old.shared_with, old.standard) == (True, 0, None)
+    assert (old.measured_alone, old.shared_with, old.standard) == (None, 0, None)
 
 
 def test_the_processor_is_named(make_workspace: MakeWorkspace) -> None:

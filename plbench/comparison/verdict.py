@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from plbench.comparison.compare import Row, Setting
-from plbench.evaluation.statistics import SIGNIFICANT, Figure
+from plbench.evaluation.statistics import MIN_SEEDS, MIN_SEEDS_RANKED, SIGNIFICANT, Figure
 
 _WIDE = 2.0  # half an interval, percentage points, from which figures are called uncertain
 _MOST_SCORED = 0.9  # share of classes from which nothing is said of those that cannot be scored
@@ -87,6 +87,11 @@ def _cautions(setting: Setting) -> list[str]:
     best = setting.rows[0]
     scored, number, half = best.num_classes_scored, best.num_classes, best.figures["map_c"].half
     said = []
+    fewest = min(len(row.seeds) for row in setting.rows)
+    if MIN_SEEDS <= fewest < MIN_SEEDS_RANKED:
+        said.append(
+            f"Provisional: {fewest} seeds; boards rank from {MIN_SEEDS_RANKED}, so give --seeds {MIN_SEEDS_RANKED}."
+        )
     if scored < _MOST_SCORED * number:
         said.append(
             f"Careful: only {scored} of {number} classes are scored; the others have no known positive or no known "

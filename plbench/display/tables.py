@@ -146,7 +146,9 @@ def _neighbours(cost: Cost) -> str:
     if cost.shared_with:
         heads = "1 other head" if cost.shared_with == 1 else f"{cost.shared_with} other heads"
         return f"; not measured alone: {heads} trained in the same pass"
-    return "" if cost.measured_alone else "; not measured alone: other processes of its sweep may have run beside it"
+    if cost.measured_alone is False:
+        return "; not measured alone: other processes of its sweep may have run beside it"
+    return ""
 
 
 def _standard_cost(cost: StandardCost) -> str:

@@ -125,7 +125,7 @@ def check_apart(
         return None
     if not allow:
         raise DataError(
-            f"{found}, so a score would be of what was learned by heart; take them out of one of the two, or give "
+            f"{found}, so a score would be of images that were trained on; take them out of one of the two, or give "
             "--allow-duplicates to go on with them, in a run that is custom/… and says so"
         )
     return len(found)

@@ -189,6 +189,10 @@ class TestVerdict:
         assert [row.label for row in setting.tied] == ["B"]
         assert f"{num_seeds} seed" in verdict(setting)[1] and "too few to rank methods" in verdict(setting)[1]
 
+    def test_three_seeds_are_provisional(self) -> None:
+        assert any(said.startswith("Provisional: 3 seeds") for said in verdict(setting_of([None, 0.001], 3)))
+        assert not any("Provisional" in said for said in verdict(setting_of([None, 0.001], 5)))
+
     def test_a_row_alone_has_nothing_to_be_compared_to(self) -> None:
         assert "only row" in verdict(setting_of([None]))[0]
 
