@@ -127,6 +127,23 @@ def tiny_images(tmp_path: Path) -> ImageFiles:
     return dataset.split("train").images
 
 
+class Listening(Reporter):
+    """Keeps the lines that it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture
+def listening() -> Reporter:
+    """A reporter for a workspace whose `lines` a test reads."""
+    return Listening()
+
+
 @pytest.fixture
 def make_workspace(tmp_path: Path) -> Callable[..., Workspace]:
     """Builds a workspace with stores of its own below `tmp_path`: `make_workspace(*plugin_classes, name="store")`.

@@ -31,26 +31,16 @@ from plbench.workspace import Workspace, fingerprint, open_dataset
 pytestmark = pytest.mark.usefixtures("quick_records")
 
 
-class Listening(Reporter):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.lines: list[str] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
-
-
 @pytest.fixture
-def workspace(make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch) -> Workspace:
+def workspace(
+    make_workspace: Callable[..., Workspace], listening: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> Workspace:
     """A workspace that listens; files count as written long ago."""
     monkeypatch.setattr(digests, "_FRESH_NS", 0)
-    return replace(make_workspace(), reporter=Listening())
+    return replace(make_workspace(), reporter=listening)
 
 
 def said(workspace: Workspace, text: str) -> list[str]:
-    assert isinstance(workspace.reporter, Listening)
     return [line for line in workspace.reporter.lines if text in line]
 
 

@@ -40,19 +40,8 @@ def test_the_number_of_processes_is_in_the_key_where_it_decides(
 Make = Callable[..., Workspace]
 
 
-class Listening(Reporter):
-    """Keeps the lines."""
-
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.lines: list[str] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
-
-
 @pytest.fixture
-def holding(tiny_dataset: type[Any], make_workspace: Make) -> Make:
+def holding(tiny_dataset: type[Any], make_workspace: Make, listening: Reporter) -> Make:
     """A workspace whose dataset says something else of the same images: `holding(change, names=...)`."""
 
     def make(change: Callable[[str, np.ndarray], np.ndarray], names: list[str] | None = None) -> Workspace:
@@ -64,7 +53,7 @@ def holding(tiny_dataset: type[Any], make_workspace: Make) -> Make:
                 matrix = PartialLabels.from_dense(labels, ids, names or ids)
                 return LabelledSplit(whole.images, matrix)
 
-        return replace(make_workspace(Changed), reporter=Listening())
+        return replace(make_workspace(Changed), reporter=listening)
 
     return make
 
@@ -117,7 +106,6 @@ def test_classes_of_which_nothing_is_known_are_noted(
 ) -> None:
     workspace = holding(without(*columns, part="train", sign=sign))
     plan_run(Request("tiny", "ce-negative", simulate="none"), workspace)
-    assert isinstance(workspace.reporter, Listening)
     assert [line for line in workspace.reporter.lines if line.startswith(f"Note: {said}")]
 
 
@@ -134,6 +122,5 @@ def test_names_of_several_classes_are_noted_once_and_recorded(holding: Make, nam
     workspace = holding(lambda name, labels: labels, names)
     plan = plan_run(Request("tiny", "ce-negative"), workspace)
     plan_run(Request("tiny", "ce-ignore"), workspace)
-    assert isinstance(workspace.reporter, Listening)
     assert len([line for line in workspace.reporter.lines if said in line]) == 1
     assert any(said in note for note in runner.run(plan, workspace).notes)
