@@ -157,7 +157,7 @@ def rare_coverage(test_set: TestSet, num_sets: int, seed: int = 0) -> tuple[floa
         first, second = (
             Sample(
                 np.array([evaluation.map_c]),
-                replicates(own, 300, seed=number).map_c,
+                replicates(own, 150, seed=number).map_c,
                 bounds=(evaluation.lowest.map_c, 100.0),
             )
             for own, evaluation in zip(cells, (one, other), strict=True)

@@ -79,8 +79,8 @@ class TestOneValue:
     @pytest.mark.parametrize("kind", KINDS)
     def test_intervals_cover_as_often_as_they_say(self, kind: str) -> None:
         for num_seeds in (3, 5):
-            for share in coverage(KINDS[kind], num_seeds, 700, seed=7):
-                assert 93 - 2.5 <= share <= 97 + 2.5  # and what 700 tables may be off by
+            for share in coverage(KINDS[kind], num_seeds, 400, seed=7):
+                assert 93 - 3.3 <= share <= 97 + 2.5  # and what 400 tables may be off by
 
 
 class TestDifferences:
@@ -116,13 +116,15 @@ class TestDifferences:
 
 
 class TestTables:
-    @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize(("num_rows", "num_seeds"), [(5, 3), (26, 5)])
+    @pytest.mark.parametrize(
+        ("kind", "num_rows", "num_seeds"),
+        [*((kind, 5, 3) for kind in KINDS), ("mixed", 26, 5), ("one row ten times as noisy", 26, 5)],
+    )
     def test_equal_methods_are_called_different_in_5_percent_of_tables(
         self, kind: str, num_rows: int, num_seeds: int
     ) -> None:
         """The long run is `make validate-statistics`; docs/statistics.md has its figures."""
-        assert error_rate(KINDS[kind], num_rows, num_seeds, 60, seed=1) <= highest_by_chance(60)
+        assert error_rate(KINDS[kind], num_rows, num_seeds, 50, seed=1) <= highest_by_chance(50)
 
     def test_five_seeds_find_what_is_there(self) -> None:
         found, detectable = power(KINDS["mixed"], 26, 5, 10)
@@ -202,8 +204,8 @@ class TestRareClasses:
 
     @pytest.mark.parametrize("kind", RARE)
     def test_intervals_cover(self, kind: str) -> None:
-        for share in rare_coverage(RARE[kind], 60):
-            assert share >= 93 - 9  # and what 60 test sets may be off by
+        for share in rare_coverage(RARE[kind], 40):
+            assert share >= 93 - 11  # and what 40 test sets may be off by
 
     def test_an_interval_of_two_sure_and_three_hopeless_classes(self) -> None:
         """Their means over resamples had jumped to where no model on these images can be: 29 to 85 around 44."""
