@@ -133,9 +133,11 @@ class _Lvis(IndexedDataset):
         return [self.root / "annotations" / f"lvis_{self.version}_{'train' if split == 'train' else 'val'}.json"]
 
     def missing(self) -> list[str]:
-        """The annotation files and COCO's image folders that are not there."""
-        files = [path for split in self.splits for path in self.annotation_files(split)]
-        needed = [*files, self.root / "train2017", self.root / "val2017"]
+        """The annotation files that are not there, and COCO's image folders where neither is."""
+        needed = [path for split in self.splits for path in self.annotation_files(split)]
+        folders = [self.root / "train2017", self.root / "val2017"]
+        if not any(folder.exists() for folder in folders):  # what one of them lacks is told of image by image
+            needed += folders
         return [str(path.relative_to(self.root)) for path in needed if not path.exists()]
 
     def fetch_hint(self) -> str:

@@ -164,7 +164,7 @@ class TestWhatTheFilesMean:
         assert kind(tmp_path).missing() == [*files, "train2017", "val2017"]
         write(tmp_path, document(), kind=kind)
         (tmp_path / "train2017").mkdir()
-        assert kind(tmp_path).missing() == ["val2017"]
+        assert kind(tmp_path).missing() == []  # an annotation file may name images of one folder only
         hint = kind(tmp_path).fetch_hint()
         assert f"plbench data download {kind.name}," in hint and str(tmp_path) in hint
         with pytest.raises(DataError, match="has splits train, test, not 'val'"):
