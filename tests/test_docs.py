@@ -126,7 +126,7 @@ def test_the_tutorial_on_own_labels_runs_as_it_stands(
 ) -> None:
     text = (TOP / "docs" / "your-own-data.md").read_text(encoding="utf-8")
     commands = [line for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL) for line in block.splitlines()]
-    assert len(commands) == 11
+    assert len(commands) == 14
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PLBENCH_CACHE", str(tmp_path / "cache"))
     for command in commands:
@@ -139,6 +139,6 @@ def test_the_tutorial_on_own_labels_runs_as_it_stands(
         main()
     settings = json.loads(capsys.readouterr().out)
     means = {row["method"]: row["figures"]["map_c"]["mean"] for row in settings[0]["rows"]}
-    assert len(settings) == 1 and [len(row["seeds"]) for row in settings[0]["rows"]] == [2, 2, 2]
+    assert len(settings) == 1 and [len(row["seeds"]) for row in settings[0]["rows"]] == [3, 3, 3]
     assert min(means["ce-ignore"], means["selective"]) > means["ce-negative"]  # as the page says
     assert (tmp_path / "demo" / "sheet.png").is_file()

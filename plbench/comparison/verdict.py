@@ -12,6 +12,7 @@ _WIDE = 2.0  # half an interval, percentage points, from which figures are calle
 _MOST_SCORED = 0.9  # share of classes from which nothing is said of those that cannot be scored
 _FEW_CLASSES = 5
 _MOST_NAMED = 4
+_UNLIKELY = 0.05  # chance of being best below which a tied row is not recommended
 
 
 def verdict(setting: Setting) -> list[str]:
@@ -50,7 +51,15 @@ def _which(setting: Setting) -> list[str]:
     tied = setting.tied
     if not tied:
         return [first, f"{_others(len(others))} significantly worse (p < {SIGNIFICANT}, all pairs tested together)."]
-    said = f"It is statistically tied with {_named(tied)}: take whichever is easiest for you."
+    likely = [row for row in tied if row.share_best >= _UNLIKELY]
+    unlikely = [row for row in tied if row.share_best < _UNLIKELY]
+    told = []
+    if likely:
+        told.append(f"It is statistically tied with {_named(likely)}: take whichever is easiest for you.")
+    if unlikely:
+        are = "is" if len(unlikely) == 1 else "are"
+        told.append(f"{_named(unlikely)} {are} not significantly worse, but unlikely to be best.")
+    said = " ".join(told)
     if len(tied) < len(others):
         said += (
             f" {_others(len(others) - len(tied))} significantly worse (p < {SIGNIFICANT}, all pairs tested together)."

@@ -307,14 +307,14 @@ def format_p(p_value: float | None) -> str:
     """Return a p value with two significant digits, "< 0.001" below that; never rounded across 0.05.
 
     Examples:
-        >>> format_p(0.04995), format_p(0.0004), format_p(0.3333), format_p(0.0512)
-        ('0.0499', '< 0.001', '0.33', '0.051')
+        >>> format_p(0.04995), format_p(0.0004), format_p(0.1), format_p(0.0512)
+        ('0.0499', '< 0.001', '0.10', '0.051')
     """
     if p_value is None or math.isnan(p_value):
         return "–"
     if p_value < 0.001:
         return "< 0.001"
-    text = f"{p_value:.2g}"
+    text = f"{p_value:#.2g}"  # with the zero of 0.10
     if p_value < SIGNIFICANT <= float(text):  # 0.04995 is below 0.05 and has to read so
         return f"{math.floor(p_value * 10_000) / 10_000:.4f}"
     return text
