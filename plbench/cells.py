@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from plbench.errors import PlbenchError, StoreError
+from plbench.files import write_atomically
 from plbench.labels import PartialLabels
-from plbench.store import write_atomically
 
 FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.integer[Any]]

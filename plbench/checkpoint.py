@@ -14,8 +14,8 @@ import torch
 
 from plbench import __version__
 from plbench.errors import StoreError
+from plbench.files import write_atomically, write_json
 from plbench.spec import RunSpec, differences
-from plbench.store import write_atomically, write_json
 
 FOLDER = "checkpoints"
 """Where the checkpoints of a training lie, below its run's folder, until it is done."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from plbench.errors import StoreError
-from plbench.store import write_atomically, write_json
+from plbench.files import write_atomically, write_json
 
 DAMAGED = ".damaged"
 SUMS = "sha256.json"

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plbench.api import Batch, Method, Progress
 from plbench.console import Report
 from plbench.labels import PartialLabels
+from plbench.method import Batch, Method, Progress
 from plbench.metrics import average_precision
 from plbench.priors import spearman_by_depth, top_classes
 from plbench.record import HiddenTruth, PriorDiagnostics

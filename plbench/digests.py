@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plbench.errors import DataError
-from plbench.store import unwritable
+from plbench.files import unwritable
 
 Sha256s = npt.NDArray[np.uint8]
 """[N, 32]: the sha256 of each of N things; all zeros where one is not there."""

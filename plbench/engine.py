@@ -12,8 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from plbench.api import Method, Progress
 from plbench.errors import PlbenchError
+from plbench.method import Method, Progress
 from plbench.randomness import derive_seed, put_generators_back, seeded, state_of_generators
 from plbench.spec import Plan
 from plbench.training import hooks

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from plbench.checksums import set_aside
 from plbench.errors import PlbenchError
+from plbench.files import unwritable
 from plbench.growing import GrowingMatrix, find_damage, open_matrix
 from plbench.images import ImageSource, image_set_id
 from plbench.loading.batches import image_batches
@@ -22,7 +23,7 @@ from plbench.loading.jpegs import JpegDecoder
 from plbench.loading.transforms import eval_transform
 from plbench.pixels import PIXELS
 from plbench.spec import NUMERICS, ModelSpec, Precision
-from plbench.store import Store, unwritable
+from plbench.store import Store
 
 BATCH_SIZE = 32  # small batches stay in a CPU's cache
 GPU_BATCH_SIZE = 256

@@ -14,20 +14,20 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor, nn
 
-from plbench.api import Method
 from plbench.cells import Cells, joined_cells
 from plbench.checkpoint import Checkpoints
 from plbench.engine import FitState, fit, own_copy, prepare_fit
 from plbench.errors import TrainingError
 from plbench.features import cached_features, features_key, set_damaged_aside
+from plbench.files import write_text
 from plbench.loading.jpegs import jpeg_decoder
 from plbench.loading.transforms import TrainTransform, eval_transform
+from plbench.method import Method
 from plbench.metrics import evaluate_cells
 from plbench.models import build_backbone, make_head, weights_path
 from plbench.planning.resolve import RunPlan, make_task
 from plbench.protocol import Part
 from plbench.randomness import derive_seed, seeded
-from plbench.store import write_text
 from plbench.tracking import Tracking
 from plbench.training import hooks
 from plbench.training.execution import Execution

@@ -9,8 +9,9 @@ from functools import cached_property
 
 import numpy as np
 
-from plbench.api import Dataset, ImageSource, LabelledSplit
+from plbench.dataset import Dataset, LabelledSplit
 from plbench.errors import DataError
+from plbench.images import ImageSource
 from plbench.labels import PartialLabels
 from plbench.randomness import derive_seed
 from plbench.simulate import parse

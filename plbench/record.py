@@ -10,11 +10,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from plbench.errors import StoreError
+from plbench.files import write_text
 from plbench.migrations import SCHEMA_VERSION, upgraded
 from plbench.plain_json import parse_json
 from plbench.pretraining import Pretraining
 from plbench.spec import Frozen, RunSpec
-from plbench.store import RECORD, write_text
+from plbench.store import RECORD
 
 PHASES = ("data", "forward", "loss", "backward", "optimizer", "other")
 """Phases of a training. "other" is what hooks, selection and checkpoints take."""
@@ -269,7 +270,7 @@ class Record(Frozen):
         test_seen_in_pretraining: why the test images are among what they have seen, as far as names of collections
             tell; None where they are not.
         files: by name in the run's folder.
-        warnings: on the run's figures, and what parts of the method did nothing (`plbench.api.Method.idle`).
+        warnings: on the run's figures, and what parts of the method did nothing (`plbench.method.Method.idle`).
         notes: on how its labels were read, as the plan said them.
     """
 

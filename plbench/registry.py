@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from plbench.errors import PluginError, did_you_mean
 
 if TYPE_CHECKING:
-    from plbench.api import Dataset, Method
+    from plbench.dataset import Dataset
+    from plbench.method import Method
 
 Kind = Literal["method", "dataset"]
 _GROUPS: dict[Kind, str] = {"method": "plbench.methods", "dataset": "plbench.datasets"}
@@ -141,7 +142,7 @@ def source_sha256(plugin: type[Any]) -> str:
     Raises:
         PluginError: if the class has no source file.
     """
-    own = [base for base in plugin.__mro__ if base.__module__ not in ("plbench.api", "builtins", "abc")]
+    own = [base for base in plugin.__mro__ if base.__module__ not in ("plbench.method", "builtins", "abc")]
     try:
         files = dict.fromkeys(inspect.getfile(base) for base in own)
         return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
@@ -156,7 +157,8 @@ def source_file(plugin: type[Any]) -> str | None:
 
 
 def _bases() -> dict[Kind, type[Any]]:
-    from plbench.api import Dataset, Method
+    from plbench.dataset import Dataset
+    from plbench.method import Method
 
     return {"method": Method, "dataset": Dataset}
 

@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 
 from plbench import checkpoint, environment, outcome
-from plbench.api import Stage
 from plbench.checksums import DAMAGED, Damaged, read_checked, set_aside, write_checked
 from plbench.errors import StoreError, TrainingError
 from plbench.evaluation.stored import finished_record
+from plbench.files import write_text
 from plbench.forecast.estimate import describe
 from plbench.job import Job, Watch
+from plbench.method import Stage
 from plbench.planning.resolve import RunPlan, fit_part_plan
 from plbench.record import Record, whole_file, write_record
-from plbench.store import CHECKPOINT, RECORD, write_text
+from plbench.store import CHECKPOINT, RECORD
 from plbench.tracking import follow
 from plbench.training.prediction import View
 from plbench.workspace import Workspace

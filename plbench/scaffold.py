@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from plbench.errors import PlbenchError
+from plbench.files import write_text
 from plbench.registry import Registry
-from plbench.store import write_text
 
 
 @dataclass(frozen=True)

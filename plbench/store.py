@@ -3,87 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
 from plbench.errors import StoreError
+from plbench.files import unwritable
 from plbench.paths import refuse_links
 
 RECORD = "record.json"
 CHECKPOINT = "checkpoint.pt"
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], None], staging: Path | None = None) -> None:
-    """Writes a file so that it is either whole or not there, also after a crash or on a full disk.
-
-    Args:
-        path: of the file.
-        write: writes the content to an open binary file.
-        staging: folder for the file until it is whole, on the same disk; by default the one that it is to lie in.
-
-    Raises:
-        StoreError: if the disk is full or the place may not be written to. Nothing is left behind.
-    """
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=staging or path.parent)
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch.save turns a failed write into a RuntimeError
-        raise unwritable(path, error) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str, staging: Path | None = None) -> None:
-    """Writes UTF-8 text atomically."""
-    write_atomically(path, lambda file: _write_bytes(file, text.encode()), staging)
-
-
-def write_json(path: Path, content: Any, staging: Path | None = None) -> None:
-    """Writes readable JSON atomically; NaN is refused."""
-    write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n", staging)
-
-
-def try_folder(folder: Path) -> None:
-    """Makes a folder that long work will end in, and a file in it for a moment: what is wrong is said before the work.
-
-    Raises:
-        StoreError: if nothing can be written there.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise unwritable(folder, error) from error
-
-
-def unwritable(path: Path, error: BaseException) -> StoreError:
-    """The sentence for a failed write: what, where, and what mends it."""
-    cause: BaseException | None = error
-    while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
-        cause = cause.__context__  # torch hides the system's error behind one of its own
-    reason = str(error).splitlines()[0] if cause is None else cause.strerror
-    return StoreError(
-        f"could not write {path}: {reason}; free some space, or choose another place with --runs DIR, --out, "
-        "--data-root or PLBENCH_CACHE=DIR"
-    )
 
 
 @dataclass(frozen=True)
@@ -207,7 +139,3 @@ class Store:
             yield path
         finally:
             lock.release()
-
-
-def _write_bytes(file: IO[bytes], content: bytes) -> None:
-    file.write(content)

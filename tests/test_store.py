@@ -11,7 +11,8 @@ from typing import IO, Any
 import pytest
 
 from plbench.errors import StoreError
-from plbench.store import RECORD, Store, write_atomically, write_json, write_text
+from plbench.files import write_atomically, write_json, write_text
+from plbench.store import RECORD, Store
 
 FORK = multiprocessing.get_context("fork")
 

@@ -18,7 +18,7 @@ from plbench.annotations.collect import Annotations
 from plbench.checksums import set_aside
 from plbench.digests import file_sha256
 from plbench.errors import DataError
-from plbench.store import unwritable
+from plbench.files import unwritable
 
 _DAY = 86_400.0
 

@@ -12,10 +12,10 @@ from filelock import FileLock
 from pydantic import Field, StringConstraints, ValidationError
 
 from plbench.errors import PlbenchError, did_you_mean
+from plbench.files import unwritable, write_json
 from plbench.paths import read_plain, refuse_links
 from plbench.plain_json import MOST_BYTES, parse_json
 from plbench.spec import STANDARD_TRIALS, Frozen
-from plbench.store import unwritable, write_json
 
 BOARD, LEDGER, RECORDS, PUBLISHED = "board.json", "ledger.json", "records", "published"
 

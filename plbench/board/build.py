@@ -11,8 +11,8 @@ from plbench.board.boards import BoardFolder, holding, open_boards
 from plbench.board.page import render_page
 from plbench.board.published import read_quotations
 from plbench.board.rows import board_values
+from plbench.files import write_text
 from plbench.paths import refuse_links
-from plbench.store import write_text
 
 PAGE = "index.html"
 

@@ -18,11 +18,12 @@ from plbench.board.identity import Role
 from plbench.errors import PlbenchError, did_you_mean
 from plbench.evaluation.stored import read_run
 from plbench.evaluation.tables import PER_CLASS, REPLICATES
+from plbench.files import unwritable, write_atomically, write_json
 from plbench.paths import refuse_links
 from plbench.record import Record
 from plbench.registry import Registry
 from plbench.spec import Protocol
-from plbench.store import RECORD, unwritable, write_atomically, write_json
+from plbench.store import RECORD
 
 
 def add(runs: Sequence[Path], root: Path, *, refused: Callable[[str], None] | None = None) -> list[tuple[str, str]]:

@@ -14,9 +14,9 @@ from plbench.board.boards import holding, open_boards
 from plbench.board.entries import FILES, PACKED, read_file
 from plbench.errors import PlbenchError
 from plbench.evaluation.tables import REPLICATES
+from plbench.files import unwritable, write_atomically
 from plbench.paths import refuse_links
 from plbench.record import Estimate, Record
-from plbench.store import unwritable, write_atomically
 
 WORKFLOWS = ("boards.yml",)
 

@@ -56,10 +56,10 @@ def compare(
     from plbench.comparison.compare import compare as side_by_side
     from plbench.comparison.picture import draw_comparison
     from plbench.data.statistics import picture_format
+    from plbench.files import try_folder
     from plbench.lineups import lineup
     from plbench.planning import options
     from plbench.planning.label_check import notes_on
-    from plbench.store import try_folder
 
     if tune is not None and tune < 1:
         raise PlbenchError(f"--tune {tune}: a study needs at least one trial; without --tune, none is made")

@@ -63,7 +63,7 @@ def study(
             f"--simulate {setting['simulate']}: study {name} is about how labels are hidden and varies that itself; "
             "leave --simulate out"
         )
-    from plbench.store import try_folder
+    from plbench.files import try_folder
     from plbench.studies.experiments.conduct import conduct, foresee
     from plbench.studies.experiments.report import conclude
 

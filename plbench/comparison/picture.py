@@ -12,8 +12,8 @@ from plbench.comparison.compare import Setting
 from plbench.comparison.verdict import share_words
 from plbench.data.statistics import picture_format
 from plbench.evaluation.statistics import SIGNIFICANT
+from plbench.files import write_atomically
 from plbench.lettering import drawable, dress
-from plbench.store import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

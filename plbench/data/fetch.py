@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from plbench.api import Dataset
+from plbench.dataset import Dataset
 from plbench.download.remote import RemoteFile, is_here, size_in_words
 from plbench.errors import PlbenchError, did_you_mean
 from plbench.workspace import Workspace, locate_dataset

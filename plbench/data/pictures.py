@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from plbench.api import LabelledSplit
+from plbench.dataset import LabelledSplit
 from plbench.errors import PlbenchError
+from plbench.files import write_atomically
 from plbench.lettering import drawable_names, font_runs
 from plbench.randomness import derive_seed, generator
-from plbench.store import write_atomically
 
 _SIDE = 176  # of an image on the sheet, px
 _MARGIN = 8

@@ -16,12 +16,12 @@ from plbench.annotations.collect import Annotations
 from plbench.columns import TextColumn
 from plbench.dataset import LabelledSplit
 from plbench.errors import DataError, PlbenchError
+from plbench.files import unwritable, write_json
 from plbench.packed.packing import pack
 from plbench.packed.prepared import PREPARED, Preparation, PreparedDataset, is_prepared, read_preparation
 from plbench.packed.shards import PackedSplit, ShardedImages
 from plbench.paths import refuse_links
 from plbench.pixels import PIXELS
-from plbench.store import unwritable, write_json
 from plbench.workspace import Workspace, fingerprint, open_dataset
 
 

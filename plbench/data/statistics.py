@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from plbench.errors import PlbenchError
+from plbench.files import write_atomically
 from plbench.labels import PartialLabels
 from plbench.lettering import drawable_names, dress
 from plbench.planning.label_check import notes_on_names
 from plbench.protocol import Material, choose_protocol, custom, is_official
-from plbench.store import write_atomically
 from plbench.workspace import Workspace, open_dataset
 
 _MOST_POSITIVES = 20  # an image's number of positives from which the histogram counts "or more"

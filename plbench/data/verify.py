@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from plbench.api import Dataset
 from plbench.checksums import write_checked_json
+from plbench.dataset import Dataset
 from plbench.download.remote import RemoteFile, compute_checksum, read_record
 from plbench.images import find_unreadable
 from plbench.packed.prepared import PreparedDataset

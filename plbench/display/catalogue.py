@@ -9,11 +9,12 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import numpy as np
 
-from plbench.api import Dataset, Task
+from plbench.dataset import Dataset
 from plbench.errors import DataError, PlbenchError
+from plbench.files import unwritable
+from plbench.method import Task
 from plbench.randomness import generator
 from plbench.registry import Registry
-from plbench.store import unwritable
 from plbench.workspace import Workspace, dataset_root, locate_dataset
 
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}

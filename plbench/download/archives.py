@@ -25,8 +25,8 @@ from typing import IO, cast
 
 from plbench.download.remote import size_in_words
 from plbench.errors import DataError
+from plbench.files import unwritable
 from plbench.paths import refuse_links
-from plbench.store import unwritable
 
 _CHUNK = 1 << 18
 _LONGEST_HEADER = 1 << 20  # bytes of one tar header; tarfile reads it whole into memory

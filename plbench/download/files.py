@@ -29,8 +29,8 @@ from plbench.download.remote import (
 )
 from plbench.download.transfer import Stopped, Transfer, remote_size
 from plbench.errors import DataError
+from plbench.files import unwritable
 from plbench.paths import refuse_links
-from plbench.store import unwritable
 
 _GLANCE = 0.1  # seconds between two reports
 _GRACE = 2.0  # seconds for the threads to notice that they are to stop

@@ -17,9 +17,9 @@ from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 from plbench.errors import DataError
+from plbench.files import write_json
 from plbench.paths import is_unsafe
 from plbench.plain_json import parse_json
-from plbench.store import write_json
 
 RECORDS = ".downloaded"
 _CHECKSUM = re.compile(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}")

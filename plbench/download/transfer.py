@@ -21,8 +21,8 @@ from plbench import __version__
 from plbench.download.answers import Version, content_length, range_start, retry_after, stated_total
 from plbench.download.remote import RemoteFile, compute_checksum, part_path, size_in_words
 from plbench.errors import DataError
+from plbench.files import unwritable, write_json
 from plbench.plain_json import parse_json
-from plbench.store import unwritable, write_json
 
 _TIMEOUT = (10.0, 30.0)  # seconds: to connect, and between two pieces of a body
 _TRIES = 6  # in a row without headway

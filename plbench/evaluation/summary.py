@@ -19,10 +19,10 @@ from plbench.evaluation import bootstrap
 from plbench.evaluation.bootstrap import Replicates
 from plbench.evaluation.statistics import Sample
 from plbench.evaluation.thresholds import Thresholds
+from plbench.files import write_text
 from plbench.labels import PartialLabels
 from plbench.metrics import F1, Metrics
 from plbench.record import Estimate, F1Figures, GroupMetrics, SplitMetrics
-from plbench.store import write_text
 
 NUM_REPLICATES = 1000
 PRECISION_AT = (1, 3, 5)

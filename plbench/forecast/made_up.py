@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plbench.api import Batch, Stage
 from plbench.errors import PlbenchError
 from plbench.images import label_tensor
 from plbench.labels import PartialLabels
+from plbench.method import Batch, Stage
 
 _STAND_IN_ROWS = 1024  # that a stage's reduction gets to see
 _MANY_STEPS = 1_000_000  # as many as a synthetic epoch claims to have
@@ -53,7 +53,7 @@ class MadeUp:
 
 
 class StandIn:
-    """Scores that nobody trained: `plbench.api.TrainView` for a stage's reduction."""
+    """Scores that nobody trained: `plbench.method.TrainView` for a stage's reduction."""
 
     def __init__(self, labels: PartialLabels) -> None:
         self.labels = labels

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plbench.api import Batch, Progress
 from plbench.engine import FitState, fit, prepare_fit
 from plbench.features import BATCH_SIZE as FEATURE_BATCH_SIZE
 from plbench.forecast.made_up import MadeUp, made_up, stand_in
 from plbench.forecast.memory import Kept, Passing, resident_bytes
 from plbench.loading.transforms import TrainTransform, eval_transform
+from plbench.method import Batch, Progress
 from plbench.models import Backbone, make_head
 from plbench.planning.resolve import RunPlan, make_task
 from plbench.randomness import seeded

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from plbench import runner, sweep
-from plbench.api import Dataset
+from plbench.dataset import Dataset
 from plbench.errors import PlbenchError, TrainingError
 from plbench.on_ray.cluster import Cluster, Overheard, check_room, first_line, joined, slots_of, taken_of
 from plbench.on_ray.task import Outcome, Place, make

@@ -22,6 +22,7 @@ from PIL import Image, features
 from torch.utils.data import DataLoader
 
 from plbench.errors import DataError
+from plbench.files import unwritable, write_atomically, write_json
 from plbench.images import ImageSource, image_set_id
 from plbench.packed.shards import (
     BLOCK_ROWS,
@@ -38,7 +39,6 @@ from plbench.packed.shards import (
 )
 from plbench.paths import refuse_links
 from plbench.pixels import DECODING_ERRORS, PIXELS, is_plain, opened, shown, shown_size
-from plbench.store import unwritable, write_atomically, write_json
 
 _SCHEMA = pa.schema(
     [

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from plbench.api import Dataset, ImageSource, LabelledSplit
+from plbench.dataset import Dataset, LabelledSplit
 from plbench.digests import Sha256s
 from plbench.errors import DataError
-from plbench.images import hash_images
+from plbench.images import ImageSource, hash_images
 from plbench.planning.image_check import MOST_DECODED
 from plbench.spec import Protocol
 from plbench.workspace import Workspace

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from plbench.api import Dataset, ImageSource
 from plbench.checksums import read_checked_json, write_checked_json
+from plbench.dataset import Dataset
 from plbench.errors import DataError
-from plbench.images import find_unreadable
+from plbench.images import ImageSource, find_unreadable
 from plbench.spec import Protocol
 from plbench.workspace import Workspace, fingerprint
 

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from plbench.api import Dataset, Method, Stage, Task
+from plbench.dataset import Dataset
 from plbench.digests import file_sha256
 from plbench.errors import PlbenchError, PluginError, did_you_mean
+from plbench.method import Method, Stage, Task
 from plbench.models import Backbone, default_normalisation, resolve_backbone, weights_path
 from plbench.planning.duplicates import check_apart
 from plbench.planning.image_check import check_images

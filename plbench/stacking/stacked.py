@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plbench.api import Batch, Method, Progress
 from plbench.engine import FitState
 from plbench.errors import PluginError, TrainingError
 from plbench.labels import PartialLabels
+from plbench.method import Batch, Method, Progress
 from plbench.spec import Plan
 from plbench.stacking.layers import StackedLinear, layers_of
 from plbench.training import hooks

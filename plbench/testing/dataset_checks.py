@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from plbench.api import Dataset, LabelledSplit
+from plbench.dataset import Dataset, LabelledSplit
 from plbench.planning.duplicates import contradicting_copies, find_duplicates, listed
 from plbench.planning.near_duplicates import MOST_LOOKED_AT, find_near_duplicates
 from plbench.protocol import Material

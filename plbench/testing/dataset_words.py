@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plbench.api import BenchmarkProtocol, Dataset, Plan
+from plbench.api import BenchmarkProtocol
+from plbench.dataset import Dataset
 from plbench.errors import PlbenchError
 from plbench.models import PACKAGED_BACKBONE, resolve_backbone
 from plbench.planning.resolve import validate_params
 from plbench.registry import Registry
 from plbench.simulate import parse
+from plbench.spec import Plan
 from plbench.testing.findings import Check, Mismatch
 
 _WITHOUT_NEGATIVES = ("single-positive", "positive-only")

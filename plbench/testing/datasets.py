@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from plbench.api import Dataset
+from plbench.dataset import Dataset
 from plbench.errors import PlbenchError
 from plbench.registry import Registry
 from plbench.testing.dataset_checks import APART, FINGERPRINT, GENERATORS, GROUPS, IDS, IMAGES, LABELS, NEAR, SPLITS

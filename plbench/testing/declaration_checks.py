@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 
-from plbench.api import Method, SearchRange, Task
 from plbench.errors import PlbenchError
+from plbench.method import Method, SearchRange, Task
 from plbench.planning.resolve import validate_params
 from plbench.randomness import generator
 from plbench.registry import source_sha256

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plbench.api import Batch, Loss, Method, Progress
 from plbench.errors import PlbenchError
+from plbench.method import Batch, Loss, Method, Progress
 from plbench.testing.findings import Mismatch, in_words
 from plbench.testing.small_data import Size
 from plbench.testing.small_job import SmallJob, Subject

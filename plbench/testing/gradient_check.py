@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from plbench.api import Batch
+from plbench.method import Batch
 from plbench.randomness import seeded
 from plbench.testing.constants import Constants, PathChanged
 from plbench.testing.examples import LABELS, Bench, Benches, Example, ask

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from plbench.api import Batch, Method
+from plbench.method import Batch, Method
 from plbench.testing.examples import LABELS, Bench, Benches, Example, ask
 from plbench.testing.findings import Check, Mismatch
 from plbench.testing.small_data import Size

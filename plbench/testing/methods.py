@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from plbench.api import Method
+from plbench.method import Method
 from plbench.registry import Registry
 from plbench.testing.declaration_checks import BUILT, RANGES, WORDS, literal_variants
 from plbench.testing.findings import Check, Finding, findings_of, raise_failed

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from plbench.api import Method
 from plbench.engine import FitState
 from plbench.errors import PlbenchError
+from plbench.method import Method
 from plbench.registry import import_plugin_file
 from plbench.testing.findings import NotApplicable
 from plbench.testing.small_data import Size

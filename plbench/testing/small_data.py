@@ -10,8 +10,10 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from plbench.api import BenchmarkProtocol, Dataset, LabelledSplit, PartialLabels
+from plbench.api import BenchmarkProtocol
+from plbench.dataset import Dataset, LabelledSplit
 from plbench.errors import DataError
+from plbench.labels import PartialLabels
 
 NUM_FEATURES = 12
 IMAGE_SIZE = 32

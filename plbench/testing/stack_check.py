@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plbench.api import Batch
 from plbench.errors import PluginError
+from plbench.method import Batch
 from plbench.planning.resolve import validate_params
 from plbench.stacking.stacked import is_stackable
 from plbench.testing.examples import Bench, Benches, Example, ask

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
-from plbench.api import Progress
 from plbench.engine import FitState
+from plbench.method import Progress
 from plbench.testing.findings import Check, Mismatch, NotApplicable
 from plbench.testing.pair import Request, outcome, shared_pair
 from plbench.testing.small_data import SIZE, Size

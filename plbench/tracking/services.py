@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plbench.store import write_text
+from plbench.files import write_text
 from plbench.tracking import Tracker, figures, settings
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plbench.api import Batch
 from plbench.distributed import ALONE, World
+from plbench.method import Batch
 from plbench.spec import Precision
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from plbench import distributed
-from plbench.api import Batch, Loss, Method, Progress, Task
 from plbench.errors import PlbenchError, PluginError
+from plbench.method import Batch, Loss, Method, Progress, Task
 
 _SIGNATURES = {
     "constructor": "__init__(self, params, task) is given an instance of its Params and a plbench.api.Task",

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plbench.api import Batch
 from plbench.distributed import ALONE, World
 from plbench.images import ImageSource, label_tensor, ordered_batches
 from plbench.labels import PartialLabels
@@ -20,6 +19,7 @@ from plbench.loading.batches import CPU, ImageLoader, image_batches
 from plbench.loading.jpegs import JpegDecoder
 from plbench.loading.order import EpochOrder
 from plbench.loading.transforms import EvalTransform
+from plbench.method import Batch
 
 _IN_MEMORY_BYTES = 4 << 30
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plbench.api import Method
 from plbench.errors import PlbenchError
+from plbench.method import Method
 from plbench.spec import Plan
 from plbench.training import hooks
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from plbench.api import Batch, Method, Progress
 from plbench.cells import Cells, top_places
 from plbench.distributed import World
 from plbench.errors import TrainingError
 from plbench.labels import PartialLabels
+from plbench.method import Batch, Method, Progress
 from plbench.randomness import derive_seed, seeded
 from plbench.training import hooks
 from plbench.training.execution import Execution, evaluation_mode, widened
@@ -31,7 +31,7 @@ Function = Callable[[nn.Module, Tensor], Tensor]
 
 
 class View:
-    """A model looking at a part without augmentation: `plbench.api.TrainView`."""
+    """A model looking at a part without augmentation: `plbench.method.TrainView`."""
 
     def __init__(self, state: FitState, inputs: Inputs, execution: Execution) -> None:
         """Keeps what `predict` needs."""

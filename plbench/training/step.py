@@ -15,9 +15,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from plbench.api import Batch, Loss, Method, Progress
 from plbench.distributed import World
 from plbench.errors import TrainingError
+from plbench.method import Batch, Loss, Method, Progress
 from plbench.spec import Plan
 from plbench.training import hooks
 from plbench.training.clock import Clock

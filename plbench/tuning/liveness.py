@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from plbench.store import unwritable
+from plbench.files import unwritable
 
 HEARTBEAT_SECONDS = 20
 GRACE_SECONDS = 60  # without a heartbeat, after which a worker counts as dead

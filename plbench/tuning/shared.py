@@ -22,8 +22,8 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from plbench.errors import StoreError
+from plbench.files import unwritable
 from plbench.randomness import derive_seed
-from plbench.store import unwritable
 from plbench.tuning.liveness import Liveness, runs
 from plbench.tuning.study import State, StudySpec, Trial
 from plbench.tuning.trials import TrialResult

@@ -15,8 +15,8 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
 from plbench.errors import PlbenchError, StoreError
+from plbench.files import unwritable
 from plbench.spec import differences
-from plbench.store import unwritable
 from plbench.tuning import liveness
 from plbench.tuning.liveness import Heartbeats, Liveness, Locks
 from plbench.tuning.shared import SharedStudy, queue_again, queue_start, speaking_of

@@ -10,14 +10,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from plbench.api import SearchRange
 from plbench.errors import PlbenchError, StoreError, did_you_mean
+from plbench.files import write_text
+from plbench.method import SearchRange
 from plbench.planning.resolve import RunPlan, complete, make_task
 from plbench.randomness import derive_seed
 from plbench.record import Count, Percent, SearchedRange, TuningReport
 from plbench.registry import Registry
 from plbench.spec import NUMERICS, Frozen, Identified, MethodSpec, ModelSpec, Plan, Precision, Protocol, Regime
-from plbench.store import Store, write_text
+from plbench.store import Store
 
 STUDY = "study.json"
 PLAN_VALUES = ("lr", "weight_decay")

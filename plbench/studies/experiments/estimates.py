@@ -10,9 +10,9 @@ from scipy import stats
 from torch import Tensor
 
 from plbench import runner
-from plbench.api import Stage, TrainView
 from plbench.evaluation.bootstrap import draw_indices
 from plbench.evaluation.statistics import Sample
+from plbench.method import Stage, TrainView
 from plbench.priors import class_average, spearman_by_depth
 from plbench.studies.experiments.experiment import NUM_DRAWS, FloatArray, Ground, Point, Row
 from plbench.workspace import Workspace

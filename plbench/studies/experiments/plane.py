@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from plbench.api import Batch, Method, Progress, Task
 from plbench.console import Report
+from plbench.method import Batch, Method, Progress, Task
 from plbench.priors import class_average
 from plbench.randomness import derive_seed, generator, seeded
 from plbench.registry import Registry

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from plbench.evaluation.statistics import Figure
-from plbench.store import write_json, write_text
+from plbench.files import write_json, write_text
 from plbench.studies.experiments.experiment import Claim, Experiment, Findings, Point, Verdict
 from plbench.studies.experiments.style import save, styled
 

@@ -9,8 +9,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plbench.files import write_atomically
 from plbench.lettering import drawable, dress
-from plbench.store import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

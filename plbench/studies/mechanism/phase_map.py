@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plbench import runner
-from plbench.api import Stage
 from plbench.evaluation.statistics import SIGNIFICANT, Sample, compare_pairs
+from plbench.method import Stage
 from plbench.simulate import parse
 from plbench.studies.experiments.conduct import metrics_of_records
 from plbench.studies.experiments.experiment import Findings, Ground, Point, Row

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from plbench.api import TrainView
 from plbench.labels import PartialLabels
+from plbench.method import TrainView
 
 FloatArray = npt.NDArray[np.float64]
 
