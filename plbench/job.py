@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from plbench.cells import Cells, joined_cells
 from plbench.checkpoint import Checkpoints
-from plbench.engine import FitState, fit, own_copy, prepare_fit
 from plbench.errors import TrainingError
 from plbench.features import cached_features, features_key, set_damaged_aside
 from plbench.files import write_text
@@ -28,14 +27,15 @@ from plbench.models import build_backbone, make_head, weights_path
 from plbench.planning.resolve import RunPlan, make_task
 from plbench.protocol import Part
 from plbench.randomness import derive_seed, seeded
-from plbench.tracking import Tracking
+from plbench.tracking.follow import Tracking, follow
 from plbench.training import hooks
+from plbench.training.engine import fit, prepare_fit
+from plbench.training.evaluation import collect_cells, predict_share
 from plbench.training.execution import Execution
 from plbench.training.inputs import FeatureInputs, ImageInputs, Inputs
 from plbench.training.interruption import Interruption, Stopped, listening
-from plbench.training.prediction import collect_cells, predict_share
 from plbench.training.profiling import traced
-from plbench.training.step import Wish
+from plbench.training.state import ControlRequest, FitState, own_copy
 from plbench.workspace import Workspace
 
 Weights = Literal["ema", "raw"]
@@ -103,6 +103,11 @@ class Job:
         """Whether the run serves to choose something on the validation part, and never sees test."""
         return self.spec.train_part == "fit"
 
+    def followed(self, folder: Path) -> contextlib.AbstractContextManager[Tracking]:
+        """The workspace's trackers, told that the run begins, and what becomes of it."""
+        workspace = self.workspace
+        return follow(self.spec, folder, workspace.trackers, workspace.dropped, workspace.reporter.line)
+
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Times a part of the run."""
@@ -165,8 +170,8 @@ class Job:
                 self._fit(
                     after_epoch=after_epoch,
                     report=report,
-                    wish=lambda: Wish(self._is_time_to_save(), heard.number is not None),
-                    grant=lambda wish: self._stop(folder, heard) if wish.stop else self.save(folder),
+                    requested=lambda: ControlRequest(self._is_time_to_save(), heard.number is not None),
+                    handle=lambda request: self._stop(folder, heard) if request.stop else self.save(folder),
                     after_step=after_step,
                 )
             except TrainingError as error:

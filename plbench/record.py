@@ -16,6 +16,7 @@ from plbench.plain_json import parse_json
 from plbench.pretraining import Pretraining
 from plbench.spec import Frozen, RunSpec
 from plbench.store import RECORD
+from plbench.tracking.tracker import numbers
 
 PHASES = ("data", "forward", "loss", "backward", "optimizer", "other")
 """Phases of a training. "other" is what hooks, selection and checkpoints take."""
@@ -316,6 +317,20 @@ def write_record(folder: Path, record: Record) -> None:
     """
     content = record.model_dump(mode="json", exclude_none=False)
     write_text(folder / RECORD, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def figures(record: Record) -> dict[str, float]:
+    """What came of a run, by name: percentages of each evaluation ("test/map_c"), and what the run took."""
+    found: dict[str, float] = {}
+    for split, metrics in record.metrics.items():
+        values = {name: getattr(metrics, name).value for name in ("map_c", "map_o")}
+        values |= {name: getattr(metrics, name) for name in ("micro_ap", "auroc", "ece")}
+        for name, f1 in (("", metrics.f1), ("_top3", metrics.f1_top3)):
+            values |= {} if f1 is None else {f"cf1{name}": f1.cf1, f"of1{name}": f1.of1}
+        values |= {f"map_c of {group}": held.map_c.value for group, held in metrics.groups.items()}
+        found |= {f"{split}/{name}": value for name, value in values.items() if value is not None}
+    cost = {} if record.cost is None else record.cost.model_dump()
+    return {**found, **numbers(cost, "cost/")}
 
 
 def read_record(folder: Path) -> Record:

@@ -22,10 +22,9 @@ from plbench.forecast.estimate import describe
 from plbench.job import Job, Watch
 from plbench.method import Stage
 from plbench.planning.resolve import RunPlan, fit_part_plan
-from plbench.record import Record, whole_file, write_record
+from plbench.record import Record, figures, whole_file, write_record
 from plbench.store import CHECKPOINT, RECORD
-from plbench.tracking import follow
-from plbench.training.prediction import View
+from plbench.training.evaluation import View
 from plbench.workspace import Workspace
 
 
@@ -79,10 +78,10 @@ def _make(job: Job, folder: Path) -> Record:
     with job.phase("data"):
         job.prepare()
         job.open_scored_part()
-    with follow(job.plan, folder, job.workspace) as job.tracking:
+    with job.followed(folder) as job.tracking:
         job.train(folder)
         record = conclude(job, folder)
-        job.tracking.finished(record)
+        job.tracking.finished(job.state.step, figures(record))
     return record
 
 

@@ -61,6 +61,11 @@ class Workspace:
     profiles: bool = False
     shares_machine: bool = False
 
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """Names of the trackers that this process tells: of several that train together, the first does."""
+        return self.track if self.world.is_main else ()
+
 
 def open_dataset(name: str, workspace: Workspace) -> Dataset:
     """A dataset whose files are there, drawn or checked.

@@ -17,17 +17,18 @@ from torch import nn
 from plbench.api import Batch, Loss, Method, MethodParams, ModelSpec, PartialLabels, Plan, Progress, Task
 from plbench.cells import joined_cells
 from plbench.distributed import ALONE, World, joined
-from plbench.engine import FitState, fit, own_copy, prepare_fit
 from plbench.errors import PlbenchError, TrainingError
 from plbench.metrics import evaluate_cells
 from plbench.models import make_head
 from plbench.randomness import derive_seed, generator, seeded
 from plbench.registry import Registry
 from plbench.spec import Regime
-from plbench.training import prediction
+from plbench.training import evaluation
+from plbench.training.engine import fit, prepare_fit
+from plbench.training.evaluation import View, collect_cells, predict, predict_share
 from plbench.training.execution import Execution
 from plbench.training.inputs import FeatureInputs
-from plbench.training.prediction import View, collect_cells, predict, predict_share
+from plbench.training.state import FitState, own_copy
 
 WORLDS = (2, 4)
 NUM_SCORED, EVAL_BATCH_SIZE = 61, 8  # as many batches as deal unevenly to two and to four, the last one short
@@ -156,7 +157,7 @@ def outcome(case: Case, world: World) -> dict[str, Any]:
 def work(rank: int, size: int, port: int, folder: Path) -> None:
     """What each process does: all cases, one after another."""
     torch.set_num_threads(1)
-    prediction.EVAL_BATCH_SIZE = EVAL_BATCH_SIZE
+    evaluation.EVAL_BATCH_SIZE = EVAL_BATCH_SIZE
     environment = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in environment.items()})
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
@@ -225,7 +226,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int
         torch.multiprocessing.start_processes(work, (size, free_port(), folder), nprocs=size, start_method="spawn")
     found = {size: torch.load(folder / f"{size}.pt", weights_only=False) for size in WORLDS}  # our own, of just now
     patch = pytest.MonkeyPatch()
-    patch.setattr(prediction, "EVAL_BATCH_SIZE", EVAL_BATCH_SIZE)
+    patch.setattr(evaluation, "EVAL_BATCH_SIZE", EVAL_BATCH_SIZE)
     found[1] = {name: outcome(case, ALONE) for name, case in CASES.items()}
     patch.undo()
     yield lambda size: found[size]

@@ -44,9 +44,9 @@ def test_no_room_needs_one_that_needs_it() -> None:
     for path in (TOP / "plbench").rglob("*.py"):
         room = path.relative_to(TOP / "plbench").parts[0].removesuffix(".py")
         arrows[room] |= {other for other in imported(path) if other != room and (room, other) not in UPWARDS}
-    assert "runner" in arrows["cli"] and "engine" in arrows["job"]
+    assert "runner" in arrows["cli"] and "training" in arrows["job"]
     order = list(TopologicalSorter(arrows).static_order())  # raises where there is a cycle, and names it
-    assert order.index("labels") < order.index("engine") < order.index("runner") < order.index("cli")
+    assert order.index("labels") < order.index("training") < order.index("runner") < order.index("cli")
 
 
 def test_nothing_names_a_plugin_but_the_papers_experiments() -> None:

@@ -20,10 +20,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from plbench import checkpoint, engine, job, runner
+from plbench import checkpoint, job, runner
 from plbench.api import Batch, Loss, Method, Progress
 from plbench.cells import Cells
-from plbench.engine import FitState
 from plbench.errors import PluginError, StoreError, TrainingError
 from plbench.loading.transforms import eval_transform
 from plbench.metrics import evaluate_cells
@@ -33,6 +32,8 @@ from plbench.planning.resolve import Request, RunPlan, fit_part_plan, plan_from_
 from plbench.record import read_record, reference
 from plbench.spec import RunSpec
 from plbench.store import CHECKPOINT, RECORD
+from plbench.training import engine
+from plbench.training.state import FitState
 from plbench.training.step import Stepper
 from plbench.workspace import Workspace
 

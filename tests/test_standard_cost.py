@@ -15,8 +15,8 @@ from plbench.cli import main
 from plbench.environment import cpu_name, describe
 from plbench.planning.resolve import Request, RunPlan, plan_run
 from plbench.record import Cost, Record, StandardCost
+from plbench.training.evaluation import View
 from plbench.training.interruption import Stopped
-from plbench.training.prediction import View
 from plbench.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("quick_records")

@@ -1,5 +1,6 @@
 """Trackers hear what a training does, whatever they do themselves; real TensorBoard, MLflow and W&B where installed."""
 
+import contextlib
 import dataclasses
 import json
 import struct
@@ -17,8 +18,12 @@ from plbench.console import Reporter
 from plbench.distributed import World
 from plbench.errors import PlbenchError, TrainingError
 from plbench.planning.resolve import Request, RunPlan, plan_run
-from plbench.record import Record
-from plbench.tracking import PACKAGES, Tracking, check_names, figures, follow, numbers, services, settings
+from plbench.record import Record, figures, read_record
+from plbench.spec import RunSpec
+from plbench.tracking import follow as following
+from plbench.tracking import services
+from plbench.tracking.follow import Tracking, check_names
+from plbench.tracking.tracker import PACKAGES, numbers, settings
 from plbench.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("quick_records")
@@ -57,14 +62,14 @@ class Listener:
             assert self.error is not None
             raise self.error
 
-    def started(self, plan: RunPlan, folder: Path) -> None:
-        self._hear("started", plan.spec.key, folder)
+    def started(self, spec: RunSpec, folder: Path) -> None:
+        self._hear("started", spec.key, folder)
 
     def logged(self, step: int, values: Mapping[str, float]) -> None:
         self._hear("logged", step, dict(values))
 
-    def finished(self, record: Record) -> None:
-        self._hear("finished", record.key)
+    def finished(self, step: int, figures: Mapping[str, float]) -> None:
+        self._hear("finished", step, dict(figures))
 
     def failed(self, error: BaseException) -> None:
         self._hear("failed", type(error), str(error))
@@ -105,6 +110,16 @@ def tracked(workspace: Workspace, *names: str) -> Workspace:
     return dataclasses.replace(workspace, track=names)
 
 
+def follow(plan: RunPlan, folder: Path, workspace: Workspace) -> contextlib.AbstractContextManager[Tracking]:
+    """As a run does it."""
+    return following.follow(plan.spec, folder, workspace.trackers, workspace.dropped, workspace.reporter.line)
+
+
+def outcome_of(record: Record) -> tuple[int, dict[str, float]]:
+    """What trackers hear of a record: its steps and figures."""
+    return int(record.training["steps"]), figures(record)
+
+
 def lines(workspace: Workspace) -> list[str]:
     """What was said of trackers; a slow machine also says how far it is."""
     assert isinstance(workspace.reporter, Said)
@@ -118,7 +133,7 @@ class TestFollow:
         one, other = listen("mlflow"), listen("wandb")
         with follow(plan, tmp_path, tracked(workspace, "mlflow", "wandb")) as tracking:
             tracking.logged(3, {"loss": 2, "note": "text", "seconds": {"forward": 0.5}})
-            tracking.finished(record)
+            tracking.finished(*outcome_of(record))
             assert tracking.is_over
         assert (
             one.heard
@@ -126,7 +141,7 @@ class TestFollow:
             == [
                 ("started", plan.spec.key, tmp_path),
                 ("logged", 3, {"loss": 2.0, "seconds/forward": 0.5}),
-                ("finished", record.key),
+                ("finished", *outcome_of(record)),
             ]
         )
 
@@ -144,7 +159,7 @@ class TestFollow:
     ) -> None:
         listener = listen("mlflow")
         with pytest.raises(OSError), follow(plan, tmp_path, tracked(workspace, "mlflow")) as tracking:
-            tracking.finished(record)
+            tracking.finished(*outcome_of(record))
             tracking.logged(9, {"loss": 1})
             raise OSError
         with follow(plan, tmp_path, tracked(workspace, "mlflow")) as tracking:
@@ -166,7 +181,7 @@ class TestFollow:
             other.logged(1, {"loss": 1})
             one.failed(TrainingError("no"))
             other.logged(2, {"loss": 1})
-            other.finished(record)
+            other.finished(*outcome_of(record))
         assert [listener.events for listener in made] == [
             ["started", "failed"],
             ["started", "logged", "logged", "finished"],
@@ -174,9 +189,9 @@ class TestFollow:
 
     def test_nothing_is_imported_without_it(self) -> None:
         code = (
-            "import sys; from plbench.tracking import follow; from types import SimpleNamespace as N\n"
-            "with follow(None, None, N(track=(), dropped=set(), reporter=N(line=print))) as tracking:\n"
-            "    tracking.logged(1, {'loss': 1}); tracking.finished(None)\n"
+            "import sys; from plbench.tracking.follow import follow\n"
+            "with follow(None, None, (), set(), print) as tracking:\n"
+            "    tracking.logged(1, {'loss': 1}); tracking.finished(1, {})\n"
             "print([n for n in sys.modules if n.split('.')[0] in ('torch', 'tensorboard', 'mlflow', 'wandb')"
             " or n == 'plbench.tracking.services'])"
         )
@@ -207,7 +222,7 @@ class TestRuns:
         plan = plan_run(request, workspace)
         record = runner.run(plan, tracked(workspace, "mlflow"))
         assert listener.heard[0] == ("started", plan.spec.key, workspace.store.run_folder(plan.spec.key))
-        assert listener.heard[-1] == ("finished", plan.spec.key)
+        assert listener.heard[-1] == ("finished", *outcome_of(record))
         told = [(step, values) for event, *rest in listener.heard if event == "logged" for step, values in [rest]]
         losses = [(step, values["loss"]) for step, values in told if "loss" in values]
         assert [step for step, _ in losses] == [3, 6]
@@ -225,7 +240,8 @@ class TestRuns:
         assert {listener.heard[0][1] for listener in made} == {plan.spec.key for plan in plans}
         for listener in made:
             assert listener.events == ["started", *["logged"] * plans[0].spec.plan.epochs, "finished"]
-            assert listener.heard[-1] == ("finished", listener.heard[0][1])
+            record = read_record(workspace.store.run_folder(listener.heard[0][1]))
+            assert listener.heard[-1] == ("finished", *outcome_of(record))
 
     def test_one_that_fails(
         self, workspace: Workspace, listen: Callable[..., Listener], monkeypatch: pytest.MonkeyPatch
@@ -261,7 +277,7 @@ class TestFailures:
         with follow(plan, tmp_path, both) as tracking:
             tracking.logged(1, {"loss": 1})
             tracking.logged(2, {"loss": 1})
-            tracking.finished(record)
+            tracking.finished(*outcome_of(record))
         assert sound.events == ["started", "logged", "logged", "finished"]
         expected = {"started": 1, "logged": 2, "finished": 4}[event]
         assert broken.events == ["started", "logged", "logged", "finished"][:expected]
@@ -269,7 +285,7 @@ class TestFailures:
         assert warning.startswith("Tracking by mlflow is off") and type(error).__name__ in warning
         assert "\n" not in warning and len(warning) < 250
         with follow(plan, tmp_path, both) as tracking:  # a later run does not ask it again
-            tracking.finished(record)
+            tracking.finished(*outcome_of(record))
         assert sound.events[4:] == ["started", "finished"] and len(lines(workspace)) == before + 1
         assert broken.events.count("started") == 1
 
@@ -306,7 +322,7 @@ class TestFailures:
     ) -> None:
         monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # its import fails
         with follow(plan, tmp_path, tracked(workspace, "tensorboard")) as tracking:
-            tracking.finished(record)
+            tracking.finished(*outcome_of(record))
         assert "Tracking by tensorboard is off from here on: ModuleNotFoundError" in lines(workspace)[-1]
 
 
@@ -331,7 +347,7 @@ class TestNames:
 
 class TestContent:
     def test_settings_are_flat_and_complete(self, plan: RunPlan) -> None:
-        found = settings(plan)
+        found = settings(plan.spec)
         assert found["key"] == plan.spec.key and found["plan.lr"] == plan.spec.plan.lr
         assert found["protocol.name"] == "tiny-fpc8/v1" and found["model.mean"] == str(list(plan.spec.model.mean))
         assert all(isinstance(value, (bool, int, float, str)) for value in found.values())
@@ -357,7 +373,7 @@ def interrupted_then_whole(plan: RunPlan, record: Record, folder: Path, workspac
     with follow(plan, folder, workspace) as tracking:
         tracking.logged(6, {"loss": 0.5, "lr": 0.1})
         tracking.logged(9, {"loss": 0.25, "lr": 0.0})
-        tracking.finished(record)
+        tracking.finished(*outcome_of(record))
     assert lines(workspace) == []
 
 
@@ -372,7 +388,7 @@ class TestTensorBoard:
         with follow(plan, tmp_path, tracked(workspace, "tensorboard")) as tracking:
             for step in (3, 6, 9, 12):
                 tracking.logged(step, {"loss": 1 / step, "lr": 0.5})
-            tracking.finished(record)
+            tracking.finished(*outcome_of(record))
         events = EventAccumulator(str(tmp_path / "tensorboard"))
         events.Reload()
         assert [(event.step, event.value) for event in events.Scalars("loss")] == [
@@ -438,7 +454,7 @@ class TestMLflow:
             other.logged(1, {"loss": 2})
             one.logged(1, {"loss": 1})
             one.failed(TrainingError("the loss is nan"))
-            other.finished(record)
+            other.finished(*outcome_of(record))
         experiment = client.get_experiment_by_name("plbench").experiment_id
         runs = {run.info.status: run.data for run in client.search_runs([experiment])}
         assert runs["FAILED"].metrics == {"loss": 1.0} and "nan" in runs["FAILED"].tags["plbench.error"]
@@ -451,7 +467,7 @@ class TestMLflow:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"nonsense://{tmp_path}")
         with follow(plan, tmp_path, tracked(workspace, "mlflow")) as tracking:
             tracking.logged(1, {"loss": 1})
-            tracking.finished(record)
+            tracking.finished(*outcome_of(record))
         (line,) = lines(workspace)
         assert line.startswith("Tracking by mlflow is off from here on: ")
 
@@ -470,7 +486,7 @@ class TestWandB:
             other.logged(1, {"loss": 2})
             one.logged(1, {"loss": 1})
             one.failed(TrainingError("the loss is nan"))
-            other.finished(record)
+            other.finished(*outcome_of(record))
         interrupted_then_whole(plan, record, tmp_path / "c", both)
         (one_run,) = (history_of(folder) for folder in (tmp_path / "a").glob("wandb/offline-run-*"))
         (other_run,) = (history_of(folder) for folder in (tmp_path / "b").glob("wandb/offline-run-*"))

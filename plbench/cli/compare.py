@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plbench.cli.setting import DryRun, Setting, with_setting, workspace_for
+from plbench.cli.setting import DryRun, Setting, estimating_without_weights, with_setting, workspace_for
 from plbench.cli.terms import RUNS, Dataset, SelectionOption, emit
 from plbench.errors import PlbenchError
 
@@ -73,7 +73,8 @@ def compare(
     workspace, as_json, names = workspace_for(setting), setting["as_json"], methods or [lineup.ALL]
     request = options.request_from_options({**setting, "method": "", "dataset": dataset, "selection": selection})
     entrants, broken = lineup.choose_entrants(names, workspace.registry)
-    contest = lineup.plan_contest(request, entrants, seeds, workspace, left_out=broken, num_trials=tune)
+    with estimating_without_weights(workspace):
+        contest = lineup.plan_contest(request, entrants, seeds, workspace, left_out=broken, num_trials=tune)
     for entry in contest.left_out:
         workspace.reporter.line(f"Left out: {entry.who}: {entry.why}")
     foreseen = lineup.foresee(contest, workspace)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plbench.cli.setting import DryRun, Setting, with_setting, workspace_among_others
+from plbench.cli.setting import DryRun, Setting, estimating_without_weights, with_setting, workspace_among_others
 from plbench.cli.terms import Dataset, Method, Param, SelectionOption, emit
 from plbench.errors import PlbenchError
 from plbench.training.interruption import Stopped
@@ -56,10 +56,11 @@ def _run(given: Setting, workspace: Workspace, *, config: Path | None, force: bo
     from plbench.planning import options
 
     world, as_json = workspace.world, given["as_json"]
-    if config is not None:
-        plan = options.plan_from_file(config, given, workspace)
-    else:
-        plan = options.plan_from_options(given, workspace)
+    with estimating_without_weights(workspace):
+        if config is not None:
+            plan = options.plan_from_file(config, given, workspace)
+        else:
+            plan = options.plan_from_options(given, workspace)
     if world.size > 1:
         world.check_same({name: str(value) for name, value in plan.spec.model_dump(mode="json").items()})
     if dry_run:

@@ -37,7 +37,7 @@ from plbench.cli.terms import (
     make_workspace,
 )
 from plbench.errors import PlbenchError
-from plbench.tracking import check_names
+from plbench.tracking.follow import check_names
 
 if TYPE_CHECKING:
     from plbench.distributed import World
@@ -169,6 +169,19 @@ def workspace_among_others(setting: Setting) -> Iterator[Workspace]:
         if world.size > 1:
             world.check_same({"plbench": __version__, "its source": source_sha256(), "torch": torch.__version__})
         yield workspace_for(setting, world)
+
+
+@contextlib.contextmanager
+def estimating_without_weights(workspace: Workspace) -> Iterator[None]:
+    """Where only the weights of a run are missing, say what it would take before the error: it may not be worth it."""
+    from plbench.forecast.estimate import forecast
+    from plbench.planning.resolve import MissingWeightsError
+
+    try:
+        yield
+    except MissingWeightsError as error:
+        workspace.reporter.line(forecast(error.plan, workspace).text)
+        raise
 
 
 def workspace_for(setting: Setting, world: World | None = None) -> Workspace:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from plbench.cli.setting import DryRun, Setting, with_setting, workspace_for
+from plbench.cli.setting import DryRun, Setting, estimating_without_weights, with_setting, workspace_for
 from plbench.cli.terms import RUNS, Dataset, Method, Param, RegimeOption, emit
 from plbench.errors import PlbenchError
 
@@ -64,7 +64,8 @@ def tune(
         ranges=parse_ranges(ranges or ()),
         fixed=frozenset(parse_assignments(param or ())),
     )
-    plan = options.plan_from_options(given, workspace, scores_test=False)
+    with estimating_without_weights(workspace):
+        plan = options.plan_from_options(given, workspace, scores_test=False)
     plan.material.check_validation()
     second = None if then is None else _second_plan(plan, given, then, workspace)
     if dry_run:

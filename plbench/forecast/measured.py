@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plbench.engine import FitState, fit, prepare_fit
 from plbench.features import BATCH_SIZE as FEATURE_BATCH_SIZE
 from plbench.forecast.made_up import MadeUp, made_up, stand_in
 from plbench.forecast.memory import Kept, Passing, resident_bytes
@@ -27,8 +26,10 @@ from plbench.models import Backbone, make_head
 from plbench.planning.resolve import RunPlan, make_task
 from plbench.randomness import seeded
 from plbench.training import hooks
+from plbench.training.engine import fit, prepare_fit
+from plbench.training.evaluation import EVAL_BATCH_SIZE
 from plbench.training.execution import Execution, evaluation_mode, widened
-from plbench.training.prediction import EVAL_BATCH_SIZE
+from plbench.training.state import FitState
 from plbench.workspace import Workspace
 
 _BUDGET_SECONDS = 8.0

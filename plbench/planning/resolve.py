@@ -85,6 +85,19 @@ class RunPlan:
     tuning: TuningReport | None = None
 
 
+class MissingWeightsError(PlbenchError):
+    """The weights of a backbone cannot be had here.
+
+    Attributes:
+        plan: the run as it would be, but for the hash of its weights: what it would take can be estimated from it.
+    """
+
+    def __init__(self, message: str, plan: RunPlan) -> None:
+        """Keep the plan."""
+        super().__init__(message)
+        self.plan = plan
+
+
 def plan_run(request: Request, workspace: Workspace, opened: Sequence[Material] = ()) -> RunPlan:
     """Checks a request against the data and completes it.
 
@@ -95,6 +108,7 @@ def plan_run(request: Request, workspace: Workspace, opened: Sequence[Material] 
 
     Raises:
         PlbenchError: if anything asked for does not exist or does not fit; nothing has been computed then.
+        MissingWeightsError: if only the weights are missing.
     """
     workspace.registry.method(request.method)  # a mistyped method is said before data is drawn
     dataset = _opened_dataset(request.dataset, workspace, opened)
@@ -128,15 +142,11 @@ def plan_run(request: Request, workspace: Workspace, opened: Sequence[Material] 
         workspace.reporter.line(f"Looking for the weights of {base.model.backbone}, here and on timm's hub")
     try:
         path = weights_path(base.model, workspace.weights_file)
-    except PlbenchError:
+    except PlbenchError as error:
         if base.model.weights != "pretrained":
             raise
-        # what the run would take is worth knowing before its weights are fetched
-        from plbench.forecast.estimate import forecast
-
         plan = complete(base, request.method_params, material, recipe, workspace.registry)
-        workspace.reporter.line(forecast(plan, workspace).text)
-        raise
+        raise MissingWeightsError(str(error), plan) from error
     weights = {"weights_sha256": file_sha256(path, workspace.store.cache) if path is not None else None}
     base = base.model_copy(update={"model": base.model.model_copy(update=weights)})
     return complete(base, request.method_params, material, recipe, workspace.registry)

@@ -12,7 +12,6 @@ from torch import nn
 
 from plbench import metrics
 from plbench.diagnostics import diagnose_training
-from plbench.engine import FitState
 from plbench.errors import PlbenchError
 from plbench.evaluation import summary
 from plbench.evaluation.stored import finished_record
@@ -26,9 +25,10 @@ from plbench.randomness import seeded
 from plbench.stacking.layers import layers_of
 from plbench.stacking.stacked import Head, fit_together
 from plbench.stacking.together import can_stack, groups, most_at_once
+from plbench.training.evaluation import collect_cells, predict_share
 from plbench.training.execution import Execution
 from plbench.training.inputs import FeatureInputs
-from plbench.training.prediction import collect_cells, predict_share
+from plbench.training.state import FitState
 from plbench.workspace import Workspace
 
 _STEPS = 6  # that are timed, after as many that are not

@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plbench.engine import FitState
 from plbench.errors import PluginError, TrainingError
 from plbench.labels import PartialLabels
 from plbench.method import Batch, Method, Progress
@@ -29,7 +28,8 @@ from plbench.training import hooks
 from plbench.training.dropout import Dropout
 from plbench.training.execution import Execution, widened
 from plbench.training.inputs import FeatureInputs
-from plbench.training.optimisation import FusedSteps, apply_gradients
+from plbench.training.optimizer import FusedSteps, apply_gradients
+from plbench.training.state import FitState
 
 BLOCK_BYTES = 64 << 20
 """Parameters of heads whose products are one, at most."""

@@ -15,16 +15,15 @@ from torch import nn
 
 from plbench import runner
 from plbench.console import Reporter
-from plbench.engine import FitState
 from plbench.errors import TrainingError
 from plbench.job import Job
 from plbench.planning.resolve import RunPlan
-from plbench.record import Record
+from plbench.record import Record, figures
 from plbench.stacking.layers import layers_of
 from plbench.stacking.stacked import Head, bytes_per_head, fit_together, is_stackable
-from plbench.tracking import follow
 from plbench.training.inputs import FeatureInputs
 from plbench.training.interruption import Stopped, listening
+from plbench.training.state import FitState
 from plbench.workspace import Workspace
 
 STACK_BYTES = 2 << 30
@@ -183,7 +182,7 @@ def _make(jobs: Sequence[Job], workspace: Workspace) -> dict[str, Record | Train
             runner.write_spec(job, folder)
             said.update(dict.fromkeys(job.resume(folder)))
             job.finish_epoch(folder)
-            job.tracking = kept.enter_context(follow(job.plan, folder, workspace))
+            job.tracking = kept.enter_context(job.followed(folder))
         for sentence in said:
             workspace.reporter.line(sentence)
         place = dict(zip((job.spec.key for job in jobs), folders, strict=True))
@@ -211,7 +210,7 @@ def _result(workspace: Workspace, num_others: int, job: Job, head: Head, folder:
     job.conclude()
     if head.error is None:
         record = runner.conclude(job, folder)
-        job.tracking.finished(record)
+        job.tracking.finished(job.state.step, figures(record))
         return record
     try:
         with runner.keeping_only_what_is_whole(job.plan, folder, workspace):

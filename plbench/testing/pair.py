@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from plbench.engine import FitState
 from plbench.errors import PlbenchError
 from plbench.method import Method
 from plbench.registry import import_plugin_file
 from plbench.testing.findings import NotApplicable
 from plbench.testing.small_data import Size
 from plbench.testing.small_job import SmallJob
+from plbench.training.state import FitState
 
 NUM_PROCESSES = 2
 _START_SECONDS, _ANSWER_SECONDS = 120.0, 60.0

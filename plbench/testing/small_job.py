@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from plbench.distributed import ALONE, World
-from plbench.engine import FitState, fit, prepare_fit
 from plbench.loading.transforms import TrainTransform, eval_transform
 from plbench.method import Batch, Method, Task
 from plbench.models import make_head
@@ -23,9 +22,11 @@ from plbench.registry import Registry
 from plbench.spec import MethodSpec, ModelSpec, Plan, Precision, Regime, RunSpec
 from plbench.testing.small_data import IMAGE_SIZE, NUM_FEATURES, SIZE, Size, SmallDataset
 from plbench.training import hooks
+from plbench.training.engine import fit, prepare_fit
+from plbench.training.evaluation import View, predict
 from plbench.training.execution import Execution
 from plbench.training.inputs import FeatureInputs, ImageInputs, Inputs
-from plbench.training.prediction import View, predict
+from plbench.training.state import FitState
 
 _MODEL = ModelSpec(backbone="small", weights="random", image_size=IMAGE_SIZE)
 
@@ -181,7 +182,7 @@ class SmallJob:
         return state
 
     def go_on(self, state: FitState, **options: Any) -> None:
-        """Trains to the end from where a state stands; options are those of `plbench.engine.fit`."""
+        """Trains to the end from where a state stands; options are those of `plbench.training.engine.fit`."""
         fit(state, self.inputs, self.plan, self.execution, seed=self.seed, **options)
 
     def view(self, state: FitState) -> View:

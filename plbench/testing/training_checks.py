@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
-from plbench.engine import FitState
 from plbench.method import Progress
 from plbench.testing.findings import Check, Mismatch, NotApplicable
 from plbench.testing.pair import Request, outcome, shared_pair
 from plbench.testing.small_data import SIZE, Size
 from plbench.testing.small_job import SmallJob, Subject
 from plbench.training import hooks
-from plbench.training.step import Wish
+from plbench.training.state import ControlRequest, FitState
 
 _LADDER = (Size(2, 2, 2, 1), Size(2, 6, 2, 1), Size(4, 6, 2, 1), Size(4, 6, 2, 2), Size(8, 6, 4, 2), Size(16, 6, 8, 2))
 """From the smallest job on: which of them is the first to fail?"""
@@ -109,7 +108,9 @@ def check_resume(subject: Subject) -> None:
             saved.append((state.step, _bytes({**state.state_dict(), "generators": state.generators})))
 
         state = job.state()
-        job.go_on(state, after_epoch=keep, wish=lambda: Wish(save=True), grant=lambda wish: keep(state))
+        job.go_on(
+            state, after_epoch=keep, requested=lambda: ControlRequest(save=True), handle=lambda request: keep(state)
+        )
         for step, content in saved:
             resumed = job.state()
             _put_back(resumed, torch.load(io.BytesIO(content), weights_only=True))

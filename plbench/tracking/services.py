@@ -1,4 +1,4 @@
-"""TensorBoard, MLflow and Weights & Biases behind `plbench.tracking.Tracker`.
+"""TensorBoard, MLflow and Weights & Biases behind `plbench.tracking.tracker.Tracker`.
 
 Each imports its own package when it starts. Where they write and to which server is settled by their own environment
 variables, as their manuals say. A run that is interrupted goes on in the same tracked run: its identity is noted in the
@@ -11,14 +11,11 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from plbench.files import write_text
-from plbench.tracking import Tracker, figures, settings
-
-if TYPE_CHECKING:
-    from plbench.planning.resolve import RunPlan
-    from plbench.record import Record
+from plbench.spec import RunSpec
+from plbench.tracking.tracker import Tracker, settings
 
 PROJECT = "plbench"
 """Of W&B, and experiment of MLflow, where their environment names no other."""
@@ -29,11 +26,11 @@ _MOST_PARAMS = 100  # that MLflow takes in one call
 class TensorBoard:
     """Scalars, the spec as text and the values for the table of hyper-parameters, in the run's folder `tensorboard`."""
 
-    def started(self, plan: RunPlan, folder: Path) -> None:
+    def started(self, spec: RunSpec, folder: Path) -> None:
         """Opens an event file; that of an interrupted run stays beside it, and TensorBoard reads both."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self._settings = settings(plan)
+        self._settings = settings(spec)
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
         rows = "\n".join(f"| {name} | {value} |" for name, value in self._settings.items())
         self._writer.add_text("spec", f"| setting | value |\n|---|---|\n{rows}", 0)
@@ -44,13 +41,12 @@ class TensorBoard:
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
-    def finished(self, record: Record) -> None:
+    def finished(self, step: int, figures: Mapping[str, float]) -> None:
         """Writes the figures."""
         from torch.utils.tensorboard.summary import hparams
 
-        found = figures(record)
-        self.logged(int(record.training.get("steps", 0)), found)
-        for summary in hparams(dict(self._settings), found):
+        self.logged(step, figures)
+        for summary in hparams(dict(self._settings), dict(figures)):
             self._writer.file_writer.add_summary(summary)
         self._writer.close()
 
@@ -66,7 +62,7 @@ class MLflow:
     By `MlflowClient`: MLflow's active run would be one for the whole process.
     """
 
-    def started(self, plan: RunPlan, folder: Path) -> None:
+    def started(self, spec: RunSpec, folder: Path) -> None:
         """Creates the run, or goes on with that of an interruption."""
         from mlflow import MlflowClient
         from mlflow.entities import Param
@@ -77,11 +73,11 @@ class MLflow:
             self._run = note.read_text()
             self._client.update_run(self._run, status="RUNNING")
             return
-        tags = {f"plbench.{name}": value for name, value in _tags(plan).items()}
-        run = self._client.create_run(self._experiment(), run_name=_title(plan), tags=tags)
+        tags = {f"plbench.{name}": value for name, value in _tags(spec).items()}
+        run = self._client.create_run(self._experiment(), run_name=_title(spec), tags=tags)
         self._run = str(run.info.run_id)
         write_text(note, self._run)
-        params = [Param(name, str(value)) for name, value in settings(plan).items()]
+        params = [Param(name, str(value)) for name, value in settings(spec).items()]
         for start in range(0, len(params), _MOST_PARAMS):
             self._client.log_batch(self._run, params=params[start : start + _MOST_PARAMS])
 
@@ -107,9 +103,9 @@ class MLflow:
         now = int(time.time() * 1000)
         self._client.log_batch(self._run, [Metric(name, value, now, step) for name, value in values.items()])
 
-    def finished(self, record: Record) -> None:
+    def finished(self, step: int, figures: Mapping[str, float]) -> None:
         """Logs the figures and ends the run."""
-        self.logged(int(record.training.get("steps", 0)), figures(record))
+        self.logged(step, figures)
         self._client.set_terminated(self._run, "FINISHED")
 
     def failed(self, error: BaseException) -> None:
@@ -121,7 +117,7 @@ class MLflow:
 class WandB:
     """A run in the project that W&B's environment names: its config, a history by step, and the figures as summary."""
 
-    def started(self, plan: RunPlan, folder: Path) -> None:
+    def started(self, spec: RunSpec, folder: Path) -> None:
         """Starts the run, or goes on with that of an interruption; its files lie in the run's folder `wandb`."""
         import wandb
 
@@ -132,12 +128,12 @@ class WandB:
             folder.mkdir(parents=True, exist_ok=True)
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
-            name=_title(plan),
+            name=_title(spec),
             id=note.read_text() if goes_on else None,
             resume="allow" if goes_on else None,
             dir=where or str(folder),
-            tags=[f"{name}:{value}"[:64] for name, value in _tags(plan).items()],
-            config={"key": plan.spec.key, **plan.spec.model_dump(mode="json", exclude_none=True)},
+            tags=[f"{name}:{value}"[:64] for name, value in _tags(spec).items()],
+            config={"key": spec.key, **spec.model_dump(mode="json", exclude_none=True)},
             reinit="create_new",  # several runs may train in one pass
             settings=wandb.Settings(console="off", silent=True),  # our output is no part of it, nor its of ours
         )
@@ -148,9 +144,9 @@ class WandB:
         """Logs one row of the history."""
         self._run.log({"step": step, **values})
 
-    def finished(self, record: Record) -> None:
+    def finished(self, step: int, figures: Mapping[str, float]) -> None:
         """Puts the figures into the summary and ends the run."""
-        self._run.summary.update(figures(record))
+        self._run.summary.update(figures)
         self._run.finish(exit_code=0)
 
     def failed(self, error: BaseException) -> None:
@@ -160,16 +156,15 @@ class WandB:
 
 
 KINDS: dict[str, Callable[[], Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
-"""By the name that `--track` takes: the same as in `plbench.tracking.PACKAGES`."""
+"""By the name that `--track` takes: the same as in `plbench.tracking.tracker.PACKAGES`."""
 
 
-def _title(plan: RunPlan) -> str:
-    return f"{plan.spec.method.name} {plan.spec.protocol.name} seed {plan.spec.seed} {plan.spec.key[:8]}"
+def _title(spec: RunSpec) -> str:
+    return f"{spec.method.name} {spec.protocol.name} seed {spec.seed} {spec.key[:8]}"
 
 
-def _tags(plan: RunPlan) -> dict[str, str]:
+def _tags(spec: RunSpec) -> dict[str, str]:
     """What a list of runs is searched by."""
-    spec = plan.spec
     tags = {"key": spec.key, "protocol": spec.protocol.name, "method": spec.method.name, "regime": spec.regime}
     return {**tags, "seed": str(spec.seed), "part": spec.train_part}
 

@@ -1,1 +1,1 @@
-"""What `plbench.engine` trains with: inputs, one step, and all that surrounds the step."""
+"""The training loop, one step, and all that surrounds the step."""

@@ -7,7 +7,6 @@ when a log or a checkpoint wants them.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from plbench.distributed import World
-from plbench.errors import TrainingError
 from plbench.method import Batch, Loss, Method, Progress
 from plbench.spec import Plan
 from plbench.training import hooks
 from plbench.training.clock import Clock
 from plbench.training.dropout import Dropout
 from plbench.training.execution import Execution, widened
-from plbench.training.optimisation import scaled_gradients, update
+from plbench.training.optimizer import scaled_gradients, update
+from plbench.training.state import ControlRequest, FitState, Tally
 
 LARGE_LOGITS_BYTES = 16 << 20
 """Logits that in float32 are of this size or more have their loss computed in blocks of rows."""
@@ -50,60 +49,6 @@ class Network(nn.Module):
             return self._method.forward(self.model, batch, progress)
 
 
-@dataclass
-class Wish:
-    """What a process would like to do before the next step."""
-
-    save: bool = False
-    stop: bool = False
-
-
-class Tally:
-    """What steps have come to, on the device: the loss of an epoch, the first bad step, and what processes wish."""
-
-    def __init__(self, device: torch.device) -> None:
-        """Nothing has happened."""
-        self._dtype = torch.float32 if device.type == "mps" else torch.float64  # which knows no wider type
-        self.loss_sum = torch.zeros((), dtype=self._dtype, device=device)
-        self._bad_step = torch.full((), -1, dtype=torch.int64, device=device)
-        self._bad_loss = torch.zeros((), dtype=self._dtype, device=device)
-        self._wishes = torch.zeros(2, dtype=self._dtype, device=device)
-
-    def vector(self, total: Tensor, weight: Tensor | float, wish: Wish) -> Tensor:
-        """Total, weight and wishes of this process, to be summed over all."""
-        return torch.stack([self._on_device(value) for value in (total, weight, wish.save, wish.stop)])
-
-    def _on_device(self, value: Tensor | float) -> Tensor:
-        if isinstance(value, Tensor):
-            return value.to(self.loss_sum, non_blocking=True)
-        return torch.full_like(self.loss_sum, value)  # a copy from the host would wait for the device
-
-    def note(self, sums: Tensor, is_sound: Tensor, step: int) -> None:
-        """Takes one step in."""
-        total, weight = sums[0], sums[1]
-        self.loss_sum += torch.where(weight > 0, total / weight, 0.0)
-        first = ~is_sound & (self._bad_step < 0)
-        self._bad_step = torch.where(first, step, self._bad_step)
-        self._bad_loss = torch.where(first, total, self._bad_loss)
-        self._wishes += sums[2:]
-
-    def read(self, name: str, steps_per_epoch: int) -> Wish:
-        """What processes wished since the last look; waits for the device.
-
-        Raises:
-            TrainingError: if a step was not finite.
-        """
-        bad_step = int(self._bad_step)
-        if bad_step >= 0:
-            loss, place = float(self._bad_loss), f"at step {bad_step} (epoch {bad_step // steps_per_epoch + 1})"
-            if math.isfinite(loss):
-                raise TrainingError(f"the gradient of method {name!r} is not finite {place}, though its loss is")
-            raise TrainingError(f"the loss of method {name!r} is {loss} {place}")
-        save, stop = self._wishes.tolist()
-        self._wishes.zero_()
-        return Wish(save > 0, stop > 0)
-
-
 @dataclass(frozen=True)
 class Stepper:
     """What every step of a training has in common.
@@ -123,21 +68,21 @@ class Stepper:
     clock: Clock
     dropout: Dropout
 
-    def take(self, state: Any, batch: Batch, num_images: int, progress: Progress, wish: Wish) -> None:
+    def take(self, state: FitState, batch: Batch, num_images: int, progress: Progress, request: ControlRequest) -> None:
         """One optimiser step.
 
         Args:
-            state: the `FitState` that moves.
+            state: that moves.
             batch: this process's share of the global batch, on the device; stand-ins where it has none.
             num_images: of the global batch.
             progress: where the training stands.
-            wish: of this process.
+            request: of this process.
         """
         state.model.train()
         state.optimizer.zero_grad(set_to_none=True)
         shares = self.execution.world.shares(num_images)
         total, weight = self._gradients(state.scaler, batch, shares, progress)
-        sums = self.tally.vector(total, weight, wish)
+        sums = self.tally.vector(total, weight, request)
         self.execution.world.sum_(sums)
         if self._update(state, sums, num_images, progress):
             state.schedule.step()
@@ -223,7 +168,7 @@ class Stepper:
             return contextlib.nullcontext()
         return self.network.no_sync()
 
-    def _update(self, state: Any, sums: Tensor, num_images: int, progress: Progress) -> bool:
+    def _update(self, state: FitState, sums: Tensor, num_images: int, progress: Progress) -> bool:
         """The optimiser's step and the average's, unless something is not finite or there was nothing to learn.
 
         Returns:

@@ -18,7 +18,6 @@ from torch import nn
 from plbench import runner
 from plbench.api import ModelSpec, PartialLabels, Plan, Task
 from plbench.console import Reporter
-from plbench.engine import prepare_fit
 from plbench.job import Job
 from plbench.metrics import evaluate_cells
 from plbench.models import make_head
@@ -27,6 +26,7 @@ from plbench.randomness import seeded
 from plbench.registry import Registry
 from plbench.stacking.stacked import Head, fit_together
 from plbench.store import Store
+from plbench.training.engine import prepare_fit
 from plbench.training.execution import Execution
 from plbench.training.inputs import FeatureInputs
 from plbench.tuning import trials

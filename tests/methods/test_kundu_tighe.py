@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from plbench.api import Batch, Method, PartialLabels, Plan, PlbenchError, Progress, Task
-from plbench.engine import fit, prepare_fit
 from plbench.methods.kundu_tighe import KunduTighe, label_distances, neighbour_distances
 from plbench.planning.resolve import validate_params
 from plbench.registry import Registry
+from plbench.training.engine import fit, prepare_fit
+from plbench.training.evaluation import View
 from plbench.training.execution import Execution
 from plbench.training.inputs import FeatureInputs
-from plbench.training.prediction import View
 
 NUM_ROWS, NUM_CLASSES, NUM_FEATURES = 15, 5, 3
 START = Progress(0, 40, 0, 10)

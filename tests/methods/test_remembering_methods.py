@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from plbench.api import Batch, Method, PartialLabels, Plan, PlbenchError, Progress, Task
-from plbench.engine import FitState, fit, prepare_fit
 from plbench.planning.resolve import validate_params
 from plbench.randomness import seeded
 from plbench.registry import Registry
+from plbench.training.engine import fit, prepare_fit
 from plbench.training.execution import Execution
 from plbench.training.inputs import FeatureInputs
+from plbench.training.state import FitState
 
 NUM_ROWS, NUM_FEATURES, NUM_CLASSES, EPOCHS = 48, 8, 5, 6
 PLAN = Plan(epochs=EPOCHS, batch_size=16, lr=2e-2, weight_decay=0.1, ema_horizon=0.2)

@@ -22,7 +22,6 @@ from plbench.api import (
     Task,
     stacked_value,
 )
-from plbench.engine import FitState, fit, prepare_fit
 from plbench.errors import PlbenchError, PluginError, TrainingError
 from plbench.models import make_head
 from plbench.planning.resolve import validate_params
@@ -30,8 +29,10 @@ from plbench.randomness import seeded
 from plbench.registry import Registry
 from plbench.stacking import stacked
 from plbench.stacking.stacked import Head, bytes_per_head, fit_together, is_stackable
+from plbench.training.engine import fit, prepare_fit
 from plbench.training.execution import Execution
 from plbench.training.inputs import FeatureInputs
+from plbench.training.state import FitState
 
 CPU = Execution(torch.device("cpu"), "float32")
 NUM_ROWS, NUM_FEATURES, NUM_CLASSES = 72, 20, 6

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from plbench import job, runner
 from plbench.api import Batch, Loss, Method, PartialLabels, Plan, Progress, Task
-from plbench.engine import FitState, fit, prepare_fit
 from plbench.errors import PlbenchError, TrainingError
 from plbench.losses import partial_asymmetric_loss, selective_weight
 from plbench.planning.resolve import Request, plan_run
@@ -24,8 +23,10 @@ from plbench.record import PHASES
 from plbench.training import profiling, step
 from plbench.training.clock import Clock
 from plbench.training.dropout import Dropout
+from plbench.training.engine import fit, prepare_fit
 from plbench.training.execution import Execution
 from plbench.training.inputs import FeatureInputs
+from plbench.training.state import FitState
 from plbench.workspace import Workspace
 
 CPU = Execution(torch.device("cpu"), "float32")

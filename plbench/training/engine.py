@@ -6,11 +6,9 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from plbench.errors import PlbenchError
 from plbench.method import Method, Progress
@@ -19,100 +17,12 @@ from plbench.spec import Plan
 from plbench.training import hooks
 from plbench.training.clock import Clock
 from plbench.training.dropout import Dropout
+from plbench.training.evaluation import View
 from plbench.training.execution import Execution
 from plbench.training.inputs import Inputs
-from plbench.training.optimisation import make_average, make_optimizer
-from plbench.training.prediction import View
-from plbench.training.step import READ_EVERY, Network, Stepper, Tally, Wish
-
-
-@dataclass
-class FitState:
-    """All that changes while a model trains.
-
-    Attributes:
-        epoch, step: that are done. batch: those of the epoch that has begun.
-        tally: the loss so far in that epoch, and what went wrong.
-        seconds: that the epoch has taken so far.
-        clock: where the time went, from the first step on.
-        images_trained: that went through the model forward and back, each view of one on its own.
-        images_viewed: that a method looked at between the epochs, forward alone.
-    """
-
-    model: nn.Module
-    ema: Any  # timm's ModelEmaV3, or None
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.OneCycleLR
-    scaler: torch.amp.GradScaler
-    method: Method
-    tally: Tally
-    clock: Clock
-    epoch: int = 0
-    step: int = 0
-    batch: int = 0
-    seconds: float = 0.0
-    images_trained: int = 0
-    images_viewed: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    generators: list[dict[str, Any]] | None = None  # of each process, where a checkpoint was made inside an epoch
-
-    def averaged(self, weights: Literal["ema", "raw"] = "ema") -> nn.Module:
-        """The model with averaged weights where there are any, or with the last ones."""
-        return self.ema.module if weights == "ema" and self.ema is not None else self.model
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values from which the training can go on, but for the states of generators."""
-        return {
-            **self.weights(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": _plain(self.schedule.state_dict()),
-            "scaler": self.scaler.state_dict(),
-            "method": self.method.state_dict(),
-            "marked": self.method.marked.total(),
-            "generator": self.method.task.generator.get_state(),
-            "epoch": self.epoch,
-            "step": self.step,
-            "batch": self.batch,
-            "loss_sum": float(self.tally.loss_sum),
-            "seconds": self.seconds,
-            "images_trained": self.images_trained,
-            "images_viewed": self.images_viewed,
-            "clock": self.clock.state_dict(),
-            "history": self.history,
-        }
-
-    def weights(self) -> dict[str, Any]:
-        """Raw and averaged weights alone: what a finished run keeps."""
-        ema = None if self.ema is None else own_copy(self.ema.module)
-        return {"model": own_copy(self.model), "ema": ema}
-
-    def load_weights(self, saved: dict[str, Any]) -> None:
-        """Restores what `weights` gave."""
-        self.model.load_state_dict(saved["model"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(saved["ema"])
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave."""
-        self.load_weights(state)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
-        with hooks.calling(self.method, "load_state_dict"):
-            self.method.load_state_dict(state["method"])
-        self.method.marked.restart(state["marked"])
-        self.method.task.generator.set_state(state["generator"])
-        self.tally.loss_sum.fill_(state["loss_sum"])
-        self.clock.load_state_dict(state["clock"])
-        for name in ("epoch", "step", "batch", "seconds", "history"):
-            setattr(self, name, state[name])
-        for name in ("images_trained", "images_viewed"):  # checkpoints of older versions have none
-            setattr(self, name, state.get(name, 0))
-
-
-def own_copy(model: nn.Module) -> dict[str, Tensor]:
-    """A model's tensors in memory of their own: a stacked head's are slices, with which all heads would be saved."""
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+from plbench.training.optimizer import make_average, make_optimizer
+from plbench.training.state import ControlRequest, FitState, Tally
+from plbench.training.step import READ_EVERY, Network, Stepper
 
 
 def prepare_fit(model: nn.Module, method: Method, plan: Plan, steps_per_epoch: int, execution: Execution) -> FitState:
@@ -148,8 +58,8 @@ def fit(
     stop_after: int | None = None,
     after_epoch: Callable[[FitState], None] = lambda state: None,
     report: Callable[[int, int], None] = lambda done, total: None,
-    wish: Callable[[], Wish] = Wish,
-    grant: Callable[[Wish], None] = lambda wish: None,
+    requested: Callable[[], ControlRequest] = ControlRequest,
+    handle: Callable[[ControlRequest], None] = lambda request: None,
     after_step: Callable[[], None] = lambda: None,
 ) -> None:
     """Trains until the plan's last epoch, or `stop_after` epochs of it, from wherever `state` stands.
@@ -157,9 +67,9 @@ def fit(
     Args:
         after_epoch: called at the end of each epoch, when `state` is complete: to save, to evaluate.
         report: called with steps done and steps in all.
-        wish: asked before each step what this process would like: to save, to stop.
-        grant: told between two steps what any process wished, in all of them alike; `state` is complete then, and
-            its `generators` are those of this moment.
+        requested: asked before each step whether this process wants to save or to stop.
+        handle: called between two steps with what any process requested, the same in all of them; `state` is
+            complete then, and its `generators` are those of this moment.
         after_step: called after each step, as a profiler wants it.
 
     Raises:
@@ -181,11 +91,11 @@ def fit(
             with hooks.calling(state.method, "epoch_start"):
                 state.method.epoch_start(view, opening)
         with _chance(state, seed, execution), dropout.installed():
-            for progress, wished in _steps(stepper, state, inputs, opening, wish):  # noqa: B007  # the last one counts
+            for progress, request in _steps(stepper, state, inputs, opening, requested):  # noqa: B007  # the last one counts
                 report(state.step, last_epoch * steps_per_epoch)
                 after_step()
                 if not execution.reads_late or state.batch % READ_EVERY == 0:
-                    _grant(state, wished, steps_per_epoch, start, execution, grant)
+                    _handle(state, request, steps_per_epoch, start, execution, handle)
         state.tally.read(state.method.name, steps_per_epoch)
         with hooks.calling(state.method, "epoch_end"):
             state.method.epoch_end(view, progress)
@@ -202,21 +112,21 @@ def _stepper(state: FitState, plan: Plan, execution: Execution, dropout: Dropout
 
 
 def _steps(
-    stepper: Stepper, state: FitState, inputs: Inputs, progress: Progress, wish: Callable[[], Wish]
-) -> Iterator[tuple[Progress, Wish]]:
-    """Takes the steps that are left of an epoch; gives after each where it stood and what was wished before it."""
+    stepper: Stepper, state: FitState, inputs: Inputs, progress: Progress, requested: Callable[[], ControlRequest]
+) -> Iterator[tuple[Progress, ControlRequest]]:
+    """Takes the steps that are left of an epoch; gives after each where it stood and what was requested before it."""
     execution, batch_size = stepper.execution, stepper.plan.batch_size
     state.clock.start_step()
     for batch in inputs.shuffled(batch_size, state.epoch, state.batch, execution.world):
-        wished = wish()
+        request = requested()
         progress = Progress(state.step, progress.num_steps, state.epoch, progress.num_epochs)
         moved = execution.move(batch)
         num_images = min(batch_size, len(inputs) - state.batch * batch_size)
         state.images_trained += num_images * max(1, len(batch.views))
         state.clock.lap("data")
-        stepper.take(state, moved, num_images, progress, wished)
+        stepper.take(state, moved, num_images, progress, request)
         state.batch += 1
-        yield progress, wished
+        yield progress, request
         state.clock.start_step()
 
 
@@ -236,22 +146,22 @@ def _close_epoch(state: FitState, steps_per_epoch: int, start: float) -> None:
     state.tally.loss_sum.zero_()
 
 
-def _grant(
+def _handle(
     state: FitState,
-    wished: Wish,
+    request: ControlRequest,
     steps_per_epoch: int,
     start: float,
     execution: Execution,
-    grant: Callable[[Wish], None],
+    handle: Callable[[ControlRequest], None],
 ) -> None:
-    """Looks at what the last steps came to and gives what was wished, unless the epoch ends here anyway."""
-    granted = state.tally.read(state.method.name, steps_per_epoch)
+    """Check what the last steps came to and handle what was requested, unless the epoch ends here anyway."""
+    together = state.tally.read(state.method.name, steps_per_epoch)
     if execution.world.size == 1:
-        granted = wished
-    if (granted.save or granted.stop) and state.batch < steps_per_epoch:
+        together = request
+    if (together.save or together.stop) and state.batch < steps_per_epoch:
         state.seconds = time.perf_counter() - start
         state.generators = execution.world.gather_objects(state_of_generators(execution.device))
-        grant(granted)
+        handle(together)
 
 
 @contextmanager
@@ -266,11 +176,6 @@ def _chance(state: FitState, seed: int, execution: Execution) -> Iterator[None]:
         if state.batch and saved is not None and len(saved) == execution.world.size:
             put_generators_back(saved[execution.world.rank], execution.device)
         yield
-
-
-def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """A schedule's state without the functions that torch keeps in it, which a safe loader refuses."""
-    return {name: value for name, value in state.items() if not callable(value)}
 
 
 def _with_common_statistics(model: nn.Module) -> nn.Module:

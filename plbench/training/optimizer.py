@@ -12,6 +12,7 @@ from plbench.errors import PlbenchError
 from plbench.method import Method
 from plbench.spec import Plan
 from plbench.training import hooks
+from plbench.training.state import FitState
 
 
 def make_optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.optim.Optimizer, list[float]]:
@@ -52,11 +53,11 @@ def make_average(model: nn.Module, plan: Plan, num_steps: int) -> Any:
     return ModelEmaV3(model, decay=min(plan.ema_decay, 1 - 1 / horizon), use_warmup=True)
 
 
-def scaled_gradients(state: Any, plan: Plan, rescale: float | Tensor) -> Tensor:
+def scaled_gradients(state: FitState, plan: Plan, rescale: float | Tensor) -> Tensor:
     """Rescales gradients once, from per-image to per-weight, and clips them.
 
     Args:
-        state: the `FitState` that moves. rescale: a factor, on the host or on the device.
+        rescale: a factor, on the host or on the device.
 
     Returns:
         Whether they are finite, a bool on their device. Of float16 it is the loss scaler that looks, and mends.
@@ -75,11 +76,10 @@ def scaled_gradients(state: Any, plan: Plan, rescale: float | Tensor) -> Tensor:
     return torch.ones_like(norm, dtype=torch.bool) if state.scaler.is_enabled() else torch.isfinite(norm)
 
 
-def update(state: Any, allowed: Tensor | None = None) -> None:
+def update(state: FitState, allowed: Tensor | None = None) -> None:
     """The optimiser's step along gradients that are scaled.
 
     Args:
-        state: the `FitState` that moves.
         allowed: a bool on the device that suppresses the step where it is False; None where the host knows that it
             may be taken.
     """
@@ -87,15 +87,15 @@ def update(state: Any, allowed: Tensor | None = None) -> None:
     if allowed is None or state.scaler.is_enabled():
         state.scaler.step(optimizer)
         state.scaler.update()
-    elif getattr(optimizer, "_step_supports_amp_scaling", False):  # fused ones: they look at the flag on the device
-        optimizer.found_inf = (~allowed).to(torch.float32)
+    elif getattr(optimizer, "_step_supports_amp_scaling", False):  # fused: it looks at `found_inf` on the device
+        optimizer.found_inf = (~allowed).to(torch.float32)  # type: ignore[attr-defined]
         optimizer.step()
-        del optimizer.found_inf
+        del optimizer.found_inf  # type: ignore[attr-defined]
     elif allowed:
         optimizer.step()
 
 
-def apply_gradients(state: Any, plan: Plan, rescale: float) -> None:
+def apply_gradients(state: FitState, plan: Plan, rescale: float) -> None:
     """Steps along the gradients, rescaled once from per-image to per-weight, whatever they are."""
     gradients = [p.grad for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
     if rescale != 1.0:

@@ -14,14 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plbench.api import Batch, Loss, Method, PartialLabels, Plan, PlbenchError, Progress, Task, TrainView
-from plbench.engine import FitState, fit, prepare_fit
 from plbench.errors import TrainingError
 from plbench.randomness import derive_seed, generator, seeded
-from plbench.training import prediction
+from plbench.training import evaluation
+from plbench.training.engine import fit, prepare_fit
+from plbench.training.evaluation import View, collect_cells, predict
 from plbench.training.execution import Execution, widened
 from plbench.training.inputs import FeatureInputs
-from plbench.training.optimisation import make_optimizer
-from plbench.training.prediction import View, collect_cells, predict
+from plbench.training.optimizer import make_optimizer
+from plbench.training.state import FitState
 
 CPU = Execution(torch.device("cpu"), "float32")
 NUM_ROWS, NUM_FEATURES, NUM_CLASSES = 48, 20, 5
@@ -323,13 +324,13 @@ class TestEvaluation:
         model = nn.Sequential(a_model(dropout=0.5), nn.BatchNorm1d(NUM_CLASSES))
         state = train(build(Known), model, some_inputs())
         whole = scores_of(state, some_inputs())
-        monkeypatch.setattr(prediction, "EVAL_BATCH_SIZE", size)
+        monkeypatch.setattr(evaluation, "EVAL_BATCH_SIZE", size)
         torch.testing.assert_close(scores_of(state, some_inputs()), whole, rtol=1e-5, atol=1e-7)
 
     def test_every_row_comes_once_and_in_order(
         self, build: Callable[..., Method], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(prediction, "EVAL_BATCH_SIZE", 7)
+        monkeypatch.setattr(evaluation, "EVAL_BATCH_SIZE", 7)
         rows = [rows for rows, _ in predict(a_model(), build(Known), some_inputs(), CPU)]
         assert torch.cat(rows).tolist() == list(range(NUM_ROWS))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,9 +20,7 @@ from plbench.randomness import derive_seed, seeded
 from plbench.training import hooks
 from plbench.training.execution import Execution, evaluation_mode, widened
 from plbench.training.inputs import Inputs
-
-if TYPE_CHECKING:
-    from plbench.engine import FitState
+from plbench.training.state import FitState
 
 EVAL_BATCH_SIZE = 256
 

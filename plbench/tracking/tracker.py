@@ -1,0 +1,71 @@
+"""What a tracker is told of a run, and in which form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from plbench.spec import RunSpec
+
+PACKAGES = {
+    "tensorboard": ("tensorboard", "tensorboard"),
+    "mlflow": ("mlflow", "mlflow"),
+    "wandb": ("wandb", "wandb"),
+}
+"""Of each tracker by the name that `--track` takes: the module that it needs, and what pip calls it."""
+
+
+class Tracker(Protocol):
+    """What is told of one run: `started` first, then `logged` any number of times, then `finished` or `failed`.
+
+    Any event may raise: the tracker is dropped then, and the run goes on. One object serves one run; those of several
+    runs live side by side, and are told from several threads.
+    """
+
+    def started(self, spec: RunSpec, folder: Path) -> None:
+        """The run begins, or goes on from a checkpoint in its folder."""
+        ...
+
+    def logged(self, step: int, values: Mapping[str, float]) -> None:
+        """Values by name after so many optimiser steps. After an interruption some steps come a second time."""
+        ...
+
+    def finished(self, step: int, figures: Mapping[str, float]) -> None:
+        """The run is done after so many steps; `figures` are its results and costs by name."""
+        ...
+
+    def failed(self, error: BaseException) -> None:
+        """The run ended without a record, or with that of a failure. `KeyboardInterrupt`: somebody stopped it."""
+        ...
+
+
+def numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of nested mappings by path, as in "seconds/training"; all else is left out.
+
+    Examples:
+        >>> numbers({"loss": 2, "seconds": {"data": 0.5}, "note": "none", "last": True})
+        {'loss': 2.0, 'seconds/data': 0.5}
+    """
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            found[f"{prefix}{name}"] = float(value)
+    return found
+
+
+def settings(spec: RunSpec) -> dict[str, bool | int | float | str]:
+    """Everything that decides the run, one value by dotted name: "plan.lr", "method.params.top_k"."""
+    return {"key": spec.key, **_flat(spec.model_dump(mode="json", exclude_none=True))}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    found: dict[str, bool | int | float | str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value if isinstance(value, (bool, int, float, str)) else str(value)
+    return found

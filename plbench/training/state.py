@@ -1,0 +1,163 @@
+"""All that changes while a model trains."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from plbench.errors import TrainingError
+from plbench.method import Method
+from plbench.training import hooks
+from plbench.training.clock import Clock
+
+
+@dataclass
+class ControlRequest:
+    """What a process wants done before the next step."""
+
+    save: bool = False
+    stop: bool = False
+
+
+class Tally:
+    """What steps have come to, on the device: the loss of an epoch, the first bad step, and what processes request."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Nothing has happened."""
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64  # which knows no wider type
+        self.loss_sum = torch.zeros((), dtype=self._dtype, device=device)
+        self._bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+        self._bad_loss = torch.zeros((), dtype=self._dtype, device=device)
+        self._requests = torch.zeros(2, dtype=self._dtype, device=device)
+
+    def vector(self, total: Tensor, weight: Tensor | float, request: ControlRequest) -> Tensor:
+        """Total, weight and requests of this process, to be summed over all."""
+        return torch.stack([self._on_device(value) for value in (total, weight, request.save, request.stop)])
+
+    def _on_device(self, value: Tensor | float) -> Tensor:
+        if isinstance(value, Tensor):
+            return value.to(self.loss_sum, non_blocking=True)
+        return torch.full_like(self.loss_sum, value)  # a copy from the host would wait for the device
+
+    def note(self, sums: Tensor, is_sound: Tensor, step: int) -> None:
+        """Takes one step in."""
+        total, weight = sums[0], sums[1]
+        self.loss_sum += torch.where(weight > 0, total / weight, 0.0)
+        first = ~is_sound & (self._bad_step < 0)
+        self._bad_step = torch.where(first, step, self._bad_step)
+        self._bad_loss = torch.where(first, total, self._bad_loss)
+        self._requests += sums[2:]
+
+    def read(self, name: str, steps_per_epoch: int) -> ControlRequest:
+        """Return what processes requested since the last look; waits for the device.
+
+        Raises:
+            TrainingError: if a step was not finite.
+        """
+        bad_step = int(self._bad_step)
+        if bad_step >= 0:
+            loss, place = float(self._bad_loss), f"at step {bad_step} (epoch {bad_step // steps_per_epoch + 1})"
+            if math.isfinite(loss):
+                raise TrainingError(f"the gradient of method {name!r} is not finite {place}, though its loss is")
+            raise TrainingError(f"the loss of method {name!r} is {loss} {place}")
+        save, stop = self._requests.tolist()
+        self._requests.zero_()
+        return ControlRequest(save > 0, stop > 0)
+
+
+@dataclass
+class FitState:
+    """All that changes while a model trains.
+
+    Attributes:
+        epoch, step: that are done. batch: those of the epoch that has begun.
+        tally: the loss so far in that epoch, and what went wrong.
+        seconds: that the epoch has taken so far.
+        clock: where the time went, from the first step on.
+        images_trained: that went through the model forward and back, each view of one on its own.
+        images_viewed: that a method looked at between the epochs, forward alone.
+    """
+
+    model: nn.Module
+    ema: Any  # timm's ModelEmaV3, or None
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.OneCycleLR
+    scaler: torch.amp.GradScaler
+    method: Method
+    tally: Tally
+    clock: Clock
+    epoch: int = 0
+    step: int = 0
+    batch: int = 0
+    seconds: float = 0.0
+    images_trained: int = 0
+    images_viewed: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    generators: list[dict[str, Any]] | None = None  # of each process, where a checkpoint was made inside an epoch
+
+    def averaged(self, weights: Literal["ema", "raw"] = "ema") -> nn.Module:
+        """The model with averaged weights where there are any, or with the last ones."""
+        return self.ema.module if weights == "ema" and self.ema is not None else self.model
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values from which the training can go on, but for the states of generators."""
+        return {
+            **self.weights(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": _plain(self.schedule.state_dict()),
+            "scaler": self.scaler.state_dict(),
+            "method": self.method.state_dict(),
+            "marked": self.method.marked.total(),
+            "generator": self.method.task.generator.get_state(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "batch": self.batch,
+            "loss_sum": float(self.tally.loss_sum),
+            "seconds": self.seconds,
+            "images_trained": self.images_trained,
+            "images_viewed": self.images_viewed,
+            "clock": self.clock.state_dict(),
+            "history": self.history,
+        }
+
+    def weights(self) -> dict[str, Any]:
+        """Raw and averaged weights alone: what a finished run keeps."""
+        ema = None if self.ema is None else own_copy(self.ema.module)
+        return {"model": own_copy(self.model), "ema": ema}
+
+    def load_weights(self, saved: dict[str, Any]) -> None:
+        """Restores what `weights` gave."""
+        self.model.load_state_dict(saved["model"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(saved["ema"])
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` gave."""
+        self.load_weights(state)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        with hooks.calling(self.method, "load_state_dict"):
+            self.method.load_state_dict(state["method"])
+        self.method.marked.restart(state["marked"])
+        self.method.task.generator.set_state(state["generator"])
+        self.tally.loss_sum.fill_(state["loss_sum"])
+        self.clock.load_state_dict(state["clock"])
+        for name in ("epoch", "step", "batch", "seconds", "history"):
+            setattr(self, name, state[name])
+        for name in ("images_trained", "images_viewed"):  # checkpoints of older versions have none
+            setattr(self, name, state.get(name, 0))
+
+
+def own_copy(model: nn.Module) -> dict[str, Tensor]:
+    """A model's tensors in memory of their own: a stacked head's are slices, with which all heads would be saved."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Any]:
+    """A schedule's state without the functions that torch keeps in it, which a safe loader refuses."""
+    return {name: value for name, value in state.items() if not callable(value)}
