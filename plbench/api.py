@@ -6,7 +6,7 @@ class: where its files are, and what they say.
 
 from plbench.annotations.collect import Annotations, CellCollector
 from plbench.columns import TextColumn
-from plbench.dataset import Dataset, DatasetOptions, IndexedDataset, LabelledSplit, ProgressReport
+from plbench.dataset import Dataset, DatasetOptions, IndexedDataset, LabelledSplit
 from plbench.download.remote import RemoteFile
 from plbench.errors import DataError, PlbenchError
 from plbench.images import ImageFiles, ImageSource
@@ -24,6 +24,7 @@ from plbench.method import (
     stacked_value,
     tunable,
 )
+from plbench.progress import ProgressReport
 from plbench.spec import ModelSpec, Plan, Recipe
 from plbench.spec import Protocol as BenchmarkProtocol
 

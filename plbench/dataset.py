@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,13 +22,11 @@ from plbench.errors import DataError, PlbenchError
 from plbench.images import ImageFiles, ImageSource, image_sha256s
 from plbench.labels import PartialLabels
 from plbench.pixels import PIXELS
+from plbench.progress import ProgressReport
 from plbench.spec import Protocol, Recipe
 
 FINGERPRINT_FORMAT = 2
 """Raised when fingerprints are made another way, so that what was stored under the old ones is not taken for new."""
-
-ProgressReport = Callable[[int, int], None]
-"""What long work calls with (done, total) as it advances; a terminal shows a bar with the time left."""
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plbench.console import Report
 from plbench.labels import PartialLabels
 from plbench.method import Batch, Method, Progress
 from plbench.metrics import average_precision
 from plbench.priors import spearman_by_depth, top_classes
+from plbench.progress import ProgressReport
 from plbench.record import HiddenTruth, PriorDiagnostics
 from plbench.training import hooks
 from plbench.training.execution import Execution, evaluation_mode, widened
@@ -41,7 +41,7 @@ def diagnose_training(
     inputs: Inputs,
     truth: PartialLabels,
     execution: Execution,
-    report: Report = lambda done, total: None,
+    report: ProgressReport = lambda done, total: None,
 ) -> HiddenTruth:
     """How well the trained model sees what was hidden, and whether what the method marks is really present."""
     classes, scores, positives = [np.empty(0, np.int64)], [np.empty(0, np.float32)], [np.empty(0, bool)]

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from plbench import runner
-from plbench.console import duration
 from plbench.errors import StoreError, TrainingError
 from plbench.evaluation.stored import read_own_run
 from plbench.planning.resolve import RunPlan, fit_part_plan
+from plbench.progress import duration
 from plbench.record import Record
 from plbench.registry import Registry
 from plbench.stacking.together import groups, run_group

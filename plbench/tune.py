@@ -12,10 +12,10 @@ import optuna
 
 from plbench import sweep
 from plbench.comparison.compare import Setting, compare
-from plbench.console import duration
 from plbench.environment import package_versions
 from plbench.errors import PlbenchError, TrainingError
 from plbench.planning.resolve import RunPlan
+from plbench.progress import duration
 from plbench.protocol import custom
 from plbench.record import Record
 from plbench.tuning import trials

@@ -11,12 +11,12 @@ import torch
 from platformdirs import user_data_path
 from pydantic import ValidationError
 
-from plbench.console import Reporter
 from plbench.dataset import Dataset
 from plbench.distributed import ALONE, World
 from plbench.errors import DataError, PlbenchError, did_you_mean
 from plbench.files import unwritable
 from plbench.packed.prepared import is_prepared, prepared_kind
+from plbench.progress import Reporter
 from plbench.registry import Registry
 from plbench.store import Store
 

@@ -32,8 +32,8 @@ from plbench.api import (
     Recipe,
     Task,
 )
-from plbench.console import Reporter
 from plbench.evaluation import summary
+from plbench.progress import Reporter
 from plbench.registry import Registry, Source
 from plbench.store import Store
 from plbench.workspace import Workspace
@@ -131,7 +131,7 @@ class Listening(Reporter):
     """Keeps the lines that it is told."""
 
     def __init__(self) -> None:
-        super().__init__(quiet=True)
+        super().__init__()
         self.lines: list[str] = []
 
     def line(self, text: str) -> None:
@@ -157,7 +157,7 @@ def make_workspace(tmp_path: Path) -> Callable[..., Workspace]:
             kind = "dataset" if issubclass(plugin, Dataset) else "method"
             registry.sources[kind][plugin.name] = [Source(plugin.name, "the tests", loaded=plugin)]
         store = Store(tmp_path / name / "runs", tmp_path / name / "cache")
-        return Workspace(store, registry, Reporter(quiet=True), torch.device("cpu"), workers=0)
+        return Workspace(store, registry, Reporter(), torch.device("cpu"), workers=0)
 
     return make
 

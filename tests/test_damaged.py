@@ -18,12 +18,12 @@ from PIL import Image
 
 from plbench import digests, runner
 from plbench.checksums import DAMAGED, Damaged, read_checked, read_checked_json, write_checked, write_checked_json
-from plbench.console import Reporter
 from plbench.errors import DataError, StoreError
 from plbench.growing import GrowingMatrix, find_damage, open_matrix
 from plbench.packed.packing import pack
 from plbench.packed.shards import ShardedImages
 from plbench.planning.resolve import Request, RunPlan, plan_run
+from plbench.progress import Reporter
 from plbench.record import whole_file
 from plbench.store import CHECKPOINT, RECORD
 from plbench.workspace import Workspace, fingerprint, open_dataset

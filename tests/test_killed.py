@@ -19,10 +19,10 @@ import torch
 from plbench import checkpoint, environment, runner, store
 from plbench.api import Dataset
 from plbench.checkpoint import Checkpoints
-from plbench.console import Reporter
 from plbench.distributed import ALONE, joined
 from plbench.evaluation import summary
 from plbench.planning.resolve import Request, RunPlan, plan_run
+from plbench.progress import Reporter
 from plbench.record import Record, read_record
 from plbench.registry import Registry, Source
 from plbench.store import CHECKPOINT, Store
@@ -52,7 +52,7 @@ def planned(folder: Path, world: Any, regime: str) -> tuple[RunPlan, Workspace]:
     registry.sources["dataset"][dataset.name] = [Source(dataset.name, "the tests", loaded=dataset)]
     places = Store(folder / "runs", folder / "cache")
     cpu = torch.device("cpu")
-    workspace = Workspace(places, registry, Reporter(quiet=True), cpu, workers=0, world=world, save_every=0.0)
+    workspace = Workspace(places, registry, Reporter(), cpu, workers=0, world=world, save_every=0.0)
     plan = {"epochs": 9 if regime == "finetune" else 12, "batch_size": 16}
     params = {"delta_percent": 2.0}
     return plan_run(Request("tiny", "ll-cp", params, regime=regime, plan=plan), workspace), workspace  # type: ignore[arg-type]

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from plbench import runner, sweep
-from plbench.console import Reporter
 from plbench.distributed import World
 from plbench.errors import PlbenchError, TrainingError
 from plbench.planning.resolve import Request, RunPlan, plan_run
+from plbench.progress import Reporter
 from plbench.record import Record, figures, read_record
 from plbench.spec import RunSpec
 from plbench.tracking import follow as following
@@ -42,7 +42,7 @@ class Said(Reporter):
     """Keeps the lines that a person would read."""
 
     def __init__(self) -> None:
-        super().__init__(quiet=True)
+        super().__init__()
         self.lines: list[str] = []
 
     def line(self, text: str) -> None:

@@ -44,10 +44,10 @@ def methods_list(
     registry = open_registry(plugin)
     rows = catalogue.list_methods(registry)
     if cost:
-        from plbench.console import Reporter
+        from plbench.cli.console import ConsoleReporter
         from plbench.testing.cost import add_measured
 
-        add_measured(rows, registry, Reporter(quiet=quiet))
+        add_measured(rows, registry, ConsoleReporter(quiet=quiet))
     emit(rows, as_json, lambda: tables.print_rows(None, rows))
 
 
@@ -69,13 +69,13 @@ def methods_check(
     as_json: AsJson = False,
 ) -> None:
     """Try a method on small inputs: what fails is shown on the smallest. Exit code 1 if anything does."""
-    from plbench.console import Reporter
+    from plbench.cli.console import ConsoleReporter
     from plbench.planning.resolve import parse_assignments
     from plbench.testing.command import check_methods
     from plbench.testing.report import print_findings
 
     params = parse_assignments(param) if param else None
-    findings = check_methods(name, open_registry(plugin), params, Reporter(quiet=quiet))
+    findings = check_methods(name, open_registry(plugin), params, ConsoleReporter(quiet=quiet))
     emit([asdict(finding) for finding in findings], as_json, lambda: print_findings(", ".join(name), findings))
     if any(finding.passed is False for finding in findings):
         raise typer.Exit(1)

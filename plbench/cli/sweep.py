@@ -217,7 +217,7 @@ def _counted(own: int, every: int, missing: int) -> str:
 
 
 def _about(seconds: float, device: str, cluster: Cluster | None) -> str:
-    from plbench.console import duration
+    from plbench.progress import duration
 
     if not seconds:
         return ""

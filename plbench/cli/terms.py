@@ -154,7 +154,7 @@ def make_workspace(
     world: World | None = None,
 ) -> Workspace:
     """Where things are and how to compute, from a command's options."""
-    from plbench.console import Reporter
+    from plbench.cli.console import ConsoleReporter
     from plbench.distributed import ALONE, local_size
     from plbench.environment import choose_device
     from plbench.workspace import Workspace
@@ -163,7 +163,7 @@ def make_workspace(
     return Workspace(
         store=open_store(runs),
         registry=open_registry(plugins),
-        reporter=Reporter(quiet=quiet or not world.is_main),
+        reporter=ConsoleReporter(quiet=quiet or not world.is_main),
         device=choose_device(device),
         workers=max(1, min(8, (os.cpu_count() or 1) // local_size())) if workers is None else workers,
         data_root=data_root,

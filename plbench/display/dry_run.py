@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from plbench.console import duration
 from plbench.display.tables import output, print_rows
 from plbench.forecast.dry_run import DryRun, Item
 from plbench.forecast.estimate import describe
+from plbench.progress import duration
 
 
 def print_dry_run(found: DryRun) -> None:

@@ -16,9 +16,9 @@ from rich.text import Text
 
 from plbench.comparison.compare import Row, Setting
 from plbench.comparison.verdict import share_words
-from plbench.console import duration
 from plbench.evaluation.statistics import Figure, format_p
 from plbench.pretraining import Pretraining
+from plbench.progress import duration
 from plbench.record import Cost, Estimate, F1Figures, Record, SplitMetrics, StandardCost, ThresholdReport
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ import numpy as np
 
 from plbench import metrics
 from plbench.cells import Cells
-from plbench.console import Report
 from plbench.errors import PlbenchError, did_you_mean
 from plbench.evaluation import bootstrap
 from plbench.evaluation.bootstrap import Replicates
@@ -22,6 +21,7 @@ from plbench.evaluation.thresholds import Thresholds
 from plbench.files import write_text
 from plbench.labels import PartialLabels
 from plbench.metrics import F1, Metrics
+from plbench.progress import ProgressReport
 from plbench.record import Estimate, F1Figures, GroupMetrics, SplitMetrics
 
 NUM_REPLICATES = 1000
@@ -128,7 +128,7 @@ def f1_figures(scores: F1) -> F1Figures:
 
 
 def draw_replicates(
-    cells: Cells, labels: PartialLabels, groups: Mapping[str, Sequence[str]], seed: int, report: Report
+    cells: Cells, labels: PartialLabels, groups: Mapping[str, Sequence[str]], seed: int, report: ProgressReport
 ) -> Replicates:
     """Bootstrap of mAP(C), mAP(O) and the groups' mAP(C) over test images.
 

@@ -12,11 +12,11 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
-from plbench.console import duration
 from plbench.evaluation.stored import finished_record
 from plbench.features import features_key, features_name, stored_features
 from plbench.models import Backbone, make_head
 from plbench.planning.resolve import RunPlan, fit_part_plan
+from plbench.progress import duration
 from plbench.randomness import seeded
 from plbench.spec import ModelSpec
 from plbench.training.execution import Execution

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from plbench import runner, sweep
-from plbench.console import duration
 from plbench.errors import DataError, PlbenchError, StoreError, TrainingError, did_you_mean
 from plbench.method import Batch, Loss, Method, Progress
 from plbench.planning.resolve import Request, RunPlan, complete, plan_run
+from plbench.progress import duration
 from plbench.protocol import Material
 from plbench.record import Record
 from plbench.registry import Registry, Source

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from plbench.console import Reporter
 from plbench.errors import PlbenchError
+from plbench.progress import Reporter
 
 _ANSWER_SECONDS = 5.0
 _OBJECTS_BYTES = 100 << 20  # of the object store: only keys and sentences go through it

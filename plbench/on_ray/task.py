@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from plbench import runner, sweep
-from plbench.console import Reporter
 from plbench.environment import choose_device
 from plbench.errors import PlbenchError, TrainingError
 from plbench.planning.resolve import RunPlan, plan_from_spec
+from plbench.progress import Reporter
 from plbench.protocol import Material
 from plbench.registry import Registry
 from plbench.spec import RunSpec
@@ -54,7 +54,7 @@ class Place:
         return Workspace(
             store=Store(self.runs, self.cache),
             registry=Registry.discover(self.plugins),
-            reporter=Reporter(quiet=True),
+            reporter=Reporter(),
             device=choose_device(self.device),
             workers=self.workers,
             data_root=data[0],

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from plbench import runner
-from plbench.console import Reporter
 from plbench.errors import TrainingError
 from plbench.job import Job
 from plbench.planning.resolve import RunPlan
+from plbench.progress import Reporter
 from plbench.record import Record, figures
 from plbench.stacking.layers import layers_of
 from plbench.stacking.stacked import Head, bytes_per_head, fit_together, is_stackable
@@ -205,7 +205,7 @@ def _make(jobs: Sequence[Job], workspace: Workspace) -> dict[str, Record | Train
 
 def _result(workspace: Workspace, num_others: int, job: Job, head: Head, folder: Path) -> Record | TrainingError:
     """Ends a run whose training ended. Its own bars would hide the one over all runs."""
-    job.workspace = dataclasses.replace(workspace, reporter=Reporter(quiet=True))
+    job.workspace = dataclasses.replace(workspace, reporter=Reporter())
     job.trained_together, job.shared_with = True, num_others
     job.conclude()
     if head.error is None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from plbench.console import Reporter
 from plbench.planning.resolve import validate_params
+from plbench.progress import Reporter
 from plbench.registry import Registry
 from plbench.testing.dataset_words import DatasetSubject
 from plbench.testing.datasets import CHECKS, dataset_findings, on_fixture

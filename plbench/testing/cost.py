@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plbench.console import Reporter
 from plbench.errors import PlbenchError
 from plbench.losses import partial_asymmetric_loss
 from plbench.method import Batch, Loss, Method, Progress
+from plbench.progress import Reporter
 from plbench.registry import Registry
 from plbench.testing.small_data import Size
 from plbench.testing.small_job import SmallJob, Subject

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 
 from plbench import runner
-from plbench.console import Reporter
 from plbench.errors import TrainingError
 from plbench.job import Job
 from plbench.planning.resolve import RunPlan
+from plbench.progress import Reporter
 from plbench.stacking.stacked import Head
 from plbench.stacking.together import can_stack, in_memory, train
 from plbench.sweep import run_all
@@ -68,7 +68,7 @@ def _make_stages(plans: Sequence[RunPlan], workspace: Workspace) -> None:
 def _scored(job: Job, head: Head) -> TrialResult:
     if head.error is not None:
         return TrialResult(None, head.seconds, str(head.error))
-    job.workspace = dataclasses.replace(job.workspace, reporter=Reporter(quiet=True))  # one bar a trial would be many
+    job.workspace = dataclasses.replace(job.workspace, reporter=Reporter())  # one bar a trial would be many
     start = time.perf_counter()
     value = job.map_c(job.headline_weights)
     return TrialResult(value, head.seconds + time.perf_counter() - start)

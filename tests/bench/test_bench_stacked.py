@@ -17,11 +17,11 @@ from torch import nn
 
 from plbench import runner
 from plbench.api import ModelSpec, PartialLabels, Plan, Task
-from plbench.console import Reporter
 from plbench.job import Job
 from plbench.metrics import evaluate_cells
 from plbench.models import make_head
 from plbench.planning.resolve import Request, RunPlan, complete, fit_part_plan, plan_run
+from plbench.progress import Reporter
 from plbench.randomness import seeded
 from plbench.registry import Registry
 from plbench.stacking.stacked import Head, fit_together
@@ -90,7 +90,7 @@ def product_seconds(num_heads: int, num_features: int, num_classes: int, batch_s
 @pytest.mark.bench
 def test_64_trials_of_selective_on_scenes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store(tmp_path / "runs", user_cache_path("plbench"))  # scenes and their features are made once
-    workspace = Workspace(store, Registry.discover(), Reporter(quiet=True), torch.device("cpu"), workers=2)
+    workspace = Workspace(store, Registry.discover(), Reporter(), torch.device("cpu"), workers=2)
     plans = trial_plans(workspace)
     trials.score_together(plans[:2], workspace)  # features and the prior are there from now on
     seconds: dict[str, float] = {}

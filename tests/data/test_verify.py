@@ -14,12 +14,12 @@ from PIL import Image
 from test_cli import Outcome, plbench
 
 from plbench.api import Dataset, RemoteFile
-from plbench.console import Reporter
 from plbench.data.verify import Check, verify_dataset
 from plbench.datasets.openimages import OpenImagesV6
 from plbench.download.remote import FileRecord, write_record
 from plbench.planning import image_check
 from plbench.planning.image_check import check_images
+from plbench.progress import Reporter
 from plbench.workspace import Workspace, open_dataset
 
 NUM_IMAGES = {"train": 60, "validation": 16, "test": 40}
@@ -212,7 +212,7 @@ class TestPrepared:
 
 @pytest.fixture
 def workspace(make_workspace: Callable[..., Workspace], root: Path) -> Workspace:
-    return replace(make_workspace(), data_root=root, reporter=Reporter(quiet=True))
+    return replace(make_workspace(), data_root=root, reporter=Reporter())
 
 
 @pytest.mark.parametrize("broken", [False, True])

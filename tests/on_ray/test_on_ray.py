@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from plbench import runner
-from plbench.console import Reporter, Tally
 from plbench.errors import PlbenchError, TrainingError
 from plbench.on_ray import driver
 from plbench.on_ray.cluster import Cluster, check_room, slots_of
 from plbench.on_ray.driver import in_bundles
 from plbench.planning.resolve import Request, RunPlan, plan_run
+from plbench.progress import Reporter, Tally
 from plbench.record import Record
 from plbench.registry import Registry
 from plbench.store import RECORD
@@ -89,7 +89,7 @@ class Told(Reporter):
     """Keeps what a person would see."""
 
     def __init__(self) -> None:
-        super().__init__(quiet=True)
+        super().__init__()
         self.lines: list[str] = []
         self.views: list[tuple[int, int, str]] = []
 

@@ -23,13 +23,13 @@ from test_cli import Outcome, plbench
 
 from plbench.annotations.collect import Annotations
 from plbench.checksums import write_sums
-from plbench.console import Report, Reporter
 from plbench.data import preparing
 from plbench.data.preparing import prepare
 from plbench.datasets.openimages import OpenImagesV3, OpenImagesV6
 from plbench.errors import DataError, PlbenchError, StoreError
 from plbench.packed import packing
 from plbench.packed.prepared import PREPARED, PreparedDataset, is_prepared, prepared_kind
+from plbench.progress import ProgressReport, Reporter
 from plbench.registry import Registry
 from plbench.store import Store
 from plbench.workspace import Workspace, open_dataset
@@ -72,7 +72,7 @@ def make(make_workspace: Callable[..., Workspace], source: Path) -> Make:
     """Prepares the small V3: `make(out, reporter=…, root=…, splits=…)`."""
 
     def make_it(out: Path, *, reporter: Reporter | None = None, root: Path = source, **options: Any) -> dict[str, Any]:
-        workspace = replace(make_workspace(name="prepare"), data_root=root, reporter=reporter or Reporter(quiet=True))
+        workspace = replace(make_workspace(name="prepare"), data_root=root, reporter=reporter or Reporter())
         return prepare("openimages-v3", workspace, out, **{"short_side": SHORT_SIDE, "quality": 90, **options})
 
     return make_it
@@ -176,11 +176,11 @@ class Interrupting(Reporter):
     """Raises after some reports: what a person's Ctrl-C does."""
 
     def __init__(self, after: int) -> None:
-        super().__init__(quiet=True)
+        super().__init__()
         self.left = after
 
     @contextlib.contextmanager
-    def task(self, title: str, *, bytes: bool = False) -> Iterator[Report]:
+    def task(self, title: str, *, bytes: bool = False) -> Iterator[ProgressReport]:
         def report(done: int, total: int) -> None:
             if title.startswith("Packing"):
                 self.left -= 1
@@ -199,7 +199,7 @@ def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, b
     top = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patched:
         shrink(patched.setattr)
-        prepare_there(source, top / "out", Reporter(quiet=True))
+        prepare_there(source, top / "out", Reporter())
     found = contents(top / "out")
     assert sum(name.startswith("train/shard-") for name in found) == 4
     return found

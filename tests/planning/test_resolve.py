@@ -11,10 +11,10 @@ import pytest
 
 from plbench import runner
 from plbench.api import LabelledSplit, PartialLabels
-from plbench.console import Reporter
 from plbench.distributed import World
 from plbench.errors import DataError
 from plbench.planning.resolve import Request, plan_run
+from plbench.progress import Reporter
 from plbench.workspace import Workspace
 
 

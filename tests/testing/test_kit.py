@@ -14,8 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from plbench.api import Batch, Loss, Method, MethodParams, Progress, tunable
-from plbench.console import Reporter
 from plbench.losses import partial_asymmetric_loss
+from plbench.progress import Reporter
 from plbench.registry import Registry
 from plbench.testing import CheckFailed, check_method
 from plbench.testing.constants import Constants
@@ -378,7 +378,7 @@ def test_a_class_that_no_other_process_can_find_is_checked_in_all_else() -> None
 
 def test_the_cost_of_a_method_is_measured_in_epochs_of_cross_entropy() -> None:
     rows = [{"name": "ce-negative", "cost": "1 training"}, {"name": "broken", "cost": None}]
-    add_measured(rows, Registry.discover(), Reporter(quiet=True))
+    add_measured(rows, Registry.discover(), Reporter())
     found = re.fullmatch(r"1 training, an epoch (\d+\.\d) x CE", rows[0]["cost"])
     assert found and 0.2 < float(found[1]) < 5  # it is cross-entropy
     assert rows[1]["cost"] is None

@@ -10,7 +10,6 @@ from typing import Any
 
 from plbench import runner, sweep
 from plbench.comparison.compare import model_words
-from plbench.console import duration
 from plbench.errors import DataError, PlbenchError, StoreError, TrainingError
 from plbench.evaluation.statistics import Sample
 from plbench.evaluation.stored import replicates_of
@@ -18,6 +17,7 @@ from plbench.evaluation.summary import metric_bounds
 from plbench.lineups import lineup
 from plbench.lineups.lineup import Contest, Entrant, LeftOut
 from plbench.planning.resolve import Request, RunPlan
+from plbench.progress import duration
 from plbench.protocol import Material, choose_protocol
 from plbench.record import Record
 from plbench.stacking.foreseen import seconds_of_all

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from plbench.console import Report
 from plbench.method import Batch, Method, Progress, Task
 from plbench.priors import class_average
+from plbench.progress import ProgressReport
 from plbench.randomness import derive_seed, generator, seeded
 from plbench.registry import Registry
 
@@ -108,7 +108,7 @@ def learn(
 
 
 def learn_all(
-    modes: Mapping[str, tuple[str, Mapping[str, Any]]], registry: Registry, num_seeds: int, report: Report
+    modes: Mapping[str, tuple[str, Mapping[str, Any]]], registry: Registry, num_seeds: int, report: ProgressReport
 ) -> dict[str, list[npt.NDArray[np.float32]]]:
     """Probabilities [GRID^2, C] that each mode learns from the plane of each seed.
 

@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from plbench import console
-from plbench.console import Reporter, duration
+from plbench.cli import console
+from plbench.cli.console import ConsoleReporter
+from plbench.progress import duration
 
 
 @pytest.fixture(autouse=True)
@@ -17,14 +18,14 @@ def short_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_long_work_says_how_far_it_is_and_how_long_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
-    with Reporter().task("Training") as report:
+    with ConsoleReporter().task("Training") as report:
         time.sleep(0.03)
         report(1, 4)
     assert "Training: 1 of 4, about 0 s left" in capsys.readouterr().err
 
 
 def test_work_that_goes_on_where_it_was_left_counts_what_it_did_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    with Reporter().task("Training") as report:
+    with ConsoleReporter().task("Training") as report:
         report(9_000, 10_000)  # left so by another process
         time.sleep(0.2)
         report(9_001, 10_000)
@@ -33,7 +34,7 @@ def test_work_that_goes_on_where_it_was_left_counts_what_it_did_itself(capsys: p
 
 
 def test_work_in_large_pieces_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    with Reporter().task("Features") as report:
+    with ConsoleReporter().task("Features") as report:
         time.sleep(0.03)
         report(256, 1_024)
         time.sleep(0.03)
@@ -43,21 +44,21 @@ def test_work_in_large_pieces_says_how_far_it_is(capsys: pytest.CaptureFixture[s
 
 
 def test_work_that_has_not_got_far_says_that_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
-    with Reporter().task("Training") as report:
+    with ConsoleReporter().task("Training") as report:
         report(0, 4)
         time.sleep(0.2)
     assert "Training: under way" in capsys.readouterr().err
 
 
 def test_short_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    with Reporter().task("Scoring") as report, Reporter().patience("Reading"):
+    with ConsoleReporter().task("Scoring") as report, ConsoleReporter().patience("Reading"):
         report(1, 2)
         report(2, 2)
     assert capsys.readouterr().err == ""
 
 
 def test_quiet_says_nothing_at_all(capsys: pytest.CaptureFixture[str]) -> None:
-    reporter = Reporter(quiet=True)
+    reporter = ConsoleReporter(quiet=True)
     with reporter.task("Training") as report:
         time.sleep(0.1)
         report(1, 4)

@@ -25,25 +25,19 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-Report = Callable[[int, int], None]
-Tally = Callable[[int, int, str], None]
+from plbench.progress import ProgressReport, Reporter, Tally, duration
+
 _QUIET_SECONDS = 5.0  # between two plain lines of one task
 
 
-class Reporter:
-    """Prints lines and the advance of long work."""
+class ConsoleReporter(Reporter):
+    """Prints lines and the advance of long work to standard error."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         """With `quiet`, nothing is printed."""
+        super().__init__()
         self._console = Console(file=sys.stderr, quiet=quiet, highlight=False, soft_wrap=True)
         self._start = time.monotonic()
-        self._noted: set[str] = set()
-
-    def note(self, text: str) -> None:
-        """One line on something worth knowing, once, however often it is found."""
-        if text not in self._noted:
-            self._noted.add(text)
-            self.line(f"Note: {text}")
 
     def line(self, text: str) -> None:
         """One line; with the time since the start where nobody watches a terminal."""
@@ -58,7 +52,7 @@ class Reporter:
             yield
 
     @contextlib.contextmanager
-    def task(self, title: str, *, bytes: bool = False) -> Iterator[Report]:
+    def task(self, title: str, *, bytes: bool = False) -> Iterator[ProgressReport]:
         """A piece of work; yields what to call with (done, total), which may count bytes."""
         if self._console.is_terminal and not self._console.quiet:
             yield from self._bar(title, DownloadColumn() if bytes else MofNCompleteColumn())
@@ -90,7 +84,7 @@ class Reporter:
 
         return tally
 
-    def _bar(self, title: str, amount: ProgressColumn) -> Iterator[Report]:
+    def _bar(self, title: str, amount: ProgressColumn) -> Iterator[ProgressReport]:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -103,7 +97,7 @@ class Reporter:
             bar = progress.add_task(title, total=None, visible=False)  # until there is something to do
             yield lambda done, total: progress.update(bar, completed=done, total=total, visible=True)
 
-    def _plain(self, title: str, amount: Callable[[int], str]) -> Iterator[Report]:
+    def _plain(self, title: str, amount: Callable[[int], str]) -> Iterator[ProgressReport]:
         start = last = time.monotonic()
         silent = True
         begun: tuple[float, int] | None = None  # work that goes on where it was left does not begin at 0
@@ -137,17 +131,3 @@ def _after(seconds: float, act: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words that a person would use.
-
-    Examples:
-        >>> duration(3.2), duration(150), duration(8000), duration(400000)
-        ('3 s', '2.5 min', '2.2 h', '4.6 days')
-    """
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"
