@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from plbench.checksums import set_aside
 from plbench.errors import PlbenchError
-from plbench.files import unwritable
+from plbench.files import locked, unwritable
 from plbench.growing import GrowingMatrix, find_damage, open_matrix
 from plbench.images import ImageSource, image_set_id
 from plbench.loading.batches import image_batches
@@ -23,7 +23,6 @@ from plbench.loading.jpegs import JpegDecoder
 from plbench.loading.transforms import eval_transform
 from plbench.pixels import PIXELS
 from plbench.spec import NUMERICS, ModelSpec, Precision
-from plbench.store import Store
 
 BATCH_SIZE = 32  # small batches stay in a CPU's cache
 GPU_BATCH_SIZE = 256
@@ -61,7 +60,7 @@ def features_name(key: str) -> str:
 
 
 def cached_features(
-    store: Store,
+    cache: Path,
     key: str,
     images: ImageSource,
     make_backbone: Callable[[], nn.Module],
@@ -94,7 +93,7 @@ def cached_features(
             are not finite, or another process failed.
     """
     name = features_name(key)
-    with store.cache_lock(name) if rank == 0 else contextlib.nullcontext(store.cache / name) as path:
+    with locked(cache / name) if rank == 0 else contextlib.nullcontext(cache / name) as path:
         if stored_features(path, len(images)) is None:
             backbone = make_backbone().to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
             shape = len(images), int(getattr(backbone, "num_features", 0))
@@ -119,7 +118,7 @@ def stored_features(path: Path, num_images: int) -> np.ndarray | None:
     return open_matrix(path, num_images)
 
 
-def set_damaged_aside(store: Store, key: str, warn: Callable[[str], None]) -> None:
+def set_damaged_aside(cache: Path, key: str, warn: Callable[[str], None]) -> None:
     """Compares cached features with their checksums, and renames what does not match, so that it is computed again.
 
     Args:
@@ -129,9 +128,9 @@ def set_damaged_aside(store: Store, key: str, warn: Callable[[str], None]) -> No
         StoreError: if the cache cannot be written.
     """
     name = features_name(key)
-    if not (store.cache / name).exists():
+    if not (cache / name).exists():
         return
-    with store.cache_lock(name) as path:
+    with locked(cache / name) as path:
         try:
             damage = find_damage(path)
             if damage is not None:

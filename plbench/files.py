@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from filelock import FileLock
 
 from plbench.errors import StoreError
 
@@ -63,6 +66,25 @@ def try_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise unwritable(folder, error) from error
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[Path]:
+    """Holds a path while what lies there is made: a second process waits and then finds it.
+
+    Raises:
+        StoreError: if nothing can be written there.
+    """
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
+        yield path
+    finally:
+        lock.release()
 
 
 def unwritable(path: Path, error: BaseException) -> StoreError:

@@ -335,10 +335,10 @@ class Job:
             spec.dataset_fingerprint, split, images, spec.model, spec.precision, spec.seed, workspace.decode
         )
         with workspace.reporter.patience(f"Comparing cached features of {len(images):,} images with their checksums"):
-            workspace.world.shared(lambda: set_damaged_aside(workspace.store, key, workspace.reporter.line))
+            workspace.world.shared(lambda: set_damaged_aside(workspace.store.cache, key, workspace.reporter.line))
         with workspace.reporter.task(f"Features of {len(images):,} {split} images") as report:
             return cached_features(
-                workspace.store,
+                workspace.store.cache,
                 key,
                 images,
                 lambda: build_backbone(spec.model, weights_path(spec.model, workspace.weights_file), spec.seed),

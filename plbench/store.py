@@ -120,22 +120,3 @@ class Store:
     def remove(self, key: str) -> None:
         """Deletes a run's folder."""
         shutil.rmtree(self.run_folder(key), ignore_errors=True)
-
-    @contextlib.contextmanager
-    def cache_lock(self, name: str) -> Iterator[Path]:
-        """The path of one cached thing, held while it is made: a second process waits and then finds it.
-
-        Raises:
-            StoreError: if the cache cannot be written to.
-        """
-        path = self.cache / name
-        lock = FileLock(path.with_name(f".{path.name}.lock"))
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except OSError as error:
-            raise unwritable(path, error) from error
-        try:
-            yield path
-        finally:
-            lock.release()

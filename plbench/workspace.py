@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from plbench.dataset import Dataset
 from plbench.distributed import ALONE, World
 from plbench.errors import DataError, PlbenchError, did_you_mean
-from plbench.files import unwritable
+from plbench.files import locked, unwritable
 from plbench.packed.prepared import is_prepared, prepared_kind
 from plbench.progress import Reporter
 from plbench.registry import Registry
@@ -83,7 +83,7 @@ def open_dataset(name: str, workspace: Workspace) -> Dataset:
     dataset.warn = workspace.reporter.line  # type: ignore[method-assign,assignment]
     doing = "Reading the annotations of" if dataset.needs_files else "Preparing"
     with (
-        workspace.store.cache_lock(f"data/{name}"),
+        locked(workspace.store.cache / "data" / name),
         workspace.reporter.task(f"{doing} {dataset.title}", bytes=dataset.needs_files) as report,
     ):
         try:
@@ -102,7 +102,7 @@ def fingerprint(dataset: Dataset, workspace: Workspace) -> str:
 
     def hash_images() -> None:
         with (
-            workspace.store.cache_lock(f"data/{dataset.name}"),
+            locked(workspace.store.cache / "data" / dataset.name),
             workspace.reporter.task(f"Hashing the images of {dataset.title}, once") as report,
         ):
             for split in dataset.used_splits():

@@ -52,7 +52,7 @@ def compute(store: Store, images: ImageFiles, **changes: Any) -> np.ndarray:
         "report": lambda done, total: None,
     }
     make_backbone = changes.pop("make_backbone", a_backbone)
-    return cached_features(store, KEY, images, make_backbone, MODEL, **(options | changes))
+    return cached_features(store.cache, KEY, images, make_backbone, MODEL, **(options | changes))
 
 
 def stop_at(rows: int, stop: Callable[[], Any]) -> Callable[[int, int], None]:

@@ -11,7 +11,7 @@ from typing import IO, Any
 import pytest
 
 from plbench.errors import StoreError
-from plbench.files import write_atomically, write_json, write_text
+from plbench.files import locked, write_atomically, write_json, write_text
 from plbench.store import RECORD, Store
 
 FORK = multiprocessing.get_context("fork")
@@ -149,7 +149,7 @@ class TestLocks:
 
     def test_a_cached_thing_is_waited_for(self, store: Store) -> None:
         def make(name: str) -> int:
-            with store.cache_lock("things/x") as path:
+            with locked(store.cache / "things" / "x") as path:
                 made = not path.is_file()
                 if made:
                     write_text(path, name)
@@ -169,5 +169,5 @@ class TestLocks:
         store = Store(tmp_path / "file" / "runs", tmp_path / "file" / "cache")
         with pytest.raises(StoreError, match="could not write"), store.lock("abc"):
             pass
-        with pytest.raises(StoreError, match="could not write"), store.cache_lock("abc"):
+        with pytest.raises(StoreError, match="could not write"), locked(store.cache / "abc"):
             pass

@@ -11,6 +11,7 @@ import numpy as np
 from plbench.checksums import read_checked_json, write_checked_json
 from plbench.dataset import Dataset
 from plbench.errors import DataError
+from plbench.files import locked
 from plbench.images import ImageSource, find_unreadable
 from plbench.spec import Protocol
 from plbench.workspace import Workspace, fingerprint
@@ -87,7 +88,8 @@ def _decodes_soon(images: ImageSource, split: str, dataset: Dataset, workspace: 
 
 def note_of_unreadable(dataset: Dataset, split: str, workspace: Workspace) -> AbstractContextManager[Path]:
     """Where it is noted which images of a split could not be decoded, held while it is looked at."""
-    return workspace.store.cache_lock(f"checked/{dataset.name}-{split}-{fingerprint(dataset, workspace)[:16]}.json")
+    name = f"{dataset.name}-{split}-{fingerprint(dataset, workspace)[:16]}.json"
+    return locked(workspace.store.cache / "checked" / name)
 
 
 def _noted(note: Path) -> set[str] | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from plbench import runner, sweep
 from plbench.api import Batch, Method, Progress, Task
 from plbench.board.names import flaw_of_name
-from plbench.label_count import LabelCount
+from plbench.method import LabelCount
 from plbench.planning.resolve import Request, RunPlan, plan_run, validate_params
 from plbench.record import Record
 from plbench.registry import Registry
