@@ -21,7 +21,7 @@ from plbench.api import (
     RemoteFile,
     TextColumn,
 )
-from plbench.recipes import quick_recipe
+from plbench.data.recipes import quick_recipe
 
 from .checksums import published_file
 from .coco_fixture import write_coco_fixture

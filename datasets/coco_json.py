@@ -20,8 +20,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from plbench.api import DataError, ProgressReport
-from plbench.paths import UNSAFE
-from plbench.spelling import first_alike
+from plbench.data.spelling import first_alike
+from plbench.files.paths import UNSAFE
 
 IntArray = npt.NDArray[np.int64]
 Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]

@@ -23,7 +23,7 @@ from plbench.api import (
     RemoteFile,
     TextColumn,
 )
-from plbench.recipes import quick_recipe
+from plbench.data.recipes import quick_recipe
 
 from .checksums import published_file
 from .coco import coco_images

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from plbench.annotations.delimited import text_batches
 from plbench.api import (
     Annotations,
     BenchmarkProtocol,
@@ -25,10 +24,11 @@ from plbench.api import (
     Recipe,
     RemoteFile,
 )
-from plbench.columns import PatternColumn
+from plbench.data.annotations.delimited import text_batches
+from plbench.data.recipes import quick_recipe
+from plbench.data.shards.tars import TarImages
+from plbench.data.text_column import PatternColumn
 from plbench.metrics import count_quintiles
-from plbench.packed.tars import TarImages
-from plbench.recipes import quick_recipe
 
 from .checksums import published_file
 from .openimages_files import check_ids, read_class_list, read_descriptions

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from plbench.annotations.collect import settle_cells
-from plbench.annotations.delimited import text_batches
 from plbench.api import Annotations, DataError, IndexedDataset, ProgressReport, TextColumn
-from plbench.paths import UNSAFE
-from plbench.recipes import quick_recipe
+from plbench.data.annotations.collect import settle_cells
+from plbench.data.annotations.delimited import text_batches
+from plbench.data.recipes import quick_recipe
+from plbench.files.paths import UNSAFE
 
 from .openimages import V6_RECIPE, OpenImagesV6, protocols
 from .openimages_files import read_class_list, read_descriptions

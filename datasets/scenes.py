@@ -25,7 +25,7 @@ from plbench.api import (
     PartialLabels,
     ProgressReport,
 )
-from plbench.recipes import quick_recipe
+from plbench.data.recipes import quick_recipe
 
 from .scenes_drawing import CLASSES, DRAWING_VERSION, IMAGE_SIZE, SPLIT_SIZES, draw
 

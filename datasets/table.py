@@ -21,7 +21,7 @@ from plbench.api import (
     ProgressReport,
     TextColumn,
 )
-from plbench.recipes import quick_recipe
+from plbench.data.recipes import quick_recipe
 
 from .coco import PAPER_RECIPE
 from .table_columns import ColumnFinder

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plbench.api import DataError
-from plbench.spelling import look, trim
+from plbench.data.spelling import look, trim
 
 from .table_file import TableFile, leave_out
 from .table_options import Layout, TableOptions

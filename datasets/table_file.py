@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from plbench.api import DataError, ProgressReport
-from plbench.spelling import trim, trim_column
+from plbench.data.spelling import trim, trim_column
 
 from .table_values import Codes, codes_of
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from plbench.api import DataError
-from plbench.spelling import look, trim
+from plbench.data.spelling import look, trim
 
 _DELIMITERS = ",;\t|"
 _NAMES = {"\t": "tab", " ": "blank", "|": "pipe"}

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from plbench.api import DataError, ProgressReport
-from plbench.spelling import look, trim, trim_column
+from plbench.data.spelling import look, trim, trim_column
 
 from .table_file import MOST_COLUMNS, TableFile
 

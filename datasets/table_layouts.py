@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from scipy import sparse
 
 from plbench.api import CellCollector, DataError, PartialLabels, ProgressReport, TextColumn
-from plbench.spelling import trim_column
+from plbench.data.spelling import trim_column
 
 from .table_columns import SPLIT_NAMES, ColumnFinder, Columns, flag_splits
 from .table_file import TableFile, leave_out

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from plbench.api import DatasetOptions
-from plbench.spelling import trim
+from plbench.data.spelling import trim
 
 from .table_header import CsvForm
 from .table_values import NegativeValue

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from plbench.api import DataError
-from plbench.spelling import trim
+from plbench.data.spelling import trim
 
 NegativeValue = Literal["0", "-1", "none"]
 Codes = npt.NDArray[np.int8]

@@ -4,13 +4,16 @@ A method is one class: parameters with their ranges, and a loss. Everything else
 class: where its files are, and what they say.
 """
 
-from plbench.annotations.collect import Annotations, CellCollector
-from plbench.columns import TextColumn
-from plbench.dataset import Dataset, DatasetOptions, IndexedDataset, LabelledSplit
-from plbench.download.remote import RemoteFile
+import sys
+
+from plbench.data.annotations.collect import Annotations, CellCollector
+from plbench.data.dataset import Dataset, DatasetOptions, IndexedDataset, LabelledSplit
+from plbench.data.download.remote import RemoteFile
+from plbench.data.images import ImageFiles, ImageSource
+from plbench.data.labels import PartialLabels
+from plbench.data.text_column import TextColumn
 from plbench.errors import DataError, PlbenchError
-from plbench.images import ImageFiles, ImageSource
-from plbench.labels import PartialLabels
+from plbench.losses import priors, sample_state, single_positive
 from plbench.method import (
     Batch,
     Loss,
@@ -27,6 +30,15 @@ from plbench.method import (
 from plbench.progress import ProgressReport
 from plbench.spec import ModelSpec, Plan, Recipe
 from plbench.spec import Protocol as BenchmarkProtocol
+
+# These lie in plbench.losses now. Method files import them by the names that they had; the text of a method is part of
+# the identity of its records, and stays.
+for old_name, module in (
+    ("losses_single_positive", single_positive),
+    ("priors", priors),
+    ("sample_state", sample_state),
+):
+    sys.modules.setdefault(f"plbench.{old_name}", module)
 
 __all__ = [
     "Annotations",

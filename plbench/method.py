@@ -19,8 +19,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from plbench.data.labels import PartialLabels
 from plbench.errors import PlbenchError
-from plbench.labels import PartialLabels
 from plbench.spec import Regime
 
 

@@ -49,7 +49,7 @@ class Protocol(Identified):
 
     Attributes:
         name: `dataset-variant/vN`, or `custom/…`, which no board ranks.
-        simulation: how complete labels become partial, as `plbench.simulate.parse` reads it; "none" for labels
+        simulation: how complete labels become partial, as `plbench.data.simulation.parse` reads it; "none" for labels
             as they come.
         simulation_seed: of the labels of every run; None where each run draws its own, by its seed. Without a
             simulation it says nothing, and is 0.

@@ -19,7 +19,6 @@ import pytest
 import torch
 from PIL import Image
 
-from plbench import environment
 from plbench.api import (
     BenchmarkProtocol,
     Dataset,
@@ -32,11 +31,11 @@ from plbench.api import (
     Recipe,
     Task,
 )
-from plbench.evaluation import summary
 from plbench.progress import Reporter
-from plbench.registry import Registry, Source
-from plbench.store import Store
-from plbench.workspace import Workspace
+from plbench.runs import environment, summary
+from plbench.runs.registry import Registry, Source
+from plbench.runs.store import Store
+from plbench.runs.workspace import Workspace
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background: tests send it
     signal.signal(signal.SIGINT, signal.default_int_handler)

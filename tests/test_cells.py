@@ -11,12 +11,12 @@ import numpy.typing as npt
 import pytest
 from hypothesis import strategies as st
 
-from plbench.cells import Cells
 from plbench.errors import PlbenchError, StoreError
 from plbench.metrics import (
     average_precision,
     evaluate,
 )
+from plbench.metrics.cells import Cells
 
 Array = npt.NDArray[Any]
 SEEDS = st.integers(0, 2**32 - 1)

@@ -22,7 +22,7 @@ from PIL import Image
 
 from plbench.api import ImageFiles, LabelledSplit, PartialLabels
 from plbench.cli import main
-from plbench.data.pictures import contact_sheet
+from plbench.runs.inspect.pictures import contact_sheet
 
 CATEGORIES = {3: "bird", 7: "cat", 20: "dog", 21: "cow", 90: "hair drier"}  # ids with gaps
 NUM_IMAGES = {"train": 24, "val": 16}

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plbench import columns
-from plbench.columns import PatternColumn, TextColumn, take
+from plbench.data import text_column as columns
+from plbench.data.text_column import PatternColumn, TextColumn, take
 from plbench.errors import DataError
 
 TEXTS = st.lists(st.text(max_size=5), max_size=12)

@@ -16,17 +16,18 @@ import pytest
 import torch
 from PIL import Image
 
-from plbench import digests, runner
-from plbench.checksums import DAMAGED, Damaged, read_checked, read_checked_json, write_checked, write_checked_json
+from plbench.data import digests
+from plbench.data.shards.packing import pack
+from plbench.data.shards.shards import ShardedImages
 from plbench.errors import DataError, StoreError
-from plbench.growing import GrowingMatrix, find_damage, open_matrix
-from plbench.packed.packing import pack
-from plbench.packed.shards import ShardedImages
-from plbench.planning.resolve import Request, RunPlan, plan_run
+from plbench.files.checksums import DAMAGED, Damaged, read_checked, read_checked_json, write_checked, write_checked_json
+from plbench.loading.resumable_array import GrowingMatrix, find_damage, open_matrix
 from plbench.progress import Reporter
-from plbench.record import whole_file
-from plbench.store import CHECKPOINT, RECORD
-from plbench.workspace import Workspace, fingerprint, open_dataset
+from plbench.runs import run as runner
+from plbench.runs.plan.resolve import Request, RunPlan, plan_run
+from plbench.runs.record import whole_file
+from plbench.runs.store import CHECKPOINT, RECORD
+from plbench.runs.workspace import Workspace, fingerprint, open_dataset
 
 pytestmark = pytest.mark.usefixtures("quick_records")
 

@@ -28,7 +28,7 @@ from plbench.api import (
 )
 from plbench.cli.terms import data_options
 from plbench.errors import DataError, PlbenchError
-from plbench.workspace import Workspace, locate_dataset, open_dataset
+from plbench.runs.workspace import Workspace, locate_dataset, open_dataset
 
 FIXTURES = ["openimages-v6", "openimages-v6-csl", "openimages-v3"]
 LABELS = PartialLabels.from_dense([[1, -1], [0, 1]], ["x", "y"])

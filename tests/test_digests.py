@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plbench import digests
-from plbench.checksums import DAMAGED
-from plbench.digests import file_sha256, files_sha256
+from plbench.data import digests
+from plbench.data.digests import file_sha256, files_sha256
 from plbench.errors import DataError, StoreError
+from plbench.files.checksums import DAMAGED
 
 
 @pytest.fixture

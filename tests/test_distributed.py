@@ -15,15 +15,15 @@ import torch.multiprocessing
 from torch import nn
 
 from plbench.api import Batch, Loss, Method, MethodParams, ModelSpec, PartialLabels, Plan, Progress, Task
-from plbench.cells import joined_cells
-from plbench.distributed import ALONE, World, joined
 from plbench.errors import PlbenchError, TrainingError
 from plbench.metrics import evaluate_cells
+from plbench.metrics.cells import joined_cells
 from plbench.models import make_head
 from plbench.randomness import derive_seed, generator, seeded
-from plbench.registry import Registry
+from plbench.runs.registry import Registry
 from plbench.spec import Regime
 from plbench.training import evaluation
+from plbench.training.distributed import ALONE, World, joined
 from plbench.training.engine import fit, prepare_fit
 from plbench.training.evaluation import View, collect_cells, predict, predict_share
 from plbench.training.execution import Execution

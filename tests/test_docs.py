@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from plbench.cli import main
-from plbench.registry import Registry
+from plbench.runs.registry import Registry
 from plbench.testing.datasets import CHECKS as DATASET_CHECKS
 from plbench.testing.methods import CHECKS as METHOD_CHECKS
 

@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from plbench import features
 from plbench.api import DataError, ImageFiles, ModelSpec, PlbenchError
-from plbench.features import cached_features, features_key, features_name
+from plbench.loading import features
+from plbench.loading.features import cached_features, features_key, features_name
 from plbench.loading.transforms import eval_transform
 from plbench.models import Backbone
-from plbench.planning.resolve import Request, plan_run
 from plbench.randomness import seeded
-from plbench.runner import run
-from plbench.store import Store
-from plbench.workspace import Workspace
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.run import run
+from plbench.runs.store import Store
+from plbench.runs.workspace import Workspace
 
 MODEL = ModelSpec(backbone="test_resnet", weights="random", image_size=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 KEY = "0123456789abcdef" * 4

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from plbench.planning.resolve import Request, plan_run
-from plbench.runner import run
-from plbench.workspace import Workspace
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.run import run
+from plbench.runs.workspace import Workspace
 
 pytestmark = [
     pytest.mark.gpu,

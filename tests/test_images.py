@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from plbench.api import DataError, ImageFiles, PartialLabels, Plan, PlbenchError
-from plbench.images import find_unreadable, image_set_id, ordered_batches
+from plbench.data.images import find_unreadable, image_set_id, ordered_batches
 from plbench.loading.batches import image_batches
 from plbench.loading.transforms import EvalTransform, TrainTransform
 from plbench.training.inputs import ImageInputs

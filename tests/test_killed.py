@@ -16,23 +16,24 @@ from typing import Any
 import pytest
 import torch
 
-from plbench import checkpoint, environment, runner, store
 from plbench.api import Dataset
-from plbench.checkpoint import Checkpoints
-from plbench.distributed import ALONE, joined
-from plbench.evaluation import summary
-from plbench.planning.resolve import Request, RunPlan, plan_run
 from plbench.progress import Reporter
-from plbench.record import Record, read_record
-from plbench.registry import Registry, Source
-from plbench.store import CHECKPOINT, Store
+from plbench.runs import environment, store, summary
+from plbench.runs import run as runner
+from plbench.runs.plan.resolve import Request, RunPlan, plan_run
+from plbench.runs.record import Record, read_record
+from plbench.runs.registry import Registry, Source
+from plbench.runs.store import CHECKPOINT, Store
+from plbench.runs.workspace import Workspace
+from plbench.training import checkpoint
+from plbench.training.checkpoint import Checkpoints
+from plbench.training.distributed import ALONE, joined
 from plbench.training.step import Stepper
-from plbench.workspace import Workspace
 
 pytestmark = pytest.mark.slow
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["plbench.runner", "plbench.torchvision_ops", "timm"])
+CONTEXT.set_forkserver_preload(["plbench.runs.run", "plbench.models.torchvision_ops", "timm"])
 NUM_KILLS = 10
 
 

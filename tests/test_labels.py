@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from plbench.data.labels import PartialLabels
 from plbench.errors import DataError
-from plbench.labels import PartialLabels
 
 DENSE = [[1, -1, 0], [0, 0, 0], [-1, 1, 1], [0, 1, -1]]
 IDS = ("/m/01", "/m/02", "/m/03")

@@ -16,9 +16,9 @@ import pytest
 import torch
 from test_cli import SHORT, Outcome, plbench, words_with, write_coco
 
-from plbench import distributed, launch
-from plbench.distributed import joined
 from plbench.errors import PlbenchError
+from plbench.training import distributed, launch
+from plbench.training.distributed import joined
 from plbench.training.interruption import Stopped, listening
 
 FAILING = '''

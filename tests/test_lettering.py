@@ -12,12 +12,12 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.figure import Figure
 from PIL import Image
 
-from plbench import lettering
 from plbench.api import ImageFiles, LabelledSplit, PartialLabels
-from plbench.data.pictures import contact_sheet
-from plbench.data.statistics import draw_stats
-from plbench.lettering import drawable, drawable_names, dress, font_runs
-from plbench.studies.experiments.style import new_figure, plain, save, styled
+from plbench.data import lettering
+from plbench.data.lettering import drawable, drawable_names, dress, font_runs
+from plbench.experiments.shared.style import new_figure, plain, save, styled
+from plbench.runs.inspect.pictures import contact_sheet
+from plbench.runs.inspect.statistics import draw_stats
 
 CAT_IN_CHINESE, CAT_IN_THAI, CAT_IN_ARABIC, CAT_IN_JAPANESE = "\u732b", "\u0e41\u0e21\u0e27", "قطة", "ねこ"
 BLACK_CAT = "\U0001f408\u200d\u2b1b"  # two emoji that are joined to one

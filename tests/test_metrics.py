@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
-from plbench.cells import Cells, top_places
+from plbench.data.labels import PartialLabels
 from plbench.errors import PlbenchError
-from plbench.labels import PartialLabels
 from plbench.metrics import (
     F1,
     Metrics,
@@ -33,6 +32,7 @@ from plbench.metrics import (
     ranking_loss,
     top_f1_scores,
 )
+from plbench.metrics.cells import Cells, top_places
 
 Array = npt.NDArray[Any]
 SEEDS = st.integers(0, 2**32 - 1)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from plbench.errors import StoreError
-from plbench.migrations import SCHEMA_VERSION, upgraded
-from plbench.record import RECORD, Record, read_record
+from plbench.runs.migrations import SCHEMA_VERSION, upgraded
+from plbench.runs.record import RECORD, Record, read_record
 from plbench.spec import RunSpec
 
 SPEC: dict[str, Any] = {

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
-from plbench.digests import file_sha256
+from plbench.data.digests import file_sha256
 from plbench.errors import PlbenchError
 from plbench.models import (
     PACKAGED_BACKBONE,

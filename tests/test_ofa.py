@@ -102,7 +102,7 @@ def test_they_give_features(name: str, width: int) -> None:
 
 def test_importing_the_module_is_enough() -> None:
     """In a process that has imported nothing else of plbench, beside whatever torchvision is installed."""
-    program = "import plbench.ofa, timm; print(timm.create_model('ofa_595').num_features)"
+    program = "import plbench.models.ofa, timm; print(timm.create_model('ofa_595').num_features)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 0

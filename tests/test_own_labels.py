@@ -6,15 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plbench import runner, sweep
-from plbench.lineups.lineup import choose_entrants, plan_contest
-from plbench.planning.options import options_of
-from plbench.planning.resolve import Request, RunPlan, plan_from_spec, plan_run
-from plbench.protocol import choose_protocol
-from plbench.record import Record, read_record
+from plbench.comparison.lineup import choose_entrants, plan_contest
+from plbench.runs import run as runner
+from plbench.runs import schedule as sweep
+from plbench.runs import together
+from plbench.runs.plan.options import options_of
+from plbench.runs.plan.resolve import Request, RunPlan, plan_from_spec, plan_run
+from plbench.runs.protocol import choose_protocol
+from plbench.runs.record import Record, read_record
+from plbench.runs.workspace import Workspace
 from plbench.spec import Protocol, RunSpec
-from plbench.stacking import together
-from plbench.workspace import Workspace
 
 MakeWorkspace = Callable[..., Workspace]
 
@@ -124,7 +125,7 @@ def test_features_of_all_seeds_are_in_memory_once(make_workspace: MakeWorkspace)
 
 
 def _on(plan: RunPlan, part: str, workspace: Workspace) -> RunPlan:
-    from plbench.planning.resolve import fit_part_plan
+    from plbench.runs.plan.resolve import fit_part_plan
 
     return plan if part == "train" else fit_part_plan(plan, workspace.registry)
 
@@ -150,7 +151,7 @@ class TestIdentity:
     def test_bootstrap_resamples_are_those_of_the_protocol_for_all_seeds(
         self, make_workspace: MakeWorkspace, quick_records: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from plbench.evaluation import summary
+        from plbench.runs import summary
 
         workspace, seeds = make_workspace(), []
         draw = summary.draw_replicates

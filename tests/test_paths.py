@@ -8,11 +8,11 @@ import pyarrow.compute as pc
 import pytest
 
 from plbench.api import DataError, ImageFiles
-from plbench.download.remote import RemoteFile
+from plbench.data.download.remote import RemoteFile
 from plbench.errors import PlbenchError
-from plbench.paths import UNSAFE, below, is_unsafe, read_plain, refuse_links
-from plbench.plain_json import parse_json
-from plbench.store import Store
+from plbench.files.paths import UNSAFE, below, is_unsafe, read_plain, refuse_links
+from plbench.files.plain_json import parse_json
+from plbench.runs.store import Store
 
 SAFE = ("a.jpg", "dogs/0001.jpg", "..a/b..c", "a b/é.png", "ab:c", "./a.jpg", "train2017/000000000009.jpg")
 OUTSIDE = (

@@ -15,15 +15,15 @@ from PIL import Image, ImageCms, features
 from test_cli import plbench
 
 from plbench.api import DataError, ImageFiles, ModelSpec
+from plbench.data.images import find_unreadable
+from plbench.data.pixels import ODDITIES, PIXELS, decoded
+from plbench.data.shards.packing import encode, pack
+from plbench.data.shards.prepared import PREPARED
+from plbench.data.shards.shards import MANIFEST, ShardedImages, verify
 from plbench.datasets.lvis import Lvis
 from plbench.errors import PlbenchError
-from plbench.features import features_key
-from plbench.images import find_unreadable
+from plbench.loading.features import features_key
 from plbench.loading.jpegs import is_plain_jpeg
-from plbench.packed.packing import encode, pack
-from plbench.packed.prepared import PREPARED
-from plbench.packed.shards import MANIFEST, ShardedImages, verify
-from plbench.pixels import ODDITIES, PIXELS, decoded
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -422,7 +422,7 @@ def test_fingerprints_and_features_of_other_rules_are_others(
 
     now = identities()
     assert now == identities()
-    for module in ("plbench.dataset", "plbench.features"):
+    for module in ("plbench.data.dataset", "plbench.loading.features"):
         monkeypatch.setattr(f"{module}.PIXELS", 1)
     assert all(before != after for before, after in zip(identities(), now, strict=True))
 

@@ -5,18 +5,12 @@ from typing import Any
 
 import pytest
 
-from plbench import runner
 from plbench.errors import PlbenchError
-from plbench.planning.resolve import Request, plan_run
-from plbench.pretraining import (
-    Pretraining,
-    datasets_of_tag,
-    describe_pretraining,
-    overlap,
-    parse_pretraining,
-)
+from plbench.runs import run as runner
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.pretraining import Pretraining, datasets_of_tag, describe_pretraining, overlap, parse_pretraining
+from plbench.runs.workspace import Workspace
 from plbench.spec import ModelSpec
-from plbench.workspace import Workspace
 
 
 def a_model(backbone: str, weights: Any, sha256: str | None = "a" * 64) -> ModelSpec:
@@ -109,6 +103,6 @@ def test_a_record_says_that_its_test_images_were_seen(
     assert honest.pretraining is not None and honest.pretraining.datasets == ()
     assert honest.test_seen_in_pretraining is None
     seen = Pretraining(weights="w", datasets=("imagenet-1k",), source="s")
-    monkeypatch.setattr("plbench.outcome.describe_pretraining", lambda model, said: seen)
+    monkeypatch.setattr("plbench.runs.outcome.describe_pretraining", lambda model, said: seen)
     marked = runner.run(plan_run(Request("photographs", "ce-negative", seed=1), workspace), workspace)
     assert marked.test_seen_in_pretraining is not None and "imagenet-1k" in marked.test_seen_in_pretraining

@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from plbench.errors import PlbenchError
-from plbench.priors import class_average, spearman_by_depth, threshold_for_top, top_classes
+from plbench.losses.priors import class_average, spearman_by_depth, threshold_for_top, top_classes
 
 
 def probabilities(num_images: int, num_classes: int, seed: int = 0) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from plbench.errors import StoreError
-from plbench.record import RECORD, Estimate, Record, read_record, reference, write_record
+from plbench.runs.record import RECORD, Estimate, Record, read_record, reference, write_record
 from plbench.spec import MethodSpec, ModelSpec, Plan, Protocol, RunSpec
 
 

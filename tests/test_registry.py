@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from plbench.errors import PluginError
-from plbench.registry import Registry, source_sha256
+from plbench.runs.registry import Registry, source_sha256
 
 METHOD = """
 from plbench.api import Loss, Method
@@ -44,7 +44,7 @@ def write(path: Path, source: str) -> Path:
 
 def test_names_are_listed_without_importing_anything_heavy() -> None:
     code = (
-        "import sys; from plbench.registry import Registry; registry = Registry.discover();"
+        "import sys; from plbench.runs.registry import Registry; registry = Registry.discover();"
         "print(*registry.names('method'), *registry.names('dataset'));"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules;"
         "assert not [name for name in sys.modules if name.startswith(('plbench.methods', 'plbench.datasets'))]"

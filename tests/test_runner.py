@@ -20,22 +20,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from plbench import checkpoint, job, runner
 from plbench.api import Batch, Loss, Method, Progress
-from plbench.cells import Cells
 from plbench.errors import PluginError, StoreError, TrainingError
 from plbench.loading.transforms import eval_transform
 from plbench.metrics import evaluate_cells
+from plbench.metrics.cells import Cells
 from plbench.models import build_backbone, make_head
-from plbench.outcome import FILES
-from plbench.planning.resolve import Request, RunPlan, fit_part_plan, plan_from_spec, plan_run
-from plbench.record import read_record, reference
+from plbench.runs import active as job
+from plbench.runs import run as runner
+from plbench.runs.outcome import FILES
+from plbench.runs.plan.resolve import Request, RunPlan, fit_part_plan, plan_from_spec, plan_run
+from plbench.runs.record import read_record, reference
+from plbench.runs.store import CHECKPOINT, RECORD
+from plbench.runs.workspace import Workspace
 from plbench.spec import RunSpec
-from plbench.store import CHECKPOINT, RECORD
-from plbench.training import engine
+from plbench.training import checkpoint, engine
 from plbench.training.state import FitState
 from plbench.training.step import Stepper
-from plbench.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("quick_records")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from plbench.errors import PlbenchError
-from plbench.sample_state import CellValues, check_state_size
+from plbench.losses.sample_state import CellValues, check_state_size
 
 NUM_CLASSES = 7
 

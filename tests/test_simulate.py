@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plbench import simulate
-from plbench.errors import PlbenchError
-from plbench.labels import PartialLabels
-from plbench.simulate import (
+from plbench.data import simulation as simulate
+from plbench.data.labels import PartialLabels
+from plbench.data.simulation import (
     Simulation,
     fixed_per_class,
     frequency_biased,
@@ -20,6 +19,7 @@ from plbench.simulate import (
     random_per_annotation,
     single_positive,
 )
+from plbench.errors import PlbenchError
 
 BIASED = "frequency-biased=0.4,bias=1,negatives=2"
 EVERY_KIND = [

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from plbench import runner, sweep
 from plbench.cli import main
-from plbench.environment import cpu_name, describe
-from plbench.planning.resolve import Request, RunPlan, plan_run
-from plbench.record import Cost, Record, StandardCost
+from plbench.runs import run as runner
+from plbench.runs import schedule as sweep
+from plbench.runs.environment import cpu_name, describe
+from plbench.runs.plan.resolve import Request, RunPlan, plan_run
+from plbench.runs.record import Cost, Record, StandardCost
+from plbench.runs.workspace import Workspace
 from plbench.training.evaluation import View
 from plbench.training.interruption import Stopped
-from plbench.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("quick_records")
 

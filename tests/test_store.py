@@ -12,7 +12,7 @@ import pytest
 
 from plbench.errors import StoreError
 from plbench.files import locked, write_atomically, write_json, write_text
-from plbench.store import RECORD, Store
+from plbench.runs.store import RECORD, Store
 
 FORK = multiprocessing.get_context("fork")
 

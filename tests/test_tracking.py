@@ -13,18 +13,19 @@ from typing import Any
 
 import pytest
 
-from plbench import runner, sweep
-from plbench.distributed import World
 from plbench.errors import PlbenchError, TrainingError
-from plbench.planning.resolve import Request, RunPlan, plan_run
 from plbench.progress import Reporter
-from plbench.record import Record, figures, read_record
+from plbench.runs import run as runner
+from plbench.runs import schedule as sweep
+from plbench.runs.plan.resolve import Request, RunPlan, plan_run
+from plbench.runs.record import Record, figures, read_record
+from plbench.runs.workspace import Workspace
 from plbench.spec import RunSpec
 from plbench.tracking import follow as following
 from plbench.tracking import services
 from plbench.tracking.follow import Tracking, check_names
 from plbench.tracking.tracker import PACKAGES, numbers, settings
-from plbench.workspace import Workspace
+from plbench.training.distributed import World
 
 pytestmark = pytest.mark.usefixtures("quick_records")
 
@@ -251,7 +252,7 @@ class TestRuns:
         def fails(*arguments: Any, **options: Any) -> None:
             raise TrainingError("the loss is nan")
 
-        monkeypatch.setattr("plbench.job.fit", fails)
+        monkeypatch.setattr("plbench.runs.active.fit", fails)
         with pytest.raises(TrainingError):
             runner.run(plan_run(Request("tiny", "ce-negative"), workspace), tracked(workspace, "mlflow"))
         assert listener.events == ["started", "failed"]
@@ -441,7 +442,7 @@ class TestMLflow:
         interrupted_then_whole(plan, record, tmp_path / "run", tracked(workspace, "mlflow"))
         experiment = client.get_experiment_by_name("plbench").experiment_id
         (run,) = client.search_runs([experiment], f"tags.`plbench.key` = '{plan.spec.key}'")
-        assert run.info.status == "FINISHED" and run.data.tags["plbench.protocol"] == "tiny-fpc8/v1"
+        assert run.info.status == "FINISHED" and run.data.tags["plbench.runs.protocol"] == "tiny-fpc8/v1"
         assert run.data.params["plan.lr"] == str(plan.spec.plan.lr) and run.data.params["method.name"] == "ce-negative"
         assert run.data.metrics["test/map_c"] == pytest.approx(record.test.map_c.value)
         assert {metric.step for metric in client.get_metric_history(run.info.run_id, "loss")} == {3, 6, 9}

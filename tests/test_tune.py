@@ -17,18 +17,17 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from plbench import tune
 from plbench.api import BenchmarkProtocol, Dataset, LabelledSplit, PartialLabels
 from plbench.board.identity import check_tuning
 from plbench.errors import PlbenchError, StoreError, TrainingError
-from plbench.findings import Findings
-from plbench.planning.resolve import Request, RunPlan, plan_run
-from plbench.record import read_record
-from plbench.tune import Settings, search, tuned_plan
-from plbench.tuning import trials
+from plbench.runs.findings import Findings
+from plbench.runs.plan.resolve import Request, RunPlan, plan_run
+from plbench.runs.record import read_record
+from plbench.runs.workspace import Workspace
+from plbench.tuning import trials, tune
 from plbench.tuning.study import StudyRecord, read_study
 from plbench.tuning.trials import TrialResult
-from plbench.workspace import Workspace
+from plbench.tuning.tune import Settings, search, tuned_plan
 
 pytestmark = pytest.mark.usefixtures("quick_records")
 

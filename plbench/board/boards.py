@@ -13,8 +13,8 @@ from pydantic import Field, StringConstraints, ValidationError
 
 from plbench.errors import PlbenchError, did_you_mean
 from plbench.files import unwritable, write_json
-from plbench.paths import read_plain, refuse_links
-from plbench.plain_json import MOST_BYTES, parse_json
+from plbench.files.paths import read_plain, refuse_links
+from plbench.files.plain_json import MOST_BYTES, parse_json
 from plbench.spec import STANDARD_TRIALS, Frozen
 
 BOARD, LEDGER, RECORDS, PUBLISHED = "board.json", "ledger.json", "records", "published"

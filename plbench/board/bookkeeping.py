@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from plbench.board.entries import Entry
-from plbench.findings import Findings, shown
-from plbench.record import (
+from plbench.runs.findings import Findings, shown
+from plbench.runs.record import (
     PHASES,
     Cost,
     DataSummary,

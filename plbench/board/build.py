@@ -12,7 +12,7 @@ from plbench.board.page import render_page
 from plbench.board.published import read_quotations
 from plbench.board.rows import board_values
 from plbench.files import write_text
-from plbench.paths import refuse_links
+from plbench.files.paths import refuse_links
 
 PAGE = "index.html"
 

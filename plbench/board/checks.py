@@ -28,8 +28,8 @@ from plbench.board.identity import (
 )
 from plbench.board.names import check_values
 from plbench.board.recompute import CELLS, check_cells
-from plbench.evaluation.tables import PER_CLASS, REPLICATES, EntryError
-from plbench.findings import Findings, Refusal
+from plbench.runs.findings import Findings, Refusal
+from plbench.runs.tables import PER_CLASS, REPLICATES, EntryError
 
 __all__ = ["Refusal", "Role", "check_entry", "verify_board"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from plbench.board.boards import LEDGER, RECORDS, BoardFolder
 from plbench.board.entries import FILES, PACKED, Entry
-from plbench.evaluation.tables import REPLICATES, names_parts
-from plbench.findings import Refusal, printable, shown
+from plbench.runs.findings import Refusal, printable, shown
+from plbench.runs.tables import REPLICATES, names_parts
 
 Facts = dict[str, Any]
 

@@ -16,14 +16,14 @@ from plbench.board.checks import check_entry
 from plbench.board.entries import PACKED, pack_replicates, read_entry, read_file
 from plbench.board.identity import Role
 from plbench.errors import PlbenchError, did_you_mean
-from plbench.evaluation.stored import read_run
-from plbench.evaluation.tables import PER_CLASS, REPLICATES
 from plbench.files import unwritable, write_atomically, write_json
-from plbench.paths import refuse_links
-from plbench.record import Record
-from plbench.registry import Registry
+from plbench.files.paths import refuse_links
+from plbench.runs.record import Record
+from plbench.runs.registry import Registry
+from plbench.runs.store import RECORD
+from plbench.runs.stored import read_run
+from plbench.runs.tables import PER_CLASS, REPLICATES
 from plbench.spec import Protocol
-from plbench.store import RECORD
 
 
 def add(runs: Sequence[Path], root: Path, *, refused: Callable[[str], None] | None = None) -> list[tuple[str, str]]:

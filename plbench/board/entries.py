@@ -11,18 +11,11 @@ import numpy as np
 from pydantic import ValidationError
 
 from plbench.errors import StoreError
-from plbench.evaluation.agreement import check_intervals, check_table_figures
-from plbench.evaluation.tables import (
-    PER_CLASS,
-    REPLICATES,
-    ClassRow,
-    EntryError,
-    parse_per_class,
-    parse_replicates,
-)
-from plbench.findings import Findings
-from plbench.record import Record, parse_record
-from plbench.store import RECORD
+from plbench.runs.agreement import check_intervals, check_table_figures
+from plbench.runs.findings import Findings
+from plbench.runs.record import Record, parse_record
+from plbench.runs.store import RECORD
+from plbench.runs.tables import PER_CLASS, REPLICATES, ClassRow, EntryError, parse_per_class, parse_replicates
 
 FILES = (RECORD, PER_CLASS, REPLICATES)
 

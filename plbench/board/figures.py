@@ -9,12 +9,12 @@ import numpy as np
 
 from plbench.board.entries import Entry
 from plbench.board.thresholds import check_threshold_figures
-from plbench.evaluation.agreement import ROUNDED, check_intervals, check_table_figures, check_without_interval
-from plbench.evaluation.summary import NUM_REPLICATES, PRECISION_AT
-from plbench.evaluation.tables import as_metrics, group_members, names_parts
-from plbench.findings import Findings
 from plbench.metrics import Metrics
-from plbench.record import SplitMetrics
+from plbench.runs.agreement import ROUNDED, check_intervals, check_table_figures, check_without_interval
+from plbench.runs.findings import Findings
+from plbench.runs.record import SplitMetrics
+from plbench.runs.summary import NUM_REPLICATES, PRECISION_AT
+from plbench.runs.tables import as_metrics, group_members, names_parts
 
 
 def check_figures(entry: Entry, findings: Findings) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from plbench.board.boards import BOARD, LEDGER, RECORDS, BoardFolder
-from plbench.findings import Refusal, printable, shown
-from plbench.plain_json import parse_json
+from plbench.files.plain_json import parse_json
+from plbench.runs.findings import Refusal, printable, shown
 
 TIMEOUT = 60  # seconds for one question to git
 KEPT = ("name", "dataset", "protocol", "protocol_sha256", "ceiling_sha256", "dataset_fingerprint", "max_trials")

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from plbench.board.boards import Board, Event
 from plbench.board.entries import Entry
-from plbench.findings import Findings, shown
-from plbench.record import Record
+from plbench.runs.findings import Findings, shown
+from plbench.runs.record import Record
+from plbench.runs.store import RECORD
 from plbench.spec import NUMERICS
-from plbench.store import RECORD
 
 Role = Literal["row", "ceiling"]
 
@@ -152,7 +152,7 @@ def _matches(pattern: re.Pattern[str], value: Any) -> bool:
 
 @cache
 def _present_source() -> str:
-    from plbench.environment import source_sha256  # imports torch
+    from plbench.runs.environment import source_sha256  # imports torch
 
     return source_sha256()
 
@@ -160,7 +160,7 @@ def _present_source() -> str:
 def _as_installed(record: Record) -> dict[str, Any]:
     """What the installed method and dataset say that a record repeats; empty where they are not installed."""
     from plbench.errors import PlbenchError
-    from plbench.registry import Registry, source_file, source_sha256
+    from plbench.runs.registry import Registry, source_file, source_sha256
 
     registry, spec = Registry.discover(), record.spec
     known: dict[str, Any] = {}
@@ -181,8 +181,8 @@ def _as_installed(record: Record) -> dict[str, Any]:
 
 def _is_default(record: Record, method: Any, dataset: Any) -> bool | None:
     """Whether values are those of the installed protocol and recipe; None where these are not its own."""
-    from plbench.planning.resolve import RunPlan, is_default
-    from plbench.protocol import Material
+    from plbench.runs.plan.resolve import RunPlan, is_default
+    from plbench.runs.protocol import Material
 
     spec = record.spec
     protocol = next((own for own in dataset.protocols if own.name == spec.protocol.name), None)

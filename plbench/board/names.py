@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from plbench.board.entries import Entry
-from plbench.findings import Findings, shown
+from plbench.runs.findings import Findings, shown
 
 LONGEST = 200
 DEEPEST = 12

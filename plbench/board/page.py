@@ -21,7 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from plbench.board.critical import rank_pictures
-from plbench.evaluation.statistics import format_p
+from plbench.metrics.statistics import format_p
 
 TEMPLATES = Path(__file__).parent / "templates"
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"

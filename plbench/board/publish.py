@@ -13,10 +13,10 @@ from plbench.board import build
 from plbench.board.boards import holding, open_boards
 from plbench.board.entries import FILES, PACKED, read_file
 from plbench.errors import PlbenchError
-from plbench.evaluation.tables import REPLICATES
 from plbench.files import unwritable, write_atomically
-from plbench.paths import refuse_links
-from plbench.record import Estimate, Record
+from plbench.files.paths import refuse_links
+from plbench.runs.record import Estimate, Record
+from plbench.runs.tables import REPLICATES
 
 WORKFLOWS = ("boards.yml",)
 

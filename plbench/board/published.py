@@ -9,8 +9,8 @@ from pydantic import StringConstraints
 
 from plbench.board.boards import PUBLISHED, Name, Sentence, read_model
 from plbench.errors import PlbenchError
-from plbench.paths import refuse_links
-from plbench.record import Percent
+from plbench.files.paths import refuse_links
+from plbench.runs.record import Percent
 from plbench.spec import Frozen
 
 Metric = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]

@@ -12,16 +12,16 @@ import numpy as np
 
 from plbench.board.entries import Entry
 from plbench.board.thresholds import is_before_schema_5
-from plbench.cells import Cells
+from plbench.data.labels import PartialLabels
 from plbench.errors import PlbenchError
-from plbench.evaluation import summary
-from plbench.evaluation.agreement import ROUNDED
-from plbench.evaluation.bootstrap import MAX_IMAGES
-from plbench.evaluation.tables import as_metrics, group_members, names_parts
-from plbench.evaluation.thresholds import Thresholds
-from plbench.findings import Findings, defined
-from plbench.labels import PartialLabels
 from plbench.metrics import auroc, evaluate_cells, predictions_at
+from plbench.metrics.bootstrap import MAX_IMAGES
+from plbench.metrics.cells import Cells
+from plbench.runs import summary
+from plbench.runs.agreement import ROUNDED
+from plbench.runs.findings import Findings, defined
+from plbench.runs.tables import as_metrics, group_members, names_parts
+from plbench.runs.thresholds import Thresholds
 
 CELLS = "cells.npz"
 _BYTES_PER_CELL = 32  # image, class, score, sign; more would be something else

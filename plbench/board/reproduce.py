@@ -12,9 +12,9 @@ from plbench.board.boards import BoardFolder, Event
 from plbench.board.entrance import now
 from plbench.board.entries import Entry, read_entry
 from plbench.errors import PlbenchError
-from plbench.evaluation.statistics import MIN_SEEDS
-from plbench.record import Record
-from plbench.workspace import Workspace
+from plbench.metrics.statistics import MIN_SEEDS
+from plbench.runs.record import Record
+from plbench.runs.workspace import Workspace
 
 SPREADS = 1.0
 """On other software a figure may differ by this many standard deviations between the row's own seeds."""
@@ -60,8 +60,8 @@ def reproduce(board: BoardFolder, key: str, workspace: Workspace) -> tuple[Recor
     Raises:
         PlbenchError: if the board has no such record, or the run cannot be the same here, naming what differs.
     """
-    from plbench import runner
-    from plbench.planning.resolve import plan_from_spec
+    from plbench.runs import run as runner
+    from plbench.runs.plan.resolve import plan_from_spec
 
     if key not in board.added:
         raise PlbenchError(f"board {board.board.name} has no record {key!r}")

@@ -1,7 +1,7 @@
 """A board's rows: records that differ in seed and tuning study only, ranked where they may be.
 
 Rows are ranked within one regime, model and way of choosing values (default, tuned or by hand), by the rules of
-`plbench.evaluation.statistics`. With fewer than five seeds a row is provisional and has no rank, nor have the ceiling,
+`plbench.metrics.statistics`. With fewer than five seeds a row is provisional and has no rank, nor have the ceiling,
 withdrawn rows, and rows whose backbone has seen the test images.
 """
 
@@ -19,7 +19,7 @@ from plbench.board.boards import BoardFolder
 from plbench.board.entries import Entry, read_whole_entry
 from plbench.board.published import Quotation
 from plbench.comparison.compare import RunsOfRow, merge_identical, model_words, row_key, row_labels
-from plbench.evaluation.statistics import MIN_SEEDS_RANKED, Figure, compare_pairs
+from plbench.metrics.statistics import MIN_SEEDS_RANKED, Figure, compare_pairs
 
 _DIGITS = 4  # of what is written out, in percent: far below any interval
 

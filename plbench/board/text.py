@@ -12,7 +12,7 @@ from urllib.parse import quote
 from tabulate import tabulate
 
 from plbench.board.page import reference_link
-from plbench.evaluation.statistics import format_p
+from plbench.metrics.statistics import format_p
 
 Values = Mapping[str, Any]
 _MARKDOWN_SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>#|~!"})

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from plbench.board.entries import Entry
-from plbench.evaluation.agreement import ROUNDED
-from plbench.evaluation.summary import f1_figures, mean_auroc
-from plbench.evaluation.tables import ClassRow
-from plbench.findings import Findings, defined
 from plbench.metrics import Predictions
-from plbench.record import F1Figures, SplitMetrics
+from plbench.runs.agreement import ROUNDED
+from plbench.runs.findings import Findings, defined
+from plbench.runs.record import F1Figures, SplitMetrics
+from plbench.runs.summary import f1_figures, mean_auroc
+from plbench.runs.tables import ClassRow
 
 _EXACT = 1e-9  # percentage points, of a division done twice
 

@@ -28,8 +28,8 @@ from plbench.cli.sweep import sweep_app
 from plbench.cli.terms import say
 from plbench.cli.tune import tune
 from plbench.errors import PlbenchError
-from plbench.launch import is_worker, write_failure
 from plbench.training.interruption import Stopped
+from plbench.training.launch import is_worker, write_failure
 
 app = CommandGroup(
     help="The benchmark suite for learning from images whose labels are only partly known.",

@@ -13,7 +13,7 @@ from plbench.cli.terms import RUNS, Dataset, emit
 from plbench.errors import PlbenchError
 
 if TYPE_CHECKING:
-    from plbench.studies.mechanism.advice import Advice
+    from plbench.experiments.mechanism.advice import Advice
 
 
 @with_setting
@@ -27,9 +27,9 @@ def advise(
     ] = None,
 ) -> None:
     """Say which treatment of unknown labels suits your own data, from frozen features, or that nobody can tell."""
-    from plbench.planning import options
-    from plbench.studies.mechanism.advice import OWN_LABELS, read_map
-    from plbench.studies.mechanism.advice import advise as ask
+    from plbench.experiments.mechanism.advice import OWN_LABELS, read_map
+    from plbench.experiments.mechanism.advice import advise as ask
+    from plbench.runs.plan import options
 
     if seeds < 1:
         raise PlbenchError(f"--seeds {seeds}: at least one model must estimate, and 3 to see how sure it is")
@@ -49,7 +49,7 @@ def advise(
 def _print(advice: Advice, step: str) -> None:
     from rich.text import Text
 
-    from plbench.display.tables import output, print_rows
+    from plbench.cli.display.tables import output, print_rows
 
     console = output()
     console.print(

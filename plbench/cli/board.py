@@ -121,7 +121,7 @@ def board_show(name: Names = None, boards: Boards = BOARDS, as_json: AsJson = Fa
     from plbench.board.boards import open_boards
     from plbench.board.build import all_values
     from plbench.board.text import terminal_rows
-    from plbench.display import tables
+    from plbench.cli.display import tables
 
     values = all_values(boards, open_boards(boards, name or ()))
 
@@ -155,7 +155,7 @@ def board_reproduce(
     """Run a record again: bit-identical on the same software, else as near as its seeds; note it as verified."""
     from plbench.board.boards import open_boards
     from plbench.board.reproduce import home_of, promote, reproduce
-    from plbench.display import tables
+    from plbench.cli.display import tables
 
     folder, key = home_of(open_boards(boards), record)
     _, compared = reproduce(folder, key, make_workspace(runs, plugin, data_root, device=device, quiet=quiet))
@@ -202,6 +202,6 @@ def board_card(
 ) -> None:
     """Print a run as the model-index of a Hugging Face model card."""
     from plbench.board.publish import model_index
-    from plbench.evaluation.stored import read_run
+    from plbench.runs.stored import read_run
 
     typer.echo(model_index(read_run(open_store(runs).find(run))), nl=False)

@@ -15,8 +15,8 @@ from plbench.errors import PlbenchError
 
 if TYPE_CHECKING:
     from plbench.comparison.compare import Setting as Comparison
-    from plbench.planning.resolve import RunPlan
-    from plbench.workspace import Workspace
+    from plbench.runs.plan.resolve import RunPlan
+    from plbench.runs.workspace import Workspace
 
 ENOUGH_SEEDS = 5
 SOME_TRIALS = 16
@@ -53,13 +53,13 @@ def compare(
     dry_run: DryRun = False,
 ) -> None:
     """Train all methods on one dataset: which one should I use, and how sure is that?"""
+    from plbench.comparison import lineup
     from plbench.comparison.compare import compare as side_by_side
     from plbench.comparison.picture import draw_comparison
-    from plbench.data.statistics import picture_format
     from plbench.files import try_folder
-    from plbench.lineups import lineup
-    from plbench.planning import options
-    from plbench.planning.label_check import notes_on
+    from plbench.runs.inspect.statistics import picture_format
+    from plbench.runs.plan import options
+    from plbench.runs.plan.label_check import notes_on
 
     if tune is not None and tune < 1:
         raise PlbenchError(f"--tune {tune}: a study needs at least one trial; without --tune, none is made")
@@ -111,8 +111,8 @@ def _tell(
     as_json: bool,
 ) -> None:
     """The rows, the answer in words, who is absent and why, notes on the labels, and what to do next."""
+    from plbench.cli.display import tables
     from plbench.comparison.verdict import verdict
-    from plbench.display import tables
 
     answer = verdict(result)
     content = {
@@ -130,7 +130,7 @@ def _tell(
 
 def _words(plan: RunPlan, methods: Sequence[str] | None, seeds: int, workspace: Workspace) -> list[str]:
     """The command that asks for a comparison, but for where its files lie."""
-    from plbench.planning.options import options_of
+    from plbench.runs.plan.options import options_of
 
     words = ["plbench", "compare", "--dataset", plan.spec.protocol.dataset, *options_of(plan, workspace)]
     words += [] if methods is None else ["--methods", ",".join(methods)]

@@ -34,7 +34,7 @@ data_app = CommandGroup(help="The datasets that are installed.", no_args_is_help
 @data_app.command("list")
 def data_list(plugin: Plugins = None, data_root: DataRoot = None, runs: Runs = RUNS, as_json: AsJson = False) -> None:
     """All datasets: whether their files are here, and how to get them."""
-    from plbench.display import catalogue, tables
+    from plbench.cli.display import catalogue, tables
 
     rows = catalogue.list_datasets(make_workspace(runs, plugin, data_root))
     emit(rows, as_json, lambda: tables.print_datasets(rows))
@@ -55,7 +55,7 @@ def data_download(
     as_json: AsJson = False,
 ) -> None:
     """Fetch the published files: resumed where it stopped, verified, unpacked."""
-    from plbench.data.fetch import fetch
+    from plbench.runs.inspect.download import fetch
 
     done = fetch(
         name,
@@ -89,8 +89,8 @@ def data_prepare(
     as_json: AsJson = False,
 ) -> None:
     """Resize the images and pack them into shards that are read sequentially, with their labels beside them."""
-    from plbench.data.preparing import prepare
-    from plbench.display import tables
+    from plbench.cli.display import tables
+    from plbench.runs.inspect.prepare import prepare
 
     options = data_options(labels, images, negative_value, data_option)
     workspace = make_workspace(RUNS, plugin, data_root, quiet=quiet, workers=workers, data_options=options)
@@ -112,8 +112,8 @@ def data_verify(
     as_json: AsJson = False,
 ) -> None:
     """Counts, checksums, missing files; with --decode every image. Leaves with 2 where something is wrong."""
-    from plbench.data.verify import verify_dataset
-    from plbench.display import tables
+    from plbench.cli.display import tables
+    from plbench.runs.inspect.verify import verify_dataset
 
     options = data_options(labels, images, negative_value, data_option)
     workspace = make_workspace(RUNS, plugin, data_root, quiet=quiet, data_options=options)
@@ -141,8 +141,8 @@ def data_stats(
     as_json: AsJson = False,
 ) -> None:
     """What is known in train and test under a protocol: by split, by class, by image."""
-    from plbench.data import statistics
-    from plbench.display import tables
+    from plbench.cli.display import tables
+    from plbench.runs.inspect import statistics
 
     if out is not None:
         statistics.picture_format(out)  # a mistyped name is said before millions of labels are counted
@@ -172,9 +172,9 @@ def data_show(
     as_json: AsJson = False,
 ) -> None:
     """One dataset: licence, protocols and recipes; with --out a picture of it."""
-    from plbench.data import pictures
-    from plbench.display import catalogue, tables
-    from plbench.workspace import open_dataset
+    from plbench.cli.display import catalogue, tables
+    from plbench.runs.inspect import pictures
+    from plbench.runs.workspace import open_dataset
 
     options = data_options(labels, images, negative_value, data_option)
     workspace = make_workspace(RUNS, plugin, data_root, quiet=quiet, data_options=options)
@@ -220,7 +220,7 @@ def data_make_fixture(
     as_json: AsJson = False,
 ) -> None:
     """Write a small imitation of a published layout, for tests and tutorials."""
-    from plbench.display.catalogue import make_fixture
+    from plbench.cli.display.catalogue import make_fixture
 
     make_fixture(open_registry(plugin), name, folder)
     emit({"dataset": name, "folder": str(folder)}, as_json, lambda: typer.echo(f"a small {name} is in {folder}"))

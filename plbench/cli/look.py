@@ -39,7 +39,7 @@ def methods_list(
     as_json: AsJson = False,
 ) -> None:
     """All methods: paper, needs and cost; broken ones with the reason."""
-    from plbench.display import catalogue, tables
+    from plbench.cli.display import catalogue, tables
 
     registry = open_registry(plugin)
     rows = catalogue.list_methods(registry)
@@ -54,7 +54,7 @@ def methods_list(
 @methods_app.command("show")
 def methods_show(name: str, plugin: Plugins = None, as_json: AsJson = False) -> None:
     """One method: its reference, formula and parameters."""
-    from plbench.display import catalogue, tables
+    from plbench.cli.display import catalogue, tables
 
     description = catalogue.describe_method(open_registry(plugin), name)
     emit(description, as_json, lambda: tables.print_description(description))
@@ -70,7 +70,7 @@ def methods_check(
 ) -> None:
     """Try a method on small inputs: what fails is shown on the smallest. Exit code 1 if anything does."""
     from plbench.cli.console import ConsoleReporter
-    from plbench.planning.resolve import parse_assignments
+    from plbench.runs.plan.resolve import parse_assignments
     from plbench.testing.command import check_methods
     from plbench.testing.report import print_findings
 
@@ -90,7 +90,7 @@ def methods_new(
     as_json: AsJson = False,
 ) -> None:
     """Write a method that runs as it stands into the current folder, and say what to do next."""
-    from plbench.scaffold import new_method
+    from plbench.testing.scaffold import new_method
 
     written = new_method(name, Path.cwd(), open_registry(None), package=package)
     emit(written.as_dict(), as_json, lambda: typer.echo(written.text()))
@@ -99,7 +99,7 @@ def methods_new(
 @runs_app.command("list")
 def runs_list(runs: Runs = RUNS, as_json: AsJson = False) -> None:
     """All runs, newest last."""
-    from plbench.display import tables
+    from plbench.cli.display import tables
 
     found = all_records(runs)
     emit([record for _, record in found], as_json, lambda: tables.print_runs(found, runs))
@@ -115,10 +115,10 @@ def runs_show(
     as_json: AsJson = False,
 ) -> None:
     """One run in full, or its average precision on single classes."""
-    from plbench.display import tables
-    from plbench.evaluation.stored import read_run
-    from plbench.evaluation.summary import read_per_class
-    from plbench.record import whole_file
+    from plbench.cli.display import tables
+    from plbench.runs.record import whole_file
+    from plbench.runs.stored import read_run
+    from plbench.runs.summary import read_per_class
 
     folder = open_store(runs).find(run)
     record = read_run(folder)
@@ -137,9 +137,9 @@ def runs_compare(
     as_json: AsJson = False,
 ) -> None:
     """Methods side by side: means over seeds, intervals, paired differences to the best."""
+    from plbench.cli.display import tables
     from plbench.comparison.compare import compare
-    from plbench.display import tables
-    from plbench.evaluation.stored import read_run
+    from plbench.runs.stored import read_run
 
     store = open_store(runs)
     found = [(folder, read_run(folder)) for folder in map(store.find, run)] if run else all_records(runs)
@@ -152,8 +152,8 @@ def runs_compare(
 
 def doctor(plugin: Plugins = None, data_root: DataRoot = None, runs: Runs = RUNS, as_json: AsJson = False) -> None:
     """Versions, device, weights and data: what is here, what is missing, and what mends it."""
-    from plbench.display import tables
-    from plbench.doctor import examine
+    from plbench.cli.display import tables
+    from plbench.cli.doctor import examine
 
     report = examine(make_workspace(runs, plugin, data_root))
     emit(report, as_json, lambda: tables.print_diagnosis(report))

@@ -14,7 +14,7 @@ from plbench.errors import PlbenchError
 from plbench.training.interruption import Stopped
 
 if TYPE_CHECKING:
-    from plbench.workspace import Workspace
+    from plbench.runs.workspace import Workspace
 
 
 @with_setting
@@ -50,10 +50,10 @@ def run(
 
 def _run(given: Setting, workspace: Workspace, *, config: Path | None, force: bool, dry_run: int) -> None:
     """Makes the run, or says what `dry_run` processes would do where that is not 0."""
-    from plbench import runner
-    from plbench.display import tables
-    from plbench.forecast.estimate import describe_world, forecast
-    from plbench.planning import options
+    from plbench.cli.display import tables
+    from plbench.runs import run as runner
+    from plbench.runs.estimate.estimate import describe_world, forecast
+    from plbench.runs.plan import options
 
     world, as_json = workspace.world, given["as_json"]
     with estimating_without_weights(workspace):
@@ -64,8 +64,8 @@ def _run(given: Setting, workspace: Workspace, *, config: Path | None, force: bo
     if world.size > 1:
         world.check_same({name: str(value) for name, value in plan.spec.model_dump(mode="json").items()})
     if dry_run:
-        from plbench.display.dry_run import print_dry_run
-        from plbench.forecast.dry_run import dry_run as look_ahead
+        from plbench.cli.display.dry_run import print_dry_run
+        from plbench.runs.estimate.dry_run import dry_run as look_ahead
 
         found = look_ahead(plan, workspace, force=force, processes=dry_run)
         emit(found.as_dict(), as_json, lambda: print_dry_run(found))
@@ -84,8 +84,8 @@ def _run(given: Setting, workspace: Workspace, *, config: Path | None, force: bo
 
 def _in_processes(number: int, device: str | None) -> None:
     """The same command once in each process."""
-    from plbench.distributed import is_launched
-    from plbench.launch import arguments_without, launch
+    from plbench.training.distributed import is_launched
+    from plbench.training.launch import arguments_without, launch
 
     if is_launched():
         raise PlbenchError("--nproc starts processes, and this is already one of several; leave it out under torchrun")

@@ -40,8 +40,8 @@ from plbench.errors import PlbenchError
 from plbench.tracking.follow import check_names
 
 if TYPE_CHECKING:
-    from plbench.distributed import World
-    from plbench.workspace import Workspace
+    from plbench.runs.workspace import Workspace
+    from plbench.training.distributed import World
 
 Setting = Mapping[str, Any]
 """The values of these options by name; None means not given."""
@@ -162,8 +162,8 @@ def workspace_among_others(setting: Setting) -> Iterator[Workspace]:
     import torch
 
     from plbench import __version__
-    from plbench.distributed import joined
-    from plbench.environment import choose_device, source_sha256
+    from plbench.runs.environment import choose_device, source_sha256
+    from plbench.training.distributed import joined
 
     with joined(choose_device(setting["device"])) as world:
         if world.size > 1:
@@ -174,8 +174,8 @@ def workspace_among_others(setting: Setting) -> Iterator[Workspace]:
 @contextlib.contextmanager
 def estimating_without_weights(workspace: Workspace) -> Iterator[None]:
     """Where only the weights of a run are missing, say what it would take before the error: it may not be worth it."""
-    from plbench.forecast.estimate import forecast
-    from plbench.planning.resolve import MissingWeightsError
+    from plbench.runs.estimate.estimate import forecast
+    from plbench.runs.plan.resolve import MissingWeightsError
 
     try:
         yield
@@ -190,8 +190,8 @@ def workspace_for(setting: Setting, world: World | None = None) -> Workspace:
     Raises:
         PlbenchError: if this is one of several processes and they have not joined: only `plbench run` does that.
     """
-    from plbench.distributed import is_launched
-    from plbench.pretraining import parse_pretraining
+    from plbench.runs.pretraining import parse_pretraining
+    from plbench.training.distributed import is_launched
 
     if world is None and is_launched():
         raise PlbenchError("only plbench run trains over several processes; start this command by itself")

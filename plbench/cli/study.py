@@ -14,9 +14,9 @@ from plbench.cli.terms import Dataset, emit
 from plbench.errors import PlbenchError
 
 if TYPE_CHECKING:
-    from plbench.planning.resolve import Request
-    from plbench.studies.experiments.experiment import Experiment, Scale
-    from plbench.studies.experiments.report import Result
+    from plbench.experiments.shared.experiment import Experiment, Scale
+    from plbench.experiments.shared.report import Result
+    from plbench.runs.plan.resolve import Request
 
 LIST = "list"
 
@@ -46,11 +46,11 @@ def study(
     ] = None,
 ) -> None:
     """Rerun an experiment of the paper: runs what is missing, draws the figure, says whether the finding held."""
-    from plbench import studies
+    from plbench import experiments as studies
 
     as_json = setting["as_json"]
     if name == LIST:
-        from plbench.studies.experiments.report import listing
+        from plbench.experiments.shared.report import listing
 
         rows = listing([studies.find(known) for known in studies.NAMES])
         emit(rows, as_json, lambda: _print_rows(rows))
@@ -63,9 +63,9 @@ def study(
             f"--simulate {setting['simulate']}: study {name} is about how labels are hidden and varies that itself; "
             "leave --simulate out"
         )
+    from plbench.experiments.shared.conduct import conduct, foresee
+    from plbench.experiments.shared.report import conclude
     from plbench.files import try_folder
-    from plbench.studies.experiments.conduct import conduct, foresee
-    from plbench.studies.experiments.report import conclude
 
     workspace = workspace_for(setting)
     scale_name: Scale = scale.value
@@ -87,7 +87,7 @@ def study(
 
 
 def _request(experiment: Experiment, setting: Setting, dataset: str | None) -> Request | None:
-    from plbench.planning import options
+    from plbench.runs.plan import options
 
     if not experiment.needs_dataset:
         if dataset is not None:
@@ -104,7 +104,7 @@ def _command(name: str, setting: Setting, dataset: str | None, scale: ScaleOptio
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
-    from plbench.display import tables
+    from plbench.cli.display import tables
 
     tables.print_rows(None, rows)
 
@@ -113,8 +113,8 @@ def _print(result: Result) -> None:
     """The claims and what became of them, then where the files are."""
     from rich.text import Text
 
-    from plbench.display.tables import output
-    from plbench.studies.experiments.report import words
+    from plbench.cli.display.tables import output
+    from plbench.experiments.shared.report import words
 
     console = output()
     console.print(Text(result.caption))

@@ -31,9 +31,9 @@ from plbench.cli.terms import (
 from plbench.errors import PlbenchError, TrainingError
 
 if TYPE_CHECKING:
-    from plbench.lineups.expansion import Expansion
-    from plbench.on_ray.cluster import Cluster
-    from plbench.sweep import Result, Standing
+    from plbench.runs.schedule import Result, Standing
+    from plbench.sweeps.expansion import Expansion
+    from plbench.sweeps.ray.cluster import Cluster
 
 
 class _RunUnlessNamed(TyperGroup):
@@ -100,8 +100,8 @@ def sweep_run(
 
     What was stopped goes on by the same command. Without a name of a command, this is what plbench sweep does.
     """
-    from plbench import sweep
-    from plbench.lineups import expansion
+    from plbench.runs import schedule as sweep
+    from plbench.sweeps import expansion
 
     cluster = _cluster(executor, address, cpus, gpus, retries)
     given = {"device": device, "workers": workers, "decode": decode, "compile": compile, "save_every": save_every}
@@ -122,7 +122,7 @@ def sweep_run(
     if cluster is None:
         results = sweep.run_here(plans, workspace, seconds)
     else:
-        from plbench.on_ray import driver
+        from plbench.sweeps.ray import driver
 
         results = driver.run_all(plans, workspace, cluster, plugin or (), seconds)
     _conclude(expanded, results, _words("status", grid, runs, plugin), as_json)
@@ -138,7 +138,7 @@ def sweep_status(
     as_json: AsJson = False,
 ) -> None:
     """Show which runs are done, failed, under way, missing."""
-    from plbench import sweep
+    from plbench.runs import schedule as sweep
 
     expanded = _expand(grid, {"device": device, "plugin": plugin, "runs": runs, "quiet": quiet})
     store, registry = expanded.workspace.store, expanded.workspace.registry
@@ -183,15 +183,15 @@ def _cluster(
         return None
     if gpus is not None and gpus > 1 and gpus != int(gpus):
         raise PlbenchError(f"--gpus-per-run {gpus:g}: a share below 1, such as 0.5, or a whole number of GPUs")
-    from plbench.on_ray.cluster import Cluster
+    from plbench.sweeps.ray.cluster import Cluster
 
     return Cluster(address, 1.0 if cpus is None else cpus, gpus, 3 if retries is None else retries)
 
 
 def _expand(grid: Path, given: Mapping[str, Any]) -> Expansion:
     """The runs of a grid, in the workspace that these options make; what the grid says itself is no option."""
-    from plbench.lineups.expansion import expand
-    from plbench.lineups.grid import read_grid
+    from plbench.sweeps.expansion import expand
+    from plbench.sweeps.grid import read_grid
 
     said = read_grid(grid)
     workspace = workspace_for(defaultdict(lambda: None, given))
@@ -247,7 +247,7 @@ def _rows(expanded: Expansion, states: Sequence[Standing]) -> list[dict[str, Any
 
 def _print_states(expanded: Expansion, rows: Sequence[dict[str, Any]], text: str) -> None:
     """The table of runs, then what it comes to. Columns are what differs between the runs."""
-    from plbench.display import tables
+    from plbench.cli.display import tables
 
     shown = [
         {
@@ -274,9 +274,9 @@ def _words(command: str, grid: Path, runs: Path, plugin: list[Path] | None) -> s
 
 def _conclude(expanded: Expansion, results: Sequence[Result], status: str, as_json: bool) -> None:
     """Runs side by side, and what failed: then the command leaves with 2."""
+    from plbench.cli.display import tables
     from plbench.comparison.compare import compare
-    from plbench.display import tables
-    from plbench.record import Record
+    from plbench.runs.record import Record
 
     folder = expanded.workspace.store.run_folder
     with expanded.workspace.reporter.patience("Comparing the runs"):

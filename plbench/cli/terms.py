@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from plbench.errors import PlbenchError
-from plbench.launch import is_worker, write_failure
+from plbench.training.launch import is_worker, write_failure
 
 if TYPE_CHECKING:
-    from plbench.distributed import World
-    from plbench.record import Record
-    from plbench.registry import Registry
-    from plbench.store import Store
-    from plbench.workspace import Workspace
+    from plbench.runs.record import Record
+    from plbench.runs.registry import Registry
+    from plbench.runs.store import Store
+    from plbench.runs.workspace import Workspace
+    from plbench.training.distributed import World
 
 
 class RegimeOption(StrEnum):
@@ -128,7 +128,7 @@ def open_store(runs: Path) -> Store:
     """Runs in a folder, and the cache."""
     from platformdirs import user_cache_path
 
-    from plbench.store import Store
+    from plbench.runs.store import Store
 
     cache = os.environ.get("PLBENCH_CACHE")
     return Store(runs, Path(cache) if cache else user_cache_path("plbench"))
@@ -136,7 +136,7 @@ def open_store(runs: Path) -> Store:
 
 def open_registry(plugins: list[Path] | None) -> Registry:
     """What is installed, and the plugin files given."""
-    from plbench.registry import Registry
+    from plbench.runs.registry import Registry
 
     return Registry.discover(tuple(plugins or ()))
 
@@ -155,9 +155,9 @@ def make_workspace(
 ) -> Workspace:
     """Where things are and how to compute, from a command's options."""
     from plbench.cli.console import ConsoleReporter
-    from plbench.distributed import ALONE, local_size
-    from plbench.environment import choose_device
-    from plbench.workspace import Workspace
+    from plbench.runs.environment import choose_device
+    from plbench.runs.workspace import Workspace
+    from plbench.training.distributed import ALONE, local_size
 
     world = world or ALONE
     return Workspace(
@@ -175,7 +175,7 @@ def make_workspace(
 
 def all_records(runs: Path) -> list[tuple[Path, Record]]:
     """All runs whose record agrees with its tables, oldest first; one that does not is named, and hides no other."""
-    from plbench.evaluation.stored import read_own_run
+    from plbench.runs.stored import read_own_run
 
     store = open_store(runs)
     found = []

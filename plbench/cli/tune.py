@@ -12,9 +12,9 @@ from plbench.cli.terms import RUNS, Dataset, Method, Param, RegimeOption, emit
 from plbench.errors import PlbenchError
 
 if TYPE_CHECKING:
-    from plbench.planning.resolve import RunPlan
-    from plbench.tune import Settings, Tuning
-    from plbench.workspace import Workspace
+    from plbench.runs.plan.resolve import RunPlan
+    from plbench.runs.workspace import Workspace
+    from plbench.tuning.tune import Settings, Tuning
 
 _OF_PLAN = ("epochs", "batch_size", "lr", "weight_decay", "optimizer", "clip_grad")
 
@@ -45,13 +45,13 @@ def tune(
 ) -> None:
     """Tune a method on the validation part, then train its best and its starting values with fresh seeds."""
     own = {"method": method, "dataset": dataset, "param": param}
-    from plbench.display import tables
-    from plbench.planning import options
-    from plbench.planning.label_check import notes_on
-    from plbench.planning.resolve import parse_assignments
-    from plbench.tune import Settings
-    from plbench.tune import tune as make
+    from plbench.cli.display import tables
+    from plbench.runs.plan import options
+    from plbench.runs.plan.label_check import notes_on
+    from plbench.runs.plan.resolve import parse_assignments
     from plbench.tuning.study import parse_ranges
+    from plbench.tuning.tune import Settings
+    from plbench.tuning.tune import tune as make
 
     if trials < 1:
         raise PlbenchError(f"--trials {trials}: a study needs at least one trial, such as --trials 64")
@@ -69,7 +69,7 @@ def tune(
     plan.material.check_validation()
     second = None if then is None else _second_plan(plan, given, then, workspace)
     if dry_run:
-        from plbench.forecast.estimate import forecast_study
+        from plbench.runs.estimate.estimate import forecast_study
 
         foreseen = forecast_study(plan, trials, 0 if search_only else seeds, workspace, second)
         emit({"spec": plan.spec, **vars(foreseen)}, setting["as_json"], lambda: typer.echo(foreseen.text))
@@ -88,7 +88,7 @@ def tune(
 
 def _second_plan(plan: RunPlan, given: dict[str, Any], then: RegimeOption, workspace: Workspace) -> RunPlan:
     """The run in the other regime: of the same data, model and parameters, by that regime's own plan."""
-    from plbench.planning import options
+    from plbench.runs.plan import options
 
     if then.value == plan.spec.regime:
         raise PlbenchError(
@@ -105,7 +105,7 @@ def _next_steps(
     plan: RunPlan, settings: Settings, made: Tuning, param: Any, ranges: Any, workspace: Workspace
 ) -> list[str]:
     """What a person might do after a study, as commands that work as they stand."""
-    from plbench.planning import options
+    from plbench.runs.plan import options
 
     runs = [] if workspace.store.runs == RUNS else ["--runs", str(workspace.store.runs)]
     keys = [key for rows in made.study.rows for key in (*rows.default, *rows.tuned)]

@@ -15,19 +15,12 @@ import numpy as np
 
 from plbench.comparison.identity import same_but_seed_and_study
 from plbench.errors import PluginError
-from plbench.evaluation.statistics import (
-    MIN_SEEDS,
-    Figure,
-    Pairs,
-    Sample,
-    compare_pairs,
-    shares_best,
-)
-from plbench.evaluation.stored import replicates_of
-from plbench.evaluation.summary import metric_bounds
+from plbench.metrics.statistics import MIN_SEEDS, Figure, Pairs, Sample, compare_pairs, shares_best
 from plbench.randomness import derive_seed
-from plbench.record import Record
-from plbench.registry import Registry
+from plbench.runs.record import Record
+from plbench.runs.registry import Registry
+from plbench.runs.stored import replicates_of
+from plbench.runs.summary import metric_bounds
 from plbench.spec import RunSpec
 
 _EFFORT = ("plan.epochs", "plan.batch_size")

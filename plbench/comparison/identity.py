@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from plbench.record import Record, TuningReport
+from plbench.runs.record import Record, TuningReport
 from plbench.spec import RunSpec
 
 _OF_PLAN = ("lr", "weight_decay")

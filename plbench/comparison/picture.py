@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from plbench.comparison.compare import Setting
 from plbench.comparison.verdict import share_words
-from plbench.data.statistics import picture_format
-from plbench.evaluation.statistics import SIGNIFICANT
+from plbench.data.lettering import drawable, dress
 from plbench.files import write_atomically
-from plbench.lettering import drawable, dress
+from plbench.metrics.statistics import SIGNIFICANT
+from plbench.runs.inspect.statistics import picture_format
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

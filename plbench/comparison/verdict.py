@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from plbench.comparison.compare import Row, Setting
-from plbench.evaluation.statistics import MIN_SEEDS, MIN_SEEDS_RANKED, SIGNIFICANT, Figure
+from plbench.metrics.statistics import MIN_SEEDS, MIN_SEEDS_RANKED, SIGNIFICANT, Figure
 
 _WIDE = 2.0  # half an interval, percentage points, from which figures are called uncertain
 _MOST_SCORED = 0.9  # share of classes from which nothing is said of those that cannot be scored

@@ -20,7 +20,7 @@ from plbench.loading.transforms import EvalTransform, TrainTransform, Transform
 from plbench.randomness import derive_seed, reseed, seeded
 
 if TYPE_CHECKING:
-    from plbench.images import ImageSource
+    from plbench.data.images import ImageSource
 
 CPU = torch.device("cpu")
 

@@ -19,13 +19,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import default_collate
 
+from plbench.data.pixels import DECODING_ERRORS, is_plain, opened
 from plbench.errors import PlbenchError
 from plbench.loading.routes import Unscaled, Views, box_of, finished, stacked_boxes
 from plbench.loading.transforms import EvalTransform, TrainTransform, as_bytes
-from plbench.pixels import DECODING_ERRORS, is_plain, opened
 
 if TYPE_CHECKING:
-    from plbench.images import ImageSource
+    from plbench.data.images import ImageSource
 
 Decode = Callable[[list[Tensor]], list[Tensor]]
 """Files, each uint8 [n] on the CPU, to images, each uint8 [3, h, w] on the device. RuntimeError if one is broken."""
@@ -97,7 +97,7 @@ def torchvision_decode(device: torch.device) -> Decode:
     Raises:
         ImportError, AttributeError, RuntimeError: here or when it is called, if it does not fit this torch.
     """
-    import plbench.torchvision_ops  # noqa: F401  # isort: skip
+    import plbench.models.torchvision_ops  # noqa: F401  # isort: skip
     from torchvision.io import ImageReadMode, decode_jpeg  # type: ignore[import-untyped]
 
     return lambda files: list(decode_jpeg(files, mode=ImageReadMode.RGB, device=device))

@@ -13,7 +13,7 @@ from torch.utils.data import default_collate
 from plbench.loading.transforms import EvalTransform, TrainTransform, Transform, erase
 
 if TYPE_CHECKING:
-    from plbench.images import ImageSource
+    from plbench.data.images import ImageSource
 
 Views = tuple[Tensor, ...]
 

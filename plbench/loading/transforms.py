@@ -69,7 +69,7 @@ class TrainTransform:
         Raises:
             PlbenchError: if the RandAugment string is not one that timm reads.
         """
-        import plbench.torchvision_ops  # noqa: F401  # isort: skip
+        import plbench.models.torchvision_ops  # noqa: F401  # isort: skip
         from timm.data.auto_augment import rand_augment_transform
         from timm.data.random_erasing import RandomErasing
 

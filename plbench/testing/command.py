@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from plbench.planning.resolve import validate_params
 from plbench.progress import Reporter
-from plbench.registry import Registry
+from plbench.runs.plan.resolve import validate_params
+from plbench.runs.registry import Registry
+from plbench.runs.workspace import Workspace, locate_dataset, open_dataset
 from plbench.testing.dataset_words import DatasetSubject
 from plbench.testing.datasets import CHECKS, dataset_findings, on_fixture
 from plbench.testing.findings import Finding
 from plbench.testing.methods import checks_of, method_findings, subjects
 from plbench.testing.pair import shared_pair
-from plbench.workspace import Workspace, locate_dataset, open_dataset
 
 
 def check_methods(

@@ -11,7 +11,7 @@ from plbench.errors import PlbenchError
 from plbench.losses import partial_asymmetric_loss
 from plbench.method import Batch, Loss, Method, Progress
 from plbench.progress import Reporter
-from plbench.registry import Registry
+from plbench.runs.registry import Registry
 from plbench.testing.small_data import Size
 from plbench.testing.small_job import SmallJob, Subject
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from plbench.dataset import Dataset, LabelledSplit
-from plbench.planning.duplicates import contradicting_copies, find_duplicates, listed
-from plbench.planning.near_duplicates import MOST_LOOKED_AT, find_near_duplicates
-from plbench.protocol import Material
+from plbench.data.dataset import Dataset, LabelledSplit
+from plbench.runs.plan.duplicates import contradicting_copies, find_duplicates, listed
+from plbench.runs.plan.near_duplicates import MOST_LOOKED_AT, find_near_duplicates
+from plbench.runs.protocol import Material
 from plbench.testing.dataset_words import DatasetSubject
 from plbench.testing.findings import Check, Mismatch, NotApplicable, Warned
 from plbench.testing.loss_checks import global_states

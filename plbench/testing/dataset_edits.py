@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from plbench.dataset import Dataset, DatasetOptions
+from plbench.data.dataset import Dataset, DatasetOptions
 from plbench.errors import PlbenchError
 from plbench.testing.dataset_words import DatasetSubject
 from plbench.testing.findings import Check, Mismatch, NotApplicable

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from plbench.api import BenchmarkProtocol
-from plbench.dataset import Dataset
+from plbench.data.dataset import Dataset
+from plbench.data.simulation import parse
 from plbench.errors import PlbenchError
 from plbench.models import PACKAGED_BACKBONE, resolve_backbone
-from plbench.planning.resolve import validate_params
-from plbench.registry import Registry
-from plbench.simulate import parse
+from plbench.runs.plan.resolve import validate_params
+from plbench.runs.registry import Registry
 from plbench.spec import Plan
 from plbench.testing.findings import Check, Mismatch
 

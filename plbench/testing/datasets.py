@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from plbench.dataset import Dataset
+from plbench.data.dataset import Dataset
 from plbench.errors import PlbenchError
-from plbench.registry import Registry
+from plbench.runs.registry import Registry
 from plbench.testing.dataset_checks import APART, FINGERPRINT, GENERATORS, GROUPS, IDS, IMAGES, LABELS, NEAR, SPLITS
 from plbench.testing.dataset_edits import FOLLOWS
 from plbench.testing.dataset_words import MISSING, PROTOCOLS, RECIPES, UNKNOWN_SPLIT, WORDS, DatasetSubject

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from plbench.method import Method
-from plbench.registry import Registry
+from plbench.runs.registry import Registry
 from plbench.testing.declaration_checks import BUILT, RANGES, WORDS, literal_variants
 from plbench.testing.findings import Check, Finding, findings_of, raise_failed
 from plbench.testing.gradient_check import GRADIENT
@@ -61,7 +61,7 @@ def checks_of(subject: Subject) -> list[Check]:
 
 def method_findings(subject: Subject) -> Iterator[Finding]:
     """What checks find, one after another. A method that cannot be built is not tried any further."""
-    import plbench.torchvision_ops  # noqa: F401  # isort: skip
+    import plbench.models.torchvision_ops  # noqa: F401  # isort: skip
     import timm.utils.model_ema  # noqa: F401  (seconds that are no check's)
 
     for check in checks_of(subject):

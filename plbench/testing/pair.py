@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from plbench.errors import PlbenchError
 from plbench.method import Method
-from plbench.registry import import_plugin_file
+from plbench.runs.registry import import_plugin_file
 from plbench.testing.findings import NotApplicable
 from plbench.testing.small_data import Size
 from plbench.testing.small_job import SmallJob

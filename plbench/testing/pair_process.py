@@ -12,11 +12,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from plbench.distributed import World
-from plbench.registry import Registry
+from plbench.runs.registry import Registry
 from plbench.testing.findings import in_words
 from plbench.testing.pair import NUM_PROCESSES, Request, outcome, send
 from plbench.testing.small_job import SmallJob, Subject
+from plbench.training.distributed import World
 
 
 @dataclass

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from plbench.display.tables import new_table, output
+from plbench.cli.display.tables import new_table, output
 from plbench.testing.findings import Finding, explanations
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from plbench.api import BenchmarkProtocol
-from plbench.dataset import Dataset, LabelledSplit
+from plbench.data.dataset import Dataset, LabelledSplit
+from plbench.data.labels import PartialLabels
 from plbench.errors import DataError
-from plbench.labels import PartialLabels
 
 NUM_FEATURES = 12
 IMAGE_SIZE = 32

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from plbench.distributed import ALONE, World
 from plbench.loading.transforms import TrainTransform, eval_transform
 from plbench.method import Batch, Method, Task
 from plbench.models import make_head
-from plbench.planning.resolve import make_task, validate_params
-from plbench.protocol import Material
 from plbench.randomness import derive_seed, seeded
-from plbench.registry import Registry
+from plbench.runs.plan.resolve import make_task, validate_params
+from plbench.runs.protocol import Material
+from plbench.runs.registry import Registry
 from plbench.spec import MethodSpec, ModelSpec, Plan, Precision, Regime, RunSpec
 from plbench.testing.small_data import IMAGE_SIZE, NUM_FEATURES, SIZE, Size, SmallDataset
 from plbench.training import hooks
+from plbench.training.distributed import ALONE, World
 from plbench.training.engine import fit, prepare_fit
 from plbench.training.evaluation import View, predict
 from plbench.training.execution import Execution

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from plbench.errors import PluginError
 from plbench.method import Batch
-from plbench.planning.resolve import validate_params
-from plbench.stacking.stacked import is_stackable
+from plbench.runs.plan.resolve import validate_params
 from plbench.testing.examples import Bench, Benches, Example, ask
 from plbench.testing.findings import Check, NotApplicable
 from plbench.testing.small_job import Subject
 from plbench.training import hooks
+from plbench.training.stacked.heads import is_stackable
 
 _CLOSE = 1e-4
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from plbench.record import PHASES
+from plbench.runs.record import PHASES
 
 _EVERY = 16
 """On a GPU one step in so many is timed, by events in its own queue, and stands for them all."""

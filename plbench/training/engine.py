@@ -179,7 +179,7 @@ def _chance(state: FitState, seed: int, execution: Execution) -> Iterator[None]:
 
 
 def _with_common_statistics(model: nn.Module) -> nn.Module:
-    import plbench.torchvision_ops  # noqa: F401  # isort: skip
+    import plbench.models.torchvision_ops  # noqa: F401  # isort: skip
     from timm.layers.norm_act import convert_sync_batchnorm
 
     converted: nn.Module = convert_sync_batchnorm(model)

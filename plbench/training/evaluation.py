@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from plbench.cells import Cells, top_places
-from plbench.distributed import World
+from plbench.data.labels import PartialLabels
 from plbench.errors import TrainingError
-from plbench.labels import PartialLabels
 from plbench.method import Batch, Method, Progress
+from plbench.metrics.cells import Cells, top_places
 from plbench.randomness import derive_seed, seeded
 from plbench.training import hooks
+from plbench.training.distributed import World
 from plbench.training.execution import Execution, evaluation_mode, widened
 from plbench.training.inputs import Inputs
 from plbench.training.state import FitState

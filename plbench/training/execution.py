@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plbench.distributed import ALONE, World
 from plbench.method import Batch
 from plbench.spec import Precision
+from plbench.training.distributed import ALONE, World
 
 
 @dataclass(frozen=True)

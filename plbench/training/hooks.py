@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plbench import distributed
 from plbench.errors import PlbenchError, PluginError
 from plbench.method import Batch, Loss, Method, Progress, Task
+from plbench.training import distributed
 
 _SIGNATURES = {
     "constructor": "__init__(self, params, task) is given an instance of its Params and a plbench.api.Task",

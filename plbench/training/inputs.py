@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plbench.distributed import ALONE, World
-from plbench.images import ImageSource, label_tensor, ordered_batches
-from plbench.labels import PartialLabels
+from plbench.data.images import ImageSource, label_tensor, ordered_batches
+from plbench.data.labels import PartialLabels
 from plbench.loading.batches import CPU, ImageLoader, image_batches
 from plbench.loading.jpegs import JpegDecoder
 from plbench.loading.order import EpochOrder
 from plbench.loading.transforms import EvalTransform
 from plbench.method import Batch
+from plbench.training.distributed import ALONE, World
 
 _IN_MEMORY_BYTES = 4 << 30
 

@@ -47,7 +47,7 @@ def make_average(model: nn.Module, plan: Plan, num_steps: int) -> Any:
     horizon = plan.ema_horizon * num_steps
     if plan.ema_decay == 0 or horizon <= 1:
         return None
-    import plbench.torchvision_ops  # noqa: F401  # isort: skip
+    import plbench.models.torchvision_ops  # noqa: F401  # isort: skip
     from timm.utils.model_ema import ModelEmaV3
 
     return ModelEmaV3(model, decay=min(plan.ema_decay, 1 - 1 / horizon), use_warmup=True)

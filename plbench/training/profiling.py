@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from plbench.workspace import Workspace
+    from plbench.runs.workspace import Workspace
 
 SKIPPED, WARM_UP, TRACED = 4, 2, 6
 """Steps that are let pass, that warm the profiler up, and that are traced."""

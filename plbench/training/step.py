@@ -14,11 +14,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from plbench.distributed import World
 from plbench.method import Batch, Loss, Method, Progress
 from plbench.spec import Plan
 from plbench.training import hooks
 from plbench.training.clock import Clock
+from plbench.training.distributed import World
 from plbench.training.dropout import Dropout
 from plbench.training.execution import Execution, widened
 from plbench.training.optimizer import scaled_gradients, update

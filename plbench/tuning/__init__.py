@@ -1,1 +1,1 @@
-"""Optuna's studies, shared by several workers; the experiments of the paper are in `plbench.studies`."""
+"""Optuna's studies, shared by several workers; the experiments of the paper are in `plbench.experiments`."""

@@ -15,8 +15,8 @@ import optuna
 from matplotlib.ticker import LogFormatterSciNotation, NullFormatter
 from optuna.visualization import matplotlib as plotting
 
+from plbench.data.lettering import drawable, dress
 from plbench.files import write_atomically
-from plbench.lettering import drawable, dress
 from plbench.tuning.study import StudyRecord
 
 _TARGET = "validation mAP(C), %"

@@ -13,12 +13,12 @@ from pydantic import Field, ValidationError
 from plbench.errors import PlbenchError, StoreError, did_you_mean
 from plbench.files import write_text
 from plbench.method import SearchRange
-from plbench.planning.resolve import RunPlan, complete, make_task
 from plbench.randomness import derive_seed
-from plbench.record import Count, Percent, SearchedRange, TuningReport
-from plbench.registry import Registry
+from plbench.runs.plan.resolve import RunPlan, complete, make_task
+from plbench.runs.record import Count, Percent, SearchedRange, TuningReport
+from plbench.runs.registry import Registry
+from plbench.runs.store import Store
 from plbench.spec import NUMERICS, Frozen, Identified, MethodSpec, ModelSpec, Plan, Precision, Protocol, Regime
-from plbench.store import Store
 
 STUDY = "study.json"
 PLAN_VALUES = ("lr", "weight_decay")

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 import torch
 
-from plbench import runner
 from plbench.errors import TrainingError
-from plbench.job import Job
-from plbench.planning.resolve import RunPlan
 from plbench.progress import Reporter
-from plbench.stacking.stacked import Head
-from plbench.stacking.together import can_stack, in_memory, train
-from plbench.sweep import run_all
-from plbench.workspace import Workspace
+from plbench.runs import run as runner
+from plbench.runs.active import Job
+from plbench.runs.plan.resolve import RunPlan
+from plbench.runs.schedule import run_all
+from plbench.runs.together import can_stack, in_memory, train
+from plbench.runs.workspace import Workspace
+from plbench.training.stacked.heads import Head
 
 
 @dataclass(frozen=True)

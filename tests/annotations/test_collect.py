@@ -20,11 +20,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plbench.annotations import collect
-from plbench.annotations.collect import Annotations, CellCollector, settle_cells
-from plbench.columns import TextColumn
+from plbench.data.annotations import collect
+from plbench.data.annotations.collect import Annotations, CellCollector, settle_cells
+from plbench.data.labels import PartialLabels
+from plbench.data.text_column import TextColumn
 from plbench.errors import DataError
-from plbench.labels import PartialLabels
 
 Row = tuple[str, str, bool]
 Cells = dict[tuple[str, str], int]

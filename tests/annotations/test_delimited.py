@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plbench.annotations import delimited
-from plbench.annotations.delimited import header, text_batches
+from plbench.data.annotations import delimited
+from plbench.data.annotations.delimited import header, text_batches
 from plbench.errors import DataError
 
 COLUMNS = {"ImageID": pa.string(), "LabelName": pa.string(), "Confidence": pa.bool_()}

@@ -19,14 +19,14 @@ from typing import Any
 
 import pytest
 
-from plbench import digests
-from plbench.annotations import index as index_module
-from plbench.annotations.collect import Annotations
-from plbench.annotations.index import Index
 from plbench.api import DatasetOptions, IndexedDataset, PartialLabels, ProgressReport, TextColumn
-from plbench.checksums import DAMAGED
-from plbench.digests import file_sha256
+from plbench.data import digests
+from plbench.data.annotations import index as index_module
+from plbench.data.annotations.collect import Annotations
+from plbench.data.annotations.index import Index
+from plbench.data.digests import file_sha256
 from plbench.errors import DataError, StoreError
+from plbench.files.checksums import DAMAGED
 
 
 def annotations_of(text: str) -> Annotations:

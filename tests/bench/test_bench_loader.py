@@ -19,11 +19,11 @@ import torch
 from PIL import Image
 
 from plbench.api import ImageFiles, Plan
+from plbench.data.shards.packing import pack
+from plbench.data.shards.shards import ShardedImages
 from plbench.loading.batches import ImageLoader, image_batches
 from plbench.loading.order import EpochOrder, reading_ahead
 from plbench.loading.transforms import EvalTransform, TrainTransform, Transform
-from plbench.packed.packing import pack
-from plbench.packed.shards import ShardedImages
 
 NUM_IMAGES = int(os.environ.get("PLBENCH_BENCH_IMAGES", "4000"))
 SHORT_SIDE, IMAGE_SIZE, BATCH_SIZE, WORKERS = 256, 224, 128, 2
@@ -129,7 +129,7 @@ def test_bytes_in_shuffled_order_from_a_cold_cache(
 
 def timm_over(files: ImageFiles, *, prefetcher: bool, **options: Any) -> int:
     """One epoch of timm's loader over a folder, in shuffled order; number of images."""
-    import plbench.torchvision_ops  # noqa: F401  # isort: skip
+    import plbench.models.torchvision_ops  # noqa: F401  # isort: skip
     from timm.data import create_dataset, create_loader
 
     dataset = create_dataset("", str(files.root))

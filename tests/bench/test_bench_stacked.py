@@ -15,22 +15,22 @@ import torch
 from platformdirs import user_cache_path
 from torch import nn
 
-from plbench import runner
 from plbench.api import ModelSpec, PartialLabels, Plan, Task
-from plbench.job import Job
 from plbench.metrics import evaluate_cells
 from plbench.models import make_head
-from plbench.planning.resolve import Request, RunPlan, complete, fit_part_plan, plan_run
 from plbench.progress import Reporter
 from plbench.randomness import seeded
-from plbench.registry import Registry
-from plbench.stacking.stacked import Head, fit_together
-from plbench.store import Store
+from plbench.runs import run as runner
+from plbench.runs.active import Job
+from plbench.runs.plan.resolve import Request, RunPlan, complete, fit_part_plan, plan_run
+from plbench.runs.registry import Registry
+from plbench.runs.store import Store
+from plbench.runs.workspace import Workspace
 from plbench.training.engine import prepare_fit
 from plbench.training.execution import Execution
 from plbench.training.inputs import FeatureInputs
+from plbench.training.stacked.heads import Head, fit_together
 from plbench.tuning import trials
-from plbench.workspace import Workspace
 
 NUM_TRIALS = 64
 

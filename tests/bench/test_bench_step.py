@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import plbench.torchvision_ops  # noqa: F401  # isort: skip
+import plbench.models.torchvision_ops  # noqa: F401  # isort: skip
 from timm.utils.model_ema import ModelEmaV3
 
 from plbench.api import Method, PartialLabels, Plan, Task
 from plbench.models import build_backbone, make_head
-from plbench.registry import Registry
+from plbench.runs.registry import Registry
 from plbench.spec import ModelSpec
 from plbench.training.engine import fit, prepare_fit
 from plbench.training.execution import Execution

@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
-from plbench import environment, runner
 from plbench.board import build
 from plbench.board.boards import BOARD, BoardFolder, Event, open_boards
 from plbench.board.checks import verify_board
 from plbench.board.entrance import add, new_board, withdraw
 from plbench.board.publish import export
 from plbench.errors import PlbenchError, StoreError
-from plbench.planning.resolve import Request, plan_run
-from plbench.record import read_record, write_record
-from plbench.workspace import Workspace
+from plbench.runs import environment
+from plbench.runs import run as runner
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.record import read_record, write_record
+from plbench.runs.workspace import Workspace
 
 SEEDS = (0, 1, 2, 3)
 SECRET = "TOKEN=what the environment of the process says"

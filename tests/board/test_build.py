@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import yaml
 
-from plbench import runner
 from plbench.board import build
 from plbench.board.boards import Event, open_boards
 from plbench.board.checks import verify_board
@@ -23,10 +22,11 @@ from plbench.board.publish import export, model_index
 from plbench.board.reproduce import home_of, promote, reproduce
 from plbench.board.rows import board_values
 from plbench.errors import PlbenchError
-from plbench.planning.resolve import Request, plan_run
-from plbench.record import Record, read_record, write_record
+from plbench.runs import run as runner
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.record import Record, read_record, write_record
+from plbench.runs.workspace import Workspace
 from plbench.spec import Protocol
-from plbench.workspace import Workspace
 
 METHODS = ("ce-negative", "ce-ignore")
 SEEDS = (0, 1, 2, 3, 4)

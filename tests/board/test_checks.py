@@ -16,7 +16,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from plbench import environment, runner
 from plbench.api import BenchmarkProtocol, Dataset
 from plbench.board import identity
 from plbench.board.boards import LEDGER, RECORDS, Board, BoardFolder, Event
@@ -25,14 +24,16 @@ from plbench.board.entries import read_entry
 from plbench.board.figures import _check_plausible
 from plbench.board.names import flaw_of_name
 from plbench.board.recompute import CELLS
-from plbench.cells import Cells
-from plbench.evaluation.bootstrap import replicates
-from plbench.findings import Findings, Refusal
 from plbench.metrics import evaluate_cells
-from plbench.planning.resolve import Request, plan_run
-from plbench.record import PHASES, RECORD, reference
+from plbench.metrics.bootstrap import replicates
+from plbench.metrics.cells import Cells
+from plbench.runs import environment
+from plbench.runs import run as runner
+from plbench.runs.findings import Findings, Refusal
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.record import PHASES, RECORD, reference
+from plbench.runs.workspace import Workspace
 from plbench.spec import RunSpec
-from plbench.workspace import Workspace
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 AT = "2999-01-01T00:00:00Z"
@@ -277,7 +278,7 @@ class TestGenuine:
         self, forger: Forger, make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         registry = make_workspace().registry
-        monkeypatch.setattr("plbench.registry.Registry.discover", lambda: registry)
+        monkeypatch.setattr("plbench.runs.registry.Registry.discover", lambda: registry)
         assert identity._present_source() == forger.read()["environment"]["source_sha256"]
         assert forger.verify() == []
         for name, value in {"configuration": "custom", "paper": "Somebody, 2020", "title": "Selective+"}.items():

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plbench.board.entries import FILES, MOST_BYTES, PACKED, ClassRow, EntryError, pack_replicates, read_entry
-from plbench.evaluation import tables
-from plbench.record import Record, write_record
+from plbench.runs import tables
+from plbench.runs.record import Record, write_record
 from plbench.spec import MethodSpec, ModelSpec, Plan, Protocol, RunSpec
 
 TABLE = "class_id,class_name,ap,positives,negatives,groups,quintile\n"

@@ -10,7 +10,7 @@ import pytest
 
 from plbench.board.boards import LEDGER, RECORDS, BoardFolder
 from plbench.board.history import check_history
-from plbench.findings import Refusal
+from plbench.runs.findings import Refusal
 
 KEYS = ("a" * 16, "b" * 16)
 BOARD: dict[str, Any] = {

@@ -12,12 +12,12 @@ import pytest
 
 from plbench.comparison.compare import Row, Setting, compare, row_labels
 from plbench.comparison.verdict import share_words, verdict
-from plbench.evaluation.statistics import Figure
-from plbench.planning.resolve import Request, plan_run
-from plbench.record import Record, SearchedRange, TuningReport
-from plbench.registry import Registry
-from plbench.runner import run
-from plbench.workspace import Workspace
+from plbench.metrics.statistics import Figure
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.record import Record, SearchedRange, TuningReport
+from plbench.runs.registry import Registry
+from plbench.runs.run import run
+from plbench.runs.workspace import Workspace
 
 
 @pytest.fixture(scope="module")

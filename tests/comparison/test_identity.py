@@ -8,7 +8,7 @@ import pytest
 
 from plbench.comparison.compare import row_key
 from plbench.comparison.identity import same_but_seed_and_study
-from plbench.record import Record, SearchedRange, TuningReport
+from plbench.runs.record import Record, SearchedRange, TuningReport
 from plbench.spec import MethodSpec, ModelSpec, Plan, Protocol, RunSpec
 
 SPACE = {

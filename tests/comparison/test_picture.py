@@ -13,7 +13,7 @@ from PIL import Image
 from plbench.comparison.compare import Row, Setting
 from plbench.comparison.picture import draw_comparison
 from plbench.errors import PlbenchError
-from plbench.evaluation.statistics import Figure
+from plbench.metrics.statistics import Figure
 
 COMMAND = "plbench compare --dataset tiny --simulate fpc=8 --methods paper --seeds 5"
 NAN = float("nan")

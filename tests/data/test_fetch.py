@@ -17,12 +17,12 @@ import pytest
 from test_cli import plbench
 
 from plbench.api import RemoteFile
-from plbench.data import fetch as fetch_module
-from plbench.data.fetch import ASK_ABOVE, Fetched, choose, fetch
+from plbench.data.download import files as downloading
 from plbench.datasets.openimages import OpenImagesV6
-from plbench.download import files as downloading
 from plbench.errors import DataError, PlbenchError
-from plbench.workspace import Workspace
+from plbench.runs.inspect import download as fetch_module
+from plbench.runs.inspect.download import ASK_ABOVE, Fetched, choose, fetch
+from plbench.runs.workspace import Workspace
 
 ADDRESS = "https://published.test/"
 FILES = (

@@ -15,10 +15,10 @@ from PIL import Image
 from test_cli import plbench
 
 from plbench.api import BenchmarkProtocol, LabelledSplit, PartialLabels
-from plbench.data.statistics import dataset_stats, draw_stats
 from plbench.datasets.openimages import OpenImagesV6
 from plbench.errors import PlbenchError, StoreError
-from plbench.workspace import Workspace
+from plbench.runs.inspect.statistics import dataset_stats, draw_stats
+from plbench.runs.workspace import Workspace
 
 Make = Callable[[dict[str, npt.NDArray[np.int8]]], Workspace]
 NAMES = ("cat", "cat", r"$\no$ and", "<dog>", "Bühne & co", "f")

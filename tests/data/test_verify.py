@@ -14,13 +14,13 @@ from PIL import Image
 from test_cli import Outcome, plbench
 
 from plbench.api import Dataset, RemoteFile
-from plbench.data.verify import Check, verify_dataset
+from plbench.data.download.remote import FileRecord, write_record
 from plbench.datasets.openimages import OpenImagesV6
-from plbench.download.remote import FileRecord, write_record
-from plbench.planning import image_check
-from plbench.planning.image_check import check_images
 from plbench.progress import Reporter
-from plbench.workspace import Workspace, open_dataset
+from plbench.runs.inspect.verify import Check, verify_dataset
+from plbench.runs.plan import image_check
+from plbench.runs.plan.image_check import check_images
+from plbench.runs.workspace import Workspace, open_dataset
 
 NUM_IMAGES = {"train": 60, "validation": 16, "test": 40}
 CLASS_LIST = OpenImagesV6.class_list

@@ -14,7 +14,7 @@ from plbench.datasets import scenes
 from plbench.datasets.scenes import Scenes
 from plbench.datasets.scenes_drawing import CLASSES, IMAGE_SIZE, SPLIT_SIZES, draw
 from plbench.errors import DataError
-from plbench.registry import Registry
+from plbench.runs.registry import Registry
 from plbench.testing.datasets import Options, check_dataset
 
 REGISTRY = Registry.discover()

@@ -21,7 +21,7 @@ from test_cli import SHORT, plbench
 from plbench.datasets.coco import Coco2014, Coco2017
 from plbench.datasets.fixture_images import NUM_CLASSES, SIDE, box, draw
 from plbench.errors import DataError
-from plbench.protocol import is_official
+from plbench.runs.protocol import is_official
 
 MINI = Path(__file__).parents[3] / "shared" / "data" / "coco-mini"
 CATEGORIES = {3: "bird", 7: "cat", 20: "dog", 21: "cow", 90: "hair drier"}

@@ -14,7 +14,7 @@ from test_cli import SHORT, plbench
 
 from plbench.datasets.lvis import Lvis, LvisV05
 from plbench.errors import DataError
-from plbench.protocol import is_official
+from plbench.runs.protocol import is_official
 
 Document = dict[str, Any]
 Labels = dict[str, dict[str, int]]  # by image id and class id, where known

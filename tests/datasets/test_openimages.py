@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_cli import plbench
 
-from plbench import digests
 from plbench.api import Dataset, IndexedDataset, PartialLabels
+from plbench.data import digests
+from plbench.data.images import find_unreadable
+from plbench.data.shards.tars import TarImages
 from plbench.datasets.openimages import OpenImagesV3, OpenImagesV6, groups_by_count
 from plbench.datasets.openimages_csl import OpenImagesV6Csl
 from plbench.errors import DataError
-from plbench.images import find_unreadable
-from plbench.packed.tars import TarImages
-from plbench.protocol import is_official
+from plbench.runs.protocol import is_official
 
 Labels = dict[str, dict[str, int]]  # by image id and MID, where known
 
@@ -490,7 +490,7 @@ class TestCslTable:
         assert len(str(caught.value)) - len(str(tmp_path)) < 400
 
     def test_rows_keep_their_image_over_batches(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("plbench.annotations.delimited._BLOCK", 512)
+        monkeypatch.setattr("plbench.data.annotations.delimited._BLOCK", 512)
         splits = ["train", "test"]
         lines = [
             f'{row}.jpg,"[/m/{row % 7}, /m/{row % 5}]",[/m/{10 + row % 3}],{splits[row % 2]}' for row in range(200)

@@ -17,13 +17,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from plbench.columns import TextColumn
+from plbench.data.spelling import look
+from plbench.data.text_column import TextColumn
 from plbench.datasets.table import Table
 from plbench.errors import DataError, PlbenchError
-from plbench.planning.resolve import Request, plan_run
-from plbench.runner import run
-from plbench.spelling import look
-from plbench.workspace import Workspace, open_dataset
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.run import run
+from plbench.runs.workspace import Workspace, open_dataset
 
 FORMS = ("labels-long.csv", "labels-wide.csv", "labels.parquet")
 LONG = "image,label,value,split\na.jpg,cat,1,train\nb.jpg,cat,0,train\nc.jpg,dog,1,test\nd.jpg,cat,-1,test\n"

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import plbench.download.archives
-from plbench.download.archives import unpack
+import plbench.data.download.archives
+from plbench.data.download.archives import unpack
 from plbench.errors import DataError, StoreError
 
 KINDS = ("zip", "tar", "tar.gz")
@@ -153,7 +153,7 @@ class TestWhole:
         tree = {f"images/{number}.jpg": NOISE[number : number + 20_000] for number in range(40)}
         archive, out = make(tmp_path, kind, tree), tmp_path / "out"
         code = (
-            "import sys, time; from pathlib import Path; from plbench.download.archives import unpack\n"
+            "import sys, time; from pathlib import Path; from plbench.data.download.archives import unpack\n"
             "print('ready', flush=True)\n"
             "unpack(Path(sys.argv[1]), Path(sys.argv[2]), lambda done, total: time.sleep(0.004))"
         )
@@ -200,10 +200,10 @@ class TestManyMembers:
         archive = tmp_path / "many.zip"
         archive.write_bytes(content[:start] + entries + wide + locator + narrow)
         with zipfile.ZipFile(archive) as file:
-            plbench.download.archives._check_number(file, archive)
+            plbench.data.download.archives._check_number(file, archive)
             file.filelist.pop()
             with pytest.raises(zipfile.BadZipFile, match="members can be read"):
-                plbench.download.archives._check_number(file, archive)
+                plbench.data.download.archives._check_number(file, archive)
 
 
 class TestRefused:
@@ -311,7 +311,7 @@ class TestDisk:
     ) -> None:
         usage = namedtuple("usage", "free")(250_000)
         archive = make(tmp_path, kind)
-        monkeypatch.setattr(plbench.download.archives.shutil, "disk_usage", lambda folder: usage)
+        monkeypatch.setattr(plbench.data.download.archives.shutil, "disk_usage", lambda folder: usage)
         with pytest.raises(DataError, match=r"needs .* kB more in .*, where 250 kB are free; free some space"):
             unpack(archive, tmp_path / "out")
         assert not read_tree(tmp_path / "out")

@@ -25,17 +25,17 @@ from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import plbench.download.files
-import plbench.download.transfer
-from plbench.download.answers import stated_checksum
-from plbench.download.files import download, total_bytes
-from plbench.download.remote import RECORDS, RemoteFile, is_here, part_path, read_record, record_path
+import plbench.data.download.files
+import plbench.data.download.transfer
+from plbench.data.download.answers import stated_checksum
+from plbench.data.download.files import download, total_bytes
+from plbench.data.download.remote import RECORDS, RemoteFile, is_here, part_path, read_record, record_path
 from plbench.errors import DataError, StoreError
 
 CONTENT = random.Random(0).randbytes(300_000)
 NEWER = random.Random(1).randbytes(310_000)
 AS_LONG = NEWER[: len(CONTENT)]
-PATIENT = "import plbench.download.transfer as t; t._BACKOFF = 0.001; t._HEADWAY = 1000\n"
+PATIENT = "import plbench.data.download.transfer as t; t._BACKOFF = 0.001; t._HEADWAY = 1000\n"
 
 
 def md5(content: bytes) -> str:
@@ -178,10 +178,10 @@ def site() -> Iterator[Site]:
 @pytest.fixture(autouse=True, scope="module")
 def impatience() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plbench.download.transfer, "_BACKOFF", 0.001)
-        patch.setattr(plbench.download.transfer, "_HEADWAY", 1000)
-        patch.setattr(plbench.download.transfer, "_TIMEOUT", (5.0, 5.0))
-        patch.setattr(plbench.download.files, "_GLANCE", 0.01)
+        patch.setattr(plbench.data.download.transfer, "_BACKOFF", 0.001)
+        patch.setattr(plbench.data.download.transfer, "_HEADWAY", 1000)
+        patch.setattr(plbench.data.download.transfer, "_TIMEOUT", (5.0, 5.0))
+        patch.setattr(plbench.data.download.files, "_GLANCE", 0.01)
         yield
 
 
@@ -331,7 +331,7 @@ class TestFaults:
 
     def test_silence_is_a_cut(self, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         site.goes_wrong(Fault(stall=60))
-        monkeypatch.setattr(plbench.download.transfer, "_TIMEOUT", (5.0, 0.3))
+        monkeypatch.setattr(plbench.data.download.transfer, "_TIMEOUT", (5.0, 0.3))
         fetch(tmp_path, site.file())
         assert (tmp_path / "data.bin").read_bytes() == CONTENT
         assert site.ranges()[1].startswith("bytes=")
@@ -369,7 +369,7 @@ class TestFaults:
         file = site.file()
         with pytest.raises(DataError, match=r"6 tries in a row .*answered 503.*100 kB are kept in .*data\.bin\.part"):
             fetch(tmp_path, file)
-        assert len(site.ranges()) == plbench.download.transfer._TRIES
+        assert len(site.ranges()) == plbench.data.download.transfer._TRIES
         site.always.clear()
         fetch(tmp_path, file)
         assert (tmp_path / "data.bin").read_bytes() == CONTENT
@@ -538,8 +538,8 @@ def child(file: RemoteFile, root: Path, *more: RemoteFile, timeout: float = 5.0)
     """The code of a process that downloads."""
     return (
         f"{PATIENT}t._TIMEOUT = (5.0, {timeout})\n"
-        "from pathlib import Path\nfrom plbench.download.files import download\n"
-        "from plbench.download.remote import RemoteFile\n"
+        "from pathlib import Path\nfrom plbench.data.download.files import download\n"
+        "from plbench.data.download.remote import RemoteFile\n"
         "print('ready', flush=True)\n"
         f"download({[file, *more]!r}, Path({str(root)!r}), lambda done, total: None, note=lambda text: None)"
     )
@@ -556,7 +556,7 @@ class TestDisk:
     def test_one_that_fills_up_keeps_the_part(
         self, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        write = plbench.download.transfer._write_all
+        write = plbench.data.download.transfer._write_all
 
         def full(file: io.FileIO, chunk: bytes) -> None:
             if file.tell() > 150_000:
@@ -565,7 +565,7 @@ class TestDisk:
 
         file = site.file()
         with monkeypatch.context() as patch, pytest.raises(StoreError, match=r"could not write .*\.part: No space"):
-            patch.setattr(plbench.download.transfer, "_write_all", full)
+            patch.setattr(plbench.data.download.transfer, "_write_all", full)
             fetch(tmp_path, file)
         kept = part_path(file, tmp_path).stat().st_size
         assert kept > 150_000
@@ -577,7 +577,7 @@ class TestDisk:
         self, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         usage = namedtuple("usage", "free")(500_000)
-        monkeypatch.setattr(plbench.download.files.shutil, "disk_usage", lambda folder: usage)
+        monkeypatch.setattr(plbench.data.download.files.shutil, "disk_usage", lambda folder: usage)
         with pytest.raises(DataError, match=r"at least 600 kB in .*, where 500 kB are free; free some space"):
             fetch(tmp_path, site.file(unpack="."))
         assert not site.ranges()
@@ -628,7 +628,7 @@ class TestArchives:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(plbench.download.files, "unpack", die)
+            patch.setattr(plbench.data.download.files, "unpack", die)
             fetch(tmp_path, file)
         assert not is_here(file, tmp_path)
         assert total_bytes([file], tmp_path) == 0

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from plbench.cells import Cells
-from plbench.evaluation.bootstrap import replicates
-from plbench.evaluation.statistics import SIGNIFICANT, Sample, compare_pairs
 from plbench.metrics import evaluate_cells
+from plbench.metrics.bootstrap import replicates
+from plbench.metrics.cells import Cells
+from plbench.metrics.statistics import SIGNIFICANT, Sample, compare_pairs
 
 NUM_REPLICATES = 1000
 ROWS, SEEDS = (5, 20, 26, 60), (3, 5, 10)

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plbench.cells import Cells
 from plbench.errors import PlbenchError
-from plbench.evaluation.bootstrap import Replicates, draw_indices, replicates, resample_weights
 from plbench.metrics import evaluate
+from plbench.metrics.bootstrap import Replicates, draw_indices, replicates, resample_weights
+from plbench.metrics.cells import Cells
 
 Array = npt.NDArray[Any]
 GROUPS = {"first": [0, 1], "last": [5], "none": []}

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from plbench import runner
 from plbench.cli import app
 from plbench.comparison.compare import compare
 from plbench.errors import StoreError
-from plbench.evaluation import summary
-from plbench.evaluation.stored import finished_record, read_own_run, read_run, replicates_of
-from plbench.planning.resolve import Request, RunPlan, plan_run
-from plbench.record import reference
-from plbench.sweep import standings
-from plbench.workspace import Workspace
+from plbench.runs import run as runner
+from plbench.runs import summary
+from plbench.runs.plan.resolve import Request, RunPlan, plan_run
+from plbench.runs.record import reference
+from plbench.runs.schedule import standings
+from plbench.runs.stored import finished_record, read_own_run, read_run, replicates_of
+from plbench.runs.workspace import Workspace
 
 Content = dict[str, Any]
 Edit = Callable[[Content], Any]

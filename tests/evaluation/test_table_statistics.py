@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from scipy import stats
 from table_simulation import KINDS, RARE, coverage, draw_table, error_rate, highest_by_chance, power, rare_coverage
 
-from plbench.cells import Cells
 from plbench.errors import PlbenchError
-from plbench.evaluation.bootstrap import replicates
-from plbench.evaluation.statistics import (
+from plbench.metrics import evaluate, evaluate_cells, lowest_average_precision
+from plbench.metrics.bootstrap import replicates
+from plbench.metrics.cells import Cells
+from plbench.metrics.statistics import (
     Estimate,
     Sample,
     banerjee_p,
@@ -27,7 +28,6 @@ from plbench.evaluation.statistics import (
     shares_best,
     shrink_variances,
 )
-from plbench.metrics import evaluate, evaluate_cells, lowest_average_precision
 
 Array = npt.NDArray[Any]
 QUIET = np.zeros(100)

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plbench import runner, sweep
 from plbench.api import BenchmarkProtocol
-from plbench.cells import Cells
-from plbench.job import Job
 from plbench.metrics import choose_thresholds, f1_scores, top_f1_scores
-from plbench.planning.resolve import Request, RunPlan, fit_part_plan, plan_run
-from plbench.record import Record
-from plbench.workspace import Workspace
+from plbench.metrics.cells import Cells
+from plbench.runs import run as runner
+from plbench.runs import schedule as sweep
+from plbench.runs.active import Job
+from plbench.runs.plan.resolve import Request, RunPlan, fit_part_plan, plan_run
+from plbench.runs.record import Record
+from plbench.runs.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("quick_records")
 

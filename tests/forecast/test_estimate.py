@@ -12,17 +12,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from plbench import runner
-from plbench.checkpoint import Checkpoints
 from plbench.cli import app
-from plbench.display.dry_run import print_dry_run
+from plbench.cli.display.dry_run import print_dry_run
 from plbench.errors import PlbenchError, StoreError
-from plbench.forecast import measured
-from plbench.forecast.dry_run import DryRun, dry_run
-from plbench.forecast.estimate import forecast_study
-from plbench.planning.resolve import Request, RunPlan, plan_run
-from plbench.registry import Registry
-from plbench.workspace import Workspace
+from plbench.runs import run as runner
+from plbench.runs.estimate import measured
+from plbench.runs.estimate.dry_run import DryRun, dry_run
+from plbench.runs.estimate.estimate import forecast_study
+from plbench.runs.plan.resolve import Request, RunPlan, plan_run
+from plbench.runs.registry import Registry
+from plbench.runs.workspace import Workspace
+from plbench.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("quick_records")
 
@@ -79,7 +79,7 @@ class TestWhatIsThere:
         again = dry_run(plan, workspace, force=True)
         assert again.items[-1].state == "to do" and again.seconds > 0
         assert again.num_steps == record.training["steps"]
-        monkeypatch.setattr("plbench.forecast.dry_run.measure", None)  # would fail if it were called
+        monkeypatch.setattr("plbench.runs.estimate.dry_run.measure", None)  # would fail if it were called
         found = dry_run(plan, workspace)
         assert set(states(found).values()) == {"done"}
         assert found.seconds == 0 and found.measured is None and found.peak_bytes is None
@@ -231,7 +231,7 @@ class TestCommands:
 
 def test_a_study_takes_as_long_as_its_trainings(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """48 images at 1 s, 4 epochs: a final run takes 192 s, a trial as much as its part of train does."""
-    monkeypatch.setattr("plbench.forecast.estimate._seconds_per_image", lambda plan, workspace: (1.0, 0.0))
+    monkeypatch.setattr("plbench.runs.estimate.estimate._seconds_per_image", lambda plan, workspace: (1.0, 0.0))
     plan = a_plan(workspace)
     trial = 4.0 * len(plan.material.train("fit").rows)
     assert forecast_study(plan, 3, 0, workspace).seconds == pytest.approx(3 * trial)

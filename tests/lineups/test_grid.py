@@ -14,16 +14,17 @@ from unittest.mock import patch
 
 import pytest
 
-from plbench import runner, sweep
 from plbench.api import Batch, Loss, Method, MethodParams, Progress
 from plbench.cli import main
 from plbench.errors import PlbenchError
-from plbench.lineups import expansion
-from plbench.lineups.expansion import Expansion, expand
-from plbench.lineups.grid import Grid, read_grid
-from plbench.planning import resolve
-from plbench.planning.resolve import Request, plan_run
-from plbench.workspace import Workspace
+from plbench.runs import run as runner
+from plbench.runs import schedule as sweep
+from plbench.runs.plan import resolve
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.workspace import Workspace
+from plbench.sweeps import expansion
+from plbench.sweeps.expansion import Expansion, expand
+from plbench.sweeps.grid import Grid, read_grid
 
 pytestmark = pytest.mark.usefixtures("quick_records")
 

@@ -16,13 +16,11 @@ from typing import Any
 import pytest
 import torch
 
-from plbench import sweep, tune
 from plbench.api import Batch, Loss, Method, Progress
 from plbench.cli import main
+from plbench.comparison import lineup
 from plbench.comparison.compare import Setting, compare
-from plbench.errors import PlbenchError, PluginError, TrainingError
-from plbench.lineups import lineup
-from plbench.lineups.lineup import (
+from plbench.comparison.lineup import (
     Contest,
     choose_entrants,
     describe_studies,
@@ -31,11 +29,14 @@ from plbench.lineups.lineup import (
     plan_contest,
     with_tuned,
 )
-from plbench.planning.resolve import Request
-from plbench.registry import Registry, Source
+from plbench.errors import PlbenchError, PluginError, TrainingError
+from plbench.runs import schedule as sweep
+from plbench.runs.plan.resolve import Request
+from plbench.runs.registry import Registry, Source
+from plbench.runs.workspace import Workspace
 from plbench.training.step import Stepper
+from plbench.tuning import tune
 from plbench.tuning.study import read_study, study_folder
-from plbench.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("quick_records")
 
@@ -219,7 +220,7 @@ class TestRuns:
             raise AssertionError("something was trained")
 
         monkeypatch.setattr(Stepper, "take", no_step)
-        monkeypatch.setattr("plbench.stacking.together.run_group", no_step, raising=False)
+        monkeypatch.setattr("plbench.runs.together.run_group", no_step, raising=False)
         foreseen = foresee(contest, workspace)
         assert foreseen.num_missing == 0 and "all done already" in foreseen.text
         assert table_of(contest_of(["paper"], workspace), workspace).as_dict() == first.as_dict()

@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from plbench.api import DataError, ImageFiles, Plan, PlbenchError
-from plbench.images import ImageSource
+from plbench.data.images import ImageSource
+from plbench.data.shards.packing import pack
+from plbench.data.shards.shards import ShardedImages
 from plbench.loading.batches import image_batches
 from plbench.loading.jpegs import JpegDecoder, is_plain_jpeg, jpeg_decoder
 from plbench.loading.transforms import EvalTransform, TrainTransform
-from plbench.packed.packing import pack
-from plbench.packed.shards import ShardedImages
 
 SIZE, CPU = 24, torch.device("cpu")
 BASE = EvalTransform(SIZE, (0.5, 0.4, 0.3), (0.2, 0.25, 0.5))

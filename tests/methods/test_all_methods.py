@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_flatten
 
-from plbench.registry import Registry
+from plbench.runs.registry import Registry
 from plbench.testing.findings import raise_failed
 from plbench.testing.methods import method_findings, subjects
 from plbench.testing.pair import shared_pair

@@ -9,14 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from plbench import runner, sweep
 from plbench.api import Batch, Method, Progress, Task
 from plbench.board.names import flaw_of_name
 from plbench.method import LabelCount
-from plbench.planning.resolve import Request, RunPlan, plan_run, validate_params
-from plbench.record import Record
-from plbench.registry import Registry
-from plbench.workspace import Workspace
+from plbench.runs import run as runner
+from plbench.runs import schedule as sweep
+from plbench.runs.plan.resolve import Request, RunPlan, plan_run, validate_params
+from plbench.runs.record import Record
+from plbench.runs.registry import Registry
+from plbench.runs.workspace import Workspace
 
 NUM_CLASSES = 5
 PRIOR = torch.tensor([0.4, 0.1, 0.3, 0.2, 0.0])

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from plbench.api import Batch, Method, PartialLabels, Plan, PlbenchError, Progress, Task
-from plbench.planning.resolve import validate_params
 from plbench.randomness import seeded
-from plbench.registry import Registry
+from plbench.runs.plan.resolve import validate_params
+from plbench.runs.registry import Registry
 from plbench.training.engine import fit, prepare_fit
 from plbench.training.execution import Execution
 from plbench.training.inputs import FeatureInputs

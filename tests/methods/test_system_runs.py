@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from plbench.api import PlbenchError
-from plbench.planning.resolve import Request, plan_run
-from plbench.runner import run
-from plbench.workspace import Workspace
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.run import run
+from plbench.runs.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("quick_records")
 

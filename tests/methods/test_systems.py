@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from plbench.api import Batch, Method, PartialLabels, PlbenchError, Progress, Task
 from plbench.methods.imcl import asymmetric_tanh, matching_pursuit
-from plbench.planning.resolve import validate_params
-from plbench.registry import Registry
+from plbench.runs.plan.resolve import validate_params
+from plbench.runs.registry import Registry
 
 NUM_ROWS, NUM_CLASSES, NUM_FEATURES = 6, 5, 4
 START = Progress(0, 40, 0, 10)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from plbench.api import Batch, Method, PlbenchError, Progress, Task
-from plbench.planning.resolve import validate_params
-from plbench.registry import Registry
+from plbench.runs.plan.resolve import validate_params
+from plbench.runs.registry import Registry
 
 NUM_ROWS, NUM_CLASSES = 5, 7
 PROGRESS = Progress(0, 1, 0, 1)

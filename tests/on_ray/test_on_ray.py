@@ -16,18 +16,18 @@ from typing import Any
 
 import pytest
 
-from plbench import runner
 from plbench.errors import PlbenchError, TrainingError
-from plbench.on_ray import driver
-from plbench.on_ray.cluster import Cluster, check_room, slots_of
-from plbench.on_ray.driver import in_bundles
-from plbench.planning.resolve import Request, RunPlan, plan_run
 from plbench.progress import Reporter, Tally
-from plbench.record import Record
-from plbench.registry import Registry
-from plbench.store import RECORD
-from plbench.sweep import standings, with_prerequisites
-from plbench.workspace import Workspace
+from plbench.runs import run as runner
+from plbench.runs.plan.resolve import Request, RunPlan, plan_run
+from plbench.runs.record import Record
+from plbench.runs.registry import Registry
+from plbench.runs.schedule import standings, with_prerequisites
+from plbench.runs.store import RECORD
+from plbench.runs.workspace import Workspace
+from plbench.sweeps.ray import driver
+from plbench.sweeps.ray.cluster import Cluster, check_room, slots_of
+from plbench.sweeps.ray.driver import in_bundles
 
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # as `joined` sets it: 127.0.0.1 stays what it is
 pytest.importorskip("ray")

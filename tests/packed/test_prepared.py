@@ -21,18 +21,18 @@ import pytest
 import torch
 from test_cli import Outcome, plbench
 
-from plbench.annotations.collect import Annotations
-from plbench.checksums import write_sums
-from plbench.data import preparing
-from plbench.data.preparing import prepare
+from plbench.data.annotations.collect import Annotations
+from plbench.data.shards import packing
+from plbench.data.shards.prepared import PREPARED, PreparedDataset, is_prepared, prepared_kind
 from plbench.datasets.openimages import OpenImagesV3, OpenImagesV6
 from plbench.errors import DataError, PlbenchError, StoreError
-from plbench.packed import packing
-from plbench.packed.prepared import PREPARED, PreparedDataset, is_prepared, prepared_kind
+from plbench.files.checksums import write_sums
 from plbench.progress import ProgressReport, Reporter
-from plbench.registry import Registry
-from plbench.store import Store
-from plbench.workspace import Workspace, open_dataset
+from plbench.runs.inspect import prepare as preparing
+from plbench.runs.inspect.prepare import prepare
+from plbench.runs.registry import Registry
+from plbench.runs.store import Store
+from plbench.runs.workspace import Workspace, open_dataset
 
 SHORT_SIDE = 48  # of pictures of 112 px
 NUM_IMAGES = {"train": 60, "test": 40}

@@ -20,13 +20,13 @@ import torch
 from PIL import Image
 
 from plbench.api import DataError, ImageFiles
+from plbench.data.images import find_unreadable, ordered_batches
+from plbench.data.shards.packing import encode, pack, packing_order
+from plbench.data.shards.shards import BLOCK_ROWS, PackedSplit, ShardedImages, verify
 from plbench.errors import StoreError
-from plbench.images import find_unreadable, ordered_batches
 from plbench.loading.batches import image_batches
 from plbench.loading.order import EpochOrder
 from plbench.loading.transforms import EvalTransform
-from plbench.packed.packing import encode, pack, packing_order
-from plbench.packed.shards import BLOCK_ROWS, PackedSplit, ShardedImages, verify
 
 SHORT_SIDE = 24
 NUM_IMAGES = 300
@@ -417,7 +417,7 @@ class TestReading:
         assert pickle.loads(pickled).read(1) == images.read(5)
 
     def test_no_more_files_stay_open_than_allowed(self, packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("plbench.packed.shards._MOST_OPEN", 1)
+        monkeypatch.setattr("plbench.data.shards.shards._MOST_OPEN", 1)
         images = ShardedImages(packed)
 
         def num_open() -> int:
@@ -434,7 +434,7 @@ class TestReading:
     def test_a_block_is_asked_of_the_system_in_its_shards(self, packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[tuple[int, int]] = []
         monkeypatch.setattr(os, "posix_fadvise", lambda file, start, size, advice: asked.append((start, size)))
-        monkeypatch.setattr("plbench.packed.shards._ADVICE_BYTES", 4096)
+        monkeypatch.setattr("plbench.data.shards.shards._ADVICE_BYTES", 4096)
         images = ShardedImages(packed)
         for part in (images, images.subset(np.arange(0, 300, 2)), images.subset(np.arange(300)[::-1].copy())):
             asked.clear()

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 from plbench.api import DataError, ImageFiles
-from plbench.data.preparing import prepare
-from plbench.download.archives import unpack
+from plbench.data.download.archives import unpack
+from plbench.data.shards.packing import pack
+from plbench.data.shards.prepared import PREPARED, Preparation, prepared_kind, read_preparation
+from plbench.data.shards.shards import MANIFEST, ShardedImages, verify
 from plbench.errors import PlbenchError
-from plbench.packed.packing import pack
-from plbench.packed.prepared import PREPARED, Preparation, prepared_kind, read_preparation
-from plbench.packed.shards import MANIFEST, ShardedImages, verify
-from plbench.workspace import Workspace
+from plbench.runs.inspect.prepare import prepare
+from plbench.runs.workspace import Workspace
 
 NUM_IMAGES = 130  # three shards of 64 rows
 

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plbench import digests
 from plbench.api import DataError, ImageFiles, TextColumn
-from plbench.images import find_unreadable, ordered_batches
+from plbench.data import digests
+from plbench.data.images import find_unreadable, ordered_batches
+from plbench.data.shards import tars as tars_module
+from plbench.data.shards.tars import TarImages
 from plbench.loading.batches import image_batches
 from plbench.loading.transforms import EvalTransform
-from plbench.packed import tars as tars_module
-from plbench.packed.tars import TarImages
 
 NUM_IMAGES = 30
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from plbench.errors import PlbenchError
-from plbench.planning.resolve import Request, plan_from_spec, plan_run
-from plbench.workspace import Workspace
+from plbench.runs.plan.resolve import Request, plan_from_spec, plan_run
+from plbench.runs.workspace import Workspace
 
 
 @pytest.mark.parametrize("name", ["local-dir:{folder}", "hf-hub:somebody/model", "hf_hub:somebody/model", "../model"])

@@ -16,14 +16,14 @@ import pytest
 from PIL import Image
 
 from plbench.api import DataError, ImageFiles, LabelledSplit, PartialLabels
-from plbench.data.verify import verify_dataset
-from plbench.planning.duplicates import contradicting_copies, find_duplicates
-from plbench.planning.near_duplicates import find_near_duplicates
-from plbench.planning.options import options_of
-from plbench.planning.resolve import Request, RunPlan, plan_from_spec, plan_run
-from plbench.runner import run
+from plbench.runs.inspect.verify import verify_dataset
+from plbench.runs.plan.duplicates import contradicting_copies, find_duplicates
+from plbench.runs.plan.near_duplicates import find_near_duplicates
+from plbench.runs.plan.options import options_of
+from plbench.runs.plan.resolve import Request, RunPlan, plan_from_spec, plan_run
+from plbench.runs.run import run
+from plbench.runs.workspace import Workspace, open_dataset
 from plbench.testing.command import check_one_dataset
-from plbench.workspace import Workspace, open_dataset
 
 pytestmark = pytest.mark.usefixtures("quick_records")
 
@@ -188,7 +188,7 @@ class TestNearDuplicates:
 
 
 def test_a_sweep_can_allow_them(tmp_path: Path) -> None:
-    from plbench.lineups.grid import Grid
+    from plbench.sweeps.grid import Grid
 
     content = {"methods": ["ce-negative"], "datasets": ["table"], "allow_duplicates": True}
     assert Grid.model_validate(json.loads(json.dumps(content))).allow_duplicates == [True]

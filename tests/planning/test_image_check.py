@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from plbench.api import DataError, Dataset
-from plbench.planning import image_check
-from plbench.planning.image_check import check_images
-from plbench.workspace import Workspace, open_dataset
+from plbench.runs.plan import image_check
+from plbench.runs.plan.image_check import check_images
+from plbench.runs.workspace import Workspace, open_dataset
 
 
 @pytest.fixture

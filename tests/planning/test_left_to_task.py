@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from plbench.errors import PlbenchError
-from plbench.planning.resolve import Request, is_default, plan_from_spec, plan_run
-from plbench.workspace import Workspace
+from plbench.runs.plan.resolve import Request, is_default, plan_from_spec, plan_run
+from plbench.runs.workspace import Workspace
 
 
 @pytest.mark.parametrize("method", ["epr", "role"])

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plbench import runner
 from plbench.api import LabelledSplit, PartialLabels
-from plbench.distributed import World
 from plbench.errors import DataError
-from plbench.planning.resolve import Request, plan_run
 from plbench.progress import Reporter
-from plbench.workspace import Workspace
+from plbench.runs import run as runner
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.workspace import Workspace
+from plbench.training.distributed import World
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from plbench import runner
 from plbench.errors import PlbenchError
-from plbench.forecast import estimate
-from plbench.planning.resolve import Request, RunPlan, plan_run
-from plbench.stacking import foreseen, together
-from plbench.workspace import Workspace
+from plbench.runs import run as runner
+from plbench.runs import together
+from plbench.runs.estimate import estimate
+from plbench.runs.estimate import stacked as foreseen
+from plbench.runs.plan.resolve import Request, RunPlan, plan_run
+from plbench.runs.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("quick_records")
 

@@ -24,14 +24,14 @@ from plbench.api import (
 )
 from plbench.errors import PlbenchError, PluginError, TrainingError
 from plbench.models import make_head
-from plbench.planning.resolve import validate_params
 from plbench.randomness import seeded
-from plbench.registry import Registry
-from plbench.stacking import stacked
-from plbench.stacking.stacked import Head, bytes_per_head, fit_together, is_stackable
+from plbench.runs.plan.resolve import validate_params
+from plbench.runs.registry import Registry
 from plbench.training.engine import fit, prepare_fit
 from plbench.training.execution import Execution
 from plbench.training.inputs import FeatureInputs
+from plbench.training.stacked import heads as stacked
+from plbench.training.stacked.heads import Head, bytes_per_head, fit_together, is_stackable
 from plbench.training.state import FitState
 
 CPU = Execution(torch.device("cpu"), "float32")

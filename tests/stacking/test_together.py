@@ -10,16 +10,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from plbench import checkpoint, job, runner, sweep
 from plbench.api import Batch, Loss, Method, MethodParams, Progress, tunable
 from plbench.errors import TrainingError
-from plbench.planning.resolve import Request, RunPlan, fit_part_plan, plan_run
-from plbench.record import Record, read_record, reference
-from plbench.stacking import stacked, together
-from plbench.stacking.together import can_stack, groups
-from plbench.store import CHECKPOINT, RECORD
+from plbench.runs import active as job
+from plbench.runs import run as runner
+from plbench.runs import schedule as sweep
+from plbench.runs import together
+from plbench.runs.plan.resolve import Request, RunPlan, fit_part_plan, plan_run
+from plbench.runs.record import Record, read_record, reference
+from plbench.runs.store import CHECKPOINT, RECORD
+from plbench.runs.together import can_stack, groups
+from plbench.runs.workspace import Workspace
+from plbench.training import checkpoint
+from plbench.training.stacked import heads as stacked
 from plbench.tuning import trials
-from plbench.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("quick_records")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plbench import studies
+from plbench import experiments as studies
 from plbench.cli import main
 
 
@@ -58,8 +58,8 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_work(
 ) -> None:
     file = tmp_path / "file"
     file.touch()
-    monkeypatch.setattr("plbench.studies.experiments.conduct.conduct", None)  # would fail if it were called
-    monkeypatch.setattr("plbench.lineups.lineup.plan_contest", None)
+    monkeypatch.setattr("plbench.experiments.shared.conduct.conduct", None)  # would fail if it were called
+    monkeypatch.setattr("plbench.comparison.lineup.plan_contest", None)
     for words in (["study", "focusing"], ["compare"]):
         out = file / ("figure" if words[0] == "study" else "figure.png")
         assert typed(monkeypatch, *words, "--dataset", "scenes", "--out", str(out)) == 2

@@ -13,20 +13,21 @@ import pytest
 import torch
 from scipy import stats
 
-from plbench import studies, sweep
+from plbench import experiments as studies
 from plbench.api import Batch, Loss, Method, MethodParams, Progress
 from plbench.board.published import read_quotations
 from plbench.errors import PlbenchError
+from plbench.experiments.mechanism.advice import read_map
+from plbench.experiments.shared import plane
+from plbench.experiments.shared.conduct import conduct, metrics_of_records, plan_all, survey
+from plbench.experiments.shared.estimates import COUNTS, PRIOR, SPEARMAN
+from plbench.experiments.shared.experiment import Case, Experiment, Findings
+from plbench.experiments.shared.paper_tables import TABLES
+from plbench.experiments.shared.report import conclude
 from plbench.losses import partial_asymmetric_loss
-from plbench.planning.resolve import Request
-from plbench.studies.experiments import plane
-from plbench.studies.experiments.conduct import conduct, metrics_of_records, plan_all, survey
-from plbench.studies.experiments.estimates import COUNTS, PRIOR, SPEARMAN
-from plbench.studies.experiments.experiment import Case, Experiment, Findings
-from plbench.studies.experiments.paper_tables import TABLES
-from plbench.studies.experiments.report import conclude
-from plbench.studies.mechanism.advice import read_map
-from plbench.workspace import Workspace
+from plbench.runs import schedule as sweep
+from plbench.runs.plan.resolve import Request
+from plbench.runs.workspace import Workspace
 
 SHORT = Request("tiny", "", plan={"epochs": 2})
 GAMMAS = {"gamma_pos": 0.0, "gamma_neg": 3.0, "gamma_unann": 4.0}
@@ -100,7 +101,7 @@ def test_an_interrupted_study_goes_on(
         return whole(*args, **options)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("plbench.studies.experiments.conduct.sweep.run_all", stopped)
+        patch.setattr("plbench.experiments.shared.conduct.sweep.run_all", stopped)
         conduct(experiment, SHORT, workspace, scale="tiny", num_seeds=1)
     before = _times(workspace)
     assert len(before) == 4  # two settings of two runs

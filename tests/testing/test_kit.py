@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from plbench.api import Batch, Loss, Method, MethodParams, Progress, tunable
 from plbench.losses import partial_asymmetric_loss
 from plbench.progress import Reporter
-from plbench.registry import Registry
+from plbench.runs.registry import Registry
 from plbench.testing import CheckFailed, check_method
 from plbench.testing.constants import Constants
 from plbench.testing.cost import add_measured

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from plbench.api import BenchmarkProtocol, Dataset, LabelledSplit, PlbenchError
-from plbench.registry import Registry
+from plbench.runs.registry import Registry
 from plbench.testing import CheckFailed, check_dataset
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding-a-dataset.md"

@@ -52,7 +52,7 @@ def test_pieces_are_masked_as_the_whole(name: str, cuts: list[int]) -> None:
 
 
 def test_stochastic_depth_of_timm() -> None:
-    import plbench.torchvision_ops  # noqa: F401  # isort: skip
+    import plbench.models.torchvision_ops  # noqa: F401  # isort: skip
     from timm.layers import DropPath
 
     values = torch.ones(400, 3, 2)

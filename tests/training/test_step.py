@@ -13,13 +13,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from plbench import job, runner
 from plbench.api import Batch, Loss, Method, PartialLabels, Plan, Progress, Task
 from plbench.errors import PlbenchError, TrainingError
 from plbench.losses import partial_asymmetric_loss, selective_weight
-from plbench.planning.resolve import Request, plan_run
 from plbench.randomness import seeded
-from plbench.record import PHASES
+from plbench.runs import active as job
+from plbench.runs import run as runner
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.record import PHASES
+from plbench.runs.workspace import Workspace
 from plbench.training import profiling, step
 from plbench.training.clock import Clock
 from plbench.training.dropout import Dropout
@@ -27,7 +29,6 @@ from plbench.training.engine import fit, prepare_fit
 from plbench.training.execution import Execution
 from plbench.training.inputs import FeatureInputs
 from plbench.training.state import FitState
-from plbench.workspace import Workspace
 
 CPU = Execution(torch.device("cpu"), "float32")
 NUM_ROWS, NUM_FEATURES, NUM_CLASSES = 40, 12, 7

@@ -19,16 +19,15 @@ import pytest
 import sqlalchemy
 from test_cli import QUICK, Outcome, plbench, words_with
 
-from plbench import tune
 from plbench.errors import PlbenchError, StoreError
-from plbench.evaluation import summary
-from plbench.planning.resolve import Request, RunPlan, plan_run
-from plbench.record import read_record
-from plbench.tune import Settings, search
-from plbench.tuning import liveness, shared, trials
+from plbench.runs import summary
+from plbench.runs.plan.resolve import Request, RunPlan, plan_run
+from plbench.runs.record import read_record
+from plbench.runs.workspace import Workspace
+from plbench.tuning import liveness, shared, trials, tune
 from plbench.tuning import storage as study_storage
 from plbench.tuning.trials import TrialResult
-from plbench.workspace import Workspace
+from plbench.tuning.tune import Settings, search
 
 pytestmark = pytest.mark.usefixtures("quick_records")
 

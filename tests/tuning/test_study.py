@@ -11,7 +11,8 @@ import pytest
 
 from plbench.api import Batch, Loss, Method, MethodParams, Progress, tunable
 from plbench.errors import PlbenchError, StoreError
-from plbench.planning.resolve import Request, RunPlan, plan_run
+from plbench.runs.plan.resolve import Request, RunPlan, plan_run
+from plbench.runs.workspace import Workspace
 from plbench.tuning.study import (
     StudyRecord,
     StudySpec,
@@ -23,7 +24,6 @@ from plbench.tuning.study import (
     trial_plan,
     write_study,
 )
-from plbench.workspace import Workspace
 
 Make = Callable[..., Workspace]
 NONE: frozenset[str] = frozenset()

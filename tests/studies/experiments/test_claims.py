@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from plbench.evaluation.statistics import Sample
-from plbench.studies.experiments.claims import above, above_all, every, gap_change, gap_falls, line_above, some
-from plbench.studies.experiments.experiment import Findings, Ground, Place, Point, Verdict
-from plbench.studies.mechanism.phase_claims import never_far_behind, placed_within, wins_somewhere
-from plbench.studies.mechanism.phase_map import MODES, cells
+from plbench.experiments.mechanism.phase_claims import never_far_behind, placed_within, wins_somewhere
+from plbench.experiments.mechanism.phase_map import MODES, cells
+from plbench.experiments.shared.claims import above, above_all, every, gap_change, gap_falls, line_above, some
+from plbench.experiments.shared.experiment import Findings, Ground, Place, Point, Verdict
+from plbench.metrics.statistics import Sample
 
 GROUND = Ground("made", "made", "none", 4, 100, True)
 SEEDS = (0, 1, 2)

@@ -9,21 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plbench.evaluation.statistics import Sample
-from plbench.studies.experiments.charts import lines
-from plbench.studies.experiments.experiment import Findings, Ground, Point
-from plbench.studies.experiments.style import (
-    COLOURS,
-    DARK,
-    DASHES,
-    INK,
-    MARKS,
-    PAPER,
-    new_figure,
-    save,
-    strokes,
-    styled,
-)
+from plbench.experiments.shared.charts import lines
+from plbench.experiments.shared.experiment import Findings, Ground, Point
+from plbench.experiments.shared.style import COLOURS, DARK, DASHES, INK, MARKS, PAPER, new_figure, save, strokes, styled
+from plbench.metrics.statistics import Sample
 
 
 def luminance(colour: str) -> float:

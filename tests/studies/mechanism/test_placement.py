@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from plbench.data.labels import PartialLabels
+from plbench.data.simulation import parse
 from plbench.errors import PlbenchError
-from plbench.labels import PartialLabels
-from plbench.planning.resolve import Request
-from plbench.simulate import parse
-from plbench.studies.mechanism.advice import ModeMap, advise, read_map
-from plbench.studies.mechanism.placement import (
+from plbench.experiments.mechanism.advice import ModeMap, advise, read_map
+from plbench.experiments.mechanism.placement import (
     NUM_BINS,
     Placement,
     estimated_positives,
@@ -24,7 +23,8 @@ from plbench.studies.mechanism.placement import (
     true_placement,
     unknown_scores,
 )
-from plbench.workspace import Workspace
+from plbench.runs.plan.resolve import Request
+from plbench.runs.workspace import Workspace
 
 SHARES = np.linspace(0.05, 0.45, 12)
 
@@ -143,9 +143,9 @@ def test_few_labels_are_not_identifiable_and_all_labels_need_no_advice(
 def test_near_settings_of_the_map_name_the_methods(
     make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("plbench.studies.mechanism.placement.FEWEST", 2)
-    monkeypatch.setattr("plbench.studies.mechanism.placement.LARGEST_ERROR", np.inf)
-    monkeypatch.setattr("plbench.studies.mechanism.advice.FEWEST", 2)
+    monkeypatch.setattr("plbench.experiments.mechanism.placement.FEWEST", 2)
+    monkeypatch.setattr("plbench.experiments.mechanism.placement.LARGEST_ERROR", np.inf)
+    monkeypatch.setattr("plbench.experiments.mechanism.advice.FEWEST", 2)
     workspace = make_workspace()
     somewhere = advise(SHORT, workspace, map_of((0.001, 50.0, 1.0, "Ignore")), num_seeds=2)
     assert "No setting of the map is near" in somewhere.answer[-1] and somewhere.modes == {}

@@ -1,0 +1,120 @@
+"""Published annotation files, read once: indexed by their content in the cache and memory-mapped from then on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from glob import escape
+from pathlib import Path
+
+from filelock import FileLock
+
+from plbench.data.annotations.collect import Annotations
+from plbench.data.digests import file_sha256
+from plbench.errors import DataError
+from plbench.files import unwritable
+from plbench.files.checksums import set_aside
+
+_DAY = 86_400.0
+
+
+def _text_sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Index:
+    """The annotations of one split as its files have them.
+
+    Attributes:
+        name: of the dataset and the split, for the folder's name.
+        meaning: whatever else decides what reading makes of the files: the reader's version, options.
+        files: that are read.
+    """
+
+    def __init__(
+        self,
+        cache: Path | None,
+        name: str,
+        meaning: str,
+        files: Sequence[Path],
+        warn: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        """Nothing is read yet. Without a cache nothing is kept. `warn` is told of an index that is damaged."""
+        self._memory, self._cache = cache, None if cache is None else cache / "index"
+        self._name, self._meaning, self._files, self._warn = name, meaning, tuple(files), warn
+
+    def key(self) -> str:
+        """sha256 over the content of the files and the meaning: equal wherever the files lie."""
+        digests = [file_sha256(path, self._memory) for path in self._files]
+        return _text_sha256(json.dumps([self._name, self._meaning, digests]))
+
+    def get(self, read: Callable[[], Annotations]) -> Annotations:
+        """The annotations from the cache, or read from the files, and then kept.
+
+        Raises:
+            DataError: if the files are missing or malformed. StoreError: if the cache cannot be written.
+        """
+        if self._cache is None:
+            return read()
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            hashing = thread.submit(self.key)  # seconds for gigabytes: beside the reading, which waits on other things
+            if self._has_been_here() and (found := self._open(hashing.result())) is not None:
+                return found
+            annotations = read()
+            return self._keep(annotations, hashing.result())
+
+    def _has_been_here(self) -> bool:
+        """Whether files of this name were ever indexed, so that it is worth waiting for the key of these."""
+        assert self._cache is not None
+        return any(self._cache.glob(f"{escape(self._name)}-*"))
+
+    def _folder(self, key: str) -> Path:
+        assert self._cache is not None
+        return self._cache / f"{self._name}-{key[:24]}"
+
+    def _open(self, key: str) -> Annotations | None:
+        try:
+            return Annotations.open(self._folder(key))
+        except DataError:
+            return None  # not there, or damaged: made anew
+
+    def _damage(self, folder: Path) -> str:
+        try:
+            Annotations.open(folder)
+        except DataError as error:
+            return str(error)
+        return f"{folder} was damaged"
+
+    def _sweep(self) -> None:
+        """Deletes what processes that were killed a day ago or earlier left of an index under way."""
+        assert self._cache is not None
+        for leftover in self._cache.glob(f".{escape(self._name)}-*"):
+            if time.time() - leftover.stat().st_mtime > _DAY:
+                shutil.rmtree(leftover, ignore_errors=True)
+
+    def _keep(self, annotations: Annotations, key: str) -> Annotations:
+        folder = self._folder(key)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+            try:
+                annotations.write(temporary)
+                temporary.chmod(0o755)  # others may share the cache
+                with FileLock(folder.with_name(".lock")):  # of those that find a damaged one, only the first removes it
+                    if self._open(key) is None:  # else another process was first
+                        if folder.is_dir():
+                            damage = self._damage(folder)
+                            self._warn(f"{damage}; the index was set aside as {set_aside(folder)} and made again")
+                        temporary.rename(folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        except OSError as error:
+            if self._open(key) is None:
+                raise unwritable(folder, error) from error
+        return self._open(key) or annotations  # another process may be replacing a damaged one this very moment

@@ -1,0 +1,281 @@
+"""What a dataset is: images with labels, from files in a folder. Authors import it from `plbench.api`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from plbench.data.annotations.collect import Annotations
+from plbench.data.annotations.index import Index
+from plbench.data.annotations.repeated import note_on_repeated_files
+from plbench.data.digests import Sha256s, sha256_of
+from plbench.data.download.remote import RemoteFile
+from plbench.data.images import ImageFiles, ImageSource, image_sha256s
+from plbench.data.labels import PartialLabels
+from plbench.data.pixels import PIXELS
+from plbench.errors import DataError, PlbenchError
+from plbench.progress import ProgressReport
+from plbench.spec import Protocol, Recipe
+
+FINGERPRINT_FORMAT = 2
+"""Raised when fingerprints are made another way, so that what was stored under the old ones is not taken for new."""
+
+
+@dataclass(frozen=True)
+class LabelledSplit:
+    """Images of one split and what is known about them, row by row."""
+
+    images: ImageSource
+    labels: PartialLabels
+
+    def __post_init__(self) -> None:
+        """Checks that images and labels are as many.
+
+        Raises:
+            DataError: if they are not.
+        """
+        if len(self.images) != self.labels.num_images:
+            raise DataError(f"{len(self.images)} images but {self.labels.num_images} rows of labels")
+
+    def subset(self, index: np.ndarray) -> LabelledSplit:
+        """The chosen rows, in the order given."""
+        return LabelledSplit(self.images.subset(index), self.labels.subset(index))
+
+
+class DatasetOptions(BaseModel):
+    """Base of a dataset's `Options`: what it must be told beside its folder. Immutable, strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def meaning(self) -> dict[str, Any]:
+        """The options that decide what the files mean; those that only say where files lie are left out."""
+        return {name: value for name, value in self.model_dump(mode="json").items() if not self._is_place(name)}
+
+    def _is_place(self, name: str) -> bool:
+        return isinstance(getattr(self, name), Path)
+
+
+class Dataset(ABC):
+    """Images with labels, from files in a folder.
+
+    Class attributes:
+        name, title, licence: as typed, as printed, and under which the data may be used. sources: official addresses.
+        protocols: the questions it is used for; the first is what `--dataset NAME` alone means.
+        recipes: ways to train on it; the first is the default.
+        needs_files: False where the dataset makes its own files, so that no `--data-root` is needed.
+        needs_root: False where its options say where its files are, so that it has no folder of its own.
+        official_num_images, official_num_classes: as published, so far as known; a run on another number is `custom/…`.
+        collections: image collections that its test images come from, such as "coco", where weights that were trained
+            on one of them may have seen these very images.
+        expected_positives: published mean number of positives of an image; None to take that of complete labels, where
+            the train split has them, and else to leave it to a person.
+        downloads: the published files, for `plbench data download`.
+        Options: what it must be told beside its folder, such as `--labels FILE`.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    licence: ClassVar[str]
+    sources: ClassVar[tuple[str, ...]] = ()
+    protocols: ClassVar[tuple[Protocol, ...]]
+    recipes: ClassVar[tuple[Recipe, ...]]
+    needs_files: ClassVar[bool] = True
+    needs_root: ClassVar[bool] = True
+    official_num_images: ClassVar[Mapping[str, int]] = {}
+    official_num_classes: ClassVar[int | None] = None
+    collections: ClassVar[tuple[str, ...]] = ()
+    expected_positives: ClassVar[float | None] = None
+    downloads: ClassVar[tuple[RemoteFile, ...]] = ()
+
+    class Options(DatasetOptions):
+        """A dataset that needs to be told nothing."""
+
+    def __init__(self, root: Path, *, cache: Path | None = None, options: Any = None) -> None:
+        """Nothing is read yet.
+
+        Args:
+            root: folder that holds the dataset's files, or will.
+            cache: folder for what is made of them; None to keep nothing.
+            options: an instance of `Options`; None for its defaults.
+        """
+        self.root, self.cache = root, cache
+        self.options = self.Options() if options is None else options
+        self._sha256s: dict[str, Sha256s | None] = {}
+
+    def missing(self) -> list[str]:
+        """Files and folders, relative to the root, that are needed and not there."""
+        return []
+
+    @abstractmethod
+    def fetch_hint(self) -> str:
+        """How to get what is missing: one clause with an address or a command."""
+
+    def prepare(self, report: ProgressReport) -> None:  # noqa: B027  (optional hook)
+        """Makes what the dataset makes itself, once. Safe to interrupt and to repeat."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """sha256 that changes whenever images or labels do."""
+
+    def image_sha256s(self, split: str, report: ProgressReport = lambda done, total: None) -> Sha256s | None:
+        """The sha256 of each image's bytes, [N, 32], computed once for an instance; None if its images do not give it.
+
+        Args:
+            split: of the dataset.
+            report: is told images done and in all, where this takes a while.
+        """
+        if split not in self._sha256s:
+            self._sha256s[split] = image_sha256s(self.split(split).images, self.cache, report)
+        return self._sha256s[split]
+
+    def warn(self, sentence: str) -> None:  # noqa: B027  (replaced by whoever can tell a person)
+        """Says what a person should know of the dataset's stored files; by default nobody hears it."""
+
+    @abstractmethod
+    def split(self, name: str) -> LabelledSplit:
+        """One split by name.
+
+        Raises:
+            DataError: if the files are malformed, or there is no such split.
+        """
+
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """Named groups of class ids that tables report beside the overall figures."""
+        return {}
+
+    def notes(self) -> dict[str, tuple[str, ...]]:
+        """By split: sentences on what was found in its files and how it was taken."""
+        return {}
+
+    def make_fixture(self) -> None:
+        """Writes a small imitation of the published files into the root, for tests and tutorials.
+
+        Raises:
+            PlbenchError: if there is none for this dataset.
+        """
+        raise PlbenchError(f"dataset {self.name!r} comes with no fixture")
+
+    @classmethod
+    def used_splits(cls) -> tuple[str, ...]:
+        """The splits that its protocols train and test on, in that order."""
+        names = [name for protocol in cls.protocols for name in (protocol.train_split, protocol.test_split)]
+        return tuple(dict.fromkeys(names))
+
+
+class IndexedDataset(Dataset):
+    """A dataset that is published as annotation files and folders of images.
+
+    A subclass says which files there are and what they say; they are read once, indexed by their content in the
+    cache, and memory-mapped from then on.
+
+    Class attributes:
+        splits: names of all splits, also those that no protocol uses.
+        reader_version: raise it when `read` makes something else of the same files.
+    """
+
+    splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    reader_version: ClassVar[str] = "1"
+
+    def __init__(self, root: Path, *, cache: Path | None = None, options: Any = None) -> None:
+        """Nothing is read yet."""
+        super().__init__(root, cache=cache, options=options)
+        self._annotations: dict[str, Annotations] = {}
+        self._splits: dict[str, LabelledSplit] = {}
+
+    @abstractmethod
+    def annotation_files(self, split: str) -> Sequence[Path]:
+        """The files that decide what `read` returns for a split."""
+
+    @abstractmethod
+    def read(self, split: str, report: ProgressReport) -> Annotations:
+        """What the files say about a split.
+
+        Args:
+            split: one of `splits`.
+            report: called with bytes read and bytes in all.
+
+        Raises:
+            DataError: if a file is malformed: file, row or key, what was found, what was expected.
+        """
+
+    def images(self, split: str, annotations: Annotations) -> ImageSource:
+        """The images of a split: by default files below the root, at the paths that the annotations give."""
+        assert annotations.image_paths is not None
+        return ImageFiles(self.root, annotations.image_paths, annotations.image_ids)
+
+    def _index(self, split: str) -> Index:
+        meaning = json.dumps([self.reader_version, self.options.meaning()], sort_keys=True)
+        return Index(self.cache, f"{self.name}-{split}", meaning, self.annotation_files(split), lambda s: self.warn(s))
+
+    def annotations(self, split: str, report: ProgressReport = lambda done, total: None) -> Annotations:
+        """The annotations of a split, from the index where it is there.
+
+        Raises:
+            DataError: if there is no such split, or its files are malformed.
+        """
+        if split not in self.splits:
+            raise DataError(f"dataset {self.name!r} has splits {', '.join(self.splits)}, not {split!r}")
+        if split not in self._annotations:
+            found = self._index(split).get(lambda: self.read(split, report))
+            said = note_on_repeated_files(found, f"split {split!r} of {self.name!r}")
+            found = replace(found, notes=(*found.notes, *said))
+            for other, known in self._annotations.items():
+                if _classes(known) != _classes(found):
+                    raise DataError(
+                        f"the files of {self.name!r} in {self.root} define other classes for split {split!r} than for "
+                        f"{other!r}; take both from one release"
+                    )
+            self._annotations[split] = found
+        return self._annotations[split]
+
+    def prepare(self, report: ProgressReport) -> None:
+        """Builds the index of every split that a protocol uses."""
+        for split in self.used_splits():
+            self.annotations(split, report)
+
+    def split(self, name: str) -> LabelledSplit:
+        """One split by name.
+
+        Raises:
+            DataError: if its files are malformed, or there is no such split.
+        """
+        if name not in self._splits:
+            annotations = self.annotations(name)
+            self._splits[name] = LabelledSplit(self.images(name, annotations), annotations.labels)
+        return self._splits[name]
+
+    def fingerprint(self) -> str:
+        """sha256 over the bytes of annotations and images of the splits in use, and the rules that decode images.
+
+        Images are hashed once for an instance, and remembered in the cache: see `plbench.data.digests`.
+        """
+        content: dict[str, Any] = {"format": FINGERPRINT_FORMAT, "pixels": PIXELS}
+        for split in self._used:
+            sha256s = self.image_sha256s(split)
+            images = self.split(split).images.fingerprint() if sha256s is None else sha256_of(sha256s)
+            content[split] = [self._index(split).key(), images]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def _used(self) -> tuple[str, ...]:
+        return self.used_splits()
+
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """Groups that the annotation files define."""
+        return dict(self.annotations(self._used[0]).groups)
+
+    def notes(self) -> dict[str, tuple[str, ...]]:
+        """What was found in the files of the splits that are open."""
+        return {split: annotations.notes for split, annotations in self._annotations.items() if annotations.notes}
+
+
+def _classes(annotations: Annotations) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return annotations.labels.class_ids, annotations.labels.class_names

@@ -1,0 +1,246 @@
+"""Fetching published files: several at once, unpacked, and each either here whole or still to be fetched."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import os
+import queue
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from plbench.data.download.archives import unpack
+from plbench.data.download.remote import (
+    RECORDS,
+    FileRecord,
+    RemoteFile,
+    is_here,
+    is_kept,
+    part_path,
+    read_record,
+    record_path,
+    size_in_words,
+    write_record,
+)
+from plbench.data.download.transfer import Stopped, Transfer, remote_size
+from plbench.errors import DataError
+from plbench.files import unwritable
+from plbench.files.paths import refuse_links
+
+_GLANCE = 0.1  # seconds between two reports
+_GRACE = 2.0  # seconds for the threads to notice that they are to stop
+
+
+def total_bytes(files: Sequence[RemoteFile], root: Path) -> int | None:
+    """Bytes still to be fetched; None where a publisher does not state a size and its server does not tell."""
+    sizes = _sizes([file for file in _distinct(files) if not is_here(file, root)], root).values()
+    return None if None in sizes else sum(size for size in sizes if size is not None)
+
+
+def download(
+    files: Sequence[RemoteFile],
+    root: Path,
+    report: Callable[[int, int], None],
+    *,
+    parallel: int = 4,
+    note: Callable[[str], None],
+) -> None:
+    """Fetches what is not here, verifies it, and unpacks what is to be unpacked.
+
+    Killed at any time and called again, it goes on where it stood. Archives that it fetched are deleted once they are
+    unpacked; those that a person put there are verified, unpacked and left.
+
+    Args:
+        report: called from this thread with (bytes fetched, bytes to fetch); the second grows where sizes are unknown.
+        parallel: files at a time.
+        note: called from this thread with a line that a person may want to read.
+
+    Raises:
+        DataError: if a file cannot be had, or is not what its publisher states. The other files stop; what arrived of
+            them is kept. StoreError: if the root cannot be written to, or the disk fills up.
+    """
+    files = _distinct(files)
+    if all(is_here(file, root) for file in files):
+        return
+    with _only_one(root, note):
+        wanted = [file for file in files if not is_here(file, root)]  # another process may have fetched some
+        sizes = _sizes(wanted, root)
+        _check_space(sizes, root, parallel)
+        _run(wanted, sizes, root, report, parallel, note)
+
+
+def _run(
+    files: Sequence[RemoteFile],
+    sizes: dict[RemoteFile, int | None],
+    root: Path,
+    report: Callable[[int, int], None],
+    parallel: int,
+    note: Callable[[str], None],
+) -> None:
+    stop = threading.Event()
+    notes: queue.SimpleQueue[str] = queue.SimpleQueue()
+    transfers = [Transfer(file, root, stop, notes.put) for file in files]
+    progress = _Progress(transfers, sizes)
+    pool = concurrent.futures.ThreadPoolExecutor(max(parallel, 1), thread_name_prefix="download")
+    futures = [pool.submit(_obtain, transfer, root, stop, notes.put) for transfer in transfers]
+    try:
+        pending = set(futures)
+        while pending:
+            _, pending = concurrent.futures.wait(pending, _GLANCE, concurrent.futures.FIRST_EXCEPTION)
+            _pass_on(notes, note)
+            report(*progress.now())
+            for future in futures:  # in the order of the files, should two have failed
+                if future.done():
+                    future.result()
+    finally:  # also at Ctrl-C, which reaches this thread only
+        stop.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+        for transfer in transfers:
+            transfer.interrupt()
+        concurrent.futures.wait([future for future in futures if not future.cancelled()], _GRACE)
+
+
+class _Progress:
+    """How much of what was still to fetch has been."""
+
+    def __init__(self, transfers: Sequence[Transfer], sizes: dict[RemoteFile, int | None]) -> None:
+        self._transfers = [(transfer, transfer.received, sizes[transfer.file]) for transfer in transfers]
+
+    def now(self) -> tuple[int, int]:
+        """Bytes fetched, and to fetch; of a file of unknown size, at least one more than there are."""
+        done = total = 0
+        for transfer, start, size in self._transfers:
+            fetched = max(transfer.received - start, 0)
+            if size is None and transfer.total is not None:
+                size = transfer.total - start
+            done += fetched
+            total += fetched + 1 if size is None else max(size, fetched)
+        return done, total
+
+
+def _obtain(transfer: Transfer, root: Path, stop: threading.Event, note: Callable[[str], None]) -> None:
+    """Fetches one file and unpacks it; in a thread of its own."""
+    if stop.is_set():
+        raise Stopped
+    file = transfer.file
+    path = root / file.path
+    for written in (part_path(file, root), record_path(file, root)):
+        refuse_links(root, written)
+    record = read_record(file, root)
+    if record is None or not is_kept(file, root):
+        if path.exists() and (record is None or record.by_hand):
+            by_hand, checksum = transfer.adopt(), file.checksum
+        else:
+            by_hand, checksum = False, transfer.run()
+        record = FileRecord(path.stat().st_size, checksum, "kept", by_hand)
+        write_record(file, root, record)
+        transfer.clear()
+    if file.unpack is not None:
+        _unpack(file, root, record, stop, note)
+
+
+def _unpack(
+    file: RemoteFile, root: Path, record: FileRecord, stop: threading.Event, note: Callable[[str], None]
+) -> None:
+    """Unpacks an archive; says so before the first member and after the last one is on disk."""
+    assert file.unpack is not None
+
+    def pulse(done: int, total: int) -> None:
+        if stop.is_set():
+            raise Stopped
+
+    path, folder = root / file.path, root / file.unpack
+    write_record(file, root, dataclasses.replace(record, state="unpacking"))
+    refuse_links(root, folder)
+    note(f"unpacking {file.name} ({size_in_words(record.size)}) into {folder}")
+    unpack(path, folder, pulse)
+    absent = [made for made in file.makes if not (root / made).exists()]
+    if absent:
+        raise DataError(
+            f"{path} was unpacked, and {', '.join(absent)} not among its members, so it is not the archive that was "
+            f"expected from {file.url}; delete it, and get the right one"
+        )
+    if hasattr(os, "sync"):  # not on Windows
+        os.sync()  # else a power cut could leave the record and take the members
+    write_record(file, root, dataclasses.replace(record, state="unpacked"))
+    if not record.by_hand:
+        path.unlink(missing_ok=True)
+
+
+def _distinct(files: Sequence[RemoteFile]) -> list[RemoteFile]:
+    """Each file once, for two splits may share one.
+
+    Raises:
+        DataError: if two are to be kept under one path.
+    """
+    by_path: dict[str, RemoteFile] = {}
+    for file in files:
+        if by_path.setdefault(file.path, file).url != file.url:
+            raise DataError(f"{file.url} and {by_path[file.path].url} are both to be kept as {file.path}; rename one")
+    return list(by_path.values())
+
+
+def _sizes(files: Sequence[RemoteFile], root: Path) -> dict[RemoteFile, int | None]:
+    """Bytes still to be fetched of each file; the servers are asked all at once, for one may be slow."""
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        return dict(zip(files, pool.map(lambda file: _left(file, root), files), strict=True))
+
+
+def _left(file: RemoteFile, root: Path) -> int | None:
+    """Bytes of one file that are still to be fetched."""
+    if (root / file.path).is_file() and (read_record(file, root) is None or is_kept(file, root)):
+        return 0
+    size = remote_size(file.url) if file.size is None else file.size
+    part = part_path(file, root)
+    there = part.stat().st_size if part.is_file() else 0
+    return None if size is None else max(size - there, 0)
+
+
+def _check_space(sizes: dict[RemoteFile, int | None], root: Path, parallel: int) -> None:
+    """Before the first byte: do the files fit, and what comes out of the archives?
+
+    What that is, is known only from the archive; it is no less than the archive. As many archives as are fetched at a
+    time lie beside what comes out of them.
+    """
+    archives = sorted((size or 0 for file, size in sizes.items() if file.unpack is not None), reverse=True)
+    kept = sum(size or 0 for file, size in sizes.items() if file.unpack is None)
+    needed = kept + sum(archives) + sum(archives[:parallel])
+    free = shutil.disk_usage(root).free
+    if needed > free:
+        raise DataError(
+            f"fetching and unpacking takes at least {size_in_words(needed)} in {root}, where {size_in_words(free)} are "
+            "free; free some space, or choose a folder on another disk with --data-root DIR"
+        )
+
+
+@contextlib.contextmanager
+def _only_one(root: Path, note: Callable[[str], None]) -> Iterator[None]:
+    """Holds the root for this process; waits while another one fetches into it."""
+    refuse_links(root, root / RECORDS / "lock")
+    lock = FileLock(root / RECORDS / "lock")
+    try:
+        (root / RECORDS).mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            note(f"another process is downloading into {root}; waiting for it")
+            lock.acquire()
+    except OSError as error:
+        raise unwritable(root, error) from error
+    try:
+        for leftover in (root / RECORDS).glob(".*.tmp"):  # of a process that was killed while it wrote a record
+            leftover.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
+
+
+def _pass_on(notes: queue.SimpleQueue[str], note: Callable[[str], None]) -> None:
+    with contextlib.suppress(queue.Empty):
+        while True:
+            note(notes.get_nowait())

@@ -1,0 +1,183 @@
+"""Published files: where they come from, where they are kept, and how one knows that they are here whole.
+
+Each file that was fetched leaves a small record in `.downloaded/` below the dataset's root. A record that says
+"being unpacked" is written before an archive's first member and replaced after its last, so that a half-unpacked
+folder is never taken for a whole one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+from urllib.parse import quote, urlsplit
+
+from plbench.errors import DataError
+from plbench.files import write_json
+from plbench.files.paths import is_unsafe
+from plbench.files.plain_json import parse_json
+
+RECORDS = ".downloaded"
+_CHECKSUM = re.compile(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One published file.
+
+    Attributes:
+        url: http or https.
+        path: where it is kept, relative to the dataset's root. An archive that was fetched and unpacked is deleted.
+        kind: what it holds.
+        split: the split it belongs to; None where all need it.
+        size: bytes, where its publisher states it.
+        checksum: `md5:…` or `sha256:…` in lower-case hex, where it is known.
+        unpack: folder relative to the root (`.` for the root itself) into which an archive's members go; None for a
+            file that is kept as it is.
+        makes: paths relative to the root, files or folders, that are there once it is unpacked.
+
+    Raises:
+        DataError: if an address, a path or a checksum is not of that form.
+    """
+
+    url: str
+    path: str
+    kind: Literal["annotations", "images"]
+    split: str | None = None
+    size: int | None = None
+    checksum: str | None = None
+    unpack: str | None = None
+    makes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        address = urlsplit(self.url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise DataError(f"the address {self.url!r} of {self.path} is not one of http:// or https://")
+        for path in (self.path, self.unpack or ".", *self.makes):
+            if is_unsafe(path):
+                raise DataError(f"the path {path!r} of {self.url} leaves the dataset's root; give one below it")
+        if self.checksum is not None and not _CHECKSUM.fullmatch(self.checksum):
+            raise DataError(f"the checksum {self.checksum!r} of {self.url} is not md5: or sha256: and lower-case hex")
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return PurePosixPath(self.path).name
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What is known of a file that was fetched.
+
+    Attributes:
+        size: bytes.
+        checksum: the one that it was verified against; None where nobody states one.
+        state: `kept`: the file lies at its path; `unpacking`: an archive's members may be there in part;
+            `unpacked`: they all are.
+        by_hand: a person put it at its path, where it therefore stays.
+    """
+
+    size: int
+    checksum: str | None
+    state: Literal["kept", "unpacking", "unpacked"]
+    by_hand: bool = False
+
+    def describes(self, file: RemoteFile) -> bool:
+        """Whether this is the same publication: a later one may have another size or checksum."""
+        if file.size is not None and file.size != self.size:
+            return False
+        if file.checksum is None or self.checksum is None:
+            return True
+        return file.checksum == self.checksum or file.checksum.split(":")[0] != self.checksum.split(":")[0]
+
+
+def record_path(file: RemoteFile, root: Path) -> Path:
+    """Where a file's record lies; the quoting keeps `a/b` and `a_b` apart."""
+    return root / RECORDS / f"{quote(file.path, safe='')}.json"
+
+
+def read_record(file: RemoteFile, root: Path) -> FileRecord | None:
+    """The record of a file; None where it was not fetched, or the record cannot be read."""
+    try:
+        content = parse_json(record_path(file, root).read_bytes())
+        return FileRecord(int(content["size"]), content["checksum"], content["state"], content["by_hand"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_record(file: RemoteFile, root: Path, record: FileRecord) -> None:
+    """Writes a file's record atomically."""
+    write_json(record_path(file, root), {"url": file.url, **vars(record)})
+
+
+def part_path(file: RemoteFile, root: Path) -> Path:
+    """Where a file grows until it is whole and verified."""
+    path = root / file.path
+    return path.with_name(f"{path.name}.part")
+
+
+def is_kept(file: RemoteFile, root: Path) -> bool:
+    """Whether the file itself, archive or not, lies at its path as it was fetched."""
+    record = read_record(file, root)
+    path = root / file.path
+    return record is not None and record.describes(file) and path.is_file() and path.stat().st_size == record.size
+
+
+def is_here(file: RemoteFile, root: Path) -> bool:
+    """Whether nothing is left to do: the file is kept whole, or the archive unpacked completely.
+
+    A person may have done it by hand, which leaves no record: then a file of the stated size counts, and an archive
+    all of whose `makes` are there.
+    """
+    record = read_record(file, root)
+    made = all((root / path).exists() for path in file.makes)
+    if record is None:
+        if part_path(file, root).exists():
+            return False
+        return _is_here_by_hand(file, root / file.path) if file.unpack is None else bool(file.makes) and made
+    if file.unpack is None:
+        return is_kept(file, root)
+    return record.state == "unpacked" and record.describes(file) and made
+
+
+def _is_here_by_hand(file: RemoteFile, path: Path) -> bool:
+    if not path.is_file():
+        return False
+    size = path.stat().st_size
+    return size == file.size if file.size is not None else size > 0
+
+
+def compute_checksum(path: Path, algorithm: str, pulse: Callable[[], None]) -> str:
+    """`md5:…` or `sha256:…` of a whole file.
+
+    Args:
+        pulse: called again and again; what it raises ends the reading.
+    """
+
+    class Watched(io.FileIO):  # a file of 50 GB takes minutes
+        def readinto(self, buffer: Any, /) -> int:
+            pulse()
+            return super().readinto(buffer) or 0
+
+    with Watched(path) as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False))
+    return f"{algorithm}:{digest.hexdigest()}"
+
+
+def size_in_words(size: int) -> str:
+    """Bytes in a unit that a person would use.
+
+    Examples:
+        >>> size_in_words(350264821), size_in_words(13510573713), size_in_words(900)
+        ('350 MB', '13.5 GB', '900 bytes')
+    """
+    if size < 1000:
+        return f"{size} bytes"
+    for unit, scale in (("kB", 1e3), ("MB", 1e6)):
+        if size < 999.5 * scale:
+            return f"{size / scale:.0f} {unit}"
+    return f"{size / 1e9:.1f} GB"

@@ -1,0 +1,339 @@
+"""One published file over HTTP: resumed where it stood, never spliced from two versions, verified before it counts.
+
+The file grows as `<path>.part`. Beside it, `<path>.part.json` says which version on the server it comes from. Only
+when the whole `.part` was verified is it flushed to disk and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import io
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import requests
+import urllib3
+
+from plbench import __version__
+from plbench.data.download.answers import Version, content_length, range_start, retry_after, stated_total
+from plbench.data.download.remote import RemoteFile, compute_checksum, part_path, size_in_words
+from plbench.errors import DataError
+from plbench.files import unwritable, write_json
+from plbench.files.plain_json import parse_json
+
+_TIMEOUT = (10.0, 30.0)  # seconds: to connect, and between two pieces of a body
+_TRIES = 6  # in a row without headway
+_BACKOFF = 0.5  # seconds, doubled at each try
+_LONGEST_WAIT = 30.0  # seconds; a server's Retry-After may ask for an hour
+_HEADWAY = 1 << 16  # bytes; a connection that dies after fewer made none
+_CHUNK = 1 << 16
+_PASSING = frozenset({408, 425, 429})  # answers below 500 that a later try may not get
+_MALFORMED = (
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.InvalidURL,
+    requests.exceptions.MissingSchema,
+    requests.exceptions.TooManyRedirects,
+)
+
+
+class Stopped(Exception):
+    """Another file failed, or the person gave up; the `.part` stays."""
+
+
+class _TryAgain(Exception):
+    """Something that may pass."""
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+class Transfer:
+    """The fetching of one file; `run` in one thread, the attributes read from others.
+
+    Attributes:
+        received: bytes in the `.part` now.
+        total: bytes of the whole file; None while nobody says it.
+    """
+
+    def __init__(self, file: RemoteFile, root: Path, stop: threading.Event, note: Callable[[str], None]) -> None:
+        """`note` is told of what a person may wonder about; once `stop` is set, `run` raises Stopped."""
+        self.file = file
+        self.total = file.size
+        self._path = root / file.path
+        self._part = part_path(file, root)
+        self._version_path = self._part.with_name(f"{self._part.name}.json")
+        self._stop = stop
+        self._note = note
+        self._response: requests.Response | None = None
+        self.received = self._standing()
+        version = self._read_version()
+        if self.received and self.total is None and version is not None:
+            self.total = version.size
+
+    def run(self) -> str | None:
+        """Fetches, verifies and renames.
+
+        Returns:
+            The checksum that was verified; None where neither publisher nor server states one.
+
+        Raises:
+            DataError: if the server refuses, keeps failing, or sends something else. StoreError: if the disk is full
+                or not to be written to. Stopped: once told to.
+        """
+        for is_last in (False, True):
+            with requests.Session() as session:
+                self._complete(session)
+            checksum = self._expected_checksum()
+            problem = self._find_mismatch(self._part, checksum)
+            if problem is None:
+                break
+            self._discard()
+            if is_last:
+                raise DataError(
+                    f"{self.file.url} came twice with {problem}; the copy was deleted: try again later, or fetch it by "
+                    f"other means and put it at {self._path}"
+                )
+            self._note(f"{self.file.name} came with {problem}; fetching it again")
+        self._finish()
+        return checksum
+
+    def adopt(self) -> bool:
+        """Verifies what lies at the file's path already.
+
+        Returns:
+            Whether a person has put it there; else a download was killed just after it was done.
+
+        Raises:
+            DataError: if it is not what the publisher states.
+        """
+        is_file = self._path.is_file()
+        problem = self._find_mismatch(self._path, self.file.checksum) if is_file else "files in it"
+        if problem is not None:
+            raise DataError(
+                f"{self._path} has {problem}, so it is not {self.file.url} as published; delete it, and run the same "
+                "command again to fetch it"
+            )
+        return self._part.exists() or not self._version_path.exists()
+
+    def clear(self) -> None:
+        """Deletes what only an unfinished download needs."""
+        try:
+            self._part.unlink(missing_ok=True)
+            self._version_path.unlink(missing_ok=True)
+            for leftover in self._part.parent.glob(f".{glob.escape(self._version_path.name)}.*.tmp"):
+                leftover.unlink()  # of a process that was killed while it wrote the other one
+        except OSError as error:
+            raise unwritable(self._part, error) from error
+
+    def interrupt(self) -> None:
+        """Ends a wait for data; from another thread, after `stop` was set."""
+        response = self._response
+        if response is not None:
+            with contextlib.suppress(OSError, ValueError, RuntimeError, AttributeError):  # it just ended by itself
+                response.raw.shutdown()
+
+    def _complete(self, session: requests.Session) -> None:
+        """Tries until the `.part` holds all that the server has."""
+        failures, farthest = 0, self._standing()
+        while True:
+            try:
+                if self._try_once(session):
+                    return
+                raise _TryAgain("the connection ended early")
+            except _TryAgain as failure:
+                if self._stop.is_set():
+                    raise Stopped from failure
+                if self.received >= farthest + _HEADWAY:
+                    failures, farthest = 0, self.received
+                failures += 1
+                if failures == _TRIES:
+                    raise DataError(self._surrender(str(failure))) from failure
+                self._stop.wait(min(max(_BACKOFF * 2**failures, failure.wait), _LONGEST_WAIT))
+
+    def _try_once(self, session: requests.Session) -> bool:
+        """One request. Returns whether the `.part` is now complete."""
+        self._pulse()
+        version = self._read_version()
+        start = self._standing()
+        if start and not self._may_resume(version):
+            self._discard()
+            start = 0
+        try:
+            with session.get(
+                self.file.url, headers=_request_headers(start, version), stream=True, timeout=_TIMEOUT
+            ) as response:
+                self._response = response
+                try:
+                    self._pulse()  # `interrupt` may have come before there was a response
+                    return self._take(response, start, version)
+                finally:
+                    self._response = None
+        except _MALFORMED as error:
+            raise DataError(f"{self.file.url} leads nowhere: {error}; {self._by_hand()}") from error
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise _TryAgain(_reason(error)) from error
+
+    def _take(self, response: requests.Response, start: int, version: Version | None) -> bool:
+        """Sorts out what the server answered to a request from byte `start` on."""
+        status, headers = response.status_code, response.headers
+        if status >= 500 or status in _PASSING:
+            raise _TryAgain(f"the server answered {status} {response.reason}", retry_after(headers))
+        if status not in (200, 206, 416):
+            raise DataError(
+                f"{self.file.url} answered {status} {response.reason}, so {self._path} is not there; {self._by_hand()}"
+            )
+        if start and status != 200 and version is not None and version.contradicts(headers):
+            self._restart("it changed on the server")
+        if status == 200:
+            version, start = self._begin(response), 0
+        elif status == 416:
+            if stated_total(headers) in (None, start) and start and self._announced(version) in (None, start):
+                return True
+            self._restart("the server has no more of it")
+        elif range_start(headers) != start or stated_total(headers) != self._announced(version):
+            self._restart("the server sent another part than was asked for")
+        self.total = announced = self._announced(version)
+        self._receive(response, start)
+        if announced is None:  # the last chunk says that it is the last; else only a checksum can tell
+            return headers.get("Transfer-Encoding") == "chunked" or self._expected_checksum() is not None
+        return self.received == announced
+
+    def _begin(self, response: requests.Response) -> Version:
+        """Makes way for a whole body, and notes which version it is of, before its first byte is written."""
+        encoding = response.headers.get("Content-Encoding", "identity")
+        if encoding != "identity" and not self.file.path.endswith((".gz", ".tgz")):  # some servers call these encoded
+            raise DataError(
+                f"{self.file.url} comes compressed by the server, which was asked not to; {self._by_hand()}"
+            )
+        if response.headers.get("Content-Type", "").startswith("text/html") and not self.file.path.endswith("html"):
+            raise DataError(f"{self.file.url} answered with a web page in place of the file; {self._by_hand()}")
+        version = Version.of(self.file.url, response)
+        if self.file.size is not None and version.size not in (None, self.file.size):
+            raise DataError(
+                f"{self.file.url} has {version.size:,} bytes where its publisher states {self.file.size:,}, so it is "
+                f"something else, or a new version; {self._by_hand()}"
+            )
+        self._discard()
+        write_json(self._version_path, vars(version))
+        return version
+
+    def _receive(self, response: requests.Response, start: int) -> None:
+        """Writes the body behind the first `start` bytes; what arrived before a failure stays."""
+        self.received = start
+        try:
+            with self._part.open("ab", buffering=0) as file:
+                if file.tell() != start:  # somebody else wrote to it
+                    raise _TryAgain(f"{self._part} changed meanwhile")
+                for chunk in response.raw.stream(_CHUNK, decode_content=False):
+                    self._pulse()
+                    if self.total is not None and self.received + len(chunk) > self.total:
+                        self._restart(f"the server sent more than {self.total:,} bytes")
+                    _write_all(file, chunk)
+                    self.received += len(chunk)
+        except OSError as error:  # of the disk: urllib3 turns those of the network into its own
+            raise unwritable(self._part, error) from error
+
+    def _find_mismatch(self, path: Path, checksum: str | None) -> str | None:
+        """What is wrong with a complete file, in words; None if nothing is."""
+        size = path.stat().st_size
+        if self.file.size not in (None, size):
+            return f"{size:,} bytes instead of {self.file.size:,}"
+        if checksum is None:
+            return None
+        found = compute_checksum(path, checksum.split(":")[0], self._pulse)
+        return None if found == checksum else f"checksum {found} instead of {checksum}"
+
+    def _finish(self) -> None:
+        try:
+            with self._part.open("rb+") as file:
+                os.fsync(file.fileno())
+            self._part.replace(self._path)
+        except OSError as error:
+            raise unwritable(self._path, error) from error
+
+    def _expected_checksum(self) -> str | None:
+        if self.file.checksum is not None:
+            return self.file.checksum
+        version = self._read_version()
+        return None if version is None else version.checksum
+
+    def _announced(self, version: Version | None) -> int | None:
+        """Bytes of the whole file, by its publisher or its server."""
+        if self.file.size is not None:
+            return self.file.size
+        return None if version is None else version.size
+
+    def _may_resume(self, version: Version | None) -> bool:
+        """Whether a later piece is sure to fit: the server can compare versions, or a checksum will tell."""
+        if version is None or version.url != self.file.url:
+            return False
+        return bool(version.validator) or self.file.checksum is not None
+
+    def _restart(self, reason: str) -> None:
+        self._discard()
+        raise _TryAgain(reason)
+
+    def _discard(self) -> None:
+        self.clear()
+        self.received = 0
+
+    def _standing(self) -> int:
+        return self._part.stat().st_size if self._part.is_file() else 0
+
+    def _read_version(self) -> Version | None:
+        try:
+            return Version(**parse_json(self._version_path.read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def _pulse(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
+
+    def _by_hand(self) -> str:
+        return f"fetch it by other means and put it at {self._path}, or try again later"
+
+    def _surrender(self, reason: str) -> str:
+        size = self._standing()
+        kept = f": {size_in_words(size)} are kept in {self._part}, so the same command goes on from there"
+        return (
+            f"{self.file.url} could not be fetched, {_TRIES} tries in a row ending with: {reason}; check the network, "
+            f"or try again later{kept if size else ''}"
+        )
+
+
+def remote_size(url: str) -> int | None:
+    """Bytes that a server announces for a file; None where it says nothing, or cannot be asked."""
+    try:
+        response = requests.head(url, headers=_request_headers(0, None), allow_redirects=True, timeout=_TIMEOUT)
+    except requests.RequestException:
+        return None
+    return content_length(response) if response.status_code == 200 else None
+
+
+def _request_headers(start: int, version: Version | None) -> dict[str, str]:
+    # identity: a body that the server compresses has neither the length nor the ranges of the file
+    headers = {"User-Agent": f"plbench/{__version__}", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+        if version is not None and version.validator:
+            headers["If-Range"] = version.validator
+    return headers
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause, which says more than urllib3's nested one."""
+    while error.__cause__ is not None or error.__context__ is not None:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return str(error) or type(error).__name__
+
+
+def _write_all(file: io.FileIO, chunk: bytes) -> None:
+    """An unbuffered file may take less than it is given."""
+    view = memoryview(chunk)
+    while view:
+        view = view[file.write(view) :]

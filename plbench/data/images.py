@@ -1,0 +1,250 @@
+"""Images by row, wherever they are kept: reading, decoding, finding what is broken."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from plbench.data.digests import Report, Sha256s, files_sha256, sha256_of
+from plbench.data.labels import PartialLabels
+from plbench.data.pixels import DECODING_ERRORS, decoded
+from plbench.data.spelling import file_look, find_alike, list_by_look
+from plbench.data.text_column import take
+from plbench.errors import DataError
+from plbench.files.paths import below
+
+
+class ImageSource(Protocol):
+    """Images by row, wherever they are kept."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Stable id of each image."""
+        ...
+
+    @property
+    def block_rows(self) -> int:
+        """Rows that lie side by side on disk and are best read together; 1 where every image is its own file."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def load(self, row: int, min_side: int = 0) -> Image.Image:
+        """The image of a row in RGB, as `plbench.data.pixels` decodes it.
+
+        With `min_side`, it may come smaller, but no side below that many pixels.
+        """
+        ...
+
+    def read(self, row: int) -> bytes:
+        """The encoded image of a row as it is stored."""
+        ...
+
+    def name(self, row: int) -> str:
+        """What to call the image of a row in a message."""
+        ...
+
+    def absent(self) -> list[int]:
+        """Rows whose image is not there at all, found without decoding any."""
+        ...
+
+    def subset(self, index: np.ndarray) -> Self:
+        """The chosen rows, in the order given."""
+        ...
+
+    def fingerprint(self) -> str:
+        """sha256 that changes when any image does. Not asked of a source that has `sha256s(cache, report)`, too."""
+        ...
+
+    def expect(self, rows: range) -> None:
+        """Told in time which rows will be asked for, so that they can be read ahead."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Images in files below a root folder.
+
+    Attributes:
+        paths: [N] relative to the root. ids: [N] stable image ids, which hold-out parts are drawn by.
+    """
+
+    root: Path
+    paths: Sequence[str]
+    ids: Sequence[str]
+    block_rows: ClassVar[int] = 1
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.paths)
+
+    def path(self, row: int) -> Path:
+        """The file of a row: below the root, at its path or at the only one that looks the same.
+
+        Raises:
+            DataError: if the name could lead out of the root.
+        """
+        path = below(self.root, self.paths[row], "image")
+        if path.exists():
+            return path
+        alike = find_alike(self.root, self.paths[row])
+        return path if alike is None else below(self.root, alike, "image")
+
+    def load(self, row: int, min_side: int = 0) -> Image.Image:
+        """Decodes one file. JPEGs decode at a fraction of their size where that keeps `min_side`.
+
+        Raises:
+            DataError: if the file cannot be read, with its path.
+        """
+        try:
+            return decoded(self.path(row), min_side)
+        except DECODING_ERRORS as error:
+            raise DataError(f"image {self.name(row)} cannot be read: {error}") from error
+
+    def read(self, row: int) -> bytes:
+        """The file's bytes.
+
+        Raises:
+            DataError: if the file cannot be read, with its path.
+        """
+        try:
+            return self.path(row).read_bytes()
+        except OSError as error:
+            raise DataError(f"image {self.name(row)} cannot be read: {error}") from error
+
+    def name(self, row: int) -> str:
+        """The file's path."""
+        return str(self.root / self.paths[row])
+
+    def absent(self) -> list[int]:
+        """Rows with no file of that name or look: one listing per folder, not one look-up per file."""
+        folders: dict[str, set[str]] = {}
+        alike: dict[str, Mapping[str, Sequence[str]]] = {}  # of folders where a name is missing
+        absent = []
+        for row, relative in enumerate(self.paths):  # millions of rows: no Path objects here
+            folder, _, name = relative.rpartition("/")
+            if folder not in folders:
+                path = self.path(row).parent
+                folders[folder] = set(os.listdir(path)) if path.is_dir() else set()
+            if name in folders[folder]:
+                continue
+            if folder not in alike:
+                alike[folder] = list_by_look(self.root, folder)[1]
+            if len(alike[folder].get(file_look(name), ())) != 1:
+                absent.append(row)
+        return absent
+
+    def subset(self, index: np.ndarray) -> ImageFiles:
+        """The chosen rows, in the order given."""
+        return ImageFiles(self.root, take(self.paths, index), take(self.ids, index))
+
+    def expect(self, rows: range) -> None:
+        """Nothing is read ahead: the next row's file lies anywhere."""
+
+    def sha256s(self, cache: Path | None = None, report: Report = lambda done, total: None) -> Sha256s:
+        """The sha256 of each file, [N, 32]; zeros where it is absent.
+
+        Args:
+            cache: remembers what files hold, so that each is read once.
+            report: is told files done and in all, where this takes a while.
+        """
+        return files_sha256(_Files(self), cache, report)
+
+    def fingerprint(self) -> str:
+        """sha256 over the files' bytes."""
+        return sha256_of(self.sha256s())
+
+
+class _Files(Sequence[str]):
+    """Absolute paths, made when asked for: nine million of them need not be in memory."""
+
+    def __init__(self, images: ImageFiles) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, row: Any) -> Any:
+        return os.path.abspath(self._images.path(row))
+
+
+def image_sha256s(
+    source: ImageSource, cache: Path | None = None, report: Report = lambda done, total: None
+) -> Sha256s | None:
+    """The sha256 of each image's bytes as they are stored, [N, 32]; None of a source that does not give them."""
+    give = getattr(source, "sha256s", None)
+    return None if give is None else give(cache, report)
+
+
+def hash_images(source: ImageSource) -> Sha256s:
+    """The sha256 of each image's bytes, [N, 32], of any source, by reading it all; zeros where one cannot be read."""
+
+    def digest(row: int) -> bytes:
+        try:
+            return hashlib.sha256(source.read(row)).digest()
+        except DataError:
+            return bytes(32)
+
+    with ThreadPoolExecutor() as pool:
+        digests = b"".join(pool.map(digest, range(len(source))))
+    return np.frombuffer(digests, np.uint8).reshape(-1, 32)
+
+
+def image_set_id(source: ImageSource) -> str:
+    """sha256 over the image ids in order: which images, whatever folder they lie in."""
+    return hashlib.sha256("\n".join(source.ids).encode()).hexdigest()
+
+
+def find_unreadable(
+    source: ImageSource,
+    report: Callable[[int, int], None] = lambda done, total: None,
+    oddities: Counter[str] | None = None,
+) -> dict[int, str]:
+    """Decodes every image once and returns the reason for each row that fails. Absent files are found first.
+
+    Args:
+        report: is told images done and in all.
+        oddities: counts images that are stored otherwise than they are shown, by names of
+            `plbench.data.pixels.ODDITIES`.
+    """
+
+    def reason(row: int) -> tuple[str | None, Iterable[str]]:
+        try:
+            image = source.load(row, min_side=1)  # JPEG at an eighth of its size: still reads the file to its end
+        except DataError as error:
+            return str(error), ()
+        return None, image.info.get("oddities", ())
+
+    failed = {row: f"image {source.name(row)} does not exist" for row in source.absent()}
+    rows = [row for row in range(len(source)) if row not in failed]
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for done, (row, (why, found)) in enumerate(zip(rows, pool.map(reason, rows), strict=True), 1):
+            if why is not None:
+                failed[row] = why
+            if oddities is not None:
+                oddities.update(found)
+            report(done, len(rows))
+    return failed
+
+
+def ordered_batches(num_rows: int, batch_size: int) -> list[range]:
+    """Rows of each evaluation batch: every row once, in order."""
+    return [range(start, min(start + batch_size, num_rows)) for start in range(0, num_rows, batch_size)]
+
+
+def label_tensor(labels: PartialLabels, rows: Tensor) -> Tensor:
+    """Dense labels of a batch, int8 [B, C]."""
+    return torch.from_numpy(labels.rows(rows.numpy()))

@@ -1,0 +1,359 @@
+"""Packing the images of a split into shards: resumable, and to the same bytes however often it was interrupted."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import mmap
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+import pyarrow as pa
+import torch
+from filelock import FileLock
+from PIL import Image, features
+from torch.utils.data import DataLoader
+
+from plbench.data.images import ImageSource, image_set_id
+from plbench.data.pixels import DECODING_ERRORS, PIXELS, is_plain, opened, shown, shown_size
+from plbench.data.shards.shards import (
+    BLOCK_ROWS,
+    INDEX,
+    MANIFEST,
+    ROWS_PER_SHARD,
+    PackedFile,
+    PackedSplit,
+    PackSettings,
+    is_there,
+    refuse_other_pixels,
+    shard_name,
+    undecodable,
+)
+from plbench.errors import DataError
+from plbench.files import unwritable, write_atomically, write_json
+from plbench.files.paths import refuse_links
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("image", pa.binary(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("sha256", pa.binary(32), nullable=False),
+    ],
+    metadata={"plbench": "packed images, format 2"},
+)
+_DRAFT_GAP = 1.5  # JPEGs are decoded at a fraction of their size that leaves this times the one wanted, or more
+_MOST_UNREADABLE = 64  # one after the other, in an order that has nothing to do with the images: a disk that is gone
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image as it goes into a shard."""
+
+    id: str
+    content: bytes
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class UnreadableImage:
+    """An image that stays out, and why."""
+
+    id: str
+    reason: str
+
+
+def pack(
+    source: ImageSource,
+    folder: Path,
+    *,
+    short_side: int,
+    quality: int = 92,
+    workers: int = 0,
+    rows_per_shard: int = ROWS_PER_SHARD,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> PackedSplit:
+    """Packs images in a fixed pseudo-random order, at a short side of `short_side` pixels where they are larger.
+
+    A plain JPEG or PNG that is small enough is kept byte for byte; others are written as they are shown, small PNGs as
+    PNGs, the rest as JPEGs. Images that cannot be read are left out and listed.
+    Called again after an interruption it goes on where it was; where it had ended, it makes only what is missing.
+
+    Args:
+        folder: of this split alone.
+        quality: of the JPEGs it writes (Pillow's scale, 4:2:0).
+        workers: processes that decode and encode.
+        report: is told images done and in all.
+
+    Raises:
+        DataError: if the folder was packed with other settings or from other images, or most images cannot be read.
+        PlbenchError: if the folder is a link, or a file in it that is written.
+        StoreError: if the folder cannot be written to.
+    """
+    settings = PackSettings(
+        short_side=short_side,
+        quality=quality,
+        images=image_set_id(source),
+        num_images=len(source),
+        rows_per_shard=rows_per_shard,
+        pixels=PIXELS,
+    )
+    refuse_links(folder.parent, folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            packed = _begun(folder, settings)
+            for leftover in folder.glob(".*.tmp"):  # of a process that was killed
+                leftover.unlink()
+            return _Packing(source, folder, settings, workers, report).finish(packed)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def packing_order(ids: Iterable[str]) -> npt.NDArray[np.int64]:
+    """Rows in the order of a hash of their ids: neighbours have nothing in common, whatever a source is sorted by."""
+    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=16).digest() for text in ids)
+    keys = np.frombuffer(digests, ">u8").reshape(-1, 2)
+    return np.lexsort((keys[:, 1], keys[:, 0]))
+
+
+def encode(source: ImageSource, row: int, short_side: int, quality: int) -> EncodedImage:
+    """Reads one image and makes it small enough.
+
+    Raises:
+        DataError: if it cannot be decoded to its end.
+    """
+    content, name = source.read(row), source.ids[row]
+    try:
+        with opened(io.BytesIO(content)) as image:
+            width, height = shown_size(image)
+            short, turned = min(width, height), (width, height) != image.size
+            if short <= short_side and image.format in ("JPEG", "PNG") and is_plain(image):
+                image.draft("RGB", (1, 1))  # a JPEG at an eighth of its size: still reads it to its end
+                image.load()
+                return EncodedImage(name, content, width, height)
+            if short > short_side:
+                width, height = ((side * short_side + short // 2) // short for side in (width, height))
+                wanted = int(width * _DRAFT_GAP), int(height * _DRAFT_GAP)
+                image.draft("RGB", wanted[::-1] if turned else wanted)
+            picture = shown(image)
+            kind = "PNG" if image.format == "PNG" and short <= short_side else "JPEG"
+        buffer = io.BytesIO()
+        picture.resize((width, height), Image.Resampling.LANCZOS).save(buffer, kind, quality=quality)
+    except DECODING_ERRORS as error:
+        raise DataError(f"image {source.name(row)} cannot be read: {undecodable(error)}") from error
+    return EncodedImage(name, buffer.getvalue(), width, height)
+
+
+def _begun(folder: Path, settings: PackSettings) -> PackedSplit:
+    """What an earlier call left, or the beginning.
+
+    Raises:
+        DataError: if that was made with other settings.
+    """
+    packed = PackedSplit.stored(folder)
+    if packed is None:
+        encoder = f"Pillow {PIL.__version__}, libjpeg-turbo {features.version_feature('libjpeg_turbo')}"
+        return PackedSplit(settings=settings, encoder=encoder)
+    refuse_other_pixels(packed.settings.pixels, folder)
+    before, now = packed.settings.model_dump(), settings.model_dump()
+    other = [f"{name} {before[name]}, not {now[name]}" for name in now if before[name] != now[name]]
+    if other:
+        raise DataError(
+            f"{folder} was packed with {', '.join(other)}; prepare with the same settings, or delete the folder to "
+            "pack anew"
+        )
+    return packed
+
+
+@dataclass(frozen=True)
+class _Items(torch.utils.data.Dataset[EncodedImage | UnreadableImage]):
+    """Map-style dataset for torch's DataLoader."""
+
+    source: ImageSource
+    settings: PackSettings
+
+    def __getitem__(self, row: int) -> EncodedImage | UnreadableImage:
+        try:
+            return encode(self.source, row, self.settings.short_side, self.settings.quality)
+        except DataError as error:
+            return UnreadableImage(self.source.ids[row], str(error))
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+@dataclass(frozen=True)
+class _Packing:
+    """One call of `pack`."""
+
+    source: ImageSource
+    folder: Path
+    settings: PackSettings
+    workers: int
+    report: Callable[[int, int], None]
+
+    def finish(self, packed: PackedSplit) -> PackedSplit:
+        """Makes everything that is not there yet."""
+        rest = packed.taken < len(self.source)
+        damaged = [number for number, shard in enumerate(packed.shards) if not is_there(self.folder, shard)]
+        if rest or damaged:
+            order = packing_order(self.source.ids)
+            for number in damaged:
+                self._mend(packed, number, order)
+            packed = self._go_on(packed, order)
+        if packed.index is None or not is_there(self.folder, packed.index):
+            packed = packed.model_copy(update={"index": self._write_index(packed)})
+            self._save(packed)
+        self.report(packed.taken, len(self.source))
+        return packed
+
+    def _go_on(self, packed: PackedSplit, order: npt.NDArray[np.int64]) -> PackedSplit:
+        self.report(packed.taken, len(self.source))
+        with closing(self._encoded(order[packed.taken :], packed.taken)) as stream:
+            while packed.taken < len(self.source):
+                images, unreadable = _one_shard(stream, self.settings.rows_per_shard)
+                taken = len(images) + len(unreadable)
+                shards = packed.shards
+                if images:
+                    shards = (*shards, self._write(len(shards), images, taken))
+                packed = packed.model_copy(
+                    update={
+                        "shards": shards,
+                        "taken": packed.taken + taken,
+                        "unreadable": packed.unreadable | {image.id: image.reason for image in unreadable},
+                    }
+                )
+                self._save(packed)
+        return packed
+
+    def _mend(self, packed: PackedSplit, number: int, order: npt.NDArray[np.int64]) -> None:
+        """Makes one shard again.
+
+        Raises:
+            DataError: if it comes out another way than it was.
+        """
+        shard = packed.shards[number]
+        start = sum(before.taken for before in packed.shards[:number])
+        with closing(self._encoded(order[start : start + shard.taken], 0)) as stream:
+            images, _ = _one_shard(stream, self.settings.rows_per_shard)
+        if self._write(number, images, shard.taken) != shard:
+            (self.folder / shard.name).unlink()
+            raise DataError(
+                f"{self.folder / shard.name} was lost and cannot be made again as it was, because images or Pillow "
+                "have changed since; delete the folder and run plbench data prepare again"
+            )
+
+    def _encoded(self, rows: npt.NDArray[np.int64], done: int) -> Generator[EncodedImage | UnreadableImage, None, None]:
+        """Images of the rows in order, by worker processes."""
+        blocks = [rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)]
+        loader = DataLoader(
+            _Items(self.source, self.settings),
+            batch_sampler=(block.tolist() for block in blocks),
+            num_workers=self.workers,
+            collate_fn=list,
+            generator=torch.Generator(),
+            prefetch_factor=4 if self.workers else None,
+        )
+        failed = 0
+        for block in loader:
+            for image in block:
+                failed = failed + 1 if isinstance(image, UnreadableImage) else 0
+                if failed == _MOST_UNREADABLE:
+                    raise DataError(f"{failed} images in a row cannot be read, the last because {image.reason}")
+                yield image
+            done += len(block)
+            self.report(done, len(self.source))
+
+    def _write(self, number: int, images: list[EncodedImage], taken: int) -> PackedFile:
+        path = self.folder / shard_name(number)
+        write_atomically(path, lambda file: _write_shard(file, images))
+        return PackedFile.of(path, len(images), taken)
+
+    def _write_index(self, packed: PackedSplit) -> PackedFile:
+        """Where each image begins, in one file for all shards."""
+        places = [_places(self.folder / shard.name) for shard in packed.shards]
+        columns = {
+            "id": pa.concat_arrays([pa.array([], pa.large_string()), *(place.ids for place in places)]),
+            "begin": np.concatenate([np.empty(0, np.int64), *(place.begins for place in places)]),
+            "size": np.concatenate([np.empty(0, np.int32), *(place.sizes for place in places)]),
+            "sha256": pa.concat_arrays([pa.array([], pa.binary(32)), *(place.sha256s for place in places)]),
+        }
+        batch = pa.record_batch(columns)
+
+        def write(file: IO[bytes]) -> None:
+            with pa.ipc.new_file(file, batch.schema) as writer:
+                writer.write_batch(batch)
+
+        write_atomically(self.folder / INDEX, write)
+        return PackedFile.of(self.folder / INDEX, packed.num_images, packed.taken)
+
+    def _save(self, packed: PackedSplit) -> None:
+        write_json(self.folder / MANIFEST, packed.model_dump(mode="json"))
+
+
+def _one_shard(
+    stream: Iterator[EncodedImage | UnreadableImage], num_rows: int
+) -> tuple[list[EncodedImage], list[UnreadableImage]]:
+    """Takes images until a shard is full or the stream ends."""
+    images: list[EncodedImage] = []
+    unreadable: list[UnreadableImage] = []
+    while len(images) < num_rows and (image := next(stream, None)) is not None:
+        if isinstance(image, EncodedImage):
+            images.append(image)
+        else:
+            unreadable.append(image)
+    return images, unreadable
+
+
+def _write_shard(file: IO[bytes], images: list[EncodedImage]) -> None:
+    remaining = iter(images)
+    with pa.ipc.new_file(file, _SCHEMA) as writer:
+        while block := list(islice(remaining, BLOCK_ROWS)):
+            columns = (
+                [image.id for image in block],
+                [image.content for image in block],
+                [image.width for image in block],
+                [image.height for image in block],
+                [hashlib.sha256(image.content).digest() for image in block],
+            )
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
+            writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
+
+
+class _Places(NamedTuple):
+    """Id, first byte, size in bytes and sha256 of each image of a shard."""
+
+    ids: pa.Array
+    begins: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int32]
+    sha256s: pa.Array
+
+
+def _places(path: Path) -> _Places:
+    """Where the images of a shard lie, without reading them."""
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if hasattr(mmap, "MADV_RANDOM"):
+        mapped.madvise(mmap.MADV_RANDOM)  # or the system would read the megabytes around every offset
+    whole = pa.py_buffer(mapped)
+    reader = pa.ipc.open_file(pa.BufferReader(whole))
+    ids, begins, sizes, sha256s = [], [], [], []
+    for number in range(reader.num_record_batches):
+        block = reader.get_batch(number)
+        _, offsets, content = block.column("image").buffers()
+        bounds = np.frombuffer(offsets, np.int32, len(block) + 1).astype(np.int64)
+        ids.append(block.column("id").cast(pa.large_string()))
+        begins.append(content.address - whole.address + bounds[:-1])
+        sizes.append(np.diff(bounds).astype(np.int32))
+        sha256s.append(block.column("sha256"))
+    return _Places(pa.concat_arrays(ids), np.concatenate(begins), np.concatenate(sizes), pa.concat_arrays(sha256s))

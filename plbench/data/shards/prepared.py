@@ -1,0 +1,156 @@
+"""Prepared datasets: images packed into shards with their labels beside them, in one folder that can be copied.
+
+prepared.json           which dataset, how it was packed, whether it is whole
+train/shard-00000.arrow … the images (see plbench.data.shards.shards)
+train/labels/           what is known about them, row for row, memory-mapped
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from plbench.data.annotations.collect import Annotations
+from plbench.data.dataset import FINGERPRINT_FORMAT, Dataset, LabelledSplit
+from plbench.data.digests import file_sha256
+from plbench.data.pixels import PIXELS
+from plbench.data.shards.shards import ShardedImages, refuse_other_pixels
+from plbench.errors import DataError, did_you_mean
+from plbench.files.paths import read_plain, refuse_links
+from plbench.files.plain_json import MOST_BYTES
+
+PREPARED = "prepared.json"
+
+
+class Preparation(BaseModel):
+    """What a prepared folder says of itself.
+
+    Attributes:
+        dataset: its name. source: fingerprint of the dataset that it was made from. done: whether it is whole.
+        num_images: by split, of the dataset that it was made from; those that could not be read are left out here.
+        pixels: version of the rules by which its images were decoded; 1 before it was noted.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = 1
+    dataset: str
+    source: str
+    short_side: int
+    quality: int
+    splits: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")], ...]
+    num_images: dict[str, int]
+    groups: dict[str, tuple[str, ...]]
+    done: bool
+    pixels: int = 1
+
+
+def is_prepared(root: Path) -> bool:
+    """Whether a folder was made by `prepare`, whole or not."""
+    return (root / PREPARED).is_file()
+
+
+def read_preparation(root: Path) -> Preparation:
+    """What a prepared folder says of itself.
+
+    Raises:
+        DataError: if the file is damaged, or from a version that decodes images otherwise.
+    """
+    try:
+        about = Preparation.model_validate_json(read_plain(root, root / PREPARED, MOST_BYTES))
+    except (OSError, ValidationError) as error:
+        raise DataError(
+            f"{root / PREPARED} cannot be read: {str(error).splitlines()[0]}; run plbench data prepare again"
+        ) from error
+    refuse_other_pixels(about.pixels, root)
+    return about
+
+
+class PreparedDataset(Dataset):
+    """A prepared folder in place of the published files. Its subclass has the dataset's own name and protocols."""
+
+    kind: ClassVar[type[Dataset]]
+
+    def __init__(self, root: Path, *, cache: Path | None = None, options: Any = None) -> None:
+        """Reads what the folder says of itself.
+
+        Raises:
+            DataError: if that is damaged, or of another dataset.
+        """
+        super().__init__(root, cache=cache, options=options)
+        self.about = read_preparation(root)
+        if self.about.dataset != self.name:
+            raise DataError(f"{root} holds {self.about.dataset!r}, prepared; give --dataset {self.about.dataset}")
+        if self.official_num_images or self.official_num_classes is not None:  # what was left out makes it another
+            self.official_num_images = {**self.about.num_images, **self.official_num_images}  # type: ignore[misc]
+        self._splits: dict[str, LabelledSplit] = {}
+
+    def missing(self) -> list[str]:
+        """Splits that a protocol uses and that are not packed, or not to the end."""
+        if not self.about.done:
+            raise DataError(
+                f"{self.root} was not prepared to the end; run plbench data prepare {self.name} again, it goes on"
+            )
+        return [split for split in self.used_splits() if not (self.root / split / "labels").is_dir()]
+
+    def fetch_hint(self) -> str:
+        """The command that makes it."""
+        return f"plbench data prepare {self.name} packs it"
+
+    def split(self, name: str) -> LabelledSplit:
+        """One packed split.
+
+        Raises:
+            DataError: if it was not packed, or is damaged.
+        """
+        if name not in self.about.splits:
+            packed = did_you_mean(name, self.about.splits)
+            raise DataError(f"{self.root} has no split {name!r} of {self.name!r}; {packed}")
+        if name not in self._splits:
+            labels = self._annotations(name).labels
+            self._splits[name] = LabelledSplit(ShardedImages(self.root / name), labels)
+        return self._splits[name]
+
+    def _annotations(self, split: str) -> Annotations:
+        folder = self.root / split / "labels"
+        for path in (folder, *(folder.iterdir() if folder.is_dir() else ())):
+            refuse_links(self.root, path)
+        try:
+            return Annotations.open(folder)
+        except DataError as error:
+            raise DataError(
+                f"{error}; delete {folder} and run plbench data prepare {self.name} again, which makes it again"
+            ) from error
+
+    def fingerprint(self) -> str:
+        """sha256 over labels and shards of the splits in use."""
+        content: dict[str, Any] = {"format": FINGERPRINT_FORMAT, "pixels": PIXELS}
+        for split in self.used_splits():
+            files = sorted(path for path in (self.root / split / "labels").iterdir() if path.is_file())
+            labels = {path.name: file_sha256(path, self.cache) for path in files}
+            content[split] = [labels, self.split(split).images.fingerprint()]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """As the published files define them."""
+        return dict(self.about.groups)
+
+    def notes(self) -> dict[str, tuple[str, ...]]:
+        """How it was packed, and what was found in the files that the labels came from."""
+        about = self.about
+        said = f"prepared at a short side of {about.short_side} px from files with fingerprint {about.source[:12]}"
+        return {split: (said, *self._annotations(split).notes) for split in self.used_splits()}
+
+
+def prepared_kind(kind: type[Dataset]) -> type[PreparedDataset]:
+    """The dataset class that reads prepared folders of `kind`, with its name, protocols and recipes."""
+    copied = (
+        *("name", "title", "licence", "sources", "protocols", "recipes", "Options"),
+        *("official_num_images", "official_num_classes", "collections", "expected_positives"),
+    )
+    members: dict[str, Any] = {attribute: getattr(kind, attribute) for attribute in copied}
+    return type(f"Prepared{kind.__name__}", (PreparedDataset,), {**members, "kind": kind, "__doc__": kind.__doc__})

@@ -1,0 +1,412 @@
+"""Images packed into a few large files: what lies in the folder, and reading it by row in any order.
+
+A packed split is a folder of Arrow IPC files `shard-00000.arrow`, … (columns id, image, width, height, sha256; record
+batches of `BLOCK_ROWS` rows, uncompressed), `index.arrow` with where each image begins in its shard and its sha256, and
+`packed.json`, which lists shards with their sizes and checksums. `plbench.data.shards.packing` writes it.
+
+The index is compared with its checksum when it is opened, and each image with its own whenever it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import stat
+from collections.abc import Callable
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from PIL import Image, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError, model_validator
+
+from plbench.data.digests import Report, Sha256s, signature
+from plbench.data.images import find_unreadable
+from plbench.data.pixels import DECODING_ERRORS, PIXELS, decoded
+from plbench.data.text_column import TextColumn
+from plbench.errors import DataError
+from plbench.files.paths import refuse_links
+
+MANIFEST = "packed.json"
+INDEX = "index.arrow"
+BLOCK_ROWS = 64  # about a megabyte at a short side of 256: read in one go by a disk and by an object store alike
+ROWS_PER_SHARD = 64 * BLOCK_ROWS
+
+_MOST_OPEN = 128  # shards a process keeps open: far below the 1,024 files that systems allow one
+_ADVICE_BYTES = 128 << 10  # systems cut longer advice down to a device's readahead, which may be as little as this
+_MEND = "run plbench data prepare again, which makes what is missing"
+_VERIFY = "plbench data verify tells what else is damaged"
+
+
+def shard_name(number: int) -> str:
+    """The file name of a shard."""
+    return f"shard-{number:05d}.arrow"
+
+
+class PackSettings(BaseModel):
+    """What the bytes of a packed split follow from. Another is refused where a folder has one already.
+
+    Attributes:
+        images: id of the image set that was packed (`plbench.data.images.image_set_id`).
+        pixels: version of the rules by which files were decoded (`plbench.data.pixels.PIXELS`); 1 before it was noted.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[2] = 2
+    short_side: int
+    quality: int
+    images: str
+    num_images: NonNegativeInt
+    rows_per_shard: PositiveInt = ROWS_PER_SHARD
+    pixels: int = 1
+
+
+class PackedFile(BaseModel):
+    """A file of a packed split.
+
+    Attributes:
+        name: `shard_name` of its number, or that of the index: a manifest names no other file.
+        rows: images in it. num_bytes: its size. taken: images of the source that it took, unreadable ones among them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    rows: NonNegativeInt
+    num_bytes: NonNegativeInt
+    sha256: str
+    taken: NonNegativeInt
+
+    @classmethod
+    def of(cls, path: Path, rows: int, taken: int) -> PackedFile:
+        """Describes a file that was just written."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return cls(name=path.name, rows=rows, num_bytes=path.stat().st_size, sha256=digest, taken=taken)
+
+
+class PackedSplit(BaseModel):
+    """The manifest of a packed split, whole or as far as packing has come.
+
+    Attributes:
+        unreadable: reason for each image, by id, that was left out. taken: images of the source dealt with so far.
+        index: None until everything is packed. encoder: libraries whose versions the bytes may depend on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    settings: PackSettings
+    encoder: str
+    shards: tuple[PackedFile, ...] = ()
+    taken: int = 0
+    unreadable: dict[str, str] = {}
+    index: PackedFile | None = None
+
+    @model_validator(mode="after")
+    def _names_its_own_files(self) -> PackedSplit:
+        """A manifest is a stranger's: the names in it become paths that are read, written and deleted."""
+        given = [shard.name for shard in self.shards] + ([] if self.index is None else [self.index.name])
+        expected = [shard_name(number) for number in range(len(self.shards))] + ([INDEX] if self.index else [])
+        for name, right in zip(given, expected, strict=True):
+            if name != right:
+                raise ValueError(f"it names a file {name!r:.80}, where {right} is expected")
+        return self
+
+    @property
+    def num_images(self) -> int:
+        """Images that are packed."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all shards."""
+        return sum(shard.num_bytes for shard in self.shards)
+
+    @classmethod
+    def stored(cls, folder: Path) -> PackedSplit | None:
+        """Reads a folder's manifest; None where there is none.
+
+        Raises:
+            DataError: if it is not one that this version of plbench reads.
+        """
+        path = folder / MANIFEST
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValidationError) as error:
+            if _is_of_format_1(path):
+                raise DataError(
+                    f"{folder} was packed by an older plbench, whose shards have no checksum for each image; delete "
+                    "the folder and run plbench data prepare again"
+                ) from error
+            why = str(error) if isinstance(error, OSError) else error.errors()[0]["msg"]
+            raise DataError(
+                f"{path} is not the manifest of a packed split: {why}; delete the folder and run plbench data prepare "
+                "again"
+            ) from error
+
+
+def _is_of_format_1(path: Path) -> bool:
+    try:
+        return bool(json.loads(path.read_bytes())["settings"]["format"] == 1)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+class _OpenShard:
+    """A shard's file descriptor, closed when nobody reads from it any more."""
+
+    def __init__(self, folder: Path, shards: tuple[PackedFile, ...], number: int) -> None:
+        self.path = folder / shards[number].name
+        refuse_links(folder, self.path)
+        try:
+            self.descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        except OSError as error:
+            raise DataError(f"{self.path} cannot be read: {error.strerror}; {_MEND}") from error
+        size = os.fstat(self.descriptor).st_size
+        if size != shards[number].num_bytes:
+            raise DataError(f"{self.path} has {size:,} bytes, not the {shards[number].num_bytes:,} packed; {_MEND}")
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+    def read(self, begin: int, size: int) -> bytes:
+        """Reads bytes without touching others, as a page fault of a memory map would."""
+        try:
+            content = os.pread(self.descriptor, size, begin)
+        except OSError as error:
+            raise DataError(f"{self.path} cannot be read: {error.strerror}; {_MEND}") from error
+        if len(content) < size:  # cut off since it was opened: of a memory map, this would have killed the process
+            raise DataError(f"{self.path} ends before byte {begin + size:,}; {_MEND}")
+        return content
+
+    def expect(self, begin: int, end: int) -> None:
+        """Has the system read bytes into its cache meanwhile, where it can be asked to."""
+        if hasattr(os, "posix_fadvise"):
+            for start in range(begin, end, _ADVICE_BYTES):
+                size = min(_ADVICE_BYTES, end - start)
+                os.posix_fadvise(self.descriptor, start, size, os.POSIX_FADV_WILLNEED)
+
+
+class ShardedImages:
+    """Images of a packed split; an `ImageSource`. Pickles by its folder, so that any worker process can open it.
+
+    Attributes:
+        rows: [N] of the packed split, int64. block_rows: rows best read together; 1 where `rows` jump about.
+    """
+
+    def __init__(self, folder: Path, rows: npt.NDArray[np.int64] | None = None) -> None:
+        """Opens a packed split, without its shards.
+
+        Raises:
+            DataError: if there is none, or packing has not come to its end.
+        """
+        packed = PackedSplit.stored(folder)
+        if packed is None or packed.index is None:
+            state = (
+                "does not exist" if packed is None else f"has {packed.taken:,} of {packed.settings.num_images:,} images"
+            )
+            raise DataError(f"the packed split {folder} {state}; {_MEND}")
+        refuse_other_pixels(packed.settings.pixels, folder)
+        self.folder, self.packed = folder, packed
+        self.rows = np.arange(packed.num_images) if rows is None else rows
+        columns = _open_index(folder / INDEX, packed.index)
+        self._ids = columns["id"]
+        self._begins, self._sizes = (columns[name].to_numpy(zero_copy_only=True) for name in ("begin", "size"))
+        self._sha256s = np.frombuffer(columns["sha256"].buffers()[1], np.uint8).reshape(-1, 32)
+        self._open = lru_cache(_MOST_OPEN)(partial(_OpenShard, folder, packed.shards))
+        self._rows_per_shard = packed.settings.rows_per_shard
+
+    def __reduce__(self) -> tuple[type[ShardedImages], tuple[Path, npt.NDArray[np.int64]]]:
+        return ShardedImages, (self.folder, self.rows)
+
+    @cached_property
+    def ids(self) -> TextColumn:
+        """Stable id of each image."""
+        column = TextColumn(self._ids)
+        return column if self._is_whole else column.take(self.rows)
+
+    @cached_property
+    def block_rows(self) -> int:
+        """Rows that lie side by side in a shard."""
+        return BLOCK_ROWS if self._ascends else 1
+
+    @cached_property
+    def _ascends(self) -> bool:
+        return bool((np.diff(self.rows) > 0).all())
+
+    @property
+    def _is_whole(self) -> bool:
+        return len(self.rows) == len(self._begins) and self._ascends
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.rows)
+
+    def read(self, row: int) -> bytes:
+        """The encoded image of a row.
+
+        Raises:
+            DataError: if its shard is not there or not whole, or the image is not what was packed.
+        """
+        packed_row = int(self.rows[row])
+        shard = self._open(packed_row // self._rows_per_shard)
+        content = shard.read(int(self._begins[packed_row]), int(self._sizes[packed_row]))
+        if hashlib.sha256(content).digest() != self._sha256s[packed_row].tobytes():  # a hundredth of decoding it
+            raise DataError(f"image {self.name(row)} has other bytes than were packed; delete {shard.path} and {_MEND}")
+        return content
+
+    def load(self, row: int, min_side: int = 0) -> Image.Image:
+        """Decodes one image. JPEGs decode at a fraction of their size where that keeps `min_side`.
+
+        Raises:
+            DataError: if it cannot be read, with its id, row and shard.
+        """
+        content = self.read(row)
+        try:
+            return decoded(io.BytesIO(content), min_side)
+        except DECODING_ERRORS as error:
+            raise DataError(f"image {self.name(row)} cannot be read: {undecodable(error)}; {_VERIFY}") from error
+
+    def name(self, row: int) -> str:
+        """The image's id, and where it lies."""
+        packed_row = int(self.rows[row])
+        number, row_of_shard = divmod(packed_row, self._rows_per_shard)
+        return f"{self._ids[packed_row].as_py()} (row {row_of_shard} of {self.packed.shards[number].name})"
+
+    def absent(self) -> list[int]:
+        """Rows whose shard does not exist or has another size."""
+        missing = [number for number, shard in enumerate(self.packed.shards) if not is_there(self.folder, shard)]
+        found: list[int] = np.flatnonzero(np.isin(self.rows // self._rows_per_shard, missing)).tolist()
+        return found
+
+    def subset(self, index: npt.NDArray[np.integer]) -> ShardedImages:
+        """The chosen rows, in the order given. Shares open shards with this one."""
+        part = object.__new__(ShardedImages)  # copy.copy would open everything again, by __reduce__
+        of_rows = ("ids", "block_rows", "_ascends")
+        part.__dict__.update({name: value for name, value in self.__dict__.items() if name not in of_rows})
+        part.rows = self.rows[index]
+        return part
+
+    def sha256s(self, cache: Path | None = None, report: Report = lambda done, total: None) -> Sha256s:
+        """The sha256 of each image's bytes, [N, 32], from the index: nothing is read or remembered."""
+        return self._sha256s if self._is_whole else self._sha256s[self.rows]
+
+    def fingerprint(self) -> str:
+        """sha256 over the manifest's settings and checksums, and over the rows where only some are chosen."""
+        manifest = self.packed.model_dump_json(exclude={"encoder", "unreadable"})  # these may name folders
+        digest = hashlib.sha256(manifest.encode())
+        if not self._is_whole:
+            digest.update(self.rows.tobytes())
+        return digest.hexdigest()
+
+    def expect(self, rows: range) -> None:
+        """Has the system read neighbouring rows into its cache meanwhile; returns at once.
+
+        Raises:
+            DataError: if a shard is not there or not whole, with its path.
+        """
+        wanted = self.rows[rows.start : rows.stop]
+        if not len(wanted):
+            return
+        cuts = np.diff(wanted // self._rows_per_shard) if self.block_rows > 1 else np.ones(len(wanted) - 1)
+        for run in np.split(wanted, np.flatnonzero(cuts) + 1):
+            first, last = int(run[0]), int(run[-1])
+            shard = self._open(first // self._rows_per_shard)
+            shard.expect(int(self._begins[first]), int(self._begins[last]) + int(self._sizes[last]))
+
+
+def refuse_other_pixels(version: int, folder: Path) -> None:
+    """Refuse a packed folder whose images were decoded by other rules.
+
+    Args:
+        version: of the rules, as noted in the folder.
+
+    Raises:
+        DataError: if it is not `PIXELS`.
+    """
+    if version != PIXELS:
+        age = "an older" if version < PIXELS else "a newer"
+        raise DataError(
+            f"{folder} was packed by {age} plbench, which decodes images with 16 bits, transparency or an EXIF "
+            f"orientation differently (rules {version}, not {PIXELS}); delete the folder and run plbench data prepare "
+            "again"
+        )
+
+
+def undecodable(error: Exception) -> str:
+    """Why an image could not be decoded, in words that are the same each time."""
+    unknown = isinstance(error, UnidentifiedImageError)  # whose message has the address of a buffer
+    return "it is not an image of a kind that Pillow reads" if unknown else str(error)
+
+
+def is_there(folder: Path, file: PackedFile) -> bool:
+    """Whether a packed file exists at its full size, and is no link."""
+    try:
+        status = (folder / file.name).lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size == file.num_bytes
+
+
+def _open_index(path: Path, expected: PackedFile) -> dict[str, pa.Array]:
+    """Columns of the index, memory-mapped: id, begin, size, sha256.
+
+    Raises:
+        DataError: if it is not there, or is not what was written.
+    """
+    if not is_there(path.parent, expected):
+        raise DataError(f"{path} is not there or not whole; {_MEND}")
+    try:
+        if _index_sha256(path, signature(path.stat())) != expected.sha256:
+            raise DataError(f"{path} does not match its checksum in {path.parent / MANIFEST}; delete it and {_MEND}")
+        with pa.memory_map(str(path)) as file:
+            batch = pa.ipc.open_file(file).get_batch(0)
+        return {name: batch.column(name) for name in ("id", "begin", "size", "sha256")}
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise DataError(f"{path} is not an index of shards: {error}; delete it and {_MEND}") from error
+
+
+@lru_cache(_MOST_OPEN)
+def _index_sha256(path: Path, seen: bytes) -> str:
+    """Computed once a process while the file stays as it was seen; workers that are forked know it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(folder: Path, *, decode: bool, report: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
+    """Compares every file of a packed split with its checksum, and decodes every image on request.
+
+    Args:
+        report: is told bytes done and in all, then, where images are decoded, images done and in all.
+
+    Returns:
+        A sentence for each problem.
+
+    Raises:
+        DataError: if there is no packed split, or packing has not come to its end.
+    """
+    images = ShardedImages(folder)
+    assert images.packed.index is not None
+    problems, done = [], 0
+    files = (*images.packed.shards, images.packed.index)
+    for file in files:
+        path = folder / file.name
+        if not is_there(folder, file):
+            problems.append(f"{path} is missing or not whole; {_MEND}")
+        elif PackedFile.of(path, file.rows, file.taken) != file:
+            problems.append(f"{path} has other bytes than were packed; delete it and {_MEND}")
+        done += file.num_bytes
+        report(done, sum(file.num_bytes for file in files))
+    if decode:
+        missing = set(images.absent())
+        problems += [why for row, why in find_unreadable(images, report).items() if row not in missing]
+    return problems

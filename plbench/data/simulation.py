@@ -1,0 +1,331 @@
+"""Simulators: complete labels made partial, reproducibly.
+
+What stays known is decided by one 64-bit key for each cell, drawn from PCG64's raw stream in the order of
+`PartialLabels.cells()`: the raw stream is all that numpy promises to keep the same across machines and
+versions. Where a number of cells is wanted, those with the smallest keys stay, ties by index; where a chance
+is wanted, a cell stays if its key lies below an integer threshold.
+
+Give a seed that nothing else uses (`randomness.derive_seed`): labels that were themselves drawn from
+`np.random.default_rng(0)` share its stream, and simulating with seed 0 would choose by label.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from plbench.data.labels import Int8Array, IntArray, PartialLabels
+from plbench.errors import PlbenchError, did_you_mean
+
+BoolArray = npt.NDArray[np.bool_]
+KeyArray = npt.NDArray[np.uint64]
+FloatArray = npt.NDArray[np.float64]
+
+CHANCE_BITS = 40  # a chance is taken to the nearest multiple of 2^-40: exact at 0 and 1, deaf to last bits
+
+
+class _Parameter(NamedTuple):
+    """A number that a simulator takes: its name in texts, its name in code, and what is valid."""
+
+    label: str
+    argument: str
+    low: float
+    high: float = math.inf
+    default: float = math.nan  # where one must be given
+    whole: bool = False
+
+    def check(self, value: float) -> None:
+        if not self.low <= value <= self.high or math.isinf(value) or (self.whole and value != int(value)):
+            kind = "a whole number" if self.whole else "a number"
+            bounds = f"of at least {self.low}" if math.isinf(self.high) else f"from {self.low} to {self.high}"
+            raise PlbenchError(f"{self.argument} must be {kind} {bounds}, not {_number_text(value)}")
+
+
+_NUM_PER_CLASS = _Parameter("fpc", "num_per_class", 1, whole=True)
+_DROP = _Parameter("rpa", "drop_probability", 0, 1)
+_KEEP = _Parameter("positive-only", "keep_probability", 0, 1)
+_BIASED_KEEP = _Parameter("frequency-biased", "keep_probability", 0, 1)
+_BIAS = _Parameter("bias", "bias", 0, 4, 1.0)
+_NEGATIVES = _Parameter("negatives", "negatives_per_positive", 0, math.inf, 1.0)
+
+
+def fixed_per_class(labels: PartialLabels, num_per_class: int, *, seed: int) -> PartialLabels:
+    """Of each class, a fixed number of positives and as many negatives stay known (CSL, FPC).
+
+    Args:
+        labels: complete labels [N, C].
+        num_per_class: N_s >= 1; where a class has fewer positives or negatives, all of them stay.
+        seed: at least 0; of the raw stream that draws without replacement.
+
+    Returns:
+        [N, C], a subset of the cells.
+
+    Raises:
+        PlbenchError: if `num_per_class` is out of range or the labels are not complete.
+    """
+    _NUM_PER_CLASS.check(num_per_class)
+    _, columns, values = _complete_cells(labels)
+    quotas = np.full(2 * labels.num_classes, min(num_per_class, labels.num_images), dtype=np.int64)
+    return labels.keep(_smallest_of_group(_keys(seed, len(values)), 2 * columns + (values > 0), quotas))
+
+
+def random_per_annotation(labels: PartialLabels, drop_probability: float, *, seed: int) -> PartialLabels:
+    """Each annotation is dropped with the same probability, independently (CSL, RPA). Class frequencies stay.
+
+    Args:
+        labels: complete labels [N, C].
+        drop_probability: in [0, 1].
+        seed: at least 0.
+
+    Returns:
+        [N, C], a subset of the cells.
+
+    Raises:
+        PlbenchError: if `drop_probability` is out of range or the labels are not complete.
+    """
+    _DROP.check(drop_probability)
+    _, _, values = _complete_cells(labels)
+    return labels.keep(~_happens(_keys(seed, len(values)), np.float64(drop_probability)))
+
+
+def single_positive(labels: PartialLabels, *, seed: int) -> PartialLabels:
+    """Of each image, one present label stays known and no absent one (Cole et al. 2021).
+
+    Args:
+        labels: complete labels [N, C].
+        seed: at least 0.
+
+    Returns:
+        [N, C]; images without a present label have nothing known.
+
+    Raises:
+        PlbenchError: if the labels are not complete.
+    """
+    rows, _, values = _complete_cells(labels)
+    present = values > 0
+    kept = np.zeros(len(values), dtype=np.bool_)
+    one_each = np.ones(labels.num_images, dtype=np.int64)
+    kept[present] = _smallest_of_group(_keys(seed, len(values))[present], rows[present], one_each)
+    return labels.keep(kept)
+
+
+def positive_only(labels: PartialLabels, keep_probability: float, *, seed: int) -> PartialLabels:
+    """Each present label stays known with the same probability, no absent one does.
+
+    Args:
+        labels: complete labels [N, C].
+        keep_probability: in [0, 1].
+        seed: at least 0.
+
+    Returns:
+        [N, C], a subset of the present cells.
+
+    Raises:
+        PlbenchError: if `keep_probability` is out of range or the labels are not complete.
+    """
+    _KEEP.check(keep_probability)
+    _, _, values = _complete_cells(labels)
+    return labels.keep((values > 0) & _happens(_keys(seed, len(values)), np.float64(keep_probability)))
+
+
+def frequency_biased(
+    labels: PartialLabels,
+    keep_probability: float,
+    *,
+    bias: float = 1.0,
+    negatives_per_positive: float = 1.0,
+    seed: int,
+) -> PartialLabels:
+    """The more frequent a class, the smaller the chance that a present label of it is annotated.
+
+    The chance for a class with n positives is proportional to n^-bias, capped at 1, and scaled so that the
+    expected share of all positives that stay known is `keep_probability`.
+
+    Args:
+        labels: complete labels [N, C].
+        keep_probability: in [0, 1].
+        bias: in [0, 4]; 0 keeps the class frequencies, 1 expects equally many of each class, up to the cap.
+        negatives_per_positive: at least 0; times the kept positives of a class, rounded half to even, is how
+            many of its negatives stay, at most all of them.
+        seed: at least 0.
+
+    Returns:
+        [N, C], a subset of the cells.
+
+    Raises:
+        PlbenchError: if a number is out of range or the labels are not complete.
+    """
+    _BIASED_KEEP.check(keep_probability)
+    _BIAS.check(bias)
+    _NEGATIVES.check(negatives_per_positive)
+    _, columns, values = _complete_cells(labels)
+    keys, present = _keys(seed, len(values)), values > 0
+    positives, negatives = labels.counts()
+    kept = present & _happens(keys, _annotation_chance(positives, keep_probability, bias)[columns])
+    num_kept = np.bincount(columns[kept], minlength=labels.num_classes)
+    quotas = np.minimum(np.rint(negatives_per_positive * num_kept), negatives).astype(np.int64)
+    kept[~present] = _smallest_of_group(keys[~present], columns[~present], quotas)
+    return labels.keep(kept)
+
+
+class _Kind(NamedTuple):
+    """A simulator and its parameters, the one that follows the kind's name first."""
+
+    simulator: Callable[..., PartialLabels]
+    parameters: tuple[_Parameter, ...] = ()
+
+
+def _unchanged(labels: PartialLabels, *, seed: int) -> PartialLabels:
+    return labels
+
+
+_KINDS = {
+    "none": _Kind(_unchanged),
+    "fpc": _Kind(fixed_per_class, (_NUM_PER_CLASS,)),
+    "rpa": _Kind(random_per_annotation, (_DROP,)),
+    "single-positive": _Kind(single_positive),
+    "positive-only": _Kind(positive_only, (_KEEP,)),
+    "frequency-biased": _Kind(frequency_biased, (_BIASED_KEEP, _BIAS, _NEGATIVES)),
+}
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A way to make labels partial, as protocols name it. Comes from `parse`.
+
+    Attributes:
+        kind: "none", "fpc", "rpa", "single-positive", "positive-only" or "frequency-biased".
+        numbers: the kind's parameters in the order of its text form, all of them.
+    """
+
+    kind: str
+    numbers: tuple[float, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """Canonical text, such as "fpc=300"; every parameter is spelled out, so that defaults may change."""
+        parameters = _KINDS[self.kind].parameters
+        terms = [f"{p.label}={_number_text(n)}" for p, n in zip(parameters, self.numbers, strict=True)]
+        return ",".join(terms) or self.kind
+
+    @property
+    def slug(self) -> str:
+        """The text as part of a protocol's name, such as "fpc300"; "complete" where nothing is hidden."""
+        return "complete" if self.kind == "none" else self.text.replace("=", "").replace(",", "-")
+
+    def apply(self, labels: PartialLabels, seed: int) -> PartialLabels:
+        """Partial labels from complete ones; "none" gives back whatever labels it gets.
+
+        Raises:
+            PlbenchError: if the labels are not complete.
+        """
+        simulator, parameters = _KINDS[self.kind]
+        arguments = {p.argument: n for p, n in zip(parameters, self.numbers, strict=True)}
+        return simulator(labels, **arguments, seed=seed)
+
+
+def parse(text: str) -> Simulation:
+    """Reads a simulation from text such as "none", "fpc=300" or "frequency-biased=0.1,bias=0.5,negatives=3".
+
+    Raises:
+        PlbenchError: if there is no such simulation, or a number is missing, malformed or out of range.
+    """
+    terms = [[part.strip() for part in term.partition("=")] for term in text.split(",")]
+    kind, names = terms[0][0], [term[0] for term in terms]
+    if kind not in _KINDS:
+        raise PlbenchError(f"there is no simulation {kind!r}; {did_you_mean(kind, _KINDS)}")
+    parameters = {p.label: p for p in _KINDS[kind].parameters}
+    if not parameters and text.strip() != kind:
+        raise PlbenchError(f"simulation {text!r}: {kind} takes no numbers; write {kind}")
+    if not parameters:
+        return Simulation(kind)
+    if unknown := [name for name in names if name not in parameters]:
+        raise PlbenchError(f"simulation {text!r}: {kind} has no {unknown[0]!r}; write {_usage(kind)}")
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise PlbenchError(f"simulation {text!r} gives {repeated[0]} more than once; write {_usage(kind)}")
+    numbers = {name: p.default for name, p in parameters.items()}
+    numbers |= {name: _read(parameters[name], number, text) for name, _, number in terms}
+    return Simulation(kind, tuple(numbers.values()))
+
+
+def _read(parameter: _Parameter, number: str, text: str) -> float:
+    """The value of one parameter of the simulation `text`."""
+    try:
+        value = float(number)
+    except ValueError:
+        raise PlbenchError(f"simulation {text!r}: {parameter.label} needs a number, not {number!r}") from None
+    try:
+        parameter.check(value)
+    except PlbenchError as error:
+        raise PlbenchError(f"simulation {text!r}: {error}") from None
+    return int(value) if parameter.whole else value + 0.0  # -0.0 becomes 0.0
+
+
+def _usage(kind: str) -> str:
+    """The text form of a kind, such as fpc=NUM_PER_CLASS."""
+    terms = [f"{p.label}={p.argument.upper()}" for p in _KINDS[kind].parameters]
+    return ",".join([*terms[:1], *(f"[{term}]" for term in terms[1:])]) or kind
+
+
+def _number_text(value: float) -> str:
+    """Shortest text that reads back as the same number, without a trailing .0."""
+    return repr(float(value)).removesuffix(".0")
+
+
+def _complete_cells(labels: PartialLabels) -> tuple[IntArray, IntArray, Int8Array]:
+    """All cells of labels that must be complete."""
+    if not labels.is_complete:
+        raise PlbenchError(
+            f"a simulation needs complete labels, but only {labels.num_known} of "
+            f"{labels.num_images * labels.num_classes} cells are known; labels that are partial as they come "
+            "take --simulate none"
+        )
+    return labels.cells()
+
+
+def _keys(seed: int, count: int) -> KeyArray:
+    if seed < 0:
+        raise PlbenchError(f"the seed of a simulation must be at least 0, not {seed}")
+    return np.random.PCG64(seed).random_raw(count)
+
+
+def _happens(keys: KeyArray, chance: FloatArray | np.float64) -> BoolArray:
+    """Which keys fall to events of these chances (in [0, 1]): none where 0, all where 1."""
+    thresholds = np.rint(np.ldexp(chance, CHANCE_BITS)).astype(np.uint64)
+    return keys >> np.uint64(64 - CHANCE_BITS) < thresholds
+
+
+def _smallest_of_group(keys: KeyArray, groups: IntArray, quotas: IntArray) -> BoolArray:
+    """Marks in each group g the quotas[g] cells with the smallest keys, ties by index; at most all."""
+    order = np.lexsort((keys, groups))  # a stable sort: by group, then key, then index
+    sizes = np.bincount(groups, minlength=len(quotas))
+    ends_of_quota = np.cumsum(sizes) - sizes + quotas
+    kept = np.zeros(len(keys), dtype=np.bool_)
+    kept[order[np.arange(len(keys)) < np.repeat(ends_of_quota, sizes)]] = True
+    return kept
+
+
+def _annotation_chance(positives: IntArray, keep_probability: float, bias: float) -> FloatArray:
+    """Chance [C] of each class, proportional to positives^-bias, whose expected sum is the wanted share.
+
+    Water-filling: from rare to frequent, the first k classes are full (chance 1) and the others share the
+    rest, for the smallest k where none of those overflows. Powers are rounded to float32 because maths
+    libraries differ in the last bits of float64; sums in fixed order, products and quotients do not.
+    """
+    if not positives.any():
+        return np.zeros(len(positives))
+    powers = np.maximum(positives, 1).astype(np.float64) ** -bias
+    weights = powers.astype(np.float32).astype(np.float64)
+    order = np.argsort(positives, kind="stable")
+    counts, ordered = positives[order].astype(np.float64), weights[order]
+    full = np.cumsum(counts) - counts
+    shared = np.cumsum((counts * ordered)[::-1])[::-1]
+    scales = (keep_probability * positives.sum() - full) / shared
+    fits = scales * ordered <= 1.0
+    fits[-1] = True  # in exact arithmetic the last class always fits
+    return np.minimum(scales[np.argmax(fits)] * weights, 1.0)

@@ -1,1 +1,0 @@
-"""From scores at known cells to the figures of a record, and how sure they are."""

@@ -1,0 +1,282 @@
+"""Which treatment of unknown labels suits one's own data: places them on the map that `which-mode` drew.
+
+The truth behind partial labels is not known, so the place is an estimate, and where the labels cannot say, that is the
+answer. Nothing is looked at but the training part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from plbench.comparison import lineup
+from plbench.comparison.lineup import Entrant
+from plbench.data.labels import PartialLabels
+from plbench.errors import PlbenchError, TrainingError
+from plbench.experiments.mechanism.phase_map import IGNORE, MODES, NEGATIVE, SELECTIVE, estimated
+from plbench.experiments.mechanism.placement import FEWEST, Placement, place, spread
+from plbench.experiments.shared.experiment import Case, Row
+from plbench.files.plain_json import parse_json
+from plbench.losses.priors import spearman_by_depth
+from plbench.runs.plan.label_check import check_learnable, notes_on
+from plbench.runs.plan.resolve import Request
+from plbench.runs.protocol import Material, choose_protocol
+from plbench.runs.schedule import run_all
+from plbench.runs.workspace import Workspace, open_dataset
+from plbench.spec import Frozen
+
+NEAR = 2.0
+"""Factor within which a setting of the map counts as near, in each coordinate."""
+
+OWN_LABELS = "table"
+"""The dataset that reads a person's own labels."""
+
+_WIDEST = 4.0  # factor between the estimates of seeds from which nothing is said
+_MOST_CLASSES = 10
+METHODS = {
+    IGNORE: ("ce-ignore", "wce-ignore"),
+    NEGATIVE: ("ce-negative", "asl-negative", "pasl-negative"),
+    SELECTIVE: ("selective", "selective:likelihood"),
+}
+WITHOUT_NEGATIVES = ("ce-negative", "selective:likelihood", "wan", "hill", "splc", "em-apl", "role")
+
+
+class MapPlace(Frozen):
+    """A place on the map; see `plbench.experiments.mechanism.placement.Placement`."""
+
+    share: float = Field(gt=0)
+    advantage: float = Field(gt=0)
+    negatives: float = Field(gt=0)
+
+
+class MapCell(MapPlace):
+    """One mechanism of the map and what came of each mode there, mAP(C) in percent.
+
+    Attributes:
+        estimated: where it seems to lie to somebody who sees its partial labels alone, as they see their own; None
+            where that is not identifiable.
+    """
+
+    estimated: MapPlace | None
+    means: dict[str, float]
+    best: str
+    tied: list[str]
+
+
+class ModeMap(Frozen):
+    """The map, and what it was made on."""
+
+    made_on: dict[str, str]
+    cells: list[MapCell]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What is said to a person.
+
+    Attributes:
+        low, high: where the labels lie, over seeds; None where that is not identifiable.
+        modes: that win near there, each with the share of the near settings in which nothing is better.
+        methods: to try. rivals: of the modes that do not win there, so that a comparison can prove the map wrong.
+        answer: in words.
+        classes: those with the highest estimates: name, known positives, estimated positives.
+        notes: on how the labels were read.
+    """
+
+    num_images: int
+    num_classes: int
+    positives: int
+    negatives: int
+    low: Placement | None = None
+    high: Placement | None = None
+    modes: Mapping[str, float] = field(default_factory=dict)
+    methods: tuple[str, ...] = ()
+    rivals: tuple[str, ...] = ()
+    answer: tuple[str, ...] = ()
+    classes: tuple[tuple[str, int, int | None], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def read_map(path: Path | None = None) -> ModeMap:
+    """The map that comes with plbench, or another that `plbench study which-mode` wrote.
+
+    Raises:
+        PlbenchError: if the file cannot be read as one.
+    """
+    try:
+        source = path or resources.files("plbench.experiments.mechanism") / "which_mode_map.json"
+        return ModeMap.model_validate(parse_json(source.read_bytes()))
+    except (OSError, ValueError, ValidationError) as error:
+        raise PlbenchError(
+            f"{path} is not a map of modes ({error}); plbench study which-mode writes map.json"
+        ) from error
+
+
+def advise(request: Request, workspace: Workspace, mode_map: ModeMap, *, num_seeds: int = 3) -> Advice:
+    """Estimates what was hidden, places the labels on the map, and names what to try.
+
+    Args:
+        request: the data and the model that looks at it; its method is not looked at.
+        workspace: where and how.
+        mode_map: from `read_map`.
+        num_seeds: models that estimate.
+
+    Raises:
+        PlbenchError: if the data cannot be read, or nothing is known of them.
+    """
+    dataset = open_dataset(request.dataset, workspace)
+    material = Material(dataset, choose_protocol(dataset, request.simulate, request.simulation_seed))
+    check_learnable(material, "train")
+    labels, notes = material.train().labels, notes_on(material)
+    for note in notes:
+        workspace.reporter.note(note)
+    positives, negatives = labels.counts()
+    bare = Advice(labels.num_images, labels.num_classes, int(positives.sum()), int(negatives.sum()), notes=notes)
+    if labels.is_complete:
+        return replace(bare, methods=("ce-negative",), answer=("Every label is known: there is nothing to treat.",))
+    if refusal := _without_looking(positives, negatives):
+        return refusal_advice(bare, refusal)
+    row = _ignoring(request, workspace, num_seeds)
+    estimates = [estimated(row, seed, workspace) for seed in range(num_seeds)]
+    mean = np.mean(np.stack(estimates), axis=0)
+    classes = _classes(labels, mean)
+    own = [plan.material.train().labels for plan in row.plans]  # where labels are simulated, each seed has its own
+    placements = [f for seen, estimate in zip(own, estimates, strict=True) if (f := place(seen, estimate)) is not None]
+    if len(placements) < num_seeds:
+        return replace(
+            refusal_advice(bare, f"too few classes have {FEWEST} known positives and negatives"), classes=classes
+        )
+    low, high = spread(placements)
+    if high.share / low.share > _WIDEST:
+        words = (
+            f"models of other seeds put the share of known positives anywhere from {low.share:.1%} to {high.share:.1%}"
+        )
+        return replace(refusal_advice(bare, words), classes=classes)
+    placed = replace(bare, low=low, high=high, classes=classes)
+    return _by_map(placed, mode_map, labels, mean)
+
+
+def _without_looking(positives: np.ndarray, negatives: np.ndarray) -> str | None:
+    """Why counts alone rule an estimate out."""
+    if negatives.sum() == 0:
+        return (
+            "there is no verified negative, and from positives alone a class that is rare cannot be told from one "
+            "that is seldom annotated"
+        )
+    if positives.sum() == 0:
+        return "there is no known positive"
+    usable = int(((positives >= FEWEST) & (negatives >= FEWEST)).sum())
+    if usable < 4:
+        return f"{usable} of {len(positives)} classes have {FEWEST} known positives and negatives each; 4 are needed"
+    return None
+
+
+def refusal_advice(bare: Advice, why: str) -> Advice:
+    """Not identifiable: what to try is then what needs no estimate."""
+    methods = WITHOUT_NEGATIVES if bare.negatives == 0 else tuple(m for mode in MODES for m in METHODS[mode][:1])
+    return replace(
+        bare,
+        methods=methods,
+        answer=(
+            f"Not identifiable: {why}.",
+            "So nobody can say beforehand which treatment of unknown labels suits these data; compare them on a test "
+            "part whose labels are known.",
+        ),
+    )
+
+
+def _ignoring(request: Request, workspace: Workspace, num_seeds: int) -> Row:
+    """Models trained on known labels alone.
+
+    Raises:
+        TrainingError: if one fails.
+    """
+    request = replace(request, scores_test=False)  # nobody looks at test here
+    contest = lineup.plan_contest(request, [Entrant("ce-ignore", named=True)], num_seeds, workspace)
+    results = run_all(contest.plans, workspace)
+    failed = next((result for result in results if isinstance(result, TrainingError)), None)
+    if failed is not None:
+        raise failed
+    return Row(Case(IGNORE, 0, "ce-ignore"), tuple(contest.plans), ())
+
+
+def _classes(labels: PartialLabels, estimate: np.ndarray) -> tuple[tuple[str, int, int | None], ...]:
+    """Classes with the most positives by the estimate."""
+    known = labels.counts()[0]
+    order = np.argsort(-np.nan_to_num(estimate, nan=-1.0), kind="stable")[:_MOST_CLASSES]
+    return tuple(
+        (labels.class_names[c], int(known[c]), None if math.isnan(estimate[c]) else round(float(estimate[c])))
+        for c in order
+    )
+
+
+def _by_map(placed: Advice, mode_map: ModeMap, labels: PartialLabels, estimate: np.ndarray) -> Advice:
+    assert placed.low is not None and placed.high is not None
+    low, high = placed.low, placed.high
+    said = [_where(low, high)]
+    usable = ~np.isnan(estimate)
+    ranks = float(spearman_by_depth(labels.counts()[0][usable], estimate[usable], [int(usable.sum())])[0])
+    if not math.isnan(ranks):
+        said.append(f"Counts of annotations rank the classes like the estimate to {ranks:.2f} (Spearman; 1: alike).")
+    cells = [cell for cell in mode_map.cells if cell.estimated is not None]
+    near = [cell for cell in cells if _distance(cell, low, high) <= 1 + 1e-9]
+    made_on = mode_map.made_on.get("dataset", "?")
+    if not near:
+        said.append("No setting of the map is near there; compare all modes.")
+        return replace(placed, methods=tuple(m for mode in MODES for m in METHODS[mode][:1]), answer=tuple(said))
+    shares = {mode: sum(mode in cell.tied for cell in near) / len(near) for mode in MODES}
+    modes = {mode: share for mode, share in sorted(shares.items(), key=lambda item: -item[1]) if share > 0}
+    wins = "; ".join(f"{mode} in {share:.0%}" for mode, share in modes.items())
+    said.append(f"Of {len(near)} settings of the map near there, nothing is better than: {wins}.")
+    said.append(_trust([cell.share / cell.estimated.share for cell in near if cell.estimated is not None]))
+    said.append(f"The map was made on {made_on} and is a hint; the comparison below measures it on your data.")
+    return replace(
+        placed,
+        modes=modes,
+        methods=tuple(method for mode in modes for method in METHODS[mode]),
+        rivals=tuple(METHODS[mode][0] for mode in MODES if mode not in modes),
+        answer=tuple(said),
+    )
+
+
+def _where(low: Placement, high: Placement) -> str:
+    return (
+        f"About {_range(low.share, high.share, '.0%')} of all positives are annotated; those of the rarer half of "
+        f"classes are {_range(low.advantage, high.advantage, '.1f')} times as likely to be as those of the frequent "
+        f"half; there are {low.negatives:.2g} verified negatives to a positive."
+    )
+
+
+def _trust(ratios: Sequence[float]) -> str:
+    """How far the estimate of the share was off where the truth is known."""
+    return f"In these settings the true share was {_range(min(ratios), max(ratios), '.2g')} times the estimated one."
+
+
+def _range(low: float, high: float, style: str) -> str:
+    ends = format(low, style), format(high, style)
+    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
+
+
+def _distance(cell: MapCell, low: Placement, high: Placement) -> float:
+    """How far a setting lies outside the range of estimates; 1 is the factor within which it is near.
+
+    Estimates are compared with what the same estimator says of the setting, not with the truth: it takes the share for
+    too low where verified negatives are few, and a large advantage of rare classes for a smaller one, here as there.
+    """
+    assert cell.estimated is not None
+    gaps = []
+    for name in ("share", "advantage", "negatives"):
+        value, bottom, top = getattr(cell.estimated, name), getattr(low, name), getattr(high, name)
+        gaps.append(max(0.0, math.log(bottom / value), math.log(value / top)) / math.log(NEAR))
+    return max(gaps)

@@ -1,0 +1,111 @@
+"""Claims about the map of annotation mechanisms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from plbench.experiments.mechanism.phase_map import METRIC, MODES, Cell, cells, shifted
+from plbench.experiments.shared.claims import difference, every, gap_change, some
+from plbench.experiments.shared.experiment import Claim, Findings, Point, Verdict
+
+OURS = "ours"
+
+
+def wins_somewhere(mode: str) -> Claim:
+    """Under some mechanism the mode is above both others."""
+
+    def test(findings: Findings) -> Verdict:
+        places = []
+        for cell in _whole(findings):
+            rivals = [other for other in MODES if other != mode]
+            found = [difference(cell.points[mode], cell.points[o], METRIC, f"{_words(cell)}: to {o}") for o in rivals]
+            places.append(tuple(c for c in found if c is not None))
+        return some(places)
+
+    return Claim(f"{mode} wins under some mechanism", OURS, test)
+
+
+def gap_grows(words: str, better: str, worse: str, axis: str) -> Claim:
+    """From the low to the high end of an axis, all else equal, one mode gains on the other.
+
+    Args:
+        words: the claim.
+        better, worse: the modes.
+        axis: "keep", "bias" or "negatives".
+    """
+
+    def test(findings: Findings) -> Verdict:
+        lines: dict[tuple[Any, ...], list[Cell]] = {}
+        for cell in sorted(_whole(findings), key=lambda cell: getattr(cell, axis)):
+            rest = tuple(getattr(cell, name) for name in ("keep", "bias", "negatives") if name != axis)
+            lines.setdefault(rest, []).append(cell)
+        ends = [(line[0], line[-1]) for line in lines.values() if len(line) > 1]
+        return every(
+            [
+                gap_change(
+                    (high.points[better], high.points[worse]),
+                    (low.points[better], low.points[worse]),
+                    METRIC,
+                    f"{_words(high)} against {axis} {getattr(low, axis):g}",
+                )
+                for low, high in ends
+            ]
+        )
+
+    return Claim(words, OURS, test)
+
+
+def never_far_behind(mode: str, points: float) -> Claim:
+    """Under every mechanism the mode is at most so many percentage points below each other one."""
+
+    def test(findings: Findings) -> Verdict:
+        found = []
+        for cell in _whole(findings):
+            for other in (o for o in MODES if o != mode):
+                gap = difference(_higher(cell, mode, points), cell.points[other], METRIC, f"{_words(cell)}: to {other}")
+                found.append(gap)
+        return every([c for c in found if c is not None])
+
+    return Claim(f"{mode} is nowhere more than {points:g} points below another mode", OURS, test)
+
+
+def _higher(cell: Cell, mode: str, points: float) -> Point:
+    point = cell.points[mode]
+    return replace(point, values={METRIC: shifted(point.values[METRIC], points)})
+
+
+def placed_within(factor: float, coordinate: str, *, few_negatives: bool) -> Claim:
+    """Wherever one coordinate is estimated, from partial labels alone, it is within a factor of the truth.
+
+    Args:
+        factor: at least 1.
+        coordinate: "share" or "advantage".
+        few_negatives: of the settings with fewer verified negatives than known positives; else of the others.
+    """
+
+    def test(findings: Findings) -> Verdict | None:
+        placed = [p for p in findings.points if p.series == MODES[0] and (p.facts["negatives"] < 1) == few_negatives]
+        names = (f"estimated_{coordinate}", f"true_{coordinate}")
+        pairs = [(p.facts[names[0]], p.facts[names[1]]) for p in placed if set(names) <= p.facts.keys()]
+        if not placed:
+            return None
+        if not pairs:
+            return Verdict("undecided", "no setting could be placed")
+        near = sum(1 for estimate, true in pairs if 1 / factor <= estimate / true <= factor)
+        worst = max(max(e / t, t / e) for e, t in pairs)
+        unplaced = len(placed) - len(pairs)
+        why = f"{near} of {len(pairs)} settings; worst factor {worst:.2f}; {unplaced} were called not identifiable"
+        return Verdict("held" if near == len(pairs) else "not held", why)
+
+    where = "fewer" if few_negatives else "as many"
+    words = f"With {where} verified negatives {'than' if few_negatives else 'as'} known positives, the {coordinate} is "
+    return Claim(f"{words}estimated within a factor of {factor:g} of the truth", OURS, test)
+
+
+def _whole(findings: Findings) -> list[Cell]:
+    return [cell for cell in cells(findings) if set(MODES) <= cell.points.keys()]
+
+
+def _words(cell: Cell) -> str:
+    return f"share {cell.keep:g}, bias {cell.bias:g}, negatives {cell.negatives:g}"

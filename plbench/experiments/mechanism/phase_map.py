@@ -1,0 +1,183 @@
+"""A map of annotation mechanisms: which treatment of unknown labels wins where, and how sure that is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from plbench.data.simulation import parse
+from plbench.experiments.mechanism.placement import (
+    Placement,
+    estimated_positives,
+    place,
+    true_placement,
+    unknown_scores,
+)
+from plbench.experiments.shared.conduct import metrics_of_records
+from plbench.experiments.shared.experiment import Findings, Ground, Point, Row
+from plbench.experiments.shared.style import COLOURS, INK, PALE, new_figure, plain
+from plbench.method import Stage
+from plbench.metrics.statistics import SIGNIFICANT, Sample, compare_pairs
+from plbench.runs import run as runner
+from plbench.runs.workspace import Workspace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+IGNORE, NEGATIVE, SELECTIVE = MODES = ("Ignore", "Negative", "Selective")
+METRIC = "map_c"
+_ACROSS = 2  # panels side by side, so that words in squares can be read on a page
+_LOOKS = dict(zip(MODES, COLOURS, strict=False))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One mechanism with its points by mode.
+
+    Attributes:
+        keep, bias, negatives: as the simulation was told. truth: where its labels lie. estimate: where they seem to
+            lie, to somebody who sees the partial labels alone; None where that is not identifiable.
+        best: the mode of the highest mean. tied: modes that cannot be told apart from it, itself included.
+    """
+
+    keep: float
+    bias: float
+    negatives: float
+    truth: Placement
+    estimate: Placement | None
+    points: Mapping[str, Point]
+
+    @property
+    def best(self) -> str:
+        """By mean mAP(C)."""
+        return max(self.points, key=lambda mode: self.points[mode].values[METRIC].mean)
+
+    @property
+    def tied(self) -> tuple[str, ...]:
+        """The best and what is statistically tied with it."""
+        order = sorted(self.points, key=lambda mode: -self.points[mode].values[METRIC].mean)
+        pairs = compare_pairs([self.points[mode].values[METRIC] for mode in order])
+        return tuple(mode for mode, p in zip(order, pairs.p_values[0], strict=True) if not p < SIGNIFICANT)
+
+    @property
+    def lead(self) -> float:
+        """Of the best over the second, percentage points."""
+        means = sorted(p.values[METRIC].mean for p in self.points.values())
+        return means[-1] - means[-2] if len(means) > 1 else 0.0
+
+
+def measure(ground: Ground, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
+    """Metrics of every run, with the mechanism as it was, and as it is estimated from the partial labels alone."""
+    points = metrics_of_records(ground, rows, num_seeds, workspace)
+    found = []
+    with workspace.reporter.task("Placing the labels of each setting on the map") as report:
+        for number, (row, point) in enumerate(zip(rows, points, strict=True)):
+            report(number, len(rows))
+            plan = row.plans[0]
+            keep, bias, negatives = parse(plan.spec.protocol.simulation).numbers
+            facts: dict[str, Any] = {"keep": keep, "bias": bias, "negatives": negatives}
+            values = {METRIC: point.values[METRIC], "map_o": point.values["map_o"]}
+            labels, truth = plan.material.train().labels, plan.material.hidden_truth()
+            actual = None if truth is None else true_placement(labels, truth)
+            facts |= {} if actual is None else {f"true_{name}": value for name, value in asdict(actual).items()}
+            if row.case.series == IGNORE:
+                estimate = place(labels, estimated(row, 0, workspace))
+                facts |= {} if estimate is None else {f"estimated_{n}": v for n, v in asdict(estimate).items()}
+            found.append(replace(point, values=values, facts=facts))
+    return found
+
+
+def estimated(row: Row, seed: int, workspace: Workspace) -> np.ndarray:
+    """True positives of each class [C], as estimated by the CE-Ignore model of one seed."""
+    plan = row.plans[seed]
+    stage = Stage("unknown-scores", method=plan.spec.method.name, reduce=unknown_scores)
+    histogram = runner.stage_artifact(replace(plan, stages={stage.name: (stage, plan)}), stage.name, workspace)
+    return estimated_positives(histogram.numpy(), plan.material.train(plan.spec.train_part).labels)
+
+
+def cells(findings: Findings) -> list[Cell]:
+    """The mechanisms of the map, in order."""
+    found: dict[tuple[float, float, float], dict[str, Point]] = {}
+    for point in findings.points:
+        key = (point.facts["keep"], point.facts["bias"], point.facts["negatives"])
+        found.setdefault(key, {})[point.series] = point
+    return [
+        Cell(*key, truth, _placement(points[IGNORE], "estimated") if IGNORE in points else None, points)
+        for key, points in sorted(found.items())
+        if (truth := _placement(next(iter(points.values())), "true")) is not None
+    ]
+
+
+def _placement(point: Point, kind: str) -> Placement | None:
+    """Of a point's facts; None where it has none of that kind."""
+    names = [f"{kind}_{name}" for name in ("share", "advantage", "negatives")]
+    return Placement(*(point.facts[name] for name in names)) if set(names) <= point.facts.keys() else None
+
+
+def phases() -> Callable[[Findings], Figure]:
+    """A panel for each number of negatives: a square for each mechanism, in the colour of the mode that wins."""
+
+    def draw(findings: Findings) -> Figure:
+        all_cells = cells(findings)
+        numbers = sorted({cell.negatives for cell in all_cells})
+        keeps, biases = sorted({c.keep for c in all_cells}), sorted({c.bias for c in all_cells})
+        across = min(_ACROSS, len(numbers))
+        size = {"height": 0.75 * len(biases) + 0.9, "width": 0.95 * len(keeps) + 0.9}
+        figure, axes = new_figure(across, -(-len(numbers) // across), **size)
+        for place_, number in zip(axes, numbers, strict=False):
+            for cell in (c for c in all_cells if c.negatives == number):
+                _square(place_, keeps.index(cell.keep), biases.index(cell.bias), cell)
+            place_.set_xticks(range(len(keeps)), [f"{keep:g}" for keep in keeps])
+            place_.set_yticks(range(len(biases)), [f"{bias:g}" for bias in biases])
+            place_.set(xlim=(-0.5, len(keeps) - 0.5), ylim=(-0.5, len(biases) - 0.5))
+            place_.set_xlabel("share of positives known")
+            place_.set_title(plain(f"{number:g} verified negatives per positive"))
+            place_.grid(visible=False)
+        for spare in axes[len(numbers) :]:
+            spare.set_visible(False)
+        for row in range(0, len(numbers), across):
+            axes[row].set_ylabel("bias to rare classes")
+        from matplotlib.patches import Patch
+
+        handles = [Patch(color=_LOOKS[mode], alpha=0.85, label=f"{mode} wins") for mode in MODES]
+        handles.append(Patch(facecolor=PALE, label="cannot be told apart"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=4 if len(numbers) > 1 else 2)
+        return figure
+
+    return draw
+
+
+def _square(axes: Axes, x: int, y: int, cell: Cell) -> None:
+    from matplotlib.patches import Rectangle
+
+    sure = len(cell.tied) == 1
+    colour = _LOOKS[cell.best] if sure else PALE
+    axes.add_patch(Rectangle((x - 0.47, y - 0.47), 0.94, 0.94, color=colour, alpha=0.85 if sure else 1.0))
+    words = f"{cell.best}\n+{cell.lead:.1f}" if sure else "\n= ".join(cell.tied)
+    axes.text(x, y, words, ha="center", va="center", fontsize=7.5, color="#ffffff" if sure else INK)
+
+
+def as_map(findings: Findings) -> dict[str, str]:
+    """The map as `plbench advise` reads it."""
+    rows = [
+        {
+            **asdict(cell.truth),
+            "estimated": None if cell.estimate is None else asdict(cell.estimate),
+            "means": {mode: round(cell.points[mode].values[METRIC].figure().mean, 3) for mode in cell.points},
+            "best": cell.best,
+            "tied": list(cell.tied),
+        }
+        for cell in cells(findings)
+    ]
+    made_on = {"dataset": findings.ground.dataset, "setting": findings.setting, "scale": findings.ground.scale}
+    return {"map.json": json.dumps({"made_on": made_on, "cells": rows}, indent=1) + "\n"}
+
+
+def shifted(sample: Sample, by: float) -> Sample:
+    """The same values, that much higher."""
+    return sample.shifted(by)

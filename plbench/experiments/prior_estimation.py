@@ -1,0 +1,56 @@
+"""Figures 5 and 7, appendices C to E: which classes are frequent, as estimated from partial labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from plbench.experiments.shared.charts import ranked_bars, side_by_side
+from plbench.experiments.shared.claims import line_above
+from plbench.experiments.shared.estimates import COUNTS, PRIOR, SPEARMAN, measure
+from plbench.experiments.shared.experiment import Case, Claim, Experiment, Findings, Ground, Place
+
+IGNORE, NEGATIVE = "trained with Ignore", "trained with Negative"
+MISLEADING = ("fpc", "frequency-biased")  # how much was annotated says nothing of how much there is
+
+
+def cases(ground: Ground) -> list[Case]:
+    """A model of each mode under each mechanism."""
+    more = ground.pick(
+        (), ("rpa=0.5", "frequency-biased=0.1"), ("fpc=100", "rpa=0.5", "rpa=0.9", "frequency-biased=0.1")
+    )
+    simulations = dict.fromkeys([ground.simulation, *(more if ground.is_complete else ())])
+    return [
+        Case(series, 0, method, panel=simulation if simulation != "none" else "as annotated", simulate=simulation)
+        for simulation in simulations
+        for series, method in ((IGNORE, "ce-ignore"), (NEGATIVE, "ce-negative"))
+    ]  # fmt: skip
+
+
+def _frequent(k: Place) -> bool:
+    return isinstance(k, float) and k <= 20
+
+
+def names(findings: Findings) -> Mapping[str, str]:
+    """Top classes side by side, as a table."""
+    return {f"top-{p}.md": side_by_side(findings, p, PRIOR) for p in findings.panels}
+
+
+EXPERIMENT = Experiment(
+    name="prior-estimation",
+    title="Estimated against true frequencies of classes",
+    shows="CSL, figures 5 and 7, appendices C to E",
+    cases=cases,
+    measure=measure,
+    draw=ranked_bars(SPEARMAN, PRIOR, IGNORE),
+    claims=tuple(
+        Claim(f"{kind}: {words}", source, line_above(IGNORE, worse, SPEARMAN, kind, "k", _frequent))
+        for kind in MISLEADING
+        for worse, words, source in (
+            (NEGATIVE, "models trained with Ignore rank the frequent classes better than with Negative", "CSL, fig. 7"),
+            (COUNTS, "they rank them better than the count of annotations does", "CSL, sec. 3.3"),
+        )
+    ),
+    caption="Above: Spearman's correlation with the truth over the k most frequent classes (0 where an estimate is "
+    "constant). Below: classes of the highest estimate by Ignore; crosses: the truth.",
+    write=names,
+)

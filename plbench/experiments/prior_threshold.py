@@ -1,0 +1,56 @@
+"""The threshold eta: above which estimated prior a class's unknown labels are ignored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plbench.experiments.shared.charts import lines
+from plbench.experiments.shared.claims import above, some
+from plbench.experiments.shared.conduct import metrics_of_records
+from plbench.experiments.shared.experiment import Case, Claim, Experiment, Findings, Ground, Verdict
+
+ALONE, TOGETHER = "prior alone", "likelihood and prior"
+
+
+def cases(ground: Ground) -> list[Case]:
+    """Eta by how many classes exceed it, since estimates are not calibrated; where none does, there is no prior."""
+    shares = ground.pick((0.0, 0.2, 1.0), (0.0, 0.05, 0.1, 0.2, 0.4, 1.0), (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0))
+
+    def params(name: str, share: float) -> dict[str, Any]:
+        if share == 0:
+            return {"mode": "likelihood", **({"top_k": 0} if name == ALONE else {})}
+        mode = "prior" if name == ALONE else "both"
+        return {"mode": mode, "eta_top": max(1, round(share * ground.num_classes))}
+
+    return [Case(name, share, "selective", params(name, share)) for name in (ALONE, TOGETHER) for share in shares]
+
+
+def beats_both_ends(findings: Findings) -> Verdict:
+    """Some eta between the ends is above both of them."""
+    places = []
+    for point in findings.line(ALONE)[1:-1]:
+        ends = [
+            above(findings, (ALONE, point.x), (ALONE, end), "map_c", label=f"{point.x:.0%} of classes minus {end:.0%}")
+            for end in (0.0, 1.0)
+        ]
+        places.append(tuple(c for c in ends if c))
+    return some([place for place in places if len(place) == 2])
+
+
+EXPERIMENT = Experiment(
+    name="prior-threshold",
+    title="From which estimated prior on a class is ignored",
+    shows="CSL, the threshold eta of eq. 8",
+    cases=cases,
+    measure=metrics_of_records,
+    draw=lines("map_c", "share of classes with a prior above $\\eta$", "mAP(C), %"),
+    claims=(
+        Claim(
+            "By the prior alone, some eta between ignoring no class (Negative) and all (Ignore) is better than both",
+            "ours, after CSL, eq. 8",
+            beats_both_ends,
+        ),
+    ),
+    caption="P-ASL, Selective. Prior alone: at 0 no class is ignored (P-ASL, Negative), at 1 every unknown label is "
+    "(P-ASL, Ignore).",
+)

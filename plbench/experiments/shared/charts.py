@@ -1,0 +1,217 @@
+"""The kinds of figure that experiments choose from: lines with intervals, dots in rows, a map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from plbench.experiments.shared.experiment import Findings, Point
+from plbench.experiments.shared.style import COLOURS, INK, MARKS, PAPER, new_figure, plain, strokes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MOST_ROWS = 34
+_APART = 3.0  # points between lines at one place
+
+
+def lines(
+    metric: str,
+    x_label: str | Mapping[str, str],
+    y_label: str,
+    scale: str | Mapping[str, str] = "linear",
+    reference: str | None = None,
+    *,
+    columns: int = 4,
+) -> Callable[[Findings], Figure]:
+    """A panel for each part of the figure, a line for each series, a bar for each interval.
+
+    Args:
+        metric: what is drawn.
+        x_label: of the horizontal axis, by panel where it differs.
+        y_label: of the vertical one.
+        scale: "linear", "log", "symlog" or "places" (evenly spaced), by panel where it differs.
+        reference: panel of points that are drawn as level lines in all others.
+        columns: of panels, at most.
+    """
+
+    def draw(findings: Findings) -> Figure:
+        panels = [panel for panel in findings.panels if panel != reference]
+        across = min(columns, len(panels))
+        figure, axes = new_figure(across, -(-len(panels) // across))
+        looks = strokes([s for s in findings.series() if any(findings.line(s, p) for p in panels)])
+        for place, panel in zip(axes, panels, strict=False):
+            kind = scale if isinstance(scale, str) else scale.get(panel, "linear")
+            for name in findings.series(panel):
+                _line(place, findings.line(name, panel), metric, name, looks[name], kind, _aside(name, list(looks)))
+            if reference is not None:
+                _levels(place, [point for point in findings.points if point.panel == reference], metric)
+            place.set_xlabel(x_label if isinstance(x_label, str) else x_label.get(panel, ""))
+            place.set_title(plain(panel))
+            if kind in ("log", "symlog"):
+                _plain_ticks(place, findings, panel, kind)
+        for spare in axes[len(panels) :]:
+            spare.set_visible(False)
+        for row in range(0, len(panels), across):
+            axes[row].set_ylabel(y_label)
+        handles = {label: h for a in axes for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
+        if len(handles) > 1:
+            figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=min(4, len(handles)))
+        return figure
+
+    return draw
+
+
+def _levels(axes: Axes, points: Sequence[Point], metric: str) -> None:
+    """A dashed line across at the height of each point."""
+    for point in points:
+        level = point.values[metric].figure().mean
+        axes.axhline(level, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+        where = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+        axes.annotate(plain(point.series), (0.99, level), fontsize=7.5, color=INK, **where)  # type: ignore[arg-type]
+
+
+def _aside(name: str, names: Sequence[str]) -> float:
+    """How far a line is moved to the right, points, so that bars at one place do not hide each other."""
+    return _APART * (names.index(name) - (len(names) - 1) / 2)
+
+
+def _line(
+    axes: Axes,
+    points: Sequence[Point],
+    metric: str,
+    name: str,
+    look: Mapping[str, object],
+    scale: str,
+    aside: float = 0.0,
+) -> None:
+    from matplotlib.transforms import ScaledTranslation
+
+    drawn = [(point, point.values[metric].figure()) for point in points if metric in point.values]
+    if not drawn:
+        return
+    names = [str(point.x) if isinstance(point.x, str) else f"{point.x:g}" for point, _ in drawn]
+    by_place = scale == "places" or any(isinstance(point.x, str) for point, _ in drawn)
+    x = list(range(len(drawn))) if by_place else [float(point.x) for point, _ in drawn]
+    mean = [figure.mean for _, figure in drawn]
+    below = [max(0.0, figure.mean - figure.low) for _, figure in drawn]
+    above = [max(0.0, figure.high - figure.mean) for _, figure in drawn]
+    line, caps, bars = axes.errorbar(x, mean, [below, above], label=plain(name), capsize=2, elinewidth=0.9, **look)  # type: ignore[arg-type]
+    assert axes.figure is not None
+    moved = ScaledTranslation(aside / 72, 0, axes.figure.dpi_scale_trans)
+    for artist in (line, *caps, *bars):  # only now, since the axes take their limits from what is drawn in place
+        artist.set_transform(artist.get_transform() + moved)
+    if by_place:
+        axes.set_xticks(x, names)
+        axes.set_xlim(-0.5, len(x) - 0.5)
+
+
+def _plain_ticks(axes: Axes, findings: Findings, panel: str, kind: str) -> None:
+    """Ticks where points are, in plain numbers."""
+    from matplotlib.ticker import NullFormatter, NullLocator
+
+    places = sorted({float(p.x) for p in findings.points if p.panel == panel and not isinstance(p.x, str)})
+    smallest = min((x for x in places if x > 0), default=1.0)
+    axes.set_xscale(kind, **({"linthresh": smallest} if kind == "symlog" else {}))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xticks(places, [f"{x:g}" for x in places])
+
+
+def dots(metrics: Mapping[str, str], *, published: str = "published") -> Callable[[Findings], Figure]:
+    """A row for each point, a panel for each metric: a dot with its interval, and a hollow one for what a paper says.
+
+    Args:
+        metrics: heading of each panel by metric.
+        published: prefix of the facts that hold the paper's figure of a metric.
+    """
+
+    def draw(findings: Findings) -> Figure:
+        names = [n for n in metrics if any(n in p.values or f"{published}_{n}" in p.facts for p in findings.points)]
+        rows = list(findings.points)[:_MOST_ROWS]
+        labels = [plain(f"{p.panel}: {p.series}" if len(findings.panels) > 1 else p.series) for p in rows]
+        figure, axes = new_figure(len(names), width=2.5, height=0.28 * len(rows) + 0.5)
+        left = 0.075 * max(map(len, labels)) + 0.2
+        figure.set_size_inches(left + 2.2 * len(names) + 0.4, 0.27 * len(rows) + 1.1)
+        for place, name in zip(axes, names, strict=True):
+            _dots(place, rows, name, published)
+            place.set_title(metrics[name])
+            place.set_xlabel("%")
+            place.set_yticks(range(len(rows)), labels if place is axes[0] else [""] * len(rows))
+            place.set_ylim(len(rows) - 0.4, -0.6)
+        handles = {label: h for a in axes for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
+        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=2)
+        return figure
+
+    return draw
+
+
+def _dots(axes: Axes, rows: Sequence[Point], metric: str, published: str) -> None:
+    for place, point in enumerate(rows):
+        if metric in point.values:
+            figure = point.values[metric].figure()
+            axes.plot([figure.low, figure.high], [place, place], color=COLOURS[0], linewidth=1.4)
+            axes.plot(figure.mean, place, MARKS[0], color=COLOURS[0], label="run here")
+        theirs = point.facts.get(f"{published}_{metric}")
+        if theirs is not None:
+            axes.plot(theirs, place, MARKS[3], color=COLOURS[1], markerfacecolor=PAPER, label="the paper's")
+
+
+def ranked_bars(correlation: str, value: str, series: str) -> Callable[[Findings], Figure]:
+    """Lines of a correlation by depth above, bars of the highest values of one series below, panel by panel.
+
+    Args:
+        correlation: what is drawn above; where nothing has it, only the bars are drawn.
+        value: what is drawn below, of the points whose place is a name. series: whose.
+    """
+
+    def draw(findings: Findings) -> Figure:
+        panels = findings.panels
+        has_truth = any(correlation in point.values for point in findings.points)
+        figure, axes = new_figure(len(panels), 1 + has_truth, height=3.3)
+        looks = strokes(findings.series())
+        if has_truth:
+            for place, panel in zip(axes, panels, strict=False):
+                for name in findings.series(panel):
+                    points = [p for p in findings.points if (p.series, p.panel) == (name, panel)]
+                    drawn = [p for p in points if correlation in p.values]
+                    _line(place, drawn, correlation, name, looks[name], "", _aside(name, list(looks)))
+                place.set_title(plain(panel))
+                place.set_xlabel("k most frequent classes")
+            axes[0].set_ylabel("Spearman's correlation")
+            figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(3, len(panels)))
+        for place, panel in zip(axes[len(panels) * has_truth :], panels, strict=True):
+            _bars(place, [p for p in findings.line(series, panel) if value in p.values], value)
+            place.set_xlabel(plain(f"{panel}: share of images"))
+        return figure
+
+    return draw
+
+
+def _bars(axes: Axes, points: Sequence[Point], value: str) -> None:
+    """The highest on top; a cross where the truth is."""
+    for place, point in enumerate(points):
+        axes.barh(place, point.values[value].figure().mean, color=COLOURS[0], height=0.66)
+        if "true_share" in point.facts:
+            axes.plot(point.facts["true_share"], place, "x", color=COLOURS[1])
+    axes.set_yticks(range(len(points)), [plain(str(p.x)) for p in points], fontsize=7)
+    axes.set_ylim(len(points) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+
+
+def side_by_side(findings: Findings, panel: str, value: str) -> str:
+    """The names that each series puts first, as a Markdown table; beside each, its true place where that is known."""
+    series = findings.series(panel)
+    columns = [
+        [p for p in findings.points if (p.panel, p.series) == (panel, name) and value in p.values] for name in series
+    ]
+    lines = ["| | " + " | ".join(series) + " |", "|---|" + "---|" * len(series)]
+    for place in range(max(map(len, columns))):
+        cells = []
+        for column in columns:
+            point = column[place] if place < len(column) else None
+            true = "" if point is None or "true_place" not in point.facts else f" ({point.facts['true_place']})"
+            cells.append("" if point is None else f"{point.x}{true}")
+        lines.append(f"| {place + 1} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,219 @@
+"""From an experiment to its findings: plans, runs what is missing, measures."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from plbench.comparison import lineup
+from plbench.comparison.compare import model_words
+from plbench.comparison.lineup import Contest, Entrant, LeftOut
+from plbench.errors import DataError, PlbenchError, StoreError, TrainingError
+from plbench.experiments.shared.experiment import Case, Experiment, Findings, Ground, Point, Row, Scale
+from plbench.metrics.statistics import Sample
+from plbench.progress import duration
+from plbench.runs import run as runner
+from plbench.runs import schedule as sweep
+from plbench.runs.estimate.stacked import seconds_of_all
+from plbench.runs.plan.resolve import Request, RunPlan
+from plbench.runs.protocol import Material, choose_protocol
+from plbench.runs.record import Record
+from plbench.runs.stored import replicates_of
+from plbench.runs.summary import metric_bounds
+from plbench.runs.workspace import Workspace, open_dataset
+
+
+def conduct(
+    experiment: Experiment, request: Request | None, workspace: Workspace, *, scale: Scale, num_seeds: int
+) -> Findings:
+    """Makes the runs that are missing and measures all of them.
+
+    Args:
+        experiment: which.
+        request: dataset, model and plan; None for an experiment that needs no dataset.
+        workspace: where and how.
+        scale: how many places of the figure.
+        num_seeds: trainings of each.
+
+    Raises:
+        PlbenchError: if the dataset is not there, or no run of the experiment fits it.
+    """
+    if request is None:
+        ground = Ground("", "", "none", 0, 0, False, scale)
+        return Findings(ground, tuple(experiment.measure(ground, (), num_seeds, workspace)))
+    ground = survey(request, workspace, scale)
+    contests, left_out = plan_all(experiment, request, ground, num_seeds, workspace)
+    workspace.reporter.line(_announcement(experiment, [contest for contest, _ in contests], workspace))
+    missing = [sum(runner.finished(plan, workspace) is None for plan in contest.plans) for contest, _ in contests]
+    count, rows = sweep.Count(sum(missing)), []
+    for number, (contest, cases) in enumerate(contests):
+        if len(contests) > 1 and missing[number]:
+            spec, so_far = contest.setting.spec, f", {count.words()}" if count.made else ""
+            what = f"{spec.protocol.simulation}, {spec.model.backbone}, {missing[number]} to make"
+            workspace.reporter.line(f"Setting {number + 1} of {len(contests)}{so_far}: {what}")
+        made, failed = _make(contest, cases, workspace)
+        count.add(missing[number], len(failed))
+        rows += made
+        left_out += failed
+    if not rows:
+        raise PlbenchError(f"no run of study {experiment.name} came to its end: {_listed(left_out)}")
+    points = experiment.measure(ground, rows, num_seeds, workspace)
+    spec = rows[0].records[0].spec
+    models = {model_words(row.records[0].spec) for row in rows}
+    return Findings(ground, tuple(points), tuple(left_out), f"{spec.regime}, {' / '.join(sorted(models))}")
+
+
+def survey(request: Request, workspace: Workspace, scale: Scale) -> Ground:
+    """What the cases may depend on; nothing of the test split is looked at."""
+    dataset = open_dataset(request.dataset, workspace)
+    protocol = choose_protocol(dataset, request.simulate, request.simulation_seed)
+    labels = Material(dataset, protocol).whole_train.labels
+    return Ground(
+        request.dataset,
+        protocol.name.partition("/")[0] if not protocol.name.startswith("custom/") else request.dataset,
+        protocol.simulation,
+        labels.num_classes,
+        labels.num_images,
+        labels.is_complete,
+        scale,
+    )
+
+
+def plan_all(
+    experiment: Experiment, request: Request, ground: Ground, num_seeds: int, workspace: Workspace
+) -> tuple[list[tuple[Contest, dict[Entrant, Case]]], list[LeftOut]]:
+    """Cases by what they share, data and model, with a plan for each seed; and those that do not fit."""
+    groups: dict[str, list[Case]] = defaultdict(list)
+    for case in experiment.cases(ground):
+        groups[json.dumps([case.simulate, dict(case.model)], sort_keys=True)].append(case)
+    contests: list[tuple[Contest, dict[Entrant, Case]]] = []
+    left_out: list[LeftOut] = []
+    for members in groups.values():
+        # the name of a variant keeps entrants of one method apart; what they are called is the case's affair
+        entrants = {Entrant(case.method, str(number), case.params): case for number, case in enumerate(members)}
+        wanted = replace(
+            request,
+            simulate=members[0].simulate or request.simulate,
+            model={**request.model, **_model(members[0].model, request.model)},
+        )
+        try:
+            contest = lineup.plan_contest(wanted, list(entrants), num_seeds, workspace)
+        except (DataError, StoreError):
+            raise
+        except PlbenchError as error:
+            left_out += [LeftOut(_words(case), str(error)) for case in members]
+            continue
+        planned = {entrant for entrant, _ in contest.rows}
+        why = iter(contest.left_out)
+        left_out += [LeftOut(_words(c), next(why).why) for entrant, c in entrants.items() if entrant not in planned]
+        contests.append((contest, entrants))
+    if not contests:
+        raise PlbenchError(f"study {experiment.name} has nothing to run here: {_listed(left_out)}")
+    return contests, left_out
+
+
+def _model(own: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A case's model; random weights that were asked for are those of its backbone, too."""
+    return {**own, **({"weights": "random"} if asked.get("weights") == "random" else {})}
+
+
+def foresee(experiment: Experiment, request: Request | None, workspace: Workspace, scale: Scale, num_seeds: int) -> str:
+    """One line on what `conduct` would run and about how long that takes; nothing is trained.
+
+    Raises:
+        PlbenchError: as `conduct`.
+    """
+    if request is None:
+        return f"Study {experiment.name}: {num_seeds} planes, a few seconds each"
+    contests, left_out = plan_all(experiment, request, survey(request, workspace, scale), num_seeds, workspace)
+    text = _announcement(experiment, [contest for contest, _ in contests], workspace)
+    return f"{text}; {len(left_out)} rows left out: {_listed(left_out)}" if left_out else text
+
+
+def _announcement(experiment: Experiment, contests: Sequence[Contest], workspace: Workspace) -> str:
+    """What will run and about how long it takes, measured on a few images through each model."""
+    plans = [plan for contest in contests for plan in contest.plans]
+    wanted = {part.spec.key: part for plan in plans for part in _with_stages(plan)}
+    num_missing = sum(runner.finished(plan, workspace) is None for plan in wanted.values())
+    text = f"Study {experiment.name}: {len(wanted)} trainings"
+    if not num_missing:
+        return f"{text}, all done already"
+    by_model: dict[str, list[RunPlan]] = defaultdict(list)
+    for plan in plans:
+        by_model[plan.spec.model.model_dump_json()].append(plan)
+    seconds = sum(seconds_of_all(members, workspace) for members in by_model.values())
+    return (
+        f"{text}, {len(wanted) - num_missing} of them done already; about {duration(seconds)} on "
+        f"{workspace.device.type}"
+    )
+
+
+def _with_stages(plan: RunPlan) -> list[RunPlan]:
+    return [*(first for _, stage in plan.stages.values() for first in _with_stages(stage)), plan]
+
+
+def _make(contest: Contest, cases: Mapping[Entrant, Case], workspace: Workspace) -> tuple[list[Row], list[LeftOut]]:
+    """Runs what is missing of one setting, in one sweep."""
+    results = iter(sweep.run_all(contest.plans, workspace))
+    rows, failed = [], []
+    for entrant, plans in contest.rows:
+        made = [next(results) for _ in plans]
+        records = tuple(result for result in made if isinstance(result, Record))
+        if len(records) == len(plans):
+            rows.append(Row(cases[entrant], plans, records))
+            continue
+        error = next(result for result in made if isinstance(result, TrainingError))
+        failed.append(LeftOut(_words(cases[entrant]), str(error)))
+    return rows, failed
+
+
+def metrics_of_records(ground: Ground, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
+    """A point for each row: every headline metric and group, with the replicates that its runs left."""
+    return [
+        Point(
+            row.case.series,
+            row.case.x,
+            record_samples(row.records, workspace),
+            row.case.panel,
+            tuple(record.key for record in row.records),
+            tuple(record.spec.seed for record in row.records),
+        )
+        for row in rows
+    ]
+
+
+def record_samples(records: Sequence[Record], workspace: Workspace) -> dict[str, Sample]:
+    """Metrics by name over the seeds of one row, percent.
+
+    Raises:
+        StoreError: if the replicates of a run are missing or were changed.
+    """
+    folders = [workspace.store.run_folder(record.key) for record in records]
+    tables = [replicates_of(folder, record) for folder, record in zip(folders, records, strict=True)]
+    seeds = tuple(record.spec.seed for record in records)
+    return {
+        name: Sample.of_runs(
+            [_value(record, name) for record in records],
+            [table[name] for table in tables],
+            seeds,
+            metric_bounds(records[0].test, name),
+        )
+        for name in tables[0]
+    }
+
+
+def _value(record: Record, name: str) -> float:
+    test = record.test
+    estimate = {"map_c": test.map_c, "map_o": test.map_o}.get(name) or test.groups[name].map_c
+    return float("nan") if estimate.value is None else estimate.value
+
+
+def _words(case: Case) -> str:
+    return " ".join(str(part) for part in (case.panel, case.series, case.x) if part != "")
+
+
+def _listed(entries: Sequence[LeftOut]) -> str:
+    return "; ".join(dict.fromkeys(f"{entry.who}: {entry.why}" for entry in entries[:3]))

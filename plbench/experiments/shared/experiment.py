@@ -1,0 +1,197 @@
+"""What an experiment is: which runs, what is measured, how it is drawn, and which claims it tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from plbench.metrics.statistics import Sample
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Picture
+
+    from plbench.comparison.lineup import LeftOut
+    from plbench.runs.plan.resolve import RunPlan
+    from plbench.runs.record import Record
+    from plbench.runs.workspace import Workspace
+
+Scale = Literal["tiny", "default", "full"]
+Place = float | str
+"""Where a point lies on the horizontal axis: a number, or a name."""
+
+SEEDS: Mapping[Scale, int] = {"tiny": 1, "default": 3, "full": 5}
+NUM_DRAWS = 1000
+"""Bootstrap draws of what is no metric of a run; a run's own metrics come with as many."""
+
+T = TypeVar("T")
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the runs of an experiment may depend on: the data that it was asked about, and how much of it to do.
+
+    Attributes:
+        board: the protocol's name without its version, such as "openimages-v6".
+        simulation: of the protocol that was asked for.
+        is_complete: whether every training label is known, so that a simulation can hide some.
+    """
+
+    dataset: str
+    board: str
+    simulation: str
+    num_classes: int
+    num_train: int
+    is_complete: bool
+    scale: Scale = "default"
+
+    def pick(self, tiny: T, default: T, full: T) -> T:
+        """What goes with the scale."""
+        return {"tiny": tiny, "default": default, "full": full}[self.scale]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method with one set of values under one annotation mechanism: a point of the figure, with all its seeds.
+
+    Attributes:
+        series: the line that it is on. x: its place on the axis. panel: the part of the figure.
+        simulate: how labels are hidden; None as asked for on the command line.
+        model: fields of the model that differ from what was asked for, such as the backbone.
+    """
+
+    series: str
+    x: Place
+    method: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    panel: str = ""
+    simulate: str | None = None
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A case with its runs, by seed."""
+
+    case: Case
+    plans: tuple[RunPlan, ...]
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """What was measured at one place of the figure.
+
+    Attributes:
+        values: by name: "map_c", "map_o", a group of classes, or whatever else the experiment measures.
+        keys: of the runs behind it. facts: what else is worth a column in the data file.
+        shown: what is drawn beside, too large for the data file.
+    """
+
+    series: str
+    x: Place
+    values: Mapping[str, Sample]
+    panel: str = ""
+    keys: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    shown: Any = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All points of an experiment, and what could not be run.
+
+    Attributes:
+        setting: regime and model in words; empty where nothing was trained on a dataset.
+    """
+
+    ground: Ground
+    points: tuple[Point, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    setting: str = ""
+
+    def at(self, series: str, x: Place, panel: str = "") -> Point | None:
+        """The point at a place; None where there is none."""
+        return next((p for p in self.points if (p.series, p.x, p.panel) == (series, x, panel)), None)
+
+    def line(self, series: str, panel: str = "") -> list[Point]:
+        """The points of one line, from left to right."""
+        found = [p for p in self.points if (p.series, p.panel) == (series, panel)]
+        return sorted(found, key=lambda p: p.x) if all(not isinstance(p.x, str) for p in found) else found
+
+    @property
+    def panels(self) -> list[str]:
+        """In the order in which they come."""
+        return list(dict.fromkeys(p.panel for p in self.points))
+
+    def panel(self, start: str) -> str:
+        """The first panel whose name begins so; the words themselves where there is none."""
+        return next((panel for panel in self.panels if panel.startswith(start)), start)
+
+    def series(self, panel: str | None = None) -> list[str]:
+        """Names of lines, of one panel or of all, in the order in which they come."""
+        return list(dict.fromkeys(p.series for p in self.points if panel in (None, p.panel)))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of a claim.
+
+    Attributes:
+        why: one sentence of evidence, with intervals.
+    """
+
+    status: Literal["held", "not held", "undecided"]
+    why: str
+
+
+Test = Callable[[Findings], Verdict | None]
+"""Decides a claim; None where the claim is not about what was run."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence that the data may bear out.
+
+    Attributes:
+        words: the sentence. source: who says it. test: decides it.
+    """
+
+    words: str
+    source: str
+    test: Test
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One figure or table of the paper, or one beyond it.
+
+    Attributes:
+        shows: which of the paper's figures or tables.
+        cases: what runs.
+        measure: what of it is drawn: metrics of the records (`metrics_of_records`) or what stages computed.
+        draw: the figure.
+        caption: what is to be seen, without the numbers of images and seeds, which are added.
+        varies_simulation: it chooses how labels are hidden, so that `--simulate` would mean nothing.
+        needs_dataset: whether anything runs on a dataset at all.
+        seeds: by scale, where they are not the usual ones.
+        write: more files of text, by name.
+    """
+
+    name: str
+    title: str
+    shows: str
+    cases: Callable[[Ground], Sequence[Case]]
+    measure: Callable[[Ground, Sequence[Row], int, Workspace], list[Point]]
+    draw: Callable[[Findings], Picture]
+    claims: tuple[Claim, ...]
+    caption: str
+    varies_simulation: bool = False
+    needs_dataset: bool = True
+    seeds: Mapping[Scale, int] = field(default_factory=lambda: SEEDS)
+    write: Callable[[Findings], Mapping[str, str]] = lambda findings: {}

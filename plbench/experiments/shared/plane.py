@@ -1,0 +1,158 @@
+"""A plane of points with six classes, partly annotated, and small networks that really learn from it.
+
+The classes are discs, so that the right boundary is known. The first is frequent and seldom annotated where it is
+present, the others are rare and annotated wherever they are, as annotation by a budget for each class leaves it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from plbench.losses.priors import class_average
+from plbench.method import Batch, Method, Progress, Task
+from plbench.progress import ProgressReport
+from plbench.randomness import derive_seed, generator, seeded
+from plbench.runs.registry import Registry
+
+DISCS = (  # centre and radius
+    *((-0.15, 0.05, 0.72), (0.55, 0.55, 0.36), (0.6, -0.55, 0.3)),
+    *((-0.7, 0.75, 0.22), (-0.7, -0.7, 0.25), (0.0, -0.85, 0.2)),
+)
+NUM_POINTS = 700
+KNOWN_PRESENT = (0.06, 0.9, 0.9, 0.9, 0.9, 0.9)  # chance that a present label is annotated
+KNOWN_ABSENT = (0.06, 0.012, 0.012, 0.012, 0.012, 0.012)
+STEPS, RATE, WIDTH = 400, 0.01, 48
+GRID = 81  # points a side
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Points [N, 2] in [-1, 1], their truth [N, C] and what of it is known, int8 [N, C]."""
+
+    points: Tensor
+    truth: Tensor
+    labels: Tensor
+
+
+def true_classes(points: Tensor) -> Tensor:
+    """Which discs each point lies in, bool [N, C]."""
+    centres, radii = torch.tensor([d[:2] for d in DISCS]), torch.tensor([d[2] for d in DISCS])
+    return torch.cdist(points, centres) < radii
+
+
+def make_plane(seed: int) -> Plane:
+    """Points and annotations of one seed."""
+    chance = generator(seed, "plane")
+    points = 2 * torch.rand((NUM_POINTS, 2), generator=chance) - 1
+    truth = true_classes(points)
+    keep = torch.where(truth, torch.tensor(KNOWN_PRESENT), torch.tensor(KNOWN_ABSENT))
+    known = torch.rand(truth.shape, generator=chance) < keep
+    labels = torch.where(known, torch.where(truth, 1, -1), 0).to(torch.int8)
+    return Plane(points, truth, labels)
+
+
+def grid() -> Tensor:
+    """Points [GRID^2, 2] that cover the plane, row by row."""
+    side = torch.linspace(-1, 1, GRID)
+    return torch.cartesian_prod(side, side).flip(1)
+
+
+def learn(
+    kind: type[Method],
+    params: Mapping[str, Any],
+    plane: Plane,
+    seed: int,
+    artifacts: Mapping[str, Tensor],
+    num_steps: int = STEPS,
+) -> nn.Module:
+    """A small network trained by a method on what is known of a plane."""
+    positives, negatives = ((plane.labels == value).sum(0).numpy() for value in (1, -1))
+    names = tuple(str(c) for c in range(len(DISCS)))
+    task = Task(
+        num_classes=len(DISCS),
+        class_ids=names,
+        class_names=names,
+        positives=positives,
+        negatives=negatives,
+        num_train=NUM_POINTS,
+        epochs=num_steps,
+        steps_per_epoch=1,
+        regime="finetune",
+        generator=generator(seed, "plane", "method"),
+        artifacts=artifacts,
+    )
+    method = kind(kind.Params.model_validate(dict(params)), task)
+    with seeded(derive_seed(seed, "plane", "init")):
+        network = nn.Sequential(
+            nn.Linear(2, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, len(DISCS))
+        )
+    optimiser = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=1e-2)
+    batch = Batch(plane.points, plane.labels, torch.arange(NUM_POINTS))
+    for step in range(num_steps):
+        progress = Progress(step, num_steps, step, num_steps)
+        loss = method.loss(method.forward(network, batch, progress), batch, progress)
+        optimiser.zero_grad()
+        (loss.total / loss.weight).backward()
+        optimiser.step()
+    return network
+
+
+def learn_all(
+    modes: Mapping[str, tuple[str, Mapping[str, Any]]], registry: Registry, num_seeds: int, report: ProgressReport
+) -> dict[str, list[npt.NDArray[np.float32]]]:
+    """Probabilities [GRID^2, C] that each mode learns from the plane of each seed.
+
+    Args:
+        modes: method and parameters by name. A prior is estimated, where one is wanted, by a network of CE-Ignore.
+        registry: of methods.
+        num_seeds: planes, with a network of each mode.
+        report: is told how far it is.
+    """
+    learned: dict[str, list[npt.NDArray[np.float32]]] = {mode: [] for mode in modes}
+    with one_core():
+        for seed in range(num_seeds):
+            plane = make_plane(seed)
+            prior = estimated_prior(learn(registry.method("ce-ignore"), {}, plane, seed, {}), plane)
+            for place, (mode, (name, params)) in enumerate(modes.items()):
+                report(seed * len(modes) + place, num_seeds * len(modes))
+                network = learn(registry.method(name), params, plane, seed, {"prior": prior})
+                learned[mode].append(probabilities(network, grid()).numpy())
+    return learned
+
+
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """Networks as small as these wait longer for a second core than they compute."""
+    cores = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(cores)
+
+
+def probabilities(network: nn.Module, points: Tensor) -> Tensor:
+    """[N, C]."""
+    with torch.inference_mode():
+        return torch.sigmoid(network(points))
+
+
+def estimated_prior(network: nn.Module, plane: Plane) -> Tensor:
+    """Mean prediction over the training points (CSL, eq. 10)."""
+    return class_average(probabilities(network, plane.points))
+
+
+def overlap(predicted: BoolArray, true: BoolArray) -> float:
+    """Shared area of two regions as a share of what either covers, percent."""
+    union = np.count_nonzero(predicted | true)
+    return 100.0 * np.count_nonzero(predicted & true) / union if union else 100.0

@@ -1,0 +1,129 @@
+"""How every figure of a study looks: colours, marks, and files that can be read on white and on black."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plbench.data.lettering import drawable, dress
+from plbench.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072b2", "#d55e00", "#00875f", "#b0629a", "#7f7f7f", "#a07800")
+"""After Okabe and Ito, some darker: told apart by the colour-blind, and seen on white and on black."""
+
+MARKS = ("o", "s", "^", "D", "v", "P")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (5, 1.4, 1.2, 1.4)), (0, (8, 2)), (0, (3, 1)))
+INK, PALE, PAPER = "#262626", "#d9d9d9", "#ffffff"
+DARK = {INK: "#e8e8e8", PALE: "#3f444b", PAPER: "#0d1117"}
+"""What text, grid and ground become where the reader's page is dark."""
+
+_STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8.5,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.grid": True,
+    "grid.color": PALE,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 5,
+    "svg.hashsalt": "plbench",  # the same bytes each time
+    "svg.fonttype": "none",  # text stays text
+    "axes.facecolor": PAPER,
+    "figure.facecolor": PAPER,
+}
+_PNG_DPI = 110
+
+
+def styled() -> AbstractContextManager[None]:
+    """The style, while something is drawn."""
+    from matplotlib import rc_context  # slow to import
+
+    return rc_context(_STYLE)
+
+
+def new_figure(columns: int, rows: int = 1, *, width: float = 3.4, height: float = 2.9) -> tuple[Figure, list[Axes]]:
+    """A figure of equal panels in the style of all.
+
+    Args:
+        columns, rows: of panels.
+        width, height: of one panel, inches.
+    """
+    from matplotlib.figure import Figure
+
+    with styled():
+        figure = Figure(figsize=(max(4.6, columns * width + 0.4), rows * height + 0.5), layout="constrained")
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    return figure, axes
+
+
+def strokes(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour, mark and dash of each line: any one of the three tells lines apart."""
+    kinds = zip(cycle(COLOURS), cycle(MARKS), cycle(DASHES), strict=False)
+    return {n: {"color": c, "marker": m, "linestyle": d} for n, (c, m, d) in zip(names, kinds, strict=False)}
+
+
+def plain(text: str) -> str:
+    """The text without anything that matplotlib would take for a formula, or cannot write."""
+    return drawable(text).replace("$", r"\$")
+
+
+def save(figure: Figure, folder: Path, name: str) -> tuple[str, ...]:
+    """Writes NAME.svg, which follows the reader's page into dark mode, and NAME.png on white; returns their names.
+
+    Raises:
+        StoreError: if they cannot be written.
+    """
+    with styled():
+        dress(figure)
+        drawn = io.StringIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+        text = in_both_modes(drawn.getvalue())
+        write_atomically(folder / f"{name}.svg", lambda file: _write(file, text.encode()))
+        write_atomically(folder / f"{name}.png", lambda file: _png(figure, file))
+    return f"{name}.svg", f"{name}.png"
+
+
+def in_both_modes(svg: str) -> str:
+    """An SVG of this style with rules that exchange ink and paper where the page is dark."""
+    rules = []
+    for light, dark in DARK.items():
+        for what in ("fill", "stroke"):
+            rules.append(f'[style*="{what}: {light}"]{{{what}:{dark}!important}}')
+    # text that names no colour is black
+    rules.append(f"text{{fill:{DARK[INK]}}}")
+    sheet = f"<style>@media (prefers-color-scheme: dark){{{''.join(rules)}}}</style>"
+    head, end, body = svg.partition("<defs>")
+    return head + sheet + end + body
+
+
+def _png(figure: Figure, file: Any) -> None:
+    """Few colours are enough, and a repository of many figures stays small."""
+    from PIL import Image
+
+    pixels = io.BytesIO()
+    figure.savefig(pixels, format="png", dpi=_PNG_DPI)
+    pixels.seek(0)
+    with Image.open(pixels) as image:
+        image.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(file, format="PNG", optimize=True)
+
+
+def _write(file: Any, content: bytes) -> None:
+    file.write(content)

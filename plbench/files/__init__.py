@@ -1,0 +1,19 @@
+"""Files that are whole or not there, of known content, at places that were checked."""
+
+from plbench.files.atomic import (
+    locked,
+    try_folder,
+    unwritable,
+    write_atomically,
+    write_json,
+    write_text,
+)
+
+__all__ = [
+    "locked",
+    "try_folder",
+    "unwritable",
+    "write_atomically",
+    "write_json",
+    "write_text",
+]

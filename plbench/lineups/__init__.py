@@ -1,1 +1,0 @@
-"""Which runs to make: of a comparison, of a grid."""

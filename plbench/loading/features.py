@@ -1,0 +1,187 @@
+"""Features of a frozen backbone, computed once per content and shared by every run of the probe regime."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from plbench.data.images import ImageSource, image_set_id
+from plbench.data.pixels import PIXELS
+from plbench.errors import PlbenchError
+from plbench.files import locked, unwritable
+from plbench.files.checksums import set_aside
+from plbench.loading.batches import image_batches
+from plbench.loading.jpegs import JpegDecoder
+from plbench.loading.resumable_array import GrowingMatrix, find_damage, open_matrix
+from plbench.loading.transforms import eval_transform
+from plbench.spec import NUMERICS, ModelSpec, Precision
+
+BATCH_SIZE = 32  # small batches stay in a CPU's cache
+GPU_BATCH_SIZE = 256
+_FORMAT = 3  # of the file: raised when it is another, so that old ones are not taken for damaged
+_SAVE_EVERY = 32  # batches between two notes of which are on disk
+
+
+def features_key(
+    fingerprint: str,
+    split: str,
+    images: ImageSource,
+    model: ModelSpec,
+    precision: Precision,
+    seed: int,
+    decode: str = "pil",
+) -> str:
+    """What the features of a split depend on, as hex sha256: pixels, which images, backbone, weights, transform.
+
+    Args:
+        seed: the run's, which random weights follow from; others do not depend on it.
+        decode: what decodes the images, as `plbench.loading.jpegs.jpeg_decoder` names it.
+    """
+    backbone = model.model_dump(mode="json", exclude={"head", "head_width", "head_dropout"})
+    content = [_FORMAT, fingerprint, split, image_set_id(images), backbone, precision, NUMERICS, PIXELS]
+    if model.weights == "random":
+        content.append(seed)
+    if decode != "pil":
+        content.append(decode)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def features_name(key: str) -> str:
+    """Where features lie in the cache."""
+    return f"features/{key[:32]}.npy"
+
+
+def cached_features(
+    cache: Path,
+    key: str,
+    images: ImageSource,
+    make_backbone: Callable[[], nn.Module],
+    model: ModelSpec,
+    *,
+    device: torch.device,
+    precision: Precision,
+    workers: int,
+    report: Callable[[int, int], None],
+    decoder: JpegDecoder | None = None,
+    rank: int = 0,
+    num_ranks: int = 1,
+) -> np.ndarray:
+    """Features of every image, [N, D] float32, memory-mapped from the cache; computed where they are not there.
+
+    Their values are not compared with their checksums here: `set_damaged_aside` does, once for all processes.
+
+    Processes share the work where each calls this with its rank. They need no barrier: each returns when all features
+    are there. A batch is the same rows whoever computes it, and the file notes which batches it holds, so that an
+    interrupted extraction goes on, also with another number of processes. A process that dies leaves the others
+    waiting, for whoever started them to end.
+
+    Args:
+        decoder: decodes JPEG files on the device; the key was made with its name.
+        report: is told images done, by all processes, and in all.
+        rank, num_ranks: which of the processes this is. Rank 0 makes the file and gives it its name.
+
+    Raises:
+        DataError: if an image cannot be read. StoreError: if the cache cannot be written. PlbenchError: if features
+            are not finite, or another process failed.
+    """
+    name = features_name(key)
+    with locked(cache / name) if rank == 0 else contextlib.nullcontext(cache / name) as path:
+        if stored_features(path, len(images)) is None:
+            backbone = make_backbone().to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+            shape = len(images), int(getattr(backbone, "num_features", 0))
+            growing = GrowingMatrix(path, shape, GPU_BATCH_SIZE if device.type == "cuda" else BATCH_SIZE)
+            extraction = _Extraction(growing, images, backbone, model, device, precision, workers, decoder)
+            try:
+                with growing.opened(owner=rank == 0):
+                    extraction.run(rank, num_ranks, report)
+                    growing.finish(owner=rank == 0)
+            except (OSError, PlbenchError) as error:  # what is mended may have another key, and never come back for it
+                growing.remove()
+                if isinstance(error, OSError):
+                    raise unwritable(path, error) from error
+                raise
+        features = stored_features(path, len(images))
+        assert features is not None
+        return features
+
+
+def stored_features(path: Path, num_images: int) -> np.ndarray | None:
+    """Features in the cache, memory-mapped; None where there are none, or the file is not whole."""
+    return open_matrix(path, num_images)
+
+
+def set_damaged_aside(cache: Path, key: str, warn: Callable[[str], None]) -> None:
+    """Compares cached features with their checksums, and renames what does not match, so that it is computed again.
+
+    Args:
+        warn: told in a sentence of what was set aside.
+
+    Raises:
+        StoreError: if the cache cannot be written.
+    """
+    name = features_name(key)
+    if not (cache / name).exists():
+        return
+    with locked(cache / name) as path:
+        try:
+            damage = find_damage(path)
+            if damage is not None:
+                aside = set_aside(path)
+                warn(f"Cached features {path} are damaged: {damage}; set aside as {aside}, computing them again")
+        except FileNotFoundError:
+            return  # another process set it aside
+        except OSError as error:
+            raise unwritable(path, error) from error
+
+
+@dataclass(frozen=True)
+class _Extraction:
+    """Images through a backbone into a file."""
+
+    growing: GrowingMatrix
+    images: ImageSource
+    backbone: nn.Module
+    model: ModelSpec
+    device: torch.device
+    precision: Precision
+    workers: int
+    decoder: JpegDecoder | None
+
+    def run(self, rank: int, num_ranks: int, report: Callable[[int, int], None]) -> None:
+        """Fills in the batches of one process."""
+        growing, total = self.growing, len(self.images)
+        batches = growing.batches_to_do(rank, num_ranks)
+        stream = image_batches(
+            self.images,
+            eval_transform(self.model),
+            [growing.rows_of(batch) for batch in batches],
+            min_side=self.model.image_size,
+            workers=self.workers,
+            device=self.device,
+            decoder=self.decoder,
+        )
+        report(growing.num_rows_done(), total)
+        with contextlib.closing(stream):
+            for number, (batch, (views, _)) in enumerate(zip(batches, stream, strict=True), 1):
+                growing.write(batch, self._features(views[0]))
+                report(growing.num_rows_done(), total)
+                if number % _SAVE_EVERY == 0:
+                    growing.note()
+
+    def _features(self, pixels: Tensor) -> np.ndarray:
+        enabled = self.precision != "float32"
+        with torch.inference_mode(), torch.autocast(self.device.type, getattr(torch, self.precision), enabled=enabled):
+            features: np.ndarray = self.backbone(pixels).float().cpu().numpy()
+        if not np.isfinite(features).all():
+            raise PlbenchError(
+                f"backbone {self.model.backbone} gave features that are not finite; try --precision float32"
+            )
+        return features

@@ -1,0 +1,243 @@
+"""A matrix on disk that one or several processes fill batch by batch, and go on with after an interruption."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from plbench.data.digests import signature
+from plbench.errors import PlbenchError
+
+_SECONDS_BETWEEN_LOOKS = 0.1
+_DONE = 1 << 63
+_CHECKED_AT_A_TIME = 8 << 20  # bytes: few enough that all threads have work to the end
+
+
+def open_matrix(path: Path, num_rows: int) -> np.ndarray | None:
+    """A matrix that lies whole under its name, memory-mapped, [N, D] float32; its values are not looked at.
+
+    Returns:
+        None where there is no file, or it is not one of N rows that `GrowingMatrix` wrote to the end.
+    """
+    layout = _layout_of(path)
+    return None if layout is None or layout.shape[0] != num_rows else np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def find_damage(path: Path) -> str | None:
+    """Why a matrix under its name is not what was written, in words; None where it is.
+
+    All of it is read, which costs little beside using it. A file that did not change since is not read again by this
+    process.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    return _damage_of(path, signature(path.stat()))
+
+
+def _checksum(content: bytes | memoryview) -> int:
+    """63 bits that change when any bit of the content does, as far as chance allows. No protection from forgery."""
+    return xxhash.xxh3_64_intdigest(content) >> 1
+
+
+@lru_cache(256)
+def _damage_of(path: Path, seen: bytes) -> str | None:
+    layout = _layout_of(path)
+    return "it is not whole, or not of plbench's making" if layout is None else layout._find_damage()
+
+
+def _layout_of(path: Path) -> GrowingMatrix | None:
+    """The matrix that a file is, by its size and its header; None where it is none."""
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            file.seek(values.offset + values.nbytes)
+            batch_rows = int.from_bytes(file.read(8), "little")
+        layout = GrowingMatrix(path, (values.shape[0], values.shape[1]), batch_rows)
+    except Exception:  # of a damaged header numpy, ast and tokenize each raise their own
+        return None
+    return layout if layout.is_whole() else None
+
+
+class GrowingMatrix:
+    """A float32 matrix [N, D] in a .npy file, which appears under its name when it is whole.
+
+    The array is followed by the number of rows in a batch and a word for each batch, all little-endian uint64: 0 while
+    it is not on disk, then 2^63 + 63 bits of XXH3 of its bytes as they were computed; `find_damage` compares them.
+    Until the matrix is whole it lies beside its place at its full size. Writers need no lock: no two write the same
+    bytes.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, int], batch_rows: int) -> None:
+        """Nothing is opened or written yet."""
+        self.path, self.shape, self.batch_rows = path, shape, batch_rows
+        self.num_batches = -(-shape[0] // batch_rows)
+        header = io.BytesIO()
+        np.lib.format.write_array_header_2_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        self._header = header.getvalue()
+        self._marks_begin = len(self._header) + 4 * math.prod(shape) + 8
+        self._num_bytes = self._marks_begin + 8 * self.num_batches
+        self._unmarked: dict[int, int] = {}
+
+    @property
+    def partial(self) -> Path:
+        """Where it lies while it grows."""
+        return self.path.with_suffix(".partial")
+
+    def rows_of(self, batch: int) -> range:
+        """The rows that a batch is."""
+        return range(batch * self.batch_rows, min((batch + 1) * self.batch_rows, self.shape[0]))
+
+    @contextmanager
+    def opened(self, *, owner: bool) -> Iterator[None]:
+        """Open for writing inside the scope.
+
+        Args:
+            owner: whether this process makes the file where there is none that fits; others wait for it.
+
+        Raises:
+            OSError: if the disk is full or may not be written to.
+        """
+        if not owner:
+            self._wait(lambda: self._fits() or self.is_whole(), begun=False)
+        elif not self._fits():
+            self._reserve()
+        try:
+            self._file = self.partial.open("r+b")
+        except FileNotFoundError:
+            if not self.is_whole():
+                raise
+            self._file = self.path.open("r+b")
+        with self._file:
+            yield
+
+    def batches_to_do(self, rank: int, num_ranks: int) -> list[int]:
+        """Batches of one of several processes that are not on disk: the same ones, whenever it asks."""
+        return [batch for batch in np.flatnonzero(~self._marks()).tolist() if batch % num_ranks == rank]
+
+    def write(self, batch: int, values: np.ndarray) -> None:
+        """Writes the rows of a batch, float32 [b, D]; `note` makes them count."""
+        content = np.ascontiguousarray(values, dtype="<f4").data.cast("B")
+        self._file.seek(self._place_of(batch)[0])
+        self._file.write(content)
+        self._unmarked[batch] = _DONE | _checksum(content)
+
+    def note(self) -> None:
+        """Marks what was written, once it is on disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        for batch, mark in self._unmarked.items():
+            self._file.seek(self._marks_begin + 8 * batch)
+            self._file.write(mark.to_bytes(8, "little"))
+        self._file.flush()
+        self._unmarked.clear()
+
+    def num_rows_done(self) -> int:
+        """Rows that are there, of all processes; those that others have not marked are not known."""
+        marks = self._marks()
+        marks[list(self._unmarked)] = True
+        missing_in_last = self.num_batches * self.batch_rows - self.shape[0] if marks[-1:].all() else 0
+        return int(marks.sum()) * self.batch_rows - missing_in_last
+
+    def finish(self, *, owner: bool) -> None:
+        """Gives the whole file its name, or, where another process owns it, waits until it has.
+
+        Raises:
+            PlbenchError: if it is taken away meanwhile.
+        """
+        self.note()
+        if not owner:
+            self._wait(self.is_whole, begun=True)
+            return
+        self._wait(lambda: bool(self._marks().all()), begun=True)
+        self.partial.replace(self.path)
+
+    def is_whole(self) -> bool:
+        """Whether it lies under its name."""
+        return self._is_of(self.path)
+
+    def remove(self) -> None:
+        """Takes away what is not whole."""
+        self.partial.unlink(missing_ok=True)
+
+    def _marks(self) -> np.ndarray:
+        """Which batches are on disk, bool [num_batches]."""
+        return self._read_marks(self._file.fileno()) >= _DONE
+
+    def _read_marks(self, descriptor: int) -> np.ndarray:
+        return np.frombuffer(os.pread(descriptor, 8 * self.num_batches, self._marks_begin), "<u8")
+
+    def _fits(self) -> bool:
+        """Whether what lies there began as this matrix, in batches of this size."""
+        return self._is_of(self.partial)
+
+    def _is_of(self, path: Path) -> bool:
+        try:
+            with path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size != self._num_bytes or file.read(len(self._header)) != self._header:
+                    return False
+                file.seek(self._marks_begin - 8)
+                return int.from_bytes(file.read(8), "little") == self.batch_rows
+        except OSError:
+            return False
+
+    def _place_of(self, batch: int) -> tuple[int, int]:
+        """First byte of a batch in the file, and its size in bytes."""
+        rows, row_bytes = self.rows_of(batch), 4 * self.shape[1]
+        return len(self._header) + row_bytes * rows.start, row_bytes * len(rows)
+
+    def _find_damage(self) -> str | None:
+        """Which of its batches are not what was written, in words; None where all are."""
+        with self.path.open("rb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
+            descriptor = file.fileno()
+            marks = self._read_marks(descriptor)
+            groups = np.array_split(np.arange(self.num_batches), max(1, self._num_bytes // _CHECKED_AT_A_TIME))
+
+            def damaged(batches: np.ndarray) -> list[int]:
+                places = ((batch, self._place_of(batch)) for batch in batches.tolist())
+                sums = ((batch, _checksum(os.pread(descriptor, size, begin))) for batch, (begin, size) in places)
+                return [batch for batch, found in sums if marks[batch] != _DONE | found]
+
+            wrong = [batch for batches in pool.map(damaged, groups) for batch in batches]
+        if not wrong:
+            return None
+        rows = self.rows_of(wrong[0])
+        more = f" and {len(wrong) - 1:,} other blocks" if len(wrong) > 1 else ""
+        return f"rows {rows.start:,} to {rows.stop - 1:,}{more} do not match their checksums"
+
+    def _reserve(self) -> None:
+        """Makes the file at its full size, so that a disk too small is an error now and not hours later."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self.partial.with_suffix(".reserved")
+        try:
+            with fresh.open("wb") as file:
+                file.write(self._header)
+                zeros = np.zeros(1 << 20, np.uint8)
+                remaining = self._num_bytes - len(self._header)
+                while remaining > 0:
+                    file.write(zeros[:remaining].data)
+                    remaining -= zeros.size
+                file.seek(self._marks_begin - 8)
+                file.write(self.batch_rows.to_bytes(8, "little"))
+            fresh.replace(self.partial)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+    def _wait(self, until: Callable[[], bool], *, begun: bool) -> None:
+        while not until():
+            if begun and not self.partial.exists() and not self.is_whole():
+                raise PlbenchError(
+                    f"{self.partial} was taken away while it grew, by a process that failed or by hand; the message of "
+                    "that process says why; run the same command again"
+                )
+            time.sleep(_SECONDS_BETWEEN_LOOKS)

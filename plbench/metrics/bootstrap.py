@@ -1,0 +1,266 @@
+"""Bootstrap replicates of the headline metrics over test images.
+
+A replicate is a test set of N images drawn with replacement from the N there are: a weight per image.
+Replicate r of a seed draws the same images for every method and on every machine, so that any two records of
+one protocol pair up, replicate by replicate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from plbench.errors import PlbenchError
+from plbench.metrics import count_cells, evaluate_cells, rank_cells, run_starts
+from plbench.metrics.cells import Cells, IntArray
+
+Float64Array = npt.NDArray[np.float64]
+Float32Array = npt.NDArray[np.float32]
+Progress = Callable[[int, int], None]
+
+MAX_IMAGES = 2**24  # float32 counts exactly up to here
+WIDEST_CHUNK = 64  # replicates; wider products fall out of the cache
+
+
+@dataclass(frozen=True, eq=False)
+class Replicates:
+    """What the headline metrics come to on each resample of the test images, in percent.
+
+    Attributes:
+        map_c: [R] mAP(C); NaN where only one class can be scored and a resample leaves it without a positive.
+        map_o: [R] mAP(O), weighted by the positives of the resample.
+        groups: [R] mAP(C) of each named group of classes.
+    """
+
+    map_c: Float64Array
+    map_o: Float64Array
+    groups: Mapping[str, Float64Array] = field(default_factory=dict)
+
+
+def resample_weights(num_images: int, num_replicates: int, seed: int, start: int = 0) -> Float32Array:
+    """How often each image is drawn in the replicates start, start + 1, ...
+
+    Every replicate has a raw PCG64 stream of its own, since numpy promises to keep only raw streams as they
+    are, and maps each 64 bits to an image by multiply-shift.
+
+    Args:
+        num_images: N, at most 2^24.
+        num_replicates: R.
+        seed: the protocol's.
+        start: the first replicate's number; replicate r is the same wherever a chunk begins.
+
+    Returns:
+        [N, R] float32 whole numbers; each column sums to N.
+
+    Raises:
+        PlbenchError: if there are no images, too many, or no replicates.
+    """
+    if not 1 <= num_images <= MAX_IMAGES or num_replicates < 1:
+        raise PlbenchError(
+            f"cannot resample {num_images} images {num_replicates} times; the bootstrap needs 1 to "
+            f"{MAX_IMAGES} images and at least one replicate"
+        )
+    counts = np.empty((num_replicates, num_images), np.float32)
+    for column in range(num_replicates):
+        drawn = draw_indices(f"{seed:d}/images/{start + column:d}", num_images, num_images)
+        counts[column] = np.bincount(drawn, minlength=num_images)
+    return np.ascontiguousarray(counts.T)
+
+
+def draw_indices(stream: str, size: int, below: int) -> npt.NDArray[np.int64]:
+    """`size` integers in 0..below-1 from the named stream; equal on every machine."""
+    key = int.from_bytes(hashlib.sha256(stream.encode()).digest()[:16], "little")
+    high_bits = np.random.PCG64(key).random_raw(size) >> np.uint64(32)
+    return (high_bits * np.uint64(below) >> np.uint64(32)).astype(np.int64)
+
+
+def raw_uniforms(stream: str, size: int) -> Float64Array:
+    """`size` numbers in (0, 1) from the named stream; equal on every machine."""
+    return (draw_indices(stream, size, 2**31) + 0.5) / 2**31
+
+
+@dataclass(frozen=True, eq=False)
+class _Segments:
+    """Each class's ranking, cut after every group of equal scores that holds a positive, and at its end.
+
+    Precision is needed at those T cuts only, so the cells between two of them are one row of a sparse matrix:
+    its product with the resample weights counts the cells of a whole chunk of replicates at once.
+
+    Attributes:
+        cells: [T, N] which images have a cell in the segment.
+        positives: [T, N] which have a positive one.
+        classes: [D] the classes with a known positive and a known negative: no resample defines others.
+        first: [D] the first segment of each.
+        of_class: [D, T] which segments are whose.
+    """
+
+    cells: sparse.csr_array
+    positives: sparse.csr_array
+    classes: IntArray
+    first: IntArray
+    of_class: sparse.csr_array
+
+    @classmethod
+    def cut(cls, cells: Cells) -> _Segments:
+        """Ranks the cells once, for all replicates."""
+        positives, negatives = count_cells(cells.class_index, cells.positives, cells.num_classes)
+        defined = np.flatnonzero((positives > 0) & (negatives > 0))
+        kept = np.isin(cells.class_index, defined)
+        present = cells.positives[kept]
+        ranking = rank_cells(cells.class_index[kept], cells.scores[kept], present)
+        cuts = ranking.positives > 0
+        cuts[run_starts(ranking.owner) - 1] = True  # the end of each class; -1 is the last one's
+        ends = (ranking.starts + ranking.sizes)[cuts]
+        first = run_starts(ranking.owner[cuts])
+        images, hit = cells.rows[kept][ranking.order], present[ranking.order]
+        hits_before = np.concatenate(([0], np.cumsum(hit)))
+        return cls(
+            _indicator(np.concatenate(([0], ends)), images, cells.num_images),
+            _indicator(hits_before[np.concatenate(([0], ends))], images[hit], cells.num_images),
+            defined,
+            first,
+            _indicator(np.append(first, ends.size), np.arange(ends.size), ends.size),
+        )
+
+    def average_precision(self, weights: Float32Array) -> tuple[Float64Array, Float64Array, Float64Array]:
+        """AP of each class in each replicate, 0 where undefined; its positives; 1 where it is defined, or 0.
+
+        Args:
+            weights: [N, R] whole numbers.
+
+        Returns:
+            Three [D, R].
+        """
+        hits, running_cells = self.positives @ weights, self.cells @ weights
+        num_positives, num_cells = self.of_class @ hits, self.of_class @ running_cells
+        running_hits = hits.copy()
+        for counts, totals in ((running_hits, num_positives), (running_cells, num_cells)):
+            counts[self.first[1:]] -= totals[:-1]  # so that the running sum starts anew with each class
+            np.cumsum(counts, axis=0, out=counts)
+        gain = np.divide(running_hits, np.maximum(running_cells, 1), dtype=np.float64)
+        gain *= hits
+        defined = (num_positives > 0) & (num_cells > num_positives)
+        ap = (self.of_class @ gain) / np.maximum(num_positives, 1) * defined
+        return ap, num_positives.astype(np.float64), defined.astype(np.float64)
+
+
+def _indicator(indptr: IntArray, columns: IntArray, num_columns: int) -> sparse.csr_array:
+    """A CSR matrix of ones: row i has them at columns[indptr[i]:indptr[i + 1]]."""
+    ones = np.ones(columns.size, np.float32)
+    return sparse.csr_array((ones, columns, indptr), shape=(indptr.size - 1, num_columns))
+
+
+def replicates(
+    cells: Cells,
+    num_replicates: int = 1000,
+    *,
+    seed: int,
+    groups: Mapping[str, Sequence[int]] | None = None,
+    memory_bytes: int = 2**28,
+    progress: Progress | None = None,
+) -> Replicates:
+    """mAP(C), mAP(O) and group mAPs on resamples of the test images.
+
+    Equal to repeating each image as often as it was drawn and evaluating that, at a fraction of the cost, but for
+    classes that a resample leaves without a positive or a negative: see `_fill`.
+
+    Args:
+        cells: the known cells of the whole test set.
+        num_replicates: R.
+        seed: the protocol's, so that the replicates of two methods pair up.
+        groups: named lists of class indices.
+        memory_bytes: what a chunk of replicates may take; it changes nothing else.
+        progress: called with (done, total) after each chunk.
+
+    Raises:
+        PlbenchError: as `resample_weights`.
+    """
+    segments = _Segments.cut(cells)
+    groups = groups or {}
+    averaged = [segments.classes, *(np.asarray(group, np.int64) for group in groups.values())]
+    members = [np.flatnonzero(np.isin(segments.classes, classes)) for classes in averaged]
+    offsets = np.cumsum([0, *(m.size for m in members)])
+    pick = _indicator(offsets, np.concatenate(members), segments.classes.size)  # [1 + groups, D]
+    whole = _Whole.of(cells, segments.classes)
+    means, map_o = np.empty((len(members), num_replicates)), np.empty(num_replicates)
+    per_replicate = 8 * cells.num_images + 32 * segments.cells.shape[0]
+    width = min(max(1, memory_bytes // per_replicate), WIDEST_CHUNK)
+    for start in range(0, num_replicates, width):
+        stop = min(start + width, num_replicates)
+        weights = resample_weights(cells.num_images, stop - start, seed, start)
+        ap, positives, defined = segments.average_precision(weights)
+        filled = _fill(ap, defined, whole, (seed, start))
+        means[:, start:stop] = np.clip(_percent(pick @ filled, pick @ np.ones_like(filled)), 0, 100)
+        map_o[start:stop] = _percent(pick @ (ap * positives), pick @ (positives * defined))[0]
+        if progress:
+            progress(stop, num_replicates)
+    return Replicates(means[0], map_o, dict(zip(groups, means[1:], strict=True)))
+
+
+_NEIGHBOURS = 20
+
+
+@dataclass(frozen=True, eq=False)
+class _Whole:
+    """The scored classes on the whole test set.
+
+    Attributes:
+        ap: [D].
+        order: [D] classes by rising number of positives. place: [D] where each is in that order.
+    """
+
+    ap: Float64Array
+    order: IntArray
+    place: IntArray
+
+    @classmethod
+    def of(cls, cells: Cells, classes: IntArray) -> _Whole:
+        metrics = evaluate_cells(cells)
+        order = np.argsort(metrics.num_positives[classes], kind="stable")
+        place = np.empty_like(order)
+        place[order] = np.arange(order.size)
+        return cls(metrics.ap[classes], order, place)
+
+
+def _fill(ap: Float64Array, defined: Float64Array, whole: _Whole, stream: tuple[int, int]) -> Float64Array:
+    """AP [D, R] with a value for classes that a resample does not define: what another such class might have.
+
+    A class with one positive is missing from a third of the resamples, and in the others its AP hardly moves. Without
+    it, the mean is one over other classes; with its AP unchanged, it counts as certain, and intervals of rare classes
+    cover 67 % where 95 are wanted. The stand-in is its AP plus sqrt(2) times the distance to the AP of a class drawn
+    from the 20 nearest in number of positives: the spread between rare classes shows how uncertain one is. The draw is
+    the same for all methods, so that differences pair up (docs/statistics.md has the coverage).
+
+    Args:
+        ap, defined: [D, R] of the resamples.
+        whole: the same classes on the whole test set.
+        stream: the protocol's seed and the number of the first resample.
+    """
+    missing = defined == 0
+    if not missing.any():
+        return ap
+    (seed, start), num_classes = stream, len(whole.ap)
+    if num_classes == 1:
+        return np.where(missing, np.nan, ap)
+    window = min(_NEIGHBOURS + 1, num_classes)
+    first = np.clip(whole.place - window // 2, 0, num_classes - window)
+    filled = ap.copy()
+    for column in np.flatnonzero(missing.any(axis=0)):
+        drawn = first + draw_indices(f"{seed:d}/neighbours/{start + column:d}", num_classes, window - 1)
+        neighbour = whole.order[drawn + (drawn >= whole.place)]  # never the class itself
+        other = whole.ap + math.sqrt(2) * (whole.ap[neighbour] - whole.ap)
+        filled[:, column] = np.where(missing[:, column], other, ap[:, column])
+    return filled
+
+
+def _percent(total: Float64Array, weight: Float64Array) -> Float64Array:
+    """100 x total / weight; NaN where the weight is 0."""
+    percent = np.full(total.shape, np.nan)
+    np.divide(100 * total, weight, out=percent, where=weight > 0)
+    return percent

@@ -1,0 +1,187 @@
+"""Scores at known cells: all that is kept of a model's output, and all that any metric sees."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from plbench.data.labels import PartialLabels
+from plbench.errors import PlbenchError, StoreError
+from plbench.files import write_atomically
+
+FloatArray = npt.NDArray[np.floating[Any]]
+IntArray = npt.NDArray[np.integer[Any]]
+BoolArray = npt.NDArray[np.bool_]
+
+TOP = 3
+"""Classes of an image that the literature's top-3 figures predict."""
+
+_DAMAGED = (OSError, LookupError, ValueError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Scores and labels of the K known cells of a test set: all that any metric or interval needs.
+
+    Attributes:
+        rows: [K] int64, the test image of each cell. No (image, class) cell appears twice.
+        class_index: [K] int32 or int64.
+        scores: [K] float32 or float64, finite; only their order counts, but for a threshold.
+        positives: [K] bool: verified present (True) or verified absent (False).
+        num_images: N, images without a known label included.
+        num_classes: C.
+        in_top: [K] bool, whether the class is among the `TOP` highest-scored ones of its image, unknown classes
+            included (`top_places`); None where scores of unknown cells were not seen.
+    """
+
+    rows: npt.NDArray[np.int64]
+    class_index: IntArray
+    scores: FloatArray
+    positives: BoolArray
+    num_images: int
+    num_classes: int
+    in_top: BoolArray | None = None
+
+    def __post_init__(self) -> None:
+        """Checks what every metric relies on.
+
+        Raises:
+            PlbenchError: if shapes, types or ranges are not as described, or a cell appears twice.
+        """
+        check_columns(self.class_index, self.scores, self.positives, self.num_classes)
+        if self.rows.shape != self.scores.shape or self.rows.dtype.kind != "i":
+            raise PlbenchError(f"rows is {self.rows.dtype}{list(self.rows.shape)}, not one integer per cell")
+        if self.in_top is not None and (self.in_top.shape != self.scores.shape or self.in_top.dtype != np.bool_):
+            raise PlbenchError(f"in_top is {self.in_top.dtype}{list(self.in_top.shape)}, not one bool per cell")
+        if self.rows.size and not 0 <= self.rows.min() <= self.rows.max() < self.num_images:
+            raise PlbenchError(f"an image index lies outside 0..{self.num_images - 1}, the test images")
+        keys = self.rows * self.num_classes + self.class_index
+        if not np.all(keys[1:] > keys[:-1]) and np.unique(keys).size < keys.size:
+            raise PlbenchError("an (image, class) cell is scored twice; each known cell must appear once")
+
+    @classmethod
+    def from_scores(cls, scores: npt.ArrayLike, labels: PartialLabels | npt.ArrayLike) -> Self:
+        """Picks the known cells out of dense scores; what is at the unknown ones is never looked at.
+
+        Args:
+            scores: [N, C] in the order of `labels`; logits or probabilities.
+            labels: N x C, +1 present, -1 verified absent, 0 (or not stored) unknown.
+
+        Raises:
+            PlbenchError: if shapes differ, a label is another value, or a known cell's score is not finite.
+        """
+        dense = np.asarray(scores)
+        shape = labels.matrix.shape if isinstance(labels, PartialLabels) else np.shape(labels)
+        if dense.ndim != 2 or dense.shape != shape:
+            raise PlbenchError(f"scores are {list(dense.shape)}, labels {list(shape)}; both must be [images, classes]")
+        if isinstance(labels, PartialLabels):
+            rows, columns, values = labels.cells()
+        else:
+            matrix = np.asarray(labels)
+            rows, columns = np.nonzero(matrix)
+            values = matrix[rows, columns]
+            if not np.all((values == 1) | (values == -1)):
+                raise PlbenchError("labels must be +1 (present), -1 (verified absent) or 0 (unknown)")
+        known = dense[rows, columns]
+        known = known.astype(np.result_type(known.dtype, np.float32), copy=False)
+        return cls(rows, columns.astype(np.int32), known, values > 0, *dense.shape)
+
+    def save(self, path: Path) -> None:
+        """Writes one compressed .npz file, atomically; nothing in it is pickled.
+
+        Raises:
+            StoreError: if the file cannot be written.
+        """
+        columns = {name: value for name, value in vars(self).items() if value is not None}
+        write_atomically(path, lambda file: np.savez_compressed(file, **columns))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads what `save` wrote.
+
+        Raises:
+            StoreError: if the file is missing, damaged, or not such a file.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return cls(
+                    stored["rows"],
+                    stored["class_index"],
+                    stored["scores"],
+                    stored["positives"],
+                    int(stored["num_images"]),
+                    int(stored["num_classes"]),
+                    stored.get("in_top"),
+                )
+        except _DAMAGED as error:
+            raise StoreError(
+                f"{path} does not hold the scores of known cells ({error}); evaluate the run again to mend it"
+            ) from error
+
+
+def joined_cells(parts: Sequence[Cells]) -> Cells:
+    """Cells of one part that several processes scored, in the order of images, as one process would have them."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = np.concatenate([part.rows for part in parts])
+    order = np.argsort(rows, kind="stable")  # the cells of an image come from one process, in order
+    columns = [
+        np.concatenate([getattr(part, name) for part in parts])[order]
+        for name in ("class_index", "scores", "positives")
+    ]
+    classes, scores, positives = columns
+    seen = [part.in_top for part in parts if part.in_top is not None]
+    in_top = np.concatenate(seen)[order] if len(seen) == len(parts) else None
+    return Cells(rows[order], classes, scores, positives, parts[0].num_images, parts[0].num_classes, in_top)
+
+
+def top_places(scores: FloatArray, k: int = TOP) -> BoolArray:
+    """Mark the k highest-scored classes of each image, all of them where there are fewer.
+
+    Args:
+        scores: [N, C], of known and unknown classes alike.
+        k: places of an image.
+
+    Returns:
+        [N, C] bool with min(k, C) marks in each row; of equal scores the class that comes first has the place.
+
+    Examples:
+        >>> top_places(np.array([[0.1, 0.7, 0.7, 0.7], [0.9, 0.0, 0.2, 0.1]]), 2)
+        array([[False,  True,  True, False],
+               [ True, False,  True, False]])
+    """
+    k = min(k, scores.shape[1])
+    if not k:
+        return np.zeros(scores.shape, np.bool_)
+    last = np.partition(scores, -k, axis=1)[:, -k, None]
+    above, tied = scores > last, scores == last
+    return above | (tied & (np.cumsum(tied, axis=1) <= k - above.sum(axis=1, keepdims=True)))
+
+
+def check_columns(class_index: IntArray, scores: FloatArray, positives: BoolArray, num_classes: int) -> None:
+    """Raises a PlbenchError where the columns of K cells are not what the metrics rely on."""
+    if scores.ndim != 1 or not class_index.shape == scores.shape == positives.shape:
+        raise PlbenchError(
+            f"class_index {list(class_index.shape)}, scores {list(scores.shape)} and positives "
+            f"{list(positives.shape)} must be 1-D and equally long: one entry per known cell"
+        )
+    if class_index.dtype.kind not in "iu" or scores.dtype.kind != "f" or positives.dtype != np.bool_:
+        raise PlbenchError(
+            f"class_index is {class_index.dtype}, scores {scores.dtype} and positives {positives.dtype}; "
+            "they must be integers, floats and bools (positives = labels > 0)"
+        )
+    if scores.size and not 0 <= class_index.min() <= class_index.max() < num_classes:
+        raise PlbenchError(f"a class index lies outside 0..{num_classes - 1}, the classes that are scored")
+    broken = np.flatnonzero(~np.isfinite(scores))
+    if broken.size:
+        raise PlbenchError(
+            f"{broken.size} of {scores.size} scores are NaN or infinite, the first of class index "
+            f"{class_index[broken[0]]}; a score must be finite (did the training diverge?)"
+        )

@@ -1,0 +1,494 @@
+"""Metrics over known cells only: average precision, mAP(C), mAP(O), groups, AUROC, ECE, F1, ranking loss, P@k.
+
+Every metric is one vectorised pass over the K known (image, class) cells of a test set. Unknown cells never
+enter: scoring them as negatives is the field's commonest error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from plbench.data.labels import PartialLabels
+from plbench.errors import PlbenchError
+from plbench.metrics.cells import BoolArray, Cells, FloatArray, IntArray, check_columns
+
+CALIBRATION_BINS = 15
+"""Bins of equal width that the expected calibration error looks at."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Cells by owner (their class, or their image), then by falling score; equal scores form one group.
+
+    Attributes:
+        order: [K], the cell at each rank.
+        starts: [G], the rank at which each group of equal scores begins.
+        owner: [G], the class or image of each group.
+        sizes: [G], the cells in each group.
+        positives: [G], how many of them are positive.
+    """
+
+    order: IntArray
+    starts: IntArray
+    owner: IntArray
+    sizes: IntArray
+    positives: IntArray
+
+    def running(self, counts: IntArray) -> IntArray:
+        """Running sums [G] of `counts` [G] down each owner's ranking, the group itself included."""
+        first = run_starts(self.owner)
+        total = np.cumsum(counts)
+        return total - np.repeat(total[first] - counts[first], np.diff(first, append=counts.size))
+
+    def counts(self, num_owners: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Positives and negatives of each owner, [num_owners] each."""
+        positives, sizes = (
+            np.bincount(self.owner, numbers, minlength=num_owners).astype(np.float64)
+            for numbers in (self.positives, self.sizes)
+        )
+        return positives, sizes - positives
+
+
+def run_starts(*keys: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+    """The positions at which a run of equal entries of all `keys` (each [K]) begins."""
+    begins = np.zeros(keys[0].size, np.bool_)
+    begins[:1] = True
+    for key in keys:
+        begins[1:] |= key[1:] != key[:-1]
+    return np.flatnonzero(begins)
+
+
+def rank_cells(owner: IntArray, scores: FloatArray, positives: BoolArray) -> Ranking:
+    """Ranks the K cells of every owner at once: one sort by score, then a stable one by owner."""
+    by_score = np.argsort(-scores)
+    narrow = owner.astype(np.min_scalar_type(owner.max(initial=0)))  # 16 bits or fewer sort in linear time
+    order = by_score[np.argsort(narrow[by_score], kind="stable")]
+    sorted_owner = owner[order]
+    starts = run_starts(sorted_owner, scores[order])
+    hits = np.add.reduceat(positives[order], starts, dtype=np.int64)
+    return Ranking(order, starts, sorted_owner[starts], np.diff(starts, append=order.size), hits)
+
+
+def average_precision(
+    class_index: npt.ArrayLike, scores: npt.ArrayLike, positives: npt.ArrayLike, num_classes: int
+) -> npt.NDArray[np.float64]:
+    """AP of every class over its known cells: the mean, over positives, of precision at the positive's score.
+
+    Equal scores are one threshold, as in scikit-learn's `average_precision_score`, to which it is equal.
+
+    Args:
+        class_index: [K] integers in 0..num_classes-1, in any order.
+        scores: [K] finite.
+        positives: [K] bool.
+        num_classes: C.
+
+    Returns:
+        [C] in [0, 1]; NaN for a class without a known positive or without a known negative.
+
+    Raises:
+        PlbenchError: if shapes, types or ranges are not as described.
+
+    Examples:
+        >>> average_precision([0, 0, 0, 1], [0.9, 0.5, 0.1, 0.3], [True, False, True, True], 2)
+        array([0.83333333,        nan])
+    """
+    index, values, present = np.asarray(class_index), np.asarray(scores), np.asarray(positives)
+    if values.dtype.kind in "iu":
+        values = values.astype(np.float64)
+    check_columns(index, values, present, num_classes)
+    return _average_precision(index, values, present, num_classes)
+
+
+def _average_precision(
+    class_index: IntArray, scores: FloatArray, positives: BoolArray, num_classes: int
+) -> npt.NDArray[np.float64]:
+    """The same [C], of columns that have been checked."""
+    return _precision_of(rank_cells(class_index, scores, positives), num_classes)
+
+
+def _precision_of(ranking: Ranking, num_classes: int) -> npt.NDArray[np.float64]:
+    """AP [C] of classes that have been ranked."""
+    precision = ranking.running(ranking.positives) / ranking.running(ranking.sizes)
+    gain = np.bincount(ranking.owner, ranking.positives * precision, minlength=num_classes)
+    num_positives, num_negatives = ranking.counts(num_classes)
+    ap = np.full(num_classes, np.nan)
+    np.divide(gain, num_positives, out=ap, where=(num_positives > 0) & (num_negatives > 0))
+    return ap
+
+
+def lowest_average_precision(num_positives: npt.ArrayLike, num_negatives: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """AP [C] of the worst ranking: all negatives first. No model scores less on these cells.
+
+    Args:
+        num_positives: [C] at least 1 where the result is asked for; NaN elsewhere.
+        num_negatives: [C].
+
+    Examples:
+        >>> lowest_average_precision([1, 2], [3, 1])
+        array([0.25      , 0.58333333])
+    """
+    positives, negatives = np.asarray(num_positives, np.float64), np.asarray(num_negatives, np.float64)
+    # the sum over i = 1..n of i / (m + i) is n - m (digamma(m + n + 1) - digamma(m + 1))
+    steps = special.digamma(negatives + positives + 1) - special.digamma(negatives + 1)
+    lowest = np.full(positives.shape, np.nan)
+    np.divide(positives - negatives * steps, positives, out=lowest, where=positives > 0)
+    return lowest
+
+
+def count_cells(owner: IntArray, chosen: BoolArray, num_owners: int) -> tuple[IntArray, IntArray]:
+    """How many cells of each class (or image) are chosen, and how many are not."""
+    inside = np.bincount(owner[chosen], minlength=num_owners)
+    return inside, np.bincount(owner, minlength=num_owners) - inside
+
+
+@dataclass(frozen=True, eq=False)
+class Metrics:
+    """Average precision of every class, and the means of it that are reported.
+
+    Attributes:
+        ap: [C] in [0, 1]; NaN where undefined.
+        num_positives: [C] known positives in test.
+        num_negatives: [C] known negatives in test.
+    """
+
+    ap: npt.NDArray[np.float64]
+    num_positives: IntArray
+    num_negatives: IntArray
+
+    @property
+    def num_classes_scored(self) -> int:
+        """The number of classes whose AP is defined: what the means below are means of."""
+        return int(np.count_nonzero(~np.isnan(self.ap)))
+
+    @property
+    def map_c(self) -> float:
+        """mAP(C): the mean AP of the defined classes, in percent; NaN if there are none."""
+        return self.group(range(self.ap.size))[0]
+
+    @property
+    def map_o(self) -> float:
+        """mAP(O): the mean AP weighted by known positives in test, in percent; NaN if no class is defined."""
+        defined = ~np.isnan(self.ap)
+        weights = self.num_positives[defined]
+        return 100 * float(weights @ self.ap[defined] / weights.sum()) if weights.size else float("nan")
+
+    @property
+    def lowest(self) -> Metrics:
+        """What the worst ranking of the same cells comes to."""
+        ap = np.where(np.isnan(self.ap), np.nan, lowest_average_precision(self.num_positives, self.num_negatives))
+        return Metrics(ap, self.num_positives, self.num_negatives)
+
+    def group(self, class_index: Sequence[int]) -> tuple[float, int]:
+        """mAP(C) in percent over the given classes only, and how many of them are defined."""
+        ap = self.ap[np.asarray(class_index, np.intp)]
+        defined = ap[~np.isnan(ap)]
+        return (100 * float(defined.mean()) if defined.size else float("nan")), defined.size
+
+
+def evaluate(scores: npt.ArrayLike, labels: PartialLabels | npt.ArrayLike) -> Metrics:
+    """Metrics of dense scores [N, C] against labels N x C of +1, -1 and 0; only known cells count.
+
+    Raises:
+        PlbenchError: as `Cells.from_scores`.
+
+    Examples:
+        >>> metrics = evaluate([[0.9, 0.2], [0.4, 0.7], [0.6, 0.1]], [[1, 0], [-1, 1], [1, 0]])
+        >>> metrics.map_c, metrics.num_classes_scored
+        (100.0, 1)
+    """
+    return evaluate_cells(Cells.from_scores(scores, labels))
+
+
+def evaluate_cells(cells: Cells, ranking: Ranking | None = None) -> Metrics:
+    """Metrics of stored cells. `ranking` is that of `rank_by_class`, if it is there."""
+    ap = _precision_of(ranking or rank_by_class(cells), cells.num_classes)
+    return Metrics(ap, *count_cells(cells.class_index, cells.positives, cells.num_classes))
+
+
+def rank_by_class(cells: Cells) -> Ranking:
+    """Each class's known cells by score, for `evaluate_cells` and `auroc`."""
+    return rank_cells(cells.class_index, cells.scores, cells.positives)
+
+
+def auroc(cells: Cells, ranking: Ranking | None = None) -> npt.NDArray[np.float64]:
+    """Area under the ROC curve of every class over its known cells, in [0, 1]; ties count half.
+
+    The share of (positive, negative) pairs of a class's cells that are ordered rightly, equal to scikit-learn's
+    `roc_auc_score`. The figure of a record is the mean over classes that have both. Unlike AP it does not depend on
+    how many negatives are known beside the positives, only on which: where annotators verify likely confusions, or a
+    simulation keeps as many negatives as positives, the pairs are not those of complete labels.
+
+    Args:
+        cells: known cells.
+        ranking: that of `rank_by_class`, if it is there.
+
+    Returns:
+        [C]; NaN for a class without a known positive or without a known negative.
+    """
+    ranking = ranking or rank_by_class(cells)
+    num_positives, num_negatives = ranking.counts(cells.num_classes)
+    negatives = ranking.sizes - ranking.positives
+    below = num_negatives[ranking.owner] - ranking.running(negatives) + 0.5 * negatives
+    right = np.bincount(ranking.owner, ranking.positives * below, minlength=cells.num_classes)
+    pairs = num_positives * num_negatives
+    area = np.full(cells.num_classes, np.nan)
+    np.divide(right, pairs, out=area, where=pairs > 0)
+    return area
+
+
+def calibration_error(cells: Cells, num_bins: int = CALIBRATION_BINS) -> float:
+    """Expected calibration error over all known cells pooled, in percent (Guo et al. 2017, for each label).
+
+    Scores are taken for probabilities and put into bins of equal width, [i/n, (i+1)/n), the last one closed; the error
+    is the mean over cells of the distance between a bin's mean score and its share of positives.
+
+    It says whether scores are the chance of a positive *among known cells*. Under partial labels that is not the chance
+    among all cells: where a simulation or annotators keep positives more often than negatives, known cells hold more
+    positives than the data do, and a model that is calibrated on complete labels has an error here. It compares methods
+    on one set of cells and does not tell how far a score can be trusted elsewhere.
+
+    Args:
+        cells: known cells.
+        num_bins: n.
+
+    Returns:
+        In [0, 100]; NaN where no cell is known, or a score lies outside [0, 1].
+    """
+    scores = cells.scores.astype(np.float64)
+    if not scores.size or scores.min() < 0 or scores.max() > 1:
+        return float("nan")
+    bins = np.minimum((scores * num_bins).astype(np.intp), num_bins - 1)
+    excess = np.bincount(bins, scores - cells.positives, minlength=num_bins)  # of a bin: its size times its distance
+    return 100 * float(np.abs(excess).sum()) / scores.size
+
+
+def micro_average_precision(cells: Cells) -> float:
+    """AP of all known cells pooled into one ranking, in percent; NaN if undefined. Not mAP(O)."""
+    one_class = np.zeros_like(cells.class_index)
+    return 100 * float(_average_precision(one_class, cells.scores, cells.positives, 1)[0])
+
+
+def count_quintiles(counts: npt.ArrayLike) -> list[list[int]]:
+    """Five groups of class indices by rising count, ties by index: OpenImages' groups (CSL, table 3).
+
+    Args:
+        counts: [C], for instance the number of annotations of each class in train.
+
+    Returns:
+        Fewest first; equal sizes (where 5 does not divide C, the first groups have one more).
+
+    Examples:
+        >>> count_quintiles([9, 1, 1, 5, 0, 7])
+        [[4, 1], [2], [3], [5], [0]]
+    """
+    order = np.argsort(np.asarray(counts), kind="stable")
+    return [[int(c) for c in part] for part in np.array_split(order, 5)]
+
+
+@dataclass(frozen=True)
+class F1:
+    """CF1, OF1 and what they are harmonic means of, in percent; NaN where undefined.
+
+    Attributes:
+        class_precision, class_recall: CP and CR, means over the classes that mAP(C) counts, those with a known
+            positive and a known negative. A class that is never predicted has precision 0.
+        overall_precision, overall_recall: OP and OR, of all known cells pooled.
+    """
+
+    cf1: float
+    of1: float
+    class_precision: float
+    class_recall: float
+    overall_precision: float
+    overall_recall: float
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """How often each class was predicted on its known cells, and how often rightly; [C] each.
+
+    Attributes:
+        predicted, hits: known cells on which the class is predicted, and positives among them.
+        positives, negatives: known cells.
+    """
+
+    predicted: IntArray
+    hits: IntArray
+    positives: IntArray
+    negatives: IntArray
+
+    @property
+    def precision(self) -> npt.NDArray[np.float64]:
+        """[C] in [0, 1]; 0 where the class is never predicted."""
+        return self.hits / np.maximum(self.predicted, 1)
+
+    @property
+    def recall(self) -> npt.NDArray[np.float64]:
+        """[C] in [0, 1]; 0 where there is no known positive."""
+        return self.hits / np.maximum(self.positives, 1)
+
+    def f1(self) -> F1:
+        """CF1 and OF1 (Wang et al. 2016). CF1 is NaN where no class counts, OF1 where there is no known positive."""
+        counted = (self.positives > 0) & (self.negatives > 0)
+        by_class = [float(rate[counted].mean()) if counted.any() else np.nan for rate in (self.precision, self.recall)]
+        hits, predicted, positives = (int(c.sum()) for c in (self.hits, self.predicted, self.positives))
+        pooled = [hits / max(predicted, 1), hits / positives] if positives else [np.nan, np.nan]
+        rates = [100 * rate for rate in (*by_class, *pooled)]
+        return F1(_harmonic(*rates[:2]), _harmonic(*rates[2:]), *rates)
+
+
+def _harmonic(first: float, second: float) -> float:
+    return 2 * first * second / (first + second) if first + second != 0 else 0.0
+
+
+def predictions(cells: Cells, predicted: BoolArray) -> Predictions:
+    """Count what is predicted at the known cells, [K] bool."""
+    claims, _ = count_cells(cells.class_index, predicted, cells.num_classes)
+    hits, _ = count_cells(cells.class_index, predicted & cells.positives, cells.num_classes)
+    return Predictions(claims, hits, *count_cells(cells.class_index, cells.positives, cells.num_classes))
+
+
+def predictions_at(cells: Cells, threshold: npt.ArrayLike) -> Predictions:
+    """Count what scores of at least a threshold predict.
+
+    Args:
+        cells: known cells.
+        threshold: one for all classes, or [C].
+    """
+    limits = np.broadcast_to(np.asarray(threshold, np.float64), (cells.num_classes,))
+    return predictions(cells, cells.scores >= limits[cells.class_index])
+
+
+def f1_scores(cells: Cells, threshold: npt.ArrayLike) -> F1:
+    """CF1 and OF1 at a threshold for all classes, or one for each, [C]; a score that reaches it predicts the class."""
+    return predictions_at(cells, threshold).f1()
+
+
+def top_f1_scores(cells: Cells) -> F1:
+    """CF1 and OF1 where each image's 3 highest-scored classes are predicted, as much of the literature reports.
+
+    Only known cells are counted, but unknown classes take places like any other: an image whose three places all go to
+    unknown classes predicts nothing that counts. Of equal scores the class that comes first has the place. Where
+    labels are complete these are the usual figures.
+
+    Raises:
+        PlbenchError: if the cells do not say which of them are among the highest.
+    """
+    if cells.in_top is None:
+        raise PlbenchError("these cells do not say which classes were an image's highest-scored; score the model again")
+    return predictions(cells, cells.in_top).f1()
+
+
+def choose_thresholds(cells: Cells) -> tuple[npt.NDArray[np.float64], float]:
+    """Choose the threshold of each class that makes its F1 on these known cells largest.
+
+    Candidates are the class's scores there; of equally good ones the highest is taken. A class without a known positive
+    has no F1 and takes the threshold that makes the F1 of all cells pooled largest.
+
+    Args:
+        cells: of a part that is not the test part.
+
+    Returns:
+        Thresholds [C], and the pooled one.
+
+    Raises:
+        PlbenchError: if no cell is positive.
+
+    Examples:
+        >>> labels = [[1, 0], [-1, -1], [1, 0], [-1, -1]]
+        >>> cells = Cells.from_scores([[0.9, 0.0], [0.8, 0.1], [0.7, 0.0], [0.2, 0.1]], labels)
+        >>> choose_thresholds(cells)
+        (array([0.7, 0.7]), 0.7)
+    """
+    if not cells.positives.any():
+        raise PlbenchError("no threshold can be chosen where no cell is a known positive")
+    one_class = np.zeros_like(cells.class_index)
+    pooled = float(_best_thresholds(rank_cells(one_class, cells.scores, cells.positives), cells.scores, 1)[0])
+    of_classes = _best_thresholds(rank_by_class(cells), cells.scores, cells.num_classes)
+    return np.where(np.isnan(of_classes), pooled, of_classes), pooled
+
+
+def _best_thresholds(ranking: Ranking, scores: FloatArray, num_classes: int) -> npt.NDArray[np.float64]:
+    """Thresholds [C]; NaN for a class without positives."""
+    num_positives, _ = ranking.counts(num_classes)
+    hits = ranking.running(ranking.positives)
+    # a quotient of whole numbers is the same double wherever it is the same number: ties are exact
+    f1 = 2 * hits / (ranking.running(ranking.sizes) + num_positives[ranking.owner])
+    first = run_starts(ranking.owner)
+    best = np.repeat(np.maximum.reduceat(f1, first), np.diff(first, append=f1.size)) if f1.size else f1
+    places = np.flatnonzero((f1 == best) & (num_positives[ranking.owner] > 0))
+    owners, highest = np.unique(ranking.owner[places], return_index=True)  # the first place of each, from the top
+    chosen = np.full(num_classes, np.nan)
+    chosen[owners] = scores[ranking.order[ranking.starts[places[highest]]]]
+    return chosen
+
+
+def rank_by_image(cells: Cells) -> Ranking:
+    """Each image's known cells by score, for `ranking_loss` and `precision_at_k`."""
+    return rank_cells(cells.rows, cells.scores, cells.positives)
+
+
+def ranking_loss(cells: Cells, ranking: Ranking | None = None) -> float:
+    """Share in [0, 1] of an image's known (positive, negative) pairs that are ordered wrongly; ties are half.
+
+    The mean over the images that have both; NaN if none has. `ranking` is that of `rank_by_image`, if it is there.
+    """
+    ranking = ranking or rank_by_image(cells)
+    negatives = ranking.sizes - ranking.positives
+    wrong = ranking.positives * (ranking.running(negatives) - 0.5 * negatives)
+    wrong_pairs = np.bincount(ranking.owner, wrong, minlength=cells.num_images)
+    pairs = np.multiply(*count_cells(cells.rows, cells.positives, cells.num_images))
+    return float((wrong_pairs[pairs > 0] / pairs[pairs > 0]).mean()) if pairs.any() else float("nan")
+
+
+def precision_at_k(cells: Cells, k: int, ranking: Ranking | None = None) -> float:
+    """P@k in percent: the share of an image's k highest-scored classes that are present, averaged.
+
+    Scores tied at the k-th place share what places are left, so that the order of classes is no advantage. `ranking` is
+    that of `rank_by_image`, if it is there.
+
+    Raises:
+        PlbenchError: if a cell is unknown (P@k has no meaning then) or k is not in 1..C.
+    """
+    num_cells = cells.num_images * cells.num_classes
+    if cells.scores.size < num_cells or not num_cells:
+        raise PlbenchError(
+            f"P@{k} needs complete labels, but {cells.scores.size} of {num_cells} cells are known; report mAP instead"
+        )
+    if not 1 <= k <= cells.num_classes:
+        raise PlbenchError(f"P@{k} is undefined; k must be between 1 and the {cells.num_classes} classes")
+    ranking = ranking or rank_by_image(cells)
+    places_left = k - (ranking.running(ranking.sizes) - ranking.sizes)
+    share = np.clip(places_left, 0, ranking.sizes) / ranking.sizes
+    return 100 * float(share @ ranking.positives) / (k * cells.num_images)
+
+
+def per_class_table(metrics: Metrics, class_ids: Sequence[str], class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """One row per class: class_id, class_name, ap (percent, None where undefined), positives, negatives.
+
+    Raises:
+        PlbenchError: if there is not one id and one name per class.
+    """
+    if not len(class_ids) == len(class_names) == metrics.ap.size:
+        raise PlbenchError(
+            f"{len(class_ids)} class ids and {len(class_names)} names for {metrics.ap.size} classes; "
+            "each needs one of both"
+        )
+    return [
+        {
+            "class_id": class_id,
+            "class_name": name,
+            "ap": None if np.isnan(ap) else 100 * float(ap),
+            "positives": int(positives),
+            "negatives": int(negatives),
+        }
+        for class_id, name, ap, positives, negatives in zip(
+            class_ids, class_names, metrics.ap, metrics.num_positives, metrics.num_negatives, strict=True
+        )
+    ]

@@ -1,0 +1,427 @@
+"""The statistics of a table: how sure a mean over seeds is, and which rows differ. One set of rules for everything.
+
+A value is a mean over seeds. Two things make it uncertain, and they are kept apart: the test images, whose variance
+the bootstrap replicates show (those of the mean over seeds, so that the images count once), and the seeds, whose
+variance the values on one and the same test set show. docs/statistics.md has the simulations behind each rule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import optimize, special, stats
+
+from plbench.errors import PlbenchError
+from plbench.metrics.bootstrap import Float64Array, raw_uniforms
+
+SIGNIFICANT = 0.05
+"""The chance that any pair of equal rows of a table is called different."""
+
+MIN_SEEDS = 3
+"""Below this many, nothing is said about which of two rows is better."""
+
+MIN_SEEDS_RANKED = 5
+"""A board ranks rows of at least this many seeds; others are provisional."""
+
+POWER = 0.8
+"""The chance of finding a difference that is called detectable."""
+
+_SHARE_OF_OWN = 0.2
+# Of the 5 %, what the check by a pair's own variance may use; the rest is for the test by shrunk variances.
+
+_MIN_PAIRS = 10  # from 5 rows on, there are enough variances to shrink towards each other
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A value with its 95 % interval, as it is shown; NaN where undefined."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def half(self) -> float:
+        """Half the interval."""
+        return (self.high - self.low) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One metric of one row.
+
+    Attributes:
+        points: [S] by seed, or [S, K] by seed and tuning study, percent.
+        replicates: [R] of the mean over all of its runs; samples on the same resamples of the same images pair up.
+        seeds: [S] that tell which values pair up; empty where nothing pairs.
+        bounds: what the metric can be on this data.
+    """
+
+    points: Float64Array
+    replicates: Float64Array
+    seeds: tuple[int, ...] = ()
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+
+    @classmethod
+    def of_runs(
+        cls,
+        points: npt.ArrayLike,
+        replicates: npt.ArrayLike,
+        seeds: Sequence[int] = (),
+        bounds: tuple[float, float] = (-math.inf, math.inf),
+    ) -> Sample:
+        """Make the sample of runs: points [S] or [S, K], replicates [..., R] with the same leading dimensions."""
+        values, drawn = np.asarray(points, np.float64), np.asarray(replicates, np.float64)
+        return cls(values, drawn.reshape(-1, drawn.shape[-1]).mean(axis=0), tuple(seeds), bounds)
+
+    @classmethod
+    def of_seeds(cls, points: npt.ArrayLike, seeds: Sequence[int] = ()) -> Sample:
+        """Make the sample of a quantity that varies by seed alone."""
+        return cls(np.asarray(points, np.float64), np.zeros(1), tuple(seeds))
+
+    @property
+    def mean(self) -> float:
+        """The row's value."""
+        return float(self.points.mean())
+
+    def figure(self) -> Figure:
+        """Return the mean with its 95 % interval over seeds and test images."""
+        estimate = self.estimate
+        return Figure(estimate.value, *estimate.interval)
+
+    def shifted(self, by: float) -> Sample:
+        """Return the same sample, moved."""
+        return Sample(self.points + by, self.replicates + by, self.seeds, self.bounds)
+
+    @property
+    def estimate(self) -> Estimate:
+        """The mean with its two variances."""
+        seed_variance, dof = _seed_variance(self.points)
+        return Estimate(self.mean, _variance(self.replicates), seed_variance, dof, self.bounds)
+
+    def minus(self, other: Sample) -> Estimate:
+        """Return the difference of means, paired by image, and by seed where both have the same seeds and studies.
+
+        Raises:
+            PlbenchError: if the two have different numbers of replicates.
+        """
+        if self.replicates.shape != other.replicates.shape:
+            raise PlbenchError(
+                f"{self.replicates.size} replicates cannot be paired with {other.replicates.size}; both rows need the "
+                "same resamples of the same test set"
+            )
+        images = _variance(self.replicates - other.replicates)
+        if self.seeds == other.seeds and self.points.shape == other.points.shape:
+            return Estimate(self.mean - other.mean, images, *_seed_variance(self.points - other.points))
+        parts = [_seed_variance(self.points), _seed_variance(other.points)]
+        return Estimate(self.mean - other.mean, images, *_added(parts))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with what makes it uncertain.
+
+    Attributes:
+        value: in the metric's unit.
+        image_variance: of the mean over seeds, over test images.
+        seed_variance: of the mean over seeds, over seeds and studies; 0 with one seed, which shows none.
+        dof: degrees of freedom of `seed_variance`; 0 with one seed.
+        bounds: that an interval does not leave.
+    """
+
+    value: float
+    image_variance: float
+    seed_variance: float
+    dof: float
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+
+    def __add__(self, other: Estimate) -> Estimate:
+        """Return the sum of two independent estimates."""
+        seeds = _added([(self.seed_variance, self.dof), (other.seed_variance, other.dof)])
+        return Estimate(self.value + other.value, self.image_variance + other.image_variance, *seeds)
+
+    def __neg__(self) -> Estimate:
+        """Return the negative."""
+        return Estimate(-self.value, self.image_variance, self.seed_variance, self.dof)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval; NaN where the value is.
+
+        Between bounds it is made on the scale of log odds and lies within them: near the ceiling what a metric may lose
+        is more than what it may gain, and a symmetric interval covers 88 % where 95 are wanted.
+        """
+        half = self.half_width(SIGNIFICANT)
+        low, high = self.bounds
+        if not low < self.value < high or math.isinf(high - low):
+            return max(self.value - half, low), min(self.value + half, high)
+        share = (self.value - low) / (high - low)
+        reach = half / (high - low) / (share * (1 - share))
+        ends = special.expit(special.logit(share) + np.array([-reach, reach]))
+        return float(low + (high - low) * ends[0]), float(low + (high - low) * ends[1])
+
+    def half_width(self, level: float) -> float:
+        """Return half the interval whose two-sided error is `level`.
+
+        Student's t with Satterthwaite's degrees of freedom is too narrow for a few seeds with some image noise (92 %
+        where 95 are wanted), the mean of both critical values by their variances (Cochran and Cox, 1950) too wide
+        (97.2 %); the mean of the two covers 93.5 to 96.5 %.
+        """
+        total = self.image_variance + self.seed_variance
+        if not total > 0:
+            return math.nan if math.isnan(total) else 0.0
+        if self.dof <= 0:
+            return float(stats.norm.isf(level / 2)) * math.sqrt(total)
+        share = self.seed_variance / total
+        cochran = share * stats.t.isf(level / 2, self.dof) + (1 - share) * stats.norm.isf(level / 2)
+        effective = self.dof / max(share**2, 1e-12)
+        satterthwaite = stats.t.isf(level / 2, min(effective, 1e9))
+        return float((cochran + satterthwaite) / 2) * math.sqrt(total)
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided, of a value of 0: the level whose interval just reaches it."""
+        if math.isnan(self.value):
+            return math.nan
+        distance = abs(self.value)
+        if distance <= self.half_width(1.0):
+            return 1.0
+        if distance >= self.half_width(1e-15):
+            return 1e-15
+        found = optimize.brentq(lambda power: self.half_width(10.0**power) - distance, -15, 0, xtol=1e-9)
+        return float(10.0**found)
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Which rows of a table differ, all pairs tested together.
+
+    Attributes:
+        differences: [M, M] first minus second. reach: [M, M] half the interval of each: it excludes 0 exactly where the
+            pair is significantly different.
+        p_values: [M, M] adjusted for all pairs of the table; 1 on the diagonal, NaN where a row has too few seeds.
+        detectable: the difference from the best row that the table finds with a chance of 80 %: the median over rows;
+            NaN where nothing is tested.
+    """
+
+    differences: Float64Array
+    reach: Float64Array
+    p_values: Float64Array
+    detectable: float
+
+    @property
+    def ranks(self) -> list[int]:
+        """1 + the number of rows that are significantly better, for rows given best first: never falling."""
+        better = (self.p_values < SIGNIFICANT) & (self.differences > 0)
+        return [int(rank) for rank in np.maximum.accumulate(1 + better.sum(axis=0))]
+
+
+def compare_pairs(samples: Sequence[Sample]) -> Pairs:
+    """Test all pairs of a table's rows: the chance that any pair of equal rows is called different is at most 5 %.
+
+    Each pair has a variance over seeds with few degrees of freedom. They are shrunk towards each other (Smyth, 2004),
+    which is what makes 5 seeds useful, and Holm's correction is applied over all pairs at 4 %. The variance of a row
+    that is far noisier than all others would be shrunk too much, so a pair must also differ by its own variance at 1 %.
+    Both tests combine images and seeds by Banerjee's rule (1960), which never errs more often than its level.
+
+    Args:
+        samples: M rows of one metric, on the same resamples.
+    """
+    size = len(samples)
+    differences, reach = np.zeros((size, size)), np.zeros((size, size))
+    p_values = np.ones((size, size))
+    first, second = np.triu_indices(size, 1)
+    pairs = [(samples[int(a)], samples[int(b)]) for a, b in zip(first, second, strict=True)]
+    gaps = [one.minus(other) for one, other in pairs]
+    tested = np.array([min(len(one.points), len(other.points)) >= MIN_SEEDS for one, other in pairs], bool)
+    value, images, seeds, dof = (
+        np.array([getattr(gap, name) for gap in gaps]) for name in ("value", "image_variance", "seed_variance", "dof")
+    )
+    adjusted = np.full(len(gaps), np.nan)
+    half = np.array([gap.half_width(SIGNIFICANT) for gap in gaps])  # of pairs that are not tested: each on its own
+    detectable = np.full(len(gaps), np.nan)
+    if tested.any():
+        chosen = value[tested], images[tested], seeds[tested], dof[tested]
+        adjusted[tested], half[tested], detectable[tested] = _test_family(*chosen, num_rows=size)
+    for table, numbers, sign in ((differences, value, -1), (reach, half, 1), (p_values, adjusted, 1)):
+        table[first, second], table[second, first] = numbers, sign * numbers
+    to_best = detectable[(first == 0) & tested] if size else detectable
+    return Pairs(differences, reach, p_values, float(np.median(to_best)) if to_best.size else math.nan)
+
+
+def shares_best(samples: Sequence[Sample], *, seed: int) -> Float64Array:
+    """Return how often each row would come out best with other test images and other seeds, [M] of sum 1.
+
+    Replicate r draws the same images for all rows and moves each by its seeds' noise: Student's t, as a few seeds tell
+    their variance badly.
+
+    Args:
+        samples: M rows on the same resamples.
+        seed: of the draws.
+    """
+    num_replicates = samples[0].replicates.size
+    drawn = np.empty((len(samples), num_replicates))
+    for place, sample in enumerate(samples):
+        estimate = sample.estimate
+        noise = special.stdtrit(max(estimate.dof, 1), raw_uniforms(f"{seed:d}/best/{place}", num_replicates))
+        images = sample.replicates - sample.replicates.mean()
+        drawn[place] = estimate.value + images + math.sqrt(estimate.seed_variance) * noise
+    if np.isnan(drawn).any():
+        return np.full(len(samples), np.nan)
+    wins = drawn == drawn.max(axis=0)
+    shares: Float64Array = (wins / wins.sum(axis=0)).mean(axis=1)
+    return shares
+
+
+def holm(p_values: npt.ArrayLike) -> Float64Array:
+    """Holm's step-down adjustment (1979): the chance of any false claim stays below the level.
+
+    Args:
+        p_values: [M], one for each comparison.
+
+    Returns:
+        [M] in the same order, at most 1.
+
+    Raises:
+        PlbenchError: if one is not in [0, 1].
+
+    Examples:
+        >>> holm([0.01, 0.04, 0.03])
+        array([0.03, 0.06, 0.06])
+    """
+    values = np.asarray(p_values, np.float64)
+    if not np.all((values >= 0) & (values <= 1)):
+        raise PlbenchError(f"a p value lies between 0 and 1, but these were given: {values.tolist()}")
+    order = np.argsort(values, kind="stable")
+    stepped = np.maximum.accumulate(values[order] * np.arange(values.size, 0, -1))
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(stepped, 1)
+    return adjusted
+
+
+def format_p(p_value: float | None) -> str:
+    """Return a p value with two significant digits, "< 0.001" below that; never rounded across 0.05.
+
+    Examples:
+        >>> format_p(0.04995), format_p(0.0004), format_p(0.1), format_p(0.0512)
+        ('0.0499', '< 0.001', '0.10', '0.051')
+    """
+    if p_value is None or math.isnan(p_value):
+        return "–"
+    if p_value < 0.001:
+        return "< 0.001"
+    text = f"{p_value:#.2g}"  # with the zero of 0.10
+    if p_value < SIGNIFICANT <= float(text):  # 0.04995 is below 0.05 and has to read so
+        return f"{math.floor(p_value * 10_000) / 10_000:.4f}"
+    return text
+
+
+def _seed_variance(points: Float64Array) -> tuple[float, float]:
+    """Variance of the mean over seeds (and studies), and its degrees of freedom (Satterthwaite's for two parts)."""
+    if points.ndim == 1:
+        return _variance(points) / max(len(points), 1), float(len(points) - 1)
+    parts = [_seed_variance(points.mean(axis=1)), _seed_variance(points.mean(axis=0))]
+    return _added(parts)
+
+
+def _added(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Sum of independent variances, with Satterthwaite's degrees of freedom."""
+    known = [(variance, dof) for variance, dof in parts if dof > 0]
+    total = sum(variance for variance, _ in known)
+    weight = sum(variance**2 / dof for variance, dof in known)
+    fewest = min((dof for _, dof in known), default=0.0)
+    return float(total), float(max(total**2 / weight, fewest)) if weight > 0 else fewest
+
+
+def _variance(values: Float64Array) -> float:
+    """Unbiased; 0 of a single value. Replicates in which no class was defined are left out."""
+    known = values[~np.isnan(values)]
+    return float(known.var(ddof=1)) if known.size > 1 else 0.0
+
+
+def _test_family(
+    value: Float64Array, images: Float64Array, seeds: Float64Array, dof: Float64Array, *, num_rows: int
+) -> tuple[Float64Array, Float64Array, Float64Array]:
+    """Adjusted p value, half interval and detectable difference of each of P pairs."""
+    own = banerjee_p(value, images, seeds, dof)
+    if len(value) < _MIN_PAIRS:
+        adjusted = holm(own)
+        factor = _steps(adjusted, own)
+        level = SIGNIFICANT / factor
+        half = banerjee_reach(level, images, seeds, dof)
+        least = banerjee_reach(np.full(len(value), SIGNIFICANT / len(value)), images, seeds, dof)
+        return adjusted, half, least + stats.norm.isf(1 - POWER) * np.sqrt(images + seeds)
+    shrunk, more = shrink_variances(seeds, dof, max_dof=(num_rows - 1) * float(np.median(dof)))
+    together = banerjee_p(value, images, shrunk, more)
+    stepped = holm(together)
+    factor = _steps(stepped, together)
+    of_family, of_own = SIGNIFICANT * (1 - _SHARE_OF_OWN), SIGNIFICANT * _SHARE_OF_OWN
+    adjusted = np.minimum(1, np.maximum(stepped * SIGNIFICANT / of_family, own * SIGNIFICANT / of_own))
+    alone = banerjee_reach(np.full(len(value), of_own), images, seeds, dof)
+    half = np.maximum(banerjee_reach(of_family / factor, images, shrunk, more), alone)
+    least = banerjee_reach(np.full(len(value), of_family / len(value)), images, shrunk, more)
+    power = stats.norm.isf(1 - POWER) * np.sqrt(images + shrunk)
+    return adjusted, half, np.maximum(least, alone) + power
+
+
+def _steps(adjusted: Float64Array, p_values: Float64Array) -> Float64Array:
+    """What Holm's correction multiplied each p value by, at least 1."""
+    return np.maximum(np.divide(adjusted, p_values, out=np.ones_like(adjusted), where=p_values > 0), 1)
+
+
+def banerjee_reach(level: npt.ArrayLike, images: Float64Array, seeds: Float64Array, dof: Float64Array) -> Float64Array:
+    """Return the distance that a difference of 0 exceeds with a chance of at most `level` (Banerjee, 1960).
+
+    Args:
+        level: [P] two-sided.
+        images: [P] variance that is known.
+        seeds: [P] variance that was estimated.
+        dof: [P] its degrees of freedom.
+    """
+    half = np.asarray(level, np.float64) / 2
+    of_seeds = special.stdtrit(np.maximum(dof, 1), half) ** 2 * seeds
+    reach: Float64Array = np.sqrt(special.ndtri(half) ** 2 * images + of_seeds)
+    return reach
+
+
+def banerjee_p(value: Float64Array, images: Float64Array, seeds: Float64Array, dof: Float64Array) -> Float64Array:
+    """Return the two-sided p value of no difference: the level whose `banerjee_reach` is the difference."""
+    low, high = np.full(len(value), -16.0), np.zeros(len(value))  # powers of ten
+    for _ in range(32):  # to a billionth of a power of ten
+        middle = (low + high) / 2
+        is_beyond = banerjee_reach(10.0**middle, images, seeds, dof) < np.abs(value)
+        low, high = np.where(is_beyond, low, middle), np.where(is_beyond, middle, high)
+    return np.asarray(10.0**high)
+
+
+def shrink_variances(
+    variances: Float64Array, dof: Float64Array, *, max_dof: float
+) -> tuple[Float64Array, Float64Array]:
+    """Shrink variances towards each other by how alike they are (empirical Bayes: Smyth, 2004, section 6.2).
+
+    Args:
+        variances: [P].
+        dof: [P] degrees of freedom of each.
+        max_dof: of the result: the variances of the pairs of a table are not independent.
+
+    Returns:
+        [P] variances and [P] their degrees of freedom. Zeros stay out of the estimate.
+    """
+    known = variances > 0
+    if known.sum() < 2:
+        return variances, dof
+    d = np.maximum(dof[known], 1)
+    logs = np.log(variances[known]) - special.digamma(d / 2) + np.log(d / 2)
+    excess = float(logs.var(ddof=1) - special.polygamma(1, d / 2).mean())
+    if excess > 1e-6:
+        prior_dof = 2 * optimize.brentq(lambda x: special.polygamma(1, x) - excess, 1e-8, 1e8)
+        prior = math.exp(logs.mean() + special.digamma(prior_dof / 2) - math.log(prior_dof / 2))
+    else:
+        prior_dof, prior = math.inf, float(variances[known].mean())
+    weight = np.clip(np.minimum(prior_dof, max_dof - dof), 0, None)
+    shrunk: Float64Array = (weight * prior + dof * variances) / (weight + dof)
+    return shrunk, weight + dof

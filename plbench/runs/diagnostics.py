@@ -1,0 +1,94 @@
+"""What a simulation's hidden truth says about a run: after the fact, never before."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plbench.data.labels import PartialLabels
+from plbench.method import Batch, Method, Progress
+from plbench.metrics import average_precision
+from plbench.losses.priors import spearman_by_depth, top_classes
+from plbench.progress import ProgressReport
+from plbench.runs.record import HiddenTruth, PriorDiagnostics
+from plbench.training import hooks
+from plbench.training.execution import Execution, evaluation_mode, widened
+from plbench.training.inputs import Inputs
+
+TOP_CLASSES = 20
+
+
+def diagnose_prior(prior: Tensor, names: tuple[str, ...], truth: PartialLabels | None) -> PriorDiagnostics:
+    """The estimate's sum, its top classes, and its rank correlation with the true frequencies by depth."""
+    estimate = prior.double().numpy()
+    spearman = None
+    if truth is not None:
+        depths = sorted({*range(10, truth.num_classes, 10), truth.num_classes})
+        values = spearman_by_depth(estimate, truth.counts()[0] / truth.num_images, depths)
+        spearman = {str(k): None if math.isnan(v) else float(v) for k, v in zip(depths, values, strict=True)}
+    top = [(name, float(value)) for name, value in top_classes(prior, names, k=min(TOP_CLASSES, len(names)))]
+    return PriorDiagnostics(total=float(estimate.sum()), top=top, spearman_by_depth=spearman)
+
+
+def diagnose_training(
+    model: torch.nn.Module,
+    method: Method,
+    inputs: Inputs,
+    truth: PartialLabels,
+    execution: Execution,
+    report: ProgressReport = lambda done, total: None,
+) -> HiddenTruth:
+    """How well the trained model sees what was hidden, and whether what the method marks is really present."""
+    classes, scores, positives = [np.empty(0, np.int64)], [np.empty(0, np.float32)], [np.empty(0, bool)]
+    marked: Counter[str] = Counter()
+    present: Counter[str] = Counter()
+    for rows, labels, values, masks in _over_train(model, method, inputs, execution):
+        true = truth.rows(rows) > 0
+        row, column = np.nonzero(labels == 0)
+        classes.append(column)
+        scores.append(values[row, column])
+        positives.append(true[row, column])
+        for name, mask in masks.items():
+            marked[name] += int(mask.sum())
+            present[name] += int((mask & true).sum())
+        report(int(rows[-1]) + 1, len(inputs))
+    own = [np.concatenate(column) for column in (classes, scores, positives)]
+    parts = execution.world.gather_objects((own, marked, present))
+    class_index, values, is_present = (np.concatenate(column) for column in zip(*(p[0] for p in parts), strict=True))
+    for _, marked_there, present_there in parts[: execution.world.rank] + parts[execution.world.rank + 1 :]:
+        marked.update(marked_there)
+        present.update(present_there)
+    ap = average_precision(class_index, values, is_present, truth.num_classes)
+    defined = ap[~np.isnan(ap)]
+    return HiddenTruth(
+        map_c_unknown=100 * float(defined.mean()) if defined.size else None,
+        base_rate=100 * float(is_present.mean()) if is_present.size else None,
+        precision={name: 100 * present[name] / count if count else None for name, count in marked.items()},
+        num_marked=dict(marked),
+    )
+
+
+def _over_train(
+    model: torch.nn.Module, method: Method, inputs: Inputs, execution: Execution
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
+    """Rows, partial labels, scores and the method's masks, batch by batch, without augmentation."""
+    for rows, values in inputs.ordered(256, execution.world):
+        labels = inputs.labels.rows(rows.numpy())
+        with evaluation_mode(model), torch.inference_mode():
+            batch = Batch(
+                execution.inputs(values),
+                torch.from_numpy(labels).to(execution.device),
+                rows.to(execution.device),
+            )
+            with execution.autocast(), hooks.calling(method, "forward"):
+                output = widened(method.forward(model, batch, Progress(0, 1, 0, 1)))
+            with hooks.calling(method, "scores"):
+                scores = method.scores(output).float().cpu().numpy()
+            with hooks.calling(method, "diagnostics"):
+                masks = {name: mask.cpu().numpy() for name, mask in method.diagnostics(output, batch).items()}
+        yield rows.numpy(), labels, scores, masks

@@ -1,0 +1,131 @@
+"""Where a run took place: versions, device, commit. No host or user names, no paths."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import plbench
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "pydantic")
+
+
+def describe(device: torch.device, decode: str = "pil") -> dict[str, Any]:
+    """The environment as plain values.
+
+    Args:
+        device: that computes.
+        decode: what decodes JPEG files, as `plbench.loading.jpegs.jpeg_decoder` names it.
+    """
+    return {
+        "plbench": plbench.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": package_versions(),
+        "device": device_name(device),
+        "decode": decode,
+        "cpu": cpu_name(),
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "cpu_cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        **git_state(),
+        "source_sha256": source_sha256(),
+    }
+
+
+def source_sha256() -> str:
+    """Hex sha256 over all Python files of plbench: what ran, where there is no commit to tell."""
+    folder = Path(plbench.__file__).resolve().parent
+    digest = hashlib.sha256()
+    for package in ("plbench", "plbench.methods", "plbench.datasets"):
+        spec = importlib.util.find_spec(package)
+        for place in sorted(spec.submodule_search_locations or ()) if spec is not None else ():
+            pattern = "**/*.py" if Path(place).resolve() == folder else "*.py"
+            for path in sorted(Path(place).glob(pattern)):
+                digest.update(f"{package}/{path.relative_to(place).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def package_versions() -> dict[str, str | None]:
+    """Installed versions of what moves results; None for what is not installed."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the kind of device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@functools.cache
+def cpu_name() -> str:
+    """The processor's model, as the system names it; else the kind of machine."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model")))
+    return next(filter(None, named), "") or platform.processor() or platform.machine()
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device asked for, or the best that there is.
+
+    Raises:
+        PlbenchError: if it does not exist here.
+    """
+    from plbench.training.distributed import local_rank
+    from plbench.errors import PlbenchError
+
+    if name is None and not torch.cuda.is_available():
+        return torch.device("cpu")
+    if name in (None, "cuda") and torch.cuda.is_available():  # each process of one machine has a GPU of its own
+        place = local_rank()
+        if place >= torch.cuda.device_count():
+            raise PlbenchError(
+                f"process {place} of this machine has no GPU: there are {torch.cuda.device_count()}; start one process "
+                "for each, or give --device cpu"
+            )
+        torch.cuda.set_device(place)
+        return torch.device("cuda", place)
+    assert name is not None
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()  # "meta" can be allocated on, but holds nothing
+    except (RuntimeError, AssertionError, ImportError) as error:
+        found = "cpu" + "".join(f", cuda:{i}" for i in range(torch.cuda.device_count()))
+        raise PlbenchError(f"device {name!r} cannot be used here (there are: {found})") from error
+    return device
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the source tree that runs, and whether it was changed since; None where it is no checkout."""
+    folder = Path(plbench.__file__).resolve().parent
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None or _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return {"git_commit": None, "git_dirty": None}
+    changed = _git(folder.parent, "status", "--porcelain", "--", ".", ":!leaderboards")
+    return {"git_commit": commit, "git_dirty": bool(changed)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,341 @@
+"""What one training step of a run takes here, in seconds and bytes: measured by taking a few.
+
+The model, the method's loss, the optimiser and the weight average are the run's own, and the engine takes the steps.
+Inputs are random numbers of the true shape, since real ones need not be there yet; so is what the run's stages would
+have handed on.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plbench.loading.features import BATCH_SIZE as FEATURE_BATCH_SIZE
+from plbench.runs.estimate.made_up import MadeUp, made_up, stand_in
+from plbench.runs.estimate.memory import Kept, Passing, resident_bytes
+from plbench.loading.transforms import TrainTransform, eval_transform
+from plbench.method import Batch, Progress
+from plbench.models import Backbone, make_head
+from plbench.runs.plan.resolve import RunPlan, make_task
+from plbench.randomness import seeded
+from plbench.training import hooks
+from plbench.training.engine import fit, prepare_fit
+from plbench.training.evaluation import EVAL_BATCH_SIZE
+from plbench.training.execution import Execution, evaluation_mode, widened
+from plbench.training.state import FitState
+from plbench.runs.workspace import Workspace
+
+_BUDGET_SECONDS = 8.0
+"""About how long the timed steps may take together; a batch that takes longer is measured at a smaller size."""
+
+_FIRST_IMAGES = 4  # of a batch whose time nobody knows yet, on a CPU
+_SCORED_IMAGES = 8  # on a CPU
+_STEPS = 3
+_LOADED_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured, of one process.
+
+    Attributes:
+        num_parameters, num_trainable: of the model.
+        batch_images: of a step, in this process; piece_images: of those, at a time; measured_images: that a timed step
+            had. Where they are fewer than `batch_images`, seconds and bytes are scaled up from them.
+        step_seconds: of a step of the whole batch. infer_seconds: of scoring one image. load_seconds: of reading,
+            decoding and augmenting one in one worker; 0 of features.
+        extract_seconds: of one image's features; 0 where the run needs none.
+        state_bytes: parameters, buffers, gradients, moments and average. activation_bytes: what a piece keeps for its
+            backward pass. other_bytes: the most that anything beside them takes at a time.
+        is_too_large: whether the device had no memory for the whole batch.
+    """
+
+    num_parameters: int
+    num_trainable: int
+    batch_images: int
+    piece_images: int
+    measured_images: int
+    step_seconds: float
+    infer_seconds: float
+    load_seconds: float
+    extract_seconds: float
+    state_bytes: int
+    activation_bytes: int
+    other_bytes: int
+    program_bytes: int
+    is_too_large: bool
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that the run takes at a time, what the program itself takes apart."""
+        return self.state_bytes + self.activation_bytes + self.other_bytes
+
+
+def measure(plan: RunPlan, workspace: Workspace, num_features: int | None) -> Measured:
+    """Takes a few steps.
+
+    Args:
+        plan: the run.
+        workspace: where and how; of several processes, this one's share is measured.
+        num_features: width of cached features in the probe regime; None where they are still to be computed.
+    """
+    trial = _Trial(plan, workspace, num_features)
+    sizes, is_too_large = trial.sizes()
+    timed = [(size, trial.step_seconds(size)) for size in sizes]
+    with evaluation_mode(trial.state.model), torch.inference_mode():
+        infer_seconds, infer_bytes = trial.inference(trial.score, trial.inputs.shape, EVAL_BATCH_SIZE)
+        extract_seconds, extract_bytes = trial.extraction()
+    parameters = list(trial.state.model.parameters())
+    return Measured(
+        num_parameters=sum(p.numel() for p in parameters),
+        num_trainable=sum(p.numel() for p in parameters if p.requires_grad),
+        batch_images=trial.batch_images,
+        piece_images=trial.piece_images,
+        measured_images=timed[-1][0],
+        step_seconds=_at(trial.batch_images, timed),
+        infer_seconds=infer_seconds,
+        load_seconds=trial.load_seconds(),
+        extract_seconds=extract_seconds,
+        state_bytes=trial.state_bytes(),
+        activation_bytes=trial.activation_bytes,
+        program_bytes=trial.program_bytes,
+        other_bytes=max(trial.other_bytes, infer_bytes - trial.activation_bytes, extract_bytes),
+        is_too_large=is_too_large,
+    )
+
+
+def about_to_train(plan: RunPlan, backbone: nn.Module, num_features: int, execution: Execution) -> FitState:
+    """The state of a run before its first step, with random weights that no step moves.
+
+    Args:
+        plan: the run. backbone: what its method builds a model of. num_features: that this gives.
+        execution: where and how precisely.
+
+    Raises:
+        PlbenchError: if a stage of the run cannot be stood in for.
+    """
+    spec, labels = plan.spec, plan.material.train(plan.spec.train_part).labels
+    artifacts = {name: stand_in(stage, labels) for name, (stage, _) in plan.stages.items()}
+    task = make_task(spec, plan.material, artifacts)
+    method = hooks.construct(plan.method, plan.params, task)
+    with seeded(0), hooks.calling(method, "build"):
+        model = method.build(backbone, lambda: make_head(spec.model, num_features, labels.num_classes))
+    state = prepare_fit(model, method, spec.plan, task.steps_per_epoch, execution)
+    # more steps than the run may have, and none that moves the weights: random ones on random inputs could diverge
+    state.schedule = torch.optim.lr_scheduler.LambdaLR(state.optimizer, lambda step: 0.0)  # type: ignore[assignment]
+    return state
+
+
+class _Trial:
+    """A run about to train on inputs that are made up."""
+
+    def __init__(self, plan: RunPlan, workspace: Workspace, num_features: int | None) -> None:
+        self.plan, self.spec, self.device = plan, plan.spec, workspace.device
+        self.execution = Execution(workspace.device, plan.spec.precision, compiles=workspace.compiles)
+        self.part = plan.material.train(plan.spec.train_part)
+        self.batch_images = math.ceil(min(self.spec.plan.batch_size, len(self.part.rows)) / workspace.world.size)
+        self.piece_images = math.ceil(self.batch_images / self.spec.plan.accumulate)
+        self.activation_bytes = self.other_bytes = 0
+        is_probe = self.spec.regime == "probe"
+        with seeded(0):
+            self.backbone = Backbone(self.spec.model) if not is_probe or num_features is None else None
+        width = num_features or (self.backbone.num_features if self.backbone else 0)
+        backbone = nn.Identity() if is_probe or self.backbone is None else self.backbone
+        self.state = about_to_train(plan, backbone, width, self.execution)
+        # what the libraries take that have been loaded by now; there are no gradients and no moments yet
+        self.program_bytes = max(0, resident_bytes() - self.state_bytes())
+        side = self.spec.model.image_size
+        shape = (width,) if is_probe else (3, side, side)
+        self.inputs = MadeUp(self.part.labels, shape, 0 if is_probe else self._num_views())
+
+    def _num_views(self) -> int:
+        """Views of an image beside the first that the method's transform makes."""
+        views = self._loaded(0)
+        return len(views) if isinstance(views, tuple) and len(views) > 1 else 0
+
+    def _loaded(self, row: int) -> Any:
+        """An image as training would get it."""
+        base = eval_transform(self.spec.model)
+        image = self.part.images.load(row, base.size)
+        if self.spec.regime == "probe":
+            return base(image)
+        with seeded(row):
+            return self.state.method.transform(TrainTransform(base, self.spec.plan))(image)
+
+    def load_seconds(self) -> float:
+        """Of one image in one process; of images whose features are there, 0."""
+        if self.backbone is None:
+            return 0.0
+        rows = range(min(_LOADED_IMAGES, len(self.part.images)))
+        self._loaded(0)
+        start = time.perf_counter()
+        for row in rows:
+            self._loaded(row)
+        return (time.perf_counter() - start) / len(rows)
+
+    def sizes(self) -> tuple[list[int], bool]:
+        """Batches to time, smallest first, and whether the whole one is too large; memory is measured on the way."""
+        on_cpu = self.device.type == "cpu"
+        size = self.batch_images
+        if self.spec.regime == "finetune" and on_cpu:
+            size = min(_FIRST_IMAGES, self.piece_images)
+        is_too_large = False
+        while True:
+            try:
+                self._warm_up(size)
+                break
+            except torch.OutOfMemoryError:
+                is_too_large, size = True, size // 2
+                self.state.optimizer.zero_grad(set_to_none=True)
+                torch.cuda.empty_cache()
+                if size == 0:
+                    raise
+        if is_too_large or size == self.batch_images:
+            return [size], is_too_large
+        affordable = int(size * _BUDGET_SECONDS / _STEPS / max(self.step_seconds(size), 1e-6))
+        larger = min(affordable, self.batch_images)
+        return ([size, larger] if larger >= 2 * size else [size]), False
+
+    def _warm_up(self, size: int) -> None:
+        """One step, whose memory is looked at: what a piece keeps for its backward pass, and on a GPU the peak."""
+        piece = min(size, self.piece_images)
+        if self.device.type == "cuda":
+            self._steps(size, 1)  # moments are made by the first one
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._steps(size, 1)
+            beside = torch.cuda.max_memory_allocated(self.device) - self.state_bytes()
+            self.activation_bytes, self.other_bytes = beside * self.piece_images // piece, 0
+            return
+        kept = Kept(self.state.model)
+        with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
+            self._steps(piece, 1)
+        scale = self.piece_images / piece
+        self.activation_bytes = int(kept.num_bytes * scale)
+        self.other_bytes = int(kept.largest * scale)  # the gradient of the largest
+
+    def step_seconds(self, size: int) -> float:
+        """The median of a few steps of this many images."""
+        return statistics.median(self._steps(size, _STEPS + 1)[1:])  # the first one of a size is slower
+
+    def _steps(self, size: int, number: int) -> list[float]:
+        """Seconds of steps that the engine takes."""
+        accumulate = math.ceil(size / self.piece_images)
+        plan = self.spec.plan.model_copy(update={"batch_size": size, "accumulate": accumulate})
+        self.inputs.batch_size, self.state.epoch = size, 0
+        seconds: list[float] = []
+        first = last = None
+
+        def report(done: int, total: int) -> None:
+            nonlocal first, last
+            _wait(self.device)
+            now = time.perf_counter()
+            if first is None or last is None:
+                first, last = done, now
+                return
+            seconds.append(now - last)
+            last = now
+            if done - first >= number:
+                raise _Enough
+
+        with seeded(0):
+            try:
+                fit(self.state, self.inputs, plan, self.execution, seed=0, report=report)
+            except _Enough:
+                return seconds
+        raise AssertionError("a synthetic epoch never ends")
+
+    def state_bytes(self) -> int:
+        """Parameters, buffers, gradients, moments and average."""
+        model, ema = self.state.model, self.state.ema
+        tensors = [*model.parameters(), *model.buffers()]
+        tensors += [p for p in model.parameters() if p.requires_grad]  # a gradient each
+        tensors += [] if ema is None else [*ema.module.parameters(), *ema.module.buffers()]
+        for moments in self.state.optimizer.state.values():
+            tensors += [value for value in moments.values() if isinstance(value, Tensor)]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def score(self, images: Tensor) -> Any:
+        """What scoring a batch takes."""
+        batch = Batch(
+            images, self.inputs.some_labels(len(images)).to(self.device), torch.arange(len(images), device=self.device)
+        )
+        with self.execution.autocast():
+            output = self.state.method.forward(self.state.model, batch, Progress(0, 1, 0, 1))
+        return self.state.method.scores(widened(output))
+
+    def extraction(self) -> tuple[float, int]:
+        """Seconds of one image's features, and bytes of extracting a batch; zeros where the run extracts none."""
+        if self.spec.regime == "finetune" or self.backbone is None:
+            return 0.0, 0
+        side, backbone = self.spec.model.image_size, self.backbone.eval()
+        backbone = backbone.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+        def extract(images: Tensor) -> Tensor:
+            with self.execution.autocast():
+                features: Tensor = backbone(images)
+            return features
+
+        seconds, num_bytes = self.inference(extract, (3, side, side), FEATURE_BATCH_SIZE)
+        return seconds, num_bytes + sum(p.numel() * p.element_size() for p in backbone.parameters())
+
+    def inference(self, work: Callable[[Tensor], Any], shape: tuple[int, ...], most: int) -> tuple[float, int]:
+        """Seconds per input, and bytes of a batch of `most` of them beside the model."""
+        size = min(most, _SCORED_IMAGES if self.device.type == "cpu" and len(shape) == 3 else most)
+        while True:
+            try:
+                inputs = self.execution.inputs(made_up(size, *shape))
+                num_bytes = self._bytes_of(work, inputs)
+                break
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                size //= 2
+        seconds = []
+        for _ in range(_STEPS):
+            start = time.perf_counter()
+            work(inputs)
+            _wait(self.device)
+            seconds.append(time.perf_counter() - start)
+        return statistics.median(seconds) / size, (num_bytes + inputs.numel() * inputs.element_size()) * most // size
+
+    def _bytes_of(self, work: Callable[[Tensor], Any], inputs: Tensor) -> int:
+        """The most that work on inputs takes at a time beside them: on a CPU, of any layer's inputs and outputs."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            before = torch.cuda.memory_allocated(self.device)
+            work(inputs)
+            return torch.cuda.max_memory_allocated(self.device) - before
+        passing = Passing()
+        modules = [self.state.model, *([] if self.backbone is None else [self.backbone])]
+        hooks = [hook for module in modules for hook in passing.watch(module)]
+        work(inputs)
+        for hook in hooks:
+            hook.remove()
+        return passing.largest
+
+
+class _Enough(Exception):
+    """Ends a training that was only to be looked at."""
+
+
+def _at(size: int, timed: list[tuple[int, float]]) -> float:
+    """Seconds of a step of this many images, on the line through one or two that were timed."""
+    number, seconds = timed[-1]
+    if len(timed) > 1:
+        fewer, less = timed[0]
+        slope = (seconds - less) / (number - fewer)
+        if slope > 0:
+            return max(seconds + slope * (size - number), seconds)
+    return seconds * size / number
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

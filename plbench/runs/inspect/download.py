@@ -1,0 +1,85 @@
+"""Which published files of a dataset to fetch, and asking before they fill a disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from plbench.data.dataset import Dataset
+from plbench.data.download.remote import RemoteFile, is_here, size_in_words
+from plbench.errors import PlbenchError, did_you_mean
+from plbench.runs.workspace import Workspace, locate_dataset
+
+ASK_ABOVE = 500 * 10**9
+"""Bytes from which a person is asked before they are fetched."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What a download did: published files that were there already, and those fetched now."""
+
+    dataset: str
+    folder: str
+    present: tuple[str, ...]
+    fetched: tuple[str, ...]
+
+
+def fetch(
+    name: str,
+    workspace: Workspace,
+    *,
+    annotations_only: bool,
+    splits: Sequence[str],
+    parallel: int,
+    confirm: Callable[[str], bool],
+) -> Fetched:
+    """Downloads, verifies and unpacks a dataset's published files into its folder.
+
+    Args:
+        name: of the dataset.
+        workspace: where.
+        annotations_only: leaves the images out.
+        splits: only files of these, and those that all splits need; empty for every split.
+        parallel: files at a time.
+        confirm: asked with a sentence where much is to be fetched; False ends it.
+
+    Raises:
+        PlbenchError: if the dataset has no files of its own to fetch, there is no such split, or the answer was no.
+        DataError: if a file cannot be had or is not what its publisher states. StoreError: if the disk is full.
+    """
+    from plbench.data.download.files import download, total_bytes  # requests is slow to import
+
+    dataset = locate_dataset(name, workspace)
+    chosen = choose(dataset, annotations_only=annotations_only, splits=splits)
+    missing = [file for file in chosen if not is_here(file, dataset.root)]
+    present = tuple(file.path for file in chosen if file not in missing)
+    if missing:
+        size = total_bytes(missing, dataset.root)
+        amount = "an amount that the servers do not tell" if size is None else size_in_words(size)
+        workspace.reporter.line(f"Fetching {len(missing)} files, {amount}, into {dataset.root}")
+        if (size is None or size > ASK_ABOVE) and not confirm(f"Fetch {amount} into {dataset.root}?"):
+            raise PlbenchError("nothing was fetched; --annotations-only or --split NAME fetch less")
+        with workspace.reporter.task(f"Downloading {dataset.title}", bytes=True) as report:
+            download(missing, dataset.root, report, parallel=parallel, note=workspace.reporter.line)
+    return Fetched(name, str(dataset.root), present, tuple(file.path for file in missing))
+
+
+def choose(dataset: Dataset, *, annotations_only: bool, splits: Sequence[str]) -> list[RemoteFile]:
+    """The published files that were asked for.
+
+    Raises:
+        PlbenchError: if the dataset has none, or none of that split.
+    """
+    if not dataset.downloads:
+        how = dataset.fetch_hint() if dataset.needs_files else "it makes its own files when it is first used"
+        raise PlbenchError(f"dataset {dataset.name!r} has no files to download; {how}")
+    known = {file.split for file in dataset.downloads if file.split is not None}
+    for split in splits:
+        if split not in known:
+            others = did_you_mean(split, known) if known else "all splits need all of its files"
+            raise PlbenchError(f"no file of {dataset.name!r} belongs to split {split!r} alone; {others}")
+    return [
+        file
+        for file in dataset.downloads
+        if not (annotations_only and file.kind == "images") and (not splits or file.split in (None, *splits))
+    ]

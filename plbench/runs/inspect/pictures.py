@@ -1,0 +1,111 @@
+"""Contact sheets: images of a dataset with their labels, for a person to look at."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from plbench.data.dataset import LabelledSplit
+from plbench.errors import PlbenchError
+from plbench.files import write_atomically
+from plbench.data.lettering import drawable_names, font_runs
+from plbench.randomness import derive_seed, generator
+
+_SIDE = 176  # of an image on the sheet, px
+_MARGIN = 8
+_FONT_SIZE = 12
+_LINE = 15
+_MAX_LINES = 6
+_MOST_ABSENT = 2  # lines
+
+
+def contact_sheet(split: LabelledSplit, path: Path, num_images: int) -> None:
+    """Writes a PNG of images drawn at random (the same ones each time), each above what is known of it.
+
+    Names of what is present in black; in grey, where there is room, of what is verified absent.
+
+    Raises:
+        PlbenchError: if the path's name does not end in .png. DataError: if an image cannot be read.
+        StoreError: if the file cannot be written.
+    """
+    if path.suffix.lower() != ".png":
+        raise PlbenchError(f"--out {path}: a contact sheet is a PNG file; give a name that ends in .png")
+    rows = _choose(len(split.images), num_images)
+    columns = min(len(rows), max(1, math.ceil(math.sqrt(len(rows) * 1.5))))
+    width, height = _SIDE + _MARGIN, _SIDE + _MARGIN + _LINE * _MAX_LINES
+    lines = math.ceil(len(rows) / columns)
+    sheet = Image.new("RGB", (columns * width + _MARGIN, lines * height + _MARGIN), "white")
+    draw, names = ImageDraw.Draw(sheet), drawable_names(split.labels.class_names, split.labels.class_ids)
+    for place, row in enumerate(rows):
+        left, top = _MARGIN + place % columns * width, _MARGIN + place // columns * height
+        image = split.images.load(row)
+        image.thumbnail((_SIDE, _SIDE))
+        if image.width < _SIDE and image.height < _SIDE:
+            image = ImageOps.contain(image, (_SIDE, _SIDE), Image.Resampling.NEAREST)
+        sheet.paste(image, (left, top))
+        present, absent = _captions(split, row, names)
+        for line, text in enumerate([*present, *absent]):
+            place_of_line = left, top + _SIDE + 2 + _LINE * line
+            _write(draw, place_of_line, text, "black" if line < len(present) else "#777777")
+    write_atomically(path, lambda file: sheet.save(file, format="PNG"))
+
+
+def _choose(num_rows: int, wanted: int) -> list[int]:
+    import torch
+
+    order = torch.randperm(num_rows, generator=generator(derive_seed(0, "contact-sheet")))
+    return sorted(order[:wanted].tolist())
+
+
+def _captions(split: LabelledSplit, row: int, names: list[str]) -> tuple[list[str], list[str]]:
+    """Lines on what is known to be present, and, in the room that they leave, on what is known to be absent."""
+    labels = split.labels.rows([row])[0]
+    present = ", ".join(names[c] for c in np.flatnonzero(labels > 0)) or "(nothing known to be present)"
+    absent = ", ".join(names[c] for c in np.flatnonzero(labels < 0))
+    first = _wrapped(present, _MAX_LINES)
+    return first, _wrapped(f"not {absent}", min(_MAX_LINES - len(first), _MOST_ABSENT)) if absent else []
+
+
+def _wrapped(text: str, most: int) -> list[str]:
+    """Lines no wider than an image. Between words where there are spaces; Chinese, Thai and long words anywhere."""
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".lstrip()
+        if _width(joined) <= _SIDE:
+            lines[-1] = joined
+            continue
+        if lines[-1]:
+            lines.append("")
+        for character in word:
+            if _width(lines[-1] + character) > _SIDE:
+                lines.append("")
+            lines[-1] += character
+    return lines if len(lines) <= most else [*lines[: max(0, most - 1)], "…"][:most]
+
+
+def _write(draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, colour: str) -> None:
+    left, top = place
+    for font, part in _parts(text):
+        draw.text((left, top + _FONT_SIZE), part, fill=colour, font=font, anchor="ls")
+        left += font.getlength(part)
+
+
+def _width(text: str) -> float:
+    return sum(font.getlength(part) for font, part in _parts(text))
+
+
+def _parts(text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
+    if text.isascii():
+        return [(_font(None), text)]
+    return [(_font(font), part) for font, part in font_runs(text)]
+
+
+@lru_cache
+def _font(file: str | None) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(_FONT_SIZE) if file is None else ImageFont.truetype(file, _FONT_SIZE)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # FreeType is in every wheel of Pillow
+    return font

@@ -1,0 +1,143 @@
+"""Whether a dataset's files are what they should be: counts, checksums, and on request every image."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from plbench.files.checksums import write_checked_json
+from plbench.data.dataset import Dataset
+from plbench.data.download.remote import RemoteFile, compute_checksum, read_record
+from plbench.data.images import find_unreadable
+from plbench.data.shards.prepared import PreparedDataset
+from plbench.data.pixels import ODDITIES
+from plbench.runs.plan.duplicates import contradicting_copies, find_duplicates, listed
+from plbench.runs.plan.image_check import note_of_unreadable
+from plbench.runs.workspace import Workspace, fingerprint, locate_dataset, open_dataset
+
+_NOT_RANKED = "runs on other numbers are custom/… and ranked on no board"
+_SHOWN = 20  # problems of one kind that are named
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: what was found, what was expected, and how to mend it where they differ."""
+
+    what: str
+    found: str
+    expected: str
+    well: bool | None
+    mend: str | None = None
+
+
+def verify_dataset(name: str, workspace: Workspace, *, decode: bool) -> list[Check]:
+    """Looks at a dataset's files.
+
+    Args:
+        name: of the dataset.
+        workspace: where.
+        decode: also decodes every image; what was found is kept, so that a run need not look again.
+
+    Raises:
+        DataError: if files are missing or malformed, which is a verdict of its own.
+    """
+    checks = _checksums(locate_dataset(name, workspace), workspace)
+    dataset = open_dataset(name, workspace)
+    splits = dataset.about.splits if isinstance(dataset, PreparedDataset) else dataset.used_splits()
+    checks.append(_num_classes(dataset))
+    for split in splits:
+        checks.append(_count(dataset, split))
+        if isinstance(dataset, PreparedDataset):
+            checks.append(_shards(dataset.root / split, split, workspace, decode=decode))
+        else:
+            checks += _images(dataset, split, workspace, decode=decode)
+        checks += _copies(dataset, split)
+        checks += [Check(f"{split}: labels", sentence, "", None) for sentence in dataset.notes().get(split, ())]
+    checks += _test_images_in_train(dataset, workspace)
+    return checks
+
+
+def _test_images_in_train(dataset: Dataset, workspace: Workspace) -> Iterator[Check]:
+    fingerprint(dataset, workspace)  # hashes what is not remembered, with a bar
+    pairs = dict.fromkeys((protocol.train_split, protocol.test_split) for protocol in dataset.protocols)
+    for train, test in pairs:
+        found = find_duplicates(dataset, train, test)
+        mend = "take them out of one of the two, or run with --allow-duplicates"
+        if found is not None:
+            yield Check(f"{test} apart from {train}", str(found) if found else "no image in both", "", not found, mend)
+
+
+def _copies(dataset: Dataset, split: str) -> Iterator[Check]:
+    sha256s = dataset.image_sha256s(split)
+    found = [] if sha256s is None else contradicting_copies(dataset.split(split), sha256s)
+    if found:
+        said = f"{len(found):,} groups of byte for byte equal images contradict each other ({listed(found)})"
+        yield Check(f"{split}: labels", said, "", None)
+
+
+def _checksums(dataset: Dataset, workspace: Workspace) -> list[Check]:
+    """Published files that are kept as they were fetched, against their checksums."""
+    checks = []
+    for file in dataset.downloads:
+        path = dataset.root / file.path
+        expected = file.checksum or _recorded(file, dataset.root)
+        if expected is None or not path.is_file():
+            continue
+        with workspace.reporter.patience(f"Computing the checksum of {path}"):
+            found = compute_checksum(path, expected.partition(":")[0], lambda: None)
+        mend = f"delete it and run plbench data download {dataset.name}"
+        checks.append(Check(f"checksum of {file.path}", found, expected, found == expected, mend))
+    return checks
+
+
+def _recorded(file: RemoteFile, root: Path) -> str | None:
+    record = read_record(file, root)
+    return None if record is None else record.checksum
+
+
+def _count(dataset: Dataset, split: str) -> Check:
+    found, official = len(dataset.split(split).images), dataset.official_num_images.get(split)
+    if official is None:
+        return Check(f"{split}: number of images", f"{found:,}", "", None)
+    return Check(f"{split}: number of images", f"{found:,}", f"{official:,}", found == official, _NOT_RANKED)
+
+
+def _num_classes(dataset: Dataset) -> Check:
+    found, official = dataset.split(dataset.used_splits()[0]).labels.num_classes, dataset.official_num_classes
+    if official is None:
+        return Check("number of classes", f"{found:,}", "", None)
+    return Check("number of classes", f"{found:,}", f"{official:,}", found == official, _NOT_RANKED)
+
+
+def _shards(folder: Path, split: str, workspace: Workspace, *, decode: bool) -> Check:
+    from plbench.data.shards.shards import verify
+
+    with workspace.reporter.task(f"Verifying the {split} shards", bytes=not decode) as report:
+        problems = verify(folder, decode=decode, report=report)
+    return _verdict(f"{split}: shards", problems, decode=decode)
+
+
+def _images(dataset: Dataset, split: str, workspace: Workspace, *, decode: bool) -> list[Check]:
+    """A verdict on the image files, and notes on decoded ones that are stored otherwise than they are shown."""
+    images = dataset.split(split).images
+    if not decode:
+        absent = [f"{images.name(row)} is missing" for row in images.absent()]
+        return [_verdict(f"{split}: image files", absent, decode=False)]
+    oddities: Counter[str] = Counter()
+    with note_of_unreadable(dataset, split, workspace) as note:
+        with workspace.reporter.task(f"Decoding {len(images):,} {split} images") as report:
+            problems = find_unreadable(images, report, oddities)
+        write_checked_json(note, {"unreadable": sorted(images.ids[row] for row in problems)})
+    said = [f"{count:,} of {len(images):,} {ODDITIES[name]}" for name, count in sorted(oddities.items())]
+    notes = [Check(f"{split}: pixels", sentence, "", None) for sentence in said]
+    return [_verdict(f"{split}: image files", list(problems.values()), decode=True), *notes]
+
+
+def _verdict(what: str, problems: list[str], *, decode: bool) -> Check:
+    if not problems:
+        return Check(what, "all decode" if decode else "all there", "", True)
+    more = f"; and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
+    mend = "fetch or prepare them again, or run with --skip-unreadable"
+    return Check(what, "; ".join(problems[:_SHOWN]) + more, "every one readable", False, mend)

@@ -1,0 +1,164 @@
+"""Test images that are trained on: byte for byte the same, whatever their ids, folders and splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from plbench.data.dataset import Dataset, LabelledSplit
+from plbench.data.digests import Sha256s
+from plbench.errors import DataError
+from plbench.data.images import ImageSource, hash_images
+from plbench.runs.plan.image_check import MOST_DECODED
+from plbench.spec import Protocol
+from plbench.runs.workspace import Workspace
+
+_SHOWN = 3  # pairs that a sentence names
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Test images that are train images.
+
+    Attributes:
+        same_files: test images whose file is that of a train image.
+        pairs: the others, each with a train image of the same bytes.
+    """
+
+    same_files: tuple[str, ...]
+    pairs: tuple[tuple[str, str], ...]
+
+    def __len__(self) -> int:
+        """Number of test images."""
+        return len(self.same_files) + len(self.pairs)
+
+    def __str__(self) -> str:
+        """The sentence that says which they are, without a full stop."""
+        said = []
+        if self.same_files:
+            many = len(self.same_files) > 1
+            names = ", ".join(self.same_files[:_SHOWN]) + (", ..." if len(self.same_files) > _SHOWN else "")
+            what = "the same files as train images" if many else "the same file as a train image"
+            said.append(f"{_number(self.same_files)} {what} ({names})")
+        if self.pairs:
+            what = "train images" if len(self.pairs) > 1 else "a train image"
+            said.append(f"{_number(self.pairs)} byte for byte {what} ({listed(self.pairs)})")
+        return " and ".join(said)
+
+
+def _number(images: Sequence[object]) -> str:
+    return f"{len(images):,} test image{'s are' if len(images) > 1 else ' is'}"
+
+
+def listed(pairs: Sequence[tuple[str, str]]) -> str:
+    """The first few pairs, as "a = b, c = d, ..."."""
+    names = ", ".join(f"{one} = {other}" for one, other in pairs[:_SHOWN])
+    return names + (", ..." if len(pairs) > _SHOWN else "")
+
+
+def short_name(images: ImageSource, row: int) -> str:
+    """An image as a person knows it: its path below the root, or its id."""
+    paths = getattr(images, "paths", None)
+    return str(images.ids[row] if paths is None else paths[row])
+
+
+_FOUND: WeakKeyDictionary[Dataset, dict[tuple[str, str, tuple[str, ...]], Duplicates | None]] = WeakKeyDictionary()
+
+
+def find_duplicates(
+    dataset: Dataset, train_split: str, test_split: str, skipped: tuple[str, ...] = ()
+) -> Duplicates | None:
+    """Compares the bytes of all images of two splits, once for a dataset that is open. Labels are not looked at.
+
+    Args:
+        skipped: images that are left out, as "split/id".
+
+    Returns:
+        None where the images do not say what their bytes are and are too many to be read for it.
+    """
+    known = _FOUND.setdefault(dataset, {})
+    key = (train_split, test_split, skipped)
+    if key not in known:
+        known[key] = _compare(dataset, train_split, test_split, frozenset(skipped))
+    return known[key]
+
+
+def _compare(dataset: Dataset, train_split: str, test_split: str, skipped: frozenset[str]) -> Duplicates | None:
+    train, test = (dataset.split(name).images for name in (train_split, test_split))
+    hashed = [_hashed(dataset, name, skipped) for name in (train_split, test_split)]
+    if hashed[0] is None or hashed[1] is None:
+        return None
+    places = pc.index_in(_keys(hashed[1]), value_set=_keys(hashed[0]), skip_nulls=True)
+    rows = np.flatnonzero(places.is_valid().to_numpy(zero_copy_only=False))
+    copied = pc.is_in(_keys(hashed[0]), value_set=_keys(hashed[1][rows])).to_numpy(zero_copy_only=False)
+    files = {train.name(row) for row in np.flatnonzero(copied).tolist()}
+    same = [row for row in rows.tolist() if test.name(row) in files]
+    others = np.setdiff1d(rows, same)
+    return Duplicates(
+        tuple(short_name(test, row) for row in same),
+        tuple((short_name(test, row), short_name(train, places[row].as_py())) for row in others.tolist()),
+    )
+
+
+def check_apart(
+    dataset: Dataset, protocol: Protocol, workspace: Workspace, skipped: tuple[str, ...], *, allow: bool
+) -> int | None:
+    """How many test images are train images, where it was said that they may stay; None where none are.
+
+    Raises:
+        DataError: if there are any and nobody said so.
+    """
+    if not dataset.needs_files:
+        return None
+    found = find_duplicates(dataset, protocol.train_split, protocol.test_split, skipped)
+    if found is None:
+        workspace.reporter.line(
+            f"The images of {dataset.name!r} do not give their checksums (sha256s), and are too many to be read for "
+            "them: whether test images are among the train images is not known"
+        )
+    if not found:
+        return None
+    if not allow:
+        raise DataError(
+            f"{found}, so a score would be of images that were trained on; take them out of one of the two, or give "
+            "--allow-duplicates to go on with them, in a run that is custom/… and says so"
+        )
+    return len(found)
+
+
+def contradicting_copies(split: LabelledSplit, sha256s: Sha256s) -> list[tuple[str, str]]:
+    """Pairs of images of one split with the same bytes, the first known to have a class that the other lacks."""
+    groups = _keys(sha256s).dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    order = np.argsort(groups, kind="stable")
+    order = order[groups[order] >= 0]
+    found = []
+    for copies in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
+        if len(copies) > 1:
+            labels, names = split.labels.rows(copies), [short_name(split.images, int(row)) for row in copies]
+            classes = np.flatnonzero((labels > 0).any(axis=0) & (labels < 0).any(axis=0))
+            if classes.size:
+                present, absent = (np.flatnonzero(labels[:, classes[0]] == sign)[0] for sign in (1, -1))
+                found.append((names[present], names[absent]))
+    return found
+
+
+def _hashed(dataset: Dataset, split: str, skipped: frozenset[str]) -> Sha256s | None:
+    images, sha256s = dataset.split(split).images, dataset.image_sha256s(split)
+    if sha256s is None and len(images) <= MOST_DECODED:
+        sha256s = hash_images(images)
+    if sha256s is None or not skipped:
+        return sha256s
+    stay = np.array([f"{split}/{image_id}" not in skipped for image_id in images.ids], np.uint8)
+    return sha256s * stay[:, None]
+
+
+def _keys(sha256s: Sha256s) -> pa.Array:
+    """Digests as Arrow's binaries; null where an image is not there."""
+    content = np.ascontiguousarray(sha256s)
+    there = np.packbits(content.any(axis=1), bitorder="little")
+    return pa.Array.from_buffers(pa.binary(32), len(content), [pa.py_buffer(there), pa.py_buffer(content)])

@@ -1,0 +1,98 @@
+"""Whether a run's images can be read, found out before it starts rather than in the middle of the night."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+
+from plbench.files.checksums import read_checked_json, write_checked_json
+from plbench.data.dataset import Dataset
+from plbench.errors import DataError
+from plbench.files import locked
+from plbench.data.images import ImageSource, find_unreadable
+from plbench.spec import Protocol
+from plbench.runs.workspace import Workspace, fingerprint
+
+MOST_DECODED = 200_000
+"""Images that a run decodes once before it starts, to find broken ones: a quarter of an hour on two cores."""
+
+MOST_SKIPPED = 10_000
+"""Images that a run can leave out: each is named in its spec."""
+
+
+def check_images(dataset: Dataset, protocol: Protocol, workspace: Workspace, *, skip: bool) -> tuple[str, ...]:
+    """Images that cannot be read, as "split/id", after decoding each once per dataset and folder.
+
+    Images of prepared datasets were decoded when they were packed, and millions of files would take hours: of those
+    only the absent ones are found, unless `plbench data verify --decode` has read them all.
+
+    Raises:
+        DataError: if there are any and they are not to be skipped, naming the first, or too many to skip.
+    """
+    if not dataset.needs_files:
+        return ()
+    unreadable: dict[str, str] = {}
+    for split in (protocol.train_split, protocol.test_split):
+        found = _unreadable(dataset, split, workspace)
+        unreadable |= {f"{split}/{image_id}": reason for image_id, reason in found.items()}
+    if unreadable and not skip:
+        raise DataError(
+            f"{next(iter(unreadable.values()))} ({len(unreadable)} such images in all); mend or fetch them again, or "
+            "give --skip-unreadable to go on without them"
+        )
+    return tuple(sorted(unreadable))
+
+
+def _unreadable(dataset: Dataset, split: str, workspace: Workspace) -> dict[str, str]:
+    """Reasons by image id. What was found is noted in the cache: only images that failed are read again."""
+    images = dataset.split(split).images
+    absent = images.absent()
+    if len(absent) > MOST_SKIPPED:
+        raise DataError(
+            f"{len(absent):,} of {len(images):,} {split} images of {dataset.name!r} are not there, such as "
+            f"{images.name(absent[0])}; fetch them, or have plbench data prepare {dataset.name} --out DIR pack those "
+            "that are"
+        )
+    with note_of_unreadable(dataset, split, workspace) as note:
+        failed = _noted(note)
+        if failed is None and not _decodes_soon(images, split, dataset, workspace):
+            return {images.ids[row]: f"image {images.name(row)} does not exist" for row in absent}
+        suspects: Sequence[int] = range(len(images))
+        if failed is not None:
+            there = set(absent)
+            suspects = (
+                [row for row, name in enumerate(images.ids) if row in there or name in failed] if failed else absent
+            )
+        chosen = images.subset(np.array(suspects, np.int64))
+        with workspace.reporter.task(f"Checking that every {split} image can be read") as report:
+            reasons = {chosen.ids[row]: reason for row, reason in find_unreadable(chosen, report).items()}
+        write_checked_json(note, {"unreadable": sorted(reasons)})
+    return reasons
+
+
+def _decodes_soon(images: ImageSource, split: str, dataset: Dataset, workspace: Workspace) -> bool:
+    """Whether decoding every image is worth while before a run; says so where it is only for their number."""
+    if images.block_rows > 1:
+        return False
+    if len(images) > MOST_DECODED:
+        workspace.reporter.line(
+            f"{len(images):,} {split} images are too many to decode before a run; plbench data verify {dataset.name} "
+            "--decode does"
+        )
+        return False
+    return True
+
+
+def note_of_unreadable(dataset: Dataset, split: str, workspace: Workspace) -> AbstractContextManager[Path]:
+    """Where it is noted which images of a split could not be decoded, held while it is looked at."""
+    name = f"{dataset.name}-{split}-{fingerprint(dataset, workspace)[:16]}.json"
+    return locked(workspace.store.cache / "checked" / name)
+
+
+def _noted(note: Path) -> set[str] | None:
+    """Ids that an earlier check found unreadable; None where there was none, or its note says nothing to us."""
+    noted = read_checked_json(note)
+    return None if noted is None else {str(image_id) for image_id in noted["unreadable"]}

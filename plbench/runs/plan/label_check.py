@@ -1,0 +1,106 @@
+"""Whether there is anything to learn from and to score, found out before any time is spent on it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from plbench.errors import DataError
+from plbench.data.labels import PartialLabels
+from plbench.runs.protocol import Material
+from plbench.spec import TrainPart
+
+_SHOWN = 60  # characters of a name in a sentence
+
+
+def check_learnable(material: Material, part: TrainPart) -> None:
+    """Makes sure that something is known of the images to train on.
+
+    Args:
+        material: a dataset under a protocol.
+        part: to train on.
+
+    Raises:
+        DataError: if no label is known, naming what would make some known.
+    """
+    whole, protocol = material.whole_train, material.protocol
+    if whole.labels.num_known == 0:  # which a simulation would refuse for being partial
+        number = len(whole.rows)
+        fix = "check what the files call present and absent (plbench data stats shows what was read)"
+    elif (chosen := material.train(part)).labels.num_known == 0:
+        number = len(chosen.rows)
+        fix = f"the simulation {protocol.simulation} hides them all; give one that keeps more with --simulate"
+        if protocol.simulation == "none":
+            fix = "the known ones are all in its validation part; use more labels"
+    else:
+        return
+    raise DataError(
+        f"no label of the {number:,} images to train on in split {whole.split!r} of {material.dataset.name!r} is "
+        f"known, so there is nothing to learn; {fix}"
+    )
+
+
+def notes_on(material: Material) -> tuple[str, ...]:
+    """Sentences on how the labels were read, and on classes of which little can be learned.
+
+    Args:
+        material: of whose splits only those that are open already are spoken of.
+    """
+    said = material.dataset.notes()
+    train = material.protocol.train_split
+    read = [
+        note if split == train else f"split {split!r}: {note}"
+        for split in material.open_splits
+        for note in said.get(split, ())
+    ]
+    whole, labels = material.whole_train.labels, material.partial_labels
+    if bare := int(np.count_nonzero(np.diff(whole.matrix.indptr) == 0)):
+        read.append(
+            f"of {bare:,} of {whole.num_images:,} images in split {material.protocol.train_split!r} nothing is known"
+        )
+    return tuple(dict.fromkeys([*read, *notes_on_names(labels), *_notes_on_counts(labels)]))
+
+
+def notes_on_names(labels: PartialLabels) -> list[str]:
+    """Sentences on classes that share a name.
+
+    Args:
+        labels: with ids and names.
+    """
+    ids_by_name: dict[str, list[str]] = defaultdict(list)
+    for class_id, name in zip(labels.class_ids, labels.class_names, strict=True):
+        ids_by_name[" ".join(name.split())].append(class_id)
+    shared = {name: ids for name, ids in ids_by_name.items() if len(ids) > 1}
+    if not shared:
+        return []
+    name, ids = next(iter(shared.items()))
+    first = f"classes {_listed(ids)} are {'both' if len(ids) == 2 else 'all'} named {name!r:.{_SHOWN}}"
+    more = f", and {len(shared) - 1:,} more names stand for several classes" if len(shared) > 1 else ""
+    return [
+        f"{first}{more}; each is taken for a class of its own, absent where only the other is marked in complete "
+        "labels; give them one id if they are the same"
+    ]
+
+
+def _notes_on_counts(labels: PartialLabels) -> list[str]:
+    """On classes without a known label, and on others without a known positive, in train."""
+    positives, negatives = labels.counts()
+    unknown = np.flatnonzero((positives == 0) & (negatives == 0))
+    absent = np.flatnonzero((positives == 0) & (negatives > 0))
+    found = [
+        (unknown, "no known label in train: nothing is learned about them"),
+        (absent, "no known positive in train"),
+    ]
+    return [
+        f"{len(classes):,} of {labels.num_classes:,} classes have {what} (the first: "
+        f"{labels.class_names[classes[0]]!r:.{_SHOWN}})"
+        for classes, what in found
+        if len(classes)
+    ]
+
+
+def _listed(ids: Sequence[str]) -> str:
+    shown = [*ids[:4], "…"] if len(ids) > 4 else ids
+    return f"{', '.join(shown[:-1])} and {shown[-1]}"

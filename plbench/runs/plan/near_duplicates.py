@@ -1,0 +1,87 @@
+"""Test images that look like train images: by a perceptual hash, then by the pictures themselves at 16 pixels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from plbench.errors import DataError
+from plbench.data.images import ImageSource
+from plbench.runs.plan.duplicates import short_name
+
+MOST_LOOKED_AT = 200_000
+"""Images that are decoded for it: minutes on a few cores."""
+
+_SIDE = 16  # pixels of the pictures that are compared in the end
+_MOST_BITS = 3  # of 64 that may differ: four bands of 16 bits then have one in common
+_MOST_DIFFERENCE = 6.0  # of 255, on average over the 16 x 16 pixels
+_LEAST_CONTRAST = 4.0  # standard deviation of those pixels: flatter pictures all look alike
+
+
+class _Looks(NamedTuple):
+    """Of N images: dHash [N] uint64, pixels [N, 256] float32, and whether they show anything [N]."""
+
+    hashes: npt.NDArray[np.uint64]
+    pixels: npt.NDArray[np.float32]
+    tells: npt.NDArray[np.bool_]
+
+
+def find_near_duplicates(
+    train: ImageSource, test: ImageSource, report: Callable[[int, int], None] = lambda done, total: None
+) -> list[tuple[str, str]]:
+    """Pairs of a test and a train image that look alike, each test image once.
+
+    The hash is dHash: whether each of 8 x 8 pixels of a small grey picture is darker than its right neighbour (N.
+    Krawetz, 2013). Pairs that have one of its four bands of 16 bits in common are compared bit by bit, then pixel by
+    pixel. An image that cannot be read is like no other.
+
+    Args:
+        report: is told images done and in all.
+    """
+    total = len(train) + len(test)
+    ours = _looks(test, lambda done: report(done, total))
+    theirs = _looks(train, lambda done: report(len(test) + done, total))
+    found: dict[int, int] = {}
+    for shift in (0, 16, 32, 48):
+        bands = ((looks.hashes >> np.uint64(shift)) & np.uint64(0xFFFF) for looks in (ours, theirs))
+        our_band, their_band = bands
+        order = np.argsort(their_band, kind="stable")
+        begins = np.searchsorted(their_band[order], our_band, "left")
+        ends = np.searchsorted(their_band[order], our_band, "right")
+        for row in np.flatnonzero((ends > begins) & ours.tells).tolist():
+            if row not in found:
+                alike = _alike(ours, row, theirs, order[begins[row] : ends[row]])
+                if alike.size:
+                    found[row] = int(alike[0])
+    return [(short_name(test, row), short_name(train, found[row])) for row in sorted(found)]
+
+
+def _alike(ours: _Looks, row: int, theirs: _Looks, candidates: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    candidates = candidates[theirs.tells[candidates]]
+    differing = np.unpackbits((theirs.hashes[candidates] ^ ours.hashes[row]).view(np.uint8).reshape(-1, 8), axis=1)
+    candidates = candidates[differing.sum(axis=1) <= _MOST_BITS]
+    return candidates[np.abs(theirs.pixels[candidates] - ours.pixels[row]).mean(axis=1) <= _MOST_DIFFERENCE]
+
+
+def _looks(images: ImageSource, report: Callable[[int], None]) -> _Looks:
+    hashes, pixels = np.zeros(len(images), np.uint64), np.zeros((len(images), _SIDE * _SIDE), np.float32)
+
+    def look(row: int) -> None:
+        try:
+            image = images.load(row, min_side=_SIDE).convert("L")
+        except DataError:
+            return  # whether images can be read is another check
+        small = np.asarray(image.resize((9, 8), Image.Resampling.BILINEAR))
+        hashes[row] = np.packbits(small[:, :-1] < small[:, 1:]).view(np.uint64)[0]
+        pixels[row] = np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR), np.float32).ravel()
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, _ in enumerate(pool.map(look, range(len(images))), 1):
+            report(done)
+    return _Looks(hashes, pixels, pixels.std(axis=1) >= _LEAST_CONTRAST)

@@ -1,0 +1,267 @@
+"""What a protocol makes of a dataset: the training part, the validation part, the test part, the hidden truth."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from plbench.data.dataset import Dataset, LabelledSplit
+from plbench.errors import DataError
+from plbench.data.images import ImageSource
+from plbench.data.labels import PartialLabels
+from plbench.randomness import derive_seed
+from plbench.data.simulation import parse
+from plbench.spec import Protocol, TrainPart
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of one split.
+
+    Attributes:
+        split: the split's name. rows: [n] row of each image in the whole split (`Material.whole`).
+        images, labels: of those rows, in that order.
+    """
+
+    split: str
+    rows: np.ndarray
+    images: ImageSource
+    labels: PartialLabels
+
+
+class Material:
+    """A dataset under a protocol, with the labels of one seed. Each part is made when it is asked for.
+
+    Who never asks for test never opens it.
+
+    Attributes:
+        skipped: images that are left out, as "split/id".
+        seed: that the simulation of the protocol draws its labels by.
+    """
+
+    def __init__(self, dataset: Dataset, protocol: Protocol, skipped_images: Sequence[str] = (), seed: int = 0) -> None:
+        """Opens nothing yet.
+
+        Args:
+            dataset: the data.
+            protocol: the question.
+            skipped_images: to leave out, as "split/id".
+            seed: of the run, which draws its own labels where the protocol does not fix them.
+        """
+        self.dataset, self.protocol = dataset, protocol
+        self.skipped = frozenset(skipped_images)
+        self.seed = protocol.label_seed(seed)
+        self._splits: dict[str, Part] = {}
+        self._siblings: dict[int, Material] = {self.seed: self}
+        self._fit_part: Part | None = None
+        self._validation: Part | None = None
+        self._validates = False
+
+    def at_seed(self, seed: int) -> Material:
+        """Return the material of a run of this seed: the same images, opened once, with the labels that it draws."""
+        label_seed = self.protocol.label_seed(seed)
+        if label_seed not in self._siblings:
+            sibling = Material(self.dataset, self.protocol, tuple(self.skipped), seed)
+            sibling._splits, sibling._siblings = self._splits, self._siblings
+            self._siblings[label_seed] = sibling
+        return self._siblings[label_seed]
+
+    def is_of(self, dataset: Dataset, protocol: Protocol, skipped_images: Sequence[str] = ()) -> bool:
+        """Return whether this is that data under that protocol, of whatever seed."""
+        return self.dataset is dataset and (self.protocol, self.skipped) == (protocol, frozenset(skipped_images))
+
+    def whole(self, split: str) -> Part:
+        """A split, less skipped images, with its labels as the dataset has them.
+
+        Raises:
+            DataError: if it holds no image.
+        """
+        if split not in self._splits:
+            self._splits[split] = self._open(split)
+        return self._splits[split]
+
+    @property
+    def open_splits(self) -> tuple[str, ...]:
+        """The splits that somebody has asked for, in that order."""
+        return tuple(self._splits)
+
+    @property
+    def whole_train(self) -> Part:
+        """The train split; its labels are complete where a simulation will make them partial."""
+        return self.whole(self.protocol.train_split)
+
+    @cached_property
+    def partial_labels(self) -> PartialLabels:
+        """The labels of the whole train split that training may see."""
+        # a named stream: the raw seed could be the very one that somebody drew the labels with
+        seed = derive_seed(self.seed, "simulate")
+        return parse(self.protocol.simulation).apply(self.whole_train.labels, seed=seed)
+
+    @cached_property
+    def expected_positives(self) -> float | None:
+        """Mean number of positives of a train image, to two decimals: as published, else of complete labels.
+
+        None where the dataset's own labels are partial. The one number that a method may know of what is hidden.
+        """
+        if self.dataset.expected_positives is not None:
+            return self.dataset.expected_positives
+        labels = self.whole_train.labels
+        return round(int(labels.counts()[0].sum()) / labels.num_images, 2) if labels.is_complete else None
+
+    @cached_property
+    def _held_out(self) -> np.ndarray:
+        """Whether each train image belongs to the validation part: by a hash of its id, so for good."""
+        share = self.protocol.validation_share
+        return np.array([_hash_fraction(image_id) < share for image_id in self.whole_train.images.ids], bool)
+
+    def train(self, part: TrainPart = "train") -> Part:
+        """The images to train on, with partial labels: all of train, or without its validation part.
+
+        Raises:
+            DataError: if there are none.
+        """
+        if part == "train":
+            whole = self.whole_train
+            return Part(whole.split, whole.rows, whole.images, self.partial_labels)
+        if self._fit_part is None:  # every trial of a study asks for it
+            self._fit_part = self._of_train(np.flatnonzero(~self._held_out), self.partial_labels)
+        return self._fit_part
+
+    def validation(self) -> Part:
+        """The held-out part of train, with the labels that the protocol lets select.
+
+        Raises:
+            DataError: if it is empty, no class of it can be scored, or complete labels are asked for and there are
+                none.
+        """
+        if self._validation is None:  # every run chooses its thresholds there
+            self._validation = self._open_validation()
+        return self._validation
+
+    def _open_validation(self) -> Part:
+        labels = self.partial_labels
+        if self.protocol.validation_labels == "complete":
+            labels = self.whole_train.labels
+            if not labels.is_complete:
+                raise DataError(
+                    f"protocol {self.protocol.name} validates on complete labels, which dataset "
+                    f"{self.dataset.name!r} does not have; validate on its partial ones"
+                )
+        part = self._of_train(np.flatnonzero(self._held_out), labels)
+        self._check_scorable(part, "validation part")
+        return part
+
+    def check_validation(self) -> None:
+        """Makes sure, once, that the validation part can be scored.
+
+        Raises:
+            DataError: as `validation`.
+        """
+        if not self._validates:
+            self.validation()
+            self._validates = True
+
+    def hidden_truth(self, part: TrainPart = "train") -> PartialLabels | None:
+        """The complete labels behind `train(part)` where a simulation hid them: for diagnostics alone."""
+        if self.protocol.simulation == "none":
+            return None
+        rows = self.train(part).rows
+        return self.whole_train.labels.subset(rows)
+
+    def test(self) -> Part:
+        """The test split.
+
+        Raises:
+            DataError: if it is empty, or no class of it can be scored.
+        """
+        part = self.whole(self.protocol.test_split)
+        self._check_scorable(part, f"split {part.split!r}")
+        return part
+
+    def _check_scorable(self, part: Part, what: str) -> None:
+        positives, negatives = part.labels.counts()
+        if not np.any((positives > 0) & (negatives > 0)):
+            raise DataError(
+                f"no class in the {what} of {self.dataset.name!r} ({len(part.rows)} images) has both a known positive "
+                "and a known negative, so none can be scored; average precision needs both"
+            )
+
+    def _of_train(self, rows: np.ndarray, labels: PartialLabels) -> Part:
+        if len(rows) == 0:
+            raise DataError(
+                f"{len(self.whole_train.rows)} train images of {self.dataset.name!r} leave a part empty under "
+                f"validation_share = {self.protocol.validation_share}; use more images or another share"
+            )
+        whole = self.whole_train
+        return Part(whole.split, whole.rows[rows], whole.images.subset(rows), labels.subset(rows))
+
+    def _open(self, name: str) -> Part:
+        split: LabelledSplit = self.dataset.split(name)
+        if self.skipped:  # else nothing is copied: labels of millions of images stay on disk
+            rows = np.flatnonzero([f"{name}/{image_id}" not in self.skipped for image_id in split.images.ids])
+            split = split.subset(rows)
+        if len(split.images) == 0:
+            raise DataError(f"split {name!r} of {self.dataset.name!r} in {self.dataset.root} holds no image")
+        return Part(name, np.arange(len(split.images)), split.images, split.labels)
+
+
+def choose_protocol(
+    dataset: Dataset, simulate: str | None, simulation_seed: int | None, *, selects_on_test: bool = False
+) -> Protocol:
+    """The dataset's protocol with the simulation asked for, or a custom one.
+
+    Raises:
+        PlbenchError: if the simulation cannot be read.
+    """
+    chosen = dataset.protocols[0]
+    if simulate is not None:
+        simulation = parse(simulate)
+        fixed = 0 if simulation.kind == "none" else None
+        known = {protocol.simulation: protocol for protocol in dataset.protocols}
+        chosen = known.get(simulation.text) or custom(
+            chosen.model_copy(
+                update={
+                    "name": f"{dataset.name}-{simulation.slug}",
+                    "simulation": simulation.text,
+                    "simulation_seed": fixed,
+                    "validation_labels": "complete" if simulation.kind in _WITHOUT_NEGATIVES else "partial",
+                }
+            )
+        )
+    if simulation_seed not in (None, chosen.simulation_seed) and chosen.simulation != "none":
+        chosen = custom(chosen.model_copy(update={"simulation_seed": simulation_seed}))
+    return custom(chosen) if selects_on_test else chosen
+
+
+_WITHOUT_NEGATIVES = frozenset({"single-positive", "positive-only"})
+
+
+def custom(protocol: Protocol) -> Protocol:
+    """The same protocol under a name that no board ranks."""
+    if protocol.name.startswith("custom/"):
+        return protocol
+    return protocol.model_copy(update={"name": f"custom/{protocol.name.partition('/')[0]}"})
+
+
+def is_official(dataset: Dataset, protocol: Protocol) -> bool:
+    """Whether the splits are those that were published, as far as their numbers of images and classes tell.
+
+    A dataset of files that states neither number cannot be told from a part or an imitation of it.
+    """
+    images, classes = dataset.official_num_images, dataset.official_num_classes
+    if not images and classes is None:
+        return not dataset.needs_files
+    train, test = (dataset.split(name) for name in (protocol.train_split, protocol.test_split))
+    return classes in (None, train.labels.num_classes) and all(  # test labels are nobody's business before the end
+        images.get(name, len(split.images)) == len(split.images)
+        for name, split in ((protocol.train_split, train), (protocol.test_split, test))
+    )
+
+
+def _hash_fraction(image_id: str) -> float:
+    digest = hashlib.sha256(f"plbench-validation:{image_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

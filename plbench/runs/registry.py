@@ -1,0 +1,206 @@
+"""Finds methods and datasets by entry point, lazily: names are listed without importing anything."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import sys
+from collections import defaultdict
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from plbench.errors import PluginError, did_you_mean
+
+if TYPE_CHECKING:
+    from plbench.data.dataset import Dataset
+    from plbench.method import Method
+
+Kind = Literal["method", "dataset"]
+_GROUPS: dict[Kind, str] = {"method": "plbench.methods", "dataset": "plbench.datasets"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a plugin comes from: an installed entry point, or a class in a file given with `--plugin`."""
+
+    name: str
+    origin: str
+    entry_point: EntryPoint | None = None
+    loaded: type[Any] | None = None
+
+
+@dataclass
+class Registry:
+    """The methods and datasets of this process, by name."""
+
+    sources: dict[Kind, dict[str, list[Source]]] = field(default_factory=dict)
+
+    @classmethod
+    def discover(cls, plugins: tuple[Path, ...] = ()) -> Registry:
+        """Reads the entry points of all installed distributions, and imports the plugin files given.
+
+        Raises:
+            PluginError: if a plugin file cannot be imported or holds no plugin.
+        """
+        registry = cls({kind: defaultdict(list) for kind in _GROUPS})
+        for kind, group in _GROUPS.items():
+            for point in entry_points(group=group):
+                origin = point.dist.name if point.dist is not None else "an unknown distribution"
+                registry.sources[kind][point.name].append(Source(point.name, origin, entry_point=point))
+        for path in plugins:
+            registry._add_file(path)
+        return registry
+
+    def names(self, kind: Kind) -> list[str]:
+        """All names, sorted; nothing is imported."""
+        return sorted(self.sources[kind])
+
+    def origin(self, kind: Kind, name: str) -> str:
+        """The distribution or file that a plugin comes from."""
+        return " and ".join(source.origin for source in self.sources[kind][name])
+
+    def plugin_files(self) -> tuple[Path, ...]:
+        """The files given with `--plugin`, as far as their plugins are still known."""
+        sources = [source for by_name in self.sources.values() for found in by_name.values() for source in found]
+        files = (Path(source.origin) for source in sources if source.loaded is not None)
+        return tuple(dict.fromkeys(path for path in files if path.is_file()))
+
+    def method(self, name: str) -> type[Method]:
+        """The class of a method.
+
+        Raises:
+            PluginError: if there is none of that name, or more than one, or it is broken.
+        """
+        return self._load("method", name)
+
+    def dataset(self, name: str) -> type[Dataset]:
+        """The class of a dataset; raises as `method` does."""
+        return self._load("dataset", name)
+
+    def broken(self, kind: Kind) -> dict[str, str]:
+        """The plugins that cannot be used, with the reason. Imports all of them."""
+        reasons = {}
+        for name in self.names(kind):
+            try:
+                self._load(kind, name)
+            except PluginError as error:
+                reasons[name] = str(error)
+        return reasons
+
+    def _load(self, kind: Kind, name: str) -> type[Any]:
+        found = self.sources[kind].get(name, [])
+        if not found:
+            listing = did_you_mean(name, self.names(kind))
+            raise PluginError(f"there is no {kind} {name!r}; {listing}; one in a file of its own needs --plugin FILE")
+        if len(found) > 1:
+            origins = " and ".join(source.origin for source in found)
+            raise PluginError(f"{kind} {name!r} is provided twice, by {origins}; {_way_out(name, found)}")
+        plugin = found[0].loaded
+        if plugin is None:
+            point = found[0].entry_point
+            assert point is not None
+            try:
+                plugin = point.load()
+            except Exception as error:  # a stranger's module may raise anything; it must break nobody else
+                raise PluginError(
+                    f"{kind} {name!r} of {found[0].origin} cannot be imported from {point.value}: "
+                    f"{type(error).__name__}: {error}; mend or uninstall {found[0].origin}"
+                ) from error
+        _check(kind, name, plugin, found[0].origin)
+        return plugin
+
+    def _add_file(self, path: Path) -> None:
+        module = import_plugin_file(path)
+        found = False
+        for kind, base in _bases().items():
+            for plugin in vars(module).values():
+                if _is_plugin(plugin, base) and plugin.__module__ == module.__name__:
+                    found = True
+                    name = getattr(plugin, "name", None)
+                    if not isinstance(name, str) or not name:
+                        raise PluginError(f'class {plugin.__name__} in {path} has no name; add: name = "my-{kind}"')
+                    self.sources[kind][name].append(Source(name, str(path), loaded=plugin))
+        if not found:
+            raise PluginError(f"{path} defines no subclass of plbench.api.Method or plbench.api.Dataset")
+
+
+def _way_out(name: str, found: list[Source]) -> str:
+    """What to do about two plugins of one name: a file gives way to what is installed, and nothing to a stranger."""
+    files = [source.origin for source in found if source.entry_point is None]
+    if files:
+        return f'rename the class in {files[0]}, as in name = "my-{name}": a plugin file may not hide what is installed'
+    strangers = [source.origin for source in found if source.origin != "plbench"]
+    return f"uninstall or rename one of them, such as {strangers[0]}"
+
+
+def source_sha256(plugin: type[Any]) -> str:
+    """Hex sha256 of the file that defines a plugin, and of those of its own base classes: part of a run's identity.
+
+    Raises:
+        PluginError: if the class has no source file.
+    """
+    own = [base for base in plugin.__mro__ if base.__module__ not in ("plbench.method", "builtins", "abc")]
+    try:
+        files = dict.fromkeys(inspect.getfile(base) for base in own)
+        return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
+    except (OSError, TypeError) as error:
+        raise PluginError(f"the source file of {plugin.__name__} cannot be read: {error}") from error
+
+
+def source_file(plugin: type[Any]) -> str | None:
+    """The file of a plugin that comes with plbench, relative to the repository's root; None for a stranger's."""
+    package, _, module = plugin.__module__.rpartition(".")
+    return f"{package.removeprefix('plbench.')}/{module}.py" if package.startswith("plbench.") else None
+
+
+def _bases() -> dict[Kind, type[Any]]:
+    from plbench.data.dataset import Dataset
+    from plbench.method import Method
+
+    return {"method": Method, "dataset": Dataset}
+
+
+def _is_plugin(candidate: Any, base: type[Any]) -> bool:
+    return inspect.isclass(candidate) and issubclass(candidate, base) and not inspect.isabstract(candidate)
+
+
+def _check(kind: Kind, name: str, plugin: Any, origin: str) -> None:
+    base = _bases()[kind]
+    if not _is_plugin(plugin, base):
+        missing = ", ".join(sorted(getattr(plugin, "__abstractmethods__", ())))
+        what = f"leaves {missing} undefined" if missing else f"is not a subclass of plbench.api.{base.__name__}"
+        raise PluginError(f"{kind} {name!r} of {origin} {what}")
+    for attribute in ("name", "title"):
+        if not isinstance(getattr(plugin, attribute, None), str):
+            raise PluginError(f'{kind} {name!r} of {origin} has no {attribute}; add: {attribute} = "…" to the class')
+    if plugin.name != name:
+        raise PluginError(
+            f"{kind} {name!r} of {origin} calls itself {plugin.name!r}; entry point and class must agree on the name"
+        )
+
+
+def import_plugin_file(path: Path) -> Any:
+    """The module of a plugin file, imported once.
+
+    Raises:
+        PluginError: if there is no such file, or it fails to import.
+    """
+    if not path.is_file():
+        raise PluginError(f"plugin file {path} does not exist")
+    name = f"plbench_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"plugin file {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # pydantic resolves annotations through it
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the file may raise anything
+        del sys.modules[name]
+        raise PluginError(f"plugin file {path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module

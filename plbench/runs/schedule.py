@@ -1,0 +1,187 @@
+"""Many runs: what is done is read, stages come first, and what can train together does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from plbench.runs import run as runner
+from plbench.errors import StoreError, TrainingError
+from plbench.runs.stored import read_own_run
+from plbench.runs.plan.resolve import RunPlan, fit_part_plan
+from plbench.progress import duration
+from plbench.runs.record import Record
+from plbench.runs.registry import Registry
+from plbench.runs.together import groups, run_group
+from plbench.runs.store import RECORD, Store
+from plbench.runs.workspace import Workspace
+
+Result = Record | TrainingError
+Tell = Callable[[Sequence[Result]], None]
+
+
+def run_all(
+    plans: Sequence[RunPlan], workspace: Workspace, *, force: bool = False, tell: Tell = lambda results: None
+) -> list[Result]:
+    """Makes all runs and returns their records, in the order of the plans; a training that failed gives its error.
+
+    Args:
+        plans: what to run; the same run may come twice.
+        workspace: where and how.
+        force: repeat runs that are done, though not their stages.
+        tell: gets what came of runs that were made, stages included, as soon as there is something.
+    """
+    wanted = {plan.spec.key: plan for plan in plans}
+    results: dict[str, Result] = {}
+    for key, plan in wanted.items():
+        if force:
+            workspace.store.remove(key)
+        elif record := runner.finished(plan, workspace):
+            results[key] = record
+    missing = [plan for key, plan in wanted.items() if key not in results]
+    results |= _without_their_stages(missing, workspace, tell)
+    for members in groups([plan for plan in missing if plan.spec.key not in results]):
+        made = _run(members, workspace)
+        results |= dict(zip((plan.spec.key for plan in members), made, strict=True))
+        tell(made)
+    return [results[plan.spec.key] for plan in plans]
+
+
+def prerequisites(plan: RunPlan, registry: Registry) -> list[RunPlan]:
+    """The runs that must be there before a run can be made: its stages, and the one that chooses its epoch."""
+    first = [stage for _, stage in plan.stages.values()]
+    if plan.spec.selection == "validation" and plan.spec.train_part == "train":
+        first.append(fit_part_plan(plan, registry))
+    return first
+
+
+def with_prerequisites(plans: Sequence[RunPlan], registry: Registry) -> dict[str, RunPlan]:
+    """Runs by key with all that they need, each after what must come before it."""
+    found: dict[str, RunPlan] = {}
+    for plan in plans:
+        if plan.spec.key not in found:
+            found |= {
+                key: first
+                for key, first in with_prerequisites(prerequisites(plan, registry), registry).items()
+                if key not in found
+            }
+            found[plan.spec.key] = plan
+    return found
+
+
+def _without_their_stages(plans: Sequence[RunPlan], workspace: Workspace, tell: Tell) -> dict[str, Result]:
+    """Makes the stages of all plans, and the runs that choose their epochs; gives the plans whose stages failed."""
+    first = {plan.spec.key: prerequisites(plan, workspace.registry) for plan in plans}
+    needed = [stage for stages in first.values() for stage in stages]
+    if not needed:
+        return {}
+    made = dict(zip((stage.spec.key for stage in needed), run_all(needed, workspace, tell=tell), strict=True))
+    failed: dict[str, Result] = {}
+    for key, stages in first.items():
+        errors = [error for stage in stages if isinstance(error := made[stage.spec.key], TrainingError)]
+        if errors:
+            failed[key] = came_first(str(errors[0]))
+    tell(list(failed.values()))
+    return failed
+
+
+def came_first(why: str) -> TrainingError:
+    """The error of a run that could not be made for want of another."""
+    return TrainingError(f"a run that must come first failed: {why}")
+
+
+def _run(plans: Sequence[RunPlan], workspace: Workspace) -> list[Result]:
+    if len(plans) > 1:
+        return run_group(plans, workspace)
+    try:
+        return [runner.run(plans[0], workspace)]
+    except TrainingError as error:
+        return [error]
+
+
+@dataclass
+class Count:
+    """How far a sweep is.
+
+    Attributes:
+        total: trainings to make. made: those that ended, failures included. failed: those that failed.
+        expected_seconds: for all of them; it serves until the first one has ended.
+        start, last: when the sweep began, and when a training ended, by the monotonic clock.
+    """
+
+    total: int
+    expected_seconds: float = 0.0
+    made: int = 0
+    failed: int = 0
+    start: float = field(default_factory=time.monotonic)
+    last: float = field(default_factory=time.monotonic)
+
+    def add(self, made: int, failed: int) -> None:
+        """Counts trainings that ended."""
+        self.made += made
+        self.failed += failed
+        self.last = time.monotonic()
+
+    def words(self, running: int | None = None) -> str:
+        """What the number of runs made does not say."""
+        parts = [f"{self.failed} failed"] if self.failed else []
+        parts += [] if running is None else [f"{running} running"]
+        left = self.seconds_left()
+        parts += [f"about {duration(left)} left"] if left >= 1 else []
+        return ", ".join(parts)
+
+    def seconds_left(self) -> float:
+        """By the pace so far, else by what was expected; 0 where nothing is left or known."""
+        expected = self.expected_seconds
+        if self.made > 0:
+            expected = (self.last - self.start) / self.made * (self.total - self.made)
+        return max(0.0, expected - (time.monotonic() - self.last))
+
+
+def run_here(plans: Sequence[RunPlan], workspace: Workspace, expected_seconds: float = 0.0) -> list[Result]:
+    """As `run_all`, and says after each run, or group that trained together, how far the whole is."""
+    wanted = with_prerequisites(plans, workspace.registry).values()
+    count = Count(sum(runner.finished(plan, workspace) is None for plan in wanted), expected_seconds)
+
+    def tell(results: Sequence[Result]) -> None:
+        count.add(len(results), sum(isinstance(result, TrainingError) for result in results))
+        words = count.words()
+        if results and count.total > 1:
+            workspace.reporter.line(f"{count.made} of {count.total} runs made{', ' if words else ''}{words}")
+
+    return run_all(plans, workspace, tell=tell)
+
+
+State = Literal["done", "failed", "under way", "missing"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands, with its record where it is done, and the reason where it failed."""
+
+    state: State
+    record: Record | None = None
+    why: str | None = None
+
+
+def standings(plans: Sequence[RunPlan], store: Store) -> list[Standing]:
+    """Reads where runs stand; a record that cannot be trusted counts as a failure."""
+    found = [_recorded(store.run_folder(plan.spec.key)) for plan in plans]
+    held = store.held(plan.spec.key for plan, standing in zip(plans, found, strict=True) if standing.state != "done")
+    return [
+        Standing("under way") if plan.spec.key in held else standing
+        for plan, standing in zip(plans, found, strict=True)
+    ]
+
+
+def _recorded(folder: Path) -> Standing:
+    if not (folder / RECORD).is_file():
+        return Standing("missing")
+    try:
+        record = read_own_run(folder)
+    except StoreError as error:
+        return Standing("failed", why=str(error))
+    return Standing("done", record) if record.status == "done" else Standing("failed", why=record.error)

@@ -1,0 +1,59 @@
+"""What a run takes in counts that are the same on every machine, alone or in a stack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from plbench.runs.active import Job
+from plbench.runs.plan.resolve import fit_part_plan
+from plbench.runs.record import Record, StandardCost, read_record
+from plbench.runs.store import RECORD
+
+
+def count_cost(job: Job) -> StandardCost | None:
+    """Return the standard cost of a run that is trained, with all runs that it needed.
+
+    None where one of these was recorded before there was such a cost.
+    """
+    needed = _needed(job)
+    costs = [record.cost.standard for record in needed if record.cost is not None]
+    known = [cost for cost in costs if cost is not None]
+    return _sum([_own_cost(job), *known]) if len(known) == len(needed) else None
+
+
+def _needed(job: Job) -> list[Record]:
+    """Return the records of a run's stages, and of the run that chose its epoch."""
+    spec, store = job.spec, job.workspace.store
+    keys = [stage.spec.key for _, stage in job.plan.stages.values()]
+    if spec.selection == "validation" and not job.only_selects:
+        keys.append(fit_part_plan(job.plan, job.workspace.registry).spec.key)
+    folders = [store.run_folder(key) for key in keys]
+    return [read_record(folder) for folder in folders if (folder / RECORD).is_file()]
+
+
+def _own_cost(job: Job) -> StandardCost:
+    spec, material, state = job.spec, job.plan.material, job.state
+    head = state.epoch * len(job.train_inputs)
+    if spec.regime == "probe":
+        protocol = spec.protocol
+        splits = {protocol.train_split, job.scored_part.split}
+        extracted = {split: len(material.whole(split).images) for split in sorted(splits)}
+        return StandardCost(trainings=1, extracted=extracted, head=head)
+    num_scorings = 1 + sum(len(point) - 1 for point in job.best.curve)  # a point has its epoch and a value by weights
+    forward = num_scorings * len(job.scored_inputs) + state.images_viewed
+    forward += len(job.plan.stages) * len(job.train_inputs)  # from each trained model one pass over train
+    return StandardCost(trainings=1, forward=forward, trained=state.images_trained, head=state.images_trained)
+
+
+def _sum(costs: Sequence[StandardCost]) -> StandardCost:
+    """Return what runs take together; features of a split are computed once."""
+    extracted: dict[str, int] = {}
+    for cost in costs:
+        extracted |= cost.extracted
+    return StandardCost(
+        trainings=sum(cost.trainings for cost in costs),
+        extracted=dict(sorted(extracted.items())),
+        forward=sum(cost.forward for cost in costs),
+        trained=sum(cost.trained for cost in costs),
+        head=sum(cost.head for cost in costs),
+    )

@@ -1,0 +1,122 @@
+"""What lies on disk: finished runs, and the cache of what many runs share. Atomic, content-addressed, locked."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from plbench.errors import StoreError
+from plbench.files import unwritable
+from plbench.files.paths import refuse_links
+
+RECORD = "record.json"
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Store:
+    """Runs by key, and the cache.
+
+    Attributes:
+        runs: one folder per run, named by its key.
+        cache: drawn data, features, artifacts; safe to delete.
+    """
+
+    runs: Path
+    cache: Path
+
+    def run_folder(self, key: str) -> Path:
+        """Where a run's files lie."""
+        return self.runs / key
+
+    def keys(self) -> list[str]:
+        """Keys of all runs with a record, sorted."""
+        if not self.runs.is_dir():
+            return []
+        return sorted(folder.name for folder in self.runs.iterdir() if (folder / RECORD).is_file())
+
+    def find(self, text: str) -> Path:
+        """The folder of the run that a key, the start of one, or a path names.
+
+        Raises:
+            StoreError: if no run or more than one is meant.
+        """
+        path = Path(text)
+        if (path / RECORD).is_file():
+            return path
+        if path.name == RECORD and path.is_file():
+            return path.parent
+        matches = [key for key in self.keys() if key.startswith(text)]
+        if len(matches) == 1:
+            return self.run_folder(matches[0])
+        if matches:
+            raise StoreError(f"{text!r} is the start of {len(matches)} runs ({', '.join(matches[:4])} …); add digits")
+        raise StoreError(f"there is no run {text!r} in {self.runs}; plbench runs list shows those there are")
+
+    @contextlib.contextmanager
+    def lock(self, key: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+        """Holds one run for this process.
+
+        Args:
+            key: of the run.
+            waiting: called once if another process holds the run, which is then waited for.
+
+        Raises:
+            StoreError: if another process holds it and is not waited for, or the folder cannot be written to.
+            PlbenchError: if a link would lead what is written elsewhere.
+        """
+        path = self._lock_path(key)
+        refuse_links(self.runs, path)
+        refuse_links(self.runs, self.run_folder(key))
+        lock = FileLock(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                if waiting is None:
+                    raise StoreError(f"run {key} is under way in another process; wait for it, or end it") from error
+                waiting()
+                lock.acquire()
+        except OSError as error:
+            raise unwritable(self.runs, error) from error
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # while it is held: who opened it meanwhile sees that it is gone
+            lock.release()
+
+    def held(self, keys: Iterable[str]) -> set[str]:
+        """Those of some runs that a living process holds; the lock of one that was killed is free.
+
+        Where locks cannot be tried, since the folder may not be written to, none are.
+        """
+        there = {path.name for path in self.runs.glob(".*.lock")}
+        found = set()
+        for key in keys:
+            path = self._lock_path(key)
+            if path.name not in there:
+                continue
+            lock = FileLock(path)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                found.add(key)
+            except OSError:
+                continue
+            else:
+                path.unlink(missing_ok=True)
+                lock.release()
+        return found
+
+    def _lock_path(self, key: str) -> Path:
+        return self.runs / f".{key}.lock"
+
+    def remove(self, key: str) -> None:
+        """Deletes a run's folder."""
+        shutil.rmtree(self.run_folder(key), ignore_errors=True)

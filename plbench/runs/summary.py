@@ -1,0 +1,213 @@
+"""All figures of one evaluation, from its known cells: what a record keeps of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plbench import metrics
+from plbench.metrics.cells import Cells
+from plbench.errors import PlbenchError, did_you_mean
+from plbench.metrics import bootstrap
+from plbench.metrics.bootstrap import Replicates
+from plbench.metrics.statistics import Sample
+from plbench.runs.thresholds import Thresholds
+from plbench.files import write_text
+from plbench.data.labels import PartialLabels
+from plbench.metrics import F1, Metrics
+from plbench.progress import ProgressReport
+from plbench.runs.record import Estimate, F1Figures, GroupMetrics, SplitMetrics
+
+NUM_REPLICATES = 1000
+PRECISION_AT = (1, 3, 5)
+AT_THRESHOLD = ("threshold", "predicted", "precision", "recall")
+"""Columns of `per_class.csv` that speak of the class's threshold."""
+
+
+def summarise(
+    cells: Cells,
+    labels: PartialLabels,
+    groups: Mapping[str, Sequence[str]],
+    train_annotations: np.ndarray,
+    replicates: Replicates | None,
+    thresholds: Thresholds | None = None,
+) -> SplitMetrics:
+    """Every metric of `semantics.md` over one set of cells.
+
+    Args:
+        labels: of the evaluated part: names its classes.
+        groups: class ids by group name.
+        train_annotations: [C] known labels of each class in train, which orders the quintiles.
+        replicates: from `draw_replicates`; None leaves the intervals out.
+        thresholds: where CF1 and OF1 are taken; None leaves them out.
+    """
+    by_class = metrics.rank_by_class(cells)
+    result = metrics.evaluate_cells(cells, by_class)
+    complete = len(cells.scores) == cells.num_images * cells.num_classes
+    by_image = metrics.rank_by_image(cells)
+    depths = [k for k in PRECISION_AT if k <= cells.num_classes]
+    return SplitMetrics(
+        map_c=_estimate(result.map_c, result.lowest.map_c, None if replicates is None else replicates.map_c),
+        map_o=_estimate(result.map_o, result.lowest.map_o, None if replicates is None else replicates.map_o),
+        micro_ap=_percent(metrics.micro_average_precision(cells)),
+        f1=None if thresholds is None else f1_figures(metrics.f1_scores(cells, thresholds.values)),
+        thresholds=None if thresholds is None else thresholds.report,
+        f1_top3=None if cells.in_top is None else f1_figures(metrics.top_f1_scores(cells)),
+        auroc=_percent(mean_auroc(metrics.auroc(cells, by_class))),
+        ece=_percent(metrics.calibration_error(cells)),
+        ranking_loss=_number(metrics.ranking_loss(cells, by_image)),
+        precision_at_k={str(k): metrics.precision_at_k(cells, k, by_image) for k in depths} if complete else None,
+        num_images=cells.num_images,
+        num_classes=cells.num_classes,
+        num_classes_scored=result.num_classes_scored,
+        num_cells=len(cells.scores),
+        num_positives=int(result.num_positives.sum()),
+        groups={
+            name: _group(result, _columns(labels, ids), None if replicates is None else replicates.groups[name])
+            for name, ids in groups.items()
+        },
+        quintiles=[_group(result, index, None) for index in metrics.count_quintiles(train_annotations)],
+    )
+
+
+def write_per_class(
+    path: Path,
+    cells: Cells,
+    labels: PartialLabels,
+    groups: Mapping[str, Sequence[str]],
+    train_annotations: np.ndarray,
+    thresholds: Thresholds | None = None,
+) -> None:
+    """Write one CSV row a class: id, name, AP in percent (empty where undefined), known positives and negatives.
+
+    Then its AUROC; its threshold, the known cells on which it is predicted there, and precision and recall in percent
+    (empty without thresholds); the groups that it is in, separated by `;`, and its quintile (1 for the classes with
+    fewest annotations). So every figure of a record can be recomputed from this file or, for pooled ones, from the
+    cells.
+    """
+    by_class = metrics.rank_by_class(cells)
+    rows = metrics.per_class_table(metrics.evaluate_cells(cells, by_class), labels.class_ids, labels.class_names)
+    for row, area in zip(rows, metrics.auroc(cells, by_class), strict=True):
+        row["auroc"] = None if math.isnan(area) else 100 * float(area)
+        row.update(dict.fromkeys(AT_THRESHOLD))
+    if thresholds is not None:
+        _add_predictions(rows, metrics.predictions_at(cells, thresholds.values), thresholds)
+    members = {name: set(ids) for name, ids in groups.items()}
+    quintile = {c: n for n, part in enumerate(metrics.count_quintiles(train_annotations), 1) for c in part}
+    for c, row in enumerate(rows):
+        row["groups"] = ";".join(name for name, ids in members.items() if row["class_id"] in ids)
+        row["quintile"] = quintile[c]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def _add_predictions(rows: Sequence[dict[str, Any]], predicted: metrics.Predictions, thresholds: Thresholds) -> None:
+    columns = (thresholds.values, predicted.predicted, 100 * predicted.precision, 100 * predicted.recall)
+    for row, values in zip(rows, zip(*(column.tolist() for column in columns), strict=True), strict=True):
+        row.update(zip(AT_THRESHOLD, values, strict=True))
+
+
+def mean_auroc(of_classes: np.ndarray) -> float:
+    """Return the mean AUROC in percent of the classes, [C] in [0, 1], that have one; NaN if none has."""
+    defined = of_classes[~np.isnan(of_classes)]
+    return 100 * float(defined.mean()) if defined.size else math.nan
+
+
+def f1_figures(scores: F1) -> F1Figures:
+    """Return CF1, OF1 and their parts as a record keeps them."""
+    return F1Figures(**{name: _percent(value) for name, value in vars(scores).items()})
+
+
+def draw_replicates(
+    cells: Cells, labels: PartialLabels, groups: Mapping[str, Sequence[str]], seed: int, report: ProgressReport
+) -> Replicates:
+    """Bootstrap of mAP(C), mAP(O) and the groups' mAP(C) over test images.
+
+    Args:
+        seed: the protocol's, so that any two runs of one protocol draw the same images and pair up.
+    """
+    by_index = {name: _columns(labels, ids) for name, ids in groups.items()}
+    return bootstrap.replicates(cells, NUM_REPLICATES, seed=seed, groups=by_index, progress=report)
+
+
+def read_per_class(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a per-class table for classes named by id or display name, such as "dog".
+
+    LVIS calls its persons `baby`: Person-AP is there the mAP(C) of the group `person`.
+
+    Raises:
+        PlbenchError: if there is no such class.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    chosen = []
+    for name in names:
+        found = [row for row in rows if name in (row["class_id"], row["class_name"])]
+        if not found:
+            raise PlbenchError(f"{path} has no class {name!r}; {did_you_mean(name, {r['class_name'] for r in rows})}")
+        chosen += found
+    return chosen
+
+
+def write_replicates(path: Path, replicates: Replicates) -> None:
+    """One CSV row a bootstrap replicate: map_c, map_o and each group's mAP(C), percent with six decimals."""
+    columns = {"map_c": replicates.map_c, "map_o": replicates.map_o, **replicates.groups}
+    lines = [",".join(columns)]
+    lines += [",".join(f"{value:.6f}" for value in row) for row in zip(*columns.values(), strict=True)]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _columns(labels: PartialLabels, class_ids: Sequence[str]) -> list[int]:
+    column = {class_id: index for index, class_id in enumerate(labels.class_ids)}
+    return [column[class_id] for class_id in class_ids]
+
+
+def _group(result: Metrics, index: Sequence[int], drawn: np.ndarray | None) -> GroupMetrics:
+    value, scored = result.group(index)
+    lowest, _ = result.lowest.group(index)
+    return GroupMetrics(map_c=_estimate(value, lowest, drawn), num_classes_scored=scored, num_classes=len(index))
+
+
+def _estimate(value: float, lowest: float, drawn: np.ndarray | None) -> Estimate:
+    rounded, bound = _percent(value), _percent(lowest)
+    if rounded is None or drawn is None:
+        return Estimate(value=rounded, lowest=None if rounded is None else bound)
+    # from what is written down: near a bound, log odds make more of a last digit than anybody allows who checks it
+    low, high = image_interval(rounded, np.round(drawn, 6), bound)
+    return Estimate(value=rounded, low=_percent(low), high=_percent(high), lowest=bound)
+
+
+def image_interval(value: float, replicates: np.ndarray, lowest: float | None) -> tuple[float, float]:
+    """Return the 95 % interval of one run's figure over test images, percent, within what the metric can be.
+
+    Args:
+        value: on the whole test set.
+        replicates: [R].
+        lowest: what the worst ranking comes to; None in old records.
+    """
+    return Sample(np.array([value]), replicates, bounds=(lowest or 0.0, 100.0)).estimate.interval
+
+
+def metric_bounds(metrics: SplitMetrics, name: str) -> tuple[float, float]:
+    """Return what a figure can be on the data of a record, percent."""
+    own = {"map_c": metrics.map_c, "map_o": metrics.map_o}
+    estimate = own[name] if name in own else metrics.groups[name].map_c
+    return (estimate.lowest or 0.0, 100.0)
+
+
+def _percent(value: float) -> float | None:
+    """Rounded to six decimals, inside [0, 100] whatever the last bit; None for NaN."""
+    return None if math.isnan(value) else min(max(round(value, 6), 0.0), 100.0)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,220 @@
+"""Runs that train in one pass: which ones can, and how each comes to what it would have come to alone."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from plbench.runs import run as runner
+from plbench.errors import TrainingError
+from plbench.runs.active import Job
+from plbench.runs.plan.resolve import RunPlan
+from plbench.progress import Reporter
+from plbench.runs.record import Record, figures
+from plbench.training.stacked.layers import layers_of
+from plbench.training.stacked.heads import Head, bytes_per_head, fit_together, is_stackable
+from plbench.training.inputs import FeatureInputs
+from plbench.training.interruption import Stopped, listening
+from plbench.training.state import FitState
+from plbench.runs.workspace import Workspace
+
+STACK_BYTES = 2 << 30
+"""Memory for parameters, optimisers and activations of heads that train together, beside the features; on a GPU, half
+of what is free."""
+
+
+def can_stack(plan: RunPlan) -> bool:
+    """Whether a run could train with others: on cached features, by a method whose loss broadcasts over heads.
+
+    Raises:
+        PluginError: if the method says that it can be stacked, but cannot.
+    """
+    spec = plan.spec
+    plain = spec.plan.accumulate == 1 and spec.precision != "float16"  # a loss scale would be each head's own
+    return spec.regime == "probe" and plain and is_stackable(plan.method)
+
+
+def groups(plans: Sequence[RunPlan]) -> list[list[RunPlan]]:
+    """Runs that may train together, as large as groups come; a run that cannot be stacked is alone."""
+    found: dict[str, list[RunPlan]] = defaultdict(list)
+    for plan in plans:
+        found[_common(plan) if can_stack(plan) else plan.spec.key].append(plan)
+    return list(found.values())
+
+
+def _common(plan: RunPlan) -> str:
+    """What runs of one group agree in: all but method, seed, rate and decay."""
+    spec = plan.spec
+    common = spec.plan.model_copy(update={"lr": 1.0, "weight_decay": 0.0})
+    method = spec.method.model_copy(update={"name": "", "version": "", "source_sha256": "", "params": {}})
+    seed = spec.seed if spec.model.weights == "random" else 0  # features of random weights follow from the seed
+    update = {"method": method, "plan": common, "seed": seed, "tuned_by": None, "stages": {}}
+    return spec.model_copy(update=update).canonical()
+
+
+def in_memory(plans: Sequence[RunPlan], workspace: Workspace) -> Iterator[list[Job]]:
+    """Jobs of a group, ready to train, as many at a time as memory allows, on features that are there once.
+
+    Args:
+        plans: one of `groups`, all of whose stages are done.
+        workspace: where and how.
+    """
+    first = _prepared(plans[0], workspace, plans[0], None)
+    most = most_at_once(first.state.model, first.spec.plan.batch_size, workspace.device)
+    for start in range(0, len(plans), most):
+        members = plans[start : start + most]
+        yield [first if plan is plans[0] else _prepared(plan, workspace, plans[0], first) for plan in members]
+
+
+def most_at_once(model: nn.Module, batch_size: int, device: torch.device) -> int:
+    """How many heads such as this one memory allows to train together; one that a stack does not know is alone."""
+    return max(1, _memory(device) // bytes_per_head(model, batch_size)) if layers_of(model) is not None else 1
+
+
+def _prepared(plan: RunPlan, workspace: Workspace, leader: RunPlan, like: Job | None) -> Job:
+    artifacts = {name: runner.stage_artifact(plan, name, workspace) for name in plan.stages}
+    stop_after = runner.chosen_epoch(plan, workspace)
+    material = leader.material.at_seed(plan.spec.seed)  # opened once, with the labels of the plan's own seed
+    job = Job(dataclasses.replace(plan, material=material), workspace, artifacts, stop_after)
+    with job.phase("data"):
+        job.prepare(like)
+        job.open_scored_part(like)
+    return job
+
+
+def _memory(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else STACK_BYTES
+
+
+def train(
+    jobs: Sequence[Job],
+    workspace: Workspace,
+    after_epoch: Callable[[Job], Callable[[FitState], None]] = lambda job: lambda state: None,
+    save: Callable[[Job], None] = lambda job: None,
+) -> list[Head]:
+    """Trains jobs together, each from where it stands.
+
+    Args:
+        jobs: from `in_memory`.
+        workspace: where and how.
+        after_epoch: gives what a job does at the end of each of its epochs.
+        save: called for each job at the end of an epoch in which a signal asked for a stop.
+
+    Returns:
+        The head of each job, in order; with its error where it failed.
+
+    Raises:
+        Stopped: if a signal asked for it.
+    """
+    inputs = jobs[0].train_inputs
+    assert isinstance(inputs, FeatureInputs)
+    with listening() as heard:
+
+        def end_epoch(job: Job, state: FitState, then: Callable[[FitState], None]) -> None:
+            then(state)
+            if heard.number is not None:
+                save(job)
+
+        def between_epochs() -> None:
+            if heard.number is not None:
+                raise Stopped(heard.number)
+
+        heads = [
+            Head(
+                job.state,
+                job.spec.plan,
+                job.spec.seed,
+                job.stop_after,
+                partial(end_epoch, job, then=after_epoch(job)),
+                labels=job.train_inputs.labels,
+            )
+            for job in jobs
+        ]
+        standing: dict[int, list[Head]] = defaultdict(list)
+        for head in heads:
+            standing[head.state.epoch].append(head)
+        for members in standing.values():
+            what = jobs[0].method.title if len(members) == 1 else f"{len(members)} heads together"
+            with workspace.reporter.task(f"Training {what}") as report:
+                fit_together(members, inputs, jobs[0].execution, report=report, between_epochs=between_epochs)
+    return heads
+
+
+def run_group(plans: Sequence[RunPlan], workspace: Workspace) -> list[Record | TrainingError]:
+    """Makes runs that train together; each leaves the record that it would leave alone.
+
+    Args:
+        plans: one of `groups`, no two with one key, all of whose stages are done.
+        workspace: where and how.
+    """
+    with contextlib.ExitStack() as held:
+        for key in sorted(plan.spec.key for plan in plans):  # everywhere in one order: no two wait for each other
+            held.enter_context(workspace.store.lock(key, waiting=_waiting(key, workspace)))
+        found = {
+            plan.spec.key: runner.finished(plan, workspace) for plan in plans
+        }  # another process may have made some
+        results: dict[str, Record | TrainingError] = {key: record for key, record in found.items() if record}
+        missing = [plan for plan in plans if plan.spec.key not in results]
+        for jobs in in_memory(missing, workspace) if missing else ():
+            results |= _make(jobs, workspace)
+    return [results[plan.spec.key] for plan in plans]
+
+
+def _waiting(key: str, workspace: Workspace) -> Callable[[], None]:
+    return lambda: workspace.reporter.line(f"Run {key} is under way in another process; waiting for it")
+
+
+def _make(jobs: Sequence[Job], workspace: Workspace) -> dict[str, Record | TrainingError]:
+    folders = [workspace.store.run_folder(job.spec.key) for job in jobs]
+    results: dict[str, Record | TrainingError] = {}
+    said: dict[str, None] = {}  # most go on after the same step
+    with contextlib.ExitStack() as kept:
+        for job, folder in zip(jobs, folders, strict=True):
+            kept.enter_context(runner.keeping_only_what_is_whole(job.plan, folder, workspace))
+            runner.write_spec(job, folder)
+            said.update(dict.fromkeys(job.resume(folder)))
+            job.finish_epoch(folder)
+            job.tracking = kept.enter_context(job.followed(folder))
+        for sentence in said:
+            workspace.reporter.line(sentence)
+        place = dict(zip((job.spec.key for job in jobs), folders, strict=True))
+        heads = train(
+            jobs,
+            workspace,
+            after_epoch=lambda job: job.epoch_end(place[job.spec.key]),
+            save=lambda job: job.save(place[job.spec.key]),
+        )
+        with (
+            workspace.reporter.task(f"Scoring {len(jobs)} runs") as report,
+            ThreadPoolExecutor(torch.get_num_threads(), "scoring") as pool,  # much of it is numpy's, on one core
+        ):
+            made = pool.map(partial(_result, workspace, len(jobs) - 1), jobs, heads, folders)
+            for number, (job, result) in enumerate(zip(jobs, made, strict=True), 1):
+                results[job.spec.key] = result
+                report(number, len(jobs))
+    return results
+
+
+def _result(workspace: Workspace, num_others: int, job: Job, head: Head, folder: Path) -> Record | TrainingError:
+    """Ends a run whose training ended. Its own bars would hide the one over all runs."""
+    job.workspace = dataclasses.replace(workspace, reporter=Reporter())
+    job.trained_together, job.shared_with = True, num_others
+    job.conclude()
+    if head.error is None:
+        record = runner.conclude(job, folder)
+        job.tracking.finished(job.state.step, figures(record))
+        return record
+    try:
+        with runner.keeping_only_what_is_whole(job.plan, folder, workspace):
+            raise job.explained(head.error, folder)
+    except TrainingError as error:
+        job.tracking.failed(error)
+        return error

@@ -1,0 +1,152 @@
+"""Where things are on this machine, and opening what lies there: datasets whose files are whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from platformdirs import user_data_path
+from pydantic import ValidationError
+
+from plbench.data.dataset import Dataset
+from plbench.training.distributed import ALONE, World
+from plbench.errors import DataError, PlbenchError, did_you_mean
+from plbench.files import locked, unwritable
+from plbench.data.shards.prepared import is_prepared, prepared_kind
+from plbench.progress import Reporter
+from plbench.runs.registry import Registry
+from plbench.runs.store import Store
+
+SAVE_EVERY_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where things are and how to compute: all that a run needs and its outcome does not depend on.
+
+    Attributes:
+        data_root: the dataset's own folder; None to look where datasets usually are.
+        data_options: what the dataset must be told beside it, by name.
+        weights_file: of a backbone whose weights are "file". pretraining: data sets that it was trained on, as far as a
+            person said; None where nothing was said.
+        decode: what decodes JPEG files: "pil", in the workers, or "gpu"; see `plbench.loading.jpegs`.
+        track: names of the trackers that are told of each training; see `plbench.tracking`.
+        dropped: those of them that failed and are told no more.
+        world: the processes that train together.
+        save_every: seconds between two checkpoints of a training, at most. save_epochs: epochs between two others.
+        compiles: whether models go through `torch.compile`.
+        profiles: whether some steps of each training are traced.
+        shares_machine: whether other processes of the same sweep may be at work beside this one.
+    """
+
+    store: Store
+    registry: Registry
+    reporter: Reporter
+    device: torch.device
+    workers: int
+    data_root: Path | None = None
+    data_options: Mapping[str, Any] = field(default_factory=dict)
+    weights_file: Path | None = None
+    pretraining: tuple[str, ...] | None = None
+    track: tuple[str, ...] = ()
+    decode: str = "pil"
+    dropped: set[str] = field(default_factory=set, compare=False)
+    world: World = ALONE
+    save_every: float = SAVE_EVERY_SECONDS
+    save_epochs: int | None = None
+    compiles: bool = False
+    profiles: bool = False
+    shares_machine: bool = False
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """Names of the trackers that this process tells: of several that train together, the first does."""
+        return self.track if self.world.is_main else ()
+
+
+def open_dataset(name: str, workspace: Workspace) -> Dataset:
+    """A dataset whose files are there, drawn or checked.
+
+    Raises:
+        DataError: if files are missing: which, where they were looked for, and how to get them. StoreError: if
+            those that the dataset makes itself cannot be written.
+    """
+    dataset = locate_dataset(name, workspace)
+    missing = dataset.missing()
+    if missing:
+        where = f", not found in {dataset.root} (give another folder with --data-root DIR)"
+        needs = ", ".join(missing) + (where if dataset.needs_root else "")
+        raise DataError(f"dataset {name!r} needs {needs}; {dataset.fetch_hint()}")
+    dataset.warn = workspace.reporter.line  # type: ignore[method-assign,assignment]
+    doing = "Reading the annotations of" if dataset.needs_files else "Preparing"
+    with (
+        locked(workspace.store.cache / "data" / name),
+        workspace.reporter.task(f"{doing} {dataset.title}", bytes=dataset.needs_files) as report,
+    ):
+        try:
+            dataset.prepare(report)
+        except OSError as error:
+            raise unwritable(dataset.root, error) from error
+    return dataset
+
+
+def fingerprint(dataset: Dataset, workspace: Workspace) -> str:
+    """A dataset's fingerprint. Its images are hashed for it once, which is shown, by the main process first.
+
+    Raises:
+        StoreError: if the cache cannot be written.
+    """
+
+    def hash_images() -> None:
+        with (
+            locked(workspace.store.cache / "data" / dataset.name),
+            workspace.reporter.task(f"Hashing the images of {dataset.title}, once") as report,
+        ):
+            for split in dataset.used_splits():
+                dataset.image_sha256s(split, report)
+
+    if dataset.needs_files:
+        workspace.world.shared(hash_images)
+    return dataset.fingerprint()
+
+
+def locate_dataset(name: str, workspace: Workspace) -> Dataset:
+    """A dataset where its files are or would be, with the options given; nothing is read.
+
+    Raises:
+        PlbenchError: if it does not take an option, or the option's value is not valid.
+    """
+    kind = workspace.registry.dataset(name)
+    root, cache = dataset_root(kind, workspace), workspace.store.cache
+    if is_prepared(root):  # what its own files had to be told is settled there
+        return prepared_kind(kind)(root, cache=cache)
+    return kind(root, cache=cache, options=_dataset_options(kind, workspace.data_options))
+
+
+def _dataset_options(kind: type[Dataset], values: Mapping[str, Any]) -> Any:
+    known = kind.Options.model_fields
+    for name in values:
+        if name not in known:
+            takes = did_you_mean(name, known) if known else "it takes none"
+            raise PlbenchError(f"dataset {kind.name!r} has no option {name!r}; {takes}")
+    try:
+        return kind.Options.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            raise PlbenchError(f"dataset {kind.name!r} needs to be told {name!r}: {known[name].description}") from error
+        message = str(first["msg"]).removeprefix("Value error, ")
+        raise PlbenchError(f"dataset {kind.name!r}: {name} = {first['input']!r} is not valid: {message}") from error
+
+
+def dataset_root(kind: type[Dataset], workspace: Workspace) -> Path:
+    """The folder given, or where datasets usually are: the cache for drawn ones, the user's data for others."""
+    if workspace.data_root is not None:
+        return workspace.data_root
+    if not kind.needs_files:
+        return workspace.store.cache / "data" / kind.name
+    return user_data_path("plbench") / kind.name

@@ -1,0 +1,229 @@
+"""From a grid to the plans of its runs: each dataset is opened once, what does not fit is left out with the reason."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from plbench.comparison.lineup import Entrant, LeftOut, choose_entrants, plan_entrant, plan_setting
+from plbench.errors import PlbenchError
+from plbench.runs.estimate.stacked import seconds_of_all
+from plbench.runs.plan.resolve import Request, RunPlan
+from plbench.runs.protocol import Material
+from plbench.runs.registry import Registry
+from plbench.runs.workspace import Workspace
+from plbench.sweeps.grid import MODEL_FIELDS, PLAN_FIELDS, REQUEST_FIELDS, Cell, DatasetEntry, Grid
+
+_WEIGHTS = ("packaged", "pretrained", "random")
+
+
+@dataclass(frozen=True)
+class GridRun:
+    """A run of a grid, and what the grid says of it."""
+
+    cell: Cell
+    plan: RunPlan
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """The runs of a grid.
+
+    Attributes:
+        runs: each key once.
+        left_out: what does not fit, each reason once.
+        num_excluded: cells that an exclusion matches.
+        workspace: the one given, with the weights' file that the grid names.
+    """
+
+    runs: tuple[GridRun, ...]
+    left_out: tuple[LeftOut, ...]
+    num_excluded: int
+    workspace: Workspace
+
+    @property
+    def plans(self) -> list[RunPlan]:
+        """All runs, in the grid's order."""
+        return [run.plan for run in self.runs]
+
+    @property
+    def columns(self) -> list[str]:
+        """What a table of the runs shows: the method, and all that differs between them."""
+        params = [name for run in self.runs for name in run.cell.params]  # the first run may have none
+        names = dict.fromkeys(["method", *params, *(name for run in self.runs for name in run.cell.values)])
+        differs = {name: len({repr(run.cell.values.get(name)) for run in self.runs}) > 1 for name in names}
+        return [name for name in names if name == "method" or differs[name]]
+
+
+def expand(grid: Grid, workspace: Workspace) -> Expansion:
+    """The plans of all runs of a grid; nothing is trained.
+
+    A run that does not fit (its method needs what the setting does not have, its dataset has no such recipe) is left
+    out. A value that the grid names and that fits no run at all is a mistake.
+
+    Raises:
+        PlbenchError: for such a value, or one that does not exist.
+    """
+    methods, left_out = _methods(grid, workspace.registry)
+    workspace = _with_weights(grid, workspace)
+    cells = [
+        Cell(entry.name, setting, entrant, params, seed)
+        for entry in grid.datasets
+        for setting in grid.settings()
+        for entrant, params in methods
+        for seed in grid.seeds
+    ]
+    wanted = [cell for cell in cells if not grid.leaves_out(cell)]
+    planned = _Planned(wanted)
+    with workspace.reporter.task("Planning") as report:
+        opened: list[Material] = []
+        for entry in grid.datasets:
+            place = _workspace_of(entry, workspace)
+            of_dataset = [cell for cell in wanted if cell.dataset == entry.name]
+            for _, members in itertools.groupby(of_dataset, lambda cell: repr(cell.setting)):
+                _plan(list(members), place, opened, planned)
+                report(planned.number, len(wanted))
+    planned.refuse_what_never_fits()
+    runs = {run.plan.spec.key: run for run in reversed(planned.runs)}  # of two cells that are one run, the first
+    return Expansion(
+        tuple(reversed(runs.values())), (*left_out, *planned.left_out()), len(cells) - len(wanted), workspace
+    )
+
+
+def _methods(grid: Grid, registry: Registry) -> tuple[list[tuple[Entrant, dict[str, Any]]], list[LeftOut]]:
+    """Each entrant with each combination of the parameters that the grid gives it."""
+    found: dict[str, tuple[Entrant, dict[str, Any]]] = {}
+    left_out: list[LeftOut] = []
+    for entry in grid.methods:
+        entrants, broken = choose_entrants([entry.name], registry)
+        left_out += [one for one in broken if one not in left_out]
+        if entry.params and len(entrants) != 1:
+            raise PlbenchError(
+                f"methods: {entry.name!r} stands for {len(entrants)} methods and variants, which do not share "
+                "parameters; give params to one method"
+            )
+        for entrant, values in itertools.product(entrants, itertools.product(*entry.params.values())):
+            params = dict(zip(entry.params, values, strict=True))
+            same = f"{entrant.words} {params!r}"
+            if same not in found or entrant.named:
+                found[same] = (entrant, params)
+    return list(found.values()), left_out
+
+
+def _with_weights(grid: Grid, workspace: Workspace) -> Workspace:
+    """The workspace with the file that the grid's weights name, if they name one."""
+    files = [value for value in grid.model.get("weights", []) if value not in _WEIGHTS]
+    if len(files) > 1:
+        raise PlbenchError(f"model.weights: {files[0]!r} and {files[1]!r} are two files; a sweep has one at most")
+    return replace(workspace, weights_file=Path(str(files[0]))) if files else workspace
+
+
+def _workspace_of(entry: DatasetEntry, workspace: Workspace) -> Workspace:
+    root = workspace.data_root if entry.root is None else Path(entry.root).expanduser()
+    return replace(workspace, data_root=root, data_options=entry.options)
+
+
+class _Planned:
+    """What comes of cells, one after another."""
+
+    def __init__(self, wanted: Sequence[Cell]) -> None:
+        self.number, self.runs = 0, list[GridRun]()
+        self._fits: set[tuple[str, str]] = set()
+        self._reasons: dict[tuple[str, str], str] = {}
+        self._left_out: dict[LeftOut, None] = {}
+
+    def fits(self, cell: Cell, plan: RunPlan) -> None:
+        """A run that can be made."""
+        self.number += 1
+        self.runs.append(GridRun(cell, plan))
+        self._fits.update(_named(cell))
+
+    def does_not_fit(self, cell: Cell, who: str, why: PlbenchError) -> None:
+        """One that cannot, for a reason."""
+        self.number += 1
+        self._left_out[LeftOut(who, str(why))] = None
+        for value in _named(cell):
+            self._reasons.setdefault(value, str(why))
+
+    def left_out(self) -> list[LeftOut]:
+        """What does not fit, each reason once."""
+        return list(self._left_out)
+
+    def refuse_what_never_fits(self) -> None:
+        """Raises if a value that the grid names fits no run; a typing error most likely."""
+        reasons = {entry.why for entry in self._left_out}
+        if not self.runs:
+            if len(reasons) == 1:
+                raise PlbenchError(reasons.pop())
+            if not reasons:
+                raise PlbenchError("exclude: nothing is left of the grid; take one of the exclusions out")
+        for (axis, value), why in self._reasons.items():
+            if (axis, value) not in self._fits:
+                raise PlbenchError(f"no run with {axis} = {value} can be made: {why}; take it out, or mend it")
+        if not self.runs:
+            raise PlbenchError(f"no run of the grid can be made: {next(iter(self._left_out)).why}")
+
+
+def _named(cell: Cell) -> list[tuple[str, str]]:
+    """What a person named of a cell: not a method that a group brought along."""
+    given = {name: value for name, value in cell.values.items() if name != "seed"}
+    if not cell.entrant.named:
+        del given["method"]
+    return [(name, repr(value)) for name, value in given.items()]
+
+
+def _plan(cells: Sequence[Cell], workspace: Workspace, opened: list[Material], planned: _Planned) -> None:
+    """Plans cells of one dataset and setting."""
+    first = cells[0]
+    try:
+        setting = plan_setting(_request(first.dataset, first.setting), None, workspace, opened)
+    except PlbenchError as error:
+        who = ", ".join(str(value) for value in (first.dataset, *first.setting.values()))
+        for cell in cells:
+            planned.does_not_fit(cell, who, error)
+        return
+    opened.append(setting.material)
+    for cell in cells:
+        entrant = replace(cell.entrant, params={**cell.entrant.params, **cell.params})
+        try:
+            plan = plan_entrant(entrant, setting, cell.seed, workspace)
+        except PlbenchError as error:
+            params = [f"{name}={value}" for name, value in cell.params.items()]
+            where = [cell.dataset, *([cell.setting["simulation"]] if "simulation" in cell.setting else [])]
+            who = f"{' '.join([cell.entrant.words, *params])} on {', '.join(where)}"
+            planned.does_not_fit(cell, who, error)
+            continue
+        planned.fits(cell, plan)
+
+
+def _request(dataset: str, setting: Mapping[str, Any]) -> Request:
+    given = dict(setting)
+    if given.get("weights", "random") not in _WEIGHTS:
+        given["weights"] = "file"
+    return Request(
+        dataset,
+        "",
+        simulate=given.get("simulation"),
+        model={name: given[name] for name in ("backbone", *MODEL_FIELDS) if name in given},
+        plan={name: given[name] for name in PLAN_FIELDS if name in given},
+        **{name: given[name] for name in REQUEST_FIELDS if name in given},
+    )
+
+
+def seconds_of(plans: Sequence[RunPlan], workspace: Workspace) -> float:
+    """Seconds that runs take one after another, prerequisites included: a few steps of each model are measured."""
+    alike: dict[str, list[RunPlan]] = defaultdict(list)
+    for plan in plans:
+        spec = plan.spec
+        model = f"{spec.dataset_fingerprint} {spec.model.model_dump_json()} {spec.regime} {spec.precision}"
+        alike[f"{model} {spec.plan.batch_size}"].append(plan)
+    total = 0.0
+    with workspace.reporter.task("Measuring how long a step takes") as report:
+        for number, members in enumerate(alike.values(), 1):
+            total += seconds_of_all(members, workspace)
+            report(number, len(alike))
+    return total

@@ -1,0 +1,251 @@
+"""A grid of runs as a person writes it down: what varies, what is fixed, what is left out. Nothing is opened here."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from plbench.comparison.lineup import Entrant
+from plbench.errors import PlbenchError, did_you_mean
+from plbench.spec import ModelSpec, Plan, Precision, Regime, Selection
+
+Scalar = str | int | float | bool
+_OWN_AXIS = {"backbone"}
+_NOT_ASKED_FOR = {"weights_sha256", "mean", "std"}  # they follow from the backbone
+MODEL_FIELDS = tuple(name for name in ModelSpec.model_fields if name not in _OWN_AXIS | _NOT_ASKED_FOR)
+PLAN_FIELDS = tuple(Plan.model_fields)
+REQUEST_FIELDS = (
+    "simulation_seed",
+    "recipe",
+    "regime",
+    "precision",
+    "selection",
+    "skip_unreadable",
+    "allow_duplicates",
+)
+AXES = ("method", "dataset", "simulation", "backbone", *REQUEST_FIELDS, *MODEL_FIELDS, *PLAN_FIELDS, "seed")
+
+
+_KINDS = ("str", "int", "float", "bool")  # what pydantic adds to the place of a value that may be any of them
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    if len({repr(value) for value in values}) < len(values):
+        raise ValueError("a value comes twice")
+    return values
+
+
+Listed = BeforeValidator(_listed)
+"""A value alone stands for a list of it."""
+
+Names = Annotated[list[Annotated[str, Field(min_length=1)]], Listed]
+Table = dict[str, Annotated[list[Scalar], Field(min_length=1), Listed]]
+"""Values, or lists of values, by name."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class MethodEntry(_Strict):
+    """Who takes part: a method, `method:variant`, `method:*`, a tag or `all`; a method alone may have parameters."""
+
+    name: Annotated[str, Field(min_length=1)]
+    params: Table = Field(default_factory=dict)
+
+
+class DatasetEntry(_Strict):
+    """A dataset, and where its files are or what it must be told, as `--data-root`, `--labels` and `-D` say it."""
+
+    name: Annotated[str, Field(min_length=1)]
+    root: str | None = None
+    options: dict[str, Scalar] = Field(default_factory=dict)
+
+
+def _entries(value: Any) -> Any:
+    return [{"name": entry} if isinstance(entry, str) else entry for entry in _listed(value)]
+
+
+class Grid(_Strict):
+    """What a sweep file says. Everything may be a value or a list, whose members are combined with all others.
+
+    Attributes:
+        simulations: as `--simulate` takes them; none for each dataset's own protocol.
+        backbones: none for the recipe's.
+        seeds: how many, from 0 on, or which.
+        model, plan: fields of `ModelSpec` and `Plan` that differ from the recipe's.
+        exclude: combinations to leave out; one matches a run if all that it names does.
+    """
+
+    methods: Annotated[list[MethodEntry], BeforeValidator(_entries), Field(min_length=1)]
+    datasets: Annotated[list[DatasetEntry], BeforeValidator(_entries), Field(min_length=1)]
+    simulations: Names = Field(default_factory=list)
+    backbones: Names = Field(default_factory=list)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0])
+    simulation_seed: Annotated[list[Annotated[int, Field(ge=0)]], Listed] = Field(default_factory=list)
+    recipe: Names = Field(default_factory=list)
+    regime: Annotated[list[Regime], Listed] = Field(default_factory=list)
+    precision: Annotated[list[Precision], Listed] = Field(default_factory=list)
+    selection: Annotated[list[Selection], Listed] = Field(default_factory=list)
+    skip_unreadable: Annotated[list[bool], Listed] = Field(default_factory=list)
+    allow_duplicates: Annotated[list[bool], Listed] = Field(default_factory=list)
+    model: Table = Field(default_factory=dict)
+    plan: Table = Field(default_factory=dict)
+    exclude: list[dict[str, Any]] = Field(default_factory=list)
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count_or_list(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            if value < 1:
+                raise ValueError("a sweep needs at least one seed")
+            return list(range(value))
+        return value
+
+    @field_validator("simulations", "backbones", "seeds", "simulation_seed", "recipe", "regime", "precision")
+    @classmethod
+    def _no_value_twice(cls, values: list[Any]) -> list[Any]:
+        return _distinct(values)
+
+    @field_validator("datasets")
+    @classmethod
+    def _no_dataset_twice(cls, entries: list[DatasetEntry]) -> list[DatasetEntry]:
+        _distinct([entry.name for entry in entries])
+        return entries
+
+    @field_validator("model", "plan")
+    @classmethod
+    def _known_fields(cls, values: Table, info: Any) -> Table:
+        known = MODEL_FIELDS if info.field_name == "model" else PLAN_FIELDS
+        for name in values:
+            if name not in known:
+                raise ValueError(f"there is no {name!r}; {did_you_mean(name, known)}")
+        return {name: _distinct(found) for name, found in values.items()}
+
+    @model_validator(mode="after")
+    def _exclusions_speak_of_the_grid(self) -> Grid:
+        axes = {*self.axes(), "method", "dataset", "seed", "params"}
+        for number, exclusion in enumerate(self.exclude, 1):
+            for name in exclusion:
+                if name not in (*AXES, "params"):
+                    raise ValueError(f"exclude: the {_ordinal(number)}: {_unknown(name, (*AXES, 'params'))}")
+                if name not in axes:
+                    raise ValueError(f"exclude: the {_ordinal(number)} speaks of {name!r}, which the grid does not set")
+            if not isinstance(exclusion.get("params", {}), dict):
+                raise ValueError(f"exclude: the {_ordinal(number)}: params is a table, such as {{ top_k = 5 }}")
+        return self
+
+    def axes(self) -> dict[str, list[Any]]:
+        """The values of each axis by name, but for method, dataset and seed; an axis that is not set is not there."""
+        own: dict[str, list[Any]] = {"simulation": self.simulations, "backbone": self.backbones}
+        own |= {name: getattr(self, name) for name in REQUEST_FIELDS}
+        return {name: values for name, values in {**own, **self.model, **self.plan}.items() if values}
+
+    def settings(self) -> Iterator[dict[str, Any]]:
+        """All combinations of `axes`, the last one moving fastest."""
+        axes = self.axes()
+        for values in itertools.product(*axes.values()):
+            yield dict(zip(axes, values, strict=True))
+
+    def leaves_out(self, cell: Cell) -> bool:
+        """Whether an exclusion matches."""
+        return any(_matches(exclusion, cell) for exclusion in self.exclude)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid, by what the grid says of it.
+
+    Attributes:
+        params: that the grid gives the method, beside its variant's.
+        setting: values of `Grid.axes` by name.
+    """
+
+    dataset: str
+    setting: Mapping[str, Any]
+    entrant: Entrant
+    params: Mapping[str, Any]
+    seed: int
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """All of it by name, in the order in which a table shows it."""
+        row = {"method": self.entrant.words, **self.params, "dataset": self.dataset, **self.setting}
+        return {**row, "seed": self.seed}
+
+
+def _matches(exclusion: Mapping[str, Any], cell: Cell) -> bool:
+    """Whether all that an exclusion names is so; of a list, any member will do."""
+    for name, wanted in exclusion.items():
+        if name == "params":
+            if not all(cell.params.get(param) in _listed(value) for param, value in wanted.items()):
+                return False
+            continue
+        found = {"dataset": cell.dataset, "seed": cell.seed, **cell.setting}
+        is_it = {cell.entrant.method, cell.entrant.words} if name == "method" else {found[name]}
+        if not any(value in is_it for value in _listed(wanted)):
+            return False
+    return True
+
+
+def read_grid(path: Path) -> Grid:
+    """A grid from its file.
+
+    Raises:
+        PlbenchError: in one sentence that names the field, if the file cannot be read or does not say a grid.
+    """
+    try:
+        with path.open("rb") as file:
+            return Grid.model_validate(tomllib.load(file))
+    except OSError as error:
+        raise PlbenchError(f"{path} cannot be read: {error.strerror}; give a file such as grid.toml") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PlbenchError(f"{path} is not valid TOML: {error}") from error
+    except ValidationError as error:
+        raise PlbenchError(f"{path}: {_sentence(error)}") from error
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first thing that is wrong with a grid, in words; a mistyped name before what is missing for it."""
+    found = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    *outer, name = first_place = found[0]["loc"] or ("",)
+    place, kind = _place(first_place), found[0]["type"]
+    if kind == "extra_forbidden":
+        entries: dict[Any, type[_Strict]] = {"methods": MethodEntry, "datasets": DatasetEntry}
+        known = entries.get(outer[0], Grid) if outer else Grid
+        unknown = _unknown(str(name), known.model_fields)
+        return f"{_place(outer)}: {unknown}" if outer else unknown
+    if kind == "missing":
+        return f'{place} is missing, such as {place} = {"" if outer else "["}"…"{"" if outer else "]"}'
+    if kind == "too_short":
+        return f"{place} is empty; give at least one value, or leave it out"
+    message = found[0]["msg"].removeprefix("Value error, ")
+    if kind == "value_error":
+        return f"{place}: {message}" if place else message
+    return f"{place} = {found[0]['input']!r} is not valid: {message}"
+
+
+def _unknown(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    return f"there is no field {name!r}; {did_you_mean(name, known)}"
+
+
+def _place(location: Sequence[str | int]) -> str:
+    """Where in the file, as in "methods[2].params.top_k", counted from 1."""
+    text = ""
+    for part in (part for part in location if part not in _KINDS):
+        text += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def _ordinal(number: int) -> str:
+    return f"{number}{'th' if 10 < number % 100 < 14 else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"

@@ -1,0 +1,234 @@
+"""Runs spread over the processes, GPUs and nodes of a Ray cluster. What was made lies in the store, as ever.
+
+A task makes one run, or runs that train together; tasks that need others wait for them. A task whose worker or node
+dies is tried again by Ray; the store's locks and records see to it that nothing is made twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plbench.data.dataset import Dataset
+from plbench.errors import PlbenchError, TrainingError
+from plbench.runs import run as runner
+from plbench.runs import schedule as sweep
+from plbench.runs.plan.resolve import RunPlan
+from plbench.runs.registry import Registry
+from plbench.runs.schedule import Count, Result
+from plbench.runs.together import groups
+from plbench.runs.workspace import Workspace
+from plbench.sweeps.ray.cluster import Cluster, Overheard, check_room, first_line, joined, slots_of, taken_of
+from plbench.sweeps.ray.task import Outcome, Place, make
+
+LOOK_EVERY_SECONDS = 1.0
+SAVING_SECONDS = 30.0  # that tasks have, after Ctrl-C, to save where they are
+SHARED_SECONDS = 60.0  # until a file that another node wrote is seen in a shared folder
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What one task makes: a run, or several that train together; and the keys that each of them needs."""
+
+    plans: tuple[RunPlan, ...]
+    needs: tuple[tuple[str, ...], ...]
+
+
+def run_all(
+    plans: Sequence[RunPlan],
+    workspace: Workspace,
+    cluster: Cluster,
+    plugins: Sequence[Path] = (),
+    expected_seconds: float = 0.0,
+) -> list[Result]:
+    """As `plbench.runs.schedule.run_all`, on a Ray cluster.
+
+    Args:
+        plans: what to run; the same run may come twice.
+        workspace: where and how; the device is the cluster's business.
+        cluster: which, and what a run takes of it.
+        plugins: files given with `--plugin`.
+        expected_seconds: of all that is missing, one after another.
+
+    Raises:
+        PlbenchError: if Ray or the cluster cannot be used, no node has room for a run, or runs that were made are not
+            seen here.
+    """
+    found = sweep.with_prerequisites(plans, workspace.registry)
+    missing = {key: plan for key, plan in found.items() if runner.finished(plan, workspace) is None}
+    outcomes: Outcome = {}
+    if missing:
+        with contextlib.redirect_stdout(Overheard(workspace.reporter)), joined(cluster) as ray:
+            taken = taken_of(ray, cluster)
+            slots = slots_of(ray, taken)
+            check_room(taken, slots, cluster, workspace.reporter)
+            bundles = in_bundles(list(missing.values()), workspace.registry, max(1, slots))
+            workspace.reporter.line(_words(bundles, ray, slots))
+            place = _place(workspace, plugins, taken)
+            count = Count(len(missing), expected_seconds / max(1, min(slots, len(bundles))))
+            outcomes = _make_all(ray, bundles, place, cluster, taken, workspace, count)
+    return [_result(plan, outcomes.get(plan.spec.key), workspace) for plan in plans]
+
+
+_REST = ("track", "decode", "pretraining", "save_every", "compiles", "profiles")  # of a workspace, as they are
+
+
+def in_bundles(plans: Sequence[RunPlan], registry: Registry, slots: int) -> list[Bundle]:
+    """Runs in tasks, those first that others need. Runs that can train together do, but leave no slot empty for it.
+
+    Args:
+        plans: missing runs, each after those it needs.
+        registry: where they come from.
+        slots: tasks that can run at a time.
+    """
+    missing = {plan.spec.key for plan in plans}
+    needs = {
+        plan.spec.key: tuple(
+            first.spec.key for first in sweep.prerequisites(plan, registry) if first.spec.key in missing
+        )
+        for plan in plans
+    }
+    depth: dict[str, int] = {}
+    waves: dict[int, list[RunPlan]] = defaultdict(list)
+    for plan in plans:
+        key = plan.spec.key
+        depth[key] = 1 + max((depth[need] for need in needs[key]), default=-1)
+        waves[depth[key]].append(plan)
+    bundles = []
+    for wave in waves.values():
+        for members in groups(wave):
+            size = -(-len(members) // slots)
+            parts = (tuple(members[start : start + size]) for start in range(0, len(members), size))
+            bundles += [Bundle(part, tuple(needs[plan.spec.key] for plan in part)) for part in parts]
+    return bundles
+
+
+def _words(bundles: Sequence[Bundle], ray: Any, slots: int) -> str:
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    tasks, runs = len(bundles), sum(len(bundle.plans) for bundle in bundles)
+    together = "" if runs == tasks else f" in {tasks} tasks, as runs train together"
+    return f"Ray: {runs} runs{together}, {slots} at a time on {nodes} {'node' if nodes == 1 else 'nodes'}"
+
+
+def _place(workspace: Workspace, plugins: Sequence[Path], taken: Mapping[str, float]) -> Place:
+    threads = max(1, int(taken["CPU"]))
+    return Place(
+        runs=workspace.store.runs.absolute(),
+        cache=workspace.store.cache.absolute(),
+        plugins=tuple(path.absolute() for path in plugins),
+        device="cuda" if taken["GPU"] > 0 else "cpu",
+        workers=min(workspace.workers, threads),
+        threads=threads,
+        weights_file=workspace.weights_file and workspace.weights_file.absolute(),
+        rest={name: getattr(workspace, name) for name in _REST},
+    )
+
+
+def _make_all(
+    ray: Any,
+    bundles: Sequence[Bundle],
+    place: Place,
+    cluster: Cluster,
+    taken: Mapping[str, float],
+    workspace: Workspace,
+    count: Count,
+) -> Outcome:
+    """Hands all tasks to Ray and follows them to their end."""
+    task = ray.remote(make).options(
+        num_cpus=taken["CPU"],
+        num_gpus=taken["GPU"],
+        max_retries=cluster.retries,
+        retry_exceptions=False,  # a training that fails does so again
+        name="plbench",
+    )
+    made_by: dict[str, Any] = {}
+    pending: dict[Any, Bundle] = {}
+    for bundle in bundles:
+        first = {made_by[key]: None for keys in bundle.needs for key in keys}  # each task once
+        specs = [plan.spec.model_dump_json() for plan in bundle.plans]
+        ref = task.remote(place, _data(bundle.plans[0].material.dataset), specs, bundle.needs, *first)
+        pending[ref] = bundle
+        made_by |= dict.fromkeys((plan.spec.key for plan in bundle.plans), ref)
+    try:
+        return _follow(ray, pending, workspace, count)
+    except BaseException:
+        _cancel(ray, pending, workspace, count)
+        raise
+
+
+def _data(dataset: Dataset) -> tuple[Path, dict[str, Any]]:
+    """Where a dataset lies and what it was told, as `Workspace` takes them, for a process elsewhere."""
+    told = dataset.options.model_dump(exclude_unset=True)
+    return dataset.root.absolute(), {n: v.absolute() if isinstance(v, Path) else v for n, v in told.items()}
+
+
+def _follow(ray: Any, pending: dict[Any, Bundle], workspace: Workspace, count: Count) -> Outcome:
+    """Waits for all tasks; says how far they are, and at once what fails."""
+    outcomes: Outcome = {}
+    with workspace.reporter.tally("Runs") as tally:
+        tally(count.made, count.total, count.words(0))
+        while pending:
+            ready, _ = ray.wait(list(pending), num_returns=1, timeout=LOOK_EVERY_SECONDS)
+            for ref in ready:
+                bundle = pending.pop(ref)
+                outcome = _outcome_of(ray, ref, bundle)
+                outcomes |= outcome
+                failed = [plan for plan in bundle.plans if outcome[plan.spec.key] is not None]
+                count.add(len(bundle.plans), len(failed))
+                for plan in failed:
+                    key = plan.spec.key
+                    workspace.reporter.line(f"Failed: {key}, {plan.method.title}: {outcome[key]}")
+            running = workspace.store.held(plan.spec.key for bundle in pending.values() for plan in bundle.plans)
+            tally(count.made, count.total, count.words(len(running)))
+    return outcomes
+
+
+def _outcome_of(ray: Any, ref: Any, bundle: Bundle) -> Outcome:
+    """What a task says, or what became of it."""
+    keys = [plan.spec.key for plan in bundle.plans]
+    try:
+        outcome: Outcome = ray.get(ref)
+        return outcome
+    except ray.exceptions.RayTaskError as error:  # a plugin that raises what nobody expects, or a mistake of ours
+        cause = error.cause if isinstance(error.cause, BaseException) else error
+        kind = "" if isinstance(cause, PlbenchError) else f"{type(cause).__name__}: "
+        return dict.fromkeys(keys, kind + first_line(cause))
+    except ray.exceptions.RayError as error:
+        return dict.fromkeys(keys, f"its worker was lost again and again: {first_line(error)}")
+
+
+def _cancel(ray: Any, pending: Mapping[Any, Bundle], workspace: Workspace, count: Count) -> None:
+    """Stops what is under way; it may save where it is first."""
+    workspace.reporter.line(
+        f"Stopping: {count.made} of {count.total} runs are made; the others have {SAVING_SECONDS:.0f} seconds to save "
+        "where they are"
+    )
+    refs = list(pending)
+    for ref in refs:
+        ray.cancel(ref)
+    _, left = ray.wait(refs, num_returns=len(refs), timeout=SAVING_SECONDS) if refs else ([], [])
+    for ref in left:
+        ray.cancel(ref, force=True)
+
+
+def _result(plan: RunPlan, why: str | None, workspace: Workspace) -> Result:
+    """The record of a run that was made, or the error of one that failed."""
+    if why is not None:
+        return TrainingError(why)
+    folder, deadline = workspace.store.run_folder(plan.spec.key), time.monotonic() + SHARED_SECONDS
+    while (record := runner.finished(plan, workspace)) is None:
+        if time.monotonic() > deadline:
+            raise PlbenchError(
+                f"run {plan.spec.key} was made on another node, but {folder} is not here; --runs must be a folder that "
+                "all nodes share, at the same path"
+            )
+        time.sleep(LOOK_EVERY_SECONDS)
+        with contextlib.suppress(OSError):
+            os.listdir(folder.parent)  # a network file system looks again
+    return record

@@ -1,0 +1,111 @@
+"""Writing the beginnings of a method: one file, or a distribution that can be installed."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import shlex
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from plbench.errors import PlbenchError
+from plbench.files import write_text
+from plbench.runs.registry import Registry
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written, and the commands that come next."""
+
+    paths: tuple[Path, ...]
+    next_commands: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return {"written": [str(path) for path in self.paths], "next": list(self.next_commands)}
+
+    def text(self) -> str:
+        """For reading."""
+        return "\n".join(
+            [*(f"Wrote {path}" for path in self.paths), *(f"Next: {command}" for command in self.next_commands)]
+        )
+
+
+def new_method(name: str, folder: Path, registry: Registry, *, package: bool) -> Written:
+    """Writes a method that runs as it stands.
+
+    Args:
+        name: of the method.
+        folder: where the file or the distribution's folder goes; nothing that is there is written over.
+        registry: the methods that there are.
+        package: a distribution in place of one file.
+
+    Raises:
+        PlbenchError: if the name is taken or is none for a method, or a file is there already. StoreError: if the
+            folder cannot be written to.
+    """
+    _check_name(name, registry)
+    words = _words(name, package=package)
+    top = folder / words["distribution"]
+    source = top / "src" / f"{words['module']}.py" if package else folder / f"{words['module']}.py"
+    contents = {source: "method.py"}
+    if package:
+        contents[top / "pyproject.toml"] = "pyproject.toml"
+        contents[top / "tests" / f"test_{words['module']}.py"] = "test_method.py"
+    there = [path for path in ((top,) if package else (source,)) if path.exists()]
+    if there:
+        raise PlbenchError(f"{there[0]} is there already; choose another name or folder, or remove it")
+    for path, template in contents.items():
+        write_text(path, _render(template, words))
+    paths = tuple(path.relative_to(folder) for path in contents)
+    return Written(paths, _next(name, paths[0], top.relative_to(folder) if package else None))
+
+
+def _next(name: str, source: Path, top: Path | None) -> tuple[str, ...]:
+    if top is None:
+        plugin = f"--plugin {shlex.quote(str(source))}"
+        return (f"plbench methods check {name} {plugin}", f"plbench run --method {name} --dataset scenes {plugin}")
+    return (
+        f"pip install -e {shlex.quote(f'./{top}')}",
+        f"plbench methods check {name}",
+        f"plbench run --method {name} --dataset scenes",
+    )
+
+
+def _check_name(name: str, registry: Registry) -> None:
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
+        likely = re.sub(r"[^a-z0-9]+", "-", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()).strip("-")
+        meant = f"; did you mean {likely}?" if re.match(r"[a-z]", likely) else ""
+        raise PlbenchError(
+            f"{name!r} is no name for a method: small letters, digits and hyphens, as in my-method{meant}"
+        )
+    if name in registry.names("method"):
+        raise PlbenchError(
+            f"there is a method {name!r} already, of {registry.origin('method', name)}, which another may not hide; "
+            f"choose another name, such as my-{name}"
+        )
+    if keyword.iskeyword(name):
+        raise PlbenchError(f"{name!r} is a word of Python's own, which no file can be named after; choose another name")
+
+
+def _words(name: str, *, package: bool) -> dict[str, str]:
+    """What templates are filled with. An installed module is named after its distribution, as no other is."""
+    parts = name.split("-")
+    module = name.replace("-", "_")
+    return {
+        "name": name,
+        "title": " ".join(parts).capitalize(),
+        "module": f"plbench_{module}" if package else module,
+        "class_name": "".join(part.capitalize() for part in parts),
+        "distribution": f"plbench-{name}",
+    }
+
+
+def _render(template: str, words: dict[str, str]) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    text = files("plbench.testing").joinpath("templates", f"{template}.jinja").read_text(encoding="utf-8")
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    return environment.from_string(text).render(words)

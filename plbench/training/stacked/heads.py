@@ -1,0 +1,389 @@
+"""Many heads trained in one pass over cached features: one matrix product where there were H small ones.
+
+A head's parameters, gradients and averaged weights become slices of tensors that hold those of all heads. All else of
+a training stays its own: optimiser, schedule, history, method. Each head takes the steps that it would take alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plbench.data.labels import PartialLabels
+from plbench.errors import PluginError, TrainingError
+from plbench.method import Batch, Method, Progress
+from plbench.spec import Plan
+from plbench.training import hooks
+from plbench.training.dropout import Dropout
+from plbench.training.execution import Execution, widened
+from plbench.training.inputs import FeatureInputs
+from plbench.training.optimizer import FusedSteps, apply_gradients
+from plbench.training.stacked.layers import StackedLinear, layers_of
+from plbench.training.state import FitState
+
+BLOCK_BYTES = 64 << 20
+"""Parameters of heads whose products are one, at most."""
+
+HEADS_PER_THREAD = 4
+"""Heads of one order that are worth a thread of their own: fewer, and what they would share is computed too often."""
+
+AHEAD = 2
+"""Batches of an order that wait for its threads, or are worked on, at most."""
+
+Lane = list[Executor]
+"""Threads, one in each executor, that take the steps of one order at a time: what is handed to one is done in turn."""
+
+_OWN_HOOKS = ("build", "transform", "forward", "epoch_start", "epoch_end", "state_dict", "load_state_dict")
+_LOGIT_TENSORS = 24  # of the logits' size that a loss holds, about
+
+
+@dataclass(eq=False)
+class Head:
+    """One training among those of a stack.
+
+    Attributes:
+        state: where it stands; all heads of a stack stand at one epoch.
+        plan: equal for all but in rate and decay.
+        seed: of its order of images and its dropout.
+        stop_after: epochs, where fewer than the plan's.
+        after_epoch: called at the end of each epoch, when `state` is complete.
+        labels: that it learns from, of the rows of the inputs; None for the labels of the inputs.
+        error: why it was given up.
+        seconds: its share of the time that the stack trained.
+    """
+
+    state: FitState
+    plan: Plan
+    seed: int
+    stop_after: int | None = None
+    after_epoch: Callable[[FitState], None] = lambda state: None
+    labels: PartialLabels | None = None
+    error: TrainingError | None = None
+    seconds: float = 0.0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has nothing left to train."""
+        return self.error is not None or self.state.epoch >= (self.stop_after or self.plan.epochs)
+
+
+def is_stackable(method: type[Method]) -> bool:
+    """Whether heads of a method can train together.
+
+    Raises:
+        PluginError: if it says so but has hooks of its own that a stack would not call.
+    """
+    if not method.stackable:
+        return False
+    own = [name for name in _OWN_HOOKS if getattr(method, name) is not getattr(Method, name)]
+    if own:
+        raise PluginError(f"method {method.name!r} says stackable = True but has its own {', '.join(own)}; say False")
+    return True
+
+
+def bytes_per_head(model: nn.Module, batch_size: int) -> int:
+    """Memory that a head takes in a stack: parameters with gradient, moments and average, and its activations."""
+    widths = sum(layer.out_features for layer in layers_of(model) or () if isinstance(layer, nn.Linear))
+    return 5 * _parameter_bytes(model) + 4 * _LOGIT_TENSORS * batch_size * widths
+
+
+def fit_together(
+    heads: Sequence[Head],
+    inputs: FeatureInputs,
+    execution: Execution,
+    *,
+    report: Callable[[int, int], None] = lambda done, total: None,
+    between_epochs: Callable[[], None] = lambda: None,
+) -> None:
+    """Trains all heads to the end of their plans, or until they stop.
+
+    A head whose loss is no longer finite is given up at the end of that epoch and keeps its error; the others go on.
+
+    Args:
+        heads: see `Head`.
+        inputs: features and labels; each head sees them in the order of its own seed, with its own labels if it has
+            some.
+        execution: where and how precisely.
+        report: called with steps done and steps in all, counted over the orders.
+        between_epochs: called when all heads have ended an epoch; what it raises ends the training.
+    """
+    while active := [head for head in heads if not head.is_done]:
+        num_lanes, num_threads = _shape(active, execution.device)
+        orders = [_Order(members, inputs, execution, num_threads) for members in _by_order(active)]
+        try:
+            with _lanes(num_lanes, num_threads) as lanes:  # whose threads have ended before heads are taken apart
+                _fit_until_one_is_done(active, orders, lanes, report, between_epochs)
+        finally:
+            for order in orders:
+                order.release()
+
+
+def _fit_until_one_is_done(
+    heads: Sequence[Head],
+    orders: Sequence[_Order],
+    lanes: Sequence[Lane],
+    report: Callable[[int, int], None],
+    between_epochs: Callable[[], None],
+) -> None:
+    last = max(head.stop_after or head.plan.epochs for head in heads)
+    steps = orders[0].steps_per_epoch * len(orders)
+    while not any(head.is_done for head in heads):
+        start = time.perf_counter()
+        done = heads[0].state.epoch * steps
+        epochs = [_one_by_one(orders[number :: len(lanes)], lane) for number, lane in enumerate(lanes)]
+        for taken in itertools.zip_longest(*epochs, fillvalue=0):  # a step in each lane, in turn
+            done += sum(taken)
+            report(done, last * steps)
+        seconds = (time.perf_counter() - start) / len(heads)
+        for head in heads:
+            head.seconds += seconds
+            head.state.epoch += 1
+            head.state.history[-1]["seconds"] = seconds
+            if head.error is None:
+                head.after_epoch(head.state)
+        between_epochs()
+
+
+def _one_by_one(orders: Sequence[_Order], lane: Lane) -> Iterator[int]:
+    """An epoch of each order; yields 1 for each step that it hands to the lane's threads."""
+    for order in orders:
+        yield from order.train_epoch(lane)
+
+
+def _shape(heads: Sequence[Head], device: torch.device) -> tuple[int, int]:
+    """Number of lanes in which orders train side by side, and of threads in each.
+
+    Small operations leave all cores but one idle. Heads need nothing of one another between two batches, so that many
+    heads of one order are split over the threads of one lane; where they are few, orders take a lane each, more of them
+    than there are cores, as three lanes keep two cores busier than two.
+    """
+    if device.type != "cpu":
+        return 1, 1
+    cores, groups = torch.get_num_threads(), _by_order(heads)
+    num_threads = max(1, min(cores, max(len(members) for members in groups) // HEADS_PER_THREAD))
+    return (min(len(groups), 2 * cores // num_threads) if num_threads < cores else 1), num_threads
+
+
+@contextlib.contextmanager
+def _lanes(number: int, num_threads: int) -> Iterator[list[Lane]]:
+    """So many lanes of so many threads, which together use the cores that torch used; they end with the scope."""
+    cores = torch.get_num_threads()
+    torch.set_num_threads(max(1, cores // (number * num_threads)))
+    try:
+        with contextlib.ExitStack() as stack:
+            yield [
+                [stack.enter_context(ThreadPoolExecutor(1, "heads")) for _ in range(num_threads)] for _ in range(number)
+            ]
+    finally:
+        torch.set_num_threads(cores)
+
+
+def _by_order(heads: Sequence[Head]) -> list[list[Head]]:
+    """Heads that see the same batches: of one seed, and with the very same labels."""
+    groups: dict[tuple[int, int], list[Head]] = defaultdict(list)
+    for head in heads:
+        groups[head.seed, id(head.labels)].append(head)
+    return list(groups.values())
+
+
+class _Order:
+    """Heads that see the same batches. What does not depend on the head is done once for all."""
+
+    def __init__(self, heads: Sequence[Head], inputs: FeatureInputs, execution: Execution, num_blocks: int) -> None:
+        """Stacks the heads, in so many blocks or more."""
+        self.seed, self.execution = heads[0].seed, execution
+        self.inputs = inputs.reseeded(self.seed, heads[0].labels)
+        self.plan, self.state = heads[0].plan, heads[0].state
+        self.steps_per_epoch = math.ceil(len(inputs) / self.plan.batch_size)
+        self.dtype = torch.float32 if execution.precision == "float32" else getattr(torch, execution.precision)
+        if next(self.state.model.parameters()).dtype == torch.float64:
+            self.dtype = torch.float64
+        self.blocks = [_Block(members, execution, self.dtype) for members in _blocks(heads, num_blocks)]
+        self.dropout = Dropout(self.seed, self.state.model)
+        layers = layers_of(self.state.model) or []
+        first = next(number for number, layer in enumerate(layers) if isinstance(layer, nn.Linear))
+        self.shared, self.own = layers[:first], layers[first:]  # layers before the first linear one have no parameters
+
+    def train_epoch(self, lane: Lane) -> Iterator[int]:
+        """One pass over the images; yields 1 for each step handed out."""
+        epoch, num_epochs = self.state.epoch, self.plan.epochs
+        under_way: deque[list[Future[None]]] = deque()
+        for number, batch in enumerate(self.inputs.shuffled(self.plan.batch_size, epoch)):
+            step = epoch * self.steps_per_epoch + number
+            prepared, noise = self._prepared(batch, step)  # while the blocks are busy with those before
+            progress = Progress(step, num_epochs * self.steps_per_epoch, epoch, num_epochs)
+            threads = zip(self.blocks, itertools.cycle(lane), strict=False)
+            under_way.append([thread.submit(block.step, prepared, noise, progress) for block, thread in threads])
+            if len(under_way) > AHEAD:
+                _wait_for(under_way.popleft())
+            yield 1
+        for futures in under_way:
+            _wait_for(futures)
+        for block in self.blocks:
+            block.end_epoch(self.steps_per_epoch)
+
+    def release(self) -> None:
+        """Gives every head its parameters back."""
+        for block in self.blocks:
+            block.release()
+
+    def _prepared(self, batch: Batch, step: int) -> tuple[Batch, list[Tensor]]:
+        """A batch whose inputs went through the layers that the heads share, and the noise of their own layers."""
+        batch = self.execution.move(batch)
+        inputs = batch.inputs
+        with self.dropout.drawing(step, 0, len(batch.index)):  # the layers in the order of a forward pass
+            for layer in self.shared:
+                if not isinstance(layer, nn.Dropout):
+                    inputs = F.relu(inputs)
+                elif layer.p:
+                    inputs = inputs * self.dropout.factors(layer, inputs.shape, layer.p, inputs)
+            noise = list(self._noise(inputs.new_empty((), dtype=self.dtype), len(inputs)))
+        return Batch(inputs, batch.labels[None], batch.index), noise
+
+    def _noise(self, values: Tensor, num_rows: int) -> Iterator[Tensor]:
+        """Factors [B, width] of each later layer that drops anything, as a head alone would draw them."""
+        width = 0
+        for layer in self.own:
+            if isinstance(layer, nn.Linear):
+                width = layer.out_features
+            elif isinstance(layer, nn.Dropout) and layer.p:
+                yield self.dropout.factors(layer, (num_rows, width), layer.p, values)
+
+
+def _wait_for(futures: Sequence[Future[None]]) -> None:
+    for future in futures:
+        future.result()
+
+
+class _Block:
+    """Heads whose products are one."""
+
+    def __init__(self, heads: Sequence[Head], execution: Execution, dtype: torch.dtype) -> None:
+        """Takes over the parameters of the heads."""
+        self.heads = heads
+        models = [layers_of(head.state.model) or [] for head in heads]
+        averages = [layers_of(head.state.ema.module) or [] for head in heads if head.state.ema is not None]
+        first = next(number for number, layer in enumerate(models[0]) if isinstance(layer, nn.Linear))
+        self.layers: list[StackedLinear | nn.Module] = []
+        for number in range(first, len(models[0])):
+            column = [model[number] for model in models]
+            linear = [layer for layer in column if isinstance(layer, nn.Linear)]
+            averaged = [layer for model in averages if isinstance(layer := model[number], nn.Linear)]
+            self.layers.append(StackedLinear(linear, averaged, dtype) if linear else column[0])
+        self.parts = [(slice(start, start + len(m)), _stacked(m)) for start, m in _parts(heads)]
+        self.fused: FusedSteps | None = None
+        self.loss_sum = torch.zeros(len(heads), dtype=torch.float64, device=execution.device)
+        self.bad_step = torch.full((len(heads),), -1, device=execution.device)
+
+    def step(self, batch: Batch, noise: Sequence[Tensor], progress: Progress) -> None:
+        """One optimiser step of every head, on inputs [B, D] and labels [1, B, C]."""
+        num_images = len(batch.index)
+        logits = widened(self._logits(batch.inputs, noise))
+        totals, weights = [], []
+        for rows, method in self.parts:
+            loss = hooks.loss_of(method, logits[rows], batch, progress, (rows.stop - rows.start,))
+            totals.append(loss.total)
+            weights.append(torch.as_tensor(loss.weight, device=logits.device).expand(rows.stop - rows.start))
+        total, weight = torch.cat(totals), torch.cat(weights)
+        (total.sum() / num_images).backward()
+        self._note(total.detach(), weight, progress)
+        self._update(weight.tolist(), num_images)
+
+    def end_epoch(self, num_steps: int) -> None:
+        """Writes the epoch into each head's history, and errors into those that failed."""
+        for head, total, bad in zip(self.heads, self.loss_sum.tolist(), self.bad_step.tolist(), strict=True):
+            state = head.state
+            rate = state.schedule.get_last_lr()[0]
+            state.history.append({"epoch": state.epoch + 1, "step": state.step, "loss": total / num_steps, "lr": rate})
+            if bad >= 0:
+                name = state.method.name
+                place = f"at step {bad} (epoch {state.epoch + 1})"
+                head.error = TrainingError(f"the loss of method {name!r} is no longer finite {place}")
+        self.loss_sum.zero_()
+
+    def release(self) -> None:
+        """Gives every head its parameters back."""
+        for layer in self.layers:
+            if isinstance(layer, StackedLinear):
+                layer.release()
+
+    def _logits(self, values: Tensor, noise: Sequence[Tensor]) -> Tensor:
+        factors = iter(noise)
+        for layer in self.layers:
+            if isinstance(layer, StackedLinear):
+                values = layer(values)
+            elif not isinstance(layer, nn.Dropout):
+                values = F.relu(values)
+            elif layer.p:
+                values = values * next(factors)
+        return values.contiguous()
+
+    def _note(self, total: Tensor, weight: Tensor, progress: Progress) -> None:
+        self.loss_sum += torch.where(weight > 0, total / weight, 0.0)
+        newly_bad = ~torch.isfinite(total) & (self.bad_step < 0)
+        self.bad_step[newly_bad] = progress.step
+
+    def _update(self, weights: Sequence[float], num_images: int) -> None:
+        moved = [number for number, weight in enumerate(weights) if weight > 0]
+        plain = self.heads[0].plan.clip_grad is None and all(weight == num_images for weight in weights)
+        if plain and self.fused is not None:
+            self.fused.step()
+        else:
+            for number in moved:
+                apply_gradients(self.heads[number].state, self.heads[number].plan, num_images / weights[number])
+            if plain:
+                self.fused = FusedSteps([head.state.optimizer for head in self.heads])
+        average = self.heads[0].state.ema
+        if average is not None:
+            share = 1.0 - average.get_decay(self.heads[0].state.step)
+            for layer in self.layers:
+                if isinstance(layer, StackedLinear):
+                    layer.move_average(share, None if len(moved) == len(self.heads) else moved)
+        for head in self.heads:
+            head.state.schedule.step()
+            head.state.step += 1
+
+
+def _blocks(heads: Sequence[Head], least: int) -> Iterator[list[Head]]:
+    """Heads in so many blocks or more, of about one size; those whose methods can be stacked stand side by side."""
+    sides: dict[Hashable, list[Head]] = defaultdict(list)
+    for head in heads:
+        sides[_side(head)].append(head)
+    ordered = [head for side in sides.values() for head in side]
+    most = max(1, BLOCK_BYTES // _parameter_bytes(heads[0].state.model))
+    number = min(len(heads), least * math.ceil(len(heads) / (least * most)))
+    for block in range(number):
+        yield ordered[len(heads) * block // number : len(heads) * (block + 1) // number]
+
+
+def _parts(heads: Sequence[Head]) -> Iterator[tuple[int, list[Head]]]:
+    """Runs of heads whose methods can be stacked, with the position of each run's first head."""
+    start = 0
+    for _, run in itertools.groupby(heads, key=_side):
+        members = list(run)
+        yield start, members
+        start += len(members)
+
+
+def _side(head: Head) -> Hashable:
+    return type(head.state.method), head.state.method.stack_key()
+
+
+def _stacked(heads: Sequence[Head]) -> Method:
+    methods = [head.state.method for head in heads]
+    stacked: Method = type(methods[0]).stack(methods)
+    return stacked
+
+
+def _parameter_bytes(model: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())

@@ -1,0 +1,330 @@
+"""Tuning: a study proposes values, trials on the validation part judge them, the best is trained with fresh seeds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from plbench.comparison.compare import Setting, compare
+from plbench.errors import PlbenchError, TrainingError
+from plbench.progress import duration
+from plbench.runs import schedule as sweep
+from plbench.runs.environment import package_versions
+from plbench.runs.plan.resolve import RunPlan
+from plbench.runs.protocol import custom
+from plbench.runs.record import Record
+from plbench.runs.workspace import Workspace
+from plbench.tuning import trials
+from plbench.tuning.shared import SAMPLER, Claim, SharedStudy
+from plbench.tuning.storage import open_study
+from plbench.tuning.study import (
+    PLAN_VALUES,
+    Rows,
+    StudyRecord,
+    StudySpec,
+    study_folder,
+    study_spec,
+    trial_plan,
+    with_values,
+    write_study,
+)
+from plbench.tuning.trials import TrialResult
+
+BATCH = 16  # trials that are proposed at once, at most: the sampler learns from one batch to the next
+POLL_SECONDS = 1.0
+_PRUNED_AFTER = 5  # trials
+_SAID_EVERY = 2.0  # seconds, between two lines on how far it is
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a study is made.
+
+    Attributes:
+        num_trials: of all workers together; those that are there count.
+        seed: of the sampler and of the trials.
+        storage: path of a journal, or URL of a database; None for a journal in the study's folder.
+        study: its name in the storage.
+        ranges: lowest and highest value by name, in place of the declared ones.
+        fixed: parameters of the method that are not searched.
+    """
+
+    num_trials: int
+    seed: int = 0
+    storage: str | None = None
+    study: str | None = None
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    fixed: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What `plbench tune` made.
+
+    Attributes:
+        settings: the final rows side by side, one setting for each regime; empty where only the search was asked for.
+    """
+
+    study: StudyRecord
+    folder: Path
+    settings: tuple[Setting, ...]
+
+
+def tune(
+    plan: RunPlan,
+    settings: Settings,
+    workspace: Workspace,
+    *,
+    num_seeds: int = 3,
+    then: RunPlan | None = None,
+    search_only: bool = False,
+) -> Tuning:
+    """Searches, then trains the starting values and the winner's on all of train, with seeds from 0 on.
+
+    Args:
+        plan: the method's run with its starting values.
+        settings: of the study.
+        workspace: where and how.
+        num_seeds: of each final row.
+        then: the same run in another regime, into which the winner's parameters go, too.
+        search_only: leave the final runs out.
+
+    Raises:
+        PlbenchError: if something asked for cannot be. TrainingError: if no trial or no final run could be trained.
+    """
+    if num_seeds < 1:
+        raise PlbenchError(f"--seeds {num_seeds}: the final rows need at least one seed, such as --seeds 3")
+    study = search(plan, settings, workspace)
+    folder = study_folder(workspace.store, study.key)
+    rows: tuple[Rows, ...] = ()
+    compared: tuple[Setting, ...] = ()
+    if not search_only:
+        num_trials = max(settings.num_trials, len(study.trials))
+        finals = [budgeted(regime, num_trials, workspace) for regime in (plan, then) if regime is not None]
+        rows, compared = _final_runs(finals, study, num_seeds, workspace)
+    study = study.model_copy(update={"rows": rows, "pictures": _draw(study, folder, workspace)})
+    write_study(folder, study)
+    return Tuning(study, folder, compared)
+
+
+def search(plan: RunPlan, settings: Settings, workspace: Workspace) -> StudyRecord:
+    """Makes what is missing of a study's trials, alone or beside other workers, and returns it with its winner.
+
+    Test is not opened: trials train on train without its validation part, and are scored on that.
+
+    Args:
+        plan: the method's run with its starting values, on all of train.
+        settings: of the study.
+        workspace: where and how.
+
+    Raises:
+        PlbenchError: if something asked for cannot be. TrainingError: if no trial could be trained.
+    """
+    _check(settings)
+    plan.material.validation()  # else what is wrong with it would be said after the stages
+    first = trial_plan(plan, {}, 0, workspace.registry)
+    together = trials.can_train_together(first)
+    warm_up = max(1, plan.spec.plan.epochs // 3)
+    pruner = (
+        optuna.pruners.NopPruner()
+        if together
+        else optuna.pruners.MedianPruner(n_startup_trials=_PRUNED_AFTER, n_warmup_steps=warm_up)
+    )
+    spec = study_spec(
+        plan,
+        settings.seed,
+        settings.fixed,
+        settings.ranges,
+        workspace.registry,
+        sampler=SAMPLER + (f", batches of {BATCH}" if together else ""),
+        pruner="none" if together else f"median, after {_PRUNED_AFTER} trials and {warm_up} epochs",
+    )
+    folder = study_folder(workspace.store, spec.key)
+    shared = open_study(spec, folder, settings.storage, settings.study, pruner)
+    try:
+        _Search(plan, spec, settings.num_trials, shared, workspace, together).run()
+        told = shared.trials()
+    finally:
+        shared.close()
+    study = _recorded(spec, told)
+    write_study(folder, study)
+    return study
+
+
+def _check(settings: Settings) -> None:
+    if settings.num_trials < 1:
+        raise PlbenchError(f"--trials {settings.num_trials}: a study needs at least one trial, such as --trials 64")
+    if settings.seed < 0:
+        raise PlbenchError(f"--study-seed {settings.seed}: a seed is 0 or more")
+    if settings.study is not None and not settings.study.strip():
+        raise PlbenchError("--study: the name is empty; give one, or leave it out")
+
+
+class _Search:
+    """One worker at its trials."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        spec: StudySpec,
+        num_trials: int,
+        shared: SharedStudy,
+        workspace: Workspace,
+        together: bool,
+    ) -> None:
+        self._plan, self._spec, self._num_trials = plan, spec, num_trials
+        self._shared, self._workspace, self._together = shared, workspace, together
+        self._made, self._start, self._said = 0, time.monotonic(), 0.0
+
+    def run(self) -> None:
+        """Until all trials of the study were told an outcome, by whomever."""
+        self._say(f"Study {self._spec.key}: {self._plan.method.title}, {', '.join(self._spec.space)}")
+        waiting = False
+        while (num_told := len(self._shared.trials())) < self._num_trials:
+            claims = self._shared.claim(self._num_trials, BATCH if self._together else 1)
+            if claims:
+                self._train(claims)
+                waiting = False
+                continue
+            if not waiting:
+                missing = self._num_trials - num_told
+                self._say(f"Waiting for the last {missing} trials, which other workers have taken")
+                waiting = True
+            time.sleep(POLL_SECONDS)
+
+    def _train(self, claims: Sequence[Claim]) -> None:
+        plans = [trial_plan(self._plan, c.values, self._spec.trial_seed, self._workspace.registry) for c in claims]
+        try:
+            with self._shared.alive(claims):
+                if self._together:
+                    results: list[TrialResult | None] = [*trials.score_together(plans, self._workspace)]
+                else:
+                    results = [self._alone(c, plan) for c, plan in zip(claims, plans, strict=True)]
+            for claim, result in zip(claims, results, strict=True):
+                self._shared.tell(claim, result)
+        except BaseException:
+            self._shared.give_back(claims)
+            raise
+        self._made += len(claims)
+        self._say_how_far()
+
+    def _alone(self, claim: Claim, plan: RunPlan) -> TrialResult | None:
+        """One training; None where it was pruned, which leaves nothing behind."""
+
+        def watch(epoch: int, value: float) -> None:
+            claim.trial.report(value, epoch)
+            if claim.trial.should_prune():
+                raise optuna.TrialPruned
+
+        try:
+            return trials.score_alone(plan, self._workspace, watch)
+        except optuna.TrialPruned:
+            self._workspace.store.remove(plan.spec.key)
+            return None
+
+    def _say_how_far(self) -> None:
+        now, told = time.monotonic(), self._shared.trials()
+        left = self._num_trials - len(told)
+        if now - self._said < _SAID_EVERY and left > 0:
+            return
+        self._said = now
+        values = [trial.value for trial in told if trial.value is not None]
+        best = f"best mAP(C) on the validation part {max(values):.2f}" if values else "none complete"
+        started = f" (starting values {told[0].value:.2f})" if told and told[0].value is not None else ""
+        seconds = (now - self._start) / self._made * max(left, 0)
+        until = f", about {duration(seconds)} left" if left > 0 else ""
+        self._say(f"Trials: {len(told)} of {self._num_trials}, {best}{started}{until}")
+
+    def _say(self, text: str) -> None:
+        self._workspace.reporter.line(text)
+
+
+def _recorded(spec: StudySpec, told: Sequence[Any]) -> StudyRecord:
+    complete = [index for index, trial in enumerate(told) if trial.value is not None]
+    if not complete:
+        errors = [trial.error for trial in told if trial.error]
+        why = f"the last failed: {errors[-1]}" if errors else "all were pruned"
+        raise TrainingError(
+            f"none of the {len(told)} trials of study {spec.key} was trained to its end; {why}; give other ranges, "
+            "such as --range lr=LOW:HIGH, or more --trials"
+        )
+    return StudyRecord(
+        key=spec.key,
+        spec_sha256=spec.sha256(),
+        spec=spec,
+        trials=tuple(told),
+        winner=max(complete, key=lambda index: (told[index].value, -index)),
+        versions={**package_versions(), "optuna": optuna.__version__},
+    )
+
+
+def budgeted(plan: RunPlan, num_trials: int, workspace: Workspace) -> RunPlan:
+    """The plan under a protocol that grants so many trials: its own, or a custom one where that grants fewer."""
+    protocol = plan.spec.protocol
+    if num_trials <= protocol.budget:
+        return plan
+    workspace.reporter.line(
+        f"{num_trials} trials are more than the {protocol.budget} that protocol {protocol.name} grants every method: "
+        f"the rows are under {custom(protocol).name}, which no board ranks"
+    )
+    update = {"protocol": custom(protocol).model_copy(update={"max_trials": num_trials})}
+    return with_values(plan, {}, update, workspace.registry)
+
+
+def tuned_plan(plan: RunPlan, study: StudyRecord, workspace: Workspace) -> RunPlan:
+    """The run of a study's winner at the plan's own seed and regime, on all of train.
+
+    In another regime than the study's, the parameters of the method go over alone: a rate or decay found for a head
+    says nothing about a whole network.
+
+    Raises:
+        PlbenchError: if a value is not valid there.
+    """
+    values = study.best.values
+    if plan.spec.regime != study.spec.regime:
+        values = {name: value for name, value in values.items() if name not in PLAN_VALUES}
+    tuned = with_values(plan, values, {"tuned_by": study.key}, workspace.registry)
+    return replace(tuned, tuning=study.report())
+
+
+def at_seed(plan: RunPlan, seed: int, workspace: Workspace) -> RunPlan:
+    """The same run with another seed, and so with stages of that seed."""
+    return replace(with_values(plan, {}, {"seed": seed}, workspace.registry), tuning=plan.tuning)
+
+
+def _final_runs(
+    finals: Sequence[RunPlan], study: StudyRecord, num_seeds: int, workspace: Workspace
+) -> tuple[tuple[Rows, ...], tuple[Setting, ...]]:
+    """Default and tuned row of each regime over all seeds, in one go, and how they compare."""
+    plans: list[RunPlan] = []
+    for plan in finals:
+        for row in (plan, tuned_plan(plan, study, workspace)):
+            plans += [at_seed(row, seed, workspace) for seed in range(num_seeds)]
+    workspace.reporter.line(f"The winner and the starting values on all of train: {len(plans)} runs")
+    results = sweep.run_all(plans, workspace)
+    made = [result for result in results if isinstance(result, Record)]
+    if not made:
+        raise TrainingError(f"none of the {len(plans)} final runs could be trained; {results[0]}")
+    rows = []
+    for place, plan in enumerate(finals):
+        start = 2 * num_seeds * place
+        default, tuned = (results[begin : begin + num_seeds] for begin in (start, start + num_seeds))
+        rows.append(Rows(regime=plan.spec.regime, default=_keys(default), tuned=_keys(tuned)))
+    folders = [(workspace.store.run_folder(record.key), record) for record in made]
+    return tuple(rows), tuple(compare(folders, workspace.registry))
+
+
+def _keys(results: Sequence[Any]) -> tuple[str, ...]:
+    return tuple(result.key for result in results if isinstance(result, Record))
+
+
+def _draw(study: StudyRecord, folder: Path, workspace: Workspace) -> tuple[str, ...]:
+    with workspace.reporter.patience("Drawing the study"):
+        from plbench.tuning.pictures import draw_study
+
+        return draw_study(study, folder)
