@@ -44,6 +44,16 @@ class Reporter:
         yield lambda done, total, words: None
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """Return a number and what it counts.
+
+    Examples:
+        >>> counted(1, "row"), counted(2_000, "row"), counted(2, "study", "studies")
+        ('1 row', '2,000 rows', '2 studies')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def duration(seconds: float) -> str:
     """Seconds in words that a person would use.
 

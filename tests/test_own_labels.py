@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plbench.comparison.lineup import choose_entrants, plan_contest
+from plbench.comparison.candidates import choose_candidates
+from plbench.comparison.plan import plan_comparison
 from plbench.runs import run as runner
 from plbench.runs import schedule as sweep
 from plbench.runs import together
@@ -94,11 +95,11 @@ def test_a_record_counts_its_own_labels_and_is_the_same_run_again(
 @pytest.mark.usefixtures("quick_records")
 def test_seeds_that_train_together_have_the_labels_that_they_have_alone(make_workspace: MakeWorkspace) -> None:
     workspace, other = make_workspace(), make_workspace(name="alone")
-    entrants, _ = choose_entrants(["ce-ignore", "selective"], workspace.registry)
-    contest = plan_contest(Request("tiny", "", model=ONE_BACKBONE), entrants, 3, workspace)
-    (group,) = together.groups(contest.plans)
+    candidates, _ = choose_candidates(["ce-ignore", "selective"], workspace.registry)
+    comparison = plan_comparison(Request("tiny", "", model=ONE_BACKBONE), candidates, 3, workspace)
+    (group,) = together.groups(comparison.plans)
     assert len({mask(plan) for plan in group}) == 3
-    for plan, record in zip(contest.plans, sweep.run_all(contest.plans, workspace), strict=True):
+    for plan, record in zip(comparison.plans, sweep.run_all(comparison.plans, workspace), strict=True):
         assert isinstance(record, Record)
         expected = runner.run(plan, other)
         assert record.data == expected.data and record.spec == expected.spec

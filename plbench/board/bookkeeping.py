@@ -6,16 +6,8 @@ import math
 
 from plbench.board.entries import Entry
 from plbench.runs.findings import Findings, shown
-from plbench.runs.record import (
-    PHASES,
-    Cost,
-    DataSummary,
-    HiddenTruth,
-    PriorDiagnostics,
-    Record,
-    SelectionReport,
-    StandardCost,
-)
+from plbench.runs.record import Cost, DataSummary, HiddenTruth, PriorDiagnostics, Record, SelectionReport, StandardCost
+from plbench.training.clock import PHASES
 
 _TINY = 1e-9  # relative: sums of floats in another order
 

@@ -178,7 +178,7 @@ def _notes(rows: Sequence[_Row], configuration: str, detectable: float | None) -
         notes.append("*: default values of this method were chosen by scores on this very dataset.")
     notes += [f"Not ranked: {row.runs.label}: {row.why_unranked}." for row in rows if row.why_unranked]
     notes += [
-        f"{row.runs.label} stands for {', '.join(row.runs.same)} too: the same scores in every resample."
+        f"{row.runs.label} stands for {', '.join(row.runs.same)} too: the same scores, bit for bit."
         for row in rows
         if row.runs.same
     ]

@@ -14,8 +14,8 @@ from plbench.cli.terms import RUNS, Dataset, SelectionOption, emit
 from plbench.errors import PlbenchError
 
 if TYPE_CHECKING:
-    from plbench.comparison.compare import Setting as Comparison
-    from plbench.runs.plan.resolve import RunPlan
+    from plbench.comparison.compare import Setting as Result
+    from plbench.runs.plan.resolve import ResolvedSetting
     from plbench.runs.workspace import Workspace
 
 ENOUGH_SEEDS = 5
@@ -53,9 +53,10 @@ def compare(
     dry_run: DryRun = False,
 ) -> None:
     """Train all methods on one dataset: which one should I use, and how sure is that?"""
-    from plbench.comparison import lineup
+    from plbench.comparison.candidates import ALL, choose_candidates
     from plbench.comparison.compare import compare as side_by_side
     from plbench.comparison.picture import draw_comparison
+    from plbench.comparison.plan import estimate_comparison, make_runs, plan_comparison
     from plbench.files import try_folder
     from plbench.runs.inspect.statistics import picture_format
     from plbench.runs.plan import options
@@ -70,40 +71,44 @@ def compare(
     if out is not None:
         picture_format(out)  # before hours of work, not after
         try_folder(out.parent)
-    workspace, as_json, names = workspace_for(setting), setting["as_json"], methods or [lineup.ALL]
+    workspace, as_json, names = workspace_for(setting), setting["as_json"], methods or [ALL]
     request = options.request_from_options({**setting, "method": "", "dataset": dataset, "selection": selection})
-    entrants, broken = lineup.choose_entrants(names, workspace.registry)
-    with estimating_without_weights(workspace):
-        contest = lineup.plan_contest(request, entrants, seeds, workspace, left_out=broken, num_trials=tune)
-    for entry in contest.left_out:
+    candidates, broken = choose_candidates(names, workspace.registry)
+    with estimating_without_weights(workspace, candidates[0].method, candidates[0].params):
+        comparison = plan_comparison(request, candidates, seeds, workspace, skipped=broken, num_trials=tune)
+    for entry in comparison.skipped:
         workspace.reporter.line(f"Left out: {entry.who}: {entry.why}")
-    foreseen = lineup.foresee(contest, workspace)
-    first = "" if tune is None else f"; {lineup.describe_studies(contest, tune, num_studies)}"
+    foreseen = estimate_comparison(comparison, workspace)
+    first = ""
+    if tune is not None:
+        from plbench.tuning.rows import describe_studies, with_tuned
+
+        first = f"; {describe_studies(comparison, tune, num_studies)}"
     workspace.reporter.line(foreseen.text + first)
     if dry_run:
-        content = {"rows": [entrant.words for entrant, _ in contest.rows], **vars(foreseen)}
+        content = {"rows": [candidate.words for candidate, _ in comparison.rows], **vars(foreseen)}
         emit(content, as_json, lambda: typer.echo(foreseen.text + first))
         return
     if tune is not None:
-        contest = lineup.with_tuned(contest, tune, num_studies, workspace)
-        workspace.reporter.line(lineup.foresee(contest, workspace).text)
-    runs, failed = lineup.make_runs(contest, workspace)
+        comparison = with_tuned(comparison, tune, num_studies, workspace)
+        workspace.reporter.line(estimate_comparison(comparison, workspace).text)
+    runs, failed = make_runs(comparison, workspace)
     if not runs:
         raise PlbenchError(f"no row is whole, so there is nothing to compare: {failed[0].who}: {failed[0].why}")
-    absent = [f"{entry.who}: {entry.why}" for entry in (*contest.left_out, *failed)]
+    absent = [f"{entry.who}: {entry.why}" for entry in (*comparison.skipped, *failed)]
     (result,) = side_by_side(runs, workspace.registry)
-    words = _words(contest.setting, methods, seeds, workspace)
+    words = _words(comparison.setting, methods, seeds, workspace)
     tuned = [] if tune is None else ["--tune", str(tune)]
     tuned += [] if studies is None else ["--studies", str(studies)]
     picture = out or workspace.store.runs / "comparisons" / f"{result.protocol.replace('/', '-')}.png"
     with workspace.reporter.patience("Drawing the picture"):
         draw_comparison(result, shlex.join([*words, *tuned]), picture)
-    notes = notes_on(contest.setting.material)
+    notes = notes_on(comparison.setting.material)
     _tell(result, absent, notes, picture, _next_steps(result, words, tuned, setting), as_json)
 
 
 def _tell(
-    result: Comparison,
+    result: Result,
     absent: Sequence[str],
     notes: Sequence[str],
     picture: Path,
@@ -128,16 +133,16 @@ def _tell(
     emit(content, as_json, lambda: tables.print_comparison(result, answer, lines))
 
 
-def _words(plan: RunPlan, methods: Sequence[str] | None, seeds: int, workspace: Workspace) -> list[str]:
+def _words(shared: ResolvedSetting, methods: Sequence[str] | None, seeds: int, workspace: Workspace) -> list[str]:
     """The command that asks for a comparison, but for where its files lie."""
     from plbench.runs.plan.options import options_of
 
-    words = ["plbench", "compare", "--dataset", plan.spec.protocol.dataset, *options_of(plan, workspace)]
+    words = ["plbench", "compare", "--dataset", shared.spec.protocol.dataset, *options_of(shared, workspace)]
     words += [] if methods is None else ["--methods", ",".join(methods)]
     return [*words, "--seeds", str(seeds)]
 
 
-def _next_steps(result: Comparison, words: list[str], tuned: list[str], setting: Setting) -> list[str]:
+def _next_steps(result: Result, words: list[str], tuned: list[str], setting: Setting) -> list[str]:
     """What a person might do after a comparison, as commands that work as they stand."""
     runs = [] if setting["runs"] == RUNS else ["--runs", str(setting["runs"])]
     where = [*(word for path in setting["plugin"] or () for word in ("--plugin", str(path))), *runs]

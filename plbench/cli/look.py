@@ -70,9 +70,9 @@ def methods_check(
 ) -> None:
     """Try a method on small inputs: what fails is shown on the smallest. Exit code 1 if anything does."""
     from plbench.cli.console import ConsoleReporter
+    from plbench.cli.display.findings import print_findings
     from plbench.runs.plan.resolve import parse_assignments
     from plbench.testing.command import check_methods
-    from plbench.testing.report import print_findings
 
     params = parse_assignments(param) if param else None
     findings = check_methods(name, open_registry(plugin), params, ConsoleReporter(quiet=quiet))

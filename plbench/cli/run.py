@@ -54,9 +54,10 @@ def _run(given: Setting, workspace: Workspace, *, config: Path | None, force: bo
     from plbench.runs import run as runner
     from plbench.runs.estimate.estimate import describe_world, forecast
     from plbench.runs.plan import options
+    from plbench.runs.plan.resolve import parse_assignments
 
     world, as_json = workspace.world, given["as_json"]
-    with estimating_without_weights(workspace):
+    with estimating_without_weights(workspace, given["method"] or "", parse_assignments(given["param"] or ())):
         if config is not None:
             plan = options.plan_from_file(config, given, workspace)
         else:

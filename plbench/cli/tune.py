@@ -64,7 +64,7 @@ def tune(
         ranges=parse_ranges(ranges or ()),
         fixed=frozenset(parse_assignments(param or ())),
     )
-    with estimating_without_weights(workspace):
+    with estimating_without_weights(workspace, method or "", parse_assignments(param or ())):
         plan = options.plan_from_options(given, workspace, scores_test=False)
     plan.material.check_validation()
     second = None if then is None else _second_plan(plan, given, then, workspace)

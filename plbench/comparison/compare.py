@@ -231,24 +231,25 @@ class RunsOfRow:
         return Sample.of_runs(points, replicates, self.seeds, metric_bounds(chosen[0][0].test, name))
 
     @property
-    def fingerprint(self) -> tuple[tuple[int, str | None], ...]:
-        """What rows of one and the same model share: their scores in every resample of the test images, by seed."""
-        hashes = [record.files[_REPLICATES].sha256 if _REPLICATES in record.files else None for record in self.records]
-        return tuple(zip((record.spec.seed for record in self.records), hashes, strict=True))
+    def fingerprint(self) -> tuple[Any, ...]:
+        """What rows of one and the same model share: the tables of their scores, by seed."""
+        files = [
+            tuple(record.files[name].sha256 for name in _TABLES if name in record.files) for record in self.records
+        ]
+        return tuple(zip((record.spec.seed for record in self.records), files, strict=True))
 
 
-_REPLICATES = "replicates.csv"
+_TABLES = ("per_class.csv", "replicates.csv")
 
 
 def merge_identical(rows: Sequence[RunsOfRow]) -> list[RunsOfRow]:
-    """Make one row of rows with the same scores in every resample: they are one model under several names.
+    """Make one row of rows with the same scores, bit by bit: they are one model under several names.
 
-    Single test images may differ by rounding, as they do between heads that trained alone and in company.
     The row with the shortest label stands for the others.
     """
     found: dict[Any, RunsOfRow] = {}
     for row in sorted(rows, key=lambda row: (len(row.label), row.label)):
-        first = found.setdefault(row.fingerprint if all(content for _, content in row.fingerprint) else row.label, row)
+        first = found.setdefault(row.fingerprint if all(files for _, files in row.fingerprint) else row.label, row)
         if first is not row:
             first.same = (*first.same, row.label)
     return list(found.values())

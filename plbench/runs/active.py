@@ -108,6 +108,13 @@ class Job:
         workspace = self.workspace
         return follow(self.spec, folder, workspace.trackers, workspace.dropped, workspace.reporter.line)
 
+    def _traced(self, folder: Path) -> contextlib.AbstractContextManager[Callable[[], None]]:
+        """What is called after each step: a profiler, if the workspace has one."""
+        workspace = self.workspace
+        if not workspace.profiles:
+            return contextlib.nullcontext(lambda: None)
+        return traced(folder, rank=workspace.world.rank, device=workspace.device, tell=workspace.reporter.line)
+
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Times a part of the run."""
@@ -158,7 +165,7 @@ class Job:
         with (
             self.workspace.reporter.task(f"Training {self.method.title}") as report,
             listening(among_several=world.size > 1) as heard,
-            traced(folder, self.workspace, rank=world.rank, device=device) as after_step,
+            self._traced(folder) as after_step,
         ):
 
             def after_epoch(state: FitState) -> None:

@@ -13,6 +13,7 @@ from plbench.data.dataset import Dataset, LabelledSplit
 from plbench.errors import DataError
 from plbench.data.images import ImageSource
 from plbench.data.labels import PartialLabels
+from plbench.progress import Reporter
 from plbench.randomness import derive_seed
 from plbench.data.simulation import parse
 from plbench.spec import Protocol, TrainPart
@@ -265,3 +266,20 @@ def is_official(dataset: Dataset, protocol: Protocol) -> bool:
 def _hash_fraction(image_id: str) -> float:
     digest = hashlib.sha256(f"plbench-validation:{image_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def granting(protocol: Protocol, num_trials: int, reporter: Reporter) -> Protocol:
+    """Return a protocol that grants so many trials of each study: this one, or a custom one if it grants fewer.
+
+    Args:
+        protocol: that is asked first.
+        num_trials: of each study.
+        reporter: is told if the protocol becomes a custom one.
+    """
+    if num_trials <= protocol.budget:
+        return protocol
+    reporter.line(
+        f"{num_trials} trials are more than the {protocol.budget} that protocol {protocol.name} grants every method: "
+        f"the rows are under {custom(protocol).name}, which no board ranks"
+    )
+    return custom(protocol).model_copy(update={"max_trials": num_trials})

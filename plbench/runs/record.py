@@ -18,7 +18,6 @@ from plbench.spec import Frozen, RunSpec
 from plbench.runs.store import RECORD
 from plbench.tracking.tracker import numbers
 
-PHASES = ("data", "forward", "loss", "backward", "optimizer", "other")
 """Phases of a training. "other" is what hooks, selection and checkpoints take."""
 
 Percent = Annotated[float, Field(ge=0.0, le=100.0)]

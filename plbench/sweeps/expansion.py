@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from plbench.comparison.lineup import Entrant, LeftOut, choose_entrants, plan_entrant, plan_setting
+from plbench.comparison.candidates import Candidate, Skipped, choose_candidates
 from plbench.errors import PlbenchError
 from plbench.runs.estimate.stacked import seconds_of_all
-from plbench.runs.plan.resolve import Request, RunPlan
+from plbench.runs.plan.resolve import Request, RunPlan, resolve_setting
 from plbench.runs.protocol import Material
 from plbench.runs.registry import Registry
 from plbench.runs.workspace import Workspace
@@ -41,7 +41,7 @@ class Expansion:
     """
 
     runs: tuple[GridRun, ...]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[Skipped, ...]
     num_excluded: int
     workspace: Workspace
 
@@ -71,10 +71,10 @@ def expand(grid: Grid, workspace: Workspace) -> Expansion:
     methods, left_out = _methods(grid, workspace.registry)
     workspace = _with_weights(grid, workspace)
     cells = [
-        Cell(entry.name, setting, entrant, params, seed)
+        Cell(entry.name, setting, candidate, params, seed)
         for entry in grid.datasets
         for setting in grid.settings()
-        for entrant, params in methods
+        for candidate, params in methods
         for seed in grid.seeds
     ]
     wanted = [cell for cell in cells if not grid.leaves_out(cell)]
@@ -94,23 +94,23 @@ def expand(grid: Grid, workspace: Workspace) -> Expansion:
     )
 
 
-def _methods(grid: Grid, registry: Registry) -> tuple[list[tuple[Entrant, dict[str, Any]]], list[LeftOut]]:
-    """Each entrant with each combination of the parameters that the grid gives it."""
-    found: dict[str, tuple[Entrant, dict[str, Any]]] = {}
-    left_out: list[LeftOut] = []
+def _methods(grid: Grid, registry: Registry) -> tuple[list[tuple[Candidate, dict[str, Any]]], list[Skipped]]:
+    """Each candidate with each combination of the parameters that the grid gives it."""
+    found: dict[str, tuple[Candidate, dict[str, Any]]] = {}
+    left_out: list[Skipped] = []
     for entry in grid.methods:
-        entrants, broken = choose_entrants([entry.name], registry)
+        candidates, broken = choose_candidates([entry.name], registry)
         left_out += [one for one in broken if one not in left_out]
-        if entry.params and len(entrants) != 1:
+        if entry.params and len(candidates) != 1:
             raise PlbenchError(
-                f"methods: {entry.name!r} stands for {len(entrants)} methods and variants, which do not share "
+                f"methods: {entry.name!r} stands for {len(candidates)} methods and variants, which do not share "
                 "parameters; give params to one method"
             )
-        for entrant, values in itertools.product(entrants, itertools.product(*entry.params.values())):
+        for candidate, values in itertools.product(candidates, itertools.product(*entry.params.values())):
             params = dict(zip(entry.params, values, strict=True))
-            same = f"{entrant.words} {params!r}"
-            if same not in found or entrant.named:
-                found[same] = (entrant, params)
+            same = f"{candidate.words} {params!r}"
+            if same not in found or candidate.named:
+                found[same] = (candidate, params)
     return list(found.values()), left_out
 
 
@@ -134,7 +134,7 @@ class _Planned:
         self.number, self.runs = 0, list[GridRun]()
         self._fits: set[tuple[str, str]] = set()
         self._reasons: dict[tuple[str, str], str] = {}
-        self._left_out: dict[LeftOut, None] = {}
+        self._left_out: dict[Skipped, None] = {}
 
     def fits(self, cell: Cell, plan: RunPlan) -> None:
         """A run that can be made."""
@@ -145,11 +145,11 @@ class _Planned:
     def does_not_fit(self, cell: Cell, who: str, why: PlbenchError) -> None:
         """One that cannot, for a reason."""
         self.number += 1
-        self._left_out[LeftOut(who, str(why))] = None
+        self._left_out[Skipped(who, str(why))] = None
         for value in _named(cell):
             self._reasons.setdefault(value, str(why))
 
-    def left_out(self) -> list[LeftOut]:
+    def left_out(self) -> list[Skipped]:
         """What does not fit, each reason once."""
         return list(self._left_out)
 
@@ -171,7 +171,7 @@ class _Planned:
 def _named(cell: Cell) -> list[tuple[str, str]]:
     """What a person named of a cell: not a method that a group brought along."""
     given = {name: value for name, value in cell.values.items() if name != "seed"}
-    if not cell.entrant.named:
+    if not cell.candidate.named:
         del given["method"]
     return [(name, repr(value)) for name, value in given.items()]
 
@@ -180,7 +180,7 @@ def _plan(cells: Sequence[Cell], workspace: Workspace, opened: list[Material], p
     """Plans cells of one dataset and setting."""
     first = cells[0]
     try:
-        setting = plan_setting(_request(first.dataset, first.setting), None, workspace, opened)
+        setting = resolve_setting(_request(first.dataset, first.setting), workspace, opened)
     except PlbenchError as error:
         who = ", ".join(str(value) for value in (first.dataset, *first.setting.values()))
         for cell in cells:
@@ -188,13 +188,13 @@ def _plan(cells: Sequence[Cell], workspace: Workspace, opened: list[Material], p
         return
     opened.append(setting.material)
     for cell in cells:
-        entrant = replace(cell.entrant, params={**cell.entrant.params, **cell.params})
+        candidate = replace(cell.candidate, params={**cell.candidate.params, **cell.params})
         try:
-            plan = plan_entrant(entrant, setting, cell.seed, workspace)
+            plan = setting.run(candidate.method, candidate.params, cell.seed, workspace.registry)
         except PlbenchError as error:
             params = [f"{name}={value}" for name, value in cell.params.items()]
             where = [cell.dataset, *([cell.setting["simulation"]] if "simulation" in cell.setting else [])]
-            who = f"{' '.join([cell.entrant.words, *params])} on {', '.join(where)}"
+            who = f"{' '.join([cell.candidate.words, *params])} on {', '.join(where)}"
             planned.does_not_fit(cell, who, error)
             continue
         planned.fits(cell, plan)

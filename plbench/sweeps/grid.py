@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from plbench.comparison.lineup import Entrant
+from plbench.comparison.candidates import Candidate
 from plbench.errors import PlbenchError, did_you_mean
 from plbench.spec import ModelSpec, Plan, Precision, Regime, Selection
 
@@ -173,14 +173,14 @@ class Cell:
 
     dataset: str
     setting: Mapping[str, Any]
-    entrant: Entrant
+    candidate: Candidate
     params: Mapping[str, Any]
     seed: int
 
     @property
     def values(self) -> dict[str, Any]:
         """All of it by name, in the order in which a table shows it."""
-        row = {"method": self.entrant.words, **self.params, "dataset": self.dataset, **self.setting}
+        row = {"method": self.candidate.words, **self.params, "dataset": self.dataset, **self.setting}
         return {**row, "seed": self.seed}
 
 
@@ -192,7 +192,7 @@ def _matches(exclusion: Mapping[str, Any], cell: Cell) -> bool:
                 return False
             continue
         found = {"dataset": cell.dataset, "seed": cell.seed, **cell.setting}
-        is_it = {cell.entrant.method, cell.entrant.words} if name == "method" else {found[name]}
+        is_it = {cell.candidate.method, cell.candidate.words} if name == "method" else {found[name]}
         if not any(value in is_it for value in _listed(wanted)):
             return False
     return True

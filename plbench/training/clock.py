@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import torch
 
-from plbench.runs.record import PHASES
+PHASES = ("data", "forward", "loss", "backward", "optimizer", "other")
+"""Parts of a training step, and what lies between the steps."""
 
 _EVERY = 16
 """On a GPU one step in so many is timed, by events in its own queue, and stands for them all."""

@@ -5,23 +5,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-
-if TYPE_CHECKING:
-    from plbench.runs.workspace import Workspace
 
 SKIPPED, WARM_UP, TRACED = 4, 2, 6
 """Steps that are let pass, that warm the profiler up, and that are traced."""
 
 
 @contextlib.contextmanager
-def traced(folder: Path, workspace: Workspace, *, rank: int, device: torch.device) -> Iterator[Callable[[], None]]:
-    """Yields what to call after each step; writes `folder`/profile/rank-R.json, if the workspace profiles."""
-    if not workspace.profiles:
-        yield lambda: None
-        return
+def traced(
+    folder: Path, *, rank: int, device: torch.device, tell: Callable[[str], None]
+) -> Iterator[Callable[[], None]]:
+    """Yields what to call after each step; writes `folder`/profile/rank-R.json, and tells where it lies."""
     from torch.profiler import ProfilerActivity, profile, schedule
 
     path = folder / "profile" / f"rank-{rank}.json"
@@ -29,11 +25,11 @@ def traced(folder: Path, workspace: Workspace, *, rank: int, device: torch.devic
     def write(profiler: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(path))
-        workspace.reporter.line(f"Trace of {TRACED} steps: {path}; ui.perfetto.dev shows it")
+        tell(f"Trace of {TRACED} steps: {path}; ui.perfetto.dev shows it")
 
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     steps = schedule(wait=SKIPPED, warmup=WARM_UP, active=TRACED, repeat=1)
     with profile(activities=activities, schedule=steps, on_trace_ready=write, record_shapes=True) as profiler:
         yield profiler.step
     if not path.is_file():
-        workspace.reporter.line(f"No trace was made: a training has to take more than {SKIPPED + WARM_UP} steps")
+        tell(f"No trace was made: a training has to take more than {SKIPPED + WARM_UP} steps")

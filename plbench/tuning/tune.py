@@ -16,7 +16,7 @@ from plbench.progress import duration
 from plbench.runs import schedule as sweep
 from plbench.runs.environment import package_versions
 from plbench.runs.plan.resolve import RunPlan
-from plbench.runs.protocol import custom
+from plbench.runs.protocol import granting
 from plbench.runs.record import Record
 from plbench.runs.workspace import Workspace
 from plbench.tuning import trials
@@ -265,15 +265,10 @@ def _recorded(spec: StudySpec, told: Sequence[Any]) -> StudyRecord:
 
 def budgeted(plan: RunPlan, num_trials: int, workspace: Workspace) -> RunPlan:
     """The plan under a protocol that grants so many trials: its own, or a custom one where that grants fewer."""
-    protocol = plan.spec.protocol
-    if num_trials <= protocol.budget:
+    protocol = granting(plan.spec.protocol, num_trials, workspace.reporter)
+    if protocol is plan.spec.protocol:
         return plan
-    workspace.reporter.line(
-        f"{num_trials} trials are more than the {protocol.budget} that protocol {protocol.name} grants every method: "
-        f"the rows are under {custom(protocol).name}, which no board ranks"
-    )
-    update = {"protocol": custom(protocol).model_copy(update={"max_trials": num_trials})}
-    return with_values(plan, {}, update, workspace.registry)
+    return with_values(plan, {}, {"protocol": protocol}, workspace.registry)
 
 
 def tuned_plan(plan: RunPlan, study: StudyRecord, workspace: Workspace) -> RunPlan:

@@ -31,9 +31,10 @@ from plbench.runs import environment
 from plbench.runs import run as runner
 from plbench.runs.findings import Findings, Refusal
 from plbench.runs.plan.resolve import Request, plan_run
-from plbench.runs.record import PHASES, RECORD, reference
+from plbench.runs.record import RECORD, reference
 from plbench.runs.workspace import Workspace
 from plbench.spec import RunSpec
+from plbench.training.clock import PHASES
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 AT = "2999-01-01T00:00:00Z"

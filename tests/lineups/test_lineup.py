@@ -18,17 +18,9 @@ import torch
 
 from plbench.api import Batch, Loss, Method, Progress
 from plbench.cli import main
-from plbench.comparison import lineup
+from plbench.comparison.candidates import choose_candidates
 from plbench.comparison.compare import Setting, compare
-from plbench.comparison.lineup import (
-    Contest,
-    choose_entrants,
-    describe_studies,
-    foresee,
-    make_runs,
-    plan_contest,
-    with_tuned,
-)
+from plbench.comparison.plan import Comparison, estimate_comparison, make_runs, plan_comparison
 from plbench.errors import PlbenchError, PluginError, TrainingError
 from plbench.runs import schedule as sweep
 from plbench.runs.plan.resolve import Request
@@ -36,6 +28,7 @@ from plbench.runs.registry import Registry, Source
 from plbench.runs.workspace import Workspace
 from plbench.training.step import Stepper
 from plbench.tuning import tune
+from plbench.tuning.rows import describe_studies, with_tuned
 from plbench.tuning.study import read_study, study_folder
 
 pytestmark = pytest.mark.usefixtures("quick_records")
@@ -77,16 +70,16 @@ class NeedsNegatives(Halves):
 
 
 def names(texts: list[str], registry: Registry) -> list[str]:
-    return [entrant.words for entrant in choose_entrants(texts, registry)[0]]
+    return [candidate.words for candidate in choose_candidates(texts, registry)[0]]
 
 
-def contest_of(texts: list[str], workspace: Workspace, num_seeds: int = 1, request: Request = SHORT) -> Contest:
-    entrants, broken = choose_entrants(texts, workspace.registry)
-    return plan_contest(request, entrants, num_seeds, workspace, left_out=broken)
+def comparison_of(texts: list[str], workspace: Workspace, num_seeds: int = 1, request: Request = SHORT) -> Comparison:
+    candidates, broken = choose_candidates(texts, workspace.registry)
+    return plan_comparison(request, candidates, num_seeds, workspace, skipped=broken)
 
 
-def table_of(contest: Contest, workspace: Workspace) -> Setting:
-    (setting,) = compare(make_runs(contest, workspace)[0], workspace.registry)
+def table_of(comparison: Comparison, workspace: Workspace) -> Setting:
+    (setting,) = compare(make_runs(comparison, workspace)[0], workspace.registry)
     return setting
 
 
@@ -127,34 +120,34 @@ class TestChoosing:
     )
     def test_names_that_are_none_are_said(self, make_workspace: Callable[..., Workspace], text: str, said: str) -> None:
         with pytest.raises(PlbenchError, match=re.escape(said)):
-            choose_entrants([text], make_workspace().registry)
+            choose_candidates([text], make_workspace().registry)
 
     def test_a_broken_plugin_is_left_out_of_groups_and_an_error_by_name(
         self, make_workspace: Callable[..., Workspace]
     ) -> None:
         registry = make_workspace().registry
         registry.sources["method"]["broken"] = [Source("broken", "the tests", loaded=int)]
-        entrants, left_out = choose_entrants(["paper"], registry)
-        assert [entrant.words for entrant in entrants] == TABLE_1
+        candidates, left_out = choose_candidates(["paper"], registry)
+        assert [candidate.words for candidate in candidates] == TABLE_1
         assert [entry.who for entry in left_out] == ["broken"] and "not a subclass" in left_out[0].why
-        assert choose_entrants(["ce-ignore"], registry)[1] == []
+        assert choose_candidates(["ce-ignore"], registry)[1] == []
         with pytest.raises(PluginError, match="not a subclass"):
-            choose_entrants(["paper,broken"], registry)
+            choose_candidates(["paper,broken"], registry)
 
 
 class TestPlanning:
     def test_table_1_has_nine_rows_of_equal_seeds(self, make_workspace: Callable[..., Workspace]) -> None:
         workspace = make_workspace()
-        contest = contest_of(["paper"], workspace, num_seeds=2)
-        assert [entrant.words for entrant, _ in contest.rows] == TABLE_1
-        assert all([plan.spec.seed for plan in plans] == [0, 1] for _, plans in contest.rows)
-        assert len({plan.spec.key for plan in contest.plans}) == 18
-        assert len({id(plan.material) for plan in contest.plans}) == 2  # simulated once a seed
-        assert len({id(plan.material.whole_train.labels) for plan in contest.plans}) == 1  # opened once
-        foreseen = foresee(contest, workspace)  # the prior's stage is the row of CE, Ignore
+        comparison = comparison_of(["paper"], workspace, num_seeds=2)
+        assert [candidate.words for candidate, _ in comparison.rows] == TABLE_1
+        assert all([plan.spec.seed for plan in plans] == [0, 1] for _, plans in comparison.rows)
+        assert len({plan.spec.key for plan in comparison.plans}) == 18
+        assert len({id(plan.material) for plan in comparison.plans}) == 2  # simulated once a seed
+        assert len({id(plan.material.whole_train.labels) for plan in comparison.plans}) == 1  # opened once
+        foreseen = estimate_comparison(comparison, workspace)  # the prior's stage is the row of CE, Ignore
         assert (foreseen.num_trainings, foreseen.num_missing) == (18, 18) and foreseen.seconds > 0
         assert "9 rows with 2 seeds each, 18 trainings, 0 of them done" in foreseen.text
-        assert len({plan.spec.protocol.canonical() for plan in contest.plans}) == 1
+        assert len({plan.spec.protocol.canonical() for plan in comparison.plans}) == 1
 
     def test_values_that_the_protocol_suggests_are_taken(
         self, make_workspace: Callable[..., Workspace], tiny_dataset: type[Any]
@@ -164,17 +157,22 @@ class TestPlanning:
                 tiny_dataset.protocols[0].model_copy(update={"suggested": {"selective": {"top_k": 2, "eta": 0.25}}}),
             )
 
-        contest = contest_of(["selective:*"], make_workspace(Suggesting))
-        found = [plans[0].spec.method.params for _, plans in contest.rows]
+        comparison = comparison_of(["selective:*"], make_workspace(Suggesting))
+        found = [plans[0].spec.method.params for _, plans in comparison.rows]
         assert [params["mode"] for params in found] == ["both", "likelihood", "prior"]
         assert all(params["top_k"] == 2 and params["eta"] == 0.25 for params in found)
 
     def test_who_does_not_apply_is_left_out_with_the_reason(self, make_workspace: Callable[..., Workspace]) -> None:
         request = Request("tiny", "", simulate="single-positive", plan={"epochs": 1})
-        contest = contest_of(["paper"], make_workspace(), request=request)
-        assert {entry.who for entry in contest.left_out} == {"ce-ignore", "wce-ignore", "selective", "selective:prior"}
-        assert all("verified negatives" in entry.why for entry in contest.left_out)
-        assert len(contest.rows) == 5
+        comparison = comparison_of(["paper"], make_workspace(), request=request)
+        assert {entry.who for entry in comparison.skipped} == {
+            "ce-ignore",
+            "wce-ignore",
+            "selective",
+            "selective:prior",
+        }
+        assert all("verified negatives" in entry.why for entry in comparison.skipped)
+        assert len(comparison.rows) == 5
 
     @pytest.mark.parametrize(
         ("texts", "said"),
@@ -191,11 +189,11 @@ class TestPlanning:
             kind = type("Other", (NeedsNegatives,), {"name": "other"})
             workspace.registry.sources["method"]["other"] = [Source("other", "the tests", loaded=kind)]
         with pytest.raises(PlbenchError, match=said):
-            contest_of(texts, workspace, request=Request("tiny", "", simulate="single-positive"))
+            comparison_of(texts, workspace, request=Request("tiny", "", simulate="single-positive"))
 
     def test_no_seed_is_an_error(self, make_workspace: Callable[..., Workspace]) -> None:
         with pytest.raises(PlbenchError, match="--seeds 0"):
-            contest_of(["paper"], make_workspace(), num_seeds=0)
+            comparison_of(["paper"], make_workspace(), num_seeds=0)
 
 
 class TestRuns:
@@ -209,9 +207,9 @@ class TestRuns:
             calls.append(len(plans))
             return run_all(plans, *arguments, **options)
 
-        monkeypatch.setattr(lineup.sweep, "run_all", counted)
-        contest = contest_of(["paper"], workspace)
-        first = table_of(contest, workspace)
+        monkeypatch.setattr(sweep, "run_all", counted)
+        comparison = comparison_of(["paper"], workspace)
+        first = table_of(comparison, workspace)
         assert calls[0] == 9 and sum(1 + len(row.same) for row in first.rows) == 9
         assert sum(row.share_best for row in first.rows) == pytest.approx(1)
         assert {row.label for row in first.rows} >= {"P-ASL, Selective", "P-ASL, Selective (prior)", "CE, Ignore"}
@@ -221,14 +219,14 @@ class TestRuns:
 
         monkeypatch.setattr(Stepper, "take", no_step)
         monkeypatch.setattr("plbench.runs.together.run_group", no_step, raising=False)
-        foreseen = foresee(contest, workspace)
+        foreseen = estimate_comparison(comparison, workspace)
         assert foreseen.num_missing == 0 and "all done already" in foreseen.text
-        assert table_of(contest_of(["paper"], workspace), workspace).as_dict() == first.as_dict()
+        assert table_of(comparison_of(["paper"], workspace), workspace).as_dict() == first.as_dict()
 
     def test_one_that_fails_leaves_its_own_row_out(self, make_workspace: Callable[..., Workspace]) -> None:
         workspace = make_workspace(Exploding, Halves)
-        contest = contest_of(["ce-negative", "strange"], workspace, num_seeds=2)
-        runs, failed = make_runs(contest, workspace)
+        comparison = comparison_of(["ce-negative", "strange"], workspace, num_seeds=2)
+        runs, failed = make_runs(comparison, workspace)
         assert [record.spec.method.name for _, record in runs] == ["ce-negative"] * 2 + ["halves"] * 2
         assert [entry.who for entry in failed] == ["exploding"]
         assert "seed 0 failed" in failed[0].why and "is nan" in failed[0].why
@@ -237,18 +235,18 @@ class TestRuns:
 class TestTuned:
     def test_every_row_gets_a_tuned_one_of_as_many_trials(self, make_workspace: Callable[..., Workspace]) -> None:
         workspace = make_workspace()
-        contest = with_tuned(contest_of(["ce-negative,asl-negative"], workspace), 2, 1, workspace)
-        assert [plans[0].spec.tuned_by is not None for _, plans in contest.rows] == [False, True, False, True]
-        assert {plans[0].tuning.num_trials for _, plans in contest.rows if plans[0].tuning} == {2}
-        table = table_of(contest, workspace)
+        comparison = with_tuned(comparison_of(["ce-negative,asl-negative"], workspace), 2, 1, workspace)
+        assert [plans[0].spec.tuned_by is not None for _, plans in comparison.rows] == [False, True, False, True]
+        assert {plans[0].tuning.num_trials for _, plans in comparison.rows if plans[0].tuning} == {2}
+        table = table_of(comparison, workspace)
         assert {label for row in table.rows for label in (row.label, *row.same)} == {
             *("CE, Negative", "CE, Negative, tuned", "ASL, Negative", "ASL, Negative, tuned")
         }
 
     def test_a_tuned_row_has_the_winners_of_several_studies(self, make_workspace: Callable[..., Workspace]) -> None:
         workspace = make_workspace()
-        contest = with_tuned(contest_of(["ce-negative,selective:prior"], workspace, 2), 3, 3, workspace)
-        for (_, default), (_, plans) in zip(contest.rows[::2], contest.rows[1::2], strict=True):
+        comparison = with_tuned(comparison_of(["ce-negative,selective:prior"], workspace, 2), 3, 3, workspace)
+        for (_, default), (_, plans) in zip(comparison.rows[::2], comparison.rows[1::2], strict=True):
             assert [plan.spec.seed for plan in default] == [0, 1] and default[0].spec.tuned_by is None
             assert [plan.spec.seed for plan in plans] == [0, 1, 0, 1, 0, 1]
             assert [plan.tuning and plan.tuning.seed for plan in plans] == [0, 0, 1, 1, 2, 2]
@@ -259,9 +257,9 @@ class TestTuned:
             assert len({study.trials[1].values["lr"] for study in studies}) == 3  # each draws its own
             masks = {plans[0].material.at_seed(study.spec.trial_seed).seed for study in studies}
             assert len(masks) == 3 and not masks & {0, 1}  # labels that no final run has
-        said = foresee(contest, workspace)
+        said = estimate_comparison(comparison, workspace)
         assert "4 rows with 2 seeds each, 2 of them tuned by 3 studies each" in said.text
-        table = table_of(contest, workspace)
+        table = table_of(comparison, workspace)
         tuned = [row for row in table.rows if row.label.endswith("tuned")]
         assert [(len(row.keys), row.studies, row.seeds) for row in tuned] == 2 * [(6, 3, (0, 1))]
 
@@ -277,27 +275,27 @@ class TestTuned:
 
         monkeypatch.setattr(tune, "search", unlucky)
         workspace = make_workspace()
-        contest = with_tuned(contest_of(["ce-negative,ce-ignore"], workspace), 1, 2, workspace)
-        assert [(entrant.words, len(plans)) for entrant, plans in contest.rows] == [
+        comparison = with_tuned(comparison_of(["ce-negative,ce-ignore"], workspace), 1, 2, workspace)
+        assert [(candidate.words, len(plans)) for candidate, plans in comparison.rows] == [
             *(("ce-negative", 1), ("ce-negative", 2), ("ce-ignore", 1))
         ]
-        assert [entry.who for entry in contest.left_out] == ["ce-ignore, tuned"]
+        assert [entry.who for entry in comparison.skipped] == ["ce-ignore, tuned"]
 
     def test_what_tuning_adds_is_said_first(self, make_workspace: Callable[..., Workspace]) -> None:
-        contest = contest_of(["ce-negative,asl-negative"], make_workspace(), 5)
-        assert describe_studies(contest, 16, 3) == (
+        comparison = comparison_of(["ce-negative,asl-negative"], make_workspace(), 5)
+        assert describe_studies(comparison, 16, 3) == (
             "before that 3 studies of 16 trials for each row, 96 shorter trainings in all, less what is there; they "
             "add 2 tuned rows of 15 trainings each, 30 in all"
         )
-        assert describe_studies(contest_of(["ce-negative"], make_workspace()), 1, 1) == (
+        assert describe_studies(comparison_of(["ce-negative"], make_workspace()), 1, 1) == (
             "before that 1 study of 1 trial for each row, 1 shorter training in all, less what is there; they add "
             "1 tuned row of 1 training each, 1 in all"
         )
 
     def test_a_study_that_was_longer_counts_by_its_first_trials(self, make_workspace: Callable[..., Workspace]) -> None:
         workspace = make_workspace()
-        contest = contest_of(["ce-negative"], workspace)
-        longer, shorter = (with_tuned(contest, number, 1, workspace).rows[1][1][0].tuning for number in (3, 1))
+        comparison = comparison_of(["ce-negative"], workspace)
+        longer, shorter = (with_tuned(comparison, number, 1, workspace).rows[1][1][0].tuning for number in (3, 1))
         assert longer is not None and shorter is not None and longer.study == shorter.study
         assert (longer.num_trials, shorter.num_trials) == (3, 1)
         assert shorter.chosen == shorter.default
@@ -306,11 +304,11 @@ class TestTuned:
         self, make_workspace: Callable[..., Workspace]
     ) -> None:
         workspace = make_workspace()
-        entrants, _ = choose_entrants(["ce-negative,selective"], workspace.registry)
-        contest = plan_contest(SHORT, entrants, 1, workspace, num_trials=100)
-        protocols = {plan.spec.protocol.canonical() for plan in contest.plans}
-        assert len(protocols) == 1 and contest.plans[0].spec.protocol.max_trials == 100
-        assert contest.plans[0].spec.protocol.name == "custom/tiny-fpc8"
+        candidates, _ = choose_candidates(["ce-negative,selective"], workspace.registry)
+        comparison = plan_comparison(SHORT, candidates, 1, workspace, num_trials=100)
+        protocols = {plan.spec.protocol.canonical() for plan in comparison.plans}
+        assert len(protocols) == 1 and comparison.plans[0].spec.protocol.max_trials == 100
+        assert comparison.plans[0].spec.protocol.name == "custom/tiny-fpc8"
 
 
 @dataclass(frozen=True)

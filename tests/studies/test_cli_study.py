@@ -59,7 +59,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_work(
     file = tmp_path / "file"
     file.touch()
     monkeypatch.setattr("plbench.experiments.shared.conduct.conduct", None)  # would fail if it were called
-    monkeypatch.setattr("plbench.comparison.lineup.plan_contest", None)
+    monkeypatch.setattr("plbench.comparison.plan.plan_comparison", None)
     for words in (["study", "focusing"], ["compare"]):
         out = file / ("figure" if words[0] == "study" else "figure.png")
         assert typed(monkeypatch, *words, "--dataset", "scenes", "--out", str(out)) == 2

@@ -139,8 +139,8 @@ def test_larger_scales_hold_all_places_of_smaller_ones(name: str, make_workspace
     numbers = []
     for scale in ("tiny", "default", "full"):
         ground = survey(SHORT, workspace, scale)  # type: ignore[arg-type]
-        contests, _ = plan_all(experiment, SHORT, ground, 1, workspace)
-        numbers.append(sum(len(contest.plans) for contest, _ in contests))
+        comparisons, _ = plan_all(experiment, SHORT, ground, 1, workspace)
+        numbers.append(sum(len(comparison.plans) for comparison, _ in comparisons))
     assert numbers == sorted(numbers) and numbers[0] > 0
 
 

@@ -20,10 +20,9 @@ from plbench.randomness import seeded
 from plbench.runs import active as job
 from plbench.runs import run as runner
 from plbench.runs.plan.resolve import Request, plan_run
-from plbench.runs.record import PHASES
 from plbench.runs.workspace import Workspace
 from plbench.training import profiling, step
-from plbench.training.clock import Clock
+from plbench.training.clock import PHASES, Clock
 from plbench.training.dropout import Dropout
 from plbench.training.engine import fit, prepare_fit
 from plbench.training.execution import Execution

@@ -240,7 +240,7 @@ def print_settings(settings: Sequence[Setting]) -> None:
         for row in setting.rows:
             if row.same:
                 same = ", ".join(row.same)
-                console.print(Text(f"{row.label} has the same scores in every resample as {same}: one row"))
+                console.print(Text(f"{row.label} has the same scores, bit for bit, as {same}: one row"))
         if not math.isnan(setting.detectable):
             least = f"{setting.detectable:.1f} points"
             console.print(f"A difference of {least} from the best row would be found in 4 of 5 such tables")

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from pydantic import Field, ValidationError
 
-from plbench.comparison import lineup
-from plbench.comparison.lineup import Entrant
+from plbench.comparison.candidates import Candidate
+from plbench.comparison.plan import plan_comparison
 from plbench.data.labels import PartialLabels
 from plbench.errors import PlbenchError, TrainingError
 from plbench.experiments.mechanism.phase_map import IGNORE, MODES, NEGATIVE, SELECTIVE, estimated
@@ -203,12 +203,12 @@ def _ignoring(request: Request, workspace: Workspace, num_seeds: int) -> Row:
         TrainingError: if one fails.
     """
     request = replace(request, scores_test=False)  # nobody looks at test here
-    contest = lineup.plan_contest(request, [Entrant("ce-ignore", named=True)], num_seeds, workspace)
-    results = run_all(contest.plans, workspace)
+    comparison = plan_comparison(request, [Candidate("ce-ignore", named=True)], num_seeds, workspace)
+    results = run_all(comparison.plans, workspace)
     failed = next((result for result in results if isinstance(result, TrainingError)), None)
     if failed is not None:
         raise failed
-    return Row(Case(IGNORE, 0, "ce-ignore"), tuple(contest.plans), ())
+    return Row(Case(IGNORE, 0, "ce-ignore"), tuple(comparison.plans), ())
 
 
 def _classes(labels: PartialLabels, estimate: np.ndarray) -> tuple[tuple[str, int, int | None], ...]:

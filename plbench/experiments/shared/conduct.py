@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from plbench.comparison import lineup
+from plbench.comparison.candidates import Candidate, Skipped
 from plbench.comparison.compare import model_words
-from plbench.comparison.lineup import Contest, Entrant, LeftOut
+from plbench.comparison.plan import Comparison, plan_comparison
 from plbench.errors import DataError, PlbenchError, StoreError, TrainingError
 from plbench.experiments.shared.experiment import Case, Experiment, Findings, Ground, Point, Row, Scale
 from plbench.metrics.statistics import Sample
@@ -45,16 +45,18 @@ def conduct(
         ground = Ground("", "", "none", 0, 0, False, scale)
         return Findings(ground, tuple(experiment.measure(ground, (), num_seeds, workspace)))
     ground = survey(request, workspace, scale)
-    contests, left_out = plan_all(experiment, request, ground, num_seeds, workspace)
-    workspace.reporter.line(_announcement(experiment, [contest for contest, _ in contests], workspace))
-    missing = [sum(runner.finished(plan, workspace) is None for plan in contest.plans) for contest, _ in contests]
+    comparisons, left_out = plan_all(experiment, request, ground, num_seeds, workspace)
+    workspace.reporter.line(_announcement(experiment, [comparison for comparison, _ in comparisons], workspace))
+    missing = [
+        sum(runner.finished(plan, workspace) is None for plan in comparison.plans) for comparison, _ in comparisons
+    ]
     count, rows = sweep.Count(sum(missing)), []
-    for number, (contest, cases) in enumerate(contests):
-        if len(contests) > 1 and missing[number]:
-            spec, so_far = contest.setting.spec, f", {count.words()}" if count.made else ""
+    for number, (comparison, cases) in enumerate(comparisons):
+        if len(comparisons) > 1 and missing[number]:
+            spec, so_far = comparison.setting.spec, f", {count.words()}" if count.made else ""
             what = f"{spec.protocol.simulation}, {spec.model.backbone}, {missing[number]} to make"
-            workspace.reporter.line(f"Setting {number + 1} of {len(contests)}{so_far}: {what}")
-        made, failed = _make(contest, cases, workspace)
+            workspace.reporter.line(f"Setting {number + 1} of {len(comparisons)}{so_far}: {what}")
+        made, failed = _make(comparison, cases, workspace)
         count.add(missing[number], len(failed))
         rows += made
         left_out += failed
@@ -84,35 +86,37 @@ def survey(request: Request, workspace: Workspace, scale: Scale) -> Ground:
 
 def plan_all(
     experiment: Experiment, request: Request, ground: Ground, num_seeds: int, workspace: Workspace
-) -> tuple[list[tuple[Contest, dict[Entrant, Case]]], list[LeftOut]]:
+) -> tuple[list[tuple[Comparison, dict[Candidate, Case]]], list[Skipped]]:
     """Cases by what they share, data and model, with a plan for each seed; and those that do not fit."""
     groups: dict[str, list[Case]] = defaultdict(list)
     for case in experiment.cases(ground):
         groups[json.dumps([case.simulate, dict(case.model)], sort_keys=True)].append(case)
-    contests: list[tuple[Contest, dict[Entrant, Case]]] = []
-    left_out: list[LeftOut] = []
+    comparisons: list[tuple[Comparison, dict[Candidate, Case]]] = []
+    left_out: list[Skipped] = []
     for members in groups.values():
-        # the name of a variant keeps entrants of one method apart; what they are called is the case's affair
-        entrants = {Entrant(case.method, str(number), case.params): case for number, case in enumerate(members)}
+        # the name of a variant keeps candidates of one method apart; what they are called is the case's affair
+        candidates = {Candidate(case.method, str(number), case.params): case for number, case in enumerate(members)}
         wanted = replace(
             request,
             simulate=members[0].simulate or request.simulate,
             model={**request.model, **_model(members[0].model, request.model)},
         )
         try:
-            contest = lineup.plan_contest(wanted, list(entrants), num_seeds, workspace)
+            comparison = plan_comparison(wanted, list(candidates), num_seeds, workspace)
         except (DataError, StoreError):
             raise
         except PlbenchError as error:
-            left_out += [LeftOut(_words(case), str(error)) for case in members]
+            left_out += [Skipped(_words(case), str(error)) for case in members]
             continue
-        planned = {entrant for entrant, _ in contest.rows}
-        why = iter(contest.left_out)
-        left_out += [LeftOut(_words(c), next(why).why) for entrant, c in entrants.items() if entrant not in planned]
-        contests.append((contest, entrants))
-    if not contests:
+        planned = {candidate for candidate, _ in comparison.rows}
+        why = iter(comparison.skipped)
+        left_out += [
+            Skipped(_words(c), next(why).why) for candidate, c in candidates.items() if candidate not in planned
+        ]
+        comparisons.append((comparison, candidates))
+    if not comparisons:
         raise PlbenchError(f"study {experiment.name} has nothing to run here: {_listed(left_out)}")
-    return contests, left_out
+    return comparisons, left_out
 
 
 def _model(own: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,14 +132,14 @@ def foresee(experiment: Experiment, request: Request | None, workspace: Workspac
     """
     if request is None:
         return f"Study {experiment.name}: {num_seeds} planes, a few seconds each"
-    contests, left_out = plan_all(experiment, request, survey(request, workspace, scale), num_seeds, workspace)
-    text = _announcement(experiment, [contest for contest, _ in contests], workspace)
+    comparisons, left_out = plan_all(experiment, request, survey(request, workspace, scale), num_seeds, workspace)
+    text = _announcement(experiment, [comparison for comparison, _ in comparisons], workspace)
     return f"{text}; {len(left_out)} rows left out: {_listed(left_out)}" if left_out else text
 
 
-def _announcement(experiment: Experiment, contests: Sequence[Contest], workspace: Workspace) -> str:
+def _announcement(experiment: Experiment, comparisons: Sequence[Comparison], workspace: Workspace) -> str:
     """What will run and about how long it takes, measured on a few images through each model."""
-    plans = [plan for contest in contests for plan in contest.plans]
+    plans = [plan for comparison in comparisons for plan in comparison.plans]
     wanted = {part.spec.key: part for plan in plans for part in _with_stages(plan)}
     num_missing = sum(runner.finished(plan, workspace) is None for plan in wanted.values())
     text = f"Study {experiment.name}: {len(wanted)} trainings"
@@ -155,18 +159,20 @@ def _with_stages(plan: RunPlan) -> list[RunPlan]:
     return [*(first for _, stage in plan.stages.values() for first in _with_stages(stage)), plan]
 
 
-def _make(contest: Contest, cases: Mapping[Entrant, Case], workspace: Workspace) -> tuple[list[Row], list[LeftOut]]:
+def _make(
+    comparison: Comparison, cases: Mapping[Candidate, Case], workspace: Workspace
+) -> tuple[list[Row], list[Skipped]]:
     """Runs what is missing of one setting, in one sweep."""
-    results = iter(sweep.run_all(contest.plans, workspace))
+    results = iter(sweep.run_all(comparison.plans, workspace))
     rows, failed = [], []
-    for entrant, plans in contest.rows:
+    for candidate, plans in comparison.rows:
         made = [next(results) for _ in plans]
         records = tuple(result for result in made if isinstance(result, Record))
         if len(records) == len(plans):
-            rows.append(Row(cases[entrant], plans, records))
+            rows.append(Row(cases[candidate], plans, records))
             continue
         error = next(result for result in made if isinstance(result, TrainingError))
-        failed.append(LeftOut(_words(cases[entrant]), str(error)))
+        failed.append(Skipped(_words(cases[candidate]), str(error)))
     return rows, failed
 
 
@@ -215,5 +221,5 @@ def _words(case: Case) -> str:
     return " ".join(str(part) for part in (case.panel, case.series, case.x) if part != "")
 
 
-def _listed(entries: Sequence[LeftOut]) -> str:
+def _listed(entries: Sequence[Skipped]) -> str:
     return "; ".join(dict.fromkeys(f"{entry.who}: {entry.why}" for entry in entries[:3]))

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from plbench.comparison.candidates import Skipped
 from plbench.metrics.statistics import Sample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
 
-    from plbench.comparison.lineup import LeftOut
     from plbench.runs.plan.resolve import RunPlan
     from plbench.runs.record import Record
     from plbench.runs.workspace import Workspace
@@ -112,7 +112,7 @@ class Findings:
 
     ground: Ground
     points: tuple[Point, ...]
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[Skipped, ...] = ()
     setting: str = ""
 
     def at(self, series: str, x: Place, panel: str = "") -> Point | None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from plbench.runs.environment import choose_device
 from plbench.errors import PlbenchError
-from plbench.runs.plan.resolve import Request, RunPlan, parse_assignments, plan_from_spec, plan_run
+from plbench.runs.plan.resolve import Request, RunPlan, parse_assignments, plan_from_spec, plan_run, ResolvedSetting
 from plbench.runs.protocol import choose_protocol
 from plbench.runs.registry import Registry
 from plbench.spec import RunSpec
@@ -130,8 +130,8 @@ def _another_method(plan: RunPlan, registry: Registry) -> str | None:
     return next((name for name in (*stages, *others) if name != plan.spec.method.name), None)
 
 
-def options_of(plan: RunPlan, workspace: Workspace) -> list[str]:
-    """The options of `plbench run` that ask for a plan's setting; `plan_from_options` the other way round."""
+def options_of(plan: RunPlan | ResolvedSetting, workspace: Workspace) -> list[str]:
+    """The options of `plbench run` that ask for the setting of a run; `plan_from_options` the other way round."""
     spec, recipe, dataset = plan.spec, plan.recipe, plan.material.dataset
     protocol = choose_protocol(dataset, spec.protocol.simulation, None)
     usual = "bfloat16" if workspace.device.type == "cuda" else "float32"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,8 @@ from plbench.models import Backbone, default_normalisation, resolve_backbone, we
 from plbench.runs.plan.duplicates import check_apart
 from plbench.runs.plan.image_check import check_images
 from plbench.runs.plan.label_check import check_learnable, notes_on
-from plbench.runs.protocol import Material, choose_protocol, custom, is_official
+from plbench.runs.protocol import choose_protocol, custom, granting, is_official, Material
+from plbench.progress import Reporter
 from plbench.randomness import generator, seeded
 from plbench.runs.record import TuningReport
 from plbench.runs.registry import Registry, source_sha256
@@ -85,32 +86,75 @@ class RunPlan:
     tuning: TuningReport | None = None
 
 
+@dataclass(frozen=True)
+class ResolvedSetting:
+    """What runs of many methods have in common: dataset, protocol, recipe, model and plan, checked against the data.
+
+    Attributes:
+        spec: of no method yet, with seed 0.
+    """
+
+    spec: RunSpec
+    material: Material
+    recipe: Recipe
+
+    def run(self, method: str, params: Mapping[str, Any], seed: int, registry: Registry) -> RunPlan:
+        """Return the run of a method in this setting.
+
+        Raises:
+            PlbenchError: if method or parameters do not exist, or do not fit the setting.
+        """
+        spec = self.spec.model_copy(update={"method": _without_source(method), "seed": seed})
+        return complete(spec, params, self.material, self.recipe, registry)
+
+    def with_budget(self, num_trials: int, reporter: Reporter) -> ResolvedSetting:
+        """Return the setting under a protocol that grants so many trials: its own, or a custom one if that grants fewer.
+
+        Args:
+            num_trials: of each study.
+            reporter: is told if the protocol becomes a custom one.
+        """
+        protocol = granting(self.spec.protocol, num_trials, reporter)
+        return replace(self, spec=self.spec.model_copy(update={"protocol": protocol}))
+
+
 class MissingWeightsError(PlbenchError):
     """The weights of a backbone cannot be had here.
 
     Attributes:
-        plan: the run as it would be, but for the hash of its weights: what it would take can be estimated from it.
+        setting: as it would be, but for the hash of the weights: what a run would take can be estimated from it.
     """
 
-    def __init__(self, message: str, plan: RunPlan) -> None:
-        """Keep the plan."""
+    def __init__(self, message: str, setting: ResolvedSetting) -> None:
+        """Keep the setting."""
         super().__init__(message)
-        self.plan = plan
+        self.setting = setting
 
 
-def plan_run(request: Request, workspace: Workspace, opened: Sequence[Material] = ()) -> RunPlan:
+def plan_run(request: Request, workspace: Workspace) -> RunPlan:
     """Checks a request against the data and completes it.
-
-    Args:
-        request: what was asked for.
-        workspace: where and how.
-        opened: of other plans in this workspace: a dataset or material that is among them is not opened again.
 
     Raises:
         PlbenchError: if anything asked for does not exist or does not fit; nothing has been computed then.
         MissingWeightsError: if only the weights are missing.
     """
     workspace.registry.method(request.method)  # a mistyped method is said before data is drawn
+    setting = resolve_setting(request, workspace)
+    return setting.run(request.method, request.method_params, request.seed, workspace.registry)
+
+
+def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[Material] = ()) -> ResolvedSetting:
+    """Checks all of a request but its method, parameters and seed against the data.
+
+    Args:
+        request: what was asked for.
+        workspace: where and how.
+        opened: of other settings in this workspace: a dataset or material that is among them is not opened again.
+
+    Raises:
+        PlbenchError: if anything asked for does not exist or does not fit; nothing has been computed then.
+        MissingWeightsError: if only the weights are missing.
+    """
     dataset = _opened_dataset(request.dataset, workspace, opened)
     protocol = choose_protocol(
         dataset, request.simulate, request.simulation_seed, selects_on_test=request.selection == "best-on-test"
@@ -126,17 +170,22 @@ def plan_run(request: Request, workspace: Workspace, opened: Sequence[Material] 
     base = RunSpec(
         protocol=protocol,
         dataset_fingerprint=fingerprint(dataset, workspace),
-        method=MethodSpec(name=request.method, version="", source_sha256="", params={}),
+        method=_without_source(""),
         model=_choose_model(recipe, request.model),
         regime=regime,
         recipe=recipe.name,
         plan=_checked(Plan, {**recipe.plans[regime].model_dump(), **request.plan}, "training plan"),
         precision=request.precision or ("bfloat16" if workspace.device.type == "cuda" else "float32"),
-        seed=request.seed,
+        seed=0,
         selection=request.selection,
         skipped_images=skipped,
         duplicates=duplicates,
     )
+    if base.regime == "probe" and base.plan.grad_checkpointing:
+        raise PlbenchError(
+            "--grad-checkpointing is for the activations of a backbone, and the probe regime trains a head on cached "
+            "features; leave it out, or give --regime finetune"
+        )
     base = base.model_copy(update={"processes": _deciding_processes(base, workspace)})
     if base.model.weights == "pretrained":
         workspace.reporter.line(f"Looking for the weights of {base.model.backbone}, here and on timm's hub")
@@ -145,11 +194,10 @@ def plan_run(request: Request, workspace: Workspace, opened: Sequence[Material] 
     except PlbenchError as error:
         if base.model.weights != "pretrained":
             raise
-        plan = complete(base, request.method_params, material, recipe, workspace.registry)
-        raise MissingWeightsError(str(error), plan) from error
+        raise MissingWeightsError(str(error), ResolvedSetting(base, material, recipe)) from error
     weights = {"weights_sha256": file_sha256(path, workspace.store.cache) if path is not None else None}
     base = base.model_copy(update={"model": base.model.model_copy(update=weights)})
-    return complete(base, request.method_params, material, recipe, workspace.registry)
+    return ResolvedSetting(base, material, recipe)
 
 
 def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Material] = ()) -> RunPlan:
@@ -216,11 +264,6 @@ def complete(
     suggested = material.protocol.suggested.get(method.name, {}) if not base.method.version else {}
     params = validate_params(method, _starting(method, suggested, method_params))
     _check_needs(method, base, material)
-    if base.regime == "probe" and base.plan.grad_checkpointing:
-        raise PlbenchError(
-            "--grad-checkpointing is for the activations of a backbone, and the probe regime trains a head on cached "
-            "features; leave it out, or give --regime finetune"
-        )
     task = make_task(base, material)
     params = params.completed(task)
     stages: dict[str, tuple[Stage, RunPlan]] = {}
@@ -229,7 +272,7 @@ def complete(
     for stage in needed:
         tuned = {name: getattr(recipe.plans[base.regime], name) for name in ("lr", "weight_decay")}
         changes = {
-            "method": MethodSpec(name=stage.method, version="", source_sha256="", params={}),
+            "method": _without_source(stage.method),
             "plan": base.plan.model_copy(update=tuned),  # shared by every trial: never its learning rate or decay
             "selection": "last",
             "tuned_by": None,
@@ -284,6 +327,11 @@ def fit_part_plan(plan: RunPlan, registry: Registry) -> RunPlan:
     """The same run on train without its validation part: where an early stopping epoch is chosen."""
     base = plan.spec.model_copy(update={"train_part": "fit"})
     return complete(base, plan.spec.method.params, plan.material, plan.recipe, registry)
+
+
+def _without_source(method: str) -> MethodSpec:
+    """A method by its name: `complete` fills in the rest."""
+    return MethodSpec(name=method, version="", source_sha256="", params={})
 
 
 def _starting(method: type[Method], suggested: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,131 @@
+"""The runs of a comparison: planned, estimated, and made in one go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from plbench.comparison.candidates import Candidate, Skipped
+from plbench.errors import PlbenchError, TrainingError
+from plbench.progress import counted, duration
+from plbench.runs import run as runner
+from plbench.runs import schedule
+from plbench.runs.estimate.stacked import seconds_of_all
+from plbench.runs.plan.resolve import Request, ResolvedSetting, RunPlan, resolve_setting
+from plbench.runs.record import Record
+from plbench.runs.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The runs of each candidate, by seed.
+
+    Attributes:
+        rows: each candidate with its plans; twice where studies also chose values for it, then with those of each
+            study.
+        setting: what all runs have in common.
+    """
+
+    rows: tuple[tuple[Candidate, tuple[RunPlan, ...]], ...]
+    skipped: tuple[Skipped, ...]
+    setting: ResolvedSetting
+
+    @property
+    def plans(self) -> list[RunPlan]:
+        """All runs, row by row."""
+        return [plan for _, plans in self.rows for plan in plans]
+
+
+def plan_comparison(
+    request: Request,
+    candidates: Sequence[Candidate],
+    num_seeds: int,
+    workspace: Workspace,
+    *,
+    skipped: Sequence[Skipped] = (),
+    num_trials: int | None = None,
+) -> Comparison:
+    """The runs of all candidates with seeds 0, 1, …; nothing is trained yet.
+
+    Args:
+        request: dataset, model and plan; its method, parameters and seed are not looked at.
+        candidates: who takes part. One that does not fit the setting is left out, unless it was named.
+        num_seeds: at least 1.
+        workspace: where and how.
+        skipped: whom choosing has left out already.
+        num_trials: of a study for each row, if there are to be any: the protocol of all rows must grant them.
+
+    Raises:
+        PlbenchError: if the setting does not exist, one who was named does not fit it, or nobody does.
+    """
+    if num_seeds < 1:
+        raise PlbenchError(f"--seeds {num_seeds}: a comparison needs at least one seed, and 3 to tell methods apart")
+    setting = resolve_setting(request, workspace)
+    if num_trials is not None:
+        setting = setting.with_budget(num_trials, workspace.reporter)
+    rows, absent = [], list(skipped)
+    for candidate in candidates:
+        try:
+            plans = [
+                setting.run(candidate.method, candidate.params, seed, workspace.registry) for seed in range(num_seeds)
+            ]
+        except PlbenchError as error:
+            if candidate.named:
+                raise
+            absent.append(Skipped(candidate.words, str(error)))
+            continue
+        rows.append((candidate, tuple(plans)))
+    if not rows:
+        why = "; ".join(f"{entry.who}: {entry.why}" for entry in absent)
+        raise PlbenchError(f"no method that --methods names applies to {setting.spec.protocol.name} ({why})")
+    return Comparison(tuple(rows), tuple(absent), setting)
+
+
+@dataclass(frozen=True)
+class ComparisonEstimate:
+    """One line on what will run; the trainings that it takes, those not yet done, and seconds for these."""
+
+    text: str
+    num_trainings: int
+    num_missing: int
+    seconds: float
+
+
+def estimate_comparison(comparison: Comparison, workspace: Workspace) -> ComparisonEstimate:
+    """Counts the trainings of all rows, with what they need first, and measures how long one takes."""
+    wanted = schedule.with_prerequisites(comparison.plans, workspace.registry)
+    missing = [plan for plan in wanted.values() if runner.finished(plan, workspace) is None]
+    seconds = seconds_of_all(comparison.plans, workspace) if missing else 0.0
+    rows, seeds = len(comparison.rows), len(comparison.rows[0][1])
+    num_tuned = sum(plans[0].spec.tuned_by is not None for _, plans in comparison.rows)
+    num_studies = max(len({plan.spec.tuned_by for plan in plans}) for _, plans in comparison.rows)
+    tuned = f", {num_tuned} of them tuned by {counted(num_studies, 'study', 'studies')} each" if num_tuned else ""
+    done = "all done already" if not missing else f"{len(wanted) - len(missing)} of them done already"
+    text = (
+        f"{comparison.setting.spec.protocol.name}: {counted(rows, 'row')} with {counted(seeds, 'seed')} each{tuned}, "
+        f"{counted(len(wanted), 'training')}, {done}"
+    )
+    if missing:
+        text += f"; about {duration(seconds)} on {workspace.device.type}"
+    return ComparisonEstimate(text, len(wanted), len(missing), seconds)
+
+
+def make_runs(comparison: Comparison, workspace: Workspace) -> tuple[list[tuple[Path, Record]], list[Skipped]]:
+    """Makes what is missing of all runs, in one schedule.
+
+    Returns:
+        Folder and record of each run whose row is whole; and the rows that are not, with the training that failed.
+    """
+    results = iter(schedule.run_all(comparison.plans, workspace))
+    whole, failed = [], []
+    for candidate, plans in comparison.rows:
+        made = [next(results) for _ in plans]
+        error = next((result for result in made if isinstance(result, TrainingError)), None)
+        if error is not None:
+            spec = plans[made.index(error)].spec
+            tuned, which = (", tuned", f" of study {spec.tuned_by}") if spec.tuned_by else ("", "")
+            failed.append(Skipped(f"{candidate.words}{tuned}", f"seed {spec.seed}{which} failed: {error}"))
+            continue
+        whole += [(workspace.store.run_folder(r.key), r) for r in made if isinstance(r, Record)]
+    return whole, failed
