@@ -19,7 +19,6 @@ from plbench.files.checksums import DAMAGED, Damaged, read_checked, set_aside, w
 from plbench.errors import StoreError, TrainingError
 from plbench.runs.stored import finished_record
 from plbench.files import write_text
-from plbench.runs.estimate.estimate import describe
 from plbench.runs.active import Job, Watch
 from plbench.method import Stage
 from plbench.runs.plan.resolve import RunPlan, fit_part_plan
@@ -117,7 +116,7 @@ def stage_artifact(plan: RunPlan, name: str, workspace: Workspace) -> Tensor:
     stage, stage_plan = plan.stages[name]
     world = workspace.world
     if world.shared(lambda: finished(stage_plan, workspace)) is None:
-        workspace.reporter.line(f"Stage {name!r}: {describe(stage_plan)}")
+        workspace.reporter.line(f"Stage {name!r}: {stage_plan.describe()}")
     run(stage_plan, workspace)
     folder = workspace.store.run_folder(stage_plan.spec.key)
     path = folder / "artifacts" / f"{name}-{plan.spec.method.source_sha256[:16]}.npy"
@@ -178,7 +177,7 @@ def chosen_epoch(plan: RunPlan, workspace: Workspace) -> int | None:
     if plan.spec.selection != "validation" or plan.spec.train_part == "fit":
         return None
     choosing = fit_part_plan(plan, workspace.registry)
-    workspace.reporter.line(f"Choosing the epoch on the validation part: {describe(choosing)}")
+    workspace.reporter.line(f"Choosing the epoch on the validation part: {choosing.describe()}")
     selection = run(choosing, workspace).selection
     assert selection is not None
     return selection.epoch

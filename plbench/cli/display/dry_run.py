@@ -7,13 +7,12 @@ from rich.text import Text
 from plbench.cli.display.tables import output, print_rows
 from plbench.progress import duration
 from plbench.runs.estimate.dry_run import DryRun, Item
-from plbench.runs.estimate.estimate import describe
 
 
 def print_dry_run(found: DryRun) -> None:
     """What would be made, step by step; how; and what is known about the figures."""
     console = output()
-    console.print(Text(describe(found.plan), style="bold"))
+    console.print(Text(found.plan.describe(), style="bold"))
     print_rows(None, [_row(item) for item in found.items], right=("time",))
     total = f"about {duration(found.seconds)}" if found.measured else "nothing to do: all of it is done"
     lines = [("In all", total), *_how(found)]

@@ -36,16 +36,6 @@ class Forecast:
     seconds: float
 
 
-def describe(plan: RunPlan) -> str:
-    """One line on a run."""
-    spec = plan.spec
-    epochs = "1 epoch" if spec.plan.epochs == 1 else f"{spec.plan.epochs} epochs"
-    return (
-        f"Run {spec.key}: {plan.method.title} on {spec.protocol.name}, {spec.regime}, {spec.model.backbone} at "
-        f"{spec.model.image_size} px, {epochs} of {spec.plan.batch_size}, seed {spec.seed}"
-    )
-
-
 def describe_world(plan: RunPlan, workspace: Workspace) -> str:
     """One line on the processes that train together."""
     size, batch = workspace.world.size, plan.spec.plan.batch_size
@@ -63,7 +53,7 @@ def forecast(plan: RunPlan, workspace: Workspace, *, force: bool = False) -> For
     """
     train, infer = _seconds_per_image(plan, workspace)
     seconds = _seconds(plan, workspace, train, infer, set(), force=force)
-    text = f"{describe(plan)}; about {duration(seconds)} on {workspace.device.type}"
+    text = f"{plan.describe()}; about {duration(seconds)} on {workspace.device.type}"
     if workspace.decode == "gpu":
         text += ", JPEG files decoded there"
     waiting = [name for name, (_, stage) in plan.stages.items() if not _is_done(stage, workspace)]

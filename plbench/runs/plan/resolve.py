@@ -85,6 +85,15 @@ class RunPlan:
     stages: dict[str, tuple[Stage, RunPlan]]
     tuning: TuningReport | None = None
 
+    def describe(self) -> str:
+        """Return one line on what will run."""
+        spec = self.spec
+        epochs = "1 epoch" if spec.plan.epochs == 1 else f"{spec.plan.epochs} epochs"
+        return (
+            f"Run {spec.key}: {self.method.title} on {spec.protocol.name}, {spec.regime}, {spec.model.backbone} at "
+            f"{spec.model.image_size} px, {epochs} of {spec.plan.batch_size}, seed {spec.seed}"
+        )
+
 
 @dataclass(frozen=True)
 class ResolvedSetting:
