@@ -39,7 +39,7 @@ NUM_KILLS = 10
 
 def tiny_dataset() -> type[Dataset]:
     """The tests' dataset, in whatever process: pytest's own names for conftest files are not to be relied on there."""
-    path = Path(__file__).with_name("conftest.py")
+    path = Path(__file__).parents[1] / "conftest.py"
     spec = importlib.util.spec_from_file_location("conftest_of_killed", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

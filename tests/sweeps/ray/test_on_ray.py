@@ -148,7 +148,7 @@ def place(tmp_path: Path, make_workspace: Callable[..., Workspace]) -> tuple[Wor
     """A workspace whose plugins other processes can load, too; the tiny dataset comes from the tests' own file."""
     plugin = tmp_path / "slow.py"
     plugin.write_text(SLOW)
-    plugins = (Path(__file__).parents[1] / "conftest.py", plugin)
+    plugins = (Path(__file__).parents[2] / "conftest.py", plugin)
     told = Told()
     workspace = replace(make_workspace(), registry=Registry.discover(plugins), reporter=told)
     return workspace, told, plugins

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from plbench.models import build_backbone, default_normalisation, resolve_backbone
 from plbench.spec import ModelSpec
 
-PUBLISHED = Path(__file__).parents[2] / "shared" / "published.json"
+PUBLISHED = Path(__file__).parents[3] / "shared" / "published.json"
 
 
 @pytest.fixture(scope="module")
