@@ -137,7 +137,7 @@ class Table(IndexedDataset):
             said = f"{is_test.sum():,} of {len(splits):,} images test, by a hash of their names"
             none = "no column of splits is used" if column == "none" else f"there is no column {column!r}"
             notes = (f"{none}: {said} (test_share = {self.options.test_share:g})",)
-            mend = "add images, a column 'split' of train and test, or give -D test_share=0.5"
+            fix = "add images, a column 'split' of train and test, or give -D test_share=0.5"
         elif "test_share" in self.options.model_fields_set:
             raise DataError(
                 f"{labels} has a column of splits, so that -D test_share={self.options.test_share:g} has no effect; "
@@ -150,10 +150,10 @@ class Table(IndexedDataset):
                 notes = ("no image is in split test: those in val test",)
             elif num_val := np.count_nonzero(splits == SPLITS.index("val")):
                 notes = (f"{num_val:,} images in split val neither train nor test; call them train to train on them",)
-            mend = f"column {column!r} must name train, and test or val"
+            fix = f"column {column!r} must name train, and test or val"
         for split in ("train", "test"):
             if not np.any(splits == SPLITS.index(split)):
-                raise DataError(f"{labels}: none of its {len(splits):,} images is in split {split}; {mend}")
+                raise DataError(f"{labels}: none of its {len(splits):,} images is in split {split}; {fix}")
         return splits, (*contents.notes, *notes)
 
     def images(self, split: str, annotations: Annotations) -> ImageSource:

@@ -132,14 +132,14 @@ class CsvTable(TableFile):
                         report(min(raw.tell(), size), size)
             except csv.Error as error:
                 reason = "a quote is not closed" if "unexpected end" in str(error) else str(error)
-                raise DataError(f"{self.path}, line {line}: {reason}; mend the row") from error
+                raise DataError(f"{self.path}, line {line}: {reason}; fix the row") from error
             except UnicodeError as error:
                 raise self._undecodable(error) from error
 
     def _lines(self, text: io.TextIOWrapper) -> Iterator[str]:
         for number, line in enumerate(iter(lambda: text.readline(LONGEST_LINE), ""), 1):
             if len(line) == LONGEST_LINE:
-                raise DataError(f"{self.path}, line {number} is longer than {LONGEST_LINE >> 20} MB; mend the row")
+                raise DataError(f"{self.path}, line {number} is longer than {LONGEST_LINE >> 20} MB; fix the row")
             yield line
 
     def sample(self) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""The errors that a person sees as one sentence: what was wrong, where, what would be right, what mends it."""
+"""The errors that a person sees as one sentence: what was wrong, where, what would be right, what fixes it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class PlbenchError(ValueError):
-    """Something that the person at the keyboard can mend. The command line prints it and exits with code 2.
+    """Something that the person at the keyboard can fix. The command line prints it and exits with code 2.
 
     Attributes:
         what: the sentence without the command that shows more, for who has just given that command.

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 NUMERICS = 2
-"""Raised whenever a change of ours moves results, so that a mended bug is never answered with "already done"."""
+"""Raised whenever a change of ours moves results, so that a fixed bug is never answered with "already done"."""
 
 Regime = Literal["finetune", "probe"]
 Selection = Literal["last", "validation", "best-on-test"]

@@ -305,7 +305,7 @@ def test_doctor_names_what_is_missing_and_what_mends_it(bench: Bench, tmp_path: 
     report = plbench("doctor", "--data-root", tmp_path, "--json").json
     checks = {check["check"]: check for check in report["checks"]}
     assert checks["runs folder"]["well"] and str(bench.runs) in checks["runs folder"]["found"]
-    assert not checks["data coco"]["well"] and "cocodataset.org" in checks["data coco"]["mend"]
+    assert not checks["data coco"]["well"] and "cocodataset.org" in checks["data coco"]["fix"]
     assert report["environment"]["device"]
 
 

@@ -154,19 +154,19 @@ class TestFilesOfADataset:
         assert path.stat().st_size == status.st_size
         after = planned(own)
         assert after.spec.dataset_fingerprint != before.spec.dataset_fingerprint
-        assert after.material.train().labels.fingerprint() != before.material.train().labels.fingerprint()
+        assert after.protocol_data.train().labels.fingerprint() != before.protocol_data.train().labels.fingerprint()
 
     @pytest.mark.parametrize("file", ["values.npy", "indices.npy", "image_ids.arrow", "class_ids.arrow", "said.json"])
     def test_a_bit_of_the_index_is_said_and_it_is_made_again(
         self, workspace: Workspace, tmp_path: Path, file: str
     ) -> None:
         own = replace(workspace, data_options=own_table(tmp_path / "own"))
-        labels = planned(own).material.train().labels.fingerprint()
+        labels = planned(own).protocol_data.train().labels.fingerprint()
         (path,) = own.store.cache.glob(f"index/table-train-*/{file}")
         flip(path, 0.9)
-        assert planned(own).material.train().labels.fingerprint() == labels
+        assert planned(own).protocol_data.train().labels.fingerprint() == labels
         assert said(own, f"{path} does not match the checksum")[0].endswith(f"{path.parent}{DAMAGED} and made again")
-        assert planned(own).material.train().labels.fingerprint() == labels
+        assert planned(own).protocol_data.train().labels.fingerprint() == labels
         assert len(said(own, "does not match")) == 1
 
 

@@ -28,13 +28,13 @@ from plbench.board.identity import (
 )
 from plbench.board.names import check_values
 from plbench.board.recompute import CELLS, check_cells
-from plbench.runs.findings import Findings, Refusal
+from plbench.runs.findings import Findings, Problem
 from plbench.runs.tables import PER_CLASS, REPLICATES, EntryError
 
-__all__ = ["Refusal", "Role", "check_entry", "verify_board"]
+__all__ = ["Problem", "Role", "check_entry", "verify_board"]
 
 
-def check_entry(entry: Entry, board: Board, *, role: Role) -> list[Refusal]:
+def check_entry(entry: Entry, board: Board, *, role: Role) -> list[Problem]:
     """Reasons not to take a record onto a board; none where it can be believed as far as its own files tell.
 
     Args:
@@ -45,7 +45,7 @@ def check_entry(entry: Entry, board: Board, *, role: Role) -> list[Refusal]:
     findings = Findings(entry.key)
     if _is_sound(entry, findings):
         _check(entry, board, role, findings)
-    return findings.refusals
+    return findings.problems
 
 
 def verify_board(
@@ -54,7 +54,7 @@ def verify_board(
     cells: Path | None = None,
     against: str | None = None,
     note: Callable[[str], None] = lambda sentence: None,
-) -> list[Refusal]:
+) -> list[Problem]:
     """Reasons not to believe a board; none where it holds together.
 
     Withdrawn records need only be what was added: why they are not believed any more, the ledger says.
@@ -65,7 +65,7 @@ def verify_board(
         against: the git commit that the board may only have grown since; None for HEAD.
         note: told, in a sentence each, what could not be checked.
     """
-    refusals = [*check_ledger(folder), *check_places(folder)]
+    problems = [*check_ledger(folder), *check_places(folder)]
     entries: list[Entry] = []
     for key in folder.added:
         path = folder.path / RECORDS / key
@@ -73,12 +73,12 @@ def verify_board(
             continue  # refused already
         findings = Findings(key)
         entry = _verify(folder, path, findings)
-        refusals += findings.refusals
+        problems += findings.problems
         if entry is not None and key not in folder.withdrawn:
             entries.append(entry)
     if cells is not None:
-        refusals += _check_cells(folder, entries, cells, note)
-    return [*refusals, *check_agreement(entries), *check_history(folder, against, note)]
+        problems += _check_cells(folder, entries, cells, note)
+    return [*problems, *check_agreement(entries), *check_history(folder, against, note)]
 
 
 def _verify(folder: BoardFolder, path: Path, findings: Findings) -> Entry | None:
@@ -112,18 +112,18 @@ def _check(entry: Entry, board: Board, role: Role, findings: Findings) -> None:
 
 def _check_cells(
     folder: BoardFolder, entries: Sequence[Entry], cells: Path, note: Callable[[str], None]
-) -> list[Refusal]:
+) -> list[Problem]:
     """Recomputes every record whose cells are there; says how many are not."""
-    refusals: list[Refusal] = []
+    problems: list[Problem] = []
     there = [entry for entry in entries if (cells / entry.folder.name / CELLS).is_file()]
     for entry in there:
         findings = Findings(entry.folder.name)
         check_cells(entry, cells / entry.folder.name / CELLS, findings)
-        refusals += findings.refusals
+        problems += findings.problems
     if len(there) < len(entries):
         missing = len(entries) - len(there)
         note(f"board {folder.board.name}: {missing} of {len(entries)} records were not recomputed: no cells in {cells}")
-    return refusals
+    return problems
 
 
 def _is_ceiling(entry: Entry, board: Board) -> bool:
@@ -132,12 +132,12 @@ def _is_ceiling(entry: Entry, board: Board) -> bool:
 
 def _is_sound(entry: Entry, findings: Findings) -> bool:
     """Whether names and numbers are such, and the run is done; where not, nothing else is looked at."""
-    before = len(findings.refusals)
+    before = len(findings.problems)
     check_values(entry, findings)
     findings.equal("status", entry.record.status, "done")
     if entry.record.status == "done" and "test" not in entry.record.metrics:
         findings.refuse("metrics.test", "missing", "the figures on the test split")
-    return len(findings.refusals) == before
+    return len(findings.problems) == before
 
 
 def _check_files(entry: Entry, findings: Findings) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from plbench.board.boards import LEDGER, RECORDS, BoardFolder
 from plbench.board.entries import FILES, PACKED, Entry
-from plbench.runs.findings import Refusal, printable, shown
+from plbench.runs.findings import Problem, printable, shown
 from plbench.runs.tables import REPLICATES, names_parts
 
 Facts = dict[str, Any]
@@ -16,9 +16,9 @@ Facts = dict[str, Any]
 MOST_NAMED = 5  # differences of one record
 
 
-def check_ledger(folder: BoardFolder) -> list[Refusal]:
+def check_ledger(folder: BoardFolder) -> list[Problem]:
     """Its events must be possible in the order that they stand in."""
-    refusals: list[Refusal] = []
+    problems: list[Problem] = []
     seen: dict[str, set[str]] = defaultdict(set)
     last = ""
     for number, event in enumerate(folder.ledger):
@@ -29,26 +29,26 @@ def check_ledger(folder: BoardFolder) -> list[Refusal]:
             "added without a sha256": event.event == "added" and event.sha256 is None,
             "withdrawn without a word why": event.event == "withdrawn" and not event.why,
         }
-        refusals += [
-            Refusal(event.key, f"{LEDGER}: events.{number}", mistake, "added once, then verified or withdrawn")
+        problems += [
+            Problem(event.key, f"{LEDGER}: events.{number}", mistake, "added once, then verified or withdrawn")
             for mistake, is_made in mistakes.items()
             if is_made
         ]
         if event.at < last:
-            refusals.append(Refusal(event.key, f"{LEDGER}: events.{number}.at", event.at, f"at least {last}, the last"))
+            problems.append(Problem(event.key, f"{LEDGER}: events.{number}.at", event.at, f"at least {last}, the last"))
         seen[event.key].add(event.event)
         last = max(last, event.at)
     if folder.added and folder.board.dataset_fingerprint is None:
-        refusals.append(Refusal("", "board.json: dataset_fingerprint", "None", "that of the records"))
-    return refusals
+        problems.append(Problem("", "board.json: dataset_fingerprint", "None", "that of the records"))
+    return problems
 
 
-def check_places(folder: BoardFolder) -> list[Refusal]:
+def check_places(folder: BoardFolder) -> list[Problem]:
     """What lies on disk must be what the ledger names: folders of three plain files."""
     place = folder.path / RECORDS
     there = {path.name: path for path in sorted(place.iterdir())} if place.is_dir() else {}
-    refusals = [
-        Refusal(
+    problems = [
+        Problem(
             printable(name),
             f"{RECORDS}/{printable(name)}",
             "on disk, but not added",
@@ -61,18 +61,18 @@ def check_places(folder: BoardFolder) -> list[Refusal]:
         path = there.get(key)
         if path is None or path.is_symlink() or not path.is_dir():
             what = "missing" if path is None else "no plain folder"
-            refusals.append(Refusal(key, f"{RECORDS}/{key}", what, "a folder, as the ledger names it"))
+            problems.append(Problem(key, f"{RECORDS}/{key}", what, "a folder, as the ledger names it"))
         else:
             files = FILES if (path / REPLICATES).exists() else (*FILES[:-1], PACKED)
-            refusals += [
-                Refusal(key, printable(extra.name), "an extra file", f"only {', '.join(files)}")
+            problems += [
+                Problem(key, printable(extra.name), "an extra file", f"only {', '.join(files)}")
                 for extra in sorted(path.iterdir())
                 if extra.name not in files
             ]
-    return refusals
+    return problems
 
 
-def check_agreement(entries: Sequence[Entry]) -> list[Refusal]:
+def check_agreement(entries: Sequence[Entry]) -> list[Problem]:
     """Records of one board have one test set; those of one protocol and mask one training set; no row a seed twice.
 
     Where they differ, those that differ from most are refused; of two, the one that was added later.
@@ -80,28 +80,28 @@ def check_agreement(entries: Sequence[Entry]) -> list[Refusal]:
     Args:
         entries: as they were added, oldest first; each of a run that is done.
     """
-    refusals = _check_seeds(entries) + _against_most(entries, _test_set)
+    problems = _check_seeds(entries) + _against_most(entries, _test_set)
     for same_labels in _grouped(entries, _labels):
-        refusals += _against_most(same_labels, _training_set)
+        problems += _against_most(same_labels, _training_set)
     told = [entry for entry in entries if entry.record.configuration != "unknown"]  # schema 1 did not tell
     for same_method in _grouped(told, lambda entry: entry.record.spec.method.source_sha256):
-        refusals += _against_most(same_method, _method)
-    return refusals
+        problems += _against_most(same_method, _method)
+    return problems
 
 
-def _check_seeds(entries: Sequence[Entry]) -> list[Refusal]:
+def _check_seeds(entries: Sequence[Entry]) -> list[Problem]:
     from plbench.comparison.compare import same_but_seed  # imports torch
 
-    refusals = []
+    problems = []
     first: dict[tuple[str, int], str] = {}
     for entry in entries:
         spec = entry.record.spec
         other = first.setdefault((same_but_seed(spec), spec.seed), entry.key)
         if other != entry.key:
-            refusals.append(
-                Refusal(entry.key, "spec.seed", f"{spec.seed}, as of record {other}", "a seed once in a row")
+            problems.append(
+                Problem(entry.key, "spec.seed", f"{spec.seed}, as of record {other}", "a seed once in a row")
             )
-    return refusals
+    return problems
 
 
 def _labels(entry: Entry) -> str:
@@ -147,7 +147,7 @@ def _grouped(entries: Sequence[Entry], by: Callable[[Entry], str]) -> list[list[
     return list(groups.values())
 
 
-def _against_most(entries: Sequence[Entry], facts_of: Callable[[Entry], Facts]) -> list[Refusal]:
+def _against_most(entries: Sequence[Entry], facts_of: Callable[[Entry], Facts]) -> list[Problem]:
     """Refuses what records say otherwise than most do. A fact that only some state (older ones) is not compared."""
     votes: dict[str, Counter[str]] = defaultdict(Counter)
     stated = [(entry, {name: shown(value) for name, value in facts_of(entry).items()}) for entry in entries]
@@ -155,11 +155,11 @@ def _against_most(entries: Sequence[Entry], facts_of: Callable[[Entry], Facts]) 
         for name, value in facts.items():
             votes[name][value] += 1
     agreed = {name: counter.most_common(1)[0][0] for name, counter in votes.items()}  # of equals, the first
-    refusals = []
+    problems = []
     for entry, facts in stated:
         differing = [name for name, value in facts.items() if value != agreed[name]]
-        refusals += [
-            Refusal(entry.key, printable(name), facts[name], f"{agreed[name]}, as other records of the board have it")
+        problems += [
+            Problem(entry.key, printable(name), facts[name], f"{agreed[name]}, as other records of the board have it")
             for name in differing[:MOST_NAMED]
         ]
-    return refusals
+    return problems

@@ -85,8 +85,8 @@ def read_whole_entry(folder: Path) -> Entry:
     if entry.record.metrics:
         check_table_figures(entry.record, entry.per_class, findings)
         check_intervals(entry.record, entry.replicates, findings)
-    if findings.refusals:
-        first = findings.refusals[0]
+    if findings.problems:
+        first = findings.problems[0]
         raise EntryError(f"{folder}: {first.field}", f"{first.found}; expected {first.expected}")
     return entry
 

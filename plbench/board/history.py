@@ -12,7 +12,7 @@ from typing import Any
 
 from plbench.board.boards import BOARD, LEDGER, RECORDS, BoardFolder
 from plbench.files.plain_json import parse_json
-from plbench.runs.findings import Refusal, printable, shown
+from plbench.runs.findings import Problem, printable, shown
 
 TIMEOUT = 60  # seconds for one question to git
 KEPT = ("name", "dataset", "protocol", "protocol_sha256", "ceiling_sha256", "dataset_fingerprint", "max_trials")
@@ -22,7 +22,7 @@ KEPT = ("name", "dataset", "protocol", "protocol_sha256", "ceiling_sha256", "dat
 _ALONE = {"GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0"}  # no fetching by the commands that a checkout names
 
 
-def check_history(folder: BoardFolder, against: str | None, note: Callable[[str], None]) -> list[Refusal]:
+def check_history(folder: BoardFolder, against: str | None, note: Callable[[str], None]) -> list[Problem]:
     """Compares a board with what it was.
 
     Args:
@@ -43,19 +43,19 @@ def check_history(folder: BoardFolder, against: str | None, note: Callable[[str]
     version = old_board.get("version", 1)
     if isinstance(version, int) and folder.board.version < version:
         return [
-            Refusal("", f"{BOARD}: version", str(folder.board.version), f"at least {version}, as in {printable(ref)}")
+            Problem("", f"{BOARD}: version", str(folder.board.version), f"at least {version}, as in {printable(ref)}")
         ]
     if folder.board.version != version:
         return []
-    refusals = _changed_question(folder, old_board, ref)
-    refusals += _changed_events(folder, _old(folder.path, commit, LEDGER) or {}, ref)
-    return refusals + _changed_files(folder, commit, ref)
+    problems = _changed_question(folder, old_board, ref)
+    problems += _changed_events(folder, _old(folder.path, commit, LEDGER) or {}, ref)
+    return problems + _changed_files(folder, commit, ref)
 
 
-def _changed_question(folder: BoardFolder, old: dict[str, Any], ref: str) -> list[Refusal]:
+def _changed_question(folder: BoardFolder, old: dict[str, Any], ref: str) -> list[Problem]:
     new = folder.board.model_dump(mode="json")
     return [
-        Refusal(
+        Problem(
             "", f"{BOARD}: {name}", shown(new[name]), f"{shown(old[name])}, as in {printable(ref)}, or a new version"
         )
         for name in KEPT
@@ -63,7 +63,7 @@ def _changed_question(folder: BoardFolder, old: dict[str, Any], ref: str) -> lis
     ]
 
 
-def _changed_events(folder: BoardFolder, old: dict[str, Any], ref: str) -> list[Refusal]:
+def _changed_events(folder: BoardFolder, old: dict[str, Any], ref: str) -> list[Problem]:
     """Events of then must be the first of now."""
     before = old.get("events", [])
     after = [event.model_dump(exclude_none=True) for event in folder.ledger]
@@ -72,7 +72,7 @@ def _changed_events(folder: BoardFolder, old: dict[str, Any], ref: str) -> list[
         if found != event:
             key = event.get("key", "") if isinstance(event, dict) else ""
             words = f"{_told(event)}, as in {printable(ref)}: the ledger only grows"
-            return [Refusal(printable(str(key)), f"{LEDGER}: events.{number}", _told(found), words)]
+            return [Problem(printable(str(key)), f"{LEDGER}: events.{number}", _told(found), words)]
     return []
 
 
@@ -80,12 +80,12 @@ def _told(event: Any) -> str:
     return f"{event.get('event')} {event.get('key')} at {event.get('at')}" if isinstance(event, dict) else "missing"
 
 
-def _changed_files(folder: BoardFolder, commit: str, ref: str) -> list[Refusal]:
+def _changed_files(folder: BoardFolder, commit: str, ref: str) -> list[Problem]:
     """Files of records that are there in the commit must be there now, and the same."""
     told = _git(folder.path, "ls-tree", "-r", "-z", commit, "--", f"{RECORDS}/")
     if told is None:
-        return [Refusal("", RECORDS, "not comparable by git", f"a comparison with {printable(ref)}")]
-    refusals = []
+        return [Problem("", RECORDS, "not comparable by git", f"a comparison with {printable(ref)}")]
+    problems = []
     for line in filter(None, told.split("\0")):
         (_, _, blob), name = line.partition("\t")[0].split(), line.partition("\t")[2]
         path, parts = folder.path / name, Path(name).parts
@@ -94,8 +94,8 @@ def _changed_files(folder: BoardFolder, commit: str, ref: str) -> list[Refusal]:
         key = parts[1] if len(parts) > 2 else ""
         found = "removed" if found is None else "changed"
         words = f"what it was in {printable(ref)}, or a new board version that says why"
-        refusals.append(Refusal(printable(key), printable(parts[-1]), found, words))
-    return refusals
+        problems.append(Problem(printable(key), printable(parts[-1]), found, words))
+    return problems
 
 
 def _blob(path: Path, like: str) -> str | None:

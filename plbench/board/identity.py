@@ -117,7 +117,7 @@ def check_origin(record: Record, findings: Findings) -> None:
 
 
 def finished_at(record: Record, findings: Findings) -> datetime | None:
-    """When the run ended; None, and a refusal, where that is no time."""
+    """When the run ended; None, and a problem, where that is no time."""
     try:
         when = datetime.fromisoformat(record.finished_at)
         if when.tzinfo is not None:
@@ -182,12 +182,12 @@ def _as_installed(record: Record) -> dict[str, Any]:
 def _is_default(record: Record, method: Any, dataset: Any) -> bool | None:
     """Whether values are those of the installed protocol and recipe; None where these are not its own."""
     from plbench.runs.plan.resolve import RunPlan, is_default
-    from plbench.runs.protocol import Material
+    from plbench.runs.protocol import ProtocolData
 
     spec = record.spec
     protocol = next((own for own in dataset.protocols if own.name == spec.protocol.name), None)
     recipe = next((own for own in dataset.recipes if own.name == spec.recipe), None)
     if protocol is None or recipe is None or spec.regime not in recipe.plans:
         return None
-    plan = RunPlan(spec, method, None, Material(dataset, protocol), recipe, {})
+    plan = RunPlan(spec, method, None, ProtocolData(dataset, protocol), recipe, {})
     return is_default(plan, opens_data=False)

@@ -42,7 +42,7 @@ def export(root: Path, to: Path, *, sources: str | None = None) -> list[Path]:
     for path in files:
         refuse_links(root, path)
     if stale := build.differing(files):
-        raise PlbenchError(f"{stale[0]} is not what the records give; plbench board build mends it")
+        raise PlbenchError(f"{stale[0]} is not what the records give; plbench board build fixes it")
     if root.resolve() in (to.resolve(), *to.resolve().parents):
         raise PlbenchError(f"--to {to} lies inside {root}; give a folder elsewhere")
     try:

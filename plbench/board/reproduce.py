@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from plbench.board.boards import BoardFolder, Event
-from plbench.board.entrance import now
 from plbench.board.entries import Entry, read_entry
+from plbench.board.submit import now
 from plbench.errors import PlbenchError
 from plbench.metrics.statistics import MIN_SEEDS
 from plbench.runs.record import Record

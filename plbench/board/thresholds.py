@@ -60,7 +60,7 @@ def _check_report(entry: Entry, findings: Findings) -> None:
 
 
 def _predictions(table: tuple[ClassRow, ...], findings: Findings) -> Predictions | None:
-    """Counts behind the table's precision and recall; None, and a refusal, where they belong to no whole numbers."""
+    """Counts behind the table's precision and recall; None, and a problem, where they belong to no whole numbers."""
     hits = []
     for row in table:
         if row.threshold is None or row.predicted is None or row.precision is None or row.recall is None:

@@ -19,13 +19,13 @@ from plbench.cli.advise import advise
 from plbench.cli.board import board_app
 from plbench.cli.compare import compare
 from plbench.cli.data import data_app
-from plbench.cli.look import doctor, methods_app, runs_app
+from plbench.cli.inspect import doctor, methods_app, runs_app
 from plbench.cli.once import CommandGroup
+from plbench.cli.options import say
 from plbench.cli.plain_warnings import plain_warnings
 from plbench.cli.run import run
 from plbench.cli.study import study
 from plbench.cli.sweep import sweep_app
-from plbench.cli.terms import say
 from plbench.cli.tune import tune
 from plbench.errors import PlbenchError
 from plbench.training.interruption import Stopped
@@ -52,7 +52,7 @@ app.add_typer(board_app, name="board")
 
 
 def main() -> None:
-    """The entry point: errors that a person can mend are one sentence and exit code 2."""
+    """The entry point: errors that a person can fix are one sentence and exit code 2."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     try:

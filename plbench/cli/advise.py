@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from plbench.cli.options import RUNS, Dataset, emit
 from plbench.cli.setting import Setting, with_setting, words_of, workspace_for
-from plbench.cli.terms import RUNS, Dataset, emit
 from plbench.errors import PlbenchError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from plbench.cli.once import CommandGroup
-from plbench.cli.terms import (
+from plbench.cli.options import (
     RUNS,
     AsJson,
     DataRoot,
@@ -42,7 +42,7 @@ def board_add(
     as_json: AsJson = False,
 ) -> None:
     """Copy records of finished runs onto the boards that ask their question; their cells stay behind, by hash."""
-    from plbench.board.entrance import add, asked_for
+    from plbench.board.submit import add, asked_for
 
     if not run and not every:
         raise PlbenchError("which runs? give keys or folders, or --all; plbench runs list shows them")
@@ -63,7 +63,7 @@ def board_new(
     plugin: Plugins = None,
 ) -> None:
     """Found a board for a protocol that a dataset owns."""
-    from plbench.board.entrance import found_board
+    from plbench.board.submit import found_board
 
     folder = found_board(boards, name, title, protocol, make_workspace(RUNS, plugin, None).registry, about=about)
     typer.echo(f"{folder.path}: protocol {folder.board.protocol}")
@@ -85,16 +85,16 @@ def board_verify(
     from plbench.board.boards import open_boards
     from plbench.board.checks import verify_board
 
-    refusals = [
-        {"board": folder.board.name, **asdict(refusal), "text": str(refusal)}
+    problems = [
+        {"board": folder.board.name, **asdict(problem), "text": str(problem)}
         for folder in open_boards(boards, name or ())
-        for refusal in verify_board(folder, cells=cells, against=against, note=lambda text: typer.echo(text, err=True))
+        for problem in verify_board(folder, cells=cells, against=against, note=lambda text: typer.echo(text, err=True))
     ]
-    if refusals:
-        emit(refusals, as_json, lambda: typer.echo("\n".join(f"{r['board']}: {r['text']}" for r in refusals)))
-        say(f"{len(refusals)} refusals", 2)
+    if problems:
+        emit(problems, as_json, lambda: typer.echo("\n".join(f"{r['board']}: {r['text']}" for r in problems)))
+        say(f"{len(problems)} problems", 2)
         raise typer.Exit(2)
-    emit([], as_json, lambda: typer.echo("every record can be trusted as far as files tell"))
+    emit([], as_json, lambda: typer.echo("OK: no problems found"))
 
 
 @board_app.command("build")
@@ -110,7 +110,7 @@ def board_build(
     for path in differing:
         typer.echo(f"{'differs' if check else 'written'}: {path}")
     if check and differing:
-        raise PlbenchError(f"{len(differing)} built files differ from the records; plbench board build mends them")
+        raise PlbenchError(f"{len(differing)} built files differ from the records; plbench board build fixes them")
     if not differing:
         typer.echo(f"all {len(files)} files are as built")
 
@@ -176,7 +176,7 @@ def board_withdraw(
     boards: Boards = BOARDS,
 ) -> None:
     """Take a record out of the ranking: noted in the ledger, nothing is deleted."""
-    from plbench.board.entrance import withdraw
+    from plbench.board.submit import withdraw
 
     typer.echo(f"withdrawn from {', '.join(withdraw(key, why, boards))}; plbench board build shows it")
 

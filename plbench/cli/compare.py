@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from plbench.cli.options import RUNS, Dataset, SelectionOption, emit
 from plbench.cli.setting import DryRun, Setting, estimating_without_weights, with_setting, workspace_for
-from plbench.cli.terms import RUNS, Dataset, SelectionOption, emit
 from plbench.errors import PlbenchError
 
 if TYPE_CHECKING:
@@ -37,9 +37,7 @@ def compare(
         ),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="Trainings of each row, with seeds 0, 1, …")] = ENOUGH_SEEDS,
-    tune: Annotated[
-        int | None, typer.Option("--tune", help="Also rows of values that studies chose, of this many trials each.")
-    ] = None,
+    tune: Annotated[int | None, typer.Option("--tune", help="Also tune each method with N trials.")] = None,
     studies: Annotated[
         int | None,
         typer.Option("--studies", help=f"With --tune: studies of each tuned row; default: {USUAL_STUDIES}."),
@@ -103,7 +101,7 @@ def compare(
     picture = out or workspace.store.runs / "comparisons" / f"{result.protocol.replace('/', '-')}.png"
     with workspace.reporter.patience("Drawing the picture"):
         draw_comparison(result, shlex.join([*words, *tuned]), picture)
-    notes = notes_on(comparison.setting.material)
+    notes = notes_on(comparison.setting.protocol_data)
     _tell(result, absent, notes, picture, _next_steps(result, words, tuned, setting), as_json)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from plbench.cli.once import CommandGroup
-from plbench.cli.terms import (
+from plbench.cli.options import (
     RUNS,
     AsJson,
     DataOption,

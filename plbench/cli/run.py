@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from plbench.cli.options import Dataset, Method, Param, SelectionOption, emit
 from plbench.cli.setting import DryRun, Setting, estimating_without_weights, with_setting, workspace_among_others
-from plbench.cli.terms import Dataset, Method, Param, SelectionOption, emit
 from plbench.errors import PlbenchError
 from plbench.training.interruption import Stopped
 
@@ -38,7 +38,7 @@ def run(
     profile: Annotated[bool, typer.Option("--profile", help="Trace some steps into runs/KEY/profile.")] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Train one method on one dataset, evaluate it, leave a record."""
+    """Train one method on one dataset, evaluate it, save its record."""
     if nproc > 1 and not dry_run:
         _in_processes(nproc, setting["device"])
         return

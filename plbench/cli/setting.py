@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from plbench.cli.terms import (
+from plbench.cli.options import (
     RUNS,
     AsJson,
     Compile,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from plbench.cli.options import Dataset, emit
 from plbench.cli.setting import DryRun, Setting, with_setting, words_of, workspace_for
-from plbench.cli.terms import Dataset, emit
 from plbench.errors import PlbenchError
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ def study(
     setting: Setting,
     name: Annotated[str, typer.Argument(help="Of a study; list names them all.", show_default=False)],
     dataset: Dataset = None,
-    scale: Annotated[
-        ScaleOption, typer.Option("--scale", help="How many places of the figure are run.")
-    ] = ScaleOption.DEFAULT,
+    scale: Annotated[ScaleOption, typer.Option("--scale", help="Grid size.")] = ScaleOption.DEFAULT,
     seeds: Annotated[
         int | None, typer.Option("--seeds", help="Trainings of each place, with seeds 0, 1, …; default: by scale.")
     ] = None,
@@ -63,7 +61,7 @@ def study(
             f"--simulate {setting['simulate']}: study {name} is about how labels are hidden and varies that itself; "
             "leave --simulate out"
         )
-    from plbench.experiments.shared.conduct import conduct, foresee
+    from plbench.experiments.shared.execute import estimate, execute
     from plbench.experiments.shared.report import conclude
     from plbench.files import try_folder
 
@@ -72,13 +70,13 @@ def study(
     number = seeds or experiment.seeds[scale_name]
     request = _request(experiment, setting, dataset)
     if dry_run:
-        text = foresee(experiment, request, workspace, scale_name, number)
+        text = estimate(experiment, request, workspace, scale_name, number)
         emit({"study": name, "text": text}, as_json, lambda: typer.echo(text))
         return
     if out is not None:
         try_folder(out)  # before minutes of work, not after
-    findings = conduct(experiment, request, workspace, scale=scale_name, num_seeds=number)
-    where = findings.ground.dataset or "plane"
+    findings = execute(experiment, request, workspace, scale=scale_name, num_seeds=number)
+    where = findings.context.dataset or "plane"
     folder = out or workspace.store.runs / "studies" / f"{name}-{where}"
     command = _command(name, setting, dataset, scale, seeds)
     with workspace.reporter.patience("Drawing the figure"):

@@ -13,8 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from plbench.cli.once import CommandGroup
-from plbench.cli.setting import DryRun, workspace_for
-from plbench.cli.terms import (
+from plbench.cli.options import (
     RUNS,
     AsJson,
     Compile,
@@ -28,6 +27,7 @@ from plbench.cli.terms import (
     Workers,
     emit,
 )
+from plbench.cli.setting import DryRun, workspace_for
 from plbench.errors import PlbenchError, TrainingError
 
 if TYPE_CHECKING:
@@ -305,4 +305,4 @@ def _conclude(expanded: Expansion, results: Sequence[Result], status: str, as_js
     emit(content, as_json, show)
     if failed:
         number = len(failed)
-        raise PlbenchError(f"{number} of {len(results)} runs failed; mend what they say, and give the command again")
+        raise PlbenchError(f"{number} of {len(results)} runs failed; fix what they say, and give the command again")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from plbench.cli.options import RUNS, Dataset, Method, Param, RegimeOption, emit
 from plbench.cli.setting import DryRun, Setting, estimating_without_weights, with_setting, workspace_for
-from plbench.cli.terms import RUNS, Dataset, Method, Param, RegimeOption, emit
 from plbench.errors import PlbenchError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def tune(
     )
     with estimating_without_weights(workspace, method or "", parse_assignments(param or ())):
         plan = options.plan_from_options(given, workspace, scores_test=False)
-    plan.material.check_validation()
+    plan.protocol_data.check_validation()
     second = None if then is None else _second_plan(plan, given, then, workspace)
     if dry_run:
         from plbench.runs.estimate.estimate import forecast_study
@@ -76,7 +76,7 @@ def tune(
         return
     made = make(plan, settings, workspace, num_seeds=seeds, then=second, search_only=search_only)
     steps = _next_steps(plan, settings, made, param or (), ranges or (), workspace)
-    notes = notes_on(plan.material)
+    notes = notes_on(plan.protocol_data)
     content = {
         "study": made.study,
         "folder": str(made.folder),

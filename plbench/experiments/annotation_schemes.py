@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from plbench.experiments.shared.charts import lines
 from plbench.experiments.shared.claims import gap_falls, line_above
-from plbench.experiments.shared.conduct import metrics_of_records
-from plbench.experiments.shared.experiment import Case, Claim, Experiment, Ground
+from plbench.experiments.shared.execute import metrics_of_records
+from plbench.experiments.shared.experiment import Case, Claim, Context, Experiment
 
 METHODS = {(IGNORE := "CE, Ignore"): "ce-ignore", (NEGATIVE := "CE, Negative"): "ce-negative"}
 FPC, RPA, BIASED = "Fixed per class (FPC)", "Random per annotation (RPA)", "Frequency-biased"
 SINGLE, COMPLETE = "Single positive", "complete labels"
 
 
-def cases(ground: Ground) -> list[Case]:
+def cases(context: Context) -> list[Case]:
     """Both treatments under each mechanism; without negatives there is nothing that Ignore could learn from."""
-    unit = 10 ** max(0, len(str(ground.num_train)) - 4)  # N_s of 8,000 images; those of 80,000 are ten times as large
-    fpc = [unit * n for n in ground.pick((3, 30), (30, 300, 1000), (10, 30, 100, 300, 1000, 3000))]
-    rpa = ground.pick((0.5,), (0.5, 0.9), (0.1, 0.3, 0.5, 0.7, 0.9, 0.95))
-    biased = ground.pick((0.3,), (0.05, 0.3), (0.02, 0.05, 0.1, 0.3, 0.6))
+    unit = 10 ** max(0, len(str(context.num_train)) - 4)  # N_s of 8,000 images; those of 80,000 are ten times as large
+    fpc = [unit * n for n in context.pick((3, 30), (30, 300, 1000), (10, 30, 100, 300, 1000, 3000))]
+    rpa = context.pick((0.5,), (0.5, 0.9), (0.1, 0.3, 0.5, 0.7, 0.9, 0.95))
+    biased = context.pick((0.3,), (0.05, 0.3), (0.02, 0.05, 0.1, 0.3, 0.6))
     return [
         *(
             Case(series, value, method, panel=panel, simulate=f"{kind}={value:g}")

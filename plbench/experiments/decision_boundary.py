@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from plbench.experiments.shared.claims import line_above
-from plbench.experiments.shared.experiment import Claim, Experiment, Ground, Point, Row
+from plbench.experiments.shared.experiment import Claim, Context, Experiment, Point, Row
 from plbench.experiments.shared.plane import grid, learn_all, make_plane, overlap, true_classes
 from plbench.experiments.shared.plane_drawing import Field, boundaries
 from plbench.metrics.statistics import Sample
@@ -17,7 +17,7 @@ MODES = {"Ignore": ("ce-ignore", {}), "Negative": ("ce-negative", {}), "Selectiv
 OVERLAP, BOTH = "overlap", "mean overlap of both classes"
 
 
-def measure(ground: Ground, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
+def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
     """Trains each mode on the points of each seed; measures what it calls present against what is."""
     with workspace.reporter.task("Learning on the plane") as report:
         learned = learn_all(MODES, workspace.registry, num_seeds, report)
@@ -42,7 +42,7 @@ EXPERIMENT = Experiment(
     name="decision-boundary",
     title="Boundaries that each mode learns",
     shows="CSL, figure 2",
-    cases=lambda ground: (),
+    cases=lambda context: (),
     measure=measure,
     draw=boundaries(OVERLAP),
     claims=(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from plbench.experiments.shared.charts import lines
 from plbench.experiments.shared.claims import above, every
-from plbench.experiments.shared.conduct import metrics_of_records
-from plbench.experiments.shared.experiment import Case, Claim, Experiment, Findings, Ground, Verdict
+from plbench.experiments.shared.execute import metrics_of_records
+from plbench.experiments.shared.experiment import Case, Claim, Context, Experiment, Findings, Verdict
 
 UNKNOWN = (7.0, 4.0)  # CSL's on OpenImages, and on COCO
 
@@ -15,9 +15,9 @@ def series(gamma_unann: float) -> str:
     return f"gamma_u = {gamma_unann:g}"
 
 
-def cases(ground: Ground) -> list[Case]:
+def cases(context: Context) -> list[Case]:
     """From gamma- = gamma_u, where verified and unknown negatives count alike, down to 0."""
-    steps = ground.pick((7.0, 4.0, 2.0), (7.0, 4.0, 3.0, 2.0, 1.0, 0.0), (7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.5, 0.0))
+    steps = context.pick((7.0, 4.0, 2.0), (7.0, 4.0, 3.0, 2.0, 1.0, 0.0), (7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.5, 0.0))
     return [
         Case(series(unknown), gamma, "pasl-negative", {"gamma_pos": 0.0, "gamma_neg": gamma, "gamma_unann": unknown})
         for unknown in UNKNOWN

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from plbench.experiments.shared.charts import lines
 from plbench.experiments.shared.claims import above, every, some
-from plbench.experiments.shared.conduct import metrics_of_records
-from plbench.experiments.shared.experiment import Case, Claim, Experiment, Findings, Ground, Verdict
+from plbench.experiments.shared.execute import metrics_of_records
+from plbench.experiments.shared.experiment import Case, Claim, Context, Experiment, Findings, Verdict
 
 ALONE, TOGETHER = "likelihood alone", "likelihood and prior"
 PRIOR_SHARE = 0.1  # of the classes, those with the highest prior, are ignored by it
 
 
-def cases(ground: Ground) -> list[Case]:
+def cases(context: Context) -> list[Case]:
     """K from 0 to C, with and without the classes of the highest prior."""
-    most = ground.num_classes
-    steps = ground.pick((0, 1, most), (0, 1, 3, 5, 10, most), (0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 30, most))
+    most = context.num_classes
+    steps = context.pick((0, 1, most), (0, 1, 3, 5, 10, most), (0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 30, most))
     depth = max(1, round(PRIOR_SHARE * most))
     return [
         Case(name, float(k), "selective", {**params, "top_k": k})

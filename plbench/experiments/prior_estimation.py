@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from plbench.experiments.shared.charts import ranked_bars, side_by_side
 from plbench.experiments.shared.claims import line_above
 from plbench.experiments.shared.estimates import COUNTS, PRIOR, SPEARMAN, measure
-from plbench.experiments.shared.experiment import Case, Claim, Experiment, Findings, Ground, Place
+from plbench.experiments.shared.experiment import Case, Claim, Context, Experiment, Findings, Place
 
 IGNORE, NEGATIVE = "trained with Ignore", "trained with Negative"
 MISLEADING = ("fpc", "frequency-biased")  # how much was annotated says nothing of how much there is
 
 
-def cases(ground: Ground) -> list[Case]:
+def cases(context: Context) -> list[Case]:
     """A model of each mode under each mechanism."""
-    more = ground.pick(
+    more = context.pick(
         (), ("rpa=0.5", "frequency-biased=0.1"), ("fpc=100", "rpa=0.5", "rpa=0.9", "frequency-biased=0.1")
     )
-    simulations = dict.fromkeys([ground.simulation, *(more if ground.is_complete else ())])
+    simulations = dict.fromkeys([context.simulation, *(more if context.is_complete else ())])
     return [
         Case(series, 0, method, panel=simulation if simulation != "none" else "as annotated", simulate=simulation)
         for simulation in simulations

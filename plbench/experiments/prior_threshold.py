@@ -6,21 +6,21 @@ from typing import Any
 
 from plbench.experiments.shared.charts import lines
 from plbench.experiments.shared.claims import above, some
-from plbench.experiments.shared.conduct import metrics_of_records
-from plbench.experiments.shared.experiment import Case, Claim, Experiment, Findings, Ground, Verdict
+from plbench.experiments.shared.execute import metrics_of_records
+from plbench.experiments.shared.experiment import Case, Claim, Context, Experiment, Findings, Verdict
 
 ALONE, TOGETHER = "prior alone", "likelihood and prior"
 
 
-def cases(ground: Ground) -> list[Case]:
+def cases(context: Context) -> list[Case]:
     """Eta by how many classes exceed it, since estimates are not calibrated; where none does, there is no prior."""
-    shares = ground.pick((0.0, 0.2, 1.0), (0.0, 0.05, 0.1, 0.2, 0.4, 1.0), (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0))
+    shares = context.pick((0.0, 0.2, 1.0), (0.0, 0.05, 0.1, 0.2, 0.4, 1.0), (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0))
 
     def params(name: str, share: float) -> dict[str, Any]:
         if share == 0:
             return {"mode": "likelihood", **({"top_k": 0} if name == ALONE else {})}
         mode = "prior" if name == ALONE else "both"
-        return {"mode": mode, "eta_top": max(1, round(share * ground.num_classes))}
+        return {"mode": mode, "eta_top": max(1, round(share * context.num_classes))}
 
     return [Case(name, share, "selective", params(name, share)) for name in (ALONE, TOGETHER) for share in shares]
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from plbench.experiments.shared.charts import lines
 from plbench.experiments.shared.claims import above, some
-from plbench.experiments.shared.conduct import metrics_of_records
-from plbench.experiments.shared.experiment import Case, Claim, Experiment, Findings, Ground, Verdict
+from plbench.experiments.shared.execute import metrics_of_records
+from plbench.experiments.shared.experiment import Case, Claim, Context, Experiment, Findings, Verdict
 
 SOFT = "soft prior, K of the protocol"
 BARE = "soft prior, K = 0"
 
 
-def cases(ground: Ground) -> list[Case]:
+def cases(context: Context) -> list[Case]:
     """Alpha from 0, where no class is weighed, upwards; with and without ignoring the likeliest labels."""
-    steps = ground.pick((0.0, 5.0), (0.0, 1.0, 3.0, 10.0), (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 20.0, 50.0))
+    steps = context.pick((0.0, 5.0), (0.0, 1.0, 3.0, 10.0), (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 20.0, 50.0))
     return [
         Case(name, alpha, "selective", {"mode": "soft-prior", "alpha": alpha, **params})
         for name, params in ((SOFT, {}), (BARE, {"top_k": 0}))

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from plbench.experiments.shared.charts import dots
 from plbench.experiments.shared.claims import above_all
-from plbench.experiments.shared.experiment import Case, Claim, Experiment, Ground
+from plbench.experiments.shared.experiment import Case, Claim, Context, Experiment
 from plbench.experiments.shared.paper_tables import TABLES, tables_of
 from plbench.experiments.shared.reproduction import NAMES, markdown, measure
 
 
-def cases(ground: Ground) -> list[Case]:
+def cases(context: Context) -> list[Case]:
     """The rows of the dataset's own tables, or of those that make sense on any."""
     return [
         Case(row.label, place, row.method, row.params, panel=table.title, model=row.model)
-        for table in tables_of(ground)
+        for table in tables_of(context)
         for place, row in enumerate(table.rows)
     ]
 

@@ -6,17 +6,17 @@ from itertools import product
 
 from plbench.experiments.mechanism.phase_claims import gap_grows, never_far_behind, placed_within, wins_somewhere
 from plbench.experiments.mechanism.phase_map import IGNORE, MODES, NEGATIVE, SELECTIVE, as_map, measure, phases
-from plbench.experiments.shared.experiment import Case, Experiment, Ground
+from plbench.experiments.shared.experiment import Case, Context, Experiment
 
 PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_unann": 0.0}  # one loss, three treatments of unknown labels
 
 
-def cases(ground: Ground) -> list[Case]:
+def cases(context: Context) -> list[Case]:
     """Each mode under each mechanism: share of positives known, bias to rare classes, negatives per positive."""
-    keeps = ground.pick((0.4,), (0.1, 0.4), (0.05, 0.1, 0.2, 0.4, 0.8))
-    biases = ground.pick((0.0, 1.0), (0.0, 1.0), (0.0, 0.5, 1.0, 1.5))
-    negatives = ground.pick((3.0,), (0.3, 3.0), (0.1, 0.3, 1.0, 3.0, 10.0))
-    selective = {**PLAIN, "eta_top": max(1, ground.num_classes // 10)}
+    keeps = context.pick((0.4,), (0.1, 0.4), (0.05, 0.1, 0.2, 0.4, 0.8))
+    biases = context.pick((0.0, 1.0), (0.0, 1.0), (0.0, 0.5, 1.0, 1.5))
+    negatives = context.pick((3.0,), (0.3, 3.0), (0.1, 0.3, 1.0, 3.0, 10.0))
+    selective = {**PLAIN, "eta_top": max(1, context.num_classes // 10)}
     found = []
     for keep, bias, number in product(keeps, biases, negatives):
         simulation = f"frequency-biased={keep:g},bias={bias:g},negatives={number:g}"

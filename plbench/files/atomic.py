@@ -88,7 +88,7 @@ def locked(path: Path) -> Iterator[Path]:
 
 
 def unwritable(path: Path, error: BaseException) -> StoreError:
-    """The sentence for a failed write: what, where, and what mends it."""
+    """The sentence for a failed write: what, where, and what fixes it."""
     cause: BaseException | None = error
     while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
         cause = cause.__context__  # torch hides the system's error behind one of its own

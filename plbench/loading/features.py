@@ -103,7 +103,7 @@ def cached_features(
                 with growing.opened(owner=rank == 0):
                     extraction.run(rank, num_ranks, report)
                     growing.finish(owner=rank == 0)
-            except (OSError, PlbenchError) as error:  # what is mended may have another key, and never come back for it
+            except (OSError, PlbenchError) as error:  # what is fixed may have another key, and never come back for it
                 growing.remove()
                 if isinstance(error, OSError):
                     raise unwritable(path, error) from error

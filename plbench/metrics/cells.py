@@ -122,7 +122,7 @@ class Cells:
                 )
         except _DAMAGED as error:
             raise StoreError(
-                f"{path} does not hold the scores of known cells ({error}); evaluate the run again to mend it"
+                f"{path} does not hold the scores of known cells ({error}); evaluate the run again to fix it"
             ) from error
 
 

@@ -14,21 +14,22 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor, nn
 
-from plbench.metrics.cells import Cells, joined_cells
-from plbench.training.checkpoint import Checkpoints
 from plbench.errors import TrainingError
-from plbench.loading.features import cached_features, features_key, set_damaged_aside
 from plbench.files import write_text
+from plbench.loading.features import cached_features, features_key, set_damaged_aside
 from plbench.loading.jpegs import jpeg_decoder
 from plbench.loading.transforms import TrainTransform, eval_transform
 from plbench.method import Method
 from plbench.metrics import evaluate_cells
+from plbench.metrics.cells import Cells, joined_cells
 from plbench.models import build_backbone, make_head, weights_path
+from plbench.randomness import derive_seed, seeded
 from plbench.runs.plan.resolve import RunPlan, make_task
 from plbench.runs.protocol import Part
-from plbench.randomness import derive_seed, seeded
+from plbench.runs.workspace import Workspace
 from plbench.tracking.follow import Tracking, follow
 from plbench.training import hooks
+from plbench.training.checkpoint import Checkpoints
 from plbench.training.engine import fit, prepare_fit
 from plbench.training.evaluation import collect_cells, predict_share
 from plbench.training.execution import Execution
@@ -36,7 +37,6 @@ from plbench.training.inputs import FeatureInputs, ImageInputs, Inputs
 from plbench.training.interruption import Interruption, Stopped, listening
 from plbench.training.profiling import traced
 from plbench.training.state import ControlRequest, FitState, own_copy
-from plbench.runs.workspace import Workspace
 
 Weights = Literal["ema", "raw"]
 Watch = Callable[[int, float], None]
@@ -131,8 +131,8 @@ class Job:
             like: a job on the same cached features, which are then not read again; its labels may be others.
         """
         spec = self.spec
-        self.train_part = self.plan.material.train(spec.train_part)
-        task = make_task(spec, self.plan.material, self.artifacts)
+        self.train_part = self.plan.protocol_data.train(spec.train_part)
+        task = make_task(spec, self.plan.protocol_data, self.artifacts)
         self.method = hooks.construct(self.plan.method, self.plan.params, task)
         if like is None:
             self.train_inputs = self._inputs(self.train_part, training=True)
@@ -142,11 +142,11 @@ class Job:
 
     def open_scored_part(self, like: Job | None = None) -> None:
         """The part that the run is scored on, by the features of a job like it where one is given."""
-        material = self.plan.material
+        protocol_data = self.plan.protocol_data
         if like is not None and not self.only_selects:  # test is the same for all seeds
             self.scored_part, self.scored_inputs = like.scored_part, like.scored_inputs
             return
-        self.scored_part = material.validation() if self.only_selects else material.test()
+        self.scored_part = protocol_data.validation() if self.only_selects else protocol_data.test()
         if like is None:
             self.scored_inputs = self._inputs(self.scored_part)
         else:
@@ -266,7 +266,7 @@ class Job:
         Raises:
             DataError: if there is no such part, or nothing in it can be scored.
         """
-        part = self.plan.material.validation()
+        part = self.plan.protocol_data.validation()
         if isinstance(self.train_inputs, FeatureInputs):  # it trained on all of train, whose features are there
             rows = self.train_inputs.rows[part.rows]
             inputs: Inputs = FeatureInputs(self.train_inputs.features, rows, part.labels, self.spec.seed)
@@ -337,7 +337,7 @@ class Job:
 
     def _features(self, split: str) -> np.ndarray:
         spec, workspace = self.spec, self.workspace
-        images = self.plan.material.whole(split).images
+        images = self.plan.protocol_data.whole(split).images
         key = features_key(
             spec.dataset_fingerprint, split, images, spec.model, spec.precision, spec.seed, workspace.decode
         )

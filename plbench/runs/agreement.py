@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from plbench.metrics import Metrics
+from plbench.runs.findings import Findings, defined
+from plbench.runs.record import Estimate, GroupMetrics, Record, SplitMetrics
 from plbench.runs.summary import image_interval
 from plbench.runs.tables import ClassRow, as_metrics, group_members, names_parts, quintile_members
-from plbench.runs.findings import Findings, defined
-from plbench.metrics import Metrics
-from plbench.runs.record import Estimate, GroupMetrics, Record, SplitMetrics
 
 ROUNDED = 1e-6
 """Percentage points: figures are kept with six decimals."""

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from plbench.data.labels import PartialLabels
+from plbench.losses.priors import spearman_by_depth, top_classes
 from plbench.method import Batch, Method, Progress
 from plbench.metrics import average_precision
-from plbench.losses.priors import spearman_by_depth, top_classes
 from plbench.progress import ProgressReport
 from plbench.runs.record import HiddenTruth, PriorDiagnostics
 from plbench.training import hooks

@@ -89,8 +89,8 @@ def choose_device(name: str | None) -> torch.device:
     Raises:
         PlbenchError: if it does not exist here.
     """
-    from plbench.training.distributed import local_rank
     from plbench.errors import PlbenchError
+    from plbench.training.distributed import local_rank
 
     if name is None and not torch.cuda.is_available():
         return torch.device("cpu")

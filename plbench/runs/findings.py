@@ -11,7 +11,7 @@ MOST_REFUSALS = 100  # of one record: a table can be wrong in 20,000 lines
 
 
 @dataclass(frozen=True)
-class Refusal:
+class Problem:
     """One reason not to trust a record, or a board where `key` is empty.
 
     Attributes:
@@ -35,14 +35,14 @@ class Findings:
     """Refusals of one record, as they are found: the first of each field, and at most `MOST_REFUSALS`."""
 
     key: str
-    refusals: list[Refusal] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     _named: set[str] = field(default_factory=set)
 
     def refuse(self, where: str, found: Any, expected: Any) -> None:
-        """Notes a refusal; texts are taken for words of ours, other values are written out."""
-        if where not in self._named and len(self.refusals) < MOST_REFUSALS:
+        """Notes a problem; texts are taken for words of ours, other values are written out."""
+        if where not in self._named and len(self.problems) < MOST_REFUSALS:
             self._named.add(where)
-            self.refusals.append(Refusal(printable(self.key), printable(where), _words(found), _words(expected)))
+            self.problems.append(Problem(printable(self.key), printable(where), _words(found), _words(expected)))
 
     def equal(self, where: str, found: Any, expected: Any) -> None:
         """Refuses a value that is not the one expected."""

@@ -11,21 +11,31 @@ from typing import Any
 import numpy as np
 import torch
 
-from plbench.runs import environment
-from plbench.metrics.cells import Cells
-from plbench.runs.diagnostics import diagnose_prior, diagnose_training
 from plbench.errors import DataError
-from plbench.runs import summary
-from plbench.runs.thresholds import Thresholds, thresholds_on
+from plbench.metrics.cells import Cells
+from plbench.randomness import derive_seed
+from plbench.runs import environment, summary
 from plbench.runs.active import Job
+from plbench.runs.diagnostics import diagnose_prior, diagnose_training
 from plbench.runs.plan.label_check import notes_on
 from plbench.runs.plan.resolve import fit_part_plan, is_default
 from plbench.runs.pretraining import describe_pretraining, overlap
-from plbench.randomness import derive_seed
-from plbench.runs.record import Cost, DataSummary, HiddenTruth, PriorDiagnostics, Record, SelectionReport, SplitMetrics, read_record, reference, whole_file
+from plbench.runs.record import (
+    Cost,
+    DataSummary,
+    HiddenTruth,
+    PriorDiagnostics,
+    Record,
+    SelectionReport,
+    SplitMetrics,
+    read_record,
+    reference,
+    whole_file,
+)
 from plbench.runs.registry import source_file
 from plbench.runs.standard_cost import count_cost
 from plbench.runs.store import CHECKPOINT
+from plbench.runs.thresholds import Thresholds, thresholds_on
 from plbench.training import hooks
 
 FILES = ("spec.toml", "log.jsonl", "cells.npz", "per_class.csv", "replicates.csv", CHECKPOINT)
@@ -57,7 +67,7 @@ def score(job: Job) -> Scored | None:
     cells = job.cells(job.headline_weights)
     thresholds = _choose_thresholds(job, cells)
     last_cells = job.cells("raw") if job.headline_weights != "raw" else None
-    truth = job.plan.material.hidden_truth(job.spec.train_part)
+    truth = job.plan.protocol_data.hidden_truth(job.spec.train_part)
     hidden = None
     if truth is not None:
         model = job.state.averaged(job.headline_weights)
@@ -109,7 +119,7 @@ def summarise(job: Job, scored: Scored, folder: Path) -> dict[str, SplitMetrics]
     """Figures by name; writes the cells, the per-class table and the replicates that they come from."""
     name = "validation" if job.only_selects else "test"
     labels = job.scored_part.labels
-    groups = job.plan.material.dataset.groups()
+    groups = job.plan.protocol_data.dataset.groups()
     annotations = np.add(*job.train_part.labels.counts())
     # seeded by protocol: any two runs of one protocol draw the same test images and pair up
     seed = derive_seed(0, "bootstrap", job.spec.protocol.sha256(), job.scored_part.split)
@@ -144,7 +154,7 @@ def record(job: Job, scored: Scored, metrics: dict[str, SplitMetrics], folder: P
         tuning=job.plan.tuning,
         pretraining=pretraining,
         defaults_tuned_here=_is_tuned_here(job),
-        test_seen_in_pretraining=overlap(pretraining, job.plan.material.dataset.collections),
+        test_seen_in_pretraining=overlap(pretraining, job.plan.protocol_data.dataset.collections),
         environment=environment.describe(job.workspace.device, job.workspace.decode),
         data=_data_summary(job),
         metrics=metrics,
@@ -155,12 +165,12 @@ def record(job: Job, scored: Scored, metrics: dict[str, SplitMetrics], folder: P
         training={"final_loss": job.state.history[-1]["loss"], "steps": float(job.state.step)},
         files={name: reference(folder / name) for name in FILES},
         warnings=_warnings(job, scored, next(iter(metrics.values()))),
-        notes=list(notes_on(job.plan.material)),
+        notes=list(notes_on(job.plan.protocol_data)),
     )
 
 
 def _is_tuned_here(job: Job) -> bool:
-    method, protocol = job.plan.method, job.plan.material.protocol
+    method, protocol = job.plan.method, job.plan.protocol_data.protocol
     return protocol.dataset in method.tuned_on or method.name in protocol.tuned_here
 
 
@@ -194,7 +204,7 @@ def _selection(job: Job) -> SelectionReport:
 
 def _priors(job: Job) -> dict[str, PriorDiagnostics]:
     labels = job.train_part.labels
-    truth = job.plan.material.hidden_truth(job.spec.train_part)
+    truth = job.plan.protocol_data.hidden_truth(job.spec.train_part)
     vectors = {n: vector for n, vector in job.artifacts.items() if vector.shape == (labels.num_classes,)}
     return {name: diagnose_prior(vector, labels.class_names, truth) for name, vector in vectors.items()}
 

@@ -10,12 +10,12 @@ from functools import cached_property
 import numpy as np
 
 from plbench.data.dataset import Dataset, LabelledSplit
-from plbench.errors import DataError
 from plbench.data.images import ImageSource
 from plbench.data.labels import PartialLabels
+from plbench.data.simulation import parse
+from plbench.errors import DataError
 from plbench.progress import Reporter
 from plbench.randomness import derive_seed
-from plbench.data.simulation import parse
 from plbench.spec import Protocol, TrainPart
 
 
@@ -24,7 +24,7 @@ class Part:
     """Some rows of one split.
 
     Attributes:
-        split: the split's name. rows: [n] row of each image in the whole split (`Material.whole`).
+        split: the split's name. rows: [n] row of each image in the whole split (`ProtocolData.whole`).
         images, labels: of those rows, in that order.
     """
 
@@ -34,7 +34,7 @@ class Part:
     labels: PartialLabels
 
 
-class Material:
+class ProtocolData:
     """A dataset under a protocol, with the labels of one seed. Each part is made when it is asked for.
 
     Who never asks for test never opens it.
@@ -57,16 +57,16 @@ class Material:
         self.skipped = frozenset(skipped_images)
         self.seed = protocol.label_seed(seed)
         self._splits: dict[str, Part] = {}
-        self._siblings: dict[int, Material] = {self.seed: self}
+        self._siblings: dict[int, ProtocolData] = {self.seed: self}
         self._fit_part: Part | None = None
         self._validation: Part | None = None
         self._validates = False
 
-    def at_seed(self, seed: int) -> Material:
-        """Return the material of a run of this seed: the same images, opened once, with the labels that it draws."""
+    def at_seed(self, seed: int) -> ProtocolData:
+        """Return the data of a run of this seed: the same images, opened once, with the labels that it draws."""
         label_seed = self.protocol.label_seed(seed)
         if label_seed not in self._siblings:
-            sibling = Material(self.dataset, self.protocol, tuple(self.skipped), seed)
+            sibling = ProtocolData(self.dataset, self.protocol, tuple(self.skipped), seed)
             sibling._splits, sibling._siblings = self._splits, self._siblings
             self._siblings[label_seed] = sibling
         return self._siblings[label_seed]

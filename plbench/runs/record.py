@@ -11,11 +11,11 @@ from pydantic import Field, ValidationError
 
 from plbench.errors import StoreError
 from plbench.files import write_text
-from plbench.runs.migrations import SCHEMA_VERSION, upgraded
 from plbench.files.plain_json import parse_json
+from plbench.runs.migrations import SCHEMA_VERSION, upgraded
 from plbench.runs.pretraining import Pretraining
-from plbench.spec import Frozen, RunSpec
 from plbench.runs.store import RECORD
+from plbench.spec import Frozen, RunSpec
 from plbench.tracking.tracker import numbers
 
 """Phases of a training. "other" is what hooks, selection and checkpoints take."""

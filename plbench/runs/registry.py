@@ -107,7 +107,7 @@ class Registry:
             except Exception as error:  # a stranger's module may raise anything; it must break nobody else
                 raise PluginError(
                     f"{kind} {name!r} of {found[0].origin} cannot be imported from {point.value}: "
-                    f"{type(error).__name__}: {error}; mend or uninstall {found[0].origin}"
+                    f"{type(error).__name__}: {error}; fix or uninstall {found[0].origin}"
                 ) from error
         _check(kind, name, plugin, found[0].origin)
         return plugin

@@ -13,23 +13,23 @@ import tomli_w
 import torch
 from torch import Tensor
 
-from plbench.training import checkpoint
-from plbench.runs import environment, outcome
-from plbench.files.checksums import DAMAGED, Damaged, read_checked, set_aside, write_checked
 from plbench.errors import StoreError, TrainingError
-from plbench.runs.stored import finished_record
 from plbench.files import write_text
-from plbench.runs.active import Job, Watch
+from plbench.files.checksums import DAMAGED, Damaged, read_checked, set_aside, write_checked
 from plbench.method import Stage
+from plbench.runs import environment, outcome
+from plbench.runs.active import Job, Watch
 from plbench.runs.plan.resolve import RunPlan, fit_part_plan
 from plbench.runs.record import Record, figures, whole_file, write_record
 from plbench.runs.store import CHECKPOINT, RECORD
-from plbench.training.evaluation import View
+from plbench.runs.stored import finished_record
 from plbench.runs.workspace import Workspace
+from plbench.training import checkpoint
+from plbench.training.evaluation import View
 
 
 def run(plan: RunPlan, workspace: Workspace, *, force: bool = False, watch: Watch | None = None) -> Record:
-    """Trains and evaluates what a plan says, and leaves a record; a run that is done is read, not repeated.
+    """Trains and evaluates what a plan says, and saves a record; a run that is done is read, not repeated.
 
     Args:
         plan: what to run.
@@ -51,7 +51,7 @@ def run(plan: RunPlan, workspace: Workspace, *, force: bool = False, watch: Watc
         if force and world.is_main:
             store.remove(key)
         folder = store.run_folder(key)
-        with keeping_only_what_is_whole(plan, folder, workspace):
+        with discard_incomplete_run(plan, folder, workspace):
             return _make(Job(plan, workspace, artifacts, stop_after, watch), folder)
 
 
@@ -184,7 +184,7 @@ def chosen_epoch(plan: RunPlan, workspace: Workspace) -> int | None:
 
 
 @contextlib.contextmanager
-def keeping_only_what_is_whole(plan: RunPlan, folder: Path, workspace: Workspace) -> Iterator[None]:
+def discard_incomplete_run(plan: RunPlan, folder: Path, workspace: Workspace) -> Iterator[None]:
     """On failure: a failed training leaves a failed record; without a checkpoint, anything else leaves nothing."""
     if not workspace.world.is_main:
         yield

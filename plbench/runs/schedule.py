@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from plbench.runs import run as runner
 from plbench.errors import StoreError, TrainingError
-from plbench.runs.stored import read_own_run
-from plbench.runs.plan.resolve import RunPlan, fit_part_plan
 from plbench.progress import duration
+from plbench.runs import run as runner
+from plbench.runs.plan.resolve import RunPlan, fit_part_plan
 from plbench.runs.record import Record
 from plbench.runs.registry import Registry
-from plbench.runs.together import groups, run_group
 from plbench.runs.store import RECORD, Store
+from plbench.runs.stored import read_own_run
+from plbench.runs.together import groups, run_group
 from plbench.runs.workspace import Workspace
 
 Result = Record | TrainingError

@@ -32,12 +32,12 @@ def _needed(job: Job) -> list[Record]:
 
 
 def _own_cost(job: Job) -> StandardCost:
-    spec, material, state = job.spec, job.plan.material, job.state
+    spec, protocol_data, state = job.spec, job.plan.protocol_data, job.state
     head = state.epoch * len(job.train_inputs)
     if spec.regime == "probe":
         protocol = spec.protocol
         splits = {protocol.train_split, job.scored_part.split}
-        extracted = {split: len(material.whole(split).images) for split in sorted(splits)}
+        extracted = {split: len(protocol_data.whole(split).images) for split in sorted(splits)}
         return StandardCost(trainings=1, extracted=extracted, head=head)
     num_scorings = 1 + sum(len(point) - 1 for point in job.best.curve)  # a point has its epoch and a value by weights
     forward = num_scorings * len(job.scored_inputs) + state.images_viewed

@@ -10,10 +10,10 @@ import numpy as np
 
 from plbench.errors import PlbenchError, StoreError
 from plbench.runs.agreement import check_intervals, check_table_figures
-from plbench.runs.tables import PER_CLASS, REPLICATES, parse_per_class, parse_replicates
 from plbench.runs.findings import Findings
 from plbench.runs.record import Record, read_record
 from plbench.runs.store import RECORD
+from plbench.runs.tables import PER_CLASS, REPLICATES, parse_per_class, parse_replicates
 
 
 def read_run(folder: Path) -> Record:
@@ -102,7 +102,7 @@ def _check(folder: Path, record: Record, compare: Callable[[Findings], None]) ->
     findings = Findings("")
     try:
         compare(findings)
-        why = str(findings.refusals[0]) if findings.refusals else None
+        why = str(findings.problems[0]) if findings.problems else None
     except StoreError:
         raise
     except PlbenchError as error:

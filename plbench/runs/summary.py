@@ -12,17 +12,16 @@ from typing import Any
 import numpy as np
 
 from plbench import metrics
-from plbench.metrics.cells import Cells
-from plbench.errors import PlbenchError, did_you_mean
-from plbench.metrics import bootstrap
-from plbench.metrics.bootstrap import Replicates
-from plbench.metrics.statistics import Sample
-from plbench.runs.thresholds import Thresholds
-from plbench.files import write_text
 from plbench.data.labels import PartialLabels
-from plbench.metrics import F1, Metrics
+from plbench.errors import PlbenchError, did_you_mean
+from plbench.files import write_text
+from plbench.metrics import F1, Metrics, bootstrap
+from plbench.metrics.bootstrap import Replicates
+from plbench.metrics.cells import Cells
+from plbench.metrics.statistics import Sample
 from plbench.progress import ProgressReport
 from plbench.runs.record import Estimate, F1Figures, GroupMetrics, SplitMetrics
+from plbench.runs.thresholds import Thresholds
 
 NUM_REPLICATES = 1000
 PRECISION_AT = (1, 3, 5)

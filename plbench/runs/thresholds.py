@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from plbench.metrics.cells import Cells
 from plbench.metrics import choose_thresholds
+from plbench.metrics.cells import Cells
 from plbench.runs.record import ThresholdReport
 
 

@@ -13,18 +13,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from plbench.runs import run as runner
 from plbench.errors import TrainingError
+from plbench.progress import Reporter
+from plbench.runs import run as runner
 from plbench.runs.active import Job
 from plbench.runs.plan.resolve import RunPlan
-from plbench.progress import Reporter
 from plbench.runs.record import Record, figures
-from plbench.training.stacked.layers import layers_of
-from plbench.training.stacked.heads import Head, bytes_per_head, fit_together, is_stackable
+from plbench.runs.workspace import Workspace
 from plbench.training.inputs import FeatureInputs
 from plbench.training.interruption import Stopped, listening
+from plbench.training.stacked.heads import Head, bytes_per_head, fit_together, is_stackable
+from plbench.training.stacked.layers import layers_of
 from plbench.training.state import FitState
-from plbench.runs.workspace import Workspace
 
 STACK_BYTES = 2 << 30
 """Memory for parameters, optimisers and activations of heads that train together, beside the features; on a GPU, half
@@ -82,8 +82,8 @@ def most_at_once(model: nn.Module, batch_size: int, device: torch.device) -> int
 def _prepared(plan: RunPlan, workspace: Workspace, leader: RunPlan, like: Job | None) -> Job:
     artifacts = {name: runner.stage_artifact(plan, name, workspace) for name in plan.stages}
     stop_after = runner.chosen_epoch(plan, workspace)
-    material = leader.material.at_seed(plan.spec.seed)  # opened once, with the labels of the plan's own seed
-    job = Job(dataclasses.replace(plan, material=material), workspace, artifacts, stop_after)
+    protocol_data = leader.protocol_data.at_seed(plan.spec.seed)  # opened once, with the labels of the plan's own seed
+    job = Job(dataclasses.replace(plan, protocol_data=protocol_data), workspace, artifacts, stop_after)
     with job.phase("data"):
         job.prepare(like)
         job.open_scored_part(like)
@@ -178,7 +178,7 @@ def _make(jobs: Sequence[Job], workspace: Workspace) -> dict[str, Record | Train
     said: dict[str, None] = {}  # most go on after the same step
     with contextlib.ExitStack() as kept:
         for job, folder in zip(jobs, folders, strict=True):
-            kept.enter_context(runner.keeping_only_what_is_whole(job.plan, folder, workspace))
+            kept.enter_context(runner.discard_incomplete_run(job.plan, folder, workspace))
             runner.write_spec(job, folder)
             said.update(dict.fromkeys(job.resume(folder)))
             job.finish_epoch(folder)
@@ -213,7 +213,7 @@ def _result(workspace: Workspace, num_others: int, job: Job, head: Head, folder:
         job.tracking.finished(job.state.step, figures(record))
         return record
     try:
-        with runner.keeping_only_what_is_whole(job.plan, folder, workspace):
+        with runner.discard_incomplete_run(job.plan, folder, workspace):
             raise job.explained(head.error, folder)
     except TrainingError as error:
         job.tracking.failed(error)

@@ -12,13 +12,13 @@ from platformdirs import user_data_path
 from pydantic import ValidationError
 
 from plbench.data.dataset import Dataset
-from plbench.training.distributed import ALONE, World
+from plbench.data.shards.prepared import is_prepared, prepared_kind
 from plbench.errors import DataError, PlbenchError, did_you_mean
 from plbench.files import locked, unwritable
-from plbench.data.shards.prepared import is_prepared, prepared_kind
 from plbench.progress import Reporter
 from plbench.runs.registry import Registry
 from plbench.runs.store import Store
+from plbench.training.distributed import ALONE, World
 
 SAVE_EVERY_SECONDS = 20.0
 

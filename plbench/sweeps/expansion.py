@@ -13,7 +13,7 @@ from plbench.comparison.candidates import Candidate, Skipped, choose_candidates
 from plbench.errors import PlbenchError
 from plbench.runs.estimate.stacked import seconds_of_all
 from plbench.runs.plan.resolve import Request, RunPlan, resolve_setting
-from plbench.runs.protocol import Material
+from plbench.runs.protocol import ProtocolData
 from plbench.runs.registry import Registry
 from plbench.runs.workspace import Workspace
 from plbench.sweeps.grid import MODEL_FIELDS, PLAN_FIELDS, REQUEST_FIELDS, Cell, DatasetEntry, Grid
@@ -80,7 +80,7 @@ def expand(grid: Grid, workspace: Workspace) -> Expansion:
     wanted = [cell for cell in cells if not grid.leaves_out(cell)]
     planned = _Planned(wanted)
     with workspace.reporter.task("Planning") as report:
-        opened: list[Material] = []
+        opened: list[ProtocolData] = []
         for entry in grid.datasets:
             place = _workspace_of(entry, workspace)
             of_dataset = [cell for cell in wanted if cell.dataset == entry.name]
@@ -163,7 +163,7 @@ class _Planned:
                 raise PlbenchError("exclude: nothing is left of the grid; take one of the exclusions out")
         for (axis, value), why in self._reasons.items():
             if (axis, value) not in self._fits:
-                raise PlbenchError(f"no run with {axis} = {value} can be made: {why}; take it out, or mend it")
+                raise PlbenchError(f"no run with {axis} = {value} can be made: {why}; take it out, or fix it")
         if not self.runs:
             raise PlbenchError(f"no run of the grid can be made: {next(iter(self._left_out)).why}")
 
@@ -176,7 +176,7 @@ def _named(cell: Cell) -> list[tuple[str, str]]:
     return [(name, repr(value)) for name, value in given.items()]
 
 
-def _plan(cells: Sequence[Cell], workspace: Workspace, opened: list[Material], planned: _Planned) -> None:
+def _plan(cells: Sequence[Cell], workspace: Workspace, opened: list[ProtocolData], planned: _Planned) -> None:
     """Plans cells of one dataset and setting."""
     first = cells[0]
     try:
@@ -186,7 +186,7 @@ def _plan(cells: Sequence[Cell], workspace: Workspace, opened: list[Material], p
         for cell in cells:
             planned.does_not_fit(cell, who, error)
         return
-    opened.append(setting.material)
+    opened.append(setting.protocol_data)
     for cell in cells:
         candidate = replace(cell.candidate, params={**cell.candidate.params, **cell.params})
         try:

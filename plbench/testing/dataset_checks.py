@@ -7,7 +7,7 @@ import numpy as np
 from plbench.data.dataset import Dataset, LabelledSplit
 from plbench.runs.plan.duplicates import contradicting_copies, find_duplicates, listed
 from plbench.runs.plan.near_duplicates import MOST_LOOKED_AT, find_near_duplicates
-from plbench.runs.protocol import Material
+from plbench.runs.protocol import ProtocolData
 from plbench.testing.dataset_words import DatasetSubject
 from plbench.testing.findings import Check, Mismatch, NotApplicable, Warned
 from plbench.testing.loss_checks import global_states
@@ -83,13 +83,13 @@ def check_labels(subject: DatasetSubject) -> None:
     """Values, and that there is something to learn and something to score."""
     dataset = subject.opened()
     for protocol in subject.kind.protocols:
-        material = Material(dataset, protocol)
-        labels = material.train().labels
+        protocol_data = ProtocolData(dataset, protocol)
+        labels = protocol_data.train().labels
         if not set(np.unique(labels.matrix.data)) <= {-1, 1}:
             raise Mismatch("labels of +1 and -1 (0 is not stored)", f"{sorted(set(labels.matrix.data.tolist()))}")
         if labels.counts()[0].sum() == 0:
             raise Mismatch("known positives in train", f"none under {protocol.name}")
-        material.test()  # refuses what cannot be scored
+        protocol_data.test()  # refuses what cannot be scored
     for name in dataset.used_splits():
         labels = dataset.split(name).labels
         if len(labels.class_ids) != len(set(labels.class_ids)) or not all(labels.class_ids):

@@ -16,7 +16,7 @@ from plbench.method import Batch, Method, Task
 from plbench.models import make_head
 from plbench.randomness import derive_seed, seeded
 from plbench.runs.plan.resolve import make_task, validate_params
-from plbench.runs.protocol import Material
+from plbench.runs.protocol import ProtocolData
 from plbench.runs.registry import Registry
 from plbench.spec import MethodSpec, ModelSpec, Plan, Precision, Regime, RunSpec
 from plbench.testing.small_data import IMAGE_SIZE, NUM_FEATURES, SIZE, Size, SmallDataset
@@ -97,12 +97,12 @@ class SmallJob:
         dataset = SmallDataset(self.size)
         if not self.other_truth:
             return dataset
-        return SmallDataset(self.size, Material(dataset, dataset.protocols[0]).partial_labels)
+        return SmallDataset(self.size, ProtocolData(dataset, dataset.protocols[0]).partial_labels)
 
     @cached_property
-    def material(self) -> Material:
+    def protocol_data(self) -> ProtocolData:
         """The dataset under its protocol: all that training sees comes from here, as in a run."""
-        return Material(self.dataset, self.dataset.protocols[0])
+        return ProtocolData(self.dataset, self.dataset.protocols[0])
 
     @cached_property
     def params(self) -> Any:
@@ -112,7 +112,7 @@ class SmallJob:
     def task(self, artifacts: Mapping[str, Tensor] | None = None) -> Task:
         """What the method may know."""
         spec = RunSpec(
-            protocol=self.material.protocol,
+            protocol=self.protocol_data.protocol,
             dataset_fingerprint="",
             method=MethodSpec(name=self.subject.kind.name, version="", source_sha256="", params={}),
             model=_MODEL,
@@ -122,7 +122,7 @@ class SmallJob:
             precision=self.precision,
             seed=self.seed,
         )
-        return make_task(spec, self.material, artifacts)
+        return make_task(spec, self.protocol_data, artifacts)
 
     @cached_property
     def artifacts(self) -> dict[str, Tensor]:
@@ -159,7 +159,7 @@ class SmallJob:
     @cached_property
     def inputs(self) -> Inputs:
         """What it learns from."""
-        part = self.material.train()
+        part = self.protocol_data.train()
         if self.subject.regime == "probe":
             features = self.dataset.features()
             return FeatureInputs(

@@ -90,7 +90,7 @@ def check_other_truth(subject: Subject) -> None:
 
     def trouble(size: Size) -> str | None:
         jobs = [SmallJob(subject, size, other_truth=other) for other in (False, True)]
-        assert jobs[0].material.partial_labels.fingerprint() == jobs[1].material.partial_labels.fingerprint()
+        assert jobs[0].protocol_data.partial_labels.fingerprint() == jobs[1].protocol_data.partial_labels.fingerprint()
         assert jobs[0].dataset.fingerprint() != jobs[1].dataset.fingerprint()
         return _difference(jobs[0].trained(), jobs[1].trained(), "a training on the same labels of another truth")
 

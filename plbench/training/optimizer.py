@@ -60,7 +60,7 @@ def scaled_gradients(state: FitState, plan: Plan, rescale: float | Tensor) -> Te
         rescale: a factor, on the host or on the device.
 
     Returns:
-        Whether they are finite, a bool on their device. Of float16 it is the loss scaler that looks, and mends.
+        Whether they are finite, a bool on their device. Of float16 it is the loss scaler that looks, and fixes.
     """
     gradients = [p.grad for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
     if not gradients:

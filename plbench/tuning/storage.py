@@ -191,8 +191,8 @@ def _open_database(url: str, spec: StudySpec) -> tuple[RDBStorage, str]:
             warnings.simplefilter("ignore")
             storage = _connected(url, options, spec)
     except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
-        mends = 'pip install "plbench[postgres]"' if "psycopg" in url else "install the driver that its URL names"
-        raise PlbenchError(f"--storage {place} needs a database driver that is not installed here; {mends}") from error
+        fixes = 'pip install "plbench[postgres]"' if "psycopg" in url else "install the driver that its URL names"
+        raise PlbenchError(f"--storage {place} needs a database driver that is not installed here; {fixes}") from error
     return storage, place
 
 

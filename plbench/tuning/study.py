@@ -217,7 +217,7 @@ def search_space(plan: RunPlan, fixed: frozenset[str], ranges: Ranges) -> dict[s
     searched = {n: r for n, r in declared.items() if n not in fixed and r.applies(plan.params)}
     for name, ends in ranges.items():
         _check_range(name, ends, plan, searched, fixed)
-    task = make_task(plan.spec.model_copy(update={"train_part": "fit"}), plan.material)
+    task = make_task(plan.spec.model_copy(update={"train_part": "fit"}), plan.protocol_data)
     space = {name: _of_method(plan, name, declared[name], declared[name].bounds(task)) for name in searched}
     space["lr"] = _around(plan.spec.plan.lr, _RATE_FACTOR)
     decay = plan.spec.plan.weight_decay
@@ -309,7 +309,7 @@ def with_values(plan: RunPlan, values: Mapping[str, Any], update: Mapping[str, A
         first = error.errors()[0]
         raise PlbenchError(f"{first['loc'][0]} = {first['input']!r} is not valid: {first['msg']}") from error
     base = plan.spec.model_copy(update={**update, "plan": changed})
-    return complete(base, {**plan.spec.method.params, **of_method}, plan.material, plan.recipe, registry)
+    return complete(base, {**plan.spec.method.params, **of_method}, plan.protocol_data, plan.recipe, registry)
 
 
 def study_spec(

@@ -126,7 +126,7 @@ def search(plan: RunPlan, settings: Settings, workspace: Workspace) -> StudyReco
         PlbenchError: if something asked for cannot be. TrainingError: if no trial could be trained.
     """
     _check(settings)
-    plan.material.validation()  # else what is wrong with it would be said after the stages
+    plan.protocol_data.validation()  # else what is wrong with it would be said after the stages
     first = trial_plan(plan, {}, 0, workspace.registry)
     together = trials.can_train_together(first)
     warm_up = max(1, plan.spec.plan.epochs // 3)

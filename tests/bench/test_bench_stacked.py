@@ -59,8 +59,8 @@ def trial_plans(workspace: Workspace) -> list[RunPlan]:
         }
         values = {"lr": 10 ** rng.uniform(-4, -2), "weight_decay": 10 ** rng.uniform(-3, -1)}
         base = fit.spec.model_copy(update={"plan": fit.spec.plan.model_copy(update=values)})
-        plan = complete(base, fit.spec.method.params | params, fit.material, fit.recipe, workspace.registry)
-        plans.append(dataclasses.replace(plan, material=fit.material))
+        plan = complete(base, fit.spec.method.params | params, fit.protocol_data, fit.recipe, workspace.registry)
+        plans.append(dataclasses.replace(plan, protocol_data=fit.protocol_data))
     return plans
 
 
@@ -106,7 +106,7 @@ def test_64_trials_of_selective_on_scenes(tmp_path: Path, capsys: pytest.Capture
     seconds["one at a time"] = time.perf_counter() - start
     gaps = [abs(one.value - other) for one, other in zip(at_once, alone, strict=True)]  # type: ignore[operator]
     assert max(gaps) < 0.1  # mAP(C), percentage points
-    train = plans[0].material.train("fit")
+    train = plans[0].protocol_data.train("fit")
     steps = plans[0].spec.plan.epochs * -(-len(train.rows) // plans[0].spec.plan.batch_size)
     floor = steps * product_seconds(NUM_TRIALS, 2560, train.labels.num_classes, plans[0].spec.plan.batch_size)
     with capsys.disabled():

@@ -12,8 +12,8 @@ import pytest
 from plbench.board import build
 from plbench.board.boards import BOARD, BoardFolder, Event, open_boards
 from plbench.board.checks import verify_board
-from plbench.board.entrance import add, new_board, withdraw
 from plbench.board.publish import export
+from plbench.board.submit import add, new_board, withdraw
 from plbench.errors import PlbenchError, StoreError
 from plbench.runs import environment
 from plbench.runs import run as runner
@@ -64,7 +64,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def complaints(root: Path) -> list[str]:
-    return [str(refusal) for board in open_boards(root) for refusal in verify_board(board)]
+    return [str(problem) for board in open_boards(root) for problem in verify_board(board)]
 
 
 def built(root: Path, runs: list[Path]) -> Path:

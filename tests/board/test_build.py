@@ -17,10 +17,10 @@ import yaml
 from plbench.board import build
 from plbench.board.boards import Event, open_boards
 from plbench.board.checks import verify_board
-from plbench.board.entrance import add, new_board, withdraw
 from plbench.board.publish import export, model_index
 from plbench.board.reproduce import home_of, promote, reproduce
 from plbench.board.rows import board_values
+from plbench.board.submit import add, new_board, withdraw
 from plbench.errors import PlbenchError
 from plbench.runs import run as runner
 from plbench.runs.plan.resolve import Request, plan_run
@@ -155,7 +155,7 @@ def test_a_dirty_checkout_is_refused_and_nothing_is_added(root: Path, runs: list
 
 def test_the_site_has_page_records_and_workflow(root: Path, runs: list[Path], tmp_path: Path) -> None:
     add(runs, root)
-    with pytest.raises(PlbenchError, match="plbench board build mends it"):
+    with pytest.raises(PlbenchError, match="plbench board build fixes it"):
         export(root, tmp_path / "site")
     build.write(root, build.build(root))
     written = export(root, tmp_path / "site")
@@ -196,7 +196,7 @@ def test_a_hostile_title_is_refused_and_harmless_where_it_is_built_all_the_same(
     for key in board.added:
         folder = board.record_folder(key)
         write_record(folder, read_record(folder).model_copy(update={"title": HOSTILE, "paper": HOSTILE}))
-    assert any("title" in refusal.field for refusal in verify_board(open_boards(root)[0]))
+    assert any("title" in problem.field for problem in verify_board(open_boards(root)[0]))
     files = {path.name: content for path, content in build.build(root).items()}
     assert "<script>alert" not in files["index.html"] and 'href="javascript:' not in files["index.html"]
     assert "\\<script\\>" in (own := build.build(root)[root / "tiny" / "README.md"]) and "<script>" not in own

@@ -29,7 +29,7 @@ from plbench.metrics.bootstrap import replicates
 from plbench.metrics.cells import Cells
 from plbench.runs import environment
 from plbench.runs import run as runner
-from plbench.runs.findings import Findings, Refusal
+from plbench.runs.findings import Findings, Problem
 from plbench.runs.plan.resolve import Request, plan_run
 from plbench.runs.record import RECORD, reference
 from plbench.runs.workspace import Workspace
@@ -117,7 +117,7 @@ class Forger:
 
         self.rewrite("per_class.csv", changed, reseal=reseal)
 
-    def verify(self, **options: Any) -> list[Refusal]:
+    def verify(self, **options: Any) -> list[Problem]:
         return verify_board(BoardFolder(self.path), **options)
 
 
@@ -201,8 +201,8 @@ def forger(genuine: Path, tmp_path: Path) -> Iterator[Forger]:
         yield made
 
 
-def fields(refusals: list[Refusal]) -> set[str]:
-    return {refusal.field for refusal in refusals}
+def fields(problems: list[Problem]) -> set[str]:
+    return {problem.field for problem in problems}
 
 
 def as_before_schema_5(split: Content) -> None:
@@ -575,13 +575,13 @@ def test_what_was_changed_is_named(forger: Forger, name: str) -> None:
     tamper, field = ONE_FIELD[name]
     key = forger.key
     tamper(forger)
-    refusals = forger.verify()
+    problems = forger.verify()
     field = f"{RECORDS}/{key}" if field == "RECORD" else field
-    assert field in fields(refusals), [str(refusal) for refusal in refusals]
-    named = next(refusal for refusal in refusals if refusal.field == field)
+    assert field in fields(problems), [str(problem) for problem in problems]
+    named = next(problem for problem in problems if problem.field == field)
     assert named.key == ("0" * 16 if name == "a record that nobody added" else key)
-    assert all(refusal.key == named.key for refusal in refusals)  # nobody else is blamed
-    assert all(str(refusal).isprintable() and len(str(refusal)) < 1500 for refusal in refusals)
+    assert all(problem.key == named.key for problem in problems)  # nobody else is blamed
+    assert all(str(problem).isprintable() and len(str(problem)) < 1500 for problem in problems)
 
 
 # Whoever changes a table may change its checksum, and whoever changes the spec its hash, the key and the folder.
@@ -631,9 +631,9 @@ TWO_STEPS: dict[str, tuple[Callable[[Forger], None], str]] = {
 def test_a_changed_hash_does_not_help(forger: Forger, name: str) -> None:
     tamper, field = TWO_STEPS[name]
     tamper(forger)
-    refusals = forger.verify()
-    assert field in fields(refusals), [str(refusal) for refusal in refusals]
-    assert {refusal.key for refusal in refusals} == {forger.key}
+    problems = forger.verify()
+    assert field in fields(problems), [str(problem) for problem in problems]
+    assert {problem.key for problem in problems} == {forger.key}
 
 
 def test_a_training_set_of_its_own_is_named(forger: Forger) -> None:
@@ -648,9 +648,9 @@ def test_a_seed_counts_once_in_a_row(forger: Forger) -> None:
     """Two runs of one spec but for the key of a stage, which the row does not tell apart."""
     forger.key = BoardFolder(forger.path).ledger[2].key
     forger.restate(lambda spec: spec.update(seed=0, stages={"prior": "0" * 16}))
-    refusals = forger.verify()
-    assert fields(refusals) == {"spec.seed", "cost.standard.trainings"}  # which has no such stage
-    assert {refusal.key for refusal in refusals} == {forger.key}
+    problems = forger.verify()
+    assert fields(problems) == {"spec.seed", "cost.standard.trainings"}  # which has no such stage
+    assert {problem.key for problem in problems} == {forger.key}
 
 
 class TestCells:
@@ -717,7 +717,7 @@ class TestCells:
         path.parent.mkdir(parents=True)
         np.savez_compressed(path, rows=np.zeros(10**7, np.int64))
         forger.edit(lambda c: c["files"].update({CELLS: reference(path).model_dump()}))
-        found = [refusal for refusal in forger.verify(cells=tmp_path / "runs") if refusal.field == CELLS]
+        found = [problem for problem in forger.verify(cells=tmp_path / "runs") if problem.field == CELLS]
         assert "bytes unpacked" in found[0].found
 
 
@@ -745,7 +745,7 @@ class TestLedger:
         content = json.loads((forger.path / LEDGER).read_text())
         events(content["events"])
         (forger.path / LEDGER).write_text(json.dumps(content))
-        assert any(sentence in str(refusal) for refusal in forger.verify())
+        assert any(sentence in str(problem) for problem in forger.verify())
 
     def test_a_withdrawn_record_need_only_be_the_one_that_was_added(self, forger: Forger) -> None:
         moved("metrics/test/map_c/value", 1.0)(forger)
@@ -813,7 +813,7 @@ def test_genuine_replicates_are_plausible(data: st.DataObject) -> None:
     drawn = replicates(cells, 200, seed=0)
     for name, values in (("map_c", drawn.map_c), ("map_o", drawn.map_o)):
         _check_plausible(name, values, num_images, classes, range(num_classes), findings)
-    assert findings.refusals == []
+    assert findings.problems == []
 
 
 UNDETERMINED = {
@@ -881,9 +881,9 @@ def test_any_number_that_anything_determines_may_not_change(genuine: Path, tmp_p
         else:
             changed = value + data.draw(st.floats(0.001, 1000)) * data.draw(st.sampled_from([-1, 1]))
         forger.set(path, changed)
-        refusals = forger.verify()
-        assert refusals, f"{path}: {value} -> {changed}"
-        assert {refusal.key for refusal in refusals} == {forger.key}
+        problems = forger.verify()
+        assert problems, f"{path}: {value} -> {changed}"
+        assert {problem.key for problem in problems} == {forger.key}
 
 
 def test_the_ledger_determines_the_rest(forger: Forger) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from plbench.board.boards import LEDGER, RECORDS, BoardFolder
 from plbench.board.history import check_history
-from plbench.runs.findings import Refusal
+from plbench.runs.findings import Problem
 
 KEYS = ("a" * 16, "b" * 16)
 BOARD: dict[str, Any] = {
@@ -52,11 +52,11 @@ def board(tmp_path: Path) -> Path:
     return path
 
 
-def check(path: Path, against: str | None = None) -> list[Refusal]:
+def check(path: Path, against: str | None = None) -> list[Problem]:
     notes: list[str] = []
-    refusals = check_history(BoardFolder(path), against, notes.append)
+    problems = check_history(BoardFolder(path), against, notes.append)
     assert notes == []
-    return refusals
+    return problems
 
 
 def add_a_record(path: Path) -> None:
@@ -145,9 +145,9 @@ REFUSED = {
 def test_it_may_not_change(board: Path, act: Callable[[Path], None]) -> None:
     key, field, found = REFUSED[act]
     act(board)
-    refusals = check(board)
-    named = [refusal for refusal in refusals if (refusal.key, refusal.field) == (key, field)]
-    assert named and named[0].found.startswith(found), refusals
+    problems = check(board)
+    named = [problem for problem in problems if (problem.key, problem.field) == (key, field)]
+    assert named and named[0].found.startswith(found), problems
     assert "HEAD" in named[0].expected
 
 
@@ -163,7 +163,7 @@ def test_a_version_never_falls(board: Path) -> None:
     write(board / "board.json", {**BOARD, "version": 3})
     git(board, "commit", "-q", "-a", "-m", "third")
     write(board / "board.json", {**BOARD, "version": 2})
-    assert [refusal.field for refusal in check(board)] == ["board.json: version"]
+    assert [problem.field for problem in check(board)] == ["board.json: version"]
 
 
 def test_the_commit_may_be_named(board: Path) -> None:
@@ -171,13 +171,13 @@ def test_the_commit_may_be_named(board: Path) -> None:
     change_a_record(board)
     git(board, "commit", "-q", "-a", "-m", "second")
     assert check(board) == []
-    assert [refusal.field for refusal in check(board, "HEAD~1")] == ["record.json"]
+    assert [problem.field for problem in check(board, "HEAD~1")] == ["record.json"]
 
 
 def test_the_index_does_not_hide_a_change(board: Path) -> None:
     remove_a_record(board)
     git(board, "rm", "-r", "-q", "--cached", str(board / RECORDS / KEYS[1]))
-    assert {refusal.found for refusal in check(board)} == {"removed"}
+    assert {problem.found for problem in check(board)} == {"removed"}
 
 
 def test_a_new_board_has_no_history(board: Path) -> None:

@@ -142,8 +142,8 @@ class TestPlanning:
         assert [candidate.words for candidate, _ in comparison.rows] == TABLE_1
         assert all([plan.spec.seed for plan in plans] == [0, 1] for _, plans in comparison.rows)
         assert len({plan.spec.key for plan in comparison.plans}) == 18
-        assert len({id(plan.material) for plan in comparison.plans}) == 2  # simulated once a seed
-        assert len({id(plan.material.whole_train.labels) for plan in comparison.plans}) == 1  # opened once
+        assert len({id(plan.protocol_data) for plan in comparison.plans}) == 2  # simulated once a seed
+        assert len({id(plan.protocol_data.whole_train.labels) for plan in comparison.plans}) == 1  # opened once
         foreseen = estimate_comparison(comparison, workspace)  # the prior's stage is the row of CE, Ignore
         assert (foreseen.num_trainings, foreseen.num_missing) == (18, 18) and foreseen.seconds > 0
         assert "9 rows with 2 seeds each, 18 trainings, 0 of them done" in foreseen.text
@@ -255,7 +255,7 @@ class TestTuned:
             assert len({study.spec.trial_seed for study in studies}) == 3
             assert len({str(study.spec.space) for study in studies}) == 1
             assert len({study.trials[1].values["lr"] for study in studies}) == 3  # each draws its own
-            masks = {plans[0].material.at_seed(study.spec.trial_seed).seed for study in studies}
+            masks = {plans[0].protocol_data.at_seed(study.spec.trial_seed).seed for study in studies}
             assert len(masks) == 3 and not masks & {0, 1}  # labels that no final run has
         said = estimate_comparison(comparison, workspace)
         assert "4 rows with 2 seeds each, 2 of them tuned by 3 studies each" in said.text

@@ -26,7 +26,7 @@ from plbench.api import (
     ProgressReport,
     TextColumn,
 )
-from plbench.cli.terms import data_options
+from plbench.cli.options import data_options
 from plbench.errors import DataError, PlbenchError
 from plbench.runs.workspace import Workspace, locate_dataset, open_dataset
 

@@ -222,7 +222,7 @@ FORM = {
     "many fields, quoted": (HEAD + '"a\nb",c\n"d",e,f\n', {}, ["line 4 has 3 fields"]),
     "open quote": (HEAD + 'a,cat\nb,"dog\nc,cat\n', {}, ["line 3", "a quote is not closed"]),
     "open quote in a column of no use": ("image,label,by\na,b,\"me\nc,d,you\n", {}, ["line 2", "not closed"]),
-    "two open quotes": (HEAD + 'a,"cat\nb,dog\nc,"cow\n', {}, ["line 2", "mend the row"]),
+    "two open quotes": (HEAD + 'a,"cat\nb,dog\nc,"cow\n', {}, ["line 2", "fix the row"]),
     "no label": (HEAD + "a,cat\nb,\n", {}, ["line 3 has no label"]),
     "no image": (HEAD + "a,cat\n ,cat\n", {}, ["line 3: the image is empty"]),
     "line break in a label": (HEAD + 'a,"c\nat"\n', {}, ["'c\\nat'", "control character"]),

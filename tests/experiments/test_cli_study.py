@@ -58,7 +58,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_work(
 ) -> None:
     file = tmp_path / "file"
     file.touch()
-    monkeypatch.setattr("plbench.experiments.shared.conduct.conduct", None)  # would fail if it were called
+    monkeypatch.setattr("plbench.experiments.shared.execute.execute", None)  # would fail if it were called
     monkeypatch.setattr("plbench.comparison.plan.plan_comparison", None)
     for words in (["study", "focusing"], ["compare"]):
         out = file / ("figure" if words[0] == "study" else "figure.png")

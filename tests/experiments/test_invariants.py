@@ -19,8 +19,8 @@ from plbench.board.published import read_quotations
 from plbench.errors import PlbenchError
 from plbench.experiments.mechanism.advice import read_map
 from plbench.experiments.shared import plane
-from plbench.experiments.shared.conduct import conduct, metrics_of_records, plan_all, survey
 from plbench.experiments.shared.estimates import COUNTS, PRIOR, SPEARMAN
+from plbench.experiments.shared.execute import execute, inspect_data, metrics_of_records, plan_all
 from plbench.experiments.shared.experiment import Case, Experiment, Findings
 from plbench.experiments.shared.paper_tables import TABLES
 from plbench.experiments.shared.report import conclude
@@ -54,8 +54,8 @@ class PASLIgnore(Method):
 def findings_of(cases: list[Case], workspace: Workspace, request: Request = SHORT) -> Findings:
     """An experiment of these cases alone."""
     base = studies.find("focusing")
-    own = replace(base, cases=lambda ground: cases, measure=metrics_of_records)
-    return conduct(own, request, workspace, scale="tiny", num_seeds=1)
+    own = replace(base, cases=lambda context: cases, measure=metrics_of_records)
+    return execute(own, request, workspace, scale="tiny", num_seeds=1)
 
 
 def same(findings: Findings, one: str, other: str) -> bool:
@@ -69,7 +69,7 @@ def test_every_study_runs_draws_and_runs_nothing_twice(
     name: str, make_workspace: Callable[..., Workspace], tmp_path: Path
 ) -> None:
     workspace, experiment = make_workspace(), studies.find(name)
-    findings = conduct(experiment, SHORT, workspace, scale="tiny", num_seeds=1)
+    findings = execute(experiment, SHORT, workspace, scale="tiny", num_seeds=1)
     result = conclude(experiment, findings, f"plbench study {name}", tmp_path / "a")
     assert {path.name for path in (tmp_path / "a").iterdir()} == set(result.files)
     runs = set(workspace.store.keys())
@@ -80,7 +80,7 @@ def test_every_study_runs_draws_and_runs_nothing_twice(
         "undecided"
     }  # one seed decides nothing
     made = _times(workspace)
-    again = conduct(experiment, SHORT, workspace, scale="tiny", num_seeds=1)
+    again = execute(experiment, SHORT, workspace, scale="tiny", num_seeds=1)
     conclude(experiment, again, f"plbench study {name}", tmp_path / "b")
     assert made == _times(workspace)
     for file in (f"{name}.csv", f"{name}.svg", f"{name}.png", "caption.md"):
@@ -101,14 +101,14 @@ def test_an_interrupted_study_goes_on(
         return whole(*args, **options)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("plbench.experiments.shared.conduct.sweep.run_all", stopped)
-        conduct(experiment, SHORT, workspace, scale="tiny", num_seeds=1)
+        patch.setattr("plbench.experiments.shared.execute.sweep.run_all", stopped)
+        execute(experiment, SHORT, workspace, scale="tiny", num_seeds=1)
     before = _times(workspace)
     assert len(before) == 4  # two settings of two runs
     said: list[str] = []
     monkeypatch.setattr(workspace.reporter, "line", said.append)
     monkeypatch.setattr(sweep.Count, "seconds_left", lambda count: 10.0 * (count.total - count.made))
-    conduct(experiment, SHORT, workspace, scale="tiny", num_seeds=1)
+    execute(experiment, SHORT, workspace, scale="tiny", num_seeds=1)
     settings = [line for line in said if line.startswith("Setting ")]
     assert [line.partition(": ")[0] for line in settings] == [
         "Setting 3 of 6",  # nothing was made yet, so that no pace is known
@@ -138,8 +138,8 @@ def test_larger_scales_hold_all_places_of_smaller_ones(name: str, make_workspace
     workspace, experiment = make_workspace(), studies.find(name)
     numbers = []
     for scale in ("tiny", "default", "full"):
-        ground = survey(SHORT, workspace, scale)  # type: ignore[arg-type]
-        comparisons, _ = plan_all(experiment, SHORT, ground, 1, workspace)
+        context = inspect_data(SHORT, workspace, scale)  # type: ignore[arg-type]
+        comparisons, _ = plan_all(experiment, SHORT, context, 1, workspace)
         numbers.append(sum(len(comparison.plans) for comparison, _ in comparisons))
     assert numbers == sorted(numbers) and numbers[0] > 0
 
@@ -190,7 +190,7 @@ def test_a_threshold_that_all_classes_exceed_is_ignore(make_workspace: Callable[
 
 def test_correlations_are_scipys_and_counts_need_no_model(make_workspace: Callable[..., Workspace]) -> None:
     workspace, experiment = make_workspace(), studies.find("prior-estimation")
-    findings = conduct(experiment, SHORT, workspace, scale="tiny", num_seeds=1)
+    findings = execute(experiment, SHORT, workspace, scale="tiny", num_seeds=1)
     point = findings.at("trained with Ignore", 6.0, "fpc=8")
     assert point is not None
     named = [p for p in findings.points if p.series == point.series and PRIOR in p.values]
@@ -207,7 +207,7 @@ def test_correlations_are_scipys_and_counts_need_no_model(make_workspace: Callab
 
 def test_without_truth_there_are_names_only(make_workspace: Callable[..., Workspace], tmp_path: Path) -> None:
     workspace, experiment = make_workspace(), studies.find("prior-estimation")
-    findings = conduct(experiment, replace(SHORT, simulate="none"), workspace, scale="tiny", num_seeds=1)
+    findings = execute(experiment, replace(SHORT, simulate="none"), workspace, scale="tiny", num_seeds=1)
     assert findings.panels == ["as annotated"]
     assert not any(SPEARMAN in p.values or "true_share" in p.facts for p in findings.points)
     result = conclude(experiment, findings, "plbench study prior-estimation", tmp_path)
@@ -218,7 +218,7 @@ def test_tables_show_every_row_and_reproduce_nothing_elsewhere(
     make_workspace: Callable[..., Workspace], tmp_path: Path
 ) -> None:
     workspace, experiment = make_workspace(), studies.find("tables")
-    findings = conduct(experiment, SHORT, workspace, scale="tiny", num_seeds=1)
+    findings = execute(experiment, SHORT, workspace, scale="tiny", num_seeds=1)
     assert [p.series for p in findings.points] == [row.label for row in TABLES[0].rows]
     assert all(p.facts["reproduction"] == "" for p in findings.points)
     ran = [p for p in findings.points if p.values]
@@ -239,7 +239,7 @@ def test_published_figures_are_those_that_the_boards_quote(table: Any) -> None:
 
 def test_the_map_is_one_that_advise_reads(make_workspace: Callable[..., Workspace], tmp_path: Path) -> None:
     experiment: Experiment = studies.find("which-mode")
-    findings = conduct(experiment, SHORT, make_workspace(), scale="tiny", num_seeds=1)
+    findings = execute(experiment, SHORT, make_workspace(), scale="tiny", num_seeds=1)
     conclude(experiment, findings, "plbench study which-mode", tmp_path)
     found = read_map(tmp_path / "map.json")
     assert found.made_on["dataset"] == "tiny" and len(found.cells) == 2
@@ -278,6 +278,6 @@ def test_the_plane_is_the_same_every_time_and_annotated_as_it_says() -> None:
 def test_an_unknown_study_and_one_that_cannot_run_are_one_sentence(make_workspace: Callable[..., Workspace]) -> None:
     with pytest.raises(PlbenchError, match="did you mean focusing"):
         studies.find("focussing")
-    nowhere = replace(studies.find("focusing"), cases=lambda ground: [Case("a", 0, "absent")])
+    nowhere = replace(studies.find("focusing"), cases=lambda context: [Case("a", 0, "absent")])
     with pytest.raises(PlbenchError, match=r"study focusing has nothing to run here: .*absent"):
-        conduct(nowhere, SHORT, make_workspace(), scale="tiny", num_seeds=1)
+        execute(nowhere, SHORT, make_workspace(), scale="tiny", num_seeds=1)

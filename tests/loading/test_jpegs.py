@@ -27,7 +27,7 @@ BASE = EvalTransform(SIZE, (0.5, 0.4, 0.3), (0.2, 0.25, 0.5))
 ORDER = [[3, 0, 7], [1, 2, 4], [5, 6]]
 
 
-class StandIn:
+class SyntheticView:
     """Pillow in place of a GPU's decoder. Counts files; a broken one fails its whole batch, as with torchvision."""
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ def load(source: ImageSource, transform: Any = BASE, **options: Any) -> dict[int
 @pytest.mark.parametrize("workers", [0, 2])
 class TestMixedFiles:
     def test_they_come_in_order_and_near_to_what_pillow_makes_of_them(self, mixed: ImageFiles, workers: int) -> None:
-        decode = StandIn()
+        decode = SyntheticView()
         found = load(mixed, workers=workers, decoder=JpegDecoder(decode, CPU))
         assert list(found) == [row for rows in ORDER for row in rows]
         assert decode.batches == [3, 1, 1]  # neither the PNGs nor the CMYK
@@ -87,7 +87,7 @@ class TestMixedFiles:
     def test_cutout_is_where_pillows_path_has_it(self, mixed: ImageFiles, workers: int) -> None:
         transform = TrainTransform(BASE, Plan(epochs=1, batch_size=3, lr=1.0, cutout=0.5))
         options: dict[str, Any] = {"workers": workers, "augment_seed": 5, "epoch": 3}
-        decoded = load(mixed, transform, decoder=JpegDecoder(StandIn(), CPU), **options)
+        decoded = load(mixed, transform, decoder=JpegDecoder(SyntheticView(), CPU), **options)
         by_pillow = load(mixed, transform, **options)
         for row, pixels in by_pillow.items():
             assert torch.equal(pixels[0] == 0, decoded[row][0] == 0)  # no red is normalised to 0: its mean is 127.5
@@ -103,14 +103,14 @@ class TestMixedFiles:
         with pytest.raises(DataError) as expected:
             mixed.load(5)
         with pytest.raises(DataError) as caught:
-            load(mixed, workers=workers, decoder=JpegDecoder(StandIn(), CPU))
+            load(mixed, workers=workers, decoder=JpegDecoder(SyntheticView(), CPU))
         assert str(caught.value) == str(expected.value)
         assert str(path) in str(caught.value)
 
     def test_a_missing_file_is_named(self, mixed: ImageFiles, workers: int) -> None:
         (mixed.root / mixed.paths[5]).unlink()
         with pytest.raises(DataError, match=r"^image .*5\.jpg cannot be read: "):
-            load(mixed, workers=workers, decoder=JpegDecoder(StandIn(), CPU))
+            load(mixed, workers=workers, decoder=JpegDecoder(SyntheticView(), CPU))
 
 
 def refusing(files: list[Tensor]) -> list[Tensor]:
@@ -135,7 +135,7 @@ def test_a_file_that_only_decoding_shows_to_be_broken_is_named(mixed: ImageFiles
     with pytest.raises(DataError) as expected:
         mixed.load(5)
     with pytest.raises(DataError) as caught:
-        load(mixed, decoder=JpegDecoder(StandIn(), CPU))
+        load(mixed, decoder=JpegDecoder(SyntheticView(), CPU))
     assert str(caught.value) == str(expected.value)
 
 
@@ -146,7 +146,7 @@ def test_a_lack_of_memory_is_not_taken_for_a_broken_file(mixed: ImageFiles) -> N
 
 def test_packed_images_are_decoded_too(mixed: ImageFiles, tmp_path: Path) -> None:
     pack(mixed, tmp_path / "shards", short_side=40, workers=0)
-    decode = StandIn()
+    decode = SyntheticView()
     found = load(
         ShardedImages(tmp_path / "shards"), order=[[0, 1, 2, 3], [4, 5, 6, 7]], decoder=JpegDecoder(decode, CPU)
     )
@@ -202,14 +202,14 @@ class TestRefusals:
     def test_randaugment_needs_pillow(self, mixed: ImageFiles) -> None:
         transform = TrainTransform(BASE, Plan(epochs=1, batch_size=3, lr=1.0, randaugment="rand-m9-mstd0.5"))
         with pytest.raises(PlbenchError, match="RandAugment works on images decoded by Pillow; use --decode pil"):
-            image_batches(mixed, transform, ORDER, min_side=SIZE, workers=0, decoder=JpegDecoder(StandIn(), CPU))
+            image_batches(mixed, transform, ORDER, min_side=SIZE, workers=0, decoder=JpegDecoder(SyntheticView(), CPU))
 
     def test_a_methods_own_transform_needs_pillow(self, mixed: ImageFiles) -> None:
         def own(image: Image.Image) -> Tensor:
             return BASE(image)
 
         with pytest.raises(PlbenchError, match=r"own transform \(own\) works on images decoded by Pillow"):
-            image_batches(mixed, own, ORDER, min_side=SIZE, workers=0, decoder=JpegDecoder(StandIn(), CPU))
+            image_batches(mixed, own, ORDER, min_side=SIZE, workers=0, decoder=JpegDecoder(SyntheticView(), CPU))
 
 
 @pytest.mark.gpu

@@ -30,7 +30,7 @@ def a_plan(workspace: Workspace, method: str = "ce-negative", **request: Any) ->
 
 
 def mask(plan: RunPlan) -> str:
-    return plan.material.train(plan.spec.train_part).labels.fingerprint()
+    return plan.protocol_data.train(plan.spec.train_part).labels.fingerprint()
 
 
 @pytest.mark.parametrize("simulate", SIMULATIONS)
@@ -45,7 +45,7 @@ def test_a_seed_has_labels_of_its_own_which_all_methods_share(make_workspace: Ma
         assert mask(plans["ce-negative", seed]) == mask(plans["wan", seed])
     assert len({mask(plan) for plan in plans.values()}) == 3
     assert len({plan.spec.protocol.sha256() for plan in plans.values()}) == 1  # so they are rows of one table
-    assert len({plan.material.test().labels.fingerprint() for plan in plans.values()}) == 1
+    assert len({plan.protocol_data.test().labels.fingerprint() for plan in plans.values()}) == 1
 
 
 @pytest.mark.parametrize("fixed", [0, 7])
@@ -71,8 +71,8 @@ def test_stages_and_the_choosing_run_have_the_labels_of_their_run(make_workspace
         stages = [stage for p in (plan, choosing) for _, stage in p.stages.values()]
         assert len(stages) == 2
         assert {p.spec.seed for p in (*first, *stages)} == {seed}
-        assert {id(p.material) for p in (plan, *first, *stages)} == {id(plan.material)}
-        seen.append(choosing.material.validation().labels.fingerprint())
+        assert {id(p.protocol_data) for p in (plan, *first, *stages)} == {id(plan.protocol_data)}
+        seen.append(choosing.protocol_data.validation().labels.fingerprint())
     assert seen[0] != seen[1]  # the held-out part selects by the labels of its seed, too
 
 
@@ -84,7 +84,7 @@ def test_a_record_counts_its_own_labels_and_is_the_same_run_again(
     records = [runner.run(plan, workspace) for plan in plans]
     for plan, record in zip(plans, records, strict=True):
         assert record.data is not None and record.hidden_truth is not None
-        assert record.data.num_train_known == plan.material.partial_labels.num_known
+        assert record.data.num_train_known == plan.protocol_data.partial_labels.num_known
         written = read_record(workspace.store.run_folder(record.key)).spec
         assert written == plan.spec and written.protocol.simulation_seed is None
         assert mask(plan_from_spec(written, workspace)) == mask(plan)

@@ -94,7 +94,7 @@ def test_two_of_one_name_are_refused_naming_both(install) -> None:
     ("source", "sentence"),
     [
         ("import no_such_module", "cannot be imported from broken_plugin:Mine: ModuleNotFoundError: .*no_such_module"),
-        ("raise RuntimeError('boom')", "RuntimeError: boom; mend or uninstall broken"),
+        ("raise RuntimeError('boom')", "RuntimeError: boom; fix or uninstall broken"),
         ("", "AttributeError"),
         ("def (", "SyntaxError"),
         ("class Mine: pass", "is not a subclass of plbench.api.Method"),

@@ -95,7 +95,7 @@ class TestRecord:
         assert set(record.priors) == ({"prior"} if method == "selective" else set())
         assert record.data is not None
         assert (record.data.num_train, record.data.num_test, record.data.num_validation) == (48, 24, 0)
-        assert record.data.num_train_known == plan.material.partial_labels.num_known < 48 * 6
+        assert record.data.num_train_known == plan.protocol_data.partial_labels.num_known < 48 * 6
         assert record.training["steps"] == plan.spec.plan.epochs * 3
         assert record.test.num_classes_scored == 6
         assert set(record.test.groups) == {"frequent", "rare"}
@@ -129,7 +129,7 @@ class TestRecord:
         workspace = make_workspace()
         plan = a_plan(workspace, regime="finetune")
         runner.run(plan, workspace)
-        scores = direct_scores(plan, workspace, plan.material.test().images)
+        scores = direct_scores(plan, workspace, plan.protocol_data.test().images)
         cells = Cells.load(folder_of(plan, workspace) / "cells.npz")
         np.testing.assert_allclose(cells.scores, scores.numpy()[cells.rows, cells.class_index], atol=1e-5)
 
@@ -244,7 +244,7 @@ class TestPriorStage:
         plan = a_plan(workspace, "selective", regime=regime)
         prior = runner.stage_artifact(plan, "prior", workspace)
         _, stage = plan.stages["prior"]
-        expected = direct_scores(stage, workspace, stage.material.train().images).double().mean(dim=0)
+        expected = direct_scores(stage, workspace, stage.protocol_data.train().images).double().mean(dim=0)
         torch.testing.assert_close(prior, expected, rtol=1e-5, atol=1e-6)
 
     def test_it_is_reduced_once(
@@ -273,7 +273,7 @@ class TestHonesty:
     def test_the_hidden_truth_reaches_no_weight(
         self, make_workspace: Callable[..., Workspace], tiny_dataset: type[Any], method: str, regime: str
     ) -> None:
-        known = a_plan(make_workspace(), simulate="rpa=0.5").material.partial_labels.rows(np.arange(48))
+        known = a_plan(make_workspace(), simulate="rpa=0.5").protocol_data.partial_labels.rows(np.arange(48))
 
         class Lying(tiny_dataset):
             """Says the opposite wherever the simulation hides the label."""
@@ -285,8 +285,8 @@ class TestHonesty:
         request = {"simulate": "rpa=0.5", "regime": regime}
         honest, lying = make_workspace(name="honest"), make_workspace(Lying, name="lying")
         plans = [a_plan(workspace, method, **request) for workspace in (honest, lying)]
-        truths = [plan.material.hidden_truth() for plan in plans]
-        partial = [plan.material.partial_labels.fingerprint() for plan in plans]
+        truths = [plan.protocol_data.hidden_truth() for plan in plans]
+        partial = [plan.protocol_data.partial_labels.fingerprint() for plan in plans]
         assert partial[0] == partial[1]
         assert truths[0].fingerprint() != truths[1].fingerprint()
         records = [runner.run(*pair) for pair in zip(plans, (honest, lying), strict=True)]
@@ -350,11 +350,13 @@ class TestSelection:
 
     def test_validation_labels_are_the_partial_ones(self, make_workspace: Callable[..., Workspace]) -> None:
         plan = a_plan(make_workspace(), simulate="rpa=0.2", selection="validation")
-        assert 0 < plan.material.validation().labels.num_known < plan.material.validation().labels.num_images * 6
+        assert (
+            0 < plan.protocol_data.validation().labels.num_known < plan.protocol_data.validation().labels.num_images * 6
+        )
         single = a_plan(make_workspace(), simulate="single-positive", selection="validation")
         assert single.spec.protocol.validation_labels == "complete"
-        assert single.material.validation().labels.is_complete
-        rows = np.concatenate([single.material.validation().rows, single.material.train("fit").rows])
+        assert single.protocol_data.validation().labels.is_complete
+        rows = np.concatenate([single.protocol_data.validation().rows, single.protocol_data.train("fit").rows])
         assert sorted(rows) == list(range(48))
 
     def test_selection_on_test_is_marked(self, make_workspace: Callable[..., Workspace]) -> None:

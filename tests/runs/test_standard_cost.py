@@ -42,8 +42,8 @@ def standard(record: Record) -> StandardCost:
 
 def sizes(plan: RunPlan) -> tuple[int, int, int]:
     """Images of train, of train without its validation part, and of test."""
-    material = plan.material
-    return len(material.whole_train.rows), len(material.train("fit").rows), len(material.test().rows)
+    protocol_data = plan.protocol_data
+    return len(protocol_data.whole_train.rows), len(protocol_data.train("fit").rows), len(protocol_data.test().rows)
 
 
 def test_a_head_takes_each_image_once_and_its_features_an_epoch(make_workspace: MakeWorkspace) -> None:

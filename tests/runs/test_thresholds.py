@@ -53,7 +53,7 @@ def test_a_run_on_all_of_train_chooses_on_what_it_trained_on_and_says_so(
     report = record.test.thresholds
     assert report is not None
     assert (report.part, report.labels, report.held_out) == ("validation", "partial", False)
-    assert report.num_images == len(plan.material.validation().rows)
+    assert report.num_images == len(plan.protocol_data.validation().rows)
     thresholds = check_follows(record, "test", plan, workspace)
     job = Job(plan, workspace, {})  # the model, scored once more
     job.prepare()

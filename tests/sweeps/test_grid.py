@@ -159,7 +159,7 @@ class TestExpansion:
         said = grid(simulations=["fpc=8", "rpa=0.5"], plan={"lr": [0.1, 0.2]}, seeds=2)
         expanded = expand(said, make_workspace())
         assert opened == ["tiny"] and len(expanded.runs) == 16
-        assert len({id(plan.material) for plan in expanded.plans}) == 4  # one a simulation and seed
+        assert len({id(plan.protocol_data) for plan in expanded.plans}) == 4  # one a simulation and seed
 
     def test_exclusions_match_all_that_they_name(self, make_workspace: MakeWorkspace) -> None:
         exclude = [
@@ -351,7 +351,7 @@ class TestCommand:
         grid_file.write_text(grid_file.read_text().replace('"selective"', '"exploding"'))
         made = Outcome("sweep", *place, "--plugin", plugin)
         assert made.code == 2
-        assert "error: 2 of 4 runs failed; mend what they say, and give the command again" in made.err
+        assert "error: 2 of 4 runs failed; fix what they say, and give the command again" in made.err
         assert made.out.count("Failed: ") == 2
         status = Outcome("sweep", "status", *place, "--plugin", plugin)
         assert "4 runs: 2 done, 2 failed" in status.out and "Next: plbench sweep grid.toml" in status.out

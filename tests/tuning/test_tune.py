@@ -242,7 +242,7 @@ class TestShut:
         params = {"mode": "likelihood"} if (method, simulate) == ("selective", "single-positive") else {}
         plan = a_plan(workspace, method, simulate=simulate, method_params=params, scores_test=False)
         with pytest.raises(AssertionError, match="labels of test"):
-            plan.material.test()
+            plan.protocol_data.test()
         if not together:
             monkeypatch.setattr(trials, "can_train_together", lambda plan: False)
         study = search(plan, Settings(3), workspace)
@@ -305,7 +305,7 @@ class TestEnd:
         findings = Findings("a key")
         record = SimpleNamespace(tuning=tuning, spec=spec, configuration="tuned")
         check_tuning(record, SimpleNamespace(max_trials=granted), findings)  # type: ignore[arg-type]
-        assert [refusal.field for refusal in findings.refusals] == refused
+        assert [problem.field for problem in findings.problems] == refused
 
     @pytest.mark.parametrize(
         ("configuration", "has_study", "tuned_by"),
@@ -320,7 +320,7 @@ class TestEnd:
         record = SimpleNamespace(tuning=tuning if has_study else None, spec=spec, configuration=configuration)
         findings = Findings("a key")
         check_tuning(record, SimpleNamespace(max_trials=50), findings)  # type: ignore[arg-type]
-        assert [refusal.field for refusal in findings.refusals] == ["configuration"]
+        assert [problem.field for problem in findings.problems] == ["configuration"]
 
     def test_pictures_are_drawn(self, make_workspace: Make, pretended: Callable[..., None]) -> None:
         pretended(together=True)

@@ -301,7 +301,7 @@ def print_datasets(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _print_ways(what: str, ways: Sequence[tuple[str, str | None]]) -> None:
-    """One unbroken line for each thing that can be mended."""
+    """One unbroken line for each thing that can be fixed."""
     console = output()
     for name, way in ways:
         if way:
@@ -346,7 +346,7 @@ def print_checks(name: str, checks: Sequence[dict[str, Any]]) -> None:
     marks = {True: "ok", False: "--", None: ""}
     rows = [{"": marks[c["well"]], "check": c["what"], "found": c["found"], "expected": c["expected"]} for c in checks]
     print_rows(name, rows)
-    _print_ways("To mend", [(c["what"], c["mend"]) for c in checks if c["well"] is False])
+    _print_ways("To fix", [(c["what"], c["fix"]) for c in checks if c["well"] is False])
 
 
 def print_preparation(made: dict[str, Any]) -> None:
@@ -376,7 +376,7 @@ def print_diagnosis(report: dict[str, Any]) -> None:
         for check in report["checks"]
     ]
     print_rows(None, rows)
-    _print_ways("To mend", [(check["check"], check["mend"]) for check in report["checks"]])
+    _print_ways("To fix", [(check["check"], check["fix"]) for check in report["checks"]])
 
 
 def _paragraph(row: dict[str, Any], indent: str = "") -> Iterator[str]:

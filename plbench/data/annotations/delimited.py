@@ -72,7 +72,7 @@ def text_batches(
         yield from _batches(path, columns, report, threads=True)
     except (pa.ArrowException, KeyError) as error:
         where = _located(path, columns, error)
-        raise DataError(f"{path}: {where}; mend the row, or download the file again") from error
+        raise DataError(f"{path}: {where}; fix the row, or download the file again") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 

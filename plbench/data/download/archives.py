@@ -79,28 +79,28 @@ class _Names:
             DataError: if it may leave the folder, cannot be shown, or is taken.
         """
         if not name or any(unicodedata.category(letter) == "Cc" for letter in name):
-            raise refusal(self.archive, name, "an empty name, or one with control characters")
+            raise bad_member(self.archive, name, "an empty name, or one with control characters")
         if name.startswith("/") or "\\" in name or _DRIVE.match(name):
-            raise refusal(self.archive, name, "an absolute path, or one with backslashes")
+            raise bad_member(self.archive, name, "an absolute path, or one with backslashes")
         parts = PurePosixPath(name).parts
         if ".." in parts:
-            raise refusal(self.archive, name, "a path that leaves the folder")
+            raise bad_member(self.archive, name, "a path that leaves the folder")
         if parts and parts[-1].endswith(_HIDDEN):
-            raise refusal(self.archive, name, "a name that unpacking itself uses")
+            raise bad_member(self.archive, name, "a name that unpacking itself uses")
         parents = {parts[:depth] for depth in range(1, len(parts))}
         if is_folder:
             parents.add(parts)
         elif not parts or parts in self.files or parts in self.folders:
-            raise refusal(self.archive, name, "a name that the archive uses twice")
+            raise bad_member(self.archive, name, "a name that the archive uses twice")
         else:
             self.files.add(parts)
         if parents & self.files:
-            raise refusal(self.archive, name, "a file's name as a folder's")
+            raise bad_member(self.archive, name, "a file's name as a folder's")
         self.folders |= parents
         return parts
 
 
-def refusal(archive: Path, name: str, what: str) -> DataError:
+def bad_member(archive: Path, name: str, what: str) -> DataError:
     """The sentence for a member that is not unpacked."""
     return DataError(
         f"{archive} has a member {name!r} with {what}, so it is not unpacked further; get the archive from its "
@@ -173,9 +173,9 @@ def _zip_members(file: zipfile.ZipFile, archive: Path) -> list[_Member]:
         name = info.orig_filename  # zipfile itself cuts the other one at a NUL
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise refusal(archive, name, "the type of a link or device")
+            raise bad_member(archive, name, "the type of a link or device")
         if info.flag_bits & 1:
-            raise refusal(archive, name, "a password")
+            raise bad_member(archive, name, "a password")
         parts = names.check(name, is_folder=info.is_dir())
         content = None if info.is_dir() else _opener(file, info)
         members.append(_Member(name, parts, info.file_size if content else 0, content))
@@ -209,9 +209,9 @@ def _unpack_tar(archive: Path, folder: Path, report: Callable[[int, int], None],
 
 def _tar_member(file: tarfile.TarFile, info: tarfile.TarInfo, names: _Names) -> _Member:
     if not (info.isdir() or info.isreg()) or info.issparse():
-        raise refusal(names.archive, info.name, "the type of a link, device, pipe or sparse file")
+        raise bad_member(names.archive, info.name, "the type of a link, device, pipe or sparse file")
     if info.size < 0:
-        raise refusal(names.archive, info.name, "a negative size")
+        raise bad_member(names.archive, info.name, "a negative size")
     parts = names.check(info.name, is_folder=info.isdir())
     content = None if info.isdir() else (lambda: cast("IO[bytes]", file.extractfile(info)))
     return _Member(info.name, parts, info.size, content)
@@ -315,7 +315,7 @@ def _read_member(member: _Member, archive: Path) -> Iterator[bytes]:
         while chunk := source.read(_CHUNK):
             size += len(chunk)
             if size > member.size:  # a bomb says that it is small
-                raise refusal(archive, member.name, f"more than the {member.size:,} bytes that it states")
+                raise bad_member(archive, member.name, f"more than the {member.size:,} bytes that it states")
             yield chunk
         if size != member.size:
             raise EOFError("cut short")

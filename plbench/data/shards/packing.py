@@ -209,7 +209,7 @@ class _Packing:
         if rest or damaged:
             order = packing_order(self.source.ids)
             for number in damaged:
-                self._mend(packed, number, order)
+                self._repair(packed, number, order)
             packed = self._go_on(packed, order)
         if packed.index is None or not is_there(self.folder, packed.index):
             packed = packed.model_copy(update={"index": self._write_index(packed)})
@@ -236,7 +236,7 @@ class _Packing:
                 self._save(packed)
         return packed
 
-    def _mend(self, packed: PackedSplit, number: int, order: npt.NDArray[np.int64]) -> None:
+    def _repair(self, packed: PackedSplit, number: int, order: npt.NDArray[np.int64]) -> None:
         """Makes one shard again.
 
         Raises:

@@ -27,7 +27,7 @@ from plbench.files.plain_json import parse_json
 from plbench.losses.priors import spearman_by_depth
 from plbench.runs.plan.label_check import check_learnable, notes_on
 from plbench.runs.plan.resolve import Request
-from plbench.runs.protocol import Material, choose_protocol
+from plbench.runs.protocol import ProtocolData, choose_protocol
 from plbench.runs.schedule import run_all
 from plbench.runs.workspace import Workspace, open_dataset
 from plbench.spec import Frozen
@@ -136,22 +136,22 @@ def advise(request: Request, workspace: Workspace, mode_map: ModeMap, *, num_see
         PlbenchError: if the data cannot be read, or nothing is known of them.
     """
     dataset = open_dataset(request.dataset, workspace)
-    material = Material(dataset, choose_protocol(dataset, request.simulate, request.simulation_seed))
-    check_learnable(material, "train")
-    labels, notes = material.train().labels, notes_on(material)
+    protocol_data = ProtocolData(dataset, choose_protocol(dataset, request.simulate, request.simulation_seed))
+    check_learnable(protocol_data, "train")
+    labels, notes = protocol_data.train().labels, notes_on(protocol_data)
     for note in notes:
         workspace.reporter.note(note)
     positives, negatives = labels.counts()
     bare = Advice(labels.num_images, labels.num_classes, int(positives.sum()), int(negatives.sum()), notes=notes)
     if labels.is_complete:
         return replace(bare, methods=("ce-negative",), answer=("Every label is known: there is nothing to treat.",))
-    if refusal := _without_looking(positives, negatives):
-        return refusal_advice(bare, refusal)
+    if problem := _without_looking(positives, negatives):
+        return refusal_advice(bare, problem)
     row = _ignoring(request, workspace, num_seeds)
     estimates = [estimated(row, seed, workspace) for seed in range(num_seeds)]
     mean = np.mean(np.stack(estimates), axis=0)
     classes = _classes(labels, mean)
-    own = [plan.material.train().labels for plan in row.plans]  # where labels are simulated, each seed has its own
+    own = [plan.protocol_data.train().labels for plan in row.plans]  # where labels are simulated, each seed has its own
     placements = [f for seen, estimate in zip(own, estimates, strict=True) if (f := place(seen, estimate)) is not None]
     if len(placements) < num_seeds:
         return replace(

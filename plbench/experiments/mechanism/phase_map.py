@@ -17,8 +17,8 @@ from plbench.experiments.mechanism.placement import (
     true_placement,
     unknown_scores,
 )
-from plbench.experiments.shared.conduct import metrics_of_records
-from plbench.experiments.shared.experiment import Findings, Ground, Point, Row
+from plbench.experiments.shared.execute import metrics_of_records
+from plbench.experiments.shared.experiment import Context, Findings, Point, Row
 from plbench.experiments.shared.style import COLOURS, INK, PALE, new_figure, plain
 from plbench.method import Stage
 from plbench.metrics.statistics import SIGNIFICANT, Sample, compare_pairs
@@ -71,9 +71,9 @@ class Cell:
         return means[-1] - means[-2] if len(means) > 1 else 0.0
 
 
-def measure(ground: Ground, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
+def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
     """Metrics of every run, with the mechanism as it was, and as it is estimated from the partial labels alone."""
-    points = metrics_of_records(ground, rows, num_seeds, workspace)
+    points = metrics_of_records(context, rows, num_seeds, workspace)
     found = []
     with workspace.reporter.task("Placing the labels of each setting on the map") as report:
         for number, (row, point) in enumerate(zip(rows, points, strict=True)):
@@ -82,7 +82,7 @@ def measure(ground: Ground, rows: Sequence[Row], num_seeds: int, workspace: Work
             keep, bias, negatives = parse(plan.spec.protocol.simulation).numbers
             facts: dict[str, Any] = {"keep": keep, "bias": bias, "negatives": negatives}
             values = {METRIC: point.values[METRIC], "map_o": point.values["map_o"]}
-            labels, truth = plan.material.train().labels, plan.material.hidden_truth()
+            labels, truth = plan.protocol_data.train().labels, plan.protocol_data.hidden_truth()
             actual = None if truth is None else true_placement(labels, truth)
             facts |= {} if actual is None else {f"true_{name}": value for name, value in asdict(actual).items()}
             if row.case.series == IGNORE:
@@ -97,7 +97,7 @@ def estimated(row: Row, seed: int, workspace: Workspace) -> np.ndarray:
     plan = row.plans[seed]
     stage = Stage("unknown-scores", method=plan.spec.method.name, reduce=unknown_scores)
     histogram = runner.stage_artifact(replace(plan, stages={stage.name: (stage, plan)}), stage.name, workspace)
-    return estimated_positives(histogram.numpy(), plan.material.train(plan.spec.train_part).labels)
+    return estimated_positives(histogram.numpy(), plan.protocol_data.train(plan.spec.train_part).labels)
 
 
 def cells(findings: Findings) -> list[Cell]:
@@ -174,7 +174,7 @@ def as_map(findings: Findings) -> dict[str, str]:
         }
         for cell in cells(findings)
     ]
-    made_on = {"dataset": findings.ground.dataset, "setting": findings.setting, "scale": findings.ground.scale}
+    made_on = {"dataset": findings.context.dataset, "setting": findings.setting, "scale": findings.context.scale}
     return {"map.json": json.dumps({"made_on": made_on, "cells": rows}, indent=1) + "\n"}
 
 

@@ -45,8 +45,8 @@ def every(comparisons: Sequence[Comparison]) -> Verdict:
 
     For "all of them" each interval counts at its own level: the claim is wrongly held with at most that chance.
     """
-    if refusal := _refusal(comparisons):
-        return refusal
+    if problem := _refusal(comparisons):
+        return problem
     found = "; ".join(c.words for c in _most_telling(comparisons))
     more = len(comparisons) - _MOST_NAMED
     found += f"; and {more} more" if more > 0 else ""
@@ -69,8 +69,8 @@ def some(comparisons: Sequence[tuple[Comparison, ...]]) -> Verdict:
     Not held where for every place one of its differences is below 0 significantly.
     """
     flat = [c for place in comparisons for c in place]
-    if refusal := _refusal(flat):
-        return refusal
+    if problem := _refusal(flat):
+        return problem
     worst = [max(place, key=lambda c: (c.difference.p_value, -c.difference.value)) for place in comparisons]
     above = [all(c.difference.value > 0 for c in place) for place in comparisons]
     p_values = [c.difference.p_value if good else 1.0 for c, good in zip(worst, above, strict=True)]

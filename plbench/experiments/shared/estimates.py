@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 from torch import Tensor
 
-from plbench.experiments.shared.experiment import NUM_DRAWS, FloatArray, Ground, Point, Row
+from plbench.experiments.shared.experiment import NUM_DRAWS, Context, FloatArray, Point, Row
 from plbench.losses.priors import class_average, spearman_by_depth
 from plbench.method import Stage, TrainView
 from plbench.metrics.bootstrap import draw_indices
@@ -37,14 +37,14 @@ def estimated(row: Row, workspace: Workspace) -> FloatArray:
     return np.stack([vector.double().numpy() for vector in vectors])
 
 
-def measure(ground: Ground, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
+def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
     """Rank correlation with the truth over the top-k classes, and the classes that each estimate puts first."""
     points = []
     for panel in dict.fromkeys(row.case.panel for row in rows):
         members = [row for row in rows if row.case.panel == panel]
         plans, part = members[0].plans, members[0].plans[0].spec.train_part
-        hidden = plans[0].material.hidden_truth(part)  # the same for all seeds; the labels are each seed's own
-        labels = [plan.material.train(part).labels for plan in plans]
+        hidden = plans[0].protocol_data.hidden_truth(part)  # the same for all seeds; the labels are each seed's own
+        labels = [plan.protocol_data.train(part).labels for plan in plans]
         truth = None if hidden is None else hidden.counts()[0] / hidden.num_images
         vectors = {row.case.series: estimated(row, workspace) for row in members}
         vectors[COUNTS] = np.stack([own.counts()[0] / own.num_images for own in labels])

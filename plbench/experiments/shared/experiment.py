@@ -32,7 +32,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Ground:
+class Context:
     """What the runs of an experiment may depend on: the data that it was asked about, and how much of it to do.
 
     Attributes:
@@ -110,7 +110,7 @@ class Findings:
         setting: regime and model in words; empty where nothing was trained on a dataset.
     """
 
-    ground: Ground
+    context: Context
     points: tuple[Point, ...]
     left_out: tuple[Skipped, ...] = ()
     setting: str = ""
@@ -186,8 +186,8 @@ class Experiment:
     name: str
     title: str
     shows: str
-    cases: Callable[[Ground], Sequence[Case]]
-    measure: Callable[[Ground, Sequence[Row], int, Workspace], list[Point]]
+    cases: Callable[[Context], Sequence[Case]]
+    measure: Callable[[Context, Sequence[Row], int, Workspace], list[Point]]
     draw: Callable[[Findings], Picture]
     claims: tuple[Claim, ...]
     caption: str

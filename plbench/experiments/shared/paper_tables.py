@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from plbench.experiments.shared.experiment import Ground
+    from plbench.experiments.shared.experiment import Context
 
 MODES: dict[str, dict[str, Any]] = {mode: {"mode": mode} for mode in ("likelihood", "prior", "both")}
 BOTH = "P-ASL, Selective (both)"
@@ -118,11 +118,11 @@ TABLES = (
 )
 
 
-def tables_of(ground: Ground) -> tuple[PaperTable, ...]:
+def tables_of(context: Context) -> tuple[PaperTable, ...]:
     """The tables that are about a dataset; of another one the methods of table 1, at full scale tables 1 to 3.
 
     Table 4 has rows of table 1 alone. Table 3's other systems train one by one, and table 2's backbones are fetched,
     so both take more than minutes.
     """
-    own = tuple(table for table in TABLES if ground.dataset.startswith(table.board))
-    return own or ground.pick(TABLES[:1], TABLES[:1], TABLES[:3])
+    own = tuple(table for table in TABLES if context.dataset.startswith(table.board))
+    return own or context.pick(TABLES[:1], TABLES[:1], TABLES[:3])

@@ -34,15 +34,15 @@ class Result:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON: NaN as None."""
-        ground = self.findings.ground
+        context = self.findings.context
         return {
             "study": self.experiment.name,
             "title": self.experiment.title,
             "shows": self.experiment.shows,
-            "dataset": ground.dataset or None,
-            "simulation": ground.simulation if ground.dataset else None,
+            "dataset": context.dataset or None,
+            "simulation": context.simulation if context.dataset else None,
             "setting": self.findings.setting or None,
-            "scale": ground.scale,
+            "scale": context.scale,
             "command": self.command,
             "caption": self.caption,
             "claims": [{"claim": c.words, "source": c.source, **asdict(v)} for c, v in self.verdicts],
@@ -124,14 +124,14 @@ def _plain_point(point: Point) -> dict[str, Any]:
 
 
 def _caption(experiment: Experiment, findings: Findings) -> str:
-    ground = findings.ground
+    context = findings.context
     numbers = sorted({len(point.seeds) for point in findings.points if point.seeds})
     seeds = "" if not numbers else f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
     said = [experiment.title, f"({experiment.shows})." if experiment.shows else "."]
     sentences = [" ".join(said).replace(" .", "."), experiment.caption]
-    if ground.dataset:
-        under = "" if experiment.varies_simulation else f", simulation {ground.simulation}"
-        sentences.append(f"Dataset {ground.dataset}{under}; {findings.setting}.")
+    if context.dataset:
+        under = "" if experiment.varies_simulation else f", simulation {context.simulation}"
+        sentences.append(f"Dataset {context.dataset}{under}; {findings.setting}.")
     if seeds:
         sentences.append(f"Means over {seeds} {'seed' if seeds == '1' else 'seeds'} with 95 % bootstrap intervals.")
     return " ".join(sentences)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from plbench.experiments.shared.conduct import record_samples
-from plbench.experiments.shared.experiment import Findings, Ground, Point, Row
+from plbench.experiments.shared.execute import record_samples
+from plbench.experiments.shared.experiment import Context, Findings, Point, Row
 from plbench.experiments.shared.paper_tables import PaperTable, tables_of
 from plbench.metrics.statistics import Sample
 from plbench.runs.record import Record
@@ -15,11 +15,11 @@ PERSON = "ap_person"
 NAMES = {"map_c": "mAP(C)", "map_o": "mAP(O)", PERSON: "Person-AP"} | {f"group_{n}": f"group {n}" for n in range(1, 6)}
 
 
-def measure(ground: Ground, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
+def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
     """A point for each row of each table, run or not, with the paper's figures among its facts."""
     made = {(row.case.panel, row.case.series): row for row in rows}
     points = []
-    for table in tables_of(ground):
+    for table in tables_of(context):
         for place, paper in enumerate(table.rows):
             row = made.get((table.title, paper.label))
             theirs = dict(zip(table.metrics, paper.figures, strict=True))

@@ -23,7 +23,7 @@ MARKS = ("o", "s", "^", "D", "v", "P")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (5, 1.4, 1.2, 1.4)), (0, (8, 2)), (0, (3, 1)))
 INK, PALE, PAPER = "#262626", "#d9d9d9", "#ffffff"
 DARK = {INK: "#e8e8e8", PALE: "#3f444b", PAPER: "#0d1117"}
-"""What text, grid and ground become where the reader's page is dark."""
+"""What text, grid and background become where the reader's page is dark."""
 
 _STYLE: Any = {
     "font.size": 9,

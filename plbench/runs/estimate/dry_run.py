@@ -10,15 +10,15 @@ from typing import Any, Literal
 
 import torch
 
-from plbench.training.checkpoint import Checkpoints
-from plbench.training.distributed import World
-from plbench.runs.environment import device_name
-from plbench.runs.stored import finished_record
 from plbench.loading.features import stored_features
+from plbench.runs.environment import device_name
 from plbench.runs.estimate.estimate import DAY, features_path
 from plbench.runs.estimate.measured import Measured, measure
 from plbench.runs.plan.resolve import RunPlan, fit_part_plan
+from plbench.runs.stored import finished_record
 from plbench.runs.workspace import Workspace
+from plbench.training.checkpoint import Checkpoints
+from plbench.training.distributed import World
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def dry_run(plan: RunPlan, workspace: Workspace, *, force: bool = False, process
         seconds = 0.0 if is_done[run.spec.key] or pace is None else pace.run(run, steps, is_stage=run is not plan)
         state: Any = "done" if is_done[run.spec.key] else "going on" if steps else "to do"
         items.append(Item(what, run.spec.key, state, seconds, steps))
-    per_epoch = math.ceil(len(plan.material.train(plan.spec.train_part).rows) / plan.spec.plan.batch_size)
+    per_epoch = math.ceil(len(plan.protocol_data.train(plan.spec.train_part).rows) / plan.spec.plan.batch_size)
     peak = None if measured is None else _peak_bytes(plan, measured, workspace)
     outcome = DryRun(
         plan=plan,
@@ -156,9 +156,9 @@ class _Pace:
 
     def run(self, plan: RunPlan, steps_done: int, *, is_stage: bool) -> float:
         """Training from a step on, scoring where something is selected and at the end, and a stage's reduction."""
-        spec, material = plan.spec, plan.material
-        num_train = len(material.train(spec.train_part).rows)
-        num_scored = len((material.validation() if spec.train_part == "fit" else material.test()).rows)
+        spec, protocol_data = plan.spec, plan.protocol_data
+        num_train = len(protocol_data.train(spec.train_part).rows)
+        num_scored = len((protocol_data.validation() if spec.train_part == "fit" else protocol_data.test()).rows)
         steps = math.ceil(num_train / spec.plan.batch_size) * spec.plan.epochs
         compute = self._measured.step_seconds * (self._processes if self._on_cpu else 1)
         training = (steps - steps_done) * self._loaded(compute, spec.plan.batch_size)
@@ -168,7 +168,7 @@ class _Pace:
             passes += num_weights * num_scored * spec.plan.epochs
         elif spec.selection == "validation" and spec.train_part == "fit":
             passes += num_scored * spec.plan.epochs
-        if material.hidden_truth(spec.train_part) is not None:
+        if protocol_data.hidden_truth(spec.train_part) is not None:
             passes += num_train
         if is_stage:
             passes += num_train
@@ -204,7 +204,7 @@ def _features(plan: RunPlan, missing: list[RunPlan], workspace: Workspace, pace:
     if any(run.spec.train_part == "train" for run in missing) or plan.spec.train_part == "train":
         splits.append(protocol.test_split)
     for split in splits:
-        number = len(plan.material.whole(split).images)
+        number = len(plan.protocol_data.whole(split).images)
         what = f"features of {number:,} {split} images"
         if not missing or _stored(plan, workspace, split) is not None:
             yield Item(what, None, "done", 0.0)
@@ -226,7 +226,7 @@ def _cached_width(plan: RunPlan, missing: list[RunPlan], workspace: Workspace) -
 
 def _stored(plan: RunPlan, workspace: Workspace, split: str) -> int | None:
     """Width of a split's features in the cache; None where they are not there."""
-    number = len(plan.material.whole(split).images)
+    number = len(plan.protocol_data.whole(split).images)
     features = stored_features(features_path(plan, workspace, split), num_images=number)
     return None if features is None else int(features.shape[1])
 
@@ -251,7 +251,7 @@ def _peak_bytes(plan: RunPlan, measured: Measured, workspace: Workspace) -> int:
         protocol = plan.spec.protocol
         for split in (protocol.train_split, protocol.test_split):
             width = _stored(plan, workspace, split) or 0
-            features += 4 * width * len(plan.material.whole(split).images)
+            features += 4 * width * len(plan.protocol_data.whole(split).images)
     return measured.program_bytes + features + measured.peak_bytes
 
 
@@ -275,6 +275,6 @@ def _notes(found: DryRun, workspace: Workspace) -> Iterator[str]:
         yield "images were loaded as without --decode gpu: decoding there is not measured"
     if found.num_processes > 1:
         yield "the exchange between processes is not measured"
-    quick = any(recipe.name == "quick" for recipe in found.plan.material.dataset.recipes)
+    quick = any(recipe.name == "quick" for recipe in found.plan.protocol_data.dataset.recipes)
     if found.seconds > DAY and quick and found.plan.recipe.name != "quick":
         yield "--recipe quick takes minutes to hours"

@@ -12,15 +12,15 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
-from plbench.runs.stored import finished_record
 from plbench.loading.features import features_key, features_name, stored_features
 from plbench.models import Backbone, make_head
-from plbench.runs.plan.resolve import RunPlan, fit_part_plan
 from plbench.progress import duration
 from plbench.randomness import seeded
+from plbench.runs.plan.resolve import RunPlan, fit_part_plan
+from plbench.runs.stored import finished_record
+from plbench.runs.workspace import Workspace
 from plbench.spec import ModelSpec
 from plbench.training.execution import Execution
-from plbench.runs.workspace import Workspace
 
 DAY = 86400.0
 _MEASURED_IMAGES = {"cpu": 4, "cuda": 32}
@@ -59,7 +59,7 @@ def forecast(plan: RunPlan, workspace: Workspace, *, force: bool = False) -> For
     waiting = [name for name, (_, stage) in plan.stages.items() if not _is_done(stage, workspace)]
     if waiting:
         text += f", stage {', '.join(waiting)} included"
-    quick = any(recipe.name == "quick" for recipe in plan.material.dataset.recipes)
+    quick = any(recipe.name == "quick" for recipe in plan.protocol_data.dataset.recipes)
     if seconds > DAY and quick and plan.recipe.name != "quick":
         text += "; --recipe quick takes minutes to hours"
     return Forecast(text, seconds)
@@ -125,8 +125,8 @@ def _seconds(
         return 0.0
     counted.add(plan.spec.key)
     total = sum(_seconds(stage, workspace, train, infer, counted, paces=paces) for _, stage in plan.stages.values())
-    num_train = len(plan.material.train(plan.spec.train_part).rows)
-    num_test = len(plan.material.whole(plan.spec.protocol.test_split).rows)
+    num_train = len(plan.protocol_data.train(plan.spec.train_part).rows)
+    num_test = len(plan.protocol_data.whole(plan.spec.protocol.test_split).rows)
     if plan.spec.selection == "validation" and plan.spec.train_part == "train":  # a run that chooses comes first
         num_train += round((1 - plan.spec.protocol.validation_share) * num_train)
     if plan.spec.regime == "finetune":
@@ -136,7 +136,7 @@ def _seconds(
         path = features_path(plan, workspace, split)
         if path.name not in counted and not path.is_file():
             counted.add(path.name)
-            total += len(plan.material.whole(split).images) * infer
+            total += len(plan.protocol_data.whole(split).images) * infer
     return total + num_train * plan.spec.plan.epochs * paces.get(plan.spec.key, train)
 
 
@@ -148,7 +148,7 @@ def _seconds_per_image(plan: RunPlan, workspace: Workspace) -> tuple[float, floa
     """Training and inference time per image; in the probe regime training is the head's alone."""
     spec, device = plan.spec, workspace.device
     execution = Execution(device, spec.precision)
-    num_classes = plan.material.train(spec.train_part).labels.num_classes
+    num_classes = plan.protocol_data.train(spec.train_part).labels.num_classes
     cached = cached_width(plan, workspace)
     if spec.regime == "probe" and cached is not None:
         return _head_seconds(plan, cached, num_classes, execution), 0.0
@@ -178,7 +178,7 @@ def cached_width(plan: RunPlan, workspace: Workspace) -> int | None:
     width = None
     for split in (plan.spec.protocol.train_split, plan.spec.protocol.test_split):
         features = stored_features(
-            features_path(plan, workspace, split), num_images=len(plan.material.whole(split).images)
+            features_path(plan, workspace, split), num_images=len(plan.protocol_data.whole(split).images)
         )
         if features is None:
             return None
@@ -188,7 +188,7 @@ def cached_width(plan: RunPlan, workspace: Workspace) -> int | None:
 
 def features_path(plan: RunPlan, workspace: Workspace, split: str) -> Path:
     """Where the features of a split lie in the cache, or will."""
-    spec, images = plan.spec, plan.material.whole(split).images
+    spec, images = plan.spec, plan.protocol_data.whole(split).images
     key = features_key(spec.dataset_fingerprint, split, images, spec.model, spec.precision, spec.seed, workspace.decode)
     return workspace.store.cache / features_name(key)
 

@@ -18,19 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from plbench.loading.features import BATCH_SIZE as FEATURE_BATCH_SIZE
-from plbench.runs.estimate.made_up import MadeUp, made_up, stand_in
-from plbench.runs.estimate.memory import Kept, Passing, resident_bytes
 from plbench.loading.transforms import TrainTransform, eval_transform
 from plbench.method import Batch, Progress
 from plbench.models import Backbone, make_head
-from plbench.runs.plan.resolve import RunPlan, make_task
 from plbench.randomness import seeded
+from plbench.runs.estimate.memory import Kept, Passing, resident_bytes
+from plbench.runs.estimate.synthetic import SyntheticImages, synthetic, synthetic_artifact
+from plbench.runs.plan.resolve import RunPlan, make_task
+from plbench.runs.workspace import Workspace
 from plbench.training import hooks
 from plbench.training.engine import fit, prepare_fit
 from plbench.training.evaluation import EVAL_BATCH_SIZE
 from plbench.training.execution import Execution, evaluation_mode, widened
 from plbench.training.state import FitState
-from plbench.runs.workspace import Workspace
 
 _BUDGET_SECONDS = 8.0
 """About how long the timed steps may take together; a batch that takes longer is measured at a smaller size."""
@@ -121,9 +121,9 @@ def about_to_train(plan: RunPlan, backbone: nn.Module, num_features: int, execut
     Raises:
         PlbenchError: if a stage of the run cannot be stood in for.
     """
-    spec, labels = plan.spec, plan.material.train(plan.spec.train_part).labels
-    artifacts = {name: stand_in(stage, labels) for name, (stage, _) in plan.stages.items()}
-    task = make_task(spec, plan.material, artifacts)
+    spec, labels = plan.spec, plan.protocol_data.train(plan.spec.train_part).labels
+    artifacts = {name: synthetic_artifact(stage, labels) for name, (stage, _) in plan.stages.items()}
+    task = make_task(spec, plan.protocol_data, artifacts)
     method = hooks.construct(plan.method, plan.params, task)
     with seeded(0), hooks.calling(method, "build"):
         model = method.build(backbone, lambda: make_head(spec.model, num_features, labels.num_classes))
@@ -139,7 +139,7 @@ class _Trial:
     def __init__(self, plan: RunPlan, workspace: Workspace, num_features: int | None) -> None:
         self.plan, self.spec, self.device = plan, plan.spec, workspace.device
         self.execution = Execution(workspace.device, plan.spec.precision, compiles=workspace.compiles)
-        self.part = plan.material.train(plan.spec.train_part)
+        self.part = plan.protocol_data.train(plan.spec.train_part)
         self.batch_images = math.ceil(min(self.spec.plan.batch_size, len(self.part.rows)) / workspace.world.size)
         self.piece_images = math.ceil(self.batch_images / self.spec.plan.accumulate)
         self.activation_bytes = self.other_bytes = 0
@@ -153,7 +153,7 @@ class _Trial:
         self.program_bytes = max(0, resident_bytes() - self.state_bytes())
         side = self.spec.model.image_size
         shape = (width,) if is_probe else (3, side, side)
-        self.inputs = MadeUp(self.part.labels, shape, 0 if is_probe else self._num_views())
+        self.inputs = SyntheticImages(self.part.labels, shape, 0 if is_probe else self._num_views())
 
     def _num_views(self) -> int:
         """Views of an image beside the first that the method's transform makes."""
@@ -290,7 +290,7 @@ class _Trial:
         size = min(most, _SCORED_IMAGES if self.device.type == "cpu" and len(shape) == 3 else most)
         while True:
             try:
-                inputs = self.execution.inputs(made_up(size, *shape))
+                inputs = self.execution.inputs(synthetic(size, *shape))
                 num_bytes = self._bytes_of(work, inputs)
                 break
             except torch.OutOfMemoryError:

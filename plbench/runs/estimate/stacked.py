@@ -11,25 +11,25 @@ import torch
 from torch import nn
 
 from plbench import metrics
-from plbench.runs.diagnostics import diagnose_training
 from plbench.errors import PlbenchError
-from plbench.runs import summary
-from plbench.runs.stored import finished_record
-from plbench.runs.estimate import estimate
-from plbench.runs.estimate.made_up import made_up
-from plbench.runs.estimate.measured import about_to_train
 from plbench.models import Backbone
+from plbench.randomness import seeded
+from plbench.runs import summary
+from plbench.runs.diagnostics import diagnose_training
+from plbench.runs.estimate import estimate
+from plbench.runs.estimate.measured import about_to_train
+from plbench.runs.estimate.synthetic import synthetic
 from plbench.runs.plan.resolve import RunPlan
 from plbench.runs.protocol import Part
-from plbench.randomness import seeded
-from plbench.training.stacked.layers import layers_of
-from plbench.training.stacked.heads import Head, fit_together
+from plbench.runs.stored import finished_record
 from plbench.runs.together import can_stack, groups, most_at_once
+from plbench.runs.workspace import Workspace
 from plbench.training.evaluation import collect_cells, predict_share
 from plbench.training.execution import Execution
 from plbench.training.inputs import FeatureInputs
+from plbench.training.stacked.heads import Head, fit_together
+from plbench.training.stacked.layers import layers_of
 from plbench.training.state import FitState
-from plbench.runs.workspace import Workspace
 
 _STEPS = 6  # that are timed, after as many that are not
 _MOST_HEADS = 24
@@ -87,7 +87,7 @@ def _alike(members: Sequence[RunPlan]) -> str:
     """What groups of one pace agree in: the shape of the heads, and which methods and seeds there are."""
     first = members[0]
     heads = [(plan.method.name, plan.spec.seed) for plan in members[:_MOST_HEADS]]
-    num_classes = first.material.train(first.spec.train_part).labels.num_classes
+    num_classes = first.protocol_data.train(first.spec.train_part).labels.num_classes
     return f"{first.spec.model.model_dump_json()} {first.spec.precision} {first.spec.plan} {num_classes} {heads}"
 
 
@@ -115,7 +115,7 @@ def _state(plan: RunPlan, width: int, workspace: Workspace) -> FitState:
 
 def _timed(members: Sequence[RunPlan], workspace: Workspace) -> float:
     first, width = members[0], _width(members[0], workspace)
-    inputs = _inputs(first.material.train(first.spec.train_part), _STEPS * first.spec.plan.batch_size, width)
+    inputs = _inputs(first.protocol_data.train(first.spec.train_part), _STEPS * first.spec.plan.batch_size, width)
     plan = first.spec.plan.model_copy(update={"epochs": 2})
     states = [_state(member, width, workspace) for member in members]
     if layers_of(states[0].model) is None:
@@ -133,8 +133,8 @@ def _scoring_seconds(plan: RunPlan, workspace: Workspace) -> float:
     """Of the scores, figures and intervals of one run, on one core; of its first images."""
     execution, width = _execution(plan, workspace), _width(plan, workspace)
     state = _state(plan, width, workspace)
-    scored = plan.material.whole(plan.spec.protocol.test_split)
-    inputs, groups = _inputs(scored, _SCORED_IMAGES, width), plan.material.dataset.groups()
+    scored = plan.protocol_data.whole(plan.spec.protocol.test_split)
+    inputs, groups = _inputs(scored, _SCORED_IMAGES, width), plan.protocol_data.dataset.groups()
     start = time.perf_counter()
     for drawn in (True, False):  # of averaged weights with intervals, of the last ones without
         cells = collect_cells(predict_share(state.model, state.method, inputs, execution), inputs.labels)
@@ -145,12 +145,12 @@ def _scoring_seconds(plan: RunPlan, workspace: Workspace) -> float:
     cells = collect_cells(predict_share(state.model, state.method, inputs, execution), inputs.labels)
     if cells.positives.any():
         metrics.choose_thresholds(cells)
-    chosen = plan.spec.protocol.validation_share * len(plan.material.whole_train.rows)
+    chosen = plan.spec.protocol.validation_share * len(plan.protocol_data.whole_train.rows)
     seconds += (time.perf_counter() - start) * chosen / len(inputs)
-    truth = plan.material.hidden_truth(plan.spec.train_part)
+    truth = plan.protocol_data.hidden_truth(plan.spec.train_part)
     if truth is None:
         return seconds
-    seen = plan.material.train(plan.spec.train_part)
+    seen = plan.protocol_data.train(plan.spec.train_part)
     inputs = _inputs(seen, _SCORED_IMAGES, width)
     start = time.perf_counter()
     diagnose_training(state.model, state.method, inputs, truth.subset(inputs.rows), execution)
@@ -160,7 +160,7 @@ def _scoring_seconds(plan: RunPlan, workspace: Workspace) -> float:
 def _inputs(part: Part, most: int, width: int) -> FeatureInputs:
     """Made-up features [n, D] of a part's first images, with their own labels."""
     rows = np.arange(min(most, len(part.rows)))
-    return FeatureInputs(made_up(len(rows), width).numpy(), rows, part.labels.subset(rows))
+    return FeatureInputs(synthetic(len(rows), width).numpy(), rows, part.labels.subset(rows))
 
 
 def _width(plan: RunPlan, workspace: Workspace) -> int:

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from plbench.data.dataset import LabelledSplit
+from plbench.data.lettering import drawable_names, font_runs
 from plbench.errors import PlbenchError
 from plbench.files import write_atomically
-from plbench.data.lettering import drawable_names, font_runs
 from plbench.randomness import derive_seed, generator
 
 _SIDE = 176  # of an image on the sheet, px

@@ -13,15 +13,15 @@ import pyarrow.compute as pc
 from filelock import FileLock
 
 from plbench.data.annotations.collect import Annotations
-from plbench.data.text_column import TextColumn
 from plbench.data.dataset import LabelledSplit
-from plbench.errors import DataError, PlbenchError
-from plbench.files import unwritable, write_json
+from plbench.data.pixels import PIXELS
 from plbench.data.shards.packing import pack
 from plbench.data.shards.prepared import PREPARED, Preparation, PreparedDataset, is_prepared, read_preparation
 from plbench.data.shards.shards import PackedSplit, ShardedImages
+from plbench.data.text_column import TextColumn
+from plbench.errors import DataError, PlbenchError
+from plbench.files import unwritable, write_json
 from plbench.files.paths import refuse_links
-from plbench.data.pixels import PIXELS
 from plbench.runs.workspace import Workspace, fingerprint, open_dataset
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from plbench.errors import PlbenchError
-from plbench.files import write_atomically
 from plbench.data.labels import PartialLabels
 from plbench.data.lettering import drawable_names, dress
+from plbench.errors import PlbenchError
+from plbench.files import write_atomically
 from plbench.runs.plan.label_check import notes_on_names
-from plbench.runs.protocol import Material, choose_protocol, custom, is_official
+from plbench.runs.protocol import ProtocolData, choose_protocol, custom, is_official
 from plbench.runs.workspace import Workspace, open_dataset
 
 _MOST_POSITIVES = 20  # an image's number of positives from which the histogram counts "or more"
@@ -36,8 +36,8 @@ def dataset_stats(name: str, simulate: str | None, workspace: Workspace, seed: i
     protocol = choose_protocol(dataset, simulate, None)
     if not is_official(dataset, protocol):
         protocol = custom(protocol)
-    material = Material(dataset, protocol, seed=seed)
-    splits = {"train": material.train().labels, "test": material.whole(protocol.test_split).labels}
+    protocol_data = ProtocolData(dataset, protocol, seed=seed)
+    splits = {"train": protocol_data.train().labels, "test": protocol_data.whole(protocol.test_split).labels}
     columns = {f"{split}_{sign}": counts for split, labels in splits.items() for sign, counts in _signs(labels)}
     labels = splits["train"]
     classes = [
@@ -49,7 +49,7 @@ def dataset_stats(name: str, simulate: str | None, workspace: Workspace, seed: i
     return {
         "dataset": name,
         "protocol": protocol.name,
-        "label_seed": None if protocol.simulation == "none" else material.seed,
+        "label_seed": None if protocol.simulation == "none" else protocol_data.seed,
         "splits": [_of_split(split, labels) for split, labels in splits.items()],
         "positives_in_an_image": {split: _histogram(labels) for split, labels in splits.items()},
         "notes": {split: said for split in noted if (said := [*noted[split]])},

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from plbench.files.checksums import write_checked_json
 from plbench.data.dataset import Dataset
 from plbench.data.download.remote import RemoteFile, compute_checksum, read_record
 from plbench.data.images import find_unreadable
-from plbench.data.shards.prepared import PreparedDataset
 from plbench.data.pixels import ODDITIES
+from plbench.data.shards.prepared import PreparedDataset
+from plbench.files.checksums import write_checked_json
 from plbench.runs.plan.duplicates import contradicting_copies, find_duplicates, listed
 from plbench.runs.plan.image_check import note_of_unreadable
 from plbench.runs.workspace import Workspace, fingerprint, locate_dataset, open_dataset
@@ -23,13 +23,13 @@ _SHOWN = 20  # problems of one kind that are named
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at: what was found, what was expected, and how to mend it where they differ."""
+    """One thing that was looked at: what was found, what was expected, and how to fix it where they differ."""
 
     what: str
     found: str
     expected: str
     well: bool | None
-    mend: str | None = None
+    fix: str | None = None
 
 
 def verify_dataset(name: str, workspace: Workspace, *, decode: bool) -> list[Check]:
@@ -64,9 +64,9 @@ def _test_images_in_train(dataset: Dataset, workspace: Workspace) -> Iterator[Ch
     pairs = dict.fromkeys((protocol.train_split, protocol.test_split) for protocol in dataset.protocols)
     for train, test in pairs:
         found = find_duplicates(dataset, train, test)
-        mend = "take them out of one of the two, or run with --allow-duplicates"
+        fix = "take them out of one of the two, or run with --allow-duplicates"
         if found is not None:
-            yield Check(f"{test} apart from {train}", str(found) if found else "no image in both", "", not found, mend)
+            yield Check(f"{test} apart from {train}", str(found) if found else "no image in both", "", not found, fix)
 
 
 def _copies(dataset: Dataset, split: str) -> Iterator[Check]:
@@ -87,8 +87,8 @@ def _checksums(dataset: Dataset, workspace: Workspace) -> list[Check]:
             continue
         with workspace.reporter.patience(f"Computing the checksum of {path}"):
             found = compute_checksum(path, expected.partition(":")[0], lambda: None)
-        mend = f"delete it and run plbench data download {dataset.name}"
-        checks.append(Check(f"checksum of {file.path}", found, expected, found == expected, mend))
+        fix = f"delete it and run plbench data download {dataset.name}"
+        checks.append(Check(f"checksum of {file.path}", found, expected, found == expected, fix))
     return checks
 
 
@@ -139,5 +139,5 @@ def _verdict(what: str, problems: list[str], *, decode: bool) -> Check:
     if not problems:
         return Check(what, "all decode" if decode else "all there", "", True)
     more = f"; and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
-    mend = "fetch or prepare them again, or run with --skip-unreadable"
-    return Check(what, "; ".join(problems[:_SHOWN]) + more, "every one readable", False, mend)
+    fix = "fetch or prepare them again, or run with --skip-unreadable"
+    return Check(what, "; ".join(problems[:_SHOWN]) + more, "every one readable", False, fix)

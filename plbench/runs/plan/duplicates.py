@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 
 from plbench.data.dataset import Dataset, LabelledSplit
 from plbench.data.digests import Sha256s
-from plbench.errors import DataError
 from plbench.data.images import ImageSource, hash_images
+from plbench.errors import DataError
 from plbench.runs.plan.image_check import MOST_DECODED
-from plbench.spec import Protocol
 from plbench.runs.workspace import Workspace
+from plbench.spec import Protocol
 
 _SHOWN = 3  # pairs that a sentence names
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from plbench.files.checksums import read_checked_json, write_checked_json
 from plbench.data.dataset import Dataset
+from plbench.data.images import ImageSource, find_unreadable
 from plbench.errors import DataError
 from plbench.files import locked
-from plbench.data.images import ImageSource, find_unreadable
-from plbench.spec import Protocol
+from plbench.files.checksums import read_checked_json, write_checked_json
 from plbench.runs.workspace import Workspace, fingerprint
+from plbench.spec import Protocol
 
 MOST_DECODED = 200_000
 """Images that a run decodes once before it starts, to find broken ones: a quarter of an hour on two cores."""
@@ -40,7 +40,7 @@ def check_images(dataset: Dataset, protocol: Protocol, workspace: Workspace, *, 
         unreadable |= {f"{split}/{image_id}": reason for image_id, reason in found.items()}
     if unreadable and not skip:
         raise DataError(
-            f"{next(iter(unreadable.values()))} ({len(unreadable)} such images in all); mend or fetch them again, or "
+            f"{next(iter(unreadable.values()))} ({len(unreadable)} such images in all); fix or fetch them again, or "
             "give --skip-unreadable to go on without them"
         )
     return tuple(sorted(unreadable))

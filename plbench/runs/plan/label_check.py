@@ -7,29 +7,29 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from plbench.errors import DataError
 from plbench.data.labels import PartialLabels
-from plbench.runs.protocol import Material
+from plbench.errors import DataError
+from plbench.runs.protocol import ProtocolData
 from plbench.spec import TrainPart
 
 _SHOWN = 60  # characters of a name in a sentence
 
 
-def check_learnable(material: Material, part: TrainPart) -> None:
+def check_learnable(protocol_data: ProtocolData, part: TrainPart) -> None:
     """Makes sure that something is known of the images to train on.
 
     Args:
-        material: a dataset under a protocol.
+        protocol_data: a dataset under a protocol.
         part: to train on.
 
     Raises:
         DataError: if no label is known, naming what would make some known.
     """
-    whole, protocol = material.whole_train, material.protocol
+    whole, protocol = protocol_data.whole_train, protocol_data.protocol
     if whole.labels.num_known == 0:  # which a simulation would refuse for being partial
         number = len(whole.rows)
         fix = "check what the files call present and absent (plbench data stats shows what was read)"
-    elif (chosen := material.train(part)).labels.num_known == 0:
+    elif (chosen := protocol_data.train(part)).labels.num_known == 0:
         number = len(chosen.rows)
         fix = f"the simulation {protocol.simulation} hides them all; give one that keeps more with --simulate"
         if protocol.simulation == "none":
@@ -37,28 +37,28 @@ def check_learnable(material: Material, part: TrainPart) -> None:
     else:
         return
     raise DataError(
-        f"no label of the {number:,} images to train on in split {whole.split!r} of {material.dataset.name!r} is "
+        f"no label of the {number:,} images to train on in split {whole.split!r} of {protocol_data.dataset.name!r} is "
         f"known, so there is nothing to learn; {fix}"
     )
 
 
-def notes_on(material: Material) -> tuple[str, ...]:
+def notes_on(protocol_data: ProtocolData) -> tuple[str, ...]:
     """Sentences on how the labels were read, and on classes of which little can be learned.
 
     Args:
-        material: of whose splits only those that are open already are spoken of.
+        protocol_data: of whose splits only those that are open already are spoken of.
     """
-    said = material.dataset.notes()
-    train = material.protocol.train_split
+    said = protocol_data.dataset.notes()
+    train = protocol_data.protocol.train_split
     read = [
         note if split == train else f"split {split!r}: {note}"
-        for split in material.open_splits
+        for split in protocol_data.open_splits
         for note in said.get(split, ())
     ]
-    whole, labels = material.whole_train.labels, material.partial_labels
+    whole, labels = protocol_data.whole_train.labels, protocol_data.partial_labels
     if bare := int(np.count_nonzero(np.diff(whole.matrix.indptr) == 0)):
         read.append(
-            f"of {bare:,} of {whole.num_images:,} images in split {material.protocol.train_split!r} nothing is known"
+            f"of {bare:,} of {whole.num_images:,} images in split {protocol_data.protocol.train_split!r} nothing is known"
         )
     return tuple(dict.fromkeys([*read, *notes_on_names(labels), *_notes_on_counts(labels)]))
 

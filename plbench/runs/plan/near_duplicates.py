@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from plbench.errors import DataError
 from plbench.data.images import ImageSource
+from plbench.errors import DataError
 from plbench.runs.plan.duplicates import short_name
 
 MOST_LOOKED_AT = 200_000

@@ -11,13 +11,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from plbench.runs.environment import choose_device
 from plbench.errors import PlbenchError
-from plbench.runs.plan.resolve import Request, RunPlan, parse_assignments, plan_from_spec, plan_run, ResolvedSetting
+from plbench.runs.environment import choose_device
+from plbench.runs.plan.resolve import Request, ResolvedSetting, RunPlan, parse_assignments, plan_from_spec, plan_run
 from plbench.runs.protocol import choose_protocol
 from plbench.runs.registry import Registry
-from plbench.spec import RunSpec
 from plbench.runs.workspace import Workspace
+from plbench.spec import RunSpec
 
 _MODEL_OPTIONS = ("backbone", "pooling", "head", "head_width", "image_size")
 _PLAN_OPTIONS = (
@@ -132,7 +132,7 @@ def _another_method(plan: RunPlan, registry: Registry) -> str | None:
 
 def options_of(plan: RunPlan | ResolvedSetting, workspace: Workspace) -> list[str]:
     """The options of `plbench run` that ask for the setting of a run; `plan_from_options` the other way round."""
-    spec, recipe, dataset = plan.spec, plan.recipe, plan.material.dataset
+    spec, recipe, dataset = plan.spec, plan.recipe, plan.protocol_data.dataset
     protocol = choose_protocol(dataset, spec.protocol.simulation, None)
     usual = "bfloat16" if workspace.device.type == "cuda" else "float32"
     values: dict[str, tuple[Any, Any]] = {  # what is asked for, and what it is without the option

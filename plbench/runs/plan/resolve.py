@@ -15,14 +15,15 @@ from plbench.data.digests import file_sha256
 from plbench.errors import PlbenchError, PluginError, did_you_mean
 from plbench.method import Method, Stage, Task
 from plbench.models import Backbone, default_normalisation, resolve_backbone, weights_path
+from plbench.progress import Reporter
+from plbench.randomness import generator, seeded
 from plbench.runs.plan.duplicates import check_apart
 from plbench.runs.plan.image_check import check_images
 from plbench.runs.plan.label_check import check_learnable, notes_on
-from plbench.runs.protocol import choose_protocol, custom, granting, is_official, Material
-from plbench.progress import Reporter
-from plbench.randomness import generator, seeded
+from plbench.runs.protocol import ProtocolData, choose_protocol, custom, granting, is_official
 from plbench.runs.record import TuningReport
 from plbench.runs.registry import Registry, source_sha256
+from plbench.runs.workspace import Workspace, fingerprint, open_dataset
 from plbench.spec import (
     MethodSpec,
     ModelSpec,
@@ -37,7 +38,6 @@ from plbench.spec import (
 )
 from plbench.training import hooks
 from plbench.training.dropout import draws_alone, has_batch_statistics
-from plbench.runs.workspace import Workspace, fingerprint, open_dataset
 
 _MAX_STAGE_DEPTH = 8
 
@@ -80,7 +80,7 @@ class RunPlan:
     spec: RunSpec
     method: type[Method]
     params: Any
-    material: Material
+    protocol_data: ProtocolData
     recipe: Recipe
     stages: dict[str, tuple[Stage, RunPlan]]
     tuning: TuningReport | None = None
@@ -104,7 +104,7 @@ class ResolvedSetting:
     """
 
     spec: RunSpec
-    material: Material
+    protocol_data: ProtocolData
     recipe: Recipe
 
     def run(self, method: str, params: Mapping[str, Any], seed: int, registry: Registry) -> RunPlan:
@@ -114,7 +114,7 @@ class ResolvedSetting:
             PlbenchError: if method or parameters do not exist, or do not fit the setting.
         """
         spec = self.spec.model_copy(update={"method": _without_source(method), "seed": seed})
-        return complete(spec, params, self.material, self.recipe, registry)
+        return complete(spec, params, self.protocol_data, self.recipe, registry)
 
     def with_budget(self, num_trials: int, reporter: Reporter) -> ResolvedSetting:
         """Return the setting under a protocol that grants so many trials: its own, or a custom one if that grants fewer.
@@ -152,13 +152,13 @@ def plan_run(request: Request, workspace: Workspace) -> RunPlan:
     return setting.run(request.method, request.method_params, request.seed, workspace.registry)
 
 
-def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[Material] = ()) -> ResolvedSetting:
+def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[ProtocolData] = ()) -> ResolvedSetting:
     """Checks all of a request but its method, parameters and seed against the data.
 
     Args:
         request: what was asked for.
         workspace: where and how.
-        opened: of other settings in this workspace: a dataset or material that is among them is not opened again.
+        opened: of other settings in this workspace: a dataset or its data that is among them is not opened again.
 
     Raises:
         PlbenchError: if anything asked for does not exist or does not fit; nothing has been computed then.
@@ -174,8 +174,8 @@ def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[Mat
         protocol = custom(protocol)
     recipe = _choose_recipe(dataset, request.recipe)
     regime = request.regime or recipe.regime
-    material = _opened_material(dataset, protocol, skipped, opened)
-    _check_labels(material, request.selection, workspace, scores_test=request.scores_test)
+    protocol_data = _opened_protocol_data(dataset, protocol, skipped, opened)
+    _check_labels(protocol_data, request.selection, workspace, scores_test=request.scores_test)
     base = RunSpec(
         protocol=protocol,
         dataset_fingerprint=fingerprint(dataset, workspace),
@@ -203,13 +203,13 @@ def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[Mat
     except PlbenchError as error:
         if base.model.weights != "pretrained":
             raise
-        raise MissingWeightsError(str(error), ResolvedSetting(base, material, recipe)) from error
+        raise MissingWeightsError(str(error), ResolvedSetting(base, protocol_data, recipe)) from error
     weights = {"weights_sha256": file_sha256(path, workspace.store.cache) if path is not None else None}
     base = base.model_copy(update={"model": base.model.model_copy(update=weights)})
-    return ResolvedSetting(base, material, recipe)
+    return ResolvedSetting(base, protocol_data, recipe)
 
 
-def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Material] = ()) -> RunPlan:
+def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[ProtocolData] = ()) -> RunPlan:
     """The plan of a run that was written down, on this machine's data and code.
 
     Args:
@@ -226,8 +226,8 @@ def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Materia
     suggested = {"suggested": own.suggested, "tuned_here": own.tuned_here}
     protocol = spec.protocol.model_copy(update=suggested)
     skipped = check_images(dataset, protocol, workspace, skip=bool(spec.skipped_images))
-    material = _opened_material(dataset, protocol, skipped, opened)
-    _check_labels(material, spec.selection, workspace, scores_test=spec.train_part == "train")
+    protocol_data = _opened_protocol_data(dataset, protocol, skipped, opened)
+    _check_labels(protocol_data, spec.selection, workspace, scores_test=spec.train_part == "train")
     resolve_backbone(spec.model.backbone)  # timm would fetch, or read from a folder, what a stranger names by address
     path = weights_path(spec.model, workspace.weights_file)
     here = spec.model_copy(
@@ -242,7 +242,7 @@ def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Materia
         }
     )
     here = here.model_copy(update={"processes": _deciding_processes(here, workspace)})
-    plan = complete(here, spec.method.params, material, recipe, workspace.registry)
+    plan = complete(here, spec.method.params, protocol_data, recipe, workspace.registry)
     differs = differences(spec.model_dump(mode="json"), plan.spec.model_dump(mode="json"))
     if differs:
         raise PlbenchError(
@@ -255,25 +255,25 @@ def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Materia
 def complete(
     base: RunSpec,
     method_params: Mapping[str, Any],
-    material: Material,
+    protocol_data: ProtocolData,
     recipe: Recipe,
     registry: Registry,
     depth: int = 0,
 ) -> RunPlan:
     """Fills in method, parameters and stages of a spec whose other fields stand.
 
-    The plan's material is that of the spec's seed, whatever seed the given one is of.
+    The plan's data is that of the spec's seed, whatever seed the given one is of.
 
     Raises:
         PlbenchError: if the method or a parameter does not fit. PluginError: if stages need each other in a circle.
     """
     if depth > _MAX_STAGE_DEPTH:
         raise PluginError(f"the stages of method {base.method.name!r} need each other in a circle")
-    method, material = registry.method(base.method.name), material.at_seed(base.seed)
-    suggested = material.protocol.suggested.get(method.name, {}) if not base.method.version else {}
+    method, protocol_data = registry.method(base.method.name), protocol_data.at_seed(base.seed)
+    suggested = protocol_data.protocol.suggested.get(method.name, {}) if not base.method.version else {}
     params = validate_params(method, _starting(method, suggested, method_params))
-    _check_needs(method, base, material)
-    task = make_task(base, material)
+    _check_needs(method, base, protocol_data)
+    task = make_task(base, protocol_data)
     params = params.completed(task)
     stages: dict[str, tuple[Stage, RunPlan]] = {}
     with hooks.calling(method, "stages"):
@@ -288,7 +288,7 @@ def complete(
             "stages": {},
         }
         try:
-            plan = complete(base.model_copy(update=changes), stage.params, material, recipe, registry, depth + 1)
+            plan = complete(base.model_copy(update=changes), stage.params, protocol_data, recipe, registry, depth + 1)
         except PlbenchError as error:
             raise type(error)(f"stage {stage.name!r} of method {method.name!r}: {error}") from error
         stages[stage.name] = (stage, plan)
@@ -303,7 +303,7 @@ def complete(
             "stages": {name: plan.spec.key for name, (_, plan) in stages.items()},
         }
     )
-    return RunPlan(spec, method, params, material, recipe, stages)
+    return RunPlan(spec, method, params, protocol_data, recipe, stages)
 
 
 def is_default(plan: RunPlan, *, opens_data: bool = True) -> bool:
@@ -316,7 +316,7 @@ def is_default(plan: RunPlan, *, opens_data: bool = True) -> bool:
         opens_data: whether the dataset may be opened for values that only it determines; else they may be any.
     """
     spec, recipe, method = plan.spec, plan.recipe, plan.method
-    suggested = plan.material.protocol.suggested.get(method.name, {})
+    suggested = plan.protocol_data.protocol.suggested.get(method.name, {})
     model = spec.model.model_copy(update={"weights_sha256": recipe.model.weights_sha256})
     if spec.plan != recipe.plans[spec.regime] or model != recipe.model:
         return False
@@ -324,7 +324,7 @@ def is_default(plan: RunPlan, *, opens_data: bool = True) -> bool:
         row = validate_params(method, _starting(method, suggested, variant))
         left = row.left_to_task()
         if left and opens_data:
-            row = row.completed(make_task(spec, plan.material))
+            row = row.completed(make_task(spec, plan.protocol_data))
         declared = row.model_dump(mode="json", exclude_none=True)
         taken = {name: spec.method.params.get(name) for name in left if name in spec.method.params}
         if spec.method.params == (declared if opens_data else declared | taken):
@@ -335,7 +335,7 @@ def is_default(plan: RunPlan, *, opens_data: bool = True) -> bool:
 def fit_part_plan(plan: RunPlan, registry: Registry) -> RunPlan:
     """The same run on train without its validation part: where an early stopping epoch is chosen."""
     base = plan.spec.model_copy(update={"train_part": "fit"})
-    return complete(base, plan.spec.method.params, plan.material, plan.recipe, registry)
+    return complete(base, plan.spec.method.params, plan.protocol_data, plan.recipe, registry)
 
 
 def _without_source(method: str) -> MethodSpec:
@@ -372,9 +372,9 @@ def validate_params(method: type[Method], values: Mapping[str, Any]) -> Any:
     return _checked(method.Params, chosen, f"parameters of method {method.name!r}")
 
 
-def make_task(spec: RunSpec, material: Material, artifacts: Mapping[str, torch.Tensor] | None = None) -> Task:
+def make_task(spec: RunSpec, protocol_data: ProtocolData, artifacts: Mapping[str, torch.Tensor] | None = None) -> Task:
     """What the method of a run may know."""
-    part = material.train(spec.train_part)
+    part = protocol_data.train(spec.train_part)
     positives, negatives = part.labels.counts()
     return Task(
         num_classes=part.labels.num_classes,
@@ -388,17 +388,17 @@ def make_task(spec: RunSpec, material: Material, artifacts: Mapping[str, torch.T
         regime=spec.regime,
         generator=generator(spec.seed, "method", spec.method.name),
         artifacts=artifacts or {},
-        expected_positives=material.expected_positives,
+        expected_positives=protocol_data.expected_positives,
     )
 
 
-def _check_needs(method: type[Method], spec: RunSpec, material: Material) -> None:
+def _check_needs(method: type[Method], spec: RunSpec, protocol_data: ProtocolData) -> None:
     if spec.regime == "probe" and method.needs & {"images", "feature_map"}:
         raise PlbenchError(f"method {method.name!r} needs images, not cached features; give --regime finetune")
-    check_learnable(material, spec.train_part)
+    check_learnable(protocol_data, spec.train_part)
     if spec.train_part == "fit":
-        material.check_validation()
-    if "negatives" in method.needs and material.train(spec.train_part).labels.counts()[1].sum() == 0:
+        protocol_data.check_validation()
+    if "negatives" in method.needs and protocol_data.train(spec.train_part).labels.counts()[1].sum() == 0:
         raise PlbenchError(
             f"method {method.name!r} learns from verified negatives, and protocol {spec.protocol.name} has none; use a "
             "method that takes unknown labels for negatives, such as those that plbench methods list shows without "
@@ -406,18 +406,20 @@ def _check_needs(method: type[Method], spec: RunSpec, material: Material) -> Non
         )
 
 
-def _check_labels(material: Material, selection: Selection, workspace: Workspace, *, scores_test: bool) -> None:
+def _check_labels(
+    protocol_data: ProtocolData, selection: Selection, workspace: Workspace, *, scores_test: bool
+) -> None:
     """Says what was noted about the labels, and makes sure that something can be learned and scored.
 
     Raises:
         DataError: if nothing can.
     """
-    check_learnable(material, "train")
+    check_learnable(protocol_data, "train")
     if scores_test:
-        material.test()
+        protocol_data.test()
     if selection == "validation":
-        material.check_validation()
-    for note in notes_on(material):
+        protocol_data.check_validation()
+    for note in notes_on(protocol_data):
         workspace.reporter.note(note)
 
 
@@ -434,17 +436,17 @@ def _deciding_processes(spec: RunSpec, workspace: Workspace) -> int | None:
     return workspace.world.size if shares or draws_alone(backbone) else None
 
 
-def _opened_dataset(name: str, workspace: Workspace, opened: Sequence[Material]) -> Dataset:
-    found = (material.dataset for material in opened if material.dataset.name == name)
+def _opened_dataset(name: str, workspace: Workspace, opened: Sequence[ProtocolData]) -> Dataset:
+    found = (protocol_data.dataset for protocol_data in opened if protocol_data.dataset.name == name)
     return next(found, None) or open_dataset(name, workspace)
 
 
-def _opened_material(
-    dataset: Dataset, protocol: Protocol, skipped: tuple[str, ...], opened: Sequence[Material]
-) -> Material:
-    """Material keeps labels and parts that take a while to make."""
-    same = next((material for material in opened if material.is_of(dataset, protocol, skipped)), None)
-    return same or Material(dataset, protocol, skipped)
+def _opened_protocol_data(
+    dataset: Dataset, protocol: Protocol, skipped: tuple[str, ...], opened: Sequence[ProtocolData]
+) -> ProtocolData:
+    """ProtocolData keeps labels and parts that take a while to make."""
+    same = next((protocol_data for protocol_data in opened if protocol_data.is_of(dataset, protocol, skipped)), None)
+    return same or ProtocolData(dataset, protocol, skipped)
 
 
 def _choose_recipe(dataset: Dataset, name: str | None) -> Recipe:

@@ -152,7 +152,7 @@ def _make_all(
     for bundle in bundles:
         first = {made_by[key]: None for keys in bundle.needs for key in keys}  # each task once
         specs = [plan.spec.model_dump_json() for plan in bundle.plans]
-        ref = task.remote(place, _data(bundle.plans[0].material.dataset), specs, bundle.needs, *first)
+        ref = task.remote(place, _data(bundle.plans[0].protocol_data.dataset), specs, bundle.needs, *first)
         pending[ref] = bundle
         made_by |= dict.fromkeys((plan.spec.key for plan in bundle.plans), ref)
     try:

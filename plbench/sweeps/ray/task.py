@@ -19,7 +19,7 @@ from plbench.runs import run as runner
 from plbench.runs import schedule as sweep
 from plbench.runs.environment import choose_device
 from plbench.runs.plan.resolve import RunPlan, plan_from_spec
-from plbench.runs.protocol import Material
+from plbench.runs.protocol import ProtocolData
 from plbench.runs.registry import Registry
 from plbench.runs.store import Store
 from plbench.runs.workspace import Workspace
@@ -97,7 +97,7 @@ def make(
     return dict.fromkeys(plan.spec.key for plan in plans) | made
 
 
-_OPENED: list[Material] = []
+_OPENED: list[ProtocolData] = []
 """By this process for earlier tasks of its sweep, latest last."""
 
 _MOST_OPENED = 4
@@ -105,7 +105,7 @@ _MOST_OPENED = 4
 
 def _plan(spec: RunSpec, workspace: Workspace) -> RunPlan:
     plan = plan_from_spec(spec, workspace, _OPENED)
-    mine = plan.material
+    mine = plan.protocol_data
     if not any(opened.is_of(mine.dataset, mine.protocol, tuple(mine.skipped)) for opened in _OPENED):
         _OPENED[:] = [*_OPENED, mine][-_MOST_OPENED:]
     return plan

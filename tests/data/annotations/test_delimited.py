@@ -93,7 +93,7 @@ def test_rows_come_in_the_order_of_the_file(tmp_path: Path, small_blocks: None) 
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ("a,b,/m/0,2", "invalid value '2'; expected 0 or 1; mend the row"),
+        ("a,b,/m/0,2", "invalid value '2'; expected 0 or 1; fix the row"),
         ("a,b,/m/0,True", "invalid value 'True'; expected 0 or 1"),
         ("a,b,/m/0,0.5", "invalid value '0.5'; expected 0 or 1"),
         ("a,b,/m/0,-1", "invalid value '-1'; expected 0 or 1"),

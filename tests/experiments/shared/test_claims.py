@@ -8,10 +8,10 @@ import pytest
 from plbench.experiments.mechanism.phase_claims import never_far_behind, placed_within, wins_somewhere
 from plbench.experiments.mechanism.phase_map import MODES, cells
 from plbench.experiments.shared.claims import above, above_all, every, gap_change, gap_falls, line_above, some
-from plbench.experiments.shared.experiment import Findings, Ground, Place, Point, Verdict
+from plbench.experiments.shared.experiment import Context, Findings, Place, Point, Verdict
 from plbench.metrics.statistics import Sample
 
-GROUND = Ground("made", "made", "none", 4, 100, True)
+GROUND = Context("made", "made", "none", 4, 100, True)
 SEEDS = (0, 1, 2)
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from plbench.experiments.shared.charts import lines
-from plbench.experiments.shared.experiment import Findings, Ground, Point
+from plbench.experiments.shared.experiment import Context, Findings, Point
 from plbench.experiments.shared.style import COLOURS, DARK, DASHES, INK, MARKS, PAPER, new_figure, save, strokes, styled
 from plbench.metrics.statistics import Sample
 
@@ -64,7 +64,7 @@ def test_all_of_a_line_is_inside_its_axes_and_bars_at_one_place_lie_side_by_side
     places = (0.0, 1.0, 100.0) if scale == "symlog" else (1.0, 10.0, 100.0)
     draws = np.random.default_rng(0).normal(50, 1, (3, 1000))
     points = [Point(s, x, {"m": Sample.of_runs(draws.mean(axis=1), draws)}) for s in ("one", "other") for x in places]
-    findings = Findings(Ground("d", "d", "none", 1, 1, True), tuple(points))
+    findings = Findings(Context("d", "d", "none", 1, 1, True), tuple(points))
     with styled():
         figure = lines("m", "x", "y", scale)(findings)
     figure.draw_without_rendering()

@@ -197,7 +197,7 @@ class TestCommands:
     @pytest.fixture
     def say(self, tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
         """A command on the tiny dataset; standard output."""
-        monkeypatch.setattr("plbench.cli.terms.open_registry", lambda plugins: workspace.registry)
+        monkeypatch.setattr("plbench.cli.options.open_registry", lambda plugins: workspace.registry)
         monkeypatch.setenv("PLBENCH_CACHE", str(tmp_path / "cache"))
 
         def run(*arguments: object) -> str:
@@ -233,7 +233,7 @@ def test_a_study_takes_as_long_as_its_trainings(workspace: Workspace, monkeypatc
     """48 images at 1 s, 4 epochs: a final run takes 192 s, a trial as much as its part of train does."""
     monkeypatch.setattr("plbench.runs.estimate.estimate._seconds_per_image", lambda plan, workspace: (1.0, 0.0))
     plan = a_plan(workspace)
-    trial = 4.0 * len(plan.material.train("fit").rows)
+    trial = 4.0 * len(plan.protocol_data.train("fit").rows)
     assert forecast_study(plan, 3, 0, workspace).seconds == pytest.approx(3 * trial)
     assert forecast_study(plan, 3, 2, workspace).seconds == pytest.approx(3 * trial + 4 * 192)
     staged = a_plan(workspace, "selective")  # its prior once for all trials, and once for each final seed

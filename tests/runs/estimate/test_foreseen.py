@@ -114,7 +114,7 @@ class TestWhatIsMeasured:
 def test_paces_count_for_their_runs_and_shared_stages_once(workspace: Workspace, timed: list[list[str]]) -> None:
     plans = variants(workspace)
     found = foreseen.paces(plans, workspace)
-    images = len(plans[0].material.train("train").rows) * plans[0].spec.plan.epochs
+    images = len(plans[0].protocol_data.train("train").rows) * plans[0].spec.plan.epochs
     slower = {key: pace + 10.0 for key, pace in found.items()}
     extra = estimate.seconds_of_all(plans, workspace, slower) - estimate.seconds_of_all(plans, workspace, found)
     assert extra == pytest.approx(8 * images * 10.0, rel=1e-3)  # six runs and two stages

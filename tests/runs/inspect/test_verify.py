@@ -65,7 +65,7 @@ def wrong(root: Path, *options: str) -> dict[str, Any]:
     code, checks = verify(root, *options)
     bad = [check for check in checks if check["well"] is False]
     assert code == 2 and len(bad) == 1, (code, checks)
-    assert bad[0]["found"] and bad[0]["expected"] and bad[0]["mend"]
+    assert bad[0]["found"] and bad[0]["expected"] and bad[0]["fix"]
     return bad[0]
 
 
@@ -120,7 +120,7 @@ def test_a_broken_image_is_found_by_decoding(damage: str, root: Path) -> None:
     assert verify(root)[0] == 0
     check = wrong(root, "--decode")
     assert check["what"] == "train: image files" and str(path) in check["found"]
-    assert "--skip-unreadable" in check["mend"]
+    assert "--skip-unreadable" in check["fix"]
 
 
 def test_a_broken_image_in_a_tar(root: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_wrong_checksum(root: Path) -> None:
     path.write_text(path.read_text() + "\n")
     check = wrong(root)
     assert check["what"] == f"checksum of {CLASS_LIST}" and check["found"] != check["expected"]
-    assert check["mend"] == "delete it and run plbench data download openimages-v6"
+    assert check["fix"] == "delete it and run plbench data download openimages-v6"
 
 
 def test_a_checksum_that_was_noted_when_it_was_fetched(root: Path) -> None:
@@ -155,7 +155,7 @@ def test_wrong_counts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OpenImagesV6, "official_num_images", {**NUM_IMAGES, "test": 41_000})
     check = wrong(root)
     assert (check["what"], check["found"], check["expected"]) == ("test: number of images", "40", "41,000")
-    assert "custom/" in check["mend"]
+    assert "custom/" in check["fix"]
     monkeypatch.setattr(OpenImagesV6, "official_num_images", NUM_IMAGES)
     monkeypatch.setattr(OpenImagesV6, "official_num_classes", 9)
     assert wrong(root)["what"] == "number of classes"
@@ -230,7 +230,7 @@ def test_a_run_after_it_does_not_decode_again(
     dataset: Dataset = open_dataset("openimages-v6", workspace)
     unreadable = check_images(dataset, dataset.protocols[0], workspace, skip=True)
     assert unreadable == ((f"train/{path.stem}",) if broken else ())
-    assert decoded == ([str(path)] if broken else [])  # what failed is looked at again: it may have been mended
+    assert decoded == ([str(path)] if broken else [])  # what failed is looked at again: it may have been fixed
 
 
 def test_a_look_without_decoding_leaves_it_to_the_run(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

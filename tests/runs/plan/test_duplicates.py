@@ -125,7 +125,7 @@ def test_check_and_verify_say_so(workspace: Workspace, tmp_path: Path) -> None:
     (finding,), (check,) = sights()
     assert finding.passed is False and check.well is False
     assert finding.seen.startswith("10 test images are byte for byte train images (test/20.png = train/00.png, ")
-    assert check.found == finding.seen and check.mend is not None and "--allow-duplicates" in check.mend
+    assert check.found == finding.seen and check.fix is not None and "--allow-duplicates" in check.fix
 
 
 def test_one_file_in_both_parts_is_called_that(workspace: Workspace) -> None:

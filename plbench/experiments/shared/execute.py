@@ -12,21 +12,21 @@ from plbench.comparison.candidates import Candidate, Skipped
 from plbench.comparison.compare import model_words
 from plbench.comparison.plan import Comparison, plan_comparison
 from plbench.errors import DataError, PlbenchError, StoreError, TrainingError
-from plbench.experiments.shared.experiment import Case, Experiment, Findings, Ground, Point, Row, Scale
+from plbench.experiments.shared.experiment import Case, Context, Experiment, Findings, Point, Row, Scale
 from plbench.metrics.statistics import Sample
 from plbench.progress import duration
 from plbench.runs import run as runner
 from plbench.runs import schedule as sweep
 from plbench.runs.estimate.stacked import seconds_of_all
 from plbench.runs.plan.resolve import Request, RunPlan
-from plbench.runs.protocol import Material, choose_protocol
+from plbench.runs.protocol import ProtocolData, choose_protocol
 from plbench.runs.record import Record
 from plbench.runs.stored import replicates_of
 from plbench.runs.summary import metric_bounds
 from plbench.runs.workspace import Workspace, open_dataset
 
 
-def conduct(
+def execute(
     experiment: Experiment, request: Request | None, workspace: Workspace, *, scale: Scale, num_seeds: int
 ) -> Findings:
     """Makes the runs that are missing and measures all of them.
@@ -42,10 +42,10 @@ def conduct(
         PlbenchError: if the dataset is not there, or no run of the experiment fits it.
     """
     if request is None:
-        ground = Ground("", "", "none", 0, 0, False, scale)
-        return Findings(ground, tuple(experiment.measure(ground, (), num_seeds, workspace)))
-    ground = survey(request, workspace, scale)
-    comparisons, left_out = plan_all(experiment, request, ground, num_seeds, workspace)
+        context = Context("", "", "none", 0, 0, False, scale)
+        return Findings(context, tuple(experiment.measure(context, (), num_seeds, workspace)))
+    context = inspect_data(request, workspace, scale)
+    comparisons, left_out = plan_all(experiment, request, context, num_seeds, workspace)
     workspace.reporter.line(_announcement(experiment, [comparison for comparison, _ in comparisons], workspace))
     missing = [
         sum(runner.finished(plan, workspace) is None for plan in comparison.plans) for comparison, _ in comparisons
@@ -62,18 +62,18 @@ def conduct(
         left_out += failed
     if not rows:
         raise PlbenchError(f"no run of study {experiment.name} came to its end: {_listed(left_out)}")
-    points = experiment.measure(ground, rows, num_seeds, workspace)
+    points = experiment.measure(context, rows, num_seeds, workspace)
     spec = rows[0].records[0].spec
     models = {model_words(row.records[0].spec) for row in rows}
-    return Findings(ground, tuple(points), tuple(left_out), f"{spec.regime}, {' / '.join(sorted(models))}")
+    return Findings(context, tuple(points), tuple(left_out), f"{spec.regime}, {' / '.join(sorted(models))}")
 
 
-def survey(request: Request, workspace: Workspace, scale: Scale) -> Ground:
+def inspect_data(request: Request, workspace: Workspace, scale: Scale) -> Context:
     """What the cases may depend on; nothing of the test split is looked at."""
     dataset = open_dataset(request.dataset, workspace)
     protocol = choose_protocol(dataset, request.simulate, request.simulation_seed)
-    labels = Material(dataset, protocol).whole_train.labels
-    return Ground(
+    labels = ProtocolData(dataset, protocol).whole_train.labels
+    return Context(
         request.dataset,
         protocol.name.partition("/")[0] if not protocol.name.startswith("custom/") else request.dataset,
         protocol.simulation,
@@ -85,11 +85,11 @@ def survey(request: Request, workspace: Workspace, scale: Scale) -> Ground:
 
 
 def plan_all(
-    experiment: Experiment, request: Request, ground: Ground, num_seeds: int, workspace: Workspace
+    experiment: Experiment, request: Request, context: Context, num_seeds: int, workspace: Workspace
 ) -> tuple[list[tuple[Comparison, dict[Candidate, Case]]], list[Skipped]]:
     """Cases by what they share, data and model, with a plan for each seed; and those that do not fit."""
     groups: dict[str, list[Case]] = defaultdict(list)
-    for case in experiment.cases(ground):
+    for case in experiment.cases(context):
         groups[json.dumps([case.simulate, dict(case.model)], sort_keys=True)].append(case)
     comparisons: list[tuple[Comparison, dict[Candidate, Case]]] = []
     left_out: list[Skipped] = []
@@ -124,15 +124,17 @@ def _model(own: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     return {**own, **({"weights": "random"} if asked.get("weights") == "random" else {})}
 
 
-def foresee(experiment: Experiment, request: Request | None, workspace: Workspace, scale: Scale, num_seeds: int) -> str:
-    """One line on what `conduct` would run and about how long that takes; nothing is trained.
+def estimate(
+    experiment: Experiment, request: Request | None, workspace: Workspace, scale: Scale, num_seeds: int
+) -> str:
+    """One line on what `execute` would run and about how long that takes; nothing is trained.
 
     Raises:
-        PlbenchError: as `conduct`.
+        PlbenchError: as `execute`.
     """
     if request is None:
         return f"Study {experiment.name}: {num_seeds} planes, a few seconds each"
-    comparisons, left_out = plan_all(experiment, request, survey(request, workspace, scale), num_seeds, workspace)
+    comparisons, left_out = plan_all(experiment, request, inspect_data(request, workspace, scale), num_seeds, workspace)
     text = _announcement(experiment, [comparison for comparison, _ in comparisons], workspace)
     return f"{text}; {len(left_out)} rows left out: {_listed(left_out)}" if left_out else text
 
@@ -176,7 +178,7 @@ def _make(
     return rows, failed
 
 
-def metrics_of_records(ground: Ground, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
+def metrics_of_records(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
     """A point for each row: every headline metric and group, with the replicates that its runs left."""
     return [
         Point(

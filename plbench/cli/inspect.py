@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from plbench.cli.once import CommandGroup
-from plbench.cli.terms import (
+from plbench.cli.options import (
     RUNS,
     AsJson,
     DataRoot,
@@ -151,7 +151,7 @@ def runs_compare(
 
 
 def doctor(plugin: Plugins = None, data_root: DataRoot = None, runs: Runs = RUNS, as_json: AsJson = False) -> None:
-    """Versions, device, weights and data: what is here, what is missing, and what mends it."""
+    """Versions, device, weights and data: what is here, what is missing, and what fixes it."""
     from plbench.cli.display import tables
     from plbench.cli.doctor import examine
 

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plbench.errors import PlbenchError
 from plbench.data.images import label_tensor
 from plbench.data.labels import PartialLabels
+from plbench.errors import PlbenchError
 from plbench.method import Batch, Stage
 
 _STAND_IN_ROWS = 1024  # that a stage's reduction gets to see
 _MANY_STEPS = 1_000_000  # as many as a synthetic epoch claims to have
 
 
-class MadeUp:
+class SyntheticImages:
     """Inputs of random numbers with true labels: `plbench.training.inputs.Inputs` without an end."""
 
     def __init__(self, labels: PartialLabels, shape: tuple[int, ...], num_views: int) -> None:
@@ -39,8 +39,8 @@ class MadeUp:
 
     def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: Any = None) -> Iterator[Batch]:
         """The same batch again and again: making another would count as training."""
-        inputs = made_up(batch_size, *self.shape)
-        views = tuple(inputs if place == 0 else made_up(*inputs.shape) for place in range(self.num_views))
+        inputs = synthetic(batch_size, *self.shape)
+        views = tuple(inputs if place == 0 else synthetic(*inputs.shape) for place in range(self.num_views))
         index = torch.arange(batch_size) % self._labels.num_images
         batch = Batch(inputs, self.some_labels(batch_size), index, views)
         while True:
@@ -49,10 +49,10 @@ class MadeUp:
     def ordered(self, batch_size: int, world: Any = None) -> Iterator[tuple[Tensor, Tensor]]:
         """One small batch, for a method that looks at its training images before it begins."""
         rows = torch.arange(min(self.batch_size, self._labels.num_images))
-        yield rows, made_up(len(rows), *self.shape)
+        yield rows, synthetic(len(rows), *self.shape)
 
 
-class StandIn:
+class SyntheticView:
     """Scores that nobody trained: `plbench.method.TrainView` for a stage's reduction."""
 
     def __init__(self, labels: PartialLabels) -> None:
@@ -64,7 +64,7 @@ class StandIn:
         """One batch of all rows."""
         yield (
             torch.arange(self.labels.num_images),
-            made_up(self.labels.num_images, self.labels.num_classes).sigmoid(),
+            synthetic(self.labels.num_images, self.labels.num_classes).sigmoid(),
         )
 
     def compute(self, function: Any, weights: Any = "ema") -> Iterator[tuple[Tensor, Tensor]]:
@@ -76,11 +76,11 @@ class StandIn:
         raise PlbenchError("a stage that looks into its model cannot be measured before that is trained")
 
 
-def stand_in(stage: Stage, labels: PartialLabels) -> Tensor:
+def synthetic_artifact(stage: Stage, labels: PartialLabels) -> Tensor:
     """What a stage would hand on, of the right shape for a part of the rows."""
-    return stage.reduce(StandIn(labels.subset(np.arange(min(_STAND_IN_ROWS, labels.num_images)))))
+    return stage.reduce(SyntheticView(labels.subset(np.arange(min(_STAND_IN_ROWS, labels.num_images)))))
 
 
-def made_up(*shape: int) -> Tensor:
+def synthetic(*shape: int) -> Tensor:
     """Normal random numbers, without a draw from the global generator."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))

@@ -85,7 +85,7 @@ Param = Annotated[
 Labels = Annotated[
     Path | None, typer.Option("--labels", help="Your own labels, a CSV or Parquet file (dataset table).")
 ]
-Images = Annotated[Path | None, typer.Option("--images", help="The folder that your own labels speak of.")]
+Images = Annotated[Path | None, typer.Option("--images", help="Folder of the images named in --labels.")]
 NegativeValue = Annotated[
     str | None, typer.Option("--negative-value", help="What your own labels write for absent: 0, -1 or none.")
 ]
@@ -110,7 +110,7 @@ SaveEvery = Annotated[
 ]
 Track = Annotated[
     list[str] | None,
-    typer.Option("--track", help="tensorboard, mlflow or wandb is told of each training; may be repeated."),
+    typer.Option("--track", help="Log to tensorboard, mlflow or wandb; may be repeated."),
 ]
 
 

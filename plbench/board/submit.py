@@ -135,10 +135,10 @@ def _admit(board: BoardFolder, folder: Path) -> None:
     """Refuses what the board's verification would refuse."""
     entry = read_entry(folder)
     role: Role = "ceiling" if entry.record.spec.protocol.sha256() == board.board.ceiling_sha256 else "row"
-    refusals = check_entry(entry, board.board, role=role)
-    if refusals:
-        more = f" ({len(refusals)} fields in all)" if len(refusals) > 1 else ""
-        raise PlbenchError(f"{board.board.name} does not take {refusals[0]}{more}")
+    problems = check_entry(entry, board.board, role=role)
+    if problems:
+        more = f" ({len(problems)} fields in all)" if len(problems) > 1 else ""
+        raise PlbenchError(f"{board.board.name} does not take {problems[0]}{more}")
 
 
 def withdraw(key: str, why: str, root: Path) -> list[str]:
