@@ -160,7 +160,7 @@ class Job:
         """
         for sentence in self.resume(folder):
             self.workspace.reporter.line(sentence)
-        world, device = self.workspace.world, self.workspace.device
+        world = self.workspace.world
         end_epoch = self.epoch_end(folder)
         with (
             self.workspace.reporter.task(f"Training {self.method.title}") as report,

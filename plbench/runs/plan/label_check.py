@@ -57,9 +57,7 @@ def notes_on(protocol_data: ProtocolData) -> tuple[str, ...]:
     ]
     whole, labels = protocol_data.whole_train.labels, protocol_data.partial_labels
     if bare := int(np.count_nonzero(np.diff(whole.matrix.indptr) == 0)):
-        read.append(
-            f"of {bare:,} of {whole.num_images:,} images in split {protocol_data.protocol.train_split!r} nothing is known"
-        )
+        read.append(f"of {bare:,} of {whole.num_images:,} images in split {train!r} nothing is known")
     return tuple(dict.fromkeys([*read, *notes_on_names(labels), *_notes_on_counts(labels)]))
 
 

@@ -117,7 +117,7 @@ class ResolvedSetting:
         return complete(spec, params, self.protocol_data, self.recipe, registry)
 
     def with_budget(self, num_trials: int, reporter: Reporter) -> ResolvedSetting:
-        """Return the setting under a protocol that grants so many trials: its own, or a custom one if that grants fewer.
+        """Return the setting under a protocol that grants so many trials: its own, or else a custom one.
 
         Args:
             num_trials: of each study.
