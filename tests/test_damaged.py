@@ -24,7 +24,7 @@ from plbench.files.checksums import DAMAGED, Damaged, read_checked, read_checked
 from plbench.loading.resumable_array import GrowingMatrix, find_damage, open_matrix
 from plbench.progress import Reporter
 from plbench.runs import run as runner
-from plbench.runs.plan.resolve import Request, RunPlan, plan_run
+from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run
 from plbench.runs.record import whole_file
 from plbench.runs.store import CHECKPOINT, RECORD
 from plbench.runs.workspace import Workspace, fingerprint, open_dataset
@@ -119,7 +119,7 @@ def own_table(folder: Path, suffix: str = ".bmp", *, wrong: bool = False) -> dic
     return {"labels": str(folder / "labels.csv"), "images": str(folder / "images"), "negative_value": "0"}
 
 
-def planned(workspace: Workspace, **changes: Any) -> RunPlan:
+def planned(workspace: Workspace, **changes: Any) -> ResolvedRun:
     model = {"backbone": "test_resnet", "weights": "random", "image_size": 32}
     return plan_run(
         Request("table", "ce-negative", model=model, plan={"epochs": 2, "batch_size": 16}, **changes), workspace
@@ -220,14 +220,14 @@ class TestShards:
 
 class TestRuns:
     @pytest.fixture
-    def plan(self, workspace: Workspace) -> RunPlan:
+    def plan(self, workspace: Workspace) -> ResolvedRun:
         plan = plan_run(Request("tiny", "selective"), workspace)
         runner.run(plan, workspace)
         return plan
 
     @pytest.mark.parametrize("damage", [flip, lambda p: flip(p, 0.99), lambda p: np.save(p, np.ones(6))])
     def test_a_damaged_prior_is_made_again(
-        self, plan: RunPlan, workspace: Workspace, damage: Callable[[Path], Any]
+        self, plan: ResolvedRun, workspace: Workspace, damage: Callable[[Path], Any]
     ) -> None:
         prior = runner.stage_artifact(plan, "prior", workspace)
         (path,) = workspace.store.runs.glob("*/artifacts/prior-*.npy")
@@ -239,7 +239,7 @@ class TestRuns:
 
     @pytest.mark.parametrize("at", [0.1, 0.5, 0.7])
     def test_a_stage_with_damaged_weights_is_trained_again(
-        self, plan: RunPlan, workspace: Workspace, at: float
+        self, plan: ResolvedRun, workspace: Workspace, at: float
     ) -> None:
         prior = runner.stage_artifact(plan, "prior", workspace)
         folder = workspace.store.run_folder(plan.stages["prior"][1].spec.key)
@@ -250,12 +250,12 @@ class TestRuns:
         assert said(workspace, f"{folder / CHECKPOINT} was changed since run")
         assert (folder / f"{CHECKPOINT}{DAMAGED}").exists()
         assert (folder / f"{RECORD}{DAMAGED}").read_bytes() == record
-        again = runner.finished(plan.stages["prior"][1], workspace)
+        again = plan.stages["prior"][1].finished(workspace.store)
         assert again is not None and whole_file(folder, again, CHECKPOINT)
 
     @pytest.mark.parametrize("name", ["cells.npz", "replicates.csv", "per_class.csv", CHECKPOINT])
-    def test_a_file_of_a_finished_run_is_refused(self, plan: RunPlan, workspace: Workspace, name: str) -> None:
-        folder, record = workspace.store.run_folder(plan.spec.key), runner.finished(plan, workspace)
+    def test_a_file_of_a_finished_run_is_refused(self, plan: ResolvedRun, workspace: Workspace, name: str) -> None:
+        folder, record = workspace.store.run_folder(plan.spec.key), plan.finished(workspace.store)
         assert record is not None
         flip(folder / name)
         with pytest.raises(StoreError, match=rf"{name} was changed since run .*; run it again with --force"):

@@ -181,7 +181,7 @@ def _as_installed(record: Record) -> dict[str, Any]:
 
 def _is_default(record: Record, method: Any, dataset: Any) -> bool | None:
     """Whether values are those of the installed protocol and recipe; None where these are not its own."""
-    from plbench.runs.plan.resolve import RunPlan, is_default
+    from plbench.runs.plan.resolve import ResolvedRun, is_default
     from plbench.runs.protocol import ProtocolData
 
     spec = record.spec
@@ -189,5 +189,5 @@ def _is_default(record: Record, method: Any, dataset: Any) -> bool | None:
     recipe = next((own for own in dataset.recipes if own.name == spec.recipe), None)
     if protocol is None or recipe is None or spec.regime not in recipe.plans:
         return None
-    plan = RunPlan(spec, method, None, ProtocolData(dataset, protocol), recipe, {})
+    plan = ResolvedRun(spec, method, None, ProtocolData(dataset, protocol), recipe, {})
     return is_default(plan, opens_data=False)

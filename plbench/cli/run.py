@@ -71,7 +71,7 @@ def _run(given: Setting, workspace: Workspace, *, config: Path | None, force: bo
         found = look_ahead(plan, workspace, force=force, processes=dry_run)
         emit(found.as_dict(), as_json, lambda: print_dry_run(found))
         return
-    was_done = not force and world.shared(lambda: runner.finished(plan, workspace)) is not None
+    was_done = not force and world.shared(lambda: plan.finished(workspace.store)) is not None
     if not was_done and world.is_main:
         workspace.reporter.line(forecast(plan, workspace, force=force).text)
         if world.size > 1:

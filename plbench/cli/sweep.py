@@ -101,6 +101,7 @@ def sweep_run(
     What was stopped goes on by the same command. Without a name of a command, this is what plbench sweep does.
     """
     from plbench.runs import schedule as sweep
+    from plbench.runs.plan.resolve import in_order
     from plbench.sweeps import expansion
 
     cluster = _cluster(executor, address, cpus, gpus, retries)
@@ -108,7 +109,7 @@ def sweep_run(
     expanded = _expand(grid, {**given, "track": track, "plugin": plugin, "runs": runs, "quiet": quiet})
     workspace, plans = expanded.workspace, expanded.plans
     _say_what_is_left_out(expanded)
-    every = sweep.with_prerequisites(plans, workspace.registry)
+    every = in_order(plans)
     states = dict(zip(every, sweep.standings(list(every.values()), workspace.store), strict=True))
     missing = [plan for key, plan in every.items() if states[key].state != "done"]
     seconds = expansion.seconds_of(missing, workspace) if missing else 0.0
@@ -139,10 +140,11 @@ def sweep_status(
 ) -> None:
     """Show which runs are done, failed, under way, missing."""
     from plbench.runs import schedule as sweep
+    from plbench.runs.plan.resolve import in_order
 
     expanded = _expand(grid, {"device": device, "plugin": plugin, "runs": runs, "quiet": quiet})
-    store, registry = expanded.workspace.store, expanded.workspace.registry
-    every = sweep.with_prerequisites(expanded.plans, registry)
+    store = expanded.workspace.store
+    every = in_order(expanded.plans)
     states = dict(zip(every, sweep.standings(list(every.values()), store), strict=True))
     own = [states[plan.spec.key] for plan in expanded.plans]
     keys = {plan.spec.key for plan in expanded.plans}

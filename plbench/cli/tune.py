@@ -12,7 +12,7 @@ from plbench.cli.setting import DryRun, Setting, estimating_without_weights, wit
 from plbench.errors import PlbenchError
 
 if TYPE_CHECKING:
-    from plbench.runs.plan.resolve import RunPlan
+    from plbench.runs.plan.resolve import ResolvedRun
     from plbench.runs.workspace import Workspace
     from plbench.tuning.tune import Settings, Tuning
 
@@ -86,7 +86,7 @@ def tune(
     emit(content, setting["as_json"], lambda: tables.print_study(made, notes, steps))
 
 
-def _second_plan(plan: RunPlan, given: dict[str, Any], then: RegimeOption, workspace: Workspace) -> RunPlan:
+def _second_plan(plan: ResolvedRun, given: dict[str, Any], then: RegimeOption, workspace: Workspace) -> ResolvedRun:
     """The run in the other regime: of the same data, model and parameters, by that regime's own plan."""
     from plbench.runs.plan import options
 
@@ -102,7 +102,7 @@ def _second_plan(plan: RunPlan, given: dict[str, Any], then: RegimeOption, works
 
 
 def _next_steps(
-    plan: RunPlan, settings: Settings, made: Tuning, param: Any, ranges: Any, workspace: Workspace
+    plan: ResolvedRun, settings: Settings, made: Tuning, param: Any, ranges: Any, workspace: Workspace
 ) -> list[str]:
     """What a person might do after a study, as commands that work as they stand."""
     from plbench.runs.plan import options

@@ -9,10 +9,9 @@ from pathlib import Path
 from plbench.comparison.candidates import Candidate, Skipped
 from plbench.errors import PlbenchError, TrainingError
 from plbench.progress import counted, duration
-from plbench.runs import run as runner
 from plbench.runs import schedule
 from plbench.runs.estimate.stacked import seconds_of_all
-from plbench.runs.plan.resolve import Request, ResolvedSetting, RunPlan, resolve_setting
+from plbench.runs.plan.resolve import Request, ResolvedRun, ResolvedSetting, in_order, resolve_setting
 from plbench.runs.record import Record
 from plbench.runs.workspace import Workspace
 
@@ -27,12 +26,12 @@ class Comparison:
         setting: what all runs have in common.
     """
 
-    rows: tuple[tuple[Candidate, tuple[RunPlan, ...]], ...]
+    rows: tuple[tuple[Candidate, tuple[ResolvedRun, ...]], ...]
     skipped: tuple[Skipped, ...]
     setting: ResolvedSetting
 
     @property
-    def plans(self) -> list[RunPlan]:
+    def plans(self) -> list[ResolvedRun]:
         """All runs, row by row."""
         return [plan for _, plans in self.rows for plan in plans]
 
@@ -94,8 +93,8 @@ class ComparisonEstimate:
 
 def estimate_comparison(comparison: Comparison, workspace: Workspace) -> ComparisonEstimate:
     """Counts the trainings of all rows, with what they need first, and measures how long one takes."""
-    wanted = schedule.with_prerequisites(comparison.plans, workspace.registry)
-    missing = [plan for plan in wanted.values() if runner.finished(plan, workspace) is None]
+    wanted = in_order(comparison.plans)
+    missing = [plan for plan in wanted.values() if plan.finished(workspace.store) is None]
     seconds = seconds_of_all(comparison.plans, workspace) if missing else 0.0
     rows, seeds = len(comparison.rows), len(comparison.rows[0][1])
     num_tuned = sum(plans[0].spec.tuned_by is not None for _, plans in comparison.rows)

@@ -24,7 +24,7 @@ from plbench.metrics import evaluate_cells
 from plbench.metrics.cells import Cells, joined_cells
 from plbench.models import build_backbone, make_head, weights_path
 from plbench.randomness import derive_seed, seeded
-from plbench.runs.plan.resolve import RunPlan, make_task
+from plbench.runs.plan.resolve import ResolvedRun, make_task
 from plbench.runs.protocol import Part
 from plbench.runs.workspace import Workspace
 from plbench.tracking.follow import Tracking, follow
@@ -73,7 +73,7 @@ class Job:
 
     def __init__(
         self,
-        plan: RunPlan,
+        plan: ResolvedRun,
         workspace: Workspace,
         artifacts: dict[str, Tensor],
         stop_after: int | None = None,

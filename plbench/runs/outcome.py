@@ -18,7 +18,7 @@ from plbench.runs import environment, summary
 from plbench.runs.active import Job
 from plbench.runs.diagnostics import diagnose_prior, diagnose_training
 from plbench.runs.plan.label_check import notes_on
-from plbench.runs.plan.resolve import fit_part_plan, is_default
+from plbench.runs.plan.resolve import is_default
 from plbench.runs.pretraining import describe_pretraining, overlap
 from plbench.runs.record import (
     Cost,
@@ -104,8 +104,8 @@ def _choose_thresholds(job: Job, cells: Cells | None) -> Thresholds | str:
 
 def _cells_that_chose(job: Job) -> Cells:
     """Cells of the run that chose this one's epoch."""
-    choosing = fit_part_plan(job.plan, job.workspace.registry)
-    folder = job.workspace.store.run_folder(choosing.spec.key)
+    assert job.plan.chooser is not None
+    folder = job.workspace.store.run_folder(job.plan.chooser.spec.key)
     return Cells.load(whole_file(folder, read_record(folder), "cells.npz"))
 
 

@@ -19,16 +19,15 @@ from plbench.files.checksums import DAMAGED, Damaged, read_checked, set_aside, w
 from plbench.method import Stage
 from plbench.runs import environment, outcome
 from plbench.runs.active import Job, Watch
-from plbench.runs.plan.resolve import RunPlan, fit_part_plan
+from plbench.runs.plan.resolve import ResolvedRun
 from plbench.runs.record import Record, figures, whole_file, write_record
 from plbench.runs.store import CHECKPOINT, RECORD
-from plbench.runs.stored import finished_record
 from plbench.runs.workspace import Workspace
 from plbench.training import checkpoint
 from plbench.training.evaluation import View
 
 
-def run(plan: RunPlan, workspace: Workspace, *, force: bool = False, watch: Watch | None = None) -> Record:
+def run(plan: ResolvedRun, workspace: Workspace, *, force: bool = False, watch: Watch | None = None) -> Record:
     """Trains and evaluates what a plan says, and saves a record; a run that is done is read, not repeated.
 
     Args:
@@ -41,12 +40,12 @@ def run(plan: RunPlan, workspace: Workspace, *, force: bool = False, watch: Watc
         PlbenchError: if the run cannot be made; what was worth keeping (a checkpoint) stays.
     """
     store, key, world = workspace.store, plan.spec.key, workspace.world
-    if not force and (record := world.shared(lambda: finished(plan, workspace))):
+    if not force and (record := world.shared(lambda: plan.finished(workspace.store))):
         return record
     artifacts = {name: stage_artifact(plan, name, workspace) for name in plan.stages}
     stop_after = chosen_epoch(plan, workspace)
     with _held(plan, workspace):
-        if not force and (record := world.shared(lambda: finished(plan, workspace))):
+        if not force and (record := world.shared(lambda: plan.finished(workspace.store))):
             return record  # another program made it while this one was busy with the stages
         if force and world.is_main:
             store.remove(key)
@@ -56,7 +55,7 @@ def run(plan: RunPlan, workspace: Workspace, *, force: bool = False, watch: Watc
 
 
 @contextlib.contextmanager
-def _held(plan: RunPlan, workspace: Workspace) -> Iterator[None]:
+def _held(plan: ResolvedRun, workspace: Workspace) -> Iterator[None]:
     """The run, held by the main process for all of them."""
     if not workspace.world.is_main:
         yield
@@ -65,11 +64,6 @@ def _held(plan: RunPlan, workspace: Workspace) -> Iterator[None]:
     held = f"Run {key} is under way in another process; waiting for it"
     with workspace.store.lock(key, waiting=lambda: workspace.reporter.line(held)):
         yield
-
-
-def finished(plan: RunPlan, workspace: Workspace) -> Record | None:
-    """The record of a run that is done."""
-    return finished_record(workspace.store.run_folder(plan.spec.key))
 
 
 def _make(job: Job, folder: Path) -> Record:
@@ -111,11 +105,11 @@ def _write_down(job: Job, scored: outcome.Scored | None, folder: Path) -> Record
     return record
 
 
-def stage_artifact(plan: RunPlan, name: str, workspace: Workspace) -> Tensor:
+def stage_artifact(plan: ResolvedRun, name: str, workspace: Workspace) -> Tensor:
     """What a stage hands on: its run, made once for everyone, and then reduced to a tensor, once too."""
     stage, stage_plan = plan.stages[name]
     world = workspace.world
-    if world.shared(lambda: finished(stage_plan, workspace)) is None:
+    if world.shared(lambda: stage_plan.finished(workspace.store)) is None:
         workspace.reporter.line(f"Stage {name!r}: {stage_plan.describe()}")
     run(stage_plan, workspace)
     folder = workspace.store.run_folder(stage_plan.spec.key)
@@ -142,13 +136,13 @@ def _stored(path: Path, workspace: Workspace) -> np.ndarray | None:
     return value
 
 
-def _has_its_weights(plan: RunPlan, workspace: Workspace) -> bool:
+def _has_its_weights(plan: ResolvedRun, workspace: Workspace) -> bool:
     """Whether the weights of a run that is done are those that its record speaks of.
 
     Where they are not, that is said, and weights and record are set aside, so that the run counts as not done.
     """
     folder = workspace.store.run_folder(plan.spec.key)
-    record = finished(plan, workspace)
+    record = plan.finished(workspace.store)
     if record is None:
         return False
     try:
@@ -163,7 +157,7 @@ def _has_its_weights(plan: RunPlan, workspace: Workspace) -> bool:
     return True
 
 
-def _reduce(stage: Stage, plan: RunPlan, workspace: Workspace, folder: Path) -> Tensor:
+def _reduce(stage: Stage, plan: ResolvedRun, workspace: Workspace, folder: Path) -> Tensor:
     """Applies a stage's reduction to its trained model, over its whole training part."""
     artifacts = {name: stage_artifact(plan, name, workspace) for name in plan.stages}
     job = Job(plan, workspace, artifacts, None)
@@ -172,19 +166,18 @@ def _reduce(stage: Stage, plan: RunPlan, workspace: Workspace, folder: Path) -> 
     return stage.reduce(View(job.state, job.train_inputs, job.execution))
 
 
-def chosen_epoch(plan: RunPlan, workspace: Workspace) -> int | None:
+def chosen_epoch(plan: ResolvedRun, workspace: Workspace) -> int | None:
     """Under validation selection, the best epoch of the same run on train without its validation part."""
-    if plan.spec.selection != "validation" or plan.spec.train_part == "fit":
+    if plan.chooser is None:
         return None
-    choosing = fit_part_plan(plan, workspace.registry)
-    workspace.reporter.line(f"Choosing the epoch on the validation part: {choosing.describe()}")
-    selection = run(choosing, workspace).selection
+    workspace.reporter.line(f"Choosing the epoch on the validation part: {plan.chooser.describe()}")
+    selection = run(plan.chooser, workspace).selection
     assert selection is not None
     return selection.epoch
 
 
 @contextlib.contextmanager
-def discard_incomplete_run(plan: RunPlan, folder: Path, workspace: Workspace) -> Iterator[None]:
+def discard_incomplete_run(plan: ResolvedRun, folder: Path, workspace: Workspace) -> Iterator[None]:
     """On failure: a failed training leaves a failed record; without a checkpoint, anything else leaves nothing."""
     if not workspace.world.is_main:
         yield

@@ -11,9 +11,8 @@ from typing import Literal
 from plbench.errors import StoreError, TrainingError
 from plbench.progress import duration
 from plbench.runs import run as runner
-from plbench.runs.plan.resolve import RunPlan, fit_part_plan
+from plbench.runs.plan.resolve import ResolvedRun, in_order
 from plbench.runs.record import Record
-from plbench.runs.registry import Registry
 from plbench.runs.store import RECORD, Store
 from plbench.runs.stored import read_own_run
 from plbench.runs.together import groups, run_group
@@ -24,7 +23,7 @@ Tell = Callable[[Sequence[Result]], None]
 
 
 def run_all(
-    plans: Sequence[RunPlan], workspace: Workspace, *, force: bool = False, tell: Tell = lambda results: None
+    plans: Sequence[ResolvedRun], workspace: Workspace, *, force: bool = False, tell: Tell = lambda results: None
 ) -> list[Result]:
     """Makes all runs and returns their records, in the order of the plans; a training that failed gives its error.
 
@@ -39,7 +38,7 @@ def run_all(
     for key, plan in wanted.items():
         if force:
             workspace.store.remove(key)
-        elif record := runner.finished(plan, workspace):
+        elif record := plan.finished(workspace.store):
             results[key] = record
     missing = [plan for key, plan in wanted.items() if key not in results]
     results |= _without_their_stages(missing, workspace, tell)
@@ -50,31 +49,9 @@ def run_all(
     return [results[plan.spec.key] for plan in plans]
 
 
-def prerequisites(plan: RunPlan, registry: Registry) -> list[RunPlan]:
-    """The runs that must be there before a run can be made: its stages, and the one that chooses its epoch."""
-    first = [stage for _, stage in plan.stages.values()]
-    if plan.spec.selection == "validation" and plan.spec.train_part == "train":
-        first.append(fit_part_plan(plan, registry))
-    return first
-
-
-def with_prerequisites(plans: Sequence[RunPlan], registry: Registry) -> dict[str, RunPlan]:
-    """Runs by key with all that they need, each after what must come before it."""
-    found: dict[str, RunPlan] = {}
-    for plan in plans:
-        if plan.spec.key not in found:
-            found |= {
-                key: first
-                for key, first in with_prerequisites(prerequisites(plan, registry), registry).items()
-                if key not in found
-            }
-            found[plan.spec.key] = plan
-    return found
-
-
-def _without_their_stages(plans: Sequence[RunPlan], workspace: Workspace, tell: Tell) -> dict[str, Result]:
+def _without_their_stages(plans: Sequence[ResolvedRun], workspace: Workspace, tell: Tell) -> dict[str, Result]:
     """Makes the stages of all plans, and the runs that choose their epochs; gives the plans whose stages failed."""
-    first = {plan.spec.key: prerequisites(plan, workspace.registry) for plan in plans}
+    first = {plan.spec.key: plan.prerequisites for plan in plans}
     needed = [stage for stages in first.values() for stage in stages]
     if not needed:
         return {}
@@ -93,7 +70,7 @@ def came_first(why: str) -> TrainingError:
     return TrainingError(f"a run that must come first failed: {why}")
 
 
-def _run(plans: Sequence[RunPlan], workspace: Workspace) -> list[Result]:
+def _run(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[Result]:
     if len(plans) > 1:
         return run_group(plans, workspace)
     try:
@@ -141,10 +118,10 @@ class Count:
         return max(0.0, expected - (time.monotonic() - self.last))
 
 
-def run_here(plans: Sequence[RunPlan], workspace: Workspace, expected_seconds: float = 0.0) -> list[Result]:
+def run_here(plans: Sequence[ResolvedRun], workspace: Workspace, expected_seconds: float = 0.0) -> list[Result]:
     """As `run_all`, and says after each run, or group that trained together, how far the whole is."""
-    wanted = with_prerequisites(plans, workspace.registry).values()
-    count = Count(sum(runner.finished(plan, workspace) is None for plan in wanted), expected_seconds)
+    wanted = in_order(plans).values()
+    count = Count(sum(plan.finished(workspace.store) is None for plan in wanted), expected_seconds)
 
     def tell(results: Sequence[Result]) -> None:
         count.add(len(results), sum(isinstance(result, TrainingError) for result in results))
@@ -167,7 +144,7 @@ class Standing:
     why: str | None = None
 
 
-def standings(plans: Sequence[RunPlan], store: Store) -> list[Standing]:
+def standings(plans: Sequence[ResolvedRun], store: Store) -> list[Standing]:
     """Reads where runs stand; a record that cannot be trusted counts as a failure."""
     found = [_recorded(store.run_folder(plan.spec.key)) for plan in plans]
     held = store.held(plan.spec.key for plan, standing in zip(plans, found, strict=True) if standing.state != "done")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from plbench.runs.active import Job
-from plbench.runs.plan.resolve import fit_part_plan
 from plbench.runs.record import Record, StandardCost, read_record
 from plbench.runs.store import RECORD
 
@@ -23,11 +22,7 @@ def count_cost(job: Job) -> StandardCost | None:
 
 def _needed(job: Job) -> list[Record]:
     """Return the records of a run's stages, and of the run that chose its epoch."""
-    spec, store = job.spec, job.workspace.store
-    keys = [stage.spec.key for _, stage in job.plan.stages.values()]
-    if spec.selection == "validation" and not job.only_selects:
-        keys.append(fit_part_plan(job.plan, job.workspace.registry).spec.key)
-    folders = [store.run_folder(key) for key in keys]
+    folders = [job.workspace.store.run_folder(first.spec.key) for first in job.plan.prerequisites]
     return [read_record(folder) for folder in folders if (folder / RECORD).is_file()]
 
 

@@ -17,7 +17,7 @@ from plbench.errors import TrainingError
 from plbench.progress import Reporter
 from plbench.runs import run as runner
 from plbench.runs.active import Job
-from plbench.runs.plan.resolve import RunPlan
+from plbench.runs.plan.resolve import ResolvedRun
 from plbench.runs.record import Record, figures
 from plbench.runs.workspace import Workspace
 from plbench.training.inputs import FeatureInputs
@@ -31,7 +31,7 @@ STACK_BYTES = 2 << 30
 of what is free."""
 
 
-def can_stack(plan: RunPlan) -> bool:
+def can_stack(plan: ResolvedRun) -> bool:
     """Whether a run could train with others: on cached features, by a method whose loss broadcasts over heads.
 
     Raises:
@@ -42,15 +42,15 @@ def can_stack(plan: RunPlan) -> bool:
     return spec.regime == "probe" and plain and is_stackable(plan.method)
 
 
-def groups(plans: Sequence[RunPlan]) -> list[list[RunPlan]]:
+def groups(plans: Sequence[ResolvedRun]) -> list[list[ResolvedRun]]:
     """Runs that may train together, as large as groups come; a run that cannot be stacked is alone."""
-    found: dict[str, list[RunPlan]] = defaultdict(list)
+    found: dict[str, list[ResolvedRun]] = defaultdict(list)
     for plan in plans:
         found[_common(plan) if can_stack(plan) else plan.spec.key].append(plan)
     return list(found.values())
 
 
-def _common(plan: RunPlan) -> str:
+def _common(plan: ResolvedRun) -> str:
     """What runs of one group agree in: all but method, seed, rate and decay."""
     spec = plan.spec
     common = spec.plan.model_copy(update={"lr": 1.0, "weight_decay": 0.0})
@@ -60,7 +60,7 @@ def _common(plan: RunPlan) -> str:
     return spec.model_copy(update=update).canonical()
 
 
-def in_memory(plans: Sequence[RunPlan], workspace: Workspace) -> Iterator[list[Job]]:
+def in_memory(plans: Sequence[ResolvedRun], workspace: Workspace) -> Iterator[list[Job]]:
     """Jobs of a group, ready to train, as many at a time as memory allows, on features that are there once.
 
     Args:
@@ -79,7 +79,7 @@ def most_at_once(model: nn.Module, batch_size: int, device: torch.device) -> int
     return max(1, _memory(device) // bytes_per_head(model, batch_size)) if layers_of(model) is not None else 1
 
 
-def _prepared(plan: RunPlan, workspace: Workspace, leader: RunPlan, like: Job | None) -> Job:
+def _prepared(plan: ResolvedRun, workspace: Workspace, leader: ResolvedRun, like: Job | None) -> Job:
     artifacts = {name: runner.stage_artifact(plan, name, workspace) for name in plan.stages}
     stop_after = runner.chosen_epoch(plan, workspace)
     protocol_data = leader.protocol_data.at_seed(plan.spec.seed)  # opened once, with the labels of the plan's own seed
@@ -148,7 +148,7 @@ def train(
     return heads
 
 
-def run_group(plans: Sequence[RunPlan], workspace: Workspace) -> list[Record | TrainingError]:
+def run_group(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[Record | TrainingError]:
     """Makes runs that train together; each leaves the record that it would leave alone.
 
     Args:
@@ -158,9 +158,7 @@ def run_group(plans: Sequence[RunPlan], workspace: Workspace) -> list[Record | T
     with contextlib.ExitStack() as held:
         for key in sorted(plan.spec.key for plan in plans):  # everywhere in one order: no two wait for each other
             held.enter_context(workspace.store.lock(key, waiting=_waiting(key, workspace)))
-        found = {
-            plan.spec.key: runner.finished(plan, workspace) for plan in plans
-        }  # another process may have made some
+        found = {plan.spec.key: plan.finished(workspace.store) for plan in plans}  # another process may have made some
         results: dict[str, Record | TrainingError] = {key: record for key, record in found.items() if record}
         missing = [plan for plan in plans if plan.spec.key not in results]
         for jobs in in_memory(missing, workspace) if missing else ():

@@ -12,7 +12,7 @@ from typing import Any
 from plbench.comparison.candidates import Candidate, Skipped, choose_candidates
 from plbench.errors import PlbenchError
 from plbench.runs.estimate.stacked import seconds_of_all
-from plbench.runs.plan.resolve import Request, RunPlan, resolve_setting
+from plbench.runs.plan.resolve import Request, ResolvedRun, resolve_setting
 from plbench.runs.protocol import ProtocolData
 from plbench.runs.registry import Registry
 from plbench.runs.workspace import Workspace
@@ -26,7 +26,7 @@ class GridRun:
     """A run of a grid, and what the grid says of it."""
 
     cell: Cell
-    plan: RunPlan
+    plan: ResolvedRun
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Expansion:
     workspace: Workspace
 
     @property
-    def plans(self) -> list[RunPlan]:
+    def plans(self) -> list[ResolvedRun]:
         """All runs, in the grid's order."""
         return [run.plan for run in self.runs]
 
@@ -136,7 +136,7 @@ class _Planned:
         self._reasons: dict[tuple[str, str], str] = {}
         self._left_out: dict[Skipped, None] = {}
 
-    def fits(self, cell: Cell, plan: RunPlan) -> None:
+    def fits(self, cell: Cell, plan: ResolvedRun) -> None:
         """A run that can be made."""
         self.number += 1
         self.runs.append(GridRun(cell, plan))
@@ -214,9 +214,9 @@ def _request(dataset: str, setting: Mapping[str, Any]) -> Request:
     )
 
 
-def seconds_of(plans: Sequence[RunPlan], workspace: Workspace) -> float:
+def seconds_of(plans: Sequence[ResolvedRun], workspace: Workspace) -> float:
     """Seconds that runs take one after another, prerequisites included: a few steps of each model are measured."""
-    alike: dict[str, list[RunPlan]] = defaultdict(list)
+    alike: dict[str, list[ResolvedRun]] = defaultdict(list)
     for plan in plans:
         spec = plan.spec
         model = f"{spec.dataset_fingerprint} {spec.model.model_dump_json()} {spec.regime} {spec.precision}"

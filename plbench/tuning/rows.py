@@ -10,7 +10,7 @@ from plbench.comparison.candidates import Skipped
 from plbench.comparison.plan import Comparison
 from plbench.errors import DataError, PlbenchError, StoreError, TrainingError
 from plbench.progress import counted
-from plbench.runs.plan.resolve import RunPlan
+from plbench.runs.plan.resolve import ResolvedRun
 from plbench.runs.workspace import Workspace
 from plbench.tuning import tune
 from plbench.tuning.study import StudyRecord
@@ -48,9 +48,11 @@ def with_tuned(comparison: Comparison, num_trials: int, num_studies: int, worksp
     return replace(comparison, rows=tuple(rows), skipped=tuple(absent))
 
 
-def _tuned(plans: Sequence[RunPlan], num_trials: int, num_studies: int, workspace: Workspace) -> tuple[RunPlan, ...]:
+def _tuned(
+    plans: Sequence[ResolvedRun], num_trials: int, num_studies: int, workspace: Workspace
+) -> tuple[ResolvedRun, ...]:
     """The runs of a tuned row: those of the first study's winner by seed, then those of the next."""
-    found: list[RunPlan] = []
+    found: list[ResolvedRun] = []
     for seed in range(num_studies):
         study = _first_trials(tune.search(plans[0], tune.Settings(num_trials, seed=seed), workspace), num_trials)
         found += [tune.tuned_plan(plan, study, workspace) for plan in plans]

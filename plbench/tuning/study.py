@@ -14,7 +14,7 @@ from plbench.errors import PlbenchError, StoreError, did_you_mean
 from plbench.files import write_text
 from plbench.method import SearchRange
 from plbench.randomness import derive_seed
-from plbench.runs.plan.resolve import RunPlan, complete, make_task
+from plbench.runs.plan.resolve import ResolvedRun, complete, make_task
 from plbench.runs.record import Count, Percent, SearchedRange, TuningReport
 from plbench.runs.registry import Registry
 from plbench.runs.store import Store
@@ -202,7 +202,7 @@ def parse_ranges(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
     return ranges
 
 
-def search_space(plan: RunPlan, fixed: frozenset[str], ranges: Ranges) -> dict[str, SearchedRange]:
+def search_space(plan: ResolvedRun, fixed: frozenset[str], ranges: Ranges) -> dict[str, SearchedRange]:
     """Where a study of this plan looks.
 
     Args:
@@ -229,7 +229,7 @@ def search_space(plan: RunPlan, fixed: frozenset[str], ranges: Ranges) -> dict[s
     return {name: found for name, found in space.items() if found.low < found.high}
 
 
-def _of_method(plan: RunPlan, name: str, declared: SearchRange, ends: tuple[float, float]) -> SearchedRange:
+def _of_method(plan: ResolvedRun, name: str, declared: SearchRange, ends: tuple[float, float]) -> SearchedRange:
     """A declared range, made to hold the starting value."""
     start, whole = getattr(plan.params, name), plan.method.Params.is_whole(name)
     low, high = (math.ceil(ends[0]), math.floor(ends[1])) if whole else ends
@@ -246,7 +246,7 @@ def _logarithmic(low: float, high: float) -> SearchedRange:
 
 
 def _check_range(
-    name: str, ends: tuple[float, float], plan: RunPlan, searched: Mapping[str, SearchRange], fixed: frozenset[str]
+    name: str, ends: tuple[float, float], plan: ResolvedRun, searched: Mapping[str, SearchRange], fixed: frozenset[str]
 ) -> None:
     low, high = ends
     said = f"--range {name}={low:g}:{high:g}"
@@ -273,7 +273,7 @@ def _check_range(
         raise PlbenchError(f"{said}: {name} takes whole numbers")
 
 
-def trial_plan(plan: RunPlan, values: Mapping[str, float], seed: int, registry: Registry) -> RunPlan:
+def trial_plan(plan: ResolvedRun, values: Mapping[str, float], seed: int, registry: Registry) -> ResolvedRun:
     """The training of one trial: on train without its validation part, to its last epoch.
 
     Args:
@@ -295,7 +295,9 @@ def trial_plan(plan: RunPlan, values: Mapping[str, float], seed: int, registry: 
     return with_values(plan, values, update, registry)
 
 
-def with_values(plan: RunPlan, values: Mapping[str, Any], update: Mapping[str, Any], registry: Registry) -> RunPlan:
+def with_values(
+    plan: ResolvedRun, values: Mapping[str, Any], update: Mapping[str, Any], registry: Registry
+) -> ResolvedRun:
     """A plan with other values of parameters, rate and decay, and other fields of its spec.
 
     Raises:
@@ -313,7 +315,7 @@ def with_values(plan: RunPlan, values: Mapping[str, Any], update: Mapping[str, A
 
 
 def study_spec(
-    plan: RunPlan,
+    plan: ResolvedRun,
     seed: int,
     fixed: frozenset[str],
     ranges: Ranges,

@@ -14,7 +14,7 @@ from plbench.errors import TrainingError
 from plbench.progress import Reporter
 from plbench.runs import run as runner
 from plbench.runs.active import Job
-from plbench.runs.plan.resolve import RunPlan
+from plbench.runs.plan.resolve import ResolvedRun
 from plbench.runs.schedule import run_all
 from plbench.runs.together import can_stack, in_memory, train
 from plbench.runs.workspace import Workspace
@@ -36,12 +36,12 @@ class TrialResult:
     error: str | None = None
 
 
-def can_train_together(plan: RunPlan) -> bool:
+def can_train_together(plan: ResolvedRun) -> bool:
     """Whether trials of this setting train in one pass: cached features, and a method whose loss broadcasts."""
     return can_stack(plan)
 
 
-def score_together(plans: Sequence[RunPlan], workspace: Workspace) -> list[TrialResult]:
+def score_together(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[TrialResult]:
     """Trains trials in one pass and scores each; nothing is kept but the stages that they share.
 
     Args:
@@ -58,9 +58,8 @@ def score_together(plans: Sequence[RunPlan], workspace: Workspace) -> list[Trial
     return results
 
 
-def _make_stages(plans: Sequence[RunPlan], workspace: Workspace) -> None:
-    stages = [stage for plan in plans for _, stage in plan.stages.values()]
-    for result in run_all(stages, workspace):
+def _make_stages(plans: Sequence[ResolvedRun], workspace: Workspace) -> None:
+    for result in run_all([first for plan in plans for first in plan.prerequisites], workspace):
         if isinstance(result, TrainingError):
             raise result
 
@@ -74,7 +73,7 @@ def _scored(job: Job, head: Head) -> TrialResult:
     return TrialResult(value, head.seconds + time.perf_counter() - start)
 
 
-def score_alone(plan: RunPlan, workspace: Workspace, watch: Callable[[int, float], None]) -> TrialResult:
+def score_alone(plan: ResolvedRun, workspace: Workspace, watch: Callable[[int, float], None]) -> TrialResult:
     """Makes a trial a run of its own, with a record and checkpoints: what was begun goes on, what is done is read.
 
     Args:

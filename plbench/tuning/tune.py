@@ -15,7 +15,7 @@ from plbench.errors import PlbenchError, TrainingError
 from plbench.progress import duration
 from plbench.runs import schedule as sweep
 from plbench.runs.environment import package_versions
-from plbench.runs.plan.resolve import RunPlan
+from plbench.runs.plan.resolve import ResolvedRun
 from plbench.runs.protocol import granting
 from plbench.runs.record import Record
 from plbench.runs.workspace import Workspace
@@ -76,12 +76,12 @@ class Tuning:
 
 
 def tune(
-    plan: RunPlan,
+    plan: ResolvedRun,
     settings: Settings,
     workspace: Workspace,
     *,
     num_seeds: int = 3,
-    then: RunPlan | None = None,
+    then: ResolvedRun | None = None,
     search_only: bool = False,
 ) -> Tuning:
     """Searches, then trains the starting values and the winner's on all of train, with seeds from 0 on.
@@ -112,7 +112,7 @@ def tune(
     return Tuning(study, folder, compared)
 
 
-def search(plan: RunPlan, settings: Settings, workspace: Workspace) -> StudyRecord:
+def search(plan: ResolvedRun, settings: Settings, workspace: Workspace) -> StudyRecord:
     """Makes what is missing of a study's trials, alone or beside other workers, and returns it with its winner.
 
     Test is not opened: trials train on train without its validation part, and are scored on that.
@@ -170,7 +170,7 @@ class _Search:
 
     def __init__(
         self,
-        plan: RunPlan,
+        plan: ResolvedRun,
         spec: StudySpec,
         num_trials: int,
         shared: SharedStudy,
@@ -213,7 +213,7 @@ class _Search:
         self._made += len(claims)
         self._say_how_far()
 
-    def _alone(self, claim: Claim, plan: RunPlan) -> TrialResult | None:
+    def _alone(self, claim: Claim, plan: ResolvedRun) -> TrialResult | None:
         """One training; None where it was pruned, which leaves nothing behind."""
 
         def watch(epoch: int, value: float) -> None:
@@ -263,7 +263,7 @@ def _recorded(spec: StudySpec, told: Sequence[Any]) -> StudyRecord:
     )
 
 
-def budgeted(plan: RunPlan, num_trials: int, workspace: Workspace) -> RunPlan:
+def budgeted(plan: ResolvedRun, num_trials: int, workspace: Workspace) -> ResolvedRun:
     """The plan under a protocol that grants so many trials: its own, or a custom one where that grants fewer."""
     protocol = granting(plan.spec.protocol, num_trials, workspace.reporter)
     if protocol is plan.spec.protocol:
@@ -271,7 +271,7 @@ def budgeted(plan: RunPlan, num_trials: int, workspace: Workspace) -> RunPlan:
     return with_values(plan, {}, {"protocol": protocol}, workspace.registry)
 
 
-def tuned_plan(plan: RunPlan, study: StudyRecord, workspace: Workspace) -> RunPlan:
+def tuned_plan(plan: ResolvedRun, study: StudyRecord, workspace: Workspace) -> ResolvedRun:
     """The run of a study's winner at the plan's own seed and regime, on all of train.
 
     In another regime than the study's, the parameters of the method go over alone: a rate or decay found for a head
@@ -287,16 +287,16 @@ def tuned_plan(plan: RunPlan, study: StudyRecord, workspace: Workspace) -> RunPl
     return replace(tuned, tuning=study.report())
 
 
-def at_seed(plan: RunPlan, seed: int, workspace: Workspace) -> RunPlan:
+def at_seed(plan: ResolvedRun, seed: int, workspace: Workspace) -> ResolvedRun:
     """The same run with another seed, and so with stages of that seed."""
     return replace(with_values(plan, {}, {"seed": seed}, workspace.registry), tuning=plan.tuning)
 
 
 def _final_runs(
-    finals: Sequence[RunPlan], study: StudyRecord, num_seeds: int, workspace: Workspace
+    finals: Sequence[ResolvedRun], study: StudyRecord, num_seeds: int, workspace: Workspace
 ) -> tuple[tuple[Rows, ...], tuple[Setting, ...]]:
     """Default and tuned row of each regime over all seeds, in one go, and how they compare."""
-    plans: list[RunPlan] = []
+    plans: list[ResolvedRun] = []
     for plan in finals:
         for row in (plan, tuned_plan(plan, study, workspace)):
             plans += [at_seed(row, seed, workspace) for seed in range(num_seeds)]

@@ -22,7 +22,7 @@ from plbench.progress import Reporter
 from plbench.randomness import seeded
 from plbench.runs import run as runner
 from plbench.runs.active import Job
-from plbench.runs.plan.resolve import Request, RunPlan, complete, fit_part_plan, plan_run
+from plbench.runs.plan.resolve import Request, ResolvedRun, complete, fit_part_plan, plan_run
 from plbench.runs.registry import Registry
 from plbench.runs.store import Store
 from plbench.runs.workspace import Workspace
@@ -44,7 +44,7 @@ def all_cores() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def trial_plans(workspace: Workspace) -> list[RunPlan]:
+def trial_plans(workspace: Workspace) -> list[ResolvedRun]:
     """Trials of `selective` on scenes with a linear head: parameters, rate and decay drawn from their ranges."""
     first = plan_run(Request("scenes", "selective", simulate="fpc=300", model={"head": "linear"}), workspace)
     fit = fit_part_plan(first, workspace.registry)
@@ -64,7 +64,7 @@ def trial_plans(workspace: Workspace) -> list[RunPlan]:
     return plans
 
 
-def one_at_a_time(plan: RunPlan, workspace: Workspace, folder: Path) -> float | None:
+def one_at_a_time(plan: ResolvedRun, workspace: Workspace, folder: Path) -> float | None:
     """One trial by the ordinary training loop, scored, without the files of a run."""
     job = Job(plan, workspace, {name: runner.stage_artifact(plan, name, workspace) for name in plan.stages})
     job.prepare()

@@ -14,7 +14,7 @@ from plbench.board.names import flaw_of_name
 from plbench.method import LabelCount
 from plbench.runs import run as runner
 from plbench.runs import schedule as sweep
-from plbench.runs.plan.resolve import Request, RunPlan, plan_run, validate_params
+from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run, validate_params
 from plbench.runs.record import Record
 from plbench.runs.registry import Registry
 from plbench.runs.workspace import Workspace
@@ -124,7 +124,7 @@ class TestCount:
 
 @pytest.mark.usefixtures("quick_records")
 class TestRecord:
-    def plans(self, workspace: Workspace) -> list[RunPlan]:
+    def plans(self, workspace: Workspace) -> list[ResolvedRun]:
         wanted = [
             ("splc", {"tau": 1.0}),
             ("splc", {"tau": 0.0}),

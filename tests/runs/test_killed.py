@@ -20,7 +20,7 @@ from plbench.api import Dataset
 from plbench.progress import Reporter
 from plbench.runs import environment, store, summary
 from plbench.runs import run as runner
-from plbench.runs.plan.resolve import Request, RunPlan, plan_run
+from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run
 from plbench.runs.record import Record, read_record
 from plbench.runs.registry import Registry, Source
 from plbench.runs.store import CHECKPOINT, Store
@@ -47,7 +47,7 @@ def tiny_dataset() -> type[Dataset]:
     return module.TinyDataset  # type: ignore[no-any-return]
 
 
-def planned(folder: Path, world: Any, regime: str) -> tuple[RunPlan, Workspace]:
+def planned(folder: Path, world: Any, regime: str) -> tuple[ResolvedRun, Workspace]:
     """A run of a method that remembers cells, on augmented images or with dropout; every step is saved."""
     registry, dataset = Registry.discover(), tiny_dataset()
     registry.sources["dataset"][dataset.name] = [Source(dataset.name, "the tests", loaded=dataset)]

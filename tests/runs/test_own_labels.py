@@ -12,7 +12,7 @@ from plbench.runs import run as runner
 from plbench.runs import schedule as sweep
 from plbench.runs import together
 from plbench.runs.plan.options import options_of
-from plbench.runs.plan.resolve import Request, RunPlan, plan_from_spec, plan_run
+from plbench.runs.plan.resolve import Request, ResolvedRun, plan_from_spec, plan_run
 from plbench.runs.protocol import choose_protocol
 from plbench.runs.record import Record, read_record
 from plbench.runs.workspace import Workspace
@@ -25,11 +25,11 @@ ONE_BACKBONE = {"backbone": "tf_efficientnet_lite0", "weights": "packaged"}
 """Of which all seeds have the same features."""
 
 
-def a_plan(workspace: Workspace, method: str = "ce-negative", **request: Any) -> RunPlan:
+def a_plan(workspace: Workspace, method: str = "ce-negative", **request: Any) -> ResolvedRun:
     return plan_run(Request("tiny", method, **request), workspace)
 
 
-def mask(plan: RunPlan) -> str:
+def mask(plan: ResolvedRun) -> str:
     return plan.protocol_data.train(plan.spec.train_part).labels.fingerprint()
 
 
@@ -66,7 +66,7 @@ def test_stages_and_the_choosing_run_have_the_labels_of_their_run(make_workspace
     seen = []
     for seed in (0, 1):
         plan = a_plan(workspace, "selective", seed=seed, selection="validation", method_params={"top_k": 2})
-        first = sweep.prerequisites(plan, workspace.registry)
+        first = plan.prerequisites
         (choosing,) = [p for p in first if p.spec.train_part == "fit"]
         stages = [stage for p in (plan, choosing) for _, stage in p.stages.values()]
         assert len(stages) == 2
@@ -125,7 +125,7 @@ def test_features_of_all_seeds_are_in_memory_once(make_workspace: MakeWorkspace)
             assert np.array_equal(job.scored_part.labels.matrix.data, job.scored_inputs.labels.matrix.data)
 
 
-def _on(plan: RunPlan, part: str, workspace: Workspace) -> RunPlan:
+def _on(plan: ResolvedRun, part: str, workspace: Workspace) -> ResolvedRun:
     from plbench.runs.plan.resolve import fit_part_plan
 
     return plan if part == "train" else fit_part_plan(plan, workspace.registry)

@@ -29,7 +29,7 @@ from plbench.models import build_backbone, make_head
 from plbench.runs import active as job
 from plbench.runs import run as runner
 from plbench.runs.outcome import FILES
-from plbench.runs.plan.resolve import Request, RunPlan, fit_part_plan, plan_from_spec, plan_run
+from plbench.runs.plan.resolve import Request, ResolvedRun, fit_part_plan, plan_from_spec, plan_run
 from plbench.runs.record import read_record, reference
 from plbench.runs.store import CHECKPOINT, RECORD
 from plbench.runs.workspace import Workspace
@@ -43,15 +43,15 @@ pytestmark = pytest.mark.usefixtures("quick_records")
 both_regimes = pytest.mark.parametrize("regime", ["probe", "finetune"])
 
 
-def a_plan(workspace: Workspace, method: str = "ce-negative", **request: Any) -> RunPlan:
+def a_plan(workspace: Workspace, method: str = "ce-negative", **request: Any) -> ResolvedRun:
     return plan_run(Request("tiny", method, **request), workspace)
 
 
-def folder_of(plan: RunPlan, workspace: Workspace) -> Path:
+def folder_of(plan: ResolvedRun, workspace: Workspace) -> Path:
     return workspace.store.run_folder(plan.spec.key)
 
 
-def weights_of(plan: RunPlan, workspace: Workspace) -> dict[str, Any]:
+def weights_of(plan: ResolvedRun, workspace: Workspace) -> dict[str, Any]:
     return checkpoint.load(folder_of(plan, workspace) / CHECKPOINT, plan.spec.sha256())
 
 
@@ -146,7 +146,7 @@ class TestRecord:
         assert runner.run(again, workspace) == record
 
 
-def direct_scores(plan: RunPlan, workspace: Workspace, images: Any) -> Tensor:
+def direct_scores(plan: ResolvedRun, workspace: Workspace, images: Any) -> Tensor:
     """Sigmoid of the averaged model's logits over images, put together from the checkpoint by hand."""
     spec = plan.spec
     frozen = build_backbone(spec.model, None, spec.seed).eval()
@@ -533,7 +533,7 @@ class TestFailure:
         assert record.error is not None
         assert "exploding" in record.error
         assert not record.metrics
-        assert runner.finished(plan, workspace) is None
+        assert plan.finished(workspace.store) is None
 
     def test_its_last_good_checkpoint_is_named_and_whole(
         self, make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch

@@ -14,7 +14,7 @@ from plbench.cli import main
 from plbench.runs import run as runner
 from plbench.runs import schedule as sweep
 from plbench.runs.environment import cpu_name, describe
-from plbench.runs.plan.resolve import Request, RunPlan, plan_run
+from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run
 from plbench.runs.record import Cost, Record, StandardCost
 from plbench.runs.workspace import Workspace
 from plbench.training.evaluation import View
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("quick_records")
 MakeWorkspace = Callable[..., Workspace]
 
 
-def a_plan(workspace: Workspace, method: str = "ce-negative", **request: Any) -> RunPlan:
+def a_plan(workspace: Workspace, method: str = "ce-negative", **request: Any) -> ResolvedRun:
     return plan_run(Request("tiny", method, **{"plan": {"epochs": 2}, **request}), workspace)
 
 
@@ -40,7 +40,7 @@ def standard(record: Record) -> StandardCost:
     return found
 
 
-def sizes(plan: RunPlan) -> tuple[int, int, int]:
+def sizes(plan: ResolvedRun) -> tuple[int, int, int]:
     """Images of train, of train without its validation part, and of test."""
     protocol_data = plan.protocol_data
     return len(protocol_data.whole_train.rows), len(protocol_data.train("fit").rows), len(protocol_data.test().rows)
@@ -132,7 +132,7 @@ class TestWholeNetwork:
         with contextlib.suppress(Stopped):
             runner.run(plan, broken, watch=watch)
         stop.clear()
-        assert runner.finished(plan, broken) is None
+        assert plan.finished(broken.store) is None
         assert standard(runner.run(plan, broken)) == expected
 
 

@@ -15,7 +15,7 @@ from plbench.comparison.compare import compare
 from plbench.errors import StoreError
 from plbench.runs import run as runner
 from plbench.runs import summary
-from plbench.runs.plan.resolve import Request, RunPlan, plan_run
+from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run
 from plbench.runs.record import reference
 from plbench.runs.schedule import standings
 from plbench.runs.stored import finished_record, read_own_run, read_run, replicates_of
@@ -33,12 +33,12 @@ def workspace(make_workspace: Callable[..., Workspace]) -> Workspace:
 
 
 @pytest.fixture
-def plan(workspace: Workspace) -> RunPlan:
+def plan(workspace: Workspace) -> ResolvedRun:
     return plan_run(Request("tiny", "ce-negative"), workspace)
 
 
 @pytest.fixture
-def run(workspace: Workspace, plan: RunPlan, quick_records: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(workspace: Workspace, plan: ResolvedRun, quick_records: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run on the tiny dataset, a fresh copy of one that is made once."""
     if "run" not in _MADE:
         runner.run(plan, workspace)
@@ -136,7 +136,7 @@ def test_a_copy_under_another_key_is_not_a_second_run(run: Path) -> None:
         finished_record(copy)
 
 
-def test_it_is_not_done_already_and_made_again_by_force(run: Path, plan: RunPlan, workspace: Workspace) -> None:
+def test_it_is_not_done_already_and_made_again_by_force(run: Path, plan: ResolvedRun, workspace: Workspace) -> None:
     right = read_run(run).test.map_c.value
     edit(run, figure("test/map_c/value", 99.0))
     (standing,) = standings([plan], workspace.store)

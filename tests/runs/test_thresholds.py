@@ -14,18 +14,18 @@ from plbench.metrics.cells import Cells
 from plbench.runs import run as runner
 from plbench.runs import schedule as sweep
 from plbench.runs.active import Job
-from plbench.runs.plan.resolve import Request, RunPlan, fit_part_plan, plan_run
+from plbench.runs.plan.resolve import Request, ResolvedRun, fit_part_plan, plan_run
 from plbench.runs.record import Record
 from plbench.runs.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("quick_records")
 
 
-def a_plan(workspace: Workspace, dataset: str = "tiny", **request: Any) -> RunPlan:
+def a_plan(workspace: Workspace, dataset: str = "tiny", **request: Any) -> ResolvedRun:
     return plan_run(Request(dataset, "ce-negative", **request), workspace)
 
 
-def read(plan: RunPlan, workspace: Workspace) -> tuple[Cells, np.ndarray]:
+def read(plan: ResolvedRun, workspace: Workspace) -> tuple[Cells, np.ndarray]:
     """Cells of a run, and the thresholds of its table."""
     folder = workspace.store.run_folder(plan.spec.key)
     with (folder / "per_class.csv").open(encoding="utf-8", newline="") as file:
@@ -33,7 +33,7 @@ def read(plan: RunPlan, workspace: Workspace) -> tuple[Cells, np.ndarray]:
     return Cells.load(folder / "cells.npz"), np.array(thresholds)
 
 
-def check_follows(record: Record, part: str, plan: RunPlan, workspace: Workspace) -> np.ndarray:
+def check_follows(record: Record, part: str, plan: ResolvedRun, workspace: Workspace) -> np.ndarray:
     """The record's F1 figures are those of its cells at the table's thresholds; gives these."""
     cells, thresholds = read(plan, workspace)
     metrics = record.metrics[part]
@@ -74,7 +74,7 @@ def test_under_validation_selection_they_come_from_the_held_out_run(make_workspa
     choosing = fit_part_plan(plan, workspace.registry)
     held_out, _ = read(choosing, workspace)
     np.testing.assert_array_equal(check_follows(record, "test", plan, workspace), choose_thresholds(held_out)[0])
-    chose = runner.finished(choosing, workspace)
+    chose = choosing.finished(workspace.store)
     assert chose is not None and chose.metrics["validation"].thresholds is not None
     assert chose.metrics["validation"].thresholds.held_out
     check_follows(chose, "validation", choosing, workspace)

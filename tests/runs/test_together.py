@@ -16,7 +16,7 @@ from plbench.runs import active as job
 from plbench.runs import run as runner
 from plbench.runs import schedule as sweep
 from plbench.runs import together
-from plbench.runs.plan.resolve import Request, RunPlan, fit_part_plan, plan_run
+from plbench.runs.plan.resolve import Request, ResolvedRun, fit_part_plan, plan_run
 from plbench.runs.record import Record, read_record, reference
 from plbench.runs.store import CHECKPOINT, RECORD
 from plbench.runs.together import can_stack, groups
@@ -47,11 +47,11 @@ class Sometimes(Method):
         return Loss.of_images(torch.where(breaks & (progress.epoch > 0), float("nan"), terms).sum(dim=-1))
 
 
-def a_plan(workspace: Workspace, method: str = "ce-negative", **request: Any) -> RunPlan:
+def a_plan(workspace: Workspace, method: str = "ce-negative", **request: Any) -> ResolvedRun:
     return plan_run(Request("tiny", method, **request), workspace)
 
 
-def some_plans(workspace: Workspace) -> list[RunPlan]:
+def some_plans(workspace: Workspace) -> list[ResolvedRun]:
     """Methods with and without stages, other parameters, rates and seeds."""
     return [
         a_plan(workspace, "ce-ignore"),
@@ -154,7 +154,7 @@ class TestSweep:
         broken = TrainingError("the loss is nan")
         run = runner.run
 
-        def breaks(plan: RunPlan, *rest: Any, **options: Any) -> Record:
+        def breaks(plan: ResolvedRun, *rest: Any, **options: Any) -> Record:
             if plan.spec.method.name == "ce-ignore":
                 raise broken
             return run(plan, *rest, **options)

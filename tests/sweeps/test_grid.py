@@ -20,7 +20,7 @@ from plbench.errors import PlbenchError
 from plbench.runs import run as runner
 from plbench.runs import schedule as sweep
 from plbench.runs.plan import resolve
-from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.plan.resolve import Request, in_order, plan_run
 from plbench.runs.workspace import Workspace
 from plbench.sweeps import expansion
 from plbench.sweeps.expansion import Expansion, expand
@@ -264,10 +264,10 @@ class TestHere:
     def test_prerequisites_come_before_what_needs_them_and_once(self, make_workspace: MakeWorkspace) -> None:
         workspace = make_workspace()
         expanded = expand(grid(methods=["selective", "ce-ignore"], selection="validation", seeds=2), workspace)
-        every = sweep.with_prerequisites(expanded.plans, workspace.registry)
+        every = in_order(expanded.plans)
         keys = list(every)
         for key, plan in every.items():
-            for first in sweep.prerequisites(plan, workspace.registry):
+            for first in plan.prerequisites:
                 assert keys.index(first.spec.key) < keys.index(key)
         assert len(keys) == 12  # a seed: both rows, both on the part that chooses, and the prior's run of each
 

@@ -17,7 +17,7 @@ from plbench.errors import PlbenchError, TrainingError
 from plbench.progress import Reporter
 from plbench.runs import run as runner
 from plbench.runs import schedule as sweep
-from plbench.runs.plan.resolve import Request, RunPlan, plan_run
+from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run
 from plbench.runs.record import Record, figures, read_record
 from plbench.runs.workspace import Workspace
 from plbench.spec import RunSpec
@@ -86,12 +86,12 @@ def workspace(make_workspace: Callable[..., Workspace]) -> Workspace:
 
 
 @pytest.fixture
-def plan(workspace: Workspace) -> RunPlan:
+def plan(workspace: Workspace) -> ResolvedRun:
     return plan_run(Request("tiny", "ce-negative"), workspace)
 
 
 @pytest.fixture
-def record(plan: RunPlan, workspace: Workspace) -> Record:
+def record(plan: ResolvedRun, workspace: Workspace) -> Record:
     return runner.run(plan, workspace)
 
 
@@ -111,7 +111,7 @@ def tracked(workspace: Workspace, *names: str) -> Workspace:
     return dataclasses.replace(workspace, track=names)
 
 
-def follow(plan: RunPlan, folder: Path, workspace: Workspace) -> contextlib.AbstractContextManager[Tracking]:
+def follow(plan: ResolvedRun, folder: Path, workspace: Workspace) -> contextlib.AbstractContextManager[Tracking]:
     """As a run does it."""
     return following.follow(plan.spec, folder, workspace.trackers, workspace.dropped, workspace.reporter.line)
 
@@ -129,7 +129,7 @@ def lines(workspace: Workspace) -> list[str]:
 
 class TestFollow:
     def test_a_run_is_told_from_start_to_end(
-        self, plan: RunPlan, record: Record, workspace: Workspace, tmp_path: Path, listen: Callable[..., Listener]
+        self, plan: ResolvedRun, record: Record, workspace: Workspace, tmp_path: Path, listen: Callable[..., Listener]
     ) -> None:
         one, other = listen("mlflow"), listen("wandb")
         with follow(plan, tmp_path, tracked(workspace, "mlflow", "wandb")) as tracking:
@@ -148,7 +148,12 @@ class TestFollow:
 
     @pytest.mark.parametrize("error", [TrainingError("the loss is nan"), KeyboardInterrupt(), SystemExit(143)])
     def test_an_error_is_told_and_goes_on(
-        self, error: BaseException, plan: RunPlan, workspace: Workspace, tmp_path: Path, listen: Callable[..., Listener]
+        self,
+        error: BaseException,
+        plan: ResolvedRun,
+        workspace: Workspace,
+        tmp_path: Path,
+        listen: Callable[..., Listener],
     ) -> None:
         listener = listen("mlflow")
         with pytest.raises(type(error)), follow(plan, tmp_path, tracked(workspace, "mlflow")):
@@ -156,7 +161,7 @@ class TestFollow:
         assert listener.heard[1:] == [("failed", type(error), str(error))]
 
     def test_an_end_is_told_once(
-        self, plan: RunPlan, record: Record, workspace: Workspace, tmp_path: Path, listen: Callable[..., Listener]
+        self, plan: ResolvedRun, record: Record, workspace: Workspace, tmp_path: Path, listen: Callable[..., Listener]
     ) -> None:
         listener = listen("mlflow")
         with pytest.raises(OSError), follow(plan, tmp_path, tracked(workspace, "mlflow")) as tracking:
@@ -171,7 +176,7 @@ class TestFollow:
         assert "without a record" in listener.heard[-1][-1]
 
     def test_several_runs_at_a_time(
-        self, plan: RunPlan, record: Record, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, plan: ResolvedRun, record: Record, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         made: list[Listener] = []
         monkeypatch.setitem(services.KINDS, "wandb", lambda: made.append(Listener()) or made[-1])
@@ -201,7 +206,7 @@ class TestFollow:
 
     def test_only_the_first_process_tells(
         self,
-        plan: RunPlan,
+        plan: ResolvedRun,
         workspace: Workspace,
         tmp_path: Path,
         listen: Callable[..., Listener],
@@ -266,7 +271,7 @@ class TestFailures:
         self,
         event: str,
         error: Exception,
-        plan: RunPlan,
+        plan: ResolvedRun,
         record: Record,
         workspace: Workspace,
         tmp_path: Path,
@@ -291,7 +296,7 @@ class TestFailures:
         assert broken.events.count("started") == 1
 
     def test_one_that_fails_at_a_failure_does_not_hide_it(
-        self, plan: RunPlan, workspace: Workspace, tmp_path: Path, listen: Callable[..., Listener]
+        self, plan: ResolvedRun, workspace: Workspace, tmp_path: Path, listen: Callable[..., Listener]
     ) -> None:
         listen("mlflow", "failed", RuntimeError("no server"))
         with pytest.raises(TrainingError, match="nan"), follow(plan, tmp_path, tracked(workspace, "mlflow")):
@@ -299,7 +304,7 @@ class TestFailures:
         assert lines(workspace)[-1] == "Tracking by mlflow is off from here on: RuntimeError: no server"
 
     def test_runs_under_way_drop_it_together(
-        self, plan: RunPlan, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, plan: ResolvedRun, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         made: list[Listener] = []
         error = ConnectionError("refused")
@@ -313,13 +318,13 @@ class TestFailures:
         assert [listener.events for listener in made] == [["started", "logged"], ["started"]]
         assert len(lines(workspace)) == 1
 
-    def test_ctrl_c_in_a_tracker_is_not_swallowed(self, plan: RunPlan, tmp_path: Path) -> None:
+    def test_ctrl_c_in_a_tracker_is_not_swallowed(self, plan: ResolvedRun, tmp_path: Path) -> None:
         tracking = Tracking({"mlflow": Listener("logged", KeyboardInterrupt())}, print)
         with pytest.raises(KeyboardInterrupt):
             tracking.logged(1, {"loss": 1})
 
     def test_one_that_cannot_be_made(
-        self, plan: RunPlan, record: Record, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, plan: ResolvedRun, record: Record, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # its import fails
         with follow(plan, tmp_path, tracked(workspace, "tensorboard")) as tracking:
@@ -347,7 +352,7 @@ class TestNames:
 
 
 class TestContent:
-    def test_settings_are_flat_and_complete(self, plan: RunPlan) -> None:
+    def test_settings_are_flat_and_complete(self, plan: ResolvedRun) -> None:
         found = settings(plan.spec)
         assert found["key"] == plan.spec.key and found["plan.lr"] == plan.spec.plan.lr
         assert found["protocol.name"] == "tiny-fpc8/v1" and found["model.mean"] == str(list(plan.spec.model.mean))
@@ -365,7 +370,7 @@ class TestContent:
         }
 
 
-def interrupted_then_whole(plan: RunPlan, record: Record, folder: Path, workspace: Workspace) -> None:
+def interrupted_then_whole(plan: ResolvedRun, record: Record, folder: Path, workspace: Workspace) -> None:
     """A run that Ctrl-C ends after two epochs, and that goes on from its checkpoint after the first."""
     with pytest.raises(KeyboardInterrupt), follow(plan, folder, workspace) as tracking:
         tracking.logged(3, {"loss": 0.75, "lr": 0.1})
@@ -380,7 +385,7 @@ def interrupted_then_whole(plan: RunPlan, record: Record, folder: Path, workspac
 
 class TestTensorBoard:
     def test_what_is_written_can_be_read_back(
-        self, plan: RunPlan, record: Record, workspace: Workspace, tmp_path: Path
+        self, plan: ResolvedRun, record: Record, workspace: Workspace, tmp_path: Path
     ) -> None:
         pytest.importorskip("tensorboard")
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -404,7 +409,7 @@ class TestTensorBoard:
         )
         assert start.session_start_info.hparams["method.name"].string_value == "ce-negative"
 
-    def test_it_can_be_watched_while_it_trains(self, plan: RunPlan, workspace: Workspace, tmp_path: Path) -> None:
+    def test_it_can_be_watched_while_it_trains(self, plan: ResolvedRun, workspace: Workspace, tmp_path: Path) -> None:
         pytest.importorskip("tensorboard")
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -416,7 +421,7 @@ class TestTensorBoard:
             raise KeyboardInterrupt
 
     def test_an_interrupted_run_goes_on(
-        self, plan: RunPlan, record: Record, workspace: Workspace, tmp_path: Path
+        self, plan: ResolvedRun, record: Record, workspace: Workspace, tmp_path: Path
     ) -> None:
         pytest.importorskip("tensorboard")
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -437,7 +442,7 @@ class TestMLflow:
         return mlflow.MlflowClient(uri)
 
     def test_an_interrupted_run_goes_on_in_the_same_one(
-        self, plan: RunPlan, record: Record, workspace: Workspace, tmp_path: Path, client: Any
+        self, plan: ResolvedRun, record: Record, workspace: Workspace, tmp_path: Path, client: Any
     ) -> None:
         interrupted_then_whole(plan, record, tmp_path / "run", tracked(workspace, "mlflow"))
         experiment = client.get_experiment_by_name("plbench").experiment_id
@@ -448,7 +453,7 @@ class TestMLflow:
         assert {metric.step for metric in client.get_metric_history(run.info.run_id, "loss")} == {3, 6, 9}
 
     def test_several_at_a_time_and_how_they_end(
-        self, plan: RunPlan, record: Record, workspace: Workspace, tmp_path: Path, client: Any
+        self, plan: ResolvedRun, record: Record, workspace: Workspace, tmp_path: Path, client: Any
     ) -> None:
         both = tracked(workspace, "mlflow")
         with follow(plan, tmp_path / "a", both) as one, follow(plan, tmp_path / "b", both) as other:
@@ -463,7 +468,7 @@ class TestMLflow:
         assert lines(workspace) == []
 
     def test_a_store_that_is_not_there(
-        self, plan: RunPlan, record: Record, workspace: Workspace, tmp_path: Path, client: Any, monkeypatch: Any
+        self, plan: ResolvedRun, record: Record, workspace: Workspace, tmp_path: Path, client: Any, monkeypatch: Any
     ) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"nonsense://{tmp_path}")
         with follow(plan, tmp_path, tracked(workspace, "mlflow")) as tracking:
@@ -480,7 +485,7 @@ class TestWandB:
         monkeypatch.setenv("WANDB_MODE", "offline")
 
     def test_several_at_a_time_and_on_after_an_interruption(
-        self, plan: RunPlan, record: Record, workspace: Workspace, tmp_path: Path
+        self, plan: ResolvedRun, record: Record, workspace: Workspace, tmp_path: Path
     ) -> None:
         both = tracked(workspace, "wandb")
         with follow(plan, tmp_path / "a", both) as one, follow(plan, tmp_path / "b", both) as other:

@@ -21,7 +21,7 @@ from test_cli import QUICK, Outcome, plbench, words_with
 
 from plbench.errors import PlbenchError, StoreError
 from plbench.runs import summary
-from plbench.runs.plan.resolve import Request, RunPlan, plan_run
+from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run
 from plbench.runs.record import read_record
 from plbench.runs.workspace import Workspace
 from plbench.tuning import liveness, shared, trials, tune
@@ -39,7 +39,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "POLL_SECONDS", 0.05)
 
 
-def a_plan(workspace: Workspace, **request: Any) -> RunPlan:
+def a_plan(workspace: Workspace, **request: Any) -> ResolvedRun:
     return plan_run(Request("tiny", "pasl-negative", plan={"epochs": 1}, **request), workspace)
 
 
@@ -48,7 +48,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Trials that only take the time they are told to."""
 
     def pretend_to_train(*, together: bool = True, seconds: float = 0.0) -> None:
-        def score_together(plans: Sequence[RunPlan], workspace: Workspace) -> list[TrialResult]:
+        def score_together(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[TrialResult]:
             time.sleep(seconds * len(plans))
             return [TrialResult(50 + 10 * plan.params.gamma_pos, 0.01) for plan in plans]
 

@@ -11,7 +11,7 @@ import pytest
 
 from plbench.api import Batch, Loss, Method, MethodParams, Progress, tunable
 from plbench.errors import PlbenchError, StoreError
-from plbench.runs.plan.resolve import Request, RunPlan, plan_run
+from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run
 from plbench.runs.workspace import Workspace
 from plbench.tuning.study import (
     StudyRecord,
@@ -29,11 +29,11 @@ Make = Callable[..., Workspace]
 NONE: frozenset[str] = frozenset()
 
 
-def a_plan(workspace: Workspace, method: str = "selective", **request: Any) -> RunPlan:
+def a_plan(workspace: Workspace, method: str = "selective", **request: Any) -> ResolvedRun:
     return plan_run(Request("tiny", method, **request), workspace)
 
 
-def a_spec(plan: RunPlan, workspace: Workspace, seed: int = 0, **ranges: tuple[float, float]) -> StudySpec:
+def a_spec(plan: ResolvedRun, workspace: Workspace, seed: int = 0, **ranges: tuple[float, float]) -> StudySpec:
     return study_spec(plan, seed, NONE, ranges, workspace.registry, sampler="a sampler", pruner="none")
 
 
@@ -158,7 +158,7 @@ class TestIdentity:
         spec = a_spec(plan, workspace)
         assert spec.key == a_spec(a_plan(workspace, seed=5), workspace).key  # the seed of the final rows
         more = plan.spec.model_copy(update={"protocol": plan.spec.protocol.model_copy(update={"max_trials": 9})})
-        assert spec.key == a_spec(RunPlan(more, *list(vars(plan).values())[1:]), workspace).key
+        assert spec.key == a_spec(ResolvedRun(more, *list(vars(plan).values())[1:]), workspace).key
         others = [
             a_spec(plan, workspace, seed=1),
             a_spec(plan, workspace, eta=(0.1, 0.2)),

@@ -21,7 +21,7 @@ from plbench.api import BenchmarkProtocol, Dataset, LabelledSplit, PartialLabels
 from plbench.board.identity import check_tuning
 from plbench.errors import PlbenchError, StoreError, TrainingError
 from plbench.runs.findings import Findings
-from plbench.runs.plan.resolve import Request, RunPlan, plan_run
+from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run
 from plbench.runs.record import read_record
 from plbench.runs.workspace import Workspace
 from plbench.tuning import trials, tune
@@ -39,12 +39,12 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "POLL_SECONDS", 0.02)
 
 
-def a_plan(workspace: Workspace, method: str = "pasl-negative", dataset: str = "tiny", **request: Any) -> RunPlan:
+def a_plan(workspace: Workspace, method: str = "pasl-negative", dataset: str = "tiny", **request: Any) -> ResolvedRun:
     request.setdefault("plan", {"epochs": 1})
     return plan_run(Request(dataset, method, **request), workspace)
 
 
-def pretend(plan: RunPlan) -> TrialResult:
+def pretend(plan: ResolvedRun) -> TrialResult:
     """A value that the parameters decide, without training."""
     distance = abs(math.log10(plan.spec.plan.lr) + 1.7) + sum(abs(float(v) - 1) for _, v in plan.params) / 20
     return TrialResult(60 - 10 * distance, 0.01)
@@ -55,11 +55,11 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Trials that only take the time they are told to: in batches, or one at a time."""
 
     def pretend_to_train(*, together: bool, seconds: float = 0.0) -> None:
-        def score_together(plans: Sequence[RunPlan], workspace: Workspace) -> list[TrialResult]:
+        def score_together(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[TrialResult]:
             time.sleep(seconds * len(plans))
             return [pretend(plan) for plan in plans]
 
-        def score_alone(plan: RunPlan, workspace: Workspace, watch: Any) -> TrialResult:
+        def score_alone(plan: ResolvedRun, workspace: Workspace, watch: Any) -> TrialResult:
             return score_together([plan], workspace)[0]
 
         monkeypatch.setattr(trials, "can_train_together", lambda plan: together)
@@ -127,7 +127,7 @@ class TestSearch:
         pretended(together=True)
         sizes: list[int] = []
 
-        def score(plans: Sequence[RunPlan], workspace: Workspace) -> list[TrialResult]:
+        def score(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[TrialResult]:
             sizes.append(len(plans))
             return [pretend(plan) for plan in plans]
 
@@ -144,7 +144,7 @@ class TestSearch:
         workspace = make_workspace()
         plan = a_plan(workspace)
 
-        def score(plans: Sequence[RunPlan], workspace: Workspace) -> list[TrialResult]:
+        def score(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[TrialResult]:
             results = [pretend(plan) for plan in plans]
             return [TrialResult(None, 0.1, "loss is nan"), TrialResult(math.nan, 0.1), *results[2:]]
 
@@ -186,7 +186,7 @@ class TestPruning:
         monkeypatch.setattr(tune, "_PRUNED_AFTER", 2)
         score, calls = trials.score_alone, []
 
-        def worse_and_worse(plan: RunPlan, workspace: Workspace, watch: Any) -> TrialResult:
+        def worse_and_worse(plan: ResolvedRun, workspace: Workspace, watch: Any) -> TrialResult:
             calls.append(plan.spec.key)
             number = len(calls)
             return score(plan, workspace, lambda epoch, value: watch(epoch, 90.0 - 10 * number))
@@ -555,7 +555,7 @@ def test_a_lock_of_a_worker_is_held_for_as_long_as_it_works(
     workspace = make_workspace()
     held: list[bool] = []
 
-    def score(plans: Sequence[RunPlan], workspace: Workspace) -> list[TrialResult]:
+    def score(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[TrialResult]:
         found = [path for path in workspace.store.runs.glob("studies/*/workers/*.lock") if len(path.stem) == 32]
         held.extend(FileLock(path).is_locked or not _free(path) for path in found)
         return [pretend(plan) for plan in plans]

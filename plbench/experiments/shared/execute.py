@@ -15,10 +15,9 @@ from plbench.errors import DataError, PlbenchError, StoreError, TrainingError
 from plbench.experiments.shared.experiment import Case, Context, Experiment, Findings, Point, Row, Scale
 from plbench.metrics.statistics import Sample
 from plbench.progress import duration
-from plbench.runs import run as runner
 from plbench.runs import schedule as sweep
 from plbench.runs.estimate.stacked import seconds_of_all
-from plbench.runs.plan.resolve import Request, RunPlan
+from plbench.runs.plan.resolve import Request, ResolvedRun, in_order
 from plbench.runs.protocol import ProtocolData, choose_protocol
 from plbench.runs.record import Record
 from plbench.runs.stored import replicates_of
@@ -48,7 +47,7 @@ def execute(
     comparisons, left_out = plan_all(experiment, request, context, num_seeds, workspace)
     workspace.reporter.line(_announcement(experiment, [comparison for comparison, _ in comparisons], workspace))
     missing = [
-        sum(runner.finished(plan, workspace) is None for plan in comparison.plans) for comparison, _ in comparisons
+        sum(plan.finished(workspace.store) is None for plan in comparison.plans) for comparison, _ in comparisons
     ]
     count, rows = sweep.Count(sum(missing)), []
     for number, (comparison, cases) in enumerate(comparisons):
@@ -142,12 +141,12 @@ def estimate(
 def _announcement(experiment: Experiment, comparisons: Sequence[Comparison], workspace: Workspace) -> str:
     """What will run and about how long it takes, measured on a few images through each model."""
     plans = [plan for comparison in comparisons for plan in comparison.plans]
-    wanted = {part.spec.key: part for plan in plans for part in _with_stages(plan)}
-    num_missing = sum(runner.finished(plan, workspace) is None for plan in wanted.values())
+    wanted = in_order(plans)
+    num_missing = sum(plan.finished(workspace.store) is None for plan in wanted.values())
     text = f"Study {experiment.name}: {len(wanted)} trainings"
     if not num_missing:
         return f"{text}, all done already"
-    by_model: dict[str, list[RunPlan]] = defaultdict(list)
+    by_model: dict[str, list[ResolvedRun]] = defaultdict(list)
     for plan in plans:
         by_model[plan.spec.model.model_dump_json()].append(plan)
     seconds = sum(seconds_of_all(members, workspace) for members in by_model.values())
@@ -155,10 +154,6 @@ def _announcement(experiment: Experiment, comparisons: Sequence[Comparison], wor
         f"{text}, {len(wanted) - num_missing} of them done already; about {duration(seconds)} on "
         f"{workspace.device.type}"
     )
-
-
-def _with_stages(plan: RunPlan) -> list[RunPlan]:
-    return [*(first for _, stage in plan.stages.values() for first in _with_stages(stage)), plan]
 
 
 def _make(

@@ -15,7 +15,7 @@ from plbench.metrics.statistics import Sample
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
 
-    from plbench.runs.plan.resolve import RunPlan
+    from plbench.runs.plan.resolve import ResolvedRun
     from plbench.runs.record import Record
     from plbench.runs.workspace import Workspace
 
@@ -78,7 +78,7 @@ class Row:
     """A case with its runs, by seed."""
 
     case: Case
-    plans: tuple[RunPlan, ...]
+    plans: tuple[ResolvedRun, ...]
     records: tuple[Record, ...]
 
 

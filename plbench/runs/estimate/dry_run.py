@@ -14,8 +14,7 @@ from plbench.loading.features import stored_features
 from plbench.runs.environment import device_name
 from plbench.runs.estimate.estimate import DAY, features_path
 from plbench.runs.estimate.measured import Measured, measure
-from plbench.runs.plan.resolve import RunPlan, fit_part_plan
-from plbench.runs.stored import finished_record
+from plbench.runs.plan.resolve import ResolvedRun
 from plbench.runs.workspace import Workspace
 from plbench.training.checkpoint import Checkpoints
 from plbench.training.distributed import World
@@ -48,7 +47,7 @@ class DryRun:
         peak_bytes: of the device where it is a GPU, else of a process; None where nothing was measured.
     """
 
-    plan: RunPlan
+    plan: ResolvedRun
     items: tuple[Item, ...]
     steps_per_epoch: int
     num_steps: int
@@ -87,7 +86,7 @@ class DryRun:
         }
 
 
-def dry_run(plan: RunPlan, workspace: Workspace, *, force: bool = False, processes: int = 1) -> DryRun:
+def dry_run(plan: ResolvedRun, workspace: Workspace, *, force: bool = False, processes: int = 1) -> DryRun:
     """Looks at what is there and measures a few steps of what is missing; nothing is kept.
 
     Args:
@@ -100,8 +99,10 @@ def dry_run(plan: RunPlan, workspace: Workspace, *, force: bool = False, process
         StoreError: if a checkpoint to go on from is damaged, as the run itself would.
     """
     workspace = replace(workspace, world=World(0, processes))
-    runs = list(_runs(plan, workspace))
-    is_done = {run.spec.key: _is_done(run, workspace) and not (force and run is plan) for _, run in runs}
+    runs = list(_runs(plan))
+    is_done = {
+        run.spec.key: (run.finished(workspace.store) is not None) and not (force and run is plan) for _, run in runs
+    }
     missing = [run for _, run in runs if not is_done[run.spec.key]]
     measured = None
     if missing:
@@ -131,15 +132,15 @@ def dry_run(plan: RunPlan, workspace: Workspace, *, force: bool = False, process
     return replace(outcome, notes=tuple(_notes(outcome, workspace)))
 
 
-def _runs(plan: RunPlan, workspace: Workspace) -> Iterator[tuple[str, RunPlan]]:
+def _runs(plan: ResolvedRun) -> Iterator[tuple[str, ResolvedRun]]:
     """The trainings that the run needs, each once, and itself last, with what to call them."""
     seen: set[str] = set()
 
-    def walk(run: RunPlan, what: str) -> Iterator[tuple[str, RunPlan]]:
+    def walk(run: ResolvedRun, what: str) -> Iterator[tuple[str, ResolvedRun]]:
         for name, (_, stage) in run.stages.items():
             yield from walk(stage, f"stage {name}: {stage.method.title}")
-        if run.spec.selection == "validation" and run.spec.train_part == "train":
-            yield from walk(fit_part_plan(run, workspace.registry), f"choice of the epoch: {run.method.title}")
+        if run.chooser is not None:
+            yield from walk(run.chooser, f"choice of the epoch: {run.method.title}")
         if run.spec.key not in seen:
             seen.add(run.spec.key)
             yield what, run
@@ -154,7 +155,7 @@ class _Pace:
         self._measured, self._workers, self._processes = measured, workspace.workers, processes
         self._on_cpu = workspace.device.type == "cpu"
 
-    def run(self, plan: RunPlan, steps_done: int, *, is_stage: bool) -> float:
+    def run(self, plan: ResolvedRun, steps_done: int, *, is_stage: bool) -> float:
         """Training from a step on, scoring where something is selected and at the end, and a stage's reduction."""
         spec, protocol_data = plan.spec, plan.protocol_data
         num_train = len(protocol_data.train(spec.train_part).rows)
@@ -195,7 +196,9 @@ class _Pace:
         return compute + loading / at_a_time if self._on_cpu else max(compute, loading / at_a_time)
 
 
-def _features(plan: RunPlan, missing: list[RunPlan], workspace: Workspace, pace: _Pace | None) -> Iterator[Item]:
+def _features(
+    plan: ResolvedRun, missing: list[ResolvedRun], workspace: Workspace, pace: _Pace | None
+) -> Iterator[Item]:
     """The features of each split that a training in the probe regime reads."""
     if plan.spec.regime != "probe":
         return
@@ -213,7 +216,7 @@ def _features(plan: RunPlan, missing: list[RunPlan], workspace: Workspace, pace:
             yield Item(what, None, "to do", pace.features(number))
 
 
-def _cached_width(plan: RunPlan, missing: list[RunPlan], workspace: Workspace) -> int | None:
+def _cached_width(plan: ResolvedRun, missing: list[ResolvedRun], workspace: Workspace) -> int | None:
     """Width of the cached features; None where some of them are still to be computed, or the run uses none."""
     if plan.spec.regime != "probe":
         return None
@@ -224,25 +227,21 @@ def _cached_width(plan: RunPlan, missing: list[RunPlan], workspace: Workspace) -
     return None if None in widths else widths[0]
 
 
-def _stored(plan: RunPlan, workspace: Workspace, split: str) -> int | None:
+def _stored(plan: ResolvedRun, workspace: Workspace, split: str) -> int | None:
     """Width of a split's features in the cache; None where they are not there."""
     number = len(plan.protocol_data.whole(split).images)
     features = stored_features(features_path(plan, workspace, split), num_images=number)
     return None if features is None else int(features.shape[1])
 
 
-def _is_done(plan: RunPlan, workspace: Workspace) -> bool:
-    return finished_record(workspace.store.run_folder(plan.spec.key)) is not None
-
-
-def _steps_done(plan: RunPlan, workspace: Workspace) -> int:
+def _steps_done(plan: ResolvedRun, workspace: Workspace) -> int:
     """Where the newest checkpoint stands."""
     checkpoints = Checkpoints(workspace.store.run_folder(plan.spec.key), plan.spec)
     found = checkpoints.newest(workspace.reporter.line)
     return 0 if found is None else found.step
 
 
-def _peak_bytes(plan: RunPlan, measured: Measured, workspace: Workspace) -> int:
+def _peak_bytes(plan: ResolvedRun, measured: Measured, workspace: Workspace) -> int:
     """On a GPU what lies there; on a CPU with the program itself and the features that it keeps in memory."""
     if workspace.device.type == "cuda":
         return measured.peak_bytes

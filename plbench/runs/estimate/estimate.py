@@ -16,8 +16,7 @@ from plbench.loading.features import features_key, features_name, stored_feature
 from plbench.models import Backbone, make_head
 from plbench.progress import duration
 from plbench.randomness import seeded
-from plbench.runs.plan.resolve import RunPlan, fit_part_plan
-from plbench.runs.stored import finished_record
+from plbench.runs.plan.resolve import ResolvedRun, fit_part_plan
 from plbench.runs.workspace import Workspace
 from plbench.spec import ModelSpec
 from plbench.training.execution import Execution
@@ -36,14 +35,14 @@ class Forecast:
     seconds: float
 
 
-def describe_world(plan: RunPlan, workspace: Workspace) -> str:
+def describe_world(plan: ResolvedRun, workspace: Workspace) -> str:
     """One line on the processes that train together."""
     size, batch = workspace.world.size, plan.spec.plan.batch_size
     whose = "all of them" if workspace.device.type == "cuda" else "each one's share"
     return f"{size} processes share each batch of {batch}; batch normalisation takes its statistics over {whose}"
 
 
-def forecast(plan: RunPlan, workspace: Workspace, *, force: bool = False) -> Forecast:
+def forecast(plan: ResolvedRun, workspace: Workspace, *, force: bool = False) -> Forecast:
     """Measures a few images through the model on this device and scales that up to the run and its stages.
 
     Args:
@@ -56,7 +55,7 @@ def forecast(plan: RunPlan, workspace: Workspace, *, force: bool = False) -> For
     text = f"{plan.describe()}; about {duration(seconds)} on {workspace.device.type}"
     if workspace.decode == "gpu":
         text += ", JPEG files decoded there"
-    waiting = [name for name, (_, stage) in plan.stages.items() if not _is_done(stage, workspace)]
+    waiting = [name for name, (_, stage) in plan.stages.items() if stage.finished(workspace.store) is None]
     if waiting:
         text += f", stage {', '.join(waiting)} included"
     quick = any(recipe.name == "quick" for recipe in plan.protocol_data.dataset.recipes)
@@ -65,7 +64,7 @@ def forecast(plan: RunPlan, workspace: Workspace, *, force: bool = False) -> For
     return Forecast(text, seconds)
 
 
-def seconds_of_all(plans: Sequence[RunPlan], workspace: Workspace, paces: Mapping[str, float]) -> float:
+def seconds_of_all(plans: Sequence[ResolvedRun], workspace: Workspace, paces: Mapping[str, float]) -> float:
     """Seconds that runs of one setting take one after another, prerequisites included; what is shared counts once.
 
     Args:
@@ -79,7 +78,7 @@ def seconds_of_all(plans: Sequence[RunPlan], workspace: Workspace, paces: Mappin
 
 
 def forecast_study(
-    plan: RunPlan, num_trials: int, num_seeds: int, workspace: Workspace, then: RunPlan | None = None
+    plan: ResolvedRun, num_trials: int, num_seeds: int, workspace: Workspace, then: ResolvedRun | None = None
 ) -> Forecast:
     """What a study and its final rows take where nothing of them is there, and each training is on its own.
 
@@ -111,7 +110,7 @@ def forecast_study(
 
 
 def _seconds(
-    plan: RunPlan,
+    plan: ResolvedRun,
     workspace: Workspace,
     train: float,
     infer: float,
@@ -121,7 +120,7 @@ def _seconds(
     paces: Mapping[str, float] = MappingProxyType({}),
 ) -> float:
     """Of a run and of those of its stages that are not done; features that are cached cost nothing."""
-    if (not force and _is_done(plan, workspace)) or plan.spec.key in counted:
+    if (not force and (plan.finished(workspace.store) is not None)) or plan.spec.key in counted:
         return 0.0
     counted.add(plan.spec.key)
     total = sum(_seconds(stage, workspace, train, infer, counted, paces=paces) for _, stage in plan.stages.values())
@@ -140,11 +139,7 @@ def _seconds(
     return total + num_train * plan.spec.plan.epochs * paces.get(plan.spec.key, train)
 
 
-def _is_done(plan: RunPlan, workspace: Workspace) -> bool:
-    return finished_record(workspace.store.run_folder(plan.spec.key)) is not None
-
-
-def _seconds_per_image(plan: RunPlan, workspace: Workspace) -> tuple[float, float]:
+def _seconds_per_image(plan: ResolvedRun, workspace: Workspace) -> tuple[float, float]:
     """Training and inference time per image; in the probe regime training is the head's alone."""
     spec, device = plan.spec, workspace.device
     execution = Execution(device, spec.precision)
@@ -165,7 +160,7 @@ def _seconds_per_image(plan: RunPlan, workspace: Workspace) -> tuple[float, floa
     return _head_seconds(plan, backbone.num_features, num_classes, execution), infer
 
 
-def _head_seconds(plan: RunPlan, num_features: int, num_classes: int, execution: Execution) -> float:
+def _head_seconds(plan: ResolvedRun, num_features: int, num_classes: int, execution: Execution) -> float:
     """Training time per image of the head; twice what forward and backward take, for optimiser and average."""
     with seeded(0):
         head = make_head(plan.spec.model, num_features, num_classes).to(execution.device)
@@ -173,7 +168,7 @@ def _head_seconds(plan: RunPlan, num_features: int, num_classes: int, execution:
     return 2 * _timed(lambda: _train(head, features, execution), execution.device) / len(features)
 
 
-def cached_width(plan: RunPlan, workspace: Workspace) -> int | None:
+def cached_width(plan: ResolvedRun, workspace: Workspace) -> int | None:
     """Width of the cached features; None where any split's are missing."""
     width = None
     for split in (plan.spec.protocol.train_split, plan.spec.protocol.test_split):
@@ -186,7 +181,7 @@ def cached_width(plan: RunPlan, workspace: Workspace) -> int | None:
     return width
 
 
-def features_path(plan: RunPlan, workspace: Workspace, split: str) -> Path:
+def features_path(plan: ResolvedRun, workspace: Workspace, split: str) -> Path:
     """Where the features of a split lie in the cache, or will."""
     spec, images = plan.spec, plan.protocol_data.whole(split).images
     key = features_key(spec.dataset_fingerprint, split, images, spec.model, spec.precision, spec.seed, workspace.decode)

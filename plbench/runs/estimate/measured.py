@@ -24,7 +24,7 @@ from plbench.models import Backbone, make_head
 from plbench.randomness import seeded
 from plbench.runs.estimate.memory import Kept, Passing, resident_bytes
 from plbench.runs.estimate.synthetic import SyntheticImages, synthetic, synthetic_artifact
-from plbench.runs.plan.resolve import RunPlan, make_task
+from plbench.runs.plan.resolve import ResolvedRun, make_task
 from plbench.runs.workspace import Workspace
 from plbench.training import hooks
 from plbench.training.engine import fit, prepare_fit
@@ -78,7 +78,7 @@ class Measured:
         return self.state_bytes + self.activation_bytes + self.other_bytes
 
 
-def measure(plan: RunPlan, workspace: Workspace, num_features: int | None) -> Measured:
+def measure(plan: ResolvedRun, workspace: Workspace, num_features: int | None) -> Measured:
     """Takes a few steps.
 
     Args:
@@ -111,7 +111,7 @@ def measure(plan: RunPlan, workspace: Workspace, num_features: int | None) -> Me
     )
 
 
-def about_to_train(plan: RunPlan, backbone: nn.Module, num_features: int, execution: Execution) -> FitState:
+def about_to_train(plan: ResolvedRun, backbone: nn.Module, num_features: int, execution: Execution) -> FitState:
     """The state of a run before its first step, with random weights that no step moves.
 
     Args:
@@ -136,7 +136,7 @@ def about_to_train(plan: RunPlan, backbone: nn.Module, num_features: int, execut
 class _Trial:
     """A run about to train on inputs that are made up."""
 
-    def __init__(self, plan: RunPlan, workspace: Workspace, num_features: int | None) -> None:
+    def __init__(self, plan: ResolvedRun, workspace: Workspace, num_features: int | None) -> None:
         self.plan, self.spec, self.device = plan, plan.spec, workspace.device
         self.execution = Execution(workspace.device, plan.spec.precision, compiles=workspace.compiles)
         self.part = plan.protocol_data.train(plan.spec.train_part)

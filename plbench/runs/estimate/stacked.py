@@ -19,9 +19,8 @@ from plbench.runs.diagnostics import diagnose_training
 from plbench.runs.estimate import estimate
 from plbench.runs.estimate.measured import about_to_train
 from plbench.runs.estimate.synthetic import synthetic
-from plbench.runs.plan.resolve import RunPlan
+from plbench.runs.plan.resolve import ResolvedRun
 from plbench.runs.protocol import Part
-from plbench.runs.stored import finished_record
 from plbench.runs.together import can_stack, groups, most_at_once
 from plbench.runs.workspace import Workspace
 from plbench.training.evaluation import collect_cells, predict_share
@@ -37,7 +36,7 @@ _SCORED_IMAGES = 500
 _BUDGET_SECONDS = 3.0  # about how long one measurement may take
 
 
-def seconds_of_all(plans: Sequence[RunPlan], workspace: Workspace) -> float:
+def seconds_of_all(plans: Sequence[ResolvedRun], workspace: Workspace) -> float:
     """Seconds that runs of one setting take, prerequisites included; what is shared counts once.
 
     Args:
@@ -51,7 +50,7 @@ def seconds_of_all(plans: Sequence[RunPlan], workspace: Workspace) -> float:
     return estimate.seconds_of_all(plans, workspace, found) + scoring
 
 
-def paces(plans: Sequence[RunPlan], workspace: Workspace) -> dict[str, float]:
+def paces(plans: Sequence[ResolvedRun], workspace: Workspace) -> dict[str, float]:
     """Seconds of training per image and head, by key: of those missing runs, stages included, that can be stacked."""
     found: dict[str, float] = {}
     measured: dict[str, float] = {}
@@ -66,12 +65,12 @@ def paces(plans: Sequence[RunPlan], workspace: Workspace) -> dict[str, float]:
     return found
 
 
-def _groups(plans: Sequence[RunPlan], workspace: Workspace) -> Iterator[list[RunPlan]]:
+def _groups(plans: Sequence[ResolvedRun], workspace: Workspace) -> Iterator[list[ResolvedRun]]:
     """Missing runs as they will train: stages before what needs them."""
-    waves: dict[int, dict[str, RunPlan]] = defaultdict(dict)
+    waves: dict[int, dict[str, ResolvedRun]] = defaultdict(dict)
 
-    def depth(plan: RunPlan) -> int:
-        if finished_record(workspace.store.run_folder(plan.spec.key)) is not None:
+    def depth(plan: ResolvedRun) -> int:
+        if plan.finished(workspace.store) is not None:
             return -1
         place = 1 + max((depth(stage) for _, stage in plan.stages.values()), default=-1)
         waves[place][plan.spec.key] = plan
@@ -83,7 +82,7 @@ def _groups(plans: Sequence[RunPlan], workspace: Workspace) -> Iterator[list[Run
         yield from groups([plan for plan in wave.values() if can_stack(plan)])
 
 
-def _alike(members: Sequence[RunPlan]) -> str:
+def _alike(members: Sequence[ResolvedRun]) -> str:
     """What groups of one pace agree in: the shape of the heads, and which methods and seeds there are."""
     first = members[0]
     heads = [(plan.method.name, plan.spec.seed) for plan in members[:_MOST_HEADS]]
@@ -91,7 +90,7 @@ def _alike(members: Sequence[RunPlan]) -> str:
     return f"{first.spec.model.model_dump_json()} {first.spec.precision} {first.spec.plan} {num_classes} {heads}"
 
 
-def _pace(members: Sequence[RunPlan], workspace: Workspace) -> float:
+def _pace(members: Sequence[ResolvedRun], workspace: Workspace) -> float:
     """Seconds per image and head: of one alone first, which says how many can be afforded.
 
     Raises:
@@ -103,17 +102,17 @@ def _pace(members: Sequence[RunPlan], workspace: Workspace) -> float:
     return _timed(members[:number], workspace) if number > 1 else alone
 
 
-def _room(plan: RunPlan, workspace: Workspace) -> int:
+def _room(plan: ResolvedRun, workspace: Workspace) -> int:
     """Heads such as that of a run that memory allows at once."""
     state = _state(plan, _width(plan, workspace), workspace)
     return most_at_once(state.model, plan.spec.plan.batch_size, workspace.device)
 
 
-def _state(plan: RunPlan, width: int, workspace: Workspace) -> FitState:
+def _state(plan: ResolvedRun, width: int, workspace: Workspace) -> FitState:
     return about_to_train(plan, nn.Identity(), width, _execution(plan, workspace))
 
 
-def _timed(members: Sequence[RunPlan], workspace: Workspace) -> float:
+def _timed(members: Sequence[ResolvedRun], workspace: Workspace) -> float:
     first, width = members[0], _width(members[0], workspace)
     inputs = _inputs(first.protocol_data.train(first.spec.train_part), _STEPS * first.spec.plan.batch_size, width)
     plan = first.spec.plan.model_copy(update={"epochs": 2})
@@ -129,7 +128,7 @@ def _timed(members: Sequence[RunPlan], workspace: Workspace) -> float:
     return (ends[1] - ends[0]) / len(inputs) / len(heads)
 
 
-def _scoring_seconds(plan: RunPlan, workspace: Workspace) -> float:
+def _scoring_seconds(plan: ResolvedRun, workspace: Workspace) -> float:
     """Of the scores, figures and intervals of one run, on one core; of its first images."""
     execution, width = _execution(plan, workspace), _width(plan, workspace)
     state = _state(plan, width, workspace)
@@ -163,7 +162,7 @@ def _inputs(part: Part, most: int, width: int) -> FeatureInputs:
     return FeatureInputs(synthetic(len(rows), width).numpy(), rows, part.labels.subset(rows))
 
 
-def _width(plan: RunPlan, workspace: Workspace) -> int:
+def _width(plan: ResolvedRun, workspace: Workspace) -> int:
     """Number of features."""
     width = estimate.cached_width(plan, workspace)
     if width is None:
@@ -172,5 +171,5 @@ def _width(plan: RunPlan, workspace: Workspace) -> int:
     return width
 
 
-def _execution(plan: RunPlan, workspace: Workspace) -> Execution:
+def _execution(plan: ResolvedRun, workspace: Workspace) -> Execution:
     return Execution(workspace.device, plan.spec.precision)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from plbench.errors import PlbenchError
 from plbench.runs.environment import choose_device
-from plbench.runs.plan.resolve import Request, ResolvedSetting, RunPlan, parse_assignments, plan_from_spec, plan_run
+from plbench.runs.plan.resolve import Request, ResolvedRun, ResolvedSetting, parse_assignments, plan_from_spec, plan_run
 from plbench.runs.protocol import choose_protocol
 from plbench.runs.registry import Registry
 from plbench.runs.workspace import Workspace
@@ -35,7 +35,7 @@ _DATA_OPTIONS = ("labels", "images", "negative_value")  # of a dataset, with opt
 _WEIGHTS = ("packaged", "pretrained", "random")
 
 
-def plan_from_options(given: Mapping[str, Any], workspace: Workspace, *, scores_test: bool = True) -> RunPlan:
+def plan_from_options(given: Mapping[str, Any], workspace: Workspace, *, scores_test: bool = True) -> ResolvedRun:
     """The plan of `plbench run` with these options; None means not given.
 
     Args:
@@ -75,7 +75,7 @@ def request_from_options(given: Mapping[str, Any]) -> Request:
     )
 
 
-def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -> RunPlan:
+def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -> ResolvedRun:
     """The plan of a run that was written down, such as `runs/<key>/spec.toml`.
 
     Args:
@@ -111,7 +111,7 @@ def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -
     return plan_from_spec(spec, workspace)
 
 
-def next_steps(plan: RunPlan, workspace: Workspace, was_done: bool) -> list[str]:
+def next_steps(plan: ResolvedRun, workspace: Workspace, was_done: bool) -> list[str]:
     """What a person might do after a run, as commands that work as they stand."""
     runs = [] if workspace.store.runs == Path("runs") else ["--runs", str(workspace.store.runs)]
     steps = [shlex.join(["plbench", "runs", "compare", *runs])]
@@ -122,7 +122,7 @@ def next_steps(plan: RunPlan, workspace: Workspace, was_done: bool) -> list[str]
     return ["this run was done already; --force repeats it", *steps] if was_done else steps
 
 
-def _another_method(plan: RunPlan, registry: Registry) -> str | None:
+def _another_method(plan: ResolvedRun, registry: Registry) -> str | None:
     """To compare with: one that a stage has trained already, else any that needs nothing special."""
     broken = registry.broken("method")
     stages = [stage.method for stage, _ in plan.stages.values()]
@@ -130,7 +130,7 @@ def _another_method(plan: RunPlan, registry: Registry) -> str | None:
     return next((name for name in (*stages, *others) if name != plan.spec.method.name), None)
 
 
-def options_of(plan: RunPlan | ResolvedSetting, workspace: Workspace) -> list[str]:
+def options_of(plan: ResolvedRun | ResolvedSetting, workspace: Workspace) -> list[str]:
     """The options of `plbench run` that ask for the setting of a run; `plan_from_options` the other way round."""
     spec, recipe, dataset = plan.spec, plan.recipe, plan.protocol_data.dataset
     protocol = choose_protocol(dataset, spec.protocol.simulation, None)

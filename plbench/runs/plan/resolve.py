@@ -21,8 +21,10 @@ from plbench.runs.plan.duplicates import check_apart
 from plbench.runs.plan.image_check import check_images
 from plbench.runs.plan.label_check import check_learnable, notes_on
 from plbench.runs.protocol import ProtocolData, choose_protocol, custom, granting, is_official
-from plbench.runs.record import TuningReport
+from plbench.runs.record import Record, TuningReport
 from plbench.runs.registry import Registry, source_sha256
+from plbench.runs.store import Store
+from plbench.runs.stored import finished_record
 from plbench.runs.workspace import Workspace, fingerprint, open_dataset
 from plbench.spec import (
     MethodSpec,
@@ -70,10 +72,12 @@ class Request:
 
 
 @dataclass(frozen=True)
-class RunPlan:
-    """A spec with all that it was made from, ready to run, and the plans of its stages.
+class ResolvedRun:
+    """A spec with all that it was made from, ready to run, and the runs that must be there first.
 
     Attributes:
+        stages: by name, each with the run that it reduces.
+        chooser: the run that chooses the epoch on the validation part; None where none does.
         tuning: how a study chose its values; None where none did, or where the study is not here.
     """
 
@@ -82,8 +86,18 @@ class RunPlan:
     params: Any
     protocol_data: ProtocolData
     recipe: Recipe
-    stages: dict[str, tuple[Stage, RunPlan]]
+    stages: dict[str, tuple[Stage, ResolvedRun]]
+    chooser: ResolvedRun | None = None
     tuning: TuningReport | None = None
+
+    @property
+    def prerequisites(self) -> list[ResolvedRun]:
+        """The runs that must be there before this one: its stages, and the one that chooses its epoch."""
+        return [*(run for _, run in self.stages.values()), *([self.chooser] if self.chooser is not None else [])]
+
+    def finished(self, store: Store) -> Record | None:
+        """Return the record of the run if it is done."""
+        return finished_record(store.run_folder(self.spec.key))
 
     def describe(self) -> str:
         """Return one line on what will run."""
@@ -107,7 +121,7 @@ class ResolvedSetting:
     protocol_data: ProtocolData
     recipe: Recipe
 
-    def run(self, method: str, params: Mapping[str, Any], seed: int, registry: Registry) -> RunPlan:
+    def run(self, method: str, params: Mapping[str, Any], seed: int, registry: Registry) -> ResolvedRun:
         """Return the run of a method in this setting.
 
         Raises:
@@ -140,7 +154,7 @@ class MissingWeightsError(PlbenchError):
         self.setting = setting
 
 
-def plan_run(request: Request, workspace: Workspace) -> RunPlan:
+def plan_run(request: Request, workspace: Workspace) -> ResolvedRun:
     """Checks a request against the data and completes it.
 
     Raises:
@@ -209,7 +223,7 @@ def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[Pro
     return ResolvedSetting(base, protocol_data, recipe)
 
 
-def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[ProtocolData] = ()) -> RunPlan:
+def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[ProtocolData] = ()) -> ResolvedRun:
     """The plan of a run that was written down, on this machine's data and code.
 
     Args:
@@ -259,7 +273,7 @@ def complete(
     recipe: Recipe,
     registry: Registry,
     depth: int = 0,
-) -> RunPlan:
+) -> ResolvedRun:
     """Fills in method, parameters and stages of a spec whose other fields stand.
 
     The plan's data is that of the spec's seed, whatever seed the given one is of.
@@ -275,7 +289,7 @@ def complete(
     _check_needs(method, base, protocol_data)
     task = make_task(base, protocol_data)
     params = params.completed(task)
-    stages: dict[str, tuple[Stage, RunPlan]] = {}
+    stages: dict[str, tuple[Stage, ResolvedRun]] = {}
     with hooks.calling(method, "stages"):
         needed = method.stages(params, task)
     for stage in needed:
@@ -303,10 +317,25 @@ def complete(
             "stages": {name: plan.spec.key for name, (_, plan) in stages.items()},
         }
     )
-    return RunPlan(spec, method, params, protocol_data, recipe, stages)
+    chooser = None
+    if spec.selection == "validation" and spec.train_part == "train":
+        fit = base.model_copy(update={"train_part": "fit"})
+        chooser = complete(fit, spec.method.params, protocol_data, recipe, registry, depth)
+    return ResolvedRun(spec, method, params, protocol_data, recipe, stages, chooser)
 
 
-def is_default(plan: RunPlan, *, opens_data: bool = True) -> bool:
+def in_order(runs: Sequence[ResolvedRun]) -> dict[str, ResolvedRun]:
+    """Return runs by key with all that they need, each once, after what must be there before it."""
+    found: dict[str, ResolvedRun] = {}
+    for run in runs:
+        if run.spec.key not in found:
+            for key, first in in_order(run.prerequisites).items():
+                found.setdefault(key, first)
+            found[run.spec.key] = run
+    return found
+
+
+def is_default(plan: ResolvedRun, *, opens_data: bool = True) -> bool:
     """Whether a run takes the values of its protocol and recipe as they stand, so that no person tuned it by hand.
 
     A variant that the method declares has those values, too, but for what makes it that variant.
@@ -332,7 +361,7 @@ def is_default(plan: RunPlan, *, opens_data: bool = True) -> bool:
     return False
 
 
-def fit_part_plan(plan: RunPlan, registry: Registry) -> RunPlan:
+def fit_part_plan(plan: ResolvedRun, registry: Registry) -> ResolvedRun:
     """The same run on train without its validation part: where an early stopping epoch is chosen."""
     base = plan.spec.model_copy(update={"train_part": "fit"})
     return complete(base, plan.spec.method.params, plan.protocol_data, plan.recipe, registry)

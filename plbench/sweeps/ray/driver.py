@@ -17,10 +17,7 @@ from typing import Any
 
 from plbench.data.dataset import Dataset
 from plbench.errors import PlbenchError, TrainingError
-from plbench.runs import run as runner
-from plbench.runs import schedule as sweep
-from plbench.runs.plan.resolve import RunPlan
-from plbench.runs.registry import Registry
+from plbench.runs.plan.resolve import ResolvedRun, in_order
 from plbench.runs.schedule import Count, Result
 from plbench.runs.together import groups
 from plbench.runs.workspace import Workspace
@@ -36,12 +33,12 @@ SHARED_SECONDS = 60.0  # until a file that another node wrote is seen in a share
 class Bundle:
     """What one task makes: a run, or several that train together; and the keys that each of them needs."""
 
-    plans: tuple[RunPlan, ...]
+    plans: tuple[ResolvedRun, ...]
     needs: tuple[tuple[str, ...], ...]
 
 
 def run_all(
-    plans: Sequence[RunPlan],
+    plans: Sequence[ResolvedRun],
     workspace: Workspace,
     cluster: Cluster,
     plugins: Sequence[Path] = (),
@@ -60,15 +57,15 @@ def run_all(
         PlbenchError: if Ray or the cluster cannot be used, no node has room for a run, or runs that were made are not
             seen here.
     """
-    found = sweep.with_prerequisites(plans, workspace.registry)
-    missing = {key: plan for key, plan in found.items() if runner.finished(plan, workspace) is None}
+    found = in_order(plans)
+    missing = {key: plan for key, plan in found.items() if plan.finished(workspace.store) is None}
     outcomes: Outcome = {}
     if missing:
         with contextlib.redirect_stdout(Overheard(workspace.reporter)), joined(cluster) as ray:
             taken = taken_of(ray, cluster)
             slots = slots_of(ray, taken)
             check_room(taken, slots, cluster, workspace.reporter)
-            bundles = in_bundles(list(missing.values()), workspace.registry, max(1, slots))
+            bundles = in_bundles(list(missing.values()), max(1, slots))
             workspace.reporter.line(_words(bundles, ray, slots))
             place = _place(workspace, plugins, taken)
             count = Count(len(missing), expected_seconds / max(1, min(slots, len(bundles))))
@@ -79,23 +76,20 @@ def run_all(
 _REST = ("track", "decode", "pretraining", "save_every", "compiles", "profiles")  # of a workspace, as they are
 
 
-def in_bundles(plans: Sequence[RunPlan], registry: Registry, slots: int) -> list[Bundle]:
+def in_bundles(plans: Sequence[ResolvedRun], slots: int) -> list[Bundle]:
     """Runs in tasks, those first that others need. Runs that can train together do, but leave no slot empty for it.
 
     Args:
         plans: missing runs, each after those it needs.
-        registry: where they come from.
         slots: tasks that can run at a time.
     """
     missing = {plan.spec.key for plan in plans}
     needs = {
-        plan.spec.key: tuple(
-            first.spec.key for first in sweep.prerequisites(plan, registry) if first.spec.key in missing
-        )
+        plan.spec.key: tuple(first.spec.key for first in plan.prerequisites if first.spec.key in missing)
         for plan in plans
     }
     depth: dict[str, int] = {}
-    waves: dict[int, list[RunPlan]] = defaultdict(list)
+    waves: dict[int, list[ResolvedRun]] = defaultdict(list)
     for plan in plans:
         key = plan.spec.key
         depth[key] = 1 + max((depth[need] for need in needs[key]), default=-1)
@@ -217,12 +211,12 @@ def _cancel(ray: Any, pending: Mapping[Any, Bundle], workspace: Workspace, count
         ray.cancel(ref, force=True)
 
 
-def _result(plan: RunPlan, why: str | None, workspace: Workspace) -> Result:
+def _result(plan: ResolvedRun, why: str | None, workspace: Workspace) -> Result:
     """The record of a run that was made, or the error of one that failed."""
     if why is not None:
         return TrainingError(why)
     folder, deadline = workspace.store.run_folder(plan.spec.key), time.monotonic() + SHARED_SECONDS
-    while (record := runner.finished(plan, workspace)) is None:
+    while (record := plan.finished(workspace.store)) is None:
         if time.monotonic() > deadline:
             raise PlbenchError(
                 f"run {plan.spec.key} was made on another node, but {folder} is not here; --runs must be a folder that "

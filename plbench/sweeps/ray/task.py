@@ -15,10 +15,9 @@ import torch
 
 from plbench.errors import PlbenchError, TrainingError
 from plbench.progress import Reporter
-from plbench.runs import run as runner
 from plbench.runs import schedule as sweep
 from plbench.runs.environment import choose_device
-from plbench.runs.plan.resolve import RunPlan, plan_from_spec
+from plbench.runs.plan.resolve import ResolvedRun, plan_from_spec
 from plbench.runs.protocol import ProtocolData
 from plbench.runs.registry import Registry
 from plbench.runs.store import Store
@@ -93,7 +92,7 @@ def make(
         for plan, result in zip(plans, sweep.run_all(plans, workspace), strict=True):
             made[plan.spec.key] = str(result) if isinstance(result, TrainingError) else None
     except PlbenchError as error:  # the data or the disk: all that is not made fails with it
-        made |= {p.spec.key: str(error) for p in plans if runner.finished(p, workspace) is None}
+        made |= {p.spec.key: str(error) for p in plans if p.finished(workspace.store) is None}
     return dict.fromkeys(plan.spec.key for plan in plans) | made
 
 
@@ -103,7 +102,7 @@ _OPENED: list[ProtocolData] = []
 _MOST_OPENED = 4
 
 
-def _plan(spec: RunSpec, workspace: Workspace) -> RunPlan:
+def _plan(spec: RunSpec, workspace: Workspace) -> ResolvedRun:
     plan = plan_from_spec(spec, workspace, _OPENED)
     mine = plan.protocol_data
     if not any(opened.is_of(mine.dataset, mine.protocol, tuple(mine.skipped)) for opened in _OPENED):

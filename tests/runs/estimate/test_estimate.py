@@ -19,7 +19,7 @@ from plbench.runs import run as runner
 from plbench.runs.estimate import measured
 from plbench.runs.estimate.dry_run import DryRun, dry_run
 from plbench.runs.estimate.estimate import forecast_study
-from plbench.runs.plan.resolve import Request, RunPlan, plan_run
+from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run
 from plbench.runs.registry import Registry
 from plbench.runs.workspace import Workspace
 from plbench.training.checkpoint import Checkpoints
@@ -41,7 +41,7 @@ def workspace(make_workspace: Callable[..., Workspace]) -> Workspace:
     return make_workspace()
 
 
-def a_plan(workspace: Workspace, method: str = "ce-negative", **request: Any) -> RunPlan:
+def a_plan(workspace: Workspace, method: str = "ce-negative", **request: Any) -> ResolvedRun:
     return plan_run(Request("tiny", method, **request), workspace)
 
 

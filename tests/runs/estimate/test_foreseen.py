@@ -12,7 +12,7 @@ from plbench.runs import run as runner
 from plbench.runs import together
 from plbench.runs.estimate import estimate
 from plbench.runs.estimate import stacked as foreseen
-from plbench.runs.plan.resolve import Request, RunPlan, plan_run
+from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run
 from plbench.runs.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("quick_records")
@@ -23,11 +23,11 @@ def workspace(make_workspace: Callable[..., Workspace]) -> Workspace:
     return make_workspace()
 
 
-def a_plan(workspace: Workspace, method: str = "selective", **request: Any) -> RunPlan:
+def a_plan(workspace: Workspace, method: str = "selective", **request: Any) -> ResolvedRun:
     return plan_run(Request("tiny", method, **request), workspace)
 
 
-def variants(workspace: Workspace, number: int = 3) -> list[RunPlan]:
+def variants(workspace: Workspace, number: int = 3) -> list[ResolvedRun]:
     """Of Selective, with two seeds each; those of one seed share the stage that estimates the prior."""
     return [
         a_plan(workspace, seed=seed, method_params={"top_k": top_k})
@@ -36,7 +36,7 @@ def variants(workspace: Workspace, number: int = 3) -> list[RunPlan]:
     ]
 
 
-def a_head(plan: RunPlan, workspace: Workspace) -> torch.nn.Module:
+def a_head(plan: ResolvedRun, workspace: Workspace) -> torch.nn.Module:
     return foreseen._state(plan, foreseen._width(plan, workspace), workspace).model
 
 
@@ -45,7 +45,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The keys of each measurement, which takes no time: a thousandth of a second for each image and head."""
     seen: list[list[str]] = []
 
-    def pretend(members: Sequence[RunPlan], workspace: Workspace) -> float:
+    def pretend(members: Sequence[ResolvedRun], workspace: Workspace) -> float:
         seen.append([plan.spec.key for plan in members])
         return 0.001
 
@@ -102,7 +102,7 @@ class TestWhatIsMeasured:
     def test_one_that_cannot_be_measured_is_left_to_the_plain_estimate(
         self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def fail(members: Sequence[RunPlan], workspace: Workspace) -> float:
+        def fail(members: Sequence[ResolvedRun], workspace: Workspace) -> float:
             raise PlbenchError("no")
 
         monkeypatch.setattr(foreseen, "_timed", fail)

@@ -20,7 +20,7 @@ from plbench.runs.inspect.verify import verify_dataset
 from plbench.runs.plan.duplicates import contradicting_copies, find_duplicates
 from plbench.runs.plan.near_duplicates import find_near_duplicates
 from plbench.runs.plan.options import options_of
-from plbench.runs.plan.resolve import Request, RunPlan, plan_from_spec, plan_run
+from plbench.runs.plan.resolve import Request, ResolvedRun, plan_from_spec, plan_run
 from plbench.runs.run import run
 from plbench.runs.workspace import Workspace, open_dataset
 from plbench.testing.command import check_one_dataset
@@ -51,7 +51,7 @@ def workspace(make_workspace: Callable[..., Workspace], tmp_path: Path) -> Works
     return replace(make_workspace(), data_options=make_table(tmp_path))
 
 
-def planned(workspace: Workspace, **changes: Any) -> RunPlan:
+def planned(workspace: Workspace, **changes: Any) -> ResolvedRun:
     model = {"backbone": "test_resnet", "weights": "random", "image_size": 32}
     return plan_run(Request("table", "ce-negative", model=model, plan={"epochs": 1}, **changes), workspace)
 

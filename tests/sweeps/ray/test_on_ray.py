@@ -18,11 +18,10 @@ import pytest
 
 from plbench.errors import PlbenchError, TrainingError
 from plbench.progress import Reporter, Tally
-from plbench.runs import run as runner
-from plbench.runs.plan.resolve import Request, RunPlan, plan_run
+from plbench.runs.plan.resolve import Request, ResolvedRun, in_order, plan_run
 from plbench.runs.record import Record
 from plbench.runs.registry import Registry
-from plbench.runs.schedule import standings, with_prerequisites
+from plbench.runs.schedule import standings
 from plbench.runs.store import RECORD
 from plbench.runs.workspace import Workspace
 from plbench.sweeps.ray import driver
@@ -154,7 +153,7 @@ def place(tmp_path: Path, make_workspace: Callable[..., Workspace]) -> tuple[Wor
     return workspace, told, plugins
 
 
-def plan(workspace: Workspace, method: str, tag: int, **params: Any) -> RunPlan:
+def plan(workspace: Workspace, method: str, tag: int, **params: Any) -> ResolvedRun:
     return plan_run(Request("tiny", method, method_params={"tag": tag, **params}), workspace)
 
 
@@ -179,7 +178,7 @@ def test_what_fails_is_said_and_what_needs_it_fails_with_it(
     bad = [plan(workspace, "second", tag, seconds=0.0, breaks=True) for tag in (3, 4)]
     results = driver.run_all([*good, *bad], workspace, Cluster(local_cluster.address), plugins)
     assert [type(result) for result in results] == [Record, Record, TrainingError, TrainingError]
-    assert results[0] == runner.finished(good[0], workspace)
+    assert results[0] == good[0].finished(workspace.store)
     assert "a run that must come first failed: " in str(results[2])
     assert "loss" in str(results[2])
     assert Counter((name, tag) for name, tag, _ in begun(tmp_path)) == {
@@ -223,7 +222,7 @@ def test_a_node_dies_in_the_middle_and_all_runs_end_done_and_none_is_made_twice(
 ) -> None:
     workspace, told, plugins = place
     plans = [plan(workspace, "slow", tag) for tag in range(6)] + [plan(workspace, "second", tag) for tag in (6, 7)]
-    every = with_prerequisites(plans, workspace.registry)
+    every = in_order(plans)
     assert len(every) == 9
     versions = Versions(workspace.store.runs)
     victim = next(iter(local_cluster.worker_nodes))
@@ -264,9 +263,9 @@ def test_runs_that_train_together_are_one_task_and_stages_come_first(
     workspace, _, _ = place
     alike = [plan_run(Request("tiny", "selective", method_params={"top_k": top_k}), workspace) for top_k in range(1, 6)]
     others = [plan(workspace, "slow", tag) for tag in range(2)]
-    missing = list(with_prerequisites([*alike, *others], workspace.registry).values())
+    missing = list(in_order([*alike, *others]).values())
     assert len(missing) == 8  # the five share one prior
-    bundles = in_bundles(missing, workspace.registry, 2)
+    bundles = in_bundles(missing, 2)
     assert [len(bundle.plans) for bundle in bundles] == [1, 1, 1, 3, 2]
     seen: set[str] = set()
     for bundle in bundles:
