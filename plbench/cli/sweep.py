@@ -100,7 +100,7 @@ def sweep_run(
 
     What was stopped goes on by the same command. Without a name of a command, this is what plbench sweep does.
     """
-    from plbench.runs import schedule as sweep
+    from plbench.runs import schedule
     from plbench.runs.plan.resolve import in_order
     from plbench.sweeps import expansion
 
@@ -110,7 +110,7 @@ def sweep_run(
     workspace, plans = expanded.workspace, expanded.plans
     _say_what_is_left_out(expanded)
     every = in_order(plans)
-    states = dict(zip(every, sweep.standings(list(every.values()), workspace.store), strict=True))
+    states = dict(zip(every, schedule.standings(list(every.values()), workspace.store), strict=True))
     missing = [plan for key, plan in every.items() if states[key].state != "done"]
     seconds = expansion.seconds_of(missing, workspace) if missing else 0.0
     text = f"{grid}: {_counted(len(plans), len(every), len(missing))}{_about(seconds, workspace.device.type, cluster)}"
@@ -121,7 +121,7 @@ def sweep_run(
         return
     workspace.reporter.line(text)
     if cluster is None:
-        results = sweep.run_here(plans, workspace, seconds)
+        results = schedule.run_here(plans, workspace, seconds)
     else:
         from plbench.sweeps.ray import driver
 
@@ -139,13 +139,13 @@ def sweep_status(
     as_json: AsJson = False,
 ) -> None:
     """Show which runs are done, failed, under way, missing."""
-    from plbench.runs import schedule as sweep
+    from plbench.runs import schedule
     from plbench.runs.plan.resolve import in_order
 
     expanded = _expand(grid, {"device": device, "plugin": plugin, "runs": runs, "quiet": quiet})
     store = expanded.workspace.store
     every = in_order(expanded.plans)
-    states = dict(zip(every, sweep.standings(list(every.values()), store), strict=True))
+    states = dict(zip(every, schedule.standings(list(every.values()), store), strict=True))
     own = [states[plan.spec.key] for plan in expanded.plans]
     keys = {plan.spec.key for plan in expanded.plans}
     first = [state for key, state in states.items() if key not in keys]

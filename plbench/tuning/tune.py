@@ -13,7 +13,7 @@ import optuna
 from plbench.comparison.compare import Setting, compare
 from plbench.errors import PlbenchError, TrainingError
 from plbench.progress import duration
-from plbench.runs import schedule as sweep
+from plbench.runs import schedule
 from plbench.runs.environment import package_versions
 from plbench.runs.plan.resolve import ResolvedRun
 from plbench.runs.protocol import granting
@@ -301,7 +301,7 @@ def _final_runs(
         for row in (plan, tuned_plan(plan, study, workspace)):
             plans += [at_seed(row, seed, workspace) for seed in range(num_seeds)]
     workspace.reporter.line(f"The winner and the starting values on all of train: {len(plans)} runs")
-    results = sweep.run_all(plans, workspace)
+    results = schedule.run_all(plans, workspace)
     made = [result for result in results if isinstance(result, Record)]
     if not made:
         raise TrainingError(f"none of the {len(plans)} final runs could be trained; {results[0]}")

@@ -22,7 +22,7 @@ from plbench.comparison.candidates import choose_candidates
 from plbench.comparison.compare import Setting, compare
 from plbench.comparison.plan import Comparison, estimate_comparison, make_runs, plan_comparison
 from plbench.errors import PlbenchError, PluginError, TrainingError
-from plbench.runs import schedule as sweep
+from plbench.runs import schedule
 from plbench.runs.plan.resolve import Request
 from plbench.runs.registry import Registry, Source
 from plbench.runs.workspace import Workspace
@@ -201,13 +201,13 @@ class TestRuns:
         self, make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         workspace, calls = make_workspace(), []
-        run_all = sweep.run_all
+        run_all = schedule.run_all
 
         def counted(plans: Any, *arguments: Any, **options: Any) -> Any:
             calls.append(len(plans))
             return run_all(plans, *arguments, **options)
 
-        monkeypatch.setattr(sweep, "run_all", counted)
+        monkeypatch.setattr(schedule, "run_all", counted)
         comparison = comparison_of(["paper"], workspace)
         first = table_of(comparison, workspace)
         assert calls[0] == 9 and sum(1 + len(row.same) for row in first.rows) == 9

@@ -25,7 +25,7 @@ from plbench.experiments.shared.experiment import Case, Experiment, Findings
 from plbench.experiments.shared.paper_tables import TABLES
 from plbench.experiments.shared.report import conclude
 from plbench.losses import partial_asymmetric_loss
-from plbench.runs import schedule as sweep
+from plbench.runs import schedule
 from plbench.runs.plan.resolve import Request
 from plbench.runs.workspace import Workspace
 
@@ -91,7 +91,7 @@ def test_an_interrupted_study_goes_on(
     make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace, experiment = make_workspace(), studies.find("annotation-schemes")
-    whole, calls = sweep.run_all, 0
+    whole, calls = schedule.run_all, 0
 
     def stopped(*args: Any, **options: Any) -> Any:
         nonlocal calls
@@ -107,7 +107,7 @@ def test_an_interrupted_study_goes_on(
     assert len(before) == 4  # two settings of two runs
     said: list[str] = []
     monkeypatch.setattr(workspace.reporter, "line", said.append)
-    monkeypatch.setattr(sweep.Count, "seconds_left", lambda count: 10.0 * (count.total - count.made))
+    monkeypatch.setattr(schedule.Count, "seconds_left", lambda count: 10.0 * (count.total - count.made))
     execute(experiment, SHORT, workspace, scale="tiny", num_seeds=1)
     settings = [line for line in said if line.startswith("Setting ")]
     assert [line.partition(": ")[0] for line in settings] == [

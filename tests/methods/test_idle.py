@@ -13,7 +13,7 @@ from plbench.api import Batch, Method, Progress, Task
 from plbench.board.names import flaw_of_name
 from plbench.method import LabelCount
 from plbench.runs import run as runner
-from plbench.runs import schedule as sweep
+from plbench.runs import schedule
 from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run, validate_params
 from plbench.runs.record import Record
 from plbench.runs.registry import Registry
@@ -146,6 +146,6 @@ class TestRecord:
 
     def test_so_does_each_head_of_a_stack(self, make_workspace: Callable[..., Workspace]) -> None:
         workspace = make_workspace()
-        records = sweep.run_all(self.plans(workspace), workspace)
+        records = schedule.run_all(self.plans(workspace), workspace)
         assert all(isinstance(record, Record) for record in records)
         self.check(records)

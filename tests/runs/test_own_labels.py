@@ -9,8 +9,7 @@ import pytest
 from plbench.comparison.candidates import choose_candidates
 from plbench.comparison.plan import plan_comparison
 from plbench.runs import run as runner
-from plbench.runs import schedule as sweep
-from plbench.runs import together
+from plbench.runs import schedule, together
 from plbench.runs.plan.options import options_of
 from plbench.runs.plan.resolve import Request, ResolvedRun, plan_from_spec, plan_run
 from plbench.runs.protocol import choose_protocol
@@ -99,7 +98,7 @@ def test_seeds_that_train_together_have_the_labels_that_they_have_alone(make_wor
     comparison = plan_comparison(Request("tiny", "", model=ONE_BACKBONE), candidates, 3, workspace)
     (group,) = together.groups(comparison.plans)
     assert len({mask(plan) for plan in group}) == 3
-    for plan, record in zip(comparison.plans, sweep.run_all(comparison.plans, workspace), strict=True):
+    for plan, record in zip(comparison.plans, schedule.run_all(comparison.plans, workspace), strict=True):
         assert isinstance(record, Record)
         expected = runner.run(plan, other)
         assert record.data == expected.data and record.spec == expected.spec

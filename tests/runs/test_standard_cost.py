@@ -12,7 +12,7 @@ import pytest
 
 from plbench.cli import main
 from plbench.runs import run as runner
-from plbench.runs import schedule as sweep
+from plbench.runs import schedule
 from plbench.runs.environment import cpu_name, describe
 from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run
 from plbench.runs.record import Cost, Record, StandardCost
@@ -75,7 +75,7 @@ def test_stages_and_the_choosing_run_count_and_features_once(
 def test_shared_stages_count_in_full_for_each_row(make_workspace: MakeWorkspace) -> None:
     workspace, elsewhere = make_workspace(), make_workspace(name="elsewhere")
     plans = [a_plan(workspace, "selective", method_params={"top_k": k}) for k in (1, 2, 3)]
-    records = [record for record in sweep.run_all(plans, workspace) if isinstance(record, Record)]
+    records = [record for record in schedule.run_all(plans, workspace) if isinstance(record, Record)]
     alone = runner.run(plans[1], elsewhere)
     assert [standard(record) for record in records] == 3 * [standard(alone)]
     assert [(cost_of(r).measured_alone, cost_of(r).shared_with) for r in records] == 3 * [(False, 2)]
@@ -160,7 +160,7 @@ def test_runs_show_says_it(
 ) -> None:
     workspace = make_workspace()
     plans = [a_plan(workspace, method) for method in ("ce-negative", "ce-ignore")]
-    record, _ = sweep.run_all(plans, workspace)
+    record, _ = schedule.run_all(plans, workspace)
     assert isinstance(record, Record)
     monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.setattr("sys.argv", ["plbench", "runs", "show", record.key, "--runs", str(workspace.store.runs)])

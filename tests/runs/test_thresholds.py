@@ -12,7 +12,7 @@ from plbench.api import BenchmarkProtocol
 from plbench.metrics import choose_thresholds, f1_scores, top_f1_scores
 from plbench.metrics.cells import Cells
 from plbench.runs import run as runner
-from plbench.runs import schedule as sweep
+from plbench.runs import schedule
 from plbench.runs.active import Job
 from plbench.runs.plan.resolve import Request, ResolvedRun, fit_part_plan, plan_run
 from plbench.runs.record import Record
@@ -90,7 +90,7 @@ def test_complete_validation_labels_are_called_so(make_workspace: Callable[..., 
 def test_a_stack_chooses_as_each_head_would_alone(make_workspace: Callable[..., Workspace]) -> None:
     together, alone = make_workspace(name="together"), make_workspace(name="alone")
     plans = [a_plan(together, seed=seed) for seed in (0, 1)]
-    stacked = sweep.run_all(plans, together)
+    stacked = schedule.run_all(plans, together)
     for plan, record in zip(plans, stacked, strict=True):
         assert isinstance(record, Record) and record.test.thresholds is not None
         single = runner.run(a_plan(alone, seed=plan.spec.seed), alone)

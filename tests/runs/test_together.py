@@ -14,8 +14,7 @@ from plbench.api import Batch, Loss, Method, MethodParams, Progress, tunable
 from plbench.errors import TrainingError
 from plbench.runs import active as job
 from plbench.runs import run as runner
-from plbench.runs import schedule as sweep
-from plbench.runs import together
+from plbench.runs import schedule, together
 from plbench.runs.plan.resolve import Request, ResolvedRun, fit_part_plan, plan_run
 from plbench.runs.record import Record, read_record, reference
 from plbench.runs.store import CHECKPOINT, RECORD
@@ -91,7 +90,7 @@ class TestSweep:
         workspace, other = make_workspace(), make_workspace(name="alone")
         plans = [a_plan(workspace, p.spec.method.name, selection=selection) for p in some_plans(workspace)[:1]]
         plans += some_plans(workspace) if selection == "last" else [a_plan(workspace, selection="validation", seed=1)]
-        records = sweep.run_all(plans, workspace)
+        records = schedule.run_all(plans, workspace)
         for plan, record in zip(plans, records, strict=True):
             assert isinstance(record, Record)
             assert_alike(record, runner.run(plan, other))
@@ -109,13 +108,13 @@ class TestSweep:
         conclude = runner.conclude
         monkeypatch.setattr(runner, "conclude", lambda j, f: (order.append(j.spec.key), conclude(j, f))[1])
         plans = some_plans(workspace)
-        sweep.run_all(plans, workspace)
+        schedule.run_all(plans, workspace)
         (prior,) = [stage.spec.key for _, stage in plans[1].stages.values()]
         assert prior == plans[0].spec.key  # the CE-Ignore row is the prior's run
         assert order.index(prior) < order.index(plans[1].spec.key)
         assert sorted(order) == workspace.store.keys() == sorted(plan.spec.key for plan in plans)
         forbid_training(monkeypatch)
-        again = sweep.run_all(plans, workspace)
+        again = schedule.run_all(plans, workspace)
         assert [record.key for record in again if isinstance(record, Record)] == [p.spec.key for p in plans]
 
     def test_force_repeats_the_runs_but_not_their_stages(
@@ -123,10 +122,10 @@ class TestSweep:
     ) -> None:
         workspace = make_workspace()
         plan = a_plan(workspace, "selective", method_params={"top_k": 2})
-        (first,) = sweep.run_all([plan], workspace)
+        (first,) = schedule.run_all([plan], workspace)
         (stage,) = [p.spec.key for _, p in plan.stages.values()]
         before = (workspace.store.run_folder(stage) / RECORD).stat().st_mtime_ns
-        (second,) = sweep.run_all([plan], workspace, force=True)
+        (second,) = schedule.run_all([plan], workspace, force=True)
         assert isinstance(first, Record) and isinstance(second, Record)
         assert_alike(first, second)
         assert (workspace.store.run_folder(stage) / RECORD).stat().st_mtime_ns == before
@@ -137,7 +136,7 @@ class TestSweep:
             a_plan(workspace, "sometimes", method_params={"breaks": float(n == 1), "factor": 1 + n / 4})
             for n in range(3)
         ]
-        first, broken, last = sweep.run_all(plans, workspace)
+        first, broken, last = schedule.run_all(plans, workspace)
         assert isinstance(first, Record) and isinstance(last, Record)
         assert isinstance(broken, TrainingError)
         assert "no longer finite at step 3 (epoch 2)" in str(broken)
@@ -160,7 +159,7 @@ class TestSweep:
             return run(plan, *rest, **options)
 
         monkeypatch.setattr(runner, "run", breaks)
-        other, dependent = sweep.run_all([a_plan(workspace), some_plans(workspace)[1]], workspace)
+        other, dependent = schedule.run_all([a_plan(workspace), some_plans(workspace)[1]], workspace)
         assert isinstance(other, Record)
         assert isinstance(dependent, TrainingError)
         assert "must come first failed: the loss is nan" in str(dependent)
@@ -170,7 +169,7 @@ class TestSweep:
     ) -> None:
         workspace, other = replace(make_workspace(), save_every=0.0), make_workspace(name="undisturbed")
         plans = [a_plan(workspace, name) for name in ("ce-negative", "se-negative", "asl-negative")]
-        whole = sweep.run_all(plans, other)
+        whole = schedule.run_all(plans, other)
         ends = itertools.count()
         save = job.Job.epoch_end
 
@@ -186,7 +185,7 @@ class TestSweep:
 
         monkeypatch.setattr(job.Job, "epoch_end", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            sweep.run_all(plans, workspace)
+            schedule.run_all(plans, workspace)
         assert workspace.store.keys() == []
         folders = [workspace.store.run_folder(plan.spec.key) for plan in plans]
         assert all(checkpoint.Checkpoints(folder, p.spec).exist() for folder, p in zip(folders, plans, strict=True))
@@ -198,7 +197,7 @@ class TestSweep:
         )
         said: list[str] = []
         monkeypatch.setattr(workspace.reporter, "line", said.append)
-        for record, undisturbed in zip(sweep.run_all(plans, workspace), whole, strict=True):
+        for record, undisturbed in zip(schedule.run_all(plans, workspace), whole, strict=True):
             assert isinstance(record, Record) and isinstance(undisturbed, Record)
             assert_alike(record, undisturbed, tolerance=1e-4)
         assert sorted(started) == [1, 2]
@@ -216,7 +215,7 @@ class TestSweep:
         monkeypatch.setattr(together, "fit_together", stop)
         plans = [a_plan(workspace), a_plan(workspace, "se-negative")]
         with pytest.raises(KeyboardInterrupt):
-            sweep.run_all(plans, workspace)
+            schedule.run_all(plans, workspace)
         assert not any(workspace.store.run_folder(plan.spec.key).exists() for plan in plans)
 
     def test_two_sweeps_of_the_same_runs_make_each_once(
@@ -228,7 +227,7 @@ class TestSweep:
         conclude = runner.conclude
         monkeypatch.setattr(runner, "conclude", lambda j, f: (concluded.append(j.spec.key), conclude(j, f))[1])
         with ThreadPoolExecutor(2) as pool:
-            both = list(pool.map(lambda order: sweep.run_all(order, workspace), [plans, plans[::-1]]))
+            both = list(pool.map(lambda order: schedule.run_all(order, workspace), [plans, plans[::-1]]))
         assert sorted(concluded) == sorted(plan.spec.key for plan in plans)
         assert both[0] == both[1][::-1]
 
@@ -245,7 +244,7 @@ class TestSweep:
         monkeypatch.setattr(
             together, "fit_together", lambda heads, *a, **k: (sizes.append(len(heads)), fit(heads, *a, **k))
         )
-        sweep.run_all(plans, workspace)
+        schedule.run_all(plans, workspace)
         assert sizes == [2, 2, 1]
 
     def test_features_are_in_memory_once(self, make_workspace: MakeWorkspace) -> None:
@@ -333,5 +332,5 @@ def test_a_declared_variant_has_default_values(make_workspace: MakeWorkspace) ->
     wanted = {"likelihood": "default", "prior": "default", "both": "default", "soft-prior": "custom"}
     plans = [a_plan(workspace, "selective", method_params={"mode": mode, "top_k": 5}) for mode in wanted]
     plans.append(a_plan(workspace, "selective", method_params={"mode": "likelihood", "top_k": 4}))
-    records = sweep.run_all(plans, workspace)
+    records = schedule.run_all(plans, workspace)
     assert [r.configuration for r in records if isinstance(r, Record)] == [*wanted.values(), "custom"]

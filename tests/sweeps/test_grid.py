@@ -18,7 +18,7 @@ from plbench.api import Batch, Loss, Method, MethodParams, Progress
 from plbench.cli import main
 from plbench.errors import PlbenchError
 from plbench.runs import run as runner
-from plbench.runs import schedule as sweep
+from plbench.runs import schedule
 from plbench.runs.plan import resolve
 from plbench.runs.plan.resolve import Request, in_order, plan_run
 from plbench.runs.workspace import Workspace
@@ -246,19 +246,19 @@ class TestHere:
         expanded = expand(grid(methods=["sums", "exploding", "selective"], plan={"epochs": 1}), workspace)
         said: list[str] = []
         with patch.object(workspace.reporter, "line", said.append):
-            results = sweep.run_here(expanded.plans, workspace)
+            results = schedule.run_here(expanded.plans, workspace)
         assert [isinstance(result, Exception) for result in results] == [False, True, False]
         assert [text.partition(",")[0] for text in said if " runs made" in text][-1] == "4 of 4 runs made"
         assert any("1 failed" in text for text in said)
         with workspace.store.lock(expanded.plans[1].spec.key):
-            states = [standing.state for standing in sweep.standings(expanded.plans, workspace.store)]
+            states = [standing.state for standing in schedule.standings(expanded.plans, workspace.store)]
             assert states == ["done", "under way", "done"]
-        states_after = sweep.standings(expanded.plans, workspace.store)
+        states_after = schedule.standings(expanded.plans, workspace.store)
         assert [standing.state for standing in states_after] == ["done", "failed", "done"]
         assert "loss" in str(states_after[1].why)
         record = workspace.store.run_folder(expanded.plans[0].spec.key) / "record.json"
         record.write_text(record.read_text().replace('"seed": 0', '"seed": 1'))
-        damaged = sweep.standings(expanded.plans[:1], workspace.store)[0]
+        damaged = schedule.standings(expanded.plans[:1], workspace.store)[0]
         assert damaged.state == "failed" and "was changed" in str(damaged.why)
 
     def test_prerequisites_come_before_what_needs_them_and_once(self, make_workspace: MakeWorkspace) -> None:
@@ -273,8 +273,8 @@ class TestHere:
 
     def test_time_left_goes_by_the_pace(self, monkeypatch: pytest.MonkeyPatch) -> None:
         now = 100.0
-        monkeypatch.setattr(sweep.time, "monotonic", lambda: now)
-        count = sweep.Count(4, expected_seconds=60.0, start=now, last=now)
+        monkeypatch.setattr(schedule.time, "monotonic", lambda: now)
+        count = schedule.Count(4, expected_seconds=60.0, start=now, last=now)
         now = 110.0
         assert count.seconds_left() == 50.0
         count.add(2, 1)

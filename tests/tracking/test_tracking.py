@@ -16,7 +16,7 @@ import pytest
 from plbench.errors import PlbenchError, TrainingError
 from plbench.progress import Reporter
 from plbench.runs import run as runner
-from plbench.runs import schedule as sweep
+from plbench.runs import schedule
 from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run
 from plbench.runs.record import Record, figures, read_record
 from plbench.runs.workspace import Workspace
@@ -242,7 +242,7 @@ class TestRuns:
         made: list[Listener] = []
         monkeypatch.setitem(services.KINDS, "wandb", lambda: made.append(Listener()) or made[-1])
         plans = [plan_run(Request("tiny", "ce-negative", seed=seed), workspace) for seed in (0, 1)]
-        sweep.run_all(plans, tracked(workspace, "wandb"))
+        schedule.run_all(plans, tracked(workspace, "wandb"))
         assert {listener.heard[0][1] for listener in made} == {plan.spec.key for plan in plans}
         for listener in made:
             assert listener.events == ["started", *["logged"] * plans[0].spec.plan.epochs, "finished"]

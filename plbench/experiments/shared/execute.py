@@ -15,7 +15,7 @@ from plbench.errors import DataError, PlbenchError, StoreError, TrainingError
 from plbench.experiments.shared.experiment import Case, Context, Experiment, Findings, Point, Row, Scale
 from plbench.metrics.statistics import Sample
 from plbench.progress import duration
-from plbench.runs import schedule as sweep
+from plbench.runs import schedule
 from plbench.runs.estimate.stacked import seconds_of_all
 from plbench.runs.plan.resolve import Request, ResolvedRun, in_order
 from plbench.runs.protocol import ProtocolData, choose_protocol
@@ -49,7 +49,7 @@ def execute(
     missing = [
         sum(plan.finished(workspace.store) is None for plan in comparison.plans) for comparison, _ in comparisons
     ]
-    count, rows = sweep.Count(sum(missing)), []
+    count, rows = schedule.Count(sum(missing)), []
     for number, (comparison, cases) in enumerate(comparisons):
         if len(comparisons) > 1 and missing[number]:
             spec, so_far = comparison.setting.spec, f", {count.words()}" if count.made else ""
@@ -159,8 +159,8 @@ def _announcement(experiment: Experiment, comparisons: Sequence[Comparison], wor
 def _make(
     comparison: Comparison, cases: Mapping[Candidate, Case], workspace: Workspace
 ) -> tuple[list[Row], list[Skipped]]:
-    """Runs what is missing of one setting, in one sweep."""
-    results = iter(sweep.run_all(comparison.plans, workspace))
+    """Runs what is missing of one setting, in one schedule."""
+    results = iter(schedule.run_all(comparison.plans, workspace))
     rows, failed = [], []
     for candidate, plans in comparison.rows:
         made = [next(results) for _ in plans]

@@ -15,7 +15,7 @@ import torch
 
 from plbench.errors import PlbenchError, TrainingError
 from plbench.progress import Reporter
-from plbench.runs import schedule as sweep
+from plbench.runs import schedule
 from plbench.runs.environment import choose_device
 from plbench.runs.plan.resolve import ResolvedRun, plan_from_spec
 from plbench.runs.protocol import ProtocolData
@@ -82,14 +82,14 @@ def make(
         spec = RunSpec.model_validate_json(text)
         why = next((failed[key] for key in keys if key in failed), None)
         if why is not None:
-            made[spec.key] = str(sweep.came_first(why))
+            made[spec.key] = str(schedule.came_first(why))
             continue
         try:
             plans.append(_plan(spec, workspace))
         except PlbenchError as error:
             made[spec.key] = str(error)
     try:
-        for plan, result in zip(plans, sweep.run_all(plans, workspace), strict=True):
+        for plan, result in zip(plans, schedule.run_all(plans, workspace), strict=True):
             made[plan.spec.key] = str(result) if isinstance(result, TrainingError) else None
     except PlbenchError as error:  # the data or the disk: all that is not made fails with it
         made |= {p.spec.key: str(error) for p in plans if p.finished(workspace.store) is None}
