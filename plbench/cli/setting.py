@@ -37,7 +37,6 @@ from plbench.cli.options import (
     make_workspace,
 )
 from plbench.errors import PlbenchError
-from plbench.tracking.follow import check_names
 
 if TYPE_CHECKING:
     from plbench.runs.workspace import Workspace
@@ -193,6 +192,7 @@ def workspace_for(setting: Setting, world: World | None = None) -> Workspace:
         PlbenchError: if this is one of several processes and they have not joined: only `plbench run` does that.
     """
     from plbench.runs.pretraining import parse_pretraining
+    from plbench.tracking.follow import check_names
     from plbench.training.distributed import is_launched
 
     if world is None and is_launched():

@@ -231,7 +231,7 @@ PRETRAINED = "test_resnet.r160_in1k"
 CHILD = f"""
 import json, sys, time
 import torch
-from plbench.digests import file_sha256
+from plbench.data.digests import file_sha256
 from plbench.errors import PlbenchError
 from plbench.models import build_backbone, pretrained_weights, weights_path
 from plbench.spec import ModelSpec

@@ -17,8 +17,10 @@ import pytest
 import torch
 
 from plbench.api import Dataset
+from plbench.errors import StoreError
+from plbench.files import atomic
 from plbench.progress import Reporter
-from plbench.runs import environment, store, summary
+from plbench.runs import environment, summary
 from plbench.runs import run as runner
 from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run
 from plbench.runs.record import Record, read_record
@@ -75,7 +77,7 @@ def train(folder: Path, regime: str, rank: int, size: int, port: int, kill: Any)
         os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"
     if kill is not None:
         where, count = kill
-        dies_at(Stepper, "take", count) if where == "step" else dies_at(store.os, "fsync", count)
+        dies_at(Stepper, "take", count) if where == "step" else dies_at(atomic.os, "fsync", count)
     with joined(torch.device("cpu")) as world:
         plan, workspace = planned(folder, world, regime)
         runner.run(plan, workspace)
@@ -185,7 +187,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, 
     assert older is not None and older.step == 4
     assert said == [f"Checkpoint {found.path} is damaged; going on from the one before, of step 4"]
     older.path.write_bytes(b"half")
-    with pytest.raises(store.StoreError, match=r"truncated or changed since it was written.*--force") as caught:
+    with pytest.raises(StoreError, match=r"truncated or changed since it was written.*--force") as caught:
         checkpoints.newest(said.append)
     assert "\n" not in str(caught.value)
 
@@ -194,7 +196,7 @@ def test_one_of_another_run_is_refused_with_what_differs(tmp_path: Path) -> None
     ended(started(tmp_path, "probe", 1, ("step", 3), 0))
     plan, workspace = planned(tmp_path, ALONE, "probe")
     other = plan.spec.model_copy(update={"seed": 3, "plan": plan.spec.plan.model_copy(update={"lr": 0.5})})
-    with pytest.raises(store.StoreError, match=r"another run: plan.lr is 0.01, here 0.5; seed is 0, here 3; delete"):
+    with pytest.raises(StoreError, match=r"another run: plan.lr is 0.01, here 0.5; seed is 0, here 3; delete"):
         Checkpoints(workspace.store.run_folder(plan.spec.key), other).newest(print)
 
 

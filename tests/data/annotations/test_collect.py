@@ -270,7 +270,7 @@ _GROWTH = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from plbench.annotations.collect import Annotations
+from plbench.data.annotations.collect import Annotations
 def private():
     return sum(int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.startswith("Anonymous"))
 Annotations.open(Path(sys.argv[1])).labels.rows([0])  # modules that are loaded late

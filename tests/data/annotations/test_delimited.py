@@ -183,7 +183,7 @@ def test_an_empty_id_or_name_is_left_to_the_caller(tmp_path: Path) -> None:
 _BOUNDED = """
 import resource, sys
 from pathlib import Path
-from plbench.annotations.delimited import text_batches
+from plbench.data.annotations.delimited import text_batches
 from plbench.errors import DataError
 import pyarrow as pa
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

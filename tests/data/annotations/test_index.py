@@ -297,7 +297,7 @@ def test_processes_that_build_at_once_leave_one_good_index(damaged: bool, folder
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from plbench.columns import TextColumn
+from plbench.data.text_column import TextColumn
 from test_index import Reading
 save = TextColumn.save
 def die_after(self, path):

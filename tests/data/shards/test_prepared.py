@@ -214,7 +214,7 @@ def prepare_there(source: Path, out: Path, reporter: Reporter) -> None:
 _SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from plbench.columns import TextColumn
+from plbench.data.text_column import TextColumn
 from test_prepared import Interrupting, prepare_there, shrink
 class Dying(Interrupting):
     def stop(self):
