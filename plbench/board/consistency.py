@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from plbench.board.boards import LEDGER, RECORDS, BoardFolder
-from plbench.board.entries import FILES, PACKED, Entry
+from plbench.board.entries import Entry, files_of
 from plbench.runs.findings import Problem, printable, shown
-from plbench.runs.tables import REPLICATES, names_parts
+from plbench.runs.tables import names_parts
 
 Facts = dict[str, Any]
 
@@ -63,7 +63,7 @@ def check_places(folder: BoardFolder) -> list[Problem]:
             what = "missing" if path is None else "no plain folder"
             problems.append(Problem(key, f"{RECORDS}/{key}", what, "a folder, as the ledger names it"))
         else:
-            files = FILES if (path / REPLICATES).exists() else (*FILES[:-1], PACKED)
+            files = files_of(path)
             problems += [
                 Problem(key, printable(extra.name), "an extra file", f"only {', '.join(files)}")
                 for extra in sorted(path.iterdir())

@@ -17,10 +17,10 @@ from plbench.runs.record import Record, parse_record
 from plbench.runs.store import RECORD
 from plbench.runs.tables import PER_CLASS, REPLICATES, ClassRow, EntryError, parse_per_class, parse_replicates
 
-FILES = (RECORD, PER_CLASS, REPLICATES)
+TABLES = (PER_CLASS, REPLICATES)
 
-PACKED = f"{REPLICATES}.xz"
-"""What a board keeps in place of the replicates: a third of the bytes. Hashes are those of what it unpacks to."""
+FILES = (RECORD, *TABLES)
+"""Of a record. On a board tables are packed, `NAME.xz`: a third of the bytes. Hashes are of what they unpack to."""
 
 MOST_BYTES = {RECORD: 1 << 20, PER_CLASS: 4 << 20, REPLICATES: 4 << 20}
 """Bytes beyond which a file is not read at all."""
@@ -54,8 +54,7 @@ def read_entry(folder: Path) -> Entry:
     Raises:
         EntryError: if a file is missing, too large, damaged, or holds what is no number, with the field.
     """
-    contents = {name: read_file(folder / name) for name in (RECORD, PER_CLASS)}
-    contents[REPLICATES] = _replicates_content(folder)
+    contents = {RECORD: read_file(folder / RECORD), **{name: _table_content(folder, name) for name in TABLES}}
     try:
         record = parse_record(contents[RECORD], folder / RECORD)
     except StoreError as error:
@@ -78,7 +77,7 @@ def read_whole_entry(folder: Path) -> Entry:
     """
     entry = read_entry(folder)
     findings = Findings(entry.key)
-    for name in (PER_CLASS, REPLICATES):
+    for name in TABLES:
         stated = entry.record.files.get(name)
         found = f"of sha256 {entry.sha256[name]}"
         findings.require(stated is not None and stated.sha256 == entry.sha256[name], name, found, "that of the record")
@@ -91,23 +90,28 @@ def read_whole_entry(folder: Path) -> Entry:
     return entry
 
 
-def pack_replicates(content: bytes) -> bytes:
-    """The replicates as a board keeps them."""
+def pack_table(content: bytes) -> bytes:
+    """Return a table as a board keeps it."""
     return lzma.compress(content, preset=9 | lzma.PRESET_EXTREME)
 
 
-def _replicates_content(folder: Path) -> bytes:
+def files_of(folder: Path) -> tuple[str, ...]:
+    """Return the names of the files that a record on a board has; in older boards tables lie as they were written."""
+    return (RECORD, *(name if (folder / name).exists() else f"{name}.xz" for name in TABLES))
+
+
+def _table_content(folder: Path, name: str) -> bytes:
     """Of the plain file, or else of the packed one, unpacked no further than `MOST_BYTES`."""
-    packed = folder / PACKED
-    if (folder / REPLICATES).exists() or not packed.exists():
-        return read_file(folder / REPLICATES)
-    limit = MOST_BYTES[REPLICATES]
+    packed = f"{name}.xz"
+    if (folder / name).exists() or not (folder / packed).exists():
+        return read_file(folder / name)
+    limit = MOST_BYTES[name]
     try:
-        content = lzma.LZMADecompressor().decompress(read_file(packed), max_length=limit + 1)
+        content = lzma.LZMADecompressor().decompress(read_file(folder / packed), max_length=limit + 1)
     except (lzma.LZMAError, EOFError) as error:
-        raise EntryError(PACKED, f"cannot be unpacked: {error}") from error
+        raise EntryError(packed, f"cannot be unpacked: {error}") from error
     if len(content) > limit:
-        raise EntryError(PACKED, f"unpacks to more than {limit:,} bytes")
+        raise EntryError(packed, f"unpacks to more than {limit:,} bytes")
     return content
 
 

@@ -11,12 +11,11 @@ import yaml
 
 from plbench.board import build
 from plbench.board.boards import holding, open_boards
-from plbench.board.entries import FILES, PACKED, read_file
+from plbench.board.entries import files_of, read_file
 from plbench.errors import PlbenchError
 from plbench.files import unwritable, write_atomically
 from plbench.files.paths import refuse_links
 from plbench.runs.record import Estimate, Record
-from plbench.runs.tables import REPLICATES
 
 WORKFLOWS = ("boards.yml",)
 
@@ -74,8 +73,7 @@ def _records(root: Path) -> dict[Path, bytes]:
     for board in open_boards(root):
         for key in board.added:
             folder = board.record_folder(key)
-            names = FILES if (folder / REPLICATES).exists() else (*FILES[:-1], PACKED)
-            contents |= {(folder / name).relative_to(root): read_file(folder / name) for name in names}
+            contents |= {(folder / name).relative_to(root): read_file(folder / name) for name in files_of(folder)}
     return contents
 
 

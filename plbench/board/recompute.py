@@ -139,7 +139,8 @@ def _compare_replicates(name: str, found: np.ndarray | None, expected: np.ndarra
     if found is None or found.shape != expected.shape:
         findings.refuse(f"replicates.csv.{name}", "missing, or of another length", f"{len(expected)} replicates")
         return
-    differs = np.flatnonzero(~np.isclose(found, expected, rtol=0, atol=ROUNDED, equal_nan=True))
+    reach = 0.5 * 10.0**-summary.REPLICATE_DECIMALS + ROUNDED
+    differs = np.flatnonzero(~np.isclose(found, expected, rtol=0, atol=reach, equal_nan=True))
     if differs.size:
         line = int(differs[0])
         value = "undefined" if math.isnan(found[line]) else f"{found[line]:.6f}"

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from plbench.board.boards import BOARD, Board, BoardFolder, Event, open_boards
 from plbench.board.checks import check_entry
-from plbench.board.entries import PACKED, pack_replicates, read_entry, read_file
+from plbench.board.entries import TABLES, pack_table, read_entry, read_file
 from plbench.board.identity import Role
 from plbench.errors import PlbenchError, did_you_mean
 from plbench.files import unwritable, write_atomically, write_json
@@ -22,7 +22,6 @@ from plbench.runs.record import Record
 from plbench.runs.registry import Registry
 from plbench.runs.store import RECORD
 from plbench.runs.stored import read_run
-from plbench.runs.tables import PER_CLASS, REPLICATES
 from plbench.spec import Protocol
 
 
@@ -72,8 +71,8 @@ def _place(board: BoardFolder, folder: Path) -> str | None:
             _admit(board, folder)
         try:
             copy.mkdir()
-            contents = {name: read_file(folder / name) for name in (RECORD, PER_CLASS)}
-            contents[PACKED] = pack_replicates(read_file(folder / REPLICATES))
+            contents = {RECORD: read_file(folder / RECORD)}
+            contents |= {f"{name}.xz": pack_table(read_file(folder / name)) for name in TABLES}
             for name, content in contents.items():
                 write_atomically(copy / name, partial(_write, content))
             target.parent.mkdir(exist_ok=True)

@@ -24,6 +24,10 @@ from plbench.runs.record import Estimate, F1Figures, GroupMetrics, SplitMetrics
 from plbench.runs.thresholds import Thresholds
 
 NUM_REPLICATES = 1000
+
+REPLICATE_DECIMALS = 3
+"""Of a replicate in percent: less is not told by resampling, and boards keep thousands of replicates."""
+
 PRECISION_AT = (1, 3, 5)
 AT_THRESHOLD = ("threshold", "predicted", "precision", "recall")
 """Columns of `per_class.csv` that speak of the class's threshold."""
@@ -158,10 +162,12 @@ def read_per_class(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
 
 
 def write_replicates(path: Path, replicates: Replicates) -> None:
-    """One CSV row a bootstrap replicate: map_c, map_o and each group's mAP(C), percent with six decimals."""
+    """Write one CSV row a bootstrap replicate: map_c, map_o and each group's mAP(C), percent, a few decimals."""
     columns = {"map_c": replicates.map_c, "map_o": replicates.map_o, **replicates.groups}
     lines = [",".join(columns)]
-    lines += [",".join(f"{value:.6f}" for value in row) for row in zip(*columns.values(), strict=True)]
+    lines += [
+        ",".join(f"{value:.{REPLICATE_DECIMALS}f}" for value in row) for row in zip(*columns.values(), strict=True)
+    ]
     write_text(path, "\n".join(lines) + "\n")
 
 
@@ -181,7 +187,7 @@ def _estimate(value: float, lowest: float, drawn: np.ndarray | None) -> Estimate
     if rounded is None or drawn is None:
         return Estimate(value=rounded, lowest=None if rounded is None else bound)
     # from what is written down: near a bound, log odds make more of a last digit than anybody allows who checks it
-    low, high = image_interval(rounded, np.round(drawn, 6), bound)
+    low, high = image_interval(rounded, np.round(drawn, REPLICATE_DECIMALS), bound)
     return Estimate(value=rounded, low=_percent(low), high=_percent(high), lowest=bound)
 
 

@@ -85,7 +85,7 @@ class TestLinks:
         found = contents(root.parent / "site")
         assert not any(SECRET in text for text in found.values())
         assert sorted(Path(name).name for name in found if "records" in name) == sorted(
-            ["record.json", "per_class.csv", "replicates.csv.xz"] * len(runs)
+            ["record.json", "per_class.csv.xz", "replicates.csv.xz"] * len(runs)
         )
 
     @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ class TestLinks:
             "tiny/records",
             "tiny/records/KEY",
             "tiny/records/KEY/record.json",
-            "tiny/records/KEY/per_class.csv",
+            "tiny/records/KEY/per_class.csv.xz",
             "tiny/records/KEY/replicates.csv.xz",
             "tiny/table.json",
             "tiny/README.md",

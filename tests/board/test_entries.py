@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from plbench.board.entries import FILES, MOST_BYTES, PACKED, ClassRow, EntryError, pack_replicates, read_entry
+from plbench.board.entries import FILES, MOST_BYTES, TABLES, ClassRow, EntryError, pack_table, read_entry
 from plbench.runs import tables
 from plbench.runs.record import Record, write_record
 from plbench.spec import MethodSpec, ModelSpec, Plan, Protocol, RunSpec
@@ -107,32 +107,28 @@ def test_what_is_wrong_is_said_where(folder: Path, name: str, content: str | byt
     assert str(raised.value) == f"{field}: {raised.value.found}"
 
 
-def test_packed_replicates_are_the_same_entry(folder: Path) -> None:
+@pytest.mark.parametrize("name", TABLES)
+def test_a_packed_table_is_the_same_entry(folder: Path, name: str) -> None:
     plain = read_entry(folder)
-    content = (folder / "replicates.csv").read_bytes()
-    (folder / "replicates.csv").unlink()
-    (folder / PACKED).write_bytes(pack_replicates(content))
+    content = (folder / name).read_bytes()
+    (folder / name).unlink()
+    (folder / f"{name}.xz").write_bytes(pack_table(content))
     packed = read_entry(folder)
     assert (packed.sha256, packed.num_bytes) == (plain.sha256, plain.num_bytes)
+    assert packed.per_class == plain.per_class
     assert all(
         np.array_equal(values, packed.replicates[name], equal_nan=True) for name, values in plain.replicates.items()
     )
 
 
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"no archive", "cannot be unpacked"),
-        (pack_replicates(b"0" * (MOST_BYTES["replicates.csv"] + 1)), "unpacks to more than"),
-    ],
-    ids=["damaged", "a bomb"],
-)
-def test_packed_replicates_that_are_none(folder: Path, content: bytes, says: str) -> None:
-    (folder / "replicates.csv").unlink()
-    (folder / PACKED).write_bytes(content)
-    with pytest.raises(EntryError, match=says) as caught:
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("bomb", [False, True])
+def test_packed_tables_that_are_none(folder: Path, name: str, bomb: bool) -> None:
+    (folder / name).unlink()
+    (folder / f"{name}.xz").write_bytes(pack_table(b"0" * (MOST_BYTES[name] + 1)) if bomb else b"no archive")
+    with pytest.raises(EntryError, match="unpacks to more than" if bomb else "cannot be unpacked") as caught:
         read_entry(folder)
-    assert caught.value.field == PACKED
+    assert caught.value.field == f"{name}.xz"
 
 
 @pytest.mark.parametrize("name", FILES)

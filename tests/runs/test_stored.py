@@ -164,7 +164,7 @@ def test_an_interval_is_that_of_what_is_written_down(value: float, lowest: float
     """Near a bound, log odds make much of the last digit: an interval of unrounded values was refused as changed."""
     drawn = np.clip(value + np.random.default_rng(0).normal(0, 0.05, 400), lowest, 100.0)
     stated = summary._estimate(value, lowest, drawn)
-    written = np.array([float(f"{one:.6f}") for one in drawn])
+    written = np.array([float(f"{one:.{summary.REPLICATE_DECIMALS}f}") for one in drawn])
     assert stated.value is not None and stated.low is not None and stated.high is not None
     assert (stated.low, stated.high) == pytest.approx(
         summary.image_interval(stated.value, written, stated.lowest), abs=1e-6
