@@ -133,7 +133,8 @@ def _caption(experiment: Experiment, findings: Findings) -> str:
         under = "" if experiment.varies_simulation else f", simulation {context.simulation}"
         sentences.append(f"Dataset {context.dataset}{under}; {findings.setting}.")
     if seeds:
-        sentences.append(f"Means over {seeds} {'seed' if seeds == '1' else 'seeds'} with 95 % intervals over test images and seeds.")
+        number = "1 seed" if seeds == "1" else f"{seeds} seeds"
+        sentences.append(f"Means over {number} with 95 % intervals over test images and seeds.")
     return " ".join(sentences)
 
 
