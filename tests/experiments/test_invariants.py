@@ -101,7 +101,7 @@ def test_an_interrupted_study_goes_on(
         return whole(*args, **options)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("plbench.experiments.shared.execute.sweep.run_all", stopped)
+        patch.setattr("plbench.experiments.shared.execute.schedule.run_all", stopped)
         execute(experiment, SHORT, workspace, scale="tiny", num_seeds=1)
     before = _times(workspace)
     assert len(before) == 4  # two settings of two runs
