@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from plbench.board import build
 from plbench.board.boards import Event, open_boards
 from plbench.board.checks import verify_board
+from plbench.board.entries import read_entry
 from plbench.board.publish import export, model_index
-from plbench.board.reproduce import home_of, promote, reproduce
+from plbench.board.reproduce import ROUNDING, compare_records, home_of, promote, reproduce
 from plbench.board.rows import board_values
 from plbench.board.submit import add, new_board, withdraw
 from plbench.errors import PlbenchError
@@ -133,6 +135,33 @@ def test_a_record_is_repeated_and_promoted(root: Path, runs: list[Path], workspa
     assert next(row for row in rows(root) if key in row["keys"])["tier"] == "verified"
     with pytest.raises(PlbenchError, match="no board has 'ffff'"):
         home_of(open_boards(root), "ffff")
+
+
+def test_a_record_of_many_heads_is_repeated_on_the_threads_that_each_had(
+    root: Path, runs: list[Path], workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = read_record(runs[0])
+    assert record.cost is not None
+    cost = record.cost.model_copy(update={"shared_with": 3, "measured_alone": False})
+    environment = {**record.environment, "torch_threads": 2}
+    write_record(runs[0], record.model_copy(update={"cost": cost, "environment": environment}))
+    add(runs, root)
+    board, key = home_of(open_boards(root), record.key)
+    run, seen = runner.run, []
+
+    def watched(*arguments: Any, **options: Any) -> Record:
+        seen.append(torch.get_num_threads())
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(runner, "run", watched)
+    before = torch.get_num_threads()
+    repeated, compared = reproduce(board, key, workspace)
+    assert seen == [1] and torch.get_num_threads() == before
+    assert {one.allowed for one in compared} == {ROUNDING} and all(one.within for one in compared)
+    moved = repeated.test.model_copy(update={"map_c": repeated.test.map_c.model_copy(update={"value": 1.0})})
+    other = repeated.model_copy(update={"metrics": {**repeated.metrics, "test": moved}})
+    worse = compare_records(read_entry(board.record_folder(key)), other, [])[0]
+    assert not worse.within and "has to agree to 0.0001 points" in worse.words
 
 
 def test_a_run_of_another_protocol_finds_no_board(root: Path, workspace: Workspace) -> None:
