@@ -76,16 +76,16 @@ def compare(
         comparison = plan_comparison(request, candidates, seeds, workspace, skipped=broken, num_trials=tune)
     for entry in comparison.skipped:
         workspace.reporter.line(f"Left out: {entry.who}: {entry.why}")
-    foreseen = estimate_comparison(comparison, workspace)
+    estimate = estimate_comparison(comparison, workspace)
     first = ""
     if tune is not None:
         from plbench.tuning.rows import describe_studies, with_tuned
 
         first = f"; {describe_studies(comparison, tune, num_studies)}"
-    workspace.reporter.line(foreseen.text + first)
+    workspace.reporter.line(estimate.text + first)
     if dry_run:
-        content = {"rows": [candidate.words for candidate, _ in comparison.rows], **vars(foreseen)}
-        emit(content, as_json, lambda: typer.echo(foreseen.text + first))
+        content = {"rows": [candidate.words for candidate, _ in comparison.rows], **vars(estimate)}
+        emit(content, as_json, lambda: typer.echo(estimate.text + first))
         return
     if tune is not None:
         comparison = with_tuned(comparison, tune, num_studies, workspace)

@@ -71,8 +71,8 @@ def tune(
     if dry_run:
         from plbench.runs.estimate.estimate import forecast_study
 
-        foreseen = forecast_study(plan, trials, 0 if search_only else seeds, workspace, second)
-        emit({"spec": plan.spec, **vars(foreseen)}, setting["as_json"], lambda: typer.echo(foreseen.text))
+        estimate = forecast_study(plan, trials, 0 if search_only else seeds, workspace, second)
+        emit({"spec": plan.spec, **vars(estimate)}, setting["as_json"], lambda: typer.echo(estimate.text))
         return
     made = make(plan, settings, workspace, num_seeds=seeds, then=second, search_only=search_only)
     steps = _next_steps(plan, settings, made, param or (), ranges or (), workspace)
