@@ -272,7 +272,8 @@ def annotated_cells(document: Document[Any, Any], images: Ids, categories: Ids) 
 def distinct(cells: IntArray) -> IntArray:
     """The values in rising order, each once: by sorting in place, which is faster on millions than np.unique."""
     cells.sort()
-    return cells[np.diff(cells, prepend=cells[:1] - 1) != 0]
+    differing: IntArray = cells[np.diff(cells, prepend=cells[:1] - 1) != 0]
+    return differing
 
 
 def say_alike(names: Sequence[str]) -> tuple[str, ...]:

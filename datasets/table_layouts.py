@@ -147,7 +147,8 @@ def split_codes(table: TableFile, column: str, texts: pa.Array, start: int) -> n
     """
     texts = pc.utf8_lower(trim_column(texts))
     index = pc.index_in(texts, value_set=pa.array(SPLIT_NAMES, pa.string()))
-    splits = np.array([*SPLIT_NAMES.values(), -1], np.int8)[pc.fill_null(index, len(SPLIT_NAMES)).to_numpy()]
+    places = pc.fill_null(index, len(SPLIT_NAMES)).to_numpy()
+    splits: npt.NDArray[np.int8] = np.array([*SPLIT_NAMES.values(), -1], np.int8)[places]
     if index.null_count and (flags := flag_splits(column)) is not None:
         splits = np.array([flags.get(code, -1) for code in range(BAD + 1)], np.int8)[codes_of(texts)]
     if np.any(splits < 0):

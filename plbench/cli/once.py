@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import typer
 from typer.core import TyperCommand
 
 from plbench.errors import PlbenchError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 _ADVICE = {"labels": "put both tables into one file, with a column split that says train or test in each row"}
 
@@ -39,7 +42,7 @@ class OnceCommand(TyperCommand):
 class CommandGroup(typer.Typer):
     """Commands of which each refuses an option of one value that is given twice."""
 
-    def command(self, *args: Any, **settings: Any) -> Any:
+    def command(self, *args: Any, **settings: Any) -> Callable[[Command], Command]:
         """Registers a command as typer does."""
         return super().command(*args, **{"cls": OnceCommand, **settings})
 

@@ -60,7 +60,7 @@ def file_sha256(path: Path, cache: Path | None = None) -> str:
     """
     found = files_sha256([os.path.abspath(path)], cache)[0]
     if found.any():
-        return found.tobytes().hex()
+        return str(found.tobytes().hex())
     try:
         path.open("rb").close()
     except OSError as error:

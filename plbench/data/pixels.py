@@ -196,7 +196,7 @@ def _white(image: Image.Image) -> int:
     if image.mode == "F" and image.format in ("TIFF", "PPM"):
         return 1
     if image.mode.startswith("I;16") and image.format == "TIFF":
-        return (1 << max(_tiff_tag(image, _BITS_PER_SAMPLE, (16,)))) - 1  # there are 12 bits, too
+        return (1 << int(max(_tiff_tag(image, _BITS_PER_SAMPLE, (16,))))) - 1  # there are 12 bits, too
     if image.mode != "F" and image.format in ("PNG", "PPM", "JPEG2000"):  # which Pillow scales to 16 bits
         return (1 << 16) - 1
     raise _unshowable(image)

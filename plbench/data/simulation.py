@@ -328,4 +328,5 @@ def _annotation_chance(positives: IntArray, keep_probability: float, bias: float
     scales = (keep_probability * positives.sum() - full) / shared
     fits = scales * ordered <= 1.0
     fits[-1] = True  # in exact arithmetic the last class always fits
-    return np.minimum(scales[np.argmax(fits)] * weights, 1.0)
+    chances: npt.NDArray[np.float64] = np.minimum(scales[np.argmax(fits)] * weights, 1.0)
+    return chances

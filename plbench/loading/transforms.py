@@ -52,7 +52,8 @@ class EvalTransform:
         width = pixels.shape[-2]
         full, mean, std = _constants(self.mean, self.std, width, pixels.device)
         lines = pixels.flatten(-2).to(torch.float32).div_(full).sub_(mean).div_(std)
-        return lines.unflatten(-1, (width, 3)).movedim(-1, -3)
+        images: Tensor = lines.unflatten(-1, (width, 3)).movedim(-1, -3)
+        return images
 
 
 class TrainTransform:

@@ -56,7 +56,7 @@ def partial_asymmetric_loss(
     """
     logits = _wide(logits)
     if detach_focus:
-        loss: Tensor = _PartialAsymmetric.apply(logits, labels, gamma_pos, gamma_neg, gamma_unann, clip, unann_weight)
+        loss: Tensor = _PartialAsymmetric.apply(logits, labels, gamma_pos, gamma_neg, gamma_unann, clip, unann_weight)  # type: ignore[no-untyped-call]
         return loss
     target_logit = logits * _by_label(labels, 1.0, -1.0, -1.0, logits)  # its sigmoid is that of the target
     log_hit = F.logsigmoid(target_logit)

@@ -162,7 +162,8 @@ def top_places(scores: FloatArray, k: int = TOP) -> BoolArray:
         return np.zeros(scores.shape, np.bool_)
     last = np.partition(scores, -k, axis=1)[:, -k, None]
     above, tied = scores > last, scores == last
-    return above | (tied & (np.cumsum(tied, axis=1) <= k - above.sum(axis=1, keepdims=True)))
+    places: npt.NDArray[np.bool_] = above | (tied & (np.cumsum(tied, axis=1) <= k - above.sum(axis=1, keepdims=True)))
+    return places
 
 
 def check_columns(class_index: IntArray, scores: FloatArray, positives: BoolArray, num_classes: int) -> None:

@@ -29,7 +29,7 @@ def resolve_backbone(name: str) -> str:
     architecture, _, tag = name.partition(".")
     if timm.is_model(name):
         return name
-    known = {_squeezed(model): model for model in timm.list_models()}
+    known: dict[str, str] = {_squeezed(model): model for model in timm.list_models()}
     found = known.get(_squeezed(architecture))
     if found is None or tag:
         raise PlbenchError(f"backbone {name!r} is not a timm model; {_closest(name, timm.list_models())}")
@@ -109,7 +109,8 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Pooled features, [B, D]."""
-        return self.net(images)
+        features: Tensor = self.net(images)
+        return features
 
     def checkpoint_gradients(self) -> None:
         """Computes activations a second time in place of keeping them.

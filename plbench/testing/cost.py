@@ -61,4 +61,4 @@ def _seconds(job: SmallJob) -> float:
     """The shortest epoch but the first of a training."""
     state = job.state()
     job.go_on(state)
-    return min(row["seconds"] for row in state.history[1:])
+    return float(min(row["seconds"] for row in state.history[1:]))

@@ -214,7 +214,8 @@ class SmallBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Pooled features."""
-        return self.net(images)
+        features: Tensor = self.net(images)
+        return features
 
 
 class SmallNet(nn.Module):

@@ -64,7 +64,7 @@ class World:
         """
         if self.size == 1:
             return values
-        gathered: Tensor = _Gather.apply(values, self, tuple(shares))
+        gathered: Tensor = _Gather.apply(values, self, tuple(shares))  # type: ignore[no-untyped-call]
         return gathered
 
     def gather_objects(self, value: T) -> list[T]:

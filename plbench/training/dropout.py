@@ -102,14 +102,15 @@ class Dropout:
         raw = bits.random_raw(self._num_rows * counts * 4).astype("<u8", copy=False)
         return raw.view("<u2").reshape(self._num_rows, -1)[:, :width]
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _masked(self, layer: nn.Module, values: Tensor) -> Tensor:
         """A layer's output."""
         dropped = _chance(layer)
         if not layer.training or dropped == 0.0:
             return values
         if not self._num_rows or len(values) % self._num_rows or dropped >= 1.0:
-            return type(layer).forward(layer, values)  # outside a step, such as passes with dropout in a hook
+            own: Tensor = type(layer).forward(layer, values)
+            return own  # outside a step, such as passes with dropout in a hook
         if isinstance(layer, nn.Dropout):
             return values * self.factors(layer, values.shape, dropped, values)
         kept_dims = 2 if isinstance(layer, _BY_CHANNEL) else 1

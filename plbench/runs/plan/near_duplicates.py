@@ -66,7 +66,9 @@ def _alike(ours: _Looks, row: int, theirs: _Looks, candidates: npt.NDArray[np.in
     candidates = candidates[theirs.tells[candidates]]
     differing = np.unpackbits((theirs.hashes[candidates] ^ ours.hashes[row]).view(np.uint8).reshape(-1, 8), axis=1)
     candidates = candidates[differing.sum(axis=1) <= _MOST_BITS]
-    return candidates[np.abs(theirs.pixels[candidates] - ours.pixels[row]).mean(axis=1) <= _MOST_DIFFERENCE]
+    differences = np.abs(theirs.pixels[candidates] - ours.pixels[row]).mean(axis=1)
+    alike: npt.NDArray[np.int64] = candidates[differences <= _MOST_DIFFERENCE]
+    return alike
 
 
 def _looks(images: ImageSource, report: Callable[[int], None]) -> _Looks:

@@ -54,7 +54,7 @@ class StackedLinear:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Inputs [B, in] that all heads share, or [H, B, in], to outputs [H, B, out]."""
-        outputs: Tensor = _Product.apply(inputs, self.weight, self)
+        outputs: Tensor = _Product.apply(inputs, self.weight, self)  # type: ignore[no-untyped-call]
         return outputs
 
     def move_average(self, share: float, heads: Sequence[int] | None = None) -> None:
@@ -98,7 +98,8 @@ class _Product(torch.autograd.Function):
         bias = None if layer.bias is None else layer.bias.to(layer.dtype)
         if inputs.ndim == 2:
             flat = F.linear(inputs, weight.flatten(0, 1), None if bias is None else bias.flatten())
-            return flat.unflatten(1, weight.shape[:2]).transpose(0, 1)
+            heads: Tensor = flat.unflatten(1, weight.shape[:2]).transpose(0, 1)
+            return heads
         if bias is None:
             return torch.bmm(inputs, weight.mT)
         return torch.baddbmm(bias[:, None], inputs, weight.mT)
