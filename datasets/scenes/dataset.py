@@ -27,7 +27,7 @@ from plbench.api import (
 )
 from plbench.data.recipes import quick_recipe
 
-from .scenes_drawing import CLASSES, DRAWING_VERSION, IMAGE_SIZE, SPLIT_SIZES, draw
+from .drawing import CLASSES, DRAWING_VERSION, IMAGE_SIZE, SPLIT_SIZES, draw
 
 FINGERPRINT = "8183cf12a48184ef20a2e8a6a44d5a8cf2137202d3dc0cecac046b15251b5ba1"
 """sha256 over all pixels and labels, on every machine."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .fixture_images import write_image
+from ..fixture_images import write_image
 
 CLASSES = ("bird", "boat", "bridge", "cat", "lamp, street", "tree")  # one with a comma: quoted in CSV
 NUM_IMAGES = {"train": 60, "test": 30}

@@ -23,9 +23,9 @@ from plbench.api import (
 )
 from plbench.data.recipes import quick_recipe
 
-from .checksums import published_file
-from .coco_fixture import write_coco_fixture
-from .coco_json import AnnotationFile, Category, Document, Ids, Image, annotated_cells, first_outside, say_alike
+from ..checksums import published_file
+from ..coco_json import AnnotationFile, Category, Document, Ids, Image, annotated_cells, first_outside, say_alike
+from .fixture import write_coco_fixture
 
 CSL_README = "README of the CSL authors' code"
 
