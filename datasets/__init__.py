@@ -1,1 +1,1 @@
-"""The datasets, one file each."""
+"""The datasets, a folder for each family; what families share lies beside the folders."""

@@ -2,4 +2,5 @@
 
 from plbench.cli import main
 
-main()
+if __name__ == "__main__":  # not in the processes that this one spawns, which import it
+    main()

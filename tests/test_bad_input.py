@@ -538,7 +538,7 @@ class TestDisk:
             return "not reached"
 
         monkeypatch.setenv("PLBENCH_CACHE", str(cache := small_disk("size=256k") / "cache"))
-        monkeypatch.setattr("plbench.datasets.scenes._draw_all", draw)
+        monkeypatch.setattr("plbench.datasets.scenes.dataset._draw_all", draw)
         text = sentence(plbench("data", "stats", "scenes"))
         assert f"could not write {cache / 'data' / 'scenes'}: No space left on device" in text
         assert list((cache / "data" / "scenes").iterdir()) == []

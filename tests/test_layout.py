@@ -51,5 +51,5 @@ def test_nothing_names_a_plugin_but_the_papers_experiments() -> None:
 
 def test_what_plugins_import() -> None:
     for folder, allowed in (("methods", FOR_METHODS), ("datasets", FOR_DATASETS)):
-        for path in (TOP / folder).glob("*.py"):
+        for path in (TOP / folder).rglob("*.py"):
             assert imported(path) <= allowed | {folder}, path.name

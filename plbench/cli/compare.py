@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plbench.cli.options import RUNS, Dataset, SelectionOption, emit
+from plbench.cli.options import RUNS, Dataset, Selection, emit
 from plbench.cli.setting import DryRun, Setting, estimating_without_weights, with_setting, workspace_for
 from plbench.errors import PlbenchError
 
@@ -45,9 +45,7 @@ def compare(
     out: Annotated[
         Path | None, typer.Option("--out", help="Picture: .png, .svg or .pdf; default: below RUNS/comparisons.")
     ] = None,
-    selection: Annotated[
-        SelectionOption | None, typer.Option("--selection", help="What chooses the epoch; default: last.")
-    ] = None,
+    selection: Selection = None,
     dry_run: DryRun = False,
 ) -> None:
     """Train all methods on one dataset: which one should I use, and how sure is that?"""

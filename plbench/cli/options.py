@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,51 +21,6 @@ if TYPE_CHECKING:
     from plbench.training.distributed import World
 
 
-class RegimeOption(StrEnum):
-    """How a model is trained."""
-
-    FINETUNE = "finetune"
-    PROBE = "probe"
-
-
-class SelectionOption(StrEnum):
-    """What chooses the epoch that is reported."""
-
-    LAST = "last"
-    VALIDATION = "validation"
-    BEST_ON_TEST = "best-on-test"
-
-
-class HeadOption(StrEnum):
-    """What stands on the backbone."""
-
-    LINEAR = "linear"
-    MLP = "mlp"
-    BOTTLENECK = "bottleneck"
-
-
-class PoolingOption(StrEnum):
-    """How the last feature map is pooled."""
-
-    MEAN = "mean"
-    MEAN_MAX = "mean+max"
-
-
-class DecodeOption(StrEnum):
-    """What decodes JPEG files."""
-
-    PIL = "pil"
-    GPU = "gpu"
-
-
-class PrecisionOption(StrEnum):
-    """Of the forward pass; losses are in float32."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-
-
 Runs = Annotated[Path, typer.Option("--runs", envvar="PLBENCH_RUNS", help="Folder of runs.", show_default=True)]
 Plugins = Annotated[
     list[Path] | None,
@@ -78,6 +32,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 RUNS = Path("runs")
 Method = Annotated[str | None, typer.Option("--method", "-m", help="Name of a method.")]
 Dataset = Annotated[str | None, typer.Option("--dataset", "-d", help="Name of a dataset.")]
+Selection = Annotated[
+    Literal["last", "validation", "best-on-test"] | None,
+    typer.Option("--selection", help="What chooses the epoch; default: last."),
+]
 Param = Annotated[
     list[str] | None,
     typer.Option("--param", "-P", help="A parameter of the method, such as gamma_unann=4."),
@@ -97,7 +55,7 @@ DataOption = Annotated[
 Device = Annotated[str | None, typer.Option("--device", help="Default: a GPU where there is one.")]
 Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Processes that decode images.")]
 Decode = Annotated[
-    DecodeOption | None,
+    Literal["pil", "gpu"] | None,
     typer.Option(
         "--decode", help="gpu decodes JPEG files where the model computes, to slightly other pixels; default: pil."
     ),

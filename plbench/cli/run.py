@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plbench.cli.options import Dataset, Method, Param, SelectionOption, emit
+from plbench.cli.options import Dataset, Method, Param, Selection, emit
 from plbench.cli.setting import DryRun, Setting, estimating_without_weights, with_setting, workspace_among_others
 from plbench.errors import PlbenchError
 from plbench.training.interruption import Stopped
@@ -28,9 +28,7 @@ def run(
     ] = None,
     param: Param = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Default: 0.")] = None,
-    selection: Annotated[
-        SelectionOption | None, typer.Option("--selection", help="What chooses the epoch; default: last.")
-    ] = None,
+    selection: Selection = None,
     force: Annotated[bool, typer.Option("--force", help="Run again even if it is done.")] = False,
     nproc: Annotated[
         int, typer.Option("--nproc", min=1, help="Processes on this machine that train together, one for each GPU.")

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,15 +20,11 @@ from plbench.cli.options import (
     DataRoot,
     Decode,
     Device,
-    HeadOption,
     Images,
     Labels,
     NegativeValue,
     Plugins,
-    PoolingOption,
-    PrecisionOption,
     Quiet,
-    RegimeOption,
     Runs,
     SaveEvery,
     Track,
@@ -66,7 +62,9 @@ def _setting(
     recipe: Annotated[
         str | None, typer.Option("--recipe", help="paper or quick; default: the dataset's first.")
     ] = None,
-    regime: Annotated[RegimeOption | None, typer.Option("--regime", help="Default: the recipe's.")] = None,
+    regime: Annotated[
+        Literal["finetune", "probe"] | None, typer.Option("--regime", help="Default: the recipe's.")
+    ] = None,
     backbone: Annotated[str | None, typer.Option("--backbone", help="Any timm model.")] = None,
     weights: Annotated[
         str | None, typer.Option("--weights", help="packaged, pretrained (timm's hub), random, or a file.")
@@ -78,8 +76,8 @@ def _setting(
             help="Data sets that the weights FILE was trained on, such as imagenet-1k,coco, or none; for the record.",
         ),
     ] = None,
-    pooling: Annotated[PoolingOption | None, typer.Option("--pooling")] = None,
-    head: Annotated[HeadOption | None, typer.Option("--head")] = None,
+    pooling: Annotated[Literal["mean", "mean+max"] | None, typer.Option("--pooling")] = None,
+    head: Annotated[Literal["linear", "mlp", "bottleneck"] | None, typer.Option("--head")] = None,
     head_width: Annotated[int | None, typer.Option("--head-width")] = None,
     image_size: Annotated[int | None, typer.Option("--image-size", help="Side of the square, px.")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs")] = None,
@@ -94,7 +92,8 @@ def _setting(
         typer.Option("--grad-checkpointing", help="Compute activations twice in place of keeping them."),
     ] = None,
     precision: Annotated[
-        PrecisionOption | None, typer.Option("--precision", help="Default: bfloat16 on a GPU, else float32.")
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option("--precision", help="Default: bfloat16 on a GPU, else float32."),
     ] = None,
     data_root: DataRoot = None,
     labels: Labels = None,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,20 +20,12 @@ if TYPE_CHECKING:
 LIST = "list"
 
 
-class ScaleOption(StrEnum):
-    """How many places of a figure are run, and with how many seeds."""
-
-    TINY = "tiny"
-    DEFAULT = "default"
-    FULL = "full"
-
-
 @with_setting
 def study(
     setting: Setting,
     name: Annotated[str, typer.Argument(help="Of a study; list names them all.", show_default=False)],
     dataset: Dataset = None,
-    scale: Annotated[ScaleOption, typer.Option("--scale", help="Grid size.")] = ScaleOption.DEFAULT,
+    scale: Annotated[Literal["tiny", "default", "full"], typer.Option("--scale", help="Grid size.")] = "default",
     seeds: Annotated[
         int | None, typer.Option("--seeds", help="Trainings of each place, with seeds 0, 1, …; default: by scale.")
     ] = None,
@@ -66,16 +57,15 @@ def study(
     from plbench.files import try_folder
 
     workspace = workspace_for(setting)
-    scale_name: Scale = scale.value
-    number = seeds or experiment.seeds[scale_name]
+    number = seeds or experiment.seeds[scale]
     request = _request(experiment, setting, dataset)
     if dry_run:
-        text = estimate(experiment, request, workspace, scale_name, number)
+        text = estimate(experiment, request, workspace, scale, number)
         emit({"study": name, "text": text}, as_json, lambda: typer.echo(text))
         return
     if out is not None:
         try_folder(out)  # before minutes of work, not after
-    findings = execute(experiment, request, workspace, scale=scale_name, num_seeds=number)
+    findings = execute(experiment, request, workspace, scale=scale, num_seeds=number)
     where = findings.context.dataset or "plane"
     folder = out or workspace.store.runs / "studies" / f"{name}-{where}"
     command = _command(name, setting, dataset, scale, seeds)
@@ -94,10 +84,10 @@ def _request(experiment: Experiment, setting: Setting, dataset: str | None) -> R
     return options.request_from_options({**setting, "method": "", "dataset": dataset})
 
 
-def _command(name: str, setting: Setting, dataset: str | None, scale: ScaleOption, seeds: int | None) -> str:
+def _command(name: str, setting: Setting, dataset: str | None, scale: Scale, seeds: int | None) -> str:
     """The command as it was given, without what does not change the outcome."""
     words = ["plbench", "study", name, *([] if dataset is None else ["--dataset", dataset]), *words_of(setting)]
-    words += [] if scale is ScaleOption.DEFAULT else ["--scale", scale.value]
+    words += [] if scale == "default" else ["--scale", scale]
     return shlex.join([*words, *([] if seeds is None else ["--seeds", str(seeds)])])
 
 

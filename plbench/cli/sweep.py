@@ -5,9 +5,8 @@ from __future__ import annotations
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -53,13 +52,6 @@ sweep_app = CommandGroup(
 )
 
 
-class ExecutorOption(StrEnum):
-    """What makes the runs."""
-
-    LOCAL = "local"
-    RAY = "ray"
-
-
 GridFile = Annotated[
     Path, typer.Argument(metavar="GRID.toml", help="Methods, datasets, simulations, backbones, seeds, exclusions.")
 ]
@@ -69,8 +61,9 @@ GridFile = Annotated[
 def sweep_run(
     grid: GridFile,
     executor: Annotated[
-        ExecutorOption, typer.Option("--executor", help="Here, one after another or together; or a task each on Ray.")
-    ] = ExecutorOption.LOCAL,
+        Literal["local", "ray"],
+        typer.Option("--executor", help="Here, one after another or together; or a task each on Ray."),
+    ] = "local",
     address: Annotated[
         str | None, typer.Option("--address", help="Of a Ray cluster to join; without it one starts on this machine.")
     ] = None,
@@ -174,11 +167,11 @@ def sweep_status(
 
 
 def _cluster(
-    executor: ExecutorOption, address: str | None, cpus: float | None, gpus: float | None, retries: int | None
+    executor: str, address: str | None, cpus: float | None, gpus: float | None, retries: int | None
 ) -> Cluster | None:
     """What runs take of a cluster; None where there is none."""
     given = {"--address": address, "--cpus-per-run": cpus, "--gpus-per-run": gpus, "--retries": retries}
-    if executor == ExecutorOption.LOCAL:
+    if executor == "local":
         for name, value in given.items():
             if value is not None:
                 raise PlbenchError(f"{name} is for a cluster; add --executor ray, or leave it out")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from plbench.cli.options import RUNS, Dataset, Method, Param, RegimeOption, emit
+from plbench.cli.options import RUNS, Dataset, Method, Param, emit
 from plbench.cli.setting import DryRun, Setting, estimating_without_weights, with_setting, workspace_for
 from plbench.errors import PlbenchError
 
@@ -38,7 +38,8 @@ def tune(
     ] = None,
     study: Annotated[str | None, typer.Option("--study", help="Name of the study in the storage.")] = None,
     then: Annotated[
-        RegimeOption | None, typer.Option("--then", help="finetune: also train the winner of a probe fully.")
+        Literal["finetune", "probe"] | None,
+        typer.Option("--then", help="finetune: also train the winner of a probe fully."),
     ] = None,
     search_only: Annotated[bool, typer.Option("--search-only", help="Leave the final rows out.")] = False,
     dry_run: DryRun = False,
@@ -86,19 +87,15 @@ def tune(
     emit(content, setting["as_json"], lambda: tables.print_study(made, notes, steps))
 
 
-def _second_plan(plan: ResolvedRun, given: dict[str, Any], then: RegimeOption, workspace: Workspace) -> ResolvedRun:
+def _second_plan(plan: ResolvedRun, given: dict[str, Any], then: str, workspace: Workspace) -> ResolvedRun:
     """The run in the other regime: of the same data, model and parameters, by that regime's own plan."""
     from plbench.runs.plan import options
 
-    if then.value == plan.spec.regime:
-        raise PlbenchError(
-            f"--then {then.value}: the study is in that regime already; give --regime probe, or no --then"
-        )
-    if then.value == "probe":
+    if then == plan.spec.regime:
+        raise PlbenchError(f"--then {then}: the study is in that regime already; give --regime probe, or no --then")
+    if then == "probe":
         raise PlbenchError("--then probe: what a probe finds is tried on whole networks, not the other way round")
-    return options.plan_from_options(
-        {**given, **dict.fromkeys(_OF_PLAN), "regime": then.value}, workspace, scores_test=False
-    )
+    return options.plan_from_options({**given, **dict.fromkeys(_OF_PLAN), "regime": then}, workspace, scores_test=False)
 
 
 def _next_steps(

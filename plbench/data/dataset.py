@@ -57,10 +57,8 @@ class DatasetOptions(BaseModel):
 
     def meaning(self) -> dict[str, Any]:
         """The options that decide what the files mean; those that only say where files lie are left out."""
-        return {name: value for name, value in self.model_dump(mode="json").items() if not self._is_place(name)}
-
-    def _is_place(self, name: str) -> bool:
-        return isinstance(getattr(self, name), Path)
+        values = self.model_dump(mode="json")
+        return {name: value for name, value in values.items() if not isinstance(getattr(self, name), Path)}
 
 
 class Dataset(ABC):

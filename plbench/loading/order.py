@@ -102,7 +102,10 @@ class EpochOrder(Sequence[list[int]]):
         if isinstance(batch, slice):
             chosen = range(len(self))[batch]
             if chosen == range(chosen.start, len(self)):
-                return self._tail(chosen.start)
+                tail = replace(self, first_batch=self.first_batch + chosen.start)
+                if "_orders" in self.__dict__:
+                    tail.__dict__["_orders"] = self._orders  # it is the same epoch: not drawn again
+                return tail
             return [self[number] for number in chosen]
         number = self.first_batch + range(len(self))[batch]
         start = number * self.batch_size
@@ -112,12 +115,6 @@ class EpochOrder(Sequence[list[int]]):
             return [int(self.rows[start])] * NUM_STAND_INS
         rows: list[int] = self.rows[start + share.start : start + share.stop].tolist()
         return rows
-
-    def _tail(self, batches: int) -> EpochOrder:
-        tail = replace(self, first_batch=self.first_batch + batches)
-        if "_orders" in self.__dict__:
-            tail.__dict__["_orders"] = self._orders  # it is the same epoch: not drawn again
-        return tail
 
 
 def reading_ahead(batches: Sequence[Sequence[int]], expect: Callable[[range], None]) -> Iterator[Sequence[int]]:

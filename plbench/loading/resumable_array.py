@@ -109,8 +109,8 @@ class GrowingMatrix:
             OSError: if the disk is full or may not be written to.
         """
         if not owner:
-            self._wait(lambda: self._fits() or self.is_whole(), begun=False)
-        elif not self._fits():
+            self._wait(lambda: self._is_of(self.partial) or self.is_whole(), begun=False)
+        elif not self._is_of(self.partial):
             self._reserve()
         try:
             self._file = self.partial.open("r+b")
@@ -177,11 +177,8 @@ class GrowingMatrix:
     def _read_marks(self, descriptor: int) -> np.ndarray:
         return np.frombuffer(os.pread(descriptor, 8 * self.num_batches, self._marks_begin), "<u8")
 
-    def _fits(self) -> bool:
-        """Whether what lies there began as this matrix, in batches of this size."""
-        return self._is_of(self.partial)
-
     def _is_of(self, path: Path) -> bool:
+        """Whether a file began as this matrix, in batches of this size."""
         try:
             with path.open("rb") as file:
                 if os.fstat(file.fileno()).st_size != self._num_bytes or file.read(len(self._header)) != self._header:

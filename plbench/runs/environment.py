@@ -44,13 +44,11 @@ def describe(device: torch.device, decode: str = "pil") -> dict[str, Any]:
 
 def source_sha256() -> str:
     """Hex sha256 over all Python files of plbench: what ran, where there is no commit to tell."""
-    folder = Path(plbench.__file__).resolve().parent
     digest = hashlib.sha256()
     for package in ("plbench", "plbench.methods", "plbench.datasets"):
         spec = importlib.util.find_spec(package)
         for place in sorted(spec.submodule_search_locations or ()) if spec is not None else ():
-            pattern = "**/*.py" if Path(place).resolve() == folder else "*.py"
-            for path in sorted(Path(place).glob(pattern)):
+            for path in sorted(Path(place).rglob("*.py")):
                 digest.update(f"{package}/{path.relative_to(place).as_posix()}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 

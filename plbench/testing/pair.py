@@ -5,31 +5,35 @@ This process sends each of them the same request through a pipe and gets each on
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import importlib
 import inspect
 import os
-import pickle
-import select
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
 
 from plbench.errors import PlbenchError
 from plbench.method import Method
-from plbench.runs.registry import import_plugin_file
-from plbench.testing.findings import NotApplicable
+from plbench.runs.registry import Registry, import_plugin_file
+from plbench.testing.findings import NotApplicable, in_words
 from plbench.testing.small_data import Size
-from plbench.testing.small_job import SmallJob
+from plbench.testing.small_job import SmallJob, Subject
+from plbench.training.distributed import World
 from plbench.training.state import FitState
 
 NUM_PROCESSES = 2
+_LEVEL = "TORCH_CPP_LOG_LEVEL"
 _START_SECONDS, _ANSWER_SECONDS = 120.0, 60.0
 
 
@@ -61,16 +65,8 @@ class Request:
             )
         plugins = tuple(path.resolve() for path in job.subject.registry.plugin_files())
         values, paths = dict(job.subject.values), tuple(sys.path)
-        return cls(
-            kind.__module__,
-            os.path.abspath(inspect.getfile(kind)),
-            kind.__qualname__,
-            values,
-            plugins,
-            paths,
-            job.size,
-            job.seed,
-        )
+        file = os.path.abspath(inspect.getfile(kind))
+        return cls(kind.__module__, file, kind.__qualname__, values, plugins, paths, job.size, job.seed)
 
     def kind(self) -> type[Method]:
         """The class, in the process that was asked."""
@@ -92,21 +88,27 @@ class Pair:
     def __init__(self) -> None:
         """Starts them and does not wait."""
         self._meeting = tempfile.TemporaryDirectory(prefix="plbench-pair-", ignore_cleanup_errors=True)
-        self._processes = [self._started(rank) for rank in range(NUM_PROCESSES)]
         self._has_answered = False
+        self._pipes: list[Connection] = []
+        self._processes: list[BaseProcess] = []
+        level = os.environ.get(_LEVEL)
+        os.environ[_LEVEL] = "ERROR"  # inherited: torch reads it as it is imported, and warns of what is meant here
+        try:
+            for rank in range(NUM_PROCESSES):
+                self._start(rank)
+        finally:
+            del os.environ[_LEVEL]
+            if level is not None:
+                os.environ[_LEVEL] = level
 
-    def _started(self, rank: int) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-        if sys.platform == "linux":
-            environment["GLOO_SOCKET_IFNAME"] = "lo"  # a host name that does not resolve would keep them apart
-        command = [
-            sys.executable,
-            "-m",
-            "plbench.testing.pair_process",
-            str(rank),
-            str(Path(self._meeting.name) / "store"),
-        ]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    def _start(self, rank: int) -> None:
+        context = torch.multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        process = context.Process(target=_serve, args=(rank, f"{self._meeting.name}/store", there), daemon=True)
+        process.start()
+        there.close()  # so that the pipe ends when the process does
+        self._processes.append(process)
+        self._pipes.append(here)
 
     def train(self, request: Request) -> list[dict[str, Any]]:
         """What each of them has after a training.
@@ -115,9 +117,8 @@ class Pair:
             PlbenchError: if one fails; both are ended then.
         """
         try:
-            for process in self._processes:
-                assert process.stdin is not None
-                send(process.stdin, request)
+            for pipe in self._pipes:
+                pipe.send(request)
             answers = self._answers()
         except (OSError, EOFError) as error:
             self.end()
@@ -130,38 +131,33 @@ class Pair:
 
     def _answers(self) -> list[dict[str, Any]]:
         """Both answers. The first error is the last that is waited for: the other process may wait for that one."""
-        waiting: list[Any] = [process.stdout for process in self._processes]
         answers: dict[int, dict[str, Any]] = {}
         deadline = time.monotonic() + (_ANSWER_SECONDS if self._has_answered else _START_SECONDS)
-        while waiting:
-            ready = select.select(waiting, [], [], max(0.0, deadline - time.monotonic()))[0]
+        while waiting := [pipe for rank, pipe in enumerate(self._pipes) if rank not in answers]:
+            ready = wait(waiting, max(0.0, deadline - time.monotonic()))
             if not ready:
                 raise PlbenchError(
                     "two processes did not come to the end of a small training; does one wait for the other?"
                 )
-            for pipe in ready:
-                answer = pickle.load(pipe)  # our own process wrote it
+            for pipe in (pipe for pipe in waiting if pipe in ready):
+                answer = pipe.recv()
                 if "error" in answer:
                     raise PlbenchError(f"process {answer['rank']} of two: {answer['error']}")
                 answers[answer["rank"]] = answer
-                waiting.remove(pipe)
         return [answers[rank] for rank in range(NUM_PROCESSES)]
 
     def end(self) -> None:
         """Ends both."""
-        for process in self._processes:
+        for process, pipe in zip(self._processes, self._pipes, strict=True):
             process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):
-                        pipe.close()
+            process.join()
+            pipe.close()
         self._meeting.cleanup()
 
     @property
     def is_alive(self) -> bool:
         """Whether both can be asked."""
-        return all(process.poll() is None for process in self._processes)
+        return all(process.is_alive() for process in self._processes)
 
 
 class _Shared:
@@ -175,15 +171,8 @@ def shared_pair() -> Pair:
     if _Shared.pair is None or not _Shared.pair.is_alive:
         if _Shared.pair is not None:
             _Shared.pair.end()
-        else:
-            atexit.register(_end)
         _Shared.pair = Pair()
     return _Shared.pair
-
-
-def _end() -> None:
-    if _Shared.pair is not None:
-        _Shared.pair.end()
 
 
 def outcome(state: FitState) -> dict[str, Any]:
@@ -196,7 +185,23 @@ def outcome(state: FitState) -> dict[str, Any]:
     }
 
 
-def send(pipe: IO[bytes], content: Any) -> None:
-    """Writes what the other end loads."""
-    pickle.dump(content, pipe)
-    pipe.flush()
+def _serve(rank: int, store: str, pipe: Connection) -> None:
+    """Answers requests, in a process of its own, until there are no more."""
+    os.dup2(2, 1)  # what a plugin prints is none of a command's answer
+    if sys.platform == "linux":
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # a host name that does not resolve would keep them apart
+    torch.set_num_threads(1)
+    with contextlib.suppress(EOFError):
+        while True:
+            pipe.send(_answer(pipe.recv(), rank, store))
+
+
+def _answer(request: Request, rank: int, store: str) -> dict[str, Any]:
+    try:
+        if not dist.is_initialized():
+            dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=NUM_PROCESSES)
+        subject = Subject(request.kind(), request.values, Registry.discover(request.plugins))
+        job = SmallJob(subject, request.size, request.seed, wide=True, world=World(rank, NUM_PROCESSES))
+        return {"rank": rank, **outcome(job.trained())}
+    except Exception as error:  # whatever it is, the other waits for this process
+        return {"rank": rank, "error": in_words(error)}

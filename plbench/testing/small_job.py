@@ -85,11 +85,8 @@ class SmallJob:
     def plan(self) -> Plan:
         """A short one."""
         size = self.size
-        return Plan(epochs=size.epochs, batch_size=size.batch_size, lr=self._rate, ema_horizon=0.2)
-
-    @property
-    def _rate(self) -> float:
-        return 2e-2 if self.subject.regime == "probe" else 2e-3
+        lr = 2e-2 if self.subject.regime == "probe" else 2e-3
+        return Plan(epochs=size.epochs, batch_size=size.batch_size, lr=lr, ema_horizon=0.2)
 
     @cached_property
     def dataset(self) -> SmallDataset:

@@ -57,7 +57,7 @@ def _differs(bench: Bench, batch: Batch) -> str | None:
             "a gradient": (gradient[head], own_gradient),
         }
         for what, (here, there) in pairs.items():
-            if not _close(here, there):
+            if not torch.allclose(here.double(), there.double(), rtol=_CLOSE, atol=_CLOSE):
                 return (
                     f"{what} of head {head + 1} of {len(members)} that is {_shown(here)} stacked and {_shown(there)} "
                     "alone; does the loss broadcast over a leading dimension [H], with parameters [H, 1, 1]?"
@@ -81,10 +81,6 @@ def _members(bench: Bench) -> list[Any]:
         if not chosen or member.stack_key() == chosen[0].stack_key():
             chosen.append(member)
     return [*chosen, *[chosen[0]] * (3 - len(chosen))]
-
-
-def _close(here: Tensor, there: Tensor) -> bool:
-    return bool(torch.allclose(here.double(), there.double(), rtol=_CLOSE, atol=_CLOSE))
 
 
 def _shown(value: Tensor) -> str:

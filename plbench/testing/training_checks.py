@@ -113,7 +113,10 @@ def check_resume(subject: Subject) -> None:
         )
         for step, content in saved:
             resumed = job.state()
-            _put_back(resumed, torch.load(io.BytesIO(content), weights_only=True))
+            values = torch.load(io.BytesIO(content), weights_only=True)
+            resumed.generators = values.pop("generators")
+            with hooks.calling(resumed.method, "load_state_dict"):
+                resumed.load_state_dict(values)
             job.go_on(resumed)
             seen = _difference(state, resumed, f"a training that was saved after step {step} and went on")
             if seen is not None:
@@ -127,12 +130,6 @@ def _bytes(state: dict[str, Any]) -> bytes:
     file = io.BytesIO()
     torch.save(state, file)
     return file.getvalue()
-
-
-def _put_back(state: FitState, saved: dict[str, Any]) -> None:
-    state.generators = saved.pop("generators")
-    with hooks.calling(state.method, "load_state_dict"):
-        state.load_state_dict(saved)
 
 
 def check_two_processes(subject: Subject) -> None:

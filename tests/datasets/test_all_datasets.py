@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plbench.datasets import scenes
 from plbench.datasets.scenes import Scenes
-from plbench.datasets.scenes_drawing import CLASSES, IMAGE_SIZE, SPLIT_SIZES, draw
+from plbench.datasets.scenes import dataset as scenes
+from plbench.datasets.scenes.drawing import CLASSES, IMAGE_SIZE, SPLIT_SIZES, draw
 from plbench.errors import DataError
 from plbench.runs.registry import Registry
 from plbench.testing.datasets import Options, check_dataset

@@ -23,10 +23,6 @@ from plbench.files.checksums import set_aside
 _DAY = 86_400.0
 
 
-def _text_sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 class Index:
     """The annotations of one split as its files have them.
 
@@ -51,7 +47,7 @@ class Index:
     def key(self) -> str:
         """sha256 over the content of the files and the meaning: equal wherever the files lie."""
         digests = [file_sha256(path, self._memory) for path in self._files]
-        return _text_sha256(json.dumps([self._name, self._meaning, digests]))
+        return hashlib.sha256(json.dumps([self._name, self._meaning, digests]).encode()).hexdigest()
 
     def get(self, read: Callable[[], Annotations]) -> Annotations:
         """The annotations from the cache, or read from the files, and then kept.
@@ -63,15 +59,11 @@ class Index:
             return read()
         with ThreadPoolExecutor(max_workers=1) as thread:
             hashing = thread.submit(self.key)  # seconds for gigabytes: beside the reading, which waits on other things
-            if self._has_been_here() and (found := self._open(hashing.result())) is not None:
+            was_indexed = any(self._cache.glob(f"{escape(self._name)}-*"))  # else the key is not worth waiting for
+            if was_indexed and (found := self._open(hashing.result())) is not None:
                 return found
             annotations = read()
             return self._keep(annotations, hashing.result())
-
-    def _has_been_here(self) -> bool:
-        """Whether files of this name were ever indexed, so that it is worth waiting for the key of these."""
-        assert self._cache is not None
-        return any(self._cache.glob(f"{escape(self._name)}-*"))
 
     def _folder(self, key: str) -> Path:
         assert self._cache is not None

@@ -1,12 +1,13 @@
 """Unpacking what was downloaded: zip, tar and tar.gz from strangers, member by member.
 
 Nothing that an archive says is trusted. A member goes to a hidden name and is renamed once whole, so that a killed
-unpacking leaves no half file under a final name; done again, it skips the members whose bytes are there already.
+unpacking leaves no half file under a final name; done again, it leaves the members alone whose bytes are there already.
 """
 
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import gzip
 import io
 import lzma
@@ -20,6 +21,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
@@ -141,7 +143,9 @@ def _unpack_zip(archive: Path, folder: Path, report: Callable[[int, int], None])
     with file:
         members = _zip_members(file, archive)
         total, done = sum(member.size for member in members), 0
-        _check_space(folder, sum(member.size for member in members if not _seems_there(member, folder)), archive)
+        places = [(folder.joinpath(*member.parts), member.size) for member in members]
+        missing = (size for path, size in places if not path.is_file() or path.stat().st_size != size)
+        _check_space(folder, sum(missing), archive)
 
         def advance(size: int) -> None:
             nonlocal done
@@ -177,13 +181,9 @@ def _zip_members(file: zipfile.ZipFile, archive: Path) -> list[_Member]:
         if info.flag_bits & 1:
             raise bad_member(archive, name, "a password")
         parts = names.check(name, is_folder=info.is_dir())
-        content = None if info.is_dir() else _opener(file, info)
+        content = None if info.is_dir() else partial(file.open, info)
         members.append(_Member(name, parts, info.file_size if content else 0, content))
     return members
-
-
-def _opener(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> Callable[[], IO[bytes]]:
-    return lambda: file.open(info)
 
 
 def _unpack_tar(archive: Path, folder: Path, report: Callable[[int, int], None], *, is_gzip: bool) -> None:
@@ -201,7 +201,7 @@ def _unpack_tar(archive: Path, folder: Path, report: Callable[[int, int], None],
             if info is None:
                 break
             member = _tar_member(file, info, names)
-            _check_space(folder, 0 if _seems_there(member, folder) else member.size, archive)
+            _check_space(folder, member.size, archive)
             _write_member(member, folder, archive, lambda _: report(min(packed.tell(), total), total))
         with _explaining_damage(archive):
             stream.check_end()
@@ -262,50 +262,29 @@ class _ForwardOnly:
                 raise tarfile.ReadError("data behind its end")
 
 
-def _seems_there(member: _Member, folder: Path) -> bool:
-    path = folder.joinpath(*member.parts)
-    return path.is_file() and path.stat().st_size == member.size
-
-
 def _write_member(member: _Member, folder: Path, archive: Path, advance: Callable[[int], None]) -> None:
-    """Writes one member under a hidden name, then renames it; or nothing, where the very same bytes lie there."""
+    """Writes one member under a hidden name, then renames it, unless the very same bytes lie there already."""
     path = folder.joinpath(*member.parts)
     # one name per archive and folder, so that what a killed unpacking left is overwritten by the next
     hidden = path.with_name(f".{archive.name}{_HIDDEN}")
     refuse_links(folder, path)
+    _make_folder(path if member.open is None else path.parent)
     if member.open is None:
-        _make_folder(path)
         return
-    _make_folder(path.parent)
     refuse_links(folder, hidden)
     try:
-        with contextlib.ExitStack() as stack:
-            old = stack.enter_context(path.open("rb")) if _seems_there(member, folder) else None
-            new = None if old else stack.enter_context(hidden.open("wb"))
-            num_same = 0
+        with hidden.open("wb") as file:
             for chunk in _read_member(member, archive):
-                if old and not new and old.read(len(chunk)) != chunk:  # as long, of another version
-                    new = stack.enter_context(hidden.open("wb"))
-                    _copy_start(old, new, num_same)
-                if new:
-                    new.write(chunk)
-                num_same += len(chunk)
+                file.write(chunk)
                 advance(len(chunk))
-        if new:
+        # what is equal keeps its time, by which its checksum is remembered
+        if not (path.is_file() and filecmp.cmp(hidden, path, shallow=False)):
             hidden.replace(path)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             hidden.unlink(missing_ok=True)
-
-
-def _copy_start(old: IO[bytes], new: IO[bytes], size: int) -> None:
-    old.seek(0)
-    while size:
-        chunk = old.read(min(size, _CHUNK))
-        new.write(chunk)
-        size -= len(chunk)
 
 
 def _read_member(member: _Member, archive: Path) -> Iterator[bytes]:

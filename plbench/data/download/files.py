@@ -92,7 +92,9 @@ def _run(
         pending = set(futures)
         while pending:
             _, pending = concurrent.futures.wait(pending, _GLANCE, concurrent.futures.FIRST_EXCEPTION)
-            _pass_on(notes, note)
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    note(notes.get_nowait())
             report(*progress.now())
             for future in futures:  # in the order of the files, should two have failed
                 if future.done():
@@ -238,9 +240,3 @@ def _only_one(root: Path, note: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _pass_on(notes: queue.SimpleQueue[str], note: Callable[[str], None]) -> None:
-    with contextlib.suppress(queue.Empty):
-        while True:
-            note(notes.get_nowait())

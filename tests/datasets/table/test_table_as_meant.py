@@ -16,7 +16,7 @@ from test_table import LONG, WIDE, known, members, own, refusal
 from plbench.data.images import ImageFiles
 from plbench.data.spelling import find_alike, look, trim, trim_column
 from plbench.datasets.table import Table
-from plbench.datasets.table_labels import find_joined, read_list
+from plbench.datasets.table.labels import find_joined, read_list
 
 MEANT = {("a.jpg", "cat"): 1, ("b.jpg", "cat"): -1, ("c.jpg", "dog"): 1}
 SPLITS = {"train": ["a.jpg", "b.jpg"], "test": ["c.jpg", "d.jpg"]}

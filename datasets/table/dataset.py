@@ -23,13 +23,13 @@ from plbench.api import (
 )
 from plbench.data.recipes import quick_recipe
 
-from .coco import PAPER_RECIPE
-from .table_columns import ColumnFinder
-from .table_fixture import write_fixture
-from .table_images import check_different, check_names, find_files
-from .table_layouts import SPLITS, Contents, read_table
-from .table_options import TableOptions
-from .table_reading import open_table
+from ..coco.dataset import PAPER_RECIPE
+from .columns import ColumnFinder
+from .fixture import write_fixture
+from .images import check_different, check_names, find_files
+from .layouts import SPLITS, Contents, read_table
+from .options import TableOptions
+from .reading import open_table
 
 NEEDS = "dataset 'table' needs --labels FILE and --images DIR"
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from .coco_fixture import (
+from ..coco.fixture import (
     LICENCES,
     SIZES,
     Json,

@@ -14,11 +14,11 @@ from scipy import sparse
 from plbench.api import CellCollector, DataError, PartialLabels, ProgressReport, TextColumn
 from plbench.data.spelling import trim_column
 
-from .table_columns import SPLIT_NAMES, ColumnFinder, Columns, flag_splits
-from .table_file import TableFile, leave_out
-from .table_labels import check_names, collect_labels
-from .table_options import TableOptions
-from .table_values import BAD, CodeOf, Codes, Values, codes_of
+from .columns import SPLIT_NAMES, ColumnFinder, Columns, flag_splits
+from .file import TableFile, leave_out
+from .labels import check_names, collect_labels
+from .options import TableOptions
+from .values import BAD, CodeOf, Codes, Values, codes_of
 
 SPLITS = ("train", "test", "val")
 

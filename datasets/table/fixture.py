@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .fixture_images import write_image
+from ..fixture_images import write_image
 
 CLASSES = ("bird", "boat", "bridge", "cat", "lamp, street", "tree")  # one with a comma: quoted in CSV
 NUM_IMAGES = {"train": 60, "test": 30}
@@ -37,22 +37,15 @@ def write_fixture(root: Path) -> None:
             known = {c: "1" if c in present else "0" for c in range(len(CLASSES)) if dice.random() < _KNOWN[split]}
             values[image, split] = {name: known.get(c, dice.choice(("-1", ""))) for c, name in enumerate(CLASSES)}
     cells = [(image, name, value, split) for (image, split), row in values.items() for name, value in row.items()]
-    _write_wide(root / "labels-wide.csv", values)
-    pq.write_table(_long_table(cells), root / "labels.parquet")
-    _write_long(root / "labels-long.csv", cells, dice)
-
-
-def _write_wide(path: Path, values: dict[tuple[str, str], dict[str, str]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with (root / "labels-wide.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["image", "split", *CLASSES])
         writer.writerows([image, split, *row.values()] for (image, split), row in values.items())
-
-
-def _long_table(cells: list[Cell]) -> pa.Table:
-    image, label, value, split = zip(*cells, strict=True)
-    numbers = pa.array([int(text) if text else None for text in value], pa.int8())
-    return pa.table({"image": image, "label": label, "value": numbers, "split": split})
+    images, labels, texts, splits = zip(*cells, strict=True)
+    numbers = pa.array([int(text) if text else None for text in texts], pa.int8())
+    table = pa.table({"image": images, "label": labels, "value": numbers, "split": splits})
+    pq.write_table(table, root / "labels.parquet")
+    _write_long(root / "labels-long.csv", cells, dice)
 
 
 def _write_long(path: Path, cells: list[Cell], dice: random.Random) -> None:

@@ -4,8 +4,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from plbench.datasets import scenes_drawing
-from plbench.datasets.scenes_drawing import CLASSES, COLOURS, IMAGE_SIZE, SPLIT_SIZES, Scene, draw
+from plbench.datasets.scenes import drawing
+from plbench.datasets.scenes.drawing import CLASSES, COLOURS, IMAGE_SIZE, SPLIT_SIZES, Scene, draw
 
 POSITION = {scene_class.id: position for position, scene_class in enumerate(CLASSES)}
 GOLDEN = {
@@ -39,7 +39,7 @@ def test_pixels_and_labels_are_the_published_ones(split: str) -> None:
 
 
 def test_a_scene_does_not_depend_on_what_was_drawn_before() -> None:
-    scenes_drawing._stencil.cache_clear()
+    drawing._stencil.cache_clear()
     alone = draw("train", 7)
     for index in range(30):
         draw("test", index)

@@ -16,7 +16,7 @@ import pyarrow as pa
 from plbench.api import DataError, ProgressReport
 from plbench.data.spelling import look, trim, trim_column
 
-from .table_file import MOST_COLUMNS, TableFile
+from .file import MOST_COLUMNS, TableFile
 
 _LONGEST_NAME = 1000  # letters
 _LIST = "list"

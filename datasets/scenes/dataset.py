@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,7 +26,7 @@ from plbench.api import (
 )
 from plbench.data.recipes import quick_recipe
 
-from .scenes_drawing import CLASSES, DRAWING_VERSION, IMAGE_SIZE, SPLIT_SIZES, draw
+from .drawing import CLASSES, DRAWING_VERSION, IMAGE_SIZE, SPLIT_SIZES, draw
 
 FINGERPRINT = "8183cf12a48184ef20a2e8a6a44d5a8cf2137202d3dc0cecac046b15251b5ba1"
 """sha256 over all pixels and labels, on every machine."""
@@ -165,7 +164,9 @@ def _draw_all(folder: Path, report: ProgressReport) -> str:
                 digest.update(labels.tobytes())
                 done += len(labels)
                 report(done, total)
-            _complete_labels(np.concatenate(rows)).save(folder / f"{split}.npz")
+            ids, names = [c.id for c in CLASSES], [c.name for c in CLASSES]
+            complete = PartialLabels.from_dense(2 * np.concatenate(rows) - 1, class_ids=ids, class_names=names)
+            complete.save(folder / f"{split}.npz")
     return digest.hexdigest()
 
 
@@ -177,8 +178,3 @@ def _draw_chunk(folder: Path, split: str, start: int, size: int) -> tuple[np.nda
         labels.append(scene.labels)
         digests.append(hashlib.sha256(scene.pixels.tobytes()).digest())
     return np.stack(labels).astype(np.int8), digests
-
-
-def _complete_labels(present: np.ndarray) -> PartialLabels:
-    names: Sequence[str] = [c.name for c in CLASSES]
-    return PartialLabels.from_dense(2 * present - 1, class_ids=[c.id for c in CLASSES], class_names=names)

@@ -23,7 +23,7 @@ from plbench.datasets.fixture_images import NUM_CLASSES, SIDE, box, draw
 from plbench.errors import DataError
 from plbench.runs.protocol import is_official
 
-MINI = Path(__file__).parents[3] / "shared" / "data" / "coco-mini"
+MINI = Path(__file__).parents[4] / "shared" / "data" / "coco-mini"
 CATEGORIES = {3: "bird", 7: "cat", 20: "dog", 21: "cow", 90: "hair drier"}
 PRESENT = {11: {3, 90}, 2: {20}, 40: {7, 3, 21}, 5: set(), 700: {90}}  # by image id; 5 has no annotation
 

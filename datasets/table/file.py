@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from plbench.api import DataError, ProgressReport
 from plbench.data.spelling import trim, trim_column
 
-from .table_values import Codes, codes_of
+from .values import Codes, codes_of
 
 MOST_COLUMNS = 100_000
 ROWS = 1 << 16  # at a time

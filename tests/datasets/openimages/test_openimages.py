@@ -22,8 +22,8 @@ from plbench.api import Dataset, IndexedDataset, PartialLabels
 from plbench.data import digests
 from plbench.data.images import find_unreadable
 from plbench.data.shards.tars import TarImages
-from plbench.datasets.openimages import OpenImagesV3, OpenImagesV6, groups_by_count
-from plbench.datasets.openimages_csl import OpenImagesV6Csl
+from plbench.datasets.openimages import OpenImagesV3, OpenImagesV6, OpenImagesV6Csl
+from plbench.datasets.openimages.dataset import groups_by_count
 from plbench.errors import DataError
 from plbench.runs.protocol import is_official
 
@@ -33,7 +33,7 @@ FIRST = "ImageID,Source,LabelName,Confidence"
 MIDS = ("/m/04hgtk", "/m/01bqvp", "/m/0csby", "/g/11b5l")  # in no order
 KINDS = [OpenImagesV6, OpenImagesV3]
 ALL = [*KINDS, OpenImagesV6Csl]
-PUBLISHED = Path(__file__).parents[3] / "shared" / "published.json"
+PUBLISHED = Path(__file__).parents[4] / "shared" / "published.json"
 
 
 def write(

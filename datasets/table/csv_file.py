@@ -17,9 +17,9 @@ import pyarrow.csv as pa_csv
 
 from plbench.api import DataError, ProgressReport
 
-from .table_file import CELLS, MOST_COLUMNS, ROWS, TableFile, nobody, num_sampled
-from .table_header import CsvForm, find_header, read_fields
-from .table_values import CodeOf, Codes
+from .file import CELLS, MOST_COLUMNS, ROWS, TableFile, nobody, num_sampled
+from .header import CsvForm, find_header, read_fields
+from .values import CodeOf, Codes
 
 LONGEST_LINE = 4 << 20  # bytes; also what Arrow parses at a time
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")

@@ -23,9 +23,9 @@ from plbench.api import (
 )
 from plbench.data.recipes import quick_recipe
 
-from .checksums import published_file
-from .coco_fixture import write_coco_fixture
-from .coco_json import AnnotationFile, Category, Document, Ids, Image, annotated_cells, first_outside, say_alike
+from ..checksums import published_file
+from ..coco_json import AnnotationFile, Category, Document, Ids, Image, annotated_cells, first_outside, say_alike
+from .fixture import write_coco_fixture
 
 CSL_README = "README of the CSL authors' code"
 
@@ -120,11 +120,10 @@ class _Coco(IndexedDataset):
 
     def missing(self) -> list[str]:
         """The annotation files and image folders that are not there."""
-        needed = [path for split in self.splits for path in (*self.annotation_files(split), self._images(split))]
+        needed = [
+            path for split in self.splits for path in (*self.annotation_files(split), self.root / self._folder(split))
+        ]
         return [str(path.relative_to(self.root)) for path in needed if not path.exists()]
-
-    def _images(self, split: str) -> Path:
-        return self.root / self._folder(split)
 
     def fetch_hint(self) -> str:
         """The command that gets COCO, and where it is published."""
@@ -144,7 +143,12 @@ class _Coco(IndexedDataset):
         document, notes = file.decode(Document[Image, Category], report)
         images = Ids.of(file, "images", document.images)
         categories = Ids.of(file, "categories", document.categories)
-        self._check_names(file, document.images, split)
+        folder = self._folder(split)
+        if (entry := first_outside(image.file_name for image in document.images)) is not None:
+            raise file.error(
+                f": images[{entry}].file_name = {document.images[entry].file_name!r:.60} does not name a file inside "
+                f"the image folder {folder}"
+            )
         rows, columns = annotated_cells(document, images, categories)
         annotated, rows = np.unique(rows, return_inverse=True)  # only images with an annotation count
         if len(annotated) == 0:
@@ -153,7 +157,6 @@ class _Coco(IndexedDataset):
         present[rows, columns] = True
         names = tuple(document.categories[entry].name for entry in categories.order)
         labels = _complete_labels(present, tuple(categories.texts()), names)
-        folder = self._folder(split)
         if bare := len(images) - len(annotated):
             notes += (f"{bare:,} of {len(images):,} images have no annotation and are left out",)
         chosen = [document.images[entry] for entry in images.order[annotated]]
@@ -163,13 +166,6 @@ class _Coco(IndexedDataset):
             TextColumn.of(f"{folder}/{image.file_name}" for image in chosen),
             notes=(*notes, *say_alike(names)),
         )
-
-    def _check_names(self, file: AnnotationFile, images: Sequence[Image], split: str) -> None:
-        if (entry := first_outside(image.file_name for image in images)) is not None:
-            raise file.error(
-                f": images[{entry}].file_name = {images[entry].file_name!r:.60} does not name a file inside the image "
-                f"folder {self._folder(split)}"
-            )
 
     def make_fixture(self) -> None:
         """Writes 60 train and 30 val pictures with annotations of eight classes, laid out as COCO is.

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from plbench.api import DataError
 from plbench.data.spelling import look, trim
 
-from .table_file import TableFile, leave_out
-from .table_options import Layout, TableOptions
-from .table_values import ABSENT, BAD, EMPTY, MINUS, ONE, PRESENT, ZERO, CodeOf
+from .file import TableFile, leave_out
+from .options import Layout, TableOptions
+from .values import ABSENT, BAD, EMPTY, MINUS, ONE, PRESENT, ZERO, CodeOf
 
 SPLIT_NAMES = {"train": 0, "training": 0, "test": 1, "testing": 1, "val": 2, "valid": 2, "validation": 2}
 _NONE = "none"

@@ -15,7 +15,7 @@ import numpy as np
 
 from plbench.api import DataError
 
-from .fixture_images import SIDE, box, write_image
+from ..fixture_images import SIDE, box, write_image
 
 SIZES = {"train": 60, "val": 30}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .fixture_images import write_image
+from ..fixture_images import write_image
 
 NUM_CLASSES = 10  # trainable
 NUM_IMAGES: Mapping[str, int] = {"train": 60, "validation": 16, "test": 40}

@@ -30,9 +30,9 @@ from plbench.data.shards.tars import TarImages
 from plbench.data.text_column import PatternColumn
 from plbench.metrics import count_quintiles
 
-from .checksums import published_file
-from .openimages_files import check_ids, read_class_list, read_descriptions
-from .openimages_fixture import FixtureRows, pack_tar, write_classes, write_labels
+from ..checksums import published_file
+from .files import check_ids, read_class_list, read_descriptions
+from .fixture import FixtureRows, pack_tar, write_classes, write_labels
 
 _CSL = "CSL (arXiv 2110.10955)"
 _LABELS = {"ImageID": pa.string(), "LabelName": pa.string(), "Confidence": pa.bool_()}

@@ -16,9 +16,9 @@ from plbench.data.annotations.delimited import text_batches
 from plbench.data.recipes import quick_recipe
 from plbench.files.paths import UNSAFE
 
-from .openimages import V6_RECIPE, OpenImagesV6, protocols
-from .openimages_files import read_class_list, read_descriptions
-from .openimages_fixture import write_csl_table
+from .dataset import V6_RECIPE, OpenImagesV6, protocols
+from .files import read_class_list, read_descriptions
+from .fixture import write_csl_table
 
 
 class OpenImagesV6Csl(IndexedDataset):

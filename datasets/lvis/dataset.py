@@ -25,9 +25,9 @@ from plbench.api import (
 )
 from plbench.data.recipes import quick_recipe
 
-from .checksums import published_file
-from .coco import coco_images
-from .coco_json import (
+from ..checksums import published_file
+from ..coco.dataset import coco_images
+from ..coco_json import (
     AnnotationFile,
     Category,
     Document,
@@ -39,7 +39,7 @@ from .coco_json import (
     first_outside,
     say_alike,
 )
-from .lvis_fixture import Version, write_lvis_fixture
+from .fixture import Version, write_lvis_fixture
 
 APPENDIX = "the paper's appendix A as quoted by a reader in issue 3 of its repository (published.json, training.lvis)"
 PERSON = "person.n.01"  # a synset, since LVIS itself names the class `baby`, the first of its synonyms

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from plbench.api import DataError
 
-from .table_csv import LONGEST_LINE, CsvTable
-from .table_file import ParquetTable, TableFile
-from .table_header import CsvForm
+from .csv_file import LONGEST_LINE, CsvTable
+from .file import ParquetTable, TableFile
+from .header import CsvForm
 
 _SUFFIX_HINT = "save the table as CSV (UTF-8) or Parquet"
 _FOREIGN = {

@@ -12,8 +12,8 @@ from pydantic import Field, field_validator
 from plbench.api import DatasetOptions
 from plbench.data.spelling import trim
 
-from .table_header import CsvForm
-from .table_values import NegativeValue
+from .header import CsvForm
+from .values import NegativeValue
 
 Layout = Literal["long", "wide"]
 _MARKS = {

@@ -1,0 +1,5 @@
+"""Scenes: pictures that plbench renders itself."""
+
+from .dataset import Scenes
+
+__all__ = ["Scenes"]

@@ -1,0 +1,5 @@
+"""Your own labels, in a table."""
+
+from .dataset import Table
+
+__all__ = ["Table"]
