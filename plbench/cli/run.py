@@ -60,9 +60,10 @@ def _command(given: Setting, config: Path | None) -> str | None:
     """What identifies a command that may have been answered before; None where one of several processes runs it."""
     from plbench.runs.answered import command_sha256
 
-    if "RANK" in os.environ:
-        return None
-    return command_sha256({**given, "config": config, "quiet": None, "as_json": None})
+    with contextlib.suppress(OSError):  # a folder that cannot be read, or is gone: resolving the request says so
+        if "RANK" not in os.environ:
+            return command_sha256({**given, "config": config, "quiet": None, "as_json": None})
+    return None
 
 
 def _print_answer(command: str, given: Setting) -> bool:
