@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench lint format boards check-boards validate-statistics clean
+.PHONY: demo test bench lint lock format boards check-boards validate-statistics clean
 
 $(VENV)/.installed: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -25,6 +25,11 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# The newest versions that pyproject.toml allows, into uv.lock: see CONTRIBUTING.md.
+lock: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv lock --upgrade
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

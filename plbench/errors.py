@@ -31,6 +31,10 @@ class StoreError(PlbenchError):
     """Runs or cache on disk that cannot be read or written."""
 
 
+class UnwritableError(StoreError):
+    """A place that cannot be written to. The command line adds the options that name another."""
+
+
 class TrainingError(PlbenchError):
     """A training that cannot go on, for instance because its loss is no longer finite."""
 

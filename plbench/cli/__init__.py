@@ -27,7 +27,7 @@ from plbench.cli.run import run
 from plbench.cli.study import study
 from plbench.cli.sweep import sweep_app
 from plbench.cli.tune import tune
-from plbench.errors import PlbenchError
+from plbench.errors import PlbenchError, UnwritableError
 from plbench.training.interruption import Stopped
 from plbench.training.launch import is_worker, write_failure
 
@@ -59,7 +59,9 @@ def main() -> None:
         with plain_warnings():
             app()  # leaves by SystemExit: 0, or 2 after a mistyped option
     except PlbenchError as error:
-        sys.exit(say(f"error: {' '.join(str(error).splitlines())}", 2))
+        options = "--runs DIR, --out, --data-root or PLBENCH_CACHE=DIR"
+        place = f" with {options}" if isinstance(error, UnwritableError) else ""
+        sys.exit(say(f"error: {' '.join(str(error).splitlines())}{place}", 2))
     except OSError as error:
         where = error.filename or ("a file or the output" if error.errno == errno.ENOSPC else None)
         if where is None or error.strerror is None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plbench.cli.options import Dataset, Method, Param, Selection, emit
+from plbench.cli.options import Dataset, Method, Param, Selection, emit, open_store
 from plbench.cli.setting import DryRun, Setting, estimating_without_weights, with_setting, workspace_among_others
-from plbench.errors import PlbenchError
+from plbench.errors import PlbenchError, StoreError
 from plbench.training.interruption import Stopped
 
 if TYPE_CHECKING:
+    from plbench.runs.record import Record
     from plbench.runs.workspace import Workspace
 
 
@@ -41,21 +44,65 @@ def run(
         _in_processes(nproc, setting["device"])
         return
     own = {"method": method, "dataset": dataset, "param": param, "seed": seed, "selection": selection}
+    given, command = {**setting, **own}, None
+    if not (force or profile or dry_run or setting["track"] or setting["plugin"] or setting["decode"]):
+        command = _command(given, config)
+        if command is not None and _print_answer(command, given):
+            return
     with workspace_among_others(setting) as workspace:
         workspace = replace(workspace, profiles=profile)
-        _run({**setting, **own}, workspace, config=config, force=force, dry_run=nproc if dry_run else 0)
+        _run(given, workspace, config=config, force=force, dry_run=nproc if dry_run else 0, command=command)
 
 
-def _run(given: Setting, workspace: Workspace, *, config: Path | None, force: bool, dry_run: int) -> None:
-    """Makes the run, or says what `dry_run` processes would do where that is not 0."""
+def _command(given: Setting, config: Path | None) -> str | None:
+    """What identifies a command that may have been answered before; None where one of several processes runs it."""
+    from plbench.runs.answered import command_sha256
+
+    with contextlib.suppress(OSError):  # a folder that cannot be read, or is gone: resolving the request says so
+        if "RANK" not in os.environ:
+            return command_sha256({**given, "config": config, "quiet": None, "as_json": None})
+    return None
+
+
+def _print_answer(command: str, given: Setting) -> bool:
+    """Print the run that a command is, if it is known and done: without importing torch, which takes seconds."""
+    from plbench.cli.console import ConsoleReporter
+    from plbench.runs.answered import recall
+
+    store = open_store(given["runs"])
+    found = recall(store, command)
+    if found is None:
+        return False
+    record, notes, next_steps = found
+    reporter = ConsoleReporter(quiet=given["quiet"])
+    for note in notes:
+        reporter.note(note)
+    _print(record, store.run_folder(record.key), next_steps, given["as_json"])
+    return True
+
+
+def _print(record: Record, folder: Path, next_steps: list[str], as_json: bool) -> None:
     from plbench.cli.display import tables
+
+    emit(record, as_json, lambda: tables.print_result(record, folder, next_steps))
+
+
+def _run(
+    given: Setting, workspace: Workspace, *, config: Path | None, force: bool, dry_run: int, command: str | None
+) -> None:
+    """Makes the run, or says what `dry_run` processes would do where that is not 0; notes what `command` was."""
+    from plbench.data.digests import watching
+    from plbench.runs import answered
     from plbench.runs import run as runner
     from plbench.runs.estimate.estimate import describe_world, forecast
     from plbench.runs.plan import options
     from plbench.runs.plan.resolve import parse_assignments
 
     world, as_json = workspace.world, given["as_json"]
-    with estimating_without_weights(workspace, given["method"] or "", parse_assignments(given["param"] or ())):
+    with (
+        watching() as watched,
+        estimating_without_weights(workspace, given["method"] or "", parse_assignments(given["param"] or ())),
+    ):
         if config is not None:
             plan = options.plan_from_file(config, given, workspace)
         else:
@@ -69,6 +116,7 @@ def _run(given: Setting, workspace: Workspace, *, config: Path | None, force: bo
         found = look_ahead(plan, workspace, force=force, processes=dry_run)
         emit(found.as_dict(), as_json, lambda: print_dry_run(found))
         return
+    basis = None if command is None else answered.basis(plan, workspace, watched)
     was_done = not force and world.shared(lambda: plan.finished(workspace.store)) is not None
     if not was_done and world.is_main:
         workspace.reporter.line(forecast(plan, workspace, force=force).text)
@@ -77,8 +125,11 @@ def _run(given: Setting, workspace: Workspace, *, config: Path | None, force: bo
     record = runner.run(plan, workspace, force=force)
     if world.is_main:
         folder = workspace.store.run_folder(record.key)
-        steps = options.next_steps(plan, workspace, was_done)
-        emit(record, as_json, lambda: tables.print_result(record, folder, steps))
+        if command is not None and basis is not None:
+            with contextlib.suppress(StoreError):  # a full disk costs the time to resolve it again
+                steps = options.next_steps(plan, workspace, was_done=True)
+                answered.remember(workspace.store, command, record.key, steps, basis)
+        _print(record, folder, options.next_steps(plan, workspace, was_done), as_json)
 
 
 def _in_processes(number: int, device: str | None) -> None:

@@ -52,6 +52,30 @@ def settled(status: os.stat_result) -> bool:
     return time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _FRESH_NS
 
 
+_watched: dict[str, bytes] | None = None
+
+
+@contextlib.contextmanager
+def watching() -> Iterator[dict[str, bytes]]:
+    """Yields the files whose sha256 is asked for meanwhile, in any thread: by absolute path the `signature` of each.
+
+    It is empty for a file that is not there, that changed so lately that another change might not show, or that
+    changed meanwhile.
+    """
+    global _watched
+    _watched = {}
+    try:
+        yield _watched
+    finally:
+        _watched = None
+
+
+def _watch(path: str, status: os.stat_result | None) -> None:
+    if _watched is not None:
+        seen = signature(status) if status is not None and settled(status) else b""
+        _watched[path] = seen if _watched.get(path, seen) == seen else b""
+
+
 def file_sha256(path: Path, cache: Path | None = None) -> str:
     """Hex sha256 of a file, remembered in the cache.
 
@@ -84,9 +108,11 @@ def files_sha256(paths: Sequence[str], cache: Path | None, report: Report = lamb
 
     def status_of(row: int) -> os.stat_result | None:
         try:
-            return os.stat(paths[row])
+            status = os.stat(paths[row])
         except OSError:
-            return None
+            status = None
+        _watch(paths[row], status)
+        return status
 
     def digest(row: int) -> bytes | None:
         try:

@@ -236,7 +236,8 @@ class PartialLabels:
             DataError: if the file is not such a file.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            # numpy leaves a damaged file open that it opened itself
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 indptr = stored["indptr"]
                 class_ids = tuple(str(i) for i in stored["class_ids"])
                 class_names = tuple(str(i) for i in stored["class_names"])

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from filelock import FileLock
 
-from plbench.errors import StoreError
+from plbench.errors import UnwritableError
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object], staging: Path | None = None) -> None:
@@ -87,13 +87,10 @@ def locked(path: Path) -> Iterator[Path]:
         lock.release()
 
 
-def unwritable(path: Path, error: BaseException) -> StoreError:
+def unwritable(path: Path, error: BaseException) -> UnwritableError:
     """The sentence for a failed write: what, where, and what fixes it."""
     cause: BaseException | None = error
     while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
         cause = cause.__context__  # torch hides the system's error behind one of its own
     reason = str(error).splitlines()[0] if cause is None else cause.strerror
-    return StoreError(
-        f"could not write {path}: {reason}; free some space, or choose another place with --runs DIR, --out, "
-        "--data-root or PLBENCH_CACHE=DIR"
-    )
+    return UnwritableError(f"could not write {path}: {reason}; free some space, or choose another place")

@@ -110,7 +110,8 @@ class Cells:
             StoreError: if the file is missing, damaged, or not such a file.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            # numpy leaves a damaged file open that it opened itself
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 return cls(
                     stored["rows"],
                     stored["class_index"],

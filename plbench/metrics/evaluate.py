@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
+import scipy
 
 from plbench.data.labels import PartialLabels
 from plbench.errors import PlbenchError
@@ -135,7 +135,7 @@ def lowest_average_precision(num_positives: npt.ArrayLike, num_negatives: npt.Ar
     """
     positives, negatives = np.asarray(num_positives, np.float64), np.asarray(num_negatives, np.float64)
     # the sum over i = 1..n of i / (m + i) is n - m (digamma(m + n + 1) - digamma(m + 1))
-    steps = special.digamma(negatives + positives + 1) - special.digamma(negatives + 1)
+    steps = scipy.special.digamma(negatives + positives + 1) - scipy.special.digamma(negatives + 1)
     lowest = np.full(positives.shape, np.nan)
     np.divide(positives - negatives * steps, positives, out=lowest, where=positives > 0)
     return lowest

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special, stats
+import scipy  # its parts are imported when first used: a record can be read without most of them
 
 from plbench.errors import PlbenchError
 from plbench.metrics.bootstrap import Float64Array, raw_uniforms
@@ -161,7 +161,7 @@ class Estimate:
             return max(self.value - half, low), min(self.value + half, high)
         share = (self.value - low) / (high - low)
         reach = half / (high - low) / (share * (1 - share))
-        ends = special.expit(special.logit(share) + np.array([-reach, reach]))
+        ends = scipy.special.expit(scipy.special.logit(share) + np.array([-reach, reach]))
         return float(low + (high - low) * ends[0]), float(low + (high - low) * ends[1])
 
     def half_width(self, level: float) -> float:
@@ -175,11 +175,11 @@ class Estimate:
         if not total > 0:
             return math.nan if math.isnan(total) else 0.0
         if self.dof <= 0:
-            return float(stats.norm.isf(level / 2)) * math.sqrt(total)
+            return float(scipy.stats.norm.isf(level / 2)) * math.sqrt(total)
         share = self.seed_variance / total
-        cochran = share * stats.t.isf(level / 2, self.dof) + (1 - share) * stats.norm.isf(level / 2)
+        cochran = share * scipy.stats.t.isf(level / 2, self.dof) + (1 - share) * scipy.stats.norm.isf(level / 2)
         effective = self.dof / max(share**2, 1e-12)
-        satterthwaite = stats.t.isf(level / 2, min(effective, 1e9))
+        satterthwaite = scipy.stats.t.isf(level / 2, min(effective, 1e9))
         return float((cochran + satterthwaite) / 2) * math.sqrt(total)
 
     @property
@@ -192,7 +192,7 @@ class Estimate:
             return 1.0
         if distance >= self.half_width(1e-15):
             return 1e-15
-        found = optimize.brentq(lambda power: self.half_width(10.0**power) - distance, -15, 0, xtol=1e-9)
+        found = scipy.optimize.brentq(lambda power: self.half_width(10.0**power) - distance, -15, 0, xtol=1e-9)
         return float(10.0**found)
 
 
@@ -267,7 +267,7 @@ def shares_best(samples: Sequence[Sample], *, seed: int) -> Float64Array:
     drawn = np.empty((len(samples), num_replicates))
     for place, sample in enumerate(samples):
         estimate = sample.estimate
-        noise = special.stdtrit(max(estimate.dof, 1), raw_uniforms(f"{seed:d}/best/{place}", num_replicates))
+        noise = scipy.special.stdtrit(max(estimate.dof, 1), raw_uniforms(f"{seed:d}/best/{place}", num_replicates))
         images = sample.replicates - sample.replicates.mean()
         drawn[place] = estimate.value + images + math.sqrt(estimate.seed_variance) * noise
     if np.isnan(drawn).any():
@@ -354,7 +354,7 @@ def _test_family(
         level = SIGNIFICANT / factor
         half = banerjee_reach(level, images, seeds, dof)
         least = banerjee_reach(np.full(len(value), SIGNIFICANT / len(value)), images, seeds, dof)
-        return adjusted, half, least + stats.norm.isf(1 - POWER) * np.sqrt(images + seeds)
+        return adjusted, half, least + scipy.stats.norm.isf(1 - POWER) * np.sqrt(images + seeds)
     shrunk, more = shrink_variances(seeds, dof, max_dof=(num_rows - 1) * float(np.median(dof)))
     together = banerjee_p(value, images, shrunk, more)
     stepped = holm(together)
@@ -364,7 +364,7 @@ def _test_family(
     alone = banerjee_reach(np.full(len(value), of_own), images, seeds, dof)
     half = np.maximum(banerjee_reach(of_family / factor, images, shrunk, more), alone)
     least = banerjee_reach(np.full(len(value), of_family / len(value)), images, shrunk, more)
-    power = stats.norm.isf(1 - POWER) * np.sqrt(images + shrunk)
+    power = scipy.stats.norm.isf(1 - POWER) * np.sqrt(images + shrunk)
     return adjusted, half, np.maximum(least, alone) + power
 
 
@@ -383,8 +383,8 @@ def banerjee_reach(level: npt.ArrayLike, images: Float64Array, seeds: Float64Arr
         dof: [P] its degrees of freedom.
     """
     half = np.asarray(level, np.float64) / 2
-    of_seeds = special.stdtrit(np.maximum(dof, 1), half) ** 2 * seeds
-    reach: Float64Array = np.sqrt(special.ndtri(half) ** 2 * images + of_seeds)
+    of_seeds = scipy.special.stdtrit(np.maximum(dof, 1), half) ** 2 * seeds
+    reach: Float64Array = np.sqrt(scipy.special.ndtri(half) ** 2 * images + of_seeds)
     return reach
 
 
@@ -415,11 +415,11 @@ def shrink_variances(
     if known.sum() < 2:
         return variances, dof
     d = np.maximum(dof[known], 1)
-    logs = np.log(variances[known]) - special.digamma(d / 2) + np.log(d / 2)
-    excess = float(logs.var(ddof=1) - special.polygamma(1, d / 2).mean())
+    logs = np.log(variances[known]) - scipy.special.digamma(d / 2) + np.log(d / 2)
+    excess = float(logs.var(ddof=1) - scipy.special.polygamma(1, d / 2).mean())
     if excess > 1e-6:
-        prior_dof = 2 * optimize.brentq(lambda x: special.polygamma(1, x) - excess, 1e-8, 1e8)
-        prior = math.exp(logs.mean() + special.digamma(prior_dof / 2) - math.log(prior_dof / 2))
+        prior_dof = 2 * scipy.optimize.brentq(lambda x: scipy.special.polygamma(1, x) - excess, 1e-8, 1e8)
+        prior = math.exp(logs.mean() + scipy.special.digamma(prior_dof / 2) - math.log(prior_dof / 2))
     else:
         prior_dof, prior = math.inf, float(variances[known].mean())
     weight = np.clip(np.minimum(prior_dof, max_dof - dof), 0, None)

@@ -13,6 +13,8 @@ from test_cli import plbench
 
 from plbench.cli.plain_warnings import plain_warnings
 
+pytestmark = pytest.mark.filterwarnings("always")  # they are what is tested
+
 
 def divided() -> None:
     warnings.simplefilter("always")

@@ -14,14 +14,13 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from plbench.comparison.compare import Row, Setting
-from plbench.comparison.verdict import share_words
-from plbench.metrics.statistics import Figure, format_p
 from plbench.progress import duration
 from plbench.runs.pretraining import Pretraining
 from plbench.runs.record import Cost, Estimate, F1Figures, Record, SplitMetrics, StandardCost, ThresholdReport
 
 if TYPE_CHECKING:
+    from plbench.comparison.compare import Row, Setting
+    from plbench.metrics.statistics import Figure
     from plbench.tuning.tune import Tuning
 
 _PLAIN_WIDTH = 160  # where standard output is a file or a pipe
@@ -224,6 +223,9 @@ def _run_row(record: Record) -> dict[str, Any]:
 
 def print_settings(settings: Sequence[Setting]) -> None:
     """`runs compare`: one table a setting."""
+    from plbench.comparison.verdict import share_words  # imports torch
+    from plbench.metrics.statistics import format_p
+
     console = output()
     for setting in settings:
         groups = [name for name in setting.rows[0].figures if name not in ("map_c", "map_o")]
