@@ -20,7 +20,7 @@ from plbench.runs.tables import PER_CLASS, REPLICATES, ClassRow, EntryError, par
 TABLES = (PER_CLASS, REPLICATES)
 
 FILES = (RECORD, *TABLES)
-"""Of a record. On a board tables are packed, `NAME.xz`: a third of the bytes. Hashes are of what they unpack to."""
+"""Of a record. On a board they are packed, `NAME.xz`: a third of the bytes. Hashes are of what they unpack to."""
 
 MOST_BYTES = {RECORD: 1 << 20, PER_CLASS: 4 << 20, REPLICATES: 4 << 20}
 """Bytes beyond which a file is not read at all."""
@@ -54,7 +54,7 @@ def read_entry(folder: Path) -> Entry:
     Raises:
         EntryError: if a file is missing, too large, damaged, or holds what is no number, with the field.
     """
-    contents = {RECORD: read_file(folder / RECORD), **{name: _table_content(folder, name) for name in TABLES}}
+    contents = {name: read_content(folder, name) for name in FILES}
     try:
         record = parse_record(contents[RECORD], folder / RECORD)
     except StoreError as error:
@@ -90,22 +90,29 @@ def read_whole_entry(folder: Path) -> Entry:
     return entry
 
 
-def pack_table(content: bytes) -> bytes:
-    """Return a table as a board keeps it."""
+def pack_file(content: bytes) -> bytes:
+    """Return a file of a record as a board keeps it."""
     return lzma.compress(content, preset=9 | lzma.PRESET_EXTREME)
 
 
 def files_of(folder: Path) -> tuple[str, ...]:
-    """Return the names of the files that a record on a board has; in older boards tables lie as they were written."""
-    return (RECORD, *(name if (folder / name).exists() else f"{name}.xz" for name in TABLES))
+    """Return the names of the files that a record on a board has, packed or as they were written."""
+    return tuple(f"{name}.xz" if _is_packed(folder, name) else name for name in FILES)
 
 
-def _table_content(folder: Path, name: str) -> bytes:
-    """Of the plain file, or else of the packed one, unpacked no further than `MOST_BYTES`."""
-    packed = f"{name}.xz"
-    if (folder / name).exists() or not (folder / packed).exists():
+def _is_packed(folder: Path, name: str) -> bool:
+    return not (folder / name).exists() and (folder / f"{name}.xz").exists()
+
+
+def read_content(folder: Path, name: str) -> bytes:
+    """Read a file of a record: the plain one, or else the packed one, unpacked no further than `MOST_BYTES`.
+
+    Raises:
+        EntryError: if it is missing, a link or a device, too large, or cannot be unpacked.
+    """
+    if not _is_packed(folder, name):
         return read_file(folder / name)
-    limit = MOST_BYTES[name]
+    packed, limit = f"{name}.xz", MOST_BYTES[name]
     try:
         content = lzma.LZMADecompressor().decompress(read_file(folder / packed), max_length=limit + 1)
     except (lzma.LZMAError, EOFError) as error:

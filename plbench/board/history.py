@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from plbench.board.boards import BOARD, LEDGER, RECORDS, BoardFolder
+from plbench.board.entries import FILES, read_content
 from plbench.files.plain_json import parse_json
 from plbench.runs.findings import Problem, printable, shown
+from plbench.runs.tables import EntryError
 
 TIMEOUT = 60  # seconds for one question to git
 KEPT = ("name", "dataset", "protocol", "protocol_sha256", "ceiling_sha256", "dataset_fingerprint", "max_trials")
@@ -89,7 +91,7 @@ def _changed_files(folder: BoardFolder, commit: str, ref: str) -> list[Problem]:
     for line in filter(None, told.split("\0")):
         (_, _, blob), name = line.partition("\t")[0].split(), line.partition("\t")[2]
         path, parts = folder.path / name, Path(name).parts
-        if (found := _blob(path, blob)) == blob:
+        if (found := _blob(path, blob)) == blob or _is_packed_now(path, blob):
             continue
         key = parts[1] if len(parts) > 2 else ""
         found = "removed" if found is None else "changed"
@@ -105,7 +107,20 @@ def _blob(path: Path, like: str) -> str | None:
     """
     if path.is_symlink() or not path.is_file():
         return "" if path.is_symlink() or path.exists() else None
-    content = path.read_bytes()
+    return _git_id(path.read_bytes(), like)
+
+
+def _is_packed_now(path: Path, blob: str) -> bool:
+    """Return whether a record's file that is gone was packed since: the same content as `NAME.xz`."""
+    if path.name not in FILES or path.exists() or path.is_symlink():
+        return False
+    try:
+        return _git_id(read_content(path.parent, path.name), blob) == blob
+    except EntryError:
+        return False
+
+
+def _git_id(content: bytes, like: str) -> str:
     digest = hashlib.sha256 if len(like) == 64 else partial(hashlib.sha1, usedforsecurity=False)
     return digest(b"blob %d\0" % len(content) + content).hexdigest()
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from plbench.board.boards import BOARD, Board, BoardFolder, Event, open_boards
 from plbench.board.checks import check_entry
-from plbench.board.entries import TABLES, pack_table, read_entry, read_file
+from plbench.board.entries import FILES, pack_file, read_entry, read_file
 from plbench.board.identity import Role
 from plbench.errors import PlbenchError, did_you_mean
 from plbench.files import unwritable, write_atomically, write_json
@@ -71,10 +71,8 @@ def _place(board: BoardFolder, folder: Path) -> str | None:
             _admit(board, folder)
         try:
             copy.mkdir()
-            contents = {RECORD: read_file(folder / RECORD)}
-            contents |= {f"{name}.xz": pack_table(read_file(folder / name)) for name in TABLES}
-            for name, content in contents.items():
-                write_atomically(copy / name, partial(_write, content))
+            for name in FILES:
+                write_atomically(copy / f"{name}.xz", partial(_write, pack_file(read_file(folder / name))))
             target.parent.mkdir(exist_ok=True)
             if target.exists():  # what a process left that was killed before it noted it
                 shutil.rmtree(target)

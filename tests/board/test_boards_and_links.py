@@ -12,6 +12,7 @@ import pytest
 from plbench.board import build
 from plbench.board.boards import BOARD, BoardFolder, Event, open_boards
 from plbench.board.checks import verify_board
+from plbench.board.entries import read_entry
 from plbench.board.publish import export
 from plbench.board.submit import add, new_board, withdraw
 from plbench.errors import PlbenchError, StoreError
@@ -85,7 +86,7 @@ class TestLinks:
         found = contents(root.parent / "site")
         assert not any(SECRET in text for text in found.values())
         assert sorted(Path(name).name for name in found if "records" in name) == sorted(
-            ["record.json", "per_class.csv.xz", "replicates.csv.xz"] * len(runs)
+            ["record.json.xz", "per_class.csv.xz", "replicates.csv.xz"] * len(runs)
         )
 
     @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ class TestLinks:
             "tiny/ledger.json",
             "tiny/records",
             "tiny/records/KEY",
-            "tiny/records/KEY/record.json",
+            "tiny/records/KEY/record.json.xz",
             "tiny/records/KEY/per_class.csv.xz",
             "tiny/records/KEY/replicates.csv.xz",
             "tiny/table.json",
@@ -177,7 +178,7 @@ class TestLinks:
 class TestFigures:
     def test_a_page_shows_no_figure_that_the_tables_do_not_give(self, root: Path, runs: list[Path]) -> None:
         record = built(root, runs)
-        found = read_record(record)
+        found = read_entry(record).record
         test = found.test.model_copy(update={"map_c": found.test.map_c.model_copy(update={"value": 99.0})})
         write_record(record, found.model_copy(update={"metrics": {**found.metrics, "test": test}}))
         with pytest.raises(PlbenchError, match=r"metrics.test.map_c.value: 99.0; expected \d"):

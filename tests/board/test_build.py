@@ -189,7 +189,7 @@ def test_the_site_has_page_records_and_workflow(root: Path, runs: list[Path], tm
     build.write(root, build.build(root))
     written = export(root, tmp_path / "site")
     assert written[0].name == "index.html" and all(path.is_file() for path in written)
-    assert len(list((tmp_path / "site").glob("tiny/records/*/record.json"))) == 10
+    assert len(list((tmp_path / "site").glob("tiny/records/*/record.json.xz"))) == 10
     workflow = yaml.safe_load((tmp_path / "site" / ".github" / "workflows" / "boards.yml").read_text())
     assert workflow["permissions"] == {"contents": "read"}
     with pytest.raises(PlbenchError, match="lies inside"):
@@ -224,7 +224,7 @@ def test_a_hostile_title_is_refused_and_harmless_where_it_is_built_all_the_same(
     board = open_boards(root)[0]
     for key in board.added:
         folder = board.record_folder(key)
-        write_record(folder, read_record(folder).model_copy(update={"title": HOSTILE, "paper": HOSTILE}))
+        write_record(folder, read_entry(folder).record.model_copy(update={"title": HOSTILE, "paper": HOSTILE}))
     assert any("title" in problem.field for problem in verify_board(open_boards(root)[0]))
     files = {path.name: content for path, content in build.build(root).items()}
     assert "<script>alert" not in files["index.html"] and 'href="javascript:' not in files["index.html"]
@@ -238,7 +238,7 @@ def test_what_is_no_number_stops_a_build_with_one_sentence(root: Path, runs: lis
     add(runs[:1], root)
     path = open_boards(root)[0].record_folder(read_record(runs[0]).key) / "record.json"
     value = read_record(runs[0]).test.map_c.value
-    path.write_text(path.read_text().replace(str(value), text))
+    path.write_text((runs[0] / "record.json").read_text().replace(str(value), text))
     with pytest.raises(PlbenchError) as error:
         build.build(root)
     assert "\n" not in str(error.value)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from plbench.board.entries import FILES, MOST_BYTES, TABLES, ClassRow, EntryError, pack_table, read_entry
+from plbench.board.entries import FILES, MOST_BYTES, ClassRow, EntryError, pack_file, read_entry
 from plbench.runs import tables
 from plbench.runs.record import Record, write_record
 from plbench.spec import MethodSpec, ModelSpec, Plan, Protocol, RunSpec
@@ -107,25 +107,26 @@ def test_what_is_wrong_is_said_where(folder: Path, name: str, content: str | byt
     assert str(raised.value) == f"{field}: {raised.value.found}"
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_a_packed_table_is_the_same_entry(folder: Path, name: str) -> None:
+@pytest.mark.parametrize("name", FILES)
+def test_a_packed_file_is_the_same_entry(folder: Path, name: str) -> None:
     plain = read_entry(folder)
     content = (folder / name).read_bytes()
     (folder / name).unlink()
-    (folder / f"{name}.xz").write_bytes(pack_table(content))
+    (folder / f"{name}.xz").write_bytes(pack_file(content))
     packed = read_entry(folder)
     assert (packed.sha256, packed.num_bytes) == (plain.sha256, plain.num_bytes)
+    assert packed.record == plain.record
     assert packed.per_class == plain.per_class
     assert all(
         np.array_equal(values, packed.replicates[name], equal_nan=True) for name, values in plain.replicates.items()
     )
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("bomb", [False, True])
-def test_packed_tables_that_are_none(folder: Path, name: str, bomb: bool) -> None:
+def test_packed_files_that_are_none(folder: Path, name: str, bomb: bool) -> None:
     (folder / name).unlink()
-    (folder / f"{name}.xz").write_bytes(pack_table(b"0" * (MOST_BYTES[name] + 1)) if bomb else b"no archive")
+    (folder / f"{name}.xz").write_bytes(pack_file(b"0" * (MOST_BYTES[name] + 1)) if bomb else b"no archive")
     with pytest.raises(EntryError, match="unpacks to more than" if bomb else "cannot be unpacked") as caught:
         read_entry(folder)
     assert caught.value.field == f"{name}.xz"

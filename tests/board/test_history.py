@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from plbench.board.boards import LEDGER, RECORDS, BoardFolder
+from plbench.board.entries import pack_file
 from plbench.board.history import check_history
 from plbench.runs.findings import Problem
 
@@ -121,7 +122,19 @@ def more_trials(path: Path) -> None:
     write(path / "board.json", {**BOARD, "max_trials": 500})
 
 
-@pytest.mark.parametrize("act", [lambda path: None, add_a_record, withdraw, other_words])
+def pack_a_record(path: Path) -> None:
+    for name in ("record.json", "per_class.csv"):
+        file = path / RECORDS / KEYS[1] / name
+        file.with_name(f"{name}.xz").write_bytes(pack_file(file.read_bytes()))
+        file.unlink()
+
+
+def pack_another_record(path: Path) -> None:
+    change_a_record(path)
+    pack_a_record(path)
+
+
+@pytest.mark.parametrize("act", [lambda path: None, add_a_record, withdraw, other_words, pack_a_record])
 def test_a_board_may_grow(board: Path, act: Callable[[Path], None]) -> None:
     act(board)
     assert check(board) == []
@@ -132,6 +145,7 @@ REFUSED = {
     change_a_table: (KEYS[1], "per_class.csv", "changed"),
     remove_a_record: (KEYS[1], "record.json", "removed"),
     link_a_record: (KEYS[1], "record.json", "changed"),
+    pack_another_record: (KEYS[1], "record.json", "removed"),
     forget_an_event: (KEYS[1], f"{LEDGER}: events.1", "missing"),
     change_an_event: (KEYS[1], f"{LEDGER}: events.1", "added"),
     swap_events: (KEYS[0], f"{LEDGER}: events.0", "added"),
