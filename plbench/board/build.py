@@ -27,7 +27,11 @@ def build(root: Path, *, sources: str | None = "../") -> dict[Path, str]:
     Raises:
         PlbenchError: if there are no boards, or one cannot be read.
     """
-    boards = all_values(root, open_boards(root))
+    return render(root, all_values(root, open_boards(root)), sources=sources)
+
+
+def render(root: Path, boards: Sequence[dict[str, Any]], *, sources: str | None) -> dict[Path, str]:
+    """Render the files of `build` from what each board shows."""
     files = {root / PAGE: render_page(boards, sources=sources), root / "README.md": _overview(boards)}
     for board in boards:
         folder = root / board["name"]

@@ -1,8 +1,7 @@
 """Whether a board's records can be believed: each on its own, with one another, with the ledger, and since a commit.
 
-Nothing of a record is trusted before it was compared with what determines it. What nothing on a board determines (what
-a model scores beyond its per-class AP, how fast a machine was) is checked for its range, and from the cells where
-they are given.
+A record is compared with its protocol, its tables, its ledger and the other records. What only the scores of all test
+cells determine is recomputed where the cells are given; the record's own model bounds the rest.
 """
 
 from __future__ import annotations
@@ -11,10 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from plbench.board.boards import RECORDS, Board, BoardFolder
-from plbench.board.bookkeeping import check_bookkeeping
 from plbench.board.consistency import check_agreement, check_ledger, check_places
-from plbench.board.entries import Entry, read_entry
-from plbench.board.figures import check_figures
+from plbench.board.entries import Entry, check_tables, read_entry
 from plbench.board.history import check_history
 from plbench.board.identity import (
     Role,
@@ -23,13 +20,15 @@ from plbench.board.identity import (
     check_hashes,
     check_origin,
     check_question,
+    check_run,
     check_tuning,
     finished_at,
 )
 from plbench.board.names import check_values
 from plbench.board.recompute import CELLS, check_cells
 from plbench.runs.findings import Findings, Problem
-from plbench.runs.tables import PER_CLASS, REPLICATES, EntryError
+from plbench.runs.summary import NUM_REPLICATES
+from plbench.runs.tables import EntryError
 
 __all__ = ["Problem", "Role", "check_entry", "verify_board"]
 
@@ -105,9 +104,11 @@ def _check(entry: Entry, board: Board, role: Role, findings: Findings) -> None:
     check_tuning(entry.record, board, findings)
     check_origin(entry.record, findings)
     finished_at(entry.record, findings)
-    _check_files(entry, findings)
-    check_bookkeeping(entry, findings)
-    check_figures(entry, findings)
+    check_run(entry.record, findings)
+    check_tables(entry, findings)
+    lengths = {len(values) for values in entry.replicates.values()}
+    findings.equal("replicates.csv", lengths, {NUM_REPLICATES})
+    findings.require(CELLS in entry.record.files, f"files.{CELLS}", None, "the hash of the cells")
 
 
 def _check_cells(
@@ -138,16 +139,3 @@ def _is_sound(entry: Entry, findings: Findings) -> bool:
     if entry.record.status == "done" and "test" not in entry.record.metrics:
         findings.refuse("metrics.test", "missing", "the figures on the test split")
     return len(findings.problems) == before
-
-
-def _check_files(entry: Entry, findings: Findings) -> None:
-    """Tables are those that the record refers to."""
-    for name in (PER_CLASS, REPLICATES):
-        stated = entry.record.files.get(name)
-        if stated is None:
-            findings.refuse(f"files.{name}", "missing", "the hash of the table")
-            continue
-        findings.equal(f"files.{name}.num_bytes", stated.num_bytes, entry.num_bytes[name])
-        if stated.sha256 != entry.sha256[name]:
-            findings.refuse(f"files.{name}.sha256", stated.sha256, f"{entry.sha256[name]}, of the file")
-    findings.require(CELLS in entry.record.files, f"files.{CELLS}", None, "the hash of the cells")

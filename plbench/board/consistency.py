@@ -8,8 +8,8 @@ from typing import Any
 
 from plbench.board.boards import LEDGER, RECORDS, BoardFolder
 from plbench.board.entries import Entry, files_of
+from plbench.comparison.identity import same_but_seed
 from plbench.runs.findings import Problem, printable, shown
-from plbench.runs.tables import names_parts
 
 Facts = dict[str, Any]
 
@@ -83,15 +83,12 @@ def check_agreement(entries: Sequence[Entry]) -> list[Problem]:
     problems = _check_seeds(entries) + _against_most(entries, _test_set)
     for same_labels in _grouped(entries, _labels):
         problems += _against_most(same_labels, _training_set)
-    told = [entry for entry in entries if entry.record.configuration != "unknown"]  # schema 1 did not tell
-    for same_method in _grouped(told, lambda entry: entry.record.spec.method.source_sha256):
+    for same_method in _grouped(entries, lambda entry: entry.record.spec.method.source_sha256):
         problems += _against_most(same_method, _method)
     return problems
 
 
 def _check_seeds(entries: Sequence[Entry]) -> list[Problem]:
-    from plbench.comparison.compare import same_but_seed  # imports torch
-
     problems = []
     first: dict[tuple[str, int], str] = {}
     for entry in entries:
@@ -119,8 +116,7 @@ def _test_set(entry: Entry) -> Facts:
         "metrics.test.num_images": entry.record.test.num_images,
         "per_class.csv": [row.class_id for row in entry.per_class],
     }
-    names = ("class_name", "positives", "negatives", *(["groups"] if names_parts(entry.per_class) else []))
-    return facts | _columns(entry, names)
+    return facts | _columns(entry, ("class_name", "positives", "negatives", "groups"))
 
 
 def _training_set(entry: Entry) -> Facts:
@@ -128,7 +124,7 @@ def _training_set(entry: Entry) -> Facts:
     facts = {} if record.data is None else {f"data.{name}": value for name, value in record.data}
     if record.hidden_truth is not None:
         facts["hidden_truth.base_rate"] = record.hidden_truth.base_rate
-    return facts | (_columns(entry, ("quintile",)) if names_parts(entry.per_class) else {})
+    return facts | _columns(entry, ("quintile",))
 
 
 def _method(entry: Entry) -> Facts:

@@ -7,13 +7,13 @@ import lzma
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from pydantic import ValidationError
 
+from plbench.comparison.scores import ScoredRun
 from plbench.errors import StoreError
 from plbench.runs.agreement import check_intervals, check_table_figures
 from plbench.runs.findings import Findings
-from plbench.runs.record import Record, parse_record
+from plbench.runs.record import parse_record
 from plbench.runs.store import RECORD
 from plbench.runs.tables import PER_CLASS, REPLICATES, ClassRow, EntryError, parse_per_class, parse_replicates
 
@@ -27,18 +27,15 @@ MOST_BYTES = {RECORD: 1 << 20, PER_CLASS: 4 << 20, REPLICATES: 4 << 20}
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(ScoredRun):
     """One record with its tables.
 
     Attributes:
         folder: where it lies. sha256, num_bytes: of its files by name, unpacked.
-        replicates: [R] by metric, percent.
     """
 
     folder: Path
-    record: Record
     per_class: tuple[ClassRow, ...]
-    replicates: dict[str, np.ndarray]
     sha256: dict[str, str]
     num_bytes: dict[str, int]
 
@@ -70,24 +67,36 @@ def read_entry(folder: Path) -> Entry:
 
 
 def read_whole_entry(folder: Path) -> Entry:
-    """Reads a record whose figures are those of its own tables, for a page.
+    """Reads a record whose figures are those of its own tables, for a board or a page.
 
     Raises:
-        EntryError: as `read_entry`, or if a table is another one or gives other figures, with the first field.
+        EntryError: as `read_entry`, or if a table is another one or gives other figures; with folder and first field.
     """
-    entry = read_entry(folder)
+    try:
+        entry = read_entry(folder)
+    except EntryError as error:
+        raise EntryError(f"{folder}: {error.field}", error.found) from error
     findings = Findings(entry.key)
-    for name in TABLES:
-        stated = entry.record.files.get(name)
-        found = f"of sha256 {entry.sha256[name]}"
-        findings.require(stated is not None and stated.sha256 == entry.sha256[name], name, found, "that of the record")
-    if entry.record.metrics:
-        check_table_figures(entry.record, entry.per_class, findings)
-        check_intervals(entry.record, entry.replicates, findings)
+    check_tables(entry, findings)
     if findings.problems:
         first = findings.problems[0]
         raise EntryError(f"{folder}: {first.field}", f"{first.found}; expected {first.expected}")
     return entry
+
+
+def check_tables(entry: Entry, findings: Findings) -> None:
+    """Compare the tables with those that the record refers to, and its figures with those that they give."""
+    for name in TABLES:
+        stated = entry.record.files.get(name)
+        if stated is None:
+            findings.refuse(f"files.{name}", "missing", "the hash of the table")
+            continue
+        findings.equal(f"files.{name}.num_bytes", stated.num_bytes, entry.num_bytes[name])
+        if stated.sha256 != entry.sha256[name]:
+            findings.refuse(f"files.{name}.sha256", stated.sha256, f"{entry.sha256[name]}, of the file")
+    if entry.record.metrics:
+        check_table_figures(entry.record, entry.per_class, findings)
+        check_intervals(entry.record, entry.replicates, findings)
 
 
 def pack_file(content: bytes) -> bytes:

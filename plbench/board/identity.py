@@ -59,8 +59,7 @@ def check_question(record: Record, board: Board, role: Role, findings: Findings)
         findings.refuse("spec.protocol.name", shown(protocol.name), f"{shown(board.protocol)}: no board ranks custom/…")
     elif sha256 != wanted:
         findings.refuse("spec.protocol", f"{shown(protocol.name)} of sha256 {sha256}", f"sha256 {wanted} of the board")
-    if record.protocol_sha256 is not None or record.configuration != "unknown":  # else of schema 1
-        findings.equal("protocol_sha256", record.protocol_sha256, sha256)
+    findings.equal("protocol_sha256", record.protocol_sha256, sha256)
     findings.equal("spec.protocol.suggested", protocol.suggested, {})  # neither is part of the hash, nor ever written
     findings.equal("spec.protocol.sources", protocol.sources, {})
     findings.equal("spec.protocol.dataset", protocol.dataset, board.dataset)
@@ -105,12 +104,38 @@ def check_tuning(record: Record, board: Board, findings: Findings) -> None:
         findings.equal(f"tuning.chosen.{name}", tuning.chosen[name], own.get(name))
 
 
+def check_run(record: Record, findings: Findings) -> None:
+    """What chose the epoch must be what the spec says, and no part of the data left out."""
+    data, selection, spec = record.data, record.selection, record.spec
+    for name in ("data", "selection", "cost"):
+        findings.require(getattr(record, name) is not None, name, None, f"the {name} of a run that is done")
+    if data is not None:
+        findings.equal("data.num_validation", data.num_validation, 0)
+        findings.equal("data.skipped_images", data.skipped_images, len(spec.skipped_images))
+        findings.equal("data.num_test", data.num_test, record.test.num_images)
+    is_simulated = spec.protocol.simulation != "none"
+    words = "there, as a simulation hid it" if is_simulated else "null: no simulation hid anything"
+    findings.require((record.hidden_truth is not None) == is_simulated, "hidden_truth", record.hidden_truth, words)
+    if selection is None:
+        return
+    if "best-on-test" in (spec.selection, selection.rule) or selection.labels == "test":
+        field = "spec.selection" if spec.selection == "best-on-test" else "selection"
+        findings.refuse(field, "a choice on the test split", "one that the test split had no part in")
+        return
+    is_last, epochs = spec.selection == "last", spec.plan.epochs
+    findings.equal("selection.rule", selection.rule, spec.selection)
+    findings.equal("selection.labels", selection.labels, "none" if is_last else spec.protocol.validation_labels)
+    first = epochs if is_last else 1
+    findings.require(first <= selection.epoch <= epochs, "selection.epoch", selection.epoch, f"{first} to {epochs}")
+
+
 def check_origin(record: Record, findings: Findings) -> None:
     """Names of the method against the installed one, and "default" against dataset and recipe, where code is equal."""
     source_file = record.source_file
     if source_file is not None and not _SOURCE_FILE.fullmatch(source_file):
         findings.refuse("source_file", shown(source_file), "the path of a Python file, or null")
     findings.require(bool(record.title.strip()), "title", record.title, "a name")
+    findings.require(record.configuration != "unknown", "configuration", record.configuration, "that of a finished run")
     if record.environment.get("source_sha256") == _present_source():
         for name, expected in _as_installed(record).items():
             findings.equal(name, getattr(record, name), expected)
@@ -168,9 +193,7 @@ def _as_installed(record: Record) -> dict[str, Any]:
         method = registry.method(spec.method.name)
         if source_sha256(method) != spec.method.source_sha256:
             return known
-        known |= {"title": method.title}
-        if record.configuration != "unknown":  # else of schema 1, which did not tell
-            known |= {"paper": method.paper, "source_file": source_file(method)}
+        known |= {"title": method.title, "paper": method.paper, "source_file": source_file(method)}
         if record.configuration in ("default", "custom"):
             default = _is_default(record, method, registry.dataset(spec.protocol.dataset))
             known |= {} if default is None else {"configuration": "default" if default else "custom"}

@@ -12,6 +12,7 @@ import yaml
 from plbench.board import build
 from plbench.board.boards import holding, open_boards
 from plbench.board.entries import files_of, read_file
+from plbench.board.page import render_page
 from plbench.errors import PlbenchError
 from plbench.files import unwritable, write_atomically
 from plbench.files.paths import refuse_links
@@ -37,7 +38,8 @@ def export(root: Path, to: Path, *, sources: str | None = None) -> list[Path]:
         PlbenchError: if what is built differs from the records, a file is a link, or the folder lies inside the
             boards'.
     """
-    files = build.build(root)
+    boards = build.all_values(root, open_boards(root))
+    files = build.render(root, boards, sources="../")
     for path in files:
         refuse_links(root, path)
     if stale := build.differing(files):
@@ -45,7 +47,7 @@ def export(root: Path, to: Path, *, sources: str | None = None) -> list[Path]:
     if root.resolve() in (to.resolve(), *to.resolve().parents):
         raise PlbenchError(f"--to {to} lies inside {root}; give a folder elsewhere")
     try:
-        files[root / build.PAGE] = build.build(root, sources=sources)[root / build.PAGE]
+        files[root / build.PAGE] = render_page(boards, sources=sources)
         contents = {path.relative_to(root): content.encode() for path, content in files.items()}
         for name in WORKFLOWS:
             template = resources.files("plbench.board") / "templates" / name

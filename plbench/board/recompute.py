@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from plbench.board.entries import Entry
-from plbench.board.thresholds import is_before_schema_5
 from plbench.data.labels import PartialLabels
 from plbench.errors import PlbenchError
 from plbench.metrics import auroc, evaluate_cells, predictions_at
@@ -20,7 +19,7 @@ from plbench.metrics.cells import Cells
 from plbench.runs import summary
 from plbench.runs.agreement import ROUNDED
 from plbench.runs.findings import Findings, defined
-from plbench.runs.tables import as_metrics, group_members, names_parts
+from plbench.runs.tables import as_metrics, group_members
 from plbench.runs.thresholds import Thresholds
 
 CELLS = "cells.npz"
@@ -94,7 +93,7 @@ def _compare_figures(entry: Entry, cells: Cells, findings: Findings) -> None:
 
     table, protocol = entry.per_class, entry.record.spec.protocol
     labels = PartialLabels.from_cells([], [], [], num_rows=1, class_ids=[row.class_id for row in table])
-    groups = group_members(table, entry.record.test.groups) if names_parts(table) else {}
+    groups = group_members(table, entry.record.test.groups)
     by_id = {name: [table[c].class_id for c in members] for name, members in groups.items()}
     # in the order of the annotations in train, as far as quintiles tell
     order = np.array([row.quintile or 0 for row in table])
@@ -102,11 +101,9 @@ def _compare_figures(entry: Entry, cells: Cells, findings: Findings) -> None:
     replicates = summary.draw_replicates(cells, labels, by_id, seed, lambda done, total: None)
     again = summary.summarise(cells, labels, by_id, order, replicates, _thresholds(entry)).model_dump()
     record = entry.record.test.model_dump()
-    if is_before_schema_5(entry.record.test):
-        again.update(auroc=None, ece=None, f1_top3=None)
-    if not groups:
-        for figures in (record, again):
-            figures.update(groups={}, quintiles=[])
+    since_schema_5 = ("auroc", "ece", "f1", "f1_top3")
+    if all(record[name] is None for name in since_schema_5):
+        again.update(dict.fromkeys(since_schema_5))
     _compare("metrics.test", record, again, findings)
     drawn = {"map_c": replicates.map_c, "map_o": replicates.map_o, **replicates.groups}
     for name, values in drawn.items():

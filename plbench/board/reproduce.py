@@ -12,6 +12,7 @@ from typing import Any
 from plbench.board.boards import BoardFolder, Event
 from plbench.board.entries import Entry, read_entry
 from plbench.board.submit import now
+from plbench.comparison.identity import same_but_seed
 from plbench.errors import PlbenchError
 from plbench.metrics.statistics import MIN_SEEDS
 from plbench.runs.record import Record
@@ -105,8 +106,6 @@ def _on_threads(number: int | None) -> Iterator[None]:
 
 def _siblings(board: BoardFolder, entry: Entry) -> list[Record]:
     """The records of the board that differ from this one in seed alone, itself included."""
-    from plbench.comparison.compare import same_but_seed
-
     wanted = same_but_seed(entry.record.spec)
     records = [read_entry(board.record_folder(key)).record for key in board.added if key not in board.withdrawn]
     return [record for record in records if same_but_seed(record.spec) == wanted]
@@ -124,7 +123,7 @@ def compare_records(entry: Entry, repeated: Record, siblings: Sequence[Record]) 
         repeated: its repetition.
         siblings: records that differ from it in seed alone.
     """
-    names = ["map_c", "map_o", *entry.record.test.groups]
+    names = list(entry.record.test.estimates)
     if is_same_software(entry.record.environment, repeated.environment):
         alone = _num_others(entry.record) == _num_others(repeated) == 0
         tables = ("per_class.csv", "replicates.csv") if alone else ()
@@ -146,8 +145,7 @@ def _allowed(name: str, siblings: Sequence[Record]) -> float | None:
 
 
 def _value(record: Record, name: str) -> float | None:
-    own = {"map_c": record.test.map_c, "map_o": record.test.map_o}
-    return (own[name] if name in own else record.test.groups[name].map_c).value
+    return record.test.estimates[name].value
 
 
 def _compare(

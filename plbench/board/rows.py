@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,9 @@ import numpy as np
 from plbench.board.boards import BoardFolder
 from plbench.board.entries import Entry, read_whole_entry
 from plbench.board.published import Quotation
-from plbench.comparison.compare import RunsOfRow, merge_identical, model_words, row_key, row_labels
+from plbench.comparison.compare import model_words, row_labels
+from plbench.comparison.identity import row_key
+from plbench.comparison.scores import RowScores, merge_identical
 from plbench.metrics.statistics import MIN_SEEDS_RANKED, Figure, compare_pairs
 
 _DIGITS = 4  # of what is written out, in percent: far below any interval
@@ -26,16 +27,16 @@ _DIGITS = 4  # of what is written out, in percent: far below any interval
 Values = dict[str, Any]
 
 
-@dataclass
-class _Row:
+class _Row(RowScores[Entry]):
     """A row on its way into a table."""
 
-    runs: RunsOfRow
-    entries: Sequence[Entry]
-    is_ceiling: bool
-    why_withdrawn: str | None
-    rank: int | None = None
-    to_best: Values | None = None
+    def __init__(self, label: str, entries: Sequence[Entry], folder: BoardFolder) -> None:
+        super().__init__(label, entries)
+        first = self.runs[0]
+        self.is_ceiling = first.record.spec.protocol.sha256() == folder.board.ceiling_sha256
+        self.why_withdrawn = folder.withdrawn.get(first.key)
+        self.rank: int | None = None
+        self.to_best: Values | None = None
 
     @property
     def is_ranked(self) -> bool:
@@ -45,11 +46,11 @@ class _Row:
     @property
     def why_unranked(self) -> str | None:
         """What makes the row's figures no answer to the board's question: its backbone has seen the test images."""
-        return next((why for entry in self.entries if (why := entry.record.test_seen_in_pretraining)), None)
+        return next((why for entry in self.runs if (why := entry.record.test_seen_in_pretraining)), None)
 
     @property
     def is_provisional(self) -> bool:
-        return len(self.runs.seeds) < MIN_SEEDS_RANKED
+        return len(self.seeds) < MIN_SEEDS_RANKED
 
 
 def board_values(folder: BoardFolder, quotations: Sequence[Quotation] = ()) -> Values:
@@ -101,8 +102,8 @@ def _section(key: tuple[str, ...], members: Sequence[Entry], folder: BoardFolder
     for entry in members:
         groups[f"{entry.key in folder.withdrawn} {row_key(entry.record)}"].append(entry)
     labels = row_labels([group[0].record for group in groups.values()])
-    rows = _merged([_make(group, label, folder) for group, label in zip(groups.values(), labels, strict=True)])
-    rows.sort(key=lambda row: (not row.is_ceiling, row.why_withdrawn is not None, -row.runs.value, row.runs.label))
+    rows = _merged([_Row(label, group, folder) for group, label in zip(groups.values(), labels, strict=True)])
+    rows.sort(key=lambda row: (not row.is_ceiling, row.why_withdrawn is not None, -row.value, row.label))
     ranked = [row for row in rows if row.is_ranked]
     detectable = _rank(ranked)
     spec, configuration = members[0].record.spec, key[-1]
@@ -120,23 +121,11 @@ def _section(key: tuple[str, ...], members: Sequence[Entry], folder: BoardFolder
     }
 
 
-def _make(group: Sequence[Entry], label: str, folder: BoardFolder) -> _Row:
-    runs = RunsOfRow(label, [(entry.record, entry.replicates) for entry in group])
-    by_key = {entry.key: entry for entry in group}
-    entries = [by_key[record.key] for record in runs.records]
-    return _Row(
-        runs=runs,
-        entries=entries,
-        is_ceiling=entries[0].record.spec.protocol.sha256() == folder.board.ceiling_sha256,
-        why_withdrawn=folder.withdrawn.get(entries[0].key),
-    )
-
-
 def _merged(rows: Sequence[_Row]) -> list[_Row]:
     """One row of rows that are bit-identical, among those that stand; a withdrawn row stays apart."""
     standing = [row for row in rows if row.is_ranked]
-    kept = {id(runs) for runs in merge_identical([row.runs for row in standing])}
-    return [row for row in rows if row not in standing or id(row.runs) in kept]
+    kept = merge_identical(standing)
+    return [row for row in rows if row not in standing or row in kept]
 
 
 def _rank(rows: Sequence[_Row]) -> float | None:
@@ -145,7 +134,7 @@ def _rank(rows: Sequence[_Row]) -> float | None:
     Returns:
         The difference from the best row that is found with a chance of 80 %; None where nothing is tested.
     """
-    pairs = compare_pairs([row.runs.sample("map_c") for row in rows])
+    pairs = compare_pairs([row.sample("map_c") for row in rows])
     for place, (row, rank) in enumerate(zip(rows, pairs.ranks, strict=True)):
         row.rank = rank
         if place:
@@ -158,7 +147,7 @@ def _rank(rows: Sequence[_Row]) -> float | None:
 
 def _notes(rows: Sequence[_Row], configuration: str, detectable: float | None) -> list[str]:
     """What a reader of a section has to know before comparing its rows."""
-    records = [entry.record for row in rows for entry in row.entries]
+    records = [entry.record for row in rows for entry in row.runs]
     notes = []
     if any(record.tuning is not None and record.tuning.labels == "complete" for record in records):
         notes.append(
@@ -168,7 +157,7 @@ def _notes(rows: Sequence[_Row], configuration: str, detectable: float | None) -
     elif any(record.selection is not None and record.selection.labels == "complete" for record in records):
         notes.append("Oracle selection: the epoch was chosen by the complete labels that the simulation hid.")
     if configuration == "tuned":
-        studies = sorted({row.runs.num_studies for row in rows if row.runs.num_studies})
+        studies = sorted({row.num_studies for row in rows if row.num_studies})
         one = "a row is the mean over" if studies != [1] else "a row rests on"
         notes.append(
             f"Tuned on this dataset: {one} {' to '.join(map(str, studies))} tuning studies with seeds of their own, on "
@@ -176,11 +165,9 @@ def _notes(rows: Sequence[_Row], configuration: str, detectable: float | None) -
         )
     if configuration == "default" and any(record.defaults_tuned_here for record in records):
         notes.append("*: default values of this method were chosen by scores on this very dataset.")
-    notes += [f"Not ranked: {row.runs.label}: {row.why_unranked}." for row in rows if row.why_unranked]
+    notes += [f"Not ranked: {row.label}: {row.why_unranked}." for row in rows if row.why_unranked]
     notes += [
-        f"{row.runs.label} stands for {', '.join(row.runs.same)} too: the same scores, bit for bit."
-        for row in rows
-        if row.runs.same
+        f"{row.label} stands for {', '.join(row.same)} too: the same scores, bit for bit." for row in rows if row.same
     ]
     if detectable is not None:
         notes.append(
@@ -191,15 +178,15 @@ def _notes(rows: Sequence[_Row], configuration: str, detectable: float | None) -
 
 
 def _values(row: _Row, folder: BoardFolder) -> Values:
-    first = row.entries[0].record
+    first = row.runs[0].record
     test, spec = first.test, first.spec
-    keys = [entry.key for entry in row.entries]
+    keys = [entry.key for entry in row.runs]
     return {
         "id": keys[0],
         "method": spec.method.name,
         "title": first.title,
-        "label": f"{first.title}, complete labels" if row.is_ceiling else row.runs.label,
-        "same": list(row.runs.same),
+        "label": f"{first.title}, complete labels" if row.is_ceiling else row.label,
+        "same": list(row.same),
         "paper": first.paper,
         "source_file": first.source_file,
         "tier": "verified" if folder.verified & set(keys) else "self-reported",
@@ -207,12 +194,12 @@ def _values(row: _Row, folder: BoardFolder) -> Values:
         "ceiling": row.is_ceiling,
         "withdrawn": row.why_withdrawn,
         "unranked": row.why_unranked,
-        "tuned_here": first.configuration == "default" and any(e.record.defaults_tuned_here for e in row.entries),
-        "seeds": list(row.runs.seeds),
-        "studies": row.runs.num_studies,
+        "tuned_here": first.configuration == "default" and any(e.record.defaults_tuned_here for e in row.runs),
+        "seeds": list(row.seeds),
+        "studies": row.num_studies,
         "keys": keys,
         "rank": row.rank,
-        "figures": {name: _figure(row.runs.figure(name)) for name in row.runs.metrics},
+        "figures": {name: _figure(row.figure(name)) for name in row.metrics},
         "num_classes_scored": test.num_classes_scored,
         "num_classes": test.num_classes,
         "to_best": row.to_best,
@@ -221,7 +208,7 @@ def _values(row: _Row, folder: BoardFolder) -> Values:
         "plan": spec.plan.model_dump(mode="json"),
         "environment": _environment(first.environment),
         "commit": first.environment.get("git_commit"),
-        "ap": _mean_ap(row.entries),
+        "ap": _mean_ap(row.runs),
     }
 
 
@@ -230,7 +217,7 @@ def _cost(row: _Row) -> Values:
 
     Standard cost is the mean over runs: seeds differ where an epoch was chosen.
     """
-    first, costs = row.entries[0].record, [entry.record.cost for entry in row.entries if entry.record.cost is not None]
+    first, costs = row.runs[0].record, [entry.record.cost for entry in row.runs if entry.record.cost is not None]
     alone = [cost for cost in costs if cost.measured_alone]
     standard = [cost.standard for cost in costs if cost.standard is not None]
     trials = first.tuning.num_trials if first.tuning is not None and first.configuration == "tuned" else 0
@@ -238,7 +225,7 @@ def _cost(row: _Row) -> Values:
         "image_passes": round(float(np.mean([cost.image_passes for cost in standard]))) if standard else None,
         "head_images": round(float(np.mean([cost.head for cost in standard]))) if standard else None,
         "trainings": max(cost.trainings for cost in standard) if standard else None,
-        "trials": trials * max(row.runs.num_studies, 1),
+        "trials": trials * max(row.num_studies, 1),
         "hours": _rounded(float(np.mean([cost.seconds["total"] for cost in alone])) / 3600) if alone else None,
         "images_per_second": round(float(np.median([cost.images_per_second for cost in alone]))) if alone else None,
         "device": first.environment.get("device"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 
 from plbench.board.boards import BOARD, Board, BoardFolder, Event, open_boards
 from plbench.board.checks import check_entry
-from plbench.board.entries import FILES, pack_file, read_entry, read_file
+from plbench.board.entries import FILES, Entry, pack_file, read_content, read_whole_entry
 from plbench.board.identity import Role
 from plbench.errors import PlbenchError, did_you_mean
 from plbench.files import unwritable, write_atomically, write_json
@@ -21,7 +22,6 @@ from plbench.files.paths import refuse_links
 from plbench.runs.record import Record
 from plbench.runs.registry import Registry
 from plbench.runs.store import RECORD
-from plbench.runs.stored import read_run
 from plbench.spec import Protocol
 
 
@@ -41,49 +41,50 @@ def add(runs: Sequence[Path], root: Path, *, refused: Callable[[str], None] | No
             added then.
     """
     boards = open_boards(root)
-    chosen: list[tuple[BoardFolder, Path]] = []
+    chosen: list[tuple[BoardFolder, Entry]] = []
     for folder in runs:
-        chosen += [(board, folder) for board in _homes(folder, boards)]
+        entry = read_whole_entry(folder)
+        chosen += [(board, entry) for board in _homes(entry, boards)]
     wanted = []
-    for board, folder in chosen:
-        if read_run(folder).key in board.added:
+    for board, entry in chosen:
+        if entry.key in board.added:
             continue
         try:
-            _admit(board, folder)
-            wanted.append((board, folder))
+            _admit(board, entry)
+            wanted.append((board, entry))
         except PlbenchError as error:
             if refused is None:
                 raise
             refused(str(error))
-    placed = [(board.board.name, _place(board, folder)) for board, folder in wanted]
-    return [(name, key) for name, key in placed if key is not None]
+    return [(board.board.name, entry.key) for board, entry in wanted if _place(board, entry)]
 
 
-def _place(board: BoardFolder, folder: Path) -> str | None:
-    """Moves a whole copy of a record onto a board, and notes it; returns its key, None where another was faster."""
+def _place(board: BoardFolder, entry: Entry) -> bool:
+    """Moves a whole copy of a record onto a board, and notes it; returns False where another process was faster."""
     admitted = board.board
     with board.changing() as staging:
-        entry = read_entry(folder)
         copy, target = staging / entry.key, board.record_folder(entry.key)
         if entry.key in board.added:
-            return None
+            return False
         if board.board != admitted:  # another process added the first record, which tells the data
-            _admit(board, folder)
+            _admit(board, entry)
         try:
             copy.mkdir()
             for name in FILES:
-                write_atomically(copy / f"{name}.xz", partial(_write, pack_file(read_file(folder / name))))
+                content = read_content(entry.folder, name)
+                if hashlib.sha256(content).hexdigest() != entry.sha256[name]:
+                    raise PlbenchError(f"{entry.folder / name} changed while it was added; add the run again")
+                write_atomically(copy / f"{name}.xz", partial(_write, pack_file(content)))
             target.parent.mkdir(exist_ok=True)
             if target.exists():  # what a process left that was killed before it noted it
                 shutil.rmtree(target)
-            copied = read_entry(copy)
             copy.rename(target)
         except OSError as error:
             raise unwritable(target, error) from error
         fingerprint = {"dataset_fingerprint": entry.record.spec.dataset_fingerprint}
         changed = board.board.model_copy(update=fingerprint) if board.board.dataset_fingerprint is None else None
-        board.append([Event(event="added", key=entry.key, at=now(), sha256=copied.sha256[RECORD])], changed)
-    return entry.key
+        board.append([Event(event="added", key=entry.key, at=now(), sha256=entry.sha256[RECORD])], changed)
+    return True
 
 
 def _write(content: bytes, file: IO[bytes]) -> None:
@@ -115,9 +116,9 @@ def found_board(root: Path, name: str, title: str, protocol: str, registry: Regi
     return new_board(root, name, title, own, about=about, ceiling=ceiling)
 
 
-def _homes(folder: Path, boards: Sequence[BoardFolder]) -> list[BoardFolder]:
+def _homes(entry: Entry, boards: Sequence[BoardFolder]) -> list[BoardFolder]:
     """The boards that ask the run's question, or have its protocol for their ceiling."""
-    record = read_run(folder)
+    record = entry.record
     sha256 = record.spec.protocol.sha256()
     homes = [board for board in boards if sha256 in (board.board.protocol_sha256, board.board.ceiling_sha256)]
     if not homes:
@@ -128,9 +129,8 @@ def _homes(folder: Path, boards: Sequence[BoardFolder]) -> list[BoardFolder]:
     return homes
 
 
-def _admit(board: BoardFolder, folder: Path) -> None:
+def _admit(board: BoardFolder, entry: Entry) -> None:
     """Refuses what the board's verification would refuse."""
-    entry = read_entry(folder)
     role: Role = "ceiling" if entry.record.spec.protocol.sha256() == board.board.ceiling_sha256 else "row"
     problems = check_entry(entry, board.board, role=role)
     if problems:

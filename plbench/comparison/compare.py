@@ -7,20 +7,16 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from plbench.comparison.identity import same_but_seed_and_study
+from plbench.comparison.identity import row_key
+from plbench.comparison.scores import RowScores, ScoredRun, merge_identical
 from plbench.errors import PluginError
-from plbench.metrics.statistics import MIN_SEEDS, Figure, Pairs, Sample, compare_pairs, shares_best
-from plbench.randomness import derive_seed
+from plbench.metrics.statistics import MIN_SEEDS, Figure, Pairs, compare_pairs, shares_best
 from plbench.runs.record import Record
 from plbench.runs.registry import Registry
 from plbench.runs.stored import replicates_of
-from plbench.runs.summary import metric_bounds
 from plbench.spec import RunSpec
 
 _EFFORT = ("plan.epochs", "plan.batch_size")
@@ -77,7 +73,7 @@ class Setting:
 
     @property
     def tied(self) -> tuple[Row, ...]:
-        """Rows that are statistically tied with the best: all where seeds are too few to say."""
+        """Rows that are statistically tied with the best, as `Pairs.tied` says it."""
         best, *others = self.rows
         return tuple(row for row in others if self.has_few_seeds(row, best) or row.rank == 1)
 
@@ -121,8 +117,13 @@ def _setting(members: Sequence[tuple[Path, Record]], registry: Registry | None) 
         groups[row_key(record)].append((folder, record))
     labels = row_labels([group[0][1] for group in groups.values()], registry)
     rows = merge_identical(
-        [RunsOfRow(label, _with_replicates(group)) for group, label in zip(groups.values(), labels, strict=True)]
+        [
+            RowScores(label, [ScoredRun(record, replicates_of(folder, record)) for folder, record in group])
+            for label, group in zip(labels, groups.values(), strict=True)
+        ]
     )
+    from plbench.randomness import derive_seed  # imports torch, which boards need not wait for
+
     rows.sort(key=lambda row: -row.value)
     samples = [row.sample("map_c") for row in rows]
     pairs, seed = compare_pairs(samples), derive_seed(0, "compare", members[0][1].spec.protocol.name)
@@ -132,7 +133,7 @@ def _setting(members: Sequence[tuple[Path, Record]], registry: Registry | None) 
     return Setting(spec.protocol.name, spec.regime, model_words(spec), num_images, compared, pairs.detectable)
 
 
-def _row(place: int, runs: RunsOfRow, pairs: Pairs, share_best: float) -> Row:
+def _row(place: int, runs: RowScores[ScoredRun], pairs: Pairs, share_best: float) -> Row:
     test = runs.records[0].test
     gap, reach = float(pairs.differences[place, 0]), float(pairs.reach[place, 0])
     p_value = float(pairs.p_values[place, 0])
@@ -153,116 +154,9 @@ def _row(place: int, runs: RunsOfRow, pairs: Pairs, share_best: float) -> Row:
     )
 
 
-def row_key(record: Record) -> str:
-    """Return what the runs of one row have in common.
-
-    That is all but the seed, and where studies chose its values, all but which study and what it chose.
-    """
-    return same_but_seed_and_study(record) if record.spec.tuned_by else same_but_seed(record.spec)
-
-
-def same_but_seed(spec: RunSpec) -> str:
-    """Return what the runs of one row have in common: everything but the seed, and the stages that follow from it."""
-    return spec.model_copy(update={"seed": 0, "stages": {}}).canonical()
-
-
 def model_words(spec: RunSpec) -> str:
     """Return backbone, resolution and head, for a heading."""
     return f"{spec.model.backbone} at {spec.model.image_size} px, {spec.model.head} head"
-
-
-def _with_replicates(group: Sequence[tuple[Path, Record]]) -> list[tuple[Record, dict[str, np.ndarray]]]:
-    return [(record, replicates_of(folder, record)) for folder, record in group]
-
-
-class RunsOfRow:
-    """The runs of one row with their replicates.
-
-    Attributes:
-        records: by study, then by seed.
-        same: labels of rows that are bit-identical to this one.
-    """
-
-    def __init__(self, label: str, runs: Sequence[tuple[Record, dict[str, np.ndarray]]]) -> None:
-        """Take the runs of one row in any order."""
-        ordered = sorted(runs, key=lambda run: (_study_seed(run[0]), run[0].spec.seed))
-        self.label, self.records = label, [record for record, _ in ordered]
-        self.same: tuple[str, ...] = ()
-        self._tables = [table for _, table in ordered]
-
-    @property
-    def metrics(self) -> list[str]:
-        """Names of the figures that have replicates."""
-        return list(self._tables[0])
-
-    @cached_property
-    def seeds(self) -> tuple[int, ...]:
-        """Seeds that every study of the row has."""
-        by_study = defaultdict(set)
-        for record in self.records:
-            by_study[_study_seed(record)].add(record.spec.seed)
-        return tuple(sorted(set.intersection(*by_study.values())))
-
-    @property
-    def num_studies(self) -> int:
-        """Tuning studies that the row is a mean over; 0 where none chose its values."""
-        return len({_study_seed(record) for record in self.records if record.spec.tuned_by})
-
-    @property
-    def value(self) -> float:
-        """mAP(C), percent."""
-        return self.sample("map_c").mean
-
-    def figure(self, name: str) -> Figure:
-        """Return the mean of a metric over seeds (and studies), with its interval."""
-        return self.sample(name).figure()
-
-    def sample(self, name: str) -> Sample:
-        """Return a metric's values by seed (and study), with the replicates of their mean."""
-        chosen = [
-            (record, table)
-            for record, table in zip(self.records, self._tables, strict=True)
-            if record.spec.seed in self.seeds
-        ]
-        points = np.array([_point(record, name) for record, _ in chosen])
-        replicates = np.array([table[name] for _, table in chosen])
-        if self.num_studies > 1:
-            points = points.reshape(self.num_studies, len(self.seeds)).T
-        return Sample.of_runs(points, replicates, self.seeds, metric_bounds(chosen[0][0].test, name))
-
-    @property
-    def fingerprint(self) -> tuple[Any, ...]:
-        """What rows of one and the same model share: the tables of their scores, by seed."""
-        files = [
-            tuple(record.files[name].sha256 for name in _TABLES if name in record.files) for record in self.records
-        ]
-        return tuple(zip((record.spec.seed for record in self.records), files, strict=True))
-
-
-_TABLES = ("per_class.csv", "replicates.csv")
-
-
-def merge_identical(rows: Sequence[RunsOfRow]) -> list[RunsOfRow]:
-    """Make one row of rows with the same scores, bit by bit: they are one model under several names.
-
-    The row with the shortest label stands for the others.
-    """
-    found: dict[Any, RunsOfRow] = {}
-    for row in sorted(rows, key=lambda row: (len(row.label), row.label)):
-        first = found.setdefault(row.fingerprint if all(files for _, files in row.fingerprint) else row.label, row)
-        if first is not row:
-            first.same = (*first.same, row.label)
-    return list(found.values())
-
-
-def _study_seed(record: Record) -> int:
-    return -1 if record.tuning is None or not record.spec.tuned_by else record.tuning.seed
-
-
-def _point(record: Record, name: str) -> float:
-    test = record.test
-    estimate = {"map_c": test.map_c, "map_o": test.map_o}.get(name) or test.groups[name].map_c
-    return float("nan") if estimate.value is None else estimate.value
 
 
 def row_labels(records: Sequence[Record], registry: Registry | None = None) -> list[str]:

@@ -1,4 +1,4 @@
-"""What records must have in common to be of one row, where studies chose their values."""
+"""What records must have in common to be of one row."""
 
 from __future__ import annotations
 
@@ -10,6 +10,19 @@ from plbench.spec import RunSpec
 
 _OF_PLAN = ("lr", "weight_decay")
 _OF_ONE_STUDY = {"study", "seed", "chosen", "value", "default_value"}
+
+
+def row_key(record: Record) -> str:
+    """Return what the runs of one row have in common.
+
+    That is all but the seed, and where studies chose its values, all but which study and what it chose.
+    """
+    return same_but_seed_and_study(record) if record.spec.tuned_by else same_but_seed(record.spec)
+
+
+def same_but_seed(spec: RunSpec) -> str:
+    """Return all of a spec but the seed, and the stages that follow from it."""
+    return spec.model_copy(update={"seed": 0, "stages": {}}).canonical()
 
 
 def same_but_seed_and_study(record: Record) -> str:

@@ -219,6 +219,11 @@ class Pairs:
         better = (self.p_values < SIGNIFICANT) & (self.differences > 0)
         return [int(rank) for rank in np.maximum.accumulate(1 + better.sum(axis=0))]
 
+    @property
+    def tied(self) -> list[bool]:
+        """Whether each row is statistically tied with the first: it shares rank 1, or has too few seeds to say."""
+        return [rank == 1 or math.isnan(p) for rank, p in zip(self.ranks, self.p_values[0], strict=True)]
+
 
 def compare_pairs(samples: Sequence[Sample]) -> Pairs:
     """Test all pairs of a table's rows: the chance that any pair of equal rows is called different is at most 5 %.

@@ -8,9 +8,9 @@ import numpy as np
 
 from plbench.metrics import Metrics
 from plbench.runs.findings import Findings, defined
-from plbench.runs.record import Estimate, GroupMetrics, Record, SplitMetrics
+from plbench.runs.record import GroupMetrics, Record, SplitMetrics
 from plbench.runs.summary import image_interval
-from plbench.runs.tables import ClassRow, as_metrics, group_members, names_parts, quintile_members
+from plbench.runs.tables import ClassRow, as_metrics, group_members, quintile_members
 
 ROUNDED = 1e-6
 """Percentage points: figures are kept with six decimals."""
@@ -30,8 +30,6 @@ def check_table_figures(record: Record, table: Sequence[ClassRow], findings: Fin
         findings: takes what differs.
     """
     _check_table(table, findings)
-    if record.configuration != "unknown":  # else of schema 1, whose first tables did not say
-        findings.require(names_parts(table), "per_class.csv.quintile", None, "the quintile of each class")
     name = headline(record)
     if name not in record.metrics:
         findings.refuse("metrics", "without test or validation", "the figures of the run")
@@ -57,24 +55,17 @@ def check_intervals(record: Record, replicates: Mapping[str, np.ndarray], findin
     """
     name = headline(record)
     split = record.metrics[name]
-    estimates = {"map_c": split.map_c, "map_o": split.map_o}
-    estimates |= {group: figures.map_c for group, figures in split.groups.items()}
-    findings.equal("replicates.csv", sorted(replicates), sorted(estimates))
-    for metric, estimate in estimates.items():
+    findings.equal("replicates.csv", sorted(replicates), sorted(split.estimates))
+    for metric, estimate in split.estimates.items():
         where = f"metrics.{name}.groups.{metric}.map_c" if metric in split.groups else f"metrics.{name}.{metric}"
         drawn = replicates.get(metric)
         if drawn is None or estimate.value is None:
-            check_without_interval(where, estimate, findings)
+            findings.equal(f"{where}.low", estimate.low, None)
+            findings.equal(f"{where}.high", estimate.high, None)
             continue
         low, high = image_interval(estimate.value, drawn, estimate.lowest)
         findings.close(f"{where}.low", estimate.low, low, 3 * ROUNDED)
         findings.close(f"{where}.high", estimate.high, high, 3 * ROUNDED)
-
-
-def check_without_interval(where: str, estimate: Estimate, findings: Findings) -> None:
-    """Refuse the ends of an interval where there is none."""
-    findings.equal(f"{where}.low", estimate.low, None)
-    findings.equal(f"{where}.high", estimate.high, None)
 
 
 def _check_lowest(
@@ -100,10 +91,9 @@ def _check_table(table: Sequence[ClassRow], findings: Findings) -> None:
         has_both = row.positives > 0 and row.negatives > 0
         words = "a number: there are positives and negatives" if has_both else "empty, without positives or negatives"
         findings.require((row.ap is not None) == has_both, f"{place}.ap", row.ap, words)
-    if names_parts(table):
-        sizes = [len(members) for members in quintile_members(table)]
-        expected = [len(part) for part in np.array_split(np.arange(len(table)), 5)]
-        findings.equal("per_class.csv.quintile", sizes, expected)
+    sizes = [len(members) for members in quintile_members(table)]
+    expected = [len(part) for part in np.array_split(np.arange(len(table)), 5)]
+    findings.equal("per_class.csv.quintile", sizes, expected)
 
 
 def _check_counts(where: str, split: SplitMetrics, classes: Metrics, findings: Findings) -> None:
@@ -118,9 +108,7 @@ def _check_counts(where: str, split: SplitMetrics, classes: Metrics, findings: F
 
 
 def _parts(where: str, split: SplitMetrics, table: Sequence[ClassRow]) -> list[tuple[str, GroupMetrics, list[int]]]:
-    """Path, figures and classes of each group and quintile, where the table names them."""
-    if not names_parts(table):
-        return []
+    """Return path, figures and classes of each group and quintile."""
     groups = group_members(table, split.groups)
     parts = [(f"{where}.groups.{name}", split.groups[name], members) for name, members in groups.items()]
     quintiles = zip(split.quintiles, quintile_members(table), strict=False)
@@ -130,8 +118,7 @@ def _parts(where: str, split: SplitMetrics, table: Sequence[ClassRow]) -> list[t
 def _check_parts(where: str, split: SplitMetrics, table: Sequence[ClassRow], findings: Findings) -> None:
     """Groups and quintiles are those of the table, and a whole is the mean of parts that make it up."""
     findings.equal(f"{where}.quintiles", len(split.quintiles), 5)
-    if names_parts(table):
-        findings.equal(f"{where}.groups", sorted(split.groups), sorted({name for row in table for name in row.groups}))
+    findings.equal(f"{where}.groups", sorted(split.groups), sorted({name for row in table for name in row.groups}))
     for place, group, members in _parts(where, split, table):
         scored = sum(table[c].positives > 0 and table[c].negatives > 0 for c in members)
         findings.equal(f"{place}.num_classes", group.num_classes, len(members))
@@ -141,7 +128,7 @@ def _check_parts(where: str, split: SplitMetrics, table: Sequence[ClassRow], fin
             (group.map_c.value is not None) == (scored > 0), f"{place}.map_c.value", group.map_c.value, words
         )
     _check_mean(f"{where}.map_c.value", split.map_c.value, split.quintiles, findings)
-    if names_parts(table) and all(len(row.groups) == 1 for row in table):
+    if all(len(row.groups) == 1 for row in table):
         _check_mean(f"{where}.map_c.value", split.map_c.value, list(split.groups.values()), findings)
 
 

@@ -11,6 +11,9 @@ Content = dict[str, Any]
 
 SCHEMA_VERSION = 5
 
+OLDEST_VERSION = 3
+"""No record of an earlier one exists."""
+
 
 def upgraded(content: Content) -> Content:
     """A record's content in the present schema; unchanged where it is that, or one that nobody knows.
@@ -27,21 +30,6 @@ def upgraded(content: Content) -> Content:
         version += 1
         content["schema_version"] = version
     return content
-
-
-def _from_1(content: Content) -> Content:
-    """Version 2 says where a method comes from, and whether a run took default values, which 1 did not tell."""
-    added = {"paper": "", "source_file": None, "configuration": "unknown", "protocol_sha256": None}
-    if later := added.keys() & content.keys():
-        raise ValueError(f"schema 1 has no field {min(later)!r}, which came with schema 2")
-    return {**content, **added}
-
-
-def _from_2(content: Content) -> Content:
-    """Version 3 has the study that chose a run's values."""
-    if "tuning" in content:
-        raise ValueError("schema 2 has no field 'tuning', which came with schema 3")
-    return {**content, "tuning": None}
 
 
 def _from_3(content: Content) -> Content:
@@ -93,4 +81,4 @@ def _weights_of(spec: Any) -> Content | None:
     return None if seen is None else seen.model_dump(mode="json")
 
 
-_STEPS: dict[int, Callable[[Content], Content]] = {1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4}
+_STEPS: dict[int, Callable[[Content], Content]] = {3: _from_3, 4: _from_4}

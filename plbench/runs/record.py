@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from plbench.errors import StoreError
 from plbench.files import write_text
 from plbench.files.plain_json import parse_json
-from plbench.runs.migrations import SCHEMA_VERSION, upgraded
+from plbench.runs.migrations import OLDEST_VERSION, SCHEMA_VERSION, upgraded
 from plbench.runs.pretraining import Pretraining
 from plbench.runs.store import RECORD
 from plbench.spec import Frozen, RunSpec
@@ -22,6 +22,9 @@ from plbench.tracking.tracker import numbers
 
 Percent = Annotated[float, Field(ge=0.0, le=100.0)]
 Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Correlation = Annotated[float, Field(ge=-1 - 1e-9, le=1 + 1e-9)]
 
 
 class Estimate(Frozen):
@@ -103,7 +106,7 @@ class SplitMetrics(Frozen):
     f1_top3: F1Figures | None = None
     auroc: Percent | None = None
     ece: Percent | None = None
-    ranking_loss: float | None
+    ranking_loss: Share | None
     precision_at_k: dict[str, Percent] | None
     num_images: Count
     num_classes: Count
@@ -112,6 +115,11 @@ class SplitMetrics(Frozen):
     num_positives: Count
     groups: dict[str, GroupMetrics] = Field(default_factory=dict)
     quintiles: list[GroupMetrics] = Field(default_factory=list)
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """The headline metrics and mAP(C) of each group, by name: the figures that have replicates."""
+        return {"map_c": self.map_c, "map_o": self.map_o} | {name: own.map_c for name, own in self.groups.items()}
 
 
 class FileReference(Frozen):
@@ -162,13 +170,20 @@ class Cost(Frozen):
         standard: what compares rows; None in older records, and where a run that this one needed does not tell.
     """
 
-    seconds: dict[str, float]
-    phases: dict[str, float] = Field(default_factory=dict)
-    images_per_second: float
-    peak_memory_mb: float
+    seconds: dict[str, Seconds]
+    phases: dict[str, Seconds] = Field(default_factory=dict)
+    images_per_second: Annotated[float, Field(ge=0.0)]
+    peak_memory_mb: Annotated[float, Field(gt=0.0)]
     measured_alone: bool | None = None
     shared_with: Count = 0
     standard: StandardCost | None = None
+
+    @field_validator("shared_with")
+    @classmethod
+    def _none_where_alone(cls, value: int, info: ValidationInfo) -> int:
+        if value and info.data.get("measured_alone"):
+            raise ValueError("a run that was measured alone shared its pass with 0 others")
+        return value
 
 
 class DataSummary(Frozen):
@@ -190,7 +205,7 @@ class PriorDiagnostics(Frozen):
 
     total: float
     top: list[tuple[str, float]]
-    spearman_by_depth: dict[str, float | None] | None = None
+    spearman_by_depth: dict[str, Correlation | None] | None = None
 
 
 class HiddenTruth(Frozen):
@@ -262,7 +277,7 @@ class Record(Frozen):
         protocol_sha256: of the spec's protocol, which a board compares with its own.
         paper: the method's reference. source_file: its file below the repository's root; None for a plugin's.
         configuration: "default" where parameters, plan and model are those of protocol and recipe, "tuned" where a
-            study chose them, "custom" where a person did; "unknown" in records of schema 1.
+            study chose them, "custom" where a person did; "unknown" of a run that failed.
         tuning: how a study chose the values, where one did.
         metrics: by evaluation: "test" (averaged weights, the headline), "test_raw" (last weights), "validation".
         pretraining: what the backbone's weights have seen; None in records before schema 5 of weights from elsewhere.
@@ -301,6 +316,13 @@ class Record(Frozen):
     warnings: list[str] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
     error: str | None = None
+
+    @field_validator("error")
+    @classmethod
+    def _none_where_done(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("status") == "done":
+            raise ValueError("a run that is done has no error")
+        return value
 
     @property
     def test(self) -> SplitMetrics:
@@ -360,7 +382,9 @@ def parse_record(content: bytes, path: Path) -> Record:
         if isinstance(found, dict):
             found = upgraded(found)
         if not isinstance(found, dict) or found.get("schema_version") != SCHEMA_VERSION:
-            raise StoreError(f"{path} has record schema {version!r}; this plbench reads 1 to {SCHEMA_VERSION}")
+            raise StoreError(
+                f"{path} has record schema {version!r}; this plbench reads {OLDEST_VERSION} to {SCHEMA_VERSION}"
+            )
         return Record.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]

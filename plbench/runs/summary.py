@@ -202,13 +202,6 @@ def image_interval(value: float, replicates: np.ndarray, lowest: float | None) -
     return Sample(np.array([value]), replicates, bounds=(lowest or 0.0, 100.0)).estimate.interval
 
 
-def metric_bounds(metrics: SplitMetrics, name: str) -> tuple[float, float]:
-    """Return what a figure can be on the data of a record, percent."""
-    own = {"map_c": metrics.map_c, "map_o": metrics.map_o}
-    estimate = own[name] if name in own else metrics.groups[name].map_c
-    return (estimate.lowest or 0.0, 100.0)
-
-
 def _percent(value: float) -> float | None:
     """Rounded to six decimals, inside [0, 100] whatever the last bit; None for NaN."""
     return None if math.isnan(value) else min(max(round(value, 6), 0.0), 100.0)

@@ -89,11 +89,12 @@ def parse_replicates(content: bytes) -> dict[str, np.ndarray]:
             values = [float(text) for text in line.split(",")]
             if len(values) != len(names):
                 raise ValueError(f"it has {len(values)} values for {len(names)} columns")
-            if not all(math.isnan(value) or 0 <= value <= 100 for value in values):
-                raise ValueError("a value is not between 0 and 100")
             table[number] = values
         except ValueError as error:
             raise EntryError(f"{REPLICATES}, line {number + 2}", str(error)) from error
+    wrong = ~(np.isnan(table) | ((table >= 0) & (table <= 100))).all(axis=1)
+    if wrong.any():
+        raise EntryError(f"{REPLICATES}, line {int(wrong.argmax()) + 2}", "a value is not between 0 and 100")
     return dict(zip(names, table.T.copy(), strict=True))
 
 
@@ -111,11 +112,6 @@ def group_members(table: Sequence[ClassRow], names: Iterable[str]) -> dict[str, 
 def quintile_members(table: Sequence[ClassRow]) -> list[list[int]]:
     """Columns of each quintile's classes."""
     return [[c for c, row in enumerate(table) if row.quintile == number] for number in range(1, 6)]
-
-
-def names_parts(table: Sequence[ClassRow]) -> bool:
-    """Whether a table says which groups and quintiles its classes are in; the earliest ones did not."""
-    return any(row.quintile is not None or row.groups for row in table)
 
 
 def _text(content: bytes, name: str) -> str:

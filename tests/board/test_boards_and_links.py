@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from plbench.board import build
+from plbench.board import build, submit
 from plbench.board.boards import BOARD, BoardFolder, Event, open_boards
 from plbench.board.checks import verify_board
-from plbench.board.entries import read_entry
+from plbench.board.entries import read_content, read_entry
 from plbench.board.publish import export
 from plbench.board.submit import add, new_board, withdraw
-from plbench.errors import PlbenchError, StoreError
+from plbench.errors import PlbenchError
 from plbench.runs import environment
 from plbench.runs import run as runner
 from plbench.runs.plan.resolve import Request, plan_run
@@ -183,9 +183,19 @@ class TestFigures:
         write_record(record, found.model_copy(update={"metrics": {**found.metrics, "test": test}}))
         with pytest.raises(PlbenchError, match=r"metrics.test.map_c.value: 99.0; expected \d"):
             build.build(root)
-        with pytest.raises(StoreError, match=r"map_c.value is 99.0"):
-            write_record(runs[0], read_record(record))
+        with pytest.raises(PlbenchError, match=r"map_c.value: 99.0; expected \d"):
+            write_record(runs[0], read_entry(record).record)
             add(runs, root)
+
+
+def test_a_run_that_changes_while_it_is_added_is_refused(
+    root: Path, runs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is copied is what was checked."""
+    monkeypatch.setattr(submit, "read_content", lambda folder, name: read_content(folder, name) + b" ")
+    with pytest.raises(PlbenchError, match=r"record\.json changed while it was added"):
+        add(runs[:1], root)
+    assert not open_boards(root)[0].added and not list((root / "tiny").glob("records/*"))
 
 
 class TestTwoAtOnce:

@@ -21,15 +21,11 @@ from plbench.board import identity
 from plbench.board.boards import LEDGER, RECORDS, Board, BoardFolder, Event
 from plbench.board.checks import check_entry, verify_board
 from plbench.board.entries import read_entry
-from plbench.board.figures import _check_plausible
 from plbench.board.names import flaw_of_name
 from plbench.board.recompute import CELLS
-from plbench.metrics import evaluate_cells
-from plbench.metrics.bootstrap import replicates
-from plbench.metrics.cells import Cells
 from plbench.runs import environment
 from plbench.runs import run as runner
-from plbench.runs.findings import Findings, Problem
+from plbench.runs.findings import Problem
 from plbench.runs.plan.resolve import Request, plan_run
 from plbench.runs.record import RECORD, reference
 from plbench.runs.workspace import Workspace
@@ -237,16 +233,7 @@ class TestGenuine:
         forger.edit(lambda c: c["environment"].update(git_commit=None, git_dirty=None))
         assert forger.verify() == []
 
-    def test_a_record_of_schema_1_passes(self, forger: Forger) -> None:
-        def older(content: Content) -> None:
-            later = ("paper", "source_file", "configuration", "protocol_sha256", "tuning")
-            for name in (*later, "pretraining", "test_seen_in_pretraining"):
-                del content[name]
-            for split in content["metrics"].values():
-                as_before_schema_5(split)
-            del content["cost"]["phases"]
-            content["schema_version"] = 1
-
+    def test_a_table_without_groups_and_quintiles_is_refused(self, forger: Forger) -> None:
         def without_parts(text: str) -> str:
             rows = list(csv.reader(io.StringIO(text)))
             out = io.StringIO()
@@ -254,9 +241,7 @@ class TestGenuine:
             return out.getvalue()
 
         forger.rewrite("per_class.csv", without_parts)
-        assert fields(forger.verify()) >= {"per_class.csv.quintile"}  # a record of schema 2 has the columns
-        forger.edit(older)
-        assert forger.verify() == []
+        assert fields(forger.verify()) >= {"per_class.csv.quintile"}
 
     def test_a_record_of_schema_4_passes_with_its_cells(self, forger: Forger, genuine: Path) -> None:
         def older(content: Content) -> None:
@@ -334,19 +319,6 @@ def replicate(name: str, by: float, *, reseal: bool) -> Callable[[Forger], None]
     return lambda forger: forger.rewrite("replicates.csv", change, reseal=reseal)
 
 
-def exported(name: str) -> Callable[[Forger], None]:
-    """The record with other replicates than its own: of another model, or of none."""
-
-    def change(text: str) -> str:
-        lines = [line.split(",") for line in text.splitlines()]
-        column = lines[0].index(name)
-        for line in lines[1:]:
-            line[column] = f"{min(float(line[column]) / 5, 100):.6f}"
-        return "\n".join(",".join(line) for line in lines) + "\n"
-
-    return lambda forger: forger.rewrite("replicates.csv", change)
-
-
 def without_signing(act: Callable[[Forger], None]) -> Callable[[Forger], None]:
     """The same with a ledger that nobody changed."""
 
@@ -420,7 +392,6 @@ ONE_FIELD: dict[str, tuple[Callable[[Forger], None], str]] = {
         "metrics.test.groups.rare.num_classes_scored",
     ),
     "a quintile": (moved("metrics/test/quintiles/0/map_c/value", -0.1), "metrics.test.quintiles.0.map_c.value"),
-    "ends of a quintile": (edit("metrics/test/quintiles/0/map_c/low", 1.0), "metrics.test.quintiles.0.map_c.low"),
     "quintiles": (lambda f: f.edit(lambda c: c["metrics"]["test"]["quintiles"].pop()), "metrics.test.quintiles"),
     "a group left out": (lambda f: f.edit(lambda c: c["metrics"]["test"]["groups"].pop("rare")), "metrics.test.groups"),
     "classes": (edit("metrics/test/num_classes", 7), "metrics.test.num_classes"),
@@ -429,12 +400,8 @@ ONE_FIELD: dict[str, tuple[Callable[[Forger], None], str]] = {
     "positives": (moved("metrics/test/num_positives", -1), "metrics.test.num_positives"),
     "images": (moved("metrics/test/num_images", 6), "metrics.test.num_images"),
     "ranking loss": (edit("metrics/test/ranking_loss", 1.5), "metrics.test.ranking_loss"),
-    "P@k falls": (edit("metrics/test/precision_at_k/5", 1.0), "metrics.test.precision_at_k"),
-    "P@k left out": (edit("metrics/test/precision_at_k", None), "metrics.test.precision_at_k"),
     "mAP(C) of raw weights": (moved("metrics/test_raw/map_c/value", 0.1), "metrics.test_raw.map_c.value"),
-    "ends of raw weights": (edit("metrics/test_raw/map_o/low", 50.0), "metrics.test_raw.map_o.low"),
     "positives of raw weights": (moved("metrics/test_raw/num_positives", 1), "metrics.test_raw.num_positives"),
-    "no raw weights": (lambda f: f.edit(lambda c: c["metrics"].pop("test_raw")), "metrics"),
     "no figures": (edit("metrics", {}), "metrics.test"),
     # tables: their checksum gives them away, which the record holds
     "AP of a class": (cell(2, "ap", "99.5", reseal=False), "files.per_class.csv.sha256"),
@@ -487,13 +454,10 @@ ONE_FIELD: dict[str, tuple[Callable[[Forger], None], str]] = {
     "labels that select": (edit("selection/labels", "complete"), "selection.labels"),
     "test selects": (edit("selection/labels", "test"), "selection"),
     "epoch": (edit("selection/epoch", 3), "selection.epoch"),
-    "weights": (edit("selection/weights", "raw"), "selection.weights"),
-    "curve": (edit("selection/curve", [{"epoch": 1, "ema": 50.0}]), "selection.curve"),
-    "steps": (moved("training/steps", 1), "training.steps"),
-    "train images": (moved("data/num_train", 1), "data.train_density"),
+    "train images": (moved("data/num_train", 1), "data.num_train"),
     "density": (edit("data/train_density", 0.9), "data.train_density"),
     "known labels": (moved("data/num_train_known", 1), "data.num_train_known"),
-    "train positives": (moved("data/train_positives", -1), "data.num_train_known"),
+    "train positives": (moved("data/train_positives", -1), "data.train_positives"),
     "classes without positives": (
         moved("data/classes_without_train_positives", 1),
         "data.classes_without_train_positives",
@@ -502,20 +466,9 @@ ONE_FIELD: dict[str, tuple[Callable[[Forger], None], str]] = {
     "validation images": (edit("data/num_validation", 5), "data.num_validation"),
     "skipped images": (edit("data/skipped_images", 5), "data.skipped_images"),
     "no data": (edit("data", None), "data"),
-    "seconds": (moved("cost/seconds/training", 1000), "cost.seconds.total"),
-    "total seconds": (moved("cost/seconds/total", -0.001), "cost.seconds.total"),
     "seconds below 0": (edit("cost/seconds/data", -1.0), "cost.seconds.data"),
-    "speed": (moved("cost/images_per_second", 100.0), "cost.images_per_second"),
     "memory": (edit("cost/peak_memory_mb", 0.0), "cost.peak_memory_mb"),
     "others beside": (edit("cost/shared_with", 3), "cost.shared_with"),
-    "a stage left out of the cost": (edit("cost/standard/trainings", 1), "cost.standard.trainings"),
-    "fewer images": (edit("cost/standard/head", 5), "cost.standard.head"),
-    "features of fewer images": (edit("cost/standard/extracted/train", 5), "cost.standard.extracted"),
-    "a backbone that a probe trained": (edit("cost/standard/trained", 5), "cost.standard.trained"),
-    "a backbone that a probe looked through": (edit("cost/standard/forward", 5), "cost.standard.forward"),
-    "prior": (moved("priors/prior/total", 0.5), "priors.prior.total"),
-    "a class of the prior": (edit("priors/prior/top/0", ["dog", 0.5]), "priors.prior.top"),
-    "prior above 1": (edit("priors/prior/top/0/1", 1.5), "priors.prior.top"),
     "correlation": (edit("priors/prior/spearman_by_depth/6", 2.0), "priors.prior.spearman_by_depth.6"),
     "base rate": (moved("hidden_truth/base_rate", 0.1), "hidden_truth.base_rate"),
     "no hidden truth": (edit("hidden_truth", None), "hidden_truth"),
@@ -542,7 +495,8 @@ ONE_FIELD: dict[str, tuple[Callable[[Forger], None], str]] = {
     "above 100": (edit("metrics/test/map_c/value", 100.1), "metrics.test.map_c.value"),
     "unknown field": (edit("approved", True), "approved"),
     "future schema": (edit("schema_version", 6), "schema_version"),
-    "schema 1 with fields of schema 2": (edit("schema_version", 1), "record.json"),
+    "schema 4 with fields of schema 5": (edit("schema_version", 4), "record.json"),
+    "schema 2": (edit("schema_version", 2), "schema_version"),
     "no JSON": (lambda f: f.write("{"), "record.json"),
     "a text of 50 MB": (edit("title", "x" * 50_000_000), "record.json"),
     "a million classes": (many_classes, "per_class.csv"),
@@ -599,7 +553,6 @@ TWO_STEPS: dict[str, tuple[Callable[[Forger], None], str]] = {
     "a class left out": (lambda f: f.table(lambda rows: rows.pop()), "metrics.test.num_classes"),
     "a replicate": (replicate("map_c", 20.0, reseal=True), "metrics.test.map_c.low"),
     "a replicate of a group": (replicate("rare", 20.0, reseal=True), "metrics.test.groups.rare.map_c.low"),
-    "replicates of another model": (exported("map_c"), "replicates.csv.map_c"),
     "fewer replicates": (
         lambda f: f.rewrite("replicates.csv", lambda text: text.rsplit("\n", 2)[0] + "\n"),
         "replicates.csv",
@@ -618,8 +571,6 @@ TWO_STEPS: dict[str, tuple[Callable[[Forger], None], str]] = {
     "selected on test": (restated("selection", "best-on-test"), "spec.selection"),
     "selected on validation": (restated("selection", "validation"), "selection.rule"),
     "epochs": (restated("plan/epochs", 40), "selection.epoch"),
-    "batch": (restated("plan/batch_size", 4), "training.steps"),
-    "average": (restated("plan/ema_decay", 0.0), "selection.weights"),
     "source": (restated("method/source_sha256", "none"), "spec.method.source_sha256"),
     "weights": (restated("model/weights", "file"), "spec.model.weights_sha256"),
     "stage": (restated("stages/prior", "../prior"), "spec.stages.prior"),
@@ -649,7 +600,7 @@ def test_a_seed_counts_once_in_a_row(forger: Forger) -> None:
     forger.key = BoardFolder(forger.path).ledger[2].key
     forger.restate(lambda spec: spec.update(seed=0, stages={"prior": "0" * 16}))
     problems = forger.verify()
-    assert fields(problems) == {"spec.seed", "cost.standard.trainings"}  # which has no such stage
+    assert fields(problems) == {"spec.seed"}
     assert {problem.key for problem in problems} == {forger.key}
 
 
@@ -797,29 +748,14 @@ class TestNames:
         assert flaw_of_name("selec\u200dtive") is not None
 
 
-@settings(max_examples=40, deadline=None)
-@given(data=st.data())
-def test_genuine_replicates_are_plausible(data: st.DataObject) -> None:
-    generator = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    num_images, num_classes = data.draw(st.sampled_from([10, 24, 200])), data.draw(st.sampled_from([2, 6, 30]))
-    frequency = generator.choice([0.5, 0.1, 0.02], num_classes)
-    present = generator.random((num_images, num_classes)) < frequency
-    known = generator.random(present.shape) < data.draw(st.sampled_from([1.0, 0.3]))
-    skill = data.draw(st.sampled_from([0.0, 3.0])) + 50 * (frequency < 0.05) * data.draw(st.booleans())
-    scores = generator.normal(size=present.shape) + skill * present
-    rows, columns = np.nonzero(known)
-    cells = Cells(rows, columns.astype(np.int32), scores[known], present[known], num_images, num_classes)
-    classes, findings = evaluate_cells(cells), Findings("")
-    drawn = replicates(cells, 200, seed=0)
-    for name, values in (("map_c", drawn.map_c), ("map_o", drawn.map_o)):
-        _check_plausible(name, values, num_images, classes, range(num_classes), findings)
-    assert findings.problems == []
-
-
+F1 = ("cf1", "class_precision", "class_recall", "of1", "overall_precision", "overall_recall")
 UNDETERMINED = {
     # pooled over cells, which stay behind: with --cells they are recomputed (TestCells)
     "metrics/test/micro_ap",
     "metrics/test/ece",
+    "metrics/test/auroc",
+    *(f"metrics/test/f1/{name}" for name in F1),
+    *(f"metrics/test/f1_top3/{name}" for name in F1),
     # of the validation part, whose scores stay behind
     "metrics/test/thresholds/num_images",
     "metrics/test/thresholds/num_pooled",
@@ -833,17 +769,26 @@ UNDETERMINED = {
     "metrics/test_raw/micro_ap",
     "metrics/test_raw/auroc",
     "metrics/test_raw/ece",
+    "metrics/test_raw/num_images",
+    *(f"metrics/test_raw/f1_top3/{name}" for name in F1),
     "metrics/test_raw/ranking_loss",
     "metrics/test_raw/precision_at_k/1",
     "metrics/test_raw/precision_at_k/3",
     "metrics/test_raw/precision_at_k/5",
-    # where the time of a training went, which depends on the machine
+    # what it took: counts that the run itself made, and times, which depend on the machine
+    *(f"cost/seconds/{name}" for name in ("data", "evaluation", "intervals", "total", "training")),
+    "cost/images_per_second",
+    *(f"cost/standard/{name}" for name in ("extracted/train", "extracted/test", "forward", "head", "trained")),
+    "cost/standard/trainings",
+    "training/steps",
     *(f"cost/phases/{name}" for name in PHASES),
     # of the train split, whose images and scores stay behind
     "training/final_loss",
     "hidden_truth/map_c_unknown",
-    "hidden_truth/precision/marked_as_ignored",
-    "hidden_truth/num_marked/marked_as_ignored",
+    "hidden_truth/precision/ignored",
+    "hidden_truth/num_marked/ignored",
+    "priors/prior/total",
+    *(f"priors/prior/top/{place}/1" for place in range(6)),
     "priors/prior/spearman_by_depth/6",
     # of the machine that it ran on
     "environment/cpu_cores",
@@ -873,7 +818,7 @@ def test_any_number_that_anything_determines_may_not_change(genuine: Path, tmp_p
     with forging(genuine, tmp_path) as forger:
         content = forger.read()
         paths = sorted(set(numbers(content)))
-        assert {path for path in paths if "hidden_truth" not in path} >= {p for p in UNDETERMINED if "hidden" not in p}
+        assert set(paths) >= UNDETERMINED
         path = data.draw(st.sampled_from([path for path in paths if path not in UNDETERMINED]))
         value = got(content, path)
         if isinstance(value, int):

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from plbench.comparison.compare import row_key
-from plbench.comparison.identity import same_but_seed_and_study
+from plbench.comparison.identity import row_key, same_but_seed_and_study
 from plbench.runs.record import Record, SearchedRange, TuningReport
 from plbench.spec import MethodSpec, ModelSpec, Plan, Protocol, RunSpec
 

@@ -174,6 +174,17 @@ class TestTables:
         assert pairs.ranks == [1] and math.isnan(pairs.detectable)
         assert compare_pairs([]).ranks == []
 
+    @pytest.mark.parametrize(("num_seeds", "tied"), [(5, [True, True, False]), (2, [True, True, True])])
+    def test_what_is_tied_with_the_best_shares_its_rank_or_has_too_few_seeds(
+        self, num_seeds: int, tied: list[bool]
+    ) -> None:
+        noise = np.random.default_rng(0).normal(size=(3, 5))[:, :num_seeds]
+        rows = [
+            Sample.of_runs(lead + 0.1 * own, np.zeros((num_seeds, 10)), range(num_seeds))
+            for lead, own in zip((60.0, 60.0, 50.0), noise, strict=True)
+        ]
+        assert compare_pairs(sorted(rows, key=lambda row: -row.mean)).tied == tied
+
     def test_shares_best_sum_to_one_and_follow_the_noise(self) -> None:
         rng = np.random.default_rng(8)
         images = rng.normal(size=1000)

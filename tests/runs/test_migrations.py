@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from plbench.errors import StoreError
-from plbench.runs.migrations import SCHEMA_VERSION, upgraded
+from plbench.runs.migrations import OLDEST_VERSION, SCHEMA_VERSION, upgraded
 from plbench.runs.record import RECORD, Record, read_record
 from plbench.spec import RunSpec
 
@@ -34,14 +34,19 @@ SPEC: dict[str, Any] = {
     "seed": 0,
 }
 KEY = RunSpec.model_validate(SPEC).sha256()
-VERSION_1: dict[str, Any] = {
-    "schema_version": 1,
+VERSION_4: dict[str, Any] = {
+    "schema_version": 4,
     "key": KEY[:16],
     "spec_sha256": KEY,
     "spec": SPEC,
+    "protocol_sha256": RunSpec.model_validate(SPEC).protocol.sha256(),
     "status": "done",
     "finished_at": "2026-11-01T12:00:00+00:00",
     "title": "CE, Ignore",
+    "paper": "",
+    "source_file": "methods/ce_ignore.py",
+    "configuration": "default",
+    "tuning": None,
     "environment": {"plbench": "0.1.0", "git_commit": "0" * 40, "git_dirty": False},
     "data": None,
     "metrics": {},
@@ -54,7 +59,7 @@ VERSION_1: dict[str, Any] = {
     "warnings": [],
     "error": None,
 }
-"""As plbench wrote it before schema 2."""
+"""As plbench wrote it before schema 5."""
 
 
 VERSION_4_METRICS: dict[str, Any] = {
@@ -76,12 +81,6 @@ VERSION_4_METRICS: dict[str, Any] = {
 }
 
 
-def as_of_schema_4(content: dict[str, Any]) -> dict[str, Any]:
-    """The same record as plbench wrote it before schema 5."""
-    dropped = ("pretraining", "test_seen_in_pretraining")
-    return {**{name: value for name, value in content.items() if name not in dropped}, "schema_version": 4}
-
-
 def with_weights(content: dict[str, Any], weights: str) -> dict[str, Any]:
     spec = {**content["spec"], "model": {**content["spec"]["model"], "weights": weights}}
     key = RunSpec.model_validate(spec).sha256()
@@ -93,7 +92,7 @@ def with_weights(content: dict[str, Any], weights: str) -> dict[str, Any]:
 )
 def test_a_record_of_schema_4_is_read_without_its_f1_at_half(tmp_path: Path, weights: str, seen: Any) -> None:
     metrics = {"test": VERSION_4_METRICS, "test_raw": {**VERSION_4_METRICS, "cf1": 1.0}}
-    fourth = with_weights({**as_of_schema_4(upgraded(VERSION_1)), "metrics": metrics}, weights)
+    fourth = with_weights({**VERSION_4, "metrics": metrics}, weights)
     (tmp_path / RECORD).write_text(json.dumps(fourth))
     record = read_record(tmp_path)
     assert (record.schema_version, record.spec_sha256) == (5, fourth["spec_sha256"])
@@ -111,7 +110,7 @@ def test_a_record_of_schema_4_is_read_without_its_f1_at_half(tmp_path: Path, wei
 
 @pytest.mark.parametrize("name", ["f1", "thresholds", "f1_top3", "auroc", "ece"])
 def test_figures_of_schema_5_in_a_record_of_schema_4_are_refused(name: str) -> None:
-    fourth = {**as_of_schema_4(upgraded(VERSION_1)), "metrics": {"test": {**VERSION_4_METRICS, name: None}}}
+    fourth = {**VERSION_4, "metrics": {"test": {**VERSION_4_METRICS, name: None}}}
     with pytest.raises(ValueError, match=f"no field 'metrics.{name}'"):
         upgraded(fourth)
 
@@ -119,55 +118,53 @@ def test_figures_of_schema_5_in_a_record_of_schema_4_are_refused(name: str) -> N
 @pytest.mark.parametrize("name", ["pretraining", "test_seen_in_pretraining"])
 def test_pretraining_in_a_record_of_schema_4_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"no field '{name}'"):
-        upgraded({**as_of_schema_4(upgraded(VERSION_1)), name: None})
+        upgraded({**VERSION_4, name: None})
 
 
 @pytest.mark.parametrize("metrics", [None, [], {"test": 3}, "metrics"])
 def test_metrics_that_are_none_are_left_to_validation(metrics: Any) -> None:
-    fourth = {**as_of_schema_4(upgraded(VERSION_1)), "metrics": metrics}
+    fourth = {**VERSION_4, "metrics": metrics}
     assert upgraded(fourth)["metrics"] == metrics
 
 
-def test_a_record_of_schema_1_is_read(tmp_path: Path) -> None:
-    (tmp_path / RECORD).write_text(json.dumps(VERSION_1))
+def test_a_record_of_schema_3_is_read(tmp_path: Path) -> None:
+    third = {**VERSION_4, "schema_version": 3}
+    (tmp_path / RECORD).write_text(json.dumps(third))
     record = read_record(tmp_path)
-    assert (record.schema_version, record.configuration, record.protocol_sha256) == (5, "unknown", None)
-    assert record.tuning is None
-    assert (record.paper, record.source_file) == ("", None)
-    kept = VERSION_1.keys() - {"schema_version", "spec"}
-    assert {name: record.model_dump()[name] for name in kept} == {name: VERSION_1[name] for name in kept}
+    assert (record.schema_version, record.configuration, record.tuning) == (5, "default", None)
+    kept = third.keys() - {"schema_version", "spec"}
+    assert {name: record.model_dump()[name] for name in kept} == {name: third[name] for name in kept}
     assert record.spec.sha256() == record.spec_sha256
 
 
 def test_what_is_upgraded_is_not_changed_in_place() -> None:
-    before = copy.deepcopy(VERSION_1)
-    upgraded(VERSION_1)
-    assert before == VERSION_1
+    before = copy.deepcopy(VERSION_4)
+    upgraded(VERSION_4)
+    assert before == VERSION_4
 
 
 def test_the_present_schema_stays_as_it_is() -> None:
-    present = Record.model_validate(upgraded(VERSION_1)).model_dump(mode="json")
+    present = Record.model_validate(upgraded(VERSION_4)).model_dump(mode="json")
     assert present["schema_version"] == SCHEMA_VERSION
     assert upgraded(present) == present
 
 
-@pytest.mark.parametrize("version", [0, 6, -1, "1", 1.5, None, True, [1]])
+@pytest.mark.parametrize("version", [0, 1, 2, 6, -1, "1", 1.5, None, True, [1]])
 def test_an_unknown_schema_stays_as_it_is(version: Any) -> None:
-    content = {**VERSION_1, "schema_version": version}
+    content = {**VERSION_4, "schema_version": version}
     assert upgraded(content) == content
 
 
-@pytest.mark.parametrize("name", ["paper", "source_file", "configuration", "protocol_sha256", "tuning"])
-def test_a_field_that_came_later_is_refused(tmp_path: Path, name: str) -> None:
-    """Else a record could claim to be of schema 1, and so escape what is asked of later ones."""
-    (tmp_path / RECORD).write_text(json.dumps({**VERSION_1, name: "default"}))
-    with pytest.raises(StoreError, match=f"schema . has no field '{name}'"):
+@pytest.mark.parametrize("version", [1, 2])
+def test_records_that_nobody_has_are_refused(tmp_path: Path, version: int) -> None:
+    (tmp_path / RECORD).write_text(json.dumps({**VERSION_4, "schema_version": version}))
+    with pytest.raises(StoreError, match=f"has record schema {version}; this plbench reads 3 to 5"):
         read_record(tmp_path)
 
 
 def test_where_the_time_went_came_with_schema_4() -> None:
     cost = {"seconds": {"training": 1.0}, "images_per_second": 10.0, "peak_memory_mb": 100.0}
-    third = {**as_of_schema_4(upgraded(VERSION_1)), "schema_version": 3, "cost": cost}
+    third = {**VERSION_4, "schema_version": 3, "cost": cost}
     record = Record.model_validate(upgraded(third))
     assert record.cost is not None and record.cost.phases == {}
     with pytest.raises(ValueError, match=r"no field 'cost.phases'"):
@@ -175,6 +172,6 @@ def test_where_the_time_went_came_with_schema_4() -> None:
 
 
 def test_every_version_has_a_step() -> None:
-    """From the first to the present, each one up."""
-    for version in range(1, SCHEMA_VERSION):
-        assert upgraded({**VERSION_1, "schema_version": version})["schema_version"] == SCHEMA_VERSION
+    """From the oldest that is read to the present, each one up."""
+    for version in range(OLDEST_VERSION, SCHEMA_VERSION):
+        assert upgraded({**VERSION_4, "schema_version": version})["schema_version"] == SCHEMA_VERSION

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from plbench.experiments.mechanism.phase_map import METRIC, MODES, Cell, cells, shifted
+from plbench.experiments.mechanism.phase_map import METRIC, MODES, Cell, cells
 from plbench.experiments.shared.claims import difference, every, gap_change, some
 from plbench.experiments.shared.experiment import Claim, Findings, Point, Verdict
 
@@ -72,7 +72,7 @@ def never_far_behind(mode: str, points: float) -> Claim:
 
 def _higher(cell: Cell, mode: str, points: float) -> Point:
     point = cell.points[mode]
-    return replace(point, values={METRIC: shifted(point.values[METRIC], points)})
+    return replace(point, values={METRIC: point.values[METRIC].shifted(points)})
 
 
 def placed_within(factor: float, coordinate: str, *, few_negatives: bool) -> Claim:

@@ -21,7 +21,7 @@ from plbench.experiments.shared.execute import metrics_of_records
 from plbench.experiments.shared.experiment import Context, Findings, Point, Row
 from plbench.experiments.shared.style import COLOURS, INK, PALE, new_figure, plain
 from plbench.method import Stage
-from plbench.metrics.statistics import SIGNIFICANT, Sample, compare_pairs
+from plbench.metrics.statistics import compare_pairs
 from plbench.runs import run as runner
 from plbench.runs.workspace import Workspace
 
@@ -62,7 +62,7 @@ class Cell:
         """The best and what is statistically tied with it."""
         order = sorted(self.points, key=lambda mode: -self.points[mode].values[METRIC].mean)
         pairs = compare_pairs([self.points[mode].values[METRIC] for mode in order])
-        return tuple(mode for mode, p in zip(order, pairs.p_values[0], strict=True) if not p < SIGNIFICANT)
+        return tuple(mode for mode, is_tied in zip(order, pairs.tied, strict=True) if is_tied)
 
     @property
     def lead(self) -> float:
@@ -176,8 +176,3 @@ def as_map(findings: Findings) -> dict[str, str]:
     ]
     made_on = {"dataset": findings.context.dataset, "setting": findings.setting, "scale": findings.context.scale}
     return {"map.json": json.dumps({"made_on": made_on, "cells": rows}, indent=1) + "\n"}
-
-
-def shifted(sample: Sample, by: float) -> Sample:
-    """The same values, that much higher."""
-    return sample.shifted(by)

@@ -11,6 +11,7 @@ from typing import Any
 from plbench.comparison.candidates import Candidate, Skipped
 from plbench.comparison.compare import model_words
 from plbench.comparison.plan import Comparison, plan_comparison
+from plbench.comparison.scores import RowScores, ScoredRun
 from plbench.errors import DataError, PlbenchError, StoreError, TrainingError
 from plbench.experiments.shared.experiment import Case, Context, Experiment, Findings, Point, Row, Scale
 from plbench.metrics.statistics import Sample
@@ -21,7 +22,6 @@ from plbench.runs.plan.resolve import Request, ResolvedRun, in_order
 from plbench.runs.protocol import ProtocolData, choose_protocol
 from plbench.runs.record import Record
 from plbench.runs.stored import replicates_of
-from plbench.runs.summary import metric_bounds
 from plbench.runs.workspace import Workspace, open_dataset
 
 
@@ -195,23 +195,9 @@ def record_samples(records: Sequence[Record], workspace: Workspace) -> dict[str,
         StoreError: if the replicates of a run are missing or were changed.
     """
     folders = [workspace.store.run_folder(record.key) for record in records]
-    tables = [replicates_of(folder, record) for folder, record in zip(folders, records, strict=True)]
-    seeds = tuple(record.spec.seed for record in records)
-    return {
-        name: Sample.of_runs(
-            [_value(record, name) for record in records],
-            [table[name] for table in tables],
-            seeds,
-            metric_bounds(records[0].test, name),
-        )
-        for name in tables[0]
-    }
-
-
-def _value(record: Record, name: str) -> float:
-    test = record.test
-    estimate = {"map_c": test.map_c, "map_o": test.map_o}.get(name) or test.groups[name].map_c
-    return float("nan") if estimate.value is None else estimate.value
+    runs = [ScoredRun(record, replicates_of(folder, record)) for folder, record in zip(folders, records, strict=True)]
+    scores = RowScores("", runs)
+    return {name: scores.sample(name) for name in scores.metrics}
 
 
 def _words(case: Case) -> str:

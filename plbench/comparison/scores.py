@@ -1,0 +1,113 @@
+"""The scores of a row by seed: its runs with their replicates, and what they give of each metric."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from plbench.metrics.statistics import Figure, Sample
+from plbench.runs.record import Record
+from plbench.runs.tables import PER_CLASS, REPLICATES
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A finished run with its bootstrap replicates, [R] by metric, percent."""
+
+    record: Record
+    replicates: dict[str, np.ndarray]
+
+
+Run = TypeVar("Run", bound=ScoredRun)
+
+
+class RowScores(Generic[Run]):
+    """The runs of one row.
+
+    Attributes:
+        label: of the row.
+        runs: by study, then by seed.
+        same: labels of rows that are bit-identical to this one.
+    """
+
+    def __init__(self, label: str, runs: Sequence[Run]) -> None:
+        """Take the runs of one row in any order."""
+        self.label = label
+        self.runs = sorted(runs, key=lambda run: (_study_seed(run.record), run.record.spec.seed))
+        self.same: tuple[str, ...] = ()
+
+    @property
+    def records(self) -> list[Record]:
+        """Of the runs."""
+        return [run.record for run in self.runs]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the figures that have replicates."""
+        return list(self.runs[0].replicates)
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds that every study of the row has."""
+        by_study = defaultdict(set)
+        for record in self.records:
+            by_study[_study_seed(record)].add(record.spec.seed)
+        return tuple(sorted(set.intersection(*by_study.values())))
+
+    @property
+    def num_studies(self) -> int:
+        """Tuning studies that the row is a mean over; 0 where none chose its values."""
+        return len({_study_seed(record) for record in self.records if record.spec.tuned_by})
+
+    @property
+    def value(self) -> float:
+        """mAP(C), percent."""
+        return self.sample("map_c").mean
+
+    def figure(self, name: str) -> Figure:
+        """Return the mean of a metric over seeds (and studies), with its interval."""
+        return self.sample(name).figure()
+
+    def sample(self, name: str) -> Sample:
+        """Return a metric's values by seed (and study), with the replicates of their mean."""
+        chosen = [run for run in self.runs if run.record.spec.seed in self.seeds]
+        estimates = [run.record.test.estimates[name] for run in chosen]
+        points = np.array([np.nan if estimate.value is None else estimate.value for estimate in estimates])
+        replicates = np.array([run.replicates[name] for run in chosen])
+        if self.num_studies > 1:
+            points = points.reshape(self.num_studies, len(self.seeds)).T
+        return Sample.of_runs(points, replicates, self.seeds, (estimates[0].lowest or 0.0, 100.0))
+
+    @property
+    def fingerprint(self) -> tuple[Any, ...]:
+        """What rows of one and the same model share: the tables of their scores, by seed."""
+        files = [
+            tuple(record.files[name].sha256 for name in (PER_CLASS, REPLICATES) if name in record.files)
+            for record in self.records
+        ]
+        return tuple(zip((record.spec.seed for record in self.records), files, strict=True))
+
+
+Row = TypeVar("Row", bound=RowScores[Any])
+
+
+def merge_identical(rows: Sequence[Row]) -> list[Row]:
+    """Make one row of rows with the same scores, bit by bit: they are one model under several names.
+
+    The row with the shortest label stands for the others.
+    """
+    found: dict[Any, Row] = {}
+    for row in sorted(rows, key=lambda row: (len(row.label), row.label)):
+        first = found.setdefault(row.fingerprint if all(files for _, files in row.fingerprint) else row.label, row)
+        if first is not row:
+            first.same = (*first.same, row.label)
+    return list(found.values())
+
+
+def _study_seed(record: Record) -> int:
+    return -1 if record.tuning is None or not record.spec.tuned_by else record.tuning.seed
