@@ -243,10 +243,11 @@ class _Trial:
         self.other_bytes = int(kept.largest * scale)  # the gradient of the largest
 
     def step_seconds(self, size: int) -> float:
-        """The median of a few steps of this many images."""
+        """Return the median of a few steps of this many images; where not thorough, the best of two."""
         if not self.thorough and self.first_seconds > _LONG and size <= self.piece_images:
             return self.first_seconds
-        return statistics.median(self._steps(size, self.num_steps + 1)[1:])  # the first one of a size is slower
+        seconds = self._steps(size, self.num_steps + 1)
+        return statistics.median(seconds[1:]) if self.thorough else min(seconds)  # the first one of a size is slower
 
     def _steps(self, size: int, number: int) -> list[float]:
         """Seconds of steps that the engine takes."""
