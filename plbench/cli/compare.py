@@ -82,7 +82,7 @@ def compare(
         first = f"; {describe_studies(comparison, tune, num_studies)}"
     workspace.reporter.line(estimate.text + first)
     if dry_run:
-        content = {"rows": [candidate.words for candidate, _ in comparison.rows], **vars(estimate)}
+        content = {"rows": [candidate.words for candidate, _ in comparison.rows], **estimate.as_dict()}
         emit(content, as_json, lambda: typer.echo(estimate.text + first))
         return
     if tune is not None:

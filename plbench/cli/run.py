@@ -94,7 +94,7 @@ def _run(
     from plbench.data.digests import watching
     from plbench.runs import answered
     from plbench.runs import run as runner
-    from plbench.runs.estimate.estimate import describe_world, forecast
+    from plbench.runs.estimate.estimate import describe, estimate_runs
     from plbench.runs.plan import options
     from plbench.runs.plan.resolve import parse_assignments
 
@@ -111,17 +111,20 @@ def _run(
         world.check_same({name: str(value) for name, value in plan.spec.model_dump(mode="json").items()})
     if dry_run:
         from plbench.cli.display.dry_run import print_dry_run
-        from plbench.runs.estimate.dry_run import dry_run as look_ahead
 
-        found = look_ahead(plan, workspace, force=force, processes=dry_run)
+        found = estimate_runs([plan], workspace, force=force, processes=dry_run, thorough=True)
         emit(found.as_dict(), as_json, lambda: print_dry_run(found))
         return
     basis = None if command is None else answered.basis(plan, workspace, watched)
     was_done = not force and world.shared(lambda: plan.finished(workspace.store)) is not None
     if not was_done and world.is_main:
-        workspace.reporter.line(forecast(plan, workspace, force=force).text)
+        workspace.reporter.line(describe(plan, workspace, force=force))
         if world.size > 1:
-            workspace.reporter.line(describe_world(plan, workspace))
+            whose = "all of them" if workspace.device.type == "cuda" else "each one's share"
+            workspace.reporter.line(
+                f"{world.size} processes share each batch of {plan.spec.plan.batch_size}; batch normalisation takes "
+                f"its statistics over {whose}"
+            )
     record = runner.run(plan, workspace, force=force)
     if world.is_main:
         folder = workspace.store.run_folder(record.key)

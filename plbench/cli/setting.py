@@ -172,7 +172,7 @@ def workspace_among_others(setting: Setting) -> Iterator[Workspace]:
 @contextlib.contextmanager
 def estimating_without_weights(workspace: Workspace, method: str, params: Mapping[str, Any]) -> Iterator[None]:
     """Where only the weights of runs are missing, say what one would take before the error: it may not be worth it."""
-    from plbench.runs.estimate.estimate import forecast
+    from plbench.runs.estimate.estimate import describe
     from plbench.runs.plan.resolve import MissingWeightsError
 
     try:
@@ -180,7 +180,7 @@ def estimating_without_weights(workspace: Workspace, method: str, params: Mappin
     except MissingWeightsError as error:
         with contextlib.suppress(PlbenchError):  # it is the weights that are to be told of
             plan = error.setting.run(method, params, 0, workspace.registry)
-            workspace.reporter.line(forecast(plan, workspace).text)
+            workspace.reporter.line(describe(plan, workspace))
         raise
 
 

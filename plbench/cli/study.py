@@ -60,8 +60,8 @@ def study(
     number = seeds or experiment.seeds[scale]
     request = _request(experiment, setting, dataset)
     if dry_run:
-        text = estimate(experiment, request, workspace, scale, number)
-        emit({"study": name, "text": text}, as_json, lambda: typer.echo(text))
+        text, totals = estimate(experiment, request, workspace, scale, number)
+        emit({"study": name, "text": text, **totals}, as_json, lambda: typer.echo(text))
         return
     if out is not None:
         try_folder(out)  # before minutes of work, not after

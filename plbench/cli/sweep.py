@@ -94,8 +94,8 @@ def sweep_run(
     What was stopped goes on by the same command. Without a name of a command, this is what plbench sweep does.
     """
     from plbench.runs import schedule
+    from plbench.runs.estimate.estimate import estimate_runs
     from plbench.runs.plan.resolve import in_order
-    from plbench.sweeps import expansion
 
     cluster = _cluster(executor, address, cpus, gpus, retries)
     given = {"device": device, "workers": workers, "decode": decode, "compile": compile, "save_every": save_every}
@@ -105,20 +105,23 @@ def sweep_run(
     every = in_order(plans)
     states = dict(zip(every, schedule.standings(list(every.values()), workspace.store), strict=True))
     missing = [plan for key, plan in every.items() if states[key].state != "done"]
-    seconds = expansion.seconds_of(missing, workspace) if missing else 0.0
-    text = f"{grid}: {_counted(len(plans), len(every), len(missing))}{_about(seconds, workspace.device.type, cluster)}"
+    found = estimate_runs(missing, workspace) if missing else None
+    totals: dict[str, Any] = {"seconds": 0.0, "steps": 0, "peak_memory_mb": None} if found is None else found.totals()
+    text = f"{grid}: {_counted(len(plans), len(every), len(missing))}"
+    if found is not None:
+        text += f"; {found.words}{'' if cluster is None else ', or less where they train side by side'}"
     if dry_run:
         rows = _rows(expanded, [states[plan.spec.key] for plan in plans])
-        content = {"runs": rows, "missing": len(missing), "seconds": seconds, "text": text}
+        content = {"runs": rows, "missing": len(missing), "text": text, **totals}
         emit(content, as_json, lambda: _print_states(expanded, rows, text))
         return
     workspace.reporter.line(text)
     if cluster is None:
-        results = schedule.run_here(plans, workspace, seconds)
+        results = schedule.run_here(plans, workspace, totals["seconds"])
     else:
         from plbench.sweeps.ray import driver
 
-        results = driver.run_all(plans, workspace, cluster, plugin or (), seconds)
+        results = driver.run_all(plans, workspace, cluster, plugin or (), totals["seconds"])
     _conclude(expanded, results, _words("status", grid, runs, plugin), as_json)
 
 
@@ -209,15 +212,6 @@ def _counted(own: int, every: int, missing: int) -> str:
     first = f" and {every - own} that must come first" if every > own else ""
     done = "all done already" if not missing else f"{every - missing or 'none'} of them done already, {missing} to make"
     return f"{own} {_plural('run', own)}{first}, {done}"
-
-
-def _about(seconds: float, device: str, cluster: Cluster | None) -> str:
-    from plbench.progress import duration
-
-    if not seconds:
-        return ""
-    less = "they train together" if cluster is None else "they train together or side by side"
-    return f"; about {duration(seconds)} on {device}, or less where {less}"
 
 
 def _count_states(states: Sequence[Standing]) -> str:

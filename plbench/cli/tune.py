@@ -70,10 +70,10 @@ def tune(
     plan.protocol_data.check_validation()
     second = None if then is None else _second_plan(plan, given, then, workspace)
     if dry_run:
-        from plbench.runs.estimate.estimate import forecast_study
+        from plbench.tuning.tune import estimate_study
 
-        estimate = forecast_study(plan, trials, 0 if search_only else seeds, workspace, second)
-        emit({"spec": plan.spec, **vars(estimate)}, setting["as_json"], lambda: typer.echo(estimate.text))
+        text, found = estimate_study(plan, trials, 0 if search_only else seeds, workspace, second)
+        emit({"spec": plan.spec, "text": text, **found.totals()}, setting["as_json"], lambda: typer.echo(text))
         return
     made = make(plan, settings, workspace, num_seeds=seeds, then=second, search_only=search_only)
     steps = _next_steps(plan, settings, made, param or (), ranges or (), workspace)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from plbench.comparison.candidates import Candidate, Skipped
 from plbench.errors import PlbenchError, TrainingError
-from plbench.progress import counted, duration
+from plbench.progress import counted
 from plbench.runs import schedule
-from plbench.runs.estimate.stacked import seconds_of_all
-from plbench.runs.plan.resolve import Request, ResolvedRun, ResolvedSetting, in_order, resolve_setting
+from plbench.runs.estimate.estimate import Estimate, estimate_runs
+from plbench.runs.plan.resolve import Request, ResolvedRun, ResolvedSetting, resolve_setting
 from plbench.runs.record import Record
 from plbench.runs.workspace import Workspace
 
@@ -83,31 +84,35 @@ def plan_comparison(
 
 @dataclass(frozen=True)
 class ComparisonEstimate:
-    """One line on what will run; the trainings that it takes, those not yet done, and seconds for these."""
+    """One line on what will run; the trainings that it takes, and those not yet done, with what these take."""
 
     text: str
     num_trainings: int
     num_missing: int
-    seconds: float
+    runs: Estimate
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures, for JSON."""
+        counts = {"num_trainings": self.num_trainings, "num_missing": self.num_missing}
+        return {"text": self.text, **counts, **self.runs.totals()}
 
 
 def estimate_comparison(comparison: Comparison, workspace: Workspace) -> ComparisonEstimate:
-    """Counts the trainings of all rows, with what they need first, and measures how long one takes."""
-    wanted = in_order(comparison.plans)
-    missing = [plan for plan in wanted.values() if plan.finished(workspace.store) is None]
-    seconds = seconds_of_all(comparison.plans, workspace) if missing else 0.0
+    """Count the trainings of all rows, with what they need first, and estimate those that are missing."""
+    runs = estimate_runs(comparison.plans, workspace)
+    num_trainings, missing = runs.num_trainings, runs.missing
     rows, seeds = len(comparison.rows), len(comparison.rows[0][1])
     num_tuned = sum(plans[0].spec.tuned_by is not None for _, plans in comparison.rows)
     num_studies = max(len({plan.spec.tuned_by for plan in plans}) for _, plans in comparison.rows)
     tuned = f", {num_tuned} of them tuned by {counted(num_studies, 'study', 'studies')} each" if num_tuned else ""
-    done = "all done already" if not missing else f"{len(wanted) - len(missing)} of them done already"
+    done = "all done already" if not missing else f"{num_trainings - len(missing)} of them done already"
     text = (
         f"{comparison.setting.spec.protocol.name}: {counted(rows, 'row')} with {counted(seeds, 'seed')} each{tuned}, "
-        f"{counted(len(wanted), 'training')}, {done}"
+        f"{counted(num_trainings, 'training')}, {done}"
     )
     if missing:
-        text += f"; about {duration(seconds)} on {workspace.device.type}"
-    return ComparisonEstimate(text, len(wanted), len(missing), seconds)
+        text += f"; {runs.words}"
+    return ComparisonEstimate(text, num_trainings, len(missing), runs)
 
 
 def make_runs(comparison: Comparison, workspace: Workspace) -> tuple[list[tuple[Path, Record]], list[Skipped]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 from plbench.comparison.candidates import Candidate, Skipped, choose_candidates
 from plbench.errors import PlbenchError
-from plbench.runs.estimate.stacked import seconds_of_all
 from plbench.runs.plan.resolve import Request, ResolvedRun, resolve_setting
 from plbench.runs.protocol import ProtocolData
 from plbench.runs.registry import Registry
@@ -212,18 +210,3 @@ def _request(dataset: str, setting: Mapping[str, Any]) -> Request:
         plan={name: given[name] for name in PLAN_FIELDS if name in given},
         **{name: given[name] for name in REQUEST_FIELDS if name in given},
     )
-
-
-def seconds_of(plans: Sequence[ResolvedRun], workspace: Workspace) -> float:
-    """Seconds that runs take one after another, prerequisites included: a few steps of each model are measured."""
-    alike: dict[str, list[ResolvedRun]] = defaultdict(list)
-    for plan in plans:
-        spec = plan.spec
-        model = f"{spec.dataset_fingerprint} {spec.model.model_dump_json()} {spec.regime} {spec.precision}"
-        alike[f"{model} {spec.plan.batch_size}"].append(plan)
-    total = 0.0
-    with workspace.reporter.task("Measuring how long a step takes") as report:
-        for number, members in enumerate(alike.values(), 1):
-            total += seconds_of_all(members, workspace)
-            report(number, len(alike))
-    return total

@@ -15,6 +15,7 @@ from plbench.errors import PlbenchError, TrainingError
 from plbench.progress import duration
 from plbench.runs import schedule
 from plbench.runs.environment import package_versions
+from plbench.runs.estimate.estimate import Estimate, estimate_runs
 from plbench.runs.plan.resolve import ResolvedRun
 from plbench.runs.protocol import granting
 from plbench.runs.record import Record
@@ -110,6 +111,40 @@ def tune(
     study = study.model_copy(update={"rows": rows, "pictures": _draw(study, folder, workspace)})
     write_study(folder, study)
     return Tuning(study, folder, compared)
+
+
+def estimate_study(
+    plan: ResolvedRun, num_trials: int, num_seeds: int, workspace: Workspace, then: ResolvedRun | None = None
+) -> tuple[str, Estimate]:
+    """Return one line on what a study and its final rows take, and the estimate; nothing is trained.
+
+    Runs that differ from the starting values by a hair in the rate stand for those whose values nobody knows yet.
+
+    Args:
+        plan: the method's run on all of train.
+        num_trials: of the study.
+        num_seeds: of each final row; 0 where only the search is asked for.
+        workspace: where and how.
+        then: the same run in another regime, if its final rows are asked for, too.
+    """
+
+    def with_rate(run: ResolvedRun, number: int) -> ResolvedRun:
+        changed = run.spec.plan.model_copy(update={"lr": run.spec.plan.lr * (1 + 1e-9 * number)})
+        return replace(run, spec=run.spec.model_copy(update={"plan": changed}))
+
+    trial = trial_plan(plan, {}, 0, workspace.registry)
+    plans = [with_rate(trial, number) for number in range(num_trials)]
+    for final in (plan,) if then is None else (plan, then):
+        for seed in range(num_seeds):
+            default = at_seed(final, seed, workspace)
+            plans += [default, with_rate(default, 1)]
+    found = estimate_runs(plans, workspace)
+    rows = "" if not num_seeds else f", then 2 rows of {num_seeds} seeds" + (" in each regime" if then else "")
+    text = (
+        f"Study of {plan.method.title} on {plan.spec.protocol.name}: {num_trials} trials{rows}; {found.words}, less "
+        "trials that are there already or are pruned"
+    )
+    return text, found
 
 
 def search(plan: ResolvedRun, settings: Settings, workspace: Workspace) -> StudyRecord:

@@ -145,7 +145,7 @@ class TestPlanning:
         assert len({id(plan.protocol_data) for plan in comparison.plans}) == 2  # simulated once a seed
         assert len({id(plan.protocol_data.whole_train.labels) for plan in comparison.plans}) == 1  # opened once
         foreseen = estimate_comparison(comparison, workspace)  # the prior's stage is the row of CE, Ignore
-        assert (foreseen.num_trainings, foreseen.num_missing) == (18, 18) and foreseen.seconds > 0
+        assert (foreseen.num_trainings, foreseen.num_missing) == (18, 18) and foreseen.runs.seconds > 0
         assert "9 rows with 2 seeds each, 18 trainings, 0 of them done" in foreseen.text
         assert len({plan.spec.protocol.canonical() for plan in comparison.plans}) == 1
 

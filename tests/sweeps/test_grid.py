@@ -19,10 +19,11 @@ from plbench.cli import main
 from plbench.errors import PlbenchError
 from plbench.runs import run as runner
 from plbench.runs import schedule
+from plbench.runs.estimate import estimate
+from plbench.runs.estimate.stacked import Stack
 from plbench.runs.plan import resolve
 from plbench.runs.plan.resolve import Request, in_order, plan_run
 from plbench.runs.workspace import Workspace
-from plbench.sweeps import expansion
 from plbench.sweeps.expansion import Expansion, expand
 from plbench.sweeps.grid import Grid, read_grid
 
@@ -227,15 +228,18 @@ class TestExpansion:
         with pytest.raises(PlbenchError, match=said):
             expand(grid(**fields), make_workspace(Sums, NeedsNegatives))
 
-    def test_what_is_measured_is_each_model_once(
+    def test_what_is_measured_is_each_kind_once(
         self, make_workspace: MakeWorkspace, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         measured: list[int] = []
-        monkeypatch.setattr(expansion, "seconds_of_all", lambda plans, _: measured.append(len(plans)) or 2.0)
+        stack = Stack(step_seconds=2.0, scoring_seconds=0.0, peak_bytes=1, program_bytes=1)
+        monkeypatch.setattr(estimate, "measure_stack", lambda members, *_: measured.append(len(members)) or stack)
+        monkeypatch.setattr(estimate._Pace, "features", lambda *_: 0.0)
         said = grid(simulations=["fpc=8", "rpa=0.5"], plan={"lr": [0.1, 0.2], "batch_size": [8, 16]})
         workspace = make_workspace()
-        assert expansion.seconds_of(expand(said, workspace).plans, workspace) == 4.0
-        assert measured == [8, 8]
+        found = estimate.estimate_runs(expand(said, workspace).plans, workspace)
+        assert found.seconds == 2.0 * found.steps_left > 0.0
+        assert measured == [4, 4]  # of each batch size once; the two simulations' heads are alike
 
 
 class TestHere:
@@ -335,7 +339,7 @@ class TestCommand:
             for seed in (0, 1)
         ]
         monkeypatch.setattr(runner, "_make", None)  # nothing is made again
-        monkeypatch.setattr(expansion, "seconds_of_all", None)
+        monkeypatch.setattr("plbench.runs.estimate.estimate.estimate_runs", None)
         again = Outcome("sweep", "run", *place, "--json")
         assert again.code == 0 and "all done already" in again.err
         assert json.loads(again.out)["failed"] == {}

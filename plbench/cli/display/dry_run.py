@@ -6,15 +6,17 @@ from rich.text import Text
 
 from plbench.cli.display.tables import output, print_rows
 from plbench.progress import duration
-from plbench.runs.estimate.dry_run import DryRun, Item
+from plbench.runs.environment import device_name
+from plbench.runs.estimate.estimate import Estimate, Item
+from plbench.runs.estimate.memory import in_words
 
 
-def print_dry_run(found: DryRun) -> None:
+def print_dry_run(found: Estimate) -> None:
     """What would be made, step by step; how; and what is known about the figures."""
     console = output()
     console.print(Text(found.plan.describe(), style="bold"))
     print_rows(None, [_row(item) for item in found.items], right=("time",))
-    total = f"about {duration(found.seconds)}" if found.measured else "nothing to do: all of it is done"
+    total = f"about {duration(found.seconds)}" if found.missing else "nothing to do: all of it is done"
     lines = [("In all", total), *_how(found)]
     lines += [("Note", note) for note in found.notes]
     for name, text in lines:
@@ -31,7 +33,7 @@ def _row(item: Item) -> dict[str, str | None]:
     }
 
 
-def _how(found: DryRun) -> list[tuple[str, str]]:
+def _how(found: Estimate) -> list[tuple[str, str]]:
     plan, measured = found.plan.spec.plan, found.measured
     batch = f"{plan.batch_size} images"
     if plan.accumulate > 1:
@@ -44,7 +46,7 @@ def _how(found: DryRun) -> list[tuple[str, str]]:
     lines = [
         ("Steps", steps),
         ("Batch", batch),
-        ("Computed in", f"{found.plan.spec.precision} on {found.device}, {processes}; {workers}"),
+        ("Computed in", f"{found.plan.spec.precision} on {device_name(found.device)}, {processes}; {workers}"),
     ]
     if measured is not None and found.peak_bytes is not None:
         frozen = measured.num_parameters - measured.num_trainable
@@ -53,13 +55,9 @@ def _how(found: DryRun) -> list[tuple[str, str]]:
         lines.append(
             (
                 "Memory",
-                f"about {_size(found.peak_bytes)} at the peak{each}; of it {_size(measured.state_bytes)} for weights, "
-                f"gradients, moments and averages, {_size(measured.activation_bytes)} for what a step keeps",
+                f"about {in_words(found.peak_bytes)} at the peak{each}; of it {in_words(measured.state_bytes)} for "
+                f"weights, gradients, moments and averages, {in_words(measured.activation_bytes)} for what a step "
+                "keeps",
             )
         )
     return lines
-
-
-def _size(num_bytes: int) -> str:
-    """Bytes in words that a person would use."""
-    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"

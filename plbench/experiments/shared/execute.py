@@ -15,10 +15,9 @@ from plbench.comparison.scores import RowScores, ScoredRun
 from plbench.errors import DataError, PlbenchError, StoreError, TrainingError
 from plbench.experiments.shared.experiment import Case, Context, Experiment, Findings, Point, Row, Scale
 from plbench.metrics.statistics import Sample
-from plbench.progress import duration
 from plbench.runs import schedule
-from plbench.runs.estimate.stacked import seconds_of_all
-from plbench.runs.plan.resolve import Request, ResolvedRun, in_order
+from plbench.runs.estimate.estimate import Estimate, estimate_runs
+from plbench.runs.plan.resolve import Request
 from plbench.runs.protocol import ProtocolData, choose_protocol
 from plbench.runs.record import Record
 from plbench.runs.stored import replicates_of
@@ -45,7 +44,7 @@ def execute(
         return Findings(context, tuple(experiment.measure(context, (), num_seeds, workspace)))
     context = inspect_data(request, workspace, scale)
     comparisons, left_out = plan_all(experiment, request, context, num_seeds, workspace)
-    workspace.reporter.line(_announcement(experiment, [comparison for comparison, _ in comparisons], workspace))
+    workspace.reporter.line(_announcement(experiment, [comparison for comparison, _ in comparisons], workspace)[0])
     missing = [
         sum(plan.finished(workspace.store) is None for plan in comparison.plans) for comparison, _ in comparisons
     ]
@@ -125,35 +124,31 @@ def _model(own: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def estimate(
     experiment: Experiment, request: Request | None, workspace: Workspace, scale: Scale, num_seeds: int
-) -> str:
-    """One line on what `execute` would run and about how long that takes; nothing is trained.
+) -> tuple[str, dict[str, Any]]:
+    """Return one line on what `execute` would run and what that takes, and the figures; nothing is trained.
 
     Raises:
         PlbenchError: as `execute`.
     """
     if request is None:
-        return f"Study {experiment.name}: {num_seeds} planes, a few seconds each"
+        return f"Study {experiment.name}: {num_seeds} planes, a few seconds each", {}
     comparisons, left_out = plan_all(experiment, request, inspect_data(request, workspace, scale), num_seeds, workspace)
-    text = _announcement(experiment, [comparison for comparison, _ in comparisons], workspace)
-    return f"{text}; {len(left_out)} rows left out: {_listed(left_out)}" if left_out else text
+    text, found = _announcement(experiment, [comparison for comparison, _ in comparisons], workspace)
+    if left_out:
+        text += f"; {len(left_out)} rows left out: {_listed(left_out)}"
+    return text, found.totals()
 
 
-def _announcement(experiment: Experiment, comparisons: Sequence[Comparison], workspace: Workspace) -> str:
-    """What will run and about how long it takes, measured on a few images through each model."""
+def _announcement(
+    experiment: Experiment, comparisons: Sequence[Comparison], workspace: Workspace
+) -> tuple[str, Estimate]:
+    """Return one line on what will run and what it takes, and the estimate."""
     plans = [plan for comparison in comparisons for plan in comparison.plans]
-    wanted = in_order(plans)
-    num_missing = sum(plan.finished(workspace.store) is None for plan in wanted.values())
-    text = f"Study {experiment.name}: {len(wanted)} trainings"
-    if not num_missing:
-        return f"{text}, all done already"
-    by_model: dict[str, list[ResolvedRun]] = defaultdict(list)
-    for plan in plans:
-        by_model[plan.spec.model.model_dump_json()].append(plan)
-    seconds = sum(seconds_of_all(members, workspace) for members in by_model.values())
-    return (
-        f"{text}, {len(wanted) - num_missing} of them done already; about {duration(seconds)} on "
-        f"{workspace.device.type}"
-    )
+    found = estimate_runs(plans, workspace)
+    text = f"Study {experiment.name}: {found.num_trainings} trainings"
+    if not found.missing:
+        return f"{text}, all done already", found
+    return f"{text}, {found.num_trainings - len(found.missing)} of them done already; {found.words}", found
 
 
 def _make(

@@ -1,225 +1,425 @@
-"""What a run is about to do and about how long it will take, said before it starts."""
+"""What runs will take before they are made: what is there, what is missing, and its time, memory and steps.
+
+The story of `estimate_runs`: the runs and what they need first, those of them that are missing, grouped as the schedule
+would group them, one of each kind measured, and the sum.
+"""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
+from typing import Any, Literal
 
 import torch
-from torch import nn
 
+from plbench.errors import PlbenchError
 from plbench.loading.features import features_key, features_name, stored_features
-from plbench.models import Backbone, make_head
-from plbench.progress import duration
+from plbench.models import Backbone
+from plbench.progress import counted, duration
 from plbench.randomness import seeded
-from plbench.runs.plan.resolve import ResolvedRun, fit_part_plan
+from plbench.runs.environment import device_name
+from plbench.runs.estimate.measured import Measured, measure, scored_images
+from plbench.runs.estimate.memory import in_words
+from plbench.runs.estimate.stacked import Stack, alike, measure_stack
+from plbench.runs.plan.resolve import ResolvedRun, in_order
+from plbench.runs.together import groups
 from plbench.runs.workspace import Workspace
-from plbench.spec import ModelSpec
-from plbench.training.execution import Execution
+from plbench.training.checkpoint import Checkpoints
+from plbench.training.distributed import World
 
 DAY = 86400.0
-_MEASURED_IMAGES = {"cpu": 4, "cuda": 32}
-_REPEATS = 4
-_LONG = 2.0  # seconds
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """One line on what will run, the number of trainings that it takes, and seconds for all of them."""
+class Item:
+    """One thing that has to be there, in the order in which they are made.
 
-    text: str
+    Attributes:
+        key: of the run; None of features. state: "going on" where there is a checkpoint. steps_done: at it.
+        seconds: that it still takes. num_steps: of the whole training; 0 of features.
+    """
+
+    what: str
+    key: str | None
+    state: Literal["done", "to do", "going on"]
     seconds: float
+    steps_done: int = 0
+    num_steps: int = 0
 
 
-def describe_world(plan: ResolvedRun, workspace: Workspace) -> str:
-    """One line on the processes that train together."""
-    size, batch = workspace.world.size, plan.spec.plan.batch_size
-    whose = "all of them" if workspace.device.type == "cuda" else "each one's share"
-    return f"{size} processes share each batch of {batch}; batch normalisation takes its statistics over {whose}"
+@dataclass(frozen=True)
+class Estimate:
+    """What runs will take. All seconds and bytes are estimates.
+
+    Attributes:
+        plan: the last of the runs; where there is one, the run.
+        num_processes: that train together. workers: that decode images, of each.
+        measured: of the plan, or of one like it; None where nothing had to be measured, or only stacks.
+        peak_bytes: of the device where it is a GPU, else of a process; None where nothing was measured.
+    """
+
+    plan: ResolvedRun
+    items: tuple[Item, ...]
+    device: torch.device
+    num_processes: int
+    workers: int
+    measured: Measured | None
+    peak_bytes: int | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Of everything that is missing."""
+        return sum(item.seconds for item in self.items)
+
+    @property
+    def missing(self) -> list[Item]:
+        """The trainings that are not done."""
+        return [item for item in self.items if item.key is not None and item.state != "done"]
+
+    @property
+    def num_trainings(self) -> int:
+        """Trainings, done ones included."""
+        return sum(item.key is not None for item in self.items)
+
+    @property
+    def steps_left(self) -> int:
+        """Steps of optimisation of all missing trainings."""
+        return sum(item.num_steps - item.steps_done for item in self.missing)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Of the last of the runs."""
+        return steps_per_epoch(self.plan)
+
+    @property
+    def num_steps(self) -> int:
+        """Of the last of the runs."""
+        return self.steps_per_epoch * self.plan.spec.plan.epochs
+
+    @property
+    def words(self) -> str:
+        """Return time, steps and memory in words."""
+        if self.peak_bytes is None:
+            return "nothing to do" if not self.missing else "how long it takes cannot be measured before"
+        steps, peak = counted(self.steps_left, "step"), in_words(self.peak_bytes)
+        return f"about {duration(self.seconds)} on {self.device.type}, {steps}, {peak} of memory at the peak"
+
+    def totals(self) -> dict[str, Any]:
+        """Return the sums, for JSON."""
+        peak = None if self.peak_bytes is None else self.peak_bytes / 2**20
+        return {"seconds": self.seconds, "steps": self.steps_left, "peak_memory_mb": peak}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything that is known of one run, for JSON."""
+        spec, measured = self.plan.spec, self.measured
+        return {
+            "spec": spec,
+            **self.totals(),
+            "items": [vars(item) for item in self.items],
+            "steps_per_epoch": self.steps_per_epoch,
+            "num_steps": self.num_steps,
+            "batch_size": spec.plan.batch_size,
+            "accumulate": spec.plan.accumulate,
+            "precision": spec.precision,
+            "device": device_name(self.device),
+            "processes": self.num_processes,
+            "workers": self.workers,
+            "parameters": None if measured is None else measured.num_parameters,
+            "trainable_parameters": None if measured is None else measured.num_trainable,
+            "measured": None if measured is None else vars(measured),
+            "notes": self.notes,
+        }
 
 
-def forecast(plan: ResolvedRun, workspace: Workspace, *, force: bool = False) -> Forecast:
-    """Measures a few images through the model on this device and scales that up to the run and its stages.
+def describe(plan: ResolvedRun, workspace: Workspace, *, force: bool = False) -> str:
+    """Return one line on a run that is about to start and on what it takes.
 
     Args:
         plan: the run.
         workspace: where and how.
         force: the run, though not its stages, is repeated if it is done.
     """
-    train, infer = _seconds_per_image(plan, workspace)
-    seconds = _seconds(plan, workspace, train, infer, set(), force=force)
-    text = f"{plan.describe()}; about {duration(seconds)} on {workspace.device.type}"
+    try:
+        found = estimate_runs([plan], workspace, force=force, processes=workspace.world.size)
+    except PlbenchError:  # what the run itself will say at its time
+        return plan.describe()
+    text = f"{plan.describe()}; {found.words}"
     if workspace.decode == "gpu":
         text += ", JPEG files decoded there"
-    waiting = [name for name, (_, stage) in plan.stages.items() if stage.finished(workspace.store) is None]
+    missing = {item.key for item in found.missing}
+    waiting = [name for name, (_, stage) in plan.stages.items() if stage.spec.key in missing]
     if waiting:
         text += f", stage {', '.join(waiting)} included"
-    quick = any(recipe.name == "quick" for recipe in plan.protocol_data.dataset.recipes)
-    if seconds > DAY and quick and plan.recipe.name != "quick":
-        text += "; --recipe quick takes minutes to hours"
-    return Forecast(text, seconds)
+    return "; ".join([text, *_quicker(found)])
 
 
-def seconds_of_all(plans: Sequence[ResolvedRun], workspace: Workspace, paces: Mapping[str, float]) -> float:
-    """Seconds that runs of one setting take one after another, prerequisites included; what is shared counts once.
-
-    Args:
-        plans: the runs.
-        workspace: where and how.
-        paces: seconds of training per image of the runs, by key, where they are known; others are measured.
-    """
-    train, infer = _seconds_per_image(plans[0], workspace)
-    counted: set[str] = set()
-    return sum(_seconds(plan, workspace, train, infer, counted, paces=paces) for plan in plans)
-
-
-def forecast_study(
-    plan: ResolvedRun, num_trials: int, num_seeds: int, workspace: Workspace, then: ResolvedRun | None = None
-) -> Forecast:
-    """What a study and its final rows take where nothing of them is there, and each training is on its own.
-
-    Args:
-        plan: the method's run on all of train.
-        num_trials: of the study.
-        num_seeds: of each final row; 0 where only the search is asked for.
-        workspace: where and how.
-        then: the same run in another regime, if its final rows are asked for, too.
-    """
-    train, infer = _seconds_per_image(plan, workspace)
-    counted: set[str] = set()
-    trial = fit_part_plan(plan, workspace.registry)
-    first = _seconds(trial, workspace, train, infer, counted)
-    features = {name for name in counted if name.endswith(".npy")}
-    total = first + (num_trials - 1) * _seconds(replace(trial, stages={}), workspace, train, infer, {*features})
-    for final in (plan, then) if num_seeds else ():
-        if final is not None:
-            train, infer = (train, infer) if final is plan else _seconds_per_image(final, workspace)
-            default = _seconds(final, workspace, train, infer, {*features})
-            tuned = _seconds(replace(final, stages={}), workspace, train, infer, {*features})
-            total += num_seeds * (default + tuned)  # a seed's stages serve both rows
-    rows = "" if not num_seeds else f", then 2 rows of {num_seeds} seeds" + (" in each regime" if then else "")
-    text = (
-        f"Study of {plan.method.title} on {plan.spec.protocol.name}: {num_trials} trials{rows}; about "
-        f"{duration(total)} on {workspace.device.type}, less what is there already, is pruned or trains together"
-    )
-    return Forecast(text, total)
-
-
-def _seconds(
-    plan: ResolvedRun,
+def estimate_runs(
+    plans: Sequence[ResolvedRun],
     workspace: Workspace,
-    train: float,
-    infer: float,
-    counted: set[str],
     *,
     force: bool = False,
-    paces: Mapping[str, float] = MappingProxyType({}),
-) -> float:
-    """Of a run and of those of its stages that are not done; features that are cached cost nothing."""
-    if (not force and (plan.finished(workspace.store) is not None)) or plan.spec.key in counted:
-        return 0.0
-    counted.add(plan.spec.key)
-    total = sum(_seconds(stage, workspace, train, infer, counted, paces=paces) for _, stage in plan.stages.values())
-    num_train = len(plan.protocol_data.train(plan.spec.train_part).rows)
-    num_test = len(plan.protocol_data.whole(plan.spec.protocol.test_split).rows)
-    if plan.spec.selection == "validation" and plan.spec.train_part == "train":  # a run that chooses comes first
-        num_train += round((1 - plan.spec.protocol.validation_share) * num_train)
-    if plan.spec.regime == "finetune":
-        passes = 2 if plan.spec.plan.ema_decay else 1  # averaged and last weights are scored apart
-        return total + num_train * plan.spec.plan.epochs * train + (passes * num_test + num_train) * infer
-    for split in (plan.spec.protocol.train_split, plan.spec.protocol.test_split):
-        path = features_path(plan, workspace, split)
-        if path.name not in counted and not path.is_file():
-            counted.add(path.name)
-            total += len(plan.protocol_data.whole(split).images) * infer
-    return total + num_train * plan.spec.plan.epochs * paces.get(plan.spec.key, train)
+    processes: int = 1,
+    thorough: bool = False,
+) -> Estimate:
+    """Look at what is there and measure a few steps of what is missing; nothing is kept.
+
+    Args:
+        plans: the runs. Of several, those that can train together do.
+        workspace: where and how.
+        force: the runs, though not what they need first, are repeated if they are done.
+        processes: that would train together on this machine.
+        thorough: take more steps, of whole batches where that can be afforded.
+
+    Raises:
+        PlbenchError: if a single run cannot be measured, or a checkpoint to go on from is damaged.
+    """
+    workspace = replace(workspace, world=World(0, processes))
+    wanted, asked = in_order(plans), {plan.spec.key for plan in plans}
+    done = {key for key, run in wanted.items() if not (force and key in asked) and run.finished(workspace.store)}
+    missing = _needed(plans, done)
+    files, titles = _features(wanted, missing, workspace), _titles(wanted, asked)
+    pace = _Pace(plans, workspace, thorough, files)
+    company = _company(missing) if len(plans) > 1 else {}
+    with workspace.reporter.patience("Measuring a few steps"):
+        items = [file.item(pace) for file in files.values()]
+        for key, run in wanted.items():
+            num_steps = steps_per_epoch(run) * run.spec.plan.epochs
+            if key in done:
+                items.append(Item(titles[key], key, "done", 0.0, 0, num_steps))
+            elif key in missing:
+                steps = 0 if force and key in asked else _steps_done(run, workspace)
+                seconds = pace.run(run, company.get(key, [run]), steps, is_stage=key not in asked)
+                items.append(Item(titles[key], key, "going on" if steps else "to do", seconds, steps, num_steps))
+    if workspace.device.type == "cuda":  # what the runs can have, and what their records say of them, is theirs alone
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(workspace.device)
+    peak = pace.peak_bytes(missing.values())
+    found = Estimate(plans[-1], tuple(items), workspace.device, processes, workspace.workers, pace.own, peak)
+    return replace(found, notes=(*_notes(found, workspace), *pace.errors))
 
 
-def _seconds_per_image(plan: ResolvedRun, workspace: Workspace) -> tuple[float, float]:
-    """Training and inference time per image; in the probe regime training is the head's alone."""
-    spec, device = plan.spec, workspace.device
-    execution = Execution(device, spec.precision)
-    num_classes = plan.protocol_data.train(spec.train_part).labels.num_classes
-    cached = cached_width(plan, workspace)
-    if spec.regime == "probe" and cached is not None:
-        return _head_seconds(plan, cached, num_classes, execution), 0.0
-    with seeded(0):
-        backbone = Backbone(spec.model)
-        head = make_head(spec.model, backbone.num_features, num_classes)
-    backbone = backbone.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    head = head.to(device)
-    images = _synthetic(spec.model, device)
-    infer = _timed(lambda: _infer(backbone, images, execution), device) / len(images)
-    if spec.regime == "finetune":
-        whole = nn.Sequential(backbone, head)
-        return _timed(lambda: _train(whole, images, execution), device) / len(images), infer
-    return _head_seconds(plan, backbone.num_features, num_classes, execution), infer
+def _needed(plans: Sequence[ResolvedRun], done: set[str]) -> dict[str, ResolvedRun]:
+    """Return the runs that will be made, in order; a run that is done needs nothing first."""
+    found: dict[str, ResolvedRun] = {}
+    for plan in plans:
+        if plan.spec.key not in done:
+            found |= _needed(plan.prerequisites, done) | {plan.spec.key: plan}
+    return found
 
 
-def _head_seconds(plan: ResolvedRun, num_features: int, num_classes: int, execution: Execution) -> float:
-    """Training time per image of the head; twice what forward and backward take, for optimiser and average."""
-    with seeded(0):
-        head = make_head(plan.spec.model, num_features, num_classes).to(execution.device)
-    features = torch.zeros(plan.spec.plan.batch_size, num_features, device=execution.device)
-    return 2 * _timed(lambda: _train(head, features, execution), execution.device) / len(features)
+def _company(missing: Mapping[str, ResolvedRun]) -> dict[str, list[ResolvedRun]]:
+    """Return with whom each run will train, as the schedule groups runs: what must come first is made first."""
+    depth: dict[str, int] = {}
+    waves: dict[int, list[ResolvedRun]] = defaultdict(list)
+    for key, plan in missing.items():
+        depth[key] = 1 + max((depth.get(first.spec.key, -1) for first in plan.prerequisites), default=-1)
+        waves[depth[key]].append(plan)
+    return {plan.spec.key: members for wave in waves.values() for members in groups(wave) for plan in members}
 
 
-def cached_width(plan: ResolvedRun, workspace: Workspace) -> int | None:
-    """Width of the cached features; None where any split's are missing."""
-    width = None
-    for split in (plan.spec.protocol.train_split, plan.spec.protocol.test_split):
-        features = stored_features(
-            features_path(plan, workspace, split), num_images=len(plan.protocol_data.whole(split).images)
-        )
-        if features is None:
+def _titles(wanted: Mapping[str, ResolvedRun], asked: set[str]) -> dict[str, str]:
+    """Return what to call each run: by what needs it, where nobody asked for it."""
+    titles = {key: f"run: {run.method.title}" for key, run in wanted.items()}
+    for run in wanted.values():
+        needed = {f"stage {name}": stage for name, (_, stage) in run.stages.items()}
+        if run.chooser is not None:
+            needed["choice of the epoch"] = run.chooser
+        titles |= {r.spec.key: f"{what}: {r.method.title}" for what, r in needed.items() if r.spec.key not in asked}
+    return titles
+
+
+def steps_per_epoch(plan: ResolvedRun) -> int:
+    """Return the steps of optimisation that each epoch of a run has."""
+    return math.ceil(len(plan.protocol_data.train(plan.spec.train_part).rows) / plan.spec.plan.batch_size)
+
+
+def _steps_done(plan: ResolvedRun, workspace: Workspace) -> int:
+    """Return where the newest checkpoint stands."""
+    found = Checkpoints(workspace.store.run_folder(plan.spec.key), plan.spec).newest(workspace.reporter.line)
+    return 0 if found is None else found.step
+
+
+def _paths(plan: ResolvedRun, workspace: Workspace) -> Iterator[tuple[Path, str]]:
+    """Yield where the features lie that a run reads, or will, with their splits."""
+    spec = plan.spec
+    if spec.regime == "probe":
+        test = [spec.protocol.test_split] if spec.train_part == "train" else []
+        for split in (spec.protocol.train_split, *test):
+            images, model = plan.protocol_data.whole(split).images, spec.model
+            key = features_key(
+                spec.dataset_fingerprint, split, images, model, spec.precision, spec.seed, workspace.decode
+            )
+            yield workspace.store.cache / features_name(key), split
+
+
+@dataclass(frozen=True)
+class _Features:
+    """Features of a split. num_features: 0 where they were not found. is_missing: whether a run waits for them."""
+
+    plan: ResolvedRun
+    split: str
+    num_images: int
+    num_features: int
+    is_missing: bool
+
+    def item(self, pace: _Pace) -> Item:
+        what = f"features of {self.num_images:,} {self.split} images"
+        if not self.is_missing:
+            return Item(what, None, "done", 0.0)
+        return Item(what, None, "to do", pace.features(self.plan, self.num_images))
+
+
+def _features(
+    wanted: Mapping[str, ResolvedRun], missing: Mapping[str, ResolvedRun], workspace: Workspace
+) -> dict[Path, _Features]:
+    """Return the features that runs read, by path, those of missing runs first; others are not looked for."""
+    found: dict[Path, _Features] = {}
+    for plan in [*missing.values(), *wanted.values()]:
+        for path, split in _paths(plan, workspace):
+            if path not in found:
+                number, is_needed = len(plan.protocol_data.whole(split).images), plan.spec.key in missing
+                stored = stored_features(path, num_images=number) if is_needed else None
+                width = 0 if stored is None else int(stored.shape[1])
+                found[path] = _Features(plan, split, number, width, is_needed and stored is None)
+    return found
+
+
+class _Pace:
+    """Measures one run or group of each kind, and turns that into seconds of whole trainings."""
+
+    def __init__(
+        self, plans: Sequence[ResolvedRun], workspace: Workspace, thorough: bool, files: Mapping[Path, _Features]
+    ) -> None:
+        self._plan, self._is_single, self._thorough = plans[-1], len(plans) == 1, thorough
+        self._workspace, self._processes, self._files = workspace, workspace.world.size, files
+        self._on_cpu = workspace.device.type == "cpu"
+        self._alone: dict[Any, Measured | None] = {}
+        self._stacks: dict[str, Stack | None] = {}
+        self._widths: dict[str, int] = {}
+        self.errors: dict[str, None] = {}
+
+    @property
+    def own(self) -> Measured | None:
+        """What was measured of the last of the runs, or of one like it."""
+        return self._alone.get(self._kind(self._plan))
+
+    def run(self, plan: ResolvedRun, members: list[ResolvedRun], steps_done: int, *, is_stage: bool) -> float:
+        """Return seconds of a run that trains among members of its group, from a step on."""
+        steps = steps_per_epoch(plan) * plan.spec.plan.epochs
+        if (stack := self._stack(members)) is not None:
+            return (steps - steps_done) * stack.step_seconds + stack.scoring_seconds
+        measured = self._measured(plan)
+        if measured is None:
+            return 0.0
+        compute = measured.step_seconds * (self._processes if self._on_cpu else 1)
+        training = (steps - steps_done) * self._loaded(measured, compute, plan.spec.plan.batch_size)
+        # a machine's processes share its CPU; devices work at the same time
+        scoring = self._loaded(measured, measured.infer_seconds, 1) / (1 if self._on_cpu else self._processes)
+        return training + scored_images(plan, is_stage=is_stage) * scoring
+
+    def features(self, plan: ResolvedRun, num_images: int) -> float:
+        """Return seconds of computing the features of a split."""
+        measured = self._measured(plan)
+        return 0.0 if measured is None else num_images * self._loaded(measured, measured.extract_seconds, 1)
+
+    def peak_bytes(self, missing: Iterable[ResolvedRun]) -> int | None:
+        """Return the most at a time: on a GPU what lies there, on a CPU with the program and the features it keeps."""
+        measured = [one for one in (*self._alone.values(), *self._stacks.values()) if one is not None]
+        if not measured or not self._on_cpu:
+            return max((one.peak_bytes for one in measured), default=None)
+        read = [[self._files[path] for path, _ in _paths(plan, self._workspace)] for plan in missing]
+        features = max(sum(4 * file.num_images * file.num_features for file in files) for files in read)
+        return features + max(one.program_bytes + one.peak_bytes for one in measured)
+
+    def _measured(self, plan: ResolvedRun) -> Measured | None:
+        """Return what a step of a run takes; None where one of many cannot be measured before it is made."""
+        kind = self._kind(plan)
+        if kind not in self._alone:
+            representative = self._plan if self._kind(self._plan) == kind else plan
+            try:
+                self._alone[kind] = measure(
+                    representative, self._workspace, self._cached_width(plan), thorough=self._thorough
+                )
+            except PlbenchError as error:
+                if self._is_single and representative is self._plan:
+                    raise
+                self._alone[kind] = None
+                self.errors[f"not counted, since it cannot be measured: {plan.method.title}: {error}"] = None
+        return self._alone[kind]
+
+    def _kind(self, plan: ResolvedRun) -> Any:
+        """Return what runs agree in that are taken to be as fast as each other, such as most stages as their run."""
+        spec, method = plan.spec, plan.method
+        plan_ = (spec.plan.batch_size, spec.plan.accumulate, spec.plan.grad_checkpointing)
+        steps = (method.build, method.forward, method.transform)
+        has_features = self._cached_width(plan) is not None
+        return spec.dataset_fingerprint, spec.model.model_dump_json(), spec.regime, plan_, steps, has_features
+
+    def _stack(self, members: list[ResolvedRun]) -> Stack | None:
+        """Return what heads take that train together; None where they do not, or cannot be measured."""
+        if len(members) < 2:
             return None
-        width = int(features.shape[1])
-    return width
+        kind = alike(members)
+        if kind not in self._stacks:
+            try:
+                self._stacks[kind] = measure_stack(members, self._width(members[0]), self._workspace)
+            except PlbenchError:  # what the run itself will say at its time
+                self._stacks[kind] = None
+        return self._stacks[kind]
+
+    def _cached_width(self, plan: ResolvedRun) -> int | None:
+        """Return the width of a run's features; None where some are still to be computed, or it reads none."""
+        widths = [self._files[path].num_features for path, _ in _paths(plan, self._workspace)]
+        return widths[0] if widths and all(widths) else None
+
+    def _width(self, plan: ResolvedRun) -> int:
+        """Return the width of a run's features, be they there or not."""
+        if width := self._cached_width(plan):
+            return width
+        model = plan.spec.model.model_dump_json()
+        if model not in self._widths:
+            with seeded(0):
+                self._widths[model] = Backbone(plan.spec.model).num_features
+        return self._widths[model]
+
+    def _loaded(self, measured: Measured, compute: float, num_images: int) -> float:
+        """Return seconds of computing on images that workers load meanwhile: a CPU does one after the other."""
+        loading, workers = num_images * measured.load_seconds, self._workspace.workers
+        if workers == 0:
+            return compute + loading / (1 if self._on_cpu else self._processes)
+        loading /= min(workers * self._processes, os.cpu_count() or 1)
+        return compute + loading if self._on_cpu else max(compute, loading)
 
 
-def features_path(plan: ResolvedRun, workspace: Workspace, split: str) -> Path:
-    """Where the features of a split lie in the cache, or will."""
-    spec, images = plan.spec, plan.protocol_data.whole(split).images
-    key = features_key(spec.dataset_fingerprint, split, images, spec.model, spec.precision, spec.seed, workspace.decode)
-    return workspace.store.cache / features_name(key)
+def _quicker(found: Estimate) -> Iterator[str]:
+    quick = any(recipe.name == "quick" for recipe in found.plan.protocol_data.dataset.recipes)
+    if found.seconds > DAY and quick and found.plan.recipe.name != "quick":
+        yield "--recipe quick takes minutes to hours"
 
 
-def _synthetic(model: ModelSpec, device: torch.device) -> torch.Tensor:
-    number = _MEASURED_IMAGES.get(device.type, 4)
-    images = torch.zeros(number, 3, model.image_size, model.image_size, device=device)
-    return images.to(memory_format=torch.channels_last)
-
-
-def _infer(model: nn.Module, images: torch.Tensor, execution: Execution) -> None:
-    with torch.inference_mode(), execution.autocast():
-        model.eval()(images)
-
-
-def _train(model: nn.Module, inputs: torch.Tensor, execution: Execution) -> None:
-    with execution.autocast():
-        output = model.train()(inputs)
-    output.float().sum().backward()
-
-
-def _timed(work: Callable[[], None], device: torch.device) -> float:
-    """Seconds that work takes: once where that is long, else the best of a few, after a warm-up."""
-    best = math.inf
-    for repeat in range(_REPEATS):
-        start = time.perf_counter()
-        work()
-        _wait(device)
-        seconds = time.perf_counter() - start
-        if seconds > _LONG:
-            return seconds
-        if repeat:  # the first one warms up
-            best = min(best, seconds)
-    return best
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _notes(found: Estimate, workspace: Workspace) -> Iterator[str]:
+    """Yield what a person should know about these figures, and what would help."""
+    measured, spec = found.measured, found.plan.spec
+    if measured is None:
+        return
+    yield (
+        f"seconds and bytes are estimates, from a few steps of {measured.measured_images} images with made-up inputs"
+        + (f", scaled up to {measured.batch_images}" if measured.measured_images < measured.batch_images else "")
+    )
+    if measured.is_too_large:
+        total = torch.cuda.get_device_properties(workspace.device).total_memory
+        pieces = math.ceil(measured.batch_images / measured.measured_images)
+        yield (
+            f"{measured.piece_images} images at a time do not fit into the {total / 2**30:.0f} GiB of this GPU; "
+            f"--accumulate {pieces * spec.plan.accumulate} computes it in smaller pieces"
+        )
+    if workspace.decode == "gpu":
+        yield "images were loaded as without --decode gpu: decoding there is not measured"
+    if found.num_processes > 1:
+        yield "the exchange between processes is not measured"
+    yield from _quicker(found)

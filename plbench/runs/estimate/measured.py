@@ -35,10 +35,11 @@ from plbench.training.state import FitState
 _BUDGET_SECONDS = 8.0
 """About how long the timed steps may take together; a batch that takes longer is measured at a smaller size."""
 
-_FIRST_IMAGES = 4  # of a batch whose time nobody knows yet, on a CPU
-_SCORED_IMAGES = 8  # on a CPU
-_STEPS = 3
-_LOADED_IMAGES = 16
+_FIRST_IMAGES = {"cpu": 4, "cuda": 32}  # of a batch of whole images whose time nobody knows yet
+_SCORED_IMAGES = 4  # whole ones, on a CPU
+_STEPS = 3  # that are timed, where thorough
+_LOADED_IMAGES = 4  # for each of these
+_LONG = 2.0  # seconds of a step that need not be taken again
 
 
 @dataclass(frozen=True)
@@ -78,15 +79,19 @@ class Measured:
         return self.state_bytes + self.activation_bytes + self.other_bytes
 
 
-def measure(plan: ResolvedRun, workspace: Workspace, num_features: int | None) -> Measured:
+def measure(plan: ResolvedRun, workspace: Workspace, num_features: int | None, *, thorough: bool = True) -> Measured:
     """Takes a few steps.
 
     Args:
         plan: the run.
         workspace: where and how; of several processes, this one's share is measured.
         num_features: width of cached features in the probe regime; None where they are still to be computed.
+        thorough: take several steps, of the whole batch where that can be afforded; else one of a few images.
+
+    Raises:
+        PlbenchError: if a stage of the run cannot be stood in for, or the method refuses the plan.
     """
-    trial = _Trial(plan, workspace, num_features)
+    trial = _Trial(plan, workspace, num_features, thorough)
     sizes, is_too_large = trial.sizes()
     timed = [(size, trial.step_seconds(size)) for size in sizes]
     with evaluation_mode(trial.state.model), torch.inference_mode():
@@ -109,6 +114,23 @@ def measure(plan: ResolvedRun, workspace: Workspace, num_features: int | None) -
         other_bytes=max(trial.other_bytes, infer_bytes - trial.activation_bytes, extract_bytes),
         is_too_large=is_too_large,
     )
+
+
+def scored_images(plan: ResolvedRun, *, is_stage: bool) -> float:
+    """Return how many images go through the model beside training: where something is selected, and at the end."""
+    spec, protocol_data = plan.spec, plan.protocol_data
+    num_train = len(protocol_data.train(spec.train_part).rows)
+    num_scored = len((protocol_data.validation() if spec.train_part == "fit" else protocol_data.test()).rows)
+    num_weights = 2 if spec.plan.ema_decay else 1
+    passes: float = num_weights * num_scored
+    if spec.selection == "best-on-test":
+        passes += num_weights * num_scored * spec.plan.epochs
+    elif spec.selection == "validation" and spec.train_part == "fit":
+        passes += num_scored * spec.plan.epochs
+    passes += num_train * ((protocol_data.hidden_truth(spec.train_part) is not None) + is_stage)
+    if spec.train_part == "train" and spec.selection != "validation":  # thresholds of the classes
+        passes += spec.protocol.validation_share * num_train
+    return passes
 
 
 def about_to_train(plan: ResolvedRun, backbone: nn.Module, num_features: int, execution: Execution) -> FitState:
@@ -136,13 +158,14 @@ def about_to_train(plan: ResolvedRun, backbone: nn.Module, num_features: int, ex
 class _Trial:
     """A run about to train on inputs that are made up."""
 
-    def __init__(self, plan: ResolvedRun, workspace: Workspace, num_features: int | None) -> None:
-        self.plan, self.spec, self.device = plan, plan.spec, workspace.device
-        self.execution = Execution(workspace.device, plan.spec.precision, compiles=workspace.compiles)
+    def __init__(self, plan: ResolvedRun, workspace: Workspace, num_features: int | None, thorough: bool) -> None:
+        self.spec, self.device, self.thorough = plan.spec, workspace.device, thorough
+        self.num_steps = _STEPS if thorough else 1
+        self.execution = Execution(workspace.device, plan.spec.precision, compiles=workspace.compiles and thorough)
         self.part = plan.protocol_data.train(plan.spec.train_part)
         self.batch_images = math.ceil(min(self.spec.plan.batch_size, len(self.part.rows)) / workspace.world.size)
         self.piece_images = math.ceil(self.batch_images / self.spec.plan.accumulate)
-        self.activation_bytes = self.other_bytes = 0
+        self.activation_bytes, self.other_bytes, self.first_seconds = 0, 0, 0.0
         is_probe = self.spec.regime == "probe"
         with seeded(0):
             self.backbone = Backbone(self.spec.model) if not is_probe or num_features is None else None
@@ -173,7 +196,7 @@ class _Trial:
         """Of one image in one process; of images whose features are there, 0."""
         if self.backbone is None:
             return 0.0
-        rows = range(min(_LOADED_IMAGES, len(self.part.images)))
+        rows = range(min(_LOADED_IMAGES * self.num_steps, len(self.part.images)))
         self._loaded(0)
         start = time.perf_counter()
         for row in rows:
@@ -182,10 +205,9 @@ class _Trial:
 
     def sizes(self) -> tuple[list[int], bool]:
         """Batches to time, smallest first, and whether the whole one is too large; memory is measured on the way."""
-        on_cpu = self.device.type == "cpu"
         size = self.batch_images
-        if self.spec.regime == "finetune" and on_cpu:
-            size = min(_FIRST_IMAGES, self.piece_images)
+        if self.spec.regime == "finetune" and not (self.thorough and self.device.type == "cuda"):
+            size = min(_FIRST_IMAGES[self.device.type], self.piece_images)
         is_too_large = False
         while True:
             try:
@@ -197,9 +219,9 @@ class _Trial:
                 torch.cuda.empty_cache()
                 if size == 0:
                     raise
-        if is_too_large or size == self.batch_images:
+        if is_too_large or size == self.batch_images or not self.thorough:
             return [size], is_too_large
-        affordable = int(size * _BUDGET_SECONDS / _STEPS / max(self.step_seconds(size), 1e-6))
+        affordable = int(size * _BUDGET_SECONDS / self.num_steps / max(self.step_seconds(size), 1e-6))
         larger = min(affordable, self.batch_images)
         return ([size, larger] if larger >= 2 * size else [size]), False
 
@@ -209,20 +231,23 @@ class _Trial:
         if self.device.type == "cuda":
             self._steps(size, 1)  # moments are made by the first one
             torch.cuda.reset_peak_memory_stats(self.device)
-            self._steps(size, 1)
+            (self.first_seconds,) = self._steps(size, 1)
             beside = torch.cuda.max_memory_allocated(self.device) - self.state_bytes()
             self.activation_bytes, self.other_bytes = beside * self.piece_images // piece, 0
             return
         kept = Kept(self.state.model)
         with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
-            self._steps(piece, 1)
+            (self.first_seconds,) = self._steps(piece, 1)
         scale = self.piece_images / piece
         self.activation_bytes = int(kept.num_bytes * scale)
         self.other_bytes = int(kept.largest * scale)  # the gradient of the largest
 
     def step_seconds(self, size: int) -> float:
-        """The median of a few steps of this many images."""
-        return statistics.median(self._steps(size, _STEPS + 1)[1:])  # the first one of a size is slower
+        """Return the median of a few steps of this many images; where not thorough, the best of two."""
+        if not self.thorough and self.first_seconds > _LONG and size <= self.piece_images:
+            return self.first_seconds
+        seconds = self._steps(size, self.num_steps + 1)
+        return statistics.median(seconds[1:]) if self.thorough else min(seconds)  # the first one of a size is slower
 
     def _steps(self, size: int, number: int) -> list[float]:
         """Seconds of steps that the engine takes."""
@@ -298,7 +323,7 @@ class _Trial:
                     raise
                 size //= 2
         seconds = []
-        for _ in range(_STEPS):
+        for _ in range(self.num_steps):
             start = time.perf_counter()
             work(inputs)
             _wait(self.device)

@@ -50,3 +50,8 @@ def resident_bytes() -> int:
         return int(statm.read_text().split()[1]) * resource.getpagesize()
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
+
+
+def in_words(num_bytes: int) -> str:
+    """Return bytes in words that a person would use."""
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"

@@ -1,32 +1,28 @@
-"""About how long runs take where those that can train together do, by a few steps of their own heads."""
+"""What heads take that train together: measured by a few steps of their own on made-up features."""
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-from plbench import metrics
 from plbench.errors import PlbenchError
-from plbench.models import Backbone
-from plbench.randomness import seeded
 from plbench.runs import summary
-from plbench.runs.diagnostics import diagnose_training
-from plbench.runs.estimate import estimate
-from plbench.runs.estimate.measured import about_to_train
+from plbench.runs.estimate.measured import about_to_train, scored_images
+from plbench.runs.estimate.memory import resident_bytes
 from plbench.runs.estimate.synthetic import synthetic
 from plbench.runs.plan.resolve import ResolvedRun
 from plbench.runs.protocol import Part
-from plbench.runs.together import can_stack, groups, most_at_once
+from plbench.runs.together import most_at_once
 from plbench.runs.workspace import Workspace
 from plbench.training.evaluation import collect_cells, predict_share
 from plbench.training.execution import Execution
 from plbench.training.inputs import FeatureInputs
-from plbench.training.stacked.heads import Head, fit_together
+from plbench.training.stacked.heads import Head, bytes_per_head, fit_together
 from plbench.training.stacked.layers import layers_of
 from plbench.training.state import FitState
 
@@ -36,84 +32,56 @@ _SCORED_IMAGES = 500
 _BUDGET_SECONDS = 3.0  # about how long one measurement may take
 
 
-def seconds_of_all(plans: Sequence[ResolvedRun], workspace: Workspace) -> float:
-    """Seconds that runs of one setting take, prerequisites included; what is shared counts once.
+@dataclass(frozen=True)
+class Stack:
+    """What was measured of heads that train together.
 
-    Args:
-        plans: the runs, of one model.
-        workspace: where and how.
+    Attributes:
+        step_seconds: a head's share of a step. scoring_seconds: a run's share, with intervals.
+        peak_bytes: of as many heads as train at once. program_bytes: that the program itself takes.
     """
-    with workspace.reporter.patience("Measuring how long a step takes"):
-        found = paces(plans, workspace)
-        known = [plan for plan in plans if plan.spec.key in found]
-        scoring = len(found) * _scoring_seconds(known[0], workspace) / torch.get_num_threads() if known else 0.0
-    return estimate.seconds_of_all(plans, workspace, found) + scoring
+
+    step_seconds: float
+    scoring_seconds: float
+    peak_bytes: int
+    program_bytes: int
 
 
-def paces(plans: Sequence[ResolvedRun], workspace: Workspace) -> dict[str, float]:
-    """Seconds of training per image and head, by key: of those missing runs, stages included, that can be stacked."""
-    found: dict[str, float] = {}
-    measured: dict[str, float] = {}
-    for members in _groups(plans, workspace):
-        alike = _alike(members)
-        if alike not in measured:
-            try:
-                measured[alike] = _pace(members, workspace)
-            except PlbenchError:  # what the run itself will say at its time
-                continue
-        found |= {plan.spec.key: measured[alike] for plan in members}
-    return found
-
-
-def _groups(plans: Sequence[ResolvedRun], workspace: Workspace) -> Iterator[list[ResolvedRun]]:
-    """Missing runs as they will train: stages before what needs them."""
-    waves: dict[int, dict[str, ResolvedRun]] = defaultdict(dict)
-
-    def depth(plan: ResolvedRun) -> int:
-        if plan.finished(workspace.store) is not None:
-            return -1
-        place = 1 + max((depth(stage) for _, stage in plan.stages.values()), default=-1)
-        waves[place][plan.spec.key] = plan
-        return place
-
-    for plan in plans:
-        depth(plan)
-    for wave in waves.values():
-        yield from groups([plan for plan in wave.values() if can_stack(plan)])
-
-
-def _alike(members: Sequence[ResolvedRun]) -> str:
-    """What groups of one pace agree in: the shape of the heads, and which methods and seeds there are."""
+def alike(members: Sequence[ResolvedRun]) -> str:
+    """Return what groups of one pace agree in: the shape of the heads, and which methods and seeds there are."""
     first = members[0]
     heads = [(plan.method.name, plan.spec.seed) for plan in members[:_MOST_HEADS]]
     num_classes = first.protocol_data.train(first.spec.train_part).labels.num_classes
     return f"{first.spec.model.model_dump_json()} {first.spec.precision} {first.spec.plan} {num_classes} {heads}"
 
 
-def _pace(members: Sequence[ResolvedRun], workspace: Workspace) -> float:
-    """Seconds per image and head: of one alone first, which says how many can be afforded.
+def measure_stack(members: Sequence[ResolvedRun], width: int, workspace: Workspace) -> Stack:
+    """Measure one head first, which says how many together can be afforded.
+
+    Args:
+        members: of a group. width: number of features. workspace: where and how.
 
     Raises:
         PlbenchError: if a head cannot be made, trained on random inputs or stacked.
     """
-    first, alone = members[0], _timed(members[:1], workspace)
-    images = 2 * _STEPS * first.spec.plan.batch_size
-    number = min(len(members), _MOST_HEADS, _room(first, workspace), int(_BUDGET_SECONDS / (images * alone)))
-    return _timed(members[:number], workspace) if number > 1 else alone
-
-
-def _room(plan: ResolvedRun, workspace: Workspace) -> int:
-    """Heads such as that of a run that memory allows at once."""
-    state = _state(plan, _width(plan, workspace), workspace)
-    return most_at_once(state.model, plan.spec.plan.batch_size, workspace.device)
+    first, batch_size = members[0], members[0].spec.plan.batch_size
+    alone = _timed(members[:1], width, workspace)
+    state = _state(first, width, workspace)
+    room = most_at_once(state.model, batch_size, workspace.device)
+    number = min(len(members), _MOST_HEADS, room, int(_BUDGET_SECONDS / (2 * _STEPS * alone)))
+    step_seconds = _timed(members[:number], width, workspace) if number > 1 else alone
+    scoring_seconds = _scoring_seconds(first, state, width, workspace) / torch.get_num_threads()
+    num_bytes = min(len(members), room) * bytes_per_head(state.model, batch_size)
+    return Stack(step_seconds, scoring_seconds, num_bytes, resident_bytes())
 
 
 def _state(plan: ResolvedRun, width: int, workspace: Workspace) -> FitState:
-    return about_to_train(plan, nn.Identity(), width, _execution(plan, workspace))
+    return about_to_train(plan, nn.Identity(), width, Execution(workspace.device, plan.spec.precision))
 
 
-def _timed(members: Sequence[ResolvedRun], workspace: Workspace) -> float:
-    first, width = members[0], _width(members[0], workspace)
+def _timed(members: Sequence[ResolvedRun], width: int, workspace: Workspace) -> float:
+    """Return a head's share of the seconds of a step."""
+    first = members[0]
     inputs = _inputs(first.protocol_data.train(first.spec.train_part), _STEPS * first.spec.plan.batch_size, width)
     plan = first.spec.plan.model_copy(update={"epochs": 2})
     states = [_state(member, width, workspace) for member in members]
@@ -121,55 +89,32 @@ def _timed(members: Sequence[ResolvedRun], workspace: Workspace) -> float:
         raise PlbenchError(f"the head of method {first.method.name!r} cannot be stacked")
     heads = [Head(state, plan, member.spec.seed) for state, member in zip(states, members, strict=True)]
     ends: list[float] = []
-    fit_together(heads, inputs, _execution(first, workspace), between_epochs=lambda: ends.append(time.perf_counter()))
+    execution = Execution(workspace.device, first.spec.precision)
+    fit_together(heads, inputs, execution, between_epochs=lambda: ends.append(time.perf_counter()))
     for head in heads:
         if head.error is not None:
             raise head.error
-    return (ends[1] - ends[0]) / len(inputs) / len(heads)
+    # by images: the last step may be a small one
+    return (ends[1] - ends[0]) / len(inputs) * plan.batch_size / len(heads)
 
 
-def _scoring_seconds(plan: ResolvedRun, workspace: Workspace) -> float:
-    """Of the scores, figures and intervals of one run, on one core; of its first images."""
-    execution, width = _execution(plan, workspace), _width(plan, workspace)
-    state = _state(plan, width, workspace)
-    scored = plan.protocol_data.whole(plan.spec.protocol.test_split)
-    inputs, groups = _inputs(scored, _SCORED_IMAGES, width), plan.protocol_data.dataset.groups()
+def _scoring_seconds(plan: ResolvedRun, state: FitState, width: int, workspace: Workspace) -> float:
+    """Return seconds of the scores, figures and intervals of one run, on one core; of its first images."""
+    execution, data = Execution(workspace.device, plan.spec.precision), plan.protocol_data
+    scored, groups = data.validation() if plan.spec.train_part == "fit" else data.test(), data.dataset.groups()
+    inputs = _inputs(scored, _SCORED_IMAGES, width)
     start = time.perf_counter()
-    for drawn in (True, False):  # of averaged weights with intervals, of the last ones without
-        cells = collect_cells(predict_share(state.model, state.method, inputs, execution), inputs.labels)
-        replicates = summary.draw_replicates(cells, inputs.labels, groups, 0, lambda *_: None) if drawn else None
-        summary.summarise(cells, inputs.labels, groups, np.add(*inputs.labels.counts()), replicates)
-    seconds = (time.perf_counter() - start) * len(scored.rows) / len(inputs)
-    start = time.perf_counter()  # thresholds come from scores of the validation part
     cells = collect_cells(predict_share(state.model, state.method, inputs, execution), inputs.labels)
-    if cells.positives.any():
-        metrics.choose_thresholds(cells)
-    chosen = plan.spec.protocol.validation_share * len(plan.protocol_data.whole_train.rows)
-    seconds += (time.perf_counter() - start) * chosen / len(inputs)
-    truth = plan.protocol_data.hidden_truth(plan.spec.train_part)
-    if truth is None:
-        return seconds
-    seen = plan.protocol_data.train(plan.spec.train_part)
-    inputs = _inputs(seen, _SCORED_IMAGES, width)
-    start = time.perf_counter()
-    diagnose_training(state.model, state.method, inputs, truth.subset(inputs.rows), execution)
-    return seconds + (time.perf_counter() - start) * len(seen.rows) / len(inputs)
+    num_labels = np.add(*inputs.labels.counts())
+    summary.summarise(cells, inputs.labels, groups, num_labels, None)
+    middle = time.perf_counter()
+    replicates = summary.draw_replicates(cells, inputs.labels, groups, 0, lambda *_: None)
+    summary.summarise(cells, inputs.labels, groups, num_labels, replicates)
+    with_intervals = (time.perf_counter() - middle) * len(scored.rows)
+    return (with_intervals + (middle - start) * scored_images(plan, is_stage=False)) / len(inputs)
 
 
 def _inputs(part: Part, most: int, width: int) -> FeatureInputs:
-    """Made-up features [n, D] of a part's first images, with their own labels."""
+    """Return made-up features [n, D] of a part's first images, with their own labels."""
     rows = np.arange(min(most, len(part.rows)))
     return FeatureInputs(synthetic(len(rows), width).numpy(), rows, part.labels.subset(rows))
-
-
-def _width(plan: ResolvedRun, workspace: Workspace) -> int:
-    """Number of features."""
-    width = estimate.cached_width(plan, workspace)
-    if width is None:
-        with seeded(0):
-            width = Backbone(plan.spec.model).num_features
-    return width
-
-
-def _execution(plan: ResolvedRun, workspace: Workspace) -> Execution:
-    return Execution(workspace.device, plan.spec.precision)

@@ -1,7 +1,7 @@
 """What a run would take, said before it starts: what is there, what is missing, and figures from a few real steps."""
 
-import dataclasses
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +16,14 @@ from plbench.cli import app
 from plbench.cli.display.dry_run import print_dry_run
 from plbench.errors import PlbenchError, StoreError
 from plbench.runs import run as runner
-from plbench.runs.estimate import measured
-from plbench.runs.estimate.dry_run import DryRun, dry_run
-from plbench.runs.estimate.estimate import forecast_study
+from plbench.runs.estimate import estimate, measured
+from plbench.runs.estimate.estimate import Estimate, describe, estimate_runs, steps_per_epoch
+from plbench.runs.estimate.stacked import Stack
 from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run
 from plbench.runs.registry import Registry
 from plbench.runs.workspace import Workspace
 from plbench.training.checkpoint import Checkpoints
+from plbench.tuning.tune import estimate_study
 
 pytestmark = pytest.mark.usefixtures("quick_records")
 
@@ -45,7 +46,11 @@ def a_plan(workspace: Workspace, method: str = "ce-negative", **request: Any) ->
     return plan_run(Request("tiny", method, **request), workspace)
 
 
-def states(found: DryRun) -> dict[str, str]:
+def dry_run(plan: ResolvedRun, workspace: Workspace, *, force: bool = False, processes: int = 1) -> Estimate:
+    return estimate_runs([plan], workspace, force=force, processes=processes, thorough=True)
+
+
+def states(found: Estimate) -> dict[str, str]:
     return {item.what: item.state for item in found.items}
 
 
@@ -79,10 +84,11 @@ class TestWhatIsThere:
         again = dry_run(plan, workspace, force=True)
         assert again.items[-1].state == "to do" and again.seconds > 0
         assert again.num_steps == record.training["steps"]
-        monkeypatch.setattr("plbench.runs.estimate.dry_run.measure", None)  # would fail if it were called
+        monkeypatch.setattr("plbench.runs.estimate.estimate.measure", None)  # would fail if it were called
         found = dry_run(plan, workspace)
         assert set(states(found).values()) == {"done"}
         assert found.seconds == 0 and found.measured is None and found.peak_bytes is None
+        assert (found.steps_left, found.words) == (0, "nothing to do")
 
     def test_a_training_goes_on_from_its_checkpoint(self, workspace: Workspace) -> None:
         plan = a_plan(workspace)
@@ -90,6 +96,7 @@ class TestWhatIsThere:
         path = checkpoints.save({"step": 9, "epoch": 3, "batch": 0}, 1)
         found = dry_run(plan, workspace)
         assert found.items[-1].state == "going on" and found.items[-1].steps_done == 9
+        assert found.steps_left == 3
         forced = dry_run(plan, workspace, force=True)
         assert forced.items[-1].state == "to do" and forced.items[-1].steps_done == 0
         path.write_bytes(b"cut")
@@ -184,6 +191,38 @@ class TestMeasured:
         with pytest.raises(PlbenchError, match="needs the whole batch at once"):
             dry_run(a_plan(workspace, "epr", plan={"accumulate": 2}), workspace)
 
+    def test_the_line_before_a_run_comes_from_the_same_steps_but_fewer(
+        self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of four images of a batch of 16, twice to warm up and three times to be timed."""
+        sizes: list[int] = []
+        steps = measured._Trial._steps
+
+        def count(self: Any, size: int, number: int) -> list[float]:
+            sizes.extend([size] * (number + 1))
+            return steps(self, size, number)
+
+        monkeypatch.setattr(measured._Trial, "_steps", count)
+        monkeypatch.setattr(measured, "_STEPS", 3)
+        plan = a_plan(workspace, regime="finetune")
+        said = describe(plan, workspace)
+        assert re.fullmatch(
+            rf"{re.escape(plan.describe())}; about \d+ s on cpu, 6 steps, [\d.]+ [MG]iB of memory at the peak", said
+        )
+        assert sizes == [4] * 5
+        monkeypatch.setattr(measured, "_LONG", 0.0)  # a step that takes long is not taken again
+        sizes.clear()
+        assert describe(plan, workspace).startswith(plan.describe() + "; about")
+        assert sizes == [4] * 2
+
+    def test_a_run_that_cannot_be_measured_is_described_without_figures(self, workspace: Workspace) -> None:
+        plan = a_plan(workspace, "epr", plan={"accumulate": 2})
+        assert describe(plan, workspace) == plan.describe()
+
+    def test_the_stages_of_a_run_are_named(self, workspace: Workspace) -> None:
+        assert ", 24 steps, " in describe(a_plan(workspace, "selective"), workspace)
+        assert describe(a_plan(workspace, "selective"), workspace).endswith(", stage prior included")
+
     @pytest.mark.parametrize(
         ("timed", "expected"),
         [([(8, 2.0)], 8.0), ([(4, 2.0), (8, 3.0)], 9.0), ([(4, 3.0), (8, 2.0)], 8.0)],
@@ -225,18 +264,41 @@ class TestCommands:
 
     def test_compare_and_tune(self, say: Callable[..., str]) -> None:
         found = json.loads(say("compare", "--methods", "focal", "--seeds", 2, "--dry-run", "--json"))
-        assert found["num_missing"] == 2
-        assert "5 trials, then 2 rows of 3 seeds; about" in say("tune", "--method", "focal", "--trials", 5, "--dry-run")
+        assert found["num_missing"] == 2 and found["steps"] == 24
+        assert found["seconds"] > 0 and found["peak_memory_mb"] > 10
+        tune = ("tune", "--method", "focal", "--trials", 5, "--dry-run")
+        assert "5 trials, then 2 rows of 3 seeds; about" in say(*tune)
+        found = json.loads(say(*tune, "--json"))
+        plan_steps, trial_steps = 4 * 3, 4 * 2  # a trial trains on no more than 32 images
+        assert found["steps"] == 6 * plan_steps + 5 * trial_steps and found["peak_memory_mb"] > 10
+
+    def test_study(self, say: Callable[..., str]) -> None:
+        found = json.loads(say("study", "prior-threshold", "--scale", "tiny", "--dry-run", "--json"))
+        assert found["seconds"] > 0 and found["steps"] > 0 and found["peak_memory_mb"] > 10
+        assert f"{found['steps']:,} steps" in found["text"]
 
 
 def test_a_study_takes_as_long_as_its_trainings(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """48 images at 1 s, 4 epochs: a final run takes 192 s, a trial as much as its part of train does."""
-    monkeypatch.setattr("plbench.runs.estimate.estimate._seconds_per_image", lambda plan, workspace: (1.0, 0.0))
+    """At 1 s a step: 12 of a final run, as many of a trial as its part of train has."""
+    monkeypatch.setattr("plbench.runs.estimate.estimate.measure_stack", lambda *_: Stack(1.0, 0.0, 0, 0))
+    pretend = estimate._Pace.run
+    monkeypatch.setattr(estimate._Pace, "features", lambda *_: 0.0)
+
+    def seconds(self: Any, plan: ResolvedRun, members: list[ResolvedRun], steps: int, **given: Any) -> float:
+        if len(members) > 1:
+            return pretend(self, plan, members, steps, **given)
+        return float(steps_per_epoch(plan) * plan.spec.plan.epochs)
+
+    monkeypatch.setattr(estimate._Pace, "run", seconds)
+
+    def total(plan: ResolvedRun, num_seeds: int, then: ResolvedRun | None = None) -> float:
+        return estimate_study(plan, 3, num_seeds, workspace, then)[1].seconds
+
     plan = a_plan(workspace)
-    trial = 4.0 * len(plan.protocol_data.train("fit").rows)
-    assert forecast_study(plan, 3, 0, workspace).seconds == pytest.approx(3 * trial)
-    assert forecast_study(plan, 3, 2, workspace).seconds == pytest.approx(3 * trial + 4 * 192)
+    trial = 4.0 * math.ceil(len(plan.protocol_data.train("fit").rows) / 16)
+    assert total(plan, 0) == pytest.approx(3 * trial)
+    assert total(plan, 2) == pytest.approx(3 * trial + 4 * 12)
     staged = a_plan(workspace, "selective")  # its prior once for all trials, and once for each final seed
-    assert forecast_study(staged, 3, 2, workspace).seconds == pytest.approx(4 * trial + 6 * 192)
-    then = dataclasses.replace(plan, spec=plan.spec.model_copy(update={"seed": 9}))
-    assert forecast_study(plan, 3, 2, workspace, then).seconds == pytest.approx(3 * trial + 8 * 192)
+    assert total(staged, 2) == pytest.approx(4 * trial + 6 * 12)
+    then = a_plan(workspace, regime="finetune")
+    assert total(plan, 2, then) == pytest.approx(3 * trial + 4 * 12 + 4 * 6)
