@@ -16,6 +16,7 @@ from plbench.errors import DataError, PlbenchError
 from plbench.losses import priors, sample_state, single_positive
 from plbench.method import (
     Batch,
+    BatchScope,
     Loss,
     Method,
     MethodParams,
@@ -43,6 +44,7 @@ for old_name, module in (
 __all__ = [
     "Annotations",
     "Batch",
+    "BatchScope",
     "BenchmarkProtocol",
     "CellCollector",
     "DataError",

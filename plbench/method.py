@@ -23,6 +23,9 @@ from plbench.data.labels import PartialLabels
 from plbench.errors import PlbenchError
 from plbench.spec import Regime
 
+BatchScope = Literal["sample", "batch"]
+"""Whether the loss of an image depends on that image alone, or on the others of its batch too."""
+
 
 @dataclass(frozen=True)
 class SearchRange:
@@ -325,7 +328,7 @@ class Method(ABC):
         name: as typed on the command line. title: as printed in tables. paper: reference. version: raise it when
         results change.
         batch_scope: "batch" where the loss of an image depends on the others of its batch. Where that is for a
-            parameter to say, call it `scope`: its value "batch" makes it so.
+            parameter to say, declare it as `scope: BatchScope`, with exactly that type: its value "batch" makes it so.
         needs: what the method cannot do without: "negatives", "images", "feature_map", "sample_state".
         tags: groups that it belongs to, such as "paper".
         tuned_on: names of datasets by whose scores default values were chosen: boards of these say so.
@@ -338,7 +341,7 @@ class Method(ABC):
     title: ClassVar[str]
     paper: ClassVar[str] = ""
     version: ClassVar[str] = "1"
-    batch_scope: Literal["sample", "batch"] = "sample"
+    batch_scope: BatchScope = "sample"
     needs: ClassVar[frozenset[str]] = frozenset()
     tags: ClassVar[frozenset[str]] = frozenset()
     tuned_on: ClassVar[frozenset[str]] = frozenset()
@@ -353,7 +356,8 @@ class Method(ABC):
         self.params = params = params.completed(task)
         self.task = task
         self.marked = LabelCount()
-        if getattr(params, "scope", None) == "batch":
+        scope = type(params).model_fields.get("scope")
+        if scope is not None and scope.annotation == BatchScope and params.scope == "batch":
             self.batch_scope = "batch"
 
     @classmethod

@@ -7,60 +7,45 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from plbench.errors import TrainingError
 from plbench.files import write_text
-from plbench.loading.features import cached_features, features_key, set_damaged_aside
-from plbench.loading.jpegs import jpeg_decoder
-from plbench.loading.transforms import TrainTransform, eval_transform
 from plbench.method import Method
 from plbench.metrics import evaluate_cells
 from plbench.metrics.cells import Cells, joined_cells
 from plbench.models import build_backbone, make_head, weights_path
 from plbench.randomness import derive_seed, seeded
+from plbench.runs.inputs import OpenInputs
 from plbench.runs.plan.resolve import ResolvedRun, make_task
 from plbench.runs.protocol import Part
+from plbench.runs.selection import Best, Weights, selects_by_epoch
 from plbench.runs.workspace import Workspace
 from plbench.tracking.follow import Tracking, follow
-from plbench.training import hooks
 from plbench.training.checkpoint import Checkpoints
 from plbench.training.engine import fit, prepare_fit
 from plbench.training.evaluation import collect_cells, predict_share
 from plbench.training.execution import Execution
-from plbench.training.inputs import FeatureInputs, ImageInputs, Inputs
+from plbench.training.hooks import Guarded, construct, try_it
+from plbench.training.inputs import FeatureInputs, Inputs
 from plbench.training.interruption import Interruption, Stopped, listening
 from plbench.training.profiling import traced
-from plbench.training.state import ControlRequest, FitState, own_copy
+from plbench.training.state import ControlRequest, FitState
 
-Weights = Literal["ema", "raw"]
 Watch = Callable[[int, float], None]
 
 
-@dataclass
-class Best:
-    """The best epoch so far, where one is selected: its mAP(C) in percent, its weights, and the curve it is on."""
-
-    value: float = -1.0
-    epoch: int = 0
-    weights: Weights = "ema"
-    state: dict[str, Any] | None = None
-    curve: list[dict[str, Any]] = field(default_factory=list)
-
-
-class Job:
-    """One run under way.
+class ActiveRun:
+    """One run under way, whether it trains alone or in a stack.
 
     Attributes:
+        folder: of its files.
         train_part, train_inputs: what it learns from. scored_part, scored_inputs: what it is scored on: test, or
             the validation part where the run only selects.
+        best: the epoch selected so far.
         seconds: wall time by part of the run.
-        trained_together: whether it trained as one of a stack. shared_with: how many others trained in the same pass.
         tracking: what is told of the training; nobody, until the runner puts somebody there.
     """
 
@@ -76,6 +61,7 @@ class Job:
         plan: ResolvedRun,
         workspace: Workspace,
         artifacts: dict[str, Tensor],
+        inputs: OpenInputs | None = None,
         stop_after: int | None = None,
         watch: Watch | None = None,
     ) -> None:
@@ -85,17 +71,18 @@ class Job:
             plan: what to run.
             workspace: where and how.
             artifacts: what the plan's stages produced.
+            inputs: opens what the run sees; runs on the same features may have one in common. None for its own.
             stop_after: number of epochs, where fewer than the plan's were chosen.
             watch: is told each epoch and its mAP(C) on the scored part, by the headline weights.
         """
         self.plan, self.spec, self.workspace = plan, plan.spec, workspace
         self.artifacts, self.stop_after, self.watch = artifacts, stop_after, watch
+        self.inputs = OpenInputs(workspace) if inputs is None else inputs
+        self.folder = workspace.store.run_folder(plan.spec.key)
         self.execution = Execution(workspace.device, plan.spec.precision, workspace.world, workspace.compiles)
         self.seconds: dict[str, float] = {}
         self.best = Best()
         self._last_save = time.monotonic()
-        self.trained_together = False
-        self.shared_with = 0
         self.tracking = Tracking({}, workspace.reporter.line)
 
     @property
@@ -103,17 +90,17 @@ class Job:
         """Whether the run serves to choose something on the validation part, and never sees test."""
         return self.spec.train_part == "fit"
 
-    def followed(self, folder: Path) -> contextlib.AbstractContextManager[Tracking]:
+    def followed(self) -> contextlib.AbstractContextManager[Tracking]:
         """The workspace's trackers, told that the run begins, and what becomes of it."""
         workspace = self.workspace
-        return follow(self.spec, folder, workspace.trackers, workspace.dropped, workspace.reporter.line)
+        return follow(self.spec, self.folder, workspace.trackers, workspace.dropped, workspace.reporter.line)
 
-    def _traced(self, folder: Path) -> contextlib.AbstractContextManager[Callable[[], None]]:
+    def _traced(self) -> contextlib.AbstractContextManager[Callable[[], None]]:
         """What is called after each step: a profiler, if the workspace has one."""
         workspace = self.workspace
         if not workspace.profiles:
             return contextlib.nullcontext(lambda: None)
-        return traced(folder, rank=workspace.world.rank, device=workspace.device, tell=workspace.reporter.line)
+        return traced(self.folder, rank=workspace.world.rank, device=workspace.device, tell=workspace.reporter.line)
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -124,84 +111,71 @@ class Job:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
-    def prepare(self, like: Job | None = None) -> None:
-        """Training inputs, the method, and the model in its initial state.
-
-        Args:
-            like: a job on the same cached features, which are then not read again; its labels may be others.
-        """
-        spec = self.spec
-        self.train_part = self.plan.protocol_data.train(spec.train_part)
-        task = make_task(spec, self.plan.protocol_data, self.artifacts)
-        self.method = hooks.construct(self.plan.method, self.plan.params, task)
-        if like is None:
-            self.train_inputs = self._inputs(self.train_part, training=True)
-        else:
-            self.train_inputs = _relabelled(like.train_inputs, spec.seed, self.train_part)
+    def prepare(self) -> None:
+        """Opens what the run learns from, and builds the method and the model in its initial state."""
+        spec, protocol_data = self.spec, self.plan.protocol_data
+        self.train_part = protocol_data.train(spec.train_part)
+        task = make_task(spec, protocol_data, self.artifacts)
+        self.method = construct(self.plan.method, self.plan.params, task)
+        self.train_inputs = self.inputs.open(spec, protocol_data, self.train_part, self.method)
         self.state = prepare_fit(self._model(), self.method, spec.plan, task.steps_per_epoch, self.execution)
 
-    def open_scored_part(self, like: Job | None = None) -> None:
-        """The part that the run is scored on, by the features of a job like it where one is given."""
+    def open_scored_part(self) -> None:
+        """Opens what the run is scored on."""
         protocol_data = self.plan.protocol_data
-        if like is not None and not self.only_selects:  # test is the same for all seeds
-            self.scored_part, self.scored_inputs = like.scored_part, like.scored_inputs
-            return
         self.scored_part = protocol_data.validation() if self.only_selects else protocol_data.test()
-        if like is None:
-            self.scored_inputs = self._inputs(self.scored_part)
-        else:
-            self.scored_inputs = _relabelled(like.scored_inputs, self.spec.seed, self.scored_part)
+        self.scored_inputs = self.inputs.open(self.spec, protocol_data, self.scored_part)
 
-    def train(self, folder: Path) -> None:
-        """Trains to the end, from the folder's newest checkpoint if there is one, and puts selected weights in place.
+    def train(self) -> None:
+        """Trains to the end, from the run's newest checkpoint if there is one, and puts selected weights in place.
 
         Raises:
             TrainingError: if the loss is no longer finite. Stopped: if a signal asked for it; the state is saved.
         """
-        for sentence in self.resume(folder):
+        for sentence in self.resume():
             self.workspace.reporter.line(sentence)
         world = self.workspace.world
-        end_epoch = self.epoch_end(folder)
+        end_epoch = self.epoch_end()
         with (
             self.workspace.reporter.task(f"Training {self.method.title}") as report,
             listening(among_several=world.size > 1) as heard,
-            self._traced(folder) as after_step,
+            self._traced() as after_step,
         ):
 
             def after_epoch(state: FitState) -> None:
                 end_epoch(state)
                 if any(world.gather_objects(heard.number is not None)):
-                    self._stop(folder, heard)
+                    self._stop(heard)
 
             try:
                 self._fit(
                     after_epoch=after_epoch,
                     report=report,
                     requested=lambda: ControlRequest(self._is_time_to_save(), heard.number is not None),
-                    handle=lambda request: self._stop(folder, heard) if request.stop else self.save(folder),
+                    handle=lambda request: self._stop(heard) if request.stop else self.save(),
                     after_step=after_step,
                 )
             except TrainingError as error:
-                raise self.explained(error, folder) from error
+                raise self.explained(error) from error
         self.conclude()
 
-    def finish_epoch(self, folder: Path) -> None:
+    def finish_epoch(self) -> None:
         """Trains to the end of an epoch that has begun, if one has: where others can join."""
         if self.state.batch:
-            self._fit(stop_after=self.state.epoch + 1, after_epoch=self.epoch_end(folder))
+            self._fit(stop_after=self.state.epoch + 1, after_epoch=self.epoch_end())
 
     def _fit(self, **options: Any) -> None:
         spec, options = self.spec, {"stop_after": self.stop_after, **options}
         fit(self.state, self.train_inputs, spec.plan, self.execution, seed=spec.seed, **options)
 
-    def epoch_end(self, folder: Path) -> Callable[[FitState], None]:
+    def epoch_end(self) -> Callable[[FitState], None]:
         """What is done at the end of each epoch: selection, telling whoever watches, a checkpoint now and then."""
 
         def after_epoch(state: FitState) -> None:
             self.tracking.logged(state.step, state.history[-1])
-            if self._selects_by_epoch():
+            if selects_by_epoch(self.spec):
                 with self.phase("selection"):
-                    self._consider()
+                    self.best.consider(state, self.spec.selection, self.map_c)
                 part = "validation" if self.only_selects else "test"
                 self.tracking.logged(state.step, {f"{part}/map_c": self.best.curve[-1]})
             if self.watch is not None:
@@ -210,24 +184,24 @@ class Job:
             epochs = self.workspace.save_epochs
             is_due = epochs is not None and state.epoch % epochs == 0
             if is_due or self.workspace.world.shared(self._is_time_to_save):
-                self.save(folder)
+                self.save()
 
         return after_epoch
 
     def _is_time_to_save(self) -> bool:
         return self.workspace.world.is_main and time.monotonic() - self._last_save >= self.workspace.save_every
 
-    def save(self, folder: Path) -> None:
+    def save(self) -> None:
         """Writes a checkpoint of where the training stands. Every process calls it; one writes."""
         world, state = self.workspace.world, self.state
         if world.is_main:
             saved = {**state.state_dict(), "generators": state.generators, "best": vars(self.best)}
-            Checkpoints(folder, self.spec).save(saved, world.size)
-            self.write_log(folder)
+            Checkpoints(self.folder, self.spec).save(saved, world.size)
+            self.write_log()
         self._last_save = time.monotonic()
 
-    def _stop(self, folder: Path, heard: Interruption) -> None:
-        self.save(folder)
+    def _stop(self, heard: Interruption) -> None:
+        self.save()
         done, total = self.state.step, self.method.task.steps_per_epoch * self.spec.plan.epochs
         self.workspace.reporter.line(f"Saved at step {done:,} of {total:,}")
         raise Stopped(heard.number or signal.SIGTERM)  # where it was another process that heard it
@@ -238,23 +212,18 @@ class Job:
         if self.best.state is not None:
             self.state.averaged(self.best.weights).load_state_dict(self.best.state)
 
-    def explained(self, error: TrainingError, folder: Path) -> TrainingError:
+    def explained(self, error: TrainingError) -> TrainingError:
         """An error of the training with where to go on from and what to try."""
-        found = Checkpoints(folder, self.spec).newest(self.workspace.reporter.line)
+        found = Checkpoints(self.folder, self.spec).newest(self.workspace.reporter.line)
         last = f"last good checkpoint: {found.path}" if found else "no checkpoint had been saved yet"
-        return TrainingError(f"{error}; {last}; try a lower --lr or --precision float32", hooks.try_it(self.method))
+        return TrainingError(f"{error}; {last}; try a lower --lr or --precision float32", try_it(self.method))
 
     @property
     def headline_weights(self) -> Weights:
         """The weights that the run is judged by: averaged ones, unless others were selected or there are none."""
         if self.best.state is not None:
             return self.best.weights
-        return "ema" if self.has_two_weights else "raw"
-
-    @property
-    def has_two_weights(self) -> bool:
-        """Whether averaged weights exist beside the last ones."""
-        return self.state.ema is not None
+        return "raw" if self.state.ema is None else "ema"
 
     def cells(self, weights: Weights) -> Cells | None:
         """Scores at the known cells of the scored part, in the main process; its share of them is each one's work."""
@@ -271,7 +240,7 @@ class Job:
             rows = self.train_inputs.rows[part.rows]
             inputs: Inputs = FeatureInputs(self.train_inputs.features, rows, part.labels, self.spec.seed)
         else:
-            inputs = self._inputs(part)
+            inputs = self.inputs.open(self.spec, self.plan.protocol_data, part)
         return self._cells_of(part, inputs, weights)
 
     def _cells_of(self, part: Part, inputs: Inputs, weights: Weights) -> Cells | None:
@@ -286,17 +255,17 @@ class Job:
         cells = self.cells(weights)
         return self.workspace.world.shared(lambda: evaluate_cells(cells).map_c)  # type: ignore[arg-type]
 
-    def write_log(self, folder: Path) -> None:
+    def write_log(self) -> None:
         """One JSON line an epoch."""
-        write_text(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in self.state.history))
+        write_text(self.folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in self.state.history))
 
-    def resume(self, folder: Path) -> list[str]:
-        """Puts the training where the folder's newest checkpoint left it, if there is one, and says so in sentences.
+    def resume(self) -> list[str]:
+        """Puts the training where the run's newest checkpoint left it, if there is one, and says so in sentences.
 
         Raises:
             StoreError: if what there is is damaged, or another run's.
         """
-        checkpoints, world = Checkpoints(folder, self.spec), self.workspace.world
+        checkpoints, world = Checkpoints(self.folder, self.spec), self.workspace.world
         found = world.shared(lambda: checkpoints.newest(self.workspace.reporter.line))
         if found is None:
             return []
@@ -306,58 +275,6 @@ class Job:
         self.state.load_state_dict(saved)
         steps = self.method.task.steps_per_epoch * self.spec.plan.epochs
         return [f"Going on after step {self.state.step:,} of {steps:,}"]
-
-    def _selects_by_epoch(self) -> bool:
-        by_validation = self.only_selects and self.spec.selection == "validation"
-        return by_validation or self.spec.selection == "best-on-test"
-
-    def _consider(self) -> None:
-        """Scores the epoch that just ended and keeps its weights if they are the best so far."""
-        point: dict[str, Any] = {"epoch": self.state.epoch}
-        both = self.spec.selection == "best-on-test" and self.has_two_weights
-        choices: tuple[Weights, ...] = ("ema", "raw") if both else (("ema",) if self.has_two_weights else ("raw",))
-        for weights in choices:
-            point[weights] = value = self.map_c(weights)
-            if value > self.best.value:
-                state = own_copy(self.state.averaged(weights))
-                self.best = Best(value, self.state.epoch, weights, state, self.best.curve)
-        self.best.curve.append(point)
-
-    def _inputs(self, part: Part, *, training: bool = False) -> Inputs:
-        spec, workspace = self.spec, self.workspace
-        if spec.regime == "probe":
-            return FeatureInputs(self._features(part.split), part.rows, part.labels, spec.seed)
-        base = eval_transform(spec.model)
-        with hooks.calling(self.method, "transform"):
-            transform = self.method.transform(TrainTransform(base, spec.plan)) if training else None
-        decoder = jpeg_decoder(workspace.decode, workspace.device)
-        return ImageInputs(
-            part.images, part.labels, base, workspace.workers, transform, spec.seed, workspace.device, decoder
-        )
-
-    def _features(self, split: str) -> np.ndarray:
-        spec, workspace = self.spec, self.workspace
-        images = self.plan.protocol_data.whole(split).images
-        key = features_key(
-            spec.dataset_fingerprint, split, images, spec.model, spec.precision, spec.seed, workspace.decode
-        )
-        with workspace.reporter.patience(f"Comparing cached features of {len(images):,} images with their checksums"):
-            workspace.world.shared(lambda: set_damaged_aside(workspace.store.cache, key, workspace.reporter.line))
-        with workspace.reporter.task(f"Features of {len(images):,} {split} images") as report:
-            return cached_features(
-                workspace.store.cache,
-                key,
-                images,
-                lambda: build_backbone(spec.model, weights_path(spec.model, workspace.weights_file), spec.seed),
-                spec.model,
-                device=workspace.device,
-                precision=spec.precision,
-                workers=workspace.workers,
-                report=report,
-                decoder=jpeg_decoder(workspace.decode, workspace.device),
-                rank=workspace.world.rank,
-                num_ranks=workspace.world.size,
-            )
 
     def _model(self) -> nn.Module:
         spec, num_classes = self.spec, self.train_part.labels.num_classes
@@ -369,11 +286,8 @@ class Job:
             if spec.plan.grad_checkpointing:
                 built.checkpoint_gradients()
             backbone, num_features = built, built.num_features
-        with seeded(derive_seed(spec.seed, "init", "head")), hooks.calling(self.method, "build"):
-            return self.method.build(backbone, lambda: make_head(spec.model, num_features, num_classes))
-
-
-def _relabelled(inputs: Inputs, seed: int, part: Part) -> FeatureInputs:
-    """The features that another run has in memory, with the labels of this run's part."""
-    assert isinstance(inputs, FeatureInputs)
-    return inputs.reseeded(seed, part.labels)
+        with seeded(derive_seed(spec.seed, "init", "head")):
+            model: nn.Module = Guarded(self.method).build(
+                backbone, lambda: make_head(spec.model, num_features, num_classes)
+            )
+        return model

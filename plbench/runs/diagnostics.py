@@ -16,8 +16,8 @@ from plbench.method import Batch, Method, Progress
 from plbench.metrics import average_precision
 from plbench.progress import ProgressReport
 from plbench.runs.record import HiddenTruth, PriorDiagnostics
-from plbench.training import hooks
 from plbench.training.execution import Execution, evaluation_mode, widened
+from plbench.training.hooks import Guarded
 from plbench.training.inputs import Inputs
 
 TOP_CLASSES = 20
@@ -77,6 +77,7 @@ def _over_train(
     model: torch.nn.Module, method: Method, inputs: Inputs, execution: Execution
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
     """Rows, partial labels, scores and the method's masks, batch by batch, without augmentation."""
+    guarded = Guarded(method)
     for rows, values in inputs.ordered(256, execution.world):
         labels = inputs.labels.rows(rows.numpy())
         with evaluation_mode(model), torch.inference_mode():
@@ -85,10 +86,8 @@ def _over_train(
                 torch.from_numpy(labels).to(execution.device),
                 rows.to(execution.device),
             )
-            with execution.autocast(), hooks.calling(method, "forward"):
-                output = widened(method.forward(model, batch, Progress(0, 1, 0, 1)))
-            with hooks.calling(method, "scores"):
-                scores = method.scores(output).float().cpu().numpy()
-            with hooks.calling(method, "diagnostics"):
-                masks = {name: mask.cpu().numpy() for name, mask in method.diagnostics(output, batch).items()}
+            with execution.autocast():
+                output = widened(guarded.forward(model, batch, Progress(0, 1, 0, 1)))
+            scores = guarded.scores(output).float().cpu().numpy()
+            masks = {name: mask.cpu().numpy() for name, mask in guarded.diagnostics(output, batch).items()}
         yield rows.numpy(), labels, scores, masks

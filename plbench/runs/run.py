@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import io
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import tomli_w
 import torch
 from torch import Tensor
 
-from plbench.errors import StoreError, TrainingError
+from plbench.errors import TrainingError
 from plbench.files import write_text
-from plbench.files.checksums import DAMAGED, Damaged, read_checked, set_aside, write_checked
+from plbench.files.checksums import write_checked
 from plbench.method import Stage
-from plbench.runs import environment, outcome
-from plbench.runs.active import Job, Watch
+from plbench.runs import artifacts, environment, outcome
+from plbench.runs.active import ActiveRun, Watch
 from plbench.runs.plan.resolve import ResolvedRun
-from plbench.runs.record import Record, figures, whole_file, write_record
-from plbench.runs.store import CHECKPOINT, RECORD
+from plbench.runs.record import Record, figures, write_record
+from plbench.runs.store import CHECKPOINT
 from plbench.runs.workspace import Workspace
 from plbench.training import checkpoint
 from plbench.training.evaluation import View
@@ -42,16 +40,16 @@ def run(plan: ResolvedRun, workspace: Workspace, *, force: bool = False, watch: 
     store, key, world = workspace.store, plan.spec.key, workspace.world
     if not force and (record := world.shared(lambda: plan.finished(workspace.store))):
         return record
-    artifacts = {name: stage_artifact(plan, name, workspace) for name in plan.stages}
+    of_stages = {name: stage_artifact(plan, name, workspace) for name in plan.stages}
     stop_after = chosen_epoch(plan, workspace)
     with _held(plan, workspace):
         if not force and (record := world.shared(lambda: plan.finished(workspace.store))):
             return record  # another program made it while this one was busy with the stages
         if force and world.is_main:
             store.remove(key)
-        folder = store.run_folder(key)
-        with discard_incomplete_run(plan, folder, workspace):
-            return _make(Job(plan, workspace, artifacts, stop_after, watch), folder)
+        active = ActiveRun(plan, workspace, of_stages, stop_after=stop_after, watch=watch)
+        with discard_incomplete_run(plan, workspace):
+            return _make(active)
 
 
 @contextlib.contextmanager
@@ -66,40 +64,41 @@ def _held(plan: ResolvedRun, workspace: Workspace) -> Iterator[None]:
         yield
 
 
-def _make(job: Job, folder: Path) -> Record:
+def _make(active: ActiveRun) -> Record:
     """Trains, evaluates, writes."""
-    write_spec(job, folder)
-    with job.phase("data"):
-        job.prepare()
-        job.open_scored_part()
-    with job.followed(folder) as job.tracking:
-        job.train(folder)
-        record = conclude(job, folder)
-        job.tracking.finished(job.state.step, figures(record))
+    write_spec(active)
+    with active.phase("data"):
+        active.prepare()
+        active.open_scored_part()
+    with active.followed() as active.tracking:
+        active.train()
+        record = conclude(active, outcome.Timing(active.state.clock.seconds()))
+        active.tracking.finished(active.state.step, figures(record))
     return record
 
 
-def write_spec(job: Job, folder: Path) -> None:
+def write_spec(active: ActiveRun) -> None:
     """What will run, first of all files."""
-    if job.workspace.world.is_main:
-        write_text(folder / "spec.toml", tomli_w.dumps(job.spec.model_dump(mode="json", exclude_none=True)))
+    if active.workspace.world.is_main:
+        spec = active.spec.model_dump(mode="json", exclude_none=True)
+        write_text(active.folder / "spec.toml", tomli_w.dumps(spec))
 
 
-def conclude(job: Job, folder: Path) -> Record:
+def conclude(active: ActiveRun, timing: outcome.Timing) -> Record:
     """Evaluates a model that is trained and writes its files; the record last, since it says that the run is whole."""
-    with job.phase("evaluation"):
-        scored = outcome.score(job)
-    return job.workspace.world.shared(lambda: _write_down(job, scored, folder))
+    with active.phase("evaluation"):
+        scored = outcome.score(active)
+    return active.workspace.world.shared(lambda: _write_down(active, scored, timing))
 
 
-def _write_down(job: Job, scored: outcome.Scored | None, folder: Path) -> Record:
+def _write_down(active: ActiveRun, scored: outcome.Scored | None, timing: outcome.Timing) -> Record:
     """The main process's work alone."""
     assert scored is not None
-    spec = job.plan.spec
-    with job.phase("intervals"):
-        metrics = outcome.summarise(job, scored, folder)
-    checkpoint.save(folder / CHECKPOINT, spec.sha256(), job.state.weights())
-    record = outcome.record(job, scored, metrics, folder, now())
+    folder, spec = active.folder, active.spec
+    with active.phase("intervals"):
+        metrics = outcome.summarise(active, scored)
+    checkpoint.save(folder / CHECKPOINT, spec.sha256(), active.state.weights())
+    record = outcome.record(active, scored, metrics, timing, now())
     write_record(folder, record)
     checkpoint.Checkpoints(folder, spec).remove()  # what a training goes on from
     return record
@@ -112,58 +111,24 @@ def stage_artifact(plan: ResolvedRun, name: str, workspace: Workspace) -> Tensor
     if world.shared(lambda: stage_plan.finished(workspace.store)) is None:
         workspace.reporter.line(f"Stage {name!r}: {stage_plan.describe()}")
     run(stage_plan, workspace)
-    folder = workspace.store.run_folder(stage_plan.spec.key)
-    path = folder / "artifacts" / f"{name}-{plan.spec.method.source_sha256[:16]}.npy"
-    value = world.shared(lambda: _stored(path, workspace))
+    path = artifacts.path_of(stage, workspace.store.run_folder(stage_plan.spec.key))
+    value = world.shared(lambda: artifacts.read(path, workspace.reporter.line))
     if value is None:
-        if not world.shared(lambda: _has_its_weights(stage_plan, workspace)):
+        if not world.shared(lambda: artifacts.has_its_weights(stage_plan, workspace)):
             run(stage_plan, workspace)
-        reduced = value = _reduce(stage, stage_plan, workspace, folder).cpu().numpy()
+        reduced = value = _reduce(stage, stage_plan, workspace).cpu().numpy()
         if world.is_main:
             write_checked(path, lambda file: np.save(file, reduced, allow_pickle=False))
     return torch.from_numpy(value)
 
 
-def _stored(path: Path, workspace: Workspace) -> np.ndarray | None:
-    """An artifact on disk; None where there is none, or it was damaged, which is said, and set aside."""
-    try:
-        value: np.ndarray = np.load(io.BytesIO(read_checked(path)), allow_pickle=False)
-    except FileNotFoundError:
-        return None
-    except (Damaged, ValueError, EOFError) as error:
-        workspace.reporter.line(f"{error}; set aside as {set_aside(path)}, making it again")
-        return None
-    return value
-
-
-def _has_its_weights(plan: ResolvedRun, workspace: Workspace) -> bool:
-    """Whether the weights of a run that is done are those that its record speaks of.
-
-    Where they are not, that is said, and weights and record are set aside, so that the run counts as not done.
-    """
-    folder = workspace.store.run_folder(plan.spec.key)
-    record = plan.finished(workspace.store)
-    if record is None:
-        return False
-    try:
-        whole_file(folder, record, CHECKPOINT)
-    except StoreError as error:
-        what = str(error).partition(";")[0]
-        workspace.reporter.line(f"{what}; it is set aside (*{DAMAGED}), and that run is made again")
-        for name in (CHECKPOINT, RECORD):
-            if (folder / name).exists():
-                set_aside(folder / name)
-        return False
-    return True
-
-
-def _reduce(stage: Stage, plan: ResolvedRun, workspace: Workspace, folder: Path) -> Tensor:
+def _reduce(stage: Stage, plan: ResolvedRun, workspace: Workspace) -> Tensor:
     """Applies a stage's reduction to its trained model, over its whole training part."""
-    artifacts = {name: stage_artifact(plan, name, workspace) for name in plan.stages}
-    job = Job(plan, workspace, artifacts, None)
-    job.prepare()
-    job.state.load_weights(checkpoint.load(folder / CHECKPOINT, plan.spec.sha256()))
-    return stage.reduce(View(job.state, job.train_inputs, job.execution))
+    needed = {name: stage_artifact(plan, name, workspace) for name in plan.stages}
+    active = ActiveRun(plan, workspace, needed)
+    active.prepare()
+    active.state.load_weights(checkpoint.load(active.folder / CHECKPOINT, plan.spec.sha256()))
+    return stage.reduce(View(active.state, active.train_inputs, active.execution))
 
 
 def chosen_epoch(plan: ResolvedRun, workspace: Workspace) -> int | None:
@@ -177,11 +142,12 @@ def chosen_epoch(plan: ResolvedRun, workspace: Workspace) -> int | None:
 
 
 @contextlib.contextmanager
-def discard_incomplete_run(plan: ResolvedRun, folder: Path, workspace: Workspace) -> Iterator[None]:
+def discard_incomplete_run(plan: ResolvedRun, workspace: Workspace) -> Iterator[None]:
     """On failure: a failed training leaves a failed record; without a checkpoint, anything else leaves nothing."""
     if not workspace.world.is_main:
         yield
         return
+    folder = workspace.store.run_folder(plan.spec.key)
     try:
         yield
     except TrainingError as error:

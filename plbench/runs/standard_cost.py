@@ -4,39 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from plbench.runs.active import Job
+from plbench.runs.active import ActiveRun
 from plbench.runs.record import Record, StandardCost, read_record
 from plbench.runs.store import RECORD
 
 
-def count_cost(job: Job) -> StandardCost | None:
+def count_cost(active: ActiveRun) -> StandardCost | None:
     """Return the standard cost of a run that is trained, with all runs that it needed.
 
     None where one of these was recorded before there was such a cost.
     """
-    needed = _needed(job)
+    needed = _needed(active)
     costs = [record.cost.standard for record in needed if record.cost is not None]
     known = [cost for cost in costs if cost is not None]
-    return _sum([_own_cost(job), *known]) if len(known) == len(needed) else None
+    return _sum([_own_cost(active), *known]) if len(known) == len(needed) else None
 
 
-def _needed(job: Job) -> list[Record]:
+def _needed(active: ActiveRun) -> list[Record]:
     """Return the records of a run's stages, and of the run that chose its epoch."""
-    folders = [job.workspace.store.run_folder(first.spec.key) for first in job.plan.prerequisites]
+    folders = [active.workspace.store.run_folder(first.spec.key) for first in active.plan.prerequisites]
     return [read_record(folder) for folder in folders if (folder / RECORD).is_file()]
 
 
-def _own_cost(job: Job) -> StandardCost:
-    spec, protocol_data, state = job.spec, job.plan.protocol_data, job.state
-    head = state.epoch * len(job.train_inputs)
+def _own_cost(active: ActiveRun) -> StandardCost:
+    spec, protocol_data, state = active.spec, active.plan.protocol_data, active.state
+    head = state.epoch * len(active.train_inputs)
     if spec.regime == "probe":
         protocol = spec.protocol
-        splits = {protocol.train_split, job.scored_part.split}
+        splits = {protocol.train_split, active.scored_part.split}
         extracted = {split: len(protocol_data.whole(split).images) for split in sorted(splits)}
         return StandardCost(trainings=1, extracted=extracted, head=head)
-    num_scorings = 1 + sum(len(point) - 1 for point in job.best.curve)  # a point has its epoch and a value by weights
-    forward = num_scorings * len(job.scored_inputs) + state.images_viewed
-    forward += len(job.plan.stages) * len(job.train_inputs)  # from each trained model one pass over train
+    # a point of the curve has its epoch and a value by weights
+    num_scorings = 1 + sum(len(point) - 1 for point in active.best.curve)
+    forward = num_scorings * len(active.scored_inputs) + state.images_viewed
+    forward += len(active.plan.stages) * len(active.train_inputs)  # from each trained model one pass over train
     return StandardCost(trainings=1, forward=forward, trained=state.images_trained, head=state.images_trained)
 
 

@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -16,7 +15,9 @@ from torch import nn
 from plbench.errors import TrainingError
 from plbench.progress import Reporter
 from plbench.runs import run as runner
-from plbench.runs.active import Job
+from plbench.runs.active import ActiveRun
+from plbench.runs.inputs import OpenInputs
+from plbench.runs.outcome import Timing
 from plbench.runs.plan.resolve import ResolvedRun
 from plbench.runs.record import Record, figures
 from plbench.runs.workspace import Workspace
@@ -60,18 +61,29 @@ def _common(plan: ResolvedRun) -> str:
     return spec.model_copy(update=update).canonical()
 
 
-def in_memory(plans: Sequence[ResolvedRun], workspace: Workspace) -> Iterator[list[Job]]:
-    """Jobs of a group, ready to train, as many at a time as memory allows, on features that are there once.
+def in_memory(plans: Sequence[ResolvedRun], workspace: Workspace) -> Iterator[list[ActiveRun]]:
+    """Runs of a group, ready to train, as many at a time as memory allows, on features that are there once.
 
     Args:
         plans: one of `groups`, all of whose stages are done.
         workspace: where and how.
     """
-    first = _prepared(plans[0], workspace, plans[0], None)
+    inputs, protocol_data = OpenInputs(workspace), plans[0].protocol_data  # for all: each has labels of its own seed
+    plans = [dataclasses.replace(plan, protocol_data=protocol_data.at_seed(plan.spec.seed)) for plan in plans]
+    first = _prepared(plans[0], workspace, inputs)
     most = most_at_once(first.state.model, first.spec.plan.batch_size, workspace.device)
     for start in range(0, len(plans), most):
         members = plans[start : start + most]
-        yield [first if plan is plans[0] else _prepared(plan, workspace, plans[0], first) for plan in members]
+        yield [first if plan is plans[0] else _prepared(plan, workspace, inputs) for plan in members]
+
+
+def _prepared(plan: ResolvedRun, workspace: Workspace, inputs: OpenInputs) -> ActiveRun:
+    artifacts = {name: runner.stage_artifact(plan, name, workspace) for name in plan.stages}
+    active = ActiveRun(plan, workspace, artifacts, inputs, runner.chosen_epoch(plan, workspace))
+    with active.phase("data"):
+        active.prepare()
+        active.open_scored_part()
+    return active
 
 
 def most_at_once(model: nn.Module, batch_size: int, device: torch.device) -> int:
@@ -79,49 +91,38 @@ def most_at_once(model: nn.Module, batch_size: int, device: torch.device) -> int
     return max(1, _memory(device) // bytes_per_head(model, batch_size)) if layers_of(model) is not None else 1
 
 
-def _prepared(plan: ResolvedRun, workspace: Workspace, leader: ResolvedRun, like: Job | None) -> Job:
-    artifacts = {name: runner.stage_artifact(plan, name, workspace) for name in plan.stages}
-    stop_after = runner.chosen_epoch(plan, workspace)
-    protocol_data = leader.protocol_data.at_seed(plan.spec.seed)  # opened once, with the labels of the plan's own seed
-    job = Job(dataclasses.replace(plan, protocol_data=protocol_data), workspace, artifacts, stop_after)
-    with job.phase("data"):
-        job.prepare(like)
-        job.open_scored_part(like)
-    return job
-
-
 def _memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else STACK_BYTES
 
 
 def train(
-    jobs: Sequence[Job],
+    runs: Sequence[ActiveRun],
     workspace: Workspace,
-    after_epoch: Callable[[Job], Callable[[FitState], None]] = lambda job: lambda state: None,
-    save: Callable[[Job], None] = lambda job: None,
+    after_epoch: Callable[[ActiveRun], Callable[[FitState], None]] = lambda active: lambda state: None,
+    save: Callable[[ActiveRun], None] = lambda active: None,
 ) -> list[Head]:
-    """Trains jobs together, each from where it stands.
+    """Trains runs together, each from where it stands.
 
     Args:
-        jobs: from `in_memory`.
+        runs: from `in_memory`.
         workspace: where and how.
-        after_epoch: gives what a job does at the end of each of its epochs.
-        save: called for each job at the end of an epoch in which a signal asked for a stop.
+        after_epoch: gives what a run does at the end of each of its epochs.
+        save: called for each run at the end of an epoch in which a signal asked for a stop.
 
     Returns:
-        The head of each job, in order; with its error where it failed.
+        The head of each run, in order; with its error where it failed.
 
     Raises:
         Stopped: if a signal asked for it.
     """
-    inputs = jobs[0].train_inputs
+    inputs = runs[0].train_inputs
     assert isinstance(inputs, FeatureInputs)
     with listening() as heard:
 
-        def end_epoch(job: Job, state: FitState, then: Callable[[FitState], None]) -> None:
+        def end_epoch(active: ActiveRun, state: FitState, then: Callable[[FitState], None]) -> None:
             then(state)
             if heard.number is not None:
-                save(job)
+                save(active)
 
         def between_epochs() -> None:
             if heard.number is not None:
@@ -129,22 +130,22 @@ def train(
 
         heads = [
             Head(
-                job.state,
-                job.spec.plan,
-                job.spec.seed,
-                job.stop_after,
-                partial(end_epoch, job, then=after_epoch(job)),
-                labels=job.train_inputs.labels,
+                active.state,
+                active.spec.plan,
+                active.spec.seed,
+                active.stop_after,
+                partial(end_epoch, active, then=after_epoch(active)),
+                labels=active.train_inputs.labels,
             )
-            for job in jobs
+            for active in runs
         ]
         standing: dict[int, list[Head]] = defaultdict(list)
         for head in heads:
             standing[head.state.epoch].append(head)
         for members in standing.values():
-            what = jobs[0].method.title if len(members) == 1 else f"{len(members)} heads together"
+            what = runs[0].method.title if len(members) == 1 else f"{len(members)} heads together"
             with workspace.reporter.task(f"Training {what}") as report:
-                fit_together(members, inputs, jobs[0].execution, report=report, between_epochs=between_epochs)
+                fit_together(members, inputs, runs[0].execution, report=report, between_epochs=between_epochs)
     return heads
 
 
@@ -161,8 +162,8 @@ def run_group(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[Record
         found = {plan.spec.key: plan.finished(workspace.store) for plan in plans}  # another process may have made some
         results: dict[str, Record | TrainingError] = {key: record for key, record in found.items() if record}
         missing = [plan for plan in plans if plan.spec.key not in results]
-        for jobs in in_memory(missing, workspace) if missing else ():
-            results |= _make(jobs, workspace)
+        for runs in in_memory(missing, workspace) if missing else ():
+            results |= _make(runs, workspace)
     return [results[plan.spec.key] for plan in plans]
 
 
@@ -170,49 +171,41 @@ def _waiting(key: str, workspace: Workspace) -> Callable[[], None]:
     return lambda: workspace.reporter.line(f"Run {key} is under way in another process; waiting for it")
 
 
-def _make(jobs: Sequence[Job], workspace: Workspace) -> dict[str, Record | TrainingError]:
-    folders = [workspace.store.run_folder(job.spec.key) for job in jobs]
+def _make(runs: Sequence[ActiveRun], workspace: Workspace) -> dict[str, Record | TrainingError]:
     results: dict[str, Record | TrainingError] = {}
     said: dict[str, None] = {}  # most go on after the same step
     with contextlib.ExitStack() as kept:
-        for job, folder in zip(jobs, folders, strict=True):
-            kept.enter_context(runner.discard_incomplete_run(job.plan, folder, workspace))
-            runner.write_spec(job, folder)
-            said.update(dict.fromkeys(job.resume(folder)))
-            job.finish_epoch(folder)
-            job.tracking = kept.enter_context(job.followed(folder))
+        for active in runs:
+            kept.enter_context(runner.discard_incomplete_run(active.plan, workspace))
+            runner.write_spec(active)
+            said.update(dict.fromkeys(active.resume()))
+            active.finish_epoch()
+            active.tracking = kept.enter_context(active.followed())
         for sentence in said:
             workspace.reporter.line(sentence)
-        place = dict(zip((job.spec.key for job in jobs), folders, strict=True))
-        heads = train(
-            jobs,
-            workspace,
-            after_epoch=lambda job: job.epoch_end(place[job.spec.key]),
-            save=lambda job: job.save(place[job.spec.key]),
-        )
+        heads = train(runs, workspace, after_epoch=ActiveRun.epoch_end, save=ActiveRun.save)
         with (
-            workspace.reporter.task(f"Scoring {len(jobs)} runs") as report,
+            workspace.reporter.task(f"Scoring {len(runs)} runs") as report,
             ThreadPoolExecutor(torch.get_num_threads(), "scoring") as pool,  # much of it is numpy's, on one core
         ):
-            made = pool.map(partial(_result, workspace, len(jobs) - 1), jobs, heads, folders)
-            for number, (job, result) in enumerate(zip(jobs, made, strict=True), 1):
-                results[job.spec.key] = result
-                report(number, len(jobs))
+            made = pool.map(partial(_result, workspace, len(runs) - 1), runs, heads)
+            for number, (active, result) in enumerate(zip(runs, made, strict=True), 1):
+                results[active.spec.key] = result
+                report(number, len(runs))
     return results
 
 
-def _result(workspace: Workspace, num_others: int, job: Job, head: Head, folder: Path) -> Record | TrainingError:
+def _result(workspace: Workspace, num_others: int, active: ActiveRun, head: Head) -> Record | TrainingError:
     """Ends a run whose training ended. Its own bars would hide the one over all runs."""
-    job.workspace = dataclasses.replace(workspace, reporter=Reporter())
-    job.trained_together, job.shared_with = True, num_others
-    job.conclude()
+    active.workspace = dataclasses.replace(workspace, reporter=Reporter())
+    active.conclude()
     if head.error is None:
-        record = runner.conclude(job, folder)
-        job.tracking.finished(job.state.step, figures(record))
+        record = runner.conclude(active, Timing(phases={}, shared_with=num_others))
+        active.tracking.finished(active.state.step, figures(record))
         return record
     try:
-        with runner.discard_incomplete_run(job.plan, folder, workspace):
-            raise job.explained(head.error, folder)
+        with runner.discard_incomplete_run(active.plan, workspace):
+            raise active.explained(head.error)
     except TrainingError as error:
-        job.tracking.failed(error)
+        active.tracking.failed(error)
         return error

@@ -18,7 +18,7 @@ from plbench.runs.registry import source_sha256
 from plbench.testing.findings import Check, Mismatch, NotApplicable
 from plbench.testing.small_data import Size
 from plbench.testing.small_job import SmallJob, Subject
-from plbench.training import hooks
+from plbench.training.hooks import Guarded
 
 _NUM_CLASSES = (6, 80, 9600)
 _NEEDS = frozenset({"negatives", "images", "feature_map", "sample_state"})
@@ -105,8 +105,7 @@ def _check_value(kind: type[Method], values: dict[str, Any], task: Task, name: s
     if validate_params(kind, {**values, name: str(values[name])}) != params:
         raise Mismatch("the same parameters from text, as after -P", f"others for {where}")
     _check_trip(kind, params, where)
-    with hooks.calling(kind, "stages"):
-        kind.stages(params, task)
+    Guarded(kind).stages(params, task)
 
 
 def _check_trip(kind: type[Method], params: Any, where: str) -> None:

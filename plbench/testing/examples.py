@@ -15,8 +15,8 @@ from plbench.method import Batch, Loss, Method, Progress
 from plbench.testing.findings import Mismatch, in_words
 from plbench.testing.small_data import Size
 from plbench.testing.small_job import SmallJob, Subject
-from plbench.training import hooks
 from plbench.training.execution import widened
+from plbench.training.hooks import Guarded
 
 _MOST_SHOWN = 12  # numbers of an output
 
@@ -51,8 +51,7 @@ class Bench:
         if type(method).epoch_start is not Method.epoch_start:
             state = self.job.state()
             state.method = method
-            with hooks.calling(method, "epoch_start"):
-                method.epoch_start(self.job.view(state), self.progress(0))
+            Guarded(method).epoch_start(self.job.view(state), self.progress(0))
         return method
 
     @cached_property
@@ -73,12 +72,11 @@ class Bench:
 
     def output(self, batch: Batch) -> Any:
         """What the model makes of a batch."""
-        with hooks.calling(self.method, "forward"):
-            return widened(self.method.forward(self.model, batch, self.progress()))
+        return widened(Guarded(self.method).forward(self.model, batch, self.progress()))
 
     def loss(self, output: Any, batch: Batch) -> Loss:
         """The loss of a batch."""
-        return hooks.loss_of(self.method, output, batch, self.progress())
+        return Guarded(self.method).loss(output, batch, self.progress())
 
 
 class Benches:

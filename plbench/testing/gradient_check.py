@@ -15,7 +15,7 @@ from plbench.testing.examples import LABELS, Bench, Benches, Example, ask
 from plbench.testing.findings import Check
 from plbench.testing.loss_checks import trained_parameters
 from plbench.testing.small_job import Subject
-from plbench.training import hooks
+from plbench.training.hooks import Guarded
 
 _STEP, _TOLERANCE = 1e-6, 1e-5
 _NARROW_STEP, _NARROW_TOLERANCE = 1e-3, 2e-2  # where the loss goes through float32
@@ -97,8 +97,7 @@ class _Repeatable:
         """Puts the method where it was. Parameters of its own, which its state holds, too."""
         method = self._bench.method
         method.task.generator.set_state(self._generator)
-        with hooks.calling(method, "load_state_dict"):
-            method.load_state_dict(copy.deepcopy(self._state))
+        Guarded(method).load_state_dict(copy.deepcopy(self._state))
 
     def total(self) -> Tensor:
         """The loss's total, by the parameters as they are."""

@@ -17,7 +17,7 @@ from plbench.testing.examples import LABELS, Bench, Benches, Example, ask
 from plbench.testing.findings import Check, Mismatch
 from plbench.testing.small_data import Size
 from plbench.testing.small_job import SmallJob, Subject
-from plbench.training import hooks
+from plbench.training.hooks import Guarded
 
 
 def check_finite(subject: Subject) -> None:
@@ -43,8 +43,7 @@ def _not_finite(bench: Bench, batch: Batch) -> str | None:
 
 def trained_parameters(bench: Bench) -> dict[str, Tensor]:
     """What the optimiser is given, by name."""
-    with hooks.calling(bench.method, "param_groups"):
-        groups = bench.method.param_groups(bench.model)
+    groups = Guarded(bench.method).param_groups(bench.model)
     named = {id(parameter): name for name, parameter in bench.model.named_parameters()}
     parameters = [parameter for group in groups for parameter in group["params"] if parameter.requires_grad]
     return {named.get(id(p), f"parameter {number} of the method's own"): p for number, p in enumerate(parameters)}
@@ -61,10 +60,8 @@ def _touched(bench: Bench, batch: Batch) -> str | None:
     seen = [_content(part) for part in tree_flatten(output)[0]]
     loss = bench.loss(output, batch)
     loss.total.backward()
-    with hooks.calling(bench.method, "scores"):
-        bench.method.scores(output)
-    with hooks.calling(bench.method, "diagnostics"):
-        masks = bench.method.diagnostics(output, batch)
+    Guarded(bench.method).scores(output)
+    masks = Guarded(bench.method).diagnostics(output, batch)
     for name, tensor in before.items():
         if not torch.equal(getattr(batch, name), tensor):
             return f"batch.{name} was written to; change a copy, such as batch.{name}.clone()"
@@ -96,12 +93,11 @@ def check_scores(subject: Subject) -> None:
 def _wrong_scores(bench: Bench, batch: Batch) -> str | None:
     bench.model.eval()
     try:
-        with torch.inference_mode(), hooks.calling(bench.method, "scores"):
+        with torch.inference_mode():
             unlabelled = Batch(batch.inputs, torch.zeros_like(batch.labels), batch.index)  # as when a run evaluates
-            scores = bench.method.scores(bench.output(unlabelled))
+            scores = Guarded(bench.method).scores(bench.output(unlabelled), tuple(batch.labels.shape))
     finally:
         bench.model.train()
-    hooks.check_scores(bench.method, scores, tuple(batch.labels.shape))
     low, high = float(scores.min()), float(scores.max())
     if not torch.isfinite(scores).all():
         return "scores that are not finite"
@@ -114,8 +110,7 @@ def check_generators(subject: Subject) -> None:
     job.artifacts, job.inputs  # noqa: B018  (made by the engine)
     for hook, call in _hook_calls(job):
         before = global_states()
-        with hooks.calling(subject.kind, hook):
-            call()
+        call()
         after = global_states()
         for name, state in before.items():
             if not np.array_equal(state, after[name]):
@@ -131,9 +126,9 @@ def _hook_calls(job: SmallJob) -> Iterator[tuple[str, Callable[[], Any]]]:
     """The hooks in the order of a run. What `build` and `forward` draw (initial weights, dropout) the engine seeds."""
     made: list[Method] = []
     yield "constructor", lambda: made.append(job.method())
-    method = made[0]
+    method = Guarded(made[0])
     state = job.state()
-    state.method = method
+    state.method = made[0]
     start, view = Bench(job).progress(0), job.view(state)
     yield "epoch_start", lambda: method.epoch_start(view, start)
     batch = next(iter(job.inputs.shuffled(8, 0)))

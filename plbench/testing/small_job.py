@@ -124,8 +124,7 @@ class SmallJob:
     @cached_property
     def artifacts(self) -> dict[str, Tensor]:
         """What the stages produce: each is trained, and reduced."""
-        with hooks.calling(self.subject.kind, "stages"):
-            stages = self.subject.kind.stages(self.params, self.task())
+        stages = hooks.Guarded(self.subject.kind).stages(self.params, self.task())
         return {stage.name: stage.reduce(self._of_stage(stage.method, stage.params).trained_view()) for stage in stages}
 
     def _of_stage(self, name: str, values: Mapping[str, Any]) -> SmallJob:
@@ -144,8 +143,10 @@ class SmallJob:
     def model(self, method: Method, backbone: nn.Module | None = None) -> nn.Module:
         """The model in its initial state."""
         backbone = self.backbone() if backbone is None else backbone
-        with seeded(derive_seed(self.seed, "init", "head")), hooks.calling(method, "build"):
-            model = method.build(backbone, lambda: make_head(_MODEL, NUM_FEATURES, self.size.classes))
+        with seeded(derive_seed(self.seed, "init", "head")):
+            model: nn.Module = hooks.Guarded(method).build(
+                backbone, lambda: make_head(_MODEL, NUM_FEATURES, self.size.classes)
+            )
         if self.wide:
             model = model.double()
             for group in method.param_groups(model):

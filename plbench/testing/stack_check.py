@@ -39,7 +39,7 @@ def _differs(bench: Bench, batch: Batch) -> str | None:
     stacked = type(members[0]).stack(members)
     whole = Batch(batch.inputs, batch.labels[None], batch.index)
     try:
-        loss = hooks.loss_of(stacked, logits, whole, bench.progress(), shape=(len(members),))
+        loss = hooks.Guarded(stacked).loss(logits, whole, bench.progress(), shape=(len(members),))
     except PluginError as error:
         return (
             f"that stacked, where parameters in which heads differ are tensors [H, 1, 1], {error.what}; let the loss "
@@ -49,7 +49,7 @@ def _differs(bench: Bench, batch: Batch) -> str | None:
     weights = torch.as_tensor(loss.weight, dtype=torch.float64).expand(len(members))
     for head, member in enumerate(members):
         alone = logits[head].detach().requires_grad_()
-        own = hooks.loss_of(member, alone, batch, bench.progress())
+        own = hooks.Guarded(member).loss(alone, batch, bench.progress())
         (own_gradient,) = torch.autograd.grad(own.total, alone)
         pairs: dict[str, tuple[Any, Any]] = {
             "a total": (loss.total[head], own.total),

@@ -18,7 +18,7 @@ from plbench.testing.findings import Check, Mismatch, NotApplicable
 from plbench.testing.pair import Request, outcome, shared_pair
 from plbench.testing.small_data import SIZE, Size
 from plbench.testing.small_job import SmallJob, Subject
-from plbench.training import hooks
+from plbench.training.hooks import Guarded
 from plbench.training.state import ControlRequest, FitState
 
 _LADDER = (Size(2, 2, 2, 1), Size(2, 6, 2, 1), Size(4, 6, 2, 1), Size(4, 6, 2, 2), Size(8, 6, 4, 2), Size(16, 6, 8, 2))
@@ -56,7 +56,7 @@ def check_falls(subject: Subject) -> None:
         state = job.state()
         start = copy.deepcopy(state.model)
         job.go_on(state)
-        hooks.idle_of(state.method)  # which a run asks at its end, when failing would cost all of it
+        Guarded(state.method).idle()  # which a run asks at its end, when failing would cost all of it
         before, after = (_loss_of_all(job, state, model) for model in (start, state.model))
         return None if after < before - 0.1 * abs(before) else f"{before:.4g} before, {after:.4g} after"
 
@@ -68,7 +68,7 @@ def _loss_of_all(job: SmallJob, state: FitState, model: torch.nn.Module) -> floa
     size = job.size
     progress = Progress(size.num_steps - 1, size.num_steps, size.epochs - 1, size.epochs)
     batch = next(iter(job.inputs.shuffled(size.rows, epoch=0)))
-    loss = hooks.loss_of(state.method, state.method.forward(model, batch, progress), batch, progress)
+    loss = Guarded(state.method).loss(state.method.forward(model, batch, progress), batch, progress)
     return float(loss.total.detach()) / max(float(loss.weight), 1.0)
 
 
@@ -115,8 +115,7 @@ def check_resume(subject: Subject) -> None:
             resumed = job.state()
             values = torch.load(io.BytesIO(content), weights_only=True)
             resumed.generators = values.pop("generators")
-            with hooks.calling(resumed.method, "load_state_dict"):
-                resumed.load_state_dict(values)
+            resumed.load_state_dict(values)
             job.go_on(resumed)
             seen = _difference(state, resumed, f"a training that was saved after step {step} and went on")
             if seen is not None:

@@ -14,11 +14,11 @@ from plbench.errors import PlbenchError
 from plbench.method import Method, Progress
 from plbench.randomness import derive_seed, put_generators_back, seeded, state_of_generators
 from plbench.spec import Plan
-from plbench.training import hooks
 from plbench.training.clock import Clock
 from plbench.training.dropout import Dropout
 from plbench.training.evaluation import View
 from plbench.training.execution import Execution
+from plbench.training.hooks import Guarded
 from plbench.training.inputs import Inputs
 from plbench.training.optimizer import make_average, make_optimizer
 from plbench.training.state import ControlRequest, FitState, Tally
@@ -81,15 +81,15 @@ def fit(
     last_epoch = stop_after or plan.epochs
     view = View(state, inputs, execution)
     dropout = Dropout(seed, state.model)
-    stepper = _stepper(state, plan, execution, dropout)
+    method = Guarded(state.method)
+    stepper = _stepper(state, method, plan, execution, dropout)
     state.clock.resume()
     report(state.step, last_epoch * steps_per_epoch)
     while state.epoch < last_epoch:
         start = time.perf_counter() - state.seconds
         progress = opening = Progress(state.step, plan.epochs * steps_per_epoch, state.epoch, plan.epochs)
         if state.batch == 0:
-            with hooks.calling(state.method, "epoch_start"):
-                state.method.epoch_start(view, opening)
+            method.epoch_start(view, opening)
         with _chance(state, seed, execution), dropout.installed():
             for progress, request in _steps(stepper, state, inputs, opening, requested):  # noqa: B007  # the last one counts
                 report(state.step, last_epoch * steps_per_epoch)
@@ -97,18 +97,17 @@ def fit(
                 if not execution.reads_late or state.batch % READ_EVERY == 0:
                     _handle(state, request, steps_per_epoch, start, execution, handle)
         state.tally.read(state.method.name, steps_per_epoch)
-        with hooks.calling(state.method, "epoch_end"):
-            state.method.epoch_end(view, progress)
+        method.epoch_end(view, progress)
         _close_epoch(state, steps_per_epoch, start)
         after_epoch(state)
 
 
-def _stepper(state: FitState, plan: Plan, execution: Execution, dropout: Dropout) -> Stepper:
+def _stepper(state: FitState, method: Guarded, plan: Plan, execution: Execution, dropout: Dropout) -> Stepper:
     """What takes the steps, over however many processes."""
     if execution.compiles:
         state.model.compile()
-    network = execution.world.wrapped(Network(state.model, state.method))
-    return Stepper(network, state.method, plan, execution, state.tally, state.clock, dropout)
+    network = execution.world.wrapped(Network(state.model, method))
+    return Stepper(network, method, plan, execution, state.tally, state.clock, dropout)
 
 
 def _steps(

@@ -171,10 +171,10 @@ def collect_cells(stream: Iterator[tuple[Tensor, Tensor]], labels: PartialLabels
 
 
 def _scores(model: nn.Module, method: Method, batch: Batch, execution: Execution) -> Tensor:
-    with execution.autocast(), hooks.calling(method, "forward"):
-        output = method.forward(model, batch, Progress(0, 1, 0, 1))
-    with hooks.calling(method, "scores"):
-        return method.scores(widened(output)).float()
+    guarded = hooks.Guarded(method)
+    with execution.autocast():
+        output = guarded.forward(model, batch, Progress(0, 1, 0, 1))
+    return guarded.scores(widened(output)).float()
 
 
 def _check_scores(scores: Tensor, method: Method, shape: tuple[int, int]) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +34,102 @@ _SIGNATURES = {
 }
 
 
-@contextlib.contextmanager
-def calling(method: Method | type[Method], hook: str) -> Iterator[None]:
-    """A scope in which a hook is called: what it raises becomes a sentence, save what it says to a person on purpose.
+class Guarded:
+    """A method, or its class, whose hooks say what went wrong in them; all other attributes are its own.
 
-    Raises:
-        PluginError: if the hook raises anything but a `PlbenchError` or the lack of memory.
+    What a hook raises becomes a sentence, save what it says to a person on purpose: a `PluginError` takes the place of
+    anything but a `PlbenchError` or the lack of memory.
     """
+
+    __slots__ = ("_method",)
+
+    def __init__(self, method: Method | type[Method]) -> None:
+        """Keeps the method; `isinstance` and `type` are to be asked of that one."""
+        self._method = method
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the attribute, guarded where it is a hook. Those below are checked besides."""
+        value = getattr(self._method, name)
+        return partial(_call, self._method, name, value) if name in _SIGNATURES else value
+
+    def loss(self, output: Any, batch: Batch, progress: Progress, shape: tuple[int, ...] = ()) -> Loss:
+        """Return the loss of a batch, checked as far as that costs nothing: its kind, and that the batch is as before.
+
+        Args:
+            output, batch, progress: as the hook takes them.
+            shape: of the total: () of one method, (H,) of a stacked one.
+
+        Raises:
+            PluginError: if the hook raises, gives anything else than a loss, or writes to what it was given.
+        """
+        method = self._method
+        given = {"labels": batch.labels, "inputs": batch.inputs, "index": batch.index}
+        before = {name: _version(tensor) for name, tensor in given.items()}
+        loss: Loss = _call(method, "loss", method.loss, output, batch, progress)
+        _check_loss(method, loss, shape)
+        for name, tensor in given.items():
+            if _version(tensor) != before[name]:
+                raise PluginError(
+                    f"{_whose(method, 'loss')} wrote to batch.{name}, which later batches and other methods see; "
+                    f"change a copy, such as batch.{name}.clone(), or choose with torch.where",
+                    try_it(method),
+                )
+        return loss
+
+    def scores(self, output: Any, shape: tuple[int, ...] | None = None) -> Tensor:
+        """Return the scores of a model output.
+
+        Args:
+            output: as the hook takes it.
+            shape: [B, C] of what is right; None to check only that they are a tensor.
+
+        Raises:
+            PluginError: if the hook raises, or gives anything else.
+        """
+        scores = _call(self._method, "scores", self._method.scores, output)
+        if not isinstance(scores, Tensor) or (shape is not None and tuple(scores.shape) != shape):
+            what = list(scores.shape) if isinstance(scores, Tensor) else f"no tensor but {type(scores).__name__}"
+            right = "[B, C]" if shape is None else f"[B, C] = {list(shape)}"
+            raise PluginError(
+                f"{_whose(self._method, 'scores')} gave {what} where {right} is right: a score of each class for each "
+                "image, from the output of forward",
+                try_it(self._method),
+            )
+        return scores
+
+    def diagnostics(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        """Return the masks by name.
+
+        Raises:
+            PluginError: if the hook raises, or gives anything else than tensors by name.
+        """
+        masks = _call(self._method, "diagnostics", self._method.diagnostics, output, batch)
+        if not isinstance(masks, dict) or not all(isinstance(mask, Tensor) for mask in masks.values()):
+            raise PluginError(
+                f"{_whose(self._method, 'diagnostics')} gave no tensors by name; {_SIGNATURES['diagnostics']}",
+                try_it(self._method),
+            )
+        return masks
+
+    def idle(self) -> list[str]:
+        """Return what parts of the method did nothing, in sentences.
+
+        Raises:
+            PluginError: if the hook raises, or gives anything else than a list of texts.
+        """
+        found = _call(self._method, "idle", self._method.idle)
+        if not isinstance(found, list) or not all(isinstance(sentence, str) for sentence in found):
+            raise PluginError(
+                f"{_whose(self._method, 'idle')} gave {found!r} where a list of sentences is right; return [] where "
+                "every part did something",
+                try_it(self._method),
+            )
+        return found
+
+
+def _call(method: Method | type[Method], hook: str, function: Callable[..., Any], *arguments: Any) -> Any:
     try:
-        yield
+        return function(*arguments)
     except (PlbenchError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # a stranger's code may raise anything
@@ -61,8 +148,7 @@ def construct(kind: type[Method], params: Any, task: Task) -> Method:
     Raises:
         PluginError: if its constructor raises, or leaves `params` or `task` unset.
     """
-    with calling(kind, "constructor"):
-        method = kind(params, task)
+    method: Method = _call(kind, "constructor", kind, params, task)
     for name in ("params", "task"):
         if not hasattr(method, name):
             raise PluginError(
@@ -72,68 +158,12 @@ def construct(kind: type[Method], params: Any, task: Task) -> Method:
     return method
 
 
-def loss_of(method: Method, output: Any, batch: Batch, progress: Progress, shape: tuple[int, ...] = ()) -> Loss:
-    """The loss of a batch, checked as far as that costs nothing: its kind and shape, and that the batch is as before.
-
-    Args:
-        shape: of the total: () of one method, (H,) of a stacked one.
-
-    Raises:
-        PluginError: if the hook raises, gives anything else than a loss, or writes to what it was given.
-    """
-    given = {"labels": batch.labels, "inputs": batch.inputs, "index": batch.index}
-    before = {name: _version(tensor) for name, tensor in given.items()}
-    with calling(method, "loss"):
-        loss = method.loss(output, batch, progress)
-    _check_loss(method, loss, shape)
-    for name, tensor in given.items():
-        if _version(tensor) != before[name]:
-            raise PluginError(
-                f"{_whose(method, 'loss')} wrote to batch.{name}, which later batches and other methods see; change a "
-                f"copy, such as batch.{name}.clone(), or choose with torch.where",
-                try_it(method),
-            )
-    return loss
-
-
-def idle_of(method: Method) -> list[str]:
-    """What parts of a method did nothing, in sentences.
-
-    Raises:
-        PluginError: if the hook raises, or gives anything else than a list of texts.
-    """
-    with calling(method, "idle"):
-        found = method.idle()
-    if not isinstance(found, list) or not all(isinstance(sentence, str) for sentence in found):
-        raise PluginError(
-            f"{_whose(method, 'idle')} gave {found!r} where a list of sentences is right; return [] where every part "
-            "did something",
-            try_it(method),
-        )
-    return found
-
-
-def check_scores(method: Method, scores: Any, shape: tuple[int, ...]) -> None:
-    """Makes sure that scores are a tensor of the right shape.
-
-    Raises:
-        PluginError: if not.
-    """
-    if not isinstance(scores, Tensor) or tuple(scores.shape) != shape:
-        what = list(scores.shape) if isinstance(scores, Tensor) else f"no tensor but {type(scores).__name__}"
-        raise PluginError(
-            f"{_whose(method, 'scores')} gave {what} where [B, C] = {list(shape)} is right: a score of each class for "
-            "each image, from the output of forward",
-            try_it(method),
-        )
-
-
 def try_it(method: Method | type[Method]) -> str:
     """The command that shows the smallest input that fails."""
     return f"plbench methods check {_arguments(method)} shows what is wrong on the smallest input"
 
 
-def _check_loss(method: Method, loss: Any, shape: tuple[int, ...]) -> None:
+def _check_loss(method: Method | type[Method], loss: Any, shape: tuple[int, ...]) -> None:
     whose, cure = (
         _whose(method, "loss"),
         "return Loss.of_images(per_image), where per_image is [B], summed over classes",

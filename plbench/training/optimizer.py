@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from plbench.errors import PlbenchError
 from plbench.method import Method
 from plbench.spec import Plan
-from plbench.training import hooks
+from plbench.training.hooks import Guarded
 from plbench.training.state import FitState
 
 
@@ -26,9 +26,7 @@ def make_optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.
     decay = plan.weight_decay / images_per_step
     groups: list[dict[str, Any]] = []
     peaks: list[float] = []
-    with hooks.calling(method, "param_groups"):
-        given = method.param_groups(model)
-    for group in given:
+    for group in Guarded(method).param_groups(model):
         parameters = [p for p in group["params"] if p.requires_grad]
         for decays in (True, False):
             chosen = [p for p in parameters if (p.ndim > 1) == decays]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from plbench.errors import TrainingError
 from plbench.method import Method
-from plbench.training import hooks
 from plbench.training.clock import Clock
+from plbench.training.hooks import Guarded
 
 
 @dataclass
@@ -110,7 +110,7 @@ class FitState:
             "optimizer": self.optimizer.state_dict(),
             "schedule": _plain(self.schedule.state_dict()),
             "scaler": self.scaler.state_dict(),
-            "method": self.method.state_dict(),
+            "method": Guarded(self.method).state_dict(),
             "marked": self.method.marked.total(),
             "generator": self.method.task.generator.get_state(),
             "epoch": self.epoch,
@@ -141,8 +141,7 @@ class FitState:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
-        with hooks.calling(self.method, "load_state_dict"):
-            self.method.load_state_dict(state["method"])
+        Guarded(self.method).load_state_dict(state["method"])
         self.method.marked.restart(state["marked"])
         self.method.task.generator.set_state(state["generator"])
         self.tally.loss_sum.fill_(state["loss_sum"])

@@ -14,13 +14,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from plbench.method import Batch, Loss, Method, Progress
+from plbench.method import Batch, Loss, Progress
 from plbench.spec import Plan
-from plbench.training import hooks
 from plbench.training.clock import Clock
 from plbench.training.distributed import World
 from plbench.training.dropout import Dropout
 from plbench.training.execution import Execution, widened
+from plbench.training.hooks import Guarded
 from plbench.training.optimizer import scaled_gradients, update
 from plbench.training.state import ControlRequest, FitState, Tally
 
@@ -37,7 +37,7 @@ READ_EVERY = 16
 class Network(nn.Module):
     """A method's forward pass through its model, as one module that can be made parallel."""
 
-    def __init__(self, model: nn.Module, method: Method) -> None:
+    def __init__(self, model: nn.Module, method: Guarded) -> None:
         """Both are used as they are."""
         super().__init__()
         self.model = model
@@ -45,8 +45,7 @@ class Network(nn.Module):
 
     def forward(self, batch: Batch, progress: Progress) -> Any:
         """What the method makes of a batch."""
-        with hooks.calling(self._method, "forward"):
-            return self._method.forward(self.model, batch, progress)
+        return self._method.forward(self.model, batch, progress)
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Stepper:
     """
 
     network: nn.Module
-    method: Method
+    method: Guarded
     plan: Plan
     execution: Execution
     tally: Tally
@@ -131,7 +130,7 @@ class Stepper:
         """
         rows = rows_per_block(output, len(batch.index))
         if rows is None:
-            loss = hooks.loss_of(self.method, widened(output), batch, progress)
+            loss = self.method.loss(widened(output), batch, progress)
             self.clock.lap("loss")
             scaler.scale(loss.total / num_images).backward()
             return loss
@@ -140,7 +139,7 @@ class Stepper:
         for start in range(0, len(output), rows):
             part = slice(start, start + rows)
             block = output.detach()[part].requires_grad_()
-            loss = hooks.loss_of(self.method, widened(block), _part(batch, part), progress)
+            loss = self.method.loss(widened(block), _part(batch, part), progress)
             scaler.scale(loss.total / num_images).backward()
             gradient[part] = 0.0 if block.grad is None else block.grad
             total, weight = total + loss.total.detach(), weight + loss.weight
@@ -158,7 +157,7 @@ class Stepper:
             output = _gathered(output, world, shares, len(batch.index))
             inputs = world.gather(batch.inputs, shares) if batch.inputs.ndim == 2 else batch.inputs[:0]
             batch = Batch(inputs, world.gather(batch.labels, shares), world.gather(batch.index, shares))
-        loss = hooks.loss_of(self.method, widened(output), batch, progress)
+        loss = self.method.loss(widened(output), batch, progress)
         self.clock.lap("loss")
         return loss
 

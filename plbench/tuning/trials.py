@@ -13,7 +13,7 @@ import torch
 from plbench.errors import TrainingError
 from plbench.progress import Reporter
 from plbench.runs import run as runner
-from plbench.runs.active import Job
+from plbench.runs.active import ActiveRun
 from plbench.runs.plan.resolve import ResolvedRun
 from plbench.runs.schedule import run_all
 from plbench.runs.together import can_stack, in_memory, train
@@ -51,10 +51,10 @@ def score_together(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[T
     """
     _make_stages(plans, workspace)
     results: list[TrialResult] = []
-    for jobs in in_memory(plans, workspace):
-        heads = train(jobs, workspace)
+    for together in in_memory(plans, workspace):
+        heads = train(together, workspace)
         with ThreadPoolExecutor(torch.get_num_threads(), "scoring") as pool:  # much of it is numpy's, on one core
-            results += pool.map(_scored, jobs, heads)
+            results += pool.map(_scored, together, heads)
     return results
 
 
@@ -64,12 +64,12 @@ def _make_stages(plans: Sequence[ResolvedRun], workspace: Workspace) -> None:
             raise result
 
 
-def _scored(job: Job, head: Head) -> TrialResult:
+def _scored(active: ActiveRun, head: Head) -> TrialResult:
     if head.error is not None:
         return TrialResult(None, head.seconds, str(head.error))
-    job.workspace = dataclasses.replace(job.workspace, reporter=Reporter())  # one bar a trial would be many
+    active.workspace = dataclasses.replace(active.workspace, reporter=Reporter())  # one bar a trial would be many
     start = time.perf_counter()
-    value = job.map_c(job.headline_weights)
+    value = active.map_c(active.headline_weights)
     return TrialResult(value, head.seconds + time.perf_counter() - start)
 
 

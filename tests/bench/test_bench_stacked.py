@@ -21,7 +21,7 @@ from plbench.models import make_head
 from plbench.progress import Reporter
 from plbench.randomness import seeded
 from plbench.runs import run as runner
-from plbench.runs.active import Job
+from plbench.runs.active import ActiveRun
 from plbench.runs.plan.resolve import Request, ResolvedRun, complete, fit_part_plan, plan_run
 from plbench.runs.registry import Registry
 from plbench.runs.store import Store
@@ -64,13 +64,13 @@ def trial_plans(workspace: Workspace) -> list[ResolvedRun]:
     return plans
 
 
-def one_at_a_time(plan: ResolvedRun, workspace: Workspace, folder: Path) -> float | None:
+def one_at_a_time(plan: ResolvedRun, workspace: Workspace) -> float | None:
     """One trial by the ordinary training loop, scored, without the files of a run."""
-    job = Job(plan, workspace, {name: runner.stage_artifact(plan, name, workspace) for name in plan.stages})
-    job.prepare()
-    job.open_scored_part()
-    job.train(folder)
-    return evaluate_cells(job.cells(job.headline_weights)).map_c
+    active = ActiveRun(plan, workspace, {name: runner.stage_artifact(plan, name, workspace) for name in plan.stages})
+    active.prepare()
+    active.open_scored_part()
+    active.train()
+    return evaluate_cells(active.cells(active.headline_weights)).map_c
 
 
 def product_seconds(num_heads: int, num_features: int, num_classes: int, batch_size: int) -> float:
@@ -102,7 +102,7 @@ def test_64_trials_of_selective_on_scenes(tmp_path: Path, capsys: pytest.Capture
         trials.score_together(plans[first : first + 16], workspace)
     seconds["in batches of 16, as tune asks for them"] = time.perf_counter() - start
     start = time.perf_counter()
-    alone = [one_at_a_time(plan, workspace, tmp_path / "none") for plan in plans]
+    alone = [one_at_a_time(plan, workspace) for plan in plans]
     seconds["one at a time"] = time.perf_counter() - start
     gaps = [abs(one.value - other) for one, other in zip(at_once, alone, strict=True)]  # type: ignore[operator]
     assert max(gaps) < 0.1  # mAP(C), percentage points

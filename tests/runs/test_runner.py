@@ -26,7 +26,7 @@ from plbench.loading.transforms import eval_transform
 from plbench.metrics import evaluate_cells
 from plbench.metrics.cells import Cells
 from plbench.models import build_backbone, make_head
-from plbench.runs import active as job
+from plbench.runs import active
 from plbench.runs import run as runner
 from plbench.runs.outcome import FILES
 from plbench.runs.plan.resolve import Request, ResolvedRun, fit_part_plan, plan_from_spec, plan_run
@@ -166,7 +166,7 @@ class TestRepeating:
         workspace = make_workspace()
         record = runner.run(a_plan(workspace, "selective"), workspace)
         forbid_training(monkeypatch)
-        monkeypatch.setattr(job, "predict_share", None)
+        monkeypatch.setattr(active, "predict_share", None)
         assert runner.run(a_plan(workspace, "selective"), workspace) == record
 
     @pytest.mark.parametrize(("method", "regime"), [("selective", "probe"), ("ce-negative", "finetune")])
@@ -374,7 +374,7 @@ class TestSelection:
 
 def record_weights(monkeypatch: pytest.MonkeyPatch, seen: list[dict[str, Tensor]]) -> None:
     """Appends a copy of the averaged weights at the end of each epoch of every training."""
-    fit = job.fit
+    fit = active.fit
 
     def spied(*arguments: Any, after_epoch: Callable[[FitState], None], **options: Any) -> None:
         def noting(state: FitState) -> None:
@@ -383,7 +383,7 @@ def record_weights(monkeypatch: pytest.MonkeyPatch, seen: list[dict[str, Tensor]
 
         fit(*arguments, after_epoch=noting, **options)
 
-    monkeypatch.setattr(job, "fit", spied)
+    monkeypatch.setattr(active, "fit", spied)
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, epoch: int, error: BaseException) -> None:
@@ -398,7 +398,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, epoch: int, error: BaseExce
 
         fit(*arguments, after_epoch=stop, **options)
 
-    monkeypatch.setattr(job, "fit", interrupted)
+    monkeypatch.setattr(active, "fit", interrupted)
 
 
 class Uneven(Method):
@@ -560,8 +560,8 @@ class TestFailure:
     ) -> None:
         workspace = make_workspace()
         plan = a_plan(workspace)
-        real, trainings = job.fit, []
-        monkeypatch.setattr(job, "fit", lambda *a, **k: (trainings.append(1), real(*a, **k)))
+        real, trainings = active.fit, []
+        monkeypatch.setattr(active, "fit", lambda *a, **k: (trainings.append(1), real(*a, **k)))
         with ThreadPoolExecutor(2) as pool:
             first, second = pool.map(lambda _: runner.run(plan, workspace), range(2))
         assert first == second and len(trainings) == 1

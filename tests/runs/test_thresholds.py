@@ -13,7 +13,7 @@ from plbench.metrics import choose_thresholds, f1_scores, top_f1_scores
 from plbench.metrics.cells import Cells
 from plbench.runs import run as runner
 from plbench.runs import schedule
-from plbench.runs.active import Job
+from plbench.runs.active import ActiveRun
 from plbench.runs.plan.resolve import Request, ResolvedRun, fit_part_plan, plan_run
 from plbench.runs.record import Record
 from plbench.runs.workspace import Workspace
@@ -55,12 +55,12 @@ def test_a_run_on_all_of_train_chooses_on_what_it_trained_on_and_says_so(
     assert (report.part, report.labels, report.held_out) == ("validation", "partial", False)
     assert report.num_images == len(plan.protocol_data.validation().rows)
     thresholds = check_follows(record, "test", plan, workspace)
-    job = Job(plan, workspace, {})  # the model, scored once more
-    job.prepare()
-    job.state.load_weights(
+    active = ActiveRun(plan, workspace, {})  # the model, scored once more
+    active.prepare()
+    active.state.load_weights(
         runner.checkpoint.load(workspace.store.run_folder(plan.spec.key) / "checkpoint.pt", record.spec_sha256)
     )
-    cells = job.validation_cells("ema")
+    cells = active.validation_cells("ema")
     assert cells is not None and cells.num_images == report.num_images
     np.testing.assert_allclose(choose_thresholds(cells)[0], thresholds, rtol=1e-6)
     assert record.metrics["test_raw"].f1 is None and record.metrics["test_raw"].f1_top3 is not None

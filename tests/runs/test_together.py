@@ -12,9 +12,9 @@ from torch import Tensor
 
 from plbench.api import Batch, Loss, Method, MethodParams, Progress, tunable
 from plbench.errors import TrainingError
-from plbench.runs import active as job
 from plbench.runs import run as runner
 from plbench.runs import schedule, together
+from plbench.runs.active import ActiveRun
 from plbench.runs.plan.resolve import Request, ResolvedRun, fit_part_plan, plan_run
 from plbench.runs.record import Record, read_record, reference
 from plbench.runs.store import CHECKPOINT, RECORD
@@ -106,7 +106,7 @@ class TestSweep:
         workspace = make_workspace()
         order: list[str] = []
         conclude = runner.conclude
-        monkeypatch.setattr(runner, "conclude", lambda j, f: (order.append(j.spec.key), conclude(j, f))[1])
+        monkeypatch.setattr(runner, "conclude", lambda a, t: (order.append(a.spec.key), conclude(a, t))[1])
         plans = some_plans(workspace)
         schedule.run_all(plans, workspace)
         (prior,) = [stage.spec.key for _, stage in plans[1].stages.values()]
@@ -171,10 +171,10 @@ class TestSweep:
         plans = [a_plan(workspace, name) for name in ("ce-negative", "se-negative", "asl-negative")]
         whole = schedule.run_all(plans, other)
         ends = itertools.count()
-        save = job.Job.epoch_end
+        save = ActiveRun.epoch_end
 
-        def interrupted(self: job.Job, folder: Any) -> Callable[..., None]:
-            after_epoch = save(self, folder)
+        def interrupted(self: ActiveRun) -> Callable[..., None]:
+            after_epoch = save(self)
 
             def then_stop(state: Any) -> None:
                 after_epoch(state)
@@ -183,13 +183,13 @@ class TestSweep:
 
             return then_stop
 
-        monkeypatch.setattr(job.Job, "epoch_end", interrupted)
+        monkeypatch.setattr(ActiveRun, "epoch_end", interrupted)
         with pytest.raises(KeyboardInterrupt):
             schedule.run_all(plans, workspace)
         assert workspace.store.keys() == []
         folders = [workspace.store.run_folder(plan.spec.key) for plan in plans]
         assert all(checkpoint.Checkpoints(folder, p.spec).exist() for folder, p in zip(folders, plans, strict=True))
-        monkeypatch.setattr(job.Job, "epoch_end", save)
+        monkeypatch.setattr(ActiveRun, "epoch_end", save)
         started: list[int] = []
         fit = together.fit_together
         monkeypatch.setattr(
@@ -225,7 +225,7 @@ class TestSweep:
         plans = [a_plan(workspace), a_plan(workspace, "se-negative")]
         concluded: list[str] = []
         conclude = runner.conclude
-        monkeypatch.setattr(runner, "conclude", lambda j, f: (concluded.append(j.spec.key), conclude(j, f))[1])
+        monkeypatch.setattr(runner, "conclude", lambda a, t: (concluded.append(a.spec.key), conclude(a, t))[1])
         with ThreadPoolExecutor(2) as pool:
             both = list(pool.map(lambda order: schedule.run_all(order, workspace), [plans, plans[::-1]]))
         assert sorted(concluded) == sorted(plan.spec.key for plan in plans)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from test_cli import SHORT, Bench, plbench, write_coco
+
+from plbench.api import Batch, Loss, Method, Progress, Task
+from plbench.errors import PluginError
+from plbench.training.hooks import Guarded
 
 GOOD = '''
 from plbench.api import Loss, Method
@@ -60,6 +67,10 @@ FAULTS = {
         GOOD + "\n    def scores(self, output):\n        return output.sigmoid().mean(-1)\n",
         [r"method 'mine'.* scores .*shape \(\d+,\)|its scores gave \[\d+\] where \[B, C\]"],
     ),
+    "scores nothing": (
+        GOOD + "\n    def scores(self, output):\n        output.sigmoid()\n",
+        [r"method 'mine' of mine\.py: its scores gave no tensor but NoneType where \[B, C\]"],
+    ),
 }
 BEFORE_IT_RUNS = {
     "forgets its name": (
@@ -75,6 +86,32 @@ BEFORE_IT_RUNS = {
         ],
     ),
 }
+
+
+def test_only_hooks_are_guarded(make_task: Callable[..., Task]) -> None:
+    class Mine(Method):
+        name, title, batch_scope = "mine", "Mine", "batch"
+
+        def loss(self, output: Any, batch: Batch, progress: Progress) -> Loss:
+            return Loss.of_images(output.sum(dim=-1))
+
+        def forward(self, model: Any, batch: Batch, progress: Progress) -> Any:
+            raise KeyError("seen")
+
+        def diagnostics(self, output: Any, batch: Batch) -> Any:
+            return ["ignored"]
+
+    method = Mine(Mine.Params(), make_task(2))
+    guarded = Guarded(method)
+    assert (guarded.params, guarded.task, guarded.marked) == (method.params, method.task, method.marked)
+    assert (guarded.name, guarded.batch_scope, guarded.stack_key()) == ("mine", "batch", ())
+    batch = Batch(torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.int8), torch.arange(1))
+    with pytest.raises(PluginError, match="its forward raised KeyError: 'seen'"):
+        guarded.forward(None, batch, Progress(0, 1, 0, 1))
+    with pytest.raises(PluginError, match="its diagnostics gave no tensors by name"):
+        guarded.diagnostics(None, batch)
+    with pytest.raises(AttributeError, match="nonsense"):
+        guarded.nonsense()
 
 
 @pytest.fixture

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from plbench.api import Batch, Loss, Method, PartialLabels, Plan, Progress, Task
 from plbench.errors import PlbenchError, TrainingError
 from plbench.losses import partial_asymmetric_loss, selective_weight
+from plbench.models import build_backbone
 from plbench.randomness import seeded
-from plbench.runs import active as job
 from plbench.runs import run as runner
+from plbench.runs.active import ActiveRun
 from plbench.runs.plan.resolve import Request, plan_run
 from plbench.runs.workspace import Workspace
 from plbench.training import profiling, step
@@ -26,6 +27,7 @@ from plbench.training.clock import PHASES, Clock
 from plbench.training.dropout import Dropout
 from plbench.training.engine import fit, prepare_fit
 from plbench.training.execution import Execution
+from plbench.training.hooks import Guarded
 from plbench.training.inputs import FeatureInputs
 from plbench.training.state import FitState
 
@@ -177,7 +179,9 @@ class TestBlocks:
         logits = torch.randn(1024, 9600, requires_grad=True)
         batch = Batch(torch.zeros(1024, 1), torch.zeros(1024, 9600, dtype=torch.int8), torch.arange(1024))
         state = prepare_fit(nn.Linear(1, 9600), method, PLAN, 1, CPU)
-        stepper = step.Stepper(nn.Identity(), method, PLAN, CPU, state.tally, state.clock, Dropout(0, nn.Identity()))
+        stepper = step.Stepper(
+            nn.Identity(), Guarded(method), PLAN, CPU, state.tally, state.clock, Dropout(0, nn.Identity())
+        )
         peak = peak_bytes(lambda: stepper._of_share(state.scaler, logits, batch, 1024, Progress(0, 1, 0, 1)))
         assert logits.grad is not None
         size = 4 * logits.numel()
@@ -246,7 +250,7 @@ class TestOptions:
         for value in (None, True):
             options = {"regime": "finetune", "model": {"backbone": "test_convnext", "weights": "random"}}
             plan = plan_run(Request("tiny", "ce-negative", plan={"grad_checkpointing": value}, **options), workspace)  # type: ignore[arg-type]
-            work = job.Job(plan, workspace, {})
+            work = ActiveRun(plan, workspace, {})
             work.prepare()
             calls = count_forwards(work.state.model)
             work._fit()
@@ -267,8 +271,8 @@ class TestOptions:
         def refuse(self: nn.Module, enable: bool = True) -> None:
             assert not enable, "gradient checkpointing not supported"
 
-        work = job.Job(plan, workspace, {})
-        backbone = job.build_backbone(plan.spec.model, None, 0)
+        work = ActiveRun(plan, workspace, {})
+        backbone = build_backbone(plan.spec.model, None, 0)
         monkeypatch.setattr(type(backbone.net), "set_grad_checkpointing", refuse)
         with pytest.raises(PlbenchError, match="has no gradient checkpointing; leave out --grad-checkpointing"):
             work.prepare()

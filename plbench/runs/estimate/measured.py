@@ -147,8 +147,8 @@ def about_to_train(plan: ResolvedRun, backbone: nn.Module, num_features: int, ex
     artifacts = {name: synthetic_artifact(stage, labels) for name, (stage, _) in plan.stages.items()}
     task = make_task(spec, plan.protocol_data, artifacts)
     method = hooks.construct(plan.method, plan.params, task)
-    with seeded(0), hooks.calling(method, "build"):
-        model = method.build(backbone, lambda: make_head(spec.model, num_features, labels.num_classes))
+    with seeded(0):
+        model = hooks.Guarded(method).build(backbone, lambda: make_head(spec.model, num_features, labels.num_classes))
     state = prepare_fit(model, method, spec.plan, task.steps_per_epoch, execution)
     # more steps than the run may have, and none that moves the weights: random ones on random inputs could diverge
     state.schedule = torch.optim.lr_scheduler.LambdaLR(state.optimizer, lambda step: 0.0)  # type: ignore[assignment]

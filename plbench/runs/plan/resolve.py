@@ -38,8 +38,8 @@ from plbench.spec import (
     Selection,
     differences,
 )
-from plbench.training import hooks
 from plbench.training.dropout import draws_alone, has_batch_statistics
+from plbench.training.hooks import Guarded
 
 _MAX_STAGE_DEPTH = 8
 
@@ -290,9 +290,7 @@ def complete(
     task = make_task(base, protocol_data)
     params = params.completed(task)
     stages: dict[str, tuple[Stage, ResolvedRun]] = {}
-    with hooks.calling(method, "stages"):
-        needed = method.stages(params, task)
-    for stage in needed:
+    for stage in Guarded(method).stages(params, task):
         tuned = {name: getattr(recipe.plans[base.regime], name) for name in ("lr", "weight_decay")}
         changes = {
             "method": _without_source(stage.method),

@@ -23,9 +23,9 @@ from plbench.data.labels import PartialLabels
 from plbench.errors import PluginError, TrainingError
 from plbench.method import Batch, Method, Progress
 from plbench.spec import Plan
-from plbench.training import hooks
 from plbench.training.dropout import Dropout
 from plbench.training.execution import Execution, widened
+from plbench.training.hooks import Guarded
 from plbench.training.inputs import FeatureInputs
 from plbench.training.optimizer import FusedSteps, apply_gradients
 from plbench.training.stacked.layers import StackedLinear, layers_of
@@ -291,7 +291,7 @@ class _Block:
         logits = widened(self._logits(batch.inputs, noise))
         totals, weights = [], []
         for rows, method in self.parts:
-            loss = hooks.loss_of(method, logits[rows], batch, progress, (rows.stop - rows.start,))
+            loss = Guarded(method).loss(logits[rows], batch, progress, (rows.stop - rows.start,))
             totals.append(loss.total)
             weights.append(torch.as_tensor(loss.weight, device=logits.device).expand(rows.stop - rows.start))
         total, weight = torch.cat(totals), torch.cat(weights)
