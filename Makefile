@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench lint lock format boards check-boards validate-statistics clean
+.PHONY: demo test coverage bench lint lock format boards check-boards validate-statistics clean
 
 $(VENV)/.installed: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -16,6 +16,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not bench'
+
+# Apart from test, which it would slow by a third.
+coverage: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not bench' --cov=plbench --cov-report= --no-cov-on-fail --cov-fail-under=85
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pytest -s -m bench tests/bench

@@ -110,8 +110,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         if made.returncode != 0:
             pytest.skip(f"initdb: {made.stderr[-200:]}")
         options = ["-D", data, "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-k", top, "-c", "fsync=off"]
-        log = (top / "log").open("w")
-        server = subprocess.Popen([binaries[-1] / "postgres", *options], stdout=log, stderr=log, cwd=top, **identity)
+        with (top / "log").open("w") as log:
+            command = [binaries[-1] / "postgres", *options]
+            server = subprocess.Popen(command, stdout=log, stderr=log, cwd=top, **identity)
         ready = [binaries[-1] / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
         deadline = time.monotonic() + 30
         while subprocess.run(ready, capture_output=True).returncode != 0:
@@ -196,6 +197,7 @@ class TestPostgres:
 
 
 @pytest.mark.usefixtures("quick_hearts")
+@pytest.mark.filterwarnings("ignore:Argument ``heartbeat_interval``")  # Optuna's, where the storage is opened directly
 def test_whenever_a_worker_of_a_database_is_killed_another_goes_on(
     tmp_path: Path,
     make_workspace: Make,
