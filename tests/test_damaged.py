@@ -24,7 +24,8 @@ from plbench.files.checksums import DAMAGED, Damaged, read_checked, read_checked
 from plbench.loading.resumable_array import GrowingMatrix, find_damage, open_matrix
 from plbench.progress import Reporter
 from plbench.runs import run as runner
-from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.record import whole_file
 from plbench.runs.store import CHECKPOINT, RECORD
 from plbench.runs.workspace import Workspace, fingerprint, open_dataset

@@ -204,7 +204,7 @@ def _as_installed(record: Record) -> dict[str, Any]:
 
 def _is_default(record: Record, method: Any, dataset: Any) -> bool | None:
     """Whether values are those of the installed protocol and recipe; None where these are not its own."""
-    from plbench.runs.plan.resolve import ResolvedRun, is_default
+    from plbench.runs.plan.resolved import ResolvedRun, is_default
     from plbench.runs.protocol import ProtocolData
 
     spec = record.spec

@@ -96,7 +96,7 @@ def _run(
     from plbench.runs import run as runner
     from plbench.runs.estimate.estimate import describe, estimate_runs
     from plbench.runs.plan import options
-    from plbench.runs.plan.resolve import parse_assignments
+    from plbench.runs.plan.options import parse_assignments
 
     world, as_json = workspace.world, given["as_json"]
     with (

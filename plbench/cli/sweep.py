@@ -95,7 +95,7 @@ def sweep_run(
     """
     from plbench.runs import schedule
     from plbench.runs.estimate.estimate import estimate_runs
-    from plbench.runs.plan.resolve import in_order
+    from plbench.runs.plan.resolved import in_order
 
     cluster = _cluster(executor, address, cpus, gpus, retries)
     given = {"device": device, "workers": workers, "decode": decode, "compile": compile, "save_every": save_every}
@@ -136,7 +136,7 @@ def sweep_status(
 ) -> None:
     """Show which runs are done, failed, under way, missing."""
     from plbench.runs import schedule
-    from plbench.runs.plan.resolve import in_order
+    from plbench.runs.plan.resolved import in_order
 
     expanded = _expand(grid, {"device": device, "plugin": plugin, "runs": runs, "quiet": quiet})
     store = expanded.workspace.store

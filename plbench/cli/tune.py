@@ -12,7 +12,7 @@ from plbench.cli.setting import DryRun, Setting, estimating_without_weights, wit
 from plbench.errors import PlbenchError
 
 if TYPE_CHECKING:
-    from plbench.runs.plan.resolve import ResolvedRun
+    from plbench.runs.plan.resolved import ResolvedRun
     from plbench.runs.workspace import Workspace
     from plbench.tuning.tune import Settings, Tuning
 
@@ -49,7 +49,7 @@ def tune(
     from plbench.cli.display import tables
     from plbench.runs.plan import options
     from plbench.runs.plan.label_check import notes_on
-    from plbench.runs.plan.resolve import parse_assignments
+    from plbench.runs.plan.options import parse_assignments
     from plbench.tuning.study import parse_ranges
     from plbench.tuning.tune import Settings
     from plbench.tuning.tune import tune as make

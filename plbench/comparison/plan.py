@@ -12,7 +12,8 @@ from plbench.errors import PlbenchError, TrainingError
 from plbench.progress import counted
 from plbench.runs import schedule
 from plbench.runs.estimate.estimate import Estimate, estimate_runs
-from plbench.runs.plan.resolve import Request, ResolvedRun, ResolvedSetting, resolve_setting
+from plbench.runs.plan.resolve import Request, ResolvedSetting, resolve_setting
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.record import Record
 from plbench.runs.workspace import Workspace
 

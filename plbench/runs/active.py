@@ -19,7 +19,7 @@ from plbench.metrics.cells import Cells, joined_cells
 from plbench.models import build_backbone, make_head, weights_path
 from plbench.randomness import derive_seed, seeded
 from plbench.runs.inputs import OpenInputs
-from plbench.runs.plan.resolve import ResolvedRun, make_task
+from plbench.runs.plan.resolved import ResolvedRun, make_task
 from plbench.runs.protocol import Part
 from plbench.runs.selection import Best, Weights, selects_by_epoch
 from plbench.runs.workspace import Workspace

@@ -25,7 +25,7 @@ from plbench.runs.store import Store
 from plbench.runs.stored import finished_record
 
 if TYPE_CHECKING:
-    from plbench.runs.plan.resolve import ResolvedRun
+    from plbench.runs.plan.resolved import ResolvedRun
     from plbench.runs.workspace import Workspace
 
 _MAX_FILES = 20_000

@@ -17,7 +17,7 @@ from torch import Tensor
 from plbench.errors import PluginError, StoreError
 from plbench.files.checksums import DAMAGED, Damaged, read_checked, set_aside
 from plbench.method import Stage
-from plbench.runs.plan.resolve import ResolvedRun
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.record import whole_file
 from plbench.runs.store import CHECKPOINT, RECORD
 from plbench.runs.workspace import Workspace

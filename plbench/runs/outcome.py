@@ -17,7 +17,7 @@ from plbench.runs import environment, summary
 from plbench.runs.active import ActiveRun
 from plbench.runs.diagnostics import diagnose_prior, diagnose_training
 from plbench.runs.plan.label_check import notes_on
-from plbench.runs.plan.resolve import is_default
+from plbench.runs.plan.resolved import is_default
 from plbench.runs.pretraining import describe_pretraining, overlap
 from plbench.runs.record import (
     Cost,

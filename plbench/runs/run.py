@@ -17,7 +17,7 @@ from plbench.files.checksums import write_checked
 from plbench.method import Stage
 from plbench.runs import artifacts, environment, outcome
 from plbench.runs.active import ActiveRun, Watch
-from plbench.runs.plan.resolve import ResolvedRun
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.record import Record, figures, write_record
 from plbench.runs.store import CHECKPOINT
 from plbench.runs.workspace import Workspace

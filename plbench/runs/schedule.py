@@ -11,7 +11,7 @@ from typing import Literal
 from plbench.errors import StoreError, TrainingError
 from plbench.progress import duration
 from plbench.runs import run as runner
-from plbench.runs.plan.resolve import ResolvedRun, in_order
+from plbench.runs.plan.resolved import ResolvedRun, in_order
 from plbench.runs.record import Record
 from plbench.runs.store import RECORD, Store
 from plbench.runs.stored import read_own_run

@@ -18,7 +18,7 @@ from plbench.runs import run as runner
 from plbench.runs.active import ActiveRun
 from plbench.runs.inputs import OpenInputs
 from plbench.runs.outcome import Timing
-from plbench.runs.plan.resolve import ResolvedRun
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.record import Record, figures
 from plbench.runs.workspace import Workspace
 from plbench.training.inputs import FeatureInputs

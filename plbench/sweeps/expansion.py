@@ -10,7 +10,8 @@ from typing import Any
 
 from plbench.comparison.candidates import Candidate, Skipped, choose_candidates
 from plbench.errors import PlbenchError
-from plbench.runs.plan.resolve import Request, ResolvedRun, resolve_setting
+from plbench.runs.plan.resolve import Request, resolve_setting
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.protocol import ProtocolData
 from plbench.runs.registry import Registry
 from plbench.runs.workspace import Workspace

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from plbench.progress import Reporter
-from plbench.runs.plan.resolve import validate_params
+from plbench.runs.plan.resolved import validate_params
 from plbench.runs.registry import Registry
 from plbench.runs.workspace import Workspace, locate_dataset, open_dataset
 from plbench.testing.dataset_words import DatasetSubject

@@ -13,7 +13,7 @@ import numpy as np
 from plbench.errors import PlbenchError
 from plbench.method import Method, SearchRange, Task
 from plbench.randomness import generator
-from plbench.runs.plan.resolve import validate_params
+from plbench.runs.plan.resolved import validate_params
 from plbench.runs.registry import source_sha256
 from plbench.testing.findings import Check, Mismatch, NotApplicable
 from plbench.testing.small_data import Size

@@ -15,7 +15,7 @@ from plbench.loading.transforms import TrainTransform, eval_transform
 from plbench.method import Batch, Method, Task
 from plbench.models import make_head
 from plbench.randomness import derive_seed, seeded
-from plbench.runs.plan.resolve import make_task, validate_params
+from plbench.runs.plan.resolved import make_task, validate_params
 from plbench.runs.protocol import ProtocolData
 from plbench.runs.registry import Registry
 from plbench.spec import MethodSpec, ModelSpec, Plan, Precision, Regime, RunSpec

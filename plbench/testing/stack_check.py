@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plbench.errors import PluginError
 from plbench.method import Batch
-from plbench.runs.plan.resolve import validate_params
+from plbench.runs.plan.resolved import validate_params
 from plbench.testing.examples import Bench, Benches, Example, ask
 from plbench.testing.findings import Check, NotApplicable
 from plbench.testing.small_job import Subject

@@ -10,7 +10,7 @@ from plbench.comparison.candidates import Skipped
 from plbench.comparison.plan import Comparison
 from plbench.errors import DataError, PlbenchError, StoreError, TrainingError
 from plbench.progress import counted
-from plbench.runs.plan.resolve import ResolvedRun
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.workspace import Workspace
 from plbench.tuning import tune
 from plbench.tuning.study import StudyRecord

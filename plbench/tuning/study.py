@@ -14,7 +14,7 @@ from plbench.errors import PlbenchError, StoreError, did_you_mean
 from plbench.files import write_text
 from plbench.method import SearchRange
 from plbench.randomness import derive_seed
-from plbench.runs.plan.resolve import ResolvedRun, complete, make_task
+from plbench.runs.plan.resolved import ResolvedRun, complete, make_task
 from plbench.runs.record import Count, Percent, SearchedRange, TuningReport
 from plbench.runs.registry import Registry
 from plbench.runs.store import Store

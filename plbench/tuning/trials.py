@@ -14,7 +14,7 @@ from plbench.errors import TrainingError
 from plbench.progress import Reporter
 from plbench.runs import run as runner
 from plbench.runs.active import ActiveRun
-from plbench.runs.plan.resolve import ResolvedRun
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.schedule import run_all
 from plbench.runs.together import can_stack, in_memory, train
 from plbench.runs.workspace import Workspace

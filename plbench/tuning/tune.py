@@ -16,7 +16,7 @@ from plbench.progress import duration
 from plbench.runs import schedule
 from plbench.runs.environment import package_versions
 from plbench.runs.estimate.estimate import Estimate, estimate_runs
-from plbench.runs.plan.resolve import ResolvedRun
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.protocol import granting
 from plbench.runs.record import Record
 from plbench.runs.workspace import Workspace

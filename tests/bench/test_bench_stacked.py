@@ -22,7 +22,8 @@ from plbench.progress import Reporter
 from plbench.randomness import seeded
 from plbench.runs import run as runner
 from plbench.runs.active import ActiveRun
-from plbench.runs.plan.resolve import Request, ResolvedRun, complete, fit_part_plan, plan_run
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.plan.resolved import ResolvedRun, complete
 from plbench.runs.registry import Registry
 from plbench.runs.store import Store
 from plbench.runs.workspace import Workspace
@@ -31,6 +32,7 @@ from plbench.training.execution import Execution
 from plbench.training.inputs import FeatureInputs
 from plbench.training.stacked.heads import Head, fit_together
 from plbench.tuning import trials
+from plbench.tuning.study import with_values
 
 NUM_TRIALS = 64
 
@@ -47,7 +49,7 @@ def all_cores() -> Iterator[None]:
 def trial_plans(workspace: Workspace) -> list[ResolvedRun]:
     """Trials of `selective` on scenes with a linear head: parameters, rate and decay drawn from their ranges."""
     first = plan_run(Request("scenes", "selective", simulate="fpc=300", model={"head": "linear"}), workspace)
-    fit = fit_part_plan(first, workspace.registry)
+    fit = with_values(first, {}, {"train_part": "fit"}, workspace.registry)
     rng = np.random.default_rng(0)
     plans = []
     for _ in range(NUM_TRIALS):

@@ -14,7 +14,8 @@ from plbench.board.names import flaw_of_name
 from plbench.method import LabelCount
 from plbench.runs import run as runner
 from plbench.runs import schedule
-from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run, validate_params
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.plan.resolved import ResolvedRun, validate_params
 from plbench.runs.record import Record
 from plbench.runs.registry import Registry
 from plbench.runs.workspace import Workspace

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from plbench.api import Batch, Method, PartialLabels, Plan, PlbenchError, Progress, Task
 from plbench.methods.kundu_tighe import KunduTighe, label_distances, neighbour_distances
-from plbench.runs.plan.resolve import validate_params
+from plbench.runs.plan.resolved import validate_params
 from plbench.runs.registry import Registry
 from plbench.training.engine import fit, prepare_fit
 from plbench.training.evaluation import View

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from plbench.api import Batch, Method, PartialLabels, Plan, PlbenchError, Progress, Task
 from plbench.randomness import seeded
-from plbench.runs.plan.resolve import validate_params
+from plbench.runs.plan.resolved import validate_params
 from plbench.runs.registry import Registry
 from plbench.training.engine import fit, prepare_fit
 from plbench.training.execution import Execution

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from plbench.api import Batch, Method, PartialLabels, PlbenchError, Progress, Task
 from plbench.methods.imcl import asymmetric_tanh, matching_pursuit
-from plbench.runs.plan.resolve import validate_params
+from plbench.runs.plan.resolved import validate_params
 from plbench.runs.registry import Registry
 
 NUM_ROWS, NUM_CLASSES, NUM_FEATURES = 6, 5, 4

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from plbench.api import Batch, Method, PlbenchError, Progress, Task
-from plbench.runs.plan.resolve import validate_params
+from plbench.runs.plan.resolved import validate_params
 from plbench.runs.registry import Registry
 
 NUM_ROWS, NUM_CLASSES = 5, 7

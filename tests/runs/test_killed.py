@@ -22,7 +22,8 @@ from plbench.files import atomic
 from plbench.progress import Reporter
 from plbench.runs import environment, summary
 from plbench.runs import run as runner
-from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.record import Record, read_record
 from plbench.runs.registry import Registry, Source
 from plbench.runs.store import CHECKPOINT, Store

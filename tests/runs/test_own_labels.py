@@ -11,11 +11,13 @@ from plbench.comparison.plan import plan_comparison
 from plbench.runs import run as runner
 from plbench.runs import schedule, together
 from plbench.runs.plan.options import options_of
-from plbench.runs.plan.resolve import Request, ResolvedRun, plan_from_spec, plan_run
+from plbench.runs.plan.resolve import Request, plan_from_spec, plan_run
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.protocol import choose_protocol
 from plbench.runs.record import Record, read_record
 from plbench.runs.workspace import Workspace
 from plbench.spec import Protocol, RunSpec
+from plbench.tuning.study import with_values
 
 MakeWorkspace = Callable[..., Workspace]
 
@@ -125,9 +127,7 @@ def test_features_of_all_seeds_are_in_memory_once(make_workspace: MakeWorkspace)
 
 
 def _on(plan: ResolvedRun, part: str, workspace: Workspace) -> ResolvedRun:
-    from plbench.runs.plan.resolve import fit_part_plan
-
-    return plan if part == "train" else fit_part_plan(plan, workspace.registry)
+    return plan if part == "train" else with_values(plan, {}, {"train_part": "fit"}, workspace.registry)
 
 
 class TestIdentity:

@@ -29,7 +29,8 @@ from plbench.models import build_backbone, make_head
 from plbench.runs import active
 from plbench.runs import run as runner
 from plbench.runs.outcome import FILES
-from plbench.runs.plan.resolve import Request, ResolvedRun, fit_part_plan, plan_from_spec, plan_run
+from plbench.runs.plan.resolve import Request, plan_from_spec, plan_run
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.record import read_record, reference
 from plbench.runs.store import CHECKPOINT, RECORD
 from plbench.runs.workspace import Workspace
@@ -304,7 +305,8 @@ class TestHonesty:
 
         workspace = make_workspace(Locked)
         request = {"selection": "validation", "simulate": "rpa=0.2", "scores_test": False}
-        choosing = fit_part_plan(a_plan(workspace, "selective", **request), workspace.registry)
+        choosing = a_plan(workspace, "selective", **request).chooser
+        assert choosing is not None
         record = runner.run(choosing, workspace)
         assert choosing.stages["prior"][1].spec.train_part == "fit"
         assert set(record.metrics) == {"validation", "validation_raw"}
@@ -323,7 +325,8 @@ class TestSelection:
         workspace = make_workspace()
         plan = a_plan(workspace, regime=regime, selection="validation", simulate="rpa=0.2")
         record = runner.run(plan, workspace)
-        chosen = runner.run(fit_part_plan(plan, workspace.registry), workspace).selection
+        assert plan.chooser is not None
+        chosen = runner.run(plan.chooser, workspace).selection
         assert chosen is not None
         curve = [point["ema"] for point in chosen.curve]
         assert len(curve) == plan.spec.plan.epochs

@@ -14,7 +14,8 @@ from plbench.cli import main
 from plbench.runs import run as runner
 from plbench.runs import schedule
 from plbench.runs.environment import cpu_name, describe
-from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.record import Cost, Record, StandardCost
 from plbench.runs.workspace import Workspace
 from plbench.training.evaluation import View

@@ -15,7 +15,8 @@ from plbench.comparison.compare import compare
 from plbench.errors import StoreError
 from plbench.runs import run as runner
 from plbench.runs import summary
-from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.record import reference
 from plbench.runs.schedule import standings
 from plbench.runs.stored import finished_record, read_own_run, read_run, replicates_of

@@ -14,7 +14,8 @@ from plbench.metrics.cells import Cells
 from plbench.runs import run as runner
 from plbench.runs import schedule
 from plbench.runs.active import ActiveRun
-from plbench.runs.plan.resolve import Request, ResolvedRun, fit_part_plan, plan_run
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.record import Record
 from plbench.runs.workspace import Workspace
 
@@ -71,7 +72,8 @@ def test_under_validation_selection_they_come_from_the_held_out_run(make_workspa
     plan = a_plan(workspace, selection="validation", simulate="rpa=0.2")
     record = runner.run(plan, workspace)
     assert record.test.thresholds is not None and record.test.thresholds.held_out
-    choosing = fit_part_plan(plan, workspace.registry)
+    choosing = plan.chooser
+    assert choosing is not None
     held_out, _ = read(choosing, workspace)
     np.testing.assert_array_equal(check_follows(record, "test", plan, workspace), choose_thresholds(held_out)[0])
     chose = choosing.finished(workspace.store)

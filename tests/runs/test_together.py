@@ -15,7 +15,8 @@ from plbench.errors import TrainingError
 from plbench.runs import run as runner
 from plbench.runs import schedule, together
 from plbench.runs.active import ActiveRun
-from plbench.runs.plan.resolve import Request, ResolvedRun, fit_part_plan, plan_run
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.record import Record, read_record, reference
 from plbench.runs.store import CHECKPOINT, RECORD
 from plbench.runs.together import can_stack, groups
@@ -23,10 +24,12 @@ from plbench.runs.workspace import Workspace
 from plbench.training import checkpoint
 from plbench.training.stacked import heads as stacked
 from plbench.tuning import trials
+from plbench.tuning.study import with_values
 
 pytestmark = pytest.mark.usefixtures("quick_records")
 
 MakeWorkspace = Callable[..., Workspace]
+ON_FIT = {"train_part": "fit"}
 
 
 class Sometimes(Method):
@@ -298,8 +301,11 @@ class TestTrials:
         """The value of a trial is that of the run which it would be; nothing is left of it but its stages."""
         workspace = make_workspace()
         plans = [
-            fit_part_plan(
-                a_plan(workspace, "selective", method_params={"top_k": k}, plan={"lr": lr}), workspace.registry
+            with_values(
+                a_plan(workspace, "selective", method_params={"top_k": k}, plan={"lr": lr}),
+                {},
+                ON_FIT,
+                workspace.registry,
             )
             for k, lr in ((0, 1e-2), (2, 1e-3), (5, 3e-3))
         ]
@@ -317,7 +323,12 @@ class TestTrials:
     def test_one_that_fails_has_its_error(self, make_workspace: MakeWorkspace) -> None:
         workspace = make_workspace(Sometimes)
         plans = [
-            fit_part_plan(a_plan(workspace, "sometimes", method_params={"breaks": breaks}), workspace.registry)
+            with_values(
+                a_plan(workspace, "sometimes", method_params={"breaks": breaks}),
+                {},
+                ON_FIT,
+                workspace.registry,
+            )
             for breaks in (1.0, 0.0)
         ]
         broken, well = trials.score_together(plans, workspace)

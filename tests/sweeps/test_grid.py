@@ -22,7 +22,8 @@ from plbench.runs import schedule
 from plbench.runs.estimate import estimate
 from plbench.runs.estimate.stacked import Stack
 from plbench.runs.plan import resolve
-from plbench.runs.plan.resolve import Request, in_order, plan_run
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.plan.resolved import in_order
 from plbench.runs.workspace import Workspace
 from plbench.sweeps.expansion import Expansion, expand
 from plbench.sweeps.grid import Grid, read_grid

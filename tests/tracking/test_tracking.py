@@ -17,7 +17,8 @@ from plbench.errors import PlbenchError, TrainingError
 from plbench.progress import Reporter
 from plbench.runs import run as runner
 from plbench.runs import schedule
-from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.record import Record, figures, read_record
 from plbench.runs.workspace import Workspace
 from plbench.spec import RunSpec

@@ -21,7 +21,8 @@ from test_cli import QUICK, Outcome, plbench, words_with
 
 from plbench.errors import PlbenchError, StoreError
 from plbench.runs import summary
-from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.record import read_record
 from plbench.runs.workspace import Workspace
 from plbench.tuning import liveness, shared, trials, tune

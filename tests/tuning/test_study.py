@@ -11,7 +11,8 @@ import pytest
 
 from plbench.api import Batch, Loss, Method, MethodParams, Progress, tunable
 from plbench.errors import PlbenchError, StoreError
-from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.workspace import Workspace
 from plbench.tuning.study import (
     StudyRecord,

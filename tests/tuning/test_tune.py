@@ -21,7 +21,8 @@ from plbench.api import BenchmarkProtocol, Dataset, LabelledSplit, PartialLabels
 from plbench.board.identity import check_tuning
 from plbench.errors import PlbenchError, StoreError, TrainingError
 from plbench.runs.findings import Findings
-from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.record import read_record
 from plbench.runs.workspace import Workspace
 from plbench.tuning import trials, tune

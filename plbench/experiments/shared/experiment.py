@@ -15,7 +15,7 @@ from plbench.metrics.statistics import Sample
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
 
-    from plbench.runs.plan.resolve import ResolvedRun
+    from plbench.runs.plan.resolved import ResolvedRun
     from plbench.runs.record import Record
     from plbench.runs.workspace import Workspace
 

@@ -25,7 +25,7 @@ from plbench.runs.environment import device_name
 from plbench.runs.estimate.measured import Measured, measure, scored_images
 from plbench.runs.estimate.memory import in_words
 from plbench.runs.estimate.stacked import Stack, alike, measure_stack
-from plbench.runs.plan.resolve import ResolvedRun, in_order
+from plbench.runs.plan.resolved import ResolvedRun, in_order
 from plbench.runs.together import groups
 from plbench.runs.workspace import Workspace
 from plbench.training.checkpoint import Checkpoints

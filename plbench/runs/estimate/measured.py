@@ -24,7 +24,7 @@ from plbench.models import Backbone, make_head
 from plbench.randomness import seeded
 from plbench.runs.estimate.memory import Kept, Passing, resident_bytes
 from plbench.runs.estimate.synthetic import SyntheticImages, synthetic, synthetic_artifact
-from plbench.runs.plan.resolve import ResolvedRun, make_task
+from plbench.runs.plan.resolved import ResolvedRun, make_task
 from plbench.runs.workspace import Workspace
 from plbench.training import hooks
 from plbench.training.engine import fit, prepare_fit

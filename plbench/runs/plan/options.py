@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from plbench.errors import PlbenchError
 from plbench.runs.environment import choose_device
-from plbench.runs.plan.resolve import Request, ResolvedRun, ResolvedSetting, parse_assignments, plan_from_spec, plan_run
+from plbench.runs.plan.resolve import Request, ResolvedSetting, plan_from_spec, plan_run
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.protocol import choose_protocol
 from plbench.runs.registry import Registry
 from plbench.runs.workspace import Workspace
@@ -73,6 +74,23 @@ def request_from_options(given: Mapping[str, Any]) -> Request:
         allow_duplicates=given.get("allow_duplicates", False),
         **{name: _plain(given[name]) for name in _REQUEST_OPTIONS if name in given},
     )
+
+
+def parse_assignments(texts: Sequence[str]) -> dict[str, str]:
+    """Texts "name=value" as a dictionary.
+
+    Raises:
+        PlbenchError: if one has no "=", or a name comes twice.
+    """
+    values: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise PlbenchError(f"-P {text!r} is not of the form name=value, such as -P gamma_unann=4")
+        if name in values:
+            raise PlbenchError(f"-P {name} is given twice ({values[name]} and {value})")
+        values[name] = value
+    return values
 
 
 def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -> ResolvedRun:

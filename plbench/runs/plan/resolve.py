@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from pydantic import ValidationError
-
 from plbench.data.dataset import Dataset
 from plbench.data.digests import file_sha256
-from plbench.errors import PlbenchError, PluginError, did_you_mean
-from plbench.method import Method, Stage, Task
+from plbench.errors import PlbenchError, did_you_mean
 from plbench.models import Backbone, default_normalisation, resolve_backbone, weights_path
 from plbench.progress import Reporter
-from plbench.randomness import generator, seeded
+from plbench.randomness import seeded
 from plbench.runs.plan.duplicates import check_apart
 from plbench.runs.plan.image_check import check_images
 from plbench.runs.plan.label_check import check_learnable, notes_on
+from plbench.runs.plan.resolved import (
+    ResolvedRun,
+    checked,
+    complete,
+    without_source,
+)
 from plbench.runs.protocol import ProtocolData, choose_protocol, custom, granting, is_official
-from plbench.runs.record import Record, TuningReport
-from plbench.runs.registry import Registry, source_sha256
-from plbench.runs.store import Store
-from plbench.runs.stored import finished_record
+from plbench.runs.registry import Registry
 from plbench.runs.workspace import Workspace, fingerprint, open_dataset
 from plbench.spec import (
-    MethodSpec,
     ModelSpec,
     Plan,
     Precision,
@@ -39,9 +36,6 @@ from plbench.spec import (
     differences,
 )
 from plbench.training.dropout import draws_alone, has_batch_statistics
-from plbench.training.hooks import Guarded
-
-_MAX_STAGE_DEPTH = 8
 
 
 @dataclass(frozen=True)
@@ -72,44 +66,6 @@ class Request:
 
 
 @dataclass(frozen=True)
-class ResolvedRun:
-    """A spec with all that it was made from, ready to run, and the runs that must be there first.
-
-    Attributes:
-        stages: by name, each with the run that it reduces.
-        chooser: the run that chooses the epoch on the validation part; None where none does.
-        tuning: how a study chose its values; None where none did, or where the study is not here.
-    """
-
-    spec: RunSpec
-    method: type[Method]
-    params: Any
-    protocol_data: ProtocolData
-    recipe: Recipe
-    stages: dict[str, tuple[Stage, ResolvedRun]]
-    chooser: ResolvedRun | None = None
-    tuning: TuningReport | None = None
-
-    @property
-    def prerequisites(self) -> list[ResolvedRun]:
-        """The runs that must be there before this one: its stages, and the one that chooses its epoch."""
-        return [*(run for _, run in self.stages.values()), *([self.chooser] if self.chooser is not None else [])]
-
-    def finished(self, store: Store) -> Record | None:
-        """Return the record of the run if it is done."""
-        return finished_record(store.run_folder(self.spec.key))
-
-    def describe(self) -> str:
-        """Return one line on what will run."""
-        spec = self.spec
-        epochs = "1 epoch" if spec.plan.epochs == 1 else f"{spec.plan.epochs} epochs"
-        return (
-            f"Run {spec.key}: {self.method.title} on {spec.protocol.name}, {spec.regime}, {spec.model.backbone} at "
-            f"{spec.model.image_size} px, {epochs} of {spec.plan.batch_size}, seed {spec.seed}"
-        )
-
-
-@dataclass(frozen=True)
 class ResolvedSetting:
     """What runs of many methods have in common: dataset, protocol, recipe, model and plan, checked against the data.
 
@@ -127,7 +83,7 @@ class ResolvedSetting:
         Raises:
             PlbenchError: if method or parameters do not exist, or do not fit the setting.
         """
-        spec = self.spec.model_copy(update={"method": _without_source(method), "seed": seed})
+        spec = self.spec.model_copy(update={"method": without_source(method), "seed": seed})
         return complete(spec, params, self.protocol_data, self.recipe, registry)
 
     def with_budget(self, num_trials: int, reporter: Reporter) -> ResolvedSetting:
@@ -193,11 +149,11 @@ def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[Pro
     base = RunSpec(
         protocol=protocol,
         dataset_fingerprint=fingerprint(dataset, workspace),
-        method=_without_source(""),
+        method=without_source(""),
         model=_choose_model(recipe, request.model),
         regime=regime,
         recipe=recipe.name,
-        plan=_checked(Plan, {**recipe.plans[regime].model_dump(), **request.plan}, "training plan"),
+        plan=checked(Plan, {**recipe.plans[regime].model_dump(), **request.plan}, "training plan"),
         precision=request.precision or ("bfloat16" if workspace.device.type == "cuda" else "float32"),
         seed=0,
         selection=request.selection,
@@ -266,173 +222,6 @@ def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Protoco
     return plan
 
 
-def complete(
-    base: RunSpec,
-    method_params: Mapping[str, Any],
-    protocol_data: ProtocolData,
-    recipe: Recipe,
-    registry: Registry,
-    depth: int = 0,
-) -> ResolvedRun:
-    """Fills in method, parameters and stages of a spec whose other fields stand.
-
-    The plan's data is that of the spec's seed, whatever seed the given one is of.
-
-    Raises:
-        PlbenchError: if the method or a parameter does not fit. PluginError: if stages need each other in a circle.
-    """
-    if depth > _MAX_STAGE_DEPTH:
-        raise PluginError(f"the stages of method {base.method.name!r} need each other in a circle")
-    method, protocol_data = registry.method(base.method.name), protocol_data.at_seed(base.seed)
-    suggested = protocol_data.protocol.suggested.get(method.name, {}) if not base.method.version else {}
-    params = validate_params(method, _starting(method, suggested, method_params))
-    _check_needs(method, base, protocol_data)
-    task = make_task(base, protocol_data)
-    params = params.completed(task)
-    stages: dict[str, tuple[Stage, ResolvedRun]] = {}
-    for stage in Guarded(method).stages(params, task):
-        tuned = {name: getattr(recipe.plans[base.regime], name) for name in ("lr", "weight_decay")}
-        changes = {
-            "method": _without_source(stage.method),
-            "plan": base.plan.model_copy(update=tuned),  # shared by every trial: never its learning rate or decay
-            "selection": "last",
-            "tuned_by": None,
-            "stages": {},
-        }
-        try:
-            plan = complete(base.model_copy(update=changes), stage.params, protocol_data, recipe, registry, depth + 1)
-        except PlbenchError as error:
-            raise type(error)(f"stage {stage.name!r} of method {method.name!r}: {error}") from error
-        stages[stage.name] = (stage, plan)
-    spec = base.model_copy(
-        update={
-            "method": MethodSpec(
-                name=method.name,
-                version=method.version,
-                source_sha256=source_sha256(method),
-                params=params.model_dump(mode="json", exclude_none=True),
-            ),
-            "stages": {name: plan.spec.key for name, (_, plan) in stages.items()},
-        }
-    )
-    chooser = None
-    if spec.selection == "validation" and spec.train_part == "train":
-        fit = base.model_copy(update={"train_part": "fit"})
-        chooser = complete(fit, spec.method.params, protocol_data, recipe, registry, depth)
-    return ResolvedRun(spec, method, params, protocol_data, recipe, stages, chooser)
-
-
-def in_order(runs: Sequence[ResolvedRun]) -> dict[str, ResolvedRun]:
-    """Return runs by key with all that they need, each once, after what must be there before it."""
-    found: dict[str, ResolvedRun] = {}
-    for run in runs:
-        if run.spec.key not in found:
-            for key, first in in_order(run.prerequisites).items():
-                found.setdefault(key, first)
-            found[run.spec.key] = run
-    return found
-
-
-def is_default(plan: ResolvedRun, *, opens_data: bool = True) -> bool:
-    """Whether a run takes the values of its protocol and recipe as they stand, so that no person tuned it by hand.
-
-    A variant that the method declares has those values, too, but for what makes it that variant.
-
-    Args:
-        plan: of the run.
-        opens_data: whether the dataset may be opened for values that only it determines; else they may be any.
-    """
-    spec, recipe, method = plan.spec, plan.recipe, plan.method
-    suggested = plan.protocol_data.protocol.suggested.get(method.name, {})
-    model = spec.model.model_copy(update={"weights_sha256": recipe.model.weights_sha256})
-    if spec.plan != recipe.plans[spec.regime] or model != recipe.model:
-        return False
-    for variant in ({}, *method.variants.values()):
-        row = validate_params(method, _starting(method, suggested, variant))
-        left = row.left_to_task()
-        if left and opens_data:
-            row = row.completed(make_task(spec, plan.protocol_data))
-        declared = row.model_dump(mode="json", exclude_none=True)
-        taken = {name: spec.method.params.get(name) for name in left if name in spec.method.params}
-        if spec.method.params == (declared if opens_data else declared | taken):
-            return True
-    return False
-
-
-def fit_part_plan(plan: ResolvedRun, registry: Registry) -> ResolvedRun:
-    """The same run on train without its validation part: where an early stopping epoch is chosen."""
-    base = plan.spec.model_copy(update={"train_part": "fit"})
-    return complete(base, plan.spec.method.params, plan.protocol_data, plan.recipe, registry)
-
-
-def _without_source(method: str) -> MethodSpec:
-    """A method by its name: `complete` fills in the rest."""
-    return MethodSpec(name=method, version="", source_sha256="", params={})
-
-
-def _starting(method: type[Method], suggested: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Values that were given, and of those that a protocol suggests the ones that they do not replace."""
-    replaced = {name for names in method.Params.alternatives if names & given.keys() for name in names}
-    return {**{name: value for name, value in suggested.items() if name not in replaced}, **given}
-
-
-def validate_params(method: type[Method], values: Mapping[str, Any]) -> Any:
-    """A method's parameters, typed and range-checked.
-
-    Raises:
-        PlbenchError: naming the parameter, what was given and what would be right.
-    """
-    known = method.Params.model_fields
-    for name in values:
-        if name not in known:
-            listing = did_you_mean(name, known) if known else "it takes none"
-            raise PlbenchError(f"method {method.name!r} has no parameter {name!r}; {listing}")
-    chosen = dict(values)
-    for names in method.Params.alternatives:
-        given = sorted(name for name in names if values.get(name) is not None)
-        if len(given) > 1:
-            raise PlbenchError(
-                f"{' and '.join(given)} of method {method.name!r} say the same in two ways; give one of them"
-            )
-        if given:
-            chosen |= dict.fromkeys(names - {*given})
-    return _checked(method.Params, chosen, f"parameters of method {method.name!r}")
-
-
-def make_task(spec: RunSpec, protocol_data: ProtocolData, artifacts: Mapping[str, torch.Tensor] | None = None) -> Task:
-    """What the method of a run may know."""
-    part = protocol_data.train(spec.train_part)
-    positives, negatives = part.labels.counts()
-    return Task(
-        num_classes=part.labels.num_classes,
-        class_ids=part.labels.class_ids,
-        class_names=part.labels.class_names,
-        positives=positives,
-        negatives=negatives,
-        num_train=len(part.rows),
-        epochs=spec.plan.epochs,
-        steps_per_epoch=math.ceil(len(part.rows) / spec.plan.batch_size),
-        regime=spec.regime,
-        generator=generator(spec.seed, "method", spec.method.name),
-        artifacts=artifacts or {},
-        expected_positives=protocol_data.expected_positives,
-    )
-
-
-def _check_needs(method: type[Method], spec: RunSpec, protocol_data: ProtocolData) -> None:
-    if spec.regime == "probe" and method.needs & {"images", "feature_map"}:
-        raise PlbenchError(f"method {method.name!r} needs images, not cached features; give --regime finetune")
-    check_learnable(protocol_data, spec.train_part)
-    if spec.train_part == "fit":
-        protocol_data.check_validation()
-    if "negatives" in method.needs and protocol_data.train(spec.train_part).labels.counts()[1].sum() == 0:
-        raise PlbenchError(
-            f"method {method.name!r} learns from verified negatives, and protocol {spec.protocol.name} has none; use a "
-            "method that takes unknown labels for negatives, such as those that plbench methods list shows without "
-            "that need"
-        )
-
-
 def _check_labels(
     protocol_data: ProtocolData, selection: Selection, workspace: Workspace, *, scores_test: bool
 ) -> None:
@@ -494,31 +283,5 @@ def _choose_model(recipe: Recipe, changes: Mapping[str, Any]) -> ModelSpec:
             values["mean"], values["std"] = default_normalisation(values["backbone"])
             if recipe.model.weights == "packaged":
                 values["weights"] = changes.get("weights", "pretrained")
-    model: ModelSpec = _checked(ModelSpec, values, "model")
+    model: ModelSpec = checked(ModelSpec, values, "model")
     return model
-
-
-def _checked(kind: type[Any], values: Mapping[str, Any], what: str) -> Any:
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise PlbenchError(f"{what}: {name} = {first['input']!r} is not valid: {first['msg']}") from error
-
-
-def parse_assignments(texts: Sequence[str]) -> dict[str, str]:
-    """Texts "name=value" as a dictionary.
-
-    Raises:
-        PlbenchError: if one has no "=", or a name comes twice.
-    """
-    values: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise PlbenchError(f"-P {text!r} is not of the form name=value, such as -P gamma_unann=4")
-        if name in values:
-            raise PlbenchError(f"-P {name} is given twice ({values[name]} and {value})")
-        values[name] = value
-    return values

@@ -17,7 +17,7 @@ from typing import Any
 
 from plbench.data.dataset import Dataset
 from plbench.errors import PlbenchError, TrainingError
-from plbench.runs.plan.resolve import ResolvedRun, in_order
+from plbench.runs.plan.resolved import ResolvedRun, in_order
 from plbench.runs.schedule import Count, Result
 from plbench.runs.together import groups
 from plbench.runs.workspace import Workspace

@@ -17,7 +17,8 @@ from plbench.errors import PlbenchError, TrainingError
 from plbench.progress import Reporter
 from plbench.runs import schedule
 from plbench.runs.environment import choose_device
-from plbench.runs.plan.resolve import ResolvedRun, plan_from_spec
+from plbench.runs.plan.resolve import plan_from_spec
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.protocol import ProtocolData
 from plbench.runs.registry import Registry
 from plbench.runs.store import Store

@@ -19,7 +19,8 @@ from plbench.runs import run as runner
 from plbench.runs.estimate import estimate, measured
 from plbench.runs.estimate.estimate import Estimate, describe, estimate_runs, steps_per_epoch
 from plbench.runs.estimate.stacked import Stack
-from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.registry import Registry
 from plbench.runs.workspace import Workspace
 from plbench.training.checkpoint import Checkpoints

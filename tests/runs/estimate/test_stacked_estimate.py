@@ -14,7 +14,8 @@ from plbench.runs import run as runner
 from plbench.runs import together
 from plbench.runs.estimate import estimate, stacked
 from plbench.runs.estimate.estimate import Estimate, estimate_runs
-from plbench.runs.plan.resolve import Request, ResolvedRun, plan_run
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("quick_records")

@@ -20,7 +20,8 @@ from plbench.runs.inspect.verify import verify_dataset
 from plbench.runs.plan.duplicates import contradicting_copies, find_duplicates
 from plbench.runs.plan.near_duplicates import find_near_duplicates
 from plbench.runs.plan.options import options_of
-from plbench.runs.plan.resolve import Request, ResolvedRun, plan_from_spec, plan_run
+from plbench.runs.plan.resolve import Request, plan_from_spec, plan_run
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.run import run
 from plbench.runs.workspace import Workspace, open_dataset
 from plbench.testing.command import check_one_dataset

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from plbench.errors import PlbenchError
-from plbench.runs.plan.resolve import Request, is_default, plan_from_spec, plan_run
+from plbench.runs.plan.resolve import Request, plan_from_spec, plan_run
+from plbench.runs.plan.resolved import is_default
 from plbench.runs.workspace import Workspace
 
 

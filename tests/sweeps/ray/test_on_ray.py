@@ -18,7 +18,8 @@ import pytest
 
 from plbench.errors import PlbenchError, TrainingError
 from plbench.progress import Reporter, Tally
-from plbench.runs.plan.resolve import Request, ResolvedRun, in_order, plan_run
+from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.plan.resolved import ResolvedRun, in_order
 from plbench.runs.record import Record
 from plbench.runs.registry import Registry
 from plbench.runs.schedule import standings

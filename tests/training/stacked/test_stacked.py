@@ -25,7 +25,7 @@ from plbench.api import (
 from plbench.errors import PlbenchError, PluginError, TrainingError
 from plbench.models import make_head
 from plbench.randomness import seeded
-from plbench.runs.plan.resolve import validate_params
+from plbench.runs.plan.resolved import validate_params
 from plbench.runs.registry import Registry
 from plbench.training.engine import fit, prepare_fit
 from plbench.training.execution import Execution
