@@ -29,7 +29,8 @@ _TITLES = {"map_c": "mAP(C)", "map_o": "mAP(O)"}
 def draw_comparison(setting: Setting, command: str, path: Path) -> None:
     """Draws rows in their rank, best on top: mAP(C), mAP(O) and each group, means with 95 % intervals.
 
-    What is statistically tied with the best is filled, as the best is; what is significantly worse is hollow.
+    Rows that are statistically tied with the best are filled, as it is; those that a row is significantly better than
+    are hollow.
 
     Args:
         setting: the comparison.
@@ -124,8 +125,8 @@ def _caption(setting: Setting, command: str, width: int) -> str:
         marks = "Star: highest mAP(C). Too few seeds to rank the rows."
     else:
         marks = (
-            f"Star: highest mAP(C). Filled: statistically tied with it (p ≥ {SIGNIFICANT}, all pairs tested together, "
-            "paired by test image and seed). Hollow: significantly worse."
+            "Star: highest mAP(C). Filled: statistically tied with it, no row is significantly better "
+            f"(p < {SIGNIFICANT}, all pairs tested together, paired by test image and seed). Hollow: at least one is."
         )
     text = (
         f"Mean over {seeds} {'seed' if seeds == '1' else 'seeds'} with 95 % intervals over "

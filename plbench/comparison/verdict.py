@@ -50,7 +50,7 @@ def _which(setting: Setting) -> list[str]:
         ]
     tied = setting.tied
     if not tied:
-        return [first, f"{_others(len(others))} significantly worse (p < {SIGNIFICANT}, all pairs tested together)."]
+        return [first, _worse(others)]
     likely = [row for row in tied if row.share_best >= _UNLIKELY]
     unlikely = [row for row in tied if row.share_best < _UNLIKELY]
     told = []
@@ -60,17 +60,19 @@ def _which(setting: Setting) -> list[str]:
         are = "is" if len(unlikely) == 1 else "are"
         told.append(f"{_named(unlikely)} {are} not significantly worse, but unlikely to be best.")
     said = " ".join(told)
-    if len(tied) < len(others):
-        said += (
-            f" {_others(len(others) - len(tied))} significantly worse (p < {SIGNIFICANT}, all pairs tested together)."
-        )
+    if worse := [row for row in others if row not in tied]:
+        said += f" {_worse(worse)}"
     if not math.isnan(setting.detectable):
         said += f" A difference of {setting.detectable:.1f} points would have been found in 4 of 5 such comparisons."
     return [first, said]
 
 
-def _others(number: int) -> str:
-    return "The other row is" if number == 1 else f"The other {number} rows are"
+def _worse(rows: Sequence[Row]) -> str:
+    """Return a sentence on rows that do not have rank 1: the row that beats one need not be the best."""
+    which = "The other row is" if len(rows) == 1 else f"The other {len(rows)} rows are"
+    by_best = all(row.p_value is not None and row.p_value < SIGNIFICANT for row in rows)
+    than = "" if by_best else " than it or than another row"
+    return f"{which} significantly worse{than} (p < {SIGNIFICANT}, all pairs tested together)."
 
 
 def _named(rows: Sequence[Row]) -> str:

@@ -184,6 +184,12 @@ class TestVerdict:
         assert "The other row is significantly worse" in said
         assert said.endswith("A difference of 1.2 points would have been found in 4 of 5 such comparisons.")
 
+    def test_a_row_that_another_than_the_best_beats_is_not_said_to_be_worse_than_the_best(self) -> None:
+        setting = setting_of([None, 0.4, 0.1])
+        rows = (*setting.rows[:2], replace(setting.rows[2], rank=2))
+        said = verdict(replace(setting, rows=rows))[1]
+        assert "The other row is significantly worse than it or than another row (p < 0.05" in said
+
     def test_a_tie_is_a_free_choice_only_among_rows_that_may_be_best(self) -> None:
         setting = setting_of([None, 0.4])
         assert "statistically tied with B (10 %): take whichever is easiest" in verdict(setting)[1]
