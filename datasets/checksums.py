@@ -50,7 +50,7 @@ _PUBLISHED = {
 
 
 def published_file(url: str, **about: Any) -> RemoteFile:
-    """A published file with its size and checksum, where they are known by its name.
+    """Return a published file with its size and checksum, where they are known by its name.
 
     Args:
         url: where it is.

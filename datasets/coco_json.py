@@ -94,7 +94,7 @@ class AnnotationFile:
     def decode(
         self, kind: type[DocumentType], report: ProgressReport = lambda done, total: None
     ) -> tuple[DocumentType, tuple[str, ...]]:
-        """The file as structs, and notes on how it was read.
+        """Return the file as structs, and notes on how it was read.
 
         Raises:
             DataError: if it cannot be read, is not JSON, or has not the keys and types of `kind`.
@@ -113,7 +113,7 @@ class AnnotationFile:
         return document, (note,) if start else ()
 
     def error(self, sentence: str) -> DataError:
-        """An error that names the file; the sentence goes on after its path."""
+        """Return an error that names the file; the sentence goes on after its path."""
         return DataError(f"{self.path}{'' if sentence.startswith(':') else ' '}{sentence}")
 
     @property
@@ -130,7 +130,7 @@ class AnnotationFile:
             raise self.error(f"cannot be read: {error.strerror}") from error
 
     def _why(self, error: Exception, data: memoryview, start: int) -> str:
-        """What makes the file something else than JSON, and where."""
+        """Return what makes the file something else than JSON, and where."""
         if isinstance(error, RecursionError):
             return ": it is nested hundreds of levels deep, where COCO's files have four"
         if isinstance(error, UnicodeDecodeError):
@@ -144,7 +144,7 @@ class AnnotationFile:
         return f" at byte {at:,}, where {bytes(data[at : at + 12])!r} stands"
 
     def _other_content(self, message: str, data: memoryview) -> DataError:
-        """A sentence for JSON that is well-formed but says something else than it should."""
+        """Return a sentence for JSON that is well-formed but says something else than it should."""
         match = _MESSAGE.fullmatch(message)
         assert match is not None
         what, where = match["what"], (match["where"] or "").lstrip(".")
@@ -164,7 +164,10 @@ class AnnotationFile:
 
 
 def _text_at(data: Any, where: str) -> str:
-    """The JSON text of the value at a path such as `images[3].id`: nothing but the path's own levels is built."""
+    """Return the JSON text of the value at a path such as `images[3].id`.
+
+    Nothing but the path's own levels is built.
+    """
     try:
         for key, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", where):
             kind: Any = dict[str, msgspec.Raw] if key else list[msgspec.Raw]
@@ -191,7 +194,7 @@ class Ids:
 
     @classmethod
     def of(cls, file: AnnotationFile, section: str, entries: Sequence[_HasId]) -> Ids:
-        """Ranks a section's entries by id.
+        """Rank a section's entries by id.
 
         Raises:
             DataError: if there is none, or two have the same id.
@@ -214,7 +217,7 @@ class Ids:
         return len(self.values)
 
     def ranks(self, wanted: IntArray, where: Callable[[int], str]) -> IntArray:
-        """The rank of each of some ids [K].
+        """Return the rank of each of some ids [K].
 
         Args:
             where: names the place in the file of the k-th of them.
@@ -230,13 +233,13 @@ class Ids:
         return found
 
     def texts(self) -> list[str]:
-        """The ids as text, in rising order."""
+        """Return the ids as text, in rising order."""
         return [str(identity) for identity in self.values.tolist()]
 
     def nested_ranks(
         self, lists: Sequence[Sequence[int]], where: Callable[[int, int], str]
     ) -> tuple[IntArray, IntArray]:
-        """Ids that entries of another section list: the entry of each [K], and its rank [K].
+        """Return ids that entries of another section list: the entry of each [K], and its rank [K].
 
         Args:
             where: names the place in the file of an entry's n-th.
@@ -257,7 +260,7 @@ class Ids:
 
 
 def annotated_cells(document: Document[Any, Any], images: Ids, categories: Ids) -> tuple[IntArray, IntArray]:
-    """Row and column of every annotation, in the order of the file.
+    """Return row and column of every annotation, in the order of the file.
 
     Raises:
         DataError: if one names an image or a category that the file does not define.
@@ -270,14 +273,14 @@ def annotated_cells(document: Document[Any, Any], images: Ids, categories: Ids) 
 
 
 def distinct(cells: IntArray) -> IntArray:
-    """The values in rising order, each once: by sorting in place, which is faster on millions than np.unique."""
+    """Return the values in rising order, each once: by sorting in place, which is faster on millions than np.unique."""
     cells.sort()
     differing: IntArray = cells[np.diff(cells, prepend=cells[:1] - 1) != 0]
     return differing
 
 
 def say_alike(names: Sequence[str]) -> tuple[str, ...]:
-    """Notes on categories whose names look the same and are written with other characters; their ids differ."""
+    """Note on categories whose names look the same and are written with other characters; their ids differ."""
     alike = first_alike(pa.array(sorted(set(names)), pa.string()))
     if alike is None:
         return ()
@@ -286,5 +289,8 @@ def say_alike(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def first_outside(paths: Iterable[str]) -> int | None:
-    """Position of the first path that does not name a file below the folder it starts from; None where all do."""
+    """Return position of the first path that does not name a file below the folder it starts from.
+
+    None where all do.
+    """
     return next((number for number, path in enumerate(paths) if _OUTSIDE.search(path)), None)

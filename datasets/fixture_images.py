@@ -27,7 +27,7 @@ _COLOURS = np.array(
 
 
 def draw(present: Sequence[int], seed: int) -> Image.Image:
-    """A picture of some classes; the same arguments give the same pixels on every machine.
+    """Return a picture of some classes; the same arguments give the same pixels on every machine.
 
     Args:
         present: numbers of the classes to show, from 0 to `NUM_CLASSES` - 1, in any order. Those 16 apart share a
@@ -55,14 +55,17 @@ def draw(present: Sequence[int], seed: int) -> Image.Image:
 
 
 def box(number: int) -> tuple[int, int, int, int]:
-    """The place of a class's mark in px: left, top, width, height. The mark leaves a margin of one to five in it."""
+    """Return the place of a class's mark in px: left, top, width, height.
+
+    The mark leaves a margin of one to five in it.
+    """
     wide = SIDE // _PLACES
     top, left = divmod(number % _PLACES**2, _PLACES)
     return wide * left, wide * top, wide, wide
 
 
 def write_image(path: Path, present: Sequence[int], seed: int) -> None:
-    """Draws a picture into a file, whose folder is made; the suffix says the format, such as `.jpg`.
+    """Draw a picture into a file, whose folder is made; the suffix says the format, such as `.jpg`.
 
     Args:
         present, seed: as `draw` takes them.
@@ -72,7 +75,7 @@ def write_image(path: Path, present: Sequence[int], seed: int) -> None:
 
 
 def _mark(shape: int, wide: int) -> npt.NDArray[np.bool_]:
-    """Which pixels of a place belong to one of six shapes: three pixels are left free on every side."""
+    """Return which pixels of a place belong to one of six shapes: three pixels are left free on every side."""
     down, right = np.abs(2 * np.mgrid[:wide, :wide] + 1 - wide)
     radius = wide - 6
     disc: npt.NDArray[np.bool_] = down**2 + right**2 <= radius**2

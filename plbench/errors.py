@@ -14,7 +14,7 @@ class PlbenchError(ValueError):
     """
 
     def __init__(self, what: object, command: str = "") -> None:
-        """Says what is wrong, then which command shows more."""
+        """Say what is wrong, then which command shows more."""
         self.what = str(what)
         super().__init__(f"{what}; {command}" if command else self.what)
 
@@ -40,7 +40,7 @@ class TrainingError(PlbenchError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The names in `known`, the likely intended one first: for the tail of an error sentence.
+    """Return the names in `known`, the likely intended one first: for the tail of an error sentence.
 
     Examples:
         >>> did_you_mean("selectve", ["ce-ignore", "selective"])

@@ -41,11 +41,11 @@ class SearchRange:
     when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def applies(self, params: BaseModel) -> bool:
-        """Whether the parameter has an effect beside these others."""
+        """Return whether the parameter has an effect beside these others."""
         return all(getattr(params, name) in values for name, values in self.when.items())
 
     def bounds(self, task: Task) -> tuple[float, float]:
-        """Lowest and highest value to try on this task."""
+        """Return lowest and highest value to try on this task."""
         low = self.low(task) if callable(self.low) else self.low
         high = self.high(task) if callable(self.high) else self.high
         return low, high
@@ -62,7 +62,7 @@ def tunable(
     description: str = "",
     **valid: Any,
 ) -> Any:
-    """Declares a parameter that tuning may search.
+    """Declare a parameter that tuning may search.
 
     Args:
         default: the paper's value.
@@ -119,7 +119,7 @@ class MethodParams(BaseModel):
 
     @classmethod
     def search_space(cls) -> dict[str, SearchRange]:
-        """The tunable parameters and their ranges."""
+        """Return the tunable parameters and their ranges."""
         extras = {name: info.json_schema_extra for name, info in cls.model_fields.items()}
         return {
             name: extra["search"]  # type: ignore[misc]
@@ -205,7 +205,10 @@ class Loss:
 
     @classmethod
     def of_images(cls, per_image: Tensor) -> Loss:
-        """The usual reduction: the mean over images of a loss [B] (stacked: [H, B]) that is summed over classes."""
+        """Return the usual reduction.
+
+        The mean over images of a loss [B] (stacked: [H, B]) that is summed over classes.
+        """
         return cls(per_image.sum(dim=-1), float(per_image.shape[-1]))
 
 
@@ -217,7 +220,7 @@ class TrainView(Protocol):
     def predict(
         self, weights: Literal["ema", "raw"] = "ema", *, dropout: bool = False, passes: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Streams (row index [b] int64, scores [b, C] in [0, 1]) over the training part, in order.
+        """Stream (row index [b] int64, scores [b, C] in [0, 1]) over the training part, in order.
 
         With `dropout`, dropout stays on; with `passes` > 1 the scores are the mean of that many passes.
         """
@@ -226,7 +229,7 @@ class TrainView(Protocol):
     def compute(
         self, function: Callable[[nn.Module, Tensor], Tensor], weights: Literal["ema", "raw"] = "ema"
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Streams (row index [b] int64, what a function makes of model and inputs, float32 [b, …]), in order.
+        """Stream (row index [b] int64, what a function makes of model and inputs, float32 [b, …]), in order.
 
         For what scores do not show: `lambda model, inputs: model[0](inputs)` gives features of a default model.
         """
@@ -297,7 +300,9 @@ class LabelCount:
 
 
 def stacked_value(values: Sequence[Any]) -> Any:
-    """A value that all H heads have in common as it is; else numbers as a tensor [H, 1, 1], vectors [C] as [H, 1, C].
+    """Return a value that all H heads have in common as it is.
+
+    Else numbers as a tensor [H, 1, 1], vectors [C] as [H, 1, C].
 
     Raises:
         PlbenchError: if they differ and are neither numbers nor tensors.
@@ -352,7 +357,7 @@ class Method(ABC):
         """A method without parameters."""
 
     def __init__(self, params: Any, task: Task) -> None:
-        """Keeps the validated parameters, with what only the task determines, and the task."""
+        """Keep the validated parameters, with what only the task determines, and the task."""
         self.params = params = params.completed(task)
         self.task = task
         self.marked = LabelCount()
@@ -362,7 +367,7 @@ class Method(ABC):
 
     @classmethod
     def stack(cls, members: Sequence[Any]) -> Any:
-        """One method that stands for H of them: its logits are [H, B, C], its loss's total is [H].
+        """Return one method that stands for H of them: its logits are [H, B, C], its loss's total is [H].
 
         Labels come as [H, B, C], or [1, B, C] where all heads see one batch. Parameters in which the members differ
         become tensors [H, 1, 1], float64 or, of whole numbers, int64; others that they differ in are left out. Override
@@ -381,46 +386,49 @@ class Method(ABC):
         return stacked
 
     def stack_key(self) -> Hashable:
-        """Only methods of one class and equal keys can be stacked: by default the parameters that are no numbers."""
+        """Return what methods of one class must agree in to be stacked.
+
+        By default the parameters that are no numbers.
+        """
         return tuple((name, value) for name, value in self.params if not _is_number(value))
 
     @classmethod
     def stages(cls, params: Any, task: Task) -> Sequence[Stage]:
-        """Runs that must be there first. Called before the method is built; `task` has no artifacts yet."""
+        """Return runs that must be there first. Called before the method is built; `task` has no artifacts yet."""
         return ()
 
     def build(self, backbone: nn.Module, make_head: Callable[[], nn.Module]) -> nn.Module:
-        """The model to train: by default the backbone and the head that the spec asks for."""
+        """Return the model to train: by default the backbone and the head that the spec asks for."""
         return nn.Sequential(backbone, make_head())
 
     def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Optimiser groups: dictionaries with "params" and, where it differs, "lr_scale" (times the plan's lr)."""
+        """Return optimiser groups: dictionaries with "params" and, where it differs, "lr_scale", a factor."""
         return [{"params": list(model.parameters())}]
 
     def transform(self, train_transform: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """The training transform of one image; return one that gives a tuple of tensors for several views."""
+        """Return the training transform of one image; return one that gives a tuple of tensors for several views."""
         return train_transform
 
     def forward(self, model: nn.Module, batch: Batch, progress: Progress) -> Any:
-        """The model's output on a batch, whatever `loss` and `scores` expect: by default logits [B, C]."""
+        """Return the model's output on a batch, whatever `loss` and `scores` expect: by default logits [B, C]."""
         return model(batch.inputs)
 
     @abstractmethod
     def loss(self, output: Any, batch: Batch, progress: Progress) -> Loss:
-        """The loss of a batch. Tensors in `output` are float32 or wider, whatever the autocast."""
+        """Return the loss of a batch. Tensors in `output` are float32 or wider, whatever the autocast."""
 
     def epoch_start(self, view: TrainView, progress: Progress) -> None:  # noqa: B027  (optional hook)
-        """Called before each epoch: relabelling, curricula."""
+        """Prepare an epoch, before it: relabelling, curricula."""
 
     def epoch_end(self, view: TrainView, progress: Progress) -> None:  # noqa: B027  (optional hook)
-        """Called after each epoch."""
+        """Conclude an epoch, after it."""
 
     def scores(self, output: Any) -> Tensor:
-        """Scores [B, C] in [0, 1] of a model output: by default the sigmoid of its logits."""
+        """Return scores [B, C] in [0, 1] of a model output: by default the sigmoid of its logits."""
         return torch.sigmoid(output)
 
     def diagnostics(self, output: Any, batch: Batch) -> dict[str, Tensor]:
-        """What the method assumed about unknown labels, for comparison with a hidden truth: masks bool [B, C].
+        """Return what the method assumed about unknown labels, for comparison with a hidden truth: masks bool [B, C].
 
         Named for instance "ignored" or "pseudo_positive"; all within unknown cells.
         """
@@ -437,11 +445,11 @@ class Method(ABC):
         return []
 
     def state_dict(self) -> dict[str, Any]:
-        """Per-sample or running state to save: tensors and plain values only."""
+        """Return per-sample or running state to save: tensors and plain values only."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave.
+        """Restore what `state_dict` gave.
 
         Raises:
             PlbenchError: if there is state but the method keeps none.

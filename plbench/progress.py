@@ -20,27 +20,27 @@ class Reporter:
         self._noted: set[str] = set()
 
     def note(self, text: str) -> None:
-        """One line on something worth knowing, once, however often it is found."""
+        """Say something worth knowing in one line, once, however often it is found."""
         if text not in self._noted:
             self._noted.add(text)
             self.line(f"Note: {text}")
 
     def line(self, text: str) -> None:
-        """One line."""
+        """Say one line."""
 
     @contextlib.contextmanager
     def patience(self, text: str) -> Iterator[None]:
-        """Work that cannot say how far it is."""
+        """Show work that cannot say how far it is."""
         yield
 
     @contextlib.contextmanager
     def task(self, title: str, *, bytes: bool = False) -> Iterator[ProgressReport]:
-        """A piece of work; yields what to call with (done, total), which may count bytes."""
+        """Show a piece of work; yield what to call with (done, total), which may count bytes."""
         yield lambda done, total: None
 
     @contextlib.contextmanager
     def tally(self, title: str) -> Iterator[Tally]:
-        """Work of many parts; yields what to call with (done, total, the rest in words)."""
+        """Show work of many parts; yield what to call with (done, total, the rest in words)."""
         yield lambda done, total, words: None
 
 
@@ -55,7 +55,7 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words that a person would use.
+    """Return seconds in words that a person would use.
 
     Examples:
         >>> duration(3.2), duration(150), duration(8000), duration(400000)

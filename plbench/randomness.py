@@ -16,7 +16,7 @@ import torch
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
-    """A 63-bit seed for one named purpose: sha256 of the run's seed and the names.
+    """Return a 63-bit seed for one named purpose: sha256 of the run's seed and the names.
 
     Examples:
         >>> derive_seed(0, "shuffle", 1) == derive_seed(0, "shuffle", 1)
@@ -29,12 +29,12 @@ def derive_seed(seed: int, *names: str | int) -> int:
 
 
 def generator(seed: int, *names: str | int) -> torch.Generator:
-    """A CPU generator of its own for one named purpose."""
+    """Return a CPU generator of its own for one named purpose."""
     return torch.Generator().manual_seed(derive_seed(seed, *names))
 
 
 def reseed(seed: int) -> None:
-    """Seeds the CPU's global generators for good, as `seeded` does for a while. For processes of our own."""
+    """Seed the CPU's global generators for good, as `seeded` does for a while. For processes of our own."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
@@ -42,7 +42,7 @@ def reseed(seed: int) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seeds Python's, numpy's and torch's global generators inside the scope, and restores them after it.
+    """Seed Python's, numpy's and torch's global generators inside the scope, and restore them after it.
 
     For code that is not ours and draws from global state: timm's augmentation, initialisers and dropout.
     """
@@ -62,7 +62,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def state_of_generators(device: torch.device) -> dict[str, Any]:
-    """The states of the global generators, as tensors and plain values.
+    """Return the states of the global generators, as tensors and plain values.
 
     Args:
         device: that computes; of other GPUs nothing is kept.
@@ -77,7 +77,7 @@ def state_of_generators(device: torch.device) -> dict[str, Any]:
 
 
 def put_generators_back(state: dict[str, Any], device: torch.device) -> None:
-    """Sets the global generators to what `state_of_generators` gave; call it inside `seeded`, which undoes it."""
+    """Set the global generators to what `state_of_generators` gave; call it inside `seeded`, which undoes it."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = state["numpy"]

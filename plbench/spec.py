@@ -35,12 +35,12 @@ class Identified(Frozen):
     """A value with an identity: the hash of its canonical form."""
 
     def canonical(self) -> str:
-        """Canonical JSON: sorted keys, no spaces, absent values left out."""
+        """Return canonical JSON: sorted keys, no spaces, absent values left out."""
         content = self.model_dump(mode="json", exclude_none=True)
         return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     def sha256(self) -> str:
-        """Hex sha256 of the canonical JSON."""
+        """Return hex sha256 of the canonical JSON."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
 
@@ -80,7 +80,7 @@ class Protocol(Identified):
     @model_validator(mode="before")
     @classmethod
     def _seed_without_simulation(cls, values: Any) -> Any:
-        """Gives protocols without a simulation one canonical form."""
+        """Give protocols without a simulation one canonical form."""
         if isinstance(values, dict) and values.get("simulation", "none") == "none":
             return {**values, "simulation_seed": values.get("simulation_seed") or 0}
         return values
@@ -215,7 +215,7 @@ class RunSpec(Identified):
 
 
 def differences(recorded: Any, here: Any, path: str = "") -> list[str]:
-    """Where two nested specs differ, as "path is A, here B"."""
+    """Return where two nested specs differ, as "path is A, here B"."""
     if isinstance(recorded, dict) and isinstance(here, dict):
         names = sorted({*recorded, *here})
         return [d for n in names for d in differences(recorded.get(n), here.get(n), f"{path}.{n}".lstrip("."))]

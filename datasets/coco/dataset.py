@@ -86,7 +86,7 @@ def _protocols(name: str) -> tuple[BenchmarkProtocol, ...]:
 
 
 def coco_images(folder: str, split: str | None) -> RemoteFile:
-    """The published archive of one of COCO's folders of images, such as `train2017`."""
+    """Return the published archive of one of COCO's folders of images, such as `train2017`."""
     url = f"http://images.cocodataset.org/zips/{folder}.zip"
     return published_file(url, kind="images", split=split, unpack=".", makes=(folder,))
 
@@ -115,18 +115,18 @@ class _Coco(IndexedDataset):
         return f"{'train' if split == 'train' else 'val'}{self.year}"
 
     def annotation_files(self, split: str) -> Sequence[Path]:
-        """The one file of instances; `test` is COCO's val."""
+        """Return the one file of instances; `test` is COCO's val."""
         return [self.root / "annotations" / f"instances_{self._folder(split)}.json"]
 
     def missing(self) -> list[str]:
-        """The annotation files and image folders that are not there."""
+        """Return the annotation files and image folders that are not there."""
         needed = [
             path for split in self.splits for path in (*self.annotation_files(split), self.root / self._folder(split))
         ]
         return [str(path.relative_to(self.root)) for path in needed if not path.exists()]
 
     def fetch_hint(self) -> str:
-        """The command that gets COCO, and where it is published."""
+        """Return the command that gets COCO, and where it is published."""
         names = " and ".join(map(self._folder, self.splits))
         return (
             f"run plbench data download {self.name}, or download images {names} and their annotations from "
@@ -134,7 +134,7 @@ class _Coco(IndexedDataset):
         )
 
     def read(self, split: str, report: ProgressReport) -> Annotations:
-        """Complete labels of the images that have an annotation, by rising image id; crowds count as present.
+        """Return complete labels of the images that have an annotation, by rising image id; crowds count as present.
 
         Raises:
             DataError: if the file is malformed.
@@ -168,7 +168,7 @@ class _Coco(IndexedDataset):
         )
 
     def make_fixture(self) -> None:
-        """Writes 60 train and 30 val pictures with annotations of eight classes, laid out as COCO is.
+        """Write 60 train and 30 val pictures with annotations of eight classes, laid out as COCO is.
 
         Raises:
             DataError: if other annotations of these names lie there.
@@ -177,7 +177,7 @@ class _Coco(IndexedDataset):
 
 
 def _complete_labels(present: np.ndarray, class_ids: tuple[str, ...], class_names: tuple[str, ...]) -> PartialLabels:
-    """Labels of which every cell [N, C] is known."""
+    """Return labels of which every cell [N, C] is known."""
     num_images, num_classes = present.shape
     indices = np.tile(np.arange(num_classes, dtype=np.int32), num_images)
     indptr = np.arange(num_images + 1, dtype=np.int32) * np.int32(num_classes)

@@ -36,7 +36,7 @@ Json = dict[str, Any]
 
 
 def write_coco_fixture(root: Path, year: int) -> None:
-    """Writes both splits of a year.
+    """Write both splits of a year.
 
     Raises:
         DataError: if other annotations of these names lie there.
@@ -78,7 +78,7 @@ LICENCES = [{"id": 7, "name": "No known copyright restrictions", "url": "http://
 
 
 def draw_presence(num_images: int, percents: Sequence[int], seed: int) -> list[list[int]]:
-    """The classes in each image; image 0 has none, and the next ones have one each for certain.
+    """Return the classes in each image; image 0 has none, and the next ones have one each for certain.
 
     Args:
         percents: [C] how often each class is in an image.
@@ -91,12 +91,12 @@ def draw_presence(num_images: int, percents: Sequence[int], seed: int) -> list[l
 
 
 def image_ids(first: int, number: int) -> list[int]:
-    """Ids with gaps."""
+    """Return ids with gaps."""
     return [first + 7 * row + row * row % 5 for row in range(number)]
 
 
 def image(identity: int, folder: str, name: str) -> Json:
-    """What COCO and LVIS both say of an image."""
+    """Return what COCO and LVIS both say of an image."""
     return {
         "license": 7,
         "coco_url": f"http://images.cocodataset.org/{folder}/{name}",
@@ -109,7 +109,7 @@ def image(identity: int, folder: str, name: str) -> Json:
 
 
 def annotation(identity: int, image_id: int, category_id: int, number: int) -> Json:
-    """What COCO and LVIS both say of an object; its polygon goes around the place of class `number`."""
+    """Return what COCO and LVIS both say of an object; its polygon goes around the place of class `number`."""
     left, top, wide, high = box(number)
     return {
         "segmentation": [[left, top, left + wide, top, left + wide, top + high, left, top + high]],
@@ -122,13 +122,13 @@ def annotation(identity: int, image_id: int, category_id: int, number: int) -> J
 
 
 def mixed(entries: Sequence[Json]) -> list[Json]:
-    """The entries in an order that follows no id."""
+    """Return the entries in an order that follows no id."""
     keys = np.random.PCG64(len(entries)).random_raw(len(entries))
     return [entries[row] for row in np.argsort(keys, kind="stable")]
 
 
 def write_files(root: Path, documents: Mapping[str, Json], pictures: Mapping[str, Sequence[int]]) -> None:
-    """Writes annotation files and the pictures of the classes in each image, at paths relative to the root.
+    """Write annotation files and the pictures of the classes in each image, at paths relative to the root.
 
     Raises:
         DataError: if other annotations of these names lie there.

@@ -129,11 +129,11 @@ class _Lvis(IndexedDataset):
     version: ClassVar[Version]
 
     def annotation_files(self, split: str) -> Sequence[Path]:
-        """The one file of a split; `test` is LVIS's val, since the labels of its own test are not public."""
+        """Return the one file of a split; `test` is LVIS's val, since the labels of its own test are not public."""
         return [self.root / "annotations" / f"lvis_{self.version}_{'train' if split == 'train' else 'val'}.json"]
 
     def missing(self) -> list[str]:
-        """The annotation files that are not there, and COCO's image folders where neither is."""
+        """Return the annotation files that are not there, and COCO's image folders where neither is."""
         needed = [path for split in self.splits for path in self.annotation_files(split)]
         folders = [self.root / "train2017", self.root / "val2017"]
         if not any(folder.exists() for folder in folders):  # what one of them lacks is told of image by image
@@ -141,14 +141,14 @@ class _Lvis(IndexedDataset):
         return [str(path.relative_to(self.root)) for path in needed if not path.exists()]
 
     def fetch_hint(self) -> str:
-        """The command that gets LVIS, and where it is published."""
+        """Return the command that gets LVIS, and where it is published."""
         return (
             f"run plbench data download {self.name}, or download the annotations from {self.sources[0]} into "
             f"{self.root / 'annotations'} and unzip COCO's images train2017 and val2017 into {self.root}"
         )
 
     def read(self, split: str, report: ProgressReport) -> Annotations:
-        """Partial labels of every image that the file lists, by rising image id.
+        """Return partial labels of every image that the file lists, by rising image id.
 
         A class is present where it has an annotation, absent where it is among `neg_category_ids`, else unknown.
 
@@ -172,7 +172,7 @@ class _Lvis(IndexedDataset):
         )
 
     def make_fixture(self) -> None:
-        """Writes 60 train and 30 val pictures with annotations of nine classes, laid out as LVIS is.
+        """Write 60 train and 30 val pictures with annotations of nine classes, laid out as LVIS is.
 
         Raises:
             DataError: if other annotations of these names lie there.
@@ -181,7 +181,7 @@ class _Lvis(IndexedDataset):
 
 
 def _paths(file: AnnotationFile, images: Sequence[LvisImage]) -> list[str]:
-    """Where each image lies: the last two parts of its address, such as `train2017/000000391895.jpg`."""
+    """Return where each image lies: the last two parts of its address, such as `train2017/000000391895.jpg`."""
     matches = [_ADDRESS.fullmatch(image.coco_url) for image in images]
     paths = [match[1] if match else "" for match in matches]
     if (entry := first_outside(paths)) is not None:
@@ -193,7 +193,10 @@ def _paths(file: AnnotationFile, images: Sequence[LvisImage]) -> list[str]:
 
 
 def _groups(file: AnnotationFile, entries: Sequence[LvisCategory]) -> tuple[Mapping[str, tuple[str, ...]], list[str]]:
-    """Class ids by frequency, and that of persons, which the paper reports by itself; a note where there is none."""
+    """Return class ids by frequency, and that of persons, which the paper reports by itself.
+
+    A note where there is none.
+    """
     groups: dict[str, list[str]] = {name: [] for name in FREQUENCIES.values()}
     for number, category in enumerate(entries):
         if category.frequency not in FREQUENCIES:
@@ -210,7 +213,7 @@ def _groups(file: AnnotationFile, entries: Sequence[LvisCategory]) -> tuple[Mapp
 def _labels(
     file: AnnotationFile, document: Document[LvisImage, LvisCategory], images: Ids, categories: Ids
 ) -> tuple[sparse.csr_array, list[str]]:
-    """Labels [N, C] of the images in rising order of id, and notes on what the file says twofold."""
+    """Return labels [N, C] of the images in rising order of id, and notes on what the file says twofold."""
     listed = [document.images[entry] for entry in images.order]
 
     def cells_of(field: str) -> IntArray:
@@ -236,7 +239,7 @@ def _labels(
 
 
 def _matrix(present: IntArray, absent: IntArray, num_images: int, num_classes: int) -> sparse.csr_array:
-    """CSR of +1 and -1 from two rising lists of cells, row * num_classes + column, that have none in common."""
+    """Return CSR of +1 and -1 from two rising lists of cells, row * num_classes + column, that have none in common."""
     cells = np.concatenate([present, absent])
     order = np.argsort(cells, kind="stable")  # both parts rise already: one merge
     rows, columns = np.divmod(cells[order], num_classes)

@@ -41,7 +41,7 @@ _FIRST_IMAGE: dict[Version, int] = {"v1": 921_000_000, "v0.5": 920_500_000}  # a
 
 
 def write_lvis_fixture(root: Path, version: Version) -> None:
-    """Writes both splits of a version.
+    """Write both splits of a version.
 
     Raises:
         DataError: if other annotations of these names lie there.
@@ -86,7 +86,7 @@ def _document(presence: Sequence[Sequence[int]], ids: Sequence[int], folders: Se
 
 
 def _verified_absent(row: int, shown: Sequence[int]) -> list[int]:
-    """A third of the classes that are not in the image; but none in image 0, of which nothing is known."""
+    """Return a third of the classes that are not in the image; but none in image 0, of which nothing is known."""
     if row == 0:
         return []
     return [entry[0] for number, entry in enumerate(_CLASSES) if number not in shown and (row + number) % 3 == 0]

@@ -35,24 +35,27 @@ class OpenImagesV6Csl(IndexedDataset):
     collections = ("openimages",)
 
     def annotation_files(self, split: str) -> Sequence[Path]:
-        """The table, and class list and names where they lie beside it."""
+        """Return the table, and class list and names where they lie beside it."""
         beside = [self.root / name for name in (OpenImagesV6.class_list, OpenImagesV6.descriptions)]
         return [self.root / "data.csv", *(path for path in beside if path.is_file())]
 
     def missing(self) -> list[str]:
-        """The table, where it is not there."""
+        """Return the table, where it is not there."""
         return [] if (self.root / "data.csv").is_file() else ["data.csv"]
 
     def fetch_hint(self) -> str:
-        """Where the authors say how to get it."""
+        """Return where the authors say how to get it."""
         return f"its authors say where it is: {self.sources[0]}"
 
     def make_fixture(self) -> None:
-        """The published layout with ten classes and 116 images."""
+        """Write the published layout with ten classes and 116 images."""
         write_csl_table(self.root)
 
     def read(self, split: str, report: ProgressReport) -> Annotations:
-        """The rows of one split. Without a class list beside the table, the classes are those that it names at all."""
+        """Return the rows of one split.
+
+        Without a class list beside the table, the classes are those that it names at all.
+        """
         path = self.root / "data.csv"
         table = _CslTable(path, split, report)
         listed, described = self.root / OpenImagesV6.class_list, self.root / OpenImagesV6.descriptions
@@ -124,7 +127,7 @@ class _CslTable:
 
 
 def _listed(texts: pa.Array) -> tuple[np.ndarray, pa.Array]:
-    """Row number and item of every item in lists written as text: ['/m/04hgtk', '/m/01bqvp']."""
+    """Return row number and item of every item in lists written as text: ['/m/04hgtk', '/m/01bqvp']."""
     bare = pc.replace_substring_regex(texts, pattern=r"[\[\]'\" ]", replacement="")
     lists = pc.split_pattern(bare, pattern=",")
     rows, items = pc.list_parent_indices(lists), pc.list_flatten(lists)

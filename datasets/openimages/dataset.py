@@ -89,7 +89,7 @@ V3_RECIPE = Recipe(
 
 
 def protocols(name: str) -> tuple[BenchmarkProtocol, ...]:
-    """The one question of an OpenImages dataset: its labels as they come, scored on test."""
+    """Return the one question of an OpenImages dataset: its labels as they come, scored on test."""
     gammas = {"gamma_pos": 0.0, "gamma_neg": 2.0, "gamma_unann": 7.0}
     return (
         BenchmarkProtocol(
@@ -106,7 +106,7 @@ def protocols(name: str) -> tuple[BenchmarkProtocol, ...]:
 
 
 def _image_tars() -> tuple[RemoteFile, ...]:
-    """The photographs as Amazon keeps them: train in 16 parts by the first digit of the id.
+    """Return the photographs as Amazon keeps them: train in 16 parts by the first digit of the id.
 
     They hold all of validation and test, but of train only the 1,743,042 images that have boxes; the addresses of the
     others are in OpenImages' image lists.
@@ -137,17 +137,17 @@ class _OpenImages(IndexedDataset):
     descriptions_have_header: ClassVar[bool]
 
     def annotation_files(self, split: str) -> Sequence[Path]:
-        """The labels of the split, the classes that count, and their names."""
+        """Return the labels of the split, the classes that count, and their names."""
         return [self.root / name for name in (self.label_files[split], self.class_list, self.descriptions)]
 
     def missing(self) -> list[str]:
-        """Annotation files, and the images of the splits that are trained and tested on."""
+        """Return annotation files, and the images of the splits that are trained and tested on."""
         files = {path for split in self.used_splits() for path in self.annotation_files(split)}
         absent = sorted(str(path.relative_to(self.root)) for path in files if not path.is_file())
         return absent + [f"{split}/" for split in self.used_splits() if not self._places(split)]
 
     def fetch_hint(self) -> str:
-        """The command that fetches it."""
+        """Return the command that fetches it."""
         return (
             f"plbench data download {self.name} fetches annotations, validation and test, and the 1.7 million train "
             "images that have boxes (--annotations-only: no images); all images belong in SPLIT/ID.jpg, "
@@ -155,7 +155,7 @@ class _OpenImages(IndexedDataset):
         )
 
     def read(self, split: str, report: ProgressReport) -> Annotations:
-        """Known labels of every image that the file names; classes outside the trainable list are left out."""
+        """Return known labels of every image that the file names; classes outside the trainable list are left out."""
         path = self.root / self.label_files[split]
         class_ids = read_class_list(self.root / self.class_list)
         names = read_descriptions(self.root / self.descriptions)
@@ -176,7 +176,7 @@ class _OpenImages(IndexedDataset):
         return replace(annotations, notes=(*annotations.notes, *([said] if nameless else [])))
 
     def images(self, split: str, annotations: Annotations) -> ImageSource:
-        """The images of a split, from whichever of the published layouts is there."""
+        """Return the images of a split, from whichever of the published layouts is there."""
         ids = annotations.image_ids
         places = self._places(split)
         if places and places[0].suffix == ".tar":
@@ -186,7 +186,7 @@ class _OpenImages(IndexedDataset):
         return ImageFiles(self.root, PatternColumn(ids, pattern), ids)
 
     def make_fixture(self) -> None:
-        """The published layout with ten classes and 116 images; train by first digit, test in a tar file."""
+        """Write the published layout with ten classes and 116 images; train by first digit, test in a tar file."""
         write_classes(self.root / self.class_list, self.root / self.descriptions, header=self.descriptions_have_header)
         for split in self.splits:
             write_labels(self.root / self.label_files[split], split)
@@ -195,7 +195,9 @@ class _OpenImages(IndexedDataset):
         pack_tar(self.root, "test")
 
     def _places(self, split: str) -> list[Path]:
-        """Where the images of a split are: folders by first digit, one folder, or tar files; nothing where they lack.
+        """Return where the images of a split are: folders by first digit, one folder, or tar files.
+
+        Nothing where they lack.
 
         Raises:
             DataError: if there are only compressed tar files, which cannot be read out of order.
@@ -249,7 +251,7 @@ class OpenImagesV6(_OpenImages):
     )
 
     def missing(self) -> list[str]:
-        """What is not there; where the folder is the authors' copy, the dataset that reads it is named."""
+        """Return what is not there; where the folder is the authors' copy, the dataset that reads it is named."""
         if (self.root / "data.csv").is_file() and not (self.root / self.class_list).is_file():
             raise DataError(
                 f"{self.root} holds a data.csv, as the authors of CSL publish V6; it has a protocol of its own: "
@@ -298,7 +300,7 @@ class OpenImagesV3(_OpenImages):
 
 
 def groups_by_count(labels: PartialLabels) -> dict[str, tuple[str, ...]]:
-    """V3's five equal groups: classes by their number of annotations in train, fewest first (CSL, table 3)."""
+    """Return V3's five equal groups: classes by their number of annotations in train, fewest first (CSL, table 3)."""
     positives, negatives = labels.counts()
     parts = count_quintiles(positives + negatives)
     return {f"group_{n}": tuple(labels.class_ids[c] for c in part) for n, part in enumerate(parts, 1)}

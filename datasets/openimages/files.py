@@ -12,7 +12,7 @@ from plbench.api import DataError, TextColumn
 
 
 def read_class_list(path: Path) -> list[str]:
-    """MIDs, one a line, in the file's order (V3's is not sorted): the columns of the labels.
+    """Return MIDs, one a line, in the file's order (V3's is not sorted): the columns of the labels.
 
     Raises:
         DataError: if the file is not text, is empty, or has a line that is no MID or comes twice.
@@ -32,7 +32,7 @@ def read_class_list(path: Path) -> list[str]:
 
 
 def read_descriptions(path: Path) -> dict[str, str]:
-    """Display name by MID, with (V6) or without (V3) a first line of column names. Names may repeat.
+    """Return display name by MID, with (V6) or without (V3) a first line of column names. Names may repeat.
 
     Raises:
         DataError: if the file is not text, or a line does not hold two fields.
@@ -62,7 +62,7 @@ def _read_text(path: Path) -> str:
 
 
 def check_ids(ids: TextColumn, path: Path) -> None:
-    """Image ids become file names: letters, digits, - and _ only."""
+    """Check image ids, which become file names: letters, digits, - and _ only."""
     wrong = pc.invert(pc.match_substring_regex(ids.array, r"^[0-9A-Za-z_-]+$"))
     if pc.any(wrong).as_py():
         first = ids.array.filter(wrong)[0].as_py()

@@ -21,7 +21,7 @@ _NAMES = ("Tree", "Person", "Car", "Dog", "Flower", "Building", 'Sign, "stop"', 
 
 
 def mids() -> list[str]:
-    """The trainable classes: not sorted, as in V3."""
+    """Return the trainable classes: not sorted, as in V3."""
     return [f"/m/0{(7 * number) % NUM_CLASSES:x}fx" for number in range(NUM_CLASSES)]
 
 
@@ -29,7 +29,7 @@ class FixtureRows:
     """What a split's images show and what is said about it: image ids, and rows (image, class column, is present)."""
 
     def __init__(self, split: str) -> None:
-        """Draws which classes are where; the same for every call."""
+        """Draw which classes are where; the same for every call."""
         draws = np.random.PCG64(len(split)).random_raw(NUM_IMAGES[split] * NUM_CLASSES * 2).astype(np.float64) / 2**64
         shown, known = draws.reshape(2, NUM_IMAGES[split], NUM_CLASSES)
         frequency = np.linspace(0.65, 0.25, NUM_CLASSES)
@@ -38,21 +38,21 @@ class FixtureRows:
         self.ids = [hashlib.sha256(f"{split}{row}".encode()).hexdigest()[:16] for row in range(NUM_IMAGES[split])]
 
     def rows(self) -> Iterator[tuple[str, str, bool]]:
-        """Image id, MID, is present: image by image."""
+        """Yield image id, MID, is present: image by image."""
         names = mids()
         for row, image_id in enumerate(self.ids):
             for column in np.flatnonzero(self.known[row]):
                 yield image_id, names[column], bool(self.present[row, column])
 
     def draw(self, folder: Path, pattern: str) -> None:
-        """Writes the images below a folder."""
+        """Write the images below a folder."""
         for row, image_id in enumerate(self.ids):
             path = folder / pattern.format(id=image_id)
             write_image(path, np.flatnonzero(self.present[row]).tolist(), seed=int(image_id[:8], 16))
 
 
 def write_labels(path: Path, split: str) -> None:
-    """A CSV of verified labels: both ways to write confidence, a foreign class, a repeat, a contradiction."""
+    """Write a CSV of verified labels: both ways to write confidence, a foreign class, a repeat, a contradiction."""
     found = FixtureRows(split)
     rows = list(found.rows())
     lines = [
@@ -72,7 +72,7 @@ def _confidence(present: bool, number: int) -> str:
 
 
 def write_classes(class_list: Path, descriptions: Path, *, header: bool) -> None:
-    """The trainable list, and names that repeat, need quoting, and cover more than that list."""
+    """Write the trainable list, and names that repeat, need quoting, and cover more than that list."""
     class_list.parent.mkdir(parents=True, exist_ok=True)
     class_list.write_text("\n".join(mids()) + "\n", encoding="utf-8")
     lines = ["LabelName,DisplayName"] if header else []
@@ -83,7 +83,7 @@ def write_classes(class_list: Path, descriptions: Path, *, header: bool) -> None
 
 
 def write_csl_table(root: Path) -> None:
-    """data.csv with lists of MIDs as text, and images below the folders that it names."""
+    """Write data.csv with lists of MIDs as text, and images below the folders that it names."""
     names, lines = mids(), ["filepath,label,label_neg,split_name"]
     for split, short in (("train", "train"), ("validation", "val"), ("test", "test")):
         found = FixtureRows(split)
@@ -97,7 +97,7 @@ def write_csl_table(root: Path) -> None:
 
 
 def pack_tar(root: Path, split: str) -> None:
-    """Moves a split's folder into one plain tar file beside it, as some mirrors keep the images."""
+    """Move a split's folder into one plain tar file beside it, as some mirrors keep the images."""
     folder = root / split
     with tarfile.open(root / f"{split}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
         for path in sorted(folder.rglob("*.jpg")):

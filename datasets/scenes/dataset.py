@@ -83,7 +83,7 @@ class Scenes(Dataset):
         return "plbench draws it by itself"
 
     def prepare(self, report: ProgressReport) -> None:
-        """Draws all images into PNG files, once.
+        """Draw all images into PNG files, once.
 
         The files are drawn beside their place and moved there when all are whole.
 
@@ -121,14 +121,14 @@ class Scenes(Dataset):
         return fingerprint
 
     def _manifest(self) -> str | None:
-        """The fingerprint that says that a drawing is whole; None where there is none."""
+        """Return the fingerprint that says that a drawing is whole; None where there is none."""
         try:
             return str(json.loads((self._drawn / "manifest.json").read_text(encoding="utf-8"))["fingerprint"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def split(self, name: str) -> LabelledSplit:
-        """`train` or `test`.
+        """Return `train` or `test`.
 
         Raises:
             DataError: if there is no such split.
@@ -142,13 +142,13 @@ class Scenes(Dataset):
         return LabelledSplit(ImageFiles(self._drawn, paths, ids), labels)
 
     def groups(self) -> dict[str, tuple[str, ...]]:
-        """The three kinds of class."""
+        """Return the three kinds of class."""
         kinds = ("object", "colour", "attribute")
         return {kind: tuple(c.id for c in CLASSES if c.kind == kind) for kind in kinds}
 
 
 def _draw_all(folder: Path, report: ProgressReport) -> str:
-    """Draws every split below a folder, in worker processes, and returns the fingerprint."""
+    """Draw every split below a folder, in worker processes, and return the fingerprint."""
     digest = hashlib.sha256(repr(CLASSES).encode())
     total, done = sum(SPLIT_SIZES.values()), 0
     report(0, total)

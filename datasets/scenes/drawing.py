@@ -162,17 +162,17 @@ class _Dice:
         return next(position for position, bound in enumerate(bounds) if point < bound)
 
     def many_below(self, limit: int, count: int) -> Integers:
-        """`count` integers below `limit`, which is at most 256."""
+        """Return `count` integers below `limit`, which is at most 256."""
         words = self._bits.random_raw(-(-count // 8)).astype("<u8")
         return words.view(np.uint8)[:count].astype(np.int64) * limit >> 8
 
     def paint(self, red: int, green: int, blue: int, spread: int) -> Canvas:
-        """A colour near the given one, [3, 1]."""
+        """Return a colour near the given one, [3, 1]."""
         return np.array([[c + self.between(-spread, spread)] for c in (red, green, blue)], dtype=np.int16)
 
 
 def _inside(form: str, numbers: list[int], x: Integers, y: Integers) -> Mask:
-    """Which points lie inside one part of a shape; all numbers in the same unit."""
+    """Return which points lie inside one part of a shape; all numbers in the same unit."""
     if form == "oval":
         centre_x, centre_y, radius_x, radius_y = numbers
         across, down = (x - centre_x) * radius_y, (y - centre_y) * radius_x
@@ -191,7 +191,7 @@ def _inside(form: str, numbers: list[int], x: Integers, y: Integers) -> Mask:
 
 @cache
 def _stencil(shape: str, size: int, tilt: int) -> tuple[Canvas, Mask, Mask]:
-    """A shape's coverage in quarters, the pixels it owns and those of its outline, each [size, size]."""
+    """Return a shape's coverage in quarters, the pixels it owns and those of its outline, each [size, size]."""
     fine = 2 * size
     y, x = (2 * np.mgrid[:fine, :fine].astype(np.int64) + 1 - fine) * 1000 // fine
     cosine, sine, scale = TILTS[tilt]
@@ -258,7 +258,7 @@ def _paint_objects(dice: _Dice, canvas: Canvas, frame: Mask, labels: Mask) -> No
 
 
 def _stripes(dice: _Dice, size: int) -> Mask:
-    """Level, upright or diagonal bands; a third of the object, so that its shape survives the night."""
+    """Return level, upright or diagonal bands; a third of the object, so that its shape survives the night."""
     along_x, along_y = ((1, 0), (0, 1), (1, 1), (1, -1))[dice.below(4)]
     period = 9 if along_x and along_y else 6
     bands: Mask = (along_x * _COLUMN[:, :size] + along_y * _ROW[:size] + dice.below(9)) % period < period // 3
@@ -266,7 +266,7 @@ def _stripes(dice: _Dice, size: int) -> Mask:
 
 
 def _backdrop(dice: _Dice, light: int) -> Canvas:
-    """A vertical gradient between two muted tones of brightness `light`, with soft blotches."""
+    """Return a vertical gradient between two muted tones of brightness `light`, with soft blotches."""
     upper, lower = (dice.paint(light, light, light + 6, spread=3 + light // 16) for _ in range(2))
     gradient = lower + (upper - lower) * np.arange(IMAGE_SIZE, 0, -1) // IMAGE_SIZE
     blotches = dice.many_below(12, (IMAGE_SIZE // 8) ** 2).reshape(IMAGE_SIZE // 8, -1)
@@ -274,7 +274,7 @@ def _backdrop(dice: _Dice, light: int) -> Canvas:
 
 
 def _paint_mountains(dice: _Dice, canvas: Canvas, light: int) -> None:
-    """Two ridges, each a zigzag between knots 16 px apart, that stand out from the sky."""
+    """Paint two ridges, each a zigzag between knots 16 px apart, that stand out from the sky."""
     step = np.arange(IMAGE_SIZE)
     for depth in range(2):
         knots = dice.many_below(28, IMAGE_SIZE // 16 + 1) + 26 + 14 * depth
@@ -286,7 +286,7 @@ def _paint_mountains(dice: _Dice, canvas: Canvas, light: int) -> None:
 
 @cache
 def _tiles(horizon: int, shift: int) -> Mask:
-    """Which pixels below the horizon belong to the dark tiles of a floor seen in perspective."""
+    """Return which pixels below the horizon belong to the dark tiles of a floor seen in perspective."""
     depth = np.maximum(_ROW - horizon + 6, 1)
     across = ((_COLUMN - IMAGE_SIZE // 2) * 64 // depth + 16 * shift) // 64
     along = 900 // depth // 14
@@ -295,7 +295,7 @@ def _tiles(horizon: int, shift: int) -> Mask:
 
 
 def _paint_ground(dice: _Dice, canvas: Canvas, tiled: bool, night: bool) -> None:
-    """Flat ground; its tiles, where it has them, differ from it a little or a lot."""
+    """Paint flat ground; its tiles, where it has them, differ from it a little or a lot."""
     horizon, contrast, shift = dice.between(58, 72), dice.between(24, 60), dice.below(8)
     shade = (76, 74, 70, 5) if night else (196, 190, 182, 12)
     canvas[:, horizon:] = dice.paint(*shade)[..., None]
@@ -304,7 +304,7 @@ def _paint_ground(dice: _Dice, canvas: Canvas, tiled: bool, night: bool) -> None
 
 
 def _paint_twigs(dice: _Dice, canvas: Canvas) -> None:
-    """Clutter that is no object: short grey strokes two pixels thick."""
+    """Paint clutter that is no object: short grey strokes two pixels thick."""
     for _ in range(dice.between(2, 6)):
         along = np.arange(dice.between(5, 14))
         rows = dice.below(IMAGE_SIZE - 15) + along * dice.below(17) // 16
@@ -323,7 +323,7 @@ def _paint_rain(dice: _Dice, canvas: Canvas, light: int) -> None:
 
 
 def _paint_fog(dice: _Dice, canvas: Canvas, night: bool) -> None:
-    """A blend towards grey, thickest in a band of rows."""
+    """Blend towards grey, most in a band of rows."""
     middle, strength = dice.below(IMAGE_SIZE), dice.between(24, 33)
     weight = (strength - np.minimum(np.abs(_ROW - middle) // 4, 10)).astype(np.int16)
     canvas += ((118 if night else 214) - canvas) * weight >> 6

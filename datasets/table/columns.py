@@ -51,7 +51,7 @@ class ColumnFinder:
     """Finds the columns of one table."""
 
     def __init__(self, table: TableFile, options: TableOptions) -> None:
-        """Reads the first rows.
+        """Read the first rows.
 
         Raises:
             DataError: if an option names a column that is not there, or two name the same.
@@ -82,7 +82,7 @@ class ColumnFinder:
         self._codes = {name: [CodeOf()[text] for text in texts] for name, texts in self._sample.items()}
 
     def find(self) -> Columns:
-        """The columns, and in which layout.
+        """Return the columns, and in which layout.
 
         Raises:
             DataError: if it could be another: which, and which option says so.
@@ -90,7 +90,7 @@ class ColumnFinder:
         return self._find_long() if self._tell_layout() == "long" else self._find_wide()
 
     def _named(self, part: str) -> str | None:
-        """The column that an option names, or the only one of the usual name in other capitals."""
+        """Return the column that an option names, or the only one of the usual name in other capitals."""
         option = f"{part}_column"
         asked = trim(getattr(self._options, option))
         if asked in self._columns or (asked == _NONE and part in ("value", "split")):
@@ -148,7 +148,7 @@ class ColumnFinder:
         return BAD not in self._codes[name] and any(code != EMPTY for code in self._codes[name])
 
     def _find_long(self) -> Columns:
-        """A row for every label."""
+        """Return a row for every label."""
         assert self._image is not None and self._label is not None
         if self._options.keep:
             raise DataError("-D keep names classes of a wide table; this one is long: leave the option out")
@@ -190,7 +190,7 @@ class ColumnFinder:
         return bool(numbers) and len(numbers) == sum(map(bool, self._sample[name])) and max(numbers) <= 1
 
     def _find_wide(self) -> Columns:
-        """A row for every image, a column for every class."""
+        """Return a row for every image, a column for every class."""
         assert self._image is not None
         for option in ("label_column", "value_column", "label_separator"):
             if option in self._options.model_fields_set and getattr(self._options, option) not in (None, _NONE):
@@ -261,7 +261,7 @@ class ColumnFinder:
             )
 
     def _text_that_is_none(self, name: str) -> str | None:
-        """A text of a column of which most are no values."""
+        """Return a text of a column of which most are no values."""
         bad = [text for text, code in zip(self._sample[name], self._codes[name], strict=True) if code == BAD]
         filled = sum(code != EMPTY for code in self._codes[name])
         return bad[0] if bad and len(bad) > filled / 2 else None

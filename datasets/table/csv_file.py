@@ -29,7 +29,7 @@ class CsvTable(TableFile):
     """A CSV file: Arrow reads a few of its columns, Python's strict reader finds what is wrong and reads very many."""
 
     def __init__(self, path: Path, head: bytes, form: CsvForm) -> None:
-        """Reads the names of the columns from the file's first bytes."""
+        """Read the names of the columns from the file's first bytes."""
         marked = head.startswith(codecs.BOM_UTF8)
         is_utf8 = codecs.lookup(form.encoding).name in ("utf-8", "utf-8-sig")
         self.encoding = "utf-8-sig" if is_utf8 else form.encoding
@@ -74,7 +74,9 @@ class CsvTable(TableFile):
             yield [pa.array([row[at] for row in rows], pa.string()) for at in wanted]
 
     def _check_quotes(self) -> bool:
-        """Whether there are quotes; if so, reads all strictly once, as Arrow ends an open quote where the file ends.
+        """Return whether there are quotes.
+
+        If so, reads all strictly once, as Arrow ends an open quote where the file ends.
 
         Raises:
             DataError: if one is not closed, which would swallow the rows below it.
@@ -111,7 +113,7 @@ class CsvTable(TableFile):
                 report(min(file.tell(), size), size)
 
     def records(self, report: ProgressReport = nobody) -> Iterator[tuple[int, list[str]]]:
-        """Line and fields of each row below the names; blank lines are none.
+        """Yield line and fields of each row below the names; blank lines are none.
 
         Raises:
             DataError: if a row has another number of fields than there are names, a quote is not closed, or a byte is
@@ -175,7 +177,7 @@ class CsvTable(TableFile):
         )
 
     def _undecodable(self, error: UnicodeError) -> DataError:
-        """Names the first byte that the encoding does not have; the file is read again up to there."""
+        """Name the first byte that the encoding does not have; the file is read again up to there."""
         decoder, done, line = codecs.getincrementaldecoder(self.encoding)(), 0, 1
         with self.path.open("rb") as file:
             for piece in iter(lambda: file.read(1 << 20), b""):

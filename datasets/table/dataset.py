@@ -65,7 +65,7 @@ class Table(IndexedDataset):
         self._read: dict[str, Annotations] = {}
 
     def missing(self) -> list[str]:
-        """What the options do not name.
+        """Return what the options do not name.
 
         Raises:
             DataError: if they name a file or folder that is not there.
@@ -77,7 +77,7 @@ class Table(IndexedDataset):
         return []
 
     def _places(self) -> tuple[Path, Path]:
-        """Table and folder, which are there."""
+        """Return table and folder, which are there."""
         labels, images = self.options.labels, self.options.images
         if labels is None or images is None:
             raise DataError(f"{NEEDS}; {self.fetch_hint()}")
@@ -90,18 +90,18 @@ class Table(IndexedDataset):
         return labels, images
 
     def fetch_hint(self) -> str:
-        """How to name one's own files."""
+        """Return how to name one's own files."""
         return (
             "give a table of your own labels and the folder of its images, such as --labels labels.csv --images photos "
             "(plbench data make-fixture table DIR writes both to try)"
         )
 
     def annotation_files(self, split: str) -> Sequence[Path]:
-        """The table, for every split."""
+        """Return the table, for every split."""
         return [self._places()[0]]
 
     def read(self, split: str, report: ProgressReport) -> Annotations:
-        """What the table says of one split; the others are kept until they are asked for."""
+        """Return what the table says of one split; the others are kept until they are asked for."""
         if split not in self._read:
             self._read = self._by_split(self._contents(report))
         return self._read.pop(split)
@@ -128,7 +128,7 @@ class Table(IndexedDataset):
         return found
 
     def _assigned(self, contents: Contents) -> tuple[npt.NDArray[np.int8], tuple[str, ...]]:
-        """[N] index into `SPLITS`, and notes on how images came to test."""
+        """Return [N] index into `SPLITS`, and notes on how images came to test."""
         labels, column = self._places()[0], self.options.split_column
         notes: tuple[str, ...] = ()
         if contents.splits is None:
@@ -157,7 +157,7 @@ class Table(IndexedDataset):
         return splits, (*contents.notes, *notes)
 
     def images(self, split: str, annotations: Annotations) -> ImageSource:
-        """The files in the folder that the options name."""
+        """Return the files in the folder that the options name."""
         return ImageFiles(self._places()[1], self._paths[split], annotations.image_ids)
 
     @cached_property
@@ -175,12 +175,12 @@ class Table(IndexedDataset):
         return table.where(ColumnFinder(table, self.options).find().image, image)
 
     def make_fixture(self) -> None:
-        """Writes `images/`, and the same labels as labels-long.csv, labels-wide.csv and labels.parquet."""
+        """Write `images/`, and the same labels as labels-long.csv, labels-wide.csv and labels.parquet."""
         write_fixture(self.root)
 
 
 def _tests(image_ids: TextColumn, share: float) -> npt.NDArray[np.bool_]:
-    """Whether each image tests: for good, whatever other images there are."""
+    """Return whether each image tests: for good, whatever other images there are."""
 
     def fraction(name: str) -> float:
         digest = hashlib.sha256(f"plbench-table-test:{name}".encode()).digest()

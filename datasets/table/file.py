@@ -37,7 +37,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def num_sampled(num_columns: int) -> int:
-    """How many rows `sample` reads: about two hundred thousand cells."""
+    """Return how many rows `sample` reads: about two hundred thousand cells."""
     return max(20, min(1000, 200_000 // max(1, num_columns)))
 
 
@@ -49,7 +49,7 @@ def leave_out(columns: Iterable[str]) -> str:
 
 
 def nobody(done: int, total: int) -> None:
-    """Reports to nobody."""
+    """Report to nobody."""
 
 
 class TableFile(ABC):
@@ -64,7 +64,7 @@ class TableFile(ABC):
     lists: frozenset[str] = frozenset()
 
     def __init__(self, path: Path, columns: Sequence[str], notes: tuple[str, ...] = ()) -> None:
-        """Keeps what the file's head says.
+        """Keep what the file's head says.
 
         Raises:
             DataError: if a name comes twice, or there are too many.
@@ -81,7 +81,9 @@ class TableFile(ABC):
 
     @abstractmethod
     def texts(self, names: Sequence[str], report: ProgressReport = nobody) -> Iterator[list[pa.Array]]:
-        """Some columns, a batch of rows at a time, as Arrow strings without nulls: an empty cell is the empty text.
+        """Return some columns, a batch of rows at a time, as Arrow strings without nulls.
+
+        An empty cell is the empty text.
 
         Raises:
             DataError: if the file is malformed.
@@ -90,24 +92,26 @@ class TableFile(ABC):
     def codes(
         self, keys: Sequence[str], classes: Sequence[str], report: ProgressReport
     ) -> Iterator[tuple[list[pa.Array], Codes]]:
-        """Blocks of K rows: some columns as `texts` gives them, and codes [K, C] of the values in many others."""
+        """Yield blocks of K rows: some columns as `texts` gives them, and codes [K, C] of the values in many others."""
         for batch in self.texts([*keys, *classes], report):
             yield batch[: len(keys)], np.stack([codes_of(texts) for texts in batch[len(keys) :]], axis=1)
 
     @abstractmethod
     def cell(self, row: int, name: str) -> tuple[str, str]:
-        """Where a person finds a cell ("line 17"), and its text. Rows count from 0; slow: for messages."""
+        """Return where a person finds a cell ("line 17"), and its text. Rows count from 0; slow: for messages."""
 
     @abstractmethod
     def sample(self) -> dict[str, list[str]]:
-        """The texts of the first rows, a thousand of them where columns are few, by column: to tell what it holds.
+        """Return the texts of the first rows, a thousand of them where columns are few, by column.
+
+        To tell what it holds.
 
         Raises:
             DataError: if one of these rows is malformed.
         """
 
     def find(self, name: str, text: str) -> int:
-        """The first row that holds a text in a column, but for white space around it; slow: for messages."""
+        """Return the first row that holds a text in a column, but for white space around it; slow: for messages."""
         start = 0
         for (batch,) in self.texts([name]):
             if (index := pc.index(trim_column(batch), text).as_py()) >= 0:
@@ -116,7 +120,7 @@ class TableFile(ABC):
         raise AssertionError(f"{text!r} is not in column {name!r}")
 
     def where(self, name: str, text: str) -> str:
-        """Where the first row is that holds a text in a column."""
+        """Return where the first row is that holds a text in a column."""
         return self.cell(self.find(name, text), name)[0]
 
 
@@ -124,7 +128,7 @@ class ParquetTable(TableFile):
     """A Parquet file. Numbers come out as text too: what a value may be is said in one place."""
 
     def __init__(self, path: Path) -> None:
-        """Reads the names of the columns from the file's foot."""
+        """Read the names of the columns from the file's foot."""
         try:
             with pq.ParquetFile(path) as file:
                 schema, self.num_rows = file.schema_arrow, file.metadata.num_rows
@@ -141,7 +145,7 @@ class ParquetTable(TableFile):
         return DataError(f"{path} is not a whole Parquet file ({reason}); write or copy it again")
 
     def texts(self, names: Sequence[str], report: ProgressReport = nobody) -> Iterator[list[pa.Array]]:
-        """Batches of at most four million cells."""
+        """Yield batches of at most four million cells."""
         size, done = self.path.stat().st_size, 0
         written = {trim(name): name for name in pq.read_schema(self.path).names}
         rows = max(1, min(ROWS, CELLS // max(1, len(names))))
@@ -172,7 +176,7 @@ class ParquetTable(TableFile):
         return pc.fill_null(column.cast(pa.string()), "")
 
     def sample(self) -> dict[str, list[str]]:
-        """Also of columns of types that are not read."""
+        """Return a sample, also of columns of types that are not read."""
         try:
             with pq.ParquetFile(self.path) as file:
                 batch = next(file.iter_batches(num_sampled(len(self.columns))), None)

@@ -21,7 +21,7 @@ Cell = tuple[str, str, str, str]  # image, label, value, split
 
 
 def write_fixture(root: Path) -> None:
-    """Writes `images/` and three tables that say the same: labels-long.csv, labels-wide.csv, labels.parquet.
+    """Write `images/` and three tables that say the same: labels-long.csv, labels-wide.csv, labels.parquet.
 
     1 is present, 0 verified absent; -1, or nothing, says that nobody knows. The long CSV file is as spreadsheets
     write it, with a byte-order mark and CRLF; its rows come in no order, some twice, and two cells are said to be both.

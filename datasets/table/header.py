@@ -101,7 +101,7 @@ def _skip_prelude(lines: Sequence[str], form: CsvForm) -> tuple[int, tuple[str, 
 
 
 def _names_in(line: str, image_column: str) -> bool:
-    """Whether a line has the image column under any delimiter."""
+    """Return whether a line has the image column under any delimiter."""
     plain = not any(mark in line for mark in _DELIMITERS)
     return any(_has(_split(line, mark), image_column) for mark in (_DELIMITERS + " " * plain))
 
@@ -125,7 +125,7 @@ def read_fields(lines: Iterable[str], delimiter: str, *, strict: bool = False) -
 def _read_names(
     path: Path, text: str, lines: Sequence[str], line: int, form: CsvForm, notes: tuple[str, ...] = ()
 ) -> Header:
-    """The names in a line; in a file of blanks, rows may have a field more, which has no name: the image."""
+    """Return the names in a line; in a file of blanks, rows may have a field more, which has no name: the image."""
     delimiter = form.delimiter or _tell_delimiter(path, lines[line - 1 :], form.image_column)
     below = io.StringIO(text, newline="")
     for _ in range(line - 1):
@@ -143,7 +143,7 @@ def _read_names(
 
 
 def _tell_delimiter(path: Path, lines: Sequence[str], image_column: str) -> str:
-    """The delimiter under which the line of names has the image column, or that the line has at all."""
+    """Return the delimiter under which the line of names has the image column, or that the line has at all."""
     names = {mark: _split(lines[0], mark) for mark in _DELIMITERS}
     found = [mark for mark in names if _has(names[mark], image_column)] or [m for m in names if len(names[m]) > 1]
     if len(found) > 1:
@@ -188,5 +188,5 @@ def _check_is_header(path: Path, lines: Sequence[str], header: Header, form: Csv
 
 
 def _are_names(fields: Sequence[str]) -> bool:
-    """Whether fields may be names of columns: no numbers, and no files."""
+    """Return whether fields may be names of columns: no numbers, and no files."""
     return not any(re.search(r"^\s*-?\d*\.?\d*\s*$|\.\w{3,4}\s*$", field) for field in fields)

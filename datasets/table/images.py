@@ -23,7 +23,7 @@ Where = Callable[[str], str]
 
 
 def check_names(names: TextColumn, table: Path, where: Where) -> None:
-    """Refuses names that are no paths below a folder, and two that look the same.
+    """Refuse names that are no paths below a folder, and two that look the same.
 
     Raises:
         DataError: naming the first, or both.
@@ -46,7 +46,7 @@ def check_names(names: TextColumn, table: Path, where: Where) -> None:
 
 
 def find_files(names: TextColumn, folder: Path, where: Where) -> TextColumn:
-    """The file of each image, relative to the folder: the name itself, or the one file that it is the stem of.
+    """Return the file of each image, relative to the folder: the name itself, or the one file that it is the stem of.
 
     Args:
         names: as the table has them; one with a usual suffix is not looked up, so that millions take no time.
@@ -82,7 +82,7 @@ def find_files(names: TextColumn, folder: Path, where: Where) -> TextColumn:
 
 
 def check_different(names: Iterable[TextColumn], paths: Iterable[TextColumn], where: Where) -> None:
-    """Refuses two names of one file, in whatever splits.
+    """Refuse two names of one file, in whatever splits.
 
     Raises:
         DataError: naming both.
@@ -108,7 +108,7 @@ class _Listings:
         self._by_stem: dict[str, dict[str, list[str]]] = {}
 
     def files(self, path: str) -> list[str]:
-        """The file at a path, or those with a usual suffix of which it is the stem."""
+        """Return the file at a path, or those with a usual suffix of which it is the stem."""
         if (self._root / path).is_file():
             return [path]
         asked, name = posixpath.split(path)

@@ -38,7 +38,7 @@ class LabelCells:
         self._known: dict[str, tuple[str, ...]] = {}
 
     def names(self, text: str) -> tuple[str, ...]:
-        """The labels in a cell, each once; none in an empty one."""
+        """Return the labels in a cell, each once; none in an empty one."""
         if (found := self._known.get(text)) is None:
             found = self._known[text] = tuple(dict.fromkeys(filter(None, map(trim, self._parts(text)))))
         return found
@@ -153,7 +153,7 @@ def find_joined(labels: Iterable[str]) -> tuple[str, str] | None:
 
 
 def _are_combined(joined: dict[str, list[str]], labels: set[str]) -> bool:
-    """Whether labels of several parts combine others, rather than being names of several words."""
+    """Return whether labels of several parts combine others, rather than being names of several words."""
     alone = sum(all(part in labels for part in parts) for parts in joined.values())
     if alone > len(joined) / 2:
         return True
@@ -163,7 +163,7 @@ def _are_combined(joined: dict[str, list[str]], labels: set[str]) -> bool:
 
 
 def check_names(table: TableFile, classes: list[str]) -> list[str]:
-    """Notes on class names that are easily taken for one another.
+    """Note on class names that are easily taken for one another.
 
     Raises:
         DataError: if a name is endless or has control characters, or two look the same.

@@ -59,7 +59,7 @@ def read_long(
     values: Values,
     report: ProgressReport,
 ) -> Contents:
-    """A row for every label, or for several. Reads the file twice: once for the classes, once for the labels.
+    """Return a row for every label, or for several. Reads the file twice: once for the classes, once for the labels.
 
     Raises:
         DataError: if the file is malformed: line, what was found, what was expected.
@@ -111,7 +111,7 @@ class _Mentions:
         self._splits: list[npt.NDArray[np.int8]] = []
 
     def add(self, images: pa.Array, texts: pa.Array, start: int) -> None:
-        """A batch that starts at a row."""
+        """Take a batch that starts at a row."""
         splits = split_codes(self._table, self._column, texts, start)
         new = np.ones(len(splits), bool)
         new[1:] = (splits[1:] != splits[:-1]) | pc.not_equal(images[1:], images[:-1]).to_numpy(zero_copy_only=False)
@@ -119,7 +119,7 @@ class _Mentions:
         self._splits.append(splits[new])
 
     def by_image(self, image_ids: TextColumn, column: str) -> npt.NDArray[np.int8]:
-        """[N] the split of each image.
+        """Return [N] the split of each image.
 
         Raises:
             DataError: if rows of an image disagree.
@@ -140,7 +140,7 @@ class _Mentions:
 
 
 def split_codes(table: TableFile, column: str, texts: pa.Array, start: int) -> npt.NDArray[np.int8]:
-    """[K] index into `SPLITS` of each text.
+    """Return [K] index into `SPLITS` of each text.
 
     Raises:
         DataError: if one names no split.
@@ -161,7 +161,7 @@ def split_codes(table: TableFile, column: str, texts: pa.Array, start: int) -> n
 
 
 def read_wide(table: TableFile, columns: Columns, values: Values, report: ProgressReport) -> Contents:
-    """A row for every image, a column for every class.
+    """Return a row for every image, a column for every class.
 
     Raises:
         DataError: if the file is malformed: line and column, what was found, what was expected.
@@ -192,7 +192,7 @@ def read_wide(table: TableFile, columns: Columns, values: Values, report: Progre
 
 
 def _wide_cell(table: TableFile, classes: list[str], start: int, at: int) -> tuple[str, str]:
-    """Where a cell is, and its text; if it is no value, its column may be no class."""
+    """Return where a cell is, and its text; if it is no value, its column may be no class."""
     row, column = divmod(at, len(classes))
     where, text = table.cell(start + row, classes[column])
     where += f", column {classes[column]!r}"

@@ -81,11 +81,11 @@ class TableOptions(DatasetOptions):
     @field_validator("leave_out", "keep", mode="before")
     @classmethod
     def _are_columns(cls, columns: object) -> object:
-        """Names with commas between them; a name with a comma is quoted, as in CSV."""
+        """Return names with commas between them; a name with a comma is quoted, as in CSV."""
         if not isinstance(columns, str):
             return columns
         return tuple(sorted({trim(name) for name in next(csv.reader([columns], skipinitialspace=True), [])} - {""}))
 
     def form(self) -> CsvForm:
-        """What is said of a CSV file."""
+        """Return what is said of a CSV file."""
         return CsvForm(self.image_column, self.encoding, self.delimiter, self.header_line)

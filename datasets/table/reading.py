@@ -20,7 +20,7 @@ _FOREIGN = {
 
 
 def open_table(path: Path, form: CsvForm) -> TableFile:
-    """The table in a file. At most 4 MB are read.
+    """Return the table in a file. At most 4 MB are read.
 
     Args:
         path: of the file.

@@ -38,7 +38,7 @@ class CodeOf(dict[str, int]):
     """Code by text, of every text that has been asked for."""
 
     def __missing__(self, text: str) -> int:
-        """The code of a text in whatever case and white space, and of a number as 1.0, 0.00 or 0,0."""
+        """Return the code of a text in whatever case and white space, and of a number as 1.0, 0.00 or 0,0."""
         plain = trim(text).lower()
         code = _SPELLED.get(plain)
         if code is None:
@@ -49,7 +49,7 @@ class CodeOf(dict[str, int]):
 
 
 def codes_of(texts: pa.Array) -> Codes:
-    """Code of each text: int8 [K]."""
+    """Return code of each text: int8 [K]."""
     encoded = texts.dictionary_encode()
     distinct = np.fromiter(map(CodeOf().__getitem__, encoded.dictionary.to_pylist()), np.int8)
     return distinct[encoded.indices.to_numpy()] if len(texts) else np.empty(0, np.int8)
@@ -67,7 +67,7 @@ class Values:
             self._sign[ZERO if negative_value == "0" else MINUS] = -1
 
     def signs(self, codes: Codes, locate: Callable[[int], tuple[str, str]]) -> Codes:
-        """+1 present, -1 verified absent, 0 unknown: int8 in the shape of `codes`.
+        """Return +1 present, -1 verified absent, 0 unknown: int8 in the shape of `codes`.
 
         Args:
             codes: of one batch, in any shape.
@@ -105,7 +105,7 @@ class Values:
         return self._sign[codes]
 
     def notes(self) -> tuple[str, ...]:
-        """How numbers were taken."""
+        """Return how numbers were taken."""
         if not self._seen[ZERO] + self._seen[MINUS]:
             return ()
         counted = f"{self._seen[ZERO]:,} cells are 0, {self._seen[MINUS]:,} are -1"

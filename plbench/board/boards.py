@@ -72,7 +72,7 @@ class BoardFolder:
     """
 
     def __init__(self, path: Path) -> None:
-        """Reads board and ledger.
+        """Read board and ledger.
 
         Raises:
             PlbenchError: if there is no such board, or a file is damaged, with the field.
@@ -93,7 +93,7 @@ class BoardFolder:
             self.ledger = read_model(_Ledger, path.parent, path / LEDGER).events
 
     def record_folder(self, key: str) -> Path:
-        """Where the files of an accepted record lie.
+        """Return where the files of an accepted record lie.
 
         Raises:
             PlbenchError: if a link leads there.
@@ -104,7 +104,7 @@ class BoardFolder:
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[Path]:
-        """Holds the board for this process, with question and ledger as they are now: others that change it wait.
+        """Hold the board for this process, with question and ledger as they are now: others that change it wait.
 
         Yields:
             As `holding`.
@@ -139,7 +139,7 @@ class BoardFolder:
         return {event.key for event in self.ledger if event.event == "verified"}
 
     def append(self, events: Sequence[Event], board: Board | None = None) -> None:
-        """Adds lines to the ledger as it is by now, and writes the board where it changed.
+        """Add lines to the ledger as it is by now, and write the board where it changed.
 
         Raises:
             PlbenchError: if another process added or withdrew a record meanwhile, so that a line is not possible.
@@ -162,7 +162,7 @@ class _Ledger(Frozen):
 
 @contextlib.contextmanager
 def holding(root: Path, name: str) -> Iterator[Path]:
-    """Holds something below a folder for this process: others wait.
+    """Hold something below a folder for this process: others wait.
 
     Args:
         root: the folder.
@@ -197,7 +197,7 @@ def holding(root: Path, name: str) -> Iterator[Path]:
 
 
 def open_boards(root: Path, names: Sequence[str] = ()) -> list[BoardFolder]:
-    """The boards below a folder, by name.
+    """Return the boards below a folder, by name.
 
     Args:
         root: usually `leaderboards`.

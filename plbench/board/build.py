@@ -18,7 +18,7 @@ PAGE = "index.html"
 
 
 def build(root: Path, *, sources: str | None = "../") -> dict[Path, str]:
-    """Every built file of all boards, by path.
+    """Return every built file of all boards, by path.
 
     Args:
         root: usually `leaderboards`.
@@ -43,12 +43,12 @@ def render(root: Path, boards: Sequence[dict[str, Any]], *, sources: str | None)
 
 
 def all_values(root: Path, folders: Sequence[BoardFolder]) -> list[dict[str, Any]]:
-    """What each board shows, as plain values."""
+    """Return what each board shows, as plain values."""
     return [board_values(folder, read_quotations(root, folder.board.name)) for folder in folders]
 
 
 def write(root: Path, files: dict[Path, str]) -> list[Path]:
-    """Writes the files that differ from what is there; returns their paths.
+    """Write the files that differ from what is there; return their paths.
 
     Args:
         root: the folder of boards; no link below it is written through.
@@ -68,7 +68,7 @@ def write(root: Path, files: dict[Path, str]) -> list[Path]:
 
 
 def differing(files: dict[Path, str]) -> list[Path]:
-    """Paths whose content is not what was built; a link is not what was built, wherever it leads."""
+    """Return paths whose content is not what was built; a link is not what was built, wherever it leads."""
     return [path for path, content in files.items() if not _holds(path, content.encode())]
 
 

@@ -34,7 +34,7 @@ __all__ = ["Problem", "Role", "check_entry", "verify_board"]
 
 
 def check_entry(entry: Entry, board: Board, *, role: Role) -> list[Problem]:
-    """Reasons not to take a record onto a board; none where it can be believed as far as its own files tell.
+    """Return reasons not to take a record onto a board; none where it can be believed as far as its own files tell.
 
     Args:
         entry: the record with its tables.
@@ -54,7 +54,7 @@ def verify_board(
     against: str | None = None,
     note: Callable[[str], None] = lambda sentence: None,
 ) -> list[Problem]:
-    """Reasons not to believe a board; none where it holds together.
+    """Return reasons not to believe a board; none where it holds together.
 
     Withdrawn records need only be what was added: why they are not believed any more, the ledger says.
 
@@ -81,7 +81,7 @@ def verify_board(
 
 
 def _verify(folder: BoardFolder, path: Path, findings: Findings) -> Entry | None:
-    """A record on its own and against the ledger; None where it is not even what it could be compared as."""
+    """Return a record on its own and against the ledger; None where it is not even what it could be compared as."""
     key = findings.key
     try:
         entry = read_entry(path)
@@ -114,7 +114,7 @@ def _check(entry: Entry, board: Board, role: Role, findings: Findings) -> None:
 def _check_cells(
     folder: BoardFolder, entries: Sequence[Entry], cells: Path, note: Callable[[str], None]
 ) -> list[Problem]:
-    """Recomputes every record whose cells are there; says how many are not."""
+    """Recompute every record whose cells are there; say how many are not."""
     problems: list[Problem] = []
     there = [entry for entry in entries if (cells / entry.folder.name / CELLS).is_file()]
     for entry in there:
@@ -132,7 +132,7 @@ def _is_ceiling(entry: Entry, board: Board) -> bool:
 
 
 def _is_sound(entry: Entry, findings: Findings) -> bool:
-    """Whether names and numbers are such, and the run is done; where not, nothing else is looked at."""
+    """Return whether names and numbers are such, and the run is done; where not, nothing else is looked at."""
     before = len(findings.problems)
     check_values(entry, findings)
     findings.equal("status", entry.record.status, "done")

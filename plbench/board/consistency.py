@@ -17,7 +17,7 @@ MOST_NAMED = 5  # differences of one record
 
 
 def check_ledger(folder: BoardFolder) -> list[Problem]:
-    """Its events must be possible in the order that they stand in."""
+    """Check that its events are possible in the order that they stand in."""
     problems: list[Problem] = []
     seen: dict[str, set[str]] = defaultdict(set)
     last = ""
@@ -44,7 +44,7 @@ def check_ledger(folder: BoardFolder) -> list[Problem]:
 
 
 def check_places(folder: BoardFolder) -> list[Problem]:
-    """What lies on disk must be what the ledger names: folders of three plain files."""
+    """Check that what lies on disk is what the ledger names: folders of three plain files."""
     place = folder.path / RECORDS
     there = {path.name: path for path in sorted(place.iterdir())} if place.is_dir() else {}
     problems = [
@@ -73,7 +73,7 @@ def check_places(folder: BoardFolder) -> list[Problem]:
 
 
 def check_agreement(entries: Sequence[Entry]) -> list[Problem]:
-    """Records of one board have one test set; those of one protocol and mask one training set; no row a seed twice.
+    """Check that a board has one test set, a protocol and mask one training set, and no row a seed twice.
 
     Where they differ, those that differ from most are refused; of two, the one that was added later.
 
@@ -102,7 +102,7 @@ def _check_seeds(entries: Sequence[Entry]) -> list[Problem]:
 
 
 def _labels(entry: Entry) -> str:
-    """What decides the labels that a run learns from."""
+    """Return what decides the labels that a run learns from."""
     spec = entry.record.spec
     return f"{spec.protocol.sha256()} {spec.protocol.label_seed(spec.seed)}"
 
@@ -144,7 +144,7 @@ def _grouped(entries: Sequence[Entry], by: Callable[[Entry], str]) -> list[list[
 
 
 def _against_most(entries: Sequence[Entry], facts_of: Callable[[Entry], Facts]) -> list[Problem]:
-    """Refuses what records say otherwise than most do. A fact that only some state (older ones) is not compared."""
+    """Refuse what records say otherwise than most do. A fact that only some state (older ones) is not compared."""
     votes: dict[str, Counter[str]] = defaultdict(Counter)
     stated = [(entry, {name: shown(value) for name, value in facts_of(entry).items()}) for entry in entries]
     for _, facts in stated:

@@ -52,7 +52,7 @@ class RankComparison:
 
 
 def compare_ranks(scores: Mapping[str, Mapping[str, float]], *, level: float = 0.05) -> RankComparison | None:
-    """Friedman's test with Nemenyi's critical difference over boards (Demšar, JMLR 7, 2006).
+    """Apply Friedman's test with Nemenyi's critical difference over boards (Demšar, JMLR 7, 2006).
 
     The boards count as independent samples, which boards of one dataset are not.
 
@@ -91,7 +91,7 @@ def critical_difference_svg(
     identifier: str = "ranks",
     level: float = 0.05,
 ) -> str:
-    """The picture as SVG with a text alternative: one line for each method, a bar beside those in one clique.
+    """Return the picture as SVG with a text alternative: one line for each method, a bar beside those in one clique.
 
     Args:
         scores: as for `compare_ranks`.
@@ -107,7 +107,7 @@ def critical_difference_svg(
 
 
 def rank_pictures(boards: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One picture for each setting (regime, model, default or tuned) in which boards rank the same methods.
+    """Return one picture for each setting (regime, model, default or tuned) in which boards rank the same methods.
 
     Args:
         boards: as `plbench.board.page.render_page` takes them. Only rows with a rank count.
@@ -145,7 +145,7 @@ _LONGEST = 32  # characters of a method's title that fit to the left of the axis
 
 
 def draw(comparison: RankComparison, *, titles: Mapping[str, str], identifier: str) -> str:
-    """The SVG of a comparison; arguments as for `critical_difference_svg`."""
+    """Return the SVG of a comparison; arguments as for `critical_difference_svg`."""
     worst = len(comparison.ranks)
     named = [(titles.get(method, method), rank) for method, rank in comparison.ranks]
     start = 46.0 if comparison.difference is None else 60.0
@@ -204,7 +204,7 @@ def _nemenyi(num_methods: int, num_boards: int, level: float) -> float:
 
 
 def _friedman(ranks: np.ndarray) -> float:
-    """P value of Iman and Davenport's F for [boards, methods] ranks; the variance of tied ranks is their own."""
+    """Return p value of Iman and Davenport's F for [boards, methods] ranks; the variance of tied ranks is their own."""
     from scipy.stats import f
 
     num_boards, num_methods = ranks.shape
@@ -221,7 +221,7 @@ def _friedman(ranks: np.ndarray) -> float:
 
 
 def _cliques(ranks: list[float], reach: float) -> tuple[tuple[int, int], ...]:
-    """First and last position of each largest run of sorted `ranks` that spans less than `reach`."""
+    """Return first and last position of each largest run of sorted `ranks` that spans less than `reach`."""
     runs: list[tuple[int, int]] = []
     for first, start in enumerate(ranks):
         last = max(index for index, rank in enumerate(ranks) if index == first or (rank - start < reach))
@@ -231,7 +231,7 @@ def _cliques(ranks: list[float], reach: float) -> tuple[tuple[int, int], ...]:
 
 
 def _side_by_side(cliques: tuple[tuple[int, int], ...]) -> list[tuple[int, tuple[int, int]]]:
-    """Each clique with the first column in which it touches no other."""
+    """Return each clique with the first column in which it touches no other."""
     ends: list[int] = []
     placed = []
     for first, last in cliques:

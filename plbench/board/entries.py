@@ -46,7 +46,7 @@ class Entry(ScoredRun):
 
 
 def read_entry(folder: Path) -> Entry:
-    """Reads a record's files, none of them larger than `MOST_BYTES`.
+    """Read a record's files, none of them larger than `MOST_BYTES`.
 
     Raises:
         EntryError: if a file is missing, too large, damaged, or holds what is no number, with the field.
@@ -67,7 +67,7 @@ def read_entry(folder: Path) -> Entry:
 
 
 def read_whole_entry(folder: Path) -> Entry:
-    """Reads a record whose figures are those of its own tables, for a board or a page.
+    """Read a record whose figures are those of its own tables, for a board or a page.
 
     Raises:
         EntryError: as `read_entry`, or if a table is another one or gives other figures; with folder and first field.
@@ -132,7 +132,7 @@ def read_content(folder: Path, name: str) -> bytes:
 
 
 def _of_record(error: StoreError) -> EntryError:
-    """What is wrong with a record's file, under the name of the field where one is to blame."""
+    """Return what is wrong with a record's file, under the name of the field where one is to blame."""
     cause = error.__cause__
     if isinstance(cause, ValidationError):
         first = cause.errors()[0]
@@ -143,7 +143,7 @@ def _of_record(error: StoreError) -> EntryError:
 
 
 def read_file(path: Path) -> bytes:
-    """Reads a file of a record: a plain one, no larger than `MOST_BYTES`.
+    """Read a file of a record: a plain one, no larger than `MOST_BYTES`.
 
     Raises:
         EntryError: if it is missing, a link or a device, or too large.

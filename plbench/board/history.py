@@ -25,7 +25,7 @@ _ALONE = {"GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0"}  # no fetching by
 
 
 def check_history(folder: BoardFolder, against: str | None, note: Callable[[str], None]) -> list[Problem]:
-    """Compares a board with what it was.
+    """Compare a board with what it was.
 
     Args:
         folder: the board.
@@ -66,7 +66,7 @@ def _changed_question(folder: BoardFolder, old: dict[str, Any], ref: str) -> lis
 
 
 def _changed_events(folder: BoardFolder, old: dict[str, Any], ref: str) -> list[Problem]:
-    """Events of then must be the first of now."""
+    """Check that the events of then are the first of now."""
     before = old.get("events", [])
     after = [event.model_dump(exclude_none=True) for event in folder.ledger]
     for number, event in enumerate(before):
@@ -83,7 +83,7 @@ def _told(event: Any) -> str:
 
 
 def _changed_files(folder: BoardFolder, commit: str, ref: str) -> list[Problem]:
-    """Files of records that are there in the commit must be there now, and the same."""
+    """Return files of records that are there in the commit must be there now, and the same."""
     told = _git(folder.path, "ls-tree", "-r", "-z", commit, "--", f"{RECORDS}/")
     if told is None:
         return [Problem("", RECORDS, "not comparable by git", f"a comparison with {printable(ref)}")]
@@ -101,7 +101,7 @@ def _changed_files(folder: BoardFolder, commit: str, ref: str) -> list[Problem]:
 
 
 def _blob(path: Path, like: str) -> str | None:
-    """The id that git would give a plain file; None where there is none, empty for a link.
+    """Return the id that git would give a plain file; None where there is none, empty for a link.
 
     Computed here: `git diff` would run whatever filters the checkout's own configuration names.
     """
@@ -126,7 +126,7 @@ def _git_id(content: bytes, like: str) -> str:
 
 
 def _old(folder: Path, commit: str, name: str) -> dict[str, Any] | None:
-    """A JSON file of the board as it was; None where it was not there."""
+    """Return a JSON file of the board as it was; None where it was not there."""
     text = _git(folder, "show", f"{commit}:./{name}")
     if text is None:
         return None
@@ -138,7 +138,7 @@ def _old(folder: Path, commit: str, name: str) -> dict[str, Any] | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git answers; None where there is no git, it fails, or takes too long."""
+    """Return what git answers; None where there is no git, it fails, or takes too long."""
     command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, env={**os.environ, **_ALONE})

@@ -28,7 +28,7 @@ _FILE = re.compile(r"[a-z0-9_]+\.[a-z0-9]+")
 
 
 def check_hashes(record: Record, findings: Findings) -> None:
-    """Spec, its hash and the key must say the same; where they do not, the one that the others outvote is named."""
+    """Check that spec, its hash and the key say the same; where not, name the one that the others outvote."""
     found = record.spec.sha256()
     if found != record.spec_sha256:
         if record.key == found[:16]:
@@ -51,7 +51,7 @@ def check_hashes(record: Record, findings: Findings) -> None:
 
 
 def check_question(record: Record, board: Board, role: Role, findings: Findings) -> None:
-    """Protocol, data and code must be those of the board."""
+    """Check that protocol, data and code are those of the board."""
     protocol, spec = record.spec.protocol, record.spec
     wanted = board.protocol_sha256 if role == "row" else board.ceiling_sha256
     sha256 = protocol.sha256()
@@ -74,7 +74,7 @@ def check_question(record: Record, board: Board, role: Role, findings: Findings)
 
 
 def check_environment(environment: dict[str, Any], findings: Findings) -> None:
-    """A clean commit; or, where an installed wheel ran, its version and the hash of its source."""
+    """Check that there is a clean commit; or, of an installed wheel, its version and the hash of its source."""
     commit, dirty = environment.get("git_commit"), environment.get("git_dirty")
     if commit is None and dirty is None:
         version, source = environment.get("plbench"), environment.get("source_sha256")
@@ -86,7 +86,7 @@ def check_environment(environment: dict[str, Any], findings: Findings) -> None:
 
 
 def check_tuning(record: Record, board: Board, findings: Findings) -> None:
-    """A tuned row needs its study, of no more trials than the board grants, and must have the values that it chose."""
+    """Check that a tuned row has its study, of no more trials than the board grants, and the values it chose."""
     tuning, spec = record.tuning, record.spec
     words = "'tuned', and a study, for a spec that names one; else neither"
     if len({record.configuration == "tuned", tuning is not None, spec.tuned_by is not None}) > 1:
@@ -105,7 +105,7 @@ def check_tuning(record: Record, board: Board, findings: Findings) -> None:
 
 
 def check_run(record: Record, findings: Findings) -> None:
-    """What chose the epoch must be what the spec says, and no part of the data left out."""
+    """Check that what chose the epoch is what the spec says, and that no part of the data was left out."""
     data, selection, spec = record.data, record.selection, record.spec
     for name in ("data", "selection", "cost"):
         findings.require(getattr(record, name) is not None, name, None, f"the {name} of a run that is done")
@@ -130,7 +130,7 @@ def check_run(record: Record, findings: Findings) -> None:
 
 
 def check_origin(record: Record, findings: Findings) -> None:
-    """Names of the method against the installed one, and "default" against dataset and recipe, where code is equal."""
+    """Check names of the method against the installed one, and "default" against dataset and recipe, of equal code."""
     source_file = record.source_file
     if source_file is not None and not _SOURCE_FILE.fullmatch(source_file):
         findings.refuse("source_file", shown(source_file), "the path of a Python file, or null")
@@ -142,7 +142,7 @@ def check_origin(record: Record, findings: Findings) -> None:
 
 
 def finished_at(record: Record, findings: Findings) -> datetime | None:
-    """When the run ended; None, and a problem, where that is no time."""
+    """Return when the run ended; None, and a problem, where that is no time."""
     try:
         when = datetime.fromisoformat(record.finished_at)
         if when.tzinfo is not None:
@@ -154,7 +154,7 @@ def finished_at(record: Record, findings: Findings) -> datetime | None:
 
 
 def check_added(entry: Entry, added: Event, findings: Findings) -> None:
-    """The record must be the one that was added, and have been there to be added."""
+    """Check that the record is the one that was added, and was there to be added."""
     sha256 = entry.sha256[RECORD]
     if added.sha256 != sha256:
         findings.refuse(RECORD, f"of sha256 {sha256}", f"{added.sha256}, as the ledger has it")
@@ -164,7 +164,7 @@ def check_added(entry: Entry, added: Event, findings: Findings) -> None:
 
 
 def _time(text: str) -> datetime:
-    """A time of the ledger; the last one that there is where its digits are none, such as month 13."""
+    """Return a time of the ledger; the last one that there is where its digits are none, such as month 13."""
     try:
         return datetime.fromisoformat(text)
     except ValueError:
@@ -183,7 +183,7 @@ def _present_source() -> str:
 
 
 def _as_installed(record: Record) -> dict[str, Any]:
-    """What the installed method and dataset say that a record repeats; empty where they are not installed."""
+    """Return what the installed method and dataset say that a record repeats; empty where they are not installed."""
     from plbench.errors import PlbenchError
     from plbench.runs.registry import Registry, source_file, source_sha256
 
@@ -203,7 +203,7 @@ def _as_installed(record: Record) -> dict[str, Any]:
 
 
 def _is_default(record: Record, method: Any, dataset: Any) -> bool | None:
-    """Whether values are those of the installed protocol and recipe; None where these are not its own."""
+    """Return whether values are those of the installed protocol and recipe; None where these are not its own."""
     from plbench.runs.plan.resolved import ResolvedRun, is_default
     from plbench.runs.protocol import ProtocolData
 

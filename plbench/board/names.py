@@ -26,7 +26,7 @@ _IS_CLASS = re.compile(r"per_class\.csv\[.*\]\.class_(id|name)|priors\..*\.top\.
 
 
 def flaw_of_name(text: str, *, of_class: bool = False) -> str | None:
-    """Why a text is no name; None where it is one.
+    """Return why a text is no name; None where it is one.
 
     Quotes, commas, parentheses, ampersands, colons and slashes are in names of classes. Markup, backslashes, control,
     bidirectional and other invisible characters, `..` as part of a path, addresses that are not of the web, and more
@@ -60,7 +60,7 @@ def flaw_of_name(text: str, *, of_class: bool = False) -> str | None:
 
 
 def check_values(entry: Entry, findings: Findings) -> None:
-    """Refuses texts that are no names and numbers that are none, in the record and in its table, however nested."""
+    """Refuse texts that are no names and numbers that are none, in the record and in its table, however nested."""
     for path, value in _leaves(entry.record):
         _check(path, value, findings)
     for row in entry.per_class:
@@ -86,7 +86,7 @@ def _check(path: str, value: Any, findings: Findings) -> None:
 
 
 def _leaves(root: BaseModel) -> Iterator[tuple[str, Any]]:
-    """Path and value of everything in a record, names in its dictionaries too; a container where it is too deep.
+    """Yield path and value of everything in a record, names in its dictionaries too; a container where it is too deep.
 
     Nothing is dumped and nothing recurses: what was nested a thousand deep to break either is only reported.
     """

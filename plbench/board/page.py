@@ -60,7 +60,7 @@ class Cell:
 
 
 def render_page(boards: Sequence[Mapping[str, Any]], *, sources: str | None = "../") -> str:
-    """The page, the same for the same boards to the byte.
+    """Return the page, the same for the same boards to the byte.
 
     Args:
         boards: plain JSON values, as `board_values` gives them. Those without rows of their own come last.
@@ -94,7 +94,7 @@ def render_page(boards: Sequence[Mapping[str, Any]], *, sources: str | None = ".
 
 
 def harmless(value: Any, depth: int = 0) -> Any:
-    """The same plain value without what no reader, parser or encoder should meet.
+    """Return the same plain value without what no reader, parser or encoder should meet.
 
     Control characters, those that turn the direction of text, and halves of characters become U+FFFD (line breaks and
     tabs a space), strings end after 2,000 characters, numbers that are not finite become None, and what is nested
@@ -117,7 +117,10 @@ def harmless(value: Any, depth: int = 0) -> Any:
 
 
 def reference_link(text: str | None) -> str | None:
-    """Where a reference leads: an http(s) address as it is, or the arXiv number in it; None for anything else."""
+    """Return where a reference leads: an http(s) address as it is, or the arXiv number in it.
+
+    None for anything else.
+    """
     if text and _URL.fullmatch(text):
         return text
     number = _ARXIV.search(text or "")
@@ -125,12 +128,12 @@ def reference_link(text: str | None) -> str | None:
 
 
 def file_link(path: str | None, sources: str | None) -> str | None:
-    """The link to a file below the repository's root; None for what is not such a path."""
+    """Return the link to a file below the repository's root; None for what is not such a path."""
     return f"{sources}{path}" if path and sources is not None and _FILE.fullmatch(path) else None
 
 
 def island(value: Any) -> Markup:
-    """JSON that cannot leave its script element, nor open a comment in it."""
+    """Return JSON that cannot leave its script element, nor open a comment in it."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -281,7 +284,7 @@ def _figure(figure: Mapping[str, Any] | None, scale: tuple[float, float] | None 
 
 
 def _scale(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
-    """Whole percent around all intervals of mAP(C) of a table: one scale for its bars."""
+    """Return whole percent around all intervals of mAP(C) of a table: one scale for its bars."""
     figures = [row["figures"].get("map_c") or {} for row in rows]
     ends = [_number(figure.get(name)) for figure in figures for name in ("mean", "low", "high")]
     known = [end for end in ends if end is not None]
@@ -289,7 +292,7 @@ def _scale(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
 
 
 def _details(row: dict[str, Any], view: Mapping[str, Any], section: Mapping[str, Any]) -> dict[str, Any]:
-    """What the script needs of a row; AP in hundredths of a percent, which is short and exact."""
+    """Return what the script needs of a row; AP in hundredths of a percent, which is short and exact."""
     kept = (
         "id",
         "method",
@@ -317,7 +320,7 @@ def _details(row: dict[str, Any], view: Mapping[str, Any], section: Mapping[str,
 
 
 def _shared(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Rows with a number in place of plan and environment, which most rows share, and the list of those."""
+    """Return rows with a number in place of plan and environment, which most rows share, and the list of those."""
     shared: dict[str, int] = {}
     for row in rows:
         for name in ("plan", "environment"):

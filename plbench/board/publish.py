@@ -22,7 +22,7 @@ WORKFLOWS = ("boards.yml",)
 
 
 def export(root: Path, to: Path, *, sources: str | None = None) -> list[Path]:
-    """Writes the site: page, tables and records, and GitHub workflows that build it and check submissions.
+    """Write the site: page, tables and records, and GitHub workflows that build it and check submissions.
 
     Only what a ledger names is copied, and only plain files: what a link leads to is nobody's submission.
 
@@ -70,7 +70,7 @@ def _write(content: bytes, file: IO[bytes]) -> None:
 
 
 def _records(root: Path) -> dict[Path, bytes]:
-    """The files of every record that a ledger names, by path below the root; nothing else that lies there."""
+    """Return the files of every record that a ledger names, by path below the root; nothing else that lies there."""
     contents: dict[Path, bytes] = {}
     for board in open_boards(root):
         for key in board.added:
@@ -80,7 +80,7 @@ def _records(root: Path) -> dict[Path, bytes]:
 
 
 def model_index(record: Record) -> str:
-    """A run as the YAML block that Hugging Face reads from a model card.
+    """Return a run as the YAML block that Hugging Face reads from a model card.
 
     Raises:
         PlbenchError: if the run has no test figures.

@@ -41,7 +41,7 @@ class Quotations(Frozen):
 
 
 def read_quotations(root: Path, board: str) -> tuple[Quotation, ...]:
-    """The rows quoted on a board; none where there are none.
+    """Return the rows quoted on a board; none where there are none.
 
     Args:
         root: usually `leaderboards`.

@@ -28,7 +28,7 @@ _EXACT = 1e-9  # percentage points between two machines' float64
 
 
 def check_cells(entry: Entry, path: Path, findings: Findings) -> None:
-    """Refuses cells that are not the record's, and whatever does not follow from them."""
+    """Refuse cells that are not the record's, and whatever does not follow from them."""
     stated = entry.record.files.get(CELLS)
     if stated is None:
         findings.refuse(f"files.{CELLS}", "missing", "the hash of the cells")
@@ -46,7 +46,7 @@ def check_cells(entry: Entry, path: Path, findings: Findings) -> None:
 
 
 def _load(entry: Entry, path: Path, findings: Findings) -> Cells | None:
-    """Cells of no more classes, images and bytes than the record speaks of."""
+    """Return cells of no more classes, images and bytes than the record speaks of."""
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
@@ -88,7 +88,7 @@ def _compare_table(entry: Entry, cells: Cells, findings: Findings) -> None:
 
 
 def _compare_figures(entry: Entry, cells: Cells, findings: Findings) -> None:
-    """Figures with their intervals, and each replicate."""
+    """Compare figures with their intervals, and each replicate."""
     from plbench.randomness import derive_seed  # imports torch
 
     table, protocol = entry.per_class, entry.record.spec.protocol

@@ -83,7 +83,7 @@ def reproduce(board: BoardFolder, key: str, workspace: Workspace) -> tuple[Recor
 
 
 def _threads_of(record: Record) -> int | None:
-    """Threads that one head of the record's training had; None where the record does not tell."""
+    """Return threads that one head of the record's training had; None where the record does not tell."""
     threads = record.environment.get("torch_threads")
     return None if not isinstance(threads, int) else max(1, threads // (1 + _num_others(record)))
 
@@ -105,7 +105,7 @@ def _on_threads(number: int | None) -> Iterator[None]:
 
 
 def _siblings(board: BoardFolder, entry: Entry) -> list[Record]:
-    """The records of the board that differ from this one in seed alone, itself included."""
+    """Return the records of the board that differ from this one in seed alone, itself included."""
     wanted = same_but_seed(entry.record.spec)
     records = [read_entry(board.record_folder(key)).record for key in board.added if key not in board.withdrawn]
     return [record for record in records if same_but_seed(record.spec) == wanted]
@@ -135,7 +135,10 @@ def compare_records(entry: Entry, repeated: Record, siblings: Sequence[Record]) 
 
 
 def is_same_software(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two environments compute the same bits: version of plbench and its packages, Python, system, device."""
+    """Return whether two environments compute the same bits.
+
+    Version of plbench and its packages, Python, system, device.
+    """
     return all(one.get(name) == other.get(name) for name in _SOFTWARE)
 
 
@@ -159,7 +162,7 @@ def _compare(
 
 
 def promote(board: BoardFolder, key: str, by: str) -> None:
-    """Notes in the ledger that a record was reproduced.
+    """Note in the ledger that a record was reproduced.
 
     Args:
         board: that has it.
@@ -175,7 +178,7 @@ def promote(board: BoardFolder, key: str, by: str) -> None:
 
 
 def home_of(boards: list[BoardFolder], key_or_path: str) -> tuple[BoardFolder, str]:
-    """The board that has a record, named by its key, the start of it, or its folder.
+    """Return the board that has a record, named by its key, the start of it, or its folder.
 
     Raises:
         PlbenchError: if none or several have it.

@@ -54,7 +54,7 @@ class _Row(RowScores[Entry]):
 
 
 def board_values(folder: BoardFolder, quotations: Sequence[Quotation] = ()) -> Values:
-    """All that the tables and the page of a board show, as plain JSON values. The same records, the same values.
+    """Return all that the tables and the page of a board show, as plain JSON values. The same records, the same values.
 
     Args:
         folder: the board.
@@ -92,7 +92,10 @@ def _quoted(quotation: Quotation) -> Values:
 
 
 def _section_key(entry: Entry) -> tuple[str, ...]:
-    """What rows must have in common to be ranked. How the ceiling was chosen does not part it from the others."""
+    """Return what rows must have in common to be ranked.
+
+    How the ceiling was chosen does not part it from the others.
+    """
     spec = entry.record.spec
     return spec.regime, spec.model.backbone, spec.model.model_dump_json(), entry.record.configuration
 
@@ -122,7 +125,7 @@ def _section(key: tuple[str, ...], members: Sequence[Entry], folder: BoardFolder
 
 
 def _merged(rows: Sequence[_Row]) -> list[_Row]:
-    """One row of rows that are bit-identical, among those that stand; a withdrawn row stays apart."""
+    """Return one row of rows that are bit-identical, among those that stand; a withdrawn row stays apart."""
     standing = [row for row in rows if row.is_ranked]
     kept = merge_identical(standing)
     return [row for row in rows if row not in standing or row in kept]
@@ -146,7 +149,7 @@ def _rank(rows: Sequence[_Row]) -> float | None:
 
 
 def _notes(rows: Sequence[_Row], configuration: str, detectable: float | None) -> list[str]:
-    """What a reader of a section has to know before comparing its rows."""
+    """Return what a reader of a section has to know before comparing its rows."""
     records = [entry.record for row in rows for entry in row.runs]
     notes = []
     if any(record.tuning is not None and record.tuning.labels == "complete" for record in records):
@@ -213,7 +216,9 @@ def _values(row: _Row, folder: BoardFolder) -> Values:
 
 
 def _cost(row: _Row) -> Values:
-    """Standard cost of one run, and the time of those that were measured alone; a tuned row's includes its trials.
+    """Return standard cost of one run, and the time of those that were measured alone.
+
+    A tuned row's includes its trials.
 
     Standard cost is the mean over runs: seeds differ where an epoch was chosen.
     """
@@ -252,7 +257,7 @@ def _classes(entry: Entry) -> list[Values]:
 
 
 def _mean_ap(entries: Sequence[Entry]) -> list[float | None]:
-    """AP of each class, percent, mean over seeds; None where it is not defined."""
+    """Return AP of each class, percent, mean over seeds; None where it is not defined."""
     table = np.array([[np.nan if row.ap is None else row.ap for row in entry.per_class] for entry in entries])
     return [_rounded(float(value)) for value in table.mean(axis=0)]
 

@@ -26,7 +26,7 @@ from plbench.spec import Protocol
 
 
 def add(runs: Sequence[Path], root: Path, *, refused: Callable[[str], None] | None = None) -> list[tuple[str, str]]:
-    """Copies records, with their per-class tables and replicates, onto the boards of their protocols.
+    """Copy records, with their per-class tables and replicates, onto the boards of their protocols.
 
     Args:
         runs: folders of finished runs.
@@ -60,7 +60,7 @@ def add(runs: Sequence[Path], root: Path, *, refused: Callable[[str], None] | No
 
 
 def _place(board: BoardFolder, entry: Entry) -> bool:
-    """Moves a whole copy of a record onto a board, and notes it; returns False where another process was faster."""
+    """Move a whole copy of a record onto a board, and note it; return False where another process was faster."""
     admitted = board.board
     with board.changing() as staging:
         copy, target = staging / entry.key, board.record_folder(entry.key)
@@ -92,7 +92,7 @@ def _write(content: bytes, file: IO[bytes]) -> None:
 
 
 def asked_for(found: Sequence[tuple[Path, Record]], root: Path) -> list[Path]:
-    """The finished runs among these whose protocol is a board's question or ceiling, or one by another seed."""
+    """Return the finished runs among these whose protocol is a board's question or ceiling, or one by another seed."""
     boards = open_boards(root)
     asked = {sha for board in boards for sha in (board.board.protocol_sha256, board.board.ceiling_sha256)}
     done = [(folder, record) for folder, record in found if record.status == "done" and "test" in record.metrics]
@@ -100,7 +100,7 @@ def asked_for(found: Sequence[tuple[Path, Record]], root: Path) -> list[Path]:
 
 
 def found_board(root: Path, name: str, title: str, protocol: str, registry: Registry, *, about: str) -> BoardFolder:
-    """Founds a board for a protocol named as its dataset names it; the ceiling is the dataset's complete labels.
+    """Found a board for a protocol named as its dataset names it; the ceiling is the dataset's complete labels.
 
     Raises:
         PlbenchError: if no dataset owns such a protocol.
@@ -117,7 +117,7 @@ def found_board(root: Path, name: str, title: str, protocol: str, registry: Regi
 
 
 def _homes(entry: Entry, boards: Sequence[BoardFolder]) -> list[BoardFolder]:
-    """The boards that ask the run's question, or have its protocol for their ceiling."""
+    """Return the boards that ask the run's question, or have its protocol for their ceiling."""
     record = entry.record
     sha256 = record.spec.protocol.sha256()
     homes = [board for board in boards if sha256 in (board.board.protocol_sha256, board.board.ceiling_sha256)]
@@ -130,7 +130,7 @@ def _homes(entry: Entry, boards: Sequence[BoardFolder]) -> list[BoardFolder]:
 
 
 def _admit(board: BoardFolder, entry: Entry) -> None:
-    """Refuses what the board's verification would refuse."""
+    """Refuse what the board's verification would refuse."""
     role: Role = "ceiling" if entry.record.spec.protocol.sha256() == board.board.ceiling_sha256 else "row"
     problems = check_entry(entry, board.board, role=role)
     if problems:
@@ -139,7 +139,7 @@ def _admit(board: BoardFolder, entry: Entry) -> None:
 
 
 def withdraw(key: str, why: str, root: Path) -> list[str]:
-    """Marks a record as withdrawn on every board that has it; nothing is deleted.
+    """Mark a record as withdrawn on every board that has it; nothing is deleted.
 
     Returns:
         Names of the boards.
@@ -158,7 +158,7 @@ def withdraw(key: str, why: str, root: Path) -> list[str]:
 def new_board(
     root: Path, name: str, title: str, protocol: Protocol, *, about: str = "", ceiling: Protocol | None = None
 ) -> BoardFolder:
-    """Founds a board.
+    """Found a board.
 
     Args:
         root: usually `leaderboards`.
@@ -191,5 +191,5 @@ def new_board(
 
 
 def now() -> str:
-    """UTC, to the second."""
+    """Return UTC, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -21,7 +21,7 @@ _CSV_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def as_json(board: Values) -> str:
-    """All values of a board."""
+    """Return all values of a board."""
     return json.dumps(board, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -59,7 +59,7 @@ def status(row: Values) -> str:
 
 
 def as_markdown(board: Values, name_of_page: str) -> str:
-    """The board's page in the repository."""
+    """Return the board's page in the repository."""
     lines = [f"# {_markdown(board['title'])}", ""]
     if board["about"]:
         lines += [_markdown(board["about"]), ""]
@@ -85,7 +85,7 @@ def as_markdown(board: Values, name_of_page: str) -> str:
 
 
 def as_latex(board: Values) -> str:
-    """A booktabs table for each section, ready to be included."""
+    """Return a booktabs table for each section, ready to be included."""
     tables = []
     for section in board["sections"]:
         body = _table(section["rows"], board["groups"], "latex_booktabs")
@@ -95,7 +95,7 @@ def as_latex(board: Values) -> str:
 
 
 def terminal_rows(section: Values, groups: Sequence[str]) -> list[dict[str, str]]:
-    """A section's rows by column, as text."""
+    """Return a section's rows by column, as text."""
     return [_columns(row, groups, row["label"]) for row in section["rows"]]
 
 
@@ -141,7 +141,7 @@ def seeds_words(row: Values) -> str:
 
 
 def measured(figure: Values | None) -> str:
-    """A mean with half of its interval."""
+    """Return a mean with half of its interval."""
     if figure is None or figure["mean"] is None:
         return "–"
     if figure["low"] is None:
@@ -187,10 +187,10 @@ def _markdown(text: str) -> str:
 
 
 def _latex(text: str) -> str:
-    """Text with LaTeX's special characters escaped, as tabulate escapes those of a table."""
+    """Return text with LaTeX's special characters escaped, as tabulate escapes those of a table."""
     return str(tabulate([[text]], tablefmt="latex", disable_numparse=True)).splitlines()[2].removesuffix(r"\\").strip()
 
 
 def _cell(value: Any) -> Any:
-    """A value for CSV; text that a spreadsheet would run as a formula is quoted."""
+    """Return a value for CSV; text that a spreadsheet would run as a formula is quoted."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_CSV_FORMULA) else value

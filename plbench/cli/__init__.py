@@ -52,7 +52,7 @@ app.add_typer(board_app, name="board")
 
 
 def main() -> None:
-    """The entry point: errors that a person can fix are one sentence and exit code 2."""
+    """Run the command line: errors that a person can fix are one sentence and exit code 2."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -84,7 +84,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def _signal_behind(error: BaseException | None) -> int:
-    """The signal that an exception came from."""
+    """Return the signal that an exception came from."""
     while error is not None:
         if isinstance(error, Stopped):
             return error.number
@@ -93,7 +93,7 @@ def _signal_behind(error: BaseException | None) -> int:
 
 
 def _leave_a_trace() -> None:
-    """Where several processes run, what launched them prints the first failure, and no other."""
+    """Leave the reason where several processes run: what launched them prints the first failure, and no other."""
     if is_worker():
         write_failure(traceback.format_exc(), 1)
         os._exit(1)  # without a traceback of its own
@@ -104,7 +104,7 @@ def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """The benchmark suite for learning from images whose labels are only partly known."""
+    """The benchmark suite for learning from images whose labels are only partly known."""  # noqa: D401
     if version:
         typer.echo(f"plbench {__version__}")
         raise typer.Exit

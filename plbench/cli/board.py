@@ -189,7 +189,7 @@ def board_export(
     ] = None,
     boards: Boards = BOARDS,
 ) -> None:
-    """The page and its tables as a static site, with workflows that build it and check submissions."""
+    """Write the page and its tables as a static site, with workflows that build it and check submissions."""
     from plbench.board.publish import export
 
     for path in export(boards, to, sources=sources):

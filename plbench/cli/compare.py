@@ -111,7 +111,7 @@ def _tell(
     steps: Sequence[str],
     as_json: bool,
 ) -> None:
-    """The rows, the answer in words, who is absent and why, notes on the labels, and what to do next."""
+    """Print the rows, the answer in words, who is absent and why, notes on the labels, and what to do next."""
     from plbench.cli.display import tables
     from plbench.comparison.verdict import verdict
 
@@ -130,7 +130,7 @@ def _tell(
 
 
 def _words(shared: ResolvedSetting, methods: Sequence[str] | None, seeds: int, workspace: Workspace) -> list[str]:
-    """The command that asks for a comparison, but for where its files lie."""
+    """Return the command that asks for a comparison, but for where its files lie."""
     from plbench.runs.plan.options import options_of
 
     words = ["plbench", "compare", "--dataset", shared.spec.protocol.dataset, *options_of(shared, workspace)]
@@ -139,7 +139,7 @@ def _words(shared: ResolvedSetting, methods: Sequence[str] | None, seeds: int, w
 
 
 def _next_steps(result: Result, words: list[str], tuned: list[str], setting: Setting) -> list[str]:
-    """What a person might do after a comparison, as commands that work as they stand."""
+    """Return what a person might do after a comparison, as commands that work as they stand."""
     runs = [] if setting["runs"] == RUNS else ["--runs", str(setting["runs"])]
     where = [*(word for path in setting["plugin"] or () for word in ("--plugin", str(path))), *runs]
     best, steps = result.rows[0], []

@@ -40,20 +40,20 @@ class ConsoleReporter(Reporter):
         self._start = time.monotonic()
 
     def line(self, text: str) -> None:
-        """One line; with the time since the start where nobody watches a terminal."""
+        """Print one line; with the time since the start where nobody watches a terminal."""
         if not self._console.is_terminal:
             text = f"[{time.monotonic() - self._start:7.1f} s] {text}"
         self._console.print(text, markup=False)
 
     @contextlib.contextmanager
     def patience(self, text: str) -> Iterator[None]:
-        """Work that cannot say how far it is: says what it is if it takes more than two seconds."""
+        """Name work that cannot say how far it is, if it takes more than two seconds."""
         with _after(2.0, lambda: self.line(text)):
             yield
 
     @contextlib.contextmanager
     def task(self, title: str, *, bytes: bool = False) -> Iterator[ProgressReport]:
-        """A piece of work; yields what to call with (done, total), which may count bytes."""
+        """Show a piece of work; yield what to call with (done, total), which may count bytes."""
         if self._console.is_terminal and not self._console.quiet:
             yield from self._bar(title, DownloadColumn() if bytes else MofNCompleteColumn())
         else:
@@ -61,7 +61,7 @@ class ConsoleReporter(Reporter):
 
     @contextlib.contextmanager
     def tally(self, title: str) -> Iterator[Tally]:
-        """Work of many parts; yields what to call with (done, total, the rest in words, such as how many failed)."""
+        """Show work of many parts; yield what to call with (done, total, the rest in words: how many failed)."""
         if not self._console.is_terminal or self._console.quiet:
             yield self._plain_tally(title)
             return
@@ -72,7 +72,7 @@ class ConsoleReporter(Reporter):
             yield lambda done, total, words: progress.update(bar, completed=done, total=total, words=words)
 
     def _plain_tally(self, title: str) -> Tally:
-        """A line where a part was done, a few seconds apart at least; else one a minute."""
+        """Return a line where a part was done, a few seconds apart at least; else one a minute."""
         last, said = -math.inf, -1
 
         def tally(done: int, total: int, words: str) -> None:
@@ -123,7 +123,7 @@ class ConsoleReporter(Reporter):
 
 @contextlib.contextmanager
 def _after(seconds: float, act: Callable[[], None]) -> Iterator[None]:
-    """Acts once, from another thread, if the scope lasts longer."""
+    """Act once, from another thread, if the scope lasts longer."""
     timer = threading.Timer(seconds, act)
     timer.daemon = True
     timer.start()

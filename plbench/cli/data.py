@@ -111,7 +111,7 @@ def data_verify(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Counts, checksums, missing files; with --decode every image. Leaves with 2 where something is wrong."""
+    """Check counts, checksums and missing files; with --decode every image. Leaves with 2 where something is wrong."""
     from plbench.cli.display import tables
     from plbench.runs.inspect.verify import verify_dataset
 
@@ -140,7 +140,7 @@ def data_stats(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """What is known in train and test under a protocol: by split, by class, by image."""
+    """Count what is known in train and test under a protocol: by split, by class, by image."""
     from plbench.cli.display import tables
     from plbench.runs.inspect import statistics
 

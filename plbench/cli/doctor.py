@@ -16,7 +16,7 @@ from plbench.runs.workspace import Workspace
 
 
 def examine(workspace: Workspace) -> dict[str, Any]:
-    """All findings as plain values; each check says whether it is well and what fixes it."""
+    """Return all findings as plain values; each check says whether it is well and what fixes it."""
     checks = [
         _check_torchvision(),
         _check_weights(),

@@ -20,7 +20,7 @@ class OnceCommand(TyperCommand):
     """A command whose options of one value may come once."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parses the words of a command line, after a look at what comes twice.
+        """Parse the words of a command line, after a look at what comes twice.
 
         Raises:
             PlbenchError: if an option of one value does, or a flag in both its forms: both values.
@@ -43,7 +43,7 @@ class CommandGroup(typer.Typer):
     """Commands of which each refuses an option of one value that is given twice."""
 
     def command(self, *args: Any, **settings: Any) -> Callable[[Command], Command]:
-        """Registers a command as typer does."""
+        """Register a command as typer does."""
         return super().command(*args, **{"cls": OnceCommand, **settings})
 
 
@@ -56,7 +56,7 @@ def _is_flag(param: Any) -> bool:
 
 
 def _collecting(param: Any) -> Any:
-    """A copy of a parameter that gathers every value it is given."""
+    """Return a copy of a parameter that gathers every value it is given."""
     if not _is_single(param):
         return param
     twin = copy.copy(param)

@@ -73,7 +73,7 @@ Track = Annotated[
 
 
 def say(text: str, code: int) -> int:
-    """One line on standard error; returns the exit code to leave with."""
+    """Return one line on standard error; returns the exit code to leave with."""
     if is_worker():
         write_failure(f"plbench: {text}", code)
     else:
@@ -83,7 +83,7 @@ def say(text: str, code: int) -> int:
 
 
 def open_store(runs: Path) -> Store:
-    """Runs in a folder, and the cache."""
+    """Run in a folder, and the cache."""
     from platformdirs import user_cache_path
 
     from plbench.runs.store import Store
@@ -93,7 +93,7 @@ def open_store(runs: Path) -> Store:
 
 
 def open_registry(plugins: list[Path] | None) -> Registry:
-    """What is installed, and the plugin files given."""
+    """Return what is installed, and the plugin files given."""
     from plbench.runs.registry import Registry
 
     return Registry.discover(tuple(plugins or ()))
@@ -111,7 +111,7 @@ def make_workspace(
     data_options: Mapping[str, Any] | None = None,
     world: World | None = None,
 ) -> Workspace:
-    """Where things are and how to compute, from a command's options."""
+    """Return where things are and how to compute, from a command's options."""
     from plbench.cli.console import ConsoleReporter
     from plbench.runs.environment import choose_device
     from plbench.runs.workspace import Workspace
@@ -146,7 +146,7 @@ def all_records(runs: Path) -> list[tuple[Path, Record]]:
 
 
 def emit(content: Any, as_json: bool, show: Callable[[], None]) -> None:
-    """JSON alone on standard output, or the readable form."""
+    """Print JSON alone on standard output, or the readable form."""
     if not as_json:
         show()
         return
@@ -161,7 +161,7 @@ def emit(content: Any, as_json: bool, show: Callable[[], None]) -> None:
 def data_options(
     labels: Path | None, images: Path | None, negative_value: str | None, others: Sequence[str] | None
 ) -> dict[str, Any]:
-    """Options of a dataset by name, from the command's own options and from those given as name=value."""
+    """Return options of a dataset by name, from the command's own options and from those given as name=value."""
     given: dict[str, Any] = {"labels": labels, "images": images, "negative_value": negative_value}
     given = {name: value for name, value in given.items() if value is not None}
     for text in others or ():

@@ -13,7 +13,7 @@ import typer
 
 @contextlib.contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Shows warnings as one plain line each inside the scope; of those that differ in numbers alone, the first."""
+    """Show warnings as one plain line each inside the scope; of those that differ in numbers alone, the first."""
     seen: set[tuple[str, str]] = set()
 
     def show(message: Warning | str, category: type[Warning], *place: object, **options: object) -> None:

@@ -55,7 +55,10 @@ def run(
 
 
 def _command(given: Setting, config: Path | None) -> str | None:
-    """What identifies a command that may have been answered before; None where one of several processes runs it."""
+    """Return what identifies a command that may have been answered before.
+
+    None where one of several processes runs it.
+    """
     from plbench.runs.answered import command_sha256
 
     with contextlib.suppress(OSError):  # a folder that cannot be read, or is gone: resolving the request says so
@@ -90,7 +93,7 @@ def _print(record: Record, folder: Path, next_steps: list[str], as_json: bool) -
 def _run(
     given: Setting, workspace: Workspace, *, config: Path | None, force: bool, dry_run: int, command: str | None
 ) -> None:
-    """Makes the run, or says what `dry_run` processes would do where that is not 0; notes what `command` was."""
+    """Make the run, or say what `dry_run` processes would do where that is not 0; note what `command` was."""
     from plbench.data.digests import watching
     from plbench.runs import answered
     from plbench.runs import run as runner
@@ -136,7 +139,7 @@ def _run(
 
 
 def _in_processes(number: int, device: str | None) -> None:
-    """The same command once in each process."""
+    """Run the same command once in each process."""
     from plbench.training.distributed import is_launched
     from plbench.training.launch import arguments_without, launch
 

@@ -122,7 +122,7 @@ def _setting(
 
 
 def with_setting(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command these options after its own; it gets their values as its first argument, `setting`."""
+    """Give a command these options after its own; it gets their values as its first argument, `setting`."""
     shared = inspect.signature(_setting, eval_str=True).parameters
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
 
@@ -138,7 +138,7 @@ def with_setting(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def words_of(setting: Setting) -> list[str]:
-    """The options that were given, to be typed again, but for those that change no figure."""
+    """Return the options that were given, to be typed again, but for those that change no figure."""
     words = []
     for option, value in setting.items():
         if option in _WITHOUT_EFFECT or value in (None, False, []):
@@ -152,7 +152,7 @@ def words_of(setting: Setting) -> list[str]:
 
 @contextlib.contextmanager
 def workspace_among_others(setting: Setting) -> Iterator[Workspace]:
-    """As `workspace_for`, in a process that may be one of several which train together.
+    """Do as `workspace_for`, in a process that may be one of several which train together.
 
     Raises:
         PlbenchError: if the others cannot be reached, or run another version.
@@ -185,7 +185,7 @@ def estimating_without_weights(workspace: Workspace, method: str, params: Mappin
 
 
 def workspace_for(setting: Setting, world: World | None = None) -> Workspace:
-    """Where things are and how to compute, as these options say.
+    """Return where things are and how to compute, as these options say.
 
     Raises:
         PlbenchError: if this is one of several processes and they have not joined: only `plbench run` does that.

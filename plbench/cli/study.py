@@ -34,7 +34,7 @@ def study(
         Path | None, typer.Option("--out", help="Folder of the figure; default: below RUNS/studies.")
     ] = None,
 ) -> None:
-    """Rerun an experiment of the paper: runs what is missing, draws the figure, says whether the finding held."""
+    """Rerun an experiment of the paper: run what is missing, draw the figure, say whether the finding held."""
     from plbench import experiments as studies
 
     as_json = setting["as_json"]
@@ -85,7 +85,7 @@ def _request(experiment: Experiment, setting: Setting, dataset: str | None) -> R
 
 
 def _command(name: str, setting: Setting, dataset: str | None, scale: Scale, seeds: int | None) -> str:
-    """The command as it was given, without what does not change the outcome."""
+    """Return the command as it was given, without what does not change the outcome."""
     words = ["plbench", "study", name, *([] if dataset is None else ["--dataset", dataset]), *words_of(setting)]
     words += [] if scale == "default" else ["--scale", scale]
     return shlex.join([*words, *([] if seeds is None else ["--seeds", str(seeds)])])
@@ -98,7 +98,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
 
 
 def _print(result: Result) -> None:
-    """The claims and what became of them, then where the files are."""
+    """Print the claims and what became of them, then where the files are."""
     from rich.text import Text
 
     from plbench.cli.display.tables import output

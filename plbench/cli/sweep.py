@@ -172,7 +172,7 @@ def sweep_status(
 def _cluster(
     executor: str, address: str | None, cpus: float | None, gpus: float | None, retries: int | None
 ) -> Cluster | None:
-    """What runs take of a cluster; None where there is none."""
+    """Return what runs take of a cluster; None where there is none."""
     given = {"--address": address, "--cpus-per-run": cpus, "--gpus-per-run": gpus, "--retries": retries}
     if executor == "local":
         for name, value in given.items():
@@ -187,7 +187,7 @@ def _cluster(
 
 
 def _expand(grid: Path, given: Mapping[str, Any]) -> Expansion:
-    """The runs of a grid, in the workspace that these options make; what the grid says itself is no option."""
+    """Return the runs of a grid, in the workspace that these options make; what the grid says itself is no option."""
     from plbench.sweeps.expansion import expand
     from plbench.sweeps.grid import read_grid
 
@@ -220,7 +220,7 @@ def _count_states(states: Sequence[Standing]) -> str:
 
 
 def _rows(expanded: Expansion, states: Sequence[Standing]) -> list[dict[str, Any]]:
-    """What is known of each run, in plain values."""
+    """Return what is known of each run, in plain values."""
     return [
         {
             "run": run.plan.spec.key,
@@ -235,7 +235,7 @@ def _rows(expanded: Expansion, states: Sequence[Standing]) -> list[dict[str, Any
 
 
 def _print_states(expanded: Expansion, rows: Sequence[dict[str, Any]], text: str) -> None:
-    """The table of runs, then what it comes to. Columns are what differs between the runs."""
+    """Print the table of runs, then what it comes to. Columns are what differs between the runs."""
     from plbench.cli.display import tables
 
     shown = [
@@ -255,14 +255,14 @@ def _print_states(expanded: Expansion, rows: Sequence[dict[str, Any]], text: str
 
 
 def _words(command: str, grid: Path, runs: Path, plugin: list[Path] | None) -> str:
-    """The command that does this with the same grid, as it can be typed."""
+    """Return the command that does this with the same grid, as it can be typed."""
     words = ["plbench", "sweep", *([] if command == "run" else [command]), str(grid)]
     words += [word for path in plugin or () for word in ("--plugin", str(path))]
     return shlex.join([*words, *([] if runs == RUNS else ["--runs", str(runs)])])
 
 
 def _conclude(expanded: Expansion, results: Sequence[Result], status: str, as_json: bool) -> None:
-    """Runs side by side, and what failed: then the command leaves with 2."""
+    """Print runs side by side, and what failed: then the command leaves with 2."""
     from plbench.cli.display import tables
     from plbench.comparison.compare import compare
     from plbench.runs.record import Record

@@ -88,7 +88,7 @@ def tune(
 
 
 def _second_plan(plan: ResolvedRun, given: dict[str, Any], then: str, workspace: Workspace) -> ResolvedRun:
-    """The run in the other regime: of the same data, model and parameters, by that regime's own plan."""
+    """Return the run in the other regime: of the same data, model and parameters, by that regime's own plan."""
     from plbench.runs.plan import options
 
     if then == plan.spec.regime:
@@ -101,7 +101,7 @@ def _second_plan(plan: ResolvedRun, given: dict[str, Any], then: str, workspace:
 def _next_steps(
     plan: ResolvedRun, settings: Settings, made: Tuning, param: Any, ranges: Any, workspace: Workspace
 ) -> list[str]:
-    """What a person might do after a study, as commands that work as they stand."""
+    """Return what a person might do after a study, as commands that work as they stand."""
     from plbench.runs.plan import options
 
     runs = [] if workspace.store.runs == RUNS else ["--runs", str(workspace.store.runs)]

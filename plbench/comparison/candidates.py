@@ -43,7 +43,7 @@ class Skipped:
 
 
 def choose_candidates(texts: Sequence[str], registry: Registry) -> tuple[list[Candidate], list[Skipped]]:
-    """Who takes part, in the order in which they are named.
+    """Return who takes part, in the order in which they are named.
 
     Args:
         texts: "all", tags, methods, "method:variant" and "method:*", separated by commas. A tag brings the variants of
@@ -75,7 +75,7 @@ def choose_candidates(texts: Sequence[str], registry: Registry) -> tuple[list[Ca
 
 
 def _members(name: str, sound: Mapping[str, type[Method]]) -> list[Candidate] | None:
-    """Whom the name of a group stands for, variants included; None where it is no group's."""
+    """Return whom the name of a group stands for, variants included; None where it is no group's."""
     method, colon, variant = name.partition(":")
     if colon and variant == "*" and method in sound:
         return _with_variants(sound[method])

@@ -79,17 +79,17 @@ class Setting:
 
     @staticmethod
     def has_few_seeds(*rows: Row) -> bool:
-        """Whether any of the rows has too few to say which is better."""
+        """Return whether any of the rows has too few to say which is better."""
         return any(len(row.seeds) < MIN_SEEDS for row in rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: NaN as None."""
+        """Return plain values for JSON: NaN as None."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)), parse_constant=lambda _: None)
         return plain
 
 
 def compare(runs: Iterable[tuple[Path, Record]], registry: Registry | None = None) -> list[Setting]:
-    """Groups finished runs into settings and rows.
+    """Group finished runs into settings and rows.
 
     Args:
         runs: folder and record of each run. Failed runs, and runs that only select, are left out.
@@ -106,7 +106,7 @@ def compare(runs: Iterable[tuple[Path, Record]], registry: Registry | None = Non
 
 
 def _setting_key(spec: RunSpec) -> tuple[str, ...]:
-    """What must agree before two runs can be paired image by image; left-out images make another test set."""
+    """Return what must agree before two runs can be paired image by image; left-out images make another test set."""
     model, skipped = spec.model.model_dump_json(), repr(spec.skipped_images)
     return spec.protocol.name, spec.protocol.canonical(), spec.dataset_fingerprint, spec.regime, model, skipped
 
@@ -160,7 +160,7 @@ def model_words(spec: RunSpec) -> str:
 
 
 def row_labels(records: Sequence[Record], registry: Registry | None = None) -> list[str]:
-    """Titles, with the variant, and the parameters and plan values in which rows of one method differ.
+    """Return titles, with the variant, and the parameters and plan values in which rows of one method differ.
 
     Where any two rows were trained for longer or on other batches than others, all say so.
     Rows whose values a study chose are called tuned and compared among themselves: what was searched is not listed.
@@ -193,7 +193,7 @@ def row_labels(records: Sequence[Record], registry: Registry | None = None) -> l
 
 
 def _study_words(record: Record) -> str:
-    """What tells rows of one method apart that different studies chose."""
+    """Return what tells rows of one method apart that different studies chose."""
     trials = f" in {record.tuning.num_trials} trials" if record.tuning is not None else ""
     return f"by {str(record.spec.tuned_by)[:8]}{trials}"
 
@@ -203,7 +203,7 @@ def _are_rivals(one: RunSpec, other: RunSpec) -> bool:
 
 
 def _variant(spec: RunSpec, registry: Registry | None) -> tuple[str | None, set[str]]:
-    """The variant that a row's parameters are those of, if any, and the parameters that this says enough of."""
+    """Return the variant that a row's parameters are those of, if any, and the parameters that this says enough of."""
     try:
         method = registry.method(spec.method.name) if registry is not None else None
     except PluginError:  # a record of a method that is not installed here

@@ -27,7 +27,7 @@ _TITLES = {"map_c": "mAP(C)", "map_o": "mAP(O)"}
 
 
 def draw_comparison(setting: Setting, command: str, path: Path) -> None:
-    """Draws rows in their rank, best on top: mAP(C), mAP(O) and each group, means with 95 % intervals.
+    """Draw rows in their rank, best on top: mAP(C), mAP(O) and each group, means with 95 % intervals.
 
     Rows that are statistically tied with the best are filled, as it is; those that a row is significantly better than
     are hollow.
@@ -74,7 +74,7 @@ def draw_comparison(setting: Setting, command: str, path: Path) -> None:
 
 
 def _draw_panel(axes: Axes, setting: Setting, name: str) -> None:
-    """One metric of all rows; a line down from the best row's mean."""
+    """Draw one metric of all rows; a line down from the best row's mean."""
     best = setting.rows[0]
     filled = {best.keys, *(row.keys for row in setting.tied)}
     for place, row in enumerate(setting.rows):
@@ -110,7 +110,7 @@ def _label_rows(axes: Axes, labels: Sequence[str]) -> None:
 
 
 def _write_shares(axes: Axes, setting: Setting) -> None:
-    """The share of resamples in which each row is the best, beside its dot."""
+    """Write the share of resamples in which each row is the best, beside its dot."""
     axes.text(1.02, -0.62, "best in", transform=axes.get_yaxis_transform(), ha="left", va="bottom", fontsize=7)
     for place, row in enumerate(setting.rows):
         words = share_words(row.share_best)
@@ -137,5 +137,5 @@ def _caption(setting: Setting, command: str, width: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """The text without anything that matplotlib would take for a formula, or cannot write."""
+    """Return the text without anything that matplotlib would take for a formula, or cannot write."""
     return drawable(text).replace("$", r"\$")

@@ -47,7 +47,7 @@ def plan_comparison(
     skipped: Sequence[Skipped] = (),
     num_trials: int | None = None,
 ) -> Comparison:
-    """The runs of all candidates with seeds 0, 1, …; nothing is trained yet.
+    """Return the runs of all candidates with seeds 0, 1, …; nothing is trained yet.
 
     Args:
         request: dataset, model and plan; its method, parameters and seed are not looked at.
@@ -117,7 +117,7 @@ def estimate_comparison(comparison: Comparison, workspace: Workspace) -> Compari
 
 
 def make_runs(comparison: Comparison, workspace: Workspace) -> tuple[list[tuple[Path, Record]], list[Skipped]]:
-    """Makes what is missing of all runs, in one schedule.
+    """Make what is missing of all runs, in one schedule.
 
     Returns:
         Folder and record of each run whose row is whole; and the rows that are not, with the training that failed.

@@ -21,7 +21,7 @@ def verdict(setting: Setting) -> list[str]:
 
 
 def share_words(share: float) -> str:
-    """A share of resamples, so that only what always or never happened reads 100 % or 0 %.
+    """Return a share of resamples, so that only what always or never happened reads 100 % or 0 %.
 
     Examples:
         >>> share_words(0.934), share_words(0.999), share_words(0.001), share_words(1.0)

@@ -37,7 +37,7 @@ class LabelledSplit:
     labels: PartialLabels
 
     def __post_init__(self) -> None:
-        """Checks that images and labels are as many.
+        """Check that images and labels are as many.
 
         Raises:
             DataError: if they are not.
@@ -46,7 +46,7 @@ class LabelledSplit:
             raise DataError(f"{len(self.images)} images but {self.labels.num_images} rows of labels")
 
     def subset(self, index: np.ndarray) -> LabelledSplit:
-        """The chosen rows, in the order given."""
+        """Return the chosen rows, in the order given."""
         return LabelledSplit(self.images.subset(index), self.labels.subset(index))
 
 
@@ -56,7 +56,7 @@ class DatasetOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def meaning(self) -> dict[str, Any]:
-        """The options that decide what the files mean; those that only say where files lie are left out."""
+        """Return the options that decide what the files mean; those that only say where files lie are left out."""
         values = self.model_dump(mode="json")
         return {name: value for name, value in values.items() if not isinstance(getattr(self, name), Path)}
 
@@ -109,22 +109,24 @@ class Dataset(ABC):
         self._sha256s: dict[str, Sha256s | None] = {}
 
     def missing(self) -> list[str]:
-        """Files and folders, relative to the root, that are needed and not there."""
+        """Return files and folders, relative to the root, that are needed and not there."""
         return []
 
     @abstractmethod
     def fetch_hint(self) -> str:
-        """How to get what is missing: one clause with an address or a command."""
+        """Return how to get what is missing: one clause with an address or a command."""
 
     def prepare(self, report: ProgressReport) -> None:  # noqa: B027  (optional hook)
-        """Makes what the dataset makes itself, once. Safe to interrupt and to repeat."""
+        """Make what the dataset makes itself, once. Safe to interrupt and to repeat."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """sha256 that changes whenever images or labels do."""
+        """Return sha256 that changes whenever images or labels do."""
 
     def image_sha256s(self, split: str, report: ProgressReport = lambda done, total: None) -> Sha256s | None:
-        """The sha256 of each image's bytes, [N, 32], computed once for an instance; None if its images do not give it.
+        """Return the sha256 of each image's bytes, [N, 32], computed once for an instance.
+
+        None if its images do not give it.
 
         Args:
             split: of the dataset.
@@ -135,18 +137,18 @@ class Dataset(ABC):
         return self._sha256s[split]
 
     def warn(self, sentence: str) -> None:  # noqa: B027  (replaced by whoever can tell a person)
-        """Says what a person should know of the dataset's stored files; by default nobody hears it."""
+        """Say what a person should know of the dataset's stored files; by default nobody hears it."""
 
     @abstractmethod
     def split(self, name: str) -> LabelledSplit:
-        """One split by name.
+        """Return one split by name.
 
         Raises:
             DataError: if the files are malformed, or there is no such split.
         """
 
     def groups(self) -> dict[str, tuple[str, ...]]:
-        """Named groups of class ids that tables report beside the overall figures."""
+        """Return named groups of class ids that tables report beside the overall figures."""
         return {}
 
     def notes(self) -> dict[str, tuple[str, ...]]:
@@ -154,7 +156,7 @@ class Dataset(ABC):
         return {}
 
     def make_fixture(self) -> None:
-        """Writes a small imitation of the published files into the root, for tests and tutorials.
+        """Write a small imitation of the published files into the root, for tests and tutorials.
 
         Raises:
             PlbenchError: if there is none for this dataset.
@@ -163,7 +165,7 @@ class Dataset(ABC):
 
     @classmethod
     def used_splits(cls) -> tuple[str, ...]:
-        """The splits that its protocols train and test on, in that order."""
+        """Return the splits that its protocols train and test on, in that order."""
         names = [name for protocol in cls.protocols for name in (protocol.train_split, protocol.test_split)]
         return tuple(dict.fromkeys(names))
 
@@ -190,11 +192,11 @@ class IndexedDataset(Dataset):
 
     @abstractmethod
     def annotation_files(self, split: str) -> Sequence[Path]:
-        """The files that decide what `read` returns for a split."""
+        """Return the files that decide what `read` returns for a split."""
 
     @abstractmethod
     def read(self, split: str, report: ProgressReport) -> Annotations:
-        """What the files say about a split.
+        """Return what the files say about a split.
 
         Args:
             split: one of `splits`.
@@ -205,7 +207,7 @@ class IndexedDataset(Dataset):
         """
 
     def images(self, split: str, annotations: Annotations) -> ImageSource:
-        """The images of a split: by default files below the root, at the paths that the annotations give."""
+        """Return the images of a split: by default files below the root, at the paths that the annotations give."""
         assert annotations.image_paths is not None
         return ImageFiles(self.root, annotations.image_paths, annotations.image_ids)
 
@@ -214,7 +216,7 @@ class IndexedDataset(Dataset):
         return Index(self.cache, f"{self.name}-{split}", meaning, self.annotation_files(split), lambda s: self.warn(s))
 
     def annotations(self, split: str, report: ProgressReport = lambda done, total: None) -> Annotations:
-        """The annotations of a split, from the index where it is there.
+        """Return the annotations of a split, from the index where it is there.
 
         Raises:
             DataError: if there is no such split, or its files are malformed.
@@ -235,12 +237,12 @@ class IndexedDataset(Dataset):
         return self._annotations[split]
 
     def prepare(self, report: ProgressReport) -> None:
-        """Builds the index of every split that a protocol uses."""
+        """Build the index of every split that a protocol uses."""
         for split in self.used_splits():
             self.annotations(split, report)
 
     def split(self, name: str) -> LabelledSplit:
-        """One split by name.
+        """Return one split by name.
 
         Raises:
             DataError: if its files are malformed, or there is no such split.
@@ -251,7 +253,7 @@ class IndexedDataset(Dataset):
         return self._splits[name]
 
     def fingerprint(self) -> str:
-        """sha256 over the bytes of annotations and images of the splits in use, and the rules that decode images.
+        """Return a sha256 of the annotations and images of the splits in use, and of the rules that decode images.
 
         Images are hashed once for an instance, and remembered in the cache: see `plbench.data.digests`.
         """
@@ -267,11 +269,11 @@ class IndexedDataset(Dataset):
         return self.used_splits()
 
     def groups(self) -> dict[str, tuple[str, ...]]:
-        """Groups that the annotation files define."""
+        """Return groups that the annotation files define."""
         return dict(self.annotations(self._used[0]).groups)
 
     def notes(self) -> dict[str, tuple[str, ...]]:
-        """What was found in the files of the splits that are open."""
+        """Return what was found in the files of the splits that are open."""
         return {split: annotations.notes for split, annotations in self._annotations.items() if annotations.notes}
 
 

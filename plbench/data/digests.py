@@ -37,7 +37,7 @@ _PATIENCE = 2.0  # seconds of work that need no bar
 
 
 def signature(status: os.stat_result) -> bytes:
-    """What changes about a file whenever its content does."""
+    """Return what changes about a file whenever its content does."""
     return struct.pack(
         "<5q", status.st_size, status.st_mtime_ns, status.st_ctime_ns, *_signed(status.st_ino, status.st_dev)
     )
@@ -48,7 +48,7 @@ def _signed(*numbers: int) -> list[int]:
 
 
 def settled(status: os.stat_result) -> bool:
-    """Whether a file changed long enough ago that another change would show in its times."""
+    """Return whether a file changed long enough ago that another change would show in its times."""
     return time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _FRESH_NS
 
 
@@ -57,7 +57,7 @@ _watched: dict[str, bytes] | None = None
 
 @contextlib.contextmanager
 def watching() -> Iterator[dict[str, bytes]]:
-    """Yields the files whose sha256 is asked for meanwhile, in any thread: by absolute path the `signature` of each.
+    """Yield the files whose sha256 is asked for meanwhile, in any thread: by absolute path the `signature` of each.
 
     It is empty for a file that is not there, that changed so lately that another change might not show, or that
     changed meanwhile.
@@ -77,7 +77,7 @@ def _watch(path: str, status: os.stat_result | None) -> None:
 
 
 def file_sha256(path: Path, cache: Path | None = None) -> str:
-    """Hex sha256 of a file, remembered in the cache.
+    """Return hex sha256 of a file, remembered in the cache.
 
     Raises:
         DataError: if the file cannot be read.
@@ -93,12 +93,12 @@ def file_sha256(path: Path, cache: Path | None = None) -> str:
 
 
 def sha256_of(sha256s: Sha256s) -> str:
-    """Hex sha256 over the digests of many things, in order."""
+    """Return hex sha256 over the digests of many things, in order."""
     return hashlib.sha256(np.ascontiguousarray(sha256s).data).hexdigest()
 
 
 def files_sha256(paths: Sequence[str], cache: Path | None, report: Report = lambda done, total: None) -> Sha256s:
-    """The sha256 of each file.
+    """Return the sha256 of each file.
 
     Args:
         paths: absolute.
@@ -132,7 +132,9 @@ def remembered(
     cache: Path | None,
     report: Report = lambda done, total: None,
 ) -> Sha256s:
-    """The sha256 of N things in files: from the memory where their files are as they were, else computed, in threads.
+    """Return the sha256 of N things in files.
+
+    From the memory where their files are as they were, else computed, in threads.
 
     Args:
         number: N.
@@ -186,7 +188,7 @@ class _Memory:
     @classmethod
     @contextlib.contextmanager
     def opened(cls, cache: Path | None) -> Iterator[_Memory]:
-        """The memory of a cache; an empty one where there is no cache."""
+        """Open the memory of a cache; an empty one where there is no cache."""
         if cache is None:
             yield cls(None)
             return
@@ -200,7 +202,7 @@ class _Memory:
             yield cls(connection)
 
     def get(self, place: bytes, seen: bytes) -> bytes | None:
-        """The digest of a thing whose file is as it was seen."""
+        """Return the digest of a thing whose file is as it was seen."""
         if self._connection is None:
             return None
         try:
@@ -212,7 +214,7 @@ class _Memory:
         return bytes(row[1])
 
     def put(self, rows: Sequence[tuple[bytes, bytes, bytes]]) -> None:
-        """Remembers (place, seen, digest)."""
+        """Remember (place, seen, digest)."""
         if self._connection is None or not rows:
             return
         with contextlib.suppress(sqlite3.DatabaseError), self._connection:  # a full disk costs the memory alone
@@ -226,7 +228,7 @@ def _sum(place: bytes, seen: bytes, digest: bytes) -> bytes:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    """The database; a damaged one is set aside, since what it says can be found out again."""
+    """Return the database; a damaged one is set aside, since what it says can be found out again."""
     for is_last in (False, True):
         connection = sqlite3.connect(path, timeout=60)
         try:

@@ -39,38 +39,41 @@ class ImageSource(Protocol):
         ...
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         ...
 
     def load(self, row: int, min_side: int = 0) -> Image.Image:
-        """The image of a row in RGB, as `plbench.data.pixels` decodes it.
+        """Return the image of a row in RGB, as `plbench.data.pixels` decodes it.
 
         With `min_side`, it may come smaller, but no side below that many pixels.
         """
         ...
 
     def read(self, row: int) -> bytes:
-        """The encoded image of a row as it is stored."""
+        """Return the encoded image of a row as it is stored."""
         ...
 
     def name(self, row: int) -> str:
-        """What to call the image of a row in a message."""
+        """Return what to call the image of a row in a message."""
         ...
 
     def absent(self) -> list[int]:
-        """Rows whose image is not there at all, found without decoding any."""
+        """Return rows whose image is not there at all, found without decoding any."""
         ...
 
     def subset(self, index: np.ndarray) -> Self:
-        """The chosen rows, in the order given."""
+        """Return the chosen rows, in the order given."""
         ...
 
     def fingerprint(self) -> str:
-        """sha256 that changes when any image does. Not asked of a source that has `sha256s(cache, report)`, too."""
+        """Return sha256 that changes when any image does.
+
+        Not asked of a source that has `sha256s(cache, report)`, too.
+        """
         ...
 
     def expect(self, rows: range) -> None:
-        """Told in time which rows will be asked for, so that they can be read ahead."""
+        """Hear in time which rows will be asked for, so that they can be read ahead."""
         ...
 
 
@@ -88,11 +91,11 @@ class ImageFiles:
     block_rows: ClassVar[int] = 1
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.paths)
 
     def path(self, row: int) -> Path:
-        """The file of a row: below the root, at its path or at the only one that looks the same.
+        """Return the file of a row: below the root, at its path or at the only one that looks the same.
 
         Raises:
             DataError: if the name could lead out of the root.
@@ -104,7 +107,7 @@ class ImageFiles:
         return path if alike is None else below(self.root, alike, "image")
 
     def load(self, row: int, min_side: int = 0) -> Image.Image:
-        """Decodes one file. JPEGs decode at a fraction of their size where that keeps `min_side`.
+        """Decode one file. JPEGs decode at a fraction of their size where that keeps `min_side`.
 
         Raises:
             DataError: if the file cannot be read, with its path.
@@ -115,7 +118,7 @@ class ImageFiles:
             raise DataError(f"image {self.name(row)} cannot be read: {error}") from error
 
     def read(self, row: int) -> bytes:
-        """The file's bytes.
+        """Return the file's bytes.
 
         Raises:
             DataError: if the file cannot be read, with its path.
@@ -126,11 +129,11 @@ class ImageFiles:
             raise DataError(f"image {self.name(row)} cannot be read: {error}") from error
 
     def name(self, row: int) -> str:
-        """The file's path."""
+        """Return the file's path."""
         return str(self.root / self.paths[row])
 
     def absent(self) -> list[int]:
-        """Rows with no file of that name or look: one listing per folder, not one look-up per file."""
+        """Return rows with no file of that name or look: one listing per folder, not one look-up per file."""
         folders: dict[str, set[str]] = {}
         alike: dict[str, Mapping[str, Sequence[str]]] = {}  # of folders where a name is missing
         absent = []
@@ -148,14 +151,14 @@ class ImageFiles:
         return absent
 
     def subset(self, index: np.ndarray) -> ImageFiles:
-        """The chosen rows, in the order given."""
+        """Return the chosen rows, in the order given."""
         return ImageFiles(self.root, take(self.paths, index), take(self.ids, index))
 
     def expect(self, rows: range) -> None:
-        """Nothing is read ahead: the next row's file lies anywhere."""
+        """Read nothing ahead: the next row's file lies anywhere."""
 
     def sha256s(self, cache: Path | None = None, report: Report = lambda done, total: None) -> Sha256s:
-        """The sha256 of each file, [N, 32]; zeros where it is absent.
+        """Return the sha256 of each file, [N, 32]; zeros where it is absent.
 
         Args:
             cache: remembers what files hold, so that each is read once.
@@ -164,7 +167,7 @@ class ImageFiles:
         return files_sha256(_Files(self), cache, report)
 
     def fingerprint(self) -> str:
-        """sha256 over the files' bytes."""
+        """Return sha256 over the files' bytes."""
         return sha256_of(self.sha256s())
 
 
@@ -184,13 +187,16 @@ class _Files(Sequence[str]):
 def image_sha256s(
     source: ImageSource, cache: Path | None = None, report: Report = lambda done, total: None
 ) -> Sha256s | None:
-    """The sha256 of each image's bytes as they are stored, [N, 32]; None of a source that does not give them."""
+    """Return the sha256 of each image's bytes as they are stored, [N, 32]; None of a source that does not give them."""
     give = getattr(source, "sha256s", None)
     return None if give is None else give(cache, report)
 
 
 def hash_images(source: ImageSource) -> Sha256s:
-    """The sha256 of each image's bytes, [N, 32], of any source, by reading it all; zeros where one cannot be read."""
+    """Return the sha256 of each image's bytes, [N, 32], of any source, by reading it all.
+
+    Zeros where one cannot be read.
+    """
 
     def digest(row: int) -> bytes:
         try:
@@ -204,7 +210,7 @@ def hash_images(source: ImageSource) -> Sha256s:
 
 
 def image_set_id(source: ImageSource) -> str:
-    """sha256 over the image ids in order: which images, whatever folder they lie in."""
+    """Return sha256 over the image ids in order: which images, whatever folder they lie in."""
     return hashlib.sha256("\n".join(source.ids).encode()).hexdigest()
 
 
@@ -213,7 +219,7 @@ def find_unreadable(
     report: Callable[[int, int], None] = lambda done, total: None,
     oddities: Counter[str] | None = None,
 ) -> dict[int, str]:
-    """Decodes every image once and returns the reason for each row that fails. Absent files are found first.
+    """Decode every image once and return the reason for each row that fails. Absent files are found first.
 
     Args:
         report: is told images done and in all.
@@ -241,10 +247,10 @@ def find_unreadable(
 
 
 def ordered_batches(num_rows: int, batch_size: int) -> list[range]:
-    """Rows of each evaluation batch: every row once, in order."""
+    """Return rows of each evaluation batch: every row once, in order."""
     return [range(start, min(start + batch_size, num_rows)) for start in range(0, num_rows, batch_size)]
 
 
 def label_tensor(labels: PartialLabels, rows: Tensor) -> Tensor:
-    """Dense labels of a batch, int8 [B, C]."""
+    """Return dense labels of a batch, int8 [B, C]."""
     return torch.from_numpy(labels.rows(rows.numpy()))

@@ -36,7 +36,7 @@ class PartialLabels:
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Checks what every reader relies on.
+        """Check what every reader relies on.
 
         Raises:
             DataError: if shapes, ids or values are not as described.
@@ -66,7 +66,7 @@ class PartialLabels:
         class_ids: Sequence[str],
         class_names: Sequence[str] | None = None,
     ) -> Self:
-        """Builds labels from known cells in any order.
+        """Build labels from known cells in any order.
 
         Args:
             rows: [K] image index of each known cell.
@@ -104,7 +104,7 @@ class PartialLabels:
     def from_dense(
         cls, labels: npt.ArrayLike, class_ids: Sequence[str], class_names: Sequence[str] | None = None
     ) -> Self:
-        """Builds labels from a small dense [N, C] array of +1, -1 and 0."""
+        """Build labels from a small dense [N, C] array of +1, -1 and 0."""
         dense = np.asarray(labels)
         rows, columns = np.nonzero(dense)
         return cls.from_cells(
@@ -143,29 +143,29 @@ class PartialLabels:
         return self.num_known == self.num_images * self.num_classes
 
     def counts(self) -> tuple[IntArray, IntArray]:
-        """Known positives and known negatives of each class: two [C] int64 arrays."""
+        """Return known positives and known negatives of each class: two [C] int64 arrays."""
         columns, present = self.matrix.indices, self.matrix.data > 0
         positives = np.bincount(columns[present], minlength=self.num_classes)
         negatives = np.bincount(columns[~present], minlength=self.num_classes)
         return positives.astype(np.int64), negatives.astype(np.int64)
 
     def cells(self) -> tuple[IntArray, IntArray, Int8Array]:
-        """The known cells in row-major order: row index [K], class index [K], value [K] of +1 / -1."""
+        """Return the known cells in row-major order: row index [K], class index [K], value [K] of +1 / -1."""
         rows = np.repeat(np.arange(self.num_images, dtype=np.int64), np.diff(self.matrix.indptr))
         return rows, self.matrix.indices.astype(np.int64), self.matrix.data
 
     def rows(self, index: npt.ArrayLike) -> Int8Array:
-        """Dense labels [len(index), C] int8 of the chosen images: the only way to densify, a batch at a time."""
+        """Return dense labels [len(index), C] int8 of the chosen images: the only way to densify, a batch at a time."""
         return self.matrix[_row_index(index)].toarray()
 
     def subset(self, index: npt.ArrayLike) -> Self:
-        """The labels of the chosen images, in the order given."""
+        """Return the labels of the chosen images, in the order given."""
         matrix = self.matrix[_row_index(index)].tocsr()
         matrix.sort_indices()
         return type(self)(matrix, self.class_ids, self.class_names)
 
     def keep(self, mask: npt.NDArray[np.bool_]) -> Self:
-        """The same images with only some cells known: `mask` [K] follows the order of `cells()`."""
+        """Return the same images with only some cells known: `mask` [K] follows the order of `cells()`."""
         rows, columns, values = self.cells()
         return type(self).from_cells(
             rows[mask],
@@ -177,14 +177,14 @@ class PartialLabels:
         )
 
     def fingerprint(self) -> str:
-        """sha256 over class ids, shape and known cells; equal on every machine for equal labels."""
+        """Return sha256 over class ids, shape and known cells; equal on every machine for equal labels."""
         digest = hashlib.sha256(repr((self.matrix.shape, self.class_ids)).encode())
         for array in (self.matrix.indptr.astype("<i8"), self.matrix.indices.astype("<i8"), self.matrix.data):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     def write(self, folder: Path) -> None:
-        """Writes plain arrays into a folder, for `open` to memory-map."""
+        """Write plain arrays into a folder, for `open` to memory-map."""
         arrays = {"indptr": self.matrix.indptr, "indices": self.matrix.indices, "values": self.matrix.data}
         index_type = np.int32 if self.num_known < 2**31 else np.int64  # scipy wants one type for both
         for name, array in arrays.items():
@@ -194,7 +194,7 @@ class PartialLabels:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Memory-maps what `write` wrote: memory is taken for the rows that are looked at.
+        """Memory-map what `write` wrote: memory is taken for the rows that are looked at.
 
         Raises:
             DataError: if the folder does not hold that.
@@ -217,7 +217,7 @@ class PartialLabels:
             raise DataError(f"{folder} does not hold labels written by plbench: {error}") from error
 
     def save(self, path: Path) -> None:
-        """Writes one compressed .npz file. Nothing in it is pickled."""
+        """Write one compressed .npz file. Nothing in it is pickled."""
         with path.open("wb") as file:
             np.savez_compressed(
                 file,
@@ -230,7 +230,7 @@ class PartialLabels:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Reads what `save` wrote.
+        """Read what `save` wrote.
 
         Raises:
             DataError: if the file is not such a file.
@@ -253,7 +253,7 @@ class PartialLabels:
 
 
 def _row_index(index: npt.ArrayLike) -> IntArray:
-    """Row numbers; a boolean mask would silently be read as rows 0 and 1."""
+    """Return row numbers; a boolean mask would silently be read as rows 0 and 1."""
     array = np.asarray(index)
     if array.dtype == np.bool_:
         raise TypeError("rows are chosen by number; turn a mask into numbers with np.flatnonzero")

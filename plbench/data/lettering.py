@@ -119,14 +119,17 @@ def _has(font: str, character: str) -> bool:
 
 @lru_cache
 def _default_font() -> str:
-    """DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic, Arabic, Hebrew, combining marks and more."""
+    """Return DejaVu Sans, which comes with matplotlib.
+
+    Latin, Greek, Cyrillic, Arabic, Hebrew, combining marks and more.
+    """
     from matplotlib.font_manager import findfont
 
     return str(findfont("DejaVu Sans"))
 
 
 def _system_fonts() -> list[str]:
-    """Files of the machine's fonts, plain ones first, in the same order each time."""
+    """Return files of the machine's fonts, plain ones first, in the same order each time."""
     from matplotlib.font_manager import findSystemFonts
 
     fonts = [

@@ -103,12 +103,17 @@ def shown(image: Image.Image) -> Image.Image:
 
 
 def is_plain(image: Image.Image) -> bool:
-    """Whether any decoder of the format gives what is shown: no transparency, orientation or depth to interpret."""
+    """Return whether any decoder of the format gives what is shown.
+
+    No transparency, orientation or depth to interpret.
+    """
     return image.mode in ("1", "L", "P", "RGB") and not image.has_transparency_data and orientation(image) == 1
 
 
 def shown_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height as shown, of an image from `opened`. Loads it, unless it is a JPEG, which can be drafted still.
+    """Return width and height as shown, of an image from `opened`.
+
+    Loads it, unless it is a JPEG, which can be drafted still.
 
     Raises:
         DECODING_ERRORS: if the file is broken.
@@ -120,12 +125,12 @@ def shown_size(image: Image.Image) -> tuple[int, int]:
 
 
 def is_jpeg(image: Image.Image) -> bool:
-    """Whether a file is a JPEG, or several in one (MPO, as cameras and phones write)."""
+    """Return whether a file is a JPEG, or several in one (MPO, as cameras and phones write)."""
     return image.format in ("JPEG", "MPO")
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF orientation that is still to be applied, 1 to 8; 1 where there is none, or the EXIF block is damaged.
+    """Return EXIF orientation that is still to be applied, 1 to 8; 1 where there is none, or the EXIF block is damaged.
 
     `Image.Exif` reads every entry of the block, which took 4 % of decoding a small JPEG, and warns of damaged ones.
     """
@@ -167,7 +172,7 @@ def _in_rgb(image: Image.Image, oddities: set[str]) -> Image.Image:
 
 
 def _at_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale modes I;16, I and F to L, or to LA where the file names a transparent value."""
+    """Return scale modes I;16, I and F to L, or to LA where the file names a transparent value."""
     values, white = np.asarray(image), _white(image)
     if image.mode == "F":
         shades = np.rint(values * 255.0)
@@ -188,7 +193,7 @@ def _at_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _white(image: Image.Image) -> int:
-    """The value that is white, by the bit depth of the file.
+    """Return the value that is white, by the bit depth of the file.
 
     Raises:
         ValueError: if the format, or its depth, has none that viewers agree on.
@@ -226,7 +231,7 @@ def _tiff_tag(image: Image.Image, tag: int, default: Any) -> Any:
 
 
 def _rawmode(image: Image.Image) -> str:
-    """How Pillow calls what is stored, such as "RGB;16B"; known until the image is loaded."""
+    """Return how Pillow calls what is stored, such as "RGB;16B"; known until the image is loaded."""
     tiles = getattr(image, "tile", None)  # what was opened from a file has it
     arguments = tiles[0][3] if tiles else ""
     return str(arguments[0] if isinstance(arguments, tuple) else arguments)

@@ -6,7 +6,7 @@ from plbench.spec import ModelSpec, Plan, Recipe
 
 
 def quick_recipe(image_size: int) -> Recipe:
-    """Packaged EfficientNet-Lite0, frozen, and a head with one hidden layer: minutes on two CPU cores.
+    """Return packaged EfficientNet-Lite0, frozen, and a head with one hidden layer: minutes on two CPU cores.
 
     Args:
         image_size: side of the square that images are squashed to, px.

@@ -55,7 +55,7 @@ _NEGATIVES = _Parameter("negatives", "negatives_per_positive", 0, math.inf, 1.0)
 
 
 def fixed_per_class(labels: PartialLabels, num_per_class: int, *, seed: int) -> PartialLabels:
-    """Of each class, a fixed number of positives and as many negatives stay known (CSL, FPC).
+    """Keep a fixed number of positives of each class known, and as many negatives (CSL, FPC).
 
     Args:
         labels: complete labels [N, C].
@@ -75,7 +75,7 @@ def fixed_per_class(labels: PartialLabels, num_per_class: int, *, seed: int) -> 
 
 
 def random_per_annotation(labels: PartialLabels, drop_probability: float, *, seed: int) -> PartialLabels:
-    """Each annotation is dropped with the same probability, independently (CSL, RPA). Class frequencies stay.
+    """Drop each annotation with the same probability, independently (CSL, RPA). Class frequencies stay.
 
     Args:
         labels: complete labels [N, C].
@@ -94,7 +94,7 @@ def random_per_annotation(labels: PartialLabels, drop_probability: float, *, see
 
 
 def single_positive(labels: PartialLabels, *, seed: int) -> PartialLabels:
-    """Of each image, one present label stays known and no absent one (Cole et al. 2021).
+    """Keep one present label of each image known, and no absent one (Cole et al. 2021).
 
     Args:
         labels: complete labels [N, C].
@@ -115,7 +115,7 @@ def single_positive(labels: PartialLabels, *, seed: int) -> PartialLabels:
 
 
 def positive_only(labels: PartialLabels, keep_probability: float, *, seed: int) -> PartialLabels:
-    """Each present label stays known with the same probability, no absent one does.
+    """Keep each present label known with the same probability, and no absent one.
 
     Args:
         labels: complete labels [N, C].
@@ -141,7 +141,7 @@ def frequency_biased(
     negatives_per_positive: float = 1.0,
     seed: int,
 ) -> PartialLabels:
-    """The more frequent a class, the smaller the chance that a present label of it is annotated.
+    """Return the more frequent a class, the smaller the chance that a present label of it is annotated.
 
     The chance for a class with n positives is proportional to n^-bias, capped at 1, and scaled so that the
     expected share of all positives that stay known is `keep_probability`.
@@ -219,7 +219,7 @@ class Simulation:
         return "complete" if self.kind == "none" else self.text.replace("=", "").replace(",", "-")
 
     def apply(self, labels: PartialLabels, seed: int) -> PartialLabels:
-        """Partial labels from complete ones; "none" gives back whatever labels it gets.
+        """Return partial labels from complete ones; "none" gives back whatever labels it gets.
 
         Raises:
             PlbenchError: if the labels are not complete.
@@ -230,7 +230,7 @@ class Simulation:
 
 
 def parse(text: str) -> Simulation:
-    """Reads a simulation from text such as "none", "fpc=300" or "frequency-biased=0.1,bias=0.5,negatives=3".
+    """Read a simulation from text such as "none", "fpc=300" or "frequency-biased=0.1,bias=0.5,negatives=3".
 
     Raises:
         PlbenchError: if there is no such simulation, or a number is missing, malformed or out of range.
@@ -254,7 +254,7 @@ def parse(text: str) -> Simulation:
 
 
 def _read(parameter: _Parameter, number: str, text: str) -> float:
-    """The value of one parameter of the simulation `text`."""
+    """Return the value of one parameter of the simulation `text`."""
     try:
         value = float(number)
     except ValueError:
@@ -267,18 +267,18 @@ def _read(parameter: _Parameter, number: str, text: str) -> float:
 
 
 def _usage(kind: str) -> str:
-    """The text form of a kind, such as fpc=NUM_PER_CLASS."""
+    """Return the text form of a kind, such as fpc=NUM_PER_CLASS."""
     terms = [f"{p.label}={p.argument.upper()}" for p in _KINDS[kind].parameters]
     return ",".join([*terms[:1], *(f"[{term}]" for term in terms[1:])]) or kind
 
 
 def _number_text(value: float) -> str:
-    """Shortest text that reads back as the same number, without a trailing .0."""
+    """Return shortest text that reads back as the same number, without a trailing .0."""
     return repr(float(value)).removesuffix(".0")
 
 
 def _complete_cells(labels: PartialLabels) -> tuple[IntArray, IntArray, Int8Array]:
-    """All cells of labels that must be complete."""
+    """Return all cells of labels that must be complete."""
     if not labels.is_complete:
         raise PlbenchError(
             f"a simulation needs complete labels, but only {labels.num_known} of "
@@ -295,13 +295,13 @@ def _keys(seed: int, count: int) -> KeyArray:
 
 
 def _happens(keys: KeyArray, chance: FloatArray | np.float64) -> BoolArray:
-    """Which keys fall to events of these chances (in [0, 1]): none where 0, all where 1."""
+    """Return which keys fall to events of these chances (in [0, 1]): none where 0, all where 1."""
     thresholds = np.rint(np.ldexp(chance, CHANCE_BITS)).astype(np.uint64)
     return keys >> np.uint64(64 - CHANCE_BITS) < thresholds
 
 
 def _smallest_of_group(keys: KeyArray, groups: IntArray, quotas: IntArray) -> BoolArray:
-    """Marks in each group g the quotas[g] cells with the smallest keys, ties by index; at most all."""
+    """Mark in each group g the quotas[g] cells with the smallest keys, ties by index; at most all."""
     order = np.lexsort((keys, groups))  # a stable sort: by group, then key, then index
     sizes = np.bincount(groups, minlength=len(quotas))
     ends_of_quota = np.cumsum(sizes) - sizes + quotas
@@ -311,7 +311,7 @@ def _smallest_of_group(keys: KeyArray, groups: IntArray, quotas: IntArray) -> Bo
 
 
 def _annotation_chance(positives: IntArray, keep_probability: float, bias: float) -> FloatArray:
-    """Chance [C] of each class, proportional to positives^-bias, whose expected sum is the wanted share.
+    """Return chance [C] of each class, proportional to positives^-bias, whose expected sum is the wanted share.
 
     Water-filling: from rare to frequent, the first k classes are full (chance 1) and the others share the
     rest, for the smallest k where none of those overflows. Powers are rounded to float32 because maths

@@ -24,18 +24,18 @@ class TextColumn(Sequence[str]):
     """
 
     def __init__(self, array: pa.LargeStringArray) -> None:
-        """Wraps an Arrow array."""
+        """Wrap an Arrow array."""
         assert array.type == pa.large_string() and not array.null_count
         self.array = array
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> TextColumn:
-        """Builds a column from Python strings."""
+        """Build a column from Python strings."""
         return cls(pa.array(texts if isinstance(texts, list) else list(texts), pa.large_string()))
 
     @classmethod
     def of_arrow(cls, array: pa.Array | pa.ChunkedArray) -> TextColumn:
-        """Builds a column from any Arrow array of strings without nulls."""
+        """Build a column from any Arrow array of strings without nulls."""
         whole = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
         return cls(whole.cast(pa.large_string()))
 
@@ -48,18 +48,18 @@ class TextColumn(Sequence[str]):
     @overload
     def __getitem__(self, row: slice) -> TextColumn: ...
     def __getitem__(self, row: int | slice) -> str | TextColumn:
-        """The text of a row, or a column of some."""
+        """Return the text of a row, or a column of some."""
         if isinstance(row, slice):
             return self.take(np.arange(len(self))[row])
         return str(self.array[int(row)].as_py())
 
     def __iter__(self) -> Iterator[str]:
-        """The texts in order, a chunk of them in memory at a time."""
+        """Yield the texts in order, a chunk of them in memory at a time."""
         for start in range(0, len(self), _CHUNK):
             yield from self.array.slice(start, _CHUNK).to_pylist()
 
     def __eq__(self, other: object) -> bool:
-        """Whether another column or sequence holds the same texts."""
+        """Return whether another column or sequence holds the same texts."""
         if isinstance(other, TextColumn):
             return bool(self.array.equals(other.array))
         if isinstance(other, tuple | list):
@@ -69,22 +69,22 @@ class TextColumn(Sequence[str]):
     __hash__ = None  # type: ignore[assignment]  # equality goes over every row: not a thing to be a key
 
     def __repr__(self) -> str:
-        """The number of rows and the first of them."""
+        """Return the number of rows and the first of them."""
         return f"TextColumn({len(self):,} rows: {', '.join(map(repr, self[:3]))}{', …' if len(self) > 3 else ''})"
 
     def take(self, index: npt.NDArray[np.integer]) -> TextColumn:
-        """The chosen rows, in the order given."""
+        """Return the chosen rows, in the order given."""
         return TextColumn(self.array.take(pa.array(index)))
 
     def save(self, path: Path) -> None:
-        """Writes an Arrow IPC file."""
+        """Write an Arrow IPC file."""
         batch = pa.record_batch([self.array], names=[_FIELD])
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
             writer.write_batch(batch)
 
     @classmethod
     def open(cls, path: Path) -> TextColumn:
-        """Memory-maps what `save` wrote.
+        """Memory-map what `save` wrote.
 
         Raises:
             DataError: if the file is not such a file.
@@ -114,22 +114,22 @@ class PatternColumn(Sequence[str]):
     @overload
     def __getitem__(self, row: slice) -> PatternColumn: ...
     def __getitem__(self, row: int | slice) -> str | PatternColumn:
-        """The text of a row, or a column of some."""
+        """Return the text of a row, or a column of some."""
         if isinstance(row, slice):
             return PatternColumn(self.ids[row], self.pattern)
         return self.pattern.format(id=self.ids[row])
 
     def __iter__(self) -> Iterator[str]:
-        """The texts in order."""
+        """Yield the texts in order."""
         return (self.pattern.format(id=identity) for identity in self.ids)
 
     def take(self, index: npt.NDArray[np.integer]) -> PatternColumn:
-        """The chosen rows, in the order given."""
+        """Return the chosen rows, in the order given."""
         return PatternColumn(self.ids.take(index), self.pattern)
 
 
 def take(texts: Sequence[str], index: npt.NDArray[np.integer]) -> Sequence[str]:
-    """The chosen rows of a column or of a tuple, in the order given."""
+    """Return the chosen rows of a column or of a tuple, in the order given."""
     if isinstance(texts, TextColumn | PatternColumn):
         return texts.take(index)
     return tuple(texts[row] for row in index.tolist())

@@ -29,7 +29,7 @@ NAMES = (
 
 
 def find(name: str) -> Experiment:
-    """The experiment of a name.
+    """Return the experiment of a name.
 
     Raises:
         PlbenchError: if there is none.

@@ -13,7 +13,7 @@ SINGLE, COMPLETE = "Single positive", "complete labels"
 
 
 def cases(context: Context) -> list[Case]:
-    """Both treatments under each mechanism; without negatives there is nothing that Ignore could learn from."""
+    """Return both treatments under each mechanism; without negatives there is nothing that Ignore could learn from."""
     unit = 10 ** max(0, len(str(context.num_train)) - 4)  # N_s of 8,000 images; those of 80,000 are ten times as large
     fpc = [unit * n for n in context.pick((3, 30), (30, 300, 1000), (10, 30, 100, 300, 1000, 3000))]
     rpa = context.pick((0.5,), (0.5, 0.9), (0.1, 0.3, 0.5, 0.7, 0.9, 0.95))

@@ -18,7 +18,7 @@ OVERLAP, BOTH = "overlap", "mean overlap of both classes"
 
 
 def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
-    """Trains each mode on the points of each seed; measures what it calls present against what is."""
+    """Train each mode on the points of each seed; measure what it calls present against what is."""
     with workspace.reporter.task("Learning on the plane") as report:
         learned = learn_all(MODES, workspace.registry, num_seeds, report)
     truth, found = true_classes(grid()).numpy(), []

@@ -11,7 +11,7 @@ UNKNOWN = (7.0, 4.0)  # CSL's on OpenImages, and on COCO
 
 
 def series(gamma_unann: float) -> str:
-    """The line of one gamma_u."""
+    """Return the line of one gamma_u."""
     return f"gamma_u = {gamma_unann:g}"
 
 

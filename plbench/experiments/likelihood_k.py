@@ -12,7 +12,7 @@ PRIOR_SHARE = 0.1  # of the classes, those with the highest prior, are ignored b
 
 
 def cases(context: Context) -> list[Case]:
-    """K from 0 to C, with and without the classes of the highest prior."""
+    """Return k from 0 to C, with and without the classes of the highest prior."""
     most = context.num_classes
     steps = context.pick((0, 1, most), (0, 1, 3, 5, 10, most), (0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 30, most))
     depth = max(1, round(PRIOR_SHARE * most))
@@ -24,7 +24,7 @@ def cases(context: Context) -> list[Case]:
 
 
 def beats_both_ends(findings: Findings) -> Verdict:
-    """Some K between the ends is above both of them."""
+    """Test whether some K between the ends is above both of them."""
     places = [p.x for p in findings.line(ALONE)]
     found = []
     for x in places[1:-1]:
@@ -36,7 +36,7 @@ def beats_both_ends(findings: Findings) -> Verdict:
 
 
 def best_is_together(findings: Findings) -> Verdict:
-    """The best point with the prior is above the best without it."""
+    """Test whether the best point with the prior is above the best without it."""
     best = [max(findings.line(name), key=lambda p: p.values["map_c"].mean) for name in (TOGETHER, ALONE)]
     label = f"K = {best[0].x:g} with the prior minus K = {best[1].x:g} without"
     gap = above(findings, (TOGETHER, best[0].x), (ALONE, best[1].x), "map_c", label=label)

@@ -14,7 +14,7 @@ MISLEADING = ("fpc", "frequency-biased")  # how much was annotated says nothing 
 
 
 def cases(context: Context) -> list[Case]:
-    """A model of each mode under each mechanism."""
+    """Return a model of each mode under each mechanism."""
     more = context.pick(
         (), ("rpa=0.5", "frequency-biased=0.1"), ("fpc=100", "rpa=0.5", "rpa=0.9", "frequency-biased=0.1")
     )
@@ -31,7 +31,7 @@ def _frequent(k: Place) -> bool:
 
 
 def names(findings: Findings) -> Mapping[str, str]:
-    """Top classes side by side, as a table."""
+    """Return top classes side by side, as a table."""
     return {f"top-{p}.md": side_by_side(findings, p, PRIOR) for p in findings.panels}
 
 

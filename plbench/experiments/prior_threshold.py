@@ -13,7 +13,10 @@ ALONE, TOGETHER = "prior alone", "likelihood and prior"
 
 
 def cases(context: Context) -> list[Case]:
-    """Eta by how many classes exceed it, since estimates are not calibrated; where none does, there is no prior."""
+    """Return eta by how many classes exceed it, since estimates are not calibrated.
+
+    Where none does, there is no prior.
+    """
     shares = context.pick((0.0, 0.2, 1.0), (0.0, 0.05, 0.1, 0.2, 0.4, 1.0), (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0))
 
     def params(name: str, share: float) -> dict[str, Any]:
@@ -26,7 +29,7 @@ def cases(context: Context) -> list[Case]:
 
 
 def beats_both_ends(findings: Findings) -> Verdict:
-    """Some eta between the ends is above both of them."""
+    """Test whether some eta between the ends is above both of them."""
     places = []
     for point in findings.line(ALONE)[1:-1]:
         ends = [

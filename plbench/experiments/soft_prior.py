@@ -12,7 +12,7 @@ BARE = "soft prior, K = 0"
 
 
 def cases(context: Context) -> list[Case]:
-    """Alpha from 0, where no class is weighed, upwards; with and without ignoring the likeliest labels."""
+    """Return alpha from 0, where no class is weighed, upwards; with and without ignoring the likeliest labels."""
     steps = context.pick((0.0, 5.0), (0.0, 1.0, 3.0, 10.0), (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 20.0, 50.0))
     return [
         Case(name, alpha, "selective", {"mode": "soft-prior", "alpha": alpha, **params})
@@ -22,7 +22,7 @@ def cases(context: Context) -> list[Case]:
 
 
 def beats(name: str, words: str) -> Claim:
-    """Some alpha above 0 is better than 0."""
+    """Test whether some alpha above 0 is better than 0."""
 
     def test(findings: Findings) -> Verdict:
         found = [

@@ -10,7 +10,7 @@ from plbench.experiments.shared.reproduction import NAMES, markdown, measure
 
 
 def cases(context: Context) -> list[Case]:
-    """The rows of the dataset's own tables, or of those that make sense on any."""
+    """Return the rows of the dataset's own tables, or of those that make sense on any."""
     return [
         Case(row.label, place, row.method, row.params, panel=table.title, model=row.model)
         for table in tables_of(context)

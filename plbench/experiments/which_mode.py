@@ -12,7 +12,7 @@ PLAIN = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_unann": 0.0}  # one loss, th
 
 
 def cases(context: Context) -> list[Case]:
-    """Each mode under each mechanism: share of positives known, bias to rare classes, negatives per positive."""
+    """Return each mode under each mechanism: share of positives known, bias to rare classes, negatives per positive."""
     keeps = context.pick((0.4,), (0.1, 0.4), (0.05, 0.1, 0.2, 0.4, 0.8))
     biases = context.pick((0.0, 1.0), (0.0, 1.0), (0.0, 0.5, 1.0, 1.5))
     negatives = context.pick((3.0,), (0.3, 3.0), (0.1, 0.3, 1.0, 3.0, 10.0))

@@ -16,7 +16,7 @@ from plbench.errors import UnwritableError
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object], staging: Path | None = None) -> None:
-    """Writes a file so that it is either whole or not there, also after a crash or on a full disk.
+    """Write a file so that it is either whole or not there, also after a crash or on a full disk.
 
     Args:
         path: of the file.
@@ -45,17 +45,17 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], staging: 
 
 
 def write_text(path: Path, text: str, staging: Path | None = None) -> None:
-    """Writes UTF-8 text atomically."""
+    """Write UTF-8 text atomically."""
     write_atomically(path, lambda file: file.write(text.encode()), staging)
 
 
 def write_json(path: Path, content: Any, staging: Path | None = None) -> None:
-    """Writes readable JSON atomically; NaN is refused."""
+    """Write readable JSON atomically; NaN is refused."""
     write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n", staging)
 
 
 def try_folder(folder: Path) -> None:
-    """Makes a folder that long work will end in, and a file in it for a moment: what is wrong is said before the work.
+    """Make a folder that long work will end in, and a file in it for a moment: what is wrong is said before the work.
 
     Raises:
         StoreError: if nothing can be written there.
@@ -70,7 +70,7 @@ def try_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[Path]:
-    """Holds a path while what lies there is made: a second process waits and then finds it.
+    """Hold a path while what lies there is made: a second process waits and then finds it.
 
     Raises:
         StoreError: if nothing can be written there.
@@ -88,7 +88,7 @@ def locked(path: Path) -> Iterator[Path]:
 
 
 def unwritable(path: Path, error: BaseException) -> UnwritableError:
-    """The sentence for a failed write: what, where, and what fixes it."""
+    """Return the sentence for a failed write: what, where, and what fixes it."""
     cause: BaseException | None = error
     while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
         cause = cause.__context__  # torch hides the system's error behind one of its own

@@ -24,7 +24,7 @@ class Damaged(StoreError):
 
 
 def write_checked(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Writes a file atomically, with the sha256 of its content in its last 32 bytes.
+    """Write a file atomically, with the sha256 of its content in its last 32 bytes.
 
     Args:
         write: writes the content to an open binary file. It is put together in memory.
@@ -43,7 +43,7 @@ def _write(file: IO[bytes], content: memoryview) -> None:
 
 
 def read_checked(path: Path) -> memoryview:
-    """The content of such a file, memory-mapped, after it was compared with its sha256.
+    """Return the content of such a file, memory-mapped, after it was compared with its sha256.
 
     Raises:
         FileNotFoundError: if it is not there. Damaged: if it is not what was written.
@@ -62,12 +62,12 @@ def read_checked(path: Path) -> memoryview:
 
 
 def write_checked_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes readable JSON with the sha256 of its content in it."""
+    """Write readable JSON with the sha256 of its content in it."""
     write_json(path, {**content, "sha256": _json_sha256(content)})
 
 
 def read_checked_json(path: Path) -> dict[str, Any] | None:
-    """The content of such a file; None where there is none, or it is not what was written."""
+    """Return the content of such a file; None where there is none, or it is not what was written."""
     try:
         content = json.loads(path.read_bytes())
         digest = content.pop("sha256")
@@ -81,13 +81,13 @@ def _json_sha256(content: dict[str, Any]) -> str:
 
 
 def write_sums(folder: Path) -> None:
-    """Notes the sha256 of every file in a folder, in a file beside them."""
+    """Note the sha256 of every file in a folder, in a file beside them."""
     sums = {path.name: _file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != SUMS}
     write_checked_json(folder / SUMS, {"files": sums})
 
 
 def check_sums(folder: Path) -> None:
-    """Compares the files of a folder with what `write_sums` noted.
+    """Compare the files of a folder with what `write_sums` noted.
 
     Raises:
         Damaged: if there is no note, or a file is missing or is not what was written, with its path.
@@ -111,7 +111,7 @@ def _file_sha256(path: Path) -> str:
 
 
 def set_aside(path: Path) -> Path:
-    """Renames a damaged file or folder, so that nothing takes it for a whole one; returns where it lies now."""
+    """Rename a damaged file or folder, so that nothing takes it for a whole one; return where it lies now."""
     aside = path.with_name(path.name + DAMAGED)
     if path.is_dir():
         shutil.rmtree(aside, ignore_errors=True)

@@ -43,7 +43,7 @@ class ImageLoader:
         augment_seed: int | None = None,
         decoder: JpegDecoder | None = None,
     ) -> None:
-        """Starts nothing yet.
+        """Start nothing yet.
 
         Args:
             source: the images.
@@ -62,7 +62,7 @@ class ImageLoader:
         self._kept: list[_Passes] = []  # at most one
 
     def batches(self, order: Sequence[Sequence[int]], epoch: int = 0) -> Generator[tuple[Views, Tensor], None, None]:
-        """One pass.
+        """Yield one pass.
 
         Args:
             order: rows of each batch.
@@ -82,7 +82,7 @@ class ImageLoader:
                 yield route.finish(moved), rows
 
     def _loaded(self, order: Sequence[Sequence[int]], epoch: int) -> Generator[tuple[Any, Tensor], None, None]:
-        """Batches as workers make them, pinned where a GPU wants them."""
+        """Yield batches as workers make them, pinned where a GPU wants them."""
         passes: _Passes | None
         try:
             passes = self._kept.pop()
@@ -110,7 +110,7 @@ def image_batches(
     epoch: int = 0,
     decoder: JpegDecoder | None = None,
 ) -> Generator[tuple[Views, Tensor], None, None]:
-    """A single pass of an `ImageLoader`, which says what the arguments are."""
+    """Return a single pass of an `ImageLoader`, which says what the arguments are."""
     loader = ImageLoader(
         source,
         transform,

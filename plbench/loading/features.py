@@ -39,7 +39,7 @@ def features_key(
     seed: int,
     decode: str = "pil",
 ) -> str:
-    """What the features of a split depend on, as hex sha256: pixels, which images, backbone, weights, transform.
+    """Return what the features of a split depend on, as hex sha256: pixels, which images, backbone, weights, transform.
 
     Args:
         seed: the run's, which random weights follow from; others do not depend on it.
@@ -55,7 +55,7 @@ def features_key(
 
 
 def features_name(key: str) -> str:
-    """Where features lie in the cache."""
+    """Return where features lie in the cache."""
     return f"features/{key[:32]}.npy"
 
 
@@ -74,7 +74,7 @@ def cached_features(
     rank: int = 0,
     num_ranks: int = 1,
 ) -> np.ndarray:
-    """Features of every image, [N, D] float32, memory-mapped from the cache; computed where they are not there.
+    """Return features of every image, [N, D] float32, memory-mapped from the cache; computed where they are not there.
 
     Their values are not compared with their checksums here: `set_damaged_aside` does, once for all processes.
 
@@ -114,12 +114,12 @@ def cached_features(
 
 
 def stored_features(path: Path, num_images: int) -> np.ndarray | None:
-    """Features in the cache, memory-mapped; None where there are none, or the file is not whole."""
+    """Return features in the cache, memory-mapped; None where there are none, or the file is not whole."""
     return open_matrix(path, num_images)
 
 
 def set_damaged_aside(cache: Path, key: str, warn: Callable[[str], None]) -> None:
-    """Compares cached features with their checksums, and renames what does not match, so that it is computed again.
+    """Compare cached features with their checksums, and rename what does not match, so that it is computed again.
 
     Args:
         warn: told in a sentence of what was set aside.
@@ -156,7 +156,7 @@ class _Extraction:
     decoder: JpegDecoder | None
 
     def run(self, rank: int, num_ranks: int, report: Callable[[int, int], None]) -> None:
-        """Fills in the batches of one process."""
+        """Fill in the batches of one process."""
         growing, total = self.growing, len(self.images)
         batches = growing.batches_to_do(rank, num_ranks)
         stream = image_batches(

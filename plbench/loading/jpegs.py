@@ -42,7 +42,7 @@ class JpegDecoder:
     _being_read: Any = field(default=None, init=False)
 
     def squashed(self, files: list[Tensor], size: int) -> Tensor:
-        """Images of a batch, uint8 [B, size, size, 3] on the device.
+        """Return images of a batch, uint8 [B, size, size, 3] on the device.
 
         On a GPU, call it in a stream of its own: it waits for what was queued there before.
 
@@ -66,7 +66,7 @@ class JpegDecoder:
 
 
 def jpeg_decoder(name: str, device: torch.device) -> JpegDecoder | None:
-    """What decodes JPEG files: None where Pillow does, in the workers.
+    """Return what decodes JPEG files: None where Pillow does, in the workers.
 
     Args:
         name: "pil" or "gpu".
@@ -92,7 +92,7 @@ def jpeg_decoder(name: str, device: torch.device) -> JpegDecoder | None:
 
 
 def torchvision_decode(device: torch.device) -> Decode:
-    """The decoder of torchvision, on a device.
+    """Return the decoder of torchvision, on a device.
 
     Raises:
         ImportError, AttributeError, RuntimeError: here or when it is called, if it does not fit this torch.
@@ -110,7 +110,7 @@ def _a_small_jpeg() -> Tensor:
 
 
 def refuse_transform(transform: object) -> None:
-    """Says why a transform of a method's own cannot be fed by a GPU decoder.
+    """Say why a transform of a method's own cannot be fed by a GPU decoder.
 
     Raises:
         PlbenchError: always.
@@ -149,7 +149,7 @@ class JpegFiles:
     decoder: JpegDecoder
 
     def __post_init__(self) -> None:
-        """Refuses what works on Pillow's images.
+        """Refuse what works on Pillow's images.
 
         Raises:
             PlbenchError: if the transform augments.
@@ -170,14 +170,14 @@ class JpegFiles:
         return self.transform.base if isinstance(self.transform, TrainTransform) else self.transform
 
     def item(self, row: int) -> _Item:
-        """The file of one image where the device can decode it, else its pixels."""
+        """Return the file of one image where the device can decode it, else its pixels."""
         content = self.source.read(row)
         plain = is_plain_jpeg(content)
         file = torch.frombuffer(bytearray(content), dtype=torch.uint8) if plain else None
         return _Item(file, None if plain else self._by_pillow(row), box_of(self.transform))
 
     def collate(self, items: Sequence[_Item]) -> Encoded:
-        """The files in one piece, since a tensor each would be a file descriptor each."""
+        """Return the files in one piece, since a tensor each would be a file descriptor each."""
         files = [item.file for item in items if item.file is not None]
         pixels = [item.pixels for item in items if item.pixels is not None]
         size = self.base.size
@@ -189,7 +189,7 @@ class JpegFiles:
         )
 
     def move(self, batch: Encoded, rows: Tensor, device: torch.device) -> Unscaled:
-        """Decodes on the device.
+        """Decode on the device.
 
         Raises:
             DataError: if an image cannot be read, with its name.
@@ -211,7 +211,7 @@ class JpegFiles:
         return Unscaled(pixels, boxes)
 
     def finish(self, moved: Unscaled) -> Views:
-        """One view, float32 [B, 3, H, W]."""
+        """Return one view, float32 [B, 3, H, W]."""
         return (finished(self.transform, moved),)
 
     def _decoded(self, files: list[Tensor], rows: list[int], device: torch.device) -> Tensor:
@@ -227,7 +227,10 @@ class JpegFiles:
 
 
 def is_plain_jpeg(content: bytes) -> bool:
-    """Whether a file is one that every decoder reads alike: a whole upright JPEG in the usual colours, or grey."""
+    """Return whether a file is one that every decoder reads alike.
+
+    A whole upright JPEG in the usual colours, or grey.
+    """
     if not content.startswith(b"\xff\xd8"):
         return False
     try:

@@ -19,7 +19,10 @@ _BATCHES_AHEAD = 16  # of an order that is no EpochOrder: as many as two loaders
 
 
 def share_of(size: int, rank: int, num_ranks: int) -> range:
-    """Which of a batch's rows fall to one process: neighbouring ones, as many as to any other or one more or less."""
+    """Return which of a batch's rows fall to one process.
+
+    Neighbouring ones, as many as to any other or one more or less.
+    """
     return range(size * rank // num_ranks, size * (rank + 1) // num_ranks)
 
 
@@ -51,7 +54,7 @@ class EpochOrder(Sequence[list[int]]):
     first_batch: int = 0
 
     def __post_init__(self) -> None:
-        """Checks what the engine promises."""
+        """Check what the engine promises."""
         assert self.num_rows >= 0 and min(self.batch_size, self.block_rows, self.window_blocks) >= 1
         assert 0 <= self.rank < self.num_ranks and self.first_batch >= 0
 
@@ -86,7 +89,7 @@ class EpochOrder(Sequence[list[int]]):
         return blocks, rows
 
     def __len__(self) -> int:
-        """Number of batches from `first_batch` on."""
+        """Return the number of batches from `first_batch` on."""
         return max(0, -(-self.num_rows // self.batch_size) - self.first_batch)
 
     @overload
@@ -94,7 +97,7 @@ class EpochOrder(Sequence[list[int]]):
     @overload
     def __getitem__(self, batch: slice) -> Sequence[list[int]]: ...
     def __getitem__(self, batch: int | slice) -> list[int] | Sequence[list[int]]:
-        """This rank's rows of one batch, or its stand-ins; of a slice, those of each. A tail stays lazy.
+        """Return this rank's rows of one batch, or its stand-ins; of a slice, those of each. A tail stays lazy.
 
         Raises:
             IndexError: beyond the last batch.
@@ -118,7 +121,7 @@ class EpochOrder(Sequence[list[int]]):
 
 
 def reading_ahead(batches: Sequence[Sequence[int]], expect: Callable[[range], None]) -> Iterator[Sequence[int]]:
-    """The batches as they are; tells in time which neighbouring rows will be asked for.
+    """Yield the batches as they are; tells in time which neighbouring rows will be asked for.
 
     Of an `EpochOrder`, every block of a window has been told before the window's first batch, and the next window's
     blocks are told evenly over the batches of this one, so that the disk is never asked for all of them at once. Of

@@ -16,7 +16,7 @@ Moved = TypeVar("Moved")
 def prefetched(
     batches: Generator[Batch, None, None], move: Callable[[Batch], Moved], device: torch.device
 ) -> Generator[Moved, None, None]:
-    """Moves each batch in its turn; on a GPU one ahead, in a stream of its own.
+    """Move each batch in its turn; on a GPU one ahead, in a stream of its own.
 
     Closing it, or an error, closes `batches`. An error comes where its batch would have come, after all before it.
 
@@ -54,7 +54,7 @@ def _in_a_stream(batches: Iterator[Batch], move: Callable[[Batch], Moved], devic
 
 
 def ahead(items: Iterator[Moved]) -> Iterator[Moved]:
-    """The same items, each handed on once the next one has been taken. An error comes after all items before it."""
+    """Yield the same items, each once the next one has been taken. An error comes after all items before it."""
     nothing: Any = object()
     held = nothing
     while True:
@@ -76,7 +76,7 @@ def ahead(items: Iterator[Moved]) -> Iterator[Moved]:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors of a batch, through tuples and lists."""
+    """Yield the tensors of a batch, through tuples and lists."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (tuple, list)):

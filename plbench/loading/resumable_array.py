@@ -24,7 +24,7 @@ _CHECKED_AT_A_TIME = 8 << 20  # bytes: few enough that all threads have work to 
 
 
 def open_matrix(path: Path, num_rows: int) -> np.ndarray | None:
-    """A matrix that lies whole under its name, memory-mapped, [N, D] float32; its values are not looked at.
+    """Return a matrix that lies whole under its name, memory-mapped, [N, D] float32; its values are not looked at.
 
     Returns:
         None where there is no file, or it is not one of N rows that `GrowingMatrix` wrote to the end.
@@ -34,7 +34,7 @@ def open_matrix(path: Path, num_rows: int) -> np.ndarray | None:
 
 
 def find_damage(path: Path) -> str | None:
-    """Why a matrix under its name is not what was written, in words; None where it is.
+    """Return why a matrix under its name is not what was written, in words; None where it is.
 
     All of it is read, which costs little beside using it. A file that did not change since is not read again by this
     process.
@@ -46,7 +46,10 @@ def find_damage(path: Path) -> str | None:
 
 
 def _checksum(content: bytes | memoryview) -> int:
-    """63 bits that change when any bit of the content does, as far as chance allows. No protection from forgery."""
+    """Return 63 bits that change when any bit of the content does, as far as chance allows.
+
+    No protection from forgery.
+    """
     return xxhash.xxh3_64_intdigest(content) >> 1
 
 
@@ -57,7 +60,7 @@ def _damage_of(path: Path, seen: bytes) -> str | None:
 
 
 def _layout_of(path: Path) -> GrowingMatrix | None:
-    """The matrix that a file is, by its size and its header; None where it is none."""
+    """Return the matrix that a file is, by its size and its header; None where it is none."""
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
         with path.open("rb") as file:
@@ -95,7 +98,7 @@ class GrowingMatrix:
         return self.path.with_suffix(".partial")
 
     def rows_of(self, batch: int) -> range:
-        """The rows that a batch is."""
+        """Return the rows that a batch is."""
         return range(batch * self.batch_rows, min((batch + 1) * self.batch_rows, self.shape[0]))
 
     @contextmanager
@@ -122,18 +125,18 @@ class GrowingMatrix:
             yield
 
     def batches_to_do(self, rank: int, num_ranks: int) -> list[int]:
-        """Batches of one of several processes that are not on disk: the same ones, whenever it asks."""
+        """Return batches of one of several processes that are not on disk: the same ones, whenever it asks."""
         return [batch for batch in np.flatnonzero(~self._marks()).tolist() if batch % num_ranks == rank]
 
     def write(self, batch: int, values: np.ndarray) -> None:
-        """Writes the rows of a batch, float32 [b, D]; `note` makes them count."""
+        """Write the rows of a batch, float32 [b, D]; `note` makes them count."""
         content = np.ascontiguousarray(values, dtype="<f4").data.cast("B")
         self._file.seek(self._place_of(batch)[0])
         self._file.write(content)
         self._unmarked[batch] = _DONE | _checksum(content)
 
     def note(self) -> None:
-        """Marks what was written, once it is on disk."""
+        """Mark what was written, once it is on disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
         for batch, mark in self._unmarked.items():
@@ -143,14 +146,14 @@ class GrowingMatrix:
         self._unmarked.clear()
 
     def num_rows_done(self) -> int:
-        """Rows that are there, of all processes; those that others have not marked are not known."""
+        """Return rows that are there, of all processes; those that others have not marked are not known."""
         marks = self._marks()
         marks[list(self._unmarked)] = True
         missing_in_last = self.num_batches * self.batch_rows - self.shape[0] if marks[-1:].all() else 0
         return int(marks.sum()) * self.batch_rows - missing_in_last
 
     def finish(self, *, owner: bool) -> None:
-        """Gives the whole file its name, or, where another process owns it, waits until it has.
+        """Give the whole file its name, or, where another process owns it, wait until it has.
 
         Raises:
             PlbenchError: if it is taken away meanwhile.
@@ -163,22 +166,22 @@ class GrowingMatrix:
         self.partial.replace(self.path)
 
     def is_whole(self) -> bool:
-        """Whether it lies under its name."""
+        """Return whether it lies under its name."""
         return self._is_of(self.path)
 
     def remove(self) -> None:
-        """Takes away what is not whole."""
+        """Take away what is not whole."""
         self.partial.unlink(missing_ok=True)
 
     def _marks(self) -> np.ndarray:
-        """Which batches are on disk, bool [num_batches]."""
+        """Return which batches are on disk, bool [num_batches]."""
         return self._read_marks(self._file.fileno()) >= _DONE
 
     def _read_marks(self, descriptor: int) -> np.ndarray:
         return np.frombuffer(os.pread(descriptor, 8 * self.num_batches, self._marks_begin), "<u8")
 
     def _is_of(self, path: Path) -> bool:
-        """Whether a file began as this matrix, in batches of this size."""
+        """Return whether a file began as this matrix, in batches of this size."""
         try:
             with path.open("rb") as file:
                 if os.fstat(file.fileno()).st_size != self._num_bytes or file.read(len(self._header)) != self._header:
@@ -189,12 +192,12 @@ class GrowingMatrix:
             return False
 
     def _place_of(self, batch: int) -> tuple[int, int]:
-        """First byte of a batch in the file, and its size in bytes."""
+        """Return first byte of a batch in the file, and its size in bytes."""
         rows, row_bytes = self.rows_of(batch), 4 * self.shape[1]
         return len(self._header) + row_bytes * rows.start, row_bytes * len(rows)
 
     def _find_damage(self) -> str | None:
-        """Which of its batches are not what was written, in words; None where all are."""
+        """Return which of its batches are not what was written, in words; None where all are."""
         with self.path.open("rb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
             descriptor = file.fileno()
             marks = self._read_marks(descriptor)
@@ -213,7 +216,7 @@ class GrowingMatrix:
         return f"rows {rows.start:,} to {rows.stop - 1:,}{more} do not match their checksums"
 
     def _reserve(self) -> None:
-        """Makes the file at its full size, so that a disk too small is an error now and not hours later."""
+        """Make the file at its full size, so that a disk too small is an error now and not hours later."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self.partial.with_suffix(".reserved")
         try:

@@ -27,19 +27,19 @@ class Route(Protocol):
         ...
 
     def item(self, row: int) -> Any:
-        """What a worker makes of one image. Draws from the global generators, which the loader seeds."""
+        """Return what a worker makes of one image. Draws from the global generators, which the loader seeds."""
         ...
 
     def collate(self, items: Sequence[Any]) -> Any:
-        """A batch of them: tensors, and tuples of tensors."""
+        """Return a batch of them: tensors, and tuples of tensors."""
         ...
 
     def move(self, batch: Any, rows: Tensor, device: torch.device) -> Any:
-        """The batch on the device."""
+        """Return the batch on the device."""
         ...
 
     def finish(self, moved: Any) -> Views:
-        """The views that a model sees, each [B, ...]."""
+        """Return the views that a model sees, each [B, ...]."""
         ...
 
 
@@ -52,16 +52,16 @@ class WholeTransform:
     min_side: int
 
     def item(self, row: int) -> Views:
-        """The views of one image."""
+        """Return the views of one image."""
         made = self.transform(self.source.load(row, self.min_side))
         return made if isinstance(made, tuple) else (made,)
 
     def collate(self, items: Sequence[Views]) -> Views:
-        """Each view of all images, stacked."""
+        """Return each view of all images, stacked."""
         return tuple(default_collate(list(view)) for view in zip(*items, strict=True))
 
     def move(self, batch: Views, rows: Tensor, device: torch.device) -> Views:
-        """Copies the views as they are; images become channels-last."""
+        """Copy the views as they are; images become channels-last."""
         return tuple(_moved(view, device) if isinstance(view, Tensor) else view for view in batch)
 
     def finish(self, moved: Views) -> Views:
@@ -93,22 +93,22 @@ class UnscaledPixels:
     min_side: int
 
     def item(self, row: int) -> Unscaled:
-        """Pixels [H, W, 3] and box [4] of one image."""
+        """Return pixels [H, W, 3] and box [4] of one image."""
         pixels = self.transform.pixels(self.source.load(row, self.min_side))
         return Unscaled(pixels, box_of(self.transform))
 
     def collate(self, items: Sequence[Unscaled]) -> Unscaled:
-        """Pixels and boxes, stacked."""
+        """Return pixels and boxes, stacked."""
         return Unscaled(default_collate([item.pixels for item in items]), stacked_boxes(items))
 
     def move(self, batch: Unscaled, rows: Tensor, device: torch.device) -> Unscaled:
-        """Copies bytes."""
+        """Copy bytes."""
         pixels, boxes = batch
         on_device = None if boxes is None else boxes.to(device, non_blocking=True)
         return Unscaled(pixels.to(device, non_blocking=True), on_device)
 
     def finish(self, moved: Unscaled) -> Views:
-        """One view, float32 [B, 3, H, W]."""
+        """Return one view, float32 [B, 3, H, W]."""
         return (finished(self.transform, moved),)
 
 
@@ -118,7 +118,7 @@ def _moved(view: Tensor, device: torch.device) -> Tensor:
 
 
 def finished(transform: EvalTransform | TrainTransform, batch: Unscaled) -> Tensor:
-    """Scaled, normalised and cut out: float32 [B, 3, H, W], wherever the batch is."""
+    """Return scaled, normalised and cut out: float32 [B, 3, H, W], wherever the batch is."""
     base = transform.base if isinstance(transform, TrainTransform) else transform
     images = base.scaled(batch.pixels)
     if batch.boxes is not None:
@@ -127,13 +127,13 @@ def finished(transform: EvalTransform | TrainTransform, batch: Unscaled) -> Tens
 
 
 def box_of(transform: EvalTransform | TrainTransform) -> Tensor | None:
-    """What a transform cuts out of an image that it has just augmented; None where it never does."""
+    """Return what a transform cuts out of an image that it has just augmented; None where it never does."""
     if isinstance(transform, TrainTransform) and transform.erase is not None:
         return transform.box()
     return None
 
 
 def stacked_boxes(items: Sequence[Any]) -> Tensor | None:
-    """Boxes [B, 4] of a batch whose items have one each, or none of them has."""
+    """Return boxes [B, 4] of a batch whose items have one each, or none of them has."""
     boxes = [item.boxes for item in items]
     return None if boxes[0] is None else torch.stack(boxes)

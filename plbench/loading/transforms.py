@@ -31,21 +31,21 @@ class EvalTransform:
     std: tuple[float, float, float]
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Image to float32 [3, size, size]."""
+        """Return image to float32 [3, size, size]."""
         return self.scaled(self.pixels(image)).contiguous()
 
     def resize(self, image: Image.Image) -> Image.Image:
-        """The whole image, squashed to size x size (as CSL trains; the aspect ratio is not kept)."""
+        """Return the whole image, squashed to size x size (as CSL trains; the aspect ratio is not kept)."""
         if image.size == (self.size, self.size):
             return image
         return image.resize((self.size, self.size), Image.Resampling.BILINEAR)
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """Image to uint8 [size, size, 3]."""
+        """Return image to uint8 [size, size, 3]."""
         return as_bytes(self.resize(image))
 
     def scaled(self, pixels: Tensor) -> Tensor:
-        """Pixels uint8 [..., H, W, 3], on any device, to normalised float32 [..., 3, H, W], channels last in memory.
+        """Scale pixels uint8 [..., H, W, 3], on any device, to float32 [..., 3, H, W], channels last in memory.
 
         A pixel gives the same bits on every device: three operations that IEEE 754 rounds correctly, one after another.
         """
@@ -65,7 +65,7 @@ class TrainTransform:
     """
 
     def __init__(self, base: EvalTransform, plan: Plan) -> None:
-        """Builds timm's augmentations for one plan.
+        """Build timm's augmentations for one plan.
 
         Raises:
             PlbenchError: if the RandAugment string is not one that timm reads.
@@ -91,17 +91,17 @@ class TrainTransform:
         )
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Image to float32 [3, size, size]. Draws from the global generators, which the loader seeds."""
+        """Return image to float32 [3, size, size]. Draws from the global generators, which the loader seeds."""
         pixels = self.base.scaled(self.pixels(image)).contiguous()
         return pixels if self.erase is None else self.erase(pixels)
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """Image to uint8 [size, size, 3], augmented, before anything is cut out. Draws as `__call__` does."""
+        """Turn an image into uint8 [size, size, 3], augmented, before anything is cut out. Draws as `__call__` does."""
         image = self.base.resize(image)
         return as_bytes(image if self.augment is None else self.augment(image))
 
     def box(self) -> Tensor:
-        """What is cut out of the image that `pixels` just gave: top, left, bottom, right, int64 [4].
+        """Return what is cut out of the image that `pixels` just gave: top, left, bottom, right, int64 [4].
 
         timm erases a stand-in of ones, and where the zeros are is the box: whatever its version draws, this follows.
         """
@@ -114,17 +114,17 @@ class TrainTransform:
 
 
 def eval_transform(model: ModelSpec) -> EvalTransform:
-    """The evaluation transform that a model's spec implies."""
+    """Return the evaluation transform that a model's spec implies."""
     return EvalTransform(model.image_size, model.mean, model.std)
 
 
 def as_bytes(image: Image.Image) -> Tensor:
-    """An image in RGB as uint8 [H, W, 3]."""
+    """Return an image in RGB as uint8 [H, W, 3]."""
     return torch.from_numpy(np.array(image))
 
 
 def erase(images: Tensor, boxes: Tensor) -> None:
-    """Fills a box of each image with zeros, in place.
+    """Fill a box of each image with zeros, in place.
 
     Args:
         images: [B, C, H, W].
@@ -138,7 +138,7 @@ def erase(images: Tensor, boxes: Tensor) -> None:
 
 
 def inside(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Which pixels lie in the box of their image: bool [B, height, width]."""
+    """Return which pixels lie in the box of their image: bool [B, height, width]."""
     top, left, bottom, right = boxes[:, :, None].unbind(1)
     rows, columns = torch.arange(height, device=boxes.device), torch.arange(width, device=boxes.device)
     return ((rows >= top) & (rows < bottom))[:, :, None] & ((columns >= left) & (columns < right))[:, None]
@@ -148,7 +148,9 @@ def inside(boxes: Tensor, height: int, width: int) -> Tensor:
 def _constants(
     mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """255, and the mean and the deviation along a line of pixels, [width * 3]: long loops, where 3 would be short ones.
+    """Return 255, and the mean and the deviation along a line of pixels, [width * 3].
+
+    Long loops, where 3 would be short ones.
 
     They are copied to a device once, since that waits for it. 255 is a tensor, too: to divide by a plain number, a GPU
     multiplies with its reciprocal, and gets other bits.

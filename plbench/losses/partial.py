@@ -35,7 +35,7 @@ def partial_asymmetric_loss(
     unann_weight: Number | None = None,
     detach_focus: bool = True,
 ) -> Tensor:
-    """Partial asymmetric loss of each image: a focal term for each kind of label (CSL, eq. 3).
+    """Return partial asymmetric loss of each image: a focal term for each kind of label (CSL, eq. 3).
 
     With gammas of 0 it is cross-entropy, exactly. A `unann_weight` of 1 is mode Negative, of 0 mode Ignore,
     and what `selective_weight` gives is mode Selective.
@@ -82,7 +82,7 @@ def selective_weight(
     prior_threshold: Number | None = None,
     scope: Literal["sample", "batch"] = "sample",
 ) -> Tensor:
-    """Which labels count: 0 for unknown ones that may well be present, 1 for the rest (CSL, eqs. 5, 7 to 9).
+    """Return which labels count: 0 for unknown ones that may well be present, 1 for the rest (CSL, eqs. 5, 7 to 9).
 
     Ignored are the unknown labels with the highest probabilities (O_L) and those of classes with a high prior
     (O_P). Known labels are never ignored.
@@ -123,7 +123,7 @@ def selective_weight(
 
 
 def soft_prior_weight(labels: Tensor, prior: Tensor, *, alpha: Number) -> Tensor:
-    """Weights that fall with a class's prior in place of a threshold: exp(-alpha * Pr(c)) (CSL, appendix B).
+    """Return weights that fall with a class's prior in place of a threshold: exp(-alpha * Pr(c)) (CSL, appendix B).
 
     Args:
         labels: [B, C] of +1, -1 and 0.
@@ -138,7 +138,7 @@ def soft_prior_weight(labels: Tensor, prior: Tensor, *, alpha: Number) -> Tensor
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy of each image, summed over classes.
+    """Return binary cross-entropy of each image, summed over classes.
 
     Args:
         logits: [..., B, C].
@@ -155,7 +155,7 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor, weight: Tensor | None 
 
 
 def label_smoothing_loss(logits: Tensor, labels: Tensor, *, epsilon: Number) -> Tensor:
-    """Cross-entropy with unknown labels as negatives and smoothed targets (Kundu & Tighe 2020; LS in CSL).
+    """Return cross-entropy with unknown labels as negatives and smoothed targets (Kundu & Tighe 2020; LS in CSL).
 
     Args:
         logits: [..., B, C].
@@ -171,7 +171,7 @@ def label_smoothing_loss(logits: Tensor, labels: Tensor, *, epsilon: Number) -> 
 
 
 def temperature_negative_loss(logits: Tensor, labels: Tensor, *, temperature: Number) -> Tensor:
-    """Cross-entropy with unknown labels as softened negatives: -log(1 - sigmoid(z / T)) (as in CSL's text).
+    """Return cross-entropy with unknown labels as softened negatives: -log(1 - sigmoid(z / T)) (as in CSL's text).
 
     Args:
         logits: [..., B, C].
@@ -188,7 +188,7 @@ def temperature_negative_loss(logits: Tensor, labels: Tensor, *, temperature: Nu
 def known_proportion_weight(
     labels: Tensor, *, alpha: Number = -4.45, beta: Number = 5.45, gamma: Number = 1.0
 ) -> Tensor:
-    """Weight of each image that makes up for unknown labels: g(rho) / C (Durand et al. 2019, partial BCE).
+    """Return weight of each image that makes up for unknown labels: g(rho) / C (Durand et al. 2019, partial BCE).
 
     g(rho) = alpha * rho^gamma + beta for the known share rho of an image's labels; the defaults give g(1) = 1
     and g(0.1) = 5. An image with nothing known has no loss to weigh; its weight is 0.
@@ -209,7 +209,7 @@ def known_proportion_weight(
 
 
 def known_count_weight(labels: Tensor) -> Tensor:
-    """Weight of each image by its number n of known labels: 1 + 1 / (1 + n) (CSL's released code).
+    """Return weight of each image by its number n of known labels: 1 + 1 / (1 + n) (CSL's released code).
 
     Args:
         labels: [..., B, C] of +1, -1 and 0.
@@ -280,7 +280,10 @@ class _PartialAsymmetric(torch.autograd.Function):
         clip: Number,
         unann_weight: Number | None,
     ) -> Tensor:
-        """The same in ordinary operations, with a detached focusing factor: what the gradient is checked against."""
+        """Return the same in ordinary operations, with a detached focusing factor.
+
+        What the gradient is checked against.
+        """
         miss = torch.sigmoid(logits * _by_label(labels, -1.0, 1.0, 1.0, logits))
         miss = (miss - _by_label(labels, 0.0, clip, clip, logits)).clamp(min=0.0)
         factor = miss.detach().pow(_by_label(labels, gamma_pos, gamma_neg, gamma_unann, logits))
@@ -290,12 +293,12 @@ class _PartialAsymmetric(torch.autograd.Function):
 
 
 def _wide(values: Tensor) -> Tensor:
-    """In float32, or float64 where it is that: half-precision sums of log-sigmoids give NaN."""
+    """Widen to float32, or float64 where it is that: half-precision sums of log-sigmoids give NaN."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _by_label(labels: Tensor, present: Number, absent: Number, unknown: Number, like: Tensor) -> Tensor:
-    """The value that goes with each label, in the dtype and on the device of `like`."""
+    """Return the value that goes with each label, in the dtype and on the device of `like`."""
     if_present, if_absent, if_unknown = (
         value.to(like) if isinstance(value, Tensor) else like.new_full((), value)
         for value in (present, absent, unknown)
@@ -304,7 +307,7 @@ def _by_label(labels: Tensor, present: Number, absent: Number, unknown: Number, 
 
 
 def _highest(scores: Tensor, count: Tensor) -> Tensor:
-    """Marks the `count` (int64, scalar or [..., 1]) highest of the last dimension, of equals the first."""
+    """Mark the `count` (int64, scalar or [..., 1]) highest of the last dimension, of equals the first."""
     place = (count - 1).clamp(0, scores.shape[-1] - 1)
     ranked = _falling(scores, int(place.max()) + 1)
     shape = torch.broadcast_shapes(count.shape, (*scores.shape[:-1], 1))
@@ -315,7 +318,7 @@ def _highest(scores: Tensor, count: Tensor) -> Tensor:
 
 
 def _falling(scores: Tensor, depth: int) -> Tensor:
-    """The `depth` highest of the last dimension, highest first."""
+    """Return the `depth` highest of the last dimension, highest first."""
     if scores.device.type == "cpu" and scores.shape[-1] <= _SHORT:
         ranked = torch.from_numpy(np.sort(scores.numpy(), axis=-1))
         return ranked.narrow(-1, scores.shape[-1] - depth, depth).flip(-1)

@@ -16,7 +16,7 @@ from plbench.errors import PlbenchError
 
 
 def class_average(probabilities: Tensor | Iterable[Tensor]) -> Tensor:
-    """Estimated class prior: the mean predicted probability of each class (CSL, eq. 10).
+    """Return estimated class prior: the mean predicted probability of each class (CSL, eq. 10).
 
     Args:
         probabilities: [N, C] in [0, 1], from a model in eval mode over the training split; or a stream of
@@ -43,7 +43,7 @@ def class_average(probabilities: Tensor | Iterable[Tensor]) -> Tensor:
 def spearman_by_depth(
     estimate: Tensor | npt.ArrayLike, truth: Tensor | npt.ArrayLike, depths: Sequence[int]
 ) -> npt.NDArray[np.float64]:
-    """Spearman correlation of an estimated prior with the true one over the k most frequent classes (fig. 7).
+    """Return Spearman correlation of an estimated prior with the true one over the k most frequent classes (fig. 7).
 
     Classes where either is NaN are left out throughout.
 
@@ -69,7 +69,7 @@ def spearman_by_depth(
 
 
 def top_classes(prior: Tensor | npt.ArrayLike, names: Sequence[str], k: int = 20) -> list[tuple[str, float]]:
-    """The classes with the highest prior and their values, highest first; ties by index (fig. 5).
+    """Return the classes with the highest prior and their values, highest first; ties by index (fig. 5).
 
     Args:
         prior: [C].
@@ -86,7 +86,7 @@ def top_classes(prior: Tensor | npt.ArrayLike, names: Sequence[str], k: int = 20
 
 
 def threshold_for_top(prior: Tensor | npt.ArrayLike, num_classes: int) -> float:
-    """The threshold eta that exactly the `num_classes` most probable classes exceed: eta as a quantile.
+    """Return the threshold eta that exactly the `num_classes` most probable classes exceed: eta as a quantile.
 
     It is the prior of the next class in order. Where that class is tied with classes before it, none of the
     tied ones exceeds the threshold, so that there are fewer than `num_classes`, never more.
@@ -108,7 +108,7 @@ def threshold_for_top(prior: Tensor | npt.ArrayLike, num_classes: int) -> float:
 
 
 def _spearman(estimate: npt.NDArray[np.float64], truth: npt.NDArray[np.float64]) -> float:
-    """Spearman correlation of two [k] vectors, NaN where it is undefined."""
+    """Return Spearman correlation of two [k] vectors, NaN where it is undefined."""
     if len(truth) < 2 or np.ptp(estimate) == 0 or np.ptp(truth) == 0:
         return float("nan")
     from scipy import stats  # half a second to import, for diagnostics alone

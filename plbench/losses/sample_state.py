@@ -14,7 +14,7 @@ LARGEST_STATE_BYTES = 4 << 30
 
 
 def check_state_size(num_bytes: float, *, method: str, keeps: str, cure: str) -> None:
-    """Refuses a method whose memory of cells would not fit.
+    """Refuse a method whose memory of cells would not fit.
 
     Args:
         num_bytes: what it would take.
@@ -40,13 +40,13 @@ class CellValues:
     """
 
     def __init__(self, num_classes: int) -> None:
-        """Holds no cell."""
+        """Hold no cell."""
         self.num_classes = num_classes
         self.cells = torch.empty(0, dtype=torch.int64)
         self.values = torch.empty(0)
 
     def add(self, cells: Tensor, values: Tensor) -> None:
-        """Takes in further cells; one that is there already, or comes again, keeps its first value.
+        """Take in further cells; one that is there already, or comes again, keeps its first value.
 
         Args:
             cells: int64 [K], row * C + class, in any order. values: [K].
@@ -58,7 +58,7 @@ class CellValues:
         self.values = torch.cat([self.values, values.cpu().to(torch.float32)])[order[is_first]]
 
     def dense(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Which cells of some rows have a value, bool [b, C], and their values, float32 [b, C], 0 elsewhere.
+        """Return which cells of some rows have a value, bool [b, C], and their values, float32 [b, C], 0 elsewhere.
 
         Args:
             rows: int64 [b], on any device, which the results are on too.
@@ -75,9 +75,9 @@ class CellValues:
         return has_value.to(rows.device), values.to(rows.device)
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` takes."""
+        """Return what `load_state_dict` takes."""
         return {"cells": self.cells, "values": self.values}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave."""
+        """Restore what `state_dict` gave."""
         self.cells, self.values = state["cells"], state["values"]

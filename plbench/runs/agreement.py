@@ -71,7 +71,7 @@ def check_intervals(record: Record, replicates: Mapping[str, np.ndarray], findin
 def _check_lowest(
     where: str, split: SplitMetrics, table: Sequence[ClassRow], lowest: Metrics, findings: Findings
 ) -> None:
-    """What the worst ranking comes to follows from the counts; records before schema 5 do not say it."""
+    """Check what the worst ranking comes to follows from the counts; records before schema 5 do not say it."""
     stated = [(f"{where}.map_c", split.map_c, lowest.map_c), (f"{where}.map_o", split.map_o, lowest.map_o)]
     stated += [
         (f"{place}.map_c", group.map_c, lowest.group(members)[0])
@@ -116,7 +116,7 @@ def _parts(where: str, split: SplitMetrics, table: Sequence[ClassRow]) -> list[t
 
 
 def _check_parts(where: str, split: SplitMetrics, table: Sequence[ClassRow], findings: Findings) -> None:
-    """Groups and quintiles are those of the table, and a whole is the mean of parts that make it up."""
+    """Check that groups and quintiles are those of the table, and a whole is the mean of parts that make it up."""
     findings.equal(f"{where}.quintiles", len(split.quintiles), 5)
     findings.equal(f"{where}.groups", sorted(split.groups), sorted({name for row in table for name in row.groups}))
     for place, group, members in _parts(where, split, table):

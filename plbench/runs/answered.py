@@ -123,7 +123,7 @@ def recall(store: Store, command: str) -> tuple[Record, list[str], list[str]] | 
 
 
 def _seen(path: str | Path, *, fresh: bool = False) -> str | None:
-    """What a file is like; None where it is not there, or changed too lately for another change to show."""
+    """Return what a file is like; None where it is not there, or changed too lately for another change to show."""
     try:
         status = os.stat(path)
     except OSError:

@@ -24,7 +24,7 @@ TOP_CLASSES = 20
 
 
 def diagnose_prior(prior: Tensor, names: tuple[str, ...], truth: PartialLabels | None) -> PriorDiagnostics:
-    """The estimate's sum, its top classes, and its rank correlation with the true frequencies by depth."""
+    """Return the estimate's sum, its top classes, and its rank correlation with the true frequencies by depth."""
     estimate = prior.double().numpy()
     spearman = None
     if truth is not None:
@@ -43,7 +43,7 @@ def diagnose_training(
     execution: Execution,
     report: ProgressReport = lambda done, total: None,
 ) -> HiddenTruth:
-    """How well the trained model sees what was hidden, and whether what the method marks is really present."""
+    """Return how well the trained model sees what was hidden, and whether what the method marks is really present."""
     classes, scores, positives = [np.empty(0, np.int64)], [np.empty(0, np.float32)], [np.empty(0, bool)]
     marked: Counter[str] = Counter()
     present: Counter[str] = Counter()
@@ -76,7 +76,7 @@ def diagnose_training(
 def _over_train(
     model: torch.nn.Module, method: Method, inputs: Inputs, execution: Execution
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
-    """Rows, partial labels, scores and the method's masks, batch by batch, without augmentation."""
+    """Yield rows, partial labels, scores and the method's masks, batch by batch, without augmentation."""
     guarded = Guarded(method)
     for rows, values in inputs.ordered(256, execution.world):
         labels = inputs.labels.rows(rows.numpy())

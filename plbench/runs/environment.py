@@ -20,7 +20,7 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "pydanti
 
 
 def describe(device: torch.device, decode: str = "pil") -> dict[str, Any]:
-    """The environment as plain values.
+    """Return the environment as plain values.
 
     Args:
         device: that computes.
@@ -43,7 +43,7 @@ def describe(device: torch.device, decode: str = "pil") -> dict[str, Any]:
 
 
 def source_sha256() -> str:
-    """Hex sha256 over all Python files of plbench: what ran, where there is no commit to tell."""
+    """Return hex sha256 over all Python files of plbench: what ran, where there is no commit to tell."""
     digest = hashlib.sha256()
     for package in ("plbench", "plbench.methods", "plbench.datasets"):
         spec = importlib.util.find_spec(package)
@@ -54,7 +54,7 @@ def source_sha256() -> str:
 
 
 def package_versions() -> dict[str, str | None]:
-    """Installed versions of what moves results; None for what is not installed."""
+    """Return installed versions of what moves results; None for what is not installed."""
     return {name: _version(name) for name in PACKAGES}
 
 
@@ -66,13 +66,13 @@ def _version(name: str) -> str | None:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or the kind of device."""
+    """Return the GPU's name, or the kind of device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 @functools.cache
 def cpu_name() -> str:
-    """The processor's model, as the system names it; else the kind of machine."""
+    """Return the processor's model, as the system names it; else the kind of machine."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -82,7 +82,7 @@ def cpu_name() -> str:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device asked for, or the best that there is.
+    """Return the device asked for, or the best that there is.
 
     Raises:
         PlbenchError: if it does not exist here.
@@ -112,7 +112,7 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of the source tree that runs, and whether it was changed since; None where it is no checkout."""
+    """Return commit of the source tree that runs, and whether it was changed since; None where it is no checkout."""
     folder = Path(plbench.__file__).resolve().parent
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None or _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:

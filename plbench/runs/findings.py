@@ -39,42 +39,42 @@ class Findings:
     _named: set[str] = field(default_factory=set)
 
     def refuse(self, where: str, found: Any, expected: Any) -> None:
-        """Notes a problem; texts are taken for words of ours, other values are written out."""
+        """Note a problem; texts are taken for words of ours, other values are written out."""
         if where not in self._named and len(self.problems) < MOST_REFUSALS:
             self._named.add(where)
             self.problems.append(Problem(printable(self.key), printable(where), _words(found), _words(expected)))
 
     def equal(self, where: str, found: Any, expected: Any) -> None:
-        """Refuses a value that is not the one expected."""
+        """Refuse a value that is not the one expected."""
         if found != expected:
             self.refuse(where, shown(found), shown(expected))
 
     def close(self, where: str, found: float | None, expected: float | None, tolerance: float) -> None:
-        """Refuses a number that is off by more than rounding explains; None stands for undefined."""
+        """Refuse a number that is off by more than rounding explains; None stands for undefined."""
         if found is None or expected is None:
             self.equal(where, found, expected)
         elif not abs(found - expected) <= tolerance:
             self.refuse(where, shown(found), shown(expected))
 
     def require(self, well: bool, where: str, found: Any, expected: str) -> None:
-        """Refuses a value for which something does not hold."""
+        """Refuse a value for which something does not hold."""
         if not well:
             self.refuse(where, shown(found), expected)
 
 
 def shown(value: Any) -> str:
-    """A value from a stranger's file as short printable text."""
+    """Return a value from a stranger's file as short printable text."""
     return _cut(repr(value), LONGEST_VALUE)
 
 
 def printable(text: str) -> str:
-    """Text with what cannot be printed escaped, cut where it is long."""
+    """Return text with what cannot be printed escaped, cut where it is long."""
     text = _cut(text, LONGEST_TEXT)
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
 
 
 def defined(value: float) -> float | None:
-    """A number, or None for NaN."""
+    """Return a number, or None for NaN."""
     return None if math.isnan(value) else value
 
 

@@ -49,7 +49,7 @@ class OpenInputs:
         )
 
     def _read_features(self, spec: RunSpec, protocol_data: ProtocolData, split: str) -> np.ndarray:
-        """Features of a whole split, from the cache or computed now."""
+        """Return features of a whole split, from the cache or computed now."""
         workspace = self._workspace
         images = protocol_data.whole(split).images
         key = features_key(

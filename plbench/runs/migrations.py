@@ -16,7 +16,7 @@ OLDEST_VERSION = 3
 
 
 def upgraded(content: Content) -> Content:
-    """A record's content in the present schema; unchanged where it is that, or one that nobody knows.
+    """Return a record's content in the present schema; unchanged where it is that, or one that nobody knows.
 
     Args:
         content: as read from JSON.
@@ -74,7 +74,7 @@ def _without_f1_at_half(split: Any) -> Any:
 
 
 def _weights_of(spec: Any) -> Content | None:
-    """What packaged and random weights have seen; None for others, about which the spec says too little."""
+    """Return what packaged and random weights have seen; None for others, about which the spec says too little."""
     model = spec.get("model") if isinstance(spec, dict) else None
     kind = model.get("weights") if isinstance(model, dict) else None
     seen = {"packaged": PACKAGED, "random": RANDOM}.get(kind) if isinstance(kind, str) else None

@@ -90,7 +90,7 @@ def score(active: ActiveRun) -> Scored | None:
 
 
 def _choose_thresholds(active: ActiveRun, cells: Cells | None) -> Thresholds | str:
-    """Thresholds of the headline weights, in the main process; or a sentence on why there are none.
+    """Return thresholds of the headline weights, in the main process; or a sentence on why there are none.
 
     They come from the cells of a model that did not train on the validation part where there is one: this one, or the
     one that chose the epoch. Else they come from this one, which did.
@@ -115,20 +115,20 @@ def _choose_thresholds(active: ActiveRun, cells: Cells | None) -> Thresholds | s
 
 
 def _cells_that_chose(active: ActiveRun) -> Cells:
-    """Cells of the run that chose this one's epoch."""
+    """Return cells of the run that chose this one's epoch."""
     assert active.plan.chooser is not None
     folder = active.workspace.store.run_folder(active.plan.chooser.spec.key)
     return Cells.load(whole_file(folder, read_record(folder), "cells.npz"))
 
 
 def _idle_parts(active: ActiveRun) -> list[str]:
-    """What parts of the method did nothing in any process."""
+    """Return what parts of the method did nothing in any process."""
     first, *others = active.workspace.world.gather_objects(Guarded(active.method).idle())
     return [sentence for sentence in first if all(sentence in other for other in others)]
 
 
 def summarise(active: ActiveRun, scored: Scored) -> dict[str, SplitMetrics]:
-    """Figures by name; writes the cells, the per-class table and the replicates that they come from."""
+    """Return figures by name; write the cells, the per-class table and the replicates that they come from."""
     name, folder = "validation" if active.only_selects else "test", active.folder
     labels = active.scored_part.labels
     groups = active.plan.protocol_data.dataset.groups()
@@ -150,7 +150,7 @@ def summarise(active: ActiveRun, scored: Scored) -> dict[str, SplitMetrics]:
 def record(
     active: ActiveRun, scored: Scored, metrics: dict[str, SplitMetrics], timing: Timing, finished_at: str
 ) -> Record:
-    """The record of a run that is done; its files are in the folder already, save the record itself."""
+    """Return the record of a run that is done; its files are in the folder already, save the record itself."""
     active.write_log()
     spec = active.spec
     pretraining = describe_pretraining(spec.model, active.workspace.pretraining)

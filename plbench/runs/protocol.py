@@ -45,7 +45,7 @@ class ProtocolData:
     """
 
     def __init__(self, dataset: Dataset, protocol: Protocol, skipped_images: Sequence[str] = (), seed: int = 0) -> None:
-        """Opens nothing yet.
+        """Open nothing yet.
 
         Args:
             dataset: the data.
@@ -76,7 +76,7 @@ class ProtocolData:
         return self.dataset is dataset and (self.protocol, self.skipped) == (protocol, frozenset(skipped_images))
 
     def whole(self, split: str) -> Part:
-        """A split, less skipped images, with its labels as the dataset has them.
+        """Return a split, less skipped images, with its labels as the dataset has them.
 
         Raises:
             DataError: if it holds no image.
@@ -120,7 +120,7 @@ class ProtocolData:
         return np.array([_hash_fraction(image_id) < share for image_id in self.whole_train.images.ids], bool)
 
     def train(self, part: TrainPart = "train") -> Part:
-        """The images to train on, with partial labels: all of train, or without its validation part.
+        """Return the images to train on, with partial labels: all of train, or without its validation part.
 
         Raises:
             DataError: if there are none.
@@ -133,7 +133,7 @@ class ProtocolData:
         return self._fit_part
 
     def validation(self) -> Part:
-        """The held-out part of train, with the labels that the protocol lets select.
+        """Return the held-out part of train, with the labels that the protocol lets select.
 
         Raises:
             DataError: if it is empty, no class of it can be scored, or complete labels are asked for and there are
@@ -157,7 +157,7 @@ class ProtocolData:
         return part
 
     def check_validation(self) -> None:
-        """Makes sure, once, that the validation part can be scored.
+        """Make sure, once, that the validation part can be scored.
 
         Raises:
             DataError: as `validation`.
@@ -167,14 +167,14 @@ class ProtocolData:
             self._validates = True
 
     def hidden_truth(self, part: TrainPart = "train") -> PartialLabels | None:
-        """The complete labels behind `train(part)` where a simulation hid them: for diagnostics alone."""
+        """Return the complete labels behind `train(part)` where a simulation hid them: for diagnostics alone."""
         if self.protocol.simulation == "none":
             return None
         rows = self.train(part).rows
         return self.whole_train.labels.subset(rows)
 
     def test(self) -> Part:
-        """The test split.
+        """Return the test split.
 
         Raises:
             DataError: if it is empty, or no class of it can be scored.
@@ -213,7 +213,7 @@ class ProtocolData:
 def choose_protocol(
     dataset: Dataset, simulate: str | None, simulation_seed: int | None, *, selects_on_test: bool = False
 ) -> Protocol:
-    """The dataset's protocol with the simulation asked for, or a custom one.
+    """Return the dataset's protocol with the simulation asked for, or a custom one.
 
     Raises:
         PlbenchError: if the simulation cannot be read.
@@ -242,14 +242,14 @@ _WITHOUT_NEGATIVES = frozenset({"single-positive", "positive-only"})
 
 
 def custom(protocol: Protocol) -> Protocol:
-    """The same protocol under a name that no board ranks."""
+    """Return the same protocol under a name that no board ranks."""
     if protocol.name.startswith("custom/"):
         return protocol
     return protocol.model_copy(update={"name": f"custom/{protocol.name.partition('/')[0]}"})
 
 
 def is_official(dataset: Dataset, protocol: Protocol) -> bool:
-    """Whether the splits are those that were published, as far as their numbers of images and classes tell.
+    """Return whether the splits are those that were published, as far as their numbers of images and classes tell.
 
     A dataset of files that states neither number cannot be told from a part or an imitation of it.
     """

@@ -331,7 +331,7 @@ class Record(Frozen):
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Writes `record.json`, last of a run's files: its presence says that the run is whole.
+    """Write `record.json`, last of a run's files: its presence says that the run is whole.
 
     Raises:
         StoreError: if it cannot be written.
@@ -341,7 +341,7 @@ def write_record(folder: Path, record: Record) -> None:
 
 
 def figures(record: Record) -> dict[str, float]:
-    """What came of a run, by name: percentages of each evaluation ("test/map_c"), and what the run took."""
+    """Return what came of a run, by name: percentages of each evaluation ("test/map_c"), and what the run took."""
     found: dict[str, float] = {}
     for split, metrics in record.metrics.items():
         values = {name: getattr(metrics, name).value for name in ("map_c", "map_o")}
@@ -355,7 +355,7 @@ def figures(record: Record) -> dict[str, float]:
 
 
 def read_record(folder: Path) -> Record:
-    """Reads and validates a run's record.
+    """Read and validate a run's record.
 
     Raises:
         StoreError: if it is missing, damaged, of another schema, or not what its own key says.
@@ -371,7 +371,7 @@ def read_record(folder: Path) -> Record:
 
 
 def parse_record(content: bytes, path: Path) -> Record:
-    """A record from its JSON, of this schema or an older one; whether its hashes agree is not looked at.
+    """Return a record from its JSON, of this schema or an older one; whether its hashes agree is not looked at.
 
     Raises:
         StoreError: if it is no JSON, of a schema that is not known, or not valid, with the field.
@@ -397,13 +397,13 @@ def parse_record(content: bytes, path: Path) -> Record:
 
 
 def reference(path: Path) -> FileReference:
-    """A file's sha256 and size."""
+    """Return a file's sha256 and size."""
     with path.open("rb") as file:
         return FileReference(sha256=hashlib.file_digest(file, "sha256").hexdigest(), num_bytes=path.stat().st_size)
 
 
 def whole_file(folder: Path, record: Record, name: str) -> Path:
-    """The path of a file that a record refers to, if it is the very one.
+    """Return the path of a file that a record refers to, if it is the very one.
 
     Raises:
         StoreError: if it is missing, or was changed since.

@@ -40,7 +40,7 @@ class Registry:
 
     @classmethod
     def discover(cls, plugins: tuple[Path, ...] = ()) -> Registry:
-        """Reads the entry points of all installed distributions, and imports the plugin files given.
+        """Read the entry points of all installed distributions, and import the plugin files given.
 
         Raises:
             PluginError: if a plugin file cannot be imported or holds no plugin.
@@ -55,21 +55,21 @@ class Registry:
         return registry
 
     def names(self, kind: Kind) -> list[str]:
-        """All names, sorted; nothing is imported."""
+        """Return all names, sorted; nothing is imported."""
         return sorted(self.sources[kind])
 
     def origin(self, kind: Kind, name: str) -> str:
-        """The distribution or file that a plugin comes from."""
+        """Return the distribution or file that a plugin comes from."""
         return " and ".join(source.origin for source in self.sources[kind][name])
 
     def plugin_files(self) -> tuple[Path, ...]:
-        """The files given with `--plugin`, as far as their plugins are still known."""
+        """Return the files given with `--plugin`, as far as their plugins are still known."""
         sources = [source for by_name in self.sources.values() for found in by_name.values() for source in found]
         files = (Path(source.origin) for source in sources if source.loaded is not None)
         return tuple(dict.fromkeys(path for path in files if path.is_file()))
 
     def method(self, name: str) -> type[Method]:
-        """The class of a method.
+        """Return the class of a method.
 
         Raises:
             PluginError: if there is none of that name, or more than one, or it is broken.
@@ -77,11 +77,11 @@ class Registry:
         return self._load("method", name)
 
     def dataset(self, name: str) -> type[Dataset]:
-        """The class of a dataset; raises as `method` does."""
+        """Return the class of a dataset; raises as `method` does."""
         return self._load("dataset", name)
 
     def broken(self, kind: Kind) -> dict[str, str]:
-        """The plugins that cannot be used, with the reason. Imports all of them."""
+        """Return the plugins that cannot be used, with the reason. Imports all of them."""
         reasons = {}
         for name in self.names(kind):
             try:
@@ -128,7 +128,10 @@ class Registry:
 
 
 def _way_out(name: str, found: list[Source]) -> str:
-    """What to do about two plugins of one name: a file gives way to what is installed, and nothing to a stranger."""
+    """Return what to do about two plugins of one name.
+
+    A file gives way to what is installed, and nothing to a stranger.
+    """
     files = [source.origin for source in found if source.entry_point is None]
     if files:
         return f'rename the class in {files[0]}, as in name = "my-{name}": a plugin file may not hide what is installed'
@@ -137,7 +140,9 @@ def _way_out(name: str, found: list[Source]) -> str:
 
 
 def source_sha256(plugin: type[Any]) -> str:
-    """Hex sha256 of the file that defines a plugin, and of those of its own base classes: part of a run's identity.
+    """Return hex sha256 of the file that defines a plugin, and of those of its own base classes.
+
+    Part of a run's identity.
 
     Raises:
         PluginError: if the class has no source file.
@@ -151,7 +156,7 @@ def source_sha256(plugin: type[Any]) -> str:
 
 
 def source_file(plugin: type[Any]) -> str | None:
-    """The file of a plugin that comes with plbench, relative to the repository's root; None for a stranger's."""
+    """Return the file of a plugin that comes with plbench, relative to the repository's root; None for a stranger's."""
     package, _, module = plugin.__module__.rpartition(".")
     return f"{package.removeprefix('plbench.')}/{module}.py" if package.startswith("plbench.") else None
 
@@ -183,7 +188,7 @@ def _check(kind: Kind, name: str, plugin: Any, origin: str) -> None:
 
 
 def import_plugin_file(path: Path) -> Any:
-    """The module of a plugin file, imported once.
+    """Return the module of a plugin file, imported once.
 
     Raises:
         PluginError: if there is no such file, or it fails to import.

@@ -26,7 +26,7 @@ from plbench.training.evaluation import View
 
 
 def run(plan: ResolvedRun, workspace: Workspace, *, force: bool = False, watch: Watch | None = None) -> Record:
-    """Trains and evaluates what a plan says, and saves a record; a run that is done is read, not repeated.
+    """Train and evaluate what a plan says, and save a record; a run that is done is read, not repeated.
 
     Args:
         plan: what to run.
@@ -54,7 +54,7 @@ def run(plan: ResolvedRun, workspace: Workspace, *, force: bool = False, watch: 
 
 @contextlib.contextmanager
 def _held(plan: ResolvedRun, workspace: Workspace) -> Iterator[None]:
-    """The run, held by the main process for all of them."""
+    """Hold the run, in the main process for all of them."""
     if not workspace.world.is_main:
         yield
         return
@@ -65,7 +65,7 @@ def _held(plan: ResolvedRun, workspace: Workspace) -> Iterator[None]:
 
 
 def _make(active: ActiveRun) -> Record:
-    """Trains, evaluates, writes."""
+    """Train, evaluate, write."""
     write_spec(active)
     with active.phase("data"):
         active.prepare()
@@ -78,21 +78,21 @@ def _make(active: ActiveRun) -> Record:
 
 
 def write_spec(active: ActiveRun) -> None:
-    """What will run, first of all files."""
+    """Write what will run, first of all files."""
     if active.workspace.world.is_main:
         spec = active.spec.model_dump(mode="json", exclude_none=True)
         write_text(active.folder / "spec.toml", tomli_w.dumps(spec))
 
 
 def conclude(active: ActiveRun, timing: outcome.Timing) -> Record:
-    """Evaluates a model that is trained and writes its files; the record last, since it says that the run is whole."""
+    """Evaluate a model that is trained and write its files; the record last, since it says that the run is whole."""
     with active.phase("evaluation"):
         scored = outcome.score(active)
     return active.workspace.world.shared(lambda: _write_down(active, scored, timing))
 
 
 def _write_down(active: ActiveRun, scored: outcome.Scored | None, timing: outcome.Timing) -> Record:
-    """The main process's work alone."""
+    """Return the main process's work alone."""
     assert scored is not None
     folder, spec = active.folder, active.spec
     with active.phase("intervals"):
@@ -105,7 +105,7 @@ def _write_down(active: ActiveRun, scored: outcome.Scored | None, timing: outcom
 
 
 def stage_artifact(plan: ResolvedRun, name: str, workspace: Workspace) -> Tensor:
-    """What a stage hands on: its run, made once for everyone, and then reduced to a tensor, once too."""
+    """Return what a stage hands on: its run, made once for everyone, and then reduced to a tensor, once too."""
     stage, stage_plan = plan.stages[name]
     world = workspace.world
     if world.shared(lambda: stage_plan.finished(workspace.store)) is None:
@@ -123,7 +123,7 @@ def stage_artifact(plan: ResolvedRun, name: str, workspace: Workspace) -> Tensor
 
 
 def _reduce(stage: Stage, plan: ResolvedRun, workspace: Workspace) -> Tensor:
-    """Applies a stage's reduction to its trained model, over its whole training part."""
+    """Apply a stage's reduction to its trained model, over its whole training part."""
     needed = {name: stage_artifact(plan, name, workspace) for name in plan.stages}
     active = ActiveRun(plan, workspace, needed)
     active.prepare()
@@ -132,7 +132,7 @@ def _reduce(stage: Stage, plan: ResolvedRun, workspace: Workspace) -> Tensor:
 
 
 def chosen_epoch(plan: ResolvedRun, workspace: Workspace) -> int | None:
-    """Under validation selection, the best epoch of the same run on train without its validation part."""
+    """Return, under validation selection, the best epoch of the same run on train without its validation part."""
     if plan.chooser is None:
         return None
     workspace.reporter.line(f"Choosing the epoch on the validation part: {plan.chooser.describe()}")
@@ -143,7 +143,7 @@ def chosen_epoch(plan: ResolvedRun, workspace: Workspace) -> int | None:
 
 @contextlib.contextmanager
 def discard_incomplete_run(plan: ResolvedRun, workspace: Workspace) -> Iterator[None]:
-    """On failure: a failed training leaves a failed record; without a checkpoint, anything else leaves nothing."""
+    """Save a failed record when a training fails; after any other failure remove what has no checkpoint."""
     if not workspace.world.is_main:
         yield
         return
@@ -170,5 +170,5 @@ def discard_incomplete_run(plan: ResolvedRun, workspace: Workspace) -> Iterator[
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
+    """Return the time in UTC, ISO 8601, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -25,7 +25,7 @@ Tell = Callable[[Sequence[Result]], None]
 def run_all(
     plans: Sequence[ResolvedRun], workspace: Workspace, *, force: bool = False, tell: Tell = lambda results: None
 ) -> list[Result]:
-    """Makes all runs and returns their records, in the order of the plans; a training that failed gives its error.
+    """Make all runs and return their records, in the order of the plans; a training that failed gives its error.
 
     Args:
         plans: what to run; the same run may come twice.
@@ -50,7 +50,7 @@ def run_all(
 
 
 def _without_their_stages(plans: Sequence[ResolvedRun], workspace: Workspace, tell: Tell) -> dict[str, Result]:
-    """Makes the stages of all plans, and the runs that choose their epochs; gives the plans whose stages failed."""
+    """Make the stages of all plans, and the runs that choose their epochs; give the plans whose stages failed."""
     first = {plan.spec.key: plan.prerequisites for plan in plans}
     needed = [stage for stages in first.values() for stage in stages]
     if not needed:
@@ -66,7 +66,7 @@ def _without_their_stages(plans: Sequence[ResolvedRun], workspace: Workspace, te
 
 
 def came_first(why: str) -> TrainingError:
-    """The error of a run that could not be made for want of another."""
+    """Return the error of a run that could not be made for want of another."""
     return TrainingError(f"a run that must come first failed: {why}")
 
 
@@ -97,13 +97,13 @@ class Count:
     last: float = field(default_factory=time.monotonic)
 
     def add(self, made: int, failed: int) -> None:
-        """Counts trainings that ended."""
+        """Count trainings that ended."""
         self.made += made
         self.failed += failed
         self.last = time.monotonic()
 
     def words(self, running: int | None = None) -> str:
-        """What the number of runs made does not say."""
+        """Return what the number of runs made does not say."""
         parts = [f"{self.failed} failed"] if self.failed else []
         parts += [] if running is None else [f"{running} running"]
         left = self.seconds_left()
@@ -119,7 +119,7 @@ class Count:
 
 
 def run_here(plans: Sequence[ResolvedRun], workspace: Workspace, expected_seconds: float = 0.0) -> list[Result]:
-    """As `run_all`, and says after each run, or group that trained together, how far the whole is."""
+    """Do as `run_all`, and say after each run, or group that trained together, how far the whole is."""
     wanted = in_order(plans).values()
     count = Count(sum(plan.finished(workspace.store) is None for plan in wanted), expected_seconds)
 
@@ -145,7 +145,7 @@ class Standing:
 
 
 def standings(plans: Sequence[ResolvedRun], store: Store) -> list[Standing]:
-    """Reads where runs stand; a record that cannot be trusted counts as a failure."""
+    """Read where runs stand; a record that cannot be trusted counts as a failure."""
     found = [_recorded(store.run_folder(plan.spec.key)) for plan in plans]
     held = store.held(plan.spec.key for plan, standing in zip(plans, found, strict=True) if standing.state != "done")
     return [

@@ -31,17 +31,17 @@ class Store:
     cache: Path
 
     def run_folder(self, key: str) -> Path:
-        """Where a run's files lie."""
+        """Return where a run's files lie."""
         return self.runs / key
 
     def keys(self) -> list[str]:
-        """Keys of all runs with a record, sorted."""
+        """Return the keys of all runs with a record, sorted."""
         if not self.runs.is_dir():
             return []
         return sorted(folder.name for folder in self.runs.iterdir() if (folder / RECORD).is_file())
 
     def find(self, text: str) -> Path:
-        """The folder of the run that a key, the start of one, or a path names.
+        """Return the folder of the run that a key, the start of one, or a path names.
 
         Raises:
             StoreError: if no run or more than one is meant.
@@ -60,7 +60,7 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self, key: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-        """Holds one run for this process.
+        """Hold one run for this process.
 
         Args:
             key: of the run.
@@ -92,7 +92,7 @@ class Store:
             lock.release()
 
     def held(self, keys: Iterable[str]) -> set[str]:
-        """Those of some runs that a living process holds; the lock of one that was killed is free.
+        """Return those of some runs that a living process holds; the lock of one that was killed is free.
 
         Where locks cannot be tried, since the folder may not be written to, none are.
         """
@@ -118,5 +118,5 @@ class Store:
         return self.runs / f".{key}.lock"
 
     def remove(self, key: str) -> None:
-        """Deletes a run's folder."""
+        """Delete a run's folder."""
         shutil.rmtree(self.run_folder(key), ignore_errors=True)

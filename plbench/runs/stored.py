@@ -86,7 +86,7 @@ def replicates_of(folder: Path, record: Record) -> dict[str, np.ndarray]:
 
 
 def _table(folder: Path, record: Record, name: str) -> bytes:
-    """The content of a table, if it is the very one that the record refers to."""
+    """Return the content of a table, if it is the very one that the record refers to."""
     path, stated = folder / name, record.files.get(name)
     try:
         content = path.read_bytes()

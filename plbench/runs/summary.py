@@ -41,7 +41,7 @@ def summarise(
     replicates: Replicates | None,
     thresholds: Thresholds | None = None,
 ) -> SplitMetrics:
-    """Every metric of `semantics.md` over one set of cells.
+    """Return every metric of `semantics.md` over one set of cells.
 
     Args:
         labels: of the evaluated part: names its classes.
@@ -133,7 +133,7 @@ def f1_figures(scores: F1) -> F1Figures:
 def draw_replicates(
     cells: Cells, labels: PartialLabels, groups: Mapping[str, Sequence[str]], seed: int, report: ProgressReport
 ) -> Replicates:
-    """Bootstrap of mAP(C), mAP(O) and the groups' mAP(C) over test images.
+    """Return bootstrap of mAP(C), mAP(O) and the groups' mAP(C) over test images.
 
     Args:
         seed: the protocol's, so that any two runs of one protocol draw the same images and pair up.
@@ -143,7 +143,7 @@ def draw_replicates(
 
 
 def read_per_class(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a per-class table for classes named by id or display name, such as "dog".
+    """Return the rows of a per-class table for classes named by id or display name, such as "dog".
 
     LVIS calls its persons `baby`: Person-AP is there the mAP(C) of the group `person`.
 
@@ -203,7 +203,7 @@ def image_interval(value: float, replicates: np.ndarray, lowest: float | None) -
 
 
 def _percent(value: float) -> float | None:
-    """Rounded to six decimals, inside [0, 100] whatever the last bit; None for NaN."""
+    """Return rounded to six decimals, inside [0, 100] whatever the last bit; None for NaN."""
     return None if math.isnan(value) else min(max(round(value, 6), 0.0), 100.0)
 
 

@@ -23,7 +23,7 @@ class EntryError(PlbenchError):
     """A file of a record that cannot be read: `field` says which, and what in it."""
 
     def __init__(self, field: str, found: str) -> None:
-        """Keeps the field apart from what was found there."""
+        """Keep the field apart from what was found there."""
         super().__init__(f"{field}: {found}")
         self.field, self.found = field, found
 
@@ -99,18 +99,18 @@ def parse_replicates(content: bytes) -> dict[str, np.ndarray]:
 
 
 def as_metrics(table: Sequence[ClassRow]) -> Metrics:
-    """A per-class table as what its means are taken from."""
+    """Return a per-class table as what its means are taken from."""
     ap = np.array([math.nan if row.ap is None else row.ap / 100 for row in table])
     return Metrics(ap, np.array([row.positives for row in table]), np.array([row.negatives for row in table]))
 
 
 def group_members(table: Sequence[ClassRow], names: Iterable[str]) -> dict[str, list[int]]:
-    """Columns of each group's classes."""
+    """Return columns of each group's classes."""
     return {name: [c for c, row in enumerate(table) if name in row.groups] for name in names}
 
 
 def quintile_members(table: Sequence[ClassRow]) -> list[list[int]]:
-    """Columns of each quintile's classes."""
+    """Return columns of each quintile's classes."""
     return [[c for c, row in enumerate(table) if row.quintile == number] for number in range(1, 6)]
 
 

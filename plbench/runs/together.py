@@ -33,7 +33,7 @@ of what is free."""
 
 
 def can_stack(plan: ResolvedRun) -> bool:
-    """Whether a run could train with others: on cached features, by a method whose loss broadcasts over heads.
+    """Return whether a run could train with others: on cached features, by a method whose loss broadcasts over heads.
 
     Raises:
         PluginError: if the method says that it can be stacked, but cannot.
@@ -44,7 +44,7 @@ def can_stack(plan: ResolvedRun) -> bool:
 
 
 def groups(plans: Sequence[ResolvedRun]) -> list[list[ResolvedRun]]:
-    """Runs that may train together, as large as groups come; a run that cannot be stacked is alone."""
+    """Return runs that may train together, as large as groups come; a run that cannot be stacked is alone."""
     found: dict[str, list[ResolvedRun]] = defaultdict(list)
     for plan in plans:
         found[_common(plan) if can_stack(plan) else plan.spec.key].append(plan)
@@ -52,7 +52,7 @@ def groups(plans: Sequence[ResolvedRun]) -> list[list[ResolvedRun]]:
 
 
 def _common(plan: ResolvedRun) -> str:
-    """What runs of one group agree in: all but method, seed, rate and decay."""
+    """Return what runs of one group agree in: all but method, seed, rate and decay."""
     spec = plan.spec
     common = spec.plan.model_copy(update={"lr": 1.0, "weight_decay": 0.0})
     method = spec.method.model_copy(update={"name": "", "version": "", "source_sha256": "", "params": {}})
@@ -62,7 +62,7 @@ def _common(plan: ResolvedRun) -> str:
 
 
 def in_memory(plans: Sequence[ResolvedRun], workspace: Workspace) -> Iterator[list[ActiveRun]]:
-    """Runs of a group, ready to train, as many at a time as memory allows, on features that are there once.
+    """Yield runs of a group, ready to train, as many at a time as memory allows, on features that are there once.
 
     Args:
         plans: one of `groups`, all of whose stages are done.
@@ -87,7 +87,10 @@ def _prepared(plan: ResolvedRun, workspace: Workspace, inputs: OpenInputs) -> Ac
 
 
 def most_at_once(model: nn.Module, batch_size: int, device: torch.device) -> int:
-    """How many heads such as this one memory allows to train together; one that a stack does not know is alone."""
+    """Return how many heads such as this one memory allows to train together.
+
+    One that a stack does not know is alone.
+    """
     return max(1, _memory(device) // bytes_per_head(model, batch_size)) if layers_of(model) is not None else 1
 
 
@@ -101,7 +104,7 @@ def train(
     after_epoch: Callable[[ActiveRun], Callable[[FitState], None]] = lambda active: lambda state: None,
     save: Callable[[ActiveRun], None] = lambda active: None,
 ) -> list[Head]:
-    """Trains runs together, each from where it stands.
+    """Train runs together, each from where it stands.
 
     Args:
         runs: from `in_memory`.
@@ -150,7 +153,7 @@ def train(
 
 
 def run_group(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[Record | TrainingError]:
-    """Makes runs that train together; each leaves the record that it would leave alone.
+    """Make runs that train together; each leaves the record that it would leave alone.
 
     Args:
         plans: one of `groups`, no two with one key, all of whose stages are done.
@@ -196,7 +199,7 @@ def _make(runs: Sequence[ActiveRun], workspace: Workspace) -> dict[str, Record |
 
 
 def _result(workspace: Workspace, num_others: int, active: ActiveRun, head: Head) -> Record | TrainingError:
-    """Ends a run whose training ended. Its own bars would hide the one over all runs."""
+    """End a run whose training ended. Its own bars would hide the one over all runs."""
     active.workspace = dataclasses.replace(workspace, reporter=Reporter())
     active.conclude()
     if head.error is None:

@@ -68,7 +68,7 @@ class Workspace:
 
 
 def open_dataset(name: str, workspace: Workspace) -> Dataset:
-    """A dataset whose files are there, drawn or checked.
+    """Return a dataset whose files are there, drawn or checked.
 
     Raises:
         DataError: if files are missing: which, where they were looked for, and how to get them. StoreError: if
@@ -94,7 +94,7 @@ def open_dataset(name: str, workspace: Workspace) -> Dataset:
 
 
 def fingerprint(dataset: Dataset, workspace: Workspace) -> str:
-    """A dataset's fingerprint. Its images are hashed for it once, which is shown, by the main process first.
+    """Return a dataset's fingerprint. Its images are hashed for it once, which is shown, by the main process first.
 
     Raises:
         StoreError: if the cache cannot be written.
@@ -114,7 +114,7 @@ def fingerprint(dataset: Dataset, workspace: Workspace) -> str:
 
 
 def locate_dataset(name: str, workspace: Workspace) -> Dataset:
-    """A dataset where its files are or would be, with the options given; nothing is read.
+    """Return a dataset where its files are or would be, with the options given; nothing is read.
 
     Raises:
         PlbenchError: if it does not take an option, or the option's value is not valid.
@@ -144,7 +144,7 @@ def _dataset_options(kind: type[Dataset], values: Mapping[str, Any]) -> Any:
 
 
 def dataset_root(kind: type[Dataset], workspace: Workspace) -> Path:
-    """The folder given, or where datasets usually are: the cache for drawn ones, the user's data for others."""
+    """Return the folder given, or where datasets usually are: the cache for drawn ones, the user's data for others."""
     if workspace.data_root is not None:
         return workspace.data_root
     if not kind.needs_files:

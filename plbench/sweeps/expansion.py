@@ -59,7 +59,7 @@ class Expansion:
 
 
 def expand(grid: Grid, workspace: Workspace) -> Expansion:
-    """The plans of all runs of a grid; nothing is trained.
+    """Return the plans of all runs of a grid; nothing is trained.
 
     A run that does not fit (its method needs what the setting does not have, its dataset has no such recipe) is left
     out. A value that the grid names and that fits no run at all is a mistake.
@@ -94,7 +94,7 @@ def expand(grid: Grid, workspace: Workspace) -> Expansion:
 
 
 def _methods(grid: Grid, registry: Registry) -> tuple[list[tuple[Candidate, dict[str, Any]]], list[Skipped]]:
-    """Each candidate with each combination of the parameters that the grid gives it."""
+    """Return each candidate with each combination of the parameters that the grid gives it."""
     found: dict[str, tuple[Candidate, dict[str, Any]]] = {}
     left_out: list[Skipped] = []
     for entry in grid.methods:
@@ -114,7 +114,7 @@ def _methods(grid: Grid, registry: Registry) -> tuple[list[tuple[Candidate, dict
 
 
 def _with_weights(grid: Grid, workspace: Workspace) -> Workspace:
-    """The workspace with the file that the grid's weights name, if they name one."""
+    """Return the workspace with the file that the grid's weights name, if they name one."""
     files = [value for value in grid.model.get("weights", []) if value not in _WEIGHTS]
     if len(files) > 1:
         raise PlbenchError(f"model.weights: {files[0]!r} and {files[1]!r} are two files; a sweep has one at most")
@@ -136,24 +136,24 @@ class _Planned:
         self._left_out: dict[Skipped, None] = {}
 
     def fits(self, cell: Cell, plan: ResolvedRun) -> None:
-        """A run that can be made."""
+        """Add a run that can be made."""
         self.number += 1
         self.runs.append(GridRun(cell, plan))
         self._fits.update(_named(cell))
 
     def does_not_fit(self, cell: Cell, who: str, why: PlbenchError) -> None:
-        """One that cannot, for a reason."""
+        """Add one that cannot, for a reason."""
         self.number += 1
         self._left_out[Skipped(who, str(why))] = None
         for value in _named(cell):
             self._reasons.setdefault(value, str(why))
 
     def left_out(self) -> list[Skipped]:
-        """What does not fit, each reason once."""
+        """Return what does not fit, each reason once."""
         return list(self._left_out)
 
     def refuse_what_never_fits(self) -> None:
-        """Raises if a value that the grid names fits no run; a typing error most likely."""
+        """Raise if a value that the grid names fits no run; a typing error most likely."""
         reasons = {entry.why for entry in self._left_out}
         if not self.runs:
             if len(reasons) == 1:
@@ -168,7 +168,7 @@ class _Planned:
 
 
 def _named(cell: Cell) -> list[tuple[str, str]]:
-    """What a person named of a cell: not a method that a group brought along."""
+    """Return what a person named of a cell: not a method that a group brought along."""
     given = {name: value for name, value in cell.values.items() if name != "seed"}
     if not cell.candidate.named:
         del given["method"]
@@ -176,7 +176,7 @@ def _named(cell: Cell) -> list[tuple[str, str]]:
 
 
 def _plan(cells: Sequence[Cell], workspace: Workspace, opened: list[ProtocolData], planned: _Planned) -> None:
-    """Plans cells of one dataset and setting."""
+    """Plan cells of one dataset and setting."""
     first = cells[0]
     try:
         setting = resolve_setting(_request(first.dataset, first.setting), workspace, opened)

@@ -146,19 +146,22 @@ class Grid(_Strict):
         return self
 
     def axes(self) -> dict[str, list[Any]]:
-        """The values of each axis by name, but for method, dataset and seed; an axis that is not set is not there."""
+        """Return the values of each axis by name, but for method, dataset and seed.
+
+        An axis that is not set is not there.
+        """
         own: dict[str, list[Any]] = {"simulation": self.simulations, "backbone": self.backbones}
         own |= {name: getattr(self, name) for name in REQUEST_FIELDS}
         return {name: values for name, values in {**own, **self.model, **self.plan}.items() if values}
 
     def settings(self) -> Iterator[dict[str, Any]]:
-        """All combinations of `axes`, the last one moving fastest."""
+        """Yield all combinations of `axes`, the last one moving fastest."""
         axes = self.axes()
         for values in itertools.product(*axes.values()):
             yield dict(zip(axes, values, strict=True))
 
     def leaves_out(self, cell: Cell) -> bool:
-        """Whether an exclusion matches."""
+        """Return whether an exclusion matches."""
         return any(_matches(exclusion, cell) for exclusion in self.exclude)
 
 
@@ -185,7 +188,7 @@ class Cell:
 
 
 def _matches(exclusion: Mapping[str, Any], cell: Cell) -> bool:
-    """Whether all that an exclusion names is so; of a list, any member will do."""
+    """Return whether all that an exclusion names is so; of a list, any member will do."""
     for name, wanted in exclusion.items():
         if name == "params":
             if not all(cell.params.get(param) in _listed(value) for param, value in wanted.items()):
@@ -199,7 +202,7 @@ def _matches(exclusion: Mapping[str, Any], cell: Cell) -> bool:
 
 
 def read_grid(path: Path) -> Grid:
-    """A grid from its file.
+    """Return a grid from its file.
 
     Raises:
         PlbenchError: in one sentence that names the field, if the file cannot be read or does not say a grid.
@@ -216,7 +219,7 @@ def read_grid(path: Path) -> Grid:
 
 
 def _sentence(error: ValidationError) -> str:
-    """The first thing that is wrong with a grid, in words; a mistyped name before what is missing for it."""
+    """Return the first thing that is wrong with a grid, in words; a mistyped name before what is missing for it."""
     found = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     *outer, name = first_place = found[0]["loc"] or ("",)
     place, kind = _place(first_place), found[0]["type"]
@@ -240,7 +243,7 @@ def _unknown(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
 
 
 def _place(location: Sequence[str | int]) -> str:
-    """Where in the file, as in "methods[2].params.top_k", counted from 1."""
+    """Return where in the file, as in "methods[2].params.top_k", counted from 1."""
     text = ""
     for part in (part for part in location if part not in _KINDS):
         text += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if text else str(part)

@@ -21,7 +21,7 @@ from plbench.testing.pair import shared_pair
 def check_methods(
     names: Sequence[str], registry: Registry, params: Mapping[str, Any] | None, reporter: Reporter
 ) -> list[Finding]:
-    """All findings on some methods.
+    """Return all findings on some methods.
 
     Raises:
         PlbenchError: if there is no such method, or it takes no such parameter.
@@ -44,7 +44,7 @@ def check_methods(
 
 
 def check_one_dataset(name: str, workspace: Workspace, *, fixture: bool) -> list[Finding]:
-    """All findings on a dataset, on its files, or on its fixture.
+    """Return all findings on a dataset, on its files, or on its fixture.
 
     Raises:
         PlbenchError: if there is no such dataset, its files are missing, or it has no fixture.

@@ -47,14 +47,14 @@ class Constants(TorchFunctionMode):
 
     @contextlib.contextmanager
     def noting(self) -> Iterator[None]:
-        """The first computation."""
+        """Note the values of the first computation."""
         self._notes, self._next = [], None
         with self, _functions_as(self._applied):
             yield
 
     @contextlib.contextmanager
     def putting_back(self) -> Iterator[None]:
-        """A later one.
+        """Put them back in a later one.
 
         Raises:
             PathChanged: if it does other things than the first.
@@ -66,7 +66,7 @@ class Constants(TorchFunctionMode):
             raise PathChanged
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called for every function of torch."""
+        """Handle a call of any function of torch."""
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
         if self._suspended:
@@ -81,7 +81,7 @@ class Constants(TorchFunctionMode):
         return self._constant_parts(name, result, given)
 
     def _constant_parts(self, name: str, result: Any, given: list[Tensor]) -> Any:
-        """The result, with the parts of it that carry no gradient as they were when they were noted."""
+        """Return the result, with the parts of it that carry no gradient as they were when they were noted."""
         if isinstance(result, torch.Size):
             return result
         parts, shape = tree_flatten(result)
@@ -100,14 +100,14 @@ class Constants(TorchFunctionMode):
         return tree_unflatten(parts, shape)
 
     def _write(self, name: str, target: Tensor) -> None:
-        """A tensor without gradient was written to, from one with: its content is as it was when it was noted."""
+        """Restore a tensor without gradient that was written to, from one with: its content is as it was noted."""
         noted = self._kept(name, [target])[0]
         if noted is not target:
             with self._suspension(), torch.no_grad():
                 target.copy_(noted)
 
     def _kept(self, name: str, values: list[Any]) -> list[Any]:
-        """Notes values; or gives those that were noted, in tensors of their own."""
+        """Return notes values; or gives those that were noted, in tensors of their own."""
         with self._suspension(), torch.no_grad():
             if self._next is None:
                 self._notes.append((name, [_copied(value) for value in values]))
@@ -129,7 +129,7 @@ class Constants(TorchFunctionMode):
             self._suspended = before
 
     def _applied(self, kind: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """A custom function: in ordinary operations where it says what those are, else differentiable as a whole."""
+        """Return a custom function in ordinary operations where it names them, else differentiable as a whole."""
         if (plain := getattr(kind, "plain", None)) is not None:
             return plain(*args, **kwargs)
         with self._suspension():
@@ -153,7 +153,7 @@ _OPERATORS = frozenset({"__iadd__", "__isub__", "__imul__", "__itruediv__", "__i
 
 @contextlib.contextmanager
 def _functions_as(applied: Callable[..., Any]) -> Iterator[None]:
-    """Hands every use of a `torch.autograd.Function` to `applied(kind, original, *args)` while the scope lasts."""
+    """Hand every use of a `torch.autograd.Function` to `applied(kind, original, *args)` while the scope lasts."""
     original: Any = torch.autograd.Function.__dict__["apply"]
 
     def apply(kind: Any, *args: Any, **kwargs: Any) -> Any:

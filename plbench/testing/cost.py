@@ -26,14 +26,14 @@ class CrossEntropy(Method):
     title = "CE"
 
     def loss(self, output: Tensor, batch: Batch, progress: Progress) -> Loss:
-        """Cross-entropy."""
+        """Return cross-entropy."""
         return Loss.of_images(
             partial_asymmetric_loss(output, batch.labels, gamma_pos=0.0, gamma_neg=0.0, gamma_unann=0.0)
         )
 
 
 def add_measured(rows: list[dict[str, Any]], registry: Registry, reporter: Reporter) -> None:
-    """Adds to each row's cost how long an epoch of the method's own training takes, in epochs of cross-entropy.
+    """Add to each row's cost how long an epoch of the method's own training takes, in epochs of cross-entropy.
 
     Small features and one linear layer make a method look dearer than it is beside a network that has much to compute.
     """
@@ -58,7 +58,7 @@ def _measured(name: str, registry: Registry) -> str:
 
 
 def _seconds(job: SmallJob) -> float:
-    """The shortest epoch but the first of a training."""
+    """Return the shortest epoch but the first of a training."""
     state = job.state()
     job.go_on(state)
     return float(min(row["seconds"] for row in state.history[1:]))

@@ -16,7 +16,7 @@ _MOST_IMAGES = 16  # of a split that are decoded
 
 
 def check_splits(subject: DatasetSubject) -> None:
-    """Every split that a protocol uses: there, not empty, of the same classes."""
+    """Check every split that a protocol uses: there, not empty, of the same classes."""
     dataset = subject.opened()
     classes = None
     for name in dataset.used_splits():
@@ -32,7 +32,7 @@ def check_splits(subject: DatasetSubject) -> None:
 
 
 def check_ids(subject: DatasetSubject) -> None:
-    """Ids of images and classes: unique, texts, and the same when the files are read again."""
+    """Check ids of images and classes: unique, texts, and the same when the files are read again."""
     first, second = subject.opened(), subject.opened()
     for name in first.used_splits():
         ids = list(first.split(name).images.ids)
@@ -49,7 +49,7 @@ def check_ids(subject: DatasetSubject) -> None:
 
 
 def check_apart(subject: DatasetSubject) -> None:
-    """Images of test and of train by their bytes, whatever their ids and folders."""
+    """Check images of test and of train by their bytes, whatever their ids and folders."""
     protocol, dataset = subject.kind.protocols[0], subject.opened()
     found = find_duplicates(dataset, protocol.train_split, protocol.test_split)
     if found is None:
@@ -80,7 +80,7 @@ def check_near(subject: DatasetSubject) -> None:
 
 
 def check_labels(subject: DatasetSubject) -> None:
-    """Values, and that there is something to learn and something to score."""
+    """Check values, and that there is something to learn and something to score."""
     dataset = subject.opened()
     for protocol in subject.kind.protocols:
         protocol_data = ProtocolData(dataset, protocol)
@@ -97,7 +97,7 @@ def check_labels(subject: DatasetSubject) -> None:
 
 
 def check_images(subject: DatasetSubject) -> None:
-    """Images that are spread over each split: in RGB, and no smaller than asked for."""
+    """Check images that are spread over each split: in RGB, and no smaller than asked for."""
     dataset = subject.opened()
     for name in dataset.used_splits():
         images = dataset.split(name).images
@@ -121,7 +121,7 @@ def check_images(subject: DatasetSubject) -> None:
 
 
 def check_groups(subject: DatasetSubject) -> None:
-    """Groups of class ids."""
+    """Check groups of class ids."""
     dataset = subject.opened()
     class_ids = set(dataset.split(dataset.used_splits()[0]).labels.class_ids)
     groups = dataset.groups()
@@ -135,7 +135,7 @@ def check_groups(subject: DatasetSubject) -> None:
 
 
 def check_fingerprint(subject: DatasetSubject) -> None:
-    """The same for the same files, whichever instance says it and whatever was read before."""
+    """Check that it is the same for the same files, whichever instance says it and whatever was read before."""
     fresh, used = subject.opened(), subject.opened()
     _read_some(used)
     first, second = fresh.fingerprint(), used.fingerprint()
@@ -146,7 +146,7 @@ def check_fingerprint(subject: DatasetSubject) -> None:
 
 
 def check_generators(subject: DatasetSubject) -> None:
-    """Global generators after reading."""
+    """Check global generators after reading."""
     before = global_states()
     _read_some(subject.opened())
     after = global_states()

@@ -17,7 +17,7 @@ from plbench.testing.findings import Check, Mismatch, NotApplicable
 
 
 def check_follows(subject: DatasetSubject) -> None:
-    """Edits the files of a copy one by one: where labels or images are others then, so must the fingerprint be."""
+    """Edit the files of a copy one by one: where labels or images are others then, so must the fingerprint be."""
     if not subject.is_fixture:
         raise NotApplicable("the files are not a fixture's, so they are not edited")
     before = _facts(subject.opened())
@@ -44,7 +44,7 @@ Edit = Callable[[Path], bool]
 
 
 def _edited(subject: DatasetSubject, edit: Edit) -> dict[str, Any] | None:
-    """What a copy says after an edit; None where the edit cannot be made, or the files are refused then."""
+    """Return what a copy says after an edit; None where the edit cannot be made, or the files are refused then."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         shutil.copytree(subject.root, copy)
@@ -57,7 +57,7 @@ def _edited(subject: DatasetSubject, edit: Edit) -> dict[str, Any] | None:
 
 
 def _moved(options: Any, old: Path, new: Path) -> Any:
-    """Options whose paths below one folder lie below another."""
+    """Return options whose paths below one folder lie below another."""
     if not isinstance(options, DatasetOptions):
         return options
     changes = {
@@ -79,7 +79,7 @@ def _facts(dataset: Dataset) -> dict[str, Any]:
 
 
 def _edits(root: Path) -> Iterator[tuple[str, list[Edit]]]:
-    """Edits of each file by name: entries that tables may lack, other bytes of an image, the lack of one."""
+    """Yield edits of each file by name: entries that tables may lack, other bytes of an image, the lack of one."""
     files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
     for path in files:
         if (shortened := _SHORTENED.get(path.suffix.lower())) is not None:
@@ -105,7 +105,7 @@ def _fewer_lines(path: Path, share: float) -> bool:
 
 
 def _fewer_entries(path: Path, share: float) -> bool:
-    """One entry less in the longest list of a JSON file: usually that of annotations."""
+    """Return one entry less in the longest list of a JSON file: usually that of annotations."""
     content = json.loads(path.read_text(encoding="utf-8"))
     lists = [content] if isinstance(content, list) else [v for v in content.values() if isinstance(v, list) and v]
     if not lists:

@@ -43,7 +43,7 @@ class DatasetSubject:
     opens: type[Dataset] | None = None
 
     def opened(self, root: Path | None = None, options: Any = None) -> Dataset:
-        """A new instance, prepared; of another folder where one is given."""
+        """Return a new instance, prepared; of another folder where one is given."""
         place = self.root if root is None else root
         reader = self.opens or self.kind
         dataset = reader(place, cache=self.cache, options=self.options if options is None else options)
@@ -68,7 +68,7 @@ def check_words(subject: DatasetSubject) -> None:
 
 
 def check_protocols(subject: DatasetSubject) -> None:
-    """Names that say what they ask, simulations that can be read, suggested values that are valid."""
+    """Check names that say what they ask, simulations that can be read, suggested values that are valid."""
     protocols = subject.kind.protocols
     if not protocols:
         raise Mismatch(PROTOCOLS.expected, "none; the first is what --dataset NAME alone means")
@@ -104,7 +104,7 @@ def _check_protocol(subject: DatasetSubject, protocol: BenchmarkProtocol) -> Non
 
 
 def check_recipes(subject: DatasetSubject) -> None:
-    """Unique names, a plan for each regime, a backbone that exists, a source for each value."""
+    """Check unique names, a plan for each regime, a backbone that exists, a source for each value."""
     recipes = subject.kind.recipes
     names = [recipe.name for recipe in recipes]
     if not recipes or len(set(names)) != len(names):
@@ -125,7 +125,7 @@ def check_recipes(subject: DatasetSubject) -> None:
 
 
 def check_missing(subject: DatasetSubject) -> None:
-    """What it says of a folder that does not exist."""
+    """Check what it says of a folder that does not exist."""
     with tempfile.TemporaryDirectory() as folder:
         nowhere = Path(folder) / "nowhere"
         dataset = subject.kind(nowhere)
@@ -143,7 +143,7 @@ def check_missing(subject: DatasetSubject) -> None:
 
 
 def check_unknown_split(subject: DatasetSubject) -> None:
-    """A split that is not there."""
+    """Check a split that is not there."""
     try:
         subject.opened().split("no-such-split")
     except PlbenchError as error:

@@ -38,7 +38,7 @@ Options = Mapping[str, Any] | Callable[[Path], Mapping[str, Any]]
 
 @contextlib.contextmanager
 def on_fixture(kind: type[Dataset], registry: Registry, options: Options = {}) -> Iterator[DatasetSubject]:  # noqa: B006
-    """A dataset on the small imitation of its files that it makes itself, or that it draws.
+    """Open a dataset on the small imitation of its files that it makes itself, or that it draws.
 
     Raises:
         PlbenchError: if it makes none.
@@ -52,7 +52,7 @@ def on_fixture(kind: type[Dataset], registry: Registry, options: Options = {}) -
 
 
 def dataset_findings(subject: DatasetSubject) -> Iterator[Finding]:
-    """What checks find, one after another. Where the splits cannot be had, nothing more is asked of the files."""
+    """Yield what checks find, one after another. Where the splits cannot be had, nothing more is asked of the files."""
     for check in CHECKS:
         finding = next(findings_of(subject.kind.name, [check], subject))
         yield finding
@@ -67,7 +67,7 @@ def check_dataset(
     options: Options = {},  # noqa: B006
     registry: Registry | None = None,
 ) -> None:
-    """Puts a dataset through every check: for a test of one's own.
+    """Put a dataset through every check: for a test of one's own.
 
     Args:
         dataset: the class, or the name of an installed one.

@@ -26,7 +26,7 @@ _NUM_SAMPLES = 5
 
 
 def literal_variants(kind: type[Method]) -> Iterator[dict[str, Any]]:
-    """The defaults, then every further value of a parameter that is one of a few words, then declared variants."""
+    """Yield the defaults, every further value of a parameter that is one of a few words, and declared variants."""
     seen: list[Any] = [kind.Params()]
     yield {}
     choices = [
@@ -42,7 +42,7 @@ def literal_variants(kind: type[Method]) -> Iterator[dict[str, Any]]:
 
 
 def check_words(subject: Subject) -> None:
-    """Title, description, and a line on each parameter."""
+    """Check title, description, and a line on each parameter."""
     kind = subject.kind
     if not inspect.cleandoc(kind.__doc__ or "").strip() or kind.__doc__ == Method.__doc__:
         raise Mismatch(WORDS.expected, "no docstring on the class; say there what the method does, with its formula")
@@ -58,13 +58,16 @@ def check_words(subject: Subject) -> None:
 
 
 def check_built(subject: Subject) -> None:
-    """Stages, constructor and model."""
+    """Check stages, constructor and model."""
     job = SmallJob(subject, Size(rows=16, batch_size=8))
     job.model(job.method())
 
 
 def check_ranges(subject: Subject) -> None:
-    """Values from each range, on tasks of few and of many classes: valid, and the same after a trip through text."""
+    """Check values from each range, on tasks of few and of many classes.
+
+    Valid, and the same after a trip through text.
+    """
     kind = subject.kind
     space = kind.Params.search_space()
     if not space and not kind.Params.model_fields:
@@ -79,7 +82,7 @@ def check_ranges(subject: Subject) -> None:
 
 
 def _samples(kind: type[Method], name: str, search: SearchRange, task: Task) -> list[float]:
-    """Both ends of a range, and values between."""
+    """Yield both ends of a range, and values between."""
     where = f"{name} for {task.num_classes:,} classes"
     low, high = search.bounds(task)
     if not low < high or (search.log and low <= 0):

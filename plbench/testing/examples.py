@@ -71,11 +71,11 @@ class Bench:
         return Progress(step, size.num_steps, step // size.steps_per_epoch, size.epochs)
 
     def output(self, batch: Batch) -> Any:
-        """What the model makes of a batch."""
+        """Return what the model makes of a batch."""
         return widened(Guarded(self.method).forward(self.model, batch, self.progress()))
 
     def loss(self, output: Any, batch: Batch) -> Loss:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
         return Guarded(self.method).loss(output, batch, self.progress())
 
 
@@ -88,7 +88,7 @@ class Benches:
         self._made: dict[int, Bench] = {}
 
     def of(self, classes: int) -> Bench:
-        """The bench for a number of classes."""
+        """Return the bench for a number of classes."""
         if classes not in self._made:
             size = Size(rows=16, classes=classes, batch_size=8)
             self._made[classes] = Bench(SmallJob(self._subject, size, wide=self._wide))
@@ -109,7 +109,7 @@ class Example:
 
     @classmethod
     def of_kind(cls, kind: str, bench: Bench, *, scale: float = 1.0) -> Example:
-        """One on a bench, whose inputs are random, times a scale."""
+        """Return one on a bench, whose inputs are random, times a scale."""
         job = bench.job
         labels = LABELS[kind](_mixed(8, job.size.classes))
         _, inputs = next(iter(job.inputs.ordered(8)))
@@ -118,21 +118,21 @@ class Example:
         return cls(name, labels.to(torch.int8), scale * noise)
 
     def batch(self) -> Batch:
-        """With tensors of its own."""
+        """Return one with tensors of its own."""
         return Batch(self.inputs.clone(), self.labels.clone(), torch.arange(len(self.labels)))
 
     def without_row(self, row: int) -> Example:
-        """One image less."""
+        """Return one image less."""
         rest = [other for other in range(len(self.labels)) if other != row]
         return replace(self, labels=self.labels[rest], inputs=self.inputs[rest])
 
     def without_class(self, column: int) -> Example:
-        """One class less."""
+        """Return one class less."""
         rest = [other for other in range(self.labels.shape[1]) if other != column]
         return replace(self, labels=self.labels[:, rest])
 
     def described(self, benches: Benches) -> str:
-        """Size, labels and what the model makes of it."""
+        """Return size, labels and what the model makes of it."""
         images, classes = self.labels.shape
         text = f"{_count(images, 'image')}, {_count(classes, 'class')} ({self.kind}), labels {self.labels.tolist()}"
         try:
@@ -155,7 +155,7 @@ Problem = Callable[[Bench, Batch], str | None]
 
 
 def ask(problem: Problem, examples: Iterable[Callable[[Bench], Example]], benches: Benches, expected: str) -> None:
-    """Puts examples to a method, and cuts the first that it does not cope with down.
+    """Put examples to a method, and cut the first that it does not cope with down.
 
     Raises:
         Mismatch: with the smallest example that still shows a problem.
@@ -178,7 +178,7 @@ def _seen(problem: Problem, example: Example, benches: Benches) -> str | None:
 
 
 def _smallest(problem: Problem, example: Example, benches: Benches) -> Example:
-    """Leaves out rows, then classes, one after another, as long as there is a problem."""
+    """Leave out rows, then classes, one after another, as long as there is a problem."""
 
     def fails(candidate: Example) -> bool:
         try:

@@ -32,7 +32,7 @@ class Finding:
     warning: str = ""
 
     def explained(self) -> str:
-        """The failure, for reading: a line for each thing there is to say."""
+        """Return the failure, for reading: a line for each thing there is to say."""
         lines = [f"{self.of}: {self.check}", f"  expected: {self.expected}", f"  seen:     {self.seen}"]
         if self.smallest:
             lines.append(f"  smallest input that fails: {self.smallest}")
@@ -40,7 +40,7 @@ class Finding:
 
 
 def explanations(findings: Sequence[Finding]) -> Iterator[str]:
-    """The failures, for reading. Checks that saw the same are told of together."""
+    """Yield the failures, for reading. Checks that saw the same are told of together."""
     by_sight: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
         if finding.passed is False:
@@ -60,7 +60,7 @@ class CheckFailed(AssertionError):
     """
 
     def __init__(self, findings: Sequence[Finding]) -> None:
-        """Keeps the findings and joins their explanations."""
+        """Keep the findings and join their explanations."""
         self.findings = tuple(findings)
         super().__init__("\n" + "\n".join(explanations(findings)))
 
@@ -69,7 +69,7 @@ class Mismatch(Exception):
     """Raised by a check that failed."""
 
     def __init__(self, expected: str, seen: str, smallest: str = "") -> None:
-        """What was expected, what was seen, on which input."""
+        """Keep what was expected, what was seen, on which input."""
         super().__init__(f"expected {expected}, saw {seen}")
         self.expected, self.seen, self.smallest = expected, seen, smallest
 
@@ -92,12 +92,12 @@ class Check:
 
 
 def in_words(error: Exception) -> str:
-    """What an error says: ours in full but for the command that is running already, others with their kind."""
+    """Return what an error says: ours in full but for the command that is running already, others with their kind."""
     return error.what if isinstance(error, PlbenchError) else f"{type(error).__name__}: {error}"
 
 
 def findings_of(of: str, checks: Iterable[Check], subject: Any) -> Iterator[Finding]:
-    """Runs checks one after another; whatever one raises is its finding, and the others go on."""
+    """Run checks one after another; whatever one raises is its finding, and the others go on."""
     for check in checks:
         start = time.perf_counter()
         passed: bool | None = True
@@ -116,7 +116,7 @@ def findings_of(of: str, checks: Iterable[Check], subject: Any) -> Iterator[Find
 
 
 def raise_failed(findings: Iterable[Finding]) -> None:
-    """Raises if any check failed.
+    """Raise if any check failed.
 
     Raises:
         CheckFailed: with all that failed.

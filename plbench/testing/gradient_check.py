@@ -88,19 +88,19 @@ class _Repeatable:
     """A method's loss on a batch, which gives the same again and again: its state and its chance are put back."""
 
     def __init__(self, bench: Bench, batch: Batch) -> None:
-        """Keeps what a call may change."""
+        """Keep what a call may change."""
         self._bench, self._batch = bench, batch
         self._generator = bench.method.task.generator.get_state()
         self._state = copy.deepcopy(bench.method.state_dict())
 
     def put_back(self) -> None:
-        """Puts the method where it was. Parameters of its own, which its state holds, too."""
+        """Put the method where it was. Parameters of its own, which its state holds, too."""
         method = self._bench.method
         method.task.generator.set_state(self._generator)
         Guarded(method).load_state_dict(copy.deepcopy(self._state))
 
     def total(self) -> Tensor:
-        """The loss's total, by the parameters as they are."""
+        """Return the loss's total, by the parameters as they are."""
         with seeded(0):
             return self._bench.loss(self._bench.output(self._batch), self._batch).total
 
@@ -108,7 +108,7 @@ class _Repeatable:
 def _difference(
     loss: _Repeatable, constants: Constants, parameters: dict[str, Tensor], directions: dict[str, Tensor], step: float
 ) -> float:
-    """Central difference along a direction."""
+    """Return central difference along a direction."""
     totals = []
     for sign in (1, -1):
         loss.put_back()
@@ -129,7 +129,7 @@ def _move(parameters: dict[str, Tensor], directions: dict[str, Tensor], step: fl
 
 
 def _directions(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A random direction of length 1 over all of them."""
+    """Return a random direction of length 1 over all of them."""
     chance = torch.Generator().manual_seed(5)
     raw = {name: torch.randn(p.shape, generator=chance, dtype=torch.float64) for name, p in parameters.items()}
     length = torch.stack([direction.square().sum() for direction in raw.values()]).sum().sqrt()
@@ -137,7 +137,7 @@ def _directions(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _groups(names: list[str]) -> list[list[str]]:
-    """Each parameter alone where they are few, else neighbours together."""
+    """Return each parameter alone where they are few, else neighbours together."""
     number = min(len(names), _MOST_DIRECTIONS)
     return [names[len(names) * part // number : len(names) * (part + 1) // number] for part in range(number)]
 

@@ -21,7 +21,7 @@ from plbench.training.hooks import Guarded
 
 
 def check_finite(subject: Subject) -> None:
-    """Loss and gradient on every kind of batch, at ordinary and at extreme inputs."""
+    """Check loss and gradient on every kind of batch, at ordinary and at extreme inputs."""
     examples = [partial(Example.of_kind, kind, scale=scale) for scale in (1.0, 1000.0) for kind in LABELS]
     ask(_not_finite, examples, Benches(subject), FINITE.expected)
 
@@ -42,7 +42,7 @@ def _not_finite(bench: Bench, batch: Batch) -> str | None:
 
 
 def trained_parameters(bench: Bench) -> dict[str, Tensor]:
-    """What the optimiser is given, by name."""
+    """Return what the optimiser is given, by name."""
     groups = Guarded(bench.method).param_groups(bench.model)
     named = {id(parameter): name for name, parameter in bench.model.named_parameters()}
     parameters = [parameter for group in groups for parameter in group["params"] if parameter.requires_grad]
@@ -50,7 +50,7 @@ def trained_parameters(bench: Bench) -> dict[str, Tensor]:
 
 
 def check_untouched(subject: Subject) -> None:
-    """Inputs, labels and outputs after forward, loss, backward, scores and diagnostics."""
+    """Check inputs, labels and outputs after forward, loss, backward, scores and diagnostics."""
     ask(_touched, [partial(Example.of_kind, "mixed")], Benches(subject), UNTOUCHED.expected)
 
 
@@ -85,7 +85,7 @@ def _wrong_masks(masks: Any, batch: Batch) -> str | None:
 
 
 def check_scores(subject: Subject) -> None:
-    """Scores at ordinary and at extreme inputs."""
+    """Check scores at ordinary and at extreme inputs."""
     examples = [partial(Example.of_kind, "mixed", scale=scale) for scale in (1.0, 1000.0)]
     ask(_wrong_scores, examples, Benches(subject), SCORES.expected)
 
@@ -105,7 +105,7 @@ def _wrong_scores(bench: Bench, batch: Batch) -> str | None:
 
 
 def check_generators(subject: Subject) -> None:
-    """Global generators after each hook, outside any scope that seeds and restores them."""
+    """Check global generators after each hook, outside any scope that seeds and restores them."""
     job = SmallJob(subject, Size(rows=16, batch_size=8))
     job.artifacts, job.inputs  # noqa: B018  (made by the engine)
     for hook, call in _hook_calls(job):
@@ -123,7 +123,10 @@ def check_generators(subject: Subject) -> None:
 
 
 def _hook_calls(job: SmallJob) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """The hooks in the order of a run. What `build` and `forward` draw (initial weights, dropout) the engine seeds."""
+    """Yield the hooks in the order of a run.
+
+    What `build` and `forward` draw (initial weights, dropout) the engine seeds.
+    """
     made: list[Method] = []
     yield "constructor", lambda: made.append(job.method())
     method = Guarded(made[0])
@@ -141,7 +144,7 @@ def _hook_calls(job: SmallJob) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 def global_states() -> dict[str, np.ndarray]:
-    """What the three global generators stand at."""
+    """Return what the three global generators stand at."""
     _, keys, position, *_ = np.random.get_state()  # noqa: NPY002  (only looked at)
     return {
         "Python's random": np.array(random.getstate()[1], dtype=np.float64),

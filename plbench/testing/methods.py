@@ -48,19 +48,19 @@ _FIRST = (WORDS, RANGES, BUILT)  # what fails here makes all else fail, too
 
 
 def subjects(method: type[Method] | str, registry: Registry, params: Mapping[str, Any] | None = None) -> list[Subject]:
-    """What `check_method` looks at: the parameters given, or the defaults and every variant."""
+    """Return what `check_method` looks at: the parameters given, or the defaults and every variant."""
     kind = registry.method(method) if isinstance(method, str) else method
     values = literal_variants(kind) if params is None else [dict(params)]
     return [Subject(kind, chosen, registry) for chosen in values]
 
 
 def checks_of(subject: Subject) -> list[Check]:
-    """The checks that a subject goes through."""
+    """Return the checks that a subject goes through."""
     return [check for check in CHECKS if not (subject.values and check in _ONCE)]
 
 
 def method_findings(subject: Subject) -> Iterator[Finding]:
-    """What checks find, one after another. A method that cannot be built is not tried any further."""
+    """Yield what checks find, one after another. A method that cannot be built is not tried any further."""
     import plbench.models.torchvision_ops  # noqa: F401  # isort: skip
     import timm.utils.model_ema  # noqa: F401  (seconds that are no check's)
 
@@ -74,7 +74,7 @@ def method_findings(subject: Subject) -> Iterator[Finding]:
 def check_method(
     method: type[Method] | str, *, params: Mapping[str, Any] | None = None, registry: Registry | None = None
 ) -> None:
-    """Puts a method through every check: for a test of one's own.
+    """Put a method through every check: for a test of one's own.
 
     Args:
         method: the class, or the name of an installed one.

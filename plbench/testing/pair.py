@@ -69,7 +69,7 @@ class Request:
         return cls(kind.__module__, file, kind.__qualname__, values, plugins, paths, job.size, job.seed)
 
     def kind(self) -> type[Method]:
-        """The class, in the process that was asked."""
+        """Return the class, in the process that was asked."""
         sys.path[:] = list(dict.fromkeys([*self.paths, *sys.path]))
         module: Any = None
         if self.module != "__main__":
@@ -86,7 +86,7 @@ class Pair:
     """Both processes, seen from the one that asks."""
 
     def __init__(self) -> None:
-        """Starts them and does not wait."""
+        """Start them and does not wait."""
         self._meeting = tempfile.TemporaryDirectory(prefix="plbench-pair-", ignore_cleanup_errors=True)
         self._has_answered = False
         self._pipes: list[Connection] = []
@@ -111,7 +111,7 @@ class Pair:
         self._pipes.append(here)
 
     def train(self, request: Request) -> list[dict[str, Any]]:
-        """What each of them has after a training.
+        """Return what each of them has after a training.
 
         Raises:
             PlbenchError: if one fails; both are ended then.
@@ -130,7 +130,10 @@ class Pair:
         return answers
 
     def _answers(self) -> list[dict[str, Any]]:
-        """Both answers. The first error is the last that is waited for: the other process may wait for that one."""
+        """Return both answers. The first error is the last that is waited for.
+
+        The other process may wait for that one.
+        """
         answers: dict[int, dict[str, Any]] = {}
         deadline = time.monotonic() + (_ANSWER_SECONDS if self._has_answered else _START_SECONDS)
         while waiting := [pipe for rank, pipe in enumerate(self._pipes) if rank not in answers]:
@@ -147,7 +150,7 @@ class Pair:
         return [answers[rank] for rank in range(NUM_PROCESSES)]
 
     def end(self) -> None:
-        """Ends both."""
+        """End both."""
         for process, pipe in zip(self._processes, self._pipes, strict=True):
             process.kill()
             process.join()
@@ -167,7 +170,7 @@ class _Shared:
 
 
 def shared_pair() -> Pair:
-    """The pair that serves all methods: started at the first call, again if one is gone, ended at the end."""
+    """Return the pair that serves all methods: started at the first call, again if one is gone, ended at the end."""
     if _Shared.pair is None or not _Shared.pair.is_alive:
         if _Shared.pair is not None:
             _Shared.pair.end()
@@ -176,7 +179,7 @@ def shared_pair() -> Pair:
 
 
 def outcome(state: FitState) -> dict[str, Any]:
-    """What is compared of a training: weights, averaged weights, and what the method remembers."""
+    """Return what is compared of a training: weights, averaged weights, and what the method remembers."""
     averaged = state.averaged().state_dict()
     return {
         "weights": {name: value.detach().clone() for name, value in state.model.state_dict().items()},
@@ -186,7 +189,7 @@ def outcome(state: FitState) -> dict[str, Any]:
 
 
 def _serve(rank: int, store: str, pipe: Connection) -> None:
-    """Answers requests, in a process of its own, until there are no more."""
+    """Answer requests, in a process of its own, until there are no more."""
     os.dup2(2, 1)  # what a plugin prints is none of a command's answer
     if sys.platform == "linux":
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # a host name that does not resolve would keep them apart

@@ -34,7 +34,7 @@ class Written:
 
 
 def new_method(name: str, folder: Path, registry: Registry, *, package: bool) -> Written:
-    """Writes a method that runs as it stands.
+    """Write a method that runs as it stands.
 
     Args:
         name: of the method.
@@ -91,7 +91,7 @@ def _check_name(name: str, registry: Registry) -> None:
 
 
 def _words(name: str, *, package: bool) -> dict[str, str]:
-    """What templates are filled with. An installed module is named after its distribution, as no other is."""
+    """Return what templates are filled with. An installed module is named after its distribution, as no other is."""
     parts = name.split("-")
     module = name.replace("-", "_")
     return {

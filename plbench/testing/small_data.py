@@ -63,11 +63,11 @@ class Blocks:
         return [f"image-{row}" for row in self.rows]
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.rows)
 
     def load(self, row: int, min_side: int = 0) -> Image.Image:
-        """Draws one."""
+        """Draw one."""
         number, side = int(self.rows[row]), IMAGE_SIZE // _PLACES
         pixels = np.random.default_rng(number).integers(0, 80, (IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         for place in np.flatnonzero(self.truth[number] > 0):
@@ -76,11 +76,11 @@ class Blocks:
         return Image.fromarray(pixels)
 
     def read(self, row: int) -> bytes:
-        """Its pixels."""
+        """Return its pixels."""
         return self.load(row).tobytes()
 
     def name(self, row: int) -> str:
-        """Its id."""
+        """Return its id."""
         return f"image-{self.rows[row]}"
 
     def absent(self) -> list[int]:
@@ -88,7 +88,7 @@ class Blocks:
         return []
 
     def subset(self, index: np.ndarray) -> Blocks:
-        """The chosen rows."""
+        """Return the chosen rows."""
         return Blocks(self.truth, self.rows[index])
 
     def fingerprint(self) -> str:
@@ -96,7 +96,7 @@ class Blocks:
         return "drawn"
 
     def expect(self, rows: range) -> None:
-        """Nothing is read ahead."""
+        """Read nothing ahead."""
 
 
 class SmallDataset(Dataset):
@@ -111,7 +111,7 @@ class SmallDataset(Dataset):
     expected_positives = 2.0  # stated, so that it is the same whatever the hidden truth is
 
     def __init__(self, size: Size, known: PartialLabels | None = None) -> None:
-        """Draws the labels.
+        """Draw the labels.
 
         Args:
             size: how many.
@@ -125,7 +125,7 @@ class SmallDataset(Dataset):
         self._truth = np.where(hidden, -self._drawn, self._drawn)
 
     def features(self) -> np.ndarray:
-        """[N, D] float32: a linear image of what is drawn, and noise."""
+        """Return [N, D] float32: a linear image of what is drawn, and noise."""
         rng = np.random.default_rng(4)
         mixing = rng.standard_normal((NUM_FEATURES, self.size.classes))
         noise = rng.standard_normal((self.size.rows, NUM_FEATURES))
@@ -133,7 +133,7 @@ class SmallDataset(Dataset):
         return features
 
     def fetch_hint(self) -> str:
-        """There is nothing to get."""
+        """Say that there is nothing to get."""
         return "it is drawn"
 
     def fingerprint(self) -> str:
@@ -141,7 +141,7 @@ class SmallDataset(Dataset):
         return self.split("train").labels.fingerprint()
 
     def split(self, name: str) -> LabelledSplit:
-        """The train split.
+        """Return the train split.
 
         Raises:
             DataError: if another is asked for.

@@ -107,7 +107,7 @@ class SmallJob:
         return validate_params(self.subject.kind, self.subject.values)
 
     def task(self, artifacts: Mapping[str, Tensor] | None = None) -> Task:
-        """What the method may know."""
+        """Return what the method may know."""
         spec = RunSpec(
             protocol=self.protocol_data.protocol,
             dataset_fingerprint="",
@@ -132,7 +132,7 @@ class SmallJob:
         return replace(self, subject=Subject(registry.method(name), values, registry))
 
     def method(self) -> Method:
-        """A new instance."""
+        """Return a new instance."""
         return hooks.construct(self.subject.kind, self.params, self.task(self.artifacts))
 
     def backbone(self) -> nn.Module:
@@ -141,7 +141,7 @@ class SmallJob:
             return nn.Identity() if self.subject.regime == "probe" else SmallBackbone()
 
     def model(self, method: Method, backbone: nn.Module | None = None) -> nn.Module:
-        """The model in its initial state."""
+        """Return the model in its initial state."""
         backbone = self.backbone() if backbone is None else backbone
         with seeded(derive_seed(self.seed, "init", "head")):
             model: nn.Module = hooks.Guarded(method).build(
@@ -169,30 +169,30 @@ class SmallJob:
         return Widened(images) if self.wide else images
 
     def state(self) -> FitState:
-        """A training that is about to begin."""
+        """Return a training that is about to begin."""
         method = self.method()
         return prepare_fit(self.model(method), method, self.plan, self.size.steps_per_epoch, self.execution)
 
     def trained(self, **options: Any) -> FitState:
-        """A training that has ended; options as of `go_on`."""
+        """Return a training that has ended; options as of `go_on`."""
         state = self.state()
         self.go_on(state, **options)
         return state
 
     def go_on(self, state: FitState, **options: Any) -> None:
-        """Trains to the end from where a state stands; options are those of `plbench.training.engine.fit`."""
+        """Train to the end from where a state stands; options are those of `plbench.training.engine.fit`."""
         fit(state, self.inputs, self.plan, self.execution, seed=self.seed, **options)
 
     def view(self, state: FitState) -> View:
-        """What the method's hooks look at train with."""
+        """Return what the method's hooks look at train with."""
         return View(state, self.inputs, self.execution)
 
     def trained_view(self) -> View:
-        """The view of a trained model."""
+        """Return the view of a trained model."""
         return self.view(self.trained())
 
     def scores(self, state: FitState) -> Tensor:
-        """[N, C] of the training images."""
+        """Return [N, C] of the training images."""
         stream = predict(state.averaged(), state.method, self.inputs, self.execution)
         return torch.cat([scores for _, scores in stream])
 
@@ -206,12 +206,12 @@ class SmallBackbone(nn.Module):
     num_features = NUM_FEATURES
 
     def __init__(self) -> None:
-        """Random weights."""
+        """Make random weights."""
         super().__init__()
         self.net = SmallNet()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pooled features."""
+        """Return pooled features."""
         features: Tensor = self.net(images)
         return features
 
@@ -222,19 +222,19 @@ class SmallNet(nn.Module):
     num_features = NUM_FEATURES
 
     def __init__(self) -> None:
-        """Random weights."""
+        """Make random weights."""
         super().__init__()
         self.convolutions = nn.Sequential(
             nn.Conv2d(3, 8, kernel_size=4, stride=4), nn.GELU(), nn.Conv2d(8, NUM_FEATURES, kernel_size=2, stride=2)
         )
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """The map before pooling, [B, D, h, w]."""
+        """Return the map before pooling, [B, D, h, w]."""
         features: Tensor = self.convolutions(images)
         return features
 
     def forward(self, images: Tensor) -> Tensor:
-        """The mean over the map's places."""
+        """Return the mean over the map's places."""
         return self.forward_features(images).mean(dim=(-2, -1))
 
 
@@ -250,16 +250,16 @@ class Widened:
         return self.inputs.labels
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
         return len(self.inputs)
 
     def shuffled(self, *args: Any, **kwargs: Any) -> Any:
-        """Training batches."""
+        """Return training batches."""
         for batch in self.inputs.shuffled(*args, **kwargs):
             views = tuple(view.double() for view in batch.views)
             yield Batch(batch.inputs.double(), batch.labels, batch.index, views)
 
     def ordered(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluation batches."""
+        """Return evaluation batches."""
         for rows, values in self.inputs.ordered(*args, **kwargs):
             yield rows, values.double()

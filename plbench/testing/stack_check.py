@@ -21,7 +21,7 @@ _CLOSE = 1e-4
 
 
 def check_stack(subject: Subject) -> None:
-    """Three heads of other logits and other parameters, by one loss and by three."""
+    """Check three heads of other logits and other parameters, by one loss and by three."""
     if not is_stackable(subject.kind):
         raise NotApplicable("the method does not say that it can be stacked")
     ask(
@@ -66,7 +66,10 @@ def _differs(bench: Bench, batch: Batch) -> str | None:
 
 
 def _members(bench: Bench) -> list[Any]:
-    """Methods that may be stacked: with both ends and the middle of each searched range, as far as they are valid."""
+    """Return methods that may be stacked.
+
+    With both ends and the middle of each searched range, as far as they are valid.
+    """
     job, kind = bench.job, bench.job.subject.kind
     task = job.task()
     chosen: list[Any] = []

@@ -29,7 +29,7 @@ Trouble = Callable[[Size], str | None]
 
 
 def ask_of_jobs(trouble: Trouble, expected: str, size: Size = SIZE, ladder: tuple[Size, ...] = _LADDER) -> None:
-    """Looks at a training, and for the smallest that fails where one does.
+    """Look at a training, and for the smallest that fails where one does.
 
     Raises:
         Mismatch: with that.
@@ -48,7 +48,7 @@ def ask_of_jobs(trouble: Trouble, expected: str, size: Size = SIZE, ladder: tupl
 
 
 def check_falls(subject: Subject) -> None:
-    """The loss before and after, by the labels, estimates and weights that the method ends with."""
+    """Check the loss before and after, by the labels, estimates and weights that the method ends with."""
     size = Size(rows=64, batch_size=16, epochs=13)
 
     def trouble(size: Size) -> str | None:
@@ -64,7 +64,7 @@ def check_falls(subject: Subject) -> None:
 
 
 def _loss_of_all(job: SmallJob, state: FitState, model: torch.nn.Module) -> float:
-    """The loss per image of all images, some at a time where the method can do so, in the last step."""
+    """Return the loss per image of all images, some at a time where the method can do so, in the last step."""
     size = job.size
     progress = Progress(size.num_steps - 1, size.num_steps, size.epochs - 1, size.epochs)
     batch = next(iter(job.inputs.shuffled(size.rows, epoch=0)))
@@ -73,7 +73,7 @@ def _loss_of_all(job: SmallJob, state: FitState, model: torch.nn.Module) -> floa
 
 
 def check_same_bits(subject: Subject) -> None:
-    """Two trainings of one seed, and one of another."""
+    """Check two trainings of one seed, and one of another."""
 
     def trouble(size: Size) -> str | None:
         first, second = (SmallJob(subject, size).trained() for _ in range(2))
@@ -86,7 +86,7 @@ def check_same_bits(subject: Subject) -> None:
 
 
 def check_other_truth(subject: Subject) -> None:
-    """The same partial labels, drawn from two truths that are opposite wherever labels are hidden."""
+    """Check the same partial labels, drawn from two truths that are opposite wherever labels are hidden."""
 
     def trouble(size: Size) -> str | None:
         jobs = [SmallJob(subject, size, other_truth=other) for other in (False, True)]
@@ -98,7 +98,7 @@ def check_other_truth(subject: Subject) -> None:
 
 
 def check_resume(subject: Subject) -> None:
-    """Goes on from a checkpoint of every step, as safely read back from bytes, and compares with who never stopped."""
+    """Go on from a checkpoint of every step, as safely read back from bytes, and compare with who never stopped."""
 
     def trouble(size: Size) -> str | None:
         job = SmallJob(subject, size)
@@ -132,7 +132,10 @@ def _bytes(state: dict[str, Any]) -> bytes:
 
 
 def check_two_processes(subject: Subject) -> None:
-    """The same training by one process and by two that share each batch, in float64; the last batch is one image."""
+    """Check the same training by one process and by two that share each batch, in float64.
+
+    The last batch is one image.
+    """
     pair = shared_pair()
 
     def trouble(size: Size) -> str | None:
@@ -163,7 +166,7 @@ def _flat(state: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _distance(value: Any, other: Any) -> float:
-    """Largest difference of two tensors, relative to 1 or to their size; of anything else, 0 or infinite."""
+    """Return largest difference of two tensors, relative to 1 or to their size; of anything else, 0 or infinite."""
     if not isinstance(value, Tensor) or not isinstance(other, Tensor):
         return 0.0 if value == other else math.inf
     if value.shape != other.shape:
@@ -174,7 +177,7 @@ def _distance(value: Any, other: Any) -> float:
 
 
 def check_half_precision(subject: Subject) -> None:
-    """A training whose forward pass is in bfloat16."""
+    """Check a training whose forward pass is in bfloat16."""
     state = SmallJob(subject, SIZE, precision="bfloat16").trained()
     losses = [row["loss"] for row in state.history]
     if not all(math.isfinite(loss) for loss in losses):
@@ -187,7 +190,7 @@ def check_half_precision(subject: Subject) -> None:
 
 
 def check_scored(subject: Subject) -> None:
-    """Scores of a trained model over the training part, as a run evaluates."""
+    """Check scores of a trained model over the training part, as a run evaluates."""
     job = SmallJob(subject, SIZE)
     scores = job.scores(job.trained())
     if scores.shape != (SIZE.rows, SIZE.classes):
@@ -201,7 +204,7 @@ def check_scored(subject: Subject) -> None:
 
 
 def check_images(subject: Subject) -> None:
-    """The other regime: a whole network, whose backbone the method's model is built on."""
+    """Check the other regime: a whole network, whose backbone the method's model is built on."""
     if subject.regime == "finetune":
         raise NotApplicable("the method trains on images anyway")
     job = SmallJob(replace(subject, on_images=True), Size(rows=24, batch_size=8, epochs=2))
@@ -215,7 +218,7 @@ def check_images(subject: Subject) -> None:
 
 
 def _difference(first: FitState, second: FitState, what: str) -> str | None:
-    """The first tensor in which two trainings differ."""
+    """Return the first tensor in which two trainings differ."""
     for (name, left), (_, right) in zip(_tensors(first), _tensors(second), strict=True):
         if left.shape != right.shape or not torch.equal(left, right):
             largest = f" by up to {float((left - right).abs().max()):.3g}" if left.shape == right.shape else ""

@@ -41,21 +41,21 @@ class Tracking:
         return not self._trackers
 
     def started(self, spec: RunSpec, folder: Path) -> None:
-        """Tells that the run begins."""
+        """Tell that the run begins."""
         self._tell("started", spec, folder)
 
     def logged(self, step: int, values: Mapping[str, Any]) -> None:
-        """Tells values after so many optimiser steps; a mapping inside becomes names with a slash, text is left out."""
+        """Tell values after so many optimiser steps; a mapping inside becomes names with a slash, text is left out."""
         if self._trackers:
             self._tell("logged", step, numbers(values))
 
     def finished(self, step: int, figures: Mapping[str, float]) -> None:
-        """Tells that the run is done; what is told after that is not heard."""
+        """Tell that the run is done; what is told after that is not heard."""
         self._tell("finished", step, figures)
         self._trackers.clear()
 
     def failed(self, error: BaseException) -> None:
-        """Tells that the run ended without a result; what is told after that is not heard."""
+        """Tell that the run ended without a result; what is told after that is not heard."""
         self._tell("failed", error)
         self._trackers.clear()
 
@@ -75,7 +75,7 @@ class Tracking:
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of trackers, each once, in order.
+    """Return names of trackers, each once, in order.
 
     Raises:
         PlbenchError: if there is no such tracker, or its package is not installed, with the command that installs it.
@@ -94,7 +94,7 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
 def follow(
     spec: RunSpec, folder: Path, names: Sequence[str], dropped: set[str], warn: Callable[[str], None]
 ) -> Iterator[Tracking]:
-    """Tells trackers of one run: that it starts, and, where an error leaves the scope, that it failed.
+    """Tell trackers of one run: that it starts, and, where an error leaves the scope, that it failed.
 
     Without names nothing is imported and nobody is told.
 
@@ -125,7 +125,7 @@ def follow(
 
 
 def _sentence(error: Exception) -> str:
-    """The first line of what a tracker raised, with its kind where the text alone says little."""
+    """Return the first line of what a tracker raised, with its kind where the text alone says little."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     shown = text if len(text) <= _LONGEST else text[:_LONGEST] + " …"
     return f"{type(error).__name__}: {shown}" if text else type(error).__name__

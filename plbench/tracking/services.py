@@ -27,7 +27,7 @@ class TensorBoard:
     """Scalars, the spec as text and the values for the table of hyper-parameters, in the run's folder `tensorboard`."""
 
     def started(self, spec: RunSpec, folder: Path) -> None:
-        """Opens an event file; that of an interrupted run stays beside it, and TensorBoard reads both."""
+        """Open an event file; that of an interrupted run stays beside it, and TensorBoard reads both."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._settings = settings(spec)
@@ -36,13 +36,13 @@ class TensorBoard:
         self._writer.add_text("spec", f"| setting | value |\n|---|---|\n{rows}", 0)
 
     def logged(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes values at once, so that a run under way can be watched."""
+        """Write values at once, so that a run under way can be watched."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def finished(self, step: int, figures: Mapping[str, float]) -> None:
-        """Writes the figures."""
+        """Write the figures."""
         from torch.utils.tensorboard.summary import hparams
 
         self.logged(step, figures)
@@ -51,7 +51,7 @@ class TensorBoard:
         self._writer.close()
 
     def failed(self, error: BaseException) -> None:
-        """Leaves what there is, with the reason."""
+        """Leave what there is, with the reason."""
         self._writer.add_text("error", _reason(error))
         self._writer.close()
 
@@ -63,7 +63,7 @@ class MLflow:
     """
 
     def started(self, spec: RunSpec, folder: Path) -> None:
-        """Creates the run, or goes on with that of an interruption."""
+        """Create the run, or go on with that of an interruption."""
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
@@ -82,7 +82,7 @@ class MLflow:
             self._client.log_batch(self._run, params=params[start : start + _MOST_PARAMS])
 
     def _experiment(self) -> str:
-        """Identity of the experiment, which is created where it is not there."""
+        """Return identity of the experiment, which is created where it is not there."""
         if identity := os.environ.get("MLFLOW_EXPERIMENT_ID"):
             return identity
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
@@ -97,19 +97,19 @@ class MLflow:
         return str(found.experiment_id)
 
     def logged(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs metrics in one call."""
+        """Log metrics in one call."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         self._client.log_batch(self._run, [Metric(name, value, now, step) for name, value in values.items()])
 
     def finished(self, step: int, figures: Mapping[str, float]) -> None:
-        """Logs the figures and ends the run."""
+        """Log the figures and end the run."""
         self.logged(step, figures)
         self._client.set_terminated(self._run, "FINISHED")
 
     def failed(self, error: BaseException) -> None:
-        """Ends the run as failed, or as killed where somebody stopped it."""
+        """End the run as failed, or as killed where somebody stopped it."""
         self._client.set_tag(self._run, "plbench.error", _reason(error))
         self._client.set_terminated(self._run, "FAILED" if isinstance(error, Exception) else "KILLED")
 
@@ -118,7 +118,7 @@ class WandB:
     """A run in the project that W&B's environment names: its config, a history by step, and the figures as summary."""
 
     def started(self, spec: RunSpec, folder: Path) -> None:
-        """Starts the run, or goes on with that of an interruption; its files lie in the run's folder `wandb`."""
+        """Start the run, or go on with that of an interruption; its files lie in the run's folder `wandb`."""
         import wandb
 
         note = folder / "tracking" / "wandb"
@@ -141,16 +141,16 @@ class WandB:
         self._run.define_metric("*", step_metric="step")  # W&B's own counter does not go back after an interruption
 
     def logged(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs one row of the history."""
+        """Log one row of the history."""
         self._run.log({"step": step, **values})
 
     def finished(self, step: int, figures: Mapping[str, float]) -> None:
-        """Puts the figures into the summary and ends the run."""
+        """Put the figures into the summary and end the run."""
         self._run.summary.update(figures)
         self._run.finish(exit_code=0)
 
     def failed(self, error: BaseException) -> None:
-        """Ends the run as failed, or as stopped."""
+        """End the run as failed, or as stopped."""
         self._run.summary["error"] = _reason(error)
         self._run.finish(exit_code=1 if isinstance(error, Exception) else 255)
 
@@ -164,7 +164,7 @@ def _title(spec: RunSpec) -> str:
 
 
 def _tags(spec: RunSpec) -> dict[str, str]:
-    """What a list of runs is searched by."""
+    """Return what a list of runs is searched by."""
     tags = {"key": spec.key, "protocol": spec.protocol.name, "method": spec.method.name, "regime": spec.regime}
     return {**tags, "seed": str(spec.seed), "part": spec.train_part}
 

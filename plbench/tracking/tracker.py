@@ -24,24 +24,27 @@ class Tracker(Protocol):
     """
 
     def started(self, spec: RunSpec, folder: Path) -> None:
-        """The run begins, or goes on from a checkpoint in its folder."""
+        """Hear that the run begins, or goes on from a checkpoint in its folder."""
         ...
 
     def logged(self, step: int, values: Mapping[str, float]) -> None:
-        """Values by name after so many optimiser steps. After an interruption some steps come a second time."""
+        """Take values by name after so many optimiser steps. After an interruption some steps come a second time."""
         ...
 
     def finished(self, step: int, figures: Mapping[str, float]) -> None:
-        """The run is done after so many steps; `figures` are its results and costs by name."""
+        """Hear that the run is done after so many steps; `figures` are its results and costs by name."""
         ...
 
     def failed(self, error: BaseException) -> None:
-        """The run ended without a record, or with that of a failure. `KeyboardInterrupt`: somebody stopped it."""
+        """Hear that the run ended without a record, or with that of a failure.
+
+        `KeyboardInterrupt`: somebody stopped it.
+        """
         ...
 
 
 def numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of nested mappings by path, as in "seconds/training"; all else is left out.
+    """Return the numbers of nested mappings by path, as in "seconds/training"; all else is left out.
 
     Examples:
         >>> numbers({"loss": 2, "seconds": {"data": 0.5}, "note": "none", "last": True})
@@ -57,7 +60,7 @@ def numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def settings(spec: RunSpec) -> dict[str, bool | int | float | str]:
-    """Everything that decides the run, one value by dotted name: "plan.lr", "method.params.top_k"."""
+    """Return everything that decides the run, one value by dotted name: "plan.lr", "method.params.top_k"."""
     return {"key": spec.key, **_flat(spec.model_dump(mode="json", exclude_none=True))}
 
 

@@ -50,11 +50,11 @@ class Checkpoints:
         self.folder, self._spec = run_folder / FOLDER, spec
 
     def exist(self) -> bool:
-        """Whether there is anything to go on from."""
+        """Return whether there is anything to go on from."""
         return any(self.folder.glob("step-*.json"))
 
     def save(self, state: dict[str, Any], num_processes: int) -> Path:
-        """Writes a checkpoint; the last good one stays until it is whole, older ones go.
+        """Write a checkpoint; the last good one stays until it is whole, older ones go.
 
         Args:
             state: tensors and plain values, with the "step".
@@ -86,7 +86,7 @@ class Checkpoints:
         return path
 
     def newest(self, warn: Callable[[str], None]) -> Found | None:
-        """The newest checkpoint that is whole; None where there never was one.
+        """Return the newest checkpoint that is whole; None where there never was one.
 
         Args:
             warn: told of one that is damaged where an older one is not.
@@ -112,7 +112,7 @@ class Checkpoints:
         return None
 
     def load(self, found: Found) -> dict[str, Any]:
-        """The state, on the CPU.
+        """Return the state, on the CPU.
 
         Raises:
             StoreError: if it cannot be read.
@@ -120,7 +120,7 @@ class Checkpoints:
         return _loaded(found.path)
 
     def remove(self) -> None:
-        """Deletes all of them: the training is done."""
+        """Delete all of them: the training is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _notes(self) -> list[Path]:
@@ -137,7 +137,7 @@ class Checkpoints:
 
 
 def save(path: Path, spec_sha256: str, state: dict[str, Any]) -> None:
-    """Writes the weights of a run that is done, atomically.
+    """Write the weights of a run that is done, atomically.
 
     Args:
         spec_sha256: of the run that they belong to.
@@ -150,7 +150,7 @@ def save(path: Path, spec_sha256: str, state: dict[str, Any]) -> None:
 
 
 def load(path: Path, spec_sha256: str) -> dict[str, Any]:
-    """Reads the weights of a run that is done, onto the CPU.
+    """Read the weights of a run that is done, onto the CPU.
 
     Raises:
         StoreError: if the file is damaged, or another run's.

@@ -23,7 +23,7 @@ class Clock:
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Starts at zero."""
+        """Start at zero."""
         self._on_gpu = device.type == "cuda"
         self._earlier = dict.fromkeys(PHASES, 0.0)  # of the training's earlier sessions
         self._seconds = dict.fromkeys(PHASES, 0.0)
@@ -33,7 +33,7 @@ class Clock:
         self._steps = self._measured_steps = 0
 
     def start_step(self) -> None:
-        """The work of a step begins: with waiting for its batch."""
+        """Begin the work of a step: with waiting for its batch."""
         self._steps += 1
         if self._on_gpu:
             self._measures = self._steps % _EVERY == 1
@@ -41,7 +41,7 @@ class Clock:
         self.lap("other")
 
     def lap(self, phase: str) -> None:
-        """What was done since the last lap belonged to this phase."""
+        """Count what was done since the last lap to this phase."""
         if not self._on_gpu:
             now = time.perf_counter()
             self._seconds[phase] += now - self._last
@@ -52,11 +52,11 @@ class Clock:
             self._marks.append((phase, event))
 
     def resume(self) -> None:
-        """What happened since the last lap is nobody's."""
+        """Count what happened since the last lap to nobody."""
         self._last = time.perf_counter()
 
     def read(self) -> None:
-        """Takes the laps in that a GPU has come to; waits for it."""
+        """Take the laps in that a GPU has come to; wait for it."""
         if not self._marks:
             return
         torch.cuda.synchronize()
@@ -66,17 +66,17 @@ class Clock:
         self._marks.clear()
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by phase of all steps; of a GPU, scaled up from those measured."""
+        """Return seconds by phase of all steps; of a GPU, scaled up from those measured."""
         self.read()
         scale = self._steps / self._measured_steps if self._on_gpu and self._measured_steps else 1.0
         return {phase: self._earlier[phase] + scale * value for phase, value in self._seconds.items()}
 
     def state_dict(self) -> dict[str, float]:
-        """What a checkpoint keeps."""
+        """Return what a checkpoint keeps."""
         return self.seconds()
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Goes on from what a checkpoint kept."""
+        """Go on from what a checkpoint kept."""
         self._earlier = {phase: float(state.get(phase, 0.0)) for phase in PHASES}
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self._steps = self._measured_steps = 0

@@ -47,17 +47,17 @@ class World:
         return self.rank == 0
 
     def shares(self, num_rows: int) -> list[int]:
-        """Rows of a global batch that fall to each process."""
+        """Return rows of a global batch that fall to each process."""
         return [len(share_of(num_rows, rank, self.size)) for rank in range(self.size)]
 
     def sum_(self, values: Tensor) -> Tensor:
-        """Replaces values by their sum over all processes, the same bits in each."""
+        """Replace values by their sum over all processes, the same bits in each."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def gather(self, values: Tensor, shares: Sequence[int]) -> Tensor:
-        """Rows of all processes, in order. A gradient flows back to this process's own rows only.
+        """Return rows of all processes, in order. A gradient flows back to this process's own rows only.
 
         Args:
             values: [b, …], of which the first `shares[rank]` rows count. shares: rows of each process.
@@ -68,7 +68,7 @@ class World:
         return gathered
 
     def gather_objects(self, value: T) -> list[T]:
-        """One plain value of each process, in order."""
+        """Return one plain value of each process, in order."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -76,7 +76,7 @@ class World:
         return values
 
     def shared(self, make: Callable[[], T]) -> T:
-        """What the main process makes, for all. The others wait."""
+        """Return what the main process makes, for all. The others wait."""
         if self.size == 1:
             return make()
         values = [make() if self.is_main else None]
@@ -85,13 +85,13 @@ class World:
 
     @torch.no_grad()
     def copy_from_main_(self, tensors: Iterable[Tensor]) -> None:
-        """Replaces tensors by those of the main process."""
+        """Replace tensors by those of the main process."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
     def check_same(self, facts: Mapping[str, str]) -> None:
-        """Makes sure that all processes are about to do the same.
+        """Make sure that all processes are about to do the same.
 
         Raises:
             PlbenchError: in all of them, naming the first process and fact that differ.
@@ -106,7 +106,9 @@ class World:
                     )
 
     def wrapped(self, network: nn.Module) -> nn.Module:
-        """The network under torch's DistributedDataParallel, gradients summed; as it is where there is one process.
+        """Return the network under torch's DistributedDataParallel, gradients summed.
+
+        As it is where there is one process.
 
         Parameters that a step does not use have no gradient, as in one process.
         """
@@ -147,7 +149,7 @@ class _Gather(torch.autograd.Function):
 
 
 def _sum_gradients(gradients: Tensor) -> torch.futures.Future[Tensor]:
-    """DDP's own hook divides by the number of processes; the engine divides by the weight of the whole batch."""
+    """Sum gradients, where DDP's own hook divides by the processes: the engine divides by the whole batch's weight."""
     work = dist.all_reduce(gradients, async_op=True)
     assert work is not None
     summed: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
@@ -155,13 +157,13 @@ def _sum_gradients(gradients: Tensor) -> torch.futures.Future[Tensor]:
 
 
 def is_launched() -> bool:
-    """Whether this process is one of several, as `torchrun` and `plbench run --nproc` start them."""
+    """Return whether this process is one of several, as `torchrun` and `plbench run --nproc` start them."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[World]:
-    """The world that the environment speaks of (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), while the scope lasts.
+    """Join the world that the environment names (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), while the scope lasts.
 
     Raises:
         PlbenchError: if the other processes cannot be reached.
@@ -184,12 +186,12 @@ def joined(device: torch.device) -> Iterator[World]:
 
 
 def local_rank() -> int:
-    """Number of this process among those of its machine: which of its GPUs it takes."""
+    """Return number of this process among those of its machine: which of its GPUs it takes."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def local_size() -> int:
-    """Number of processes on this machine that belong together."""
+    """Return number of processes on this machine that belong together."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
 
 

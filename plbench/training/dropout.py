@@ -30,7 +30,7 @@ class Dropout:
     """
 
     def __init__(self, seed: int, model: nn.Module) -> None:
-        """Numbers the model's dropout layers in order.
+        """Take the model's dropout layers in order.
 
         Args:
             seed: of the run.
@@ -43,7 +43,7 @@ class Dropout:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Lets the model's layers draw from here inside the scope, where `drawing` is under way."""
+        """Let the model's layers draw from here inside the scope, where `drawing` is under way."""
         for layer in self._numbers:
             layer.forward = partial(self._masked, layer)
         try:
@@ -54,7 +54,7 @@ class Dropout:
 
     @contextmanager
     def drawing(self, step: int, first_row: int, num_rows: int) -> Iterator[None]:
-        """The forward pass, and backward where it computes activations again, of some rows of a step's batch.
+        """Enter the forward pass, and backward where it computes activations again, of some rows of a step's batch.
 
         Args:
             step: of the training.
@@ -69,11 +69,11 @@ class Dropout:
             self._num_rows = 0
 
     def rewind(self) -> None:
-        """Starts over, so that activations that are computed again are masked as they were."""
+        """Start over, so that activations that are computed again are masked as they were."""
         self._calls.clear()
 
     def factors(self, layer: nn.Module, shape: Sequence[int], dropped: float, values: Tensor) -> Tensor:
-        """What a layer multiplies values by in its next call: 0, or 1 / (1 - dropped).
+        """Return what a layer multiplies values by in its next call: 0, or 1 / (1 - dropped).
 
         Args:
             layer: one of the model's.
@@ -96,7 +96,7 @@ class Dropout:
         return is_kept.reshape(*shape).to(values, non_blocking=True).mul_(_LEVELS / kept)
 
     def _drawn(self, key: int, place: int, width: int) -> npt.NDArray[np.uint16]:
-        """[rows, width] numbers of 16 bits."""
+        """Return [rows, width] numbers of 16 bits."""
         counts = -(-width // _PER_COUNT)
         bits = np.random.Philox(key=key, counter=(place << 64) + self._first_row * counts)
         raw = bits.random_raw(self._num_rows * counts * 4).astype("<u8", copy=False)
@@ -104,7 +104,7 @@ class Dropout:
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _masked(self, layer: nn.Module, values: Tensor) -> Tensor:
-        """A layer's output."""
+        """Return a layer's output."""
         dropped = _chance(layer)
         if not layer.training or dropped == 0.0:
             return values
@@ -120,7 +120,7 @@ class Dropout:
 
 
 def draws_alone(model: nn.Module) -> bool:
-    """Whether something in a model draws by itself when it trains, so that each process draws its own.
+    """Return whether something in a model draws by itself when it trains, so that each process draws its own.
 
     Args:
         model: a model of timm, or any other.
@@ -140,17 +140,17 @@ def draws_alone(model: nn.Module) -> bool:
 
 
 def has_batch_statistics(model: nn.Module) -> bool:
-    """Whether what a model makes of an image while it trains depends on the others of its batch."""
+    """Return whether what a model makes of an image while it trains depends on the others of its batch."""
     kinds = {base.__name__.lower() for layer in model.modules() for base in type(layer).__mro__}
     return any(word in kind for kind in kinds for word in ("batchnorm", "inplaceabn"))
 
 
 def _random_layers(model: nn.Module) -> list[nn.Module]:
-    """Layers that are masked row by row: dropout, and timm's stochastic depth."""
+    """Return layers that are masked row by row: dropout, and timm's stochastic depth."""
     kinds = (nn.Dropout, *_BY_CHANNEL)
     return [layer for layer in model.modules() if isinstance(layer, kinds) or type(layer).__name__ == "DropPath"]
 
 
 def _chance(layer: nn.Module) -> float:
-    """Chance of 0 in a dropout layer; `drop_prob` is timm's name."""
+    """Return chance of 0 in a dropout layer; `drop_prob` is timm's name."""
     return float(getattr(layer, "p", None) or getattr(layer, "drop_prob", None) or 0.0)

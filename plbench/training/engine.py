@@ -26,7 +26,7 @@ from plbench.training.step import READ_EVERY, Network, Stepper
 
 
 def prepare_fit(model: nn.Module, method: Method, plan: Plan, steps_per_epoch: int, execution: Execution) -> FitState:
-    """Optimiser, schedule, weight average and scaler for a model that is about to train.
+    """Return optimiser, schedule, weight average and scaler for a model that is about to train.
 
     Among several GPUs, batch normalisation takes its statistics over all of them.
     """
@@ -62,7 +62,7 @@ def fit(
     handle: Callable[[ControlRequest], None] = lambda request: None,
     after_step: Callable[[], None] = lambda: None,
 ) -> None:
-    """Trains until the plan's last epoch, or `stop_after` epochs of it, from wherever `state` stands.
+    """Train until the plan's last epoch, or `stop_after` epochs of it, from wherever `state` stands.
 
     Args:
         after_epoch: called at the end of each epoch, when `state` is complete: to save, to evaluate.
@@ -103,7 +103,7 @@ def fit(
 
 
 def _stepper(state: FitState, method: Guarded, plan: Plan, execution: Execution, dropout: Dropout) -> Stepper:
-    """What takes the steps, over however many processes."""
+    """Return what takes the steps, over however many processes."""
     if execution.compiles:
         state.model.compile()
     network = execution.world.wrapped(Network(state.model, method))
@@ -113,7 +113,7 @@ def _stepper(state: FitState, method: Guarded, plan: Plan, execution: Execution,
 def _steps(
     stepper: Stepper, state: FitState, inputs: Inputs, progress: Progress, requested: Callable[[], ControlRequest]
 ) -> Iterator[tuple[Progress, ControlRequest]]:
-    """Takes the steps that are left of an epoch; gives after each where it stood and what was requested before it."""
+    """Take the steps that are left of an epoch; give after each where it stood and what was requested before it."""
     execution, batch_size = stepper.execution, stepper.plan.batch_size
     state.clock.start_step()
     for batch in inputs.shuffled(batch_size, state.epoch, state.batch, execution.world):
@@ -130,7 +130,7 @@ def _steps(
 
 
 def _close_epoch(state: FitState, steps_per_epoch: int, start: float) -> None:
-    """Notes what the epoch came to, and makes `state` that of an epoch's end."""
+    """Note what the epoch came to, and make `state` that of an epoch's end."""
     state.epoch += 1
     state.history.append(
         {
@@ -165,7 +165,7 @@ def _handle(
 
 @contextmanager
 def _chance(state: FitState, seed: int, execution: Execution) -> Iterator[None]:
-    """What an epoch draws from global generators: from the run's seed, or where a checkpoint inside the epoch left it.
+    """Seed what an epoch draws from global generators: by the run's seed, or as a checkpoint inside the epoch left it.
 
     Dropout layers do not (`plbench.training.dropout`); a model or a method may have something else that does.
     """

@@ -32,14 +32,14 @@ class View:
     """A model looking at a part without augmentation: `plbench.method.TrainView`."""
 
     def __init__(self, state: FitState, inputs: Inputs, execution: Execution) -> None:
-        """Keeps what `predict` needs."""
+        """Keep what `predict` needs."""
         self.labels = inputs.labels
         self._state, self._inputs, self._execution = state, inputs, execution
 
     def predict(
         self, weights: Literal["ema", "raw"] = "ema", *, dropout: bool = False, passes: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Streams (row index, scores) on the CPU; see `TrainView`."""
+        """Stream (row index, score) on the CPU; see `TrainView`."""
         model = self._state.averaged(weights)
         state = self._state
         state.images_viewed += passes * len(self._inputs)
@@ -54,7 +54,7 @@ class View:
         )
 
     def compute(self, function: Function, weights: Literal["ema", "raw"] = "ema") -> Iterator[tuple[Tensor, Tensor]]:
-        """Streams (row index, what the function makes of model and inputs) on the CPU; see `TrainView`."""
+        """Stream (row index, what the function makes of model and inputs) on the CPU; see `TrainView`."""
         self._state.images_viewed += len(self._inputs)
         yield from compute(self._state.averaged(weights), function, self._inputs, self._execution)
 
@@ -62,7 +62,7 @@ class View:
 def compute(
     model: nn.Module, function: Function, inputs: Inputs, execution: Execution
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Streams (row index [b], function(model, inputs) as float32) on the CPU, every row once, in order, everywhere."""
+    """Stream (row index [b], function(model, inputs) as float32) on the CPU, every row once, in order, everywhere."""
 
     def evaluated(values: Tensor) -> Tensor:
         with evaluation_mode(model), torch.inference_mode(), execution.autocast():
@@ -87,7 +87,7 @@ def predict(
     passes: int = 1,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Streams (row index [b], scores [b, C] float32) on the CPU, every row once, in order, in every process.
+    """Stream (row index [b], scores [b, C] float32) on the CPU, every row once, in order, in every process.
 
     The method sees no labels here: what it would be scored on stays out of its reach.
 
@@ -105,7 +105,7 @@ def predict(
 def _together(
     own: Iterator[tuple[Tensor, Tensor]], num_rows: int, world: World, nothing: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches that all processes computed, each in every process.
+    """Yield the batches that all processes computed, each in every process.
 
     Args:
         own: this process's. nothing: what one without rows looks like, [0, …].
@@ -130,7 +130,7 @@ def predict_share(
     passes: int = 1,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """As `predict`, but in each process only the batches that fall to it. All together they are every row once."""
+    """Do as `predict`, but in each process only for the batches that fall to it: together, every row once."""
     num_classes, world, done = inputs.labels.num_classes, execution.world, 0
     world.copy_from_main_(model.buffers())  # statistics of batches that each process saw on its own
     for rows, values in inputs.ordered(EVAL_BATCH_SIZE, world):
@@ -153,7 +153,7 @@ def predict_share(
 
 
 def collect_cells(stream: Iterator[tuple[Tensor, Tensor]], labels: PartialLabels) -> Cells:
-    """Scores at the known cells only, from a stream of dense batches: all that metrics ever see.
+    """Return scores at the known cells only, from a stream of dense batches: all that metrics ever see.
 
     Unknown cells leave a trace in one place: they take places among the highest-scored classes (`Cells.in_top`).
     """

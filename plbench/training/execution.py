@@ -33,12 +33,12 @@ class Execution:
         return self.device.type != "cpu"
 
     def autocast(self) -> torch.autocast:
-        """Mixed precision for the forward pass; losses stay in float32."""
+        """Return mixed precision for the forward pass; losses stay in float32."""
         enabled = self.precision != "float32"
         return torch.autocast(self.device.type, getattr(torch, self.precision), enabled=enabled)
 
     def move(self, batch: Batch) -> Batch:
-        """The batch on the device, images channels-last."""
+        """Return the batch on the device, images channels-last."""
         return Batch(
             self.inputs(batch.inputs),
             self._sent(batch.labels),
@@ -47,11 +47,11 @@ class Execution:
         )
 
     def inputs(self, inputs: Tensor) -> Tensor:
-        """Inputs on the device."""
+        """Return inputs on the device."""
         return self._sent(inputs, torch.channels_last if inputs.ndim == 4 else torch.preserve_format)
 
     def _sent(self, values: Tensor, layout: torch.memory_format = torch.preserve_format) -> Tensor:
-        """On the device. Out of memory that is not pinned, a copy would wait for all that the GPU has still to do."""
+        """Send to the device. From memory that is not pinned, a copy waits for all that the GPU has to do."""
         if self.device.type == "cuda" and values.device.type == "cpu":
             values = values.pin_memory()
         return values.to(self.device, memory_format=layout, non_blocking=True)
@@ -61,7 +61,7 @@ class evaluation_mode:
     """Puts a model in eval mode inside the scope, dropout layers apart where asked, and puts it back after."""
 
     def __init__(self, model: nn.Module, *, dropout: bool = False) -> None:
-        """Remembers each module's mode."""
+        """Remember each module's mode."""
         self._modes = [(module, module.training) for module in model.modules()]
         self._dropout = dropout
 
@@ -75,7 +75,7 @@ class evaluation_mode:
 
 
 def widened(output: Any) -> Any:
-    """Half-precision tensors of a model output as float32, through dictionaries and sequences."""
+    """Return half-precision tensors of a model output as float32, through dictionaries and sequences."""
     if isinstance(output, Tensor):
         return output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
     if isinstance(output, dict):

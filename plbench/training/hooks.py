@@ -44,7 +44,7 @@ class Guarded:
     __slots__ = ("_method",)
 
     def __init__(self, method: Method | type[Method]) -> None:
-        """Keeps the method; `isinstance` and `type` are to be asked of that one."""
+        """Keep the method; `isinstance` and `type` are to be asked of that one."""
         self._method = method
 
     def __getattr__(self, name: str) -> Any:
@@ -143,7 +143,7 @@ def _call(method: Method | type[Method], hook: str, function: Callable[..., Any]
 
 
 def construct(kind: type[Method], params: Any, task: Task) -> Method:
-    """A method, built.
+    """Return a method, built.
 
     Raises:
         PluginError: if its constructor raises, or leaves `params` or `task` unset.
@@ -159,7 +159,7 @@ def construct(kind: type[Method], params: Any, task: Task) -> Method:
 
 
 def try_it(method: Method | type[Method]) -> str:
-    """The command that shows the smallest input that fails."""
+    """Return the command that shows the smallest input that fails."""
     return f"plbench methods check {_arguments(method)} shows what is wrong on the smallest input"
 
 
@@ -192,7 +192,7 @@ def _check_loss(method: Method | type[Method], loss: Any, shape: tuple[int, ...]
 
 
 def _version(tensor: Tensor) -> int:
-    """Raised by torch at every write to the tensor; nothing is read or waited for."""
+    """Return what torch raises at every write to the tensor; nothing is read or waited for."""
     return -1 if tensor.is_inference() else tensor._version
 
 
@@ -215,7 +215,7 @@ def _file(method: Method | type[Method]) -> Path:
 
 
 def _is_of_the_world(error: BaseException) -> bool:
-    """Whether another process was not there to be talked to: no fault of the hook that asked for it."""
+    """Return whether another process was not there to be talked to: no fault of the hook that asked for it."""
     return any(frame.filename == distributed.__file__ for frame in traceback.extract_tb(error.__traceback__))
 
 
@@ -225,7 +225,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _place(method: Method | type[Method], error: BaseException) -> str:
-    """The deepest line of the plugin's own file that the error went through."""
+    """Return the deepest line of the plugin's own file that the error went through."""
     file = str(_file(method))
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     return f" (line {lines[-1]})" if lines else ""

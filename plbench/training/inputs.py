@@ -33,18 +33,20 @@ class Inputs(Protocol):
         ...
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
         ...
 
     def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: World = ALONE) -> Iterator[Batch]:
-        """Training batches of one epoch: every row once, by the run's seed; or only those from one on.
+        """Return training batches of one epoch: every row once, by the run's seed; or only those from one on.
 
         Of each, this process's share; where that is empty, rows that stand in (see `EpochOrder`).
         """
         ...
 
     def ordered(self, batch_size: int, world: World = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
-        """Evaluation batches: row index [b], on the CPU, and inputs; every row once, in order, without augmentation.
+        """Return evaluation batches: row index [b], on the CPU, and inputs.
+
+        Every row once, in order, without augmentation.
 
         Among several processes the batches are dealt out in turn, whole, so that they are computed as by one.
         """
@@ -72,7 +74,7 @@ class ImageInputs:
     decoder: JpegDecoder | None = None
 
     def __post_init__(self) -> None:
-        """Refuses now what could not be loaded later.
+        """Refuse now what could not be loaded later.
 
         Raises:
             PlbenchError: if there is a decoder, but the training transform needs Pillow's images.
@@ -95,11 +97,11 @@ class ImageInputs:
         )
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.images)
 
     def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: World = ALONE) -> Iterator[Batch]:
-        """Augmented training batches; images that lie side by side on disk are read together."""
+        """Yield augmented training batches; images that lie side by side on disk are read together."""
         order = EpochOrder(
             len(self),
             batch_size,
@@ -114,7 +116,7 @@ class ImageInputs:
             yield Batch(views[0], label_tensor(self.labels, rows), rows, views if len(views) > 1 else ())
 
     def ordered(self, batch_size: int, world: World = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
-        """Evaluation batches."""
+        """Yield evaluation batches."""
         stream = image_batches(
             self.images,
             self.eval_transform,
@@ -136,7 +138,7 @@ class FeatureInputs:
     """
 
     def __init__(self, features: np.ndarray, rows: np.ndarray, labels: PartialLabels, seed: int = 0) -> None:
-        """Takes the part's rows into memory where they are small enough."""
+        """Take the part's rows into memory where they are small enough."""
         if len(rows) * features.shape[1] * 4 <= _IN_MEMORY_BYTES:
             features, rows = np.ascontiguousarray(features[rows]), np.arange(len(rows))
         self.features, self.rows, self.labels, self.seed = features, rows, labels, seed
@@ -149,21 +151,21 @@ class FeatureInputs:
         return other
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
         return len(self.rows)
 
     def _inputs(self, index: np.ndarray) -> Tensor:
         return torch.from_numpy(np.asarray(self.features[self.rows[index]]))
 
     def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: World = ALONE) -> Iterator[Batch]:
-        """Training batches of features."""
+        """Yield training batches of features."""
         ranks = {"rank": world.rank, "num_ranks": world.size}
         for rows in EpochOrder(len(self), batch_size, self.seed, epoch, first_batch=first_batch, **ranks):
             index = torch.tensor(rows, dtype=torch.int64)
             yield Batch(self._inputs(index.numpy()), label_tensor(self.labels, index), index)
 
     def ordered(self, batch_size: int, world: World = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
-        """Evaluation batches of features."""
+        """Yield evaluation batches of features."""
         for rows in ordered_batches(len(self), batch_size)[world.rank :: world.size]:
             index = torch.arange(rows.start, rows.stop)
             yield index, self._inputs(index.numpy())

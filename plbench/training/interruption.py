@@ -22,7 +22,7 @@ class Stopped(KeyboardInterrupt):
     """
 
     def __init__(self, number: int) -> None:
-        """Remembers the signal."""
+        """Remember the signal."""
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.number = number
 
@@ -36,7 +36,7 @@ class Interruption:
 
 @contextlib.contextmanager
 def listening(*, among_several: bool = False) -> Iterator[Interruption]:
-    """Notes SIGINT and SIGTERM in place of ending the program, while the scope lasts.
+    """Note SIGINT and SIGTERM instead of ending the program, while the scope lasts.
 
     Alone, a second signal ends the program at once. Among several processes, which may be told twice (by the terminal
     and by what launched them), it is a timer that does so. Outside the main thread nothing changes.

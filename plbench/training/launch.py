@@ -24,12 +24,12 @@ _GRACE_SECONDS = 30
 
 
 def is_worker() -> bool:
-    """Whether `launch` started this process."""
+    """Return whether `launch` started this process."""
     return _FAILURES in os.environ
 
 
 def write_failure(text: str, code: int) -> None:
-    """Leaves the reason of a failure for the process that started this one, which prints the first.
+    """Leave the reason of a failure for the process that started this one, which prints the first.
 
     Args:
         text: a sentence, or a traceback where there is none. code: to exit with.
@@ -39,7 +39,7 @@ def write_failure(text: str, code: int) -> None:
 
 
 def launch(num_processes: int, arguments: Sequence[str], device: str | None = None) -> tuple[int, str]:
-    """Runs `plbench` with these arguments in several processes on this machine, by `torch.distributed.run`.
+    """Run `plbench` with these arguments in several processes on this machine, by `torch.distributed.run`.
 
     When one fails, the others are ended.
 
@@ -95,7 +95,7 @@ def _first_failure(folder: Path) -> tuple[int, str] | None:
 
 
 def _killed(error: ChildFailedError) -> tuple[int, str] | None:
-    """What to say where a process was killed from outside; the others then fail for want of it."""
+    """Return what to say where a process was killed from outside; the others then fail for want of it."""
     for rank, failure in error.failures.items():
         if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM:  # that is how the others are ended
             name = signal.Signals(-failure.exitcode).name
@@ -128,7 +128,7 @@ def _check_devices(num_processes: int, device: str | None) -> None:
 
 
 def arguments_without(option: str) -> list[str]:
-    """This program's arguments but for an option and its value."""
+    """Return this program's arguments but for an option and its value."""
     kept, skip = [], False
     for word in sys.argv[1:]:
         if skip or word == option:

@@ -16,7 +16,7 @@ from plbench.training.state import FitState
 
 
 def make_optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.optim.Optimizer, list[float]]:
-    """AdamW, or Adam as CSL's code runs it; 1-D parameters (biases, norms) do not decay. Also the peak rates.
+    """Return AdamW, or Adam as CSL's code runs it; 1-D parameters (biases, norms) do not decay. Also the peak rates.
 
     CSL's loss is a sum over the images of a step, here it is their mean. Adam does not notice a constant factor on its
     gradient, but what is added to the gradient (the coupled decay) and to its root mean square (eps) is then as much
@@ -41,7 +41,7 @@ def make_optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.
 
 
 def make_average(model: nn.Module, plan: Plan, num_steps: int) -> Any:
-    """Timm's EMA with warm-up. Its horizon 1 / (1 - decay) is capped at a share of the run's steps."""
+    """Return timm's EMA with warm-up. Its horizon 1 / (1 - decay) is capped at a share of the run's steps."""
     horizon = plan.ema_horizon * num_steps
     if plan.ema_decay == 0 or horizon <= 1:
         return None
@@ -52,7 +52,7 @@ def make_average(model: nn.Module, plan: Plan, num_steps: int) -> Any:
 
 
 def scaled_gradients(state: FitState, plan: Plan, rescale: float | Tensor) -> Tensor:
-    """Rescales gradients once, from per-image to per-weight, and clips them.
+    """Rescale gradients once, from per-image to per-weight, and clip them.
 
     Args:
         rescale: a factor, on the host or on the device.
@@ -75,7 +75,7 @@ def scaled_gradients(state: FitState, plan: Plan, rescale: float | Tensor) -> Te
 
 
 def update(state: FitState, allowed: Tensor | None = None) -> None:
-    """The optimiser's step along gradients that are scaled.
+    """Take the optimiser's step along gradients that are scaled.
 
     Args:
         allowed: a bool on the device that suppresses the step where it is False; None where the host knows that it
@@ -94,7 +94,7 @@ def update(state: FitState, allowed: Tensor | None = None) -> None:
 
 
 def apply_gradients(state: FitState, plan: Plan, rescale: float) -> None:
-    """Steps along the gradients, rescaled once from per-image to per-weight, whatever they are."""
+    """Step along the gradients, rescaled once from per-image to per-weight, whatever they are."""
     gradients = [p.grad for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
     if rescale != 1.0:
         torch._foreach_mul_(gradients, rescale)
@@ -110,7 +110,7 @@ class FusedSteps:
     """
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Collects parameters, gradients and moments; they must stay where they are from now on."""
+        """Collect parameters, gradients and moments; they must stay where they are from now on."""
         self._kernel = torch._fused_adamw_ if isinstance(optimizers[0], torch.optim.AdamW) else torch._fused_adam_
         self._steps: list[Tensor] = []
         self._calls: list[tuple[dict[str, Any], tuple[list[Tensor], ...]]] = []
@@ -125,7 +125,7 @@ class FusedSteps:
 
     @torch.no_grad()
     def step(self) -> None:
-        """What `step` of each optimiser would do."""
+        """Do what `step` of each optimiser would."""
         torch._foreach_add_(self._steps, 1)
         for group, (parameters, gradients, means, squares, steps) in self._calls:
             self._kernel(

@@ -17,7 +17,7 @@ SKIPPED, WARM_UP, TRACED = 4, 2, 6
 def traced(
     folder: Path, *, rank: int, device: torch.device, tell: Callable[[str], None]
 ) -> Iterator[Callable[[], None]]:
-    """Yields what to call after each step; writes `folder`/profile/rank-R.json, and tells where it lies."""
+    """Yield what to call after each step; write `folder`/profile/rank-R.json, and tell where it lies."""
     from torch.profiler import ProfilerActivity, profile, schedule
 
     path = folder / "profile" / f"rank-{rank}.json"

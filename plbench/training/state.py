@@ -27,7 +27,7 @@ class Tally:
     """What steps have come to, on the device: the loss of an epoch, the first bad step, and what processes request."""
 
     def __init__(self, device: torch.device) -> None:
-        """Nothing has happened."""
+        """Start where nothing has happened."""
         self._dtype = torch.float32 if device.type == "mps" else torch.float64  # which knows no wider type
         self.loss_sum = torch.zeros((), dtype=self._dtype, device=device)
         self._bad_step = torch.full((), -1, dtype=torch.int64, device=device)
@@ -35,7 +35,7 @@ class Tally:
         self._requests = torch.zeros(2, dtype=self._dtype, device=device)
 
     def vector(self, total: Tensor, weight: Tensor | float, request: ControlRequest) -> Tensor:
-        """Total, weight and requests of this process, to be summed over all."""
+        """Return total, weight and requests of this process, to be summed over all."""
         return torch.stack([self._on_device(value) for value in (total, weight, request.save, request.stop)])
 
     def _on_device(self, value: Tensor | float) -> Tensor:
@@ -44,7 +44,7 @@ class Tally:
         return torch.full_like(self.loss_sum, value)  # a copy from the host would wait for the device
 
     def note(self, sums: Tensor, is_sound: Tensor, step: int) -> None:
-        """Takes one step in."""
+        """Take one step in."""
         total, weight = sums[0], sums[1]
         self.loss_sum += torch.where(weight > 0, total / weight, 0.0)
         first = ~is_sound & (self._bad_step < 0)
@@ -100,11 +100,11 @@ class FitState:
     generators: list[dict[str, Any]] | None = None  # of each process, where a checkpoint was made inside an epoch
 
     def averaged(self, weights: Literal["ema", "raw"] = "ema") -> nn.Module:
-        """The model with averaged weights where there are any, or with the last ones."""
+        """Return the model with averaged weights where there are any, or with the last ones."""
         return self.ema.module if weights == "ema" and self.ema is not None else self.model
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values from which the training can go on, but for the states of generators."""
+        """Return tensors and plain values from which the training can go on, but for the states of generators."""
         return {
             **self.weights(),
             "optimizer": self.optimizer.state_dict(),
@@ -125,18 +125,18 @@ class FitState:
         }
 
     def weights(self) -> dict[str, Any]:
-        """Raw and averaged weights alone: what a finished run keeps."""
+        """Return raw and averaged weights alone: what a finished run keeps."""
         ema = None if self.ema is None else own_copy(self.ema.module)
         return {"model": own_copy(self.model), "ema": ema}
 
     def load_weights(self, saved: dict[str, Any]) -> None:
-        """Restores what `weights` gave."""
+        """Restore what `weights` gave."""
         self.model.load_state_dict(saved["model"])
         if self.ema is not None:
             self.ema.module.load_state_dict(saved["ema"])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave."""
+        """Restore what `state_dict` gave."""
         self.load_weights(state)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -153,10 +153,13 @@ class FitState:
 
 
 def own_copy(model: nn.Module) -> dict[str, Tensor]:
-    """A model's tensors in memory of their own: a stacked head's are slices, with which all heads would be saved."""
+    """Return a model's tensors in memory of their own.
+
+    A stacked head's are slices, with which all heads would be saved.
+    """
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """A schedule's state without the functions that torch keeps in it, which a safe loader refuses."""
+    """Return a schedule's state without the functions that torch keeps in it, which a safe loader refuses."""
     return {name: value for name, value in state.items() if not callable(value)}

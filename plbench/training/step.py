@@ -38,13 +38,13 @@ class Network(nn.Module):
     """A method's forward pass through its model, as one module that can be made parallel."""
 
     def __init__(self, model: nn.Module, method: Guarded) -> None:
-        """Both are used as they are."""
+        """Keep both as they are."""
         super().__init__()
         self.model = model
         self._method = method
 
     def forward(self, batch: Batch, progress: Progress) -> Any:
-        """What the method makes of a batch."""
+        """Return what the method makes of a batch."""
         return self._method.forward(self.model, batch, progress)
 
 
@@ -68,7 +68,7 @@ class Stepper:
     dropout: Dropout
 
     def take(self, state: FitState, batch: Batch, num_images: int, progress: Progress, request: ControlRequest) -> None:
-        """One optimiser step.
+        """Take one optimiser step.
 
         Args:
             state: that moves.
@@ -91,7 +91,7 @@ class Stepper:
     def _gradients(
         self, scaler: torch.amp.GradScaler, batch: Batch, shares: list[int], progress: Progress
     ) -> tuple[Tensor, Tensor | float]:
-        """Adds gradients up, each divided by the number of images; gives this process's part of loss and weight."""
+        """Add gradients up, each divided by the number of images; give this process's part of loss and weight."""
         world, num_images = self.execution.world, sum(shares)
         is_idle = shares[world.rank] == 0
         total: Tensor = torch.zeros((), device=self.execution.device)
@@ -124,7 +124,7 @@ class Stepper:
     def _of_share(
         self, scaler: torch.amp.GradScaler, output: Any, batch: Batch, num_images: int, progress: Progress
     ) -> Loss:
-        """Loss of a share whose images do not depend on one another. A large one is computed block by block.
+        """Return loss of a share whose images do not depend on one another. A large one is computed block by block.
 
         Then no more than one gradient of the logits' size exists beside them, and small temporaries stay in the cache.
         """
@@ -148,7 +148,7 @@ class Stepper:
         return Loss(total, weight)
 
     def _of_whole_batch(self, output: Any, batch: Batch, shares: list[int], progress: Progress) -> Loss:
-        """Loss of the global batch, the same in every process.
+        """Return loss of the global batch, the same in every process.
 
         Images do not travel: a loss of outputs and labels has no use for them.
         """
@@ -162,13 +162,13 @@ class Stepper:
         return loss
 
     def _synchronised(self, is_last: bool) -> contextlib.AbstractContextManager[Any]:
-        """Gradients travel with the last piece of a batch only."""
+        """Let gradients travel with the last piece of a batch only."""
         if is_last or not isinstance(self.network, nn.parallel.DistributedDataParallel):
             return contextlib.nullcontext()
         return self.network.no_sync()
 
     def _update(self, state: FitState, sums: Tensor, num_images: int, progress: Progress) -> bool:
-        """The optimiser's step and the average's, unless something is not finite or there was nothing to learn.
+        """Take the optimiser's step and the average's, unless something is not finite or there was nothing to learn.
 
         Returns:
             Whether the training goes on, as far as the host knows.
@@ -193,7 +193,7 @@ class Stepper:
 
 
 def rows_per_block(output: Any, num_rows: int) -> int | None:
-    """Rows of logits whose loss is computed at a time; None where all are."""
+    """Return rows of logits whose loss is computed at a time; None where all are."""
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != num_rows:
         return None
     size = 4 * output.numel()
@@ -213,7 +213,7 @@ def _part(batch: Batch, rows: slice) -> Batch:
 
 
 def _gathered(output: Any, world: World, shares: list[int], num_rows: int) -> Any:
-    """An output's tensors with a row for each image, of all processes; what is no such tensor as it is."""
+    """Return an output's tensors with a row for each image, of all processes; what is no such tensor as it is."""
     if isinstance(output, Tensor):
         return world.gather(output, shares) if output.ndim and len(output) == num_rows else output
     if isinstance(output, dict):
@@ -224,7 +224,7 @@ def _gathered(output: Any, world: World, shares: list[int], num_rows: int) -> An
 
 
 def _nothing(output: Any) -> Tensor:
-    """0, with a gradient of 0 to every tensor of an output."""
+    """Return 0, with a gradient of 0 to every tensor of an output."""
     if isinstance(output, Tensor):
         return output.float().sum() * 0.0
     parts = output.values() if isinstance(output, dict) else output

@@ -24,19 +24,19 @@ class Liveness(Protocol):
     """Tells living workers from dead ones."""
 
     def claiming(self) -> contextlib.AbstractContextManager[Any]:
-        """Held while trials are taken, where the storage alone cannot tell a new trial from an abandoned one."""
+        """Hold this while trials are taken, where the storage alone cannot tell a new trial from an abandoned one."""
 
     def lost(self, study: optuna.Study, worker: str) -> list[FrozenTrial]:
-        """Running trials of dead workers; those that it has told FAIL itself are not among them."""
+        """Return running trials of dead workers; those that it has told FAIL itself are not among them."""
 
     def taken(self, trial: optuna.Trial) -> None:
-        """Called of a trial as soon as it is taken, before it is marked as a worker's."""
+        """Note a trial as soon as it is taken, before it is marked as a worker's."""
 
     def alive(self, trials: Sequence[optuna.Trial]) -> contextlib.AbstractContextManager[Any]:
-        """Held while trials are trained."""
+        """Hold this while trials are trained."""
 
     def close(self) -> None:
-        """Ends the worker."""
+        """End the worker."""
 
 
 class Locks:
@@ -58,18 +58,18 @@ class Locks:
         return self._folder / f"{worker}.lock"
 
     def claiming(self) -> contextlib.AbstractContextManager[Any]:
-        """No two workers of a journal take trials at once."""
+        """Let no two workers of a journal take trials at once."""
         return FileLock(self._folder / "claiming.lock")
 
     def lost(self, study: optuna.Study, worker: str) -> list[FrozenTrial]:
-        """Those whose worker's lock is free, or who died while they were claimed."""
+        """Return those whose worker's lock is free, or who died while they were claimed."""
         running = [trial for trial in study.get_trials(deepcopy=False) if runs(trial)]
         owners = {trial.user_attrs.get("worker") for trial in running} - {worker}
         dead = {owner for owner in owners if owner is None or not self._lives(owner)}  # None: died while it claimed
         return [trial for trial in running if trial.user_attrs.get("worker") in dead]
 
     def _lives(self, worker: str) -> bool:
-        """Whether its process does; the lock of one that does not is cleared away."""
+        """Return whether its process does; the lock of one that does not is cleared away."""
         path = self._path(worker)
         if not path.exists():
             return False
@@ -83,14 +83,14 @@ class Locks:
         return False
 
     def taken(self, trial: optuna.Trial) -> None:
-        """Nothing: see `claiming`."""
+        """Do nothing: see `claiming`."""
 
     def alive(self, trials: Sequence[optuna.Trial]) -> contextlib.AbstractContextManager[Any]:
-        """The lock says so already."""
+        """Do nothing: the lock says so already."""
         return contextlib.nullcontext()
 
     def close(self) -> None:
-        """Frees the lock."""
+        """Free the lock."""
         Path(self._own.lock_file).unlink(missing_ok=True)
         self._own.release()
 
@@ -103,11 +103,13 @@ class Heartbeats:
         self._unmarked_since: dict[int, float] = {}  # when a running trial was first seen without a worker's mark
 
     def claiming(self) -> contextlib.AbstractContextManager[Any]:
-        """A database numbers trials itself; nothing need be held."""
+        """Hold nothing: a database numbers trials itself."""
         return contextlib.nullcontext()
 
     def lost(self, study: optuna.Study, worker: str) -> list[FrozenTrial]:
-        """Those that stay without a worker's mark; marked ones have a heartbeat, and Optuna fails those whose stops.
+        """Return those that stay without a worker's mark.
+
+        Marked ones have a heartbeat, and Optuna fails those whose stops.
 
         The wait is measured here, as clocks and time zones of other workers' machines may differ.
         """
@@ -118,12 +120,12 @@ class Heartbeats:
         return [trial for trial in unmarked if now - self._unmarked_since[trial.number] > GRACE_SECONDS]
 
     def taken(self, trial: optuna.Trial) -> None:
-        """Its first heartbeat: Optuna never misses one that has none."""
+        """Send its first heartbeat: Optuna never misses one that has none."""
         self._beat([trial])
 
     @contextlib.contextmanager
     def alive(self, trials: Sequence[optuna.Trial]) -> Iterator[None]:
-        """Sends heartbeats from a thread."""
+        """Send heartbeats from a thread."""
         ended = threading.Event()
         self._beat(trials)
         thread = threading.Thread(target=self._keep_beating, args=(trials, ended), daemon=True)
@@ -144,11 +146,11 @@ class Heartbeats:
             self._storage.record_heartbeat(trial._trial_id)
 
     def close(self) -> None:
-        """Closes the connection."""
+        """Close the connection."""
         self._storage.remove_session()
         self._storage.engine.dispose()
 
 
 def runs(trial: FrozenTrial) -> bool:
-    """Whether some worker has taken it and it was not told an outcome."""
+    """Return whether some worker has taken it and it was not told an outcome."""
     return trial.state == TrialState.RUNNING

@@ -25,7 +25,7 @@ _INCH = 3.2  # width of one slice
 
 
 def draw_study(study: StudyRecord, folder: Path) -> tuple[str, ...]:
-    """Writes history, importances and slices as PNG and SVG, and returns their names.
+    """Write history, importances and slices as PNG and SVG, and return their names.
 
     Importances need two complete trials that differ in value.
 
@@ -52,7 +52,10 @@ def draw_study(study: StudyRecord, folder: Path) -> tuple[str, ...]:
 
 
 def _as_optuna(study: StudyRecord) -> optuna.Study:
-    """The trials as Optuna draws them: with the values that were trained, also outside the space, and none lost."""
+    """Return the trials as Optuna draws them.
+
+    With the values that were trained, also outside the space, and none lost.
+    """
     told = optuna.create_study(direction="maximize")
     states = {"complete": optuna.trial.TrialState.COMPLETE, "pruned": optuna.trial.TrialState.PRUNED}
     for trial in study.trials:
@@ -70,7 +73,7 @@ def _as_optuna(study: StudyRecord) -> optuna.Study:
 
 
 def _distribution(study: StudyRecord, name: str) -> optuna.distributions.FloatDistribution:
-    """Wide enough for every value that was tried; an axis is only logarithmic where all are above 0."""
+    """Return one wide enough for every value that was tried; an axis is only logarithmic where all are above 0."""
     found = study.spec.space[name]
     tried = [trial.values[name] for trial in study.trials]
     low, high = min(found.low, *tried), max(found.high, *tried)

@@ -17,7 +17,7 @@ from plbench.tuning.study import StudyRecord
 
 
 def with_tuned(comparison: Comparison, num_trials: int, num_studies: int, workspace: Workspace) -> Comparison:
-    """Adds, beside each row, that of the values which studies of equally many trials choose for it.
+    """Add, beside each row, that of the values which studies of equally many trials choose for it.
 
     What one study finds is in part its luck. So a tuned row has several, each with a seed and so with proposals and
     labels of its own, and the winner of each is run with all seeds of the comparison. A study that was longer before
@@ -51,7 +51,7 @@ def with_tuned(comparison: Comparison, num_trials: int, num_studies: int, worksp
 def _tuned(
     plans: Sequence[ResolvedRun], num_trials: int, num_studies: int, workspace: Workspace
 ) -> tuple[ResolvedRun, ...]:
-    """The runs of a tuned row: those of the first study's winner by seed, then those of the next."""
+    """Return the runs of a tuned row: those of the first study's winner by seed, then those of the next."""
     found: list[ResolvedRun] = []
     for seed in range(num_studies):
         study = _first_trials(tune.search(plans[0], tune.Settings(num_trials, seed=seed), workspace), num_trials)
@@ -60,7 +60,7 @@ def _tuned(
 
 
 def describe_studies(comparison: Comparison, num_trials: int, num_studies: int) -> str:
-    """One line on what tuning adds to a comparison that has no tuned rows yet."""
+    """Return one line on what tuning adds to a comparison that has no tuned rows yet."""
     rows, seeds = len(comparison.rows), len(comparison.rows[0][1])
     trials = rows * num_studies * num_trials
     runs = rows * num_studies * seeds
@@ -72,7 +72,7 @@ def describe_studies(comparison: Comparison, num_trials: int, num_studies: int) 
 
 
 def _first_trials(study: StudyRecord, number: int) -> StudyRecord:
-    """What the study had found after so many trials: nobody gets more than the others."""
+    """Return what the study had found after so many trials: nobody gets more than the others."""
     if len(study.trials) <= number:
         return study
     trials = study.trials[:number]

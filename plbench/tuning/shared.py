@@ -54,7 +54,7 @@ class SharedStudy:
         self._distributions = {name: _distribution(spec, name) for name in spec.space}
 
     def claim(self, num_trials: int, most: int) -> list[Claim]:
-        """Takes trials: what dead workers left first, then new ones, up to the next multiple of `most`.
+        """Take trials: what dead workers left first, then new ones, up to the next multiple of `most`.
 
         Args:
             num_trials: that all workers may make together.
@@ -76,11 +76,11 @@ class SharedStudy:
             return [claim for claim in claims if claim not in surplus]
 
     def alive(self, claims: Sequence[Claim]) -> contextlib.AbstractContextManager[Any]:
-        """Held while claimed trials are trained: others see that this worker lives."""
+        """Hold this while claimed trials are trained: others see that this worker lives."""
         return self._liveness.alive([claim.trial for claim in claims])
 
     def tell(self, claim: Claim, result: TrialResult | None) -> None:
-        """What came of a trial; None where it was pruned. One that others took for lost meanwhile is theirs."""
+        """Tell what came of a trial; None where it was pruned. One that others took for lost meanwhile is theirs."""
         with self._reaching(), contextlib.suppress(UpdateFinishedTrialError, ValueError):
             trial = claim.trial
             if result is None:
@@ -94,26 +94,29 @@ class SharedStudy:
                 self.study.tell(trial, result.value)
 
     def give_back(self, claims: Sequence[Claim]) -> None:
-        """Leaves trials that were not told an outcome to whoever goes on."""
+        """Leave trials that were not told an outcome to whoever goes on."""
         with self._reaching(), self._liveness.claiming():
             own = {claim.trial.number for claim in claims}
             self._give_up([trial for trial in self._frozen() if trial.number in own and runs(trial)])
 
     def trials(self) -> tuple[Trial, ...]:
-        """All that were told an outcome: the starting values, then the others in the order in which they were taken."""
+        """Return all that were told an outcome.
+
+        The starting values, then the others in the order in which they were taken.
+        """
         with self._reaching():
             told = [trial for trial in self._frozen() if _counts(trial) and not runs(trial)]
         return tuple(self._outcome(trial) for trial in sorted(told, key=lambda t: not t.user_attrs.get("start")))
 
     def close(self) -> None:
-        """Ends this worker."""
+        """End this worker."""
         self._liveness.close()
 
     def _frozen(self) -> list[FrozenTrial]:
         return sorted(self.study.get_trials(deepcopy=False), key=lambda trial: trial.number)
 
     def _ask_anew(self, index: int, until: float) -> Claim:
-        """A trial that no other worker has; two of a database that ask at once would draw the same one."""
+        """Return a trial that no other worker has; two of a database that ask at once would draw the same one."""
         for attempt in range(_MOST_TWINS):
             claim = self._ask(index, attempt)
             if self._values(claim.trial.params, {}) not in self._values_of_older(claim.trial.number, until):
@@ -123,7 +126,7 @@ class SharedStudy:
         return claim
 
     def _values_of_older(self, number: int, until: float) -> list[dict[str, float]]:
-        """What trials of lower numbers took; one that is being asked for has its values in a moment."""
+        """Return what trials of lower numbers took; one that is being asked for has its values in a moment."""
         while True:
             older = [trial for trial in self._frozen() if trial.number < number and _counts(trial)]
             whole = [trial for trial in older if self.spec.space.keys() <= trial.params.keys()]
@@ -132,7 +135,7 @@ class SharedStudy:
             time.sleep(0.02)
 
     def _ask(self, index: int, attempt: int) -> Claim:
-        """Each index has a sampler of its own seed, so that a study that was broken off draws as one that was not."""
+        """Ask a sampler of the index's own seed, so that a study that was broken off draws as one that was not."""
         names = (index, attempt) if attempt else (index,)
         seed = derive_seed(self.spec.seed, "sampler", *names) % 2**32
         self.study.sampler = optuna.samplers.TPESampler(
@@ -144,7 +147,7 @@ class SharedStudy:
         return Claim(index, self._values(trial.params, trial.user_attrs), trial)
 
     def _values(self, params: dict[str, float], attributes: dict[str, Any]) -> dict[str, float]:
-        """The first trial takes the starting values to the digit, also where they lie outside the space."""
+        """Return a trial's values: the first one's are the starting values to the digit, in the space or not."""
         return dict(self.spec.start) if attributes.get("start") else {name: params[name] for name in self.spec.space}
 
     def _outcome(self, trial: FrozenTrial) -> Trial:
@@ -179,13 +182,13 @@ class SharedStudy:
 
 
 def queue_start(study: optuna.Study, spec: StudySpec) -> None:
-    """Queues the trial of the starting values; those outside the space are told to the sampler as its nearest end."""
+    """Queue the trial of the starting values; those outside the space are told to the sampler as its nearest end."""
     values = {name: _within(spec, name, value) for name, value in spec.start.items()}
     study.enqueue_trial(values, user_attrs={"start": True})
 
 
 def queue_again(study: optuna.Study, trial: FrozenTrial, spec: StudySpec) -> None:
-    """Queues the values of a lost trial; one that had not drawn all of them is drawn again, by the same seed."""
+    """Queue the values of a lost trial; one that had not drawn all of them is drawn again, by the same seed."""
     if trial.user_attrs.get("start"):
         queue_start(study, spec)
         return
@@ -196,7 +199,7 @@ def queue_again(study: optuna.Study, trial: FrozenTrial, spec: StudySpec) -> Non
 
 @contextlib.contextmanager
 def speaking_of(place: str) -> Iterator[None]:
-    """Turns what a storage that fails raises into a sentence."""
+    """Turn what a storage that fails raises into a sentence."""
     try:
         yield
     except OSError as error:
@@ -212,7 +215,7 @@ def speaking_of(place: str) -> Iterator[None]:
 
 
 def _counts(trial: FrozenTrial) -> bool:
-    """Whether it is one of the study's number: running, or told an outcome."""
+    """Return whether it is one of the study's number: running, or told an outcome."""
     if trial.state == TrialState.FAIL:
         return "error" in trial.user_attrs
     return trial.state != TrialState.WAITING

@@ -29,7 +29,7 @@ _OPERATION = b'{"op_code":'  # what each line of a journal starts with
 
 
 def open_study(spec: StudySpec, folder: Path, storage: str | None, name: str | None, pruner: Any) -> SharedStudy:
-    """Opens a study, or makes it.
+    """Open a study, or make it.
 
     Args:
         spec: what it asks.
@@ -60,7 +60,7 @@ def open_study(spec: StudySpec, folder: Path, storage: str | None, name: str | N
 def _made(
     spec: StudySpec, storage: BaseStorage, name: str, place: str, liveness: Liveness, pruner: Any
 ) -> optuna.Study:
-    """The study of that name: made if it is not there, compared with the spec if it is."""
+    """Return the study of that name: made if it is not there, compared with the spec if it is."""
     with liveness.claiming():
         try:
             study = optuna.create_study(storage=storage, study_name=name, direction="maximize", pruner=pruner)
@@ -93,7 +93,7 @@ def _made(
 
 
 def _open_storage(storage: str | None, folder: Path, spec: StudySpec) -> tuple[BaseStorage, str]:
-    """The storage, and what to call it in a sentence."""
+    """Return the storage, and what to call it in a sentence."""
     kind, separator, _ = (storage or "").partition("://")
     if not separator:
         path = Path(storage) if storage else folder / "journal.log"
@@ -132,7 +132,7 @@ def _open_journal(path: Path) -> JournalStorage:
 
 
 def _cut_torn_line(path: Path) -> None:
-    """A last line without an end was being written when power or disk gave out; it would spoil what follows it.
+    """Cut a last line without an end, at which power or disk gave out: it would spoil what follows it.
 
     Raises:
         ValueError: if the last whole line is none of a journal; Optuna would only see it when it wrote the next one.
@@ -150,7 +150,7 @@ def _cut_torn_line(path: Path) -> None:
 
 
 def _connected(url: str, options: dict[str, Any], spec: StudySpec) -> RDBStorage:
-    """Optuna's storage. Of workers that make its tables at once, all but one fail, and look again."""
+    """Return Optuna's storage. Of workers that make its tables at once, all but one fail, and look again."""
     import sqlalchemy
 
     for attempt in range(_MOST_ATTEMPTS):

@@ -125,7 +125,7 @@ class StudyRecord(Frozen):
         return self.trials[self.winner]
 
     def report(self) -> TuningReport:
-        """What the record of a run says of the study that chose its values."""
+        """Return what the record of a run says of the study that chose its values."""
         value = self.best.value
         assert value is not None
         return TuningReport(
@@ -145,12 +145,12 @@ class StudyRecord(Frozen):
 
 
 def study_folder(store: Store, key: str) -> Path:
-    """Where a study's files lie."""
+    """Return where a study's files lie."""
     return store.runs / "studies" / key
 
 
 def write_study(folder: Path, study: StudyRecord) -> None:
-    """Writes `study.json`.
+    """Write `study.json`.
 
     Raises:
         StoreError: if it cannot be written.
@@ -160,7 +160,7 @@ def write_study(folder: Path, study: StudyRecord) -> None:
 
 
 def read_study(folder: Path) -> StudyRecord:
-    """Reads and validates `study.json`.
+    """Read and validate `study.json`.
 
     Raises:
         StoreError: if it is missing, damaged, or not what its own key says.
@@ -180,7 +180,7 @@ def read_study(folder: Path) -> StudyRecord:
 
 
 def parse_ranges(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Texts "name=low:high" as lowest and highest values by name.
+    """Return texts "name=low:high" as lowest and highest values by name.
 
     Raises:
         PlbenchError: if one is not of that form, or a name comes twice.
@@ -203,7 +203,7 @@ def parse_ranges(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
 
 
 def search_space(plan: ResolvedRun, fixed: frozenset[str], ranges: Ranges) -> dict[str, SearchedRange]:
-    """Where a study of this plan looks.
+    """Return where a study of this plan looks.
 
     Args:
         plan: with the starting values.
@@ -230,7 +230,7 @@ def search_space(plan: ResolvedRun, fixed: frozenset[str], ranges: Ranges) -> di
 
 
 def _of_method(plan: ResolvedRun, name: str, declared: SearchRange, ends: tuple[float, float]) -> SearchedRange:
-    """A declared range, made to hold the starting value."""
+    """Return a declared range, made to hold the starting value."""
     start, whole = getattr(plan.params, name), plan.method.Params.is_whole(name)
     low, high = (math.ceil(ends[0]), math.floor(ends[1])) if whole else ends
     low, high = min(low, start), max(high, start)
@@ -274,7 +274,7 @@ def _check_range(
 
 
 def trial_plan(plan: ResolvedRun, values: Mapping[str, float], seed: int, registry: Registry) -> ResolvedRun:
-    """The training of one trial: on train without its validation part, to its last epoch.
+    """Return the training of one trial: on train without its validation part, to its last epoch.
 
     Args:
         plan: with the starting values.
@@ -298,7 +298,7 @@ def trial_plan(plan: ResolvedRun, values: Mapping[str, float], seed: int, regist
 def with_values(
     plan: ResolvedRun, values: Mapping[str, Any], update: Mapping[str, Any], registry: Registry
 ) -> ResolvedRun:
-    """A plan with other values of parameters, rate and decay, and other fields of its spec.
+    """Return a plan with other values of parameters, rate and decay, and other fields of its spec.
 
     Raises:
         PlbenchError: if a value is not valid.
@@ -324,7 +324,7 @@ def study_spec(
     sampler: str,
     pruner: str,
 ) -> StudySpec:
-    """What a study of this plan asks.
+    """Return what a study of this plan asks.
 
     Raises:
         PlbenchError: if a range is none, or an end of one is not valid here.

@@ -37,12 +37,12 @@ class TrialResult:
 
 
 def can_train_together(plan: ResolvedRun) -> bool:
-    """Whether trials of this setting train in one pass: cached features, and a method whose loss broadcasts."""
+    """Return whether trials of this setting train in one pass: cached features, and a method whose loss broadcasts."""
     return can_stack(plan)
 
 
 def score_together(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[TrialResult]:
-    """Trains trials in one pass and scores each; nothing is kept but the stages that they share.
+    """Train trials in one pass and score each; nothing is kept but the stages that they share.
 
     Args:
         plans: of train part "fit", for which `can_train_together` holds, and which agree in all but parameters, rate
@@ -74,7 +74,7 @@ def _scored(active: ActiveRun, head: Head) -> TrialResult:
 
 
 def score_alone(plan: ResolvedRun, workspace: Workspace, watch: Callable[[int, float], None]) -> TrialResult:
-    """Makes a trial a run of its own, with a record and checkpoints: what was begun goes on, what is done is read.
+    """Make a trial a run of its own, with a record and checkpoints: what was begun goes on, what is done is read.
 
     Args:
         plan: of train part "fit".

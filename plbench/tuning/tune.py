@@ -85,7 +85,7 @@ def tune(
     then: ResolvedRun | None = None,
     search_only: bool = False,
 ) -> Tuning:
-    """Searches, then trains the starting values and the winner's on all of train, with seeds from 0 on.
+    """Search, then train the starting values and the winner's on all of train, with seeds from 0 on.
 
     Args:
         plan: the method's run with its starting values.
@@ -148,7 +148,7 @@ def estimate_study(
 
 
 def search(plan: ResolvedRun, settings: Settings, workspace: Workspace) -> StudyRecord:
-    """Makes what is missing of a study's trials, alone or beside other workers, and returns it with its winner.
+    """Make what is missing of a study's trials, alone or beside other workers, and return it with its winner.
 
     Test is not opened: trials train on train without its validation part, and are scored on that.
 
@@ -217,7 +217,7 @@ class _Search:
         self._made, self._start, self._said = 0, time.monotonic(), 0.0
 
     def run(self) -> None:
-        """Until all trials of the study were told an outcome, by whomever."""
+        """Run until all trials of the study were told an outcome, by whomever."""
         self._say(f"Study {self._spec.key}: {self._plan.method.title}, {', '.join(self._spec.space)}")
         waiting = False
         while (num_told := len(self._shared.trials())) < self._num_trials:
@@ -249,7 +249,7 @@ class _Search:
         self._say_how_far()
 
     def _alone(self, claim: Claim, plan: ResolvedRun) -> TrialResult | None:
-        """One training; None where it was pruned, which leaves nothing behind."""
+        """Return one training; None where it was pruned, which leaves nothing behind."""
 
         def watch(epoch: int, value: float) -> None:
             claim.trial.report(value, epoch)
@@ -299,7 +299,7 @@ def _recorded(spec: StudySpec, told: Sequence[Any]) -> StudyRecord:
 
 
 def budgeted(plan: ResolvedRun, num_trials: int, workspace: Workspace) -> ResolvedRun:
-    """The plan under a protocol that grants so many trials: its own, or a custom one where that grants fewer."""
+    """Return the plan under a protocol that grants so many trials: its own, or a custom one where that grants fewer."""
     protocol = granting(plan.spec.protocol, num_trials, workspace.reporter)
     if protocol is plan.spec.protocol:
         return plan
@@ -307,7 +307,7 @@ def budgeted(plan: ResolvedRun, num_trials: int, workspace: Workspace) -> Resolv
 
 
 def tuned_plan(plan: ResolvedRun, study: StudyRecord, workspace: Workspace) -> ResolvedRun:
-    """The run of a study's winner at the plan's own seed and regime, on all of train.
+    """Return the run of a study's winner at the plan's own seed and regime, on all of train.
 
     In another regime than the study's, the parameters of the method go over alone: a rate or decay found for a head
     says nothing about a whole network.
@@ -323,14 +323,14 @@ def tuned_plan(plan: ResolvedRun, study: StudyRecord, workspace: Workspace) -> R
 
 
 def at_seed(plan: ResolvedRun, seed: int, workspace: Workspace) -> ResolvedRun:
-    """The same run with another seed, and so with stages of that seed."""
+    """Return the same run with another seed, and so with stages of that seed."""
     return replace(with_values(plan, {}, {"seed": seed}, workspace.registry), tuning=plan.tuning)
 
 
 def _final_runs(
     finals: Sequence[ResolvedRun], study: StudyRecord, num_seeds: int, workspace: Workspace
 ) -> tuple[tuple[Rows, ...], tuple[Setting, ...]]:
-    """Default and tuned row of each regime over all seeds, in one go, and how they compare."""
+    """Return default and tuned row of each regime over all seeds, in one go, and how they compare."""
     plans: list[ResolvedRun] = []
     for plan in finals:
         for row in (plan, tuned_plan(plan, study, workspace)):

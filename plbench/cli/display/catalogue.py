@@ -29,7 +29,7 @@ _NEEDS = {
 
 
 def list_methods(registry: Registry) -> list[dict[str, Any]]:
-    """One row a method; a broken one has the reason in place of its title."""
+    """Return one row a method; a broken one has the reason in place of its title."""
     broken = registry.broken("method")
     rows = []
     for name in registry.names("method"):
@@ -54,7 +54,7 @@ def list_methods(registry: Registry) -> list[dict[str, Any]]:
 
 
 def stage_names(registry: Registry, name: str) -> list[tuple[str, str]]:
-    """The runs that must be there before a method's own, by stage and method, at default parameters.
+    """Return the runs that must be there before a method's own, by stage and method, at default parameters.
 
     A stage that others of the list need, too, comes once: it is trained once.
     """
@@ -71,13 +71,13 @@ def stage_names(registry: Registry, name: str) -> list[tuple[str, str]]:
 
 
 def _some_task() -> Task:
-    """A task of as many classes as COCO has, with labels of every kind."""
+    """Return a task of as many classes as COCO has, with labels of every kind."""
     names, counts = tuple(map(str, range(80))), np.full(80, 1000)
     return Task(80, names, names, counts, counts, 80_000, 30, 1000, "probe", generator(0, "catalogue"))
 
 
 def describe_method(registry: Registry, name: str) -> dict[str, Any]:
-    """A method's reference, its docstrings and its parameters with default, type and search range."""
+    """Return a method's reference, its docstrings and its parameters with default, type and search range."""
     method = registry.method(name)
     space = method.Params.search_space()
     params = []
@@ -114,7 +114,7 @@ def describe_method(registry: Registry, name: str) -> dict[str, Any]:
 
 
 def list_datasets(workspace: Workspace) -> list[dict[str, Any]]:
-    """One row a dataset: where it is, or what is missing and how to get it."""
+    """Return one row a dataset: where it is, or what is missing and how to get it."""
     registry = workspace.registry
     broken = registry.broken("dataset")
     rows: list[dict[str, Any]] = []
@@ -153,7 +153,7 @@ def _state(kind: type[Dataset], workspace: Workspace) -> tuple[str, str | None]:
 
 
 def describe_dataset(name: str, workspace: Workspace) -> dict[str, Any]:
-    """Licence, sources, protocols and recipes of a dataset, whether or not its files are here."""
+    """Return licence, sources, protocols and recipes of a dataset, whether or not its files are here."""
     kind = workspace.registry.dataset(name)
     root = dataset_root(kind, workspace)
     state, get = _state(kind, workspace)
@@ -172,7 +172,7 @@ def describe_dataset(name: str, workspace: Workspace) -> dict[str, Any]:
 
 
 def make_fixture(registry: Registry, name: str, folder: Path) -> None:
-    """Has a dataset write a small imitation of its published files.
+    """Have a dataset write a small imitation of its published files.
 
     Raises:
         PlbenchError: if it has none, or the folder holds something. StoreError: if it cannot be written.
@@ -187,7 +187,7 @@ def make_fixture(registry: Registry, name: str, folder: Path) -> None:
 
 
 def _type_text(kind: Any) -> str:
-    """A type as a person would name it: "int", "int or none", "sample or batch"."""
+    """Return a type as a person would name it: "int", "int or none", "sample or batch"."""
     parts = [str(part) if isinstance(part, str) else _type_text(part) for part in get_args(kind)]
     if get_origin(kind) in (Literal, Union, UnionType):
         return " or ".join(parts)

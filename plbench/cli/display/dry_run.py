@@ -12,7 +12,7 @@ from plbench.runs.estimate.memory import in_words
 
 
 def print_dry_run(found: Estimate) -> None:
-    """What would be made, step by step; how; and what is known about the figures."""
+    """Print what would be made, step by step; how; and what is known about the figures."""
     console = output()
     console.print(Text(found.plan.describe(), style="bold"))
     print_rows(None, [_row(item) for item in found.items], right=("time",))

@@ -11,7 +11,7 @@ from plbench.testing.findings import Finding, explanations
 
 
 def print_findings(title: str, findings: Sequence[Finding]) -> None:
-    """One row a check, over all that was checked; then what failed, on the smallest input."""
+    """Print one row a check, over all that was checked; then what failed, on the smallest input."""
     console = output()
     console.print(Text(title, style="bold"))
     table = new_table("", "check", "of", "took", "note", right=("took",))
@@ -33,7 +33,7 @@ def print_findings(title: str, findings: Sequence[Finding]) -> None:
 
 
 def summary(findings: Sequence[Finding]) -> str:
-    """How many checks passed, in a sentence."""
+    """Return how many checks passed, in a sentence."""
     failed = sum(finding.passed is False for finding in findings)
     passed = sum(finding.passed is True for finding in findings)
     took = sum(finding.seconds for finding in findings)

@@ -30,13 +30,13 @@ _WIDE = 128  # columns of text from which a table of runs has all of its columns
 
 
 def output() -> Console:
-    """The console for results: standard output, wide where it is not a terminal."""
+    """Return the console for results: standard output, wide where it is not a terminal."""
     width = None if sys.stdout.isatty() else _PLAIN_WIDTH
     return Console(width=width, highlight=False, soft_wrap=False)
 
 
 def new_table(*columns: str, right: Sequence[str] = ()) -> Table:
-    """An empty table in the one style that plbench has."""
+    """Return an empty table in the one style that plbench has."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         justify: JustifyMethod = "right" if column in right else "left"
@@ -45,12 +45,12 @@ def new_table(*columns: str, right: Sequence[str] = ()) -> Table:
 
 
 def percent(value: float | None) -> str:
-    """Two decimals, or a dash where there is no value."""
+    """Return two decimals, or a dash where there is no value."""
     return "–" if value is None or math.isnan(value) else f"{value:.2f}"
 
 
 def print_result(record: Record, folder: Path, next_steps: Sequence[str]) -> None:
-    """What a finished run tells the person who started it."""
+    """Print what a finished run tells the person who started it."""
     console = output()
     name = "test" if "test" in record.metrics else "validation"
     metrics = record.metrics[name]
@@ -90,7 +90,7 @@ def _estimate(estimate: Estimate) -> tuple[str, str]:
 
 
 def print_details(record: Record, folder: Path) -> None:
-    """`runs show`: all that a record says, for reading."""
+    """Print `runs show`: all that a record says, for reading."""
     console = output()
     spec = record.spec
     if record.status == "failed":
@@ -141,7 +141,7 @@ def print_details(record: Record, folder: Path) -> None:
 
 
 def _neighbours(cost: Cost) -> str:
-    """What shared the machine while a run was measured, if anything did."""
+    """Return what shared the machine while a run was measured, if anything did."""
     if cost.shared_with:
         heads = "1 other head" if cost.shared_with == 1 else f"{cost.shared_with} other heads"
         return f"; not measured alone: {heads} trained in the same pass"
@@ -151,7 +151,7 @@ def _neighbours(cost: Cost) -> str:
 
 
 def _standard_cost(cost: StandardCost) -> str:
-    """Counts of a run with all that it needs, in words."""
+    """Return counts of a run with all that it needs, in words."""
     trainings = "1 training" if cost.trainings == 1 else f"{cost.trainings} trainings"
     passes = f"{cost.image_passes:,} forward passes of an image through the backbone (forward and back are 3)"
     return f"{trainings}, {passes}, {cost.head:,} images through a head in training"
@@ -194,7 +194,7 @@ def _chosen_on(report: ThresholdReport) -> str:
 
 
 def print_runs(records: Sequence[tuple[Path, Record]], folder: Path) -> None:
-    """`runs list`, of the runs in a folder."""
+    """Print `runs list`, of the runs in a folder."""
     if not records:
         output().print(Text(f"There are no runs in {folder} yet; plbench run makes them."))
         return
@@ -222,7 +222,7 @@ def _run_row(record: Record) -> dict[str, Any]:
 
 
 def print_settings(settings: Sequence[Setting]) -> None:
-    """`runs compare`: one table a setting."""
+    """Print `runs compare`: one table a setting."""
     from plbench.comparison.verdict import share_words  # imports torch
     from plbench.metrics.statistics import format_p
 
@@ -264,7 +264,7 @@ def seeds_words(row: Row) -> str:
 
 
 def print_comparison(setting: Setting, answer: Sequence[str], others: Mapping[str, Sequence[str]]) -> None:
-    """`compare`: the ranked table, the answer in words, then lines by what they are, such as "Next"."""
+    """Print `compare`: the ranked table, the answer in words, then lines by what they are, such as "Next"."""
     print_settings([setting])
     console = output()
     console.print()
@@ -284,7 +284,7 @@ def _with_ends(figure: Figure) -> str:
 
 
 def print_rows(title: str | None, rows: Sequence[dict[str, Any]], right: Sequence[str] = ()) -> None:
-    """Rows of equal keys as a table; None as a dash."""
+    """Print rows of equal keys as a table; None as a dash."""
     if not rows:
         return
     console = output()
@@ -297,13 +297,13 @@ def print_rows(title: str | None, rows: Sequence[dict[str, Any]], right: Sequenc
 
 
 def print_datasets(rows: Sequence[dict[str, Any]]) -> None:
-    """`data list`: what there is, and how to get what there is not."""
+    """Print `data list`: what there is, and how to get what there is not."""
     print_rows(None, [{name: row[name] for name in ("name", "title", "state", "folder")} for row in rows])
     _print_ways("To get", [(row["name"], row["get"]) for row in rows])
 
 
 def _print_ways(what: str, ways: Sequence[tuple[str, str | None]]) -> None:
-    """One unbroken line for each thing that can be fixed."""
+    """Print one unbroken line for each thing that can be fixed."""
     console = output()
     for name, way in ways:
         if way:
@@ -311,7 +311,7 @@ def _print_ways(what: str, ways: Sequence[tuple[str, str | None]]) -> None:
 
 
 def print_description(description: dict[str, Any]) -> None:
-    """Plain values by name: text as lines, lists of rows as tables, rows that hold more than text as paragraphs."""
+    """Print plain values by name: text as lines, lists of rows as tables, rows with more than text as paragraphs."""
     console = output()
     for name, value in description.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
@@ -326,7 +326,7 @@ def print_description(description: dict[str, Any]) -> None:
 
 
 def print_stats(stats: dict[str, Any]) -> None:
-    """`data stats`."""
+    """Print `data stats`."""
     console = output()
     first = stats["splits"][0]
     rows = [{"": name.replace("_", " "), **{s["split"]: s[name] for s in stats["splits"]}} for name in first][1:]
@@ -344,7 +344,7 @@ def print_stats(stats: dict[str, Any]) -> None:
 
 
 def print_checks(name: str, checks: Sequence[dict[str, Any]]) -> None:
-    """`data verify`."""
+    """Print `data verify`."""
     marks = {True: "ok", False: "--", None: ""}
     rows = [{"": marks[c["well"]], "check": c["what"], "found": c["found"], "expected": c["expected"]} for c in checks]
     print_rows(name, rows)
@@ -352,7 +352,7 @@ def print_checks(name: str, checks: Sequence[dict[str, Any]]) -> None:
 
 
 def print_preparation(made: dict[str, Any]) -> None:
-    """`data prepare`: what was packed, what was left out, and the command that uses it."""
+    """Print `data prepare`: what was packed, what was left out, and the command that uses it."""
     console = output()
     rows = [
         {**split, "bytes": f"{split['bytes']:,}", "unreadable": len(split["unreadable"])} for split in made["splits"]
@@ -367,7 +367,7 @@ def print_preparation(made: dict[str, Any]) -> None:
 
 
 def print_diagnosis(report: dict[str, Any]) -> None:
-    """`doctor`."""
+    """Print `doctor`."""
     console = output()
     env = report["environment"]
     packages = ", ".join(f"{name} {version or 'missing'}" for name, version in env["packages"].items())
@@ -382,7 +382,7 @@ def print_diagnosis(report: dict[str, Any]) -> None:
 
 
 def _paragraph(row: dict[str, Any], indent: str = "") -> Iterator[str]:
-    """Lines of nested values: short ones of one parent on one line, what is not set left out."""
+    """Yield lines of nested values: short ones of one parent on one line, what is not set left out."""
     for name, value in row.items():
         if value is None:
             continue
@@ -396,7 +396,7 @@ def _paragraph(row: dict[str, Any], indent: str = "") -> Iterator[str]:
 
 
 def print_study(made: Tuning, notes: Sequence[str], next_steps: Sequence[str]) -> None:
-    """`tune`: the winner beside the starting values, the final rows, notes on the labels, where everything lies."""
+    """Print `tune`: the winner beside the starting values, the final rows, notes on the labels, where files lie."""
     console, study = output(), made.study
     best, first, spec = study.best, study.trials[0], study.spec
     states = Counter(trial.state for trial in study.trials)

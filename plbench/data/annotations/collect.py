@@ -46,7 +46,7 @@ class Annotations:
     notes: tuple[str, ...] = ()
 
     def write(self, folder: Path) -> None:
-        """Writes all of it into a folder, for `open` to memory-map."""
+        """Write all of it into a folder, for `open` to memory-map."""
         self.labels.write(folder)
         self.image_ids.save(folder / "image_ids.arrow")
         if self.image_paths is not None:
@@ -57,7 +57,7 @@ class Annotations:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Memory-maps what `write` wrote.
+        """Memory-map what `write` wrote.
 
         Raises:
             DataError: if the folder does not hold that, or any of its files is not what was written.
@@ -90,7 +90,7 @@ def settle_cells(
     class_names: Sequence[str],
     what: str = "labels",
 ) -> tuple[PartialLabels, tuple[str, ...]]:
-    """Labels from cells in any order, and sentences on those that were left out, repeated or contradicted.
+    """Return labels from cells in any order, and sentences on those that were left out, repeated or contradicted.
 
     Args:
         rows: [K] image row of each cell.
@@ -126,7 +126,9 @@ class CellCollector:
         self.first_outside: tuple[int, str] | None = None
 
     def add(self, image_ids: pa.Array, class_ids: pa.Array, present: npt.NDArray[np.bool_]) -> None:
-        """One batch of rows: Arrow strings [K], and whether each class is present [K]. Returns before it is encoded.
+        """Take one batch of rows: Arrow strings [K], and whether each class is present [K].
+
+        Return before it is encoded.
 
         A row whose class is null only says that its image is there.
         """
@@ -145,7 +147,9 @@ class CellCollector:
         return _Runs(runs.values, lengths, columns.astype(small), present, first)
 
     def finish(self, *, what: str = "rows") -> Annotations:
-        """Labels and images of all that was added; every image that a row names is there, in order of first mention.
+        """Return labels and images of all that was added.
+
+        Every image that a row names is there, in order of first mention.
 
         Args:
             what: what to call a row in the notes.
@@ -183,7 +187,7 @@ class CellCollector:
         pieces: list[slice],
         num_images: int,
     ) -> tuple[sparse.csr_array, _Tally]:
-        """CSR labels from the runs, piece by piece; no two pieces have an image in common."""
+        """Return CSR labels from the runs, piece by piece; no two pieces have an image in common."""
         num_classes = len(self._class_ids)
         cells = _Cells(len(columns), num_images, num_classes)
 
@@ -211,7 +215,7 @@ class _Cells:
         self._parts: list[tuple[int, int]] = []
 
     def put(self, start: int, keys: npt.NDArray[np.int64]) -> _Cells:
-        """Writes cells from place `start` on, where there is room for as many as there were before settling."""
+        """Write cells from place `start` on, where there is room for as many as there were before settling."""
         if len(keys):
             part = slice(start, start + len(keys))
             self._values[part] = (keys & 1) * 2 - 1
@@ -223,7 +227,7 @@ class _Cells:
         return self
 
     def matrix(self) -> sparse.csr_array:
-        """The labels; closes the gaps that cells left out have left."""
+        """Return the labels; closes the gaps that cells left out have left."""
         filled = 0
         for start, number in sorted(self._parts):
             if start > filled:
@@ -262,7 +266,7 @@ class _Tally:
         )
 
     def notes(self, num_rows: int, what: str) -> tuple[str, ...]:
-        """Sentences on what there was any of."""
+        """Return sentences on what there was any of."""
         sentences = (
             (self.outside, f"of {num_rows:,} {what} name classes that are not in the class list; left out"),
             (self.repeated, f"{what} repeat what another says; each cell counts once"),
@@ -272,7 +276,7 @@ class _Tally:
 
 
 def _pieces(cells_before: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> list[slice]:
-    """Runs cut into pieces of about `_PIECE` cells, only where an image starts.
+    """Return runs cut into pieces of about `_PIECE` cells, only where an image starts.
 
     Args:
         cells_before: [R + 1] cells before each run, and in all.
@@ -285,7 +289,10 @@ def _pieces(cells_before: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) 
 
 
 def _grouped(runs: pa.Array) -> pa.Array | None:
-    """The distinct ids where equal ones stand side by side, which rising order shows; None where it does not rise."""
+    """Return the distinct ids where equal ones stand side by side, which rising order shows.
+
+    None where it does not rise.
+    """
     if len(runs) < 2:
         return runs
     before, after = runs[:-1], runs[1:]
@@ -300,7 +307,7 @@ def _settled(
     present: npt.NDArray[np.bool_],
     num_classes: int,
 ) -> tuple[npt.NDArray[np.int64], _Tally]:
-    """Cells as sorted keys (row * num_classes + column) * 2 + is_present: each once, contradictions left out.
+    """Return cells as sorted keys (row * num_classes + column) * 2 + is_present: each once, contradictions left out.
 
     With the sign in the last bit, a single sort brings together rows, columns, repeats and contradictions.
     """

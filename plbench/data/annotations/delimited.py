@@ -20,7 +20,7 @@ _BYTE_ORDER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
 def header(path: Path) -> list[str]:
-    """The names in the first line of a CSV file; no more than 4 MB of it are read.
+    """Return the names in the first line of a CSV file; no more than 4 MB of it are read.
 
     Raises:
         DataError: if the file cannot be read, is empty, is not UTF-8 text, or its first line is too long.
@@ -52,7 +52,7 @@ def text_batches(
     columns: Mapping[str, pa.DataType],
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[pa.RecordBatch]:
-    """The named columns of a CSV file with a header, as Arrow batches. A byte-order mark and CRLF are read right.
+    """Yield the named columns of a CSV file with a header, as Arrow batches. A byte-order mark and CRLF are read right.
 
     Args:
         path: of the file.
@@ -101,7 +101,7 @@ def _batches(
 
 
 def _located(path: Path, columns: Mapping[str, pa.DataType], error: Exception) -> str:
-    """Arrow's complaint with the row in it, which it only knows when it reads with one thread."""
+    """Return Arrow's complaint with the row in it, which it only knows when it reads with one thread."""
     if "Row #" not in str(error):
         try:
             for _ in _batches(path, columns, lambda done, total: None, threads=False):

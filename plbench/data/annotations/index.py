@@ -45,12 +45,12 @@ class Index:
         self._name, self._meaning, self._files, self._warn = name, meaning, tuple(files), warn
 
     def key(self) -> str:
-        """sha256 over the content of the files and the meaning: equal wherever the files lie."""
+        """Return sha256 over the content of the files and the meaning: equal wherever the files lie."""
         digests = [file_sha256(path, self._memory) for path in self._files]
         return hashlib.sha256(json.dumps([self._name, self._meaning, digests]).encode()).hexdigest()
 
     def get(self, read: Callable[[], Annotations]) -> Annotations:
-        """The annotations from the cache, or read from the files, and then kept.
+        """Return the annotations from the cache, or read from the files, and then kept.
 
         Raises:
             DataError: if the files are missing or malformed. StoreError: if the cache cannot be written.
@@ -83,7 +83,7 @@ class Index:
         return f"{folder} was damaged"
 
     def _sweep(self) -> None:
-        """Deletes what processes that were killed a day ago or earlier left of an index under way."""
+        """Delete what processes that were killed a day ago or earlier left of an index under way."""
         assert self._cache is not None
         for leftover in self._cache.glob(f".{escape(self._name)}-*"):
             if time.time() - leftover.stat().st_mtime > _DAY:

@@ -12,7 +12,7 @@ from plbench.errors import DataError
 
 
 def note_on_repeated_files(annotations: Annotations, what: str) -> tuple[str, ...]:
-    """A sentence on images that are one file, if there are any.
+    """Return a sentence on images that are one file, if there are any.
 
     Args:
         annotations: of one split.

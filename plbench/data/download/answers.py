@@ -32,7 +32,7 @@ class Version:
 
     @classmethod
     def of(cls, url: str, response: requests.Response) -> Version:
-        """The version that a whole answer, status 200, is of."""
+        """Return the version that a whole answer, status 200, is of."""
         headers = response.headers
         checksum = stated_checksum(response.url, headers)
         return cls(url, _strong_etag(headers), headers.get("Last-Modified", ""), content_length(response), checksum)
@@ -43,7 +43,7 @@ class Version:
         return self.etag or self.modified
 
     def contradicts(self, headers: Mapping[str, str]) -> bool:
-        """Whether an answer comes from another version; some servers heed Range and not If-Range."""
+        """Return whether an answer comes from another version; some servers heed Range and not If-Range."""
         etag, modified = _strong_etag(headers), headers.get("Last-Modified", "")
         if self.etag and etag:
             return self.etag != etag
@@ -51,31 +51,31 @@ class Version:
 
 
 def content_length(response: requests.Response) -> int | None:
-    """Bytes of an answer's body; None where it is sent in chunks, or the server does not say."""
+    """Return bytes of an answer's body; None where it is sent in chunks, or the server does not say."""
     length = response.headers.get("Content-Length", "")
     return int(length) if length.isdecimal() and "Transfer-Encoding" not in response.headers else None
 
 
 def stated_total(headers: Mapping[str, str]) -> int | None:
-    """Bytes of the whole file, of which the answer is a range."""
+    """Return bytes of the whole file, of which the answer is a range."""
     match = re.fullmatch(r"bytes [^/]*/(\d+)", headers.get("Content-Range", ""))
     return int(match[1]) if match else None
 
 
 def range_start(headers: Mapping[str, str]) -> int | None:
-    """The first byte of the range that an answer holds."""
+    """Return the first byte of the range that an answer holds."""
     match = re.match(r"bytes (\d+)-", headers.get("Content-Range", ""))
     return int(match[1]) if match else None
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that a busy server asks one to wait; 0 where it does not."""
+    """Return seconds that a busy server asks one to wait; 0 where it does not."""
     text = headers.get("Retry-After", "")
     return float(text) if text.isdecimal() else 0.0
 
 
 def stated_checksum(url: str, headers: Mapping[str, str]) -> str | None:
-    """The MD5, as `md5:…`, that a server gives with a whole file: Google's storage, Amazon's, and Content-MD5.
+    """Return the MD5, as `md5:…`, that a server gives with a whole file: Google's storage, Amazon's, and Content-MD5.
 
     Args:
         url: after redirects.

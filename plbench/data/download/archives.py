@@ -75,7 +75,7 @@ class _Names:
     folders: set[tuple[str, ...]] = field(default_factory=set)
 
     def check(self, name: str, *, is_folder: bool) -> tuple[str, ...]:
-        """The parts of a member's name.
+        """Return the parts of a member's name.
 
         Raises:
             DataError: if it may leave the folder, cannot be shown, or is taken.
@@ -103,7 +103,7 @@ class _Names:
 
 
 def bad_member(archive: Path, name: str, what: str) -> DataError:
-    """The sentence for a member that is not unpacked."""
+    """Return the sentence for a member that is not unpacked."""
     return DataError(
         f"{archive} has a member {name!r} with {what}, so it is not unpacked further; get the archive from its "
         "publisher again"
@@ -111,7 +111,7 @@ def bad_member(archive: Path, name: str, what: str) -> DataError:
 
 
 def unpack(archive: Path, folder: Path, report: Callable[[int, int], None] = lambda done, total: None) -> None:
-    """Unpacks a zip, tar or tar.gz; what lies in the folder already and is equal is left as it is.
+    """Unpack a zip, tar or tar.gz; what lies in the folder already and is equal is left as it is.
 
     A zip has a checksum of each member. A tar.gz has one, at its end: when it is damaged, members unpacked before may
     be too, and are replaced when a sound one is unpacked over them.
@@ -157,7 +157,7 @@ def _unpack_zip(archive: Path, folder: Path, report: Callable[[int, int], None])
 
 
 def _check_number(file: zipfile.ZipFile, archive: Path) -> None:
-    """Raises an error if a damaged list of members was read as a shorter one, which zipfile does not notice."""
+    """Raise an error if a damaged list of members was read as a shorter one, which zipfile does not notice."""
     with archive.open("rb") as raw:
         end = raw.seek(-22 - len(file.comment), io.SEEK_END)
         (stated,) = struct.unpack("<10xH10x", raw.read(22))
@@ -252,7 +252,7 @@ class _ForwardOnly:
         return position
 
     def check_end(self) -> None:
-        """Raises an error unless the tar ended by its end mark, and the rest, with gzip's own checksum, is sound."""
+        """Raise an error unless the tar ended by its end mark, and the rest, with gzip's own checksum, is sound."""
         if self._last != bytes(tarfile.BLOCKSIZE):
             raise EOFError("cut short")
         rest = 0
@@ -263,7 +263,7 @@ class _ForwardOnly:
 
 
 def _write_member(member: _Member, folder: Path, archive: Path, advance: Callable[[int], None]) -> None:
-    """Writes one member under a hidden name, then renames it, unless the very same bytes lie there already."""
+    """Write one member under a hidden name, then rename it, unless the very same bytes lie there already."""
     path = folder.joinpath(*member.parts)
     # one name per archive and folder, so that what a killed unpacking left is overwritten by the next
     hidden = path.with_name(f".{archive.name}{_HIDDEN}")

@@ -37,7 +37,7 @@ _GRACE = 2.0  # seconds for the threads to notice that they are to stop
 
 
 def total_bytes(files: Sequence[RemoteFile], root: Path) -> int | None:
-    """Bytes still to be fetched; None where a publisher does not state a size and its server does not tell."""
+    """Return bytes still to be fetched; None where a publisher does not state a size and its server does not tell."""
     sizes = _sizes([file for file in _distinct(files) if not is_here(file, root)], root).values()
     return None if None in sizes else sum(size for size in sizes if size is not None)
 
@@ -50,7 +50,7 @@ def download(
     parallel: int = 4,
     note: Callable[[str], None],
 ) -> None:
-    """Fetches what is not here, verifies it, and unpacks what is to be unpacked.
+    """Fetch what is not here, verify it, and unpack what is to be unpacked.
 
     Killed at any time and called again, it goes on where it stood. Archives that it fetched are deleted once they are
     unpacked; those that a person put there are verified, unpacked and left.
@@ -114,7 +114,7 @@ class _Progress:
         self._transfers = [(transfer, transfer.received, sizes[transfer.file]) for transfer in transfers]
 
     def now(self) -> tuple[int, int]:
-        """Bytes fetched, and to fetch; of a file of unknown size, at least one more than there are."""
+        """Return bytes fetched, and to fetch; of a file of unknown size, at least one more than there are."""
         done = total = 0
         for transfer, start, size in self._transfers:
             fetched = max(transfer.received - start, 0)
@@ -126,7 +126,7 @@ class _Progress:
 
 
 def _obtain(transfer: Transfer, root: Path, stop: threading.Event, note: Callable[[str], None]) -> None:
-    """Fetches one file and unpacks it; in a thread of its own."""
+    """Fetch one file and unpack it; in a thread of its own."""
     if stop.is_set():
         raise Stopped
     file = transfer.file
@@ -149,7 +149,7 @@ def _obtain(transfer: Transfer, root: Path, stop: threading.Event, note: Callabl
 def _unpack(
     file: RemoteFile, root: Path, record: FileRecord, stop: threading.Event, note: Callable[[str], None]
 ) -> None:
-    """Unpacks an archive; says so before the first member and after the last one is on disk."""
+    """Unpack an archive; say so before the first member and after the last one is on disk."""
     assert file.unpack is not None
 
     def pulse(done: int, total: int) -> None:
@@ -175,7 +175,7 @@ def _unpack(
 
 
 def _distinct(files: Sequence[RemoteFile]) -> list[RemoteFile]:
-    """Each file once, for two splits may share one.
+    """Return each file once, for two splits may share one.
 
     Raises:
         DataError: if two are to be kept under one path.
@@ -188,13 +188,13 @@ def _distinct(files: Sequence[RemoteFile]) -> list[RemoteFile]:
 
 
 def _sizes(files: Sequence[RemoteFile], root: Path) -> dict[RemoteFile, int | None]:
-    """Bytes still to be fetched of each file; the servers are asked all at once, for one may be slow."""
+    """Return bytes still to be fetched of each file; the servers are asked all at once, for one may be slow."""
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         return dict(zip(files, pool.map(lambda file: _left(file, root), files), strict=True))
 
 
 def _left(file: RemoteFile, root: Path) -> int | None:
-    """Bytes of one file that are still to be fetched."""
+    """Return bytes of one file that are still to be fetched."""
     if (root / file.path).is_file() and (read_record(file, root) is None or is_kept(file, root)):
         return 0
     size = remote_size(file.url) if file.size is None else file.size
@@ -204,7 +204,7 @@ def _left(file: RemoteFile, root: Path) -> int | None:
 
 
 def _check_space(sizes: dict[RemoteFile, int | None], root: Path, parallel: int) -> None:
-    """Before the first byte: do the files fit, and what comes out of the archives?
+    """Check before the first byte: do the files fit, and what comes out of the archives?
 
     What that is, is known only from the archive; it is no less than the archive. As many archives as are fetched at a
     time lie beside what comes out of them.
@@ -222,7 +222,7 @@ def _check_space(sizes: dict[RemoteFile, int | None], root: Path, parallel: int)
 
 @contextlib.contextmanager
 def _only_one(root: Path, note: Callable[[str], None]) -> Iterator[None]:
-    """Holds the root for this process; waits while another one fetches into it."""
+    """Hold the root for this process; wait while another one fetches into it."""
     refuse_links(root, root / RECORDS / "lock")
     lock = FileLock(root / RECORDS / "lock")
     try:

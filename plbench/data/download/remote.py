@@ -87,7 +87,7 @@ class FileRecord:
     by_hand: bool = False
 
     def describes(self, file: RemoteFile) -> bool:
-        """Whether this is the same publication: a later one may have another size or checksum."""
+        """Return whether this is the same publication: a later one may have another size or checksum."""
         if file.size is not None and file.size != self.size:
             return False
         if file.checksum is None or self.checksum is None:
@@ -96,12 +96,12 @@ class FileRecord:
 
 
 def record_path(file: RemoteFile, root: Path) -> Path:
-    """Where a file's record lies; the quoting keeps `a/b` and `a_b` apart."""
+    """Return where a file's record lies; the quoting keeps `a/b` and `a_b` apart."""
     return root / RECORDS / f"{quote(file.path, safe='')}.json"
 
 
 def read_record(file: RemoteFile, root: Path) -> FileRecord | None:
-    """The record of a file; None where it was not fetched, or the record cannot be read."""
+    """Return the record of a file; None where it was not fetched, or the record cannot be read."""
     try:
         content = parse_json(record_path(file, root).read_bytes())
         return FileRecord(int(content["size"]), content["checksum"], content["state"], content["by_hand"])
@@ -110,25 +110,25 @@ def read_record(file: RemoteFile, root: Path) -> FileRecord | None:
 
 
 def write_record(file: RemoteFile, root: Path, record: FileRecord) -> None:
-    """Writes a file's record atomically."""
+    """Write a file's record atomically."""
     write_json(record_path(file, root), {"url": file.url, **vars(record)})
 
 
 def part_path(file: RemoteFile, root: Path) -> Path:
-    """Where a file grows until it is whole and verified."""
+    """Return where a file grows until it is whole and verified."""
     path = root / file.path
     return path.with_name(f"{path.name}.part")
 
 
 def is_kept(file: RemoteFile, root: Path) -> bool:
-    """Whether the file itself, archive or not, lies at its path as it was fetched."""
+    """Return whether the file itself, archive or not, lies at its path as it was fetched."""
     record = read_record(file, root)
     path = root / file.path
     return record is not None and record.describes(file) and path.is_file() and path.stat().st_size == record.size
 
 
 def is_here(file: RemoteFile, root: Path) -> bool:
-    """Whether nothing is left to do: the file is kept whole, or the archive unpacked completely.
+    """Return whether nothing is left to do: the file is kept whole, or the archive unpacked completely.
 
     A person may have done it by hand, which leaves no record: then a file of the stated size counts, and an archive
     all of whose `makes` are there.
@@ -152,7 +152,7 @@ def _is_here_by_hand(file: RemoteFile, path: Path) -> bool:
 
 
 def compute_checksum(path: Path, algorithm: str, pulse: Callable[[], None]) -> str:
-    """`md5:…` or `sha256:…` of a whole file.
+    """Return `md5:…` or `sha256:…` of a whole file.
 
     Args:
         pulse: called again and again; what it raises ends the reading.
@@ -169,7 +169,7 @@ def compute_checksum(path: Path, algorithm: str, pulse: Callable[[], None]) -> s
 
 
 def size_in_words(size: int) -> str:
-    """Bytes in a unit that a person would use.
+    """Return bytes in a unit that a person would use.
 
     Examples:
         >>> size_in_words(350264821), size_in_words(13510573713), size_in_words(900)

@@ -75,7 +75,7 @@ class Transfer:
             self.total = version.size
 
     def run(self) -> str | None:
-        """Fetches, verifies and renames.
+        """Fetch, verify and rename.
 
         Returns:
             The checksum that was verified; None where neither publisher nor server states one.
@@ -102,7 +102,7 @@ class Transfer:
         return checksum
 
     def adopt(self) -> bool:
-        """Verifies what lies at the file's path already.
+        """Verify what lies at the file's path already.
 
         Returns:
             Whether a person has put it there; else a download was killed just after it was done.
@@ -120,7 +120,7 @@ class Transfer:
         return self._part.exists() or not self._version_path.exists()
 
     def clear(self) -> None:
-        """Deletes what only an unfinished download needs."""
+        """Delete what only an unfinished download needs."""
         try:
             self._part.unlink(missing_ok=True)
             self._version_path.unlink(missing_ok=True)
@@ -130,14 +130,14 @@ class Transfer:
             raise unwritable(self._part, error) from error
 
     def interrupt(self) -> None:
-        """Ends a wait for data; from another thread, after `stop` was set."""
+        """End a wait for data; from another thread, after `stop` was set."""
         response = self._response
         if response is not None:
             with contextlib.suppress(OSError, ValueError, RuntimeError, AttributeError):  # it just ended by itself
                 response.raw.shutdown()
 
     def _complete(self, session: requests.Session) -> None:
-        """Tries until the `.part` holds all that the server has."""
+        """Try until the `.part` holds all that the server has."""
         failures, farthest = 0, self._standing()
         while True:
             try:
@@ -155,7 +155,7 @@ class Transfer:
                 self._stop.wait(min(max(_BACKOFF * 2**failures, failure.wait), _LONGEST_WAIT))
 
     def _try_once(self, session: requests.Session) -> bool:
-        """One request. Returns whether the `.part` is now complete."""
+        """Return one request. Returns whether the `.part` is now complete."""
         self._pulse()
         version = self._read_version()
         start = self._standing()
@@ -178,7 +178,7 @@ class Transfer:
             raise _TryAgain(_reason(error)) from error
 
     def _take(self, response: requests.Response, start: int, version: Version | None) -> bool:
-        """Sorts out what the server answered to a request from byte `start` on."""
+        """Sort out what the server answered to a request from byte `start` on."""
         status, headers = response.status_code, response.headers
         if status >= 500 or status in _PASSING:
             raise _TryAgain(f"the server answered {status} {response.reason}", retry_after(headers))
@@ -203,7 +203,7 @@ class Transfer:
         return self.received == announced
 
     def _begin(self, response: requests.Response) -> Version:
-        """Makes way for a whole body, and notes which version it is of, before its first byte is written."""
+        """Make way for a whole body, and note which version it is of, before its first byte is written."""
         encoding = response.headers.get("Content-Encoding", "identity")
         if encoding != "identity" and not self.file.path.endswith((".gz", ".tgz")):  # some servers call these encoded
             raise DataError(
@@ -222,7 +222,7 @@ class Transfer:
         return version
 
     def _receive(self, response: requests.Response, start: int) -> None:
-        """Writes the body behind the first `start` bytes; what arrived before a failure stays."""
+        """Write the body behind the first `start` bytes; what arrived before a failure stays."""
         self.received = start
         try:
             with self._part.open("ab", buffering=0) as file:
@@ -238,7 +238,7 @@ class Transfer:
             raise unwritable(self._part, error) from error
 
     def _find_mismatch(self, path: Path, checksum: str | None) -> str | None:
-        """What is wrong with a complete file, in words; None if nothing is."""
+        """Return what is wrong with a complete file, in words; None if nothing is."""
         size = path.stat().st_size
         if self.file.size not in (None, size):
             return f"{size:,} bytes instead of {self.file.size:,}"
@@ -262,13 +262,13 @@ class Transfer:
         return None if version is None else version.checksum
 
     def _announced(self, version: Version | None) -> int | None:
-        """Bytes of the whole file, by its publisher or its server."""
+        """Return bytes of the whole file, by its publisher or its server."""
         if self.file.size is not None:
             return self.file.size
         return None if version is None else version.size
 
     def _may_resume(self, version: Version | None) -> bool:
-        """Whether a later piece is sure to fit: the server can compare versions, or a checksum will tell."""
+        """Return whether a later piece is sure to fit: the server can compare versions, or a checksum will tell."""
         if version is None or version.url != self.file.url:
             return False
         return bool(version.validator) or self.file.checksum is not None
@@ -307,7 +307,7 @@ class Transfer:
 
 
 def remote_size(url: str) -> int | None:
-    """Bytes that a server announces for a file; None where it says nothing, or cannot be asked."""
+    """Return bytes that a server announces for a file; None where it says nothing, or cannot be asked."""
     try:
         response = requests.head(url, headers=_request_headers(0, None), allow_redirects=True, timeout=_TIMEOUT)
     except requests.RequestException:
@@ -326,14 +326,14 @@ def _request_headers(start: int, version: Version | None) -> dict[str, str]:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause, which says more than urllib3's nested one."""
+    """Return the innermost cause, which says more than urllib3's nested one."""
     while error.__cause__ is not None or error.__context__ is not None:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
     return str(error) or type(error).__name__
 
 
 def _write_all(file: io.FileIO, chunk: bytes) -> None:
-    """An unbuffered file may take less than it is given."""
+    """Write all: an unbuffered file may take less than it is given."""
     view = memoryview(chunk)
     while view:
         view = view[file.write(view) :]

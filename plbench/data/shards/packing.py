@@ -82,7 +82,7 @@ def pack(
     rows_per_shard: int = ROWS_PER_SHARD,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> PackedSplit:
-    """Packs images in a fixed pseudo-random order, at a short side of `short_side` pixels where they are larger.
+    """Pack images in a fixed pseudo-random order, at a short side of `short_side` pixels where they are larger.
 
     A plain JPEG or PNG that is small enough is kept byte for byte; others are written as they are shown, small PNGs as
     PNGs, the rest as JPEGs. Images that cannot be read are left out and listed.
@@ -120,14 +120,17 @@ def pack(
 
 
 def packing_order(ids: Iterable[str]) -> npt.NDArray[np.int64]:
-    """Rows in the order of a hash of their ids: neighbours have nothing in common, whatever a source is sorted by."""
+    """Return rows in the order of a hash of their ids.
+
+    Neighbours have nothing in common, whatever a source is sorted by.
+    """
     digests = b"".join(hashlib.blake2b(text.encode(), digest_size=16).digest() for text in ids)
     keys = np.frombuffer(digests, ">u8").reshape(-1, 2)
     return np.lexsort((keys[:, 1], keys[:, 0]))
 
 
 def encode(source: ImageSource, row: int, short_side: int, quality: int) -> EncodedImage:
-    """Reads one image and makes it small enough.
+    """Read one image and make it small enough.
 
     Raises:
         DataError: if it cannot be decoded to its end.
@@ -155,7 +158,7 @@ def encode(source: ImageSource, row: int, short_side: int, quality: int) -> Enco
 
 
 def _begun(folder: Path, settings: PackSettings) -> PackedSplit:
-    """What an earlier call left, or the beginning.
+    """Return what an earlier call left, or the beginning.
 
     Raises:
         DataError: if that was made with other settings.
@@ -203,7 +206,7 @@ class _Packing:
     report: Callable[[int, int], None]
 
     def finish(self, packed: PackedSplit) -> PackedSplit:
-        """Makes everything that is not there yet."""
+        """Make everything that is not there yet."""
         rest = packed.taken < len(self.source)
         damaged = [number for number, shard in enumerate(packed.shards) if not is_there(self.folder, shard)]
         if rest or damaged:
@@ -237,7 +240,7 @@ class _Packing:
         return packed
 
     def _repair(self, packed: PackedSplit, number: int, order: npt.NDArray[np.int64]) -> None:
-        """Makes one shard again.
+        """Make one shard again.
 
         Raises:
             DataError: if it comes out another way than it was.
@@ -254,7 +257,7 @@ class _Packing:
             )
 
     def _encoded(self, rows: npt.NDArray[np.int64], done: int) -> Generator[EncodedImage | UnreadableImage, None, None]:
-        """Images of the rows in order, by worker processes."""
+        """Yield images of the rows in order, by worker processes."""
         blocks = [rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)]
         loader = DataLoader(
             _Items(self.source, self.settings),
@@ -280,7 +283,7 @@ class _Packing:
         return PackedFile.of(path, len(images), taken)
 
     def _write_index(self, packed: PackedSplit) -> PackedFile:
-        """Where each image begins, in one file for all shards."""
+        """Return where each image begins, in one file for all shards."""
         places = [_places(self.folder / shard.name) for shard in packed.shards]
         columns = {
             "id": pa.concat_arrays([pa.array([], pa.large_string()), *(place.ids for place in places)]),
@@ -304,7 +307,7 @@ class _Packing:
 def _one_shard(
     stream: Iterator[EncodedImage | UnreadableImage], num_rows: int
 ) -> tuple[list[EncodedImage], list[UnreadableImage]]:
-    """Takes images until a shard is full or the stream ends."""
+    """Take images until a shard is full or the stream ends."""
     images: list[EncodedImage] = []
     unreadable: list[UnreadableImage] = []
     while len(images) < num_rows and (image := next(stream, None)) is not None:
@@ -340,7 +343,7 @@ class _Places(NamedTuple):
 
 
 def _places(path: Path) -> _Places:
-    """Where the images of a shard lie, without reading them."""
+    """Return where the images of a shard lie, without reading them."""
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     if hasattr(mmap, "MADV_RANDOM"):

@@ -50,12 +50,12 @@ class Preparation(BaseModel):
 
 
 def is_prepared(root: Path) -> bool:
-    """Whether a folder was made by `prepare`, whole or not."""
+    """Return whether a folder was made by `prepare`, whole or not."""
     return (root / PREPARED).is_file()
 
 
 def read_preparation(root: Path) -> Preparation:
-    """What a prepared folder says of itself.
+    """Return what a prepared folder says of itself.
 
     Raises:
         DataError: if the file is damaged, or from a version that decodes images otherwise.
@@ -76,7 +76,7 @@ class PreparedDataset(Dataset):
     kind: ClassVar[type[Dataset]]
 
     def __init__(self, root: Path, *, cache: Path | None = None, options: Any = None) -> None:
-        """Reads what the folder says of itself.
+        """Read what the folder says of itself.
 
         Raises:
             DataError: if that is damaged, or of another dataset.
@@ -90,7 +90,7 @@ class PreparedDataset(Dataset):
         self._splits: dict[str, LabelledSplit] = {}
 
     def missing(self) -> list[str]:
-        """Splits that a protocol uses and that are not packed, or not to the end."""
+        """Return splits that a protocol uses and that are not packed, or not to the end."""
         if not self.about.done:
             raise DataError(
                 f"{self.root} was not prepared to the end; run plbench data prepare {self.name} again, it goes on"
@@ -98,11 +98,11 @@ class PreparedDataset(Dataset):
         return [split for split in self.used_splits() if not (self.root / split / "labels").is_dir()]
 
     def fetch_hint(self) -> str:
-        """The command that makes it."""
+        """Return the command that makes it."""
         return f"plbench data prepare {self.name} packs it"
 
     def split(self, name: str) -> LabelledSplit:
-        """One packed split.
+        """Return one packed split.
 
         Raises:
             DataError: if it was not packed, or is damaged.
@@ -127,7 +127,7 @@ class PreparedDataset(Dataset):
             ) from error
 
     def fingerprint(self) -> str:
-        """sha256 over labels and shards of the splits in use."""
+        """Return sha256 over labels and shards of the splits in use."""
         content: dict[str, Any] = {"format": FINGERPRINT_FORMAT, "pixels": PIXELS}
         for split in self.used_splits():
             files = sorted(path for path in (self.root / split / "labels").iterdir() if path.is_file())
@@ -140,14 +140,14 @@ class PreparedDataset(Dataset):
         return dict(self.about.groups)
 
     def notes(self) -> dict[str, tuple[str, ...]]:
-        """How it was packed, and what was found in the files that the labels came from."""
+        """Return how it was packed, and what was found in the files that the labels came from."""
         about = self.about
         said = f"prepared at a short side of {about.short_side} px from files with fingerprint {about.source[:12]}"
         return {split: (said, *self._annotations(split).notes) for split in self.used_splits()}
 
 
 def prepared_kind(kind: type[Dataset]) -> type[PreparedDataset]:
-    """The dataset class that reads prepared folders of `kind`, with its name, protocols and recipes."""
+    """Return the dataset class that reads prepared folders of `kind`, with its name, protocols and recipes."""
     copied = (
         *("name", "title", "licence", "sources", "protocols", "recipes", "Options"),
         *("official_num_images", "official_num_classes", "collections", "expected_positives"),

@@ -44,7 +44,7 @@ _VERIFY = "plbench data verify tells what else is damaged"
 
 
 def shard_name(number: int) -> str:
-    """The file name of a shard."""
+    """Return the file name of a shard."""
     return f"shard-{number:05d}.arrow"
 
 
@@ -85,7 +85,7 @@ class PackedFile(BaseModel):
 
     @classmethod
     def of(cls, path: Path, rows: int, taken: int) -> PackedFile:
-        """Describes a file that was just written."""
+        """Describe a file that was just written."""
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return cls(name=path.name, rows=rows, num_bytes=path.stat().st_size, sha256=digest, taken=taken)
@@ -110,7 +110,7 @@ class PackedSplit(BaseModel):
 
     @model_validator(mode="after")
     def _names_its_own_files(self) -> PackedSplit:
-        """A manifest is a stranger's: the names in it become paths that are read, written and deleted."""
+        """Refuse other names: a stranger's manifest has names that become paths, read, written and deleted."""
         given = [shard.name for shard in self.shards] + ([] if self.index is None else [self.index.name])
         expected = [shard_name(number) for number in range(len(self.shards))] + ([INDEX] if self.index else [])
         for name, right in zip(given, expected, strict=True):
@@ -130,7 +130,7 @@ class PackedSplit(BaseModel):
 
     @classmethod
     def stored(cls, folder: Path) -> PackedSplit | None:
-        """Reads a folder's manifest; None where there is none.
+        """Read a folder's manifest; None where there is none.
 
         Raises:
             DataError: if it is not one that this version of plbench reads.
@@ -179,7 +179,7 @@ class _OpenShard:
             os.close(self.descriptor)
 
     def read(self, begin: int, size: int) -> bytes:
-        """Reads bytes without touching others, as a page fault of a memory map would."""
+        """Read bytes without touching others, as a page fault of a memory map would."""
         try:
             content = os.pread(self.descriptor, size, begin)
         except OSError as error:
@@ -189,7 +189,7 @@ class _OpenShard:
         return content
 
     def expect(self, begin: int, end: int) -> None:
-        """Has the system read bytes into its cache meanwhile, where it can be asked to."""
+        """Have the system read bytes into its cache meanwhile, where it can be asked to."""
         if hasattr(os, "posix_fadvise"):
             for start in range(begin, end, _ADVICE_BYTES):
                 size = min(_ADVICE_BYTES, end - start)
@@ -204,7 +204,7 @@ class ShardedImages:
     """
 
     def __init__(self, folder: Path, rows: npt.NDArray[np.int64] | None = None) -> None:
-        """Opens a packed split, without its shards.
+        """Open a packed split, without its shards.
 
         Raises:
             DataError: if there is none, or packing has not come to its end.
@@ -248,11 +248,11 @@ class ShardedImages:
         return len(self.rows) == len(self._begins) and self._ascends
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.rows)
 
     def read(self, row: int) -> bytes:
-        """The encoded image of a row.
+        """Return the encoded image of a row.
 
         Raises:
             DataError: if its shard is not there or not whole, or the image is not what was packed.
@@ -265,7 +265,7 @@ class ShardedImages:
         return content
 
     def load(self, row: int, min_side: int = 0) -> Image.Image:
-        """Decodes one image. JPEGs decode at a fraction of their size where that keeps `min_side`.
+        """Decode one image. JPEGs decode at a fraction of their size where that keeps `min_side`.
 
         Raises:
             DataError: if it cannot be read, with its id, row and shard.
@@ -277,19 +277,19 @@ class ShardedImages:
             raise DataError(f"image {self.name(row)} cannot be read: {undecodable(error)}; {_VERIFY}") from error
 
     def name(self, row: int) -> str:
-        """The image's id, and where it lies."""
+        """Return the image's id, and where it lies."""
         packed_row = int(self.rows[row])
         number, row_of_shard = divmod(packed_row, self._rows_per_shard)
         return f"{self._ids[packed_row].as_py()} (row {row_of_shard} of {self.packed.shards[number].name})"
 
     def absent(self) -> list[int]:
-        """Rows whose shard does not exist or has another size."""
+        """Return rows whose shard does not exist or has another size."""
         missing = [number for number, shard in enumerate(self.packed.shards) if not is_there(self.folder, shard)]
         found: list[int] = np.flatnonzero(np.isin(self.rows // self._rows_per_shard, missing)).tolist()
         return found
 
     def subset(self, index: npt.NDArray[np.integer]) -> ShardedImages:
-        """The chosen rows, in the order given. Shares open shards with this one."""
+        """Return the chosen rows, in the order given. Shares open shards with this one."""
         part = object.__new__(ShardedImages)  # copy.copy would open everything again, by __reduce__
         of_rows = ("ids", "block_rows", "_ascends")
         part.__dict__.update({name: value for name, value in self.__dict__.items() if name not in of_rows})
@@ -297,11 +297,11 @@ class ShardedImages:
         return part
 
     def sha256s(self, cache: Path | None = None, report: Report = lambda done, total: None) -> Sha256s:
-        """The sha256 of each image's bytes, [N, 32], from the index: nothing is read or remembered."""
+        """Return the sha256 of each image's bytes, [N, 32], from the index: nothing is read or remembered."""
         return self._sha256s if self._is_whole else self._sha256s[self.rows]
 
     def fingerprint(self) -> str:
-        """sha256 over the manifest's settings and checksums, and over the rows where only some are chosen."""
+        """Return sha256 over the manifest's settings and checksums, and over the rows where only some are chosen."""
         manifest = self.packed.model_dump_json(exclude={"encoder", "unreadable"})  # these may name folders
         digest = hashlib.sha256(manifest.encode())
         if not self._is_whole:
@@ -309,7 +309,7 @@ class ShardedImages:
         return digest.hexdigest()
 
     def expect(self, rows: range) -> None:
-        """Has the system read neighbouring rows into its cache meanwhile; returns at once.
+        """Have the system read neighbouring rows into its cache meanwhile; return at once.
 
         Raises:
             DataError: if a shard is not there or not whole, with its path.
@@ -343,13 +343,13 @@ def refuse_other_pixels(version: int, folder: Path) -> None:
 
 
 def undecodable(error: Exception) -> str:
-    """Why an image could not be decoded, in words that are the same each time."""
+    """Return why an image could not be decoded, in words that are the same each time."""
     unknown = isinstance(error, UnidentifiedImageError)  # whose message has the address of a buffer
     return "it is not an image of a kind that Pillow reads" if unknown else str(error)
 
 
 def is_there(folder: Path, file: PackedFile) -> bool:
-    """Whether a packed file exists at its full size, and is no link."""
+    """Return whether a packed file exists at its full size, and is no link."""
     try:
         status = (folder / file.name).lstat()
     except OSError:
@@ -358,7 +358,7 @@ def is_there(folder: Path, file: PackedFile) -> bool:
 
 
 def _open_index(path: Path, expected: PackedFile) -> dict[str, pa.Array]:
-    """Columns of the index, memory-mapped: id, begin, size, sha256.
+    """Return columns of the index, memory-mapped: id, begin, size, sha256.
 
     Raises:
         DataError: if it is not there, or is not what was written.
@@ -377,13 +377,13 @@ def _open_index(path: Path, expected: PackedFile) -> dict[str, pa.Array]:
 
 @lru_cache(_MOST_OPEN)
 def _index_sha256(path: Path, seen: bytes) -> str:
-    """Computed once a process while the file stays as it was seen; workers that are forked know it."""
+    """Compute it once a process while the file stays as it was seen; workers that are forked know it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def verify(folder: Path, *, decode: bool, report: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
-    """Compares every file of a packed split with its checksum, and decodes every image on request.
+    """Compare every file of a packed split with its checksum, and decode every image on request.
 
     Args:
         report: is told bytes done and in all, then, where images are decoded, images done and in all.

@@ -42,7 +42,7 @@ class TarImages:
 
     @classmethod
     def open(cls, tars: Sequence[Path], ids: TextColumn, cache: Path | None) -> TarImages:
-        """Finds each id's member by its name without suffix; the scans are kept in the cache.
+        """Find each id's member by its name without suffix; the scans are kept in the cache.
 
         Raises:
             DataError: if a file is no plain tar.
@@ -61,11 +61,11 @@ class TarImages:
         return _OpenTars(self.tars)
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.ids)
 
     def read(self, row: int) -> bytes:
-        """The encoded image.
+        """Return the encoded image.
 
         Raises:
             DataError: if no tar holds it, or its tar cannot be read.
@@ -79,7 +79,7 @@ class TarImages:
             raise DataError(f"image {self.name(row)} cannot be read: {error}") from error
 
     def load(self, row: int, min_side: int = 0) -> Image.Image:
-        """The image in RGB; JPEGs decode at a fraction of their size where that keeps `min_side`.
+        """Return the image in RGB; JPEGs decode at a fraction of their size where that keeps `min_side`.
 
         Raises:
             DataError: if it cannot be read or decoded.
@@ -90,24 +90,24 @@ class TarImages:
             raise DataError(f"image {self.name(row)} cannot be read: {error}") from error
 
     def name(self, row: int) -> str:
-        """The tar and the image's id."""
+        """Return the tar and the image's id."""
         number = int(self.places[row, 0])
         where = self.tars[number] if number >= 0 else self.tars[0].parent
         return f"{self.ids[row]} of {where}"
 
     def absent(self) -> list[int]:
-        """Rows that no tar holds."""
+        """Return rows that no tar holds."""
         return [int(row) for row in np.flatnonzero(self.places[:, 0] < 0)]
 
     def subset(self, index: np.ndarray) -> TarImages:
-        """The chosen rows, in the order given."""
+        """Return the chosen rows, in the order given."""
         return TarImages(self.tars, take(self.ids, index), self.places[index])
 
     def expect(self, rows: range) -> None:
-        """Nothing is read ahead: neighbouring rows lie anywhere in the tars."""
+        """Read nothing ahead: neighbouring rows lie anywhere in the tars."""
 
     def sha256s(self, cache: Path | None = None, report: Report = lambda done, total: None) -> Sha256s:
-        """The sha256 of each image's bytes, [N, 32]; zeros where no tar holds it.
+        """Return the sha256 of each image's bytes, [N, 32]; zeros where no tar holds it.
 
         Args:
             cache: remembers what the tars hold, so that each image is read once.
@@ -132,7 +132,7 @@ class TarImages:
         )
 
     def fingerprint(self) -> str:
-        """sha256 over the bytes of all images."""
+        """Return sha256 over the bytes of all images."""
         return sha256_of(self.sha256s())
 
 

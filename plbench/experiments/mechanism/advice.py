@@ -104,12 +104,12 @@ class Advice:
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
 def read_map(path: Path | None = None) -> ModeMap:
-    """The map that comes with plbench, or another that `plbench study which-mode` wrote.
+    """Return the map that comes with plbench, or another that `plbench study which-mode` wrote.
 
     Raises:
         PlbenchError: if the file cannot be read as one.
@@ -124,7 +124,7 @@ def read_map(path: Path | None = None) -> ModeMap:
 
 
 def advise(request: Request, workspace: Workspace, mode_map: ModeMap, *, num_seeds: int = 3) -> Advice:
-    """Estimates what was hidden, places the labels on the map, and names what to try.
+    """Estimate what was hidden, place the labels on the map, and name what to try.
 
     Args:
         request: the data and the model that looks at it; its method is not looked at.
@@ -168,7 +168,7 @@ def advise(request: Request, workspace: Workspace, mode_map: ModeMap, *, num_see
 
 
 def _without_looking(positives: np.ndarray, negatives: np.ndarray) -> str | None:
-    """Why counts alone rule an estimate out."""
+    """Return why counts alone rule an estimate out."""
     if negatives.sum() == 0:
         return (
             "there is no verified negative, and from positives alone a class that is rare cannot be told from one "
@@ -183,7 +183,7 @@ def _without_looking(positives: np.ndarray, negatives: np.ndarray) -> str | None
 
 
 def refusal_advice(bare: Advice, why: str) -> Advice:
-    """Not identifiable: what to try is then what needs no estimate."""
+    """Advise where nothing is identifiable: what to try is then what needs no estimate."""
     methods = WITHOUT_NEGATIVES if bare.negatives == 0 else tuple(m for mode in MODES for m in METHODS[mode][:1])
     return replace(
         bare,
@@ -197,7 +197,7 @@ def refusal_advice(bare: Advice, why: str) -> Advice:
 
 
 def _ignoring(request: Request, workspace: Workspace, num_seeds: int) -> Row:
-    """Models trained on known labels alone.
+    """Return models trained on known labels alone.
 
     Raises:
         TrainingError: if one fails.
@@ -212,7 +212,7 @@ def _ignoring(request: Request, workspace: Workspace, num_seeds: int) -> Row:
 
 
 def _classes(labels: PartialLabels, estimate: np.ndarray) -> tuple[tuple[str, int, int | None], ...]:
-    """Classes with the most positives by the estimate."""
+    """Return classes with the most positives by the estimate."""
     known = labels.counts()[0]
     order = np.argsort(-np.nan_to_num(estimate, nan=-1.0), kind="stable")[:_MOST_CLASSES]
     return tuple(
@@ -259,7 +259,7 @@ def _where(low: Placement, high: Placement) -> str:
 
 
 def _trust(ratios: Sequence[float]) -> str:
-    """How far the estimate of the share was off where the truth is known."""
+    """Return how far the estimate of the share was off where the truth is known."""
     return f"In these settings the true share was {_range(min(ratios), max(ratios), '.2g')} times the estimated one."
 
 
@@ -269,7 +269,7 @@ def _range(low: float, high: float, style: str) -> str:
 
 
 def _distance(cell: MapCell, low: Placement, high: Placement) -> float:
-    """How far a setting lies outside the range of estimates; 1 is the factor within which it is near.
+    """Return how far a setting lies outside the range of estimates; 1 is the factor within which it is near.
 
     Estimates are compared with what the same estimator says of the setting, not with the truth: it takes the share for
     too low where verified negatives are few, and a large advantage of rare classes for a smaller one, here as there.

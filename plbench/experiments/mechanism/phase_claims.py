@@ -13,7 +13,7 @@ OURS = "ours"
 
 
 def wins_somewhere(mode: str) -> Claim:
-    """Under some mechanism the mode is above both others."""
+    """Test whether under some mechanism the mode is above both others."""
 
     def test(findings: Findings) -> Verdict:
         places = []
@@ -57,7 +57,7 @@ def gap_grows(words: str, better: str, worse: str, axis: str) -> Claim:
 
 
 def never_far_behind(mode: str, points: float) -> Claim:
-    """Under every mechanism the mode is at most so many percentage points below each other one."""
+    """Test whether the mode is never more than so many percentage points below another one."""
 
     def test(findings: Findings) -> Verdict:
         found = []
@@ -76,7 +76,7 @@ def _higher(cell: Cell, mode: str, points: float) -> Point:
 
 
 def placed_within(factor: float, coordinate: str, *, few_negatives: bool) -> Claim:
-    """Wherever one coordinate is estimated, from partial labels alone, it is within a factor of the truth.
+    """Test whether, wherever one coordinate is estimated, by partial labels alone, it is within a factor of the truth.
 
     Args:
         factor: at least 1.

@@ -72,7 +72,7 @@ class Cell:
 
 
 def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
-    """Metrics of every run, with the mechanism as it was, and as it is estimated from the partial labels alone."""
+    """Return metrics of every run, with the mechanism as it was, and as estimated from the partial labels alone."""
     points = metrics_of_records(context, rows, num_seeds, workspace)
     found = []
     with workspace.reporter.task("Placing the labels of each setting on the map") as report:
@@ -93,7 +93,7 @@ def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Wo
 
 
 def estimated(row: Row, seed: int, workspace: Workspace) -> np.ndarray:
-    """True positives of each class [C], as estimated by the CE-Ignore model of one seed."""
+    """Return true positives of each class [C], as estimated by the CE-Ignore model of one seed."""
     plan = row.plans[seed]
     stage = Stage("unknown-scores", method=plan.spec.method.name, reduce=unknown_scores)
     histogram = runner.stage_artifact(replace(plan, stages={stage.name: (stage, plan)}), stage.name, workspace)
@@ -101,7 +101,7 @@ def estimated(row: Row, seed: int, workspace: Workspace) -> np.ndarray:
 
 
 def cells(findings: Findings) -> list[Cell]:
-    """The mechanisms of the map, in order."""
+    """Return the mechanisms of the map, in order."""
     found: dict[tuple[float, float, float], dict[str, Point]] = {}
     for point in findings.points:
         key = (point.facts["keep"], point.facts["bias"], point.facts["negatives"])
@@ -120,7 +120,7 @@ def _placement(point: Point, kind: str) -> Placement | None:
 
 
 def phases() -> Callable[[Findings], Figure]:
-    """A panel for each number of negatives: a square for each mechanism, in the colour of the mode that wins."""
+    """Return a panel for each number of negatives: a square for each mechanism, in the colour of the mode that wins."""
 
     def draw(findings: Findings) -> Figure:
         all_cells = cells(findings)
@@ -163,7 +163,7 @@ def _square(axes: Axes, x: int, y: int, cell: Cell) -> None:
 
 
 def as_map(findings: Findings) -> dict[str, str]:
-    """The map as `plbench advise` reads it."""
+    """Return the map as `plbench advise` reads it."""
     rows = [
         {
             **asdict(cell.truth),

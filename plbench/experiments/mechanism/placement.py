@@ -49,7 +49,7 @@ class Placement:
 
 
 def unknown_scores(view: TrainView) -> Tensor:
-    """Histogram [C, NUM_BINS] of a model's logits at the unknown cells of each class, each split between two bins."""
+    """Return the histogram [C, NUM_BINS] of a model's logits at each class's unknown cells, split between two bins."""
     counts = torch.zeros((view.labels.num_classes, NUM_BINS), dtype=torch.float64)
     for rows, scores in view.predict(weights="ema"):
         labels = torch.from_numpy(view.labels.rows(rows.numpy()))
@@ -63,7 +63,7 @@ def unknown_scores(view: TrainView) -> Tensor:
 
 
 def estimated_positives(histogram: FloatArray, labels: PartialLabels) -> FloatArray:
-    """Number of images of each class that truly have it: the known ones, and those estimated among the unknown.
+    """Return number of images of each class that truly have it: the known ones, and those estimated among the unknown.
 
     Args:
         histogram: [C, NUM_BINS] from `unknown_scores`.
@@ -91,7 +91,10 @@ def estimated_positives(histogram: FloatArray, labels: PartialLabels) -> FloatAr
 
 
 def place(labels: PartialLabels, estimate: FloatArray) -> Placement | None:
-    """The mechanism that an estimate of the true positives speaks for; None where fewer than four classes count."""
+    """Return the mechanism that an estimate of the true positives speaks for.
+
+    None where fewer than four classes count.
+    """
     positives, negatives = (counts.astype(np.float64) for counts in labels.counts())
     usable = ~np.isnan(estimate) & (estimate > 0)
     if usable.sum() < 4 or positives[usable].sum() == 0:
@@ -110,11 +113,11 @@ def place(labels: PartialLabels, estimate: FloatArray) -> Placement | None:
 
 
 def true_placement(labels: PartialLabels, truth: PartialLabels) -> Placement | None:
-    """The same from the labels that a simulation hid."""
+    """Return the same from the labels that a simulation hid."""
     return place(labels, truth.counts()[0].astype(np.float64))
 
 
 def spread(placements: Sequence[Placement]) -> tuple[Placement, Placement]:
-    """Lowest and highest values of each coordinate."""
+    """Return lowest and highest values of each coordinate."""
     values = np.array([(p.share, p.advantage, p.negatives) for p in placements])
     return Placement(*map(float, values.min(axis=0))), Placement(*map(float, values.max(axis=0)))

@@ -25,7 +25,7 @@ def lines(
     *,
     columns: int = 4,
 ) -> Callable[[Findings], Figure]:
-    """A panel for each part of the figure, a line for each series, a bar for each interval.
+    """Return a panel for each part of the figure, a line for each series, a bar for each interval.
 
     Args:
         metric: what is drawn.
@@ -64,7 +64,7 @@ def lines(
 
 
 def _levels(axes: Axes, points: Sequence[Point], metric: str) -> None:
-    """A dashed line across at the height of each point."""
+    """Draw a dashed line across at the height of each point."""
     for point in points:
         level = point.values[metric].figure().mean
         axes.axhline(level, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
@@ -73,7 +73,7 @@ def _levels(axes: Axes, points: Sequence[Point], metric: str) -> None:
 
 
 def _aside(name: str, names: Sequence[str]) -> float:
-    """How far a line is moved to the right, points, so that bars at one place do not hide each other."""
+    """Return how far a line is moved to the right, points, so that bars at one place do not hide each other."""
     return _APART * (names.index(name) - (len(names) - 1) / 2)
 
 
@@ -108,7 +108,7 @@ def _line(
 
 
 def _plain_ticks(axes: Axes, findings: Findings, panel: str, kind: str) -> None:
-    """Ticks where points are, in plain numbers."""
+    """Set ticks where points are, in plain numbers."""
     from matplotlib.ticker import NullFormatter, NullLocator
 
     places = sorted({float(p.x) for p in findings.points if p.panel == panel and not isinstance(p.x, str)})
@@ -120,7 +120,9 @@ def _plain_ticks(axes: Axes, findings: Findings, panel: str, kind: str) -> None:
 
 
 def dots(metrics: Mapping[str, str], *, published: str = "published") -> Callable[[Findings], Figure]:
-    """A row for each point, a panel for each metric: a dot with its interval, and a hollow one for what a paper says.
+    """Return a row for each point, a panel for each metric.
+
+    A dot with its interval, and a hollow one for what a paper says.
 
     Args:
         metrics: heading of each panel by metric.
@@ -159,7 +161,7 @@ def _dots(axes: Axes, rows: Sequence[Point], metric: str, published: str) -> Non
 
 
 def ranked_bars(correlation: str, value: str, series: str) -> Callable[[Findings], Figure]:
-    """Lines of a correlation by depth above, bars of the highest values of one series below, panel by panel.
+    """Return lines of a correlation by depth above, bars of the highest values of one series below, panel by panel.
 
     Args:
         correlation: what is drawn above; where nothing has it, only the bars are drawn.
@@ -190,7 +192,7 @@ def ranked_bars(correlation: str, value: str, series: str) -> Callable[[Findings
 
 
 def _bars(axes: Axes, points: Sequence[Point], value: str) -> None:
-    """The highest on top; a cross where the truth is."""
+    """Draw the highest on top; a cross where the truth is."""
     for place, point in enumerate(points):
         axes.barh(place, point.values[value].figure().mean, color=COLOURS[0], height=0.66)
         if "true_share" in point.facts:
@@ -201,7 +203,10 @@ def _bars(axes: Axes, points: Sequence[Point], value: str) -> None:
 
 
 def side_by_side(findings: Findings, panel: str, value: str) -> str:
-    """The names that each series puts first, as a Markdown table; beside each, its true place where that is known."""
+    """Return the names that each series puts first, as a Markdown table.
+
+    Beside each, its true place where that is known.
+    """
     series = findings.series(panel)
     columns = [
         [p for p in findings.points if (p.panel, p.series) == (panel, name) and value in p.values] for name in series

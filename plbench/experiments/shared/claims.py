@@ -41,7 +41,7 @@ class Comparison:
 
 
 def every(comparisons: Sequence[Comparison]) -> Verdict:
-    """Held where each difference is above 0 significantly; not held where one is below it (Holm over all).
+    """Decide: held where each difference is above 0 significantly; not held where one is below it (Holm over all).
 
     For "all of them" each interval counts at its own level: the claim is wrongly held with at most that chance.
     """
@@ -64,7 +64,7 @@ def every(comparisons: Sequence[Comparison]) -> Verdict:
 
 
 def some(comparisons: Sequence[tuple[Comparison, ...]]) -> Verdict:
-    """Held where for one of the places each of its differences is above 0, with Holm over the places.
+    """Decide: held where for one of the places each of its differences is above 0, with Holm over the places.
 
     Not held where for every place one of its differences is below 0 significantly.
     """
@@ -94,13 +94,13 @@ def above(
     panel: str = "",
     label: str = "",
 ) -> Comparison | None:
-    """One (series, x) minus another, of one panel; None where either was not run."""
+    """Return one (series, x) minus another, of one panel; None where either was not run."""
     a, b = findings.at(*first, panel), findings.at(*second, panel)
     return None if a is None or b is None else difference(a, b, metric, label)
 
 
 def difference(a: Point, b: Point, metric: str, label: str = "") -> Comparison | None:
-    """One point minus another; None where a value is undefined."""
+    """Return one point minus another; None where a value is undefined."""
     if metric not in a.values or metric not in b.values:
         return None
     gap = a.values[metric].minus(b.values[metric])
@@ -110,7 +110,7 @@ def difference(a: Point, b: Point, metric: str, label: str = "") -> Comparison |
 def line_above(
     better: str, worse: str, metric: str, panel: str, x_name: str, places: Callable[[Place], bool] = lambda x: True
 ) -> Test:
-    """A test: one line lies above another at every place that both have.
+    """Return a test: one line lies above another at every place that both have.
 
     Args:
         better, worse: the lines.
@@ -135,7 +135,7 @@ def line_above(
 
 
 def above_all(leader: str, metric: str, panel: str) -> Test:
-    """A test: one row of a table is above each of the others that were run."""
+    """Return a test: one row of a table is above each of the others that were run."""
 
     def test(findings: Findings) -> Verdict | None:
         rows = [point for point in findings.points if point.panel == panel]
@@ -154,7 +154,7 @@ def _place_words(name: str, x: Place) -> str:
 
 
 def gap_falls(upper: str, lower: str, metric: str, panel: str, *, rising: bool) -> Test:
-    """A test: the absolute gap between two lines is smaller at one end than at the other.
+    """Return a test: the absolute gap between two lines is smaller at one end than at the other.
 
     Args:
         upper, lower: the lines.
@@ -175,14 +175,14 @@ def gap_falls(upper: str, lower: str, metric: str, panel: str, *, rising: bool) 
 
 
 def _pair(findings: Findings, one: str, other: str, metric: str, x: Place, panel: str) -> tuple[Point, Point]:
-    """Two lines at a place where both are, the higher one first."""
+    """Return two lines at a place where both are, the higher one first."""
     a, b = findings.at(one, x, panel), findings.at(other, x, panel)
     assert a is not None and b is not None
     return (a, b) if a.values[metric].mean >= b.values[metric].mean else (b, a)
 
 
 def gap_change(first: tuple[Point, Point], second: tuple[Point, Point], metric: str, label: str) -> Comparison:
-    """One gap minus another, of data that need not be the same: each gap is drawn on its own.
+    """Return one gap minus another, of data that need not be the same: each gap is drawn on its own.
 
     Args:
         first: two points of one data set, whose gap is the first minus the second.
@@ -207,7 +207,7 @@ def _refusal(comparisons: Sequence[Comparison]) -> Verdict | None:
 
 
 def _most_telling(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Those that speak against the claim first; in the order of places where there are few."""
+    """Return those that speak against the claim first; in the order of places where there are few."""
     if len(comparisons) <= _MOST_NAMED:
         return list(comparisons)
     return sorted(comparisons, key=lambda c: c.difference.value)[:_MOST_NAMED]

@@ -24,12 +24,12 @@ TOP = 20
 
 
 def mean_prediction(view: TrainView) -> Tensor:
-    """The mean prediction of each class over the whole training part [C], eval mode, averaged weights (CSL, eq. 10)."""
+    """Return the mean prediction [C] of each class over the training part: eval mode, EMA weights (CSL, eq. 10)."""
     return class_average(probabilities for _, probabilities in view.predict(weights="ema"))
 
 
 def estimated(row: Row, workspace: Workspace) -> FloatArray:
-    """The mean prediction of each class over train by the model of each seed, [S, C]."""
+    """Return the mean prediction of each class over train by the model of each seed, [S, C]."""
     vectors = []
     for plan in row.plans:
         stage = Stage("class-average", method=plan.spec.method.name, reduce=mean_prediction)
@@ -57,7 +57,7 @@ def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Wo
 
 
 def depths(num_classes: int) -> list[int]:
-    """Numbers of most frequent classes over which ranks are compared."""
+    """Return numbers of most frequent classes over which ranks are compared."""
     return sorted({*(k for k in (10, 20, 30, 40, 60, 80, 120, 200, 400, 800) if k < num_classes), num_classes})
 
 
@@ -78,7 +78,7 @@ def _correlations(
 
 
 def _rank_correlation(estimate: FloatArray, truth: FloatArray) -> FloatArray:
-    """Spearman's correlation of each row of two [R, k]; 0 where one of them is constant, which ranks nothing."""
+    """Return spearman's correlation of each row of two [R, k]; 0 where one of them is constant, which ranks nothing."""
     a, b = (stats.rankdata(values, axis=1) for values in (estimate, truth))
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     scale = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
@@ -94,7 +94,7 @@ def _first(
     names: Sequence[str],
     runs: Mapping[str, Row],
 ) -> list[Point]:
-    """The classes with the highest estimates, highest first, with their true place."""
+    """Return the classes with the highest estimates, highest first, with their true place."""
     mean = vectors.mean(axis=0)
     places = None if truth is None else stats.rankdata(-truth, method="min").astype(int)
     return [

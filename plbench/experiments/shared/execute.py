@@ -27,7 +27,7 @@ from plbench.runs.workspace import Workspace, open_dataset
 def execute(
     experiment: Experiment, request: Request | None, workspace: Workspace, *, scale: Scale, num_seeds: int
 ) -> Findings:
-    """Makes the runs that are missing and measures all of them.
+    """Make the runs that are missing and measure all of them.
 
     Args:
         experiment: which.
@@ -67,7 +67,7 @@ def execute(
 
 
 def inspect_data(request: Request, workspace: Workspace, scale: Scale) -> Context:
-    """What the cases may depend on; nothing of the test split is looked at."""
+    """Return what the cases may depend on; nothing of the test split is looked at."""
     dataset = open_dataset(request.dataset, workspace)
     protocol = choose_protocol(dataset, request.simulate, request.simulation_seed)
     labels = ProtocolData(dataset, protocol).whole_train.labels
@@ -85,7 +85,7 @@ def inspect_data(request: Request, workspace: Workspace, scale: Scale) -> Contex
 def plan_all(
     experiment: Experiment, request: Request, context: Context, num_seeds: int, workspace: Workspace
 ) -> tuple[list[tuple[Comparison, dict[Candidate, Case]]], list[Skipped]]:
-    """Cases by what they share, data and model, with a plan for each seed; and those that do not fit."""
+    """Return the cases by what they share, data and model, with a plan for each seed; and those that do not fit."""
     groups: dict[str, list[Case]] = defaultdict(list)
     for case in experiment.cases(context):
         groups[json.dumps([case.simulate, dict(case.model)], sort_keys=True)].append(case)
@@ -118,7 +118,7 @@ def plan_all(
 
 
 def _model(own: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """A case's model; random weights that were asked for are those of its backbone, too."""
+    """Return a case's model; random weights that were asked for are those of its backbone, too."""
     return {**own, **({"weights": "random"} if asked.get("weights") == "random" else {})}
 
 
@@ -154,7 +154,7 @@ def _announcement(
 def _make(
     comparison: Comparison, cases: Mapping[Candidate, Case], workspace: Workspace
 ) -> tuple[list[Row], list[Skipped]]:
-    """Runs what is missing of one setting, in one schedule."""
+    """Run what is missing of one setting, in one schedule."""
     results = iter(schedule.run_all(comparison.plans, workspace))
     rows, failed = [], []
     for candidate, plans in comparison.rows:
@@ -169,7 +169,7 @@ def _make(
 
 
 def metrics_of_records(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
-    """A point for each row: every headline metric and group, with the replicates that its runs left."""
+    """Return a point for each row: every headline metric and group, with the replicates that its runs left."""
     return [
         Point(
             row.case.series,
@@ -184,7 +184,7 @@ def metrics_of_records(context: Context, rows: Sequence[Row], num_seeds: int, wo
 
 
 def record_samples(records: Sequence[Record], workspace: Workspace) -> dict[str, Sample]:
-    """Metrics by name over the seeds of one row, percent.
+    """Return metrics by name over the seeds of one row, percent.
 
     Raises:
         StoreError: if the replicates of a run are missing or were changed.

@@ -50,7 +50,7 @@ class Context:
     scale: Scale = "default"
 
     def pick(self, tiny: T, default: T, full: T) -> T:
-        """What goes with the scale."""
+        """Return what goes with the scale."""
         return {"tiny": tiny, "default": default, "full": full}[self.scale]
 
 
@@ -116,11 +116,11 @@ class Findings:
     setting: str = ""
 
     def at(self, series: str, x: Place, panel: str = "") -> Point | None:
-        """The point at a place; None where there is none."""
+        """Return the point at a place; None where there is none."""
         return next((p for p in self.points if (p.series, p.x, p.panel) == (series, x, panel)), None)
 
     def line(self, series: str, panel: str = "") -> list[Point]:
-        """The points of one line, from left to right."""
+        """Return the points of one line, from left to right."""
         found = [p for p in self.points if (p.series, p.panel) == (series, panel)]
         return sorted(found, key=lambda p: p.x) if all(not isinstance(p.x, str) for p in found) else found
 
@@ -130,11 +130,11 @@ class Findings:
         return list(dict.fromkeys(p.panel for p in self.points))
 
     def panel(self, start: str) -> str:
-        """The first panel whose name begins so; the words themselves where there is none."""
+        """Return the first panel whose name begins so; the words themselves where there is none."""
         return next((panel for panel in self.panels if panel.startswith(start)), start)
 
     def series(self, panel: str | None = None) -> list[str]:
-        """Names of lines, of one panel or of all, in the order in which they come."""
+        """Return names of lines, of one panel or of all, in the order in which they come."""
         return list(dict.fromkeys(p.series for p in self.points if panel in (None, p.panel)))
 
 

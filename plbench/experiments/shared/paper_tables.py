@@ -119,7 +119,7 @@ TABLES = (
 
 
 def tables_of(context: Context) -> tuple[PaperTable, ...]:
-    """The tables that are about a dataset; of another one the methods of table 1, at full scale tables 1 to 3.
+    """Return the tables that are about a dataset; of another one the methods of table 1, at full scale tables 1 to 3.
 
     Table 4 has rows of table 1 alone. Table 3's other systems train one by one, and table 2's backbones are fetched,
     so both take more than minutes.

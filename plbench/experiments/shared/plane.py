@@ -45,13 +45,13 @@ class Plane:
 
 
 def true_classes(points: Tensor) -> Tensor:
-    """Which discs each point lies in, bool [N, C]."""
+    """Return which discs each point lies in, bool [N, C]."""
     centres, radii = torch.tensor([d[:2] for d in DISCS]), torch.tensor([d[2] for d in DISCS])
     return torch.cdist(points, centres) < radii
 
 
 def make_plane(seed: int) -> Plane:
-    """Points and annotations of one seed."""
+    """Return points and annotations of one seed."""
     chance = generator(seed, "plane")
     points = 2 * torch.rand((NUM_POINTS, 2), generator=chance) - 1
     truth = true_classes(points)
@@ -62,7 +62,7 @@ def make_plane(seed: int) -> Plane:
 
 
 def grid() -> Tensor:
-    """Points [GRID^2, 2] that cover the plane, row by row."""
+    """Return points [GRID^2, 2] that cover the plane, row by row."""
     side = torch.linspace(-1, 1, GRID)
     return torch.cartesian_prod(side, side).flip(1)
 
@@ -75,7 +75,7 @@ def learn(
     artifacts: Mapping[str, Tensor],
     num_steps: int = STEPS,
 ) -> nn.Module:
-    """A small network trained by a method on what is known of a plane."""
+    """Return a small network trained by a method on what is known of a plane."""
     positives, negatives = ((plane.labels == value).sum(0).numpy() for value in (1, -1))
     names = tuple(str(c) for c in range(len(DISCS)))
     task = Task(
@@ -110,7 +110,7 @@ def learn(
 def learn_all(
     modes: Mapping[str, tuple[str, Mapping[str, Any]]], registry: Registry, num_seeds: int, report: ProgressReport
 ) -> dict[str, list[npt.NDArray[np.float32]]]:
-    """Probabilities [GRID^2, C] that each mode learns from the plane of each seed.
+    """Return probabilities [GRID^2, C] that each mode learns from the plane of each seed.
 
     Args:
         modes: method and parameters by name. A prior is estimated, where one is wanted, by a network of CE-Ignore.
@@ -132,7 +132,7 @@ def learn_all(
 
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
-    """Networks as small as these wait longer for a second core than they compute."""
+    """Use one core: networks as small as these wait longer for a second core than they compute."""
     cores = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -142,17 +142,17 @@ def one_core() -> Iterator[None]:
 
 
 def probabilities(network: nn.Module, points: Tensor) -> Tensor:
-    """[N, C]."""
+    """Return [N, C]."""
     with torch.inference_mode():
         return torch.sigmoid(network(points))
 
 
 def estimated_prior(network: nn.Module, plane: Plane) -> Tensor:
-    """Mean prediction over the training points (CSL, eq. 10)."""
+    """Return the mean prediction over the training points (CSL, eq. 10)."""
     return class_average(probabilities(network, plane.points))
 
 
 def overlap(predicted: BoolArray, true: BoolArray) -> float:
-    """Shared area of two regions as a share of what either covers, percent."""
+    """Return shared area of two regions as a share of what either covers, percent."""
     union = np.count_nonzero(predicted | true)
     return 100.0 * np.count_nonzero(predicted & true) / union if union else 100.0

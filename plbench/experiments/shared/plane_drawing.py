@@ -32,7 +32,7 @@ class Field:
 
 
 def boundaries(metric: str) -> Callable[[Findings], Figure]:
-    """A column for each mode, a row for each class; of the first seed."""
+    """Return a column for each mode, a row for each class; of the first seed."""
 
     def draw(findings: Findings) -> Figure:
         modes, classes = findings.series(), findings.panels

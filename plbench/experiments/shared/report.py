@@ -33,7 +33,7 @@ class Result:
     files: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: NaN as None."""
+        """Return plain values for JSON: NaN as None."""
         context = self.findings.context
         return {
             "study": self.experiment.name,
@@ -54,7 +54,7 @@ class Result:
 
 
 def conclude(experiment: Experiment, findings: Findings, command: str, folder: Path) -> Result:
-    """Decides the claims, draws, and writes everything.
+    """Decide the claims, draw, and write everything.
 
     Args:
         experiment: which.
@@ -85,7 +85,7 @@ def conclude(experiment: Experiment, findings: Findings, command: str, folder: P
 
 
 def data_table(findings: Findings) -> str:
-    """One CSV row a point and quantity: mean, interval, the value of each seed, and the keys of the runs."""
+    """Return one CSV row a point and quantity: mean, interval, the value of each seed, and the keys of the runs."""
     facts = list(dict.fromkeys(name for point in findings.points for name in point.facts))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -147,7 +147,7 @@ def _number(value: float) -> str:
 
 
 def words(result: Result) -> list[str]:
-    """What a person reads: each claim with what became of it, and where the files are."""
+    """Return what a person reads: each claim with what became of it, and where the files are."""
     lines = []
     for claim, verdict in result.verdicts:
         lines.append(f"{verdict.status.upper()}: {claim.words} ({claim.source}).")
@@ -156,5 +156,5 @@ def words(result: Result) -> list[str]:
 
 
 def listing(experiments: Sequence[Experiment]) -> list[dict[str, str]]:
-    """`plbench study list`."""
+    """Return `plbench study list`."""
     return [{"study": e.name, "shows": e.shows, "title": e.title} for e in experiments]

@@ -16,7 +16,7 @@ NAMES = {"map_c": "mAP(C)", "map_o": "mAP(O)", PERSON: "Person-AP"} | {f"group_{
 
 
 def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
-    """A point for each row of each table, run or not, with the paper's figures among its facts."""
+    """Return a point for each row of each table, run or not, with the paper's figures among its facts."""
     made = {(row.case.panel, row.case.series): row for row in rows}
     points = []
     for table in tables_of(context):
@@ -37,7 +37,7 @@ def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Wo
 
 
 def _values(records: Sequence[Record], table: PaperTable, workspace: Workspace) -> dict[str, Sample]:
-    """The table's metrics, as far as the dataset has them; Person-AP is the mAP(C) of the group `person`."""
+    """Return the table's metrics, as far as the dataset has them; Person-AP is the mAP(C) of the group `person`."""
     found = record_samples(records, workspace)
     if "person" in found:
         found[PERSON] = found["person"]
@@ -45,7 +45,7 @@ def _values(records: Sequence[Record], table: PaperTable, workspace: Workspace) 
 
 
 def _is_of_the_paper(record: Record, table: PaperTable) -> bool:
-    """Whether a run asks what the table asks: the published data, recipe and regime."""
+    """Return whether a run asks what the table asks: the published data, recipe and regime."""
     spec = record.spec
     return spec.protocol.name.startswith(f"{table.board}/") and (spec.recipe, spec.regime) == ("paper", "finetune")
 
@@ -60,7 +60,7 @@ def _agreement(values: Mapping[str, Sample], theirs: Mapping[str, float]) -> lis
 
 
 def markdown(findings: Findings) -> dict[str, str]:
-    """Each table as Markdown: run here, published, and whether the two agree."""
+    """Return each table as Markdown: run here, published, and whether the two agree."""
     return {
         f"{panel.lower().replace(' ', '-')}.md": _table([p for p in findings.points if p.panel == panel])
         for panel in findings.panels

@@ -53,14 +53,14 @@ _PNG_DPI = 110
 
 
 def styled() -> AbstractContextManager[None]:
-    """The style, while something is drawn."""
+    """Apply the style, while something is drawn."""
     from matplotlib import rc_context  # slow to import
 
     return rc_context(_STYLE)
 
 
 def new_figure(columns: int, rows: int = 1, *, width: float = 3.4, height: float = 2.9) -> tuple[Figure, list[Axes]]:
-    """A figure of equal panels in the style of all.
+    """Return a figure of equal panels in the style of all.
 
     Args:
         columns, rows: of panels.
@@ -75,18 +75,18 @@ def new_figure(columns: int, rows: int = 1, *, width: float = 3.4, height: float
 
 
 def strokes(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour, mark and dash of each line: any one of the three tells lines apart."""
+    """Return colour, mark and dash of each line: any one of the three tells lines apart."""
     kinds = zip(cycle(COLOURS), cycle(MARKS), cycle(DASHES), strict=False)
     return {n: {"color": c, "marker": m, "linestyle": d} for n, (c, m, d) in zip(names, kinds, strict=False)}
 
 
 def plain(text: str) -> str:
-    """The text without anything that matplotlib would take for a formula, or cannot write."""
+    """Return the text without anything that matplotlib would take for a formula, or cannot write."""
     return drawable(text).replace("$", r"\$")
 
 
 def save(figure: Figure, folder: Path, name: str) -> tuple[str, ...]:
-    """Writes NAME.svg, which follows the reader's page into dark mode, and NAME.png on white; returns their names.
+    """Write NAME.svg, which follows the reader's page into dark mode, and NAME.png on white; return their names.
 
     Raises:
         StoreError: if they cannot be written.
@@ -102,7 +102,7 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[str, ...]:
 
 
 def in_both_modes(svg: str) -> str:
-    """An SVG of this style with rules that exchange ink and paper where the page is dark."""
+    """Return an SVG of this style with rules that exchange ink and paper where the page is dark."""
     rules = []
     for light, dark in DARK.items():
         for what in ("fill", "stroke"):
@@ -115,7 +115,7 @@ def in_both_modes(svg: str) -> str:
 
 
 def _png(figure: Figure, file: Any) -> None:
-    """Few colours are enough, and a repository of many figures stays small."""
+    """Save as PNG with few colours, which are enough, so that a repository of many figures stays small."""
     from PIL import Image
 
     pixels = io.BytesIO()

@@ -80,7 +80,7 @@ class Measured:
 
 
 def measure(plan: ResolvedRun, workspace: Workspace, num_features: int | None, *, thorough: bool = True) -> Measured:
-    """Takes a few steps.
+    """Take a few steps.
 
     Args:
         plan: the run.
@@ -134,7 +134,7 @@ def scored_images(plan: ResolvedRun, *, is_stage: bool) -> float:
 
 
 def about_to_train(plan: ResolvedRun, backbone: nn.Module, num_features: int, execution: Execution) -> FitState:
-    """The state of a run before its first step, with random weights that no step moves.
+    """Return the state of a run before its first step, with random weights that no step moves.
 
     Args:
         plan: the run. backbone: what its method builds a model of. num_features: that this gives.
@@ -179,12 +179,12 @@ class _Trial:
         self.inputs = SyntheticImages(self.part.labels, shape, 0 if is_probe else self._num_views())
 
     def _num_views(self) -> int:
-        """Views of an image beside the first that the method's transform makes."""
+        """Return views of an image beside the first that the method's transform makes."""
         views = self._loaded(0)
         return len(views) if isinstance(views, tuple) and len(views) > 1 else 0
 
     def _loaded(self, row: int) -> Any:
-        """An image as training would get it."""
+        """Return an image as training would get it."""
         base = eval_transform(self.spec.model)
         image = self.part.images.load(row, base.size)
         if self.spec.regime == "probe":
@@ -204,7 +204,10 @@ class _Trial:
         return (time.perf_counter() - start) / len(rows)
 
     def sizes(self) -> tuple[list[int], bool]:
-        """Batches to time, smallest first, and whether the whole one is too large; memory is measured on the way."""
+        """Return batches to time, smallest first, and whether the whole one is too large.
+
+        Memory is measured on the way.
+        """
         size = self.batch_images
         if self.spec.regime == "finetune" and not (self.thorough and self.device.type == "cuda"):
             size = min(_FIRST_IMAGES[self.device.type], self.piece_images)
@@ -226,7 +229,7 @@ class _Trial:
         return ([size, larger] if larger >= 2 * size else [size]), False
 
     def _warm_up(self, size: int) -> None:
-        """One step, whose memory is looked at: what a piece keeps for its backward pass, and on a GPU the peak."""
+        """Take one step, whose memory is looked at: what a piece keeps for its backward pass, and on a GPU the peak."""
         piece = min(size, self.piece_images)
         if self.device.type == "cuda":
             self._steps(size, 1)  # moments are made by the first one
@@ -250,7 +253,7 @@ class _Trial:
         return statistics.median(seconds[1:]) if self.thorough else min(seconds)  # the first one of a size is slower
 
     def _steps(self, size: int, number: int) -> list[float]:
-        """Seconds of steps that the engine takes."""
+        """Return seconds of steps that the engine takes."""
         accumulate = math.ceil(size / self.piece_images)
         plan = self.spec.plan.model_copy(update={"batch_size": size, "accumulate": accumulate})
         self.inputs.batch_size, self.state.epoch = size, 0
@@ -277,7 +280,7 @@ class _Trial:
         raise AssertionError("a synthetic epoch never ends")
 
     def state_bytes(self) -> int:
-        """Parameters, buffers, gradients, moments and average."""
+        """Return parameters, buffers, gradients, moments and average."""
         model, ema = self.state.model, self.state.ema
         tensors = [*model.parameters(), *model.buffers()]
         tensors += [p for p in model.parameters() if p.requires_grad]  # a gradient each
@@ -287,7 +290,7 @@ class _Trial:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def score(self, images: Tensor) -> Any:
-        """What scoring a batch takes."""
+        """Return what scoring a batch takes."""
         batch = Batch(
             images, self.inputs.some_labels(len(images)).to(self.device), torch.arange(len(images), device=self.device)
         )
@@ -296,7 +299,10 @@ class _Trial:
         return self.state.method.scores(widened(output))
 
     def extraction(self) -> tuple[float, int]:
-        """Seconds of one image's features, and bytes of extracting a batch; zeros where the run extracts none."""
+        """Return seconds of one image's features, and bytes of extracting a batch.
+
+        Zeros where the run extracts none.
+        """
         if self.spec.regime == "finetune" or self.backbone is None:
             return 0.0, 0
         side, backbone = self.spec.model.image_size, self.backbone.eval()
@@ -311,7 +317,7 @@ class _Trial:
         return seconds, num_bytes + sum(p.numel() * p.element_size() for p in backbone.parameters())
 
     def inference(self, work: Callable[[Tensor], Any], shape: tuple[int, ...], most: int) -> tuple[float, int]:
-        """Seconds per input, and bytes of a batch of `most` of them beside the model."""
+        """Return seconds per input, and bytes of a batch of `most` of them beside the model."""
         size = min(most, _SCORED_IMAGES if self.device.type == "cpu" and len(shape) == 3 else most)
         while True:
             try:
@@ -331,7 +337,10 @@ class _Trial:
         return statistics.median(seconds) / size, (num_bytes + inputs.numel() * inputs.element_size()) * most // size
 
     def _bytes_of(self, work: Callable[[Tensor], Any], inputs: Tensor) -> int:
-        """The most that work on inputs takes at a time beside them: on a CPU, of any layer's inputs and outputs."""
+        """Return the most that work on inputs takes at a time beside them.
+
+        On a CPU, of any layer's inputs and outputs.
+        """
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             before = torch.cuda.memory_allocated(self.device)
@@ -351,7 +360,7 @@ class _Enough(Exception):
 
 
 def _at(size: int, timed: list[tuple[int, float]]) -> float:
-    """Seconds of a step of this many images, on the line through one or two that were timed."""
+    """Return seconds of a step of this many images, on the line through one or two that were timed."""
     number, seconds = timed[-1]
     if len(timed) > 1:
         fewer, less = timed[0]

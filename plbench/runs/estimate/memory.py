@@ -18,7 +18,7 @@ class Kept:
         self.num_bytes = self.largest = 0
 
     def pack(self, tensor: Tensor) -> Tensor:
-        """Called by autograd with each tensor that it keeps."""
+        """Count a tensor that autograd keeps, which calls it with each."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
@@ -34,7 +34,7 @@ class Passing:
         self.largest = 0
 
     def watch(self, model: nn.Module) -> list[Any]:
-        """Hooks on all layers of a model."""
+        """Watch all layers of a model."""
         leaves = [module for module in model.modules() if not list(module.children())]
         return [leaf.register_forward_hook(self._see) for leaf in leaves]
 
@@ -44,7 +44,10 @@ class Passing:
 
 
 def resident_bytes() -> int:
-    """Memory that this process takes: now on Linux, where it can be asked for, else the most that it ever took."""
+    """Return memory that this process takes.
+
+    Now on Linux, where it can be asked for, else the most that it ever took.
+    """
     statm = Path("/proc/self/statm")
     if statm.is_file():
         return int(statm.read_text().split()[1]) * resource.getpagesize()

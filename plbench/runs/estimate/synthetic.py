@@ -34,11 +34,11 @@ class SyntheticImages:
         return self.batch_size * _MANY_STEPS
 
     def some_labels(self, number: int) -> Tensor:
-        """Labels [number, C] of the first rows, from the start again where there are no more."""
+        """Return labels [number, C] of the first rows, from the start again where there are no more."""
         return label_tensor(self._labels, torch.arange(number) % self._labels.num_images)
 
     def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: Any = None) -> Iterator[Batch]:
-        """The same batch again and again: making another would count as training."""
+        """Yield the same batch again and again: making another would count as training."""
         inputs = synthetic(batch_size, *self.shape)
         views = tuple(inputs if place == 0 else synthetic(*inputs.shape) for place in range(self.num_views))
         index = torch.arange(batch_size) % self._labels.num_images
@@ -47,7 +47,7 @@ class SyntheticImages:
             yield batch
 
     def ordered(self, batch_size: int, world: Any = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """One small batch, for a method that looks at its training images before it begins."""
+        """Yield one small batch, for a method that looks at its training images before it begins."""
         rows = torch.arange(min(self.batch_size, self._labels.num_images))
         yield rows, synthetic(len(rows), *self.shape)
 
@@ -61,7 +61,7 @@ class SyntheticView:
     def predict(
         self, weights: Any = "ema", *, dropout: bool = False, passes: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """One batch of all rows."""
+        """Yield one batch of all rows."""
         yield (
             torch.arange(self.labels.num_images),
             synthetic(self.labels.num_images, self.labels.num_classes).sigmoid(),
@@ -77,10 +77,10 @@ class SyntheticView:
 
 
 def synthetic_artifact(stage: Stage, labels: PartialLabels) -> Tensor:
-    """What a stage would hand on, of the right shape for a part of the rows."""
+    """Return what a stage would hand on, of the right shape for a part of the rows."""
     return stage.reduce(SyntheticView(labels.subset(np.arange(min(_STAND_IN_ROWS, labels.num_images)))))
 
 
 def synthetic(*shape: int) -> Tensor:
-    """Normal random numbers, without a draw from the global generator."""
+    """Return normal random numbers, without a draw from the global generator."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))

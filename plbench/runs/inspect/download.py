@@ -33,7 +33,7 @@ def fetch(
     parallel: int,
     confirm: Callable[[str], bool],
 ) -> Fetched:
-    """Downloads, verifies and unpacks a dataset's published files into its folder.
+    """Download, verify and unpack a dataset's published files into its folder.
 
     Args:
         name: of the dataset.
@@ -65,7 +65,7 @@ def fetch(
 
 
 def choose(dataset: Dataset, *, annotations_only: bool, splits: Sequence[str]) -> list[RemoteFile]:
-    """The published files that were asked for.
+    """Return the published files that were asked for.
 
     Raises:
         PlbenchError: if the dataset has none, or none of that split.

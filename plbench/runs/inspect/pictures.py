@@ -24,7 +24,7 @@ _MOST_ABSENT = 2  # lines
 
 
 def contact_sheet(split: LabelledSplit, path: Path, num_images: int) -> None:
-    """Writes a PNG of images drawn at random (the same ones each time), each above what is known of it.
+    """Write a PNG of images drawn at random (the same ones each time), each above what is known of it.
 
     Names of what is present in black; in grey, where there is room, of what is verified absent.
 
@@ -62,7 +62,7 @@ def _choose(num_rows: int, wanted: int) -> list[int]:
 
 
 def _captions(split: LabelledSplit, row: int, names: list[str]) -> tuple[list[str], list[str]]:
-    """Lines on what is known to be present, and, in the room that they leave, on what is known to be absent."""
+    """Return lines on what is known to be present, and, in the room that they leave, on what is known to be absent."""
     labels = split.labels.rows([row])[0]
     present = ", ".join(names[c] for c in np.flatnonzero(labels > 0)) or "(nothing known to be present)"
     absent = ", ".join(names[c] for c in np.flatnonzero(labels < 0))
@@ -71,7 +71,10 @@ def _captions(split: LabelledSplit, row: int, names: list[str]) -> tuple[list[st
 
 
 def _wrapped(text: str, most: int) -> list[str]:
-    """Lines no wider than an image. Between words where there are spaces; Chinese, Thai and long words anywhere."""
+    """Return lines no wider than an image.
+
+    Between words where there are spaces; Chinese, Thai and long words anywhere.
+    """
     lines = [""]
     for word in text.split():
         joined = f"{lines[-1]} {word}".lstrip()

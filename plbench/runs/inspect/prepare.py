@@ -28,7 +28,7 @@ from plbench.runs.workspace import Workspace, fingerprint, open_dataset
 def prepare(
     name: str, workspace: Workspace, out: Path, *, short_side: int, quality: int, splits: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Packs the images of a dataset, and their labels, into a folder that `--data-root` takes.
+    """Pack the images of a dataset, and their labels, into a folder that `--data-root` takes.
 
     Interrupted and called again with the same options it goes on, to the same bytes. Images that cannot be read are
     left out and named.
@@ -87,7 +87,7 @@ def prepare(
 
 
 def _present(labelled: LabelledSplit, split: str, workspace: Workspace) -> tuple[LabelledSplit, int]:
-    """The images that are there at all, and how many are not: of OpenImages' train most people have a part."""
+    """Return the images that are there at all, and how many are not: of OpenImages' train most people have a part."""
     absent = labelled.images.absent()
     if not absent:
         return labelled, 0
@@ -114,7 +114,7 @@ def _check_same(about: Preparation, out: Path) -> None:
 
 
 def _write_labels(labelled: LabelledSplit, folder: Path, notes: tuple[str, ...]) -> None:
-    """Labels of the packed images in their order, written beside them; whole or not at all."""
+    """Write labels of the packed images in their order beside them; whole or not at all."""
     ids = ShardedImages(folder).ids
     known = labelled.images.ids
     every = known if isinstance(known, TextColumn) else TextColumn.of(known)

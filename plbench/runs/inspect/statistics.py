@@ -21,7 +21,7 @@ _FORMATS = (".png", ".svg", ".pdf")
 
 
 def dataset_stats(name: str, simulate: str | None, workspace: Workspace, seed: int = 0) -> dict[str, Any]:
-    """Known labels in train under a protocol, and in test: by split, by class, and positives by image.
+    """Return known labels in train under a protocol, and in test: by split, by class, and positives by image.
 
     Args:
         name: of the dataset.
@@ -82,7 +82,7 @@ def _of_split(split: str, labels: PartialLabels) -> dict[str, Any]:
 
 
 def _histogram(labels: PartialLabels) -> list[int]:
-    """Number of images with 0, 1, 2, … known positives; the last entry counts all with that many or more."""
+    """Return number of images with 0, 1, 2, … known positives; the last entry counts all with that many or more."""
     before = np.concatenate([[0], np.cumsum(labels.matrix.data > 0)])
     in_image = np.diff(before[labels.matrix.indptr])
     counts = np.bincount(np.minimum(in_image, _MOST_POSITIVES), minlength=1)
@@ -90,7 +90,7 @@ def _histogram(labels: PartialLabels) -> list[int]:
 
 
 def picture_format(path: Path) -> str:
-    """What a picture of this name is: png, svg or pdf.
+    """Return what a picture of this name is: png, svg or pdf.
 
     Raises:
         PlbenchError: if it is none of them.
@@ -101,7 +101,7 @@ def picture_format(path: Path) -> str:
 
 
 def draw_stats(stats: dict[str, Any], path: Path) -> None:
-    """Draws known labels by class, most frequent first, and positives by image.
+    """Draw known labels by class, most frequent first, and positives by image.
 
     Raises:
         PlbenchError: if the name does not end in .png, .svg or .pdf. StoreError: if it cannot be written.

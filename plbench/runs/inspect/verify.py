@@ -33,7 +33,7 @@ class Check:
 
 
 def verify_dataset(name: str, workspace: Workspace, *, decode: bool) -> list[Check]:
-    """Looks at a dataset's files.
+    """Look at a dataset's files.
 
     Args:
         name: of the dataset.
@@ -78,7 +78,7 @@ def _copies(dataset: Dataset, split: str) -> Iterator[Check]:
 
 
 def _checksums(dataset: Dataset, workspace: Workspace) -> list[Check]:
-    """Published files that are kept as they were fetched, against their checksums."""
+    """Return published files that are kept as they were fetched, against their checksums."""
     checks = []
     for file in dataset.downloads:
         path = dataset.root / file.path
@@ -120,7 +120,7 @@ def _shards(folder: Path, split: str, workspace: Workspace, *, decode: bool) -> 
 
 
 def _images(dataset: Dataset, split: str, workspace: Workspace, *, decode: bool) -> list[Check]:
-    """A verdict on the image files, and notes on decoded ones that are stored otherwise than they are shown."""
+    """Return a verdict on the image files, and notes on decoded ones that are stored otherwise than they are shown."""
     images = dataset.split(split).images
     if not decode:
         absent = [f"{images.name(row)} is missing" for row in images.absent()]

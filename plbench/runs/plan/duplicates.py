@@ -34,11 +34,11 @@ class Duplicates:
     pairs: tuple[tuple[str, str], ...]
 
     def __len__(self) -> int:
-        """Number of test images."""
+        """Return the number of test images."""
         return len(self.same_files) + len(self.pairs)
 
     def __str__(self) -> str:
-        """The sentence that says which they are, without a full stop."""
+        """Return the sentence that says which they are, without a full stop."""
         said = []
         if self.same_files:
             many = len(self.same_files) > 1
@@ -56,13 +56,13 @@ def _number(images: Sequence[object]) -> str:
 
 
 def listed(pairs: Sequence[tuple[str, str]]) -> str:
-    """The first few pairs, as "a = b, c = d, ..."."""
+    """Return the first few pairs, as "a = b, c = d, ..."."""
     names = ", ".join(f"{one} = {other}" for one, other in pairs[:_SHOWN])
     return names + (", ..." if len(pairs) > _SHOWN else "")
 
 
 def short_name(images: ImageSource, row: int) -> str:
-    """An image as a person knows it: its path below the root, or its id."""
+    """Return an image as a person knows it: its path below the root, or its id."""
     paths = getattr(images, "paths", None)
     return str(images.ids[row] if paths is None else paths[row])
 
@@ -73,7 +73,7 @@ _FOUND: WeakKeyDictionary[Dataset, dict[tuple[str, str, tuple[str, ...]], Duplic
 def find_duplicates(
     dataset: Dataset, train_split: str, test_split: str, skipped: tuple[str, ...] = ()
 ) -> Duplicates | None:
-    """Compares the bytes of all images of two splits, once for a dataset that is open. Labels are not looked at.
+    """Compare the bytes of all images of two splits, once for a dataset that is open. Labels are not looked at.
 
     Args:
         skipped: images that are left out, as "split/id".
@@ -108,7 +108,7 @@ def _compare(dataset: Dataset, train_split: str, test_split: str, skipped: froze
 def check_apart(
     dataset: Dataset, protocol: Protocol, workspace: Workspace, skipped: tuple[str, ...], *, allow: bool
 ) -> int | None:
-    """How many test images are train images, where it was said that they may stay; None where none are.
+    """Return how many test images are train images, where it was said that they may stay; None where none are.
 
     Raises:
         DataError: if there are any and nobody said so.
@@ -132,7 +132,7 @@ def check_apart(
 
 
 def contradicting_copies(split: LabelledSplit, sha256s: Sha256s) -> list[tuple[str, str]]:
-    """Pairs of images of one split with the same bytes, the first known to have a class that the other lacks."""
+    """Return pairs of images of one split with the same bytes, the first known to have a class that the other lacks."""
     groups = _keys(sha256s).dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
     order = np.argsort(groups, kind="stable")
     order = order[groups[order] >= 0]
@@ -158,7 +158,7 @@ def _hashed(dataset: Dataset, split: str, skipped: frozenset[str]) -> Sha256s | 
 
 
 def _keys(sha256s: Sha256s) -> pa.Array:
-    """Digests as Arrow's binaries; null where an image is not there."""
+    """Return digests as Arrow's binaries; null where an image is not there."""
     content = np.ascontiguousarray(sha256s)
     there = np.packbits(content.any(axis=1), bitorder="little")
     return pa.Array.from_buffers(pa.binary(32), len(content), [pa.py_buffer(there), pa.py_buffer(content)])

@@ -24,7 +24,7 @@ MOST_SKIPPED = 10_000
 
 
 def check_images(dataset: Dataset, protocol: Protocol, workspace: Workspace, *, skip: bool) -> tuple[str, ...]:
-    """Images that cannot be read, as "split/id", after decoding each once per dataset and folder.
+    """Return images that cannot be read, as "split/id", after decoding each once per dataset and folder.
 
     Images of prepared datasets were decoded when they were packed, and millions of files would take hours: of those
     only the absent ones are found, unless `plbench data verify --decode` has read them all.
@@ -47,7 +47,7 @@ def check_images(dataset: Dataset, protocol: Protocol, workspace: Workspace, *, 
 
 
 def _unreadable(dataset: Dataset, split: str, workspace: Workspace) -> dict[str, str]:
-    """Reasons by image id. What was found is noted in the cache: only images that failed are read again."""
+    """Return reasons by image id. What was found is noted in the cache: only images that failed are read again."""
     images = dataset.split(split).images
     absent = images.absent()
     if len(absent) > MOST_SKIPPED:
@@ -74,7 +74,7 @@ def _unreadable(dataset: Dataset, split: str, workspace: Workspace) -> dict[str,
 
 
 def _decodes_soon(images: ImageSource, split: str, dataset: Dataset, workspace: Workspace) -> bool:
-    """Whether decoding every image is worth while before a run; says so where it is only for their number."""
+    """Return whether decoding every image is worth while before a run; says so where it is only for their number."""
     if images.block_rows > 1:
         return False
     if len(images) > MOST_DECODED:
@@ -87,12 +87,12 @@ def _decodes_soon(images: ImageSource, split: str, dataset: Dataset, workspace: 
 
 
 def note_of_unreadable(dataset: Dataset, split: str, workspace: Workspace) -> AbstractContextManager[Path]:
-    """Where it is noted which images of a split could not be decoded, held while it is looked at."""
+    """Return where it is noted which images of a split could not be decoded, held while it is looked at."""
     name = f"{dataset.name}-{split}-{fingerprint(dataset, workspace)[:16]}.json"
     return locked(workspace.store.cache / "checked" / name)
 
 
 def _noted(note: Path) -> set[str] | None:
-    """Ids that an earlier check found unreadable; None where there was none, or its note says nothing to us."""
+    """Return ids that an earlier check found unreadable; None where there was none, or its note says nothing to us."""
     noted = read_checked_json(note)
     return None if noted is None else {str(image_id) for image_id in noted["unreadable"]}

@@ -16,7 +16,7 @@ _SHOWN = 60  # characters of a name in a sentence
 
 
 def check_learnable(protocol_data: ProtocolData, part: TrainPart) -> None:
-    """Makes sure that something is known of the images to train on.
+    """Make sure that something is known of the images to train on.
 
     Args:
         protocol_data: a dataset under a protocol.
@@ -43,7 +43,7 @@ def check_learnable(protocol_data: ProtocolData, part: TrainPart) -> None:
 
 
 def notes_on(protocol_data: ProtocolData) -> tuple[str, ...]:
-    """Sentences on how the labels were read, and on classes of which little can be learned.
+    """Return sentences on how the labels were read, and on classes of which little can be learned.
 
     Args:
         protocol_data: of whose splits only those that are open already are spoken of.
@@ -62,7 +62,7 @@ def notes_on(protocol_data: ProtocolData) -> tuple[str, ...]:
 
 
 def notes_on_names(labels: PartialLabels) -> list[str]:
-    """Sentences on classes that share a name.
+    """Return sentences on classes that share a name.
 
     Args:
         labels: with ids and names.
@@ -83,7 +83,7 @@ def notes_on_names(labels: PartialLabels) -> list[str]:
 
 
 def _notes_on_counts(labels: PartialLabels) -> list[str]:
-    """On classes without a known label, and on others without a known positive, in train."""
+    """Yield notes on classes without a known label, and on others without a known positive, in train."""
     positives, negatives = labels.counts()
     unknown = np.flatnonzero((positives == 0) & (negatives == 0))
     absent = np.flatnonzero((positives == 0) & (negatives > 0))

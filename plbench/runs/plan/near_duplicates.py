@@ -35,7 +35,7 @@ class _Looks(NamedTuple):
 def find_near_duplicates(
     train: ImageSource, test: ImageSource, report: Callable[[int, int], None] = lambda done, total: None
 ) -> list[tuple[str, str]]:
-    """Pairs of a test and a train image that look alike, each test image once.
+    """Return pairs of a test and a train image that look alike, each test image once.
 
     The hash is dHash: whether each of 8 x 8 pixels of a small grey picture is darker than its right neighbour (N.
     Krawetz, 2013). Pairs that have one of its four bands of 16 bits in common are compared bit by bit, then pixel by

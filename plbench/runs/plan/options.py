@@ -37,7 +37,7 @@ _WEIGHTS = ("packaged", "pretrained", "random")
 
 
 def plan_from_options(given: Mapping[str, Any], workspace: Workspace, *, scores_test: bool = True) -> ResolvedRun:
-    """The plan of `plbench run` with these options; None means not given.
+    """Return the plan of `plbench run` with these options; None means not given.
 
     Args:
         given: values by option.
@@ -51,7 +51,7 @@ def plan_from_options(given: Mapping[str, Any], workspace: Workspace, *, scores_
 
 
 def request_from_options(given: Mapping[str, Any]) -> Request:
-    """What these options ask for; one that a command does not have counts as not given.
+    """Return what these options ask for; one that a command does not have counts as not given.
 
     Raises:
         PlbenchError: if method or dataset is missing, or a parameter is not of the form name=value.
@@ -77,7 +77,7 @@ def request_from_options(given: Mapping[str, Any]) -> Request:
 
 
 def parse_assignments(texts: Sequence[str]) -> dict[str, str]:
-    """Texts "name=value" as a dictionary.
+    """Return texts "name=value" as a dictionary.
 
     Raises:
         PlbenchError: if one has no "=", or a name comes twice.
@@ -94,7 +94,7 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, str]:
 
 
 def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -> ResolvedRun:
-    """The plan of a run that was written down, such as `runs/<key>/spec.toml`.
+    """Return the plan of a run that was written down, such as `runs/<key>/spec.toml`.
 
     Args:
         path: of the file.
@@ -130,7 +130,7 @@ def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -
 
 
 def next_steps(plan: ResolvedRun, workspace: Workspace, was_done: bool) -> list[str]:
-    """What a person might do after a run, as commands that work as they stand."""
+    """Return what a person might do after a run, as commands that work as they stand."""
     runs = [] if workspace.store.runs == Path("runs") else ["--runs", str(workspace.store.runs)]
     steps = [shlex.join(["plbench", "runs", "compare", *runs])]
     other = _another_method(plan, workspace.registry)
@@ -141,7 +141,7 @@ def next_steps(plan: ResolvedRun, workspace: Workspace, was_done: bool) -> list[
 
 
 def _another_method(plan: ResolvedRun, registry: Registry) -> str | None:
-    """To compare with: one that a stage has trained already, else any that needs nothing special."""
+    """Return one to compare with: one that a stage has trained already, else any that needs nothing special."""
     broken = registry.broken("method")
     stages = [stage.method for stage, _ in plan.stages.values()]
     others = [name for name in registry.names("method") if name not in broken and not registry.method(name).needs]
@@ -149,7 +149,10 @@ def _another_method(plan: ResolvedRun, registry: Registry) -> str | None:
 
 
 def options_of(plan: ResolvedRun | ResolvedSetting, workspace: Workspace) -> list[str]:
-    """The options of `plbench run` that ask for the setting of a run; `plan_from_options` the other way round."""
+    """Return the options of `plbench run` that ask for the setting of a run.
+
+    `plan_from_options` the other way round.
+    """
     spec, recipe, dataset = plan.spec, plan.recipe, plan.protocol_data.dataset
     protocol = choose_protocol(dataset, spec.protocol.simulation, None)
     usual = "bfloat16" if workspace.device.type == "cuda" else "float32"

@@ -111,7 +111,7 @@ class MissingWeightsError(PlbenchError):
 
 
 def plan_run(request: Request, workspace: Workspace) -> ResolvedRun:
-    """Checks a request against the data and completes it.
+    """Check a request against the data and complete it.
 
     Raises:
         PlbenchError: if anything asked for does not exist or does not fit; nothing has been computed then.
@@ -123,7 +123,7 @@ def plan_run(request: Request, workspace: Workspace) -> ResolvedRun:
 
 
 def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[ProtocolData] = ()) -> ResolvedSetting:
-    """Checks all of a request but its method, parameters and seed against the data.
+    """Check all of a request but its method, parameters and seed against the data.
 
     Args:
         request: what was asked for.
@@ -180,7 +180,7 @@ def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[Pro
 
 
 def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[ProtocolData] = ()) -> ResolvedRun:
-    """The plan of a run that was written down, on this machine's data and code.
+    """Return the plan of a run that was written down, on this machine's data and code.
 
     Args:
         spec: the run.
@@ -225,7 +225,7 @@ def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Protoco
 def _check_labels(
     protocol_data: ProtocolData, selection: Selection, workspace: Workspace, *, scores_test: bool
 ) -> None:
-    """Says what was noted about the labels, and makes sure that something can be learned and scored.
+    """Say what was noted about the labels, and make sure that something can be learned and scored.
 
     Raises:
         DataError: if nothing can.
@@ -240,7 +240,7 @@ def _check_labels(
 
 
 def _deciding_processes(spec: RunSpec, workspace: Workspace) -> int | None:
-    """The number of processes where a run's result depends on it.
+    """Return the number of processes where a run's result depends on it.
 
     Among GPUs, batch normalisation takes the statistics of all of them, of a batch that is computed in one piece.
     """
@@ -260,7 +260,7 @@ def _opened_dataset(name: str, workspace: Workspace, opened: Sequence[ProtocolDa
 def _opened_protocol_data(
     dataset: Dataset, protocol: Protocol, skipped: tuple[str, ...], opened: Sequence[ProtocolData]
 ) -> ProtocolData:
-    """ProtocolData keeps labels and parts that take a while to make."""
+    """Return ProtocolData keeps labels and parts that take a while to make."""
     same = next((protocol_data for protocol_data in opened if protocol_data.is_of(dataset, protocol, skipped)), None)
     return same or ProtocolData(dataset, protocol, skipped)
 
@@ -275,7 +275,7 @@ def _choose_recipe(dataset: Dataset, name: str | None) -> Recipe:
 
 
 def _choose_model(recipe: Recipe, changes: Mapping[str, Any]) -> ModelSpec:
-    """The recipe's model with what was asked for; another backbone brings its own weights and normalisation."""
+    """Return the recipe's model with what was asked for; another backbone brings its own weights and normalisation."""
     values = {**recipe.model.model_dump(), **changes}
     if "backbone" in changes:
         values["backbone"] = resolve_backbone(values["backbone"])

@@ -75,7 +75,7 @@ def complete(
     registry: Registry,
     depth: int = 0,
 ) -> ResolvedRun:
-    """Fills in method, parameters and stages of a spec whose other fields stand.
+    """Fill in method, parameters and stages of a spec whose other fields stand.
 
     The plan's data is that of the spec's seed, whatever seed the given one is of.
 
@@ -135,7 +135,7 @@ def in_order(runs: Sequence[ResolvedRun]) -> dict[str, ResolvedRun]:
 
 
 def is_default(plan: ResolvedRun, *, opens_data: bool = True) -> bool:
-    """Whether a run takes the values of its protocol and recipe as they stand, so that no person tuned it by hand.
+    """Return whether a run takes the values of its protocol and recipe as they stand: no person tuned it by hand.
 
     A variant that the method declares has those values, too, but for what makes it that variant.
 
@@ -166,13 +166,13 @@ def without_source(method: str) -> MethodSpec:
 
 
 def _starting(method: type[Method], suggested: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Values that were given, and of those that a protocol suggests the ones that they do not replace."""
+    """Return values that were given, and of those that a protocol suggests the ones that they do not replace."""
     replaced = {name for names in method.Params.alternatives if names & given.keys() for name in names}
     return {**{name: value for name, value in suggested.items() if name not in replaced}, **given}
 
 
 def validate_params(method: type[Method], values: Mapping[str, Any]) -> Any:
-    """A method's parameters, typed and range-checked.
+    """Return a method's parameters, typed and range-checked.
 
     Raises:
         PlbenchError: naming the parameter, what was given and what would be right.
@@ -195,7 +195,7 @@ def validate_params(method: type[Method], values: Mapping[str, Any]) -> Any:
 
 
 def make_task(spec: RunSpec, protocol_data: ProtocolData, artifacts: Mapping[str, torch.Tensor] | None = None) -> Task:
-    """What the method of a run may know."""
+    """Return what the method of a run may know."""
     part = protocol_data.train(spec.train_part)
     positives, negatives = part.labels.counts()
     return Task(

@@ -49,7 +49,7 @@ class Overheard(io.TextIOBase):
         self._reporter = reporter
 
     def write(self, text: str) -> int:
-        """Passes on in a sentence what matters of it."""
+        """Pass on in a sentence what matters of it."""
         for part, sentence in _TOLD.items():
             if part in text:
                 self._reporter.line(sentence)
@@ -58,7 +58,7 @@ class Overheard(io.TextIOBase):
 
 @contextlib.contextmanager
 def joined(cluster: Cluster) -> Iterator[Any]:
-    """Ray, connected: to the cluster with this address, or to one of this machine alone that ends with the scope."""
+    """Connect Ray: to the cluster with this address, or to one of this machine alone that ends with the scope."""
     if cluster.address is None or _is_local(cluster.address):
         # Ray's own way to have nothing listen beyond 127.0.0.1, of which it otherwise makes the machine's address
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -98,7 +98,7 @@ def _is_local(address: str) -> bool:
 
 
 def _check_that_something_answers(address: str) -> None:
-    """Ray itself tries an address for minutes."""
+    """Check Ray itself tries an address for minutes."""
     host, _, port = address.rpartition(":")
     if not port.isdigit():  # such as "auto"
         return
@@ -120,25 +120,25 @@ def _no_cluster(address: str | None, why: str) -> PlbenchError:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without what follows below."""
+    """Return what an error says, without what follows below."""
     return (str(error).strip().splitlines() or [""])[0]
 
 
 def taken_of(ray: Any, cluster: Cluster) -> dict[str, float]:
-    """What a task takes, by Ray's names of resources."""
+    """Return what a task takes, by Ray's names of resources."""
     has_gpus = ray.cluster_resources().get("GPU", 0) > 0
     return {"CPU": cluster.cpus, "GPU": float(has_gpus) if cluster.gpus is None else cluster.gpus}
 
 
 def slots_of(ray: Any, taken: Mapping[str, float]) -> int:
-    """Tasks that the cluster can run at a time."""
+    """Return tasks that the cluster can run at a time."""
     wanted = {name: amount for name, amount in taken.items() if amount > 0}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return sum(min(int(node.get(name, 0) / amount + 1e-9) for name, amount in wanted.items()) for node in nodes)
 
 
 def check_room(taken: Mapping[str, float], slots: int, cluster: Cluster, reporter: Reporter) -> None:
-    """A cluster that was joined may yet grow; one of this machine does not."""
+    """Check a cluster that was joined may yet grow; one of this machine does not."""
     if slots:
         return
     text = f"no node has room for a run ({taken['CPU']:g} CPUs and {taken['GPU']:g} GPUs)"

@@ -44,7 +44,7 @@ def run_all(
     plugins: Sequence[Path] = (),
     expected_seconds: float = 0.0,
 ) -> list[Result]:
-    """As `plbench.runs.schedule.run_all`, on a Ray cluster.
+    """Do as `plbench.runs.schedule.run_all`, on a Ray cluster.
 
     Args:
         plans: what to run; the same run may come twice.
@@ -77,7 +77,7 @@ _REST = ("track", "decode", "pretraining", "save_every", "compiles", "profiles")
 
 
 def in_bundles(plans: Sequence[ResolvedRun], slots: int) -> list[Bundle]:
-    """Runs in tasks, those first that others need. Runs that can train together do, but leave no slot empty for it.
+    """Run in tasks, those first that others need. Runs that can train together do, but leave no slot empty for it.
 
     Args:
         plans: missing runs, each after those it needs.
@@ -133,7 +133,7 @@ def _make_all(
     workspace: Workspace,
     count: Count,
 ) -> Outcome:
-    """Hands all tasks to Ray and follows them to their end."""
+    """Hand all tasks to Ray and follow them to their end."""
     task = ray.remote(make).options(
         num_cpus=taken["CPU"],
         num_gpus=taken["GPU"],
@@ -157,13 +157,13 @@ def _make_all(
 
 
 def _data(dataset: Dataset) -> tuple[Path, dict[str, Any]]:
-    """Where a dataset lies and what it was told, as `Workspace` takes them, for a process elsewhere."""
+    """Return where a dataset lies and what it was told, as `Workspace` takes them, for a process elsewhere."""
     told = dataset.options.model_dump(exclude_unset=True)
     return dataset.root.absolute(), {n: v.absolute() if isinstance(v, Path) else v for n, v in told.items()}
 
 
 def _follow(ray: Any, pending: dict[Any, Bundle], workspace: Workspace, count: Count) -> Outcome:
-    """Waits for all tasks; says how far they are, and at once what fails."""
+    """Wait for all tasks; say how far they are, and at once what fails."""
     outcomes: Outcome = {}
     with workspace.reporter.tally("Runs") as tally:
         tally(count.made, count.total, count.words(0))
@@ -184,7 +184,7 @@ def _follow(ray: Any, pending: dict[Any, Bundle], workspace: Workspace, count: C
 
 
 def _outcome_of(ray: Any, ref: Any, bundle: Bundle) -> Outcome:
-    """What a task says, or what became of it."""
+    """Return what a task says, or what became of it."""
     keys = [plan.spec.key for plan in bundle.plans]
     try:
         outcome: Outcome = ray.get(ref)
@@ -198,7 +198,7 @@ def _outcome_of(ray: Any, ref: Any, bundle: Bundle) -> Outcome:
 
 
 def _cancel(ray: Any, pending: Mapping[Any, Bundle], workspace: Workspace, count: Count) -> None:
-    """Stops what is under way; it may save where it is first."""
+    """Stop what is under way; it may save where it is first."""
     workspace.reporter.line(
         f"Stopping: {count.made} of {count.total} runs are made; the others have {SAVING_SECONDS:.0f} seconds to save "
         "where they are"
@@ -212,7 +212,7 @@ def _cancel(ray: Any, pending: Mapping[Any, Bundle], workspace: Workspace, count
 
 
 def _result(plan: ResolvedRun, why: str | None, workspace: Workspace) -> Result:
-    """The record of a run that was made, or the error of one that failed."""
+    """Return the record of a run that was made, or the error of one that failed."""
     if why is not None:
         return TrainingError(why)
     folder, deadline = workspace.store.run_folder(plan.spec.key), time.monotonic() + SHARED_SECONDS

@@ -47,7 +47,7 @@ class Place:
     rest: Mapping[str, Any]
 
     def workspace(self, data: tuple[Path, Mapping[str, Any]]) -> Workspace:
-        """The workspace on this node, for a dataset's root and options. Only the driver reports.
+        """Return the workspace on this node, for a dataset's root and options. Only the driver reports.
 
         Raises:
             PlbenchError: if the node has no such device, or plugins cannot be loaded.
@@ -73,7 +73,7 @@ def make(
     needs: Sequence[Sequence[str]],
     *first: Outcome,
 ) -> Outcome:
-    """A task: makes runs, but for those that need one that failed."""
+    """Return a task: makes runs, but for those that need one that failed."""
     torch.set_num_threads(place.threads)
     workspace = place.workspace(data)
     failed = {key: why for outcome in first for key, why in outcome.items() if why is not None}

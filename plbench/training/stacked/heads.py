@@ -78,7 +78,7 @@ class Head:
 
 
 def is_stackable(method: type[Method]) -> bool:
-    """Whether heads of a method can train together.
+    """Return whether heads of a method can train together.
 
     Raises:
         PluginError: if it says so but has hooks of its own that a stack would not call.
@@ -92,7 +92,10 @@ def is_stackable(method: type[Method]) -> bool:
 
 
 def bytes_per_head(model: nn.Module, batch_size: int) -> int:
-    """Memory that a head takes in a stack: parameters with gradient, moments and average, and its activations."""
+    """Return memory that a head takes in a stack.
+
+    Parameters with gradient, moments and average, and its activations.
+    """
     widths = sum(layer.out_features for layer in layers_of(model) or () if isinstance(layer, nn.Linear))
     return 5 * _parameter_bytes(model) + 4 * _LOGIT_TENSORS * batch_size * widths
 
@@ -105,7 +108,7 @@ def fit_together(
     report: Callable[[int, int], None] = lambda done, total: None,
     between_epochs: Callable[[], None] = lambda: None,
 ) -> None:
-    """Trains all heads to the end of their plans, or until they stop.
+    """Train all heads to the end of their plans, or until they stop.
 
     A head whose loss is no longer finite is given up at the end of that epoch and keeps its error; the others go on.
 
@@ -155,13 +158,13 @@ def _fit_until_one_is_done(
 
 
 def _one_by_one(orders: Sequence[_Order], lane: Lane) -> Iterator[int]:
-    """An epoch of each order; yields 1 for each step that it hands to the lane's threads."""
+    """Yield an epoch of each order; yields 1 for each step that it hands to the lane's threads."""
     for order in orders:
         yield from order.train_epoch(lane)
 
 
 def _shape(heads: Sequence[Head], device: torch.device) -> tuple[int, int]:
-    """Number of lanes in which orders train side by side, and of threads in each.
+    """Return number of lanes in which orders train side by side, and of threads in each.
 
     Small operations leave all cores but one idle. Heads need nothing of one another between two batches, so that many
     heads of one order are split over the threads of one lane; where they are few, orders take a lane each, more of them
@@ -176,7 +179,7 @@ def _shape(heads: Sequence[Head], device: torch.device) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _lanes(number: int, num_threads: int) -> Iterator[list[Lane]]:
-    """So many lanes of so many threads, which together use the cores that torch used; they end with the scope."""
+    """Open so many lanes of so many threads, which together use the cores that torch used, until the scope ends."""
     cores = torch.get_num_threads()
     torch.set_num_threads(max(1, cores // (number * num_threads)))
     try:
@@ -189,7 +192,7 @@ def _lanes(number: int, num_threads: int) -> Iterator[list[Lane]]:
 
 
 def _by_order(heads: Sequence[Head]) -> list[list[Head]]:
-    """Heads that see the same batches: of one seed, and with the very same labels."""
+    """Return heads that see the same batches: of one seed, and with the very same labels."""
     groups: dict[tuple[int, int], list[Head]] = defaultdict(list)
     for head in heads:
         groups[head.seed, id(head.labels)].append(head)
@@ -200,7 +203,7 @@ class _Order:
     """Heads that see the same batches. What does not depend on the head is done once for all."""
 
     def __init__(self, heads: Sequence[Head], inputs: FeatureInputs, execution: Execution, num_blocks: int) -> None:
-        """Stacks the heads, in so many blocks or more."""
+        """Stack the heads, in so many blocks or more."""
         self.seed, self.execution = heads[0].seed, execution
         self.inputs = inputs.reseeded(self.seed, heads[0].labels)
         self.plan, self.state = heads[0].plan, heads[0].state
@@ -215,7 +218,7 @@ class _Order:
         self.shared, self.own = layers[:first], layers[first:]  # layers before the first linear one have no parameters
 
     def train_epoch(self, lane: Lane) -> Iterator[int]:
-        """One pass over the images; yields 1 for each step handed out."""
+        """Yield one pass over the images; yields 1 for each step handed out."""
         epoch, num_epochs = self.state.epoch, self.plan.epochs
         under_way: deque[list[Future[None]]] = deque()
         for number, batch in enumerate(self.inputs.shuffled(self.plan.batch_size, epoch)):
@@ -233,12 +236,12 @@ class _Order:
             block.end_epoch(self.steps_per_epoch)
 
     def release(self) -> None:
-        """Gives every head its parameters back."""
+        """Give every head its parameters back."""
         for block in self.blocks:
             block.release()
 
     def _prepared(self, batch: Batch, step: int) -> tuple[Batch, list[Tensor]]:
-        """A batch whose inputs went through the layers that the heads share, and the noise of their own layers."""
+        """Return a batch whose inputs went through the layers that heads share, and the noise of their own layers."""
         batch = self.execution.move(batch)
         inputs = batch.inputs
         with self.dropout.drawing(step, 0, len(batch.index)):  # the layers in the order of a forward pass
@@ -251,7 +254,7 @@ class _Order:
         return Batch(inputs, batch.labels[None], batch.index), noise
 
     def _noise(self, values: Tensor, num_rows: int) -> Iterator[Tensor]:
-        """Factors [B, width] of each later layer that drops anything, as a head alone would draw them."""
+        """Yield factors [B, width] of each later layer that drops anything, as a head alone would draw them."""
         width = 0
         for layer in self.own:
             if isinstance(layer, nn.Linear):
@@ -269,7 +272,7 @@ class _Block:
     """Heads whose products are one."""
 
     def __init__(self, heads: Sequence[Head], execution: Execution, dtype: torch.dtype) -> None:
-        """Takes over the parameters of the heads."""
+        """Take over the parameters of the heads."""
         self.heads = heads
         models = [layers_of(head.state.model) or [] for head in heads]
         averages = [layers_of(head.state.ema.module) or [] for head in heads if head.state.ema is not None]
@@ -286,7 +289,7 @@ class _Block:
         self.bad_step = torch.full((len(heads),), -1, device=execution.device)
 
     def step(self, batch: Batch, noise: Sequence[Tensor], progress: Progress) -> None:
-        """One optimiser step of every head, on inputs [B, D] and labels [1, B, C]."""
+        """Take one optimiser step of every head, on inputs [B, D] and labels [1, B, C]."""
         num_images = len(batch.index)
         logits = widened(self._logits(batch.inputs, noise))
         totals, weights = [], []
@@ -300,7 +303,7 @@ class _Block:
         self._update(weight.tolist(), num_images)
 
     def end_epoch(self, num_steps: int) -> None:
-        """Writes the epoch into each head's history, and errors into those that failed."""
+        """Write the epoch into each head's history, and errors into those that failed."""
         for head, total, bad in zip(self.heads, self.loss_sum.tolist(), self.bad_step.tolist(), strict=True):
             state = head.state
             rate = state.schedule.get_last_lr()[0]
@@ -312,7 +315,7 @@ class _Block:
         self.loss_sum.zero_()
 
     def release(self) -> None:
-        """Gives every head its parameters back."""
+        """Give every head its parameters back."""
         for layer in self.layers:
             if isinstance(layer, StackedLinear):
                 layer.release()
@@ -355,7 +358,10 @@ class _Block:
 
 
 def _blocks(heads: Sequence[Head], least: int) -> Iterator[list[Head]]:
-    """Heads in so many blocks or more, of about one size; those whose methods can be stacked stand side by side."""
+    """Yield heads in so many blocks or more, of about one size.
+
+    Those whose methods can be stacked stand side by side.
+    """
     sides: dict[Hashable, list[Head]] = defaultdict(list)
     for head in heads:
         sides[_side(head)].append(head)
@@ -367,7 +373,7 @@ def _blocks(heads: Sequence[Head], least: int) -> Iterator[list[Head]]:
 
 
 def _parts(heads: Sequence[Head]) -> Iterator[tuple[int, list[Head]]]:
-    """Runs of heads whose methods can be stacked, with the position of each run's first head."""
+    """Yield runs of heads whose methods can be stacked, with the position of each run's first head."""
     start = 0
     for _, run in itertools.groupby(heads, key=_side):
         members = list(run)

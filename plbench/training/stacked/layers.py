@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 
 def layers_of(model: nn.Module) -> list[nn.Module] | None:
-    """The layers of a head that can be stacked, in order: linear ones, ReLU and dropout; None for any other model."""
+    """Return the layers of a head that can be stacked, in order: linear ones, ReLU and dropout.
+
+    None for any other model.
+    """
     if isinstance(model, nn.Sequential):
         parts = [layers_of(child) for child in model]
         return None if any(part is None for part in parts) else [layer for part in parts if part for layer in part]
@@ -30,7 +33,7 @@ class StackedLinear:
     """
 
     def __init__(self, layers: Sequence[nn.Linear], averages: Sequence[nn.Linear], dtype: torch.dtype) -> None:
-        """Makes the layers' parameters, gradients and averages slices of new tensors.
+        """Make the layers' parameters, gradients and averages slices of new tensors.
 
         Args:
             layers: one of each head, of equal shapes.
@@ -53,12 +56,12 @@ class StackedLinear:
                 self._averaged.append((self._adopt([layer.bias for layer in averages]), self.bias))
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Inputs [B, in] that all heads share, or [H, B, in], to outputs [H, B, out]."""
+        """Map inputs [B, in] that all heads share, or [H, B, in], to outputs [H, B, out]."""
         outputs: Tensor = _Product.apply(inputs, self.weight, self)  # type: ignore[no-untyped-call]
         return outputs
 
     def move_average(self, share: float, heads: Sequence[int] | None = None) -> None:
-        """Moves the averages by a share of the way towards the weights; those of some heads alone, where given."""
+        """Move the averages by a share of the way towards the weights; those of some heads alone, where given."""
         for average, weight in self._averaged:
             if heads is None:
                 average.lerp_(weight, share)
@@ -67,7 +70,7 @@ class StackedLinear:
                     average[head].lerp_(weight[head], share)
 
     def release(self) -> None:
-        """Gives every layer its parameters back, in memory of their own."""
+        """Give every layer its parameters back, in memory of their own."""
         for parameter in self._tenants:
             parameter.data = parameter.data.clone()
             parameter.grad = None
@@ -121,7 +124,7 @@ class _Product(torch.autograd.Function):
 
 
 def _product(one: Tensor, other: Tensor, out: Tensor) -> None:
-    """Writes a product where it stays, widened if it is of half precision."""
+    """Write a product where it stays, widened if it is of half precision."""
     if out.dtype == one.dtype:
         torch.matmul(one, other, out=out)
     else:
