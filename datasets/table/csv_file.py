@@ -17,11 +17,11 @@ import pyarrow.csv as pa_csv
 
 from plbench.api import DataError, ProgressReport
 
-from .file import CELLS, MOST_COLUMNS, ROWS, TableFile, nobody, num_sampled
+from .file import CELLS, MAX_COLUMNS, ROWS, TableFile, nobody, num_sampled
 from .header import CsvForm, find_header, read_fields
 from .values import CodeOf, Codes
 
-LONGEST_LINE = 4 << 20  # bytes; also what Arrow parses at a time
+MAX_LINE_BYTES = 4 << 20  # bytes; also what Arrow parses at a time
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -36,9 +36,9 @@ class CsvTable(TableFile):
         line = re.split(rb"[\r\n]", head.removeprefix(codecs.BOM_UTF8), maxsplit=1)[0]
         if is_utf8 and (head.startswith(_UTF16_MARKS) or b"\0" in line):
             raise DataError(f"{path} looks like UTF-16, not UTF-8; save it as UTF-8, or give -D encoding=utf-16")
-        if len(line) == LONGEST_LINE or max(line.count(mark.encode()) for mark in ",;\t|") > MOST_COLUMNS:
+        if len(line) == MAX_LINE_BYTES or max(line.count(mark.encode()) for mark in ",;\t|") > MAX_COLUMNS:
             raise DataError(
-                f"{path} has a first line of more than {MOST_COLUMNS:,} columns or {LONGEST_LINE >> 20} MB; expected "
+                f"{path} has a first line of more than {MAX_COLUMNS:,} columns or {MAX_LINE_BYTES >> 20} MB; expected "
                 "the names of the columns"
             )
         self.path = path  # what finding a wrong byte needs
@@ -82,7 +82,7 @@ class CsvTable(TableFile):
             DataError: if one is not closed, which would swallow the rows below it.
         """
         with self.path.open("rb") as file:
-            found = any(b'"' in piece for piece in iter(lambda: file.read(LONGEST_LINE), b""))
+            found = any(b'"' in piece for piece in iter(lambda: file.read(MAX_LINE_BYTES), b""))
         if found:
             for _ in self.records():
                 pass
@@ -95,7 +95,7 @@ class CsvTable(TableFile):
             reader = pa_csv.open_csv(
                 file,
                 read_options=pa_csv.ReadOptions(
-                    block_size=LONGEST_LINE,
+                    block_size=MAX_LINE_BYTES,
                     encoding="utf8" if self.encoding == "utf-8-sig" else self.encoding,
                     skip_rows=self._header_line - 1,
                 ),
@@ -139,9 +139,9 @@ class CsvTable(TableFile):
                 raise self._undecodable(error) from error
 
     def _lines(self, text: io.TextIOWrapper) -> Iterator[str]:
-        for number, line in enumerate(iter(lambda: text.readline(LONGEST_LINE), ""), 1):
-            if len(line) == LONGEST_LINE:
-                raise DataError(f"{self.path}, line {number} is longer than {LONGEST_LINE >> 20} MB; fix the row")
+        for number, line in enumerate(iter(lambda: text.readline(MAX_LINE_BYTES), ""), 1):
+            if len(line) == MAX_LINE_BYTES:
+                raise DataError(f"{self.path}, line {number} is longer than {MAX_LINE_BYTES >> 20} MB; fix the row")
             yield line
 
     def sample(self) -> dict[str, list[str]]:

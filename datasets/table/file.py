@@ -20,7 +20,7 @@ from plbench.data.spelling import trim, trim_column
 
 from .values import Codes, codes_of
 
-MOST_COLUMNS = 100_000
+MAX_COLUMNS = 100_000
 ROWS = 1 << 16  # at a time
 CELLS = 4 << 20  # at a time
 
@@ -70,8 +70,8 @@ class TableFile(ABC):
             DataError: if a name comes twice, or there are too many.
         """
         self.path, self.columns, self.notes = path, tuple(map(trim, columns)), notes
-        if len(self.columns) > MOST_COLUMNS:
-            raise DataError(f"{path} has {len(self.columns):,} columns; up to {MOST_COLUMNS:,} are read")
+        if len(self.columns) > MAX_COLUMNS:
+            raise DataError(f"{path} has {len(self.columns):,} columns; up to {MAX_COLUMNS:,} are read")
         self.position = {name: at for at, name in enumerate(self.columns)}
         named = [name for name in self.columns if name]
         if len(set(named)) != len(named):

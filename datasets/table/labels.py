@@ -16,9 +16,9 @@ import pyarrow as pa
 from plbench.api import DataError, ProgressReport
 from plbench.data.spelling import look, trim, trim_column
 
-from .file import MOST_COLUMNS, TableFile
+from .file import MAX_COLUMNS, TableFile
 
-_LONGEST_NAME = 1000  # letters
+_MAX_NAME = 1000  # letters
 _LIST = "list"
 _ONE = "none"
 _MARKS = {"|": "pipe", ";": "semicolon", ",": "comma", "/": "slash", "+": "plus", "&": "ampersand", " ": "blank"}
@@ -107,9 +107,9 @@ def collect_labels(
         new = set(batch.unique().to_pylist()) - texts
         texts |= new
         found.update(name for text in new for name in cells.names(text))
-        if len(found) > MOST_COLUMNS:
+        if len(found) > MAX_COLUMNS:
             raise DataError(
-                f"{table.path} has more than {MOST_COLUMNS:,} different labels in column {column!r}; is that the "
+                f"{table.path} has more than {MAX_COLUMNS:,} different labels in column {column!r}; is that the "
                 "column of classes? Name it, such as -D label_column=class; or do cells hold several labels, as with "
                 "-D label_separator=pipe?"
             )
@@ -170,7 +170,7 @@ def check_names(table: TableFile, classes: list[str]) -> list[str]:
     """
     seen: dict[str, str] = {}
     for name in classes:
-        if len(name) > _LONGEST_NAME:
+        if len(name) > _MAX_NAME:
             raise DataError(f"{table.path}: class {name[:40]!r}… has a name of {len(name):,} letters; is it a name?")
         if any(unicodedata.category(letter) == "Cc" for letter in name):
             raise DataError(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from plbench.api import DataError
 
-from .csv_file import LONGEST_LINE, CsvTable
+from .csv_file import MAX_LINE_BYTES, CsvTable
 from .file import ParquetTable, TableFile
 from .header import CsvForm
 
@@ -31,7 +31,7 @@ def open_table(path: Path, form: CsvForm) -> TableFile:
     """
     try:
         with path.open("rb") as file:
-            head = file.read(LONGEST_LINE)
+            head = file.read(MAX_LINE_BYTES)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     if not head:

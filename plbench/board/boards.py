@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints, ValidationError
 from plbench.errors import PlbenchError, did_you_mean
 from plbench.files import unwritable, write_json
 from plbench.files.paths import read_plain, refuse_links
-from plbench.files.plain_json import MOST_BYTES, parse_json
+from plbench.files.plain_json import MAX_BYTES, parse_json
 from plbench.spec import STANDARD_TRIALS, Frozen
 
 BOARD, LEDGER, RECORDS, PUBLISHED = "board.json", "ledger.json", "records", "published"
@@ -227,7 +227,7 @@ def read_model(kind: type[_Kind], root: Path, path: Path) -> _Kind:
         PlbenchError: if it cannot be read, or is not valid, with the field.
     """
     try:
-        return kind.model_validate(parse_json(read_plain(root, path, MOST_BYTES)))
+        return kind.model_validate(parse_json(read_plain(root, path, MAX_BYTES)))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])

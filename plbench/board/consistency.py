@@ -13,7 +13,7 @@ from plbench.runs.findings import Problem, printable, shown
 
 Facts = dict[str, Any]
 
-MOST_NAMED = 5  # differences of one record
+MAX_NAMED = 5  # differences of one record
 
 
 def check_ledger(folder: BoardFolder) -> list[Problem]:
@@ -156,6 +156,6 @@ def _against_most(entries: Sequence[Entry], facts_of: Callable[[Entry], Facts]) 
         differing = [name for name, value in facts.items() if value != agreed[name]]
         problems += [
             Problem(entry.key, printable(name), facts[name], f"{agreed[name]}, as other records of the board have it")
-            for name in differing[:MOST_NAMED]
+            for name in differing[:MAX_NAMED]
         ]
     return problems

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-FEWEST_BOARDS = 5
+MIN_BOARDS = 5
 """Below this rank tests have next to no power: Demšar's own examples rest on 14 data sets and more."""
 
 
@@ -20,7 +20,7 @@ class RankComparison:
     Attributes:
         boards: that took part.
         ranks: (method, average rank), best first; 1 is the best rank, tied methods share the mean of theirs.
-        difference: Nemenyi's critical difference of average ranks; None with fewer than `FEWEST_BOARDS` boards.
+        difference: Nemenyi's critical difference of average ranks; None with fewer than `MIN_BOARDS` boards.
         friedman_p: of all methods being equal (Iman and Davenport's F); None likewise.
         cliques: first and last position in `ranks` of each largest group that is not distinguishable.
         level: of both tests.
@@ -39,15 +39,15 @@ class RankComparison:
         start = f"Average rank by mAP(C) of {len(self.ranks)} methods over {len(self.boards)} boards, 1 is best."
         if self.difference is None or self.friedman_p is None:
             return (
-                f"{start} With fewer than {FEWEST_BOARDS} boards no test has the power to tell methods apart: "
+                f"{start} With fewer than {MIN_BOARDS} boards no test has the power to tell methods apart: "
                 "these are ranks, not findings."
             )
         friedman = f"Friedman's test: p {'< 0.001' if self.friedman_p < 0.001 else f'= {self.friedman_p:.3f}'}"
         if self.friedman_p > self.level:
-            return f"{start} {friedman}, so that no two methods can be told apart."
+            return f"{start} {friedman}, so that all methods are statistically tied."
         return (
-            f"{start} {friedman}. A bar on the right joins methods that cannot be told apart: their average ranks lie "
-            f"within Nemenyi's critical difference, {self.difference:.2f} at {100 * self.level:g} % (Demšar, 2006)."
+            f"{start} {friedman}. A bar on the right joins methods that are statistically tied: their average ranks "
+            f"lie within Nemenyi's critical difference, {self.difference:.2f} at {100 * self.level:g} % (Demšar, 2006)."
         )
 
 
@@ -76,7 +76,7 @@ def compare_ranks(scores: Mapping[str, Mapping[str, float]], *, level: float = 0
     best_first = [(methods[index], float(average[index])) for index in order]
     difference = friedman_p = None
     cliques: tuple[tuple[int, int], ...] = ()
-    if len(boards) >= FEWEST_BOARDS:
+    if len(boards) >= MIN_BOARDS:
         difference = _nemenyi(len(methods), len(boards), level)
         friedman_p = _friedman(ranks)
         reach = difference if friedman_p <= level else float("inf")
@@ -141,7 +141,7 @@ def rank_pictures(boards: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 _LEFT, _RIGHT, _STEP = 236.0, 520.0, 24.0  # the axis' ends, and the distance of lines
-_LONGEST = 32  # characters of a method's title that fit to the left of the axis
+_MAX_TITLE = 32  # characters of a method's title that fit to the left of the axis
 
 
 def draw(comparison: RankComparison, *, titles: Mapping[str, str], identifier: str) -> str:
@@ -169,7 +169,7 @@ def draw(comparison: RankComparison, *, titles: Mapping[str, str], identifier: s
             parts.append(f'<text x="{place(tick):.1f}" y="19" text-anchor="middle" font-size="11">{tick}</text>')
     for index, (title, rank) in enumerate(named):
         y = start + _STEP * (index + 0.5) - 8
-        short = title if len(title) <= _LONGEST else title[: _LONGEST - 1] + "…"
+        short = title if len(title) <= _MAX_TITLE else title[: _MAX_TITLE - 1] + "…"
         parts += [
             f'<text x="{_LEFT - 16:.1f}" y="{y + 4.5:.1f}" text-anchor="end">{escape(short)}</text>',
             f'<path class="guide" d="M{_LEFT:.1f} {y:.1f}H{_RIGHT:.1f}" stroke="currentColor" stroke-opacity="0.18"/>',

@@ -22,7 +22,7 @@ TABLES = (PER_CLASS, REPLICATES)
 FILES = (RECORD, *TABLES)
 """Of a record. On a board they are packed, `NAME.xz`: a third of the bytes. Hashes are of what they unpack to."""
 
-MOST_BYTES = {RECORD: 1 << 20, PER_CLASS: 4 << 20, REPLICATES: 4 << 20}
+MAX_BYTES = {RECORD: 1 << 20, PER_CLASS: 4 << 20, REPLICATES: 4 << 20}
 """Bytes beyond which a file is not read at all."""
 
 
@@ -46,7 +46,7 @@ class Entry(ScoredRun):
 
 
 def read_entry(folder: Path) -> Entry:
-    """Read a record's files, none of them larger than `MOST_BYTES`.
+    """Read a record's files, none of them larger than `MAX_BYTES`.
 
     Raises:
         EntryError: if a file is missing, too large, damaged, or holds what is no number, with the field.
@@ -114,14 +114,14 @@ def _is_packed(folder: Path, name: str) -> bool:
 
 
 def read_content(folder: Path, name: str) -> bytes:
-    """Read a file of a record: the plain one, or else the packed one, unpacked no further than `MOST_BYTES`.
+    """Read a file of a record: the plain one, or else the packed one, unpacked no further than `MAX_BYTES`.
 
     Raises:
         EntryError: if it is missing, a link or a device, too large, or cannot be unpacked.
     """
     if not _is_packed(folder, name):
         return read_file(folder / name)
-    packed, limit = f"{name}.xz", MOST_BYTES[name]
+    packed, limit = f"{name}.xz", MAX_BYTES[name]
     try:
         content = lzma.LZMADecompressor().decompress(read_file(folder / packed), max_length=limit + 1)
     except (lzma.LZMAError, EOFError) as error:
@@ -143,7 +143,7 @@ def _of_record(error: StoreError) -> EntryError:
 
 
 def read_file(path: Path) -> bytes:
-    """Read a file of a record: a plain one, no larger than `MOST_BYTES`.
+    """Read a file of a record: a plain one, no larger than `MAX_BYTES`.
 
     Raises:
         EntryError: if it is missing, a link or a device, or too large.
@@ -152,7 +152,7 @@ def read_file(path: Path) -> bytes:
         if path.is_symlink() or not path.is_file():
             raise EntryError(path.name, "is missing, or no plain file")
         size = path.stat().st_size
-        most = MOST_BYTES[path.name.removesuffix(".xz")]
+        most = MAX_BYTES[path.name.removesuffix(".xz")]
         if size > most:
             raise EntryError(path.name, f"has {size:,} bytes; expected at most {most:,}")
         return path.read_bytes()

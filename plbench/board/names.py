@@ -13,9 +13,9 @@ from pydantic import BaseModel
 from plbench.board.entries import Entry
 from plbench.runs.findings import Findings, shown
 
-LONGEST = 200
+MAX_LENGTH = 200
 DEEPEST = 12
-LARGEST = 2**63 - 1
+MAX_NUMBER = 2**63 - 1
 
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 _JOINERS = frozenset("\u200c\u200d")  # which some scripts need inside a word
@@ -30,7 +30,7 @@ def flaw_of_name(text: str, *, of_class: bool = False) -> str | None:
 
     Quotes, commas, parentheses, ampersands, colons and slashes are in names of classes. Markup, backslashes, control,
     bidirectional and other invisible characters, `..` as part of a path, addresses that are not of the web, and more
-    than `LONGEST` characters are not.
+    than `MAX_LENGTH` characters are not.
 
     Args:
         text: from a record or a table.
@@ -42,7 +42,7 @@ def flaw_of_name(text: str, *, of_class: bool = False) -> str | None:
         >>> flaw_of_name("<b>Selective</b>")
         "holds '<'"
     """
-    if len(text) > LONGEST:
+    if len(text) > MAX_LENGTH:
         return f"has {len(text):,} characters"
     for character in text:
         if character in "<>\\":
@@ -80,7 +80,7 @@ def _check(path: str, value: Any, findings: Findings) -> None:
     elif isinstance(value, float):
         findings.require(math.isfinite(value), path, value, "a finite number")
     elif isinstance(value, int):
-        findings.require(abs(value) <= LARGEST, path, value, f"a number up to {LARGEST}")
+        findings.require(abs(value) <= MAX_NUMBER, path, value, f"a number up to {MAX_NUMBER}")
     elif value is not None:
         findings.refuse(path, f"nested more than {DEEPEST} deep", "plain values")
 

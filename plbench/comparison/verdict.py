@@ -9,9 +9,9 @@ from plbench.comparison.compare import Row, Setting
 from plbench.metrics.statistics import MIN_SEEDS, MIN_SEEDS_RANKED, SIGNIFICANT, Figure
 
 _WIDE = 2.0  # half an interval, percentage points, from which figures are called uncertain
-_MOST_SCORED = 0.9  # share of classes from which nothing is said of those that cannot be scored
-_FEW_CLASSES = 5
-_MOST_NAMED = 4
+_MAX_SCORED = 0.9  # share of classes from which nothing is said of those that cannot be scored
+_MIN_CLASSES = 5
+_MAX_NAMED = 4
 _UNLIKELY = 0.05  # chance of being best below which a tied row is not recommended
 
 
@@ -76,9 +76,9 @@ def _worse(rows: Sequence[Row]) -> str:
 
 
 def _named(rows: Sequence[Row]) -> str:
-    named = [f"{row.label} ({share_words(row.share_best)})" for row in rows[:_MOST_NAMED]]
-    if len(rows) > _MOST_NAMED:
-        named.append(f"{len(rows) - _MOST_NAMED} more")
+    named = [f"{row.label} ({share_words(row.share_best)})" for row in rows[:_MAX_NAMED]]
+    if len(rows) > _MAX_NAMED:
+        named.append(f"{len(rows) - _MAX_NAMED} more")
     return named[0] if len(named) == 1 else f"{'; '.join(named[:-1])} and {named[-1]}"
 
 
@@ -103,12 +103,12 @@ def _cautions(setting: Setting) -> list[str]:
         said.append(
             f"Provisional: {fewest} seeds; boards rank from {MIN_SEEDS_RANKED}, so give --seeds {MIN_SEEDS_RANKED}."
         )
-    if scored < _MOST_SCORED * number:
+    if scored < _MAX_SCORED * number:
         said.append(
             f"Careful: only {scored} of {number} classes are scored; the others have no known positive or no known "
             "negative in test, and nothing is known about them."
         )
-    elif scored < _FEW_CLASSES:
+    elif scored < _MIN_CLASSES:
         said.append(f"Careful: mAP(C) is a mean over {scored} classes only; a single one can turn the order.")
     if half >= _WIDE:
         said.append(

@@ -42,7 +42,7 @@ EXPERIMENT = Experiment(
         *(placed_within(5.0, name, few_negatives=True) for name in ("share", "advantage")),
     ),
     caption="Cross-entropy with three treatments of unknown labels; Selective ignores the K likeliest of an image and "
-    "the tenth of the classes with the highest estimated prior. Coloured: better than both others beyond chance, by "
+    "the tenth of the classes with the highest estimated prior. Coloured: significantly better than both others, by "
     "so many points of mAP(C).",
     varies_simulation=True,
     write=as_map,

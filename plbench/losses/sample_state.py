@@ -9,7 +9,7 @@ from torch import Tensor
 
 from plbench.errors import PlbenchError
 
-LARGEST_STATE_BYTES = 4 << 30
+MAX_STATE_BYTES = 4 << 30
 """Memory that a method may take for what it remembers of cells: enough for 100,000 images of 1,200 classes."""
 
 
@@ -23,12 +23,12 @@ def check_state_size(num_bytes: float, *, method: str, keeps: str, cure: str) ->
         cure: what to do instead, such as "use epr, which keeps none".
 
     Raises:
-        PlbenchError: if that is more than `LARGEST_STATE_BYTES`.
+        PlbenchError: if that is more than `MAX_STATE_BYTES`.
     """
-    if num_bytes > LARGEST_STATE_BYTES:
+    if num_bytes > MAX_STATE_BYTES:
         raise PlbenchError(
             f"method {method!r} keeps {keeps}, which takes about {num_bytes / 1e9:,.0f} GB of memory where "
-            f"{LARGEST_STATE_BYTES / 1e9:.0f} GB are granted; {cure}"
+            f"{MAX_STATE_BYTES / 1e9:.0f} GB are granted; {cure}"
         )
 
 

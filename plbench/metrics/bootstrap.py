@@ -25,7 +25,7 @@ Float32Array = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
 MAX_IMAGES = 2**24  # float32 counts exactly up to here
-WIDEST_CHUNK = 64  # replicates; wider products fall out of the cache
+MAX_CHUNK = 64  # replicates; wider products fall out of the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +190,7 @@ def replicates(
     whole = _Whole.of(cells, segments.classes)
     means, map_o = np.empty((len(members), num_replicates)), np.empty(num_replicates)
     per_replicate = 8 * cells.num_images + 32 * segments.cells.shape[0]
-    width = min(max(1, memory_bytes // per_replicate), WIDEST_CHUNK)
+    width = min(max(1, memory_bytes // per_replicate), MAX_CHUNK)
     for start in range(0, num_replicates, width):
         stop = min(start + width, num_replicates)
         weights = resample_weights(cells.num_images, stop - start, seed, start)

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-LONGEST_VALUE, LONGEST_TEXT = 80, 300
-MOST_REFUSALS = 100  # of one record: a table can be wrong in 20,000 lines
+MAX_VALUE, MAX_TEXT = 80, 300
+MAX_REFUSALS = 100  # of one record: a table can be wrong in 20,000 lines
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Problem:
 
 @dataclass
 class Findings:
-    """Refusals of one record, as they are found: the first of each field, and at most `MOST_REFUSALS`."""
+    """Refusals of one record, as they are found: the first of each field, and at most `MAX_REFUSALS`."""
 
     key: str
     problems: list[Problem] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Findings:
 
     def refuse(self, where: str, found: Any, expected: Any) -> None:
         """Note a problem; texts are taken for words of ours, other values are written out."""
-        if where not in self._named and len(self.problems) < MOST_REFUSALS:
+        if where not in self._named and len(self.problems) < MAX_REFUSALS:
             self._named.add(where)
             self.problems.append(Problem(printable(self.key), printable(where), _words(found), _words(expected)))
 
@@ -64,12 +64,12 @@ class Findings:
 
 def shown(value: Any) -> str:
     """Return a value from a stranger's file as short printable text."""
-    return _cut(repr(value), LONGEST_VALUE)
+    return _cut(repr(value), MAX_VALUE)
 
 
 def printable(text: str) -> str:
     """Return text with what cannot be printed escaped, cut where it is long."""
-    text = _cut(text, LONGEST_TEXT)
+    text = _cut(text, MAX_TEXT)
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
 
 

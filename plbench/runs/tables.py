@@ -15,8 +15,8 @@ from plbench.metrics import Metrics
 
 PER_CLASS, REPLICATES = "per_class.csv", "replicates.csv"
 
-MOST_CLASSES = 20_000
-MOST_REPLICATES = 20_000
+MAX_CLASSES = 20_000
+MAX_REPLICATES = 20_000
 
 
 class EntryError(PlbenchError):
@@ -60,8 +60,8 @@ def parse_per_class(content: bytes) -> tuple[ClassRow, ...]:
     rows = []
     try:
         for number, row in enumerate(csv.DictReader(io.StringIO(_text(content, PER_CLASS)), strict=True), 2):
-            if number > MOST_CLASSES + 1:
-                raise EntryError(PER_CLASS, f"has more than {MOST_CLASSES:,} classes")
+            if number > MAX_CLASSES + 1:
+                raise EntryError(PER_CLASS, f"has more than {MAX_CLASSES:,} classes")
             rows.append(_class_row(row, number))
     except csv.Error as error:
         raise EntryError(PER_CLASS, f"is not CSV: {error}") from error
@@ -81,7 +81,7 @@ def parse_replicates(content: bytes) -> dict[str, np.ndarray]:
     """
     lines = _text(content, REPLICATES).splitlines()
     names = lines[0].split(",") if lines else []
-    if len(lines) - 1 > MOST_REPLICATES or not names or len(set(names)) != len(names):
+    if len(lines) - 1 > MAX_REPLICATES or not names or len(set(names)) != len(names):
         raise EntryError(REPLICATES, f"has {len(lines) - 1:,} rows of {len(names)} columns")
     table = np.empty((len(lines) - 1, len(names)))
     for number, line in enumerate(lines[1:]):

@@ -6,13 +6,13 @@ import numpy as np
 
 from plbench.data.dataset import Dataset, LabelledSplit
 from plbench.runs.plan.duplicates import contradicting_copies, find_duplicates, listed
-from plbench.runs.plan.near_duplicates import MOST_LOOKED_AT, find_near_duplicates
+from plbench.runs.plan.near_duplicates import MAX_LOOKED_AT, find_near_duplicates
 from plbench.runs.protocol import ProtocolData
 from plbench.testing.dataset_words import DatasetSubject
 from plbench.testing.findings import Check, Mismatch, NotApplicable, Warned
 from plbench.testing.loss_checks import global_states
 
-_MOST_IMAGES = 16  # of a split that are decoded
+_MAX_IMAGES = 16  # of a split that are decoded
 
 
 def check_splits(subject: DatasetSubject) -> None:
@@ -69,7 +69,7 @@ def check_near(subject: DatasetSubject) -> None:
         raise NotApplicable("the dataset makes its own images")
     protocol, dataset = subject.kind.protocols[0], subject.opened()
     train, test = (dataset.split(name).images for name in (protocol.train_split, protocol.test_split))
-    if len(train) + len(test) > MOST_LOOKED_AT:
+    if len(train) + len(test) > MAX_LOOKED_AT:
         raise NotApplicable(f"{len(train) + len(test):,} images are too many to decode here")
     equal = find_duplicates(dataset, protocol.train_split, protocol.test_split)
     said = set() if equal is None else {*equal.same_files, *(test_name for test_name, _ in equal.pairs)}
@@ -104,7 +104,7 @@ def check_images(subject: DatasetSubject) -> None:
         absent = images.absent()
         if absent:
             raise Mismatch("every image there", f"{len(absent)} of {name!r} are not, such as {images.name(absent[0])}")
-        for row in np.unique(np.linspace(0, len(images) - 1, _MOST_IMAGES).astype(int)).tolist():
+        for row in np.unique(np.linspace(0, len(images) - 1, _MAX_IMAGES).astype(int)).tolist():
             image = images.load(row)
             if image.mode != "RGB" or min(image.size) < 1:
                 raise Mismatch("images in RGB", f"{image.mode} of {image.size} from {images.name(row)}")

@@ -18,7 +18,7 @@ from plbench.testing.small_job import SmallJob, Subject
 from plbench.training.execution import widened
 from plbench.training.hooks import Guarded
 
-_MOST_SHOWN = 12  # numbers of an output
+_MAX_SHOWN = 12  # numbers of an output
 
 
 def _mixed(rows: int, classes: int) -> Tensor:
@@ -139,7 +139,7 @@ class Example:
             output = benches.of(classes).output(self.batch())
         except Exception:  # that is what the finding is about
             return text
-        if isinstance(output, Tensor) and output.numel() <= _MOST_SHOWN:
+        if isinstance(output, Tensor) and output.numel() <= _MAX_SHOWN:
             shown = [[float(f"{value:.4g}") for value in row] for row in output.detach().reshape(images, -1).tolist()]
             text += f", output {shown}"
         return text

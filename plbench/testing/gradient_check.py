@@ -19,7 +19,7 @@ from plbench.training.hooks import Guarded
 
 _STEP, _TOLERANCE = 1e-6, 1e-5
 _NARROW_STEP, _NARROW_TOLERANCE = 1e-3, 2e-2  # where the loss goes through float32
-_MOST_DIRECTIONS = 6
+_MAX_DIRECTIONS = 6
 
 
 def check_gradient(subject: Subject) -> None:
@@ -138,7 +138,7 @@ def _directions(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _groups(names: list[str]) -> list[list[str]]:
     """Return each parameter alone where they are few, else neighbours together."""
-    number = min(len(names), _MOST_DIRECTIONS)
+    number = min(len(names), _MAX_DIRECTIONS)
     return [names[len(names) * part // number : len(names) * (part + 1) // number] for part in range(number)]
 
 

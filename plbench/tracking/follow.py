@@ -15,7 +15,7 @@ from plbench.errors import PlbenchError, did_you_mean
 from plbench.spec import RunSpec
 from plbench.tracking.tracker import PACKAGES, Tracker, numbers
 
-_LONGEST = 160  # characters of what a tracker raised
+_MAX_MESSAGE = 160  # characters of what a tracker raised
 
 
 class Tracking:
@@ -127,5 +127,5 @@ def follow(
 def _sentence(error: Exception) -> str:
     """Return the first line of what a tracker raised, with its kind where the text alone says little."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    shown = text if len(text) <= _LONGEST else text[:_LONGEST] + " …"
+    shown = text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + " …"
     return f"{type(error).__name__}: {shown}" if text else type(error).__name__

@@ -20,7 +20,7 @@ from plbench.tracking.tracker import Tracker, settings
 PROJECT = "plbench"
 """Of W&B, and experiment of MLflow, where their environment names no other."""
 
-_MOST_PARAMS = 100  # that MLflow takes in one call
+_MAX_PARAMS = 100  # that MLflow takes in one call
 
 
 class TensorBoard:
@@ -78,8 +78,8 @@ class MLflow:
         self._run = str(run.info.run_id)
         write_text(note, self._run)
         params = [Param(name, str(value)) for name, value in settings(spec).items()]
-        for start in range(0, len(params), _MOST_PARAMS):
-            self._client.log_batch(self._run, params=params[start : start + _MOST_PARAMS])
+        for start in range(0, len(params), _MAX_PARAMS):
+            self._client.log_batch(self._run, params=params[start : start + _MAX_PARAMS])
 
     def _experiment(self) -> str:
         """Return identity of the experiment, which is created where it is not there."""

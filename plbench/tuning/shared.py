@@ -29,7 +29,7 @@ from plbench.tuning.study import State, StudySpec, Trial
 from plbench.tuning.trials import TrialResult
 
 _ASKED_SECONDS = 10.0  # that a claim waits for trials to have their values; the worker of one may have died
-_MOST_TWINS = 8  # draws of a trial, in search of one that no other has
+_MAX_TWINS = 8  # draws of a trial, in search of one that no other has
 _NUM_RANDOM = 10  # trials before the sampler models what it saw
 
 SAMPLER = f"TPE, multivariate, constant liar, {_NUM_RANDOM} random trials first"
@@ -117,11 +117,11 @@ class SharedStudy:
 
     def _ask_anew(self, index: int, until: float) -> Claim:
         """Return a trial that no other worker has; two of a database that ask at once would draw the same one."""
-        for attempt in range(_MOST_TWINS):
+        for attempt in range(_MAX_TWINS):
             claim = self._ask(index, attempt)
             if self._values(claim.trial.params, {}) not in self._values_of_older(claim.trial.number, until):
                 break
-            if attempt + 1 < _MOST_TWINS:
+            if attempt + 1 < _MAX_TWINS:
                 self._fail(claim.trial._trial_id)
         return claim
 

@@ -23,7 +23,7 @@ from plbench.tuning.shared import SharedStudy, queue_again, queue_start, speakin
 from plbench.tuning.study import StudySpec
 
 _MADE_SECONDS = 10.0  # that the making of a study in a database may take
-_MOST_ATTEMPTS = 5  # at the making of a database's tables
+_MAX_ATTEMPTS = 5  # at the making of a database's tables
 _DATABASES = {"postgresql": "postgresql+psycopg", "mysql": "mysql", "sqlite": "sqlite"}
 _OPERATION = b'{"op_code":'  # what each line of a journal starts with
 
@@ -153,7 +153,7 @@ def _connected(url: str, options: dict[str, Any], spec: StudySpec) -> RDBStorage
     """Return Optuna's storage. Of workers that make its tables at once, all but one fail, and look again."""
     import sqlalchemy
 
-    for attempt in range(_MOST_ATTEMPTS):
+    for attempt in range(_MAX_ATTEMPTS):
         try:
             return RDBStorage(
                 url,
@@ -167,7 +167,7 @@ def _connected(url: str, options: dict[str, Any], spec: StudySpec) -> RDBStorage
             sqlalchemy.exc.IntegrityError,
             sqlalchemy.exc.OperationalError,
         ) as error:
-            if "already exists" not in str(error) or attempt + 1 == _MOST_ATTEMPTS:
+            if "already exists" not in str(error) or attempt + 1 == _MAX_ATTEMPTS:
                 raise
             time.sleep(0.2 * (attempt + 1))
     raise AssertionError

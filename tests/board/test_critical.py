@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from plbench.board.critical import FEWEST_BOARDS, RankComparison, compare_ranks, critical_difference_svg, rank_pictures
+from plbench.board.critical import MIN_BOARDS, RankComparison, compare_ranks, critical_difference_svg, rank_pictures
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -33,7 +33,7 @@ def test_nothing_to_compare(scores):
     assert critical_difference_svg(scores) == ""
 
 
-@pytest.mark.parametrize("num_boards", [2, FEWEST_BOARDS - 1])
+@pytest.mark.parametrize("num_boards", [2, MIN_BOARDS - 1])
 def test_few_boards_have_no_test(num_boards):
     comparison = compare_ranks(random_scores(num_boards, 5, lead=10))
     assert comparison.difference is None and comparison.friedman_p is None and not comparison.cliques

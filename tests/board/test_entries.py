@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from plbench.board.entries import FILES, MOST_BYTES, ClassRow, EntryError, pack_file, read_entry
+from plbench.board.entries import FILES, MAX_BYTES, ClassRow, EntryError, pack_file, read_entry
 from plbench.runs import tables
 from plbench.runs.record import Record, write_record
 from plbench.spec import MethodSpec, ModelSpec, Plan, Protocol, RunSpec
@@ -126,7 +126,7 @@ def test_a_packed_file_is_the_same_entry(folder: Path, name: str) -> None:
 @pytest.mark.parametrize("bomb", [False, True])
 def test_packed_files_that_are_none(folder: Path, name: str, bomb: bool) -> None:
     (folder / name).unlink()
-    (folder / f"{name}.xz").write_bytes(pack_file(b"0" * (MOST_BYTES[name] + 1)) if bomb else b"no archive")
+    (folder / f"{name}.xz").write_bytes(pack_file(b"0" * (MAX_BYTES[name] + 1)) if bomb else b"no archive")
     with pytest.raises(EntryError, match="unpacks to more than" if bomb else "cannot be unpacked") as caught:
         read_entry(folder)
     assert caught.value.field == f"{name}.xz"
@@ -139,7 +139,7 @@ def test_a_large_file_is_not_read(folder: Path, name: str, monkeypatch: pytest.M
     opened: list[Path] = []
     real = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path) or real(path))
-    with pytest.raises(EntryError, match=f"{name}: has 52,428,800 bytes; expected at most {MOST_BYTES[name]:,}"):
+    with pytest.raises(EntryError, match=f"{name}: has 52,428,800 bytes; expected at most {MAX_BYTES[name]:,}"):
         read_entry(folder)
     assert folder / name not in opened
 
@@ -184,6 +184,6 @@ def test_noise_is_read_or_refused(folder: Path, name: str, place: int, noise: by
 
 def test_the_limits_hold_what_the_largest_dataset_needs() -> None:
     """OpenImages has 9,600 image-level classes; LVIS 1,203."""
-    assert tables.MOST_CLASSES >= 9_600
+    assert tables.MAX_CLASSES >= 9_600
     longest = len(",".join(("/m/0123456", "x" * 40, "12.345678901234567", "123456", "123456", "group", "5"))) + 1
-    assert MOST_BYTES["per_class.csv"] >= 9_600 * longest
+    assert MAX_BYTES["per_class.csv"] >= 9_600 * longest

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _PLAIN_WIDTH = 160  # where standard output is a file or a pipe
 _COPIED = ("run", "name", "check", "finished")  # columns that are never broken over lines
-_MOST_CLASSES = 60  # rows of a table of classes on a terminal
+_MAX_CLASSES = 60  # rows of a table of classes on a terminal
 _WIDE = 128  # columns of text from which a table of runs has all of its columns
 
 
@@ -336,11 +336,11 @@ def print_stats(stats: dict[str, Any]) -> None:
             console.print(Text(f"{split}: {note}"), soft_wrap=True)
     console.print()
     classes = [{name: value for name, value in row.items() if name != "id"} for row in stats["classes"]]
-    shown = classes if len(classes) <= _MOST_CLASSES else classes[: _MOST_CLASSES // 2]
+    shown = classes if len(classes) <= _MAX_CLASSES else classes[: _MAX_CLASSES // 2]
     print_rows("classes, by known positives in train", shown, right=tuple(classes[0])[1:])
     if len(shown) < len(classes):
-        console.print(Text(f"… {len(classes) - _MOST_CLASSES:,} classes more, which --json shows …"))
-        print_rows(None, classes[-(_MOST_CLASSES // 2) :], right=tuple(classes[0])[1:])
+        console.print(Text(f"… {len(classes) - _MAX_CLASSES:,} classes more, which --json shows …"))
+        print_rows(None, classes[-(_MAX_CLASSES // 2) :], right=tuple(classes[0])[1:])
 
 
 def print_checks(name: str, checks: Sequence[dict[str, Any]]) -> None:
@@ -360,7 +360,7 @@ def print_preparation(made: dict[str, Any]) -> None:
     right = ("images", "bytes", "absent", "unreadable")
     print_rows(f"{made['dataset']}, prepared in {made['folder']}", rows, right=right)
     for split in made["splits"]:
-        for item in split["unreadable"][:_MOST_CLASSES]:
+        for item in split["unreadable"][:_MAX_CLASSES]:
             console.print(Text(f"left out of {split['split']}: {item['image']}: {item['why']}"), soft_wrap=True)
     words = ["plbench", "data", "stats", made["dataset"], "--data-root", made["folder"]]
     console.print(Text(f"used by --data-root, as in: {shlex.join(words)}"), soft_wrap=True)

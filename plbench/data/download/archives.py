@@ -31,8 +31,8 @@ from plbench.files import unwritable
 from plbench.files.paths import refuse_links
 
 _CHUNK = 1 << 18
-_LONGEST_HEADER = 1 << 20  # bytes of one tar header; tarfile reads it whole into memory
-_LONGEST_PADDING = 1 << 26  # bytes of zeros behind a tar's end
+_MAX_HEADER = 1 << 20  # bytes of one tar header; tarfile reads it whole into memory
+_MAX_PADDING = 1 << 26  # bytes of zeros behind a tar's end
 _HIDDEN = ".unpacking"
 _DRIVE = re.compile(r"[A-Za-z]:")
 _BROKEN = (  # what the parsers raise on damaged archives
@@ -229,7 +229,7 @@ class _ForwardOnly:
         self._last = b""
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= _LONGEST_HEADER:
+        if not 0 <= size <= _MAX_HEADER:
             raise tarfile.ReadError(f"a header of {size:,} bytes")
         self._last = self._source.read(size)
         self._position += len(self._last)
@@ -258,7 +258,7 @@ class _ForwardOnly:
         rest = 0
         while chunk := self._source.read(_CHUNK):
             rest += len(chunk)
-            if rest > _LONGEST_PADDING or chunk.strip(b"\0"):
+            if rest > _MAX_PADDING or chunk.strip(b"\0"):
                 raise tarfile.ReadError("data behind its end")
 
 

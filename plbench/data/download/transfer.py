@@ -27,7 +27,7 @@ from plbench.files.plain_json import parse_json
 _TIMEOUT = (10.0, 30.0)  # seconds: to connect, and between two pieces of a body
 _TRIES = 6  # in a row without headway
 _BACKOFF = 0.5  # seconds, doubled at each try
-_LONGEST_WAIT = 30.0  # seconds; a server's Retry-After may ask for an hour
+_MAX_WAIT = 30.0  # seconds; a server's Retry-After may ask for an hour
 _HEADWAY = 1 << 16  # bytes; a connection that dies after fewer made none
 _CHUNK = 1 << 16
 _PASSING = frozenset({408, 425, 429})  # answers below 500 that a later try may not get
@@ -152,7 +152,7 @@ class Transfer:
                 failures += 1
                 if failures == _TRIES:
                     raise DataError(self._surrender(str(failure))) from failure
-                self._stop.wait(min(max(_BACKOFF * 2**failures, failure.wait), _LONGEST_WAIT))
+                self._stop.wait(min(max(_BACKOFF * 2**failures, failure.wait), _MAX_WAIT))
 
     def _try_once(self, session: requests.Session) -> bool:
         """Return one request. Returns whether the `.part` is now complete."""

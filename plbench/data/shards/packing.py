@@ -51,7 +51,7 @@ _SCHEMA = pa.schema(
     metadata={"plbench": "packed images, format 2"},
 )
 _DRAFT_GAP = 1.5  # JPEGs are decoded at a fraction of their size that leaves this times the one wanted, or more
-_MOST_UNREADABLE = 64  # one after the other, in an order that has nothing to do with the images: a disk that is gone
+_MAX_UNREADABLE = 64  # one after the other, in an order that has nothing to do with the images: a disk that is gone
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ class _Packing:
         for block in loader:
             for image in block:
                 failed = failed + 1 if isinstance(image, UnreadableImage) else 0
-                if failed == _MOST_UNREADABLE:
+                if failed == _MAX_UNREADABLE:
                     raise DataError(f"{failed} images in a row cannot be read, the last because {image.reason}")
                 yield image
             done += len(block)

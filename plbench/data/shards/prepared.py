@@ -21,7 +21,7 @@ from plbench.data.pixels import PIXELS
 from plbench.data.shards.shards import ShardedImages, refuse_other_pixels
 from plbench.errors import DataError, did_you_mean
 from plbench.files.paths import read_plain, refuse_links
-from plbench.files.plain_json import MOST_BYTES
+from plbench.files.plain_json import MAX_BYTES
 
 PREPARED = "prepared.json"
 
@@ -61,7 +61,7 @@ def read_preparation(root: Path) -> Preparation:
         DataError: if the file is damaged, or from a version that decodes images otherwise.
     """
     try:
-        about = Preparation.model_validate_json(read_plain(root, root / PREPARED, MOST_BYTES))
+        about = Preparation.model_validate_json(read_plain(root, root / PREPARED, MAX_BYTES))
     except (OSError, ValidationError) as error:
         raise DataError(
             f"{root / PREPARED} cannot be read: {str(error).splitlines()[0]}; run plbench data prepare again"

@@ -37,7 +37,7 @@ INDEX = "index.arrow"
 BLOCK_ROWS = 64  # about a megabyte at a short side of 256: read in one go by a disk and by an object store alike
 ROWS_PER_SHARD = 64 * BLOCK_ROWS
 
-_MOST_OPEN = 128  # shards a process keeps open: far below the 1,024 files that systems allow one
+_MAX_OPEN = 128  # shards a process keeps open: far below the 1,024 files that systems allow one
 _ADVICE_BYTES = 128 << 10  # systems cut longer advice down to a device's readahead, which may be as little as this
 _MEND = "run plbench data prepare again, which makes what is missing"
 _VERIFY = "plbench data verify tells what else is damaged"
@@ -222,7 +222,7 @@ class ShardedImages:
         self._ids = columns["id"]
         self._begins, self._sizes = (columns[name].to_numpy(zero_copy_only=True) for name in ("begin", "size"))
         self._sha256s = np.frombuffer(columns["sha256"].buffers()[1], np.uint8).reshape(-1, 32)
-        self._open = lru_cache(_MOST_OPEN)(partial(_OpenShard, folder, packed.shards))
+        self._open = lru_cache(_MAX_OPEN)(partial(_OpenShard, folder, packed.shards))
         self._rows_per_shard = packed.settings.rows_per_shard
 
     def __reduce__(self) -> tuple[type[ShardedImages], tuple[Path, npt.NDArray[np.int64]]]:
@@ -375,7 +375,7 @@ def _open_index(path: Path, expected: PackedFile) -> dict[str, pa.Array]:
         raise DataError(f"{path} is not an index of shards: {error}; delete it and {_MEND}") from error
 
 
-@lru_cache(_MOST_OPEN)
+@lru_cache(_MAX_OPEN)
 def _index_sha256(path: Path, seen: bytes) -> str:
     """Compute it once a process while the file stays as it was seen; workers that are forked know it."""
     with path.open("rb") as file:

@@ -21,7 +21,7 @@ from plbench.comparison.plan import plan_comparison
 from plbench.data.labels import PartialLabels
 from plbench.errors import PlbenchError, TrainingError
 from plbench.experiments.mechanism.phase_map import IGNORE, MODES, NEGATIVE, SELECTIVE, estimated
-from plbench.experiments.mechanism.placement import FEWEST, Placement, place, spread
+from plbench.experiments.mechanism.placement import MIN_KNOWN, Placement, place, spread
 from plbench.experiments.shared.experiment import Case, Row
 from plbench.files.plain_json import parse_json
 from plbench.losses.priors import spearman_by_depth
@@ -38,8 +38,8 @@ NEAR = 2.0
 OWN_LABELS = "table"
 """The dataset that reads a person's own labels."""
 
-_WIDEST = 4.0  # factor between the estimates of seeds from which nothing is said
-_MOST_CLASSES = 10
+_MAX_FACTOR = 4.0  # factor between the estimates of seeds from which nothing is said
+_MAX_CLASSES = 10
 METHODS = {
     IGNORE: ("ce-ignore", "wce-ignore"),
     NEGATIVE: ("ce-negative", "asl-negative", "pasl-negative"),
@@ -155,10 +155,10 @@ def advise(request: Request, workspace: Workspace, mode_map: ModeMap, *, num_see
     placements = [f for seen, estimate in zip(own, estimates, strict=True) if (f := place(seen, estimate)) is not None]
     if len(placements) < num_seeds:
         return replace(
-            refusal_advice(bare, f"too few classes have {FEWEST} known positives and negatives"), classes=classes
+            refusal_advice(bare, f"too few classes have {MIN_KNOWN} known positives and negatives"), classes=classes
         )
     low, high = spread(placements)
-    if high.share / low.share > _WIDEST:
+    if high.share / low.share > _MAX_FACTOR:
         words = (
             f"models of other seeds put the share of known positives anywhere from {low.share:.1%} to {high.share:.1%}"
         )
@@ -176,9 +176,9 @@ def _without_looking(positives: np.ndarray, negatives: np.ndarray) -> str | None
         )
     if positives.sum() == 0:
         return "there is no known positive"
-    usable = int(((positives >= FEWEST) & (negatives >= FEWEST)).sum())
+    usable = int(((positives >= MIN_KNOWN) & (negatives >= MIN_KNOWN)).sum())
     if usable < 4:
-        return f"{usable} of {len(positives)} classes have {FEWEST} known positives and negatives each; 4 are needed"
+        return f"{usable} of {len(positives)} classes have {MIN_KNOWN} known positives and negatives each; 4 are needed"
     return None
 
 
@@ -214,7 +214,7 @@ def _ignoring(request: Request, workspace: Workspace, num_seeds: int) -> Row:
 def _classes(labels: PartialLabels, estimate: np.ndarray) -> tuple[tuple[str, int, int | None], ...]:
     """Return classes with the most positives by the estimate."""
     known = labels.counts()[0]
-    order = np.argsort(-np.nan_to_num(estimate, nan=-1.0), kind="stable")[:_MOST_CLASSES]
+    order = np.argsort(-np.nan_to_num(estimate, nan=-1.0), kind="stable")[:_MAX_CLASSES]
     return tuple(
         (labels.class_names[c], int(known[c]), None if math.isnan(estimate[c]) else round(float(estimate[c])))
         for c in order

@@ -42,7 +42,7 @@ class Cell:
     Attributes:
         keep, bias, negatives: as the simulation was told. truth: where its labels lie. estimate: where they seem to
             lie, to somebody who sees the partial labels alone; None where that is not identifiable.
-        best: the mode of the highest mean. tied: modes that cannot be told apart from it, itself included.
+        best: the mode of the highest mean. tied: modes that are statistically tied with it, itself included.
     """
 
     keep: float
@@ -145,7 +145,7 @@ def phases() -> Callable[[Findings], Figure]:
         from matplotlib.patches import Patch
 
         handles = [Patch(color=_LOOKS[mode], alpha=0.85, label=f"{mode} wins") for mode in MODES]
-        handles.append(Patch(facecolor=PALE, label="cannot be told apart"))
+        handles.append(Patch(facecolor=PALE, label="statistically tied"))
         figure.legend(handles=handles, loc="outside lower center", ncols=4 if len(numbers) > 1 else 2)
         return figure
 

@@ -25,10 +25,10 @@ NUM_BINS = 200
 _EDGE = 12.0  # logits beyond this are as good as certain
 _WIDTH = 2 * _EDGE / (NUM_BINS - 1)
 _ROUNDS = 500
-FEWEST = 20
+MIN_KNOWN = 20
 """Known positives, and negatives, from which a class counts."""
 
-LARGEST_ERROR = 0.25
+MAX_ERROR = 0.25
 """Standard error of a class's number of positives, as a share of it, up to which the class counts."""
 
 
@@ -73,7 +73,7 @@ def estimated_positives(histogram: FloatArray, labels: PartialLabels) -> FloatAr
         [C]; NaN for classes of which too few labels are known, or which the model does not see.
     """
     positives, negatives = (counts.astype(np.float64) for counts in labels.counts())
-    usable = (positives >= FEWEST) & (negatives >= FEWEST)
+    usable = (positives >= MIN_KNOWN) & (negatives >= MIN_KNOWN)
     trained_on = np.where(usable, positives / np.maximum(positives + negatives, 1), 0.5)
     odds = np.exp(-_EDGE + _WIDTH * np.arange(NUM_BINS))[None]  # of present to absent, by the model
     likelihood_ratio = odds * ((1 - trained_on) / trained_on)[:, None]
@@ -86,7 +86,7 @@ def estimated_positives(histogram: FloatArray, labels: PartialLabels) -> FloatAr
     # the Fisher information on the share of a mixture: where both parts look alike there is none
     slope = (likelihood_ratio - 1) / (1 + (likelihood_ratio - 1) * share[:, None])
     error = 1 / np.sqrt(np.maximum((histogram * slope**2).sum(axis=1), 1e-12))
-    usable &= error * unknown <= LARGEST_ERROR * (positives + unknown * share)
+    usable &= error * unknown <= MAX_ERROR * (positives + unknown * share)
     return np.where(usable, positives + unknown * share, np.nan)
 
 

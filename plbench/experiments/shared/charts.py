@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MOST_ROWS = 34
+_MAX_ROWS = 34
 _APART = 3.0  # points between lines at one place
 
 
@@ -131,7 +131,7 @@ def dots(metrics: Mapping[str, str], *, published: str = "published") -> Callabl
 
     def draw(findings: Findings) -> Figure:
         names = [n for n in metrics if any(n in p.values or f"{published}_{n}" in p.facts for p in findings.points)]
-        rows = list(findings.points)[:_MOST_ROWS]
+        rows = list(findings.points)[:_MAX_ROWS]
         labels = [plain(f"{p.panel}: {p.series}" if len(findings.panels) > 1 else p.series) for p in rows]
         figure, axes = new_figure(len(names), width=2.5, height=0.28 * len(rows) + 0.5)
         left = 0.075 * max(map(len, labels)) + 0.2

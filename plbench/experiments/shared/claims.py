@@ -11,7 +11,7 @@ import numpy as np
 from plbench.experiments.shared.experiment import Findings, Place, Point, Test, Verdict
 from plbench.metrics.statistics import MIN_SEEDS, SIGNIFICANT, Estimate, holm
 
-_MOST_NAMED = 4
+_MAX_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def every(comparisons: Sequence[Comparison]) -> Verdict:
     if problem := _refusal(comparisons):
         return problem
     found = "; ".join(c.words for c in _most_telling(comparisons))
-    more = len(comparisons) - _MOST_NAMED
+    more = len(comparisons) - _MAX_NAMED
     found += f"; and {more} more" if more > 0 else ""
     adjusted = holm([c.difference.p_value for c in comparisons])
     wrong = [c for c, p in zip(comparisons, adjusted, strict=True) if c.difference.value < 0 and p < SIGNIFICANT]
@@ -208,6 +208,6 @@ def _refusal(comparisons: Sequence[Comparison]) -> Verdict | None:
 
 def _most_telling(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Return those that speak against the claim first; in the order of places where there are few."""
-    if len(comparisons) <= _MOST_NAMED:
+    if len(comparisons) <= _MAX_NAMED:
         return list(comparisons)
-    return sorted(comparisons, key=lambda c: c.difference.value)[:_MOST_NAMED]
+    return sorted(comparisons, key=lambda c: c.difference.value)[:_MAX_NAMED]

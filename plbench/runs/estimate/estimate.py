@@ -408,7 +408,7 @@ def _notes(found: Estimate, workspace: Workspace) -> Iterator[str]:
     if measured is None:
         return
     yield (
-        f"seconds and bytes are estimates, from a few steps of {measured.measured_images} images with made-up inputs"
+        f"seconds and bytes are estimates, from a few steps of {measured.measured_images} images with synthetic inputs"
         + (f", scaled up to {measured.batch_images}" if measured.measured_images < measured.batch_images else "")
     )
     if measured.is_too_large:

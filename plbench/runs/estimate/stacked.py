@@ -1,4 +1,4 @@
-"""What heads take that train together: measured by a few steps of their own on made-up features."""
+"""What heads take that train together: measured by a few steps of their own on synthetic features."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from plbench.training.stacked.layers import layers_of
 from plbench.training.state import FitState
 
 _STEPS = 6  # that are timed, after as many that are not
-_MOST_HEADS = 24
+_MAX_HEADS = 24
 _SCORED_IMAGES = 500
 _BUDGET_SECONDS = 3.0  # about how long one measurement may take
 
@@ -50,7 +50,7 @@ class Stack:
 def alike(members: Sequence[ResolvedRun]) -> str:
     """Return what groups of one pace agree in: the shape of the heads, and which methods and seeds there are."""
     first = members[0]
-    heads = [(plan.method.name, plan.spec.seed) for plan in members[:_MOST_HEADS]]
+    heads = [(plan.method.name, plan.spec.seed) for plan in members[:_MAX_HEADS]]
     num_classes = first.protocol_data.train(first.spec.train_part).labels.num_classes
     return f"{first.spec.model.model_dump_json()} {first.spec.precision} {first.spec.plan} {num_classes} {heads}"
 
@@ -68,7 +68,7 @@ def measure_stack(members: Sequence[ResolvedRun], width: int, workspace: Workspa
     alone = _timed(members[:1], width, workspace)
     state = _state(first, width, workspace)
     room = most_at_once(state.model, batch_size, workspace.device)
-    number = min(len(members), _MOST_HEADS, room, int(_BUDGET_SECONDS / (2 * _STEPS * alone)))
+    number = min(len(members), _MAX_HEADS, room, int(_BUDGET_SECONDS / (2 * _STEPS * alone)))
     step_seconds = _timed(members[:number], width, workspace) if number > 1 else alone
     scoring_seconds = _scoring_seconds(first, state, width, workspace) / torch.get_num_threads()
     num_bytes = min(len(members), room) * bytes_per_head(state.model, batch_size)
@@ -115,6 +115,6 @@ def _scoring_seconds(plan: ResolvedRun, state: FitState, width: int, workspace: 
 
 
 def _inputs(part: Part, most: int, width: int) -> FeatureInputs:
-    """Return made-up features [n, D] of a part's first images, with their own labels."""
+    """Return synthetic features [n, D] of a part's first images, with their own labels."""
     rows = np.arange(min(most, len(part.rows)))
     return FeatureInputs(synthetic(len(rows), width).numpy(), rows, part.labels.subset(rows))

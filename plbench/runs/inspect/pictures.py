@@ -20,7 +20,7 @@ _MARGIN = 8
 _FONT_SIZE = 12
 _LINE = 15
 _MAX_LINES = 6
-_MOST_ABSENT = 2  # lines
+_MAX_ABSENT = 2  # lines
 
 
 def contact_sheet(split: LabelledSplit, path: Path, num_images: int) -> None:
@@ -67,7 +67,7 @@ def _captions(split: LabelledSplit, row: int, names: list[str]) -> tuple[list[st
     present = ", ".join(names[c] for c in np.flatnonzero(labels > 0)) or "(nothing known to be present)"
     absent = ", ".join(names[c] for c in np.flatnonzero(labels < 0))
     first = _wrapped(present, _MAX_LINES)
-    return first, _wrapped(f"not {absent}", min(_MAX_LINES - len(first), _MOST_ABSENT)) if absent else []
+    return first, _wrapped(f"not {absent}", min(_MAX_LINES - len(first), _MAX_ABSENT)) if absent else []
 
 
 def _wrapped(text: str, most: int) -> list[str]:

@@ -15,7 +15,7 @@ from plbench.runs.plan.label_check import notes_on_names
 from plbench.runs.protocol import ProtocolData, choose_protocol, custom, is_official
 from plbench.runs.workspace import Workspace, open_dataset
 
-_MOST_POSITIVES = 20  # an image's number of positives from which the histogram counts "or more"
+_MAX_POSITIVES = 20  # an image's number of positives from which the histogram counts "or more"
 _NAMED = 60  # classes that are named below the picture
 _FORMATS = (".png", ".svg", ".pdf")
 
@@ -85,7 +85,7 @@ def _histogram(labels: PartialLabels) -> list[int]:
     """Return number of images with 0, 1, 2, … known positives; the last entry counts all with that many or more."""
     before = np.concatenate([[0], np.cumsum(labels.matrix.data > 0)])
     in_image = np.diff(before[labels.matrix.indptr])
-    counts = np.bincount(np.minimum(in_image, _MOST_POSITIVES), minlength=1)
+    counts = np.bincount(np.minimum(in_image, _MAX_POSITIVES), minlength=1)
     return [int(count) for count in counts]
 
 
@@ -126,7 +126,7 @@ def draw_stats(stats: dict[str, Any], path: Path) -> None:
         in_image = np.array(stats["positives_in_an_image"][split])
         shares = 100 * in_image / in_image.sum()
         by_image.bar(np.arange(len(shares)) + offset, shares, 0.4, color=colour, label=split)
-    by_image.set(xlabel=f"known positives in an image ({_MOST_POSITIVES}: or more)", ylabel="% of images")
+    by_image.set(xlabel=f"known positives in an image ({_MAX_POSITIVES}: or more)", ylabel="% of images")
     by_image.set_title(f"train: {stats['splits'][0]['density_percent']} % of all (image, class) pairs are known")
     by_image.legend()
     dress(figure)

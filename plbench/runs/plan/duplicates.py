@@ -14,7 +14,7 @@ from plbench.data.dataset import Dataset, LabelledSplit
 from plbench.data.digests import Sha256s
 from plbench.data.images import ImageSource, hash_images
 from plbench.errors import DataError
-from plbench.runs.plan.image_check import MOST_DECODED
+from plbench.runs.plan.image_check import MAX_DECODED
 from plbench.runs.workspace import Workspace
 from plbench.spec import Protocol
 
@@ -149,7 +149,7 @@ def contradicting_copies(split: LabelledSplit, sha256s: Sha256s) -> list[tuple[s
 
 def _hashed(dataset: Dataset, split: str, skipped: frozenset[str]) -> Sha256s | None:
     images, sha256s = dataset.split(split).images, dataset.image_sha256s(split)
-    if sha256s is None and len(images) <= MOST_DECODED:
+    if sha256s is None and len(images) <= MAX_DECODED:
         sha256s = hash_images(images)
     if sha256s is None or not skipped:
         return sha256s

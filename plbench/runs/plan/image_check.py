@@ -16,10 +16,10 @@ from plbench.files.checksums import read_checked_json, write_checked_json
 from plbench.runs.workspace import Workspace, fingerprint
 from plbench.spec import Protocol
 
-MOST_DECODED = 200_000
+MAX_DECODED = 200_000
 """Images that a run decodes once before it starts, to find broken ones: a quarter of an hour on two cores."""
 
-MOST_SKIPPED = 10_000
+MAX_SKIPPED = 10_000
 """Images that a run can leave out: each is named in its spec."""
 
 
@@ -50,7 +50,7 @@ def _unreadable(dataset: Dataset, split: str, workspace: Workspace) -> dict[str,
     """Return reasons by image id. What was found is noted in the cache: only images that failed are read again."""
     images = dataset.split(split).images
     absent = images.absent()
-    if len(absent) > MOST_SKIPPED:
+    if len(absent) > MAX_SKIPPED:
         raise DataError(
             f"{len(absent):,} of {len(images):,} {split} images of {dataset.name!r} are not there, such as "
             f"{images.name(absent[0])}; fetch them, or have plbench data prepare {dataset.name} --out DIR pack those "
@@ -77,7 +77,7 @@ def _decodes_soon(images: ImageSource, split: str, dataset: Dataset, workspace: 
     """Return whether decoding every image is worth while before a run; says so where it is only for their number."""
     if images.block_rows > 1:
         return False
-    if len(images) > MOST_DECODED:
+    if len(images) > MAX_DECODED:
         workspace.reporter.line(
             f"{len(images):,} {split} images are too many to decode before a run; plbench data verify {dataset.name} "
             "--decode does"

@@ -15,13 +15,13 @@ from plbench.data.images import ImageSource
 from plbench.errors import DataError
 from plbench.runs.plan.duplicates import short_name
 
-MOST_LOOKED_AT = 200_000
+MAX_LOOKED_AT = 200_000
 """Images that are decoded for it: minutes on a few cores."""
 
 _SIDE = 16  # pixels of the pictures that are compared in the end
-_MOST_BITS = 3  # of 64 that may differ: four bands of 16 bits then have one in common
-_MOST_DIFFERENCE = 6.0  # of 255, on average over the 16 x 16 pixels
-_LEAST_CONTRAST = 4.0  # standard deviation of those pixels: flatter pictures all look alike
+_MAX_BITS = 3  # of 64 that may differ: four bands of 16 bits then have one in common
+_MAX_DIFFERENCE = 6.0  # of 255, on average over the 16 x 16 pixels
+_MIN_CONTRAST = 4.0  # standard deviation of those pixels: flatter pictures all look alike
 
 
 class _Looks(NamedTuple):
@@ -65,9 +65,9 @@ def find_near_duplicates(
 def _alike(ours: _Looks, row: int, theirs: _Looks, candidates: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     candidates = candidates[theirs.tells[candidates]]
     differing = np.unpackbits((theirs.hashes[candidates] ^ ours.hashes[row]).view(np.uint8).reshape(-1, 8), axis=1)
-    candidates = candidates[differing.sum(axis=1) <= _MOST_BITS]
+    candidates = candidates[differing.sum(axis=1) <= _MAX_BITS]
     differences = np.abs(theirs.pixels[candidates] - ours.pixels[row]).mean(axis=1)
-    alike: npt.NDArray[np.int64] = candidates[differences <= _MOST_DIFFERENCE]
+    alike: npt.NDArray[np.int64] = candidates[differences <= _MAX_DIFFERENCE]
     return alike
 
 
@@ -86,4 +86,4 @@ def _looks(images: ImageSource, report: Callable[[int], None]) -> _Looks:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for done, _ in enumerate(pool.map(look, range(len(images))), 1):
             report(done)
-    return _Looks(hashes, pixels, pixels.std(axis=1) >= _LEAST_CONTRAST)
+    return _Looks(hashes, pixels, pixels.std(axis=1) >= _MIN_CONTRAST)

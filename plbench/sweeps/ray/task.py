@@ -100,12 +100,12 @@ def make(
 _OPENED: list[ProtocolData] = []
 """By this process for earlier tasks of its sweep, latest last."""
 
-_MOST_OPENED = 4
+_MAX_OPENED = 4
 
 
 def _plan(spec: RunSpec, workspace: Workspace) -> ResolvedRun:
     plan = plan_from_spec(spec, workspace, _OPENED)
     mine = plan.protocol_data
     if not any(opened.is_of(mine.dataset, mine.protocol, tuple(mine.skipped)) for opened in _OPENED):
-        _OPENED[:] = [*_OPENED, mine][-_MOST_OPENED:]
+        _OPENED[:] = [*_OPENED, mine][-_MAX_OPENED:]
     return plan

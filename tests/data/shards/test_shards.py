@@ -417,7 +417,7 @@ class TestReading:
         assert pickle.loads(pickled).read(1) == images.read(5)
 
     def test_no_more_files_stay_open_than_allowed(self, packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("plbench.data.shards.shards._MOST_OPEN", 1)
+        monkeypatch.setattr("plbench.data.shards.shards._MAX_OPEN", 1)
         images = ShardedImages(packed)
 
         def num_open() -> int:

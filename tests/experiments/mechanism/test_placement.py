@@ -143,9 +143,9 @@ def test_few_labels_are_not_identifiable_and_all_labels_need_no_advice(
 def test_near_settings_of_the_map_name_the_methods(
     make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("plbench.experiments.mechanism.placement.FEWEST", 2)
-    monkeypatch.setattr("plbench.experiments.mechanism.placement.LARGEST_ERROR", np.inf)
-    monkeypatch.setattr("plbench.experiments.mechanism.advice.FEWEST", 2)
+    monkeypatch.setattr("plbench.experiments.mechanism.placement.MIN_KNOWN", 2)
+    monkeypatch.setattr("plbench.experiments.mechanism.placement.MAX_ERROR", np.inf)
+    monkeypatch.setattr("plbench.experiments.mechanism.advice.MIN_KNOWN", 2)
     workspace = make_workspace()
     somewhere = advise(SHORT, workspace, map_of((0.001, 50.0, 1.0, "Ignore")), num_seeds=2)
     assert "No setting of the map is near" in somewhere.answer[-1] and somewhere.modes == {}

@@ -164,7 +164,7 @@ class TestMeasured:
         assert found.measured is not None
         assert (found.measured.measured_images, found.measured.batch_images) == (4, 16)
         print_dry_run(found)
-        assert "from a few steps of 4 images with made-up inputs, scaled up to 16" in capsys.readouterr().out
+        assert "from a few steps of 4 images with synthetic inputs, scaled up to 16" in capsys.readouterr().out
 
     def test_a_batch_that_does_not_fit_is_halved(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
         warm_up = measured._Trial._warm_up

@@ -107,14 +107,14 @@ class TestWhatIsMeasured:
         plans = [a_plan(workspace, "ce-negative", plan={"lr": 0.01 / number}) for number in range(1, 40)]
         estimate_runs(plans, workspace)
         afforded = int(stacked._BUDGET_SECONDS / (2 * stacked._STEPS * 0.01))
-        afforded = min(afforded, stacked._MOST_HEADS)
+        afforded = min(afforded, stacked._MAX_HEADS)
         assert [len(members) for members in timed] == [1, afforded]
         monkeypatch.setattr(stacked, "_BUDGET_SECONDS", 1.0)
         estimate_runs(plans, workspace)
-        assert 1 < len(timed[-1]) == int(1.0 / (2 * stacked._STEPS * 0.01)) < stacked._MOST_HEADS
+        assert 1 < len(timed[-1]) == int(1.0 / (2 * stacked._STEPS * 0.01)) < stacked._MAX_HEADS
         monkeypatch.setattr(stacked, "_BUDGET_SECONDS", 1e9)
         estimate_runs(plans, workspace)
-        assert len(timed[-1]) == stacked._MOST_HEADS
+        assert len(timed[-1]) == stacked._MAX_HEADS
         monkeypatch.setattr(together, "STACK_BYTES", 2 * together.bytes_per_head(a_head(plans[0], workspace), 16))
         estimate_runs(plans, workspace)
         assert len(timed[-1]) == 2, "as many as memory holds"

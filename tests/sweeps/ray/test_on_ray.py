@@ -35,7 +35,7 @@ from ray._private import ray_constants
 from ray.cluster_utils import Cluster as LocalCluster
 
 pytestmark = pytest.mark.slow
-MOST_SECONDS = 90.0
+MAX_SECONDS = 90.0
 
 SLOW = '''
 """Takes its time, and writes down where each of its trainings began; there it stays if it is told to."""
@@ -165,7 +165,7 @@ def begun(tmp_path: Path) -> list[list[str]]:
 
 
 def once(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + MOST_SECONDS
+    deadline = time.monotonic() + MAX_SECONDS
     while not condition():
         assert time.monotonic() < deadline, "what was waited for did not happen"
         time.sleep(0.05)
@@ -208,7 +208,7 @@ def test_stopping_saves_and_the_same_call_goes_on(
     with pytest.raises(KeyboardInterrupt):
         driver.run_all(plans, workspace, Cluster(local_cluster.address), plugins)
     stopper.join()
-    assert time.monotonic() - start < MOST_SECONDS
+    assert time.monotonic() - start < MAX_SECONDS
     assert any(line.startswith("Stopping: ") for line in told.lines)
     assert workspace.store.held(plan.spec.key for plan in plans) == set()
     made = len(workspace.store.keys())
