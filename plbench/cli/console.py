@@ -25,6 +25,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from plbench.cli.wording import in_options
 from plbench.progress import ProgressReport, Reporter, Tally, duration
 
 _QUIET_SECONDS = 5.0  # between two plain lines of one task
@@ -41,6 +42,7 @@ class ConsoleReporter(Reporter):
 
     def line(self, text: str) -> None:
         """Print one line; with the time since the start where nobody watches a terminal."""
+        text = in_options(text)
         if not self._console.is_terminal:
             text = f"[{time.monotonic() - self._start:7.1f} s] {text}"
         self._console.print(text, markup=False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError
 from plbench.training.launch import is_worker, write_failure
 
@@ -73,7 +74,8 @@ Track = Annotated[
 
 
 def say(text: str, code: int) -> int:
-    """Return one line on standard error; returns the exit code to leave with."""
+    """Print one line on standard error, and return the exit code to leave with."""
+    text = in_options(text)
     if is_worker():
         write_failure(f"plbench: {text}", code)
     else:
