@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plbench.api import BenchmarkProtocol, Dataset
-from plbench.board import identity
+from plbench.board import identity, recompute
 from plbench.board.boards import LEDGER, RECORDS, Board, BoardFolder, Event
 from plbench.board.checks import check_entry, verify_board
 from plbench.board.entries import read_entry
@@ -25,7 +25,7 @@ from plbench.board.names import flaw_of_name
 from plbench.board.recompute import CELLS
 from plbench.runs import environment
 from plbench.runs import run as runner
-from plbench.runs.findings import Problem
+from plbench.runs.findings import Findings, Problem
 from plbench.runs.plan.resolve import Request, plan_run
 from plbench.runs.record import RECORD, reference
 from plbench.runs.workspace import Workspace
@@ -640,6 +640,16 @@ class TestCells:
     def test_tables(self, forger: Forger, genuine: Path, tamper: Callable[[Forger], None], field: str) -> None:
         tamper(forger)
         assert field in fields(forger.verify(cells=genuine / "runs"))
+
+    @pytest.mark.parametrize(
+        ("end", "by", "is_refused"), [("low", 9e-6, False), ("high", 1e-4, True), ("value", 9e-6, True)]
+    )
+    def test_an_end_may_differ_by_replicates_at_the_edge_of_rounding(
+        self, end: str, by: float, is_refused: bool
+    ) -> None:
+        findings = Findings("a key")
+        recompute._compare("map_c", {end: 40.0}, {end: 40.0 + by}, findings)
+        assert bool(findings.problems) == is_refused
 
     def test_all_figures_in_the_favour_of_a_model_that_never_was(
         self, forger: Forger, genuine: Path, tmp_path: Path
