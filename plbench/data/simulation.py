@@ -70,6 +70,7 @@ def fixed_per_class(labels: PartialLabels, num_per_class: int, *, seed: int) -> 
     """
     _NUM_PER_CLASS.check(num_per_class)
     _, columns, values = _complete_cells(labels)
+    # more than there are images means all of them, and may not fit into int64
     quotas = np.full(2 * labels.num_classes, min(num_per_class, labels.num_images), dtype=np.int64)
     return labels.keep(_smallest_of_group(_keys(seed, len(values)), 2 * columns + (values > 0), quotas))
 
@@ -296,6 +297,7 @@ def _keys(seed: int, count: int) -> KeyArray:
 
 def _happens(keys: KeyArray, chance: FloatArray | np.float64) -> BoolArray:
     """Return which keys fall to events of these chances (in [0, 1]): none where 0, all where 1."""
+    # whole numbers: where a chance differs in its last bits, from machine to machine, the same cells are chosen
     thresholds = np.rint(np.ldexp(chance, CHANCE_BITS)).astype(np.uint64)
     return keys >> np.uint64(64 - CHANCE_BITS) < thresholds
 

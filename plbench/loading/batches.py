@@ -77,6 +77,7 @@ class ImageLoader:
             batch, rows = loaded
             return route.move(batch, rows, device), rows
 
+        # a pass that is left early ends its workers now, not when it is collected
         with closing(prefetched(self._loaded(order, epoch), move, device)) as arriving:
             for moved, rows in arriving:
                 yield route.finish(moved), rows
@@ -94,6 +95,7 @@ class ImageLoader:
             # whoever keeps the error keeps this frame, but no loader, whose workers would be waited for late and long
             error.__traceback__ = passes = None
             raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from None
+        # reached at the end of a pass only: workers of one that was left would still hold its batches
         if not self._kept:
             self._kept.append(passes)
 
@@ -141,6 +143,7 @@ class _Passes:
         self._order = _Order(route.source)
         self._loader = DataLoader(
             _Items(route, augment_seed),
+            # one object for all passes: the loader keeps its workers, and what it iterates over changes beneath it
             batch_sampler=self._order,
             num_workers=workers,
             collate_fn=_Collate(route),
@@ -167,6 +170,7 @@ class _Order:
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         alone = self.source.block_rows == 1
         for rows in self.batches if alone else reading_ahead(self.batches, self.source.expect):
+            # the epoch travels with each row: workers that stay were copied before it began
             yield [(self.epoch, row) for row in rows]
 
     def __len__(self) -> int:
@@ -186,6 +190,7 @@ class _Items(torch.utils.data.Dataset[tuple[Any, int]]):
             return self.route.item(row), row
         seed = derive_seed(self.augment_seed, "augment", epoch, row)
         if get_worker_info() is not None:
+            # for good: nobody needs a worker's generators back
             reseed(seed)
             return self.route.item(row), row
         with seeded(seed):
@@ -205,4 +210,5 @@ class _Collate:
 
 
 def _single_thread(worker: int) -> None:
+    # there are as many workers as cores (docs/loading.md)
     torch.set_num_threads(1)

@@ -93,7 +93,9 @@ def cached_features(
             are not finite, or another process failed.
     """
     name = features_name(key)
+    # the main process keeps other programs out on behalf of all
     with locked(cache / name) if rank == 0 else contextlib.nullcontext(cache / name) as path:
+        # asked under the lock, since another program may just have made them
         if stored_features(path, len(images)) is None:
             backbone = make_backbone().to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
             shape = len(images), int(getattr(backbone, "num_features", 0))

@@ -82,6 +82,7 @@ def jpeg_decoder(name: str, device: torch.device) -> JpegDecoder | None:
         raise PlbenchError(f"--decode gpu needs a CUDA device, and this run computes on {device.type!r}; {instead}")
     try:
         decoder = JpegDecoder(torchvision_decode(device), device)
+        # a torchvision that does not fit this torch may only fail when it decodes
         decoder.squashed([_a_small_jpeg()], 8)
     except (ImportError, AttributeError, RuntimeError) as error:
         raise PlbenchError(
@@ -173,6 +174,7 @@ class JpegFiles:
         """Return the file of one image where the device can decode it, else its pixels."""
         content = self.source.read(row)
         plain = is_plain_jpeg(content)
+        # bytearray, since torch warns of memory that may not be written to
         file = torch.frombuffer(bytearray(content), dtype=torch.uint8) if plain else None
         return _Item(file, None if plain else self._by_pillow(row), box_of(self.transform))
 

@@ -110,6 +110,7 @@ class EpochOrder(Sequence[list[int]]):
                     tail.__dict__["_orders"] = self._orders  # it is the same epoch: not drawn again
                 return tail
             return [self[number] for number in chosen]
+        # range knows negative numbers and raises the IndexError
         number = self.first_batch + range(len(self))[batch]
         start = number * self.batch_size
         size = min(self.batch_size, self.num_rows - start)

@@ -50,6 +50,7 @@ def _checksum(content: bytes | memoryview) -> int:
 
     No protection from forgery.
     """
+    # the highest bit says that there is a checksum (`_DONE`)
     return xxhash.xxh3_64_intdigest(content) >> 1
 
 
@@ -88,6 +89,7 @@ class GrowingMatrix:
         header = io.BytesIO()
         np.lib.format.write_array_header_2_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
         self._header = header.getvalue()
+        # 8 bytes for the number of rows in a batch, which comes before the marks
         self._marks_begin = len(self._header) + 4 * math.prod(shape) + 8
         self._num_bytes = self._marks_begin + 8 * self.num_batches
         self._unmarked: dict[int, int] = {}
@@ -120,6 +122,7 @@ class GrowingMatrix:
         except FileNotFoundError:
             if not self.is_whole():
                 raise
+            # it was partial a moment ago: the owner has finished it meanwhile
             self._file = self.path.open("r+b")
         with self._file:
             yield
@@ -138,6 +141,7 @@ class GrowingMatrix:
     def note(self) -> None:
         """Mark what was written, once it is on disk."""
         self._file.flush()
+        # before the marks: after a crash none may stand for rows that never reached the disk
         os.fsync(self._file.fileno())
         for batch, mark in self._unmarked.items():
             self._file.seek(self._marks_begin + 8 * batch)
@@ -178,6 +182,7 @@ class GrowingMatrix:
         return self._read_marks(self._file.fileno()) >= _DONE
 
     def _read_marks(self, descriptor: int) -> np.ndarray:
+        # past the file object's buffer, which does not know what other processes have written since
         return np.frombuffer(os.pread(descriptor, 8 * self.num_batches, self._marks_begin), "<u8")
 
     def _is_of(self, path: Path) -> bool:
@@ -205,6 +210,7 @@ class GrowingMatrix:
 
             def damaged(batches: np.ndarray) -> list[int]:
                 places = ((batch, self._place_of(batch)) for batch in batches.tolist())
+                # pread, as the threads share a descriptor, and seek would move it for all of them
                 sums = ((batch, _checksum(os.pread(descriptor, size, begin))) for batch, (begin, size) in places)
                 return [batch for batch, found in sums if marks[batch] != _DONE | found]
 
@@ -218,10 +224,12 @@ class GrowingMatrix:
     def _reserve(self) -> None:
         """Make the file at its full size, so that a disk too small is an error now and not hours later."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        # under another name until it is whole: the other processes open the partial file as soon as it is there
         fresh = self.partial.with_suffix(".reserved")
         try:
             with fresh.open("wb") as file:
                 file.write(self._header)
+                # written out, since a file with holes would reserve nothing
                 zeros = np.zeros(1 << 20, np.uint8)
                 remaining = self._num_bytes - len(self._header)
                 while remaining > 0:

@@ -85,6 +85,7 @@ class TrainTransform:
             ) from error
         area = plan.cutout**2
         self.erase = (
+            # timm's default device is a GPU, and workers have none
             RandomErasing(probability=1.0, min_area=area, max_area=area, min_aspect=1.0, mode="const", device="cpu")
             if area
             else None
@@ -109,6 +110,7 @@ class TrainTransform:
         gone = self.erase(torch.ones(1, self.base.size, self.base.size, dtype=torch.uint8))[0].numpy() == 0
         rows, columns = gone.any(axis=1).nonzero()[0], gone.any(axis=0).nonzero()[0]
         if not len(rows):
+            # timm gives up after some attempts to place a box: an empty one, then
             return torch.zeros(4, dtype=torch.int64)
         return torch.tensor([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1])
 
@@ -120,6 +122,7 @@ def eval_transform(model: ModelSpec) -> EvalTransform:
 
 def as_bytes(image: Image.Image) -> Tensor:
     """Return an image in RGB as uint8 [H, W, 3]."""
+    # a copy: Pillow's own memory may not be written to, of which torch warns
     return torch.from_numpy(np.array(image))
 
 
@@ -155,6 +158,7 @@ def _constants(
     They are copied to a device once, since that waits for it. 255 is a tensor, too: to divide by a plain number, a GPU
     multiplies with its reciprocal, and gets other bits.
     """
+    # kept for training as well, whose autograd refuses tensors made in inference mode
     with torch.inference_mode(mode=False):
         full = torch.tensor(255.0, device=device)
         return full, torch.tensor(mean, device=device).repeat(width), torch.tensor(std, device=device).repeat(width)

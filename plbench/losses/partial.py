@@ -61,6 +61,7 @@ def partial_asymmetric_loss(
     target_logit = logits * _by_label(labels, 1.0, -1.0, -1.0, logits)  # its sigmoid is that of the target
     log_hit = F.logsigmoid(target_logit)
     miss = torch.sigmoid(-target_logit)
+    # a tensor is not asked: it may hold a shift for each head, and the answer would make a GPU be waited for
     if isinstance(clip, Tensor) or clip:
         shift = _by_label(labels, 0.0, clip, clip, logits)
         log_hit = torch.logaddexp(log_hit, shift.log()).clamp(max=0.0)  # log(1 - p'), without a log of 0
@@ -119,6 +120,7 @@ def selective_weight(
     if prior is not None and prior_threshold is not None:
         threshold = prior_threshold.to(prior) if isinstance(prior_threshold, Tensor) else prior_threshold
         ignored = ignored | (prior > threshold)
+    # known labels come last with their -inf, but where K exceeds the unknown ones they are among the highest
     return (~(ignored & unknown)).to(scores.dtype)
 
 
@@ -149,6 +151,7 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor, weight: Tensor | None 
         [..., B].
     """
     logits = _wide(logits)
+    # torch's loss does not broadcast by itself
     logits, targets = torch.broadcast_tensors(logits, targets.to(logits.dtype))
     loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return (loss if weight is None else loss * weight).sum(dim=-1)
@@ -239,6 +242,7 @@ class _PartialAsymmetric(torch.autograd.Function):
         clip: Number,
         unann_weight: Number | None,
     ) -> Tensor:
+        # tensors of the logits' type: from plain numbers torch.where would make its default type
         sign = torch.where(labels > 0, logits.new_ones(()), -logits.new_ones(()))
         target_logit = logits * sign  # its sigmoid is that of the target
         log_hit = F.logsigmoid(target_logit)
@@ -248,13 +252,16 @@ class _PartialAsymmetric(torch.autograd.Function):
             shift = _by_label(labels, 0.0, clip, clip, logits)
             hit = torch.sigmoid(target_logit)
             log_hit = torch.logaddexp(log_hit, shift.log())  # log(1 - p'), without a log of 0
+            # without a shift the slope stays as it is, also where `hit` has become 0 and this would be 0 / 0
             share = torch.where(shift > 0, hit / (hit + shift), 1.0)
+            # before the clamp, after which what the shift has brought to 0 cannot be told from the rest
             slope = torch.where(log_hit <= 0, slope * share, 0.0)
             log_hit = log_hit.clamp_(max=0.0)
             miss = miss - shift
         factor: Tensor | None = None
         gammas = (gamma_pos, gamma_neg, gamma_unann)
         if any(isinstance(gamma, Tensor) or gamma != 0 for gamma in gammas):  # else every power is 1
+            # 0 will do here, since no gradient goes through the power
             factor = miss.clamp(min=0.0).pow_(_by_label(labels, *gammas, logits))
         if unann_weight is not None:
             weight = _by_label(labels, 1.0, 1.0, unann_weight, logits)
@@ -265,6 +272,7 @@ class _PartialAsymmetric(torch.autograd.Function):
         return -log_hit.sum(dim=-1)
 
     @staticmethod
+    # the saved slope has no graph, so that a second derivative would be wrong without a word
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (slope,) = ctx.saved_tensors
@@ -308,12 +316,14 @@ def _by_label(labels: Tensor, present: Number, absent: Number, unknown: Number, 
 
 def _highest(scores: Tensor, count: Tensor) -> Tensor:
     """Mark the `count` (int64, scalar or [..., 1]) highest of the last dimension, of equals the first."""
+    # K = 0 looks at the first place too, and finds no room there
     place = (count - 1).clamp(0, scores.shape[-1] - 1)
     ranked = _falling(scores, int(place.max()) + 1)
     shape = torch.broadcast_shapes(count.shape, (*scores.shape[:-1], 1))
     threshold = ranked.expand(*shape[:-1], -1).gather(-1, place.to(scores.device).expand(shape))
     above, tied = scores > threshold, scores == threshold
     room = count.to(scores.device) - above.sum(dim=-1, keepdim=True)
+    # int32: cumsum's own int64 takes twice the memory, and a row has no 2^31 labels
     return above | (tied & (tied.cumsum(dim=-1, dtype=torch.int32) <= room))
 
 

@@ -32,6 +32,7 @@ def class_average(probabilities: Tensor | Iterable[Tensor]) -> Tensor:
     total: Tensor | None = None
     num_images = 0
     for chunk in chunks:
+        # in half precision a sum stops growing long before the images of a split are in
         chunk_sum = chunk.detach().sum(dim=0, dtype=torch.float64)
         total = chunk_sum if total is None else total + chunk_sum
         num_images += chunk.shape[0]

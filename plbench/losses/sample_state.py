@@ -51,6 +51,7 @@ class CellValues:
         Args:
             cells: int64 [K], row * C + class, in any order. values: [K].
         """
+        # stable and old ones first: of equal cells the one that came first is kept
         merged, order = torch.cat([self.cells, cells.cpu()]).sort(stable=True)
         is_first = torch.ones(len(merged), dtype=torch.bool)
         is_first[1:] = merged[1:] != merged[:-1]

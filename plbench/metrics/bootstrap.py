@@ -70,18 +70,21 @@ def resample_weights(num_images: int, num_replicates: int, seed: int, start: int
     for column in range(num_replicates):
         drawn = draw_indices(f"{seed:d}/images/{start + column:d}", num_images, num_images)
         counts[column] = np.bincount(drawn, minlength=num_images)
+    # the sparse products read whole rows: the weights of one image in all replicates
     return np.ascontiguousarray(counts.T)
 
 
 def draw_indices(stream: str, size: int, below: int) -> npt.NDArray[np.int64]:
     """Return `size` integers in 0..below-1 from the named stream; equal on every machine."""
     key = int.from_bytes(hashlib.sha256(stream.encode()).digest()[:16], "little")
+    # 32 of 64 bits, so that the product with `below` does not overflow
     high_bits = np.random.PCG64(key).random_raw(size) >> np.uint64(32)
     return (high_bits * np.uint64(below) >> np.uint64(32)).astype(np.int64)
 
 
 def raw_uniforms(stream: str, size: int) -> Float64Array:
     """Return `size` numbers in (0, 1) from the named stream; equal on every machine."""
+    # half a step off: at 0 and 1 a quantile would be infinite
     return (draw_indices(stream, size, 2**31) + 0.5) / 2**31
 
 
@@ -143,6 +146,7 @@ class _Segments:
         for counts, totals in ((running_hits, num_positives), (running_cells, num_cells)):
             counts[self.first[1:]] -= totals[:-1]  # so that the running sum starts anew with each class
             np.cumsum(counts, axis=0, out=counts)
+        # 1 where no image down to the cut was drawn: there are no hits either, and 0 / 1 adds nothing
         gain = np.divide(running_hits, np.maximum(running_cells, 1), dtype=np.float64)
         gain *= hits
         defined = (num_positives > 0) & (num_cells > num_positives)
@@ -195,8 +199,10 @@ def replicates(
         stop = min(start + width, num_replicates)
         weights = resample_weights(cells.num_images, stop - start, seed, start)
         ap, positives, defined = segments.average_precision(weights)
+        # stand-ins may lie outside what an AP can be: hence the clip below
         filled = _fill(ap, defined, whole, (seed, start))
         means[:, start:stop] = np.clip(_percent(pick @ filled, pick @ np.ones_like(filled)), 0, 100)
+        # without stand-ins: classes are weighted by the resample's positives, and an undefined one counts nothing
         map_o[start:stop] = _percent(pick @ (ap * positives), pick @ (positives * defined))[0]
         if progress:
             progress(stop, num_replicates)
@@ -246,6 +252,7 @@ def _fill(ap: Float64Array, defined: Float64Array, whole: _Whole, stream: tuple[
     if not missing.any():
         return ap
     (seed, start), num_classes = stream, len(whole.ap)
+    # no other class to take a stand-in from
     if num_classes == 1:
         return np.where(missing, np.nan, ap)
     window = min(_NEIGHBOURS + 1, num_classes)

@@ -23,6 +23,7 @@ BoolArray = npt.NDArray[np.bool_]
 TOP = 3
 """Classes of an image that the literature's top-3 figures predict."""
 
+# numpy, zipfile and zlib each raise their own where a file is damaged
 _DAMAGED = (OSError, LookupError, ValueError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error)
 
 
@@ -63,6 +64,7 @@ class Cells:
         if self.rows.size and not 0 <= self.rows.min() <= self.rows.max() < self.num_images:
             raise PlbenchError(f"an image index lies outside 0..{self.num_images - 1}, the test images")
         keys = self.rows * self.num_classes + self.class_index
+        # cells mostly come in order, which one pass shows; only others need the sort
         if not np.all(keys[1:] > keys[:-1]) and np.unique(keys).size < keys.size:
             raise PlbenchError("an (image, class) cell is scored twice; each known cell must appear once")
 

@@ -66,6 +66,7 @@ def run_starts(*keys: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
 
 def rank_cells(owner: IntArray, scores: FloatArray, positives: BoolArray) -> Ranking:
     """Rank the K cells of every owner at once: one sort by score, then a stable one by owner."""
+    # need not be stable: equal scores form one group, in whatever order
     by_score = np.argsort(-scores)
     narrow = owner.astype(np.min_scalar_type(owner.max(initial=0)))  # 16 bits or fewer sort in linear time
     order = by_score[np.argsort(narrow[by_score], kind="stable")]
@@ -347,6 +348,7 @@ class Predictions:
 
 
 def _harmonic(first: float, second: float) -> float:
+    # compared with 0, so that NaN passes through
     return 2 * first * second / (first + second) if first + second != 0 else 0.0
 
 
@@ -364,6 +366,7 @@ def predictions_at(cells: Cells, threshold: npt.ArrayLike) -> Predictions:
         cells: known cells.
         threshold: one for all classes, or [C].
     """
+    # float64 holds every float32 exactly: a threshold chosen among scores is reached by its own score
     limits = np.broadcast_to(np.asarray(threshold, np.float64), (cells.num_classes,))
     return predictions(cells, cells.scores >= limits[cells.class_index])
 

@@ -76,11 +76,13 @@ class Sample:
     ) -> Sample:
         """Make the sample of runs: points [S] or [S, K], replicates [..., R] with the same leading dimensions."""
         values, drawn = np.asarray(points, np.float64), np.asarray(replicates, np.float64)
+        # the mean over runs first: they share the test images, whose noise must count once
         return cls(values, drawn.reshape(-1, drawn.shape[-1]).mean(axis=0), tuple(seeds), bounds)
 
     @classmethod
     def of_seeds(cls, points: npt.ArrayLike, seeds: Sequence[int] = ()) -> Sample:
         """Make the sample of a quantity that varies by seed alone."""
+        # one replicate, whose variance is 0: no test images make it uncertain
         return cls(np.asarray(points, np.float64), np.zeros(1), tuple(seeds))
 
     @property
@@ -114,6 +116,7 @@ class Sample:
                 f"{self.replicates.size} replicates cannot be paired with {other.replicates.size}; both rows need the "
                 "same resamples of the same test set"
             )
+        # of differences: what an image does to both rows cancels
         images = _variance(self.replicates - other.replicates)
         if self.seeds == other.seeds and self.points.shape == other.points.shape:
             return Estimate(self.mean - other.mean, images, *_seed_variance(self.points - other.points))
@@ -157,9 +160,11 @@ class Estimate:
         """
         half = self.half_width(SIGNIFICANT)
         low, high = self.bounds
+        # at a bound the log odds are infinite
         if not low < self.value < high or math.isinf(high - low):
             return max(self.value - half, low), min(self.value + half, high)
         share = (self.value - low) / (high - low)
+        # the same half interval in log odds, which rise by 1 / (share (1 - share)) for each unit of share
         reach = half / (high - low) / (share * (1 - share))
         ends = scipy.special.expit(scipy.special.logit(share) + np.array([-reach, reach]))
         return float(low + (high - low) * ends[0]), float(low + (high - low) * ends[1])
@@ -172,12 +177,15 @@ class Estimate:
         (97.2 %); the mean of the two covers 93.5 to 96.5 %.
         """
         total = self.image_variance + self.seed_variance
+        # not `<= 0`, which would let NaN pass
         if not total > 0:
             return math.nan if math.isnan(total) else 0.0
+        # one seed shows no variance: the images' alone is left, whose distribution is near normal
         if self.dof <= 0:
             return float(scipy.stats.norm.isf(level / 2)) * math.sqrt(total)
         share = self.seed_variance / total
         cochran = share * scipy.stats.t.isf(level / 2, self.dof) + (1 - share) * scipy.stats.norm.isf(level / 2)
+        # limits for a share near 0, with which the degrees of freedom go to infinity and t becomes normal
         effective = self.dof / max(share**2, 1e-12)
         satterthwaite = scipy.stats.t.isf(level / 2, min(effective, 1e9))
         return float((cochran + satterthwaite) / 2) * math.sqrt(total)
@@ -188,6 +196,7 @@ class Estimate:
         if math.isnan(self.value):
             return math.nan
         distance = abs(self.value)
+        # outside the bracket of the search below, which takes powers of ten since p spans 15 of them
         if distance <= self.half_width(1.0):
             return 1.0
         if distance >= self.half_width(1e-15):
@@ -216,6 +225,7 @@ class Pairs:
     @property
     def ranks(self) -> list[int]:
         """1 + the number of rows that are significantly better, for rows given best first: never falling."""
+        # never true of NaN: a row with too few seeds is neither better nor worse than any
         better = (self.p_values < SIGNIFICANT) & (self.differences > 0)
         return [int(rank) for rank in np.maximum.accumulate(1 + better.sum(axis=0))]
 
@@ -254,6 +264,7 @@ def compare_pairs(samples: Sequence[Sample]) -> Pairs:
         adjusted[tested], half[tested], detectable[tested] = _test_family(*chosen, num_rows=size)
     for table, numbers, sign in ((differences, value, -1), (reach, half, 1), (p_values, adjusted, 1)):
         table[first, second], table[second, first] = numbers, sign * numbers
+    # of pairs with the first row: rows come best first
     to_best = detectable[(first == 0) & tested] if size else detectable
     return Pairs(differences, reach, p_values, float(np.median(to_best)) if to_best.size else math.nan)
 
@@ -272,12 +283,15 @@ def shares_best(samples: Sequence[Sample], *, seed: int) -> Float64Array:
     drawn = np.empty((len(samples), num_replicates))
     for place, sample in enumerate(samples):
         estimate = sample.estimate
+        # one seed has no degrees of freedom, but its variance of 0 takes the noise away
         noise = scipy.special.stdtrit(max(estimate.dof, 1), raw_uniforms(f"{seed:d}/best/{place}", num_replicates))
+        # around 0, as the mean of replicates is not quite the value
         images = sample.replicates - sample.replicates.mean()
         drawn[place] = estimate.value + images + math.sqrt(estimate.seed_variance) * noise
     if np.isnan(drawn).any():
         return np.full(len(samples), np.nan)
     wins = drawn == drawn.max(axis=0)
+    # where rows tie they share the win, so that shares sum to 1
     shares: Float64Array = (wins / wins.sum(axis=0)).mean(axis=1)
     return shares
 
@@ -302,6 +316,7 @@ def holm(p_values: npt.ArrayLike) -> Float64Array:
     if not np.all((values >= 0) & (values <= 1)):
         raise PlbenchError(f"a p value lies between 0 and 1, but these were given: {values.tolist()}")
     order = np.argsort(values, kind="stable")
+    # never below that of a smaller p: Holm stops at the first comparison that does not pass
     stepped = np.maximum.accumulate(values[order] * np.arange(values.size, 0, -1))
     adjusted = np.empty_like(values)
     adjusted[order] = np.minimum(stepped, 1)
@@ -329,6 +344,7 @@ def _seed_variance(points: Float64Array) -> tuple[float, float]:
     """Return the variance of the mean over seeds (and studies), and its degrees of freedom (Satterthwaite's of two)."""
     if points.ndim == 1:
         return _variance(points) / max(len(points), 1), float(len(points) - 1)
+    # a tuned row is a mean over seeds and over studies: each adds its own variance (docs/statistics.md)
     parts = [_seed_variance(points.mean(axis=1)), _seed_variance(points.mean(axis=0))]
     return _added(parts)
 
@@ -338,6 +354,7 @@ def _added(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
     known = [(variance, dof) for variance, dof in parts if dof > 0]
     total = sum(variance for variance, _ in known)
     weight = sum(variance**2 / dof for variance, dof in known)
+    # Satterthwaite's number is never below this one, save by rounding
     fewest = min((dof for _, dof in known), default=0.0)
     return float(total), float(max(total**2 / weight, fewest)) if weight > 0 else fewest
 
@@ -355,16 +372,20 @@ def _test_family(
     own = banerjee_p(value, images, seeds, dof)
     if len(value) < _MIN_PAIRS:
         adjusted = holm(own)
+        # the level that Holm left to each pair, so that its interval excludes 0 just where p is below 5 %
         factor = _steps(adjusted, own)
         level = SIGNIFICANT / factor
         half = banerjee_reach(level, images, seeds, dof)
+        # as if no other pair differed, which leaves the strictest level: what is found whatever the others do
         least = banerjee_reach(np.full(len(value), SIGNIFICANT / len(value)), images, seeds, dof)
         return adjusted, half, least + scipy.stats.norm.isf(1 - POWER) * np.sqrt(images + seeds)
+    # M rows hold (M - 1) times the degrees of freedom of one pair: their pairs are not independent
     shrunk, more = shrink_variances(seeds, dof, max_dof=(num_rows - 1) * float(np.median(dof)))
     together = banerjee_p(value, images, shrunk, more)
     stepped = holm(together)
     factor = _steps(stepped, together)
     of_family, of_own = SIGNIFICANT * (1 - _SHARE_OF_OWN), SIGNIFICANT * _SHARE_OF_OWN
+    # each p brought to where its own level would be 5 %; the larger one counts, as both tests must agree
     adjusted = np.minimum(1, np.maximum(stepped * SIGNIFICANT / of_family, own * SIGNIFICANT / of_own))
     alone = banerjee_reach(np.full(len(value), of_own), images, seeds, dof)
     half = np.maximum(banerjee_reach(of_family / factor, images, shrunk, more), alone)
@@ -388,6 +409,7 @@ def banerjee_reach(level: npt.ArrayLike, images: Float64Array, seeds: Float64Arr
         dof: [P] its degrees of freedom.
     """
     half = np.asarray(level, np.float64) / 2
+    # at least 1: of 0 degrees of freedom the quantile is NaN, which a variance of 0 would not take away
     of_seeds = scipy.special.stdtrit(np.maximum(dof, 1), half) ** 2 * seeds
     reach: Float64Array = np.sqrt(scipy.special.ndtri(half) ** 2 * images + of_seeds)
     return reach
@@ -395,6 +417,7 @@ def banerjee_reach(level: npt.ArrayLike, images: Float64Array, seeds: Float64Arr
 
 def banerjee_p(value: Float64Array, images: Float64Array, seeds: Float64Array, dof: Float64Array) -> Float64Array:
     """Return the two-sided p value of no difference: the level whose `banerjee_reach` is the difference."""
+    # halving brackets takes all pairs at once, where a root finder takes one
     low, high = np.full(len(value), -16.0), np.zeros(len(value))  # powers of ten
     for _ in range(32):  # to a billionth of a power of ten
         middle = (low + high) / 2
@@ -417,16 +440,19 @@ def shrink_variances(
         [P] variances and [P] their degrees of freedom. Zeros stay out of the estimate.
     """
     known = variances > 0
+    # how alike variances are takes two of them
     if known.sum() < 2:
         return variances, dof
     d = np.maximum(dof[known], 1)
     logs = np.log(variances[known]) - scipy.special.digamma(d / 2) + np.log(d / 2)
     excess = float(logs.var(ddof=1) - scipy.special.polygamma(1, d / 2).mean())
+    # else they differ no more than equal variances would by chance, and are pooled
     if excess > 1e-6:
         prior_dof = 2 * scipy.optimize.brentq(lambda x: scipy.special.polygamma(1, x) - excess, 1e-8, 1e8)
         prior = math.exp(logs.mean() + scipy.special.digamma(prior_dof / 2) - math.log(prior_dof / 2))
     else:
         prior_dof, prior = math.inf, float(variances[known].mean())
+    # the others must not lend a pair more than the table has
     weight = np.clip(np.minimum(prior_dof, max_dof - dof), 0, None)
     shrunk: Float64Array = (weight * prior + dof * variances) / (weight + dof)
     return shrunk, weight + dof

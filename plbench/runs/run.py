@@ -38,14 +38,17 @@ def run(plan: ResolvedRun, workspace: Workspace, *, force: bool = False, watch: 
         PlbenchError: if the run cannot be made; what was worth keeping (a checkpoint) stays.
     """
     store, key, world = workspace.store, plan.spec.key, workspace.world
+    # one process looks for all: each by itself might find another state of the store
     if not force and (record := world.shared(lambda: plan.finished(workspace.store))):
         return record
+    # before the run is held: they may take hours, and hold their own runs
     of_stages = {name: stage_artifact(plan, name, workspace) for name in plan.stages}
     stop_after = chosen_epoch(plan, workspace)
     with _held(plan, workspace):
         if not force and (record := world.shared(lambda: plan.finished(workspace.store))):
             return record  # another program made it while this one was busy with the stages
         if force and world.is_main:
+            # only now that it is held: another process may have been writing it until here
             store.remove(key)
         active = ActiveRun(plan, workspace, of_stages, stop_after=stop_after, watch=watch)
         with discard_incomplete_run(plan, workspace):
@@ -100,6 +103,7 @@ def _write_down(active: ActiveRun, scored: outcome.Scored | None, timing: outcom
     checkpoint.save(folder / CHECKPOINT, spec.sha256(), active.state.weights())
     record = outcome.record(active, scored, metrics, timing, now())
     write_record(folder, record)
+    # after the record: what ends the program in between costs no training
     checkpoint.Checkpoints(folder, spec).remove()  # what a training goes on from
     return record
 
@@ -114,6 +118,7 @@ def stage_artifact(plan: ResolvedRun, name: str, workspace: Workspace) -> Tensor
     path = artifacts.path_of(stage, workspace.store.run_folder(stage_plan.spec.key))
     value = world.shared(lambda: artifacts.read(path, workspace.reporter.line))
     if value is None:
+        # weights that are not the record's are set aside there, and the run counts as not done
         if not world.shared(lambda: artifacts.has_its_weights(stage_plan, workspace)):
             run(stage_plan, workspace)
         reduced = value = _reduce(stage, stage_plan, workspace).cpu().numpy()
@@ -163,6 +168,7 @@ def discard_incomplete_run(plan: ResolvedRun, workspace: Workspace) -> Iterator[
         )
         write_record(folder, record)
         raise
+    # Ctrl-C, too: a folder with neither weights nor a checkpoint has nothing to go on from
     except BaseException:
         if not (folder / CHECKPOINT).is_file() and not checkpoint.Checkpoints(folder, plan.spec).exist():
             workspace.store.remove(plan.spec.key)

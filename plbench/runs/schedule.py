@@ -114,6 +114,7 @@ class Count:
         """By the pace so far, else by what was expected; 0 where nothing is left or known."""
         expected = self.expected_seconds
         if self.made > 0:
+            # the pace up to the last one that ended: the time since then is part of what is left
             expected = (self.last - self.start) / self.made * (self.total - self.made)
         return max(0.0, expected - (time.monotonic() - self.last))
 

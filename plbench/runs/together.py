@@ -70,6 +70,7 @@ def in_memory(plans: Sequence[ResolvedRun], workspace: Workspace) -> Iterator[li
     """
     inputs, protocol_data = OpenInputs(workspace), plans[0].protocol_data  # for all: each has labels of its own seed
     plans = [dataclasses.replace(plan, protocol_data=protocol_data.at_seed(plan.spec.seed)) for plan in plans]
+    # one is opened beforehand, since its model says how many fit into memory
     first = _prepared(plans[0], workspace, inputs)
     most = most_at_once(first.state.model, first.spec.plan.batch_size, workspace.device)
     for start in range(0, len(plans), most):
@@ -129,6 +130,7 @@ def train(
 
         def between_epochs() -> None:
             if heard.number is not None:
+                # not at the end of a single run's epoch: the others would not be saved
                 raise Stopped(heard.number)
 
         heads = [
@@ -142,6 +144,7 @@ def train(
             )
             for active in runs
         ]
+        # checkpoints may lie at different epochs, and the heads of a stack stand at one
         standing: dict[int, list[Head]] = defaultdict(list)
         for head in heads:
             standing[head.state.epoch].append(head)
@@ -182,6 +185,7 @@ def _make(runs: Sequence[ActiveRun], workspace: Workspace) -> dict[str, Record |
             kept.enter_context(runner.discard_incomplete_run(active.plan, workspace))
             runner.write_spec(active)
             said.update(dict.fromkeys(active.resume()))
+            # a checkpoint may lie inside an epoch, where no stack can take it up
             active.finish_epoch()
             active.tracking = kept.enter_context(active.followed())
         for sentence in said:
@@ -208,6 +212,7 @@ def _result(workspace: Workspace, num_others: int, active: ActiveRun, head: Head
         return record
     try:
         with runner.discard_incomplete_run(active.plan, workspace):
+            # raised, so that the failed record is saved as it is for a run alone
             raise active.explained(head.error)
     except TrainingError as error:
         active.tracking.failed(error)

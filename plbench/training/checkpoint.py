@@ -20,6 +20,7 @@ from plbench.spec import RunSpec, differences
 FOLDER = "checkpoints"
 """Where the checkpoints of a training lie, below its run's folder, until it is done."""
 
+# the newest may turn out damaged: `newest` then falls back on the one before
 NUM_KEPT = 2
 
 
@@ -51,6 +52,7 @@ class Checkpoints:
 
     def exist(self) -> bool:
         """Return whether there is anything to go on from."""
+        # notes, not tensors: a save that was killed may leave tensors without a note
         return any(self.folder.glob("step-*.json"))
 
     def save(self, state: dict[str, Any], num_processes: int) -> Path:
@@ -69,6 +71,7 @@ class Checkpoints:
             path.unlink(missing_ok=True)
         step = int(state["step"])
         path = self.folder / f"step-{step:08d}.pt"
+        # of what is handed to the disk, so that `_is_whole` also finds what the disk lost
         digest = hashlib.sha256()
         write_atomically(path, lambda file: torch.save(state, _Hashing(file, digest.update)))  # type: ignore[arg-type]
         note = {
@@ -80,6 +83,7 @@ class Checkpoints:
             "plbench": __version__,
             "spec": self._spec.model_dump(mode="json", exclude_none=True),
         }
+        # after the tensors: only the note makes them a checkpoint
         write_json(path.with_suffix(".json"), note)
         for old in self._notes()[:-NUM_KEPT]:
             _delete(old)
@@ -196,6 +200,8 @@ def _is_whole(found: Found) -> bool:
 
 def _loaded(path: Path) -> dict[str, Any]:
     try:
+        # onto the CPU: the main process's GPU, where they were, is not that of the other processes;
+        # weights only: no pickled code is run (what such a loader refuses is kept out by `state._plain`)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, zipfile and pickle each raise their own
         raise StoreError(f"checkpoint {path} cannot be read; delete it, or run with --force") from error

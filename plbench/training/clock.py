@@ -36,8 +36,10 @@ class Clock:
         """Begin the work of a step: with waiting for its batch."""
         self._steps += 1
         if self._on_gpu:
+            # 1 and not 0, so that a training of fewer steps has a measured one too
             self._measures = self._steps % _EVERY == 1
             self._measured_steps += self._measures
+        # on a GPU this is also the mark from which the first lap of a measured step counts
         self.lap("other")
 
     def lap(self, phase: str) -> None:
@@ -59,6 +61,7 @@ class Clock:
         """Take the laps in that a GPU has come to; wait for it."""
         if not self._marks:
             return
+        # torch refuses to subtract events that the queue has not come to
         torch.cuda.synchronize()
         for (_, start), (phase, end) in zip(self._marks, self._marks[1:], strict=False):
             if phase != "other":  # between two measured steps there are many others
@@ -79,5 +82,6 @@ class Clock:
         """Go on from what a checkpoint kept."""
         self._earlier = {phase: float(state.get(phase, 0.0)) for phase in PHASES}
         self._seconds = dict.fromkeys(PHASES, 0.0)
+        # the scale is of this session's steps alone: what a checkpoint kept is scaled already
         self._steps = self._measured_steps = 0
         self.resume()

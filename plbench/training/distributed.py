@@ -96,6 +96,7 @@ class World:
         Raises:
             PlbenchError: in all of them, naming the first process and fact that differ.
         """
+        # each process compares for itself, so that all raise and none waits for one that is gone
         found = self.gather_objects(dict(facts))
         for rank, theirs in enumerate(found):
             for name, value in found[0].items():
@@ -112,10 +113,15 @@ class World:
 
         Parameters that a step does not use have no gradient, as in one process.
         """
+        # torch refuses to wrap a network without a parameter to train
         if self.size == 1 or not any(parameter.requires_grad for parameter in network.parameters()):
             return network
         parallel = nn.parallel.DistributedDataParallel(
-            network, find_unused_parameters=True, gradient_as_bucket_view=True
+            network,
+            # a method's forward may leave parameters out, whose gradients DDP would wait for
+            find_unused_parameters=True,
+            # gradients lie in the buckets that travel, so that there is no second copy of them
+            gradient_as_bucket_view=True,
         )
         # a lambda: torch refuses a hook whose annotations are strings
         parallel.register_comm_hook(None, lambda state, bucket: _sum_gradients(bucket.buffer()))
@@ -134,6 +140,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, world: World, shares: tuple[int, ...]) -> Tensor:
         ctx.place, ctx.num_rows = (sum(shares[: world.rank]), shares[world.rank]), len(values)
+        # all_gather wants one shape in all processes, and stand-in rows are nobody else's business
         padded = values.new_zeros((max(shares), *values.shape[1:]))
         padded[: shares[world.rank]] = values[: shares[world.rank]]
         parts = [torch.empty_like(padded) for _ in shares]
@@ -143,6 +150,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         start, share = ctx.place
+        # of all rows that were given: stand-ins get a gradient of 0
         own = gradients[0].new_zeros((ctx.num_rows, *gradients[0].shape[1:]))
         own[:share] = gradients[0][start : start + share]
         return own, None, None
@@ -150,6 +158,7 @@ class _Gather(torch.autograd.Function):
 
 def _sum_gradients(gradients: Tensor) -> torch.futures.Future[Tensor]:
     """Sum gradients, where DDP's own hook divides by the processes: the engine divides by the whole batch's weight."""
+    # not waited for here: a bucket travels while backward fills the next one
     work = dist.all_reduce(gradients, async_op=True)
     assert work is not None
     summed: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
@@ -173,8 +182,10 @@ def joined(device: torch.device) -> Iterator[World]:
         return
     place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
+        # by hand: init_process_group has one timeout for meeting and for working
         store, rank, size = next(rendezvous("env://", timeout=_MEETING))
         store.set_timeout(_WORKING)
+        # with NCCL alone, scores and plain values, which are on the CPU, could not be gathered
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_WORKING)
     except (RuntimeError, ValueError, OSError) as error:

@@ -50,6 +50,7 @@ class Dropout:
             yield
         finally:
             for layer in self._numbers:
+                # brings the class's own forward back, which the instance's attribute hid
                 del layer.forward
 
     @contextmanager
@@ -66,6 +67,7 @@ class Dropout:
         try:
             yield
         finally:
+            # outside a step the layers draw as torch's do (`_masked`)
             self._num_rows = 0
 
     def rewind(self) -> None:
@@ -84,6 +86,7 @@ class Dropout:
         number = self._numbers[layer]
         key = derive_seed(self._seed, "dropout", self._step, number, self._calls[number])
         self._calls[number] += 1
+        # at least 1, as kept values are divided by it
         kept = max(1, round((1.0 - dropped) * _LEVELS))
         if len(shape) == 3:  # [rows, places, width]: a sequence's length may be that of the longest one in a share
             places = [self._drawn(key, place, shape[2] * shape[0] // self._num_rows) for place in range(shape[1])]
@@ -93,29 +96,36 @@ class Dropout:
         is_kept = torch.from_numpy(drawn < kept)
         if values.device.type == "cuda":
             is_kept = is_kept.pin_memory()  # else the copy would wait for all that the GPU has still to do
+        # by the chance as it was rounded, not as it was asked for: the mean has to stay
         return is_kept.reshape(*shape).to(values, non_blocking=True).mul_(_LEVELS / kept)
 
     def _drawn(self, key: int, place: int, width: int) -> npt.NDArray[np.uint16]:
         """Return [rows, width] numbers of 16 bits."""
         counts = -(-width // _PER_COUNT)
+        # places lie 2^64 counts apart, so that the rows of one never reach into the next
         bits = np.random.Philox(key=key, counter=(place << 64) + self._first_row * counts)
+        # four words of 64 bits a count; little-endian, so that every machine cuts them into the same 16 bits
         raw = bits.random_raw(self._num_rows * counts * 4).astype("<u8", copy=False)
         return raw.view("<u2").reshape(self._num_rows, -1)[:, :width]
 
+    # numpy draws the masks, which no compiled graph can hold
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _masked(self, layer: nn.Module, values: Tensor) -> Tensor:
         """Return a layer's output."""
         dropped = _chance(layer)
         if not layer.training or dropped == 0.0:
             return values
+        # what is not rows of the batch has no place to draw by; with a chance of 1 there is nothing to scale up
         if not self._num_rows or len(values) % self._num_rows or dropped >= 1.0:
             own: Tensor = type(layer).forward(layer, values)
             return own  # outside a step, such as passes with dropout in a hook
         if isinstance(layer, nn.Dropout):
             return values * self.factors(layer, values.shape, dropped, values)
+        # one factor a channel of an image, or, in stochastic depth, one an image
         kept_dims = 2 if isinstance(layer, _BY_CHANNEL) else 1
         shape = (*values.shape[:kept_dims], *(1 for _ in values.shape[kept_dims:]))
         factors = self.factors(layer, shape, dropped, values)
+        # timm's stochastic depth may be told not to scale what is kept
         return values * (factors if getattr(layer, "scale_by_keep", True) else factors.sign())
 
 
@@ -141,6 +151,7 @@ def draws_alone(model: nn.Module) -> bool:
 
 def has_batch_statistics(model: nn.Module) -> bool:
     """Return whether what a model makes of an image while it trains depends on the others of its batch."""
+    # by name: the layers of inplace-abn have no base class in common with torch's
     kinds = {base.__name__.lower() for layer in model.modules() for base in type(layer).__mro__}
     return any(word in kind for kind in kinds for word in ("batchnorm", "inplaceabn"))
 

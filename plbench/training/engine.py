@@ -30,8 +30,10 @@ def prepare_fit(model: nn.Module, method: Method, plan: Plan, steps_per_epoch: i
 
     Among several GPUs, batch normalisation takes its statistics over all of them.
     """
+    # torch's synchronised batch normalisation does not run on a CPU
     if execution.world.size > 1 and execution.device.type == "cuda":
         model = _with_common_statistics(model)
+    # before the optimiser is made, which looks at where the parameters are
     model = model.to(execution.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     num_steps = plan.epochs * steps_per_epoch
     optimizer, peaks = make_optimizer(model, method, plan)
@@ -40,6 +42,7 @@ def prepare_fit(model: nn.Module, method: Method, plan: Plan, steps_per_epoch: i
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=peaks, total_steps=total_steps, pct_start=plan.pct_start
     )
+    # bfloat16 has the range of float32: its gradients need no loss scale
     fp16 = execution.precision == "float16" and execution.device.type == "cuda"
     scaler = torch.amp.GradScaler(execution.device.type, enabled=fp16)
     average = make_average(model, plan, num_steps)
@@ -83,19 +86,26 @@ def fit(
     dropout = Dropout(seed, state.model)
     method = Guarded(state.method)
     stepper = _stepper(state, method, plan, execution, dropout)
+    # building the model and reading a checkpoint are no part of the training
     state.clock.resume()
     report(state.step, last_epoch * steps_per_epoch)
     while state.epoch < last_epoch:
+        # an epoch that is gone on with has taken this long before
         start = time.perf_counter() - state.seconds
+        # of the whole plan, also where `stop_after` ends it early: what follows from progress must not change
         progress = opening = Progress(state.step, plan.epochs * steps_per_epoch, state.epoch, plan.epochs)
+        # inside an epoch it was called before the checkpoint, which has the method's state
         if state.batch == 0:
             method.epoch_start(view, opening)
+        # around the steps alone: what a hook looks at between epochs draws by a seed of its own
         with _chance(state, seed, execution), dropout.installed():
             for progress, request in _steps(stepper, state, inputs, opening, requested):  # noqa: B007  # the last one counts
                 report(state.step, last_epoch * steps_per_epoch)
                 after_step()
+                # each look makes the host wait for a GPU's queue
                 if not execution.reads_late or state.batch % READ_EVERY == 0:
                     _handle(state, request, steps_per_epoch, start, execution, handle)
+        # raises if a step was not finite: before a hook sees the epoch, and before it is saved
         state.tally.read(state.method.name, steps_per_epoch)
         method.epoch_end(view, progress)
         _close_epoch(state, steps_per_epoch, start)
@@ -105,6 +115,7 @@ def fit(
 def _stepper(state: FitState, method: Guarded, plan: Plan, execution: Execution, dropout: Dropout) -> Stepper:
     """Return what takes the steps, over however many processes."""
     if execution.compiles:
+        # in place: the names of parameters, and with them checkpoints, stay as they are
         state.model.compile()
     network = execution.world.wrapped(Network(state.model, method))
     return Stepper(network, method, plan, execution, state.tally, state.clock, dropout)
@@ -117,9 +128,11 @@ def _steps(
     execution, batch_size = stepper.execution, stepper.plan.batch_size
     state.clock.start_step()
     for batch in inputs.shuffled(batch_size, state.epoch, state.batch, execution.world):
+        # before the step, since it travels to the other processes in the step's own sums (`Tally.vector`)
         request = requested()
         progress = Progress(state.step, progress.num_steps, state.epoch, progress.num_epochs)
         moved = execution.move(batch)
+        # of the global batch; what is at hand is this process's share, or stand-ins
         num_images = min(batch_size, len(inputs) - state.batch * batch_size)
         state.images_trained += num_images * max(1, len(batch.views))
         state.clock.lap("data")
@@ -141,6 +154,7 @@ def _close_epoch(state: FitState, steps_per_epoch: int, start: float) -> None:
             "seconds": time.perf_counter() - start,
         }
     )
+    # at the beginning of an epoch generators follow from the seed (`_chance`): there is nothing to keep
     state.batch, state.seconds, state.generators = 0, 0.0, None
     state.tally.loss_sum.zero_()
 
@@ -169,9 +183,11 @@ def _chance(state: FitState, seed: int, execution: Execution) -> Iterator[None]:
 
     Dropout layers do not (`plbench.training.dropout`); a model or a method may have something else that does.
     """
+    # the main process draws what a single process would
     names = ("chance", state.epoch, *((execution.world.rank,) if execution.world.rank else ()))
     with seeded(derive_seed(seed, *names)):
         saved = state.generators
+        # another number of processes has no use for these states; the epoch's seed then has to do
         if state.batch and saved is not None and len(saved) == execution.world.size:
             put_generators_back(saved[execution.world.rank], execution.device)
         yield
@@ -179,6 +195,8 @@ def _chance(state: FitState, seed: int, execution: Execution) -> Iterator[None]:
 
 def _with_common_statistics(model: nn.Module) -> nn.Module:
     import plbench.models.torchvision_ops  # noqa: F401  # isort: skip
+
+    # timm's and not torch's: it also converts timm's layers that normalise and activate in one
     from timm.layers.norm_act import convert_sync_batchnorm
 
     converted: nn.Module = convert_sync_batchnorm(model)

@@ -43,6 +43,7 @@ class View:
         model = self._state.averaged(weights)
         state = self._state
         state.images_viewed += passes * len(self._inputs)
+        # from the initial seed: a draw from the generator would shift what the method draws later
         seed = derive_seed(state.method.task.generator.initial_seed(), "view", state.step)
         yield from predict(
             model,
@@ -69,6 +70,7 @@ def compute(
             return function(model, execution.inputs(values)).float().cpu()
 
     world = execution.world
+    # statistics of batches that each process saw on its own
     world.copy_from_main_(model.buffers())
     own = ((rows, evaluated(values)) for rows, values in inputs.ordered(EVAL_BATCH_SIZE, world))
     if world.size == 1:
@@ -112,6 +114,7 @@ def _together(
     """
     num_batches = math.ceil(num_rows / EVAL_BATCH_SIZE)
     for first in range(0, num_batches, world.size):
+        # in the last round some processes have no batch: they take part with an empty share
         starts = [EVAL_BATCH_SIZE * min(number, num_batches) for number in range(first, first + world.size)]
         shares = [max(0, min(EVAL_BATCH_SIZE, num_rows - start)) for start in starts]
         values = world.gather(next(own)[1] if shares[world.rank] else nothing, shares)
@@ -137,6 +140,7 @@ def predict_share(
         with evaluation_mode(model, dropout=dropout_seed is not None), torch.inference_mode():
             batch = Batch(
                 execution.inputs(values),
+                # all unknown: the labels that scores are judged by stay out of the method's reach
                 torch.zeros(len(rows), num_classes, dtype=torch.int8, device=execution.device),
                 rows.to(execution.device),
             )
@@ -147,8 +151,10 @@ def predict_share(
                 scores = sum(_scores(model, method, batch, execution) for _ in range(passes)) / passes
         assert isinstance(scores, Tensor)
         _check_scores(scores, method, (len(rows), num_classes))
+        # the others are about as far, and asking them would make them wait
         done += len(rows) * world.size
         report(min(done, len(inputs)), len(inputs))
+        # outside the modes above: whoever takes the scores runs before the next line does
         yield rows, scores.cpu()
 
 
@@ -159,6 +165,7 @@ def collect_cells(stream: Iterator[tuple[Tensor, Tensor]], labels: PartialLabels
     """
     parts: list[tuple[np.ndarray, ...]] = []
     for rows, scores in stream:
+        # batch by batch, so that the dense scores of a whole part never exist at once
         known = labels.rows(rows.numpy())
         row, column = np.nonzero(known)
         dense, cell = scores.numpy(), (row, column)

@@ -62,6 +62,7 @@ class evaluation_mode:
 
     def __init__(self, model: nn.Module, *, dropout: bool = False) -> None:
         """Remember each module's mode."""
+        # of each by itself: a method may keep some modules in eval mode, which model.train() would wake
         self._modes = [(module, module.training) for module in model.modules()]
         self._dropout = dropout
 

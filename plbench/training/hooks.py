@@ -175,6 +175,7 @@ def _check_loss(method: Method | type[Method], loss: Any, shape: tuple[int, ...]
         what = f"of shape {list(loss.total.shape)}" if isinstance(loss.total, Tensor) else type(loss.total).__name__
         right = "one number (shape [])" if not shape else f"one number a head (shape {list(shape)})"
         raise PluginError(f"{whose} gave a total {what} where {right} is right; {cure}", try_it(method))
+    # where gradients are switched off, their lack is no fault of the loss
     if torch.is_grad_enabled() and not loss.total.requires_grad:
         raise PluginError(
             f"{whose} gave a total without a gradient, so that nothing can be learnt from it; compute it from output "
@@ -193,6 +194,7 @@ def _check_loss(method: Method | type[Method], loss: Any, shape: tuple[int, ...]
 
 def _version(tensor: Tensor) -> int:
     """Return what torch raises at every write to the tensor; nothing is read or waited for."""
+    # inference tensors have no count, and torch raises where it is asked for
     return -1 if tensor.is_inference() else tensor._version
 
 

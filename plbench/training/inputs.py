@@ -80,6 +80,7 @@ class ImageInputs:
             PlbenchError: if there is a decoder, but the training transform needs Pillow's images.
         """
         if self.train_transform is not None:
+            # making the loader is the check; it starts no worker yet
             assert self._training_loader is not None
 
     @cached_property
@@ -145,6 +146,7 @@ class FeatureInputs:
 
     def reseeded(self, seed: int, labels: PartialLabels | None = None) -> FeatureInputs:
         """Return the same features, whose training batches come in another order, with other labels where given."""
+        # shallow: the features are shared, and nobody writes to them
         other = copy.copy(self)
         other.seed = seed
         other.labels = self.labels if labels is None else labels

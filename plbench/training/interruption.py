@@ -42,6 +42,7 @@ def listening(*, among_several: bool = False) -> Iterator[Interruption]:
     and by what launched them), it is a timer that does so. Outside the main thread nothing changes.
     """
     heard = Interruption()
+    # Python lets only the main thread set handlers
     if threading.current_thread() is not threading.main_thread():
         yield heard
         return
@@ -51,7 +52,9 @@ def listening(*, among_several: bool = False) -> Iterator[Interruption]:
         if heard.number is not None and not among_several:
             raise KeyboardInterrupt
         if heard.number is None and among_several:
+            # os._exit, as an exception would end the timer's thread alone; 128 + n is how a shell reports signal n
             timers.append(threading.Timer(_GRACE_SECONDS, os._exit, (128 + number,)))
+            # or it would keep a program alive that ends in time
             timers[-1].daemon = True
             timers[-1].start()
         heard.number = number

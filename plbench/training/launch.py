@@ -34,6 +34,7 @@ def write_failure(text: str, code: int) -> None:
     Args:
         text: a sentence, or a traceback where there is none. code: to exit with.
     """
+    # names sort by time: what fails first is the cause, what fails later follows from it
     path = Path(os.environ[_FAILURES]) / f"{time.time_ns():020d}-{os.environ.get('RANK', '0')}"
     path.write_text(f"{code}\n{text}")
 
@@ -63,20 +64,24 @@ def launch(num_processes: int, arguments: Sequence[str], device: str | None = No
 
     _check_devices(num_processes, device)
     settings = {
+        # torch's launcher would give each process a single thread
         "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // num_processes)),
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(_GRACE_SECONDS),
         "GLOO_SOCKET_IFNAME": "lo",  # all on this machine
         "TORCH_CPP_LOG_LEVEL": "ERROR",  # without a hint at what DDP is asked to do on purpose
     }
     before = dict(os.environ)
+    # port 0 is whichever is free, so that several launches on a machine do not collide
     how = ["--nproc-per-node", str(num_processes), "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
     how += ["--rdzv-id", f"plbench-{os.getpid()}", "--local-addr", "127.0.0.1", "--max-restarts", "0"]
     with tempfile.TemporaryDirectory(prefix="plbench-") as folder:
+        # what the caller's environment says goes before our settings
         os.environ.update({**settings, **before, _FAILURES: folder})
         logging.disable(logging.ERROR)  # this process only waits, and says in one sentence what torch's launcher logs
         try:
             run([*how, "-m", "plbench", *arguments])
         except ChildFailedError as error:
+            # one that was killed wrote nothing, and what the others wrote only follows from it
             return _killed(error) or _first_failure(Path(folder)) or (1, f"plbench: {error}")
         except SignalException as signalled:
             return 128 + int(signalled.sigval), ""

@@ -37,12 +37,14 @@ def make_optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.
         raise PlbenchError(f"method {method.name!r} has no parameter to train")
     kind = torch.optim.AdamW if plan.optimizer == "adamw" else torch.optim.Adam
     fused = groups[0]["params"][0].device.type in ("cpu", "cuda")  # one pass over each parameter
+    # the schedule sets each group's own rate before the first step: this one is never used
     return kind(groups, lr=plan.lr, eps=1e-8 / images_per_step, fused=fused), peaks
 
 
 def make_average(model: nn.Module, plan: Plan, num_steps: int) -> Any:
     """Return timm's EMA with warm-up. Its horizon 1 / (1 - decay) is capped at a share of the run's steps."""
     horizon = plan.ema_horizon * num_steps
+    # an average over one step is the weights themselves
     if plan.ema_decay == 0 or horizon <= 1:
         return None
     import plbench.models.torchvision_ops  # noqa: F401  # isort: skip
@@ -67,6 +69,8 @@ def scaled_gradients(state: FitState, plan: Plan, rescale: float | Tensor) -> Te
         # before the scaler looks: a batch without any weight has a factor that is not finite, and it skips the step
         torch._foreach_mul_(gradients, rescale.to(gradients[0].dtype) if isinstance(rescale, Tensor) else rescale)
     state.scaler.unscale_(state.optimizer)
+    # after both scalings, as the limit is on the gradient per unit of weight; without a limit, too:
+    # the norm is finite only if every gradient is
     norm = nn.utils.get_total_norm(gradients)
     if plan.clip_grad is not None:
         parameters = [p for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -82,6 +86,7 @@ def update(state: FitState, allowed: Tensor | None = None) -> None:
             may be taken.
     """
     optimizer = state.optimizer
+    # the scaler suppresses by itself what is not finite, which a weight of 0 has become in `scaled_gradients`
     if allowed is None or state.scaler.is_enabled():
         state.scaler.step(optimizer)
         state.scaler.update()
@@ -89,6 +94,7 @@ def update(state: FitState, allowed: Tensor | None = None) -> None:
         optimizer.found_inf = (~allowed).to(torch.float32)  # type: ignore[attr-defined]
         optimizer.step()
         del optimizer.found_inf  # type: ignore[attr-defined]
+    # no other way is left than to wait for the device
     elif allowed:
         optimizer.step()
 
@@ -120,12 +126,14 @@ class FusedSteps:
                 states = [optimizer.state[parameter] for parameter in parameters]
                 moments = [[state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step")]
                 gradients = [parameter.grad for parameter in parameters]
+                # the group and not its values: the schedule moves its rate
                 self._calls.append((group, (parameters, gradients, *moments)))
                 self._steps += moments[2]
 
     @torch.no_grad()
     def step(self) -> None:
         """Do what `step` of each optimiser would."""
+        # the kernels read the counts of steps and leave it to their caller to raise them
         torch._foreach_add_(self._steps, 1)
         for group, (parameters, gradients, means, squares, steps) in self._calls:
             self._kernel(
@@ -133,6 +141,7 @@ class FusedSteps:
                 gradients,
                 means,
                 squares,
+                # maxima of amsgrad, which is off
                 [],
                 steps,
                 lr=group["lr"],

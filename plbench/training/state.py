@@ -36,6 +36,7 @@ class Tally:
 
     def vector(self, total: Tensor, weight: Tensor | float, request: ControlRequest) -> Tensor:
         """Return total, weight and requests of this process, to be summed over all."""
+        # one vector, so that one all-reduce carries everything
         return torch.stack([self._on_device(value) for value in (total, weight, request.save, request.stop)])
 
     def _on_device(self, value: Tensor | float) -> Tensor:
@@ -46,6 +47,7 @@ class Tally:
     def note(self, sums: Tensor, is_sound: Tensor, step: int) -> None:
         """Take one step in."""
         total, weight = sums[0], sums[1]
+        # a batch without known labels has no loss, and 0 / 0 would spoil the epoch's
         self.loss_sum += torch.where(weight > 0, total / weight, 0.0)
         first = ~is_sound & (self._bad_step < 0)
         self._bad_step = torch.where(first, step, self._bad_step)
@@ -65,6 +67,7 @@ class Tally:
                 raise TrainingError(f"the gradient of method {name!r} is not finite {place}, though its loss is")
             raise TrainingError(f"the loss of method {name!r} is {loss} {place}")
         save, stop = self._requests.tolist()
+        # or what is handled now would be handled again at the next look
         self._requests.zero_()
         return ControlRequest(save > 0, stop > 0)
 

@@ -78,6 +78,7 @@ class Stepper:
             request: of this process.
         """
         state.model.train()
+        # None and not 0: the optimiser passes over parameters that a step does not use
         state.optimizer.zero_grad(set_to_none=True)
         shares = self.execution.world.shares(num_images)
         total, weight = self._gradients(state.scaler, batch, shares, progress)
@@ -97,6 +98,7 @@ class Stepper:
         total: Tensor = torch.zeros((), device=self.execution.device)
         weight: Tensor | float = 0.0
         pieces = [batch] if is_idle else list(_pieces(batch, self.plan.accumulate))
+        # dropout draws by an image's row in the global batch
         row = sum(shares[: world.rank])
         for number, piece in enumerate(pieces, 1):
             with (
@@ -105,13 +107,18 @@ class Stepper:
             ):
                 with self.execution.autocast():
                     output = self.network(piece, progress)
+                # backward may compute activations again, which need the masks that they had
                 self.dropout.rewind()
                 self.clock.lap("forward")
                 if self.method.batch_scope == "batch":
                     loss = self._of_whole_batch(output, piece, shares, progress)
+                    # by images, which are known beforehand; the weight of the whole batch only comes with the last sum
+                    # (`_update`), and then turns this into a mean over weight
                     scaler.scale(loss.total / num_images).backward()
+                    # every process has the loss of the whole batch, and the sum over processes must hold it once
                     counted = loss if world.is_main else Loss(torch.zeros_like(loss.total), 0.0)
                 elif is_idle:
+                    # the others wait for this process's gradients, of which it has none to add
                     counted = Loss(_nothing(output), 0.0)
                     counted.total.backward()
                 else:
@@ -138,6 +145,7 @@ class Stepper:
         total, weight = widened(output.new_zeros(())), cast("Tensor | float", 0.0)
         for start in range(0, len(output), rows):
             part = slice(start, start + rows)
+            # a leaf of its own, so that the block's graph is freed before the next one is made
             block = output.detach()[part].requires_grad_()
             loss = self.method.loss(widened(block), _part(batch, part), progress)
             scaler.scale(loss.total / num_images).backward()
@@ -176,6 +184,7 @@ class Stepper:
         total, weight = sums[0], sums[1]
         is_sound = torch.isfinite(total)
         if self.execution.reads_late:
+            # a batch without weight has no finite gradient after scaling, and nothing is wrong with it
             is_sound &= scaled_gradients(state, self.plan, num_images / weight) | (weight == 0)
             update(state, is_sound & (weight > 0))
             moves = True  # where weights stay, their average comes a step nearer to them
@@ -194,8 +203,10 @@ class Stepper:
 
 def rows_per_block(output: Any, num_rows: int) -> int | None:
     """Return rows of logits whose loss is computed at a time; None where all are."""
+    # of any other output only its method knows whether its rows are images
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != num_rows:
         return None
+    # in float32, in which the loss is computed whatever the type of the logits
     size = 4 * output.numel()
     return None if size < LARGE_LOGITS_BYTES else max(1, num_rows * LOSS_BLOCK_BYTES // size)
 

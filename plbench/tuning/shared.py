@@ -66,6 +66,7 @@ class SharedStudy:
         with self._reaching(), self._liveness.claiming():
             self._give_up_lost()
             taken = sum(_counts(trial) for trial in self._frozen())
+            # batches end at multiples of `most`, so that a study that was broken off asks as one that was not
             wanted = max(0, min(most - taken % most, num_trials - taken))
             until = time.monotonic() + _ASKED_SECONDS
             claims = [self._ask_anew(taken + place, until) for place in range(wanted)]
@@ -113,6 +114,7 @@ class SharedStudy:
         self._liveness.close()
 
     def _frozen(self) -> list[FrozenTrial]:
+        # not copied: they are asked for often, and only read
         return sorted(self.study.get_trials(deepcopy=False), key=lambda trial: trial.number)
 
     def _ask_anew(self, index: int, until: float) -> Claim:
@@ -137,11 +139,13 @@ class SharedStudy:
     def _ask(self, index: int, attempt: int) -> Claim:
         """Ask a sampler of the index's own seed, so that a study that was broken off draws as one that was not."""
         names = (index, attempt) if attempt else (index,)
+        # numpy's generators of the kind that Optuna uses take 32 bits
         seed = derive_seed(self.spec.seed, "sampler", *names) % 2**32
         self.study.sampler = optuna.samplers.TPESampler(
             n_startup_trials=_NUM_RANDOM, multivariate=True, constant_liar=True, seed=seed
         )
         trial = self.study.ask(self._distributions)
+        # the heartbeat before the mark: a marked trial without one would never be missed
         self._liveness.taken(trial)
         trial.set_user_attr("worker", self._worker)
         return Claim(index, self._values(trial.params, trial.user_attrs), trial)
@@ -206,10 +210,13 @@ def speaking_of(place: str) -> Iterator[None]:
         raise unwritable(Path(error.filename or place), error) from error
     except Exception as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        # by name: the drivers need not be installed to be ruled out
         if type(cause).__module__.split(".")[0] not in ("sqlalchemy", "psycopg"):
             raise
+        # `storage._open_database` says which driver is missing
         if type(cause).__name__ == "NoSuchModuleError":
             raise
+        # the driver's own words: SQLAlchemy's go on with the statement and its values
         why = str(getattr(cause, "orig", None) or cause).splitlines()[0][:160]
         raise StoreError(f"the storage {place} cannot be used: {why}; start the database, or fix --storage") from error
 

@@ -80,6 +80,7 @@ def _made(
                 )
             if not trials:
                 queue_start(study, spec)
+            # last: a study without it is one whose making was broken off
             study.set_user_attr("spec", spec.model_dump(mode="json"))
             return study
     differs = differences(found, spec.model_dump(mode="json"))
@@ -114,6 +115,7 @@ def _open_journal(path: Path) -> JournalStorage:
         with path.open("ab"):  # a lock would be waited for without end where nothing can be written
             pass
         lock = _JournalLock(path)
+        # or a line that another worker is writing would be taken for a torn one
         lock.acquire()
         try:
             _cut_torn_line(path)
@@ -182,9 +184,12 @@ def _open_database(url: str, spec: StudySpec) -> tuple[RDBStorage, str]:
         raise PlbenchError(
             "--storage is not a URL that can be read; give one such as postgresql://user@host/database"
         ) from error
+    # it is said in messages
     place = parsed.render_as_string(hide_password=True)
+    # a trial may take hours, after which a server may have closed the connection
     options: dict[str, Any] = {"pool_pre_ping": True}
     if parsed.get_backend_name() == "postgresql":
+        # PostgreSQL's client would wait without end for a host that does not answer
         options["connect_args"] = {"connect_timeout": 10}
     try:
         with speaking_of(place), warnings.catch_warnings():

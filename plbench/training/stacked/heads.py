@@ -120,6 +120,7 @@ def fit_together(
         report: called with steps done and steps in all, counted over the orders.
         between_epochs: called when all heads have ended an epoch; what it raises ends the training.
     """
+    # stacked anew whenever a head is done, so that no work goes into heads that need none
     while active := [head for head in heads if not head.is_done]:
         num_lanes, num_threads = _shape(active, execution.device)
         orders = [_Order(members, inputs, execution, num_threads) for members in _by_order(active)]
@@ -147,6 +148,7 @@ def _fit_until_one_is_done(
         for taken in itertools.zip_longest(*epochs, fillvalue=0):  # a step in each lane, in turn
             done += sum(taken)
             report(done, last * steps)
+        # equal shares: most of the time goes into what heads have in common
         seconds = (time.perf_counter() - start) / len(heads)
         for head in heads:
             head.seconds += seconds
@@ -174,6 +176,7 @@ def _shape(heads: Sequence[Head], device: torch.device) -> tuple[int, int]:
         return 1, 1
     cores, groups = torch.get_num_threads(), _by_order(heads)
     num_threads = max(1, min(cores, max(len(members) for members in groups) // HEADS_PER_THREAD))
+    # where one order's threads take all cores, orders side by side gain nothing
     return (min(len(groups), 2 * cores // num_threads) if num_threads < cores else 1), num_threads
 
 
@@ -185,7 +188,9 @@ def _lanes(number: int, num_threads: int) -> Iterator[list[Lane]]:
     try:
         with contextlib.ExitStack() as stack:
             yield [
-                [stack.enter_context(ThreadPoolExecutor(1, "heads")) for _ in range(num_threads)] for _ in range(number)
+                # of one thread each: the steps of a block must be taken in order
+                [stack.enter_context(ThreadPoolExecutor(1, "heads")) for _ in range(num_threads)]
+                for _ in range(number)
             ]
     finally:
         torch.set_num_threads(cores)
@@ -209,6 +214,7 @@ class _Order:
         self.plan, self.state = heads[0].plan, heads[0].state
         self.steps_per_epoch = math.ceil(len(inputs) / self.plan.batch_size)
         self.dtype = torch.float32 if execution.precision == "float32" else getattr(torch, execution.precision)
+        # in float64, too, stacks must equal heads that train alone: there they are compared to 1e-8
         if next(self.state.model.parameters()).dtype == torch.float64:
             self.dtype = torch.float64
         self.blocks = [_Block(members, execution, self.dtype) for members in _blocks(heads, num_blocks)]
@@ -265,6 +271,7 @@ class _Order:
 
 def _wait_for(futures: Sequence[Future[None]]) -> None:
     for future in futures:
+        # not only waited for: what a step raised in its thread is raised here
         future.result()
 
 
@@ -282,6 +289,7 @@ class _Block:
             column = [model[number] for model in models]
             linear = [layer for layer in column if isinstance(layer, nn.Linear)]
             averaged = [layer for model in averages if isinstance(layer := model[number], nn.Linear)]
+            # layers without parameters are the same for all heads of one model: any head's will do
             self.layers.append(StackedLinear(linear, averaged, dtype) if linear else column[0])
         self.parts = [(slice(start, start + len(m)), _stacked(m)) for start, m in _parts(heads)]
         self.fused: FusedSteps | None = None
@@ -296,8 +304,11 @@ class _Block:
         for rows, method in self.parts:
             loss = Guarded(method).loss(logits[rows], batch, progress, (rows.stop - rows.start,))
             totals.append(loss.total)
+            # one number where it follows from the labels alone, which the heads share
             weights.append(torch.as_tensor(loss.weight, device=logits.device).expand(rows.stop - rows.start))
         total, weight = torch.cat(totals), torch.cat(weights)
+        # heads have no parameter in common, so that the sum's gradient is each head's own;
+        # no zero_grad: the products are written over the last step's gradients
         (total.sum() / num_images).backward()
         self._note(total.detach(), weight, progress)
         self._update(weight.tolist(), num_images)
@@ -333,11 +344,13 @@ class _Block:
 
     def _note(self, total: Tensor, weight: Tensor, progress: Progress) -> None:
         self.loss_sum += torch.where(weight > 0, total / weight, 0.0)
+        # steps go on to the end of the epoch: they spoil none but the head's own parameters
         newly_bad = ~torch.isfinite(total) & (self.bad_step < 0)
         self.bad_step[newly_bad] = progress.step
 
     def _update(self, weights: Sequence[float], num_images: int) -> None:
         moved = [number for number, weight in enumerate(weights) if weight > 0]
+        # nothing to clip or to rescale: kernels can step along the gradients as they are
         plain = self.heads[0].plan.clip_grad is None and all(weight == num_images for weight in weights)
         if plain and self.fused is not None:
             self.fused.step()
@@ -345,13 +358,16 @@ class _Block:
             for number in moved:
                 apply_gradients(self.heads[number].state, self.heads[number].plan, num_images / weights[number])
             if plain:
+                # only now: the step above has made the optimisers' states, which it collects
                 self.fused = FusedSteps([head.state.optimizer for head in self.heads])
         average = self.heads[0].state.ema
         if average is not None:
+            # all heads stand at one step of equal plans, and so at one decay
             share = 1.0 - average.get_decay(self.heads[0].state.step)
             for layer in self.layers:
                 if isinstance(layer, StackedLinear):
                     layer.move_average(share, None if len(moved) == len(self.heads) else moved)
+        # those without weight, too: a training alone counts such a step and moves its schedule
         for head in self.heads:
             head.state.schedule.step()
             head.state.step += 1
@@ -367,6 +383,7 @@ def _blocks(heads: Sequence[Head], least: int) -> Iterator[list[Head]]:
         sides[_side(head)].append(head)
     ordered = [head for side in sides.values() for head in side]
     most = max(1, BLOCK_BYTES // _parameter_bytes(heads[0].state.model))
+    # a multiple of the number of threads, so that none is idle while others have a block left
     number = min(len(heads), least * math.ceil(len(heads) / (least * most)))
     for block in range(number):
         yield ordered[len(heads) * block // number : len(heads) * (block + 1) // number]

@@ -20,6 +20,7 @@ def layers_of(model: nn.Module) -> list[nn.Module] | None:
         return None if any(part is None for part in parts) else [layer for part in parts if part for layer in part]
     if type(model) is nn.Identity:
         return []
+    # exactly these: a subclass may compute something else
     return [model] if type(model) in (nn.Linear, nn.ReLU, nn.Dropout) else None
 
 
@@ -42,15 +43,18 @@ class StackedLinear:
         """
         self.dtype = dtype
         self._tenants: list[Tensor] = []
+        # requires a gradient only so that autograd calls `_Product.backward`, which writes all gradients itself
         self.weight = self._adopt([layer.weight for layer in layers]).requires_grad_()
         self.weight_grad = self._adopt_gradients([layer.weight for layer in layers])
         self.bias: Tensor | None = None
         self.bias_grad: Tensor | None = None
         if layers[0].bias is not None:
+            # requires none: it reaches the product with the layer, not as an input that autograd sees
             self.bias = self._adopt([layer.bias for layer in layers])
             self.bias_grad = self._adopt_gradients([layer.bias for layer in layers])
         self._averaged: list[tuple[Tensor, Tensor]] = []
         if averages:
+            # the same memory, detached: autograd must not follow the average
             self._averaged.append((self._adopt([layer.weight for layer in averages]), self.weight.detach()))
             if self.bias is not None:
                 self._averaged.append((self._adopt([layer.bias for layer in averages]), self.bias))
@@ -72,12 +76,14 @@ class StackedLinear:
     def release(self) -> None:
         """Give every layer its parameters back, in memory of their own."""
         for parameter in self._tenants:
+            # a slice would keep the tensors of all heads alive
             parameter.data = parameter.data.clone()
             parameter.grad = None
 
     def _adopt(self, parameters: Sequence[Tensor]) -> Tensor:
         stacked = torch.stack([parameter.data for parameter in parameters])
         for parameter, own in zip(parameters, stacked, strict=True):
+            # through .data: the parameter stays the object that its optimiser knows
             parameter.data = own
         self._tenants += parameters
         return stacked
@@ -117,7 +123,9 @@ class _Product(torch.autograd.Function):
         else:
             _product(gradient.mT, inputs, layer.weight_grad)
         if layer.bias_grad is not None:
+            # in the parameter's type: a sum over the batch in half precision would lose digits
             torch.sum(gradient, dim=1, dtype=layer.bias_grad.dtype, out=layer.bias_grad)
+        # None for the weight: its gradient lies where it belongs, and autograd would add to it
         if not ctx.needs_input_grad[0]:
             return None, None, None
         return (gradient @ weight if inputs.ndim == 3 else (gradient @ weight).sum(0)), None, None
