@@ -95,6 +95,10 @@ def bytes_per_head(model: nn.Module, batch_size: int) -> int:
     """Return memory that a head takes in a stack.
 
     Parameters with gradient, moments and average, and its activations.
+
+    Args:
+        model: of one head.
+        batch_size: rows of a batch.
     """
     widths = sum(layer.out_features for layer in layers_of(model) or () if isinstance(layer, nn.Linear))
     return 5 * _parameter_bytes(model) + 4 * _LOGIT_TENSORS * batch_size * widths
