@@ -162,7 +162,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, world: World, shares: tuple[int, ...]) -> Tensor:
         ctx.place, ctx.num_rows = (sum(shares[: world.rank]), shares[world.rank]), len(values)
-        # all_gather wants one shape in all processes, and stand-in rows are nobody else's business
+        # all_gather wants one shape in all processes; rows beyond the share are stand-ins, which must not count
         padded = values.new_zeros((max(shares), *values.shape[1:]))
         padded[: shares[world.rank]] = values[: shares[world.rank]]
         parts = [torch.empty_like(padded) for _ in shares]

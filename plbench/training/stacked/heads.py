@@ -152,7 +152,7 @@ def _fit_until_one_is_done(
         for taken in itertools.zip_longest(*epochs, fillvalue=0):  # a step in each lane, in turn
             done += sum(taken)
             report(done, last * steps)
-        # equal shares: most of the time goes into what heads have in common
+        # equal shares: in one pass over many heads no time is a single head's
         seconds = (time.perf_counter() - start) / len(heads)
         for head in heads:
             head.seconds += seconds
