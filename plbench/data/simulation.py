@@ -142,7 +142,7 @@ def frequency_biased(
     negatives_per_positive: float = 1.0,
     seed: int,
 ) -> PartialLabels:
-    """Return the more frequent a class, the smaller the chance that a present label of it is annotated.
+    """Annotate present labels with a chance that falls with the frequency of their class.
 
     The chance for a class with n positives is proportional to n^-bias, capped at 1, and scaled so that the
     expected share of all positives that stay known is `keep_probability`.
@@ -222,6 +222,13 @@ class Simulation:
     def apply(self, labels: PartialLabels, seed: int) -> PartialLabels:
         """Return partial labels from complete ones; "none" gives back whatever labels it gets.
 
+        Args:
+            labels: complete labels [N, C]; any, for "none".
+            seed: at least 0.
+
+        Returns:
+            [N, C], a subset of the cells.
+
         Raises:
             PlbenchError: if the labels are not complete.
         """
@@ -232,6 +239,12 @@ class Simulation:
 
 def parse(text: str) -> Simulation:
     """Read a simulation from text such as "none", "fpc=300" or "frequency-biased=0.1,bias=0.5,negatives=3".
+
+    Args:
+        text: the kind, or terms NAME=NUMBER with the kind's own number first; numbers left out take their defaults.
+
+    Returns:
+        The simulation with all of its numbers.
 
     Raises:
         PlbenchError: if there is no such simulation, or a number is missing, malformed or out of range.

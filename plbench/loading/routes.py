@@ -118,7 +118,7 @@ def _moved(view: Tensor, device: torch.device) -> Tensor:
 
 
 def finished(transform: EvalTransform | TrainTransform, batch: Unscaled) -> Tensor:
-    """Return scaled, normalised and cut out: float32 [B, 3, H, W], wherever the batch is."""
+    """Scale, normalise and cut out: float32 [B, 3, H, W], wherever the batch is."""
     base = transform.base if isinstance(transform, TrainTransform) else transform
     images = base.scaled(batch.pixels)
     if batch.boxes is not None:

@@ -31,7 +31,7 @@ class EvalTransform:
     std: tuple[float, float, float]
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Return image to float32 [3, size, size]."""
+        """Turn an image into float32 [3, size, size]."""
         return self.scaled(self.pixels(image)).contiguous()
 
     def resize(self, image: Image.Image) -> Image.Image:
@@ -41,7 +41,7 @@ class EvalTransform:
         return image.resize((self.size, self.size), Image.Resampling.BILINEAR)
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """Return image to uint8 [size, size, 3]."""
+        """Turn an image into uint8 [size, size, 3]."""
         return as_bytes(self.resize(image))
 
     def scaled(self, pixels: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class TrainTransform:
         )
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Return image to float32 [3, size, size]. Draws from the global generators, which the loader seeds."""
+        """Turn an image into float32 [3, size, size]. Draws from the global generators, which the loader seeds."""
         pixels = self.base.scaled(self.pixels(image)).contiguous()
         return pixels if self.erase is None else self.erase(pixels)
 

@@ -13,7 +13,15 @@ from plbench.losses import Number, partial_asymmetric_loss
 
 
 def matching(value: Number, like: Tensor) -> Tensor:
-    """Return a hyper-parameter in the dtype and on the device of `like`, so that stacked heads are not widened."""
+    """Return a hyper-parameter in the dtype and on the device of `like`, so that stacked heads are not widened.
+
+    Args:
+        value: a number, or [H, 1, 1] of H stacked heads.
+        like: any shape.
+
+    Returns:
+        A scalar tensor, or [H, 1, 1].
+    """
     return value.to(like) if isinstance(value, Tensor) else like.new_full((), value)
 
 
@@ -31,9 +39,7 @@ def known_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def expected_positives_penalty(logits: Tensor, *, num_positives: Number) -> Tensor:
-    """Return squared distance between predicted and expected number of positives, `((k' - k) / C)^2` (Cole et al.
-
-    2021).
+    """Return the squared distance of predicted and expected positives, `((k' - k) / C)^2` (Cole et al. 2021).
 
     Args:
         logits: [..., B, C]; `k'` is the mean over the batch's images of the sum over classes of p.

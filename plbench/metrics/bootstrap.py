@@ -75,7 +75,16 @@ def resample_weights(num_images: int, num_replicates: int, seed: int, start: int
 
 
 def draw_indices(stream: str, size: int, below: int) -> npt.NDArray[np.int64]:
-    """Return `size` integers in 0..below-1 from the named stream; equal on every machine."""
+    """Return `size` integers in 0..below-1 from the named stream; equal on every machine.
+
+    Args:
+        stream: name of the stream; the same name always gives the same numbers.
+        size: how many.
+        below: in 1..2^32.
+
+    Returns:
+        [size] int64.
+    """
     key = int.from_bytes(hashlib.sha256(stream.encode()).digest()[:16], "little")
     # 32 of 64 bits, so that the product with `below` does not overflow
     high_bits = np.random.PCG64(key).random_raw(size) >> np.uint64(32)
@@ -83,7 +92,15 @@ def draw_indices(stream: str, size: int, below: int) -> npt.NDArray[np.int64]:
 
 
 def raw_uniforms(stream: str, size: int) -> Float64Array:
-    """Return `size` numbers in (0, 1) from the named stream; equal on every machine."""
+    """Return `size` numbers in (0, 1) from the named stream; equal on every machine.
+
+    Args:
+        stream: name of the stream, as of `draw_indices`.
+        size: how many.
+
+    Returns:
+        [size] float64, in steps of 2^-31.
+    """
     # half a step off: at 0 and 1 a quantile would be infinite
     return (draw_indices(stream, size, 2**31) + 0.5) / 2**31
 

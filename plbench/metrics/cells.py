@@ -130,7 +130,14 @@ class Cells:
 
 
 def joined_cells(parts: Sequence[Cells]) -> Cells:
-    """Return cells of one part that several processes scored, in the order in which one process would have them."""
+    """Return cells of one part that several processes scored, in the order in which one process would have them.
+
+    Args:
+        parts: cells of each process; the cells of an image are all in one of them.
+
+    Returns:
+        All cells by rising row; `in_top` is None where one of the parts has none.
+    """
     if len(parts) == 1:
         return parts[0]
     rows = np.concatenate([part.rows for part in parts])
@@ -170,7 +177,17 @@ def top_places(scores: FloatArray, k: int = TOP) -> BoolArray:
 
 
 def check_columns(class_index: IntArray, scores: FloatArray, positives: BoolArray, num_classes: int) -> None:
-    """Raise a PlbenchError where the columns of K cells are not what the metrics rely on."""
+    """Raise a PlbenchError where the columns of K cells are not what the metrics rely on.
+
+    Args:
+        class_index: [K] integers in 0..num_classes-1.
+        scores: [K] floats, finite.
+        positives: [K] bool.
+        num_classes: C.
+
+    Raises:
+        PlbenchError: if a shape, type or range is another, or a score is not finite.
+    """
     if scores.ndim != 1 or not class_index.shape == scores.shape == positives.shape:
         raise PlbenchError(
             f"class_index {list(class_index.shape)}, scores {list(scores.shape)} and positives "

@@ -65,7 +65,13 @@ def run_starts(*keys: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
 
 
 def rank_cells(owner: IntArray, scores: FloatArray, positives: BoolArray) -> Ranking:
-    """Rank the K cells of every owner at once: one sort by score, then a stable one by owner."""
+    """Rank the K cells of every owner at once: one sort by score, then a stable one by owner.
+
+    Args:
+        owner: [K] at least 0: the class of each cell, or its image.
+        scores: [K] finite.
+        positives: [K] bool.
+    """
     # need not be stable: equal scores form one group, in whatever order
     by_score = np.argsort(-scores)
     narrow = owner.astype(np.min_scalar_type(owner.max(initial=0)))  # 16 bits or fewer sort in linear time
@@ -143,7 +149,16 @@ def lowest_average_precision(num_positives: npt.ArrayLike, num_negatives: npt.Ar
 
 
 def count_cells(owner: IntArray, chosen: BoolArray, num_owners: int) -> tuple[IntArray, IntArray]:
-    """Return how many cells of each class (or image) are chosen, and how many are not."""
+    """Return how many cells of each class (or image) are chosen, and how many are not.
+
+    Args:
+        owner: [K] in 0..num_owners-1.
+        chosen: [K] bool.
+        num_owners: number of classes (or images).
+
+    Returns:
+        Two [num_owners].
+    """
     inside = np.bincount(owner[chosen], minlength=num_owners)
     return inside, np.bincount(owner, minlength=num_owners) - inside
 
@@ -186,7 +201,14 @@ class Metrics:
         return Metrics(ap, self.num_positives, self.num_negatives)
 
     def group(self, class_index: Sequence[int]) -> tuple[float, int]:
-        """Return mAP(C) in percent over the given classes only, and how many of them are defined."""
+        """Return mAP(C) in percent over the given classes only, and how many of them are defined.
+
+        Args:
+            class_index: classes of the group.
+
+        Returns:
+            The mean AP in percent, NaN where no class is defined; and how many are.
+        """
         ap = self.ap[np.asarray(class_index, np.intp)]
         defined = ap[~np.isnan(ap)]
         return (100 * float(defined.mean()) if defined.size else float("nan")), defined.size
@@ -194,6 +216,10 @@ class Metrics:
 
 def evaluate(scores: npt.ArrayLike, labels: PartialLabels | npt.ArrayLike) -> Metrics:
     """Return metrics of dense scores [N, C] against labels N x C of +1, -1 and 0; only known cells count.
+
+    Args:
+        scores: [N, C] in the order of `labels`; logits or probabilities.
+        labels: N x C, +1 present, -1 verified absent, 0 (or not stored) unknown.
 
     Raises:
         PlbenchError: as `Cells.from_scores`.
@@ -207,7 +233,12 @@ def evaluate(scores: npt.ArrayLike, labels: PartialLabels | npt.ArrayLike) -> Me
 
 
 def evaluate_cells(cells: Cells, ranking: Ranking | None = None) -> Metrics:
-    """Return metrics of stored cells. `ranking` is that of `rank_by_class`, if it is there."""
+    """Return metrics of stored cells.
+
+    Args:
+        cells: known cells.
+        ranking: that of `rank_by_class`, if it is there; computed otherwise.
+    """
     ap = _precision_of(ranking or rank_by_class(cells), cells.num_classes)
     return Metrics(ap, *count_cells(cells.class_index, cells.positives, cells.num_classes))
 
@@ -353,7 +384,12 @@ def _harmonic(first: float, second: float) -> float:
 
 
 def predictions(cells: Cells, predicted: BoolArray) -> Predictions:
-    """Count what is predicted at the known cells, [K] bool."""
+    """Count what is predicted at the known cells, [K] bool.
+
+    Args:
+        cells: known cells.
+        predicted: [K] bool.
+    """
     claims, _ = count_cells(cells.class_index, predicted, cells.num_classes)
     hits, _ = count_cells(cells.class_index, predicted & cells.positives, cells.num_classes)
     return Predictions(claims, hits, *count_cells(cells.class_index, cells.positives, cells.num_classes))
@@ -375,6 +411,10 @@ def f1_scores(cells: Cells, threshold: npt.ArrayLike) -> F1:
     """Return CF1 and OF1 at a threshold for all classes, or one for each, [C].
 
     A score that reaches it predicts the class.
+
+    Args:
+        cells: known cells.
+        threshold: one for all classes, or [C], on the scale of the scores.
     """
     return predictions_at(cells, threshold).f1()
 
@@ -446,7 +486,11 @@ def rank_by_image(cells: Cells) -> Ranking:
 def ranking_loss(cells: Cells, ranking: Ranking | None = None) -> float:
     """Return share in [0, 1] of an image's known (positive, negative) pairs that are ordered wrongly; ties are half.
 
-    The mean over the images that have both; NaN if none has. `ranking` is that of `rank_by_image`, if it is there.
+    The mean over the images that have both; NaN if none has.
+
+    Args:
+        cells: known cells.
+        ranking: that of `rank_by_image`, if it is there; computed otherwise.
     """
     ranking = ranking or rank_by_image(cells)
     negatives = ranking.sizes - ranking.positives
@@ -459,8 +503,12 @@ def ranking_loss(cells: Cells, ranking: Ranking | None = None) -> float:
 def precision_at_k(cells: Cells, k: int, ranking: Ranking | None = None) -> float:
     """Return p@k in percent: the share of an image's k highest-scored classes that are present, averaged.
 
-    Scores tied at the k-th place share what places are left, so that the order of classes is no advantage. `ranking` is
-    that of `rank_by_image`, if it is there.
+    Scores tied at the k-th place share what places are left, so that the order of classes is no advantage.
+
+    Args:
+        cells: of complete labels.
+        k: in 1..C.
+        ranking: that of `rank_by_image`, if it is there; computed otherwise.
 
     Raises:
         PlbenchError: if a cell is unknown (P@k has no meaning then) or k is not in 1..C.
@@ -480,6 +528,11 @@ def precision_at_k(cells: Cells, k: int, ranking: Ranking | None = None) -> floa
 
 def per_class_table(metrics: Metrics, class_ids: Sequence[str], class_names: Sequence[str]) -> list[dict[str, Any]]:
     """Return one row per class: class_id, class_name, ap (percent, None where undefined), positives, negatives.
+
+    Args:
+        metrics: of C classes.
+        class_ids: [C] in the order of the metrics.
+        class_names: [C] likewise.
 
     Raises:
         PlbenchError: if there is not one id and one name per class.

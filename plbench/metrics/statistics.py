@@ -74,14 +74,26 @@ class Sample:
         seeds: Sequence[int] = (),
         bounds: tuple[float, float] = (-math.inf, math.inf),
     ) -> Sample:
-        """Make the sample of runs: points [S] or [S, K], replicates [..., R] with the same leading dimensions."""
+        """Make the sample of runs: points [S] or [S, K], replicates [..., R] with the same leading dimensions.
+
+        Args:
+            points: [S] by seed, or [S, K] by seed and tuning study, percent.
+            replicates: [S, R] or [S, K, R], the bootstrap replicates of each.
+            seeds: [S] that tell which values pair up; empty where nothing pairs.
+            bounds: lowest and highest value that the metric can take on this data.
+        """
         values, drawn = np.asarray(points, np.float64), np.asarray(replicates, np.float64)
         # the mean over runs first: they share the test images, whose noise must count once
         return cls(values, drawn.reshape(-1, drawn.shape[-1]).mean(axis=0), tuple(seeds), bounds)
 
     @classmethod
     def of_seeds(cls, points: npt.ArrayLike, seeds: Sequence[int] = ()) -> Sample:
-        """Make the sample of a quantity that varies by seed alone."""
+        """Make the sample of a quantity that varies by seed alone.
+
+        Args:
+            points: [S] by seed.
+            seeds: [S] that tell which values pair up; empty where nothing pairs.
+        """
         # one replicate, whose variance is 0: no test images make it uncertain
         return cls(np.asarray(points, np.float64), np.zeros(1), tuple(seeds))
 
@@ -175,6 +187,12 @@ class Estimate:
         Student's t with Satterthwaite's degrees of freedom is too narrow for a few seeds with some image noise (92 %
         where 95 are wanted), the mean of both critical values by their variances (Cochran and Cox, 1950) too wide
         (97.2 %); the mean of the two covers 93.5 to 96.5 %.
+
+        Args:
+            level: in (0, 1]; 0.05 for a 95 % interval.
+
+        Returns:
+            In the metric's unit; 0 without any variance, NaN where a variance is.
         """
         total = self.image_variance + self.seed_variance
         # not `<= 0`, which would let NaN pass
@@ -297,7 +315,7 @@ def shares_best(samples: Sequence[Sample], *, seed: int) -> Float64Array:
 
 
 def holm(p_values: npt.ArrayLike) -> Float64Array:
-    """Return holm's step-down adjustment (1979): the chance of any false claim stays below the level.
+    """Return Holm's step-down adjustment (1979): the chance of any false claim stays below the level.
 
     Args:
         p_values: [M], one for each comparison.
@@ -360,7 +378,7 @@ def _added(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _variance(values: Float64Array) -> float:
-    """Return unbiased; 0 of a single value. Replicates in which no class was defined are left out."""
+    """Return the unbiased variance; 0 of a single value. Replicates in which no class was defined are left out."""
     known = values[~np.isnan(values)]
     return float(known.var(ddof=1)) if known.size > 1 else 0.0
 
@@ -416,7 +434,17 @@ def banerjee_reach(level: npt.ArrayLike, images: Float64Array, seeds: Float64Arr
 
 
 def banerjee_p(value: Float64Array, images: Float64Array, seeds: Float64Array, dof: Float64Array) -> Float64Array:
-    """Return the two-sided p value of no difference: the level whose `banerjee_reach` is the difference."""
+    """Return the two-sided p value of no difference: the level whose `banerjee_reach` is the difference.
+
+    Args:
+        value: [P] differences.
+        images: [P] variance that is known.
+        seeds: [P] variance that was estimated.
+        dof: [P] its degrees of freedom.
+
+    Returns:
+        [P] in [1e-16, 1].
+    """
     # halving brackets takes all pairs at once, where a root finder takes one
     low, high = np.full(len(value), -16.0), np.zeros(len(value))  # powers of ten
     for _ in range(32):  # to a billionth of a power of ten
@@ -429,7 +457,7 @@ def banerjee_p(value: Float64Array, images: Float64Array, seeds: Float64Array, d
 def shrink_variances(
     variances: Float64Array, dof: Float64Array, *, max_dof: float
 ) -> tuple[Float64Array, Float64Array]:
-    """Return shrink variances towards each other by how alike they are (empirical Bayes: Smyth, 2004, section 6.2).
+    """Shrink variances towards each other by how alike they are (empirical Bayes: Smyth, 2004, section 6.2).
 
     Args:
         variances: [P].

@@ -95,7 +95,7 @@ def conclude(active: ActiveRun, timing: outcome.Timing) -> Record:
 
 
 def _write_down(active: ActiveRun, scored: outcome.Scored | None, timing: outcome.Timing) -> Record:
-    """Return the main process's work alone."""
+    """Write the files of the run; the main process alone calls this."""
     assert scored is not None
     folder, spec = active.folder, active.spec
     with active.phase("intervals"):

@@ -156,6 +156,13 @@ def save(path: Path, spec_sha256: str, state: dict[str, Any]) -> None:
 def load(path: Path, spec_sha256: str) -> dict[str, Any]:
     """Read the weights of a run that is done, onto the CPU.
 
+    Args:
+        path: of the file that `save` wrote.
+        spec_sha256: of the run that the weights must belong to.
+
+    Returns:
+        What `save` was given as `state`.
+
     Raises:
         StoreError: if the file is damaged, or another run's.
     """

@@ -43,7 +43,11 @@ class Clock:
         self.lap("other")
 
     def lap(self, phase: str) -> None:
-        """Count what was done since the last lap to this phase."""
+        """Count what was done since the last lap to this phase.
+
+        Args:
+            phase: one of `PHASES`.
+        """
         if not self._on_gpu:
             now = time.perf_counter()
             self._seconds[phase] += now - self._last

@@ -47,11 +47,22 @@ class World:
         return self.rank == 0
 
     def shares(self, num_rows: int) -> list[int]:
-        """Return rows of a global batch that fall to each process."""
+        """Return rows of a global batch that fall to each process.
+
+        Args:
+            num_rows: of the global batch.
+
+        Returns:
+            [size], by rank; 0 for processes that a short batch leaves without a row.
+        """
         return [len(share_of(num_rows, rank, self.size)) for rank in range(self.size)]
 
     def sum_(self, values: Tensor) -> Tensor:
-        """Replace values by their sum over all processes, the same bits in each."""
+        """Replace values by their sum over all processes, the same bits in each.
+
+        Args:
+            values: of one shape in all processes; written to.
+        """
         if self.size > 1:
             dist.all_reduce(values)
         return values
@@ -76,7 +87,11 @@ class World:
         return values
 
     def shared(self, make: Callable[[], T]) -> T:
-        """Return what the main process makes, for all. The others wait."""
+        """Return what the main process makes, for all. The others wait.
+
+        Args:
+            make: called in the main process alone; what it returns must be picklable.
+        """
         if self.size == 1:
             return make()
         values = [make() if self.is_main else None]
@@ -85,13 +100,20 @@ class World:
 
     @torch.no_grad()
     def copy_from_main_(self, tensors: Iterable[Tensor]) -> None:
-        """Replace tensors by those of the main process."""
+        """Replace tensors by those of the main process.
+
+        Args:
+            tensors: the same number, order and shapes in all processes; written to in all but the main one.
+        """
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
     def check_same(self, facts: Mapping[str, str]) -> None:
         """Make sure that all processes are about to do the same.
+
+        Args:
+            facts: what must agree, by name, as it is said in the error.
 
         Raises:
             PlbenchError: in all of them, naming the first process and fact that differ.
@@ -140,7 +162,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, world: World, shares: tuple[int, ...]) -> Tensor:
         ctx.place, ctx.num_rows = (sum(shares[: world.rank]), shares[world.rank]), len(values)
-        # all_gather wants one shape in all processes, and stand-in rows are nobody else's business
+        # all_gather wants one shape in all processes; rows beyond the share are stand-ins, which must not count
         padded = values.new_zeros((max(shares), *values.shape[1:]))
         padded[: shares[world.rank]] = values[: shares[world.rank]]
         parts = [torch.empty_like(padded) for _ in shares]
@@ -173,6 +195,12 @@ def is_launched() -> bool:
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[World]:
     """Join the world that the environment names (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), while the scope lasts.
+
+    Args:
+        device: of this process; on a GPU, tensors there travel by NCCL and all others by gloo.
+
+    Yields:
+        The world; `ALONE` where this process was not launched as one of several.
 
     Raises:
         PlbenchError: if the other processes cannot be reached.

@@ -29,6 +29,19 @@ def prepare_fit(model: nn.Module, method: Method, plan: Plan, steps_per_epoch: i
     """Return optimiser, schedule, weight average and scaler for a model that is about to train.
 
     Among several GPUs, batch normalisation takes its statistics over all of them.
+
+    Args:
+        model: in its initial state; moved to the device of `execution`.
+        method: says which parameters learn, and how fast (`param_groups`).
+        plan: optimiser, rates, epochs and average.
+        steps_per_epoch: optimiser steps, over all processes: ceil(N / batch_size).
+        execution: where and how precisely.
+
+    Returns:
+        The state before the first step.
+
+    Raises:
+        PlbenchError: if the method has no parameter to train.
     """
     # torch's synchronised batch normalisation does not run on a CPU
     if execution.world.size > 1 and execution.device.type == "cuda":

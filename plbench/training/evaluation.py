@@ -63,7 +63,14 @@ class View:
 def compute(
     model: nn.Module, function: Function, inputs: Inputs, execution: Execution
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Stream (row index [b], function(model, inputs) as float32) on the CPU, every row once, in order, everywhere."""
+    """Stream (row index [b], function(model, inputs) as float32) on the CPU, every row once, in order, everywhere.
+
+    Args:
+        model: put in eval mode for each batch.
+        function: of the model and inputs [b, ...]; gives a row for each input.
+        inputs: the part to look at.
+        execution: where and how precisely.
+    """
 
     def evaluated(values: Tensor) -> Tensor:
         with evaluation_mode(model), torch.inference_mode(), execution.autocast():
@@ -133,7 +140,18 @@ def predict_share(
     passes: int = 1,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Do as `predict`, but in each process only for the batches that fall to it: together, every row once."""
+    """Do as `predict`, but in each process only for the batches that fall to it: together, every row once.
+
+    Args:
+        model, method, inputs, execution, dropout_seed, passes: as of `predict`.
+        report: is told rows done, about, and rows in all.
+
+    Yields:
+        Row index [b] and scores [b, C] float32, on the CPU.
+
+    Raises:
+        TrainingError: if scores have another shape, or are not finite.
+    """
     num_classes, world, done = inputs.labels.num_classes, execution.world, 0
     world.copy_from_main_(model.buffers())  # statistics of batches that each process saw on its own
     for rows, values in inputs.ordered(EVAL_BATCH_SIZE, world):
@@ -162,6 +180,10 @@ def collect_cells(stream: Iterator[tuple[Tensor, Tensor]], labels: PartialLabels
     """Return scores at the known cells only, from a stream of dense batches: all that metrics ever see.
 
     Unknown cells leave a trace in one place: they take places among the highest-scored classes (`Cells.in_top`).
+
+    Args:
+        stream: row index [b] and scores [b, C], as `predict` gives them.
+        labels: of all rows.
     """
     parts: list[tuple[np.ndarray, ...]] = []
     for rows, scores in stream:

@@ -100,6 +100,10 @@ class Guarded:
     def diagnostics(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         """Return the masks by name.
 
+        Args:
+            output: as the hook takes it.
+            batch: likewise; labels [B, C].
+
         Raises:
             PluginError: if the hook raises, or gives anything else than tensors by name.
         """
@@ -144,6 +148,11 @@ def _call(method: Method | type[Method], hook: str, function: Callable[..., Any]
 
 def construct(kind: type[Method], params: Any, task: Task) -> Method:
     """Return a method, built.
+
+    Args:
+        kind: the method's class.
+        params: an instance of its `Params`.
+        task: what it may know of data and run.
 
     Raises:
         PluginError: if its constructor raises, or leaves `params` or `task` unset.

@@ -40,6 +40,12 @@ class Inputs(Protocol):
         """Return training batches of one epoch: every row once, by the run's seed; or only those from one on.
 
         Of each, this process's share; where that is empty, rows that stand in (see `EpochOrder`).
+
+        Args:
+            batch_size: rows of a global batch; the last one may be short.
+            epoch: from 0 on; with the seed it decides order and augmentation.
+            first_batch: where to begin, to go on in the middle of an epoch.
+            world: whose shares the batches are cut into.
         """
         ...
 
@@ -49,6 +55,10 @@ class Inputs(Protocol):
         Every row once, in order, without augmentation.
 
         Among several processes the batches are dealt out in turn, whole, so that they are computed as by one.
+
+        Args:
+            batch_size: rows of a batch, whole in one process.
+            world: among whose processes the batches are dealt out.
         """
         ...
 
@@ -145,7 +155,12 @@ class FeatureInputs:
         self.features, self.rows, self.labels, self.seed = features, rows, labels, seed
 
     def reseeded(self, seed: int, labels: PartialLabels | None = None) -> FeatureInputs:
-        """Return the same features, whose training batches come in another order, with other labels where given."""
+        """Return the same features, whose training batches come in another order, with other labels where given.
+
+        Args:
+            seed: orders the training batches.
+            labels: of the same rows; None to keep those there are.
+        """
         # shallow: the features are shared, and nobody writes to them
         other = copy.copy(self)
         other.seed = seed

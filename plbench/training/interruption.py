@@ -40,6 +40,9 @@ def listening(*, among_several: bool = False) -> Iterator[Interruption]:
 
     Alone, a second signal ends the program at once. Among several processes, which may be told twice (by the terminal
     and by what launched them), it is a timer that does so. Outside the main thread nothing changes.
+
+    Args:
+        among_several: whether this process is one of several that train together.
     """
     heard = Interruption()
     # Python lets only the main thread set handlers

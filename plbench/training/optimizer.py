@@ -21,6 +21,17 @@ def make_optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.
     CSL's loss is a sum over the images of a step, here it is their mean. Adam does not notice a constant factor on its
     gradient, but what is added to the gradient (the coupled decay) and to its root mean square (eps) is then as much
     larger beside it: both are divided by the number of images of a step.
+
+    Args:
+        model: on its device, on which it depends whether the optimiser is fused.
+        method: its `param_groups` may scale a group's rate by `lr_scale`.
+        plan: kind, peak rate and decay.
+
+    Returns:
+        The optimiser, and the peak rate of each of its groups.
+
+    Raises:
+        PlbenchError: if there is no parameter to train.
     """
     images_per_step = plan.batch_size if plan.optimizer == "adam-coupled" else 1
     decay = plan.weight_decay / images_per_step
@@ -42,7 +53,16 @@ def make_optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.
 
 
 def make_average(model: nn.Module, plan: Plan, num_steps: int) -> Any:
-    """Return timm's EMA with warm-up. Its horizon 1 / (1 - decay) is capped at a share of the run's steps."""
+    """Return timm's EMA with warm-up. Its horizon 1 / (1 - decay) is capped at a share of the run's steps.
+
+    Args:
+        model: copied.
+        plan: `ema_decay`, and `ema_horizon` as a share of the steps.
+        num_steps: of the whole run.
+
+    Returns:
+        timm's ModelEmaV3; None where the plan wants none, or the run is too short for one.
+    """
     horizon = plan.ema_horizon * num_steps
     # an average over one step is the weights themselves
     if plan.ema_decay == 0 or horizon <= 1:
@@ -100,7 +120,13 @@ def update(state: FitState, allowed: Tensor | None = None) -> None:
 
 
 def apply_gradients(state: FitState, plan: Plan, rescale: float) -> None:
-    """Step along the gradients, rescaled once from per-image to per-weight, whatever they are."""
+    """Step along the gradients, rescaled once from per-image to per-weight, whatever they are.
+
+    Args:
+        state: whose optimiser steps.
+        plan: `clip_grad` limits the norm after rescaling.
+        rescale: number of images over the weight of the batch.
+    """
     gradients = [p.grad for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
     if rescale != 1.0:
         torch._foreach_mul_(gradients, rescale)

@@ -17,7 +17,14 @@ SKIPPED, WARM_UP, TRACED = 4, 2, 6
 def traced(
     folder: Path, *, rank: int, device: torch.device, tell: Callable[[str], None]
 ) -> Iterator[Callable[[], None]]:
-    """Yield what to call after each step; write `folder`/profile/rank-R.json, and tell where it lies."""
+    """Yield what to call after each step; write `folder`/profile/rank-R.json, and tell where it lies.
+
+    Args:
+        folder: of the run.
+        rank: of this process, for the file's name.
+        device: whose work is traced beside the CPU's.
+        tell: is given a sentence at the end.
+    """
     from torch.profiler import ProfilerActivity, profile, schedule
 
     path = folder / "profile" / f"rank-{rank}.json"

@@ -35,7 +35,16 @@ class Tally:
         self._requests = torch.zeros(2, dtype=self._dtype, device=device)
 
     def vector(self, total: Tensor, weight: Tensor | float, request: ControlRequest) -> Tensor:
-        """Return total, weight and requests of this process, to be summed over all."""
+        """Return total, weight and requests of this process, to be summed over all.
+
+        Args:
+            total: of this process's loss, a scalar.
+            weight: that the total is a sum over.
+            request: of this process.
+
+        Returns:
+            [4] on the device.
+        """
         # one vector, so that one all-reduce carries everything
         return torch.stack([self._on_device(value) for value in (total, weight, request.save, request.stop)])
 
@@ -45,7 +54,13 @@ class Tally:
         return torch.full_like(self.loss_sum, value)  # a copy from the host would wait for the device
 
     def note(self, sums: Tensor, is_sound: Tensor, step: int) -> None:
-        """Take one step in."""
+        """Take one step in.
+
+        Args:
+            sums: [4] as of `vector`, summed over all processes.
+            is_sound: a bool on the device: whether loss and gradient are finite.
+            step: its number.
+        """
         total, weight = sums[0], sums[1]
         # a batch without known labels has no loss, and 0 / 0 would spoil the epoch's
         self.loss_sum += torch.where(weight > 0, total / weight, 0.0)
@@ -56,6 +71,10 @@ class Tally:
 
     def read(self, name: str, steps_per_epoch: int) -> ControlRequest:
         """Return what processes requested since the last look; waits for the device.
+
+        Args:
+            name: of the method, for the error.
+            steps_per_epoch: to tell the epoch of a bad step.
 
         Raises:
             TrainingError: if a step was not finite.

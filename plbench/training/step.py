@@ -202,7 +202,12 @@ class Stepper:
 
 
 def rows_per_block(output: Any, num_rows: int) -> int | None:
-    """Return rows of logits whose loss is computed at a time; None where all are."""
+    """Return rows of logits whose loss is computed at a time; None where all are.
+
+    Args:
+        output: what a method's forward gave.
+        num_rows: images of the batch.
+    """
     # of any other output only its method knows whether its rows are images
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != num_rows:
         return None

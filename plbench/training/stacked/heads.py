@@ -95,6 +95,10 @@ def bytes_per_head(model: nn.Module, batch_size: int) -> int:
     """Return memory that a head takes in a stack.
 
     Parameters with gradient, moments and average, and its activations.
+
+    Args:
+        model: of one head.
+        batch_size: rows of a batch.
     """
     widths = sum(layer.out_features for layer in layers_of(model) or () if isinstance(layer, nn.Linear))
     return 5 * _parameter_bytes(model) + 4 * _LOGIT_TENSORS * batch_size * widths
@@ -148,7 +152,7 @@ def _fit_until_one_is_done(
         for taken in itertools.zip_longest(*epochs, fillvalue=0):  # a step in each lane, in turn
             done += sum(taken)
             report(done, last * steps)
-        # equal shares: most of the time goes into what heads have in common
+        # equal shares: in one pass over many heads no time is a single head's
         seconds = (time.perf_counter() - start) / len(heads)
         for head in heads:
             head.seconds += seconds

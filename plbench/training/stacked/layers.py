@@ -65,7 +65,12 @@ class StackedLinear:
         return outputs
 
     def move_average(self, share: float, heads: Sequence[int] | None = None) -> None:
-        """Move the averages by a share of the way towards the weights; those of some heads alone, where given."""
+        """Move the averages by a share of the way towards the weights; those of some heads alone, where given.
+
+        Args:
+            share: 1 minus the decay, in [0, 1].
+            heads: positions in the stack; None for all.
+        """
         for average, weight in self._averaged:
             if heads is None:
                 average.lerp_(weight, share)
