@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from plbench.cli import app
+from plbench.cli.wording import in_options
 from plbench.comparison.compare import compare
 from plbench.errors import StoreError
 from plbench.runs import run as runner
@@ -155,7 +156,7 @@ def test_no_command_shows_it(run: Path) -> None:
         result = CliRunner().invoke(app, [*words, *where])
         shown = result.output.replace(str(result.exception), "")
         assert "99.00" not in shown and run.name not in shown.replace(str(run), "").split("left out")[0]
-        told = f"{result.output} {result.exception}"
+        told = in_options(f"{result.output} {result.exception}")  # as `main` says it
         assert "map_c.value is 99.0" in told and "--force" in told
     assert isinstance(CliRunner().invoke(app, ["board", "card", run.name, *where]).exception, StoreError)
 
