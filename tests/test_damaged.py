@@ -259,7 +259,7 @@ class TestRuns:
         folder, record = workspace.store.run_folder(plan.spec.key), plan.finished(workspace.store)
         assert record is not None
         flip(folder / name)
-        with pytest.raises(StoreError, match=rf"{name} was changed since run .*; run it again with --force"):
+        with pytest.raises(StoreError, match=rf"{name} was changed since run .*; run it again with `force=True`"):
             whole_file(folder, record, name)
 
 

@@ -208,7 +208,7 @@ def open_boards(root: Path, names: Sequence[str] = ()) -> list[BoardFolder]:
     """
     there = sorted(path.parent.name for path in root.glob(f"*/{BOARD}"))
     if not there:
-        raise PlbenchError(f"{root} holds no boards; give the folder of a checkout's leaderboards with --boards DIR")
+        raise PlbenchError(f"{root} holds no boards; give the folder of a checkout's leaderboards with `boards=DIR`")
     for name in names:
         if name not in there:
             raise PlbenchError(f"{root} has no board {name!r}; {did_you_mean(name, there)}")

@@ -45,7 +45,7 @@ def export(root: Path, to: Path, *, sources: str | None = None) -> list[Path]:
     if stale := build.differing(files):
         raise PlbenchError(f"{stale[0]} is not what the records give; plbench board build fixes it")
     if root.resolve() in (to.resolve(), *to.resolve().parents):
-        raise PlbenchError(f"--to {to} lies inside {root}; give a folder elsewhere")
+        raise PlbenchError(f"`to={to}` lies inside {root}; give a folder elsewhere")
     try:
         files[root / build.PAGE] = render_page(boards, sources=sources)
         contents = {path.relative_to(root): content.encode() for path, content in files.items()}

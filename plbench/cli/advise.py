@@ -27,9 +27,9 @@ def advise(
     ] = None,
 ) -> None:
     """Say which treatment of unknown labels suits your own data, from frozen features, or that nobody can tell."""
+    from plbench.cli.request import request_from_options
     from plbench.experiments.mechanism.advice import OWN_LABELS, read_map
     from plbench.experiments.mechanism.advice import advise as ask
-    from plbench.runs.plan import options
 
     if seeds < 1:
         raise PlbenchError(f"--seeds {seeds}: at least one model must estimate, and 3 to see how sure it is")
@@ -38,7 +38,7 @@ def advise(
     # as the map was made, unless somebody says otherwise
     usual = {"recipe": "quick", "regime": "probe"}
     given = {**setting, **{key: value for key, value in usual.items() if setting[key] is None}}
-    request = options.request_from_options({**given, "method": "", "dataset": name})
+    request = request_from_options({**given, "method": "", "dataset": name})
     advice = ask(request, workspace_for(setting), known_map, num_seeds=seeds)
     words = ["plbench", "compare", "--dataset", request.dataset, *words_of(given)]
     runs = [] if setting["runs"] == RUNS else ["--runs", str(setting["runs"])]

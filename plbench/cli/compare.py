@@ -11,6 +11,7 @@ import typer
 
 from plbench.cli.options import RUNS, Dataset, Selection, emit
 from plbench.cli.setting import DryRun, Setting, estimating_without_weights, with_setting, workspace_for
+from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError
 
 if TYPE_CHECKING:
@@ -49,13 +50,13 @@ def compare(
     dry_run: DryRun = False,
 ) -> None:
     """Train all methods on one dataset: which one should I use, and how sure is that?"""
+    from plbench.cli.request import request_from_options
     from plbench.comparison.candidates import ALL, choose_candidates
     from plbench.comparison.compare import compare as side_by_side
     from plbench.comparison.picture import draw_comparison
     from plbench.comparison.plan import estimate_comparison, make_runs, plan_comparison
     from plbench.files import try_folder
     from plbench.runs.inspect.statistics import picture_format
-    from plbench.runs.plan import options
     from plbench.runs.plan.label_check import notes_on
 
     if tune is not None and tune < 1:
@@ -68,7 +69,7 @@ def compare(
         picture_format(out)  # before hours of work, not after
         try_folder(out.parent)
     workspace, as_json, names = workspace_for(setting), setting["as_json"], methods or [ALL]
-    request = options.request_from_options({**setting, "method": "", "dataset": dataset, "selection": selection})
+    request = request_from_options({**setting, "method": "", "dataset": dataset, "selection": selection})
     candidates, broken = choose_candidates(names, workspace.registry)
     with estimating_without_weights(workspace, candidates[0].method, candidates[0].params):
         comparison = plan_comparison(request, candidates, seeds, workspace, skipped=broken, num_trials=tune)
@@ -91,7 +92,7 @@ def compare(
     runs, failed = make_runs(comparison, workspace)
     if not runs:
         raise PlbenchError(f"no row is whole, so there is nothing to compare: {failed[0].who}: {failed[0].why}")
-    absent = [f"{entry.who}: {entry.why}" for entry in (*comparison.skipped, *failed)]
+    absent = [in_options(f"{entry.who}: {entry.why}") for entry in (*comparison.skipped, *failed)]
     (result,) = side_by_side(runs, workspace.registry)
     words = _words(comparison.setting, methods, seeds, workspace)
     tuned = [] if tune is None else ["--tune", str(tune)]
@@ -115,7 +116,7 @@ def _tell(
     from plbench.cli.display import tables
     from plbench.comparison.verdict import verdict
 
-    answer = verdict(result)
+    answer = [in_options(sentence) for sentence in verdict(result)]
     content = {
         **result.as_dict(),
         "tied": [row.label for row in result.tied],
@@ -131,7 +132,7 @@ def _tell(
 
 def _words(shared: ResolvedSetting, methods: Sequence[str] | None, seeds: int, workspace: Workspace) -> list[str]:
     """Return the command that asks for a comparison, but for where its files lie."""
-    from plbench.runs.plan.options import options_of
+    from plbench.cli.request import options_of
 
     words = ["plbench", "compare", "--dataset", shared.spec.protocol.dataset, *options_of(shared, workspace)]
     words += [] if methods is None else ["--methods", ",".join(methods)]

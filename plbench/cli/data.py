@@ -25,6 +25,7 @@ from plbench.cli.options import (
     make_workspace,
     open_registry,
 )
+from plbench.cli.wording import in_options
 
 Name = Annotated[str, typer.Argument(help="Name of a dataset.")]
 
@@ -118,6 +119,8 @@ def data_verify(
     options = data_options(labels, images, negative_value, data_option)
     workspace = make_workspace(RUNS, plugin, data_root, quiet=quiet, data_options=options)
     checks = [asdict(check) for check in verify_dataset(name, workspace, decode=decode)]
+    for check in checks:
+        check["fix"] = None if check["fix"] is None else in_options(check["fix"])
     emit(checks, as_json, lambda: tables.print_checks(name, checks))
     if any(check["well"] is False for check in checks):
         raise typer.Exit(2)

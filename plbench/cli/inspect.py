@@ -71,7 +71,7 @@ def methods_check(
     """Try a method on small inputs: what fails is shown on the smallest. Exit code 1 if anything does."""
     from plbench.cli.console import ConsoleReporter
     from plbench.cli.display.findings import print_findings
-    from plbench.runs.plan.options import parse_assignments
+    from plbench.cli.request import parse_assignments
     from plbench.testing.command import check_methods
 
     params = parse_assignments(param) if param else None

@@ -12,6 +12,7 @@ import typer
 
 from plbench.cli.options import Dataset, Method, Param, Selection, emit, open_store
 from plbench.cli.setting import DryRun, Setting, estimating_without_weights, with_setting, workspace_among_others
+from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError, StoreError
 from plbench.training.interruption import Stopped
 
@@ -94,28 +95,25 @@ def _run(
     given: Setting, workspace: Workspace, *, config: Path | None, force: bool, dry_run: int, command: str | None
 ) -> None:
     """Make the run, or say what `dry_run` processes would do where that is not 0; note what `command` was."""
+    from plbench.cli.request import next_steps, parse_assignments, plan_from_file, plan_from_options
     from plbench.data.digests import watching
     from plbench.runs import answered
     from plbench.runs import run as runner
     from plbench.runs.estimate.estimate import describe, estimate_runs
-    from plbench.runs.plan import options
-    from plbench.runs.plan.options import parse_assignments
 
     world, as_json = workspace.world, given["as_json"]
     with (
         watching() as watched,
         estimating_without_weights(workspace, given["method"] or "", parse_assignments(given["param"] or ())),
     ):
-        if config is not None:
-            plan = options.plan_from_file(config, given, workspace)
-        else:
-            plan = options.plan_from_options(given, workspace)
+        plan = plan_from_options(given, workspace) if config is None else plan_from_file(config, given, workspace)
     if world.size > 1:
         world.check_same({name: str(value) for name, value in plan.spec.model_dump(mode="json").items()})
     if dry_run:
         from plbench.cli.display.dry_run import print_dry_run
 
         found = estimate_runs([plan], workspace, force=force, processes=dry_run, thorough=True)
+        found = replace(found, notes=tuple(map(in_options, found.notes)))
         emit(found.as_dict(), as_json, lambda: print_dry_run(found))
         return
     basis = None if command is None else answered.basis(plan, workspace, watched)
@@ -133,9 +131,9 @@ def _run(
         folder = workspace.store.run_folder(record.key)
         if command is not None and basis is not None:
             with contextlib.suppress(StoreError):  # a full disk costs the time to resolve it again
-                steps = options.next_steps(plan, workspace, was_done=True)
+                steps = next_steps(plan, workspace, was_done=True)
                 answered.remember(workspace.store, command, record.key, steps, basis)
-        _print(record, folder, options.next_steps(plan, workspace, was_done), as_json)
+        _print(record, folder, next_steps(plan, workspace, was_done), as_json)
 
 
 def _in_processes(number: int, device: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ import typer
 
 from plbench.cli.options import Dataset, emit
 from plbench.cli.setting import DryRun, Setting, with_setting, words_of, workspace_for
+from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError
 
 if TYPE_CHECKING:
@@ -61,11 +63,14 @@ def study(
     request = _request(experiment, setting, dataset)
     if dry_run:
         text, totals = estimate(experiment, request, workspace, scale, number)
+        text = in_options(text)
         emit({"study": name, "text": text, **totals}, as_json, lambda: typer.echo(text))
         return
     if out is not None:
         try_folder(out)  # before minutes of work, not after
     findings = execute(experiment, request, workspace, scale=scale, num_seeds=number)
+    left_out = tuple(replace(entry, why=in_options(entry.why)) for entry in findings.left_out)
+    findings = replace(findings, left_out=left_out)
     where = findings.context.dataset or "plane"
     folder = out or workspace.store.runs / "studies" / f"{name}-{where}"
     command = _command(name, setting, dataset, scale, seeds)
@@ -75,13 +80,13 @@ def study(
 
 
 def _request(experiment: Experiment, setting: Setting, dataset: str | None) -> Request | None:
-    from plbench.runs.plan import options
+    from plbench.cli.request import request_from_options
 
     if not experiment.needs_dataset:
         if dataset is not None:
             raise PlbenchError(f"--dataset {dataset}: study {experiment.name} draws its own points; leave it out")
         return None
-    return options.request_from_options({**setting, "method": "", "dataset": dataset})
+    return request_from_options({**setting, "method": "", "dataset": dataset})
 
 
 def _command(name: str, setting: Setting, dataset: str | None, scale: Scale, seeds: int | None) -> str:

@@ -47,9 +47,8 @@ def tune(
     """Tune a method on the validation part, then train its best and its starting values with fresh seeds."""
     own = {"method": method, "dataset": dataset, "param": param}
     from plbench.cli.display import tables
-    from plbench.runs.plan import options
+    from plbench.cli.request import parse_assignments, plan_from_options
     from plbench.runs.plan.label_check import notes_on
-    from plbench.runs.plan.options import parse_assignments
     from plbench.tuning.study import parse_ranges
     from plbench.tuning.tune import Settings
     from plbench.tuning.tune import tune as make
@@ -66,7 +65,7 @@ def tune(
         fixed=frozenset(parse_assignments(param or ())),
     )
     with estimating_without_weights(workspace, method or "", parse_assignments(param or ())):
-        plan = options.plan_from_options(given, workspace, scores_test=False)
+        plan = plan_from_options(given, workspace, scores_test=False)
     plan.protocol_data.check_validation()
     second = None if then is None else _second_plan(plan, given, then, workspace)
     if dry_run:
@@ -89,20 +88,20 @@ def tune(
 
 def _second_plan(plan: ResolvedRun, given: dict[str, Any], then: str, workspace: Workspace) -> ResolvedRun:
     """Return the run in the other regime: of the same data, model and parameters, by that regime's own plan."""
-    from plbench.runs.plan import options
+    from plbench.cli.request import plan_from_options
 
     if then == plan.spec.regime:
         raise PlbenchError(f"--then {then}: the study is in that regime already; give --regime probe, or no --then")
     if then == "probe":
         raise PlbenchError("--then probe: what a probe finds is tried on whole networks, not the other way round")
-    return options.plan_from_options({**given, **dict.fromkeys(_OF_PLAN), "regime": then}, workspace, scores_test=False)
+    return plan_from_options({**given, **dict.fromkeys(_OF_PLAN), "regime": then}, workspace, scores_test=False)
 
 
 def _next_steps(
     plan: ResolvedRun, settings: Settings, made: Tuning, param: Any, ranges: Any, workspace: Workspace
 ) -> list[str]:
     """Return what a person might do after a study, as commands that work as they stand."""
-    from plbench.runs.plan import options
+    from plbench.cli.request import options_of
 
     runs = [] if workspace.store.runs == RUNS else ["--runs", str(workspace.store.runs)]
     keys = [key for rows in made.study.rows for key in (*rows.default, *rows.tuned)]
@@ -115,4 +114,4 @@ def _next_steps(
         return [*steps, f"the same command with --trials {more} goes on from here"]  # a URL may hold a password
     words += ["--storage", settings.storage] if settings.storage else []
     words += ["--study", settings.study] if settings.study else []
-    return [*steps, shlex.join([*words, *options.options_of(plan, workspace), *runs])]
+    return [*steps, shlex.join([*words, *options_of(plan, workspace), *runs])]

@@ -11,7 +11,7 @@ from plbench.method import Method
 from plbench.runs.registry import Registry
 
 ALL = "all"
-"""What `--methods` calls everything that is installed."""
+"""What stands for everything that is installed."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Candidate:
 
     @property
     def words(self) -> str:
-        """As `--methods` takes it."""
+        """As a person names it."""
         return f"{self.method}:{self.variant}" if self.variant else self.method
 
 
@@ -58,7 +58,7 @@ def choose_candidates(texts: Sequence[str], registry: Registry) -> tuple[list[Ca
     """
     names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
     if not names:
-        raise PlbenchError("--methods names nobody; give all, a tag such as paper, or names of methods")
+        raise PlbenchError("`methods=` names nobody; give all, a tag such as paper, or names of methods")
     broken = registry.broken("method")
     sound = {name: registry.method(name) for name in registry.names("method") if name not in broken}
     candidates: dict[tuple[str, str | None], Candidate] = {}

@@ -61,7 +61,7 @@ def plan_comparison(
         PlbenchError: if the setting does not exist, one who was named does not fit it, or nobody does.
     """
     if num_seeds < 1:
-        raise PlbenchError(f"--seeds {num_seeds}: a comparison needs at least one seed, and 3 to tell methods apart")
+        raise PlbenchError(f"`seeds={num_seeds}`: a comparison needs at least one seed, and 3 to tell methods apart")
     setting = resolve_setting(request, workspace)
     if num_trials is not None:
         setting = setting.with_budget(num_trials, workspace.reporter)
@@ -79,7 +79,7 @@ def plan_comparison(
         rows.append((candidate, tuple(plans)))
     if not rows:
         why = "; ".join(f"{entry.who}: {entry.why}" for entry in absent)
-        raise PlbenchError(f"no method that --methods names applies to {setting.spec.protocol.name} ({why})")
+        raise PlbenchError(f"no method that `methods=` names applies to {setting.spec.protocol.name} ({why})")
     return Comparison(tuple(rows), tuple(absent), setting)
 
 

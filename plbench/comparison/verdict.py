@@ -46,7 +46,7 @@ def _which(setting: Setting) -> list[str]:
         few = "1 seed is" if len(best.seeds) == 1 else f"{len(best.seeds)} seeds are"
         return [
             first,
-            f"{few} too few to rank methods: other trainings may come out in another order; give --seeds 5.",
+            f"{few} too few to rank methods: other trainings may come out in another order; give `seeds=5`.",
         ]
     tied = setting.tied
     if not tied:
@@ -101,7 +101,7 @@ def _cautions(setting: Setting) -> list[str]:
     fewest = min(len(row.seeds) for row in setting.rows)
     if MIN_SEEDS <= fewest < MIN_SEEDS_RANKED:
         said.append(
-            f"Provisional: {fewest} seeds; boards rank from {MIN_SEEDS_RANKED}, so give --seeds {MIN_SEEDS_RANKED}."
+            f"Provisional: {fewest} seeds; boards rank from {MIN_SEEDS_RANKED}, so give `seeds={MIN_SEEDS_RANKED}`."
         )
     if scored < _MAX_SCORED * number:
         said.append(

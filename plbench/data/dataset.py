@@ -66,9 +66,9 @@ class Dataset(ABC):
 
     Class attributes:
         name, title, licence: as typed, as printed, and under which the data may be used. sources: official addresses.
-        protocols: the questions it is used for; the first is what `--dataset NAME` alone means.
+        protocols: the questions it is used for; the first is meant where nobody says another.
         recipes: ways to train on it; the first is the default.
-        needs_files: False where the dataset makes its own files, so that no `--data-root` is needed.
+        needs_files: False where the dataset makes its own files, so that no folder need be given.
         needs_root: False where its options say where its files are, so that it has no folder of its own.
         official_num_images, official_num_classes: as published, so far as known; a run on another number is `custom/…`.
         collections: image collections that its test images come from, such as "coco", where weights that were trained
@@ -76,7 +76,7 @@ class Dataset(ABC):
         expected_positives: published mean number of positives of an image; None to take that of complete labels, where
             the train split has them, and else to leave it to a person.
         downloads: the published files, for `plbench data download`.
-        Options: what it must be told beside its folder, such as `--labels FILE`.
+        Options: what it must be told beside its folder, such as a file of labels.
     """
 
     name: ClassVar[str]

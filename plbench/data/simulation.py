@@ -297,7 +297,7 @@ def _complete_cells(labels: PartialLabels) -> tuple[IntArray, IntArray, Int8Arra
         raise PlbenchError(
             f"a simulation needs complete labels, but only {labels.num_known} of "
             f"{labels.num_images * labels.num_classes} cells are known; labels that are partial as they come "
-            "take --simulate none"
+            'take `simulate="none"`'
         )
     return labels.cells()
 

@@ -62,7 +62,7 @@ def pretrained_weights(backbone: str) -> Path:
         return _from_hub(backbone, config)
     if config.url:
         return _from_url(backbone, config.url)
-    raise PlbenchError(f"timm publishes no weights for {backbone}; give --weights FILE or --weights random")
+    raise PlbenchError(f'timm publishes no weights for {backbone}; give `weights=FILE` or `weights="random"`')
 
 
 def default_normalisation(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -104,7 +104,7 @@ class Backbone(nn.Module):
         except (RuntimeError, AssertionError, TypeError, ValueError) as error:
             raise PlbenchError(
                 f"backbone {spec.backbone} cannot be built for {spec.image_size} px with pooling "
-                f"{spec.pooling!r}: {error}; try --pooling mean or another --image-size"
+                f'{spec.pooling!r}: {error}; try `pooling="mean"` or another `image_size=`'
             ) from error
 
     def forward(self, images: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class Backbone(nn.Module):
         except (AssertionError, AttributeError) as error:
             raise PlbenchError(
                 f"backbone {type(self.net).__name__} of timm has no gradient checkpointing; leave out "
-                "--grad-checkpointing, and give --accumulate where memory is short"
+                "`grad_checkpointing=True`, and give `accumulate=` where memory is short"
             ) from error
 
 
@@ -162,13 +162,13 @@ def weights_path(spec: ModelSpec, file: Path | None) -> Path | None:
         return None
     if spec.weights == "file":
         if file is None or not file.is_file():
-            raise PlbenchError(f"weights file {file} does not exist; give --weights FILE")
+            raise PlbenchError(f"weights file {file} does not exist; give `weights=FILE`")
         return file
     if spec.weights == "packaged":
         if spec.backbone != PACKAGED_BACKBONE:
             raise PlbenchError(
                 f"packaged weights are those of {PACKAGED_BACKBONE}, not of {spec.backbone}; "
-                "give --weights pretrained, --weights FILE or --weights random"
+                'give `weights="pretrained"`, `weights=FILE` or `weights="random"`'
             )
         return packaged_weights()
     return pretrained_weights(spec.backbone)
@@ -208,7 +208,7 @@ def _pretrained_config(backbone: str) -> Any:
 
     config = get_pretrained_cfg(backbone, allow_unregistered=False)
     if config is None:
-        raise PlbenchError(f"timm publishes no weights for {backbone}; give --weights FILE or --weights random")
+        raise PlbenchError(f'timm publishes no weights for {backbone}; give `weights=FILE` or `weights="random"`')
     return config
 
 
@@ -236,7 +236,7 @@ def _from_hub(backbone: str, config: Any) -> Path:
     raise PlbenchError(
         f"weights of {backbone} could not be downloaded from {config.hf_hub_id} on the Hugging Face hub "
         f"({type(failure).__name__}); with a network: hf download {config.hf_hub_id} — then copy "
-        "~/.cache/huggingface here; or give --weights FILE, or --recipe quick, whose weights are packaged"
+        '~/.cache/huggingface here; or give `weights=FILE`, or `recipe="quick"`, whose weights are packaged'
     ) from failure
 
 
@@ -249,7 +249,7 @@ def _from_url(backbone: str, url: str) -> Path:
         except OSError as error:
             raise PlbenchError(
                 f"weights of {backbone} could not be downloaded from {url}: {error}; download the file elsewhere "
-                f"and give --weights FILE, or --recipe quick, whose weights are packaged"
+                f'and give `weights=FILE`, or `recipe="quick"`, whose weights are packaged'
             ) from error
     return target
 
@@ -295,6 +295,6 @@ def _load_matching(net: nn.Module, state: Mapping[str, Tensor], path: Path) -> N
         found = (missing + wrong)[0]
         raise PlbenchError(
             f"{path} does not fit the backbone: {len(missing)} of {len(wanted)} tensors are missing and {len(wrong)} "
-            f"have another shape (the first: {found}); give --backbone with the architecture of the file"
+            f"have another shape (the first: {found}); give `backbone=` with the architecture of the file"
         )
     net.load_state_dict({name: state[name] for name in wanted})

@@ -97,7 +97,7 @@ def choose_device(name: str | None) -> torch.device:
         if place >= torch.cuda.device_count():
             raise PlbenchError(
                 f"process {place} of this machine has no GPU: there are {torch.cuda.device_count()}; start one process "
-                "for each, or give --device cpu"
+                'for each, or give `device="cpu"`'
             )
         torch.cuda.set_device(place)
         return torch.device("cuda", place)

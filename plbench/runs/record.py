@@ -411,5 +411,5 @@ def whole_file(folder: Path, record: Record, name: str) -> Path:
     path = folder / name
     if not path.is_file() or name not in record.files or reference(path) != record.files[name]:
         what = "was changed since" if path.is_file() else "is missing from"
-        raise StoreError(f"{path} {what} run {record.key}; run it again with --force")
+        raise StoreError(f"{path} {what} run {record.key}; run it again with `force=True`")
     return path

@@ -24,7 +24,7 @@ _GROUPS: dict[Kind, str] = {"method": "plbench.methods", "dataset": "plbench.dat
 
 @dataclass(frozen=True)
 class Source:
-    """Where a plugin comes from: an installed entry point, or a class in a file given with `--plugin`."""
+    """Where a plugin comes from: an installed entry point, or a class in a plugin file."""
 
     name: str
     origin: str
@@ -63,7 +63,7 @@ class Registry:
         return " and ".join(source.origin for source in self.sources[kind][name])
 
     def plugin_files(self) -> tuple[Path, ...]:
-        """Return the files given with `--plugin`, as far as their plugins are still known."""
+        """Return the plugin files, as far as their plugins are still known."""
         sources = [source for by_name in self.sources.values() for found in by_name.values() for source in found]
         files = (Path(source.origin) for source in sources if source.loaded is not None)
         return tuple(dict.fromkeys(path for path in files if path.is_file()))
@@ -94,7 +94,7 @@ class Registry:
         found = self.sources[kind].get(name, [])
         if not found:
             listing = did_you_mean(name, self.names(kind))
-            raise PluginError(f"there is no {kind} {name!r}; {listing}; one in a file of its own needs --plugin FILE")
+            raise PluginError(f"there is no {kind} {name!r}; {listing}; one in a file of its own needs `plugin=FILE`")
         if len(found) > 1:
             origins = " and ".join(source.origin for source in found)
             raise PluginError(f"{kind} {name!r} is provided twice, by {origins}; {_way_out(name, found)}")

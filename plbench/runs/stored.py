@@ -92,9 +92,13 @@ def _table(folder: Path, record: Record, name: str) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         what = "is missing from" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror}), of"
-        raise StoreError(f"{path} {what} run {record.key}; run it again with --force, or delete {folder}") from error
+        raise StoreError(
+            f"{path} {what} run {record.key}; run it again with `force=True`, or delete {folder}"
+        ) from error
     if stated is None or hashlib.sha256(content).hexdigest() != stated.sha256:
-        raise StoreError(f"{path} was changed since run {record.key}; run it again with --force, or delete {folder}")
+        raise StoreError(
+            f"{path} was changed since run {record.key}; run it again with `force=True`, or delete {folder}"
+        )
     return content
 
 
@@ -109,6 +113,6 @@ def _check(folder: Path, record: Record, compare: Callable[[Findings], None]) ->
         why = str(error)
     if why is not None:
         raise StoreError(
-            f"{folder / RECORD} does not agree with the tables of run {record.key}: {why}; run it again with --force, "
-            f"or delete {folder}"
+            f"{folder / RECORD} does not agree with the tables of run {record.key}: {why}; run it again with "
+            f"`force=True`, or delete {folder}"
         )

@@ -77,7 +77,7 @@ def open_dataset(name: str, workspace: Workspace) -> Dataset:
     dataset = locate_dataset(name, workspace)
     missing = dataset.missing()
     if missing:
-        where = f", not found in {dataset.root} (give another folder with --data-root DIR)"
+        where = f", not found in {dataset.root} (give another folder with `data_root=DIR`)"
         needs = ", ".join(missing) + (where if dataset.needs_root else "")
         raise DataError(f"dataset {name!r} needs {needs}; {dataset.fetch_hint()}")
     dataset.warn = workspace.reporter.line  # type: ignore[method-assign,assignment]

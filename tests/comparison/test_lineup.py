@@ -178,7 +178,7 @@ class TestPlanning:
         ("texts", "said"),
         [
             (["ce-ignore,ce-negative"], "method 'ce-ignore' learns"),
-            (["needy"], "no method that --methods names applies"),
+            (["needy"], "no method that `methods=` names applies"),
         ],
     )
     def test_who_was_named_must_apply_and_somebody_must(
@@ -192,7 +192,7 @@ class TestPlanning:
             comparison_of(texts, workspace, request=Request("tiny", "", simulate="single-positive"))
 
     def test_no_seed_is_an_error(self, make_workspace: Callable[..., Workspace]) -> None:
-        with pytest.raises(PlbenchError, match="--seeds 0"):
+        with pytest.raises(PlbenchError, match="`seeds=0`"):
             comparison_of(["paper"], make_workspace(), num_seeds=0)
 
 

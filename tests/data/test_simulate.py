@@ -108,7 +108,7 @@ class TestEverySimulator:
     @pytest.mark.parametrize("text", EVERY_KIND[1:])
     def test_needs_complete_labels(self, text: str) -> None:
         partial = labels_of([[1, 0], [-1, 1]])
-        with pytest.raises(PlbenchError, match=r"complete labels, but only 3 of 4 cells.*--simulate none"):
+        with pytest.raises(PlbenchError, match=r'complete labels, but only 3 of 4 cells.*`simulate="none"`'):
             parse(text).apply(partial, 0)
 
     @pytest.mark.parametrize("text", EVERY_KIND)

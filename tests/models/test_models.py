@@ -93,7 +93,9 @@ class TestBackbones:
     @pytest.mark.parametrize(("backbone", "pooling"), [("test_convnext", "mean+max"), ("test_vit3", "mean")])
     def test_what_cannot_be_built_is_one_sentence(self, backbone: str, pooling: str) -> None:
         spec = TINY.model_copy(update={"backbone": backbone, "pooling": pooling})
-        sentence = f"^backbone {backbone} cannot be built for 32 px with pooling '{pooling[:4]}.*; try --pooling mean"
+        sentence = (
+            f'^backbone {backbone} cannot be built for 32 px with pooling \'{pooling[:4]}.*; try `pooling="mean"`'
+        )
         with pytest.raises(PlbenchError, match=sentence):
             Backbone(spec)
 
@@ -220,7 +222,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("name", [None, "gone.pth"])
     def test_a_file_that_is_not_there_is_asked_for(self, tmp_path: Path, name: str | None) -> None:
-        with pytest.raises(PlbenchError, match=r"weights file .* does not exist; give --weights FILE"):
+        with pytest.raises(PlbenchError, match=r"weights file .* does not exist; give `weights=FILE`"):
             weights_path(FILED, None if name is None else tmp_path / name)
 
     def test_random_weights_need_none(self) -> None:

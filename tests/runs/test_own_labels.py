@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plbench.cli.request import options_of
 from plbench.comparison.candidates import choose_candidates
 from plbench.comparison.plan import plan_comparison
 from plbench.runs import run as runner
 from plbench.runs import schedule, together
-from plbench.runs.plan.options import options_of
 from plbench.runs.plan.resolve import Request, plan_from_spec, plan_run
 from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.protocol import choose_protocol

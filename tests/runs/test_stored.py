@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from plbench.cli import app
+from plbench.cli.wording import in_options
 from plbench.comparison.compare import compare
 from plbench.errors import StoreError
 from plbench.runs import run as runner
@@ -91,7 +92,7 @@ def test_a_figure_that_the_table_does_not_give_is_refused(run: Path, name: str) 
     change, says = LIES[name]
     edit(run, change)
     for read in (read_run, read_own_run, finished_record):
-        with pytest.raises(StoreError, match=rf"{says}.*; run it again with --force, or delete {run}"):
+        with pytest.raises(StoreError, match=rf"{says}.*; run it again with `force=True`, or delete {run}"):
             read(run)
 
 
@@ -108,7 +109,7 @@ def test_a_table_that_is_not_the_records_is_refused(run: Path, act: str, tmp_pat
     elif act == "a link to another":
         (tmp_path / "other.csv").write_text(table + "\n")
         path.symlink_to(tmp_path / "other.csv")
-    with pytest.raises(StoreError, match=r"per_class.csv.*--force"):
+    with pytest.raises(StoreError, match=r"per_class.csv.*`force=True`"):
         read_run(run)
 
 
@@ -118,14 +119,14 @@ def test_an_interval_that_the_replicates_do_not_give_is_refused_where_it_is_read
     assert sorted(replicates_of(run, record)) == ["frequent", "map_c", "map_o", "rare"]
     edit(run, figure(path, 1.5))
     record = read_run(run)
-    with pytest.raises(StoreError, match=rf"metrics.{path.replace('/', '.')} is 1.5.*--force"):
+    with pytest.raises(StoreError, match=rf"metrics.{path.replace('/', '.')} is 1.5.*`force=True`"):
         compare([(run, record)])
 
 
 def test_replicates_of_another_run_are_refused(run: Path) -> None:
     record = read_run(run)
     (run / "replicates.csv").write_text((run / "replicates.csv").read_text().replace("map_c", "map_d", 1))
-    with pytest.raises(StoreError, match=r"replicates.csv was changed since.*--force"):
+    with pytest.raises(StoreError, match=r"replicates.csv was changed since.*`force=True`"):
         compare([(run, record)])
 
 
@@ -155,7 +156,7 @@ def test_no_command_shows_it(run: Path) -> None:
         result = CliRunner().invoke(app, [*words, *where])
         shown = result.output.replace(str(result.exception), "")
         assert "99.00" not in shown and run.name not in shown.replace(str(run), "").split("left out")[0]
-        told = f"{result.output} {result.exception}"
+        told = in_options(f"{result.output} {result.exception}")  # as `main` says it
         assert "map_c.value is 99.0" in told and "--force" in told
     assert isinstance(CliRunner().invoke(app, ["board", "card", run.name, *where]).exception, StoreError)
 

@@ -274,7 +274,7 @@ class TestOptions:
         work = ActiveRun(plan, workspace, {})
         backbone = build_backbone(plan.spec.model, None, 0)
         monkeypatch.setattr(type(backbone.net), "set_grad_checkpointing", refuse)
-        with pytest.raises(PlbenchError, match="has no gradient checkpointing; leave out --grad-checkpointing"):
+        with pytest.raises(PlbenchError, match="has no gradient checkpointing; leave out `grad_checkpointing=True`"):
             work.prepare()
 
     def test_a_compiled_model_trains_alike(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,7 +216,7 @@ def _check_space(sizes: dict[RemoteFile, int | None], root: Path, parallel: int)
     if needed > free:
         raise DataError(
             f"fetching and unpacking takes at least {size_in_words(needed)} in {root}, where {size_in_words(free)} are "
-            "free; free some space, or choose a folder on another disk with --data-root DIR"
+            "free; free some space, or choose a folder on another disk with `data_root=DIR`"
         )
 
 

@@ -84,7 +84,7 @@ class PreparedDataset(Dataset):
         super().__init__(root, cache=cache, options=options)
         self.about = read_preparation(root)
         if self.about.dataset != self.name:
-            raise DataError(f"{root} holds {self.about.dataset!r}, prepared; give --dataset {self.about.dataset}")
+            raise DataError(f'{root} holds {self.about.dataset!r}, prepared; give `dataset="{self.about.dataset}"`')
         if self.official_num_images or self.official_num_classes is not None:  # what was left out makes it another
             self.official_num_images = {**self.about.num_images, **self.official_num_images}  # type: ignore[misc]
         self._splits: dict[str, LabelledSplit] = {}

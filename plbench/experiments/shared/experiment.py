@@ -177,7 +177,7 @@ class Experiment:
         measure: what of it is drawn: metrics of the records (`metrics_of_records`) or what stages computed.
         draw: the figure.
         caption: what is to be seen, without the numbers of images and seeds, which are added.
-        varies_simulation: it chooses how labels are hidden, so that `--simulate` would mean nothing.
+        varies_simulation: it chooses how labels are hidden, so that asking for a simulation would mean nothing.
         needs_dataset: whether anything runs on a dataset at all.
         seeds: by scale, where they are not the usual ones.
         write: more files of text, by name.

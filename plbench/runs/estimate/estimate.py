@@ -399,7 +399,7 @@ class _Pace:
 def _quicker(found: Estimate) -> Iterator[str]:
     quick = any(recipe.name == "quick" for recipe in found.plan.protocol_data.dataset.recipes)
     if found.seconds > DAY and quick and found.plan.recipe.name != "quick":
-        yield "--recipe quick takes minutes to hours"
+        yield '`recipe="quick"` takes minutes to hours'
 
 
 def _notes(found: Estimate, workspace: Workspace) -> Iterator[str]:
@@ -416,10 +416,10 @@ def _notes(found: Estimate, workspace: Workspace) -> Iterator[str]:
         pieces = math.ceil(measured.batch_images / measured.measured_images)
         yield (
             f"{measured.piece_images} images at a time do not fit into the {total / 2**30:.0f} GiB of this GPU; "
-            f"--accumulate {pieces * spec.plan.accumulate} computes it in smaller pieces"
+            f"`accumulate={pieces * spec.plan.accumulate}` computes it in smaller pieces"
         )
     if workspace.decode == "gpu":
-        yield "images were loaded as without --decode gpu: decoding there is not measured"
+        yield 'images were loaded as without `decode="gpu"`: decoding there is not measured'
     if found.num_processes > 1:
         yield "the exchange between processes is not measured"
     yield from _quicker(found)

@@ -33,7 +33,7 @@ def contact_sheet(split: LabelledSplit, path: Path, num_images: int) -> None:
         StoreError: if the file cannot be written.
     """
     if path.suffix.lower() != ".png":
-        raise PlbenchError(f"--out {path}: a contact sheet is a PNG file; give a name that ends in .png")
+        raise PlbenchError(f"`out={path}`: a contact sheet is a PNG file; give a name that ends in .png")
     rows = _choose(len(split.images), num_images)
     columns = min(len(rows), max(1, math.ceil(math.sqrt(len(rows) * 1.5))))
     width, height = _SIDE + _MARGIN, _SIDE + _MARGIN + _LINE * _MAX_LINES

@@ -28,7 +28,7 @@ from plbench.runs.workspace import Workspace, fingerprint, open_dataset
 def prepare(
     name: str, workspace: Workspace, out: Path, *, short_side: int, quality: int, splits: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Pack the images of a dataset, and their labels, into a folder that `--data-root` takes.
+    """Pack the images of a dataset, and their labels, into a folder to read it from later.
 
     Interrupted and called again with the same options it goes on, to the same bytes. Images that cannot be read are
     left out and named.
@@ -50,7 +50,9 @@ def prepare(
     """
     dataset = open_dataset(name, workspace)
     if isinstance(dataset, PreparedDataset):
-        raise PlbenchError(f"{dataset.root} is prepared already; give the folder of the published files as --data-root")
+        raise PlbenchError(
+            f"{dataset.root} is prepared already; give the folder of the published files as `data_root=`"
+        )
     chosen = tuple(dict.fromkeys(splits)) or dataset.used_splits()
     about = Preparation(
         dataset=name,
@@ -105,12 +107,12 @@ def _present(labelled: LabelledSplit, split: str, workspace: Workspace) -> tuple
 def _check_same(about: Preparation, out: Path) -> None:
     if not is_prepared(out):
         if out.is_dir() and any(out.iterdir()):
-            raise DataError(f"{out} holds other files; give an empty or new folder as --out")
+            raise DataError(f"{out} holds other files; give an empty or new folder as `out=`")
         return
     before = read_preparation(out)
     given, found = (item.model_dump(exclude={"done", "groups", "num_images"}) for item in (about, before))
     if differing := [f"{name} {found[name]}, not {given[name]}" for name in given if given[name] != found[name]]:
-        raise DataError(f"{out} was prepared with {', '.join(differing)}; give the same options, or another --out")
+        raise DataError(f"{out} was prepared with {', '.join(differing)}; give the same options, or another `out=`")
 
 
 def _write_labels(labelled: LabelledSplit, folder: Path, notes: tuple[str, ...]) -> None:

@@ -96,7 +96,7 @@ def picture_format(path: Path) -> str:
         PlbenchError: if it is none of them.
     """
     if path.suffix.lower() not in _FORMATS:
-        raise PlbenchError(f"--out {path}: give a name that ends in {', '.join(_FORMATS)}")
+        raise PlbenchError(f"`out={path}`: give a name that ends in {', '.join(_FORMATS)}")
     return path.suffix.lower().removeprefix(".")
 
 

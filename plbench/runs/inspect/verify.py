@@ -64,7 +64,7 @@ def _test_images_in_train(dataset: Dataset, workspace: Workspace) -> Iterator[Ch
     pairs = dict.fromkeys((protocol.train_split, protocol.test_split) for protocol in dataset.protocols)
     for train, test in pairs:
         found = find_duplicates(dataset, train, test)
-        fix = "take them out of one of the two, or run with --allow-duplicates"
+        fix = "take them out of one of the two, or run with `allow_duplicates=True`"
         if found is not None:
             yield Check(f"{test} apart from {train}", str(found) if found else "no image in both", "", not found, fix)
 
@@ -139,5 +139,5 @@ def _verdict(what: str, problems: list[str], *, decode: bool) -> Check:
     if not problems:
         return Check(what, "all decode" if decode else "all there", "", True)
     more = f"; and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
-    fix = "fetch or prepare them again, or run with --skip-unreadable"
+    fix = "fetch or prepare them again, or run with `skip_unreadable=True`"
     return Check(what, "; ".join(problems[:_SHOWN]) + more, "every one readable", False, fix)

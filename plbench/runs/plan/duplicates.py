@@ -126,7 +126,7 @@ def check_apart(
     if not allow:
         raise DataError(
             f"{found}, so a score would be of images that were trained on; take them out of one of the two, or give "
-            "--allow-duplicates to go on with them, in a run that is custom/… and says so"
+            "`allow_duplicates=True` to go on with them, in a run that is custom/… and says so"
         )
     return len(found)
 

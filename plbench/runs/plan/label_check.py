@@ -31,7 +31,7 @@ def check_learnable(protocol_data: ProtocolData, part: TrainPart) -> None:
         fix = "check what the files call present and absent (plbench data stats shows what was read)"
     elif (chosen := protocol_data.train(part)).labels.num_known == 0:
         number = len(chosen.rows)
-        fix = f"the simulation {protocol.simulation} hides them all; give one that keeps more with --simulate"
+        fix = f"the simulation {protocol.simulation} hides them all; give one that keeps more with `simulate=`"
         if protocol.simulation == "none":
             fix = "the known ones are all in its validation part; use more labels"
     else:

@@ -43,7 +43,7 @@ class Request:
     """What a person asked for. None leaves a choice to the protocol or the recipe.
 
     Attributes:
-        method_params: typed values by name, or texts "name=value" as given with -P.
+        method_params: typed values by name, or texts "name=value" as a person writes them.
         model, plan: fields of `ModelSpec` and `Plan` to change from the recipe's.
         scores_test: False where the test split must stay closed, as while something is tuned.
     """
@@ -162,8 +162,8 @@ def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[Pro
     )
     if base.regime == "probe" and base.plan.grad_checkpointing:
         raise PlbenchError(
-            "--grad-checkpointing is for the activations of a backbone, and the probe regime trains a head on cached "
-            "features; leave it out, or give --regime finetune"
+            "`grad_checkpointing=True` is for the activations of a backbone, and the probe regime trains a head on "
+            'cached features; leave it out, or give `regime="finetune"`'
         )
     base = base.model_copy(update={"processes": _deciding_processes(base, workspace)})
     if base.model.weights == "pretrained":
@@ -217,7 +217,7 @@ def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Protoco
     if differs:
         raise PlbenchError(
             f"the run written down cannot be the same here, since {'; '.join(differs)}; use the data and the version "
-            "of plbench that it was written with, or give its options instead of --config"
+            "of plbench that it was written with, or give its options instead of `config=`"
         )
     return plan
 

@@ -216,7 +216,7 @@ def make_task(spec: RunSpec, protocol_data: ProtocolData, artifacts: Mapping[str
 
 def _check_needs(method: type[Method], spec: RunSpec, protocol_data: ProtocolData) -> None:
     if spec.regime == "probe" and method.needs & {"images", "feature_map"}:
-        raise PlbenchError(f"method {method.name!r} needs images, not cached features; give --regime finetune")
+        raise PlbenchError(f'method {method.name!r} needs images, not cached features; give `regime="finetune"`')
     check_learnable(protocol_data, spec.train_part)
     if spec.train_part == "fit":
         protocol_data.check_validation()

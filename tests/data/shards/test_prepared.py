@@ -301,7 +301,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "says"),
         [
-            ({"short_side": 64}, "was prepared with short_side 48, not 64; give the same options, or another --out"),
+            ({"short_side": 64}, "was prepared with short_side 48, not 64; give the same options, or another `out=`"),
             ({"quality": 80}, "was prepared with quality 90, not 80; "),
             ({"splits": ("train",)}, r"was prepared with splits \('train', 'test'\), not \('train',\); "),
         ],
@@ -323,7 +323,7 @@ class TestRefusals:
 
     def test_a_folder_with_other_files(self, make: Make, source: Path, tmp_path: Path) -> None:
         (tmp_path / "photographs").write_text("mine")
-        with pytest.raises(DataError, match="holds other files; give an empty or new folder as --out"):
+        with pytest.raises(DataError, match="holds other files; give an empty or new folder as `out=`"):
             make(tmp_path)
         assert [path.name for path in tmp_path.iterdir() if path.name != "prepare"] == ["photographs"]
         with pytest.raises(DataError, match="holds other files"):

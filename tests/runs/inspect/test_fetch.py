@@ -141,7 +141,9 @@ def desk(
 def test_it_asks_before_it_fills_a_disk(size: int | None, asked: bool, answer: bool, desk: Desk) -> None:
     desk.size, desk.answer = size, answer
     if asked and not answer:
-        with pytest.raises(PlbenchError, match="nothing was fetched; --annotations-only or --split NAME fetch less"):
+        with pytest.raises(
+            PlbenchError, match="nothing was fetched; `annotations_only=True` or `split=NAME` fetch less"
+        ):
             desk.fetch()
         assert desk.fetched == []
     else:

@@ -157,7 +157,7 @@ def test_class_names_are_no_formulas_and_no_markup(holding: Make, tmp_path: Path
 
 @pytest.mark.parametrize("name", ["labels.jpg", "labels", "labels.png.txt", ".png"])
 def test_another_name_is_one_sentence_before_anything_is_read(name: str, tmp_path: Path) -> None:
-    with pytest.raises(PlbenchError, match=rf"--out .*{re.escape(name)}: give a name that ends in \.png, \.svg, \.pdf"):
+    with pytest.raises(PlbenchError, match=rf"`out=.*{re.escape(name)}`: give a name that ends in \.png, \.svg, \.pdf"):
         draw_stats({}, tmp_path / name)
     said = plbench("data", "stats", "openimages-v6", "--data-root", tmp_path / "nowhere", "--out", tmp_path / name)
     assert said.code == 2 and "give a name that ends in .png, .svg, .pdf" in said.err and said.err.count("\n") == 1

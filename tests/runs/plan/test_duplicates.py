@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from plbench.api import DataError, ImageFiles, LabelledSplit, PartialLabels
+from plbench.cli.request import options_of
 from plbench.runs.inspect.verify import verify_dataset
 from plbench.runs.plan.duplicates import contradicting_copies, find_duplicates
 from plbench.runs.plan.near_duplicates import find_near_duplicates
-from plbench.runs.plan.options import options_of
 from plbench.runs.plan.resolve import Request, plan_from_spec, plan_run
 from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.run import run
@@ -81,7 +81,7 @@ def test_they_stop_a_run_by_their_bytes(
     with pytest.raises(
         DataError,
         match=r"^4 test images are byte for byte train images \(test/20.png = train/00.png, test/21.png = "
-        r"train/01.png, test/22.png = train/02.png, \.\.\.\), so .*--allow-duplicates",
+        r"train/01.png, test/22.png = train/02.png, \.\.\.\), so .*`allow_duplicates=True`",
     ):
         planned(workspace)
 
@@ -126,7 +126,7 @@ def test_check_and_verify_say_so(workspace: Workspace, tmp_path: Path) -> None:
     (finding,), (check,) = sights()
     assert finding.passed is False and check.well is False
     assert finding.seen.startswith("10 test images are byte for byte train images (test/20.png = train/00.png, ")
-    assert check.found == finding.seen and check.fix is not None and "--allow-duplicates" in check.fix
+    assert check.found == finding.seen and check.fix is not None and "`allow_duplicates=True`" in check.fix
 
 
 def test_one_file_in_both_parts_is_called_that(workspace: Workspace) -> None:

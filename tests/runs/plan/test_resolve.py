@@ -80,7 +80,7 @@ def test_a_train_part_of_which_nothing_is_known(holding: Make, method: str, simu
 
 
 def test_a_simulation_that_hides_all(make_workspace: Make) -> None:
-    with pytest.raises(DataError, match=r"the simulation rpa=1 hides them all; give one that keeps more .*--simulate"):
+    with pytest.raises(DataError, match=r"the simulation rpa=1 hides them all; give one that keeps more .*`simulate=`"):
         plan_run(Request("tiny", "ce-negative", simulate="rpa=1"), make_workspace())
 
 
