@@ -27,6 +27,7 @@ from plbench.cli.options import (
     emit,
 )
 from plbench.cli.setting import DryRun, workspace_for
+from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError, TrainingError
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def sweep_status(
         "runs": rows,
         "counts": dict(Counter(state.state for state in own)),
         "first": dict(Counter(state.state for state in first)),
-        "left_out": [vars(entry) for entry in expanded.left_out],
+        "left_out": [{"who": entry.who, "why": in_options(entry.why)} for entry in expanded.left_out],
         "excluded": expanded.num_excluded,
         "next": command,
     }
@@ -228,7 +229,7 @@ def _rows(expanded: Expansion, states: Sequence[Standing]) -> list[dict[str, Any
             "protocol": run.plan.spec.protocol.name,
             "state": state.state,
             "map_c": None if state.record is None else state.record.test.map_c.value,
-            "why": state.why,
+            "why": None if state.why is None else in_options(state.why),
         }
         for run, state in zip(expanded.runs, states, strict=True)
     ]
@@ -272,14 +273,14 @@ def _conclude(expanded: Expansion, results: Sequence[Result], status: str, as_js
         done = [(folder(result.key), result) for result in results if isinstance(result, Record)]
         settings = compare(done, expanded.workspace.registry)
     failed = {
-        plan.spec.key: str(result)
+        plan.spec.key: in_options(str(result))
         for plan, result in zip(expanded.plans, results, strict=True)
         if isinstance(result, TrainingError)
     }
     content = {
         "settings": [setting.as_dict() for setting in settings],
         "failed": failed,
-        "left_out": [vars(entry) for entry in expanded.left_out],
+        "left_out": [{"who": entry.who, "why": in_options(entry.why)} for entry in expanded.left_out],
         "excluded": expanded.num_excluded,
         "next": status,
     }

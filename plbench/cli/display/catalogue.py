@@ -9,6 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import numpy as np
 
+from plbench.cli.wording import in_options
 from plbench.data.dataset import Dataset
 from plbench.errors import DataError, PlbenchError
 from plbench.files import unwritable
@@ -143,8 +144,8 @@ def _state(kind: type[Dataset], workspace: Workspace) -> tuple[str, str | None]:
         dataset = locate_dataset(kind.name, workspace)
         missing = dataset.missing()
     except DataError as error:  # files that are there and are not right hide no other dataset
-        return "not usable", str(error)
-    hint = dataset.fetch_hint() if missing else None
+        return "not usable", in_options(str(error))
+    hint = in_options(dataset.fetch_hint()) if missing else None
     if not kind.needs_files:
         return "drawn when first used", hint
     if not kind.needs_root:
