@@ -150,7 +150,7 @@ class _OpenImages(IndexedDataset):
         """Return the command that fetches it."""
         return (
             f"plbench data download {self.name} fetches annotations, validation and test, and the 1.7 million train "
-            "images that have boxes (--annotations-only: no images); all images belong in SPLIT/ID.jpg, "
+            "images that have boxes (`annotations_only=True`: no images); all images belong in SPLIT/ID.jpg, "
             f"SPLIT/SPLIT_0/ID.jpg to SPLIT_f, or tar files; the others' addresses are listed at {self.sources[0]}"
         )
 
@@ -255,7 +255,7 @@ class OpenImagesV6(_OpenImages):
         if (self.root / "data.csv").is_file() and not (self.root / self.class_list).is_file():
             raise DataError(
                 f"{self.root} holds a data.csv, as the authors of CSL publish V6; it has a protocol of its own: "
-                "give --dataset openimages-v6-csl"
+                'give `dataset="openimages-v6-csl"`'
             )
         return super().missing()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,16 +66,15 @@ class ColumnFinder:
         for option in ("leave_out", "keep"):
             for name in getattr(options, option):
                 if name not in table.columns:
-                    raise self._absent(name, f"-D {option}", table.columns)
+                    raise self._absent(name, f"`options.{option}=`", table.columns)
         self._columns = [name for name in table.columns if name not in options.leave_out]
         self._image, self._label = self._named("image"), self._named("label")
         self._value, self._split = self._named("value"), self._named("split")
         if self._image is None:
             found = ", ".join(self._columns[:12]) + (", …" if len(self._columns) > 12 else "")
-            guess = shlex.quote(f"image_column={self._guess_image()}")
             raise DataError(
                 f"{table.path} has no column {options.image_column!r}; it has {found}; name the one with the image "
-                f"files, such as -D {guess}"
+                f"files, such as `options.image_column={self._guess_image()!r}`"
             )
         self._sample = table.sample()
         self._codes = {name: [CodeOf()[text] for text in texts] for name, texts in self._sample.items()}
@@ -97,11 +95,11 @@ class ColumnFinder:
             return asked if asked != _NONE else None
         alike = [name for name in self._columns if look(name).casefold() == look(asked).casefold()]
         if option in self._options.model_fields_set and not alike:
-            raise self._absent(asked, f"-D {option}", self._columns)
+            raise self._absent(asked, f"`options.{option}=`", self._columns)
         if len(alike) > 1:
             raise DataError(
                 f"{self._table.path} has columns {' and '.join(map(repr, alike))}; say which with "
-                f"-D {shlex.quote(f'{option}={alike[0]}')}"
+                f"`options.{option}={alike[0]!r}`"
             )
         if alike:
             self._notes.append(f"column {alike[0]!r} was taken for {asked!r}")
@@ -130,17 +128,18 @@ class ColumnFinder:
     def _tell_layout(self) -> Layout:
         asked, path, label = self._options.layout, self._table.path, self._label
         if asked == "long" and label is None:
-            raise self._absent(self._options.label_column, "-D label_column", self._columns)
+            raise self._absent(self._options.label_column, "`options.label_column=`", self._columns)
         if asked or label is None:
             return asked or "wide"
         doubtful = [name for name in self._others() if self._has_values(name)]
         if self._value is None and self._options.value_column != _NONE and len(doubtful) < 2:
             return "long"  # which asks whether the one is its column of values
         if doubtful:
-            wide = "-D layout=wide" if self._has_values(label) else f"{leave_out([label])}"
+            wide = "`options.layout='wide'`" if self._has_values(label) else leave_out([label])
             raise DataError(
-                f"{path} has a column {label!r}, and in {doubtful[0]!r} values as of a class; give -D layout=long if "
-                f"each row is one label, or {wide} if each row is one image and {doubtful[0]!r} is a class"
+                f"{path} has a column {label!r}, and in {doubtful[0]!r} values as of a class; give "
+                f"`options.layout='long'` if each row is one label, or {wide} if each row is one image and "
+                f"{doubtful[0]!r} is a class"
             )
         return "long"
 
@@ -151,7 +150,7 @@ class ColumnFinder:
         """Return a row for every label."""
         assert self._image is not None and self._label is not None
         if self._options.keep:
-            raise DataError("-D keep names classes of a wide table; this one is long: leave the option out")
+            raise DataError("`options.keep=` names classes of a wide table; this one is long: leave the option out")
         self._ask_for_split(self._others())
         wanted = {self._image, self._label, self._value, self._split}
         if left := [repr(name) for name in self._columns if name not in wanted]:
@@ -166,23 +165,23 @@ class ColumnFinder:
         """
         if self._value is not None or self._options.value_column == _NONE:
             return
-        although = ", although --negative-value is given" if self._options.negative_value else ""
+        although = ", although `negative_value=` is given" if self._options.negative_value else ""
         found = ", ".join(self._columns[:12]) + (", …" if len(self._columns) > 12 else "")
         guess = ""
         if likely := next((name for name in self._others() if self._has_values(name)), None):
-            guess = f"is it {likely!r}? Name it with -D {shlex.quote(f'value_column={likely}')}; or "
+            guess = f"is it {likely!r}? Name it with `options.value_column={likely!r}`; or "
             assert self._image is not None and self._label is not None
             if len(set(self._sample[self._image])) == len(self._sample[self._image]):
                 guess += f"if each row is one image and {likely!r} a class, give {leave_out([self._label])}; or "
         elif sure := next((name for name in self._others() if self._has_shares(name)), None):
             guess = (
                 f"{sure!r} may be one, but has numbers between 0 and 1: write 1, 0 or nothing in their place and name "
-                f"it with -D {shlex.quote(f'value_column={sure}')}; or "
+                f"it with `options.value_column={sure!r}`; or "
             )
         raise DataError(
             f"{self._table.path} has no column {self._options.value_column!r}, which says whether a label is present "
-            f"or absent{although}; it has {found}; {guess}give -D value_column=none if every row says that its class "
-            "is present"
+            f"or absent{although}; it has {found}; {guess}give "
+            "`options.value_column='none'` if every row says that its class is present"
         )
 
     def _has_shares(self, name: str) -> bool:
@@ -194,7 +193,9 @@ class ColumnFinder:
         assert self._image is not None
         for option in ("label_column", "value_column", "label_separator"):
             if option in self._options.model_fields_set and getattr(self._options, option) not in (None, _NONE):
-                raise DataError(f"{self._table.path} is a wide table, which has no use for -D {option}; leave it out")
+                raise DataError(
+                    f"{self._table.path} is a wide table, which has no use for `options.{option}=`; leave it out"
+                )
         if "" in self._columns:
             raise DataError(
                 f"{self._table.path}: column {self._columns.index('') + 1} has no name; name its class, or leave it "
@@ -228,7 +229,7 @@ class ColumnFinder:
                 shown = f"has {' and '.join(sorted(texts)[:3])}" if not is_flag else "has flags"
                 raise DataError(
                     f"{self._table.path}: does column {name!r}, which {shown}, say which images train and test? Name "
-                    f"it with -D {shlex.quote(f'split_column={name}')}, or leave it out with {leave_out([name])}"
+                    f"it with `options.split_column={name!r}`, or leave it out with {leave_out([name])}"
                 )
 
     def _ask_for_classes(self, classes: Sequence[str], asked: Sequence[str]) -> None:
@@ -241,10 +242,9 @@ class ColumnFinder:
         odd = [name for name in asked if texts[name] is not None]
         if len(odd) == len(classes) and self._options.layout is None:
             where = self._table.where(odd[0], trim(texts[odd[0]] or ""))
-            name = shlex.quote(f"label_column={odd[0]}")
             raise DataError(
                 f"{self._table.path}, {where}, column {odd[0]!r}: {texts[odd[0]]!r:.60} is no value; if each row is "
-                f"one label, name the column of classes: -D {name}; if each is one image, "
+                f"one label, name the column of classes: `options.label_column={odd[0]!r}`; if each is one image, "
                 "write 1, 0, -1 or nothing for each class"
             )
         doubtful = [name for name in asked if texts[name] is not None or _NO_CLASS.fullmatch(_letters(name))]
@@ -254,7 +254,7 @@ class ColumnFinder:
             ]
             more = f" and {len(doubtful) - 6} more" if len(doubtful) > 6 else ""
             by_name = [name for name in doubtful if texts[name] is None]
-            keep = f", or keep what is a class, such as -D {shlex.quote(f'keep={by_name[0]}')}" if by_name else ""
+            keep = f", or keep what is a class, such as `options.keep={by_name[0]!r}`" if by_name else ""
             raise DataError(
                 f"{self._table.path} has columns that do not look like classes: {', '.join(shown)}{more}; leave them "
                 f"out with {leave_out(doubtful)}{keep}"

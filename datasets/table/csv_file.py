@@ -35,7 +35,9 @@ class CsvTable(TableFile):
         self.encoding = "utf-8-sig" if is_utf8 else form.encoding
         line = re.split(rb"[\r\n]", head.removeprefix(codecs.BOM_UTF8), maxsplit=1)[0]
         if is_utf8 and (head.startswith(_UTF16_MARKS) or b"\0" in line):
-            raise DataError(f"{path} looks like UTF-16, not UTF-8; save it as UTF-8, or give -D encoding=utf-16")
+            raise DataError(
+                f"{path} looks like UTF-16, not UTF-8; save it as UTF-8, or give `options.encoding='utf-16'`"
+            )
         if len(line) == MAX_LINE_BYTES or max(line.count(mark.encode()) for mark in ",;\t|") > MAX_COLUMNS:
             raise DataError(
                 f"{path} has a first line of more than {MAX_COLUMNS:,} columns or {MAX_LINE_BYTES >> 20} MB; expected "
@@ -190,7 +192,7 @@ class CsvTable(TableFile):
                     name = self.encoding.removesuffix("-sig").upper()
                     return DataError(
                         f"{self.path}, line {line}: byte {byte:#04x} (at offset {at:,}) is not {name}; save the table "
-                        "as UTF-8, or say how it is written, such as -D encoding=cp1252"
+                        "as UTF-8, or say how it is written, such as `options.encoding='cp1252'`"
                     )
                 done += len(piece)
         return DataError(f"{self.path} is not {self.encoding}: {error}; save the table as UTF-8")

@@ -31,7 +31,7 @@ from .layouts import SPLITS, Contents, read_table
 from .options import TableOptions
 from .reading import open_table
 
-NEEDS = "dataset 'table' needs --labels FILE and --images DIR"
+NEEDS = "dataset 'table' needs `labels=FILE` and `images=DIR`"
 
 
 class Table(IndexedDataset):
@@ -72,7 +72,7 @@ class Table(IndexedDataset):
         """
         labels, images = self.options.labels, self.options.images
         if labels is None and images is None:
-            return ["--labels FILE and --images DIR"]
+            return ["`labels=FILE` and `images=DIR`"]
         self._places()
         return []
 
@@ -83,17 +83,17 @@ class Table(IndexedDataset):
             raise DataError(f"{NEEDS}; {self.fetch_hint()}")
         if not labels.is_file():
             what = "is a folder" if labels.is_dir() else "does not exist"
-            raise DataError(f"--labels {labels} {what}; expected a CSV or Parquet file")
+            raise DataError(f'`labels="{labels}"` {what}; expected a CSV or Parquet file')
         if not images.is_dir():
             what = "is a file" if images.exists() else "does not exist"
-            raise DataError(f"--images {images} {what}; expected the folder that the table's image names start from")
+            raise DataError(f"`images='{images}'` {what}; expected the folder that the table's image names start from")
         return labels, images
 
     def fetch_hint(self) -> str:
         """Return how to name one's own files."""
         return (
-            "give a table of your own labels and the folder of its images, such as --labels labels.csv --images photos "
-            "(plbench data make-fixture table DIR writes both to try)"
+            'give a table of your own labels and the folder of its images, such as `labels="labels.csv"` '
+            "`images='photos'` (plbench data make-fixture table DIR writes both to try)"
         )
 
     def annotation_files(self, split: str) -> Sequence[Path]:
@@ -137,11 +137,11 @@ class Table(IndexedDataset):
             said = f"{is_test.sum():,} of {len(splits):,} images test, by a hash of their names"
             none = "no column of splits is used" if column == "none" else f"there is no column {column!r}"
             notes = (f"{none}: {said} (test_share = {self.options.test_share:g})",)
-            fix = "add images, a column 'split' of train and test, or give -D test_share=0.5"
+            fix = "add images, a column 'split' of train and test, or give `options.test_share=0.5`"
         elif "test_share" in self.options.model_fields_set:
             raise DataError(
-                f"{labels} has a column of splits, so that -D test_share={self.options.test_share:g} has no effect; "
-                "leave it out, or give -D split_column=none to go by the share"
+                f"{labels} has a column of splits, so that `options.test_share={self.options.test_share:g}` has no "
+                "effect; leave it out, or give `options.split_column='none'` to go by the share"
             )
         else:
             splits = contents.splits

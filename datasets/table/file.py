@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -42,10 +41,10 @@ def num_sampled(num_columns: int) -> int:
 
 
 def leave_out(columns: Iterable[str]) -> str:
-    """Return the option that leaves columns out, as a shell takes it."""
+    """Return the option that leaves columns out."""
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(columns)
-    return f"-D {shlex.quote('leave_out=' + line.getvalue())}"
+    return f"`options.leave_out={line.getvalue()!r}`"
 
 
 def nobody(done: int, total: int) -> None:

@@ -67,12 +67,14 @@ def find_header(path: Path, text: str, form: CsvForm) -> Header:
     if re.match(r"\s*(\{|\[\s*[\[{\"])", text):
         raise DataError(
             f"{path} is JSON, not CSV; write it as CSV with the columns image, label and value, or as Parquet "
-            "(docs/your-own-data.md); COCO's own JSON is read by --dataset coco"
+            "(docs/your-own-data.md); COCO's own JSON is read by `dataset='coco'`"
         )
     lines = re.split(r"\r\n|\r|\n", text, maxsplit=_LOOKED_AT)[:_LOOKED_AT]
     if form.header_line is not None:
         if form.header_line > len(lines) or not lines[form.header_line - 1].strip():
-            raise DataError(f"{path} has no names of columns in line {form.header_line}, as -D header_line says")
+            raise DataError(
+                f"{path} has no names of columns in line {form.header_line}, as `options.header_line=` says"
+            )
         return _read_names(path, text, lines, form.header_line, form)
     start, notes, delimiter = _skip_prelude(lines, form)
     header = _read_names(path, text, lines, start, CsvForm(form.image_column, form.encoding, delimiter), notes)
@@ -148,7 +150,9 @@ def _tell_delimiter(path: Path, lines: Sequence[str], image_column: str) -> str:
     found = [mark for mark in names if _has(names[mark], image_column)] or [m for m in names if len(names[m]) > 1]
     if len(found) > 1:
         marks = " and ".join(_NAMES.get(mark, f"'{mark}'") for mark in found)
-        raise DataError(f"{path} has {marks} in its first line; say which separates columns, such as -D delimiter=tab")
+        raise DataError(
+            f"{path} has {marks} in its first line; say which separates columns, such as `options.delimiter='tab'`"
+        )
     if found:
         return found[0]
     widths = {
@@ -168,7 +172,8 @@ def _check_is_header(path: Path, lines: Sequence[str], header: Header, form: Csv
     for number in range(header.line + 1, min(len(lines), _FARTHEST) + 1):
         if _names_in(lines[number - 1], form.image_column):
             raise DataError(
-                f"{first}, which are in line {number}: delete the lines above it, or give -D header_line={number}"
+                f"{first}, which are in line {number}: delete the lines above it, or give "
+                f"`options.header_line={number}`"
             )
     for mark in (form.delimiter,) if form.delimiter else _DELIMITERS:
         widths = {number: len(_split(line, mark)) for number, line in enumerate(lines, 1) if line.strip()}
@@ -183,7 +188,7 @@ def _check_is_header(path: Path, lines: Sequence[str], header: Header, form: Csv
         ):
             raise DataError(
                 f"{first}; lines from {number} on have {width} fields: if line {number} has the names, delete the "
-                f"lines above it, or give -D header_line={number}"
+                f"lines above it, or give `options.header_line={number}`"
             )
 
 

@@ -41,7 +41,7 @@ def check_names(names: TextColumn, table: Path, where: Where) -> None:
     reason = "is empty" if not name else f"{name!r:.80} is no path below the folder of images"
     raise DataError(
         f"{table}, {where(name)}: the image {reason}; expected one such as dogs/0001.jpg: no leading /, no .., no "
-        "backslash, no control character (if images lie elsewhere, give a folder above all of them with --images DIR)"
+        "backslash, no control character (if images lie elsewhere, give a folder above all of them with `images=DIR`)"
     )
 
 
@@ -76,7 +76,7 @@ def find_files(names: TextColumn, folder: Path, where: Where) -> TextColumn:
         raise DataError(
             f"image {absent[0]!r:.80} of the table ({where(absent[0])}) is not in {folder}, neither as it stands nor "
             f"with {SUFFIXES[0]}, {SUFFIXES[1]} or another usual suffix ({len(absent):,} such images in all); give the "
-            "folder that they are in with --images DIR"
+            "folder that they are in with `images=DIR`"
         )
     return TextColumn.of(paths)
 

@@ -110,8 +110,8 @@ def collect_labels(
         if len(found) > MAX_COLUMNS:
             raise DataError(
                 f"{table.path} has more than {MAX_COLUMNS:,} different labels in column {column!r}; is that the "
-                "column of classes? Name it, such as -D label_column=class; or do cells hold several labels, as with "
-                "-D label_separator=pipe?"
+                "column of classes? Name it, such as `options.label_column='class'`; or do cells hold several labels, "
+                "as with `options.label_separator='pipe'`?"
             )
     if not texts:
         raise DataError(f"{table.path} has a first line and no rows; expected a row for every label")
@@ -122,10 +122,13 @@ def collect_labels(
             text, mark = joined
             raise DataError(
                 f"{table.path}, {table.where(column, text)}: {text!r:.60} seems to hold several labels; say what "
-                f"separates them with -D label_separator={mark}, or give -D label_separator=none if it is one class"
+                f"separates them with `options.label_separator={mark!r}`, or give "
+                "`options.label_separator='none'` if it is one class"
             )
     elif separator not in (None, _LIST, _ONE) and not any(separator in text for text in texts):
-        raise DataError(f"{table.path}: no cell of column {column!r} has {separator!r}, which -D label_separator names")
+        raise DataError(
+            f"{table.path}: no cell of column {column!r} has {separator!r}, which `options.label_separator=` names"
+        )
     spaced = sorted(text for text in texts if cells.names(text) == (trim(text),) and text != trim(text))
     shown = (
         f"white space or invisible letters around {len(spaced):,} labels, such as {spaced[0]!a}, were left out"

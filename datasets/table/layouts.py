@@ -155,7 +155,7 @@ def split_codes(table: TableFile, column: str, texts: pa.Array, start: int) -> n
         where, text = table.cell(start + int(np.argmax(splits < 0)), column)
         raise DataError(
             f"{table.path}, {where}: split {text!r:.40} is none; expected train, test or val; where {column!r} is "
-            "another thing, name the column of splits, such as -D split_column=part, or none"
+            "another thing, name the column of splits, such as `options.split_column='part'`, or none"
         )
     return splits
 

@@ -33,8 +33,8 @@ _MARKS = {
 class TableOptions(DatasetOptions):
     """Which files, and how to read what can be read in two ways."""
 
-    labels: Path | None = Field(None, description="a CSV or Parquet file, --labels FILE")
-    images: Path | None = Field(None, description="folder of images, --images DIR")
+    labels: Path | None = Field(None, description="a CSV or Parquet file")
+    images: Path | None = Field(None, description="folder of images")
     negative_value: NegativeValue | None = Field(None, description="which number means verified absent")
     layout: Layout | None = Field(None, description="a row for every label, or for every image")
     image_column: str = Field("image", description="column of image files")

@@ -74,7 +74,7 @@ class Values:
             locate: from a position in the flattened codes to where a person finds the cell, and its text.
 
         Raises:
-            DataError: if a text is no value, or can be read in two ways: where, and which flag resolves it.
+            DataError: if a text is no value, or can be read in two ways: where, and which option resolves it.
         """
         flat = codes.reshape(-1)
         counts = np.bincount(flat, minlength=7)
@@ -91,7 +91,7 @@ class Values:
             spelled = " (false counts as 0)" if text.strip()[:1] in ("f", "F") else ""
             raise DataError(
                 f"{self._path}, {where}: {text.strip()}{spelled} may mean verified absent or unknown; say which with "
-                f"--negative-value: {choices}"
+                f"`negative_value=`: {choices}"
             )
         numbers, words = counts[[ONE, ZERO, MINUS]].sum(), counts[[PRESENT, ABSENT]].sum()
         if self._seen[[ONE, ZERO, MINUS]].any() and self._seen[[PRESENT, ABSENT]].any():

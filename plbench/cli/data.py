@@ -204,12 +204,12 @@ def data_check(
     as_json: AsJson = False,
 ) -> None:
     """Try whether a dataset does what it must: splits, ids, labels, protocols. Exit code 1 if anything does not."""
-    from plbench.cli.display.findings import print_findings
+    from plbench.cli.display.findings import print_findings, with_options
     from plbench.testing.command import check_one_dataset
 
     options = data_options(labels, images, negative_value, data_option)
     workspace = make_workspace(RUNS, plugin, data_root, quiet=quiet, data_options=options)
-    findings = check_one_dataset(name, workspace, fixture=fixture)
+    findings = with_options(check_one_dataset(name, workspace, fixture=fixture))
     emit([asdict(finding) for finding in findings], as_json, lambda: print_findings(name, findings))
     if any(finding.passed is False for finding in findings):
         raise typer.Exit(1)

@@ -70,12 +70,12 @@ def methods_check(
 ) -> None:
     """Try a method on small inputs: what fails is shown on the smallest. Exit code 1 if anything does."""
     from plbench.cli.console import ConsoleReporter
-    from plbench.cli.display.findings import print_findings
+    from plbench.cli.display.findings import print_findings, with_options
     from plbench.cli.request import parse_assignments
     from plbench.testing.command import check_methods
 
     params = parse_assignments(param) if param else None
-    findings = check_methods(name, open_registry(plugin), params, ConsoleReporter(quiet=quiet))
+    findings = with_options(check_methods(name, open_registry(plugin), params, ConsoleReporter(quiet=quiet)))
     emit([asdict(finding) for finding in findings], as_json, lambda: print_findings(", ".join(name), findings))
     if any(finding.passed is False for finding in findings):
         raise typer.Exit(1)

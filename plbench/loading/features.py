@@ -184,6 +184,6 @@ class _Extraction:
             features: np.ndarray = self.backbone(pixels).float().cpu().numpy()
         if not np.isfinite(features).all():
             raise PlbenchError(
-                f"backbone {self.model.backbone} gave features that are not finite; try --precision float32"
+                f'backbone {self.model.backbone} gave features that are not finite; try `precision="float32"`'
             )
         return features

@@ -1,7 +1,7 @@
 """Decoding JPEG files on the GPU: workers only read bytes, and the device decodes and squashes a batch at a time.
 
 Pixels differ slightly from Pillow's, which decodes large files at a fraction of their size, so it is asked for by
-`--decode gpu`. What is not a plain JPEG (other formats, CMYK, an EXIF orientation, files that end too early) is decoded
+`decode="gpu"`. What is not a plain JPEG (other formats, CMYK, an EXIF orientation, files that end too early) is decoded
 by Pillow in the workers all the same, and so is what the device's decoder refuses: a broken file gets the same sentence
 either way.
 """
@@ -77,16 +77,16 @@ def jpeg_decoder(name: str, device: torch.device) -> JpegDecoder | None:
     """
     if name == "pil":
         return None
-    instead = "use --decode pil, which decodes in the --workers processes"
+    instead = 'use `decode="pil"`, which decodes in the `workers=` processes'
     if device.type != "cuda":
-        raise PlbenchError(f"--decode gpu needs a CUDA device, and this run computes on {device.type!r}; {instead}")
+        raise PlbenchError(f'`decode="gpu"` needs a CUDA device, and this run computes on {device.type!r}; {instead}')
     try:
         decoder = JpegDecoder(torchvision_decode(device), device)
         # a torchvision that does not fit this torch may only fail when it decodes
         decoder.squashed([_a_small_jpeg()], 8)
     except (ImportError, AttributeError, RuntimeError) as error:
         raise PlbenchError(
-            f"--decode gpu needs a torchvision with nvJPEG that was built for torch {torch.__version__}, and the one "
+            f'`decode="gpu"` needs a torchvision with nvJPEG that was built for torch {torch.__version__}, and the one '
             f"here does not decode ({str(error).splitlines()[0]}); install the pair of one CUDA build, or {instead}"
         ) from error
     return decoder
@@ -117,7 +117,7 @@ def refuse_transform(transform: object) -> None:
         PlbenchError: always.
     """
     name = getattr(transform, "__name__", type(transform).__name__)
-    raise PlbenchError(f"the method's own transform ({name}) works on images decoded by Pillow; use --decode pil")
+    raise PlbenchError(f"the method's own transform ({name}) works on images decoded by Pillow; use `decode='pil'`")
 
 
 class Encoded(NamedTuple):
@@ -157,7 +157,7 @@ class JpegFiles:
         """
         if isinstance(self.transform, TrainTransform) and self.transform.augment is not None:
             raise PlbenchError(
-                "RandAugment works on images decoded by Pillow; use --decode pil, or a plan whose randaugment is off "
+                'RandAugment works on images decoded by Pillow; use `decode="pil"`, or a plan whose randaugment is off '
                 "(scoring and the features of the probe regime need none)"
             )
 

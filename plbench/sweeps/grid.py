@@ -65,7 +65,7 @@ class MethodEntry(_Strict):
 
 
 class DatasetEntry(_Strict):
-    """A dataset, and where its files are or what it must be told, as `--data-root`, `--labels` and `-D` say it."""
+    """A dataset, and where its files are or what it must be told: the options that it declares."""
 
     name: Annotated[str, Field(min_length=1)]
     root: str | None = None
@@ -80,7 +80,7 @@ class Grid(_Strict):
     """What a sweep file says. Everything may be a value or a list, whose members are combined with all others.
 
     Attributes:
-        simulations: as `--simulate` takes them; none for each dataset's own protocol.
+        simulations: in the words of protocols, such as fpc=4; none for each dataset's own protocol.
         backbones: none for the recipe's.
         seeds: how many, from 0 on, or which.
         model, plan: fields of `ModelSpec` and `Plan` that differ from the recipe's.

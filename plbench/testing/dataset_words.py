@@ -71,7 +71,7 @@ def check_protocols(subject: DatasetSubject) -> None:
     """Check names that say what they ask, simulations that can be read, suggested values that are valid."""
     protocols = subject.kind.protocols
     if not protocols:
-        raise Mismatch(PROTOCOLS.expected, "none; the first is what --dataset NAME alone means")
+        raise Mismatch(PROTOCOLS.expected, "none; the first is what `dataset=NAME` alone means")
     for what in ("name", "simulation"):
         values = [getattr(protocol, what) for protocol in protocols]
         if len(set(values)) != len(values):
@@ -85,7 +85,7 @@ def _check_protocol(subject: DatasetSubject, protocol: BenchmarkProtocol) -> Non
     if protocol.dataset != own:
         raise Mismatch(f"protocol {protocol.name} of dataset {own!r}", f"dataset = {protocol.dataset!r}")
     if simulation.text != protocol.simulation:
-        raise Mismatch(f"simulation {simulation.text!r}, which --simulate finds", repr(protocol.simulation))
+        raise Mismatch(f"simulation {simulation.text!r}, which `simulate=` finds", repr(protocol.simulation))
     as_labelled = rf"{re.escape(own)}/v[1-9]\d*|custom/{re.escape(own)}" if simulation.text == "none" else r"(?!)"
     if not re.fullmatch(rf"{as_labelled}|{re.escape(own)}-{re.escape(simulation.slug)}/v[1-9]\d*", protocol.name):
         right = f"{own}/v1" if simulation.text == "none" else f"{own}-{simulation.slug}/v1"

@@ -23,11 +23,11 @@ class Written:
     next_commands: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """For --json."""
+        """Return plain values."""
         return {"written": [str(path) for path in self.paths], "next": list(self.next_commands)}
 
     def text(self) -> str:
-        """For reading."""
+        """Return lines for reading."""
         return "\n".join(
             [*(f"Wrote {path}" for path in self.paths), *(f"Next: {command}" for command in self.next_commands)]
         )

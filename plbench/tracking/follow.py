@@ -82,11 +82,11 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
     """
     for name in names:
         if name not in PACKAGES:
-            raise PlbenchError(f"--track {name}: there is no such tracker; {did_you_mean(name, PACKAGES)}")
+            raise PlbenchError(f'`track="{name}"`: there is no such tracker; {did_you_mean(name, PACKAGES)}')
         module, package = PACKAGES[name]
         found = importlib.util.find_spec(module)
         if found is None or found.origin is None:  # a folder of that name, which W&B makes, is no package
-            raise PlbenchError(f"--track {name} needs a package that is not installed; pip install {package}")
+            raise PlbenchError(f'`track="{name}"` needs a package that is not installed; pip install {package}')
     return tuple(dict.fromkeys(names))
 
 

@@ -156,7 +156,7 @@ class WandB:
 
 
 KINDS: dict[str, Callable[[], Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
-"""By the name that `--track` takes: the same as in `plbench.tracking.tracker.PACKAGES`."""
+"""By the name that a run's settings give: the same as in `plbench.tracking.tracker.PACKAGES`."""
 
 
 def _title(spec: RunSpec) -> str:

@@ -13,7 +13,7 @@ PACKAGES = {
     "mlflow": ("mlflow", "mlflow"),
     "wandb": ("wandb", "wandb"),
 }
-"""Of each tracker by the name that `--track` takes: the module that it needs, and what pip calls it."""
+"""Of each tracker by the name that a run's settings give: the module that it needs, and what pip calls it."""
 
 
 class Tracker(Protocol):

@@ -111,7 +111,7 @@ class Checkpoints:
         if damaged:
             raise StoreError(
                 f"checkpoint {damaged[0]} was truncated or changed since it was written, and there is no older one; "
-                f"delete {self.folder} to start again, or run with --force"
+                f"delete {self.folder} to start again, or run with `force=True`"
             )
         return None
 
@@ -136,7 +136,8 @@ class Checkpoints:
         if differs:
             shown = "; ".join(differs[:4]) + (f"; and {len(differs) - 4} more" if len(differs) > 4 else "")
             raise StoreError(
-                f"checkpoint {found.path} belongs to another run: {shown}; delete {self.folder}, or run with --force"
+                f"checkpoint {found.path} belongs to another run: {shown}; delete {self.folder}, or run "
+                "with `force=True`"
             )
 
 
@@ -169,7 +170,7 @@ def load(path: Path, spec_sha256: str) -> dict[str, Any]:
     state = _loaded(path)
     owner = state.pop("spec", None)
     if owner != spec_sha256:
-        raise StoreError(f"{path} belongs to another run ({str(owner)[:16]}); delete it, or run with --force")
+        raise StoreError(f"{path} belongs to another run ({str(owner)[:16]}); delete it, or run with `force=True`")
     return state
 
 
@@ -211,7 +212,7 @@ def _loaded(path: Path) -> dict[str, Any]:
         # weights only: no pickled code is run (what such a loader refuses is kept out by `state._plain`)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, zipfile and pickle each raise their own
-        raise StoreError(f"checkpoint {path} cannot be read; delete it, or run with --force") from error
+        raise StoreError(f"checkpoint {path} cannot be read; delete it, or run with `force=True`") from error
     return state
 
 

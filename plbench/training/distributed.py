@@ -188,7 +188,7 @@ def _sum_gradients(gradients: Tensor) -> torch.futures.Future[Tensor]:
 
 
 def is_launched() -> bool:
-    """Return whether this process is one of several, as `torchrun` and `plbench run --nproc` start them."""
+    """Return whether this process is one of several, as `torchrun` and `plbench.training.launch` start them."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
@@ -237,7 +237,7 @@ def local_size() -> int:
 def _unreachable(place: str, error: Exception) -> str:
     text = str(error)
     if "EADDRINUSE" in text or "address already in use" in text.lower():
-        return f"port of {place} is in use by another program; set MASTER_PORT to a free one, or use --nproc"
+        return f"port of {place} is in use by another program; set MASTER_PORT to a free one, or use `nproc=`"
     if isinstance(error, ValueError):
         return f"the environment of a process among several is not complete: {text.splitlines()[0]}; use torchrun"
     return (

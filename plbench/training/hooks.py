@@ -214,7 +214,7 @@ def _whose(method: Method | type[Method], hook: str) -> str:
 def _arguments(method: Method | type[Method]) -> str:
     """Of `plbench methods check`."""
     kind = method if isinstance(method, type) else type(method)
-    from_file = kind.__module__.startswith("plbench_plugin_")  # what the registry calls a file given with --plugin
+    from_file = kind.__module__.startswith("plbench_plugin_")  # what the registry calls a plugin file
     return f"{method.name} --plugin {_file(method)}" if from_file else str(method.name)
 
 

@@ -47,7 +47,7 @@ def launch(num_processes: int, arguments: Sequence[str], device: str | None = No
     Args:
         num_processes: at least 2.
         arguments: as typed after `plbench`.
-        device: as given with --device.
+        device: the kind that all compute on; None for GPUs where there are any.
 
     Returns:
         The exit code, and what the first process that failed had to say; "" where none did.
@@ -116,20 +116,22 @@ def _check_devices(num_processes: int, device: str | None) -> None:
 
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind.startswith("cuda:"):
-        raise PlbenchError(f"--device {device} is one GPU, which {num_processes} processes cannot share; leave it out")
+        raise PlbenchError(
+            f'`device="{device}"` is one GPU, which {num_processes} processes cannot share; leave it out'
+        )
     if kind == "cuda" and num_processes > torch.cuda.device_count():
         number = torch.cuda.device_count()
         gpus = "1 GPU" if number == 1 else f"{number} GPUs"
         raise PlbenchError(
-            f"--nproc {num_processes}: this machine has {gpus}, and each process needs its own; "
-            f"give --nproc {max(1, number)}, or --device cpu"
+            f"`nproc={num_processes}`: this machine has {gpus}, and each process needs its own; "
+            f'give `nproc={max(1, number)}`, or `device="cpu"`'
         )
     if kind == "cpu" and num_processes > 4 * (os.cpu_count() or 1):
         raise PlbenchError(
-            f"--nproc {num_processes}: this machine has {os.cpu_count()} cores; more processes than cores gain nothing"
+            f"`nproc={num_processes}`: this machine has {os.cpu_count()} cores; more processes than cores gain nothing"
         )
     if num_processes < 1:
-        raise PlbenchError(f"--nproc {num_processes}: at least one process is needed")
+        raise PlbenchError(f"`nproc={num_processes}`: at least one process is needed")
 
 
 def arguments_without(option: str) -> list[str]:

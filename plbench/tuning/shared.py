@@ -218,7 +218,7 @@ def speaking_of(place: str) -> Iterator[None]:
             raise
         # the driver's own words: SQLAlchemy's go on with the statement and its values
         why = str(getattr(cause, "orig", None) or cause).splitlines()[0][:160]
-        raise StoreError(f"the storage {place} cannot be used: {why}; start the database, or fix --storage") from error
+        raise StoreError(f"the storage {place} cannot be used: {why}; start the database, or fix `storage=`") from error
 
 
 def _counts(trial: FrozenTrial) -> bool:

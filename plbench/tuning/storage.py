@@ -76,7 +76,7 @@ def _made(
             trials = study.get_trials(deepcopy=False)
             if any(not trial.user_attrs.get("start") for trial in trials):
                 raise PlbenchError(
-                    f"study {name!r} in {place} was not made by plbench tune; give another name with --study NAME"
+                    f"study {name!r} in {place} was not made by plbench tune; give another name with `study=NAME`"
                 )
             if not trials:
                 queue_start(study, spec)
@@ -88,7 +88,7 @@ def _made(
         more = f"; and {len(differs) - 3} more" if len(differs) > 3 else ""
         raise PlbenchError(
             f"study {name!r} in {place} asks another question: {'; '.join(differs[:3])}{more}; give another name with "
-            "--study NAME, or the options that it was made with"
+            "`study=NAME`, or the options that it was made with"
         )
     return study
 
@@ -102,8 +102,8 @@ def _open_storage(storage: str | None, folder: Path, spec: StudySpec) -> tuple[B
     dialect = kind.partition("+")[0]
     if dialect not in _DATABASES:
         raise PlbenchError(
-            f"--storage {kind}://… is of no known kind; give the path of a journal file, or the URL of a database such "
-            "as postgresql://user@host/database"
+            f'`storage="{kind}://…"` is of no known kind; give the path of a journal file, or the URL of a database '
+            "such as postgresql://user@host/database"
         )
     assert storage is not None
     return _open_database(storage if "+" in kind else storage.replace(kind, _DATABASES[dialect], 1), spec)
@@ -182,7 +182,7 @@ def _open_database(url: str, spec: StudySpec) -> tuple[RDBStorage, str]:
         parsed = sqlalchemy.engine.make_url(url)
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:
         raise PlbenchError(
-            "--storage is not a URL that can be read; give one such as postgresql://user@host/database"
+            "`storage=` is not a URL that can be read; give one such as postgresql://user@host/database"
         ) from error
     # it is said in messages
     place = parsed.render_as_string(hide_password=True)
@@ -197,7 +197,9 @@ def _open_database(url: str, spec: StudySpec) -> tuple[RDBStorage, str]:
             storage = _connected(url, options, spec)
     except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
         fixes = 'pip install "plbench[postgres]"' if "psycopg" in url else "install the driver that its URL names"
-        raise PlbenchError(f"--storage {place} needs a database driver that is not installed here; {fixes}") from error
+        raise PlbenchError(
+            f'`storage="{place}"` needs a database driver that is not installed here; {fixes}'
+        ) from error
     return storage, place
 
 

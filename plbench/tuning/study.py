@@ -194,10 +194,10 @@ def parse_ranges(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
         except ValueError:
             colon = ""
         if not (name and equals and colon):
-            raise PlbenchError(f"--range {text!r} is not of the form name=low:high, such as --range lr=1e-4:1e-1")
+            raise PlbenchError(f'`range=` {text!r} is not of the form name=low:high, such as `range="lr=1e-4:1e-1"`')
         if name in ranges:
             first = ":".join(f"{end:g}" for end in ranges[name])
-            raise PlbenchError(f"--range {name} is given twice ({first} and {ends}); give it once")
+            raise PlbenchError(f'`range="{name}"` is given twice ({first} and {ends}); give it once')
         ranges[name] = values
     return ranges
 
@@ -249,10 +249,12 @@ def _check_range(
     name: str, ends: tuple[float, float], plan: ResolvedRun, searched: Mapping[str, SearchRange], fixed: frozenset[str]
 ) -> None:
     low, high = ends
-    said = f"--range {name}={low:g}:{high:g}"
+    said = f'`range="{name}={low:g}:{high:g}"`'
     declared = plan.method.Params.search_space()
     if name in fixed:
-        raise PlbenchError(f"{said}: {name} is fixed with -P {name}={getattr(plan.params, name)}; give one of the two")
+        raise PlbenchError(
+            f"{said}: {name} is fixed with `params.{name}={getattr(plan.params, name)}`; give one of the two"
+        )
     if name in declared and name not in searched:
         needs = " and ".join(
             f"{n} = {' or '.join(map(str, v))}, not {getattr(plan.params, n)}" for n, v in declared[name].when.items()
@@ -266,7 +268,7 @@ def _check_range(
             f"{said}: method {plan.method.name!r} has no parameter {name!r}; {did_you_mean(name, known)}"
         )
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise PlbenchError(f"{said}: both ends must be finite, as in --range lr=1e-4:1e-1")
+        raise PlbenchError(f'{said}: both ends must be finite, as in `range="lr=1e-4:1e-1"`')
     if low >= high:
         raise PlbenchError(f"{said} is upside down or empty; the lower end comes first, as in {name}=LOW:HIGH")
     if name in searched and plan.method.Params.is_whole(name) and not (low.is_integer() and high.is_integer()):
@@ -351,5 +353,5 @@ def study_spec(
             try:
                 trial_plan(plan, {name: value}, study.trial_seed, registry)
             except PlbenchError as error:
-                raise PlbenchError(f"--range {name}={ends[0]:g}:{ends[1]:g}: {error}") from error
+                raise PlbenchError(f'`range="{name}={ends[0]:g}:{ends[1]:g}"`: {error}') from error
     return study

@@ -99,7 +99,7 @@ def tune(
         PlbenchError: if something asked for cannot be. TrainingError: if no trial or no final run could be trained.
     """
     if num_seeds < 1:
-        raise PlbenchError(f"--seeds {num_seeds}: the final rows need at least one seed, such as --seeds 3")
+        raise PlbenchError(f"`seeds={num_seeds}`: the final rows need at least one seed, such as `seeds=3`")
     study = search(plan, settings, workspace)
     folder = study_folder(workspace.store, study.key)
     rows: tuple[Rows, ...] = ()
@@ -193,11 +193,11 @@ def search(plan: ResolvedRun, settings: Settings, workspace: Workspace) -> Study
 
 def _check(settings: Settings) -> None:
     if settings.num_trials < 1:
-        raise PlbenchError(f"--trials {settings.num_trials}: a study needs at least one trial, such as --trials 64")
+        raise PlbenchError(f"`trials={settings.num_trials}`: a study needs at least one trial, such as `trials=64`")
     if settings.seed < 0:
-        raise PlbenchError(f"--study-seed {settings.seed}: a seed is 0 or more")
+        raise PlbenchError(f"`study_seed={settings.seed}`: a seed is 0 or more")
     if settings.study is not None and not settings.study.strip():
-        raise PlbenchError("--study: the name is empty; give one, or leave it out")
+        raise PlbenchError("`study=`: the name is empty; give one, or leave it out")
 
 
 class _Search:
@@ -286,7 +286,7 @@ def _recorded(spec: StudySpec, told: Sequence[Any]) -> StudyRecord:
         why = f"the last failed: {errors[-1]}" if errors else "all were pruned"
         raise TrainingError(
             f"none of the {len(told)} trials of study {spec.key} was trained to its end; {why}; give other ranges, "
-            "such as --range lr=LOW:HIGH, or more --trials"
+            'such as `range="lr=LOW:HIGH"`, or more `trials=`'
         )
     return StudyRecord(
         key=spec.key,

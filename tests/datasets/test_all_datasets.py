@@ -32,7 +32,7 @@ def test_there_are_datasets() -> None:
 
 
 def options_of_table(folder: Path) -> dict[str, Any]:
-    """What a person says of a table with `--labels`, `--images` and `--negative-value`."""
+    """What a person says of a table: `labels`, `images` and `negative_value`."""
     return {"labels": folder / "labels-long.csv", "images": folder / "images", "negative_value": "0"}
 
 

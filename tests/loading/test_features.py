@@ -239,7 +239,7 @@ class TestFailure:
             nn.init.constant_(next(backbone.parameters()), torch.nan)
             return backbone
 
-        with pytest.raises(PlbenchError, match="test_resnet gave features that are not finite; try --precision"):
+        with pytest.raises(PlbenchError, match="test_resnet gave features that are not finite; try `precision="):
             compute(store, tiny_images, make_backbone=broken)
         assert compute(store, tiny_images).shape[0] == 48  # nothing of it is kept
 

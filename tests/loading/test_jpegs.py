@@ -189,7 +189,7 @@ class TestRefusals:
     def test_without_a_gpu_it_says_what_is_missing(self) -> None:
         assert jpeg_decoder("pil", CPU) is None
         with pytest.raises(
-            PlbenchError, match=r"^--decode gpu needs a CUDA device, and this run computes on 'cpu'; use"
+            PlbenchError, match=r"""^`decode="gpu"` needs a CUDA device, and this run computes on 'cpu'; use"""
         ):
             jpeg_decoder("gpu", CPU)
 
@@ -201,7 +201,7 @@ class TestRefusals:
 
     def test_randaugment_needs_pillow(self, mixed: ImageFiles) -> None:
         transform = TrainTransform(BASE, Plan(epochs=1, batch_size=3, lr=1.0, randaugment="rand-m9-mstd0.5"))
-        with pytest.raises(PlbenchError, match="RandAugment works on images decoded by Pillow; use --decode pil"):
+        with pytest.raises(PlbenchError, match='RandAugment works on images decoded by Pillow; use `decode="pil"`'):
             image_batches(mixed, transform, ORDER, min_side=SIZE, workers=0, decoder=JpegDecoder(SyntheticView(), CPU))
 
     def test_a_methods_own_transform_needs_pillow(self, mixed: ImageFiles) -> None:

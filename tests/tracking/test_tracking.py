@@ -345,7 +345,7 @@ class TestNames:
         monkeypatch.setattr(sys, "path", [str(tmp_path)])
         monkeypatch.delitem(sys.modules, "wandb", raising=False)
         (tmp_path / "wandb").mkdir()  # what W&B leaves where it ran is no package
-        with pytest.raises(PlbenchError, match=r"--track wandb needs .* pip install wandb"):
+        with pytest.raises(PlbenchError, match=r'`track="wandb"` needs .* pip install wandb'):
             check_names(["wandb"])
 
     def test_each_once(self) -> None:

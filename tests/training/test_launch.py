@@ -103,12 +103,12 @@ class TestRefusals:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
         with pytest.raises(
-            PlbenchError, match=r"^--nproc 2: this machine has 1 GPU, .*; give --nproc 1, or --device cpu"
+            PlbenchError, match=r'^`nproc=2`: this machine has 1 GPU, .*; give `nproc=1`, or `device="cpu"`'
         ):
             launch.launch(2, ["run"])
 
     def test_one_gpu_for_all(self) -> None:
-        with pytest.raises(PlbenchError, match="--device cuda:0 is one GPU, which 2 processes cannot share"):
+        with pytest.raises(PlbenchError, match='`device="cuda:0"` is one GPU, which 2 processes cannot share'):
             launch.launch(2, ["run"], "cuda:0")
 
     def test_many_more_processes_than_cores(self, command: list[str]) -> None:

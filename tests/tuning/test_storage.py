@@ -254,7 +254,7 @@ class TestNotToBeReached:
     @pytest.mark.parametrize(
         ("storage", "says"),
         [
-            ("redis://127.0.0.1/0", "--storage redis://… is of no known kind; give the path of a journal"),
+            ("redis://127.0.0.1/0", '`storage="redis://…"` is of no known kind; give the path of a journal'),
             ("postgres://127.0.0.1/x", "of no known kind"),
             ("postgresql://plbench:secret@127.0.0.1:{port}/x", "cannot be used: connection failed"),
             ("postgresql://127.0.0.1:port/x", "not a URL that can be read"),
@@ -300,7 +300,7 @@ class TestNotToBeReached:
             search(a_plan(workspace, simulate="rpa=0.5"), Settings(2, storage=storage, study="mine"), workspace)
         text = str(raised.value)
         assert text.startswith(f"study 'mine' in {storage} asks another question: protocol.name is tiny-fpc8/v1, here ")
-        assert "--study NAME" in text and "\n" not in text
+        assert "`study=NAME`" in text and "\n" not in text
         other = Settings(2, storage=storage, study="mine", seed=1)
         with pytest.raises(PlbenchError, match="another question: seed is 0, here 1;"):
             search(a_plan(workspace), other, workspace)

@@ -113,7 +113,7 @@ class TestSpace:
     @pytest.mark.parametrize(
         ("text", "says"),
         [
-            ("lr", "is not of the form name=low:high, such as --range lr=1e-4:1e-1"),
+            ("lr", 'is not of the form name=low:high, such as `range="lr=1e-4:1e-1"`'),
             ("lr=1e-3", "not of the form"),
             ("lr=a:b", "not of the form"),
             ("=1:2", "not of the form"),
@@ -121,7 +121,7 @@ class TestSpace:
             ("eta=0.3:0.3", "upside down or empty"),
             ("eta=0.1:inf", "must be finite"),
             ("eta=nan:0.4", "must be finite"),
-            ("eta=0.5:1.5", "eta=0.5:1.5: parameters of method 'selective': eta = 1.5 is not valid"),
+            ("eta=0.5:1.5", "eta=0.5:1.5\"`: parameters of method 'selective': eta = 1.5 is not valid"),
             ("lr=0:0.1", "lr = 0.0 is not valid: Input should be greater than 0"),
             ("weight_decay=-1:1", "weight_decay = -1.0 is not valid"),
             ("top_k=1:7", "top_k = 7 of method 'selective' exceeds the 6 classes"),
@@ -129,7 +129,7 @@ class TestSpace:
             ("gamma=1:2", "no parameter 'gamma'; did you mean gamma_"),
             ("mode=1:2", "tuning does not search mode"),
             ("alpha=1:2", "alpha has no effect here, since it needs mode = soft-prior, not both"),
-            ("gamma_pos=0:1", "gamma_pos is fixed with -P gamma_pos=0.5"),
+            ("gamma_pos=0:1", "gamma_pos is fixed with `params.gamma_pos=0.5`"),
         ],
     )
     def test_a_range_that_cannot_be_is_a_sentence(self, text: str, says: str, make_workspace: Make) -> None:
@@ -145,10 +145,10 @@ class TestSpace:
                 sampler="a sampler",
                 pruner="none",
             )
-        assert says in str(raised.value) and str(raised.value).startswith("--range")
+        assert says in str(raised.value) and str(raised.value).startswith("`range=")
 
     def test_a_range_given_twice(self) -> None:
-        with pytest.raises(PlbenchError, match="--range lr is given twice"):
+        with pytest.raises(PlbenchError, match='`range="lr"` is given twice'):
             parse_ranges(["lr=1:2", "lr=2:3"])
 
 

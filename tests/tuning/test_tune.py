@@ -536,15 +536,15 @@ def test_settings_that_cannot_be(make_workspace: Make) -> None:
     workspace = make_workspace()
     plan = a_plan(workspace)
     for settings, says in (
-        (Settings(0), "--trials 0"),
-        (Settings(-3), "--trials -3"),
-        (Settings(3, seed=-1), "--study-seed -1"),
-        (Settings(3, study=" "), "--study: the name is empty"),
+        (Settings(0), "`trials=0`"),
+        (Settings(-3), "`trials=-3`"),
+        (Settings(3, seed=-1), "`study_seed=-1`"),
+        (Settings(3, study=" "), "`study=`: the name is empty"),
     ):
         with pytest.raises(PlbenchError, match=says):
             search(plan, settings, workspace)
     for number in (0, -2):
-        with pytest.raises(PlbenchError, match=f"--seeds {number}: "):
+        with pytest.raises(PlbenchError, match=f"`seeds={number}`: "):
             tune.tune(plan, Settings(3), workspace, num_seeds=number)
     assert not workspace.store.runs.exists() or list(workspace.store.runs.rglob("*")) == []
 

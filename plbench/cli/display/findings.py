@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.text import Text
 
 from plbench.cli.display.tables import new_table, output
+from plbench.cli.wording import in_options
 from plbench.testing.findings import Finding, explanations
+
+
+def with_options(findings: Sequence[Finding]) -> list[Finding]:
+    """Return findings whose texts name settings as options of a command."""
+    return [
+        replace(
+            finding,
+            expected=in_options(finding.expected),
+            seen=in_options(finding.seen),
+            smallest=in_options(finding.smallest),
+            warning=in_options(finding.warning),
+        )
+        for finding in findings
+    ]
 
 
 def print_findings(title: str, findings: Sequence[Finding]) -> None:

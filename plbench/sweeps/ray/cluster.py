@@ -21,7 +21,7 @@ _OBJECTS_BYTES = 100 << 20  # of the object store: only keys and sentences go th
 
 _TOLD = {
     "retries remaining": "A task was lost with its worker or node; it is tried again",
-    "memory pressure": "A node was short of memory, and a task on it was ended; give more --cpus-per-run",
+    "memory pressure": "A node was short of memory, and a task on it was ended; give more `cpus_per_run=`",
 }
 """What Ray says of its own accord that a person wants to know, and how we say it."""
 
@@ -66,7 +66,7 @@ def joined(cluster: Cluster) -> Iterator[Any]:
     try:
         import ray
     except ImportError as error:
-        raise PlbenchError("--executor ray needs Ray; pip install 'plbench[ray]' installs it") from error
+        raise PlbenchError("`executor='ray'` needs Ray; pip install 'plbench[ray]' installs it") from error
     if ray.is_initialized():  # somebody else's connection
         yield ray
         return
@@ -111,11 +111,11 @@ def _check_that_something_answers(address: str) -> None:
 def _no_cluster(address: str | None, why: str) -> PlbenchError:
     if address is None:
         return PlbenchError(
-            f"Ray could not be started on this machine: {why}; plbench sweep does without --executor ray"
+            f"Ray could not be started on this machine: {why}; plbench sweep does without `executor='ray'`"
         )
     return PlbenchError(
         f"no Ray cluster at {address} can be joined: {why}; ray start --head starts one and says its address; without "
-        "--address one is started for this sweep"
+        "`address=` one is started for this sweep"
     )
 
 
@@ -143,5 +143,5 @@ def check_room(taken: Mapping[str, float], slots: int, cluster: Cluster, reporte
         return
     text = f"no node has room for a run ({taken['CPU']:g} CPUs and {taken['GPU']:g} GPUs)"
     if cluster.address is None:
-        raise PlbenchError(f"{text}; give less with --cpus-per-run and --gpus-per-run")
+        raise PlbenchError(f"{text}; give less with `cpus_per_run=` and `gpus_per_run=`")
     reporter.line(f"Waiting for a node: {text} yet")

@@ -50,7 +50,7 @@ def run_all(
         plans: what to run; the same run may come twice.
         workspace: where and how; the device is the cluster's business.
         cluster: which, and what a run takes of it.
-        plugins: files given with `--plugin`.
+        plugins: files with methods or datasets, which every node loads.
         expected_seconds: of all that is missing, one after another.
 
     Raises:
@@ -219,8 +219,8 @@ def _result(plan: ResolvedRun, why: str | None, workspace: Workspace) -> Result:
     while (record := plan.finished(workspace.store)) is None:
         if time.monotonic() > deadline:
             raise PlbenchError(
-                f"run {plan.spec.key} was made on another node, but {folder} is not here; --runs must be a folder that "
-                "all nodes share, at the same path"
+                f"run {plan.spec.key} was made on another node, but {folder} is not here; `runs=` must be a folder "
+                "that all nodes share, at the same path"
             )
         time.sleep(LOOK_EVERY_SECONDS)
         with contextlib.suppress(OSError):

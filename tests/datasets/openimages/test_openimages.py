@@ -501,7 +501,7 @@ class TestCslTable:
         }
 
     def test_the_folder_of_the_copy_is_told_from_that_of_v6(self, fixtures: dict[str, Path], tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="give --dataset openimages-v6-csl"):
+        with pytest.raises(DataError, match='give `dataset="openimages-v6-csl"`'):
             OpenImagesV6(fixtures["openimages-v6-csl"]).missing()
         assert OpenImagesV6Csl(tmp_path).missing() == ["data.csv"]
 

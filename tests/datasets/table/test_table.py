@@ -180,16 +180,16 @@ class TestValues:
             (
                 LONG,
                 {},
-                ["line 3", "0 may mean verified absent or unknown", "--negative-value: 0 if", "-1 if", "none if"],
+                ["line 3", "0 may mean verified absent or unknown", "`negative_value=`: 0 if", "-1 if", "none if"],
             ),
-            (WIDE, {}, ["line 3, column 'cat'", "0 may mean", "--negative-value"]),
+            (WIDE, {}, ["line 3, column 'cat'", "0 may mean", "`negative_value=`"]),
             (LONG.replace("0", "maybe"), {}, ["line 3", "'maybe' is no value", "1, 0, -1, true, false"]),
             (LONG.replace("0", "None"), {}, ["line 3", "'None' is no value"]),
             (LONG.replace("0", "0.5"), {}, ["line 3", "'0.5' is no value"]),
-            (LONG.replace("0", "False"), {}, ["line 3: False (false counts as 0) may mean", "--negative-value"]),
+            (LONG.replace("0", "False"), {}, ["line 3: False (false counts as 0) may mean", "`negative_value=`"]),
             (LONG.replace("0", "absent"), {"negative_value": "0"}, ["line 3", "'absent'", "both numbers and words"]),
             (WIDE.replace("0", "absent"), {"negative_value": "0"}, ["line 3, column 'cat'", "numbers and words"]),
-            (WIDE.replace("0", "2"), {}, ["line 3, column 'cat'", "'2' is no value", "-D leave_out=cat"]),
+            (WIDE.replace("0", "2"), {}, ["line 3, column 'cat'", "'2' is no value", "`options.leave_out='cat'`"]),
         ],
     )
     def test_what_can_be_read_in_two_ways_is_refused(
@@ -201,16 +201,40 @@ class TestValues:
 
 HEAD = "image,label\n"
 FORM = {
-    "no image column": ("file,label\na,b\n", {}, ["no column 'image'", "it has file, label", "-D image_column=file"]),
-    "no label column": (LONG, {"layout": "long", "label_column": "kind"}, ["no column 'kind'", "-D label_column"]),
-    "class beside label": ("image,label,cat\na,b,1\n", {}, ["-D value_column=cat", "-D leave_out=label"]),
-    "classes beside label": ("image,label,cat,dog\na,b,1,0\n", {}, ["'cat'", "-D layout=long", "-D leave_out=label"]),
+    "no image column": (
+        "file,label\na,b\n",
+        {},
+        ["no column 'image'", "it has file, label", "`options.image_column='file'`"],
+    ),
+    "no label column": (
+        LONG,
+        {"layout": "long", "label_column": "kind"},
+        ["no column 'kind'", "`options.label_column=`"],
+    ),
+    "class beside label": (
+        "image,label,cat\na,b,1\n",
+        {},
+        ["`options.value_column='cat'`", "`options.leave_out='label'`"],
+    ),
+    "classes beside label": (
+        "image,label,cat,dog\na,b,1,0\n",
+        {},
+        ["'cat'", "`options.layout='long'`", "`options.leave_out='label'`"],
+    ),
     "column twice": ("image,label,label\na,b,c\n", {}, ["two columns named 'label'"]),
     "column twice but for space": ("image,cat, cat\na,1,1\n", {}, ["two columns named 'cat'"]),
     "pandas' row numbers": (",image,cat\n0,a.jpg,1\n", {}, ["column 1 has no name", "index=False"]),
     "no classes": ("image,split\na,train\n", {}, ["no column of a class", "'image' and 'split'"]),
-    "long table, other name": ("image,class\na.jpg,cat\n", {}, ["line 2, column 'class'", "-D label_column=class"]),
-    "swapped columns": (HEAD + "".join(f"cat,{i}\n" for i in range(100_001)), {}, ["100,000 different", "-D label_"]),
+    "long table, other name": (
+        "image,class\na.jpg,cat\n",
+        {},
+        ["line 2, column 'class'", "`options.label_column='class'`"],
+    ),
+    "swapped columns": (
+        HEAD + "".join(f"cat,{i}\n" for i in range(100_001)),
+        {},
+        ["100,000 different", "`options.label_"],
+    ),
     "empty": (b"", {}, ["is empty"]),
     "only a mark": (b"\xef\xbb\xbf", {}, ["no column 'image'"]),
     "no rows": (HEAD, {}, ["a first line and no rows"]),
@@ -228,17 +252,21 @@ FORM = {
     "line break in a label": (HEAD + 'a,"c\nat"\n', {}, ["'c\\nat'", "control character"]),
     "classes that look the same": (HEAD + "a,caf\u00e9\nb,cafe\u0301\n", {}, ["look the same", "caf\\xe9"]),
     "no split": ("image,label,split\na,b,train\nc,d,\n", {}, ["line 3: split '' is none", "train, test or val"]),
-    "split of another name": ("image,label,split\na,b,dev\n", {}, ["line 2: split 'dev' is none", "-D split_column="]),
+    "split of another name": (
+        "image,label,split\na,b,dev\n",
+        {},
+        ["line 2: split 'dev' is none", "`options.split_column="],
+    ),
     "two splits": (LONG + "a.jpg,dog,1,test\n", {"negative_value": "0"}, ["'a.jpg' (line 2)", "train by", "test by"]),
     "no test": ("image,label,split\na,b,train\n", {}, ["of its 1 images is in split test", "name train, and test"]),
-    "one image": (HEAD + "a,b\n", {}, ["is in split test", "-D test_share="]),
+    "one image": (HEAD + "a,b\n", {}, ["is in split test", "`options.test_share="]),
     "image twice, wide": ("image,cat\na,1\nb,1\na,1\n", {}, ["line 2: image 'a' has more than one row"]),
-    "UTF-16": (LONG.encode("utf-16"), {}, ["UTF-16", "-D encoding=utf-16"]),
-    "UTF-16 without a mark": (LONG.encode("utf-16-le"), {}, ["UTF-16", "-D encoding=utf-16"]),
+    "UTF-16": (LONG.encode("utf-16"), {}, ["UTF-16", "`options.encoding='utf-16'`"]),
+    "UTF-16 without a mark": (LONG.encode("utf-16-le"), {}, ["UTF-16", "`options.encoding='utf-16'`"]),
     "latin-1": (HEAD.encode() + b"a,cat\nb,caf\xe9\n", {}, ["line 3: byte 0xe9 (at offset 23) is not UTF-8", "cp1252"]),
-    "latin-1 in the first line": (b"image,caf\xe9\na,1\n", {}, ["line 1: byte 0xe9", "-D encoding=cp1252"]),
+    "latin-1 in the first line": (b"image,caf\xe9\na,1\n", {}, ["line 1: byte 0xe9", "`options.encoding='cp1252'`"]),
     "latin-1, wide": (b"image,cat\na,1\n\xe9,1\n", {}, ["line 3: byte 0xe9"]),
-    "two delimiters": ("file;a,b\n", {}, ["',' and ';'", "-D delimiter=tab"]),
+    "two delimiters": ("file;a,b\n", {}, ["',' and ';'", "`options.delimiter='tab'`"]),
     "Excel": (b"PK\x03\x04" + bytes(99), {}, ["an Excel workbook", "save the table as CSV"]),
     "gzip": (b"\x1f\x8b" + bytes(99), {}, ["compressed with gzip"]),
     "Parquet in name": (b"PAR1 and no more", {}, ["not a whole Parquet file"]),
@@ -360,9 +388,9 @@ class TestParquet:
         [
             (
                 {"image": ["a"], "cat": [1], "when": [datetime(2024, 3, 1)]},
-                ["'when' ('2024-03-01", "-D leave_out=when"],
+                ["'when' ('2024-03-01", "`options.leave_out='when'`"],
             ),
-            ({"image": ["a"], "cat": [1], "dog": [[1]]}, ["'dog' ('[1]')", "-D leave_out=dog"]),
+            ({"image": ["a"], "cat": [1], "dog": [[1]]}, ["'dog' ('[1]')", "`options.leave_out='dog'`"]),
             ({"image": [b"\xff"], "cat": [1]}, ["'image' is of type binary"]),
             ({"image": ["a", None], "cat": [1, 1]}, ["row 2: the image is empty"]),
             ({"image": ["a", "b"], "label": ["c", None]}, ["row 2 has no label"]),
@@ -456,7 +484,7 @@ class TestImages:
             (
                 ["a.jpg", "b", "c", "d"],
                 ["b.txt"],
-                ["image 'c' of the table (line 4)", "(1 such images", "--images DIR"],
+                ["image 'c' of the table (line 4)", "(1 such images", "`images=DIR`"],
             ),
             (["a", "b"], ["a.jpg", "a.png", "b.jpg"], ["'a'", "(line 2)", "a.jpg or a.png", "write the suffix"]),
             (["a", "b", "a.jpg"], ["a.jpg", "b.jpg"], ["'a' (line 2)", "'a.jpg' (line 4)", "the same file, a.jpg"]),
@@ -477,7 +505,7 @@ class TestOptions:
     def test_without_files_it_says_what_it_needs(
         self, tmp_path: Path, make_workspace: Callable[..., Workspace]
     ) -> None:
-        needs = "dataset 'table' needs --labels FILE and --images DIR"
+        needs = "dataset 'table' needs `labels=FILE` and `images=DIR`"
         with pytest.raises(DataError, match=needs):
             open_dataset("table", make_workspace())
         with pytest.raises(DataError, match=needs):
@@ -488,9 +516,9 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("told", "says"),
         [
-            ({"labels": "no.csv", "images": "."}, "--labels no.csv does not exist"),
-            ({"labels": ".", "images": "."}, "--labels . is a folder; expected a CSV or Parquet file"),
-            ({"labels": __file__, "images": "nowhere"}, "--images nowhere does not exist"),
+            ({"labels": "no.csv", "images": "."}, '`labels="no.csv"` does not exist'),
+            ({"labels": ".", "images": "."}, '`labels="."` is a folder; expected a CSV or Parquet file'),
+            ({"labels": __file__, "images": "nowhere"}, "`images='nowhere'` does not exist"),
             ({"labels": __file__, "images": __file__}, "is a file; expected the folder"),
             ({"negative_value": "2"}, "negative_value = '2' is not valid: Input should be '0', '-1' or 'none'"),
             ({"layout": "tall"}, "Input should be 'long' or 'wide'"),

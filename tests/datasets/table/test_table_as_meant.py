@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import ast
 import re
-import shlex
 import unicodedata
 from decimal import Decimal
 from pathlib import Path
@@ -23,14 +23,14 @@ SPLITS = {"train": ["a.jpg", "b.jpg"], "test": ["c.jpg", "d.jpg"]}
 
 
 def follow(folder: Path, content: Any, *, choose: str = "", **options: Any) -> Table:
-    """The table that comes of following advice, `-D name=value`, until there is none; `choose` picks one of several."""
+    """The table that comes of following advice until there is none; `choose` picks one of several."""
     for _ in range(4):
         table = own(folder, content, **options)
         try:
             table.split("train")
         except ValueError as error:
-            words = re.findall(r"-D ('[^']*'|[^\s;,:?]+(?:,[^\s;,:?]+)*)", str(error))
-            advice = [word for quoted in words for word in shlex.split(quoted) if "=" in word]
+            found = re.findall(r"`options\.(\w+)=([^`]+)`", str(error))
+            advice = [f"{name}={ast.literal_eval(value)}" for name, value in found]
             assert advice, error
             name, _, value = next((word for word in advice if choose and choose in word), advice[0]).partition("=")
             assert options.get(name) != value, f"advice that was followed comes again: {error}"
@@ -45,12 +45,17 @@ class TestColumns:
     def test_an_option_that_names_no_column_lists_those_there_are(self, option: str, tmp_path: Path) -> None:
         for layout in (None, "long"):
             text = refusal(own(tmp_path, LONG, negative_value="0", layout=layout, **{f"{option}_column": "Subset"}))
-            assert f"no column 'Subset', which -D {option}_column names; it has image, label, value, split" in text
+            assert (
+                f"no column 'Subset', which `options.{option}_column=` names; it has image, label, value, split" in text
+            )
 
     @pytest.mark.parametrize("option", ["leave_out", "keep"])
     def test_columns_left_out_or_kept_must_be_there(self, option: str, tmp_path: Path) -> None:
         text = refusal(own(tmp_path, WIDE, negative_value="0", **{option: "cat,Dogs"}))
-        assert f"no column 'Dogs', which -D {option} names; it has image, split, cat, dog; did you mean dog?" in text
+        assert (
+            f"no column 'Dogs', which `options.{option}=` names; it has image, split, cat, dog; did you mean dog?"
+            in text
+        )
 
     @pytest.mark.parametrize("names", ["Image,LABEL,Value,SPLIT", "IMAGE,label,\ufeffvalue,Split\u200b"])
     def test_the_usual_names_in_other_letters_are_taken_and_said(self, names: str, tmp_path: Path) -> None:
@@ -61,7 +66,7 @@ class TestColumns:
 
     def test_two_names_in_other_letters_are_asked_about(self, tmp_path: Path) -> None:
         content = LONG.replace("image,label,value,split", "image,label,Value,VALUE")
-        assert "'Value' and 'VALUE'; say which with -D value_column=Value" in refusal(own(tmp_path, content))
+        assert "'Value' and 'VALUE'; say which with `options.value_column='Value'`" in refusal(own(tmp_path, content))
 
     @pytest.mark.parametrize(
         ("name", "present", "absent"),
@@ -71,7 +76,7 @@ class TestColumns:
         rows = LONG.replace(",1,", f",{present},").replace(",0,", f",{absent},").replace(",-1,", ",,")
         content = rows.replace("value", name)
         text = refusal(own(tmp_path, content, negative_value="0"))
-        assert "although --negative-value is given" in text and f"-D value_column={name}" in text
+        assert "although `negative_value=` is given" in text and f"`options.value_column={name!r}`" in text
         assert known(follow(tmp_path, content, negative_value="0")) == MEANT
 
     def test_confidences_are_no_values(self, tmp_path: Path) -> None:
@@ -103,7 +108,7 @@ class TestColumns:
         for row, value in zip("abcd", values.split(","), strict=True):
             content = re.sub(rf"(?m)^({row}\.jpg.*)\b(train|test)\b", rf"\1{value}", content)
         text = refusal(own(tmp_path, content, negative_value="0"))
-        assert f"-D split_column={name}" in text and f"-D leave_out={name}" in text
+        assert f"`options.split_column={name!r}`" in text and f"`options.leave_out={name!r}`" in text
         assert members(follow(tmp_path, content, negative_value="0")) == SPLITS
 
     @pytest.mark.parametrize(
@@ -117,7 +122,7 @@ class TestColumns:
         assert name in kept.split("train").labels.class_ids
 
     def test_a_share_beside_a_column_of_splits_is_refused(self, tmp_path: Path) -> None:
-        assert "-D split_column=none" in refusal(own(tmp_path, LONG, negative_value="0", test_share=0.4))
+        assert "`options.split_column='none'`" in refusal(own(tmp_path, LONG, negative_value="0", test_share=0.4))
         table = own(tmp_path, LONG, negative_value="0", test_share=0.3, split_column="none")
         train, test = (table.split(split).images.ids for split in ("train", "test"))
         assert set(test) not in ({"c.jpg", "d.jpg"}, set()) and len(train) + len(test) == 4
@@ -132,7 +137,7 @@ class TestColumns:
             lines = [f"{line},{cell}" for line, cell in zip(lines, cells, strict=True)]
         content = "\n".join(lines)
         text = refusal(own(tmp_path, content, negative_value="0"))
-        assert """-D 'leave_out=Sex,Age,Frontal,AP/PA,annotator,url,"weight, kg"'""" in text and "'Age'" in text
+        assert """`options.leave_out='Sex,Age,Frontal,AP/PA,annotator,url,"weight, kg"'`""" in text and "'Age'" in text
         table = follow(tmp_path, content, negative_value="0")
         assert known(table) == MEANT and table.split("train").labels.class_ids == ("cat", "dog")
         kept = own(tmp_path, content, negative_value="0", keep="Frontal", leave_out="Sex, Age")
@@ -141,7 +146,7 @@ class TestColumns:
     @pytest.mark.parametrize("name", ["age", "gender", "fold", "ViewPosition", "patient_id", "width", "image-id"])
     def test_a_column_of_flags_by_its_name(self, name: str, tmp_path: Path) -> None:
         content = WIDE.replace("dog", name)
-        assert f"-D leave_out={name}" in refusal(own(tmp_path, content, negative_value="0"))
+        assert f"`options.leave_out={name!r}`" in refusal(own(tmp_path, content, negative_value="0"))
         kept = own(tmp_path, content, negative_value="0", keep=name)
         assert set(kept.split("train").labels.class_ids) == {"cat", name}
 
@@ -168,7 +173,7 @@ class TestSeveralLabels:
             content += "\n" if value is None else f",{value}\n"
         options = {} if value is None else {"negative_value": "0"}
         text = refusal(own(tmp_path, content, **options))
-        assert "line 6" in text and f"-D label_separator={advice}" in text and "kettle" in text
+        assert "line 6" in text and f"`options.label_separator={advice!r}`" in text and "kettle" in text
         table = follow(tmp_path, content, **options)
         sign = -1 if value == "0" else 1
         assert known(table) == {(f"{row}.jpg", name): sign for row, cell in enumerate(self.CELLS) for name in cell}
@@ -184,7 +189,7 @@ class TestSeveralLabels:
             for row, cell in enumerate(self.CELLS)
         ]
         content = "image,label,split\n" + "".join(rows)
-        assert "-D label_separator=list" in refusal(own(tmp_path, content))
+        assert "`options.label_separator='list'`" in refusal(own(tmp_path, content))
         table = follow(tmp_path, content)
         assert table.split("train").labels.class_ids == ("kettle", "ladder", "mop")
         assert ("4.jpg", "ladder") in known(table)
@@ -202,8 +207,12 @@ class TestSeveralLabels:
         assert members(table)["train"] == ["a.jpg", "b.jpg"]
 
     def test_a_separator_that_is_nowhere_is_refused(self, tmp_path: Path) -> None:
-        assert "has ';', which -D label_sep" in refusal(own(tmp_path, LONG, negative_value="0", label_separator=";"))
-        assert "no use for -D label_separator" in refusal(own(tmp_path, WIDE, negative_value="0", label_separator=";"))
+        assert "has ';', which `options.label_separator=`" in refusal(
+            own(tmp_path, LONG, negative_value="0", label_separator=";")
+        )
+        assert "no use for `options.label_separator=`" in refusal(
+            own(tmp_path, WIDE, negative_value="0", label_separator=";")
+        )
 
     @pytest.mark.parametrize(
         "labels",
@@ -277,7 +286,7 @@ class TestFirstLines:
     )
     def test_a_title_is_named_with_the_line_of_the_names(self, content: str, tmp_path: Path) -> None:
         line = next(n for n, text in enumerate(content.splitlines(), 1) if text.startswith(("image", "file")))
-        assert f"-D header_line={line}" in refusal(own(tmp_path, content))
+        assert f"`options.header_line={line}`" in refusal(own(tmp_path, content))
         table = follow(tmp_path, content, negative_value="0")
         assert known(table) == MEANT
         wrong = content.replace("b.jpg", "../b.jpg")
@@ -300,7 +309,7 @@ class TestFirstLines:
 
     def test_the_image_column_is_guessed_by_its_files(self, tmp_path: Path) -> None:
         content = WIDE.replace("image,", "no,Image file,").replace("\n", "\n7,", 4)
-        assert "-D 'image_column=Image file'" in refusal(own(tmp_path, content))
+        assert "`options.image_column='Image file'`" in refusal(own(tmp_path, content))
         assert known(follow(tmp_path, content, negative_value="0", leave_out="no")) == MEANT
 
     def test_a_header_line_that_is_not_there(self, tmp_path: Path) -> None:

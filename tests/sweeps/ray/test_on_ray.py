@@ -288,10 +288,10 @@ def test_a_run_that_no_node_has_room_for_is_refused(
     place: tuple[Workspace, Told, tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace, told, _ = place
-    with pytest.raises(PlbenchError, match=r"no node has room for a run \(1 CPUs and 4 GPUs\).*--gpus-per-run"):
+    with pytest.raises(PlbenchError, match=r"no node has room for a run \(1 CPUs and 4 GPUs\).*`gpus_per_run=`"):
         check_room({"CPU": 1, "GPU": 4}, 0, Cluster(), told)
     check_room({"CPU": 1, "GPU": 4}, 0, Cluster("host:6379"), told)
     assert told.lines[-1].startswith("Waiting for a node: ")
     monkeypatch.setattr(driver, "SHARED_SECONDS", 0.0)
-    with pytest.raises(PlbenchError, match="--runs must be a folder that all nodes share"):
+    with pytest.raises(PlbenchError, match="`runs=` must be a folder that all nodes share"):
         driver._result(plan(workspace, "slow", 0), None, workspace)
