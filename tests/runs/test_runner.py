@@ -498,10 +498,10 @@ class TestInterruption:
         self, make_workspace: Callable[..., Workspace], tmp_path: Path
     ) -> None:
         checkpoint.save(tmp_path / CHECKPOINT, "a" * 64, {"model": {}})
-        with pytest.raises(StoreError, match=r"belongs to another run \(aaaaaaaaaaaaaaaa\).*--force"):
+        with pytest.raises(StoreError, match=r"belongs to another run \(aaaaaaaaaaaaaaaa\).*`force=True`"):
             checkpoint.load(tmp_path / CHECKPOINT, "b" * 64)
         (tmp_path / CHECKPOINT).write_bytes(b"half")
-        with pytest.raises(StoreError, match=r"cannot be read.*--force"):
+        with pytest.raises(StoreError, match=r"cannot be read.*`force=True`"):
             checkpoint.load(tmp_path / CHECKPOINT, "a" * 64)
 
 
