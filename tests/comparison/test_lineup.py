@@ -355,6 +355,7 @@ class TestCommand:
         assert said.code == 0, said.err
         assert "9 rows with 1 seed each" in said.err
         assert "has the highest mAP(C)" in said.out and "too few to rank methods" in said.out
+        assert "give --seeds 5." in " ".join(said.out.split())
         assert "P-ASL, Selective (likelihood)" in said.out and "best in" in said.out
         picture = re.search(r"^Picture: (.*)$", said.out, flags=re.MULTILINE)
         assert picture is not None and picture.group(1).endswith("runs/comparisons/custom-table.png")
@@ -370,6 +371,7 @@ class TestCommand:
         assert [row["seeds"] for row in found["rows"]] == [[0, 1, 2]] * 2
         assert sum(row["share_best"] for row in found["rows"]) == pytest.approx(1)
         assert found["answer"][0].startswith(found["rows"][0]["label"])
+        assert any(sentence.endswith("so give --seeds 5.") for sentence in found["answer"])
         assert found["left_out"] == [] and found["picture"] == str(picture) and picture.is_file()
         assert set(found["tied"]) <= {row["label"] for row in found["rows"][1:]}
 
