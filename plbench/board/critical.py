@@ -154,7 +154,8 @@ def draw(comparison: RankComparison, *, titles: Mapping[str, str], identifier: s
     def place(rank: float) -> float:
         return _LEFT + (rank - 1) / (worst - 1) * (_RIGHT - _LEFT)
 
-    width = 600 + 14 * _columns(comparison.cliques)
+    cliques = _side_by_side(comparison.cliques)
+    width = 600 + 14 * (1 + max((column for column, _ in cliques), default=0))
     parts = [
         f'<svg class="ranks" xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height:.0f}" '
         f'viewBox="0 0 {width} {height:.0f}" font-family="sans-serif" font-size="13" fill="currentColor" '
@@ -182,7 +183,7 @@ def draw(comparison: RankComparison, *, titles: Mapping[str, str], identifier: s
             f'<path d="M{_LEFT:.1f} 36V42M{_LEFT:.1f} 39H{end:.1f}M{end:.1f} 36V42" stroke="currentColor" fill="none"/>'
             f'<text x="{_LEFT - 16:.1f}" y="43" text-anchor="end" font-size="11">critical difference</text>'
         )
-    for column, (first, last) in _side_by_side(comparison.cliques):
+    for column, (first, last) in cliques:
         x, top = 584 + 14 * column, start + _STEP * first - 3
         bottom = start + _STEP * (last + 1) - 13
         parts.append(f'<path d="M{x} {top:.1f}V{bottom:.1f}" stroke="currentColor" stroke-width="4"/>')
@@ -239,7 +240,3 @@ def _side_by_side(cliques: tuple[tuple[int, int], ...]) -> list[tuple[int, tuple
         ends[column : column + 1] = [last]
         placed.append((column, (first, last)))
     return placed
-
-
-def _columns(cliques: tuple[tuple[int, int], ...]) -> int:
-    return 1 + max((column for column, _ in _side_by_side(cliques)), default=0)

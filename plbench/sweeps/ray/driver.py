@@ -73,9 +73,6 @@ def run_all(
     return [_result(plan, outcomes.get(plan.spec.key), workspace) for plan in plans]
 
 
-_REST = ("track", "decode", "pretraining", "save_every", "compiles", "profiles")  # of a workspace, as they are
-
-
 def in_bundles(plans: Sequence[ResolvedRun], slots: int) -> list[Bundle]:
     """Run in tasks, those first that others need. Runs that can train together do, but leave no slot empty for it.
 
@@ -112,6 +109,7 @@ def _words(bundles: Sequence[Bundle], ray: Any, slots: int) -> str:
 
 def _place(workspace: Workspace, plugins: Sequence[Path], taken: Mapping[str, float]) -> Place:
     threads = max(1, int(taken["CPU"]))
+    rest = ("track", "decode", "pretraining", "save_every", "compiles", "profiles")
     return Place(
         runs=workspace.store.runs.absolute(),
         cache=workspace.store.cache.absolute(),
@@ -120,7 +118,7 @@ def _place(workspace: Workspace, plugins: Sequence[Path], taken: Mapping[str, fl
         workers=min(workspace.workers, threads),
         threads=threads,
         weights_file=workspace.weights_file and workspace.weights_file.absolute(),
-        rest={name: getattr(workspace, name) for name in _REST},
+        rest={name: getattr(workspace, name) for name in rest},
     )
 
 
