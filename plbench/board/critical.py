@@ -67,7 +67,7 @@ def compare_ranks(scores: Mapping[str, Mapping[str, float]], *, level: float = 0
     methods = sorted(set.intersection(*(set(scores[board]) for board in boards))) if boards else []
     if len(boards) < 2 or len(methods) < 2:
         return None
-    from scipy.stats import rankdata  # costs a second, which the pages of most boards need not pay
+    from scipy.stats import rankdata, studentized_range  # a second, which the pages of most boards need not pay
 
     table = np.array([[scores[board][method] for method in methods] for board in boards], np.float64)
     ranks = rankdata(-table, axis=1)
@@ -77,7 +77,8 @@ def compare_ranks(scores: Mapping[str, Mapping[str, float]], *, level: float = 0
     difference = friedman_p = None
     cliques: tuple[tuple[int, int], ...] = ()
     if len(boards) >= MIN_BOARDS:
-        difference = _nemenyi(len(methods), len(boards), level)
+        quantile = float(studentized_range.ppf(1 - level, len(methods), np.inf)) / np.sqrt(2)
+        difference = float(quantile * np.sqrt(len(methods) * (len(methods) + 1) / (6 * len(boards))))
         friedman_p = _friedman(ranks)
         reach = difference if friedman_p <= level else float("inf")
         cliques = _cliques([rank for _, rank in best_first], reach)
@@ -195,13 +196,6 @@ def _description(comparison: RankComparison, named: list[tuple[str, float]]) -> 
     groups = [", ".join(title for title, _ in named[first : last + 1]) for first, last in comparison.cliques]
     together = "".join(f" Not distinguishable: {group}." for group in groups)
     return f"{comparison.sentence} {listed}.{together}"
-
-
-def _nemenyi(num_methods: int, num_boards: int, level: float) -> float:
-    from scipy.stats import studentized_range
-
-    quantile = float(studentized_range.ppf(1 - level, num_methods, np.inf)) / np.sqrt(2)
-    return float(quantile * np.sqrt(num_methods * (num_methods + 1) / (6 * num_boards)))
 
 
 def _friedman(ranks: np.ndarray) -> float:
