@@ -93,7 +93,8 @@ def _verify(folder: BoardFolder, path: Path, findings: Findings) -> Entry | None
     if not _is_sound(entry, findings):
         return None
     if key not in folder.withdrawn:
-        _check(entry, folder.board, "ceiling" if _is_ceiling(entry, folder.board) else "row", findings)
+        is_ceiling = entry.record.spec.protocol.sha256() == folder.board.ceiling_sha256
+        _check(entry, folder.board, "ceiling" if is_ceiling else "row", findings)
     return entry
 
 
@@ -125,10 +126,6 @@ def _check_cells(
         missing = len(entries) - len(there)
         note(f"board {folder.board.name}: {missing} of {len(entries)} records were not recomputed: no cells in {cells}")
     return problems
-
-
-def _is_ceiling(entry: Entry, board: Board) -> bool:
-    return board.ceiling_sha256 is not None and entry.record.spec.protocol.sha256() == board.ceiling_sha256
 
 
 def _is_sound(entry: Entry, findings: Findings) -> bool:

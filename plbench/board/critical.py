@@ -67,7 +67,7 @@ def compare_ranks(scores: Mapping[str, Mapping[str, float]], *, level: float = 0
     methods = sorted(set.intersection(*(set(scores[board]) for board in boards))) if boards else []
     if len(boards) < 2 or len(methods) < 2:
         return None
-    from scipy.stats import rankdata  # costs a second, which the pages of most boards need not pay
+    from scipy.stats import rankdata, studentized_range  # a second, which the pages of most boards need not pay
 
     table = np.array([[scores[board][method] for method in methods] for board in boards], np.float64)
     ranks = rankdata(-table, axis=1)
@@ -77,7 +77,8 @@ def compare_ranks(scores: Mapping[str, Mapping[str, float]], *, level: float = 0
     difference = friedman_p = None
     cliques: tuple[tuple[int, int], ...] = ()
     if len(boards) >= MIN_BOARDS:
-        difference = _nemenyi(len(methods), len(boards), level)
+        quantile = float(studentized_range.ppf(1 - level, len(methods), np.inf)) / np.sqrt(2)
+        difference = float(quantile * np.sqrt(len(methods) * (len(methods) + 1) / (6 * len(boards))))
         friedman_p = _friedman(ranks)
         reach = difference if friedman_p <= level else float("inf")
         cliques = _cliques([rank for _, rank in best_first], reach)
@@ -154,7 +155,8 @@ def draw(comparison: RankComparison, *, titles: Mapping[str, str], identifier: s
     def place(rank: float) -> float:
         return _LEFT + (rank - 1) / (worst - 1) * (_RIGHT - _LEFT)
 
-    width = 600 + 14 * _columns(comparison.cliques)
+    cliques = _side_by_side(comparison.cliques)
+    width = 600 + 14 * (1 + max((column for column, _ in cliques), default=0))
     parts = [
         f'<svg class="ranks" xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height:.0f}" '
         f'viewBox="0 0 {width} {height:.0f}" font-family="sans-serif" font-size="13" fill="currentColor" '
@@ -182,7 +184,7 @@ def draw(comparison: RankComparison, *, titles: Mapping[str, str], identifier: s
             f'<path d="M{_LEFT:.1f} 36V42M{_LEFT:.1f} 39H{end:.1f}M{end:.1f} 36V42" stroke="currentColor" fill="none"/>'
             f'<text x="{_LEFT - 16:.1f}" y="43" text-anchor="end" font-size="11">critical difference</text>'
         )
-    for column, (first, last) in _side_by_side(comparison.cliques):
+    for column, (first, last) in cliques:
         x, top = 584 + 14 * column, start + _STEP * first - 3
         bottom = start + _STEP * (last + 1) - 13
         parts.append(f'<path d="M{x} {top:.1f}V{bottom:.1f}" stroke="currentColor" stroke-width="4"/>')
@@ -194,13 +196,6 @@ def _description(comparison: RankComparison, named: list[tuple[str, float]]) -> 
     groups = [", ".join(title for title, _ in named[first : last + 1]) for first, last in comparison.cliques]
     together = "".join(f" Not distinguishable: {group}." for group in groups)
     return f"{comparison.sentence} {listed}.{together}"
-
-
-def _nemenyi(num_methods: int, num_boards: int, level: float) -> float:
-    from scipy.stats import studentized_range
-
-    quantile = float(studentized_range.ppf(1 - level, num_methods, np.inf)) / np.sqrt(2)
-    return float(quantile * np.sqrt(num_methods * (num_methods + 1) / (6 * num_boards)))
 
 
 def _friedman(ranks: np.ndarray) -> float:
@@ -239,7 +234,3 @@ def _side_by_side(cliques: tuple[tuple[int, int], ...]) -> list[tuple[int, tuple
         ends[column : column + 1] = [last]
         placed.append((column, (first, last)))
     return placed
-
-
-def _columns(cliques: tuple[tuple[int, int], ...]) -> int:
-    return 1 + max((column for column, _ in _side_by_side(cliques)), default=0)

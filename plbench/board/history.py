@@ -21,9 +21,6 @@ KEPT = ("name", "dataset", "protocol", "protocol_sha256", "ceiling_sha256", "dat
 """What a board asks: changed only with its version, but for what was not known before."""
 
 
-_ALONE = {"GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0"}  # no fetching by the commands that a checkout names
-
-
 def check_history(folder: BoardFolder, against: str | None, note: Callable[[str], None]) -> list[Problem]:
     """Compare a board with what it was.
 
@@ -140,8 +137,10 @@ def _old(folder: Path, commit: str, name: str) -> dict[str, Any] | None:
 def _git(folder: Path, *arguments: str) -> str | None:
     """Return what git answers; None where there is no git, it fails, or takes too long."""
     command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
+    # no fetching by the commands that a checkout names
+    alone = {**os.environ, "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, env={**os.environ, **_ALONE})
+        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, env=alone)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None

@@ -191,6 +191,7 @@ def _board_view(board: dict[str, Any], slug: str, sources: str | None) -> dict[s
                 "scale": [f"{end:g}" for end in scale] if scale else None,
             }
         )
+    classes = [[each["name"], each["positives"], each["negatives"], each["groups"]] for each in board["classes"]]
     published = [{**row, "href": reference_link(row["source"])} for row in board["published"]]
     extra = [name for name in dict.fromkeys([*groups, *(key for row in published for key in row["figures"])])]
     extra = [name for name in extra if any(row["figures"].get(name) is not None for row in published)]
@@ -203,7 +204,7 @@ def _board_view(board: dict[str, Any], slug: str, sources: str | None) -> dict[s
         "published_figures": extra,
         "num_rows": len(rows),
         "num_scored": sum(bool(row["ap"]) for row in rows),
-        "island": island({"name": board["name"], "groups": groups, "classes": _classes(board), **_shared(rows)}),
+        "island": island({"name": board["name"], "groups": groups, "classes": classes, **_shared(rows)}),
     }
 
 
@@ -225,7 +226,7 @@ def _columns(groups: Sequence[str]) -> list[Column]:
         Column(
             "cost", "cost", "ascending", note="of one run alone, stages included: passes of images through the backbone"
         ),
-        Column("tier", "tier", "descending", text=True),
+        Column("tier", "tier", text=True),
     ]
 
 
@@ -261,9 +262,7 @@ def _signed(value: Any) -> str:
     return "" if number is None else f"{number:+.2f}".replace("-", MINUS)
 
 
-def _duration(hours: float | None) -> str:
-    if hours is None:
-        return ""
+def _duration(hours: float) -> str:
     if hours < 1 / 60:
         return f"{hours * 3600:.0f} s"
     return f"{hours * 60:.0f} min" if hours < 1 else f"{hours:,.1f} h"
@@ -328,21 +327,13 @@ def _shared(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"rows": rows, "shared": [json.loads(text) for text in shared]}
 
 
-def _classes(board: Mapping[str, Any]) -> list[list[Any]]:
-    return [[each["name"], each["positives"], each["negatives"], each["groups"]] for each in board["classes"]]
-
-
 def _choices(views: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     sections = [section for view in views for section in view["sections"]]
     quoted = [row["backbone"] for view in views for row in view["published"]]
-    tiers = {row["tier"] for section in sections for block in section["blocks"].values() for row in _plain(block)}
+    tiers = {view["row"]["tier"] for section in sections for block in section["blocks"].values() for view in block}
     return {
         "dataset": sorted({view["dataset"] for view in views}),
         "regime": sorted({section["regime"] for section in sections}),
         "backbone": sorted({section["backbone"] for section in sections} | {name for name in quoted if name}),
         "tier": sorted(tiers | ({"published"} if quoted else set())),
     }
-
-
-def _plain(block: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [view["row"] for view in block]

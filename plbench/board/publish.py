@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from importlib import resources
+from operator import methodcaller
 from pathlib import Path
-from typing import IO
 
 import yaml
 
@@ -17,8 +16,6 @@ from plbench.errors import PlbenchError
 from plbench.files import unwritable, write_atomically
 from plbench.files.paths import refuse_links
 from plbench.runs.record import Estimate, Record
-
-WORKFLOWS = ("boards.yml",)
 
 
 def export(root: Path, to: Path, *, sources: str | None = None) -> list[Path]:
@@ -49,9 +46,8 @@ def export(root: Path, to: Path, *, sources: str | None = None) -> list[Path]:
     try:
         files[root / build.PAGE] = render_page(boards, sources=sources)
         contents = {path.relative_to(root): content.encode() for path, content in files.items()}
-        for name in WORKFLOWS:
-            template = resources.files("plbench.board") / "templates" / name
-            contents[Path(".github", "workflows", name)] = template.read_bytes()
+        workflow = resources.files("plbench.board") / "templates" / "boards.yml"
+        contents[Path(".github", "workflows", "boards.yml")] = workflow.read_bytes()
         contents[Path(".nojekyll")] = b""  # or GitHub's site builder would drop files
         everything = _records(root) | contents
         for place in everything:
@@ -59,14 +55,10 @@ def export(root: Path, to: Path, *, sources: str | None = None) -> list[Path]:
         to.mkdir(parents=True, exist_ok=True)
         with holding(to, "export") as staging:
             for place, content in everything.items():
-                write_atomically(to / place, partial(_write, content), staging)
+                write_atomically(to / place, methodcaller("write", content), staging)
     except OSError as error:
         raise unwritable(to, error) from error
     return [to / place for place in sorted(contents, key=lambda place: place.name != build.PAGE)]
-
-
-def _write(content: bytes, file: IO[bytes]) -> None:
-    file.write(content)
 
 
 def _records(root: Path) -> dict[Path, bytes]:
@@ -101,12 +93,9 @@ def model_index(record: Record) -> str:
         "metrics": [metric for metric in metrics if metric["value"] is not None],
         "source": {"name": f"plbench run {record.key}"},
     }
-    card = {"library_name": "timm", "model-index": [{"name": _model_name(record), "results": [result]}]}
+    name = f"{spec.model.backbone}, {record.title}"
+    card = {"library_name": "timm", "model-index": [{"name": name, "results": [result]}]}
     return f"---\n{yaml.safe_dump(card, sort_keys=False, allow_unicode=True)}---\n"
-
-
-def _model_name(record: Record) -> str:
-    return f"{record.spec.model.backbone}, {record.title}"
 
 
 def _metric(name: str, kind: str, estimate: Estimate) -> dict[str, object]:

@@ -69,12 +69,8 @@ def _load(entry: Entry, path: Path, findings: Findings) -> Cells | None:
 
 
 def _compare_table(entry: Entry, cells: Cells, findings: Findings) -> None:
-    found, expected, areas, thresholds = (
-        as_metrics(entry.per_class),
-        evaluate_cells(cells),
-        auroc(cells),
-        _thresholds(entry),
-    )
+    found, expected = as_metrics(entry.per_class), evaluate_cells(cells)
+    areas, thresholds = auroc(cells), _thresholds(entry)
     at_thresholds = predictions_at(cells, 0.0 if thresholds is None else thresholds.values)
     for c, row in enumerate(entry.per_class):
         place = f"per_class.csv[{row.class_id}]"

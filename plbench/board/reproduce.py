@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from plbench.board.boards import BoardFolder, Event
 from plbench.board.entries import Entry, read_entry
@@ -24,7 +23,7 @@ SPREADS = 1.0
 ROUNDING = 1e-4
 """Percentage points by which a head that trained in company may differ from the same alone: scores add up otherwise."""
 
-_SOFTWARE = ("plbench", "python", "system", "packages", "device", "cuda")
+_SOFTWARE = ("plbench", "python", "system", "packages", "device", "cuda")  # where all agree, the same bits come out
 
 
 @dataclass(frozen=True)
@@ -77,15 +76,13 @@ def reproduce(board: BoardFolder, key: str, workspace: Workspace) -> tuple[Recor
     if key not in board.added:
         raise PlbenchError(f"board {board.board.name} has no record {key!r}")
     entry = read_entry(board.record_folder(key))
-    with _on_threads(_threads_of(entry.record)):
+    threads = entry.record.environment.get("torch_threads")  # of all heads that trained together
+    own = max(1, threads // (1 + _num_others(entry.record))) if isinstance(threads, int) else None
+    with _on_threads(own):
         record = runner.run(plan_from_spec(entry.record.spec, workspace), workspace, force=True)
-    return record, compare_records(entry, record, _siblings(board, entry))
-
-
-def _threads_of(record: Record) -> int | None:
-    """Return threads that one head of the record's training had; None where the record does not tell."""
-    threads = record.environment.get("torch_threads")
-    return None if not isinstance(threads, int) else max(1, threads // (1 + _num_others(record)))
+    standing = [read_entry(board.record_folder(key)).record for key in board.added if key not in board.withdrawn]
+    wanted = same_but_seed(entry.record.spec)
+    return record, compare_records(entry, record, [other for other in standing if same_but_seed(other.spec) == wanted])
 
 
 def _num_others(record: Record) -> int:
@@ -104,13 +101,6 @@ def _on_threads(number: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _siblings(board: BoardFolder, entry: Entry) -> list[Record]:
-    """Return the records of the board that differ from this one in seed alone, itself included."""
-    wanted = same_but_seed(entry.record.spec)
-    records = [read_entry(board.record_folder(key)).record for key in board.added if key not in board.withdrawn]
-    return [record for record in records if same_but_seed(record.spec) == wanted]
-
-
 def compare_records(entry: Entry, repeated: Record, siblings: Sequence[Record]) -> list[Comparison]:
     """Compare the headline figures of a record with those of its repetition.
 
@@ -124,7 +114,7 @@ def compare_records(entry: Entry, repeated: Record, siblings: Sequence[Record]) 
         siblings: records that differ from it in seed alone.
     """
     names = list(entry.record.test.estimates)
-    if is_same_software(entry.record.environment, repeated.environment):
+    if all(entry.record.environment.get(name) == repeated.environment.get(name) for name in _SOFTWARE):
         alone = _num_others(entry.record) == _num_others(repeated) == 0
         tables = ("per_class.csv", "replicates.csv") if alone else ()
         same = all(entry.record.files[name].sha256 == repeated.files[name].sha256 for name in tables)
@@ -132,14 +122,6 @@ def compare_records(entry: Entry, repeated: Record, siblings: Sequence[Record]) 
     else:
         same, allowed = True, {name: _allowed(name, siblings) for name in names}
     return [_compare(name, _value(entry.record, name), _value(repeated, name), allowed[name], same) for name in names]
-
-
-def is_same_software(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether two environments compute the same bits.
-
-    Version of plbench and its packages, Python, system, device.
-    """
-    return all(one.get(name) == other.get(name) for name in _SOFTWARE)
 
 
 def _allowed(name: str, siblings: Sequence[Record]) -> float | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,9 @@ def board_values(folder: BoardFolder, quotations: Sequence[Quotation] = ()) -> V
     entries = [read_whole_entry(folder.record_folder(key)) for key in sorted(folder.added)]
     sections: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
     for entry in entries:
-        sections[_section_key(entry)].append(entry)
+        spec = entry.record.spec  # what rows must have in common to be ranked:
+        key = (spec.regime, spec.model.backbone, spec.model.model_dump_json(), entry.record.configuration)
+        sections[key].append(entry)
     example = next((entry for entry in entries if entry.key not in folder.withdrawn), None)
     groups = list(example.record.test.groups) if example is not None else []
     return {
@@ -91,21 +93,15 @@ def _quoted(quotation: Quotation) -> Values:
     return {**quotation.model_dump(mode="json"), **headline, "figures": figures}
 
 
-def _section_key(entry: Entry) -> tuple[str, ...]:
-    """Return what rows must have in common to be ranked.
-
-    How the ceiling was chosen does not part it from the others.
-    """
-    spec = entry.record.spec
-    return spec.regime, spec.model.backbone, spec.model.model_dump_json(), entry.record.configuration
-
-
 def _section(key: tuple[str, ...], members: Sequence[Entry], folder: BoardFolder) -> Values:
     groups: dict[str, list[Entry]] = defaultdict(list)
     for entry in members:
         groups[f"{entry.key in folder.withdrawn} {row_key(entry.record)}"].append(entry)
     labels = row_labels([group[0].record for group in groups.values()])
-    rows = _merged([_Row(label, group, folder) for group, label in zip(groups.values(), labels, strict=True)])
+    every = [_Row(label, group, folder) for group, label in zip(groups.values(), labels, strict=True)]
+    standing = [row for row in every if row.is_ranked]
+    kept = merge_identical(standing)  # one row of those that are bit-identical; a withdrawn row stays apart
+    rows = [row for row in every if row not in standing or row in kept]
     rows.sort(key=lambda row: (not row.is_ceiling, row.why_withdrawn is not None, -row.value, row.label))
     ranked = [row for row in rows if row.is_ranked]
     detectable = _rank(ranked)
@@ -122,13 +118,6 @@ def _section(key: tuple[str, ...], members: Sequence[Entry], folder: BoardFolder
         "notes": _notes(rows, configuration, detectable),
         "rows": [_values(row, folder) for row in rows],
     }
-
-
-def _merged(rows: Sequence[_Row]) -> list[_Row]:
-    """Return one row of rows that are bit-identical, among those that stand; a withdrawn row stays apart."""
-    standing = [row for row in rows if row.is_ranked]
-    kept = merge_identical(standing)
-    return [row for row in rows if row not in standing or row in kept]
 
 
 def _rank(rows: Sequence[_Row]) -> float | None:
@@ -184,6 +173,8 @@ def _values(row: _Row, folder: BoardFolder) -> Values:
     first = row.runs[0].record
     test, spec = first.test, first.spec
     keys = [entry.key for entry in row.runs]
+    told = ("plbench", "python", "system", "packages", "device", "cuda", "cpu", "cpu_cores")
+    ap = np.array([[np.nan if one.ap is None else one.ap for one in entry.per_class] for entry in row.runs])
     return {
         "id": keys[0],
         "method": spec.method.name,
@@ -209,9 +200,9 @@ def _values(row: _Row, folder: BoardFolder) -> Values:
         "cost": _cost(row),
         "params": spec.method.params,
         "plan": spec.plan.model_dump(mode="json"),
-        "environment": _environment(first.environment),
+        "environment": {name: first.environment[name] for name in told if name in first.environment},
         "commit": first.environment.get("git_commit"),
-        "ap": _mean_ap(row.runs),
+        "ap": [_rounded(float(mean)) for mean in ap.mean(axis=0)],
     }
 
 
@@ -238,11 +229,6 @@ def _cost(row: _Row) -> Values:
     }
 
 
-def _environment(environment: Mapping[str, Any]) -> Values:
-    wanted = ("plbench", "python", "system", "packages", "device", "cuda", "cpu", "cpu_cores")
-    return {name: environment[name] for name in wanted if name in environment}
-
-
 def _classes(entry: Entry) -> list[Values]:
     return [
         {
@@ -254,12 +240,6 @@ def _classes(entry: Entry) -> list[Values]:
         }
         for row in entry.per_class
     ]
-
-
-def _mean_ap(entries: Sequence[Entry]) -> list[float | None]:
-    """Return AP of each class, percent, mean over seeds; None where it is not defined."""
-    table = np.array([[np.nan if row.ap is None else row.ap for row in entry.per_class] for entry in entries])
-    return [_rounded(float(value)) for value in table.mean(axis=0)]
 
 
 def _figure(figure: Figure) -> dict[str, float | None]:

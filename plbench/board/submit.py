@@ -6,9 +6,8 @@ import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from operator import methodcaller
 from pathlib import Path
-from typing import IO
 
 from pydantic import ValidationError
 
@@ -74,7 +73,7 @@ def _place(board: BoardFolder, entry: Entry) -> bool:
                 content = read_content(entry.folder, name)
                 if hashlib.sha256(content).hexdigest() != entry.sha256[name]:
                     raise PlbenchError(f"{entry.folder / name} changed while it was added; add the run again")
-                write_atomically(copy / f"{name}.xz", partial(_write, pack_file(content)))
+                write_atomically(copy / f"{name}.xz", methodcaller("write", pack_file(content)))
             target.parent.mkdir(exist_ok=True)
             if target.exists():  # what a process left that was killed before it noted it
                 shutil.rmtree(target)
@@ -85,10 +84,6 @@ def _place(board: BoardFolder, entry: Entry) -> bool:
         changed = board.board.model_copy(update=fingerprint) if board.board.dataset_fingerprint is None else None
         board.append([Event(event="added", key=entry.key, at=now(), sha256=entry.sha256[RECORD])], changed)
     return True
-
-
-def _write(content: bytes, file: IO[bytes]) -> None:
-    file.write(content)
 
 
 def asked_for(found: Sequence[tuple[Path, Record]], root: Path) -> list[Path]:

@@ -164,7 +164,10 @@ def _quoted(rows: Sequence[Values]) -> list[str]:
         {
             "method": _markdown(row["title"]),
             "backbone": _markdown(row["backbone"]),
-            **{titles.get(name, name.replace("_", " ")): _quotation(own.get(name)) for name in metrics},
+            **{
+                titles.get(name, name.replace("_", " ")): "–" if own.get(name) is None else str(own[name])
+                for name in metrics
+            },
             "source": _markdown(row["source"]),
         }
         for row, own in zip(rows, figures, strict=True)
@@ -172,10 +175,6 @@ def _quoted(rows: Sequence[Values]) -> list[str]:
     notes = dict.fromkeys(note for row in rows for note in (row["caution"], _selected(row)) if note)
     table = tabulate(columns, headers="keys", tablefmt="pipe", disable_numparse=True)
     return [table, *(["", *(f"- {_markdown(note)}" for note in notes)] if notes else [])]
-
-
-def _quotation(value: float | None) -> str:
-    return "–" if value is None else f"{value}"
 
 
 def _selected(row: Values) -> str | None:

@@ -26,16 +26,18 @@ class OnceCommand(TyperCommand):
             PlbenchError: if an option of one value does, or a flag in both its forms: both values.
         """
         collecting = copy.copy(self)
-        collecting.params = [_collecting(param) for param in self.params]
+        collecting.params = [copy.copy(param) for param in self.params]
+        single = [param for param in collecting.params if _is_single(param)]
+        for param in single:
+            param.multiple = True
         found, _, _ = collecting.make_parser(ctx).parse_args(list(args))
-        for param in self.params:
-            if not _is_single(param):
-                continue
+        for param in single:
             values = list(found.get(param.name) or ())
-            if len(values) > 1 and not (_is_flag(param) and len(set(values)) == 1):
+            if len(values) > 1 and not (getattr(param, "is_flag", False) and len(set(values)) == 1):
+                times = "twice" if len(values) == 2 else f"{len(values)} times"
                 shown = " and ".join(map(str, values))
                 advice = _ADVICE.get(str(param.name), "give it once")
-                raise PlbenchError(f"{param.opts[0]} is given {_times(len(values))} ({shown}); {advice}")
+                raise PlbenchError(f"{param.opts[0]} is given {times} ({shown}); {advice}")
         return super().parse_args(ctx, args)
 
 
@@ -49,20 +51,3 @@ class CommandGroup(typer.Typer):
 
 def _is_single(param: Any) -> bool:
     return param.param_type_name == "option" and not param.multiple and not getattr(param, "count", False)
-
-
-def _is_flag(param: Any) -> bool:
-    return bool(getattr(param, "is_flag", False))
-
-
-def _collecting(param: Any) -> Any:
-    """Return a copy of a parameter that gathers every value it is given."""
-    if not _is_single(param):
-        return param
-    twin = copy.copy(param)
-    twin.multiple = True
-    return twin
-
-
-def _times(number: int) -> str:
-    return "twice" if number == 2 else f"{number} times"

@@ -16,7 +16,6 @@ from plbench.runs.environment import choose_device
 from plbench.runs.plan.resolve import Request, ResolvedSetting, plan_from_spec, plan_run
 from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.protocol import choose_protocol
-from plbench.runs.registry import Registry
 from plbench.runs.workspace import Workspace
 from plbench.spec import RunSpec
 
@@ -133,19 +132,15 @@ def next_steps(plan: ResolvedRun, workspace: Workspace, was_done: bool) -> list[
     """Return what a person might do after a run, as commands that work as they stand."""
     runs = [] if workspace.store.runs == Path("runs") else ["--runs", str(workspace.store.runs)]
     steps = [shlex.join(["plbench", "runs", "compare", *runs])]
-    other = _another_method(plan, workspace.registry)
+    registry, stages = workspace.registry, [stage.method for stage, _ in plan.stages.values()]
+    broken = registry.broken("method")
+    others = [name for name in registry.names("method") if name not in broken and not registry.method(name).needs]
+    # one to compare with: that a stage has trained already, else any that needs nothing special
+    other = next((name for name in (*stages, *others) if name != plan.spec.method.name), None)
     if other is not None:
         words = ["plbench", "run", "--method", other, "--dataset", plan.spec.protocol.dataset]
         steps.insert(0, shlex.join([*words, *options_of(plan, workspace), *runs]))
     return ["this run was done already; --force repeats it", *steps] if was_done else steps
-
-
-def _another_method(plan: ResolvedRun, registry: Registry) -> str | None:
-    """Return one to compare with: one that a stage has trained already, else any that needs nothing special."""
-    broken = registry.broken("method")
-    stages = [stage.method for stage, _ in plan.stages.values()]
-    others = [name for name in registry.names("method") if name not in broken and not registry.method(name).needs]
-    return next((name for name in (*stages, *others) if name != plan.spec.method.name), None)
 
 
 def options_of(plan: ResolvedRun | ResolvedSetting, workspace: Workspace) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -41,10 +41,11 @@ def study(
 
     as_json = setting["as_json"]
     if name == LIST:
+        from plbench.cli.display import tables
         from plbench.experiments.shared.report import listing
 
         rows = listing([studies.find(known) for known in studies.NAMES])
-        emit(rows, as_json, lambda: _print_rows(rows))
+        emit(rows, as_json, lambda: tables.print_rows(None, rows))
         return
     experiment = studies.find(name)
     if seeds is not None and seeds < 1:
@@ -94,12 +95,6 @@ def _command(name: str, setting: Setting, dataset: str | None, scale: Scale, see
     words = ["plbench", "study", name, *([] if dataset is None else ["--dataset", dataset]), *words_of(setting)]
     words += [] if scale == "default" else ["--scale", scale]
     return shlex.join([*words, *([] if seeds is None else ["--seeds", str(seeds)])])
-
-
-def _print_rows(rows: list[dict[str, Any]]) -> None:
-    from plbench.cli.display import tables
-
-    tables.print_rows(None, rows)
 
 
 def _print(result: Result) -> None:

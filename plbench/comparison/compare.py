@@ -19,9 +19,6 @@ from plbench.runs.registry import Registry
 from plbench.runs.stored import replicates_of
 from plbench.spec import RunSpec
 
-_EFFORT = ("plan.epochs", "plan.batch_size")
-"""What rows must have in common, if one is not to have learned longer than another."""
-
 
 @dataclass(frozen=True)
 class Row:
@@ -101,14 +98,12 @@ def compare(runs: Iterable[tuple[Path, Record]], registry: Registry | None = Non
     settings: dict[tuple[str, ...], list[tuple[Path, Record]]] = defaultdict(list)
     for folder, record in runs:
         if record.status == "done" and "test" in record.metrics:
-            settings[_setting_key(record.spec)].append((folder, record))
+            # what must agree before two runs can be paired image by image; left-out images make another test set
+            spec = record.spec
+            model, skipped = spec.model.model_dump_json(), repr(spec.skipped_images)
+            protocol = (spec.protocol.name, spec.protocol.canonical(), spec.dataset_fingerprint)
+            settings[*protocol, spec.regime, model, skipped].append((folder, record))
     return [_setting(members, registry) for _, members in sorted(settings.items(), key=lambda item: item[0][0])]
-
-
-def _setting_key(spec: RunSpec) -> tuple[str, ...]:
-    """Return what must agree before two runs can be paired image by image; left-out images make another test set."""
-    model, skipped = spec.model.model_dump_json(), repr(spec.skipped_images)
-    return spec.protocol.name, spec.protocol.canonical(), spec.dataset_fingerprint, spec.regime, model, skipped
 
 
 def _setting(members: Sequence[tuple[Path, Record]], registry: Registry | None) -> Setting:
@@ -170,7 +165,7 @@ def row_labels(records: Sequence[Record], registry: Registry | None = None) -> l
         registry: tells the names of variants.
     """
     values = [_flat(record) for record in records]
-    effort = [name for name in _EFFORT if len({own.get(name) for own in values}) > 1]
+    effort = [name for name in ("plan.epochs", "plan.batch_size") if len({own.get(name) for own in values}) > 1]
     labels = []
     for record, own in zip(records, values, strict=True):
         rivals = [(r, v) for r, v in zip(records, values, strict=True) if _are_rivals(r.spec, record.spec)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +62,9 @@ def draw_comparison(setting: Setting, command: str, path: Path) -> None:
                 axes.set_visible(False)
                 continue
             _draw_panel(axes, setting, names[place])
-            _label_rows(axes, labels if place % columns == 0 else [""] * len(labels))
+            axes.set_yticks(range(len(labels)), labels if place % columns == 0 else [""] * len(labels), fontsize=8)
+            axes.tick_params(axis="y", length=0)
+            axes.set_ylim(len(labels) - 0.4, -0.6)  # the best on top
             if place == 0:
                 _write_shares(axes, setting)
         figure.suptitle(_plain(f"{setting.protocol}, {setting.regime}, {setting.model}"), fontsize=10)
@@ -101,12 +102,6 @@ def _draw_panel(axes: Axes, setting: Setting, name: str) -> None:
     axes.grid(axis="x", color="#e0e0e0", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
-
-
-def _label_rows(axes: Axes, labels: Sequence[str]) -> None:
-    axes.set_yticks(range(len(labels)), labels, fontsize=8)
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(labels) - 0.4, -0.6)  # the best on top
 
 
 def _write_shares(axes: Axes, setting: Setting) -> None:

@@ -37,7 +37,7 @@ def share_words(share: float) -> str:
 def _which(setting: Setting) -> list[str]:
     best, *others = setting.rows
     seeds = "1 seed" if len(best.seeds) == 1 else f"{len(best.seeds)} seeds"
-    leads = f"{best.label} has the highest mAP(C), {_with_half(best.figures['map_c'])} over {seeds}"
+    leads = f"{best.label} has the highest mAP(C), {with_half(best.figures['map_c'])} over {seeds}"
     if not others:
         return [f"{leads}; it is the only row, so there is nothing to choose between."]
     chance = share_words(best.share_best)
@@ -89,8 +89,8 @@ def _by_map_o(setting: Setting) -> list[str]:
         return []
     value, other = leader.figures["map_o"], best.figures["map_o"]
     return [
-        f"By mAP(O), in which frequent classes weigh more, {leader.label} leads: {_with_half(value)} against "
-        f"{_with_half(other)}."
+        f"By mAP(O), in which frequent classes weigh more, {leader.label} leads: {with_half(value)} against "
+        f"{with_half(other)}."
     ]
 
 
@@ -118,5 +118,6 @@ def _cautions(setting: Setting) -> list[str]:
     return said
 
 
-def _with_half(figure: Figure) -> str:
+def with_half(figure: Figure) -> str:
+    """Return a mean with half of its interval."""
     return "–" if math.isnan(figure.mean) else f"{figure.mean:.2f} ±{figure.half:.2f}"

@@ -35,11 +35,7 @@ def write_checked(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     content = io.BytesIO()
     write(content)
     content.write(hashlib.sha256(content.getbuffer()).digest())
-    write_atomically(path, lambda file: _write(file, content.getbuffer()))
-
-
-def _write(file: IO[bytes], content: memoryview) -> None:
-    file.write(content)
+    write_atomically(path, lambda file: file.write(content.getbuffer()))
 
 
 def read_checked(path: Path) -> memoryview:

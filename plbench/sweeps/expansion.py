@@ -15,7 +15,7 @@ from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.protocol import ProtocolData
 from plbench.runs.registry import Registry
 from plbench.runs.workspace import Workspace
-from plbench.sweeps.grid import MODEL_FIELDS, PLAN_FIELDS, REQUEST_FIELDS, Cell, DatasetEntry, Grid
+from plbench.sweeps.grid import MODEL_FIELDS, PLAN_FIELDS, REQUEST_FIELDS, Cell, Grid
 
 _WEIGHTS = ("packaged", "pretrained", "random")
 
@@ -81,7 +81,8 @@ def expand(grid: Grid, workspace: Workspace) -> Expansion:
     with workspace.reporter.task("Planning") as report:
         opened: list[ProtocolData] = []
         for entry in grid.datasets:
-            place = _workspace_of(entry, workspace)
+            root = workspace.data_root if entry.root is None else Path(entry.root).expanduser()
+            place = replace(workspace, data_root=root, data_options=entry.options)
             of_dataset = [cell for cell in wanted if cell.dataset == entry.name]
             for _, members in itertools.groupby(of_dataset, lambda cell: repr(cell.setting)):
                 _plan(list(members), place, opened, planned)
@@ -89,7 +90,7 @@ def expand(grid: Grid, workspace: Workspace) -> Expansion:
     planned.refuse_what_never_fits()
     runs = {run.plan.spec.key: run for run in reversed(planned.runs)}  # of two cells that are one run, the first
     return Expansion(
-        tuple(reversed(runs.values())), (*left_out, *planned.left_out()), len(cells) - len(wanted), workspace
+        tuple(reversed(runs.values())), (*left_out, *planned.left_out), len(cells) - len(wanted), workspace
     )
 
 
@@ -121,11 +122,6 @@ def _with_weights(grid: Grid, workspace: Workspace) -> Workspace:
     return replace(workspace, weights_file=Path(str(files[0]))) if files else workspace
 
 
-def _workspace_of(entry: DatasetEntry, workspace: Workspace) -> Workspace:
-    root = workspace.data_root if entry.root is None else Path(entry.root).expanduser()
-    return replace(workspace, data_root=root, data_options=entry.options)
-
-
 class _Planned:
     """What comes of cells, one after another."""
 
@@ -133,7 +129,7 @@ class _Planned:
         self.number, self.runs = 0, list[GridRun]()
         self._fits: set[tuple[str, str]] = set()
         self._reasons: dict[tuple[str, str], str] = {}
-        self._left_out: dict[Skipped, None] = {}
+        self.left_out: dict[Skipped, None] = {}  # each reason once
 
     def fits(self, cell: Cell, plan: ResolvedRun) -> None:
         """Add a run that can be made."""
@@ -144,17 +140,13 @@ class _Planned:
     def does_not_fit(self, cell: Cell, who: str, why: PlbenchError) -> None:
         """Add one that cannot, for a reason."""
         self.number += 1
-        self._left_out[Skipped(who, str(why))] = None
+        self.left_out[Skipped(who, str(why))] = None
         for value in _named(cell):
             self._reasons.setdefault(value, str(why))
 
-    def left_out(self) -> list[Skipped]:
-        """Return what does not fit, each reason once."""
-        return list(self._left_out)
-
     def refuse_what_never_fits(self) -> None:
         """Raise if a value that the grid names fits no run; a typing error most likely."""
-        reasons = {entry.why for entry in self._left_out}
+        reasons = {entry.why for entry in self.left_out}
         if not self.runs:
             if len(reasons) == 1:
                 raise PlbenchError(reasons.pop())
@@ -164,7 +156,7 @@ class _Planned:
             if (axis, value) not in self._fits:
                 raise PlbenchError(f"no run with {axis} = {value} can be made: {why}; take it out, or fix it")
         if not self.runs:
-            raise PlbenchError(f"no run of the grid can be made: {next(iter(self._left_out)).why}")
+            raise PlbenchError(f"no run of the grid can be made: {next(iter(self.left_out)).why}")
 
 
 def _named(cell: Cell) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from pathlib import Path
 from types import NoneType, UnionType
@@ -61,20 +62,13 @@ def stage_names(registry: Registry, name: str) -> list[tuple[str, str]]:
     """
     found: dict[tuple[str, str], None] = {}
     method = registry.method(name)
-    try:
-        stages = method.stages(method.Params(), _some_task())
-        for stage in stages:
+    with contextlib.suppress(PlbenchError, RecursionError):  # what the method refuses is said when it is run
+        names, counts = tuple(map(str, range(80))), np.full(80, 1000)  # as many classes as COCO, labels of every kind
+        task = Task(80, names, names, counts, counts, 80_000, 30, 1000, "probe", generator(0, "catalogue"))
+        for stage in method.stages(method.Params(), task):
             found |= dict.fromkeys(stage_names(registry, stage.method))
             found[stage.name, stage.method] = None
-    except (PlbenchError, RecursionError):  # what the method refuses is said when it is run
-        return list(found)
     return list(found)
-
-
-def _some_task() -> Task:
-    """Return a task of as many classes as COCO has, with labels of every kind."""
-    names, counts = tuple(map(str, range(80))), np.full(80, 1000)
-    return Task(80, names, names, counts, counts, 80_000, 30, 1000, "probe", generator(0, "catalogue"))
 
 
 def describe_method(registry: Registry, name: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from plbench.progress import duration
 from plbench.runs.pretraining import Pretraining
-from plbench.runs.record import Cost, Estimate, F1Figures, Record, SplitMetrics, StandardCost, ThresholdReport
+from plbench.runs.record import Cost, Estimate, F1Figures, Record, SplitMetrics, StandardCost
 
 if TYPE_CHECKING:
     from plbench.comparison.compare import Row, Setting
@@ -168,7 +168,9 @@ def _other_figures(metrics: SplitMetrics) -> str:
     if metrics.ece is not None:
         parts.append(f"ECE {percent(metrics.ece)}")
     if metrics.f1 is not None and metrics.thresholds is not None:
-        parts.append(f"{_f1(metrics.f1)} at thresholds chosen {_chosen_on(metrics.thresholds)}")
+        labels = "complete labels (an oracle) of the " if metrics.thresholds.labels == "complete" else "the "
+        own = "which the model that chose did not see" if metrics.thresholds.held_out else "which the run trained on"
+        parts.append(f"{_f1(metrics.f1)} at thresholds chosen on {labels}validation part, {own}")
     if metrics.f1_top3 is not None:
         parts.append(f"{_f1(metrics.f1_top3)} with top 3")
     if metrics.ranking_loss is not None:
@@ -185,12 +187,6 @@ def _seen(pretraining: Pretraining) -> str:
 
 def _f1(figures: F1Figures) -> str:
     return f"CF1 {percent(figures.cf1)} and OF1 {percent(figures.of1)}"
-
-
-def _chosen_on(report: ThresholdReport) -> str:
-    labels = "complete labels (an oracle) of the " if report.labels == "complete" else "the "
-    trained = "which the model that chose did not see" if report.held_out else "which the run trained on"
-    return f"on {labels}validation part, {trained}"
 
 
 def print_runs(records: Sequence[tuple[Path, Record]], folder: Path) -> None:
@@ -223,7 +219,7 @@ def _run_row(record: Record) -> dict[str, Any]:
 
 def print_settings(settings: Sequence[Setting]) -> None:
     """Print `runs compare`: one table a setting."""
-    from plbench.comparison.verdict import share_words  # imports torch
+    from plbench.comparison.verdict import share_words, with_half  # imports torch
     from plbench.metrics.statistics import format_p
 
     console = output()
@@ -233,7 +229,7 @@ def print_settings(settings: Sequence[Setting]) -> None:
         console.print(Text(f"{setting.protocol}, {setting.regime}, {setting.model}", style="bold"))
         table = new_table(*names, right=names[1:])
         for row in setting.rows:
-            figures = [_plus_minus(row.figures[name]) for name in ("map_c", "map_o", *groups)]
+            figures = [with_half(row.figures[name]) for name in ("map_c", "map_o", *groups)]
             gap = "best" if row.difference is None else _with_ends(row.difference)
             p_value = "" if row.p_value is None else format_p(row.p_value)
             classes = f"{row.num_classes_scored} of {row.num_classes}"
@@ -273,10 +269,6 @@ def print_comparison(setting: Setting, answer: Sequence[str], others: Mapping[st
     for name, lines in others.items():
         for line in lines:  # paths and commands are there to be copied: one line each
             console.print(Text(f"{name}: {line}"), soft_wrap=True)
-
-
-def _plus_minus(figure: Figure) -> str:
-    return "–" if math.isnan(figure.mean) else f"{figure.mean:.2f} ±{figure.half:.2f}"
 
 
 def _with_ends(figure: Figure) -> str:

@@ -59,7 +59,7 @@ class Overheard(io.TextIOBase):
 @contextlib.contextmanager
 def joined(cluster: Cluster) -> Iterator[Any]:
     """Connect Ray: to the cluster with this address, or to one of this machine alone that ends with the scope."""
-    if cluster.address is None or _is_local(cluster.address):
+    if cluster.address is None or cluster.address.rpartition(":")[0] in ("127.0.0.1", "localhost"):
         # Ray's own way to have nothing listen beyond 127.0.0.1, of which it otherwise makes the machine's address
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning; devices are named by us
@@ -91,10 +91,6 @@ def joined(cluster: Cluster) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
-
-
-def _is_local(address: str) -> bool:
-    return address.rpartition(":")[0] in ("127.0.0.1", "localhost")
 
 
 def _check_that_something_answers(address: str) -> None:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plbench.data.dataset import Dataset
 from plbench.errors import PlbenchError, TrainingError
 from plbench.runs.plan.resolved import ResolvedRun, in_order
 from plbench.runs.schedule import Count, Result
@@ -73,9 +72,6 @@ def run_all(
     return [_result(plan, outcomes.get(plan.spec.key), workspace) for plan in plans]
 
 
-_REST = ("track", "decode", "pretraining", "save_every", "compiles", "profiles")  # of a workspace, as they are
-
-
 def in_bundles(plans: Sequence[ResolvedRun], slots: int) -> list[Bundle]:
     """Run in tasks, those first that others need. Runs that can train together do, but leave no slot empty for it.
 
@@ -112,6 +108,7 @@ def _words(bundles: Sequence[Bundle], ray: Any, slots: int) -> str:
 
 def _place(workspace: Workspace, plugins: Sequence[Path], taken: Mapping[str, float]) -> Place:
     threads = max(1, int(taken["CPU"]))
+    rest = ("track", "decode", "pretraining", "save_every", "compiles", "profiles")
     return Place(
         runs=workspace.store.runs.absolute(),
         cache=workspace.store.cache.absolute(),
@@ -120,7 +117,7 @@ def _place(workspace: Workspace, plugins: Sequence[Path], taken: Mapping[str, fl
         workers=min(workspace.workers, threads),
         threads=threads,
         weights_file=workspace.weights_file and workspace.weights_file.absolute(),
-        rest={name: getattr(workspace, name) for name in _REST},
+        rest={name: getattr(workspace, name) for name in rest},
     )
 
 
@@ -146,7 +143,10 @@ def _make_all(
     for bundle in bundles:
         first = {made_by[key]: None for keys in bundle.needs for key in keys}  # each task once
         specs = [plan.spec.model_dump_json() for plan in bundle.plans]
-        ref = task.remote(place, _data(bundle.plans[0].protocol_data.dataset), specs, bundle.needs, *first)
+        dataset = bundle.plans[0].protocol_data.dataset
+        told = dataset.options.model_dump(exclude_unset=True).items()
+        options = {name: value.absolute() if isinstance(value, Path) else value for name, value in told}
+        ref = task.remote(place, (dataset.root.absolute(), options), specs, bundle.needs, *first)
         pending[ref] = bundle
         made_by |= dict.fromkeys((plan.spec.key for plan in bundle.plans), ref)
     try:
@@ -154,12 +154,6 @@ def _make_all(
     except BaseException:
         _cancel(ray, pending, workspace, count)
         raise
-
-
-def _data(dataset: Dataset) -> tuple[Path, dict[str, Any]]:
-    """Return where a dataset lies and what it was told, as `Workspace` takes them, for a process elsewhere."""
-    told = dataset.options.model_dump(exclude_unset=True)
-    return dataset.root.absolute(), {n: v.absolute() if isinstance(v, Path) else v for n, v in told.items()}
 
 
 def _follow(ray: Any, pending: dict[Any, Bundle], workspace: Workspace, count: Count) -> Outcome:
