@@ -116,8 +116,9 @@ class ProtocolData:
     @cached_property
     def _held_out(self) -> np.ndarray:
         """Whether each train image belongs to the validation part: by a hash of its id, so for good."""
-        share = self.protocol.validation_share
-        return np.array([_hash_fraction(image_id) < share for image_id in self.whole_train.images.ids], bool)
+        texts = (f"plbench-validation:{image_id}" for image_id in self.whole_train.images.ids)
+        hashes = (int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") for text in texts)
+        return np.array([value / 2**64 < self.protocol.validation_share for value in hashes], bool)
 
     def train(self, part: TrainPart = "train") -> Part:
         """Return the images to train on, with partial labels: all of train, or without its validation part.
@@ -261,11 +262,6 @@ def is_official(dataset: Dataset, protocol: Protocol) -> bool:
         images.get(name, len(split.images)) == len(split.images)
         for name, split in ((protocol.train_split, train), (protocol.test_split, test))
     )
-
-
-def _hash_fraction(image_id: str) -> float:
-    digest = hashlib.sha256(f"plbench-validation:{image_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def granting(protocol: Protocol, num_trials: int, reporter: Reporter) -> Protocol:
