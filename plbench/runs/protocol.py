@@ -60,7 +60,6 @@ class ProtocolData:
         self._siblings: dict[int, ProtocolData] = {self.seed: self}
         self._fit_part: Part | None = None
         self._validation: Part | None = None
-        self._validates = False
 
     def at_seed(self, seed: int) -> ProtocolData:
         """Return the data of a run of this seed: the same images, opened once, with the labels that it draws."""
@@ -156,16 +155,6 @@ class ProtocolData:
         part = self._of_train(np.flatnonzero(self._held_out), labels)
         self._check_scorable(part, "validation part")
         return part
-
-    def check_validation(self) -> None:
-        """Make sure, once, that the validation part can be scored.
-
-        Raises:
-            DataError: as `validation`.
-        """
-        if not self._validates:
-            self.validation()
-            self._validates = True
 
     def hidden_truth(self, part: TrainPart = "train") -> PartialLabels | None:
         """Return the complete labels behind `train(part)` where a simulation hid them: for diagnostics alone."""
