@@ -66,7 +66,7 @@ def tune(
     )
     with estimating_without_weights(workspace, method or "", parse_assignments(param or ())):
         plan = plan_from_options(given, workspace, scores_test=False)
-    plan.protocol_data.check_validation()
+    plan.protocol_data.validation()  # refuses one that cannot be scored
     second = None if then is None else _second_plan(plan, given, then, workspace)
     if dry_run:
         from plbench.tuning.tune import estimate_study

@@ -83,7 +83,9 @@ def jpeg_decoder(name: str, device: torch.device) -> JpegDecoder | None:
     try:
         decoder = JpegDecoder(torchvision_decode(device), device)
         # a torchvision that does not fit this torch may only fail when it decodes
-        decoder.squashed([_a_small_jpeg()], 8)
+        file = io.BytesIO()
+        Image.new("RGB", (16, 16)).save(file, "JPEG")
+        decoder.squashed([torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)], 8)
     except (ImportError, AttributeError, RuntimeError) as error:
         raise PlbenchError(
             f'`decode="gpu"` needs a torchvision with nvJPEG that was built for torch {torch.__version__}, and the one '
@@ -102,12 +104,6 @@ def torchvision_decode(device: torch.device) -> Decode:
     from torchvision.io import ImageReadMode, decode_jpeg  # type: ignore[import-untyped]
 
     return lambda files: list(decode_jpeg(files, mode=ImageReadMode.RGB, device=device))
-
-
-def _a_small_jpeg() -> Tensor:
-    file = io.BytesIO()
-    Image.new("RGB", (16, 16)).save(file, "JPEG")
-    return torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
 
 
 def refuse_transform(transform: object) -> None:

@@ -32,7 +32,9 @@ def resolve_backbone(name: str) -> str:
     known: dict[str, str] = {_squeezed(model): model for model in timm.list_models()}
     found = known.get(_squeezed(architecture))
     if found is None or tag:
-        raise PlbenchError(f"backbone {name!r} is not a timm model; {_closest(name, timm.list_models())}")
+        hint = did_you_mean(name.lower().replace("-", "_"), timm.list_models())
+        hint = hint.partition(" (known")[0] if hint.startswith("did") else "timm.list_models() lists them"
+        raise PlbenchError(f"backbone {name!r} is not a timm model; {hint}")
     return found
 
 
@@ -195,11 +197,6 @@ def _timm() -> Any:
 
 def _squeezed(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
-
-
-def _closest(name: str, models: list[str]) -> str:
-    sentence = did_you_mean(name.lower().replace("-", "_"), models)
-    return sentence.partition(" (known")[0] if sentence.startswith("did") else "timm.list_models() lists them"
 
 
 def _pretrained_config(backbone: str) -> Any:

@@ -85,7 +85,9 @@ def score(active: ActiveRun) -> Scored | None:
         model = active.state.averaged(active.headline_weights)
         with active.workspace.reporter.task("Comparing train with the hidden truth") as report:
             hidden = diagnose_training(model, active.method, active.train_inputs, truth, active.execution, report)
-    idle = _idle_parts(active)
+    # parts of the method that did nothing in any process
+    first, *others = active.workspace.world.gather_objects(Guarded(active.method).idle())
+    idle = [sentence for sentence in first if all(sentence in other for other in others)]
     return None if cells is None else Scored(cells, last_cells, thresholds, hidden, idle)
 
 
@@ -101,7 +103,11 @@ def _choose_thresholds(active: ActiveRun, cells: Cells | None) -> Thresholds | s
         if active.only_selects:
             own = cells
         elif held_out:
-            own = active.workspace.world.shared(lambda: _cells_that_chose(active))
+            assert active.plan.chooser is not None
+            folder = active.workspace.store.run_folder(active.plan.chooser.spec.key)
+            own = active.workspace.world.shared(
+                lambda: Cells.load(whole_file(folder, read_record(folder), "cells.npz"))
+            )
         else:
             own = active.validation_cells(active.headline_weights)
         if own is None:
@@ -112,19 +118,6 @@ def _choose_thresholds(active: ActiveRun, cells: Cells | None) -> Thresholds | s
             "no thresholds were chosen, so CF1 and OF1 are there at top 3 alone: no class of the validation part has "
             "both a known positive and a known negative"
         )
-
-
-def _cells_that_chose(active: ActiveRun) -> Cells:
-    """Return cells of the run that chose this one's epoch."""
-    assert active.plan.chooser is not None
-    folder = active.workspace.store.run_folder(active.plan.chooser.spec.key)
-    return Cells.load(whole_file(folder, read_record(folder), "cells.npz"))
-
-
-def _idle_parts(active: ActiveRun) -> list[str]:
-    """Return what parts of the method did nothing in any process."""
-    first, *others = active.workspace.world.gather_objects(Guarded(active.method).idle())
-    return [sentence for sentence in first if all(sentence in other for other in others)]
 
 
 def summarise(active: ActiveRun, scored: Scored) -> dict[str, SplitMetrics]:
@@ -152,7 +145,7 @@ def record(
 ) -> Record:
     """Return the record of a run that is done; its files are in the folder already, save the record itself."""
     active.write_log()
-    spec = active.spec
+    spec, method, protocol = active.spec, active.plan.method, active.plan.protocol_data.protocol
     pretraining = describe_pretraining(spec.model, active.workspace.pretraining)
     return Record(
         key=spec.key,
@@ -161,13 +154,13 @@ def record(
         protocol_sha256=spec.protocol.sha256(),
         status="done",
         finished_at=finished_at,
-        title=active.plan.method.title,
-        paper=active.plan.method.paper,
-        source_file=source_file(active.plan.method),
+        title=method.title,
+        paper=method.paper,
+        source_file=source_file(method),
         configuration="tuned" if spec.tuned_by else "default" if is_default(active.plan) else "custom",
         tuning=active.plan.tuning,
         pretraining=pretraining,
-        defaults_tuned_here=_is_tuned_here(active),
+        defaults_tuned_here=protocol.dataset in method.tuned_on or method.name in protocol.tuned_here,
         test_seen_in_pretraining=overlap(pretraining, active.plan.protocol_data.dataset.collections),
         environment=environment.describe(active.workspace.device, active.workspace.decode),
         data=_data_summary(active),
@@ -181,11 +174,6 @@ def record(
         warnings=_warnings(active, scored, next(iter(metrics.values()))),
         notes=list(notes_on(active.plan.protocol_data)),
     )
-
-
-def _is_tuned_here(active: ActiveRun) -> bool:
-    method, protocol = active.plan.method, active.plan.protocol_data.protocol
-    return protocol.dataset in method.tuned_on or method.name in protocol.tuned_here
 
 
 def _data_summary(active: ActiveRun) -> DataSummary:

@@ -60,7 +60,6 @@ class ProtocolData:
         self._siblings: dict[int, ProtocolData] = {self.seed: self}
         self._fit_part: Part | None = None
         self._validation: Part | None = None
-        self._validates = False
 
     def at_seed(self, seed: int) -> ProtocolData:
         """Return the data of a run of this seed: the same images, opened once, with the labels that it draws."""
@@ -116,8 +115,9 @@ class ProtocolData:
     @cached_property
     def _held_out(self) -> np.ndarray:
         """Whether each train image belongs to the validation part: by a hash of its id, so for good."""
-        share = self.protocol.validation_share
-        return np.array([_hash_fraction(image_id) < share for image_id in self.whole_train.images.ids], bool)
+        texts = (f"plbench-validation:{image_id}" for image_id in self.whole_train.images.ids)
+        hashes = (int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") for text in texts)
+        return np.array([value / 2**64 < self.protocol.validation_share for value in hashes], bool)
 
     def train(self, part: TrainPart = "train") -> Part:
         """Return the images to train on, with partial labels: all of train, or without its validation part.
@@ -155,16 +155,6 @@ class ProtocolData:
         part = self._of_train(np.flatnonzero(self._held_out), labels)
         self._check_scorable(part, "validation part")
         return part
-
-    def check_validation(self) -> None:
-        """Make sure, once, that the validation part can be scored.
-
-        Raises:
-            DataError: as `validation`.
-        """
-        if not self._validates:
-            self.validation()
-            self._validates = True
 
     def hidden_truth(self, part: TrainPart = "train") -> PartialLabels | None:
         """Return the complete labels behind `train(part)` where a simulation hid them: for diagnostics alone."""
@@ -261,11 +251,6 @@ def is_official(dataset: Dataset, protocol: Protocol) -> bool:
         images.get(name, len(split.images)) == len(split.images)
         for name, split in ((protocol.train_split, train), (protocol.test_split, test))
     )
-
-
-def _hash_fraction(image_id: str) -> float:
-    digest = hashlib.sha256(f"plbench-validation:{image_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def granting(protocol: Protocol, num_trials: int, reporter: Reporter) -> Protocol:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from plbench.runs.active import ActiveRun
-from plbench.runs.record import Record, StandardCost, read_record
+from plbench.runs.record import StandardCost, read_record
 from plbench.runs.store import RECORD
 
 
@@ -14,16 +14,12 @@ def count_cost(active: ActiveRun) -> StandardCost | None:
 
     None where one of these was recorded before there was such a cost.
     """
-    needed = _needed(active)
+    # of its stages, and of the run that chose its epoch
+    folders = [active.workspace.store.run_folder(first.spec.key) for first in active.plan.prerequisites]
+    needed = [read_record(folder) for folder in folders if (folder / RECORD).is_file()]
     costs = [record.cost.standard for record in needed if record.cost is not None]
     known = [cost for cost in costs if cost is not None]
     return _sum([_own_cost(active), *known]) if len(known) == len(needed) else None
-
-
-def _needed(active: ActiveRun) -> list[Record]:
-    """Return the records of a run's stages, and of the run that chose its epoch."""
-    folders = [active.workspace.store.run_folder(first.spec.key) for first in active.plan.prerequisites]
-    return [read_record(folder) for folder in folders if (folder / RECORD).is_file()]
 
 
 def _own_cost(active: ActiveRun) -> StandardCost:

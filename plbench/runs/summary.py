@@ -20,6 +20,7 @@ from plbench.metrics.bootstrap import Replicates
 from plbench.metrics.cells import Cells
 from plbench.metrics.statistics import Sample
 from plbench.progress import ProgressReport
+from plbench.runs.findings import defined
 from plbench.runs.record import Estimate, F1Figures, GroupMetrics, SplitMetrics
 from plbench.runs.thresholds import Thresholds
 
@@ -64,7 +65,7 @@ def summarise(
         f1_top3=None if cells.in_top is None else f1_figures(metrics.top_f1_scores(cells)),
         auroc=_percent(mean_auroc(metrics.auroc(cells, by_class))),
         ece=_percent(metrics.calibration_error(cells)),
-        ranking_loss=_number(metrics.ranking_loss(cells, by_image)),
+        ranking_loss=defined(metrics.ranking_loss(cells, by_image)),
         precision_at_k={str(k): metrics.precision_at_k(cells, k, by_image) for k in depths} if complete else None,
         num_images=cells.num_images,
         num_classes=cells.num_classes,
@@ -205,7 +206,3 @@ def image_interval(value: float, replicates: np.ndarray, lowest: float | None) -
 def _percent(value: float) -> float | None:
     """Return rounded to six decimals, inside [0, 100] whatever the last bit; None for NaN."""
     return None if math.isnan(value) else min(max(round(value, 6), 0.0), 100.0)
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value

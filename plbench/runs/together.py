@@ -92,11 +92,10 @@ def most_at_once(model: nn.Module, batch_size: int, device: torch.device) -> int
 
     One that a stack does not know is alone.
     """
-    return max(1, _memory(device) // bytes_per_head(model, batch_size)) if layers_of(model) is not None else 1
-
-
-def _memory(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else STACK_BYTES
+    if layers_of(model) is None:
+        return 1
+    available = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else STACK_BYTES
+    return max(1, available // bytes_per_head(model, batch_size))
 
 
 def train(
@@ -164,17 +163,14 @@ def run_group(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[Record
     """
     with contextlib.ExitStack() as held:
         for key in sorted(plan.spec.key for plan in plans):  # everywhere in one order: no two wait for each other
-            held.enter_context(workspace.store.lock(key, waiting=_waiting(key, workspace)))
+            said = f"Run {key} is under way in another process; waiting for it"
+            held.enter_context(workspace.store.lock(key, waiting=partial(workspace.reporter.line, said)))
         found = {plan.spec.key: plan.finished(workspace.store) for plan in plans}  # another process may have made some
         results: dict[str, Record | TrainingError] = {key: record for key, record in found.items() if record}
         missing = [plan for plan in plans if plan.spec.key not in results]
         for runs in in_memory(missing, workspace) if missing else ():
             results |= _make(runs, workspace)
     return [results[plan.spec.key] for plan in plans]
-
-
-def _waiting(key: str, workspace: Workspace) -> Callable[[], None]:
-    return lambda: workspace.reporter.line(f"Run {key} is under way in another process; waiting for it")
 
 
 def _make(runs: Sequence[ActiveRun], workspace: Workspace) -> dict[str, Record | TrainingError]:

@@ -66,9 +66,8 @@ class Tracking:
                 continue
             try:
                 getattr(self._trackers[name], event)(*content)
-            except (
-                Exception
-            ) as error:  # whatever a tracker, its server or its disk raises; a signal's exit goes through
+            # whatever a tracker, its server or its disk raises; a signal's exit goes through
+            except Exception as error:
                 del self._trackers[name]
                 self._dropped.add(name)
                 self._warn(f"Tracking by {name} is off from here on: {_sentence(error)}")

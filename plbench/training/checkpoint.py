@@ -209,7 +209,7 @@ def _is_whole(found: Found) -> bool:
 def _loaded(path: Path) -> dict[str, Any]:
     try:
         # onto the CPU: the main process's GPU, where they were, is not that of the other processes;
-        # weights only: no pickled code is run (what such a loader refuses is kept out by `state._plain`)
+        # weights only: no pickled code is run (what such a loader refuses is kept out by `state.FitState.state_dict`)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, zipfile and pickle each raise their own
         raise StoreError(f"checkpoint {path} cannot be read; delete it, or run with `force=True`") from error

@@ -137,12 +137,15 @@ def _call(method: Method | type[Method], hook: str, function: Callable[..., Any]
     except (PlbenchError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # a stranger's code may raise anything
-        if _is_of_the_world(error):
+        frames, file = traceback.extract_tb(error.__traceback__), str(_file(method))
+        # another process was not there to be talked to: no fault of the hook that asked for it
+        if any(frame.filename == distributed.__file__ for frame in frames):
             raise
+        said = (str(error).strip().splitlines() or ["(it said nothing)"])[0]
+        lines = [frame.lineno for frame in frames if frame.filename == file]
+        place = f" (line {lines[-1]})" if lines else ""  # the deepest in the plugin's own file
         raise PluginError(
-            f"{_whose(method, hook)} raised {type(error).__name__}: {_first_line(error)}{_place(method, error)}; "
-            f"{_SIGNATURES[hook]}",
-            try_it(method),
+            f"{_whose(method, hook)} raised {type(error).__name__}: {said}{place}; {_SIGNATURES[hook]}", try_it(method)
         ) from error
 
 
@@ -169,7 +172,10 @@ def construct(kind: type[Method], params: Any, task: Task) -> Method:
 
 def try_it(method: Method | type[Method]) -> str:
     """Return the command that shows the smallest input that fails."""
-    return f"plbench methods check {_arguments(method)} shows what is wrong on the smallest input"
+    kind = method if isinstance(method, type) else type(method)
+    from_file = kind.__module__.startswith("plbench_plugin_")  # what the registry calls a plugin file
+    plugin = f" --plugin {_file(method)}" if from_file else ""
+    return f"plbench methods check {method.name}{plugin} shows what is wrong on the smallest input"
 
 
 def _check_loss(method: Method | type[Method], loss: Any, shape: tuple[int, ...]) -> None:
@@ -211,32 +217,8 @@ def _whose(method: Method | type[Method], hook: str) -> str:
     return f"method {method.name!r} of {_file(method).name}: its {hook}"
 
 
-def _arguments(method: Method | type[Method]) -> str:
-    """Of `plbench methods check`."""
-    kind = method if isinstance(method, type) else type(method)
-    from_file = kind.__module__.startswith("plbench_plugin_")  # what the registry calls a plugin file
-    return f"{method.name} --plugin {_file(method)}" if from_file else str(method.name)
-
-
 def _file(method: Method | type[Method]) -> Path:
     try:
         return Path(inspect.getfile(method if isinstance(method, type) else type(method)))
     except (OSError, TypeError):
         return Path("an unknown file")
-
-
-def _is_of_the_world(error: BaseException) -> bool:
-    """Return whether another process was not there to be talked to: no fault of the hook that asked for it."""
-    return any(frame.filename == distributed.__file__ for frame in traceback.extract_tb(error.__traceback__))
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else "(it said nothing)"
-
-
-def _place(method: Method | type[Method], error: BaseException) -> str:
-    """Return the deepest line of the plugin's own file that the error went through."""
-    file = str(_file(method))
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return f" (line {lines[-1]})" if lines else ""

@@ -130,7 +130,8 @@ class FitState:
         return {
             **self.weights(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": _plain(self.schedule.state_dict()),
+            # without the functions that torch keeps in it, which a safe loader refuses
+            "schedule": {name: value for name, value in self.schedule.state_dict().items() if not callable(value)},
             "scaler": self.scaler.state_dict(),
             "method": Guarded(self.method).state_dict(),
             "marked": self.method.marked.total(),
@@ -180,8 +181,3 @@ def own_copy(model: nn.Module) -> dict[str, Tensor]:
     A stacked head's are slices, with which all heads would be saved.
     """
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
-def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """Return a schedule's state without the functions that torch keeps in it, which a safe loader refuses."""
-    return {name: value for name, value in state.items() if not callable(value)}

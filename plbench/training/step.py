@@ -7,7 +7,6 @@ when a log or a checkpoint wants them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -97,7 +96,10 @@ class Stepper:
         is_idle = shares[world.rank] == 0
         total: Tensor = torch.zeros((), device=self.execution.device)
         weight: Tensor | float = 0.0
-        pieces = [batch] if is_idle else list(_pieces(batch, self.plan.accumulate))
+        pieces = [batch]
+        if not is_idle and self.plan.accumulate > 1:
+            chunks = torch.arange(len(batch.index)).chunk(self.plan.accumulate)
+            pieces = [_part(batch, slice(int(rows[0]), int(rows[-1]) + 1)) for rows in chunks]
         # dropout draws by an image's row in the global batch
         row = sum(shares[: world.rank])
         for number, piece in enumerate(pieces, 1):
@@ -214,14 +216,6 @@ def rows_per_block(output: Any, num_rows: int) -> int | None:
     # in float32, in which the loss is computed whatever the type of the logits
     size = 4 * output.numel()
     return None if size < LARGE_LOGITS_BYTES else max(1, num_rows * LOSS_BLOCK_BYTES // size)
-
-
-def _pieces(batch: Batch, count: int) -> Iterator[Batch]:
-    if count == 1:
-        yield batch
-        return
-    for rows in torch.arange(len(batch.index)).chunk(count):
-        yield _part(batch, slice(int(rows[0]), int(rows[-1]) + 1))
 
 
 def _part(batch: Batch, rows: slice) -> Batch:

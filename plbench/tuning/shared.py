@@ -64,7 +64,7 @@ class SharedStudy:
             None of them where other workers are at work on all that are missing.
         """
         with self._reaching(), self._liveness.claiming():
-            self._give_up_lost()
+            self._give_up(self._liveness.lost(self.study, self._worker))
             taken = sum(_counts(trial) for trial in self._frozen())
             # batches end at multiples of `most`, so that a study that was broken off asks as one that was not
             wanted = max(0, min(most - taken % most, num_trials - taken))
@@ -164,9 +164,6 @@ class SharedStudy:
             error=trial.user_attrs.get("error"),
         )
 
-    def _give_up_lost(self) -> None:
-        self._give_up(self._liveness.lost(self.study, self._worker))
-
     def _give_up(self, trials: Sequence[FrozenTrial]) -> None:
         for trial in trials:
             if self._fail(trial._trial_id):  # one of several workers that saw it
@@ -187,7 +184,11 @@ class SharedStudy:
 
 def queue_start(study: optuna.Study, spec: StudySpec) -> None:
     """Queue the trial of the starting values; those outside the space are told to the sampler as its nearest end."""
-    values = {name: _within(spec, name, value) for name, value in spec.start.items()}
+    values = {}
+    for name, value in spec.start.items():
+        found = spec.space[name]
+        near = min(max(value, found.low), found.high)
+        values[name] = int(near) if found.integer else near
     study.enqueue_trial(values, user_attrs={"start": True})
 
 
@@ -233,9 +234,3 @@ def _distribution(spec: StudySpec, name: str) -> BaseDistribution:
     if found.integer:
         return IntDistribution(int(found.low), int(found.high), log=found.log)
     return FloatDistribution(found.low, found.high, log=found.log)
-
-
-def _within(spec: StudySpec, name: str, value: float) -> float:
-    found = spec.space[name]
-    near = min(max(value, found.low), found.high)
-    return int(near) if found.integer else near

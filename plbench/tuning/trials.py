@@ -49,19 +49,15 @@ def score_together(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[T
             and decay.
         workspace: where and how.
     """
-    _make_stages(plans, workspace)
+    for result in run_all([first for plan in plans for first in plan.prerequisites], workspace):
+        if isinstance(result, TrainingError):
+            raise result
     results: list[TrialResult] = []
     for together in in_memory(plans, workspace):
         heads = train(together, workspace)
         with ThreadPoolExecutor(torch.get_num_threads(), "scoring") as pool:  # much of it is numpy's, on one core
             results += pool.map(_scored, together, heads)
     return results
-
-
-def _make_stages(plans: Sequence[ResolvedRun], workspace: Workspace) -> None:
-    for result in run_all([first for plan in plans for first in plan.prerequisites], workspace):
-        if isinstance(result, TrainingError):
-            raise result
 
 
 def _scored(active: ActiveRun, head: Head) -> TrialResult:

@@ -108,7 +108,11 @@ def tune(
         num_trials = max(settings.num_trials, len(study.trials))
         finals = [budgeted(regime, num_trials, workspace) for regime in (plan, then) if regime is not None]
         rows, compared = _final_runs(finals, study, num_seeds, workspace)
-    study = study.model_copy(update={"rows": rows, "pictures": _draw(study, folder, workspace)})
+    with workspace.reporter.patience("Drawing the study"):
+        from plbench.tuning.pictures import draw_study
+
+        pictures = draw_study(study, folder)
+    study = study.model_copy(update={"rows": rows, "pictures": pictures})
     write_study(folder, study)
     return Tuning(study, folder, compared)
 
@@ -351,10 +355,3 @@ def _final_runs(
 
 def _keys(results: Sequence[Any]) -> tuple[str, ...]:
     return tuple(result.key for result in results if isinstance(result, Record))
-
-
-def _draw(study: StudyRecord, folder: Path, workspace: Workspace) -> tuple[str, ...]:
-    with workspace.reporter.patience("Drawing the study"):
-        from plbench.tuning.pictures import draw_study
-
-        return draw_study(study, folder)

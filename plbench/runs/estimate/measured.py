@@ -176,12 +176,9 @@ class _Trial:
         self.program_bytes = max(0, resident_bytes() - self.state_bytes())
         side = self.spec.model.image_size
         shape = (width,) if is_probe else (3, side, side)
-        self.inputs = SyntheticImages(self.part.labels, shape, 0 if is_probe else self._num_views())
-
-    def _num_views(self) -> int:
-        """Return views of an image beside the first that the method's transform makes."""
-        views = self._loaded(0)
-        return len(views) if isinstance(views, tuple) and len(views) > 1 else 0
+        views = None if is_probe else self._loaded(0)
+        num_views = len(views) if isinstance(views, tuple) and len(views) > 1 else 0  # 0: the image itself alone
+        self.inputs = SyntheticImages(self.part.labels, shape, num_views)
 
     def _loaded(self, row: int) -> Any:
         """Return an image as training would get it."""

@@ -34,7 +34,10 @@ def contact_sheet(split: LabelledSplit, path: Path, num_images: int) -> None:
     """
     if path.suffix.lower() != ".png":
         raise PlbenchError(f"`out={path}`: a contact sheet is a PNG file; give a name that ends in .png")
-    rows = _choose(len(split.images), num_images)
+    import torch
+
+    order = torch.randperm(len(split.images), generator=generator(derive_seed(0, "contact-sheet")))
+    rows = sorted(order[:num_images].tolist())
     columns = min(len(rows), max(1, math.ceil(math.sqrt(len(rows) * 1.5))))
     width, height = _SIDE + _MARGIN, _SIDE + _MARGIN + _LINE * _MAX_LINES
     lines = math.ceil(len(rows) / columns)
@@ -52,13 +55,6 @@ def contact_sheet(split: LabelledSplit, path: Path, num_images: int) -> None:
             place_of_line = left, top + _SIDE + 2 + _LINE * line
             _write(draw, place_of_line, text, "black" if line < len(present) else "#777777")
     write_atomically(path, lambda file: sheet.save(file, format="PNG"))
-
-
-def _choose(num_rows: int, wanted: int) -> list[int]:
-    import torch
-
-    order = torch.randperm(num_rows, generator=generator(derive_seed(0, "contact-sheet")))
-    return sorted(order[:wanted].tolist())
 
 
 def _captions(split: LabelledSplit, row: int, names: list[str]) -> tuple[list[str], list[str]]:

@@ -38,7 +38,11 @@ def dataset_stats(name: str, simulate: str | None, workspace: Workspace, seed: i
         protocol = custom(protocol)
     protocol_data = ProtocolData(dataset, protocol, seed=seed)
     splits = {"train": protocol_data.train().labels, "test": protocol_data.whole(protocol.test_split).labels}
-    columns = {f"{split}_{sign}": counts for split, labels in splits.items() for sign, counts in _signs(labels)}
+    columns = {
+        f"{split}_{sign}": counts
+        for split, labels in splits.items()
+        for sign, counts in zip(("positives", "negatives"), labels.counts(), strict=True)
+    }
     labels = splits["train"]
     classes = [
         {"class": class_name, "id": class_id, **{key: int(counts[c]) for key, counts in columns.items()}}
@@ -55,11 +59,6 @@ def dataset_stats(name: str, simulate: str | None, workspace: Workspace, seed: i
         "notes": {split: said for split in noted if (said := [*noted[split]])},
         "classes": sorted(classes, key=lambda row: -row["train_positives"]),
     }
-
-
-def _signs(labels: PartialLabels) -> list[tuple[str, np.ndarray]]:
-    positives, negatives = labels.counts()
-    return [("positives", positives), ("negatives", negatives)]
 
 
 def _of_split(split: str, labels: PartialLabels) -> dict[str, Any]:

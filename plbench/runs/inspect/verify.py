@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from plbench.data.dataset import Dataset
-from plbench.data.download.remote import RemoteFile, compute_checksum, read_record
+from plbench.data.download.remote import compute_checksum, read_record
 from plbench.data.images import find_unreadable
 from plbench.data.pixels import ODDITIES
 from plbench.data.shards.prepared import PreparedDataset
+from plbench.data.shards.shards import verify
 from plbench.files.checksums import write_checked_json
 from plbench.runs.plan.duplicates import contradicting_copies, find_duplicates, listed
 from plbench.runs.plan.image_check import note_of_unreadable
@@ -46,11 +46,15 @@ def verify_dataset(name: str, workspace: Workspace, *, decode: bool) -> list[Che
     checks = _checksums(locate_dataset(name, workspace), workspace)
     dataset = open_dataset(name, workspace)
     splits = dataset.about.splits if isinstance(dataset, PreparedDataset) else dataset.used_splits()
-    checks.append(_num_classes(dataset))
+    num_classes = dataset.split(dataset.used_splits()[0]).labels.num_classes
+    checks.append(_count("number of classes", num_classes, dataset.official_num_classes))
     for split in splits:
-        checks.append(_count(dataset, split))
+        num_images = len(dataset.split(split).images)
+        checks.append(_count(f"{split}: number of images", num_images, dataset.official_num_images.get(split)))
         if isinstance(dataset, PreparedDataset):
-            checks.append(_shards(dataset.root / split, split, workspace, decode=decode))
+            with workspace.reporter.task(f"Verifying the {split} shards", bytes=not decode) as report:
+                problems = verify(dataset.root / split, decode=decode, report=report)
+            checks.append(_verdict(f"{split}: shards", problems, decode=decode))
         else:
             checks += _images(dataset, split, workspace, decode=decode)
         checks += _copies(dataset, split)
@@ -82,7 +86,8 @@ def _checksums(dataset: Dataset, workspace: Workspace) -> list[Check]:
     checks = []
     for file in dataset.downloads:
         path = dataset.root / file.path
-        expected = file.checksum or _recorded(file, dataset.root)
+        record = read_record(file, dataset.root)
+        expected = file.checksum or (record.checksum if record else None)
         if expected is None or not path.is_file():
             continue
         with workspace.reporter.patience(f"Computing the checksum of {path}"):
@@ -92,31 +97,10 @@ def _checksums(dataset: Dataset, workspace: Workspace) -> list[Check]:
     return checks
 
 
-def _recorded(file: RemoteFile, root: Path) -> str | None:
-    record = read_record(file, root)
-    return None if record is None else record.checksum
-
-
-def _count(dataset: Dataset, split: str) -> Check:
-    found, official = len(dataset.split(split).images), dataset.official_num_images.get(split)
+def _count(what: str, found: int, official: int | None) -> Check:
     if official is None:
-        return Check(f"{split}: number of images", f"{found:,}", "", None)
-    return Check(f"{split}: number of images", f"{found:,}", f"{official:,}", found == official, _NOT_RANKED)
-
-
-def _num_classes(dataset: Dataset) -> Check:
-    found, official = dataset.split(dataset.used_splits()[0]).labels.num_classes, dataset.official_num_classes
-    if official is None:
-        return Check("number of classes", f"{found:,}", "", None)
-    return Check("number of classes", f"{found:,}", f"{official:,}", found == official, _NOT_RANKED)
-
-
-def _shards(folder: Path, split: str, workspace: Workspace, *, decode: bool) -> Check:
-    from plbench.data.shards.shards import verify
-
-    with workspace.reporter.task(f"Verifying the {split} shards", bytes=not decode) as report:
-        problems = verify(folder, decode=decode, report=report)
-    return _verdict(f"{split}: shards", problems, decode=decode)
+        return Check(what, f"{found:,}", "", None)
+    return Check(what, f"{found:,}", f"{official:,}", found == official, _NOT_RANKED)
 
 
 def _images(dataset: Dataset, split: str, workspace: Workspace, *, decode: bool) -> list[Check]:

@@ -57,7 +57,8 @@ def _unreadable(dataset: Dataset, split: str, workspace: Workspace) -> dict[str,
             "that are"
         )
     with note_of_unreadable(dataset, split, workspace) as note:
-        failed = _noted(note)
+        noted = read_checked_json(note)  # by an earlier check; None also where its note says nothing to us
+        failed = None if noted is None else {str(image_id) for image_id in noted["unreadable"]}
         if failed is None and not _decodes_soon(images, split, dataset, workspace):
             return {images.ids[row]: f"image {images.name(row)} does not exist" for row in absent}
         suspects: Sequence[int] = range(len(images))
@@ -90,9 +91,3 @@ def note_of_unreadable(dataset: Dataset, split: str, workspace: Workspace) -> Ab
     """Return where it is noted which images of a split could not be decoded, held while it is looked at."""
     name = f"{dataset.name}-{split}-{fingerprint(dataset, workspace)[:16]}.json"
     return locked(workspace.store.cache / "checked" / name)
-
-
-def _noted(note: Path) -> set[str] | None:
-    """Return ids that an earlier check found unreadable; None where there was none, or its note says nothing to us."""
-    noted = read_checked_json(note)
-    return None if noted is None else {str(image_id) for image_id in noted["unreadable"]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -74,7 +73,9 @@ def notes_on_names(labels: PartialLabels) -> list[str]:
     if not shared:
         return []
     name, ids = next(iter(shared.items()))
-    first = f"classes {_listed(ids)} are {'both' if len(ids) == 2 else 'all'} named {name!r:.{_SHOWN}}"
+    shown = [*ids[:4], "…"] if len(ids) > 4 else ids
+    listed = f"{', '.join(shown[:-1])} and {shown[-1]}"
+    first = f"classes {listed} are {'both' if len(ids) == 2 else 'all'} named {name!r:.{_SHOWN}}"
     more = f", and {len(shared) - 1:,} more names stand for several classes" if len(shared) > 1 else ""
     return [
         f"{first}{more}; each is taken for a class of its own, absent where only the other is marked in complete "
@@ -97,8 +98,3 @@ def _notes_on_counts(labels: PartialLabels) -> list[str]:
         for classes, what in found
         if len(classes)
     ]
-
-
-def _listed(ids: Sequence[str]) -> str:
-    shown = [*ids[:4], "…"] if len(ids) > 4 else ids
-    return f"{', '.join(shown[:-1])} and {shown[-1]}"

@@ -234,7 +234,7 @@ def _check_labels(
     if scores_test:
         protocol_data.test()
     if selection == "validation":
-        protocol_data.check_validation()
+        protocol_data.validation()
     for note in notes_on(protocol_data):
         workspace.reporter.note(note)
 

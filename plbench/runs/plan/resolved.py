@@ -219,7 +219,7 @@ def _check_needs(method: type[Method], spec: RunSpec, protocol_data: ProtocolDat
         raise PlbenchError(f'method {method.name!r} needs images, not cached features; give `regime="finetune"`')
     check_learnable(protocol_data, spec.train_part)
     if spec.train_part == "fit":
-        protocol_data.check_validation()
+        protocol_data.validation()  # refuses one that cannot be scored
     if "negatives" in method.needs and protocol_data.train(spec.train_part).labels.counts()[1].sum() == 0:
         raise PlbenchError(
             f"method {method.name!r} learns from verified negatives, and protocol {spec.protocol.name} has none; use a "

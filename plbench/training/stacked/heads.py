@@ -295,7 +295,11 @@ class _Block:
             averaged = [layer for model in averages if isinstance(layer := model[number], nn.Linear)]
             # layers without parameters are the same for all heads of one model: any head's will do
             self.layers.append(StackedLinear(linear, averaged, dtype) if linear else column[0])
-        self.parts = [(slice(start, start + len(m)), _stacked(m)) for start, m in _parts(heads)]
+        self.parts: list[tuple[slice, Method]] = []
+        for _, run in itertools.groupby(heads, key=_side):  # heads whose methods can be stacked
+            methods = [head.state.method for head in run]
+            start = self.parts[-1][0].stop if self.parts else 0
+            self.parts.append((slice(start, start + len(methods)), type(methods[0]).stack(methods)))
         self.fused: FusedSteps | None = None
         self.loss_sum = torch.zeros(len(heads), dtype=torch.float64, device=execution.device)
         self.bad_step = torch.full((len(heads),), -1, device=execution.device)
@@ -314,7 +318,11 @@ class _Block:
         # heads have no parameter in common, so that the sum's gradient is each head's own;
         # no zero_grad: the products are written over the last step's gradients
         (total.sum() / num_images).backward()
-        self._note(total.detach(), weight, progress)
+        total = total.detach()
+        self.loss_sum += torch.where(weight > 0, total / weight, 0.0)
+        # steps go on to the end of the epoch: they spoil none but the head's own parameters
+        newly_bad = ~torch.isfinite(total) & (self.bad_step < 0)
+        self.bad_step[newly_bad] = progress.step
         self._update(weight.tolist(), num_images)
 
     def end_epoch(self, num_steps: int) -> None:
@@ -345,12 +353,6 @@ class _Block:
             elif layer.p:
                 values = values * next(factors)
         return values.contiguous()
-
-    def _note(self, total: Tensor, weight: Tensor, progress: Progress) -> None:
-        self.loss_sum += torch.where(weight > 0, total / weight, 0.0)
-        # steps go on to the end of the epoch: they spoil none but the head's own parameters
-        newly_bad = ~torch.isfinite(total) & (self.bad_step < 0)
-        self.bad_step[newly_bad] = progress.step
 
     def _update(self, weights: Sequence[float], num_images: int) -> None:
         moved = [number for number, weight in enumerate(weights) if weight > 0]
@@ -393,23 +395,8 @@ def _blocks(heads: Sequence[Head], least: int) -> Iterator[list[Head]]:
         yield ordered[len(heads) * block // number : len(heads) * (block + 1) // number]
 
 
-def _parts(heads: Sequence[Head]) -> Iterator[tuple[int, list[Head]]]:
-    """Yield runs of heads whose methods can be stacked, with the position of each run's first head."""
-    start = 0
-    for _, run in itertools.groupby(heads, key=_side):
-        members = list(run)
-        yield start, members
-        start += len(members)
-
-
 def _side(head: Head) -> Hashable:
     return type(head.state.method), head.state.method.stack_key()
-
-
-def _stacked(heads: Sequence[Head]) -> Method:
-    methods = [head.state.method for head in heads]
-    stacked: Method = type(methods[0]).stack(methods)
-    return stacked
 
 
 def _parameter_bytes(model: nn.Module) -> int:
