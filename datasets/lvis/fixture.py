@@ -66,9 +66,10 @@ def _document(presence: Sequence[Sequence[int]], ids: Sequence[int], folders: Se
     images: list[Json] = []
     annotations: list[Json] = []
     for row, (shown, identity, folder) in enumerate(zip(presence, ids, folders, strict=True)):
+        absent = [entry[0] for number, entry in enumerate(_CLASSES) if number not in shown and (row + number) % 3 == 0]
         entry = {
             **image(identity, folder, f"{identity:012d}.jpg"),
-            "neg_category_ids": _verified_absent(row, shown),
+            "neg_category_ids": absent if row else [],  # nothing is known of image 0
             "not_exhaustive_category_ids": [_CLASSES[number][0] for number in shown if (row + number) % 4 == 0],
         }
         if version == "v0.5":  # where the photograph lay in 2014, which is not where it lies now
@@ -83,13 +84,6 @@ def _document(presence: Sequence[Sequence[int]], ids: Sequence[int], folders: Se
         "images": mixed(images),
         "annotations": mixed(annotations),
     }
-
-
-def _verified_absent(row: int, shown: Sequence[int]) -> list[int]:
-    """Return a third of the classes that are not in the image; but none in image 0, of which nothing is known."""
-    if row == 0:
-        return []
-    return [entry[0] for number, entry in enumerate(_CLASSES) if number not in shown and (row + number) % 3 == 0]
 
 
 def _categories(train: Json) -> list[Json]:

@@ -121,8 +121,17 @@ class _CslTable:
             class_names=class_names,
         )
         ids = pc.replace_substring_regex(paths.array, pattern=r"^.*/|\.[^./]*$", replacement="")
-        _check_paths(paths, self._path)
-        _check_unique(ids, self._path)
+        outside = pc.match_substring_regex(paths.array, UNSAFE)
+        if pc.any(outside).as_py():
+            first = paths.array.filter(outside)[0].as_py()
+            raise DataError(
+                f"{self._path}: filepath {first[:60]!r} points outside the folder; expected one relative to it"
+            )
+        counts = pc.value_counts(ids)
+        repeated = counts.filter(pc.greater(counts.field("counts"), 1))
+        if len(repeated):
+            first, num_rows = repeated.field("values")[0].as_py(), repeated.field("counts")[0].as_py()
+            raise DataError(f"{self._path}: image {first[:40]!r} has {num_rows:,} rows; expected one row an image")
         return Annotations(TextColumn.of_arrow(ids), labels, image_paths=paths, notes=notes)
 
 
@@ -140,18 +149,3 @@ def _check_mids(named: pa.Array, column: str, path: Path) -> None:
     if len(wrong):
         first = wrong[0].as_py()
         raise DataError(f"{path}: {column} lists {first[:40]!r}, which is no MID; expected lists like ['/m/04hgtk']")
-
-
-def _check_paths(paths: TextColumn, path: Path) -> None:
-    wrong = pc.match_substring_regex(paths.array, UNSAFE)
-    if pc.any(wrong).as_py():
-        first = paths.array.filter(wrong)[0].as_py()
-        raise DataError(f"{path}: filepath {first[:60]!r} points outside the folder; expected one relative to it")
-
-
-def _check_unique(ids: pa.Array, path: Path) -> None:
-    counts = pc.value_counts(ids)
-    repeated = counts.filter(pc.greater(counts.field("counts"), 1))
-    if len(repeated):
-        first, rows = repeated.field("values")[0].as_py(), repeated.field("counts")[0].as_py()
-        raise DataError(f"{path}: image {first[:40]!r} has {rows:,} rows; expected one row an image")

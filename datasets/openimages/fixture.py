@@ -56,7 +56,7 @@ def write_labels(path: Path, split: str) -> None:
     found = FixtureRows(split)
     rows = list(found.rows())
     lines = [
-        f"{image},{('verification', 'crowdsource-verification')[number % 2]},{mid},{_confidence(present, number)}"
+        f"{image},{'crowdsource-' * (number % 2)}verification,{mid},{int(present)}{'.0' * (number % 3 == 0)}"
         for number, (image, mid, present) in enumerate(rows)
     ]
     first, last = rows[0], rows[-1]
@@ -65,10 +65,6 @@ def write_labels(path: Path, split: str) -> None:
     lines.append(f"{last[0]},crowdsource-verification,{last[1]},{int(not last[2])}")  # says the contrary
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(["ImageID,Source,LabelName,Confidence", *lines]) + "\n", encoding="utf-8")
-
-
-def _confidence(present: bool, number: int) -> str:
-    return f"{int(present)}.0" if number % 3 == 0 else str(int(present))
 
 
 def write_classes(class_list: Path, descriptions: Path, *, header: bool) -> None:

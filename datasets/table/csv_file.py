@@ -58,7 +58,10 @@ class CsvTable(TableFile):
     def texts(self, names: Sequence[str], report: ProgressReport = nobody) -> Iterator[list[pa.Array]]:
         """By Arrow, many times faster than line by line; it cannot take several blanks for one."""
         if self.delimiter == " ":
-            yield from self._texts_by_line(names, report)
+            wanted = [self.position[name] for name in names]
+            records = (fields for _, fields in self.records(report))
+            while rows := list(itertools.islice(records, ROWS)):
+                yield [pa.array([row[at] for row in rows], pa.string()) for at in wanted]
             return
         if self._is_quoted is None:
             self._is_quoted = self._check_quotes()
@@ -68,12 +71,6 @@ class CsvTable(TableFile):
             if not sum(1 for _ in self.records()):  # names line and byte of what is wrong, which Arrow does not
                 return
             raise DataError(f"{self.path}: {' '.join(str(error).split())[:300]}; write the table again") from error
-
-    def _texts_by_line(self, names: Sequence[str], report: ProgressReport) -> Iterator[list[pa.Array]]:
-        wanted = [self.position[name] for name in names]
-        records = (fields for _, fields in self.records(report))
-        while rows := list(itertools.islice(records, ROWS)):
-            yield [pa.array([row[at] for row in rows], pa.string()) for at in wanted]
 
     def _check_quotes(self) -> bool:
         """Return whether there are quotes.

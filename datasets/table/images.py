@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -114,15 +114,11 @@ class _Listings:
         asked, name = posixpath.split(path)
         folder, names = list_by_look(self._root, asked)
         if asked not in self._by_stem:
-            self._by_stem[asked] = self._stems(names)
+            by_stem: dict[str, list[str]] = defaultdict(list)
+            for key, files in names.items():
+                stem, suffix = posixpath.splitext(key)
+                if suffix in SUFFIXES:
+                    by_stem[stem] += files
+            self._by_stem[asked] = by_stem
         found = names.get(file_look(name)) or self._by_stem[asked].get(look(name), [])
         return [posixpath.join(folder, file) for file in found]
-
-    @staticmethod
-    def _stems(names: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-        by_stem: dict[str, list[str]] = defaultdict(list)
-        for key, files in names.items():
-            stem, suffix = posixpath.splitext(key)
-            if suffix in SUFFIXES:
-                by_stem[stem] += files
-        return by_stem

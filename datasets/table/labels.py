@@ -75,18 +75,15 @@ def read_list(text: str) -> list[str] | None:
     text = text.strip()
     if not re.fullmatch(r"\[.*\]|\(.*\)|\{.*\}", text, re.DOTALL):
         return None
-    for read in (json.loads, _literal):
+    spaced = re.sub(r"(?<=['\"])\s+(?=['\"])", ", ", text)  # numpy writes ['a' 'b']
+    for read, written in ((json.loads, text), (ast.literal_eval, spaced)):
         try:
-            found = read(text)
+            found = read(written)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
         return [str(item) for item in found] if isinstance(found, list | tuple | set) else None
     inner = text[1:-1].split(",")
     return None if text[0] != "[" or re.search(r"['\"\[\]]", text[1:-1]) else inner  # [a, b]
-
-
-def _literal(text: str) -> object:
-    return ast.literal_eval(re.sub(r"(?<=['\"])\s+(?=['\"])", ", ", text))  # numpy writes ['a' 'b']
 
 
 def collect_labels(

@@ -38,13 +38,8 @@ _PATIENCE = 2.0  # seconds of work that need no bar
 
 def signature(status: os.stat_result) -> bytes:
     """Return what changes about a file whenever its content does."""
-    return struct.pack(
-        "<5q", status.st_size, status.st_mtime_ns, status.st_ctime_ns, *_signed(status.st_ino, status.st_dev)
-    )
-
-
-def _signed(*numbers: int) -> list[int]:
-    return [number % 2**64 - 2**63 for number in numbers]
+    signed = (number % 2**64 - 2**63 for number in (status.st_ino, status.st_dev))
+    return struct.pack("<5q", status.st_size, status.st_mtime_ns, status.st_ctime_ns, *signed)
 
 
 def settled(status: os.stat_result) -> bool:
@@ -68,12 +63,6 @@ def watching() -> Iterator[dict[str, bytes]]:
         yield _watched
     finally:
         _watched = None
-
-
-def _watch(path: str, status: os.stat_result | None) -> None:
-    if _watched is not None:
-        seen = signature(status) if status is not None and settled(status) else b""
-        _watched[path] = seen if _watched.get(path, seen) == seen else b""
 
 
 def file_sha256(path: Path, cache: Path | None = None) -> str:
@@ -111,7 +100,9 @@ def files_sha256(paths: Sequence[str], cache: Path | None, report: Report = lamb
             status = os.stat(paths[row])
         except OSError:
             status = None
-        _watch(paths[row], status)
+        if _watched is not None:
+            seen = signature(status) if status is not None and settled(status) else b""
+            _watched[paths[row]] = seen if _watched.get(paths[row], seen) == seen else b""
         return status
 
     def digest(row: int) -> bytes | None:

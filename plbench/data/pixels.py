@@ -118,15 +118,10 @@ def shown_size(image: Image.Image) -> tuple[int, int]:
     Raises:
         DECODING_ERRORS: if the file is broken.
     """
-    if not is_jpeg(image):
+    if image.format not in ("JPEG", "MPO"):  # the latter are several JPEGs in one, as cameras and phones write
         image.load()
     width, height = image.size
     return (height, width) if orientation(image) >= 5 else (width, height)
-
-
-def is_jpeg(image: Image.Image) -> bool:
-    """Return whether a file is a JPEG, or several in one (MPO, as cameras and phones write)."""
-    return image.format in ("JPEG", "MPO")
 
 
 def orientation(image: Image.Image) -> int:

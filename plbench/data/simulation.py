@@ -181,12 +181,8 @@ class _Kind(NamedTuple):
     parameters: tuple[_Parameter, ...] = ()
 
 
-def _unchanged(labels: PartialLabels, *, seed: int) -> PartialLabels:
-    return labels
-
-
 _KINDS = {
-    "none": _Kind(_unchanged),
+    "none": _Kind(lambda labels, *, seed: labels),
     "fpc": _Kind(fixed_per_class, (_NUM_PER_CLASS,)),
     "rpa": _Kind(random_per_annotation, (_DROP,)),
     "single-positive": _Kind(single_positive),

@@ -26,15 +26,15 @@ def cases(context: Context) -> list[Case]:
     ]
 
 
-def lower_is_better(unknown: float, low: float) -> Claim:
-    """Of one gamma_u: mAP at a lower gamma- is above that at gamma- = gamma_u."""
+def lower_is_better(unknown: float) -> Claim:
+    """Of one gamma_u: mAP at gamma- = 2 is above that at gamma- = gamma_u."""
 
     def test(findings: Findings) -> Verdict:
-        found = above(findings, (series(unknown), low), (series(unknown), unknown), "map_c")
+        found = above(findings, (series(unknown), 2.0), (series(unknown), unknown), "map_c")
         return every([found] if found else [])
 
     source = "CSL, fig. 8" if unknown == UNKNOWN[0] else "as CSL, fig. 8, with its gamma for COCO"
-    return Claim(f"With gamma_u = {unknown:g}, mAP rises as gamma- falls from {unknown:g} to {low:g}", source, test)
+    return Claim(f"With gamma_u = {unknown:g}, mAP rises as gamma- falls from {unknown:g} to 2", source, test)
 
 
 EXPERIMENT = Experiment(
@@ -44,6 +44,6 @@ EXPERIMENT = Experiment(
     cases=cases,
     measure=metrics_of_records,
     draw=lines("map_c", "focusing of verified negatives, $\\gamma_-$", "mAP(C), %"),
-    claims=(lower_is_better(7.0, 2.0), lower_is_better(4.0, 2.0)),
+    claims=(lower_is_better(7.0), lower_is_better(4.0)),
     caption="P-ASL, Negative. The right end of each line, gamma- = gamma_u, is the asymmetric loss without its shift.",
 )

@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 _PLAIN_KINDS = (bool, int, float, complex, list)
+_WRITING = frozenset({"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__iand__", "__ior__"})
 
 
 class PathChanged(Exception):
@@ -75,7 +76,8 @@ class Constants(TorchFunctionMode):
         if not any(value.requires_grad for value in given):
             return result
         name = getattr(function, "__name__", str(function))
-        if _writes(name) and isinstance(args[0], Tensor) and not args[0].requires_grad:
+        writes = name in _WRITING or (name.endswith("_") and not name.endswith("__"))
+        if writes and isinstance(args[0], Tensor) and not args[0].requires_grad:
             self._write(name, args[0])
             return result
         return self._constant_parts(name, result, given)
@@ -85,7 +87,11 @@ class Constants(TorchFunctionMode):
         if isinstance(result, torch.Size):
             return result
         parts, shape = tree_flatten(result)
-        places = [place for place, part in enumerate(parts) if _is_constant(part)]
+        places = [
+            place
+            for place, part in enumerate(parts)
+            if isinstance(part, _PLAIN_KINDS) or (isinstance(part, Tensor) and not part.requires_grad)
+        ]
         self.is_narrowed |= any(
             isinstance(part, Tensor) and part.dtype == torch.float32 and value.dtype == torch.float64
             for part in parts
@@ -136,19 +142,8 @@ class Constants(TorchFunctionMode):
             return original(*args, **kwargs)
 
 
-def _is_constant(value: Any) -> bool:
-    return not value.requires_grad if isinstance(value, Tensor) else isinstance(value, _PLAIN_KINDS)
-
-
 def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
-
-
-def _writes(name: str) -> bool:
-    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__")) or name in _OPERATORS
-
-
-_OPERATORS = frozenset({"__iadd__", "__isub__", "__imul__", "__itruediv__", "__iand__", "__ior__"})
 
 
 @contextlib.contextmanager

@@ -22,9 +22,9 @@ def check_follows(subject: DatasetSubject) -> None:
         raise NotApplicable("the files are not a fixture's, so they are not edited")
     before = _facts(subject.opened())
     changed: set[str] = set()
-    for name, edits in _edits(subject.root):
+    for name, path, edits in _edits(subject.root):
         for edit in edits:
-            after = _edited(subject, edit)
+            after = _edited(subject, path, edit)
             what = [] if after is None else [what for what in _WHAT if after[what] != before[what]]
             if after is not None and what and after["fingerprint"] == before["fingerprint"]:
                 raise Mismatch(FOLLOWS.expected, f"the same fingerprint though {' and '.join(what)} changed", name)
@@ -43,12 +43,12 @@ _WHAT = ("labels", "images")
 Edit = Callable[[Path], bool]
 
 
-def _edited(subject: DatasetSubject, edit: Edit) -> dict[str, Any] | None:
+def _edited(subject: DatasetSubject, path: Path, edit: Edit) -> dict[str, Any] | None:
     """Return what a copy says after an edit; None where the edit cannot be made, or the files are refused then."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         shutil.copytree(subject.root, copy)
-        if not edit(copy):
+        if not edit(copy / path):
             return None
         try:
             return _facts(subject.opened(copy, _moved(subject.options, subject.root, copy)))
@@ -78,24 +78,20 @@ def _facts(dataset: Dataset) -> dict[str, Any]:
     return {"labels": labels, "images": pixels, "fingerprint": dataset.fingerprint()}
 
 
-def _edits(root: Path) -> Iterator[tuple[str, list[Edit]]]:
-    """Yield edits of each file by name: entries that tables may lack, other bytes of an image, the lack of one."""
+def _edits(root: Path) -> Iterator[tuple[str, Path, list[Edit]]]:
+    """Yield what is done to a file, its path, and edits that do it; tables lose an entry, images change or go."""
     files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
     for path in files:
         if (shortened := _SHORTENED.get(path.suffix.lower())) is not None:
-            edits = [partial(_shorten, path, shortened, share) for share in (1.0, 0.5, 0.3, 0.7, 0.1, 0.9)]
-            yield f"an entry less in {path}", list(edits)
+            edits: list[Edit] = [partial(shortened, share) for share in (1.0, 0.5, 0.3, 0.7, 0.1, 0.9)]
+            yield f"an entry less in {path}", path, edits
     images = [path for path in files if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
     for path in images[:1] + images[-1:]:
-        yield f"other bytes in {path}", [partial(_longer, path)]
-        yield f"the lack of {path}", [partial(_gone, path)]
+        yield f"other bytes in {path}", path, [_longer]
+        yield f"the lack of {path}", path, [_gone]
 
 
-def _shorten(path: Path, shortened: Callable[[Path, float], bool], share: float, root: Path) -> bool:
-    return shortened(root / path, share)
-
-
-def _fewer_lines(path: Path, share: float) -> bool:
+def _fewer_lines(share: float, path: Path) -> bool:
     lines = path.read_bytes().splitlines(keepends=True)
     if len(lines) < 3:
         return False
@@ -104,7 +100,7 @@ def _fewer_lines(path: Path, share: float) -> bool:
     return True
 
 
-def _fewer_entries(path: Path, share: float) -> bool:
+def _fewer_entries(share: float, path: Path) -> bool:
     """Return one entry less in the longest list of a JSON file: usually that of annotations."""
     content = json.loads(path.read_text(encoding="utf-8"))
     lists = [content] if isinstance(content, list) else [v for v in content.values() if isinstance(v, list) and v]
@@ -116,7 +112,7 @@ def _fewer_entries(path: Path, share: float) -> bool:
     return True
 
 
-def _fewer_rows(path: Path, share: float) -> bool:
+def _fewer_rows(share: float, path: Path) -> bool:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -131,17 +127,17 @@ def _place(share: float, length: int) -> int:
     return min(length - 1, max(1, round(share * (length - 1)))) if length > 1 else 0
 
 
-def _longer(path: Path, root: Path) -> bool:
-    (root / path).write_bytes((root / path).read_bytes() + b"\0")  # what follows a picture's end is not looked at
+def _longer(path: Path) -> bool:
+    path.write_bytes(path.read_bytes() + b"\0")  # what follows a picture's end is not looked at
     return True
 
 
-def _gone(path: Path, root: Path) -> bool:
-    (root / path).unlink()
+def _gone(path: Path) -> bool:
+    path.unlink()
     return True
 
 
-_SHORTENED: dict[str, Callable[[Path, float], bool]] = {
+_SHORTENED: dict[str, Callable[[float, Path], bool]] = {
     ".csv": _fewer_lines,
     ".txt": _fewer_lines,
     ".json": _fewer_entries,

@@ -73,7 +73,9 @@ def check_ranges(subject: Subject) -> None:
     if not space and not kind.Params.model_fields:
         raise NotApplicable("the method has no parameters")
     for num_classes in _NUM_CLASSES:
-        task = _task(num_classes)
+        names = tuple(f"class-{index}" for index in range(num_classes))
+        counts = np.full(num_classes, 8)
+        task = Task(num_classes, names, names, counts, 3 * counts, 64, 2, 4, "probe", generator(0, "check"))
         for name, search in space.items():
             values = _samples(kind, name, search, task)
             for value in values:
@@ -116,12 +118,6 @@ def _check_trip(kind: type[Method], params: Any, where: str) -> None:
     text = json.dumps(params.model_dump(mode="json", exclude_none=True), allow_nan=False)
     if validate_params(kind, json.loads(text)) != params:
         raise Mismatch("the same parameters after a trip through JSON", f"others for {where}: {text}")
-
-
-def _task(num_classes: int) -> Task:
-    names = tuple(f"class-{index}" for index in range(num_classes))
-    counts = np.full(num_classes, 8)
-    return Task(num_classes, names, names, counts, 3 * counts, 64, 2, 4, "probe", generator(0, "check"))
 
 
 WORDS = Check("says what it is", "a title, a docstring, and a description of each parameter", check_words)

@@ -21,11 +21,6 @@ from plbench.training.hooks import Guarded
 _MAX_SHOWN = 12  # numbers of an output
 
 
-def _mixed(rows: int, classes: int) -> Tensor:
-    kinds = torch.tensor([1, -1, 0, 0], dtype=torch.int8)
-    return kinds[torch.randint(4, (rows, classes), generator=torch.Generator().manual_seed(1))]
-
-
 LABELS: dict[str, Callable[[Tensor], Tensor]] = {
     "mixed": lambda mixed: mixed,
     "all unknown": torch.zeros_like,
@@ -111,7 +106,9 @@ class Example:
     def of_kind(cls, kind: str, bench: Bench, *, scale: float = 1.0) -> Example:
         """Return one on a bench, whose inputs are random, times a scale."""
         job = bench.job
-        labels = LABELS[kind](_mixed(8, job.size.classes))
+        values = torch.tensor([1, -1, 0, 0], dtype=torch.int8)
+        mixed = values[torch.randint(4, (8, job.size.classes), generator=torch.Generator().manual_seed(1))]
+        labels = LABELS[kind](mixed)
         _, inputs = next(iter(job.inputs.ordered(8)))
         noise = torch.randn(inputs[: len(labels)].shape, generator=torch.Generator().manual_seed(2), dtype=inputs.dtype)
         name = kind if scale == 1 else f"{kind}, inputs times {scale:g}"

@@ -68,20 +68,16 @@ def _touched(bench: Bench, batch: Batch) -> str | None:
     after = [_content(part) for part in tree_flatten(output)[0]]
     if any(isinstance(then, Tensor) and not torch.equal(now, then) for now, then in zip(after, seen, strict=True)):
         return "the output of forward was written to; change a copy"
-    return _wrong_masks(masks, batch)
-
-
-def _content(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
-
-
-def _wrong_masks(masks: Any, batch: Batch) -> str | None:
     for name, mask in masks.items():
         if mask.dtype != torch.bool or mask.shape != batch.labels.shape:
             return f"diagnostics {name!r} is {mask.dtype} {list(mask.shape)}, not bool {list(batch.labels.shape)}"
         if (mask & (batch.labels != 0)).any():
             return f"diagnostics {name!r} marks known labels; mark unknown ones only, with & (batch.labels == 0)"
     return None
+
+
+def _content(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def check_scores(subject: Subject) -> None:

@@ -43,8 +43,6 @@ CHECKS: tuple[Check, ...] = (
     ON_IMAGES,
     SCORED,
 )
-_ONCE = (WORDS,)  # of a method, whatever its parameters
-_FIRST = (WORDS, RANGES, BUILT)  # what fails here makes all else fail, too
 
 
 def subjects(method: type[Method] | str, registry: Registry, params: Mapping[str, Any] | None = None) -> list[Subject]:
@@ -56,7 +54,7 @@ def subjects(method: type[Method] | str, registry: Registry, params: Mapping[str
 
 def checks_of(subject: Subject) -> list[Check]:
     """Return the checks that a subject goes through."""
-    return [check for check in CHECKS if not (subject.values and check in _ONCE)]
+    return [check for check in CHECKS if not (subject.values and check is WORDS)]  # asked once of a method
 
 
 def method_findings(subject: Subject) -> Iterator[Finding]:
@@ -67,7 +65,7 @@ def method_findings(subject: Subject) -> Iterator[Finding]:
     for check in checks_of(subject):
         finding = next(findings_of(subject.label, [check], subject))
         yield finding
-        if check in _FIRST and finding.passed is False and check is not WORDS:
+        if check in (RANGES, BUILT) and finding.passed is False:  # all else would fail, too
             return
 
 

@@ -46,6 +46,8 @@ def new_method(name: str, folder: Path, registry: Registry, *, package: bool) ->
         PlbenchError: if the name is taken or is none for a method, or a file is there already. StoreError: if the
             folder cannot be written to.
     """
+    from jinja2 import Environment, StrictUndefined
+
     _check_name(name, registry)
     words = _words(name, package=package)
     top = folder / words["distribution"]
@@ -57,8 +59,10 @@ def new_method(name: str, folder: Path, registry: Registry, *, package: bool) ->
     there = [path for path in ((top,) if package else (source,)) if path.exists()]
     if there:
         raise PlbenchError(f"{there[0]} is there already; choose another name or folder, or remove it")
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
     for path, template in contents.items():
-        write_text(path, _render(template, words))
+        text = files("plbench.testing").joinpath("templates", f"{template}.jinja").read_text(encoding="utf-8")
+        write_text(path, environment.from_string(text).render(words))
     paths = tuple(path.relative_to(folder) for path in contents)
     return Written(paths, _next(name, paths[0], top.relative_to(folder) if package else None))
 
@@ -101,11 +105,3 @@ def _words(name: str, *, package: bool) -> dict[str, str]:
         "class_name": "".join(part.capitalize() for part in parts),
         "distribution": f"plbench-{name}",
     }
-
-
-def _render(template: str, words: dict[str, str]) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    text = files("plbench.testing").joinpath("templates", f"{template}.jinja").read_text(encoding="utf-8")
-    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
-    return environment.from_string(text).render(words)

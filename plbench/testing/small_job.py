@@ -124,12 +124,11 @@ class SmallJob:
     @cached_property
     def artifacts(self) -> dict[str, Tensor]:
         """What the stages produce: each is trained, and reduced."""
-        stages = hooks.Guarded(self.subject.kind).stages(self.params, self.task())
-        return {stage.name: stage.reduce(self._of_stage(stage.method, stage.params).trained_view()) for stage in stages}
-
-    def _of_stage(self, name: str, values: Mapping[str, Any]) -> SmallJob:
-        registry = self.subject.registry
-        return replace(self, subject=Subject(registry.method(name), values, registry))
+        registry, reduced = self.subject.registry, {}
+        for stage in hooks.Guarded(self.subject.kind).stages(self.params, self.task()):
+            job = replace(self, subject=Subject(registry.method(stage.method), stage.params, registry))
+            reduced[stage.name] = stage.reduce(job.view(job.trained()))
+        return reduced
 
     def method(self) -> Method:
         """Return a new instance."""
@@ -186,10 +185,6 @@ class SmallJob:
     def view(self, state: FitState) -> View:
         """Return what the method's hooks look at train with."""
         return View(state, self.inputs, self.execution)
-
-    def trained_view(self) -> View:
-        """Return the view of a trained model."""
-        return self.view(self.trained())
 
     def scores(self, state: FitState) -> Tensor:
         """Return [N, C] of the training images."""

@@ -105,7 +105,9 @@ def check_resume(subject: Subject) -> None:
         saved: list[tuple[int, bytes]] = []
 
         def keep(state: FitState) -> None:
-            saved.append((state.step, _bytes({**state.state_dict(), "generators": state.generators})))
+            file = io.BytesIO()
+            torch.save({**state.state_dict(), "generators": state.generators}, file)
+            saved.append((state.step, file.getvalue()))
 
         state = job.state()
         job.go_on(
@@ -123,12 +125,6 @@ def check_resume(subject: Subject) -> None:
         return None
 
     ask_of_jobs(trouble, RESUME.expected)
-
-
-def _bytes(state: dict[str, Any]) -> bytes:
-    file = io.BytesIO()
-    torch.save(state, file)
-    return file.getvalue()
 
 
 def check_two_processes(subject: Subject) -> None:

@@ -82,18 +82,13 @@ class Index:
             return str(error)
         return f"{folder} was damaged"
 
-    def _sweep(self) -> None:
-        """Delete what processes that were killed a day ago or earlier left of an index under way."""
-        assert self._cache is not None
-        for leftover in self._cache.glob(f".{escape(self._name)}-*"):
-            if time.time() - leftover.stat().st_mtime > _DAY:
-                shutil.rmtree(leftover, ignore_errors=True)
-
     def _keep(self, annotations: Annotations, key: str) -> Annotations:
         folder = self._folder(key)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            self._sweep()
+            for leftover in folder.parent.glob(f".{escape(self._name)}-*"):  # of processes killed a day ago or more
+                if time.time() - leftover.stat().st_mtime > _DAY:
+                    shutil.rmtree(leftover, ignore_errors=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
             try:
                 annotations.write(temporary)

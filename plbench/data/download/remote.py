@@ -138,17 +138,14 @@ def is_here(file: RemoteFile, root: Path) -> bool:
     if record is None:
         if part_path(file, root).exists():
             return False
-        return _is_here_by_hand(file, root / file.path) if file.unpack is None else bool(file.makes) and made
+        if file.unpack is not None:
+            return bool(file.makes) and made
+        path = root / file.path
+        size = path.stat().st_size if path.is_file() else -1
+        return size == file.size if file.size is not None else size > 0
     if file.unpack is None:
         return is_kept(file, root)
     return record.state == "unpacked" and record.describes(file) and made
-
-
-def _is_here_by_hand(file: RemoteFile, path: Path) -> bool:
-    if not path.is_file():
-        return False
-    size = path.stat().st_size
-    return size == file.size if file.size is not None else size > 0
 
 
 def compute_checksum(path: Path, algorithm: str, pulse: Callable[[], None]) -> str:

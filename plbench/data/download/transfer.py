@@ -98,7 +98,12 @@ class Transfer:
                     f"other means and put it at {self._path}"
                 )
             self._note(f"{self.file.name} came with {problem}; fetching it again")
-        self._finish()
+        try:
+            with self._part.open("rb+") as file:
+                os.fsync(file.fileno())
+            self._part.replace(self._path)
+        except OSError as error:
+            raise unwritable(self._path, error) from error
         return checksum
 
     def adopt(self) -> bool:
@@ -151,7 +156,12 @@ class Transfer:
                     failures, farthest = 0, self.received
                 failures += 1
                 if failures == _TRIES:
-                    raise DataError(self._surrender(str(failure))) from failure
+                    size = self._standing()
+                    kept = f": {size_in_words(size)} are kept in {self._part}, so the same command goes on from there"
+                    raise DataError(
+                        f"{self.file.url} could not be fetched, {_TRIES} tries in a row ending with: {failure}; check "
+                        f"the network, or try again later{kept if size else ''}"
+                    ) from failure
                 self._stop.wait(min(max(_BACKOFF * 2**failures, failure.wait), _MAX_WAIT))
 
     def _try_once(self, session: requests.Session) -> bool:
@@ -159,7 +169,9 @@ class Transfer:
         self._pulse()
         version = self._read_version()
         start = self._standing()
-        if start and not self._may_resume(version):
+        # a later piece is sure to fit where the server can compare versions, or a checksum will tell
+        is_checked = self.file.checksum is not None or (version is not None and bool(version.validator))
+        if start and (version is None or version.url != self.file.url or not is_checked):
             self._discard()
             start = 0
         try:
@@ -175,7 +187,10 @@ class Transfer:
         except _MALFORMED as error:
             raise DataError(f"{self.file.url} leads nowhere: {error}; {self._by_hand()}") from error
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise _TryAgain(_reason(error)) from error
+            cause: BaseException = error  # the innermost, which says more than urllib3's nested one
+            while (deeper := cause.__cause__ or cause.__context__) is not None:
+                cause = deeper
+            raise _TryAgain(str(cause) or type(cause).__name__) from error
 
     def _take(self, response: requests.Response, start: int, version: Version | None) -> bool:
         """Sort out what the server answered to a request from byte `start` on."""
@@ -247,14 +262,6 @@ class Transfer:
         found = compute_checksum(path, checksum.split(":")[0], self._pulse)
         return None if found == checksum else f"checksum {found} instead of {checksum}"
 
-    def _finish(self) -> None:
-        try:
-            with self._part.open("rb+") as file:
-                os.fsync(file.fileno())
-            self._part.replace(self._path)
-        except OSError as error:
-            raise unwritable(self._path, error) from error
-
     def _expected_checksum(self) -> str | None:
         if self.file.checksum is not None:
             return self.file.checksum
@@ -266,12 +273,6 @@ class Transfer:
         if self.file.size is not None:
             return self.file.size
         return None if version is None else version.size
-
-    def _may_resume(self, version: Version | None) -> bool:
-        """Return whether a later piece is sure to fit: the server can compare versions, or a checksum will tell."""
-        if version is None or version.url != self.file.url:
-            return False
-        return bool(version.validator) or self.file.checksum is not None
 
     def _restart(self, reason: str) -> None:
         self._discard()
@@ -297,14 +298,6 @@ class Transfer:
     def _by_hand(self) -> str:
         return f"fetch it by other means and put it at {self._path}, or try again later"
 
-    def _surrender(self, reason: str) -> str:
-        size = self._standing()
-        kept = f": {size_in_words(size)} are kept in {self._part}, so the same command goes on from there"
-        return (
-            f"{self.file.url} could not be fetched, {_TRIES} tries in a row ending with: {reason}; check the network, "
-            f"or try again later{kept if size else ''}"
-        )
-
 
 def remote_size(url: str) -> int | None:
     """Return bytes that a server announces for a file; None where it says nothing, or cannot be asked."""
@@ -323,13 +316,6 @@ def _request_headers(start: int, version: Version | None) -> dict[str, str]:
         if version is not None and version.validator:
             headers["If-Range"] = version.validator
     return headers
-
-
-def _reason(error: BaseException) -> str:
-    """Return the innermost cause, which says more than urllib3's nested one."""
-    while error.__cause__ is not None or error.__context__ is not None:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return str(error) or type(error).__name__
 
 
 def _write_all(file: io.FileIO, chunk: bytes) -> None:

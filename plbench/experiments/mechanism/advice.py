@@ -7,7 +7,7 @@ answer. Nothing is looked at but the training part.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -224,7 +224,11 @@ def _classes(labels: PartialLabels, estimate: np.ndarray) -> tuple[tuple[str, in
 def _by_map(placed: Advice, mode_map: ModeMap, labels: PartialLabels, estimate: np.ndarray) -> Advice:
     assert placed.low is not None and placed.high is not None
     low, high = placed.low, placed.high
-    said = [_where(low, high)]
+    said = [
+        f"About {_range(low.share, high.share, '.0%')} of all positives are annotated; those of the rarer half of "
+        f"classes are {_range(low.advantage, high.advantage, '.1f')} times as likely to be as those of the frequent "
+        f"half; there are {low.negatives:.2g} verified negatives to a positive."
+    ]
     usable = ~np.isnan(estimate)
     ranks = float(spearman_by_depth(labels.counts()[0][usable], estimate[usable], [int(usable.sum())])[0])
     if not math.isnan(ranks):
@@ -239,7 +243,10 @@ def _by_map(placed: Advice, mode_map: ModeMap, labels: PartialLabels, estimate: 
     modes = {mode: share for mode, share in sorted(shares.items(), key=lambda item: -item[1]) if share > 0}
     wins = "; ".join(f"{mode} in {share:.0%}" for mode, share in modes.items())
     said.append(f"Of {len(near)} settings of the map near there, nothing is better than: {wins}.")
-    said.append(_trust([cell.share / cell.estimated.share for cell in near if cell.estimated is not None]))
+    # how far the estimate of the share was off where the truth is known
+    ratios = [cell.share / cell.estimated.share for cell in near if cell.estimated is not None]
+    off = _range(min(ratios), max(ratios), ".2g")
+    said.append(f"In these settings the true share was {off} times the estimated one.")
     said.append(f"The map was made on {made_on} and is a hint; the comparison below measures it on your data.")
     return replace(
         placed,
@@ -248,19 +255,6 @@ def _by_map(placed: Advice, mode_map: ModeMap, labels: PartialLabels, estimate: 
         rivals=tuple(METHODS[mode][0] for mode in MODES if mode not in modes),
         answer=tuple(said),
     )
-
-
-def _where(low: Placement, high: Placement) -> str:
-    return (
-        f"About {_range(low.share, high.share, '.0%')} of all positives are annotated; those of the rarer half of "
-        f"classes are {_range(low.advantage, high.advantage, '.1f')} times as likely to be as those of the frequent "
-        f"half; there are {low.negatives:.2g} verified negatives to a positive."
-    )
-
-
-def _trust(ratios: Sequence[float]) -> str:
-    """Return how far the estimate of the share was off where the truth is known."""
-    return f"In these settings the true share was {_range(min(ratios), max(ratios), '.2g')} times the estimated one."
 
 
 def _range(low: float, high: float, style: str) -> str:

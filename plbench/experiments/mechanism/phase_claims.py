@@ -7,7 +7,7 @@ from typing import Any
 
 from plbench.experiments.mechanism.phase_map import METRIC, MODES, Cell, cells
 from plbench.experiments.shared.claims import difference, every, gap_change, some
-from plbench.experiments.shared.experiment import Claim, Findings, Point, Verdict
+from plbench.experiments.shared.experiment import Claim, Findings, Verdict
 
 OURS = "ours"
 
@@ -62,17 +62,14 @@ def never_far_behind(mode: str, points: float) -> Claim:
     def test(findings: Findings) -> Verdict:
         found = []
         for cell in _whole(findings):
+            point = cell.points[mode]
+            raised = replace(point, values={METRIC: point.values[METRIC].shifted(points)})
             for other in (o for o in MODES if o != mode):
-                gap = difference(_higher(cell, mode, points), cell.points[other], METRIC, f"{_words(cell)}: to {other}")
+                gap = difference(raised, cell.points[other], METRIC, f"{_words(cell)}: to {other}")
                 found.append(gap)
         return every([c for c in found if c is not None])
 
     return Claim(f"{mode} is nowhere more than {points:g} points below another mode", OURS, test)
-
-
-def _higher(cell: Cell, mode: str, points: float) -> Point:
-    point = cell.points[mode]
-    return replace(point, values={METRIC: point.values[METRIC].shifted(points)})
 
 
 def placed_within(factor: float, coordinate: str, *, few_negatives: bool) -> Claim:

@@ -41,12 +41,15 @@ def lines(
         across = min(columns, len(panels))
         figure, axes = new_figure(across, -(-len(panels) // across))
         looks = strokes([s for s in findings.series() if any(findings.line(s, p) for p in panels)])
+        levels = [(p.series, p.values[metric].figure().mean) for p in findings.points if p.panel == reference]
+        text = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom", "fontsize": 7.5, "color": INK}
         for place, panel in zip(axes, panels, strict=False):
             kind = scale if isinstance(scale, str) else scale.get(panel, "linear")
             for name in findings.series(panel):
                 _line(place, findings.line(name, panel), metric, name, looks[name], kind, _aside(name, list(looks)))
-            if reference is not None:
-                _levels(place, [point for point in findings.points if point.panel == reference], metric)
+            for name, level in levels:
+                place.axhline(level, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+                place.annotate(plain(name), (0.99, level), **text)  # type: ignore[arg-type]
             place.set_xlabel(x_label if isinstance(x_label, str) else x_label.get(panel, ""))
             place.set_title(plain(panel))
             if kind in ("log", "symlog"):
@@ -61,15 +64,6 @@ def lines(
         return figure
 
     return draw
-
-
-def _levels(axes: Axes, points: Sequence[Point], metric: str) -> None:
-    """Draw a dashed line across at the height of each point."""
-    for point in points:
-        level = point.values[metric].figure().mean
-        axes.axhline(level, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
-        where = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
-        axes.annotate(plain(point.series), (0.99, level), fontsize=7.5, color=INK, **where)  # type: ignore[arg-type]
 
 
 def _aside(name: str, names: Sequence[str]) -> float:
@@ -119,25 +113,24 @@ def _plain_ticks(axes: Axes, findings: Findings, panel: str, kind: str) -> None:
     axes.set_xticks(places, [f"{x:g}" for x in places])
 
 
-def dots(metrics: Mapping[str, str], *, published: str = "published") -> Callable[[Findings], Figure]:
+def dots(metrics: Mapping[str, str]) -> Callable[[Findings], Figure]:
     """Return a row for each point, a panel for each metric.
 
-    A dot with its interval, and a hollow one for what a paper says.
+    A dot with its interval, and a hollow one for what a paper says, the point's fact `published_METRIC`.
 
     Args:
         metrics: heading of each panel by metric.
-        published: prefix of the facts that hold the paper's figure of a metric.
     """
 
     def draw(findings: Findings) -> Figure:
-        names = [n for n in metrics if any(n in p.values or f"{published}_{n}" in p.facts for p in findings.points)]
+        names = [n for n in metrics if any(n in p.values or f"published_{n}" in p.facts for p in findings.points)]
         rows = list(findings.points)[:_MAX_ROWS]
         labels = [plain(f"{p.panel}: {p.series}" if len(findings.panels) > 1 else p.series) for p in rows]
         figure, axes = new_figure(len(names), width=2.5, height=0.28 * len(rows) + 0.5)
         left = 0.075 * max(map(len, labels)) + 0.2
         figure.set_size_inches(left + 2.2 * len(names) + 0.4, 0.27 * len(rows) + 1.1)
         for place, name in zip(axes, names, strict=True):
-            _dots(place, rows, name, published)
+            _dots(place, rows, name)
             place.set_title(metrics[name])
             place.set_xlabel("%")
             place.set_yticks(range(len(rows)), labels if place is axes[0] else [""] * len(rows))
@@ -149,13 +142,13 @@ def dots(metrics: Mapping[str, str], *, published: str = "published") -> Callabl
     return draw
 
 
-def _dots(axes: Axes, rows: Sequence[Point], metric: str, published: str) -> None:
+def _dots(axes: Axes, rows: Sequence[Point], metric: str) -> None:
     for place, point in enumerate(rows):
         if metric in point.values:
             figure = point.values[metric].figure()
             axes.plot([figure.low, figure.high], [place, place], color=COLOURS[0], linewidth=1.4)
             axes.plot(figure.mean, place, MARKS[0], color=COLOURS[0], label="run here")
-        theirs = point.facts.get(f"{published}_{metric}")
+        theirs = point.facts.get(f"published_{metric}")
         if theirs is not None:
             axes.plot(theirs, place, MARKS[3], color=COLOURS[1], markerfacecolor=PAPER, label="the paper's")
 

@@ -91,13 +91,15 @@ def plan_all(
         groups[json.dumps([case.simulate, dict(case.model)], sort_keys=True)].append(case)
     comparisons: list[tuple[Comparison, dict[Candidate, Case]]] = []
     left_out: list[Skipped] = []
+    # random weights that were asked for are those of a case's own backbone, too
+    weights = {"weights": "random"} if request.model.get("weights") == "random" else {}
     for members in groups.values():
         # the name of a variant keeps candidates of one method apart; what they are called is the case's affair
         candidates = {Candidate(case.method, str(number), case.params): case for number, case in enumerate(members)}
         wanted = replace(
             request,
             simulate=members[0].simulate or request.simulate,
-            model={**request.model, **_model(members[0].model, request.model)},
+            model={**request.model, **members[0].model, **weights},
         )
         try:
             comparison = plan_comparison(wanted, list(candidates), num_seeds, workspace)
@@ -115,11 +117,6 @@ def plan_all(
     if not comparisons:
         raise PlbenchError(f"study {experiment.name} has nothing to run here: {_listed(left_out)}")
     return comparisons, left_out
-
-
-def _model(own: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a case's model; random weights that were asked for are those of its backbone, too."""
-    return {**own, **({"weights": "random"} if asked.get("weights") == "random" else {})}
 
 
 def estimate(

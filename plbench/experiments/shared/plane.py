@@ -122,7 +122,8 @@ def learn_all(
     with one_core():
         for seed in range(num_seeds):
             plane = make_plane(seed)
-            prior = estimated_prior(learn(registry.method("ce-ignore"), {}, plane, seed, {}), plane)
+            ignoring = learn(registry.method("ce-ignore"), {}, plane, seed, {})
+            prior = class_average(probabilities(ignoring, plane.points))  # CSL, eq. 10
             for place, (mode, (name, params)) in enumerate(modes.items()):
                 report(seed * len(modes) + place, num_seeds * len(modes))
                 network = learn(registry.method(name), params, plane, seed, {"prior": prior})
@@ -145,11 +146,6 @@ def probabilities(network: nn.Module, points: Tensor) -> Tensor:
     """Return [N, C]."""
     with torch.inference_mode():
         return torch.sigmoid(network(points))
-
-
-def estimated_prior(network: nn.Module, plane: Plane) -> Tensor:
-    """Return the mean prediction over the training points (CSL, eq. 10)."""
-    return class_average(probabilities(network, plane.points))
 
 
 def overlap(predicted: BoolArray, true: BoolArray) -> float:

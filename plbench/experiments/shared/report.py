@@ -93,16 +93,14 @@ def data_table(findings: Findings) -> str:
     writer.writerow([*head, *facts])
     for point in findings.points:
         beside = [point.facts.get(name, "") for name in facts]
-        for name, figure in _figures(point):
+        figures: list[tuple[str, Figure | None]] = [(name, sample.figure()) for name, sample in point.values.items()]
+        for name, figure in figures or [("", None)]:
             by_seed = "" if figure is None else " ".join(f"{value:.6g}" for value in point.values[name].points)
-            numbers = ["", "", ""] if figure is None else [_number(v) for v in (figure.mean, figure.low, figure.high)]
+            ends = (math.nan,) * 3 if figure is None else (figure.mean, figure.low, figure.high)
+            numbers = ["" if math.isnan(value) else f"{value:.6g}" for value in ends]
             names = [point.panel, point.series, point.x, name]
             writer.writerow([*names, *numbers, by_seed, " ".join(map(str, point.seeds)), " ".join(point.keys), *beside])
     return text.getvalue()
-
-
-def _figures(point: Point) -> list[tuple[str, Figure | None]]:
-    return [(name, sample.figure()) for name, sample in point.values.items()] or [("", None)]
 
 
 def _plain_point(point: Point) -> dict[str, Any]:
@@ -140,10 +138,6 @@ def _caption(experiment: Experiment, findings: Findings) -> str:
 
 def _finite(value: float) -> float | None:
     return None if math.isnan(value) or math.isinf(value) else round(value, 6)
-
-
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.6g}"
 
 
 def words(result: Result) -> list[str]:

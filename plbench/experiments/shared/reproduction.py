@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from plbench.experiments.shared.execute import record_samples
 from plbench.experiments.shared.experiment import Context, Findings, Point, Row
-from plbench.experiments.shared.paper_tables import PaperTable, tables_of
+from plbench.experiments.shared.paper_tables import tables_of
 from plbench.metrics.statistics import Sample
-from plbench.runs.record import Record
 from plbench.runs.workspace import Workspace
 
 PERSON = "ap_person"
@@ -27,27 +26,19 @@ def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Wo
             if row is None:
                 points.append(Point(paper.label, place, {}, table.title, facts={**facts, "reproduction": ""}))
                 continue
-            values = _values(row.records, table, workspace)
-            asks_the_same = _is_of_the_paper(row.records[0], table)
+            found = record_samples(row.records, workspace)
+            if "person" in found:
+                found[PERSON] = found["person"]  # Person-AP is the mAP(C) of that group
+            names = dict.fromkeys(("map_c", "map_o", *table.metrics))
+            values = {name: found[name] for name in names if name in found}
+            spec = row.records[0].spec
+            is_published_data = spec.protocol.name.startswith(f"{table.board}/")
+            asks_the_same = is_published_data and (spec.recipe, spec.regime) == ("paper", "finetune")
             facts["reproduction"] = "; ".join(_agreement(values, theirs)) if asks_the_same else ""
             keys = tuple(record.key for record in row.records)
             seeds = tuple(record.spec.seed for record in row.records)
             points.append(Point(paper.label, place, values, table.title, keys, seeds, facts))
     return points
-
-
-def _values(records: Sequence[Record], table: PaperTable, workspace: Workspace) -> dict[str, Sample]:
-    """Return the table's metrics, as far as the dataset has them; Person-AP is the mAP(C) of the group `person`."""
-    found = record_samples(records, workspace)
-    if "person" in found:
-        found[PERSON] = found["person"]
-    return {name: found[name] for name in dict.fromkeys(("map_c", "map_o", *table.metrics)) if name in found}
-
-
-def _is_of_the_paper(record: Record, table: PaperTable) -> bool:
-    """Return whether a run asks what the table asks: the published data, recipe and regime."""
-    spec = record.spec
-    return spec.protocol.name.startswith(f"{table.board}/") and (spec.recipe, spec.regime) == ("paper", "finetune")
 
 
 def _agreement(values: Mapping[str, Sample], theirs: Mapping[str, float]) -> list[str]:
@@ -75,12 +66,8 @@ def _table(points: Sequence[Point]) -> str:
     head = ["row", *(f"{NAMES[n]} here" for n in names), *(f"{NAMES[n]} published" for n in names), "reproduction"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for point in points:
-        ours = [_with_half(point.values[n]) if n in point.values else "" for n in names]
+        figures = {name: sample.figure() for name, sample in point.values.items()}
+        ours = [f"{figures[n].mean:.2f} ±{figures[n].half:.2f}" if n in figures else "" for n in names]
         theirs = [f"{point.facts[f'published_{n}']:.2f}" if f"published_{n}" in point.facts else "" for n in names]
         lines.append(f"| {' | '.join([point.series, *ours, *theirs, str(point.facts['reproduction'])])} |")
     return "\n".join(lines) + "\n"
-
-
-def _with_half(sample: Sample) -> str:
-    figure = sample.figure()
-    return f"{figure.mean:.2f} ±{figure.half:.2f}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plbench.data.lettering import drawable, dress
-from plbench.files import write_atomically
+from plbench.files import write_atomically, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,8 +95,7 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[str, ...]:
         dress(figure)
         drawn = io.StringIO()
         figure.savefig(drawn, format="svg", metadata={"Date": None})
-        text = in_both_modes(drawn.getvalue())
-        write_atomically(folder / f"{name}.svg", lambda file: _write(file, text.encode()))
+        write_text(folder / f"{name}.svg", in_both_modes(drawn.getvalue()))
         write_atomically(folder / f"{name}.png", lambda file: _png(figure, file))
     return f"{name}.svg", f"{name}.png"
 
@@ -123,7 +122,3 @@ def _png(figure: Figure, file: Any) -> None:
     pixels.seek(0)
     with Image.open(pixels) as image:
         image.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(file, format="PNG", optimize=True)
-
-
-def _write(file: Any, content: bytes) -> None:
-    file.write(content)
