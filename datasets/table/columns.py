@@ -22,7 +22,7 @@ _FLAG = re.compile(r"(?:is|in|for)(test|train|val)(?:ing|id|idation)?(?:image|se
 _NO_CLASS = re.compile(
     r"age|sex|gender|ethnicity|race|frontal|lateral|appa|viewposition|orientation|fold|kfold|partition|phase|subset"
     r"|(annotator|rater|reader|worker|labell?er|user|patient|subject|study|image|img|photo|row|file|sample|camera|site)id"
-    r"|annotator|annotatedby|rater|id|index|unnamed\d*|width|height|imagewidth|imageheight|url|cocourl|flickrurl|uri|md5|sha\d+"
+    r"|annotator|annotatedby|rater|id|index|unnamed\d*|width|height|imagewidth|imageheight|url|cocourl|flickrurl|uri|md5|sha(?:1|256|512)"
     r"|confidence|score|timestamp|datetime|createdat|filename|filepath|numlabels|verified|checked|reviewed"
 )
 _IMAGE = re.compile(r"(?i)\.(jpe?g|png|webp|bmp|gif|tiff?)$")
