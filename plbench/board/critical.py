@@ -85,28 +85,6 @@ def compare_ranks(scores: Mapping[str, Mapping[str, float]], *, level: float = 0
     return RankComparison(boards, tuple(best_first), difference, friedman_p, cliques, level)
 
 
-def critical_difference_svg(
-    scores: Mapping[str, Mapping[str, float]],
-    *,
-    titles: Mapping[str, str] | None = None,
-    identifier: str = "ranks",
-    level: float = 0.05,
-) -> str:
-    """Return the picture as SVG with a text alternative: one line for each method, a bar beside those in one clique.
-
-    Args:
-        scores: as for `compare_ranks`.
-        titles: what to call a method.
-        identifier: letters, digits and hyphens; names the elements inside, so that one page can hold several.
-        level: of the tests.
-
-    Returns:
-        "" where `compare_ranks` finds nothing to compare.
-    """
-    comparison = compare_ranks(scores, level=level)
-    return "" if comparison is None else draw(comparison, titles=titles or {}, identifier=identifier)
-
-
 def rank_pictures(boards: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return one picture for each setting (regime, model, default or tuned) in which boards rank the same methods.
 
@@ -146,7 +124,13 @@ _MAX_TITLE = 32  # characters of a method's title that fit to the left of the ax
 
 
 def draw(comparison: RankComparison, *, titles: Mapping[str, str], identifier: str) -> str:
-    """Return the SVG of a comparison; arguments as for `critical_difference_svg`."""
+    """Return the SVG of a comparison with a text alternative: a line for each method, a bar beside those in one clique.
+
+    Args:
+        comparison: what to draw.
+        titles: what to call a method.
+        identifier: letters, digits and hyphens; names the elements inside, so that one page can hold several.
+    """
     worst = len(comparison.ranks)
     named = [(titles.get(method, method), rank) for method, rank in comparison.ranks]
     start = 46.0 if comparison.difference is None else 60.0

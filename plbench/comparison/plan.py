@@ -61,7 +61,7 @@ def plan_comparison(
         PlbenchError: if the setting does not exist, one who was named does not fit it, or nobody does.
     """
     if num_seeds < 1:
-        raise PlbenchError(f"`seeds={num_seeds}`: a comparison needs at least one seed, and 3 to tell methods apart")
+        raise PlbenchError(f"`seeds={num_seeds}`: a comparison needs at least one seed, and 5 to be ranked")
     setting = resolve_setting(request, workspace)
     if num_trials is not None:
         setting = setting.with_budget(num_trials, workspace.reporter)

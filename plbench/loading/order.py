@@ -122,7 +122,7 @@ class EpochOrder(Sequence[list[int]]):
 
 
 def reading_ahead(batches: Sequence[Sequence[int]], expect: Callable[[range], None]) -> Iterator[Sequence[int]]:
-    """Yield the batches as they are; tells in time which neighbouring rows will be asked for.
+    """Yield the batches as they are, and tell in time which neighbouring rows will be asked for.
 
     Of an `EpochOrder`, every block of a window has been told before the window's first batch, and the next window's
     blocks are told evenly over the batches of this one, so that the disk is never asked for all of them at once. Of

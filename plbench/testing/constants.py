@@ -113,7 +113,7 @@ class Constants(TorchFunctionMode):
                 target.copy_(noted)
 
     def _kept(self, name: str, values: list[Any]) -> list[Any]:
-        """Return notes values; or gives those that were noted, in tensors of their own."""
+        """Note values and return them, or return those that were noted, in tensors of their own."""
         with self._suspension(), torch.no_grad():
             if self._next is None:
                 self._notes.append((name, [_copied(value) for value in values]))
