@@ -20,7 +20,6 @@ from plbench.runs import summary
 from plbench.runs.agreement import ROUNDED
 from plbench.runs.findings import Findings, defined
 from plbench.runs.tables import as_metrics, group_members
-from plbench.runs.thresholds import Thresholds
 
 CELLS = "cells.npz"
 _BYTES_PER_CELL = 32  # image, class, score, sign; more would be something else
@@ -107,13 +106,13 @@ def _compare_figures(entry: Entry, cells: Cells, findings: Findings) -> None:
         _compare_replicates(name, entry.replicates.get(name), values, findings)
 
 
-def _thresholds(entry: Entry) -> Thresholds | None:
+def _thresholds(entry: Entry) -> summary.Thresholds | None:
     """As the table has them; None where no thresholds were chosen."""
     report = entry.record.test.thresholds
     values = [row.threshold for row in entry.per_class]
     if report is None or None in values:
         return None
-    return Thresholds(np.array(values, np.float64), report)
+    return summary.Thresholds(np.array(values, np.float64), report)
 
 
 def _compare(where: str, found: Any, expected: Any, findings: Findings) -> None:

@@ -7,7 +7,8 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -21,7 +22,6 @@ from plbench.randomness import derive_seed, seeded
 from plbench.runs.inputs import OpenInputs
 from plbench.runs.plan.resolved import ResolvedRun, make_task
 from plbench.runs.protocol import Part
-from plbench.runs.selection import Best, Weights, selects_by_epoch
 from plbench.runs.workspace import Workspace
 from plbench.tracking.follow import Tracking, follow
 from plbench.training.checkpoint import Checkpoints
@@ -32,9 +32,21 @@ from plbench.training.hooks import Guarded, construct, try_it
 from plbench.training.inputs import FeatureInputs, Inputs
 from plbench.training.interruption import Interruption, Stopped, listening
 from plbench.training.profiling import traced
-from plbench.training.state import ControlRequest, FitState
+from plbench.training.state import ControlRequest, FitState, own_copy
 
 Watch = Callable[[int, float], None]
+Weights = Literal["ema", "raw"]
+
+
+@dataclass
+class Best:
+    """The best epoch so far, where one is selected: its mAP(C) in percent, its weights, and the curve it is on."""
+
+    value: float = -1.0
+    epoch: int = 0
+    weights: Weights = "ema"
+    state: dict[str, Any] | None = None
+    curve: list[dict[str, Any]] = field(default_factory=list)
 
 
 class ActiveRun:
@@ -95,13 +107,6 @@ class ActiveRun:
         workspace = self.workspace
         return follow(self.spec, self.folder, workspace.trackers, workspace.dropped, workspace.reporter.line)
 
-    def _traced(self) -> contextlib.AbstractContextManager[Callable[[], None]]:
-        """Return what is called after each step: a profiler, if the workspace has one."""
-        workspace = self.workspace
-        if not workspace.profiles:
-            return contextlib.nullcontext(lambda: None)
-        return traced(self.folder, rank=workspace.world.rank, device=workspace.device, tell=workspace.reporter.line)
-
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time a part of the run."""
@@ -118,7 +123,18 @@ class ActiveRun:
         task = make_task(spec, protocol_data, self.artifacts)
         self.method = construct(self.plan.method, self.plan.params, task)
         self.train_inputs = self.inputs.open(spec, protocol_data, self.train_part, self.method)
-        self.state = prepare_fit(self._model(), self.method, spec.plan, task.steps_per_epoch, self.execution)
+        backbone: nn.Module = nn.Identity()
+        if isinstance(self.train_inputs, FeatureInputs):
+            num_features = self.train_inputs.features.shape[1]
+        else:
+            built = build_backbone(spec.model, weights_path(spec.model, self.workspace.weights_file), spec.seed)
+            if spec.plan.grad_checkpointing:
+                built.checkpoint_gradients()
+            backbone, num_features = built, built.num_features
+        num_classes = self.train_part.labels.num_classes
+        with seeded(derive_seed(spec.seed, "init", "head")):
+            model = Guarded(self.method).build(backbone, lambda: make_head(spec.model, num_features, num_classes))
+        self.state = prepare_fit(model, self.method, spec.plan, task.steps_per_epoch, self.execution)
 
     def open_scored_part(self) -> None:
         """Open what the run is scored on."""
@@ -134,16 +150,18 @@ class ActiveRun:
         """
         for sentence in self.resume():
             self.workspace.reporter.line(sentence)
-        world = self.workspace.world
-        end_epoch = self.epoch_end()
+        workspace, world = self.workspace, self.workspace.world
+        profiler: contextlib.AbstractContextManager[Callable[[], None]] = contextlib.nullcontext(lambda: None)
+        if workspace.profiles:
+            profiler = traced(self.folder, rank=world.rank, device=workspace.device, tell=workspace.reporter.line)
         with (
-            self.workspace.reporter.task(f"Training {self.method.title}") as report,
+            workspace.reporter.task(f"Training {self.method.title}") as report,
             listening(among_several=world.size > 1) as heard,
-            self._traced() as after_step,
+            profiler as after_step,
         ):
 
             def after_epoch(state: FitState) -> None:
-                end_epoch(state)
+                self.epoch_end(state)
                 if any(world.gather_objects(heard.number is not None)):
                     self._stop(heard)
 
@@ -162,34 +180,42 @@ class ActiveRun:
     def finish_epoch(self) -> None:
         """Train to the end of an epoch that has begun, if one has: where others can join."""
         if self.state.batch:
-            self._fit(stop_after=self.state.epoch + 1, after_epoch=self.epoch_end())
+            self._fit(stop_after=self.state.epoch + 1, after_epoch=self.epoch_end)
 
     def _fit(self, **options: Any) -> None:
         spec, options = self.spec, {"stop_after": self.stop_after, **options}
         fit(self.state, self.train_inputs, spec.plan, self.execution, seed=spec.seed, **options)
 
-    def epoch_end(self) -> Callable[[FitState], None]:
-        """Return what is done at the end of each epoch.
+    def epoch_end(self, state: FitState) -> None:
+        """Do what is due at the end of an epoch: selection, telling whoever watches, a checkpoint now and then."""
+        self.tracking.logged(state.step, state.history[-1])
+        # on test where asked to, and on the validation part in the run that chooses an epoch there
+        if self.spec.selection == "best-on-test" or (self.only_selects and self.spec.selection == "validation"):
+            with self.phase("selection"):
+                self._select(state)
+            part = "validation" if self.only_selects else "test"
+            self.tracking.logged(state.step, {f"{part}/map_c": self.best.curve[-1]})
+        if self.watch is not None:
+            with self.phase("selection"):
+                self.watch(state.epoch, self.map_c(self.headline_weights))
+        epochs = self.workspace.save_epochs
+        is_due = epochs is not None and state.epoch % epochs == 0
+        if is_due or self.workspace.world.shared(self._is_time_to_save):
+            self.save()
 
-        Selection, telling whoever watches, a checkpoint now and then.
-        """
-
-        def after_epoch(state: FitState) -> None:
-            self.tracking.logged(state.step, state.history[-1])
-            if selects_by_epoch(self.spec):
-                with self.phase("selection"):
-                    self.best.consider(state, self.spec.selection, self.map_c)
-                part = "validation" if self.only_selects else "test"
-                self.tracking.logged(state.step, {f"{part}/map_c": self.best.curve[-1]})
-            if self.watch is not None:
-                with self.phase("selection"):
-                    self.watch(state.epoch, self.map_c(self.headline_weights))
-            epochs = self.workspace.save_epochs
-            is_due = epochs is not None and state.epoch % epochs == 0
-            if is_due or self.workspace.world.shared(self._is_time_to_save):
-                self.save()
-
-        return after_epoch
+    def _select(self, state: FitState) -> None:
+        """Score the epoch that just ended and keep its weights if they are the best so far."""
+        best = self.best
+        point: dict[str, Any] = {"epoch": state.epoch}
+        choices: tuple[Weights, ...] = ("raw",) if state.ema is None else ("ema",)
+        if self.spec.selection == "best-on-test" and state.ema is not None:
+            choices = ("ema", "raw")  # the last weights compete with the averaged ones
+        for weights in choices:
+            point[weights] = value = self.map_c(weights)
+            if value > best.value:
+                best.value, best.epoch, best.weights = value, state.epoch, weights
+                best.state = own_copy(state.averaged(weights))
+        best.curve.append(point)
 
     def _is_time_to_save(self) -> bool:
         return self.workspace.world.is_main and time.monotonic() - self._last_save >= self.workspace.save_every
@@ -229,10 +255,7 @@ class ActiveRun:
         return "raw" if self.state.ema is None else "ema"
 
     def cells(self, weights: Weights) -> Cells | None:
-        """Return scores at the known cells of the scored part, in the main process.
-
-        Its share of them is each one's work.
-        """
+        """Return scores at the known cells of the scored part, in the main process; each one scores a share."""
         return self._cells_of(self.scored_part, self.scored_inputs, weights)
 
     def validation_cells(self, weights: Weights) -> Cells | None:
@@ -281,19 +304,3 @@ class ActiveRun:
         self.state.load_state_dict(saved)
         steps = self.method.task.steps_per_epoch * self.spec.plan.epochs
         return [f"Going on after step {self.state.step:,} of {steps:,}"]
-
-    def _model(self) -> nn.Module:
-        spec, num_classes = self.spec, self.train_part.labels.num_classes
-        if isinstance(self.train_inputs, FeatureInputs):
-            backbone: nn.Module = nn.Identity()
-            num_features = self.train_inputs.features.shape[1]
-        else:
-            built = build_backbone(spec.model, weights_path(spec.model, self.workspace.weights_file), spec.seed)
-            if spec.plan.grad_checkpointing:
-                built.checkpoint_gradients()
-            backbone, num_features = built, built.num_features
-        with seeded(derive_seed(spec.seed, "init", "head")):
-            model: nn.Module = Guarded(self.method).build(
-                backbone, lambda: make_head(spec.model, num_features, num_classes)
-            )
-        return model

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from plbench.errors import DataError
+from plbench.metrics import choose_thresholds
 from plbench.metrics.cells import Cells
 from plbench.randomness import derive_seed
 from plbench.runs import environment, summary
@@ -23,18 +24,18 @@ from plbench.runs.record import (
     Cost,
     DataSummary,
     HiddenTruth,
-    PriorDiagnostics,
     Record,
     SelectionReport,
     SplitMetrics,
+    StandardCost,
+    ThresholdReport,
     read_record,
     reference,
     whole_file,
 )
 from plbench.runs.registry import source_file
-from plbench.runs.standard_cost import count_cost
-from plbench.runs.store import CHECKPOINT
-from plbench.runs.thresholds import Thresholds, thresholds_on
+from plbench.runs.store import CHECKPOINT, RECORD
+from plbench.runs.summary import Thresholds
 from plbench.training.hooks import Guarded
 
 FILES = ("spec.toml", "log.jsonl", "cells.npz", "per_class.csv", "replicates.csv", CHECKPOINT)
@@ -56,19 +57,6 @@ class Scored:
     thresholds: Thresholds | str
     hidden_truth: HiddenTruth | None
     idle: list[str]
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How the time of a training was measured.
-
-    Attributes:
-        phases: seconds by phase; {} of one that trained in a stack, where phases are of all heads together.
-        shared_with: number of other heads that trained in the same pass.
-    """
-
-    phases: dict[str, float]
-    shared_with: int = 0
 
 
 def score(active: ActiveRun) -> Scored | None:
@@ -97,27 +85,33 @@ def _choose_thresholds(active: ActiveRun, cells: Cells | None) -> Thresholds | s
     They come from the cells of a model that did not train on the validation part where there is one: this one, or the
     one that chose the epoch. Else they come from this one, which did.
     """
-    spec, labels = active.spec, active.spec.protocol.validation_labels
-    held_out = active.only_selects or spec.selection == "validation"
+    world, store = active.workspace.world, active.workspace.store
     try:
         if active.only_selects:
             own = cells
-        elif held_out:
+        elif active.spec.selection == "validation":
             assert active.plan.chooser is not None
-            folder = active.workspace.store.run_folder(active.plan.chooser.spec.key)
-            own = active.workspace.world.shared(
-                lambda: Cells.load(whole_file(folder, read_record(folder), "cells.npz"))
-            )
+            folder = store.run_folder(active.plan.chooser.spec.key)
+            own = world.shared(lambda: Cells.load(whole_file(folder, read_record(folder), "cells.npz")))
         else:
             own = active.validation_cells(active.headline_weights)
         if own is None:
             return ""  # not the main process
-        return thresholds_on(own, labels, held_out=held_out)
+        values, pooled = choose_thresholds(own)
     except DataError:
         return (
             "no thresholds were chosen, so CF1 and OF1 are there at top 3 alone: no class of the validation part has "
             "both a known positive and a known negative"
         )
+    report = ThresholdReport(
+        part="validation",
+        labels=active.spec.protocol.validation_labels,
+        held_out=active.only_selects or active.spec.selection == "validation",
+        num_images=own.num_images,
+        num_pooled=own.num_classes - len(np.unique(own.class_index[own.positives])),
+        pooled=pooled,
+    )
+    return Thresholds(values, report)
 
 
 def summarise(active: ActiveRun, scored: Scored) -> dict[str, SplitMetrics]:
@@ -141,12 +135,30 @@ def summarise(active: ActiveRun, scored: Scored) -> dict[str, SplitMetrics]:
 
 
 def record(
-    active: ActiveRun, scored: Scored, metrics: dict[str, SplitMetrics], timing: Timing, finished_at: str
+    active: ActiveRun,
+    scored: Scored,
+    metrics: dict[str, SplitMetrics],
+    finished_at: str,
+    phases: dict[str, float],
+    shared_with: int,
 ) -> Record:
-    """Return the record of a run that is done; its files are in the folder already, save the record itself."""
+    """Return the record of a run that is done; its files are in the folder already, save the record itself.
+
+    Args:
+        metrics: from `summarise`.
+        phases: seconds of the training by phase; {} of one that trained in a stack, where phases are of all heads.
+        shared_with: number of other heads that trained in the same pass.
+    """
     active.write_log()
-    spec, method, protocol = active.spec, active.plan.method, active.plan.protocol_data.protocol
-    pretraining = describe_pretraining(spec.model, active.workspace.pretraining)
+    spec, method, protocol_data = active.spec, active.plan.method, active.plan.protocol_data
+    protocol, workspace, state = protocol_data.protocol, active.workspace, active.state
+    pretraining = describe_pretraining(spec.model, workspace.pretraining)
+    labels, num_scored = active.train_part.labels, len(active.scored_part.rows)
+    positives, negatives = labels.counts()
+    truth = protocol_data.hidden_truth(spec.train_part)
+    selected_by: Any = {"last": "none", "best-on-test": "test"}.get(spec.selection, spec.protocol.validation_labels)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    on_gpu = workspace.device.type == "cuda"
     return Record(
         key=spec.key,
         spec_sha256=spec.sha256(),
@@ -161,67 +173,80 @@ def record(
         tuning=active.plan.tuning,
         pretraining=pretraining,
         defaults_tuned_here=protocol.dataset in method.tuned_on or method.name in protocol.tuned_here,
-        test_seen_in_pretraining=overlap(pretraining, active.plan.protocol_data.dataset.collections),
-        environment=environment.describe(active.workspace.device, active.workspace.decode),
-        data=_data_summary(active),
+        test_seen_in_pretraining=overlap(pretraining, protocol_data.dataset.collections),
+        environment=environment.describe(workspace.device, workspace.decode),
+        data=DataSummary(
+            num_train=labels.num_images,
+            num_train_known=labels.num_known,
+            train_density=labels.density,
+            train_positives=int(positives.sum()),
+            train_negatives=int(negatives.sum()),
+            num_test=0 if active.only_selects else num_scored,
+            num_validation=num_scored if active.only_selects else 0,
+            classes_without_train_positives=int((positives == 0).sum()),
+            skipped_images=len(spec.skipped_images),
+        ),
         metrics=metrics,
-        selection=_selection(active),
-        priors=_priors(active),
+        selection=SelectionReport(
+            rule=spec.selection,
+            labels=selected_by,
+            epoch=active.best.epoch or state.epoch,
+            weights=active.headline_weights,
+            curve=active.best.curve,
+        ),
+        priors={
+            name: diagnose_prior(vector, labels.class_names, truth)
+            for name, vector in active.artifacts.items()
+            if vector.shape == (labels.num_classes,)
+        },
         hidden_truth=scored.hidden_truth,
-        cost=_cost(active, timing),
-        training={"final_loss": active.state.history[-1]["loss"], "steps": float(active.state.step)},
+        cost=Cost(
+            seconds={**active.seconds, "total": sum(active.seconds.values())},
+            phases=phases,
+            images_per_second=state.epoch * len(active.train_inputs) / max(active.seconds["training"], 1e-9),
+            peak_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if on_gpu else kilobytes / 1024,
+            measured_alone=shared_with == 0 and not workspace.shares_machine,
+            shared_with=shared_with,
+            standard=_standard_cost(active),
+        ),
+        training={"final_loss": state.history[-1]["loss"], "steps": float(state.step)},
         files={name: reference(active.folder / name) for name in FILES},
         warnings=_warnings(active, scored, next(iter(metrics.values()))),
-        notes=list(notes_on(active.plan.protocol_data)),
+        notes=list(notes_on(protocol_data)),
     )
 
 
-def _data_summary(active: ActiveRun) -> DataSummary:
-    labels, num_scored = active.train_part.labels, len(active.scored_part.rows)
-    positives, negatives = labels.counts()
-    return DataSummary(
-        num_train=labels.num_images,
-        num_train_known=labels.num_known,
-        train_density=labels.density,
-        train_positives=int(positives.sum()),
-        train_negatives=int(negatives.sum()),
-        num_test=0 if active.only_selects else num_scored,
-        num_validation=num_scored if active.only_selects else 0,
-        classes_without_train_positives=int((positives == 0).sum()),
-        skipped_images=len(active.spec.skipped_images),
-    )
+def _standard_cost(active: ActiveRun) -> StandardCost | None:
+    """Return the cost of a run with its stages and the run that chose its epoch, whose records say their own.
 
-
-def _selection(active: ActiveRun) -> SelectionReport:
-    protocol = active.spec.protocol
-    labels: Any = {"last": "none", "best-on-test": "test"}.get(active.spec.selection, protocol.validation_labels)
-    return SelectionReport(
-        rule=active.spec.selection,
-        labels=labels,
-        epoch=active.best.epoch or active.state.epoch,
-        weights=active.headline_weights,
-        curve=active.best.curve,
-    )
-
-
-def _priors(active: ActiveRun) -> dict[str, PriorDiagnostics]:
-    labels = active.train_part.labels
-    truth = active.plan.protocol_data.hidden_truth(active.spec.train_part)
-    vectors = {n: vector for n, vector in active.artifacts.items() if vector.shape == (labels.num_classes,)}
-    return {name: diagnose_prior(vector, labels.class_names, truth) for name, vector in vectors.items()}
-
-
-def _cost(active: ActiveRun, timing: Timing) -> Cost:
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
-    on_gpu = active.workspace.device.type == "cuda"
-    return Cost(
-        seconds={**active.seconds, "total": sum(active.seconds.values())},
-        phases=timing.phases,
-        images_per_second=active.state.epoch * len(active.train_inputs) / max(active.seconds["training"], 1e-9),
-        peak_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if on_gpu else kilobytes / 1024,
-        measured_alone=timing.shared_with == 0 and not active.workspace.shares_machine,
-        shared_with=timing.shared_with,
-        standard=count_cost(active),
+    None where one of these was recorded before there was such a cost.
+    """
+    spec, state = active.spec, active.state
+    if spec.regime == "probe":
+        splits = (spec.protocol.train_split, active.scored_part.split)
+        extracted = {split: len(active.plan.protocol_data.whole(split).images) for split in splits}
+        costs = [StandardCost(trainings=1, extracted=extracted, head=state.epoch * len(active.train_inputs))]
+    else:
+        # a point of the curve has its epoch and a value by weights; from each stage's model one pass over train
+        num_scorings = 1 + sum(len(point) - 1 for point in active.best.curve)
+        forward = num_scorings * len(active.scored_inputs) + state.images_viewed
+        forward += len(active.plan.stages) * len(active.train_inputs)
+        trained = state.images_trained
+        costs = [StandardCost(trainings=1, forward=forward, trained=trained, head=trained)]
+    for first in active.plan.prerequisites:
+        folder = active.workspace.store.run_folder(first.spec.key)
+        if (folder / RECORD).is_file():
+            cost = read_record(folder).cost
+            if cost is None or cost.standard is None:
+                return None
+            costs.append(cost.standard)
+    of_splits = {split: number for cost in costs for split, number in cost.extracted.items()}
+    return StandardCost(
+        trainings=sum(cost.trainings for cost in costs),
+        extracted=dict(sorted(of_splits.items())),  # once, whoever needs them
+        forward=sum(cost.forward for cost in costs),
+        trained=sum(cost.trained for cost in costs),
+        head=sum(cost.head for cost in costs),
     )
 
 

@@ -18,8 +18,6 @@ from plbench.runs.store import RECORD
 from plbench.spec import Frozen, RunSpec
 from plbench.tracking.tracker import numbers
 
-"""Phases of a training. "other" is what hooks, selection and checkpoints take."""
-
 Percent = Annotated[float, Field(ge=0.0, le=100.0)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0.0)]
@@ -377,23 +375,20 @@ def parse_record(content: bytes, path: Path) -> Record:
         StoreError: if it is no JSON, of a schema that is not known, or not valid, with the field.
     """
     try:
-        found = parse_json(content)
-        version = found.get("schema_version") if isinstance(found, dict) else None
-        if isinstance(found, dict):
-            found = upgraded(found)
-        if not isinstance(found, dict) or found.get("schema_version") != SCHEMA_VERSION:
-            raise StoreError(
-                f"{path} has record schema {version!r}; this plbench reads {OLDEST_VERSION} to {SCHEMA_VERSION}"
-            )
+        found = upgraded(parse_json(content))
+    except ValueError as error:
+        raise StoreError(f"{path} cannot be read as a record: {error}") from error
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"{path} has record schema {version!r}; this plbench reads {OLDEST_VERSION} to {SCHEMA_VERSION}"
+        )
+    try:
         return Record.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise StoreError(f"{path} is not a valid record: {field}: {first['msg']}") from error
-    except StoreError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"{path} cannot be read as a record: {error}") from error
 
 
 def reference(path: Path) -> FileReference:
@@ -408,8 +403,10 @@ def whole_file(folder: Path, record: Record, name: str) -> Path:
     Raises:
         StoreError: if it is missing, or was changed since.
     """
-    path = folder / name
-    if not path.is_file() or name not in record.files or reference(path) != record.files[name]:
-        what = "was changed since" if path.is_file() else "is missing from"
-        raise StoreError(f"{path} {what} run {record.key}; run it again with `force=True`")
-    return path
+    path, what = folder / name, "was changed since"
+    try:
+        if reference(path) == record.files.get(name):
+            return path
+    except OSError as error:
+        what = "is missing from" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror}), of"
+    raise StoreError(f"{path} {what} run {record.key}; run it again with `force=True`, or delete {folder}")

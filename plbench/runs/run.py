@@ -14,7 +14,6 @@ from torch import Tensor
 from plbench.errors import TrainingError
 from plbench.files import write_text
 from plbench.files.checksums import write_checked
-from plbench.method import Stage
 from plbench.runs import artifacts, environment, outcome
 from plbench.runs.active import ActiveRun, Watch
 from plbench.runs.plan.resolved import ResolvedRun
@@ -44,40 +43,26 @@ def run(plan: ResolvedRun, workspace: Workspace, *, force: bool = False, watch: 
     # before the run is held: they may take hours, and hold their own runs
     of_stages = {name: stage_artifact(plan, name, workspace) for name in plan.stages}
     stop_after = chosen_epoch(plan, workspace)
-    with _held(plan, workspace):
+    with contextlib.ExitStack() as held:
+        if world.is_main:  # for all of them
+            said = f"Run {key} is under way in another process; waiting for it"
+            held.enter_context(store.lock(key, waiting=lambda: workspace.reporter.line(said)))
         if not force and (record := world.shared(lambda: plan.finished(workspace.store))):
             return record  # another program made it while this one was busy with the stages
         if force and world.is_main:
             # only now that it is held: another process may have been writing it until here
             store.remove(key)
         active = ActiveRun(plan, workspace, of_stages, stop_after=stop_after, watch=watch)
-        with discard_incomplete_run(plan, workspace):
-            return _make(active)
-
-
-@contextlib.contextmanager
-def _held(plan: ResolvedRun, workspace: Workspace) -> Iterator[None]:
-    """Hold the run, in the main process for all of them."""
-    if not workspace.world.is_main:
-        yield
-        return
-    key = plan.spec.key
-    held = f"Run {key} is under way in another process; waiting for it"
-    with workspace.store.lock(key, waiting=lambda: workspace.reporter.line(held)):
-        yield
-
-
-def _make(active: ActiveRun) -> Record:
-    """Train, evaluate, write."""
-    write_spec(active)
-    with active.phase("data"):
-        active.prepare()
-        active.open_scored_part()
-    with active.followed() as active.tracking:
-        active.train()
-        record = conclude(active, outcome.Timing(active.state.clock.seconds()))
-        active.tracking.finished(active.state.step, figures(record))
-    return record
+        held.enter_context(discard_incomplete_run(plan, workspace))
+        write_spec(active)
+        with active.phase("data"):
+            active.prepare()
+            active.open_scored_part()
+        with active.followed() as active.tracking:
+            active.train()
+            record = conclude(active, active.state.clock.seconds())
+            active.tracking.finished(active.state.step, figures(record))
+        return record
 
 
 def write_spec(active: ActiveRun) -> None:
@@ -87,25 +72,30 @@ def write_spec(active: ActiveRun) -> None:
         write_text(active.folder / "spec.toml", tomli_w.dumps(spec))
 
 
-def conclude(active: ActiveRun, timing: outcome.Timing) -> Record:
-    """Evaluate a model that is trained and write its files; the record last, since it says that the run is whole."""
+def conclude(active: ActiveRun, phases: dict[str, float], shared_with: int = 0) -> Record:
+    """Evaluate a model that is trained and write its files; the record last, since it says that the run is whole.
+
+    Args:
+        active: whose training has ended.
+        phases: seconds of it by phase, where they are of this run alone.
+        shared_with: number of other heads that trained in the same pass.
+    """
     with active.phase("evaluation"):
         scored = outcome.score(active)
-    return active.workspace.world.shared(lambda: _write_down(active, scored, timing))
 
+    def write_down() -> Record:
+        assert scored is not None
+        folder, spec = active.folder, active.spec
+        with active.phase("intervals"):
+            metrics = outcome.summarise(active, scored)
+        checkpoint.save(folder / CHECKPOINT, spec.sha256(), active.state.weights())
+        record = outcome.record(active, scored, metrics, now(), phases, shared_with)
+        write_record(folder, record)
+        # after the record: what ends the program in between costs no training
+        checkpoint.Checkpoints(folder, spec).remove()  # what a training goes on from
+        return record
 
-def _write_down(active: ActiveRun, scored: outcome.Scored | None, timing: outcome.Timing) -> Record:
-    """Write the files of the run; the main process alone calls this."""
-    assert scored is not None
-    folder, spec = active.folder, active.spec
-    with active.phase("intervals"):
-        metrics = outcome.summarise(active, scored)
-    checkpoint.save(folder / CHECKPOINT, spec.sha256(), active.state.weights())
-    record = outcome.record(active, scored, metrics, timing, now())
-    write_record(folder, record)
-    # after the record: what ends the program in between costs no training
-    checkpoint.Checkpoints(folder, spec).remove()  # what a training goes on from
-    return record
+    return active.workspace.world.shared(write_down)
 
 
 def stage_artifact(plan: ResolvedRun, name: str, workspace: Workspace) -> Tensor:
@@ -121,19 +111,15 @@ def stage_artifact(plan: ResolvedRun, name: str, workspace: Workspace) -> Tensor
         # weights that are not the record's are set aside there, and the run counts as not done
         if not world.shared(lambda: artifacts.has_its_weights(stage_plan, workspace)):
             run(stage_plan, workspace)
-        reduced = value = _reduce(stage, stage_plan, workspace).cpu().numpy()
+        needed = {other: stage_artifact(stage_plan, other, workspace) for other in stage_plan.stages}
+        active = ActiveRun(stage_plan, workspace, needed)
+        active.prepare()
+        active.state.load_weights(checkpoint.load(active.folder / CHECKPOINT, stage_plan.spec.sha256()))
+        view = View(active.state, active.train_inputs, active.execution)
+        reduced = value = stage.reduce(view).cpu().numpy()
         if world.is_main:
             write_checked(path, lambda file: np.save(file, reduced, allow_pickle=False))
     return torch.from_numpy(value)
-
-
-def _reduce(stage: Stage, plan: ResolvedRun, workspace: Workspace) -> Tensor:
-    """Apply a stage's reduction to its trained model, over its whole training part."""
-    needed = {name: stage_artifact(plan, name, workspace) for name in plan.stages}
-    active = ActiveRun(plan, workspace, needed)
-    active.prepare()
-    active.state.load_weights(checkpoint.load(active.folder / CHECKPOINT, plan.spec.sha256()))
-    return stage.reduce(View(active.state, active.train_inputs, active.execution))
 
 
 def chosen_epoch(plan: ResolvedRun, workspace: Workspace) -> int | None:

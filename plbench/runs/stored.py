@@ -2,44 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from plbench.errors import PlbenchError, StoreError
+from plbench.errors import StoreError
 from plbench.runs.agreement import check_intervals, check_table_figures
 from plbench.runs.findings import Findings
-from plbench.runs.record import Record, read_record
+from plbench.runs.record import Record, read_record, whole_file
 from plbench.runs.store import RECORD
-from plbench.runs.tables import PER_CLASS, REPLICATES, parse_per_class, parse_replicates
+from plbench.runs.tables import PER_CLASS, REPLICATES, EntryError, parse_per_class, parse_replicates
 
 
 def read_run(folder: Path) -> Record:
     """Read the record of a run, with figures that are those of its per-class table.
-
-    Args:
-        folder: of the run.
 
     Raises:
         StoreError: as `read_record`; or if the table is missing or another one, or gives other figures.
     """
     record = read_record(folder)
     if record.metrics:
-        _check(
-            folder,
-            record,
-            lambda findings: check_table_figures(record, parse_per_class(_table(folder, record, PER_CLASS)), findings),
-        )
+        table = whole_file(folder, record, PER_CLASS).read_bytes()
+        with _agreeing(folder, record) as findings:
+            check_table_figures(record, parse_per_class(table), findings)
     return record
 
 
 def read_own_run(folder: Path) -> Record:
-    """Read the record of the run that a folder is named after.
-
-    Args:
-        folder: in a store, named by the key of its run.
+    """Read the record of the run that a folder in a store is named after.
 
     Raises:
         StoreError: as `read_run`, or if the record is of another run: a copy would count that run twice.
@@ -56,18 +48,12 @@ def finished_record(folder: Path) -> Record | None:
     Raises:
         StoreError: as `read_own_run`.
     """
-    if not (folder / RECORD).is_file():
-        return None
-    record = read_own_run(folder)
-    return record if record.status == "done" else None
+    record = read_own_run(folder) if (folder / RECORD).is_file() else None
+    return record if record is not None and record.status == "done" else None
 
 
 def replicates_of(folder: Path, record: Record) -> dict[str, np.ndarray]:
-    """Read the bootstrap replicates of a run, which must give the intervals of its record.
-
-    Args:
-        folder: of the run.
-        record: of the run, which is done.
+    """Read the bootstrap replicates of a run that is done, which must give the intervals of its record.
 
     Returns:
         [R] by metric, percent; NaN where a replicate has no class to score.
@@ -75,41 +61,20 @@ def replicates_of(folder: Path, record: Record) -> dict[str, np.ndarray]:
     Raises:
         StoreError: if they are missing or others, or give other intervals.
     """
-    found: dict[str, np.ndarray] = {}
-
-    def compare(findings: Findings) -> None:
-        found.update(parse_replicates(_table(folder, record, REPLICATES)))
-        check_intervals(record, found, findings)
-
-    _check(folder, record, compare)
-    return found
+    table = whole_file(folder, record, REPLICATES).read_bytes()
+    with _agreeing(folder, record) as findings:
+        replicates = parse_replicates(table)
+        check_intervals(record, replicates, findings)
+    return replicates
 
 
-def _table(folder: Path, record: Record, name: str) -> bytes:
-    """Return the content of a table, if it is the very one that the record refers to."""
-    path, stated = folder / name, record.files.get(name)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        what = "is missing from" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror}), of"
-        raise StoreError(
-            f"{path} {what} run {record.key}; run it again with `force=True`, or delete {folder}"
-        ) from error
-    if stated is None or hashlib.sha256(content).hexdigest() != stated.sha256:
-        raise StoreError(
-            f"{path} was changed since run {record.key}; run it again with `force=True`, or delete {folder}"
-        )
-    return content
-
-
-def _check(folder: Path, record: Record, compare: Callable[[Findings], None]) -> None:
+@contextlib.contextmanager
+def _agreeing(folder: Path, record: Record) -> Iterator[Findings]:
     findings = Findings("")
     try:
-        compare(findings)
+        yield findings
         why = str(findings.problems[0]) if findings.problems else None
-    except StoreError:
-        raise
-    except PlbenchError as error:
+    except EntryError as error:
         why = str(error)
     if why is not None:
         raise StoreError(

@@ -6,10 +6,11 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from plbench import metrics
 from plbench.data.labels import PartialLabels
@@ -21,8 +22,7 @@ from plbench.metrics.cells import Cells
 from plbench.metrics.statistics import Sample
 from plbench.progress import ProgressReport
 from plbench.runs.findings import defined
-from plbench.runs.record import Estimate, F1Figures, GroupMetrics, SplitMetrics
-from plbench.runs.thresholds import Thresholds
+from plbench.runs.record import Estimate, F1Figures, GroupMetrics, SplitMetrics, ThresholdReport
 
 NUM_REPLICATES = 1000
 
@@ -30,8 +30,14 @@ REPLICATE_DECIMALS = 3
 """Of a replicate in percent: less is not told by resampling, and boards keep thousands of replicates."""
 
 PRECISION_AT = (1, 3, 5)
-AT_THRESHOLD = ("threshold", "predicted", "precision", "recall")
-"""Columns of `per_class.csv` that speak of the class's threshold."""
+
+
+@dataclass(frozen=True, eq=False)
+class Thresholds:
+    """One threshold a class, [C] in [0, 1], and how they were chosen."""
+
+    values: npt.NDArray[np.float64]
+    report: ThresholdReport
 
 
 def summarise(
@@ -55,15 +61,18 @@ def summarise(
     result = metrics.evaluate_cells(cells, by_class)
     complete = len(cells.scores) == cells.num_images * cells.num_classes
     by_image = metrics.rank_by_image(cells)
+    areas = metrics.auroc(cells, by_class)
+    areas = areas[~np.isnan(areas)]
+    drawn = {} if replicates is None else _by_name(replicates)
     depths = [k for k in PRECISION_AT if k <= cells.num_classes]
     return SplitMetrics(
-        map_c=_estimate(result.map_c, result.lowest.map_c, None if replicates is None else replicates.map_c),
-        map_o=_estimate(result.map_o, result.lowest.map_o, None if replicates is None else replicates.map_o),
+        map_c=_estimate(result.map_c, result.lowest.map_c, drawn.get("map_c")),
+        map_o=_estimate(result.map_o, result.lowest.map_o, drawn.get("map_o")),
         micro_ap=_percent(metrics.micro_average_precision(cells)),
-        f1=None if thresholds is None else f1_figures(metrics.f1_scores(cells, thresholds.values)),
+        f1=None if thresholds is None else _f1(metrics.f1_scores(cells, thresholds.values)),
         thresholds=None if thresholds is None else thresholds.report,
-        f1_top3=None if cells.in_top is None else f1_figures(metrics.top_f1_scores(cells)),
-        auroc=_percent(mean_auroc(metrics.auroc(cells, by_class))),
+        f1_top3=None if cells.in_top is None else _f1(metrics.top_f1_scores(cells)),
+        auroc=_percent(100 * float(areas.mean())) if areas.size else None,
         ece=_percent(metrics.calibration_error(cells)),
         ranking_loss=defined(metrics.ranking_loss(cells, by_image)),
         precision_at_k={str(k): metrics.precision_at_k(cells, k, by_image) for k in depths} if complete else None,
@@ -72,10 +81,7 @@ def summarise(
         num_classes_scored=result.num_classes_scored,
         num_cells=len(cells.scores),
         num_positives=int(result.num_positives.sum()),
-        groups={
-            name: _group(result, _columns(labels, ids), None if replicates is None else replicates.groups[name])
-            for name, ids in groups.items()
-        },
+        groups={name: _group(result, _columns(labels, ids), drawn.get(name)) for name, ids in groups.items()},
         quintiles=[_group(result, index, None) for index in metrics.count_quintiles(train_annotations)],
     )
 
@@ -97,14 +103,17 @@ def write_per_class(
     """
     by_class = metrics.rank_by_class(cells)
     rows = metrics.per_class_table(metrics.evaluate_cells(cells, by_class), labels.class_ids, labels.class_names)
-    for row, area in zip(rows, metrics.auroc(cells, by_class), strict=True):
-        row["auroc"] = None if math.isnan(area) else 100 * float(area)
-        row.update(dict.fromkeys(AT_THRESHOLD))
+    areas = metrics.auroc(cells, by_class)
+    at_threshold = [[None] * len(rows)] * 4
     if thresholds is not None:
-        _add_predictions(rows, metrics.predictions_at(cells, thresholds.values), thresholds)
+        found = metrics.predictions_at(cells, thresholds.values)
+        columns = (thresholds.values, found.predicted, 100 * found.precision, 100 * found.recall)
+        at_threshold = [column.tolist() for column in columns]
     members = {name: set(ids) for name, ids in groups.items()}
     quintile = {c: n for n, part in enumerate(metrics.count_quintiles(train_annotations), 1) for c in part}
     for c, row in enumerate(rows):
+        row["auroc"] = None if math.isnan(areas[c]) else 100 * float(areas[c])
+        row["threshold"], row["predicted"], row["precision"], row["recall"] = (column[c] for column in at_threshold)
         row["groups"] = ";".join(name for name, ids in members.items() if row["class_id"] in ids)
         row["quintile"] = quintile[c]
     text = io.StringIO()
@@ -114,20 +123,7 @@ def write_per_class(
     write_text(path, text.getvalue())
 
 
-def _add_predictions(rows: Sequence[dict[str, Any]], predicted: metrics.Predictions, thresholds: Thresholds) -> None:
-    columns = (thresholds.values, predicted.predicted, 100 * predicted.precision, 100 * predicted.recall)
-    for row, values in zip(rows, zip(*(column.tolist() for column in columns), strict=True), strict=True):
-        row.update(zip(AT_THRESHOLD, values, strict=True))
-
-
-def mean_auroc(of_classes: np.ndarray) -> float:
-    """Return the mean AUROC in percent of the classes, [C] in [0, 1], that have one; NaN if none has."""
-    defined = of_classes[~np.isnan(of_classes)]
-    return 100 * float(defined.mean()) if defined.size else math.nan
-
-
-def f1_figures(scores: F1) -> F1Figures:
-    """Return CF1, OF1 and their parts as a record keeps them."""
+def _f1(scores: F1) -> F1Figures:
     return F1Figures(**{name: _percent(value) for name, value in vars(scores).items()})
 
 
@@ -164,12 +160,14 @@ def read_per_class(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
 
 def write_replicates(path: Path, replicates: Replicates) -> None:
     """Write one CSV row a bootstrap replicate: map_c, map_o and each group's mAP(C), percent, a few decimals."""
-    columns = {"map_c": replicates.map_c, "map_o": replicates.map_o, **replicates.groups}
-    lines = [",".join(columns)]
-    lines += [
-        ",".join(f"{value:.{REPLICATE_DECIMALS}f}" for value in row) for row in zip(*columns.values(), strict=True)
-    ]
+    columns = _by_name(replicates)
+    rows = zip(*columns.values(), strict=True)
+    lines = [",".join(columns), *(",".join(f"{value:.{REPLICATE_DECIMALS}f}" for value in row) for row in rows)]
     write_text(path, "\n".join(lines) + "\n")
+
+
+def _by_name(replicates: Replicates) -> dict[str, npt.NDArray[np.float64]]:
+    return {"map_c": replicates.map_c, "map_o": replicates.map_o, **replicates.groups}
 
 
 def _columns(labels: PartialLabels, class_ids: Sequence[str]) -> list[int]:

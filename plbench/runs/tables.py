@@ -6,9 +6,11 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from plbench.errors import PlbenchError
 from plbench.metrics import Metrics
@@ -17,6 +19,11 @@ PER_CLASS, REPLICATES = "per_class.csv", "replicates.csv"
 
 MAX_CLASSES = 20_000
 MAX_REPLICATES = 20_000
+
+_Blank = BeforeValidator(lambda value: None if value == "" else value)
+_Percent = Annotated[Annotated[float, Field(ge=0, le=100 + 1e-9)] | None, _Blank]
+_Count = Annotated[int, Field(ge=0, le=10**9)]
+_Names = BeforeValidator(lambda value: tuple(filter(None, value.split(";"))) if isinstance(value, str) else value)
 
 
 class EntryError(PlbenchError):
@@ -28,7 +35,7 @@ class EntryError(PlbenchError):
         self.field, self.found = field, found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(allow_inf_nan=False))
 class ClassRow:
     """One class of `per_class.csv`: AP in percent, None where undefined; known positives and negatives in test.
 
@@ -39,16 +46,16 @@ class ClassRow:
 
     class_id: str
     class_name: str
-    ap: float | None
-    positives: int
-    negatives: int
-    groups: tuple[str, ...]
-    quintile: int | None
-    auroc: float | None = None
-    threshold: float | None = None
-    predicted: int | None = None
-    precision: float | None = None
-    recall: float | None = None
+    ap: _Percent
+    positives: _Count
+    negatives: _Count
+    groups: Annotated[tuple[str, ...], _Names] = ()
+    quintile: Annotated[int | None, _Blank] = None
+    auroc: _Percent = None
+    threshold: Annotated[float | None, _Blank] = None
+    predicted: Annotated[_Count | None, _Blank] = None
+    precision: _Percent = None
+    recall: _Percent = None
 
 
 def parse_per_class(content: bytes) -> tuple[ClassRow, ...]:
@@ -57,14 +64,19 @@ def parse_per_class(content: bytes) -> tuple[ClassRow, ...]:
     Raises:
         EntryError: if it is no such table, with the line.
     """
-    rows = []
+    parse = TypeAdapter(ClassRow).validate_python
+    rows: list[ClassRow] = []
     try:
-        for number, row in enumerate(csv.DictReader(io.StringIO(_text(content, PER_CLASS)), strict=True), 2):
-            if number > MAX_CLASSES + 1:
+        for row in csv.DictReader(io.StringIO(_text(content, PER_CLASS)), strict=True):
+            if len(rows) == MAX_CLASSES:
                 raise EntryError(PER_CLASS, f"has more than {MAX_CLASSES:,} classes")
-            rows.append(_class_row(row, number))
+            rows.append(parse(row))
     except csv.Error as error:
         raise EntryError(PER_CLASS, f"is not CSV: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{'.'.join(map(str, first['loc']))} {first['input']!r:.80}: {first['msg']}"
+        raise EntryError(f"{PER_CLASS}, line {len(rows) + 2}", what) from error
     if not rows:
         raise EntryError(PER_CLASS, "has no classes")
     return tuple(rows)
@@ -87,15 +99,19 @@ def parse_replicates(content: bytes) -> dict[str, np.ndarray]:
     for number, line in enumerate(lines[1:]):
         try:
             values = [float(text) for text in line.split(",")]
-            if len(values) != len(names):
-                raise ValueError(f"it has {len(values)} values for {len(names)} columns")
-            table[number] = values
+            if len(values) != len(names) or not all(math.isnan(value) or 0 <= value <= 100 for value in values):
+                raise ValueError(f"expected {len(names)} values between 0 and 100")
         except ValueError as error:
             raise EntryError(f"{REPLICATES}, line {number + 2}", str(error)) from error
-    wrong = ~(np.isnan(table) | ((table >= 0) & (table <= 100))).all(axis=1)
-    if wrong.any():
-        raise EntryError(f"{REPLICATES}, line {int(wrong.argmax()) + 2}", "a value is not between 0 and 100")
+        table[number] = values
     return dict(zip(names, table.T.copy(), strict=True))
+
+
+def _text(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise EntryError(name, f"byte {error.start} is not UTF-8") from error
 
 
 def as_metrics(table: Sequence[ClassRow]) -> Metrics:
@@ -112,45 +128,3 @@ def group_members(table: Sequence[ClassRow], names: Iterable[str]) -> dict[str, 
 def quintile_members(table: Sequence[ClassRow]) -> list[list[int]]:
     """Return columns of each quintile's classes."""
     return [[c for c, row in enumerate(table) if row.quintile == number] for number in range(1, 6)]
-
-
-def _text(content: bytes, name: str) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise EntryError(name, f"byte {error.start} is not UTF-8") from error
-
-
-def _percent(row: dict[str, str], name: str) -> float | None:
-    value = float(row[name]) if (row["ap"] if name == "ap" else row.get(name)) else None
-    if value is not None and not 0 <= value <= 100 + 1e-9:  # NaN is not in there either
-        raise ValueError(f"{name} {row[name]!r} is not between 0 and 100")
-    return value
-
-
-def _class_row(row: dict[str, str], number: int) -> ClassRow:
-    try:
-        ap, auroc, precision, recall = (_percent(row, name) for name in ("ap", "auroc", "precision", "recall"))
-        positives, negatives = int(row["positives"]), int(row["negatives"])
-        predicted = int(row["predicted"]) if row.get("predicted") else None
-        if min(positives, negatives, predicted or 0) < 0 or max(positives, negatives, predicted or 0) > 10**9:
-            raise ValueError("a count is negative or beyond a billion")
-        threshold = float(row["threshold"]) if row.get("threshold") else None
-        if threshold is not None and not math.isfinite(threshold):
-            raise ValueError(f"threshold {row['threshold']!r} is no finite number")
-        return ClassRow(
-            row["class_id"],
-            row["class_name"],
-            ap,
-            positives,
-            negatives,
-            tuple(filter(None, (row.get("groups") or "").split(";"))),
-            int(row["quintile"]) if row.get("quintile") else None,
-            auroc,
-            threshold,
-            predicted,
-            precision,
-            recall,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise EntryError(f"{PER_CLASS}, line {number}", str(error)) from error

@@ -17,7 +17,6 @@ from plbench.progress import Reporter
 from plbench.runs import run as runner
 from plbench.runs.active import ActiveRun
 from plbench.runs.inputs import OpenInputs
-from plbench.runs.outcome import Timing
 from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.record import Record, figures
 from plbench.runs.workspace import Workspace
@@ -101,7 +100,7 @@ def most_at_once(model: nn.Module, batch_size: int, device: torch.device) -> int
 def train(
     runs: Sequence[ActiveRun],
     workspace: Workspace,
-    after_epoch: Callable[[ActiveRun], Callable[[FitState], None]] = lambda active: lambda state: None,
+    after_epoch: Callable[[ActiveRun, FitState], None] = lambda active, state: None,
     save: Callable[[ActiveRun], None] = lambda active: None,
 ) -> list[Head]:
     """Train runs together, each from where it stands.
@@ -109,7 +108,7 @@ def train(
     Args:
         runs: from `in_memory`.
         workspace: where and how.
-        after_epoch: gives what a run does at the end of each of its epochs.
+        after_epoch: what a run does at the end of each of its epochs.
         save: called for each run at the end of an epoch in which a signal asked for a stop.
 
     Returns:
@@ -122,8 +121,8 @@ def train(
     assert isinstance(inputs, FeatureInputs)
     with listening() as heard:
 
-        def end_epoch(active: ActiveRun, state: FitState, then: Callable[[FitState], None]) -> None:
-            then(state)
+        def end_epoch(active: ActiveRun, state: FitState) -> None:
+            after_epoch(active, state)
             if heard.number is not None:
                 save(active)
 
@@ -138,7 +137,7 @@ def train(
                 active.spec.plan,
                 active.spec.seed,
                 active.stop_after,
-                partial(end_epoch, active, then=after_epoch(active)),
+                partial(end_epoch, active),
                 labels=active.train_inputs.labels,
             )
             for active in runs
@@ -203,7 +202,7 @@ def _result(workspace: Workspace, num_others: int, active: ActiveRun, head: Head
     active.workspace = dataclasses.replace(workspace, reporter=Reporter())
     active.conclude()
     if head.error is None:
-        record = runner.conclude(active, Timing(phases={}, shared_with=num_others))
+        record = runner.conclude(active, {}, shared_with=num_others)
         active.tracking.finished(active.state.step, figures(record))
         return record
     try:

@@ -254,7 +254,7 @@ class TestPriorStage:
         workspace = make_workspace()
         first = a_plan(workspace, "selective")
         record = runner.run(first, workspace)
-        monkeypatch.setattr(runner, "_reduce", None)
+        monkeypatch.setattr(runner, "View", None)  # what a model is reduced over
         prior = runner.stage_artifact(first, "prior", workspace)
         assert record.priors["prior"].total == pytest.approx(float(prior.sum()))
         runner.run(a_plan(workspace, "selective", method_params={"gamma_neg": 1.0}), workspace)

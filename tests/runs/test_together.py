@@ -109,7 +109,7 @@ class TestSweep:
         workspace = make_workspace()
         order: list[str] = []
         conclude = runner.conclude
-        monkeypatch.setattr(runner, "conclude", lambda a, t: (order.append(a.spec.key), conclude(a, t))[1])
+        monkeypatch.setattr(runner, "conclude", lambda a, *t, **n: (order.append(a.spec.key), conclude(a, *t, **n))[1])
         plans = some_plans(workspace)
         schedule.run_all(plans, workspace)
         (prior,) = [stage.spec.key for _, stage in plans[1].stages.values()]
@@ -176,15 +176,10 @@ class TestSweep:
         ends = itertools.count()
         save = ActiveRun.epoch_end
 
-        def interrupted(self: ActiveRun) -> Callable[..., None]:
-            after_epoch = save(self)
-
-            def then_stop(state: Any) -> None:
-                after_epoch(state)
-                if next(ends) == 4:  # in the middle of the second epoch's ends: one head has saved it, two have not
-                    raise KeyboardInterrupt
-
-            return then_stop
+        def interrupted(self: ActiveRun, state: Any) -> None:
+            save(self, state)
+            if next(ends) == 4:  # in the middle of the second epoch's ends: one head has saved it, two have not
+                raise KeyboardInterrupt
 
         monkeypatch.setattr(ActiveRun, "epoch_end", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -228,7 +223,9 @@ class TestSweep:
         plans = [a_plan(workspace), a_plan(workspace, "se-negative")]
         concluded: list[str] = []
         conclude = runner.conclude
-        monkeypatch.setattr(runner, "conclude", lambda a, t: (concluded.append(a.spec.key), conclude(a, t))[1])
+        monkeypatch.setattr(
+            runner, "conclude", lambda a, *t, **n: (concluded.append(a.spec.key), conclude(a, *t, **n))[1]
+        )
         with ThreadPoolExecutor(2) as pool:
             both = list(pool.map(lambda order: schedule.run_all(order, workspace), [plans, plans[::-1]]))
         assert sorted(concluded) == sorted(plan.spec.key for plan in plans)

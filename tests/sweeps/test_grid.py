@@ -339,7 +339,7 @@ class TestCommand:
             for method in ("ce-negative", "selective")
             for seed in (0, 1)
         ]
-        monkeypatch.setattr(runner, "_make", None)  # nothing is made again
+        monkeypatch.setattr(runner.ActiveRun, "train", None)  # nothing is made again
         monkeypatch.setattr("plbench.runs.estimate.estimate.estimate_runs", None)
         again = Outcome("sweep", "run", *place, "--json")
         assert again.code == 0 and "all done already" in again.err
