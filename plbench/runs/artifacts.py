@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import inspect
 import io
-from collections.abc import Callable, Iterator, Mapping
+import pickle
+import uuid
+from collections.abc import Callable
 from pathlib import Path
-from types import CellType, FunctionType, MethodType, ModuleType
+from types import CellType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,74 +30,41 @@ def path_of(stage: Stage, run_folder: Path) -> Path:
     Raises:
         PluginError: if the source of the function cannot be read.
     """
-    digest = hashlib.sha256("\n".join(_identity(stage.reduce, ())).encode()).hexdigest()
-    return run_folder / "artifacts" / f"{stage.name}-{digest[:16]}.npy"
-
-
-def _identity(value: Any, within: tuple[int, ...]) -> Iterator[str]:
-    """Yield texts that tell functions apart by source file, name and bound values, and values by what they are.
-
-    A value of an unknown kind is known by its attributes. One without any is new in each process: what depends on it
-    is computed again rather than taken for something else.
-
-    Args:
-        value: a function, or a value that it is bound to.
-        within: ids of the values that this one is part of, which may be itself.
-    """
-    if id(value) in within:
-        yield "itself"
-        return
-    within = (*within, id(value))
-    kind = type(value)
-    yield f"{kind.__module__}.{kind.__qualname__}"
-    parts: list[Any] = []
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
-    if isinstance(value, np.ndarray):
-        yield f"{value.dtype} {value.shape} {hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}"
-    elif value is None or isinstance(value, (bool, int, float, complex, str, bytes, Path, np.generic)):
-        yield repr(value)
-    elif isinstance(value, ModuleType):
-        yield value.__name__
-    elif isinstance(value, functools.partial):
-        parts = [value.func, value.args, value.keywords]
-    elif isinstance(value, MethodType):
-        parts = [value.__func__, value.__self__]
-    elif isinstance(value, FunctionType):
-        yield from _source(value)
-        parts = [value.__closure__, value.__defaults__, value.__kwdefaults__]
-    elif isinstance(value, CellType):
-        parts = [value.cell_contents]
-    elif isinstance(value, type):
-        yield from _source(value)
-    elif isinstance(value, Mapping):
-        parts = [part for pair in value.items() for part in pair]
-    elif isinstance(value, (set, frozenset)):
-        yield from sorted("\n".join(_identity(part, within)) for part in value)
-    elif isinstance(value, (tuple, list)):
-        parts = list(value)
-    elif hasattr(value, "__dict__"):
-        yield from _source(kind)
-        parts = [vars(value)]
-    else:
-        yield repr(value)
-    for number, part in enumerate(parts):
-        yield f"part {number} of {len(parts)}"
-        yield from _identity(part, within)
-
-
-def _source(value: Callable[..., Any]) -> Iterator[str]:
-    """Yield the name of a function or class, and the sha256 of the file that it is in.
-
-    Two functions of one name, such as two lambdas of one file, differ in their first line.
-    """
-    yield value.__qualname__
-    if isinstance(value, FunctionType):
-        yield str(value.__code__.co_firstlineno)
+    identity = io.BytesIO()
     try:
-        yield hashlib.sha256(Path(inspect.getfile(value)).read_bytes()).hexdigest()
+        _Identity(identity, protocol=5).dump(stage.reduce)
+    except PluginError:
+        raise
+    except Exception:  # bound to what cannot be compared: computed again rather than taken for something else
+        identity.write(uuid.uuid4().bytes)
+    return run_folder / "artifacts" / f"{stage.name}-{hashlib.sha256(identity.getvalue()).hexdigest()[:16]}.npy"
+
+
+class _Identity(pickle.Pickler):
+    """Writes a function by source file, name and bound values, and these by what they are; nothing reads it."""
+
+    def reducer_override(self, value: Any) -> Any:
+        # what comes third is written after the value is known, which it may contain
+        if isinstance(value, FunctionType):
+            line = value.__code__.co_firstlineno  # two lambdas of one file differ in it
+            return str, (*_source(value), line), (value.__closure__, value.__defaults__, value.__kwdefaults__)
+        if isinstance(value, CellType):
+            return tuple, (), value.cell_contents
+        if isinstance(value, type) and value.__module__ != "builtins":
+            return str, _source(value)
+        if isinstance(value, ModuleType):
+            return str, (value.__name__,)
+        if isinstance(value, Tensor):
+            return np.array, (value.detach().cpu().numpy(), "tensor")
+        return NotImplemented
+
+
+def _source(value: Callable[..., Any]) -> tuple[str, str]:
+    """Return the name of a function or class, and the sha256 of the file that it is in."""
+    try:
+        return value.__qualname__, hashlib.sha256(Path(inspect.getfile(value)).read_bytes()).hexdigest()
     except TypeError:  # built in
-        yield value.__module__
+        return value.__qualname__, value.__module__
     except OSError as error:
         raise PluginError(f"the source file of {value.__qualname__} cannot be read: {error}") from error
 
@@ -127,8 +95,8 @@ def has_its_weights(plan: ResolvedRun, workspace: Workspace) -> bool:
     except StoreError as error:
         what = str(error).partition(";")[0]
         workspace.reporter.line(f"{what}; it is set aside (*{DAMAGED}), and that run is made again")
-        for name in (CHECKPOINT, RECORD):
-            if (folder / name).exists():
-                set_aside(folder / name)
+        for path in (folder / CHECKPOINT, folder / RECORD):
+            if path.exists():
+                set_aside(path)
         return False
     return True

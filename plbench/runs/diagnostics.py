@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -44,20 +43,27 @@ def diagnose_training(
     report: ProgressReport = lambda done, total: None,
 ) -> HiddenTruth:
     """Return how well the trained model sees what was hidden, and whether what the method marks is really present."""
-    classes, scores, positives = [np.empty(0, np.int64)], [np.empty(0, np.float32)], [np.empty(0, bool)]
+    guarded = Guarded(method)
+    found = [(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, bool))]  # class, score, truth of hidden cells
     marked: Counter[str] = Counter()
     present: Counter[str] = Counter()
-    for rows, labels, values, masks in _over_train(model, method, inputs, execution):
-        true = truth.rows(rows) > 0
+    for index, images in inputs.ordered(256, execution.world):  # without augmentation
+        rows = index.numpy()
+        labels, true = inputs.labels.rows(rows), truth.rows(rows) > 0
+        on_device = (torch.from_numpy(labels).to(execution.device), index.to(execution.device))
+        with evaluation_mode(model), torch.inference_mode():
+            batch = Batch(execution.inputs(images), *on_device)
+            with execution.autocast():
+                output = widened(guarded.forward(model, batch, Progress(0, 1, 0, 1)))
+            scores = guarded.scores(output).float().cpu().numpy()
+            masks = {name: mask.cpu().numpy() for name, mask in guarded.diagnostics(output, batch).items()}
         row, column = np.nonzero(labels == 0)
-        classes.append(column)
-        scores.append(values[row, column])
-        positives.append(true[row, column])
+        found.append((column, scores[row, column], true[row, column]))
         for name, mask in masks.items():
             marked[name] += int(mask.sum())
             present[name] += int((mask & true).sum())
         report(int(rows[-1]) + 1, len(inputs))
-    own = [np.concatenate(column) for column in (classes, scores, positives)]
+    own = [np.concatenate(column) for column in zip(*found, strict=True)]
     parts = execution.world.gather_objects((own, marked, present))
     class_index, values, is_present = (np.concatenate(column) for column in zip(*(p[0] for p in parts), strict=True))
     for _, marked_there, present_there in parts[: execution.world.rank] + parts[execution.world.rank + 1 :]:
@@ -71,23 +77,3 @@ def diagnose_training(
         precision={name: 100 * present[name] / count if count else None for name, count in marked.items()},
         num_marked=dict(marked),
     )
-
-
-def _over_train(
-    model: torch.nn.Module, method: Method, inputs: Inputs, execution: Execution
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
-    """Yield rows, partial labels, scores and the method's masks, batch by batch, without augmentation."""
-    guarded = Guarded(method)
-    for rows, values in inputs.ordered(256, execution.world):
-        labels = inputs.labels.rows(rows.numpy())
-        with evaluation_mode(model), torch.inference_mode():
-            batch = Batch(
-                execution.inputs(values),
-                torch.from_numpy(labels).to(execution.device),
-                rows.to(execution.device),
-            )
-            with execution.autocast():
-                output = widened(guarded.forward(model, batch, Progress(0, 1, 0, 1)))
-            scores = guarded.scores(output).float().cpu().numpy()
-            masks = {name: mask.cpu().numpy() for name, mask in guarded.diagnostics(output, batch).items()}
-        yield rows.numpy(), labels, scores, masks

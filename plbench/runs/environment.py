@@ -71,10 +71,9 @@ def device_name(device: torch.device) -> str:
 @functools.cache
 def cpu_name() -> str:
     """Return the processor's model, as the system names it; else the kind of machine."""
-    try:
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model")))
     return next(filter(None, named), "") or platform.processor() or platform.machine()
 
@@ -112,16 +111,14 @@ def choose_device(name: str | None) -> torch.device:
 def git_state() -> dict[str, Any]:
     """Return commit of the source tree that runs, and whether it was changed since; None where it is no checkout."""
     folder = Path(plbench.__file__).resolve().parent
-    commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None or _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
-        return {"git_commit": None, "git_dirty": None}
-    changed = _git(folder.parent, "status", "--porcelain", "--", ".", ":!leaderboards")
-    return {"git_commit": commit, "git_dirty": bool(changed)}
 
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
-def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+        git("ls-files", "--error-unmatch", "__init__.py")
+        changed = git("status", "--porcelain", "--", "..", ":!../leaderboards")
+        return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(changed)}
+    except (OSError, subprocess.SubprocessError):
+        return {"git_commit": None, "git_dirty": None}

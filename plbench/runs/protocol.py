@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from plbench.data.dataset import Dataset, LabelledSplit
+from plbench.data.dataset import Dataset
 from plbench.data.images import ImageSource
 from plbench.data.labels import PartialLabels
 from plbench.data.simulation import parse
@@ -58,8 +58,6 @@ class ProtocolData:
         self.seed = protocol.label_seed(seed)
         self._splits: dict[str, Part] = {}
         self._siblings: dict[int, ProtocolData] = {self.seed: self}
-        self._fit_part: Part | None = None
-        self._validation: Part | None = None
 
     def at_seed(self, seed: int) -> ProtocolData:
         """Return the data of a run of this seed: the same images, opened once, with the labels that it draws."""
@@ -81,7 +79,12 @@ class ProtocolData:
             DataError: if it holds no image.
         """
         if split not in self._splits:
-            self._splits[split] = self._open(split)
+            found = self.dataset.split(split)
+            if self.skipped:  # else nothing is copied: labels of millions of images stay on disk
+                found = found.subset(np.flatnonzero([f"{split}/{i}" not in self.skipped for i in found.images.ids]))
+            if len(found.images) == 0:
+                raise DataError(f"split {split!r} of {self.dataset.name!r} in {self.dataset.root} holds no image")
+            self._splits[split] = Part(split, np.arange(len(found.images)), found.images, found.labels)
         return self._splits[split]
 
     @property
@@ -112,25 +115,17 @@ class ProtocolData:
         labels = self.whole_train.labels
         return round(int(labels.counts()[0].sum()) / labels.num_images, 2) if labels.is_complete else None
 
-    @cached_property
-    def _held_out(self) -> np.ndarray:
-        """Whether each train image belongs to the validation part: by a hash of its id, so for good."""
-        texts = (f"plbench-validation:{image_id}" for image_id in self.whole_train.images.ids)
-        hashes = (int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") for text in texts)
-        return np.array([value / 2**64 < self.protocol.validation_share for value in hashes], bool)
-
     def train(self, part: TrainPart = "train") -> Part:
         """Return the images to train on, with partial labels: all of train, or without its validation part.
 
         Raises:
             DataError: if there are none.
         """
-        if part == "train":
-            whole = self.whole_train
-            return Part(whole.split, whole.rows, whole.images, self.partial_labels)
-        if self._fit_part is None:  # every trial of a study asks for it
-            self._fit_part = self._of_train(np.flatnonzero(~self._held_out), self.partial_labels)
-        return self._fit_part
+        return replace(self.whole_train, labels=self.partial_labels) if part == "train" else self._fit_part
+
+    @cached_property  # every trial of a study asks for it
+    def _fit_part(self) -> Part:
+        return self._of_train(~self._held_out, self.partial_labels)
 
     def validation(self) -> Part:
         """Return the held-out part of train, with the labels that the protocol lets select.
@@ -139,11 +134,10 @@ class ProtocolData:
             DataError: if it is empty, no class of it can be scored, or complete labels are asked for and there are
                 none.
         """
-        if self._validation is None:  # every run chooses its thresholds there
-            self._validation = self._open_validation()
         return self._validation
 
-    def _open_validation(self) -> Part:
+    @cached_property  # every run chooses its thresholds there
+    def _validation(self) -> Part:
         labels = self.partial_labels
         if self.protocol.validation_labels == "complete":
             labels = self.whole_train.labels
@@ -152,16 +146,13 @@ class ProtocolData:
                     f"protocol {self.protocol.name} validates on complete labels, which dataset "
                     f"{self.dataset.name!r} does not have; validate on its partial ones"
                 )
-        part = self._of_train(np.flatnonzero(self._held_out), labels)
-        self._check_scorable(part, "validation part")
-        return part
+        return self._scorable(self._of_train(self._held_out, labels), "validation part")
 
     def hidden_truth(self, part: TrainPart = "train") -> PartialLabels | None:
         """Return the complete labels behind `train(part)` where a simulation hid them: for diagnostics alone."""
         if self.protocol.simulation == "none":
             return None
-        rows = self.train(part).rows
-        return self.whole_train.labels.subset(rows)
+        return self.whole_train.labels.subset(self.train(part).rows)
 
     def test(self) -> Part:
         """Return the test split.
@@ -169,35 +160,32 @@ class ProtocolData:
         Raises:
             DataError: if it is empty, or no class of it can be scored.
         """
-        part = self.whole(self.protocol.test_split)
-        self._check_scorable(part, f"split {part.split!r}")
-        return part
+        return self._scorable(self.whole(self.protocol.test_split), f"split {self.protocol.test_split!r}")
 
-    def _check_scorable(self, part: Part, what: str) -> None:
+    def _scorable(self, part: Part, what: str) -> Part:
         positives, negatives = part.labels.counts()
         if not np.any((positives > 0) & (negatives > 0)):
             raise DataError(
                 f"no class in the {what} of {self.dataset.name!r} ({len(part.rows)} images) has both a known positive "
                 "and a known negative, so none can be scored; average precision needs both"
             )
+        return part
 
-    def _of_train(self, rows: np.ndarray, labels: PartialLabels) -> Part:
+    @cached_property
+    def _held_out(self) -> np.ndarray:
+        """Whether each train image belongs to the validation part: by a hash of its id, so for good."""
+        texts = (f"plbench-validation:{image_id}" for image_id in self.whole_train.images.ids)
+        hashes = (int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") for text in texts)
+        return np.array([value / 2**64 < self.protocol.validation_share for value in hashes], bool)
+
+    def _of_train(self, kept: np.ndarray, labels: PartialLabels) -> Part:
+        whole, rows = self.whole_train, np.flatnonzero(kept)
         if len(rows) == 0:
             raise DataError(
-                f"{len(self.whole_train.rows)} train images of {self.dataset.name!r} leave a part empty under "
+                f"{len(whole.rows)} train images of {self.dataset.name!r} leave a part empty under "
                 f"validation_share = {self.protocol.validation_share}; use more images or another share"
             )
-        whole = self.whole_train
         return Part(whole.split, whole.rows[rows], whole.images.subset(rows), labels.subset(rows))
-
-    def _open(self, name: str) -> Part:
-        split: LabelledSplit = self.dataset.split(name)
-        if self.skipped:  # else nothing is copied: labels of millions of images stay on disk
-            rows = np.flatnonzero([f"{name}/{image_id}" not in self.skipped for image_id in split.images.ids])
-            split = split.subset(rows)
-        if len(split.images) == 0:
-            raise DataError(f"split {name!r} of {self.dataset.name!r} in {self.dataset.root} holds no image")
-        return Part(name, np.arange(len(split.images)), split.images, split.labels)
 
 
 def choose_protocol(
@@ -211,24 +199,20 @@ def choose_protocol(
     chosen = dataset.protocols[0]
     if simulate is not None:
         simulation = parse(simulate)
-        fixed = 0 if simulation.kind == "none" else None
-        known = {protocol.simulation: protocol for protocol in dataset.protocols}
-        chosen = known.get(simulation.text) or custom(
-            chosen.model_copy(
-                update={
-                    "name": f"{dataset.name}-{simulation.slug}",
-                    "simulation": simulation.text,
-                    "simulation_seed": fixed,
-                    "validation_labels": "complete" if simulation.kind in _WITHOUT_NEGATIVES else "partial",
-                }
-            )
+        without_negatives = simulation.kind in ("single-positive", "positive-only")
+        own = chosen.model_copy(
+            update={
+                "name": f"{dataset.name}-{simulation.slug}",
+                "simulation": simulation.text,
+                "simulation_seed": 0 if simulation.kind == "none" else None,
+                "validation_labels": "complete" if without_negatives else "partial",
+            }
         )
+        known = {protocol.simulation: protocol for protocol in dataset.protocols}
+        chosen = known.get(simulation.text) or custom(own)
     if simulation_seed not in (None, chosen.simulation_seed) and chosen.simulation != "none":
         chosen = custom(chosen.model_copy(update={"simulation_seed": simulation_seed}))
     return custom(chosen) if selects_on_test else chosen
-
-
-_WITHOUT_NEGATIVES = frozenset({"single-positive", "positive-only"})
 
 
 def custom(protocol: Protocol) -> Protocol:
@@ -256,10 +240,7 @@ def is_official(dataset: Dataset, protocol: Protocol) -> bool:
 def granting(protocol: Protocol, num_trials: int, reporter: Reporter) -> Protocol:
     """Return a protocol that grants so many trials of each study: this one, or a custom one if it grants fewer.
 
-    Args:
-        protocol: that is asked first.
-        num_trials: of each study.
-        reporter: is told if the protocol becomes a custom one.
+    The reporter is told if the protocol becomes a custom one.
     """
     if num_trials <= protocol.budget:
         return protocol

@@ -95,21 +95,38 @@ class Registry:
         if not found:
             listing = did_you_mean(name, self.names(kind))
             raise PluginError(f"there is no {kind} {name!r}; {listing}; one in a file of its own needs `plugin=FILE`")
+        source = found[0]
         if len(found) > 1:
-            origins = " and ".join(source.origin for source in found)
-            raise PluginError(f"{kind} {name!r} is provided twice, by {origins}; {_way_out(name, found)}")
-        plugin = found[0].loaded
+            # a file gives way to what is installed, and nothing to a stranger
+            files = [other.origin for other in found if other.entry_point is None]
+            way_out = (
+                f"uninstall or rename one of them, such as {next(o.origin for o in found if o.origin != 'plbench')}"
+            )
+            if files:
+                way_out = (
+                    f'rename the class in {files[0]}, as in name = "my-{name}": a plugin file may not hide what is '
+                )
+                way_out += "installed"
+            raise PluginError(f"{kind} {name!r} is provided twice, by {self.origin(kind, name)}; {way_out}")
+        what, plugin, base = f"{kind} {name!r} of {source.origin}", source.loaded, _bases()[kind]
         if plugin is None:
-            point = found[0].entry_point
-            assert point is not None
+            assert source.entry_point is not None
             try:
-                plugin = point.load()
+                plugin = source.entry_point.load()
             except Exception as error:  # a stranger's module may raise anything; it must break nobody else
                 raise PluginError(
-                    f"{kind} {name!r} of {found[0].origin} cannot be imported from {point.value}: "
-                    f"{type(error).__name__}: {error}; fix or uninstall {found[0].origin}"
+                    f"{what} cannot be imported from {source.entry_point.value}: {type(error).__name__}: {error}; fix "
+                    f"or uninstall {source.origin}"
                 ) from error
-        _check(kind, name, plugin, found[0].origin)
+        if not _is_plugin(plugin, base):
+            missing = ", ".join(sorted(getattr(plugin, "__abstractmethods__", ())))
+            fault = f"leaves {missing} undefined" if missing else f"is not a subclass of plbench.api.{base.__name__}"
+            raise PluginError(f"{what} {fault}")
+        for attribute in ("name", "title"):
+            if not isinstance(getattr(plugin, attribute, None), str):
+                raise PluginError(f'{what} has no {attribute}; add: {attribute} = "…" to the class')
+        if plugin.name != name:
+            raise PluginError(f"{what} calls itself {plugin.name!r}; entry point and class must agree on the name")
         return plugin
 
     def _add_file(self, path: Path) -> None:
@@ -127,16 +144,15 @@ class Registry:
             raise PluginError(f"{path} defines no subclass of plbench.api.Method or plbench.api.Dataset")
 
 
-def _way_out(name: str, found: list[Source]) -> str:
-    """Return what to do about two plugins of one name.
+def _bases() -> dict[Kind, type[Any]]:
+    from plbench.data.dataset import Dataset
+    from plbench.method import Method
 
-    A file gives way to what is installed, and nothing to a stranger.
-    """
-    files = [source.origin for source in found if source.entry_point is None]
-    if files:
-        return f'rename the class in {files[0]}, as in name = "my-{name}": a plugin file may not hide what is installed'
-    strangers = [source.origin for source in found if source.origin != "plbench"]
-    return f"uninstall or rename one of them, such as {strangers[0]}"
+    return {"method": Method, "dataset": Dataset}
+
+
+def _is_plugin(candidate: Any, base: type[Any]) -> bool:
+    return inspect.isclass(candidate) and issubclass(candidate, base) and not inspect.isabstract(candidate)
 
 
 def source_sha256(plugin: type[Any]) -> str:
@@ -159,32 +175,6 @@ def source_file(plugin: type[Any]) -> str | None:
     """Return the file of a plugin that comes with plbench, relative to the repository's root; None for a stranger's."""
     package, _, module = plugin.__module__.rpartition(".")
     return f"{package.removeprefix('plbench.')}/{module}.py" if package.startswith("plbench.") else None
-
-
-def _bases() -> dict[Kind, type[Any]]:
-    from plbench.data.dataset import Dataset
-    from plbench.method import Method
-
-    return {"method": Method, "dataset": Dataset}
-
-
-def _is_plugin(candidate: Any, base: type[Any]) -> bool:
-    return inspect.isclass(candidate) and issubclass(candidate, base) and not inspect.isabstract(candidate)
-
-
-def _check(kind: Kind, name: str, plugin: Any, origin: str) -> None:
-    base = _bases()[kind]
-    if not _is_plugin(plugin, base):
-        missing = ", ".join(sorted(getattr(plugin, "__abstractmethods__", ())))
-        what = f"leaves {missing} undefined" if missing else f"is not a subclass of plbench.api.{base.__name__}"
-        raise PluginError(f"{kind} {name!r} of {origin} {what}")
-    for attribute in ("name", "title"):
-        if not isinstance(getattr(plugin, attribute, None), str):
-            raise PluginError(f'{kind} {name!r} of {origin} has no {attribute}; add: {attribute} = "…" to the class')
-    if plugin.name != name:
-        raise PluginError(
-            f"{kind} {name!r} of {origin} calls itself {plugin.name!r}; entry point and class must agree on the name"
-        )
 
 
 def import_plugin_file(path: Path) -> Any:

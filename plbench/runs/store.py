@@ -96,22 +96,17 @@ class Store:
 
         Where locks cannot be tried, since the folder may not be written to, none are.
         """
-        there = {path.name for path in self.runs.glob(".*.lock")}
-        found = set()
+        there, found = {path.name for path in self.runs.glob(".*.lock")}, set()
         for key in keys:
             path = self._lock_path(key)
-            if path.name not in there:
-                continue
-            lock = FileLock(path)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                found.add(key)
-            except OSError:
-                continue
-            else:
-                path.unlink(missing_ok=True)
-                lock.release()
+            if path.name in there:
+                try:
+                    with FileLock(path, timeout=0):
+                        path.unlink(missing_ok=True)
+                except Timeout:
+                    found.add(key)
+                except OSError:
+                    continue
         return found
 
     def _lock_path(self, key: str) -> Path:

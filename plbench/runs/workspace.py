@@ -101,10 +101,8 @@ def fingerprint(dataset: Dataset, workspace: Workspace) -> str:
     """
 
     def hash_images() -> None:
-        with (
-            locked(workspace.store.cache / "data" / dataset.name),
-            workspace.reporter.task(f"Hashing the images of {dataset.title}, once") as report,
-        ):
+        doing = f"Hashing the images of {dataset.title}, once"
+        with locked(workspace.store.cache / "data" / dataset.name), workspace.reporter.task(doing) as report:
             for split in dataset.used_splits():
                 dataset.image_sha256s(split, report)
 
@@ -123,24 +121,21 @@ def locate_dataset(name: str, workspace: Workspace) -> Dataset:
     root, cache = dataset_root(kind, workspace), workspace.store.cache
     if is_prepared(root):  # what its own files had to be told is settled there
         return prepared_kind(kind)(root, cache=cache)
-    return kind(root, cache=cache, options=_dataset_options(kind, workspace.data_options))
-
-
-def _dataset_options(kind: type[Dataset], values: Mapping[str, Any]) -> Any:
     known = kind.Options.model_fields
-    for name in values:
-        if name not in known:
-            takes = did_you_mean(name, known) if known else "it takes none"
-            raise PlbenchError(f"dataset {kind.name!r} has no option {name!r}; {takes}")
+    for option in workspace.data_options:
+        if option not in known:
+            takes = did_you_mean(option, known) if known else "it takes none"
+            raise PlbenchError(f"dataset {kind.name!r} has no option {option!r}; {takes}")
     try:
-        return kind.Options.model_validate(dict(values))
+        return kind(root, cache=cache, options=kind.Options.model_validate(dict(workspace.data_options)))
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
+        option = ".".join(str(part) for part in first["loc"])
         if first["type"] == "missing":
-            raise PlbenchError(f"dataset {kind.name!r} needs to be told {name!r}: {known[name].description}") from error
+            asks = f"needs to be told {option!r}: {known[option].description}"
+            raise PlbenchError(f"dataset {kind.name!r} {asks}") from error
         message = str(first["msg"]).removeprefix("Value error, ")
-        raise PlbenchError(f"dataset {kind.name!r}: {name} = {first['input']!r} is not valid: {message}") from error
+        raise PlbenchError(f"dataset {kind.name!r}: {option} = {first['input']!r} is not valid: {message}") from error
 
 
 def dataset_root(kind: type[Dataset], workspace: Workspace) -> Path:
