@@ -50,27 +50,22 @@ def contact_sheet(split: LabelledSplit, path: Path, num_images: int) -> None:
         if image.width < _SIDE and image.height < _SIDE:
             image = ImageOps.contain(image, (_SIDE, _SIDE), Image.Resampling.NEAREST)
         sheet.paste(image, (left, top))
-        present, absent = _captions(split, row, names)
-        for line, text in enumerate([*present, *absent]):
-            place_of_line = left, top + _SIDE + 2 + _LINE * line
-            _write(draw, place_of_line, text, "black" if line < len(present) else "#777777")
+        labels = split.labels.rows([row])[0]
+        present = ", ".join(names[c] for c in np.flatnonzero(labels > 0)) or "(nothing known to be present)"
+        absent = ", ".join(names[c] for c in np.flatnonzero(labels < 0))
+        captions = [(line, "black") for line in _wrapped(present, _MAX_LINES)]
+        room = min(_MAX_LINES - len(captions), _MAX_ABSENT)
+        captions += [(line, "#777777") for line in _wrapped(f"not {absent}", room)] if absent else []
+        for line, (text, colour) in enumerate(captions, 1):
+            x = float(left)
+            for font, part in _parts(text):
+                draw.text((x, top + _SIDE + _LINE * line - 1), part, fill=colour, font=font, anchor="ls")
+                x += font.getlength(part)
     write_atomically(path, lambda file: sheet.save(file, format="PNG"))
 
 
-def _captions(split: LabelledSplit, row: int, names: list[str]) -> tuple[list[str], list[str]]:
-    """Return lines on what is known to be present, and, in the room that they leave, on what is known to be absent."""
-    labels = split.labels.rows([row])[0]
-    present = ", ".join(names[c] for c in np.flatnonzero(labels > 0)) or "(nothing known to be present)"
-    absent = ", ".join(names[c] for c in np.flatnonzero(labels < 0))
-    first = _wrapped(present, _MAX_LINES)
-    return first, _wrapped(f"not {absent}", min(_MAX_LINES - len(first), _MAX_ABSENT)) if absent else []
-
-
 def _wrapped(text: str, most: int) -> list[str]:
-    """Return lines no wider than an image.
-
-    Between words where there are spaces; Chinese, Thai and long words anywhere.
-    """
+    """Cut text into lines no wider than an image: between words, but Chinese, Thai and long words anywhere."""
     lines = [""]
     for word in text.split():
         joined = f"{lines[-1]} {word}".lstrip()
@@ -84,13 +79,6 @@ def _wrapped(text: str, most: int) -> list[str]:
                 lines.append("")
             lines[-1] += character
     return lines if len(lines) <= most else [*lines[: max(0, most - 1)], "…"][:most]
-
-
-def _write(draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, colour: str) -> None:
-    left, top = place
-    for font, part in _parts(text):
-        draw.text((left, top + _FONT_SIZE), part, fill=colour, font=font, anchor="ls")
-        left += font.getlength(part)
 
 
 def _width(text: str) -> float:

@@ -17,7 +17,7 @@ from plbench.data.dataset import LabelledSplit
 from plbench.data.pixels import PIXELS
 from plbench.data.shards.packing import pack
 from plbench.data.shards.prepared import PREPARED, Preparation, PreparedDataset, is_prepared, read_preparation
-from plbench.data.shards.shards import PackedSplit, ShardedImages
+from plbench.data.shards.shards import ShardedImages
 from plbench.data.text_column import TextColumn
 from plbench.errors import DataError, PlbenchError
 from plbench.files import unwritable, write_json
@@ -65,54 +65,51 @@ def prepare(
         done=False,
         pixels=PIXELS,
     )
-    _check_same(about, out)
+    if is_prepared(out):
+        given, found = (
+            item.model_dump(exclude={"done", "groups", "num_images"}) for item in (about, read_preparation(out))
+        )
+        if differing := [f"{key} {found[key]}, not {given[key]}" for key in given if given[key] != found[key]]:
+            raise DataError(f"{out} was prepared with {', '.join(differing)}; give the same options, or another `out=`")
+    elif out.is_dir() and any(out.iterdir()):
+        raise DataError(f"{out} holds other files; give an empty or new folder as `out=`")
     for split in chosen:  # before anything is written
-        for name in (".lock", "labels"):
-            refuse_links(out, out / split / name)
+        for place in (".lock", "labels"):
+            refuse_links(out, out / split / place)
     write_json(out / PREPARED, about.model_dump(mode="json"))
     summary = []
     for split in chosen:
-        labelled, num_absent = _present(dataset.split(split), split, workspace)
+        labelled, folder = dataset.split(split), out / split
+        absent, number = labelled.images.absent(), len(labelled.images)
+        if len(absent):  # of OpenImages' train most people have a part
+            first = labelled.images.name(absent[0])
+            if len(absent) == number:
+                raise DataError(f"none of the {number:,} {split} images is there, such as {first}")
+            workspace.reporter.line(
+                f"{len(absent):,} of {number:,} {split} images are not there, such as {first}; they are left out"
+            )
+            labelled = labelled.subset(np.setdiff1d(np.arange(number), absent))
         with workspace.reporter.task(f"Packing {len(labelled.images):,} {split} images") as report:
             packed = pack(
                 labelled.images,
-                out / split,
+                folder,
                 short_side=short_side,
                 quality=quality,
                 workers=workspace.workers,
                 report=report,
             )
-        _write_labels(labelled, out / split, dataset.notes().get(split, ()))
-        summary.append(_summary(split, packed, num_absent))
+        _write_labels(labelled, folder, dataset.notes().get(split, ()))
+        summary.append(
+            {
+                "split": split,
+                "images": packed.num_images,
+                "bytes": packed.num_bytes,
+                "absent": len(absent),
+                "unreadable": [{"image": image, "why": why} for image, why in packed.unreadable.items()],
+            }
+        )
     write_json(out / PREPARED, about.model_copy(update={"done": True}).model_dump(mode="json"))
     return {"dataset": name, "folder": str(out), "short_side": short_side, "splits": summary}
-
-
-def _present(labelled: LabelledSplit, split: str, workspace: Workspace) -> tuple[LabelledSplit, int]:
-    """Return the images that are there at all, and how many are not: of OpenImages' train most people have a part."""
-    absent = labelled.images.absent()
-    if not absent:
-        return labelled, 0
-    number = len(labelled.images)
-    workspace.reporter.line(
-        f"{len(absent):,} of {number:,} {split} images are not there, such as {labelled.images.name(absent[0])}; they "
-        "are left out"
-    )
-    rows = np.setdiff1d(np.arange(number), absent)
-    if len(rows) == 0:
-        raise DataError(f"none of the {number:,} {split} images is there, such as {labelled.images.name(0)}")
-    return labelled.subset(rows), len(absent)
-
-
-def _check_same(about: Preparation, out: Path) -> None:
-    if not is_prepared(out):
-        if out.is_dir() and any(out.iterdir()):
-            raise DataError(f"{out} holds other files; give an empty or new folder as `out=`")
-        return
-    before = read_preparation(out)
-    given, found = (item.model_dump(exclude={"done", "groups", "num_images"}) for item in (about, before))
-    if differing := [f"{name} {found[name]}, not {given[name]}" for name in given if given[name] != found[name]]:
-        raise DataError(f"{out} was prepared with {', '.join(differing)}; give the same options, or another `out=`")
 
 
 def _write_labels(labelled: LabelledSplit, folder: Path, notes: tuple[str, ...]) -> None:
@@ -132,13 +129,3 @@ def _write_labels(labelled: LabelledSplit, folder: Path, notes: tuple[str, ...])
             temporary.rename(folder / "labels")
     except OSError as error:
         raise unwritable(folder / "labels", error) from error
-
-
-def _summary(split: str, packed: PackedSplit, num_absent: int) -> dict[str, Any]:
-    return {
-        "split": split,
-        "images": packed.num_images,
-        "bytes": packed.num_bytes,
-        "absent": num_absent,
-        "unreadable": [{"image": image, "why": why} for image, why in packed.unreadable.items()],
-    }

@@ -38,16 +38,15 @@ def dataset_stats(name: str, simulate: str | None, workspace: Workspace, seed: i
         protocol = custom(protocol)
     protocol_data = ProtocolData(dataset, protocol, seed=seed)
     splits = {"train": protocol_data.train().labels, "test": protocol_data.whole(protocol.test_split).labels}
-    columns = {
-        f"{split}_{sign}": counts
-        for split, labels in splits.items()
-        for sign, counts in zip(("positives", "negatives"), labels.counts(), strict=True)
-    }
     labels = splits["train"]
-    classes = [
-        {"class": class_name, "id": class_id, **{key: int(counts[c]) for key, counts in columns.items()}}
-        for c, (class_id, class_name) in enumerate(zip(labels.class_ids, labels.class_names, strict=True))
+    classes: list[dict[str, Any]] = [
+        {"class": class_name, "id": class_id}
+        for class_id, class_name in zip(labels.class_ids, labels.class_names, strict=True)
     ]
+    for split, own in splits.items():
+        for sign, counts in zip(("positives", "negatives"), own.counts(), strict=True):
+            for row, count in zip(classes, counts.tolist(), strict=True):
+                row[f"{split}_{sign}"] = count
     noted = {"train": (), **dataset.notes()}
     noted["train"] = (*noted["train"], *notes_on_names(labels))
     return {
@@ -84,8 +83,8 @@ def _histogram(labels: PartialLabels) -> list[int]:
     """Return number of images with 0, 1, 2, … known positives; the last entry counts all with that many or more."""
     before = np.concatenate([[0], np.cumsum(labels.matrix.data > 0)])
     in_image = np.diff(before[labels.matrix.indptr])
-    counts = np.bincount(np.minimum(in_image, _MAX_POSITIVES), minlength=1)
-    return [int(count) for count in counts]
+    counts: list[int] = np.bincount(np.minimum(in_image, _MAX_POSITIVES), minlength=1).tolist()
+    return counts
 
 
 def picture_format(path: Path) -> str:

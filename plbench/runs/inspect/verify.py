@@ -43,7 +43,7 @@ def verify_dataset(name: str, workspace: Workspace, *, decode: bool) -> list[Che
     Raises:
         DataError: if files are missing or malformed, which is a verdict of its own.
     """
-    checks = _checksums(locate_dataset(name, workspace), workspace)
+    checks = list(_checksums(locate_dataset(name, workspace), workspace))
     dataset = open_dataset(name, workspace)
     splits = dataset.about.splits if isinstance(dataset, PreparedDataset) else dataset.used_splits()
     num_classes = dataset.split(dataset.used_splits()[0]).labels.num_classes
@@ -57,44 +57,33 @@ def verify_dataset(name: str, workspace: Workspace, *, decode: bool) -> list[Che
             checks.append(_verdict(f"{split}: shards", problems, decode=decode))
         else:
             checks += _images(dataset, split, workspace, decode=decode)
-        checks += _copies(dataset, split)
-        checks += [Check(f"{split}: labels", sentence, "", None) for sentence in dataset.notes().get(split, ())]
-    checks += _test_images_in_train(dataset, workspace)
+        said = list(dataset.notes().get(split, ()))
+        sha256s = dataset.image_sha256s(split)
+        if sha256s is not None and (found := contradicting_copies(dataset.split(split), sha256s)):
+            copies = f"{len(found):,} groups of byte for byte equal images contradict each other ({listed(found)})"
+            said.insert(0, copies)
+        checks += [Check(f"{split}: labels", sentence, "", None) for sentence in said]
+    fingerprint(dataset, workspace)  # hashes what is not remembered, with a bar
+    fix = "take them out of one of the two, or run with `allow_duplicates=True`"
+    for train, test in dict.fromkeys((protocol.train_split, protocol.test_split) for protocol in dataset.protocols):
+        pairs = find_duplicates(dataset, train, test)
+        if pairs is not None:
+            found_pairs = str(pairs) if pairs else "no image in both"
+            checks.append(Check(f"{test} apart from {train}", found_pairs, "", not pairs, fix))
     return checks
 
 
-def _test_images_in_train(dataset: Dataset, workspace: Workspace) -> Iterator[Check]:
-    fingerprint(dataset, workspace)  # hashes what is not remembered, with a bar
-    pairs = dict.fromkeys((protocol.train_split, protocol.test_split) for protocol in dataset.protocols)
-    for train, test in pairs:
-        found = find_duplicates(dataset, train, test)
-        fix = "take them out of one of the two, or run with `allow_duplicates=True`"
-        if found is not None:
-            yield Check(f"{test} apart from {train}", str(found) if found else "no image in both", "", not found, fix)
-
-
-def _copies(dataset: Dataset, split: str) -> Iterator[Check]:
-    sha256s = dataset.image_sha256s(split)
-    found = [] if sha256s is None else contradicting_copies(dataset.split(split), sha256s)
-    if found:
-        said = f"{len(found):,} groups of byte for byte equal images contradict each other ({listed(found)})"
-        yield Check(f"{split}: labels", said, "", None)
-
-
-def _checksums(dataset: Dataset, workspace: Workspace) -> list[Check]:
-    """Return published files that are kept as they were fetched, against their checksums."""
-    checks = []
+def _checksums(dataset: Dataset, workspace: Workspace) -> Iterator[Check]:
+    """Yield published files that are kept as they were fetched, against their checksums."""
     for file in dataset.downloads:
         path = dataset.root / file.path
         record = read_record(file, dataset.root)
         expected = file.checksum or (record.checksum if record else None)
-        if expected is None or not path.is_file():
-            continue
-        with workspace.reporter.patience(f"Computing the checksum of {path}"):
-            found = compute_checksum(path, expected.partition(":")[0], lambda: None)
-        fix = f"delete it and run plbench data download {dataset.name}"
-        checks.append(Check(f"checksum of {file.path}", found, expected, found == expected, fix))
-    return checks
+        if expected is not None and path.is_file():
+            with workspace.reporter.patience(f"Computing the checksum of {path}"):
+                found = compute_checksum(path, expected.partition(":")[0], lambda: None)
+            fix = f"delete it and run plbench data download {dataset.name}"
+            yield Check(f"checksum of {file.path}", found, expected, found == expected, fix)
 
 
 def _count(what: str, found: int, official: int | None) -> Check:
