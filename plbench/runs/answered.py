@@ -91,8 +91,7 @@ def basis(plan: ResolvedRun, workspace: Workspace, watched: Mapping[str, bytes])
     else:  # it makes its files itself, and says in the upper ones which they are
         listed = [str(path) for path in (dataset.root, *dataset.root.glob("*"), *dataset.root.glob("*/*"))]
     found = {path: seen.hex() for path, seen in watched.items()}
-    for path in listed:
-        found[os.path.abspath(path)] = _seen(path, fresh=True) or ""
+    found |= {os.path.abspath(path): _seen(path, fresh=True) or "" for path in listed}
     return {"files": found, "notes": notes_on(plan.protocol_data)} if len(found) <= _MAX_FILES else None
 
 

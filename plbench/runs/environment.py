@@ -16,6 +16,8 @@ from typing import Any
 import torch
 
 import plbench
+from plbench.errors import PlbenchError
+from plbench.training.distributed import local_rank
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "pydantic")
 
@@ -84,12 +86,9 @@ def choose_device(name: str | None) -> torch.device:
     Raises:
         PlbenchError: if it does not exist here.
     """
-    from plbench.errors import PlbenchError
-    from plbench.training.distributed import local_rank
-
-    if name is None and not torch.cuda.is_available():
-        return torch.device("cpu")
-    if name in (None, "cuda") and torch.cuda.is_available():  # each process of one machine has a GPU of its own
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.is_available():  # each process of one machine has a GPU of its own
         place = local_rank()
         if place >= torch.cuda.device_count():
             raise PlbenchError(
@@ -98,7 +97,6 @@ def choose_device(name: str | None) -> torch.device:
             )
         torch.cuda.set_device(place)
         return torch.device("cuda", place)
-    assert name is not None
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()  # "meta" can be allocated on, but holds nothing

@@ -42,24 +42,24 @@ class Findings:
         """Note a problem; texts are taken for words of ours, other values are written out."""
         if where not in self._named and len(self.problems) < MAX_REFUSALS:
             self._named.add(where)
-            self.problems.append(Problem(printable(self.key), printable(where), _words(found), _words(expected)))
-
-    def equal(self, where: str, found: Any, expected: Any) -> None:
-        """Refuse a value that is not the one expected."""
-        if found != expected:
-            self.refuse(where, shown(found), shown(expected))
-
-    def close(self, where: str, found: float | None, expected: float | None, tolerance: float) -> None:
-        """Refuse a number that is off by more than rounding explains; None stands for undefined."""
-        if found is None or expected is None:
-            self.equal(where, found, expected)
-        elif not abs(found - expected) <= tolerance:
-            self.refuse(where, shown(found), shown(expected))
+            words = (printable(value) if isinstance(value, str) else shown(value) for value in (found, expected))
+            self.problems.append(Problem(printable(self.key), printable(where), *words))
 
     def require(self, well: bool, where: str, found: Any, expected: str) -> None:
         """Refuse a value for which something does not hold."""
         if not well:
             self.refuse(where, shown(found), expected)
+
+    def equal(self, where: str, found: Any, expected: Any) -> None:
+        """Refuse a value that is not the one expected."""
+        self.require(found == expected, where, found, shown(expected))
+
+    def close(self, where: str, found: float | None, expected: float | None, tolerance: float) -> None:
+        """Refuse a number that is off by more than rounding explains; None stands for undefined."""
+        if found is None or expected is None:
+            self.equal(where, found, expected)
+        else:
+            self.require(abs(found - expected) <= tolerance, where, found, shown(expected))
 
 
 def shown(value: Any) -> str:
@@ -76,10 +76,6 @@ def printable(text: str) -> str:
 def defined(value: float) -> float | None:
     """Return a number, or None for NaN."""
     return None if math.isnan(value) else value
-
-
-def _words(value: Any) -> str:
-    return printable(value) if isinstance(value, str) else shown(value)
 
 
 def _cut(text: str, longest: int) -> str:

@@ -82,9 +82,8 @@ def describe_pretraining(model: ModelSpec, said: Sequence[str] | None) -> Pretra
         return PACKAGED
     if model.weights == "file":
         weights = f"a file of sha256 {(model.weights_sha256 or '')[:16]}"
-        if said is None:
-            return Pretraining(weights=weights, datasets=None, source="not said; --pretraining says it")
-        return Pretraining(weights=weights, datasets=tuple(said), source="as said with --pretraining")
+        source = "not said; --pretraining says it" if said is None else "as said with --pretraining"
+        return Pretraining(weights=weights, datasets=None if said is None else tuple(said), source=source)
     from plbench.models import pretrained_name  # imports torch
 
     name = pretrained_name(model.backbone)
@@ -130,8 +129,8 @@ def overlap(pretraining: Pretraining | None, collections: Sequence[str]) -> str 
         pretraining: of a record; None where nothing is known.
         collections: that the test images come from, as `plbench.api.Dataset.collections` states them.
     """
-    seen = set(() if pretraining is None else pretraining.datasets or ())
-    shared = [name for name in collections if name in seen]
-    if pretraining is None or not shared:
+    if pretraining is None:
         return None
-    return f"the test images come from {', '.join(shared)}, which the weights ({pretraining.weights}) were trained on"
+    shared = [name for name in collections if name in (pretraining.datasets or ())]
+    what = f"the test images come from {', '.join(shared)}, which the weights ({pretraining.weights}) were trained on"
+    return what if shared else None

@@ -45,8 +45,7 @@ def run(plan: ResolvedRun, workspace: Workspace, *, force: bool = False, watch: 
     stop_after = chosen_epoch(plan, workspace)
     with contextlib.ExitStack() as held:
         if world.is_main:  # for all of them
-            said = f"Run {key} is under way in another process; waiting for it"
-            held.enter_context(store.lock(key, waiting=lambda: workspace.reporter.line(said)))
+            held.enter_context(store.lock(key, workspace.reporter.line))
         if not force and (record := world.shared(lambda: plan.finished(workspace.store))):
             return record  # another program made it while this one was busy with the stages
         if force and world.is_main:

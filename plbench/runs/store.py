@@ -59,16 +59,16 @@ class Store:
         raise StoreError(f"there is no run {text!r} in {self.runs}; plbench runs list shows those there are")
 
     @contextlib.contextmanager
-    def lock(self, key: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-        """Hold one run for this process.
+    def lock(self, key: str, tell: Callable[[str], None]) -> Iterator[None]:
+        """Hold one run for this process; where another one holds it, say so and wait.
 
         Args:
             key: of the run.
-            waiting: called once if another process holds the run, which is then waited for.
+            tell: is given that sentence.
 
         Raises:
-            StoreError: if another process holds it and is not waited for, or the folder cannot be written to.
-            PlbenchError: if a link would lead what is written elsewhere.
+            StoreError: if the folder cannot be written to. PlbenchError: if a link would lead what is written
+                elsewhere.
         """
         path = self._lock_path(key)
         refuse_links(self.runs, path)
@@ -78,10 +78,8 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire(timeout=0)
-            except Timeout as error:
-                if waiting is None:
-                    raise StoreError(f"run {key} is under way in another process; wait for it, or end it") from error
-                waiting()
+            except Timeout:
+                tell(f"Run {key} is under way in another process; waiting for it")
                 lock.acquire()
         except OSError as error:
             raise unwritable(self.runs, error) from error

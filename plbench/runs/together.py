@@ -162,8 +162,7 @@ def run_group(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[Record
     """
     with contextlib.ExitStack() as held:
         for key in sorted(plan.spec.key for plan in plans):  # everywhere in one order: no two wait for each other
-            said = f"Run {key} is under way in another process; waiting for it"
-            held.enter_context(workspace.store.lock(key, waiting=partial(workspace.reporter.line, said)))
+            held.enter_context(workspace.store.lock(key, workspace.reporter.line))
         found = {plan.spec.key: plan.finished(workspace.store) for plan in plans}  # another process may have made some
         results: dict[str, Record | TrainingError] = {key: record for key, record in found.items() if record}
         missing = [plan for plan in plans if plan.spec.key not in results]

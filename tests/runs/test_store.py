@@ -28,6 +28,11 @@ def with_record(store: Store, *keys: str) -> Store:
     return store
 
 
+def refuse(sentence: str) -> None:
+    """Does not wait for a run that another process holds."""
+    raise StoreError(sentence)
+
+
 class TestWriting:
     def test_folders_are_made_and_content_is_replaced(self, tmp_path: Path) -> None:
         path = tmp_path / "a" / "b" / "text"
@@ -122,29 +127,29 @@ class TestLocks:
 
     def test_a_run_is_held_by_one_process(self, store: Store) -> None:
         def take() -> None:
-            with store.lock("abc"):
+            with store.lock("abc", refuse):
                 pass
 
-        with store.lock("abc"):
-            assert self.in_another_process(take).startswith("run abc is under way in another process")
+        with store.lock("abc", refuse):
+            assert self.in_another_process(take).startswith("Run abc is under way in another process")
         assert self.in_another_process(take) == "None"
         assert not list(store.runs.iterdir()), "the lock's file is gone"
 
     def test_a_lock_of_a_process_that_died_is_free(self, store: Store) -> None:
         def die() -> None:
-            with store.lock("abc"):
+            with store.lock("abc", refuse):
                 os._exit(0)
 
         process = FORK.Process(target=die)
         process.start()
         process.join(30)
-        with store.lock("abc"):
+        with store.lock("abc", refuse):
             pass
 
     def test_a_lock_is_let_go_after_an_error(self, store: Store) -> None:
-        with pytest.raises(ZeroDivisionError), store.lock("abc"):
+        with pytest.raises(ZeroDivisionError), store.lock("abc", refuse):
             raise ZeroDivisionError
-        with store.lock("abc"):
+        with store.lock("abc", refuse):
             pass
 
     def test_a_cached_thing_is_waited_for(self, store: Store) -> None:
@@ -167,7 +172,7 @@ class TestLocks:
     def test_a_store_that_cannot_be_written_to_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         store = Store(tmp_path / "file" / "runs", tmp_path / "file" / "cache")
-        with pytest.raises(StoreError, match=r"could not write"), store.lock("abc"):
+        with pytest.raises(StoreError, match=r"could not write"), store.lock("abc", refuse):
             pass
         with pytest.raises(StoreError, match=r"could not write"), locked(store.cache / "abc"):
             pass

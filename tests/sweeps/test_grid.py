@@ -255,7 +255,7 @@ class TestHere:
         assert [isinstance(result, Exception) for result in results] == [False, True, False]
         assert [text.partition(",")[0] for text in said if " runs made" in text][-1] == "4 of 4 runs made"
         assert any("1 failed" in text for text in said)
-        with workspace.store.lock(expanded.plans[1].spec.key):
+        with workspace.store.lock(expanded.plans[1].spec.key, print):
             states = [standing.state for standing in schedule.standings(expanded.plans, workspace.store)]
             assert states == ["done", "under way", "done"]
         states_after = schedule.standings(expanded.plans, workspace.store)
