@@ -111,7 +111,8 @@ def test_no_run_is_written_through_a_link(tmp_path: Path, name: str) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "outside").write_text("mine")
     (tmp_path / "runs" / name).symlink_to(tmp_path / "outside")
-    with pytest.raises(PlbenchError, match="is a link to"), Store(tmp_path / "runs", tmp_path).lock("0123456789abcdef", print):
+    store = Store(tmp_path / "runs", tmp_path)
+    with pytest.raises(PlbenchError, match="is a link to"), store.lock("0123456789abcdef", print):
         pass
     assert (tmp_path / "outside").read_text() == "mine"
 
