@@ -15,11 +15,6 @@ ROUNDED = 1e-6
 """Percentage points: figures are kept with six decimals."""
 
 
-def headline(record: Record) -> str:
-    """Return the name of the evaluation that the tables are of: "test", or "validation" of a run that only selects."""
-    return "test" if "test" in record.metrics else "validation"
-
-
 def check_table_figures(record: Record, table: Sequence[ClassRow], findings: Findings) -> None:
     """Compare every figure that the per-class table determines.
 
@@ -39,12 +34,13 @@ def check_table_figures(record: Record, table: Sequence[ClassRow], findings: Fin
     sizes = [len(members) for members in quintile_members(table)]
     expected = [len(part) for part in np.array_split(np.arange(len(table)), 5)]
     findings.equal("per_class.csv.quintile", sizes, expected)
-    if headline(record) not in record.metrics:
+    headline = _headline(record)
+    if headline not in record.metrics:
         findings.refuse("metrics", "without test or validation", "the figures of the run")
         return
     for name, split in record.metrics.items():
         _check_counts(f"metrics.{name}", split, table, findings)
-        _check_means(f"metrics.{name}", split, table, findings, ranked=name == headline(record))
+        _check_means(f"metrics.{name}", split, table, findings, ranked=name == headline)
 
 
 def check_intervals(record: Record, replicates: Mapping[str, np.ndarray], findings: Findings) -> None:
@@ -55,7 +51,7 @@ def check_intervals(record: Record, replicates: Mapping[str, np.ndarray], findin
         replicates: [R] by metric, percent.
         findings: takes what differs.
     """
-    name = headline(record)
+    name = _headline(record)
     split = record.metrics[name]
     findings.equal("replicates.csv", sorted(replicates), sorted(split.estimates))
     for metric, estimate in split.estimates.items():
@@ -65,6 +61,11 @@ def check_intervals(record: Record, replicates: Mapping[str, np.ndarray], findin
             low, high = image_interval(estimate.value, drawn, estimate.lowest)
         findings.close(f"{where}.low", estimate.low, low, 3 * ROUNDED)
         findings.close(f"{where}.high", estimate.high, high, 3 * ROUNDED)
+
+
+def _headline(record: Record) -> str:
+    """Return what the tables are of: "validation" of a run that only selects."""
+    return "test" if "test" in record.metrics else "validation"
 
 
 def _check_counts(where: str, split: SplitMetrics, table: Sequence[ClassRow], findings: Findings) -> None:

@@ -134,28 +134,27 @@ def chosen_epoch(plan: ResolvedRun, workspace: Workspace) -> int | None:
 @contextlib.contextmanager
 def discard_incomplete_run(plan: ResolvedRun, workspace: Workspace) -> Iterator[None]:
     """Save a failed record when a training fails; after any other failure remove what has no checkpoint."""
-    if not workspace.world.is_main:
-        yield
-        return
-    folder = workspace.store.run_folder(plan.spec.key)
+    folder, is_main = workspace.store.run_folder(plan.spec.key), workspace.world.is_main
     try:
         yield
     except TrainingError as error:
-        record = Record(
-            key=plan.spec.key,
-            spec_sha256=plan.spec.sha256(),
-            spec=plan.spec,
-            status="failed",
-            finished_at=now(),
-            title=plan.method.title,
-            environment=environment.describe(workspace.device, workspace.decode),
-            error=str(error),
-        )
-        write_record(folder, record)
+        if is_main:
+            failed = Record(
+                key=plan.spec.key,
+                spec_sha256=plan.spec.sha256(),
+                spec=plan.spec,
+                status="failed",
+                finished_at=now(),
+                title=plan.method.title,
+                environment=environment.describe(workspace.device, workspace.decode),
+                error=str(error),
+            )
+            write_record(folder, failed)
         raise
     # Ctrl-C, too: a folder with neither weights nor a checkpoint has nothing to go on from
     except BaseException:
-        if not (folder / CHECKPOINT).is_file() and not checkpoint.Checkpoints(folder, plan.spec).exist():
+        begun = (folder / CHECKPOINT).is_file() or checkpoint.Checkpoints(folder, plan.spec).exist()
+        if is_main and not begun:
             workspace.store.remove(plan.spec.key)
         raise
 

@@ -36,8 +36,6 @@ def fetch(
     """Download, verify and unpack a dataset's published files into its folder.
 
     Args:
-        name: of the dataset.
-        workspace: where.
         annotations_only: leaves the images out.
         splits: only files of these, and those that all splits need; empty for every split.
         parallel: files at a time.

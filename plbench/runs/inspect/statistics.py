@@ -47,6 +47,11 @@ def dataset_stats(name: str, simulate: str | None, workspace: Workspace, seed: i
         for sign, counts in zip(("positives", "negatives"), own.counts(), strict=True):
             for row, count in zip(classes, counts.tolist(), strict=True):
                 row[f"{split}_{sign}"] = count
+    in_images: dict[str, list[int]] = {}  # number with 0, 1, 2, … known positives; the last has all with more, too
+    for split, own in splits.items():
+        before = np.concatenate([[0], np.cumsum(own.matrix.data > 0)])
+        number = np.diff(before[own.matrix.indptr])
+        in_images[split] = np.bincount(np.minimum(number, _MAX_POSITIVES), minlength=1).tolist()
     noted = {"train": (), **dataset.notes()}
     noted["train"] = (*noted["train"], *notes_on_names(labels))
     return {
@@ -54,7 +59,7 @@ def dataset_stats(name: str, simulate: str | None, workspace: Workspace, seed: i
         "protocol": protocol.name,
         "label_seed": None if protocol.simulation == "none" else protocol_data.seed,
         "splits": [_of_split(split, labels) for split, labels in splits.items()],
-        "positives_in_an_image": {split: _histogram(labels) for split, labels in splits.items()},
+        "positives_in_an_image": in_images,
         "notes": {split: said for split in noted if (said := [*noted[split]])},
         "classes": sorted(classes, key=lambda row: -row["train_positives"]),
     }
@@ -77,14 +82,6 @@ def _of_split(split: str, labels: PartialLabels) -> dict[str, Any]:
         "classes_without_positives": int((positives == 0).sum()),
         "classes_scorable": int(((positives > 0) & (negatives > 0)).sum()),
     }
-
-
-def _histogram(labels: PartialLabels) -> list[int]:
-    """Return number of images with 0, 1, 2, … known positives; the last entry counts all with that many or more."""
-    before = np.concatenate([[0], np.cumsum(labels.matrix.data > 0)])
-    in_image = np.diff(before[labels.matrix.indptr])
-    counts: list[int] = np.bincount(np.minimum(in_image, _MAX_POSITIVES), minlength=1).tolist()
-    return counts
 
 
 def picture_format(path: Path) -> str:
