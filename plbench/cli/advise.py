@@ -46,7 +46,7 @@ def advise(
 
 
 def _print(advice: Advice, step: str) -> None:
-    from plbench.cli.display.tables import print_lines, print_rows
+    from plbench.cli.display.tables import print_copied, print_lines, print_rows
 
     rows = [
         {"class": name, "known positives": known, "estimated positives": estimate}
@@ -60,7 +60,6 @@ def _print(advice: Advice, step: str) -> None:
     print_rows("highest estimates", rows, right=("known positives", "estimated positives"))
     print_lines(*advice.answer)
     against = f", against {', '.join(advice.rivals)}" if advice.rivals else ""
-    for note in advice.notes:
-        typer.echo(f"Note: {note}")
+    print_copied("Note", *advice.notes)
     print_lines(f"To try: {', '.join(advice.methods)}{against}")
-    typer.echo(f"Next: {step}")
+    print_copied("Next", step)

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from plbench.cli import options as opt
 from plbench.cli.once import CommandGroup
-from plbench.cli.options import command, emit
+from plbench.cli.options import command, emit, typed
 from plbench.cli.setting import DryRun, workspace_for
 from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError, TrainingError
@@ -101,7 +101,7 @@ def sweep_run(
     if dry_run:
         rows = _rows(expanded, states)
         content = {"runs": rows, "missing": len(missing), "text": text, **totals}
-        emit(content, as_json, lambda: _print_states(expanded, rows, text))
+        emit(content, as_json, lambda: _print_states(expanded, rows, text, None))
         return
     workspace.reporter.line(text)
     if cluster is None:
@@ -141,23 +141,16 @@ def sweep_status(
         "next": step,
     }
 
-    def show() -> None:
-        _print_states(expanded, rows, text)
-        if step is not None:
-            typer.echo(f"Next: {step}")
-
-    emit(content, as_json, show)
+    emit(content, as_json, lambda: _print_states(expanded, rows, text, step))
 
 
 def _cluster(
     executor: str, address: str | None, cpus: float | None, gpus: float | None, retries: int | None
 ) -> Cluster | None:
     """Return what runs take of a cluster; None where there is none."""
-    given = {"--address": address, "--cpus-per-run": cpus, "--gpus-per-run": gpus, "--retries": retries}
     if executor == "local":
-        for name, value in given.items():
-            if value is not None:
-                raise PlbenchError(f"{name} is for a cluster; add --executor ray, or leave it out")
+        if given := typed(address=address, cpus_per_run=cpus, gpus_per_run=gpus, retries=retries):
+            raise PlbenchError(f"{given[0]} is for a cluster; add --executor ray, or leave it out")
         return None
     if gpus is not None and gpus > 1 and gpus != int(gpus):
         raise PlbenchError(f"--gpus-per-run {gpus:g}: a share below 1, such as 0.5, or a whole number of GPUs")
@@ -218,7 +211,7 @@ def _rows(expanded: Expansion, states: Mapping[str, Standing]) -> list[dict[str,
     ]
 
 
-def _print_states(expanded: Expansion, rows: Sequence[dict[str, Any]], text: str) -> None:
+def _print_states(expanded: Expansion, rows: Sequence[dict[str, Any]], text: str, step: str | None) -> None:
     """Print the table of runs, then what it comes to. Columns are what differs between the runs."""
     from plbench.cli.display import tables
 
@@ -233,9 +226,9 @@ def _print_states(expanded: Expansion, rows: Sequence[dict[str, Any]], text: str
     ]
     tables.print_rows(None, shown, right=("seed", "mAP(C)"))
     for row in rows:
-        if row["why"] is not None:
-            typer.echo(f"Failed: {row['run']}: {row['why']}")
+        tables.print_copied(f"Failed: {row['run']}", row["why"])
     typer.echo(text)
+    tables.print_copied("Next", step)
 
 
 def _conclude(expanded: Expansion, results: Sequence[Result], status: str, as_json: bool) -> None:
@@ -264,8 +257,8 @@ def _conclude(expanded: Expansion, results: Sequence[Result], status: str, as_js
         if settings:
             tables.print_settings(settings)
         for key, why in failed.items():
-            typer.echo(f"Failed: {key}: {why}")
-        typer.echo(f"Next: {status}")
+            tables.print_copied(f"Failed: {key}", why)
+        tables.print_copied("Next", status)
 
     emit(content, as_json, show)
     if failed:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import typer
-
-from plbench.cli.display.tables import print_rows, print_title
+from plbench.cli.display.tables import print_copied, print_rows, print_title
 from plbench.progress import counted, duration
 from plbench.runs.environment import device_name
 from plbench.runs.estimate.estimate import Estimate
@@ -26,7 +24,7 @@ def print_dry_run(found: Estimate) -> None:
     print_rows(None, rows, right=("time",))
     total = f"about {duration(found.seconds)}" if found.missing else "nothing to do: all of it is done"
     for name, text in [("In all", total), *_how(found), *(("Note", note) for note in found.notes)]:
-        typer.echo(f"{name}: {text}")
+        print_copied(name, text)
 
 
 def _how(found: Estimate) -> list[tuple[str, str]]:

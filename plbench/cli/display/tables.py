@@ -49,10 +49,17 @@ def percent(value: float | None) -> str:
 
 
 def print_lines(*lines: str) -> None:
-    """Print text, broken where the terminal ends. What is there to be copied is printed by `typer.echo`, unbroken."""
+    """Print text, broken where the terminal ends."""
     console = output()
     for line in lines:
         console.print(Text(line))
+
+
+def print_copied(what: str, *lines: str | None) -> None:
+    """Print lines that are there to be copied, such as paths and commands, unbroken, each after what it is."""
+    for line in lines:
+        if line:
+            typer.echo(f"{what}: {line}")
 
 
 def print_title(title: str) -> None:
@@ -84,11 +91,9 @@ def print_result(record: Record, folder: Path, next_steps: Sequence[str]) -> Non
             f"Weights averaged over the end of training; last weights alone: mAP(C) {percent(raw.map_c.value)}, "
             f"mAP(O) {percent(raw.map_o.value)}"
         )
-    for note in (*record.warnings, *record.notes):
-        typer.echo(f"Note: {note}")
-    typer.echo(f"Record: {folder / 'record.json'}")
-    for step in next_steps:
-        typer.echo(f"Next: {step}")
+    print_copied("Note", *record.warnings, *record.notes)
+    print_copied("Record", str(folder / "record.json"))
+    print_copied("Next", *next_steps)
 
 
 def print_details(record: Record, folder: Path) -> None:
@@ -241,9 +246,8 @@ def print_comparison(setting: Setting, answer: Sequence[str], others: Mapping[st
     """Print `compare`: the ranked table, the answer in words, then lines by what they are, such as "Next"."""
     print_settings([setting])
     print_lines("", "\n".join(answer), "")
-    for name, lines in others.items():
-        for line in lines:
-            typer.echo(f"{name}: {line}")
+    for what, lines in others.items():
+        print_copied(what, *lines)
 
 
 def print_rows(title: str | None, rows: Sequence[Mapping[str, Any]], right: Sequence[str] = ()) -> None:
@@ -262,8 +266,7 @@ def print_datasets(rows: Sequence[dict[str, Any]]) -> None:
     """Print `data list`: what there is, and how to get what there is not."""
     print_rows(None, [{name: row[name] for name in ("name", "title", "state", "folder")} for row in rows])
     for row in rows:
-        if row["get"]:
-            typer.echo(f"To get {row['name']}: {row['get']}")
+        print_copied(f"To get {row['name']}", row["get"])
 
 
 def print_description(description: dict[str, Any]) -> None:
@@ -286,8 +289,7 @@ def print_stats(stats: dict[str, Any]) -> None:
     rows = [{"": name.replace("_", " "), **{s["split"]: s[name] for s in stats["splits"]}} for name in first][1:]
     print_rows(f"{stats['dataset']} under {stats['protocol']}", rows, right=tuple(rows[0])[1:])
     for split, notes in stats["notes"].items():
-        for note in notes:
-            typer.echo(f"{split}: {note}")
+        print_copied(split, *notes)
     classes = [{name: value for name, value in row.items() if name != "id"} for row in stats["classes"]]
     shown = classes if len(classes) <= _MAX_CLASSES else classes[: _MAX_CLASSES // 2]
     print_lines("")
@@ -303,8 +305,8 @@ def print_checks(name: str, checks: Sequence[dict[str, Any]]) -> None:
     rows = [{"": marks[c["well"]], "check": c["what"], "found": c["found"], "expected": c["expected"]} for c in checks]
     print_rows(name, rows)
     for check in checks:
-        if check["well"] is False and check["fix"]:
-            typer.echo(f"To fix {check['what']}: {check['fix']}")
+        if check["well"] is False:
+            print_copied(f"To fix {check['what']}", check["fix"])
 
 
 def print_preparation(made: dict[str, Any]) -> None:
@@ -332,8 +334,7 @@ def print_diagnosis(report: dict[str, Any]) -> None:
     marks = {True: "ok", False: "--"}
     print_rows(None, [{"": marks[c["well"]], "check": c["check"], "found": c["found"]} for c in checks])
     for check in checks:
-        if check["fix"]:
-            typer.echo(f"To fix {check['check']}: {check['fix']}")
+        print_copied(f"To fix {check['check']}", check["fix"])
 
 
 def _paragraph(row: dict[str, Any], indent: str = "") -> Iterator[str]:
@@ -373,10 +374,8 @@ def print_study(made: Tuning, notes: Sequence[str], next_steps: Sequence[str]) -
     print_lines(f"Chosen on the validation part of train{labels}; trial {study.winner + 1} won", "")
     if made.settings:
         print_settings(made.settings)
-    for note in notes:
-        typer.echo(f"Note: {note}")
-    typer.echo(f"Study: {made.folder / 'study.json'}")
-    pictures = [name for name in study.pictures if name.endswith(".png")]
-    typer.echo(f"Pictures in {made.folder}: {', '.join(pictures)}, and as SVG")
-    for step in next_steps:
-        typer.echo(f"Next: {step}")
+    print_copied("Note", *notes)
+    print_copied("Study", str(made.folder / "study.json"))
+    pictures = ", ".join(name for name in study.pictures if name.endswith(".png"))
+    print_copied(f"Pictures in {made.folder}", f"{pictures}, and as SVG")
+    print_copied("Next", *next_steps)
