@@ -35,12 +35,7 @@ _FLAGS = ("skip_unreadable", "allow_duplicates")
 
 
 def plan_from_options(given: Mapping[str, Any], workspace: Workspace, *, scores_test: bool = True) -> ResolvedRun:
-    """Return the plan of `plbench run` with these options; None means not given.
-
-    Args:
-        given: values by option.
-        workspace: where and how.
-        scores_test: False where the test split must stay closed.
+    """Return the plan of `plbench run` with these options; without `scores_test` the test split stays closed.
 
     Raises:
         PlbenchError: if method or dataset is missing, or anything does not fit.
@@ -49,7 +44,7 @@ def plan_from_options(given: Mapping[str, Any], workspace: Workspace, *, scores_
 
 
 def request_from_options(given: Mapping[str, Any]) -> Request:
-    """Return what these options ask for; one that a command does not have counts as not given.
+    """Return what these options ask for; None, and one that a command does not have, counts as not given.
 
     Raises:
         PlbenchError: if method or dataset is missing, or a parameter is not of the form name=value.
@@ -75,13 +70,9 @@ def request_from_options(given: Mapping[str, Any]) -> Request:
 def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -> ResolvedRun:
     """Return the plan of a run that was written down, such as `runs/<key>/spec.toml`.
 
-    Args:
-        path: of the file.
-        given: the other options; those that would change the run are refused.
-        workspace: where and how.
-
     Raises:
-        PlbenchError: if the file is not such a spec, or cannot be the same run here.
+        PlbenchError: if the file is not such a spec, cannot be the same run here, or one of the other options that are
+            given would change it.
     """
     names = ("method", "dataset", "param", *_FLAGS, *_MODEL_OPTIONS, *_PLAN_OPTIONS, *_REQUEST_OPTIONS)
     changing = {name: given[name] for name in names}
