@@ -46,8 +46,7 @@ class SearchRange:
 
     def bounds(self, task: Task) -> tuple[float, float]:
         """Return lowest and highest value to try on this task."""
-        low = self.low(task) if callable(self.low) else self.low
-        high = self.high(task) if callable(self.high) else self.high
+        low, high = (end(task) if callable(end) else end for end in (self.low, self.high))
         return low, high
 
 
@@ -95,12 +94,8 @@ class MethodParams(BaseModel):
 
     def left_to_task(self) -> dict[str, Callable[[Task], Any]]:
         """Return what determines each value that nobody gave and only the task knows (`tunable`'s `from_task`)."""
-        extras = {name: info.json_schema_extra for name, info in type(self).model_fields.items()}
-        return {
-            name: extra["from_task"]  # type: ignore[misc]
-            for name, extra in extras.items()
-            if isinstance(extra, dict) and extra.get("from_task") and getattr(self, name) is None
-        }
+        declared = self._tunable().items()
+        return {name: said["from_task"] for name, said in declared if said["from_task"] and getattr(self, name) is None}
 
     def completed(self, task: Task) -> Self:
         """Return the parameters with what only the task determines.
@@ -120,12 +115,13 @@ class MethodParams(BaseModel):
     @classmethod
     def search_space(cls) -> dict[str, SearchRange]:
         """Return the tunable parameters and their ranges."""
-        extras = {name: info.json_schema_extra for name, info in cls.model_fields.items()}
-        return {
-            name: extra["search"]  # type: ignore[misc]
-            for name, extra in extras.items()
-            if isinstance(extra, dict) and "search" in extra
-        }
+        return {name: said["search"] for name, said in cls._tunable().items()}
+
+    @classmethod
+    def _tunable(cls) -> dict[str, dict[str, Any]]:
+        """Return what `tunable` was told of each parameter that it declared."""
+        extras: dict[str, Any] = {name: info.json_schema_extra for name, info in cls.model_fields.items()}
+        return {name: extra for name, extra in extras.items() if isinstance(extra, dict) and "search" in extra}
 
 
 @dataclass(frozen=True)
@@ -205,10 +201,7 @@ class Loss:
 
     @classmethod
     def of_images(cls, per_image: Tensor) -> Loss:
-        """Return the usual reduction.
-
-        The mean over images of a loss [B] (stacked: [H, B]) that is summed over classes.
-        """
+        """Return the usual reduction: the mean over images of a loss [B] (stacked: [H, B]), summed over classes."""
         return cls(per_image.sum(dim=-1), float(per_image.shape[-1]))
 
 
@@ -224,7 +217,6 @@ class TrainView(Protocol):
 
         With `dropout`, dropout stays on; with `passes` > 1 the scores are the mean of that many passes.
         """
-        ...
 
     def compute(
         self, function: Callable[[nn.Module, Tensor], Tensor], weights: Literal["ema", "raw"] = "ema"
@@ -233,7 +225,6 @@ class TrainView(Protocol):
 
         For what scores do not show: `lambda model, inputs: model[0](inputs)` gives features of a default model.
         """
-        ...
 
 
 @dataclass(frozen=True)
@@ -260,7 +251,6 @@ class LabelCount:
     """
 
     def __init__(self) -> None:
-        """Nothing is counted yet."""
         self._before = 0
         self._here: Tensor | None = None
         self._stack: tuple[LabelCount, int] | None = None
@@ -386,10 +376,7 @@ class Method(ABC):
         return stacked
 
     def stack_key(self) -> Hashable:
-        """Return what methods of one class must agree in to be stacked.
-
-        By default the parameters that are no numbers.
-        """
+        """Return what members of a stack must agree in: by default the parameters that are no numbers."""
         return tuple((name, value) for name, value in self.params if not _is_number(value))
 
     @classmethod

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 import shlex
 import signal
 import sys
 import threading
 import traceback
+import warnings
+from collections.abc import Iterator
 from types import FrameType
 from typing import Annotated
 
@@ -22,7 +26,6 @@ from plbench.cli.data import data_app
 from plbench.cli.inspect import doctor, methods_app, runs_app
 from plbench.cli.once import CommandGroup
 from plbench.cli.options import say
-from plbench.cli.plain_warnings import plain_warnings
 from plbench.cli.run import run
 from plbench.cli.study import study
 from plbench.cli.sweep import sweep_app
@@ -62,20 +65,23 @@ def main() -> None:
         options = "--runs DIR, --out, --data-root or PLBENCH_CACHE=DIR"
         place = f" with {options}" if isinstance(error, UnwritableError) else ""
         sys.exit(say(f"error: {' '.join(str(error).splitlines())}{place}", 2))
-    except OSError as error:
-        where = error.filename or ("a file or the output" if error.errno == errno.ENOSPC else None)
-        if where is None or error.strerror is None:
-            _leave_a_trace()
-            raise
-        sys.exit(say(f"error: {where}: {error.strerror}; free or permit it, or choose another place", 2))
     except SystemExit as leave:
         if leave.code != 130:  # what typer makes of Ctrl-C
             raise
+        cause: BaseException | None = leave
+        while cause is not None and not isinstance(cause, Stopped):
+            cause = cause.__cause__ or cause.__context__
+        code = 128 + (signal.SIGINT if cause is None else cause.number)
         command = shlex.join(["plbench", *sys.argv[1:]])
-        code = 128 + _signal_behind(leave)
         sys.exit(code if is_worker() else say(f"stopped; what was saved is not lost, to go on: {command}", code))
-    except Exception:
-        _leave_a_trace()
+    except Exception as error:
+        if isinstance(error, OSError) and error.strerror is not None:
+            where = error.filename or ("a file or the output" if error.errno == errno.ENOSPC else None)
+            if where is not None:
+                sys.exit(say(f"error: {where}: {error.strerror}; free or permit it, or choose another place", 2))
+        if is_worker():  # what launched several processes prints the first failure, and no other
+            write_failure(traceback.format_exc(), 1)
+            os._exit(1)  # without a traceback of its own
         raise
 
 
@@ -83,20 +89,22 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise Stopped(number)
 
 
-def _signal_behind(error: BaseException | None) -> int:
-    """Return the signal that an exception came from."""
-    while error is not None:
-        if isinstance(error, Stopped):
-            return error.number
-        error = error.__cause__ or error.__context__
-    return signal.SIGINT
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Show warnings as one plain line each inside the scope; of those that differ in numbers alone, the first."""
+    seen: set[tuple[str, str]] = set()
 
+    def show(message: Warning | str, category: type[Warning], *place: object, **options: object) -> None:
+        text = " ".join(str(message).split())
+        kind = (category.__name__, re.sub(r"\d+", "", text))
+        if kind not in seen and os.environ.get("RANK", "0") == "0":  # of several processes, the first speaks for all
+            library = category.__module__.partition(".")[0]
+            typer.echo(f"plbench: note: {text} ({library}: {category.__name__})", err=True)
+        seen.add(kind)
 
-def _leave_a_trace() -> None:
-    """Leave the reason where several processes run: what launched them prints the first failure, and no other."""
-    if is_worker():
-        write_failure(traceback.format_exc(), 1)
-        os._exit(1)  # without a traceback of its own
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 @app.callback(invoke_without_command=True)

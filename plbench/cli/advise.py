@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plbench.cli.options import RUNS, Dataset, emit
-from plbench.cli.setting import Setting, with_setting, words_of, workspace_for
+from plbench.cli.options import Dataset, Setting, command, emit, typed
+from plbench.cli.setting import with_setting, words_of, workspace_for
 from plbench.errors import PlbenchError
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 def advise(
     setting: Setting,
     dataset: Dataset = None,
-    seeds: Annotated[int, typer.Option("--seeds", help="Models that estimate, with seeds 0, 1, …")] = 3,
+    seeds: Annotated[int, typer.Option(help="Models that estimate, with seeds 0, 1, …")] = 3,
     mode_map: Annotated[
         Path | None,
         typer.Option("--map", help="map.json of plbench study which-mode; default: the one that comes along."),
@@ -40,32 +39,27 @@ def advise(
     given = {**setting, **{key: value for key, value in usual.items() if setting[key] is None}}
     request = request_from_options({**given, "method": "", "dataset": name})
     advice = ask(request, workspace_for(setting), known_map, num_seeds=seeds)
-    words = ["plbench", "compare", "--dataset", request.dataset, *words_of(given)]
-    runs = [] if setting["runs"] == RUNS else ["--runs", str(setting["runs"])]
-    step = shlex.join([*words, "--methods", ",".join((*advice.methods, *advice.rivals)), *runs])
+    methods = ",".join((*advice.methods, *advice.rivals))
+    words = typed(dataset=request.dataset) + words_of(given) + typed(methods=methods)
+    step = command("compare", *words, runs=setting["runs"])
     emit({**advice.as_dict(), "next": [step]}, setting["as_json"], lambda: _print(advice, step))
 
 
 def _print(advice: Advice, step: str) -> None:
-    from rich.text import Text
+    from plbench.cli.display.tables import print_copied, print_lines, print_rows
 
-    from plbench.cli.display.tables import output, print_rows
-
-    console = output()
-    console.print(
-        f"{advice.num_images:,} images, {advice.num_classes:,} classes; {advice.positives:,} known positives, "
-        f"{advice.negatives:,} verified negatives"
-    )
     rows = [
         {"class": name, "known positives": known, "estimated positives": estimate}
         for name, known, estimate in advice.classes
     ]
-    console.print()
+    print_lines(
+        f"{advice.num_images:,} images, {advice.num_classes:,} classes; {advice.positives:,} known positives, "
+        f"{advice.negatives:,} verified negatives",
+        "",
+    )
     print_rows("highest estimates", rows, right=("known positives", "estimated positives"))
-    for sentence in advice.answer:
-        console.print(Text(sentence))
-    for note in advice.notes:
-        console.print(Text(f"Note: {note}"), soft_wrap=True)
+    print_lines(*advice.answer)
     against = f", against {', '.join(advice.rivals)}" if advice.rivals else ""
-    console.print(Text(f"To try: {', '.join(advice.methods)}{against}"))
-    console.print(Text(f"Next: {step}"), soft_wrap=True)
+    print_copied("Note", *advice.notes)
+    print_lines(f"To try: {', '.join(advice.methods)}{against}")
+    print_copied("Next", step)

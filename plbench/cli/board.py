@@ -8,27 +8,15 @@ from typing import Annotated
 
 import typer
 
+from plbench.cli import options as opt
 from plbench.cli.once import CommandGroup
-from plbench.cli.options import (
-    RUNS,
-    AsJson,
-    DataRoot,
-    Device,
-    Plugins,
-    Quiet,
-    Runs,
-    all_records,
-    emit,
-    make_workspace,
-    open_store,
-    say,
-)
+from plbench.cli.options import all_records, emit, make_workspace, open_registry, open_store, say
 from plbench.errors import PlbenchError
 
 board_app = CommandGroup(
     help="Leaderboards: hand in, check, build, publish.", no_args_is_help=True, rich_markup_mode=None
 )
-Boards = Annotated[Path, typer.Option("--boards", envvar="PLBENCH_BOARDS", help="Folder of boards.")]
+Boards = Annotated[Path, typer.Option(envvar="PLBENCH_BOARDS", help="Folder of boards.")]
 BOARDS = Path("leaderboards")
 Names = Annotated[list[str] | None, typer.Argument(help="Names of boards; without any, all.")]
 
@@ -38,8 +26,8 @@ def board_add(
     run: Annotated[list[str] | None, typer.Argument(help="Keys, or folders of runs.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All finished runs that a board asks for.")] = False,
     boards: Boards = BOARDS,
-    runs: Runs = RUNS,
-    as_json: AsJson = False,
+    runs: opt.Runs = opt.RUNS,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Copy records of finished runs onto the boards that ask their question; their cells stay behind, by hash."""
     from plbench.board.submit import add, asked_for
@@ -56,30 +44,28 @@ def board_add(
 @board_app.command("new")
 def board_new(
     name: Annotated[str, typer.Argument(help="Name of the board's folder.")],
-    protocol: Annotated[str, typer.Option("--protocol", help="An official protocol, such as scenes-fpc300/v2.")],
-    title: Annotated[str, typer.Option("--title")],
-    about: Annotated[str, typer.Option("--about", help="One sentence.")] = "",
+    protocol: Annotated[str, typer.Option(help="An official protocol, such as scenes-fpc300/v2.")],
+    title: Annotated[str, typer.Option()],
+    about: Annotated[str, typer.Option(help="One sentence.")] = "",
     boards: Boards = BOARDS,
-    plugin: Plugins = None,
+    plugin: opt.Plugins = None,
 ) -> None:
     """Found a board for a protocol that a dataset owns."""
     from plbench.board.submit import found_board
 
-    folder = found_board(boards, name, title, protocol, make_workspace(RUNS, plugin, None).registry, about=about)
+    folder = found_board(boards, name, title, protocol, open_registry(plugin), about=about)
     typer.echo(f"{folder.path}: protocol {folder.board.protocol}")
 
 
 @board_app.command("verify")
 def board_verify(
     name: Names = None,
-    cells: Annotated[
-        Path | None, typer.Option("--cells", help="Folder of runs: recompute every figure from their cells.")
-    ] = None,
+    cells: Annotated[Path | None, typer.Option(help="Folder of runs: recompute every figure from their cells.")] = None,
     against: Annotated[
-        str | None, typer.Option("--against", help="Git commit that rows may not have changed since; default: HEAD.")
+        str | None, typer.Option(help="Git commit that rows may not have changed since; default: HEAD.")
     ] = None,
     boards: Boards = BOARDS,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Refuse what cannot be trusted, naming record and field. Leaves with 2 if there is anything."""
     from plbench.board.boards import open_boards
@@ -116,7 +102,7 @@ def board_build(
 
 
 @board_app.command("show")
-def board_show(name: Names = None, boards: Boards = BOARDS, as_json: AsJson = False) -> None:
+def board_show(name: Names = None, boards: Boards = BOARDS, as_json: opt.AsJson = False) -> None:
     """Print boards."""
     from plbench.board.boards import open_boards
     from plbench.board.build import all_values
@@ -145,20 +131,21 @@ def board_reproduce(
         str | None, typer.Option("--promote", help="Note it as verified, by whom: a name that you wish to be public.")
     ] = None,
     boards: Boards = BOARDS,
-    plugin: Plugins = None,
-    data_root: DataRoot = None,
-    device: Device = None,
-    runs: Runs = RUNS,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
+    plugin: opt.Plugins = None,
+    data_root: opt.DataRoot = None,
+    device: opt.Device = None,
+    runs: opt.Runs = opt.RUNS,
+    quiet: opt.Quiet = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Run a record again: bit-identical on the same software, else as near as its seeds; note it as verified."""
     from plbench.board.boards import open_boards
     from plbench.board.reproduce import home_of, promote, reproduce
     from plbench.cli.display import tables
 
+    given = {"plugin": plugin, "data_root": data_root, "device": device, "runs": runs, "quiet": quiet}
     folder, key = home_of(open_boards(boards), record)
-    _, compared = reproduce(folder, key, make_workspace(runs, plugin, data_root, device=device, quiet=quiet))
+    _, compared = reproduce(folder, key, make_workspace(given))
     rows = [asdict(comparison) for comparison in compared]
     emit(rows, as_json, lambda: tables.print_rows(f"record {key} and its repetition", rows))
     if not all(comparison.within for comparison in compared):
@@ -172,7 +159,7 @@ def board_reproduce(
 @board_app.command("withdraw")
 def board_withdraw(
     key: Annotated[str, typer.Argument(help="Key of a record.")],
-    why: Annotated[str, typer.Option("--why", help="One sentence, shown on the board.")],
+    why: Annotated[str, typer.Option(help="One sentence, shown on the board.")],
     boards: Boards = BOARDS,
 ) -> None:
     """Take a record out of the ranking: noted in the ledger, nothing is deleted."""
@@ -183,10 +170,8 @@ def board_withdraw(
 
 @board_app.command("export")
 def board_export(
-    to: Annotated[Path, typer.Option("--to", help="Folder to write.")],
-    sources: Annotated[
-        str | None, typer.Option("--sources", help="Address of the repository's files, to link methods to.")
-    ] = None,
+    to: Annotated[Path, typer.Option(help="Folder to write.")],
+    sources: Annotated[str | None, typer.Option(help="Address of the repository's files, to link methods to.")] = None,
     boards: Boards = BOARDS,
 ) -> None:
     """Write the page and its tables as a static site, with workflows that build it and check submissions."""
@@ -198,7 +183,7 @@ def board_export(
 
 @board_app.command("card")
 def board_card(
-    run: Annotated[str, typer.Argument(help="Key, the start of one, or a folder.")], runs: Runs = RUNS
+    run: Annotated[str, typer.Argument(help="Key, the start of one, or a folder.")], runs: opt.Runs = opt.RUNS
 ) -> None:
     """Print a run as the model-index of a Hugging Face model card."""
     from plbench.board.publish import model_index

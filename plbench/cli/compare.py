@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from plbench.cli.options import RUNS, Dataset, Selection, emit
-from plbench.cli.setting import DryRun, Setting, estimating_without_weights, with_setting, workspace_for
+from plbench.cli.options import Dataset, Selection, Setting, command, emit, typed
+from plbench.cli.setting import DryRun, estimating_without_weights, with_setting, workspace_for
 from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError
-
-if TYPE_CHECKING:
-    from plbench.comparison.compare import Setting as Result
-    from plbench.runs.plan.resolve import ResolvedSetting
-    from plbench.runs.workspace import Workspace
 
 ENOUGH_SEEDS = 5
 SOME_TRIALS = 16
@@ -37,24 +30,25 @@ def compare(
             "variant, NAME:* for all of them.",
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", help="Trainings of each row, with seeds 0, 1, …")] = ENOUGH_SEEDS,
-    tune: Annotated[int | None, typer.Option("--tune", help="Also tune each method with N trials.")] = None,
+    seeds: Annotated[int, typer.Option(help="Trainings of each row, with seeds 0, 1, …")] = ENOUGH_SEEDS,
+    tune: Annotated[int | None, typer.Option(help="Also tune each method with N trials.")] = None,
     studies: Annotated[
-        int | None,
-        typer.Option("--studies", help=f"With --tune: studies of each tuned row; default: {USUAL_STUDIES}."),
+        int | None, typer.Option(help=f"With --tune: studies of each tuned row; default: {USUAL_STUDIES}.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Picture: .png, .svg or .pdf; default: below RUNS/comparisons.")
+        Path | None, typer.Option(help="Picture: .png, .svg or .pdf; default: below RUNS/comparisons.")
     ] = None,
     selection: Selection = None,
     dry_run: DryRun = False,
 ) -> None:
     """Train all methods on one dataset: which one should I use, and how sure is that?"""
-    from plbench.cli.request import request_from_options
+    from plbench.cli.display.tables import print_comparison
+    from plbench.cli.request import options_of, request_from_options
     from plbench.comparison.candidates import ALL, choose_candidates
     from plbench.comparison.compare import compare as side_by_side
     from plbench.comparison.picture import draw_comparison
     from plbench.comparison.plan import estimate_comparison, make_runs, plan_comparison
+    from plbench.comparison.verdict import verdict
     from plbench.files import try_folder
     from plbench.runs.inspect.statistics import picture_format
     from plbench.runs.plan.label_check import notes_on
@@ -75,48 +69,41 @@ def compare(
         comparison = plan_comparison(request, candidates, seeds, workspace, skipped=broken, num_trials=tune)
     for entry in comparison.skipped:
         workspace.reporter.line(f"Left out: {entry.who}: {entry.why}")
-    estimate = estimate_comparison(comparison, workspace)
-    first = ""
+    text, found = estimate_comparison(comparison, workspace)
+    line = text
     if tune is not None:
         from plbench.tuning.rows import describe_studies, with_tuned
 
-        first = f"; {describe_studies(comparison, tune, num_studies)}"
-    workspace.reporter.line(estimate.text + first)
+        line += f"; {describe_studies(comparison, tune, num_studies)}"
+    workspace.reporter.line(line)
     if dry_run:
-        content = {"rows": [candidate.words for candidate, _ in comparison.rows], **estimate.as_dict()}
-        emit(content, as_json, lambda: typer.echo(estimate.text + first))
+        counts = {"num_trainings": found.num_trainings, "num_missing": len(found.missing)}
+        rows = [candidate.words for candidate, _ in comparison.rows]
+        emit({"rows": rows, "text": text, **counts, **found.totals()}, as_json, lambda: typer.echo(line))
         return
     if tune is not None:
         comparison = with_tuned(comparison, tune, num_studies, workspace)
-        workspace.reporter.line(estimate_comparison(comparison, workspace).text)
+        workspace.reporter.line(estimate_comparison(comparison, workspace)[0])
     runs, failed = make_runs(comparison, workspace)
     if not runs:
         raise PlbenchError(f"no row is whole, so there is nothing to compare: {failed[0].who}: {failed[0].why}")
-    absent = [in_options(f"{entry.who}: {entry.why}") for entry in (*comparison.skipped, *failed)]
     (result,) = side_by_side(runs, workspace.registry)
-    words = _words(comparison.setting, methods, seeds, workspace)
-    tuned = [] if tune is None else ["--tune", str(tune)]
-    tuned += [] if studies is None else ["--studies", str(studies)]
+    shared = typed(dataset=dataset) + options_of(comparison.setting, workspace)
+    shared += typed(methods=None if methods is None else ",".join(methods))
+    tuned = typed(tune=tune, studies=studies)
     picture = out or workspace.store.runs / "comparisons" / f"{result.protocol.replace('/', '-')}.png"
     with workspace.reporter.patience("Drawing the picture"):
-        draw_comparison(result, shlex.join([*words, *tuned]), picture)
-    notes = notes_on(comparison.setting.protocol_data)
-    _tell(result, absent, notes, picture, _next_steps(result, words, tuned, setting), as_json)
-
-
-def _tell(
-    result: Result,
-    absent: Sequence[str],
-    notes: Sequence[str],
-    picture: Path,
-    steps: Sequence[str],
-    as_json: bool,
-) -> None:
-    """Print the rows, the answer in words, who is absent and why, notes on the labels, and what to do next."""
-    from plbench.cli.display import tables
-    from plbench.comparison.verdict import verdict
-
+        draw_comparison(result, command("compare", *shared, *typed(seeds=seeds), *tuned), picture)
+    # what a person might do next, as commands that work as they stand
+    where = {"runs": setting["runs"], "plugin": setting["plugin"]}
+    steps = [command("runs", "show", result.rows[0].keys[0], runs=setting["runs"])]
+    if result.has_few_seeds(result.rows[0]) and len(result.rows) > 1:
+        steps.insert(0, command("compare", *shared, *typed(seeds=ENOUGH_SEEDS), *tuned, **where))
+    elif not tuned:
+        steps.insert(0, command("compare", *shared, *typed(seeds=seeds, tune=SOME_TRIALS), **where))
     answer = [in_options(sentence) for sentence in verdict(result)]
+    notes = notes_on(comparison.setting.protocol_data)
+    absent = [in_options(f"{entry.who}: {entry.why}") for entry in (*comparison.skipped, *failed)]
     content = {
         **result.as_dict(),
         "tied": [row.label for row in result.tied],
@@ -126,27 +113,5 @@ def _tell(
         "picture": str(picture),
         "next": steps,
     }
-    lines: dict[str, Sequence[str]] = {"Left out": absent, "Note": notes, "Picture": [str(picture)], "Next": steps}
-    emit(content, as_json, lambda: tables.print_comparison(result, answer, lines))
-
-
-def _words(shared: ResolvedSetting, methods: Sequence[str] | None, seeds: int, workspace: Workspace) -> list[str]:
-    """Return the command that asks for a comparison, but for where its files lie."""
-    from plbench.cli.request import options_of
-
-    words = ["plbench", "compare", "--dataset", shared.spec.protocol.dataset, *options_of(shared, workspace)]
-    words += [] if methods is None else ["--methods", ",".join(methods)]
-    return [*words, "--seeds", str(seeds)]
-
-
-def _next_steps(result: Result, words: list[str], tuned: list[str], setting: Setting) -> list[str]:
-    """Return what a person might do after a comparison, as commands that work as they stand."""
-    runs = [] if setting["runs"] == RUNS else ["--runs", str(setting["runs"])]
-    where = [*(word for path in setting["plugin"] or () for word in ("--plugin", str(path))), *runs]
-    best, steps = result.rows[0], []
-    if result.has_few_seeds(best) and len(result.rows) > 1:
-        steps.append([*words[:-1], str(ENOUGH_SEEDS), *tuned, *where])
-    elif not tuned:
-        steps.append([*words, "--tune", str(SOME_TRIALS), *where])
-    steps.append(["plbench", "runs", "show", best.keys[0], *runs])
-    return [shlex.join(step) for step in steps]
+    others = {"Left out": absent, "Note": notes, "Picture": [str(picture)], "Next": steps}
+    emit(content, as_json, lambda: print_comparison(result, answer, others))

@@ -19,7 +19,6 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -28,6 +27,7 @@ from rich.progress import (
 from plbench.cli.wording import in_options
 from plbench.progress import ProgressReport, Reporter, Tally, duration
 
+_BAR = (TextColumn("{task.description}"), BarColumn())
 _QUIET_SECONDS = 5.0  # between two plain lines of one task
 
 
@@ -56,22 +56,29 @@ class ConsoleReporter(Reporter):
     @contextlib.contextmanager
     def task(self, title: str, *, bytes: bool = False) -> Iterator[ProgressReport]:
         """Show a piece of work; yield what to call with (done, total), which may count bytes."""
-        if self._console.is_terminal and not self._console.quiet:
-            yield from self._bar(title, DownloadColumn() if bytes else MofNCompleteColumn())
-        else:
+        if not self._shows_bars:
             yield from self._plain(title, decimal if bytes else "{:,}".format)
+            return
+        amount = DownloadColumn() if bytes else MofNCompleteColumn()
+        columns = (amount, TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("left"))
+        with Progress(*_BAR, *columns, console=self._console) as progress:
+            bar = progress.add_task(title, total=None, visible=False)  # until there is something to do
+            yield lambda done, total: progress.update(bar, completed=done, total=total, visible=True)
 
     @contextlib.contextmanager
     def tally(self, title: str) -> Iterator[Tally]:
         """Show work of many parts; yield what to call with (done, total, the rest in words: how many failed)."""
-        if not self._console.is_terminal or self._console.quiet:
+        if not self._shows_bars:
             yield self._plain_tally(title)
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        words = TextColumn("{task.fields[words]}")
-        with Progress(*columns, words, console=self._console, redirect_stdout=False) as progress:
+        columns = (MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[words]}"))
+        with Progress(*_BAR, *columns, console=self._console, redirect_stdout=False) as progress:
             bar = progress.add_task(title, total=None, words="")
             yield lambda done, total, words: progress.update(bar, completed=done, total=total, words=words)
+
+    @property
+    def _shows_bars(self) -> bool:
+        return self._console.is_terminal and not self._console.quiet
 
     def _plain_tally(self, title: str) -> Tally:
         """Return a line where a part was done, a few seconds apart at least; else one a minute."""
@@ -86,37 +93,23 @@ class ConsoleReporter(Reporter):
 
         return tally
 
-    def _bar(self, title: str, amount: ProgressColumn) -> Iterator[ProgressReport]:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            amount,
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-        )
-        with Progress(*columns, console=self._console) as progress:
-            bar = progress.add_task(title, total=None, visible=False)  # until there is something to do
-            yield lambda done, total: progress.update(bar, completed=done, total=total, visible=True)
-
     def _plain(self, title: str, amount: Callable[[int], str]) -> Iterator[ProgressReport]:
         start = last = time.monotonic()
-        silent = True
         begun: tuple[float, int] | None = None  # work that goes on where it was left does not begin at 0
 
         def report(done: int, total: int) -> None:
-            nonlocal last, silent, begun
+            nonlocal last, begun
             now = time.monotonic()
             if begun is None:
                 begun = (start, 0) if done <= 1 else (now, done)
             if now - last >= _QUIET_SECONDS and 0 < done < total:
-                last, silent = now, False
+                last = now
                 here = done - begun[1]
                 left = f", about {duration((now - begun[0]) / here * (total - done))} left" if here else ""
                 self.line(f"{title}: {amount(done)} of {amount(total)}{left}")
 
         def say_that_it_goes_on() -> None:
-            if silent:  # the first step alone can take minutes
+            if last == start:  # the first step alone can take minutes
                 self.line(f"{title}: under way")
 
         with _after(2 * _QUIET_SECONDS, say_that_it_goes_on):

@@ -8,36 +8,40 @@ from typing import Annotated
 
 import typer
 
+from plbench.cli import options as opt
 from plbench.cli.once import CommandGroup
-from plbench.cli.options import (
-    RUNS,
-    AsJson,
-    DataOption,
-    DataRoot,
-    Images,
-    Labels,
-    NegativeValue,
-    Plugins,
-    Quiet,
-    Runs,
-    data_options,
-    emit,
-    make_workspace,
-    open_registry,
-)
+from plbench.cli.options import emit, make_workspace, open_registry, with_options
 from plbench.cli.wording import in_options
+from plbench.errors import PlbenchError
 
 Name = Annotated[str, typer.Argument(help="Name of a dataset.")]
 
+
+def _options(
+    labels: opt.Labels = None,
+    images: opt.Images = None,
+    negative_value: opt.NegativeValue = None,
+    data_option: opt.DataOption = None,
+    plugin: opt.Plugins = None,
+    data_root: opt.DataRoot = None,
+    quiet: opt.Quiet = False,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Only its signature is read."""
+
+
+_on_a_dataset = with_options(_options)
 data_app = CommandGroup(help="The datasets that are installed.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @data_app.command("list")
-def data_list(plugin: Plugins = None, data_root: DataRoot = None, runs: Runs = RUNS, as_json: AsJson = False) -> None:
+def data_list(
+    plugin: opt.Plugins = None, data_root: opt.DataRoot = None, runs: opt.Runs = opt.RUNS, as_json: opt.AsJson = False
+) -> None:
     """All datasets: whether their files are here, and how to get them."""
     from plbench.cli.display import catalogue, tables
 
-    rows = catalogue.list_datasets(make_workspace(runs, plugin, data_root))
+    rows = catalogue.list_datasets(make_workspace({"runs": runs, "plugin": plugin, "data_root": data_root}))
     emit(rows, as_json, lambda: tables.print_datasets(rows))
 
 
@@ -45,22 +49,20 @@ def data_list(plugin: Plugins = None, data_root: DataRoot = None, runs: Runs = R
 def data_download(
     name: Name,
     annotations_only: Annotated[bool, typer.Option("--annotations-only", help="Leave the images out.")] = False,
-    split: Annotated[
-        list[str] | None, typer.Option("--split", help="Only what this split needs; may be repeated.")
-    ] = None,
-    parallel: Annotated[int, typer.Option("--parallel", min=1, max=16, help="Files at a time.")] = 4,
+    split: Annotated[list[str] | None, typer.Option(help="Only what this split needs; may be repeated.")] = None,
+    parallel: Annotated[int, typer.Option(min=1, max=16, help="Files at a time.")] = 4,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before more than 500 GB.")] = False,
-    plugin: Plugins = None,
-    data_root: DataRoot = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
+    plugin: opt.Plugins = None,
+    data_root: opt.DataRoot = None,
+    quiet: opt.Quiet = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Fetch the published files: resumed where it stopped, verified, unpacked."""
     from plbench.runs.inspect.download import fetch
 
     done = fetch(
         name,
-        make_workspace(RUNS, plugin, data_root, quiet=quiet),
+        make_workspace({"plugin": plugin, "data_root": data_root, "quiet": quiet}),
         annotations_only=annotations_only,
         splits=split or (),
         parallel=parallel,
@@ -71,77 +73,58 @@ def data_download(
 
 
 @data_app.command("prepare")
+@_on_a_dataset
 def data_prepare(
+    setting: opt.Setting,
     name: Name,
-    out: Annotated[Path, typer.Option("--out", help="Folder to write; --data-root of later commands.")],
-    short_side: Annotated[int, typer.Option("--short-side", min=32, help="Of larger images, px.")] = 256,
-    quality: Annotated[int, typer.Option("--quality", min=1, max=95, help="Of the JPEGs that are written.")] = 92,
+    out: Annotated[Path, typer.Option(help="Folder to write; --data-root of later commands.")],
+    short_side: Annotated[int, typer.Option(min=32, help="Of larger images, px.")] = 256,
+    quality: Annotated[int, typer.Option(min=1, max=95, help="Of the JPEGs that are written.")] = 92,
     split: Annotated[
-        list[str] | None, typer.Option("--split", help="May be repeated; default: those that the protocols use.")
+        list[str] | None, typer.Option(help="May be repeated; default: those that the protocols use.")
     ] = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that decode and encode.")] = None,
-    labels: Labels = None,
-    images: Images = None,
-    negative_value: NegativeValue = None,
-    data_option: DataOption = None,
-    plugin: Plugins = None,
-    data_root: DataRoot = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode and encode.")] = None,
 ) -> None:
     """Resize the images and pack them into shards that are read sequentially, with their labels beside them."""
     from plbench.cli.display import tables
     from plbench.runs.inspect.prepare import prepare
 
-    options = data_options(labels, images, negative_value, data_option)
-    workspace = make_workspace(RUNS, plugin, data_root, quiet=quiet, workers=workers, data_options=options)
+    workspace = make_workspace({**setting, "workers": workers})
     made = prepare(name, workspace, out, short_side=short_side, quality=quality, splits=split or ())
-    emit(made, as_json, lambda: tables.print_preparation(made))
+    emit(made, setting["as_json"], lambda: tables.print_preparation(made))
 
 
 @data_app.command("verify")
+@_on_a_dataset
 def data_verify(
+    setting: opt.Setting,
     name: Name,
     decode: Annotated[bool, typer.Option("--decode", help="Also decode every image.")] = False,
-    labels: Labels = None,
-    images: Images = None,
-    negative_value: NegativeValue = None,
-    data_option: DataOption = None,
-    plugin: Plugins = None,
-    data_root: DataRoot = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
 ) -> None:
     """Check counts, checksums and missing files; with --decode every image. Leaves with 2 where something is wrong."""
     from plbench.cli.display import tables
     from plbench.runs.inspect.verify import verify_dataset
 
-    options = data_options(labels, images, negative_value, data_option)
-    workspace = make_workspace(RUNS, plugin, data_root, quiet=quiet, data_options=options)
-    checks = [asdict(check) for check in verify_dataset(name, workspace, decode=decode)]
-    for check in checks:
-        check["fix"] = None if check["fix"] is None else in_options(check["fix"])
-    emit(checks, as_json, lambda: tables.print_checks(name, checks))
+    workspace = make_workspace(setting)
+    checks = [
+        {**asdict(check), "fix": check.fix and in_options(check.fix)}
+        for check in verify_dataset(name, workspace, decode=decode)
+    ]
+    emit(checks, setting["as_json"], lambda: tables.print_checks(name, checks))
     if any(check["well"] is False for check in checks):
         raise typer.Exit(2)
 
 
 @data_app.command("stats")
+@_on_a_dataset
 def data_stats(
+    setting: opt.Setting,
     name: Name,
-    simulate: Annotated[str | None, typer.Option("--simulate", help="As of plbench run.")] = None,
+    simulate: Annotated[str | None, typer.Option(help="As of plbench run.")] = None,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Of the run whose labels are counted, where a simulation draws them.")
+        int, typer.Option(min=0, help="Of the run whose labels are counted, where a simulation draws them.")
     ] = 0,
-    out: Annotated[Path | None, typer.Option("--out", help="Draw them: a PNG, SVG or PDF.")] = None,
-    labels: Labels = None,
-    images: Images = None,
-    negative_value: NegativeValue = None,
-    data_option: DataOption = None,
-    plugin: Plugins = None,
-    data_root: DataRoot = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
+    out: Annotated[Path | None, typer.Option(help="Draw them: a PNG, SVG or PDF.")] = None,
 ) -> None:
     """Count what is known in train and test under a protocol: by split, by class, by image."""
     from plbench.cli.display import tables
@@ -149,81 +132,67 @@ def data_stats(
 
     if out is not None:
         statistics.picture_format(out)  # a mistyped name is said before millions of labels are counted
-    options = data_options(labels, images, negative_value, data_option)
-    workspace = make_workspace(RUNS, plugin, data_root, quiet=quiet, data_options=options)
+    workspace = make_workspace(setting)
     stats = statistics.dataset_stats(name, simulate, workspace, seed)
     if out is not None:
         statistics.draw_stats(stats, out)
-    emit(stats, as_json, lambda: tables.print_stats(stats))
+    emit(stats, setting["as_json"], lambda: tables.print_stats(stats))
 
 
 @data_app.command("show")
+@_on_a_dataset
 def data_show(
+    setting: opt.Setting,
     name: Name,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Write a contact sheet: a PNG of images and labels.")
-    ] = None,
-    split: Annotated[str, typer.Option("--split")] = "train",
-    number: Annotated[int, typer.Option("--number", min=1, max=400, help="How many images on the sheet.")] = 24,
-    labels: Labels = None,
-    images: Images = None,
-    negative_value: NegativeValue = None,
-    data_option: DataOption = None,
-    plugin: Plugins = None,
-    data_root: DataRoot = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
+    out: Annotated[Path | None, typer.Option(help="Write a contact sheet: a PNG of images and labels.")] = None,
+    split: str = "train",
+    number: Annotated[int, typer.Option(min=1, max=400, help="How many images on the sheet.")] = 24,
 ) -> None:
     """One dataset: licence, protocols and recipes; with --out a picture of it."""
     from plbench.cli.display import catalogue, tables
     from plbench.runs.inspect import pictures
     from plbench.runs.workspace import open_dataset
 
-    options = data_options(labels, images, negative_value, data_option)
-    workspace = make_workspace(RUNS, plugin, data_root, quiet=quiet, data_options=options)
+    workspace = make_workspace(setting)
     description = catalogue.describe_dataset(name, workspace)
     if out is not None:
         pictures.contact_sheet(open_dataset(name, workspace).split(split), out, number)
         description["sheet"] = str(out)
-    emit(description, as_json, lambda: tables.print_description(description))
+    emit(description, setting["as_json"], lambda: tables.print_description(description))
 
 
 @data_app.command("check")
+@_on_a_dataset
 def data_check(
+    setting: opt.Setting,
     name: Name,
     fixture: Annotated[
         bool, typer.Option("--fixture", help="Check it on the small imitation of its files that it makes itself.")
     ] = False,
-    labels: Labels = None,
-    images: Images = None,
-    negative_value: NegativeValue = None,
-    data_option: DataOption = None,
-    plugin: Plugins = None,
-    data_root: DataRoot = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
 ) -> None:
     """Try whether a dataset does what it must: splits, ids, labels, protocols. Exit code 1 if anything does not."""
-    from plbench.cli.display.findings import print_findings, with_options
+    from plbench.cli.display.findings import report
     from plbench.testing.command import check_one_dataset
 
-    options = data_options(labels, images, negative_value, data_option)
-    workspace = make_workspace(RUNS, plugin, data_root, quiet=quiet, data_options=options)
-    findings = with_options(check_one_dataset(name, workspace, fixture=fixture))
-    emit([asdict(finding) for finding in findings], as_json, lambda: print_findings(name, findings))
-    if any(finding.passed is False for finding in findings):
-        raise typer.Exit(1)
+    workspace = make_workspace(setting)
+    report(name, check_one_dataset(name, workspace, fixture=fixture), setting["as_json"])
 
 
 @data_app.command("make-fixture")
 def data_make_fixture(
     name: Name,
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
-    plugin: Plugins = None,
-    as_json: AsJson = False,
+    plugin: opt.Plugins = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Write a small imitation of a published layout, for tests and tutorials."""
-    from plbench.cli.display.catalogue import make_fixture
+    from plbench.files import unwritable
 
-    make_fixture(open_registry(plugin), name, folder)
+    dataset = open_registry(plugin).dataset(name)(folder)
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise PlbenchError(f"{folder} holds other files; give a new or empty folder")
+        dataset.make_fixture()
+    except OSError as error:
+        raise unwritable(folder, error) from error
     emit({"dataset": name, "folder": str(folder)}, as_json, lambda: typer.echo(f"a small {name} is in {folder}"))

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from plbench.cli import options as opt
 from plbench.cli.once import CommandGroup
-from plbench.cli.options import (
-    RUNS,
-    AsJson,
-    DataRoot,
-    Param,
-    Plugins,
-    Quiet,
-    Runs,
-    all_records,
-    emit,
-    make_workspace,
-    open_registry,
-    open_store,
-)
+from plbench.cli.options import all_records, emit, make_workspace, open_registry, open_store, parse_assignments
 from plbench.errors import PlbenchError
 
 methods_app = CommandGroup(help="The methods that are installed.", no_args_is_help=True, rich_markup_mode=None)
@@ -34,9 +21,9 @@ def methods_list(
     cost: Annotated[
         bool, typer.Option("--cost", help="Measure an epoch of each beside plain cross-entropy: about a minute.")
     ] = False,
-    plugin: Plugins = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
+    plugin: opt.Plugins = None,
+    quiet: opt.Quiet = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """All methods: paper, needs and cost; broken ones with the reason."""
     from plbench.cli.display import catalogue, tables
@@ -52,7 +39,7 @@ def methods_list(
 
 
 @methods_app.command("show")
-def methods_show(name: str, plugin: Plugins = None, as_json: AsJson = False) -> None:
+def methods_show(name: str, plugin: opt.Plugins = None, as_json: opt.AsJson = False) -> None:
     """One method: its reference, formula and parameters."""
     from plbench.cli.display import catalogue, tables
 
@@ -63,22 +50,19 @@ def methods_show(name: str, plugin: Plugins = None, as_json: AsJson = False) -> 
 @methods_app.command("check")
 def methods_check(
     name: Annotated[list[str], typer.Argument(help="Names of methods.")],
-    param: Param = None,
-    plugin: Plugins = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
+    param: opt.Param = None,
+    plugin: opt.Plugins = None,
+    quiet: opt.Quiet = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Try a method on small inputs: what fails is shown on the smallest. Exit code 1 if anything does."""
     from plbench.cli.console import ConsoleReporter
-    from plbench.cli.display.findings import print_findings, with_options
-    from plbench.cli.request import parse_assignments
+    from plbench.cli.display.findings import report
     from plbench.testing.command import check_methods
 
     params = parse_assignments(param) if param else None
-    findings = with_options(check_methods(name, open_registry(plugin), params, ConsoleReporter(quiet=quiet)))
-    emit([asdict(finding) for finding in findings], as_json, lambda: print_findings(", ".join(name), findings))
-    if any(finding.passed is False for finding in findings):
-        raise typer.Exit(1)
+    found = check_methods(name, open_registry(plugin), params, ConsoleReporter(quiet=quiet))
+    report(", ".join(name), found, as_json)
 
 
 @methods_app.command("new")
@@ -87,7 +71,7 @@ def methods_new(
     package: Annotated[
         bool, typer.Option("--package", help="A folder that can be installed, with a test, in place of one file.")
     ] = False,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Write a method that runs as it stands into the current folder, and say what to do next."""
     from plbench.testing.scaffold import new_method
@@ -97,7 +81,7 @@ def methods_new(
 
 
 @runs_app.command("list")
-def runs_list(runs: Runs = RUNS, as_json: AsJson = False) -> None:
+def runs_list(runs: opt.Runs = opt.RUNS, as_json: opt.AsJson = False) -> None:
     """All runs, newest last."""
     from plbench.cli.display import tables
 
@@ -111,8 +95,8 @@ def runs_show(
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="Show the AP of this class, by name or id; may be repeated.")
     ] = None,
-    runs: Runs = RUNS,
-    as_json: AsJson = False,
+    runs: opt.Runs = opt.RUNS,
+    as_json: opt.AsJson = False,
 ) -> None:
     """One run in full, or its average precision on single classes."""
     from plbench.cli.display import tables
@@ -133,8 +117,8 @@ def runs_show(
 def runs_compare(
     run: Annotated[list[str] | None, typer.Argument(help="Keys; without any, all runs.")] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", "-d", help="Only runs on this dataset.")] = None,
-    runs: Runs = RUNS,
-    as_json: AsJson = False,
+    runs: opt.Runs = opt.RUNS,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Methods side by side: means over seeds, intervals, paired differences to the best."""
     from plbench.cli.display import tables
@@ -150,10 +134,11 @@ def runs_compare(
     emit([setting.as_dict() for setting in settings], as_json, lambda: tables.print_settings(settings))
 
 
-def doctor(plugin: Plugins = None, data_root: DataRoot = None, runs: Runs = RUNS, as_json: AsJson = False) -> None:
+def doctor(
+    plugin: opt.Plugins = None, data_root: opt.DataRoot = None, runs: opt.Runs = opt.RUNS, as_json: opt.AsJson = False
+) -> None:
     """Versions, device, weights and data: what is here, what is missing, and what fixes it."""
-    from plbench.cli.display import tables
-    from plbench.cli.doctor import examine
+    from plbench.cli.display import catalogue, tables
 
-    report = examine(make_workspace(runs, plugin, data_root))
+    report = catalogue.examine(make_workspace({"plugin": plugin, "data_root": data_root, "runs": runs}))
     emit(report, as_json, lambda: tables.print_diagnosis(report))

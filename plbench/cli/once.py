@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperOption
 
 from plbench.errors import PlbenchError
 
@@ -27,13 +27,13 @@ class OnceCommand(TyperCommand):
         """
         collecting = copy.copy(self)
         collecting.params = [copy.copy(param) for param in self.params]
-        single = [param for param in collecting.params if _is_single(param)]
+        single: list[Any] = [p for p in collecting.params if isinstance(p, TyperOption) and not (p.multiple or p.count)]
         for param in single:
             param.multiple = True
         found, _, _ = collecting.make_parser(ctx).parse_args(list(args))
         for param in single:
             values = list(found.get(param.name) or ())
-            if len(values) > 1 and not (getattr(param, "is_flag", False) and len(set(values)) == 1):
+            if len(values) > 1 and not (param.is_flag and len(set(values)) == 1):
                 times = "twice" if len(values) == 2 else f"{len(values)} times"
                 shown = " and ".join(map(str, values))
                 advice = _ADVICE.get(str(param.name), "give it once")
@@ -47,7 +47,3 @@ class CommandGroup(typer.Typer):
     def command(self, *args: Any, **settings: Any) -> Callable[[Command], Command]:
         """Register a command as typer does."""
         return super().command(*args, **{"cls": OnceCommand, **settings})
-
-
-def _is_single(param: Any) -> bool:
-    return param.param_type_name == "option" and not param.multiple and not getattr(param, "count", False)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,56 +24,44 @@ if TYPE_CHECKING:
     from plbench.runs.workspace import Workspace
     from plbench.training.distributed import World
 
+Setting = Mapping[str, Any]
+"""Values of options by name; None, or no entry, where not given."""
 
-Runs = Annotated[Path, typer.Option("--runs", envvar="PLBENCH_RUNS", help="Folder of runs.", show_default=True)]
-Plugins = Annotated[
-    list[Path] | None,
-    typer.Option("--plugin", help="A Python file with methods or datasets; may be repeated."),
-]
-DataRoot = Annotated[Path | None, typer.Option("--data-root", help="The dataset's own folder.")]
+Runs = Annotated[Path, typer.Option(envvar="PLBENCH_RUNS", help="Folder of runs.", show_default=True)]
+Plugins = Annotated[list[Path] | None, typer.Option(help="A Python file with methods or datasets; may be repeated.")]
+DataRoot = Annotated[Path | None, typer.Option(help="The dataset's own folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 RUNS = Path("runs")
+WEIGHTS = ("packaged", "pretrained", "random")
+OF_DATA = ("labels", "images", "negative_value")  # of a dataset, with options of their own
 Method = Annotated[str | None, typer.Option("--method", "-m", help="Name of a method.")]
 Dataset = Annotated[str | None, typer.Option("--dataset", "-d", help="Name of a dataset.")]
 Selection = Annotated[
-    Literal["last", "validation", "best-on-test"] | None,
-    typer.Option("--selection", help="What chooses the epoch; default: last."),
+    Literal["last", "validation", "best-on-test"] | None, typer.Option(help="What chooses the epoch; default: last.")
 ]
 Param = Annotated[
-    list[str] | None,
-    typer.Option("--param", "-P", help="A parameter of the method, such as gamma_unann=4."),
+    list[str] | None, typer.Option("--param", "-P", help="A parameter of the method, such as gamma_unann=4.")
 ]
-Labels = Annotated[
-    Path | None, typer.Option("--labels", help="Your own labels, a CSV or Parquet file (dataset table).")
-]
-Images = Annotated[Path | None, typer.Option("--images", help="Folder of the images named in --labels.")]
-NegativeValue = Annotated[
-    str | None, typer.Option("--negative-value", help="What your own labels write for absent: 0, -1 or none.")
-]
+Labels = Annotated[Path | None, typer.Option(help="Your own labels, a CSV or Parquet file (dataset table).")]
+Images = Annotated[Path | None, typer.Option(help="Folder of the images named in --labels.")]
+NegativeValue = Annotated[str | None, typer.Option(help="What your own labels write for absent: 0, -1 or none.")]
 DataOption = Annotated[
     list[str] | None,
     typer.Option("-D", "--data-option", help="Another option of the dataset, as name=value; may be repeated."),
 ]
 
-Device = Annotated[str | None, typer.Option("--device", help="Default: a GPU where there is one.")]
-Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Processes that decode images.")]
+Device = Annotated[str | None, typer.Option(help="Default: a GPU where there is one.")]
+Workers = Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")]
 Decode = Annotated[
     Literal["pil", "gpu"] | None,
-    typer.Option(
-        "--decode", help="gpu decodes JPEG files where the model computes, to slightly other pixels; default: pil."
-    ),
+    typer.Option(help="gpu decodes JPEG files where the model computes, to slightly other pixels; default: pil."),
 ]
 Compile = Annotated[
     bool, typer.Option("--compile", help="Put models through torch.compile, but for heads that train together.")
 ]
-SaveEvery = Annotated[
-    float | None, typer.Option("--save-every", min=0.0, help="Seconds between two checkpoints; default: 20.")
-]
-Track = Annotated[
-    list[str] | None,
-    typer.Option("--track", help="Log to tensorboard, mlflow or wandb; may be repeated."),
-]
+SaveEvery = Annotated[float | None, typer.Option(min=0.0, help="Seconds between two checkpoints; default: 20.")]
+Track = Annotated[list[str] | None, typer.Option(help="Log to tensorboard, mlflow or wandb; may be repeated.")]
 
 
 def say(text: str, code: int) -> int:
@@ -84,8 +75,28 @@ def say(text: str, code: int) -> int:
     return code
 
 
+def with_options(shared: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return what gives a command the options in the signature of `shared` after its own, as its first argument."""
+    options = inspect.signature(shared, eval_str=True).parameters
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+
+        @functools.wraps(command)
+        def wrapped(**values: Any) -> None:
+            setting = {name: values.pop(name) for name in options}
+            command(setting, **values)
+
+        every = [*own, *options.values()]
+        wrapped.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+        wrapped.__annotations__ = {option.name: option.annotation for option in every}  # what typer reads
+        return wrapped
+
+    return decorate
+
+
 def open_store(runs: Path) -> Store:
-    """Run in a folder, and the cache."""
+    """Return a folder of runs, with the cache."""
     from platformdirs import user_cache_path
 
     from plbench.runs.store import Store
@@ -101,40 +112,57 @@ def open_registry(plugins: list[Path] | None) -> Registry:
     return Registry.discover(tuple(plugins or ()))
 
 
-def make_workspace(
-    runs: Path,
-    plugins: list[Path] | None,
-    data_root: Path | None,
-    *,
-    device: str | None = None,
-    workers: int | None = None,
-    quiet: bool = False,
-    weights_file: Path | None = None,
-    data_options: Mapping[str, Any] | None = None,
-    world: World | None = None,
-) -> Workspace:
-    """Return where things are and how to compute, from a command's options."""
+def make_workspace(given: Setting, world: World | None = None) -> Workspace:
+    """Return where things are and how to compute, from a command's options.
+
+    Raises:
+        PlbenchError: if one of them does not say anything, or needs a device or package that is not here.
+    """
     from plbench.cli.console import ConsoleReporter
     from plbench.runs.environment import choose_device
-    from plbench.runs.workspace import Workspace
+    from plbench.runs.pretraining import parse_pretraining
+    from plbench.runs.workspace import SAVE_EVERY_SECONDS, Workspace
+    from plbench.tracking.follow import check_names
     from plbench.training.distributed import ALONE, local_size
 
-    world = world or ALONE
-    return Workspace(
-        store=open_store(runs),
-        registry=open_registry(plugins),
-        reporter=ConsoleReporter(quiet=quiet or not world.is_main),
-        device=choose_device(device),
+    world, track = world or ALONE, check_names(given.get("track") or ())
+    weights, pretraining = given.get("weights"), given.get("pretraining")
+    weights_file = None if weights in (None, *WEIGHTS) else Path(weights)
+    if pretraining is not None:
+        pretraining = parse_pretraining(pretraining)
+        if weights_file is None:
+            raise PlbenchError(
+                "--pretraining says what the weights in a file have seen; of others it is known: give --weights FILE, "
+                "or leave it out"
+            )
+    device, decode = choose_device(given.get("device")), str(given.get("decode") or "pil")
+    workers, save_every = given.get("workers"), given.get("save_every")
+    workspace = Workspace(
+        store=open_store(given.get("runs") or RUNS),
+        registry=open_registry(given.get("plugin")),
+        reporter=ConsoleReporter(quiet=bool(given.get("quiet")) or not world.is_main),
+        device=device,
         workers=max(1, min(8, (os.cpu_count() or 1) // local_size())) if workers is None else workers,
-        data_root=data_root,
-        data_options=data_options or {},
+        data_root=given.get("data_root"),
+        data_options=data_options(given),
         weights_file=weights_file,
+        pretraining=pretraining,
+        track=track,
+        decode=decode,
         world=world,
+        save_every=SAVE_EVERY_SECONDS if save_every is None else save_every,
+        save_epochs=given.get("save_epochs"),
+        compiles=bool(given.get("compile")),
     )
+    if decode != "pil":
+        from plbench.loading.jpegs import jpeg_decoder
+
+        jpeg_decoder(decode, device)  # says what is missing now, and not when the first run needs it
+    return workspace
 
 
 def all_records(runs: Path) -> list[tuple[Path, Record]]:
-    """All runs whose record agrees with its tables, oldest first; one that does not is named, and hides no other."""
+    """Return runs whose record agrees with its tables, oldest first; one that does not is named, and hides no other."""
     from plbench.runs.stored import read_own_run
 
     store = open_store(runs)
@@ -160,19 +188,46 @@ def emit(content: Any, as_json: bool, show: Callable[[], None]) -> None:
     typer.echo(json.dumps(content, default=plain, indent=1, allow_nan=False))
 
 
-def data_options(
-    labels: Path | None, images: Path | None, negative_value: str | None, others: Sequence[str] | None
+def parse_assignments(
+    texts: Sequence[str] | None, option: str = "-P", example: str = "gamma_unann=4", given: Setting | None = None
 ) -> dict[str, Any]:
-    """Return options of a dataset by name, from the command's own options and from those given as name=value."""
-    given: dict[str, Any] = {"labels": labels, "images": images, "negative_value": negative_value}
-    given = {name: value for name, value in given.items() if value is not None}
-    for text in others or ():
+    """Return texts "name=value" as a dictionary, beside what is given already.
+
+    Raises:
+        PlbenchError: if one has no "=", or a name comes twice.
+    """
+    values = dict(given or {})
+    for text in texts or ():
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise PlbenchError(f"-D {text!r} is not of the form name=value, such as -D layout=wide")
-        if name in given:
-            raise PlbenchError(
-                f"option {name!r} of the dataset is given twice ({given[name]} and {value}); give it once"
-            )
-        given[name] = value
-    return given
+            raise PlbenchError(f"{option} {text!r} is not of the form name=value, such as {option} {example}")
+        if name in values:
+            raise PlbenchError(f"{option} {name} is given twice ({values[name]} and {value}); give it once")
+        values[name] = value
+    return values
+
+
+def data_options(given: Setting) -> dict[str, Any]:
+    """Return options of a dataset by name, from the command's own options and from those given as name=value."""
+    own = {name: given[name] for name in OF_DATA if given.get(name) is not None}
+    return parse_assignments(given.get("data_option"), "-D", "layout=wide", own)
+
+
+def typed(**options: Any) -> list[str]:
+    """Return options as the words of a command line; one that is None or False is left out, a list repeats its option.
+
+    Examples:
+        >>> typed(seed=0, dry_run=True, quiet=False, param=["a=1", "b=2"], runs=None)
+        ['--seed', '0', '--dry-run', '-P', 'a=1', '-P', 'b=2']
+    """
+    words = []
+    for name, value in options.items():
+        option = {"param": "-P", "data_option": "-D"}.get(name) or f"--{name.replace('_', '-')}"
+        for entry in value if isinstance(value, (list, tuple)) else [value]:
+            words += [] if entry is None or entry is False else [option] if entry is True else [option, str(entry)]
+    return words
+
+
+def command(*words: str, runs: Path = RUNS, plugin: Sequence[Path] | None = None) -> str:
+    """Return a command of plbench as it can be typed, with where plugins and runs lie."""
+    return shlex.join(["plbench", *words, *typed(plugin=plugin, runs=None if runs == RUNS else runs)])

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plbench.cli.options import Dataset, Method, Param, Selection, emit, open_store
-from plbench.cli.setting import DryRun, Setting, estimating_without_weights, with_setting, workspace_among_others
+from plbench.cli.options import Dataset, Method, Param, Selection, Setting, emit, open_store, parse_assignments
+from plbench.cli.setting import DryRun, estimating_without_weights, with_setting, workspace_among_others
 from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError, StoreError
 from plbench.training.interruption import Stopped
@@ -27,15 +27,14 @@ def run(
     method: Method = None,
     dataset: Dataset = None,
     config: Annotated[
-        Path | None,
-        typer.Option("--config", help="A run written down, such as runs/KEY/spec.toml; excludes the rest."),
+        Path | None, typer.Option(help="A run written down, such as runs/KEY/spec.toml; excludes the rest.")
     ] = None,
     param: Param = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Default: 0.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Default: 0.")] = None,
     selection: Selection = None,
     force: Annotated[bool, typer.Option("--force", help="Run again even if it is done.")] = False,
     nproc: Annotated[
-        int, typer.Option("--nproc", min=1, help="Processes on this machine that train together, one for each GPU.")
+        int, typer.Option(min=1, help="Processes on this machine that train together, one for each GPU.")
     ] = 1,
     profile: Annotated[bool, typer.Option("--profile", help="Trace some steps into runs/KEY/profile.")] = False,
     dry_run: DryRun = False,
@@ -45,36 +44,27 @@ def run(
         _in_processes(nproc, setting["device"])
         return
     own = {"method": method, "dataset": dataset, "param": param, "seed": seed, "selection": selection}
-    given, command = {**setting, **own}, None
+    given, identity = {**setting, **own}, None
+    from plbench.runs import answered
+
     if not (force or profile or dry_run or setting["track"] or setting["plugin"] or setting["decode"]):
-        command = _command(given, config)
-        if command is not None and _print_answer(command, given):
-            return
+        with contextlib.suppress(OSError):  # a folder that cannot be read, or is gone: resolving the request says so
+            if "RANK" not in os.environ:
+                identity = answered.command_sha256({**given, "config": config, "quiet": None, "as_json": None})
+    if identity is not None and _print_answer(identity, given):
+        return
     with workspace_among_others(setting) as workspace:
         workspace = replace(workspace, profiles=profile)
-        _run(given, workspace, config=config, force=force, dry_run=nproc if dry_run else 0, command=command)
+        _run(given, workspace, config=config, force=force, dry_run=nproc if dry_run else 0, identity=identity)
 
 
-def _command(given: Setting, config: Path | None) -> str | None:
-    """Return what identifies a command that may have been answered before.
-
-    None where one of several processes runs it.
-    """
-    from plbench.runs.answered import command_sha256
-
-    with contextlib.suppress(OSError):  # a folder that cannot be read, or is gone: resolving the request says so
-        if "RANK" not in os.environ:
-            return command_sha256({**given, "config": config, "quiet": None, "as_json": None})
-    return None
-
-
-def _print_answer(command: str, given: Setting) -> bool:
+def _print_answer(identity: str, given: Setting) -> bool:
     """Print the run that a command is, if it is known and done: without importing torch, which takes seconds."""
     from plbench.cli.console import ConsoleReporter
     from plbench.runs.answered import recall
 
     store = open_store(given["runs"])
-    found = recall(store, command)
+    found = recall(store, identity)
     if found is None:
         return False
     record, notes, next_steps = found
@@ -92,19 +82,19 @@ def _print(record: Record, folder: Path, next_steps: list[str], as_json: bool) -
 
 
 def _run(
-    given: Setting, workspace: Workspace, *, config: Path | None, force: bool, dry_run: int, command: str | None
+    given: Setting, workspace: Workspace, *, config: Path | None, force: bool, dry_run: int, identity: str | None
 ) -> None:
-    """Make the run, or say what `dry_run` processes would do where that is not 0; note what `command` was."""
-    from plbench.cli.request import next_steps, parse_assignments, plan_from_file, plan_from_options
+    """Make the run, or say what `dry_run` processes would do where that is not 0; note which command it answers."""
+    from plbench.cli.request import next_steps, plan_from_file, plan_from_options
     from plbench.data.digests import watching
     from plbench.runs import answered
     from plbench.runs import run as runner
     from plbench.runs.estimate.estimate import describe, estimate_runs
 
-    world, as_json = workspace.world, given["as_json"]
+    world = workspace.world
     with (
         watching() as watched,
-        estimating_without_weights(workspace, given["method"] or "", parse_assignments(given["param"] or ())),
+        estimating_without_weights(workspace, given["method"] or "", parse_assignments(given["param"])),
     ):
         plan = plan_from_options(given, workspace) if config is None else plan_from_file(config, given, workspace)
     if world.size > 1:
@@ -114,9 +104,9 @@ def _run(
 
         found = estimate_runs([plan], workspace, force=force, processes=dry_run, thorough=True)
         found = replace(found, notes=tuple(map(in_options, found.notes)))
-        emit(found.as_dict(), as_json, lambda: print_dry_run(found))
+        emit(found.as_dict(), given["as_json"], lambda: print_dry_run(found))
         return
-    basis = None if command is None else answered.basis(plan, workspace, watched)
+    basis = None if identity is None else answered.basis(plan, workspace, watched)
     was_done = not force and world.shared(lambda: plan.finished(workspace.store)) is not None
     if not was_done and world.is_main:
         workspace.reporter.line(describe(plan, workspace, force=force))
@@ -128,12 +118,12 @@ def _run(
             )
     record = runner.run(plan, workspace, force=force)
     if world.is_main:
-        folder = workspace.store.run_folder(record.key)
-        if command is not None and basis is not None:
+        if identity is not None and basis is not None:
             with contextlib.suppress(StoreError):  # a full disk costs the time to resolve it again
                 steps = next_steps(plan, workspace, was_done=True)
-                answered.remember(workspace.store, command, record.key, steps, basis)
-        _print(record, folder, next_steps(plan, workspace, was_done), as_json)
+                answered.remember(workspace.store, identity, record.key, steps, basis)
+        folder = workspace.store.run_folder(record.key)
+        _print(record, folder, next_steps(plan, workspace, was_done), given["as_json"])
 
 
 def _in_processes(number: int, device: str | None) -> None:

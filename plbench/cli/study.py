@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from plbench.cli.options import Dataset, emit
-from plbench.cli.setting import DryRun, Setting, with_setting, words_of, workspace_for
+from plbench.cli.options import Dataset, Setting, command, emit, typed
+from plbench.cli.setting import DryRun, with_setting, words_of, workspace_for
 from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError
 
 if TYPE_CHECKING:
-    from plbench.experiments.shared.experiment import Experiment, Scale
     from plbench.experiments.shared.report import Result
-    from plbench.runs.plan.resolve import Request
-
-LIST = "list"
 
 
 @with_setting
@@ -27,20 +22,18 @@ def study(
     setting: Setting,
     name: Annotated[str, typer.Argument(help="Of a study; list names them all.", show_default=False)],
     dataset: Dataset = None,
-    scale: Annotated[Literal["tiny", "default", "full"], typer.Option("--scale", help="Grid size.")] = "default",
+    scale: Annotated[Literal["tiny", "default", "full"], typer.Option(help="Grid size.")] = "default",
     seeds: Annotated[
-        int | None, typer.Option("--seeds", help="Trainings of each place, with seeds 0, 1, …; default: by scale.")
+        int | None, typer.Option(help="Trainings of each place, with seeds 0, 1, …; default: by scale.")
     ] = None,
     dry_run: DryRun = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the figure; default: below RUNS/studies.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the figure; default: below RUNS/studies.")] = None,
 ) -> None:
     """Rerun an experiment of the paper: run what is missing, draw the figure, say whether the finding held."""
     from plbench import experiments as studies
 
     as_json = setting["as_json"]
-    if name == LIST:
+    if name == "list":
         from plbench.cli.display import tables
         from plbench.experiments.shared.report import listing
 
@@ -55,13 +48,18 @@ def study(
             f"--simulate {setting['simulate']}: study {name} is about how labels are hidden and varies that itself; "
             "leave --simulate out"
         )
+    from plbench.cli.request import request_from_options
     from plbench.experiments.shared.execute import estimate, execute
     from plbench.experiments.shared.report import conclude
     from plbench.files import try_folder
 
     workspace = workspace_for(setting)
     number = seeds or experiment.seeds[scale]
-    request = _request(experiment, setting, dataset)
+    request = None
+    if experiment.needs_dataset:
+        request = request_from_options({**setting, "method": "", "dataset": dataset})
+    elif dataset is not None:
+        raise PlbenchError(f"--dataset {dataset}: study {name} draws its own points; leave it out")
     if dry_run:
         text, totals = estimate(experiment, request, workspace, scale, number)
         text = in_options(text)
@@ -72,45 +70,21 @@ def study(
     findings = execute(experiment, request, workspace, scale=scale, num_seeds=number)
     left_out = tuple(replace(entry, why=in_options(entry.why)) for entry in findings.left_out)
     findings = replace(findings, left_out=left_out)
-    where = findings.context.dataset or "plane"
-    folder = out or workspace.store.runs / "studies" / f"{name}-{where}"
-    command = _command(name, setting, dataset, scale, seeds)
+    folder = out or workspace.store.runs / "studies" / f"{name}-{findings.context.dataset or 'plane'}"
+    shown = None if scale == "default" else scale
+    words = typed(dataset=dataset) + words_of(setting) + typed(scale=shown, seeds=seeds)
     with workspace.reporter.patience("Drawing the figure"):
-        result = conclude(experiment, findings, command, folder)
+        result = conclude(experiment, findings, command("study", name, *words), folder)
     emit(result.as_dict(), as_json, lambda: _print(result))
-
-
-def _request(experiment: Experiment, setting: Setting, dataset: str | None) -> Request | None:
-    from plbench.cli.request import request_from_options
-
-    if not experiment.needs_dataset:
-        if dataset is not None:
-            raise PlbenchError(f"--dataset {dataset}: study {experiment.name} draws its own points; leave it out")
-        return None
-    return request_from_options({**setting, "method": "", "dataset": dataset})
-
-
-def _command(name: str, setting: Setting, dataset: str | None, scale: Scale, seeds: int | None) -> str:
-    """Return the command as it was given, without what does not change the outcome."""
-    words = ["plbench", "study", name, *([] if dataset is None else ["--dataset", dataset]), *words_of(setting)]
-    words += [] if scale == "default" else ["--scale", scale]
-    return shlex.join([*words, *([] if seeds is None else ["--seeds", str(seeds)])])
 
 
 def _print(result: Result) -> None:
     """Print the claims and what became of them, then where the files are."""
-    from rich.text import Text
-
-    from plbench.cli.display.tables import output
+    from plbench.cli.display.tables import print_lines
     from plbench.experiments.shared.report import words
 
-    console = output()
-    console.print(Text(result.caption))
-    console.print()
-    for line in words(result):
-        console.print(Text(line))
+    print_lines(result.caption, "", *words(result))
     left_out = {entry.why: entry.who for entry in result.findings.left_out}
     for why, who in left_out.items():
-        console.print(Text(f"Left out: {who}: {why}"), soft_wrap=True)
-    console.print()
-    console.print(Text(f"Figure and data in {result.folder}: {', '.join(result.files)}"), soft_wrap=True)
+        typer.echo(f"Left out: {who}: {why}")
+    typer.echo(f"\nFigure and data in {result.folder}: {', '.join(result.files)}")

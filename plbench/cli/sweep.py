@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import shlex
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
+from plbench.cli import options as opt
 from plbench.cli.once import CommandGroup
-from plbench.cli.options import (
-    RUNS,
-    AsJson,
-    Compile,
-    Decode,
-    Device,
-    Plugins,
-    Quiet,
-    Runs,
-    SaveEvery,
-    Track,
-    Workers,
-    emit,
-)
+from plbench.cli.options import command, emit, typed
 from plbench.cli.setting import DryRun, workspace_for
 from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError, TrainingError
+from plbench.progress import counted
 
 if TYPE_CHECKING:
+    from plbench.runs.plan.resolved import ResolvedRun
     from plbench.runs.schedule import Result, Standing
     from plbench.sweeps.expansion import Expansion
     from plbench.sweeps.ray.cluster import Cluster
@@ -62,11 +51,10 @@ GridFile = Annotated[
 def sweep_run(
     grid: GridFile,
     executor: Annotated[
-        Literal["local", "ray"],
-        typer.Option("--executor", help="Here, one after another or together; or a task each on Ray."),
+        Literal["local", "ray"], typer.Option(help="Here, one after another or together; or a task each on Ray.")
     ] = "local",
     address: Annotated[
-        str | None, typer.Option("--address", help="Of a Ray cluster to join; without it one starts on this machine.")
+        str | None, typer.Option(help="Of a Ray cluster to join; without it one starts on this machine.")
     ] = None,
     gpus: Annotated[
         float | None,
@@ -75,20 +63,18 @@ def sweep_run(
     cpus: Annotated[
         float | None, typer.Option("--cpus-per-run", min=0.01, help="Ray: CPU cores; default: 1.", show_default=False)
     ] = None,
-    retries: Annotated[
-        int | None, typer.Option("--retries", min=0, help="Ray: after a worker or node died; default: 3.")
-    ] = None,
+    retries: Annotated[int | None, typer.Option(min=0, help="Ray: after a worker or node died; default: 3.")] = None,
     dry_run: DryRun = False,
-    device: Device = None,
-    workers: Workers = None,
-    decode: Decode = None,
-    compile: Compile = False,
-    save_every: SaveEvery = None,
-    track: Track = None,
-    plugin: Plugins = None,
-    runs: Runs = RUNS,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
+    device: opt.Device = None,
+    workers: opt.Workers = None,
+    decode: opt.Decode = None,
+    compile: opt.Compile = False,
+    save_every: opt.SaveEvery = None,
+    track: opt.Track = None,
+    plugin: opt.Plugins = None,
+    runs: opt.Runs = opt.RUNS,
+    quiet: opt.Quiet = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Make all runs of a grid, but for those that are done.
 
@@ -96,25 +82,26 @@ def sweep_run(
     """
     from plbench.runs import schedule
     from plbench.runs.estimate.estimate import estimate_runs
-    from plbench.runs.plan.resolved import in_order
 
     cluster = _cluster(executor, address, cpus, gpus, retries)
     given = {"device": device, "workers": workers, "decode": decode, "compile": compile, "save_every": save_every}
     expanded = _expand(grid, {**given, "track": track, "plugin": plugin, "runs": runs, "quiet": quiet})
     workspace, plans = expanded.workspace, expanded.plans
-    _say_what_is_left_out(expanded)
-    every = in_order(plans)
-    states = dict(zip(every, schedule.standings(list(every.values()), workspace.store), strict=True))
+    every, states = _standings(expanded)
     missing = [plan for key, plan in every.items() if states[key].state != "done"]
     found = estimate_runs(missing, workspace) if missing else None
     totals: dict[str, Any] = {"seconds": 0.0, "steps": 0, "peak_memory_mb": None} if found is None else found.totals()
-    text = f"{grid}: {_counted(len(plans), len(every), len(missing))}"
-    if found is not None:
-        text += f"; {found.words}{'' if cluster is None else ', or less where they train side by side'}"
+    text = f"{grid}: {counted(len(plans), 'run')}"
+    text += f" and {len(every) - len(plans)} that must come first" if len(every) > len(plans) else ""
+    if found is None:
+        text += ", all done already"
+    else:
+        text += f", {len(every) - len(missing) or 'none'} of them done already, {len(missing)} to make; {found.words}"
+        text += "" if cluster is None else ", or less where they train side by side"
     if dry_run:
-        rows = _rows(expanded, [states[plan.spec.key] for plan in plans])
+        rows = _rows(expanded, states)
         content = {"runs": rows, "missing": len(missing), "text": text, **totals}
-        emit(content, as_json, lambda: _print_states(expanded, rows, text))
+        emit(content, as_json, lambda: _print_states(expanded, rows, text, None))
         return
     workspace.reporter.line(text)
     if cluster is None:
@@ -123,62 +110,47 @@ def sweep_run(
         from plbench.sweeps.ray import driver
 
         results = driver.run_all(plans, workspace, cluster, plugin or (), totals["seconds"])
-    _conclude(expanded, results, _words("status", grid, runs, plugin), as_json)
+    _conclude(expanded, results, command("sweep", "status", str(grid), runs=runs, plugin=plugin), as_json)
 
 
 @sweep_app.command("status")
 def sweep_status(
     grid: GridFile,
-    device: Device = None,
-    plugin: Plugins = None,
-    runs: Runs = RUNS,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
+    device: opt.Device = None,
+    plugin: opt.Plugins = None,
+    runs: opt.Runs = opt.RUNS,
+    quiet: opt.Quiet = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Show which runs are done, failed, under way, missing."""
-    from plbench.runs import schedule
-    from plbench.runs.plan.resolved import in_order
-
     expanded = _expand(grid, {"device": device, "plugin": plugin, "runs": runs, "quiet": quiet})
-    store = expanded.workspace.store
-    every = in_order(expanded.plans)
-    states = dict(zip(every, schedule.standings(list(every.values()), store), strict=True))
-    own = [states[plan.spec.key] for plan in expanded.plans]
-    keys = {plan.spec.key for plan in expanded.plans}
-    first = [state for key, state in states.items() if key not in keys]
-    rows = _rows(expanded, own)
-    text = f"{grid}: {len(own)} {_plural('run', len(own))}: {_count_states(own)}"
+    every, states = _standings(expanded)
+    own = {plan.spec.key: states[plan.spec.key].state for plan in expanded.plans}
+    first = [states[key].state for key in every if key not in own]
+    rows = _rows(expanded, states)
+    text = f"{grid}: {counted(len(own), 'run')}: {_counts(own.values())}"
     if first:
-        text += f"; {len(first)} that must come first: {_count_states(first)}"
-    open_ones = [state for state in states.values() if state.state in ("missing", "failed")]
-    command = _words("run", grid, runs, plugin) if open_ones else None
+        text += f"; {len(first)} that must come first: {_counts(first)}"
+    is_open = any(state.state in ("missing", "failed") for state in states.values())
+    step = command("sweep", str(grid), runs=runs, plugin=plugin) if is_open else None
     content = {
         "runs": rows,
-        "counts": dict(Counter(state.state for state in own)),
-        "first": dict(Counter(state.state for state in first)),
-        "left_out": [{"who": entry.who, "why": in_options(entry.why)} for entry in expanded.left_out],
-        "excluded": expanded.num_excluded,
-        "next": command,
+        "counts": dict(Counter(own.values())),
+        "first": dict(Counter(first)),
+        **_not_there(expanded),
+        "next": step,
     }
 
-    def show() -> None:
-        _print_states(expanded, rows, text)
-        if command is not None:
-            typer.echo(f"Next: {command}")
-
-    _say_what_is_left_out(expanded)
-    emit(content, as_json, show)
+    emit(content, as_json, lambda: _print_states(expanded, rows, text, step))
 
 
 def _cluster(
     executor: str, address: str | None, cpus: float | None, gpus: float | None, retries: int | None
 ) -> Cluster | None:
     """Return what runs take of a cluster; None where there is none."""
-    given = {"--address": address, "--cpus-per-run": cpus, "--gpus-per-run": gpus, "--retries": retries}
     if executor == "local":
-        for name, value in given.items():
-            if value is not None:
-                raise PlbenchError(f"{name} is for a cluster; add --executor ray, or leave it out")
+        if given := typed(address=address, cpus_per_run=cpus, gpus_per_run=gpus, retries=retries):
+            raise PlbenchError(f"{given[0]} is for a cluster; add --executor ray, or leave it out")
         return None
     if gpus is not None and gpus > 1 and gpus != int(gpus):
         raise PlbenchError(f"--gpus-per-run {gpus:g}: a share below 1, such as 0.5, or a whole number of GPUs")
@@ -187,40 +159,43 @@ def _cluster(
     return Cluster(address, 1.0 if cpus is None else cpus, gpus, 3 if retries is None else retries)
 
 
-def _expand(grid: Path, given: Mapping[str, Any]) -> Expansion:
-    """Return the runs of a grid, in the workspace that these options make; what the grid says itself is no option."""
+def _expand(grid: Path, given: opt.Setting) -> Expansion:
+    """Return the runs of a grid, in the workspace that these options make, and say what is left out of them."""
     from plbench.sweeps.expansion import expand
     from plbench.sweeps.grid import read_grid
 
     said = read_grid(grid)
-    workspace = workspace_for(defaultdict(lambda: None, given))
+    workspace = workspace_for(given)
     try:
-        return expand(said, workspace)
+        expanded = expand(said, workspace)
     except PlbenchError as error:
         raise type(error)(f"{grid}: {error}") from error
-
-
-def _say_what_is_left_out(expanded: Expansion) -> None:
     for entry in expanded.left_out:
-        expanded.workspace.reporter.line(f"Left out: {entry.who}: {entry.why}")
+        workspace.reporter.line(f"Left out: {entry.who}: {entry.why}")
+    return expanded
 
 
-def _plural(word: str, number: int) -> str:
-    return word if number == 1 else f"{word}s"
+def _standings(expanded: Expansion) -> tuple[dict[str, ResolvedRun], dict[str, Standing]]:
+    """Return all runs with what they need first, in order, and how it stands with each, by key."""
+    from plbench.runs.plan.resolved import in_order
+    from plbench.runs.schedule import standings
+
+    every = in_order(expanded.plans)
+    return every, dict(zip(every, standings(list(every.values()), expanded.workspace.store), strict=True))
 
 
-def _counted(own: int, every: int, missing: int) -> str:
-    first = f" and {every - own} that must come first" if every > own else ""
-    done = "all done already" if not missing else f"{every - missing or 'none'} of them done already, {missing} to make"
-    return f"{own} {_plural('run', own)}{first}, {done}"
-
-
-def _count_states(states: Sequence[Standing]) -> str:
-    counts = Counter(state.state for state in states)
+def _counts(states: Iterable[str]) -> str:
+    counts = Counter(states)
     return ", ".join(f"{counts[name]} {name}" for name in ("done", "failed", "under way", "missing") if counts[name])
 
 
-def _rows(expanded: Expansion, states: Sequence[Standing]) -> list[dict[str, Any]]:
+def _not_there(expanded: Expansion) -> dict[str, Any]:
+    """Return what the grid names and no run stands for, for JSON."""
+    left_out = [{"who": entry.who, "why": in_options(entry.why)} for entry in expanded.left_out]
+    return {"left_out": left_out, "excluded": expanded.num_excluded}
+
+
+def _rows(expanded: Expansion, states: Mapping[str, Standing]) -> list[dict[str, Any]]:
     """Return what is known of each run, in plain values."""
     return [
         {
@@ -231,11 +206,12 @@ def _rows(expanded: Expansion, states: Sequence[Standing]) -> list[dict[str, Any
             "map_c": None if state.record is None else state.record.test.map_c.value,
             "why": None if state.why is None else in_options(state.why),
         }
-        for run, state in zip(expanded.runs, states, strict=True)
+        for run in expanded.runs
+        for state in (states[run.plan.spec.key],)
     ]
 
 
-def _print_states(expanded: Expansion, rows: Sequence[dict[str, Any]], text: str) -> None:
+def _print_states(expanded: Expansion, rows: Sequence[dict[str, Any]], text: str, step: str | None) -> None:
     """Print the table of runs, then what it comes to. Columns are what differs between the runs."""
     from plbench.cli.display import tables
 
@@ -250,16 +226,9 @@ def _print_states(expanded: Expansion, rows: Sequence[dict[str, Any]], text: str
     ]
     tables.print_rows(None, shown, right=("seed", "mAP(C)"))
     for row in rows:
-        if row["why"] is not None:
-            typer.echo(f"Failed: {row['run']}: {row['why']}")
+        tables.print_copied(f"Failed: {row['run']}", row["why"])
     typer.echo(text)
-
-
-def _words(command: str, grid: Path, runs: Path, plugin: list[Path] | None) -> str:
-    """Return the command that does this with the same grid, as it can be typed."""
-    words = ["plbench", "sweep", *([] if command == "run" else [command]), str(grid)]
-    words += [word for path in plugin or () for word in ("--plugin", str(path))]
-    return shlex.join([*words, *([] if runs == RUNS else ["--runs", str(runs)])])
+    tables.print_copied("Next", step)
 
 
 def _conclude(expanded: Expansion, results: Sequence[Result], status: str, as_json: bool) -> None:
@@ -280,8 +249,7 @@ def _conclude(expanded: Expansion, results: Sequence[Result], status: str, as_js
     content = {
         "settings": [setting.as_dict() for setting in settings],
         "failed": failed,
-        "left_out": [{"who": entry.who, "why": in_options(entry.why)} for entry in expanded.left_out],
-        "excluded": expanded.num_excluded,
+        **_not_there(expanded),
         "next": status,
     }
 
@@ -289,8 +257,8 @@ def _conclude(expanded: Expansion, results: Sequence[Result], status: str, as_js
         if settings:
             tables.print_settings(settings)
         for key, why in failed.items():
-            typer.echo(f"Failed: {key}: {why}")
-        typer.echo(f"Next: {status}")
+            tables.print_copied(f"Failed: {key}", why)
+        tables.print_copied("Next", status)
 
     emit(content, as_json, show)
     if failed:

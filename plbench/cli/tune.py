@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from plbench.cli.options import RUNS, Dataset, Method, Param, emit
-from plbench.cli.setting import DryRun, Setting, estimating_without_weights, with_setting, workspace_for
+from plbench.cli.options import Dataset, Method, Param, Setting, command, emit, parse_assignments, typed
+from plbench.cli.setting import DryRun, estimating_without_weights, with_setting, workspace_for
 from plbench.errors import PlbenchError
 
 if TYPE_CHECKING:
@@ -24,30 +23,27 @@ def tune(
     setting: Setting,
     method: Method = None,
     dataset: Dataset = None,
-    trials: Annotated[int, typer.Option("--trials", help="Of the study, over all workers and calls.")] = 64,
-    seeds: Annotated[int, typer.Option("--seeds", help="Of the final rows: 0, 1, …")] = 3,
-    study_seed: Annotated[int, typer.Option("--study-seed", help="Of the sampler and of the trials.")] = 0,
+    trials: Annotated[int, typer.Option(help="Of the study, over all workers and calls.")] = 64,
+    seeds: Annotated[int, typer.Option(help="Of the final rows: 0, 1, …")] = 3,
+    study_seed: Annotated[int, typer.Option(help="Of the sampler and of the trials.")] = 0,
     param: Param = None,
     ranges: Annotated[
         list[str] | None,
         typer.Option("--range", help="Where to look for a value, such as eta=0.1:0.6; may be repeated."),
     ] = None,
     storage: Annotated[
-        str | None,
-        typer.Option("--storage", help="A journal file, or postgresql://user@host/database, that workers share."),
+        str | None, typer.Option(help="A journal file, or postgresql://user@host/database, that workers share.")
     ] = None,
-    study: Annotated[str | None, typer.Option("--study", help="Name of the study in the storage.")] = None,
+    study: Annotated[str | None, typer.Option(help="Name of the study in the storage.")] = None,
     then: Annotated[
-        Literal["finetune", "probe"] | None,
-        typer.Option("--then", help="finetune: also train the winner of a probe fully."),
+        Literal["finetune", "probe"] | None, typer.Option(help="finetune: also train the winner of a probe fully.")
     ] = None,
     search_only: Annotated[bool, typer.Option("--search-only", help="Leave the final rows out.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Tune a method on the validation part, then train its best and its starting values with fresh seeds."""
-    own = {"method": method, "dataset": dataset, "param": param}
     from plbench.cli.display import tables
-    from plbench.cli.request import parse_assignments, plan_from_options
+    from plbench.cli.request import plan_from_options
     from plbench.runs.plan.label_check import notes_on
     from plbench.tuning.study import parse_ranges
     from plbench.tuning.tune import Settings
@@ -55,16 +51,17 @@ def tune(
 
     if trials < 1:
         raise PlbenchError(f"--trials {trials}: a study needs at least one trial, such as --trials 64")
-    given, workspace = {**setting, **own}, workspace_for(setting)
+    given = {**setting, "method": method, "dataset": dataset, "param": param}
+    params, workspace = parse_assignments(param), workspace_for(setting)
     settings = Settings(
         num_trials=trials,
         seed=study_seed,
         storage=storage,
         study=study,
         ranges=parse_ranges(ranges or ()),
-        fixed=frozenset(parse_assignments(param or ())),
+        fixed=frozenset(params),
     )
-    with estimating_without_weights(workspace, method or "", parse_assignments(param or ())):
+    with estimating_without_weights(workspace, method or "", params):
         plan = plan_from_options(given, workspace, scores_test=False)
     plan.protocol_data.validation()  # refuses one that cannot be scored
     second = None if then is None else _second_plan(plan, given, then, workspace)
@@ -75,7 +72,7 @@ def tune(
         emit({"spec": plan.spec, "text": text, **found.totals()}, setting["as_json"], lambda: typer.echo(text))
         return
     made = make(plan, settings, workspace, num_seeds=seeds, then=second, search_only=search_only)
-    steps = _next_steps(plan, settings, made, param or (), ranges or (), workspace)
+    steps = _next_steps(plan, settings, made, {"param": param, "range": ranges}, workspace)
     notes = notes_on(plan.protocol_data)
     content = {
         "study": made.study,
@@ -98,20 +95,24 @@ def _second_plan(plan: ResolvedRun, given: dict[str, Any], then: str, workspace:
 
 
 def _next_steps(
-    plan: ResolvedRun, settings: Settings, made: Tuning, param: Any, ranges: Any, workspace: Workspace
+    plan: ResolvedRun, settings: Settings, made: Tuning, searched: Setting, workspace: Workspace
 ) -> list[str]:
     """Return what a person might do after a study, as commands that work as they stand."""
     from plbench.cli.request import options_of
 
-    runs = [] if workspace.store.runs == RUNS else ["--runs", str(workspace.store.runs)]
+    runs = workspace.store.runs
     keys = [key for rows in made.study.rows for key in (*rows.default, *rows.tuned)]
-    steps = [shlex.join(["plbench", "runs", "compare", *keys, *runs])] if keys else []
-    words = ["plbench", "tune", "--method", plan.spec.method.name, "--dataset", plan.spec.protocol.dataset]
+    steps = [command("runs", "compare", *keys, runs=runs)] if keys else []
     more = 2 * len(made.study.trials)
-    words += ["--trials", str(more)] + (["--study-seed", str(settings.seed)] if settings.seed else [])
-    words += [word for text in param for word in ("-P", text)] + [word for text in ranges for word in ("--range", text)]
     if settings.storage is not None and "@" in settings.storage and ":" in settings.storage.partition("://")[2]:
         return [*steps, f"the same command with --trials {more} goes on from here"]  # a URL may hold a password
-    words += ["--storage", settings.storage] if settings.storage else []
-    words += ["--study", settings.study] if settings.study else []
-    return [*steps, shlex.join([*words, *options_of(plan, workspace), *runs])]
+    words = typed(
+        method=plan.spec.method.name,
+        dataset=plan.spec.protocol.dataset,
+        trials=more,
+        study_seed=settings.seed or None,
+        **searched,
+        storage=settings.storage or None,
+        study=settings.study or None,
+    )
+    return [*steps, command("tune", *words, *options_of(plan, workspace), runs=runs)]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from plbench.errors import PlbenchError, did_you_mean
-from plbench.method import Method
 from plbench.runs.registry import Registry
 
 ALL = "all"
@@ -61,40 +60,26 @@ def choose_candidates(texts: Sequence[str], registry: Registry) -> tuple[list[Ca
         raise PlbenchError("`methods=` names nobody; give all, a tag such as paper, or names of methods")
     broken = registry.broken("method")
     sound = {name: registry.method(name) for name in registry.names("method") if name not in broken}
-    candidates: dict[tuple[str, str | None], Candidate] = {}
-    has_group = False
+    groups: dict[str, list[Candidate]] = {ALL: []}
+    for name, method in sound.items():
+        own = [Candidate(name), *(Candidate(name, variant, params) for variant, params in method.variants.items())]
+        for group in (ALL, f"{name}:*", *method.tags):
+            groups.setdefault(group, []).extend(own)
+    for name in sound:  # a method of a tag's name is the method
+        groups.pop(name, None)
+    candidates: dict[Candidate, Candidate] = {}
     for name in names:
-        group = _members(name, sound)
-        has_group |= group is not None
-        for candidate in [_named(name, registry, sound)] if group is None else group:
-            known = candidates.get((candidate.method, candidate.variant))
-            if known is None or candidate.named:
-                candidates[candidate.method, candidate.variant] = candidate
-    skipped = [Skipped(name, why) for name, why in broken.items()] if has_group else []
+        for candidate in groups[name] if name in groups else [_named(name, registry, groups, sound)]:
+            if candidate.named or candidate not in candidates:
+                candidates[candidate] = candidate
+    skipped = [Skipped(name, why) for name, why in broken.items()] if not groups.keys().isdisjoint(names) else []
     return list(candidates.values()), skipped
 
 
-def _members(name: str, sound: Mapping[str, type[Method]]) -> list[Candidate] | None:
-    """Return whom the name of a group stands for, variants included; None where it is no group's."""
-    method, colon, variant = name.partition(":")
-    if colon and variant == "*" and method in sound:
-        return _with_variants(sound[method])
-    if name in sound or (name != ALL and not any(name in kind.tags for kind in sound.values())):
-        return None
-    return [
-        candidate for kind in sound.values() if name == ALL or name in kind.tags for candidate in _with_variants(kind)
-    ]
-
-
-def _with_variants(method: type[Method]) -> list[Candidate]:
-    return [Candidate(method.name), *(Candidate(method.name, name, params) for name, params in method.variants.items())]
-
-
-def _named(name: str, registry: Registry, sound: Mapping[str, type[Method]]) -> Candidate:
+def _named(name: str, registry: Registry, groups: Iterable[str], sound: Iterable[str]) -> Candidate:
     method, colon, variant = name.partition(":")
     if method not in registry.names("method"):
-        tags = {tag for kind in sound.values() for tag in kind.tags}
-        known = sound if colon else {ALL, *tags, *sound}
+        known = [*sound, *(group for group in groups if not colon and ":" not in group)]
         raise PlbenchError(f"there is no method{'' if colon else ' or tag'} {method!r}; {did_you_mean(method, known)}")
     variants = registry.method(method).variants
     if not colon:

@@ -166,14 +166,16 @@ def row_labels(records: Sequence[Record], registry: Registry | None = None) -> l
     """
     values = [_flat(record) for record in records]
     effort = [name for name in ("plan.epochs", "plan.batch_size") if len({own.get(name) for own in values}) > 1]
+    kinds = [(record.spec.method.name, record.spec.tuned_by is None) for record in records]
     labels = []
-    for record, own in zip(records, values, strict=True):
-        rivals = [(r, v) for r, v in zip(records, values, strict=True) if _are_rivals(r.spec, record.spec)]
-        searched = {name for rival, _ in rivals if rival.tuning is not None for name in rival.tuning.space}
+    for record, own, kind in zip(records, values, kinds, strict=True):
+        rivals = [place for place, other in enumerate(kinds) if other == kind]
+        reports = [report for place in rivals if (report := records[place].tuning) is not None]
+        searched = {name for report in reports for name in report.space}
         differing = [
             name
             for name in own
-            if name.rpartition(".")[2] not in searched and len({str(rival.get(name)) for _, rival in rivals}) > 1
+            if name.rpartition(".")[2] not in searched and len({str(values[place].get(name)) for place in rivals}) > 1
         ]
         unequal = [name for name in effort if name not in differing]
         variant, settled = _variant(record.spec, registry)
@@ -181,20 +183,12 @@ def row_labels(records: Sequence[Record], registry: Registry | None = None) -> l
         detail += [f"{name.rpartition('.')[2]}={own[name]}" for name in (*differing, *unequal) if name not in settled]
         label = f"{record.title} ({', '.join(detail)})" if detail else record.title
         labels.append(f"{label}, tuned" if record.spec.tuned_by else label)
-    return [
-        f"{label} {_study_words(record)}" if record.spec.tuned_by and labels.count(label) > 1 else label
-        for label, record in zip(labels, records, strict=True)
-    ]
-
-
-def _study_words(record: Record) -> str:
-    """Return what tells rows of one method apart that different studies chose."""
-    trials = f" in {record.tuning.num_trials} trials" if record.tuning is not None else ""
-    return f"by {str(record.spec.tuned_by)[:8]}{trials}"
-
-
-def _are_rivals(one: RunSpec, other: RunSpec) -> bool:
-    return one.method.name == other.method.name and (one.tuned_by is None) == (other.tuned_by is None)
+    ambiguous = {label for label in labels if labels.count(label) > 1}
+    for place, record in enumerate(records):
+        if record.spec.tuned_by and labels[place] in ambiguous:  # rows that different studies chose
+            trials = f" in {record.tuning.num_trials} trials" if record.tuning is not None else ""
+            labels[place] += f" by {record.spec.tuned_by[:8]}{trials}"
+    return labels
 
 
 def _variant(spec: RunSpec, registry: Registry | None) -> tuple[str | None, set[str]]:
@@ -220,6 +214,5 @@ def _flat(record: Record) -> dict[str, Any]:
     spec = record.spec
     plain: dict[str, Any] = {f"params.{name}": value for name, value in spec.method.params.items()}
     plain |= {f"plan.{name}": value for name, value in spec.plan.model_dump().items()}
-    names = ("recipe", "precision", "selection", "numerics")
-    plain |= {name: getattr(spec, name) for name in names}
+    plain |= {name: getattr(spec, name) for name in ("recipe", "precision", "selection", "numerics")}
     return plain | {"source": spec.method.source_sha256[:8], "version": spec.method.version}

@@ -12,6 +12,7 @@ from plbench.comparison.verdict import share_words
 from plbench.data.lettering import drawable, dress
 from plbench.files import write_atomically
 from plbench.metrics.statistics import SIGNIFICANT
+from plbench.progress import counted
 from plbench.runs.inspect.statistics import picture_format
 
 if TYPE_CHECKING:
@@ -65,8 +66,11 @@ def draw_comparison(setting: Setting, command: str, path: Path) -> None:
             axes.set_yticks(range(len(labels)), labels if place % columns == 0 else [""] * len(labels), fontsize=8)
             axes.tick_params(axis="y", length=0)
             axes.set_ylim(len(labels) - 0.4, -0.6)  # the best on top
-            if place == 0:
-                _write_shares(axes, setting)
+            if place == 0:  # beside each dot, how often its row is the best
+                beside = {"transform": axes.get_yaxis_transform(), "ha": "left", "fontsize": 7}
+                axes.text(1.02, -0.62, "best in", va="bottom", **beside)
+                for line, row in enumerate(setting.rows):
+                    axes.text(1.02, line, share_words(row.share_best), va="center", **beside)
         figure.suptitle(_plain(f"{setting.protocol}, {setting.regime}, {setting.model}"), fontsize=10)
         figure.text(0.01, 0.08 / height, caption, fontsize=7.5, va="bottom", color="#333333")
         metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(written, {})
@@ -104,18 +108,10 @@ def _draw_panel(axes: Axes, setting: Setting, name: str) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _write_shares(axes: Axes, setting: Setting) -> None:
-    """Write the share of resamples in which each row is the best, beside its dot."""
-    axes.text(1.02, -0.62, "best in", transform=axes.get_yaxis_transform(), ha="left", va="bottom", fontsize=7)
-    for place, row in enumerate(setting.rows):
-        words = share_words(row.share_best)
-        axes.text(1.02, place, words, transform=axes.get_yaxis_transform(), ha="left", va="center", fontsize=7)
-
-
 def _caption(setting: Setting, command: str, width: int) -> str:
     best = setting.rows[0]
-    numbers = sorted({len(row.seeds) for row in setting.rows})
-    seeds = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+    fewest, most = (end(len(row.seeds) for row in setting.rows) for end in (min, max))
+    seeds = counted(fewest, "seed") if fewest == most else f"{fewest} to {most} seeds"
     if setting.has_few_seeds(*setting.rows):
         marks = "Star: highest mAP(C). Too few seeds to rank the rows."
     else:
@@ -124,9 +120,9 @@ def _caption(setting: Setting, command: str, width: int) -> str:
             f"(p < {SIGNIFICANT}, all pairs tested together, paired by test image and seed). Hollow: at least one is."
         )
     text = (
-        f"Mean over {seeds} {'seed' if seeds == '1' else 'seeds'} with 95 % intervals over "
-        f"{setting.num_images:,} test images and seeds; {best.num_classes_scored} of {best.num_classes} classes "
-        f"scored. {marks} Best in: chance that its mAP(C) is the highest with other test images and seeds."
+        f"Mean over {seeds} with 95 % intervals over {setting.num_images:,} test images and seeds; "
+        f"{best.num_classes_scored} of {best.num_classes} classes scored. {marks} Best in: chance that its mAP(C) is "
+        "the highest with other test images and seeds."
     )
     return "\n".join([*textwrap.wrap(text, width), *textwrap.wrap(_plain(command), width, break_on_hyphens=False)])
 

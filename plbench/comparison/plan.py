@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from plbench.comparison.candidates import Candidate, Skipped
 from plbench.errors import PlbenchError, TrainingError
@@ -83,37 +82,20 @@ def plan_comparison(
     return Comparison(tuple(rows), tuple(absent), setting)
 
 
-@dataclass(frozen=True)
-class ComparisonEstimate:
-    """One line on what will run; the trainings that it takes, and those not yet done, with what these take."""
-
-    text: str
-    num_trainings: int
-    num_missing: int
-    runs: Estimate
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the figures, for JSON."""
-        counts = {"num_trainings": self.num_trainings, "num_missing": self.num_missing}
-        return {"text": self.text, **counts, **self.runs.totals()}
-
-
-def estimate_comparison(comparison: Comparison, workspace: Workspace) -> ComparisonEstimate:
-    """Count the trainings of all rows, with what they need first, and estimate those that are missing."""
-    runs = estimate_runs(comparison.plans, workspace)
-    num_trainings, missing = runs.num_trainings, runs.missing
+def estimate_comparison(comparison: Comparison, workspace: Workspace) -> tuple[str, Estimate]:
+    """Return one line on what will run, and what the trainings of all rows take, with what they need first."""
+    found = estimate_runs(comparison.plans, workspace)
     rows, seeds = len(comparison.rows), len(comparison.rows[0][1])
     num_tuned = sum(plans[0].spec.tuned_by is not None for _, plans in comparison.rows)
     num_studies = max(len({plan.spec.tuned_by for plan in plans}) for _, plans in comparison.rows)
     tuned = f", {num_tuned} of them tuned by {counted(num_studies, 'study', 'studies')} each" if num_tuned else ""
-    done = "all done already" if not missing else f"{num_trainings - len(missing)} of them done already"
+    num_done = found.num_trainings - len(found.missing)
+    done = f"{num_done} of them done already; {found.words}" if found.missing else "all done already"
     text = (
         f"{comparison.setting.spec.protocol.name}: {counted(rows, 'row')} with {counted(seeds, 'seed')} each{tuned}, "
-        f"{counted(num_trainings, 'training')}, {done}"
+        f"{counted(found.num_trainings, 'training')}, {done}"
     )
-    if missing:
-        text += f"; {runs.words}"
-    return ComparisonEstimate(text, num_trainings, len(missing), runs)
+    return text, found
 
 
 def make_runs(comparison: Comparison, workspace: Workspace) -> tuple[list[tuple[Path, Record]], list[Skipped]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from plbench.comparison.compare import Row, Setting
 from plbench.metrics.statistics import MIN_SEEDS, MIN_SEEDS_RANKED, SIGNIFICANT, Figure
+from plbench.progress import counted
 
 _WIDE = 2.0  # half an interval, percentage points, from which figures are called uncertain
 _MAX_SCORED = 0.9  # share of classes from which nothing is said of those that cannot be scored
@@ -36,43 +37,32 @@ def share_words(share: float) -> str:
 
 def _which(setting: Setting) -> list[str]:
     best, *others = setting.rows
-    seeds = "1 seed" if len(best.seeds) == 1 else f"{len(best.seeds)} seeds"
+    seeds = counted(len(best.seeds), "seed")
     leads = f"{best.label} has the highest mAP(C), {with_half(best.figures['map_c'])} over {seeds}"
     if not others:
         return [f"{leads}; it is the only row, so there is nothing to choose between."]
     chance = share_words(best.share_best)
     first = f"{leads}. The chance that it is the best with other test images and seeds too: {chance}."
     if setting.has_few_seeds(*setting.rows):
-        few = "1 seed is" if len(best.seeds) == 1 else f"{len(best.seeds)} seeds are"
-        return [
-            first,
-            f"{few} too few to rank methods: other trainings may come out in another order; give `seeds=5`.",
-        ]
-    tied = setting.tied
-    if not tied:
-        return [first, _worse(others)]
-    likely = [row for row in tied if row.share_best >= _UNLIKELY]
-    unlikely = [row for row in tied if row.share_best < _UNLIKELY]
+        few = f"{seeds} {'is' if len(best.seeds) == 1 else 'are'} too few to rank methods"
+        return [first, f"{few}: other trainings may come out in another order; give `seeds=5`."]
     told = []
-    if likely:
+    if likely := [row for row in setting.tied if row.share_best >= _UNLIKELY]:
         told.append(f"It is statistically tied with {_named(likely)}: take whichever is easiest for you.")
-    if unlikely:
+    if unlikely := [row for row in setting.tied if row.share_best < _UNLIKELY]:
         are = "is" if len(unlikely) == 1 else "are"
         told.append(f"{_named(unlikely)} {are} not significantly worse, but unlikely to be best.")
-    said = " ".join(told)
-    if worse := [row for row in others if row not in tied]:
-        said += f" {_worse(worse)}"
-    if not math.isnan(setting.detectable):
-        said += f" A difference of {setting.detectable:.1f} points would have been found in 4 of 5 such comparisons."
-    return [first, said]
-
-
-def _worse(rows: Sequence[Row]) -> str:
-    """Return a sentence on rows that do not have rank 1: the row that beats one need not be the best."""
-    which = "The other row is" if len(rows) == 1 else f"The other {len(rows)} rows are"
-    by_best = all(row.p_value is not None and row.p_value < SIGNIFICANT for row in rows)
-    than = "" if by_best else " than it or than another row"
-    return f"{which} significantly worse{than} (p < {SIGNIFICANT}, all pairs tested together)."
+    if worse := [row for row in others if row not in setting.tied]:
+        which = "The other row is" if len(worse) == 1 else f"The other {len(worse)} rows are"
+        # the row that beats one need not be the best
+        by_best = all(row.p_value is not None and row.p_value < SIGNIFICANT for row in worse)
+        than = "" if by_best else " than it or than another row"
+        told.append(f"{which} significantly worse{than} (p < {SIGNIFICANT}, all pairs tested together).")
+    if setting.tied and not math.isnan(setting.detectable):
+        told.append(
+            f"A difference of {setting.detectable:.1f} points would have been found in 4 of 5 such comparisons."
+        )
+    return [first, " ".join(told)]
 
 
 def _named(rows: Sequence[Row]) -> str:
@@ -83,15 +73,13 @@ def _named(rows: Sequence[Row]) -> str:
 
 
 def _by_map_o(setting: Setting) -> list[str]:
-    best = setting.rows[0]
+    best = setting.rows[0].figures["map_o"]
     leader = max(setting.rows, key=lambda row: row.figures["map_o"].mean)
-    if leader.label == best.label or not leader.figures["map_o"].mean > best.figures["map_o"].mean:
+    value = leader.figures["map_o"]
+    if not value.mean > best.mean:
         return []
-    value, other = leader.figures["map_o"], best.figures["map_o"]
-    return [
-        f"By mAP(O), in which frequent classes weigh more, {leader.label} leads: {with_half(value)} against "
-        f"{with_half(other)}."
-    ]
+    leads = f"By mAP(O), in which frequent classes weigh more, {leader.label} leads"
+    return [f"{leads}: {with_half(value)} against {with_half(best)}."]
 
 
 def _cautions(setting: Setting) -> list[str]:

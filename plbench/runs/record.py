@@ -348,8 +348,7 @@ def figures(record: Record) -> dict[str, float]:
             values |= {} if f1 is None else {f"cf1{name}": f1.cf1, f"of1{name}": f1.of1}
         values |= {f"map_c of {group}": held.map_c.value for group, held in metrics.groups.items()}
         found |= {f"{split}/{name}": value for name, value in values.items() if value is not None}
-    cost = {} if record.cost is None else record.cost.model_dump()
-    return {**found, **numbers(cost, "cost/")}
+    return found | numbers({"cost": {} if record.cost is None else record.cost.model_dump()})
 
 
 def read_record(folder: Path) -> Record:

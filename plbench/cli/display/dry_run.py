@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
-from rich.text import Text
-
-from plbench.cli.display.tables import output, print_rows
-from plbench.progress import duration
+from plbench.cli.display.tables import print_copied, print_rows, print_title
+from plbench.progress import counted, duration
 from plbench.runs.environment import device_name
-from plbench.runs.estimate.estimate import Estimate, Item
+from plbench.runs.estimate.estimate import Estimate
 from plbench.runs.estimate.memory import in_words
 
 
 def print_dry_run(found: Estimate) -> None:
     """Print what would be made, step by step; how; and what is known about the figures."""
-    console = output()
-    console.print(Text(found.plan.describe(), style="bold"))
-    print_rows(None, [_row(item) for item in found.items], right=("time",))
+    print_title(found.plan.describe())
+    rows = [
+        {
+            "what": item.what,
+            "run": item.key,
+            "state": f"going on after step {item.steps_done:,}" if item.steps_done else item.state,
+            "time": None if item.state == "done" else f"about {duration(item.seconds)}",
+        }
+        for item in found.items
+    ]
+    print_rows(None, rows, right=("time",))
     total = f"about {duration(found.seconds)}" if found.missing else "nothing to do: all of it is done"
-    lines = [("In all", total), *_how(found)]
-    lines += [("Note", note) for note in found.notes]
-    for name, text in lines:
-        console.print(Text(f"{name}: {text}"), soft_wrap=True)
-
-
-def _row(item: Item) -> dict[str, str | None]:
-    state = f"going on after step {item.steps_done:,}" if item.steps_done else item.state
-    return {
-        "what": item.what,
-        "run": item.key,
-        "state": state,
-        "time": None if item.state == "done" else f"about {duration(item.seconds)}",
-    }
+    for name, text in [("In all", total), *_how(found), *(("Note", note) for note in found.notes)]:
+        print_copied(name, text)
 
 
 def _how(found: Estimate) -> list[tuple[str, str]]:
     plan, measured = found.plan.spec.plan, found.measured
+    processes = counted(found.num_processes, "process", "processes")
     batch = f"{plan.batch_size} images"
-    if plan.accumulate > 1:
-        batch += f", in {plan.accumulate} pieces"
-    if found.num_processes > 1:
-        batch += f", over {found.num_processes} processes"
-    steps = f"{found.steps_per_epoch:,} in each of {plan.epochs} epochs, {found.num_steps:,} in all"
+    batch += f", in {plan.accumulate} pieces" if plan.accumulate > 1 else ""
+    batch += f", over {processes}" if found.num_processes > 1 else ""
     workers = "images are decoded by the program itself" if not found.workers else f"{found.workers} decoding images"
-    processes = "1 process" if found.num_processes == 1 else f"{found.num_processes} processes"
     lines = [
-        ("Steps", steps),
+        ("Steps", f"{found.steps_per_epoch:,} in each of {plan.epochs} epochs, {found.num_steps:,} in all"),
         ("Batch", batch),
         ("Computed in", f"{found.plan.spec.precision} on {device_name(found.device)}, {processes}; {workers}"),
     ]
@@ -52,12 +43,10 @@ def _how(found: Estimate) -> list[tuple[str, str]]:
         frozen = measured.num_parameters - measured.num_trainable
         lines.append(("Parameters", f"{measured.num_trainable:,} trained" + (f", {frozen:,} not" if frozen else "")))
         each = " of each process" if found.num_processes > 1 else ""
-        lines.append(
-            (
-                "Memory",
-                f"about {in_words(found.peak_bytes)} at the peak{each}; of it {in_words(measured.state_bytes)} for "
-                f"weights, gradients, moments and averages, {in_words(measured.activation_bytes)} for what a step "
-                "keeps",
-            )
+        state, activations = in_words(measured.state_bytes), in_words(measured.activation_bytes)
+        memory = (
+            f"about {in_words(found.peak_bytes)} at the peak{each}; of it {state} for weights, gradients, moments and "
+            f"averages, {activations} for what a step keeps"
         )
+        lines.append(("Memory", memory))
     return lines

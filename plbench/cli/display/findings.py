@@ -2,57 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
 
-from rich.text import Text
+import typer
 
-from plbench.cli.display.tables import new_table, output
+from plbench.cli.display.tables import print_lines, print_rows
+from plbench.cli.options import emit
 from plbench.cli.wording import in_options
 from plbench.testing.findings import Finding, explanations
 
 
-def with_options(findings: Sequence[Finding]) -> list[Finding]:
-    """Return findings whose texts name settings as options of a command."""
-    return [
-        replace(
-            finding,
-            expected=in_options(finding.expected),
-            seen=in_options(finding.seen),
-            smallest=in_options(finding.smallest),
-            warning=in_options(finding.warning),
-        )
-        for finding in findings
-    ]
+def report(title: str, found: Iterable[Finding], as_json: bool) -> None:
+    """Print findings, whose texts name settings as options of a command, and leave with 1 where anything failed."""
+    findings = []
+    for finding in found:
+        names = ("expected", "seen", "smallest", "warning")
+        texts: dict[str, Any] = {name: in_options(getattr(finding, name)) for name in names}
+        findings.append(replace(finding, **texts))
+    emit([asdict(finding) for finding in findings], as_json, lambda: _print(title, findings))
+    if any(finding.passed is False for finding in findings):
+        raise typer.Exit(1)
 
 
-def print_findings(title: str, findings: Sequence[Finding]) -> None:
-    """Print one row a check, over all that was checked; then what failed, on the smallest input."""
-    console = output()
-    console.print(Text(title, style="bold"))
-    table = new_table("", "check", "of", "took", "note", right=("took",))
+def _print(title: str, findings: Sequence[Finding]) -> None:
+    """Print one row a check, over all that was checked; then what failed, on the smallest input; then a summary."""
+    rows: list[dict[str, str]] = []
     for check in dict.fromkeys(finding.check for finding in findings):
-        rows = [finding for finding in findings if finding.check == check]
-        failed = [finding for finding in rows if finding.passed is False]
-        passed = [finding for finding in rows if finding.passed]
+        own = [finding for finding in findings if finding.check == check]
+        passed = [finding for finding in own if finding.passed]
         warned = [finding.warning for finding in passed if finding.warning]
-        mark = "FAILED" if failed else "warning" if warned else "ok" if passed else "–"
-        note = "" if failed else warned[0] if warned else "" if passed else rows[0].seen
-        count = f"{len(passed)} of {len(rows)}" if len(rows) > 1 else ""
-        table.add_row(mark, check, count, f"{sum(row.seconds for row in rows):.1f} s", Text(note))
-    console.print(table)
+        if any(finding.passed is False for finding in own):
+            mark, note = "FAILED", ""
+        elif warned:
+            mark, note = "warning", warned[0]
+        else:
+            mark, note = ("ok", "") if passed else ("–", own[0].seen)
+        count = f"{len(passed)} of {len(own)}" if len(own) > 1 else ""
+        took = f"{sum(finding.seconds for finding in own):.1f} s"
+        rows.append({"": mark, "check": check, "of": count, "took": took, "note": note})
+    print_rows(title, rows, right=("took",))
     for text in explanations(findings):
-        console.print()
-        console.print(Text(text), soft_wrap=True)
-    console.print()
-    console.print(Text(summary(findings)))
-
-
-def summary(findings: Sequence[Finding]) -> str:
-    """Return how many checks passed, in a sentence."""
-    failed = sum(finding.passed is False for finding in findings)
-    passed = sum(finding.passed is True for finding in findings)
-    took = sum(finding.seconds for finding in findings)
-    if failed:
-        return f"{failed} of {failed + passed} checks failed ({took:.1f} s)"
-    return f"all {passed} checks passed ({took:.1f} s)"
+        typer.echo(f"\n{text}")
+    failed, passed_all = (sum(finding.passed is value for finding in findings) for value in (False, True))
+    took = f"({sum(finding.seconds for finding in findings):.1f} s)"
+    says = f"{failed} of {failed + passed_all} checks failed" if failed else f"all {passed_all} checks passed"
+    print_lines("", f"{says} {took}")
