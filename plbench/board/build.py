@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from plbench.board import text
-from plbench.board.boards import BoardFolder, holding, open_boards
+from plbench.board.boards import holding, open_boards
 from plbench.board.page import render_page
-from plbench.board.published import read_quotations
 from plbench.board.rows import board_values
 from plbench.files import write_text
 from plbench.files.paths import refuse_links
@@ -17,22 +16,21 @@ from plbench.files.paths import refuse_links
 PAGE = "index.html"
 
 
-def build(root: Path, *, sources: str | None = "../") -> dict[Path, str]:
+def build(root: Path) -> dict[Path, str]:
     """Return every built file of all boards, by path.
 
     Args:
         root: usually `leaderboards`.
-        sources: where the page finds the methods' files; None for a page without links to them.
 
     Raises:
         PlbenchError: if there are no boards, or one cannot be read.
     """
-    return render(root, all_values(root, open_boards(root)), sources=sources)
+    return render(root, [board_values(folder) for folder in open_boards(root)])
 
 
-def render(root: Path, boards: Sequence[dict[str, Any]], *, sources: str | None) -> dict[Path, str]:
+def render(root: Path, boards: Sequence[dict[str, Any]]) -> dict[Path, str]:
     """Render the files of `build` from what each board shows."""
-    files = {root / PAGE: render_page(boards, sources=sources), root / "README.md": _overview(boards)}
+    files = {root / PAGE: render_page(boards), root / "README.md": _overview(boards)}
     for board in boards:
         folder = root / board["name"]
         files[folder / "README.md"] = text.as_markdown(board, f"../{PAGE}")
@@ -40,11 +38,6 @@ def render(root: Path, boards: Sequence[dict[str, Any]], *, sources: str | None)
         files[folder / "table.tex"] = text.as_latex(board)
         files[folder / "table.json"] = text.as_json(board)
     return files
-
-
-def all_values(root: Path, folders: Sequence[BoardFolder]) -> list[dict[str, Any]]:
-    """Return what each board shows, as plain values."""
-    return [board_values(folder, read_quotations(root, folder.board.name)) for folder in folders]
 
 
 def write(root: Path, files: dict[Path, str]) -> list[Path]:
@@ -69,12 +62,9 @@ def write(root: Path, files: dict[Path, str]) -> list[Path]:
 
 def differing(files: dict[Path, str]) -> list[Path]:
     """Return paths whose content is not what was built; a link is not what was built, wherever it leads."""
-    return [path for path, content in files.items() if not _holds(path, content.encode())]
-
-
-def _holds(path: Path, content: bytes) -> bool:
-    is_plain = path.is_file() and not path.is_symlink()
-    return is_plain and path.stat().st_size == len(content) and path.read_bytes() == content
+    kept = [path for path in files if path.is_file() and not path.is_symlink()]
+    same = {path for path in kept if path.read_bytes() == files[path].encode()}
+    return [path for path in files if path not in same]
 
 
 def _overview(boards: Sequence[dict[str, Any]]) -> str:

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from plbench.board.boards import BOARD, Board, BoardFolder, Event, open_boards
 from plbench.board.checks import check_entry
 from plbench.board.entries import FILES, Entry, pack_file, read_content, read_whole_entry
-from plbench.board.identity import Role
 from plbench.errors import PlbenchError, did_you_mean
 from plbench.files import unwritable, write_atomically, write_json
 from plbench.files.paths import refuse_links
@@ -40,10 +39,7 @@ def add(runs: Sequence[Path], root: Path, *, refused: Callable[[str], None] | No
             added then.
     """
     boards = open_boards(root)
-    chosen: list[tuple[BoardFolder, Entry]] = []
-    for folder in runs:
-        entry = read_whole_entry(folder)
-        chosen += [(board, entry) for board in _homes(entry, boards)]
+    chosen = [(board, entry) for entry in map(read_whole_entry, runs) for board in _homes(entry, boards)]
     wanted = []
     for board, entry in chosen:
         if entry.key in board.added:
@@ -82,7 +78,7 @@ def _place(board: BoardFolder, entry: Entry) -> bool:
             raise unwritable(target, error) from error
         fingerprint = {"dataset_fingerprint": entry.record.spec.dataset_fingerprint}
         changed = board.board.model_copy(update=fingerprint) if board.board.dataset_fingerprint is None else None
-        board.append([Event(event="added", key=entry.key, at=now(), sha256=entry.sha256[RECORD])], changed)
+        board.append([Event(event="added", key=entry.key, at=now(), sha256=entry.sha256[RECORD])], changed, staging)
     return True
 
 
@@ -126,9 +122,7 @@ def _homes(entry: Entry, boards: Sequence[BoardFolder]) -> list[BoardFolder]:
 
 def _admit(board: BoardFolder, entry: Entry) -> None:
     """Refuse what the board's verification would refuse."""
-    role: Role = "ceiling" if entry.record.spec.protocol.sha256() == board.board.ceiling_sha256 else "row"
-    problems = check_entry(entry, board.board, role=role)
-    if problems:
+    if problems := check_entry(entry, board.board):
         more = f" ({len(problems)} fields in all)" if len(problems) > 1 else ""
         raise PlbenchError(f"{board.board.name} does not take {problems[0]}{more}")
 

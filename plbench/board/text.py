@@ -5,18 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from tabulate import tabulate
 
-from plbench.board.page import reference_link
 from plbench.metrics.statistics import format_p
 
 Values = Mapping[str, Any]
 _MARKDOWN_SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>#|~!"})
 _COST = ("image_passes", "head_images", "trainings", "trials", "hours", "images_per_second", "device", "machine")
+_ARXIV = re.compile(r"(?:\barxiv[:\s]\s*|^)(\d{4}\.\d{4,5})(?:v\d+)?\b", re.IGNORECASE)
+_URL = re.compile(r"https?://[a-zA-Z0-9.-]+(?::\d{1,5})?(?:/[\w~:/?#\[\]@!$&()*+,;=.%-]*)?", re.ASCII)
 _CSV_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -140,13 +142,28 @@ def seeds_words(row: Values) -> str:
     return f"{row['studies']} × {number}" if row["studies"] > 1 else number
 
 
+def figure_words(figure: Values | None) -> tuple[str, str]:
+    """Return a mean and half of its interval, ("61.20", "±0.93"); a dash for a mean that is undefined."""
+    if figure is None or figure["mean"] is None:
+        return "–", ""
+    half = "" if figure["low"] is None else f"±{(figure['high'] - figure['low']) / 2:.2f}"
+    return f"{figure['mean']:.2f}", half
+
+
 def measured(figure: Values | None) -> str:
     """Return a mean with half of its interval."""
-    if figure is None or figure["mean"] is None:
-        return "–"
-    if figure["low"] is None:
-        return f"{figure['mean']:.2f}"
-    return f"{figure['mean']:.2f} ±{(figure['high'] - figure['low']) / 2:.2f}"
+    return " ".join(figure_words(figure)).rstrip()
+
+
+def reference_link(text: str | None) -> str | None:
+    """Return where a reference leads: an http(s) address as it is, or the arXiv number in it.
+
+    None for anything else.
+    """
+    if text and _URL.fullmatch(text):
+        return text
+    number = _ARXIV.search(text or "")
+    return f"https://arxiv.org/abs/{number[1]}" if number else None
 
 
 def _linked(row: Values) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,7 +44,7 @@ def advise(
     words = ["plbench", "compare", "--dataset", request.dataset, *words_of(given)]
     runs = [] if setting["runs"] == RUNS else ["--runs", str(setting["runs"])]
     step = shlex.join([*words, "--methods", ",".join((*advice.methods, *advice.rivals)), *runs])
-    emit({**advice.as_dict(), "next": [step]}, setting["as_json"], lambda: _print(advice, step))
+    emit({**asdict(advice), "next": [step]}, setting["as_json"], lambda: _print(advice, step))
 
 
 def _print(advice: Advice, step: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,7 +16,6 @@ from plbench.errors import PlbenchError
 
 if TYPE_CHECKING:
     from plbench.experiments.shared.experiment import Experiment, Scale
-    from plbench.experiments.shared.report import Result
     from plbench.runs.plan.resolve import Request
 
 LIST = "list"
@@ -42,9 +41,9 @@ def study(
     as_json = setting["as_json"]
     if name == LIST:
         from plbench.cli.display import tables
-        from plbench.experiments.shared.report import listing
 
-        rows = listing([studies.find(known) for known in studies.NAMES])
+        known = [studies.find(each) for each in studies.NAMES]
+        rows = [{"study": e.name, "shows": e.shows, "title": e.title} for e in known]
         emit(rows, as_json, lambda: tables.print_rows(None, rows))
         return
     experiment = studies.find(name)
@@ -76,8 +75,8 @@ def study(
     folder = out or workspace.store.runs / "studies" / f"{name}-{where}"
     command = _command(name, setting, dataset, scale, seeds)
     with workspace.reporter.patience("Drawing the figure"):
-        result = conclude(experiment, findings, command, folder)
-    emit(result.as_dict(), as_json, lambda: _print(result))
+        content = conclude(experiment, findings, command, folder)
+    emit(content, as_json, lambda: _print(content))
 
 
 def _request(experiment: Experiment, setting: Setting, dataset: str | None) -> Request | None:
@@ -97,7 +96,7 @@ def _command(name: str, setting: Setting, dataset: str | None, scale: Scale, see
     return shlex.join([*words, *([] if seeds is None else ["--seeds", str(seeds)])])
 
 
-def _print(result: Result) -> None:
+def _print(content: dict[str, Any]) -> None:
     """Print the claims and what became of them, then where the files are."""
     from rich.text import Text
 
@@ -105,12 +104,12 @@ def _print(result: Result) -> None:
     from plbench.experiments.shared.report import words
 
     console = output()
-    console.print(Text(result.caption))
+    console.print(Text(content["caption"]))
     console.print()
-    for line in words(result):
+    for line in words(content):
         console.print(Text(line))
-    left_out = {entry.why: entry.who for entry in result.findings.left_out}
+    left_out = {entry["why"]: entry["who"] for entry in content["left_out"]}
     for why, who in left_out.items():
         console.print(Text(f"Left out: {who}: {why}"), soft_wrap=True)
     console.print()
-    console.print(Text(f"Figure and data in {result.folder}: {', '.join(result.files)}"), soft_wrap=True)
+    console.print(Text(f"Figure and data in {content['folder']}: {', '.join(content['files'])}"), soft_wrap=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+from torch import Tensor
 
 from plbench.comparison.candidates import Candidate, Skipped
 from plbench.comparison.compare import model_words
@@ -14,10 +16,13 @@ from plbench.comparison.plan import Comparison, plan_comparison
 from plbench.comparison.scores import RowScores, ScoredRun
 from plbench.errors import DataError, PlbenchError, StoreError, TrainingError
 from plbench.experiments.shared.experiment import Case, Context, Experiment, Findings, Point, Row, Scale
+from plbench.method import Stage, TrainView
 from plbench.metrics.statistics import Sample
+from plbench.runs import run as runner
 from plbench.runs import schedule
 from plbench.runs.estimate.estimate import Estimate, estimate_runs
 from plbench.runs.plan.resolve import Request
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.protocol import ProtocolData, choose_protocol
 from plbench.runs.record import Record
 from plbench.runs.stored import replicates_of
@@ -173,11 +178,17 @@ def metrics_of_records(context: Context, rows: Sequence[Row], num_seeds: int, wo
             row.case.x,
             record_samples(row.records, workspace),
             row.case.panel,
-            tuple(record.key for record in row.records),
-            tuple(record.spec.seed for record in row.records),
+            row.keys,
+            row.seeds,
         )
         for row in rows
     ]
+
+
+def reduced(plan: ResolvedRun, name: str, reduce: Callable[[TrainView], Tensor], workspace: Workspace) -> Tensor:
+    """Return what a stage of a name computes from the model of a run and its training part, kept for the next time."""
+    stage = Stage(name, method=plan.spec.method.name, reduce=reduce)
+    return runner.stage_artifact(replace(plan, stages={name: (stage, plan)}), name, workspace)
 
 
 def record_samples(records: Sequence[Record], workspace: Workspace) -> dict[str, Sample]:

@@ -38,12 +38,10 @@ class PaperTable:
     Attributes:
         board: on which it would be a row of ours. metrics: of each row's figures, in order.
         leader: the row that the paper finds best.
-        backbone: of all rows that name no other.
     """
 
     number: int
     board: str
-    backbone: str
     metrics: tuple[str, ...]
     leader: str
     rows: tuple[PaperRow, ...]
@@ -58,7 +56,6 @@ TABLES = (
     PaperTable(
         1,
         "openimages-v6",
-        "TResNet-M",
         ("map_c", "map_o"),
         BOTH,
         (
@@ -76,7 +73,6 @@ TABLES = (
     PaperTable(
         2,
         "openimages-v6",
-        "",
         ("map_c", "map_o"),
         "TResNet-L",
         (
@@ -89,7 +85,6 @@ TABLES = (
     PaperTable(
         3,
         "openimages-v3",
-        "ResNet-101",
         ("group_1", "group_2", "group_3", "group_4", "group_5", "map_c"),
         "P-ASL, Selective",
         (
@@ -103,7 +98,6 @@ TABLES = (
     PaperTable(
         4,
         "lvis",
-        "TResNet-M",
         ("map_c", "map_o", "ap_person"),
         "P-ASL, Selective",
         (

@@ -35,9 +35,7 @@ def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Wo
             is_published_data = spec.protocol.name.startswith(f"{table.board}/")
             asks_the_same = is_published_data and (spec.recipe, spec.regime) == ("paper", "finetune")
             facts["reproduction"] = "; ".join(_agreement(values, theirs)) if asks_the_same else ""
-            keys = tuple(record.key for record in row.records)
-            seeds = tuple(record.spec.seed for record in row.records)
-            points.append(Point(paper.label, place, values, table.title, keys, seeds, facts))
+            points.append(Point(paper.label, place, values, table.title, row.keys, row.seeds, facts))
     return points
 
 

@@ -74,6 +74,24 @@ def new_figure(columns: int, rows: int = 1, *, width: float = 3.4, height: float
     return figure, axes
 
 
+def new_grid(number: int, across: int, y_label: str, **size: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure of so many panels, at most so many side by side; the label stands at the left of each row."""
+    across = min(across, number)
+    figure, axes = new_figure(across, -(-number // across), **size)
+    for spare in axes[number:]:
+        spare.set_visible(False)
+    for left in axes[:number:across]:
+        left.set_ylabel(y_label)
+    return figure, axes[:number]
+
+
+def add_legend(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
+    """Put one legend below all panels: each label once."""
+    handles = {label: h for a in axes for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
+    if handles:
+        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
+
+
 def strokes(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return colour, mark and dash of each line: any one of the three tells lines apart."""
     kinds = zip(cycle(COLOURS), cycle(MARKS), cycle(DASHES), strict=False)
