@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+TEMPLATES = Path(__file__).parent / "templates"
 
 LEVEL = 0.05  # of both tests
 MIN_BOARDS = 5
@@ -137,7 +141,7 @@ def rank_pictures(boards: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-_LEFT, _RIGHT, _STEP = 236.0, 520.0, 24.0  # the axis' ends, and the distance of lines
+_LEFT, _RIGHT, _STEP = 236.0, 520.0, 24.0  # the axis' ends as in ranks.svg, and the distance of lines
 _MAX_TITLE = 32  # characters of a method's title that fit to the left of the axis
 
 
@@ -153,55 +157,44 @@ def draw(comparison: RankComparison, *, titles: Mapping[str, str], identifier: s
     named = [(titles.get(method, method), rank) for method, rank in comparison.ranks]
     groups = [", ".join(title for title, _ in named[first : last + 1]) for first, last in comparison.cliques]
     together = "".join(f" Not distinguishable: {group}." for group in groups)
-    words = f"{comparison.sentence} {'; '.join(f'{title} {rank:.2f}' for title, rank in named)}.{together}"
     start = 46.0 if comparison.difference is None else 60.0
-    height = start + _STEP * worst + 6
 
-    def place(rank: float) -> float:
-        return _LEFT + (rank - 1) / (worst - 1) * (_RIGHT - _LEFT)
+    def place(rank: float) -> str:
+        return f"{min(_LEFT + (rank - 1) / (worst - 1) * (_RIGHT - _LEFT), _RIGHT):.1f}"
 
-    cliques = _side_by_side(comparison.cliques)
-    width = 600 + 14 * (1 + max((column for column, _ in cliques), default=0))
-    parts = [
-        f'<svg class="ranks" xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height:.0f}" '
-        f'viewBox="0 0 {width} {height:.0f}" font-family="sans-serif" font-size="13" fill="currentColor" '
-        f'role="img" aria-labelledby="{identifier}-title {identifier}-text">',
-        f'<title id="{identifier}-title">Average ranks across boards</title>',
-        f'<desc id="{identifier}-text">{escape(words)}</desc>',
-        f'<path d="M{_LEFT:.1f} 30H{_RIGHT:.1f}" stroke="currentColor"/>',
-    ]
-    for tick in range(1, worst + 1):
-        if worst <= 12 or tick in (1, worst) or tick % 5 == 0:
-            parts.append(f'<path d="M{place(tick):.1f} 25V30" stroke="currentColor"/>')
-            parts.append(f'<text x="{place(tick):.1f}" y="19" text-anchor="middle" font-size="11">{tick}</text>')
-    for index, (title, rank) in enumerate(named):
-        y = start + _STEP * (index + 0.5) - 8
-        short = title if len(title) <= _MAX_TITLE else title[: _MAX_TITLE - 1] + "…"
-        parts += [
-            f'<text x="{_LEFT - 16:.1f}" y="{y + 4.5:.1f}" text-anchor="end">{escape(short)}</text>',
-            f'<path class="guide" d="M{_LEFT:.1f} {y:.1f}H{_RIGHT:.1f}" stroke="currentColor" stroke-opacity="0.18"/>',
-            f'<circle class="dot" cx="{place(rank):.1f}" cy="{y:.1f}" r="4.5"/>',
-            f'<text x="{_RIGHT + 16:.1f}" y="{y + 4.5:.1f}">{rank:.2f}</text>',
-        ]
-    if comparison.difference is not None:
-        end = min(place(1 + comparison.difference), _RIGHT)
-        parts.append(
-            f'<path d="M{_LEFT:.1f} 36V42M{_LEFT:.1f} 39H{end:.1f}M{end:.1f} 36V42" stroke="currentColor" fill="none"/>'
-            f'<text x="{_LEFT - 16:.1f}" y="43" text-anchor="end" font-size="11">critical difference</text>'
-        )
-    for column, (first, last) in cliques:
-        x, top = 584 + 14 * column, start + _STEP * first - 3
-        bottom = start + _STEP * (last + 1) - 13
-        parts.append(f'<path d="M{x} {top:.1f}V{bottom:.1f}" stroke="currentColor" stroke-width="4"/>')
-    return "\n".join([*parts, "</svg>"])
+    def short(title: str) -> str:
+        return title if len(title) <= _MAX_TITLE else title[: _MAX_TITLE - 1] + "…"
 
-
-def _side_by_side(cliques: tuple[tuple[int, int], ...]) -> list[tuple[int, tuple[int, int]]]:
-    """Return each clique with the first column in which it touches no other."""
-    ends: list[int] = []
-    placed = []
-    for first, last in cliques:
+    bars, ends = [], []  # each bar in the first column where it touches no other, and where the last of each ends
+    for first, last in comparison.cliques:
         column = next((index for index, end in enumerate(ends) if end < first), len(ends))
         ends[column : column + 1] = [last]
-        placed.append((column, (first, last)))
-    return placed
+        bars.append((584 + 14 * column, start + _STEP * first - 3, start + _STEP * (last + 1) - 13))
+    methods = [
+        (short(title), rank, place(rank), start + _STEP * (n + 0.5) - 8) for n, (title, rank) in enumerate(named)
+    ]
+    picture = page_template("ranks.svg").render(
+        identifier=identifier,
+        width=600 + 14 * max(1, len(ends)),
+        height=f"{start + _STEP * worst + 6:.0f}",
+        words=f"{comparison.sentence} {'; '.join(f'{title} {rank:.2f}' for title, rank in named)}.{together}",
+        ticks=[(n, place(n)) for n in range(1, worst + 1) if worst <= 12 or n in (1, worst) or n % 5 == 0],
+        methods=methods,
+        end=None if comparison.difference is None else place(1 + comparison.difference),
+        bars=bars,
+    )
+    return picture.rstrip()
+
+
+@cache
+def page_template(name: str) -> Template:
+    """Return a template of the page or of a picture on it: what is put in is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(name)

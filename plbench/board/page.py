@@ -14,17 +14,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from plbench.board.critical import rank_pictures
+from plbench.board.critical import TEMPLATES, page_template, rank_pictures
 from plbench.board.text import figure_words, reference_link
 from plbench.metrics.statistics import format_p
 
-TEMPLATES = Path(__file__).parent / "templates"
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 TALL = 40
 """Rows beyond which a table scrolls within the page, its header in sight."""
@@ -70,16 +67,8 @@ def render_page(boards: Sequence[Mapping[str, Any]], *, sources: str | None = ".
     clean.sort(key=lambda board: not any(section["rows"] for section in board["sections"]))
     slugs = _slugs([board["name"] for board in clean])
     views = [_board_view(board, slug, sources) for board, slug in zip(clean, slugs, strict=True)]
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     style, script = _asset("style.css"), "'use strict';\n{\n" + "\n".join(map(_asset, SCRIPTS)) + "}\n"
-    return environment.get_template("page.html").render(
+    return page_template("page.html").render(
         boards=views,
         choices=_choices(clean),
         pictures=rank_pictures(clean),

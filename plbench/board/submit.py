@@ -90,23 +90,6 @@ def asked_for(found: Sequence[tuple[Path, Record]], root: Path) -> list[Path]:
     return [folder for folder, record in done if record.spec.protocol.sha256() in asked]
 
 
-def found_board(root: Path, name: str, title: str, protocol: str, registry: Registry, *, about: str) -> BoardFolder:
-    """Found a board for a protocol named as its dataset names it; the ceiling is the dataset's complete labels.
-
-    Raises:
-        PlbenchError: if no dataset owns such a protocol.
-    """
-    broken = registry.broken("dataset")
-    kinds = [registry.dataset(dataset) for dataset in registry.names("dataset") if dataset not in broken]
-    known = {own.name: (own, kind) for kind in kinds for own in kind.protocols if not own.name.startswith("custom/")}
-    if protocol not in known:
-        raise PlbenchError(f"no dataset owns protocol {protocol!r}; {did_you_mean(protocol, known)}")
-    own, kind = known[protocol]
-    complete = next((other for other in kind.protocols if other.simulation == "none"), None)
-    ceiling = complete if own.simulation != "none" else None
-    return new_board(root, name, title, own, about=about, ceiling=ceiling)
-
-
 def _homes(entry: Entry, boards: Sequence[BoardFolder]) -> list[BoardFolder]:
     """Return the boards that ask the run's question, or have its protocol for their ceiling."""
     record = entry.record
@@ -144,6 +127,23 @@ def withdraw(key: str, why: str, root: Path) -> list[str]:
     return [board.board.name for board in boards]
 
 
+def found_board(root: Path, name: str, title: str, protocol: str, registry: Registry, *, about: str) -> BoardFolder:
+    """Found a board for a protocol named as its dataset names it; the ceiling is the dataset's complete labels.
+
+    Raises:
+        PlbenchError: if no dataset owns such a protocol; or as `new_board`.
+    """
+    broken = registry.broken("dataset")
+    kinds = [registry.dataset(dataset) for dataset in registry.names("dataset") if dataset not in broken]
+    known = {own.name: (own, kind) for kind in kinds for own in kind.protocols if not own.name.startswith("custom/")}
+    if protocol not in known:
+        raise PlbenchError(f"no dataset owns protocol {protocol!r}; {did_you_mean(protocol, known)}")
+    own, kind = known[protocol]
+    complete = next((other for other in kind.protocols if other.simulation == "none"), None)
+    ceiling = complete if own.simulation != "none" else None
+    return new_board(root, name, title, own, about=about, ceiling=ceiling)
+
+
 def new_board(
     root: Path, name: str, title: str, protocol: Protocol, *, about: str = "", ceiling: Protocol | None = None
 ) -> BoardFolder:
@@ -158,16 +158,11 @@ def new_board(
     Raises:
         PlbenchError: if there is one of that name already, or name or texts are none for a board.
     """
+    question = {"dataset": protocol.dataset, "protocol": protocol.name, "protocol_sha256": protocol.sha256()}
+    complete = None if ceiling is None else ceiling.sha256()
     try:
         board = Board(
-            name=name,
-            title=title,
-            about=about,
-            dataset=protocol.dataset,
-            protocol=protocol.name,
-            protocol_sha256=protocol.sha256(),
-            ceiling_sha256=None if ceiling is None else ceiling.sha256(),
-            max_trials=protocol.budget,
+            name=name, title=title, about=about, ceiling_sha256=complete, max_trials=protocol.budget, **question
         )
     except ValidationError as error:
         first = error.errors()[0]

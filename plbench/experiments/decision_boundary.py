@@ -6,15 +6,22 @@ from collections.abc import Sequence
 
 from plbench.experiments.shared.claims import line_above
 from plbench.experiments.shared.experiment import Claim, Context, Experiment, Point, Row
-from plbench.experiments.shared.plane import grid, learn_all, make_plane, overlap, true_classes
-from plbench.experiments.shared.plane_drawing import Field, boundaries
+from plbench.experiments.shared.plane import (
+    OVERLAP,
+    draw_boundaries,
+    grid,
+    learn_all,
+    make_plane,
+    overlap,
+    true_classes,
+)
 from plbench.metrics.statistics import Sample
 from plbench.runs.workspace import Workspace
 
 FREQUENT, RARE = "a frequent class, seldom annotated", "a rare class, always annotated"
 SELECTIVE = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_unann": 0.0, "top_k": 1, "eta_top": 1}
 MODES = {"Ignore": ("ce-ignore", {}), "Negative": ("ce-negative", {}), "Selective": ("selective", SELECTIVE)}
-OVERLAP, BOTH = "overlap", "mean overlap of both classes"
+BOTH = "mean overlap of both classes"
 
 
 def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
@@ -27,7 +34,7 @@ def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Wo
         means = Sample.of_seeds([sum(pair) / 2 for pair in shares])
         for column, panel in enumerate((FREQUENT, RARE)):
             values = {OVERLAP: Sample.of_seeds([pair[column] for pair in shares]), BOTH: means}
-            shown = Field(column, fields[0][:, column], make_plane(0))
+            shown = column, fields[0][:, column], make_plane(0)
             found.append(Point(mode, "", values, panel, seeds=tuple(range(num_seeds)), shown=shown))
     return found
 
@@ -44,7 +51,7 @@ EXPERIMENT = Experiment(
     shows="CSL, figure 2",
     cases=lambda context: (),
     measure=measure,
-    draw=boundaries(OVERLAP),
+    draw=draw_boundaries,
     claims=(
         _above("Selective", "Negative", FREQUENT),
         _above("Selective", "Ignore", RARE),

@@ -25,6 +25,7 @@ from plbench.experiments.shared.experiment import Case, Experiment, Findings
 from plbench.experiments.shared.paper_tables import TABLES
 from plbench.experiments.shared.report import conclude
 from plbench.losses import partial_asymmetric_loss
+from plbench.randomness import on_threads
 from plbench.runs import schedule
 from plbench.runs.plan.resolve import Request
 from plbench.runs.workspace import Workspace
@@ -254,7 +255,7 @@ def test_on_the_plane_ignoring_all_is_ignore_and_none_is_negative(make_workspace
     plain = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_unann": 0.0, "mode": "likelihood"}
 
     def learned(method: str, params: dict[str, Any]) -> torch.Tensor:
-        with plane.one_core():
+        with on_threads(1):
             network = plane.learn(registry.method(method), params, points, 3, {}, num_steps=8)
         return plane.probabilities(network, plane.grid())
 
