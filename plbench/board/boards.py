@@ -99,7 +99,7 @@ class BoardFolder:
     """One board's folder.
 
     Attributes:
-        path: of the folder. board: what it asks. ledger: what happened, oldest first.
+        board: what it asks. ledger: what happened, oldest first.
     """
 
     def __init__(self, path: Path) -> None:
@@ -200,11 +200,7 @@ class BoardFolder:
 
 @contextlib.contextmanager
 def holding(root: Path, name: str) -> Iterator[Path]:
-    """Hold something below a folder for this process: others wait.
-
-    Args:
-        root: the folder.
-        name: of what is held; lock and unfinished files are hidden ones of this name, beside it.
+    """Hold something of a name below a folder for this process: others wait. Lock and unfinished files lie beside it.
 
     Yields:
         An empty folder for files that are not whole yet, so that what a killed process leaves is never among those
@@ -230,11 +226,7 @@ def holding(root: Path, name: str) -> Iterator[Path]:
 
 
 def open_boards(root: Path, names: Sequence[str] = ()) -> list[BoardFolder]:
-    """Return the boards below a folder, by name.
-
-    Args:
-        root: usually `leaderboards`.
-        names: those wanted; empty for all.
+    """Return the boards below a folder, usually `leaderboards`: those of these names, or all.
 
     Raises:
         PlbenchError: if there is none, or none of a name.
@@ -249,12 +241,7 @@ def open_boards(root: Path, names: Sequence[str] = ()) -> list[BoardFolder]:
 
 
 def read_model(kind: type[_Kind], root: Path, path: Path) -> _Kind:
-    """Read a JSON file of a board: a plain one, of one meaning.
-
-    Args:
-        kind: what it holds.
-        root: the folder of boards, below which no link is followed.
-        path: of the file.
+    """Read a JSON file of a board: a plain one, of one meaning, through no link below the folder of boards.
 
     Raises:
         PlbenchError: if it cannot be read, or is not valid, with the field.

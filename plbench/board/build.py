@@ -17,10 +17,7 @@ PAGE = "index.html"
 
 
 def build(root: Path) -> dict[Path, str]:
-    """Return every built file of all boards, by path.
-
-    Args:
-        root: usually `leaderboards`.
+    """Return every built file of all boards below a folder, usually `leaderboards`, by path.
 
     Raises:
         PlbenchError: if there are no boards, or one cannot be read.
@@ -41,11 +38,7 @@ def render(root: Path, boards: Sequence[dict[str, Any]]) -> dict[Path, str]:
 
 
 def write(root: Path, files: dict[Path, str]) -> list[Path]:
-    """Write the files that differ from what is there; return their paths.
-
-    Args:
-        root: the folder of boards; no link below it is written through.
-        files: content by path.
+    """Write the files that differ from what is there, through no link below the folder of boards; return their paths.
 
     Raises:
         PlbenchError: if a link is where a file or its folder should be. StoreError: if a file cannot be written.

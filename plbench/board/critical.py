@@ -165,7 +165,8 @@ def draw(comparison: RankComparison, *, titles: Mapping[str, str], identifier: s
     def short(title: str) -> str:
         return title if len(title) <= _MAX_TITLE else title[: _MAX_TITLE - 1] + "…"
 
-    bars, ends = [], []  # each bar in the first column where it touches no other, and where the last of each ends
+    bars = []
+    ends: list[int] = []  # of the last bar in each column; a bar stands in the first where it touches no other
     for first, last in comparison.cliques:
         column = next((index for index, end in enumerate(ends) if end < first), len(ends))
         ends[column : column + 1] = [last]

@@ -22,13 +22,7 @@ KEPT = ("name", "dataset", "protocol", "protocol_sha256", "ceiling_sha256", "dat
 
 
 def check_history(folder: BoardFolder, against: str | None, note: Callable[[str], None]) -> list[Problem]:
-    """Compare a board with what it was.
-
-    Args:
-        folder: the board.
-        against: a commit; None for HEAD.
-        note: told, in a sentence, where there is nothing to compare with.
-    """
+    """Compare a board with what it was in a commit, by default HEAD; `note` is told if there is none."""
     ref = printable(against or "HEAD")
     commit = None if ref.startswith("-") else _git(folder.path, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
     if commit is None:

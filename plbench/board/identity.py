@@ -206,7 +206,7 @@ def _as_installed(record: Record) -> dict[str, Any]:
         if source_sha256(method) != spec.method.source_sha256:
             return known
         known |= {"title": method.title, "paper": method.paper, "source_file": source_file(method)}
-        dataset = registry.dataset(spec.protocol.dataset)
+        dataset: Any = registry.dataset(spec.protocol.dataset)
         protocol = next((own for own in dataset.protocols if own.name == spec.protocol.name), None)
         recipe = next((own for own in dataset.recipes if own.name == spec.recipe), None)
         by_hand_or_not = record.configuration in ("default", "custom")

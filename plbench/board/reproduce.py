@@ -60,11 +60,6 @@ def reproduce(board: BoardFolder, key: str, workspace: Workspace) -> tuple[Recor
     On a CPU it runs on as many threads as the record's training had: sums over more threads come in another order, and
     a training makes tenths of a point of that.
 
-    Args:
-        board: that has the record.
-        key: of the record.
-        workspace: where the repetition runs.
-
     Raises:
         PlbenchError: if the board has no such record, or the run cannot be the same here, naming what differs.
     """
@@ -98,7 +93,7 @@ def compare_records(entry: Entry, repeated: Record, siblings: Sequence[Record]) 
     steps, so that a figure may differ as those of other seeds of the row do.
 
     Args:
-        entry: the record with its tables.
+        entry: the record.
         repeated: its repetition.
         siblings: records that differ from it in seed alone.
     """
@@ -122,12 +117,7 @@ def compare_records(entry: Entry, repeated: Record, siblings: Sequence[Record]) 
 
 
 def promote(board: BoardFolder, key: str, by: str) -> None:
-    """Note in the ledger that a record was reproduced.
-
-    Args:
-        board: that has it.
-        key: of the record.
-        by: who reproduced it, in a few words.
+    """Note in the ledger that a record was reproduced, and by whom, in a few words.
 
     Raises:
         PlbenchError: if it is not there or was withdrawn.

@@ -38,8 +38,8 @@ def gap_grows(words: str, better: str, worse: str, axis: str) -> Claim:
             lines.setdefault(rest, []).append(cell)
         changes = []
         for low, *_, high in (line for line in lines.values() if len(line) > 1):
-            gaps = ((cell.points[better], cell.points[worse]) for cell in (high, low))
-            changes.append(gap_change(*gaps, METRIC, f"{_words(high)} against {axis} {getattr(low, axis):g}"))
+            wide, narrow = ((cell.points[better], cell.points[worse]) for cell in (high, low))
+            changes.append(gap_change(wide, narrow, METRIC, f"{_words(high)} against {axis} {getattr(low, axis):g}"))
         return every(changes)
 
     return Claim(words, OURS, test)

@@ -123,8 +123,7 @@ def gap_change(first: tuple[Point, Point], second: tuple[Point, Point], metric: 
     """Return one gap minus another, of data that need not be the same: each gap is drawn on its own.
 
     Args:
-        first: two points of one data set, whose gap is the first minus the second.
-        second: two of another.
+        first: two points of one data set, whose gap is the first minus the second. second: two of another.
         metric: of all four.
         label: of the comparison.
     """
@@ -138,8 +137,7 @@ def line_above(
     """Return a test: one line lies above another at every place that both have.
 
     Args:
-        better, worse: the lines.
-        metric: of both.
+        better, worse: the lines. metric: of both.
         panel: where they are, or how its name begins.
         x_name: of a place, for the evidence.
         places: which count.
@@ -164,8 +162,7 @@ def peak_inside(
     """Return a test: at some place between its two ends a line is above both of them.
 
     Args:
-        series: the line.
-        metric: of it.
+        series: the line. metric: of it.
         ends: where it begins and ends.
         words: for the evidence, of a place and an end.
     """
@@ -200,9 +197,7 @@ def gap_falls(upper: str, lower: str, metric: str, panel: str, *, rising: bool) 
     """Return a test: the absolute gap between two lines is smaller at one end than at the other.
 
     Args:
-        upper, lower: the lines.
-        metric: of both.
-        panel: where they are.
+        upper, lower: the lines. metric: of both. panel: where they are.
         rising: the gap is to be smaller at the right end; else at the left one.
     """
 

@@ -41,17 +41,17 @@ def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Wo
         hidden = plans[0].protocol_data.hidden_truth(part)  # the same for all seeds; the labels are each seed's own
         labels = [plan.protocol_data.train(part).labels for plan in plans]
         truth = None if hidden is None else hidden.counts()[0] / hidden.num_images
-        known: dict[str, npt.NDArray[Any]] = {}  # of each class
-        if truth is not None:
-            known = {"true_share": truth, "true_place": stats.rankdata(-truth, method="min").astype(int)}
         vectors = {}  # [S, C] with the keys of the runs
         for row in members:
             of_seeds = [reduced(plan, "class-average", mean_prediction, workspace) for plan in row.plans]
             vectors[row.case.series] = np.stack([vector.double().numpy() for vector in of_seeds]), row.keys
         vectors[COUNTS] = np.stack([own.counts()[0] / own.num_images for own in labels]), ()
-        for name, (estimates, keys) in vectors.items() if truth is not None else ():
-            for k, sample in _correlations(estimates, truth):
-                points.append(Point(name, float(k), {SPEARMAN: sample}, panel, keys, seeds))
+        known: dict[str, npt.NDArray[Any]] = {}  # of each class
+        if truth is not None:
+            known = {"true_share": truth, "true_place": stats.rankdata(-truth, method="min").astype(int)}
+            for name, (estimates, keys) in vectors.items():
+                found = _correlations(estimates, truth)
+                points += [Point(name, float(k), {SPEARMAN: sample}, panel, keys, seeds) for k, sample in found]
         for name, (estimates, keys) in vectors.items():
             for place, c in enumerate(np.argsort(-estimates.mean(axis=0), kind="stable")[:TOP], 1):
                 facts = {"place": place} | {fact: of_class[c].item() for fact, of_class in known.items()}
