@@ -27,10 +27,10 @@ def build(root: Path) -> dict[Path, str]:
 
 def render(root: Path, boards: Sequence[dict[str, Any]]) -> dict[Path, str]:
     """Render the files of `build` from what each board shows."""
-    files = {root / PAGE: render_page(boards), root / "README.md": _overview(boards)}
+    files = {root / PAGE: render_page(boards), root / "README.md": text.overview(boards)}
     for board in boards:
         folder = root / board["name"]
-        files[folder / "README.md"] = text.as_markdown(board, f"../{PAGE}")
+        files[folder / "README.md"] = text.as_markdown(board)
         files[folder / "table.csv"] = text.as_csv(board)
         files[folder / "table.tex"] = text.as_latex(board)
         files[folder / "table.json"] = text.as_json(board)
@@ -58,22 +58,3 @@ def differing(files: dict[Path, str]) -> list[Path]:
     kept = [path for path in files if path.is_file() and not path.is_symlink()]
     same = {path for path in kept if path.read_bytes() == files[path].encode()}
     return [path for path in files if path not in same]
-
-
-def _overview(boards: Sequence[dict[str, Any]]) -> str:
-    lines = [
-        "# Leaderboards",
-        "",
-        f"Built by `plbench board build` from the records beside them. [The page]({PAGE}) shows all of them, with "
-        "classes and details; it needs no network.",
-        "",
-        "| board | protocol | best | mAP(C) | rows |",
-        "|---|---|---|---|---|",
-    ]
-    for board in boards:
-        rows = [row for section in board["sections"] for row in section["rows"]]
-        best = next((row for row in rows if row["rank"] == 1), None)
-        name = f"[{board['title']}]({board['name']}/README.md)"
-        shown = ("–", "–") if best is None else (best["label"], text.measured(best["figures"]["map_c"]))
-        lines.append(f"| {name} | `{board['protocol']}` | {shown[0]} | {shown[1]} | {len(rows)} |")
-    return "\n".join(lines) + "\n"

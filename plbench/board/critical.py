@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-TEMPLATES = Path(__file__).parent / "templates"
+from plbench.board.text import page_template
 
 LEVEL = 0.05  # of both tests
 MIN_BOARDS = 5
@@ -185,17 +182,3 @@ def draw(comparison: RankComparison, *, titles: Mapping[str, str], identifier: s
         bars=bars,
     )
     return picture.rstrip()
-
-
-@cache
-def page_template(name: str) -> Template:
-    """Return a template of the page or of a picture on it: what is put in is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template(name)

@@ -18,8 +18,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from plbench.board.critical import TEMPLATES, page_template, rank_pictures
-from plbench.board.text import figure_words, reference_link
+from plbench.board.critical import rank_pictures
+from plbench.board.text import TEMPLATES, figure_words, page_template, reference_link
 from plbench.metrics.statistics import format_p
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
