@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from plbench.board.text import page_template
 
@@ -154,13 +156,14 @@ def draw(comparison: RankComparison, *, titles: Mapping[str, str], identifier: s
     named = [(titles.get(method, method), rank) for method, rank in comparison.ranks]
     groups = [", ".join(title for title, _ in named[first : last + 1]) for first, last in comparison.cliques]
     together = "".join(f" Not distinguishable: {group}." for group in groups)
+    words = f"{comparison.sentence} {'; '.join(f'{title} {rank:.2f}' for title, rank in named)}.{together}"
     start = 46.0 if comparison.difference is None else 60.0
 
     def place(rank: float) -> str:
         return f"{min(_LEFT + (rank - 1) / (worst - 1) * (_RIGHT - _LEFT), _RIGHT):.1f}"
 
-    def short(title: str) -> str:
-        return title if len(title) <= _MAX_TITLE else title[: _MAX_TITLE - 1] + "…"
+    def short(title: str) -> Markup:
+        return Markup(escape(title if len(title) <= _MAX_TITLE else title[: _MAX_TITLE - 1] + "…"))
 
     bars = []
     ends: list[int] = []  # of the last bar in each column; a bar stands in the first where it touches no other
@@ -175,7 +178,7 @@ def draw(comparison: RankComparison, *, titles: Mapping[str, str], identifier: s
         identifier=identifier,
         width=600 + 14 * max(1, len(ends)),
         height=f"{start + _STEP * worst + 6:.0f}",
-        words=f"{comparison.sentence} {'; '.join(f'{title} {rank:.2f}' for title, rank in named)}.{together}",
+        words=Markup(escape(words)),  # html's escapes, which pages were built with, and not markupsafe's
         ticks=[(n, place(n)) for n in range(1, worst + 1) if worst <= 12 or n in (1, worst) or n % 5 == 0],
         methods=methods,
         end=None if comparison.difference is None else place(1 + comparison.difference),
