@@ -57,6 +57,11 @@ class Cell:
         return sorted(self.points, key=lambda mode: -self.points[mode].values[METRIC].mean)
 
     @property
+    def best(self) -> str:
+        """By mean mAP(C)."""
+        return self.order[0]
+
+    @property
     def tied(self) -> tuple[str, ...]:
         """The best and what is statistically tied with it."""
         pairs = compare_pairs([self.points[mode].values[METRIC] for mode in self.order])
@@ -65,8 +70,8 @@ class Cell:
     @property
     def lead(self) -> float:
         """Of the best over the second, percentage points."""
-        best, second = (self.points[mode].values[METRIC].mean for mode in (self.order * 2)[:2])
-        return best - second
+        means = [self.points[mode].values[METRIC].mean for mode in self.order]
+        return means[0] - means[1] if len(means) > 1 else 0.0
 
 
 def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
@@ -143,9 +148,9 @@ def _square(axes: Axes, x: int, y: int, cell: Cell) -> None:
     from matplotlib.patches import Rectangle
 
     sure = len(cell.tied) == 1
-    colour = _LOOKS[cell.order[0]] if sure else PALE
+    colour = _LOOKS[cell.best] if sure else PALE
     axes.add_patch(Rectangle((x - 0.47, y - 0.47), 0.94, 0.94, color=colour, alpha=0.85 if sure else 1.0))
-    words = f"{cell.order[0]}\n+{cell.lead:.1f}" if sure else "\n= ".join(cell.tied)
+    words = f"{cell.best}\n+{cell.lead:.1f}" if sure else "\n= ".join(cell.tied)
     axes.text(x, y, words, ha="center", va="center", fontsize=7.5, color="#ffffff" if sure else INK)
 
 
@@ -156,7 +161,7 @@ def as_map(findings: Findings) -> dict[str, str]:
             **asdict(cell.truth),
             "estimated": None if cell.estimate is None else asdict(cell.estimate),
             "means": {mode: round(cell.points[mode].values[METRIC].figure().mean, 3) for mode in cell.points},
-            "best": cell.order[0],
+            "best": cell.best,
             "tied": list(cell.tied),
         }
         for cell in cells(findings)
