@@ -61,6 +61,17 @@ def seeded(seed: int) -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda_states)
 
 
+@contextmanager
+def on_threads(number: int) -> Iterator[None]:
+    """Let torch use so many threads inside the scope: sums over more of them come in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def state_of_generators(device: torch.device) -> dict[str, Any]:
     """Return the states of the global generators, as tensors and plain values.
 

@@ -1,4 +1,4 @@
-"""What a board is: the question that it asks, and the ledger of what was handed in."""
+"""What a board is: the question that it asks, the ledger of what was handed in, and the rows quoted from papers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from filelock import FileLock
 from pydantic import Field, StringConstraints, ValidationError
 
 from plbench.errors import PlbenchError, did_you_mean
-from plbench.files import unwritable, write_json
+from plbench.files import locked, unwritable, write_json
 from plbench.files.paths import read_plain, refuse_links
 from plbench.files.plain_json import MAX_BYTES, parse_json
+from plbench.runs.record import Percent
 from plbench.spec import STANDARD_TRIALS, Frozen
 
 BOARD, LEDGER, RECORDS, PUBLISHED = "board.json", "ledger.json", "records", "published"
@@ -22,8 +22,9 @@ BOARD, LEDGER, RECORDS, PUBLISHED = "board.json", "ledger.json", "records", "pub
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")]
 Key = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-_Kind = TypeVar("_Kind", bound=Frozen)
 Sentence = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f<>]*$", max_length=500)]
+Metric = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+_Kind = TypeVar("_Kind", bound=Frozen)
 
 
 class Board(Frozen):
@@ -64,11 +65,41 @@ class Event(Frozen):
     why: Sentence | None = None
 
 
+class Ledger(Frozen):
+    """What was added, verified and withdrawn, in order."""
+
+    events: tuple[Event, ...]
+
+
+class Quotation(Frozen):
+    """One row of a paper's table, shown beside a board's own rows, never ranked with them.
+
+    Attributes:
+        figures: percent by the paper's metric: map_c, map_o, group_1 … group_5, ap_person.
+        source: where it stands. selection: how the source chose its checkpoint, where that is known.
+        caution: what keeps it from being compared.
+    """
+
+    title: Sentence
+    backbone: Sentence
+    figures: dict[Metric, Percent]
+    source: Sentence
+    selection: Sentence | None = None
+    caution: Sentence | None = None
+
+
+class Quotations(Frozen):
+    """All that is quoted on one board."""
+
+    board: Name
+    rows: tuple[Quotation, ...]
+
+
 class BoardFolder:
     """One board's folder.
 
     Attributes:
-        path: of the folder. board: what it asks. ledger: what happened, oldest first.
+        board: what it asks. ledger: what happened, oldest first.
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,7 +109,6 @@ class BoardFolder:
             PlbenchError: if there is no such board, or a file is damaged, with the field.
         """
         self.path = path
-        self._staging: Path | None = None
         self._read()
 
     def _read(self) -> None:
@@ -88,9 +118,8 @@ class BoardFolder:
         self.board = read_model(Board, path.parent, path / BOARD)
         if self.board.name != path.name:
             raise PlbenchError(f"{path / BOARD}: name is {self.board.name!r}, but its folder is {path.name!r}")
-        self.ledger: tuple[Event, ...] = ()
-        if (path / LEDGER).exists():
-            self.ledger = read_model(_Ledger, path.parent, path / LEDGER).events
+        there = (path / LEDGER).exists()
+        self.ledger = read_model(Ledger, path.parent, path / LEDGER).events if there else ()
 
     def record_folder(self, key: str) -> Path:
         """Return where the files of an accepted record lie.
@@ -112,16 +141,25 @@ class BoardFolder:
         Raises:
             PlbenchError: as for a board that is opened. StoreError: as `holding`.
         """
-        if self._staging is not None:  # held by a caller of ours
-            yield self._staging
-            return
         with holding(self.path.parent, self.path.name) as staging:
             self._read()
-            self._staging = staging
-            try:
-                yield staging
-            finally:
-                self._staging = None
+            yield staging
+
+    def quotations(self) -> tuple[Quotation, ...]:
+        """Return the rows quoted on the board; none where there are none.
+
+        Raises:
+            PlbenchError: if their file is damaged or of another board, with the field.
+        """
+        root, name = self.path.parent, self.board.name
+        path = root / PUBLISHED / f"{name}.json"
+        refuse_links(root, path)
+        if not path.exists():
+            return ()
+        found = read_model(Quotations, root, path)
+        if found.board != name:
+            raise PlbenchError(f"{path}: board is {found.board!r}, but its file is named {name!r}")
+        return found.rows
 
     @property
     def added(self) -> dict[str, Event]:
@@ -138,35 +176,31 @@ class BoardFolder:
         """Keys that somebody reproduced."""
         return {event.key for event in self.ledger if event.event == "verified"}
 
-    def append(self, events: Sequence[Event], board: Board | None = None) -> None:
-        """Add lines to the ledger as it is by now, and write the board where it changed.
+    def append(self, events: Sequence[Event], board: Board | None = None, staging: Path | None = None) -> None:
+        """Add lines to the ledger as it is by now.
+
+        Args:
+            events: the lines.
+            board: written where it changed.
+            staging: from `changing`, where the caller holds the board already.
 
         Raises:
             PlbenchError: if another process added or withdrew a record meanwhile, so that a line is not possible.
         """
-        with self.changing() as staging:
+        with self.changing() if staging is None else contextlib.nullcontext(staging) as unfinished:
             for event in events:
                 if (event.event == "added") == (event.key in self.added) or event.key in self.withdrawn:
                     raise PlbenchError(f"{self.path / LEDGER}: record {event.key} cannot be {event.event} any more")
             self.ledger = (*self.ledger, *events)
             if board is not None:
                 self.board = board
-                write_json(self.path / BOARD, board.model_dump(mode="json"), staging)
-            lines = [event.model_dump(exclude_none=True) for event in self.ledger]
-            write_json(self.path / LEDGER, {"events": lines}, staging)
-
-
-class _Ledger(Frozen):
-    events: tuple[Event, ...]
+                write_json(self.path / BOARD, board.model_dump(mode="json"), unfinished)
+            write_json(self.path / LEDGER, Ledger(events=self.ledger).model_dump(exclude_none=True), unfinished)
 
 
 @contextlib.contextmanager
 def holding(root: Path, name: str) -> Iterator[Path]:
-    """Hold something below a folder for this process: others wait.
-
-    Args:
-        root: the folder.
-        name: of what is held; lock and unfinished files are hidden ones of this name, beside it.
+    """Hold something of a name below a folder for this process: others wait. Lock and unfinished files lie beside it.
 
     Yields:
         An empty folder for files that are not whole yet, so that what a killed process leaves is never among those
@@ -178,30 +212,21 @@ def holding(root: Path, name: str) -> Iterator[Path]:
     staging, lock_path = root / f".{name}.unfinished", root / f".{name}.lock"
     refuse_links(root, staging)
     refuse_links(root, lock_path)
-    lock = FileLock(lock_path)
-    try:
-        lock.acquire()
-    except OSError as error:
-        raise unwritable(root, error) from error
-    try:
-        shutil.rmtree(staging, ignore_errors=True)
+    with locked(root / name):
         try:
-            staging.mkdir()
-        except OSError as error:
-            raise unwritable(staging, error) from error
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        lock_path.unlink(missing_ok=True)  # while it is held: who opened it meanwhile sees that it is gone
-        lock.release()
+            shutil.rmtree(staging, ignore_errors=True)
+            try:
+                staging.mkdir()
+            except OSError as error:
+                raise unwritable(staging, error) from error
+            yield staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+            lock_path.unlink(missing_ok=True)  # while it is held: who opened it meanwhile sees that it is gone
 
 
 def open_boards(root: Path, names: Sequence[str] = ()) -> list[BoardFolder]:
-    """Return the boards below a folder, by name.
-
-    Args:
-        root: usually `leaderboards`.
-        names: those wanted; empty for all.
+    """Return the boards below a folder, usually `leaderboards`: those of these names, or all.
 
     Raises:
         PlbenchError: if there is none, or none of a name.
@@ -216,23 +241,19 @@ def open_boards(root: Path, names: Sequence[str] = ()) -> list[BoardFolder]:
 
 
 def read_model(kind: type[_Kind], root: Path, path: Path) -> _Kind:
-    """Read a JSON file of a board: a plain one, of one meaning.
-
-    Args:
-        kind: what it holds.
-        root: the folder of boards, below which no link is followed.
-        path: of the file.
+    """Read a JSON file of a board: a plain one, of one meaning, through no link below the folder of boards.
 
     Raises:
         PlbenchError: if it cannot be read, or is not valid, with the field.
     """
     try:
-        return kind.model_validate(parse_json(read_plain(root, path, MAX_BYTES)))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise PlbenchError(f"{path}: {field}: {first['msg']}") from error
+        content = parse_json(read_plain(root, path, MAX_BYTES))
     except PlbenchError:
         raise
     except (OSError, ValueError) as error:
         raise PlbenchError(f"{path} cannot be read: {error}") from error
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise PlbenchError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

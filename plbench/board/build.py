@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from plbench.board import text
-from plbench.board.boards import BoardFolder, holding, open_boards
+from plbench.board.boards import holding, open_boards
 from plbench.board.page import render_page
-from plbench.board.published import read_quotations
 from plbench.board.rows import board_values
 from plbench.files import write_text
 from plbench.files.paths import refuse_links
@@ -17,42 +16,29 @@ from plbench.files.paths import refuse_links
 PAGE = "index.html"
 
 
-def build(root: Path, *, sources: str | None = "../") -> dict[Path, str]:
-    """Return every built file of all boards, by path.
-
-    Args:
-        root: usually `leaderboards`.
-        sources: where the page finds the methods' files; None for a page without links to them.
+def build(root: Path) -> dict[Path, str]:
+    """Return every built file of all boards below a folder, usually `leaderboards`, by path.
 
     Raises:
         PlbenchError: if there are no boards, or one cannot be read.
     """
-    return render(root, all_values(root, open_boards(root)), sources=sources)
+    return render(root, [board_values(folder) for folder in open_boards(root)])
 
 
-def render(root: Path, boards: Sequence[dict[str, Any]], *, sources: str | None) -> dict[Path, str]:
+def render(root: Path, boards: Sequence[dict[str, Any]]) -> dict[Path, str]:
     """Render the files of `build` from what each board shows."""
-    files = {root / PAGE: render_page(boards, sources=sources), root / "README.md": _overview(boards)}
+    files = {root / PAGE: render_page(boards), root / "README.md": text.overview(boards)}
     for board in boards:
         folder = root / board["name"]
-        files[folder / "README.md"] = text.as_markdown(board, f"../{PAGE}")
+        files[folder / "README.md"] = text.as_markdown(board)
         files[folder / "table.csv"] = text.as_csv(board)
         files[folder / "table.tex"] = text.as_latex(board)
         files[folder / "table.json"] = text.as_json(board)
     return files
 
 
-def all_values(root: Path, folders: Sequence[BoardFolder]) -> list[dict[str, Any]]:
-    """Return what each board shows, as plain values."""
-    return [board_values(folder, read_quotations(root, folder.board.name)) for folder in folders]
-
-
 def write(root: Path, files: dict[Path, str]) -> list[Path]:
-    """Write the files that differ from what is there; return their paths.
-
-    Args:
-        root: the folder of boards; no link below it is written through.
-        files: content by path.
+    """Write the files that differ from what is there, through no link below the folder of boards; return their paths.
 
     Raises:
         PlbenchError: if a link is where a file or its folder should be. StoreError: if a file cannot be written.
@@ -69,28 +55,6 @@ def write(root: Path, files: dict[Path, str]) -> list[Path]:
 
 def differing(files: dict[Path, str]) -> list[Path]:
     """Return paths whose content is not what was built; a link is not what was built, wherever it leads."""
-    return [path for path, content in files.items() if not _holds(path, content.encode())]
-
-
-def _holds(path: Path, content: bytes) -> bool:
-    is_plain = path.is_file() and not path.is_symlink()
-    return is_plain and path.stat().st_size == len(content) and path.read_bytes() == content
-
-
-def _overview(boards: Sequence[dict[str, Any]]) -> str:
-    lines = [
-        "# Leaderboards",
-        "",
-        f"Built by `plbench board build` from the records beside them. [The page]({PAGE}) shows all of them, with "
-        "classes and details; it needs no network.",
-        "",
-        "| board | protocol | best | mAP(C) | rows |",
-        "|---|---|---|---|---|",
-    ]
-    for board in boards:
-        rows = [row for section in board["sections"] for row in section["rows"]]
-        best = next((row for row in rows if row["rank"] == 1), None)
-        name = f"[{board['title']}]({board['name']}/README.md)"
-        shown = ("–", "–") if best is None else (best["label"], text.measured(best["figures"]["map_c"]))
-        lines.append(f"| {name} | `{board['protocol']}` | {shown[0]} | {shown[1]} | {len(rows)} |")
-    return "\n".join(lines) + "\n"
+    kept = [path for path in files if path.is_file() and not path.is_symlink()]
+    same = {path for path in kept if path.read_bytes() == files[path].encode()}
+    return [path for path in files if path not in same]

@@ -6,44 +6,32 @@ cells determine is recomputed where the cells are given; the record's own model 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from plbench.board.boards import RECORDS, Board, BoardFolder
 from plbench.board.consistency import check_agreement, check_ledger, check_places
-from plbench.board.entries import Entry, check_tables, read_entry
+from plbench.board.entries import Entry, check_checksums, check_tables, read_entry
 from plbench.board.history import check_history
-from plbench.board.identity import (
-    Role,
-    check_added,
-    check_environment,
-    check_hashes,
-    check_origin,
-    check_question,
-    check_run,
-    check_tuning,
-    finished_at,
-)
+from plbench.board.identity import Role, check_added, check_identity, role_of
 from plbench.board.names import check_values
 from plbench.board.recompute import CELLS, check_cells
 from plbench.runs.findings import Findings, Problem
 from plbench.runs.summary import NUM_REPLICATES
 from plbench.runs.tables import EntryError
 
-__all__ = ["Problem", "Role", "check_entry", "verify_board"]
 
-
-def check_entry(entry: Entry, board: Board, *, role: Role) -> list[Problem]:
+def check_entry(entry: Entry, board: Board, *, role: Role | None = None) -> list[Problem]:
     """Return reasons not to take a record onto a board; none where it can be believed as far as its own files tell.
 
     Args:
         entry: the record with its tables.
         board: that it is for.
-        role: "row", or "ceiling" for a record of the board's complete labels.
+        role: "row", or "ceiling" for a record of the board's complete labels; None for what its protocol makes it.
     """
     findings = Findings(entry.key)
     if _is_sound(entry, findings):
-        _check(entry, board, role, findings)
+        _check(entry, board, role or role_of(entry.record, board), findings)
     return findings.problems
 
 
@@ -66,17 +54,21 @@ def verify_board(
     """
     problems = [*check_ledger(folder), *check_places(folder)]
     entries: list[Entry] = []
+    recomputed = 0
     for key in folder.added:
         path = folder.path / RECORDS / key
         if path.is_symlink() or not path.is_dir():
             continue  # refused already
         findings = Findings(key)
         entry = _verify(folder, path, findings)
-        problems += findings.problems
         if entry is not None and key not in folder.withdrawn:
             entries.append(entry)
-    if cells is not None:
-        problems += _check_cells(folder, entries, cells, note)
+            if cells is not None and (cells / key / CELLS).is_file():
+                check_cells(entry, cells / key / CELLS, findings)
+                recomputed += 1
+        problems += findings.problems
+    if cells is not None and (missing := len(entries) - recomputed):
+        note(f"board {folder.board.name}: {missing} of {len(entries)} records were not recomputed: no cells in {cells}")
     return [*problems, *check_agreement(entries), *check_history(folder, against, note)]
 
 
@@ -92,40 +84,11 @@ def _verify(folder: BoardFolder, path: Path, findings: Findings) -> Entry | None
     check_added(entry, folder.added[key], findings)
     if not _is_sound(entry, findings):
         return None
-    if key not in folder.withdrawn:
-        is_ceiling = entry.record.spec.protocol.sha256() == folder.board.ceiling_sha256
-        _check(entry, folder.board, "ceiling" if is_ceiling else "row", findings)
+    if key in folder.withdrawn:
+        check_checksums(entry, findings)
+    else:
+        _check(entry, folder.board, role_of(entry.record, folder.board), findings)
     return entry
-
-
-def _check(entry: Entry, board: Board, role: Role, findings: Findings) -> None:
-    check_hashes(entry.record, findings)
-    check_question(entry.record, board, role, findings)
-    check_environment(entry.record.environment, findings)
-    check_tuning(entry.record, board, findings)
-    check_origin(entry.record, findings)
-    finished_at(entry.record, findings)
-    check_run(entry.record, findings)
-    check_tables(entry, findings)
-    lengths = {len(values) for values in entry.replicates.values()}
-    findings.equal("replicates.csv", lengths, {NUM_REPLICATES})
-    findings.require(CELLS in entry.record.files, f"files.{CELLS}", None, "the hash of the cells")
-
-
-def _check_cells(
-    folder: BoardFolder, entries: Sequence[Entry], cells: Path, note: Callable[[str], None]
-) -> list[Problem]:
-    """Recompute every record whose cells are there; say how many are not."""
-    problems: list[Problem] = []
-    there = [entry for entry in entries if (cells / entry.folder.name / CELLS).is_file()]
-    for entry in there:
-        findings = Findings(entry.folder.name)
-        check_cells(entry, cells / entry.folder.name / CELLS, findings)
-        problems += findings.problems
-    if len(there) < len(entries):
-        missing = len(entries) - len(there)
-        note(f"board {folder.board.name}: {missing} of {len(entries)} records were not recomputed: no cells in {cells}")
-    return problems
 
 
 def _is_sound(entry: Entry, findings: Findings) -> bool:
@@ -136,3 +99,11 @@ def _is_sound(entry: Entry, findings: Findings) -> bool:
     if entry.record.status == "done" and "test" not in entry.record.metrics:
         findings.refuse("metrics.test", "missing", "the figures on the test split")
     return len(findings.problems) == before
+
+
+def _check(entry: Entry, board: Board, role: Role, findings: Findings) -> None:
+    check_identity(entry.record, board, role, findings)
+    check_tables(entry, findings)
+    lengths = {len(values) for values in entry.replicates.values()}
+    findings.equal("replicates.csv", lengths, {NUM_REPLICATES})
+    findings.require(CELLS in entry.record.files, f"files.{CELLS}", None, "the hash of the cells")

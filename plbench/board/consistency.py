@@ -22,21 +22,19 @@ def check_ledger(folder: BoardFolder) -> list[Problem]:
     seen: dict[str, set[str]] = defaultdict(set)
     last = ""
     for number, event in enumerate(folder.ledger):
+        before, place = seen[event.key], f"{LEDGER}: events.{number}"
         mistakes = {
-            f"{event.event} twice": event.event in seen[event.key] and event.event != "verified",
-            f"{event.event} before it was added": event.event != "added" and "added" not in seen[event.key],
-            f"{event.event} after it was withdrawn": event.event != "withdrawn" and "withdrawn" in seen[event.key],
+            f"{event.event} twice": event.event in before and event.event != "verified",
+            f"{event.event} before it was added": event.event != "added" and "added" not in before,
+            f"{event.event} after it was withdrawn": event.event != "withdrawn" and "withdrawn" in before,
             "added without a sha256": event.event == "added" and event.sha256 is None,
             "withdrawn without a word why": event.event == "withdrawn" and not event.why,
         }
-        problems += [
-            Problem(event.key, f"{LEDGER}: events.{number}", mistake, "added once, then verified or withdrawn")
-            for mistake, is_made in mistakes.items()
-            if is_made
-        ]
+        words = "added once, then verified or withdrawn"
+        problems += [Problem(event.key, place, mistake, words) for mistake, is_made in mistakes.items() if is_made]
         if event.at < last:
-            problems.append(Problem(event.key, f"{LEDGER}: events.{number}.at", event.at, f"at least {last}, the last"))
-        seen[event.key].add(event.event)
+            problems.append(Problem(event.key, f"{place}.at", event.at, f"at least {last}, the last"))
+        before.add(event.event)
         last = max(last, event.at)
     if folder.added and folder.board.dataset_fingerprint is None:
         problems.append(Problem("", "board.json: dataset_fingerprint", "None", "that of the records"))
@@ -47,28 +45,18 @@ def check_places(folder: BoardFolder) -> list[Problem]:
     """Check that what lies on disk is what the ledger names: folders of three plain files."""
     place = folder.path / RECORDS
     there = {path.name: path for path in sorted(place.iterdir())} if place.is_dir() else {}
-    problems = [
-        Problem(
-            printable(name),
-            f"{RECORDS}/{printable(name)}",
-            "on disk, but not added",
-            "a record that the ledger names; add it again, or delete it",
-        )
-        for name in there
-        if name not in folder.added
-    ]
+    words = "a record that the ledger names; add it again, or delete it"
+    strangers = [printable(name) for name in there if name not in folder.added]
+    problems = [Problem(name, f"{RECORDS}/{name}", "on disk, but not added", words) for name in strangers]
     for key in folder.added:
         path = there.get(key)
         if path is None or path.is_symlink() or not path.is_dir():
             what = "missing" if path is None else "no plain folder"
             problems.append(Problem(key, f"{RECORDS}/{key}", what, "a folder, as the ledger names it"))
-        else:
-            files = files_of(path)
-            problems += [
-                Problem(key, printable(extra.name), "an extra file", f"only {', '.join(files)}")
-                for extra in sorted(path.iterdir())
-                if extra.name not in files
-            ]
+            continue
+        files = files_of(path)
+        extra = sorted(other.name for other in path.iterdir() if other.name not in files)
+        problems += [Problem(key, printable(name), "an extra file", f"only {', '.join(files)}") for name in extra]
     return problems
 
 
@@ -80,17 +68,10 @@ def check_agreement(entries: Sequence[Entry]) -> list[Problem]:
     Args:
         entries: as they were added, oldest first; each of a run that is done.
     """
-    problems = _check_seeds(entries) + _against_most(entries, _test_set)
-    for same_labels in _grouped(entries, _labels):
-        problems += _against_most(same_labels, _training_set)
-    for same_method in _grouped(entries, lambda entry: entry.record.spec.method.source_sha256):
-        problems += _against_most(same_method, _method)
-    return problems
-
-
-def _check_seeds(entries: Sequence[Entry]) -> list[Problem]:
-    problems = []
+    problems: list[Problem] = []
     first: dict[tuple[str, int], str] = {}
+    same_labels: dict[tuple[str, int], list[Entry]] = defaultdict(list)
+    same_method: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         spec = entry.record.spec
         other = first.setdefault((same_but_seed(spec), spec.seed), entry.key)
@@ -98,25 +79,23 @@ def _check_seeds(entries: Sequence[Entry]) -> list[Problem]:
             problems.append(
                 Problem(entry.key, "spec.seed", f"{spec.seed}, as of record {other}", "a seed once in a row")
             )
-    return problems
-
-
-def _labels(entry: Entry) -> str:
-    """Return what decides the labels that a run learns from."""
-    spec = entry.record.spec
-    return f"{spec.protocol.sha256()} {spec.protocol.label_seed(spec.seed)}"
+        same_labels[spec.protocol.sha256(), spec.protocol.label_seed(spec.seed)].append(entry)
+        same_method[spec.method.source_sha256].append(entry)
+    problems += _against_most(entries, _test_set)
+    problems += [problem for group in same_labels.values() for problem in _against_most(group, _training_set)]
+    return problems + [problem for group in same_method.values() for problem in _against_most(group, _method)]
 
 
 def _test_set(entry: Entry) -> Facts:
-    protocol = entry.record.spec.protocol
-    facts: Facts = {
-        "spec.dataset_fingerprint": entry.record.spec.dataset_fingerprint,
-        "spec.protocol.test_split": protocol.test_split,
-        "spec.protocol.metric_rules": protocol.metric_rules,
+    spec = entry.record.spec
+    return {
+        "spec.dataset_fingerprint": spec.dataset_fingerprint,
+        "spec.protocol.test_split": spec.protocol.test_split,
+        "spec.protocol.metric_rules": spec.protocol.metric_rules,
         "metrics.test.num_images": entry.record.test.num_images,
         "per_class.csv": [row.class_id for row in entry.per_class],
+        **_columns(entry, ("class_name", "positives", "negatives", "groups")),
     }
-    return facts | _columns(entry, ("class_name", "positives", "negatives", "groups"))
 
 
 def _training_set(entry: Entry) -> Facts:
@@ -136,13 +115,6 @@ def _columns(entry: Entry, names: Iterable[str]) -> Facts:
     return {f"per_class.csv[{row.class_id}].{name}": getattr(row, name) for name in names for row in entry.per_class}
 
 
-def _grouped(entries: Sequence[Entry], by: Callable[[Entry], str]) -> list[list[Entry]]:
-    groups: dict[str, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        groups[by(entry)].append(entry)
-    return list(groups.values())
-
-
 def _against_most(entries: Sequence[Entry], facts_of: Callable[[Entry], Facts]) -> list[Problem]:
     """Refuse what records say otherwise than most do. A fact that only some state (older ones) is not compared."""
     votes: dict[str, Counter[str]] = defaultdict(Counter)
@@ -151,11 +123,8 @@ def _against_most(entries: Sequence[Entry], facts_of: Callable[[Entry], Facts]) 
         for name, value in facts.items():
             votes[name][value] += 1
     agreed = {name: counter.most_common(1)[0][0] for name, counter in votes.items()}  # of equals, the first
-    problems = []
-    for entry, facts in stated:
-        differing = [name for name, value in facts.items() if value != agreed[name]]
-        problems += [
-            Problem(entry.key, printable(name), facts[name], f"{agreed[name]}, as other records of the board have it")
-            for name in differing[:MAX_NAMED]
-        ]
-    return problems
+    return [
+        Problem(entry.key, printable(name), facts[name], f"{agreed[name]}, as other records of the board have it")
+        for entry, facts in stated
+        for name in [name for name, value in facts.items() if value != agreed[name]][:MAX_NAMED]
+    ]

@@ -8,7 +8,11 @@ from html import escape
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
+from plbench.board.text import page_template
+
+LEVEL = 0.05  # of both tests
 MIN_BOARDS = 5
 """Below this rank tests have next to no power: Demšar's own examples rest on 14 data sets and more."""
 
@@ -23,7 +27,6 @@ class RankComparison:
         difference: Nemenyi's critical difference of average ranks; None with fewer than `MIN_BOARDS` boards.
         friedman_p: of all methods being equal (Iman and Davenport's F); None likewise.
         cliques: first and last position in `ranks` of each largest group that is not distinguishable.
-        level: of both tests.
     """
 
     boards: tuple[str, ...]
@@ -31,7 +34,6 @@ class RankComparison:
     difference: float | None
     friedman_p: float | None
     cliques: tuple[tuple[int, int], ...]
-    level: float
 
     @property
     def sentence(self) -> str:
@@ -43,22 +45,21 @@ class RankComparison:
                 "these are ranks, not findings."
             )
         friedman = f"Friedman's test: p {'< 0.001' if self.friedman_p < 0.001 else f'= {self.friedman_p:.3f}'}"
-        if self.friedman_p > self.level:
+        if self.friedman_p > LEVEL:
             return f"{start} {friedman}, so that all methods are statistically tied."
         return (
             f"{start} {friedman}. A bar on the right joins methods that are statistically tied: their average ranks "
-            f"lie within Nemenyi's critical difference, {self.difference:.2f} at {100 * self.level:g} % (Demšar, 2006)."
+            f"lie within Nemenyi's critical difference, {self.difference:.2f} at {100 * LEVEL:g} % (Demšar, 2006)."
         )
 
 
-def compare_ranks(scores: Mapping[str, Mapping[str, float]], *, level: float = 0.05) -> RankComparison | None:
+def compare_ranks(scores: Mapping[str, Mapping[str, float]]) -> RankComparison | None:
     """Apply Friedman's test with Nemenyi's critical difference over boards (Demšar, JMLR 7, 2006).
 
     The boards count as independent samples, which boards of one dataset are not.
 
     Args:
         scores: by board, then method; higher is better. Methods that lack a board are left out.
-        level: of both tests.
 
     Returns:
         None if fewer than two boards share fewer than two methods.
@@ -70,19 +71,39 @@ def compare_ranks(scores: Mapping[str, Mapping[str, float]], *, level: float = 0
     from scipy.stats import rankdata, studentized_range  # a second, which the pages of most boards need not pay
 
     table = np.array([[scores[board][method] for method in methods] for board in boards], np.float64)
-    ranks = rankdata(-table, axis=1)
-    average = ranks.mean(axis=0)
-    order = np.argsort(average, kind="stable")
-    best_first = [(methods[index], float(average[index])) for index in order]
-    difference = friedman_p = None
-    cliques: tuple[tuple[int, int], ...] = ()
-    if len(boards) >= MIN_BOARDS:
-        quantile = float(studentized_range.ppf(1 - level, len(methods), np.inf)) / np.sqrt(2)
-        difference = float(quantile * np.sqrt(len(methods) * (len(methods) + 1) / (6 * len(boards))))
-        friedman_p = _friedman(ranks)
-        reach = difference if friedman_p <= level else float("inf")
-        cliques = _cliques([rank for _, rank in best_first], reach)
-    return RankComparison(boards, tuple(best_first), difference, friedman_p, cliques, level)
+    by_board = rankdata(-table, axis=1)
+    ranks = sorted(zip(methods, by_board.mean(axis=0).tolist(), strict=True), key=lambda pair: pair[1])
+    if len(boards) < MIN_BOARDS:
+        return RankComparison(boards, tuple(ranks), None, None, ())
+    quantile = float(studentized_range.ppf(1 - LEVEL, len(methods), np.inf)) / np.sqrt(2)
+    difference = float(quantile * np.sqrt(len(methods) * (len(methods) + 1) / (6 * len(boards))))
+    friedman_p = _friedman(by_board)
+    cliques = _cliques([rank for _, rank in ranks], difference if friedman_p <= LEVEL else float("inf"))
+    return RankComparison(boards, tuple(ranks), difference, friedman_p, cliques)
+
+
+def _friedman(ranks: np.ndarray) -> float:
+    """Return p value of Iman and Davenport's F for [boards, methods] ranks: an analysis of their variance."""
+    from scipy.stats import f
+
+    num_boards, num_methods = ranks.shape
+    centred = ranks - ranks.mean()
+    between = num_boards * (centred.mean(axis=0) ** 2).sum()
+    within = (centred**2).sum() - between
+    if within < 1e-9:  # all boards agree, on one order or that all are equal
+        return 0.0 if between else 1.0
+    statistic = (num_boards - 1) * between / within
+    return float(f.sf(statistic, num_methods - 1, (num_methods - 1) * (num_boards - 1)))
+
+
+def _cliques(ranks: list[float], reach: float) -> tuple[tuple[int, int], ...]:
+    """Return first and last position of each largest run of sorted `ranks` that spans less than `reach`."""
+    runs: list[tuple[int, int]] = []
+    for first, start in enumerate(ranks):
+        last = max(index for index, rank in enumerate(ranks) if index == first or (rank - start < reach))
+        if last > first and not (runs and runs[-1][1] >= last):
+            runs.append((first, last))
+    return tuple(runs)
 
 
 def rank_pictures(boards: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -119,7 +140,7 @@ def rank_pictures(boards: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-_LEFT, _RIGHT, _STEP = 236.0, 520.0, 24.0  # the axis' ends, and the distance of lines
+_LEFT, _RIGHT, _STEP = 236.0, 520.0, 24.0  # the axis' ends as in ranks.svg, and the distance of lines
 _MAX_TITLE = 32  # characters of a method's title that fit to the left of the axis
 
 
@@ -133,88 +154,34 @@ def draw(comparison: RankComparison, *, titles: Mapping[str, str], identifier: s
     """
     worst = len(comparison.ranks)
     named = [(titles.get(method, method), rank) for method, rank in comparison.ranks]
-    start = 46.0 if comparison.difference is None else 60.0
-    height = start + _STEP * worst + 6
-
-    def place(rank: float) -> float:
-        return _LEFT + (rank - 1) / (worst - 1) * (_RIGHT - _LEFT)
-
-    cliques = _side_by_side(comparison.cliques)
-    width = 600 + 14 * (1 + max((column for column, _ in cliques), default=0))
-    parts = [
-        f'<svg class="ranks" xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height:.0f}" '
-        f'viewBox="0 0 {width} {height:.0f}" font-family="sans-serif" font-size="13" fill="currentColor" '
-        f'role="img" aria-labelledby="{identifier}-title {identifier}-text">',
-        f'<title id="{identifier}-title">Average ranks across boards</title>',
-        f'<desc id="{identifier}-text">{escape(_description(comparison, named))}</desc>',
-        f'<path d="M{_LEFT:.1f} 30H{_RIGHT:.1f}" stroke="currentColor"/>',
-    ]
-    for tick in range(1, worst + 1):
-        if worst <= 12 or tick in (1, worst) or tick % 5 == 0:
-            parts.append(f'<path d="M{place(tick):.1f} 25V30" stroke="currentColor"/>')
-            parts.append(f'<text x="{place(tick):.1f}" y="19" text-anchor="middle" font-size="11">{tick}</text>')
-    for index, (title, rank) in enumerate(named):
-        y = start + _STEP * (index + 0.5) - 8
-        short = title if len(title) <= _MAX_TITLE else title[: _MAX_TITLE - 1] + "…"
-        parts += [
-            f'<text x="{_LEFT - 16:.1f}" y="{y + 4.5:.1f}" text-anchor="end">{escape(short)}</text>',
-            f'<path class="guide" d="M{_LEFT:.1f} {y:.1f}H{_RIGHT:.1f}" stroke="currentColor" stroke-opacity="0.18"/>',
-            f'<circle class="dot" cx="{place(rank):.1f}" cy="{y:.1f}" r="4.5"/>',
-            f'<text x="{_RIGHT + 16:.1f}" y="{y + 4.5:.1f}">{rank:.2f}</text>',
-        ]
-    if comparison.difference is not None:
-        end = min(place(1 + comparison.difference), _RIGHT)
-        parts.append(
-            f'<path d="M{_LEFT:.1f} 36V42M{_LEFT:.1f} 39H{end:.1f}M{end:.1f} 36V42" stroke="currentColor" fill="none"/>'
-            f'<text x="{_LEFT - 16:.1f}" y="43" text-anchor="end" font-size="11">critical difference</text>'
-        )
-    for column, (first, last) in cliques:
-        x, top = 584 + 14 * column, start + _STEP * first - 3
-        bottom = start + _STEP * (last + 1) - 13
-        parts.append(f'<path d="M{x} {top:.1f}V{bottom:.1f}" stroke="currentColor" stroke-width="4"/>')
-    return "\n".join([*parts, "</svg>"])
-
-
-def _description(comparison: RankComparison, named: list[tuple[str, float]]) -> str:
-    listed = "; ".join(f"{title} {rank:.2f}" for title, rank in named)
     groups = [", ".join(title for title, _ in named[first : last + 1]) for first, last in comparison.cliques]
     together = "".join(f" Not distinguishable: {group}." for group in groups)
-    return f"{comparison.sentence} {listed}.{together}"
+    words = f"{comparison.sentence} {'; '.join(f'{title} {rank:.2f}' for title, rank in named)}.{together}"
+    start = 46.0 if comparison.difference is None else 60.0
 
+    def place(rank: float) -> str:
+        return f"{min(_LEFT + (rank - 1) / (worst - 1) * (_RIGHT - _LEFT), _RIGHT):.1f}"
 
-def _friedman(ranks: np.ndarray) -> float:
-    """Return p value of Iman and Davenport's F for [boards, methods] ranks; the variance of tied ranks is their own."""
-    from scipy.stats import f
+    def short(title: str) -> Markup:
+        return Markup(escape(title if len(title) <= _MAX_TITLE else title[: _MAX_TITLE - 1] + "…"))
 
-    num_boards, num_methods = ranks.shape
-    spread = ((ranks - (num_methods + 1) / 2) ** 2).sum()
-    if spread == 0:
-        return 1.0
-    between = ((ranks.sum(axis=0) - num_boards * (num_methods + 1) / 2) ** 2).sum()
-    chi_squared = (num_methods - 1) * between / spread
-    rest = num_boards * (num_methods - 1) - chi_squared
-    if rest <= 1e-9:  # all boards agree
-        return 0.0
-    statistic = (num_boards - 1) * chi_squared / rest
-    return float(f.sf(statistic, num_methods - 1, (num_methods - 1) * (num_boards - 1)))
-
-
-def _cliques(ranks: list[float], reach: float) -> tuple[tuple[int, int], ...]:
-    """Return first and last position of each largest run of sorted `ranks` that spans less than `reach`."""
-    runs: list[tuple[int, int]] = []
-    for first, start in enumerate(ranks):
-        last = max(index for index, rank in enumerate(ranks) if index == first or (rank - start < reach))
-        if last > first and not (runs and runs[-1][1] >= last):
-            runs.append((first, last))
-    return tuple(runs)
-
-
-def _side_by_side(cliques: tuple[tuple[int, int], ...]) -> list[tuple[int, tuple[int, int]]]:
-    """Return each clique with the first column in which it touches no other."""
-    ends: list[int] = []
-    placed = []
-    for first, last in cliques:
+    bars = []
+    ends: list[int] = []  # of the last bar in each column; a bar stands in the first where it touches no other
+    for first, last in comparison.cliques:
         column = next((index for index, end in enumerate(ends) if end < first), len(ends))
         ends[column : column + 1] = [last]
-        placed.append((column, (first, last)))
-    return placed
+        bars.append((584 + 14 * column, start + _STEP * first - 3, start + _STEP * (last + 1) - 13))
+    methods = [
+        (short(title), rank, place(rank), start + _STEP * (n + 0.5) - 8) for n, (title, rank) in enumerate(named)
+    ]
+    picture = page_template("ranks.svg").render(
+        identifier=identifier,
+        width=600 + 14 * max(1, len(ends)),
+        height=f"{start + _STEP * worst + 6:.0f}",
+        words=Markup(escape(words)),  # html's escapes, which pages were built with, and not markupsafe's
+        ticks=[(n, place(n)) for n in range(1, worst + 1) if worst <= 12 or n in (1, worst) or n % 5 == 0],
+        methods=methods,
+        end=None if comparison.difference is None else place(1 + comparison.difference),
+        bars=bars,
+    )
+    return picture.rstrip()

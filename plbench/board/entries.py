@@ -17,9 +17,7 @@ from plbench.runs.record import parse_record
 from plbench.runs.store import RECORD
 from plbench.runs.tables import PER_CLASS, REPLICATES, ClassRow, EntryError, parse_per_class, parse_replicates
 
-TABLES = (PER_CLASS, REPLICATES)
-
-FILES = (RECORD, *TABLES)
+FILES = (RECORD, PER_CLASS, REPLICATES)
 """Of a record. On a board they are packed, `NAME.xz`: a third of the bytes. Hashes are of what they unpack to."""
 
 MAX_BYTES = {RECORD: 1 << 20, PER_CLASS: 4 << 20, REPLICATES: 4 << 20}
@@ -55,7 +53,14 @@ def read_entry(folder: Path) -> Entry:
     try:
         record = parse_record(contents[RECORD], folder / RECORD)
     except StoreError as error:
-        raise _of_record(error) from error
+        cause = error.__cause__
+        if isinstance(cause, ValidationError):
+            first = cause.errors()[0]
+            raise EntryError(".".join(str(part) for part in first["loc"]), first["msg"]) from error
+        if cause is None:
+            found = str(error).partition(RECORD)[2].removeprefix(" has ") or str(error)
+            raise EntryError("schema_version", found) from error
+        raise EntryError(RECORD, f"no record: {cause}") from error
     return Entry(
         folder=folder,
         record=record,
@@ -86,7 +91,15 @@ def read_whole_entry(folder: Path) -> Entry:
 
 def check_tables(entry: Entry, findings: Findings) -> None:
     """Compare the tables with those that the record refers to, and its figures with those that they give."""
-    for name in TABLES:
+    check_checksums(entry, findings)
+    if entry.record.metrics:
+        check_table_figures(entry.record, entry.per_class, findings)
+        check_intervals(entry.record, entry.replicates, findings)
+
+
+def check_checksums(entry: Entry, findings: Findings) -> None:
+    """Compare the tables with those that the record refers to."""
+    for name in (PER_CLASS, REPLICATES):
         stated = entry.record.files.get(name)
         if stated is None:
             findings.refuse(f"files.{name}", "missing", "the hash of the table")
@@ -94,9 +107,6 @@ def check_tables(entry: Entry, findings: Findings) -> None:
         findings.equal(f"files.{name}.num_bytes", stated.num_bytes, entry.num_bytes[name])
         if stated.sha256 != entry.sha256[name]:
             findings.refuse(f"files.{name}.sha256", stated.sha256, f"{entry.sha256[name]}, of the file")
-    if entry.record.metrics:
-        check_table_figures(entry.record, entry.per_class, findings)
-        check_intervals(entry.record, entry.replicates, findings)
 
 
 def pack_file(content: bytes) -> bytes:
@@ -106,11 +116,7 @@ def pack_file(content: bytes) -> bytes:
 
 def files_of(folder: Path) -> tuple[str, ...]:
     """Return the names of the files that a record on a board has, packed or as they were written."""
-    return tuple(f"{name}.xz" if _is_packed(folder, name) else name for name in FILES)
-
-
-def _is_packed(folder: Path, name: str) -> bool:
-    return not (folder / name).exists() and (folder / f"{name}.xz").exists()
+    return tuple(f"{n}.xz" if not (folder / n).exists() and (folder / f"{n}.xz").exists() else n for n in FILES)
 
 
 def read_content(folder: Path, name: str) -> bytes:
@@ -119,27 +125,17 @@ def read_content(folder: Path, name: str) -> bytes:
     Raises:
         EntryError: if it is missing, a link or a device, too large, or cannot be unpacked.
     """
-    if not _is_packed(folder, name):
-        return read_file(folder / name)
-    packed, limit = f"{name}.xz", MAX_BYTES[name]
+    there, limit = files_of(folder)[FILES.index(name)], MAX_BYTES[name]
+    content = read_file(folder / there)
+    if there == name:
+        return content
     try:
-        content = lzma.LZMADecompressor().decompress(read_file(folder / packed), max_length=limit + 1)
+        content = lzma.LZMADecompressor().decompress(content, max_length=limit + 1)
     except (lzma.LZMAError, EOFError) as error:
-        raise EntryError(packed, f"cannot be unpacked: {error}") from error
+        raise EntryError(there, f"cannot be unpacked: {error}") from error
     if len(content) > limit:
-        raise EntryError(packed, f"unpacks to more than {limit:,} bytes")
+        raise EntryError(there, f"unpacks to more than {limit:,} bytes")
     return content
-
-
-def _of_record(error: StoreError) -> EntryError:
-    """Return what is wrong with a record's file, under the name of the field where one is to blame."""
-    cause = error.__cause__
-    if isinstance(cause, ValidationError):
-        first = cause.errors()[0]
-        return EntryError(".".join(str(part) for part in first["loc"]), first["msg"])
-    if cause is None:
-        return EntryError("schema_version", str(error).partition(RECORD)[2].removeprefix(" has ") or str(error))
-    return EntryError(RECORD, f"no record: {cause}")
 
 
 def read_file(path: Path) -> bytes:
@@ -151,8 +147,7 @@ def read_file(path: Path) -> bytes:
     try:
         if path.is_symlink() or not path.is_file():
             raise EntryError(path.name, "is missing, or no plain file")
-        size = path.stat().st_size
-        most = MAX_BYTES[path.name.removesuffix(".xz")]
+        size, most = path.stat().st_size, MAX_BYTES[path.name.removesuffix(".xz")]
         if size > most:
             raise EntryError(path.name, f"has {size:,} bytes; expected at most {most:,}")
         return path.read_bytes()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from typing import Any, Literal
 
@@ -27,30 +27,77 @@ _SOURCE_FILE = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*\.py")
 _FILE = re.compile(r"[a-z0-9_]+\.[a-z0-9]+")
 
 
-def check_hashes(record: Record, findings: Findings) -> None:
+def role_of(record: Record, board: Board) -> Role:
+    """Return what a record's protocol makes it on a board."""
+    return "ceiling" if record.spec.protocol.sha256() == board.ceiling_sha256 else "row"
+
+
+def check_identity(record: Record, board: Board, role: Role, findings: Findings) -> None:
+    """Check that a record is of its spec, of the board's question, of known code, and chosen as the spec says."""
+    _check_hashes(record, findings)
+    _check_question(record, board, role, findings)
+    _check_environment(record.environment, findings)
+    check_tuning(record, board, findings)
+    _check_origin(record, findings)
+    _finished_at(record, findings)
+    _check_run(record, findings)
+
+
+def check_added(entry: Entry, added: Event, findings: Findings) -> None:
+    """Check that the record is the one that was added, and was there to be added."""
+    sha256 = entry.sha256[RECORD]
+    if added.sha256 != sha256:
+        findings.refuse(RECORD, f"of sha256 {sha256}", f"{added.sha256}, as the ledger has it")
+    try:
+        added_at = datetime.fromisoformat(added.at)
+    except ValueError:  # digits that are no time, such as month 13
+        return
+    when = _finished_at(entry.record, findings)
+    if when is not None and when > added_at:
+        findings.refuse("finished_at", shown(entry.record.finished_at), f"a time before {added.at}, when it was added")
+
+
+def check_tuning(record: Record, board: Board, findings: Findings) -> None:
+    """Check that a tuned row has its study, of no more trials than the board grants, and the values it chose."""
+    tuning, spec = record.tuning, record.spec
+    words = "'tuned', and a study, for a spec that names one; else neither"
+    if len({record.configuration == "tuned", tuning is not None, spec.tuned_by is not None}) > 1:
+        findings.refuse("configuration", f"{record.configuration!r}, {'with' if tuning else 'without'} a study", words)
+    if tuning is None:
+        return
+    findings.equal("tuning.study", tuning.study, spec.tuned_by)
+    well = tuning.num_trials <= board.max_trials
+    findings.require(well, "tuning.num_trials", tuning.num_trials, f"at most {board.max_trials}")
+    findings.equal("tuning.labels", tuning.labels, spec.protocol.validation_labels)
+    own = {**spec.method.params, "lr": spec.plan.lr, "weight_decay": spec.plan.weight_decay}
+    transferred = {"lr", "weight_decay"} if tuning.regime != spec.regime else set()  # do not go into another regime
+    findings.equal("tuning.chosen", sorted(tuning.chosen), sorted(tuning.space))
+    for name in sorted(tuning.chosen.keys() - transferred):
+        findings.equal(f"tuning.chosen.{name}", tuning.chosen[name], own.get(name))
+
+
+def _check_hashes(record: Record, findings: Findings) -> None:
     """Check that spec, its hash and the key say the same; where not, name the one that the others outvote."""
-    found = record.spec.sha256()
-    if found != record.spec_sha256:
-        if record.key == found[:16]:
-            findings.refuse("spec_sha256", shown(record.spec_sha256), found)
-        else:
-            findings.refuse("spec", f"of sha256 {found}", f"{record.spec_sha256}, as spec_sha256 and key have it")
-    elif record.key != found[:16]:
-        findings.refuse("key", shown(record.key), found[:16])
-    spec = record.spec
+    spec, found = record.spec, record.spec.sha256()
+    if found == record.spec_sha256:
+        findings.equal("key", record.key, found[:16])
+    elif record.key == found[:16]:
+        findings.equal("spec_sha256", record.spec_sha256, found)
+    else:
+        findings.refuse("spec", f"of sha256 {found}", f"{record.spec_sha256}, as spec_sha256 and key have it")
     hashes = {"dataset_fingerprint": spec.dataset_fingerprint, "method.source_sha256": spec.method.source_sha256}
     if spec.model.weights_sha256 is not None or spec.model.weights != "random":
         hashes["model.weights_sha256"] = spec.model.weights_sha256 or ""
     for name, text in hashes.items():
-        findings.require(_SHA256.fullmatch(text) is not None, f"spec.{name}", text, "64 hex digits")
+        findings.require(_matches(_SHA256, text), f"spec.{name}", text, "64 hex digits")
     for name, key in spec.stages.items():
-        findings.require(_KEY.fullmatch(key) is not None, f"spec.stages.{name}", key, "the key of a run")
+        findings.require(_matches(_KEY, key), f"spec.stages.{name}", key, "the key of a run")
     for name, file in record.files.items():
-        well = _FILE.fullmatch(name) and _SHA256.fullmatch(file.sha256) and 0 < file.num_bytes < 2**50
-        findings.require(bool(well), f"files.{name}", file.sha256, "64 hex digits of a file that is not empty")
+        well = _matches(_FILE, name) and _matches(_SHA256, file.sha256) and 0 < file.num_bytes < 2**50
+        findings.require(well, f"files.{name}", file.sha256, "64 hex digits of a file that is not empty")
 
 
-def check_question(record: Record, board: Board, role: Role, findings: Findings) -> None:
+def _check_question(record: Record, board: Board, role: Role, findings: Findings) -> None:
     """Check that protocol, data and code are those of the board."""
     protocol, spec = record.spec.protocol, record.spec
     wanted = board.protocol_sha256 if role == "row" else board.ceiling_sha256
@@ -73,7 +120,7 @@ def check_question(record: Record, board: Board, role: Role, findings: Findings)
     findings.equal("spec.skipped_images", spec.skipped_images, ())
 
 
-def check_environment(environment: dict[str, Any], findings: Findings) -> None:
+def _check_environment(environment: dict[str, Any], findings: Findings) -> None:
     """Check that there is a clean commit; or, of an installed wheel, its version and the hash of its source."""
     commit, dirty = environment.get("git_commit"), environment.get("git_dirty")
     if commit is None and dirty is None:
@@ -85,26 +132,11 @@ def check_environment(environment: dict[str, Any], findings: Findings) -> None:
     findings.require(dirty is False, "environment.git_dirty", dirty, "False: commit the changes, and run again")
 
 
-def check_tuning(record: Record, board: Board, findings: Findings) -> None:
-    """Check that a tuned row has its study, of no more trials than the board grants, and the values it chose."""
-    tuning, spec = record.tuning, record.spec
-    words = "'tuned', and a study, for a spec that names one; else neither"
-    if len({record.configuration == "tuned", tuning is not None, spec.tuned_by is not None}) > 1:
-        findings.refuse("configuration", f"{record.configuration!r}, {'with' if tuning else 'without'} a study", words)
-    if tuning is None:
-        return
-    findings.equal("tuning.study", tuning.study, spec.tuned_by)
-    well = tuning.num_trials <= board.max_trials
-    findings.require(well, "tuning.num_trials", tuning.num_trials, f"at most {board.max_trials}")
-    findings.equal("tuning.labels", tuning.labels, spec.protocol.validation_labels)
-    own = {**spec.method.params, "lr": spec.plan.lr, "weight_decay": spec.plan.weight_decay}
-    transferred = {"lr", "weight_decay"} if tuning.regime != spec.regime else set()  # do not go into another regime
-    findings.equal("tuning.chosen", sorted(tuning.chosen), sorted(tuning.space))
-    for name in sorted(tuning.chosen.keys() - transferred):
-        findings.equal(f"tuning.chosen.{name}", tuning.chosen[name], own.get(name))
+def _matches(pattern: re.Pattern[str], value: Any) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
-def check_run(record: Record, findings: Findings) -> None:
+def _check_run(record: Record, findings: Findings) -> None:
     """Check that what chose the epoch is what the spec says, and that no part of the data was left out."""
     data, selection, spec = record.data, record.selection, record.spec
     for name in ("data", "selection", "cost"):
@@ -129,19 +161,7 @@ def check_run(record: Record, findings: Findings) -> None:
     findings.require(first <= selection.epoch <= epochs, "selection.epoch", selection.epoch, f"{first} to {epochs}")
 
 
-def check_origin(record: Record, findings: Findings) -> None:
-    """Check names of the method against the installed one, and "default" against dataset and recipe, of equal code."""
-    source_file = record.source_file
-    if source_file is not None and not _SOURCE_FILE.fullmatch(source_file):
-        findings.refuse("source_file", shown(source_file), "the path of a Python file, or null")
-    findings.require(bool(record.title.strip()), "title", record.title, "a name")
-    findings.require(record.configuration != "unknown", "configuration", record.configuration, "that of a finished run")
-    if record.environment.get("source_sha256") == _present_source():
-        for name, expected in _as_installed(record).items():
-            findings.equal(name, getattr(record, name), expected)
-
-
-def finished_at(record: Record, findings: Findings) -> datetime | None:
+def _finished_at(record: Record, findings: Findings) -> datetime | None:
     """Return when the run ended; None, and a problem, where that is no time."""
     try:
         when = datetime.fromisoformat(record.finished_at)
@@ -153,26 +173,16 @@ def finished_at(record: Record, findings: Findings) -> datetime | None:
     return None
 
 
-def check_added(entry: Entry, added: Event, findings: Findings) -> None:
-    """Check that the record is the one that was added, and was there to be added."""
-    sha256 = entry.sha256[RECORD]
-    if added.sha256 != sha256:
-        findings.refuse(RECORD, f"of sha256 {sha256}", f"{added.sha256}, as the ledger has it")
-    when = finished_at(entry.record, findings)
-    if when is not None and when > _time(added.at):
-        findings.refuse("finished_at", shown(entry.record.finished_at), f"a time before {added.at}, when it was added")
-
-
-def _time(text: str) -> datetime:
-    """Return a time of the ledger; the last one that there is where its digits are none, such as month 13."""
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        return datetime.max.replace(tzinfo=UTC)
-
-
-def _matches(pattern: re.Pattern[str], value: Any) -> bool:
-    return isinstance(value, str) and pattern.fullmatch(value) is not None
+def _check_origin(record: Record, findings: Findings) -> None:
+    """Check names of the method against the installed one, and "default" against dataset and recipe, of equal code."""
+    source_file = record.source_file
+    if source_file is not None and not _SOURCE_FILE.fullmatch(source_file):
+        findings.refuse("source_file", shown(source_file), "the path of a Python file, or null")
+    findings.require(bool(record.title.strip()), "title", record.title, "a name")
+    findings.require(record.configuration != "unknown", "configuration", record.configuration, "that of a finished run")
+    if record.environment.get("source_sha256") == _present_source():
+        for name, expected in _as_installed(record).items():
+            findings.equal(name, getattr(record, name), expected)
 
 
 @cache
@@ -185,6 +195,8 @@ def _present_source() -> str:
 def _as_installed(record: Record) -> dict[str, Any]:
     """Return what the installed method and dataset say that a record repeats; empty where they are not installed."""
     from plbench.errors import PlbenchError
+    from plbench.runs.plan.resolved import ResolvedRun, is_default
+    from plbench.runs.protocol import ProtocolData
     from plbench.runs.registry import Registry, source_file, source_sha256
 
     registry, spec = Registry.discover(), record.spec
@@ -194,23 +206,13 @@ def _as_installed(record: Record) -> dict[str, Any]:
         if source_sha256(method) != spec.method.source_sha256:
             return known
         known |= {"title": method.title, "paper": method.paper, "source_file": source_file(method)}
-        if record.configuration in ("default", "custom"):
-            default = _is_default(record, method, registry.dataset(spec.protocol.dataset))
-            known |= {} if default is None else {"configuration": "default" if default else "custom"}
+        dataset: Any = registry.dataset(spec.protocol.dataset)
+        protocol = next((own for own in dataset.protocols if own.name == spec.protocol.name), None)
+        recipe = next((own for own in dataset.recipes if own.name == spec.recipe), None)
+        by_hand_or_not = record.configuration in ("default", "custom")
+        if by_hand_or_not and protocol is not None and recipe is not None and spec.regime in recipe.plans:
+            plan = ResolvedRun(spec, method, None, ProtocolData(dataset, protocol), recipe, {})
+            known["configuration"] = "default" if is_default(plan, opens_data=False) else "custom"
     except PlbenchError:
         pass  # not installed here: what is not known is not compared
     return known
-
-
-def _is_default(record: Record, method: Any, dataset: Any) -> bool | None:
-    """Return whether values are those of the installed protocol and recipe; None where these are not its own."""
-    from plbench.runs.plan.resolved import ResolvedRun, is_default
-    from plbench.runs.protocol import ProtocolData
-
-    spec = record.spec
-    protocol = next((own for own in dataset.protocols if own.name == spec.protocol.name), None)
-    recipe = next((own for own in dataset.recipes if own.name == spec.recipe), None)
-    if protocol is None or recipe is None or spec.regime not in recipe.plans:
-        return None
-    plan = ResolvedRun(spec, method, None, ProtocolData(dataset, protocol), recipe, {})
-    return is_default(plan, opens_data=False)

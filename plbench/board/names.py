@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import BaseModel
@@ -64,12 +64,10 @@ def check_values(entry: Entry, findings: Findings) -> None:
     for path, value in _leaves(entry.record):
         _check(path, value, findings)
     for row in entry.per_class:
-        place = f"per_class.csv[{row.class_id}]"
         findings.require(bool(row.class_id), "per_class.csv.class_id", row.class_id, "an id")
-        _check(f"{place}.class_id", row.class_id, findings)
-        _check(f"{place}.class_name", row.class_name, findings)
-        for group in row.groups:
-            _check(f"{place}.groups", group, findings)
+        groups = [("groups", group) for group in row.groups]
+        for name, text in (("class_id", row.class_id), ("class_name", row.class_name), *groups):
+            _check(f"per_class.csv[{row.class_id}].{name}", text, findings)
 
 
 def _check(path: str, value: Any, findings: Findings) -> None:
@@ -85,25 +83,21 @@ def _check(path: str, value: Any, findings: Findings) -> None:
         findings.refuse(path, f"nested more than {DEEPEST} deep", "plain values")
 
 
-def _leaves(root: BaseModel) -> Iterator[tuple[str, Any]]:
-    """Yield path and value of everything in a record, names in its dictionaries too; a container where it is too deep.
-
-    Nothing is dumped and nothing recurses: what was nested a thousand deep to break either is only reported.
-    """
-    left: list[tuple[str, Any, int]] = [("", root, 0)]
-    while left:
-        path, value, depth = left.pop()
-        if isinstance(value, BaseModel):
-            items: list[tuple[Any, Any]] = list(vars(value).items())
-        elif isinstance(value, dict):
-            items = list(value.items())
-            yield from ((path, name) for name in value)
-        elif isinstance(value, list | tuple):
-            items = list(enumerate(value))
-        else:
-            yield path, value
-            continue
-        if depth == DEEPEST:
-            yield path, value
-            continue
-        left += [(f"{path}.{name}".lstrip("."), item, depth + 1) for name, item in reversed(items)]
+def _leaves(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Yield path and value of all that a record holds, names in dictionaries too; a container where it is too deep."""
+    items: Iterable[tuple[Any, Any]]
+    if isinstance(value, BaseModel):
+        items = vars(value).items()
+    elif isinstance(value, dict):
+        items = value.items()
+        yield from ((path, name) for name in value)
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    else:
+        yield path, value
+        return
+    if depth == DEEPEST:
+        yield path, value
+        return
+    for name, item in items:
+        yield from _leaves(item, f"{path}.{name}".lstrip("."), depth + 1)

@@ -14,16 +14,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from plbench.board.critical import rank_pictures
+from plbench.board.text import TEMPLATES, figure_words, page_template, reference_link
 from plbench.metrics.statistics import format_p
 
-TEMPLATES = Path(__file__).parent / "templates"
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 TALL = 40
 """Rows beyond which a table scrolls within the page, its header in sight."""
@@ -33,8 +31,6 @@ _CONTROL = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"  # also those that turn the direction of text
     r"\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]"  # no characters, and halves of some
 )
-_ARXIV = re.compile(r"(?:\barxiv[:\s]\s*|^)(\d{4}\.\d{4,5})(?:v\d+)?\b", re.IGNORECASE)
-_URL = re.compile(r"https?://[a-zA-Z0-9.-]+(?::\d{1,5})?(?:/[\w~:/?#\[\]@!$&()*+,;=.%-]*)?", re.ASCII)
 _FILE = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)*", re.ASCII)
 
 
@@ -56,7 +52,7 @@ class Cell:
     text: str
     small: str = ""
     sort: float | str | None = None
-    bar: tuple[str, str, str] | None = None
+    bar: tuple[str, ...] | None = None
 
 
 def render_page(boards: Sequence[Mapping[str, Any]], *, sources: str | None = "../") -> str:
@@ -71,18 +67,10 @@ def render_page(boards: Sequence[Mapping[str, Any]], *, sources: str | None = ".
     clean.sort(key=lambda board: not any(section["rows"] for section in board["sections"]))
     slugs = _slugs([board["name"] for board in clean])
     views = [_board_view(board, slug, sources) for board, slug in zip(clean, slugs, strict=True)]
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     style, script = _asset("style.css"), "'use strict';\n{\n" + "\n".join(map(_asset, SCRIPTS)) + "}\n"
-    return environment.get_template("page.html").render(
+    return page_template("page.html").render(
         boards=views,
-        choices=_choices(views),
+        choices=_choices(clean),
         pictures=rank_pictures(clean),
         num_rows=sum(view["num_rows"] for view in views),
         tall=TALL,
@@ -114,17 +102,6 @@ def harmless(value: Any, depth: int = 0) -> Any:
     if isinstance(value, Sequence):
         return [harmless(each, depth + 1) for each in value]
     return harmless(str(value))
-
-
-def reference_link(text: str | None) -> str | None:
-    """Return where a reference leads: an http(s) address as it is, or the arXiv number in it.
-
-    None for anything else.
-    """
-    if text and _URL.fullmatch(text):
-        return text
-    number = _ARXIV.search(text or "")
-    return f"https://arxiv.org/abs/{number[1]}" if number else None
 
 
 def file_link(path: str | None, sources: str | None) -> str | None:
@@ -164,22 +141,25 @@ def _board_view(board: dict[str, Any], slug: str, sources: str | None) -> dict[s
     section_slugs = _slugs([section["id"] for section in board["sections"]])
     sections: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
+    shared: dict[str, int] = {}  # plans and environments, which most rows have in common
     for section, section_slug in zip(board["sections"], section_slugs, strict=True):
         scale = _scale(section["rows"])
         blocks: dict[str, list[dict[str, Any]]] = {"main": [], "ceiling": [], "withdrawn": []}
         ranks = [row["rank"] for row in section["rows"]]
         for row in section["rows"]:
-            block = "withdrawn" if row["withdrawn"] is not None else "ceiling" if row["ceiling"] else "main"
+            rank = DASH if row["rank"] is None else f"{'=' if ranks.count(row['rank']) > 1 else ''}{row['rank']}"
             view = {
                 "index": len(rows),
                 "row": row,
                 "paper_href": reference_link(row["paper"]),
                 "file_href": file_link(row["source_file"], sources),
-                "rank": _rank(row["rank"], ranks),
+                "rank": rank,
                 "cells": _cells(row, groups, scale),
             }
-            blocks[block].append(view)
-            rows.append(_details(row, view, section))
+            blocks["withdrawn" if row["withdrawn"] is not None else "ceiling" if row["ceiling"] else "main"].append(
+                view
+            )
+            rows.append(_details(row, view, section, shared))
         setting = (section["regime"], section["model"], f"{section['configuration']} values")
         sections.append(
             {
@@ -193,25 +173,25 @@ def _board_view(board: dict[str, Any], slug: str, sources: str | None) -> dict[s
         )
     classes = [[each["name"], each["positives"], each["negatives"], each["groups"]] for each in board["classes"]]
     published = [{**row, "href": reference_link(row["source"])} for row in board["published"]]
-    extra = [name for name in dict.fromkeys([*groups, *(key for row in published for key in row["figures"])])]
-    extra = [name for name in extra if any(row["figures"].get(name) is not None for row in published)]
+    extra = dict.fromkeys([*groups, *(name for row in published for name in row["figures"])])
+    data = {"name": board["name"], "groups": groups, "classes": classes, "rows": rows}
     return {
         **board,
         "slug": slug,
         "sections": sections,
         "published": published,
         "published_columns": [name for name in ("map_c", "map_o") if any(row[name] is not None for row in published)],
-        "published_figures": extra,
+        "published_figures": [n for n in extra if any(row["figures"].get(n) is not None for row in published)],
         "num_rows": len(rows),
         "num_scored": sum(bool(row["ap"]) for row in rows),
-        "island": island({"name": board["name"], "groups": groups, "classes": classes, **_shared(rows)}),
+        "island": island({**data, "shared": [json.loads(text) for text in shared]}),
     }
 
 
-def _rank(rank: int | None, ranks: Sequence[int | None]) -> str:
-    if rank is None:
-        return DASH
-    return f"={rank}" if ranks.count(rank) > 1 else str(rank)
+def _scale(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
+    """Return whole percent around all intervals of mAP(C) of a table: one scale for its bars."""
+    ends = [end for row in rows for end in (row["figures"]["map_c"] or {}).values() if end is not None]
+    return (math.floor(min(ends)), math.floor(max(ends)) + 1) if ends else None
 
 
 def _columns(groups: Sequence[str]) -> list[Column]:
@@ -231,35 +211,31 @@ def _columns(groups: Sequence[str]) -> list[Column]:
 
 
 def _cells(row: dict[str, Any], groups: Sequence[str], scale: tuple[float, float] | None) -> list[Cell]:
-    figures = row["figures"]
-    gap, cost = row["to_best"] or {}, row["cost"] or {}
-    passes, head, hours = (_number(cost.get(name)) for name in ("image_passes", "head_images", "hours"))
-    small = [
-        f"{head:,.0f} head images" if head is not None else "",
-        f"{_duration(hours)} alone on {cost.get('machine') or cost.get('device')}" if hours is not None else "",
-        f"after {cost['trials']:,} trials" if _number(cost.get("trials")) else "",
+    figures, gap, cost = row["figures"], row["to_best"], row["cost"]
+    passes, head, hours = (cost.get(name) for name in ("image_passes", "head_images", "hours"))
+    effort = [
+        "" if head is None else f"{head:,.0f} head images",
+        "" if hours is None else f"{_duration(hours)} alone on {cost.get('machine') or cost.get('device')}",
+        f"after {cost['trials']:,} trials" if cost.get("trials") else "",
     ]
-    p_value = _number(gap.get("p"))
-    bounds = f"[{_signed(gap['low'])}, {_signed(gap['high'])}]" if _number(gap.get("low")) is not None else ""
+    to_best, p_value = Cell("best" if row["rank"] == 1 else ""), Cell("")
+    if gap:
+        to_best = Cell(_signed(gap["difference"]), f"[{_signed(gap['low'])}, {_signed(gap['high'])}]")
+        p_value = Cell(format_p(gap["p"]), sort=gap["p"])
     return [
-        _figure(figures.get("map_c"), scale),
-        *(_figure(figures.get(name)) for name in ("map_o", *groups)),
-        Cell("best") if row["rank"] == 1 and not gap else Cell(_signed(gap.get("difference")), bounds),
-        Cell("" if p_value is None else format_p(p_value), sort=p_value),
+        Cell(*figure_words(figures["map_c"]), bar=_bar(figures["map_c"], scale)),
+        *(Cell(*figure_words(figures.get(name))) for name in ("map_o", *groups)),
+        to_best,
+        p_value,
         Cell(f"{row['num_classes_scored']:,}", f"of {row['num_classes']:,}"),
         Cell(str(len(row["seeds"])), f"× {row['studies']} studies" if row["studies"] > 1 else ""),
-        Cell("" if passes is None else f"{passes:,.0f} passes", ", ".join(filter(None, small)), sort=passes),
+        Cell("") if passes is None else Cell(f"{passes:,.0f} passes", ", ".join(filter(None, effort)), float(passes)),
         Cell(("✓ " if row["tier"] == "verified" else "") + row["tier"], sort=row["tier"]),
     ]
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _signed(value: Any) -> str:
-    number = _number(value)
-    return "" if number is None else f"{number:+.2f}".replace("-", MINUS)
+def _signed(number: float) -> str:
+    return f"{number:+.2f}".replace("-", MINUS)
 
 
 def _duration(hours: float) -> str:
@@ -268,71 +244,42 @@ def _duration(hours: float) -> str:
     return f"{hours * 60:.0f} min" if hours < 1 else f"{hours:,.1f} h"
 
 
-def _figure(figure: Mapping[str, Any] | None, scale: tuple[float, float] | None = None) -> Cell:
-    mean, low, high = (_number((figure or {}).get(name)) for name in ("mean", "low", "high"))
-    if mean is None:
-        return Cell(DASH)
-    if low is None or high is None:
-        return Cell(f"{mean:.2f}")
-    bar = None
-    if scale is not None:
-        start, span = scale[0], scale[1] - scale[0]
-        low_x, high_x, mean_x = (f"{4 + 64 * (value - start) / span:.1f}" for value in (low, high, mean))
-        bar = (low_x, high_x, mean_x)
-    return Cell(f"{mean:.2f}", f"±{(high - low) / 2:.2f}", bar=bar)
+def _bar(figure: Mapping[str, Any] | None, scale: tuple[float, float] | None) -> tuple[str, ...] | None:
+    """Return where on a bar of 72 pixels an interval begins and ends, and its mean lies."""
+    if scale is None or figure is None or None in figure.values():
+        return None
+    return tuple(f"{4 + 64 * (figure[n] - scale[0]) / (scale[1] - scale[0]):.1f}" for n in ("low", "high", "mean"))
 
 
-def _scale(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
-    """Return whole percent around all intervals of mAP(C) of a table: one scale for its bars."""
-    figures = [row["figures"].get("map_c") or {} for row in rows]
-    ends = [_number(figure.get(name)) for figure in figures for name in ("mean", "low", "high")]
-    known = [end for end in ends if end is not None]
-    return (math.floor(min(known)), math.floor(max(known)) + 1) if known else None
+_KEPT = (
+    *("id", "method", "label", "same", "tier", "seeds", "studies", "keys"),
+    *("figures", "to_best", "cost", "params", "commit"),
+)
 
 
-def _details(row: dict[str, Any], view: Mapping[str, Any], section: Mapping[str, Any]) -> dict[str, Any]:
+def _details(
+    row: dict[str, Any], view: Mapping[str, Any], section: Mapping[str, Any], shared: dict[str, int]
+) -> dict[str, Any]:
     """Return what the script needs of a row; AP in hundredths of a percent, which is short and exact."""
-    kept = (
-        "id",
-        "method",
-        "label",
-        "same",
-        "tier",
-        "seeds",
-        "studies",
-        "keys",
-        "figures",
-        "to_best",
-        "cost",
-        "params",
-        "commit",
-    )
+    numbers = [shared.setdefault(json.dumps(row[n], sort_keys=True), len(shared)) for n in ("plan", "environment")]
     return {
-        **{name: row[name] for name in kept},
+        **{name: row[name] for name in _KEPT},
         "section": section["title"],
         "paper": [row["paper"], view["paper_href"]],
         "file": [row["source_file"], view["file_href"]],
-        "plan": row["plan"],
-        "environment": row["environment"],
-        "ap": [None if _number(value) is None else round(100 * value) for value in row["ap"]],
+        "plan": numbers[0],
+        "environment": numbers[1],
+        "ap": [None if value is None else round(100 * value) for value in row["ap"]],
     }
 
 
-def _shared(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return rows with a number in place of plan and environment, which most rows share, and the list of those."""
-    shared: dict[str, int] = {}
-    for row in rows:
-        for name in ("plan", "environment"):
-            row[name] = shared.setdefault(json.dumps(row[name], sort_keys=True), len(shared))
-    return {"rows": rows, "shared": [json.loads(text) for text in shared]}
-
-
-def _choices(views: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    sections = [section for view in views for section in view["sections"]]
-    quoted = [row["backbone"] for view in views for row in view["published"]]
-    tiers = {view["row"]["tier"] for section in sections for block in section["blocks"].values() for view in block}
+def _choices(boards: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return what the page can be filtered by."""
+    sections = [section for board in boards for section in board["sections"]]
+    quoted = [row["backbone"] for board in boards for row in board["published"]]
+    tiers = {row["tier"] for section in sections for row in section["rows"]}
     return {
-        "dataset": sorted({view["dataset"] for view in views}),
+        "dataset": sorted({board["dataset"] for board in boards}),
         "regime": sorted({section["regime"] for section in sections}),
         "backbone": sorted({section["backbone"] for section in sections} | {name for name in quoted if name}),
         "tier": sorted(tiers | ({"published"} if quoted else set())),

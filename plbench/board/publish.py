@@ -12,10 +12,11 @@ from plbench.board import build
 from plbench.board.boards import holding, open_boards
 from plbench.board.entries import files_of, read_file
 from plbench.board.page import render_page
+from plbench.board.rows import board_values
 from plbench.errors import PlbenchError
 from plbench.files import unwritable, write_atomically
 from plbench.files.paths import refuse_links
-from plbench.runs.record import Estimate, Record
+from plbench.runs.record import Record
 
 
 def export(root: Path, to: Path, *, sources: str | None = None) -> list[Path]:
@@ -35,8 +36,9 @@ def export(root: Path, to: Path, *, sources: str | None = None) -> list[Path]:
         PlbenchError: if what is built differs from the records, a file is a link, or the folder lies inside the
             boards'.
     """
-    boards = build.all_values(root, open_boards(root))
-    files = build.render(root, boards, sources="../")
+    folders = open_boards(root)
+    boards = [board_values(folder) for folder in folders]
+    files = build.render(root, boards)
     for path in files:
         refuse_links(root, path)
     if stale := build.differing(files):
@@ -49,7 +51,9 @@ def export(root: Path, to: Path, *, sources: str | None = None) -> list[Path]:
         workflow = resources.files("plbench.board") / "templates" / "boards.yml"
         contents[Path(".github", "workflows", "boards.yml")] = workflow.read_bytes()
         contents[Path(".nojekyll")] = b""  # or GitHub's site builder would drop files
-        everything = _records(root) | contents
+        record_folders = [board.record_folder(key) for board in folders for key in board.added]
+        records = [folder / name for folder in record_folders for name in files_of(folder)]
+        everything = {path.relative_to(root): read_file(path) for path in records} | contents
         for place in everything:
             refuse_links(to, to / place)
         to.mkdir(parents=True, exist_ok=True)
@@ -61,16 +65,6 @@ def export(root: Path, to: Path, *, sources: str | None = None) -> list[Path]:
     return [to / place for place in sorted(contents, key=lambda place: place.name != build.PAGE)]
 
 
-def _records(root: Path) -> dict[Path, bytes]:
-    """Return the files of every record that a ledger names, by path below the root; nothing else that lies there."""
-    contents: dict[Path, bytes] = {}
-    for board in open_boards(root):
-        for key in board.added:
-            folder = board.record_folder(key)
-            contents |= {(folder / name).relative_to(root): read_file(folder / name) for name in files_of(folder)}
-    return contents
-
-
 def model_index(record: Record) -> str:
     """Return a run as the YAML block that Hugging Face reads from a model card.
 
@@ -80,8 +74,8 @@ def model_index(record: Record) -> str:
     if record.status != "done" or "test" not in record.metrics:
         raise PlbenchError(f"run {record.key} has no figures on test")
     spec, test = record.spec, record.test
-    metrics = [_metric("mAP(C)", "map_c", test.map_c), _metric("mAP(O)", "map_o", test.map_o)]
-    metrics += [_metric(f"mAP(C), {name}", f"map_c_{name}", group.map_c) for name, group in test.groups.items()]
+    estimates = [("mAP(C)", "map_c", test.map_c), ("mAP(O)", "map_o", test.map_o)]
+    estimates += [(f"mAP(C), {name}", f"map_c_{name}", group.map_c) for name, group in test.groups.items()]
     result = {
         "task": {"type": "image-classification", "name": "Multi-label classification with partial labels"},
         "dataset": {
@@ -90,13 +84,9 @@ def model_index(record: Record) -> str:
             "split": spec.protocol.test_split,
             "revision": spec.dataset_fingerprint,
         },
-        "metrics": [metric for metric in metrics if metric["value"] is not None],
+        "metrics": [{"type": t, "name": n, "value": one.value} for n, t, one in estimates if one.value is not None],
         "source": {"name": f"plbench run {record.key}"},
     }
     name = f"{spec.model.backbone}, {record.title}"
     card = {"library_name": "timm", "model-index": [{"name": name, "results": [result]}]}
     return f"---\n{yaml.safe_dump(card, sort_keys=False, allow_unicode=True)}---\n"
-
-
-def _metric(name: str, kind: str, estimate: Estimate) -> dict[str, object]:
-    return {"type": kind, "name": name, "value": estimate.value}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -57,12 +56,9 @@ def _load(entry: Entry, path: Path, findings: Findings) -> Cells | None:
     except (PlbenchError, OSError, MemoryError, zipfile.BadZipFile) as error:
         findings.refuse(CELLS, f"no file of cells ({type(error).__name__})", "the cells that the run wrote")
         return None
-    shape = (cells.num_images, cells.num_classes)
-    expected = (entry.record.test.num_images, len(entry.per_class))
-    if shape != expected or cells.num_images > MAX_IMAGES:
-        findings.refuse(
-            "metrics.test.num_images", f"{expected[0]} with {expected[1]} classes", f"those of cells {shape}"
-        )
+    images, classes, shape = entry.record.test.num_images, len(entry.per_class), (cells.num_images, cells.num_classes)
+    if shape != (images, classes) or images > MAX_IMAGES:
+        findings.refuse("metrics.test.num_images", f"{images} with {classes} classes", f"those of cells {shape}")
         return None
     return cells
 
@@ -101,9 +97,17 @@ def _compare_figures(entry: Entry, cells: Cells, findings: Findings) -> None:
     if all(record[name] is None for name in since_schema_5):
         again.update(dict.fromkeys(since_schema_5))
     _compare("metrics.test", record, again, findings)
-    drawn = {"map_c": replicates.map_c, "map_o": replicates.map_o, **replicates.groups}
-    for name, values in drawn.items():
-        _compare_replicates(name, entry.replicates.get(name), values, findings)
+    reach = 0.5 * 10.0**-summary.REPLICATE_DECIMALS + ROUNDED
+    for name, expected in {"map_c": replicates.map_c, "map_o": replicates.map_o, **replicates.groups}.items():
+        where, found = f"replicates.csv.{name}", entry.replicates.get(name)
+        if found is None or found.shape != expected.shape:
+            findings.refuse(where, "missing, or of another length", f"{len(expected)} replicates")
+            continue
+        differs = np.flatnonzero(~np.isclose(found, expected, rtol=0, atol=reach, equal_nan=True))
+        if differs.size:
+            line = int(differs[0])
+            words = f"{expected[line]:.6f}, as the cells give it ({differs.size} such lines)"
+            findings.refuse(where, f"{found[line]:.6f} in line {line + 2}", words)
 
 
 def _thresholds(entry: Entry) -> summary.Thresholds | None:
@@ -127,16 +131,3 @@ def _compare(where: str, found: Any, expected: Any, findings: Findings) -> None:
         findings.close(where, found, expected, _ENDS if is_end else ROUNDED)
     else:
         findings.equal(where, found, expected)
-
-
-def _compare_replicates(name: str, found: np.ndarray | None, expected: np.ndarray, findings: Findings) -> None:
-    if found is None or found.shape != expected.shape:
-        findings.refuse(f"replicates.csv.{name}", "missing, or of another length", f"{len(expected)} replicates")
-        return
-    reach = 0.5 * 10.0**-summary.REPLICATE_DECIMALS + ROUNDED
-    differs = np.flatnonzero(~np.isclose(found, expected, rtol=0, atol=reach, equal_nan=True))
-    if differs.size:
-        line = int(differs[0])
-        value = "undefined" if math.isnan(found[line]) else f"{found[line]:.6f}"
-        words = f"{expected[line]:.6f}, as the cells give it ({differs.size} such lines)"
-        findings.refuse(f"replicates.csv.{name}", f"{value} in line {line + 2}", words)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from plbench.comparison.identity import same_but_seed
 from plbench.errors import PlbenchError
 from plbench.metrics.statistics import MIN_SEEDS
 from plbench.runs.record import Record
+from plbench.runs.tables import PER_CLASS, REPLICATES
 from plbench.runs.workspace import Workspace
 
 SPREADS = 1.0
@@ -46,9 +46,7 @@ class Comparison:
     def words(self) -> str:
         """What differs, and by how much it might."""
         if self.allowed is None:
-            return (
-                f"{self.metric} is not the same, and fewer than {MIN_SEEDS} seeds of its row say how much it may differ"
-            )
+            return f"{self.metric} is not the same, and its row has fewer than {MIN_SEEDS} seeds to say what may differ"
         if self.allowed == 0:
             return f"on the same software {self.metric} and the tables behind it have to be bit-identical"
         if self.allowed == ROUNDING:
@@ -62,14 +60,12 @@ def reproduce(board: BoardFolder, key: str, workspace: Workspace) -> tuple[Recor
     On a CPU it runs on as many threads as the record's training had: sums over more threads come in another order, and
     a training makes tenths of a point of that.
 
-    Args:
-        board: that has the record.
-        key: of the record.
-        workspace: where the repetition runs.
-
     Raises:
         PlbenchError: if the board has no such record, or the run cannot be the same here, naming what differs.
     """
+    from torch import get_num_threads
+
+    from plbench.randomness import on_threads
     from plbench.runs import run as runner
     from plbench.runs.plan.resolve import plan_from_spec
 
@@ -78,7 +74,7 @@ def reproduce(board: BoardFolder, key: str, workspace: Workspace) -> tuple[Recor
     entry = read_entry(board.record_folder(key))
     threads = entry.record.environment.get("torch_threads")  # of all heads that trained together
     own = max(1, threads // (1 + _num_others(entry.record))) if isinstance(threads, int) else None
-    with _on_threads(own):
+    with on_threads(own or get_num_threads()):
         record = runner.run(plan_from_spec(entry.record.spec, workspace), workspace, force=True)
     standing = [read_entry(board.record_folder(key)).record for key in board.added if key not in board.withdrawn]
     wanted = same_but_seed(entry.record.spec)
@@ -89,18 +85,6 @@ def _num_others(record: Record) -> int:
     return 0 if record.cost is None else record.cost.shared_with
 
 
-@contextlib.contextmanager
-def _on_threads(number: int | None) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def compare_records(entry: Entry, repeated: Record, siblings: Sequence[Record]) -> list[Comparison]:
     """Compare the headline figures of a record with those of its repetition.
 
@@ -109,47 +93,31 @@ def compare_records(entry: Entry, repeated: Record, siblings: Sequence[Record]) 
     steps, so that a figure may differ as those of other seeds of the row do.
 
     Args:
-        entry: the record with its tables.
+        entry: the record.
         repeated: its repetition.
         siblings: records that differ from it in seed alone.
     """
-    names = list(entry.record.test.estimates)
-    if all(entry.record.environment.get(name) == repeated.environment.get(name) for name in _SOFTWARE):
-        alone = _num_others(entry.record) == _num_others(repeated) == 0
-        tables = ("per_class.csv", "replicates.csv") if alone else ()
-        same = all(entry.record.files[name].sha256 == repeated.files[name].sha256 for name in tables)
-        allowed: dict[str, float | None] = dict.fromkeys(names, 0.0 if alone else ROUNDING)
-    else:
-        same, allowed = True, {name: _allowed(name, siblings) for name in names}
-    return [_compare(name, _value(entry.record, name), _value(repeated, name), allowed[name], same) for name in names]
-
-
-def _allowed(name: str, siblings: Sequence[Record]) -> float | None:
-    values = [value for record in siblings if (value := _value(record, name)) is not None]
-    return SPREADS * statistics.stdev(values) if len(values) >= MIN_SEEDS else None
-
-
-def _value(record: Record, name: str) -> float | None:
-    return record.test.estimates[name].value
-
-
-def _compare(
-    name: str, recorded: float | None, repeated: float | None, allowed: float | None, same: bool
-) -> Comparison:
-    if recorded is None or repeated is None or allowed is None:
-        within = recorded == repeated and same
-    else:
-        within = abs(recorded - repeated) <= allowed and same
-    return Comparison(name, recorded, repeated, allowed, within)
+    same_software = all(entry.record.environment.get(name) == repeated.environment.get(name) for name in _SOFTWARE)
+    alone = _num_others(entry.record) == _num_others(repeated) == 0
+    tables = (PER_CLASS, REPLICATES) if same_software and alone else ()
+    same = all(entry.record.files[name].sha256 == repeated.files[name].sha256 for name in tables)
+    compared = []
+    for name, estimate in entry.record.test.estimates.items():
+        before, after = estimate.value, repeated.test.estimates[name].value
+        of_seeds = [value for one in siblings if (value := one.test.estimates[name].value) is not None]
+        allowed: float | None = 0.0 if alone else ROUNDING
+        if not same_software:
+            allowed = SPREADS * statistics.stdev(of_seeds) if len(of_seeds) >= MIN_SEEDS else None
+        if before is None or after is None or allowed is None:
+            within = before == after
+        else:
+            within = abs(before - after) <= allowed
+        compared.append(Comparison(name, before, after, allowed, within and same))
+    return compared
 
 
 def promote(board: BoardFolder, key: str, by: str) -> None:
-    """Note in the ledger that a record was reproduced.
-
-    Args:
-        board: that has it.
-        key: of the record.
-        by: who reproduced it, in a few words.
+    """Note in the ledger that a record was reproduced, and by whom, in a few words.
 
     Raises:
         PlbenchError: if it is not there or was withdrawn.

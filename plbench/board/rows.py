@@ -10,17 +10,17 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from plbench.board.boards import BoardFolder
+from plbench.board.boards import BoardFolder, Quotation
 from plbench.board.entries import Entry, read_whole_entry
-from plbench.board.published import Quotation
 from plbench.comparison.compare import model_words, row_labels
 from plbench.comparison.identity import row_key
 from plbench.comparison.scores import RowScores, merge_identical
-from plbench.metrics.statistics import MIN_SEEDS_RANKED, Figure, compare_pairs
+from plbench.metrics.statistics import MIN_SEEDS_RANKED, compare_pairs
 
 _DIGITS = 4  # of what is written out, in percent: far below any interval
 
@@ -46,24 +46,23 @@ class _Row(RowScores[Entry]):
     @property
     def why_unranked(self) -> str | None:
         """What makes the row's figures no answer to the board's question: its backbone has seen the test images."""
-        return next((why for entry in self.runs if (why := entry.record.test_seen_in_pretraining)), None)
+        return next((why for record in self.records if (why := record.test_seen_in_pretraining)), None)
 
     @property
     def is_provisional(self) -> bool:
         return len(self.seeds) < MIN_SEEDS_RANKED
 
+    @property
+    def is_tuned_here(self) -> bool:
+        return any(one.configuration == "default" and one.defaults_tuned_here for one in self.records)
 
-def board_values(folder: BoardFolder, quotations: Sequence[Quotation] = ()) -> Values:
+
+def board_values(folder: BoardFolder) -> Values:
     """Return all that the tables and the page of a board show, as plain JSON values. The same records, the same values.
 
-    Args:
-        folder: the board.
-        quotations: rows from papers.
-
     Raises:
-        PlbenchError: if an accepted record cannot be read.
+        PlbenchError: if an accepted record or the quotations cannot be read.
     """
-    board = folder.board
     entries = [read_whole_entry(folder.record_folder(key)) for key in sorted(folder.added)]
     sections: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
     for entry in entries:
@@ -71,19 +70,12 @@ def board_values(folder: BoardFolder, quotations: Sequence[Quotation] = ()) -> V
         key = (spec.regime, spec.model.backbone, spec.model.model_dump_json(), entry.record.configuration)
         sections[key].append(entry)
     example = next((entry for entry in entries if entry.key not in folder.withdrawn), None)
-    groups = list(example.record.test.groups) if example is not None else []
     return {
-        "name": board.name,
-        "title": board.title,
-        "about": board.about,
-        "dataset": board.dataset,
-        "protocol": board.protocol,
-        "protocol_sha256": board.protocol_sha256,
-        "version": board.version,
-        "groups": groups,
+        **folder.board.model_dump(mode="json", exclude={"ceiling_sha256", "dataset_fingerprint", "max_trials"}),
+        "groups": [] if example is None else list(example.record.test.groups),
         "classes": [] if example is None else _classes(example),
         "sections": [_section(key, members, folder) for key, members in sorted(sections.items())],
-        "published": [_quoted(quotation) for quotation in quotations],
+        "published": [_quoted(quotation) for quotation in folder.quotations()],
     }
 
 
@@ -139,7 +131,7 @@ def _rank(rows: Sequence[_Row]) -> float | None:
 
 def _notes(rows: Sequence[_Row], configuration: str, detectable: float | None) -> list[str]:
     """Return what a reader of a section has to know before comparing its rows."""
-    records = [entry.record for row in rows for entry in row.runs]
+    records = [record for row in rows for record in row.records]
     notes = []
     if any(record.tuning is not None and record.tuning.labels == "complete" for record in records):
         notes.append(
@@ -155,12 +147,11 @@ def _notes(rows: Sequence[_Row], configuration: str, detectable: float | None) -
             f"Tuned on this dataset: {one} {' to '.join(map(str, studies))} tuning studies with seeds of their own, on "
             "the held-out part of train."
         )
-    if configuration == "default" and any(record.defaults_tuned_here for record in records):
+    if any(row.is_tuned_here for row in rows):
         notes.append("*: default values of this method were chosen by scores on this very dataset.")
     notes += [f"Not ranked: {row.label}: {row.why_unranked}." for row in rows if row.why_unranked]
-    notes += [
-        f"{row.label} stands for {', '.join(row.same)} too: the same scores, bit for bit." for row in rows if row.same
-    ]
+    same = [(row.label, ", ".join(row.same)) for row in rows if row.same]
+    notes += [f"{label} stands for {others} too: the same scores, bit for bit." for label, others in same]
     if detectable is not None:
         notes.append(
             f"What this table can see: a difference of {detectable:.1f} points from the best row is found with a "
@@ -188,12 +179,12 @@ def _values(row: _Row, folder: BoardFolder) -> Values:
         "ceiling": row.is_ceiling,
         "withdrawn": row.why_withdrawn,
         "unranked": row.why_unranked,
-        "tuned_here": first.configuration == "default" and any(e.record.defaults_tuned_here for e in row.runs),
+        "tuned_here": row.is_tuned_here,
         "seeds": list(row.seeds),
         "studies": row.num_studies,
         "keys": keys,
         "rank": row.rank,
-        "figures": {name: _figure(row.figure(name)) for name in row.metrics},
+        "figures": {metric: {n: _rounded(v) for n, v in asdict(row.figure(metric)).items()} for metric in row.metrics},
         "num_classes_scored": test.num_classes_scored,
         "num_classes": test.num_classes,
         "to_best": row.to_best,
@@ -207,13 +198,8 @@ def _values(row: _Row, folder: BoardFolder) -> Values:
 
 
 def _cost(row: _Row) -> Values:
-    """Return standard cost of one run, and the time of those that were measured alone.
-
-    A tuned row's includes its trials.
-
-    Standard cost is the mean over runs: seeds differ where an epoch was chosen.
-    """
-    first, costs = row.runs[0].record, [entry.record.cost for entry in row.runs if entry.record.cost is not None]
+    """Return standard cost of one run (the mean: seeds differ where an epoch was chosen), and time measured alone."""
+    first, costs = row.records[0], [record.cost for record in row.records if record.cost is not None]
     alone = [cost for cost in costs if cost.measured_alone]
     standard = [cost.standard for cost in costs if cost.standard is not None]
     trials = first.tuning.num_trials if first.tuning is not None and first.configuration == "tuned" else 0
@@ -240,10 +226,6 @@ def _classes(entry: Entry) -> list[Values]:
         }
         for row in entry.per_class
     ]
-
-
-def _figure(figure: Figure) -> dict[str, float | None]:
-    return {"mean": _rounded(figure.mean), "low": _rounded(figure.low), "high": _rounded(figure.high)}
 
 
 def _rounded(value: float) -> float | None:

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from plbench.board.boards import BOARD, Board, BoardFolder, Event, open_boards
 from plbench.board.checks import check_entry
 from plbench.board.entries import FILES, Entry, pack_file, read_content, read_whole_entry
-from plbench.board.identity import Role
 from plbench.errors import PlbenchError, did_you_mean
 from plbench.files import unwritable, write_atomically, write_json
 from plbench.files.paths import refuse_links
@@ -40,10 +39,7 @@ def add(runs: Sequence[Path], root: Path, *, refused: Callable[[str], None] | No
             added then.
     """
     boards = open_boards(root)
-    chosen: list[tuple[BoardFolder, Entry]] = []
-    for folder in runs:
-        entry = read_whole_entry(folder)
-        chosen += [(board, entry) for board in _homes(entry, boards)]
+    chosen = [(board, entry) for entry in map(read_whole_entry, runs) for board in _homes(entry, boards)]
     wanted = []
     for board, entry in chosen:
         if entry.key in board.added:
@@ -82,7 +78,7 @@ def _place(board: BoardFolder, entry: Entry) -> bool:
             raise unwritable(target, error) from error
         fingerprint = {"dataset_fingerprint": entry.record.spec.dataset_fingerprint}
         changed = board.board.model_copy(update=fingerprint) if board.board.dataset_fingerprint is None else None
-        board.append([Event(event="added", key=entry.key, at=now(), sha256=entry.sha256[RECORD])], changed)
+        board.append([Event(event="added", key=entry.key, at=now(), sha256=entry.sha256[RECORD])], changed, staging)
     return True
 
 
@@ -92,23 +88,6 @@ def asked_for(found: Sequence[tuple[Path, Record]], root: Path) -> list[Path]:
     asked = {sha for board in boards for sha in (board.board.protocol_sha256, board.board.ceiling_sha256)}
     done = [(folder, record) for folder, record in found if record.status == "done" and "test" in record.metrics]
     return [folder for folder, record in done if record.spec.protocol.sha256() in asked]
-
-
-def found_board(root: Path, name: str, title: str, protocol: str, registry: Registry, *, about: str) -> BoardFolder:
-    """Found a board for a protocol named as its dataset names it; the ceiling is the dataset's complete labels.
-
-    Raises:
-        PlbenchError: if no dataset owns such a protocol.
-    """
-    broken = registry.broken("dataset")
-    kinds = [registry.dataset(dataset) for dataset in registry.names("dataset") if dataset not in broken]
-    known = {own.name: (own, kind) for kind in kinds for own in kind.protocols if not own.name.startswith("custom/")}
-    if protocol not in known:
-        raise PlbenchError(f"no dataset owns protocol {protocol!r}; {did_you_mean(protocol, known)}")
-    own, kind = known[protocol]
-    complete = next((other for other in kind.protocols if other.simulation == "none"), None)
-    ceiling = complete if own.simulation != "none" else None
-    return new_board(root, name, title, own, about=about, ceiling=ceiling)
 
 
 def _homes(entry: Entry, boards: Sequence[BoardFolder]) -> list[BoardFolder]:
@@ -126,9 +105,7 @@ def _homes(entry: Entry, boards: Sequence[BoardFolder]) -> list[BoardFolder]:
 
 def _admit(board: BoardFolder, entry: Entry) -> None:
     """Refuse what the board's verification would refuse."""
-    role: Role = "ceiling" if entry.record.spec.protocol.sha256() == board.board.ceiling_sha256 else "row"
-    problems = check_entry(entry, board.board, role=role)
-    if problems:
+    if problems := check_entry(entry, board.board):
         more = f" ({len(problems)} fields in all)" if len(problems) > 1 else ""
         raise PlbenchError(f"{board.board.name} does not take {problems[0]}{more}")
 
@@ -150,6 +127,23 @@ def withdraw(key: str, why: str, root: Path) -> list[str]:
     return [board.board.name for board in boards]
 
 
+def found_board(root: Path, name: str, title: str, protocol: str, registry: Registry, *, about: str) -> BoardFolder:
+    """Found a board for a protocol named as its dataset names it; the ceiling is the dataset's complete labels.
+
+    Raises:
+        PlbenchError: if no dataset owns such a protocol; or as `new_board`.
+    """
+    broken = registry.broken("dataset")
+    kinds = [registry.dataset(dataset) for dataset in registry.names("dataset") if dataset not in broken]
+    known = {own.name: (own, kind) for kind in kinds for own in kind.protocols if not own.name.startswith("custom/")}
+    if protocol not in known:
+        raise PlbenchError(f"no dataset owns protocol {protocol!r}; {did_you_mean(protocol, known)}")
+    own, kind = known[protocol]
+    complete = next((other for other in kind.protocols if other.simulation == "none"), None)
+    ceiling = complete if own.simulation != "none" else None
+    return new_board(root, name, title, own, about=about, ceiling=ceiling)
+
+
 def new_board(
     root: Path, name: str, title: str, protocol: Protocol, *, about: str = "", ceiling: Protocol | None = None
 ) -> BoardFolder:
@@ -164,16 +158,11 @@ def new_board(
     Raises:
         PlbenchError: if there is one of that name already, or name or texts are none for a board.
     """
+    question = {"dataset": protocol.dataset, "protocol": protocol.name, "protocol_sha256": protocol.sha256()}
+    complete = None if ceiling is None else ceiling.sha256()
     try:
         board = Board(
-            name=name,
-            title=title,
-            about=about,
-            dataset=protocol.dataset,
-            protocol=protocol.name,
-            protocol_sha256=protocol.sha256(),
-            ceiling_sha256=None if ceiling is None else ceiling.sha256(),
-            max_trials=protocol.budget,
+            name=name, title=title, about=about, ceiling_sha256=complete, max_trials=protocol.budget, **question
         )
     except ValidationError as error:
         first = error.errors()[0]

@@ -5,18 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
 from tabulate import tabulate
 
-from plbench.board.page import reference_link
 from plbench.metrics.statistics import format_p
 
 Values = Mapping[str, Any]
+TEMPLATES = Path(__file__).parent / "templates"
 _MARKDOWN_SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>#|~!"})
 _COST = ("image_passes", "head_images", "trainings", "trials", "hours", "images_per_second", "device", "machine")
+_ARXIV = re.compile(r"(?:\barxiv[:\s]\s*|^)(\d{4}\.\d{4,5})(?:v\d+)?\b", re.IGNORECASE)
+_URL = re.compile(r"https?://[a-zA-Z0-9.-]+(?::\d{1,5})?(?:/[\w~:/?#\[\]@!$&()*+,;=.%-]*)?", re.ASCII)
 _CSV_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -58,30 +64,33 @@ def status(row: Values) -> str:
     return "provisional" if row["provisional"] else "ranked"
 
 
-def as_markdown(board: Values, name_of_page: str) -> str:
+def as_markdown(board: Values) -> str:
     """Return the board's page in the repository."""
-    lines = [f"# {_markdown(board['title'])}", ""]
-    if board["about"]:
-        lines += [_markdown(board["about"]), ""]
-    lines += [
-        f"Protocol `{board['protocol']}` (sha256 `{board['protocol_sha256'][:16]}…`), board version "
-        f"{board['version']}. The same with every class and every record: [the page]({name_of_page}#{board['name']}), "
-        "[CSV](table.csv), [LaTeX](table.tex), [JSON](table.json).",
-        "",
-        "Percent; ± is half the 95 % interval over seeds and test images. A row's rank is 1 + the number of rows that "
-        "are significantly better: all pairs of a section are tested together, paired by test image and seed, and the "
-        "chance that any two equal methods are ranked apart is at most 5 %. The interval beside a difference excludes "
-        "0 exactly where the two rows are significantly different. Fewer than five seeds are provisional.",
-        "",
-    ]
-    for section in board["sections"]:
-        lines += [f"## {_markdown(section['title'])}", "", _table(section["rows"], board["groups"], "pipe"), ""]
-        lines += [line for note in section["notes"] for line in (_markdown(note), "")]
-    if not board["sections"]:
-        lines += ["No rows yet: `plbench board add` takes records of finished runs.", ""]
-    if board["published"]:
-        lines += ["## Published, not ranked", "", *_quoted(board["published"]), ""]
-    return "\n".join(lines).rstrip() + "\n"
+    text = page_template("board.md").render(board=board, plain=_markdown, table=_table, quoted=_quoted)
+    return text.rstrip() + "\n"
+
+
+def overview(boards: Sequence[Values]) -> str:
+    """Return the list of all boards, with the best row of each, as Markdown."""
+    listed = []
+    for board in boards:
+        rows = [row for section in board["sections"] for row in section["rows"]]
+        listed.append((board, next((row for row in rows if row["rank"] == 1), None), len(rows)))
+    return page_template("boards.md").render(boards=listed, measured=measured)
+
+
+@cache
+def page_template(name: str) -> Template:
+    """Return a template of the page, of a picture on it or of its like in Markdown; what HTML shows is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=select_autoescape(("html", "svg")),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(name)
 
 
 def as_latex(board: Values) -> str:
@@ -140,13 +149,28 @@ def seeds_words(row: Values) -> str:
     return f"{row['studies']} × {number}" if row["studies"] > 1 else number
 
 
+def figure_words(figure: Values | None) -> tuple[str, str]:
+    """Return a mean and half of its interval, ("61.20", "±0.93"); a dash for a mean that is undefined."""
+    if figure is None or figure["mean"] is None:
+        return "–", ""
+    half = "" if figure["low"] is None else f"±{(figure['high'] - figure['low']) / 2:.2f}"
+    return f"{figure['mean']:.2f}", half
+
+
 def measured(figure: Values | None) -> str:
     """Return a mean with half of its interval."""
-    if figure is None or figure["mean"] is None:
-        return "–"
-    if figure["low"] is None:
-        return f"{figure['mean']:.2f}"
-    return f"{figure['mean']:.2f} ±{(figure['high'] - figure['low']) / 2:.2f}"
+    return " ".join(figure_words(figure)).rstrip()
+
+
+def reference_link(text: str | None) -> str | None:
+    """Return where a reference leads: an http(s) address as it is, or the arXiv number in it.
+
+    None for anything else.
+    """
+    if text and _URL.fullmatch(text):
+        return text
+    number = _ARXIV.search(text or "")
+    return f"https://arxiv.org/abs/{number[1]}" if number else None
 
 
 def _linked(row: Values) -> str:
@@ -156,7 +180,7 @@ def _linked(row: Values) -> str:
     return f"{method} ([paper]({quote(paper, safe=':/?=&.')}))" if paper else method
 
 
-def _quoted(rows: Sequence[Values]) -> list[str]:
+def _quoted(rows: Sequence[Values]) -> str:
     figures = [{"map_c": row["map_c"], "map_o": row["map_o"], **row["figures"]} for row in rows]
     metrics = [n for n in dict.fromkeys(m for f in figures for m in f) if any(f.get(n) is not None for f in figures)]
     titles = {"map_c": "mAP(C)", "map_o": "mAP(O)", "ap_person": "AP person"}
@@ -164,21 +188,17 @@ def _quoted(rows: Sequence[Values]) -> list[str]:
         {
             "method": _markdown(row["title"]),
             "backbone": _markdown(row["backbone"]),
-            **{
-                titles.get(name, name.replace("_", " ")): "–" if own.get(name) is None else str(own[name])
-                for name in metrics
-            },
+            **{titles.get(n, n.replace("_", " ")): "–" if own.get(n) is None else str(own[n]) for n in metrics},
             "source": _markdown(row["source"]),
         }
         for row, own in zip(rows, figures, strict=True)
     ]
-    notes = dict.fromkeys(note for row in rows for note in (row["caution"], _selected(row)) if note)
-    table = tabulate(columns, headers="keys", tablefmt="pipe", disable_numparse=True)
-    return [table, *(["", *(f"- {_markdown(note)}" for note in notes)] if notes else [])]
-
-
-def _selected(row: Values) -> str | None:
-    return f"{row['source']}: selected by {row['selection']}" if row["selection"] else None
+    notes: dict[str, None] = {}  # each once
+    for row in rows:
+        selected = row["selection"] and f"{row['source']}: selected by {row['selection']}"
+        notes |= dict.fromkeys(note for note in (row["caution"], selected) if note)
+    table = str(tabulate(columns, headers="keys", tablefmt="pipe", disable_numparse=True))
+    return "\n".join([table, *([""] if notes else []), *(f"- {_markdown(note)}" for note in notes)])
 
 
 def _markdown(text: str) -> str:

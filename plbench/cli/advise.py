@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,7 +43,7 @@ def advise(
     methods = ",".join((*advice.methods, *advice.rivals))
     words = typed(dataset=request.dataset) + words_of(given) + typed(methods=methods)
     step = command("compare", *words, runs=setting["runs"])
-    emit({**advice.as_dict(), "next": [step]}, setting["as_json"], lambda: _print(advice, step))
+    emit({**asdict(advice), "next": [step]}, setting["as_json"], lambda: _print(advice, step))
 
 
 def _print(advice: Advice, step: str) -> None:

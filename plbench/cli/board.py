@@ -105,11 +105,11 @@ def board_build(
 def board_show(name: Names = None, boards: Boards = BOARDS, as_json: opt.AsJson = False) -> None:
     """Print boards."""
     from plbench.board.boards import open_boards
-    from plbench.board.build import all_values
+    from plbench.board.rows import board_values
     from plbench.board.text import terminal_rows
     from plbench.cli.display import tables
 
-    values = all_values(boards, open_boards(boards, name or ()))
+    values = [board_values(folder) for folder in open_boards(boards, name or ())]
 
     def show() -> None:
         for board in values:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -12,9 +12,6 @@ from plbench.cli.options import Dataset, Setting, command, emit, typed
 from plbench.cli.setting import DryRun, with_setting, words_of, workspace_for
 from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError
-
-if TYPE_CHECKING:
-    from plbench.experiments.shared.report import Result
 
 
 @with_setting
@@ -35,9 +32,9 @@ def study(
     as_json = setting["as_json"]
     if name == "list":
         from plbench.cli.display import tables
-        from plbench.experiments.shared.report import listing
 
-        rows = listing([studies.find(known) for known in studies.NAMES])
+        known = [studies.find(each) for each in studies.NAMES]
+        rows = [{"study": e.name, "shows": e.shows, "title": e.title} for e in known]
         emit(rows, as_json, lambda: tables.print_rows(None, rows))
         return
     experiment = studies.find(name)
@@ -74,17 +71,17 @@ def study(
     shown = None if scale == "default" else scale
     words = typed(dataset=dataset) + words_of(setting) + typed(scale=shown, seeds=seeds)
     with workspace.reporter.patience("Drawing the figure"):
-        result = conclude(experiment, findings, command("study", name, *words), folder)
-    emit(result.as_dict(), as_json, lambda: _print(result))
+        content = conclude(experiment, findings, command("study", name, *words), folder)
+    emit(content, as_json, lambda: _print(content))
 
 
-def _print(result: Result) -> None:
+def _print(content: dict[str, Any]) -> None:
     """Print the claims and what became of them, then where the files are."""
     from plbench.cli.display.tables import print_lines
     from plbench.experiments.shared.report import words
 
-    print_lines(result.caption, "", *words(result))
-    left_out = {entry.why: entry.who for entry in result.findings.left_out}
+    print_lines(content["caption"], "", *words(content))
+    left_out = {entry["why"]: entry["who"] for entry in content["left_out"]}
     for why, who in left_out.items():
         typer.echo(f"Left out: {who}: {why}")
-    typer.echo(f"\nFigure and data in {result.folder}: {', '.join(result.files)}")
+    typer.echo(f"\nFigure and data in {content['folder']}: {', '.join(content['files'])}")

@@ -4,36 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from plbench.experiments.shared import plane
 from plbench.experiments.shared.claims import line_above
 from plbench.experiments.shared.experiment import Claim, Context, Experiment, Point, Row
-from plbench.experiments.shared.plane import grid, learn_all, make_plane, overlap, true_classes
-from plbench.experiments.shared.plane_drawing import Field, boundaries
 from plbench.metrics.statistics import Sample
 from plbench.runs.workspace import Workspace
 
 FREQUENT, RARE = "a frequent class, seldom annotated", "a rare class, always annotated"
 SELECTIVE = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_unann": 0.0, "top_k": 1, "eta_top": 1}
 MODES = {"Ignore": ("ce-ignore", {}), "Negative": ("ce-negative", {}), "Selective": ("selective", SELECTIVE)}
-OVERLAP, BOTH = "overlap", "mean overlap of both classes"
+BOTH = "mean overlap of both classes"
 
 
 def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
     """Train each mode on the points of each seed; measure what it calls present against what is."""
     with workspace.reporter.task("Learning on the plane") as report:
-        learned = learn_all(MODES, workspace.registry, num_seeds, report)
-    truth, found = true_classes(grid()).numpy(), []
+        learned = plane.learn_all(MODES, workspace.registry, num_seeds, report)
+    truth, found = plane.true_classes(plane.grid()).numpy(), []
     for mode, fields in learned.items():
-        shares = [[overlap(p[:, c] > 0.5, truth[:, c]) for c in range(2)] for p in fields]
+        shares = [[plane.overlap(p[:, c] > 0.5, truth[:, c]) for c in range(2)] for p in fields]
         means = Sample.of_seeds([sum(pair) / 2 for pair in shares])
         for column, panel in enumerate((FREQUENT, RARE)):
-            values = {OVERLAP: Sample.of_seeds([pair[column] for pair in shares]), BOTH: means}
-            shown = Field(column, fields[0][:, column], make_plane(0))
+            values = {plane.OVERLAP: Sample.of_seeds([pair[column] for pair in shares]), BOTH: means}
+            shown = column, fields[0][:, column], plane.make_plane(0)
             found.append(Point(mode, "", values, panel, seeds=tuple(range(num_seeds)), shown=shown))
     return found
 
 
-def _above(better: str, worse: str, panel: str, metric: str = OVERLAP) -> Claim:
-    where = f"on {panel}" if metric == OVERLAP else "over both classes"
+def _above(better: str, worse: str, panel: str, metric: str = plane.OVERLAP) -> Claim:
+    where = f"on {panel}" if metric == plane.OVERLAP else "over both classes"
     claim = f"{better} is nearer to the truth than {worse} {where}"
     return Claim(claim, "CSL, fig. 2", line_above(better, worse, metric, panel, ""))
 
@@ -44,7 +43,7 @@ EXPERIMENT = Experiment(
     shows="CSL, figure 2",
     cases=lambda context: (),
     measure=measure,
-    draw=boundaries(OVERLAP),
+    draw=plane.draw_boundaries,
     claims=(
         _above("Selective", "Negative", FREQUENT),
         _above("Selective", "Ignore", RARE),

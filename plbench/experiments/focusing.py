@@ -30,8 +30,7 @@ def lower_is_better(unknown: float) -> Claim:
     """Of one gamma_u: mAP at gamma- = 2 is above that at gamma- = gamma_u."""
 
     def test(findings: Findings) -> Verdict:
-        found = above(findings, (series(unknown), 2.0), (series(unknown), unknown), "map_c")
-        return every([found] if found else [])
+        return every([above(findings, (series(unknown), 2.0), (series(unknown), unknown), "map_c")])
 
     source = "CSL, fig. 8" if unknown == UNKNOWN[0] else "as CSL, fig. 8, with its gamma for COCO"
     return Claim(f"With gamma_u = {unknown:g}, mAP rises as gamma- falls from {unknown:g} to 2", source, test)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plbench.experiments.shared.charts import lines
-from plbench.experiments.shared.claims import above, every, some
+from plbench.experiments.shared.claims import above, every, peak_inside
 from plbench.experiments.shared.execute import metrics_of_records
 from plbench.experiments.shared.experiment import Case, Claim, Context, Experiment, Findings, Verdict
 
@@ -23,26 +23,16 @@ def cases(context: Context) -> list[Case]:
     ]
 
 
-def beats_both_ends(findings: Findings) -> Verdict:
-    """Test whether some K between the ends is above both of them."""
-    places = [p.x for p in findings.line(ALONE)]
-    found = []
-    for x in places[1:-1]:
-        ends = [above(findings, (ALONE, x), (ALONE, end), "map_c", label=f"K = {x:g} minus K = {end:g}")
-                for end in (places[0], places[-1])]  # fmt: skip
-        if all(ends):
-            found.append(tuple(c for c in ends if c))
-    return some(found)
-
-
 def best_is_together(findings: Findings) -> Verdict:
     """Test whether the best point with the prior is above the best without it."""
     best = [max(findings.line(name), key=lambda p: p.values["map_c"].mean) for name in (TOGETHER, ALONE)]
     label = f"K = {best[0].x:g} with the prior minus K = {best[1].x:g} without"
-    gap = above(findings, (TOGETHER, best[0].x), (ALONE, best[1].x), "map_c", label=label)
-    return every([gap] if gap else [])
+    return every([above(findings, (TOGETHER, best[0].x), (ALONE, best[1].x), "map_c", label=label)])
 
 
+beats_both_ends = peak_inside(
+    ALONE, "map_c", lambda context: (0.0, float(context.num_classes)), lambda k, end: f"K = {k:g} minus K = {end:g}"
+)
 EXPERIMENT = Experiment(
     name="likelihood-k",
     title="How many likely unknown labels of an image to ignore",

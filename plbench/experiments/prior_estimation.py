@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from plbench.experiments.shared.charts import ranked_bars, side_by_side
+from plbench.experiments.shared.charts import ranked_bars
 from plbench.experiments.shared.claims import line_above
-from plbench.experiments.shared.estimates import COUNTS, PRIOR, SPEARMAN, measure
+from plbench.experiments.shared.estimates import COUNTS, PRIOR, SPEARMAN, measure, side_by_side
 from plbench.experiments.shared.experiment import Case, Claim, Context, Experiment, Findings, Place
 
 IGNORE, NEGATIVE = "trained with Ignore", "trained with Negative"
@@ -26,13 +26,13 @@ def cases(context: Context) -> list[Case]:
     ]  # fmt: skip
 
 
-def _frequent(k: Place) -> bool:
+def _is_frequent(k: Place) -> bool:
     return isinstance(k, float) and k <= 20
 
 
 def names(findings: Findings) -> Mapping[str, str]:
     """Return top classes side by side, as a table."""
-    return {f"top-{p}.md": side_by_side(findings, p, PRIOR) for p in findings.panels}
+    return {f"top-{p}.md": side_by_side(findings, p) for p in findings.panels}
 
 
 EXPERIMENT = Experiment(
@@ -43,7 +43,7 @@ EXPERIMENT = Experiment(
     measure=measure,
     draw=ranked_bars(SPEARMAN, PRIOR, IGNORE),
     claims=tuple(
-        Claim(f"{kind}: {words}", source, line_above(IGNORE, worse, SPEARMAN, kind, "k", _frequent))
+        Claim(f"{kind}: {words}", source, line_above(IGNORE, worse, SPEARMAN, kind, "k", _is_frequent))
         for kind in MISLEADING
         for worse, words, source in (
             (NEGATIVE, "models trained with Ignore rank the frequent classes better than with Negative", "CSL, fig. 7"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from plbench.experiments.shared.charts import lines
-from plbench.experiments.shared.claims import above, some
+from plbench.experiments.shared.claims import peak_inside
 from plbench.experiments.shared.execute import metrics_of_records
-from plbench.experiments.shared.experiment import Case, Claim, Context, Experiment, Findings, Verdict
+from plbench.experiments.shared.experiment import Case, Claim, Context, Experiment
 
 ALONE, TOGETHER = "prior alone", "likelihood and prior"
 
@@ -28,18 +28,9 @@ def cases(context: Context) -> list[Case]:
     return [Case(name, share, "selective", params(name, share)) for name in (ALONE, TOGETHER) for share in shares]
 
 
-def beats_both_ends(findings: Findings) -> Verdict:
-    """Test whether some eta between the ends is above both of them."""
-    places = []
-    for point in findings.line(ALONE)[1:-1]:
-        ends = [
-            above(findings, (ALONE, point.x), (ALONE, end), "map_c", label=f"{point.x:.0%} of classes minus {end:.0%}")
-            for end in (0.0, 1.0)
-        ]
-        places.append(tuple(c for c in ends if c))
-    return some([place for place in places if len(place) == 2])
-
-
+beats_both_ends = peak_inside(
+    ALONE, "map_c", lambda context: (0.0, 1.0), lambda share, end: f"{share:.0%} of classes minus {end:.0%}"
+)
 EXPERIMENT = Experiment(
     name="prior-threshold",
     title="From which estimated prior on a class is ignored",

@@ -25,11 +25,12 @@ def beats(name: str, words: str) -> Claim:
     """Test whether some alpha above 0 is better than 0."""
 
     def test(findings: Findings) -> Verdict:
-        found = [
-            above(findings, (name, point.x), (name, 0.0), "map_c", label=f"alpha = {point.x:g} minus alpha = 0")
-            for point in findings.line(name)[1:]
-        ]
-        return some([(c,) for c in found if c])
+        return some(
+            [
+                [above(findings, (name, point.x), (name, 0.0), "map_c", label=f"alpha = {point.x:g} minus alpha = 0")]
+                for point in findings.line(name)[1:]
+            ]
+        )
 
     return Claim(words, "CSL, appendix B, as a claim of ours", test)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from plbench.experiments.shared.charts import dots
 from plbench.experiments.shared.claims import above_all
 from plbench.experiments.shared.experiment import Case, Claim, Context, Experiment
-from plbench.experiments.shared.paper_tables import TABLES, tables_of
-from plbench.experiments.shared.reproduction import NAMES, markdown, measure
+from plbench.experiments.shared.paper_tables import NAMES, TABLES, markdown, measure, tables_of
 
 
 def cases(context: Context) -> list[Case]:

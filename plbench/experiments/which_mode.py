@@ -32,7 +32,7 @@ EXPERIMENT = Experiment(
     shows="not in the paper",
     cases=cases,
     measure=measure,
-    draw=phases(),
+    draw=phases,
     claims=(
         *(wins_somewhere(mode) for mode in MODES),
         gap_grows("The more biased to rare classes, the better Negative against Ignore", NEGATIVE, IGNORE, "bias"),

@@ -716,6 +716,9 @@ class TestLedger:
         assert forger.verify() == []
         (forger.record / RECORD).write_text((forger.record / RECORD).read_text() + " ")
         assert fields(forger.verify()) == {"record.json"}
+        forger.sign()
+        cell(2, "ap", "99.5", reseal=False)(forger)
+        assert "files.per_class.csv.sha256" in fields(forger.verify())
 
     def test_a_board_without_a_fingerprint_has_no_records(self, forger: Forger) -> None:
         board = json.loads((forger.path / "board.json").read_text())

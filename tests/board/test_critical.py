@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from plbench.board.critical import MIN_BOARDS, RankComparison, compare_ranks, draw, rank_pictures
+from plbench.board.critical import LEVEL, MIN_BOARDS, RankComparison, compare_ranks, draw, rank_pictures
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -62,7 +62,7 @@ def test_unanimous_and_equal_boards():
 @given(seed=st.integers(0, 10_000), num_methods=st.integers(2, 9), num_boards=st.integers(5, 30))
 def test_cliques_join_exactly_what_the_test_does_not_tell_apart(seed, num_methods, num_boards):
     comparison = compare_ranks(random_scores(num_boards, num_methods, seed, lead=0.5))
-    reach = comparison.difference if comparison.friedman_p <= comparison.level else np.inf
+    reach = comparison.difference if comparison.friedman_p <= LEVEL else np.inf
     for i in range(num_methods):
         for j in range(i + 1, num_methods):
             joined = any(first <= i and j <= last for first, last in comparison.cliques)
@@ -91,7 +91,7 @@ def test_overlapping_cliques_stand_side_by_side():
     from plbench.board.critical import draw
 
     ranks = tuple((f"m{index}", 1.0 + index) for index in range(6))
-    comparison = RankComparison(("a",) * 9, ranks, 2.5, 0.001, ((0, 2), (1, 3), (3, 5)), 0.05)
+    comparison = RankComparison(("a",) * 9, ranks, 2.5, 0.001, ((0, 2), (1, 3), (3, 5)))
     svg = ElementTree.fromstring(draw(comparison, titles={}, identifier="r"))
     bars = [path.get("d").split(" ")[0] for path in svg.findall(f"{SVG}path") if path.get("stroke-width") == "4"]
     assert bars == ["M584", "M598", "M584"]

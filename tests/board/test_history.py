@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from plbench.board.boards import LEDGER, RECORDS, BoardFolder
-from plbench.board.entries import pack_file
 from plbench.board.history import check_history
 from plbench.runs.findings import Problem
 
@@ -77,26 +76,6 @@ def other_words(path: Path) -> None:
     )
 
 
-def change_a_record(path: Path) -> None:
-    write(path / RECORDS / KEYS[1] / "record.json", {"key": KEYS[1], "better": True})
-
-
-def change_a_table(path: Path) -> None:
-    write(path / RECORDS / KEYS[1] / "per_class.csv", "better")
-
-
-def remove_a_record(path: Path) -> None:
-    for file in (path / RECORDS / KEYS[1]).iterdir():
-        file.unlink()
-    (path / RECORDS / KEYS[1]).rmdir()
-
-
-def link_a_record(path: Path) -> None:
-    file = path / RECORDS / KEYS[1] / "record.json"
-    file.rename(path / "kept.json")
-    file.symlink_to(path / "kept.json")
-
-
 def forget_an_event(path: Path) -> None:
     write(path / LEDGER, {"events": events(KEYS[0])})
 
@@ -122,30 +101,13 @@ def more_trials(path: Path) -> None:
     write(path / "board.json", {**BOARD, "max_trials": 500})
 
 
-def pack_a_record(path: Path) -> None:
-    for name in ("record.json", "per_class.csv"):
-        file = path / RECORDS / KEYS[1] / name
-        file.with_name(f"{name}.xz").write_bytes(pack_file(file.read_bytes()))
-        file.unlink()
-
-
-def pack_another_record(path: Path) -> None:
-    change_a_record(path)
-    pack_a_record(path)
-
-
-@pytest.mark.parametrize("act", [lambda path: None, add_a_record, withdraw, other_words, pack_a_record])
+@pytest.mark.parametrize("act", [lambda path: None, add_a_record, withdraw, other_words])
 def test_a_board_may_grow(board: Path, act: Callable[[Path], None]) -> None:
     act(board)
     assert check(board) == []
 
 
 REFUSED = {
-    change_a_record: (KEYS[1], "record.json", "changed"),
-    change_a_table: (KEYS[1], "per_class.csv", "changed"),
-    remove_a_record: (KEYS[1], "record.json", "removed"),
-    link_a_record: (KEYS[1], "record.json", "changed"),
-    pack_another_record: (KEYS[1], "record.json", "removed"),
     forget_an_event: (KEYS[1], f"{LEDGER}: events.1", "missing"),
     change_an_event: (KEYS[1], f"{LEDGER}: events.1", "added"),
     swap_events: (KEYS[0], f"{LEDGER}: events.0", "added"),
@@ -182,16 +144,16 @@ def test_a_version_never_falls(board: Path) -> None:
 
 def test_the_commit_may_be_named(board: Path) -> None:
     """What was committed by now is still a change against what was there before."""
-    change_a_record(board)
+    change_an_event(board)
     git(board, "commit", "-q", "-a", "-m", "second")
     assert check(board) == []
-    assert [problem.field for problem in check(board, "HEAD~1")] == ["record.json"]
+    assert [problem.field for problem in check(board, "HEAD~1")] == [f"{LEDGER}: events.1"]
 
 
 def test_the_index_does_not_hide_a_change(board: Path) -> None:
-    remove_a_record(board)
-    git(board, "rm", "-r", "-q", "--cached", str(board / RECORDS / KEYS[1]))
-    assert {problem.found for problem in check(board)} == {"removed"}
+    forget_the_ledger(board)
+    git(board, "rm", "-q", "--cached", str(board / LEDGER))
+    assert {problem.found for problem in check(board)} == {"missing"}
 
 
 def test_a_new_board_has_no_history(board: Path) -> None:
@@ -224,6 +186,6 @@ def test_what_the_checkout_names_is_not_run(board: Path, tmp_path: Path, name: s
     section = "diff.x" if name == "textconv" else "filter.x"
     git(board, "config", f"{section}.{name}", f"touch {tmp_path / 'ran'}; cat")
     (board / ".gitattributes").write_text("* filter=x diff=x\n")
-    change_a_record(board)
+    change_an_event(board)
     assert check(board)
     assert not (tmp_path / "ran").exists()

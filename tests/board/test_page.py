@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from plbench.board.page import file_link, harmless, reference_link, render_page
+from plbench.board.page import file_link, harmless, render_page
+from plbench.board.text import reference_link
 
 NASTY = [
     "</script><script>window.pwned=1</script>",

@@ -15,7 +15,7 @@ from scipy import stats
 
 from plbench import experiments as studies
 from plbench.api import Batch, Loss, Method, MethodParams, Progress
-from plbench.board.published import read_quotations
+from plbench.board.boards import BoardFolder
 from plbench.errors import PlbenchError
 from plbench.experiments.mechanism.advice import read_map
 from plbench.experiments.shared import plane
@@ -25,6 +25,7 @@ from plbench.experiments.shared.experiment import Case, Experiment, Findings
 from plbench.experiments.shared.paper_tables import TABLES
 from plbench.experiments.shared.report import conclude
 from plbench.losses import partial_asymmetric_loss
+from plbench.randomness import on_threads
 from plbench.runs import schedule
 from plbench.runs.plan.resolve import Request
 from plbench.runs.workspace import Workspace
@@ -71,7 +72,7 @@ def test_every_study_runs_draws_and_runs_nothing_twice(
     workspace, experiment = make_workspace(), studies.find(name)
     findings = execute(experiment, SHORT, workspace, scale="tiny", num_seeds=1)
     result = conclude(experiment, findings, f"plbench study {name}", tmp_path / "a")
-    assert {path.name for path in (tmp_path / "a").iterdir()} == set(result.files)
+    assert {path.name for path in (tmp_path / "a").iterdir()} == set(result["files"])
     runs = set(workspace.store.keys())
     assert runs and {key for point in findings.points for key in point.keys} <= runs
     written = json.loads((tmp_path / "a" / f"{name}.json").read_text(encoding="utf-8"))
@@ -211,7 +212,7 @@ def test_without_truth_there_are_names_only(make_workspace: Callable[..., Worksp
     assert findings.panels == ["as annotated"]
     assert not any(SPEARMAN in p.values or "true_share" in p.facts for p in findings.points)
     result = conclude(experiment, findings, "plbench study prior-estimation", tmp_path)
-    assert result.verdicts == () and "top-as annotated.md" in result.files
+    assert result["claims"] == [] and "top-as annotated.md" in result["files"]
 
 
 def test_tables_show_every_row_and_reproduce_nothing_elsewhere(
@@ -230,7 +231,7 @@ def test_tables_show_every_row_and_reproduce_nothing_elsewhere(
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.title)
 def test_published_figures_are_those_that_the_boards_quote(table: Any) -> None:
-    quoted = read_quotations(Path(__file__).parents[2] / "leaderboards", table.board)
+    quoted = BoardFolder(Path(__file__).parents[2] / "leaderboards" / table.board).quotations()
     source = f"arXiv 2110.10955, table {table.number}"
     known = [dict(row.figures) for row in quoted if row.source.endswith(source)]
     assert [dict(zip(table.metrics, row.figures, strict=True)) for row in table.rows] == known
@@ -254,7 +255,7 @@ def test_on_the_plane_ignoring_all_is_ignore_and_none_is_negative(make_workspace
     plain = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_unann": 0.0, "mode": "likelihood"}
 
     def learned(method: str, params: dict[str, Any]) -> torch.Tensor:
-        with plane.one_core():
+        with on_threads(1):
             network = plane.learn(registry.method(method), params, points, 3, {}, num_steps=8)
         return plane.probabilities(network, plane.grid())
 

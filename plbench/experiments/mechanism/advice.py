@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import PositiveFloat, ValidationError
 
 from plbench.comparison.candidates import Candidate
 from plbench.comparison.plan import plan_comparison
@@ -22,7 +21,6 @@ from plbench.data.labels import PartialLabels
 from plbench.errors import PlbenchError, TrainingError
 from plbench.experiments.mechanism.phase_map import IGNORE, MODES, NEGATIVE, SELECTIVE, estimated
 from plbench.experiments.mechanism.placement import MIN_KNOWN, Placement, place, spread
-from plbench.experiments.shared.experiment import Case, Row
 from plbench.files.plain_json import parse_json
 from plbench.losses.priors import spearman_by_depth
 from plbench.runs.plan.label_check import check_learnable, notes_on
@@ -45,26 +43,23 @@ METHODS = {
     NEGATIVE: ("ce-negative", "asl-negative", "pasl-negative"),
     SELECTIVE: ("selective", "selective:likelihood"),
 }
+ONE_OF_EACH = tuple(METHODS[mode][0] for mode in MODES)
 WITHOUT_NEGATIVES = ("ce-negative", "selective:likelihood", "wan", "hill", "splc", "em-apl", "role")
 
 
-class MapPlace(Frozen):
-    """A place on the map; see `plbench.experiments.mechanism.placement.Placement`."""
-
-    share: float = Field(gt=0)
-    advantage: float = Field(gt=0)
-    negatives: float = Field(gt=0)
-
-
-class MapCell(MapPlace):
+class MapCell(Frozen):
     """One mechanism of the map and what came of each mode there, mAP(C) in percent.
 
     Attributes:
+        share, advantage, negatives: where it truly lies, see `Placement`.
         estimated: where it seems to lie to somebody who sees its partial labels alone, as they see their own; None
             where that is not identifiable.
     """
 
-    estimated: MapPlace | None
+    share: PositiveFloat
+    advantage: PositiveFloat
+    negatives: PositiveFloat
+    estimated: Placement | None
     means: dict[str, float]
     best: str
     tied: list[str]
@@ -102,10 +97,6 @@ class Advice:
     answer: tuple[str, ...] = ()
     classes: tuple[tuple[str, int, int | None], ...] = ()
     notes: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
 
 
 def read_map(path: Path | None = None) -> ModeMap:
@@ -146,25 +137,25 @@ def advise(request: Request, workspace: Workspace, mode_map: ModeMap, *, num_see
     if labels.is_complete:
         return replace(bare, methods=("ce-negative",), answer=("Every label is known: there is nothing to treat.",))
     if problem := _without_looking(positives, negatives):
-        return refusal_advice(bare, problem)
-    row = _ignoring(request, workspace, num_seeds)
-    estimates = [estimated(row, seed, workspace) for seed in range(num_seeds)]
+        return _refusal(bare, problem)
+    # models trained on known labels alone; nobody looks at test here
+    candidates = [Candidate("ce-ignore", named=True)]
+    plans = plan_comparison(replace(request, scores_test=False), candidates, num_seeds, workspace).plans
+    for result in run_all(plans, workspace):
+        if isinstance(result, TrainingError):
+            raise result
+    estimates = [estimated(plan, workspace) for plan in plans]
     mean = np.mean(np.stack(estimates), axis=0)
-    classes = _classes(labels, mean)
-    own = [plan.protocol_data.train().labels for plan in row.plans]  # where labels are simulated, each seed has its own
+    bare = replace(bare, classes=_classes(labels, mean))
+    own = [plan.protocol_data.train().labels for plan in plans]  # where labels are simulated, each seed has its own
     placements = [f for seen, estimate in zip(own, estimates, strict=True) if (f := place(seen, estimate)) is not None]
     if len(placements) < num_seeds:
-        return replace(
-            refusal_advice(bare, f"too few classes have {MIN_KNOWN} known positives and negatives"), classes=classes
-        )
+        return _refusal(bare, f"too few classes have {MIN_KNOWN} known positives and negatives")
     low, high = spread(placements)
     if high.share / low.share > _MAX_FACTOR:
-        words = (
-            f"models of other seeds put the share of known positives anywhere from {low.share:.1%} to {high.share:.1%}"
-        )
-        return replace(refusal_advice(bare, words), classes=classes)
-    placed = replace(bare, low=low, high=high, classes=classes)
-    return _by_map(placed, mode_map, labels, mean)
+        between = f"from {low.share:.1%} to {high.share:.1%}"
+        return _refusal(bare, f"models of other seeds put the share of known positives anywhere {between}")
+    return _by_map(replace(bare, low=low, high=high), low, high, mode_map, labels, mean)
 
 
 def _without_looking(positives: np.ndarray, negatives: np.ndarray) -> str | None:
@@ -182,33 +173,14 @@ def _without_looking(positives: np.ndarray, negatives: np.ndarray) -> str | None
     return None
 
 
-def refusal_advice(bare: Advice, why: str) -> Advice:
+def _refusal(bare: Advice, why: str) -> Advice:
     """Advise where nothing is identifiable: what to try is then what needs no estimate."""
-    methods = WITHOUT_NEGATIVES if bare.negatives == 0 else tuple(m for mode in MODES for m in METHODS[mode][:1])
-    return replace(
-        bare,
-        methods=methods,
-        answer=(
-            f"Not identifiable: {why}.",
-            "So nobody can say beforehand which treatment of unknown labels suits these data; compare them on a test "
-            "part whose labels are known.",
-        ),
+    hint = (
+        "So nobody can say beforehand which treatment of unknown labels suits these data; compare them on a test "
+        "part whose labels are known."
     )
-
-
-def _ignoring(request: Request, workspace: Workspace, num_seeds: int) -> Row:
-    """Return models trained on known labels alone.
-
-    Raises:
-        TrainingError: if one fails.
-    """
-    request = replace(request, scores_test=False)  # nobody looks at test here
-    comparison = plan_comparison(request, [Candidate("ce-ignore", named=True)], num_seeds, workspace)
-    results = run_all(comparison.plans, workspace)
-    failed = next((result for result in results if isinstance(result, TrainingError)), None)
-    if failed is not None:
-        raise failed
-    return Row(Case(IGNORE, 0, "ce-ignore"), tuple(comparison.plans), ())
+    methods = WITHOUT_NEGATIVES if bare.negatives == 0 else ONE_OF_EACH
+    return replace(bare, methods=methods, answer=(f"Not identifiable: {why}.", hint))
 
 
 def _classes(labels: PartialLabels, estimate: np.ndarray) -> tuple[tuple[str, int, int | None], ...]:
@@ -221,9 +193,9 @@ def _classes(labels: PartialLabels, estimate: np.ndarray) -> tuple[tuple[str, in
     )
 
 
-def _by_map(placed: Advice, mode_map: ModeMap, labels: PartialLabels, estimate: np.ndarray) -> Advice:
-    assert placed.low is not None and placed.high is not None
-    low, high = placed.low, placed.high
+def _by_map(
+    placed: Advice, low: Placement, high: Placement, mode_map: ModeMap, labels: PartialLabels, estimate: np.ndarray
+) -> Advice:
     said = [
         f"About {_range(low.share, high.share, '.0%')} of all positives are annotated; those of the rarer half of "
         f"classes are {_range(low.advantage, high.advantage, '.1f')} times as likely to be as those of the frequent "
@@ -233,21 +205,21 @@ def _by_map(placed: Advice, mode_map: ModeMap, labels: PartialLabels, estimate: 
     ranks = float(spearman_by_depth(labels.counts()[0][usable], estimate[usable], [int(usable.sum())])[0])
     if not math.isnan(ranks):
         said.append(f"Counts of annotations rank the classes like the estimate to {ranks:.2f} (Spearman; 1: alike).")
-    cells = [cell for cell in mode_map.cells if cell.estimated is not None]
-    near = [cell for cell in cells if _distance(cell, low, high) <= 1 + 1e-9]
-    made_on = mode_map.made_on.get("dataset", "?")
+    # with the truth of each: how far the estimate of the share was off is then known
+    near = [(cell, seen) for cell in mode_map.cells if (seen := cell.estimated) and _is_near(seen, low, high)]
     if not near:
         said.append("No setting of the map is near there; compare all modes.")
-        return replace(placed, methods=tuple(m for mode in MODES for m in METHODS[mode][:1]), answer=tuple(said))
-    shares = {mode: sum(mode in cell.tied for cell in near) / len(near) for mode in MODES}
+        return replace(placed, methods=ONE_OF_EACH, answer=tuple(said))
+    shares = {mode: sum(mode in cell.tied for cell, _ in near) / len(near) for mode in MODES}
     modes = {mode: share for mode, share in sorted(shares.items(), key=lambda item: -item[1]) if share > 0}
     wins = "; ".join(f"{mode} in {share:.0%}" for mode, share in modes.items())
-    said.append(f"Of {len(near)} settings of the map near there, nothing is better than: {wins}.")
-    # how far the estimate of the share was off where the truth is known
-    ratios = [cell.share / cell.estimated.share for cell in near if cell.estimated is not None]
-    off = _range(min(ratios), max(ratios), ".2g")
-    said.append(f"In these settings the true share was {off} times the estimated one.")
-    said.append(f"The map was made on {made_on} and is a hint; the comparison below measures it on your data.")
+    ratios = [cell.share / seen.share for cell, seen in near]
+    made_on = mode_map.made_on.get("dataset", "?")
+    said += [
+        f"Of {len(near)} settings of the map near there, nothing is better than: {wins}.",
+        f"In these settings the true share was {_range(min(ratios), max(ratios), '.2g')} times the estimated one.",
+        f"The map was made on {made_on} and is a hint; the comparison below measures it on your data.",
+    ]
     return replace(
         placed,
         modes=modes,
@@ -262,15 +234,11 @@ def _range(low: float, high: float, style: str) -> str:
     return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
-def _distance(cell: MapCell, low: Placement, high: Placement) -> float:
-    """Return how far a setting lies outside the range of estimates; 1 is the factor within which it is near.
+def _is_near(seen: Placement, low: Placement, high: Placement) -> bool:
+    """Return whether a setting lies within a factor of `NEAR` of the range of estimates, in each coordinate.
 
     Estimates are compared with what the same estimator says of the setting, not with the truth: it takes the share for
     too low where verified negatives are few, and a large advantage of rare classes for a smaller one, here as there.
     """
-    assert cell.estimated is not None
-    gaps = []
-    for name in ("share", "advantage", "negatives"):
-        value, bottom, top = getattr(cell.estimated, name), getattr(low, name), getattr(high, name)
-        gaps.append(max(0.0, math.log(bottom / value), math.log(value / top)) / math.log(NEAR))
-    return max(gaps)
+    value, bottom, top = (np.log(astuple(placement)) for placement in (seen, low, high))
+    return bool(max((bottom - value).max(), (value - top).max()) <= math.log(NEAR) + 1e-9)

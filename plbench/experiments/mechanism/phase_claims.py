@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from plbench.experiments.mechanism.phase_map import METRIC, MODES, Cell, cells
-from plbench.experiments.shared.claims import difference, every, gap_change, some
-from plbench.experiments.shared.experiment import Claim, Findings, Verdict
+from plbench.experiments.shared.claims import Comparison, difference, every, gap_change, some
+from plbench.experiments.shared.experiment import Claim, Findings, Point, Verdict
 
 OURS = "ours"
 
@@ -16,12 +16,8 @@ def wins_somewhere(mode: str) -> Claim:
     """Test whether under some mechanism the mode is above both others."""
 
     def test(findings: Findings) -> Verdict:
-        places = []
-        for cell in _whole(findings):
-            rivals = [other for other in MODES if other != mode]
-            found = [difference(cell.points[mode], cell.points[o], METRIC, f"{_words(cell)}: to {o}") for o in rivals]
-            places.append(tuple(c for c in found if c is not None))
-        return some(places)
+        rivals = [other for other in MODES if other != mode]
+        return some([[_lead(cell, cell.points[mode], rival) for rival in rivals] for cell in _whole(findings)])
 
     return Claim(f"{mode} wins under some mechanism", OURS, test)
 
@@ -40,18 +36,11 @@ def gap_grows(words: str, better: str, worse: str, axis: str) -> Claim:
         for cell in sorted(_whole(findings), key=lambda cell: getattr(cell, axis)):
             rest = tuple(getattr(cell, name) for name in ("keep", "bias", "negatives") if name != axis)
             lines.setdefault(rest, []).append(cell)
-        ends = [(line[0], line[-1]) for line in lines.values() if len(line) > 1]
-        return every(
-            [
-                gap_change(
-                    (high.points[better], high.points[worse]),
-                    (low.points[better], low.points[worse]),
-                    METRIC,
-                    f"{_words(high)} against {axis} {getattr(low, axis):g}",
-                )
-                for low, high in ends
-            ]
-        )
+        changes = []
+        for low, *_, high in (line for line in lines.values() if len(line) > 1):
+            wide, narrow = ((cell.points[better], cell.points[worse]) for cell in (high, low))
+            changes.append(gap_change(wide, narrow, METRIC, f"{_words(high)} against {axis} {getattr(low, axis):g}"))
+        return every(changes)
 
     return Claim(words, OURS, test)
 
@@ -64,10 +53,8 @@ def never_far_behind(mode: str, points: float) -> Claim:
         for cell in _whole(findings):
             point = cell.points[mode]
             raised = replace(point, values={METRIC: point.values[METRIC].shifted(points)})
-            for other in (o for o in MODES if o != mode):
-                gap = difference(raised, cell.points[other], METRIC, f"{_words(cell)}: to {other}")
-                found.append(gap)
-        return every([c for c in found if c is not None])
+            found += [_lead(cell, raised, other) for other in MODES if other != mode]
+        return every(found)
 
     return Claim(f"{mode} is nowhere more than {points:g} points below another mode", OURS, test)
 
@@ -102,6 +89,10 @@ def placed_within(factor: float, coordinate: str, *, few_negatives: bool) -> Cla
 
 def _whole(findings: Findings) -> list[Cell]:
     return [cell for cell in cells(findings) if set(MODES) <= cell.points.keys()]
+
+
+def _lead(cell: Cell, point: Point, rival: str) -> Comparison | None:
+    return difference(point, cell.points[rival], METRIC, f"{_words(cell)}: to {rival}")
 
 
 def _words(cell: Cell) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +17,17 @@ from plbench.experiments.mechanism.placement import (
     true_placement,
     unknown_scores,
 )
-from plbench.experiments.shared.execute import metrics_of_records
+from plbench.experiments.shared.execute import metrics_of_records, reduced
 from plbench.experiments.shared.experiment import Context, Findings, Point, Row
-from plbench.experiments.shared.style import COLOURS, INK, PALE, new_figure, plain
-from plbench.method import Stage
+from plbench.experiments.shared.style import COLOURS, INK, PALE, new_grid, plain
 from plbench.metrics.statistics import compare_pairs
-from plbench.runs import run as runner
 from plbench.runs.workspace import Workspace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from plbench.runs.plan.resolved import ResolvedRun
 
 IGNORE, NEGATIVE, SELECTIVE = MODES = ("Ignore", "Negative", "Selective")
 METRIC = "map_c"
@@ -42,7 +42,6 @@ class Cell:
     Attributes:
         keep, bias, negatives: as the simulation was told. truth: where its labels lie. estimate: where they seem to
             lie, to somebody who sees the partial labels alone; None where that is not identifiable.
-        best: the mode of the highest mean. tied: modes that are statistically tied with it, itself included.
     """
 
     keep: float
@@ -53,22 +52,26 @@ class Cell:
     points: Mapping[str, Point]
 
     @property
+    def order(self) -> list[str]:
+        """Modes by mean mAP(C), the best first."""
+        return sorted(self.points, key=lambda mode: -self.points[mode].values[METRIC].mean)
+
+    @property
     def best(self) -> str:
         """By mean mAP(C)."""
-        return max(self.points, key=lambda mode: self.points[mode].values[METRIC].mean)
+        return self.order[0]
 
     @property
     def tied(self) -> tuple[str, ...]:
         """The best and what is statistically tied with it."""
-        order = sorted(self.points, key=lambda mode: -self.points[mode].values[METRIC].mean)
-        pairs = compare_pairs([self.points[mode].values[METRIC] for mode in order])
-        return tuple(mode for mode, is_tied in zip(order, pairs.tied, strict=True) if is_tied)
+        pairs = compare_pairs([self.points[mode].values[METRIC] for mode in self.order])
+        return tuple(mode for mode, is_tied in zip(self.order, pairs.tied, strict=True) if is_tied)
 
     @property
     def lead(self) -> float:
         """Of the best over the second, percentage points."""
-        means = sorted(p.values[METRIC].mean for p in self.points.values())
-        return means[-1] - means[-2] if len(means) > 1 else 0.0
+        means = [self.points[mode].values[METRIC].mean for mode in self.order]
+        return means[0] - means[1] if len(means) > 1 else 0.0
 
 
 def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
@@ -86,17 +89,15 @@ def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Wo
             actual = None if truth is None else true_placement(labels, truth)
             facts |= {} if actual is None else {f"true_{name}": value for name, value in asdict(actual).items()}
             if row.case.series == IGNORE:
-                estimate = place(labels, estimated(row, 0, workspace))
+                estimate = place(labels, estimated(plan, workspace))
                 facts |= {} if estimate is None else {f"estimated_{n}": v for n, v in asdict(estimate).items()}
             found.append(replace(point, values=values, facts=facts))
     return found
 
 
-def estimated(row: Row, seed: int, workspace: Workspace) -> np.ndarray:
-    """Return true positives of each class [C], as estimated by the CE-Ignore model of one seed."""
-    plan = row.plans[seed]
-    stage = Stage("unknown-scores", method=plan.spec.method.name, reduce=unknown_scores)
-    histogram = runner.stage_artifact(replace(plan, stages={stage.name: (stage, plan)}), stage.name, workspace)
+def estimated(plan: ResolvedRun, workspace: Workspace) -> np.ndarray:
+    """Return true positives of each class [C], as estimated by the CE-Ignore model of a run."""
+    histogram = reduced(plan, "unknown-scores", unknown_scores, workspace)
     return estimated_positives(histogram.numpy(), plan.protocol_data.train(plan.spec.train_part).labels)
 
 
@@ -119,37 +120,28 @@ def _placement(point: Point, kind: str) -> Placement | None:
     return Placement(*(point.facts[name] for name in names)) if set(names) <= point.facts.keys() else None
 
 
-def phases() -> Callable[[Findings], Figure]:
-    """Return a panel for each number of negatives: a square for each mechanism, in the colour of the mode that wins."""
+def phases(findings: Findings) -> Figure:
+    """Draw a panel for each number of negatives: a square for each mechanism, in the colour of the mode that wins."""
+    from matplotlib.patches import Patch
 
-    def draw(findings: Findings) -> Figure:
-        all_cells = cells(findings)
-        numbers = sorted({cell.negatives for cell in all_cells})
-        keeps, biases = sorted({c.keep for c in all_cells}), sorted({c.bias for c in all_cells})
-        across = min(_ACROSS, len(numbers))
-        size = {"height": 0.75 * len(biases) + 0.9, "width": 0.95 * len(keeps) + 0.9}
-        figure, axes = new_figure(across, -(-len(numbers) // across), **size)
-        for place_, number in zip(axes, numbers, strict=False):
-            for cell in (c for c in all_cells if c.negatives == number):
-                _square(place_, keeps.index(cell.keep), biases.index(cell.bias), cell)
-            place_.set_xticks(range(len(keeps)), [f"{keep:g}" for keep in keeps])
-            place_.set_yticks(range(len(biases)), [f"{bias:g}" for bias in biases])
-            place_.set(xlim=(-0.5, len(keeps) - 0.5), ylim=(-0.5, len(biases) - 0.5))
-            place_.set_xlabel("share of positives known")
-            place_.set_title(plain(f"{number:g} verified negatives per positive"))
-            place_.grid(visible=False)
-        for spare in axes[len(numbers) :]:
-            spare.set_visible(False)
-        for row in range(0, len(numbers), across):
-            axes[row].set_ylabel("bias to rare classes")
-        from matplotlib.patches import Patch
-
-        handles = [Patch(color=_LOOKS[mode], alpha=0.85, label=f"{mode} wins") for mode in MODES]
-        handles.append(Patch(facecolor=PALE, label="statistically tied"))
-        figure.legend(handles=handles, loc="outside lower center", ncols=4 if len(numbers) > 1 else 2)
-        return figure
-
-    return draw
+    all_cells = cells(findings)
+    numbers = sorted({cell.negatives for cell in all_cells})
+    keeps, biases = sorted({c.keep for c in all_cells}), sorted({c.bias for c in all_cells})
+    size = {"height": 0.75 * len(biases) + 0.9, "width": 0.95 * len(keeps) + 0.9}
+    figure, axes = new_grid(len(numbers), _ACROSS, "bias to rare classes", **size)
+    for place_, number in zip(axes, numbers, strict=True):
+        for cell in (c for c in all_cells if c.negatives == number):
+            _square(place_, keeps.index(cell.keep), biases.index(cell.bias), cell)
+        place_.set_xticks(range(len(keeps)), [f"{keep:g}" for keep in keeps])
+        place_.set_yticks(range(len(biases)), [f"{bias:g}" for bias in biases])
+        place_.set(xlim=(-0.5, len(keeps) - 0.5), ylim=(-0.5, len(biases) - 0.5))
+        place_.set_xlabel("share of positives known")
+        place_.set_title(plain(f"{number:g} verified negatives per positive"))
+        place_.grid(visible=False)
+    handles = [Patch(color=_LOOKS[mode], alpha=0.85, label=f"{mode} wins") for mode in MODES]
+    handles.append(Patch(facecolor=PALE, label="statistically tied"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4 if len(numbers) > 1 else 2)
+    return figure
 
 
 def _square(axes: Axes, x: int, y: int, cell: Cell) -> None:

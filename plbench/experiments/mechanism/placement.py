@@ -9,11 +9,12 @@ images of a class without looking, so that annotated and unknown positives look 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import PositiveFloat  # checked where a map is read
 from torch import Tensor
 
 from plbench.data.labels import PartialLabels
@@ -43,9 +44,9 @@ class Placement:
         negatives: known negatives per known positive.
     """
 
-    share: float
-    advantage: float
-    negatives: float
+    share: PositiveFloat
+    advantage: PositiveFloat
+    negatives: PositiveFloat
 
 
 def unknown_scores(view: TrainView) -> Tensor:
@@ -119,5 +120,5 @@ def true_placement(labels: PartialLabels, truth: PartialLabels) -> Placement | N
 
 def spread(placements: Sequence[Placement]) -> tuple[Placement, Placement]:
     """Return lowest and highest values of each coordinate."""
-    values = np.array([(p.share, p.advantage, p.negatives) for p in placements])
+    values = np.array([astuple(placement) for placement in placements])
     return Placement(*map(float, values.min(axis=0))), Placement(*map(float, values.max(axis=0)))

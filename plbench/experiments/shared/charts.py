@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plbench.experiments.shared.experiment import Findings, Point
-from plbench.experiments.shared.style import COLOURS, INK, MARKS, PAPER, new_figure, plain, strokes
+from plbench.experiments.shared.style import (
+    COLOURS,
+    INK,
+    MARKS,
+    PAPER,
+    add_legend,
+    new_figure,
+    new_grid,
+    plain,
+    strokes,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_ACROSS = 4  # panels, at most
 _MAX_ROWS = 34
 _APART = 3.0  # points between lines at one place
 
@@ -22,8 +33,6 @@ def lines(
     y_label: str,
     scale: str | Mapping[str, str] = "linear",
     reference: str | None = None,
-    *,
-    columns: int = 4,
 ) -> Callable[[Findings], Figure]:
     """Return a panel for each part of the figure, a line for each series, a bar for each interval.
 
@@ -33,53 +42,36 @@ def lines(
         y_label: of the vertical one.
         scale: "linear", "log", "symlog" or "places" (evenly spaced), by panel where it differs.
         reference: panel of points that are drawn as level lines in all others.
-        columns: of panels, at most.
     """
 
     def draw(findings: Findings) -> Figure:
         panels = [panel for panel in findings.panels if panel != reference]
-        across = min(columns, len(panels))
-        figure, axes = new_figure(across, -(-len(panels) // across))
+        figure, axes = new_grid(len(panels), _ACROSS, y_label)
         looks = strokes([s for s in findings.series() if any(findings.line(s, p) for p in panels)])
         levels = [(p.series, p.values[metric].figure().mean) for p in findings.points if p.panel == reference]
-        text = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom", "fontsize": 7.5, "color": INK}
-        for place, panel in zip(axes, panels, strict=False):
+        at_right: Any = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+        for place, panel in zip(axes, panels, strict=True):
             kind = scale if isinstance(scale, str) else scale.get(panel, "linear")
             for name in findings.series(panel):
-                _line(place, findings.line(name, panel), metric, name, looks[name], kind, _aside(name, list(looks)))
+                _line(place, findings.line(name, panel), metric, name, looks, kind)
             for name, level in levels:
                 place.axhline(level, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
-                place.annotate(plain(name), (0.99, level), **text)  # type: ignore[arg-type]
+                place.annotate(plain(name), (0.99, level), fontsize=7.5, color=INK, **at_right)
             place.set_xlabel(x_label if isinstance(x_label, str) else x_label.get(panel, ""))
             place.set_title(plain(panel))
             if kind in ("log", "symlog"):
                 _plain_ticks(place, findings, panel, kind)
-        for spare in axes[len(panels) :]:
-            spare.set_visible(False)
-        for row in range(0, len(panels), across):
-            axes[row].set_ylabel(y_label)
-        handles = {label: h for a in axes for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
-        if len(handles) > 1:
-            figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=min(4, len(handles)))
+        if len(looks) > 1:
+            add_legend(figure, axes, min(4, len(looks)))
         return figure
 
     return draw
 
 
-def _aside(name: str, names: Sequence[str]) -> float:
-    """Return how far a line is moved to the right, points, so that bars at one place do not hide each other."""
-    return _APART * (names.index(name) - (len(names) - 1) / 2)
-
-
 def _line(
-    axes: Axes,
-    points: Sequence[Point],
-    metric: str,
-    name: str,
-    look: Mapping[str, object],
-    scale: str,
-    aside: float = 0.0,
+    axes: Axes, points: Sequence[Point], metric: str, name: str, looks: Mapping[str, Mapping[str, object]], scale: str
 ) -> None:
+    """Draw one line, a little to the right of the lines before it, so that bars at one place do not hide each other."""
     from matplotlib.transforms import ScaledTranslation
 
     drawn = [(point, point.values[metric].figure()) for point in points if metric in point.values]
@@ -91,8 +83,10 @@ def _line(
     mean = [figure.mean for _, figure in drawn]
     below = [max(0.0, figure.mean - figure.low) for _, figure in drawn]
     above = [max(0.0, figure.high - figure.mean) for _, figure in drawn]
-    line, caps, bars = axes.errorbar(x, mean, [below, above], label=plain(name), capsize=2, elinewidth=0.9, **look)  # type: ignore[arg-type]
+    look: Any = {"label": plain(name), "capsize": 2, "elinewidth": 0.9, **looks[name]}
+    line, caps, bars = axes.errorbar(x, mean, [below, above], **look)
     assert axes.figure is not None
+    aside = _APART * (list(looks).index(name) - (len(looks) - 1) / 2)
     moved = ScaledTranslation(aside / 72, 0, axes.figure.dpi_scale_trans)
     for artist in (line, *caps, *bars):  # only now, since the axes take their limits from what is drawn in place
         artist.set_transform(artist.get_transform() + moved)
@@ -135,8 +129,7 @@ def dots(metrics: Mapping[str, str]) -> Callable[[Findings], Figure]:
             place.set_xlabel("%")
             place.set_yticks(range(len(rows)), labels if place is axes[0] else [""] * len(rows))
             place.set_ylim(len(rows) - 0.4, -0.6)
-        handles = {label: h for a in axes for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
-        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=2)
+        add_legend(figure, axes, 2)
         return figure
 
     return draw
@@ -171,7 +164,7 @@ def ranked_bars(correlation: str, value: str, series: str) -> Callable[[Findings
                 for name in findings.series(panel):
                     points = [p for p in findings.points if (p.series, p.panel) == (name, panel)]
                     drawn = [p for p in points if correlation in p.values]
-                    _line(place, drawn, correlation, name, looks[name], "", _aside(name, list(looks)))
+                    _line(place, drawn, correlation, name, looks, "")
                 place.set_title(plain(panel))
                 place.set_xlabel("k most frequent classes")
             axes[0].set_ylabel("Spearman's correlation")
@@ -193,23 +186,3 @@ def _bars(axes: Axes, points: Sequence[Point], value: str) -> None:
     axes.set_yticks(range(len(points)), [plain(str(p.x)) for p in points], fontsize=7)
     axes.set_ylim(len(points) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
-
-
-def side_by_side(findings: Findings, panel: str, value: str) -> str:
-    """Return the names that each series puts first, as a Markdown table.
-
-    Beside each, its true place where that is known.
-    """
-    series = findings.series(panel)
-    columns = [
-        [p for p in findings.points if (p.panel, p.series) == (panel, name) and value in p.values] for name in series
-    ]
-    lines = ["| | " + " | ".join(series) + " |", "|---|" + "---|" * len(series)]
-    for place in range(max(map(len, columns))):
-        cells = []
-        for column in columns:
-            point = column[place] if place < len(column) else None
-            true = "" if point is None or "true_place" not in point.facts else f" ({point.facts['true_place']})"
-            cells.append("" if point is None else f"{point.x}{true}")
-        lines.append(f"| {place + 1} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"

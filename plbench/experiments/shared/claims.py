@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from plbench.experiments.shared.experiment import Findings, Place, Point, Test, Verdict
+from plbench.experiments.shared.experiment import Context, Findings, Place, Point, Test, Verdict
 from plbench.metrics.statistics import MIN_SEEDS, SIGNIFICANT, Estimate, holm
 
 _MAX_NAMED = 4
@@ -28,62 +28,74 @@ class Comparison:
     seeds: int
 
     @property
-    def ends(self) -> tuple[float, float]:
-        """Of its 95 % interval."""
-        return self.difference.interval
-
-    @property
     def words(self) -> str:
         """As "p = 0.5: +1.20 [+0.80, +1.60]"."""
-        low, high = self.ends
-        numbers = f"{self.difference.value:+.2f} [{low:+.2f}, {high:+.2f}]"
-        return f"{self.label}: {numbers}" if self.label else numbers
+        low, high = self.difference.interval
+        return f"{self.label}: {self.difference.value:+.2f} [{low:+.2f}, {high:+.2f}]".removeprefix(": ")
 
 
-def every(comparisons: Sequence[Comparison]) -> Verdict:
+def every(comparisons: Sequence[Comparison | None]) -> Verdict:
     """Decide: held where each difference is above 0 significantly; not held where one is below it (Holm over all).
 
     For "all of them" each interval counts at its own level: the claim is wrongly held with at most that chance.
+    None, what was not run or is undefined, does not count.
     """
-    if problem := _refusal(comparisons):
+    known = [c for c in comparisons if c is not None]
+    if problem := _refusal(known):
         return problem
-    found = "; ".join(c.words for c in _most_telling(comparisons))
-    more = len(comparisons) - _MAX_NAMED
+    found = "; ".join(c.words for c in _most_telling(known))
+    more = len(known) - _MAX_NAMED
     found += f"; and {more} more" if more > 0 else ""
-    adjusted = holm([c.difference.p_value for c in comparisons])
-    wrong = [c for c, p in zip(comparisons, adjusted, strict=True) if c.difference.value < 0 and p < SIGNIFICANT]
+    adjusted = holm([c.difference.p_value for c in known])
+    wrong = [c for c, p in zip(known, adjusted, strict=True) if c.difference.value < 0 and p < SIGNIFICANT]
     if wrong:
-        most = f"{len(wrong)} of {len(comparisons)} go the other way significantly ({found})"
-        return Verdict("not held", most if len(comparisons) > 1 else found)
-    sure = [c for c in comparisons if c.ends[0] > 0]
-    if len(sure) == len(comparisons):
+        most = f"{len(wrong)} of {len(known)} go the other way significantly ({found})"
+        return Verdict("not held", most if len(known) > 1 else found)
+    sure = [c for c in known if c.difference.interval[0] > 0]
+    if len(sure) == len(known):
         return Verdict("held", found)
-    if len(comparisons) == 1:
+    if len(known) == 1:
         return Verdict("undecided", found)
-    return Verdict("undecided", f"{len(sure)} of {len(comparisons)} are above 0 significantly ({found})")
+    return Verdict("undecided", f"{len(sure)} of {len(known)} are above 0 significantly ({found})")
 
 
-def some(comparisons: Sequence[tuple[Comparison, ...]]) -> Verdict:
+def some(places: Sequence[Sequence[Comparison | None]]) -> Verdict:
     """Decide: held where for one of the places each of its differences is above 0, with Holm over the places.
 
-    Not held where for every place one of its differences is below 0 significantly.
+    Not held where for every place one of its differences is below 0 significantly. A place counts if none of its
+    differences is None.
     """
-    flat = [c for place in comparisons for c in place]
-    if problem := _refusal(flat):
+    known = [found for place in places if len(found := [c for c in place if c is not None]) == len(place)]
+    if problem := _refusal([c for place in known for c in place]):
         return problem
-    worst = [max(place, key=lambda c: (c.difference.p_value, -c.difference.value)) for place in comparisons]
-    above = [all(c.difference.value > 0 for c in place) for place in comparisons]
-    p_values = [c.difference.p_value if good else 1.0 for c, good in zip(worst, above, strict=True)]
-    adjusted = holm(p_values)
-    lead = [min(c.difference.value for c in place) for place in comparisons]
-    best = min(range(len(comparisons)), key=lambda place: (adjusted[place], -lead[place]))
-    words = ", ".join(c.words for c in comparisons[best])
+    worst = [max(place, key=lambda c: (c.difference.p_value, -c.difference.value)) for place in known]
+    lead = [min(c.difference.value for c in place) for place in known]
+    adjusted = holm([c.difference.p_value if gap > 0 else 1.0 for c, gap in zip(worst, lead, strict=True)])
+    best = min(range(len(known)), key=lambda place: (adjusted[place], -lead[place]))
     if adjusted[best] < SIGNIFICANT:
-        return Verdict("held", words)
-    leader = comparisons[int(np.argmax(lead))]
-    if all(any(c.ends[1] < 0 for c in place) for place in comparisons):
-        return Verdict("not held", f"nowhere; nearest {', '.join(c.words for c in leader)}")
-    return Verdict("undecided", f"nearest {', '.join(c.words for c in leader)}, p = {min(adjusted):.2f} after Holm")
+        return Verdict("held", ", ".join(c.words for c in known[best]))
+    nearest = f"nearest {', '.join(c.words for c in known[int(np.argmax(lead))])}"
+    if all(any(c.difference.interval[1] < 0 for c in place) for place in known):
+        return Verdict("not held", f"nowhere; {nearest}")
+    return Verdict("undecided", f"{nearest}, p = {min(adjusted):.2f} after Holm")
+
+
+def _refusal(comparisons: Sequence[Comparison]) -> Verdict | None:
+    if not comparisons:
+        return Verdict("undecided", "nothing to compare: what it speaks of was not run, or is undefined")
+    fewest = min(c.seeds for c in comparisons)
+    if fewest < MIN_SEEDS:
+        words = "; ".join(c.words for c in _most_telling(comparisons))
+        seeds = "1 seed is" if fewest == 1 else f"{fewest} seeds are"
+        return Verdict("undecided", f"{seeds} too few to say ({words})")
+    return None
+
+
+def _most_telling(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Return those that speak against the claim first; in the order of places where there are few."""
+    if len(comparisons) <= _MAX_NAMED:
+        return list(comparisons)
+    return sorted(comparisons, key=lambda c: c.difference.value)[:_MAX_NAMED]
 
 
 def above(
@@ -107,14 +119,25 @@ def difference(a: Point, b: Point, metric: str, label: str = "") -> Comparison |
     return None if math.isnan(gap.value) else Comparison(label, gap, min(len(a.seeds), len(b.seeds)))
 
 
+def gap_change(first: tuple[Point, Point], second: tuple[Point, Point], metric: str, label: str) -> Comparison:
+    """Return one gap minus another, of data that need not be the same: each gap is drawn on its own.
+
+    Args:
+        first: two points of one data set, whose gap is the first minus the second. second: two of another.
+        metric: of all four.
+        label: of the comparison.
+    """
+    one, other = (a.values[metric].minus(b.values[metric]) for a, b in (first, second))
+    return Comparison(label, one + -other, min(len(point.seeds) for point in (*first, *second)))
+
+
 def line_above(
     better: str, worse: str, metric: str, panel: str, x_name: str, places: Callable[[Place], bool] = lambda x: True
 ) -> Test:
     """Return a test: one line lies above another at every place that both have.
 
     Args:
-        better, worse: the lines.
-        metric: of both.
+        better, worse: the lines. metric: of both.
         panel: where they are, or how its name begins.
         x_name: of a place, for the evidence.
         places: which count.
@@ -124,12 +147,35 @@ def line_above(
         where = findings.panel(panel)
         if where not in findings.panels:
             return None
-        found = [
-            above(findings, (better, p.x), (worse, p.x), metric, where, _place_words(x_name, p.x))
-            for p in findings.line(better, where)
-            if places(p.x)
-        ]
-        return every([c for c in found if c is not None])
+        xs = [p.x for p in findings.line(better, where) if places(p.x)]
+        names = [x if isinstance(x, str) else f"{x_name} = {x:g}" for x in xs]
+        return every(
+            [above(findings, (better, x), (worse, x), metric, where, name) for x, name in zip(xs, names, strict=True)]
+        )
+
+    return test
+
+
+def peak_inside(
+    series: str, metric: str, ends: Callable[[Context], tuple[float, float]], words: Callable[[Place, float], str]
+) -> Test:
+    """Return a test: at some place between its two ends a line is above both of them.
+
+    Args:
+        series: the line. metric: of it.
+        ends: where it begins and ends.
+        words: for the evidence, of a place and an end.
+    """
+
+    def test(findings: Findings) -> Verdict:
+        both = ends(findings.context)
+        return some(
+            [
+                [above(findings, (series, p.x), (series, end), metric, label=words(p.x, end)) for end in both]
+                for p in findings.line(series)
+                if p.x not in both
+            ]
+        )
 
     return test
 
@@ -138,76 +184,31 @@ def above_all(leader: str, metric: str, panel: str) -> Test:
     """Return a test: one row of a table is above each of the others that were run."""
 
     def test(findings: Findings) -> Verdict | None:
-        rows = [point for point in findings.points if point.panel == panel]
+        rows = {point.series: point for point in findings.points if point.panel == panel}
         if not rows:
             return None
-        first = next((point for point in rows if point.series == leader), None)
-        others = [point for point in rows if point.series != leader]
-        found = [difference(first, other, metric, f"to {other.series}") for other in others if first is not None]
-        return every([c for c in found if c is not None])
+        first = rows.pop(leader, None)
+        return every([difference(first, other, metric, f"to {name}") for name, other in rows.items() if first])
 
     return test
-
-
-def _place_words(name: str, x: Place) -> str:
-    return x if isinstance(x, str) else f"{name} = {x:g}"
 
 
 def gap_falls(upper: str, lower: str, metric: str, panel: str, *, rising: bool) -> Test:
     """Return a test: the absolute gap between two lines is smaller at one end than at the other.
 
     Args:
-        upper, lower: the lines.
-        metric: of both.
-        panel: where they are.
+        upper, lower: the lines. metric: of both. panel: where they are.
         rising: the gap is to be smaller at the right end; else at the left one.
     """
 
     def test(findings: Findings) -> Verdict:
-        places = [p.x for p in findings.line(upper, panel) if findings.at(lower, p.x, panel) is not None]
-        if len(places) < 2:
+        pairs = [(a, b) for a in findings.line(upper, panel) if (b := findings.at(lower, a.x, panel)) is not None]
+        if len(pairs) < 2:
             return Verdict("undecided", "fewer than two places were run")
-        ends = [places[0], places[-1]] if rising else [places[-1], places[0]]
-        wide, narrow = (_pair(findings, upper, lower, metric, x, panel) for x in ends)
+        wide, narrow = (
+            (a, b) if a.values[metric].mean >= b.values[metric].mean else (b, a)  # the higher one first
+            for a, b in ((pairs[0], pairs[-1]) if rising else (pairs[-1], pairs[0]))
+        )
         return every([gap_change(wide, narrow, metric, "gap at the one end minus gap at the other")])
 
     return test
-
-
-def _pair(findings: Findings, one: str, other: str, metric: str, x: Place, panel: str) -> tuple[Point, Point]:
-    """Return two lines at a place where both are, the higher one first."""
-    a, b = findings.at(one, x, panel), findings.at(other, x, panel)
-    assert a is not None and b is not None
-    return (a, b) if a.values[metric].mean >= b.values[metric].mean else (b, a)
-
-
-def gap_change(first: tuple[Point, Point], second: tuple[Point, Point], metric: str, label: str) -> Comparison:
-    """Return one gap minus another, of data that need not be the same: each gap is drawn on its own.
-
-    Args:
-        first: two points of one data set, whose gap is the first minus the second.
-        second: two of another.
-        metric: of all four.
-        label: of the comparison.
-    """
-    one, other = (a.values[metric].minus(b.values[metric]) for a, b in (first, second))
-    seeds = min(len(point.seeds) for pair in (first, second) for point in pair)
-    return Comparison(label, one + -other, seeds)
-
-
-def _refusal(comparisons: Sequence[Comparison]) -> Verdict | None:
-    if not comparisons:
-        return Verdict("undecided", "nothing to compare: what it speaks of was not run, or is undefined")
-    fewest = min(c.seeds for c in comparisons)
-    if fewest < MIN_SEEDS:
-        words = "; ".join(c.words for c in _most_telling(comparisons))
-        seeds = "1 seed is" if fewest == 1 else f"{fewest} seeds are"
-        return Verdict("undecided", f"{seeds} too few to say ({words})")
-    return None
-
-
-def _most_telling(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Return those that speak against the claim first; in the order of places where there are few."""
-    if len(comparisons) <= _MAX_NAMED:
-        return list(comparisons)
-    return sorted(comparisons, key=lambda c: c.difference.value)[:_MAX_NAMED]

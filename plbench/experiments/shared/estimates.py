@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 from torch import Tensor
 
-from plbench.experiments.shared.experiment import NUM_DRAWS, Context, FloatArray, Point, Row
+from plbench.experiments.shared.execute import reduced
+from plbench.experiments.shared.experiment import NUM_DRAWS, Context, Findings, FloatArray, Point, Row
 from plbench.losses.priors import class_average, spearman_by_depth
-from plbench.method import Stage, TrainView
+from plbench.method import TrainView
 from plbench.metrics.bootstrap import draw_indices
 from plbench.metrics.statistics import Sample
-from plbench.runs import run as runner
 from plbench.runs.workspace import Workspace
 
 COUNTS = "count of annotations"
 SPEARMAN, PRIOR = "spearman", "prior"
+DEPTHS = (10, 20, 30, 40, 60, 80, 120, 200, 400, 800)
+"""Numbers of most frequent classes over which ranks are compared, and of course over all."""
+
 TOP = 20
 """Classes whose names are shown."""
 
@@ -28,53 +32,43 @@ def mean_prediction(view: TrainView) -> Tensor:
     return class_average(probabilities for _, probabilities in view.predict(weights="ema"))
 
 
-def estimated(row: Row, workspace: Workspace) -> FloatArray:
-    """Return the mean prediction of each class over train by the model of each seed, [S, C]."""
-    vectors = []
-    for plan in row.plans:
-        stage = Stage("class-average", method=plan.spec.method.name, reduce=mean_prediction)
-        vectors.append(runner.stage_artifact(replace(plan, stages={stage.name: (stage, plan)}), stage.name, workspace))
-    return np.stack([vector.double().numpy() for vector in vectors])
-
-
 def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
     """Rank correlation with the truth over the top-k classes, and the classes that each estimate puts first."""
     points = []
     for panel in dict.fromkeys(row.case.panel for row in rows):
         members = [row for row in rows if row.case.panel == panel]
-        plans, part = members[0].plans, members[0].plans[0].spec.train_part
+        plans, part, seeds = members[0].plans, members[0].plans[0].spec.train_part, members[0].seeds
         hidden = plans[0].protocol_data.hidden_truth(part)  # the same for all seeds; the labels are each seed's own
         labels = [plan.protocol_data.train(part).labels for plan in plans]
         truth = None if hidden is None else hidden.counts()[0] / hidden.num_images
-        vectors = {row.case.series: estimated(row, workspace) for row in members}
-        vectors[COUNTS] = np.stack([own.counts()[0] / own.num_images for own in labels])
-        runs = {row.case.series: row for row in members}
+        vectors = {}  # [S, C] with the keys of the runs
+        for row in members:
+            of_seeds = [reduced(plan, "class-average", mean_prediction, workspace) for plan in row.plans]
+            vectors[row.case.series] = np.stack([vector.double().numpy() for vector in of_seeds]), row.keys
+        vectors[COUNTS] = np.stack([own.counts()[0] / own.num_images for own in labels]), ()
+        known: dict[str, npt.NDArray[Any]] = {}  # of each class
         if truth is not None:
-            points += [p for name, v in vectors.items() for p in _correlations(name, panel, v, truth, runs)]
-        for name, vector in vectors.items():
-            points += _first(name, panel, vector, truth, labels[0].class_names, runs)
+            known = {"true_share": truth, "true_place": stats.rankdata(-truth, method="min").astype(int)}
+            for name, (estimates, keys) in vectors.items():
+                found = _correlations(estimates, truth)
+                points += [Point(name, float(k), {SPEARMAN: sample}, panel, keys, seeds) for k, sample in found]
+        for name, (estimates, keys) in vectors.items():
+            for place, c in enumerate(np.argsort(-estimates.mean(axis=0), kind="stable")[:TOP], 1):
+                facts = {"place": place} | {fact: of_class[c].item() for fact, of_class in known.items()}
+                values = {PRIOR: Sample.of_seeds(estimates[:, c])}
+                points.append(Point(name, labels[0].class_names[c], values, panel, keys, seeds, facts))
     return points
 
 
-def depths(num_classes: int) -> list[int]:
-    """Return numbers of most frequent classes over which ranks are compared."""
-    return sorted({*(k for k in (10, 20, 30, 40, 60, 80, 120, 200, 400, 800) if k < num_classes), num_classes})
-
-
-def _correlations(
-    series: str, panel: str, vectors: FloatArray, truth: FloatArray, runs: Mapping[str, Row]
-) -> list[Point]:
+def _correlations(estimates: FloatArray, truth: FloatArray) -> Iterator[tuple[int, Sample]]:
+    """Yield Spearman's correlation of [S, C] with [C] over the k most frequent classes, by k."""
     order = np.argsort(-truth, kind="stable")
-    found = []
-    for k in depths(len(truth)):
+    for k in (*(k for k in DEPTHS if k < len(truth)), len(truth)):
         top = order[:k]
-        values = np.nan_to_num(np.concatenate([spearman_by_depth(v, truth, [k]) for v in vectors]))
+        values = np.nan_to_num(np.concatenate([spearman_by_depth(one, truth, [k]) for one in estimates]))
         drawn = top[draw_indices(f"classes/{k}", NUM_DRAWS * k, k).reshape(NUM_DRAWS, k)]  # the same for all estimates
-        draws = np.stack([_rank_correlation(v[drawn], truth[drawn]) for v in vectors])
-        found.append(
-            _point(series, float(k), panel, {SPEARMAN: Sample.of_runs(values, draws, bounds=(-1.0, 1.0))}, runs)
-        )
-    return found
+        draws = np.stack([_rank_correlation(one[drawn], truth[drawn]) for one in estimates])
+        yield k, Sample.of_runs(values, draws, bounds=(-1.0, 1.0))
 
 
 def _rank_correlation(estimate: FloatArray, truth: FloatArray) -> FloatArray:
@@ -86,42 +80,17 @@ def _rank_correlation(estimate: FloatArray, truth: FloatArray) -> FloatArray:
     return found
 
 
-def _first(
-    series: str,
-    panel: str,
-    vectors: FloatArray,
-    truth: FloatArray | None,
-    names: Sequence[str],
-    runs: Mapping[str, Row],
-) -> list[Point]:
-    """Return the classes with the highest estimates, highest first, with their true place."""
-    mean = vectors.mean(axis=0)
-    places = None if truth is None else stats.rankdata(-truth, method="min").astype(int)
-    return [
-        _point(
-            series,
-            names[c],
-            panel,
-            {PRIOR: Sample.of_seeds(vectors[:, c])},
-            runs,
-            {"place": place}
-            | (
-                {} if truth is None or places is None else {"true_share": float(truth[c]), "true_place": int(places[c])}
-            ),
-        )
-        for place, c in enumerate(np.argsort(-mean, kind="stable")[:TOP], 1)
+def side_by_side(findings: Findings, panel: str) -> str:
+    """Return the names that each series puts first, as a Markdown table.
+
+    Beside each, its true place where that is known.
+    """
+    series = findings.series(panel)
+    columns = [
+        [p for p in findings.points if (p.panel, p.series) == (panel, name) and PRIOR in p.values] for name in series
     ]
-
-
-def _point(
-    series: str,
-    x: float | str,
-    panel: str,
-    values: Mapping[str, Sample],
-    runs: Mapping[str, Row],
-    facts: Mapping[str, float] | None = None,
-) -> Point:
-    row = runs.get(series)
-    records = () if row is None else row.records
-    seeds = tuple(r.spec.seed for r in records) or tuple(r.spec.seed for r in next(iter(runs.values())).records)
-    return Point(series, x, values, panel, tuple(r.key for r in records), seeds, facts or {})
+    lines = ["| | " + " | ".join(series) + " |", "|---|" + "---|" * len(series)]
+    for place, points in enumerate(zip(*columns, strict=True), 1):
+        cells = [f"{p.x} ({p.facts['true_place']})" if "true_place" in p.facts else str(p.x) for p in points]
+        lines.append(f"| {place} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"

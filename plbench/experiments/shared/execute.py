@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
+
+from torch import Tensor
 
 from plbench.comparison.candidates import Candidate, Skipped
 from plbench.comparison.compare import model_words
@@ -14,14 +16,20 @@ from plbench.comparison.plan import Comparison, plan_comparison
 from plbench.comparison.scores import RowScores, ScoredRun
 from plbench.errors import DataError, PlbenchError, StoreError, TrainingError
 from plbench.experiments.shared.experiment import Case, Context, Experiment, Findings, Point, Row, Scale
+from plbench.method import Stage, TrainView
 from plbench.metrics.statistics import Sample
+from plbench.runs import run as runner
 from plbench.runs import schedule
 from plbench.runs.estimate.estimate import Estimate, estimate_runs
 from plbench.runs.plan.resolve import Request
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.protocol import ProtocolData, choose_protocol
 from plbench.runs.record import Record
 from plbench.runs.stored import replicates_of
 from plbench.runs.workspace import Workspace, open_dataset
+
+Setting = tuple[Comparison, dict[str, Case]]
+"""The runs of one data set and model; the cases by the words of their candidates."""
 
 
 def execute(
@@ -43,21 +51,23 @@ def execute(
         context = Context("", "", "none", 0, 0, False, scale)
         return Findings(context, tuple(experiment.measure(context, (), num_seeds, workspace)))
     context = inspect_data(request, workspace, scale)
-    comparisons, left_out = plan_all(experiment, request, context, num_seeds, workspace)
-    workspace.reporter.line(_announcement(experiment, [comparison for comparison, _ in comparisons], workspace)[0])
-    missing = [
-        sum(plan.finished(workspace.store) is None for plan in comparison.plans) for comparison, _ in comparisons
-    ]
+    settings, left_out = plan_all(experiment, request, context, num_seeds, workspace)
+    workspace.reporter.line(_announcement(experiment, settings, workspace)[0])
+    missing = [sum(plan.finished(workspace.store) is None for plan in setting.plans) for setting, _ in settings]
     count, rows = schedule.Count(sum(missing)), []
-    for number, (comparison, cases) in enumerate(comparisons):
-        if len(comparisons) > 1 and missing[number]:
+    for number, (comparison, cases) in enumerate(settings):
+        if len(settings) > 1 and missing[number]:
             spec, so_far = comparison.setting.spec, f", {count.words()}" if count.made else ""
             what = f"{spec.protocol.simulation}, {spec.model.backbone}, {missing[number]} to make"
-            workspace.reporter.line(f"Setting {number + 1} of {len(comparisons)}{so_far}: {what}")
-        made, failed = _make(comparison, cases, workspace)
-        count.add(missing[number], len(failed))
-        rows += made
-        left_out += failed
+            workspace.reporter.line(f"Setting {number + 1} of {len(settings)}{so_far}: {what}")
+        num_left_out, results = len(left_out), iter(schedule.run_all(comparison.plans, workspace))
+        for candidate, plans in comparison.rows:
+            case, made = cases[candidate.words], [next(results) for _ in plans]
+            if error := next((result for result in made if isinstance(result, TrainingError)), None):
+                left_out.append(Skipped(_words(case), str(error)))
+            else:
+                rows.append(Row(case, plans, tuple(result for result in made if isinstance(result, Record))))
+        count.add(missing[number], len(left_out) - num_left_out)
     if not rows:
         raise PlbenchError(f"no run of study {experiment.name} came to its end: {_listed(left_out)}")
     points = experiment.measure(context, rows, num_seeds, workspace)
@@ -84,39 +94,33 @@ def inspect_data(request: Request, workspace: Workspace, scale: Scale) -> Contex
 
 def plan_all(
     experiment: Experiment, request: Request, context: Context, num_seeds: int, workspace: Workspace
-) -> tuple[list[tuple[Comparison, dict[Candidate, Case]]], list[Skipped]]:
+) -> tuple[list[Setting], list[Skipped]]:
     """Return the cases by what they share, data and model, with a plan for each seed; and those that do not fit."""
     groups: dict[str, list[Case]] = defaultdict(list)
     for case in experiment.cases(context):
         groups[json.dumps([case.simulate, dict(case.model)], sort_keys=True)].append(case)
-    comparisons: list[tuple[Comparison, dict[Candidate, Case]]] = []
+    settings: list[Setting] = []
     left_out: list[Skipped] = []
     # random weights that were asked for are those of a case's own backbone, too
     weights = {"weights": "random"} if request.model.get("weights") == "random" else {}
     for members in groups.values():
         # the name of a variant keeps candidates of one method apart; what they are called is the case's affair
-        candidates = {Candidate(case.method, str(number), case.params): case for number, case in enumerate(members)}
-        wanted = replace(
-            request,
-            simulate=members[0].simulate or request.simulate,
-            model={**request.model, **members[0].model, **weights},
-        )
+        candidates = [Candidate(case.method, str(number), case.params) for number, case in enumerate(members)]
+        cases = {candidate.words: case for candidate, case in zip(candidates, members, strict=True)}
+        model = {**request.model, **members[0].model, **weights}
+        wanted = replace(request, simulate=members[0].simulate or request.simulate, model=model)
         try:
-            comparison = plan_comparison(wanted, list(candidates), num_seeds, workspace)
+            comparison = plan_comparison(wanted, candidates, num_seeds, workspace)
         except (DataError, StoreError):
             raise
         except PlbenchError as error:
             left_out += [Skipped(_words(case), str(error)) for case in members]
             continue
-        planned = {candidate for candidate, _ in comparison.rows}
-        why = iter(comparison.skipped)
-        left_out += [
-            Skipped(_words(c), next(why).why) for candidate, c in candidates.items() if candidate not in planned
-        ]
-        comparisons.append((comparison, candidates))
-    if not comparisons:
+        left_out += [Skipped(_words(cases[skipped.who]), skipped.why) for skipped in comparison.skipped]
+        settings.append((comparison, cases))
+    if not settings:
         raise PlbenchError(f"study {experiment.name} has nothing to run here: {_listed(left_out)}")
-    return comparisons, left_out
+    return settings, left_out
 
 
 def estimate(
@@ -129,55 +133,34 @@ def estimate(
     """
     if request is None:
         return f"Study {experiment.name}: {num_seeds} planes, a few seconds each", {}
-    comparisons, left_out = plan_all(experiment, request, inspect_data(request, workspace, scale), num_seeds, workspace)
-    text, found = _announcement(experiment, [comparison for comparison, _ in comparisons], workspace)
+    settings, left_out = plan_all(experiment, request, inspect_data(request, workspace, scale), num_seeds, workspace)
+    text, found = _announcement(experiment, settings, workspace)
     if left_out:
         text += f"; {len(left_out)} rows left out: {_listed(left_out)}"
     return text, found.totals()
 
 
-def _announcement(
-    experiment: Experiment, comparisons: Sequence[Comparison], workspace: Workspace
-) -> tuple[str, Estimate]:
+def _announcement(experiment: Experiment, settings: Sequence[Setting], workspace: Workspace) -> tuple[str, Estimate]:
     """Return one line on what will run and what it takes, and the estimate."""
-    plans = [plan for comparison in comparisons for plan in comparison.plans]
-    found = estimate_runs(plans, workspace)
+    found = estimate_runs([plan for comparison, _ in settings for plan in comparison.plans], workspace)
     text = f"Study {experiment.name}: {found.num_trainings} trainings"
     if not found.missing:
         return f"{text}, all done already", found
     return f"{text}, {found.num_trainings - len(found.missing)} of them done already; {found.words}", found
 
 
-def _make(
-    comparison: Comparison, cases: Mapping[Candidate, Case], workspace: Workspace
-) -> tuple[list[Row], list[Skipped]]:
-    """Run what is missing of one setting, in one schedule."""
-    results = iter(schedule.run_all(comparison.plans, workspace))
-    rows, failed = [], []
-    for candidate, plans in comparison.rows:
-        made = [next(results) for _ in plans]
-        records = tuple(result for result in made if isinstance(result, Record))
-        if len(records) == len(plans):
-            rows.append(Row(cases[candidate], plans, records))
-            continue
-        error = next(result for result in made if isinstance(result, TrainingError))
-        failed.append(Skipped(_words(cases[candidate]), str(error)))
-    return rows, failed
-
-
 def metrics_of_records(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Workspace) -> list[Point]:
     """Return a point for each row: every headline metric and group, with the replicates that its runs left."""
     return [
-        Point(
-            row.case.series,
-            row.case.x,
-            record_samples(row.records, workspace),
-            row.case.panel,
-            tuple(record.key for record in row.records),
-            tuple(record.spec.seed for record in row.records),
-        )
+        Point(row.case.series, row.case.x, record_samples(row.records, workspace), row.case.panel, row.keys, row.seeds)
         for row in rows
     ]
+
+
+def reduced(plan: ResolvedRun, name: str, reduce: Callable[[TrainView], Tensor], workspace: Workspace) -> Tensor:
+    """Return what a stage of a name computes from the model of a run and its training part, kept for the next time."""
+    stage = Stage(name, method=plan.spec.method.name, reduce=reduce)
+    return runner.stage_artifact(replace(plan, stages={name: (stage, plan)}), name, workspace)
 
 
 def record_samples(records: Sequence[Record], workspace: Workspace) -> dict[str, Sample]:

@@ -81,6 +81,16 @@ class Row:
     plans: tuple[ResolvedRun, ...]
     records: tuple[Record, ...]
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of the runs."""
+        return tuple(record.key for record in self.records)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of the runs."""
+        return tuple(record.spec.seed for record in self.records)
+
 
 @dataclass(frozen=True)
 class Point:

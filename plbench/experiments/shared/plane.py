@@ -6,21 +6,26 @@ present, the others are rare and annotated wherever they are, as annotation by a
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from plbench.experiments.shared.experiment import Findings
+from plbench.experiments.shared.style import COLOURS, INK, PAPER, add_legend, new_figure, plain
 from plbench.losses.priors import class_average
 from plbench.method import Batch, Method, Progress, Task
 from plbench.progress import ProgressReport
-from plbench.randomness import derive_seed, generator, seeded
+from plbench.randomness import derive_seed, generator, on_threads, seeded
 from plbench.runs.registry import Registry
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 DISCS = (  # centre and radius
     *((-0.15, 0.05, 0.72), (0.55, 0.55, 0.36), (0.6, -0.55, 0.3)),
@@ -31,6 +36,8 @@ KNOWN_PRESENT = (0.06, 0.9, 0.9, 0.9, 0.9, 0.9)  # chance that a present label i
 KNOWN_ABSENT = (0.06, 0.012, 0.012, 0.012, 0.012, 0.012)
 STEPS, RATE, WIDTH = 400, 0.01, 48
 GRID = 81  # points a side
+OVERLAP = "overlap"
+"""Name of what is measured, see `overlap`."""
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -119,7 +126,7 @@ def learn_all(
         report: is told how far it is.
     """
     learned: dict[str, list[npt.NDArray[np.float32]]] = {mode: [] for mode in modes}
-    with one_core():
+    with on_threads(1):  # networks as small as these wait longer for a second core than they compute
         for seed in range(num_seeds):
             plane = make_plane(seed)
             ignoring = learn(registry.method("ce-ignore"), {}, plane, seed, {})
@@ -129,17 +136,6 @@ def learn_all(
                 network = learn(registry.method(name), params, plane, seed, {"prior": prior})
                 learned[mode].append(probabilities(network, grid()).numpy())
     return learned
-
-
-@contextlib.contextmanager
-def one_core() -> Iterator[None]:
-    """Use one core: networks as small as these wait longer for a second core than they compute."""
-    cores = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(cores)
 
 
 def probabilities(network: nn.Module, points: Tensor) -> Tensor:
@@ -152,3 +148,47 @@ def overlap(predicted: BoolArray, true: BoolArray) -> float:
     """Return shared area of two regions as a share of what either covers, percent."""
     union = np.count_nonzero(predicted | true)
     return 100.0 * np.count_nonzero(predicted & true) / union if union else 100.0
+
+
+def draw_boundaries(findings: Findings) -> Figure:
+    """Draw a column for each mode, a row for each class: what is learned beside where the class is, of the first seed.
+
+    Each point shows column, probability and plane, as `_draw_field` takes them.
+    """
+    modes, classes = findings.series(), findings.panels
+    figure, axes = new_figure(len(modes), len(classes), width=2.5, height=2.5)
+    for place, (panel, mode) in zip(axes, [(p, m) for p in classes for m in modes], strict=True):
+        point = next(p for p in findings.points if (p.series, p.panel) == (mode, panel))
+        _draw_field(place, *point.shown)
+        place.set_title(f"{mode}: {point.values[OVERLAP].figure().mean:.0f} %")
+    for left, panel in zip(axes[:: len(modes)], classes, strict=True):
+        left.set_ylabel(plain(panel))
+    add_legend(figure, axes[:1], 5)
+    return figure
+
+
+def _draw_field(axes: Axes, column: int, probability: npt.NDArray[np.float32], plane: Plane) -> None:
+    """Draw what a network says of a class over the plane [GRID^2], the class's disc, and the points that it learned."""
+    from matplotlib.patches import Circle
+
+    side = np.linspace(-1, 1, GRID)
+    values = probability.reshape(GRID, GRID)
+    axes.contourf(side, side, values, levels=[0.5, 1.01], colors=[COLOURS[0]], alpha=0.28)
+    if values.min() < 0.5 < values.max():
+        axes.contour(side, side, values, levels=[0.5], colors=[COLOURS[0]], linewidths=1.6)
+    x, y, radius = DISCS[column]
+    axes.add_patch(Circle((x, y), radius, fill=False, linestyle=(0, (4, 2)), color=INK, linewidth=1.1))
+    labels, points = plane.labels[:, column].numpy(), plane.points.numpy()
+    kinds = (
+        (0, "unknown", ".", "#a8a8a8", 2.0),
+        (-1, "known absent", "v", COLOURS[1], 4.5),
+        (1, "known present", "o", COLOURS[2], 4.5),
+    )
+    for value, name, mark, colour, size in kinds:
+        chosen = points[labels == value]
+        edge = PAPER if value else colour
+        axes.plot(*chosen.T, mark, color=colour, markersize=size, label=name, markeredgecolor=edge, markeredgewidth=0.4)
+    axes.plot([], [], color=COLOURS[0], label="boundary learned")
+    axes.plot([], [], color=INK, linestyle=(0, (4, 2)), label="true boundary")
+    axes.set(xlim=(-1, 1), ylim=(-1, 1), xticks=[], yticks=[], aspect="equal")
+    axes.grid(visible=False)

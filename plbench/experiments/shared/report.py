@@ -5,55 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from plbench.experiments.shared.experiment import Claim, Experiment, Findings, Point, Verdict
+from plbench.experiments.shared.experiment import Experiment, Findings, Point
 from plbench.experiments.shared.style import save, styled
 from plbench.files import write_json, write_text
-from plbench.metrics.statistics import Figure
 
 
-@dataclass(frozen=True)
-class Result:
-    """All that is printed and written.
-
-    Attributes:
-        verdicts: of each claim, in order. files: names in `folder`.
-    """
-
-    experiment: Experiment
-    findings: Findings
-    verdicts: tuple[tuple[Claim, Verdict], ...]
-    caption: str
-    command: str
-    folder: Path
-    files: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON: NaN as None."""
-        context = self.findings.context
-        return {
-            "study": self.experiment.name,
-            "title": self.experiment.title,
-            "shows": self.experiment.shows,
-            "dataset": context.dataset or None,
-            "simulation": context.simulation if context.dataset else None,
-            "setting": self.findings.setting or None,
-            "scale": context.scale,
-            "command": self.command,
-            "caption": self.caption,
-            "claims": [{"claim": c.words, "source": c.source, **asdict(v)} for c, v in self.verdicts],
-            "points": [_plain_point(point) for point in self.findings.points],
-            "left_out": [asdict(entry) for entry in self.findings.left_out],
-            "folder": str(self.folder),
-            "files": list(self.files),
-        }
-
-
-def conclude(experiment: Experiment, findings: Findings, command: str, folder: Path) -> Result:
+def conclude(experiment: Experiment, findings: Findings, command: str, folder: Path) -> dict[str, Any]:
     """Decide the claims, draw, and write everything.
 
     Args:
@@ -62,12 +24,14 @@ def conclude(experiment: Experiment, findings: Findings, command: str, folder: P
         command: that makes them, for the caption.
         folder: where files go; what is there of the same names is replaced.
 
+    Returns:
+        The content of NAME.json: plain values, NaN as None.
+
     Raises:
         StoreError: if they cannot be written.
     """
+    context, caption = findings.context, _caption(experiment, findings)
     tested = [(claim, claim.test(findings)) for claim in experiment.claims]
-    verdicts = tuple((claim, verdict) for claim, verdict in tested if verdict is not None)
-    caption = _caption(experiment, findings)
     with styled():
         figure = experiment.draw(findings)
     drawn = save(figure, folder, experiment.name)
@@ -78,10 +42,24 @@ def conclude(experiment: Experiment, findings: Findings, command: str, folder: P
     }
     for name, text in texts.items():
         write_text(folder / name, text)
-    files = (*drawn, *texts, f"{experiment.name}.json")
-    result = Result(experiment, findings, verdicts, caption, command, folder, files)
-    write_json(folder / f"{experiment.name}.json", result.as_dict())
-    return result
+    content = {
+        "study": experiment.name,
+        "title": experiment.title,
+        "shows": experiment.shows,
+        "dataset": context.dataset or None,
+        "simulation": context.simulation if context.dataset else None,
+        "setting": findings.setting or None,
+        "scale": context.scale,
+        "command": command,
+        "caption": caption,
+        "claims": [{"claim": c.words, "source": c.source, **asdict(v)} for c, v in tested if v is not None],
+        "points": [_plain_point(point) for point in findings.points],
+        "left_out": [asdict(entry) for entry in findings.left_out],
+        "folder": str(folder),
+        "files": [*drawn, *texts, f"{experiment.name}.json"],
+    }
+    write_json(folder / f"{experiment.name}.json", content)
+    return content
 
 
 def data_table(findings: Findings) -> str:
@@ -92,14 +70,13 @@ def data_table(findings: Findings) -> str:
     head = ("panel", "series", "x", "quantity", "mean", "low", "high", "by_seed", "seeds", "runs")
     writer.writerow([*head, *facts])
     for point in findings.points:
-        beside = [point.facts.get(name, "") for name in facts]
-        figures: list[tuple[str, Figure | None]] = [(name, sample.figure()) for name, sample in point.values.items()]
-        for name, figure in figures or [("", None)]:
-            by_seed = "" if figure is None else " ".join(f"{value:.6g}" for value in point.values[name].points)
-            ends = (math.nan,) * 3 if figure is None else (figure.mean, figure.low, figure.high)
-            numbers = ["" if math.isnan(value) else f"{value:.6g}" for value in ends]
-            names = [point.panel, point.series, point.x, name]
-            writer.writerow([*names, *numbers, by_seed, " ".join(map(str, point.seeds)), " ".join(point.keys), *beside])
+        place = [point.panel, point.series, point.x]
+        runs = [" ".join(map(str, point.seeds)), " ".join(point.keys), *(point.facts.get(name, "") for name in facts)]
+        for name, sample in point.values.items():
+            ends = ["" if math.isnan(value) else f"{value:.6g}" for value in asdict(sample.figure()).values()]
+            writer.writerow([*place, name, *ends, " ".join(f"{value:.6g}" for value in sample.points), *runs])
+        if not point.values:
+            writer.writerow([*place, *[""] * 5, *runs])
     return text.getvalue()
 
 
@@ -121,34 +98,25 @@ def _plain_point(point: Point) -> dict[str, Any]:
     }
 
 
+def _finite(value: float) -> float | None:
+    return round(value, 6) if math.isfinite(value) else None
+
+
 def _caption(experiment: Experiment, findings: Findings) -> str:
     context = findings.context
-    numbers = sorted({len(point.seeds) for point in findings.points if point.seeds})
-    seeds = "" if not numbers else f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
-    said = [experiment.title, f"({experiment.shows})." if experiment.shows else "."]
-    sentences = [" ".join(said).replace(" .", "."), experiment.caption]
+    sentences = [f"{experiment.title} ({experiment.shows}).", experiment.caption]
     if context.dataset:
         under = "" if experiment.varies_simulation else f", simulation {context.simulation}"
         sentences.append(f"Dataset {context.dataset}{under}; {findings.setting}.")
-    if seeds:
+    if numbers := sorted({len(point.seeds) for point in findings.points if point.seeds}):
+        seeds = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
         number = "1 seed" if seeds == "1" else f"{seeds} seeds"
         sentences.append(f"Means over {number} with 95 % intervals over test images and seeds.")
     return " ".join(sentences)
 
 
-def _finite(value: float) -> float | None:
-    return None if math.isnan(value) or math.isinf(value) else round(value, 6)
-
-
-def words(result: Result) -> list[str]:
-    """Return what a person reads: each claim with what became of it, and where the files are."""
-    lines = []
-    for claim, verdict in result.verdicts:
-        lines.append(f"{verdict.status.upper()}: {claim.words} ({claim.source}).")
-        lines.append(f"    {verdict.why}")
-    return lines
-
-
-def listing(experiments: Sequence[Experiment]) -> list[dict[str, str]]:
-    """Return `plbench study list`."""
-    return [{"study": e.name, "shows": e.shows, "title": e.title} for e in experiments]
+def words(content: Mapping[str, Any]) -> list[str]:
+    """Return what a person reads of what `conclude` gives: each claim with what became of it."""
+    claims = content["claims"]
+    pairs = [(f"{c['status'].upper()}: {c['claim']} ({c['source']}).", f"    {c['why']}") for c in claims]
+    return [line for pair in pairs for line in pair]

@@ -74,6 +74,24 @@ def new_figure(columns: int, rows: int = 1, *, width: float = 3.4, height: float
     return figure, axes
 
 
+def new_grid(number: int, across: int, y_label: str, **size: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure of so many panels, at most so many side by side; the label stands at the left of each row."""
+    across = min(across, number)
+    figure, axes = new_figure(across, -(-number // across), **size)
+    for spare in axes[number:]:
+        spare.set_visible(False)
+    for left in axes[:number:across]:
+        left.set_ylabel(y_label)
+    return figure, axes[:number]
+
+
+def add_legend(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
+    """Put one legend below all panels: each label once."""
+    handles = {label: h for a in axes for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
+    if handles:
+        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
+
+
 def strokes(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return colour, mark and dash of each line: any one of the three tells lines apart."""
     kinds = zip(cycle(COLOURS), cycle(MARKS), cycle(DASHES), strict=False)
@@ -91,34 +109,24 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[str, ...]:
     Raises:
         StoreError: if they cannot be written.
     """
+    from PIL import Image
+
+    drawn, pixels = io.StringIO(), io.BytesIO()
     with styled():
         dress(figure)
-        drawn = io.StringIO()
         figure.savefig(drawn, format="svg", metadata={"Date": None})
-        write_text(folder / f"{name}.svg", in_both_modes(drawn.getvalue()))
-        write_atomically(folder / f"{name}.png", lambda file: _png(figure, file))
+        figure.savefig(pixels, format="png", dpi=_PNG_DPI)
+    write_text(folder / f"{name}.svg", in_both_modes(drawn.getvalue()))
+    with Image.open(pixels) as image:  # few colours are enough, and a repository of many figures stays small
+        few = image.convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    write_atomically(folder / f"{name}.png", lambda file: few.save(file, format="PNG", optimize=True))
     return f"{name}.svg", f"{name}.png"
 
 
 def in_both_modes(svg: str) -> str:
     """Return an SVG of this style with rules that exchange ink and paper where the page is dark."""
-    rules = []
-    for light, dark in DARK.items():
-        for what in ("fill", "stroke"):
-            rules.append(f'[style*="{what}: {light}"]{{{what}:{dark}!important}}')
-    # text that names no colour is black
-    rules.append(f"text{{fill:{DARK[INK]}}}")
-    sheet = f"<style>@media (prefers-color-scheme: dark){{{''.join(rules)}}}</style>"
+    pairs = [(what, light, dark) for light, dark in DARK.items() for what in ("fill", "stroke")]
+    rules = [f'[style*="{what}: {light}"]{{{what}:{dark}!important}}' for what, light, dark in pairs]
+    rules.append(f"text{{fill:{DARK[INK]}}}")  # text that names no colour is black
     head, end, body = svg.partition("<defs>")
-    return head + sheet + end + body
-
-
-def _png(figure: Figure, file: Any) -> None:
-    """Save as PNG with few colours, which are enough, so that a repository of many figures stays small."""
-    from PIL import Image
-
-    pixels = io.BytesIO()
-    figure.savefig(pixels, format="png", dpi=_PNG_DPI)
-    pixels.seek(0)
-    with Image.open(pixels) as image:
-        image.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(file, format="PNG", optimize=True)
+    return f"{head}<style>@media (prefers-color-scheme: dark){{{''.join(rules)}}}</style>{end}{body}"
