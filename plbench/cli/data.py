@@ -205,7 +205,7 @@ def data_check(
 ) -> None:
     """Try whether a dataset does what it must: splits, ids, labels, protocols. Exit code 1 if anything does not."""
     from plbench.cli.display.findings import print_findings, with_options
-    from plbench.testing.command import check_one_dataset
+    from plbench.testing.datasets import check_one_dataset
 
     options = data_options(labels, images, negative_value, data_option)
     workspace = make_workspace(RUNS, plugin, data_root, quiet=quiet, data_options=options)

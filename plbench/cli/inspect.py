@@ -72,7 +72,7 @@ def methods_check(
     from plbench.cli.console import ConsoleReporter
     from plbench.cli.display.findings import print_findings, with_options
     from plbench.cli.request import parse_assignments
-    from plbench.testing.command import check_methods
+    from plbench.testing.methods import check_methods
 
     params = parse_assignments(param) if param else None
     findings = with_options(check_methods(name, open_registry(plugin), params, ConsoleReporter(quiet=quiet)))

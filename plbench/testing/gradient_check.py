@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,8 +10,8 @@ from torch import Tensor
 from plbench.method import Batch
 from plbench.randomness import seeded
 from plbench.testing.constants import Constants, PathChanged
-from plbench.testing.examples import LABELS, Bench, Benches, Example, ask
-from plbench.testing.findings import Check
+from plbench.testing.examples import Bench, ask, benches_of
+from plbench.testing.findings import check
 from plbench.testing.loss_checks import trained_parameters
 from plbench.testing.small_job import Subject
 from plbench.training.hooks import Guarded
@@ -22,17 +21,12 @@ _NARROW_STEP, _NARROW_TOLERANCE = 1e-3, 2e-2  # where the loss goes through floa
 _MAX_DIRECTIONS = 6
 
 
+@check("gradient", "the slope that differences of the loss have, in float64")
 def check_gradient(subject: Subject) -> None:
     """In float64, at random directions, with what the method detaches held still (`plbench.testing.constants`)."""
-    benches = Benches(subject, wide=True)
-    ask(_unreached, [partial(Example.of_kind, "mixed")], benches, "a gradient for all that param_groups hands out")
-    kinds = ("mixed", "all present", "a single row")
-    ask(
-        _wrong_gradient,
-        [partial(Example.of_kind, kind) for kind in kinds if kind in LABELS],
-        benches,
-        GRADIENT.expected,
-    )
+    benches = benches_of(subject, wide=True)
+    ask(_unreached, benches, expected="a gradient for all that param_groups hands out")
+    ask(_wrong_gradient, benches, kinds=("mixed", "all present", "a single row"))
 
 
 def _unreached(bench: Bench, batch: Batch) -> str | None:
@@ -62,7 +56,9 @@ def _wrong_gradient(bench: Bench, batch: Batch) -> str | None:
     if abs(plain - float(total.detach())) > 1e-6 * (1 + abs(plain)):
         return f"a loss of {float(total.detach()):.8g} where its function's `plain` gives {plain:.8g}"
     step, tolerance = (_NARROW_STEP, _NARROW_TOLERANCE) if constants.is_narrowed else (_STEP, _TOLERANCE)
-    for names in _groups(list(parameters)):
+    number = min(len(parameters), _MAX_DIRECTIONS)
+    for part in range(number):  # each parameter alone where they are few, else neighbours together
+        names = list(parameters)[len(parameters) * part // number : len(parameters) * (part + 1) // number]
         chosen = {name: parameters[name] for name in names}
         directions = _directions(chosen)
         slope = sum(
@@ -134,12 +130,3 @@ def _directions(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     raw = {name: torch.randn(p.shape, generator=chance, dtype=torch.float64) for name, p in parameters.items()}
     length = torch.stack([direction.square().sum() for direction in raw.values()]).sum().sqrt()
     return {name: (direction / length).to(parameters[name]) for name, direction in raw.items()}
-
-
-def _groups(names: list[str]) -> list[list[str]]:
-    """Return each parameter alone where they are few, else neighbours together."""
-    number = min(len(names), _MAX_DIRECTIONS)
-    return [names[len(names) * part // number : len(names) * (part + 1) // number] for part in range(number)]
-
-
-GRADIENT = Check("gradient", "the slope that differences of the loss have, in float64", check_gradient)
