@@ -114,11 +114,10 @@ class _Listings:
         asked, name = posixpath.split(path)
         folder, names = list_by_look(self._root, asked)
         if asked not in self._by_stem:
-            by_stem: dict[str, list[str]] = defaultdict(list)
+            by_stem = self._by_stem[asked] = defaultdict(list)
             for key, files in names.items():
                 stem, suffix = posixpath.splitext(key)
                 if suffix in SUFFIXES:
                     by_stem[stem] += files
-            self._by_stem[asked] = by_stem
         found = names.get(file_look(name)) or self._by_stem[asked].get(look(name), [])
         return [posixpath.join(folder, file) for file in found]
