@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -87,7 +87,7 @@ def _downloads(version: Version, train_images_for: str | None) -> tuple[RemoteFi
 class LvisCategory(Category, gc=False):
     """A class, the WordNet synset that it stands for, and whether it is rare, common or frequent: `r`, `c` or `f`."""
 
-    frequency: str
+    frequency: Literal["r", "c", "f"]
     synset: str = ""
 
 
@@ -150,7 +150,7 @@ class _Lvis(IndexedDataset):
                 f": images[{entry}].coco_url = {document.images[entry].coco_url!r:.80} does not end in a folder and a "
                 "file, such as train2017/000000391895.jpg"
             )
-        groups = _groups(file, document.categories)
+        groups = _groups(document.categories)
         labels, said = _labels(file, document, images, categories)
         if "person" not in groups:
             said.append(f"no category has the synset {PERSON}: there is no group of persons")
@@ -166,13 +166,8 @@ class _Lvis(IndexedDataset):
         write_lvis_fixture(self.root, self.version)
 
 
-def _groups(file: AnnotationFile, entries: Sequence[LvisCategory]) -> Mapping[str, tuple[str, ...]]:
+def _groups(entries: Sequence[LvisCategory]) -> Mapping[str, tuple[str, ...]]:
     """Return class ids by frequency, and that of persons, which the paper reports by itself, where there is one."""
-    for number, category in enumerate(entries):
-        if category.frequency not in FREQUENCIES:
-            raise file.error(
-                f": categories[{number}].frequency = {category.frequency!r:.40}; expected {', '.join(FREQUENCIES)}"
-            )
     rising = sorted(entries, key=lambda category: category.id)
     groups = {
         name: tuple(str(category.id) for category in rising if category.frequency == letter)

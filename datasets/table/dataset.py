@@ -28,10 +28,8 @@ from .columns import ColumnFinder
 from .csv_file import open_table
 from .fixture import write_fixture
 from .images import check_different, check_names, find_files
-from .layouts import SPLITS, Contents, read_table
+from .layouts import SPLITS, read_table
 from .options import TableOptions
-
-NEEDS = "dataset 'table' needs `labels=FILE` and `images=DIR`"
 
 
 class Table(IndexedDataset):
@@ -79,7 +77,7 @@ class Table(IndexedDataset):
         """Return table and folder, which are there."""
         labels, images = self.options.labels, self.options.images
         if labels is None or images is None:
-            raise DataError(f"{NEEDS}; {self.fetch_hint()}")
+            raise DataError(f"dataset 'table' needs `labels=FILE` and `images=DIR`; {self.fetch_hint()}")
         if not labels.is_file():
             what = "is a folder" if labels.is_dir() else "does not exist"
             raise DataError(f'`labels="{labels}"` {what}; expected a CSV or Parquet file')
@@ -103,9 +101,9 @@ class Table(IndexedDataset):
         """Return what the table says of one split; the others are kept until they are asked for."""
         if split not in self._read:
             table = open_table(self._places()[0], self.options)
-            found = read_table(table, self.options, report)
+            found, splits = read_table(table, self.options, report)
             check_names(found.image_ids, table.path, self._where)
-            splits, said = self._assigned(found)
+            splits, said = self._assigned(found.image_ids, splits)
             order = pc.array_sort_indices(found.image_ids.array).to_numpy().astype(np.int64)
             for number, name in enumerate(SPLITS):
                 rows = order[splits[order] == number]  # whatever the order of rows, it is the same data
@@ -113,13 +111,18 @@ class Table(IndexedDataset):
                 self._read[name] = Annotations(found.image_ids.take(rows), found.labels.subset(rows), notes=notes)
         return self._read.pop(split)
 
-    def _assigned(self, contents: Contents) -> tuple[npt.NDArray[np.int8], tuple[str, ...]]:
-        """Return [N] index into `SPLITS`, and notes on how images came to test."""
+    def _assigned(
+        self, image_ids: TextColumn, splits: npt.NDArray[np.int8] | None
+    ) -> tuple[npt.NDArray[np.int8], tuple[str, ...]]:
+        """Return [N] index into `SPLITS`, as the table has it or drawn, and notes on how images came to test."""
         labels, column = self._places()[0], self.options.split_column
         train, test, val = range(len(SPLITS))
         notes: tuple[str, ...] = ()
-        if contents.splits is None:
-            splits = _tests(contents.image_ids, self.options.test_share).astype(np.int8)
+        if splits is None:
+            # for good, whatever other images there are
+            digests = (hashlib.sha256(f"plbench-table-test:{name}".encode()).digest() for name in image_ids)
+            shares = (int.from_bytes(digest[:8], "big") / 2**64 for digest in digests)
+            splits = np.fromiter((share < self.options.test_share for share in shares), np.int8, len(image_ids))
             said = f"{splits.sum():,} of {len(splits):,} images test, by a hash of their names"
             none = "no column of splits is used" if column == "none" else f"there is no column {column!r}"
             notes = (f"{none}: {said} (test_share = {self.options.test_share:g})",)
@@ -130,7 +133,6 @@ class Table(IndexedDataset):
                 "effect; leave it out, or give `options.split_column='none'` to go by the share"
             )
         else:
-            splits = contents.splits
             if not np.any(splits == test):
                 splits = np.where(splits == val, np.int8(test), splits)
                 notes = ("no image is in split test: those in val test",)
@@ -163,10 +165,3 @@ class Table(IndexedDataset):
     def make_fixture(self) -> None:
         """Write `images/`, and the same labels as labels-long.csv, labels-wide.csv and labels.parquet."""
         write_fixture(self.root)
-
-
-def _tests(image_ids: TextColumn, share: float) -> npt.NDArray[np.bool_]:
-    """Return whether each image tests: for good, whatever other images there are."""
-    digests = (hashlib.sha256(f"plbench-table-test:{name}".encode()).digest() for name in image_ids)
-    fractions = (int.from_bytes(digest[:8], "big") / 2**64 for digest in digests)
-    return np.fromiter((fraction < share for fraction in fractions), bool, len(image_ids))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
-from plbench.api import CellCollector, DataError, PartialLabels, ProgressReport, TextColumn
+from plbench.api import Annotations, CellCollector, DataError, PartialLabels, ProgressReport, TextColumn
 from plbench.data.spelling import trim_column
 
 from .columns import SPLIT_NAMES, ColumnFinder, Columns, flag_splits
@@ -23,19 +23,8 @@ from .values import BAD, CodeOf, Codes, Values, codes_of
 SPLITS = ("train", "test", "val")
 
 
-@dataclass(frozen=True)
-class Contents:
-    """What a whole table says.
-
-    Attributes:
-        splits: [N] index into `SPLITS`; None where the table has no such column.
-        notes: sentences on how it was taken.
-    """
-
-    image_ids: TextColumn
-    labels: PartialLabels
-    splits: npt.NDArray[np.int8] | None
-    notes: tuple[str, ...]
+Contents = tuple[Annotations, npt.NDArray[np.int8] | None]
+"""What a whole table says, and [N] index into `SPLITS` of each image; None where the table has no such column."""
 
 
 def read_table(table: TableFile, options: TableOptions, report: ProgressReport) -> Contents:
@@ -90,7 +79,7 @@ def _read_long(
     if num_unknown:
         notes.append(f"{num_unknown:,} rows say that a label is unknown; they make their images known, and no label")
     splits = _splits_of(table, columns, found.image_ids, mentions) if columns.split is not None else None
-    return Contents(found.image_ids, found.labels, splits, tuple(notes))
+    return replace(found, notes=tuple(notes)), splits
 
 
 def _splits_of(
@@ -167,7 +156,7 @@ def _read_wide(table: TableFile, columns: Columns, values: Values, report: Progr
     matrix.has_canonical_format = True  # made of dense rows
     notes += values.notes()
     labels = PartialLabels(matrix, tuple(classes), tuple(classes))
-    return Contents(image_ids, labels, np.concatenate(splits) if splits else None, tuple(notes))
+    return Annotations(image_ids, labels, notes=tuple(notes)), np.concatenate(splits) if splits else None
 
 
 def _wide_cell(table: TableFile, classes: list[str], start: int, at: int) -> tuple[str, str]:
