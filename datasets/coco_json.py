@@ -150,7 +150,6 @@ class Ids:
         return cls(file, section, values, order)
 
     def __len__(self) -> int:
-        """N."""
         return len(self.values)
 
     def ranks(self, wanted: IntArray, where: Callable[[int], str]) -> IntArray:

@@ -26,7 +26,6 @@ _NO_CLASS = re.compile(
     r"|confidence|score|timestamp|datetime|createdat|filename|filepath|numlabels|verified|checked|reviewed"
 )
 _IMAGE = re.compile(r"(?i)\.(jpe?g|png|webp|bmp|gif|tiff?)$")
-_IMAGE_NAMES = ("path", "file", "filename", "filepath", "imageid", "imagepath", "imagename", "img", "photo", "picture")
 
 
 @dataclass(frozen=True)
@@ -116,8 +115,7 @@ class ColumnFinder:
             texts = [text for text in self._sample[name] if text]
             if texts and sum(bool(_IMAGE.search(trim(text))) for text in texts) > len(texts) / 2:
                 return name
-        usual = (name for name in self._columns if _letters(name) in _IMAGE_NAMES)
-        return next(usual, None) or next(filter(None, self._columns), "file")
+        return next(filter(None, self._columns), "file")
 
     def _others_with_values(self) -> list[str]:
         named = ("", self._image, self._label, self._value, self._split)

@@ -39,7 +39,6 @@ class Constants(TorchFunctionMode):
     """
 
     def __init__(self) -> None:
-        """Nothing is noted."""
         super().__init__()
         self._notes: list[tuple[str, list[Any]]] = []
         self._next: int | None = None  # None while noting

@@ -56,7 +56,6 @@ class CheckFailed(AssertionError):
     """
 
     def __init__(self, findings: Sequence[Finding]) -> None:
-        """Keep the findings and join their explanations."""
         self.findings = tuple(findings)
         super().__init__("\n" + "\n".join(explanations(findings)))
 
@@ -65,7 +64,6 @@ class Mismatch(Exception):
     """Raised by a check that failed: what was seen, on which input, and what was expected if not the check's own."""
 
     def __init__(self, seen: str, *, expected: str = "", smallest: str = "") -> None:
-        """Keep them."""
         super().__init__(seen)
         self.seen, self.expected, self.smallest = seen, expected, smallest
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -44,34 +45,42 @@ def _unreached(bench: Bench, batch: Batch) -> str | None:
 
 
 def _wrong_gradient(bench: Bench, batch: Batch) -> str | None:
-    loss = _Repeatable(bench, batch)
-    parameters = trained_parameters(bench)
-    total = loss.total()
-    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    method, parameters = bench.method, trained_parameters(bench)
+    chance, state = method.task.generator.get_state(), copy.deepcopy(method.state_dict())
+
+    def total(context: AbstractContextManager[None], moved: dict[str, Tensor], step: float) -> Tensor:
+        """Return the loss at moved parameters, with what the method remembers and draws put back as it was."""
+        method.task.generator.set_state(chance)
+        Guarded(method).load_state_dict(copy.deepcopy(state))  # parameters of its own, too: so they are moved after it
+        _move(parameters, moved, step)
+        try:
+            with context, seeded(0):
+                return bench.loss(bench.output(batch), batch).total
+        finally:
+            _move(parameters, moved, -step)
+
+    own = total(nullcontext(), {}, 0.0)
+    gradients = torch.autograd.grad(own, list(parameters.values()), allow_unused=True)
     constants = Constants()
-    loss.put_back()
-    with constants.noting():
-        noted = loss.total()
-    plain = float(noted.detach())
-    if abs(plain - float(total.detach())) > 1e-6 * (1 + abs(plain)):
-        return f"a loss of {float(total.detach()):.8g} where its function's `plain` gives {plain:.8g}"
+    plain = float(total(constants.noting(), {}, 0.0).detach())
+    if abs(plain - float(own.detach())) > 1e-6 * (1 + abs(plain)):
+        return f"a loss of {float(own.detach()):.8g} where its function's `plain` gives {plain:.8g}"
     step, tolerance = (_NARROW_STEP, _NARROW_TOLERANCE) if constants.is_narrowed else (_STEP, _TOLERANCE)
     number = min(len(parameters), _MAX_DIRECTIONS)
     for part in range(number):  # each parameter alone where they are few, else neighbours together
         names = list(parameters)[len(parameters) * part // number : len(parameters) * (part + 1) // number]
-        chosen = {name: parameters[name] for name in names}
-        directions = _directions(chosen)
+        directions = _directions({name: parameters[name] for name in names})
         slope = sum(
             float((gradient * directions[name]).sum())
             for name, gradient in zip(parameters, gradients, strict=True)
-            if name in chosen and gradient is not None
+            if name in directions and gradient is not None
         )
         try:
-            difference = _difference(loss, constants, chosen, directions, step)
+            above, below = (float(total(constants.putting_back(), directions, s * step).detach()) for s in (1, -1))
         except PathChanged:
             return "the loss calls other functions at the second time than at the first, on the same batch"
-        scale = 1 + abs(slope) + abs(plain)
-        if abs(slope - difference) > tolerance * scale:
+        difference = (above - below) / (2 * step)
+        if abs(slope - difference) > tolerance * (1 + abs(slope) + abs(plain)):
             where = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
             return (
                 f"a slope of {slope:.6g} by backward and of {difference:.6g} by differences, along one direction of "
@@ -80,48 +89,10 @@ def _wrong_gradient(bench: Bench, batch: Batch) -> str | None:
     return None
 
 
-class _Repeatable:
-    """A method's loss on a batch, which gives the same again and again: its state and its chance are put back."""
-
-    def __init__(self, bench: Bench, batch: Batch) -> None:
-        """Keep what a call may change."""
-        self._bench, self._batch = bench, batch
-        self._generator = bench.method.task.generator.get_state()
-        self._state = copy.deepcopy(bench.method.state_dict())
-
-    def put_back(self) -> None:
-        """Put the method where it was. Parameters of its own, which its state holds, too."""
-        method = self._bench.method
-        method.task.generator.set_state(self._generator)
-        Guarded(method).load_state_dict(copy.deepcopy(self._state))
-
-    def total(self) -> Tensor:
-        """Return the loss's total, by the parameters as they are."""
-        with seeded(0):
-            return self._bench.loss(self._bench.output(self._batch), self._batch).total
-
-
-def _difference(
-    loss: _Repeatable, constants: Constants, parameters: dict[str, Tensor], directions: dict[str, Tensor], step: float
-) -> float:
-    """Return central difference along a direction."""
-    totals = []
-    for sign in (1, -1):
-        loss.put_back()
-        _move(parameters, directions, sign * step)
-        try:
-            with constants.putting_back():
-                total = loss.total()
-            totals.append(float(total.detach()))
-        finally:
-            _move(parameters, directions, -sign * step)
-    return (totals[0] - totals[1]) / (2 * step)
-
-
 @torch.no_grad()
 def _move(parameters: dict[str, Tensor], directions: dict[str, Tensor], step: float) -> None:
-    for name, parameter in parameters.items():
-        parameter.add_(directions[name], alpha=step)
+    for name, direction in directions.items():
+        parameters[name].add_(direction, alpha=step)
 
 
 def _directions(parameters: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -48,17 +48,12 @@ def subjects(method: type[Method] | str, registry: Registry, params: Mapping[str
     return [Subject(kind, chosen, registry) for chosen in values]
 
 
-def _checks_of(subject: Subject) -> list[Check]:
-    is_variant = bool(subject.values)  # of a method that was asked for words already
-    return [check for check in CHECKS if not (is_variant and check is declared.check_words)]
-
-
 def method_findings(subject: Subject) -> Iterator[Finding]:
     """Yield what checks find, one after another. A method that cannot be built is not tried any further."""
     import plbench.models.torchvision_ops  # noqa: F401  # isort: skip
     import timm.utils.model_ema  # noqa: F401  (seconds that are no check's)
 
-    for check in _checks_of(subject):
+    for check in CHECKS[bool(subject.values) :]:  # a variant is of a method that was asked for its words already
         finding = check.finding(subject.label, subject)
         yield finding
         if check in (declared.check_ranges, declared.check_built) and finding.passed is False:
@@ -100,13 +95,12 @@ def check_methods(
     for subject in chosen if params is not None else ():
         validate_params(subject.kind, subject.values)  # a mistyped name is no fault of the method
     shared_pair()  # starts while other checks run
-    total = sum(len(_checks_of(subject)) for subject in chosen)
     findings: list[Finding] = []
     with reporter.task(f"Checking {', '.join(names)}") as report:
-        report(0, total)
-        for number, subject in enumerate(chosen, 1):
-            for finding in method_findings(subject):
+        for number, subject in enumerate(chosen):
+            report(number * len(CHECKS), len(chosen) * len(CHECKS))
+            for done, finding in enumerate(method_findings(subject), 1):
                 findings.append(finding)
-                report(len(findings), total)
-            report(sum(len(_checks_of(done)) for done in chosen[:number]), total)
+                report(number * len(CHECKS) + done, len(chosen) * len(CHECKS))
+        report(len(chosen) * len(CHECKS), len(chosen) * len(CHECKS))
     return findings

@@ -83,7 +83,6 @@ class Pair:
     """Both processes, seen from the one that asks."""
 
     def __init__(self) -> None:
-        """Start them and do not wait."""
         self._meeting = tempfile.TemporaryDirectory(prefix="plbench-pair-", ignore_cleanup_errors=True)
         self._seconds = _START_SECONDS
         context = torch.multiprocessing.get_context("spawn")

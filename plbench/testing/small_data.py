@@ -14,6 +14,7 @@ from plbench.api import BenchmarkProtocol
 from plbench.data.dataset import Dataset, LabelledSplit
 from plbench.data.labels import PartialLabels
 from plbench.errors import DataError
+from plbench.progress import counted
 
 NUM_FEATURES = 12
 IMAGE_SIZE = 32
@@ -41,9 +42,8 @@ class Size:
         return self.epochs * self.steps_per_epoch
 
     def __str__(self) -> str:
-        """As a message has it."""
-        steps = f"{self.epochs} epoch{'s' * (self.epochs > 1)} of {self.steps_per_epoch} step"
-        return f"{self.rows} images, {self.classes} classes, {steps}{'s' * (self.steps_per_epoch > 1)}"
+        steps = f"{counted(self.epochs, 'epoch')} of {counted(self.steps_per_epoch, 'step')}"
+        return f"{self.rows} images, {self.classes} classes, {steps}"
 
 
 SIZE = Size()
