@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from plbench.api import DataError, ProgressReport
+from plbench.progress import counted
 
 from .file import CELLS, MAX_COLUMNS, ROWS, ParquetTable, TableFile, nobody, num_sampled
 from .header import find_header, read_fields
@@ -78,11 +79,10 @@ class CsvTable(TableFile):
             text = codecs.getincrementaldecoder(self.encoding)().decode(head)
         except UnicodeError as error:
             raise self._undecodable(error) from error
-        header = find_header(path, text, options)
-        self.delimiter, self._header_line = header.delimiter, header.line
+        # the names as they are written; those of `columns` are trimmed
+        self._header_line, self.delimiter, self._names, notes = find_header(path, text, options)
         mark = ("the file starts with a byte-order mark, which was skipped",) if marked and is_utf8 else ()
-        super().__init__(path, header.names, (*mark, *header.notes))
-        self._names = header.names  # as they are written
+        super().__init__(path, self._names, (*mark, *notes))
         self._is_quoted: bool | None = None
 
     def texts(self, names: Sequence[str], report: ProgressReport = nobody) -> Iterator[list[pa.Array]]:
@@ -151,7 +151,13 @@ class CsvTable(TableFile):
                 for number, fields in enumerate(reader):
                     if number and fields:
                         if len(fields) != len(self.columns):
-                            raise self._miscounted(line, len(fields))
+                            names = ", ".join(self.columns[:6]) + (", …" if len(self.columns) > 6 else "")
+                            first = "first line" if self._header_line == 1 else f"line {self._header_line}"
+                            raise DataError(
+                                f"{self.path}, line {line} has {counted(len(fields), 'field')}; its {first} has "
+                                f"{len(self.columns):,} ({names}); a text with {self.delimiter!r} in it needs quotes "
+                                "around it"
+                            )
                         yield line, fields
                     line = self._header_line + reader.line_num
                     if number % ROWS == 0:
@@ -185,14 +191,6 @@ class CsvTable(TableFile):
             flat = itertools.chain.from_iterable(map(cells, rows))
             codes = np.fromiter(map(code_of, flat), np.int8, len(rows) * len(chosen))
             yield [pa.array([row[at] for row in rows], pa.string()) for at in wanted], codes.reshape(-1, len(chosen))
-
-    def _miscounted(self, line: int, found: int) -> DataError:
-        names = ", ".join(self.columns[:6]) + (", …" if len(self.columns) > 6 else "")
-        first = "first line" if self._header_line == 1 else f"line {self._header_line}"
-        return DataError(
-            f"{self.path}, line {line} has {found:,} field{'s' * (found != 1)}; its {first} has "
-            f"{len(self.columns):,} ({names}); a text with {self.delimiter!r} in it needs quotes around it"
-        )
 
     def _undecodable(self, error: UnicodeError) -> DataError:
         """Name the first byte that the encoding does not have; the file is read again up to there."""

@@ -103,18 +103,14 @@ class TableFile(ABC):
             DataError: if one of these rows is malformed.
         """
 
-    def find(self, name: str, text: str) -> int:
-        """Return the first row that holds a text in a column, but for white space around it; slow: for messages."""
+    def where(self, name: str, text: str) -> str:
+        """Return where the first row is that holds a text in a column, but for white space around it; for messages."""
         start = 0
         for (batch,) in self.texts([name]):
             if (index := pc.index(trim_column(batch), text).as_py()) >= 0:
-                return start + int(index)
+                return self.cell(start + int(index), name)[0]
             start += len(batch)
         raise AssertionError(f"{text!r} is not in column {name!r}")
-
-    def where(self, name: str, text: str) -> str:
-        """Return where the first row is that holds a text in a column."""
-        return self.cell(self.find(name, text), name)[0]
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from plbench.api import DataError
 from plbench.data.spelling import look, trim
@@ -22,29 +22,17 @@ _LOOKED_AT = 40  # lines
 _FARTHEST = 20  # line that the names may be in
 
 
-class Header(NamedTuple):
-    """The names of the columns.
-
-    Attributes:
-        line: that they are in, from 1.
-        delimiter: between them; a blank stands for any number of blanks.
-        names: as they are written.
-        notes: sentences on what was skipped or taken.
-    """
-
-    line: int
-    delimiter: str
-    names: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-def find_header(path: Path, text: str, options: TableOptions) -> Header:
+def find_header(path: Path, text: str, options: TableOptions) -> tuple[int, str, tuple[str, ...], tuple[str, ...]]:
     """Find the line with the names of the columns. What stands above it is skipped if it can be nothing else.
 
     Args:
         path: for messages.
         text: the file's first megabytes.
         options: what a person says of the file.
+
+    Returns:
+        The line, from 1; the delimiter, where a blank stands for any number of blanks; the names as they are written;
+        and sentences on what was skipped or taken.
 
     Raises:
         DataError: if the file is JSON, or the first line is no header: what it is, and which option helps.
@@ -76,7 +64,7 @@ def find_header(path: Path, text: str, options: TableOptions) -> Header:
             notes += (f"rows have a field more than line {line} has names; their first is taken for the image",)
     if options.header_line is None and not _has(names, image):
         _check_is_header(path, lines, line, image, options.delimiter or _DELIMITERS)
-    return Header(line, delimiter, tuple(names), notes)
+    return line, delimiter, tuple(names), notes
 
 
 def _skip_prelude(

@@ -28,13 +28,13 @@ def check_follows(subject: DatasetSubject) -> None:
     changed: set[str] = set()
     for name, path, edits in _edits(subject.root):
         for edit in edits:
-            after = _edited(subject, path, edit)
-            if after is None or not (what := [what for what in ("labels", "images") if after[what] != before[what]]):
-                continue
-            if after["fingerprint"] == before["fingerprint"]:
+            after = _edited(subject, path, edit) or before
+            what = [part for part in ("labels", "images") if after[part] != before[part]]
+            if what and after["fingerprint"] == before["fingerprint"]:
                 raise Mismatch(f"the same fingerprint though {' and '.join(what)} changed", smallest=name)
             changed.update(what)
-            break  # one edit of each file that tells
+            if what:
+                break  # one edit of each file that tells
     if never := sorted({"labels", "images"} - changed, reverse=True):
         raise Mismatch(
             f"none changes {never[0]}",
@@ -64,13 +64,12 @@ def _edited(subject: DatasetSubject, path: Path, edit: Edit) -> dict[str, Any] |
 
 
 def _facts(dataset: Dataset) -> dict[str, Any]:
-    splits = [dataset.split(name) for name in dataset.used_splits()]
-    pixels = []
-    for split in splits:
-        rows = [row for row in range(len(split.images)) if row not in set(split.images.absent())]
-        pixels.append([(split.images.ids[row], len(split.images.read(row))) for row in rows])
-    labels = [(list(split.images.ids), split.labels.fingerprint()) for split in splits]
-    return {"labels": labels, "images": pixels, "fingerprint": dataset.fingerprint()}
+    labels, images = [], []
+    for split in map(dataset.split, dataset.used_splits()):
+        labels.append((list(split.images.ids), split.labels.fingerprint()))
+        there = set(range(len(split.images))) - set(split.images.absent())
+        images.append([(split.images.ids[row], len(split.images.read(row))) for row in sorted(there)])
+    return {"labels": labels, "images": images, "fingerprint": dataset.fingerprint()}
 
 
 def _edits(root: Path) -> Iterator[tuple[str, Path, list[Edit]]]:

@@ -16,7 +16,7 @@ from plbench.testing import loss_checks as called
 from plbench.testing import training_checks as trained
 from plbench.testing.findings import Check, Finding, raise_failed
 from plbench.testing.gradient_check import check_gradient
-from plbench.testing.pair import shared_pair
+from plbench.testing.pair import pair_at_hand
 from plbench.testing.small_job import Subject
 from plbench.testing.stack_check import check_stack
 
@@ -94,9 +94,8 @@ def check_methods(
     chosen = [subject for name in names for subject in subjects(name, registry, params)]
     for subject in chosen if params is not None else ():
         validate_params(subject.kind, subject.values)  # a mistyped name is no fault of the method
-    shared_pair()  # starts while other checks run
     findings: list[Finding] = []
-    with reporter.task(f"Checking {', '.join(names)}") as report:
+    with pair_at_hand(), reporter.task(f"Checking {', '.join(names)}") as report:
         for number, subject in enumerate(chosen):
             report(number * len(CHECKS), len(chosen) * len(CHECKS))
             for done, finding in enumerate(method_findings(subject), 1):

@@ -8,7 +8,7 @@ import inspect
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -138,6 +138,17 @@ def shared_pair() -> Pair:
     if _Shared.pair is None:
         _Shared.pair = Pair()
     return _Shared.pair
+
+
+@contextlib.contextmanager
+def pair_at_hand() -> Iterator[None]:
+    """Start the pair while other checks run, and end it in the end, whether it ever came to be asked or not."""
+    shared_pair()
+    try:
+        yield
+    finally:
+        if _Shared.pair is not None:
+            _Shared.pair.end()
 
 
 def outcome(state: FitState) -> dict[str, Any]:

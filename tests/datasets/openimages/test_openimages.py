@@ -193,7 +193,7 @@ DESCRIPTIONS: dict[str, tuple[str | bytes, str]] = {
     "a field too few": ("/m/04hgtk\n", r", line [12]: no MID and name"),
     "an open quote": ('/m/04hgtk,"Tree\n/m/01bqvp,Sky\n/m/0csby,Sea\n', ", line [34]: no MID and name"),
     "no text": (b"LabelName,DisplayName\n\xff\xfe", ": byte 22 is not UTF-8"),
-    "a web page": ("<!DOCTYPE html>\n<p>a, b, c\n", r", line [12]: 1 fields"),
+    "a web page": ("<!DOCTYPE html>\n<p>a, b, c\n", r", line [12]: no MID and name"),
 }
 
 
