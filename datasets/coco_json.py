@@ -10,7 +10,7 @@ import mmap
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Generic, Protocol, TypeVar
 
@@ -28,16 +28,6 @@ Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 _BOM = b"\xef\xbb\xbf"
 _OUTSIDE = re.compile(rf"{UNSAFE}|/$")
-_MESSAGE = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<where>.*)`)?", re.DOTALL)
-_NAMES = {
-    "int": "an integer",
-    "float": "a number with a fraction or an exponent",
-    "str": "a string",
-    "bool": "a truth value",
-    "null": "null",
-    "array": "a list",
-    "object": "an object",
-}
 
 
 class Category(msgspec.Struct, gc=False):
@@ -99,82 +89,29 @@ class AnnotationFile:
         Raises:
             DataError: if it cannot be read, is not JSON, or has not the keys and types of `kind`.
         """
-        data = self._map()
-        report(0, len(data))
-        start = len(_BOM) if data[:3] == _BOM else 0
+        mend = f"if it was downloaded, delete it and run plbench data download {self.dataset}"
         try:
-            document = msgspec.json.decode(data[start:], type=kind)
+            with self.path.open("rb") as file:
+                if not self.path.stat().st_size:
+                    raise self.error(f"is empty; {mend}")
+                data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except OSError as error:
+            raise self.error(f"cannot be read: {error.strerror}") from error
+        report(0, len(data))
+        has_mark = data[:3] == _BOM
+        try:
+            document = msgspec.json.decode(data[len(_BOM) * has_mark :], type=kind)
         except msgspec.ValidationError as error:
-            raise self._other_content(str(error), data[start:]) from error
+            raise self.error(f": {error}") from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise self.error(f"is not valid JSON{self._why(error, data, start)}; {self._mend}") from error
+            raise self.error(f"cannot be read as JSON: {error}; {mend}") from error
         report(len(data), len(data))
         note = f"{self.path.name} starts with a UTF-8 byte-order mark, which was passed over"
-        return document, (note,) if start else ()
+        return document, (note,) if has_mark else ()
 
     def error(self, sentence: str) -> DataError:
         """Return an error that names the file; the sentence goes on after its path."""
         return DataError(f"{self.path}{'' if sentence.startswith(':') else ' '}{sentence}")
-
-    @property
-    def _mend(self) -> str:
-        return f"if it was downloaded, delete it and run plbench data download {self.dataset}"
-
-    def _map(self) -> memoryview:
-        try:
-            with self.path.open("rb") as file:
-                if not self.path.stat().st_size:
-                    raise self.error(f"is empty; {self._mend}")
-                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except OSError as error:
-            raise self.error(f"cannot be read: {error.strerror}") from error
-
-    def _why(self, error: Exception, data: memoryview, start: int) -> str:
-        """Return what makes the file something else than JSON, and where."""
-        if isinstance(error, RecursionError):
-            return ": it is nested hundreds of levels deep, where COCO's files have four"
-        if isinstance(error, UnicodeDecodeError):
-            return f": its text {bytes(error.object[:24])!r} is not UTF-8"
-        if bytes(data[:2]) in (b"\xff\xfe", b"\xfe\xff") or 0 in data[:4]:
-            return f": it starts with the bytes {bytes(data[:4]).hex(' ')}, as UTF-16 does, not UTF-8"
-        place = re.search(r"\(byte (\d+)\)", str(error))
-        if place is None:
-            return f": it ends at byte {len(data):,} in the middle of a value, so it is truncated"
-        at = start + int(place[1]) - ("trailing" in str(error))  # there it has gone one too far
-        return f" at byte {at:,}, where {bytes(data[at : at + 12])!r} stands"
-
-    def _other_content(self, message: str, data: memoryview) -> DataError:
-        """Return a sentence for JSON that is well-formed but says something else than it should."""
-        match = _MESSAGE.fullmatch(message)
-        assert match is not None
-        what, where = match["what"], (match["where"] or "").lstrip(".")
-        named = re.findall("`([^`]*)`", what)
-        if what.startswith("Object missing"):
-            listing = f"list {named[0]!r}" if not where else repr(named[0])
-            return self.error(f"{f': {where} ' if where else ''}has no {listing}, which {self.dataset} needs")
-        if ", got " in what:
-            expected, found = (_NAMES.get(name, name) for name in named)
-        else:  # the one other thing that the types say
-            expected, found = "an integer of 64 bits", ""
-        if not where:
-            return self.error(f"holds {found}; expected an object with images, annotations and categories")
-        text = _text_at(data, where)
-        shown = f"is {found}" if text[:1] in ("{", "[", "n", "") else f"= {text:.40}"
-        return self.error(f": {where} {shown}; expected {expected}")
-
-
-def _text_at(data: Any, where: str) -> str:
-    """Return the JSON text of the value at a path such as `images[3].id`.
-
-    Nothing but the path's own levels is built.
-    """
-    try:
-        for key, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", where):
-            kind: Any = dict[str, msgspec.Raw] if key else list[msgspec.Raw]
-            data = msgspec.json.decode(data, type=kind)[key or int(index)]
-        return bytes(memoryview(data)[:200]).decode("utf-8", "replace").strip()
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, LookupError):
-        return ""  # a second look at a broken file is for the message alone
 
 
 @dataclass(frozen=True)
@@ -213,7 +150,6 @@ class Ids:
         return cls(file, section, values, order)
 
     def __len__(self) -> int:
-        """N."""
         return len(self.values)
 
     def ranks(self, wanted: IntArray, where: Callable[[int], str]) -> IntArray:
@@ -232,9 +168,9 @@ class Ids:
             raise self.file.error(f": {where(first)} = {wanted[first]}, but no entry of {self.section} has that id")
         return found
 
-    def texts(self) -> list[str]:
+    def texts(self) -> tuple[str, ...]:
         """Return the ids as text, in rising order."""
-        return [str(identity) for identity in self.values.tolist()]
+        return tuple(map(str, self.values.tolist()))
 
     def nested_ranks(
         self, lists: Sequence[Sequence[int]], where: Callable[[int, int], str]
@@ -247,14 +183,12 @@ class Ids:
         Raises:
             DataError: as `ranks` does.
         """
-        lengths = np.fromiter(map(len, lists), np.int64, len(lists))
-        flat = np.fromiter((identity for one in lists for identity in one), np.int64, int(lengths.sum()))
-        owners = np.repeat(np.arange(len(lists)), lengths)
-        starts = [0, *accumulate(lengths.tolist())]
+        owners = np.repeat(np.arange(len(lists)), [len(one) for one in lists])
+        flat = np.fromiter(chain.from_iterable(lists), np.int64, len(owners))
 
         def place(position: int) -> str:
             owner = int(owners[position])
-            return where(owner, position - starts[owner])
+            return where(owner, position - int(np.searchsorted(owners, owner)))
 
         return owners, self.ranks(flat, place)
 
@@ -270,13 +204,6 @@ def annotated_cells(document: Document[Any, Any], images: Ids, categories: Ids) 
     category_ids = np.fromiter((entry.category_id for entry in annotations), np.int64, len(annotations))
     rows = images.ranks(image_ids, lambda number: f"annotations[{number}].image_id")
     return rows, categories.ranks(category_ids, lambda number: f"annotations[{number}].category_id")
-
-
-def distinct(cells: IntArray) -> IntArray:
-    """Return the values in rising order, each once: by sorting in place, which is faster on millions than np.unique."""
-    cells.sort()
-    differing: IntArray = cells[np.diff(cells, prepend=cells[:1] - 1) != 0]
-    return differing
 
 
 def say_alike(names: Sequence[str]) -> tuple[str, ...]:

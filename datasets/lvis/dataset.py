@@ -5,28 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import msgspec
 import numpy as np
-from scipy import sparse
 
 from plbench.api import (
     Annotations,
     BenchmarkProtocol,
     IndexedDataset,
-    ModelSpec,
     PartialLabels,
-    Plan,
     ProgressReport,
-    Recipe,
     RemoteFile,
     TextColumn,
 )
+from plbench.data.annotations.collect import settle_cells
 from plbench.data.recipes import quick_recipe
 
 from ..checksums import published_file
-from ..coco.dataset import coco_images
+from ..coco import dataset as coco
 from ..coco_json import (
     AnnotationFile,
     Category,
@@ -35,7 +32,6 @@ from ..coco_json import (
     Ids,
     IntArray,
     annotated_cells,
-    distinct,
     first_outside,
     say_alike,
 )
@@ -46,33 +42,21 @@ PERSON = "person.n.01"  # a synset, since LVIS itself names the class `baby`, th
 _ADDRESS = re.compile(r"(?:\w+://[^/]*/)?+(?:.*/)?([^/]+/[^/]+)")  # possessive: the host is no folder
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
 
-PAPER_RECIPE = Recipe(
-    name="paper",
-    title="TResNet-M at 448 px, 30 epochs",
-    regime="finetune",
-    model=ModelSpec(backbone="tresnet_m.miil_in21k", weights="pretrained", image_size=448),
-    plans={
-        "finetune": Plan(
-            epochs=30,
-            batch_size=64,
-            lr=6e-4,
-            weight_decay=3e-4,
-            pct_start=0.2,
-            ema_decay=0.9997,
-            ema_horizon=0.1,
-            randaugment="rand-m9-mstd0.5",
-            cutout=0.5,
-        ),
-        "probe": Plan(epochs=10, batch_size=128, lr=1e-3, weight_decay=1e-2),
-    },
-    sources={
-        "lr, weight_decay": APPENDIX,
-        "model.backbone": "the paper's table 4",
-        "model.weights, model.image_size": "ours: as on COCO; no source states them for LVIS",
-        "epochs, batch_size": "ours: as on COCO; no source states them for LVIS",
-        "optimizer, schedule, ema, randaugment, cutout": "ours: as on COCO",
-        "probe plan": "ours",
-    },
+PAPER_RECIPE = coco.PAPER_RECIPE.model_copy(
+    update={
+        "plans": {
+            **coco.PAPER_RECIPE.plans,
+            "finetune": coco.PAPER_RECIPE.plans["finetune"].model_copy(update={"lr": 6e-4, "weight_decay": 3e-4}),
+        },
+        "sources": {
+            "lr, weight_decay": APPENDIX,
+            "model.backbone": "the paper's table 4",
+            "model.weights, model.image_size": "ours: as on COCO; no source states them for LVIS",
+            "epochs, batch_size": "ours: as on COCO; no source states them for LVIS",
+            "optimizer, schedule, ema, randaugment, cutout": "ours: as on COCO",
+            "probe plan": "ours",
+        },
+    }
 )
 
 
@@ -97,13 +81,13 @@ def _downloads(version: Version, train_images_for: str | None) -> tuple[RemoteFi
         )
         for split, name in (("train", f"lvis_{version}_train.json"), ("test", f"lvis_{version}_val.json"))
     )
-    return (*annotations, coco_images("train2017", train_images_for), coco_images("val2017", "test"))
+    return (*annotations, coco.coco_images("train2017", train_images_for), coco.coco_images("val2017", "test"))
 
 
 class LvisCategory(Category, gc=False):
     """A class, the WordNet synset that it stands for, and whether it is rare, common or frequent: `r`, `c` or `f`."""
 
-    frequency: str
+    frequency: Literal["r", "c", "f"]
     synset: str = ""
 
 
@@ -159,17 +143,19 @@ class _Lvis(IndexedDataset):
         document, notes = file.decode(Document[LvisImage, LvisCategory], report)
         images = Ids.of(file, "images", document.images)
         categories = Ids.of(file, "categories", document.categories)
-        paths = _paths(file, document.images)
-        classes = [document.categories[entry] for entry in categories.order]
-        groups, notes_on_groups = _groups(file, document.categories)
-        labels, notes_on_labels = _labels(file, document, images, categories)
-        return Annotations(
-            TextColumn.of(images.texts()),
-            PartialLabels(labels, tuple(categories.texts()), tuple(one.name for one in classes)),
-            TextColumn.of(paths[entry] for entry in images.order),
-            groups,
-            (*notes, *say_alike([one.name for one in classes]), *notes_on_groups, *notes_on_labels),
-        )
+        matches = [_ADDRESS.fullmatch(image.coco_url) for image in document.images]
+        paths = [match[1] if match else "" for match in matches]  # such as train2017/000000391895.jpg
+        if (entry := first_outside(paths)) is not None:
+            raise file.error(
+                f": images[{entry}].coco_url = {document.images[entry].coco_url!r:.80} does not end in a folder and a "
+                "file, such as train2017/000000391895.jpg"
+            )
+        groups = _groups(document.categories)
+        labels, said = _labels(file, document, images, categories)
+        if "person" not in groups:
+            said.append(f"no category has the synset {PERSON}: there is no group of persons")
+        ordered = TextColumn.of(paths[entry] for entry in images.order)
+        return Annotations(TextColumn.of(images.texts()), labels, ordered, groups, (*notes, *said))
 
     def make_fixture(self) -> None:
         """Write 60 train and 30 val pictures with annotations of nine classes, laid out as LVIS is.
@@ -180,51 +166,33 @@ class _Lvis(IndexedDataset):
         write_lvis_fixture(self.root, self.version)
 
 
-def _paths(file: AnnotationFile, images: Sequence[LvisImage]) -> list[str]:
-    """Return where each image lies: the last two parts of its address, such as `train2017/000000391895.jpg`."""
-    matches = [_ADDRESS.fullmatch(image.coco_url) for image in images]
-    paths = [match[1] if match else "" for match in matches]
-    if (entry := first_outside(paths)) is not None:
-        raise file.error(
-            f": images[{entry}].coco_url = {images[entry].coco_url!r:.80} does not end in a folder and a file, such as "
-            "train2017/000000391895.jpg"
-        )
-    return paths
-
-
-def _groups(file: AnnotationFile, entries: Sequence[LvisCategory]) -> tuple[Mapping[str, tuple[str, ...]], list[str]]:
-    """Return class ids by frequency, and that of persons, which the paper reports by itself.
-
-    A note where there is none.
-    """
-    groups: dict[str, list[str]] = {name: [] for name in FREQUENCIES.values()}
-    for number, category in enumerate(entries):
-        if category.frequency not in FREQUENCIES:
-            raise file.error(
-                f": categories[{number}].frequency = {category.frequency!r:.40}; expected {', '.join(FREQUENCIES)}"
-            )
-        groups[FREQUENCIES[category.frequency]].append(str(category.id))
-    groups["person"] = [str(category.id) for category in entries if category.synset == PERSON]
-    notes = [] if groups["person"] else [f"no category has the synset {PERSON}: there is no group of persons"]
-    in_order = {name: tuple(sorted(ids, key=int)) for name, ids in groups.items() if ids}
-    return in_order, notes
+def _groups(entries: Sequence[LvisCategory]) -> Mapping[str, tuple[str, ...]]:
+    """Return class ids by frequency, and that of persons, which the paper reports by itself, where there is one."""
+    rising = sorted(entries, key=lambda category: category.id)
+    groups = {
+        name: tuple(str(category.id) for category in rising if category.frequency == letter)
+        for letter, name in FREQUENCIES.items()
+    }
+    groups["person"] = tuple(str(category.id) for category in rising if category.synset == PERSON)
+    return {name: ids for name, ids in groups.items() if ids}
 
 
 def _labels(
     file: AnnotationFile, document: Document[LvisImage, LvisCategory], images: Ids, categories: Ids
-) -> tuple[sparse.csr_array, list[str]]:
+) -> tuple[PartialLabels, list[str]]:
     """Return labels [N, C] of the images in rising order of id, and notes on what the file says twofold."""
     listed = [document.images[entry] for entry in images.order]
+    names = tuple(document.categories[entry].name for entry in categories.order)
 
     def cells_of(field: str) -> IntArray:
         def where(row: int, position: int) -> str:
             return f"images[{images.order[row]}].{field}[{position}]"
 
         rows, columns = categories.nested_ranks([getattr(image, field) for image in listed], where)
-        return distinct(rows * len(categories) + columns)
+        return np.unique(rows * len(categories) + columns)
 
     rows, columns = annotated_cells(document, images, categories)
-    present = distinct(rows * len(categories) + columns)
+    present = np.unique(rows * len(categories) + columns)
     absent = cells_of("neg_category_ids")
     if (both := np.intersect1d(present, absent, assume_unique=True)).size:
         row, column = divmod(int(both[0]), len(categories))
@@ -233,20 +201,18 @@ def _labels(
             f"{images.values[row]}), which has an annotation of it ({both.size:,} such cells in all); it is one or the "
             "other"
         )
+    rows, columns = np.divmod(np.concatenate([present, absent]), len(categories))
+    labels, _ = settle_cells(
+        rows,
+        columns,
+        np.arange(len(rows)) < len(present),
+        num_images=len(images),
+        class_ids=categories.texts(),
+        class_names=names,
+    )
     loose = np.setdiff1d(cells_of("not_exhaustive_category_ids"), present, assume_unique=True)
     notes = [f"{loose.size:,} (image, class) cells are not_exhaustive without an annotation; taken as if they were not"]
-    return _matrix(present, absent, len(images), len(categories)), notes if loose.size else []
-
-
-def _matrix(present: IntArray, absent: IntArray, num_images: int, num_classes: int) -> sparse.csr_array:
-    """Return CSR of +1 and -1 from two rising lists of cells, row * num_classes + column, that have none in common."""
-    cells = np.concatenate([present, absent])
-    order = np.argsort(cells, kind="stable")  # both parts rise already: one merge
-    rows, columns = np.divmod(cells[order], num_classes)
-    values = np.where(order < len(present), 1, -1).astype(np.int8)
-    indptr = np.searchsorted(rows, np.arange(num_images + 1))
-    shape = (num_images, num_classes)
-    return sparse.csr_array((values, columns.astype(np.int32), indptr.astype(np.int32)), shape=shape)
+    return labels, [*say_alike(names), *(notes if loose.size else [])]
 
 
 class Lvis(_Lvis):

@@ -20,6 +20,8 @@ from .dataset import V6_RECIPE, OpenImagesV6, protocols
 from .files import read_class_list, read_descriptions
 from .fixture import write_csl_table
 
+_COLUMNS = dict.fromkeys(("filepath", "label", "label_neg", "split_name"), pa.string())
+
 
 class OpenImagesV6Csl(IndexedDataset):
     """OpenImages V6 as the authors of CSL publish it: one data.csv, images with a short side of 256 px."""
@@ -52,96 +54,75 @@ class OpenImagesV6Csl(IndexedDataset):
         write_csl_table(self.root)
 
     def read(self, split: str, report: ProgressReport) -> Annotations:
-        """Return the rows of one split.
+        """Return the rows of one split: filepath, label, label_neg (lists of MIDs as text), split_name.
 
         Without a class list beside the table, the classes are those that it names at all.
+
+        Raises:
+            DataError: if the table is malformed, or is of another release than the class list.
         """
         path = self.root / "data.csv"
-        table = _CslTable(path, split, report)
-        listed, described = self.root / OpenImagesV6.class_list, self.root / OpenImagesV6.descriptions
-        class_ids = read_class_list(listed) if listed.is_file() else table.all_classes()
-        names = read_descriptions(described) if described.is_file() else {}
-        return table.annotations(class_ids, [names.get(mid, mid) for mid in class_ids])
-
-
-class _CslTable:
-    """data.csv: filepath, label, label_neg (lists of MIDs as text), split_name."""
-
-    _COLUMNS: ClassVar[dict[str, pa.DataType]] = dict.fromkeys(
-        ("filepath", "label", "label_neg", "split_name"), pa.string()
-    )
-
-    def __init__(self, path: Path, split: str, report: ProgressReport) -> None:
-        self._path = path
-        self._paths: list[pa.Array] = []
-        self._cells: dict[bool, list[tuple[np.ndarray, pa.Array]]] = {True: [], False: []}
-        self._named: set[str] = set()
-        num_images, splits_seen = 0, set()
-        for batch in text_batches(path, self._COLUMNS, report):
-            splits_seen.update(pc.unique(batch["split_name"]).to_pylist())
-            for name in ("label", "label_neg"):
-                named = pc.unique(_listed(batch[name])[1])
-                _check_mids(named, name, path)
-                self._named.update(named.to_pylist())
-            chosen = batch.filter(pc.equal(batch["split_name"], split))
-            for present, name in ((True, "label"), (False, "label_neg")):
-                rows, mids = _listed(chosen[name])
-                self._cells[present].append((rows + num_images, mids))
-            self._paths.append(chosen["filepath"])
-            num_images += len(chosen)
+        files: list[pa.Array] = []
+        rows, mids, present = [], [], []
+        named: set[str] = set()
+        splits: set[str] = set()
+        num_images = 0
+        for batch in text_batches(path, _COLUMNS, report):
+            splits.update(pc.unique(batch["split_name"]).to_pylist())
+            is_ours = pc.equal(batch["split_name"], split)
+            numbers = num_images + np.cumsum(is_ours.to_numpy(zero_copy_only=False)) - 1
+            for column in ("label", "label_neg"):
+                lines, items = _listed(batch[column])
+                _check_mids(pc.unique(items), column, path)
+                named.update(pc.unique(items).to_pylist())
+                chosen = is_ours.take(lines)
+                rows.append(numbers[lines.filter(chosen).to_numpy()])
+                mids.append(items.filter(chosen))
+                present.append(np.full(len(rows[-1]), column == "label"))
+            files.append(batch["filepath"].filter(is_ours))
+            num_images += len(files[-1])
         if num_images == 0:
-            found = ", ".join(repr(name[:20]) for name in sorted(splits_seen)[:8]) or "none"
+            found = ", ".join(repr(name[:20]) for name in sorted(splits)[:8]) or "none"
             raise DataError(f"{path} has no row with split_name {split!r}; it has {found}")
-
-    def all_classes(self) -> list[str]:
-        return sorted(self._named)
-
-    def annotations(self, class_ids: Sequence[str], class_names: Sequence[str]) -> Annotations:
-        paths = TextColumn.of_arrow(pa.chunked_array(self._paths, pa.string()))
+        listed, described = self.root / OpenImagesV6.class_list, self.root / OpenImagesV6.descriptions
+        class_ids = read_class_list(listed) if listed.is_file() else sorted(named)
+        names = read_descriptions(described) if described.is_file() else {}
         known = pa.array(class_ids, pa.string())
-        rows, columns, present = [], [], []
-        for sign, parts in self._cells.items():
-            for row, mids in parts:
-                rows.append(row)
-                columns.append(pc.fill_null(pc.index_in(mids, value_set=known), -1).to_numpy())
-                present.append(np.full(len(row), sign))
-        every = np.concatenate(columns)
-        if every.size and every.max() < 0:
+        columns = np.concatenate([pc.fill_null(pc.index_in(part, value_set=known), -1).to_numpy() for part in mids])
+        if columns.size and columns.max() < 0:
             raise DataError(
-                f"{self._path}: {every.size:,} of {every.size:,} labels name classes that are not in "
-                f"{OpenImagesV6.class_list} (such as {min(self._named)}); take both from one release, or move "
-                "that list away"
+                f"{path}: {columns.size:,} of {columns.size:,} labels name classes that are not in {listed.name} (such "
+                f"as {min(named)}); take both from one release, or move that list away"
             )
         labels, notes = settle_cells(
-            np.concatenate(rows).astype(np.int64),
-            every,
+            np.concatenate(rows),
+            columns,
             np.concatenate(present),
-            num_images=len(paths),
+            num_images=num_images,
             class_ids=class_ids,
-            class_names=class_names,
+            class_names=[names.get(mid, mid) for mid in class_ids],
         )
-        ids = pc.replace_substring_regex(paths.array, pattern=r"^.*/|\.[^./]*$", replacement="")
+        paths = TextColumn.of_arrow(pa.chunked_array(files, pa.string()))
         outside = pc.match_substring_regex(paths.array, UNSAFE)
         if pc.any(outside).as_py():
             first = paths.array.filter(outside)[0].as_py()
-            raise DataError(
-                f"{self._path}: filepath {first[:60]!r} points outside the folder; expected one relative to it"
-            )
+            raise DataError(f"{path}: filepath {first[:60]!r} points outside the folder; expected one relative to it")
+        ids = pc.replace_substring_regex(paths.array, pattern=r"^.*/|\.[^./]*$", replacement="")
         counts = pc.value_counts(ids)
         repeated = counts.filter(pc.greater(counts.field("counts"), 1))
         if len(repeated):
             first, num_rows = repeated.field("values")[0].as_py(), repeated.field("counts")[0].as_py()
-            raise DataError(f"{self._path}: image {first[:40]!r} has {num_rows:,} rows; expected one row an image")
+            raise DataError(f"{path}: image {first[:40]!r} has {num_rows:,} rows; expected one row an image")
         return Annotations(TextColumn.of_arrow(ids), labels, image_paths=paths, notes=notes)
 
 
-def _listed(texts: pa.Array) -> tuple[np.ndarray, pa.Array]:
+def _listed(texts: pa.Array) -> tuple[pa.Array, pa.Array]:
     """Return row number and item of every item in lists written as text: ['/m/04hgtk', '/m/01bqvp']."""
     bare = pc.replace_substring_regex(texts, pattern=r"[\[\]'\" ]", replacement="")
     lists = pc.split_pattern(bare, pattern=",")
     rows, items = pc.list_parent_indices(lists), pc.list_flatten(lists)
     filled = pc.not_equal(items, "")
-    return rows.filter(filled).to_numpy(), items.filter(filled)
+    return rows.filter(filled), items.filter(filled)
 
 
 def _check_mids(named: pa.Array, column: str, path: Path) -> None:

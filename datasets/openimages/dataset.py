@@ -105,24 +105,19 @@ def protocols(name: str) -> tuple[BenchmarkProtocol, ...]:
     )
 
 
-def _image_tars() -> tuple[RemoteFile, ...]:
-    """Return the photographs as Amazon keeps them: train in 16 parts by the first digit of the id.
+def _image_tar(split: str, folder: str) -> RemoteFile:
+    path = Path(folder)
+    url = f"{_AMAZON}/{path.name}.tar.gz"
+    return published_file(url, kind="images", split=split, unpack=str(path.parent), makes=(folder,))
 
-    They hold all of validation and test, but of train only the 1,743,042 images that have boxes; the addresses of the
-    others are in OpenImages' image lists.
-    """
-    parts = [("train", f"train_{digit}", f"train/train_{digit}") for digit in _FIRST_DIGITS]
-    parts += [("validation", "validation", "validation"), ("test", "test", "test")]
-    return tuple(
-        published_file(
-            f"{_AMAZON}/{name}.tar.gz",
-            kind="images",
-            split=split,
-            unpack=str(Path(folder).parent),
-            makes=(folder,),
-        )
-        for split, name, folder in parts
-    )
+
+# The photographs as Amazon keeps them, train in 16 parts by the first digit of the id. They hold all of validation and
+# test, but of train only the 1,743,042 images that have boxes; OpenImages' image lists have the others' addresses.
+_IMAGE_TARS = (
+    *(_image_tar("train", f"train/train_{digit}") for digit in _FIRST_DIGITS),
+    _image_tar("validation", "validation"),
+    _image_tar("test", "test"),
+)
 
 
 class _OpenImages(IndexedDataset):
@@ -171,9 +166,10 @@ class _OpenImages(IndexedDataset):
                 f"{path}: {collector.num_outside:,} of {collector.num_rows:,} rows of {split} name classes that are "
                 f"not in {self.class_list} (the first: {mid[:40]}, line {row + 2}); take both from one release"
             )
-        nameless = sum(mid not in names for mid in class_ids)
-        said = f"{nameless:,} of {len(class_ids):,} classes have no name in {self.descriptions}; named by id"
-        return replace(annotations, notes=(*annotations.notes, *([said] if nameless else [])))
+        if nameless := sum(mid not in names for mid in class_ids):
+            said = f"{nameless:,} of {len(class_ids):,} classes have no name in {self.descriptions}; named by id"
+            annotations = replace(annotations, notes=(*annotations.notes, said))
+        return annotations
 
     def images(self, split: str, annotations: Annotations) -> ImageSource:
         """Return the images of a split, from whichever of the published layouts is there."""
@@ -247,7 +243,7 @@ class OpenImagesV6(_OpenImages):
                 ("v6", descriptions, None),
             )
         ),
-        *_image_tars(),
+        *_IMAGE_TARS,
     )
 
     def missing(self) -> list[str]:
@@ -277,18 +273,13 @@ class OpenImagesV3(_OpenImages):
     collections = ("openimages",)
     downloads = (
         *(
-            published_file(
-                f"{_GOOGLE}/2017_11/{name}_2017_11.tar.gz",
-                kind="annotations",
-                unpack=".",
-                makes=makes,
-            )
+            published_file(f"{_GOOGLE}/2017_11/{name}_2017_11.tar.gz", kind="annotations", unpack=".", makes=makes)
             for name, makes in (
                 ("annotations_human", tuple(label_files.values())),
                 ("classes", (class_list, descriptions)),
             )
         ),
-        *_image_tars(),
+        *_IMAGE_TARS,
     )
 
     def read(self, split: str, report: ProgressReport) -> Annotations:
@@ -296,7 +287,7 @@ class OpenImagesV3(_OpenImages):
         found = super().read(split, report)
         if split != "train":
             return found
-        return Annotations(found.image_ids, found.labels, groups=groups_by_count(found.labels), notes=found.notes)
+        return replace(found, groups=groups_by_count(found.labels))
 
 
 def groups_by_count(labels: PartialLabels) -> dict[str, tuple[str, ...]]:

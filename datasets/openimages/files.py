@@ -41,10 +41,8 @@ def read_descriptions(path: Path) -> dict[str, str]:
     reader = csv.reader(io.StringIO(_read_text(path), newline=""))
     try:
         for fields in reader:
-            if len(fields) != 2:
-                raise DataError(f"{path}, line {reader.line_num}: {len(fields)} fields; expected a MID and a name")
-            if "\n" in "".join(fields):
-                raise DataError(f"{path}, line {reader.line_num}: a quote is still open; download the file again")
+            if len(fields) != 2 or "\n" in "".join(fields):  # where a quote is still open
+                raise DataError(f"{path}, line {reader.line_num}: no MID and name; download the file again")
             names[fields[0]] = fields[1]
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num} is not CSV: {error}; download the file again") from error

@@ -115,8 +115,7 @@ class Scenes(Dataset):
         Raises:
             DataError: if they were not.
         """
-        fingerprint = self._manifest()
-        if fingerprint is None:
+        if (fingerprint := self._manifest()) is None:
             raise DataError(f"the scenes are not drawn in {self.root}; plbench run --dataset scenes draws them")
         return fingerprint
 
@@ -143,7 +142,7 @@ class Scenes(Dataset):
 
     def groups(self) -> dict[str, tuple[str, ...]]:
         """Return the three kinds of class."""
-        kinds = ("object", "colour", "attribute")
+        kinds = dict.fromkeys(c.kind for c in CLASSES)
         return {kind: tuple(c.id for c in CLASSES if c.kind == kind) for kind in kinds}
 
 

@@ -116,22 +116,20 @@ class SceneClass:
     kind: Kind
 
 
-@dataclass(frozen=True)
-class Scene:
+class Scene(NamedTuple):
     """One image with complete truth: pixels uint8 [H, W, 3], labels bool [C] in the order of `CLASSES`."""
 
     pixels: npt.NDArray[np.uint8]
     labels: Mask
 
 
-def _scene_class(kind: Kind, name: str) -> SceneClass:
-    return SceneClass(f"{kind}/{name.replace(' ', '-')}", name, kind)
-
-
-CLASSES: tuple[SceneClass, ...] = (
-    *(_scene_class("object", f"{texture} {shape}") for shape, texture in OBJECTS),
-    *(_scene_class("colour", colour) for colour in COLOURS),
-    *(_scene_class("attribute", attribute) for attribute in ATTRIBUTE_PERCENT),
+_NAMES: dict[Kind, list[str]] = {
+    "object": [f"{texture} {shape}" for shape, texture in OBJECTS],
+    "colour": list(COLOURS),
+    "attribute": list(ATTRIBUTE_PERCENT),
+}
+CLASSES = tuple(
+    SceneClass(f"{kind}/{name.replace(' ', '-')}", name, kind) for kind, names in _NAMES.items() for name in names
 )
 
 _POSITION = {scene_class.id: position for position, scene_class in enumerate(CLASSES)}
@@ -248,29 +246,17 @@ def _paint_objects(dice: _Dice, canvas: Canvas, frame: Mask, labels: Mask) -> No
         if place is None:
             continue
         if texture == "striped":
-            inked = inked | _stripes(dice, size)
+            # level, upright or diagonal bands: a third of the object, so that its shape survives the night
+            along_x, along_y = ((1, 0), (0, 1), (1, 1), (1, -1))[dice.below(4)]
+            period = 9 if along_x and along_y else 6
+            bands = (along_x * _COLUMN[:, :size] + along_y * _ROW[:size] + dice.below(9)) % period < period // 3
+            inked = inked | bands
         top, left = place
         patch = canvas[:, top : top + size, left : left + size]
         body = dice.paint(*COLOURS[colour], spread=10)[..., None]
         fill = np.where(inked, _INK, body)
         patch += (fill - patch) * coverage >> 2
         labels[kind] = labels[_POSITION[f"colour/{colour}"]] = True
-
-
-def _stripes(dice: _Dice, size: int) -> Mask:
-    """Return level, upright or diagonal bands; a third of the object, so that its shape survives the night."""
-    along_x, along_y = ((1, 0), (0, 1), (1, 1), (1, -1))[dice.below(4)]
-    period = 9 if along_x and along_y else 6
-    bands: Mask = (along_x * _COLUMN[:, :size] + along_y * _ROW[:size] + dice.below(9)) % period < period // 3
-    return bands
-
-
-def _backdrop(dice: _Dice, light: int) -> Canvas:
-    """Return a vertical gradient between two muted tones of brightness `light`, with soft blotches."""
-    upper, lower = (dice.paint(light, light, light + 6, spread=3 + light // 16) for _ in range(2))
-    gradient = lower + (upper - lower) * np.arange(IMAGE_SIZE, 0, -1) // IMAGE_SIZE
-    blotches = dice.many_below(12, (IMAGE_SIZE // 8) ** 2).reshape(IMAGE_SIZE // 8, -1)
-    return (gradient[:, :, None] + blotches.repeat(8, axis=0).repeat(8, axis=1)).astype(np.int16)
 
 
 def _paint_mountains(dice: _Dice, canvas: Canvas, light: int) -> None:
@@ -284,23 +270,16 @@ def _paint_mountains(dice: _Dice, canvas: Canvas, light: int) -> None:
         np.copyto(canvas, dice.paint(shade, shade, shade + 8, spread=5)[..., None], where=ridge <= _ROW)
 
 
-@cache
-def _tiles(horizon: int, shift: int) -> Mask:
-    """Return which pixels below the horizon belong to the dark tiles of a floor seen in perspective."""
-    depth = np.maximum(_ROW - horizon + 6, 1)
-    across = ((_COLUMN - IMAGE_SIZE // 2) * 64 // depth + 16 * shift) // 64
-    along = 900 // depth // 14
-    dark: Mask = (across + along) % 2 == 0
-    return dark[horizon:]
-
-
 def _paint_ground(dice: _Dice, canvas: Canvas, tiled: bool, night: bool) -> None:
-    """Paint flat ground; its tiles, where it has them, differ from it a little or a lot."""
+    """Paint flat ground; its tiles, where it has them, lie in perspective and differ from it a little or a lot."""
     horizon, contrast, shift = dice.between(58, 72), dice.between(24, 60), dice.below(8)
     shade = (76, 74, 70, 5) if night else (196, 190, 182, 12)
     canvas[:, horizon:] = dice.paint(*shade)[..., None]
     if tiled:
-        canvas[:, horizon:] -= _tiles(horizon, shift) * np.int16(contrast // 2 + 4 if night else contrast)
+        depth = np.maximum(_ROW[horizon:] - horizon + 6, 1)
+        across = ((_COLUMN - IMAGE_SIZE // 2) * 64 // depth + 16 * shift) // 64
+        dark = (across + 900 // depth // 14) % 2 == 0
+        canvas[:, horizon:] -= dark * np.int16(contrast // 2 + 4 if night else contrast)
 
 
 def _paint_twigs(dice: _Dice, canvas: Canvas) -> None:
@@ -320,19 +299,6 @@ def _paint_rain(dice: _Dice, canvas: Canvas, light: int) -> None:
     columns = dice.many_below(IMAGE_SIZE - 6, count)[:, None] + 5 - length * slant // 8
     drop = dice.paint(*((90, 104, 136) if light > 150 else (205, 222, 240)), spread=6)[..., None]
     canvas[:, rows, columns] += (drop - canvas[:, rows, columns]) * strength >> 3
-
-
-def _paint_fog(dice: _Dice, canvas: Canvas, night: bool) -> None:
-    """Blend towards grey, most in a band of rows."""
-    middle, strength = dice.below(IMAGE_SIZE), dice.between(24, 33)
-    weight = (strength - np.minimum(np.abs(_ROW - middle) // 4, 10)).astype(np.int16)
-    canvas += ((118 if night else 214) - canvas) * weight >> 6
-
-
-def _paint_frame(dice: _Dice, canvas: Canvas, frame: Mask) -> None:
-    shade = dice.between(30, 235)
-    np.copyto(canvas, dice.paint(shade, shade, shade, spread=10)[..., None], where=frame)
-    canvas[:, 2:-2, 2:-2] += frame[2:-2, 2:-2] * np.int16(-48 if shade > 120 else 48)
 
 
 def draw(split: str, index: int) -> Scene:
@@ -362,7 +328,11 @@ def draw(split: str, index: int) -> Scene:
     margin = dice.between(3, 5)
     frame[margin:-margin, margin:-margin] = False
 
-    canvas = _backdrop(dice, light)
+    # a vertical gradient between two muted tones, with soft blotches
+    upper, lower = (dice.paint(light, light, light + 6, spread=3 + light // 16) for _ in range(2))
+    gradient = lower + (upper - lower) * np.arange(IMAGE_SIZE, 0, -1) // IMAGE_SIZE
+    blotches = dice.many_below(12, (IMAGE_SIZE // 8) ** 2).reshape(IMAGE_SIZE // 8, -1)
+    canvas: Canvas = (gradient[:, :, None] + blotches.repeat(8, axis=0).repeat(8, axis=1)).astype(np.int16)
     if present["mountains"]:
         _paint_mountains(dice, canvas, light)
     if present["tiled floor"] or dice.percent(PLAIN_GROUND_PERCENT):
@@ -371,10 +341,14 @@ def draw(split: str, index: int) -> Scene:
     _paint_objects(dice, canvas, frame, labels)
     if present["rain"]:
         _paint_rain(dice, canvas, light)
-    if present["fog"]:
-        _paint_fog(dice, canvas, night)
+    if present["fog"]:  # towards grey, most in a band of rows
+        middle, strength = dice.below(IMAGE_SIZE), dice.between(24, 33)
+        weight = (strength - np.minimum(np.abs(_ROW - middle) // 4, 10)).astype(np.int16)
+        canvas += ((118 if night else 214) - canvas) * weight >> 6
     if present["frame"]:
-        _paint_frame(dice, canvas, frame)
+        shade = dice.between(30, 235)
+        np.copyto(canvas, dice.paint(shade, shade, shade, spread=10)[..., None], where=frame)
+        canvas[:, 2:-2, 2:-2] += frame[2:-2, 2:-2] * np.int16(-48 if shade > 120 else 48)
     grain = dice.many_below(dice.between(1, 6), IMAGE_SIZE**2).reshape(IMAGE_SIZE, IMAGE_SIZE)
     pixels = np.clip(canvas + grain - 2, 0, 255).astype(np.uint8)
     return Scene(np.ascontiguousarray(pixels.transpose(1, 2, 0)), labels)

@@ -26,7 +26,6 @@ _NO_CLASS = re.compile(
     r"|confidence|score|timestamp|datetime|createdat|filename|filepath|numlabels|verified|checked|reviewed"
 )
 _IMAGE = re.compile(r"(?i)\.(jpe?g|png|webp|bmp|gif|tiff?)$")
-_IMAGE_NAMES = ("path", "file", "filename", "filepath", "imageid", "imagepath", "imagename", "img", "photo", "picture")
 
 
 @dataclass(frozen=True)
@@ -66,17 +65,17 @@ class ColumnFinder:
         for option in ("leave_out", "keep"):
             for name in getattr(options, option):
                 if name not in table.columns:
-                    raise self._absent(name, f"`options.{option}=`", table.columns)
+                    raise self._absent(name, option, table.columns)
         self._columns = [name for name in table.columns if name not in options.leave_out]
-        self._image, self._label = self._named("image"), self._named("label")
+        image, self._label = self._named("image"), self._named("label")
         self._value, self._split = self._named("value"), self._named("split")
-        if self._image is None:
-            found = ", ".join(self._columns[:12]) + (", …" if len(self._columns) > 12 else "")
-            raise DataError(
-                f"{table.path} has no column {options.image_column!r}; it has {found}; name the one with the image "
-                f"files, such as `options.image_column={self._guess_image()!r}`"
-            )
         self._sample = table.sample()
+        if image is None:
+            raise DataError(
+                f"{table.path} has no column {options.image_column!r}; it has {_listed(self._columns)}; name the one "
+                f"with the image files, such as `options.image_column={self._guess_image()!r}`"
+            )
+        self._image = image
         self._codes = {name: [CodeOf()[text] for text in texts] for name, texts in self._sample.items()}
 
     def find(self) -> Columns:
@@ -95,7 +94,7 @@ class ColumnFinder:
             return asked if asked != _NONE else None
         alike = [name for name in self._columns if look(name).casefold() == look(asked).casefold()]
         if option in self._options.model_fields_set and not alike:
-            raise self._absent(asked, f"`options.{option}=`", self._columns)
+            raise self._absent(asked, option, self._columns)
         if len(alike) > 1:
             raise DataError(
                 f"{self._table.path} has columns {' and '.join(map(repr, alike))}; say which with "
@@ -106,55 +105,53 @@ class ColumnFinder:
         return alike[0] if alike else None
 
     def _absent(self, name: str, option: str, columns: Sequence[str]) -> DataError:
-        found = ", ".join(columns[:12]) + (", …" if len(columns) > 12 else "")
-        close = difflib.get_close_matches(name.casefold(), [column.casefold() for column in columns], 1)
-        near = next((c for c in columns if close and c.casefold() == close[0]), None)
-        meant = "" if near is None else f"; did you mean {near}?"
-        return DataError(f"{self._table.path} has no column {name!r}, which {option} names; it has {found}{meant}")
+        by_fold = {column.casefold(): column for column in reversed(columns)}
+        close = difflib.get_close_matches(name.casefold(), by_fold, 1)
+        found = _listed(columns) + (f"; did you mean {by_fold[close[0]]}?" if close else "")
+        return DataError(f"{self._table.path} has no column {name!r}, which `options.{option}=` names; it has {found}")
 
     def _guess_image(self) -> str:
-        sample = self._table.sample()
         for name in self._columns:
-            texts = [text for text in sample[name] if text]
+            texts = [text for text in self._sample[name] if text]
             if texts and sum(bool(_IMAGE.search(trim(text))) for text in texts) > len(texts) / 2:
                 return name
-        usual = (name for name in self._columns if _letters(name) in _IMAGE_NAMES)
-        return next(usual, None) or next(filter(None, self._columns), "file")
+        return next(filter(None, self._columns), "file")
 
-    def _others(self) -> list[str]:
-        named = (self._image, self._label, self._value, self._split)
-        return [name for name in self._columns if name and name not in named]
+    def _others_with_values(self) -> list[str]:
+        named = ("", self._image, self._label, self._value, self._split)
+        return [name for name in self._columns if name not in named and self._has_values(name)]
+
+    def _has_values(self, name: str) -> bool:
+        return BAD not in self._codes[name] and any(code != EMPTY for code in self._codes[name])
 
     def _tell_layout(self) -> Layout:
-        asked, path, label = self._options.layout, self._table.path, self._label
+        asked, label = self._options.layout, self._label
         if asked == "long" and label is None:
-            raise self._absent(self._options.label_column, "`options.label_column=`", self._columns)
+            raise self._absent(self._options.label_column, "label_column", self._columns)
         if asked or label is None:
             return asked or "wide"
-        doubtful = [name for name in self._others() if self._has_values(name)]
+        doubtful = self._others_with_values()
         if self._value is None and self._options.value_column != _NONE and len(doubtful) < 2:
             return "long"  # which asks whether the one is its column of values
         if doubtful:
             wide = "`options.layout='wide'`" if self._has_values(label) else leave_out([label])
             raise DataError(
-                f"{path} has a column {label!r}, and in {doubtful[0]!r} values as of a class; give "
+                f"{self._table.path} has a column {label!r}, and in {doubtful[0]!r} values as of a class; give "
                 f"`options.layout='long'` if each row is one label, or {wide} if each row is one image and "
                 f"{doubtful[0]!r} is a class"
             )
         return "long"
 
-    def _has_values(self, name: str) -> bool:
-        return BAD not in self._codes[name] and any(code != EMPTY for code in self._codes[name])
-
     def _find_long(self) -> Columns:
         """Return a row for every label."""
-        assert self._image is not None and self._label is not None
         if self._options.keep:
             raise DataError("`options.keep=` names classes of a wide table; this one is long: leave the option out")
-        self._ask_for_split(self._others())
-        wanted = {self._image, self._label, self._value, self._split}
-        if left := [repr(name) for name in self._columns if name not in wanted]:
-            self._notes.append(f"columns that are no part of a long table were left out: {', '.join(left[:8])}")
+        wanted = (self._image, self._label, self._value, self._split)
+        left = [name for name in self._columns if name not in wanted]
+        self._ask_for_split([name for name in left if name])
+        if left:
+            shown = ", ".join(map(repr, left[:8]))
+            self._notes.append(f"columns that are no part of a long table were left out: {shown}")
         return Columns("long", self._image, self._label, self._value, self._split, notes=tuple(self._notes))
 
     def check_value(self) -> None:
@@ -165,32 +162,33 @@ class ColumnFinder:
         """
         if self._value is not None or self._options.value_column == _NONE:
             return
-        although = ", although `negative_value=` is given" if self._options.negative_value else ""
-        found = ", ".join(self._columns[:12]) + (", …" if len(self._columns) > 12 else "")
         guess = ""
-        if likely := next((name for name in self._others() if self._has_values(name)), None):
+        if likely := next(iter(self._others_with_values()), None):
             guess = f"is it {likely!r}? Name it with `options.value_column={likely!r}`; or "
-            assert self._image is not None and self._label is not None
             if len(set(self._sample[self._image])) == len(self._sample[self._image]):
+                assert self._label is not None
                 guess += f"if each row is one image and {likely!r} a class, give {leave_out([self._label])}; or "
-        elif sure := next((name for name in self._others() if self._has_shares(name)), None):
+        elif sure := next(filter(self._has_shares, self._columns), None):
             guess = (
                 f"{sure!r} may be one, but has numbers between 0 and 1: write 1, 0 or nothing in their place and name "
                 f"it with `options.value_column={sure!r}`; or "
             )
+        although = ", although `negative_value=` is given" if self._options.negative_value else ""
         raise DataError(
             f"{self._table.path} has no column {self._options.value_column!r}, which says whether a label is present "
-            f"or absent{although}; it has {found}; {guess}give "
+            f"or absent{although}; it has {_listed(self._columns)}; {guess}give "
             "`options.value_column='none'` if every row says that its class is present"
         )
 
     def _has_shares(self, name: str) -> bool:
-        numbers = [float(text) for text in self._sample[name] if re.fullmatch(r"\s*\d*\.?\d+\s*", text)]
-        return bool(numbers) and len(numbers) == sum(map(bool, self._sample[name])) and max(numbers) <= 1
+        """Return whether a column that means nothing else has numbers up to 1."""
+        texts = list(filter(None, self._sample[name]))
+        numbers = [float(text) for text in texts if re.fullmatch(r"\s*\d*\.?\d+\s*", text)]
+        is_free = name not in ("", self._image, self._label, self._split)
+        return is_free and bool(texts) and len(numbers) == len(texts) and max(numbers) <= 1
 
     def _find_wide(self) -> Columns:
         """Return a row for every image, a column for every class."""
-        assert self._image is not None
         for option in ("label_column", "value_column", "label_separator"):
             if option in self._options.model_fields_set and getattr(self._options, option) not in (None, _NONE):
                 raise DataError(
@@ -217,11 +215,7 @@ class ColumnFinder:
         return Columns("wide", self._image, split=self._split, classes=tuple(classes), notes=tuple(self._notes))
 
     def _ask_for_split(self, columns: Sequence[str]) -> None:
-        """Ask about a column that may say which images test.
-
-        Raises:
-            DataError: if there is one: how to name it, and how to leave it out.
-        """
+        """Refuse a column that may say which images test: it is to be named, or left out."""
         for name in columns if self._split is None and self._options.split_column != _NONE else ():
             texts = {trim(text).lower() for text in self._sample[name]}
             is_flag = _FLAG.fullmatch(_letters(name)) is not None and self._has_values(name)
@@ -233,38 +227,30 @@ class ColumnFinder:
                 )
 
     def _ask_for_classes(self, classes: Sequence[str], asked: Sequence[str]) -> None:
-        """Ask about columns of a wide table that are no classes by their names or their texts.
-
-        Raises:
-            DataError: if there are any: how to leave them out, and how to keep them.
-        """
-        texts = {name: self._text_that_is_none(name) for name in asked}
-        odd = [name for name in asked if texts[name] is not None]
+        """Refuse columns of a wide table that are no classes by their names or texts: to be left out, or kept."""
+        odd = {}  # a text by column, where most texts are no values
+        for name in asked:
+            codes = self._codes[name]
+            if codes.count(BAD) > (len(codes) - codes.count(EMPTY)) / 2:
+                odd[name] = self._sample[name][codes.index(BAD)]
         if len(odd) == len(classes) and self._options.layout is None:
-            where = self._table.where(odd[0], trim(texts[odd[0]] or ""))
+            name, text = next(iter(odd.items()))
+            where = self._table.where(name, trim(text))
             raise DataError(
-                f"{self._table.path}, {where}, column {odd[0]!r}: {texts[odd[0]]!r:.60} is no value; if each row is "
-                f"one label, name the column of classes: `options.label_column={odd[0]!r}`; if each is one image, "
-                "write 1, 0, -1 or nothing for each class"
+                f"{self._table.path}, {where}, column {name!r}: {text!r:.60} is no value; if each row is one label, "
+                f"name the column of classes: `options.label_column={name!r}`; if each is one image, write 1, 0, -1 or "
+                "nothing for each class"
             )
-        doubtful = [name for name in asked if texts[name] is not None or _NO_CLASS.fullmatch(_letters(name))]
+        doubtful = [name for name in asked if name in odd or _NO_CLASS.fullmatch(_letters(name))]
         if doubtful:
-            shown = [
-                repr(name) + (f" ({text!r:.20})" if (text := texts[name]) is not None else "") for name in doubtful[:6]
-            ]
+            shown = ", ".join(f"{name!r} ({odd[name]!r:.20})" if name in odd else repr(name) for name in doubtful[:6])
             more = f" and {len(doubtful) - 6} more" if len(doubtful) > 6 else ""
-            by_name = [name for name in doubtful if texts[name] is None]
+            by_name = [name for name in doubtful if name not in odd]
             keep = f", or keep what is a class, such as `options.keep={by_name[0]!r}`" if by_name else ""
             raise DataError(
-                f"{self._table.path} has columns that do not look like classes: {', '.join(shown)}{more}; leave them "
-                f"out with {leave_out(doubtful)}{keep}"
+                f"{self._table.path} has columns that do not look like classes: {shown}{more}; leave them out with "
+                f"{leave_out(doubtful)}{keep}"
             )
-
-    def _text_that_is_none(self, name: str) -> str | None:
-        """Return a text of a column of which most are no values."""
-        bad = [text for text, code in zip(self._sample[name], self._codes[name], strict=True) if code == BAD]
-        filled = sum(code != EMPTY for code in self._codes[name])
-        return bad[0] if bad and len(bad) > filled / 2 else None
 
 
 def flag_splits(column: str) -> dict[int, int] | None:
@@ -273,6 +259,10 @@ def flag_splits(column: str) -> dict[int, int] | None:
         return None
     yes, no = _FLAGS[match[1]]
     return {ONE: yes, PRESENT: yes, ZERO: no, ABSENT: no, MINUS: no}
+
+
+def _listed(columns: Sequence[str]) -> str:
+    return ", ".join(columns[:12]) + (", …" if len(columns) > 12 else "")
 
 
 def _letters(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Tables in CSV files, in whatever way they are written, and where in them something is wrong."""
+"""Opening a person's own table; CSV files, in whatever way they are written, and where in them something is wrong."""
 
 from __future__ import annotations
 
@@ -16,23 +16,54 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from plbench.api import DataError, ProgressReport
+from plbench.progress import counted
 
-from .file import CELLS, MAX_COLUMNS, ROWS, TableFile, nobody, num_sampled
-from .header import CsvForm, find_header, read_fields
+from .file import CELLS, MAX_COLUMNS, ROWS, ParquetTable, TableFile, nobody, num_sampled
+from .header import find_header, read_fields
+from .options import TableOptions
 from .values import CodeOf, Codes
 
 MAX_LINE_BYTES = 4 << 20  # bytes; also what Arrow parses at a time
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_FOREIGN = {
+    b"PK\x03\x04": "an Excel workbook or a zip archive",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook",
+    b"\x1f\x8b": "compressed with gzip",
+    b"SQLite format": "a database",
+}
+
+
+def open_table(path: Path, options: TableOptions) -> TableFile:
+    """Return the table in a file. At most 4 MB are read.
+
+    Raises:
+        DataError: if there is no table in the file.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(MAX_LINE_BYTES)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    if not head:
+        raise DataError(f"{path} is empty; expected a CSV or Parquet file with the names of its columns")
+    if head.startswith(b"PAR1"):
+        return ParquetTable(path)
+    for magic, what in _FOREIGN.items():
+        if head.startswith(magic):
+            raise DataError(f"{path} is {what}; save the table as CSV (UTF-8) or Parquet")
+    if path.suffix.lower() in (".parquet", ".pq"):
+        raise DataError(f"{path} is not a Parquet file: it starts with {head[:8]!r}, not 'PAR1'; write it again")
+    return CsvTable(path, head, options)
 
 
 class CsvTable(TableFile):
     """A CSV file: Arrow reads a few of its columns, Python's strict reader finds what is wrong and reads very many."""
 
-    def __init__(self, path: Path, head: bytes, form: CsvForm) -> None:
+    def __init__(self, path: Path, head: bytes, options: TableOptions) -> None:
         """Read the names of the columns from the file's first bytes."""
         marked = head.startswith(codecs.BOM_UTF8)
-        is_utf8 = codecs.lookup(form.encoding).name in ("utf-8", "utf-8-sig")
-        self.encoding = "utf-8-sig" if is_utf8 else form.encoding
+        is_utf8 = options.encoding in ("utf-8", "utf-8-sig")
+        self.encoding = "utf-8-sig" if is_utf8 else options.encoding
         line = re.split(rb"[\r\n]", head.removeprefix(codecs.BOM_UTF8), maxsplit=1)[0]
         if is_utf8 and (head.startswith(_UTF16_MARKS) or b"\0" in line):
             raise DataError(
@@ -48,11 +79,10 @@ class CsvTable(TableFile):
             text = codecs.getincrementaldecoder(self.encoding)().decode(head)
         except UnicodeError as error:
             raise self._undecodable(error) from error
-        header = find_header(path, text, form)
-        self.delimiter, self._header_line = header.delimiter, header.line
+        # the names as they are written; those of `columns` are trimmed
+        self._header_line, self.delimiter, self._names, notes = find_header(path, text, options)
         mark = ("the file starts with a byte-order mark, which was skipped",) if marked and is_utf8 else ()
-        super().__init__(path, header.names, (*mark, *header.notes))
-        self._names = header.names  # as they are written
+        super().__init__(path, self._names, (*mark, *notes))
         self._is_quoted: bool | None = None
 
     def texts(self, names: Sequence[str], report: ProgressReport = nobody) -> Iterator[list[pa.Array]]:
@@ -64,28 +94,16 @@ class CsvTable(TableFile):
                 yield [pa.array([row[at] for row in rows], pa.string()) for at in wanted]
             return
         if self._is_quoted is None:
-            self._is_quoted = self._check_quotes()
+            with self.path.open("rb") as file:
+                self._is_quoted = any(b'"' in piece for piece in iter(lambda: file.read(MAX_LINE_BYTES), b""))
+            if self._is_quoted:  # all is read strictly once: Arrow ends an open quote where the file ends
+                sum(1 for _ in self.records())
         try:
             yield from self._texts_by_arrow(names, report)
         except (pa.ArrowException, UnicodeError, OSError) as error:
             if not sum(1 for _ in self.records()):  # names line and byte of what is wrong, which Arrow does not
                 return
             raise DataError(f"{self.path}: {' '.join(str(error).split())[:300]}; write the table again") from error
-
-    def _check_quotes(self) -> bool:
-        """Return whether there are quotes.
-
-        If so, reads all strictly once, as Arrow ends an open quote where the file ends.
-
-        Raises:
-            DataError: if one is not closed, which would swallow the rows below it.
-        """
-        with self.path.open("rb") as file:
-            found = any(b'"' in piece for piece in iter(lambda: file.read(MAX_LINE_BYTES), b""))
-        if found:
-            for _ in self.records():
-                pass
-        return found
 
     def _texts_by_arrow(self, names: Sequence[str], report: ProgressReport) -> Iterator[list[pa.Array]]:
         written = [self._names[self.position[name]] for name in names]
@@ -120,13 +138,26 @@ class CsvTable(TableFile):
         """
         size, line = self.path.stat().st_size, self._header_line
         with self.path.open("rb") as raw, io.TextIOWrapper(raw, self.encoding, newline="") as text:
-            below = itertools.islice(self._lines(text), self._header_line - 1, None)
-            reader = read_fields(below, self.delimiter, strict=True)
+
+            def lines() -> Iterator[str]:
+                for number, found in enumerate(iter(lambda: text.readline(MAX_LINE_BYTES), ""), 1):
+                    if len(found) == MAX_LINE_BYTES:
+                        size_limit = f"{MAX_LINE_BYTES >> 20} MB"
+                        raise DataError(f"{self.path}, line {number} is longer than {size_limit}; fix the row")
+                    yield found
+
+            reader = read_fields(itertools.islice(lines(), self._header_line - 1, None), self.delimiter, strict=True)
             try:
                 for number, fields in enumerate(reader):
                     if number and fields:
                         if len(fields) != len(self.columns):
-                            raise self._miscounted(line, len(fields))
+                            names = ", ".join(self.columns[:6]) + (", …" if len(self.columns) > 6 else "")
+                            first = "first line" if self._header_line == 1 else f"line {self._header_line}"
+                            raise DataError(
+                                f"{self.path}, line {line} has {counted(len(fields), 'field')}; its {first} has "
+                                f"{len(self.columns):,} ({names}); a text with {self.delimiter!r} in it needs quotes "
+                                "around it"
+                            )
                         yield line, fields
                     line = self._header_line + reader.line_num
                     if number % ROWS == 0:
@@ -136,12 +167,6 @@ class CsvTable(TableFile):
                 raise DataError(f"{self.path}, line {line}: {reason}; fix the row") from error
             except UnicodeError as error:
                 raise self._undecodable(error) from error
-
-    def _lines(self, text: io.TextIOWrapper) -> Iterator[str]:
-        for number, line in enumerate(iter(lambda: text.readline(MAX_LINE_BYTES), ""), 1):
-            if len(line) == MAX_LINE_BYTES:
-                raise DataError(f"{self.path}, line {number} is longer than {MAX_LINE_BYTES >> 20} MB; fix the row")
-            yield line
 
     def sample(self) -> dict[str, list[str]]:
         """By line."""
@@ -167,29 +192,18 @@ class CsvTable(TableFile):
             codes = np.fromiter(map(code_of, flat), np.int8, len(rows) * len(chosen))
             yield [pa.array([row[at] for row in rows], pa.string()) for at in wanted], codes.reshape(-1, len(chosen))
 
-    def _miscounted(self, line: int, found: int) -> DataError:
-        names = ", ".join(self.columns[:6]) + (", …" if len(self.columns) > 6 else "")
-        first = "first line" if self._header_line == 1 else f"line {self._header_line}"
-        return DataError(
-            f"{self.path}, line {line} has {found:,} field{'s' * (found != 1)}; its {first} has "
-            f"{len(self.columns):,} ({names}); a text with {self.delimiter!r} in it needs quotes around it"
-        )
-
     def _undecodable(self, error: UnicodeError) -> DataError:
         """Name the first byte that the encoding does not have; the file is read again up to there."""
-        decoder, done, line = codecs.getincrementaldecoder(self.encoding)(), 0, 1
+        decoder, line = codecs.getincrementaldecoder(self.encoding)(), 1
         with self.path.open("rb") as file:
             for piece in iter(lambda: file.read(1 << 20), b""):
-                held = len(decoder.getstate()[0])
                 try:
                     line += decoder.decode(piece).count("\n")
                 except UnicodeDecodeError as found:
                     line += found.object[: found.start].count(b"\n")
-                    byte, at = found.object[found.start], done - held + found.start
                     name = self.encoding.removesuffix("-sig").upper()
                     return DataError(
-                        f"{self.path}, line {line}: byte {byte:#04x} (at offset {at:,}) is not {name}; save the table "
-                        "as UTF-8, or say how it is written, such as `options.encoding='cp1252'`"
+                        f"{self.path}, line {line}: byte {found.object[found.start]:#04x} is not {name}; save the "
+                        "table as UTF-8, or say how it is written, such as `options.encoding='cp1252'`"
                     )
-                done += len(piece)
         return DataError(f"{self.path} is not {self.encoding}: {error}; save the table as UTF-8")

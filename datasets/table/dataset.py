@@ -25,13 +25,11 @@ from plbench.data.recipes import quick_recipe
 
 from ..coco.dataset import PAPER_RECIPE
 from .columns import ColumnFinder
+from .csv_file import open_table
 from .fixture import write_fixture
 from .images import check_different, check_names, find_files
-from .layouts import SPLITS, Contents, read_table
+from .layouts import SPLITS, read_table
 from .options import TableOptions
-from .reading import open_table
-
-NEEDS = "dataset 'table' needs `labels=FILE` and `images=DIR`"
 
 
 class Table(IndexedDataset):
@@ -70,8 +68,7 @@ class Table(IndexedDataset):
         Raises:
             DataError: if they name a file or folder that is not there.
         """
-        labels, images = self.options.labels, self.options.images
-        if labels is None and images is None:
+        if self.options.labels is None and self.options.images is None:
             return ["`labels=FILE` and `images=DIR`"]
         self._places()
         return []
@@ -80,7 +77,7 @@ class Table(IndexedDataset):
         """Return table and folder, which are there."""
         labels, images = self.options.labels, self.options.images
         if labels is None or images is None:
-            raise DataError(f"{NEEDS}; {self.fetch_hint()}")
+            raise DataError(f"dataset 'table' needs `labels=FILE` and `images=DIR`; {self.fetch_hint()}")
         if not labels.is_file():
             what = "is a folder" if labels.is_dir() else "does not exist"
             raise DataError(f'`labels="{labels}"` {what}; expected a CSV or Parquet file')
@@ -103,38 +100,30 @@ class Table(IndexedDataset):
     def read(self, split: str, report: ProgressReport) -> Annotations:
         """Return what the table says of one split; the others are kept until they are asked for."""
         if split not in self._read:
-            self._read = self._by_split(self._contents(report))
+            table = open_table(self._places()[0], self.options)
+            found, splits = read_table(table, self.options, report)
+            check_names(found.image_ids, table.path, self._where)
+            splits, said = self._assigned(found.image_ids, splits)
+            order = pc.array_sort_indices(found.image_ids.array).to_numpy().astype(np.int64)
+            for number, name in enumerate(SPLITS):
+                rows = order[splits[order] == number]  # whatever the order of rows, it is the same data
+                notes = (*table.notes, *found.notes, *said) if name == "train" else ()  # each sentence once
+                self._read[name] = Annotations(found.image_ids.take(rows), found.labels.subset(rows), notes=notes)
         return self._read.pop(split)
 
-    def _contents(self, report: ProgressReport) -> Contents:
-        table = open_table(self._places()[0], self.options.form())
-        found = read_table(table, self.options, report)
-        check_names(found.image_ids, table.path, self._where)
-        order = pc.array_sort_indices(found.image_ids.array).to_numpy().astype(np.int64)
-        return Contents(  # whatever the order of rows, it is the same data
-            found.image_ids.take(order),
-            found.labels.subset(order),
-            None if found.splits is None else found.splits[order],
-            (*table.notes, *found.notes),
-        )
-
-    def _by_split(self, contents: Contents) -> dict[str, Annotations]:
-        splits, notes = self._assigned(contents)
-        found = {}
-        for number, split in enumerate(SPLITS):
-            rows = np.flatnonzero(splits == number)
-            said = notes if split == "train" else ()  # one table, so each sentence once
-            found[split] = Annotations(contents.image_ids.take(rows), contents.labels.subset(rows), notes=said)
-        return found
-
-    def _assigned(self, contents: Contents) -> tuple[npt.NDArray[np.int8], tuple[str, ...]]:
-        """Return [N] index into `SPLITS`, and notes on how images came to test."""
+    def _assigned(
+        self, image_ids: TextColumn, splits: npt.NDArray[np.int8] | None
+    ) -> tuple[npt.NDArray[np.int8], tuple[str, ...]]:
+        """Return [N] index into `SPLITS`, as the table has it or drawn, and notes on how images came to test."""
         labels, column = self._places()[0], self.options.split_column
+        train, test, val = range(len(SPLITS))
         notes: tuple[str, ...] = ()
-        if contents.splits is None:
-            is_test = _tests(contents.image_ids, self.options.test_share)
-            splits = is_test.astype(np.int8)
-            said = f"{is_test.sum():,} of {len(splits):,} images test, by a hash of their names"
+        if splits is None:
+            # for good, whatever other images there are
+            digests = (hashlib.sha256(f"plbench-table-test:{name}".encode()).digest() for name in image_ids)
+            shares = (int.from_bytes(digest[:8], "big") / 2**64 for digest in digests)
+            splits = np.fromiter((share < self.options.test_share for share in shares), np.int8, len(image_ids))
+            said = f"{splits.sum():,} of {len(splits):,} images test, by a hash of their names"
             none = "no column of splits is used" if column == "none" else f"there is no column {column!r}"
             notes = (f"{none}: {said} (test_share = {self.options.test_share:g})",)
             fix = "add images, a column 'split' of train and test, or give `options.test_share=0.5`"
@@ -144,17 +133,16 @@ class Table(IndexedDataset):
                 "effect; leave it out, or give `options.split_column='none'` to go by the share"
             )
         else:
-            splits = contents.splits
-            if not np.any(splits == SPLITS.index("test")):
-                splits = np.where(splits == SPLITS.index("val"), np.int8(SPLITS.index("test")), splits)
+            if not np.any(splits == test):
+                splits = np.where(splits == val, np.int8(test), splits)
                 notes = ("no image is in split test: those in val test",)
-            elif num_val := np.count_nonzero(splits == SPLITS.index("val")):
+            elif num_val := np.count_nonzero(splits == val):
                 notes = (f"{num_val:,} images in split val neither train nor test; call them train to train on them",)
             fix = f"column {column!r} must name train, and test or val"
-        for split in ("train", "test"):
-            if not np.any(splits == SPLITS.index(split)):
-                raise DataError(f"{labels}: none of its {len(splits):,} images is in split {split}; {fix}")
-        return splits, (*contents.notes, *notes)
+        for split in (train, test):
+            if not np.any(splits == split):
+                raise DataError(f"{labels}: none of its {len(splits):,} images is in split {SPLITS[split]}; {fix}")
+        return splits, notes
 
     def images(self, split: str, annotations: Annotations) -> ImageSource:
         """Return the files in the folder that the options name."""
@@ -171,19 +159,9 @@ class Table(IndexedDataset):
         return paths
 
     def _where(self, image: str) -> str:
-        table = open_table(self._places()[0], self.options.form())
+        table = open_table(self._places()[0], self.options)
         return table.where(ColumnFinder(table, self.options).find().image, image)
 
     def make_fixture(self) -> None:
         """Write `images/`, and the same labels as labels-long.csv, labels-wide.csv and labels.parquet."""
         write_fixture(self.root)
-
-
-def _tests(image_ids: TextColumn, share: float) -> npt.NDArray[np.bool_]:
-    """Return whether each image tests: for good, whatever other images there are."""
-
-    def fraction(name: str) -> float:
-        digest = hashlib.sha256(f"plbench-table-test:{name}".encode()).digest()
-        return int.from_bytes(digest[:8], "big") / 2**64
-
-    return np.fromiter((fraction(name) < share for name in image_ids), bool, len(image_ids))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import itertools
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +24,13 @@ from .values import Codes, codes_of
 MAX_COLUMNS = 100_000
 ROWS = 1 << 16  # at a time
 CELLS = 4 << 20  # at a time
-
-
+_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 _NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+def _is_one_of(tests: Iterable[Callable[[pa.DataType], bool]], kind: pa.DataType) -> bool:
+    return any(test(kind) for test in tests)
 
 
 def num_sampled(num_columns: int) -> int:
@@ -72,11 +70,9 @@ class TableFile(ABC):
         if len(self.columns) > MAX_COLUMNS:
             raise DataError(f"{path} has {len(self.columns):,} columns; up to {MAX_COLUMNS:,} are read")
         self.position = {name: at for at, name in enumerate(self.columns)}
-        named = [name for name in self.columns if name]
-        if len(set(named)) != len(named):
-            seen: set[str] = set()
-            twice = next(name for name in named if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-            raise DataError(f"{path} has two columns named {twice!r}; each needs a name of its own")
+        for at, name in enumerate(self.columns):
+            if name and self.position[name] != at:
+                raise DataError(f"{path} has two columns named {name!r}; each needs a name of its own")
 
     @abstractmethod
     def texts(self, names: Sequence[str], report: ProgressReport = nobody) -> Iterator[list[pa.Array]]:
@@ -103,24 +99,28 @@ class TableFile(ABC):
     def sample(self) -> dict[str, list[str]]:
         """Return the texts of the first rows, a thousand of them where columns are few, by column.
 
-        To tell what it holds.
-
         Raises:
             DataError: if one of these rows is malformed.
         """
 
-    def find(self, name: str, text: str) -> int:
-        """Return the first row that holds a text in a column, but for white space around it; slow: for messages."""
+    def where(self, name: str, text: str) -> str:
+        """Return where the first row is that holds a text in a column, but for white space around it; for messages."""
         start = 0
         for (batch,) in self.texts([name]):
             if (index := pc.index(trim_column(batch), text).as_py()) >= 0:
-                return start + int(index)
+                return self.cell(start + int(index), name)[0]
             start += len(batch)
         raise AssertionError(f"{text!r} is not in column {name!r}")
 
-    def where(self, name: str, text: str) -> str:
-        """Return where the first row is that holds a text in a column."""
-        return self.cell(self.find(name, text), name)[0]
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{path} is not a whole Parquet file ({reason}); write or copy it again") from error
 
 
 class ParquetTable(TableFile):
@@ -128,34 +128,25 @@ class ParquetTable(TableFile):
 
     def __init__(self, path: Path) -> None:
         """Read the names of the columns from the file's foot."""
-        try:
-            with pq.ParquetFile(path) as file:
-                schema, self.num_rows = file.schema_arrow, file.metadata.num_rows
-                names = schema.names
-        except (pa.ArrowException, OSError) as error:
-            raise self._broken(path, error) from error
+        with _opened(path) as file:
+            schema, self.num_rows = file.schema_arrow, file.metadata.num_rows
+            names = schema.names
         super().__init__(path, names)
+        self._written = dict(zip(self.columns, names, strict=True))
         kinds = zip(self.columns, schema.types, strict=True)
-        self.lists = frozenset(name for name, kind in kinds if _is_list(kind) and _is_text(kind.value_type))
-
-    @staticmethod
-    def _broken(path: Path, error: Exception) -> DataError:
-        reason = " ".join(str(error).split())[:200]
-        return DataError(f"{path} is not a whole Parquet file ({reason}); write or copy it again")
+        self.lists = frozenset(
+            n for n, kind in kinds if _is_one_of(_LISTS, kind) and _is_one_of(_TEXT, kind.value_type)
+        )
 
     def texts(self, names: Sequence[str], report: ProgressReport = nobody) -> Iterator[list[pa.Array]]:
         """Yield batches of at most four million cells."""
         size, done = self.path.stat().st_size, 0
-        written = {trim(name): name for name in pq.read_schema(self.path).names}
-        rows = max(1, min(ROWS, CELLS // max(1, len(names))))
-        try:
-            with pq.ParquetFile(self.path) as file:
-                for batch in file.iter_batches(rows, columns=[written[name] for name in names]):
-                    yield [self._text(name, batch.column(written[name])) for name in names]
-                    done += len(batch)
-                    report(size * done // self.num_rows, size)
-        except (pa.ArrowException, OSError) as error:
-            raise self._broken(self.path, error) from error
+        written = [self._written[name] for name in names]
+        with _opened(self.path) as file:
+            for batch in file.iter_batches(max(1, min(ROWS, CELLS // len(names))), columns=written):
+                yield [self._text(name, batch.column(column)) for name, column in zip(names, written, strict=True)]
+                done += len(batch)
+                report(size * done // self.num_rows, size)
 
     def _text(self, name: str, column: pa.Array) -> pa.Array:
         if pa.types.is_dictionary(column.type):
@@ -164,7 +155,7 @@ class ParquetTable(TableFile):
         if name in self.lists:
             texts = [None if cell is None else json.dumps(cell, ensure_ascii=False) for cell in column.to_pylist()]
             return pc.fill_null(pa.array(texts, pa.string()), "")
-        if not (_is_text(kind) or pa.types.is_null(kind) or any(test(kind) for test in _NUMBERS)):
+        if not _is_one_of((*_TEXT, *_NUMBERS, pa.types.is_null), kind):
             raise DataError(
                 f"{self.path}: column {name!r} is of type {kind}; expected text, numbers or booleans; if it is of no "
                 f"use, leave it out with {leave_out([name])}"
@@ -176,20 +167,13 @@ class ParquetTable(TableFile):
 
     def sample(self) -> dict[str, list[str]]:
         """Return a sample, also of columns of types that are not read."""
-        try:
-            with pq.ParquetFile(self.path) as file:
-                batch = next(file.iter_batches(num_sampled(len(self.columns))), None)
-        except (pa.ArrowException, OSError) as error:
-            raise self._broken(self.path, error) from error
+        with _opened(self.path) as file:
+            batch = next(file.iter_batches(num_sampled(len(self.columns))), None)
         columns = batch.to_pydict().values() if batch is not None else [[] for _ in self.columns]
         texts = [["" if cell is None else str(cell) for cell in cells] for cells in columns]
         return dict(zip(self.columns, texts, strict=True))
 
     def cell(self, row: int, name: str) -> tuple[str, str]:
         """By the number of the row, from 1."""
-        start = 0
-        for (batch,) in self.texts([name]):
-            if row < start + len(batch):
-                return f"row {row + 1}", batch[row - start].as_py()
-            start += len(batch)
-        raise AssertionError(f"there is no row {row}")
+        cells = (cell for (batch,) in self.texts([name]) for cell in batch)
+        return f"row {row + 1}", next(itertools.islice(cells, row, None)).as_py()

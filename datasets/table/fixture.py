@@ -17,8 +17,6 @@ _LABELS_PER_CLASS = (0.45, 0.35, 0.3, 0.25, 0.2, 0.4)  # chance that it is in an
 _KNOWN = {"train": 0.5, "test": 0.8}  # chance that somebody looked
 _NUM_REPEATED = 12
 
-Cell = tuple[str, str, str, str]  # image, label, value, split
-
 
 def write_fixture(root: Path) -> None:
     """Write `images/` and three tables that say the same: labels-long.csv, labels-wide.csv, labels.parquet.
@@ -45,17 +43,11 @@ def write_fixture(root: Path) -> None:
     numbers = pa.array([int(text) if text else None for text in texts], pa.int8())
     table = pa.table({"image": images, "label": labels, "value": numbers, "split": splits})
     pq.write_table(table, root / "labels.parquet")
-    _write_long(root / "labels-long.csv", cells, dice)
-
-
-def _write_long(path: Path, cells: list[Cell], dice: random.Random) -> None:
-    known = [cell for cell in cells if cell[2] in ("0", "1")]
-    unknown = [cell for cell in cells if cell[2] == "-1"]
-    rows = cells + dice.sample(known, _NUM_REPEATED)
-    for image, label, _, split in dice.sample(unknown, 2):  # said to be both: still unknown
-        rows += [(image, label, "1", split), (image, label, "0", split)]
+    rows = cells + dice.sample([cell for cell in cells if cell[2] in ("0", "1")], _NUM_REPEATED)
+    for image, label, _, split in dice.sample([cell for cell in cells if cell[2] == "-1"], 2):
+        rows += [(image, label, "1", split), (image, label, "0", split)]  # said to be both: still unknown
     dice.shuffle(rows)
-    with path.open("w", encoding="utf-8-sig", newline="") as file:
+    with (root / "labels-long.csv").open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.writer(file, lineterminator="\r\n")
         writer.writerow(["image", "label", "value", "split"])
         writer.writerows(rows)

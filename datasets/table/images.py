@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import posixpath
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -60,11 +61,16 @@ def find_files(names: TextColumn, folder: Path, where: Where) -> TextColumn:
     plain = pc.and_(whole, pc.invert(pc.match_substring_regex(names.array, _UNUSUAL)))
     if pc.all(plain).as_py():
         return names
-    listings = _Listings(folder)
-    paths, absent = [], []
+    listing = cache(partial(_list_by_stem, folder))
+    paths: list[str] = []
+    absent: list[str] = []
     for name, has_suffix in zip(names, whole.to_pylist(), strict=True):
         path = posixpath.normpath(name)
-        found = [path] if has_suffix else listings.files(path)
+        found: Sequence[str] = [path]
+        if not has_suffix and not (folder / path).is_file():
+            asked, last = posixpath.split(path)
+            there, by_name, by_stem = listing(asked)
+            found = [posixpath.join(there, file) for file in by_name.get(file_look(last)) or by_stem[look(last)]]
         if len(found) > 1:
             raise DataError(
                 f"image {name!r:.80} of the table ({where(name)}) could be {' or '.join(found)} in {folder}; write the "
@@ -100,25 +106,12 @@ def check_different(names: Iterable[TextColumn], paths: Iterable[TextColumn], wh
     )
 
 
-class _Listings:
-    """The files of each folder by what their names look like, listed when first asked for."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._by_stem: dict[str, dict[str, list[str]]] = {}
-
-    def files(self, path: str) -> list[str]:
-        """Return the file at a path, or those with a usual suffix of which it is the stem."""
-        if (self._root / path).is_file():
-            return [path]
-        asked, name = posixpath.split(path)
-        folder, names = list_by_look(self._root, asked)
-        if asked not in self._by_stem:
-            by_stem: dict[str, list[str]] = defaultdict(list)
-            for key, files in names.items():
-                stem, suffix = posixpath.splitext(key)
-                if suffix in SUFFIXES:
-                    by_stem[stem] += files
-            self._by_stem[asked] = by_stem
-        found = names.get(file_look(name)) or self._by_stem[asked].get(look(name), [])
-        return [posixpath.join(folder, file) for file in found]
+def _list_by_stem(root: Path, asked: str) -> tuple[str, Mapping[str, Sequence[str]], Mapping[str, Sequence[str]]]:
+    """List a folder as `list_by_look` does, and files with a usual suffix by what their stems look like, too."""
+    folder, names = list_by_look(root, asked)
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    for key, files in names.items():
+        stem, suffix = posixpath.splitext(key)
+        if suffix in SUFFIXES:
+            by_stem[stem] += files
+    return folder, names, by_stem

@@ -7,21 +7,22 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from plbench.api import DataError, ProgressReport
 from plbench.data.spelling import look, trim, trim_column
 
 from .file import MAX_COLUMNS, TableFile
+from .options import SEPARATORS
 
 _MAX_NAME = 1000  # letters
 _LIST = "list"
 _ONE = "none"
-_MARKS = {"|": "pipe", ";": "semicolon", ",": "comma", "/": "slash", "+": "plus", "&": "ampersand", " ": "blank"}
 _NEVER_IN_NAMES = "|;"
 
 
@@ -40,16 +41,14 @@ class LabelCells:
     def names(self, text: str) -> tuple[str, ...]:
         """Return the labels in a cell, each once; none in an empty one."""
         if (found := self._known.get(text)) is None:
-            found = self._known[text] = tuple(dict.fromkeys(filter(None, map(trim, self._parts(text)))))
+            parts = [text]
+            if self._separator == _LIST:
+                listed = read_list(text)
+                parts = parts if listed is None else listed
+            elif self._separator is not None:
+                parts = text.split(self._separator)
+            found = self._known[text] = tuple(dict.fromkeys(filter(None, map(trim, parts))))
         return found
-
-    def _parts(self, text: str) -> Sequence[str]:
-        if self._separator is None:
-            return (text,)
-        if self._separator == _LIST:
-            listed = read_list(text)
-            return (text,) if listed is None else listed
-        return text.split(self._separator)
 
     def expand(self, texts: pa.Array) -> tuple[npt.NDArray[np.int64] | None, pa.Array]:
         """Take cells [K] apart: the cell of each label [L], and the labels [L], null for a cell without any.
@@ -60,14 +59,8 @@ class LabelCells:
             return None, trim_column(texts)
         encoded = texts.dictionary_encode()
         found = [self.names(text) or (None,) for text in encoded.dictionary.to_pylist()]
-        flat = pa.array([name for names in found for name in names], pa.string())
-        lengths = np.fromiter(map(len, found), np.int64, len(found))
-        index = encoded.indices.to_numpy().astype(np.int64)
-        repeats = lengths[index]
-        rows = np.repeat(np.arange(len(texts)), repeats)
-        within = np.arange(len(rows)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
-        starts = np.cumsum(lengths) - lengths
-        return rows, flat.take(pa.array(starts[index][rows] + within))
+        lists = pa.array(found, pa.list_(pa.string())).take(encoded.indices)
+        return pc.list_parent_indices(lists).to_numpy(), pc.list_flatten(lists)
 
 
 def read_list(text: str) -> list[str] | None:
@@ -126,13 +119,11 @@ def collect_labels(
         raise DataError(
             f"{table.path}: no cell of column {column!r} has {separator!r}, which `options.label_separator=` names"
         )
-    spaced = sorted(text for text in texts if cells.names(text) == (trim(text),) and text != trim(text))
-    shown = (
-        f"white space or invisible letters around {len(spaced):,} labels, such as {spaced[0]!a}, were left out"
-        if spaced
-        else ""
-    )
-    return sorted(found), cells, [shown] * bool(shown) + check_names(table, sorted(found))
+    notes = check_names(table, sorted(found))
+    if spaced := sorted(text for text in texts if cells.names(text) == (trim(text),) and text != trim(text)):
+        said = f"white space or invisible letters around {len(spaced):,} labels, such as {spaced[0]!a}, were left out"
+        notes.insert(0, said)
+    return sorted(found), cells, notes
 
 
 def find_joined(labels: Iterable[str]) -> tuple[str, str] | None:
@@ -141,25 +132,19 @@ def find_joined(labels: Iterable[str]) -> tuple[str, str] | None:
     A list, `|` and `;` are in no usual name. Of other marks, most names that have one must consist of labels that
     occur by themselves, or all of parts that come again and again: `cat dog` beside `cat` and `dog`, not `hot dog`.
     """
-    known = sorted(labels)
+    known, labels = sorted(labels), set(labels)
     if listed := next((label for label in known if read_list(label) is not None), None):
         return listed, _LIST
-    for mark, name in _MARKS.items():
+    for name, mark in SEPARATORS.items():
         parts = {label: [p for p in map(trim, label.split(mark)) if p] for label in known if mark in label}
         joined = {label: found for label, found in parts.items() if len(found) > 1}
-        if joined and (mark in _NEVER_IN_NAMES or _are_combined(joined, set(known))):
+        often = Counter(part for found in joined.values() for part in set(found))
+        alone = sum(all(part in labels for part in found) for found in joined.values())
+        again = sum(all(often[part] > 1 or part in labels for part in found) for found in joined.values())
+        combine = alone > len(joined) / 2 or (len(joined) > len(often) and again > 0.9 * len(joined))
+        if joined and (mark in _NEVER_IN_NAMES or combine):
             return next(iter(joined)), name
     return None
-
-
-def _are_combined(joined: dict[str, list[str]], labels: set[str]) -> bool:
-    """Return whether labels of several parts combine others, rather than being names of several words."""
-    alone = sum(all(part in labels for part in parts) for parts in joined.values())
-    if alone > len(joined) / 2:
-        return True
-    often = Counter(part for parts in joined.values() for part in set(parts))
-    again = sum(all(often[part] > 1 or part in labels for part in parts) for parts in joined.values())
-    return len(joined) > len(often) and again > 0.9 * len(joined)
 
 
 def check_names(table: TableFile, classes: list[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
-from plbench.api import CellCollector, DataError, PartialLabels, ProgressReport, TextColumn
+from plbench.api import Annotations, CellCollector, DataError, PartialLabels, ProgressReport, TextColumn
 from plbench.data.spelling import trim_column
 
 from .columns import SPLIT_NAMES, ColumnFinder, Columns, flag_splits
@@ -23,35 +23,24 @@ from .values import BAD, CodeOf, Codes, Values, codes_of
 SPLITS = ("train", "test", "val")
 
 
-@dataclass(frozen=True)
-class Contents:
-    """What a whole table says.
-
-    Attributes:
-        splits: [N] index into `SPLITS`; None where the table has no such column.
-        notes: sentences on how it was taken.
-    """
-
-    image_ids: TextColumn
-    labels: PartialLabels
-    splits: npt.NDArray[np.int8] | None
-    notes: tuple[str, ...]
+Contents = tuple[Annotations, npt.NDArray[np.int8] | None]
+"""What a whole table says, and [N] index into `SPLITS` of each image; None where the table has no such column."""
 
 
 def read_table(table: TableFile, options: TableOptions, report: ProgressReport) -> Contents:
     """Read a whole table in whichever layout it has.
 
     Raises:
-        DataError: if it is malformed, or could be read in two ways.
+        DataError: if it is malformed, or could be read in two ways: line and column, what was found, what was expected.
     """
     finder, values = ColumnFinder(table, options), Values(table.path, options.negative_value)
     columns = finder.find()
     if columns.layout == "wide":
-        return read_wide(table, columns, values, report)
-    return read_long(table, columns, finder, options.label_separator, values, report)
+        return _read_wide(table, columns, values, report)
+    return _read_long(table, columns, finder, options.label_separator, values, report)
 
 
-def read_long(
+def _read_long(
     table: TableFile,
     columns: Columns,
     finder: ColumnFinder,
@@ -59,29 +48,24 @@ def read_long(
     values: Values,
     report: ProgressReport,
 ) -> Contents:
-    """Return a row for every label, or for several. Reads the file twice: once for the classes, once for the labels.
-
-    Raises:
-        DataError: if the file is malformed: line, what was found, what was expected.
-    """
+    """Read a row for every label, or for several. Reads the file twice: once for the classes, once for the labels."""
     assert columns.label is not None
     classes, cells, notes = collect_labels(table, columns.label, separator, lambda done, total: report(done, 2 * total))
     finder.check_value()
     wanted = [name for name in (columns.image, columns.label, columns.value, columns.split) if name is not None]
     if columns.value is None:
         notes.append("every row says that its class is present, as -D value_column=none says")
-    collector, mentions = (
-        CellCollector(classes, classes),
-        None if columns.split is None else _Mentions(table, columns.split),
-    )
+    collector, mentions = CellCollector(classes, classes), list[pa.Table]()
     start = num_unknown = 0
     for images, texts, *more in table.texts(wanted, lambda done, total: report(total + done, 2 * total)):
         images = trim_column(images)
         signs: Codes = np.ones(len(images), np.int8)
         if columns.value is not None:
-            signs = values.signs(codes_of(more[0]), partial(_long_cell, table, columns.value, start))
-        if mentions is not None:
-            mentions.add(images, more[-1], start)
+            value, first = columns.value, start
+            signs = values.signs(codes_of(more[0]), lambda at: table.cell(first + at, value))  # noqa: B023
+        if columns.split is not None:
+            said = pa.table({"image": images, "split": split_codes(table, columns.split, more[-1], start)})
+            mentions.append(said.group_by(["image", "split"], use_threads=False).aggregate([]))
         num_unknown += int(np.count_nonzero(signs == 0))
         rows, labels = cells.expand(texts)
         start += len(images)
@@ -94,49 +78,31 @@ def read_long(
     notes = [*columns.notes, *notes, *values.notes(), *found.notes]
     if num_unknown:
         notes.append(f"{num_unknown:,} rows say that a label is unknown; they make their images known, and no label")
-    splits = None if mentions is None else mentions.by_image(found.image_ids, columns.image)
-    return Contents(found.image_ids, found.labels, splits, tuple(notes))
+    splits = _splits_of(table, columns, found.image_ids, mentions) if columns.split is not None else None
+    return replace(found, notes=tuple(notes)), splits
 
 
-def _long_cell(table: TableFile, column: str, start: int, at: int) -> tuple[str, str]:
-    return table.cell(start + at, column)
+def _splits_of(
+    table: TableFile, columns: Columns, image_ids: TextColumn, mentions: list[pa.Table]
+) -> npt.NDArray[np.int8]:
+    """Return [N] the split of each image from what rows say: distinct pairs of image and split.
 
-
-class _Mentions:
-    """The split that each row gives its image, once for every run of rows that say the same."""
-
-    def __init__(self, table: TableFile, column: str) -> None:
-        self._table, self._column = table, column
-        self._images: list[pa.Array] = []
-        self._splits: list[npt.NDArray[np.int8]] = []
-
-    def add(self, images: pa.Array, texts: pa.Array, start: int) -> None:
-        """Take a batch that starts at a row."""
-        splits = split_codes(self._table, self._column, texts, start)
-        new = np.ones(len(splits), bool)
-        new[1:] = (splits[1:] != splits[:-1]) | pc.not_equal(images[1:], images[:-1]).to_numpy(zero_copy_only=False)
-        self._images.append(images.filter(pa.array(new)))
-        self._splits.append(splits[new])
-
-    def by_image(self, image_ids: TextColumn, column: str) -> npt.NDArray[np.int8]:
-        """Return [N] the split of each image.
-
-        Raises:
-            DataError: if rows of an image disagree.
-        """
-        mentioned = pa.chunked_array(self._images).cast(pa.large_string())
-        rows = pc.index_in(mentioned, value_set=image_ids.array).to_numpy()
-        said = np.concatenate(self._splits)
-        splits = np.empty(len(image_ids), np.int8)
-        splits[rows] = said
-        if np.any(clash := splits[rows] != said):
-            at = int(np.argmax(clash))
-            name, one, other = image_ids[int(rows[at])], SPLITS[said[at]], SPLITS[splits[rows[at]]]
-            raise DataError(
-                f"{self._table.path}: image {name!r} ({self._table.where(column, name)}) is in split {one} by one row "
-                f"and in {other} by another; give all its rows the same"
-            )
-        return splits
+    Raises:
+        DataError: if rows of an image disagree.
+    """
+    pairs = pa.concat_tables(mentions)
+    rows = pc.index_in(pairs["image"].cast(pa.large_string()), value_set=image_ids.array).to_numpy()
+    said = pairs["split"].to_numpy()
+    splits = np.empty(len(image_ids), np.int8)
+    splits[rows] = said
+    if np.any(clash := splits[rows] != said):
+        at = int(np.argmax(clash))
+        name, one, other = image_ids[int(rows[at])], SPLITS[said[at]], SPLITS[splits[rows[at]]]
+        raise DataError(
+            f"{table.path}: image {name!r} ({table.where(columns.image, name)}) is in split {one} by one row and in "
+            f"{other} by another; give all its rows the same"
+        )
+    return splits
 
 
 def split_codes(table: TableFile, column: str, texts: pa.Array, start: int) -> npt.NDArray[np.int8]:
@@ -160,12 +126,8 @@ def split_codes(table: TableFile, column: str, texts: pa.Array, start: int) -> n
     return splits
 
 
-def read_wide(table: TableFile, columns: Columns, values: Values, report: ProgressReport) -> Contents:
-    """Return a row for every image, a column for every class.
-
-    Raises:
-        DataError: if the file is malformed: line and column, what was found, what was expected.
-    """
+def _read_wide(table: TableFile, columns: Columns, values: Values, report: ProgressReport) -> Contents:
+    """Read a row for every image, a column for every class."""
     classes = list(columns.classes)
     keys = [columns.image] if columns.split is None else [columns.image, columns.split]
     notes = [*columns.notes, *check_names(table, classes)]
@@ -183,12 +145,18 @@ def read_wide(table: TableFile, columns: Columns, values: Values, report: Progre
     if not start:
         raise DataError(f"{table.path} has a first line and no rows; expected a row for every image")
     image_ids = TextColumn.of_arrow(pa.chunked_array(images))
-    _check_once(table, columns.image, image_ids)
+    counted = pc.value_counts(image_ids.array)
+    if len(counted) < len(image_ids):
+        name = counted.field(0).filter(pc.greater(counted.field(1), 1))[0].as_py()
+        raise DataError(
+            f"{table.path}, {table.where(columns.image, name)}: image {name!r:.80} has more than one row; a wide table "
+            "has one row for each image"
+        )
     matrix = sparse.csr_array(sparse.vstack(pieces, format="csr", dtype=np.int8))
     matrix.has_canonical_format = True  # made of dense rows
     notes += values.notes()
     labels = PartialLabels(matrix, tuple(classes), tuple(classes))
-    return Contents(image_ids, labels, np.concatenate(splits) if splits else None, tuple(notes))
+    return Annotations(image_ids, labels, notes=tuple(notes)), np.concatenate(splits) if splits else None
 
 
 def _wide_cell(table: TableFile, classes: list[str], start: int, at: int) -> tuple[str, str]:
@@ -199,13 +167,3 @@ def _wide_cell(table: TableFile, classes: list[str], start: int, at: int) -> tup
     if CodeOf()[text] == BAD:
         where += f" (taken for a class; if it is none, give {leave_out([classes[column]])})"
     return where, text
-
-
-def _check_once(table: TableFile, column: str, image_ids: TextColumn) -> None:
-    counted = pc.value_counts(image_ids.array)
-    if len(counted) < len(image_ids):
-        name = counted.field(0).filter(pc.greater(counted.field(1), 1))[0].as_py()
-        raise DataError(
-            f"{table.path}, {table.where(column, name)}: image {name!r:.80} has more than one row; a wide table has "
-            "one row for each image"
-        )

@@ -12,22 +12,13 @@ from pydantic import Field, field_validator
 from plbench.api import DatasetOptions
 from plbench.data.spelling import trim
 
-from .header import CsvForm
 from .values import NegativeValue
 
 Layout = Literal["long", "wide"]
-_MARKS = {
-    "tab": "\t",
-    "\\t": "\t",
-    "comma": ",",
-    "semicolon": ";",
-    "pipe": "|",
-    "blank": " ",
-    "space": " ",
-    "slash": "/",
-    "plus": "+",
-    "ampersand": "&",
-}
+SEPARATORS = {"pipe": "|", "semicolon": ";", "comma": ",", "slash": "/", "plus": "+", "ampersand": "&", "blank": " "}
+"""Marks by the names that options take for them, in the order in which labels are searched for them."""
+
+_MARKS = {**SEPARATORS, "tab": "\t", "\\t": "\t", "space": " "}
 
 
 class TableOptions(DatasetOptions):
@@ -72,7 +63,7 @@ class TableOptions(DatasetOptions):
     @field_validator("label_separator")
     @classmethod
     def _is_separator(cls, separator: str | None) -> str | None:
-        if separator == "" or (separator is not None and len(separator) > 9):
+        if separator is not None and not 0 < len(separator) <= 9:
             raise ValueError(
                 "expected what stands between two labels, such as pipe, semicolon or blank; or list, or none"
             )
@@ -85,7 +76,3 @@ class TableOptions(DatasetOptions):
         if not isinstance(columns, str):
             return columns
         return tuple(sorted({trim(name) for name in next(csv.reader([columns], skipinitialspace=True), [])} - {""}))
-
-    def form(self) -> CsvForm:
-        """Return what is said of a CSV file."""
-        return CsvForm(self.image_column, self.encoding, self.delimiter, self.header_line)

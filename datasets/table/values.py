@@ -59,7 +59,6 @@ class Values:
     """The rule by which a table's values are read, and how often each has come."""
 
     def __init__(self, path: Path, negative_value: NegativeValue | None) -> None:
-        """Nothing has been read yet."""
         self._path, self._negative = path, negative_value
         self._seen = np.zeros(7, np.int64)
         self._sign = np.array([0, 1, 0, 0, 1, -1, 0], np.int8)

@@ -172,7 +172,7 @@ def data_check(
 ) -> None:
     """Try whether a dataset does what it must: splits, ids, labels, protocols. Exit code 1 if anything does not."""
     from plbench.cli.display.findings import report
-    from plbench.testing.command import check_one_dataset
+    from plbench.testing.datasets import check_one_dataset
 
     workspace = make_workspace(setting)
     report(name, check_one_dataset(name, workspace, fixture=fixture), setting["as_json"])

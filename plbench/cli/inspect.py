@@ -58,7 +58,7 @@ def methods_check(
     """Try a method on small inputs: what fails is shown on the smallest. Exit code 1 if anything does."""
     from plbench.cli.console import ConsoleReporter
     from plbench.cli.display.findings import report
-    from plbench.testing.command import check_methods
+    from plbench.testing.methods import check_methods
 
     params = parse_assignments(param) if param else None
     found = check_methods(name, open_registry(plugin), params, ConsoleReporter(quiet=quiet))

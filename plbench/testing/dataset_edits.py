@@ -10,12 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from plbench.data.dataset import Dataset, DatasetOptions
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from plbench.data.dataset import Dataset
 from plbench.errors import PlbenchError
 from plbench.testing.dataset_words import DatasetSubject
-from plbench.testing.findings import Check, Mismatch, NotApplicable
+from plbench.testing.findings import Mismatch, NotApplicable, check
 
 
+@check("fingerprint follows the files", "another fingerprint wherever labels or images are others")
 def check_follows(subject: DatasetSubject) -> None:
     """Edit the files of a copy one by one: where labels or images are others then, so must the fingerprint be."""
     if not subject.is_fixture:
@@ -24,126 +28,83 @@ def check_follows(subject: DatasetSubject) -> None:
     changed: set[str] = set()
     for name, path, edits in _edits(subject.root):
         for edit in edits:
-            after = _edited(subject, path, edit)
-            what = [] if after is None else [what for what in _WHAT if after[what] != before[what]]
-            if after is not None and what and after["fingerprint"] == before["fingerprint"]:
-                raise Mismatch(FOLLOWS.expected, f"the same fingerprint though {' and '.join(what)} changed", name)
+            after = _edited(subject, path, edit) or before
+            what = [part for part in ("labels", "images") if after[part] != before[part]]
+            if what and after["fingerprint"] == before["fingerprint"]:
+                raise Mismatch(f"the same fingerprint though {' and '.join(what)} changed", smallest=name)
             changed.update(what)
             if what:
                 break  # one edit of each file that tells
-    never = [what for what in _WHAT if what not in changed]
-    if never:
+    if never := sorted({"labels", "images"} - changed, reverse=True):
         raise Mismatch(
-            "a fixture some edit of whose files (CSV, JSON, Parquet, text, images) changes labels, and one images",
             f"none changes {never[0]}",
+            expected="a fixture some edit of whose files (CSV, JSON, Parquet, text, images) changes labels, and one "
+            "images",
         )
 
 
-_WHAT = ("labels", "images")
-Edit = Callable[[Path], bool]
+Edit = Callable[[Path], object]
 
 
 def _edited(subject: DatasetSubject, path: Path, edit: Edit) -> dict[str, Any] | None:
-    """Return what a copy says after an edit; None where the edit cannot be made, or the files are refused then."""
+    """Return what a copy says after an edit; None where the files are refused then."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         shutil.copytree(subject.root, copy)
-        if not edit(copy / path):
-            return None
+        edit(copy / path)
         try:
-            return _facts(subject.opened(copy, _moved(subject.options, subject.root, copy)))
+            moved = {
+                name: copy / value.relative_to(subject.root)
+                for name, value in subject.options
+                if isinstance(value, Path) and value.is_relative_to(subject.root)
+            }
+            return _facts(subject.opened(copy, subject.options.model_copy(update=moved)))
         except PlbenchError:
             return None
 
 
-def _moved(options: Any, old: Path, new: Path) -> Any:
-    """Return options whose paths below one folder lie below another."""
-    if not isinstance(options, DatasetOptions):
-        return options
-    changes = {
-        name: new / value.relative_to(old)
-        for name, value in options
-        if isinstance(value, Path) and value.is_relative_to(old)
-    }
-    return options.model_copy(update=changes)
-
-
 def _facts(dataset: Dataset) -> dict[str, Any]:
-    splits = [dataset.split(name) for name in dataset.used_splits()]
-    pixels = []
-    for split in splits:
-        rows = [row for row in range(len(split.images)) if row not in set(split.images.absent())]
-        pixels.append([(split.images.ids[row], len(split.images.read(row))) for row in rows])
-    labels = [(list(split.images.ids), split.labels.fingerprint()) for split in splits]
-    return {"labels": labels, "images": pixels, "fingerprint": dataset.fingerprint()}
+    labels, images = [], []
+    for split in map(dataset.split, dataset.used_splits()):
+        labels.append((list(split.images.ids), split.labels.fingerprint()))
+        there = set(range(len(split.images))) - set(split.images.absent())
+        images.append([(split.images.ids[row], len(split.images.read(row))) for row in sorted(there)])
+    return {"labels": labels, "images": images, "fingerprint": dataset.fingerprint()}
 
 
 def _edits(root: Path) -> Iterator[tuple[str, Path, list[Edit]]]:
     """Yield what is done to a file, its path, and edits that do it; tables lose an entry, images change or go."""
     files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
     for path in files:
-        if (shortened := _SHORTENED.get(path.suffix.lower())) is not None:
-            edits: list[Edit] = [partial(shortened, share) for share in (1.0, 0.5, 0.3, 0.7, 0.1, 0.9)]
-            yield f"an entry less in {path}", path, edits
+        if path.suffix.lower() in (".csv", ".txt", ".json", ".parquet"):
+            yield f"an entry less in {path}", path, [partial(_shorten, share) for share in (1, 0.5, 0.3, 0.7, 0.1, 0.9)]
     images = [path for path in files if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
     for path in images[:1] + images[-1:]:
-        yield f"other bytes in {path}", path, [_longer]
-        yield f"the lack of {path}", path, [_gone]
+        # what follows a picture's end is not looked at
+        yield f"other bytes in {path}", path, [lambda file: file.write_bytes(file.read_bytes() + b"\0")]
+        yield f"the lack of {path}", path, [Path.unlink]
 
 
-def _fewer_lines(share: float, path: Path) -> bool:
-    lines = path.read_bytes().splitlines(keepends=True)
-    if len(lines) < 3:
-        return False
-    del lines[_place(share, len(lines))]
-    path.write_bytes(b"".join(lines))
-    return True
-
-
-def _fewer_entries(share: float, path: Path) -> bool:
-    """Return one entry less in the longest list of a JSON file: usually that of annotations."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    lists = [content] if isinstance(content, list) else [v for v in content.values() if isinstance(v, list) and v]
-    if not lists:
-        return False
-    chosen = max(lists, key=len)
-    del chosen[_place(share, len(chosen))]
-    path.write_text(json.dumps(content), encoding="utf-8")
-    return True
-
-
-def _fewer_rows(share: float, path: Path) -> bool:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path)
-    place = _place(share, table.num_rows)
-    pq.write_table(pa.concat_tables([table.slice(0, place), table.slice(place + 1)]), path)
-    return bool(table.num_rows > 1)
+def _shorten(share: float, path: Path) -> None:
+    """Take an entry out of a table; of JSON, out of the longest list, which is usually that of annotations."""
+    if path.suffix.lower() == ".parquet":
+        table = pq.read_table(path)
+        place = _place(share, len(table))
+        pq.write_table(pa.concat_tables([table[:place], table[place + 1 :]]), path)
+    elif path.suffix.lower() == ".json":
+        content = json.loads(path.read_text(encoding="utf-8"))
+        lists = [content] if isinstance(content, list) else [v for v in content.values() if isinstance(v, list)]
+        longest: list[Any] = max(lists, key=len, default=[])
+        place = _place(share, len(longest))
+        del longest[place : place + 1]
+        path.write_text(json.dumps(content), encoding="utf-8")
+    else:
+        lines = path.read_bytes().splitlines(keepends=True)
+        place = _place(share, len(lines))
+        del lines[place : place + 1]
+        path.write_bytes(b"".join(lines))
 
 
 def _place(share: float, length: int) -> int:
-    """Of an entry, never the first, which may be a heading."""
-    return min(length - 1, max(1, round(share * (length - 1)))) if length > 1 else 0
-
-
-def _longer(path: Path) -> bool:
-    path.write_bytes(path.read_bytes() + b"\0")  # what follows a picture's end is not looked at
-    return True
-
-
-def _gone(path: Path) -> bool:
-    path.unlink()
-    return True
-
-
-_SHORTENED: dict[str, Callable[[float, Path], bool]] = {
-    ".csv": _fewer_lines,
-    ".txt": _fewer_lines,
-    ".json": _fewer_entries,
-    ".parquet": _fewer_rows,
-}
-
-FOLLOWS = Check(
-    "fingerprint follows the files", "another fingerprint wherever labels or images are others", check_follows
-)
+    """Return the place of an entry, never the first, which may be a heading."""
+    return max(1, round(share * (length - 1)))

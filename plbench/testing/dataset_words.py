@@ -17,7 +17,7 @@ from plbench.models import PACKAGED_BACKBONE, resolve_backbone
 from plbench.runs.plan.resolved import validate_params
 from plbench.runs.registry import Registry
 from plbench.spec import Plan
-from plbench.testing.findings import Check, Mismatch
+from plbench.testing.findings import Mismatch, check
 
 _WITHOUT_NEGATIVES = ("single-positive", "positive-only")
 
@@ -51,31 +51,33 @@ class DatasetSubject:
         return dataset
 
 
+@check("says what it is", "a name, a title, a licence, a docstring, sources at https://")
 def check_words(subject: DatasetSubject) -> None:
     """Name, title, licence, docstring and sources."""
     kind = subject.kind
     for attribute in ("name", "title", "licence"):
         text = getattr(kind, attribute, None)
         if not isinstance(text, str) or not text or text != text.strip():
-            raise Mismatch(f"{attribute}, a text without spaces around it", f"{attribute} = {text!r}")
+            raise Mismatch(f"{attribute} = {text!r}", expected=f"{attribute}, a text without spaces around it")
     if not re.fullmatch(r"[a-z0-9]+([.-][a-z0-9]+)*", kind.name):
-        raise Mismatch('name of small letters, digits, "." and "-"', f"name = {kind.name!r}")
+        raise Mismatch(f"name = {kind.name!r}", expected='name of small letters, digits, "." and "-"')
     if not inspect.cleandoc(kind.__doc__ or "") or kind.__doc__ == Dataset.__doc__:
-        raise Mismatch(WORDS.expected, "no docstring on the class; say there what the images and labels are")
+        raise Mismatch("no docstring on the class; say there what the images and labels are")
     for address in kind.sources:
         if not address.startswith("https://"):
-            raise Mismatch("sources at https://", repr(address))
+            raise Mismatch(repr(address), expected="sources at https://")
 
 
+@check("protocols", "at least one protocol, each valid and named after what it asks")
 def check_protocols(subject: DatasetSubject) -> None:
     """Check names that say what they ask, simulations that can be read, suggested values that are valid."""
     protocols = subject.kind.protocols
     if not protocols:
-        raise Mismatch(PROTOCOLS.expected, "none; the first is what `dataset=NAME` alone means")
+        raise Mismatch("none; the first is what `dataset=NAME` alone means")
     for what in ("name", "simulation"):
         values = [getattr(protocol, what) for protocol in protocols]
         if len(set(values)) != len(values):
-            raise Mismatch(f"protocols that differ in {what}", ", ".join(values))
+            raise Mismatch(", ".join(values), expected=f"protocols that differ in {what}")
     for protocol in protocols:
         _check_protocol(subject, protocol)
 
@@ -83,47 +85,59 @@ def check_protocols(subject: DatasetSubject) -> None:
 def _check_protocol(subject: DatasetSubject, protocol: BenchmarkProtocol) -> None:
     own, simulation = subject.kind.name, parse(protocol.simulation)
     if protocol.dataset != own:
-        raise Mismatch(f"protocol {protocol.name} of dataset {own!r}", f"dataset = {protocol.dataset!r}")
+        raise Mismatch(f"dataset = {protocol.dataset!r}", expected=f"protocol {protocol.name} of dataset {own!r}")
     if simulation.text != protocol.simulation:
-        raise Mismatch(f"simulation {simulation.text!r}, which `simulate=` finds", repr(protocol.simulation))
+        raise Mismatch(repr(protocol.simulation), expected=f"simulation {simulation.text!r}, which `simulate=` finds")
     as_labelled = rf"{re.escape(own)}/v[1-9]\d*|custom/{re.escape(own)}" if simulation.text == "none" else r"(?!)"
     if not re.fullmatch(rf"{as_labelled}|{re.escape(own)}-{re.escape(simulation.slug)}/v[1-9]\d*", protocol.name):
         right = f"{own}/v1" if simulation.text == "none" else f"{own}-{simulation.slug}/v1"
-        raise Mismatch(f"a name such as {right}", protocol.name)
+        raise Mismatch(protocol.name, expected=f"a name such as {right}")
     if (protocol.validation_labels == "complete") != (simulation.kind in _WITHOUT_NEGATIVES):
         raise Mismatch(
-            'validation_labels="complete" where a simulation leaves no negatives, else "partial"',
             f"{protocol.validation_labels!r} of {protocol.name}",
+            expected='validation_labels="complete" where a simulation leaves no negatives, else "partial"',
         )
     if bool(protocol.suggested) != bool(protocol.sources) or not all(protocol.sources.values()):
-        raise Mismatch("a source for suggested values", f"sources = {protocol.sources} of {protocol.name}")
+        raise Mismatch(f"sources = {protocol.sources} of {protocol.name}", expected="a source for suggested values")
     for name, values in protocol.suggested.items():
         params = validate_params(subject.registry.method(name), values)
         if {key: getattr(params, key) for key in values} != values:
-            raise Mismatch(f"values that method {name!r} takes as they are", f"{values} of {protocol.name}")
+            raise Mismatch(f"{values} of {protocol.name}", expected=f"values that method {name!r} takes as they are")
 
 
+@check("recipes", "at least one recipe, each of another name")
 def check_recipes(subject: DatasetSubject) -> None:
     """Check unique names, a plan for each regime, a backbone that exists, a source for each value."""
     recipes = subject.kind.recipes
     names = [recipe.name for recipe in recipes]
     if not recipes or len(set(names)) != len(names):
-        raise Mismatch(RECIPES.expected, f"recipes {names}")
+        raise Mismatch(f"recipes {names}")
     for recipe in recipes:
         if recipe.regime not in recipe.plans:
-            raise Mismatch(f"a plan for regime {recipe.regime!r}", f"{sorted(recipe.plans)} of recipe {recipe.name!r}")
+            raise Mismatch(
+                f"{sorted(recipe.plans)} of recipe {recipe.name!r}", expected=f"a plan for regime {recipe.regime!r}"
+            )
         if not recipe.sources or not all(recipe.sources.values()):
-            raise Mismatch('sources of each value, such as {"all": "ours"}', f"{recipe.sources} of {recipe.name!r}")
+            raise Mismatch(
+                f"{recipe.sources} of {recipe.name!r}", expected='sources of each value, such as {"all": "ours"}'
+            )
         for plan in recipe.plans.values():
             if Plan.model_validate(plan.model_dump()) != plan:
-                raise Mismatch("plans that survive being written down", f"one of recipe {recipe.name!r} does not")
+                raise Mismatch(
+                    f"one of recipe {recipe.name!r} does not", expected="plans that survive being written down"
+                )
         backbone = recipe.model.backbone
         if resolve_backbone(backbone) != backbone:
-            raise Mismatch(f"timm's name {resolve_backbone(backbone)!r}", f"{backbone!r} of recipe {recipe.name!r}")
+            raise Mismatch(
+                f"{backbone!r} of recipe {recipe.name!r}", expected=f"timm's name {resolve_backbone(backbone)!r}"
+            )
         if recipe.model.weights == "packaged" and backbone != PACKAGED_BACKBONE:
-            raise Mismatch(f"packaged weights of {PACKAGED_BACKBONE} alone", f"{backbone!r} of recipe {recipe.name!r}")
+            raise Mismatch(
+                f"{backbone!r} of recipe {recipe.name!r}", expected=f"packaged weights of {PACKAGED_BACKBONE} alone"
+            )
 
 
+@check("says what is missing", "what is missing and how to get it, for a folder without files")
 def check_missing(subject: DatasetSubject) -> None:
     """Check what it says of a folder that does not exist."""
     with tempfile.TemporaryDirectory() as folder:
@@ -131,17 +145,18 @@ def check_missing(subject: DatasetSubject) -> None:
         dataset = subject.kind(nowhere)
         hint, missing = dataset.fetch_hint(), dataset.missing()
         if nowhere.exists():
-            raise Mismatch("that asking makes no folder", f"{nowhere} was made")
+            raise Mismatch(f"{nowhere} was made", expected="that asking makes no folder")
     if not hint or "\n" in hint:
-        raise Mismatch("fetch_hint in one line", repr(hint))
+        raise Mismatch(repr(hint), expected="fetch_hint in one line")
     if bool(missing) != subject.kind.needs_files:
         right = "the files it needs" if subject.kind.needs_files else "nothing, since needs_files is False"
-        raise Mismatch(f"missing() to name {right}", repr(missing))
+        raise Mismatch(repr(missing), expected=f"missing() to name {right}")
     sources = subject.kind.sources
     if sources and subject.kind.needs_files and not any(address in hint for address in sources):
-        raise Mismatch(f"fetch_hint with an address, such as {sources[0]}", repr(hint))
+        raise Mismatch(repr(hint), expected=f"fetch_hint with an address, such as {sources[0]}")
 
 
+@check("unknown split", "a DataError for a split that is not there")
 def check_unknown_split(subject: DatasetSubject) -> None:
     """Check a split that is not there."""
     try:
@@ -149,14 +164,7 @@ def check_unknown_split(subject: DatasetSubject) -> None:
     except PlbenchError as error:
         if "no-such-split" in str(error):
             return
-        raise Mismatch("an error that names the split", str(error)) from error
+        raise Mismatch(str(error), expected="an error that names the split") from error
     except Exception as error:
-        raise Mismatch("a DataError that names the split", f"{type(error).__name__}: {error}") from error
-    raise Mismatch("a DataError", "no error")
-
-
-WORDS = Check("says what it is", "a name, a title, a licence, a docstring, sources at https://", check_words)
-PROTOCOLS = Check("protocols", "at least one protocol, each valid and named after what it asks", check_protocols)
-RECIPES = Check("recipes", "at least one recipe, each of another name", check_recipes)
-MISSING = Check("says what is missing", "what is missing and how to get it, for a folder without files", check_missing)
-UNKNOWN_SPLIT = Check("unknown split", "a DataError for a split that is not there", check_unknown_split)
+        raise Mismatch(f"{type(error).__name__}: {error}", expected="a DataError that names the split") from error
+    raise Mismatch("no error", expected="a DataError")

@@ -11,38 +11,38 @@ from typing import Any
 from plbench.data.dataset import Dataset
 from plbench.errors import PlbenchError
 from plbench.runs.registry import Registry
-from plbench.testing.dataset_checks import APART, FINGERPRINT, GENERATORS, GROUPS, IDS, IMAGES, LABELS, NEAR, SPLITS
-from plbench.testing.dataset_edits import FOLLOWS
-from plbench.testing.dataset_words import MISSING, PROTOCOLS, RECIPES, UNKNOWN_SPLIT, WORDS, DatasetSubject
-from plbench.testing.findings import Check, Finding, findings_of, raise_failed
+from plbench.runs.workspace import Workspace, locate_dataset, open_dataset
+from plbench.testing import dataset_checks as files
+from plbench.testing import dataset_words as words
+from plbench.testing.dataset_edits import check_follows
+from plbench.testing.dataset_words import DatasetSubject
+from plbench.testing.findings import Check, Finding, raise_failed
 
-OF_ITSELF: tuple[Check, ...] = (WORDS, PROTOCOLS, RECIPES, MISSING)
-OF_FILES: tuple[Check, ...] = (
-    SPLITS,
-    UNKNOWN_SPLIT,
-    IDS,
-    APART,
-    NEAR,
-    LABELS,
-    IMAGES,
-    GROUPS,
-    FINGERPRINT,
-    FOLLOWS,
-    GENERATORS,
+CHECKS: tuple[Check, ...] = (
+    words.check_words,
+    words.check_protocols,
+    words.check_recipes,
+    words.check_missing,
+    files.check_splits,
+    words.check_unknown_split,
+    files.check_ids,
+    files.check_apart,
+    files.check_near,
+    files.check_labels,
+    files.check_images,
+    files.check_groups,
+    files.check_fingerprint,
+    check_follows,
+    files.check_generators,
 )
-CHECKS = OF_ITSELF + OF_FILES
 
 Options = Mapping[str, Any] | Callable[[Path], Mapping[str, Any]]
 """Of the dataset, or what they are for a folder."""
 
 
 @contextlib.contextmanager
-def on_fixture(kind: type[Dataset], registry: Registry, options: Options = {}) -> Iterator[DatasetSubject]:  # noqa: B006
-    """Open a dataset on the small imitation of its files that it makes itself, or that it draws.
-
-    Raises:
-        PlbenchError: if it makes none.
-    """
+def _on_fixture(kind: type[Dataset], registry: Registry, options: Options) -> Iterator[DatasetSubject]:
+    """Open a dataset on the small imitation of its files that it makes itself, or that it draws."""
     with tempfile.TemporaryDirectory(prefix="plbench-check-") as folder:
         root, cache = Path(folder) / "data", Path(folder) / "cache"
         if kind.needs_files:
@@ -51,12 +51,12 @@ def on_fixture(kind: type[Dataset], registry: Registry, options: Options = {}) -
         yield DatasetSubject(kind, root, kind.Options(**given), registry, is_fixture=kind.needs_files, cache=cache)
 
 
-def dataset_findings(subject: DatasetSubject) -> Iterator[Finding]:
+def _findings(subject: DatasetSubject) -> Iterator[Finding]:
     """Yield what checks find, one after another. Where the splits cannot be had, nothing more is asked of the files."""
     for check in CHECKS:
-        finding = next(findings_of(subject.kind.name, [check], subject))
+        finding = check.finding(subject.kind.name, subject)
         yield finding
-        if check is SPLITS and finding.passed is False:
+        if check is files.check_splits and finding.passed is False:
             return
 
 
@@ -85,10 +85,32 @@ def check_dataset(
     known = Registry.discover() if registry is None else registry
     kind = known.dataset(dataset) if isinstance(dataset, str) else dataset
     if root is None:
-        with on_fixture(kind, known, options) as subject:
-            raise_failed(dataset_findings(subject))
+        with _on_fixture(kind, known, options) as subject:
+            raise_failed(_findings(subject))
         return
     if not root.is_dir():
         raise PlbenchError(f"{root} is no folder; give the folder of the files of {kind.name!r}")
     given = options(root) if callable(options) else options
-    raise_failed(dataset_findings(DatasetSubject(kind, root, kind.Options(**given), known, is_fixture=False)))
+    raise_failed(_findings(DatasetSubject(kind, root, kind.Options(**given), known, is_fixture=False)))
+
+
+def check_one_dataset(name: str, workspace: Workspace, *, fixture: bool) -> list[Finding]:
+    """Return all findings on a dataset, on its files, or on its fixture, and report how far it is.
+
+    Raises:
+        PlbenchError: if there is no such dataset, its files are missing, or it has no fixture.
+    """
+    kind, registry, cache = workspace.registry.dataset(name), workspace.registry, workspace.store.cache
+    with contextlib.ExitStack() as stack:
+        if fixture:
+            subject = stack.enter_context(_on_fixture(kind, registry, workspace.data_options))
+        else:
+            open_dataset(name, workspace)  # says what is missing, and draws or indexes with a bar
+            there = locate_dataset(name, workspace)
+            subject = DatasetSubject(kind, there.root, there.options, registry, False, cache, opens=type(there))
+        report = stack.enter_context(workspace.reporter.task(f"Checking {kind.title}"))
+        findings: list[Finding] = []
+        for finding in _findings(subject):
+            findings.append(finding)
+            report(len(findings), len(CHECKS))
+    return findings

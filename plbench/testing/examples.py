@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from plbench.errors import PlbenchError
 from plbench.method import Batch, Loss, Method, Progress
+from plbench.progress import counted
 from plbench.testing.findings import Mismatch, in_words
 from plbench.testing.small_data import Size
 from plbench.testing.small_job import SmallJob, Subject
@@ -19,7 +20,6 @@ from plbench.training.execution import widened
 from plbench.training.hooks import Guarded
 
 _MAX_SHOWN = 12  # numbers of an output
-
 
 LABELS: dict[str, Callable[[Tensor], Tensor]] = {
     "mixed": lambda mixed: mixed,
@@ -74,24 +74,17 @@ class Bench:
         return Guarded(self.method).loss(output, batch, self.progress())
 
 
-class Benches:
-    """One bench for each number of classes, of one subject."""
+Benches = Callable[[int], Bench]
+"""From a number of classes to the bench for it."""
 
-    def __init__(self, subject: Subject, *, wide: bool = False) -> None:
-        """Nothing is built yet."""
-        self._subject, self._wide = subject, wide
-        self._made: dict[int, Bench] = {}
 
-    def of(self, classes: int) -> Bench:
-        """Return the bench for a number of classes."""
-        if classes not in self._made:
-            size = Size(rows=16, classes=classes, batch_size=8)
-            self._made[classes] = Bench(SmallJob(self._subject, size, wide=self._wide))
-        return self._made[classes]
+def benches_of(subject: Subject, *, wide: bool = False) -> Benches:
+    """Return the benches of a subject, each built when first asked for."""
+    return cache(lambda classes: Bench(SmallJob(subject, Size(rows=16, classes=classes, batch_size=8), wide=wide)))
 
 
 @dataclass(frozen=True)
-class Example:
+class _Example:
     """A batch that a method is given.
 
     Attributes:
@@ -103,37 +96,32 @@ class Example:
     inputs: Tensor
 
     @classmethod
-    def of_kind(cls, kind: str, bench: Bench, *, scale: float = 1.0) -> Example:
+    def of_kind(cls, kind: str, bench: Bench, scale: float) -> _Example:
         """Return one on a bench, whose inputs are random, times a scale."""
-        job = bench.job
         values = torch.tensor([1, -1, 0, 0], dtype=torch.int8)
-        mixed = values[torch.randint(4, (8, job.size.classes), generator=torch.Generator().manual_seed(1))]
-        labels = LABELS[kind](mixed)
-        _, inputs = next(iter(job.inputs.ordered(8)))
+        mixed = values[torch.randint(4, (8, bench.job.size.classes), generator=torch.Generator().manual_seed(1))]
+        labels = LABELS[kind](mixed).to(torch.int8)
+        _, inputs = next(iter(bench.job.inputs.ordered(8)))
         noise = torch.randn(inputs[: len(labels)].shape, generator=torch.Generator().manual_seed(2), dtype=inputs.dtype)
-        name = kind if scale == 1 else f"{kind}, inputs times {scale:g}"
-        return cls(name, labels.to(torch.int8), scale * noise)
+        return cls(kind if scale == 1 else f"{kind}, inputs times {scale:g}", labels, scale * noise)
 
     def batch(self) -> Batch:
         """Return one with tensors of its own."""
         return Batch(self.inputs.clone(), self.labels.clone(), torch.arange(len(self.labels)))
 
-    def without_row(self, row: int) -> Example:
-        """Return one image less."""
-        rest = [other for other in range(len(self.labels)) if other != row]
-        return replace(self, labels=self.labels[rest], inputs=self.inputs[rest])
-
-    def without_class(self, column: int) -> Example:
-        """Return one class less."""
-        rest = [other for other in range(self.labels.shape[1]) if other != column]
-        return replace(self, labels=self.labels[:, rest])
+    def without(self, axis: int, place: int) -> _Example:
+        """Return one image (axis 0) or one class (axis 1) less."""
+        rest = torch.tensor([other for other in range(self.labels.shape[axis]) if other != place])
+        inputs = self.inputs[rest] if axis == 0 else self.inputs
+        return _Example(self.kind, self.labels.index_select(axis, rest), inputs)
 
     def described(self, benches: Benches) -> str:
         """Return size, labels and what the model makes of it."""
         images, classes = self.labels.shape
-        text = f"{_count(images, 'image')}, {_count(classes, 'class')} ({self.kind}), labels {self.labels.tolist()}"
+        size = f"{counted(images, 'image')}, {counted(classes, 'class', 'classes')}"
+        text = f"{size} ({self.kind}), labels {self.labels.tolist()}"
         try:
-            output = benches.of(classes).output(self.batch())
+            output = benches(classes).output(self.batch())
         except Exception:  # that is what the finding is about
             return text
         if isinstance(output, Tensor) and output.numel() <= _MAX_SHOWN:
@@ -142,31 +130,33 @@ class Example:
         return text
 
 
-def _count(number: int, what: str) -> str:
-    plural = what + ("es" if what.endswith("s") else "s")
-    return f"{number} {what if number == 1 else plural}"
-
-
 Problem = Callable[[Bench, Batch], str | None]
 """What is wrong with a method on a batch, or None."""
 
 
-def ask(problem: Problem, examples: Iterable[Callable[[Bench], Example]], benches: Benches, expected: str) -> None:
-    """Put examples to a method, and cut the first that it does not cope with down.
+def ask(
+    problem: Problem,
+    benches: Benches,
+    *,
+    expected: str = "",
+    kinds: Iterable[str] = ("mixed",),
+    scales: Iterable[float] = (1.0,),
+) -> None:
+    """Put a batch of each kind and scale to a method, and cut the first that it does not cope with down.
 
     Raises:
-        Mismatch: with the smallest example that still shows a problem.
+        Mismatch: with the smallest batch that still shows a problem.
     """
-    whole = benches.of(Size().classes)
-    for make in examples:
-        example = make(whole)
+    whole = benches(Size().classes)
+    for example in (_Example.of_kind(kind, whole, scale) for scale in scales for kind in kinds):
         if _seen(problem, example, benches) is not None:
             smallest = _smallest(problem, example, benches)
-            raise Mismatch(expected, _seen(problem, smallest, benches) or "", smallest.described(benches))
+            seen = _seen(problem, smallest, benches) or ""
+            raise Mismatch(seen, expected=expected, smallest=smallest.described(benches))
 
 
-def _seen(problem: Problem, example: Example, benches: Benches) -> str | None:
-    bench = benches.of(example.labels.shape[1])
+def _seen(problem: Problem, example: _Example, benches: Benches) -> str | None:
+    bench = benches(example.labels.shape[1])
     bench.model  # noqa: B018  (what fails here is not the example's fault)
     try:
         return problem(bench, example.batch())
@@ -174,19 +164,16 @@ def _seen(problem: Problem, example: Example, benches: Benches) -> str | None:
         return in_words(error)
 
 
-def _smallest(problem: Problem, example: Example, benches: Benches) -> Example:
+def _smallest(problem: Problem, example: _Example, benches: Benches) -> _Example:
     """Leave out rows, then classes, one after another, as long as there is a problem."""
-
-    def fails(candidate: Example) -> bool:
-        try:
-            return _seen(problem, candidate, benches) is not None
-        except PlbenchError:  # the method cannot be had so small, such as a K above the number of classes
-            return False
-
-    for row in range(len(example.labels) - 1, -1, -1):
-        if len(example.labels) > 1 and fails(smaller := example.without_row(row)):
-            example = smaller
-    for column in range(example.labels.shape[1] - 1, -1, -1):
-        if example.labels.shape[1] > 1 and fails(smaller := example.without_class(column)):
-            example = smaller
+    for axis in (0, 1):
+        for place in range(example.labels.shape[axis] - 1, -1, -1):
+            if example.labels.shape[axis] == 1:
+                break
+            smaller = example.without(axis, place)
+            try:
+                if _seen(problem, smaller, benches) is not None:
+                    example = smaller
+            except PlbenchError:  # the method cannot be had so small, such as a K above the number of classes
+                pass
     return example

@@ -33,10 +33,8 @@ class Finding:
 
     def explained(self) -> str:
         """Return the failure, for reading: a line for each thing there is to say."""
-        lines = [f"{self.of}: {self.check}", f"  expected: {self.expected}", f"  seen:     {self.seen}"]
-        if self.smallest:
-            lines.append(f"  smallest input that fails: {self.smallest}")
-        return "\n".join(lines)
+        text = f"{self.of}: {self.check}\n  expected: {self.expected}\n  seen:     {self.seen}"
+        return text + (f"\n  smallest input that fails: {self.smallest}" if self.smallest else "")
 
 
 def explanations(findings: Sequence[Finding]) -> Iterator[str]:
@@ -46,10 +44,8 @@ def explanations(findings: Sequence[Finding]) -> Iterator[str]:
         if finding.passed is False:
             by_sight.setdefault((finding.of, finding.seen), []).append(finding)
     for first, *others in by_sight.values():
-        text = first.explained()
-        if others:
-            text += f"\n  the same in: {', '.join(other.check for other in others)}"
-        yield text
+        same = f"\n  the same in: {', '.join(other.check for other in others)}" if others else ""
+        yield first.explained() + same
 
 
 class CheckFailed(AssertionError):
@@ -60,18 +56,16 @@ class CheckFailed(AssertionError):
     """
 
     def __init__(self, findings: Sequence[Finding]) -> None:
-        """Keep the findings and join their explanations."""
         self.findings = tuple(findings)
         super().__init__("\n" + "\n".join(explanations(findings)))
 
 
 class Mismatch(Exception):
-    """Raised by a check that failed."""
+    """Raised by a check that failed: what was seen, on which input, and what was expected if not the check's own."""
 
-    def __init__(self, expected: str, seen: str, smallest: str = "") -> None:
-        """Keep what was expected, what was seen, on which input."""
-        super().__init__(f"expected {expected}, saw {seen}")
-        self.expected, self.seen, self.smallest = expected, seen, smallest
+    def __init__(self, seen: str, *, expected: str = "", smallest: str = "") -> None:
+        super().__init__(seen)
+        self.seen, self.expected, self.smallest = seen, expected, smallest
 
 
 class Warned(Exception):
@@ -84,35 +78,43 @@ class NotApplicable(Exception):
 
 @dataclass(frozen=True)
 class Check:
-    """One question and how it is answered: `run` raises `Mismatch` where the answer is not the right one."""
+    """One question of a method or a dataset, and the right answer.
+
+    Attributes:
+        run: raises `Mismatch` at another answer, `Warned` or `NotApplicable`.
+    """
 
     name: str
     expected: str
     run: Callable[[Any], None]
 
-
-def in_words(error: Exception) -> str:
-    """Return what an error says: ours in full but for the command that is running already, others with their kind."""
-    return error.what if isinstance(error, PlbenchError) else f"{type(error).__name__}: {error}"
-
-
-def findings_of(of: str, checks: Iterable[Check], subject: Any) -> Iterator[Finding]:
-    """Run checks one after another; whatever one raises is its finding, and the others go on."""
-    for check in checks:
+    def finding(self, of: str, subject: Any) -> Finding:
+        """Run the check; whatever it raises is its finding."""
         start = time.perf_counter()
         passed: bool | None = True
-        expected, seen, smallest, warning = check.expected, "", "", ""
+        expected, seen, smallest, warning = self.expected, "", "", ""
         try:
-            check.run(subject)
+            self.run(subject)
         except NotApplicable as reason:
             passed, seen = None, str(reason)
         except Warned as found:
             warning = str(found)
         except Mismatch as mismatch:
-            passed, expected, seen, smallest = False, mismatch.expected, mismatch.seen, mismatch.smallest
+            passed, seen, smallest = False, mismatch.seen, mismatch.smallest
+            expected = mismatch.expected or self.expected
         except Exception as error:  # what is checked is a stranger's code, which may raise anything
             passed, seen = False, in_words(error)
-        yield Finding(of, check.name, passed, expected, seen, smallest, time.perf_counter() - start, warning)
+        return Finding(of, self.name, passed, expected, seen, smallest, time.perf_counter() - start, warning)
+
+
+def check(name: str, expected: str) -> Callable[[Callable[[Any], None]], Check]:
+    """Make a check of the function below, which raises what the docstring of `Check` says."""
+    return lambda run: Check(name, expected, run)
+
+
+def in_words(error: Exception) -> str:
+    """Return what an error says: ours in full but for the command that is running already, others with their kind."""
+    return error.what if isinstance(error, PlbenchError) else f"{type(error).__name__}: {error}"
 
 
 def raise_failed(findings: Iterable[Finding]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -11,8 +11,8 @@ from torch import Tensor
 from plbench.method import Batch
 from plbench.randomness import seeded
 from plbench.testing.constants import Constants, PathChanged
-from plbench.testing.examples import LABELS, Bench, Benches, Example, ask
-from plbench.testing.findings import Check
+from plbench.testing.examples import Bench, ask, benches_of
+from plbench.testing.findings import check
 from plbench.testing.loss_checks import trained_parameters
 from plbench.testing.small_job import Subject
 from plbench.training.hooks import Guarded
@@ -22,17 +22,12 @@ _NARROW_STEP, _NARROW_TOLERANCE = 1e-3, 2e-2  # where the loss goes through floa
 _MAX_DIRECTIONS = 6
 
 
+@check("gradient", "the slope that differences of the loss have, in float64")
 def check_gradient(subject: Subject) -> None:
     """In float64, at random directions, with what the method detaches held still (`plbench.testing.constants`)."""
-    benches = Benches(subject, wide=True)
-    ask(_unreached, [partial(Example.of_kind, "mixed")], benches, "a gradient for all that param_groups hands out")
-    kinds = ("mixed", "all present", "a single row")
-    ask(
-        _wrong_gradient,
-        [partial(Example.of_kind, kind) for kind in kinds if kind in LABELS],
-        benches,
-        GRADIENT.expected,
-    )
+    benches = benches_of(subject, wide=True)
+    ask(_unreached, benches, expected="a gradient for all that param_groups hands out")
+    ask(_wrong_gradient, benches, kinds=("mixed", "all present", "a single row"))
 
 
 def _unreached(bench: Bench, batch: Batch) -> str | None:
@@ -50,32 +45,42 @@ def _unreached(bench: Bench, batch: Batch) -> str | None:
 
 
 def _wrong_gradient(bench: Bench, batch: Batch) -> str | None:
-    loss = _Repeatable(bench, batch)
-    parameters = trained_parameters(bench)
-    total = loss.total()
-    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    method, parameters = bench.method, trained_parameters(bench)
+    chance, state = method.task.generator.get_state(), copy.deepcopy(method.state_dict())
+
+    def total(context: AbstractContextManager[None], moved: dict[str, Tensor], step: float) -> Tensor:
+        """Return the loss at moved parameters, with what the method remembers and draws put back as it was."""
+        method.task.generator.set_state(chance)
+        Guarded(method).load_state_dict(copy.deepcopy(state))  # parameters of its own, too: so they are moved after it
+        _move(parameters, moved, step)
+        try:
+            with context, seeded(0):
+                return bench.loss(bench.output(batch), batch).total
+        finally:
+            _move(parameters, moved, -step)
+
+    own = total(nullcontext(), {}, 0.0)
+    gradients = torch.autograd.grad(own, list(parameters.values()), allow_unused=True)
     constants = Constants()
-    loss.put_back()
-    with constants.noting():
-        noted = loss.total()
-    plain = float(noted.detach())
-    if abs(plain - float(total.detach())) > 1e-6 * (1 + abs(plain)):
-        return f"a loss of {float(total.detach()):.8g} where its function's `plain` gives {plain:.8g}"
+    plain = float(total(constants.noting(), {}, 0.0).detach())
+    if abs(plain - float(own.detach())) > 1e-6 * (1 + abs(plain)):
+        return f"a loss of {float(own.detach()):.8g} where its function's `plain` gives {plain:.8g}"
     step, tolerance = (_NARROW_STEP, _NARROW_TOLERANCE) if constants.is_narrowed else (_STEP, _TOLERANCE)
-    for names in _groups(list(parameters)):
-        chosen = {name: parameters[name] for name in names}
-        directions = _directions(chosen)
+    number = min(len(parameters), _MAX_DIRECTIONS)
+    for part in range(number):  # each parameter alone where they are few, else neighbours together
+        names = list(parameters)[len(parameters) * part // number : len(parameters) * (part + 1) // number]
+        directions = _directions({name: parameters[name] for name in names})
         slope = sum(
             float((gradient * directions[name]).sum())
             for name, gradient in zip(parameters, gradients, strict=True)
-            if name in chosen and gradient is not None
+            if name in directions and gradient is not None
         )
         try:
-            difference = _difference(loss, constants, chosen, directions, step)
+            above, below = (float(total(constants.putting_back(), directions, s * step).detach()) for s in (1, -1))
         except PathChanged:
             return "the loss calls other functions at the second time than at the first, on the same batch"
-        scale = 1 + abs(slope) + abs(plain)
-        if abs(slope - difference) > tolerance * scale:
+        difference = (above - below) / (2 * step)
+        if abs(slope - difference) > tolerance * (1 + abs(slope) + abs(plain)):
             where = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
             return (
                 f"a slope of {slope:.6g} by backward and of {difference:.6g} by differences, along one direction of "
@@ -84,48 +89,10 @@ def _wrong_gradient(bench: Bench, batch: Batch) -> str | None:
     return None
 
 
-class _Repeatable:
-    """A method's loss on a batch, which gives the same again and again: its state and its chance are put back."""
-
-    def __init__(self, bench: Bench, batch: Batch) -> None:
-        """Keep what a call may change."""
-        self._bench, self._batch = bench, batch
-        self._generator = bench.method.task.generator.get_state()
-        self._state = copy.deepcopy(bench.method.state_dict())
-
-    def put_back(self) -> None:
-        """Put the method where it was. Parameters of its own, which its state holds, too."""
-        method = self._bench.method
-        method.task.generator.set_state(self._generator)
-        Guarded(method).load_state_dict(copy.deepcopy(self._state))
-
-    def total(self) -> Tensor:
-        """Return the loss's total, by the parameters as they are."""
-        with seeded(0):
-            return self._bench.loss(self._bench.output(self._batch), self._batch).total
-
-
-def _difference(
-    loss: _Repeatable, constants: Constants, parameters: dict[str, Tensor], directions: dict[str, Tensor], step: float
-) -> float:
-    """Return central difference along a direction."""
-    totals = []
-    for sign in (1, -1):
-        loss.put_back()
-        _move(parameters, directions, sign * step)
-        try:
-            with constants.putting_back():
-                total = loss.total()
-            totals.append(float(total.detach()))
-        finally:
-            _move(parameters, directions, -sign * step)
-    return (totals[0] - totals[1]) / (2 * step)
-
-
 @torch.no_grad()
 def _move(parameters: dict[str, Tensor], directions: dict[str, Tensor], step: float) -> None:
-    for name, parameter in parameters.items():
-        parameter.add_(directions[name], alpha=step)
+    for name, direction in directions.items():
+        parameters[name].add_(direction, alpha=step)
 
 
 def _directions(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -134,12 +101,3 @@ def _directions(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     raw = {name: torch.randn(p.shape, generator=chance, dtype=torch.float64) for name, p in parameters.items()}
     length = torch.stack([direction.square().sum() for direction in raw.values()]).sum().sqrt()
     return {name: (direction / length).to(parameters[name]) for name, direction in raw.items()}
-
-
-def _groups(names: list[str]) -> list[list[str]]:
-    """Return each parameter alone where they are few, else neighbours together."""
-    number = min(len(names), _MAX_DIRECTIONS)
-    return [names[len(names) * part // number : len(names) * (part + 1) // number] for part in range(number)]
-
-
-GRADIENT = Check("gradient", "the slope that differences of the loss have, in float64", check_gradient)

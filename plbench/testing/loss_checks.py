@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,17 +12,20 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from plbench.method import Batch, Method
-from plbench.testing.examples import LABELS, Bench, Benches, Example, ask
-from plbench.testing.findings import Check, Mismatch
+from plbench.testing.examples import LABELS, Bench, ask, benches_of
+from plbench.testing.findings import Mismatch, check
 from plbench.testing.small_data import Size
 from plbench.testing.small_job import SmallJob, Subject
 from plbench.training.hooks import Guarded
 
 
+@check(
+    "finite loss",
+    "a finite loss, a weight of at least 0 and finite gradients, whatever is known and however sure the model is",
+)
 def check_finite(subject: Subject) -> None:
     """Check loss and gradient on every kind of batch, at ordinary and at extreme inputs."""
-    examples = [partial(Example.of_kind, kind, scale=scale) for scale in (1.0, 1000.0) for kind in LABELS]
-    ask(_not_finite, examples, Benches(subject), FINITE.expected)
+    ask(_not_finite, benches_of(subject), kinds=LABELS, scales=(1.0, 1000.0))
 
 
 def _not_finite(bench: Bench, batch: Batch) -> str | None:
@@ -49,24 +51,24 @@ def trained_parameters(bench: Bench) -> dict[str, Tensor]:
     return {named.get(id(p), f"parameter {number} of the method's own"): p for number, p in enumerate(parameters)}
 
 
+@check("inputs untouched", "inputs, labels and outputs as they were, and diagnostics of unknown labels")
 def check_untouched(subject: Subject) -> None:
     """Check inputs, labels and outputs after forward, loss, backward, scores and diagnostics."""
-    ask(_touched, [partial(Example.of_kind, "mixed")], Benches(subject), UNTOUCHED.expected)
+    ask(_touched, benches_of(subject))
 
 
 def _touched(bench: Bench, batch: Batch) -> str | None:
     before = {name: getattr(batch, name).clone() for name in ("inputs", "labels", "index")}
     output = bench.output(batch)
-    seen = [_content(part) for part in tree_flatten(output)[0]]
-    loss = bench.loss(output, batch)
-    loss.total.backward()
+    parts = [part for part in tree_flatten(output)[0] if isinstance(part, Tensor)]
+    seen = [part.detach().clone() for part in parts]
+    bench.loss(output, batch).total.backward()
     Guarded(bench.method).scores(output)
     masks = Guarded(bench.method).diagnostics(output, batch)
     for name, tensor in before.items():
         if not torch.equal(getattr(batch, name), tensor):
             return f"batch.{name} was written to; change a copy, such as batch.{name}.clone()"
-    after = [_content(part) for part in tree_flatten(output)[0]]
-    if any(isinstance(then, Tensor) and not torch.equal(now, then) for now, then in zip(after, seen, strict=True)):
+    if not all(map(torch.equal, parts, seen)):
         return "the output of forward was written to; change a copy"
     for name, mask in masks.items():
         if mask.dtype != torch.bool or mask.shape != batch.labels.shape:
@@ -76,14 +78,10 @@ def _touched(bench: Bench, batch: Batch) -> str | None:
     return None
 
 
-def _content(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
-
-
+@check("scores in [0, 1]", "a score in [0, 1] of each class for each image")
 def check_scores(subject: Subject) -> None:
     """Check scores at ordinary and at extreme inputs."""
-    examples = [partial(Example.of_kind, "mixed", scale=scale) for scale in (1.0, 1000.0)]
-    ask(_wrong_scores, examples, Benches(subject), SCORES.expected)
+    ask(_wrong_scores, benches_of(subject), scales=(1.0, 1000.0))
 
 
 def _wrong_scores(bench: Bench, batch: Batch) -> str | None:
@@ -100,22 +98,18 @@ def _wrong_scores(bench: Bench, batch: Batch) -> str | None:
     return None if low >= 0 and high <= 1 else f"scores from {low:.4g} to {high:.4g}; is a sigmoid missing?"
 
 
+@check("global randomness untouched", "the caller's generators as they were")
 def check_generators(subject: Subject) -> None:
     """Check global generators after each hook, outside any scope that seeds and restores them."""
     job = SmallJob(subject, Size(rows=16, batch_size=8))
     job.artifacts, job.inputs  # noqa: B018  (made by the engine)
     for hook, call in _hook_calls(job):
-        before = global_states()
-        call()
-        after = global_states()
-        for name, state in before.items():
-            if not np.array_equal(state, after[name]):
-                raise Mismatch(
-                    GENERATORS.expected,
-                    f"its {hook} drew from the global generator of {name}; draw from self.task.generator, as in "
-                    "torch.rand(n, generator=self.task.generator)",
-                    "one call, on 16 images of 6 classes",
-                )
+        if (drawn := drawn_from(call)) is not None:
+            raise Mismatch(
+                f"its {hook} drew from the global generator of {drawn}; draw from self.task.generator, as in "
+                "torch.rand(n, generator=self.task.generator)",
+                smallest="one call, on 16 images of 6 classes",
+            )
 
 
 def _hook_calls(job: SmallJob) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -139,23 +133,18 @@ def _hook_calls(job: SmallJob) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "state_dict", method.state_dict
 
 
-def global_states() -> dict[str, np.ndarray]:
-    """Return what the three global generators stand at."""
+def drawn_from(call: Callable[[], Any]) -> str | None:
+    """Call a function, and return the name of a global generator that it drew from."""
+    before = _global_states()
+    call()
+    after = _global_states()
+    return next((name for name, state in before.items() if not np.array_equal(state, after[name])), None)
+
+
+def _global_states() -> dict[str, np.ndarray]:
     _, keys, position, *_ = np.random.get_state()  # noqa: NPY002  (only looked at)
     return {
         "Python's random": np.array(random.getstate()[1], dtype=np.float64),
         "numpy": np.array([*keys, position], dtype=np.float64),
         "torch": torch.get_rng_state().numpy(),
     }
-
-
-FINITE = Check(
-    "finite loss",
-    "a finite loss, a weight of at least 0 and finite gradients, whatever is known and however sure the model is",
-    check_finite,
-)
-UNTOUCHED = Check(
-    "inputs untouched", "inputs, labels and outputs as they were, and diagnostics of unknown labels", check_untouched
-)
-SCORES = Check("scores in [0, 1]", "a score in [0, 1] of each class for each image", check_scores)
-GENERATORS = Check("global randomness untouched", "the caller's generators as they were", check_generators)

@@ -1,7 +1,4 @@
-"""Two processes that train together: started once, and then asked for one training after another.
-
-This process sends each of them the same request through a pipe and gets each one's weights back. They end when it does.
-"""
+"""Two processes that train together: started once, and then asked for one training after another."""
 
 from __future__ import annotations
 
@@ -11,13 +8,13 @@ import inspect
 import os
 import sys
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -33,7 +30,6 @@ from plbench.training.distributed import World
 from plbench.training.state import FitState
 
 NUM_PROCESSES = 2
-_LEVEL = "TORCH_CPP_LOG_LEVEL"
 _START_SECONDS, _ANSWER_SECONDS = 120.0, 60.0
 
 
@@ -71,11 +67,12 @@ class Request:
     def kind(self) -> type[Method]:
         """Return the class, in the process that was asked."""
         sys.path[:] = list(dict.fromkeys([*self.paths, *sys.path]))
-        module: Any = None
+        found: Any = None
         if self.module != "__main__":
             with contextlib.suppress(ImportError):
-                module = importlib.import_module(self.module)
-        found = import_plugin_file(Path(self.file)) if module is None else module
+                found = importlib.import_module(self.module)
+        if found is None:
+            found = import_plugin_file(Path(self.file))
         for name in self.qualname.split("."):
             found = getattr(found, name)
         kind: type[Method] = found
@@ -86,81 +83,48 @@ class Pair:
     """Both processes, seen from the one that asks."""
 
     def __init__(self) -> None:
-        """Start them and does not wait."""
         self._meeting = tempfile.TemporaryDirectory(prefix="plbench-pair-", ignore_cleanup_errors=True)
-        self._has_answered = False
-        self._pipes: list[Connection] = []
-        self._processes: list[BaseProcess] = []
-        level = os.environ.get(_LEVEL)
-        os.environ[_LEVEL] = "ERROR"  # inherited: torch reads it as it is imported, and warns of what is meant here
-        try:
-            for rank in range(NUM_PROCESSES):
-                self._start(rank)
-        finally:
-            del os.environ[_LEVEL]
-            if level is not None:
-                os.environ[_LEVEL] = level
-
-    def _start(self, rank: int) -> None:
+        self._seconds = _START_SECONDS
         context = torch.multiprocessing.get_context("spawn")
-        here, there = context.Pipe()
-        process = context.Process(target=_serve, args=(rank, f"{self._meeting.name}/store", there), daemon=True)
-        process.start()
-        there.close()  # so that the pipe ends when the process does
-        self._processes.append(process)
-        self._pipes.append(here)
+        self._pools = [ProcessPoolExecutor(1, mp_context=context) for _ in range(NUM_PROCESSES)]
+        # inherited: torch reads it as it is imported, and warns of what is meant here
+        with patch.dict(os.environ, TORCH_CPP_LOG_LEVEL="ERROR"):
+            for pool in self._pools:
+                pool.submit(_begin)
 
     def train(self, request: Request) -> list[dict[str, Any]]:
         """Return what each of them has after a training.
 
         Raises:
-            PlbenchError: if one fails; both are ended then.
+            PlbenchError: if one fails; both are ended then, since the other may wait for that one.
         """
+        store = f"{self._meeting.name}/store"
         try:
-            for pipe in self._pipes:
-                pipe.send(request)
-            answers = self._answers()
-        except (OSError, EOFError) as error:
+            futures = [pool.submit(_train, request, rank, store) for rank, pool in enumerate(self._pools)]
+            for future in as_completed(futures, self._seconds):
+                future.result()
+            self._seconds = _ANSWER_SECONDS
+            return [future.result() for future in futures]
+        except BaseException as error:
             self.end()
-            raise PlbenchError("one of two processes ended before it answered") from error
-        except PlbenchError:
-            self.end()
-            raise
-        self._has_answered = True
-        return answers
-
-    def _answers(self) -> list[dict[str, Any]]:
-        """Return both answers. The first error is the last that is waited for.
-
-        The other process may wait for that one.
-        """
-        answers: dict[int, dict[str, Any]] = {}
-        deadline = time.monotonic() + (_ANSWER_SECONDS if self._has_answered else _START_SECONDS)
-        while waiting := [pipe for rank, pipe in enumerate(self._pipes) if rank not in answers]:
-            ready = wait(waiting, max(0.0, deadline - time.monotonic()))
-            if not ready:
-                raise PlbenchError(
-                    "two processes did not come to the end of a small training; does one wait for the other?"
-                )
-            for pipe in (pipe for pipe in waiting if pipe in ready):
-                answer = pipe.recv()
-                if "error" in answer:
-                    raise PlbenchError(f"process {answer['rank']} of two: {answer['error']}")
-                answers[answer["rank"]] = answer
-        return [answers[rank] for rank in range(NUM_PROCESSES)]
+            if isinstance(error, TimeoutError):
+                what = "two processes did not come to the end of a small training; does one wait for the other?"
+            elif isinstance(error, BrokenProcessPool):
+                what = "one of two processes ended before it answered"
+            elif isinstance(error, RuntimeError):
+                what = str(error)
+            else:
+                raise
+            raise PlbenchError(what) from error
 
     def end(self) -> None:
-        """End both."""
-        for process, pipe in zip(self._processes, self._pipes, strict=True):
-            process.kill()
-            process.join()
-            pipe.close()
+        """End both, and let `shared_pair` start others."""
+        _Shared.pair = None
+        for pool in self._pools:
+            for process in list(pool._processes.values()):  # one that waits for the other would never stop by itself
+                process.kill()
+            pool.shutdown(cancel_futures=True)
         self._meeting.cleanup()
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether both can be asked."""
-        return all(process.is_alive() for process in self._processes)
 
 
 class _Shared:
@@ -170,12 +134,21 @@ class _Shared:
 
 
 def shared_pair() -> Pair:
-    """Return the pair that serves all methods: started at the first call, again if one is gone, ended at the end."""
-    if _Shared.pair is None or not _Shared.pair.is_alive:
-        if _Shared.pair is not None:
-            _Shared.pair.end()
+    """Return the pair that serves all methods: started at the first call, and again after one has failed."""
+    if _Shared.pair is None:
         _Shared.pair = Pair()
     return _Shared.pair
+
+
+@contextlib.contextmanager
+def pair_at_hand() -> Iterator[None]:
+    """Start the pair while other checks run, and end it in the end, whether it ever came to be asked or not."""
+    shared_pair()
+    try:
+        yield
+    finally:
+        if _Shared.pair is not None:
+            _Shared.pair.end()
 
 
 def outcome(state: FitState) -> dict[str, Any]:
@@ -188,23 +161,19 @@ def outcome(state: FitState) -> dict[str, Any]:
     }
 
 
-def _serve(rank: int, store: str, pipe: Connection) -> None:
-    """Answer requests, in a process of its own, until there are no more."""
+def _begin() -> None:
     os.dup2(2, 1)  # what a plugin prints is none of a command's answer
     if sys.platform == "linux":
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # a host name that does not resolve would keep them apart
     torch.set_num_threads(1)
-    with contextlib.suppress(EOFError):
-        while True:
-            pipe.send(_answer(pipe.recv(), rank, store))
 
 
-def _answer(request: Request, rank: int, store: str) -> dict[str, Any]:
+def _train(request: Request, rank: int, store: str) -> dict[str, Any]:
     try:
         if not dist.is_initialized():
             dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=NUM_PROCESSES)
         subject = Subject(request.kind(), request.values, Registry.discover(request.plugins))
-        job = SmallJob(subject, request.size, request.seed, wide=True, world=World(rank, NUM_PROCESSES))
-        return {"rank": rank, **outcome(job.trained())}
-    except Exception as error:  # whatever it is, the other waits for this process
-        return {"rank": rank, "error": in_words(error)}
+        world = World(rank, NUM_PROCESSES)
+        return outcome(SmallJob(subject, request.size, request.seed, wide=True, world=world).trained())
+    except Exception as error:  # as words: a plugin's own exception may not come through a pipe
+        raise RuntimeError(f"process {rank} of two: {in_words(error)}") from None

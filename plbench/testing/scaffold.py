@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import keyword
 import re
-import shlex
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -28,9 +27,7 @@ class Written:
 
     def text(self) -> str:
         """Return lines for reading."""
-        return "\n".join(
-            [*(f"Wrote {path}" for path in self.paths), *(f"Next: {command}" for command in self.next_commands)]
-        )
+        return "\n".join([f"Wrote {path}" for path in self.paths] + [f"Next: {line}" for line in self.next_commands])
 
 
 def new_method(name: str, folder: Path, registry: Registry, *, package: bool) -> Written:
@@ -49,33 +46,31 @@ def new_method(name: str, folder: Path, registry: Registry, *, package: bool) ->
     from jinja2 import Environment, StrictUndefined
 
     _check_name(name, registry)
-    words = _words(name, package=package)
+    parts, module = name.split("-"), name.replace("-", "_")
+    if package:  # an installed module is named after its distribution, as no other is
+        module = f"plbench_{module}"
+    words = {
+        "name": name,
+        "title": " ".join(parts).capitalize(),
+        "module": module,
+        "class_name": "".join(part.capitalize() for part in parts),
+        "distribution": f"plbench-{name}",
+    }
     top = folder / words["distribution"]
-    source = top / "src" / f"{words['module']}.py" if package else folder / f"{words['module']}.py"
+    source = (top / "src" if package else folder) / f"{module}.py"
     contents = {source: "method.py"}
     if package:
-        contents[top / "pyproject.toml"] = "pyproject.toml"
-        contents[top / "tests" / f"test_{words['module']}.py"] = "test_method.py"
-    there = [path for path in ((top,) if package else (source,)) if path.exists()]
-    if there:
-        raise PlbenchError(f"{there[0]} is there already; choose another name or folder, or remove it")
+        contents |= {top / "pyproject.toml": "pyproject.toml", top / "tests" / f"test_{module}.py": "test_method.py"}
+    if (there := top if package else source).exists():
+        raise PlbenchError(f"{there} is there already; choose another name or folder, or remove it")
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
     for path, template in contents.items():
         text = files("plbench.testing").joinpath("templates", f"{template}.jinja").read_text(encoding="utf-8")
         write_text(path, environment.from_string(text).render(words))
-    paths = tuple(path.relative_to(folder) for path in contents)
-    return Written(paths, _next(name, paths[0], top.relative_to(folder) if package else None))
-
-
-def _next(name: str, source: Path, top: Path | None) -> tuple[str, ...]:
-    if top is None:
-        plugin = f"--plugin {shlex.quote(str(source))}"
-        return (f"plbench methods check {name} {plugin}", f"plbench run --method {name} --dataset scenes {plugin}")
-    return (
-        f"pip install -e {shlex.quote(f'./{top}')}",
-        f"plbench methods check {name}",
-        f"plbench run --method {name} --dataset scenes",
-    )
+    install = (f"pip install -e ./{top.name}",) if package else ()
+    plugin = "" if package else f" --plugin {source.name}"
+    commands = (f"plbench methods check {name}{plugin}", f"plbench run --method {name} --dataset scenes{plugin}")
+    return Written(tuple(path.relative_to(folder) for path in contents), (*install, *commands))
 
 
 def _check_name(name: str, registry: Registry) -> None:
@@ -92,16 +87,3 @@ def _check_name(name: str, registry: Registry) -> None:
         )
     if keyword.iskeyword(name):
         raise PlbenchError(f"{name!r} is a word of Python's own, which no file can be named after; choose another name")
-
-
-def _words(name: str, *, package: bool) -> dict[str, str]:
-    """Return what templates are filled with. An installed module is named after its distribution, as no other is."""
-    parts = name.split("-")
-    module = name.replace("-", "_")
-    return {
-        "name": name,
-        "title": " ".join(parts).capitalize(),
-        "module": f"plbench_{module}" if package else module,
-        "class_name": "".join(part.capitalize() for part in parts),
-        "distribution": f"plbench-{name}",
-    }

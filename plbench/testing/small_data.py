@@ -14,6 +14,7 @@ from plbench.api import BenchmarkProtocol
 from plbench.data.dataset import Dataset, LabelledSplit
 from plbench.data.labels import PartialLabels
 from plbench.errors import DataError
+from plbench.progress import counted
 
 NUM_FEATURES = 12
 IMAGE_SIZE = 32
@@ -41,17 +42,16 @@ class Size:
         return self.epochs * self.steps_per_epoch
 
     def __str__(self) -> str:
-        """As a message has it."""
-        steps = f"{self.epochs} epoch{'s' * (self.epochs > 1)} of {self.steps_per_epoch} step"
-        return f"{self.rows} images, {self.classes} classes, {steps}{'s' * (self.steps_per_epoch > 1)}"
+        steps = f"{counted(self.epochs, 'epoch')} of {counted(self.steps_per_epoch, 'step')}"
+        return f"{self.rows} images, {self.classes} classes, {steps}"
 
 
 SIZE = Size()
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """Images in memory: a bright block for each class that is present. An `ImageSource`."""
+class _Blocks:
+    """An `ImageSource` in memory: a bright block for each class that is present."""
 
     truth: np.ndarray
     rows: np.ndarray
@@ -59,15 +59,12 @@ class Blocks:
 
     @property
     def ids(self) -> Sequence[str]:
-        """Stable ids."""
         return [f"image-{row}" for row in self.rows]
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self.rows)
 
     def load(self, row: int, min_side: int = 0) -> Image.Image:
-        """Draw one."""
         number, side = int(self.rows[row]), IMAGE_SIZE // _PLACES
         pixels = np.random.default_rng(number).integers(0, 80, (IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         for place in np.flatnonzero(self.truth[number] > 0):
@@ -76,27 +73,21 @@ class Blocks:
         return Image.fromarray(pixels)
 
     def read(self, row: int) -> bytes:
-        """Return its pixels."""
         return self.load(row).tobytes()
 
     def name(self, row: int) -> str:
-        """Return its id."""
         return f"image-{self.rows[row]}"
 
     def absent(self) -> list[int]:
-        """None is."""
         return []
 
-    def subset(self, index: np.ndarray) -> Blocks:
-        """Return the chosen rows."""
-        return Blocks(self.truth, self.rows[index])
+    def subset(self, index: np.ndarray) -> _Blocks:
+        return _Blocks(self.truth, self.rows[index])
 
     def fingerprint(self) -> str:
-        """They follow from the labels."""
-        return "drawn"
+        return "drawn"  # they follow from the labels
 
-    def expect(self, rows: range) -> None:
-        """Read nothing ahead."""
+    def expect(self, rows: range) -> None: ...
 
 
 class SmallDataset(Dataset):
@@ -150,4 +141,4 @@ class SmallDataset(Dataset):
             raise DataError(f"a method that learns has no business with split {name!r}")
         class_ids = [f"class-{column}" for column in range(self.size.classes)]
         labels = PartialLabels.from_dense(self._truth, class_ids)
-        return LabelledSplit(Blocks(self._drawn, np.arange(self.size.rows)), labels)
+        return LabelledSplit(_Blocks(self._drawn, np.arange(self.size.rows)), labels)

@@ -84,17 +84,15 @@ class SmallJob:
     @cached_property
     def plan(self) -> Plan:
         """A short one."""
-        size = self.size
         lr = 2e-2 if self.subject.regime == "probe" else 2e-3
-        return Plan(epochs=size.epochs, batch_size=size.batch_size, lr=lr, ema_horizon=0.2)
+        return Plan(epochs=self.size.epochs, batch_size=self.size.batch_size, lr=lr, ema_horizon=0.2)
 
     @cached_property
     def dataset(self) -> SmallDataset:
         """Complete labels; the other truth where that is asked for."""
         dataset = SmallDataset(self.size)
-        if not self.other_truth:
-            return dataset
-        return SmallDataset(self.size, ProtocolData(dataset, dataset.protocols[0]).partial_labels)
+        known = ProtocolData(dataset, dataset.protocols[0]).partial_labels if self.other_truth else None
+        return SmallDataset(self.size, known)
 
     @cached_property
     def protocol_data(self) -> ProtocolData:
@@ -137,7 +135,7 @@ class SmallJob:
     def backbone(self) -> nn.Module:
         """In its initial state; nothing in the probe regime."""
         with seeded(derive_seed(self.seed, "init", "backbone")):
-            return nn.Identity() if self.subject.regime == "probe" else SmallBackbone()
+            return nn.Identity() if self.subject.regime == "probe" else _SmallBackbone()
 
     def model(self, method: Method, backbone: nn.Module | None = None) -> nn.Module:
         """Return the model in its initial state."""
@@ -158,14 +156,12 @@ class SmallJob:
         """What it learns from."""
         part = self.protocol_data.train()
         if self.subject.regime == "probe":
-            features = self.dataset.features()
-            return FeatureInputs(
-                features.astype(np.float64 if self.wide else np.float32), part.rows, part.labels, self.seed
-            )
+            features = self.dataset.features().astype(np.float64 if self.wide else np.float32)
+            return FeatureInputs(features, part.rows, part.labels, self.seed)
         base = eval_transform(_MODEL)
         transform = self.method().transform(TrainTransform(base, self.plan))
         images = ImageInputs(part.images, part.labels, base, 0, transform, self.seed)
-        return Widened(images) if self.wide else images
+        return _Widened(images) if self.wide else images
 
     def state(self) -> FitState:
         """Return a training that is about to begin."""
@@ -192,7 +188,7 @@ class SmallJob:
         return torch.cat([scores for _, scores in stream])
 
 
-class SmallBackbone(nn.Module):
+class _SmallBackbone(nn.Module):
     """What a run's backbone offers, in small: images [B, 3, H, W] to features [B, D], and `net.forward_features`.
 
     Without batch statistics, which differ between processes that share a batch.
@@ -201,60 +197,41 @@ class SmallBackbone(nn.Module):
     num_features = NUM_FEATURES
 
     def __init__(self) -> None:
-        """Make random weights."""
-        super().__init__()
-        self.net = SmallNet()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return pooled features."""
-        features: Tensor = self.net(images)
-        return features
-
-
-class SmallNet(nn.Module):
-    """Two convolutions, in the place of a timm model."""
-
-    num_features = NUM_FEATURES
-
-    def __init__(self) -> None:
-        """Make random weights."""
         super().__init__()
         self.convolutions = nn.Sequential(
             nn.Conv2d(3, 8, kernel_size=4, stride=4), nn.GELU(), nn.Conv2d(8, NUM_FEATURES, kernel_size=2, stride=2)
         )
 
+    @property
+    def net(self) -> _SmallBackbone:
+        return self  # in the place of the timm model
+
     def forward_features(self, images: Tensor) -> Tensor:
-        """Return the map before pooling, [B, D, h, w]."""
         features: Tensor = self.convolutions(images)
         return features
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the mean over the map's places."""
         return self.forward_features(images).mean(dim=(-2, -1))
 
 
 @dataclass(frozen=True)
-class Widened:
+class _Widened:
     """Inputs in float64."""
 
     inputs: Inputs
 
     @property
     def labels(self) -> Any:
-        """As they are."""
         return self.inputs.labels
 
     def __len__(self) -> int:
-        """Return the number of rows."""
         return len(self.inputs)
 
     def shuffled(self, *args: Any, **kwargs: Any) -> Any:
-        """Return training batches."""
         for batch in self.inputs.shuffled(*args, **kwargs):
             views = tuple(view.double() for view in batch.views)
             yield Batch(batch.inputs.double(), batch.labels, batch.index, views)
 
     def ordered(self, *args: Any, **kwargs: Any) -> Any:
-        """Return evaluation batches."""
         for rows, values in self.inputs.ordered(*args, **kwargs):
             yield rows, values.double()

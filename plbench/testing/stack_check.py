@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +10,8 @@ from torch import Tensor
 from plbench.errors import PluginError
 from plbench.method import Batch
 from plbench.runs.plan.resolved import validate_params
-from plbench.testing.examples import Bench, Benches, Example, ask
-from plbench.testing.findings import Check, NotApplicable
+from plbench.testing.examples import Bench, ask, benches_of
+from plbench.testing.findings import NotApplicable, check
 from plbench.testing.small_job import Subject
 from plbench.training import hooks
 from plbench.training.stacked.heads import is_stackable
@@ -20,16 +19,12 @@ from plbench.training.stacked.heads import is_stackable
 _CLOSE = 1e-4
 
 
+@check("stacked as alone", "the loss and gradient of each head that it has alone")
 def check_stack(subject: Subject) -> None:
     """Check three heads of other logits and other parameters, by one loss and by three."""
     if not is_stackable(subject.kind):
         raise NotApplicable("the method does not say that it can be stacked")
-    ask(
-        _differs,
-        [partial(Example.of_kind, kind) for kind in ("mixed", "all unknown")],
-        Benches(subject),
-        STACK.expected,
-    )
+    ask(_differs, benches_of(subject), kinds=("mixed", "all unknown"))
 
 
 def _differs(bench: Bench, batch: Batch) -> str | None:
@@ -66,10 +61,7 @@ def _differs(bench: Bench, batch: Batch) -> str | None:
 
 
 def _members(bench: Bench) -> list[Any]:
-    """Return methods that may be stacked.
-
-    With both ends and the middle of each searched range, as far as they are valid.
-    """
+    """Return three methods that may be stacked, with both ends and the middle of each searched range if they can."""
     job, kind = bench.job, bench.job.subject.kind
     task = job.task()
     chosen: list[Any] = []
@@ -88,6 +80,3 @@ def _members(bench: Bench) -> list[Any]:
 
 def _shown(value: Tensor) -> str:
     return f"{float(value.detach().double().sum()):.6g}"
-
-
-STACK = Check("stacked as alone", "the loss and gradient of each head that it has alone", check_stack)

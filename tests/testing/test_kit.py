@@ -20,8 +20,7 @@ from plbench.runs.registry import Registry
 from plbench.testing import CheckFailed, check_method
 from plbench.testing.constants import Constants
 from plbench.testing.cost import add_measured
-from plbench.testing.findings import findings_of
-from plbench.testing.gradient_check import GRADIENT
+from plbench.testing.gradient_check import check_gradient
 from plbench.testing.pair import shared_pair
 from plbench.testing.small_job import Subject
 
@@ -358,7 +357,7 @@ def test_what_is_sound_passes(kind: type[Method]) -> None:
 
 def test_whatever_way_a_loss_detaches_its_gradient_is_found_right() -> None:
     subject = Subject(Focused, {}, Registry.discover())
-    finding = next(findings_of("focused", [GRADIENT], subject))
+    finding = check_gradient.finding("focused", subject)
     assert finding.passed, finding.explained()
 
 

@@ -167,48 +167,66 @@ def set_field(section: str, name: str, value: Any) -> Callable[[Document], Any]:
 
 WHOLE = json.dumps(document()).encode()
 BROKEN: dict[str, tuple[Any, str]] = {
-    "truncated": (WHOLE[: len(WHOLE) // 2], "it ends at byte [0-9,]+ .* truncated; .* plbench data download coco2017"),
+    "truncated": (WHOLE[: len(WHOLE) // 2], "as JSON: .* truncated; .* plbench data download coco2017"),
     "empty file": (b"", "is empty; .* plbench data download coco2017"),
-    "binary": (b"\x89PNG\r\n\x1a\n\x00\xff", "not valid JSON at byte 0, where b'.x89PNG"),
-    "UTF-16": (json.dumps(document()).encode("utf-16"), "starts with the bytes ff fe 7b 00, as UTF-16 does"),
-    "UTF-16 without a mark": (json.dumps(document()).encode("utf-16-be"), "bytes 00 7b 00 22, as UTF-16 does"),
-    "Latin-1": (WHOLE.replace(b"hair drier", b"s\xe8che-cheveux"), "not valid JSON: .*che-cheveux' is not UTF-8"),
-    "10,000 levels": (b"[" * 10_000 + b"]" * 10_000, "holds a list; expected an object"),
-    "10,000 levels of objects": (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, "nested hundreds of levels deep"),
+    "binary": (b"\x89PNG\r\n\x1a\n\x00\xff", r"as JSON: .* invalid character \(byte 0\); .* plbench data"),
+    "UTF-16": (json.dumps(document()).encode("utf-16"), r"as JSON: .* \(byte 0\)"),
+    "UTF-16 without a mark": (json.dumps(document()).encode("utf-16-be"), r"as JSON: .* \(byte 0\)"),
+    "Latin-1": (WHOLE.replace(b"hair drier", b"s\xe8che-cheveux"), "as JSON: 'utf-8' codec can't decode byte 0xe8"),
+    "10,000 levels": (b"[" * 10_000 + b"]" * 10_000, ": Expected `object`, got `array`"),
+    "10,000 levels of objects": (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, "as JSON: .* recursion depth"),
     "10,000 levels in a key that is not read": (
         WHOLE.replace(b'"iscrowd": 0', b'"segmentation": ' + b"[" * 10_000 + b"]" * 10_000, 1),
-        "nested hundreds of levels deep",
+        "as JSON: .* recursion depth",
     ),
-    "two documents": (WHOLE + WHOLE, f"not valid JSON at byte {len(WHOLE):,}, where b'{{"),
+    "two documents": (WHOLE + WHOLE, r"as JSON: .* trailing characters \(byte \d+\)"),
     "number of 5,000 digits": (
         WHOLE.replace(b'"id": 700', b'"id": ' + b"7" * 5000),
-        r"images\[3\]\.id = 7{40}; expected an integer",
+        r"Integer value out of range - at `\$\.images\[3\]\.id`",
     ),
-    "list": ([document()], "holds a list; expected an object"),
-    "null": (b"null", "holds null; expected an object"),
-    "no images": (changed(lambda c: c.pop("images")), "no list 'images'"),
-    "no annotations": (changed(lambda c: c.pop("annotations")), "no list 'annotations'"),
-    "no categories": (changed(lambda c: c.pop("categories")), "no list 'categories'"),
-    "images no list": (changed(lambda c: c.update(images={"a": 1})), ": images is an object; expected a list"),
-    "image without id": (changed(lambda c: c["images"][0].pop("id")), r"images\[0\] has no 'id'"),
-    "image without file": (changed(lambda c: c["images"][0].pop("file_name")), r"images\[0\] has no 'file_name'"),
+    "list": ([document()], ": Expected `object`, got `array`"),
+    "null": (b"null", ": Expected `object`, got `null`"),
+    "no images": (changed(lambda c: c.pop("images")), ": Object missing required field `images`"),
+    "no annotations": (changed(lambda c: c.pop("annotations")), ": Object missing required field `annotations`"),
+    "no categories": (changed(lambda c: c.pop("categories")), ": Object missing required field `categories`"),
+    "images no list": (
+        changed(lambda c: c.update(images={"a": 1})),
+        r"Expected `array`, got `object` - at `\$\.images`",
+    ),
+    "image without id": (changed(lambda c: c["images"][0].pop("id")), r"required field `id` - at `\$\.images\[0\]`"),
+    "image without file": (
+        changed(lambda c: c["images"][0].pop("file_name")),
+        r"required field `file_name` - at `\$\.images\[0\]`",
+    ),
     "annotation without image": (changed(lambda c: c["annotations"][2].pop("image_id")), r"annotations\[2\]"),
-    "category without name": (changed(lambda c: c["categories"][1].pop("name")), r"categories\[1\] has no 'name'"),
-    "entry is text": (changed(lambda c: c["images"].append("x")), r'images\[5\] = "x"; expected an object'),
+    "category without name": (
+        changed(lambda c: c["categories"][1].pop("name")),
+        r"required field `name` - at `\$\.categories\[1\]`",
+    ),
+    "entry is text": (
+        changed(lambda c: c["images"].append("x")),
+        r"Expected `object`, got `str` - at `\$\.images\[5\]`",
+    ),
     "entry is null": (
         changed(lambda c: c["annotations"].append(None)),
-        r"annotations\[\d+\] is null; expected an object",
+        r"Expected `object`, got `null` - at `\$\.annotations\[\d+\]`",
     ),
-    "id is text": (changed(set_field("images", "id", "11")), r'images\[0\]\.id = "11"; expected an integer'),
-    "id is null": (changed(set_field("categories", "id", None)), r"categories\[0\]\.id is null; expected an integer"),
+    "id is text": (changed(set_field("images", "id", "11")), r"Expected `int`, got `str` - at `\$\.images\[0\]\.id`"),
+    "id is null": (
+        changed(set_field("categories", "id", None)),
+        r"Expected `int`, got `null` - at `\$\.categories\[0\]\.id`",
+    ),
     "id is a list": (
         changed(set_field("annotations", "image_id", [1])),
-        r"annotations\[0\]\.image_id is a list; expected an int",
+        r"Expected `int`, got `array` - at `\$\.annotations\[0\]\.image_id`",
     ),
-    "id is NaN": (changed(set_field("annotations", "category_id", float("nan"))), "at byte [0-9,]+, where b'NaN"),
+    "id is NaN": (
+        changed(set_field("annotations", "category_id", float("nan"))),
+        r"as JSON: .* invalid character \(byte \d+\)",
+    ),
     "file is a number": (
         changed(set_field("images", "file_name", 7)),
-        r"images\[0\]\.file_name = 7; expected a string",
+        r"Expected `str`, got `int` - at `\$\.images\[0\]\.file_name`",
     ),
     "unknown category": (
         changed(set_field("annotations", "category_id", 4)),
@@ -383,11 +401,6 @@ def test_one_file_under_two_ids_is_refused_where_they_disagree(tmp_path: Path, p
         write(tmp_path, content).split("train")
 
 
-def test_a_place_in_a_file_with_a_mark_is_counted_from_its_start(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"at byte 8, where b'1\}' stands"):
-        write(tmp_path, b'\xef\xbb\xbf{"a" 1}').split("train")
-
-
 def test_progress_is_told_in_bytes(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     write(tmp_path, document()).prepare(lambda done, total: seen.append((done, total)))
@@ -410,7 +423,7 @@ def test_a_large_file_takes_little_memory(what: str, tmp_path: Path) -> None:
         if what == "polygons":
             assert dataset.split("train").labels.num_images == 4
         else:
-            with pytest.raises(DataError, match="nested hundreds of levels deep"):
+            with pytest.raises(DataError, match=r"as JSON: .* recursion depth"):
                 dataset.split("train")
         assert tracemalloc.get_traced_memory()[1] < 2e6
     finally:

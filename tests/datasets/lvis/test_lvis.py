@@ -243,29 +243,38 @@ def first_category(name: str, value: Any) -> Document:
 
 WHOLE = json.dumps(document()).encode()
 BROKEN: dict[str, tuple[Any, str]] = {
-    "truncated": (WHOLE[:-20], "it ends at byte [0-9,]+ .* truncated; .* plbench data download lvis"),
+    "truncated": (WHOLE[:-20], "as JSON: .* truncated; .* plbench data download lvis"),
     "no negatives": (
         changed(lambda c: c["images"][1].pop("neg_category_ids")),
-        r"images\[1\] has no 'neg_category_ids'",
+        r"required field `neg_category_ids` - at `\$\.images\[1\]`",
     ),
     "no exhaustiveness": (
         changed(lambda c: c["images"][2].pop("not_exhaustive_category_ids")),
-        r"images\[2\] has no 'not_exhaustive_category_ids'",
+        r"required field `not_exhaustive_category_ids` - at `\$\.images\[2\]`",
     ),
-    "no address": (changed(lambda c: c["images"][0].pop("coco_url")), r"images\[0\] has no 'coco_url'"),
-    "no frequency": (changed(lambda c: c["categories"][3].pop("frequency")), r"categories\[3\] has no 'frequency'"),
+    "no address": (
+        changed(lambda c: c["images"][0].pop("coco_url")),
+        r"required field `coco_url` - at `\$\.images\[0\]`",
+    ),
+    "no frequency": (
+        changed(lambda c: c["categories"][3].pop("frequency")),
+        r"required field `frequency` - at `\$\.categories\[3\]`",
+    ),
     "frequency of another kind": (
         first_category("frequency", "x"),
-        r"categories\[0\]\.frequency = 'x'; expected r, c, f",
+        r"'x' - at .*categories\[0\]\.frequency",
     ),
-    "negatives are one number": (first_image("neg_category_ids", 10), r"\.neg_category_ids = 10; expected a list"),
+    "negatives are one number": (
+        first_image("neg_category_ids", 10),
+        r"Expected `array`, got `int` - at `\$\.images\[0\]\.neg_category_ids`",
+    ),
     "a negative is text": (
         first_image("neg_category_ids", [10, "2"]),
-        r'images\[0\]\.neg_category_ids\[1\] = "2"; expected an integer',
+        r"Expected `int`, got `str` - at `\$\.images\[0\]\.neg_category_ids\[1\]`",
     ),
     "a negative is a fraction": (
         first_image("neg_category_ids", [1.5]),
-        r"neg_category_ids\[0\] = 1\.5; expected an int",
+        r"Expected `int`, got `float` - at `\$\.images\[0\]\.neg_category_ids\[0\]`",
     ),
     "unknown negative": (
         changed(lambda c: c["images"][2]["neg_category_ids"].append(4)),

@@ -189,11 +189,11 @@ def test_a_broken_class_list_is_one_sentence(name: str, kind: Any, tmp_path: Pat
 
 
 DESCRIPTIONS: dict[str, tuple[str | bytes, str]] = {
-    "a field too many": ("/m/04hgtk,Tree\n/m/01bqvp,Sky, blue\n", r", line [23]: 3 fields; expected a MID and a name"),
-    "a field too few": ("/m/04hgtk\n", r", line [12]: 1 fields; expected a MID and a name"),
-    "an open quote": ('/m/04hgtk,"Tree\n/m/01bqvp,Sky\n/m/0csby,Sea\n', ", line [34]: a quote is still open"),
+    "a field too many": ("/m/04hgtk,Tree\n/m/01bqvp,Sky, blue\n", r", line [23]: no MID and name"),
+    "a field too few": ("/m/04hgtk\n", r", line [12]: no MID and name"),
+    "an open quote": ('/m/04hgtk,"Tree\n/m/01bqvp,Sky\n/m/0csby,Sea\n', ", line [34]: no MID and name"),
     "no text": (b"LabelName,DisplayName\n\xff\xfe", ": byte 22 is not UTF-8"),
-    "a web page": ("<!DOCTYPE html>\n<p>a, b, c\n", r", line [12]: 1 fields"),
+    "a web page": ("<!DOCTYPE html>\n<p>a, b, c\n", r", line [12]: no MID and name"),
 }
 
 

@@ -24,7 +24,7 @@ from plbench.runs.plan.resolve import Request, plan_from_spec, plan_run
 from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.run import run
 from plbench.runs.workspace import Workspace, open_dataset
-from plbench.testing.command import check_one_dataset
+from plbench.testing.datasets import check_one_dataset
 
 pytestmark = pytest.mark.usefixtures("quick_records")
 
