@@ -8,12 +8,11 @@ folder is never taken for a whole one.
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import quote, urlsplit
 
 from plbench.errors import DataError
@@ -120,6 +119,12 @@ def part_path(file: RemoteFile, root: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
+def bytes_of_part(file: RemoteFile, root: Path) -> int:
+    """Return how much of an unfinished file there is."""
+    part = part_path(file, root)
+    return part.stat().st_size if part.is_file() else 0
+
+
 def is_kept(file: RemoteFile, root: Path) -> bool:
     """Return whether the file itself, archive or not, lies at its path as it was fetched."""
     record = read_record(file, root)
@@ -154,14 +159,11 @@ def compute_checksum(path: Path, algorithm: str, pulse: Callable[[], None]) -> s
     Args:
         pulse: called again and again; what it raises ends the reading.
     """
-
-    class Watched(io.FileIO):  # a file of 50 GB takes minutes
-        def readinto(self, buffer: Any, /) -> int:
-            pulse()
-            return super().readinto(buffer) or 0
-
-    with Watched(path) as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False))
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            pulse()  # a file of 50 GB takes minutes
+            digest.update(chunk)
     return f"{algorithm}:{digest.hexdigest()}"
 
 
