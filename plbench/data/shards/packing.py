@@ -21,7 +21,7 @@ from filelock import FileLock
 from PIL import Image, features
 from torch.utils.data import DataLoader
 
-from plbench.data.images import ImageSource, image_set_id
+from plbench.data.images import ImageSource, image_set_id, undecodable
 from plbench.data.pixels import DECODING_ERRORS, PIXELS, is_plain, opened, shown, shown_size
 from plbench.data.shards.shards import (
     BLOCK_ROWS,
@@ -34,7 +34,6 @@ from plbench.data.shards.shards import (
     is_there,
     refuse_other_pixels,
     shard_name,
-    undecodable,
 )
 from plbench.errors import DataError
 from plbench.files import unwritable, write_atomically, write_json

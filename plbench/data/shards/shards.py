@@ -10,8 +10,6 @@ The index is compared with its checksum when it is opened, and each image with i
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import os
 import stat
 from collections.abc import Callable
@@ -22,12 +20,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from plbench.data.digests import Report, Sha256s, signature
-from plbench.data.images import find_unreadable
-from plbench.data.pixels import DECODING_ERRORS, PIXELS, decoded
+from plbench.data.images import EncodedImages, OpenFile, find_unreadable
+from plbench.data.pixels import PIXELS
 from plbench.data.text_column import TextColumn
 from plbench.errors import DataError
 from plbench.files.paths import refuse_links
@@ -40,7 +37,6 @@ ROWS_PER_SHARD = 64 * BLOCK_ROWS
 _MAX_OPEN = 128  # shards a process keeps open: far below the 1,024 files that systems allow one
 _ADVICE_BYTES = 128 << 10  # systems cut longer advice down to a device's readahead, which may be as little as this
 _MEND = "run plbench data prepare again, which makes what is missing"
-_VERIFY = "plbench data verify tells what else is damaged"
 
 
 def shard_name(number: int) -> str:
@@ -141,11 +137,6 @@ class PackedSplit(BaseModel):
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValidationError) as error:
-            if _is_of_format_1(path):
-                raise DataError(
-                    f"{folder} was packed by an older plbench, whose shards have no checksum for each image; delete "
-                    "the folder and run plbench data prepare again"
-                ) from error
             why = str(error) if isinstance(error, OSError) else error.errors()[0]["msg"]
             raise DataError(
                 f"{path} is not the manifest of a packed split: {why}; delete the folder and run plbench data prepare "
@@ -153,30 +144,17 @@ class PackedSplit(BaseModel):
             ) from error
 
 
-def _is_of_format_1(path: Path) -> bool:
-    try:
-        return bool(json.loads(path.read_bytes())["settings"]["format"] == 1)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-class _OpenShard:
-    """A shard's file descriptor, closed when nobody reads from it any more."""
-
+class _OpenShard(OpenFile):
     def __init__(self, folder: Path, shards: tuple[PackedFile, ...], number: int) -> None:
-        self.path = folder / shards[number].name
-        refuse_links(folder, self.path)
+        path, expected = folder / shards[number].name, shards[number].num_bytes
+        refuse_links(folder, path)
         try:
-            self.descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+            super().__init__(path, getattr(os, "O_NOFOLLOW", 0))
         except OSError as error:
-            raise DataError(f"{self.path} cannot be read: {error.strerror}; {_MEND}") from error
+            raise DataError(f"{path} cannot be read: {error.strerror}; {_MEND}") from error
         size = os.fstat(self.descriptor).st_size
-        if size != shards[number].num_bytes:
-            raise DataError(f"{self.path} has {size:,} bytes, not the {shards[number].num_bytes:,} packed; {_MEND}")
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+        if size != expected:
+            raise DataError(f"{path} has {size:,} bytes, not the {expected:,} packed; {_MEND}")
 
     def read(self, begin: int, size: int) -> bytes:
         """Read bytes without touching others, as a page fault of a memory map would."""
@@ -196,7 +174,7 @@ class _OpenShard:
                 os.posix_fadvise(self.descriptor, start, size, os.POSIX_FADV_WILLNEED)
 
 
-class ShardedImages:
+class ShardedImages(EncodedImages):
     """Images of a packed split; an `ImageSource`. Pickles by its folder, so that any worker process can open it.
 
     Attributes:
@@ -234,7 +212,7 @@ class ShardedImages:
         column = TextColumn(self._ids)
         return column if self._is_whole else column.take(self.rows)
 
-    @cached_property
+    @property
     def block_rows(self) -> int:
         """Rows that lie side by side in a shard."""
         return BLOCK_ROWS if self._ascends else 1
@@ -264,18 +242,6 @@ class ShardedImages:
             raise DataError(f"image {self.name(row)} has other bytes than were packed; delete {shard.path} and {_MEND}")
         return content
 
-    def load(self, row: int, min_side: int = 0) -> Image.Image:
-        """Decode one image. JPEGs decode at a fraction of their size where that keeps `min_side`.
-
-        Raises:
-            DataError: if it cannot be read, with its id, row and shard.
-        """
-        content = self.read(row)
-        try:
-            return decoded(io.BytesIO(content), min_side)
-        except DECODING_ERRORS as error:
-            raise DataError(f"image {self.name(row)} cannot be read: {undecodable(error)}; {_VERIFY}") from error
-
     def name(self, row: int) -> str:
         """Return the image's id, and where it lies."""
         packed_row = int(self.rows[row])
@@ -291,8 +257,7 @@ class ShardedImages:
     def subset(self, index: npt.NDArray[np.integer]) -> ShardedImages:
         """Return the chosen rows, in the order given. Shares open shards with this one."""
         part = object.__new__(ShardedImages)  # copy.copy would open everything again, by __reduce__
-        of_rows = ("ids", "block_rows", "_ascends")
-        part.__dict__.update({name: value for name, value in self.__dict__.items() if name not in of_rows})
+        part.__dict__.update({name: value for name, value in self.__dict__.items() if name not in ("ids", "_ascends")})
         part.rows = self.rows[index]
         return part
 
@@ -340,12 +305,6 @@ def refuse_other_pixels(version: int, folder: Path) -> None:
             f"orientation differently (rules {version}, not {PIXELS}); delete the folder and run plbench data prepare "
             "again"
         )
-
-
-def undecodable(error: Exception) -> str:
-    """Return why an image could not be decoded, in words that are the same each time."""
-    unknown = isinstance(error, UnidentifiedImageError)  # whose message has the address of a buffer
-    return "it is not an image of a kind that Pillow reads" if unknown else str(error)
 
 
 def is_there(folder: Path, file: PackedFile) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -229,12 +230,12 @@ class TestScan:
     ) -> None:
         tars, ids, cache = packed(files, tmp_path), TextColumn.of(files.ids), tmp_path / "cache"
 
-        def die(self: object, file: IO[bytes]) -> None:
+        def die(file: IO[bytes], schema: object) -> None:
             file.write(b"ARROW1")
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
-            patched.setattr(tars_module._Members, "_write", die)
+            patched.setattr(pa.ipc, "new_file", die)
             with pytest.raises(KeyboardInterrupt):
                 TarImages.open(tars, ids, cache)
         assert not list((cache / "index").glob("*"))
