@@ -201,6 +201,10 @@ class OpenFile:
         """Open it. Raises OSError."""
         self.path, self.descriptor = path, os.open(path, os.O_RDONLY | flags)
 
+    def read(self, begin: int, size: int) -> bytes:
+        """Return bytes from a place on. A method, so that this is held, and the file open, until they are there."""
+        return os.pread(self.descriptor, size, begin)
+
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)

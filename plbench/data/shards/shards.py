@@ -159,7 +159,7 @@ class _OpenShard(OpenFile):
     def read(self, begin: int, size: int) -> bytes:
         """Read bytes without touching others, as a page fault of a memory map would."""
         try:
-            content = os.pread(self.descriptor, size, begin)
+            content = super().read(begin, size)
         except OSError as error:
             raise DataError(f"{self.path} cannot be read: {error.strerror}; {_MEND}") from error
         if len(content) < size:  # cut off since it was opened: of a memory map, this would have killed the process

@@ -74,8 +74,7 @@ class TarImages(EncodedImages):
         if number < 0:
             raise DataError(f"image {self.name(row)} cannot be read: it is in none of the tar files")
         try:
-            # no position to share, so workers may fork
-            return os.pread(self._open(self.tars[number]).descriptor, size, offset)
+            return self._open(self.tars[number]).read(offset, size)
         except OSError as error:
             raise DataError(f"image {self.name(row)} cannot be read: {error}") from error
 

@@ -9,6 +9,7 @@ import os
 import pickle
 import tarfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -94,6 +95,14 @@ def test_they_travel_to_other_processes(images: TarImages, files: ImageFiles) ->
     images.read(3)  # some file is open
     check_same(pickle.loads(pickle.dumps(images)), files)
     check_same(pickle.loads(pickle.dumps(images.subset(np.array([2, 1])))), files.subset(np.array([2, 1])))
+
+
+def test_threads_that_open_a_tar_at_once_all_read_it(images: TarImages) -> None:
+    content = images.read(0)
+    for _ in range(300):
+        fresh = TarImages(images.tars, images.ids, images.places)
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(fresh.read, [0] * 8)) == [content] * 8
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
