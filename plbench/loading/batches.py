@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-from plbench.errors import DataError
-from plbench.loading.jpegs import JpegDecoder, JpegFiles, refuse_transform
+from plbench.errors import DataError, PlbenchError
+from plbench.loading.jpegs import JpegDecoder, JpegFiles
 from plbench.loading.order import reading_ahead
 from plbench.loading.prefetch import prefetched
 from plbench.loading.routes import Route, UnscaledPixels, Views, WholeTransform
@@ -100,35 +101,13 @@ class ImageLoader:
             self._kept.append(passes)
 
 
-def image_batches(
-    source: ImageSource,
-    transform: Transform,
-    batches: Sequence[Sequence[int]],
-    *,
-    min_side: int,
-    workers: int,
-    device: torch.device = CPU,
-    augment_seed: int | None = None,
-    epoch: int = 0,
-    decoder: JpegDecoder | None = None,
-) -> Generator[tuple[Views, Tensor], None, None]:
-    """Return a single pass of an `ImageLoader`, which says what the arguments are."""
-    loader = ImageLoader(
-        source,
-        transform,
-        min_side=min_side,
-        workers=workers,
-        device=device,
-        augment_seed=augment_seed,
-        decoder=decoder,
-    )
-    return loader.batches(batches, epoch)
-
-
 def _route(source: ImageSource, transform: Transform, min_side: int, decoder: JpegDecoder | None) -> Route:
     if type(transform) not in (EvalTransform, TrainTransform):  # a subclass may do anything
         if decoder is not None:
-            refuse_transform(transform)
+            name = getattr(transform, "__name__", type(transform).__name__)
+            raise PlbenchError(
+                f"the method's own transform ({name}) works on images decoded by Pillow; use `decode='pil'`"
+            )
         return WholeTransform(source, transform, min_side)
     assert isinstance(transform, (EvalTransform, TrainTransform))
     if decoder is None:
@@ -146,7 +125,7 @@ class _Passes:
             # one object for all passes: the loader keeps its workers, and what it iterates over changes beneath it
             batch_sampler=self._order,
             num_workers=workers,
-            collate_fn=_Collate(route),
+            collate_fn=partial(_collate, route),
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # or it would draw the workers' seeds, which nothing uses, from the global one
             worker_init_fn=_single_thread,
@@ -200,13 +179,9 @@ class _Items(torch.utils.data.Dataset[tuple[Any, int]]):
         return len(self.route.source)
 
 
-@dataclass(frozen=True)
-class _Collate:
-    route: Route
-
-    def __call__(self, items: Sequence[tuple[Any, int]]) -> tuple[Any, Tensor]:
-        made, rows = zip(*items, strict=True)  # tensors are stacked in a worker, straight into shared memory
-        return self.route.collate(made), torch.tensor(rows, dtype=torch.int64)
+def _collate(route: Route, items: Sequence[tuple[Any, int]]) -> tuple[Any, Tensor]:
+    made, rows = zip(*items, strict=True)  # tensors are stacked in a worker, straight into shared memory
+    return route.collate(made), torch.tensor(rows, dtype=torch.int64)
 
 
 def _single_thread(worker: int) -> None:

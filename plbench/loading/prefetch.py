@@ -55,24 +55,16 @@ def _in_a_stream(batches: Iterator[Batch], move: Callable[[Batch], Moved], devic
 
 def ahead(items: Iterator[Moved]) -> Iterator[Moved]:
     """Yield the same items, each once the next one has been taken. An error comes after all items before it."""
-    nothing: Any = object()
-    held = nothing
-    while True:
-        failure: Exception | None = None
-        try:
-            coming = next(items, nothing)
-        except Exception as error:  # waits for its turn
-            coming, failure = nothing, error
-        if held is not nothing:
-            yield held
-        if failure is not None:
-            try:
-                raise failure
-            finally:
-                del failure  # which holds this frame, and with it whatever it was working on
-        if coming is nothing:
-            return
-        held = coming
+    held: list[Moved] = []
+    try:
+        for item in items:
+            held.append(item)
+            if len(held) > 1:
+                yield held.pop(0)
+    except Exception:  # waits for its turn
+        yield from held
+        raise
+    yield from held
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

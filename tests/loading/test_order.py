@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plbench.api import ImageFiles
-from plbench.loading.batches import image_batches
+from plbench.loading.batches import ImageLoader
 from plbench.loading.order import NUM_STAND_INS, EpochOrder, reading_ahead, share_of
 from plbench.loading.transforms import EvalTransform
 from plbench.randomness import generator
@@ -160,7 +160,10 @@ def test_any_number_of_workers_gives_the_same_batches(tiny_images: ImageFiles, b
     order = EpochOrder(len(tiny_images), 7, seed=1, epoch=2, block_rows=block_rows, window_blocks=2)
     base = EvalTransform(8, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
     seen = [
-        [(rows.tolist(), views[0]) for views, rows in image_batches(tiny_images, base, order, min_side=8, workers=n)]
+        [
+            (rows.tolist(), views[0])
+            for views, rows in ImageLoader(tiny_images, base, min_side=8, workers=n).batches(order)
+        ]
         for n in (0, 1, 2)
     ]
     for run in seen:

@@ -23,7 +23,7 @@ from plbench.data import digests
 from plbench.data.images import find_unreadable, ordered_batches
 from plbench.data.shards import tars as tars_module
 from plbench.data.shards.tars import TarImages
-from plbench.loading.batches import image_batches
+from plbench.loading.batches import ImageLoader
 from plbench.loading.transforms import EvalTransform
 
 NUM_IMAGES = 30
@@ -112,7 +112,7 @@ def test_a_loader_gets_the_same_batches(workers: int, images: TarImages, files: 
 
     def batches(source: TarImages | ImageFiles, number: int) -> list[tuple[np.ndarray, list[int]]]:
         order = ordered_batches(NUM_IMAGES, 7)
-        loaded = image_batches(source, transform, order, min_side=16, workers=number)
+        loaded = ImageLoader(source, transform, min_side=16, workers=number).batches(order)
         return [(views[0].numpy(), rows.tolist()) for views, rows in loaded]
 
     for one, other in zip(batches(images, workers), batches(files, 0), strict=True):
