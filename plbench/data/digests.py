@@ -54,8 +54,7 @@ _watched: dict[str, bytes] | None = None
 def watching() -> Iterator[dict[str, bytes]]:
     """Yield the files whose sha256 is asked for meanwhile, in any thread: by absolute path the `signature` of each.
 
-    It is empty for a file that is not there, that changed so lately that another change might not show, or that
-    changed meanwhile.
+    It is empty for a file that is not there, is not `settled`, or changed meanwhile.
     """
     global _watched
     _watched = {}
@@ -66,11 +65,7 @@ def watching() -> Iterator[dict[str, bytes]]:
 
 
 def file_sha256(path: Path, cache: Path | None = None) -> str:
-    """Return hex sha256 of a file, remembered in the cache.
-
-    Raises:
-        DataError: if the file cannot be read.
-    """
+    """Return hex sha256 of a file, remembered in the cache; DataError if it cannot be read."""
     found = files_sha256(1, lambda row: os.path.abspath(path), cache)[0]
     if found.any():
         return str(found.tobytes().hex())

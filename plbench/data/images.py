@@ -45,10 +45,7 @@ class ImageSource(Protocol):
         ...
 
     def load(self, row: int, min_side: int = 0) -> Image.Image:
-        """Return the image of a row in RGB, as `plbench.data.pixels` decodes it.
-
-        With `min_side`, it may come smaller, but no side below that many pixels.
-        """
+        """Return the image of a row in RGB, as `plbench.data.pixels` decodes it; no side comes below `min_side`."""
         ...
 
     def read(self, row: int) -> bytes:
@@ -68,10 +65,7 @@ class ImageSource(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Return sha256 that changes when any image does.
-
-        Not asked of a source that has `sha256s(cache, report)`, too.
-        """
+        """Return sha256 that changes when any image does; not asked of one that has `EncodedImages.sha256s`, too."""
         ...
 
     def expect(self, rows: range) -> None:
@@ -141,11 +135,7 @@ class ImageFiles(EncodedImages):
         return len(self.paths)
 
     def path(self, row: int) -> Path:
-        """Return the file of a row: below the root, at its path or at the only one that looks the same.
-
-        Raises:
-            DataError: if the name could lead out of the root.
-        """
+        """Return the file of a row: below the root, at its path or at the only one that looks the same."""
         path = below(self.root, self.paths[row], "image")
         if path.exists():
             return path
@@ -153,11 +143,7 @@ class ImageFiles(EncodedImages):
         return path if alike is None else below(self.root, alike, "image")
 
     def read(self, row: int) -> bytes:
-        """Return the file's bytes.
-
-        Raises:
-            DataError: if the file cannot be read, with its path.
-        """
+        """Return the file's bytes."""
         try:
             return self.path(row).read_bytes()
         except OSError as error:
@@ -217,10 +203,7 @@ def undecodable(error: Exception) -> str:
 
 
 def hash_images(source: ImageSource) -> Sha256s:
-    """Return the sha256 of each image's bytes, [N, 32], of any source, by reading it all.
-
-    Zeros where one cannot be read.
-    """
+    """Return the sha256 of each image's bytes, [N, 32], of any source, by reading it all; zeros where one cannot be."""
 
     def digest(row: int) -> bytes:
         try:

@@ -36,11 +36,7 @@ class PartialLabels:
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Check what every reader relies on.
-
-        Raises:
-            DataError: if shapes, ids or values are not as described.
-        """
+        """Refuse shapes, ids and values that are not as described: every reader relies on them."""
         if self.matrix.shape[1] != len(self.class_ids) or len(self.class_ids) != len(self.class_names):
             raise DataError(
                 f"labels have {self.matrix.shape[1]} columns for {len(self.class_ids)} class ids and "
@@ -193,11 +189,7 @@ class PartialLabels:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Memory-map what `write` wrote: memory is taken for the rows that are looked at.
-
-        Raises:
-            DataError: if the folder does not hold that.
-        """
+        """Memory-map what `write` wrote; DataError if the folder does not hold that."""
         try:
             indptr, indices, values = (
                 np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
@@ -223,11 +215,7 @@ class PartialLabels:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: if the file is not such a file.
-        """
+        """Read what `save` wrote; DataError if the file is not such a file."""
         try:
             # numpy leaves a damaged file open that it opened itself
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:

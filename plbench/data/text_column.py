@@ -83,11 +83,7 @@ class TextColumn(Sequence[str]):
 
     @classmethod
     def open(cls, path: Path) -> TextColumn:
-        """Memory-map what `save` wrote.
-
-        Raises:
-            DataError: if the file is not such a file.
-        """
+        """Memory-map what `save` wrote; DataError if the file is not such a file."""
         try:
             with pa.memory_map(str(path)) as file:
                 array = pa.ipc.open_file(file).get_batch(0).column(_FIELD)

@@ -63,14 +63,11 @@ class ImageLoader:
         self._kept: list[_Passes] = []  # at most one
 
     def batches(self, order: Sequence[Sequence[int]], epoch: int = 0) -> Generator[tuple[Views, Tensor], None, None]:
-        """Yield one pass.
+        """Yield one pass: views on the device, each [B, 3, H, W], one unless the transform makes more, and rows [B].
 
         Args:
             order: rows of each batch.
             epoch: what augmentation follows from beside the seed and the row.
-
-        Yields:
-            Views on the device (each [B, 3, H, W]; one unless the transform makes more), and row index [B] on the CPU.
         """
         route, device = self._route, self._device
 

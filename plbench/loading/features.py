@@ -95,7 +95,7 @@ def cached_features(
     # the main process keeps other programs out on behalf of all
     with locked(cache / name) if rank == 0 else contextlib.nullcontext(cache / name) as path:
         # asked under the lock, since another program may just have made them
-        if stored_features(path, len(images)) is None:
+        if open_matrix(path, len(images)) is None:
             backbone = make_backbone().to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
             shape = len(images), int(getattr(backbone, "num_features", 0))
             growing = GrowingMatrix(path, shape, GPU_BATCH_SIZE if device.type == "cuda" else BATCH_SIZE)
@@ -123,24 +123,15 @@ def cached_features(
                 if isinstance(error, OSError):
                     raise unwritable(path, error) from error
                 raise
-        features = stored_features(path, len(images))
+        features = open_matrix(path, len(images))
         assert features is not None
         return features
-
-
-def stored_features(path: Path, num_images: int) -> np.ndarray | None:
-    """Return features in the cache, memory-mapped; None where there are none, or the file is not whole."""
-    return open_matrix(path, num_images)
 
 
 def set_damaged_aside(cache: Path, key: str, warn: Callable[[str], None]) -> None:
     """Compare cached features with their checksums, and rename what does not match, so that it is computed again.
 
-    Args:
-        warn: told in a sentence of what was set aside.
-
-    Raises:
-        StoreError: if the cache cannot be written.
+    `warn` is told in a sentence of what was set aside. Raises StoreError if the cache cannot be written.
     """
     name = features_name(key)
     if not (cache / name).exists():

@@ -52,22 +52,18 @@ class JpegDecoder:
             torch.cuda.current_stream(self.device).synchronize()
         images = self.decode(files)
         self._being_read = files  # until the next call, which waits for this one's work
-        squashed = [self._squash(image, size) for image in images]
-        return torch.stack(squashed).round_().clamp_(0, 255).to(torch.uint8).movedim(1, -1).contiguous()
 
-    def _squash(self, image: Tensor, size: int) -> Tensor:
-        if tuple(image.shape[1:]) == (size, size):
-            return image.float()
-        wide = image[None].float()
-        return functional.interpolate(wide, (size, size), mode="bilinear", antialias=True)[0]
+        def squash(image: Tensor) -> Tensor:
+            if tuple(image.shape[1:]) == (size, size):
+                return image.float()
+            return functional.interpolate(image[None].float(), (size, size), mode="bilinear", antialias=True)[0]
+
+        squashed = torch.stack([squash(image) for image in images])
+        return squashed.round_().clamp_(0, 255).to(torch.uint8).movedim(1, -1).contiguous()
 
 
 def jpeg_decoder(name: str, device: torch.device) -> JpegDecoder | None:
-    """Return what decodes JPEG files: None where Pillow does, in the workers.
-
-    Args:
-        name: "pil" or "gpu".
-        device: that computes.
+    """Return what decodes JPEG files for `decode=` "pil" or "gpu": None where Pillow does, in the workers.
 
     Raises:
         PlbenchError: if files are to be decoded on a GPU and something that this takes is missing.
@@ -130,11 +126,7 @@ class JpegFiles(UnscaledPixels):
     decoder: JpegDecoder
 
     def __post_init__(self) -> None:
-        """Refuse what works on Pillow's images.
-
-        Raises:
-            PlbenchError: if the transform augments.
-        """
+        """Refuse a transform that augments, which works on Pillow's images."""
         if isinstance(self.transform, TrainTransform) and self.transform.augment is not None:
             raise PlbenchError(
                 'RandAugment works on images decoded by Pillow; use `decode="pil"`, or a plan whose randaugment is off '
@@ -166,11 +158,7 @@ class JpegFiles(UnscaledPixels):
         )
 
     def move(self, batch: Encoded, rows: Tensor, device: torch.device) -> Unscaled:
-        """Decode on the device.
-
-        Raises:
-            DataError: if an image cannot be read, with its name.
-        """
+        """Decode on the device; DataError if an image cannot be read, with its name."""
         encoded, size = batch.sizes > 0, self.base.size
         if not encoded.any():
             return super().move(batch, rows, device)
@@ -190,10 +178,7 @@ class JpegFiles(UnscaledPixels):
 
 
 def is_plain_jpeg(content: bytes) -> bool:
-    """Return whether a file is one that every decoder reads alike.
-
-    A whole upright JPEG in the usual colours, or grey.
-    """
+    """Return whether every decoder reads a file alike: a whole upright JPEG in the usual colours, or grey."""
     if not content.startswith(b"\xff\xd8"):
         return False
     try:

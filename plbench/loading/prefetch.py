@@ -16,16 +16,13 @@ Moved = TypeVar("Moved")
 def prefetched(
     batches: Generator[Batch, None, None], move: Callable[[Batch], Moved], device: torch.device
 ) -> Generator[Moved, None, None]:
-    """Move each batch in its turn; on a GPU one ahead, in a stream of its own.
+    """Yield what `move` gives of each batch; on a GPU one ahead, in a stream of its own.
 
     Closing it, or an error, closes `batches`. An error comes where its batch would have come, after all before it.
 
     Args:
         move: copies a batch; on a GPU, out of pinned memory and without waiting (`non_blocking`).
-        device: where to. On a CPU each batch is moved when it is asked for.
-
-    Yields:
-        What `move` gave; on a GPU, for use in the stream that is current when it is asked for.
+        device: where to. On a GPU, a batch is for use in the stream that is current when it is asked for.
     """
     with closing(batches):
         if device.type == "cuda":

@@ -1,10 +1,14 @@
-"""The ways from an image file to the device: what a worker makes of an image, and what becomes of it in the end."""
+"""The ways from an image file to the device: what a worker makes of an image, and what becomes of it in the end.
+
+Of each route, `item` and `collate` run in workers, `move` where batches are copied, `finish` where they are used.
+`item` may draw from the global generators, which the loader seeds.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,31 +20,6 @@ if TYPE_CHECKING:
     from plbench.data.images import ImageSource
 
 Views = tuple[Tensor, ...]
-
-
-class Route(Protocol):
-    """One way. `item` and `collate` run in workers, `move` where batches are copied, `finish` where they are used."""
-
-    @property
-    def source(self) -> ImageSource:
-        """Where the images are."""
-        ...
-
-    def item(self, row: int) -> Any:
-        """Return what a worker makes of one image. Draws from the global generators, which the loader seeds."""
-        ...
-
-    def collate(self, items: Sequence[Any]) -> Any:
-        """Return a batch of them: tensors, and tuples of tensors."""
-        ...
-
-    def move(self, batch: Any, rows: Tensor, device: torch.device) -> Any:
-        """Return the batch on the device."""
-        ...
-
-    def finish(self, moved: Any) -> Views:
-        """Return the views that a model sees, each [B, ...]."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -132,6 +111,9 @@ class UnscaledPixels:
         if moved.boxes is not None:
             erase(images, moved.boxes)
         return (images,)
+
+
+Route = WholeTransform | UnscaledPixels
 
 
 def stacked_boxes(items: Sequence[Any]) -> Tensor | None:

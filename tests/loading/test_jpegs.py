@@ -65,9 +65,10 @@ def mixed(tmp_path: Path) -> ImageFiles:
 
 def load(source: ImageSource, transform: Any = BASE, **options: Any) -> dict[int, Tensor]:
     """Pixels by row, in the order in which they came."""
-    order = options.pop("order", ORDER)
+    order, epoch = options.pop("order", ORDER), options.pop("epoch", 0)
     found: dict[int, Tensor] = {}
-    for (pixels,), rows in ImageLoader(source, transform, **{"min_side": SIZE, "workers": 0, **options}).batches(order):
+    loader = ImageLoader(source, transform, **{"min_side": SIZE, "workers": 0, **options})
+    for (pixels,), rows in loader.batches(order, epoch):
         found.update(zip(rows.tolist(), pixels, strict=True))
     return found
 

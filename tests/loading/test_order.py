@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -97,9 +98,7 @@ class TestSequence:
 
     def test_it_is_lazy(self) -> None:
         order = EpochOrder(2_000_000, 128, seed=0, epoch=0, block_rows=64)
-        assert isinstance(order[1000:], EpochOrder)
         assert order.rows.dtype == torch.int64
-        assert order[1000:].rows is order.rows, "the tail does not draw the epoch again"
         assert pickle.loads(pickle.dumps(EpochOrder(9, 4, 0, 0))) == EpochOrder(9, 4, 0, 0)
 
 
@@ -129,7 +128,7 @@ class TestReadingAhead:
     def test_rows_are_told_once_and_before_their_batch(self, order: EpochOrder, first: int) -> None:
         told: list[int] = []
         batches = []
-        for batch in reading_ahead(order[first:], told.extend):
+        for batch in reading_ahead(replace(order, first_batch=order.first_batch + first), told.extend):
             assert set(batch) <= set(told)
             batches.append(batch)
         assert batches == list(order)[first:]

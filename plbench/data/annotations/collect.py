@@ -61,11 +61,7 @@ class Annotations:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Memory-map what `write` wrote.
-
-        Raises:
-            DataError: if the folder does not hold that, or any of its files is not what was written.
-        """
+        """Memory-map what `write` wrote; DataError if the folder does not hold that, each file as it was written."""
         try:
             check_sums(folder)
         except Damaged as error:
@@ -82,6 +78,50 @@ class Annotations:
         if num_rows != {annotations.labels.num_images}:
             raise DataError(f"{folder} holds labels of other images than it names; delete it, so that it is made anew")
         return annotations
+
+
+def note_on_repeated_files(annotations: Annotations, what: str) -> tuple[str, ...]:
+    """Return a sentence on images that are listed under several ids, if there are any.
+
+    Args:
+        annotations: of one split.
+        what: whose they are, such as "split 'train' of 'coco'".
+
+    Raises:
+        DataError: if one id says that a class is in such a file, and another that it is not.
+    """
+    if annotations.image_paths is None:
+        return ()
+    paths = annotations.image_paths.array
+    counted = pc.value_counts(paths)
+    repeated = counted.field("values").filter(pc.greater(counted.field("counts"), 1))
+    if not len(repeated):
+        return ()
+    places = pc.index_in(paths, value_set=pa.array(repeated)).to_numpy(zero_copy_only=False)
+    rows = np.flatnonzero(~np.isnan(places))
+    groups = [rows[places[rows] == number] for number in range(len(repeated))]
+    for number, group in enumerate(groups):
+        _check_agreement(annotations, group, repeated[number].as_py(), what)
+    ids = " and ".join(annotations.image_ids[int(row)] for row in groups[0][:2])
+    return (
+        f"{len(repeated):,} image files are listed under more than one id, such as {repeated[0].as_py()} under {ids}; "
+        "each id counts as an image",
+    )
+
+
+def _check_agreement(annotations: Annotations, rows: npt.NDArray[np.int64], path: str, what: str) -> None:
+    known = annotations.labels.rows(rows)
+    clash = np.flatnonzero((known > 0).any(axis=0) & (known < 0).any(axis=0))
+    if not clash.size:
+        return
+    column = int(clash[0])
+    with_it, without = (int(rows[np.flatnonzero(known[:, column] == sign)[0]]) for sign in (1, -1))
+    ids = annotations.image_ids
+    raise DataError(
+        f"{what}: ids {ids[with_it]} and {ids[without]} are the same file {path}, which one says to show "
+        f"{annotations.labels.class_names[column]!r:.60} and the other not to ({clash.size:,} such classes); list the "
+        "file once, with all of its annotations"
+    )
 
 
 def settle_cells(
@@ -205,12 +245,7 @@ def _notes(tally: Counter[str], num_rows: int, what: str) -> tuple[str, ...]:
 
 
 def _pieces(cells_before: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> list[slice]:
-    """Return runs cut into pieces of about `_PIECE` cells, only where an image starts.
-
-    Args:
-        cells_before: [R + 1] cells before each run, and in all.
-        starts: runs that start an image.
-    """
+    """Return runs cut into pieces of about `_PIECE` cells, only at runs that start an image (`starts`)."""
     num_runs = len(cells_before) - 1
     wanted = np.searchsorted(cells_before, np.arange(_PIECE, cells_before[-1], _PIECE), side="right") - 1
     cuts = starts[np.searchsorted(starts, wanted, side="right") - 1] if num_runs else wanted
@@ -218,10 +253,7 @@ def _pieces(cells_before: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) 
 
 
 def _grouped(runs: pa.Array) -> pa.Array | None:
-    """Return the distinct ids where equal ones stand side by side, which rising order shows.
-
-    None where it does not rise.
-    """
+    """Return the distinct ids where equal ones stand side by side, as rising order shows; None where it does not."""
     if len(runs) < 2:
         return runs
     before, after = runs[:-1], runs[1:]

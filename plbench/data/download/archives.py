@@ -166,11 +166,7 @@ class _Names:
         self._folders = {PurePosixPath()}
 
     def check(self, name: str, *, is_folder: bool) -> PurePosixPath:
-        """Return the path of a member below the folder.
-
-        Raises:
-            DataError: if it may leave the folder, cannot be shown, or is taken.
-        """
+        """Return the path of a member below the folder; DataError if it may leave it, cannot be shown, or is taken."""
         if is_unsafe(name) or any(unicodedata.category(letter) == "Cc" for letter in name):
             raise _bad_member(self._archive, name, "a path that leaves the folder, or with control characters")
         path = PurePosixPath(name)

@@ -155,11 +155,7 @@ def _obtain(transfer: Transfer) -> None:
 
 
 def _distinct(files: Sequence[RemoteFile]) -> list[RemoteFile]:
-    """Return each file once, for two splits may share one.
-
-    Raises:
-        DataError: if two are to be kept under one path.
-    """
+    """Return each file once, for two splits may share one; DataError if two are to be kept under one path."""
     by_path: dict[str, RemoteFile] = {}
     for file in files:
         if by_path.setdefault(file.path, file).url != file.url:
@@ -181,10 +177,9 @@ def _sizes(files: Sequence[RemoteFile], root: Path) -> dict[RemoteFile, int | No
 
 
 def _check_space(sizes: dict[RemoteFile, int | None], root: Path, parallel: int) -> None:
-    """Check before the first byte: do the files fit, and what comes out of the archives?
+    """Check before the first byte whether the files fit, and what comes out of the archives: no less than they are.
 
-    What that is, is known only from the archive; it is no less than the archive. As many archives as are fetched at a
-    time lie beside what comes out of them.
+    As many archives as are fetched at a time lie beside what comes out of them.
     """
     archives = sorted((size or 0 for file, size in sizes.items() if file.unpack is not None), reverse=True)
     kept = sum(size or 0 for file, size in sizes.items() if file.unpack is None)

@@ -70,10 +70,7 @@ class Transfer:
         self.total = self._whole(self._read_version() if self.received else None)
 
     def run(self) -> str | None:
-        """Fetch, verify and rename.
-
-        Returns:
-            The checksum that was verified; None where neither publisher nor server states one.
+        """Fetch, verify and rename; return the checksum that was verified, None where nobody states one.
 
         Raises:
             DataError: if the server refuses, keeps failing, or sends something else. StoreError: if the disk is full
@@ -102,13 +99,10 @@ class Transfer:
         return checksum
 
     def adopt(self) -> bool:
-        """Verify what lies at the file's path already.
+        """Verify what lies at the file's path already; DataError if it is not what the publisher states.
 
         Returns:
             Whether a person has put it there; else a download was killed just after it was done.
-
-        Raises:
-            DataError: if it is not what the publisher states.
         """
         is_file = self._path.is_file()
         problem = self._find_mismatch(self._path, self.file.checksum) if is_file else "files in it"

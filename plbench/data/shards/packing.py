@@ -123,21 +123,14 @@ def pack(
 
 
 def packing_order(ids: Iterable[str]) -> npt.NDArray[np.int64]:
-    """Return rows in the order of a hash of their ids.
-
-    Neighbours have nothing in common, whatever a source is sorted by.
-    """
+    """Return rows in the order of a hash of their ids, so that neighbours have nothing in common."""
     digests = b"".join(hashlib.blake2b(text.encode(), digest_size=16).digest() for text in ids)
     keys = np.frombuffer(digests, ">u8").reshape(-1, 2)
     return np.lexsort((keys[:, 1], keys[:, 0]))
 
 
 def encode(source: ImageSource, row: int, short_side: int, quality: int) -> EncodedImage:
-    """Read one image and make it small enough.
-
-    Raises:
-        DataError: if it cannot be decoded to its end.
-    """
+    """Read one image and make it small enough; DataError if it cannot be decoded to its end."""
     content, name = source.read(row), source.ids[row]
     try:
         with opened(io.BytesIO(content)) as image:
@@ -161,11 +154,7 @@ def encode(source: ImageSource, row: int, short_side: int, quality: int) -> Enco
 
 
 def _begun(folder: Path, settings: PackSettings) -> PackedSplit:
-    """Return what an earlier call left, or the beginning.
-
-    Raises:
-        DataError: if that was made with other settings.
-    """
+    """Return what an earlier call left, or the beginning; DataError if that was made with other settings."""
     packed = PackedSplit.stored(folder)
     if packed is None:
         encoder = f"Pillow {PIL.__version__}, libjpeg-turbo {features.version_feature('libjpeg_turbo')}"
@@ -238,11 +227,7 @@ class _Packing:
         return packed
 
     def _repair(self, packed: PackedSplit, number: int, order: npt.NDArray[np.int64]) -> None:
-        """Make one shard again.
-
-        Raises:
-            DataError: if it comes out another way than it was.
-        """
+        """Make one shard again; DataError if it comes out another way than it was."""
         shard = packed.shards[number]
         start = sum(before.taken for before in packed.shards[:number])
         with closing(self._encoded(order[start : start + shard.taken], 0)) as stream:

@@ -27,6 +27,7 @@ from plbench.data.images import EncodedImages, OpenFile, find_unreadable
 from plbench.data.pixels import PIXELS
 from plbench.data.text_column import TextColumn
 from plbench.errors import DataError
+from plbench.files.checksums import hash_file
 from plbench.files.paths import refuse_links
 
 MANIFEST = "packed.json"
@@ -82,9 +83,7 @@ class PackedFile(BaseModel):
     @classmethod
     def of(cls, path: Path, rows: int, taken: int) -> PackedFile:
         """Describe a file that was just written."""
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return cls(name=path.name, rows=rows, num_bytes=path.stat().st_size, sha256=digest, taken=taken)
+        return cls(name=path.name, rows=rows, num_bytes=path.stat().st_size, sha256=hash_file(path), taken=taken)
 
 
 class PackedSplit(BaseModel):
@@ -107,11 +106,10 @@ class PackedSplit(BaseModel):
     @model_validator(mode="after")
     def _names_its_own_files(self) -> PackedSplit:
         """Refuse other names: a stranger's manifest has names that become paths, read, written and deleted."""
-        given = [shard.name for shard in self.shards] + ([] if self.index is None else [self.index.name])
-        expected = [shard_name(number) for number in range(len(self.shards))] + ([INDEX] if self.index else [])
-        for name, right in zip(given, expected, strict=True):
-            if name != right:
-                raise ValueError(f"it names a file {name!r:.80}, where {right} is expected")
+        named = {shard_name(number): shard for number, shard in enumerate(self.shards)} | {INDEX: self.index}
+        for right, file in named.items():
+            if file is not None and file.name != right:
+                raise ValueError(f"it names a file {file.name!r:.80}, where {right} is expected")
         return self
 
     @property
@@ -126,11 +124,7 @@ class PackedSplit(BaseModel):
 
     @classmethod
     def stored(cls, folder: Path) -> PackedSplit | None:
-        """Read a folder's manifest; None where there is none.
-
-        Raises:
-            DataError: if it is not one that this version of plbench reads.
-        """
+        """Read a folder's manifest; None where there is none, DataError if it is not one that this version reads."""
         path = folder / MANIFEST
         try:
             return cls.model_validate_json(path.read_bytes())
@@ -182,11 +176,7 @@ class ShardedImages(EncodedImages):
     """
 
     def __init__(self, folder: Path, rows: npt.NDArray[np.int64] | None = None) -> None:
-        """Open a packed split, without its shards.
-
-        Raises:
-            DataError: if there is none, or packing has not come to its end.
-        """
+        """Open a packed split, without its shards; DataError if there is none, or it is not packed to its end."""
         packed = PackedSplit.stored(folder)
         if packed is None or packed.index is None:
             state = (
@@ -230,11 +220,7 @@ class ShardedImages(EncodedImages):
         return len(self.rows)
 
     def read(self, row: int) -> bytes:
-        """Return the encoded image of a row.
-
-        Raises:
-            DataError: if its shard is not there or not whole, or the image is not what was packed.
-        """
+        """Return the encoded image of a row; DataError also if it is not what was packed."""
         packed_row = int(self.rows[row])
         shard = self._open(packed_row // self._rows_per_shard)
         content = shard.read(int(self._begins[packed_row]), int(self._sizes[packed_row]))
@@ -274,11 +260,7 @@ class ShardedImages(EncodedImages):
         return digest.hexdigest()
 
     def expect(self, rows: range) -> None:
-        """Have the system read neighbouring rows into its cache meanwhile; return at once.
-
-        Raises:
-            DataError: if a shard is not there or not whole, with its path.
-        """
+        """Have the system read neighbouring rows into its cache meanwhile; return at once."""
         wanted = self.rows[rows.start : rows.stop]
         if not len(wanted):
             return
@@ -290,14 +272,7 @@ class ShardedImages(EncodedImages):
 
 
 def refuse_other_pixels(version: int, folder: Path) -> None:
-    """Refuse a packed folder whose images were decoded by other rules.
-
-    Args:
-        version: of the rules, as noted in the folder.
-
-    Raises:
-        DataError: if it is not `PIXELS`.
-    """
+    """Refuse a packed folder whose images were decoded by rules of another version than `PIXELS`."""
     if version != PIXELS:
         age = "an older" if version < PIXELS else "a newer"
         raise DataError(
@@ -317,11 +292,7 @@ def is_there(folder: Path, file: PackedFile) -> bool:
 
 
 def _open_index(path: Path, expected: PackedFile) -> dict[str, pa.Array]:
-    """Return columns of the index, memory-mapped: id, begin, size, sha256.
-
-    Raises:
-        DataError: if it is not there, or is not what was written.
-    """
+    """Return columns of the index, memory-mapped: id, begin, size, sha256. DataError if it is not what was written."""
     if not is_there(path.parent, expected):
         raise DataError(f"{path} is not there or not whole; {_MEND}")
     try:
@@ -337,8 +308,7 @@ def _open_index(path: Path, expected: PackedFile) -> dict[str, pa.Array]:
 @lru_cache(_MAX_OPEN)
 def _index_sha256(path: Path, seen: bytes) -> str:
     """Compute it once a process while the file stays as it was seen; workers that are forked know it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hash_file(path)
 
 
 def verify(folder: Path, *, decode: bool, report: Callable[[int, int], None] = lambda done, total: None) -> list[str]:

@@ -39,10 +39,9 @@ class TarImages(EncodedImages):
 
     @classmethod
     def open(cls, tars: Sequence[Path], ids: TextColumn, cache: Path | None) -> TarImages:
-        """Find each id's member by its name without suffix; the scans are kept in the cache.
+        """Find each id's member by its name without suffix; DataError if a file is no plain tar.
 
-        Raises:
-            DataError: if a file is no plain tar.
+        The scans are kept in the cache.
         """
         places = np.full((len(ids), 3), -1, np.int64)
         for number, tar in enumerate(tars):
@@ -65,11 +64,7 @@ class TarImages(EncodedImages):
         return len(self.ids)
 
     def read(self, row: int) -> bytes:
-        """Return the encoded image.
-
-        Raises:
-            DataError: if no tar holds it, or its tar cannot be read.
-        """
+        """Return the encoded image; DataError also if no tar holds it."""
         number, offset, size = self.places[row].tolist()
         if number < 0:
             raise DataError(f"image {self.name(row)} cannot be read: it is in none of the tar files")
