@@ -33,44 +33,34 @@ class ImageSource(Protocol):
     @property
     def ids(self) -> Sequence[str]:
         """Stable id of each image."""
-        ...
 
     @property
     def block_rows(self) -> int:
         """Rows that lie side by side on disk and are best read together; 1 where every image is its own file."""
-        ...
 
     def __len__(self) -> int:
         """Return the number of images."""
-        ...
 
     def load(self, row: int, min_side: int = 0) -> Image.Image:
         """Return the image of a row in RGB, as `plbench.data.pixels` decodes it; no side comes below `min_side`."""
-        ...
 
     def read(self, row: int) -> bytes:
         """Return the encoded image of a row as it is stored."""
-        ...
 
     def name(self, row: int) -> str:
         """Return what to call the image of a row in a message."""
-        ...
 
     def absent(self) -> list[int]:
         """Return rows whose image is not there at all, found without decoding any."""
-        ...
 
     def subset(self, index: np.ndarray) -> Self:
         """Return the chosen rows, in the order given."""
-        ...
 
     def fingerprint(self) -> str:
         """Return sha256 that changes when any image does; not asked of one that has `EncodedImages.sha256s`, too."""
-        ...
 
     def expect(self, rows: range) -> None:
         """Hear in time which rows will be asked for, so that they can be read ahead."""
-        ...
 
 
 class EncodedImages(ABC):

@@ -60,7 +60,7 @@ class ImageLoader:
         """
         self._route = _route(source, transform, min_side, decoder)
         self._workers, self._device, self._augment_seed = workers, device, augment_seed
-        self._kept: list[_Passes] = []  # at most one
+        self._kept: list[tuple[_Order, DataLoader[Any]]] = []  # at most one
 
     def batches(self, order: Sequence[Sequence[int]], epoch: int = 0) -> Generator[tuple[Views, Tensor], None, None]:
         """Yield one pass: views on the device, each [B, 3, H, W], one unless the transform makes more, and rows [B].
@@ -82,20 +82,33 @@ class ImageLoader:
 
     def _loaded(self, order: Sequence[Sequence[int]], epoch: int) -> Generator[tuple[Any, Tensor], None, None]:
         """Yield batches as workers make them, pinned where a GPU wants them."""
-        passes: _Passes | None
         try:
-            passes = self._kept.pop()
+            at, loader = self._kept.pop()
         except IndexError:  # the first one; or another pass is under way, perhaps in another thread
-            passes = _Passes(self._route, self._workers, self._device, self._augment_seed)
+            at = _Order(self._route.source)
+            loader = DataLoader(
+                _Items(self._route, self._augment_seed),
+                # one object for all passes: the loader keeps its workers, and what it iterates over changes beneath it
+                batch_sampler=at,
+                num_workers=self._workers,
+                collate_fn=partial(_collate, self._route),
+                pin_memory=self._device.type == "cuda",
+                generator=torch.Generator(),  # or it would draw the workers' seeds, which nothing uses, globally
+                worker_init_fn=_single_thread,
+                prefetch_factor=4 if self._workers else None,
+                persistent_workers=self._workers > 0,
+            )
+        at.batches, at.epoch = order, epoch
         try:
-            yield from passes.next(order, epoch)
+            yield from loader
         except DataError as error:  # torch wraps a worker's message in the worker's traceback; the sentence is its end
             # whoever keeps the error keeps this frame, but no loader, whose workers would be waited for late and long
-            error.__traceback__ = passes = None
+            error.__traceback__ = None
+            del loader
             raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from None
         # reached at the end of a pass only: workers of one that was left would still hold its batches
         if not self._kept:
-            self._kept.append(passes)
+            self._kept.append((at, loader))
 
 
 def _route(source: ImageSource, transform: Transform, min_side: int, decoder: JpegDecoder | None) -> Route:
@@ -110,29 +123,6 @@ def _route(source: ImageSource, transform: Transform, min_side: int, decoder: Jp
     if decoder is None:
         return UnscaledPixels(source, transform, min_side)
     return JpegFiles(source, transform, min_side, decoder)
-
-
-class _Passes:
-    """A torch loader, and the order that it is at."""
-
-    def __init__(self, route: Route, workers: int, device: torch.device, augment_seed: int | None) -> None:
-        self._order = _Order(route.source)
-        self._loader = DataLoader(
-            _Items(route, augment_seed),
-            # one object for all passes: the loader keeps its workers, and what it iterates over changes beneath it
-            batch_sampler=self._order,
-            num_workers=workers,
-            collate_fn=partial(_collate, route),
-            pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # or it would draw the workers' seeds, which nothing uses, from the global one
-            worker_init_fn=_single_thread,
-            prefetch_factor=4 if workers else None,
-            persistent_workers=workers > 0,
-        )
-
-    def next(self, batches: Sequence[Sequence[int]], epoch: int) -> Iterator[tuple[Any, Tensor]]:
-        self._order.batches, self._order.epoch = batches, epoch
-        return iter(self._loader)
 
 
 @dataclass

@@ -65,7 +65,7 @@ class TrainTransform:
     """
 
     def __init__(self, base: EvalTransform, plan: Plan) -> None:
-        """Build timm's augmentations for one plan; PlbenchError if its RandAugment string is not one that timm reads."""
+        """Build timm's augmentations for one plan; PlbenchError if timm cannot read its RandAugment string."""
         import plbench.models.torchvision_ops  # noqa: F401  # isort: skip
         from timm.data.auto_augment import rand_augment_transform
         from timm.data.random_erasing import RandomErasing

@@ -72,50 +72,39 @@ def download(
         wanted = [file for file in files if not is_here(file, root)]  # another process may have fetched some
         sizes = _sizes(wanted, root)
         _check_space(sizes, root, parallel)
-        _run(wanted, sizes, root, report, parallel, note)
+        stop = threading.Event()
+        notes: queue.SimpleQueue[str] = queue.SimpleQueue()
+        transfers = [Transfer(file, root, stop, notes.put) for file in files]
+        before = [transfer.received for transfer in transfers]
 
+        def progress() -> tuple[int, int]:
+            done = total = 0
+            for transfer, start in zip(transfers, before, strict=True):
+                fetched, size = max(transfer.received - start, 0), sizes[transfer.file]
+                if size is None and transfer.total is not None:
+                    size = transfer.total - start
+                done += fetched
+                total += fetched + 1 if size is None else max(size, fetched)  # of unknown size: at least one more
+            return done, total
 
-def _run(
-    files: Sequence[RemoteFile],
-    sizes: dict[RemoteFile, int | None],
-    root: Path,
-    report: Callable[[int, int], None],
-    parallel: int,
-    note: Callable[[str], None],
-) -> None:
-    stop = threading.Event()
-    notes: queue.SimpleQueue[str] = queue.SimpleQueue()
-    transfers = [Transfer(file, root, stop, notes.put) for file in files]
-    before = [transfer.received for transfer in transfers]
-
-    def progress() -> tuple[int, int]:
-        done = total = 0
-        for transfer, start in zip(transfers, before, strict=True):
-            fetched, size = max(transfer.received - start, 0), sizes[transfer.file]
-            if size is None and transfer.total is not None:
-                size = transfer.total - start
-            done += fetched
-            total += fetched + 1 if size is None else max(size, fetched)  # of unknown size: at least one more
-        return done, total
-
-    pool = concurrent.futures.ThreadPoolExecutor(max(parallel, 1), thread_name_prefix="download")
-    futures = [pool.submit(_obtain, transfer) for transfer in transfers]
-    try:
-        pending = set(futures)
-        while pending:
-            _, pending = concurrent.futures.wait(pending, _GLANCE, concurrent.futures.FIRST_EXCEPTION)
-            while not notes.empty():
-                note(notes.get_nowait())
-            report(*progress())
-            for future in futures:  # in the order of the files, should two have failed
-                if future.done():
-                    future.result()
-    finally:  # also at Ctrl-C, which reaches this thread only
-        stop.set()
-        pool.shutdown(wait=False, cancel_futures=True)
-        for transfer in transfers:
-            transfer.interrupt()
-        concurrent.futures.wait([future for future in futures if not future.cancelled()], _GRACE)
+        pool = concurrent.futures.ThreadPoolExecutor(max(parallel, 1), thread_name_prefix="download")
+        futures = [pool.submit(_obtain, transfer) for transfer in transfers]
+        try:
+            pending = set(futures)
+            while pending:
+                _, pending = concurrent.futures.wait(pending, _GLANCE, concurrent.futures.FIRST_EXCEPTION)
+                while not notes.empty():
+                    note(notes.get_nowait())
+                report(*progress())
+                for future in futures:  # in the order of the files, should two have failed
+                    if future.done():
+                        future.result()
+        finally:  # also at Ctrl-C, which reaches this thread only
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            for transfer in transfers:
+                transfer.interrupt()
+            concurrent.futures.wait([future for future in futures if not future.cancelled()], _GRACE)
 
 
 def _obtain(transfer: Transfer) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 from urllib.parse import quote, urlsplit
 
+from rich.filesize import decimal
+
 from plbench.errors import DataError
 from plbench.files import write_json
 from plbench.files.paths import is_unsafe
@@ -174,9 +176,4 @@ def size_in_words(size: int) -> str:
         >>> size_in_words(350264821), size_in_words(13510573713), size_in_words(900)
         ('350 MB', '13.5 GB', '900 bytes')
     """
-    if size < 1000:
-        return f"{size} bytes"
-    for unit, scale in (("kB", 1e3), ("MB", 1e6)):
-        if size < 999.5 * scale:
-            return f"{size / scale:.0f} {unit}"
-    return f"{size / 1e9:.1f} GB"
+    return decimal(size, precision=1 if size >= 999.5e6 else 0)
