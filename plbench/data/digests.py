@@ -199,21 +199,17 @@ def _sum(place: bytes, seen: bytes, digest: bytes) -> bytes:
     return hashlib.blake2b(place + seen + digest, digest_size=8).digest()
 
 
-def _connected(path: Path) -> sqlite3.Connection:
+def _connected(path: Path, *, is_new: bool = False) -> sqlite3.Connection:
     """Return the database; a damaged one is set aside, since what it says can be found out again."""
-    for is_last in (False, True):
-        connection = sqlite3.connect(path, timeout=60)
-        try:
-            with connection:
-                connection.execute(_TABLE)
-            return connection
-        except sqlite3.OperationalError:
-            connection.close()
+    connection = sqlite3.connect(path, timeout=60)
+    try:
+        with connection:
+            connection.execute(_TABLE)
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        if is_new or isinstance(error, sqlite3.OperationalError):
             raise
-        except sqlite3.DatabaseError:  # not a database
-            connection.close()
-            if is_last:
-                raise
-            with contextlib.suppress(FileNotFoundError):  # another process was first
-                path.replace(path.with_name(f"{path.name}.damaged"))
-    raise AssertionError("the second time it is a new one")
+        with contextlib.suppress(FileNotFoundError):  # another process was first
+            path.replace(path.with_name(f"{path.name}.damaged"))
+        return _connected(path, is_new=True)
+    return connection

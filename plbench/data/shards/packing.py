@@ -50,9 +50,7 @@ _SCHEMA = pa.schema(
     ],
     metadata={"plbench": "packed images, format 2"},
 )
-_INDEX = pa.schema(
-    {"id": pa.large_string(), "begin": pa.int64(), "size": pa.int32(), "sha256": pa.binary(32)},
-)
+_INDEX = pa.schema({"id": pa.large_string(), "begin": pa.int64(), "size": pa.int32(), "sha256": pa.binary(32)})
 _DRAFT_GAP = 1.5  # JPEGs are decoded at a fraction of their size that leaves this times the one wanted, or more
 _MAX_UNREADABLE = 64  # one after the other, in an order that has nothing to do with the images: a disk that is gone
 
