@@ -69,8 +69,8 @@ def download(
     if all(is_here(file, root) for file in files):
         return
     with _only_one(root, note):
-        wanted = [file for file in files if not is_here(file, root)]  # another process may have fetched some
-        sizes = _sizes(wanted, root)
+        files = [file for file in files if not is_here(file, root)]  # another process may have fetched some
+        sizes = _sizes(files, root)
         _check_space(sizes, root, parallel)
         stop = threading.Event()
         notes: queue.SimpleQueue[str] = queue.SimpleQueue()
