@@ -13,12 +13,11 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from plbench.data.annotations.collect import Annotations
+from plbench.data.annotations.collect import Annotations, note_on_repeated_files
 from plbench.data.annotations.index import Index
-from plbench.data.annotations.repeated import note_on_repeated_files
 from plbench.data.digests import Sha256s, sha256_of
 from plbench.data.download.remote import RemoteFile
-from plbench.data.images import ImageFiles, ImageSource, image_sha256s
+from plbench.data.images import ImageFiles, ImageSource
 from plbench.data.labels import PartialLabels
 from plbench.data.pixels import PIXELS
 from plbench.errors import DataError, PlbenchError
@@ -37,11 +36,7 @@ class LabelledSplit:
     labels: PartialLabels
 
     def __post_init__(self) -> None:
-        """Check that images and labels are as many.
-
-        Raises:
-            DataError: if they are not.
-        """
+        """Refuse images and labels that are not as many."""
         if len(self.images) != self.labels.num_images:
             raise DataError(f"{len(self.images)} images but {self.labels.num_images} rows of labels")
 
@@ -124,16 +119,14 @@ class Dataset(ABC):
         """Return sha256 that changes whenever images or labels do."""
 
     def image_sha256s(self, split: str, report: ProgressReport = lambda done, total: None) -> Sha256s | None:
-        """Return the sha256 of each image's bytes, [N, 32], computed once for an instance.
-
-        None if its images do not give it.
+        """Return the sha256 of each image's bytes, [N, 32], computed once for an instance; None if they give none.
 
         Args:
-            split: of the dataset.
             report: is told images done and in all, where this takes a while.
         """
         if split not in self._sha256s:
-            self._sha256s[split] = image_sha256s(self.split(split).images, self.cache, report)
+            give = getattr(self.split(split).images, "sha256s", None)
+            self._sha256s[split] = None if give is None else give(self.cache, report)
         return self._sha256s[split]
 
     def warn(self, sentence: str) -> None:  # noqa: B027  (replaced by whoever can tell a person)
@@ -216,19 +209,16 @@ class IndexedDataset(Dataset):
         return Index(self.cache, f"{self.name}-{split}", meaning, self.annotation_files(split), lambda s: self.warn(s))
 
     def annotations(self, split: str, report: ProgressReport = lambda done, total: None) -> Annotations:
-        """Return the annotations of a split, from the index where it is there.
-
-        Raises:
-            DataError: if there is no such split, or its files are malformed.
-        """
+        """Return the annotations of a split, from the index where it is there; errors are those of `split`."""
         if split not in self.splits:
             raise DataError(f"dataset {self.name!r} has splits {', '.join(self.splits)}, not {split!r}")
         if split not in self._annotations:
             found = self._index(split).get(lambda: self.read(split, report))
             said = note_on_repeated_files(found, f"split {split!r} of {self.name!r}")
             found = replace(found, notes=(*found.notes, *said))
+            classes = found.labels.class_ids, found.labels.class_names
             for other, known in self._annotations.items():
-                if _classes(known) != _classes(found):
+                if (known.labels.class_ids, known.labels.class_names) != classes:
                     raise DataError(
                         f"the files of {self.name!r} in {self.root} define other classes for split {split!r} than for "
                         f"{other!r}; take both from one release"
@@ -242,11 +232,7 @@ class IndexedDataset(Dataset):
             self.annotations(split, report)
 
     def split(self, name: str) -> LabelledSplit:
-        """Return one split by name.
-
-        Raises:
-            DataError: if its files are malformed, or there is no such split.
-        """
+        """Return one split by name; DataError if its files are malformed, or there is no such split."""
         if name not in self._splits:
             annotations = self.annotations(name)
             self._splits[name] = LabelledSplit(self.images(name, annotations), annotations.labels)
@@ -258,24 +244,16 @@ class IndexedDataset(Dataset):
         Images are hashed once for an instance, and remembered in the cache: see `plbench.data.digests`.
         """
         content: dict[str, Any] = {"format": FINGERPRINT_FORMAT, "pixels": PIXELS}
-        for split in self._used:
+        for split in self.used_splits():
             sha256s = self.image_sha256s(split)
             images = self.split(split).images.fingerprint() if sha256s is None else sha256_of(sha256s)
             content[split] = [self._index(split).key(), images]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    @property
-    def _used(self) -> tuple[str, ...]:
-        return self.used_splits()
-
     def groups(self) -> dict[str, tuple[str, ...]]:
         """Return groups that the annotation files define."""
-        return dict(self.annotations(self._used[0]).groups)
+        return dict(self.annotations(self.used_splits()[0]).groups)
 
     def notes(self) -> dict[str, tuple[str, ...]]:
         """Return what was found in the files of the splits that are open."""
         return {split: annotations.notes for split, annotations in self._annotations.items() if annotations.notes}
-
-
-def _classes(annotations: Annotations) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return annotations.labels.class_ids, annotations.labels.class_names

@@ -13,7 +13,7 @@ import os
 import sqlite3
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -54,8 +54,7 @@ _watched: dict[str, bytes] | None = None
 def watching() -> Iterator[dict[str, bytes]]:
     """Yield the files whose sha256 is asked for meanwhile, in any thread: by absolute path the `signature` of each.
 
-    It is empty for a file that is not there, that changed so lately that another change might not show, or that
-    changed meanwhile.
+    It is empty for a file that is not there, is not `settled`, or changed meanwhile.
     """
     global _watched
     _watched = {}
@@ -66,12 +65,8 @@ def watching() -> Iterator[dict[str, bytes]]:
 
 
 def file_sha256(path: Path, cache: Path | None = None) -> str:
-    """Return hex sha256 of a file, remembered in the cache.
-
-    Raises:
-        DataError: if the file cannot be read.
-    """
-    found = files_sha256([os.path.abspath(path)], cache)[0]
+    """Return hex sha256 of a file, remembered in the cache; DataError if it cannot be read."""
+    found = files_sha256(1, lambda row: os.path.abspath(path), cache)[0]
     if found.any():
         return str(found.tobytes().hex())
     try:
@@ -86,33 +81,37 @@ def sha256_of(sha256s: Sha256s) -> str:
     return hashlib.sha256(np.ascontiguousarray(sha256s).data).hexdigest()
 
 
-def files_sha256(paths: Sequence[str], cache: Path | None, report: Report = lambda done, total: None) -> Sha256s:
-    """Return the sha256 of each file.
+def files_sha256(
+    number: int, path_of: Callable[[int], str], cache: Path | None, report: Report = lambda done, total: None
+) -> Sha256s:
+    """Return the sha256 of each of N files; zeros where it cannot be read.
 
     Args:
-        paths: absolute.
+        number: N.
+        path_of: absolute path of each; asked for by row, as nine million of them need not be in memory.
         cache: folder that remembers; None to read every file.
         report: is told files done and in all, where this takes more than two seconds.
     """
 
     def status_of(row: int) -> os.stat_result | None:
+        path = path_of(row)
         try:
-            status = os.stat(paths[row])
+            status = os.stat(path)
         except OSError:
             status = None
         if _watched is not None:
             seen = signature(status) if status is not None and settled(status) else b""
-            _watched[paths[row]] = seen if _watched.get(paths[row], seen) == seen else b""
+            _watched[path] = seen if _watched.get(path, seen) == seen else b""
         return status
 
     def digest(row: int) -> bytes | None:
         try:
-            with open(paths[row], "rb") as file:
+            with open(path_of(row), "rb") as file:
                 return hashlib.file_digest(file, "sha256").digest()
         except OSError:
             return None
 
-    return remembered(len(paths), lambda row: paths[row], status_of, digest, cache, report)
+    return remembered(number, path_of, status_of, digest, cache, report)
 
 
 def remembered(
@@ -123,9 +122,7 @@ def remembered(
     cache: Path | None,
     report: Report = lambda done, total: None,
 ) -> Sha256s:
-    """Return the sha256 of N things in files.
-
-    From the memory where their files are as they were, else computed, in threads.
+    """Return the sha256 of N things in files, [N, 32]: remembered where the files are as they were, else computed.
 
     Args:
         number: N.
@@ -139,100 +136,80 @@ def remembered(
     """
     found = np.zeros((number, 32), np.uint8)
     start = time.monotonic()
-    with _Memory.opened(cache) as memory, ThreadPoolExecutor(_THREADS) as pool:
+    with _opened_memory(cache) as memory, ThreadPoolExecutor(_THREADS) as pool:
         for begin in range(0, number, _CHUNK):
-            rows = range(begin, min(begin + _CHUNK, number))
-            statuses = [status_of(row) for row in rows]
-            places = [hashlib.blake2b(place_of(row).encode(errors="surrogateescape")).digest()[:16] for row in rows]
             news = []
-            for row, place, status in zip(rows, places, statuses, strict=True):
-                if status is not None:
-                    known = memory.get(place, signature(status))
-                    if known is None:
-                        news.append((row, place, status))
-                    else:
-                        found[row] = np.frombuffer(known, np.uint8)
+            for row in range(begin, min(begin + _CHUNK, number)):
+                status = status_of(row)
+                if status is None:
+                    continue
+                place = hashlib.blake2b(place_of(row).encode(errors="surrogateescape")).digest()[:16]
+                known = None if memory is None else _recall(memory, place, signature(status))
+                if known is None:
+                    news.append((row, place, status))
+                else:
+                    found[row] = np.frombuffer(known, np.uint8)
             digests = pool.map(digest, [row for row, _, _ in news])
             kept = []
             for done, ((row, place, status), computed) in enumerate(zip(news, digests, strict=True), 1):
                 if computed is not None:
                     found[row] = np.frombuffer(computed, np.uint8)
                     if settled(status):
-                        kept.append((place, signature(status), computed))
+                        seen = signature(status)
+                        kept.append((place, seen, computed, _sum(place, seen, computed)))
                 if time.monotonic() - start > _PATIENCE:
                     report(begin + done, number)
-            memory.put(kept)
+            if memory is not None and kept:
+                with contextlib.suppress(sqlite3.DatabaseError), memory:  # a full disk costs the memory alone
+                    memory.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", kept)
     if time.monotonic() - start > _PATIENCE:
         report(number, number)
     return found
 
 
-class _Memory:
-    """Digests by place in SQLite, which several processes may write to and any of them be killed.
+@contextlib.contextmanager
+def _opened_memory(cache: Path | None) -> Iterator[sqlite3.Connection | None]:
+    """Open the digests by place in SQLite, which several processes may write to and any of them be killed.
 
-    Every row has a sum of its own: one that was damaged is not there.
+    Every row has a sum of its own: one that was damaged is not there. None where there is no cache.
     """
+    if cache is None:
+        yield None
+        return
+    path = cache / f"digests-{_FORMAT}.sqlite"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        connection = _connected(path)
+    except (OSError, sqlite3.OperationalError) as error:
+        raise unwritable(path, error) from error
+    with contextlib.closing(connection):
+        yield connection
 
-    def __init__(self, connection: sqlite3.Connection | None) -> None:
-        self._connection = connection
 
-    @classmethod
-    @contextlib.contextmanager
-    def opened(cls, cache: Path | None) -> Iterator[_Memory]:
-        """Open the memory of a cache; an empty one where there is no cache."""
-        if cache is None:
-            yield cls(None)
-            return
-        path = cache / f"digests-{_FORMAT}.sqlite"
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-            connection = _connected(path)
-        except (OSError, sqlite3.OperationalError) as error:
-            raise unwritable(path, error) from error
-        with contextlib.closing(connection):
-            yield cls(connection)
-
-    def get(self, place: bytes, seen: bytes) -> bytes | None:
-        """Return the digest of a thing whose file is as it was seen."""
-        if self._connection is None:
-            return None
-        try:
-            row = self._connection.execute("SELECT seen, sha256, sum FROM digests WHERE place = ?", (place,)).fetchone()
-        except sqlite3.DatabaseError:
-            return None
-        if row is None or row[0] != seen or row[2] != _sum(place, seen, row[1]):
-            return None
-        return bytes(row[1])
-
-    def put(self, rows: Sequence[tuple[bytes, bytes, bytes]]) -> None:
-        """Remember (place, seen, digest)."""
-        if self._connection is None or not rows:
-            return
-        with contextlib.suppress(sqlite3.DatabaseError), self._connection:  # a full disk costs the memory alone
-            self._connection.executemany(
-                "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", [(*row, _sum(*row)) for row in rows]
-            )
+def _recall(memory: sqlite3.Connection, place: bytes, seen: bytes) -> bytes | None:
+    """Return the digest of a thing whose file is as it was seen."""
+    try:
+        row = memory.execute("SELECT seen, sha256, sum FROM digests WHERE place = ?", (place,)).fetchone()
+    except sqlite3.DatabaseError:
+        return None
+    return bytes(row[1]) if row and row[0] == seen and row[2] == _sum(place, seen, row[1]) else None
 
 
 def _sum(place: bytes, seen: bytes, digest: bytes) -> bytes:
     return hashlib.blake2b(place + seen + digest, digest_size=8).digest()
 
 
-def _connected(path: Path) -> sqlite3.Connection:
+def _connected(path: Path, *, is_new: bool = False) -> sqlite3.Connection:
     """Return the database; a damaged one is set aside, since what it says can be found out again."""
-    for is_last in (False, True):
-        connection = sqlite3.connect(path, timeout=60)
-        try:
-            with connection:
-                connection.execute(_TABLE)
-            return connection
-        except sqlite3.OperationalError:
-            connection.close()
+    connection = sqlite3.connect(path, timeout=60)
+    try:
+        with connection:
+            connection.execute(_TABLE)
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        if is_new or isinstance(error, sqlite3.OperationalError):
             raise
-        except sqlite3.DatabaseError:  # not a database
-            connection.close()
-            if is_last:
-                raise
-            with contextlib.suppress(FileNotFoundError):  # another process was first
-                path.replace(path.with_name(f"{path.name}.damaged"))
-    raise AssertionError("the second time it is a new one")
+        with contextlib.suppress(FileNotFoundError):  # another process was first
+            path.replace(path.with_name(f"{path.name}.damaged"))
+        return _connected(path, is_new=True)
+    return connection

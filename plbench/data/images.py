@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from plbench.data.digests import Report, Sha256s, files_sha256, sha256_of
@@ -31,54 +33,83 @@ class ImageSource(Protocol):
     @property
     def ids(self) -> Sequence[str]:
         """Stable id of each image."""
-        ...
 
     @property
     def block_rows(self) -> int:
         """Rows that lie side by side on disk and are best read together; 1 where every image is its own file."""
-        ...
 
     def __len__(self) -> int:
         """Return the number of images."""
-        ...
 
     def load(self, row: int, min_side: int = 0) -> Image.Image:
-        """Return the image of a row in RGB, as `plbench.data.pixels` decodes it.
-
-        With `min_side`, it may come smaller, but no side below that many pixels.
-        """
-        ...
+        """Return the image of a row in RGB, as `plbench.data.pixels` decodes it; no side comes below `min_side`."""
 
     def read(self, row: int) -> bytes:
         """Return the encoded image of a row as it is stored."""
-        ...
 
     def name(self, row: int) -> str:
         """Return what to call the image of a row in a message."""
-        ...
 
     def absent(self) -> list[int]:
         """Return rows whose image is not there at all, found without decoding any."""
-        ...
 
     def subset(self, index: np.ndarray) -> Self:
         """Return the chosen rows, in the order given."""
-        ...
 
     def fingerprint(self) -> str:
-        """Return sha256 that changes when any image does.
-
-        Not asked of a source that has `sha256s(cache, report)`, too.
-        """
-        ...
+        """Return sha256 that changes when any image does; not asked of one that has `EncodedImages.sha256s`, too."""
 
     def expect(self, rows: range) -> None:
         """Hear in time which rows will be asked for, so that they can be read ahead."""
-        ...
+
+
+class EncodedImages(ABC):
+    """Base of an `ImageSource` of encoded images, wherever those lie: a subclass says how to read and name them."""
+
+    @property
+    def block_rows(self) -> int:
+        """Rows that are best read together."""
+        return 1
+
+    @abstractmethod
+    def read(self, row: int) -> bytes:
+        """Return the encoded image of a row as it is stored; DataError if it cannot be read, with its name."""
+
+    @abstractmethod
+    def name(self, row: int) -> str:
+        """Return what to call the image of a row in a message."""
+
+    @abstractmethod
+    def sha256s(self, cache: Path | None = None, report: Report = lambda done, total: None) -> Sha256s:
+        """Return the sha256 of each image's bytes, [N, 32]; zeros where it is absent.
+
+        Args:
+            cache: remembers what files hold, so that each image is read once.
+            report: is told images done and in all, where this takes a while.
+        """
+
+    def load(self, row: int, min_side: int = 0) -> Image.Image:
+        """Return the image in RGB; JPEGs decode at a fraction of their size where that keeps `min_side`.
+
+        Raises:
+            DataError: if it cannot be read or decoded, with its name.
+        """
+        content = self.read(row)
+        try:
+            return decoded(io.BytesIO(content), min_side)
+        except DECODING_ERRORS as error:
+            raise DataError(f"image {self.name(row)} cannot be read: {undecodable(error)}") from error
+
+    def fingerprint(self) -> str:
+        """Return sha256 over the bytes of all images."""
+        return sha256_of(self.sha256s())
+
+    def expect(self, rows: range) -> None:  # noqa: B027  (optional hook)
+        """Read nothing ahead: the next row's image lies anywhere."""
 
 
 @dataclass(frozen=True)
-class ImageFiles:
+class ImageFiles(EncodedImages):
     """Images in files below a root folder.
 
     Attributes:
@@ -88,41 +119,21 @@ class ImageFiles:
     root: Path
     paths: Sequence[str]
     ids: Sequence[str]
-    block_rows: ClassVar[int] = 1
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.paths)
 
     def path(self, row: int) -> Path:
-        """Return the file of a row: below the root, at its path or at the only one that looks the same.
-
-        Raises:
-            DataError: if the name could lead out of the root.
-        """
+        """Return the file of a row: below the root, at its path or at the only one that looks the same."""
         path = below(self.root, self.paths[row], "image")
         if path.exists():
             return path
         alike = find_alike(self.root, self.paths[row])
         return path if alike is None else below(self.root, alike, "image")
 
-    def load(self, row: int, min_side: int = 0) -> Image.Image:
-        """Decode one file. JPEGs decode at a fraction of their size where that keeps `min_side`.
-
-        Raises:
-            DataError: if the file cannot be read, with its path.
-        """
-        try:
-            return decoded(self.path(row), min_side)
-        except DECODING_ERRORS as error:
-            raise DataError(f"image {self.name(row)} cannot be read: {error}") from error
-
     def read(self, row: int) -> bytes:
-        """Return the file's bytes.
-
-        Raises:
-            DataError: if the file cannot be read, with its path.
-        """
+        """Return the file's bytes."""
         try:
             return self.path(row).read_bytes()
         except OSError as error:
@@ -154,49 +165,35 @@ class ImageFiles:
         """Return the chosen rows, in the order given."""
         return ImageFiles(self.root, take(self.paths, index), take(self.ids, index))
 
-    def expect(self, rows: range) -> None:
-        """Read nothing ahead: the next row's file lies anywhere."""
-
     def sha256s(self, cache: Path | None = None, report: Report = lambda done, total: None) -> Sha256s:
-        """Return the sha256 of each file, [N, 32]; zeros where it is absent.
-
-        Args:
-            cache: remembers what files hold, so that each is read once.
-            report: is told files done and in all, where this takes a while.
-        """
-        return files_sha256(_Files(self), cache, report)
-
-    def fingerprint(self) -> str:
-        """Return sha256 over the files' bytes."""
-        return sha256_of(self.sha256s())
+        """Return the sha256 of each file, as `EncodedImages` says."""
+        return files_sha256(len(self), lambda row: os.path.abspath(self.path(row)), cache, report)
 
 
-class _Files(Sequence[str]):
-    """Absolute paths, made when asked for: nine million of them need not be in memory."""
+class OpenFile:
+    """A file that is read at any place, also by several threads; closed when nobody holds this any more."""
 
-    def __init__(self, images: ImageFiles) -> None:
-        self._images = images
+    def __init__(self, path: Path, flags: int = 0) -> None:
+        """Open it. Raises OSError."""
+        self.path, self.descriptor = path, os.open(path, os.O_RDONLY | flags)
 
-    def __len__(self) -> int:
-        return len(self._images)
+    def read(self, begin: int, size: int) -> bytes:
+        """Return bytes from a place on. A method, so that this is held, and the file open, until they are there."""
+        return os.pread(self.descriptor, size, begin)
 
-    def __getitem__(self, row: Any) -> Any:
-        return os.path.abspath(self._images.path(row))
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
 
 
-def image_sha256s(
-    source: ImageSource, cache: Path | None = None, report: Report = lambda done, total: None
-) -> Sha256s | None:
-    """Return the sha256 of each image's bytes as they are stored, [N, 32]; None of a source that does not give them."""
-    give = getattr(source, "sha256s", None)
-    return None if give is None else give(cache, report)
+def undecodable(error: Exception) -> str:
+    """Return why an image could not be decoded, in words that are the same each time."""
+    unknown = isinstance(error, UnidentifiedImageError)  # whose message has the address of a buffer
+    return "it is not an image of a kind that Pillow reads" if unknown else str(error)
 
 
 def hash_images(source: ImageSource) -> Sha256s:
-    """Return the sha256 of each image's bytes, [N, 32], of any source, by reading it all.
-
-    Zeros where one cannot be read.
-    """
+    """Return the sha256 of each image's bytes, [N, 32], of any source, by reading it all; zeros where one cannot be."""
 
     def digest(row: int) -> bytes:
         try:

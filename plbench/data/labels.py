@@ -36,11 +36,7 @@ class PartialLabels:
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Check what every reader relies on.
-
-        Raises:
-            DataError: if shapes, ids or values are not as described.
-        """
+        """Refuse shapes, ids and values that are not as described: every reader relies on them."""
         if self.matrix.shape[1] != len(self.class_ids) or len(self.class_ids) != len(self.class_names):
             raise DataError(
                 f"labels have {self.matrix.shape[1]} columns for {len(self.class_ids)} class ids and "
@@ -50,10 +46,9 @@ class PartialLabels:
         if len(set(self.class_ids)) != len(self.class_ids):
             repeated = next(i for i in self.class_ids if self.class_ids.count(i) > 1)
             raise DataError(f"class id {repeated!r} appears twice; ids must be unique (names may repeat)")
-        values = self.matrix.data
-        if values.size and not np.all((values == 1) | (values == -1)):
-            bad = values[(values != 1) & (values != -1)][0]
-            raise DataError(f"a stored label is {bad}; known labels are +1 or -1, unknown ones are not stored")
+        bad = self.matrix.data[np.abs(self.matrix.data) != 1]
+        if bad.size:
+            raise DataError(f"a stored label is {bad[0]}; known labels are +1 or -1, unknown ones are not stored")
 
     @classmethod
     def from_cells(
@@ -81,9 +76,9 @@ class PartialLabels:
         """
         row_index, column_index = np.asarray(rows, np.int64), np.asarray(columns, np.int64)
         given = np.asarray(values)
-        if not np.all(is_label := (given == 1) | (given == -1)):  # before the cast, which wraps 257 to 1
-            bad = given[~is_label][0]
-            raise DataError(f"a label is {bad}; known labels are +1 or -1, unknown ones are not given")
+        bad = given[(given != 1) & (given != -1)]  # before the cast, which wraps 257 to 1
+        if bad.size:
+            raise DataError(f"a label is {bad[0]}; known labels are +1 or -1, unknown ones are not given")
         cell_values = given.astype(np.int8)
         try:
             coordinates = sparse.coo_array(
@@ -194,11 +189,7 @@ class PartialLabels:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Memory-map what `write` wrote: memory is taken for the rows that are looked at.
-
-        Raises:
-            DataError: if the folder does not hold that.
-        """
+        """Memory-map what `write` wrote; DataError if the folder does not hold that."""
         try:
             indptr, indices, values = (
                 np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
@@ -206,13 +197,7 @@ class PartialLabels:
             )
             class_ids = tuple(TextColumn.open(folder / "class_ids.arrow"))
             class_names = tuple(TextColumn.open(folder / "class_names.arrow"))
-            matrix = sparse.csr_array((values, indices, indptr), shape=(len(indptr) - 1, len(class_ids)))
-            matrix.check_format(full_check=True)  # an index out of range would read foreign memory
-            if matrix.dtype != np.int8 or {indptr.dtype.kind, indices.dtype.kind} != {"i"}:
-                raise ValueError("its cells are not int8, or not numbered by integers")
-            if not matrix.has_canonical_format:
-                raise ValueError("its cells are not in order, each once")
-            return cls(matrix, class_ids, class_names)
+            return cls(_checked_matrix(values, indices, indptr, len(class_ids)), class_ids, class_names)
         except (OSError, ValueError, EOFError, TypeError) as error:
             raise DataError(f"{folder} does not hold labels written by plbench: {error}") from error
 
@@ -230,26 +215,27 @@ class PartialLabels:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: if the file is not such a file.
-        """
+        """Read what `save` wrote; DataError if the file is not such a file."""
         try:
             # numpy leaves a damaged file open that it opened itself
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                indptr = stored["indptr"]
                 class_ids = tuple(str(i) for i in stored["class_ids"])
                 class_names = tuple(str(i) for i in stored["class_names"])
-                matrix = sparse.csr_array(
-                    (stored["values"], stored["indices"], indptr), shape=(len(indptr) - 1, len(class_ids))
-                )
-            matrix.check_format(full_check=True)  # an index out of range would read foreign memory
-            if not matrix.has_canonical_format:
-                raise ValueError("its cells are not in order, each once")
+                matrix = _checked_matrix(stored["values"], stored["indices"], stored["indptr"], len(class_ids))
         except (OSError, KeyError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{path} does not hold labels written by plbench: {error}") from error
         return cls(matrix, class_ids, class_names)
+
+
+def _checked_matrix(values: Int8Array, indices: IntArray, indptr: IntArray, num_classes: int) -> sparse.csr_array:
+    """Return the matrix that a file holds; ValueError where it holds none."""
+    matrix = sparse.csr_array((values, indices, indptr), shape=(len(indptr) - 1, num_classes))
+    matrix.check_format(full_check=True)  # an index out of range would read foreign memory
+    if matrix.dtype != np.int8 or {indptr.dtype.kind, indices.dtype.kind} != {"i"}:
+        raise ValueError("its cells are not int8, or not numbered by integers")
+    if not matrix.has_canonical_format:
+        raise ValueError("its cells are not in order, each once")
+    return matrix
 
 
 def _row_index(index: npt.ArrayLike) -> IntArray:

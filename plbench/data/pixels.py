@@ -103,17 +103,12 @@ def shown(image: Image.Image) -> Image.Image:
 
 
 def is_plain(image: Image.Image) -> bool:
-    """Return whether any decoder of the format gives what is shown.
-
-    No transparency, orientation or depth to interpret.
-    """
+    """Return whether any decoder gives what is shown: no transparency, orientation or depth to interpret."""
     return image.mode in ("1", "L", "P", "RGB") and not image.has_transparency_data and orientation(image) == 1
 
 
 def shown_size(image: Image.Image) -> tuple[int, int]:
-    """Return width and height as shown, of an image from `opened`.
-
-    Loads it, unless it is a JPEG, which can be drafted still.
+    """Return width and height as shown, of an image from `opened`; loads it, unless it is a JPEG, to be drafted still.
 
     Raises:
         DECODING_ERRORS: if the file is broken.
@@ -188,11 +183,7 @@ def _at_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _white(image: Image.Image) -> int:
-    """Return the value that is white, by the bit depth of the file.
-
-    Raises:
-        ValueError: if the format, or its depth, has none that viewers agree on.
-    """
+    """Return the value that is white, by the bit depth of the file; ValueError if viewers agree on none."""
     if image.mode == "F" and image.format in ("TIFF", "PPM"):
         return 1
     if image.mode.startswith("I;16") and image.format == "TIFF":

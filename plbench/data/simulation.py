@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from plbench.data.labels import Int8Array, IntArray, PartialLabels
+from plbench.data.labels import IntArray, PartialLabels
 from plbench.errors import PlbenchError, did_you_mean
 
 BoolArray = npt.NDArray[np.bool_]
@@ -30,7 +30,7 @@ CHANCE_BITS = 40  # a chance is taken to the nearest multiple of 2^-40: exact at
 
 
 class _Parameter(NamedTuple):
-    """A number that a simulator takes: its name in texts, its name in code, and what is valid."""
+    """A number that a simulator takes: its name in texts, its name in messages, and what is valid."""
 
     label: str
     argument: str
@@ -39,155 +39,86 @@ class _Parameter(NamedTuple):
     default: float = math.nan  # where one must be given
     whole: bool = False
 
-    def check(self, value: float) -> None:
+    def read(self, number: str) -> float:
+        try:
+            value = float(number)
+        except ValueError:
+            raise PlbenchError(f"{self.label} needs a number, not {number!r}") from None
         if not self.low <= value <= self.high or math.isinf(value) or (self.whole and value != int(value)):
             kind = "a whole number" if self.whole else "a number"
             bounds = f"of at least {self.low}" if math.isinf(self.high) else f"from {self.low} to {self.high}"
             raise PlbenchError(f"{self.argument} must be {kind} {bounds}, not {_number_text(value)}")
+        return int(value) if self.whole else value + 0.0  # -0.0 becomes 0.0
 
 
-_NUM_PER_CLASS = _Parameter("fpc", "num_per_class", 1, whole=True)
-_DROP = _Parameter("rpa", "drop_probability", 0, 1)
-_KEEP = _Parameter("positive-only", "keep_probability", 0, 1)
-_BIASED_KEEP = _Parameter("frequency-biased", "keep_probability", 0, 1)
-_BIAS = _Parameter("bias", "bias", 0, 4, 1.0)
-_NEGATIVES = _Parameter("negatives", "negatives_per_positive", 0, math.inf, 1.0)
-
-
-def fixed_per_class(labels: PartialLabels, num_per_class: int, *, seed: int) -> PartialLabels:
-    """Keep a fixed number of positives of each class known, and as many negatives (CSL, FPC).
-
-    Args:
-        labels: complete labels [N, C].
-        num_per_class: N_s >= 1; where a class has fewer positives or negatives, all of them stay.
-        seed: at least 0; of the raw stream that draws without replacement.
-
-    Returns:
-        [N, C], a subset of the cells.
-
-    Raises:
-        PlbenchError: if `num_per_class` is out of range or the labels are not complete.
-    """
-    _NUM_PER_CLASS.check(num_per_class)
-    _, columns, values = _complete_cells(labels)
+def _fixed_per_class(labels: PartialLabels, keys: KeyArray, num_per_class: int) -> BoolArray:
+    """Keep a fixed number of positives of each class, and as many negatives (CSL, FPC); all where it has fewer."""
+    _, columns, values = labels.cells()
     # more than there are images means all of them, and may not fit into int64
     quotas = np.full(2 * labels.num_classes, min(num_per_class, labels.num_images), dtype=np.int64)
-    return labels.keep(_smallest_of_group(_keys(seed, len(values)), 2 * columns + (values > 0), quotas))
+    return _smallest_of_group(keys, 2 * columns + (values > 0), quotas)
 
 
-def random_per_annotation(labels: PartialLabels, drop_probability: float, *, seed: int) -> PartialLabels:
-    """Drop each annotation with the same probability, independently (CSL, RPA). Class frequencies stay.
-
-    Args:
-        labels: complete labels [N, C].
-        drop_probability: in [0, 1].
-        seed: at least 0.
-
-    Returns:
-        [N, C], a subset of the cells.
-
-    Raises:
-        PlbenchError: if `drop_probability` is out of range or the labels are not complete.
-    """
-    _DROP.check(drop_probability)
-    _, _, values = _complete_cells(labels)
-    return labels.keep(~_happens(_keys(seed, len(values)), np.float64(drop_probability)))
+def _random_per_annotation(labels: PartialLabels, keys: KeyArray, drop_probability: float) -> BoolArray:
+    """Drop each annotation with the same probability, independently (CSL, RPA). Class frequencies stay."""
+    return ~_happens(keys, np.float64(drop_probability))
 
 
-def single_positive(labels: PartialLabels, *, seed: int) -> PartialLabels:
-    """Keep one present label of each image known, and no absent one (Cole et al. 2021).
-
-    Args:
-        labels: complete labels [N, C].
-        seed: at least 0.
-
-    Returns:
-        [N, C]; images without a present label have nothing known.
-
-    Raises:
-        PlbenchError: if the labels are not complete.
-    """
-    rows, _, values = _complete_cells(labels)
-    present = values > 0
-    kept = np.zeros(len(values), dtype=np.bool_)
+def _single_positive(labels: PartialLabels, keys: KeyArray) -> BoolArray:
+    """Keep one present label of each image, if it has any, and no absent one (Cole et al. 2021)."""
+    rows, _, values = labels.cells()
+    kept = values > 0
     one_each = np.ones(labels.num_images, dtype=np.int64)
-    kept[present] = _smallest_of_group(_keys(seed, len(values))[present], rows[present], one_each)
-    return labels.keep(kept)
+    kept[kept] = _smallest_of_group(keys[kept], rows[kept], one_each)
+    return kept
 
 
-def positive_only(labels: PartialLabels, keep_probability: float, *, seed: int) -> PartialLabels:
-    """Keep each present label known with the same probability, and no absent one.
+def _positive_only(labels: PartialLabels, keys: KeyArray, keep_probability: float) -> BoolArray:
+    """Keep each present label with the same probability, and no absent one."""
+    return (labels.cells()[2] > 0) & _happens(keys, np.float64(keep_probability))
 
-    Args:
-        labels: complete labels [N, C].
-        keep_probability: in [0, 1].
-        seed: at least 0.
 
-    Returns:
-        [N, C], a subset of the present cells.
+def _frequency_biased(
+    labels: PartialLabels, keys: KeyArray, keep_probability: float, bias: float, negatives_per_positive: float
+) -> BoolArray:
+    """Keep present labels with a chance that falls with the frequency of their class.
 
-    Raises:
-        PlbenchError: if `keep_probability` is out of range or the labels are not complete.
+    The chance for a class with n positives is proportional to n^-bias, capped at 1, and scaled so that the expected
+    share of all positives that stay is `keep_probability`: bias 0 keeps the class frequencies, 1 expects equally many
+    of each class, up to the cap. `negatives_per_positive` times the kept positives of a class, rounded half to even,
+    is how many of its negatives stay, at most all of them.
     """
-    _KEEP.check(keep_probability)
-    _, _, values = _complete_cells(labels)
-    return labels.keep((values > 0) & _happens(_keys(seed, len(values)), np.float64(keep_probability)))
-
-
-def frequency_biased(
-    labels: PartialLabels,
-    keep_probability: float,
-    *,
-    bias: float = 1.0,
-    negatives_per_positive: float = 1.0,
-    seed: int,
-) -> PartialLabels:
-    """Annotate present labels with a chance that falls with the frequency of their class.
-
-    The chance for a class with n positives is proportional to n^-bias, capped at 1, and scaled so that the
-    expected share of all positives that stay known is `keep_probability`.
-
-    Args:
-        labels: complete labels [N, C].
-        keep_probability: in [0, 1].
-        bias: in [0, 4]; 0 keeps the class frequencies, 1 expects equally many of each class, up to the cap.
-        negatives_per_positive: at least 0; times the kept positives of a class, rounded half to even, is how
-            many of its negatives stay, at most all of them.
-        seed: at least 0.
-
-    Returns:
-        [N, C], a subset of the cells.
-
-    Raises:
-        PlbenchError: if a number is out of range or the labels are not complete.
-    """
-    _BIASED_KEEP.check(keep_probability)
-    _BIAS.check(bias)
-    _NEGATIVES.check(negatives_per_positive)
-    _, columns, values = _complete_cells(labels)
-    keys, present = _keys(seed, len(values)), values > 0
+    _, columns, values = labels.cells()
+    present = values > 0
     positives, negatives = labels.counts()
     kept = present & _happens(keys, _annotation_chance(positives, keep_probability, bias)[columns])
     num_kept = np.bincount(columns[kept], minlength=labels.num_classes)
     quotas = np.minimum(np.rint(negatives_per_positive * num_kept), negatives).astype(np.int64)
     kept[~present] = _smallest_of_group(keys[~present], columns[~present], quotas)
-    return labels.keep(kept)
+    return kept
 
 
 class _Kind(NamedTuple):
-    """A simulator and its parameters, the one that follows the kind's name first."""
+    """What gives the cells [K] that stay, and its parameters, the one that follows the kind's name first."""
 
-    simulator: Callable[..., PartialLabels]
+    choose: Callable[..., BoolArray]
     parameters: tuple[_Parameter, ...] = ()
 
 
 _KINDS = {
-    "none": _Kind(lambda labels, *, seed: labels),
-    "fpc": _Kind(fixed_per_class, (_NUM_PER_CLASS,)),
-    "rpa": _Kind(random_per_annotation, (_DROP,)),
-    "single-positive": _Kind(single_positive),
-    "positive-only": _Kind(positive_only, (_KEEP,)),
-    "frequency-biased": _Kind(frequency_biased, (_BIASED_KEEP, _BIAS, _NEGATIVES)),
+    "none": _Kind(lambda labels, keys: np.ones(len(keys), np.bool_)),
+    "fpc": _Kind(_fixed_per_class, (_Parameter("fpc", "num_per_class", 1, whole=True),)),
+    "rpa": _Kind(_random_per_annotation, (_Parameter("rpa", "drop_probability", 0, 1),)),
+    "single-positive": _Kind(_single_positive),
+    "positive-only": _Kind(_positive_only, (_Parameter("positive-only", "keep_probability", 0, 1),)),
+    "frequency-biased": _Kind(
+        _frequency_biased,
+        (
+            _Parameter("frequency-biased", "keep_probability", 0, 1),
+            _Parameter("bias", "bias", 0, 4, 1.0),
+            _Parameter("negatives", "negatives_per_positive", 0, default=1.0),
+        ),
+    ),
 }
 
 
@@ -228,9 +159,15 @@ class Simulation:
         Raises:
             PlbenchError: if the labels are not complete.
         """
-        simulator, parameters = _KINDS[self.kind]
-        arguments = {p.argument: n for p, n in zip(parameters, self.numbers, strict=True)}
-        return simulator(labels, **arguments, seed=seed)
+        if self.kind == "none":
+            return labels
+        if not labels.is_complete:
+            raise PlbenchError(
+                f"a simulation needs complete labels, but only {labels.num_known} of "
+                f"{labels.num_images * labels.num_classes} cells are known; labels that are partial as they come "
+                'take `simulate="none"`'
+            )
+        return labels.keep(_KINDS[self.kind].choose(labels, _keys(seed, labels.num_known), *self.numbers))
 
 
 def parse(text: str) -> Simulation:
@@ -250,52 +187,27 @@ def parse(text: str) -> Simulation:
     if kind not in _KINDS:
         raise PlbenchError(f"there is no simulation {kind!r}; {did_you_mean(kind, _KINDS)}")
     parameters = {p.label: p for p in _KINDS[kind].parameters}
-    if not parameters and text.strip() != kind:
-        raise PlbenchError(f"simulation {text!r}: {kind} takes no numbers; write {kind}")
     if not parameters:
+        if text.strip() != kind:
+            raise PlbenchError(f"simulation {text!r}: {kind} takes no numbers; write {kind}")
         return Simulation(kind)
+    first, *others = (f"{p.label}={p.argument.upper()}" for p in parameters.values())
+    usage = ",".join([first, *(f"[{term}]" for term in others)])
     if unknown := [name for name in names if name not in parameters]:
-        raise PlbenchError(f"simulation {text!r}: {kind} has no {unknown[0]!r}; write {_usage(kind)}")
+        raise PlbenchError(f"simulation {text!r}: {kind} has no {unknown[0]!r}; write {usage}")
     if repeated := [name for name in names if names.count(name) > 1]:
-        raise PlbenchError(f"simulation {text!r} gives {repeated[0]} more than once; write {_usage(kind)}")
+        raise PlbenchError(f"simulation {text!r} gives {repeated[0]} more than once; write {usage}")
     numbers = {name: p.default for name, p in parameters.items()}
-    numbers |= {name: _read(parameters[name], number, text) for name, _, number in terms}
-    return Simulation(kind, tuple(numbers.values()))
-
-
-def _read(parameter: _Parameter, number: str, text: str) -> float:
-    """Return the value of one parameter of the simulation `text`."""
     try:
-        value = float(number)
-    except ValueError:
-        raise PlbenchError(f"simulation {text!r}: {parameter.label} needs a number, not {number!r}") from None
-    try:
-        parameter.check(value)
+        numbers |= {name: parameters[name].read(number) for name, _, number in terms}
     except PlbenchError as error:
         raise PlbenchError(f"simulation {text!r}: {error}") from None
-    return int(value) if parameter.whole else value + 0.0  # -0.0 becomes 0.0
-
-
-def _usage(kind: str) -> str:
-    """Return the text form of a kind, such as fpc=NUM_PER_CLASS."""
-    terms = [f"{p.label}={p.argument.upper()}" for p in _KINDS[kind].parameters]
-    return ",".join([*terms[:1], *(f"[{term}]" for term in terms[1:])]) or kind
+    return Simulation(kind, tuple(numbers.values()))
 
 
 def _number_text(value: float) -> str:
     """Return shortest text that reads back as the same number, without a trailing .0."""
     return repr(float(value)).removesuffix(".0")
-
-
-def _complete_cells(labels: PartialLabels) -> tuple[IntArray, IntArray, Int8Array]:
-    """Return all cells of labels that must be complete."""
-    if not labels.is_complete:
-        raise PlbenchError(
-            f"a simulation needs complete labels, but only {labels.num_known} of "
-            f"{labels.num_images * labels.num_classes} cells are known; labels that are partial as they come "
-            'take `simulate="none"`'
-        )
-    return labels.cells()
 
 
 def _keys(seed: int, count: int) -> KeyArray:

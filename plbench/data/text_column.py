@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import overload
+from typing import IO, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -78,17 +78,12 @@ class TextColumn(Sequence[str]):
 
     def save(self, path: Path) -> None:
         """Write an Arrow IPC file."""
-        batch = pa.record_batch([self.array], names=[_FIELD])
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
-            writer.write_batch(batch)
+        with path.open("wb") as file:
+            write_batch(pa.record_batch([self.array], names=[_FIELD]), file)
 
     @classmethod
     def open(cls, path: Path) -> TextColumn:
-        """Memory-map what `save` wrote.
-
-        Raises:
-            DataError: if the file is not such a file.
-        """
+        """Memory-map what `save` wrote; DataError if the file is not such a file."""
         try:
             with pa.memory_map(str(path)) as file:
                 array = pa.ipc.open_file(file).get_batch(0).column(_FIELD)
@@ -126,6 +121,12 @@ class PatternColumn(Sequence[str]):
     def take(self, index: npt.NDArray[np.integer]) -> PatternColumn:
         """Return the chosen rows, in the order given."""
         return PatternColumn(self.ids.take(index), self.pattern)
+
+
+def write_batch(batch: pa.RecordBatch, file: IO[bytes]) -> None:
+    """Write one Arrow batch as an IPC file."""
+    with pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
 
 
 def take(texts: Sequence[str], index: npt.NDArray[np.integer]) -> Sequence[str]:

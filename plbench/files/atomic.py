@@ -55,11 +55,7 @@ def write_json(path: Path, content: Any, staging: Path | None = None) -> None:
 
 
 def try_folder(folder: Path) -> None:
-    """Make a folder that long work will end in, and a file in it for a moment: what is wrong is said before the work.
-
-    Raises:
-        StoreError: if nothing can be written there.
-    """
+    """Make a folder that long work will end in, and try to write there; StoreError now if that is not possible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -24,13 +24,10 @@ class Damaged(StoreError):
 
 
 def write_checked(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file atomically, with the sha256 of its content in its last 32 bytes.
+    """Write a file atomically, with the sha256 of its content in its last 32 bytes; StoreError if it cannot be.
 
     Args:
         write: writes the content to an open binary file. It is put together in memory.
-
-    Raises:
-        StoreError: if it cannot be written.
     """
     content = io.BytesIO()
     write(content)
@@ -78,7 +75,7 @@ def _json_sha256(content: dict[str, Any]) -> str:
 
 def write_sums(folder: Path) -> None:
     """Note the sha256 of every file in a folder, in a file beside them."""
-    sums = {path.name: _file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != SUMS}
+    sums = {path.name: hash_file(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != SUMS}
     write_checked_json(folder / SUMS, {"files": sums})
 
 
@@ -94,14 +91,15 @@ def check_sums(folder: Path) -> None:
     for name, digest in noted["files"].items():
         path = folder / name
         try:
-            found = _file_sha256(path)
+            found = hash_file(path)
         except OSError as error:
             raise Damaged(f"{path} cannot be read: {error.strerror}") from error
         if found != digest:
             raise Damaged(f"{path} does not match the checksum that it was written with")
 
 
-def _file_sha256(path: Path) -> str:
+def hash_file(path: Path) -> str:
+    """Return hex sha256 of a file. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -13,8 +13,6 @@ UNSAFE = r"^$|^/|^[A-Za-z]:|\\|(^|/)\.\.(/|$)|[\x00-\x1f\x7f]"
 """Matches names that are no paths below a folder: empty, absolute, of a drive, with `..`, a backslash or a control
 character. For Python's `re` and for Arrow alike."""
 
-_EXPECTED = "a path below it: no leading /, no .., no backslash, no drive letter, no control character"
-
 _UNSAFE = re.compile(UNSAFE)
 
 
@@ -29,18 +27,16 @@ def is_unsafe(name: str) -> bool:
 
 
 def below(folder: Path, name: str, source: object) -> Path:
-    """Turn a name that a file gives into a path below a folder.
+    """Turn a name that a file gives into a path below a folder; DataError if it could lead out of it.
 
     Args:
-        folder: that the name is relative to.
-        name: as the file has it.
         source: what is named, for the message, such as "image" or a file and a line of it.
-
-    Raises:
-        DataError: if the name could lead out of the folder.
     """
     if is_unsafe(name):
-        raise DataError(f"{source} {name!r:.80} leads out of its folder {folder}; expected {_EXPECTED}")
+        raise DataError(
+            f"{source} {name!r:.80} leads out of its folder {folder}; expected a path below it: no leading /, no .., "
+            "no backslash, no drive letter, no control character"
+        )
     return folder / name
 
 
@@ -48,10 +44,6 @@ def refuse_links(folder: Path, path: Path) -> None:
     """Refuse a path below a folder that is a link or leads through one; what does not exist yet is none.
 
     The folder itself may be a link, as may its parents: a person named it.
-
-    Args:
-        folder: that a person named.
-        path: below it.
 
     Raises:
         PlbenchError: naming the link.
@@ -67,12 +59,7 @@ def refuse_links(folder: Path, path: Path) -> None:
 
 
 def read_plain(folder: Path, path: Path, most_bytes: int) -> bytes:
-    """Read a plain file below a folder: no link, no device, not too large.
-
-    Args:
-        folder: that a person named.
-        path: below it.
-        most_bytes: beyond which nothing is read.
+    """Read a plain file below a folder that a person named: no link, no device, not too large.
 
     Raises:
         PlbenchError: if it is a link or leads through one, is no plain file, or is larger. OSError: if it cannot be

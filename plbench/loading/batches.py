@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-from plbench.errors import DataError
-from plbench.loading.jpegs import JpegDecoder, JpegFiles, refuse_transform
+from plbench.errors import DataError, PlbenchError
+from plbench.loading.jpegs import JpegDecoder, JpegFiles
 from plbench.loading.order import reading_ahead
 from plbench.loading.prefetch import prefetched
 from plbench.loading.routes import Route, UnscaledPixels, Views, WholeTransform
@@ -59,17 +60,14 @@ class ImageLoader:
         """
         self._route = _route(source, transform, min_side, decoder)
         self._workers, self._device, self._augment_seed = workers, device, augment_seed
-        self._kept: list[_Passes] = []  # at most one
+        self._kept: list[tuple[_Order, DataLoader[Any]]] = []  # at most one
 
     def batches(self, order: Sequence[Sequence[int]], epoch: int = 0) -> Generator[tuple[Views, Tensor], None, None]:
-        """Yield one pass.
+        """Yield one pass: views on the device, each [B, 3, H, W], one unless the transform makes more, and rows [B].
 
         Args:
             order: rows of each batch.
             epoch: what augmentation follows from beside the seed and the row.
-
-        Yields:
-            Views on the device (each [B, 3, H, W]; one unless the transform makes more), and row index [B] on the CPU.
         """
         route, device = self._route, self._device
 
@@ -84,79 +82,47 @@ class ImageLoader:
 
     def _loaded(self, order: Sequence[Sequence[int]], epoch: int) -> Generator[tuple[Any, Tensor], None, None]:
         """Yield batches as workers make them, pinned where a GPU wants them."""
-        passes: _Passes | None
         try:
-            passes = self._kept.pop()
+            at, loader = self._kept.pop()
         except IndexError:  # the first one; or another pass is under way, perhaps in another thread
-            passes = _Passes(self._route, self._workers, self._device, self._augment_seed)
+            at = _Order(self._route.source)
+            loader = DataLoader(
+                _Items(self._route, self._augment_seed),
+                # one object for all passes: the loader keeps its workers, and what it iterates over changes beneath it
+                batch_sampler=at,
+                num_workers=self._workers,
+                collate_fn=partial(_collate, self._route),
+                pin_memory=self._device.type == "cuda",
+                generator=torch.Generator(),  # or it would draw the workers' seeds, which nothing uses, globally
+                worker_init_fn=_single_thread,
+                prefetch_factor=4 if self._workers else None,
+                persistent_workers=self._workers > 0,
+            )
+        at.batches, at.epoch = order, epoch
         try:
-            yield from passes.next(order, epoch)
+            yield from loader
         except DataError as error:  # torch wraps a worker's message in the worker's traceback; the sentence is its end
             # whoever keeps the error keeps this frame, but no loader, whose workers would be waited for late and long
-            error.__traceback__ = passes = None
+            error.__traceback__ = None
+            del loader
             raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from None
         # reached at the end of a pass only: workers of one that was left would still hold its batches
         if not self._kept:
-            self._kept.append(passes)
-
-
-def image_batches(
-    source: ImageSource,
-    transform: Transform,
-    batches: Sequence[Sequence[int]],
-    *,
-    min_side: int,
-    workers: int,
-    device: torch.device = CPU,
-    augment_seed: int | None = None,
-    epoch: int = 0,
-    decoder: JpegDecoder | None = None,
-) -> Generator[tuple[Views, Tensor], None, None]:
-    """Return a single pass of an `ImageLoader`, which says what the arguments are."""
-    loader = ImageLoader(
-        source,
-        transform,
-        min_side=min_side,
-        workers=workers,
-        device=device,
-        augment_seed=augment_seed,
-        decoder=decoder,
-    )
-    return loader.batches(batches, epoch)
+            self._kept.append((at, loader))
 
 
 def _route(source: ImageSource, transform: Transform, min_side: int, decoder: JpegDecoder | None) -> Route:
     if type(transform) not in (EvalTransform, TrainTransform):  # a subclass may do anything
         if decoder is not None:
-            refuse_transform(transform)
+            name = getattr(transform, "__name__", type(transform).__name__)
+            raise PlbenchError(
+                f"the method's own transform ({name}) works on images decoded by Pillow; use `decode='pil'`"
+            )
         return WholeTransform(source, transform, min_side)
     assert isinstance(transform, (EvalTransform, TrainTransform))
     if decoder is None:
         return UnscaledPixels(source, transform, min_side)
     return JpegFiles(source, transform, min_side, decoder)
-
-
-class _Passes:
-    """A torch loader, and the order that it is at."""
-
-    def __init__(self, route: Route, workers: int, device: torch.device, augment_seed: int | None) -> None:
-        self._order = _Order(route.source)
-        self._loader = DataLoader(
-            _Items(route, augment_seed),
-            # one object for all passes: the loader keeps its workers, and what it iterates over changes beneath it
-            batch_sampler=self._order,
-            num_workers=workers,
-            collate_fn=_Collate(route),
-            pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # or it would draw the workers' seeds, which nothing uses, from the global one
-            worker_init_fn=_single_thread,
-            prefetch_factor=4 if workers else None,
-            persistent_workers=workers > 0,
-        )
-
-    def next(self, batches: Sequence[Sequence[int]], epoch: int) -> Iterator[tuple[Any, Tensor]]:
-        self._order.batches, self._order.epoch = batches, epoch
-        return iter(self._loader)
 
 
 @dataclass
@@ -200,13 +166,9 @@ class _Items(torch.utils.data.Dataset[tuple[Any, int]]):
         return len(self.route.source)
 
 
-@dataclass(frozen=True)
-class _Collate:
-    route: Route
-
-    def __call__(self, items: Sequence[tuple[Any, int]]) -> tuple[Any, Tensor]:
-        made, rows = zip(*items, strict=True)  # tensors are stacked in a worker, straight into shared memory
-        return self.route.collate(made), torch.tensor(rows, dtype=torch.int64)
+def _collate(route: Route, items: Sequence[tuple[Any, int]]) -> tuple[Any, Tensor]:
+    made, rows = zip(*items, strict=True)  # tensors are stacked in a worker, straight into shared memory
+    return route.collate(made), torch.tensor(rows, dtype=torch.int64)
 
 
 def _single_thread(worker: int) -> None:

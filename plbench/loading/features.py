@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from plbench.data.pixels import PIXELS
 from plbench.errors import PlbenchError
 from plbench.files import locked, unwritable
 from plbench.files.checksums import set_aside
-from plbench.loading.batches import image_batches
+from plbench.loading.batches import ImageLoader
 from plbench.loading.jpegs import JpegDecoder
 from plbench.loading.resumable_array import GrowingMatrix, find_damage, open_matrix
 from plbench.loading.transforms import eval_transform
@@ -96,38 +95,43 @@ def cached_features(
     # the main process keeps other programs out on behalf of all
     with locked(cache / name) if rank == 0 else contextlib.nullcontext(cache / name) as path:
         # asked under the lock, since another program may just have made them
-        if stored_features(path, len(images)) is None:
+        if open_matrix(path, len(images)) is None:
             backbone = make_backbone().to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
             shape = len(images), int(getattr(backbone, "num_features", 0))
             growing = GrowingMatrix(path, shape, GPU_BATCH_SIZE if device.type == "cuda" else BATCH_SIZE)
-            extraction = _Extraction(growing, images, backbone, model, device, precision, workers, decoder)
             try:
                 with growing.opened(owner=rank == 0):
-                    extraction.run(rank, num_ranks, report)
+                    batches = growing.batches_to_do(rank, num_ranks)
+                    stream = ImageLoader(
+                        images,
+                        eval_transform(model),
+                        min_side=model.image_size,
+                        workers=workers,
+                        device=device,
+                        decoder=decoder,
+                    ).batches([growing.rows_of(batch) for batch in batches])
+                    report(growing.num_rows_done(), len(images))
+                    with contextlib.closing(stream):
+                        for number, (batch, (views, _)) in enumerate(zip(batches, stream, strict=True), 1):
+                            growing.write(batch, _features(backbone, views[0], precision, model.backbone))
+                            report(growing.num_rows_done(), len(images))
+                            if number % _SAVE_EVERY == 0:
+                                growing.note()
                     growing.finish(owner=rank == 0)
             except (OSError, PlbenchError) as error:  # what is fixed may have another key, and never come back for it
                 growing.remove()
                 if isinstance(error, OSError):
                     raise unwritable(path, error) from error
                 raise
-        features = stored_features(path, len(images))
+        features = open_matrix(path, len(images))
         assert features is not None
         return features
-
-
-def stored_features(path: Path, num_images: int) -> np.ndarray | None:
-    """Return features in the cache, memory-mapped; None where there are none, or the file is not whole."""
-    return open_matrix(path, num_images)
 
 
 def set_damaged_aside(cache: Path, key: str, warn: Callable[[str], None]) -> None:
     """Compare cached features with their checksums, and rename what does not match, so that it is computed again.
 
-    Args:
-        warn: told in a sentence of what was set aside.
-
-    Raises:
-        StoreError: if the cache cannot be written.
+    `warn` is told in a sentence of what was set aside. Raises StoreError if the cache cannot be written.
     """
     name = features_name(key)
     if not (cache / name).exists():
@@ -144,46 +148,10 @@ def set_damaged_aside(cache: Path, key: str, warn: Callable[[str], None]) -> Non
             raise unwritable(path, error) from error
 
 
-@dataclass(frozen=True)
-class _Extraction:
-    """Images through a backbone into a file."""
-
-    growing: GrowingMatrix
-    images: ImageSource
-    backbone: nn.Module
-    model: ModelSpec
-    device: torch.device
-    precision: Precision
-    workers: int
-    decoder: JpegDecoder | None
-
-    def run(self, rank: int, num_ranks: int, report: Callable[[int, int], None]) -> None:
-        """Fill in the batches of one process."""
-        growing, total = self.growing, len(self.images)
-        batches = growing.batches_to_do(rank, num_ranks)
-        stream = image_batches(
-            self.images,
-            eval_transform(self.model),
-            [growing.rows_of(batch) for batch in batches],
-            min_side=self.model.image_size,
-            workers=self.workers,
-            device=self.device,
-            decoder=self.decoder,
-        )
-        report(growing.num_rows_done(), total)
-        with contextlib.closing(stream):
-            for number, (batch, (views, _)) in enumerate(zip(batches, stream, strict=True), 1):
-                growing.write(batch, self._features(views[0]))
-                report(growing.num_rows_done(), total)
-                if number % _SAVE_EVERY == 0:
-                    growing.note()
-
-    def _features(self, pixels: Tensor) -> np.ndarray:
-        enabled = self.precision != "float32"
-        with torch.inference_mode(), torch.autocast(self.device.type, getattr(torch, self.precision), enabled=enabled):
-            features: np.ndarray = self.backbone(pixels).float().cpu().numpy()
-        if not np.isfinite(features).all():
-            raise PlbenchError(
-                f'backbone {self.model.backbone} gave features that are not finite; try `precision="float32"`'
-            )
-        return features
+def _features(backbone: nn.Module, pixels: Tensor, precision: Precision, name: str) -> np.ndarray:
+    enabled = precision != "float32"
+    with torch.inference_mode(), torch.autocast(pixels.device.type, getattr(torch, precision), enabled=enabled):
+        features: np.ndarray = backbone(pixels).float().cpu().numpy()
+    if not np.isfinite(features).all():
+        raise PlbenchError(f'backbone {name} gave features that are not finite; try `precision="float32"`')
+    return features

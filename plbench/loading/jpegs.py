@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -21,11 +21,8 @@ from torch.utils.data import default_collate
 
 from plbench.data.pixels import DECODING_ERRORS, is_plain, opened
 from plbench.errors import PlbenchError
-from plbench.loading.routes import Unscaled, Views, box_of, finished, stacked_boxes
-from plbench.loading.transforms import EvalTransform, TrainTransform, as_bytes
-
-if TYPE_CHECKING:
-    from plbench.data.images import ImageSource
+from plbench.loading.routes import Unscaled, UnscaledPixels, stacked_boxes
+from plbench.loading.transforms import TrainTransform
 
 Decode = Callable[[list[Tensor]], list[Tensor]]
 """Files, each uint8 [n] on the CPU, to images, each uint8 [3, h, w] on the device. RuntimeError if one is broken."""
@@ -55,22 +52,18 @@ class JpegDecoder:
             torch.cuda.current_stream(self.device).synchronize()
         images = self.decode(files)
         self._being_read = files  # until the next call, which waits for this one's work
-        squashed = [self._squash(image, size) for image in images]
-        return torch.stack(squashed).round_().clamp_(0, 255).to(torch.uint8).movedim(1, -1).contiguous()
 
-    def _squash(self, image: Tensor, size: int) -> Tensor:
-        if tuple(image.shape[1:]) == (size, size):
-            return image.float()
-        wide = image[None].float()
-        return functional.interpolate(wide, (size, size), mode="bilinear", antialias=True)[0]
+        def squash(image: Tensor) -> Tensor:
+            if tuple(image.shape[1:]) == (size, size):
+                return image.float()
+            return functional.interpolate(image[None].float(), (size, size), mode="bilinear", antialias=True)[0]
+
+        squashed = torch.stack([squash(image) for image in images])
+        return squashed.round_().clamp_(0, 255).to(torch.uint8).movedim(1, -1).contiguous()
 
 
 def jpeg_decoder(name: str, device: torch.device) -> JpegDecoder | None:
-    """Return what decodes JPEG files: None where Pillow does, in the workers.
-
-    Args:
-        name: "pil" or "gpu".
-        device: that computes.
+    """Return what decodes JPEG files for `decode=` "pil" or "gpu": None where Pillow does, in the workers.
 
     Raises:
         PlbenchError: if files are to be decoded on a GPU and something that this takes is missing.
@@ -106,16 +99,6 @@ def torchvision_decode(device: torch.device) -> Decode:
     return lambda files: list(decode_jpeg(files, mode=ImageReadMode.RGB, device=device))
 
 
-def refuse_transform(transform: object) -> None:
-    """Say why a transform of a method's own cannot be fed by a GPU decoder.
-
-    Raises:
-        PlbenchError: always.
-    """
-    name = getattr(transform, "__name__", type(transform).__name__)
-    raise PlbenchError(f"the method's own transform ({name}) works on images decoded by Pillow; use `decode='pil'`")
-
-
 class Encoded(NamedTuple):
     """A batch of files, most of them JPEG.
 
@@ -137,20 +120,13 @@ class _Item(NamedTuple):
 
 
 @dataclass(frozen=True)
-class JpegFiles:
+class JpegFiles(UnscaledPixels):
     """Workers read files; the device decodes, squashes, scales, normalises and cuts out."""
 
-    source: ImageSource
-    transform: EvalTransform | TrainTransform
-    min_side: int
     decoder: JpegDecoder
 
     def __post_init__(self) -> None:
-        """Refuse what works on Pillow's images.
-
-        Raises:
-            PlbenchError: if the transform augments.
-        """
+        """Refuse a transform that augments, which works on Pillow's images."""
         if isinstance(self.transform, TrainTransform) and self.transform.augment is not None:
             raise PlbenchError(
                 'RandAugment works on images decoded by Pillow; use `decode="pil"`, or a plan whose randaugment is off '
@@ -161,18 +137,13 @@ class JpegFiles:
         """Workers get no decoder, which belongs to this process's device."""
         return {**self.__dict__, "decoder": None}
 
-    @property
-    def base(self) -> EvalTransform:
-        """What squashes and scales."""
-        return self.transform.base if isinstance(self.transform, TrainTransform) else self.transform
-
     def item(self, row: int) -> _Item:
         """Return the file of one image where the device can decode it, else its pixels."""
         content = self.source.read(row)
         plain = is_plain_jpeg(content)
         # bytearray, since torch warns of memory that may not be written to
         file = torch.frombuffer(bytearray(content), dtype=torch.uint8) if plain else None
-        return _Item(file, None if plain else self._by_pillow(row), box_of(self.transform))
+        return _Item(file, None if plain else self.pixels(row), self.box())
 
     def collate(self, items: Sequence[_Item]) -> Encoded:
         """Return the files in one piece, since a tensor each would be a file descriptor each."""
@@ -187,48 +158,27 @@ class JpegFiles:
         )
 
     def move(self, batch: Encoded, rows: Tensor, device: torch.device) -> Unscaled:
-        """Decode on the device.
-
-        Raises:
-            DataError: if an image cannot be read, with its name.
-        """
-        sizes = batch.sizes.tolist()
-        encoded = [place for place, size in enumerate(sizes) if size]
-        pixels = torch.empty(len(sizes), self.base.size, self.base.size, 3, dtype=torch.uint8, device=device)
-        if encoded:
-            files = list(batch.files.split([sizes[place] for place in encoded]))
-            decoded = self._decoded(files, rows[encoded].tolist(), device)
-            if len(encoded) == len(sizes):
-                pixels = decoded
-            else:
-                pixels[encoded] = decoded
-        others = [place for place, size in enumerate(sizes) if not size]
-        if others:
-            pixels[others] = batch.pixels.to(device, non_blocking=True)
-        boxes = None if batch.boxes is None else batch.boxes.to(device, non_blocking=True)
-        return Unscaled(pixels, boxes)
-
-    def finish(self, moved: Unscaled) -> Views:
-        """Return one view, float32 [B, 3, H, W]."""
-        return (finished(self.transform, moved),)
-
-    def _decoded(self, files: list[Tensor], rows: list[int], device: torch.device) -> Tensor:
+        """Decode on the device; DataError if an image cannot be read, with its name."""
+        encoded, size = batch.sizes > 0, self.base.size
+        if not encoded.any():
+            return super().move(batch, rows, device)
+        files = list(batch.files.split(batch.sizes[encoded].tolist()))
         try:
-            return self.decoder.squashed(files, self.base.size)
+            decoded = self.decoder.squashed(files, size)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:  # some file is not for this decoder: Pillow reads it, or says what is wrong with which
-            return torch.stack([self._by_pillow(row) for row in rows]).to(device)
-
-    def _by_pillow(self, row: int) -> Tensor:
-        return as_bytes(self.base.resize(self.source.load(row, self.min_side)))
+            decoded = torch.stack([self.pixels(row) for row in rows[encoded].tolist()])
+        if encoded.all():
+            return super().move(Unscaled(decoded, batch.boxes), rows, device)
+        pixels = torch.empty(len(rows), size, size, 3, dtype=torch.uint8, device=device)
+        pixels[encoded.nonzero()[:, 0].tolist()] = decoded.to(device)
+        pixels[(~encoded).nonzero()[:, 0].tolist()] = batch.pixels.to(device, non_blocking=True)
+        return super().move(Unscaled(pixels, batch.boxes), rows, device)
 
 
 def is_plain_jpeg(content: bytes) -> bool:
-    """Return whether a file is one that every decoder reads alike.
-
-    A whole upright JPEG in the usual colours, or grey.
-    """
+    """Return whether every decoder reads a file alike: a whole upright JPEG in the usual colours, or grey."""
     if not content.startswith(b"\xff\xd8"):
         return False
     try:

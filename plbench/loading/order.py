@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import overload
 
@@ -19,10 +19,7 @@ _BATCHES_AHEAD = 16  # of an order that is no EpochOrder: as many as two loaders
 
 
 def share_of(size: int, rank: int, num_ranks: int) -> range:
-    """Return which of a batch's rows fall to one process.
-
-    Neighbouring ones, as many as to any other or one more or less.
-    """
+    """Return which of a batch's rows fall to one process: neighbours, as many as to any other or one more or less."""
     return range(size * rank // num_ranks, size * (rank + 1) // num_ranks)
 
 
@@ -97,19 +94,9 @@ class EpochOrder(Sequence[list[int]]):
     @overload
     def __getitem__(self, batch: slice) -> Sequence[list[int]]: ...
     def __getitem__(self, batch: int | slice) -> list[int] | Sequence[list[int]]:
-        """Return this rank's rows of one batch, or its stand-ins; of a slice, those of each. A tail stays lazy.
-
-        Raises:
-            IndexError: beyond the last batch.
-        """
+        """Return this rank's rows of one batch, or its stand-ins; of a slice, those of each."""
         if isinstance(batch, slice):
-            chosen = range(len(self))[batch]
-            if chosen == range(chosen.start, len(self)):
-                tail = replace(self, first_batch=self.first_batch + chosen.start)
-                if "_orders" in self.__dict__:
-                    tail.__dict__["_orders"] = self._orders  # it is the same epoch: not drawn again
-                return tail
-            return [self[number] for number in chosen]
+            return [self[number] for number in range(len(self))[batch]]
         # range knows negative numbers and raises the IndexError
         number = self.first_batch + range(len(self))[batch]
         start = number * self.batch_size

@@ -16,16 +16,13 @@ Moved = TypeVar("Moved")
 def prefetched(
     batches: Generator[Batch, None, None], move: Callable[[Batch], Moved], device: torch.device
 ) -> Generator[Moved, None, None]:
-    """Move each batch in its turn; on a GPU one ahead, in a stream of its own.
+    """Yield what `move` gives of each batch; on a GPU one ahead, in a stream of its own.
 
     Closing it, or an error, closes `batches`. An error comes where its batch would have come, after all before it.
 
     Args:
         move: copies a batch; on a GPU, out of pinned memory and without waiting (`non_blocking`).
-        device: where to. On a CPU each batch is moved when it is asked for.
-
-    Yields:
-        What `move` gave; on a GPU, for use in the stream that is current when it is asked for.
+        device: where to. On a GPU, a batch is for use in the stream that is current when it is asked for.
     """
     with closing(batches):
         if device.type == "cuda":
@@ -55,24 +52,16 @@ def _in_a_stream(batches: Iterator[Batch], move: Callable[[Batch], Moved], devic
 
 def ahead(items: Iterator[Moved]) -> Iterator[Moved]:
     """Yield the same items, each once the next one has been taken. An error comes after all items before it."""
-    nothing: Any = object()
-    held = nothing
-    while True:
-        failure: Exception | None = None
-        try:
-            coming = next(items, nothing)
-        except Exception as error:  # waits for its turn
-            coming, failure = nothing, error
-        if held is not nothing:
-            yield held
-        if failure is not None:
-            try:
-                raise failure
-            finally:
-                del failure  # which holds this frame, and with it whatever it was working on
-        if coming is nothing:
-            return
-        held = coming
+    held: list[Moved] = []
+    try:
+        for item in items:
+            held.append(item)
+            if len(held) > 1:
+                yield held.pop(0)
+    except Exception:  # waits for its turn
+        yield from held
+        raise
+    yield from held
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -26,31 +26,22 @@ _CHECKED_AT_A_TIME = 8 << 20  # bytes: few enough that all threads have work to 
 def open_matrix(path: Path, num_rows: int) -> np.ndarray | None:
     """Return a matrix that lies whole under its name, memory-mapped, [N, D] float32; its values are not looked at.
 
-    Returns:
-        None where there is no file, or it is not one of N rows that `GrowingMatrix` wrote to the end.
+    None where there is no file, or it is not one of N rows that `GrowingMatrix` wrote to the end.
     """
     layout = _layout_of(path)
     return None if layout is None or layout.shape[0] != num_rows else np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def find_damage(path: Path) -> str | None:
-    """Return why a matrix under its name is not what was written, in words; None where it is.
+    """Return why a matrix under its name is not what was written, in words; None where it is. May raise OSError.
 
-    All of it is read, which costs little beside using it. A file that did not change since is not read again by this
-    process.
-
-    Raises:
-        OSError: if it cannot be read.
+    All of it is read, which costs little beside using it; by this process once, while the file does not change.
     """
     return _damage_of(path, signature(path.stat()))
 
 
 def _checksum(content: bytes | memoryview) -> int:
-    """Return 63 bits that change when any bit of the content does, as far as chance allows.
-
-    No protection from forgery.
-    """
-    # the highest bit says that there is a checksum (`_DONE`)
+    # no protection from forgery; the highest bit says that there is a checksum (`_DONE`)
     return xxhash.xxh3_64_intdigest(content) >> 1
 
 
@@ -105,13 +96,10 @@ class GrowingMatrix:
 
     @contextmanager
     def opened(self, *, owner: bool) -> Iterator[None]:
-        """Open for writing inside the scope.
+        """Open for writing inside the scope; OSError if the disk is full or may not be written to.
 
         Args:
             owner: whether this process makes the file where there is none that fits; others wait for it.
-
-        Raises:
-            OSError: if the disk is full or may not be written to.
         """
         if not owner:
             self._wait(lambda: self._is_of(self.partial) or self.is_whole(), begun=False)
@@ -157,17 +145,13 @@ class GrowingMatrix:
         return int(marks.sum()) * self.batch_rows - missing_in_last
 
     def finish(self, *, owner: bool) -> None:
-        """Give the whole file its name, or, where another process owns it, wait until it has.
-
-        Raises:
-            PlbenchError: if it is taken away meanwhile.
-        """
+        """Give the whole file its name, or wait until its owner has; PlbenchError if it is taken away meanwhile."""
         self.note()
-        if not owner:
+        if owner:
+            self._wait(lambda: bool(self._marks().all()), begun=True)
+            self.partial.replace(self.path)
+        else:
             self._wait(self.is_whole, begun=True)
-            return
-        self._wait(lambda: bool(self._marks().all()), begun=True)
-        self.partial.replace(self.path)
 
     def is_whole(self) -> bool:
         """Return whether it lies under its name."""

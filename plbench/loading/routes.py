@@ -1,10 +1,14 @@
-"""The ways from an image file to the device: what a worker makes of an image, and what becomes of it in the end."""
+"""The ways from an image file to the device: what a worker makes of an image, and what becomes of it in the end.
+
+Of each route, `item` and `collate` run in workers, `move` where batches are copied, `finish` where they are used.
+`item` may draw from the global generators, which the loader seeds.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,31 +20,6 @@ if TYPE_CHECKING:
     from plbench.data.images import ImageSource
 
 Views = tuple[Tensor, ...]
-
-
-class Route(Protocol):
-    """One way. `item` and `collate` run in workers, `move` where batches are copied, `finish` where they are used."""
-
-    @property
-    def source(self) -> ImageSource:
-        """Where the images are."""
-        ...
-
-    def item(self, row: int) -> Any:
-        """Return what a worker makes of one image. Draws from the global generators, which the loader seeds."""
-        ...
-
-    def collate(self, items: Sequence[Any]) -> Any:
-        """Return a batch of them: tensors, and tuples of tensors."""
-        ...
-
-    def move(self, batch: Any, rows: Tensor, device: torch.device) -> Any:
-        """Return the batch on the device."""
-        ...
-
-    def finish(self, moved: Any) -> Views:
-        """Return the views that a model sees, each [B, ...]."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -62,7 +41,14 @@ class WholeTransform:
 
     def move(self, batch: Views, rows: Tensor, device: torch.device) -> Views:
         """Copy the views as they are; images become channels-last."""
-        return tuple(_moved(view, device) if isinstance(view, Tensor) else view for view in batch)
+
+        def moved(view: Any) -> Any:
+            if not isinstance(view, Tensor):
+                return view
+            layout = torch.channels_last if view.ndim == 4 else torch.preserve_format
+            return view.to(device, memory_format=layout, non_blocking=True)
+
+        return tuple(moved(view) for view in batch)
 
     def finish(self, moved: Views) -> Views:
         """They are finished."""
@@ -92,45 +78,42 @@ class UnscaledPixels:
     transform: EvalTransform | TrainTransform
     min_side: int
 
-    def item(self, row: int) -> Unscaled:
-        """Return pixels [H, W, 3] and box [4] of one image."""
-        pixels = self.transform.pixels(self.source.load(row, self.min_side))
-        return Unscaled(pixels, box_of(self.transform))
+    @property
+    def base(self) -> EvalTransform:
+        """What squashes and scales."""
+        return self.transform.base if isinstance(self.transform, TrainTransform) else self.transform
 
-    def collate(self, items: Sequence[Unscaled]) -> Unscaled:
+    def item(self, row: int) -> Any:
+        """Return pixels [H, W, 3] and box [4] of one image, as `Unscaled`."""
+        return Unscaled(self.pixels(row), self.box())
+
+    def pixels(self, row: int) -> Tensor:
+        """Return an image as Pillow decodes it, augmented: uint8 [H, W, 3]."""
+        return self.transform.pixels(self.source.load(row, self.min_side))
+
+    def box(self) -> Tensor | None:
+        """Return what is cut out of the image that was just augmented; None where the transform never does."""
+        cuts = isinstance(self.transform, TrainTransform) and self.transform.erase is not None
+        return self.transform.box() if cuts else None  # type: ignore[union-attr]
+
+    def collate(self, items: Sequence[Any]) -> Any:
         """Return pixels and boxes, stacked."""
         return Unscaled(default_collate([item.pixels for item in items]), stacked_boxes(items))
 
-    def move(self, batch: Unscaled, rows: Tensor, device: torch.device) -> Unscaled:
+    def move(self, batch: Any, rows: Tensor, device: torch.device) -> Unscaled:
         """Copy bytes."""
-        pixels, boxes = batch
-        on_device = None if boxes is None else boxes.to(device, non_blocking=True)
-        return Unscaled(pixels.to(device, non_blocking=True), on_device)
+        boxes = None if batch.boxes is None else batch.boxes.to(device, non_blocking=True)
+        return Unscaled(batch.pixels.to(device, non_blocking=True), boxes)
 
     def finish(self, moved: Unscaled) -> Views:
-        """Return one view, float32 [B, 3, H, W]."""
-        return (finished(self.transform, moved),)
+        """Return one view, float32 [B, 3, H, W]: scaled, normalised, cut out."""
+        images = self.base.scaled(moved.pixels)
+        if moved.boxes is not None:
+            erase(images, moved.boxes)
+        return (images,)
 
 
-def _moved(view: Tensor, device: torch.device) -> Tensor:
-    layout = torch.channels_last if view.ndim == 4 else torch.preserve_format
-    return view.to(device, memory_format=layout, non_blocking=True)
-
-
-def finished(transform: EvalTransform | TrainTransform, batch: Unscaled) -> Tensor:
-    """Scale, normalise and cut out: float32 [B, 3, H, W], wherever the batch is."""
-    base = transform.base if isinstance(transform, TrainTransform) else transform
-    images = base.scaled(batch.pixels)
-    if batch.boxes is not None:
-        erase(images, batch.boxes)
-    return images
-
-
-def box_of(transform: EvalTransform | TrainTransform) -> Tensor | None:
-    """Return what a transform cuts out of an image that it has just augmented; None where it never does."""
-    if isinstance(transform, TrainTransform) and transform.erase is not None:
-        return transform.box()
-    return None
+Route = WholeTransform | UnscaledPixels
 
 
 def stacked_boxes(items: Sequence[Any]) -> Tensor | None:

@@ -65,11 +65,7 @@ class TrainTransform:
     """
 
     def __init__(self, base: EvalTransform, plan: Plan) -> None:
-        """Build timm's augmentations for one plan.
-
-        Raises:
-            PlbenchError: if the RandAugment string is not one that timm reads.
-        """
+        """Build timm's augmentations for one plan; PlbenchError if timm cannot read its RandAugment string."""
         import plbench.models.torchvision_ops  # noqa: F401  # isort: skip
         from timm.data.auto_augment import rand_augment_transform
         from timm.data.random_erasing import RandomErasing
@@ -151,9 +147,7 @@ def inside(boxes: Tensor, height: int, width: int) -> Tensor:
 def _constants(
     mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return 255, and the mean and the deviation along a line of pixels, [width * 3].
-
-    Long loops, where 3 would be short ones.
+    """Return 255, and the mean and the deviation along a line of pixels, [width * 3]: long loops, where 3 were short.
 
     They are copied to a device once, since that waits for it. 255 is a tensor, too: to divide by a plain number, a GPU
     multiplies with its reciprocal, and gets other bits.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from plbench.data.images import ImageSource, label_tensor, ordered_batches
 from plbench.data.labels import PartialLabels
-from plbench.loading.batches import CPU, ImageLoader, image_batches
+from plbench.loading.batches import CPU, ImageLoader
 from plbench.loading.jpegs import JpegDecoder
 from plbench.loading.order import EpochOrder
 from plbench.loading.transforms import EvalTransform
@@ -128,16 +128,15 @@ class ImageInputs:
 
     def ordered(self, batch_size: int, world: World = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield evaluation batches."""
-        stream = image_batches(
+        loader = ImageLoader(
             self.images,
             self.eval_transform,
-            ordered_batches(len(self), batch_size)[world.rank :: world.size],
             min_side=self.eval_transform.size,
             workers=self.workers,
             device=self.device,
             decoder=self.decoder,
         )
-        for views, rows in stream:
+        for views, rows in loader.batches(ordered_batches(len(self), batch_size)[world.rank :: world.size]):
             yield rows, views[0]
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from plbench.api import ImageFiles, Plan
 from plbench.data.shards.packing import pack
 from plbench.data.shards.shards import ShardedImages
-from plbench.loading.batches import ImageLoader, image_batches
+from plbench.loading.batches import ImageLoader
 from plbench.loading.order import EpochOrder, reading_ahead
 from plbench.loading.transforms import EvalTransform, TrainTransform, Transform
 
@@ -154,7 +154,7 @@ def timm_over(files: ImageFiles, *, prefetcher: bool, **options: Any) -> int:
 def ours_over(images: ImageFiles | ShardedImages, transform: Transform, seed: int | None = None) -> int:
     """One epoch of our loader; number of images."""
     order = EpochOrder(NUM_IMAGES, BATCH_SIZE, seed=0, epoch=0, block_rows=images.block_rows)
-    stream = image_batches(images, transform, order, min_side=IMAGE_SIZE, workers=WORKERS, augment_seed=seed)
+    stream = ImageLoader(images, transform, min_side=IMAGE_SIZE, workers=WORKERS, augment_seed=seed).batches(order)
     return sum(len(rows) for _, rows in stream)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from plbench.api import DataError, ImageFiles, PartialLabels, Plan, PlbenchError
 from plbench.data.images import find_unreadable, image_set_id, ordered_batches
-from plbench.loading.batches import image_batches
+from plbench.loading.batches import ImageLoader
 from plbench.loading.transforms import EvalTransform, TrainTransform
 from plbench.training.inputs import ImageInputs
 
@@ -184,7 +184,7 @@ class TestBrokenFiles:
         BROKEN["truncated"](tiny_images.root / tiny_images.paths[9])
         before = set(multiprocessing.active_children())  # the kit's pair serves all tests of a process
         with pytest.raises(DataError) as caught:
-            list(image_batches(tiny_images, BASE, ordered_batches(48, 16), min_side=SIZE, workers=workers))
+            list(ImageLoader(tiny_images, BASE, min_side=SIZE, workers=workers).batches(ordered_batches(48, 16)))
         assert set(multiprocessing.active_children()) <= before, "no worker outlives the error, whoever keeps that"
         with pytest.raises(DataError) as expected:
             tiny_images.load(9)

@@ -49,7 +49,7 @@ def make_font(path: Path, characters: str) -> str:
 def fonts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The machine's fonts: none beside matplotlib's, until a test adds one. Nothing is known of them yet."""
     installed: list[str] = []
-    monkeypatch.setattr(lettering, "_found", {})
+    lettering._font_of.cache_clear()
     monkeypatch.setattr(lettering, "_system_fonts", lambda: installed)
     return installed
 
@@ -110,7 +110,7 @@ def test_a_contact_sheet_has_ids_in_place_of_boxes(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("strict")
 def test_a_contact_sheet_has_names_where_a_font_does(fonts: list[str], tmp_path: Path) -> None:
     without = sheet_of(NAMES, IDS, tmp_path)
-    lettering._found.clear()
+    lettering._font_of.cache_clear()
     fonts.append(make_font(tmp_path / "Cats.ttf", CAT_IN_CHINESE))
     assert sheet_of(NAMES, IDS, tmp_path) != without
     with Image.open(tmp_path / "sheet.png") as sheet:
@@ -150,7 +150,7 @@ def test_statistics_are_drawn_without_warnings(kind: str, installed: bool, fonts
     if installed:
         fonts.append(make_font(tmp_path / "Cats.ttf", CAT_IN_CHINESE))
     draw_stats(stats_of(NAMES, IDS), tmp_path / f"names.{kind}")
-    lettering._found.clear()
+    lettering._font_of.cache_clear()
     fonts.clear()
     draw_stats(stats_of(IDS, IDS), tmp_path / f"ids.{kind}")
     if kind == "png":

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from plbench.api import DataError, ImageFiles, Plan
-from plbench.loading.batches import ImageLoader, image_batches
+from plbench.loading.batches import ImageLoader
 from plbench.loading.order import EpochOrder
 from plbench.loading.routes import UnscaledPixels
 from plbench.loading.transforms import EvalTransform, TrainTransform
@@ -120,7 +120,7 @@ class TestPasses:
 
 
 def test_a_single_pass_leaves_no_worker(tiny_images: ImageFiles) -> None:
-    batches = image_batches(tiny_images, BASE, [range(24), range(24, 48)], min_side=SIZE, workers=2)
+    batches = ImageLoader(tiny_images, BASE, min_side=SIZE, workers=2).batches([range(24), range(24, 48)])
     assert len(list(batches)) == 2
     del batches
     assert none_left()
@@ -140,7 +140,7 @@ def test_a_subclass_of_a_known_transform_is_called(tiny_images: ImageFiles) -> N
         def __call__(self, image: Image.Image) -> Tensor:
             return -super().__call__(image)
 
-    ((views, _),) = image_batches(tiny_images, Negative(*vars(BASE).values()), [[3]], min_side=SIZE, workers=0)
+    ((views, _),) = ImageLoader(tiny_images, Negative(*vars(BASE).values()), min_side=SIZE, workers=0).batches([[3]])
     assert torch.equal(views[0][0], -BASE(tiny_images.load(3)))
 
 
@@ -149,8 +149,8 @@ def test_a_subclass_of_a_known_transform_is_called(tiny_images: ImageFiles) -> N
 @both
 def test_a_gpu_gets_the_bits_of_the_cpu(tiny_images: ImageFiles, workers: int) -> None:
     options: dict[str, Any] = {"min_side": SIZE, "workers": workers, "augment_seed": 3}
-    there = image_batches(tiny_images, AUGMENTING, order(0), device=torch.device("cuda"), **options)
-    here = image_batches(tiny_images, AUGMENTING, order(0), **options)
+    there = ImageLoader(tiny_images, AUGMENTING, device=torch.device("cuda"), **options).batches(order(0))
+    here = ImageLoader(tiny_images, AUGMENTING, **options).batches(order(0))
     for (gpu, rows), (cpu, same_rows) in zip(there, here, strict=True):
         assert gpu[0].device.type == "cuda" and rows.tolist() == same_rows.tolist()
         assert torch.equal(gpu[0].cpu(), cpu[0])

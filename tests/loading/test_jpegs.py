@@ -18,7 +18,7 @@ from plbench.api import DataError, ImageFiles, Plan, PlbenchError
 from plbench.data.images import ImageSource
 from plbench.data.shards.packing import pack
 from plbench.data.shards.shards import ShardedImages
-from plbench.loading.batches import image_batches
+from plbench.loading.batches import ImageLoader
 from plbench.loading.jpegs import JpegDecoder, is_plain_jpeg, jpeg_decoder
 from plbench.loading.transforms import EvalTransform, TrainTransform
 
@@ -65,9 +65,10 @@ def mixed(tmp_path: Path) -> ImageFiles:
 
 def load(source: ImageSource, transform: Any = BASE, **options: Any) -> dict[int, Tensor]:
     """Pixels by row, in the order in which they came."""
-    order = options.pop("order", ORDER)
+    order, epoch = options.pop("order", ORDER), options.pop("epoch", 0)
     found: dict[int, Tensor] = {}
-    for (pixels,), rows in image_batches(source, transform, order, **{"min_side": SIZE, "workers": 0, **options}):
+    loader = ImageLoader(source, transform, **{"min_side": SIZE, "workers": 0, **options})
+    for (pixels,), rows in loader.batches(order, epoch):
         found.update(zip(rows.tolist(), pixels, strict=True))
     return found
 
@@ -202,14 +203,14 @@ class TestRefusals:
     def test_randaugment_needs_pillow(self, mixed: ImageFiles) -> None:
         transform = TrainTransform(BASE, Plan(epochs=1, batch_size=3, lr=1.0, randaugment="rand-m9-mstd0.5"))
         with pytest.raises(PlbenchError, match='RandAugment works on images decoded by Pillow; use `decode="pil"`'):
-            image_batches(mixed, transform, ORDER, min_side=SIZE, workers=0, decoder=JpegDecoder(SyntheticView(), CPU))
+            ImageLoader(mixed, transform, min_side=SIZE, workers=0, decoder=JpegDecoder(SyntheticView(), CPU))
 
     def test_a_methods_own_transform_needs_pillow(self, mixed: ImageFiles) -> None:
         def own(image: Image.Image) -> Tensor:
             return BASE(image)
 
         with pytest.raises(PlbenchError, match=r"own transform \(own\) works on images decoded by Pillow"):
-            image_batches(mixed, own, ORDER, min_side=SIZE, workers=0, decoder=JpegDecoder(SyntheticView(), CPU))
+            ImageLoader(mixed, own, min_side=SIZE, workers=0, decoder=JpegDecoder(SyntheticView(), CPU))
 
 
 @pytest.mark.gpu

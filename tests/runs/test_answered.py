@@ -296,8 +296,8 @@ def test_watching_tells_what_was_hashed(tmp_path: Path, monkeypatch: pytest.Monk
     Path(steady).write_text("1")
     Path(changing).write_text("1")
     with watching() as watched:
-        digests.files_sha256([steady, changing, absent], tmp_path)
+        digests.files_sha256(3, [steady, changing, absent].__getitem__, tmp_path)
         Path(changing).write_text("22")
-        digests.files_sha256([steady, changing], tmp_path)
-    digests.files_sha256([str(tmp_path / "later")], tmp_path)
+        digests.files_sha256(2, [steady, changing].__getitem__, tmp_path)
+    digests.files_sha256(1, lambda row: str(tmp_path / "later"), tmp_path)
     assert watched == {steady: signature(os.stat(steady)), changing: b"", absent: b""}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ from plbench.files.plain_json import parse_json
 _PATHS = "paths.arrow"
 _NO_CLASS = -2  # column of a row that only mentions its image; -1 is a class that is not among ours
 _PIECE = 1 << 18  # cells sorted at a time: 2 MB of keys
+
+_Settled = tuple[npt.NDArray[Any], npt.NDArray[np.int8], Counter[str]]
+"""Classes [K] and signs [K] of cells in order, and how many were "outside", "repeated" and "contradicted"."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,7 @@ class Annotations:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Memory-map what `write` wrote.
-
-        Raises:
-            DataError: if the folder does not hold that, or any of its files is not what was written.
-        """
+        """Memory-map what `write` wrote; DataError if the folder does not hold that, each file as it was written."""
         try:
             check_sums(folder)
         except Damaged as error:
@@ -78,6 +78,50 @@ class Annotations:
         if num_rows != {annotations.labels.num_images}:
             raise DataError(f"{folder} holds labels of other images than it names; delete it, so that it is made anew")
         return annotations
+
+
+def note_on_repeated_files(annotations: Annotations, what: str) -> tuple[str, ...]:
+    """Return a sentence on images that are listed under several ids, if there are any.
+
+    Args:
+        annotations: of one split.
+        what: whose they are, such as "split 'train' of 'coco'".
+
+    Raises:
+        DataError: if one id says that a class is in such a file, and another that it is not.
+    """
+    if annotations.image_paths is None:
+        return ()
+    paths = annotations.image_paths.array
+    counted = pc.value_counts(paths)
+    repeated = counted.field("values").filter(pc.greater(counted.field("counts"), 1))
+    if not len(repeated):
+        return ()
+    places = pc.index_in(paths, value_set=pa.array(repeated)).to_numpy(zero_copy_only=False)
+    rows = np.flatnonzero(~np.isnan(places))
+    groups = [rows[places[rows] == number] for number in range(len(repeated))]
+    for number, group in enumerate(groups):
+        _check_agreement(annotations, group, repeated[number].as_py(), what)
+    ids = " and ".join(annotations.image_ids[int(row)] for row in groups[0][:2])
+    return (
+        f"{len(repeated):,} image files are listed under more than one id, such as {repeated[0].as_py()} under {ids}; "
+        "each id counts as an image",
+    )
+
+
+def _check_agreement(annotations: Annotations, rows: npt.NDArray[np.int64], path: str, what: str) -> None:
+    known = annotations.labels.rows(rows)
+    clash = np.flatnonzero((known > 0).any(axis=0) & (known < 0).any(axis=0))
+    if not clash.size:
+        return
+    column = int(clash[0])
+    with_it, without = (int(rows[np.flatnonzero(known[:, column] == sign)[0]]) for sign in (1, -1))
+    ids = annotations.image_ids
+    raise DataError(
+        f"{what}: ids {ids[with_it]} and {ids[without]} are the same file {path}, which one says to show "
+        f"{annotations.labels.class_names[column]!r:.60} and the other not to ({clash.size:,} such classes); list the "
+        "file once, with all of its annotations"
+    )
 
 
 def settle_cells(
@@ -100,9 +144,10 @@ def settle_cells(
         class_ids: [C]. class_names: [C].
         what: what to call a cell in the sentences.
     """
-    keys, tally = _settled(rows, columns, present, len(class_ids))
-    matrix = _Cells(len(keys), num_images, len(class_ids)).put(0, keys).matrix()
-    return PartialLabels(matrix, tuple(class_ids), tuple(class_names)), tally.notes(len(rows), what)
+    in_row = _counters(len(rows), num_images)
+    indices, values, tally = _settled(rows, columns, present, len(class_ids), in_row)
+    labels = PartialLabels(_matrix([indices], [values], in_row, len(class_ids)), tuple(class_ids), tuple(class_names))
+    return labels, _notes(tally, len(rows), what)
 
 
 class CellCollector:
@@ -120,22 +165,23 @@ class CellCollector:
         """Classes in the order of their columns."""
         self._class_ids, self._class_names = tuple(class_ids), tuple(class_names)
         self._known_ids = pa.array(self._class_ids, pa.string())
-        self._batches: list[Future[_Runs]] = []
+        self._batches: list[Future[tuple[Any, ...]]] = []
         self._threads = ThreadPoolExecutor(max_workers=2)  # Arrow and numpy let go of the interpreter
         self.num_rows, self.num_outside = 0, 0
         self.first_outside: tuple[int, str] | None = None
 
     def add(self, image_ids: pa.Array, class_ids: pa.Array, present: npt.NDArray[np.bool_]) -> None:
-        """Take one batch of rows: Arrow strings [K], and whether each class is present [K].
-
-        Return before it is encoded.
+        """Take one batch of rows, Arrow strings [K] and whether each class is present [K]; encode it in a thread.
 
         A row whose class is null only says that its image is there.
         """
         self._batches.append(self._threads.submit(self._encoded, image_ids, class_ids, present, self.num_rows))
         self.num_rows += len(present)
 
-    def _encoded(self, image_ids: pa.Array, class_ids: pa.Array, present: npt.NDArray[np.bool_], start: int) -> _Runs:
+    def _encoded(
+        self, image_ids: pa.Array, class_ids: pa.Array, present: npt.NDArray[np.bool_], start: int
+    ) -> tuple[Any, ...]:
+        """Return image ids and lengths of the R runs of equal ones [R], columns and signs [K], and `first_outside`."""
         runs = pc.run_end_encode(image_ids)
         lengths = np.diff(runs.run_ends.to_numpy(), prepend=0)
         columns = pc.fill_null(pc.index_in(class_ids, value_set=self._known_ids), -1).to_numpy()
@@ -144,7 +190,7 @@ class CellCollector:
         small = np.int16 if len(self._class_ids) < 2**15 else np.int32
         outside = np.flatnonzero(columns == -1)
         first = (start + int(outside[0]), str(class_ids[int(outside[0])].as_py())) if outside.size else None
-        return _Runs(runs.values, lengths, columns.astype(small), present, first)
+        return runs.values, lengths, columns.astype(small), present, first
 
     def finish(self, *, what: str = "rows") -> Annotations:
         """Return labels and images of all that was added.
@@ -157,11 +203,11 @@ class CellCollector:
         with self._threads:
             batches = [future.result() for future in self._batches]
         self._batches.clear()
-        runs = pa.chunked_array([batch.ids for batch in batches], pa.string()).combine_chunks()
-        lengths = _joined([batch.lengths for batch in batches])
-        columns, present = _joined([b.columns for b in batches]), _joined([b.present for b in batches])
-        self.first_outside = next((batch.first_outside for batch in batches if batch.first_outside), None)
-        batches.clear()
+        ids, *parts, firsts = zip(*batches, strict=True) if batches else [()] * 5
+        runs = pa.chunked_array(ids, pa.string()).combine_chunks()
+        lengths, columns, present = (_joined(part) for part in parts)
+        self.first_outside = next(filter(None, firsts), None)
+        del batches, ids, parts
         cells_before = np.concatenate([[0], np.cumsum(lengths)])
         if (image_ids := _grouped(runs)) is not None:  # as published files are: small sorts, in the processor's cache
             is_first = np.ones(len(runs), bool)
@@ -172,116 +218,34 @@ class CellCollector:
             encoded = runs.dictionary_encode()
             image_ids, row_of_run = encoded.dictionary, encoded.indices.to_numpy().astype(np.int64)
             pieces = [slice(0, len(lengths))]
-        matrix, tally = self._settle(row_of_run, lengths, cells_before, columns, present, pieces, len(image_ids))
-        labels = PartialLabels(matrix, self._class_ids, self._class_names)
-        self.num_outside = tally.outside
-        return Annotations(TextColumn.of_arrow(image_ids), labels, notes=tally.notes(self.num_rows, what))
+        num_classes, in_row = len(self._class_ids), _counters(len(columns), len(image_ids))
 
-    def _settle(
-        self,
-        row_of_run: npt.NDArray[np.int64],
-        lengths: npt.NDArray[np.int64],
-        cells_before: npt.NDArray[np.int64],
-        columns: npt.NDArray[np.integer],
-        present: npt.NDArray[np.bool_],
-        pieces: list[slice],
-        num_images: int,
-    ) -> tuple[sparse.csr_array, _Tally]:
-        """Return CSR labels from the runs, piece by piece; no two pieces have an image in common."""
-        num_classes = len(self._class_ids)
-        cells = _Cells(len(columns), num_images, num_classes)
-
-        def settle(piece: slice) -> _Tally:
+        def settle(piece: slice) -> _Settled:
             part = slice(cells_before[piece.start], cells_before[piece.stop])
             rows = np.repeat(row_of_run[piece], lengths[piece])
-            keys, found = _settled(rows, columns[part], present[part], num_classes)
-            cells.put(int(part.start), keys)
-            return found
+            return _settled(rows, columns[part], present[part], num_classes, in_row)
 
         with ThreadPoolExecutor(max_workers=2) as pool:  # numpy lets go of the interpreter while it sorts
-            tally = sum(pool.map(settle, pieces), start=_Tally())
-        return cells.matrix(), tally
+            settled = list(pool.map(settle, pieces))
+        tally = sum((found for _, _, found in settled), Counter[str]())
+        matrix = _matrix([part[0] for part in settled], [part[1] for part in settled], in_row, num_classes)
+        labels = PartialLabels(matrix, self._class_ids, self._class_names)
+        self.num_outside = tally["outside"]
+        return Annotations(TextColumn.of_arrow(image_ids), labels, notes=_notes(tally, self.num_rows, what))
 
 
-class _Cells:
-    """CSR arrays that fill up with sorted keys, as `_settled` gives them. Threads may fill different rows at once."""
-
-    def __init__(self, most: int, num_rows: int, num_columns: int) -> None:
-        self._num_columns = num_columns
-        self._index_type: Any = np.int32 if most < 2**31 else np.int64
-        self._indices: npt.NDArray[np.int64] = np.empty(most, self._index_type)
-        self._values = np.empty(most, np.int8)
-        self._in_row: npt.NDArray[np.int64] = np.zeros(num_rows + 1, self._index_type)
-        self._parts: list[tuple[int, int]] = []
-
-    def put(self, start: int, keys: npt.NDArray[np.int64]) -> _Cells:
-        """Write cells from place `start` on, where there is room for as many as there were before settling."""
-        if len(keys):
-            part = slice(start, start + len(keys))
-            self._values[part] = (keys & 1) * 2 - 1
-            cells = keys >> 1
-            rows = cells // self._num_columns
-            self._indices[part] = cells - rows * self._num_columns
-            self._in_row[rows[0] + 1 : rows[-1] + 2] = np.bincount(rows - rows[0])
-            self._parts.append((start, len(keys)))
-        return self
-
-    def matrix(self) -> sparse.csr_array:
-        """Return the labels; closes the gaps that cells left out have left."""
-        filled = 0
-        for start, number in sorted(self._parts):
-            if start > filled:
-                self._values[filled : filled + number] = self._values[start : start + number]
-                self._indices[filled : filled + number] = self._indices[start : start + number]
-            filled += number
-        np.cumsum(self._in_row, out=self._in_row)
-        shape = (len(self._in_row) - 1, self._num_columns)
-        matrix = sparse.csr_array((self._values[:filled], self._indices[:filled], self._in_row), shape=shape)
-        matrix.has_canonical_format = True  # sorted and settled
-        return matrix
-
-
-@dataclass(frozen=True)
-class _Runs:
-    """K rows, their image ids once for each of R runs of equal ones: ids and lengths [R], columns and present [K]."""
-
-    ids: pa.Array
-    lengths: npt.NDArray[np.integer]
-    columns: npt.NDArray[np.integer]
-    present: npt.NDArray[np.bool_]
-    first_outside: tuple[int, str] | None
-
-
-@dataclass(frozen=True)
-class _Tally:
-    """What was met on the way: rows of foreign classes, rows that repeat others, cells with both signs."""
-
-    outside: int = 0
-    repeated: int = 0
-    contradicted: int = 0
-
-    def __add__(self, other: _Tally) -> _Tally:
-        return _Tally(
-            self.outside + other.outside, self.repeated + other.repeated, self.contradicted + other.contradicted
-        )
-
-    def notes(self, num_rows: int, what: str) -> tuple[str, ...]:
-        """Return sentences on what there was any of."""
-        sentences = (
-            (self.outside, f"of {num_rows:,} {what} name classes that are not in the class list; left out"),
-            (self.repeated, f"{what} repeat what another says; each cell counts once"),
-            (self.contradicted, "(image, class) cells are called both present and absent; taken as unknown"),
-        )
-        return tuple(f"{number:,} {sentence}" for number, sentence in sentences if number)
+def _notes(tally: Counter[str], num_rows: int, what: str) -> tuple[str, ...]:
+    """Return sentences on what was met of cells that were left out."""
+    sentences = {
+        "outside": f"of {num_rows:,} {what} name classes that are not in the class list; left out",
+        "repeated": f"{what} repeat what another says; each cell counts once",
+        "contradicted": "(image, class) cells are called both present and absent; taken as unknown",
+    }
+    return tuple(f"{tally[kind]:,} {sentence}" for kind, sentence in sentences.items() if tally[kind])
 
 
 def _pieces(cells_before: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> list[slice]:
-    """Return runs cut into pieces of about `_PIECE` cells, only where an image starts.
-
-    Args:
-        cells_before: [R + 1] cells before each run, and in all.
-        starts: runs that start an image.
-    """
+    """Return runs cut into pieces of about `_PIECE` cells, only at runs that start an image (`starts`)."""
     num_runs = len(cells_before) - 1
     wanted = np.searchsorted(cells_before, np.arange(_PIECE, cells_before[-1], _PIECE), side="right") - 1
     cuts = starts[np.searchsorted(starts, wanted, side="right") - 1] if num_runs else wanted
@@ -289,10 +253,7 @@ def _pieces(cells_before: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) 
 
 
 def _grouped(runs: pa.Array) -> pa.Array | None:
-    """Return the distinct ids where equal ones stand side by side, which rising order shows.
-
-    None where it does not rise.
-    """
+    """Return the distinct ids where equal ones stand side by side, as rising order shows; None where it does not."""
     if len(runs) < 2:
         return runs
     before, after = runs[:-1], runs[1:]
@@ -306,10 +267,15 @@ def _settled(
     columns: npt.NDArray[np.integer],
     present: npt.NDArray[np.bool_],
     num_classes: int,
-) -> tuple[npt.NDArray[np.int64], _Tally]:
-    """Return cells as sorted keys (row * num_classes + column) * 2 + is_present: each once, contradictions left out.
+    in_row: npt.NDArray[Any],
+) -> _Settled:
+    """Return the cells of some rows as CSR has them, each once, contradictions left out, and count them in `in_row`.
 
-    With the sign in the last bit, a single sort brings together rows, columns, repeats and contradictions.
+    They are sorted as keys (row * num_classes + column) * 2 + is_present: with the sign in the last bit, a single sort
+    brings together rows, columns, repeats and contradictions.
+
+    Args:
+        in_row: from `_counters`. Threads may fill different rows at once.
     """
     outside = int(np.count_nonzero(columns == -1))
     if columns.size and columns.min() < 0:
@@ -331,8 +297,32 @@ def _settled(
         alone[1:] &= ~clash
         alone[:-1] &= ~clash
         keys = keys[alone]
-    return keys, _Tally(outside, repeated, contradicted)
+    values = ((keys & 1) * 2 - 1).astype(np.int8)
+    keys >>= 1
+    rows = keys // num_classes if num_classes else keys
+    if len(keys):
+        in_row[rows[0] + 1 : rows[-1] + 2] = np.bincount(rows - rows[0])
+    tally = Counter(outside=outside, repeated=repeated, contradicted=contradicted)
+    return (keys - rows * num_classes).astype(in_row.dtype), values, tally
 
 
-def _joined(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+def _counters(most: int, num_rows: int) -> npt.NDArray[Any]:
+    """Return zeros [N + 1] for the number of cells in each row, behind its place, of a type that can number them."""
+    return np.zeros(num_rows + 1, np.int32 if most < 2**31 else np.int64)
+
+
+def _matrix(
+    indices: Sequence[npt.NDArray[Any]],
+    values: Sequence[npt.NDArray[np.int8]],
+    in_row: npt.NDArray[Any],
+    num_classes: int,
+) -> sparse.csr_array:
+    """Return labels from settled cells, in the order of their rows."""
+    cells = _joined(values).astype(np.int8, copy=False), _joined(indices).astype(in_row.dtype, copy=False)
+    matrix = sparse.csr_array((*cells, np.cumsum(in_row, out=in_row)), shape=(len(in_row) - 1, num_classes))
+    matrix.has_canonical_format = True  # sorted and settled
+    return matrix
+
+
+def _joined(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     return np.concatenate(parts) if parts else np.empty(0, np.int64)

@@ -75,13 +75,6 @@ class Index:
         except DataError:
             return None  # not there, or damaged: made anew
 
-    def _damage(self, folder: Path) -> str:
-        try:
-            Annotations.open(folder)
-        except DataError as error:
-            return str(error)
-        return f"{folder} was damaged"
-
     def _keep(self, annotations: Annotations, key: str) -> Annotations:
         folder = self._folder(key)
         try:
@@ -94,9 +87,10 @@ class Index:
                 annotations.write(temporary)
                 temporary.chmod(0o755)  # others may share the cache
                 with FileLock(folder.with_name(".lock")):  # of those that find a damaged one, only the first removes it
-                    if self._open(key) is None:  # else another process was first
+                    try:
+                        Annotations.open(folder)  # another process was first
+                    except DataError as damage:
                         if folder.is_dir():
-                            damage = self._damage(folder)
                             self._warn(f"{damage}; the index was set aside as {set_aside(folder)} and made again")
                         temporary.rename(folder)
             finally:

@@ -56,22 +56,11 @@ def content_length(response: requests.Response) -> int | None:
     return int(length) if length.isdecimal() and "Transfer-Encoding" not in response.headers else None
 
 
-def stated_total(headers: Mapping[str, str]) -> int | None:
-    """Return bytes of the whole file, of which the answer is a range."""
-    match = re.fullmatch(r"bytes [^/]*/(\d+)", headers.get("Content-Range", ""))
-    return int(match[1]) if match else None
-
-
-def range_start(headers: Mapping[str, str]) -> int | None:
-    """Return the first byte of the range that an answer holds."""
-    match = re.match(r"bytes (\d+)-", headers.get("Content-Range", ""))
-    return int(match[1]) if match else None
-
-
-def retry_after(headers: Mapping[str, str]) -> float:
-    """Return seconds that a busy server asks one to wait; 0 where it does not."""
-    text = headers.get("Retry-After", "")
-    return float(text) if text.isdecimal() else 0.0
+def content_range(headers: Mapping[str, str]) -> tuple[int | None, int | None]:
+    """Return the first byte of the range that an answer holds, and bytes of the whole file; None where not said."""
+    match = re.match(r"bytes (?:(\d+)-)?[^/]*(?:/(\d+))?", headers.get("Content-Range", ""))
+    start, total = match.groups() if match else (None, None)
+    return None if start is None else int(start), None if total is None else int(total)
 
 
 def stated_checksum(url: str, headers: Mapping[str, str]) -> str | None:
@@ -80,24 +69,20 @@ def stated_checksum(url: str, headers: Mapping[str, str]) -> str | None:
     Args:
         url: after redirects.
     """
-    stored = headers.get("x-goog-stored-content-encoding", "identity")  # of gzip, the hash is of the compressed file
-    for entry in headers.get("x-goog-hash", "").split(","):
-        if entry.strip().startswith("md5=") and stored == "identity":
-            return _md5_of_base64(entry.strip().removeprefix("md5="))
-    if "Content-MD5" in headers:
-        return _md5_of_base64(headers["Content-MD5"])
+    encoded = headers.get("Content-MD5", "")
+    google = re.search(r"(?:^|,)\s*md5=([^,\s]+)", headers.get("x-goog-hash", ""))
+    if google and headers.get("x-goog-stored-content-encoding", "identity") == "identity":  # else of the packed file
+        encoded = google[1]
+    if encoded:
+        try:
+            digest = base64.b64decode(encoded, validate=True)
+        except binascii.Error:
+            return None
+        return f"md5:{digest.hex()}" if len(digest) == 16 else None
     amazon = (urlsplit(url).hostname or "").endswith(".amazonaws.com") or headers.get("Server") == "AmazonS3"
     own_key = headers.get("x-amz-server-side-encryption", "AES256") != "AES256"  # then the ETag is no MD5
     etag = headers.get("ETag", "").strip('"').lower()
     return f"md5:{etag}" if amazon and not own_key and re.fullmatch(r"[0-9a-f]{32}", etag) else None
-
-
-def _md5_of_base64(text: str) -> str | None:
-    try:
-        digest = base64.b64decode(text, validate=True)
-    except binascii.Error:
-        return None
-    return f"md5:{digest.hex()}" if len(digest) == 16 else None
 
 
 def _strong_etag(headers: Mapping[str, str]) -> str:

@@ -19,6 +19,7 @@ from plbench.data.download.remote import (
     RECORDS,
     FileRecord,
     RemoteFile,
+    bytes_of_part,
     is_here,
     is_kept,
     part_path,
@@ -27,7 +28,7 @@ from plbench.data.download.remote import (
     size_in_words,
     write_record,
 )
-from plbench.data.download.transfer import Stopped, Transfer, remote_size
+from plbench.data.download.transfer import Transfer, remote_size
 from plbench.errors import DataError
 from plbench.files import unwritable
 from plbench.files.paths import refuse_links
@@ -68,68 +69,48 @@ def download(
     if all(is_here(file, root) for file in files):
         return
     with _only_one(root, note):
-        wanted = [file for file in files if not is_here(file, root)]  # another process may have fetched some
-        sizes = _sizes(wanted, root)
+        files = [file for file in files if not is_here(file, root)]  # another process may have fetched some
+        sizes = _sizes(files, root)
         _check_space(sizes, root, parallel)
-        _run(wanted, sizes, root, report, parallel, note)
+        stop = threading.Event()
+        notes: queue.SimpleQueue[str] = queue.SimpleQueue()
+        transfers = [Transfer(file, root, stop, notes.put) for file in files]
+        before = [transfer.received for transfer in transfers]
 
+        def progress() -> tuple[int, int]:
+            done = total = 0
+            for transfer, start in zip(transfers, before, strict=True):
+                fetched, size = max(transfer.received - start, 0), sizes[transfer.file]
+                if size is None and transfer.total is not None:
+                    size = transfer.total - start
+                done += fetched
+                total += fetched + 1 if size is None else max(size, fetched)  # of unknown size: at least one more
+            return done, total
 
-def _run(
-    files: Sequence[RemoteFile],
-    sizes: dict[RemoteFile, int | None],
-    root: Path,
-    report: Callable[[int, int], None],
-    parallel: int,
-    note: Callable[[str], None],
-) -> None:
-    stop = threading.Event()
-    notes: queue.SimpleQueue[str] = queue.SimpleQueue()
-    transfers = [Transfer(file, root, stop, notes.put) for file in files]
-    progress = _Progress(transfers, sizes)
-    pool = concurrent.futures.ThreadPoolExecutor(max(parallel, 1), thread_name_prefix="download")
-    futures = [pool.submit(_obtain, transfer, root, stop, notes.put) for transfer in transfers]
-    try:
-        pending = set(futures)
-        while pending:
-            _, pending = concurrent.futures.wait(pending, _GLANCE, concurrent.futures.FIRST_EXCEPTION)
-            with contextlib.suppress(queue.Empty):
-                while True:
+        pool = concurrent.futures.ThreadPoolExecutor(max(parallel, 1), thread_name_prefix="download")
+        futures = [pool.submit(_obtain, transfer) for transfer in transfers]
+        try:
+            pending = set(futures)
+            while pending:
+                _, pending = concurrent.futures.wait(pending, _GLANCE, concurrent.futures.FIRST_EXCEPTION)
+                while not notes.empty():
                     note(notes.get_nowait())
-            report(*progress.now())
-            for future in futures:  # in the order of the files, should two have failed
-                if future.done():
-                    future.result()
-    finally:  # also at Ctrl-C, which reaches this thread only
-        stop.set()
-        pool.shutdown(wait=False, cancel_futures=True)
-        for transfer in transfers:
-            transfer.interrupt()
-        concurrent.futures.wait([future for future in futures if not future.cancelled()], _GRACE)
+                report(*progress())
+                for future in futures:  # in the order of the files, should two have failed
+                    if future.done():
+                        future.result()
+        finally:  # also at Ctrl-C, which reaches this thread only
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            for transfer in transfers:
+                transfer.interrupt()
+            concurrent.futures.wait([future for future in futures if not future.cancelled()], _GRACE)
 
 
-class _Progress:
-    """How much of what was still to fetch has been."""
-
-    def __init__(self, transfers: Sequence[Transfer], sizes: dict[RemoteFile, int | None]) -> None:
-        self._transfers = [(transfer, transfer.received, sizes[transfer.file]) for transfer in transfers]
-
-    def now(self) -> tuple[int, int]:
-        """Return bytes fetched, and to fetch; of a file of unknown size, at least one more than there are."""
-        done = total = 0
-        for transfer, start, size in self._transfers:
-            fetched = max(transfer.received - start, 0)
-            if size is None and transfer.total is not None:
-                size = transfer.total - start
-            done += fetched
-            total += fetched + 1 if size is None else max(size, fetched)
-        return done, total
-
-
-def _obtain(transfer: Transfer, root: Path, stop: threading.Event, note: Callable[[str], None]) -> None:
+def _obtain(transfer: Transfer) -> None:
     """Fetch one file and unpack it; in a thread of its own."""
-    if stop.is_set():
-        raise Stopped
-    file = transfer.file
+    transfer.pulse()
+    file, root = transfer.file, transfer.root
     path = root / file.path
     for written in (part_path(file, root), record_path(file, root)):
         refuse_links(root, written)
@@ -142,25 +123,13 @@ def _obtain(transfer: Transfer, root: Path, stop: threading.Event, note: Callabl
         record = FileRecord(path.stat().st_size, checksum, "kept", by_hand)
         write_record(file, root, record)
         transfer.clear()
-    if file.unpack is not None:
-        _unpack(file, root, record, stop, note)
-
-
-def _unpack(
-    file: RemoteFile, root: Path, record: FileRecord, stop: threading.Event, note: Callable[[str], None]
-) -> None:
-    """Unpack an archive; say so before the first member and after the last one is on disk."""
-    assert file.unpack is not None
-
-    def pulse(done: int, total: int) -> None:
-        if stop.is_set():
-            raise Stopped
-
-    path, folder = root / file.path, root / file.unpack
+    if file.unpack is None:
+        return
+    folder = root / file.unpack
     write_record(file, root, dataclasses.replace(record, state="unpacking"))
     refuse_links(root, folder)
-    note(f"unpacking {file.name} ({size_in_words(record.size)}) into {folder}")
-    unpack(path, folder, pulse)
+    transfer.note(f"unpacking {file.name} ({size_in_words(record.size)}) into {folder}")
+    unpack(path, folder, lambda done, total: transfer.pulse())
     absent = [made for made in file.makes if not (root / made).exists()]
     if absent:
         raise DataError(
@@ -175,11 +144,7 @@ def _unpack(
 
 
 def _distinct(files: Sequence[RemoteFile]) -> list[RemoteFile]:
-    """Return each file once, for two splits may share one.
-
-    Raises:
-        DataError: if two are to be kept under one path.
-    """
+    """Return each file once, for two splits may share one; DataError if two are to be kept under one path."""
     by_path: dict[str, RemoteFile] = {}
     for file in files:
         if by_path.setdefault(file.path, file).url != file.url:
@@ -189,25 +154,21 @@ def _distinct(files: Sequence[RemoteFile]) -> list[RemoteFile]:
 
 def _sizes(files: Sequence[RemoteFile], root: Path) -> dict[RemoteFile, int | None]:
     """Return bytes still to be fetched of each file; the servers are asked all at once, for one may be slow."""
+
+    def left(file: RemoteFile) -> int | None:
+        if (root / file.path).is_file() and (read_record(file, root) is None or is_kept(file, root)):
+            return 0
+        size = remote_size(file.url) if file.size is None else file.size
+        return None if size is None else max(size - bytes_of_part(file, root), 0)
+
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        return dict(zip(files, pool.map(lambda file: _left(file, root), files), strict=True))
-
-
-def _left(file: RemoteFile, root: Path) -> int | None:
-    """Return bytes of one file that are still to be fetched."""
-    if (root / file.path).is_file() and (read_record(file, root) is None or is_kept(file, root)):
-        return 0
-    size = remote_size(file.url) if file.size is None else file.size
-    part = part_path(file, root)
-    there = part.stat().st_size if part.is_file() else 0
-    return None if size is None else max(size - there, 0)
+        return dict(zip(files, pool.map(left, files), strict=True))
 
 
 def _check_space(sizes: dict[RemoteFile, int | None], root: Path, parallel: int) -> None:
-    """Check before the first byte: do the files fit, and what comes out of the archives?
+    """Check before the first byte whether the files fit, and what comes out of the archives: no less than they are.
 
-    What that is, is known only from the archive; it is no less than the archive. As many archives as are fetched at a
-    time lie beside what comes out of them.
+    As many archives as are fetched at a time lie beside what comes out of them.
     """
     archives = sorted((size or 0 for file, size in sizes.items() if file.unpack is not None), reverse=True)
     kept = sum(size or 0 for file, size in sizes.items() if file.unpack is None)

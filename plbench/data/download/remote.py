@@ -8,13 +8,14 @@ folder is never taken for a whole one.
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import quote, urlsplit
+
+from rich.filesize import decimal
 
 from plbench.errors import DataError
 from plbench.files import write_json
@@ -120,6 +121,12 @@ def part_path(file: RemoteFile, root: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
+def bytes_of_part(file: RemoteFile, root: Path) -> int:
+    """Return how much of an unfinished file there is."""
+    part = part_path(file, root)
+    return part.stat().st_size if part.is_file() else 0
+
+
 def is_kept(file: RemoteFile, root: Path) -> bool:
     """Return whether the file itself, archive or not, lies at its path as it was fetched."""
     record = read_record(file, root)
@@ -154,14 +161,11 @@ def compute_checksum(path: Path, algorithm: str, pulse: Callable[[], None]) -> s
     Args:
         pulse: called again and again; what it raises ends the reading.
     """
-
-    class Watched(io.FileIO):  # a file of 50 GB takes minutes
-        def readinto(self, buffer: Any, /) -> int:
-            pulse()
-            return super().readinto(buffer) or 0
-
-    with Watched(path) as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False))
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            pulse()  # a file of 50 GB takes minutes
+            digest.update(chunk)
     return f"{algorithm}:{digest.hexdigest()}"
 
 
@@ -172,9 +176,4 @@ def size_in_words(size: int) -> str:
         >>> size_in_words(350264821), size_in_words(13510573713), size_in_words(900)
         ('350 MB', '13.5 GB', '900 bytes')
     """
-    if size < 1000:
-        return f"{size} bytes"
-    for unit, scale in (("kB", 1e3), ("MB", 1e6)):
-        if size < 999.5 * scale:
-            return f"{size / scale:.0f} {unit}"
-    return f"{size / 1e9:.1f} GB"
+    return decimal(size, precision=1 if size >= 999.5e6 else 0)

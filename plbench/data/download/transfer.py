@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import io
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import requests
 import urllib3
 
 from plbench import __version__
-from plbench.data.download.answers import Version, content_length, range_start, retry_after, stated_total
-from plbench.data.download.remote import RemoteFile, compute_checksum, part_path, size_in_words
+from plbench.data.download.answers import Version, content_length, content_range
+from plbench.data.download.remote import RemoteFile, bytes_of_part, compute_checksum, part_path, size_in_words
 from plbench.errors import DataError
 from plbench.files import unwritable, write_json
 from plbench.files.plain_json import parse_json
@@ -61,24 +61,16 @@ class Transfer:
 
     def __init__(self, file: RemoteFile, root: Path, stop: threading.Event, note: Callable[[str], None]) -> None:
         """`note` is told of what a person may wonder about; once `stop` is set, `run` raises Stopped."""
-        self.file = file
-        self.total = file.size
-        self._path = root / file.path
-        self._part = part_path(file, root)
+        self.file, self.root, self.note = file, root, note
+        self._path, self._part = root / file.path, part_path(file, root)
         self._version_path = self._part.with_name(f"{self._part.name}.json")
         self._stop = stop
-        self._note = note
         self._response: requests.Response | None = None
-        self.received = self._standing()
-        version = self._read_version()
-        if self.received and self.total is None and version is not None:
-            self.total = version.size
+        self.received = bytes_of_part(file, root)
+        self.total = self._whole(self._read_version() if self.received else None)
 
     def run(self) -> str | None:
-        """Fetch, verify and rename.
-
-        Returns:
-            The checksum that was verified; None where neither publisher nor server states one.
+        """Fetch, verify and rename; return the checksum that was verified, None where nobody states one.
 
         Raises:
             DataError: if the server refuses, keeps failing, or sends something else. StoreError: if the disk is full
@@ -97,7 +89,7 @@ class Transfer:
                     f"{self.file.url} came twice with {problem}; the copy was deleted: try again later, or fetch it by "
                     f"other means and put it at {self._path}"
                 )
-            self._note(f"{self.file.name} came with {problem}; fetching it again")
+            self.note(f"{self.file.name} came with {problem}; fetching it again")
         try:
             with self._part.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -107,13 +99,10 @@ class Transfer:
         return checksum
 
     def adopt(self) -> bool:
-        """Verify what lies at the file's path already.
+        """Verify what lies at the file's path already; DataError if it is not what the publisher states.
 
         Returns:
             Whether a person has put it there; else a download was killed just after it was done.
-
-        Raises:
-            DataError: if it is not what the publisher states.
         """
         is_file = self._path.is_file()
         problem = self._find_mismatch(self._path, self.file.checksum) if is_file else "files in it"
@@ -143,20 +132,19 @@ class Transfer:
 
     def _complete(self, session: requests.Session) -> None:
         """Try until the `.part` holds all that the server has."""
-        failures, farthest = 0, self._standing()
+        failures, farthest = 0, bytes_of_part(self.file, self.root)
         while True:
             try:
                 if self._try_once(session):
                     return
                 raise _TryAgain("the connection ended early")
             except _TryAgain as failure:
-                if self._stop.is_set():
-                    raise Stopped from failure
+                self.pulse()
                 if self.received >= farthest + _HEADWAY:
                     failures, farthest = 0, self.received
                 failures += 1
                 if failures == _TRIES:
-                    size = self._standing()
+                    size = bytes_of_part(self.file, self.root)
                     kept = f": {size_in_words(size)} are kept in {self._part}, so the same command goes on from there"
                     raise DataError(
                         f"{self.file.url} could not be fetched, {_TRIES} tries in a row ending with: {failure}; check "
@@ -165,22 +153,20 @@ class Transfer:
                 self._stop.wait(min(max(_BACKOFF * 2**failures, failure.wait), _MAX_WAIT))
 
     def _try_once(self, session: requests.Session) -> bool:
-        """Return one request. Returns whether the `.part` is now complete."""
-        self._pulse()
-        version = self._read_version()
-        start = self._standing()
+        """Send one request; return whether the `.part` is now complete."""
+        self.pulse()
+        version, start = self._read_version(), bytes_of_part(self.file, self.root)
         # a later piece is sure to fit where the server can compare versions, or a checksum will tell
-        is_checked = self.file.checksum is not None or (version is not None and bool(version.validator))
+        is_checked = version is not None and (self.file.checksum is not None or bool(version.validator))
         if start and (version is None or version.url != self.file.url or not is_checked):
             self._discard()
             start = 0
         try:
-            with session.get(
-                self.file.url, headers=_request_headers(start, version), stream=True, timeout=_TIMEOUT
-            ) as response:
+            headers = _request_headers(start, version)
+            with session.get(self.file.url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
                 self._response = response
                 try:
-                    self._pulse()  # `interrupt` may have come before there was a response
+                    self.pulse()  # `interrupt` may have come before there was a response
                     return self._take(response, start, version)
                 finally:
                     self._response = None
@@ -196,7 +182,8 @@ class Transfer:
         """Sort out what the server answered to a request from byte `start` on."""
         status, headers = response.status_code, response.headers
         if status >= 500 or status in _PASSING:
-            raise _TryAgain(f"the server answered {status} {response.reason}", retry_after(headers))
+            wait = headers.get("Retry-After", "")
+            raise _TryAgain(f"the server answered {status} {response.reason}", float(wait) if wait.isdecimal() else 0.0)
         if status not in (200, 206, 416):
             raise DataError(
                 f"{self.file.url} answered {status} {response.reason}, so {self._path} is not there; {self._by_hand()}"
@@ -206,51 +193,45 @@ class Transfer:
         if status == 200:
             version, start = self._begin(response), 0
         elif status == 416:
-            if stated_total(headers) in (None, start) and start and self._announced(version) in (None, start):
+            if start and {content_range(headers)[1], self._whole(version)} <= {None, start}:
                 return True
             self._restart("the server has no more of it")
-        elif range_start(headers) != start or stated_total(headers) != self._announced(version):
+        elif content_range(headers) != (start, self._whole(version)):
             self._restart("the server sent another part than was asked for")
-        self.total = announced = self._announced(version)
-        self._receive(response, start)
-        if announced is None:  # the last chunk says that it is the last; else only a checksum can tell
+        self.total, self.received = self._whole(version), start
+        try:
+            with self._part.open("ab") as file:
+                for chunk in response.raw.stream(_CHUNK, decode_content=False):
+                    self.pulse()
+                    if self.total is not None and self.received + len(chunk) > self.total:
+                        self._restart(f"the server sent more than {self.total:,} bytes")
+                    file.write(chunk)
+                    self.received += len(chunk)
+        except OSError as error:  # of the disk: urllib3 turns those of the network into its own
+            raise unwritable(self._part, error) from error
+        if self.total is None:  # the last chunk says that it is the last; else only a checksum can tell
             return headers.get("Transfer-Encoding") == "chunked" or self._expected_checksum() is not None
-        return self.received == announced
+        return self.received == self.total
 
     def _begin(self, response: requests.Response) -> Version:
         """Make way for a whole body, and note which version it is of, before its first byte is written."""
         encoding = response.headers.get("Content-Encoding", "identity")
-        if encoding != "identity" and not self.file.path.endswith((".gz", ".tgz")):  # some servers call these encoded
-            raise DataError(
-                f"{self.file.url} comes compressed by the server, which was asked not to; {self._by_hand()}"
-            )
-        if response.headers.get("Content-Type", "").startswith("text/html") and not self.file.path.endswith("html"):
-            raise DataError(f"{self.file.url} answered with a web page in place of the file; {self._by_hand()}")
         version = Version.of(self.file.url, response)
-        if self.file.size is not None and version.size not in (None, self.file.size):
-            raise DataError(
-                f"{self.file.url} has {version.size:,} bytes where its publisher states {self.file.size:,}, so it is "
-                f"something else, or a new version; {self._by_hand()}"
+        wrong = None
+        if encoding != "identity" and not self.file.path.endswith((".gz", ".tgz")):  # some servers call these encoded
+            wrong = "comes compressed by the server, which was asked not to"
+        elif response.headers.get("Content-Type", "").startswith("text/html") and not self.file.path.endswith("html"):
+            wrong = "answered with a web page in place of the file"
+        elif self.file.size is not None and version.size not in (None, self.file.size):
+            wrong = (
+                f"has {version.size:,} bytes where its publisher states {self.file.size:,}, so it is something else, "
+                "or a new version"
             )
+        if wrong is not None:
+            raise DataError(f"{self.file.url} {wrong}; {self._by_hand()}")
         self._discard()
         write_json(self._version_path, vars(version))
         return version
-
-    def _receive(self, response: requests.Response, start: int) -> None:
-        """Write the body behind the first `start` bytes; what arrived before a failure stays."""
-        self.received = start
-        try:
-            with self._part.open("ab", buffering=0) as file:
-                if file.tell() != start:  # somebody else wrote to it
-                    raise _TryAgain(f"{self._part} changed meanwhile")
-                for chunk in response.raw.stream(_CHUNK, decode_content=False):
-                    self._pulse()
-                    if self.total is not None and self.received + len(chunk) > self.total:
-                        self._restart(f"the server sent more than {self.total:,} bytes")
-                    _write_all(file, chunk)
-                    self.received += len(chunk)
-        except OSError as error:  # of the disk: urllib3 turns those of the network into its own
-            raise unwritable(self._part, error) from error
 
     def _find_mismatch(self, path: Path, checksum: str | None) -> str | None:
         """Return what is wrong with a complete file, in words; None if nothing is."""
@@ -259,22 +240,18 @@ class Transfer:
             return f"{size:,} bytes instead of {self.file.size:,}"
         if checksum is None:
             return None
-        found = compute_checksum(path, checksum.split(":")[0], self._pulse)
+        found = compute_checksum(path, checksum.split(":")[0], self.pulse)
         return None if found == checksum else f"checksum {found} instead of {checksum}"
 
     def _expected_checksum(self) -> str | None:
-        if self.file.checksum is not None:
-            return self.file.checksum
         version = self._read_version()
-        return None if version is None else version.checksum
+        return self.file.checksum or (None if version is None else version.checksum)
 
-    def _announced(self, version: Version | None) -> int | None:
+    def _whole(self, version: Version | None) -> int | None:
         """Return bytes of the whole file, by its publisher or its server."""
-        if self.file.size is not None:
-            return self.file.size
-        return None if version is None else version.size
+        return self.file.size if self.file.size is not None or version is None else version.size
 
-    def _restart(self, reason: str) -> None:
+    def _restart(self, reason: str) -> NoReturn:
         self._discard()
         raise _TryAgain(reason)
 
@@ -282,16 +259,14 @@ class Transfer:
         self.clear()
         self.received = 0
 
-    def _standing(self) -> int:
-        return self._part.stat().st_size if self._part.is_file() else 0
-
     def _read_version(self) -> Version | None:
         try:
             return Version(**parse_json(self._version_path.read_bytes()))
         except (OSError, ValueError, TypeError):
             return None
 
-    def _pulse(self) -> None:
+    def pulse(self) -> None:
+        """Raise Stopped once told to."""
         if self._stop.is_set():
             raise Stopped
 
@@ -316,10 +291,3 @@ def _request_headers(start: int, version: Version | None) -> dict[str, str]:
         if version is not None and version.validator:
             headers["If-Range"] = version.validator
     return headers
-
-
-def _write_all(file: io.FileIO, chunk: bytes) -> None:
-    """Write all: an unbuffered file may take less than it is given."""
-    view = memoryview(chunk)
-    while view:
-        view = view[file.write(view) :]

@@ -8,9 +8,9 @@ import mmap
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from filelock import FileLock
 from PIL import Image, features
 from torch.utils.data import DataLoader
 
-from plbench.data.images import ImageSource, image_set_id
+from plbench.data.images import ImageSource, image_set_id, undecodable
 from plbench.data.pixels import DECODING_ERRORS, PIXELS, is_plain, opened, shown, shown_size
 from plbench.data.shards.shards import (
     BLOCK_ROWS,
@@ -34,8 +34,8 @@ from plbench.data.shards.shards import (
     is_there,
     refuse_other_pixels,
     shard_name,
-    undecodable,
 )
+from plbench.data.text_column import write_batch
 from plbench.errors import DataError
 from plbench.files import unwritable, write_atomically, write_json
 from plbench.files.paths import refuse_links
@@ -50,6 +50,7 @@ _SCHEMA = pa.schema(
     ],
     metadata={"plbench": "packed images, format 2"},
 )
+_INDEX = pa.schema({"id": pa.large_string(), "begin": pa.int64(), "size": pa.int32(), "sha256": pa.binary(32)})
 _DRAFT_GAP = 1.5  # JPEGs are decoded at a fraction of their size that leaves this times the one wanted, or more
 _MAX_UNREADABLE = 64  # one after the other, in an order that has nothing to do with the images: a disk that is gone
 
@@ -120,21 +121,14 @@ def pack(
 
 
 def packing_order(ids: Iterable[str]) -> npt.NDArray[np.int64]:
-    """Return rows in the order of a hash of their ids.
-
-    Neighbours have nothing in common, whatever a source is sorted by.
-    """
+    """Return rows in the order of a hash of their ids, so that neighbours have nothing in common."""
     digests = b"".join(hashlib.blake2b(text.encode(), digest_size=16).digest() for text in ids)
     keys = np.frombuffer(digests, ">u8").reshape(-1, 2)
     return np.lexsort((keys[:, 1], keys[:, 0]))
 
 
 def encode(source: ImageSource, row: int, short_side: int, quality: int) -> EncodedImage:
-    """Read one image and make it small enough.
-
-    Raises:
-        DataError: if it cannot be decoded to its end.
-    """
+    """Read one image and make it small enough; DataError if it cannot be decoded to its end."""
     content, name = source.read(row), source.ids[row]
     try:
         with opened(io.BytesIO(content)) as image:
@@ -158,11 +152,7 @@ def encode(source: ImageSource, row: int, short_side: int, quality: int) -> Enco
 
 
 def _begun(folder: Path, settings: PackSettings) -> PackedSplit:
-    """Return what an earlier call left, or the beginning.
-
-    Raises:
-        DataError: if that was made with other settings.
-    """
+    """Return what an earlier call left, or the beginning; DataError if that was made with other settings."""
     packed = PackedSplit.stored(folder)
     if packed is None:
         encoder = f"Pillow {PIL.__version__}, libjpeg-turbo {features.version_feature('libjpeg_turbo')}"
@@ -207,16 +197,17 @@ class _Packing:
 
     def finish(self, packed: PackedSplit) -> PackedSplit:
         """Make everything that is not there yet."""
-        rest = packed.taken < len(self.source)
         damaged = [number for number, shard in enumerate(packed.shards) if not is_there(self.folder, shard)]
-        if rest or damaged:
+        if packed.taken < len(self.source) or damaged:
             order = packing_order(self.source.ids)
             for number in damaged:
                 self._repair(packed, number, order)
             packed = self._go_on(packed, order)
         if packed.index is None or not is_there(self.folder, packed.index):
-            packed = packed.model_copy(update={"index": self._write_index(packed)})
-            self._save(packed)
+            batch = _index(self.folder / shard.name for shard in packed.shards)
+            write_atomically(self.folder / INDEX, partial(write_batch, batch))
+            index = PackedFile.of(self.folder / INDEX, packed.num_images, packed.taken)
+            packed = self._saved(packed, {"index": index})
         self.report(packed.taken, len(self.source))
         return packed
 
@@ -224,33 +215,23 @@ class _Packing:
         self.report(packed.taken, len(self.source))
         with closing(self._encoded(order[packed.taken :], packed.taken)) as stream:
             while packed.taken < len(self.source):
-                images, unreadable = _one_shard(stream, self.settings.rows_per_shard)
-                taken = len(images) + len(unreadable)
-                shards = packed.shards
-                if images:
-                    shards = (*shards, self._write(len(shards), images, taken))
-                packed = packed.model_copy(
-                    update={
-                        "shards": shards,
-                        "taken": packed.taken + taken,
-                        "unreadable": packed.unreadable | {image.id: image.reason for image in unreadable},
-                    }
-                )
-                self._save(packed)
+                shard, unreadable = self._write_shard(len(packed.shards), stream)
+                update = {
+                    "shards": (*packed.shards, shard) if shard.rows else packed.shards,
+                    "taken": packed.taken + shard.taken,
+                    "unreadable": packed.unreadable | unreadable,
+                }
+                packed = self._saved(packed, update)
         return packed
 
     def _repair(self, packed: PackedSplit, number: int, order: npt.NDArray[np.int64]) -> None:
-        """Make one shard again.
-
-        Raises:
-            DataError: if it comes out another way than it was.
-        """
+        """Make one shard again; DataError if it comes out another way than it was."""
         shard = packed.shards[number]
         start = sum(before.taken for before in packed.shards[:number])
         with closing(self._encoded(order[start : start + shard.taken], 0)) as stream:
-            images, _ = _one_shard(stream, self.settings.rows_per_shard)
-        if self._write(number, images, shard.taken) != shard:
-            (self.folder / shard.name).unlink()
+            made, _ = self._write_shard(number, stream)
+        if made != shard:
+            (self.folder / shard.name).unlink(missing_ok=True)
             raise DataError(
                 f"{self.folder / shard.name} was lost and cannot be made again as it was, because images or Pillow "
                 "have changed since; delete the folder and run plbench data prepare again"
@@ -277,86 +258,60 @@ class _Packing:
             done += len(block)
             self.report(done, len(self.source))
 
-    def _write(self, number: int, images: list[EncodedImage], taken: int) -> PackedFile:
-        path = self.folder / shard_name(number)
-        write_atomically(path, lambda file: _write_shard(file, images))
-        return PackedFile.of(path, len(images), taken)
+    def _write_shard(
+        self, number: int, stream: Iterator[EncodedImage | UnreadableImage]
+    ) -> tuple[PackedFile, dict[str, str]]:
+        """Write images until a shard is full or the stream ends; return it, and what was unreadable by id.
 
-    def _write_index(self, packed: PackedSplit) -> PackedFile:
-        """Return where each image begins, in one file for all shards."""
-        places = [_places(self.folder / shard.name) for shard in packed.shards]
-        columns = {
-            "id": pa.concat_arrays([pa.array([], pa.large_string()), *(place.ids for place in places)]),
-            "begin": np.concatenate([np.empty(0, np.int64), *(place.begins for place in places)]),
-            "size": np.concatenate([np.empty(0, np.int32), *(place.sizes for place in places)]),
-            "sha256": pa.concat_arrays([pa.array([], pa.binary(32)), *(place.sha256s for place in places)]),
-        }
-        batch = pa.record_batch(columns)
+        A shard without any image is described and not written.
+        """
+        images: list[EncodedImage] = []
+        unreadable: dict[str, str] = {}
+        while len(images) < self.settings.rows_per_shard and (image := next(stream, None)) is not None:
+            if isinstance(image, EncodedImage):
+                images.append(image)
+            else:
+                unreadable[image.id] = image.reason
+        path, taken = self.folder / shard_name(number), len(images) + len(unreadable)
+        if not images:
+            return PackedFile(name=path.name, rows=0, num_bytes=0, sha256="", taken=taken), unreadable
 
         def write(file: IO[bytes]) -> None:
-            with pa.ipc.new_file(file, batch.schema) as writer:
-                writer.write_batch(batch)
+            with pa.ipc.new_file(file, _SCHEMA) as writer:
+                for start in range(0, len(images), BLOCK_ROWS):
+                    block = images[start : start + BLOCK_ROWS]
+                    rows = [
+                        (image.id, image.content, image.width, image.height, hashlib.sha256(image.content).digest())
+                        for image in block
+                    ]
+                    columns = zip(zip(*rows, strict=True), _SCHEMA, strict=True)
+                    writer.write_batch(pa.record_batch([pa.array(c, f.type) for c, f in columns], schema=_SCHEMA))
 
-        write_atomically(self.folder / INDEX, write)
-        return PackedFile.of(self.folder / INDEX, packed.num_images, packed.taken)
+        write_atomically(path, write)
+        return PackedFile.of(path, len(images), taken), unreadable
 
-    def _save(self, packed: PackedSplit) -> None:
+    def _saved(self, packed: PackedSplit, update: dict[str, Any]) -> PackedSplit:
+        packed = packed.model_copy(update=update)
         write_json(self.folder / MANIFEST, packed.model_dump(mode="json"))
+        return packed
 
 
-def _one_shard(
-    stream: Iterator[EncodedImage | UnreadableImage], num_rows: int
-) -> tuple[list[EncodedImage], list[UnreadableImage]]:
-    """Take images until a shard is full or the stream ends."""
-    images: list[EncodedImage] = []
-    unreadable: list[UnreadableImage] = []
-    while len(images) < num_rows and (image := next(stream, None)) is not None:
-        if isinstance(image, EncodedImage):
-            images.append(image)
-        else:
-            unreadable.append(image)
-    return images, unreadable
-
-
-def _write_shard(file: IO[bytes], images: list[EncodedImage]) -> None:
-    remaining = iter(images)
-    with pa.ipc.new_file(file, _SCHEMA) as writer:
-        while block := list(islice(remaining, BLOCK_ROWS)):
-            columns = (
-                [image.id for image in block],
-                [image.content for image in block],
-                [image.width for image in block],
-                [image.height for image in block],
-                [hashlib.sha256(image.content).digest() for image in block],
-            )
-            arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
-            writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
-
-
-class _Places(NamedTuple):
-    """Id, first byte, size in bytes and sha256 of each image of a shard."""
-
-    ids: pa.Array
-    begins: npt.NDArray[np.int64]
-    sizes: npt.NDArray[np.int32]
-    sha256s: pa.Array
-
-
-def _places(path: Path) -> _Places:
-    """Return where the images of a shard lie, without reading them."""
-    with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if hasattr(mmap, "MADV_RANDOM"):
-        mapped.madvise(mmap.MADV_RANDOM)  # or the system would read the megabytes around every offset
-    whole = pa.py_buffer(mapped)
-    reader = pa.ipc.open_file(pa.BufferReader(whole))
-    ids, begins, sizes, sha256s = [], [], [], []
-    for number in range(reader.num_record_batches):
-        block = reader.get_batch(number)
-        _, offsets, content = block.column("image").buffers()
-        bounds = np.frombuffer(offsets, np.int32, len(block) + 1).astype(np.int64)
-        ids.append(block.column("id").cast(pa.large_string()))
-        begins.append(content.address - whole.address + bounds[:-1])
-        sizes.append(np.diff(bounds).astype(np.int32))
-        sha256s.append(block.column("sha256"))
-    return _Places(pa.concat_arrays(ids), np.concatenate(begins), np.concatenate(sizes), pa.concat_arrays(sha256s))
+def _index(shards: Iterable[Path]) -> pa.RecordBatch:
+    """Return id, first byte, size and sha256 of each image, in one batch for all shards, without reading the images."""
+    blocks = []
+    for path in shards:
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if hasattr(mmap, "MADV_RANDOM"):
+            mapped.madvise(mmap.MADV_RANDOM)  # or the system would read the megabytes around every offset
+        whole = pa.py_buffer(mapped)
+        reader = pa.ipc.open_file(pa.BufferReader(whole))
+        for number in range(reader.num_record_batches):
+            block = reader.get_batch(number)
+            _, offsets, content = block.column("image").buffers()
+            bounds = np.frombuffer(offsets, np.int32, len(block) + 1).astype(np.int64)
+            begins, sizes = content.address - whole.address + bounds[:-1], np.diff(bounds).astype(np.int32)
+            columns = [block.column("id").cast(pa.large_string()), begins, sizes, block.column("sha256")]
+            blocks.append(pa.record_batch(columns, schema=_INDEX))
+    table = pa.Table.from_batches(blocks, schema=_INDEX)
+    return pa.record_batch([column.combine_chunks() for column in table.columns], schema=_INDEX)

@@ -55,11 +55,7 @@ def is_prepared(root: Path) -> bool:
 
 
 def read_preparation(root: Path) -> Preparation:
-    """Return what a prepared folder says of itself.
-
-    Raises:
-        DataError: if the file is damaged, or from a version that decodes images otherwise.
-    """
+    """Return what a prepared folder says of itself; DataError if that is damaged, or its pixels follow other rules."""
     try:
         about = Preparation.model_validate_json(read_plain(root, root / PREPARED, MAX_BYTES))
     except (OSError, ValidationError) as error:
@@ -76,11 +72,7 @@ class PreparedDataset(Dataset):
     kind: ClassVar[type[Dataset]]
 
     def __init__(self, root: Path, *, cache: Path | None = None, options: Any = None) -> None:
-        """Read what the folder says of itself.
-
-        Raises:
-            DataError: if that is damaged, or of another dataset.
-        """
+        """Read what the folder says of itself; DataError if that is damaged, or of another dataset."""
         super().__init__(root, cache=cache, options=options)
         self.about = read_preparation(root)
         if self.about.dataset != self.name:
@@ -102,11 +94,7 @@ class PreparedDataset(Dataset):
         return f"plbench data prepare {self.name} packs it"
 
     def split(self, name: str) -> LabelledSplit:
-        """Return one packed split.
-
-        Raises:
-            DataError: if it was not packed, or is damaged.
-        """
+        """Return one packed split; DataError if it was not packed, or is damaged."""
         if name not in self.about.splits:
             packed = did_you_mean(name, self.about.splits)
             raise DataError(f"{self.root} has no split {name!r} of {self.name!r}; {packed}")

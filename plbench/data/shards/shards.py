@@ -10,8 +10,6 @@ The index is compared with its checksum when it is opened, and each image with i
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import os
 import stat
 from collections.abc import Callable
@@ -22,14 +20,14 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from plbench.data.digests import Report, Sha256s, signature
-from plbench.data.images import find_unreadable
-from plbench.data.pixels import DECODING_ERRORS, PIXELS, decoded
+from plbench.data.images import EncodedImages, OpenFile, find_unreadable
+from plbench.data.pixels import PIXELS
 from plbench.data.text_column import TextColumn
 from plbench.errors import DataError
+from plbench.files.checksums import hash_file
 from plbench.files.paths import refuse_links
 
 MANIFEST = "packed.json"
@@ -40,7 +38,6 @@ ROWS_PER_SHARD = 64 * BLOCK_ROWS
 _MAX_OPEN = 128  # shards a process keeps open: far below the 1,024 files that systems allow one
 _ADVICE_BYTES = 128 << 10  # systems cut longer advice down to a device's readahead, which may be as little as this
 _MEND = "run plbench data prepare again, which makes what is missing"
-_VERIFY = "plbench data verify tells what else is damaged"
 
 
 def shard_name(number: int) -> str:
@@ -86,9 +83,7 @@ class PackedFile(BaseModel):
     @classmethod
     def of(cls, path: Path, rows: int, taken: int) -> PackedFile:
         """Describe a file that was just written."""
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return cls(name=path.name, rows=rows, num_bytes=path.stat().st_size, sha256=digest, taken=taken)
+        return cls(name=path.name, rows=rows, num_bytes=path.stat().st_size, sha256=hash_file(path), taken=taken)
 
 
 class PackedSplit(BaseModel):
@@ -111,11 +106,10 @@ class PackedSplit(BaseModel):
     @model_validator(mode="after")
     def _names_its_own_files(self) -> PackedSplit:
         """Refuse other names: a stranger's manifest has names that become paths, read, written and deleted."""
-        given = [shard.name for shard in self.shards] + ([] if self.index is None else [self.index.name])
-        expected = [shard_name(number) for number in range(len(self.shards))] + ([INDEX] if self.index else [])
-        for name, right in zip(given, expected, strict=True):
-            if name != right:
-                raise ValueError(f"it names a file {name!r:.80}, where {right} is expected")
+        named = {shard_name(number): shard for number, shard in enumerate(self.shards)} | {INDEX: self.index}
+        for right, file in named.items():
+            if file is not None and file.name != right:
+                raise ValueError(f"it names a file {file.name!r:.80}, where {right} is expected")
         return self
 
     @property
@@ -130,22 +124,13 @@ class PackedSplit(BaseModel):
 
     @classmethod
     def stored(cls, folder: Path) -> PackedSplit | None:
-        """Read a folder's manifest; None where there is none.
-
-        Raises:
-            DataError: if it is not one that this version of plbench reads.
-        """
+        """Read a folder's manifest; None where there is none, DataError if it is not one that this version reads."""
         path = folder / MANIFEST
         try:
             return cls.model_validate_json(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValidationError) as error:
-            if _is_of_format_1(path):
-                raise DataError(
-                    f"{folder} was packed by an older plbench, whose shards have no checksum for each image; delete "
-                    "the folder and run plbench data prepare again"
-                ) from error
             why = str(error) if isinstance(error, OSError) else error.errors()[0]["msg"]
             raise DataError(
                 f"{path} is not the manifest of a packed split: {why}; delete the folder and run plbench data prepare "
@@ -153,35 +138,22 @@ class PackedSplit(BaseModel):
             ) from error
 
 
-def _is_of_format_1(path: Path) -> bool:
-    try:
-        return bool(json.loads(path.read_bytes())["settings"]["format"] == 1)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-class _OpenShard:
-    """A shard's file descriptor, closed when nobody reads from it any more."""
-
+class _OpenShard(OpenFile):
     def __init__(self, folder: Path, shards: tuple[PackedFile, ...], number: int) -> None:
-        self.path = folder / shards[number].name
-        refuse_links(folder, self.path)
+        path, expected = folder / shards[number].name, shards[number].num_bytes
+        refuse_links(folder, path)
         try:
-            self.descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+            super().__init__(path, getattr(os, "O_NOFOLLOW", 0))
         except OSError as error:
-            raise DataError(f"{self.path} cannot be read: {error.strerror}; {_MEND}") from error
+            raise DataError(f"{path} cannot be read: {error.strerror}; {_MEND}") from error
         size = os.fstat(self.descriptor).st_size
-        if size != shards[number].num_bytes:
-            raise DataError(f"{self.path} has {size:,} bytes, not the {shards[number].num_bytes:,} packed; {_MEND}")
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+        if size != expected:
+            raise DataError(f"{path} has {size:,} bytes, not the {expected:,} packed; {_MEND}")
 
     def read(self, begin: int, size: int) -> bytes:
         """Read bytes without touching others, as a page fault of a memory map would."""
         try:
-            content = os.pread(self.descriptor, size, begin)
+            content = super().read(begin, size)
         except OSError as error:
             raise DataError(f"{self.path} cannot be read: {error.strerror}; {_MEND}") from error
         if len(content) < size:  # cut off since it was opened: of a memory map, this would have killed the process
@@ -196,7 +168,7 @@ class _OpenShard:
                 os.posix_fadvise(self.descriptor, start, size, os.POSIX_FADV_WILLNEED)
 
 
-class ShardedImages:
+class ShardedImages(EncodedImages):
     """Images of a packed split; an `ImageSource`. Pickles by its folder, so that any worker process can open it.
 
     Attributes:
@@ -204,11 +176,7 @@ class ShardedImages:
     """
 
     def __init__(self, folder: Path, rows: npt.NDArray[np.int64] | None = None) -> None:
-        """Open a packed split, without its shards.
-
-        Raises:
-            DataError: if there is none, or packing has not come to its end.
-        """
+        """Open a packed split, without its shards; DataError if there is none, or it is not packed to its end."""
         packed = PackedSplit.stored(folder)
         if packed is None or packed.index is None:
             state = (
@@ -234,7 +202,7 @@ class ShardedImages:
         column = TextColumn(self._ids)
         return column if self._is_whole else column.take(self.rows)
 
-    @cached_property
+    @property
     def block_rows(self) -> int:
         """Rows that lie side by side in a shard."""
         return BLOCK_ROWS if self._ascends else 1
@@ -252,29 +220,13 @@ class ShardedImages:
         return len(self.rows)
 
     def read(self, row: int) -> bytes:
-        """Return the encoded image of a row.
-
-        Raises:
-            DataError: if its shard is not there or not whole, or the image is not what was packed.
-        """
+        """Return the encoded image of a row; DataError also if it is not what was packed."""
         packed_row = int(self.rows[row])
         shard = self._open(packed_row // self._rows_per_shard)
         content = shard.read(int(self._begins[packed_row]), int(self._sizes[packed_row]))
         if hashlib.sha256(content).digest() != self._sha256s[packed_row].tobytes():  # a hundredth of decoding it
             raise DataError(f"image {self.name(row)} has other bytes than were packed; delete {shard.path} and {_MEND}")
         return content
-
-    def load(self, row: int, min_side: int = 0) -> Image.Image:
-        """Decode one image. JPEGs decode at a fraction of their size where that keeps `min_side`.
-
-        Raises:
-            DataError: if it cannot be read, with its id, row and shard.
-        """
-        content = self.read(row)
-        try:
-            return decoded(io.BytesIO(content), min_side)
-        except DECODING_ERRORS as error:
-            raise DataError(f"image {self.name(row)} cannot be read: {undecodable(error)}; {_VERIFY}") from error
 
     def name(self, row: int) -> str:
         """Return the image's id, and where it lies."""
@@ -291,8 +243,7 @@ class ShardedImages:
     def subset(self, index: npt.NDArray[np.integer]) -> ShardedImages:
         """Return the chosen rows, in the order given. Shares open shards with this one."""
         part = object.__new__(ShardedImages)  # copy.copy would open everything again, by __reduce__
-        of_rows = ("ids", "block_rows", "_ascends")
-        part.__dict__.update({name: value for name, value in self.__dict__.items() if name not in of_rows})
+        part.__dict__.update({name: value for name, value in self.__dict__.items() if name not in ("ids", "_ascends")})
         part.rows = self.rows[index]
         return part
 
@@ -309,11 +260,7 @@ class ShardedImages:
         return digest.hexdigest()
 
     def expect(self, rows: range) -> None:
-        """Have the system read neighbouring rows into its cache meanwhile; return at once.
-
-        Raises:
-            DataError: if a shard is not there or not whole, with its path.
-        """
+        """Have the system read neighbouring rows into its cache meanwhile; return at once."""
         wanted = self.rows[rows.start : rows.stop]
         if not len(wanted):
             return
@@ -325,14 +272,7 @@ class ShardedImages:
 
 
 def refuse_other_pixels(version: int, folder: Path) -> None:
-    """Refuse a packed folder whose images were decoded by other rules.
-
-    Args:
-        version: of the rules, as noted in the folder.
-
-    Raises:
-        DataError: if it is not `PIXELS`.
-    """
+    """Refuse a packed folder whose images were decoded by rules of another version than `PIXELS`."""
     if version != PIXELS:
         age = "an older" if version < PIXELS else "a newer"
         raise DataError(
@@ -340,12 +280,6 @@ def refuse_other_pixels(version: int, folder: Path) -> None:
             f"orientation differently (rules {version}, not {PIXELS}); delete the folder and run plbench data prepare "
             "again"
         )
-
-
-def undecodable(error: Exception) -> str:
-    """Return why an image could not be decoded, in words that are the same each time."""
-    unknown = isinstance(error, UnidentifiedImageError)  # whose message has the address of a buffer
-    return "it is not an image of a kind that Pillow reads" if unknown else str(error)
 
 
 def is_there(folder: Path, file: PackedFile) -> bool:
@@ -358,11 +292,7 @@ def is_there(folder: Path, file: PackedFile) -> bool:
 
 
 def _open_index(path: Path, expected: PackedFile) -> dict[str, pa.Array]:
-    """Return columns of the index, memory-mapped: id, begin, size, sha256.
-
-    Raises:
-        DataError: if it is not there, or is not what was written.
-    """
+    """Return columns of the index, memory-mapped: id, begin, size, sha256. DataError if it is not what was written."""
     if not is_there(path.parent, expected):
         raise DataError(f"{path} is not there or not whole; {_MEND}")
     try:
@@ -378,8 +308,7 @@ def _open_index(path: Path, expected: PackedFile) -> dict[str, pa.Array]:
 @lru_cache(_MAX_OPEN)
 def _index_sha256(path: Path, seen: bytes) -> str:
     """Compute it once a process while the file stays as it was seen; workers that are forked know it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hash_file(path)
 
 
 def verify(folder: Path, *, decode: bool, report: Callable[[int, int], None] = lambda done, total: None) -> list[str]:

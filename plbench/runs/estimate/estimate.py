@@ -17,7 +17,8 @@ from typing import Any, Literal
 import torch
 
 from plbench.errors import PlbenchError
-from plbench.loading.features import features_key, features_name, stored_features
+from plbench.loading.features import features_key, features_name
+from plbench.loading.resumable_array import open_matrix
 from plbench.models import Backbone
 from plbench.progress import counted, duration
 from plbench.randomness import seeded
@@ -283,7 +284,7 @@ def _features(
         for path, split in _paths(plan, workspace):
             if path not in found:
                 number, is_needed = len(plan.protocol_data.whole(split).images), plan.spec.key in missing
-                stored = stored_features(path, num_images=number) if is_needed else None
+                stored = open_matrix(path, num_rows=number) if is_needed else None
                 width = 0 if stored is None else int(stored.shape[1])
                 found[path] = _Features(plan, split, number, width, is_needed and stored is None)
     return found

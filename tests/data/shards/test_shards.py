@@ -24,7 +24,7 @@ from plbench.data.images import find_unreadable, ordered_batches
 from plbench.data.shards.packing import encode, pack, packing_order
 from plbench.data.shards.shards import BLOCK_ROWS, PackedSplit, ShardedImages, verify
 from plbench.errors import StoreError
-from plbench.loading.batches import image_batches
+from plbench.loading.batches import ImageLoader
 from plbench.loading.order import EpochOrder
 from plbench.loading.transforms import EvalTransform
 
@@ -401,11 +401,11 @@ class TestReading:
     def test_workers_read_the_same(self, packed: Path, method: str) -> None:
         images = ShardedImages(packed).subset(np.arange(10, 90))
         order = EpochOrder(len(images), 16, seed=0, epoch=0, block_rows=8, window_blocks=4)
-        alone = [views[0] for views, _ in image_batches(images, BASE, order, min_side=16, workers=0)]
+        alone = [views[0] for views, _ in ImageLoader(images, BASE, min_side=16, workers=0).batches(order)]
         before = multiprocessing.get_start_method()
         multiprocessing.set_start_method(method, force=True)
         try:
-            both = [views[0] for views, _ in image_batches(images, BASE, order, min_side=16, workers=1)]
+            both = [views[0] for views, _ in ImageLoader(images, BASE, min_side=16, workers=1).batches(order)]
         finally:
             multiprocessing.set_start_method(before, force=True)
         assert all(torch.equal(a, b) for a, b in zip(alone, both, strict=True))
@@ -468,7 +468,7 @@ class TestDamage:
         assert images.load(0).mode == "RGB"
         for workers in (0, 1):
             with pytest.raises(DataError, match="^" + str(path)):
-                list(image_batches(images, BASE, ordered_batches(300, 50), min_side=16, workers=workers))
+                list(ImageLoader(images, BASE, min_side=16, workers=workers).batches(ordered_batches(300, 50)))
 
     def test_a_shard_cut_off_while_it_is_open(self, images: ShardedImages) -> None:
         images.read(128)

@@ -9,10 +9,12 @@ import os
 import pickle
 import tarfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -21,7 +23,7 @@ from plbench.data import digests
 from plbench.data.images import find_unreadable, ordered_batches
 from plbench.data.shards import tars as tars_module
 from plbench.data.shards.tars import TarImages
-from plbench.loading.batches import image_batches
+from plbench.loading.batches import ImageLoader
 from plbench.loading.transforms import EvalTransform
 
 NUM_IMAGES = 30
@@ -95,6 +97,14 @@ def test_they_travel_to_other_processes(images: TarImages, files: ImageFiles) ->
     check_same(pickle.loads(pickle.dumps(images.subset(np.array([2, 1])))), files.subset(np.array([2, 1])))
 
 
+def test_threads_that_open_a_tar_at_once_all_read_it(images: TarImages) -> None:
+    content = images.read(0)
+    for _ in range(300):
+        fresh = TarImages(images.tars, images.ids, images.places)
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(fresh.read, [0] * 8)) == [content] * 8
+
+
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_loader_gets_the_same_batches(workers: int, images: TarImages, files: ImageFiles) -> None:
     transform = EvalTransform(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -102,7 +112,7 @@ def test_a_loader_gets_the_same_batches(workers: int, images: TarImages, files: 
 
     def batches(source: TarImages | ImageFiles, number: int) -> list[tuple[np.ndarray, list[int]]]:
         order = ordered_batches(NUM_IMAGES, 7)
-        loaded = image_batches(source, transform, order, min_side=16, workers=number)
+        loaded = ImageLoader(source, transform, min_side=16, workers=number).batches(order)
         return [(views[0].numpy(), rows.tolist()) for views, rows in loaded]
 
     for one, other in zip(batches(images, workers), batches(files, 0), strict=True):
@@ -229,12 +239,12 @@ class TestScan:
     ) -> None:
         tars, ids, cache = packed(files, tmp_path), TextColumn.of(files.ids), tmp_path / "cache"
 
-        def die(self: object, file: IO[bytes]) -> None:
+        def die(file: IO[bytes], schema: object) -> None:
             file.write(b"ARROW1")
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
-            patched.setattr(tars_module._Members, "_write", die)
+            patched.setattr(pa.ipc, "new_file", die)
             with pytest.raises(KeyboardInterrupt):
                 TarImages.open(tars, ids, cache)
         assert not list((cache / "index").glob("*"))

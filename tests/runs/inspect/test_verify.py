@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 from test_cli import Outcome, plbench
 
-from plbench.api import Dataset, RemoteFile
+from plbench.api import Dataset, ImageFiles, RemoteFile
 from plbench.data.download.remote import FileRecord, write_record
 from plbench.datasets.openimages import OpenImagesV6
 from plbench.progress import Reporter
@@ -225,8 +224,8 @@ def test_a_run_after_it_does_not_decode_again(
     checks = verify_dataset("openimages-v6", workspace, decode=True)
     assert any(check.well is False for check in checks) == broken
     decoded: list[str] = []
-    load = Image.open
-    monkeypatch.setattr(Image, "open", lambda file, *rest: decoded.append(str(file)) or load(file, *rest))
+    load = ImageFiles.load
+    monkeypatch.setattr(ImageFiles, "load", lambda i, row, **side: decoded.append(i.name(row)) or load(i, row, **side))
     dataset: Dataset = open_dataset("openimages-v6", workspace)
     unreadable = check_images(dataset, dataset.protocols[0], workspace, skip=True)
     assert unreadable == ((f"train/{path.stem}",) if broken else ())
