@@ -9,7 +9,7 @@ from typing import Any
 
 from plbench.cli.display.catalogue import list_datasets
 from plbench.errors import PlbenchError
-from plbench.models import PACKAGED_BACKBONE, packaged_weights
+from plbench.models.backbones import PACKAGED_BACKBONE, packaged_weights
 from plbench.runs import environment
 from plbench.runs.registry import Kind
 from plbench.runs.workspace import Workspace

@@ -19,6 +19,7 @@ from plbench.files import write_atomically
 FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.integer[Any]]
 BoolArray = npt.NDArray[np.bool_]
+Float64Array = npt.NDArray[np.float64]
 
 TOP = 3
 """Classes of an image that the literature's top-3 figures predict."""

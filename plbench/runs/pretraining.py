@@ -85,7 +85,7 @@ def describe_pretraining(model: ModelSpec, said: Sequence[str] | None) -> Pretra
         if said is None:
             return Pretraining(weights=weights, datasets=None, source="not said; --pretraining says it")
         return Pretraining(weights=weights, datasets=tuple(said), source="as said with --pretraining")
-    from plbench.models import pretrained_name  # imports torch
+    from plbench.models.backbones import pretrained_name  # imports torch
 
     name = pretrained_name(model.backbone)
     seen = datasets_of_tag(name.partition(".")[2])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from plbench.api import Batch, Loss, Method, PartialLabels, Plan, Progress, Task
 from plbench.errors import PlbenchError, TrainingError
 from plbench.losses import partial_asymmetric_loss, selective_weight
-from plbench.models import build_backbone
+from plbench.models.backbones import build_backbone
 from plbench.randomness import seeded
 from plbench.runs import run as runner
 from plbench.runs.active import ActiveRun

@@ -18,7 +18,7 @@ import torch
 
 from plbench.errors import PlbenchError
 from plbench.loading.features import features_key, features_name, stored_features
-from plbench.models import Backbone
+from plbench.models.backbones import Backbone
 from plbench.progress import counted, duration
 from plbench.randomness import seeded
 from plbench.runs.environment import device_name
