@@ -119,10 +119,11 @@ def _average_precision(ranking: Ranking, num_classes: int) -> Float64Array:
     return share_of(gain, num_positives, (num_positives > 0) & (num_negatives > 0))
 
 
-def share_of(part: Float64Array, whole: Float64Array, defined: BoolArray | None = None) -> Float64Array:
+def share_of(part: npt.NDArray[Any], whole: Float64Array, defined: BoolArray | None = None) -> Float64Array:
     """Return part / whole; NaN where the whole is 0, or where it is not defined."""
-    defined = whole > 0 if defined is None else defined
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=defined)
+    share = np.full(part.shape, np.nan)
+    np.divide(part, whole, out=share, where=whole > 0 if defined is None else defined)
+    return share
 
 
 def lowest_average_precision(num_positives: npt.ArrayLike, num_negatives: npt.ArrayLike) -> Float64Array:

@@ -15,12 +15,7 @@ from plbench.training.distributed import ALONE, World
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and how precisely a model computes.
-
-    Attributes:
-        world: the processes that train together.
-        compiles: whether models go through `torch.compile` before they train.
-    """
+    """Where and how precisely a model computes, and whether it goes through `torch.compile` before it trains."""
 
     device: torch.device
     precision: Precision
@@ -38,22 +33,16 @@ class Execution:
         return torch.autocast(self.device.type, getattr(torch, self.precision), enabled=enabled)
 
     def move(self, batch: Batch) -> Batch:
-        """Return the batch on the device, images channels-last."""
-        return Batch(
-            self.inputs(batch.inputs),
-            self._sent(batch.labels),
-            self._sent(batch.index),
-            tuple(self.inputs(view) for view in batch.views),
-        )
+        """Return the batch on the device."""
+        inputs, labels, index = (self.inputs(values) for values in (batch.inputs, batch.labels, batch.index))
+        return Batch(inputs, labels, index, tuple(self.inputs(view) for view in batch.views))
 
-    def inputs(self, inputs: Tensor) -> Tensor:
-        """Return inputs on the device."""
-        return self._sent(inputs, torch.channels_last if inputs.ndim == 4 else torch.preserve_format)
-
-    def _sent(self, values: Tensor, layout: torch.memory_format = torch.preserve_format) -> Tensor:
-        """Send to the device. From memory that is not pinned, a copy waits for all that the GPU has to do."""
+    def inputs(self, values: Tensor) -> Tensor:
+        """Return values on the device, images channels-last."""
+        # from memory that is not pinned, a copy waits for all that the GPU has to do
         if self.device.type == "cuda" and values.device.type == "cpu":
             values = values.pin_memory()
+        layout = torch.channels_last if values.ndim == 4 else torch.preserve_format
         return values.to(self.device, memory_format=layout, non_blocking=True)
 
 

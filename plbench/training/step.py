@@ -49,14 +49,7 @@ class Network(nn.Module):
 
 @dataclass(frozen=True)
 class Stepper:
-    """What every step of a training has in common.
-
-    Attributes:
-        network: of model and method, parallel where there are several processes.
-        tally: where its sums go.
-        clock: told what takes time.
-        dropout: of the model.
-    """
+    """What every step of a training has in common; `network` is parallel where there are several processes."""
 
     network: nn.Module
     method: Guarded
@@ -70,10 +63,8 @@ class Stepper:
         """Take one optimiser step.
 
         Args:
-            state: that moves.
             batch: this process's share of the global batch, on the device; stand-ins where it has none.
             num_images: of the global batch.
-            progress: where the training stands.
             request: of this process.
         """
         state.model.train()
@@ -92,7 +83,7 @@ class Stepper:
         self, scaler: torch.amp.GradScaler, batch: Batch, shares: list[int], progress: Progress
     ) -> tuple[Tensor, Tensor | float]:
         """Add gradients up, each divided by the number of images; give this process's part of loss and weight."""
-        world, num_images = self.execution.world, sum(shares)
+        world, network, num_images = self.execution.world, cast(Any, self.network), sum(shares)
         is_idle = shares[world.rank] == 0
         total: Tensor = torch.zeros((), device=self.execution.device)
         weight: Tensor | float = 0.0
@@ -103,12 +94,12 @@ class Stepper:
         # dropout draws by an image's row in the global batch
         row = sum(shares[: world.rank])
         for number, piece in enumerate(pieces, 1):
-            with (
-                self._synchronised(number == len(pieces)),
-                self.dropout.drawing(progress.step, row, len(piece.index)),
-            ):
+            # gradients travel with the last piece of a batch only
+            stay = isinstance(network, nn.parallel.DistributedDataParallel) and number < len(pieces)
+            travelling = network.no_sync() if stay else contextlib.nullcontext()
+            with travelling, self.dropout.drawing(progress.step, row, len(piece.index)):
                 with self.execution.autocast():
-                    output = self.network(piece, progress)
+                    output = network(piece, progress)
                 # backward may compute activations again, which need the masks that they had
                 self.dropout.rewind()
                 self.clock.lap("forward")
@@ -171,30 +162,21 @@ class Stepper:
         self.clock.lap("loss")
         return loss
 
-    def _synchronised(self, is_last: bool) -> contextlib.AbstractContextManager[Any]:
-        """Let gradients travel with the last piece of a batch only."""
-        if is_last or not isinstance(self.network, nn.parallel.DistributedDataParallel):
-            return contextlib.nullcontext()
-        return self.network.no_sync()
-
     def _update(self, state: FitState, sums: Tensor, num_images: int, progress: Progress) -> bool:
         """Take the optimiser's step and the average's, unless something is not finite or there was nothing to learn.
 
-        Returns:
-            Whether the training goes on, as far as the host knows.
+        Return whether the training goes on, as far as the host knows.
         """
         total, weight = sums[0], sums[1]
         is_sound = torch.isfinite(total)
+        moves = self.execution.reads_late  # where weights stay, their average comes a step nearer to them
         if self.execution.reads_late:
             # a batch without weight has no finite gradient after scaling, and nothing is wrong with it
             is_sound &= scaled_gradients(state, self.plan, num_images / weight) | (weight == 0)
             update(state, is_sound & (weight > 0))
-            moves = True  # where weights stay, their average comes a step nearer to them
-        else:
-            moves = bool(is_sound & (weight > 0))
-            if moves:
-                is_sound &= scaled_gradients(state, self.plan, num_images / float(weight))
-                moves = bool(is_sound)
+        elif is_sound & (weight > 0):
+            is_sound &= scaled_gradients(state, self.plan, num_images / float(weight))
+            moves = bool(is_sound)
             if moves:
                 update(state)
         self.tally.note(sums, is_sound, progress.step)
@@ -204,12 +186,7 @@ class Stepper:
 
 
 def rows_per_block(output: Any, num_rows: int) -> int | None:
-    """Return rows of logits whose loss is computed at a time; None where all are.
-
-    Args:
-        output: what a method's forward gave.
-        num_rows: images of the batch.
-    """
+    """Return rows of an output whose loss is computed at a time; None where all `num_rows` images are."""
     # of any other output only its method knows whether its rows are images
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != num_rows:
         return None
