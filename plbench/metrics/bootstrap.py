@@ -44,19 +44,16 @@ class Replicates:
 
 
 def resample_weights(num_images: int, num_replicates: int, seed: int, start: int = 0) -> Float32Array:
-    """Return how often each image is drawn in the replicates start, start + 1, ...
+    """Return how often each image is drawn in the replicates start, start + 1, ...: [N, R], each column of sum N.
 
     Every replicate has a raw PCG64 stream of its own, since numpy promises to keep only raw streams as they
-    are, and maps each 64 bits to an image by multiply-shift.
+    are, and maps each 64 bits to an image by multiply-shift: it is the same wherever a chunk begins.
 
     Args:
         num_images: N, at most 2^24.
         num_replicates: R.
         seed: the protocol's.
-        start: the first replicate's number; replicate r is the same wherever a chunk begins.
-
-    Returns:
-        [N, R] float32 whole numbers; each column sums to N.
+        start: the first replicate's number.
 
     Raises:
         PlbenchError: if there are no images, too many, or no replicates.
@@ -88,7 +85,6 @@ def raw_uniforms(stream: str, size: int) -> Float64Array:
     return (draw_indices(stream, size, 2**31) + 0.5) / 2**31
 
 
-@dataclass(frozen=True, eq=False)
 class _Segments:
     """Each class's ranking, cut after every group of equal scores that holds a positive, and at its end.
 
@@ -103,33 +99,22 @@ class _Segments:
         of_class: [D, T] which segments are whose.
     """
 
-    cells: sparse.csr_array
-    positives: sparse.csr_array
-    classes: IntArray
-    first: IntArray
-    of_class: sparse.csr_array
-
-    @classmethod
-    def cut(cls, cells: Cells) -> _Segments:
+    def __init__(self, cells: Cells) -> None:
         """Rank the cells once, for all replicates."""
         positives, negatives = count_cells(cells.class_index, cells.positives, cells.num_classes)
-        defined = np.flatnonzero((positives > 0) & (negatives > 0))
-        kept = np.isin(cells.class_index, defined)
+        self.classes = np.flatnonzero((positives > 0) & (negatives > 0))
+        kept = np.isin(cells.class_index, self.classes)
         present = cells.positives[kept]
         ranking = rank_cells(cells.class_index[kept], cells.scores[kept], present)
         cuts = ranking.positives > 0
         cuts[run_starts(ranking.owner) - 1] = True  # the end of each class; -1 is the last one's
-        ends = (ranking.starts + ranking.sizes)[cuts]
-        first = run_starts(ranking.owner[cuts])
+        ends = np.concatenate(([0], (ranking.starts + ranking.sizes)[cuts]))
+        self.first, num_cuts = run_starts(ranking.owner[cuts]), ends.size - 1
         images, hit = cells.rows[kept][ranking.order], present[ranking.order]
         hits_before = np.concatenate(([0], np.cumsum(hit)))
-        return cls(
-            _indicator(np.concatenate(([0], ends)), images, cells.num_images),
-            _indicator(hits_before[np.concatenate(([0], ends))], images[hit], cells.num_images),
-            defined,
-            first,
-            _indicator(np.append(first, ends.size), np.arange(ends.size), ends.size),
-        )
+        self.cells = _indicator(ends, images, cells.num_images)
+        self.positives = _indicator(hits_before[ends], images[hit], cells.num_images)
+        self.of_class = _indicator(np.append(self.first, num_cuts), np.arange(num_cuts), num_cuts)
 
     def average_precision(self, weights: Float32Array) -> tuple[Float64Array, Float64Array, Float64Array]:
         """Return AP of each class, 0 where undefined; its positives; 1 where it is defined, or 0. Each is [D, R]."""
@@ -178,7 +163,7 @@ def replicates(
     Raises:
         PlbenchError: as `resample_weights`.
     """
-    segments = _Segments.cut(cells)
+    segments = _Segments(cells)
     groups = groups or {}
     averaged = [segments.classes, *(np.asarray(group, np.int64) for group in groups.values())]
     members = [np.flatnonzero(np.isin(segments.classes, classes)) for classes in averaged]

@@ -64,7 +64,7 @@ def pretrained_weights(backbone: str) -> Path:
         return _from_hub(backbone, config)
     if not config.url:
         raise PlbenchError(f'timm publishes no weights for {backbone}; give `weights=FILE` or `weights="random"`')
-    target = Path(torch.hub.get_dir()) / "checkpoints" / config.url.rpartition("/")[2]
+    target: Path = Path(torch.hub.get_dir()) / "checkpoints" / config.url.rpartition("/")[2]
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,12 +65,17 @@ class evaluation_mode:
             module.training = training
 
 
-def widened(output: Any) -> Any:
-    """Return half-precision tensors of a model output as float32, through dictionaries and sequences."""
+def mapped(output: Any, change: Callable[[Tensor], Any]) -> Any:
+    """Return a model output with each of its tensors changed, through dictionaries and sequences."""
     if isinstance(output, Tensor):
-        return output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
+        return change(output)
     if isinstance(output, dict):
-        return {name: widened(value) for name, value in output.items()}
+        return {name: mapped(value, change) for name, value in output.items()}
     if isinstance(output, (tuple, list)):
-        return type(output)(widened(value) for value in output)
+        return type(output)(mapped(value, change) for value in output)
     return output
+
+
+def widened(output: Any) -> Any:
+    """Return a model output with its half-precision tensors as float32."""
+    return mapped(output, lambda values: values.float() if values.dtype in (torch.float16, torch.bfloat16) else values)

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from plbench.method import Batch, Loss, Progress
 from plbench.spec import Plan
 from plbench.training.clock import Clock
-from plbench.training.distributed import World
 from plbench.training.dropout import Dropout
-from plbench.training.execution import Execution, widened
+from plbench.training.execution import Execution, mapped, widened
 from plbench.training.hooks import Guarded
 from plbench.training.optimizer import scaled_gradients, update
 from plbench.training.state import ControlRequest, FitState, Tally
@@ -112,7 +111,9 @@ class Stepper:
                     counted = loss if world.is_main else Loss(torch.zeros_like(loss.total), 0.0)
                 elif is_idle:
                     # the others wait for this process's gradients, of which it has none to add
-                    counted = Loss(_nothing(output), 0.0)
+                    tensors: list[Tensor] = []
+                    mapped(output, tensors.append)
+                    counted = Loss(torch.stack([values.float().sum() for values in tensors]).sum() * 0.0, 0.0)
                     counted.total.backward()
                 else:
                     counted = self._of_share(scaler, output, piece, num_images, progress)
@@ -155,7 +156,10 @@ class Stepper:
         """
         world = self.execution.world
         if world.size > 1:
-            output = _gathered(output, world, shares, len(batch.index))
+            num_rows = len(batch.index)  # what has no row for each image is the same in every process
+            output = mapped(
+                output, lambda values: world.gather(values, shares) if values.shape[:1] == (num_rows,) else values
+            )
             inputs = world.gather(batch.inputs, shares) if batch.inputs.ndim == 2 else batch.inputs[:0]
             batch = Batch(inputs, world.gather(batch.labels, shares), world.gather(batch.index, shares))
         loss = self.method.loss(widened(output), batch, progress)
@@ -197,22 +201,3 @@ def rows_per_block(output: Any, num_rows: int) -> int | None:
 
 def _part(batch: Batch, rows: slice) -> Batch:
     return Batch(batch.inputs[rows], batch.labels[rows], batch.index[rows], tuple(view[rows] for view in batch.views))
-
-
-def _gathered(output: Any, world: World, shares: list[int], num_rows: int) -> Any:
-    """Return an output's tensors with a row for each image, of all processes; what is no such tensor as it is."""
-    if isinstance(output, Tensor):
-        return world.gather(output, shares) if output.ndim and len(output) == num_rows else output
-    if isinstance(output, dict):
-        return {name: _gathered(value, world, shares, num_rows) for name, value in output.items()}
-    if isinstance(output, (tuple, list)):
-        return type(output)(_gathered(value, world, shares, num_rows) for value in output)
-    return output
-
-
-def _nothing(output: Any) -> Tensor:
-    """Return 0, with a gradient of 0 to every tensor of an output."""
-    if isinstance(output, Tensor):
-        return output.float().sum() * 0.0
-    parts = output.values() if isinstance(output, dict) else output
-    return cast(Tensor, sum(_nothing(part) for part in parts if isinstance(part, (Tensor, dict, tuple, list))))

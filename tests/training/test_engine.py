@@ -380,7 +380,8 @@ class TestEvaluation:
         assert (cells.num_images, cells.num_classes) == (NUM_ROWS, NUM_CLASSES)
 
     @pytest.mark.parametrize(
-        ("broken", "sentence"), [(torch.nan, "gave scores.*not finite"), (None, r"scores gave \[48, 4\] where .*48, 5\]")]
+        ("broken", "sentence"),
+        [(torch.nan, "gave scores.*not finite"), (None, r"scores gave \[48, 4\] where .*48, 5\]")],
     )
     def test_scores_that_cannot_be_are_refused(
         self, build: Callable[..., Method], broken: float | None, sentence: str

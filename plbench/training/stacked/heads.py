@@ -121,43 +121,37 @@ def fit_together(
         orders = [_Order(members, inputs, execution, num_threads) for members in _by_order(active)]
         try:
             with _lanes(num_lanes, num_threads) as lanes:  # whose threads have ended before heads are taken apart
-                _fit_until_one_is_done(active, orders, lanes, report, between_epochs)
+                while not any(head.is_done for head in active):
+                    _train_epoch(active, orders, lanes, report)
+                    between_epochs()
         finally:
             for order in orders:
                 order.release()
 
 
-def _fit_until_one_is_done(
-    heads: Sequence[Head],
-    orders: Sequence[_Order],
-    lanes: Sequence[Lane],
-    report: Callable[[int, int], None],
-    between_epochs: Callable[[], None],
+def _train_epoch(
+    heads: list[Head], orders: list[_Order], lanes: list[Lane], report: Callable[[int, int], None]
 ) -> None:
+    start, steps = time.perf_counter(), orders[0].steps_per_epoch * len(orders)
     last = max(head.stop_after or head.plan.epochs for head in heads)
-    steps = orders[0].steps_per_epoch * len(orders)
-    while not any(head.is_done for head in heads):
-        start = time.perf_counter()
-        done = heads[0].state.epoch * steps
-        epochs = [_one_by_one(orders[number :: len(lanes)], lane) for number, lane in enumerate(lanes)]
-        for taken in itertools.zip_longest(*epochs, fillvalue=0):  # a step in each lane, in turn
-            done += sum(taken)
-            report(done, last * steps)
-        # equal shares: in one pass over many heads no time is a single head's
-        seconds = (time.perf_counter() - start) / len(heads)
-        for head in heads:
-            head.seconds += seconds
-            head.state.epoch += 1
-            head.state.history[-1]["seconds"] = seconds
-            if head.error is None:
-                head.after_epoch(head.state)
-        between_epochs()
+    done = heads[0].state.epoch * steps
 
+    def one_by_one(number: int) -> Iterator[int]:
+        for order in orders[number :: len(lanes)]:
+            yield from order.train_epoch(lanes[number])
 
-def _one_by_one(orders: Sequence[_Order], lane: Lane) -> Iterator[int]:
-    """Take an epoch of each order; yield 1 for each step that is handed to the lane's threads."""
-    for order in orders:
-        yield from order.train_epoch(lane)
+    # a step in each lane, in turn
+    for taken in itertools.zip_longest(*map(one_by_one, range(len(lanes))), fillvalue=0):
+        done += sum(taken)
+        report(done, last * steps)
+    # equal shares: in one pass over many heads no time is a single head's
+    seconds = (time.perf_counter() - start) / len(heads)
+    for head in heads:
+        head.seconds += seconds
+        head.state.epoch += 1
+        head.state.history[-1]["seconds"] = seconds
+        if head.error is None:
+            head.after_epoch(head.state)
 
 
 def _shape(heads: Sequence[Head], device: torch.device) -> tuple[int, int]:
@@ -183,8 +177,10 @@ def _lanes(number: int, num_threads: int) -> Iterator[list[Lane]]:
     with contextlib.ExitStack() as stack:
         stack.callback(torch.set_num_threads, cores)
         # of one thread each: the steps of a block must be taken in order
-        executors = [stack.enter_context(ThreadPoolExecutor(1, "heads")) for _ in range(number * num_threads)]
-        yield [list(executors[lane::number]) for lane in range(number)]
+        executors: list[Executor] = [
+            stack.enter_context(ThreadPoolExecutor(1, "heads")) for _ in range(number * num_threads)
+        ]
+        yield [executors[lane::number] for lane in range(number)]
 
 
 def _by_order(heads: Sequence[Head]) -> list[list[Head]]:
