@@ -36,9 +36,9 @@ def examine(workspace: Workspace) -> dict[str, Any]:
 
 
 def _check_torchvision() -> dict[str, Any]:
-    from plbench.models.torchvision_ops import declare_missing_operators
+    from plbench.models.torchvision_ops import DECLARED
 
-    if declare_missing_operators():
+    if DECLARED is not None:
         found = "compiled operators do not load beside this torch; declared in their place, plbench needs none of them"
     else:
         found = "loads"

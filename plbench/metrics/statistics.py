@@ -141,14 +141,10 @@ class Estimate:
     dof: float
     bounds: tuple[float, float] = (-math.inf, math.inf)
 
-    def __add__(self, other: Estimate) -> Estimate:
-        """Return the sum of two independent estimates."""
+    def __sub__(self, other: Estimate) -> Estimate:
+        """Return the difference of two independent estimates."""
         seeds = _added((self.seed_variance, self.dof), (other.seed_variance, other.dof))
-        return Estimate(self.value + other.value, self.image_variance + other.image_variance, *seeds)
-
-    def __neg__(self) -> Estimate:
-        """Return the negative."""
-        return Estimate(-self.value, self.image_variance, self.seed_variance, self.dof)
+        return Estimate(self.value - other.value, self.image_variance + other.image_variance, *seeds)
 
     @property
     def interval(self) -> tuple[float, float]:

@@ -26,16 +26,15 @@ def resolve_backbone(name: str) -> str:
         PlbenchError: if timm has no such model.
     """
     timm = _timm()
-    architecture, _, tag = name.partition(".")
     if timm.is_model(name):
         return name
-    known: dict[str, str] = {_squeezed(model): model for model in timm.list_models()}
-    found = known.get(_squeezed(architecture))
-    if found is None or tag:
-        hint = did_you_mean(name.lower().replace("-", "_"), timm.list_models())
-        hint = hint.partition(" (known")[0] if hint.startswith("did") else "timm.list_models() lists them"
-        raise PlbenchError(f"backbone {name!r} is not a timm model; {hint}")
-    return found
+    # a name with a tag, such as resnet50.a1_in1k, has to be timm's own
+    known: dict[str, str] = {model.replace("_", ""): model for model in timm.list_models()}
+    if found := known.get(name.lower().replace("-", "").replace("_", "")):
+        return found
+    hint = did_you_mean(name.lower().replace("-", "_"), known.values())
+    hint = hint.partition(" (known")[0] if hint.startswith("did") else "timm.list_models() lists them"
+    raise PlbenchError(f"backbone {name!r} is not a timm model; {hint}")
 
 
 def packaged_weights() -> Path:
@@ -210,10 +209,6 @@ def _timm() -> Any:
     return timm
 
 
-def _squeezed(name: str) -> str:
-    return name.lower().replace("-", "").replace("_", "")
-
-
 def _pretrained_config(backbone: str) -> Any:
     _timm()
     from timm.models import get_pretrained_cfg
@@ -225,8 +220,7 @@ def _pretrained_config(backbone: str) -> Any:
 
 
 def _from_hub(backbone: str, config: Any) -> Path:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub import file_exists, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # its warning at each retry; what went wrong is said once, below
@@ -234,22 +228,16 @@ def _from_hub(backbone: str, config: Any) -> Path:
     for name in names:
         if isinstance(cached := try_to_load_from_cache(config.hf_hub_id, name), str):
             return Path(cached)
-    failure: Exception | None = None
     try:
-        for name in names:
-            try:
-                get_hf_file_metadata(hf_hub_url(config.hf_hub_id, name))  # answers at once; a download tries for long
-            except EntryNotFoundError as error:
-                failure = error
-            else:
-                return Path(hf_hub_download(config.hf_hub_id, name))
+        # asked first, which is answered at once: a download tries for long
+        name = names[0] if file_exists(config.hf_hub_id, names[0]) else names[1]
+        return Path(hf_hub_download(config.hf_hub_id, name))
     except Exception as error:  # the hub's client, its HTTP library and the disk each raise their own
-        failure = error
-    raise PlbenchError(
-        f"weights of {backbone} could not be downloaded from {config.hf_hub_id} on the Hugging Face hub "
-        f"({type(failure).__name__}); with a network: hf download {config.hf_hub_id} — then copy "
-        '~/.cache/huggingface here; or give `weights=FILE`, or `recipe="quick"`, whose weights are packaged'
-    ) from failure
+        raise PlbenchError(
+            f"weights of {backbone} could not be downloaded from {config.hf_hub_id} on the Hugging Face hub "
+            f"({type(error).__name__}); with a network: hf download {config.hf_hub_id} — then copy "
+            '~/.cache/huggingface here; or give `weights=FILE`, or `recipe="quick"`, whose weights are packaged'
+        ) from error
 
 
 def _read_state(path: Path) -> Mapping[str, Tensor]:

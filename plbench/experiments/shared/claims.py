@@ -192,7 +192,7 @@ def gap_change(first: tuple[Point, Point], second: tuple[Point, Point], metric: 
     """
     one, other = (a.values[metric].minus(b.values[metric]) for a, b in (first, second))
     seeds = min(len(point.seeds) for pair in (first, second) for point in pair)
-    return Comparison(label, one + -other, seeds)
+    return Comparison(label, one - other, seeds)
 
 
 def _refusal(comparisons: Sequence[Comparison]) -> Verdict | None:
