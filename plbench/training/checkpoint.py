@@ -30,7 +30,6 @@ class Found:
 
     path: Path
     step: int
-    sha256: str
     spec: dict[str, Any]
 
 
@@ -60,7 +59,7 @@ class Checkpoints:
         for path in self.folder.glob(".step-*.tmp"):  # what a killed process left half written
             path.unlink(missing_ok=True)
         path = self.folder / f"step-{state['step']:08d}.pt"
-        # of what is handed to the disk, so that `_is_whole` also finds what the disk lost
+        # of what is handed to the disk, so that `_found` also notices what the disk lost
         digest = hashlib.sha256()
         write_atomically(path, lambda file: torch.save(state, _Hashing(file, digest.update)))  # type: ignore[arg-type]
         note = {
@@ -87,8 +86,8 @@ class Checkpoints:
         """
         damaged: list[Path] = []
         for note in reversed(self._notes()):
-            found = _read_note(note)
-            if found is None or not _is_whole(found):
+            found = _found(note)
+            if found is None:
                 damaged.append(note.with_suffix(".pt"))
                 continue
             if differs := differences(found.spec, self._spec):
@@ -157,20 +156,17 @@ class _Hashing:
         return self._file.write(content)
 
 
-def _read_note(path: Path) -> Found | None:
+def _found(note: Path) -> Found | None:
+    """Return the checkpoint that a note describes; None if the one or the other is damaged."""
+    path = note.with_suffix(".pt")
     try:
-        content = json.loads(path.read_text())
-        return Found(path.with_suffix(".pt"), content["step"], content["sha256"], content["spec"])
+        content = json.loads(note.read_text())
+        found = Found(path, content["step"], content["spec"])
+        with path.open("rb") as file:
+            is_whole = hashlib.file_digest(file, "sha256").hexdigest() == content["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _is_whole(found: Found) -> bool:
-    try:
-        with found.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == found.sha256
-    except OSError:
-        return False
+    return found if is_whole else None
 
 
 def _loaded(path: Path) -> dict[str, Any]:
