@@ -278,39 +278,28 @@ class _PartialAsymmetric(torch.autograd.Function):
         (slope,) = ctx.saved_tensors
         return slope * gradients[0].unsqueeze(-1), None, None, None, None, None, None
 
-    @staticmethod
-    def plain(
-        logits: Tensor,
-        labels: Tensor,
-        gamma_pos: Number,
-        gamma_neg: Number,
-        gamma_unann: Number,
-        clip: Number,
-        unann_weight: Number | None,
-    ) -> Tensor:
-        """Return the same in ordinary operations, with a detached focusing factor.
-
-        What the gradient is checked against.
-        """
-        miss = torch.sigmoid(logits * _by_label(labels, -1.0, 1.0, 1.0, logits))
-        miss = (miss - _by_label(labels, 0.0, clip, clip, logits)).clamp(min=0.0)
-        factor = miss.detach().pow(_by_label(labels, gamma_pos, gamma_neg, gamma_unann, logits))
-        if unann_weight is not None:
-            factor = factor * _by_label(labels, 1.0, 1.0, unann_weight, logits)
-        return -(factor * torch.log1p(-miss)).sum(dim=-1)
-
 
 def _wide(values: Tensor) -> Tensor:
     """Widen to float32, or float64 where it is that: half-precision sums of log-sigmoids give NaN."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
+def matching(value: Number, like: Tensor) -> Tensor:
+    """Return a hyper-parameter in the dtype and on the device of `like`, so that stacked heads are not widened.
+
+    Args:
+        value: a number, or [H, 1, 1] of H stacked heads.
+        like: any shape.
+
+    Returns:
+        A scalar tensor, or [H, 1, 1].
+    """
+    return value.to(like) if isinstance(value, Tensor) else like.new_full((), value)
+
+
 def _by_label(labels: Tensor, present: Number, absent: Number, unknown: Number, like: Tensor) -> Tensor:
     """Return the value that goes with each label, in the dtype and on the device of `like`."""
-    if_present, if_absent, if_unknown = (
-        value.to(like) if isinstance(value, Tensor) else like.new_full((), value)
-        for value in (present, absent, unknown)
-    )
+    if_present, if_absent, if_unknown = (matching(value, like) for value in (present, absent, unknown))
     return torch.where(labels > 0, if_present, torch.where(labels < 0, if_absent, if_unknown))
 
 
@@ -318,18 +307,14 @@ def _highest(scores: Tensor, count: Tensor) -> Tensor:
     """Mark the `count` (int64, scalar or [..., 1]) highest of the last dimension, of equals the first."""
     # K = 0 looks at the first place too, and finds no room there
     place = (count - 1).clamp(0, scores.shape[-1] - 1)
-    ranked = _falling(scores, int(place.max()) + 1)
+    depth = int(place.max()) + 1
+    if scores.device.type == "cpu" and scores.shape[-1] <= _SHORT:
+        ranked = torch.from_numpy(np.sort(scores.numpy(), axis=-1)).narrow(-1, scores.shape[-1] - depth, depth).flip(-1)
+    else:
+        ranked = scores.topk(depth, dim=-1).values
     shape = torch.broadcast_shapes(count.shape, (*scores.shape[:-1], 1))
     threshold = ranked.expand(*shape[:-1], -1).gather(-1, place.to(scores.device).expand(shape))
     above, tied = scores > threshold, scores == threshold
     room = count.to(scores.device) - above.sum(dim=-1, keepdim=True)
     # int32: cumsum's own int64 takes twice the memory, and a row has no 2^31 labels
     return above | (tied & (tied.cumsum(dim=-1, dtype=torch.int32) <= room))
-
-
-def _falling(scores: Tensor, depth: int) -> Tensor:
-    """Return the `depth` highest of the last dimension, highest first."""
-    if scores.device.type == "cpu" and scores.shape[-1] <= _SHORT:
-        ranked = torch.from_numpy(np.sort(scores.numpy(), axis=-1))
-        return ranked.narrow(-1, scores.shape[-1] - depth, depth).flip(-1)
-    return scores.topk(depth, dim=-1).values

@@ -9,20 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plbench.losses import Number, partial_asymmetric_loss
-
-
-def matching(value: Number, like: Tensor) -> Tensor:
-    """Return a hyper-parameter in the dtype and on the device of `like`, so that stacked heads are not widened.
-
-    Args:
-        value: a number, or [H, 1, 1] of H stacked heads.
-        like: any shape.
-
-    Returns:
-        A scalar tensor, or [H, 1, 1].
-    """
-    return value.to(like) if isinstance(value, Tensor) else like.new_full((), value)
+from plbench.losses.partial import Number, partial_asymmetric_loss
+from plbench.losses.partial import matching as matching
 
 
 def known_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -17,15 +17,15 @@ import numpy.typing as npt
 from scipy import sparse
 
 from plbench.errors import PlbenchError
-from plbench.metrics import count_cells, evaluate_cells, rank_cells, run_starts
-from plbench.metrics.cells import Cells, IntArray
+from plbench.metrics.cells import Cells, Float64Array, IntArray
+from plbench.metrics.evaluate import Metrics, count_cells, evaluate_cells, rank_cells, run_starts, share_of
 
-Float64Array = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
-Progress = Callable[[int, int], None]
 
 MAX_IMAGES = 2**24  # float32 counts exactly up to here
 MAX_CHUNK = 64  # replicates; wider products fall out of the cache
+
+_NEIGHBOURS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,19 +44,16 @@ class Replicates:
 
 
 def resample_weights(num_images: int, num_replicates: int, seed: int, start: int = 0) -> Float32Array:
-    """Return how often each image is drawn in the replicates start, start + 1, ...
+    """Return how often each image is drawn in the replicates start, start + 1, ...: [N, R], each column of sum N.
 
     Every replicate has a raw PCG64 stream of its own, since numpy promises to keep only raw streams as they
-    are, and maps each 64 bits to an image by multiply-shift.
+    are, and maps each 64 bits to an image by multiply-shift: it is the same wherever a chunk begins.
 
     Args:
         num_images: N, at most 2^24.
         num_replicates: R.
         seed: the protocol's.
-        start: the first replicate's number; replicate r is the same wherever a chunk begins.
-
-    Returns:
-        [N, R] float32 whole numbers; each column sums to N.
+        start: the first replicate's number.
 
     Raises:
         PlbenchError: if there are no images, too many, or no replicates.
@@ -75,16 +72,7 @@ def resample_weights(num_images: int, num_replicates: int, seed: int, start: int
 
 
 def draw_indices(stream: str, size: int, below: int) -> npt.NDArray[np.int64]:
-    """Return `size` integers in 0..below-1 from the named stream; equal on every machine.
-
-    Args:
-        stream: name of the stream; the same name always gives the same numbers.
-        size: how many.
-        below: in 1..2^32.
-
-    Returns:
-        [size] int64.
-    """
+    """Return [size] integers in 0..below-1, of at most 2^32, from the named stream; equal on every machine."""
     key = int.from_bytes(hashlib.sha256(stream.encode()).digest()[:16], "little")
     # 32 of 64 bits, so that the product with `below` does not overflow
     high_bits = np.random.PCG64(key).random_raw(size) >> np.uint64(32)
@@ -92,20 +80,11 @@ def draw_indices(stream: str, size: int, below: int) -> npt.NDArray[np.int64]:
 
 
 def raw_uniforms(stream: str, size: int) -> Float64Array:
-    """Return `size` numbers in (0, 1) from the named stream; equal on every machine.
-
-    Args:
-        stream: name of the stream, as of `draw_indices`.
-        size: how many.
-
-    Returns:
-        [size] float64, in steps of 2^-31.
-    """
+    """Return [size] numbers in (0, 1), in steps of 2^-31, from the named stream; equal on every machine."""
     # half a step off: at 0 and 1 a quantile would be infinite
     return (draw_indices(stream, size, 2**31) + 0.5) / 2**31
 
 
-@dataclass(frozen=True, eq=False)
 class _Segments:
     """Each class's ranking, cut after every group of equal scores that holds a positive, and at its end.
 
@@ -120,43 +99,25 @@ class _Segments:
         of_class: [D, T] which segments are whose.
     """
 
-    cells: sparse.csr_array
-    positives: sparse.csr_array
-    classes: IntArray
-    first: IntArray
-    of_class: sparse.csr_array
-
-    @classmethod
-    def cut(cls, cells: Cells) -> _Segments:
+    def __init__(self, cells: Cells) -> None:
         """Rank the cells once, for all replicates."""
         positives, negatives = count_cells(cells.class_index, cells.positives, cells.num_classes)
-        defined = np.flatnonzero((positives > 0) & (negatives > 0))
-        kept = np.isin(cells.class_index, defined)
+        self.classes = np.flatnonzero((positives > 0) & (negatives > 0))
+        kept = np.isin(cells.class_index, self.classes)
         present = cells.positives[kept]
         ranking = rank_cells(cells.class_index[kept], cells.scores[kept], present)
         cuts = ranking.positives > 0
         cuts[run_starts(ranking.owner) - 1] = True  # the end of each class; -1 is the last one's
-        ends = (ranking.starts + ranking.sizes)[cuts]
-        first = run_starts(ranking.owner[cuts])
+        ends = np.concatenate(([0], (ranking.starts + ranking.sizes)[cuts]))
+        self.first, num_cuts = run_starts(ranking.owner[cuts]), ends.size - 1
         images, hit = cells.rows[kept][ranking.order], present[ranking.order]
         hits_before = np.concatenate(([0], np.cumsum(hit)))
-        return cls(
-            _indicator(np.concatenate(([0], ends)), images, cells.num_images),
-            _indicator(hits_before[np.concatenate(([0], ends))], images[hit], cells.num_images),
-            defined,
-            first,
-            _indicator(np.append(first, ends.size), np.arange(ends.size), ends.size),
-        )
+        self.cells = _indicator(ends, images, cells.num_images)
+        self.positives = _indicator(hits_before[ends], images[hit], cells.num_images)
+        self.of_class = _indicator(np.append(self.first, num_cuts), np.arange(num_cuts), num_cuts)
 
     def average_precision(self, weights: Float32Array) -> tuple[Float64Array, Float64Array, Float64Array]:
-        """Return AP of each class in each replicate, 0 where undefined; its positives; 1 where it is defined, or 0.
-
-        Args:
-            weights: [N, R] whole numbers.
-
-        Returns:
-            Three [D, R].
-        """
+        """Return AP of each class, 0 where undefined; its positives; 1 where it is defined, or 0. Each is [D, R]."""
         hits, running_cells = self.positives @ weights, self.cells @ weights
         num_positives, num_cells = self.of_class @ hits, self.of_class @ running_cells
         running_hits = hits.copy()
@@ -184,7 +145,7 @@ def replicates(
     seed: int,
     groups: Mapping[str, Sequence[int]] | None = None,
     memory_bytes: int = 2**28,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Replicates:
     """Return mAP(C), mAP(O) and group mAPs on resamples of the test images.
 
@@ -202,13 +163,13 @@ def replicates(
     Raises:
         PlbenchError: as `resample_weights`.
     """
-    segments = _Segments.cut(cells)
+    segments = _Segments(cells)
     groups = groups or {}
     averaged = [segments.classes, *(np.asarray(group, np.int64) for group in groups.values())]
     members = [np.flatnonzero(np.isin(segments.classes, classes)) for classes in averaged]
     offsets = np.cumsum([0, *(m.size for m in members)])
     pick = _indicator(offsets, np.concatenate(members), segments.classes.size)  # [1 + groups, D]
-    whole = _Whole.of(cells, segments.classes)
+    whole = evaluate_cells(cells)
     means, map_o = np.empty((len(members), num_replicates)), np.empty(num_replicates)
     per_replicate = 8 * cells.num_images + 32 * segments.cells.shape[0]
     width = min(max(1, memory_bytes // per_replicate), MAX_CHUNK)
@@ -217,41 +178,18 @@ def replicates(
         weights = resample_weights(cells.num_images, stop - start, seed, start)
         ap, positives, defined = segments.average_precision(weights)
         # stand-ins may lie outside what an AP can be: hence the clip below
-        filled = _fill(ap, defined, whole, (seed, start))
-        means[:, start:stop] = np.clip(_percent(pick @ filled, pick @ np.ones_like(filled)), 0, 100)
+        filled = _fill(ap, defined, whole, segments.classes, (seed, start))
+        means[:, start:stop] = np.clip(share_of(100 * (pick @ filled), pick @ np.ones_like(filled)), 0, 100)
         # without stand-ins: classes are weighted by the resample's positives, and an undefined one counts nothing
-        map_o[start:stop] = _percent(pick @ (ap * positives), pick @ (positives * defined))[0]
+        map_o[start:stop] = share_of(100 * (pick @ (ap * positives)), pick @ (positives * defined))[0]
         if progress:
             progress(stop, num_replicates)
     return Replicates(means[0], map_o, dict(zip(groups, means[1:], strict=True)))
 
 
-_NEIGHBOURS = 20
-
-
-@dataclass(frozen=True, eq=False)
-class _Whole:
-    """The scored classes on the whole test set.
-
-    Attributes:
-        ap: [D].
-        order: [D] classes by rising number of positives. place: [D] where each is in that order.
-    """
-
-    ap: Float64Array
-    order: IntArray
-    place: IntArray
-
-    @classmethod
-    def of(cls, cells: Cells, classes: IntArray) -> _Whole:
-        metrics = evaluate_cells(cells)
-        order = np.argsort(metrics.num_positives[classes], kind="stable")
-        place = np.empty_like(order)
-        place[order] = np.arange(order.size)
-        return cls(metrics.ap[classes], order, place)
-
-
-def _fill(ap: Float64Array, defined: Float64Array, whole: _Whole, stream: tuple[int, int]) -> Float64Array:
+def _fill(
+    ap: Float64Array, defined: Float64Array, whole: Metrics, classes: IntArray, stream: tuple[int, int]
+) -> Float64Array:
     """Return AP [D, R] with a value for classes that a resample does not define: what another such class might have.
 
     A class with one positive is missing from a third of the resamples, and in the others its AP hardly moves. Without
@@ -262,29 +200,26 @@ def _fill(ap: Float64Array, defined: Float64Array, whole: _Whole, stream: tuple[
 
     Args:
         ap, defined: [D, R] of the resamples.
-        whole: the same classes on the whole test set.
+        whole: of the whole test set.
+        classes: [D] those that are scored.
         stream: the protocol's seed and the number of the first resample.
     """
     missing = defined == 0
     if not missing.any():
         return ap
-    (seed, start), num_classes = stream, len(whole.ap)
+    (seed, start), num_classes = stream, len(classes)
     # no other class to take a stand-in from
     if num_classes == 1:
         return np.where(missing, np.nan, ap)
+    whole_ap = whole.ap[classes]
+    order = np.argsort(whole.num_positives[classes], kind="stable")
+    place = np.argsort(order)  # of each class in that order
     window = min(_NEIGHBOURS + 1, num_classes)
-    first = np.clip(whole.place - window // 2, 0, num_classes - window)
+    first = np.clip(place - window // 2, 0, num_classes - window)
     filled = ap.copy()
     for column in np.flatnonzero(missing.any(axis=0)):
         drawn = first + draw_indices(f"{seed:d}/neighbours/{start + column:d}", num_classes, window - 1)
-        neighbour = whole.order[drawn + (drawn >= whole.place)]  # never the class itself
-        other = whole.ap + math.sqrt(2) * (whole.ap[neighbour] - whole.ap)
+        neighbour = order[drawn + (drawn >= place)]  # never the class itself
+        other = whole_ap + math.sqrt(2) * (whole_ap[neighbour] - whole_ap)
         filled[:, column] = np.where(missing[:, column], other, ap[:, column])
     return filled
-
-
-def _percent(total: Float64Array, weight: Float64Array) -> Float64Array:
-    """Return 100 x total / weight; NaN where the weight is 0."""
-    percent = np.full(total.shape, np.nan)
-    np.divide(100 * total, weight, out=percent, where=weight > 0)
-    return percent

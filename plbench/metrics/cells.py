@@ -19,9 +19,12 @@ from plbench.files import write_atomically
 FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.integer[Any]]
 BoolArray = npt.NDArray[np.bool_]
+Float64Array = npt.NDArray[np.float64]
 
 TOP = 3
 """Classes of an image that the literature's top-3 figures predict."""
+
+_COLUMNS = ("rows", "class_index", "scores", "positives")
 
 # numpy, zipfile and zlib each raise their own where a file is damaged
 _DAMAGED = (OSError, LookupError, ValueError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error)
@@ -114,15 +117,9 @@ class Cells:
         try:
             # numpy leaves a damaged file open that it opened itself
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                return cls(
-                    stored["rows"],
-                    stored["class_index"],
-                    stored["scores"],
-                    stored["positives"],
-                    int(stored["num_images"]),
-                    int(stored["num_classes"]),
-                    stored.get("in_top"),
-                )
+                rows, classes, scores, positives = (stored[name] for name in _COLUMNS)
+                size = int(stored["num_images"]), int(stored["num_classes"])
+                return cls(rows, classes, scores, positives, *size, stored.get("in_top"))
         except _DAMAGED as error:
             raise StoreError(
                 f"{path} does not hold the scores of known cells ({error}); evaluate the run again to fix it"
@@ -140,16 +137,11 @@ def joined_cells(parts: Sequence[Cells]) -> Cells:
     """
     if len(parts) == 1:
         return parts[0]
-    rows = np.concatenate([part.rows for part in parts])
-    order = np.argsort(rows, kind="stable")  # the cells of an image come from one process, in order
-    columns = [
-        np.concatenate([getattr(part, name) for part in parts])[order]
-        for name in ("class_index", "scores", "positives")
-    ]
-    classes, scores, positives = columns
-    seen = [part.in_top for part in parts if part.in_top is not None]
-    in_top = np.concatenate(seen)[order] if len(seen) == len(parts) else None
-    return Cells(rows[order], classes, scores, positives, parts[0].num_images, parts[0].num_classes, in_top)
+    names = (*_COLUMNS, "in_top") if all(part.in_top is not None for part in parts) else _COLUMNS
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    order = np.argsort(columns["rows"], kind="stable")  # the cells of an image come from one process, in order
+    ordered = {name: column[order] for name, column in columns.items()}
+    return Cells(**ordered, num_images=parts[0].num_images, num_classes=parts[0].num_classes)
 
 
 def top_places(scores: FloatArray, k: int = TOP) -> BoolArray:

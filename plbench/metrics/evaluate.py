@@ -16,7 +16,7 @@ import scipy
 
 from plbench.data.labels import PartialLabels
 from plbench.errors import PlbenchError
-from plbench.metrics.cells import BoolArray, Cells, FloatArray, IntArray, check_columns
+from plbench.metrics.cells import BoolArray, Cells, Float64Array, FloatArray, IntArray, check_columns
 
 CALIBRATION_BINS = 15
 """Bins of equal width that the expected calibration error looks at."""
@@ -46,7 +46,7 @@ class Ranking:
         total = np.cumsum(counts)
         return total - np.repeat(total[first] - counts[first], np.diff(first, append=counts.size))
 
-    def counts(self, num_owners: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def counts(self, num_owners: int) -> tuple[Float64Array, Float64Array]:
         """Return positives and negatives of each owner, [num_owners] each."""
         positives, sizes = (
             np.bincount(self.owner, numbers, minlength=num_owners).astype(np.float64)
@@ -84,7 +84,7 @@ def rank_cells(owner: IntArray, scores: FloatArray, positives: BoolArray) -> Ran
 
 def average_precision(
     class_index: npt.ArrayLike, scores: npt.ArrayLike, positives: npt.ArrayLike, num_classes: int
-) -> npt.NDArray[np.float64]:
+) -> Float64Array:
     """Return AP of every class over its known cells: the mean, over positives, of precision at the positive's score.
 
     Equal scores are one threshold, as in scikit-learn's `average_precision_score`, to which it is equal.
@@ -109,27 +109,24 @@ def average_precision(
     if values.dtype.kind in "iu":
         values = values.astype(np.float64)
     check_columns(index, values, present, num_classes)
-    return _average_precision(index, values, present, num_classes)
+    return _average_precision(rank_cells(index, values, present), num_classes)
 
 
-def _average_precision(
-    class_index: IntArray, scores: FloatArray, positives: BoolArray, num_classes: int
-) -> npt.NDArray[np.float64]:
-    """Return the same [C], of columns that have been checked."""
-    return _precision_of(rank_cells(class_index, scores, positives), num_classes)
-
-
-def _precision_of(ranking: Ranking, num_classes: int) -> npt.NDArray[np.float64]:
-    """Return AP [C] of classes that have been ranked."""
+def _average_precision(ranking: Ranking, num_classes: int) -> Float64Array:
     precision = ranking.running(ranking.positives) / ranking.running(ranking.sizes)
     gain = np.bincount(ranking.owner, ranking.positives * precision, minlength=num_classes)
     num_positives, num_negatives = ranking.counts(num_classes)
-    ap = np.full(num_classes, np.nan)
-    np.divide(gain, num_positives, out=ap, where=(num_positives > 0) & (num_negatives > 0))
-    return ap
+    return share_of(gain, num_positives, (num_positives > 0) & (num_negatives > 0))
 
 
-def lowest_average_precision(num_positives: npt.ArrayLike, num_negatives: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def share_of(part: npt.NDArray[Any], whole: Float64Array, defined: BoolArray | None = None) -> Float64Array:
+    """Return part / whole; NaN where the whole is 0, or where it is not defined."""
+    share = np.full(part.shape, np.nan)
+    np.divide(part, whole, out=share, where=whole > 0 if defined is None else defined)
+    return share
+
+
+def lowest_average_precision(num_positives: npt.ArrayLike, num_negatives: npt.ArrayLike) -> Float64Array:
     """Return AP [C] of the worst ranking: all negatives first. No model scores less on these cells.
 
     Args:
@@ -143,22 +140,11 @@ def lowest_average_precision(num_positives: npt.ArrayLike, num_negatives: npt.Ar
     positives, negatives = np.asarray(num_positives, np.float64), np.asarray(num_negatives, np.float64)
     # the sum over i = 1..n of i / (m + i) is n - m (digamma(m + n + 1) - digamma(m + 1))
     steps = scipy.special.digamma(negatives + positives + 1) - scipy.special.digamma(negatives + 1)
-    lowest = np.full(positives.shape, np.nan)
-    np.divide(positives - negatives * steps, positives, out=lowest, where=positives > 0)
-    return lowest
+    return share_of(positives - negatives * steps, positives)
 
 
 def count_cells(owner: IntArray, chosen: BoolArray, num_owners: int) -> tuple[IntArray, IntArray]:
-    """Return how many cells of each class (or image) are chosen, and how many are not.
-
-    Args:
-        owner: [K] in 0..num_owners-1.
-        chosen: [K] bool.
-        num_owners: number of classes (or images).
-
-    Returns:
-        Two [num_owners].
-    """
+    """Return how many cells of each class (or image), `owner` [K], are `chosen` [K], and how many are not."""
     inside = np.bincount(owner[chosen], minlength=num_owners)
     return inside, np.bincount(owner, minlength=num_owners) - inside
 
@@ -173,7 +159,7 @@ class Metrics:
         num_negatives: [C] known negatives in test.
     """
 
-    ap: npt.NDArray[np.float64]
+    ap: Float64Array
     num_positives: IntArray
     num_negatives: IntArray
 
@@ -201,14 +187,7 @@ class Metrics:
         return Metrics(ap, self.num_positives, self.num_negatives)
 
     def group(self, class_index: Sequence[int]) -> tuple[float, int]:
-        """Return mAP(C) in percent over the given classes only, and how many of them are defined.
-
-        Args:
-            class_index: classes of the group.
-
-        Returns:
-            The mean AP in percent, NaN where no class is defined; and how many are.
-        """
+        """Return mAP(C) in percent over the given classes only, NaN if none is defined; and how many of them are."""
         ap = self.ap[np.asarray(class_index, np.intp)]
         defined = ap[~np.isnan(ap)]
         return (100 * float(defined.mean()) if defined.size else float("nan")), defined.size
@@ -233,13 +212,8 @@ def evaluate(scores: npt.ArrayLike, labels: PartialLabels | npt.ArrayLike) -> Me
 
 
 def evaluate_cells(cells: Cells, ranking: Ranking | None = None) -> Metrics:
-    """Return metrics of stored cells.
-
-    Args:
-        cells: known cells.
-        ranking: that of `rank_by_class`, if it is there; computed otherwise.
-    """
-    ap = _precision_of(ranking or rank_by_class(cells), cells.num_classes)
+    """Return metrics of known cells; `ranking` is that of `rank_by_class`, computed where it is not given."""
+    ap = _average_precision(ranking or rank_by_class(cells), cells.num_classes)
     return Metrics(ap, *count_cells(cells.class_index, cells.positives, cells.num_classes))
 
 
@@ -248,7 +222,7 @@ def rank_by_class(cells: Cells) -> Ranking:
     return rank_cells(cells.class_index, cells.scores, cells.positives)
 
 
-def auroc(cells: Cells, ranking: Ranking | None = None) -> npt.NDArray[np.float64]:
+def auroc(cells: Cells, ranking: Ranking | None = None) -> Float64Array:
     """Return area under the ROC curve of every class over its known cells, in [0, 1]; ties count half.
 
     The share of (positive, negative) pairs of a class's cells that are ordered rightly, equal to scikit-learn's
@@ -258,7 +232,7 @@ def auroc(cells: Cells, ranking: Ranking | None = None) -> npt.NDArray[np.float6
 
     Args:
         cells: known cells.
-        ranking: that of `rank_by_class`, if it is there.
+        ranking: that of `rank_by_class`; computed where it is not given.
 
     Returns:
         [C]; NaN for a class without a known positive or without a known negative.
@@ -268,10 +242,7 @@ def auroc(cells: Cells, ranking: Ranking | None = None) -> npt.NDArray[np.float6
     negatives = ranking.sizes - ranking.positives
     below = num_negatives[ranking.owner] - ranking.running(negatives) + 0.5 * negatives
     right = np.bincount(ranking.owner, ranking.positives * below, minlength=cells.num_classes)
-    pairs = num_positives * num_negatives
-    area = np.full(cells.num_classes, np.nan)
-    np.divide(right, pairs, out=area, where=pairs > 0)
-    return area
+    return share_of(right, num_positives * num_negatives)
 
 
 def calibration_error(cells: Cells, num_bins: int = CALIBRATION_BINS) -> float:
@@ -280,10 +251,9 @@ def calibration_error(cells: Cells, num_bins: int = CALIBRATION_BINS) -> float:
     Scores are taken for probabilities and put into bins of equal width, [i/n, (i+1)/n), the last one closed; the error
     is the mean over cells of the distance between a bin's mean score and its share of positives.
 
-    It says whether scores are the chance of a positive *among known cells*. Under partial labels that is not the chance
-    among all cells: where a simulation or annotators keep positives more often than negatives, known cells hold more
-    positives than the data do, and a model that is calibrated on complete labels has an error here. It compares methods
-    on one set of cells and does not tell how far a score can be trusted elsewhere.
+    It says whether scores are the chance of a positive *among known cells*, which hold more positives than the data do
+    where those are kept more often: a model that is calibrated on complete labels then has an error here. It compares
+    methods on one set of cells and does not tell how far a score can be trusted elsewhere.
 
     Args:
         cells: known cells.
@@ -302,8 +272,11 @@ def calibration_error(cells: Cells, num_bins: int = CALIBRATION_BINS) -> float:
 
 def micro_average_precision(cells: Cells) -> float:
     """Return AP of all known cells pooled into one ranking, in percent; NaN if undefined. Not mAP(O)."""
-    one_class = np.zeros_like(cells.class_index)
-    return 100 * float(_average_precision(one_class, cells.scores, cells.positives, 1)[0])
+    return 100 * float(_average_precision(_rank_pooled(cells), 1)[0])
+
+
+def _rank_pooled(cells: Cells) -> Ranking:
+    return rank_cells(np.zeros_like(cells.class_index), cells.scores, cells.positives)
 
 
 def count_quintiles(counts: npt.ArrayLike) -> list[list[int]]:
@@ -356,12 +329,12 @@ class Predictions:
     negatives: IntArray
 
     @property
-    def precision(self) -> npt.NDArray[np.float64]:
+    def precision(self) -> Float64Array:
         """[C] in [0, 1]; 0 where the class is never predicted."""
         return self.hits / np.maximum(self.predicted, 1)
 
     @property
-    def recall(self) -> npt.NDArray[np.float64]:
+    def recall(self) -> Float64Array:
         """[C] in [0, 1]; 0 where there is no known positive."""
         return self.hits / np.maximum(self.positives, 1)
 
@@ -384,38 +357,21 @@ def _harmonic(first: float, second: float) -> float:
 
 
 def predictions(cells: Cells, predicted: BoolArray) -> Predictions:
-    """Count what is predicted at the known cells, [K] bool.
-
-    Args:
-        cells: known cells.
-        predicted: [K] bool.
-    """
+    """Count what is predicted at the known cells, [K] bool."""
     claims, _ = count_cells(cells.class_index, predicted, cells.num_classes)
     hits, _ = count_cells(cells.class_index, predicted & cells.positives, cells.num_classes)
     return Predictions(claims, hits, *count_cells(cells.class_index, cells.positives, cells.num_classes))
 
 
 def predictions_at(cells: Cells, threshold: npt.ArrayLike) -> Predictions:
-    """Count what scores of at least a threshold predict.
-
-    Args:
-        cells: known cells.
-        threshold: one for all classes, or [C].
-    """
+    """Count what scores of at least a threshold predict: one for all classes, or [C]."""
     # float64 holds every float32 exactly: a threshold chosen among scores is reached by its own score
     limits = np.broadcast_to(np.asarray(threshold, np.float64), (cells.num_classes,))
     return predictions(cells, cells.scores >= limits[cells.class_index])
 
 
 def f1_scores(cells: Cells, threshold: npt.ArrayLike) -> F1:
-    """Return CF1 and OF1 at a threshold for all classes, or one for each, [C].
-
-    A score that reaches it predicts the class.
-
-    Args:
-        cells: known cells.
-        threshold: one for all classes, or [C], on the scale of the scores.
-    """
+    """Return CF1 and OF1 where a score that reaches the threshold predicts the class: one for all classes, or [C]."""
     return predictions_at(cells, threshold).f1()
 
 
@@ -434,7 +390,7 @@ def top_f1_scores(cells: Cells) -> F1:
     return predictions(cells, cells.in_top).f1()
 
 
-def choose_thresholds(cells: Cells) -> tuple[npt.NDArray[np.float64], float]:
+def choose_thresholds(cells: Cells) -> tuple[Float64Array, float]:
     """Choose the threshold of each class that makes its F1 on these known cells largest.
 
     Candidates are the class's scores there; of equally good ones the highest is taken. A class without a known positive
@@ -457,13 +413,12 @@ def choose_thresholds(cells: Cells) -> tuple[npt.NDArray[np.float64], float]:
     """
     if not cells.positives.any():
         raise PlbenchError("no threshold can be chosen where no cell is a known positive")
-    one_class = np.zeros_like(cells.class_index)
-    pooled = float(_best_thresholds(rank_cells(one_class, cells.scores, cells.positives), cells.scores, 1)[0])
+    pooled = float(_best_thresholds(_rank_pooled(cells), cells.scores, 1)[0])
     of_classes = _best_thresholds(rank_by_class(cells), cells.scores, cells.num_classes)
     return np.where(np.isnan(of_classes), pooled, of_classes), pooled
 
 
-def _best_thresholds(ranking: Ranking, scores: FloatArray, num_classes: int) -> npt.NDArray[np.float64]:
+def _best_thresholds(ranking: Ranking, scores: FloatArray, num_classes: int) -> Float64Array:
     """Return thresholds [C]; NaN for a class without positives."""
     num_positives, _ = ranking.counts(num_classes)
     hits = ranking.running(ranking.positives)
@@ -486,11 +441,7 @@ def rank_by_image(cells: Cells) -> Ranking:
 def ranking_loss(cells: Cells, ranking: Ranking | None = None) -> float:
     """Return share in [0, 1] of an image's known (positive, negative) pairs that are ordered wrongly; ties are half.
 
-    The mean over the images that have both; NaN if none has.
-
-    Args:
-        cells: known cells.
-        ranking: that of `rank_by_image`, if it is there; computed otherwise.
+    The mean over the images that have both; NaN if none has. `ranking` is that of `rank_by_image`.
     """
     ranking = ranking or rank_by_image(cells)
     negatives = ranking.sizes - ranking.positives
@@ -508,7 +459,7 @@ def precision_at_k(cells: Cells, k: int, ranking: Ranking | None = None) -> floa
     Args:
         cells: of complete labels.
         k: in 1..C.
-        ranking: that of `rank_by_image`, if it is there; computed otherwise.
+        ranking: that of `rank_by_image`; computed where it is not given.
 
     Raises:
         PlbenchError: if a cell is unknown (P@k has no meaning then) or k is not in 1..C.
@@ -538,19 +489,9 @@ def per_class_table(metrics: Metrics, class_ids: Sequence[str], class_names: Seq
         PlbenchError: if there is not one id and one name per class.
     """
     if not len(class_ids) == len(class_names) == metrics.ap.size:
-        raise PlbenchError(
-            f"{len(class_ids)} class ids and {len(class_names)} names for {metrics.ap.size} classes; "
-            "each needs one of both"
-        )
-    return [
-        {
-            "class_id": class_id,
-            "class_name": name,
-            "ap": None if np.isnan(ap) else 100 * float(ap),
-            "positives": int(positives),
-            "negatives": int(negatives),
-        }
-        for class_id, name, ap, positives, negatives in zip(
-            class_ids, class_names, metrics.ap, metrics.num_positives, metrics.num_negatives, strict=True
-        )
-    ]
+        counts = f"{len(class_ids)} class ids and {len(class_names)} names for {metrics.ap.size} classes"
+        raise PlbenchError(f"{counts}; each needs one of both")
+    percent = [None if np.isnan(ap) else 100 * float(ap) for ap in metrics.ap]
+    columns = (class_ids, class_names, percent, metrics.num_positives.tolist(), metrics.num_negatives.tolist())
+    names = ("class_id", "class_name", "ap", "positives", "negatives")
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import scipy  # its parts are imported when first used: a record can be read without most of them
 
 from plbench.errors import PlbenchError
-from plbench.metrics.bootstrap import Float64Array, raw_uniforms
+from plbench.metrics.bootstrap import raw_uniforms
+from plbench.metrics.cells import Float64Array
 
 SIGNIFICANT = 0.05
 """The chance that any pair of equal rows of a table is called different."""
@@ -30,9 +31,8 @@ MIN_SEEDS_RANKED = 5
 POWER = 0.8
 """The chance of finding a difference that is called detectable."""
 
+# of the 5 %, what the check by a pair's own variance may use; the rest is for the test by shrunk variances
 _SHARE_OF_OWN = 0.2
-# Of the 5 %, what the check by a pair's own variance may use; the rest is for the test by shrunk variances.
-
 _MIN_PAIRS = 10  # from 5 rows on, there are enough variances to shrink towards each other
 
 
@@ -74,26 +74,14 @@ class Sample:
         seeds: Sequence[int] = (),
         bounds: tuple[float, float] = (-math.inf, math.inf),
     ) -> Sample:
-        """Make the sample of runs: points [S] or [S, K], replicates [..., R] with the same leading dimensions.
-
-        Args:
-            points: [S] by seed, or [S, K] by seed and tuning study, percent.
-            replicates: [S, R] or [S, K, R], the bootstrap replicates of each.
-            seeds: [S] that tell which values pair up; empty where nothing pairs.
-            bounds: lowest and highest value that the metric can take on this data.
-        """
+        """Make the sample of runs: `replicates` [S, R] or [S, K, R] are those of each; the rest as of the class."""
         values, drawn = np.asarray(points, np.float64), np.asarray(replicates, np.float64)
         # the mean over runs first: they share the test images, whose noise must count once
         return cls(values, drawn.reshape(-1, drawn.shape[-1]).mean(axis=0), tuple(seeds), bounds)
 
     @classmethod
     def of_seeds(cls, points: npt.ArrayLike, seeds: Sequence[int] = ()) -> Sample:
-        """Make the sample of a quantity that varies by seed alone.
-
-        Args:
-            points: [S] by seed.
-            seeds: [S] that tell which values pair up; empty where nothing pairs.
-        """
+        """Make the sample of a quantity that varies by seed alone: points [S]."""
         # one replicate, whose variance is 0: no test images make it uncertain
         return cls(np.asarray(points, np.float64), np.zeros(1), tuple(seeds))
 
@@ -104,12 +92,11 @@ class Sample:
 
     def figure(self) -> Figure:
         """Return the mean with its 95 % interval over seeds and test images."""
-        estimate = self.estimate
-        return Figure(estimate.value, *estimate.interval)
+        return Figure(self.mean, *self.estimate.interval)
 
     def shifted(self, by: float) -> Sample:
         """Return the same sample, moved."""
-        return Sample(self.points + by, self.replicates + by, self.seeds, self.bounds)
+        return replace(self, points=self.points + by, replicates=self.replicates + by)
 
     @property
     def estimate(self) -> Estimate:
@@ -130,10 +117,10 @@ class Sample:
             )
         # of differences: what an image does to both rows cancels
         images = _variance(self.replicates - other.replicates)
-        if self.seeds == other.seeds and self.points.shape == other.points.shape:
-            return Estimate(self.mean - other.mean, images, *_seed_variance(self.points - other.points))
-        parts = [_seed_variance(self.points), _seed_variance(other.points)]
-        return Estimate(self.mean - other.mean, images, *_added(parts))
+        is_paired = self.seeds == other.seeds and self.points.shape == other.points.shape
+        of_each = _seed_variance(self.points), _seed_variance(other.points)
+        seeds = _seed_variance(self.points - other.points) if is_paired else _added(*of_each)
+        return Estimate(self.mean - other.mean, images, *seeds)
 
 
 @dataclass(frozen=True)
@@ -154,14 +141,10 @@ class Estimate:
     dof: float
     bounds: tuple[float, float] = (-math.inf, math.inf)
 
-    def __add__(self, other: Estimate) -> Estimate:
-        """Return the sum of two independent estimates."""
-        seeds = _added([(self.seed_variance, self.dof), (other.seed_variance, other.dof)])
-        return Estimate(self.value + other.value, self.image_variance + other.image_variance, *seeds)
-
-    def __neg__(self) -> Estimate:
-        """Return the negative."""
-        return Estimate(-self.value, self.image_variance, self.seed_variance, self.dof)
+    def __sub__(self, other: Estimate) -> Estimate:
+        """Return the difference of two independent estimates."""
+        seeds = _added((self.seed_variance, self.dof), (other.seed_variance, other.dof))
+        return Estimate(self.value - other.value, self.image_variance + other.image_variance, *seeds)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -182,17 +165,11 @@ class Estimate:
         return float(low + (high - low) * ends[0]), float(low + (high - low) * ends[1])
 
     def half_width(self, level: float) -> float:
-        """Return half the interval whose two-sided error is `level`.
+        """Return half the interval whose two-sided error is `level`; 0 without any variance, NaN where a variance is.
 
         Student's t with Satterthwaite's degrees of freedom is too narrow for a few seeds with some image noise (92 %
         where 95 are wanted), the mean of both critical values by their variances (Cochran and Cox, 1950) too wide
         (97.2 %); the mean of the two covers 93.5 to 96.5 %.
-
-        Args:
-            level: in (0, 1]; 0.05 for a 95 % interval.
-
-        Returns:
-            In the metric's unit; 0 without any variance, NaN where a variance is.
         """
         total = self.image_variance + self.seed_variance
         # not `<= 0`, which would let NaN pass
@@ -288,14 +265,10 @@ def compare_pairs(samples: Sequence[Sample]) -> Pairs:
 
 
 def shares_best(samples: Sequence[Sample], *, seed: int) -> Float64Array:
-    """Return how often each row would come out best with other test images and other seeds, [M] of sum 1.
+    """Return how often each of M rows would come out best with other test images and other seeds, [M] of sum 1.
 
     Replicate r draws the same images for all rows and moves each by its seeds' noise: Student's t, as a few seeds tell
     their variance badly.
-
-    Args:
-        samples: M rows on the same resamples.
-        seed: of the draws.
     """
     num_replicates = samples[0].replicates.size
     drawn = np.empty((len(samples), num_replicates))
@@ -310,8 +283,7 @@ def shares_best(samples: Sequence[Sample], *, seed: int) -> Float64Array:
         return np.full(len(samples), np.nan)
     wins = drawn == drawn.max(axis=0)
     # where rows tie they share the win, so that shares sum to 1
-    shares: Float64Array = (wins / wins.sum(axis=0)).mean(axis=1)
-    return shares
+    return np.asarray((wins / wins.sum(axis=0)).mean(axis=1))
 
 
 def holm(p_values: npt.ArrayLike) -> Float64Array:
@@ -363,11 +335,10 @@ def _seed_variance(points: Float64Array) -> tuple[float, float]:
     if points.ndim == 1:
         return _variance(points) / max(len(points), 1), float(len(points) - 1)
     # a tuned row is a mean over seeds and over studies: each adds its own variance (docs/statistics.md)
-    parts = [_seed_variance(points.mean(axis=1)), _seed_variance(points.mean(axis=0))]
-    return _added(parts)
+    return _added(_seed_variance(points.mean(axis=1)), _seed_variance(points.mean(axis=0)))
 
 
-def _added(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+def _added(*parts: tuple[float, float]) -> tuple[float, float]:
     """Return the sum of independent variances, with Satterthwaite's degrees of freedom."""
     known = [(variance, dof) for variance, dof in parts if dof > 0]
     total = sum(variance for variance, _ in known)
@@ -387,41 +358,34 @@ def _test_family(
     value: Float64Array, images: Float64Array, seeds: Float64Array, dof: Float64Array, *, num_rows: int
 ) -> tuple[Float64Array, Float64Array, Float64Array]:
     """Return adjusted p value, half interval and detectable difference of each of P pairs."""
-    own = banerjee_p(value, images, seeds, dof)
-    if len(value) < _MIN_PAIRS:
-        adjusted = holm(own)
-        # the level that Holm left to each pair, so that its interval excludes 0 just where p is below 5 %
-        factor = _steps(adjusted, own)
-        level = SIGNIFICANT / factor
-        half = banerjee_reach(level, images, seeds, dof)
-        # as if no other pair differed, which leaves the strictest level: what is found whatever the others do
-        least = banerjee_reach(np.full(len(value), SIGNIFICANT / len(value)), images, seeds, dof)
-        return adjusted, half, least + scipy.stats.norm.isf(1 - POWER) * np.sqrt(images + seeds)
-    # M rows hold (M - 1) times the degrees of freedom of one pair: their pairs are not independent
-    shrunk, more = shrink_variances(seeds, dof, max_dof=(num_rows - 1) * float(np.median(dof)))
-    together = banerjee_p(value, images, shrunk, more)
-    stepped = holm(together)
-    factor = _steps(stepped, together)
-    of_family, of_own = SIGNIFICANT * (1 - _SHARE_OF_OWN), SIGNIFICANT * _SHARE_OF_OWN
-    # each p brought to where its own level would be 5 %; the larger one counts, as both tests must agree
-    adjusted = np.minimum(1, np.maximum(stepped * SIGNIFICANT / of_family, own * SIGNIFICANT / of_own))
-    alone = banerjee_reach(np.full(len(value), of_own), images, seeds, dof)
-    half = np.maximum(banerjee_reach(of_family / factor, images, shrunk, more), alone)
-    least = banerjee_reach(np.full(len(value), of_family / len(value)), images, shrunk, more)
-    power = scipy.stats.norm.isf(1 - POWER) * np.sqrt(images + shrunk)
-    return adjusted, half, np.maximum(least, alone) + power
-
-
-def _steps(adjusted: Float64Array, p_values: Float64Array) -> Float64Array:
-    """Return what Holm's correction multiplied each p value by, at least 1."""
-    return np.maximum(np.divide(adjusted, p_values, out=np.ones_like(adjusted), where=p_values > 0), 1)
+    shrinks, size, level, shrunk, more = len(value) >= _MIN_PAIRS, len(value), SIGNIFICANT, seeds, dof
+    if shrinks:
+        # M rows hold (M - 1) times the degrees of freedom of one pair: their pairs are not independent
+        shrunk, more = shrink_variances(seeds, dof, max_dof=(num_rows - 1) * float(np.median(dof)))
+        level = SIGNIFICANT * (1 - _SHARE_OF_OWN)
+    p_values = banerjee_p(value, images, shrunk, more)
+    adjusted = holm(p_values)
+    # what Holm's correction multiplied each p value by, at least 1
+    factor = np.maximum(np.divide(adjusted, p_values, out=np.ones(size), where=p_values > 0), 1)
+    # at the level that it left to each pair, so that the interval excludes 0 just where p is below 5 %
+    half = banerjee_reach(level / factor, images, shrunk, more)
+    # as if no other pair differed, which leaves the strictest level: what is found whatever the others do
+    least = banerjee_reach(np.full(size, level / size), images, shrunk, more)
+    if shrinks:
+        of_own = SIGNIFICANT * _SHARE_OF_OWN
+        own = banerjee_p(value, images, seeds, dof)
+        # each p brought to where its own level would be 5 %; the larger one counts, as both tests must agree
+        adjusted = np.minimum(1, np.maximum(adjusted * SIGNIFICANT / level, own * SIGNIFICANT / of_own))
+        alone = banerjee_reach(np.full(size, of_own), images, seeds, dof)
+        half, least = np.maximum(half, alone), np.maximum(least, alone)
+    return adjusted, half, least + scipy.stats.norm.isf(1 - POWER) * np.sqrt(images + shrunk)
 
 
 def banerjee_reach(level: npt.ArrayLike, images: Float64Array, seeds: Float64Array, dof: Float64Array) -> Float64Array:
-    """Return the distance that a difference of 0 exceeds with a chance of at most `level` (Banerjee, 1960).
+    """Return the distance [P] that a difference of 0 exceeds with a chance of at most `level` (Banerjee, 1960).
 
     Args:
-        level: [P] two-sided.
+        level: one, or [P]; two-sided.
         images: [P] variance that is known.
         seeds: [P] variance that was estimated.
         dof: [P] its degrees of freedom.
@@ -429,22 +393,11 @@ def banerjee_reach(level: npt.ArrayLike, images: Float64Array, seeds: Float64Arr
     half = np.asarray(level, np.float64) / 2
     # at least 1: of 0 degrees of freedom the quantile is NaN, which a variance of 0 would not take away
     of_seeds = scipy.special.stdtrit(np.maximum(dof, 1), half) ** 2 * seeds
-    reach: Float64Array = np.sqrt(scipy.special.ndtri(half) ** 2 * images + of_seeds)
-    return reach
+    return np.asarray(np.sqrt(scipy.special.ndtri(half) ** 2 * images + of_seeds))
 
 
 def banerjee_p(value: Float64Array, images: Float64Array, seeds: Float64Array, dof: Float64Array) -> Float64Array:
-    """Return the two-sided p value of no difference: the level whose `banerjee_reach` is the difference.
-
-    Args:
-        value: [P] differences.
-        images: [P] variance that is known.
-        seeds: [P] variance that was estimated.
-        dof: [P] its degrees of freedom.
-
-    Returns:
-        [P] in [1e-16, 1].
-    """
+    """Return the two-sided p values [P] of differences [P]: the levels, from 1e-16 on, whose reach they are."""
     # halving brackets takes all pairs at once, where a root finder takes one
     low, high = np.full(len(value), -16.0), np.zeros(len(value))  # powers of ten
     for _ in range(32):  # to a billionth of a power of ten
@@ -460,12 +413,9 @@ def shrink_variances(
     """Shrink variances towards each other by how alike they are (empirical Bayes: Smyth, 2004, section 6.2).
 
     Args:
-        variances: [P].
+        variances: [P]; zeros stay out of the estimate.
         dof: [P] degrees of freedom of each.
-        max_dof: of the result: the variances of the pairs of a table are not independent.
-
-    Returns:
-        [P] variances and [P] their degrees of freedom. Zeros stay out of the estimate.
+        max_dof: of the result, [P] variances and [P] degrees of freedom: those of a table are not independent.
     """
     known = variances > 0
     # how alike variances are takes two of them
@@ -482,5 +432,4 @@ def shrink_variances(
         prior_dof, prior = math.inf, float(variances[known].mean())
     # the others must not lend a pair more than the table has
     weight = np.clip(np.minimum(prior_dof, max_dof - dof), 0, None)
-    shrunk: Float64Array = (weight * prior + dof * variances) / (weight + dof)
-    return shrunk, weight + dof
+    return (weight * prior + dof * variances) / (weight + dof), weight + dof

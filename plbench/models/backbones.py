@@ -26,16 +26,15 @@ def resolve_backbone(name: str) -> str:
         PlbenchError: if timm has no such model.
     """
     timm = _timm()
-    architecture, _, tag = name.partition(".")
     if timm.is_model(name):
         return name
-    known: dict[str, str] = {_squeezed(model): model for model in timm.list_models()}
-    found = known.get(_squeezed(architecture))
-    if found is None or tag:
-        hint = did_you_mean(name.lower().replace("-", "_"), timm.list_models())
-        hint = hint.partition(" (known")[0] if hint.startswith("did") else "timm.list_models() lists them"
-        raise PlbenchError(f"backbone {name!r} is not a timm model; {hint}")
-    return found
+    # a name with a tag, such as resnet50.a1_in1k, has to be timm's own
+    known: dict[str, str] = {model.replace("_", ""): model for model in timm.list_models()}
+    if found := known.get(name.lower().replace("-", "").replace("_", "")):
+        return found
+    hint = did_you_mean(name.lower().replace("-", "_"), known.values())
+    hint = hint.partition(" (known")[0] if hint.startswith("did") else "timm.list_models() lists them"
+    raise PlbenchError(f"backbone {name!r} is not a timm model; {hint}")
 
 
 def packaged_weights() -> Path:
@@ -62,9 +61,19 @@ def pretrained_weights(backbone: str) -> Path:
     config = _pretrained_config(backbone)
     if config.hf_hub_id:
         return _from_hub(backbone, config)
-    if config.url:
-        return _from_url(backbone, config.url)
-    raise PlbenchError(f'timm publishes no weights for {backbone}; give `weights=FILE` or `weights="random"`')
+    if not config.url:
+        raise PlbenchError(f'timm publishes no weights for {backbone}; give `weights=FILE` or `weights="random"`')
+    target: Path = Path(torch.hub.get_dir()) / "checkpoints" / config.url.rpartition("/")[2]
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(config.url, str(target), progress=False)
+        except OSError as error:
+            raise PlbenchError(
+                f"weights of {backbone} could not be downloaded from {config.url}: {error}; download the file "
+                f'elsewhere and give `weights=FILE`, or `recipe="quick"`, whose weights are packaged'
+            ) from error
+    return target
 
 
 def default_normalisation(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -82,12 +91,7 @@ def pretrained_name(backbone: str) -> str:
 
 
 class Backbone(nn.Module):
-    """A timm model without classifier: images [B, 3, H, W] to pooled features [B, D].
-
-    Attributes:
-        net: the timm model; `net.forward_features` gives the map before pooling.
-        num_features: D.
-    """
+    """A timm model, `net`, without classifier: images [B, 3, H, W] to pooled features [B, D], D `num_features`."""
 
     def __init__(self, spec: ModelSpec) -> None:
         """Build the architecture with random weights.
@@ -130,11 +134,7 @@ class Backbone(nn.Module):
 
 
 def build_backbone(spec: ModelSpec, weights: Path | None, seed: int) -> Backbone:
-    """Return a backbone with the weights that its spec names.
-
-    Args:
-        weights: the file that `weights_path` found; None for random weights.
-        seed: of random weights.
+    """Return a backbone with the weights of the file that `weights_path` found; random ones by the seed if None.
 
     Raises:
         PlbenchError: if the file does not fit the architecture.
@@ -143,14 +143,28 @@ def build_backbone(spec: ModelSpec, weights: Path | None, seed: int) -> Backbone
         backbone = Backbone(spec)
     if weights is None:
         return backbone
+    timm, net = _timm(), backbone.net
     if spec.weights == "pretrained":
-        _load_pretrained(backbone, spec, weights)
-        return backbone
-    state = _read_state(weights)
-    if spec.weights == "packaged":  # the package's names are another library's; order and shapes are timm's
-        full = _timm().create_model(PACKAGED_BACKBONE)
-        state = dict(zip(full.state_dict(), state.values(), strict=True))
-    _load_matching(backbone.net, state, weights)
+        # timm loads the very file that was hashed, with its own conversions of old names
+        file, pooling = {"file": str(weights)}, _POOLING[spec.pooling]
+        state = timm.create_model(
+            spec.backbone, pretrained=True, pretrained_cfg_overlay=file, num_classes=0, global_pool=pooling
+        ).state_dict()
+    elif spec.weights == "packaged":  # the package's names are another library's; order and shapes are timm's
+        names = timm.create_model(PACKAGED_BACKBONE).state_dict()
+        state = dict(zip(names, _read_state(weights).values(), strict=True))
+    else:
+        state = _read_state(weights)
+    wanted = net.state_dict()
+    missing = [name for name in wanted if name not in state]
+    wrong = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
+    if missing or wrong:
+        raise PlbenchError(
+            f"{weights} does not fit the backbone: {len(missing)} of {len(wanted)} tensors are missing and "
+            f"{len(wrong)} have another shape (the first: {(missing + wrong)[0]}); give `backbone=` with the "
+            "architecture of the file"
+        )
+    net.load_state_dict({name: state[name] for name in wanted})  # without a classifier, if there is one
     return backbone
 
 
@@ -195,10 +209,6 @@ def _timm() -> Any:
     return timm
 
 
-def _squeezed(name: str) -> str:
-    return name.lower().replace("-", "").replace("_", "")
-
-
 def _pretrained_config(backbone: str) -> Any:
     _timm()
     from timm.models import get_pretrained_cfg
@@ -210,8 +220,7 @@ def _pretrained_config(backbone: str) -> Any:
 
 
 def _from_hub(backbone: str, config: Any) -> Path:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub import file_exists, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # its warning at each retry; what went wrong is said once, below
@@ -219,79 +228,28 @@ def _from_hub(backbone: str, config: Any) -> Path:
     for name in names:
         if isinstance(cached := try_to_load_from_cache(config.hf_hub_id, name), str):
             return Path(cached)
-    failure: Exception | None = None
     try:
-        for name in names:
-            try:
-                get_hf_file_metadata(hf_hub_url(config.hf_hub_id, name))  # answers at once; a download tries for long
-            except EntryNotFoundError as error:
-                failure = error
-            else:
-                return Path(hf_hub_download(config.hf_hub_id, name))
+        # asked first, which is answered at once: a download tries for long
+        name = names[0] if file_exists(config.hf_hub_id, names[0]) else names[1]
+        return Path(hf_hub_download(config.hf_hub_id, name))
     except Exception as error:  # the hub's client, its HTTP library and the disk each raise their own
-        failure = error
-    raise PlbenchError(
-        f"weights of {backbone} could not be downloaded from {config.hf_hub_id} on the Hugging Face hub "
-        f"({type(failure).__name__}); with a network: hf download {config.hf_hub_id} — then copy "
-        '~/.cache/huggingface here; or give `weights=FILE`, or `recipe="quick"`, whose weights are packaged'
-    ) from failure
-
-
-def _from_url(backbone: str, url: str) -> Path:
-    target = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-    if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(target), progress=False)
-        except OSError as error:
-            raise PlbenchError(
-                f"weights of {backbone} could not be downloaded from {url}: {error}; download the file elsewhere "
-                f'and give `weights=FILE`, or `recipe="quick"`, whose weights are packaged'
-            ) from error
-    return target
-
-
-def _load_pretrained(backbone: Backbone, spec: ModelSpec, weights: Path) -> None:
-    """Let timm load the very file that was hashed, with its own conversions of old names."""
-    source = _timm().create_model(
-        spec.backbone,
-        pretrained=True,
-        pretrained_cfg_overlay={"file": str(weights)},
-        num_classes=0,
-        global_pool=_POOLING[spec.pooling],
-    )
-    backbone.net.load_state_dict(source.state_dict())
+        raise PlbenchError(
+            f"weights of {backbone} could not be downloaded from {config.hf_hub_id} on the Hugging Face hub "
+            f"({type(error).__name__}); with a network: hf download {config.hf_hub_id} — then copy "
+            '~/.cache/huggingface here; or give `weights=FILE`, or `recipe="quick"`, whose weights are packaged'
+        ) from error
 
 
 def _read_state(path: Path) -> Mapping[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+    from timm.models import load_state_dict
 
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state: Mapping[str, Tensor] = load_state_dict(str(path), weights_only=True)
     except Exception as error:  # torch, zipfile and safetensors each raise their own
         raise PlbenchError(
             f"{path} is not a file of weights that can be read safely; give a state dict that torch.save wrote, or a "
             ".safetensors file"
         ) from error
-    for name in ("state_dict_ema", "state_dict", "model_ema", "model"):
-        if isinstance(state, dict) and isinstance(state.get(name), dict):
-            state = state[name]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not all(isinstance(value, Tensor) for value in state.values()):
         raise PlbenchError(f"{path} holds no state dict of tensors")
-    return {name.removeprefix("module."): value for name, value in state.items()}
-
-
-def _load_matching(net: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load all of the backbone's tensors; a classifier in the file is left out, anything missing is an error."""
-    wanted = net.state_dict()
-    missing = [name for name in wanted if name not in state]
-    wrong = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
-    if missing or wrong:
-        found = (missing + wrong)[0]
-        raise PlbenchError(
-            f"{path} does not fit the backbone: {len(missing)} of {len(wanted)} tensors are missing and {len(wrong)} "
-            f"have another shape (the first: {found}); give `backbone=` with the architecture of the file"
-        )
-    net.load_state_dict({name: state[name] for name in wanted})
+    return state

@@ -36,15 +36,14 @@ _STAGES: tuple[tuple[int, int, str, bool, tuple[tuple[int, int], ...]], ...] = (
 
 def _blocks() -> list[list[str]]:
     """Return the stages in timm's notation: a block without expansion is depthwise-separable."""
-    stages = []
-    for channels, stride, activation, squeezes, blocks in _STAGES:
-        stages.append(
-            [
-                f"{'ds' if expansion == 1 else 'ir'}_r1_k{kernel}_s{stride if number == 0 else 1}_e{expansion}"
-                f"_c{channels}{'_se0.25' if squeezes else ''}_n{activation}"
-                for number, (kernel, expansion) in enumerate(blocks)
-            ]
-        )
+    stages = [
+        [
+            f"{'ds' if expansion == 1 else 'ir'}_r1_k{kernel}_s{stride if number == 0 else 1}_e{expansion}"
+            f"_c{channels}{'_se0.25' if squeezes else ''}_n{activation}"
+            for number, (kernel, expansion) in enumerate(blocks)
+        ]
+        for channels, stride, activation, squeezes, blocks in _STAGES
+    ]
     return [*stages, [f"cn_r1_k1_s1_c{LAST_CONVOLUTION}"]]
 
 

@@ -10,17 +10,10 @@ from __future__ import annotations
 import torch
 
 _BOXES = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-_declared: list[torch.library.Library] = []  # a schema lives as long as its library object
 
 
-def declare_missing_operators() -> bool:
-    """Declare `torchvision::nms` and `torchvision::qnms` if torchvision fails for want of them.
-
-    Returns:
-        Whether they had to be declared in this process.
-    """
-    if _declared:
-        return True
+def _declare_missing() -> torch.library.Library | None:
+    """Declare `torchvision::nms` and `torchvision::qnms` if torchvision fails for want of them."""
     try:
         import torchvision  # type: ignore[import-untyped]  # noqa: F401
     except RuntimeError as error:
@@ -29,8 +22,9 @@ def declare_missing_operators() -> bool:
         library = torch.library.Library("torchvision", "DEF")
         for operator in ("nms", "qnms"):
             library.define(operator + _BOXES)
-        _declared.append(library)
-    return bool(_declared)
+        return library
+    return None
 
 
-declare_missing_operators()
+DECLARED = _declare_missing()
+"""What declared them, and has to live as long as they shall; None where that was not needed."""

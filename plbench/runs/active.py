@@ -17,7 +17,7 @@ from plbench.files import write_text
 from plbench.method import Method
 from plbench.metrics import evaluate_cells
 from plbench.metrics.cells import Cells, joined_cells
-from plbench.models import build_backbone, make_head, weights_path
+from plbench.models.backbones import build_backbone, make_head, weights_path
 from plbench.randomness import derive_seed, seeded
 from plbench.runs.inputs import OpenInputs
 from plbench.runs.plan.resolved import ResolvedRun, make_task

@@ -6,7 +6,7 @@ from plbench.loading.features import cached_features, features_key, set_damaged_
 from plbench.loading.jpegs import jpeg_decoder
 from plbench.loading.transforms import TrainTransform, eval_transform
 from plbench.method import Method
-from plbench.models import build_backbone, weights_path
+from plbench.models.backbones import build_backbone, weights_path
 from plbench.runs.protocol import Part, ProtocolData
 from plbench.runs.workspace import Workspace
 from plbench.spec import RunSpec

@@ -84,7 +84,7 @@ def describe_pretraining(model: ModelSpec, said: Sequence[str] | None) -> Pretra
         weights = f"a file of sha256 {(model.weights_sha256 or '')[:16]}"
         source = "not said; --pretraining says it" if said is None else "as said with --pretraining"
         return Pretraining(weights=weights, datasets=None if said is None else tuple(said), source=source)
-    from plbench.models import pretrained_name  # imports torch
+    from plbench.models.backbones import pretrained_name  # imports torch
 
     name = pretrained_name(model.backbone)
     seen = datasets_of_tag(name.partition(".")[2])

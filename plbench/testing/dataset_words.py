@@ -13,7 +13,7 @@ from plbench.api import BenchmarkProtocol
 from plbench.data.dataset import Dataset
 from plbench.data.simulation import parse
 from plbench.errors import PlbenchError
-from plbench.models import PACKAGED_BACKBONE, resolve_backbone
+from plbench.models.backbones import PACKAGED_BACKBONE, resolve_backbone
 from plbench.runs.plan.resolved import validate_params
 from plbench.runs.registry import Registry
 from plbench.spec import Plan

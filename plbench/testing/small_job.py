@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from plbench.loading.transforms import TrainTransform, eval_transform
 from plbench.method import Batch, Method, Task
-from plbench.models import make_head
+from plbench.models.backbones import make_head
 from plbench.randomness import derive_seed, seeded
 from plbench.runs.plan.resolved import make_task, validate_params
 from plbench.runs.protocol import ProtocolData

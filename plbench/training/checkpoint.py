@@ -26,16 +26,10 @@ NUM_KEPT = 2
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint as its note describes it.
-
-    Attributes:
-        step: at which it was made. num_processes: that trained.
-    """
+    """A checkpoint as its note describes it."""
 
     path: Path
     step: int
-    num_processes: int
-    sha256: str
     spec: dict[str, Any]
 
 
@@ -48,19 +42,14 @@ class Checkpoints:
 
     def __init__(self, run_folder: Path, spec: RunSpec) -> None:
         """Nothing is read yet."""
-        self.folder, self._spec = run_folder / FOLDER, spec
+        self.folder, self._spec = run_folder / FOLDER, spec.model_dump(mode="json", exclude_none=True)
 
     def exist(self) -> bool:
         """Return whether there is anything to go on from."""
-        # notes, not tensors: a save that was killed may leave tensors without a note
-        return any(self.folder.glob("step-*.json"))
+        return bool(self._notes())
 
     def save(self, state: dict[str, Any], num_processes: int) -> Path:
-        """Write a checkpoint; the last good one stays until it is whole, older ones go.
-
-        Args:
-            state: tensors and plain values, with the "step".
-            num_processes: that train.
+        """Write a checkpoint of tensors and plain values; the last good one stays until it is whole, older ones go.
 
         Raises:
             StoreError: if it cannot be written; what was there before stays.
@@ -69,19 +58,16 @@ class Checkpoints:
             _delete(path)
         for path in self.folder.glob(".step-*.tmp"):  # what a killed process left half written
             path.unlink(missing_ok=True)
-        step = int(state["step"])
-        path = self.folder / f"step-{step:08d}.pt"
-        # of what is handed to the disk, so that `_is_whole` also finds what the disk lost
+        path = self.folder / f"step-{state['step']:08d}.pt"
+        # of what is handed to the disk, so that `_found` also notices what the disk lost
         digest = hashlib.sha256()
         write_atomically(path, lambda file: torch.save(state, _Hashing(file, digest.update)))  # type: ignore[arg-type]
         note = {
-            "step": step,
-            "epoch": state["epoch"],
-            "batch": state["batch"],
+            **{name: state[name] for name in ("step", "epoch", "batch")},
             "num_processes": num_processes,
             "sha256": digest.hexdigest(),
             "plbench": __version__,
-            "spec": self._spec.model_dump(mode="json", exclude_none=True),
+            "spec": self._spec,
         }
         # after the tensors: only the note makes them a checkpoint
         write_json(path.with_suffix(".json"), note)
@@ -100,11 +86,16 @@ class Checkpoints:
         """
         damaged: list[Path] = []
         for note in reversed(self._notes()):
-            found = _read_note(note)
-            if found is None or not _is_whole(found):
+            found = _found(note)
+            if found is None:
                 damaged.append(note.with_suffix(".pt"))
                 continue
-            self._check_owner(found)
+            if differs := differences(found.spec, self._spec):
+                shown = "; ".join(differs[:4]) + (f"; and {len(differs) - 4} more" if len(differs) > 4 else "")
+                raise StoreError(
+                    f"checkpoint {found.path} belongs to another run: {shown}; delete {self.folder}, or run with "
+                    "`force=True`"
+                )
             if damaged:
                 warn(f"Checkpoint {damaged[0]} is damaged; going on from the one before, of step {found.step}")
             return found
@@ -128,25 +119,12 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _notes(self) -> list[Path]:
+        # notes, not tensors: a save that was killed may leave tensors without a note
         return sorted(self.folder.glob("step-*.json"))
-
-    def _check_owner(self, found: Found) -> None:
-        here = self._spec.model_dump(mode="json", exclude_none=True)
-        differs = differences(found.spec, here)
-        if differs:
-            shown = "; ".join(differs[:4]) + (f"; and {len(differs) - 4} more" if len(differs) > 4 else "")
-            raise StoreError(
-                f"checkpoint {found.path} belongs to another run: {shown}; delete {self.folder}, or run "
-                "with `force=True`"
-            )
 
 
 def save(path: Path, spec_sha256: str, state: dict[str, Any]) -> None:
-    """Write the weights of a run that is done, atomically.
-
-    Args:
-        spec_sha256: of the run that they belong to.
-        state: tensors and plain values.
+    """Write the weights of a run that is done, atomically: tensors and plain values.
 
     Raises:
         StoreError: if they cannot be written.
@@ -155,14 +133,7 @@ def save(path: Path, spec_sha256: str, state: dict[str, Any]) -> None:
 
 
 def load(path: Path, spec_sha256: str) -> dict[str, Any]:
-    """Read the weights of a run that is done, onto the CPU.
-
-    Args:
-        path: of the file that `save` wrote.
-        spec_sha256: of the run that the weights must belong to.
-
-    Returns:
-        What `save` was given as `state`.
+    """Read the weights of a run that is done, as `save` was given them, onto the CPU.
 
     Raises:
         StoreError: if the file is damaged, or another run's.
@@ -178,32 +149,24 @@ class _Hashing:
     """A file that is written to, and what was written told on."""
 
     def __init__(self, file: IO[bytes], tell: Callable[[bytes], None]) -> None:
-        self._file, self._tell = file, tell
+        self._file, self._tell, self.flush = file, tell, file.flush
 
     def write(self, content: bytes) -> int:
         self._tell(content)
         return self._file.write(content)
 
-    def flush(self) -> None:
-        self._file.flush()
 
-
-def _read_note(path: Path) -> Found | None:
+def _found(note: Path) -> Found | None:
+    """Return the checkpoint that a note describes; None if the one or the other is damaged."""
+    path = note.with_suffix(".pt")
     try:
-        content = json.loads(path.read_text())
-        return Found(
-            path.with_suffix(".pt"), content["step"], content["num_processes"], content["sha256"], content["spec"]
-        )
+        content = json.loads(note.read_text())
+        found = Found(path, content["step"], content["spec"])
+        with path.open("rb") as file:
+            is_whole = hashlib.file_digest(file, "sha256").hexdigest() == content["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _is_whole(found: Found) -> bool:
-    try:
-        with found.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == found.sha256
-    except OSError:
-        return False
+    return found if is_whole else None
 
 
 def _loaded(path: Path) -> dict[str, Any]:

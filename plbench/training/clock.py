@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping
 
@@ -43,11 +44,7 @@ class Clock:
         self.lap("other")
 
     def lap(self, phase: str) -> None:
-        """Count what was done since the last lap to this phase.
-
-        Args:
-            phase: one of `PHASES`.
-        """
+        """Count what was done since the last lap to this one of `PHASES`."""
         if not self._on_gpu:
             now = time.perf_counter()
             self._seconds[phase] += now - self._last
@@ -61,29 +58,20 @@ class Clock:
         """Count what happened since the last lap to nobody."""
         self._last = time.perf_counter()
 
-    def read(self) -> None:
-        """Take the laps in that a GPU has come to; wait for it."""
-        if not self._marks:
-            return
-        # torch refuses to subtract events that the queue has not come to
-        torch.cuda.synchronize()
-        for (_, start), (phase, end) in zip(self._marks, self._marks[1:], strict=False):
-            if phase != "other":  # between two measured steps there are many others
-                self._seconds[phase] += start.elapsed_time(end) / 1000
-        self._marks.clear()
-
     def seconds(self) -> dict[str, float]:
-        """Return seconds by phase of all steps; of a GPU, scaled up from those measured."""
-        self.read()
+        """Return seconds by phase of all steps; of a GPU, which it waits for, scaled up from those measured."""
+        if self._marks:
+            # torch refuses to subtract events that the queue has not come to
+            torch.cuda.synchronize()
+            for (_, start), (phase, end) in itertools.pairwise(self._marks):
+                if phase != "other":  # between two measured steps there are many others
+                    self._seconds[phase] += start.elapsed_time(end) / 1000
+            self._marks.clear()
         scale = self._steps / self._measured_steps if self._on_gpu and self._measured_steps else 1.0
         return {phase: self._earlier[phase] + scale * value for phase, value in self._seconds.items()}
 
-    def state_dict(self) -> dict[str, float]:
-        """Return what a checkpoint keeps."""
-        return self.seconds()
-
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Go on from what a checkpoint kept."""
+    def go_on_from(self, state: Mapping[str, float]) -> None:
+        """Add to the `seconds` that a checkpoint kept."""
         self._earlier = {phase: float(state.get(phase, 0.0)) for phase in PHASES}
         self._seconds = dict.fromkeys(PHASES, 0.0)
         # the scale is of this session's steps alone: what a checkpoint kept is scaled already

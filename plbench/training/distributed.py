@@ -47,22 +47,11 @@ class World:
         return self.rank == 0
 
     def shares(self, num_rows: int) -> list[int]:
-        """Return rows of a global batch that fall to each process.
-
-        Args:
-            num_rows: of the global batch.
-
-        Returns:
-            [size], by rank; 0 for processes that a short batch leaves without a row.
-        """
+        """Return rows of a global batch that fall to each process, 0 where a short batch leaves it without a row."""
         return [len(share_of(num_rows, rank, self.size)) for rank in range(self.size)]
 
     def sum_(self, values: Tensor) -> Tensor:
-        """Replace values by their sum over all processes, the same bits in each.
-
-        Args:
-            values: of one shape in all processes; written to.
-        """
+        """Replace values, of one shape in all processes, by their sum over them, the same bits in each."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
@@ -87,11 +76,7 @@ class World:
         return values
 
     def shared(self, make: Callable[[], T]) -> T:
-        """Return what the main process makes, for all. The others wait.
-
-        Args:
-            make: called in the main process alone; what it returns must be picklable.
-        """
+        """Return what the main process makes, for all; it must be picklable. The others wait."""
         if self.size == 1:
             return make()
         values = [make() if self.is_main else None]
@@ -100,20 +85,13 @@ class World:
 
     @torch.no_grad()
     def copy_from_main_(self, tensors: Iterable[Tensor]) -> None:
-        """Replace tensors by those of the main process.
-
-        Args:
-            tensors: the same number, order and shapes in all processes; written to in all but the main one.
-        """
+        """Replace tensors, of the same number, order and shapes in all processes, by those of the main one."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
     def check_same(self, facts: Mapping[str, str]) -> None:
-        """Make sure that all processes are about to do the same.
-
-        Args:
-            facts: what must agree, by name, as it is said in the error.
+        """Make sure that all processes are about to do the same: facts by name, as they are said in the error.
 
         Raises:
             PlbenchError: in all of them, naming the first process and fact that differ.
@@ -129,9 +107,7 @@ class World:
                     )
 
     def wrapped(self, network: nn.Module) -> nn.Module:
-        """Return the network under torch's DistributedDataParallel, gradients summed.
-
-        As it is where there is one process.
+        """Return the network under torch's DistributedDataParallel, gradients summed; as it is in one process.
 
         Parameters that a step does not use have no gradient, as in one process.
         """
@@ -145,8 +121,13 @@ class World:
             # gradients lie in the buckets that travel, so that there is no second copy of them
             gradient_as_bucket_view=True,
         )
-        # a lambda: torch refuses a hook whose annotations are strings
-        parallel.register_comm_hook(None, lambda state, bucket: _sum_gradients(bucket.buffer()))
+
+        def sum_gradients(state, bucket):  # type: ignore[no-untyped-def]  # torch refuses annotations that are strings
+            # where DDP's own hook divides by the processes: the engine divides by the whole batch's weight;
+            # not waited for here: a bucket travels while backward fills the next one
+            return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda future: future.value()[0])
+
+        parallel.register_comm_hook(None, sum_gradients)
         return parallel
 
 
@@ -178,15 +159,6 @@ class _Gather(torch.autograd.Function):
         return own, None, None
 
 
-def _sum_gradients(gradients: Tensor) -> torch.futures.Future[Tensor]:
-    """Sum gradients, where DDP's own hook divides by the processes: the engine divides by the whole batch's weight."""
-    # not waited for here: a bucket travels while backward fills the next one
-    work = dist.all_reduce(gradients, async_op=True)
-    assert work is not None
-    summed: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
-    return summed
-
-
 def is_launched() -> bool:
     """Return whether this process is one of several, as `torchrun` and `plbench.training.launch` start them."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
@@ -196,11 +168,10 @@ def is_launched() -> bool:
 def joined(device: torch.device) -> Iterator[World]:
     """Join the world that the environment names (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), while the scope lasts.
 
+    Yields `ALONE` where this process was not launched as one of several.
+
     Args:
         device: of this process; on a GPU, tensors there travel by NCCL and all others by gloo.
-
-    Yields:
-        The world; `ALONE` where this process was not launched as one of several.
 
     Raises:
         PlbenchError: if the other processes cannot be reached.
@@ -217,7 +188,17 @@ def joined(device: torch.device) -> Iterator[World]:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_WORKING)
     except (RuntimeError, ValueError, OSError) as error:
-        raise PlbenchError(_unreachable(place, error)) from error
+        text = str(error)
+        if "EADDRINUSE" in text or "address already in use" in text.lower():
+            why = f"port of {place} is in use by another program; set MASTER_PORT to a free one, or use `nproc=`"
+        elif isinstance(error, ValueError):
+            why = f"the environment of a process among several is not complete: {text.splitlines()[0]}; use torchrun"
+        else:
+            why = (
+                f"the main process at {place} could not be reached within {_MEETING.seconds} s; check MASTER_ADDR and "
+                "MASTER_PORT, and that all processes were started"
+            )
+        raise PlbenchError(why) from error
     try:
         yield World(rank, size)
     finally:
@@ -232,15 +213,3 @@ def local_rank() -> int:
 def local_size() -> int:
     """Return number of processes on this machine that belong together."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
-
-
-def _unreachable(place: str, error: Exception) -> str:
-    text = str(error)
-    if "EADDRINUSE" in text or "address already in use" in text.lower():
-        return f"port of {place} is in use by another program; set MASTER_PORT to a free one, or use `nproc=`"
-    if isinstance(error, ValueError):
-        return f"the environment of a process among several is not complete: {text.splitlines()[0]}; use torchrun"
-    return (
-        f"the main process at {place} could not be reached within {_MEETING.seconds} s; check MASTER_ADDR and "
-        "MASTER_PORT, and that all processes were started"
-    )

@@ -30,12 +30,7 @@ class Dropout:
     """
 
     def __init__(self, seed: int, model: nn.Module) -> None:
-        """Take the model's dropout layers in order.
-
-        Args:
-            seed: of the run.
-            model: whose layers draw.
-        """
+        """Take the model's dropout layers in order, and the seed of the run."""
         self._seed = seed
         self._numbers = {layer: number for number, layer in enumerate(_random_layers(model))}
         self._calls: Counter[int] = Counter()
@@ -57,10 +52,7 @@ class Dropout:
     def drawing(self, step: int, first_row: int, num_rows: int) -> Iterator[None]:
         """Enter the forward pass, and backward where it computes activations again, of some rows of a step's batch.
 
-        Args:
-            step: of the training.
-            first_row: place of the first row in the global batch.
-            num_rows: from there on.
+        `first_row` is the place of the first of them in the global batch.
         """
         self._step, self._first_row, self._num_rows = step, first_row, num_rows
         self.rewind()
@@ -78,7 +70,6 @@ class Dropout:
         """Return what a layer multiplies values by in its next call: 0, or 1 / (1 - dropped).
 
         Args:
-            layer: one of the model's.
             shape: of the factors. The first dimension is that of the rows, or a multiple of it, row by row.
             dropped: chance of 0.
             values: gives type and device.
@@ -119,10 +110,8 @@ class Dropout:
         if not self._num_rows or len(values) % self._num_rows or dropped >= 1.0:
             own: Tensor = type(layer).forward(layer, values)
             return own  # outside a step, such as passes with dropout in a hook
-        if isinstance(layer, nn.Dropout):
-            return values * self.factors(layer, values.shape, dropped, values)
-        # one factor a channel of an image, or, in stochastic depth, one an image
-        kept_dims = 2 if isinstance(layer, _BY_CHANNEL) else 1
+        # one factor a value, a channel of an image, or, in stochastic depth, an image
+        kept_dims = values.ndim if isinstance(layer, nn.Dropout) else 2 if isinstance(layer, _BY_CHANNEL) else 1
         shape = (*values.shape[:kept_dims], *(1 for _ in values.shape[kept_dims:]))
         factors = self.factors(layer, shape, dropped, values)
         # timm's stochastic depth may be told not to scale what is kept
@@ -130,23 +119,18 @@ class Dropout:
 
 
 def draws_alone(model: nn.Module) -> bool:
-    """Return whether something in a model draws by itself when it trains, so that each process draws its own.
-
-    Args:
-        model: a model of timm, or any other.
-    """
+    """Return whether something in a model draws by itself when it trains, so that each process draws its own."""
     own = set(_random_layers(model))
-    for name, layer in model.named_modules():
+
+    def draws(name: str, layer: nn.Module) -> bool:
         if name.endswith("attn_drop") and _chance(layer) > 0:
             return True  # torch's fused attention asks for the chance alone
-        if layer in own:
-            continue
-        rates = [getattr(layer, name, 0.0) for name in ("drop_rate", "dropout", "drop_prob", "prob")]
-        if isinstance(layer, nn.modules.dropout._DropoutNd):
-            rates.append(layer.p)
-        if any(isinstance(rate, float) and rate > 0 for rate in rates):
-            return True
-    return False
+        names = ["drop_rate", "dropout", "drop_prob", "prob"]
+        names += ["p"] * isinstance(layer, nn.modules.dropout._DropoutNd)
+        rates = [] if layer in own else [getattr(layer, rate, 0.0) for rate in names]
+        return any(isinstance(rate, float) and rate > 0 for rate in rates)
+
+    return any(draws(name, layer) for name, layer in model.named_modules())
 
 
 def has_batch_statistics(model: nn.Module) -> bool:

@@ -33,19 +33,19 @@ def prepare_fit(model: nn.Module, method: Method, plan: Plan, steps_per_epoch: i
     Args:
         model: in its initial state; moved to the device of `execution`.
         method: says which parameters learn, and how fast (`param_groups`).
-        plan: optimiser, rates, epochs and average.
         steps_per_epoch: optimiser steps, over all processes: ceil(N / batch_size).
-        execution: where and how precisely.
-
-    Returns:
-        The state before the first step.
 
     Raises:
         PlbenchError: if the method has no parameter to train.
     """
     # torch's synchronised batch normalisation does not run on a CPU
     if execution.world.size > 1 and execution.device.type == "cuda":
-        model = _with_common_statistics(model)
+        import plbench.models.torchvision_ops  # noqa: F401  # isort: skip
+
+        # timm's and not torch's: it also converts timm's layers that normalise and activate in one
+        from timm.layers.norm_act import convert_sync_batchnorm
+
+        model = convert_sync_batchnorm(model)
     # before the optimiser is made, which looks at where the parameters are
     model = model.to(execution.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     num_steps = plan.epochs * steps_per_epoch
@@ -98,7 +98,11 @@ def fit(
     view = View(state, inputs, execution)
     dropout = Dropout(seed, state.model)
     method = Guarded(state.method)
-    stepper = _stepper(state, method, plan, execution, dropout)
+    if execution.compiles:
+        # in place: the names of parameters, and with them checkpoints, stay as they are
+        state.model.compile()
+    network = execution.world.wrapped(Network(state.model, method))
+    stepper = Stepper(network, method, plan, execution, state.tally, state.clock, dropout)
     # building the model and reading a checkpoint are no part of the training
     state.clock.resume()
     report(state.step, last_epoch * steps_per_epoch)
@@ -116,22 +120,25 @@ def fit(
                 report(state.step, last_epoch * steps_per_epoch)
                 after_step()
                 # each look makes the host wait for a GPU's queue
-                if not execution.reads_late or state.batch % READ_EVERY == 0:
-                    _handle(state, request, steps_per_epoch, start, execution, handle)
+                if execution.reads_late and state.batch % READ_EVERY:
+                    continue
+                together = state.tally.read(state.method.name, steps_per_epoch)
+                wanted = request if execution.world.size == 1 else together
+                if (wanted.save or wanted.stop) and state.batch < steps_per_epoch:  # else the epoch ends here anyway
+                    state.seconds = time.perf_counter() - start
+                    state.generators = execution.world.gather_objects(state_of_generators(execution.device))
+                    handle(wanted)
         # raises if a step was not finite: before a hook sees the epoch, and before it is saved
         state.tally.read(state.method.name, steps_per_epoch)
         method.epoch_end(view, progress)
-        _close_epoch(state, steps_per_epoch, start)
+        state.epoch += 1
+        loss, rate = float(state.tally.loss_sum) / steps_per_epoch, state.schedule.get_last_lr()[0]
+        row = {"epoch": state.epoch, "step": state.step, "loss": loss, "lr": rate}
+        state.history.append({**row, "seconds": time.perf_counter() - start})
+        # at the beginning of an epoch generators follow from the seed (`_chance`): there is nothing to keep
+        state.batch, state.seconds, state.generators = 0, 0.0, None
+        state.tally.loss_sum.zero_()
         after_epoch(state)
-
-
-def _stepper(state: FitState, method: Guarded, plan: Plan, execution: Execution, dropout: Dropout) -> Stepper:
-    """Return what takes the steps, over however many processes."""
-    if execution.compiles:
-        # in place: the names of parameters, and with them checkpoints, stay as they are
-        state.model.compile()
-    network = execution.world.wrapped(Network(state.model, method))
-    return Stepper(network, method, plan, execution, state.tally, state.clock, dropout)
 
 
 def _steps(
@@ -155,41 +162,6 @@ def _steps(
         state.clock.start_step()
 
 
-def _close_epoch(state: FitState, steps_per_epoch: int, start: float) -> None:
-    """Note what the epoch came to, and make `state` that of an epoch's end."""
-    state.epoch += 1
-    state.history.append(
-        {
-            "epoch": state.epoch,
-            "step": state.step,
-            "loss": float(state.tally.loss_sum) / steps_per_epoch,
-            "lr": state.schedule.get_last_lr()[0],
-            "seconds": time.perf_counter() - start,
-        }
-    )
-    # at the beginning of an epoch generators follow from the seed (`_chance`): there is nothing to keep
-    state.batch, state.seconds, state.generators = 0, 0.0, None
-    state.tally.loss_sum.zero_()
-
-
-def _handle(
-    state: FitState,
-    request: ControlRequest,
-    steps_per_epoch: int,
-    start: float,
-    execution: Execution,
-    handle: Callable[[ControlRequest], None],
-) -> None:
-    """Check what the last steps came to and handle what was requested, unless the epoch ends here anyway."""
-    together = state.tally.read(state.method.name, steps_per_epoch)
-    if execution.world.size == 1:
-        together = request
-    if (together.save or together.stop) and state.batch < steps_per_epoch:
-        state.seconds = time.perf_counter() - start
-        state.generators = execution.world.gather_objects(state_of_generators(execution.device))
-        handle(together)
-
-
 @contextmanager
 def _chance(state: FitState, seed: int, execution: Execution) -> Iterator[None]:
     """Seed what an epoch draws from global generators: by the run's seed, or as a checkpoint inside the epoch left it.
@@ -204,13 +176,3 @@ def _chance(state: FitState, seed: int, execution: Execution) -> Iterator[None]:
         if state.batch and saved is not None and len(saved) == execution.world.size:
             put_generators_back(saved[execution.world.rank], execution.device)
         yield
-
-
-def _with_common_statistics(model: nn.Module) -> nn.Module:
-    import plbench.models.torchvision_ops  # noqa: F401  # isort: skip
-
-    # timm's and not torch's: it also converts timm's layers that normalise and activate in one
-    from timm.layers.norm_act import convert_sync_batchnorm
-
-    converted: nn.Module = convert_sync_batchnorm(model)
-    return converted

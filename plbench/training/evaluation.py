@@ -40,50 +40,28 @@ class View:
         self, weights: Literal["ema", "raw"] = "ema", *, dropout: bool = False, passes: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Stream (row index, score) on the CPU; see `TrainView`."""
-        model = self._state.averaged(weights)
         state = self._state
         state.images_viewed += passes * len(self._inputs)
         # from the initial seed: a draw from the generator would shift what the method draws later
-        seed = derive_seed(state.method.task.generator.initial_seed(), "view", state.step)
-        yield from predict(
-            model,
-            state.method,
-            self._inputs,
-            self._execution,
-            dropout_seed=seed if dropout else None,
-            passes=passes,
-        )
+        seed = derive_seed(state.method.task.generator.initial_seed(), "view", state.step) if dropout else None
+        model = state.averaged(weights)
+        yield from predict(model, state.method, self._inputs, self._execution, dropout_seed=seed, passes=passes)
 
     def compute(self, function: Function, weights: Literal["ema", "raw"] = "ema") -> Iterator[tuple[Tensor, Tensor]]:
-        """Stream (row index, what the function makes of model and inputs) on the CPU; see `TrainView`."""
-        self._state.images_viewed += len(self._inputs)
-        yield from compute(self._state.averaged(weights), function, self._inputs, self._execution)
+        """Stream (row index [b], what the function makes of model and inputs, float32) on the CPU; see `TrainView`."""
+        state, inputs, execution = self._state, self._inputs, self._execution
+        state.images_viewed += len(inputs)
+        model = state.averaged(weights)
 
+        def evaluated(values: Tensor) -> Tensor:
+            with evaluation_mode(model), torch.inference_mode(), execution.autocast():
+                return function(model, execution.inputs(values)).float().cpu()
 
-def compute(
-    model: nn.Module, function: Function, inputs: Inputs, execution: Execution
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Stream (row index [b], function(model, inputs) as float32) on the CPU, every row once, in order, everywhere.
-
-    Args:
-        model: put in eval mode for each batch.
-        function: of the model and inputs [b, ...]; gives a row for each input.
-        inputs: the part to look at.
-        execution: where and how precisely.
-    """
-
-    def evaluated(values: Tensor) -> Tensor:
-        with evaluation_mode(model), torch.inference_mode(), execution.autocast():
-            return function(model, execution.inputs(values)).float().cpu()
-
-    world = execution.world
-    # statistics of batches that each process saw on its own
-    world.copy_from_main_(model.buffers())
-    own = ((rows, evaluated(values)) for rows, values in inputs.ordered(EVAL_BATCH_SIZE, world))
-    if world.size == 1:
-        yield from own
-    else:  # a process without a batch learns from one row what its share would look like
-        yield from _together(own, len(inputs), world, evaluated(next(inputs.ordered(1))[1])[:0])
+        # statistics of batches that each process saw on its own
+        execution.world.copy_from_main_(model.buffers())
+        own = ((rows, evaluated(values)) for rows, values in inputs.ordered(EVAL_BATCH_SIZE, execution.world))
+        # a process without a batch learns from one row what its share would look like
+        yield from _together(own, len(inputs), execution.world, lambda: evaluated(next(inputs.ordered(1))[1])[:0])
 
 
 def predict(
@@ -94,37 +72,25 @@ def predict(
     *,
     dropout_seed: int | None = None,
     passes: int = 1,
-    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Stream (row index [b], scores [b, C] float32) on the CPU, every row once, in order, in every process.
-
-    The method sees no labels here: what it would be scored on stays out of its reach.
-
-    Args:
-        dropout_seed: switches dropout on, seeded.
-        passes: number of passes whose scores are averaged.
-    """
-    own = predict_share(model, method, inputs, execution, dropout_seed=dropout_seed, passes=passes, report=report)
-    if execution.world.size == 1:
-        yield from own
-    else:
-        yield from _together(own, len(inputs), execution.world, torch.empty(0, inputs.labels.num_classes))
+    """Do as `predict_share`, but give every process all rows, in order."""
+    own = predict_share(model, method, inputs, execution, dropout_seed=dropout_seed, passes=passes)
+    return _together(own, len(inputs), execution.world, lambda: torch.empty(0, inputs.labels.num_classes))
 
 
 def _together(
-    own: Iterator[tuple[Tensor, Tensor]], num_rows: int, world: World, nothing: Tensor
+    own: Iterator[tuple[Tensor, Tensor]], num_rows: int, world: World, nothing: Callable[[], Tensor]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the batches that all processes computed, each in every process.
-
-    Args:
-        own: this process's. nothing: what one without rows looks like, [0, …].
-    """
+    """Yield the batches that all processes computed, each in every process; `nothing` makes an empty share, [0, …]."""
+    if world.size == 1:
+        yield from own
+        return
     num_batches = math.ceil(num_rows / EVAL_BATCH_SIZE)
     for first in range(0, num_batches, world.size):
         # in the last round some processes have no batch: they take part with an empty share
         starts = [EVAL_BATCH_SIZE * min(number, num_batches) for number in range(first, first + world.size)]
         shares = [max(0, min(EVAL_BATCH_SIZE, num_rows - start)) for start in starts]
-        values = world.gather(next(own)[1] if shares[world.rank] else nothing, shares)
+        values = world.gather(next(own)[1] if shares[world.rank] else nothing(), shares)
         for start, share, chunk in zip(starts, shares, values.split(shares), strict=True):
             if share:
                 yield torch.arange(start, start + share), chunk
@@ -140,20 +106,27 @@ def predict_share(
     passes: int = 1,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Do as `predict`, but in each process only for the batches that fall to it: together, every row once.
+    """Stream (row index [b], scores [b, C] float32) on the CPU, of the batches that fall to this process.
+
+    The method sees no labels here: what it would be scored on stays out of its reach.
 
     Args:
-        model, method, inputs, execution, dropout_seed, passes: as of `predict`.
+        model: put in eval mode for each batch.
+        dropout_seed: switches dropout on, seeded.
+        passes: number of passes whose scores are averaged.
         report: is told rows done, about, and rows in all.
 
-    Yields:
-        Row index [b] and scores [b, C] float32, on the CPU.
-
     Raises:
-        TrainingError: if scores have another shape, or are not finite.
+        PlbenchError: if scores have another shape, or are not finite.
     """
-    num_classes, world, done = inputs.labels.num_classes, execution.world, 0
+    num_classes, world, guarded, done = inputs.labels.num_classes, execution.world, hooks.Guarded(method), 0
     world.copy_from_main_(model.buffers())  # statistics of batches that each process saw on its own
+
+    def scored(batch: Batch) -> Tensor:
+        with execution.autocast():
+            output = guarded.forward(model, batch, Progress(0, 1, 0, 1))
+        return guarded.scores(widened(output), (len(batch.index), num_classes)).float()
+
     for rows, values in inputs.ordered(EVAL_BATCH_SIZE, world):
         with evaluation_mode(model, dropout=dropout_seed is not None), torch.inference_mode():
             batch = Batch(
@@ -166,9 +139,13 @@ def predict_share(
             first = int(rows[0])
             drawing = nullcontext() if dropout_seed is None else seeded(derive_seed(dropout_seed, "dropout", first))
             with drawing:
-                scores = sum(_scores(model, method, batch, execution) for _ in range(passes)) / passes
-        assert isinstance(scores, Tensor)
-        _check_scores(scores, method, (len(rows), num_classes))
+                scores = sum((scored(batch) for _ in range(passes)), torch.zeros((), device=execution.device)) / passes
+        if not torch.isfinite(scores).all():
+            raise TrainingError(
+                f"method {method.name!r} gave scores that are not finite; in scores, or in forward without training, "
+                "something is not",
+                hooks.try_it(method),
+            )
         # the others are about as far, and asking them would make them wait
         done += len(rows) * world.size
         report(min(done, len(inputs)), len(inputs))
@@ -197,25 +174,3 @@ def collect_cells(stream: Iterator[tuple[Tensor, Tensor]], labels: PartialLabels
         np.concatenate(part) for part in zip(*(parts or [nothing]), strict=True)
     )
     return Cells(row_index, class_index, values, positives, labels.num_images, labels.num_classes, in_top)
-
-
-def _scores(model: nn.Module, method: Method, batch: Batch, execution: Execution) -> Tensor:
-    guarded = hooks.Guarded(method)
-    with execution.autocast():
-        output = guarded.forward(model, batch, Progress(0, 1, 0, 1))
-    return guarded.scores(widened(output)).float()
-
-
-def _check_scores(scores: Tensor, method: Method, shape: tuple[int, int]) -> None:
-    if tuple(scores.shape) != shape:
-        raise TrainingError(
-            f"method {method.name!r} gave scores of shape {tuple(scores.shape)}, not {shape}; its scores are to be one "
-            "of each class for each image",
-            hooks.try_it(method),
-        )
-    if not torch.isfinite(scores).all():
-        raise TrainingError(
-            f"method {method.name!r} gave scores that are not finite; in scores, or in forward without training, "
-            "something is not",
-            hooks.try_it(method),
-        )

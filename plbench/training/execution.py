@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +16,7 @@ from plbench.training.distributed import ALONE, World
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and how precisely a model computes.
-
-    Attributes:
-        world: the processes that train together.
-        compiles: whether models go through `torch.compile` before they train.
-    """
+    """Where and how precisely a model computes, and whether it goes through `torch.compile` before it trains."""
 
     device: torch.device
     precision: Precision
@@ -38,22 +34,16 @@ class Execution:
         return torch.autocast(self.device.type, getattr(torch, self.precision), enabled=enabled)
 
     def move(self, batch: Batch) -> Batch:
-        """Return the batch on the device, images channels-last."""
-        return Batch(
-            self.inputs(batch.inputs),
-            self._sent(batch.labels),
-            self._sent(batch.index),
-            tuple(self.inputs(view) for view in batch.views),
-        )
+        """Return the batch on the device."""
+        inputs, labels, index = (self.inputs(values) for values in (batch.inputs, batch.labels, batch.index))
+        return Batch(inputs, labels, index, tuple(self.inputs(view) for view in batch.views))
 
-    def inputs(self, inputs: Tensor) -> Tensor:
-        """Return inputs on the device."""
-        return self._sent(inputs, torch.channels_last if inputs.ndim == 4 else torch.preserve_format)
-
-    def _sent(self, values: Tensor, layout: torch.memory_format = torch.preserve_format) -> Tensor:
-        """Send to the device. From memory that is not pinned, a copy waits for all that the GPU has to do."""
+    def inputs(self, values: Tensor) -> Tensor:
+        """Return values on the device, images channels-last."""
+        # from memory that is not pinned, a copy waits for all that the GPU has to do
         if self.device.type == "cuda" and values.device.type == "cpu":
             values = values.pin_memory()
+        layout = torch.channels_last if values.ndim == 4 else torch.preserve_format
         return values.to(self.device, memory_format=layout, non_blocking=True)
 
 
@@ -75,12 +65,17 @@ class evaluation_mode:
             module.training = training
 
 
-def widened(output: Any) -> Any:
-    """Return half-precision tensors of a model output as float32, through dictionaries and sequences."""
+def mapped(output: Any, change: Callable[[Tensor], Any]) -> Any:
+    """Return a model output with each of its tensors changed, through dictionaries and sequences."""
     if isinstance(output, Tensor):
-        return output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
+        return change(output)
     if isinstance(output, dict):
-        return {name: widened(value) for name, value in output.items()}
+        return {name: mapped(value, change) for name, value in output.items()}
     if isinstance(output, (tuple, list)):
-        return type(output)(widened(value) for value in output)
+        return type(output)(mapped(value, change) for value in output)
     return output
+
+
+def widened(output: Any) -> Any:
+    """Return a model output with its half-precision tensors as float32."""
+    return mapped(output, lambda values: values.float() if values.dtype in (torch.float16, torch.bfloat16) else values)

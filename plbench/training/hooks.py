@@ -38,7 +38,7 @@ class Guarded:
     """A method, or its class, whose hooks say what went wrong in them; all other attributes are its own.
 
     What a hook raises becomes a sentence, save what it says to a person on purpose: a `PluginError` takes the place of
-    anything but a `PlbenchError` or the lack of memory.
+    anything but a `PlbenchError` or the lack of memory. What the hooks below give is checked, too.
     """
 
     __slots__ = ("_method",)
@@ -48,7 +48,7 @@ class Guarded:
         self._method = method
 
     def __getattr__(self, name: str) -> Any:
-        """Return the attribute, guarded where it is a hook. Those below are checked besides."""
+        """Return the attribute, guarded where it is a hook."""
         value = getattr(self._method, name)
         return partial(_call, self._method, name, value) if name in _SIGNATURES else value
 
@@ -56,78 +56,50 @@ class Guarded:
         """Return the loss of a batch, checked as far as that costs nothing: its kind, and that the batch is as before.
 
         Args:
-            output, batch, progress: as the hook takes them.
             shape: of the total: () of one method, (H,) of a stacked one.
-
-        Raises:
-            PluginError: if the hook raises, gives anything else than a loss, or writes to what it was given.
         """
         method = self._method
         given = {"labels": batch.labels, "inputs": batch.inputs, "index": batch.index}
         before = {name: _version(tensor) for name, tensor in given.items()}
         loss: Loss = _call(method, "loss", method.loss, output, batch, progress)
-        _check_loss(method, loss, shape)
+        if fault := _fault_of(loss, shape):
+            raise _error(method, "loss", fault)
         for name, tensor in given.items():
             if _version(tensor) != before[name]:
-                raise PluginError(
-                    f"{_whose(method, 'loss')} wrote to batch.{name}, which later batches and other methods see; "
-                    f"change a copy, such as batch.{name}.clone(), or choose with torch.where",
-                    try_it(method),
+                raise _error(
+                    method,
+                    "loss",
+                    f"wrote to batch.{name}, which later batches and other methods see; change a copy, such as "
+                    f"batch.{name}.clone(), or choose with torch.where",
                 )
         return loss
 
     def scores(self, output: Any, shape: tuple[int, ...] | None = None) -> Tensor:
-        """Return the scores of a model output.
-
-        Args:
-            output: as the hook takes it.
-            shape: [B, C] of what is right; None to check only that they are a tensor.
-
-        Raises:
-            PluginError: if the hook raises, or gives anything else.
-        """
+        """Return the scores of a model output, which are a tensor, [B, C] where that is given as `shape`."""
         scores = _call(self._method, "scores", self._method.scores, output)
         if not isinstance(scores, Tensor) or (shape is not None and tuple(scores.shape) != shape):
             what = list(scores.shape) if isinstance(scores, Tensor) else f"no tensor but {type(scores).__name__}"
             right = "[B, C]" if shape is None else f"[B, C] = {list(shape)}"
-            raise PluginError(
-                f"{_whose(self._method, 'scores')} gave {what} where {right} is right: a score of each class for each "
-                "image, from the output of forward",
-                try_it(self._method),
+            raise _error(
+                self._method,
+                "scores",
+                f"gave {what} where {right} is right: a score of each class for each image, from the output of forward",
             )
         return scores
 
     def diagnostics(self, output: Any, batch: Batch) -> dict[str, Tensor]:
-        """Return the masks by name.
-
-        Args:
-            output: as the hook takes it.
-            batch: likewise; labels [B, C].
-
-        Raises:
-            PluginError: if the hook raises, or gives anything else than tensors by name.
-        """
+        """Return the masks by name."""
         masks = _call(self._method, "diagnostics", self._method.diagnostics, output, batch)
         if not isinstance(masks, dict) or not all(isinstance(mask, Tensor) for mask in masks.values()):
-            raise PluginError(
-                f"{_whose(self._method, 'diagnostics')} gave no tensors by name; {_SIGNATURES['diagnostics']}",
-                try_it(self._method),
-            )
+            raise _error(self._method, "diagnostics", f"gave no tensors by name; {_SIGNATURES['diagnostics']}")
         return masks
 
     def idle(self) -> list[str]:
-        """Return what parts of the method did nothing, in sentences.
-
-        Raises:
-            PluginError: if the hook raises, or gives anything else than a list of texts.
-        """
+        """Return what parts of the method did nothing, in sentences."""
         found = _call(self._method, "idle", self._method.idle)
         if not isinstance(found, list) or not all(isinstance(sentence, str) for sentence in found):
-            raise PluginError(
-                f"{_whose(self._method, 'idle')} gave {found!r} where a list of sentences is right; return [] where "
-                "every part did something",
-                try_it(self._method),
-            )
+            right = "a list of sentences is right; return [] where every part did something"
+            raise _error(self._method, "idle", f"gave {found!r} where {right}")
         return found
 
 
@@ -144,18 +116,11 @@ def _call(method: Method | type[Method], hook: str, function: Callable[..., Any]
         said = (str(error).strip().splitlines() or ["(it said nothing)"])[0]
         lines = [frame.lineno for frame in frames if frame.filename == file]
         place = f" (line {lines[-1]})" if lines else ""  # the deepest in the plugin's own file
-        raise PluginError(
-            f"{_whose(method, hook)} raised {type(error).__name__}: {said}{place}; {_SIGNATURES[hook]}", try_it(method)
-        ) from error
+        raise _error(method, hook, f"raised {type(error).__name__}: {said}{place}; {_SIGNATURES[hook]}") from error
 
 
 def construct(kind: type[Method], params: Any, task: Task) -> Method:
     """Return a method, built.
-
-    Args:
-        kind: the method's class.
-        params: an instance of its `Params`.
-        task: what it may know of data and run.
 
     Raises:
         PluginError: if its constructor raises, or leaves `params` or `task` unset.
@@ -163,10 +128,7 @@ def construct(kind: type[Method], params: Any, task: Task) -> Method:
     method: Method = _call(kind, "constructor", kind, params, task)
     for name in ("params", "task"):
         if not hasattr(method, name):
-            raise PluginError(
-                f"{_whose(kind, 'constructor')} leaves self.{name} unset; call super().__init__(params, task) first",
-                try_it(kind),
-            )
+            raise _error(kind, "constructor", f"leaves self.{name} unset; call super().__init__(params, task) first")
     return method
 
 
@@ -178,33 +140,28 @@ def try_it(method: Method | type[Method]) -> str:
     return f"plbench methods check {method.name}{plugin} shows what is wrong on the smallest input"
 
 
-def _check_loss(method: Method | type[Method], loss: Any, shape: tuple[int, ...]) -> None:
-    whose, cure = (
-        _whose(method, "loss"),
-        "return Loss.of_images(per_image), where per_image is [B], summed over classes",
-    )
+def _fault_of(loss: Any, shape: tuple[int, ...]) -> str:
+    """Return what is wrong with a loss, "" if nothing is."""
+    cure = "return Loss.of_images(per_image), where per_image is [B], summed over classes"
     if not isinstance(loss, Loss):
         what = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise PluginError(f"{whose} gave {what} where a plbench.api.Loss is right; {cure}", try_it(method))
-    if not isinstance(loss.total, Tensor) or tuple(loss.total.shape) != shape:
-        what = f"of shape {list(loss.total.shape)}" if isinstance(loss.total, Tensor) else type(loss.total).__name__
+        return f"gave {what} where a plbench.api.Loss is right; {cure}"
+    total, weight = loss.total, loss.weight
+    if not isinstance(total, Tensor) or tuple(total.shape) != shape:
+        what = f"of shape {list(total.shape)}" if isinstance(total, Tensor) else type(total).__name__
         right = "one number (shape [])" if not shape else f"one number a head (shape {list(shape)})"
-        raise PluginError(f"{whose} gave a total {what} where {right} is right; {cure}", try_it(method))
+        return f"gave a total {what} where {right} is right; {cure}"
     # where gradients are switched off, their lack is no fault of the loss
-    if torch.is_grad_enabled() and not loss.total.requires_grad:
-        raise PluginError(
-            f"{whose} gave a total without a gradient, so that nothing can be learnt from it; compute it from output "
-            "without .detach(), .item() or torch.no_grad(), also where no label is known",
-            try_it(method),
+    if torch.is_grad_enabled() and not total.requires_grad:
+        return (
+            "gave a total without a gradient, so that nothing can be learnt from it; compute it from output without "
+            ".detach(), .item() or torch.no_grad(), also where no label is known"
         )
-    if not isinstance(loss.weight, (int, float)) and not (
-        isinstance(loss.weight, Tensor) and loss.weight.numel() in (1, max(1, *shape, 1))
-    ):
-        raise PluginError(
-            f"{whose} gave a weight that is {type(loss.weight).__name__}, where a number of images or of known labels "
-            f"is right; {cure}",
-            try_it(method),
-        )
+    if isinstance(weight, (int, float)) or (isinstance(weight, Tensor) and weight.numel() in (1, *shape)):
+        return ""
+    return (
+        f"gave a weight that is {type(weight).__name__}, where a number of images or of known labels is right; {cure}"
+    )
 
 
 def _version(tensor: Tensor) -> int:
@@ -213,8 +170,8 @@ def _version(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
-def _whose(method: Method | type[Method], hook: str) -> str:
-    return f"method {method.name!r} of {_file(method).name}: its {hook}"
+def _error(method: Method | type[Method], hook: str, fault: str) -> PluginError:
+    return PluginError(f"method {method.name!r} of {_file(method).name}: its {hook} {fault}", try_it(method))
 
 
 def _file(method: Method | type[Method]) -> Path:

@@ -39,26 +39,14 @@ class Inputs(Protocol):
     def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: World = ALONE) -> Iterator[Batch]:
         """Return training batches of one epoch: every row once, by the run's seed; or only those from one on.
 
-        Of each, this process's share; where that is empty, rows that stand in (see `EpochOrder`).
-
-        Args:
-            batch_size: rows of a global batch; the last one may be short.
-            epoch: from 0 on; with the seed it decides order and augmentation.
-            first_batch: where to begin, to go on in the middle of an epoch.
-            world: whose shares the batches are cut into.
+        Of each global batch, this process's share; where that is empty, rows that stand in (see `EpochOrder`).
         """
         ...
 
     def ordered(self, batch_size: int, world: World = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
-        """Return evaluation batches: row index [b], on the CPU, and inputs.
-
-        Every row once, in order, without augmentation.
+        """Return evaluation batches, row index [b] on the CPU and inputs: every row once, in order, not augmented.
 
         Among several processes the batches are dealt out in turn, whole, so that they are computed as by one.
-
-        Args:
-            batch_size: rows of a batch, whole in one process.
-            world: among whose processes the batches are dealt out.
         """
         ...
 
@@ -97,13 +85,16 @@ class ImageInputs:
     def _training_loader(self) -> ImageLoader:
         """Keeps its workers from epoch to epoch."""
         assert self.train_transform is not None
+        return self._loader(self.train_transform, self.seed)
+
+    def _loader(self, transform: Callable[[Any], Any], augment_seed: int | None = None) -> ImageLoader:
         return ImageLoader(
             self.images,
-            self.train_transform,
+            transform,
             min_side=self.eval_transform.size,
             workers=self.workers,
             device=self.device,
-            augment_seed=self.seed,
+            augment_seed=augment_seed,
             decoder=self.decoder,
         )
 
@@ -113,30 +104,15 @@ class ImageInputs:
 
     def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: World = ALONE) -> Iterator[Batch]:
         """Yield augmented training batches; images that lie side by side on disk are read together."""
-        order = EpochOrder(
-            len(self),
-            batch_size,
-            self.seed,
-            epoch,
-            block_rows=self.images.block_rows,
-            rank=world.rank,
-            num_ranks=world.size,
-            first_batch=first_batch,
-        )
+        ranks = {"rank": world.rank, "num_ranks": world.size, "first_batch": first_batch}
+        order = EpochOrder(len(self), batch_size, self.seed, epoch, block_rows=self.images.block_rows, **ranks)
         for views, rows in self._training_loader.batches(order, epoch):
             yield Batch(views[0], label_tensor(self.labels, rows), rows, views if len(views) > 1 else ())
 
     def ordered(self, batch_size: int, world: World = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield evaluation batches."""
-        loader = ImageLoader(
-            self.images,
-            self.eval_transform,
-            min_side=self.eval_transform.size,
-            workers=self.workers,
-            device=self.device,
-            decoder=self.decoder,
-        )
-        for views, rows in loader.batches(ordered_batches(len(self), batch_size)[world.rank :: world.size]):
+        order = ordered_batches(len(self), batch_size)[world.rank :: world.size]
+        for views, rows in self._loader(self.eval_transform).batches(order):
             yield rows, views[0]
 
 
@@ -154,12 +130,7 @@ class FeatureInputs:
         self.features, self.rows, self.labels, self.seed = features, rows, labels, seed
 
     def reseeded(self, seed: int, labels: PartialLabels | None = None) -> FeatureInputs:
-        """Return the same features, whose training batches come in another order, with other labels where given.
-
-        Args:
-            seed: orders the training batches.
-            labels: of the same rows; None to keep those there are.
-        """
+        """Return the same features, whose training batches come in another order, with other labels where given."""
         # shallow: the features are shared, and nobody writes to them
         other = copy.copy(self)
         other.seed = seed
@@ -175,8 +146,8 @@ class FeatureInputs:
 
     def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: World = ALONE) -> Iterator[Batch]:
         """Yield training batches of features."""
-        ranks = {"rank": world.rank, "num_ranks": world.size}
-        for rows in EpochOrder(len(self), batch_size, self.seed, epoch, first_batch=first_batch, **ranks):
+        ranks = {"rank": world.rank, "num_ranks": world.size, "first_batch": first_batch}
+        for rows in EpochOrder(len(self), batch_size, self.seed, epoch, **ranks):
             index = torch.tensor(rows, dtype=torch.int64)
             yield Batch(self._inputs(index.numpy()), label_tensor(self.labels, index), index)
 

@@ -15,11 +15,7 @@ _GRACE_SECONDS = 20.0
 
 
 class Stopped(KeyboardInterrupt):
-    """A training was told to stop, has saved, and can go on from there.
-
-    Attributes:
-        number: of the signal.
-    """
+    """A training was told to stop by the signal `number`, has saved, and can go on from there."""
 
     def __init__(self, number: int) -> None:
         """Remember the signal."""
@@ -40,9 +36,6 @@ def listening(*, among_several: bool = False) -> Iterator[Interruption]:
 
     Alone, a second signal ends the program at once. Among several processes, which may be told twice (by the terminal
     and by what launched them), it is a timer that does so. Outside the main thread nothing changes.
-
-    Args:
-        among_several: whether this process is one of several that train together.
     """
     heard = Interruption()
     # Python lets only the main thread set handlers

@@ -29,20 +29,14 @@ def is_worker() -> bool:
 
 
 def write_failure(text: str, code: int) -> None:
-    """Leave the reason of a failure for the process that started this one, which prints the first.
-
-    Args:
-        text: a sentence, or a traceback where there is none. code: to exit with.
-    """
+    """Leave the reason of a failure, a sentence or a traceback, for `launch`, which gives back the first."""
     # names sort by time: what fails first is the cause, what fails later follows from it
     path = Path(os.environ[_FAILURES]) / f"{time.time_ns():020d}-{os.environ.get('RANK', '0')}"
     path.write_text(f"{code}\n{text}")
 
 
 def launch(num_processes: int, arguments: Sequence[str], device: str | None = None) -> tuple[int, str]:
-    """Run `plbench` with these arguments in several processes on this machine, by `torch.distributed.run`.
-
-    When one fails, the others are ended.
+    """Run `plbench` with these arguments in several processes here, by `torch.distributed.run`, which end together.
 
     Args:
         num_processes: at least 2.
@@ -115,23 +109,18 @@ def _check_devices(num_processes: int, device: str | None) -> None:
     import torch
 
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
     if kind.startswith("cuda:"):
+        raise PlbenchError(f'`device="{kind}"` is one GPU, which {num_processes} processes cannot share; leave it out')
+    if kind == "cuda" and num_processes > gpus:
         raise PlbenchError(
-            f'`device="{device}"` is one GPU, which {num_processes} processes cannot share; leave it out'
+            f"`nproc={num_processes}`: this machine has {gpus} GPU{'' if gpus == 1 else 's'}, and each process needs "
+            f'its own; give `nproc={max(1, gpus)}`, or `device="cpu"`'
         )
-    if kind == "cuda" and num_processes > torch.cuda.device_count():
-        number = torch.cuda.device_count()
-        gpus = "1 GPU" if number == 1 else f"{number} GPUs"
+    if kind == "cpu" and num_processes > 4 * cores:
         raise PlbenchError(
-            f"`nproc={num_processes}`: this machine has {gpus}, and each process needs its own; "
-            f'give `nproc={max(1, number)}`, or `device="cpu"`'
+            f"`nproc={num_processes}`: this machine has {cores} cores; more processes than cores gain nothing"
         )
-    if kind == "cpu" and num_processes > 4 * (os.cpu_count() or 1):
-        raise PlbenchError(
-            f"`nproc={num_processes}`: this machine has {os.cpu_count()} cores; more processes than cores gain nothing"
-        )
-    if num_processes < 1:
-        raise PlbenchError(f"`nproc={num_processes}`: at least one process is needed")
 
 
 def arguments_without(option: str) -> list[str]:

@@ -25,10 +25,6 @@ def make_optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.
     Args:
         model: on its device, on which it depends whether the optimiser is fused.
         method: its `param_groups` may scale a group's rate by `lr_scale`.
-        plan: kind, peak rate and decay.
-
-    Returns:
-        The optimiser, and the peak rate of each of its groups.
 
     Raises:
         PlbenchError: if there is no parameter to train.
@@ -53,15 +49,9 @@ def make_optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.
 
 
 def make_average(model: nn.Module, plan: Plan, num_steps: int) -> Any:
-    """Return timm's EMA with warm-up. Its horizon 1 / (1 - decay) is capped at a share of the run's steps.
+    """Return timm's EMA with warm-up, a copy of the model; None where the plan wants none, or the run is too short.
 
-    Args:
-        model: copied.
-        plan: `ema_decay`, and `ema_horizon` as a share of the steps.
-        num_steps: of the whole run.
-
-    Returns:
-        timm's ModelEmaV3; None where the plan wants none, or the run is too short for one.
+    Its horizon 1 / (1 - decay) is capped at `ema_horizon`, a share of the run's steps.
     """
     horizon = plan.ema_horizon * num_steps
     # an average over one step is the weights themselves
@@ -74,15 +64,13 @@ def make_average(model: nn.Module, plan: Plan, num_steps: int) -> Any:
 
 
 def scaled_gradients(state: FitState, plan: Plan, rescale: float | Tensor) -> Tensor:
-    """Rescale gradients once, from per-image to per-weight, and clip them.
-
-    Args:
-        rescale: a factor, on the host or on the device.
+    """Rescale gradients once, from per-image to per-weight, by a factor on the host or on the device; and clip them.
 
     Returns:
         Whether they are finite, a bool on their device. Of float16 it is the loss scaler that looks, and fixes.
     """
-    gradients = [p.grad for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    parameters = _with_gradient(state)
+    gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return torch.ones((), dtype=torch.bool, device=next(state.model.parameters()).device)
     if isinstance(rescale, Tensor) or rescale != 1.0:
@@ -93,18 +81,16 @@ def scaled_gradients(state: FitState, plan: Plan, rescale: float | Tensor) -> Te
     # the norm is finite only if every gradient is
     norm = nn.utils.get_total_norm(gradients)
     if plan.clip_grad is not None:
-        parameters = [p for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
         nn.utils.clip_grads_with_norm_(parameters, plan.clip_grad, norm)
     return torch.ones_like(norm, dtype=torch.bool) if state.scaler.is_enabled() else torch.isfinite(norm)
 
 
-def update(state: FitState, allowed: Tensor | None = None) -> None:
-    """Take the optimiser's step along gradients that are scaled.
+def _with_gradient(state: FitState) -> list[nn.Parameter]:
+    return [p for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
 
-    Args:
-        allowed: a bool on the device that suppresses the step where it is False; None where the host knows that it
-            may be taken.
-    """
+
+def update(state: FitState, allowed: Tensor | None = None) -> None:
+    """Take the optimiser's step along gradients that are scaled, unless `allowed`, a bool on the device, is False."""
     optimizer = state.optimizer
     # the scaler suppresses by itself what is not finite, which a weight of 0 has become in `scaled_gradients`
     if allowed is None or state.scaler.is_enabled():
@@ -120,18 +106,12 @@ def update(state: FitState, allowed: Tensor | None = None) -> None:
 
 
 def apply_gradients(state: FitState, plan: Plan, rescale: float) -> None:
-    """Step along the gradients, rescaled once from per-image to per-weight, whatever they are.
-
-    Args:
-        state: whose optimiser steps.
-        plan: `clip_grad` limits the norm after rescaling.
-        rescale: number of images over the weight of the batch.
-    """
-    gradients = [p.grad for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    """Step along the gradients, rescaled once from per-image to per-weight and then clipped, whatever they are."""
+    parameters = _with_gradient(state)
     if rescale != 1.0:
-        torch._foreach_mul_(gradients, rescale)
+        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], rescale)
     if plan.clip_grad is not None:
-        nn.utils.clip_grad_norm_([p for group in state.optimizer.param_groups for p in group["params"]], plan.clip_grad)
+        nn.utils.clip_grad_norm_(parameters, plan.clip_grad)
     state.optimizer.step()
 
 
@@ -162,19 +142,6 @@ class FusedSteps:
         # the kernels read the counts of steps and leave it to their caller to raise them
         torch._foreach_add_(self._steps, 1)
         for group, (parameters, gradients, means, squares, steps) in self._calls:
-            self._kernel(
-                parameters,
-                gradients,
-                means,
-                squares,
-                # maxima of amsgrad, which is off
-                [],
-                steps,
-                lr=group["lr"],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=False,
-            )
+            (beta1, beta2), settings = group["betas"], {name: group[name] for name in ("lr", "weight_decay", "eps")}
+            tensors = (parameters, gradients, means, squares, list[Tensor](), steps)  # no maxima: amsgrad is off
+            self._kernel(*tensors, **settings, beta1=beta1, beta2=beta2, amsgrad=False, maximize=False)

@@ -19,11 +19,7 @@ def traced(
 ) -> Iterator[Callable[[], None]]:
     """Yield what to call after each step; write `folder`/profile/rank-R.json, and tell where it lies.
 
-    Args:
-        folder: of the run.
-        rank: of this process, for the file's name.
-        device: whose work is traced beside the CPU's.
-        tell: is given a sentence at the end.
+    The work of the `device` is traced beside the CPU's.
     """
     from torch.profiler import ProfilerActivity, profile, schedule
 

@@ -14,6 +14,9 @@ from plbench.method import Method
 from plbench.training.clock import Clock
 from plbench.training.hooks import Guarded
 
+# of what a checkpoint keeps, the attributes that are numbers or made of them
+_PLAIN = ("epoch", "step", "batch", "seconds", "images_trained", "images_viewed", "history")
+
 
 @dataclass
 class ControlRequest:
@@ -35,23 +38,15 @@ class Tally:
         self._requests = torch.zeros(2, dtype=self._dtype, device=device)
 
     def vector(self, total: Tensor, weight: Tensor | float, request: ControlRequest) -> Tensor:
-        """Return total, weight and requests of this process, to be summed over all.
-
-        Args:
-            total: of this process's loss, a scalar.
-            weight: that the total is a sum over.
-            request: of this process.
-
-        Returns:
-            [4] on the device.
-        """
-        # one vector, so that one all-reduce carries everything
-        return torch.stack([self._on_device(value) for value in (total, weight, request.save, request.stop)])
-
-    def _on_device(self, value: Tensor | float) -> Tensor:
-        if isinstance(value, Tensor):
-            return value.to(self.loss_sum, non_blocking=True)
-        return torch.full_like(self.loss_sum, value)  # a copy from the host would wait for the device
+        """Return [4] on the device: total, weight and requests of this process, to be summed over all."""
+        like = self.loss_sum
+        # one vector, so that one all-reduce carries everything; a copy from the host would wait for the device
+        return torch.stack(
+            [
+                value.to(like, non_blocking=True) if isinstance(value, Tensor) else torch.full_like(like, value)
+                for value in (total, weight, request.save, request.stop)
+            ]
+        )
 
     def note(self, sums: Tensor, is_sound: Tensor, step: int) -> None:
         """Take one step in.
@@ -59,7 +54,6 @@ class Tally:
         Args:
             sums: [4] as of `vector`, summed over all processes.
             is_sound: a bool on the device: whether loss and gradient are finite.
-            step: its number.
         """
         total, weight = sums[0], sums[1]
         # a batch without known labels has no loss, and 0 / 0 would spoil the epoch's
@@ -72,12 +66,8 @@ class Tally:
     def read(self, name: str, steps_per_epoch: int) -> ControlRequest:
         """Return what processes requested since the last look; waits for the device.
 
-        Args:
-            name: of the method, for the error.
-            steps_per_epoch: to tell the epoch of a bad step.
-
         Raises:
-            TrainingError: if a step was not finite.
+            TrainingError: if a step was not finite, with the `name` of the method and the epoch.
         """
         bad_step = int(self._bad_step)
         if bad_step >= 0:
@@ -136,15 +126,9 @@ class FitState:
             "method": Guarded(self.method).state_dict(),
             "marked": self.method.marked.total(),
             "generator": self.method.task.generator.get_state(),
-            "epoch": self.epoch,
-            "step": self.step,
-            "batch": self.batch,
             "loss_sum": float(self.tally.loss_sum),
-            "seconds": self.seconds,
-            "images_trained": self.images_trained,
-            "images_viewed": self.images_viewed,
-            "clock": self.clock.state_dict(),
-            "history": self.history,
+            "clock": self.clock.seconds(),
+            **{name: getattr(self, name) for name in _PLAIN},
         }
 
     def weights(self) -> dict[str, Any]:
@@ -168,16 +152,12 @@ class FitState:
         self.method.marked.restart(state["marked"])
         self.method.task.generator.set_state(state["generator"])
         self.tally.loss_sum.fill_(state["loss_sum"])
-        self.clock.load_state_dict(state["clock"])
-        for name in ("epoch", "step", "batch", "seconds", "history"):
-            setattr(self, name, state[name])
-        for name in ("images_trained", "images_viewed"):  # checkpoints of older versions have none
-            setattr(self, name, state.get(name, 0))
+        self.clock.go_on_from(state["clock"])
+        for name in _PLAIN:
+            # checkpoints of older versions have no numbers of images
+            setattr(self, name, state.get(name, 0) if name.startswith("images_") else state[name])
 
 
 def own_copy(model: nn.Module) -> dict[str, Tensor]:
-    """Return a model's tensors in memory of their own.
-
-    A stacked head's are slices, with which all heads would be saved.
-    """
+    """Return a model's tensors in memory of their own: a stacked head's are slices, which would save all heads."""
     return {name: value.detach().clone() for name, value in model.state_dict().items()}

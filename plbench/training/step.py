@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from plbench.method import Batch, Loss, Progress
 from plbench.spec import Plan
 from plbench.training.clock import Clock
-from plbench.training.distributed import World
 from plbench.training.dropout import Dropout
-from plbench.training.execution import Execution, widened
+from plbench.training.execution import Execution, mapped, widened
 from plbench.training.hooks import Guarded
 from plbench.training.optimizer import scaled_gradients, update
 from plbench.training.state import ControlRequest, FitState, Tally
@@ -49,14 +48,7 @@ class Network(nn.Module):
 
 @dataclass(frozen=True)
 class Stepper:
-    """What every step of a training has in common.
-
-    Attributes:
-        network: of model and method, parallel where there are several processes.
-        tally: where its sums go.
-        clock: told what takes time.
-        dropout: of the model.
-    """
+    """What every step of a training has in common; `network` is parallel where there are several processes."""
 
     network: nn.Module
     method: Guarded
@@ -70,10 +62,8 @@ class Stepper:
         """Take one optimiser step.
 
         Args:
-            state: that moves.
             batch: this process's share of the global batch, on the device; stand-ins where it has none.
             num_images: of the global batch.
-            progress: where the training stands.
             request: of this process.
         """
         state.model.train()
@@ -92,7 +82,7 @@ class Stepper:
         self, scaler: torch.amp.GradScaler, batch: Batch, shares: list[int], progress: Progress
     ) -> tuple[Tensor, Tensor | float]:
         """Add gradients up, each divided by the number of images; give this process's part of loss and weight."""
-        world, num_images = self.execution.world, sum(shares)
+        world, network, num_images = self.execution.world, cast(Any, self.network), sum(shares)
         is_idle = shares[world.rank] == 0
         total: Tensor = torch.zeros((), device=self.execution.device)
         weight: Tensor | float = 0.0
@@ -103,12 +93,12 @@ class Stepper:
         # dropout draws by an image's row in the global batch
         row = sum(shares[: world.rank])
         for number, piece in enumerate(pieces, 1):
-            with (
-                self._synchronised(number == len(pieces)),
-                self.dropout.drawing(progress.step, row, len(piece.index)),
-            ):
+            # gradients travel with the last piece of a batch only
+            stay = isinstance(network, nn.parallel.DistributedDataParallel) and number < len(pieces)
+            travelling = network.no_sync() if stay else contextlib.nullcontext()
+            with travelling, self.dropout.drawing(progress.step, row, len(piece.index)):
                 with self.execution.autocast():
-                    output = self.network(piece, progress)
+                    output = network(piece, progress)
                 # backward may compute activations again, which need the masks that they had
                 self.dropout.rewind()
                 self.clock.lap("forward")
@@ -121,7 +111,9 @@ class Stepper:
                     counted = loss if world.is_main else Loss(torch.zeros_like(loss.total), 0.0)
                 elif is_idle:
                     # the others wait for this process's gradients, of which it has none to add
-                    counted = Loss(_nothing(output), 0.0)
+                    tensors: list[Tensor] = []
+                    mapped(output, tensors.append)
+                    counted = Loss(torch.stack([values.float().sum() for values in tensors]).sum() * 0.0, 0.0)
                     counted.total.backward()
                 else:
                     counted = self._of_share(scaler, output, piece, num_images, progress)
@@ -164,37 +156,31 @@ class Stepper:
         """
         world = self.execution.world
         if world.size > 1:
-            output = _gathered(output, world, shares, len(batch.index))
+            num_rows = len(batch.index)  # what has no row for each image is the same in every process
+            output = mapped(
+                output, lambda values: world.gather(values, shares) if values.shape[:1] == (num_rows,) else values
+            )
             inputs = world.gather(batch.inputs, shares) if batch.inputs.ndim == 2 else batch.inputs[:0]
             batch = Batch(inputs, world.gather(batch.labels, shares), world.gather(batch.index, shares))
         loss = self.method.loss(widened(output), batch, progress)
         self.clock.lap("loss")
         return loss
 
-    def _synchronised(self, is_last: bool) -> contextlib.AbstractContextManager[Any]:
-        """Let gradients travel with the last piece of a batch only."""
-        if is_last or not isinstance(self.network, nn.parallel.DistributedDataParallel):
-            return contextlib.nullcontext()
-        return self.network.no_sync()
-
     def _update(self, state: FitState, sums: Tensor, num_images: int, progress: Progress) -> bool:
         """Take the optimiser's step and the average's, unless something is not finite or there was nothing to learn.
 
-        Returns:
-            Whether the training goes on, as far as the host knows.
+        Return whether the training goes on, as far as the host knows.
         """
         total, weight = sums[0], sums[1]
         is_sound = torch.isfinite(total)
+        moves = self.execution.reads_late  # where weights stay, their average comes a step nearer to them
         if self.execution.reads_late:
             # a batch without weight has no finite gradient after scaling, and nothing is wrong with it
             is_sound &= scaled_gradients(state, self.plan, num_images / weight) | (weight == 0)
             update(state, is_sound & (weight > 0))
-            moves = True  # where weights stay, their average comes a step nearer to them
-        else:
-            moves = bool(is_sound & (weight > 0))
-            if moves:
-                is_sound &= scaled_gradients(state, self.plan, num_images / float(weight))
-                moves = bool(is_sound)
+        elif is_sound & (weight > 0):
+            is_sound &= scaled_gradients(state, self.plan, num_images / float(weight))
+            moves = bool(is_sound)
             if moves:
                 update(state)
         self.tally.note(sums, is_sound, progress.step)
@@ -204,12 +190,7 @@ class Stepper:
 
 
 def rows_per_block(output: Any, num_rows: int) -> int | None:
-    """Return rows of logits whose loss is computed at a time; None where all are.
-
-    Args:
-        output: what a method's forward gave.
-        num_rows: images of the batch.
-    """
+    """Return rows of an output whose loss is computed at a time; None where all `num_rows` images are."""
     # of any other output only its method knows whether its rows are images
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != num_rows:
         return None
@@ -220,22 +201,3 @@ def rows_per_block(output: Any, num_rows: int) -> int | None:
 
 def _part(batch: Batch, rows: slice) -> Batch:
     return Batch(batch.inputs[rows], batch.labels[rows], batch.index[rows], tuple(view[rows] for view in batch.views))
-
-
-def _gathered(output: Any, world: World, shares: list[int], num_rows: int) -> Any:
-    """Return an output's tensors with a row for each image, of all processes; what is no such tensor as it is."""
-    if isinstance(output, Tensor):
-        return world.gather(output, shares) if output.ndim and len(output) == num_rows else output
-    if isinstance(output, dict):
-        return {name: _gathered(value, world, shares, num_rows) for name, value in output.items()}
-    if isinstance(output, (tuple, list)):
-        return type(output)(_gathered(value, world, shares, num_rows) for value in output)
-    return output
-
-
-def _nothing(output: Any) -> Tensor:
-    """Return 0, with a gradient of 0 to every tensor of an output."""
-    if isinstance(output, Tensor):
-        return output.float().sum() * 0.0
-    parts = output.values() if isinstance(output, dict) else output
-    return cast(Tensor, sum(_nothing(part) for part in parts if isinstance(part, (Tensor, dict, tuple, list))))

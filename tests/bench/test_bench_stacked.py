@@ -17,7 +17,7 @@ from torch import nn
 
 from plbench.api import ModelSpec, PartialLabels, Plan, Task
 from plbench.metrics import evaluate_cells
-from plbench.models import make_head
+from plbench.models.backbones import make_head
 from plbench.progress import Reporter
 from plbench.randomness import seeded
 from plbench.runs import run as runner

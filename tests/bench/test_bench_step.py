@@ -14,7 +14,7 @@ import plbench.models.torchvision_ops  # noqa: F401  # isort: skip
 from timm.utils.model_ema import ModelEmaV3
 
 from plbench.api import Method, PartialLabels, Plan, Task
-from plbench.models import build_backbone, make_head
+from plbench.models.backbones import build_backbone, make_head
 from plbench.runs.registry import Registry
 from plbench.spec import ModelSpec
 from plbench.training.engine import fit, prepare_fit

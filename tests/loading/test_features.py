@@ -16,7 +16,7 @@ from plbench.api import DataError, ImageFiles, ModelSpec, PlbenchError
 from plbench.loading import features
 from plbench.loading.features import cached_features, features_key, features_name
 from plbench.loading.transforms import eval_transform
-from plbench.models import Backbone
+from plbench.models.backbones import Backbone
 from plbench.randomness import seeded
 from plbench.runs.plan.resolve import Request, plan_run
 from plbench.runs.run import run

@@ -72,7 +72,7 @@ class TestOneValue:
 
     def test_estimates_of_other_data_add_up(self) -> None:
         one, other = Estimate(2.0, 1.0, 0.5, 4), Estimate(0.5, 2.0, 0.25, 2)
-        total = one + -other
+        total = one - other
         assert (total.value, total.image_variance, total.seed_variance) == (1.5, 3.0, 0.75)
         assert 2 <= total.dof <= 6
 

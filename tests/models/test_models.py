@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from plbench.data.digests import file_sha256
 from plbench.errors import PlbenchError
-from plbench.models import (
+from plbench.models.backbones import (
     PACKAGED_BACKBONE,
     Backbone,
     build_backbone,
@@ -235,7 +235,7 @@ import json, sys, time
 import torch
 from plbench.data.digests import file_sha256
 from plbench.errors import PlbenchError
-from plbench.models import build_backbone, pretrained_weights, weights_path
+from plbench.models.backbones import build_backbone, pretrained_weights, weights_path
 from plbench.spec import ModelSpec
 
 spec = ModelSpec(backbone="{PRETRAINED}", weights="pretrained", image_size=32)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from plbench.models import build_backbone, default_normalisation, resolve_backbone
+from plbench.models.backbones import build_backbone, default_normalisation, resolve_backbone
 from plbench.spec import ModelSpec
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "published.json"

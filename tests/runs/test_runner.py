@@ -25,7 +25,7 @@ from plbench.errors import PluginError, StoreError, TrainingError
 from plbench.loading.transforms import eval_transform
 from plbench.metrics import evaluate_cells
 from plbench.metrics.cells import Cells
-from plbench.models import build_backbone, make_head
+from plbench.models.backbones import build_backbone, make_head
 from plbench.runs import active
 from plbench.runs import run as runner
 from plbench.runs.outcome import FILES

@@ -18,7 +18,7 @@ from plbench.api import Batch, Loss, Method, MethodParams, ModelSpec, PartialLab
 from plbench.errors import PlbenchError, TrainingError
 from plbench.metrics import evaluate_cells
 from plbench.metrics.cells import joined_cells
-from plbench.models import make_head
+from plbench.models.backbones import make_head
 from plbench.randomness import derive_seed, generator, seeded
 from plbench.runs.registry import Registry
 from plbench.spec import Regime

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from plbench.api import Batch, Loss, Method, PartialLabels, Plan, Progress, Task
 from plbench.errors import PlbenchError, TrainingError
 from plbench.losses import partial_asymmetric_loss, selective_weight
-from plbench.models import build_backbone
+from plbench.models.backbones import build_backbone
 from plbench.randomness import seeded
 from plbench.runs import run as runner
 from plbench.runs.active import ActiveRun
@@ -222,12 +222,12 @@ class TestClock:
     def test_a_resumed_training_adds_to_what_it_took_before(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("plbench.training.clock.time.perf_counter", lambda: 0.0)
         clock = Clock(torch.device("cpu"))
-        clock.load_state_dict({"data": 2.0, "loss": 1.0})
+        clock.go_on_from({"data": 2.0, "loss": 1.0})
         monkeypatch.setattr("plbench.training.clock.time.perf_counter", lambda: 5.0)
         clock.lap("data")
         assert (clock.seconds()["data"], clock.seconds()["loss"]) == (7.0, 1.0)
         again = Clock(torch.device("cpu"))
-        again.load_state_dict(clock.state_dict())
+        again.go_on_from(clock.seconds())
         assert again.seconds() == clock.seconds()
 
 

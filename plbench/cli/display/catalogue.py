@@ -179,16 +179,16 @@ def _check(name: str, well: bool, found: str, fix: str | None) -> dict[str, Any]
 
 
 def _check_torchvision() -> dict[str, Any]:
-    from plbench.models.torchvision_ops import declare_missing_operators
+    from plbench.models.torchvision_ops import DECLARED
 
     found = "loads"
-    if declare_missing_operators():
+    if DECLARED is not None:
         found = "compiled operators do not load beside this torch; declared in their place, plbench needs none of them"
     return _check("torchvision", True, found, None)
 
 
 def _check_weights() -> dict[str, Any]:
-    from plbench.models import PACKAGED_BACKBONE, packaged_weights
+    from plbench.models.backbones import PACKAGED_BACKBONE, packaged_weights
 
     try:
         found = f"{PACKAGED_BACKBONE}, {packaged_weights().stat().st_size / 2**20:.0f} MB"

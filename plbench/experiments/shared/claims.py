@@ -128,7 +128,7 @@ def gap_change(first: tuple[Point, Point], second: tuple[Point, Point], metric: 
         label: of the comparison.
     """
     one, other = (a.values[metric].minus(b.values[metric]) for a, b in (first, second))
-    return Comparison(label, one + -other, min(len(point.seeds) for point in (*first, *second)))
+    return Comparison(label, one - other, min(len(point.seeds) for point in (*first, *second)))
 
 
 def line_above(

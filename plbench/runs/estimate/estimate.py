@@ -19,7 +19,7 @@ import torch
 from plbench.errors import PlbenchError
 from plbench.loading.features import features_key, features_name
 from plbench.loading.resumable_array import open_matrix
-from plbench.models import Backbone
+from plbench.models.backbones import Backbone
 from plbench.progress import counted, duration
 from plbench.randomness import seeded
 from plbench.runs.environment import device_name

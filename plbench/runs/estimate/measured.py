@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from plbench.loading.features import BATCH_SIZE as FEATURE_BATCH_SIZE
 from plbench.loading.transforms import TrainTransform, eval_transform
 from plbench.method import Batch, Progress
-from plbench.models import Backbone, make_head
+from plbench.models.backbones import Backbone, make_head
 from plbench.randomness import seeded
 from plbench.runs.estimate.memory import Kept, Passing, resident_bytes
 from plbench.runs.estimate.synthetic import SyntheticImages, synthetic, synthetic_artifact

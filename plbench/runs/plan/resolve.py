@@ -9,7 +9,7 @@ from typing import Any
 from plbench.data.dataset import Dataset
 from plbench.data.digests import file_sha256
 from plbench.errors import PlbenchError, did_you_mean
-from plbench.models import Backbone, default_normalisation, resolve_backbone, weights_path
+from plbench.models.backbones import Backbone, default_normalisation, resolve_backbone, weights_path
 from plbench.progress import Reporter
 from plbench.randomness import seeded
 from plbench.runs.plan.duplicates import check_apart

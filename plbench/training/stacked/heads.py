@@ -92,14 +92,7 @@ def is_stackable(method: type[Method]) -> bool:
 
 
 def bytes_per_head(model: nn.Module, batch_size: int) -> int:
-    """Return memory that a head takes in a stack.
-
-    Parameters with gradient, moments and average, and its activations.
-
-    Args:
-        model: of one head.
-        batch_size: rows of a batch.
-    """
+    """Return memory that a head takes in a stack: parameters with gradient, moments and average, and activations."""
     widths = sum(layer.out_features for layer in layers_of(model) or () if isinstance(layer, nn.Linear))
     return 5 * _parameter_bytes(model) + 4 * _LOGIT_TENSORS * batch_size * widths
 
@@ -117,10 +110,8 @@ def fit_together(
     A head whose loss is no longer finite is given up at the end of that epoch and keeps its error; the others go on.
 
     Args:
-        heads: see `Head`.
         inputs: features and labels; each head sees them in the order of its own seed, with its own labels if it has
             some.
-        execution: where and how precisely.
         report: called with steps done and steps in all, counted over the orders.
         between_epochs: called when all heads have ended an epoch; what it raises ends the training.
     """
@@ -130,43 +121,37 @@ def fit_together(
         orders = [_Order(members, inputs, execution, num_threads) for members in _by_order(active)]
         try:
             with _lanes(num_lanes, num_threads) as lanes:  # whose threads have ended before heads are taken apart
-                _fit_until_one_is_done(active, orders, lanes, report, between_epochs)
+                while not any(head.is_done for head in active):
+                    _train_epoch(active, orders, lanes, report)
+                    between_epochs()
         finally:
             for order in orders:
                 order.release()
 
 
-def _fit_until_one_is_done(
-    heads: Sequence[Head],
-    orders: Sequence[_Order],
-    lanes: Sequence[Lane],
-    report: Callable[[int, int], None],
-    between_epochs: Callable[[], None],
+def _train_epoch(
+    heads: list[Head], orders: list[_Order], lanes: list[Lane], report: Callable[[int, int], None]
 ) -> None:
+    start, steps = time.perf_counter(), orders[0].steps_per_epoch * len(orders)
     last = max(head.stop_after or head.plan.epochs for head in heads)
-    steps = orders[0].steps_per_epoch * len(orders)
-    while not any(head.is_done for head in heads):
-        start = time.perf_counter()
-        done = heads[0].state.epoch * steps
-        epochs = [_one_by_one(orders[number :: len(lanes)], lane) for number, lane in enumerate(lanes)]
-        for taken in itertools.zip_longest(*epochs, fillvalue=0):  # a step in each lane, in turn
-            done += sum(taken)
-            report(done, last * steps)
-        # equal shares: in one pass over many heads no time is a single head's
-        seconds = (time.perf_counter() - start) / len(heads)
-        for head in heads:
-            head.seconds += seconds
-            head.state.epoch += 1
-            head.state.history[-1]["seconds"] = seconds
-            if head.error is None:
-                head.after_epoch(head.state)
-        between_epochs()
+    done = heads[0].state.epoch * steps
 
+    def one_by_one(number: int) -> Iterator[int]:
+        for order in orders[number :: len(lanes)]:
+            yield from order.train_epoch(lanes[number])
 
-def _one_by_one(orders: Sequence[_Order], lane: Lane) -> Iterator[int]:
-    """Yield an epoch of each order; yields 1 for each step that it hands to the lane's threads."""
-    for order in orders:
-        yield from order.train_epoch(lane)
+    # a step in each lane, in turn
+    for taken in itertools.zip_longest(*map(one_by_one, range(len(lanes))), fillvalue=0):
+        done += sum(taken)
+        report(done, last * steps)
+    # equal shares: in one pass over many heads no time is a single head's
+    seconds = (time.perf_counter() - start) / len(heads)
+    for head in heads:
+        head.seconds += seconds
+        head.state.epoch += 1
+        head.state.history[-1]["seconds"] = seconds
+        if head.error is None:
+            head.after_epoch(head.state)
 
 
 def _shape(heads: Sequence[Head], device: torch.device) -> tuple[int, int]:
@@ -189,15 +174,13 @@ def _lanes(number: int, num_threads: int) -> Iterator[list[Lane]]:
     """Open so many lanes of so many threads, which together use the cores that torch used, until the scope ends."""
     cores = torch.get_num_threads()
     torch.set_num_threads(max(1, cores // (number * num_threads)))
-    try:
-        with contextlib.ExitStack() as stack:
-            yield [
-                # of one thread each: the steps of a block must be taken in order
-                [stack.enter_context(ThreadPoolExecutor(1, "heads")) for _ in range(num_threads)]
-                for _ in range(number)
-            ]
-    finally:
-        torch.set_num_threads(cores)
+    with contextlib.ExitStack() as stack:
+        stack.callback(torch.set_num_threads, cores)
+        # of one thread each: the steps of a block must be taken in order
+        executors: list[Executor] = [
+            stack.enter_context(ThreadPoolExecutor(1, "heads")) for _ in range(number * num_threads)
+        ]
+        yield [executors[lane::number] for lane in range(number)]
 
 
 def _by_order(heads: Sequence[Head]) -> list[list[Head]]:
@@ -221,11 +204,11 @@ class _Order:
         # in float64, too, stacks must equal heads that train alone: there they are compared to 1e-8
         if next(self.state.model.parameters()).dtype == torch.float64:
             self.dtype = torch.float64
-        self.blocks = [_Block(members, execution, self.dtype) for members in _blocks(heads, num_blocks)]
         self.dropout = Dropout(self.seed, self.state.model)
         layers = layers_of(self.state.model) or []
         first = next(number for number, layer in enumerate(layers) if isinstance(layer, nn.Linear))
         self.shared, self.own = layers[:first], layers[first:]  # layers before the first linear one have no parameters
+        self.blocks = [_Block(members, execution, self.dtype, first) for members in _blocks(heads, num_blocks)]
 
     def train_epoch(self, lane: Lane) -> Iterator[int]:
         """Yield one pass over the images; yields 1 for each step handed out."""
@@ -237,18 +220,16 @@ class _Order:
             progress = Progress(step, num_epochs * self.steps_per_epoch, epoch, num_epochs)
             threads = zip(self.blocks, itertools.cycle(lane), strict=False)
             under_way.append([thread.submit(block.step, prepared, noise, progress) for block, thread in threads])
-            if len(under_way) > AHEAD:
-                _wait_for(under_way.popleft())
+            _wait_until(under_way, AHEAD)
             yield 1
-        for futures in under_way:
-            _wait_for(futures)
+        _wait_until(under_way, 0)
         for block in self.blocks:
             block.end_epoch(self.steps_per_epoch)
 
     def release(self) -> None:
         """Give every head its parameters back."""
-        for block in self.blocks:
-            block.release()
+        for layer in itertools.chain.from_iterable(block.stacks for block in self.blocks):
+            layer.release()
 
     def _prepared(self, batch: Batch, step: int) -> tuple[Batch, list[Tensor]]:
         """Return a batch whose inputs went through the layers that heads share, and the noise of their own layers."""
@@ -260,41 +241,42 @@ class _Order:
                     inputs = F.relu(inputs)
                 elif layer.p:
                     inputs = inputs * self.dropout.factors(layer, inputs.shape, layer.p, inputs)
-            noise = list(self._noise(inputs.new_empty((), dtype=self.dtype), len(inputs)))
+            # factors [B, width] of each later layer that drops anything, as a head alone would draw them
+            noise: list[Tensor] = []
+            width, like = 0, inputs.new_empty((), dtype=self.dtype)
+            for layer in self.own:
+                if isinstance(layer, nn.Linear):
+                    width = layer.out_features
+                elif isinstance(layer, nn.Dropout) and layer.p:
+                    noise.append(self.dropout.factors(layer, (len(inputs), width), layer.p, like))
         return Batch(inputs, batch.labels[None], batch.index), noise
 
-    def _noise(self, values: Tensor, num_rows: int) -> Iterator[Tensor]:
-        """Yield factors [B, width] of each later layer that drops anything, as a head alone would draw them."""
-        width = 0
-        for layer in self.own:
-            if isinstance(layer, nn.Linear):
-                width = layer.out_features
-            elif isinstance(layer, nn.Dropout) and layer.p:
-                yield self.dropout.factors(layer, (num_rows, width), layer.p, values)
 
-
-def _wait_for(futures: Sequence[Future[None]]) -> None:
-    for future in futures:
-        # not only waited for: what a step raised in its thread is raised here
-        future.result()
+def _wait_until(under_way: deque[list[Future[None]]], most: int) -> None:
+    """Wait for the oldest until no more than so many are under way."""
+    while len(under_way) > most:
+        for future in under_way.popleft():
+            # not only waited for: what a step raised in its thread is raised here
+            future.result()
 
 
 class _Block:
     """Heads whose products are one."""
 
-    def __init__(self, heads: Sequence[Head], execution: Execution, dtype: torch.dtype) -> None:
-        """Take over the parameters of the heads."""
+    def __init__(self, heads: Sequence[Head], execution: Execution, dtype: torch.dtype, first: int) -> None:
+        """Take over the parameters of the heads, whose first linear layer is layer number `first`."""
         self.heads = heads
-        models = [layers_of(head.state.model) or [] for head in heads]
-        averages = [layers_of(head.state.ema.module) or [] for head in heads if head.state.ema is not None]
-        first = next(number for number, layer in enumerate(models[0]) if isinstance(layer, nn.Linear))
+        models = [(layers_of(head.state.model) or [])[first:] for head in heads]
+        averages = [(layers_of(head.state.ema.module) or [])[first:] for head in heads if head.state.ema is not None]
         self.layers: list[StackedLinear | nn.Module] = []
-        for number in range(first, len(models[0])):
-            column = [model[number] for model in models]
-            linear = [layer for layer in column if isinstance(layer, nn.Linear)]
-            averaged = [layer for model in averages if isinstance(layer := model[number], nn.Linear)]
+        for number, layer in enumerate(models[0]):
+            linear, averaged = (
+                [own for model in of_each if isinstance(own := model[number], nn.Linear)]
+                for of_each in (models, averages)
+            )
             # layers without parameters are the same for all heads of one model: any head's will do
-            self.layers.append(StackedLinear(linear, averaged, dtype) if linear else column[0])
+            self.layers.append(StackedLinear(linear, averaged, dtype) if linear else layer)
+        self.stacks = [layer for layer in self.layers if isinstance(layer, StackedLinear)]
         self.parts: list[tuple[slice, Method]] = []
         for _, run in itertools.groupby(heads, key=_side):  # heads whose methods can be stacked
             methods = [head.state.method for head in run]
@@ -328,20 +310,13 @@ class _Block:
     def end_epoch(self, num_steps: int) -> None:
         """Write the epoch into each head's history, and errors into those that failed."""
         for head, total, bad in zip(self.heads, self.loss_sum.tolist(), self.bad_step.tolist(), strict=True):
-            state = head.state
+            state, epoch = head.state, head.state.epoch + 1
             rate = state.schedule.get_last_lr()[0]
-            state.history.append({"epoch": state.epoch + 1, "step": state.step, "loss": total / num_steps, "lr": rate})
+            state.history.append({"epoch": epoch, "step": state.step, "loss": total / num_steps, "lr": rate})
             if bad >= 0:
-                name = state.method.name
-                place = f"at step {bad} (epoch {state.epoch + 1})"
-                head.error = TrainingError(f"the loss of method {name!r} is no longer finite {place}")
+                lost = f"the loss of method {state.method.name!r} is no longer finite"
+                head.error = TrainingError(f"{lost} at step {bad} (epoch {epoch})")
         self.loss_sum.zero_()
-
-    def release(self) -> None:
-        """Give every head its parameters back."""
-        for layer in self.layers:
-            if isinstance(layer, StackedLinear):
-                layer.release()
 
     def _logits(self, values: Tensor, noise: Sequence[Tensor]) -> Tensor:
         factors = iter(noise)
@@ -370,9 +345,8 @@ class _Block:
         if average is not None:
             # all heads stand at one step of equal plans, and so at one decay
             share = 1.0 - average.get_decay(self.heads[0].state.step)
-            for layer in self.layers:
-                if isinstance(layer, StackedLinear):
-                    layer.move_average(share, None if len(moved) == len(self.heads) else moved)
+            for layer in self.stacks:
+                layer.move_average(share, None if len(moved) == len(self.heads) else moved)
         # those without weight, too: a training alone counts such a step and moves its schedule
         for head in self.heads:
             head.state.schedule.step()
@@ -380,10 +354,7 @@ class _Block:
 
 
 def _blocks(heads: Sequence[Head], least: int) -> Iterator[list[Head]]:
-    """Yield heads in so many blocks or more, of about one size.
-
-    Those whose methods can be stacked stand side by side.
-    """
+    """Yield heads in so many blocks or more, of about one size; those whose methods can be stacked side by side."""
     sides: dict[Hashable, list[Head]] = defaultdict(list)
     for head in heads:
         sides[_side(head)].append(head)

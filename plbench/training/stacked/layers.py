@@ -11,10 +11,7 @@ from torch import Tensor, nn
 
 
 def layers_of(model: nn.Module) -> list[nn.Module] | None:
-    """Return the layers of a head that can be stacked, in order: linear ones, ReLU and dropout.
-
-    None for any other model.
-    """
+    """Return the layers of a head in order: linear ones, ReLU and dropout. None for any other model."""
     if isinstance(model, nn.Sequential):
         parts = [layers_of(child) for child in model]
         return None if any(part is None for part in parts) else [layer for part in parts if part for layer in part]
@@ -43,21 +40,15 @@ class StackedLinear:
         """
         self.dtype = dtype
         self._tenants: list[Tensor] = []
+        self._averaged: list[tuple[Tensor, Tensor]] = []
         # requires a gradient only so that autograd calls `_Product.backward`, which writes all gradients itself
-        self.weight = self._adopt([layer.weight for layer in layers]).requires_grad_()
-        self.weight_grad = self._adopt_gradients([layer.weight for layer in layers])
+        weight, self.weight_grad = self._adopt("weight", layers, averages)
+        self.weight = weight.requires_grad_()
         self.bias: Tensor | None = None
         self.bias_grad: Tensor | None = None
         if layers[0].bias is not None:
             # requires none: it reaches the product with the layer, not as an input that autograd sees
-            self.bias = self._adopt([layer.bias for layer in layers])
-            self.bias_grad = self._adopt_gradients([layer.bias for layer in layers])
-        self._averaged: list[tuple[Tensor, Tensor]] = []
-        if averages:
-            # the same memory, detached: autograd must not follow the average
-            self._averaged.append((self._adopt([layer.weight for layer in averages]), self.weight.detach()))
-            if self.bias is not None:
-                self._averaged.append((self._adopt([layer.bias for layer in averages]), self.bias))
+            self.bias, self.bias_grad = self._adopt("bias", layers, averages)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Map inputs [B, in] that all heads share, or [H, B, in], to outputs [H, B, out]."""
@@ -65,12 +56,7 @@ class StackedLinear:
         return outputs
 
     def move_average(self, share: float, heads: Sequence[int] | None = None) -> None:
-        """Move the averages by a share of the way towards the weights; those of some heads alone, where given.
-
-        Args:
-            share: 1 minus the decay, in [0, 1].
-            heads: positions in the stack; None for all.
-        """
+        """Move the averages by a share of the way towards the weights; those of some heads alone, where given."""
         for average, weight in self._averaged:
             if heads is None:
                 average.lerp_(weight, share)
@@ -85,20 +71,25 @@ class StackedLinear:
             parameter.data = parameter.data.clone()
             parameter.grad = None
 
-    def _adopt(self, parameters: Sequence[Tensor]) -> Tensor:
+    def _adopt(self, name: str, layers: Sequence[nn.Linear], averages: Sequence[nn.Linear]) -> tuple[Tensor, Tensor]:
+        """Return parameters and gradients of all heads, of which each head's are slices from now on."""
+        parameters, averaged = ([getattr(layer, name) for layer in of_each] for of_each in (layers, averages))
+        values = self._stacked(parameters)
+        gradients = torch.zeros_like(values)
+        for parameter, own in zip(parameters, gradients, strict=True):
+            parameter.grad = own
+        if averaged:
+            # the same memory, detached: autograd must not follow the average
+            self._averaged.append((self._stacked(averaged), values.detach()))
+        return values, gradients
+
+    def _stacked(self, parameters: Sequence[Tensor]) -> Tensor:
         stacked = torch.stack([parameter.data for parameter in parameters])
         for parameter, own in zip(parameters, stacked, strict=True):
             # through .data: the parameter stays the object that its optimiser knows
             parameter.data = own
         self._tenants += parameters
         return stacked
-
-    @staticmethod
-    def _adopt_gradients(parameters: Sequence[Tensor]) -> Tensor:
-        gradients = torch.zeros_like(torch.stack([parameter.data for parameter in parameters]))
-        for parameter, own in zip(parameters, gradients, strict=True):
-            parameter.grad = own
-        return gradients
 
 
 class _Product(torch.autograd.Function):

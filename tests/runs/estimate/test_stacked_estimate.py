@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from plbench.errors import PlbenchError
-from plbench.models import Backbone
+from plbench.models.backbones import Backbone
 from plbench.randomness import seeded
 from plbench.runs import run as runner
 from plbench.runs import together

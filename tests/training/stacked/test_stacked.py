@@ -23,7 +23,7 @@ from plbench.api import (
     stacked_value,
 )
 from plbench.errors import PlbenchError, PluginError, TrainingError
-from plbench.models import make_head
+from plbench.models.backbones import make_head
 from plbench.randomness import seeded
 from plbench.runs.plan.resolved import validate_params
 from plbench.runs.registry import Registry
