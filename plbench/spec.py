@@ -43,6 +43,11 @@ class Identified(Frozen):
         """Return hex sha256 of the canonical JSON."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
+    @property
+    def key(self) -> str:
+        """The first 16 hex digits of the sha256, which name a folder."""
+        return self.sha256()[:16]
+
 
 class Protocol(Identified):
     """The question that all methods of one table are asked.
@@ -207,11 +212,6 @@ class RunSpec(Identified):
     processes: int | None = None
     stages: dict[str, str] = Field(default_factory=dict)
     numerics: int = NUMERICS
-
-    @property
-    def key(self) -> str:
-        """The first 16 hex digits of the spec's sha256: the name of the run's folder."""
-        return self.sha256()[:16]
 
 
 def differences(recorded: Any, here: Any, path: str = "") -> list[str]:

@@ -51,6 +51,21 @@ def groups(plans: Sequence[ResolvedRun]) -> list[list[ResolvedRun]]:
     return list(found.values())
 
 
+def groups_in_order(plans: Sequence[ResolvedRun]) -> list[list[ResolvedRun]]:
+    """Return groups of runs that may train together, those first that others need.
+
+    Args:
+        plans: each after those of them that it needs.
+    """
+    depth: dict[str, int] = {}
+    waves: dict[int, list[ResolvedRun]] = defaultdict(list)
+    for plan in plans:
+        depths = [depth.get(first.spec.key, -1) for first in plan.prerequisites]
+        depth[plan.spec.key] = 1 + max(depths, default=-1)
+        waves[depth[plan.spec.key]].append(plan)
+    return [members for wave in waves.values() for members in groups(wave)]
+
+
 def _common(plan: ResolvedRun) -> str:
     """Return what runs of one group agree in: all but method, seed, rate and decay."""
     spec = plan.spec

@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import sys
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -27,27 +26,8 @@ class Kept:
         return tensor.detach()
 
 
-class Passing:
-    """The most that a layer's inputs and outputs take together."""
-
-    def __init__(self) -> None:
-        self.largest = 0
-
-    def watch(self, model: nn.Module) -> list[Any]:
-        """Watch all layers of a model."""
-        leaves = [module for module in model.modules() if not list(module.children())]
-        return [leaf.register_forward_hook(self._see) for leaf in leaves]
-
-    def _see(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        tensors = [value for value in (*inputs, output) if isinstance(value, Tensor)]
-        self.largest = max(self.largest, sum(value.numel() * value.element_size() for value in tensors))
-
-
 def resident_bytes() -> int:
-    """Return memory that this process takes.
-
-    Now on Linux, where it can be asked for, else the most that it ever took.
-    """
+    """Return memory that this process takes: now on Linux, where it can be asked for, else the most it ever took."""
     statm = Path("/proc/self/statm")
     if statm.is_file():
         return int(statm.read_text().split()[1]) * resource.getpagesize()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,14 +123,18 @@ def complete(
     return ResolvedRun(spec, method, params, protocol_data, recipe, stages, chooser)
 
 
-def in_order(runs: Sequence[ResolvedRun]) -> dict[str, ResolvedRun]:
-    """Return runs by key with all that they need, each once, after what must be there before it."""
+def in_order(runs: Sequence[ResolvedRun], but: Collection[str] = ()) -> dict[str, ResolvedRun]:
+    """Return runs by key with all that they need, each once, after what must be there before it.
+
+    Args:
+        runs: that are asked for.
+        but: keys of runs to leave out, with what only they need.
+    """
     found: dict[str, ResolvedRun] = {}
     for run in runs:
-        if run.spec.key not in found:
-            for key, first in in_order(run.prerequisites).items():
-                found.setdefault(key, first)
-            found[run.spec.key] = run
+        if run.spec.key not in found and run.spec.key not in but:
+            for one in (*in_order(run.prerequisites, but).values(), run):
+                found.setdefault(one.spec.key, one)
     return found
 
 

@@ -41,9 +41,7 @@ class Place:
     cache: Path
     plugins: tuple[Path, ...]
     device: str
-    workers: int
     threads: int
-    weights_file: Path | None
     rest: Mapping[str, Any]
 
     def workspace(self, data: tuple[Path, Mapping[str, Any]]) -> Workspace:
@@ -57,10 +55,8 @@ class Place:
             registry=Registry.discover(self.plugins),
             reporter=Reporter(),
             device=choose_device(self.device),
-            workers=self.workers,
             data_root=data[0],
             data_options=data[1],
-            weights_file=self.weights_file,
             shares_machine=True,
             **self.rest,
         )
