@@ -48,7 +48,7 @@ def score_together(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[T
             raise result
     results: list[TrialResult] = []
     for together in in_memory(plans, workspace):
-        heads = train(together, workspace)
+        heads = train(together, workspace, is_kept=False)
         with ThreadPoolExecutor(torch.get_num_threads(), "scoring") as pool:  # much of it is numpy's, on one core
             results += pool.map(_scored, together, heads)
     return results

@@ -106,7 +106,12 @@ def tune(
     compared: tuple[Setting, ...] = ()
     if not search_only:
         num_trials = max(settings.num_trials, len(study.trials))
-        finals = [budgeted(regime, num_trials, workspace) for regime in (plan, then) if regime is not None]
+        finals = []
+        for final in (plan,) if then is None else (plan, then):
+            protocol = granting(
+                final.spec.protocol, num_trials, workspace.reporter
+            )  # its own, unless that grants fewer
+            finals.append(with_values(final, {}, {"protocol": protocol}, workspace.registry))
         rows, compared = _final_runs(finals, study, num_seeds, workspace)
     with workspace.reporter.patience("Drawing the study"):
         from plbench.tuning.pictures import draw_study
@@ -280,14 +285,6 @@ class _Search:
         started = f" (starting values {told[0].value:.2f})" if told and told[0].value is not None else ""
         until = f", about {duration((now - self.start) / self.num_made * left)} left" if left > 0 else ""
         self.workspace.reporter.line(f"Trials: {len(told)} of {self.num_trials}, {best}{started}{until}")
-
-
-def budgeted(plan: ResolvedRun, num_trials: int, workspace: Workspace) -> ResolvedRun:
-    """Return the plan under a protocol that grants so many trials: its own, or a custom one where that grants fewer."""
-    protocol = granting(plan.spec.protocol, num_trials, workspace.reporter)
-    if protocol is plan.spec.protocol:
-        return plan
-    return with_values(plan, {}, {"protocol": protocol}, workspace.registry)
 
 
 def tuned_plan(plan: ResolvedRun, study: StudyRecord, workspace: Workspace) -> ResolvedRun:

@@ -368,7 +368,6 @@ class TestEnd:
         pretended(together=True)
         workspace = make_workspace(Tight)
         plan = a_plan(workspace)
-        assert tune.budgeted(plan, 3, workspace) is plan
         made = tune.tune(plan, Settings(3), workspace, num_seeds=1)
         assert made.settings[0].protocol == "tiny-fpc8/v1"
         more = tune.tune(plan, Settings(4), workspace, num_seeds=1)

@@ -15,26 +15,11 @@ from plbench.randomness import seeded
 from plbench.runs.plan.duplicates import check_apart
 from plbench.runs.plan.image_check import check_images
 from plbench.runs.plan.label_check import check_learnable, notes_on
-from plbench.runs.plan.resolved import (
-    ResolvedRun,
-    checked,
-    complete,
-    without_source,
-)
+from plbench.runs.plan.resolved import ResolvedRun, checked, complete, without_source
 from plbench.runs.protocol import ProtocolData, choose_protocol, custom, granting, is_official
 from plbench.runs.registry import Registry
 from plbench.runs.workspace import Workspace, fingerprint, open_dataset
-from plbench.spec import (
-    ModelSpec,
-    Plan,
-    Precision,
-    Protocol,
-    Recipe,
-    Regime,
-    RunSpec,
-    Selection,
-    differences,
-)
+from plbench.spec import ModelSpec, Plan, Precision, Protocol, Recipe, Regime, RunSpec, Selection, differences
 from plbench.training.dropout import draws_alone, has_batch_statistics
 
 
@@ -169,14 +154,12 @@ def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[Pro
     if base.model.weights == "pretrained":
         workspace.reporter.line(f"Looking for the weights of {base.model.backbone}, here and on timm's hub")
     try:
-        path = weights_path(base.model, workspace.weights_file)
+        model = _with_weights(base.model, workspace)
     except PlbenchError as error:
         if base.model.weights != "pretrained":
             raise
         raise MissingWeightsError(str(error), ResolvedSetting(base, protocol_data, recipe)) from error
-    weights = {"weights_sha256": file_sha256(path, workspace.store.cache) if path is not None else None}
-    base = base.model_copy(update={"model": base.model.model_copy(update=weights)})
-    return ResolvedSetting(base, protocol_data, recipe)
+    return ResolvedSetting(base.model_copy(update={"model": model}), protocol_data, recipe)
 
 
 def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[ProtocolData] = ()) -> ResolvedRun:
@@ -193,19 +176,15 @@ def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Protoco
     dataset = _opened_dataset(spec.protocol.dataset, workspace, opened)
     recipe = _choose_recipe(dataset, spec.recipe)
     own = next((p for p in dataset.protocols if p.name == spec.protocol.name), spec.protocol)
-    suggested = {"suggested": own.suggested, "tuned_here": own.tuned_here}
-    protocol = spec.protocol.model_copy(update=suggested)
+    protocol = spec.protocol.model_copy(update={"suggested": own.suggested, "tuned_here": own.tuned_here})
     skipped = check_images(dataset, protocol, workspace, skip=bool(spec.skipped_images))
     protocol_data = _opened_protocol_data(dataset, protocol, skipped, opened)
     _check_labels(protocol_data, spec.selection, workspace, scores_test=spec.train_part == "train")
     resolve_backbone(spec.model.backbone)  # timm would fetch, or read from a folder, what a stranger names by address
-    path = weights_path(spec.model, workspace.weights_file)
     here = spec.model_copy(
         update={
             "dataset_fingerprint": fingerprint(dataset, workspace),
-            "model": spec.model.model_copy(
-                update={"weights_sha256": file_sha256(path, workspace.store.cache) if path else None}
-            ),
+            "model": _with_weights(spec.model, workspace),
             "skipped_images": skipped,
             "duplicates": check_apart(dataset, protocol, workspace, skipped, allow=spec.duplicates is not None),
             "numerics": RunSpec.model_fields["numerics"].default,
@@ -222,14 +201,17 @@ def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Protoco
     return plan
 
 
+def _with_weights(model: ModelSpec, workspace: Workspace) -> ModelSpec:
+    path = weights_path(model, workspace.weights_file)
+    return model.model_copy(
+        update={"weights_sha256": None if path is None else file_sha256(path, workspace.store.cache)}
+    )
+
+
 def _check_labels(
     protocol_data: ProtocolData, selection: Selection, workspace: Workspace, *, scores_test: bool
 ) -> None:
-    """Say what was noted about the labels, and make sure that something can be learned and scored.
-
-    Raises:
-        DataError: if nothing can.
-    """
+    """Say what was noted about the labels, and make sure that something can be learned and scored."""
     check_learnable(protocol_data, "train")
     if scores_test:
         protocol_data.test()
@@ -260,7 +242,7 @@ def _opened_dataset(name: str, workspace: Workspace, opened: Sequence[ProtocolDa
 def _opened_protocol_data(
     dataset: Dataset, protocol: Protocol, skipped: tuple[str, ...], opened: Sequence[ProtocolData]
 ) -> ProtocolData:
-    """Return ProtocolData keeps labels and parts that take a while to make."""
+    """Return the one among those opened, whose labels and parts took a while to make, or a new one."""
     same = next((protocol_data for protocol_data in opened if protocol_data.is_of(dataset, protocol, skipped)), None)
     return same or ProtocolData(dataset, protocol, skipped)
 
@@ -283,5 +265,4 @@ def _choose_model(recipe: Recipe, changes: Mapping[str, Any]) -> ModelSpec:
             values["mean"], values["std"] = default_normalisation(values["backbone"])
             if recipe.model.weights == "packaged":
                 values["weights"] = changes.get("weights", "pretrained")
-    model: ModelSpec = checked(ModelSpec, values, "model")
-    return model
+    return checked(ModelSpec, values, "model")

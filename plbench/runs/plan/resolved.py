@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from plbench.errors import PlbenchError, PluginError, did_you_mean
 from plbench.method import Method, Stage, Task
+from plbench.progress import counted
 from plbench.randomness import generator
 from plbench.runs.plan.label_check import check_learnable
 from plbench.runs.protocol import ProtocolData
@@ -19,14 +20,11 @@ from plbench.runs.record import Record, TuningReport
 from plbench.runs.registry import Registry, source_sha256
 from plbench.runs.store import Store
 from plbench.runs.stored import finished_record
-from plbench.spec import (
-    MethodSpec,
-    Recipe,
-    RunSpec,
-)
+from plbench.spec import MethodSpec, Recipe, RunSpec
 from plbench.training.hooks import Guarded
 
 _MAX_STAGE_DEPTH = 8
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -60,10 +58,10 @@ class ResolvedRun:
     def describe(self) -> str:
         """Return one line on what will run."""
         spec = self.spec
-        epochs = "1 epoch" if spec.plan.epochs == 1 else f"{spec.plan.epochs} epochs"
         return (
             f"Run {spec.key}: {self.method.title} on {spec.protocol.name}, {spec.regime}, {spec.model.backbone} at "
-            f"{spec.model.image_size} px, {epochs} of {spec.plan.batch_size}, seed {spec.seed}"
+            f"{spec.model.image_size} px, {counted(spec.plan.epochs, 'epoch')} of {spec.plan.batch_size}, "
+            f"seed {spec.seed}"
         )
 
 
@@ -158,8 +156,9 @@ def is_default(plan: ResolvedRun, *, opens_data: bool = True) -> bool:
         if left and opens_data:
             row = row.completed(make_task(spec, plan.protocol_data))
         declared = row.model_dump(mode="json", exclude_none=True)
-        taken = {name: spec.method.params.get(name) for name in left if name in spec.method.params}
-        if spec.method.params == (declared if opens_data else declared | taken):
+        if not opens_data:
+            declared |= {name: spec.method.params.get(name) for name in left if name in spec.method.params}
+        if spec.method.params == declared:
             return True
     return False
 
@@ -232,7 +231,7 @@ def _check_needs(method: type[Method], spec: RunSpec, protocol_data: ProtocolDat
         )
 
 
-def checked(kind: type[Any], values: Mapping[str, Any], what: str) -> Any:
+def checked(kind: type[_Model], values: Mapping[str, Any], what: str) -> _Model:
     """Return values as a model.
 
     Raises:

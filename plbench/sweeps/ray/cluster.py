@@ -71,7 +71,12 @@ def joined(cluster: Cluster) -> Iterator[Any]:
         yield ray
         return
     if cluster.address is not None:
-        _check_that_something_answers(cluster.address)
+        host, _, port = cluster.address.rpartition(":")
+        try:
+            if port.isdigit():  # unlike "auto"; Ray itself tries an address for minutes
+                socket.create_connection((host, int(port)), _ANSWER_SECONDS).close()
+        except OSError as error:
+            raise _no_cluster(cluster.address, error.strerror or str(error)) from error
     told_to_stop = signal.getsignal(signal.SIGTERM)
     own: dict[str, Any] = {}
     if cluster.address is None:
@@ -91,17 +96,6 @@ def joined(cluster: Cluster) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
-
-
-def _check_that_something_answers(address: str) -> None:
-    """Check Ray itself tries an address for minutes."""
-    host, _, port = address.rpartition(":")
-    if not port.isdigit():  # such as "auto"
-        return
-    try:
-        socket.create_connection((host, int(port)), _ANSWER_SECONDS).close()
-    except OSError as error:
-        raise _no_cluster(address, error.strerror or str(error)) from error
 
 
 def _no_cluster(address: str | None, why: str) -> PlbenchError:

@@ -10,7 +10,6 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,6 @@ from plbench.sweeps.ray.task import Outcome, Place, make
 LOOK_EVERY_SECONDS = 1.0
 SAVING_SECONDS = 30.0  # that tasks have, after Ctrl-C, to save where they are
 SHARED_SECONDS = 60.0  # until a file that another node wrote is seen in a shared folder
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """What one task makes: a run, or several that train together; and the keys that each of them needs."""
-
-    plans: tuple[ResolvedRun, ...]
-    needs: tuple[tuple[str, ...], ...]
 
 
 def run_all(
@@ -85,21 +76,19 @@ def run_all(
     return [_result(plan, outcomes.get(plan.spec.key), workspace) for plan in plans]
 
 
-def in_bundles(plans: Sequence[ResolvedRun], slots: int) -> list[Bundle]:
-    """Run in tasks, those first that others need. Runs that can train together do, but leave no slot empty for it.
+def in_bundles(plans: Sequence[ResolvedRun], slots: int) -> list[list[ResolvedRun]]:
+    """Return the runs of each task, those first that others need.
+
+    Runs that can train together do, but leave no slot empty for it.
 
     Args:
         plans: missing runs, each after those it needs.
         slots: tasks that can run at a time.
     """
-    missing = {plan.spec.key for plan in plans}
     bundles = []
     for members in groups_in_order(plans):
         size = -(-len(members) // slots)
-        for start in range(0, len(members), size):
-            part = tuple(members[start : start + size])
-            first = [[one.spec.key for one in plan.prerequisites if one.spec.key in missing] for plan in part]
-            bundles.append(Bundle(part, tuple(map(tuple, first))))
+        bundles += [members[start : start + size] for start in range(0, len(members), size)]
     return bundles
 
 
@@ -120,23 +109,24 @@ def _place(workspace: Workspace, plugins: Sequence[Path], taken: Mapping[str, fl
     )
 
 
-def _submitted(task: Any, bundles: Sequence[Bundle], place: Place) -> dict[Any, Bundle]:
+def _submitted(task: Any, bundles: Sequence[Sequence[ResolvedRun]], place: Place) -> dict[Any, Sequence[ResolvedRun]]:
     """Hand all tasks to Ray, and return what each of them makes."""
     made_by: dict[str, Any] = {}
-    pending: dict[Any, Bundle] = {}
+    pending: dict[Any, Sequence[ResolvedRun]] = {}
     for bundle in bundles:
-        first = {made_by[key]: None for keys in bundle.needs for key in keys}  # each task once
-        specs = [plan.spec.model_dump_json() for plan in bundle.plans]
-        dataset = bundle.plans[0].protocol_data.dataset
+        needs = [one.spec.key for plan in bundle for one in plan.prerequisites]
+        first = dict.fromkeys(made_by[key] for key in needs if key in made_by)  # each task once
+        specs = [plan.spec.model_dump_json() for plan in bundle]
+        dataset = bundle[0].protocol_data.dataset
         told = dataset.options.model_dump(exclude_unset=True).items()
         options = {name: value.absolute() if isinstance(value, Path) else value for name, value in told}
-        ref = task.remote(place, (dataset.root.absolute(), options), specs, bundle.needs, *first)
+        ref = task.remote(place, (dataset.root.absolute(), options), specs, *first)
         pending[ref] = bundle
-        made_by |= dict.fromkeys((plan.spec.key for plan in bundle.plans), ref)
+        made_by |= dict.fromkeys((plan.spec.key for plan in bundle), ref)
     return pending
 
 
-def _follow(ray: Any, pending: dict[Any, Bundle], workspace: Workspace, count: Count) -> Outcome:
+def _follow(ray: Any, pending: dict[Any, Sequence[ResolvedRun]], workspace: Workspace, count: Count) -> Outcome:
     """Wait for all tasks; say how far they are, and at once what fails."""
     outcomes: Outcome = {}
     with workspace.reporter.tally("Runs") as tally:
@@ -145,21 +135,20 @@ def _follow(ray: Any, pending: dict[Any, Bundle], workspace: Workspace, count: C
             ready, _ = ray.wait(list(pending), num_returns=1, timeout=LOOK_EVERY_SECONDS)
             for ref in ready:
                 bundle = pending.pop(ref)
-                outcome = _outcome_of(ray, ref, bundle)
+                outcome = _outcome_of(ray, ref, [plan.spec.key for plan in bundle])
                 outcomes |= outcome
-                failed = [plan for plan in bundle.plans if outcome[plan.spec.key] is not None]
-                count.add(len(bundle.plans), len(failed))
+                failed = [plan for plan in bundle if outcome[plan.spec.key] is not None]
+                count.add(len(bundle), len(failed))
                 for plan in failed:
                     why = outcome[plan.spec.key]
                     workspace.reporter.line(f"Failed: {plan.spec.key}, {plan.method.title}: {why}")
-            running = workspace.store.held(plan.spec.key for bundle in pending.values() for plan in bundle.plans)
+            running = workspace.store.held(plan.spec.key for bundle in pending.values() for plan in bundle)
             tally(count.made, count.total, count.words(len(running)))
     return outcomes
 
 
-def _outcome_of(ray: Any, ref: Any, bundle: Bundle) -> Outcome:
+def _outcome_of(ray: Any, ref: Any, keys: Sequence[str]) -> Outcome:
     """Return what a task says, or what became of it."""
-    keys = [plan.spec.key for plan in bundle.plans]
     try:
         outcome: Outcome = ray.get(ref)
         return outcome
