@@ -18,7 +18,7 @@ from plbench.runs.plan.resolved import ResolvedRun, checked, complete, make_task
 from plbench.runs.record import Count, Percent, SearchedRange, TuningReport
 from plbench.runs.registry import Registry
 from plbench.runs.store import Store
-from plbench.spec import NUMERICS, Frozen, Identified, MethodSpec, ModelSpec, Plan, Precision, Protocol, Regime
+from plbench.spec import NUMERICS, Frozen, Plan, Regime, TrainingSpec
 
 STUDY = "study.json"
 PLAN_VALUES = ("lr", "weight_decay")
@@ -30,27 +30,17 @@ State = Literal["complete", "pruned", "failed"]
 Ranges = Mapping[str, tuple[float, float]]
 
 
-class StudySpec(Identified):
+class StudySpec(TrainingSpec):
     """All that decides what a study finds, but for the number of its trials: more of them continue it.
 
     Attributes:
         protocol: without its budget, which limits the number of trials and not what they are.
-        method: with the starting values of its parameters; those that `space` names are searched.
-        plan: with the starting rate and decay.
+        method, plan: with the starting values; what `space` names is searched.
         seed: of the sampler and of the trials.
         space: where it looks, by name: the method's parameters, "lr" and "weight_decay".
         sampler, pruner: what proposes values, and what ends a trial early; "none" where trials train together.
     """
 
-    protocol: Protocol
-    dataset_fingerprint: str
-    method: MethodSpec
-    model: ModelSpec
-    regime: Regime
-    recipe: str
-    plan: Plan
-    precision: Precision
-    seed: Count
     space: dict[str, SearchedRange]
     sampler: str
     pruner: str

@@ -105,14 +105,8 @@ def tune(
     rows: tuple[Rows, ...] = ()
     compared: tuple[Setting, ...] = ()
     if not search_only:
-        num_trials = max(settings.num_trials, len(study.trials))
-        finals = []
-        for final in (plan,) if then is None else (plan, then):
-            protocol = granting(
-                final.spec.protocol, num_trials, workspace.reporter
-            )  # its own, unless that grants fewer
-            finals.append(with_values(final, {}, {"protocol": protocol}, workspace.registry))
-        rows, compared = _final_runs(finals, study, num_seeds, workspace)
+        finals = [plan] if then is None else [plan, then]
+        rows, compared = _final_runs(finals, study, max(settings.num_trials, len(study.trials)), num_seeds, workspace)
     with workspace.reporter.patience("Drawing the study"):
         from plbench.tuning.pictures import draw_study
 
@@ -309,23 +303,28 @@ def at_seed(plan: ResolvedRun, seed: int, workspace: Workspace) -> ResolvedRun:
 
 
 def _final_runs(
-    finals: Sequence[ResolvedRun], study: StudyRecord, num_seeds: int, workspace: Workspace
+    plans: Sequence[ResolvedRun], study: StudyRecord, num_trials: int, num_seeds: int, workspace: Workspace
 ) -> tuple[tuple[Rows, ...], tuple[Setting, ...]]:
-    """Return default and tuned row of each regime over all seeds, in one go, and how they compare."""
-    rows = [row for plan in finals for row in (plan, tuned_plan(plan, study, workspace))]
-    plans = [at_seed(row, seed, workspace) for row in rows for seed in range(num_seeds)]
-    workspace.reporter.line(f"The winner and the starting values on all of train: {len(plans)} runs")
-    results = schedule.run_all(plans, workspace)
+    """Return default and tuned row of each plan's regime over all seeds, in one go, and how they compare."""
+    rows: list[ResolvedRun] = []
+    for plan in plans:
+        # its own, unless that grants fewer trials
+        protocol = granting(plan.spec.protocol, num_trials, workspace.reporter)
+        default = with_values(plan, {}, {"protocol": protocol}, workspace.registry)
+        rows += [default, tuned_plan(default, study, workspace)]
+    finals = [at_seed(row, seed, workspace) for row in rows for seed in range(num_seeds)]
+    workspace.reporter.line(f"The winner and the starting values on all of train: {len(finals)} runs")
+    results = schedule.run_all(finals, workspace)
     made = [result for result in results if isinstance(result, Record)]
     if not made:
-        raise TrainingError(f"none of the {len(plans)} final runs could be trained; {results[0]}")
+        raise TrainingError(f"none of the {len(finals)} final runs could be trained; {results[0]}")
     keys = [
         tuple(result.key for result in results[start : start + num_seeds] if isinstance(result, Record))
         for start in range(0, len(results), num_seeds)
     ]
     rows_by_regime = tuple(
         Rows(regime=plan.spec.regime, default=default, tuned=tuned)
-        for plan, default, tuned in zip(finals, keys[::2], keys[1::2], strict=True)
+        for plan, default, tuned in zip(plans, keys[::2], keys[1::2], strict=True)
     )
     folders = [(workspace.store.run_folder(record.key), record) for record in made]
     return rows_by_regime, tuple(compare(folders, workspace.registry))

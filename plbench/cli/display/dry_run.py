@@ -40,7 +40,7 @@ def _how(found: Estimate) -> list[tuple[str, str]]:
         batch += f", in {plan.accumulate} pieces"
     if found.num_processes > 1:
         batch += f", over {found.num_processes} processes"
-    steps = f"{found.steps_per_epoch:,} in each of {plan.epochs} epochs, {found.num_steps:,} in all"
+    steps = f"{found.plan.steps_per_epoch:,} in each of {plan.epochs} epochs, {found.plan.num_steps:,} in all"
     workers = "images are decoded by the program itself" if not found.workers else f"{found.workers} decoding images"
     processes = "1 process" if found.num_processes == 1 else f"{found.num_processes} processes"
     lines = [

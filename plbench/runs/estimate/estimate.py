@@ -93,16 +93,6 @@ class Estimate:
         return sum(item.num_steps - item.steps_done for item in self.missing)
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Of the last of the runs."""
-        return steps_per_epoch(self.plan)
-
-    @property
-    def num_steps(self) -> int:
-        """Of the last of the runs."""
-        return self.steps_per_epoch * self.plan.spec.plan.epochs
-
-    @property
     def words(self) -> str:
         """Return time, steps and memory in words."""
         if self.peak_bytes is None:
@@ -122,8 +112,8 @@ class Estimate:
             "spec": spec,
             **self.totals(),
             "items": [vars(item) for item in self.items],
-            "steps_per_epoch": self.steps_per_epoch,
-            "num_steps": self.num_steps,
+            "steps_per_epoch": self.plan.steps_per_epoch,
+            "num_steps": self.plan.num_steps,
             "batch_size": spec.plan.batch_size,
             "accumulate": spec.plan.accumulate,
             "precision": spec.precision,
@@ -194,9 +184,8 @@ def estimate_runs(
             seconds = pace.features(file.plan, file.num_images) if file.is_missing else 0.0
             items.append(Item(what, None, "to do" if file.is_missing else "done", seconds))
         for key, run in wanted.items():
-            num_steps = steps_per_epoch(run) * run.spec.plan.epochs
             if key in done:
-                items.append(Item(titles[key], key, "done", 0.0, 0, num_steps))
+                items.append(Item(titles[key], key, "done", 0.0, 0, run.num_steps))
             elif key in missing:
                 found = None
                 if not (force and key in asked):
@@ -204,7 +193,7 @@ def estimate_runs(
                     found = checkpoints.newest(workspace.reporter.line)
                 steps = 0 if found is None else found.step
                 seconds = pace.run(run, company.get(key, [run]), steps, is_stage=key not in asked)
-                items.append(Item(titles[key], key, "going on" if steps else "to do", seconds, steps, num_steps))
+                items.append(Item(titles[key], key, "going on" if steps else "to do", seconds, steps, run.num_steps))
     if workspace.device.type == "cuda":  # what the runs can have, and what their records say of them, is theirs alone
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(workspace.device)
@@ -222,11 +211,6 @@ def _titles(wanted: Mapping[str, ResolvedRun], asked: set[str]) -> dict[str, str
             needed["choice of the epoch"] = run.chooser
         titles |= {r.spec.key: f"{what}: {r.method.title}" for what, r in needed.items() if r.spec.key not in asked}
     return titles
-
-
-def steps_per_epoch(plan: ResolvedRun) -> int:
-    """Return the steps of optimisation that each epoch of a run has."""
-    return math.ceil(len(plan.protocol_data.train(plan.spec.train_part).rows) / plan.spec.plan.batch_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,7 +273,7 @@ class _Pace:
 
     def run(self, plan: ResolvedRun, members: list[ResolvedRun], steps_done: int, *, is_stage: bool) -> float:
         """Return seconds of a run that trains among members of its group, from a step on."""
-        steps = steps_per_epoch(plan) * plan.spec.plan.epochs - steps_done
+        steps = plan.num_steps - steps_done
         if (stack := self._stack(members)) is not None:
             return steps * stack.step_seconds + stack.scoring_seconds
         if (measured := self._measured(plan)) is None:

@@ -51,6 +51,16 @@ class ResolvedRun:
         """The runs that must be there before this one: its stages, and the one that chooses its epoch."""
         return [*(run for _, run in self.stages.values()), *([self.chooser] if self.chooser is not None else [])]
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of optimisation that each epoch has."""
+        return math.ceil(len(self.protocol_data.train(self.spec.train_part).rows) / self.spec.plan.batch_size)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of optimisation of the whole training."""
+        return self.steps_per_epoch * self.spec.plan.epochs
+
     def finished(self, store: Store) -> Record | None:
         """Return the record of the run if it is done."""
         return finished_record(store.run_folder(self.spec.key))

@@ -17,7 +17,7 @@ from plbench.cli.display.dry_run import print_dry_run
 from plbench.errors import PlbenchError, StoreError
 from plbench.runs import run as runner
 from plbench.runs.estimate import estimate, measured
-from plbench.runs.estimate.estimate import Estimate, describe, estimate_runs, steps_per_epoch
+from plbench.runs.estimate.estimate import Estimate, describe, estimate_runs
 from plbench.runs.estimate.stacked import Stack
 from plbench.runs.plan.resolve import Request, plan_run
 from plbench.runs.plan.resolved import ResolvedRun
@@ -84,7 +84,7 @@ class TestWhatIsThere:
         record = runner.run(plan, workspace)
         again = dry_run(plan, workspace, force=True)
         assert again.items[-1].state == "to do" and again.seconds > 0
-        assert again.num_steps == record.training["steps"]
+        assert again.plan.num_steps == record.training["steps"]
         monkeypatch.setattr("plbench.runs.estimate.estimate.measure", None)  # would fail if it were called
         found = dry_run(plan, workspace)
         assert set(states(found).values()) == {"done"}
@@ -111,7 +111,7 @@ class TestWhatIsThere:
     def test_finetuning_has_no_features(self, workspace: Workspace) -> None:
         found = dry_run(a_plan(workspace, regime="finetune"), workspace)
         assert list(states(found)) == ["run: CE, Negative"]
-        assert (found.steps_per_epoch, found.num_steps) == (3, 6)
+        assert (found.plan.steps_per_epoch, found.plan.num_steps) == (3, 6)
 
 
 class TestMeasured:
@@ -288,7 +288,7 @@ def test_a_study_takes_as_long_as_its_trainings(workspace: Workspace, monkeypatc
     def seconds(self: Any, plan: ResolvedRun, members: list[ResolvedRun], steps: int, **given: Any) -> float:
         if len(members) > 1:
             return pretend(self, plan, members, steps, **given)
-        return float(steps_per_epoch(plan) * plan.spec.plan.epochs)
+        return float(plan.num_steps)
 
     monkeypatch.setattr(estimate._Pace, "run", seconds)
 
