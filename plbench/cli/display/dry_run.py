@@ -5,10 +5,9 @@ from __future__ import annotations
 from rich.text import Text
 
 from plbench.cli.display.tables import output, print_rows
-from plbench.progress import duration
+from plbench.progress import duration, memory
 from plbench.runs.environment import device_name
 from plbench.runs.estimate.estimate import Estimate, Item
-from plbench.runs.estimate.memory import in_words
 
 
 def print_dry_run(found: Estimate) -> None:
@@ -55,8 +54,8 @@ def _how(found: Estimate) -> list[tuple[str, str]]:
         lines.append(
             (
                 "Memory",
-                f"about {in_words(found.peak_bytes)} at the peak{each}; of it {in_words(measured.state_bytes)} for "
-                f"weights, gradients, moments and averages, {in_words(measured.activation_bytes)} for what a step "
+                f"about {memory(found.peak_bytes)} at the peak{each}; of it {memory(measured.state_bytes)} for "
+                f"weights, gradients, moments and averages, {memory(measured.activation_bytes)} for what a step "
                 "keeps",
             )
         )

@@ -19,11 +19,10 @@ import torch
 from plbench.errors import PlbenchError
 from plbench.loading.features import features_key, features_name, stored_features
 from plbench.models import Backbone
-from plbench.progress import counted, duration
+from plbench.progress import counted, duration, memory
 from plbench.randomness import seeded
 from plbench.runs.environment import device_name
 from plbench.runs.estimate.measured import Measured, measure, scored_images
-from plbench.runs.estimate.memory import in_words
 from plbench.runs.estimate.stacked import Stack, alike, measure_stack
 from plbench.runs.plan.resolved import ResolvedRun, in_order
 from plbench.runs.together import groups_in_order
@@ -97,7 +96,7 @@ class Estimate:
         """Return time, steps and memory in words."""
         if self.peak_bytes is None:
             return "nothing to do" if not self.missing else "how long it takes cannot be measured before"
-        steps, peak = counted(self.steps_left, "step"), in_words(self.peak_bytes)
+        steps, peak = counted(self.steps_left, "step"), memory(self.peak_bytes)
         return f"about {duration(self.seconds)} on {self.device.type}, {steps}, {peak} of memory at the peak"
 
     def totals(self) -> dict[str, Any]:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import math
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,17 +25,14 @@ from torch import Tensor, nn
 from plbench.loading.features import BATCH_SIZE as FEATURE_BATCH_SIZE
 from plbench.loading.transforms import TrainTransform, eval_transform
 from plbench.method import Batch, Progress
-from plbench.models import Backbone, make_head
+from plbench.models import Backbone
 from plbench.randomness import seeded
-from plbench.runs.estimate.memory import Kept, resident_bytes
-from plbench.runs.estimate.synthetic import SyntheticInputs, synthetic_artifact, synthetic_batch
-from plbench.runs.plan.resolved import ResolvedRun, make_task
+from plbench.runs.estimate.synthetic import SyntheticInputs, about_to_train, synthetic_batch
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.workspace import Workspace
-from plbench.training import hooks
-from plbench.training.engine import fit, prepare_fit
+from plbench.training.engine import fit
 from plbench.training.evaluation import EVAL_BATCH_SIZE
 from plbench.training.execution import Execution, evaluation_mode, widened
-from plbench.training.state import FitState
 
 _BUDGET_SECONDS = 8.0
 """About how long the timed steps may take together; a batch that takes longer is measured at a smaller size."""
@@ -142,28 +142,6 @@ def scored_images(plan: ResolvedRun, *, is_stage: bool) -> float:
     return passes
 
 
-def about_to_train(plan: ResolvedRun, backbone: nn.Module, num_features: int, execution: Execution) -> FitState:
-    """Return the state of a run before its first step, with random weights that no step moves.
-
-    Args:
-        plan: the run. backbone: what its method builds a model of. num_features: that this gives.
-        execution: where and how precisely.
-
-    Raises:
-        PlbenchError: if a stage of the run cannot be stood in for.
-    """
-    spec, labels = plan.spec, plan.protocol_data.train(plan.spec.train_part).labels
-    artifacts = {name: synthetic_artifact(stage, labels) for name, (stage, _) in plan.stages.items()}
-    task = make_task(spec, plan.protocol_data, artifacts)
-    method = hooks.construct(plan.method, plan.params, task)
-    with seeded(0):
-        model = hooks.Guarded(method).build(backbone, lambda: make_head(spec.model, num_features, labels.num_classes))
-    state = prepare_fit(model, method, spec.plan, task.steps_per_epoch, execution)
-    # more steps than the run may have, and none that moves the weights: random ones on random inputs could diverge
-    state.schedule = torch.optim.lr_scheduler.LambdaLR(state.optimizer, lambda step: 0.0)  # type: ignore[assignment]
-    return state
-
-
 class _Trial:
     """A run about to train on inputs that are made up."""
 
@@ -234,7 +212,7 @@ class _Trial:
             beside = torch.cuda.max_memory_allocated(self.device) - self.state_bytes()
             self.activation_bytes = beside * self.piece_images // piece
             return
-        kept = Kept(self.state.model)
+        kept = _Kept(self.state.model)
         with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
             (self.first_seconds,) = self._steps(piece, 1)
         scale = self.piece_images / piece
@@ -316,6 +294,32 @@ class _Trial:
                     watched.enter_context(leaf.register_forward_hook(see))
             work()
         return max(seen)
+
+
+class _Kept:
+    """Counts what autograd keeps for the backward pass, parameters apart, each memory once."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        self.num_bytes = self.largest = 0
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        """Count a tensor that autograd keeps, which calls it with each."""
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.num_bytes += storage.nbytes()
+            self.largest = max(self.largest, storage.nbytes())
+        return tensor.detach()
+
+
+def resident_bytes() -> int:
+    """Return memory that this process takes: now on Linux, where it can be asked for, else the most it ever took."""
+    statm = Path("/proc/self/statm")
+    if statm.is_file():
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 class _Enough(Exception):

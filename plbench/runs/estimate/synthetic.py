@@ -8,12 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from plbench.data.images import label_tensor
 from plbench.data.labels import PartialLabels
 from plbench.errors import PlbenchError
-from plbench.method import Batch, Stage
+from plbench.method import Batch
+from plbench.models import make_head
+from plbench.randomness import seeded
+from plbench.runs.plan.resolved import ResolvedRun, make_task
+from plbench.training import hooks
+from plbench.training.engine import prepare_fit
+from plbench.training.execution import Execution
+from plbench.training.state import FitState
 
 _STAND_IN_ROWS = 1024  # that a stage's reduction gets to see
 _MANY_STEPS = 1_000_000  # as many as a synthetic epoch claims to have
@@ -78,6 +85,25 @@ class _SyntheticView:
         raise PlbenchError("a stage that looks into its model cannot be measured before that is trained")
 
 
-def synthetic_artifact(stage: Stage, labels: PartialLabels) -> Tensor:
-    """Return what a stage would hand on, of the right shape for a part of the rows."""
-    return stage.reduce(_SyntheticView(labels.subset(np.arange(min(_STAND_IN_ROWS, labels.num_images)))))
+def about_to_train(plan: ResolvedRun, backbone: nn.Module, num_features: int, execution: Execution) -> FitState:
+    """Return the state of a run before its first step, with random weights that no step moves.
+
+    Args:
+        plan: the run. backbone: what its method builds a model of. num_features: that this gives.
+        execution: where and how precisely.
+
+    Raises:
+        PlbenchError: if a stage of the run cannot be stood in for.
+    """
+    spec, labels = plan.spec, plan.protocol_data.train(plan.spec.train_part).labels
+    # of the right shape for a part of the rows
+    view = _SyntheticView(labels.subset(np.arange(min(_STAND_IN_ROWS, labels.num_images))))
+    artifacts = {name: stage.reduce(view) for name, (stage, _) in plan.stages.items()}
+    task = make_task(spec, plan.protocol_data, artifacts)
+    method = hooks.construct(plan.method, plan.params, task)
+    with seeded(0):
+        model = hooks.Guarded(method).build(backbone, lambda: make_head(spec.model, num_features, labels.num_classes))
+    state = prepare_fit(model, method, spec.plan, task.steps_per_epoch, execution)
+    # more steps than the run may have, and none that moves the weights: random ones on random inputs could diverge
+    state.schedule = torch.optim.lr_scheduler.LambdaLR(state.optimizer, lambda step: 0.0)  # type: ignore[assignment]
+    return state
