@@ -68,7 +68,11 @@ def expand(grid: Grid, workspace: Workspace) -> Expansion:
         PlbenchError: for such a value, or one that does not exist.
     """
     methods, left_out = _methods(grid, workspace.registry)
-    workspace = _with_weights(grid, workspace)
+    files = [value for value in grid.model.get("weights", []) if value not in _WEIGHTS]
+    if len(files) > 1:
+        raise PlbenchError(f"model.weights: {files[0]!r} and {files[1]!r} are two files; a sweep has one at most")
+    if files:
+        workspace = replace(workspace, weights_file=Path(str(files[0])))
     cells = [
         Cell(entry.name, setting, candidate, params, seed)
         for entry in grid.datasets
@@ -130,14 +134,6 @@ def _methods(grid: Grid, registry: Registry) -> tuple[list[tuple[Candidate, dict
             if same not in found or candidate.named:
                 found[same] = (candidate, params)
     return list(found.values()), left_out
-
-
-def _with_weights(grid: Grid, workspace: Workspace) -> Workspace:
-    """Return the workspace with the file that the grid's weights name, if they name one."""
-    files = [value for value in grid.model.get("weights", []) if value not in _WEIGHTS]
-    if len(files) > 1:
-        raise PlbenchError(f"model.weights: {files[0]!r} and {files[1]!r} are two files; a sweep has one at most")
-    return replace(workspace, weights_file=Path(str(files[0]))) if files else workspace
 
 
 def _named(cell: Cell) -> list[tuple[str, str]]:

@@ -12,9 +12,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
@@ -40,23 +38,15 @@ FINISHED: dict[TrialState, State] = {
 }
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A trial that this worker has taken, and the values to try."""
-
-    values: dict[str, float]
-    trial: optuna.Trial
-
-
 class SharedStudy:
     """One worker's side of a study."""
 
     def __init__(self, spec: StudySpec, study: optuna.Study, liveness: Liveness, worker: str, place: str) -> None:
         """See `open_study`."""
-        self.spec, self.study, self._liveness, self._worker, self._place = spec, study, liveness, worker, place
+        self.spec, self.study, self.liveness, self._worker, self._place = spec, study, liveness, worker, place
         self._distributions = {name: _distribution(spec, name) for name in spec.space}
 
-    def claim(self, num_trials: int, most: int) -> list[Claim]:
+    def claim(self, num_trials: int, most: int) -> list[optuna.Trial]:
         """Take trials: what dead workers left first, then new ones, up to the next multiple of `most`.
 
         Args:
@@ -66,27 +56,22 @@ class SharedStudy:
         Returns:
             None of them where other workers are at work on all that are missing.
         """
-        with speaking_of(self._place), self._liveness.claiming():
-            self._give_up(self._liveness.lost(self.study, self._worker))
+        with speaking_of(self._place), self.liveness.claiming():
+            self._give_up(self.liveness.lost(self.study, self._worker))
             taken = sum(_counts(trial) for trial in self._frozen())
             # batches end at multiples of `most`, so that a study that was broken off asks as one that was not
             wanted = max(0, min(most - taken % most, num_trials - taken))
             until = time.monotonic() + _ASKED_SECONDS
             claims = [self._ask(taken + place, until) for place in range(wanted)]
             order = [trial.number for trial in self._frozen() if _counts(trial)]
-            surplus = [claim for claim in claims if order.index(claim.trial.number) >= num_trials]
-            for claim in surplus:  # two workers of a database asked at once: the later number goes
-                self._fail(claim.trial._trial_id)
-            return [claim for claim in claims if claim not in surplus]
+            surplus = [trial for trial in claims if order.index(trial.number) >= num_trials]
+            for trial in surplus:  # two workers of a database asked at once: the later number goes
+                self._fail(trial._trial_id)
+            return [trial for trial in claims if trial not in surplus]
 
-    def alive(self, claims: Sequence[Claim]) -> contextlib.AbstractContextManager[Any]:
-        """Hold this while claimed trials are trained: others see that this worker lives."""
-        return self._liveness.alive([claim.trial for claim in claims])
-
-    def tell(self, claim: Claim, result: TrialResult | None) -> None:
+    def tell(self, trial: optuna.Trial, result: TrialResult | None) -> None:
         """Tell what came of a trial; None where it was pruned. One that others took for lost meanwhile is theirs."""
         with speaking_of(self._place), contextlib.suppress(UpdateFinishedTrialError, ValueError):
-            trial = claim.trial
             if result is None:
                 self.study.tell(trial, state=TrialState.PRUNED)
                 return
@@ -97,10 +82,10 @@ class SharedStudy:
             else:
                 self.study.tell(trial, result.value)
 
-    def give_back(self, claims: Sequence[Claim]) -> None:
+    def give_back(self, claims: Sequence[optuna.Trial]) -> None:
         """Leave trials that were not told an outcome to whoever goes on."""
-        with speaking_of(self._place), self._liveness.claiming():
-            own = {claim.trial.number for claim in claims}
+        with speaking_of(self._place), self.liveness.claiming():
+            own = {trial.number for trial in claims}
             self._give_up([trial for trial in self._frozen() if trial.number in own and runs(trial)])
 
     def trials(self) -> tuple[Trial, ...]:
@@ -109,7 +94,7 @@ class SharedStudy:
             told = [trial for trial in self._frozen() if _counts(trial) and not runs(trial)]
         return tuple(
             Trial(
-                values=self._values(trial),
+                values=self.values(trial),
                 state=FINISHED[trial.state],
                 value=trial.value if trial.state == TrialState.COMPLETE else None,
                 seconds=trial.user_attrs.get("seconds"),
@@ -118,15 +103,11 @@ class SharedStudy:
             for trial in sorted(told, key=lambda trial: not trial.user_attrs.get("start"))
         )
 
-    def close(self) -> None:
-        """End this worker."""
-        self._liveness.close()
-
     def _frozen(self) -> list[FrozenTrial]:
         # not copied: they are asked for often, and only read
         return sorted(self.study.get_trials(deepcopy=False), key=lambda trial: trial.number)
 
-    def _ask(self, index: int, until: float) -> Claim:
+    def _ask(self, index: int, until: float) -> optuna.Trial:
         """Return a trial that no other worker has; two of a database that ask at once would draw the same one.
 
         The sampler's seed is the index's own, so that a study that was broken off draws as one that was not.
@@ -140,13 +121,13 @@ class SharedStudy:
             )
             trial = self.study.ask(self._distributions)
             # the heartbeat before the mark: a marked trial without one would never be missed
-            self._liveness.taken(trial)
+            self.liveness.taken(trial)
             trial.set_user_attr("worker", self._worker)
             if trial.params not in self._params_of_older(trial.number, until):
                 break
             if attempt + 1 < _MAX_TWINS:
                 self._fail(trial._trial_id)
-        return Claim(self._values(trial), trial)
+        return trial
 
     def _params_of_older(self, number: int, until: float) -> list[dict[str, float]]:
         """Return what trials of lower numbers took; one that is being asked for has its values in a moment."""
@@ -157,7 +138,7 @@ class SharedStudy:
                 return whole
             time.sleep(0.02)
 
-    def _values(self, trial: optuna.Trial | FrozenTrial) -> dict[str, float]:
+    def values(self, trial: optuna.Trial | FrozenTrial) -> dict[str, float]:
         """Return a trial's values: the first one's are the starting values to the digit, in the space or not."""
         if trial.user_attrs.get("start"):
             return dict(self.spec.start)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import time
 import uuid
 import warnings
@@ -107,7 +108,15 @@ def _open_journal(path: Path) -> JournalStorage:
         # not Optuna's own lock: the system frees this one when its process dies
         lock = FileLock(path.with_name(f"{path.name}.lock"))
         with lock:  # or a line that another worker is writing would be taken for a torn one
-            _cut_torn_line(path)
+            content = path.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            torn = content[whole:]  # power or disk gave out at it; it would spoil what follows
+            if not _OPERATION.startswith(torn[: len(_OPERATION)]):
+                raise ValueError("its last line is none of a journal")
+            if torn:
+                os.truncate(path, whole)
+            if whole:  # of what is wrong with it, Optuna would only see when it wrote the next one
+                json.loads(content[:whole].splitlines()[-1])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))  # type: ignore[arg-type]
@@ -118,24 +127,6 @@ def _open_journal(path: Path) -> JournalStorage:
             f"{path} is damaged and cannot be read as a study's journal ({str(error).splitlines()[0][:80]}); move it "
             "away, and the same command starts the study anew"
         ) from error
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Cut a last line without an end, at which power or disk gave out: it would spoil what follows it.
-
-    Raises:
-        ValueError: if the last whole line is none of a journal; Optuna would only see it when it wrote the next one.
-    """
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    torn = content[whole:]
-    if not _OPERATION.startswith(torn[: len(_OPERATION)]):
-        raise ValueError("its last line is none of a journal")
-    if torn:
-        with path.open("r+b") as file:
-            file.truncate(whole)
-    if whole:
-        json.loads(content[:whole].splitlines()[-1])
 
 
 def _connected(url: str, options: dict[str, Any], spec: StudySpec) -> RDBStorage:

@@ -21,7 +21,7 @@ from plbench.runs.record import Record
 from plbench.runs.together import can_stack
 from plbench.runs.workspace import Workspace
 from plbench.tuning import trials
-from plbench.tuning.shared import SAMPLER, Claim, SharedStudy
+from plbench.tuning.shared import SAMPLER, SharedStudy
 from plbench.tuning.storage import open_study
 from plbench.tuning.study import (
     PLAN_VALUES,
@@ -187,7 +187,7 @@ def search(plan: ResolvedRun, settings: Settings, workspace: Workspace) -> Study
         _Search(plan, spec, settings.num_trials, shared, workspace, together).run()
         told = shared.trials()
     finally:
-        shared.close()
+        shared.liveness.close()
     complete = [index for index, trial in enumerate(told) if trial.value is not None]
     if not complete:
         errors = [trial.error for trial in told if trial.error]
@@ -238,28 +238,29 @@ class _Search:
                 waiting = True
             time.sleep(POLL_SECONDS)
 
-    def _train(self, claims: Sequence[Claim]) -> None:
-        plans = [trial_plan(self.plan, c.values, self.spec.trial_seed, self.workspace.registry) for c in claims]
+    def _train(self, claims: Sequence[optuna.Trial]) -> None:
+        seed, registry = self.spec.trial_seed, self.workspace.registry
+        plans = [trial_plan(self.plan, self.shared.values(trial), seed, registry) for trial in claims]
         try:
-            with self.shared.alive(claims):
+            with self.shared.liveness.alive(claims):
                 if self.together:
                     results: list[TrialResult | None] = [*trials.score_together(plans, self.workspace)]
                 else:
-                    results = [self._alone(c, plan) for c, plan in zip(claims, plans, strict=True)]
-            for claim, result in zip(claims, results, strict=True):
-                self.shared.tell(claim, result)
+                    results = [self._alone(trial, plan) for trial, plan in zip(claims, plans, strict=True)]
+            for trial, result in zip(claims, results, strict=True):
+                self.shared.tell(trial, result)
         except BaseException:
             self.shared.give_back(claims)
             raise
         self.num_made += len(claims)
         self._say_how_far()
 
-    def _alone(self, claim: Claim, plan: ResolvedRun) -> TrialResult | None:
+    def _alone(self, trial: optuna.Trial, plan: ResolvedRun) -> TrialResult | None:
         """Return one training; None where it was pruned, which leaves nothing behind."""
 
         def watch(epoch: int, value: float) -> None:
-            claim.trial.report(value, epoch)
-            if claim.trial.should_prune():
+            trial.report(value, epoch)
+            if trial.should_prune():
                 raise optuna.TrialPruned
 
         try:

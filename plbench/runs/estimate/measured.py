@@ -34,10 +34,7 @@ from plbench.training.engine import fit
 from plbench.training.evaluation import EVAL_BATCH_SIZE
 from plbench.training.execution import Execution, evaluation_mode, widened
 
-_BUDGET_SECONDS = 8.0
-"""About how long the timed steps may take together; a batch that takes longer is measured at a smaller size."""
-
-_FIRST_IMAGES = {"cpu": 4, "cuda": 32}  # of a batch of whole images whose time nobody knows yet
+_FIRST_IMAGES = {"cpu": 4, "cuda": 32}  # of a step of whole images, which is scaled up: a whole batch may take long
 _SCORED_IMAGES = 4  # whole ones, on a CPU
 _STEPS = 3  # that are timed, where thorough
 _LOADED_IMAGES = 4  # for each of these
@@ -95,7 +92,7 @@ def measure(plan: ResolvedRun, workspace: Workspace, num_features: int | None, *
         PlbenchError: if a stage of the run cannot be stood in for, or the method refuses the plan.
     """
     trial = _Trial(plan, workspace, num_features, thorough)
-    timed, is_too_large = trial.timed_steps()
+    measured_images, step_seconds, is_too_large = trial.step()
     shape, side = trial.inputs.shape, plan.spec.model.image_size
     extract_seconds, extract_bytes = 0.0, 0
     with evaluation_mode(trial.state.model), torch.inference_mode():
@@ -112,8 +109,8 @@ def measure(plan: ResolvedRun, workspace: Workspace, num_features: int | None, *
         num_trainable=sum(p.numel() for p in parameters if p.requires_grad),
         batch_images=trial.batch_images,
         piece_images=trial.piece_images,
-        measured_images=timed[-1][0],
-        step_seconds=_at(trial.batch_images, timed),
+        measured_images=measured_images,
+        step_seconds=step_seconds * trial.batch_images / measured_images,
         infer_seconds=infer_seconds,
         load_seconds=trial.load_seconds(),
         extract_seconds=extract_seconds,
@@ -152,7 +149,7 @@ class _Trial:
         self.part = plan.protocol_data.train(plan.spec.train_part)
         self.batch_images = math.ceil(min(self.spec.plan.batch_size, len(self.part.rows)) / workspace.world.size)
         self.piece_images = math.ceil(self.batch_images / self.spec.plan.accumulate)
-        self.activation_bytes, self.other_bytes, self.first_seconds = 0, 0, 0.0
+        self.activation_bytes = self.other_bytes = 0
         is_probe = self.spec.regime == "probe"
         with seeded(0):
             self.backbone = Backbone(self.spec.model) if not is_probe or num_features is None else None
@@ -186,44 +183,42 @@ class _Trial:
             self._loaded(row)
         return (time.perf_counter() - start) / len(rows)
 
-    def timed_steps(self) -> tuple[list[tuple[int, float]], bool]:
-        """Return images and seconds of one or two steps, the smaller first, and whether the whole batch is too large.
+    def step(self) -> tuple[int, float, bool]:
+        """Return images and seconds of a step as large as can be taken soon, and whether memory allows no larger one.
 
         Memory is measured on the way.
         """
         size = self.batch_images
         if self.spec.regime == "finetune" and not (self.thorough and self.device.type == "cuda"):
             size = min(_FIRST_IMAGES[self.device.type], self.piece_images)
-        fitting, _ = _largest_that_fits(size, self._warm_up)
-        timed = [(fitting, self._step_seconds(fitting))]
-        affordable = int(fitting * _BUDGET_SECONDS / self.num_steps / max(timed[0][1], 1e-6))
-        larger = min(affordable, self.batch_images)
-        if self.thorough and fitting == size and larger >= 2 * fitting:
-            timed.append((larger, self._step_seconds(larger)))
-        return timed, fitting < size
+        fitting, first_seconds = _largest_that_fits(size, self._warm_up)
+        if not self.thorough and first_seconds > _LONG and fitting <= self.piece_images:
+            return fitting, first_seconds, fitting < size
+        # the first one of a size is slower
+        seconds = statistics.median(self._steps(fitting, self.num_steps + 1)[1:])
+        return fitting, seconds, fitting < size
 
-    def _warm_up(self, size: int) -> None:
-        """Take one step, whose memory is looked at: what a piece keeps for its backward pass, and on a GPU the peak."""
+    def _warm_up(self, size: int) -> float:
+        """Take one step, whose memory is looked at: what a piece keeps for its backward pass, and on a GPU the peak.
+
+        Returns:
+            Its seconds.
+        """
         piece = min(size, self.piece_images)
         if self.device.type == "cuda":
             self._steps(size, 1)  # moments are made by the first one
             torch.cuda.reset_peak_memory_stats(self.device)
-            (self.first_seconds,) = self._steps(size, 1)
+            (seconds,) = self._steps(size, 1)
             beside = torch.cuda.max_memory_allocated(self.device) - self.state_bytes()
             self.activation_bytes = beside * self.piece_images // piece
-            return
+            return seconds
         kept = _Kept(self.state.model)
         with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
-            (self.first_seconds,) = self._steps(piece, 1)
+            (seconds,) = self._steps(piece, 1)
         scale = self.piece_images / piece
         self.activation_bytes = int(kept.num_bytes * scale)
         self.other_bytes = int(kept.largest * scale)  # the gradient of the largest
-
-    def _step_seconds(self, size: int) -> float:
-        """Return the median of a few steps of this many images, but for the first one of a size, which is slower."""
-        if not self.thorough and self.first_seconds > _LONG and size <= self.piece_images:
-            return self.first_seconds
-        return statistics.median(self._steps(size, self.num_steps + 1)[1:])
+        return seconds
 
     def _steps(self, size: int, number: int) -> list[float]:
         """Return seconds of steps that the engine takes."""
@@ -336,13 +331,6 @@ def _largest_that_fits(size: int, attempt: Callable[[int], _Found]) -> tuple[int
                 raise
         torch.cuda.empty_cache()
         size //= 2
-
-
-def _at(size: int, timed: list[tuple[int, float]]) -> float:
-    """Return seconds of a step of this many images, on the line through one or two that were timed."""
-    (fewer, less), (number, seconds) = timed[0], timed[-1]
-    slope = (seconds - less) / (number - fewer) if number > fewer else 0.0
-    return seconds + slope * (size - number) if slope > 0 else seconds * size / number
 
 
 def _wait(device: torch.device) -> None:

@@ -114,12 +114,6 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0]
 
 
-def taken_of(ray: Any, cluster: Cluster) -> dict[str, float]:
-    """Return what a task takes, by Ray's names of resources."""
-    has_gpus = ray.cluster_resources().get("GPU", 0) > 0
-    return {"CPU": cluster.cpus, "GPU": float(has_gpus) if cluster.gpus is None else cluster.gpus}
-
-
 def slots_of(ray: Any, taken: Mapping[str, float]) -> int:
     """Return tasks that the cluster can run at a time."""
     wanted = {name: amount for name, amount in taken.items() if amount > 0}

@@ -19,7 +19,7 @@ from plbench.runs.plan.resolved import ResolvedRun, in_order
 from plbench.runs.schedule import Count, Result
 from plbench.runs.together import groups_in_order
 from plbench.runs.workspace import Workspace
-from plbench.sweeps.ray.cluster import Cluster, Overheard, check_room, first_line, joined, slots_of, taken_of
+from plbench.sweeps.ray.cluster import Cluster, Overheard, check_room, first_line, joined, slots_of
 from plbench.sweeps.ray.task import Outcome, Place, make
 
 LOOK_EVERY_SECONDS = 1.0
@@ -51,7 +51,8 @@ def run_all(
     outcomes: Outcome = {}
     if missing:
         with contextlib.redirect_stdout(Overheard(workspace.reporter)), joined(cluster) as ray:
-            taken = taken_of(ray, cluster)
+            gpus = float(ray.cluster_resources().get("GPU", 0) > 0) if cluster.gpus is None else cluster.gpus
+            taken = {"CPU": cluster.cpus, "GPU": gpus}
             slots = slots_of(ray, taken)
             check_room(taken, slots, cluster, workspace.reporter)
             bundles = in_bundles(missing, max(1, slots))
