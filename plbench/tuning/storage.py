@@ -160,20 +160,21 @@ def _open_database(url: str, spec: StudySpec) -> tuple[RDBStorage, str]:
             f'`storage="{kind}://…"` is of no known kind; give the path of a journal file, or the URL of a database '
             "such as postgresql://user@host/database"
         )
+    if not driver:
+        url = f"{_DATABASES[dialect]}://{rest}"
     try:
-        parsed = sqlalchemy.engine.make_url(url if driver else f"{_DATABASES[dialect]}://{rest}")
+        place = sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:
         raise PlbenchError(
             "`storage=` is not a URL that can be read; give one such as postgresql://user@host/database"
         ) from error
-    place = parsed.render_as_string(hide_password=True)
     # a trial may take hours, after which a server may have closed the connection
     options: dict[str, Any] = {"pool_pre_ping": True}
     if dialect == "postgresql":  # whose client would wait without end for a host that does not answer
         options["connect_args"] = {"connect_timeout": 10}
     try:
         with speaking_of(place):
-            return _connected(parsed.render_as_string(hide_password=False), options, spec), place
+            return _connected(url, options, spec), place
     except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
         fixes = 'pip install "plbench[postgres]"' if "psycopg" in place else "install the driver that its URL names"
         raise PlbenchError(

@@ -163,7 +163,7 @@ def estimate_runs(
         workspace: where and how.
         force: the runs, though not what they need first, are repeated if they are done.
         processes: that would train together on this machine.
-        thorough: take more steps, of whole batches where that can be afforded.
+        thorough: take more steps, on a GPU of whole batches.
 
     Raises:
         PlbenchError: if a single run cannot be measured, or a checkpoint to go on from is damaged.

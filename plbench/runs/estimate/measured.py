@@ -86,7 +86,7 @@ def measure(plan: ResolvedRun, workspace: Workspace, num_features: int | None, *
         plan: the run.
         workspace: where and how; of several processes, this one's share is measured.
         num_features: width of cached features in the probe regime; None where they are still to be computed.
-        thorough: take several steps, of the whole batch where that can be afforded; else one of a few images.
+        thorough: take several steps, on a GPU of the whole batch; else one of a few images.
 
     Raises:
         PlbenchError: if a stage of the run cannot be stood in for, or the method refuses the plan.

@@ -62,7 +62,7 @@ def short_name(images: ImageSource, row: int) -> str:
     return str(images.ids[row] if paths is None else paths[row])
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=4)  # which keeps that many datasets open
 def find_duplicates(
     dataset: Dataset, train_split: str, test_split: str, skipped: tuple[str, ...] = ()
 ) -> Duplicates | None:
