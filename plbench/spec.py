@@ -43,6 +43,11 @@ class Identified(Frozen):
         """Return hex sha256 of the canonical JSON."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
+    @property
+    def key(self) -> str:
+        """The first 16 hex digits of the sha256, which name a folder."""
+        return self.sha256()[:16]
+
 
 class Protocol(Identified):
     """The question that all methods of one table are asked.
@@ -173,11 +178,24 @@ class Recipe(Frozen):
     sources: dict[str, str]
 
 
-class RunSpec(Identified):
+class TrainingSpec(Identified):
+    """What decides a run's outcome and that of a study of runs alike; `protocol` asks, on the bytes of the dataset."""
+
+    protocol: Protocol
+    dataset_fingerprint: str
+    method: MethodSpec
+    model: ModelSpec
+    regime: Regime
+    recipe: str
+    plan: Plan
+    precision: Precision
+    seed: Annotated[int, Field(ge=0)]
+
+
+class RunSpec(TrainingSpec):
     """Everything that decides a run's outcome. Its key names the run's folder.
 
     Attributes:
-        protocol: the question; with `dataset_fingerprint`, on which bytes.
         recipe: where the plan of the run's stages comes from; `stages` pins their keys.
         train_part: "train", or "fit": train without its validation part.
         stages: key of each prerequisite run by stage name.
@@ -190,15 +208,6 @@ class RunSpec(Identified):
             whose chance each draws for itself; else None.
     """
 
-    protocol: Protocol
-    dataset_fingerprint: str
-    method: MethodSpec
-    model: ModelSpec
-    regime: Regime
-    recipe: str
-    plan: Plan
-    precision: Precision
-    seed: Annotated[int, Field(ge=0)]
     selection: Selection = "last"
     train_part: TrainPart = "train"
     skipped_images: tuple[str, ...] = ()
@@ -207,11 +216,6 @@ class RunSpec(Identified):
     processes: int | None = None
     stages: dict[str, str] = Field(default_factory=dict)
     numerics: int = NUMERICS
-
-    @property
-    def key(self) -> str:
-        """The first 16 hex digits of the spec's sha256: the name of the run's folder."""
-        return self.sha256()[:16]
 
 
 def differences(recorded: Any, here: Any, path: str = "") -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from plbench.comparison.candidates import Candidate, Skipped
@@ -13,6 +13,7 @@ from plbench.runs import schedule
 from plbench.runs.estimate.estimate import Estimate, estimate_runs
 from plbench.runs.plan.resolve import Request, ResolvedSetting, resolve_setting
 from plbench.runs.plan.resolved import ResolvedRun
+from plbench.runs.protocol import granting
 from plbench.runs.record import Record
 from plbench.runs.workspace import Workspace
 
@@ -63,7 +64,8 @@ def plan_comparison(
         raise PlbenchError(f"`seeds={num_seeds}`: a comparison needs at least one seed, and 5 to be ranked")
     setting = resolve_setting(request, workspace)
     if num_trials is not None:
-        setting = setting.with_budget(num_trials, workspace.reporter)
+        protocol = granting(setting.spec.protocol, num_trials, workspace.reporter)
+        setting = replace(setting, spec=setting.spec.model_copy(update={"protocol": protocol}))
     rows, absent = [], list(skipped)
     for candidate in candidates:
         try:

@@ -22,61 +22,45 @@ Result = Record | TrainingError
 Tell = Callable[[Sequence[Result]], None]
 
 
-def run_all(
-    plans: Sequence[ResolvedRun], workspace: Workspace, *, force: bool = False, tell: Tell = lambda results: None
-) -> list[Result]:
+def run_all(plans: Sequence[ResolvedRun], workspace: Workspace, tell: Tell = lambda results: None) -> list[Result]:
     """Make all runs and return their records, in the order of the plans; a training that failed gives its error.
 
     Args:
         plans: what to run; the same run may come twice.
         workspace: where and how.
-        force: repeat runs that are done, though not their stages.
         tell: gets what came of runs that were made, stages included, as soon as there is something.
     """
     wanted = {plan.spec.key: plan for plan in plans}
-    results: dict[str, Result] = {}
-    for key, plan in wanted.items():
-        if force:
-            workspace.store.remove(key)
-        elif record := plan.finished(workspace.store):
-            results[key] = record
+    found = {key: plan.finished(workspace.store) for key, plan in wanted.items()}
+    results: dict[str, Result] = {key: record for key, record in found.items() if record}
     missing = [plan for key, plan in wanted.items() if key not in results]
-    results |= _without_their_stages(missing, workspace, tell)
+    needed = [first for plan in missing for first in plan.prerequisites]
+    if needed:
+        first = dict(zip((one.spec.key for one in needed), run_all(needed, workspace, tell), strict=True))
+        failed: dict[str, Result] = {}
+        for plan in missing:
+            errors = [e for one in plan.prerequisites if isinstance(e := first[one.spec.key], TrainingError)]
+            if errors:
+                failed[plan.spec.key] = came_first(str(errors[0]))
+        tell(list(failed.values()))
+        results |= failed
     for members in groups([plan for plan in missing if plan.spec.key not in results]):
-        made = _run(members, workspace)
+        made: list[Result]
+        if len(members) > 1:
+            made = run_group(members, workspace)
+        else:
+            try:
+                made = [runner.run(members[0], workspace)]
+            except TrainingError as error:
+                made = [error]
         results |= dict(zip((plan.spec.key for plan in members), made, strict=True))
         tell(made)
     return [results[plan.spec.key] for plan in plans]
 
 
-def _without_their_stages(plans: Sequence[ResolvedRun], workspace: Workspace, tell: Tell) -> dict[str, Result]:
-    """Make the stages of all plans, and the runs that choose their epochs; give the plans whose stages failed."""
-    first = {plan.spec.key: plan.prerequisites for plan in plans}
-    needed = [stage for stages in first.values() for stage in stages]
-    if not needed:
-        return {}
-    made = dict(zip((stage.spec.key for stage in needed), run_all(needed, workspace, tell=tell), strict=True))
-    failed: dict[str, Result] = {}
-    for key, stages in first.items():
-        errors = [error for stage in stages if isinstance(error := made[stage.spec.key], TrainingError)]
-        if errors:
-            failed[key] = came_first(str(errors[0]))
-    tell(list(failed.values()))
-    return failed
-
-
 def came_first(why: str) -> TrainingError:
     """Return the error of a run that could not be made for want of another."""
     return TrainingError(f"a run that must come first failed: {why}")
-
-
-def _run(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[Result]:
-    if len(plans) > 1:
-        return run_group(plans, workspace)
-    try:
-        return [runner.run(plans[0], workspace)]
-    except TrainingError as error:
-        return [error]
 
 
 @dataclass
@@ -107,8 +91,7 @@ class Count:
         parts = [f"{self.failed} failed"] if self.failed else []
         parts += [] if running is None else [f"{running} running"]
         left = self.seconds_left()
-        parts += [f"about {duration(left)} left"] if left >= 1 else []
-        return ", ".join(parts)
+        return ", ".join([*parts, f"about {duration(left)} left"] if left >= 1 else parts)
 
     def seconds_left(self) -> float:
         """By the pace so far, else by what was expected; 0 where nothing is left or known."""
@@ -121,16 +104,16 @@ class Count:
 
 def run_here(plans: Sequence[ResolvedRun], workspace: Workspace, expected_seconds: float = 0.0) -> list[Result]:
     """Do as `run_all`, and say after each run, or group that trained together, how far the whole is."""
-    wanted = in_order(plans).values()
-    count = Count(sum(plan.finished(workspace.store) is None for plan in wanted), expected_seconds)
+    missing = [plan for plan in in_order(plans).values() if plan.finished(workspace.store) is None]
+    count = Count(len(missing), expected_seconds)
 
     def tell(results: Sequence[Result]) -> None:
         count.add(len(results), sum(isinstance(result, TrainingError) for result in results))
-        words = count.words()
         if results and count.total > 1:
-            workspace.reporter.line(f"{count.made} of {count.total} runs made{', ' if words else ''}{words}")
+            words = [f"{count.made} of {count.total} runs made", count.words()]
+            workspace.reporter.line(", ".join(filter(None, words)))
 
-    return run_all(plans, workspace, tell=tell)
+    return run_all(plans, workspace, tell)
 
 
 State = Literal["done", "failed", "under way", "missing"]

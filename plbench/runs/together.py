@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -50,6 +50,21 @@ def groups(plans: Sequence[ResolvedRun]) -> list[list[ResolvedRun]]:
     return list(found.values())
 
 
+def groups_in_order(plans: Sequence[ResolvedRun]) -> list[list[ResolvedRun]]:
+    """Return groups of runs that may train together, those first that others need.
+
+    Args:
+        plans: each after those of them that it needs.
+    """
+    depth: dict[str, int] = {}
+    waves: dict[int, list[ResolvedRun]] = defaultdict(list)
+    for plan in plans:
+        depths = [depth.get(first.spec.key, -1) for first in plan.prerequisites]
+        depth[plan.spec.key] = 1 + max(depths, default=-1)
+        waves[depth[plan.spec.key]].append(plan)
+    return [members for wave in waves.values() for members in groups(wave)]
+
+
 def _common(plan: ResolvedRun) -> str:
     """Return what runs of one group agree in: all but method, seed, rate and decay."""
     spec = plan.spec
@@ -68,7 +83,7 @@ def in_memory(plans: Sequence[ResolvedRun], workspace: Workspace) -> Iterator[li
         workspace: where and how.
     """
     inputs, protocol_data = OpenInputs(workspace), plans[0].protocol_data  # for all: each has labels of its own seed
-    plans = [dataclasses.replace(plan, protocol_data=protocol_data.at_seed(plan.spec.seed)) for plan in plans]
+    plans = [replace(plan, protocol_data=protocol_data.at_seed(plan.spec.seed)) for plan in plans]
     # one is opened beforehand, since its model says how many fit into memory
     first = _prepared(plans[0], workspace, inputs)
     most = most_at_once(first.state.model, first.spec.plan.batch_size, workspace.device)
@@ -87,29 +102,21 @@ def _prepared(plan: ResolvedRun, workspace: Workspace, inputs: OpenInputs) -> Ac
 
 
 def most_at_once(model: nn.Module, batch_size: int, device: torch.device) -> int:
-    """Return how many heads such as this one memory allows to train together.
-
-    One that a stack does not know is alone.
-    """
+    """Return how many heads such as this one memory allows to train together; one that no stack knows is alone."""
     if layers_of(model) is None:
         return 1
     available = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else STACK_BYTES
     return max(1, available // bytes_per_head(model, batch_size))
 
 
-def train(
-    runs: Sequence[ActiveRun],
-    workspace: Workspace,
-    after_epoch: Callable[[ActiveRun, FitState], None] = lambda active, state: None,
-    save: Callable[[ActiveRun], None] = lambda active: None,
-) -> list[Head]:
+def train(runs: Sequence[ActiveRun], workspace: Workspace, *, is_kept: bool) -> list[Head]:
     """Train runs together, each from where it stands.
 
     Args:
         runs: from `in_memory`.
         workspace: where and how.
-        after_epoch: what a run does at the end of each of its epochs.
-        save: called for each run at the end of an epoch in which a signal asked for a stop.
+        is_kept: whether each run does at the end of its epochs what it does alone, and is saved where a signal asks
+            for a stop; else nothing of them stays.
 
     Returns:
         The head of each run, in order; with its error where it failed.
@@ -122,29 +129,24 @@ def train(
     with listening() as heard:
 
         def end_epoch(active: ActiveRun, state: FitState) -> None:
-            after_epoch(active, state)
+            active.epoch_end(state)
             if heard.number is not None:
-                save(active)
+                active.save()
 
         def between_epochs() -> None:
             if heard.number is not None:
                 # not at the end of a single run's epoch: the others would not be saved
                 raise Stopped(heard.number)
 
-        heads = [
-            Head(
-                active.state,
-                active.spec.plan,
-                active.spec.seed,
-                active.stop_after,
-                partial(end_epoch, active),
-                labels=active.train_inputs.labels,
-            )
-            for active in runs
-        ]
         # checkpoints may lie at different epochs, and the heads of a stack stand at one
         standing: dict[int, list[Head]] = defaultdict(list)
-        for head in heads:
+        heads = []
+        for active in runs:
+            head = Head(active.state, active.spec.plan, active.spec.seed, active.stop_after)
+            head.labels = active.train_inputs.labels
+            if is_kept:
+                head.after_epoch = partial(end_epoch, active)
+            heads.append(head)
             standing[head.state.epoch].append(head)
         for members in standing.values():
             what = runs[0].method.title if len(members) == 1 else f"{len(members)} heads together"
@@ -172,7 +174,6 @@ def run_group(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[Record
 
 
 def _make(runs: Sequence[ActiveRun], workspace: Workspace) -> dict[str, Record | TrainingError]:
-    results: dict[str, Record | TrainingError] = {}
     said: dict[str, None] = {}  # most go on after the same step
     with contextlib.ExitStack() as kept:
         for active in runs:
@@ -184,21 +185,21 @@ def _make(runs: Sequence[ActiveRun], workspace: Workspace) -> dict[str, Record |
             active.tracking = kept.enter_context(active.followed())
         for sentence in said:
             workspace.reporter.line(sentence)
-        heads = train(runs, workspace, after_epoch=ActiveRun.epoch_end, save=ActiveRun.save)
+        heads = train(runs, workspace, is_kept=True)
+        results: dict[str, Record | TrainingError] = {}
         with (
             workspace.reporter.task(f"Scoring {len(runs)} runs") as report,
             ThreadPoolExecutor(torch.get_num_threads(), "scoring") as pool,  # much of it is numpy's, on one core
         ):
-            made = pool.map(partial(_result, workspace, len(runs) - 1), runs, heads)
-            for number, (active, result) in enumerate(zip(runs, made, strict=True), 1):
-                results[active.spec.key] = result
-                report(number, len(runs))
+            for result in pool.map(partial(_result, workspace, len(runs) - 1), runs, heads):
+                results[runs[len(results)].spec.key] = result
+                report(len(results), len(runs))
     return results
 
 
 def _result(workspace: Workspace, num_others: int, active: ActiveRun, head: Head) -> Record | TrainingError:
     """End a run whose training ended. Its own bars would hide the one over all runs."""
-    active.workspace = dataclasses.replace(workspace, reporter=Reporter())
+    active.workspace = replace(workspace, reporter=Reporter())
     active.conclude()
     if head.error is None:
         record = runner.conclude(active, {}, shared_with=num_others)

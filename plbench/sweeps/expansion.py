@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,11 @@ def expand(grid: Grid, workspace: Workspace) -> Expansion:
         PlbenchError: for such a value, or one that does not exist.
     """
     methods, left_out = _methods(grid, workspace.registry)
-    workspace = _with_weights(grid, workspace)
+    files = [value for value in grid.model.get("weights", []) if value not in _WEIGHTS]
+    if len(files) > 1:
+        raise PlbenchError(f"model.weights: {files[0]!r} and {files[1]!r} are two files; a sweep has one at most")
+    if files:
+        workspace = replace(workspace, weights_file=Path(str(files[0])))
     cells = [
         Cell(entry.name, setting, candidate, params, seed)
         for entry in grid.datasets
@@ -77,21 +81,39 @@ def expand(grid: Grid, workspace: Workspace) -> Expansion:
         for seed in grid.seeds
     ]
     wanted = [cell for cell in cells if not grid.leaves_out(cell)]
-    planned = _Planned(wanted)
+    runs: dict[str, GridRun] = {}
+    why_not: dict[Skipped, None] = {}  # each reason once
+    fits: set[tuple[str, str]] = set()
+    reasons: dict[tuple[str, str], str] = {}
+    opened: list[ProtocolData] = []
+    number = 0
     with workspace.reporter.task("Planning") as report:
-        opened: list[ProtocolData] = []
         for entry in grid.datasets:
             root = workspace.data_root if entry.root is None else Path(entry.root).expanduser()
             place = replace(workspace, data_root=root, data_options=entry.options)
             of_dataset = [cell for cell in wanted if cell.dataset == entry.name]
             for _, members in itertools.groupby(of_dataset, lambda cell: repr(cell.setting)):
-                _plan(list(members), place, opened, planned)
-                report(planned.number, len(wanted))
-    planned.refuse_what_never_fits()
-    runs = {run.plan.spec.key: run for run in reversed(planned.runs)}  # of two cells that are one run, the first
-    return Expansion(
-        tuple(reversed(runs.values())), (*left_out, *planned.left_out), len(cells) - len(wanted), workspace
-    )
+                for cell, who, found in _plan(list(members), place, opened):
+                    number += 1
+                    if isinstance(found, PlbenchError):
+                        why_not[Skipped(who, str(found))] = None
+                        for value in _named(cell):
+                            reasons.setdefault(value, str(found))
+                    else:
+                        runs.setdefault(found.spec.key, GridRun(cell, found))
+                        fits.update(_named(cell))
+                report(number, len(wanted))
+    if not wanted:
+        raise PlbenchError("exclude: nothing is left of the grid; take one of the exclusions out")
+    first = next(iter(why_not)).why if why_not else ""
+    if not runs and all(entry.why == first for entry in why_not):
+        raise PlbenchError(first)
+    for named, why in reasons.items():
+        if named not in fits:  # a typing error most likely
+            raise PlbenchError(f"no run with {' = '.join(named)} can be made: {why}; take it out, or fix it")
+    if not runs:
+        raise PlbenchError(f"no run of the grid can be made: {first}")
+    return Expansion(tuple(runs.values()), (*left_out, *why_not), len(cells) - len(wanted), workspace)
 
 
 def _methods(grid: Grid, registry: Registry) -> tuple[list[tuple[Candidate, dict[str, Any]]], list[Skipped]]:
@@ -114,51 +136,6 @@ def _methods(grid: Grid, registry: Registry) -> tuple[list[tuple[Candidate, dict
     return list(found.values()), left_out
 
 
-def _with_weights(grid: Grid, workspace: Workspace) -> Workspace:
-    """Return the workspace with the file that the grid's weights name, if they name one."""
-    files = [value for value in grid.model.get("weights", []) if value not in _WEIGHTS]
-    if len(files) > 1:
-        raise PlbenchError(f"model.weights: {files[0]!r} and {files[1]!r} are two files; a sweep has one at most")
-    return replace(workspace, weights_file=Path(str(files[0]))) if files else workspace
-
-
-class _Planned:
-    """What comes of cells, one after another."""
-
-    def __init__(self, wanted: Sequence[Cell]) -> None:
-        self.number, self.runs = 0, list[GridRun]()
-        self._fits: set[tuple[str, str]] = set()
-        self._reasons: dict[tuple[str, str], str] = {}
-        self.left_out: dict[Skipped, None] = {}  # each reason once
-
-    def fits(self, cell: Cell, plan: ResolvedRun) -> None:
-        """Add a run that can be made."""
-        self.number += 1
-        self.runs.append(GridRun(cell, plan))
-        self._fits.update(_named(cell))
-
-    def does_not_fit(self, cell: Cell, who: str, why: PlbenchError) -> None:
-        """Add one that cannot, for a reason."""
-        self.number += 1
-        self.left_out[Skipped(who, str(why))] = None
-        for value in _named(cell):
-            self._reasons.setdefault(value, str(why))
-
-    def refuse_what_never_fits(self) -> None:
-        """Raise if a value that the grid names fits no run; a typing error most likely."""
-        reasons = {entry.why for entry in self.left_out}
-        if not self.runs:
-            if len(reasons) == 1:
-                raise PlbenchError(reasons.pop())
-            if not reasons:
-                raise PlbenchError("exclude: nothing is left of the grid; take one of the exclusions out")
-        for (axis, value), why in self._reasons.items():
-            if (axis, value) not in self._fits:
-                raise PlbenchError(f"no run with {axis} = {value} can be made: {why}; take it out, or fix it")
-        if not self.runs:
-            raise PlbenchError(f"no run of the grid can be made: {next(iter(self.left_out)).why}")
-
-
 def _named(cell: Cell) -> list[tuple[str, str]]:
     """Return what a person named of a cell: not a method that a group brought along."""
     given = {name: value for name, value in cell.values.items() if name != "seed"}
@@ -167,28 +144,27 @@ def _named(cell: Cell) -> list[tuple[str, str]]:
     return [(name, repr(value)) for name, value in given.items()]
 
 
-def _plan(cells: Sequence[Cell], workspace: Workspace, opened: list[ProtocolData], planned: _Planned) -> None:
-    """Plan cells of one dataset and setting."""
+def _plan(
+    cells: Sequence[Cell], workspace: Workspace, opened: list[ProtocolData]
+) -> Iterator[tuple[Cell, str, ResolvedRun | PlbenchError]]:
+    """Yield each cell of one dataset and setting, what to call it, and its run or why there is none."""
     first = cells[0]
     try:
         setting = resolve_setting(_request(first.dataset, first.setting), workspace, opened)
     except PlbenchError as error:
         who = ", ".join(str(value) for value in (first.dataset, *first.setting.values()))
-        for cell in cells:
-            planned.does_not_fit(cell, who, error)
+        yield from ((cell, who, error) for cell in cells)
         return
     opened.append(setting.protocol_data)
     for cell in cells:
-        candidate = replace(cell.candidate, params={**cell.candidate.params, **cell.params})
+        params = [f"{name}={value}" for name, value in cell.params.items()]
+        where = [cell.dataset, *([cell.setting["simulation"]] if "simulation" in cell.setting else [])]
+        who = f"{' '.join([cell.candidate.words, *params])} on {', '.join(where)}"
+        values = {**cell.candidate.params, **cell.params}
         try:
-            plan = setting.run(candidate.method, candidate.params, cell.seed, workspace.registry)
+            yield cell, who, setting.run(cell.candidate.method, values, cell.seed, workspace.registry)
         except PlbenchError as error:
-            params = [f"{name}={value}" for name, value in cell.params.items()]
-            where = [cell.dataset, *([cell.setting["simulation"]] if "simulation" in cell.setting else [])]
-            who = f"{' '.join([cell.candidate.words, *params])} on {', '.join(where)}"
-            planned.does_not_fit(cell, who, error)
-            continue
-        planned.fits(cell, plan)
+            yield cell, who, error
 
 
 def _request(dataset: str, setting: Mapping[str, Any]) -> Request:

@@ -7,9 +7,18 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from plbench.comparison.candidates import Candidate
 from plbench.errors import PlbenchError, did_you_mean
@@ -45,11 +54,13 @@ def _distinct(values: list[Any]) -> list[Any]:
     return values
 
 
-Listed = BeforeValidator(_listed)
-"""A value alone stands for a list of it."""
+_Value = TypeVar("_Value")
+Listed = Annotated[list[_Value], BeforeValidator(_listed), AfterValidator(_distinct)]
+"""Values, each once; a value alone stands for a list of it."""
 
-Names = Annotated[list[Annotated[str, Field(min_length=1)]], Listed]
-Table = dict[str, Annotated[list[Scalar], Field(min_length=1), Listed]]
+Text = Annotated[str, Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0)]
+Table = dict[str, Annotated[Listed[Scalar], Field(min_length=1)]]
 """Values, or lists of values, by name."""
 
 
@@ -60,16 +71,16 @@ class _Strict(BaseModel):
 class MethodEntry(_Strict):
     """Who takes part: a method, `method:variant`, `method:*`, a tag or `all`; a method alone may have parameters."""
 
-    name: Annotated[str, Field(min_length=1)]
-    params: Table = Field(default_factory=dict)
+    name: Text
+    params: Table = {}
 
 
 class DatasetEntry(_Strict):
     """A dataset, and where its files are or what it must be told: the options that it declares."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Text
     root: str | None = None
-    options: dict[str, Scalar] = Field(default_factory=dict)
+    options: dict[str, Scalar] = {}
 
 
 def _entries(value: Any) -> Any:
@@ -89,19 +100,19 @@ class Grid(_Strict):
 
     methods: Annotated[list[MethodEntry], BeforeValidator(_entries), Field(min_length=1)]
     datasets: Annotated[list[DatasetEntry], BeforeValidator(_entries), Field(min_length=1)]
-    simulations: Names = Field(default_factory=list)
-    backbones: Names = Field(default_factory=list)
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0])
-    simulation_seed: Annotated[list[Annotated[int, Field(ge=0)]], Listed] = Field(default_factory=list)
-    recipe: Names = Field(default_factory=list)
-    regime: Annotated[list[Regime], Listed] = Field(default_factory=list)
-    precision: Annotated[list[Precision], Listed] = Field(default_factory=list)
-    selection: Annotated[list[Selection], Listed] = Field(default_factory=list)
-    skip_unreadable: Annotated[list[bool], Listed] = Field(default_factory=list)
-    allow_duplicates: Annotated[list[bool], Listed] = Field(default_factory=list)
-    model: Table = Field(default_factory=dict)
-    plan: Table = Field(default_factory=dict)
-    exclude: list[dict[str, Any]] = Field(default_factory=list)
+    simulations: Listed[Text] = []
+    backbones: Listed[Text] = []
+    seeds: Annotated[list[Seed], AfterValidator(_distinct)] = [0]
+    simulation_seed: Listed[Seed] = []
+    recipe: Listed[Text] = []
+    regime: Listed[Regime] = []
+    precision: Listed[Precision] = []
+    selection: Listed[Selection] = []
+    skip_unreadable: Listed[bool] = []
+    allow_duplicates: Listed[bool] = []
+    model: Table = {}
+    plan: Table = {}
+    exclude: list[dict[str, Any]] = []
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -111,11 +122,6 @@ class Grid(_Strict):
                 raise ValueError("a sweep needs at least one seed")
             return list(range(value))
         return value
-
-    @field_validator("simulations", "backbones", "seeds", "simulation_seed", "recipe", "regime", "precision")
-    @classmethod
-    def _no_value_twice(cls, values: list[Any]) -> list[Any]:
-        return _distinct(values)
 
     @field_validator("datasets")
     @classmethod
@@ -130,26 +136,24 @@ class Grid(_Strict):
         for name in values:
             if name not in known:
                 raise ValueError(f"there is no {name!r}; {did_you_mean(name, known)}")
-        return {name: _distinct(found) for name, found in values.items()}
+        return values
 
     @model_validator(mode="after")
     def _exclusions_speak_of_the_grid(self) -> Grid:
         axes = {*self.axes(), "method", "dataset", "seed", "params"}
         for number, exclusion in enumerate(self.exclude, 1):
+            which = f"exclude: the {_ordinal(number)}"
             for name in exclusion:
                 if name not in (*AXES, "params"):
-                    raise ValueError(f"exclude: the {_ordinal(number)}: {_unknown(name, (*AXES, 'params'))}")
+                    raise ValueError(f"{which}: {_unknown(name, (*AXES, 'params'))}")
                 if name not in axes:
-                    raise ValueError(f"exclude: the {_ordinal(number)} speaks of {name!r}, which the grid does not set")
+                    raise ValueError(f"{which} speaks of {name!r}, which the grid does not set")
             if not isinstance(exclusion.get("params", {}), dict):
-                raise ValueError(f"exclude: the {_ordinal(number)}: params is a table, such as {{ top_k = 5 }}")
+                raise ValueError(f"{which}: params is a table, such as {{ top_k = 5 }}")
         return self
 
     def axes(self) -> dict[str, list[Any]]:
-        """Return the values of each axis by name, but for method, dataset and seed.
-
-        An axis that is not set is not there.
-        """
+        """Return the values of each axis that is set by name, but for method, dataset and seed."""
         own: dict[str, list[Any]] = {"simulation": self.simulations, "backbone": self.backbones}
         own |= {name: getattr(self, name) for name in REQUEST_FIELDS}
         return {name: values for name, values in {**own, **self.model, **self.plan}.items() if values}
@@ -161,8 +165,16 @@ class Grid(_Strict):
             yield dict(zip(axes, values, strict=True))
 
     def leaves_out(self, cell: Cell) -> bool:
-        """Return whether an exclusion matches."""
-        return any(_matches(exclusion, cell) for exclusion in self.exclude)
+        """Return whether an exclusion matches: all that it names is so; of a list, any member will do."""
+        own: dict[str, list[Any]] = {name: [value] for name, value in cell.setting.items()}
+        own |= {"method": [cell.candidate.method, cell.candidate.words], "dataset": [cell.dataset], "seed": [cell.seed]}
+
+        def is_so(name: str, wanted: Any) -> bool:
+            if name == "params":
+                return all(cell.params.get(param) in _listed(value) for param, value in wanted.items())
+            return any(value in own[name] for value in _listed(wanted))
+
+        return any(all(is_so(*named) for named in exclusion.items()) for exclusion in self.exclude)
 
 
 @dataclass(frozen=True)
@@ -185,20 +197,6 @@ class Cell:
         """All of it by name, in the order in which a table shows it."""
         row = {"method": self.candidate.words, **self.params, "dataset": self.dataset, **self.setting}
         return {**row, "seed": self.seed}
-
-
-def _matches(exclusion: Mapping[str, Any], cell: Cell) -> bool:
-    """Return whether all that an exclusion names is so; of a list, any member will do."""
-    for name, wanted in exclusion.items():
-        if name == "params":
-            if not all(cell.params.get(param) in _listed(value) for param, value in wanted.items()):
-                return False
-            continue
-        found = {"dataset": cell.dataset, "seed": cell.seed, **cell.setting}
-        is_it = {cell.candidate.method, cell.candidate.words} if name == "method" else {found[name]}
-        if not any(value in is_it for value in _listed(wanted)):
-            return False
-    return True
 
 
 def read_grid(path: Path) -> Grid:

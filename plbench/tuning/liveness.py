@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
@@ -20,42 +20,43 @@ HEARTBEAT_SECONDS = 20
 GRACE_SECONDS = 60  # without a heartbeat, after which a worker counts as dead
 
 
-class Liveness(Protocol):
+class Liveness:
     """Tells living workers from dead ones."""
 
     def claiming(self) -> contextlib.AbstractContextManager[Any]:
         """Hold this while trials are taken, where the storage alone cannot tell a new trial from an abandoned one."""
+        return contextlib.nullcontext()
 
     def lost(self, study: optuna.Study, worker: str) -> list[FrozenTrial]:
         """Return running trials of dead workers; those that it has told FAIL itself are not among them."""
+        raise NotImplementedError
 
     def taken(self, trial: optuna.Trial) -> None:
         """Note a trial as soon as it is taken, before it is marked as a worker's."""
 
     def alive(self, trials: Sequence[optuna.Trial]) -> contextlib.AbstractContextManager[Any]:
         """Hold this while trials are trained."""
+        return contextlib.nullcontext()
 
     def close(self) -> None:
         """End the worker."""
+        raise NotImplementedError
 
 
-class Locks:
+class Locks(Liveness):
     """Workers of a journal: each holds a file for as long as its process lives."""
 
     def __init__(self, journal: Path, worker: str) -> None:
         self._folder = journal.with_name("workers" if journal.name == "journal.log" else f"{journal.name}.workers")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._own = FileLock(self._path(worker))
+            self._own = FileLock(self._folder / f"{worker}.lock")
             with self.claiming():
                 for path in self._folder.glob("?" * len(worker) + ".lock"):
                     self._lives(path.stem)
                 self._own.acquire()
         except OSError as error:
             raise unwritable(self._folder, error) from error
-
-    def _path(self, worker: str) -> Path:
-        return self._folder / f"{worker}.lock"
 
     def claiming(self) -> contextlib.AbstractContextManager[Any]:
         """Let no two workers of a journal take trials at once."""
@@ -70,24 +71,15 @@ class Locks:
 
     def _lives(self, worker: str) -> bool:
         """Return whether its process does; the lock of one that does not is cleared away."""
-        path = self._path(worker)
+        path = self._folder / f"{worker}.lock"
         if not path.exists():
             return False
-        lock = FileLock(path)
         try:
-            lock.acquire(timeout=0)
+            with FileLock(path, timeout=0):
+                path.unlink(missing_ok=True)
         except Timeout:
             return True
-        path.unlink(missing_ok=True)
-        lock.release()
         return False
-
-    def taken(self, trial: optuna.Trial) -> None:
-        """Do nothing: see `claiming`."""
-
-    def alive(self, trials: Sequence[optuna.Trial]) -> contextlib.AbstractContextManager[Any]:
-        """Do nothing: the lock says so already."""
-        return contextlib.nullcontext()
 
     def close(self) -> None:
         """Free the lock."""
@@ -95,21 +87,15 @@ class Locks:
         self._own.release()
 
 
-class Heartbeats:
+class Heartbeats(Liveness):
     """Workers of a database: each says every few seconds that it is still at its trials."""
 
     def __init__(self, storage: RDBStorage) -> None:
         self._storage = storage
         self._unmarked_since: dict[int, float] = {}  # when a running trial was first seen without a worker's mark
 
-    def claiming(self) -> contextlib.AbstractContextManager[Any]:
-        """Hold nothing: a database numbers trials itself."""
-        return contextlib.nullcontext()
-
     def lost(self, study: optuna.Study, worker: str) -> list[FrozenTrial]:
-        """Return those that stay without a worker's mark.
-
-        Marked ones have a heartbeat, and Optuna fails those whose stops.
+        """Return those that stay without a worker's mark; of marked ones, Optuna fails those whose heartbeat stops.
 
         The wait is measured here, as clocks and time zones of other workers' machines may differ.
         """
@@ -121,29 +107,28 @@ class Heartbeats:
 
     def taken(self, trial: optuna.Trial) -> None:
         """Send its first heartbeat: Optuna never misses one that has none."""
-        self._beat([trial])
+        self._storage.record_heartbeat(trial._trial_id)
 
     @contextlib.contextmanager
     def alive(self, trials: Sequence[optuna.Trial]) -> Iterator[None]:
         """Send heartbeats from a thread."""
         ended = threading.Event()
-        self._beat(trials)
-        thread = threading.Thread(target=self._keep_beating, args=(trials, ended), daemon=True)
+
+        def beat() -> None:
+            while True:
+                with contextlib.suppress(Exception):  # a database that is away for a moment is tried again
+                    for trial in trials:
+                        self.taken(trial)
+                if ended.wait(HEARTBEAT_SECONDS):
+                    return
+
+        thread = threading.Thread(target=beat, daemon=True)
         thread.start()
         try:
             yield
         finally:
             ended.set()
             thread.join()
-
-    def _keep_beating(self, trials: Sequence[optuna.Trial], ended: threading.Event) -> None:
-        while not ended.wait(HEARTBEAT_SECONDS):
-            with contextlib.suppress(Exception):  # a database that is away for a moment is tried again
-                self._beat(trials)
-
-    def _beat(self, trials: Sequence[optuna.Trial]) -> None:
-        for trial in trials:
-            self._storage.record_heartbeat(trial._trial_id)
 
     def close(self) -> None:
         """Close the connection."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,32 +53,20 @@ def draw_study(study: StudyRecord, folder: Path) -> tuple[str, ...]:
 
 
 def _as_optuna(study: StudyRecord) -> optuna.Study:
-    """Return the trials as Optuna draws them.
-
-    With the values that were trained, also outside the space, and none lost.
-    """
+    """Return the trials as Optuna draws them: with the values that were trained, also outside the space."""
+    ranges: dict[str, optuna.distributions.BaseDistribution] = {}
+    for name, found in study.spec.space.items():
+        tried = [trial.values[name] for trial in study.trials]
+        low, high = min(found.low, *tried), max(found.high, *tried)
+        # an axis is only logarithmic where all are above 0
+        ranges[name] = optuna.distributions.FloatDistribution(low, high, log=found.log and low > 0)
     told = optuna.create_study(direction="maximize")
-    states = {"complete": optuna.trial.TrialState.COMPLETE, "pruned": optuna.trial.TrialState.PRUNED}
-    for trial in study.trials:
-        if trial.state not in states:
-            continue
+    for trial in (trial for trial in study.trials if trial.state != "failed"):
+        state = optuna.trial.TrialState[trial.state.upper()]
         told.add_trial(
-            optuna.trial.create_trial(
-                state=states[trial.state],
-                value=trial.value,
-                params=trial.values,
-                distributions={name: _distribution(study, name) for name in trial.values},
-            )
+            optuna.trial.create_trial(state=state, value=trial.value, params=trial.values, distributions=ranges)
         )
     return told
-
-
-def _distribution(study: StudyRecord, name: str) -> optuna.distributions.FloatDistribution:
-    """Return one wide enough for every value that was tried; an axis is only logarithmic where all are above 0."""
-    found = study.spec.space[name]
-    tried = [trial.values[name] for trial in study.trials]
-    low, high = min(found.low, *tried), max(found.high, *tried)
-    return optuna.distributions.FloatDistribution(low, high, log=found.log and low > 0)
 
 
 def _draw(name: str, draw: Callable[[], Any], title: str, folder: Path) -> list[str]:
@@ -103,14 +92,10 @@ def _draw(name: str, draw: Callable[[], Any], title: str, folder: Path) -> list[
         dress(figure)
         try:
             for file_name in names:
-                kind = file_name.rpartition(".")[2]
-                metadata = {"Date": None} if kind == "svg" else None
-                write_atomically(
-                    folder / file_name,
-                    lambda file, kind=kind, metadata=metadata: figure.savefig(  # type: ignore[misc]
-                        file, format=kind, dpi=120, bbox_inches="tight", metadata=metadata
-                    ),
-                )
+                written = file_name.rpartition(".")[2]
+                options: dict[str, Any] = {"format": written, "metadata": {"Date": None} if written == "svg" else None}
+                save = partial(figure.savefig, dpi=120, bbox_inches="tight", **options)
+                write_atomically(folder / file_name, save)
         finally:
             plt.close(figure)
     return names

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 from plbench.comparison.candidates import Skipped
@@ -38,7 +37,12 @@ def with_tuned(comparison: Comparison, num_trials: int, num_studies: int, worksp
         workspace.reporter.line(f"Tuning {candidate.words}, {number} of {len(comparison.rows)}: {of_each}")
         rows.append((candidate, plans))
         try:
-            rows.append((candidate, _tuned(plans, num_trials, num_studies, workspace)))
+            tuned: list[ResolvedRun] = []  # the first study's winner by seed, then the next one's
+            for seed in range(num_studies):
+                study = tune.search(plans[0], tune.Settings(num_trials, seed=seed), workspace)
+                study = _first_trials(study, num_trials)
+                tuned += [tune.tuned_plan(plan, study, workspace) for plan in plans]
+            rows.append((candidate, tuple(tuned)))
         except (DataError, StoreError):
             raise
         except PlbenchError as error:
@@ -46,17 +50,6 @@ def with_tuned(comparison: Comparison, num_trials: int, num_studies: int, worksp
                 raise
             absent.append(Skipped(f"{candidate.words}, tuned", str(error)))
     return replace(comparison, rows=tuple(rows), skipped=tuple(absent))
-
-
-def _tuned(
-    plans: Sequence[ResolvedRun], num_trials: int, num_studies: int, workspace: Workspace
-) -> tuple[ResolvedRun, ...]:
-    """Return the runs of a tuned row: those of the first study's winner by seed, then those of the next."""
-    found: list[ResolvedRun] = []
-    for seed in range(num_studies):
-        study = _first_trials(tune.search(plans[0], tune.Settings(num_trials, seed=seed), workspace), num_trials)
-        found += [tune.tuned_plan(plan, study, workspace) for plan in plans]
-    return tuple(found)
 
 
 def describe_studies(comparison: Comparison, num_trials: int, num_studies: int) -> str:

@@ -12,9 +12,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
@@ -33,16 +31,11 @@ _MAX_TWINS = 8  # draws of a trial, in search of one that no other has
 _NUM_RANDOM = 10  # trials before the sampler models what it saw
 
 SAMPLER = f"TPE, multivariate, constant liar, {_NUM_RANDOM} random trials first"
-FINISHED = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A trial that this worker has taken: its index among those that count, and the values to try."""
-
-    index: int
-    values: dict[str, float]
-    trial: optuna.Trial
+FINISHED: dict[TrialState, State] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
 
 
 class SharedStudy:
@@ -50,10 +43,10 @@ class SharedStudy:
 
     def __init__(self, spec: StudySpec, study: optuna.Study, liveness: Liveness, worker: str, place: str) -> None:
         """See `open_study`."""
-        self.spec, self.study, self._liveness, self._worker, self._place = spec, study, liveness, worker, place
+        self.spec, self.study, self.liveness, self._worker, self._place = spec, study, liveness, worker, place
         self._distributions = {name: _distribution(spec, name) for name in spec.space}
 
-    def claim(self, num_trials: int, most: int) -> list[Claim]:
+    def claim(self, num_trials: int, most: int) -> list[optuna.Trial]:
         """Take trials: what dead workers left first, then new ones, up to the next multiple of `most`.
 
         Args:
@@ -63,27 +56,22 @@ class SharedStudy:
         Returns:
             None of them where other workers are at work on all that are missing.
         """
-        with self._reaching(), self._liveness.claiming():
-            self._give_up(self._liveness.lost(self.study, self._worker))
+        with speaking_of(self._place), self.liveness.claiming():
+            self._give_up(self.liveness.lost(self.study, self._worker))
             taken = sum(_counts(trial) for trial in self._frozen())
             # batches end at multiples of `most`, so that a study that was broken off asks as one that was not
             wanted = max(0, min(most - taken % most, num_trials - taken))
             until = time.monotonic() + _ASKED_SECONDS
-            claims = [self._ask_anew(taken + place, until) for place in range(wanted)]
+            claims = [self._ask(taken + place, until) for place in range(wanted)]
             order = [trial.number for trial in self._frozen() if _counts(trial)]
-            surplus = [claim for claim in claims if order.index(claim.trial.number) >= num_trials]
-            for claim in surplus:  # two workers of a database asked at once: the later number goes
-                self._fail(claim.trial._trial_id)
-            return [claim for claim in claims if claim not in surplus]
+            surplus = [trial for trial in claims if order.index(trial.number) >= num_trials]
+            for trial in surplus:  # two workers of a database asked at once: the later number goes
+                self._fail(trial._trial_id)
+            return [trial for trial in claims if trial not in surplus]
 
-    def alive(self, claims: Sequence[Claim]) -> contextlib.AbstractContextManager[Any]:
-        """Hold this while claimed trials are trained: others see that this worker lives."""
-        return self._liveness.alive([claim.trial for claim in claims])
-
-    def tell(self, claim: Claim, result: TrialResult | None) -> None:
+    def tell(self, trial: optuna.Trial, result: TrialResult | None) -> None:
         """Tell what came of a trial; None where it was pruned. One that others took for lost meanwhile is theirs."""
-        with self._reaching(), contextlib.suppress(UpdateFinishedTrialError, ValueError):
-            trial = claim.trial
+        with speaking_of(self._place), contextlib.suppress(UpdateFinishedTrialError, ValueError):
             if result is None:
                 self.study.tell(trial, state=TrialState.PRUNED)
                 return
@@ -94,75 +82,67 @@ class SharedStudy:
             else:
                 self.study.tell(trial, result.value)
 
-    def give_back(self, claims: Sequence[Claim]) -> None:
+    def give_back(self, claims: Sequence[optuna.Trial]) -> None:
         """Leave trials that were not told an outcome to whoever goes on."""
-        with self._reaching(), self._liveness.claiming():
-            own = {claim.trial.number for claim in claims}
+        with speaking_of(self._place), self.liveness.claiming():
+            own = {trial.number for trial in claims}
             self._give_up([trial for trial in self._frozen() if trial.number in own and runs(trial)])
 
     def trials(self) -> tuple[Trial, ...]:
-        """Return all that were told an outcome.
-
-        The starting values, then the others in the order in which they were taken.
-        """
-        with self._reaching():
+        """Return all that were told an outcome: the starting values, then the others as they were taken."""
+        with speaking_of(self._place):
             told = [trial for trial in self._frozen() if _counts(trial) and not runs(trial)]
-        return tuple(self._outcome(trial) for trial in sorted(told, key=lambda t: not t.user_attrs.get("start")))
-
-    def close(self) -> None:
-        """End this worker."""
-        self._liveness.close()
+        return tuple(
+            Trial(
+                values=self.values(trial),
+                state=FINISHED[trial.state],
+                value=trial.value if trial.state == TrialState.COMPLETE else None,
+                seconds=trial.user_attrs.get("seconds"),
+                error=trial.user_attrs.get("error"),
+            )
+            for trial in sorted(told, key=lambda trial: not trial.user_attrs.get("start"))
+        )
 
     def _frozen(self) -> list[FrozenTrial]:
         # not copied: they are asked for often, and only read
         return sorted(self.study.get_trials(deepcopy=False), key=lambda trial: trial.number)
 
-    def _ask_anew(self, index: int, until: float) -> Claim:
-        """Return a trial that no other worker has; two of a database that ask at once would draw the same one."""
+    def _ask(self, index: int, until: float) -> optuna.Trial:
+        """Return a trial that no other worker has; two of a database that ask at once would draw the same one.
+
+        The sampler's seed is the index's own, so that a study that was broken off draws as one that was not.
+        """
         for attempt in range(_MAX_TWINS):
-            claim = self._ask(index, attempt)
-            if self._values(claim.trial.params, {}) not in self._values_of_older(claim.trial.number, until):
+            names = (index, attempt) if attempt else (index,)
+            # numpy's generators of the kind that Optuna uses take 32 bits
+            seed = derive_seed(self.spec.seed, "sampler", *names) % 2**32
+            self.study.sampler = optuna.samplers.TPESampler(
+                n_startup_trials=_NUM_RANDOM, multivariate=True, constant_liar=True, seed=seed
+            )
+            trial = self.study.ask(self._distributions)
+            # the heartbeat before the mark: a marked trial without one would never be missed
+            self.liveness.taken(trial)
+            trial.set_user_attr("worker", self._worker)
+            if trial.params not in self._params_of_older(trial.number, until):
                 break
             if attempt + 1 < _MAX_TWINS:
-                self._fail(claim.trial._trial_id)
-        return claim
+                self._fail(trial._trial_id)
+        return trial
 
-    def _values_of_older(self, number: int, until: float) -> list[dict[str, float]]:
+    def _params_of_older(self, number: int, until: float) -> list[dict[str, float]]:
         """Return what trials of lower numbers took; one that is being asked for has its values in a moment."""
         while True:
-            older = [trial for trial in self._frozen() if trial.number < number and _counts(trial)]
-            whole = [trial for trial in older if self.spec.space.keys() <= trial.params.keys()]
+            older = [trial.params for trial in self._frozen() if trial.number < number and _counts(trial)]
+            whole = [params for params in older if self.spec.space.keys() <= params.keys()]
             if len(whole) == len(older) or time.monotonic() > until:
-                return [self._values(trial.params, {}) for trial in whole]
+                return whole
             time.sleep(0.02)
 
-    def _ask(self, index: int, attempt: int) -> Claim:
-        """Ask a sampler of the index's own seed, so that a study that was broken off draws as one that was not."""
-        names = (index, attempt) if attempt else (index,)
-        # numpy's generators of the kind that Optuna uses take 32 bits
-        seed = derive_seed(self.spec.seed, "sampler", *names) % 2**32
-        self.study.sampler = optuna.samplers.TPESampler(
-            n_startup_trials=_NUM_RANDOM, multivariate=True, constant_liar=True, seed=seed
-        )
-        trial = self.study.ask(self._distributions)
-        # the heartbeat before the mark: a marked trial without one would never be missed
-        self._liveness.taken(trial)
-        trial.set_user_attr("worker", self._worker)
-        return Claim(index, self._values(trial.params, trial.user_attrs), trial)
-
-    def _values(self, params: dict[str, float], attributes: dict[str, Any]) -> dict[str, float]:
+    def values(self, trial: optuna.Trial | FrozenTrial) -> dict[str, float]:
         """Return a trial's values: the first one's are the starting values to the digit, in the space or not."""
-        return dict(self.spec.start) if attributes.get("start") else {name: params[name] for name in self.spec.space}
-
-    def _outcome(self, trial: FrozenTrial) -> Trial:
-        state: State = FINISHED[trial.state]  # type: ignore[assignment]
-        return Trial(
-            values=self._values(trial.params, trial.user_attrs),
-            state=state,
-            value=trial.value if state == "complete" else None,
-            seconds=trial.user_attrs.get("seconds"),
-            error=trial.user_attrs.get("error"),
-        )
+        if trial.user_attrs.get("start"):
+            return dict(self.spec.start)
+        return {name: trial.params[name] for name in self.spec.space}
 
     def _give_up(self, trials: Sequence[FrozenTrial]) -> None:
         for trial in trials:
@@ -174,12 +154,6 @@ class SharedStudy:
             return bool(self.study._storage.set_trial_state_values(trial_id, state=TrialState.FAIL))
         except UpdateFinishedTrialError:
             return False
-
-    @contextlib.contextmanager
-    def _reaching(self) -> Iterator[None]:
-        with speaking_of(self._place), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is experimental, and of asking where there is a heartbeat
-            yield
 
 
 def queue_start(study: optuna.Study, spec: StudySpec) -> None:
@@ -204,18 +178,18 @@ def queue_again(study: optuna.Study, trial: FrozenTrial, spec: StudySpec) -> Non
 
 @contextlib.contextmanager
 def speaking_of(place: str) -> Iterator[None]:
-    """Turn what a storage that fails raises into a sentence."""
+    """Turn what a storage that fails raises into a sentence, and keep Optuna's warnings of what is experimental."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except OSError as error:
         raise unwritable(Path(error.filename or place), error) from error
     except Exception as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-        # by name: the drivers need not be installed to be ruled out
-        if type(cause).__module__.split(".")[0] not in ("sqlalchemy", "psycopg"):
-            raise
+        kind = type(cause)  # by name: the drivers need not be installed to be ruled out
         # `storage._open_database` says which driver is missing
-        if type(cause).__name__ == "NoSuchModuleError":
+        if kind.__module__.split(".")[0] not in ("sqlalchemy", "psycopg") or kind.__name__ == "NoSuchModuleError":
             raise
         # the driver's own words: SQLAlchemy's go on with the statement and its values
         why = str(getattr(cause, "orig", None) or cause).splitlines()[0][:160]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import time
 import uuid
 import warnings
@@ -44,12 +46,17 @@ def open_study(spec: StudySpec, folder: Path, storage: str | None, name: str | N
     """
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # what matters is said in our own words
     worker, name = uuid.uuid4().hex, name or f"plbench-{spec.key}"
-    kept, place = _open_storage(storage, folder, spec)
-    path = None if isinstance(kept, RDBStorage) else Path(storage or folder / "journal.log")
-    liveness: Liveness = Heartbeats(kept) if path is None else Locks(path, worker)  # type: ignore[arg-type]
+    kept: JournalStorage | RDBStorage
+    liveness: Liveness
+    if storage is not None and "://" in storage:
+        kept, place = _open_database(storage, spec)
+        liveness = Heartbeats(kept)
+    else:
+        path = Path(storage) if storage else folder / "journal.log"
+        kept, place = _open_journal(path), str(path)
+        liveness = Locks(path, worker)
     try:
-        with speaking_of(place), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with speaking_of(place):
             study = _made(spec, kept, name, place, liveness, pruner)
     except BaseException:
         liveness.close()
@@ -93,34 +100,23 @@ def _made(
     return study
 
 
-def _open_storage(storage: str | None, folder: Path, spec: StudySpec) -> tuple[BaseStorage, str]:
-    """Return the storage, and what to call it in a sentence."""
-    kind, separator, _ = (storage or "").partition("://")
-    if not separator:
-        path = Path(storage) if storage else folder / "journal.log"
-        return _open_journal(path), str(path)
-    dialect = kind.partition("+")[0]
-    if dialect not in _DATABASES:
-        raise PlbenchError(
-            f'`storage="{kind}://…"` is of no known kind; give the path of a journal file, or the URL of a database '
-            "such as postgresql://user@host/database"
-        )
-    assert storage is not None
-    return _open_database(storage if "+" in kind else storage.replace(kind, _DATABASES[dialect], 1), spec)
-
-
 def _open_journal(path: Path) -> JournalStorage:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab"):  # a lock would be waited for without end where nothing can be written
             pass
-        lock = _JournalLock(path)
-        # or a line that another worker is writing would be taken for a torn one
-        lock.acquire()
-        try:
-            _cut_torn_line(path)
-        finally:
-            lock.release()
+        # not Optuna's own lock: the system frees this one when its process dies
+        lock = FileLock(path.with_name(f"{path.name}.lock"))
+        with lock:  # or a line that another worker is writing would be taken for a torn one
+            content = path.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            torn = content[whole:]  # power or disk gave out at it; it would spoil what follows
+            if not _OPERATION.startswith(torn[: len(_OPERATION)]):
+                raise ValueError("its last line is none of a journal")
+            if torn:
+                os.truncate(path, whole)
+            if whole:  # of what is wrong with it, Optuna would only see when it wrote the next one
+                json.loads(content[:whole].splitlines()[-1])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))  # type: ignore[arg-type]
@@ -133,29 +129,11 @@ def _open_journal(path: Path) -> JournalStorage:
         ) from error
 
 
-def _cut_torn_line(path: Path) -> None:
-    """Cut a last line without an end, at which power or disk gave out: it would spoil what follows it.
-
-    Raises:
-        ValueError: if the last whole line is none of a journal; Optuna would only see it when it wrote the next one.
-    """
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    torn = content[whole:]
-    if not _OPERATION.startswith(torn[: len(_OPERATION)]):
-        raise ValueError("its last line is none of a journal")
-    if torn:
-        with path.open("r+b") as file:
-            file.truncate(whole)
-    if whole:
-        json.loads(content[:whole].splitlines()[-1])
-
-
 def _connected(url: str, options: dict[str, Any], spec: StudySpec) -> RDBStorage:
     """Return Optuna's storage. Of workers that make its tables at once, all but one fail, and look again."""
     import sqlalchemy
 
-    for attempt in range(_MAX_ATTEMPTS):
+    for attempt in itertools.count(1):
         try:
             return RDBStorage(
                 url,
@@ -164,54 +142,41 @@ def _connected(url: str, options: dict[str, Any], spec: StudySpec) -> RDBStorage
                 grace_period=liveness.GRACE_SECONDS,
                 heartbeat_stale_trial_callback=lambda study, trial: queue_again(study, trial, spec),
             )
-        except (
-            sqlalchemy.exc.ProgrammingError,
-            sqlalchemy.exc.IntegrityError,
-            sqlalchemy.exc.OperationalError,
-        ) as error:
-            if "already exists" not in str(error) or attempt + 1 == _MAX_ATTEMPTS:
+        except sqlalchemy.exc.DBAPIError as error:
+            if "already exists" not in str(error) or attempt == _MAX_ATTEMPTS:
                 raise
-            time.sleep(0.2 * (attempt + 1))
+            time.sleep(0.2 * attempt)
     raise AssertionError
 
 
 def _open_database(url: str, spec: StudySpec) -> tuple[RDBStorage, str]:
+    """Return the storage, and what to call it in a sentence."""
     import sqlalchemy
 
+    kind, _, rest = url.partition("://")
+    dialect, driver, _ = kind.partition("+")
+    if dialect not in _DATABASES:
+        raise PlbenchError(
+            f'`storage="{kind}://…"` is of no known kind; give the path of a journal file, or the URL of a database '
+            "such as postgresql://user@host/database"
+        )
+    if not driver:
+        url = f"{_DATABASES[dialect]}://{rest}"
     try:
-        parsed = sqlalchemy.engine.make_url(url)
+        place = sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:
         raise PlbenchError(
             "`storage=` is not a URL that can be read; give one such as postgresql://user@host/database"
         ) from error
-    # it is said in messages
-    place = parsed.render_as_string(hide_password=True)
     # a trial may take hours, after which a server may have closed the connection
     options: dict[str, Any] = {"pool_pre_ping": True}
-    if parsed.get_backend_name() == "postgresql":
-        # PostgreSQL's client would wait without end for a host that does not answer
+    if dialect == "postgresql":  # whose client would wait without end for a host that does not answer
         options["connect_args"] = {"connect_timeout": 10}
     try:
-        with speaking_of(place), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            storage = _connected(url, options, spec)
+        with speaking_of(place):
+            return _connected(url, options, spec), place
     except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
-        fixes = 'pip install "plbench[postgres]"' if "psycopg" in url else "install the driver that its URL names"
+        fixes = 'pip install "plbench[postgres]"' if "psycopg" in place else "install the driver that its URL names"
         raise PlbenchError(
             f'`storage="{place}"` needs a database driver that is not installed here; {fixes}'
         ) from error
-    return storage, place
-
-
-class _JournalLock:
-    """Optuna's lock of a journal, by one that the system frees when its process dies."""
-
-    def __init__(self, path: Path) -> None:
-        self._lock = FileLock(path.with_name(f"{path.name}.lock"))
-
-    def acquire(self) -> bool:
-        self._lock.acquire()
-        return True
-
-    def release(self) -> None:
-        self._lock.release()

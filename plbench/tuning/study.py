@@ -14,11 +14,11 @@ from plbench.errors import PlbenchError, StoreError, did_you_mean
 from plbench.files import write_text
 from plbench.method import SearchRange
 from plbench.randomness import derive_seed
-from plbench.runs.plan.resolved import ResolvedRun, complete, make_task
+from plbench.runs.plan.resolved import ResolvedRun, checked, complete, make_task
 from plbench.runs.record import Count, Percent, SearchedRange, TuningReport
 from plbench.runs.registry import Registry
 from plbench.runs.store import Store
-from plbench.spec import NUMERICS, Frozen, Identified, MethodSpec, ModelSpec, Plan, Precision, Protocol, Regime
+from plbench.spec import NUMERICS, Frozen, Plan, Regime, TrainingSpec
 
 STUDY = "study.json"
 PLAN_VALUES = ("lr", "weight_decay")
@@ -30,37 +30,22 @@ State = Literal["complete", "pruned", "failed"]
 Ranges = Mapping[str, tuple[float, float]]
 
 
-class StudySpec(Identified):
+class StudySpec(TrainingSpec):
     """All that decides what a study finds, but for the number of its trials: more of them continue it.
 
     Attributes:
         protocol: without its budget, which limits the number of trials and not what they are.
-        method: with the starting values of its parameters; those that `space` names are searched.
-        plan: with the starting rate and decay.
+        method, plan: with the starting values; what `space` names is searched.
         seed: of the sampler and of the trials.
         space: where it looks, by name: the method's parameters, "lr" and "weight_decay".
         sampler, pruner: what proposes values, and what ends a trial early; "none" where trials train together.
     """
 
-    protocol: Protocol
-    dataset_fingerprint: str
-    method: MethodSpec
-    model: ModelSpec
-    regime: Regime
-    recipe: str
-    plan: Plan
-    precision: Precision
-    seed: Count
     space: dict[str, SearchedRange]
     sampler: str
     pruner: str
     skipped_images: tuple[str, ...] = ()
     numerics: int = NUMERICS
-
-    @property
-    def key(self) -> str:
-        """The first 16 hex digits of the spec's sha256: the name of the study's folder."""
-        return self.sha256()[:16]
 
     @property
     def trial_seed(self) -> int:
@@ -187,18 +172,17 @@ def parse_ranges(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
     """
     ranges: dict[str, tuple[float, float]] = {}
     for text in texts:
-        name, equals, ends = text.partition("=")
-        low, colon, high = ends.partition(":")
+        name, _, ends = text.partition("=")
         try:
-            values = float(low), float(high)
+            low, high = map(float, ends.split(":"))
         except ValueError:
-            colon = ""
-        if not (name and equals and colon):
+            name = ""
+        if not name:
             raise PlbenchError(f'`range=` {text!r} is not of the form name=low:high, such as `range="lr=1e-4:1e-1"`')
         if name in ranges:
             first = ":".join(f"{end:g}" for end in ranges[name])
             raise PlbenchError(f'`range="{name}"` is given twice ({first} and {ends}); give it once')
-        ranges[name] = values
+        ranges[name] = low, high
     return ranges
 
 
@@ -213,36 +197,26 @@ def search_space(plan: ResolvedRun, fixed: frozenset[str], ranges: Ranges) -> di
     Raises:
         PlbenchError: if a range is not one, or is of something that is not searched.
     """
-    declared = plan.method.Params.search_space()
+    declared, is_whole = plan.method.Params.search_space(), plan.method.Params.is_whole
     searched = {n: r for n, r in declared.items() if n not in fixed and r.applies(plan.params)}
     for name, ends in ranges.items():
         _check_range(name, ends, plan, searched, fixed)
     task = make_task(plan.spec.model_copy(update={"train_part": "fit"}), plan.protocol_data)
-    space = {name: _of_method(plan, name, declared[name], declared[name].bounds(task)) for name in searched}
-    space["lr"] = _around(plan.spec.plan.lr, _RATE_FACTOR)
-    decay = plan.spec.plan.weight_decay
-    space["weight_decay"] = _around(decay, _DECAY_FACTOR) if decay else _logarithmic(*_DECAYS)
+    space = {}
+    for name, found in searched.items():
+        start, (low, high) = getattr(plan.params, name), found.bounds(task)
+        if is_whole(name):
+            low, high = math.ceil(low), math.floor(high)
+        low, high = min(low, start), max(high, start)
+        space[name] = SearchedRange(low=low, high=high, log=found.log and low > 0, integer=is_whole(name))
+    rate, decay = plan.spec.plan.lr, plan.spec.plan.weight_decay
+    space["lr"] = SearchedRange(low=rate / _RATE_FACTOR, high=rate * _RATE_FACTOR, log=True)
+    low, high = (decay / _DECAY_FACTOR, decay * _DECAY_FACTOR) if decay else _DECAYS
+    space["weight_decay"] = SearchedRange(low=low, high=high, log=True)
     for name, (low, high) in ranges.items():
-        space[name] = space[name].model_copy(
-            update={"low": low, "high": high, "log": space[name].log and low > 0} if name in space else {}
-        )
+        update = {"low": low, "high": high, "log": space[name].log and low > 0}
+        space[name] = space[name].model_copy(update=update)
     return {name: found for name, found in space.items() if found.low < found.high}
-
-
-def _of_method(plan: ResolvedRun, name: str, declared: SearchRange, ends: tuple[float, float]) -> SearchedRange:
-    """Return a declared range, made to hold the starting value."""
-    start, whole = getattr(plan.params, name), plan.method.Params.is_whole(name)
-    low, high = (math.ceil(ends[0]), math.floor(ends[1])) if whole else ends
-    low, high = min(low, start), max(high, start)
-    return SearchedRange(low=low, high=high, log=declared.log and low > 0, integer=whole)
-
-
-def _around(value: float, factor: float) -> SearchedRange:
-    return _logarithmic(value / factor, value * factor)
-
-
-def _logarithmic(low: float, high: float) -> SearchedRange:
-    return SearchedRange(low=low, high=high, log=True)
 
 
 def _check_range(
@@ -307,11 +281,7 @@ def with_values(
     """
     of_plan = {name: value for name, value in values.items() if name in PLAN_VALUES}
     of_method = {name: value for name, value in values.items() if name not in PLAN_VALUES}
-    try:
-        changed = Plan.model_validate({**plan.spec.plan.model_dump(), **of_plan})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise PlbenchError(f"{first['loc'][0]} = {first['input']!r} is not valid: {first['msg']}") from error
+    changed = checked(Plan, {**plan.spec.plan.model_dump(), **of_plan}, "training plan")
     base = plan.spec.model_copy(update={**update, "plan": changed})
     return complete(base, {**plan.spec.method.params, **of_method}, plan.protocol_data, plan.recipe, registry)
 
@@ -331,22 +301,15 @@ def study_spec(
     Raises:
         PlbenchError: if a range is none, or an end of one is not valid here.
     """
-    spec = plan.spec
-    study = StudySpec(
-        protocol=spec.protocol.model_copy(update={"max_trials": None}),
-        dataset_fingerprint=spec.dataset_fingerprint,
-        method=spec.method,
-        model=spec.model,
-        regime=spec.regime,
-        recipe=spec.recipe,
-        plan=spec.plan,
-        precision=spec.precision,
-        seed=seed,
-        space=search_space(plan, fixed, ranges),
-        sampler=sampler,
-        pruner=pruner,
-        skipped_images=spec.skipped_images,
-    )
+    same = {name: value for name, value in plan.spec if name in StudySpec.model_fields}
+    own = {
+        "protocol": plan.spec.protocol.model_copy(update={"max_trials": None}),
+        "seed": seed,
+        "space": search_space(plan, fixed, ranges),
+        "sampler": sampler,
+        "pruner": pruner,
+    }
+    study = StudySpec(**{**same, **own})
     for name, ends in ranges.items():
         for end in ends:
             value = int(end) if study.space[name].integer else end

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -16,7 +15,7 @@ from plbench.runs import run as runner
 from plbench.runs.active import ActiveRun
 from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.schedule import run_all
-from plbench.runs.together import can_stack, in_memory, train
+from plbench.runs.together import in_memory, train
 from plbench.runs.workspace import Workspace
 from plbench.training.stacked.heads import Head
 
@@ -36,16 +35,11 @@ class TrialResult:
     error: str | None = None
 
 
-def can_train_together(plan: ResolvedRun) -> bool:
-    """Return whether trials of this setting train in one pass: cached features, and a method whose loss broadcasts."""
-    return can_stack(plan)
-
-
 def score_together(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[TrialResult]:
     """Train trials in one pass and score each; nothing is kept but the stages that they share.
 
     Args:
-        plans: of train part "fit", for which `can_train_together` holds, and which agree in all but parameters, rate
+        plans: of train part "fit", for which `can_stack` holds, and which agree in all but parameters, rate
             and decay.
         workspace: where and how.
     """
@@ -54,7 +48,7 @@ def score_together(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[T
             raise result
     results: list[TrialResult] = []
     for together in in_memory(plans, workspace):
-        heads = train(together, workspace)
+        heads = train(together, workspace, is_kept=False)
         with ThreadPoolExecutor(torch.get_num_threads(), "scoring") as pool:  # much of it is numpy's, on one core
             results += pool.map(_scored, together, heads)
     return results
@@ -63,7 +57,7 @@ def score_together(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[T
 def _scored(active: ActiveRun, head: Head) -> TrialResult:
     if head.error is not None:
         return TrialResult(None, head.seconds, str(head.error))
-    active.workspace = dataclasses.replace(active.workspace, reporter=Reporter())  # one bar a trial would be many
+    active.workspace = replace(active.workspace, reporter=Reporter())  # one bar a trial would be many
     start = time.perf_counter()
     value = active.map_c(active.headline_weights)
     return TrialResult(value, head.seconds + time.perf_counter() - start)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import optuna
 
@@ -19,9 +18,10 @@ from plbench.runs.estimate.estimate import Estimate, estimate_runs
 from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.protocol import granting
 from plbench.runs.record import Record
+from plbench.runs.together import can_stack
 from plbench.runs.workspace import Workspace
 from plbench.tuning import trials
-from plbench.tuning.shared import SAMPLER, Claim, SharedStudy
+from plbench.tuning.shared import SAMPLER, SharedStudy
 from plbench.tuning.storage import open_study
 from plbench.tuning.study import (
     PLAN_VALUES,
@@ -105,9 +105,8 @@ def tune(
     rows: tuple[Rows, ...] = ()
     compared: tuple[Setting, ...] = ()
     if not search_only:
-        num_trials = max(settings.num_trials, len(study.trials))
-        finals = [budgeted(regime, num_trials, workspace) for regime in (plan, then) if regime is not None]
-        rows, compared = _final_runs(finals, study, num_seeds, workspace)
+        finals = [plan] if then is None else [plan, then]
+        rows, compared = _final_runs(finals, study, max(settings.num_trials, len(study.trials)), num_seeds, workspace)
     with workspace.reporter.patience("Drawing the study"):
         from plbench.tuning.pictures import draw_study
 
@@ -164,126 +163,31 @@ def search(plan: ResolvedRun, settings: Settings, workspace: Workspace) -> Study
     Raises:
         PlbenchError: if something asked for cannot be. TrainingError: if no trial could be trained.
     """
-    _check(settings)
-    plan.protocol_data.validation()  # else what is wrong with it would be said after the stages
-    first = trial_plan(plan, {}, 0, workspace.registry)
-    together = trials.can_train_together(first)
-    warm_up = max(1, plan.spec.plan.epochs // 3)
-    pruner = (
-        optuna.pruners.NopPruner()
-        if together
-        else optuna.pruners.MedianPruner(n_startup_trials=_PRUNED_AFTER, n_warmup_steps=warm_up)
-    )
-    spec = study_spec(
-        plan,
-        settings.seed,
-        settings.fixed,
-        settings.ranges,
-        workspace.registry,
-        sampler=SAMPLER + (f", batches of {BATCH}" if together else ""),
-        pruner="none" if together else f"median, after {_PRUNED_AFTER} trials and {warm_up} epochs",
-    )
-    folder = study_folder(workspace.store, spec.key)
-    shared = open_study(spec, folder, settings.storage, settings.study, pruner)
-    try:
-        _Search(plan, spec, settings.num_trials, shared, workspace, together).run()
-        told = shared.trials()
-    finally:
-        shared.close()
-    study = _recorded(spec, told)
-    write_study(folder, study)
-    return study
-
-
-def _check(settings: Settings) -> None:
     if settings.num_trials < 1:
         raise PlbenchError(f"`trials={settings.num_trials}`: a study needs at least one trial, such as `trials=64`")
     if settings.seed < 0:
         raise PlbenchError(f"`study_seed={settings.seed}`: a seed is 0 or more")
     if settings.study is not None and not settings.study.strip():
         raise PlbenchError("`study=`: the name is empty; give one, or leave it out")
-
-
-class _Search:
-    """One worker at its trials."""
-
-    def __init__(
-        self,
-        plan: ResolvedRun,
-        spec: StudySpec,
-        num_trials: int,
-        shared: SharedStudy,
-        workspace: Workspace,
-        together: bool,
-    ) -> None:
-        self._plan, self._spec, self._num_trials = plan, spec, num_trials
-        self._shared, self._workspace, self._together = shared, workspace, together
-        self._made, self._start, self._said = 0, time.monotonic(), 0.0
-
-    def run(self) -> None:
-        """Run until all trials of the study were told an outcome, by whomever."""
-        self._say(f"Study {self._spec.key}: {self._plan.method.title}, {', '.join(self._spec.space)}")
-        waiting = False
-        while (num_told := len(self._shared.trials())) < self._num_trials:
-            claims = self._shared.claim(self._num_trials, BATCH if self._together else 1)
-            if claims:
-                self._train(claims)
-                waiting = False
-                continue
-            if not waiting:
-                missing = self._num_trials - num_told
-                self._say(f"Waiting for the last {missing} trials, which other workers have taken")
-                waiting = True
-            time.sleep(POLL_SECONDS)
-
-    def _train(self, claims: Sequence[Claim]) -> None:
-        plans = [trial_plan(self._plan, c.values, self._spec.trial_seed, self._workspace.registry) for c in claims]
-        try:
-            with self._shared.alive(claims):
-                if self._together:
-                    results: list[TrialResult | None] = [*trials.score_together(plans, self._workspace)]
-                else:
-                    results = [self._alone(c, plan) for c, plan in zip(claims, plans, strict=True)]
-            for claim, result in zip(claims, results, strict=True):
-                self._shared.tell(claim, result)
-        except BaseException:
-            self._shared.give_back(claims)
-            raise
-        self._made += len(claims)
-        self._say_how_far()
-
-    def _alone(self, claim: Claim, plan: ResolvedRun) -> TrialResult | None:
-        """Return one training; None where it was pruned, which leaves nothing behind."""
-
-        def watch(epoch: int, value: float) -> None:
-            claim.trial.report(value, epoch)
-            if claim.trial.should_prune():
-                raise optuna.TrialPruned
-
-        try:
-            return trials.score_alone(plan, self._workspace, watch)
-        except optuna.TrialPruned:
-            self._workspace.store.remove(plan.spec.key)
-            return None
-
-    def _say_how_far(self) -> None:
-        now, told = time.monotonic(), self._shared.trials()
-        left = self._num_trials - len(told)
-        if now - self._said < _SAID_EVERY and left > 0:
-            return
-        self._said = now
-        values = [trial.value for trial in told if trial.value is not None]
-        best = f"best mAP(C) on the validation part {max(values):.2f}" if values else "none complete"
-        started = f" (starting values {told[0].value:.2f})" if told and told[0].value is not None else ""
-        seconds = (now - self._start) / self._made * max(left, 0)
-        until = f", about {duration(seconds)} left" if left > 0 else ""
-        self._say(f"Trials: {len(told)} of {self._num_trials}, {best}{started}{until}")
-
-    def _say(self, text: str) -> None:
-        self._workspace.reporter.line(text)
-
-
-def _recorded(spec: StudySpec, told: Sequence[Any]) -> StudyRecord:
+    plan.protocol_data.validation()  # else what is wrong with it would be said after the stages
+    together = can_stack(trial_plan(plan, {}, 0, workspace.registry))
+    sampler, pruned_by = SAMPLER, "none"
+    pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+    if together:
+        sampler += f", batches of {BATCH}"
+    else:
+        warm_up = max(1, plan.spec.plan.epochs // 3)
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=_PRUNED_AFTER, n_warmup_steps=warm_up)
+        pruned_by = f"median, after {_PRUNED_AFTER} trials and {warm_up} epochs"
+    fixed, ranges = settings.fixed, settings.ranges
+    spec = study_spec(plan, settings.seed, fixed, ranges, workspace.registry, sampler=sampler, pruner=pruned_by)
+    folder = study_folder(workspace.store, spec.key)
+    shared = open_study(spec, folder, settings.storage, settings.study, pruner)
+    try:
+        _Search(plan, spec, settings.num_trials, shared, workspace, together).run()
+        told = shared.trials()
+    finally:
+        shared.liveness.close()
     complete = [index for index, trial in enumerate(told) if trial.value is not None]
     if not complete:
         errors = [trial.error for trial in told if trial.error]
@@ -292,22 +196,90 @@ def _recorded(spec: StudySpec, told: Sequence[Any]) -> StudyRecord:
             f"none of the {len(told)} trials of study {spec.key} was trained to its end; {why}; give other ranges, "
             'such as `range="lr=LOW:HIGH"`, or more `trials=`'
         )
-    return StudyRecord(
+    study = StudyRecord(
         key=spec.key,
         spec_sha256=spec.sha256(),
         spec=spec,
-        trials=tuple(told),
+        trials=told,
         winner=max(complete, key=lambda index: (told[index].value, -index)),
         versions={**package_versions(), "optuna": optuna.__version__},
     )
+    write_study(folder, study)
+    return study
 
 
-def budgeted(plan: ResolvedRun, num_trials: int, workspace: Workspace) -> ResolvedRun:
-    """Return the plan under a protocol that grants so many trials: its own, or a custom one where that grants fewer."""
-    protocol = granting(plan.spec.protocol, num_trials, workspace.reporter)
-    if protocol is plan.spec.protocol:
-        return plan
-    return with_values(plan, {}, {"protocol": protocol}, workspace.registry)
+@dataclass
+class _Search:
+    """One worker at its trials."""
+
+    plan: ResolvedRun
+    spec: StudySpec
+    num_trials: int
+    shared: SharedStudy
+    workspace: Workspace
+    together: bool
+    num_made: int = 0
+    start: float = field(default_factory=time.monotonic)
+    said: float = 0.0
+
+    def run(self) -> None:
+        """Run until all trials of the study were told an outcome, by whomever."""
+        say = self.workspace.reporter.line
+        say(f"Study {self.spec.key}: {self.plan.method.title}, {', '.join(self.spec.space)}")
+        waiting = False
+        while (num_told := len(self.shared.trials())) < self.num_trials:
+            claims = self.shared.claim(self.num_trials, BATCH if self.together else 1)
+            if claims:
+                self._train(claims)
+                waiting = False
+                continue
+            if not waiting:
+                say(f"Waiting for the last {self.num_trials - num_told} trials, which other workers have taken")
+                waiting = True
+            time.sleep(POLL_SECONDS)
+
+    def _train(self, claims: Sequence[optuna.Trial]) -> None:
+        seed, registry = self.spec.trial_seed, self.workspace.registry
+        plans = [trial_plan(self.plan, self.shared.values(trial), seed, registry) for trial in claims]
+        try:
+            with self.shared.liveness.alive(claims):
+                if self.together:
+                    results: list[TrialResult | None] = [*trials.score_together(plans, self.workspace)]
+                else:
+                    results = [self._alone(trial, plan) for trial, plan in zip(claims, plans, strict=True)]
+            for trial, result in zip(claims, results, strict=True):
+                self.shared.tell(trial, result)
+        except BaseException:
+            self.shared.give_back(claims)
+            raise
+        self.num_made += len(claims)
+        self._say_how_far()
+
+    def _alone(self, trial: optuna.Trial, plan: ResolvedRun) -> TrialResult | None:
+        """Return one training; None where it was pruned, which leaves nothing behind."""
+
+        def watch(epoch: int, value: float) -> None:
+            trial.report(value, epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+        try:
+            return trials.score_alone(plan, self.workspace, watch)
+        except optuna.TrialPruned:
+            self.workspace.store.remove(plan.spec.key)
+            return None
+
+    def _say_how_far(self) -> None:
+        now, told = time.monotonic(), self.shared.trials()
+        left = self.num_trials - len(told)
+        if now - self.said < _SAID_EVERY and left > 0:
+            return
+        self.said = now
+        values = [trial.value for trial in told if trial.value is not None]
+        best = f"best mAP(C) on the validation part {max(values):.2f}" if values else "none complete"
+        started = f" (starting values {told[0].value:.2f})" if told and told[0].value is not None else ""
+        until = f", about {duration((now - self.start) / self.num_made * left)} left" if left > 0 else ""
+        self.workspace.reporter.line(f"Trials: {len(told)} of {self.num_trials}, {best}{started}{until}")
 
 
 def tuned_plan(plan: ResolvedRun, study: StudyRecord, workspace: Workspace) -> ResolvedRun:
@@ -332,26 +304,28 @@ def at_seed(plan: ResolvedRun, seed: int, workspace: Workspace) -> ResolvedRun:
 
 
 def _final_runs(
-    finals: Sequence[ResolvedRun], study: StudyRecord, num_seeds: int, workspace: Workspace
+    plans: Sequence[ResolvedRun], study: StudyRecord, num_trials: int, num_seeds: int, workspace: Workspace
 ) -> tuple[tuple[Rows, ...], tuple[Setting, ...]]:
-    """Return default and tuned row of each regime over all seeds, in one go, and how they compare."""
-    plans: list[ResolvedRun] = []
-    for plan in finals:
-        for row in (plan, tuned_plan(plan, study, workspace)):
-            plans += [at_seed(row, seed, workspace) for seed in range(num_seeds)]
-    workspace.reporter.line(f"The winner and the starting values on all of train: {len(plans)} runs")
-    results = schedule.run_all(plans, workspace)
+    """Return default and tuned row of each plan's regime over all seeds, in one go, and how they compare."""
+    rows: list[ResolvedRun] = []
+    for plan in plans:
+        # its own, unless that grants fewer trials
+        protocol = granting(plan.spec.protocol, num_trials, workspace.reporter)
+        default = with_values(plan, {}, {"protocol": protocol}, workspace.registry)
+        rows += [default, tuned_plan(default, study, workspace)]
+    finals = [at_seed(row, seed, workspace) for row in rows for seed in range(num_seeds)]
+    workspace.reporter.line(f"The winner and the starting values on all of train: {len(finals)} runs")
+    results = schedule.run_all(finals, workspace)
     made = [result for result in results if isinstance(result, Record)]
     if not made:
-        raise TrainingError(f"none of the {len(plans)} final runs could be trained; {results[0]}")
-    rows = []
-    for place, plan in enumerate(finals):
-        start = 2 * num_seeds * place
-        default, tuned = (results[begin : begin + num_seeds] for begin in (start, start + num_seeds))
-        rows.append(Rows(regime=plan.spec.regime, default=_keys(default), tuned=_keys(tuned)))
+        raise TrainingError(f"none of the {len(finals)} final runs could be trained; {results[0]}")
+    keys = [
+        tuple(result.key for result in results[start : start + num_seeds] if isinstance(result, Record))
+        for start in range(0, len(results), num_seeds)
+    ]
+    rows_by_regime = tuple(
+        Rows(regime=plan.spec.regime, default=default, tuned=tuned)
+        for plan, default, tuned in zip(plans, keys[::2], keys[1::2], strict=True)
+    )
     folders = [(workspace.store.run_folder(record.key), record) for record in made]
-    return tuple(rows), tuple(compare(folders, workspace.registry))
-
-
-def _keys(results: Sequence[Any]) -> tuple[str, ...]:
-    return tuple(result.key for result in results if isinstance(result, Record))
+    return rows_by_regime, tuple(compare(folders, workspace.registry))

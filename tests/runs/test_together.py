@@ -128,8 +128,8 @@ class TestSweep:
         (first,) = schedule.run_all([plan], workspace)
         (stage,) = [p.spec.key for _, p in plan.stages.values()]
         before = (workspace.store.run_folder(stage) / RECORD).stat().st_mtime_ns
-        (second,) = schedule.run_all([plan], workspace, force=True)
-        assert isinstance(first, Record) and isinstance(second, Record)
+        second = runner.run(plan, workspace, force=True)
+        assert isinstance(first, Record)
         assert_alike(first, second)
         assert (workspace.store.run_folder(stage) / RECORD).stat().st_mtime_ns == before
 

@@ -53,7 +53,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             time.sleep(seconds * len(plans))
             return [TrialResult(50 + 10 * plan.params.gamma_pos, 0.01) for plan in plans]
 
-        monkeypatch.setattr(trials, "can_train_together", lambda plan: together)
+        monkeypatch.setattr(tune, "can_stack", lambda plan: together)
         monkeypatch.setattr(trials, "score_together", score_together)
         monkeypatch.setattr(trials, "score_alone", lambda plan, workspace, watch: score_together([plan], workspace)[0])
 

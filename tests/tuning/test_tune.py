@@ -63,7 +63,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         def score_alone(plan: ResolvedRun, workspace: Workspace, watch: Any) -> TrialResult:
             return score_together([plan], workspace)[0]
 
-        monkeypatch.setattr(trials, "can_train_together", lambda plan: together)
+        monkeypatch.setattr(tune, "can_stack", lambda plan: together)
         monkeypatch.setattr(trials, "score_together", score_together)
         monkeypatch.setattr(trials, "score_alone", score_alone)
 
@@ -183,7 +183,7 @@ class TestPruning:
     def test_what_is_below_the_median_ends_early_leaves_nothing_and_counts(
         self, make_workspace: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(trials, "can_train_together", lambda plan: False)
+        monkeypatch.setattr(tune, "can_stack", lambda plan: False)
         monkeypatch.setattr(tune, "_PRUNED_AFTER", 2)
         score, calls = trials.score_alone, []
 
@@ -245,7 +245,7 @@ class TestShut:
         with pytest.raises(AssertionError, match="labels of test"):
             plan.protocol_data.test()
         if not together:
-            monkeypatch.setattr(trials, "can_train_together", lambda plan: False)
+            monkeypatch.setattr(tune, "can_stack", lambda plan: False)
         study = search(plan, Settings(3), workspace)
         assert [trial.state for trial in study.trials] == 3 * ["complete"]
         labels = "complete" if simulate == "single-positive" else "partial"
@@ -368,7 +368,6 @@ class TestEnd:
         pretended(together=True)
         workspace = make_workspace(Tight)
         plan = a_plan(workspace)
-        assert tune.budgeted(plan, 3, workspace) is plan
         made = tune.tune(plan, Settings(3), workspace, num_seeds=1)
         assert made.settings[0].protocol == "tiny-fpc8/v1"
         more = tune.tune(plan, Settings(4), workspace, num_seeds=1)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from plbench.cli.display.tables import print_copied, print_rows, print_title
-from plbench.progress import counted, duration
+from plbench.progress import counted, duration, memory
 from plbench.runs.environment import device_name
 from plbench.runs.estimate.estimate import Estimate
-from plbench.runs.estimate.memory import in_words
 
 
 def print_dry_run(found: Estimate) -> None:
@@ -35,7 +34,7 @@ def _how(found: Estimate) -> list[tuple[str, str]]:
     batch += f", over {processes}" if found.num_processes > 1 else ""
     workers = "images are decoded by the program itself" if not found.workers else f"{found.workers} decoding images"
     lines = [
-        ("Steps", f"{found.steps_per_epoch:,} in each of {plan.epochs} epochs, {found.num_steps:,} in all"),
+        ("Steps", f"{found.plan.steps_per_epoch:,} in each of {plan.epochs} epochs, {found.plan.num_steps:,} in all"),
         ("Batch", batch),
         ("Computed in", f"{found.plan.spec.precision} on {device_name(found.device)}, {processes}; {workers}"),
     ]
@@ -43,10 +42,10 @@ def _how(found: Estimate) -> list[tuple[str, str]]:
         frozen = measured.num_parameters - measured.num_trainable
         lines.append(("Parameters", f"{measured.num_trainable:,} trained" + (f", {frozen:,} not" if frozen else "")))
         each = " of each process" if found.num_processes > 1 else ""
-        state, activations = in_words(measured.state_bytes), in_words(measured.activation_bytes)
-        memory = (
-            f"about {in_words(found.peak_bytes)} at the peak{each}; of it {state} for weights, gradients, moments and "
+        state, activations = memory(measured.state_bytes), memory(measured.activation_bytes)
+        needed = (
+            f"about {memory(found.peak_bytes)} at the peak{each}; of it {state} for weights, gradients, moments and "
             f"averages, {activations} for what a step keeps"
         )
-        lines.append(("Memory", memory))
+        lines.append(("Memory", needed))
     return lines

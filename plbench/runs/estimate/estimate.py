@@ -6,9 +6,9 @@ would group them, one of each kind measured, and the sum.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,15 +20,15 @@ from plbench.errors import PlbenchError
 from plbench.loading.features import features_key, features_name
 from plbench.loading.resumable_array import open_matrix
 from plbench.models.backbones import Backbone
-from plbench.progress import counted, duration
+from plbench.progress import counted, duration, memory
 from plbench.randomness import seeded
 from plbench.runs.environment import device_name
 from plbench.runs.estimate.measured import Measured, measure, scored_images
-from plbench.runs.estimate.memory import in_words
 from plbench.runs.estimate.stacked import Stack, alike, measure_stack
 from plbench.runs.plan.resolved import ResolvedRun, in_order
-from plbench.runs.together import groups
+from plbench.runs.together import groups_in_order
 from plbench.runs.workspace import Workspace
+from plbench.spec import ModelSpec
 from plbench.training.checkpoint import Checkpoints
 from plbench.training.distributed import World
 
@@ -93,21 +93,11 @@ class Estimate:
         return sum(item.num_steps - item.steps_done for item in self.missing)
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Of the last of the runs."""
-        return steps_per_epoch(self.plan)
-
-    @property
-    def num_steps(self) -> int:
-        """Of the last of the runs."""
-        return self.steps_per_epoch * self.plan.spec.plan.epochs
-
-    @property
     def words(self) -> str:
         """Return time, steps and memory in words."""
         if self.peak_bytes is None:
             return "nothing to do" if not self.missing else "how long it takes cannot be measured before"
-        steps, peak = counted(self.steps_left, "step"), in_words(self.peak_bytes)
+        steps, peak = counted(self.steps_left, "step"), memory(self.peak_bytes)
         return f"about {duration(self.seconds)} on {self.device.type}, {steps}, {peak} of memory at the peak"
 
     def totals(self) -> dict[str, Any]:
@@ -122,8 +112,8 @@ class Estimate:
             "spec": spec,
             **self.totals(),
             "items": [vars(item) for item in self.items],
-            "steps_per_epoch": self.steps_per_epoch,
-            "num_steps": self.num_steps,
+            "steps_per_epoch": self.plan.steps_per_epoch,
+            "num_steps": self.plan.num_steps,
             "batch_size": spec.plan.batch_size,
             "accumulate": spec.plan.accumulate,
             "precision": spec.precision,
@@ -174,7 +164,7 @@ def estimate_runs(
         workspace: where and how.
         force: the runs, though not what they need first, are repeated if they are done.
         processes: that would train together on this machine.
-        thorough: take more steps, of whole batches where that can be afforded.
+        thorough: take more steps, on a GPU of whole batches.
 
     Raises:
         PlbenchError: if a single run cannot be measured, or a checkpoint to go on from is damaged.
@@ -182,45 +172,34 @@ def estimate_runs(
     workspace = replace(workspace, world=World(0, processes))
     wanted, asked = in_order(plans), {plan.spec.key for plan in plans}
     done = {key for key, run in wanted.items() if not (force and key in asked) and run.finished(workspace.store)}
-    missing = _needed(plans, done)
-    files, titles = _features(wanted, missing, workspace), _titles(wanted, asked)
-    pace = _Pace(plans, workspace, thorough, files)
-    company = _company(missing) if len(plans) > 1 else {}
+    missing = in_order(plans, but=done)  # a run that is done needs nothing first
+    groups = groups_in_order(list(missing.values())) if len(plans) > 1 else []
+    company = {plan.spec.key: members for members in groups for plan in members}
+    titles, reads = _titles(wanted, asked), _features([*missing.values(), *wanted.values()], missing, workspace)
+    pace = _Pace(plans, workspace, thorough, reads)
     with workspace.reporter.patience("Measuring a few steps"):
-        items = [file.item(pace) for file in files.values()]
+        items = []
+        for file in dict.fromkeys(file for files in reads.values() for file in files):
+            what = f"features of {file.num_images:,} {file.split} images"
+            seconds = pace.features(file.plan, file.num_images) if file.is_missing else 0.0
+            items.append(Item(what, None, "to do" if file.is_missing else "done", seconds))
         for key, run in wanted.items():
-            num_steps = steps_per_epoch(run) * run.spec.plan.epochs
             if key in done:
-                items.append(Item(titles[key], key, "done", 0.0, 0, num_steps))
+                items.append(Item(titles[key], key, "done", 0.0, 0, run.num_steps))
             elif key in missing:
-                steps = 0 if force and key in asked else _steps_done(run, workspace)
+                found = None
+                if not (force and key in asked):
+                    checkpoints = Checkpoints(workspace.store.run_folder(key), run.spec)
+                    found = checkpoints.newest(workspace.reporter.line)
+                steps = 0 if found is None else found.step
                 seconds = pace.run(run, company.get(key, [run]), steps, is_stage=key not in asked)
-                items.append(Item(titles[key], key, "going on" if steps else "to do", seconds, steps, num_steps))
+                items.append(Item(titles[key], key, "going on" if steps else "to do", seconds, steps, run.num_steps))
     if workspace.device.type == "cuda":  # what the runs can have, and what their records say of them, is theirs alone
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(workspace.device)
-    peak = pace.peak_bytes(missing.values())
-    found = Estimate(plans[-1], tuple(items), workspace.device, processes, workspace.workers, pace.own, peak)
-    return replace(found, notes=(*_notes(found, workspace), *pace.errors))
-
-
-def _needed(plans: Sequence[ResolvedRun], done: set[str]) -> dict[str, ResolvedRun]:
-    """Return the runs that will be made, in order; a run that is done needs nothing first."""
-    found: dict[str, ResolvedRun] = {}
-    for plan in plans:
-        if plan.spec.key not in done:
-            found |= _needed(plan.prerequisites, done) | {plan.spec.key: plan}
-    return found
-
-
-def _company(missing: Mapping[str, ResolvedRun]) -> dict[str, list[ResolvedRun]]:
-    """Return with whom each run will train, as the schedule groups runs: what must come first is made first."""
-    depth: dict[str, int] = {}
-    waves: dict[int, list[ResolvedRun]] = defaultdict(list)
-    for key, plan in missing.items():
-        depth[key] = 1 + max((depth.get(first.spec.key, -1) for first in plan.prerequisites), default=-1)
-        waves[depth[key]].append(plan)
-    return {plan.spec.key: members for wave in waves.values() for members in groups(wave) for plan in members}
+    peak = pace.peak_bytes(missing)
+    estimate = Estimate(plans[-1], tuple(items), workspace.device, processes, workspace.workers, pace.own, peak)
+    return replace(estimate, notes=(*_notes(estimate, workspace), *pace.errors))
 
 
 def _titles(wanted: Mapping[str, ResolvedRun], asked: set[str]) -> dict[str, str]:
@@ -234,31 +213,7 @@ def _titles(wanted: Mapping[str, ResolvedRun], asked: set[str]) -> dict[str, str
     return titles
 
 
-def steps_per_epoch(plan: ResolvedRun) -> int:
-    """Return the steps of optimisation that each epoch of a run has."""
-    return math.ceil(len(plan.protocol_data.train(plan.spec.train_part).rows) / plan.spec.plan.batch_size)
-
-
-def _steps_done(plan: ResolvedRun, workspace: Workspace) -> int:
-    """Return where the newest checkpoint stands."""
-    found = Checkpoints(workspace.store.run_folder(plan.spec.key), plan.spec).newest(workspace.reporter.line)
-    return 0 if found is None else found.step
-
-
-def _paths(plan: ResolvedRun, workspace: Workspace) -> Iterator[tuple[Path, str]]:
-    """Yield where the features lie that a run reads, or will, with their splits."""
-    spec = plan.spec
-    if spec.regime == "probe":
-        test = [spec.protocol.test_split] if spec.train_part == "train" else []
-        for split in (spec.protocol.train_split, *test):
-            images, model = plan.protocol_data.whole(split).images, spec.model
-            key = features_key(
-                spec.dataset_fingerprint, split, images, model, spec.precision, spec.seed, workspace.decode
-            )
-            yield workspace.store.cache / features_name(key), split
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Features:
     """Features of a split. num_features: 0 where they were not found. is_missing: whether a run waits for them."""
 
@@ -268,40 +223,47 @@ class _Features:
     num_features: int
     is_missing: bool
 
-    def item(self, pace: _Pace) -> Item:
-        what = f"features of {self.num_images:,} {self.split} images"
-        if not self.is_missing:
-            return Item(what, None, "done", 0.0)
-        return Item(what, None, "to do", pace.features(self.plan, self.num_images))
-
 
 def _features(
-    wanted: Mapping[str, ResolvedRun], missing: Mapping[str, ResolvedRun], workspace: Workspace
-) -> dict[Path, _Features]:
-    """Return the features that runs read, by path, those of missing runs first; others are not looked for."""
+    plans: Sequence[ResolvedRun], missing: Mapping[str, ResolvedRun], workspace: Workspace
+) -> dict[str, list[_Features]]:
+    """Return the features that each run reads, by its key; those of runs that are done are not looked for."""
     found: dict[Path, _Features] = {}
-    for plan in [*missing.values(), *wanted.values()]:
-        for path, split in _paths(plan, workspace):
+    reads: dict[str, list[_Features]] = {}
+    for plan in plans:
+        spec, is_needed = plan.spec, plan.spec.key in missing
+        splits = [spec.protocol.train_split] if spec.regime == "probe" else []
+        splits += [spec.protocol.test_split] if splits and spec.train_part == "train" else []
+        reads[spec.key] = []
+        for split in splits:
+            images = plan.protocol_data.whole(split).images
+            key = features_key(
+                spec.dataset_fingerprint, split, images, spec.model, spec.precision, spec.seed, workspace.decode
+            )
+            path = workspace.store.cache / features_name(key)
             if path not in found:
-                number, is_needed = len(plan.protocol_data.whole(split).images), plan.spec.key in missing
-                stored = open_matrix(path, num_rows=number) if is_needed else None
+                stored = open_matrix(path, num_rows=len(images)) if is_needed else None
                 width = 0 if stored is None else int(stored.shape[1])
-                found[path] = _Features(plan, split, number, width, is_needed and stored is None)
-    return found
+                found[path] = _Features(plan, split, len(images), width, is_needed and stored is None)
+            reads[spec.key].append(found[path])
+    return reads
 
 
 class _Pace:
     """Measures one run or group of each kind, and turns that into seconds of whole trainings."""
 
     def __init__(
-        self, plans: Sequence[ResolvedRun], workspace: Workspace, thorough: bool, files: Mapping[Path, _Features]
+        self,
+        plans: Sequence[ResolvedRun],
+        workspace: Workspace,
+        thorough: bool,
+        reads: Mapping[str, Sequence[_Features]],
     ) -> None:
         self._plan, self._is_single, self._thorough = plans[-1], len(plans) == 1, thorough
-        self._workspace, self._processes, self._files = workspace, workspace.world.size, files
+        self._workspace, self._processes, self._reads = workspace, workspace.world.size, reads
         self._on_cpu = workspace.device.type == "cpu"
         self._alone: dict[Any, Measured | None] = {}
         self._stacks: dict[str, Stack | None] = {}
-        self._widths: dict[str, int] = {}
         self.errors: dict[str, None] = {}
 
     @property
@@ -311,14 +273,13 @@ class _Pace:
 
     def run(self, plan: ResolvedRun, members: list[ResolvedRun], steps_done: int, *, is_stage: bool) -> float:
         """Return seconds of a run that trains among members of its group, from a step on."""
-        steps = steps_per_epoch(plan) * plan.spec.plan.epochs
+        steps = plan.num_steps - steps_done
         if (stack := self._stack(members)) is not None:
-            return (steps - steps_done) * stack.step_seconds + stack.scoring_seconds
-        measured = self._measured(plan)
-        if measured is None:
+            return steps * stack.step_seconds + stack.scoring_seconds
+        if (measured := self._measured(plan)) is None:
             return 0.0
         compute = measured.step_seconds * (self._processes if self._on_cpu else 1)
-        training = (steps - steps_done) * self._loaded(measured, compute, plan.spec.plan.batch_size)
+        training = steps * self._loaded(measured, compute, plan.spec.plan.batch_size)
         # a machine's processes share its CPU; devices work at the same time
         scoring = self._loaded(measured, measured.infer_seconds, 1) / (1 if self._on_cpu else self._processes)
         return training + scored_images(plan, is_stage=is_stage) * scoring
@@ -328,13 +289,12 @@ class _Pace:
         measured = self._measured(plan)
         return 0.0 if measured is None else num_images * self._loaded(measured, measured.extract_seconds, 1)
 
-    def peak_bytes(self, missing: Iterable[ResolvedRun]) -> int | None:
+    def peak_bytes(self, missing: Iterable[str]) -> int | None:
         """Return the most at a time: on a GPU what lies there, on a CPU with the program and the features it keeps."""
         measured = [one for one in (*self._alone.values(), *self._stacks.values()) if one is not None]
         if not measured or not self._on_cpu:
             return max((one.peak_bytes for one in measured), default=None)
-        read = [[self._files[path] for path, _ in _paths(plan, self._workspace)] for plan in missing]
-        features = max(sum(4 * file.num_images * file.num_features for file in files) for files in read)
+        features = max(sum(4 * file.num_images * file.num_features for file in self._reads[key]) for key in missing)
         return features + max(one.program_bytes + one.peak_bytes for one in measured)
 
     def _measured(self, plan: ResolvedRun) -> Measured | None:
@@ -342,10 +302,9 @@ class _Pace:
         kind = self._kind(plan)
         if kind not in self._alone:
             representative = self._plan if self._kind(self._plan) == kind else plan
+            width = self._cached_width(plan)
             try:
-                self._alone[kind] = measure(
-                    representative, self._workspace, self._cached_width(plan), thorough=self._thorough
-                )
+                self._alone[kind] = measure(representative, self._workspace, width, thorough=self._thorough)
             except PlbenchError as error:
                 if self._is_single and representative is self._plan:
                     raise
@@ -357,9 +316,8 @@ class _Pace:
         """Return what runs agree in that are taken to be as fast as each other, such as most stages as their run."""
         spec, method = plan.spec, plan.method
         plan_ = (spec.plan.batch_size, spec.plan.accumulate, spec.plan.grad_checkpointing)
-        steps = (method.build, method.forward, method.transform)
-        has_features = self._cached_width(plan) is not None
-        return spec.dataset_fingerprint, spec.model.model_dump_json(), spec.regime, plan_, steps, has_features
+        hooks = (method.build, method.forward, method.transform)
+        return spec.dataset_fingerprint, spec.model, spec.regime, plan_, hooks, self._cached_width(plan) is not None
 
     def _stack(self, members: list[ResolvedRun]) -> Stack | None:
         """Return what heads take that train together; None where they do not, or cannot be measured."""
@@ -367,26 +325,17 @@ class _Pace:
             return None
         kind = alike(members)
         if kind not in self._stacks:
+            width = self._cached_width(members[0]) or _num_features(members[0].spec.model)
             try:
-                self._stacks[kind] = measure_stack(members, self._width(members[0]), self._workspace)
+                self._stacks[kind] = measure_stack(members, width, self._workspace)
             except PlbenchError:  # what the run itself will say at its time
                 self._stacks[kind] = None
         return self._stacks[kind]
 
     def _cached_width(self, plan: ResolvedRun) -> int | None:
         """Return the width of a run's features; None where some are still to be computed, or it reads none."""
-        widths = [self._files[path].num_features for path, _ in _paths(plan, self._workspace)]
+        widths = [file.num_features for file in self._reads[plan.spec.key]]
         return widths[0] if widths and all(widths) else None
-
-    def _width(self, plan: ResolvedRun) -> int:
-        """Return the width of a run's features, be they there or not."""
-        if width := self._cached_width(plan):
-            return width
-        model = plan.spec.model.model_dump_json()
-        if model not in self._widths:
-            with seeded(0):
-                self._widths[model] = Backbone(plan.spec.model).num_features
-        return self._widths[model]
 
     def _loaded(self, measured: Measured, compute: float, num_images: int) -> float:
         """Return seconds of computing on images that workers load meanwhile: a CPU does one after the other."""
@@ -395,6 +344,12 @@ class _Pace:
             return compute + loading / (1 if self._on_cpu else self._processes)
         loading /= min(workers * self._processes, os.cpu_count() or 1)
         return compute + loading if self._on_cpu else max(compute, loading)
+
+
+@functools.cache
+def _num_features(model: ModelSpec) -> int:
+    with seeded(0):
+        return Backbone(model).num_features
 
 
 def _quicker(found: Estimate) -> Iterator[str]:

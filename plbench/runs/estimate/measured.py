@@ -7,39 +7,39 @@ have handed on.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from plbench.loading.features import BATCH_SIZE as FEATURE_BATCH_SIZE
 from plbench.loading.transforms import TrainTransform, eval_transform
 from plbench.method import Batch, Progress
-from plbench.models.backbones import Backbone, make_head
+from plbench.models.backbones import Backbone
 from plbench.randomness import seeded
-from plbench.runs.estimate.memory import Kept, Passing, resident_bytes
-from plbench.runs.estimate.synthetic import SyntheticImages, synthetic, synthetic_artifact
-from plbench.runs.plan.resolved import ResolvedRun, make_task
+from plbench.runs.estimate.synthetic import SyntheticInputs, about_to_train, synthetic_batch
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.workspace import Workspace
-from plbench.training import hooks
-from plbench.training.engine import fit, prepare_fit
+from plbench.training.engine import fit
 from plbench.training.evaluation import EVAL_BATCH_SIZE
 from plbench.training.execution import Execution, evaluation_mode, widened
-from plbench.training.state import FitState
 
-_BUDGET_SECONDS = 8.0
-"""About how long the timed steps may take together; a batch that takes longer is measured at a smaller size."""
-
-_FIRST_IMAGES = {"cpu": 4, "cuda": 32}  # of a batch of whole images whose time nobody knows yet
+_FIRST_IMAGES = {"cpu": 4, "cuda": 32}  # of a step of whole images, which is scaled up: a whole batch may take long
 _SCORED_IMAGES = 4  # whole ones, on a CPU
 _STEPS = 3  # that are timed, where thorough
 _LOADED_IMAGES = 4  # for each of these
 _LONG = 2.0  # seconds of a step that need not be taken again
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -86,25 +86,31 @@ def measure(plan: ResolvedRun, workspace: Workspace, num_features: int | None, *
         plan: the run.
         workspace: where and how; of several processes, this one's share is measured.
         num_features: width of cached features in the probe regime; None where they are still to be computed.
-        thorough: take several steps, of the whole batch where that can be afforded; else one of a few images.
+        thorough: take several steps, on a GPU of the whole batch; else one of a few images.
 
     Raises:
         PlbenchError: if a stage of the run cannot be stood in for, or the method refuses the plan.
     """
     trial = _Trial(plan, workspace, num_features, thorough)
-    sizes, is_too_large = trial.sizes()
-    timed = [(size, trial.step_seconds(size)) for size in sizes]
+    measured_images, step_seconds, is_too_large = trial.step()
+    shape, side = trial.inputs.shape, plan.spec.model.image_size
+    extract_seconds, extract_bytes = 0.0, 0
     with evaluation_mode(trial.state.model), torch.inference_mode():
-        infer_seconds, infer_bytes = trial.inference(trial.score, trial.inputs.shape, EVAL_BATCH_SIZE)
-        extract_seconds, extract_bytes = trial.extraction()
+        infer_seconds, infer_bytes = trial.inference(trial.score, shape, EVAL_BATCH_SIZE)
+        if plan.spec.regime == "probe" and trial.backbone is not None:
+            backbone = trial.backbone.eval().to(trial.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            extract_seconds, extract_bytes = trial.inference(
+                lambda batch: backbone(batch.inputs), (3, side, side), FEATURE_BATCH_SIZE
+            )
+            extract_bytes += sum(p.nbytes for p in backbone.parameters())
     parameters = list(trial.state.model.parameters())
     return Measured(
         num_parameters=sum(p.numel() for p in parameters),
         num_trainable=sum(p.numel() for p in parameters if p.requires_grad),
         batch_images=trial.batch_images,
         piece_images=trial.piece_images,
-        measured_images=timed[-1][0],
-        step_seconds=_at(trial.batch_images, timed),
+        measured_images=measured_images,
+        step_seconds=step_seconds * trial.batch_images / measured_images,
         infer_seconds=infer_seconds,
         load_seconds=trial.load_seconds(),
         extract_seconds=extract_seconds,
@@ -133,28 +139,6 @@ def scored_images(plan: ResolvedRun, *, is_stage: bool) -> float:
     return passes
 
 
-def about_to_train(plan: ResolvedRun, backbone: nn.Module, num_features: int, execution: Execution) -> FitState:
-    """Return the state of a run before its first step, with random weights that no step moves.
-
-    Args:
-        plan: the run. backbone: what its method builds a model of. num_features: that this gives.
-        execution: where and how precisely.
-
-    Raises:
-        PlbenchError: if a stage of the run cannot be stood in for.
-    """
-    spec, labels = plan.spec, plan.protocol_data.train(plan.spec.train_part).labels
-    artifacts = {name: synthetic_artifact(stage, labels) for name, (stage, _) in plan.stages.items()}
-    task = make_task(spec, plan.protocol_data, artifacts)
-    method = hooks.construct(plan.method, plan.params, task)
-    with seeded(0):
-        model = hooks.Guarded(method).build(backbone, lambda: make_head(spec.model, num_features, labels.num_classes))
-    state = prepare_fit(model, method, spec.plan, task.steps_per_epoch, execution)
-    # more steps than the run may have, and none that moves the weights: random ones on random inputs could diverge
-    state.schedule = torch.optim.lr_scheduler.LambdaLR(state.optimizer, lambda step: 0.0)  # type: ignore[assignment]
-    return state
-
-
 class _Trial:
     """A run about to train on inputs that are made up."""
 
@@ -165,7 +149,7 @@ class _Trial:
         self.part = plan.protocol_data.train(plan.spec.train_part)
         self.batch_images = math.ceil(min(self.spec.plan.batch_size, len(self.part.rows)) / workspace.world.size)
         self.piece_images = math.ceil(self.batch_images / self.spec.plan.accumulate)
-        self.activation_bytes, self.other_bytes, self.first_seconds = 0, 0, 0.0
+        self.activation_bytes = self.other_bytes = 0
         is_probe = self.spec.regime == "probe"
         with seeded(0):
             self.backbone = Backbone(self.spec.model) if not is_probe or num_features is None else None
@@ -175,10 +159,9 @@ class _Trial:
         # what the libraries take that have been loaded by now; there are no gradients and no moments yet
         self.program_bytes = max(0, resident_bytes() - self.state_bytes())
         side = self.spec.model.image_size
-        shape = (width,) if is_probe else (3, side, side)
         views = None if is_probe else self._loaded(0)
-        num_views = len(views) if isinstance(views, tuple) and len(views) > 1 else 0  # 0: the image itself alone
-        self.inputs = SyntheticImages(self.part.labels, shape, num_views)
+        num_views = len(views) if isinstance(views, tuple) and len(views) > 1 else 0
+        self.inputs = SyntheticInputs(self.part.labels, (width,) if is_probe else (3, side, side), num_views)
 
     def _loaded(self, row: int) -> Any:
         """Return an image as training would get it."""
@@ -200,81 +183,59 @@ class _Trial:
             self._loaded(row)
         return (time.perf_counter() - start) / len(rows)
 
-    def sizes(self) -> tuple[list[int], bool]:
-        """Return batches to time, smallest first, and whether the whole one is too large.
+    def step(self) -> tuple[int, float, bool]:
+        """Return images and seconds of a step as large as can be taken soon, and whether memory allows no larger one.
 
         Memory is measured on the way.
         """
         size = self.batch_images
         if self.spec.regime == "finetune" and not (self.thorough and self.device.type == "cuda"):
             size = min(_FIRST_IMAGES[self.device.type], self.piece_images)
-        is_too_large = False
-        while True:
-            try:
-                self._warm_up(size)
-                break
-            except torch.OutOfMemoryError:
-                is_too_large, size = True, size // 2
-                self.state.optimizer.zero_grad(set_to_none=True)
-                torch.cuda.empty_cache()
-                if size == 0:
-                    raise
-        if is_too_large or size == self.batch_images or not self.thorough:
-            return [size], is_too_large
-        affordable = int(size * _BUDGET_SECONDS / self.num_steps / max(self.step_seconds(size), 1e-6))
-        larger = min(affordable, self.batch_images)
-        return ([size, larger] if larger >= 2 * size else [size]), False
+        fitting, first_seconds = _largest_that_fits(size, self._warm_up)
+        if not self.thorough and first_seconds > _LONG and fitting <= self.piece_images:
+            return fitting, first_seconds, fitting < size
+        # the first one of a size is slower
+        seconds = statistics.median(self._steps(fitting, self.num_steps + 1)[1:])
+        return fitting, seconds, fitting < size
 
-    def _warm_up(self, size: int) -> None:
-        """Take one step, whose memory is looked at: what a piece keeps for its backward pass, and on a GPU the peak."""
+    def _warm_up(self, size: int) -> float:
+        """Take one step, whose memory is looked at: what a piece keeps for its backward pass, and on a GPU the peak.
+
+        Returns:
+            Its seconds.
+        """
         piece = min(size, self.piece_images)
         if self.device.type == "cuda":
             self._steps(size, 1)  # moments are made by the first one
             torch.cuda.reset_peak_memory_stats(self.device)
-            (self.first_seconds,) = self._steps(size, 1)
+            (seconds,) = self._steps(size, 1)
             beside = torch.cuda.max_memory_allocated(self.device) - self.state_bytes()
-            self.activation_bytes, self.other_bytes = beside * self.piece_images // piece, 0
-            return
-        kept = Kept(self.state.model)
+            self.activation_bytes = beside * self.piece_images // piece
+            return seconds
+        kept = _Kept(self.state.model)
         with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
-            (self.first_seconds,) = self._steps(piece, 1)
+            (seconds,) = self._steps(piece, 1)
         scale = self.piece_images / piece
         self.activation_bytes = int(kept.num_bytes * scale)
         self.other_bytes = int(kept.largest * scale)  # the gradient of the largest
-
-    def step_seconds(self, size: int) -> float:
-        """Return the median of a few steps of this many images; where not thorough, the best of two."""
-        if not self.thorough and self.first_seconds > _LONG and size <= self.piece_images:
-            return self.first_seconds
-        seconds = self._steps(size, self.num_steps + 1)
-        return statistics.median(seconds[1:]) if self.thorough else min(seconds)  # the first one of a size is slower
+        return seconds
 
     def _steps(self, size: int, number: int) -> list[float]:
         """Return seconds of steps that the engine takes."""
         accumulate = math.ceil(size / self.piece_images)
         plan = self.spec.plan.model_copy(update={"batch_size": size, "accumulate": accumulate})
         self.inputs.batch_size, self.state.epoch = size, 0
-        seconds: list[float] = []
-        first = last = None
+        ends: list[float] = []
 
-        def report(done: int, total: int) -> None:
-            nonlocal first, last
+        def report(done: int, total: int) -> None:  # before the first step, and after each
             _wait(self.device)
-            now = time.perf_counter()
-            if first is None or last is None:
-                first, last = done, now
-                return
-            seconds.append(now - last)
-            last = now
-            if done - first >= number:
+            ends.append(time.perf_counter())
+            if len(ends) > number:
                 raise _Enough
 
-        with seeded(0):
-            try:
-                fit(self.state, self.inputs, plan, self.execution, seed=0, report=report)
-            except _Enough:
-                return seconds
-        raise AssertionError("a synthetic epoch never ends")
+        with seeded(0), contextlib.suppress(_Enough):
+            fit(self.state, self.inputs, plan, self.execution, seed=0, report=report)
+        return np.diff(ends).tolist()
 
     def state_bytes(self) -> int:
         """Return parameters, buffers, gradients, moments and average."""
@@ -284,87 +245,92 @@ class _Trial:
         tensors += [] if ema is None else [*ema.module.parameters(), *ema.module.buffers()]
         for moments in self.state.optimizer.state.values():
             tensors += [value for value in moments.values() if isinstance(value, Tensor)]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return sum(tensor.nbytes for tensor in tensors)
 
-    def score(self, images: Tensor) -> Any:
-        """Return what scoring a batch takes."""
-        batch = Batch(
-            images, self.inputs.some_labels(len(images)).to(self.device), torch.arange(len(images), device=self.device)
-        )
-        with self.execution.autocast():
-            output = self.state.method.forward(self.state.model, batch, Progress(0, 1, 0, 1))
+    def score(self, batch: Batch) -> Any:
+        """Return the scores of a batch."""
+        output = self.state.method.forward(self.state.model, batch, Progress(0, 1, 0, 1))
         return self.state.method.scores(widened(output))
 
-    def extraction(self) -> tuple[float, int]:
-        """Return seconds of one image's features, and bytes of extracting a batch.
-
-        Zeros where the run extracts none.
-        """
-        if self.spec.regime == "finetune" or self.backbone is None:
-            return 0.0, 0
-        side, backbone = self.spec.model.image_size, self.backbone.eval()
-        backbone = backbone.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-        def extract(images: Tensor) -> Tensor:
-            with self.execution.autocast():
-                features: Tensor = backbone(images)
-            return features
-
-        seconds, num_bytes = self.inference(extract, (3, side, side), FEATURE_BATCH_SIZE)
-        return seconds, num_bytes + sum(p.numel() * p.element_size() for p in backbone.parameters())
-
-    def inference(self, work: Callable[[Tensor], Any], shape: tuple[int, ...], most: int) -> tuple[float, int]:
+    def inference(self, work: Callable[[Batch], Any], shape: tuple[int, ...], most: int) -> tuple[float, int]:
         """Return seconds per input, and bytes of a batch of `most` of them beside the model."""
+
+        def attempt(size: int) -> tuple[Batch, int]:
+            batch = self.execution.move(synthetic_batch(self.part.labels, size, shape))
+            with self.execution.autocast():
+                return batch, self._bytes_of(lambda: work(batch))
+
         size = min(most, _SCORED_IMAGES if self.device.type == "cpu" and len(shape) == 3 else most)
-        while True:
-            try:
-                inputs = self.execution.inputs(synthetic(size, *shape))
-                num_bytes = self._bytes_of(work, inputs)
-                break
-            except torch.OutOfMemoryError:
-                if size == 1:
-                    raise
-                size //= 2
+        size, (batch, num_bytes) = _largest_that_fits(size, attempt)
         seconds = []
         for _ in range(self.num_steps):
             start = time.perf_counter()
-            work(inputs)
+            with self.execution.autocast():
+                work(batch)
             _wait(self.device)
             seconds.append(time.perf_counter() - start)
-        return statistics.median(seconds) / size, (num_bytes + inputs.numel() * inputs.element_size()) * most // size
+        return statistics.median(seconds) / size, (num_bytes + batch.inputs.nbytes) * most // size
 
-    def _bytes_of(self, work: Callable[[Tensor], Any], inputs: Tensor) -> int:
-        """Return the most that work on inputs takes at a time beside them.
-
-        On a CPU, of any layer's inputs and outputs.
-        """
+    def _bytes_of(self, work: Callable[[], Any]) -> int:
+        """Return the most that work takes at a time beside its inputs; on a CPU, of any layer's inputs and outputs."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             before = torch.cuda.memory_allocated(self.device)
-            work(inputs)
+            work()
             return torch.cuda.max_memory_allocated(self.device) - before
-        passing = Passing()
-        modules = [self.state.model, *([] if self.backbone is None else [self.backbone])]
-        hooks = [hook for module in modules for hook in passing.watch(module)]
-        work(inputs)
-        for hook in hooks:
-            hook.remove()
-        return passing.largest
+        seen = [0]
+
+        def see(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            seen.append(sum(value.nbytes for value in (*inputs, output) if isinstance(value, Tensor)))
+
+        with contextlib.ExitStack() as watched:
+            for model in (self.state.model, self.backbone or nn.Identity()):
+                for leaf in (module for module in model.modules() if not list(module.children())):
+                    watched.enter_context(leaf.register_forward_hook(see))
+            work()
+        return max(seen)
+
+
+class _Kept:
+    """Counts what autograd keeps for the backward pass, parameters apart, each memory once."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        self.num_bytes = self.largest = 0
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        """Count a tensor that autograd keeps, which calls it with each."""
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.num_bytes += storage.nbytes()
+            self.largest = max(self.largest, storage.nbytes())
+        return tensor.detach()
+
+
+def resident_bytes() -> int:
+    """Return memory that this process takes: now on Linux, where it can be asked for, else the most it ever took."""
+    statm = Path("/proc/self/statm")
+    if statm.is_file():
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 class _Enough(Exception):
     """Ends a training that was only to be looked at."""
 
 
-def _at(size: int, timed: list[tuple[int, float]]) -> float:
-    """Return seconds of a step of this many images, on the line through one or two that were timed."""
-    number, seconds = timed[-1]
-    if len(timed) > 1:
-        fewer, less = timed[0]
-        slope = (seconds - less) / (number - fewer)
-        if slope > 0:
-            return max(seconds + slope * (size - number), seconds)
-    return seconds * size / number
+def _largest_that_fits(size: int, attempt: Callable[[int], _Found]) -> tuple[int, _Found]:
+    """Return how many images at a time the device has memory for, at most so many, and what came of the attempt."""
+    while True:
+        try:
+            return size, attempt(size)
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+        torch.cuda.empty_cache()
+        size //= 2
 
 
 def _wait(device: torch.device) -> None:

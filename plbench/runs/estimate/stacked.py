@@ -12,9 +12,8 @@ from torch import nn
 
 from plbench.errors import PlbenchError
 from plbench.runs import summary
-from plbench.runs.estimate.measured import about_to_train, scored_images
-from plbench.runs.estimate.memory import resident_bytes
-from plbench.runs.estimate.synthetic import synthetic
+from plbench.runs.estimate.measured import resident_bytes, scored_images
+from plbench.runs.estimate.synthetic import about_to_train, synthetic
 from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.protocol import Part
 from plbench.runs.together import most_at_once

@@ -2,27 +2,53 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from plbench.data.images import label_tensor
 from plbench.data.labels import PartialLabels
 from plbench.errors import PlbenchError
-from plbench.method import Batch, Stage
+from plbench.method import Batch
+from plbench.models.backbones import make_head
+from plbench.randomness import seeded
+from plbench.runs.plan.resolved import ResolvedRun, make_task
+from plbench.training import hooks
+from plbench.training.engine import prepare_fit
+from plbench.training.execution import Execution
+from plbench.training.state import FitState
 
 _STAND_IN_ROWS = 1024  # that a stage's reduction gets to see
 _MANY_STEPS = 1_000_000  # as many as a synthetic epoch claims to have
 
 
-class SyntheticImages:
-    """Inputs of random numbers with true labels: `plbench.training.inputs.Inputs` without an end."""
+def synthetic(*shape: int) -> Tensor:
+    """Return normal random numbers, without a draw from the global generator."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def synthetic_batch(labels: PartialLabels, size: int, shape: tuple[int, ...], num_views: int = 0) -> Batch:
+    """Return a batch of random inputs with the labels of the first rows, from the start again where there are no more.
+
+    Args:
+        labels: of the images that the inputs stand for.
+        size: number of inputs. shape: of each.
+        num_views: of each image; 0 for the image itself alone.
+    """
+    inputs, index = synthetic(size, *shape), torch.arange(size) % labels.num_images
+    views = tuple(inputs if place == 0 else synthetic(*inputs.shape) for place in range(num_views))
+    return Batch(inputs, label_tensor(labels, index), index, views)
+
+
+class SyntheticInputs:
+    """`plbench.training.inputs.Inputs` without an end, of which only the first batch can be seen."""
 
     def __init__(self, labels: PartialLabels, shape: tuple[int, ...], num_views: int) -> None:
-        self._labels, self.shape, self.num_views = labels, shape, num_views
+        self._labels, self.shape, self._num_views = labels, shape, num_views
         self.batch_size = 1
 
     @property
@@ -33,26 +59,17 @@ class SyntheticImages:
     def __len__(self) -> int:
         return self.batch_size * _MANY_STEPS
 
-    def some_labels(self, number: int) -> Tensor:
-        """Return labels [number, C] of the first rows, from the start again where there are no more."""
-        return label_tensor(self._labels, torch.arange(number) % self._labels.num_images)
-
     def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: Any = None) -> Iterator[Batch]:
-        """Yield the same batch again and again: making another would count as training."""
-        inputs = synthetic(batch_size, *self.shape)
-        views = tuple(inputs if place == 0 else synthetic(*inputs.shape) for place in range(self.num_views))
-        index = torch.arange(batch_size) % self._labels.num_images
-        batch = Batch(inputs, self.some_labels(batch_size), index, views)
-        while True:
-            yield batch
+        """Return the same batch again and again: making another would count as training."""
+        return itertools.repeat(synthetic_batch(self._labels, batch_size, self.shape, self._num_views))
 
     def ordered(self, batch_size: int, world: Any = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield one small batch, for a method that looks at its training images before it begins."""
-        rows = torch.arange(min(self.batch_size, self._labels.num_images))
-        yield rows, synthetic(len(rows), *self.shape)
+        number = self.labels.num_images
+        yield torch.arange(number), synthetic(number, *self.shape)
 
 
-class SyntheticView:
+class _SyntheticView:
     """Scores that nobody trained: `plbench.method.TrainView` for a stage's reduction."""
 
     def __init__(self, labels: PartialLabels) -> None:
@@ -61,26 +78,32 @@ class SyntheticView:
     def predict(
         self, weights: Any = "ema", *, dropout: bool = False, passes: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield one batch of all rows."""
-        yield (
-            torch.arange(self.labels.num_images),
-            synthetic(self.labels.num_images, self.labels.num_classes).sigmoid(),
-        )
+        number = self.labels.num_images
+        yield torch.arange(number), synthetic(number, self.labels.num_classes).sigmoid()
 
     def compute(self, function: Any, weights: Any = "ema") -> Iterator[tuple[Tensor, Tensor]]:
-        """There is no model yet.
-
-        Raises:
-            PlbenchError: always.
-        """
         raise PlbenchError("a stage that looks into its model cannot be measured before that is trained")
 
 
-def synthetic_artifact(stage: Stage, labels: PartialLabels) -> Tensor:
-    """Return what a stage would hand on, of the right shape for a part of the rows."""
-    return stage.reduce(SyntheticView(labels.subset(np.arange(min(_STAND_IN_ROWS, labels.num_images)))))
+def about_to_train(plan: ResolvedRun, backbone: nn.Module, num_features: int, execution: Execution) -> FitState:
+    """Return the state of a run before its first step, with random weights that no step moves.
 
+    Args:
+        plan: the run. backbone: what its method builds a model of. num_features: that this gives.
+        execution: where and how precisely.
 
-def synthetic(*shape: int) -> Tensor:
-    """Return normal random numbers, without a draw from the global generator."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    Raises:
+        PlbenchError: if a stage of the run cannot be stood in for.
+    """
+    spec, labels = plan.spec, plan.protocol_data.train(plan.spec.train_part).labels
+    # of the right shape for a part of the rows
+    view = _SyntheticView(labels.subset(np.arange(min(_STAND_IN_ROWS, labels.num_images))))
+    artifacts = {name: stage.reduce(view) for name, (stage, _) in plan.stages.items()}
+    task = make_task(spec, plan.protocol_data, artifacts)
+    method = hooks.construct(plan.method, plan.params, task)
+    with seeded(0):
+        model = hooks.Guarded(method).build(backbone, lambda: make_head(spec.model, num_features, labels.num_classes))
+    state = prepare_fit(model, method, spec.plan, task.steps_per_epoch, execution)
+    # more steps than the run may have, and none that moves the weights: random ones on random inputs could diverge
+    state.schedule = torch.optim.lr_scheduler.LambdaLR(state.optimizer, lambda step: 0.0)  # type: ignore[assignment]
+    return state

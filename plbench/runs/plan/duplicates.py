@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -40,25 +40,20 @@ class Duplicates:
     def __str__(self) -> str:
         """Return the sentence that says which they are, without a full stop."""
         said = []
-        if self.same_files:
-            many = len(self.same_files) > 1
-            names = ", ".join(self.same_files[:_SHOWN]) + (", ..." if len(self.same_files) > _SHOWN else "")
-            what = "the same files as train images" if many else "the same file as a train image"
-            said.append(f"{_number(self.same_files)} {what} ({names})")
-        if self.pairs:
-            what = "train images" if len(self.pairs) > 1 else "a train image"
-            said.append(f"{_number(self.pairs)} byte for byte {what} ({listed(self.pairs)})")
+        for found, one, many in (
+            (self.same_files, "the same file as a train image", "the same files as train images"),
+            (self.pairs, "byte for byte a train image", "byte for byte train images"),
+        ):
+            if found:
+                are, what = ("s are", many) if len(found) > 1 else (" is", one)
+                said.append(f"{len(found):,} test image{are} {what} ({listed(found)})")
         return " and ".join(said)
 
 
-def _number(images: Sequence[object]) -> str:
-    return f"{len(images):,} test image{'s are' if len(images) > 1 else ' is'}"
-
-
-def listed(pairs: Sequence[tuple[str, str]]) -> str:
-    """Return the first few pairs, as "a = b, c = d, ..."."""
-    names = ", ".join(f"{one} = {other}" for one, other in pairs[:_SHOWN])
-    return names + (", ..." if len(pairs) > _SHOWN else "")
+def listed(found: Sequence[str | tuple[str, str]]) -> str:
+    """Return the first few images or pairs of them, as "a = b, c = d, ..."."""
+    names = [one if isinstance(one, str) else " = ".join(one) for one in found[:_SHOWN]]
+    return ", ".join([*names, "..."] if len(found) > _SHOWN else names)
 
 
 def short_name(images: ImageSource, row: int) -> str:
@@ -67,9 +62,7 @@ def short_name(images: ImageSource, row: int) -> str:
     return str(images.ids[row] if paths is None else paths[row])
 
 
-_FOUND: WeakKeyDictionary[Dataset, dict[tuple[str, str, tuple[str, ...]], Duplicates | None]] = WeakKeyDictionary()
-
-
+@lru_cache(maxsize=4)  # which keeps that many datasets open
 def find_duplicates(
     dataset: Dataset, train_split: str, test_split: str, skipped: tuple[str, ...] = ()
 ) -> Duplicates | None:
@@ -81,27 +74,19 @@ def find_duplicates(
     Returns:
         None where the images do not say what their bytes are and are too many to be read for it.
     """
-    known = _FOUND.setdefault(dataset, {})
-    key = (train_split, test_split, skipped)
-    if key not in known:
-        known[key] = _compare(dataset, train_split, test_split, frozenset(skipped))
-    return known[key]
-
-
-def _compare(dataset: Dataset, train_split: str, test_split: str, skipped: frozenset[str]) -> Duplicates | None:
     train, test = (dataset.split(name).images for name in (train_split, test_split))
-    hashed = [_hashed(dataset, name, skipped) for name in (train_split, test_split)]
-    if hashed[0] is None or hashed[1] is None:
+    ours, theirs = (_hashed(dataset, name, frozenset(skipped)) for name in (test_split, train_split))
+    if ours is None or theirs is None:
         return None
-    places = pc.index_in(_keys(hashed[1]), value_set=_keys(hashed[0]), skip_nulls=True)
+    places = pc.index_in(_keys(ours), value_set=_keys(theirs), skip_nulls=True)
     rows = np.flatnonzero(places.is_valid().to_numpy(zero_copy_only=False))
-    copied = pc.is_in(_keys(hashed[0]), value_set=_keys(hashed[1][rows])).to_numpy(zero_copy_only=False)
+    copied = pc.is_in(_keys(theirs), value_set=_keys(ours[rows])).to_numpy(zero_copy_only=False)
     files = {train.name(row) for row in np.flatnonzero(copied).tolist()}
     same = [row for row in rows.tolist() if test.name(row) in files]
-    others = np.setdiff1d(rows, same)
+    others = np.setdiff1d(rows, same).tolist()
     return Duplicates(
         tuple(short_name(test, row) for row in same),
-        tuple((short_name(test, row), short_name(train, places[row].as_py())) for row in others.tolist()),
+        tuple((short_name(test, row), short_name(train, places[row].as_py())) for row in others),
     )
 
 
@@ -121,14 +106,12 @@ def check_apart(
             f"The images of {dataset.name!r} do not give their checksums (sha256s), and are too many to be read for "
             "them: whether test images are among the train images is not known"
         )
-    if not found:
-        return None
-    if not allow:
+    if found and not allow:
         raise DataError(
             f"{found}, so a score would be of images that were trained on; take them out of one of the two, or give "
             "`allow_duplicates=True` to go on with them, in a run that is custom/… and says so"
         )
-    return len(found)
+    return len(found) if found else None
 
 
 def contradicting_copies(split: LabelledSplit, sha256s: Sha256s) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from plbench.data.dataset import Dataset
-from plbench.data.images import ImageSource, find_unreadable
+from plbench.data.images import find_unreadable
 from plbench.errors import DataError
 from plbench.files import locked
 from plbench.files.checksums import read_checked_json, write_checked_json
@@ -58,33 +58,24 @@ def _unreadable(dataset: Dataset, split: str, workspace: Workspace) -> dict[str,
         )
     with note_of_unreadable(dataset, split, workspace) as note:
         noted = read_checked_json(note)  # by an earlier check; None also where its note says nothing to us
-        failed = None if noted is None else {str(image_id) for image_id in noted["unreadable"]}
-        if failed is None and not _decodes_soon(images, split, dataset, workspace):
-            return {images.ids[row]: f"image {images.name(row)} does not exist" for row in absent}
         suspects: Sequence[int] = range(len(images))
-        if failed is not None:
-            there = set(absent)
-            suspects = (
-                [row for row, name in enumerate(images.ids) if row in there or name in failed] if failed else absent
-            )
+        if noted is not None:
+            failed, there = set(noted["unreadable"]), set(absent)
+            suspects = absent
+            if failed:
+                suspects = [row for row, name in enumerate(images.ids) if row in there or name in failed]
+        elif images.block_rows > 1 or len(images) > MAX_DECODED:
+            if images.block_rows == 1:
+                workspace.reporter.line(
+                    f"{len(images):,} {split} images are too many to decode before a run; plbench data verify "
+                    f"{dataset.name} --decode does"
+                )
+            return {images.ids[row]: f"image {images.name(row)} does not exist" for row in absent}
         chosen = images.subset(np.array(suspects, np.int64))
         with workspace.reporter.task(f"Checking that every {split} image can be read") as report:
             reasons = {chosen.ids[row]: reason for row, reason in find_unreadable(chosen, report).items()}
         write_checked_json(note, {"unreadable": sorted(reasons)})
     return reasons
-
-
-def _decodes_soon(images: ImageSource, split: str, dataset: Dataset, workspace: Workspace) -> bool:
-    """Return whether decoding every image is worth while before a run; says so where it is only for their number."""
-    if images.block_rows > 1:
-        return False
-    if len(images) > MAX_DECODED:
-        workspace.reporter.line(
-            f"{len(images):,} {split} images are too many to decode before a run; plbench data verify {dataset.name} "
-            "--decode does"
-        )
-        return False
-    return True
 
 
 def note_of_unreadable(dataset: Dataset, split: str, workspace: Workspace) -> AbstractContextManager[Path]:

@@ -57,7 +57,18 @@ def notes_on(protocol_data: ProtocolData) -> tuple[str, ...]:
     whole, labels = protocol_data.whole_train.labels, protocol_data.partial_labels
     if bare := int(np.count_nonzero(np.diff(whole.matrix.indptr) == 0)):
         read.append(f"of {bare:,} of {whole.num_images:,} images in split {train!r} nothing is known")
-    return tuple(dict.fromkeys([*read, *notes_on_names(labels), *_notes_on_counts(labels)]))
+    positives, negatives = labels.counts()
+    few = {
+        "no known label in train: nothing is learned about them": (positives == 0) & (negatives == 0),
+        "no known positive in train": (positives == 0) & (negatives > 0),
+    }
+    of_few = [
+        f"{is_so.sum():,} of {labels.num_classes:,} classes have {what} (the first: "
+        f"{labels.class_names[np.argmax(is_so)]!r:.{_SHOWN}})"
+        for what, is_so in few.items()
+        if is_so.any()
+    ]
+    return tuple(dict.fromkeys([*read, *notes_on_names(labels), *of_few]))
 
 
 def notes_on_names(labels: PartialLabels) -> list[str]:
@@ -80,21 +91,4 @@ def notes_on_names(labels: PartialLabels) -> list[str]:
     return [
         f"{first}{more}; each is taken for a class of its own, absent where only the other is marked in complete "
         "labels; give them one id if they are the same"
-    ]
-
-
-def _notes_on_counts(labels: PartialLabels) -> list[str]:
-    """Yield notes on classes without a known label, and on others without a known positive, in train."""
-    positives, negatives = labels.counts()
-    unknown = np.flatnonzero((positives == 0) & (negatives == 0))
-    absent = np.flatnonzero((positives == 0) & (negatives > 0))
-    found = [
-        (unknown, "no known label in train: nothing is learned about them"),
-        (absent, "no known positive in train"),
-    ]
-    return [
-        f"{len(classes):,} of {labels.num_classes:,} classes have {what} (the first: "
-        f"{labels.class_names[classes[0]]!r:.{_SHOWN}})"
-        for classes, what in found
-        if len(classes)
     ]

@@ -49,26 +49,21 @@ def find_near_duplicates(
     theirs = _looks(train, lambda done: report(len(test) + done, total))
     found: dict[int, int] = {}
     for shift in (0, 16, 32, 48):
-        bands = ((looks.hashes >> np.uint64(shift)) & np.uint64(0xFFFF) for looks in (ours, theirs))
-        our_band, their_band = bands
+        our_band, their_band = ((one.hashes >> np.uint64(shift)) & np.uint64(0xFFFF) for one in (ours, theirs))
         order = np.argsort(their_band, kind="stable")
         begins = np.searchsorted(their_band[order], our_band, "left")
         ends = np.searchsorted(their_band[order], our_band, "right")
         for row in np.flatnonzero((ends > begins) & ours.tells).tolist():
-            if row not in found:
-                alike = _alike(ours, row, theirs, order[begins[row] : ends[row]])
-                if alike.size:
-                    found[row] = int(alike[0])
+            if row in found:
+                continue
+            candidates = order[begins[row] : ends[row]]
+            candidates = candidates[theirs.tells[candidates]]
+            bits = (theirs.hashes[candidates] ^ ours.hashes[row]).view(np.uint8).reshape(-1, 8)
+            candidates = candidates[np.unpackbits(bits, axis=1).sum(axis=1) <= _MAX_BITS]
+            differences = np.abs(theirs.pixels[candidates] - ours.pixels[row]).mean(axis=1)
+            for alike in candidates[differences <= _MAX_DIFFERENCE][:1].tolist():
+                found[row] = alike
     return [(short_name(test, row), short_name(train, found[row])) for row in sorted(found)]
-
-
-def _alike(ours: _Looks, row: int, theirs: _Looks, candidates: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    candidates = candidates[theirs.tells[candidates]]
-    differing = np.unpackbits((theirs.hashes[candidates] ^ ours.hashes[row]).view(np.uint8).reshape(-1, 8), axis=1)
-    candidates = candidates[differing.sum(axis=1) <= _MAX_BITS]
-    differences = np.abs(theirs.pixels[candidates] - ours.pixels[row]).mean(axis=1)
-    alike: npt.NDArray[np.int64] = candidates[differences <= _MAX_DIFFERENCE]
-    return alike
 
 
 def _looks(images: ImageSource, report: Callable[[int], None]) -> _Looks:

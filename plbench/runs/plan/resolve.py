@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from plbench.data.dataset import Dataset
 from plbench.data.digests import file_sha256
 from plbench.errors import PlbenchError, did_you_mean
 from plbench.models.backbones import Backbone, default_normalisation, resolve_backbone, weights_path
-from plbench.progress import Reporter
 from plbench.randomness import seeded
 from plbench.runs.plan.duplicates import check_apart
 from plbench.runs.plan.image_check import check_images
 from plbench.runs.plan.label_check import check_learnable, notes_on
-from plbench.runs.plan.resolved import (
-    ResolvedRun,
-    checked,
-    complete,
-    without_source,
-)
-from plbench.runs.protocol import ProtocolData, choose_protocol, custom, granting, is_official
+from plbench.runs.plan.resolved import ResolvedRun, checked, complete, without_source
+from plbench.runs.protocol import ProtocolData, choose_protocol, custom, is_official
 from plbench.runs.registry import Registry
 from plbench.runs.workspace import Workspace, fingerprint, open_dataset
-from plbench.spec import (
-    ModelSpec,
-    Plan,
-    Precision,
-    Protocol,
-    Recipe,
-    Regime,
-    RunSpec,
-    Selection,
-    differences,
-)
+from plbench.spec import ModelSpec, Plan, Precision, Protocol, Recipe, Regime, RunSpec, Selection, differences
 from plbench.training.dropout import draws_alone, has_batch_statistics
 
 
@@ -86,16 +70,6 @@ class ResolvedSetting:
         spec = self.spec.model_copy(update={"method": without_source(method), "seed": seed})
         return complete(spec, params, self.protocol_data, self.recipe, registry)
 
-    def with_budget(self, num_trials: int, reporter: Reporter) -> ResolvedSetting:
-        """Return the setting under a protocol that grants so many trials: its own, or else a custom one.
-
-        Args:
-            num_trials: of each study.
-            reporter: is told if the protocol becomes a custom one.
-        """
-        protocol = granting(self.spec.protocol, num_trials, reporter)
-        return replace(self, spec=self.spec.model_copy(update={"protocol": protocol}))
-
 
 class MissingWeightsError(PlbenchError):
     """The weights of a backbone cannot be had here.
@@ -144,8 +118,9 @@ def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[Pro
         protocol = custom(protocol)
     recipe = _choose_recipe(dataset, request.recipe)
     regime = request.regime or recipe.regime
-    protocol_data = _opened_protocol_data(dataset, protocol, skipped, opened)
-    _check_labels(protocol_data, request.selection, workspace, scores_test=request.scores_test)
+    protocol_data = _checked_data(
+        dataset, protocol, skipped, opened, workspace, request.selection, scores_test=request.scores_test
+    )
     base = RunSpec(
         protocol=protocol,
         dataset_fingerprint=fingerprint(dataset, workspace),
@@ -169,14 +144,12 @@ def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[Pro
     if base.model.weights == "pretrained":
         workspace.reporter.line(f"Looking for the weights of {base.model.backbone}, here and on timm's hub")
     try:
-        path = weights_path(base.model, workspace.weights_file)
+        model = _with_weights(base.model, workspace)
     except PlbenchError as error:
         if base.model.weights != "pretrained":
             raise
         raise MissingWeightsError(str(error), ResolvedSetting(base, protocol_data, recipe)) from error
-    weights = {"weights_sha256": file_sha256(path, workspace.store.cache) if path is not None else None}
-    base = base.model_copy(update={"model": base.model.model_copy(update=weights)})
-    return ResolvedSetting(base, protocol_data, recipe)
+    return ResolvedSetting(base.model_copy(update={"model": model}), protocol_data, recipe)
 
 
 def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[ProtocolData] = ()) -> ResolvedRun:
@@ -193,19 +166,16 @@ def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Protoco
     dataset = _opened_dataset(spec.protocol.dataset, workspace, opened)
     recipe = _choose_recipe(dataset, spec.recipe)
     own = next((p for p in dataset.protocols if p.name == spec.protocol.name), spec.protocol)
-    suggested = {"suggested": own.suggested, "tuned_here": own.tuned_here}
-    protocol = spec.protocol.model_copy(update=suggested)
+    protocol = spec.protocol.model_copy(update={"suggested": own.suggested, "tuned_here": own.tuned_here})
     skipped = check_images(dataset, protocol, workspace, skip=bool(spec.skipped_images))
-    protocol_data = _opened_protocol_data(dataset, protocol, skipped, opened)
-    _check_labels(protocol_data, spec.selection, workspace, scores_test=spec.train_part == "train")
+    protocol_data = _checked_data(
+        dataset, protocol, skipped, opened, workspace, spec.selection, scores_test=spec.train_part == "train"
+    )
     resolve_backbone(spec.model.backbone)  # timm would fetch, or read from a folder, what a stranger names by address
-    path = weights_path(spec.model, workspace.weights_file)
     here = spec.model_copy(
         update={
             "dataset_fingerprint": fingerprint(dataset, workspace),
-            "model": spec.model.model_copy(
-                update={"weights_sha256": file_sha256(path, workspace.store.cache) if path else None}
-            ),
+            "model": _with_weights(spec.model, workspace),
             "skipped_images": skipped,
             "duplicates": check_apart(dataset, protocol, workspace, skipped, allow=spec.duplicates is not None),
             "numerics": RunSpec.model_fields["numerics"].default,
@@ -222,14 +192,31 @@ def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Protoco
     return plan
 
 
-def _check_labels(
-    protocol_data: ProtocolData, selection: Selection, workspace: Workspace, *, scores_test: bool
-) -> None:
-    """Say what was noted about the labels, and make sure that something can be learned and scored.
+def _with_weights(model: ModelSpec, workspace: Workspace) -> ModelSpec:
+    path = weights_path(model, workspace.weights_file)
+    return model.model_copy(
+        update={"weights_sha256": None if path is None else file_sha256(path, workspace.store.cache)}
+    )
 
-    Raises:
-        DataError: if nothing can.
-    """
+
+def _opened_dataset(name: str, workspace: Workspace, opened: Sequence[ProtocolData]) -> Dataset:
+    found = (protocol_data.dataset for protocol_data in opened if protocol_data.dataset.name == name)
+    return next(found, None) or open_dataset(name, workspace)
+
+
+def _checked_data(
+    dataset: Dataset,
+    protocol: Protocol,
+    skipped: tuple[str, ...],
+    opened: Sequence[ProtocolData],
+    workspace: Workspace,
+    selection: Selection,
+    *,
+    scores_test: bool,
+) -> ProtocolData:
+    """Return the data, from among those opened if it is there, of which something can be learned and scored."""
+    same = (protocol_data for protocol_data in opened if protocol_data.is_of(dataset, protocol, skipped))
+    protocol_data = next(same, None) or ProtocolData(dataset, protocol, skipped)
     check_learnable(protocol_data, "train")
     if scores_test:
         protocol_data.test()
@@ -237,6 +224,7 @@ def _check_labels(
         protocol_data.validation()
     for note in notes_on(protocol_data):
         workspace.reporter.note(note)
+    return protocol_data
 
 
 def _deciding_processes(spec: RunSpec, workspace: Workspace) -> int | None:
@@ -250,19 +238,6 @@ def _deciding_processes(spec: RunSpec, workspace: Workspace) -> int | None:
         backbone = Backbone(spec.model)
     shares = has_batch_statistics(backbone) and (workspace.device.type != "cuda" or spec.plan.accumulate > 1)
     return workspace.world.size if shares or draws_alone(backbone) else None
-
-
-def _opened_dataset(name: str, workspace: Workspace, opened: Sequence[ProtocolData]) -> Dataset:
-    found = (protocol_data.dataset for protocol_data in opened if protocol_data.dataset.name == name)
-    return next(found, None) or open_dataset(name, workspace)
-
-
-def _opened_protocol_data(
-    dataset: Dataset, protocol: Protocol, skipped: tuple[str, ...], opened: Sequence[ProtocolData]
-) -> ProtocolData:
-    """Return ProtocolData keeps labels and parts that take a while to make."""
-    same = next((protocol_data for protocol_data in opened if protocol_data.is_of(dataset, protocol, skipped)), None)
-    return same or ProtocolData(dataset, protocol, skipped)
 
 
 def _choose_recipe(dataset: Dataset, name: str | None) -> Recipe:
@@ -283,5 +258,4 @@ def _choose_model(recipe: Recipe, changes: Mapping[str, Any]) -> ModelSpec:
             values["mean"], values["std"] = default_normalisation(values["backbone"])
             if recipe.model.weights == "packaged":
                 values["weights"] = changes.get("weights", "pretrained")
-    model: ModelSpec = checked(ModelSpec, values, "model")
-    return model
+    return checked(ModelSpec, values, "model")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from plbench.errors import PlbenchError, PluginError, did_you_mean
 from plbench.method import Method, Stage, Task
+from plbench.progress import counted
 from plbench.randomness import generator
 from plbench.runs.plan.label_check import check_learnable
 from plbench.runs.protocol import ProtocolData
@@ -19,14 +20,11 @@ from plbench.runs.record import Record, TuningReport
 from plbench.runs.registry import Registry, source_sha256
 from plbench.runs.store import Store
 from plbench.runs.stored import finished_record
-from plbench.spec import (
-    MethodSpec,
-    Recipe,
-    RunSpec,
-)
+from plbench.spec import MethodSpec, Recipe, RunSpec
 from plbench.training.hooks import Guarded
 
 _MAX_STAGE_DEPTH = 8
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,16 @@ class ResolvedRun:
         """The runs that must be there before this one: its stages, and the one that chooses its epoch."""
         return [*(run for _, run in self.stages.values()), *([self.chooser] if self.chooser is not None else [])]
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of optimisation that each epoch has."""
+        return math.ceil(len(self.protocol_data.train(self.spec.train_part).rows) / self.spec.plan.batch_size)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of optimisation of the whole training."""
+        return self.steps_per_epoch * self.spec.plan.epochs
+
     def finished(self, store: Store) -> Record | None:
         """Return the record of the run if it is done."""
         return finished_record(store.run_folder(self.spec.key))
@@ -60,10 +68,10 @@ class ResolvedRun:
     def describe(self) -> str:
         """Return one line on what will run."""
         spec = self.spec
-        epochs = "1 epoch" if spec.plan.epochs == 1 else f"{spec.plan.epochs} epochs"
         return (
             f"Run {spec.key}: {self.method.title} on {spec.protocol.name}, {spec.regime}, {spec.model.backbone} at "
-            f"{spec.model.image_size} px, {epochs} of {spec.plan.batch_size}, seed {spec.seed}"
+            f"{spec.model.image_size} px, {counted(spec.plan.epochs, 'epoch')} of {spec.plan.batch_size}, "
+            f"seed {spec.seed}"
         )
 
 
@@ -123,14 +131,18 @@ def complete(
     return ResolvedRun(spec, method, params, protocol_data, recipe, stages, chooser)
 
 
-def in_order(runs: Sequence[ResolvedRun]) -> dict[str, ResolvedRun]:
-    """Return runs by key with all that they need, each once, after what must be there before it."""
+def in_order(runs: Sequence[ResolvedRun], but: Collection[str] = ()) -> dict[str, ResolvedRun]:
+    """Return runs by key with all that they need, each once, after what must be there before it.
+
+    Args:
+        runs: that are asked for.
+        but: keys of runs to leave out, with what only they need.
+    """
     found: dict[str, ResolvedRun] = {}
     for run in runs:
-        if run.spec.key not in found:
-            for key, first in in_order(run.prerequisites).items():
-                found.setdefault(key, first)
-            found[run.spec.key] = run
+        if run.spec.key not in found and run.spec.key not in but:
+            for one in (*in_order(run.prerequisites, but).values(), run):
+                found.setdefault(one.spec.key, one)
     return found
 
 
@@ -154,8 +166,9 @@ def is_default(plan: ResolvedRun, *, opens_data: bool = True) -> bool:
         if left and opens_data:
             row = row.completed(make_task(spec, plan.protocol_data))
         declared = row.model_dump(mode="json", exclude_none=True)
-        taken = {name: spec.method.params.get(name) for name in left if name in spec.method.params}
-        if spec.method.params == (declared if opens_data else declared | taken):
+        if not opens_data:
+            declared |= {name: spec.method.params.get(name) for name in left if name in spec.method.params}
+        if spec.method.params == declared:
             return True
     return False
 
@@ -228,7 +241,7 @@ def _check_needs(method: type[Method], spec: RunSpec, protocol_data: ProtocolDat
         )
 
 
-def checked(kind: type[Any], values: Mapping[str, Any], what: str) -> Any:
+def checked(kind: type[_Model], values: Mapping[str, Any], what: str) -> _Model:
     """Return values as a model.
 
     Raises:

@@ -71,7 +71,12 @@ def joined(cluster: Cluster) -> Iterator[Any]:
         yield ray
         return
     if cluster.address is not None:
-        _check_that_something_answers(cluster.address)
+        host, _, port = cluster.address.rpartition(":")
+        try:
+            if port.isdigit():  # unlike "auto"; Ray itself tries an address for minutes
+                socket.create_connection((host, int(port)), _ANSWER_SECONDS).close()
+        except OSError as error:
+            raise _no_cluster(cluster.address, error.strerror or str(error)) from error
     told_to_stop = signal.getsignal(signal.SIGTERM)
     own: dict[str, Any] = {}
     if cluster.address is None:
@@ -93,17 +98,6 @@ def joined(cluster: Cluster) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _check_that_something_answers(address: str) -> None:
-    """Check Ray itself tries an address for minutes."""
-    host, _, port = address.rpartition(":")
-    if not port.isdigit():  # such as "auto"
-        return
-    try:
-        socket.create_connection((host, int(port)), _ANSWER_SECONDS).close()
-    except OSError as error:
-        raise _no_cluster(address, error.strerror or str(error)) from error
-
-
 def _no_cluster(address: str | None, why: str) -> PlbenchError:
     if address is None:
         return PlbenchError(
@@ -118,12 +112,6 @@ def _no_cluster(address: str | None, why: str) -> PlbenchError:
 def first_line(error: BaseException) -> str:
     """Return what an error says, without what follows below."""
     return (str(error).strip().splitlines() or [""])[0]
-
-
-def taken_of(ray: Any, cluster: Cluster) -> dict[str, float]:
-    """Return what a task takes, by Ray's names of resources."""
-    has_gpus = ray.cluster_resources().get("GPU", 0) > 0
-    return {"CPU": cluster.cpus, "GPU": float(has_gpus) if cluster.gpus is None else cluster.gpus}
 
 
 def slots_of(ray: Any, taken: Mapping[str, float]) -> int:

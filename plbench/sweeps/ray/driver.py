@@ -9,31 +9,22 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from plbench.errors import PlbenchError, TrainingError
+from plbench.progress import counted
 from plbench.runs.plan.resolved import ResolvedRun, in_order
 from plbench.runs.schedule import Count, Result
-from plbench.runs.together import groups
+from plbench.runs.together import groups_in_order
 from plbench.runs.workspace import Workspace
-from plbench.sweeps.ray.cluster import Cluster, Overheard, check_room, first_line, joined, slots_of, taken_of
+from plbench.sweeps.ray.cluster import Cluster, Overheard, check_room, first_line, joined, slots_of
 from plbench.sweeps.ray.task import Outcome, Place, make
 
 LOOK_EVERY_SECONDS = 1.0
 SAVING_SECONDS = 30.0  # that tasks have, after Ctrl-C, to save where they are
 SHARED_SECONDS = 60.0  # until a file that another node wrote is seen in a shared folder
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """What one task makes: a run, or several that train together; and the keys that each of them needs."""
-
-    plans: tuple[ResolvedRun, ...]
-    needs: tuple[tuple[str, ...], ...]
 
 
 def run_all(
@@ -56,107 +47,87 @@ def run_all(
         PlbenchError: if Ray or the cluster cannot be used, no node has room for a run, or runs that were made are not
             seen here.
     """
-    found = in_order(plans)
-    missing = {key: plan for key, plan in found.items() if plan.finished(workspace.store) is None}
+    missing = [plan for plan in in_order(plans).values() if plan.finished(workspace.store) is None]
     outcomes: Outcome = {}
     if missing:
         with contextlib.redirect_stdout(Overheard(workspace.reporter)), joined(cluster) as ray:
-            taken = taken_of(ray, cluster)
+            gpus = float(ray.cluster_resources().get("GPU", 0) > 0) if cluster.gpus is None else cluster.gpus
+            taken = {"CPU": cluster.cpus, "GPU": gpus}
             slots = slots_of(ray, taken)
             check_room(taken, slots, cluster, workspace.reporter)
-            bundles = in_bundles(list(missing.values()), max(1, slots))
-            workspace.reporter.line(_words(bundles, ray, slots))
-            place = _place(workspace, plugins, taken)
-            count = Count(len(missing), expected_seconds / max(1, min(slots, len(bundles))))
-            outcomes = _make_all(ray, bundles, place, cluster, taken, workspace, count)
+            bundles = in_bundles(missing, max(1, slots))
+            nodes, tasks = sum(node["Alive"] for node in ray.nodes()), len(bundles)
+            together = "" if len(missing) == tasks else f" in {tasks} tasks, as runs train together"
+            where = f"{slots} at a time on {counted(nodes, 'node')}"
+            workspace.reporter.line(f"Ray: {len(missing)} runs{together}, {where}")
+            count = Count(len(missing), expected_seconds / max(1, min(slots, tasks)))
+            task = ray.remote(make).options(
+                num_cpus=taken["CPU"],
+                num_gpus=taken["GPU"],
+                max_retries=cluster.retries,
+                retry_exceptions=False,  # a training that fails does so again
+                name="plbench",
+            )
+            pending = _submitted(task, bundles, _place(workspace, plugins, taken))
+            try:
+                outcomes = _follow(ray, pending, workspace, count)
+            except BaseException:
+                _cancel(ray, list(pending), workspace, count)
+                raise
     return [_result(plan, outcomes.get(plan.spec.key), workspace) for plan in plans]
 
 
-def in_bundles(plans: Sequence[ResolvedRun], slots: int) -> list[Bundle]:
-    """Run in tasks, those first that others need. Runs that can train together do, but leave no slot empty for it.
+def in_bundles(plans: Sequence[ResolvedRun], slots: int) -> list[list[ResolvedRun]]:
+    """Return the runs of each task, those first that others need.
+
+    Runs that can train together do, but leave no slot empty for it.
 
     Args:
         plans: missing runs, each after those it needs.
         slots: tasks that can run at a time.
     """
-    missing = {plan.spec.key for plan in plans}
-    needs = {
-        plan.spec.key: tuple(first.spec.key for first in plan.prerequisites if first.spec.key in missing)
-        for plan in plans
-    }
-    depth: dict[str, int] = {}
-    waves: dict[int, list[ResolvedRun]] = defaultdict(list)
-    for plan in plans:
-        key = plan.spec.key
-        depth[key] = 1 + max((depth[need] for need in needs[key]), default=-1)
-        waves[depth[key]].append(plan)
     bundles = []
-    for wave in waves.values():
-        for members in groups(wave):
-            size = -(-len(members) // slots)
-            parts = (tuple(members[start : start + size]) for start in range(0, len(members), size))
-            bundles += [Bundle(part, tuple(needs[plan.spec.key] for plan in part)) for part in parts]
+    for members in groups_in_order(plans):
+        size = -(-len(members) // slots)
+        bundles += [members[start : start + size] for start in range(0, len(members), size)]
     return bundles
-
-
-def _words(bundles: Sequence[Bundle], ray: Any, slots: int) -> str:
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    tasks, runs = len(bundles), sum(len(bundle.plans) for bundle in bundles)
-    together = "" if runs == tasks else f" in {tasks} tasks, as runs train together"
-    return f"Ray: {runs} runs{together}, {slots} at a time on {nodes} {'node' if nodes == 1 else 'nodes'}"
 
 
 def _place(workspace: Workspace, plugins: Sequence[Path], taken: Mapping[str, float]) -> Place:
     threads = max(1, int(taken["CPU"]))
-    rest = ("track", "decode", "pretraining", "save_every", "compiles", "profiles")
+    same = ("track", "decode", "pretraining", "save_every", "compiles", "profiles")
+    rest = {
+        "workers": min(workspace.workers, threads),
+        "weights_file": workspace.weights_file and workspace.weights_file.absolute(),
+    }
     return Place(
         runs=workspace.store.runs.absolute(),
         cache=workspace.store.cache.absolute(),
         plugins=tuple(path.absolute() for path in plugins),
         device="cuda" if taken["GPU"] > 0 else "cpu",
-        workers=min(workspace.workers, threads),
         threads=threads,
-        weights_file=workspace.weights_file and workspace.weights_file.absolute(),
-        rest={name: getattr(workspace, name) for name in rest},
+        rest=rest | {name: getattr(workspace, name) for name in same},
     )
 
 
-def _make_all(
-    ray: Any,
-    bundles: Sequence[Bundle],
-    place: Place,
-    cluster: Cluster,
-    taken: Mapping[str, float],
-    workspace: Workspace,
-    count: Count,
-) -> Outcome:
-    """Hand all tasks to Ray and follow them to their end."""
-    task = ray.remote(make).options(
-        num_cpus=taken["CPU"],
-        num_gpus=taken["GPU"],
-        max_retries=cluster.retries,
-        retry_exceptions=False,  # a training that fails does so again
-        name="plbench",
-    )
+def _submitted(task: Any, bundles: Sequence[Sequence[ResolvedRun]], place: Place) -> dict[Any, Sequence[ResolvedRun]]:
+    """Hand all tasks to Ray, and return what each of them makes."""
     made_by: dict[str, Any] = {}
-    pending: dict[Any, Bundle] = {}
+    pending: dict[Any, Sequence[ResolvedRun]] = {}
     for bundle in bundles:
-        first = {made_by[key]: None for keys in bundle.needs for key in keys}  # each task once
-        specs = [plan.spec.model_dump_json() for plan in bundle.plans]
-        dataset = bundle.plans[0].protocol_data.dataset
+        needs = [one.spec.key for plan in bundle for one in plan.prerequisites]
+        first = dict.fromkeys(made_by[key] for key in needs if key in made_by)  # each task once
+        specs = [plan.spec.model_dump_json() for plan in bundle]
+        dataset = bundle[0].protocol_data.dataset
         told = dataset.options.model_dump(exclude_unset=True).items()
         options = {name: value.absolute() if isinstance(value, Path) else value for name, value in told}
-        ref = task.remote(place, (dataset.root.absolute(), options), specs, bundle.needs, *first)
+        ref = task.remote(place, (dataset.root.absolute(), options), specs, *first)
         pending[ref] = bundle
-        made_by |= dict.fromkeys((plan.spec.key for plan in bundle.plans), ref)
-    try:
-        return _follow(ray, pending, workspace, count)
-    except BaseException:
-        _cancel(ray, pending, workspace, count)
-        raise
+        made_by |= dict.fromkeys((plan.spec.key for plan in bundle), ref)
+    return pending
 
 
-def _follow(ray: Any, pending: dict[Any, Bundle], workspace: Workspace, count: Count) -> Outcome:
+def _follow(ray: Any, pending: dict[Any, Sequence[ResolvedRun]], workspace: Workspace, count: Count) -> Outcome:
     """Wait for all tasks; say how far they are, and at once what fails."""
     outcomes: Outcome = {}
     with workspace.reporter.tally("Runs") as tally:
@@ -165,21 +136,20 @@ def _follow(ray: Any, pending: dict[Any, Bundle], workspace: Workspace, count: C
             ready, _ = ray.wait(list(pending), num_returns=1, timeout=LOOK_EVERY_SECONDS)
             for ref in ready:
                 bundle = pending.pop(ref)
-                outcome = _outcome_of(ray, ref, bundle)
+                outcome = _outcome_of(ray, ref, [plan.spec.key for plan in bundle])
                 outcomes |= outcome
-                failed = [plan for plan in bundle.plans if outcome[plan.spec.key] is not None]
-                count.add(len(bundle.plans), len(failed))
+                failed = [plan for plan in bundle if outcome[plan.spec.key] is not None]
+                count.add(len(bundle), len(failed))
                 for plan in failed:
-                    key = plan.spec.key
-                    workspace.reporter.line(f"Failed: {key}, {plan.method.title}: {outcome[key]}")
-            running = workspace.store.held(plan.spec.key for bundle in pending.values() for plan in bundle.plans)
+                    why = outcome[plan.spec.key]
+                    workspace.reporter.line(f"Failed: {plan.spec.key}, {plan.method.title}: {why}")
+            running = workspace.store.held(plan.spec.key for bundle in pending.values() for plan in bundle)
             tally(count.made, count.total, count.words(len(running)))
     return outcomes
 
 
-def _outcome_of(ray: Any, ref: Any, bundle: Bundle) -> Outcome:
+def _outcome_of(ray: Any, ref: Any, keys: Sequence[str]) -> Outcome:
     """Return what a task says, or what became of it."""
-    keys = [plan.spec.key for plan in bundle.plans]
     try:
         outcome: Outcome = ray.get(ref)
         return outcome
@@ -191,13 +161,12 @@ def _outcome_of(ray: Any, ref: Any, bundle: Bundle) -> Outcome:
         return dict.fromkeys(keys, f"its worker was lost again and again: {first_line(error)}")
 
 
-def _cancel(ray: Any, pending: Mapping[Any, Bundle], workspace: Workspace, count: Count) -> None:
+def _cancel(ray: Any, refs: list[Any], workspace: Workspace, count: Count) -> None:
     """Stop what is under way; it may save where it is first."""
     workspace.reporter.line(
         f"Stopping: {count.made} of {count.total} runs are made; the others have {SAVING_SECONDS:.0f} seconds to save "
         "where they are"
     )
-    refs = list(pending)
     for ref in refs:
         ray.cancel(ref)
     _, left = ray.wait(refs, num_returns=len(refs), timeout=SAVING_SECONDS) if refs else ([], [])

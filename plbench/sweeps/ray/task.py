@@ -18,12 +18,16 @@ from plbench.progress import Reporter
 from plbench.runs import schedule
 from plbench.runs.environment import choose_device
 from plbench.runs.plan.resolve import plan_from_spec
-from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.protocol import ProtocolData
 from plbench.runs.registry import Registry
 from plbench.runs.store import Store
 from plbench.runs.workspace import Workspace
 from plbench.spec import RunSpec
+
+_OPENED: list[ProtocolData] = []
+"""By this process for earlier tasks of its sweep, latest last."""
+
+_MAX_OPENED = 4
 
 Outcome = dict[str, str | None]
 """By key: None where the run is done, else why it failed."""
@@ -41,71 +45,52 @@ class Place:
     cache: Path
     plugins: tuple[Path, ...]
     device: str
-    workers: int
     threads: int
-    weights_file: Path | None
     rest: Mapping[str, Any]
 
-    def workspace(self, data: tuple[Path, Mapping[str, Any]]) -> Workspace:
-        """Return the workspace on this node, for a dataset's root and options. Only the driver reports.
 
-        Raises:
-            PlbenchError: if the node has no such device, or plugins cannot be loaded.
-        """
-        return Workspace(
-            store=Store(self.runs, self.cache),
-            registry=Registry.discover(self.plugins),
-            reporter=Reporter(),
-            device=choose_device(self.device),
-            workers=self.workers,
-            data_root=data[0],
-            data_options=data[1],
-            weights_file=self.weights_file,
-            shares_machine=True,
-            **self.rest,
-        )
+def make(place: Place, data: tuple[Path, Mapping[str, Any]], specs: Sequence[str], *first: Outcome) -> Outcome:
+    """Make runs, but for those that need one that failed. Only the driver reports.
 
+    Args:
+        place: where and how.
+        data: root and options of the dataset.
+        specs: of the runs, as JSON.
+        first: what came of the tasks that make what these need.
 
-def make(
-    place: Place,
-    data: tuple[Path, Mapping[str, Any]],
-    specs: Sequence[str],
-    needs: Sequence[Sequence[str]],
-    *first: Outcome,
-) -> Outcome:
-    """Return a task: makes runs, but for those that need one that failed."""
+    Raises:
+        PlbenchError: if the node has no such device, or plugins cannot be loaded.
+    """
     torch.set_num_threads(place.threads)
-    workspace = place.workspace(data)
+    workspace = Workspace(
+        store=Store(place.runs, place.cache),
+        registry=Registry.discover(place.plugins),
+        reporter=Reporter(),
+        device=choose_device(place.device),
+        data_root=data[0],
+        data_options=data[1],
+        shares_machine=True,
+        **place.rest,
+    )
     failed = {key: why for outcome in first for key, why in outcome.items() if why is not None}
     made: Outcome = {}
     plans = []
-    for text, keys in zip(specs, needs, strict=True):
+    for text in specs:
         spec = RunSpec.model_validate_json(text)
-        why = next((failed[key] for key in keys if key in failed), None)
-        if why is not None:
-            made[spec.key] = str(schedule.came_first(why))
-            continue
         try:
-            plans.append(_plan(spec, workspace))
+            plan = plan_from_spec(spec, workspace, _OPENED)
         except PlbenchError as error:
             made[spec.key] = str(error)
+            continue
+        mine = plan.protocol_data
+        if not any(opened.is_of(mine.dataset, mine.protocol, tuple(mine.skipped)) for opened in _OPENED):
+            _OPENED[:] = [*_OPENED, mine][-_MAX_OPENED:]
+        why = next((failed[one.spec.key] for one in plan.prerequisites if one.spec.key in failed), None)
+        made[spec.key] = None if why is None else str(schedule.came_first(why))
+        plans += [plan] if why is None else []
     try:
         for plan, result in zip(plans, schedule.run_all(plans, workspace), strict=True):
             made[plan.spec.key] = str(result) if isinstance(result, TrainingError) else None
     except PlbenchError as error:  # the data or the disk: all that is not made fails with it
         made |= {p.spec.key: str(error) for p in plans if p.finished(workspace.store) is None}
-    return dict.fromkeys(plan.spec.key for plan in plans) | made
-
-
-_OPENED: list[ProtocolData] = []
-"""By this process for earlier tasks of its sweep, latest last."""
-
-_MAX_OPENED = 4
-
-
-def _plan(spec: RunSpec, workspace: Workspace) -> ResolvedRun:
-    plan = plan_from_spec(spec, workspace, _OPENED)
-    mine = plan.protocol_data
-    if not any(opened.is_of(mine.dataset, mine.protocol, tuple(mine.skipped)) for opened in _OPENED):
-        _OPENED[:] = [*_OPENED, mine][-_MAX_OPENED:]
-    return plan
+    return made

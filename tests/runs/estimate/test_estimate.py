@@ -17,7 +17,7 @@ from plbench.cli.display.dry_run import print_dry_run
 from plbench.errors import PlbenchError, StoreError
 from plbench.runs import run as runner
 from plbench.runs.estimate import estimate, measured
-from plbench.runs.estimate.estimate import Estimate, describe, estimate_runs, steps_per_epoch
+from plbench.runs.estimate.estimate import Estimate, describe, estimate_runs
 from plbench.runs.estimate.stacked import Stack
 from plbench.runs.plan.resolve import Request, plan_run
 from plbench.runs.plan.resolved import ResolvedRun
@@ -34,7 +34,6 @@ BOTH = ("probe", "finetune")
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measured, "_BUDGET_SECONDS", 0.5)
     monkeypatch.setattr(measured, "_STEPS", 1)
 
 
@@ -84,7 +83,7 @@ class TestWhatIsThere:
         record = runner.run(plan, workspace)
         again = dry_run(plan, workspace, force=True)
         assert again.items[-1].state == "to do" and again.seconds > 0
-        assert again.num_steps == record.training["steps"]
+        assert again.plan.num_steps == record.training["steps"]
         monkeypatch.setattr("plbench.runs.estimate.estimate.measure", None)  # would fail if it were called
         found = dry_run(plan, workspace)
         assert set(states(found).values()) == {"done"}
@@ -111,7 +110,7 @@ class TestWhatIsThere:
     def test_finetuning_has_no_features(self, workspace: Workspace) -> None:
         found = dry_run(a_plan(workspace, regime="finetune"), workspace)
         assert list(states(found)) == ["run: CE, Negative"]
-        assert (found.steps_per_epoch, found.num_steps) == (3, 6)
+        assert (found.plan.steps_per_epoch, found.plan.num_steps) == (3, 6)
 
 
 class TestMeasured:
@@ -157,9 +156,8 @@ class TestMeasured:
         assert 4 * 16 * width < whole < 4 * 16 * (width + 12 * 6)
 
     def test_a_batch_that_takes_long_is_measured_smaller_and_scaled_up(
-        self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+        self, workspace: Workspace, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr(measured, "_BUDGET_SECONDS", 0.0)
         found = dry_run(a_plan(workspace, regime="finetune"), workspace)
         assert found.measured is not None
         assert (found.measured.measured_images, found.measured.batch_images) == (4, 16)
@@ -169,10 +167,10 @@ class TestMeasured:
     def test_a_batch_that_does_not_fit_is_halved(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
         warm_up = measured._Trial._warm_up
 
-        def small_device(self: Any, size: int) -> None:
+        def small_device(self: Any, size: int) -> float:
             if size > 4:
                 raise torch.OutOfMemoryError("no room")
-            warm_up(self, size)
+            return warm_up(self, size)
 
         monkeypatch.setattr(measured._Trial, "_warm_up", small_device)
         plan = a_plan(workspace)
@@ -223,14 +221,6 @@ class TestMeasured:
     def test_the_stages_of_a_run_are_named(self, workspace: Workspace) -> None:
         assert ", 24 steps, " in describe(a_plan(workspace, "selective"), workspace)
         assert describe(a_plan(workspace, "selective"), workspace).endswith(", stage prior included")
-
-    @pytest.mark.parametrize(
-        ("timed", "expected"),
-        [([(8, 2.0)], 8.0), ([(4, 2.0), (8, 3.0)], 9.0), ([(4, 3.0), (8, 2.0)], 8.0)],
-        ids=["in proportion", "on a line", "noise"],
-    )
-    def test_seconds_of_32(self, timed: list[tuple[int, float]], expected: float) -> None:
-        assert measured._at(32, timed) == pytest.approx(expected)
 
 
 class TestCommands:
@@ -288,7 +278,7 @@ def test_a_study_takes_as_long_as_its_trainings(workspace: Workspace, monkeypatc
     def seconds(self: Any, plan: ResolvedRun, members: list[ResolvedRun], steps: int, **given: Any) -> float:
         if len(members) > 1:
             return pretend(self, plan, members, steps, **given)
-        return float(steps_per_epoch(plan) * plan.spec.plan.epochs)
+        return float(plan.num_steps)
 
     monkeypatch.setattr(estimate._Pace, "run", seconds)
 

@@ -267,11 +267,11 @@ def test_runs_that_train_together_are_one_task_and_stages_come_first(
     missing = list(in_order([*alike, *others]).values())
     assert len(missing) == 8  # the five share one prior
     bundles = in_bundles(missing, 2)
-    assert [len(bundle.plans) for bundle in bundles] == [1, 1, 1, 3, 2]
+    assert [len(bundle) for bundle in bundles] == [1, 1, 1, 3, 2]
     seen: set[str] = set()
     for bundle in bundles:
-        assert all(key in seen for keys in bundle.needs for key in keys)
-        seen |= {plan.spec.key for plan in bundle.plans}
+        assert all(first.spec.key in seen for plan in bundle for first in plan.prerequisites)
+        seen |= {plan.spec.key for plan in bundle}
     assert len(seen) == 8
 
 
