@@ -4,6 +4,7 @@ Everything comes as a fixture, so that no test imports this file. Subclass the c
 test needs a variant, and hand the subclass to `make_workspace`.
 """
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch loads: pytest-xdis
 import numpy as np
 import pytest
 import torch
+import typer.main
 from PIL import Image
 
 from plbench.api import (
@@ -39,6 +41,9 @@ from plbench.runs.workspace import Workspace
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background: tests send it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A process of its own makes the commands once; the hundreds of command lines in one process of tests share them.
+typer.main.get_command = functools.cache(typer.main.get_command)
 
 IMAGE_PIXELS = 16
 SPLITS = {"train": 48, "test": 24}
