@@ -4,12 +4,16 @@ Everything comes as a fixture, so that no test imports this file. Subclass the c
 test needs a variant, and hand the subclass to `make_workspace`.
 """
 
+import copy
 import functools
+import io
 import multiprocessing
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +37,10 @@ from plbench.api import (
     Recipe,
     Task,
 )
+from plbench.metrics import bootstrap
 from plbench.progress import Reporter
 from plbench.runs import environment, summary
+from plbench.runs import registry as registries
 from plbench.runs.registry import Registry, Source
 from plbench.runs.store import Store
 from plbench.runs.workspace import Workspace
@@ -42,7 +48,21 @@ from plbench.runs.workspace import Workspace
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background: tests send it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A process of its own makes the commands once; the hundreds of command lines in one process of tests share them.
+
+os.fsync = lambda descriptor: None  # what tests write need not outlive a power cut
+
+
+def ask_once(owner: Any, name: str) -> None:
+    """Makes a process of tests, of thousands of runs and command lines, ask once what does not change meanwhile."""
+    ask = functools.lru_cache(32)(getattr(owner, name))
+    setattr(owner, name, functools.wraps(ask)(lambda *values, **named: copy.copy(ask(*values, **named))))
+
+
+for question in ("git_state", "package_versions", "source_sha256"):
+    ask_once(environment, question)
+ask_once(bootstrap, "resample_weights")
+installed = functools.cache(lambda path: entry_points())  # by sys.path, which tests of plugins prolong
+registries.entry_points = lambda: installed(tuple(sys.path))
 typer.main.get_command = functools.cache(typer.main.get_command)
 
 IMAGE_PIXELS = 16
@@ -54,6 +74,20 @@ def block_labels(split: str) -> np.ndarray:
     """[N, 6] of +1 and -1: frequent classes first."""
     draws = np.random.default_rng(len(split)).random((SPLITS[split], len(CLASSES)))
     return np.where(draws < np.linspace(0.6, 0.2, len(CLASSES)), 1, -1).astype(np.int8)
+
+
+@functools.cache
+def drawn(split: str) -> list[bytes]:
+    """The PNG files of a split, for each test to write into a folder of its own."""
+    files = []
+    for row, labels in enumerate(block_labels(split)):
+        pixels = np.random.default_rng(row).integers(0, 80, (IMAGE_PIXELS, IMAGE_PIXELS, 3), np.uint8)
+        for place in np.flatnonzero(labels > 0):
+            top, left = 8 * (place // 3), 5 * (place % 3)
+            pixels[top : top + 8, left : left + 5] += np.uint8(150)
+        files.append(io.BytesIO())
+        Image.fromarray(pixels).save(files[-1], "png")
+    return [file.getvalue() for file in files]
 
 
 class TinyDataset(Dataset):
@@ -92,12 +126,8 @@ class TinyDataset(Dataset):
             folder.mkdir(parents=True, exist_ok=True)
             if (folder / f"{number - 1}.png").exists():
                 continue
-            for row, labels in enumerate(block_labels(split)):
-                pixels = np.random.default_rng(row).integers(0, 80, (IMAGE_PIXELS, IMAGE_PIXELS, 3), np.uint8)
-                for place in np.flatnonzero(labels > 0):
-                    top, left = 8 * (place // 3), 5 * (place % 3)
-                    pixels[top : top + 8, left : left + 5] += np.uint8(150)
-                Image.fromarray(pixels).save(folder / f"{row}.png")
+            for row, content in enumerate(drawn(split)):
+                (folder / f"{row}.png").write_bytes(content)
             report(number, number)
 
     def truth(self, split: str) -> np.ndarray:
