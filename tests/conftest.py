@@ -7,6 +7,7 @@ test needs a variant, and hand the subclass to `make_workspace`.
 import copy
 import functools
 import io
+import lzma
 import multiprocessing
 import os
 import signal
@@ -52,15 +53,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what 
 os.fsync = lambda descriptor: None  # what tests write need not outlive a power cut
 
 
-def ask_once(owner: Any, name: str) -> None:
+def ask_once(owner: Any, name: str, keep: int = 1) -> None:
     """Makes a process of tests, of thousands of runs and command lines, ask once what does not change meanwhile."""
-    ask = functools.lru_cache(32)(getattr(owner, name))
+    ask = functools.lru_cache(keep)(getattr(owner, name))
     setattr(owner, name, functools.wraps(ask)(lambda *values, **named: copy.copy(ask(*values, **named))))
 
 
 for question in ("git_state", "package_versions", "source_sha256"):
     ask_once(environment, question)
-ask_once(bootstrap, "resample_weights")
+ask_once(bootstrap, "resample_weights", keep=32)
+ask_once(lzma, "compress", keep=64)  # at its best, as boards pack, it takes 0.1 s for whatever is small
 installed = functools.cache(lambda path: entry_points())  # by sys.path, which tests of plugins prolong
 registries.entry_points = lambda: installed(tuple(sys.path))
 typer.main.get_command = functools.cache(typer.main.get_command)
