@@ -49,7 +49,8 @@ from plbench.runs.workspace import Workspace
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background: tests send it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-
+# what tests start by a fork server starts with what takes seconds to import
+multiprocessing.set_forkserver_preload(["plbench.runs.run", "plbench.models.torchvision_ops", "timm", "pytest"])
 os.fsync = lambda descriptor: None  # what tests write need not outlive a power cut
 
 
