@@ -4,6 +4,7 @@ Everything comes as a fixture, so that no test imports this file. Subclass the c
 test needs a variant, and hand the subclass to `make_workspace`.
 """
 
+import collections
 import copy
 import functools
 import io
@@ -67,6 +68,20 @@ ask_once(lzma, "compress", keep=64)  # at its best, as boards pack, it takes 0.1
 installed = functools.cache(lambda path: entry_points())  # by sys.path, which tests of plugins prolong
 registries.entry_points = lambda: installed(tuple(sys.path))
 typer.main.get_command = functools.cache(typer.main.get_command)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts long files first: started last, one of them would leave one of two processes with nothing to do."""
+    files = collections.defaultdict(list)
+    for item in items:
+        files[item.path].append(item)
+    of_length = sorted(files.values(), key=lambda tests: (any(map(is_slow, tests)), len(tests)), reverse=True)
+    items[:] = [item for tests in of_length for item in tests]
+
+
+def is_slow(item: pytest.Item) -> bool:
+    return item.get_closest_marker("slow") is not None
+
 
 IMAGE_PIXELS = 16
 SPLITS = {"train": 48, "test": 24}
