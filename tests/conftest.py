@@ -46,12 +46,16 @@ from plbench.runs import registry as registries
 from plbench.runs.registry import Registry, Source
 from plbench.runs.store import Store
 from plbench.runs.workspace import Workspace
+from plbench.testing import pair
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background: tests send it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # what tests start by a fork server starts with what takes seconds to import
-multiprocessing.set_forkserver_preload(["plbench.runs.run", "plbench.models.torchvision_ops", "timm", "pytest"])
+multiprocessing.set_forkserver_preload(
+    ["plbench.runs.run", "plbench.models.torchvision_ops", "timm", "plbench.testing.pair", "pytest", "typer.main"]
+)
+pair.CONTEXT = multiprocessing.get_context("forkserver")
 os.fsync = lambda descriptor: None  # what tests write need not outlive a power cut
 
 

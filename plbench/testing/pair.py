@@ -33,6 +33,7 @@ from plbench.training.distributed import World
 from plbench.training.state import FitState
 
 NUM_PROCESSES = 2
+CONTEXT = torch.multiprocessing.get_context("spawn")  # there is no other way on every system
 _LEVEL = "TORCH_CPP_LOG_LEVEL"
 _START_SECONDS, _ANSWER_SECONDS = 120.0, 60.0
 
@@ -102,9 +103,8 @@ class Pair:
                 os.environ[_LEVEL] = level
 
     def _start(self, rank: int) -> None:
-        context = torch.multiprocessing.get_context("spawn")
-        here, there = context.Pipe()
-        process = context.Process(target=_serve, args=(rank, f"{self._meeting.name}/store", there), daemon=True)
+        here, there = CONTEXT.Pipe()
+        process = CONTEXT.Process(target=_serve, args=(rank, f"{self._meeting.name}/store", there), daemon=True)
         process.start()
         there.close()  # so that the pipe ends when the process does
         self._processes.append(process)
