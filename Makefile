@@ -15,11 +15,11 @@ demo: $(VENV)/.installed
 	$(BIN)/plbench run --method selective --dataset scenes --simulate fpc=300
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not bench'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not bench'
 
 # Apart from test, which it would slow by a third.
 coverage: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not bench' --cov=plbench --cov-report= --no-cov-on-fail --cov-fail-under=85
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not bench' --cov=plbench --cov-report= --no-cov-on-fail --cov-fail-under=85
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pytest -s -m bench tests/bench

@@ -4,11 +4,18 @@ Everything comes as a fixture, so that no test imports this file. Subclass the c
 test needs a variant, and hand the subclass to `make_workspace`.
 """
 
+import collections
+import copy
+import functools
+import io
+import lzma
 import multiprocessing
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch loads: pytest-xdis
 import numpy as np
 import pytest
 import torch
+import typer.main
 from PIL import Image
 
 from plbench.api import (
@@ -31,14 +39,53 @@ from plbench.api import (
     Recipe,
     Task,
 )
+from plbench.metrics import bootstrap
 from plbench.progress import Reporter
 from plbench.runs import environment, summary
+from plbench.runs import registry as registries
 from plbench.runs.registry import Registry, Source
 from plbench.runs.store import Store
 from plbench.runs.workspace import Workspace
+from plbench.testing import pair
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background: tests send it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# what tests start by a fork server starts with what takes seconds to import
+multiprocessing.set_forkserver_preload(
+    ["plbench.runs.run", "plbench.models.torchvision_ops", "timm", "plbench.testing.pair", "pytest", "typer.main"]
+)
+pair.CONTEXT = multiprocessing.get_context("forkserver")
+os.fsync = lambda descriptor: None  # what tests write need not outlive a power cut
+
+
+def ask_once(owner: Any, name: str, keep: int = 1) -> None:
+    """Makes a process of tests, of thousands of runs and command lines, ask once what does not change meanwhile."""
+    ask = functools.lru_cache(keep)(getattr(owner, name))
+    setattr(owner, name, functools.wraps(ask)(lambda *values, **named: copy.copy(ask(*values, **named))))
+
+
+for question in ("git_state", "package_versions", "source_sha256"):
+    ask_once(environment, question)
+ask_once(bootstrap, "resample_weights", keep=32)
+ask_once(lzma, "compress", keep=64)  # at its best, as boards pack, it takes 0.1 s for whatever is small
+installed = functools.cache(lambda path: entry_points())  # by sys.path, which tests of plugins prolong
+registries.entry_points = lambda: installed(tuple(sys.path))
+typer.main.get_command = functools.cache(typer.main.get_command)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts long files first: started last, one of them would leave one of two processes with nothing to do."""
+    files = collections.defaultdict(list)
+    for item in items:
+        files[item.path].append(item)
+    of_length = sorted(files.values(), key=lambda tests: (any(map(is_slow, tests)), len(tests)), reverse=True)
+    items[:] = [item for tests in of_length for item in tests]
+
+
+def is_slow(item: pytest.Item) -> bool:
+    return item.get_closest_marker("slow") is not None
+
 
 IMAGE_PIXELS = 16
 SPLITS = {"train": 48, "test": 24}
@@ -49,6 +96,20 @@ def block_labels(split: str) -> np.ndarray:
     """[N, 6] of +1 and -1: frequent classes first."""
     draws = np.random.default_rng(len(split)).random((SPLITS[split], len(CLASSES)))
     return np.where(draws < np.linspace(0.6, 0.2, len(CLASSES)), 1, -1).astype(np.int8)
+
+
+@functools.cache
+def drawn(split: str) -> list[bytes]:
+    """The PNG files of a split, for each test to write into a folder of its own."""
+    files = []
+    for row, labels in enumerate(block_labels(split)):
+        pixels = np.random.default_rng(row).integers(0, 80, (IMAGE_PIXELS, IMAGE_PIXELS, 3), np.uint8)
+        for place in np.flatnonzero(labels > 0):
+            top, left = 8 * (place // 3), 5 * (place % 3)
+            pixels[top : top + 8, left : left + 5] += np.uint8(150)
+        files.append(io.BytesIO())
+        Image.fromarray(pixels).save(files[-1], "png")
+    return [file.getvalue() for file in files]
 
 
 class TinyDataset(Dataset):
@@ -87,12 +148,8 @@ class TinyDataset(Dataset):
             folder.mkdir(parents=True, exist_ok=True)
             if (folder / f"{number - 1}.png").exists():
                 continue
-            for row, labels in enumerate(block_labels(split)):
-                pixels = np.random.default_rng(row).integers(0, 80, (IMAGE_PIXELS, IMAGE_PIXELS, 3), np.uint8)
-                for place in np.flatnonzero(labels > 0):
-                    top, left = 8 * (place // 3), 5 * (place % 3)
-                    pixels[top : top + 8, left : left + 5] += np.uint8(150)
-                Image.fromarray(pixels).save(folder / f"{row}.png")
+            for row, content in enumerate(drawn(split)):
+                (folder / f"{row}.png").write_bytes(content)
             report(number, number)
 
     def truth(self, split: str) -> np.ndarray:

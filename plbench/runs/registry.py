@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import inspect
@@ -9,6 +10,7 @@ import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,9 +48,11 @@ class Registry:
             PluginError: if a plugin file cannot be imported or holds no plugin.
         """
         registry = cls({kind: defaultdict(list) for kind in _GROUPS})
+        installed = entry_points()
+        name_of = functools.cache(attrgetter("name"))  # of a distribution, which parses its metadata each time
         for kind, group in _GROUPS.items():
-            for point in entry_points(group=group):
-                origin = point.dist.name if point.dist is not None else "an unknown distribution"
+            for point in installed.select(group=group):
+                origin = name_of(point.dist) if point.dist is not None else "an unknown distribution"
                 registry.sources[kind][point.name].append(Source(point.name, origin, entry_point=point))
         for path in plugins:
             registry._add_file(path)

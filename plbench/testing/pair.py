@@ -30,6 +30,7 @@ from plbench.training.distributed import World
 from plbench.training.state import FitState
 
 NUM_PROCESSES = 2
+CONTEXT = torch.multiprocessing.get_context("spawn")  # there is no other way on every system
 _START_SECONDS, _ANSWER_SECONDS = 120.0, 60.0
 
 
@@ -85,8 +86,7 @@ class Pair:
     def __init__(self) -> None:
         self._meeting = tempfile.TemporaryDirectory(prefix="plbench-pair-", ignore_cleanup_errors=True)
         self._seconds = _START_SECONDS
-        context = torch.multiprocessing.get_context("spawn")
-        self._pools = [ProcessPoolExecutor(1, mp_context=context) for _ in range(NUM_PROCESSES)]
+        self._pools = [ProcessPoolExecutor(1, mp_context=CONTEXT) for _ in range(NUM_PROCESSES)]
         # inherited: torch reads it as it is imported, and warns of what is meant here
         with patch.dict(os.environ, TORCH_CPP_LOG_LEVEL="ERROR"):
             for pool in self._pools:

@@ -36,7 +36,6 @@ from plbench.training.step import Stepper
 pytestmark = pytest.mark.slow
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["plbench.runs.run", "plbench.models.torchvision_ops", "timm"])
 NUM_KILLS = 10
 
 

@@ -223,7 +223,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int
     """Outcomes of all cases by number of processes."""
     folder = tmp_path_factory.mktemp("worlds")
     for size in WORLDS:
-        torch.multiprocessing.start_processes(work, (size, free_port(), folder), nprocs=size, start_method="spawn")
+        torch.multiprocessing.start_processes(work, (size, free_port(), folder), nprocs=size, start_method="forkserver")
     found = {size: torch.load(folder / f"{size}.pt", weights_only=False) for size in WORLDS}  # our own, of just now
     patch = pytest.MonkeyPatch()
     patch.setattr(evaluation, "EVAL_BATCH_SIZE", EVAL_BATCH_SIZE)
