@@ -70,6 +70,22 @@ def data_download(
     emit(asdict(done), as_json, lambda: typer.echo(f"{done.folder}: {amount}"))
 
 
+@data_app.command("make")
+def data_make(
+    name: Name,
+    source: Annotated[Path, typer.Option("--from", help="Folder of the dataset that it is made from.")],
+    plugin: Plugins = None,
+    data_root: DataRoot = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a dataset that is a selection of another from that one's official files, such as coco-20k from COCO 2014."""
+    from plbench.runs.inspect.make import make_dataset
+
+    folder = make_dataset(name, source, make_workspace(RUNS, plugin, data_root, quiet=quiet))
+    emit({"dataset": name, "folder": str(folder)}, as_json, lambda: typer.echo(f"made {name} in {folder}"))
+
+
 @data_app.command("prepare")
 def data_prepare(
     name: Name,

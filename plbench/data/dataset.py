@@ -119,6 +119,14 @@ class Dataset(ABC):
     def prepare(self, report: ProgressReport) -> None:  # noqa: B027  (optional hook)
         """Make what the dataset makes itself, once. Safe to interrupt and to repeat."""
 
+    def make(self, source: Path, report: ProgressReport) -> None:
+        """Write this dataset's files into the root from the folder of another dataset. Safe to interrupt and to repeat.
+
+        Raises:
+            PlbenchError: if it is not made from another.
+        """
+        raise PlbenchError(f"dataset {self.name!r} is not made from another; {self.fetch_hint()}")
+
     @abstractmethod
     def fingerprint(self) -> str:
         """Return sha256 that changes whenever images or labels do."""
