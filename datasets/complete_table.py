@@ -150,7 +150,7 @@ def write_table(dataset: CompleteTable, rows: Iterable[tuple[str, str, Sequence[
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "split", *dataset.class_names])
     for image_id, split, present in rows:
-        shown = {*map(int, present)}
+        shown = {*present}
         name = dataset.image_path(image_id).rpartition("/")[2]
         writer.writerow([name, split, *(int(column in shown) for column in range(len(dataset.class_names)))])
     write_text(dataset.root / "labels.csv", text.getvalue())

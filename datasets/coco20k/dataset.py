@@ -97,13 +97,13 @@ class Coco20k(CompleteTable):
 
     def notes(self) -> dict[str, tuple[str, ...]]:
         """Return which pixels they are, beside what was found in the table: two sets differ a little."""
-        sha256s = [found for split in self.splits if (found := self.image_sha256s(split)) is not None]
-        digest = sha256_of(np.concatenate(sha256s))
+        noted = super().notes()
+        sha256s = [self.image_sha256s(split) for split in self.splits]
+        digest = sha256_of(np.concatenate([one for one in sha256s if one is not None]))
         which = (
             PUBLIC_COPY if digest == _COPY_SHA256 else "others than of the public copy, as made from COCO's own files"
         )
-        found = super().notes()
-        return {**found, "train": (*found.get("train", ()), f"pixels: {which}")}
+        return {**noted, "train": (*noted.get("train", ()), f"pixels: {which}")}
 
     def make(self, source: Path, report: ProgressReport) -> None:
         """Make the images and their table from the folder of COCO 2014.

@@ -62,7 +62,9 @@ def make_from_coco(dataset: Coco20k, source: Path, short_side: int, report: Prog
             report(done, len(targets))
     present = annotations.labels.rows(chosen) > 0
     splits = dataset.shipped_split.items()
-    write_table(dataset, [(one, split, np.flatnonzero(row)) for (one, split), row in zip(splits, present, strict=True)])
+    write_table(
+        dataset, [(one, split, np.flatnonzero(row).tolist()) for (one, split), row in zip(splits, present, strict=True)]
+    )
 
 
 def _write_images(images: ImageFiles, targets: list[Path], short_side: int) -> int:

@@ -31,7 +31,7 @@ class Ucm17(CompleteTable):
     name = "ucm17"
     title = "UCM-17 (aerial photographs)"
     licence = "photographs in the public domain (USGS); labels by Chaudhuri et al., IEEE TGRS 2018"
-    sources = ("http://weegee.vision.ucmerced.edu/datasets/landuse.html", "https://bigearth.eu/datasets.html")
+    sources = ("https://bigearth.eu/datasets.html",)
     recipes = (quick_recipe(image_size=224),)
     official_num_images: ClassVar = {"train": 1680, "test": 420}
     official_num_classes = 17
@@ -62,8 +62,8 @@ class Ucm17(CompleteTable):
     def fetch_hint(self) -> str:
         """Return where both parts are published."""
         return (
-            f"unzip UCMerced_LandUse.zip ({self.sources[0]}) and multilabels.zip ({self.sources[1]}) in "
-            f"{self.root}, so that {_PUBLISHED} lies beside UCMerced_LandUse"
+            f"unzip multilabels.zip and UCMerced_LandUse.zip, both found from {self.sources[0]}, in {self.root}, so "
+            f"that {_PUBLISHED} lies beside UCMerced_LandUse"
         )
 
     def table_options(self) -> TableOptions:
