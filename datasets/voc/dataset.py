@@ -42,6 +42,11 @@ def _protocols(name: str, train: str, test: str) -> tuple[BenchmarkProtocol, ...
         protocol("single-positive", "single-positive", validation_labels="complete"),
         protocol("rpa0.5", "rpa=0.5"),
         protocol("complete", "none"),
+        *(
+            (protocol("cole2021", "cole2021", simulation_seed=0, validation_share=0.2, validation_labels="complete"),)
+            if name == "voc2012"
+            else ()
+        ),
     )
 
 

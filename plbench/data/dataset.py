@@ -19,7 +19,7 @@ from plbench.data.annotations.repeated import note_on_repeated_files
 from plbench.data.digests import Sha256s, sha256_of
 from plbench.data.download.remote import RemoteFile
 from plbench.data.images import ImageFiles, ImageSource, image_sha256s
-from plbench.data.labels import PartialLabels
+from plbench.data.labels import IntArray, PartialLabels
 from plbench.data.pixels import PIXELS
 from plbench.errors import DataError, PlbenchError
 from plbench.progress import ProgressReport
@@ -154,6 +154,18 @@ class Dataset(ABC):
         Raises:
             DataError: if the files are malformed, or there is no such split.
         """
+
+    def published_rows(self, split: str, procedure: str) -> tuple[IntArray, int]:
+        """Return the place [N] of each image in the order in which a published procedure draws labels, and its length.
+
+        By default the order is the split's own.
+
+        Args:
+            split: of the dataset.
+            procedure: a kind of `plbench.data.simulation` that repeats published masks, such as "cole2021".
+        """
+        num_images = len(self.split(split).images)
+        return np.arange(num_images), num_images
 
     def groups(self) -> dict[str, tuple[str, ...]]:
         """Return named groups of class ids that tables report beside the overall figures."""

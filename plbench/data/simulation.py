@@ -14,12 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from plbench.data.labels import Int8Array, IntArray, PartialLabels
+from plbench.data.published_masks import known_of_mlr_pl, single_positive_of_cole
 from plbench.errors import PlbenchError, did_you_mean
 
 BoolArray = npt.NDArray[np.bool_]
@@ -52,6 +53,8 @@ _KEEP = _Parameter("positive-only", "keep_probability", 0, 1)
 _BIASED_KEEP = _Parameter("frequency-biased", "keep_probability", 0, 1)
 _BIAS = _Parameter("bias", "bias", 0, 4, 1.0)
 _NEGATIVES = _Parameter("negatives", "negatives_per_positive", 0, math.inf, 1.0)
+_UNLABELLED = _Parameter("unlabelled", "unlabelled_share", 0, 1)
+_KNOWN_SHARE = _Parameter("mlr-pl", "known_share", 0, 1)
 
 
 def fixed_per_class(labels: PartialLabels, num_per_class: int, *, seed: int) -> PartialLabels:
@@ -174,11 +177,79 @@ def frequency_biased(
     return labels.keep(kept)
 
 
+def unlabelled_images(labels: PartialLabels, unlabelled_share: float, *, seed: int) -> PartialLabels:
+    """Keep nothing of some images known, and everything of the others (semi-supervised multi-label learning).
+
+    Args:
+        labels: complete labels [N, C].
+        unlabelled_share: of the images, in [0, 1]; their number is rounded half to even.
+        seed: at least 0.
+
+    Returns:
+        [N, C], a subset of the cells.
+
+    Raises:
+        PlbenchError: if `unlabelled_share` is out of range or the labels are not complete.
+    """
+    _UNLABELLED.check(unlabelled_share)
+    rows, _, _ = _complete_cells(labels)
+    quota = np.array([labels.num_images - round(unlabelled_share * labels.num_images)])
+    labelled = _smallest_of_group(_keys(seed, labels.num_images), np.zeros(labels.num_images, np.int64), quota)
+    return labels.keep(labelled[rows])
+
+
+def cole2021(labels: PartialLabels, *, rows: IntArray, num_rows: int) -> PartialLabels:
+    """Keep the one positive of each image known that the code of Cole et al. (CVPR 2021) draws.
+
+    Args:
+        labels: complete labels [N, C].
+        rows: [N] the place of each image in their order. num_rows: images in it, which may be more.
+
+    Returns:
+        [N, C], a subset of the present cells.
+
+    Raises:
+        PlbenchError: if the labels are not complete, or their order has images that are not among these.
+    """
+    _, columns, values = _complete_cells(labels)
+    if num_rows != labels.num_images:
+        raise PlbenchError(
+            f"cole2021 needs all {num_rows:,} images, not {labels.num_images:,}: one draw depends on those before it"
+        )
+    present = np.zeros((num_rows, labels.num_classes), bool)
+    present[np.repeat(rows, labels.num_classes), columns] = values > 0
+    return labels.keep(single_positive_of_cole(present)[rows].ravel())
+
+
+def mlr_pl(labels: PartialLabels, known_share: float, *, rows: IntArray, num_rows: int) -> PartialLabels:
+    """Keep the labels known that SST and SARB (AAAI 2022) know: a share of all cells, each in every larger share.
+
+    Args:
+        labels: complete labels [N, C].
+        known_share: in [0, 1].
+        rows: [N] the place of each image in their order. num_rows: images in it, those without annotations included.
+
+    Returns:
+        [N, C], a subset of the cells.
+
+    Raises:
+        PlbenchError: if `known_share` is out of range or the labels are not complete.
+    """
+    _KNOWN_SHARE.check(known_share)
+    _complete_cells(labels)
+    return labels.keep(known_of_mlr_pl(num_rows, labels.num_classes, known_share)[rows].ravel())
+
+
 class _Kind(NamedTuple):
-    """A simulator and its parameters, the one that follows the kind's name first."""
+    """A simulator and its parameters, the one that follows the kind's name first.
+
+    Attributes:
+        is_published: whether it repeats published masks: it takes no seed, but the rows of the published order.
+    """
 
     simulator: Callable[..., PartialLabels]
     parameters: tuple[_Parameter, ...] = ()
+    is_published: bool = False
 
 
 _KINDS = {
@@ -188,6 +259,9 @@ _KINDS = {
     "single-positive": _Kind(single_positive),
     "positive-only": _Kind(positive_only, (_KEEP,)),
     "frequency-biased": _Kind(frequency_biased, (_BIASED_KEEP, _BIAS, _NEGATIVES)),
+    "unlabelled": _Kind(unlabelled_images, (_UNLABELLED,)),
+    "cole2021": _Kind(cole2021, is_published=True),
+    "mlr-pl": _Kind(mlr_pl, (_KNOWN_SHARE,), is_published=True),
 }
 
 
@@ -196,7 +270,8 @@ class Simulation:
     """A way to make labels partial, as protocols name it. Comes from `parse`.
 
     Attributes:
-        kind: "none", "fpc", "rpa", "single-positive", "positive-only" or "frequency-biased".
+        kind: "none", "fpc", "rpa", "single-positive", "positive-only", "frequency-biased", "unlabelled", "cole2021" or
+            "mlr-pl".
         numbers: the kind's parameters in the order of its text form, all of them.
     """
 
@@ -215,12 +290,19 @@ class Simulation:
         """The text as part of a protocol's name, such as "fpc300"; "complete" where nothing is hidden."""
         return "complete" if self.kind == "none" else self.text.replace("=", "").replace(",", "-")
 
-    def apply(self, labels: PartialLabels, seed: int) -> PartialLabels:
+    @property
+    def is_published(self) -> bool:
+        """Whether it repeats published masks, which no seed changes."""
+        return _KINDS[self.kind].is_published
+
+    def apply(self, labels: PartialLabels, seed: int, published: tuple[IntArray, int] | None = None) -> PartialLabels:
         """Return partial labels from complete ones; "none" gives back whatever labels it gets.
 
         Args:
             labels: complete labels [N, C]; any, for "none".
-            seed: at least 0.
+            seed: at least 0; published masks have none.
+            published: rows [N] of the images in the order of published masks, and the number of all rows there; None
+                for the order of `labels`.
 
         Returns:
             [N, C], a subset of the cells.
@@ -228,9 +310,12 @@ class Simulation:
         Raises:
             PlbenchError: if the labels are not complete.
         """
-        simulator, parameters = _KINDS[self.kind]
-        arguments = {p.argument: n for p, n in zip(parameters, self.numbers, strict=True)}
-        return simulator(labels, **arguments, seed=seed)
+        kind = _KINDS[self.kind]
+        arguments: dict[str, Any] = {p.argument: n for p, n in zip(kind.parameters, self.numbers, strict=True)}
+        if not kind.is_published:
+            return kind.simulator(labels, **arguments, seed=seed)
+        rows, num_rows = published or (np.arange(labels.num_images), labels.num_images)
+        return kind.simulator(labels, **arguments, rows=rows, num_rows=num_rows)
 
 
 def parse(text: str) -> Simulation:

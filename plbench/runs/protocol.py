@@ -12,6 +12,7 @@ import numpy as np
 from plbench.data.dataset import Dataset, LabelledSplit
 from plbench.data.images import ImageSource
 from plbench.data.labels import PartialLabels
+from plbench.data.published_masks import COLE_SHARE, validation_of_cole
 from plbench.data.simulation import parse
 from plbench.errors import DataError
 from plbench.progress import Reporter
@@ -99,7 +100,20 @@ class ProtocolData:
         """The labels of the whole train split that training may see."""
         # a named stream: the raw seed could be the very one that somebody drew the labels with
         seed = derive_seed(self.seed, "simulate")
-        return parse(self.protocol.simulation).apply(self.whole_train.labels, seed=seed)
+        return parse(self.protocol.simulation).apply(self.whole_train.labels, seed, self._published_rows)
+
+    @cached_property
+    def _published_rows(self) -> tuple[np.ndarray, int] | None:
+        """Row of each train image in the order of published masks, and the number of rows; None without such masks."""
+        simulation = parse(self.protocol.simulation)
+        if not simulation.is_published:
+            return None
+        split = self.protocol.train_split
+        rows, num_rows = self.dataset.published_rows(split, simulation.kind)
+        if self.skipped:
+            ids = self.dataset.split(split).images.ids
+            rows = rows[np.flatnonzero([f"{split}/{image_id}" not in self.skipped for image_id in ids])]
+        return rows, num_rows
 
     @cached_property
     def expected_positives(self) -> float | None:
@@ -114,7 +128,12 @@ class ProtocolData:
 
     @cached_property
     def _held_out(self) -> np.ndarray:
-        """Whether each train image belongs to the validation part: by a hash of its id, so for good."""
+        """Whether each train image validates: by a hash of its id, so for good, or as published."""
+        if parse(self.protocol.simulation).kind == "cole2021":
+            assert self._published_rows is not None
+            rows, num_rows = self._published_rows
+            held_out: np.ndarray = validation_of_cole(num_rows)[rows]
+            return held_out
         texts = (f"plbench-validation:{image_id}" for image_id in self.whole_train.images.ids)
         hashes = (int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") for text in texts)
         return np.array([value / 2**64 < self.protocol.validation_share for value in hashes], bool)
@@ -211,7 +230,7 @@ def choose_protocol(
     chosen = dataset.protocols[0]
     if simulate is not None:
         simulation = parse(simulate)
-        fixed = 0 if simulation.kind == "none" else None
+        fixed = 0 if simulation.kind == "none" or simulation.is_published else None
         known = {protocol.simulation: protocol for protocol in dataset.protocols}
         chosen = known.get(simulation.text) or custom(
             chosen.model_copy(
@@ -220,6 +239,7 @@ def choose_protocol(
                     "simulation": simulation.text,
                     "simulation_seed": fixed,
                     "validation_labels": "complete" if simulation.kind in _WITHOUT_NEGATIVES else "partial",
+                    "validation_share": COLE_SHARE if simulation.kind == "cole2021" else chosen.validation_share,
                 }
             )
         )
@@ -228,7 +248,7 @@ def choose_protocol(
     return custom(chosen) if selects_on_test else chosen
 
 
-_WITHOUT_NEGATIVES = frozenset({"single-positive", "positive-only"})
+_WITHOUT_NEGATIVES = frozenset({"single-positive", "positive-only", "cole2021"})
 
 
 def custom(protocol: Protocol) -> Protocol:

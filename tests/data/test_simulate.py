@@ -344,7 +344,7 @@ class TestParse:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("", "there is no simulation ''; known: fpc,"),
+            ("", "there is no simulation ''; known: cole2021, fpc,"),
             ("fcp=300", "no simulation 'fcp'; did you mean fpc?"),
             ("FPC=300", "there is no simulation 'FPC'"),
             ("fpc", "fpc needs a number, not ''"),
