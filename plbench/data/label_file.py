@@ -132,7 +132,7 @@ def _of_list(path: Path, images: ImageSource, truth: PartialLabels) -> PartialLa
 
 def _of_csv(path: Path, images: ImageSource, truth: PartialLabels) -> PartialLabels:
     try:
-        table = pd.read_csv(path, dtype={"image": str, "label": str}, float_precision="round_trip")
+        table = pd.read_csv(path, dtype={"image": str, "label": str})
     except ValueError as error:  # pandas' own errors are ValueErrors
         raise DataError(f"{path} is not a table: {error}") from error
     if "image" not in table:

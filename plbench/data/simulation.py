@@ -12,13 +12,15 @@ Give a seed that nothing else uses (`randomness.derive_seed`): labels that were 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from plbench.data.label_file import Zero
 from plbench.data.labels import Int8Array, IntArray, PartialLabels
 from plbench.data.published_masks import known_of_mlr_pl, single_positive_of_cole
 from plbench.errors import PlbenchError, did_you_mean
@@ -265,6 +267,10 @@ _KINDS = {
 }
 
 
+LABEL_FILE = "labels-file"
+"""The kind whose labels lie in a file; what it names in a protocol is the file's sha256 and ending."""
+
+
 @dataclass(frozen=True)
 class Simulation:
     """A way to make labels partial, as protocols name it. Comes from `parse`.
@@ -273,14 +279,19 @@ class Simulation:
         kind: "none", "fpc", "rpa", "single-positive", "positive-only", "frequency-biased", "unlabelled", "cole2021" or
             "mlr-pl".
         numbers: the kind's parameters in the order of its text form, all of them.
+        file, zero: of "labels-file": what holds the labels, and what 0 means where it could be read two ways.
     """
 
     kind: str
     numbers: tuple[float, ...] = ()
+    file: str = ""
+    zero: Zero | None = None
 
     @property
     def text(self) -> str:
         """Canonical text, such as "fpc=300"; every parameter is spelled out, so that defaults may change."""
+        if self.kind == LABEL_FILE:
+            return f"{LABEL_FILE}={self.file}" + ("" if self.zero is None else f",zero={self.zero}")
         parameters = _KINDS[self.kind].parameters
         terms = [f"{p.label}={_number_text(n)}" for p, n in zip(parameters, self.numbers, strict=True)]
         return ",".join(terms) or self.kind
@@ -288,12 +299,14 @@ class Simulation:
     @property
     def slug(self) -> str:
         """The text as part of a protocol's name, such as "fpc300"; "complete" where nothing is hidden."""
+        if self.kind == LABEL_FILE:
+            return f"{LABEL_FILE}-{self.file[:8]}"
         return "complete" if self.kind == "none" else self.text.replace("=", "").replace(",", "-")
 
     @property
     def is_published(self) -> bool:
         """Whether it repeats published masks, which no seed changes."""
-        return _KINDS[self.kind].is_published
+        return self.kind == LABEL_FILE or _KINDS[self.kind].is_published
 
     def apply(self, labels: PartialLabels, seed: int, published: tuple[IntArray, int] | None = None) -> PartialLabels:
         """Return partial labels from complete ones; "none" gives back whatever labels it gets.
@@ -318,11 +331,15 @@ class Simulation:
         return kind.simulator(labels, **arguments, rows=rows, num_rows=num_rows)
 
 
+_LABEL_FILE = re.compile(rf"{LABEL_FILE}\s*=\s*(?P<file>.+?)(?:,\s*zero\s*=\s*(?P<zero>absent|unknown))?")
+
+
 def parse(text: str) -> Simulation:
     """Read a simulation from text such as "none", "fpc=300" or "frequency-biased=0.1,bias=0.5,negatives=3".
 
     Args:
         text: the kind, or terms NAME=NUMBER with the kind's own number first; numbers left out take their defaults.
+            Or "labels-file=FILE", with ",zero=absent" or ",zero=unknown" behind it where 0 could be either.
 
     Returns:
         The simulation with all of its numbers.
@@ -330,10 +347,14 @@ def parse(text: str) -> Simulation:
     Raises:
         PlbenchError: if there is no such simulation, or a number is missing, malformed or out of range.
     """
+    if match := _LABEL_FILE.fullmatch(text.strip()):
+        return Simulation(LABEL_FILE, (), match["file"], cast(Zero | None, match["zero"]))
     terms = [[part.strip() for part in term.partition("=")] for term in text.split(",")]
     kind, names = terms[0][0], [term[0] for term in terms]
+    if kind == LABEL_FILE:
+        raise PlbenchError(f"simulation {text!r} names no file; write {LABEL_FILE}=FILE[,zero=absent]")
     if kind not in _KINDS:
-        raise PlbenchError(f"there is no simulation {kind!r}; {did_you_mean(kind, _KINDS)}")
+        raise PlbenchError(f"there is no simulation {kind!r}; {did_you_mean(kind, [*_KINDS, LABEL_FILE])}")
     parameters = {p.label: p for p in _KINDS[kind].parameters}
     if not parameters and text.strip() != kind:
         raise PlbenchError(f"simulation {text!r}: {kind} takes no numbers; write {kind}")

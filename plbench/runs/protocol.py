@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from plbench.data.dataset import Dataset, LabelledSplit
 from plbench.data.images import ImageSource
+from plbench.data.label_file import read_label_file
 from plbench.data.labels import PartialLabels
 from plbench.data.published_masks import COLE_SHARE, validation_of_cole
-from plbench.data.simulation import parse
+from plbench.data.simulation import LABEL_FILE, parse
 from plbench.errors import DataError
+from plbench.files import unwritable, write_atomically
 from plbench.progress import Reporter
 from plbench.randomness import derive_seed
 from plbench.spec import Protocol, TrainPart
@@ -100,7 +104,20 @@ class ProtocolData:
         """The labels of the whole train split that training may see."""
         # a named stream: the raw seed could be the very one that somebody drew the labels with
         seed = derive_seed(self.seed, "simulate")
-        return parse(self.protocol.simulation).apply(self.whole_train.labels, seed, self._published_rows)
+        simulation = parse(self.protocol.simulation)
+        if simulation.kind == LABEL_FILE:
+            split = self.dataset.split(self.protocol.train_split)  # with skipped images, of which the file has rows too
+            path = kept_label_file(simulation.file, self.dataset)
+            labels = read_label_file(path, split.images, split.labels, simulation.zero)
+            return labels.subset(self._rows_not_skipped) if self.skipped else labels
+        return simulation.apply(self.whole_train.labels, seed, self._published_rows)
+
+    @property
+    def _rows_not_skipped(self) -> np.ndarray:
+        """The row in the dataset's own train split of each image that is not skipped."""
+        split = self.protocol.train_split
+        ids = self.dataset.split(split).images.ids
+        return np.flatnonzero([f"{split}/{image_id}" not in self.skipped for image_id in ids])
 
     @cached_property
     def _published_rows(self) -> tuple[np.ndarray, int] | None:
@@ -108,12 +125,8 @@ class ProtocolData:
         simulation = parse(self.protocol.simulation)
         if not simulation.is_published:
             return None
-        split = self.protocol.train_split
-        rows, num_rows = self.dataset.published_rows(split, simulation.kind)
-        if self.skipped:
-            ids = self.dataset.split(split).images.ids
-            rows = rows[np.flatnonzero([f"{split}/{image_id}" not in self.skipped for image_id in ids])]
-        return rows, num_rows
+        rows, num_rows = self.dataset.published_rows(self.protocol.train_split, simulation.kind)
+        return rows[self._rows_not_skipped] if self.skipped else rows, num_rows
 
     @cached_property
     def expected_positives(self) -> float | None:
@@ -230,6 +243,8 @@ def choose_protocol(
     chosen = dataset.protocols[0]
     if simulate is not None:
         simulation = parse(simulate)
+        if simulation.kind == LABEL_FILE:
+            simulation = replace(simulation, file=keep_label_file(simulation.file, dataset))
         fixed = 0 if simulation.kind == "none" or simulation.is_published else None
         known = {protocol.simulation: protocol for protocol in dataset.protocols}
         chosen = known.get(simulation.text) or custom(
@@ -249,6 +264,51 @@ def choose_protocol(
 
 
 _WITHOUT_NEGATIVES = frozenset({"single-positive", "positive-only", "cole2021"})
+
+
+def keep_label_file(name: str, dataset: Dataset) -> str:
+    """Keep a file of labels in the dataset's cache by its content, and return the name that it has there.
+
+    Args:
+        name: path of the file, or a name that this function returned before.
+        dataset: with a cache.
+
+    Raises:
+        DataError: if there is no such file. StoreError: if the cache cannot be written.
+    """
+    if _KEPT.fullmatch(name):
+        kept_label_file(name, dataset)
+        return name
+    try:
+        content = Path(name).read_bytes()
+    except OSError as error:
+        raise DataError(f"the file of labels {name} cannot be read: {error.strerror}") from error
+    kept = hashlib.sha256(content).hexdigest() + Path(name).suffix.lower()
+    assert dataset.cache is not None
+    target = dataset.cache / LABEL_FILE / kept
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, lambda file: file.write(content))
+    except OSError as error:
+        raise unwritable(target, error) from error
+    return kept
+
+
+_KEPT = re.compile(r"[0-9a-f]{64}\.[a-z]+")
+
+
+def kept_label_file(name: str, dataset: Dataset) -> Path:
+    """Return the path of a file that `keep_label_file` kept.
+
+    Raises:
+        DataError: if it is not there, or its content has changed.
+    """
+    assert dataset.cache is not None
+    path = dataset.cache / LABEL_FILE / name
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != name.partition(".")[0]:
+        state = "was changed" if path.is_file() else "is not here"
+        raise DataError(f"the file of labels {path} {state}; give it again with `simulate='{LABEL_FILE}=FILE'`")
+    return path
 
 
 def custom(protocol: Protocol) -> Protocol:
