@@ -267,6 +267,9 @@ _KINDS = {
 }
 
 
+WITHOUT_NEGATIVES = frozenset({"single-positive", "positive-only", "cole2021"})
+"""Kinds that leave no negative, so that only complete labels can validate."""
+
 LABEL_FILE = "labels-file"
 """The kind whose labels lie in a file; what it names in a protocol is the file's sha256 and ending."""
 

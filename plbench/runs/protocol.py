@@ -16,7 +16,7 @@ from plbench.data.images import ImageSource
 from plbench.data.label_file import read_label_file
 from plbench.data.labels import PartialLabels
 from plbench.data.published_masks import COLE_SHARE, validation_of_cole
-from plbench.data.simulation import LABEL_FILE, parse
+from plbench.data.simulation import LABEL_FILE, WITHOUT_NEGATIVES, parse
 from plbench.errors import DataError
 from plbench.files import unwritable, write_atomically
 from plbench.progress import Reporter
@@ -253,7 +253,7 @@ def choose_protocol(
                     "name": f"{dataset.name}-{simulation.slug}",
                     "simulation": simulation.text,
                     "simulation_seed": fixed,
-                    "validation_labels": "complete" if simulation.kind in _WITHOUT_NEGATIVES else "partial",
+                    "validation_labels": "complete" if simulation.kind in WITHOUT_NEGATIVES else "partial",
                     "validation_share": COLE_SHARE if simulation.kind == "cole2021" else chosen.validation_share,
                 }
             )
@@ -261,9 +261,6 @@ def choose_protocol(
     if simulation_seed not in (None, chosen.simulation_seed) and chosen.simulation != "none":
         chosen = custom(chosen.model_copy(update={"simulation_seed": simulation_seed}))
     return custom(chosen) if selects_on_test else chosen
-
-
-_WITHOUT_NEGATIVES = frozenset({"single-positive", "positive-only", "cole2021"})
 
 
 def keep_label_file(name: str, dataset: Dataset) -> str:
