@@ -1,8 +1,8 @@
 """Sizes and checksums of published files, where somebody stated them.
 
-COCO, LVIS v1 and the image archives of OpenImages: tensorflow_datasets' lists of checksums. OpenImages V3: dnuffer's
-open_images_downloader, one source. For the other files none is published: they are checked against what their server
-says of them.
+COCO, LVIS v1 and the image archives of OpenImages: tensorflow_datasets' lists of checksums. VOC: torchvision's.
+OpenImages V3: dnuffer's open_images_downloader, one source. For the other files none is published: they are checked
+against what their server says of them.
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ _PUBLISHED = {
     "train_e.tar.gz": (30300455002, "sha256:4916d467d0d8c741de70a1de25985543a19b3fa72547771c7b69474176ffec56"),
     "train_f.tar.gz": (29979648524, "sha256:172ef8c26dad6330151d820e342396fdd7d84956713956d5ad1bae74adb7f33a"),
     "validation.tar.gz": (12844530798, "sha256:515fefdf310e17e204cfe84bb3d05e53d8a6b5465ef3b9a3164383082b506df3"),
+    "VOCtrainval_06-Nov-2007.tar": (None, "md5:c52e279531787c972589f7e41ab4ae64"),
+    "VOCtest_06-Nov-2007.tar": (None, "md5:b6e924de25625d8de591ea690078ad9f"),
+    "VOCtrainval_11-May-2012.tar": (None, "md5:6cd6e144f989b92b3379bac3b3de84fd"),
     "test.tar.gz": (38750827781, "sha256:346814b1820eae6543f862cf1d8f48c16ee81202eceb79ed4d484a1520e96695"),
 }
 

@@ -24,7 +24,17 @@ from plbench.api import (
 from plbench.data.recipes import quick_recipe
 
 from ..checksums import published_file
-from ..coco_json import AnnotationFile, Category, Document, Ids, Image, annotated_cells, first_outside, say_alike
+from ..coco_json import (
+    AnnotationFile,
+    Category,
+    Document,
+    Ids,
+    Image,
+    IntArray,
+    annotated_cells,
+    first_outside,
+    say_alike,
+)
 from .fixture import write_coco_fixture
 
 CSL_README = "README of the CSL authors' code"
@@ -72,11 +82,27 @@ def _protocols(name: str) -> tuple[BenchmarkProtocol, ...]:
             **rules,
         )
 
+    fixed = {"simulation_seed": 0}
+    published = (
+        BenchmarkProtocol(
+            name=f"{name}-cole2021/v1",
+            dataset=name,
+            simulation="cole2021",
+            validation_share=0.2,
+            validation_labels="complete",
+            **fixed,
+        ),
+        *(
+            BenchmarkProtocol(name=f"{name}-mlr-pl0.{tenth}/v1", dataset=name, simulation=f"mlr-pl=0.{tenth}", **fixed)
+            for tenth in range(1, 10)
+        ),
+    )
     return (
         protocol("fpc1000", "fpc=1000", 3.0),
         protocol("rpa0.5", "rpa=0.5", 1.0),
         protocol("single-positive", "single-positive", 1.0, validation_labels="complete"),
         protocol("complete", "none", 1.0),
+        *(published if name == "coco" else ()),
     )
 
 
@@ -160,6 +186,18 @@ class _Coco(IndexedDataset):
             TextColumn.of(f"{folder}/{image.file_name}" for image in chosen),
             notes=(*notes, *say_alike(names)),
         )
+
+    def published_rows(self, split: str, procedure: str) -> tuple[IntArray, int]:
+        """Return places by the image id as text (Cole et al.), or by the file's list of all images (HCP-MLR-PL)."""
+        ids = list(self.annotations(split).image_ids)
+        if procedure != "mlr-pl":
+            order = sorted(range(len(ids)), key=ids.__getitem__)
+            rows = np.empty(len(ids), np.int64)
+            rows[order] = np.arange(len(ids))
+            return rows, len(ids)
+        document, _ = AnnotationFile(self.annotation_files(split)[0], self.name).decode(Document[Image, Category])
+        place = {str(image.id): row for row, image in enumerate(document.images)}
+        return np.array([place[image_id] for image_id in ids], np.int64), len(place)
 
     def make_fixture(self) -> None:
         """Write 60 train and 30 val pictures with annotations of eight classes, laid out as COCO is.

@@ -72,6 +72,23 @@ def data_download(
     emit(asdict(done), as_json, lambda: typer.echo(f"{done.folder}: {amount}"))
 
 
+@data_app.command("make")
+def data_make(
+    name: Name,
+    source: Annotated[Path, typer.Option("--from", help="Folder of the dataset that it is made from.")],
+    plugin: opt.Plugins = None,
+    data_root: opt.DataRoot = None,
+    quiet: opt.Quiet = False,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Make a dataset that is a selection of another from that one's official files, such as coco-20k from COCO 2014."""
+    from plbench.runs.inspect.make import make_dataset
+
+    workspace = make_workspace({"plugin": plugin, "data_root": data_root, "quiet": quiet})
+    folder = make_dataset(name, source, workspace)
+    emit({"dataset": name, "folder": str(folder)}, as_json, lambda: typer.echo(f"made {name} in {folder}"))
+
+
 @data_app.command("prepare")
 @_on_a_dataset
 def data_prepare(

@@ -18,7 +18,7 @@ from plbench.data.annotations.index import Index
 from plbench.data.digests import Sha256s, sha256_of
 from plbench.data.download.remote import RemoteFile
 from plbench.data.images import ImageFiles, ImageSource
-from plbench.data.labels import PartialLabels
+from plbench.data.labels import IntArray, PartialLabels
 from plbench.data.pixels import PIXELS
 from plbench.errors import DataError, PlbenchError
 from plbench.progress import ProgressReport
@@ -114,6 +114,14 @@ class Dataset(ABC):
     def prepare(self, report: ProgressReport) -> None:  # noqa: B027  (optional hook)
         """Make what the dataset makes itself, once. Safe to interrupt and to repeat."""
 
+    def make(self, source: Path, report: ProgressReport) -> None:
+        """Write this dataset's files into the root from the folder of another dataset. Safe to interrupt and to repeat.
+
+        Raises:
+            PlbenchError: if it is not made from another.
+        """
+        raise PlbenchError(f"dataset {self.name!r} is not made from another; {self.fetch_hint()}")
+
     @abstractmethod
     def fingerprint(self) -> str:
         """Return sha256 that changes whenever images or labels do."""
@@ -139,6 +147,18 @@ class Dataset(ABC):
         Raises:
             DataError: if the files are malformed, or there is no such split.
         """
+
+    def published_rows(self, split: str, procedure: str) -> tuple[IntArray, int]:
+        """Return the place [N] of each image in the order in which a published procedure draws labels, and its length.
+
+        By default the order is the split's own.
+
+        Args:
+            split: of the dataset.
+            procedure: a kind of `plbench.data.simulation` that repeats published masks, such as "cole2021".
+        """
+        num_images = len(self.split(split).images)
+        return np.arange(num_images), num_images
 
     def groups(self) -> dict[str, tuple[str, ...]]:
         """Return named groups of class ids that tables report beside the overall figures."""

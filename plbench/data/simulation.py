@@ -12,14 +12,17 @@ Give a seed that nothing else uses (`randomness.derive_seed`): labels that were 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from plbench.data.labels import IntArray, PartialLabels
+from plbench.data.label_file import Zero
+from plbench.data.labels import Int8Array, IntArray, PartialLabels
+from plbench.data.published_masks import known_of_mlr_pl, single_positive_of_cole
 from plbench.errors import PlbenchError, did_you_mean
 
 BoolArray = npt.NDArray[np.bool_]
@@ -30,7 +33,7 @@ CHANCE_BITS = 40  # a chance is taken to the nearest multiple of 2^-40: exact at
 
 
 class _Parameter(NamedTuple):
-    """A number that a simulator takes: its name in texts, its name in messages, and what is valid."""
+    """A number that a simulator takes: its name in texts, its name in code, and what is valid."""
 
     label: str
     argument: str
@@ -39,87 +42,236 @@ class _Parameter(NamedTuple):
     default: float = math.nan  # where one must be given
     whole: bool = False
 
-    def read(self, number: str) -> float:
-        try:
-            value = float(number)
-        except ValueError:
-            raise PlbenchError(f"{self.label} needs a number, not {number!r}") from None
+    def check(self, value: float) -> None:
         if not self.low <= value <= self.high or math.isinf(value) or (self.whole and value != int(value)):
             kind = "a whole number" if self.whole else "a number"
             bounds = f"of at least {self.low}" if math.isinf(self.high) else f"from {self.low} to {self.high}"
             raise PlbenchError(f"{self.argument} must be {kind} {bounds}, not {_number_text(value)}")
-        return int(value) if self.whole else value + 0.0  # -0.0 becomes 0.0
 
 
-def _fixed_per_class(labels: PartialLabels, keys: KeyArray, num_per_class: int) -> BoolArray:
-    """Keep a fixed number of positives of each class, and as many negatives (CSL, FPC); all where it has fewer."""
-    _, columns, values = labels.cells()
+_NUM_PER_CLASS = _Parameter("fpc", "num_per_class", 1, whole=True)
+_DROP = _Parameter("rpa", "drop_probability", 0, 1)
+_KEEP = _Parameter("positive-only", "keep_probability", 0, 1)
+_BIASED_KEEP = _Parameter("frequency-biased", "keep_probability", 0, 1)
+_BIAS = _Parameter("bias", "bias", 0, 4, 1.0)
+_NEGATIVES = _Parameter("negatives", "negatives_per_positive", 0, math.inf, 1.0)
+_UNLABELLED = _Parameter("unlabelled", "unlabelled_share", 0, 1)
+_KNOWN_SHARE = _Parameter("mlr-pl", "known_share", 0, 1)
+
+
+def fixed_per_class(labels: PartialLabels, num_per_class: int, *, seed: int) -> PartialLabels:
+    """Keep a fixed number of positives of each class known, and as many negatives (CSL, FPC).
+
+    Args:
+        labels: complete labels [N, C].
+        num_per_class: N_s >= 1; where a class has fewer positives or negatives, all of them stay.
+        seed: at least 0; of the raw stream that draws without replacement.
+
+    Returns:
+        [N, C], a subset of the cells.
+
+    Raises:
+        PlbenchError: if `num_per_class` is out of range or the labels are not complete.
+    """
+    _NUM_PER_CLASS.check(num_per_class)
+    _, columns, values = _complete_cells(labels)
     # more than there are images means all of them, and may not fit into int64
     quotas = np.full(2 * labels.num_classes, min(num_per_class, labels.num_images), dtype=np.int64)
-    return _smallest_of_group(keys, 2 * columns + (values > 0), quotas)
+    return labels.keep(_smallest_of_group(_keys(seed, len(values)), 2 * columns + (values > 0), quotas))
 
 
-def _random_per_annotation(labels: PartialLabels, keys: KeyArray, drop_probability: float) -> BoolArray:
-    """Drop each annotation with the same probability, independently (CSL, RPA). Class frequencies stay."""
-    return ~_happens(keys, np.float64(drop_probability))
+def random_per_annotation(labels: PartialLabels, drop_probability: float, *, seed: int) -> PartialLabels:
+    """Drop each annotation with the same probability, independently (CSL, RPA). Class frequencies stay.
 
+    Args:
+        labels: complete labels [N, C].
+        drop_probability: in [0, 1].
+        seed: at least 0.
 
-def _single_positive(labels: PartialLabels, keys: KeyArray) -> BoolArray:
-    """Keep one present label of each image, if it has any, and no absent one (Cole et al. 2021)."""
-    rows, _, values = labels.cells()
-    kept = values > 0
-    one_each = np.ones(labels.num_images, dtype=np.int64)
-    kept[kept] = _smallest_of_group(keys[kept], rows[kept], one_each)
-    return kept
+    Returns:
+        [N, C], a subset of the cells.
 
-
-def _positive_only(labels: PartialLabels, keys: KeyArray, keep_probability: float) -> BoolArray:
-    """Keep each present label with the same probability, and no absent one."""
-    return (labels.cells()[2] > 0) & _happens(keys, np.float64(keep_probability))
-
-
-def _frequency_biased(
-    labels: PartialLabels, keys: KeyArray, keep_probability: float, bias: float, negatives_per_positive: float
-) -> BoolArray:
-    """Keep present labels with a chance that falls with the frequency of their class.
-
-    The chance for a class with n positives is proportional to n^-bias, capped at 1, and scaled so that the expected
-    share of all positives that stay is `keep_probability`: bias 0 keeps the class frequencies, 1 expects equally many
-    of each class, up to the cap. `negatives_per_positive` times the kept positives of a class, rounded half to even,
-    is how many of its negatives stay, at most all of them.
+    Raises:
+        PlbenchError: if `drop_probability` is out of range or the labels are not complete.
     """
-    _, columns, values = labels.cells()
+    _DROP.check(drop_probability)
+    _, _, values = _complete_cells(labels)
+    return labels.keep(~_happens(_keys(seed, len(values)), np.float64(drop_probability)))
+
+
+def single_positive(labels: PartialLabels, *, seed: int) -> PartialLabels:
+    """Keep one present label of each image known, and no absent one (Cole et al. 2021).
+
+    Args:
+        labels: complete labels [N, C].
+        seed: at least 0.
+
+    Returns:
+        [N, C]; images without a present label have nothing known.
+
+    Raises:
+        PlbenchError: if the labels are not complete.
+    """
+    rows, _, values = _complete_cells(labels)
     present = values > 0
+    kept = np.zeros(len(values), dtype=np.bool_)
+    one_each = np.ones(labels.num_images, dtype=np.int64)
+    kept[present] = _smallest_of_group(_keys(seed, len(values))[present], rows[present], one_each)
+    return labels.keep(kept)
+
+
+def positive_only(labels: PartialLabels, keep_probability: float, *, seed: int) -> PartialLabels:
+    """Keep each present label known with the same probability, and no absent one.
+
+    Args:
+        labels: complete labels [N, C].
+        keep_probability: in [0, 1].
+        seed: at least 0.
+
+    Returns:
+        [N, C], a subset of the present cells.
+
+    Raises:
+        PlbenchError: if `keep_probability` is out of range or the labels are not complete.
+    """
+    _KEEP.check(keep_probability)
+    _, _, values = _complete_cells(labels)
+    return labels.keep((values > 0) & _happens(_keys(seed, len(values)), np.float64(keep_probability)))
+
+
+def frequency_biased(
+    labels: PartialLabels,
+    keep_probability: float,
+    *,
+    bias: float = 1.0,
+    negatives_per_positive: float = 1.0,
+    seed: int,
+) -> PartialLabels:
+    """Annotate present labels with a chance that falls with the frequency of their class.
+
+    The chance for a class with n positives is proportional to n^-bias, capped at 1, and scaled so that the
+    expected share of all positives that stay known is `keep_probability`.
+
+    Args:
+        labels: complete labels [N, C].
+        keep_probability: in [0, 1].
+        bias: in [0, 4]; 0 keeps the class frequencies, 1 expects equally many of each class, up to the cap.
+        negatives_per_positive: at least 0; times the kept positives of a class, rounded half to even, is how
+            many of its negatives stay, at most all of them.
+        seed: at least 0.
+
+    Returns:
+        [N, C], a subset of the cells.
+
+    Raises:
+        PlbenchError: if a number is out of range or the labels are not complete.
+    """
+    _BIASED_KEEP.check(keep_probability)
+    _BIAS.check(bias)
+    _NEGATIVES.check(negatives_per_positive)
+    _, columns, values = _complete_cells(labels)
+    keys, present = _keys(seed, len(values)), values > 0
     positives, negatives = labels.counts()
     kept = present & _happens(keys, _annotation_chance(positives, keep_probability, bias)[columns])
     num_kept = np.bincount(columns[kept], minlength=labels.num_classes)
     quotas = np.minimum(np.rint(negatives_per_positive * num_kept), negatives).astype(np.int64)
     kept[~present] = _smallest_of_group(keys[~present], columns[~present], quotas)
-    return kept
+    return labels.keep(kept)
+
+
+def unlabelled_images(labels: PartialLabels, unlabelled_share: float, *, seed: int) -> PartialLabels:
+    """Keep nothing of some images known, and everything of the others (semi-supervised multi-label learning).
+
+    Args:
+        labels: complete labels [N, C].
+        unlabelled_share: of the images, in [0, 1]; their number is rounded half to even.
+        seed: at least 0.
+
+    Returns:
+        [N, C], a subset of the cells.
+
+    Raises:
+        PlbenchError: if `unlabelled_share` is out of range or the labels are not complete.
+    """
+    _UNLABELLED.check(unlabelled_share)
+    rows, _, _ = _complete_cells(labels)
+    quota = np.array([labels.num_images - round(unlabelled_share * labels.num_images)])
+    labelled = _smallest_of_group(_keys(seed, labels.num_images), np.zeros(labels.num_images, np.int64), quota)
+    return labels.keep(labelled[rows])
+
+
+def cole2021(labels: PartialLabels, *, rows: IntArray, num_rows: int) -> PartialLabels:
+    """Keep the one positive of each image known that the code of Cole et al. (CVPR 2021) draws.
+
+    Args:
+        labels: complete labels [N, C].
+        rows: [N] the place of each image in their order. num_rows: images in it, which may be more.
+
+    Returns:
+        [N, C], a subset of the present cells.
+
+    Raises:
+        PlbenchError: if the labels are not complete, or their order has images that are not among these.
+    """
+    _, columns, values = _complete_cells(labels)
+    if num_rows != labels.num_images:
+        raise PlbenchError(
+            f"cole2021 needs all {num_rows:,} images, not {labels.num_images:,}: one draw depends on those before it"
+        )
+    present = np.zeros((num_rows, labels.num_classes), bool)
+    present[np.repeat(rows, labels.num_classes), columns] = values > 0
+    return labels.keep(single_positive_of_cole(present)[rows].ravel())
+
+
+def mlr_pl(labels: PartialLabels, known_share: float, *, rows: IntArray, num_rows: int) -> PartialLabels:
+    """Keep the labels known that SST and SARB (AAAI 2022) know: a share of all cells, each in every larger share.
+
+    Args:
+        labels: complete labels [N, C].
+        known_share: in [0, 1].
+        rows: [N] the place of each image in their order. num_rows: images in it, those without annotations included.
+
+    Returns:
+        [N, C], a subset of the cells.
+
+    Raises:
+        PlbenchError: if `known_share` is out of range or the labels are not complete.
+    """
+    _KNOWN_SHARE.check(known_share)
+    _complete_cells(labels)
+    return labels.keep(known_of_mlr_pl(num_rows, labels.num_classes, known_share)[rows].ravel())
 
 
 class _Kind(NamedTuple):
-    """What gives the cells [K] that stay, and its parameters, the one that follows the kind's name first."""
+    """A simulator and its parameters, the one that follows the kind's name first.
 
-    choose: Callable[..., BoolArray]
+    Attributes:
+        is_published: whether it repeats published masks: it takes no seed, but the rows of the published order.
+    """
+
+    simulator: Callable[..., PartialLabels]
     parameters: tuple[_Parameter, ...] = ()
+    is_published: bool = False
 
 
 _KINDS = {
-    "none": _Kind(lambda labels, keys: np.ones(len(keys), np.bool_)),
-    "fpc": _Kind(_fixed_per_class, (_Parameter("fpc", "num_per_class", 1, whole=True),)),
-    "rpa": _Kind(_random_per_annotation, (_Parameter("rpa", "drop_probability", 0, 1),)),
-    "single-positive": _Kind(_single_positive),
-    "positive-only": _Kind(_positive_only, (_Parameter("positive-only", "keep_probability", 0, 1),)),
-    "frequency-biased": _Kind(
-        _frequency_biased,
-        (
-            _Parameter("frequency-biased", "keep_probability", 0, 1),
-            _Parameter("bias", "bias", 0, 4, 1.0),
-            _Parameter("negatives", "negatives_per_positive", 0, default=1.0),
-        ),
-    ),
+    "none": _Kind(lambda labels, *, seed: labels),
+    "fpc": _Kind(fixed_per_class, (_NUM_PER_CLASS,)),
+    "rpa": _Kind(random_per_annotation, (_DROP,)),
+    "single-positive": _Kind(single_positive),
+    "positive-only": _Kind(positive_only, (_KEEP,)),
+    "frequency-biased": _Kind(frequency_biased, (_BIASED_KEEP, _BIAS, _NEGATIVES)),
+    "unlabelled": _Kind(unlabelled_images, (_UNLABELLED,)),
+    "cole2021": _Kind(cole2021, is_published=True),
+    "mlr-pl": _Kind(mlr_pl, (_KNOWN_SHARE,), is_published=True),
 }
+
+
+WITHOUT_NEGATIVES = frozenset({"single-positive", "positive-only", "cole2021"})
+"""Kinds that leave no negative, so that only complete labels can validate."""
+
+LABEL_FILE = "labels-file"
+"""The kind whose labels lie in a file; what it names in a protocol is the file's sha256 and ending."""
 
 
 @dataclass(frozen=True)
@@ -127,16 +279,22 @@ class Simulation:
     """A way to make labels partial, as protocols name it. Comes from `parse`.
 
     Attributes:
-        kind: "none", "fpc", "rpa", "single-positive", "positive-only" or "frequency-biased".
+        kind: "none", "fpc", "rpa", "single-positive", "positive-only", "frequency-biased", "unlabelled", "cole2021" or
+            "mlr-pl".
         numbers: the kind's parameters in the order of its text form, all of them.
+        file, zero: of "labels-file": what holds the labels, and what 0 means where it could be read two ways.
     """
 
     kind: str
     numbers: tuple[float, ...] = ()
+    file: str = ""
+    zero: Zero | None = None
 
     @property
     def text(self) -> str:
         """Canonical text, such as "fpc=300"; every parameter is spelled out, so that defaults may change."""
+        if self.kind == LABEL_FILE:
+            return f"{LABEL_FILE}={self.file}" + ("" if self.zero is None else f",zero={self.zero}")
         parameters = _KINDS[self.kind].parameters
         terms = [f"{p.label}={_number_text(n)}" for p, n in zip(parameters, self.numbers, strict=True)]
         return ",".join(terms) or self.kind
@@ -144,14 +302,23 @@ class Simulation:
     @property
     def slug(self) -> str:
         """The text as part of a protocol's name, such as "fpc300"; "complete" where nothing is hidden."""
+        if self.kind == LABEL_FILE:
+            return f"{LABEL_FILE}-{self.file[:8]}"
         return "complete" if self.kind == "none" else self.text.replace("=", "").replace(",", "-")
 
-    def apply(self, labels: PartialLabels, seed: int) -> PartialLabels:
+    @property
+    def is_published(self) -> bool:
+        """Whether it repeats published masks, which no seed changes."""
+        return self.kind == LABEL_FILE or _KINDS[self.kind].is_published
+
+    def apply(self, labels: PartialLabels, seed: int, published: tuple[IntArray, int] | None = None) -> PartialLabels:
         """Return partial labels from complete ones; "none" gives back whatever labels it gets.
 
         Args:
             labels: complete labels [N, C]; any, for "none".
-            seed: at least 0.
+            seed: at least 0; published masks have none.
+            published: rows [N] of the images in the order of published masks, and the number of all rows there; None
+                for the order of `labels`.
 
         Returns:
             [N, C], a subset of the cells.
@@ -159,15 +326,15 @@ class Simulation:
         Raises:
             PlbenchError: if the labels are not complete.
         """
-        if self.kind == "none":
-            return labels
-        if not labels.is_complete:
-            raise PlbenchError(
-                f"a simulation needs complete labels, but only {labels.num_known} of "
-                f"{labels.num_images * labels.num_classes} cells are known; labels that are partial as they come "
-                'take `simulate="none"`'
-            )
-        return labels.keep(_KINDS[self.kind].choose(labels, _keys(seed, labels.num_known), *self.numbers))
+        kind = _KINDS[self.kind]
+        arguments: dict[str, Any] = {p.argument: n for p, n in zip(kind.parameters, self.numbers, strict=True)}
+        if not kind.is_published:
+            return kind.simulator(labels, **arguments, seed=seed)
+        rows, num_rows = published or (np.arange(labels.num_images), labels.num_images)
+        return kind.simulator(labels, **arguments, rows=rows, num_rows=num_rows)
+
+
+_LABEL_FILE = re.compile(rf"{LABEL_FILE}\s*=\s*(?P<file>.+?)(?:,\s*zero\s*=\s*(?P<zero>absent|unknown))?")
 
 
 def parse(text: str) -> Simulation:
@@ -175,6 +342,7 @@ def parse(text: str) -> Simulation:
 
     Args:
         text: the kind, or terms NAME=NUMBER with the kind's own number first; numbers left out take their defaults.
+            Or "labels-file=FILE", with ",zero=absent" or ",zero=unknown" behind it where 0 could be either.
 
     Returns:
         The simulation with all of its numbers.
@@ -182,32 +350,61 @@ def parse(text: str) -> Simulation:
     Raises:
         PlbenchError: if there is no such simulation, or a number is missing, malformed or out of range.
     """
+    if match := _LABEL_FILE.fullmatch(text.strip()):
+        return Simulation(LABEL_FILE, (), match["file"], cast(Zero | None, match["zero"]))
     terms = [[part.strip() for part in term.partition("=")] for term in text.split(",")]
     kind, names = terms[0][0], [term[0] for term in terms]
+    if kind == LABEL_FILE:
+        raise PlbenchError(f"simulation {text!r} names no file; write {LABEL_FILE}=FILE[,zero=absent]")
     if kind not in _KINDS:
-        raise PlbenchError(f"there is no simulation {kind!r}; {did_you_mean(kind, _KINDS)}")
+        raise PlbenchError(f"there is no simulation {kind!r}; {did_you_mean(kind, [*_KINDS, LABEL_FILE])}")
     parameters = {p.label: p for p in _KINDS[kind].parameters}
+    if not parameters and text.strip() != kind:
+        raise PlbenchError(f"simulation {text!r}: {kind} takes no numbers; write {kind}")
     if not parameters:
-        if text.strip() != kind:
-            raise PlbenchError(f"simulation {text!r}: {kind} takes no numbers; write {kind}")
         return Simulation(kind)
-    first, *others = (f"{p.label}={p.argument.upper()}" for p in parameters.values())
-    usage = ",".join([first, *(f"[{term}]" for term in others)])
     if unknown := [name for name in names if name not in parameters]:
-        raise PlbenchError(f"simulation {text!r}: {kind} has no {unknown[0]!r}; write {usage}")
+        raise PlbenchError(f"simulation {text!r}: {kind} has no {unknown[0]!r}; write {_usage(kind)}")
     if repeated := [name for name in names if names.count(name) > 1]:
-        raise PlbenchError(f"simulation {text!r} gives {repeated[0]} more than once; write {usage}")
+        raise PlbenchError(f"simulation {text!r} gives {repeated[0]} more than once; write {_usage(kind)}")
     numbers = {name: p.default for name, p in parameters.items()}
+    numbers |= {name: _read(parameters[name], number, text) for name, _, number in terms}
+    return Simulation(kind, tuple(numbers.values()))
+
+
+def _read(parameter: _Parameter, number: str, text: str) -> float:
+    """Return the value of one parameter of the simulation `text`."""
     try:
-        numbers |= {name: parameters[name].read(number) for name, _, number in terms}
+        value = float(number)
+    except ValueError:
+        raise PlbenchError(f"simulation {text!r}: {parameter.label} needs a number, not {number!r}") from None
+    try:
+        parameter.check(value)
     except PlbenchError as error:
         raise PlbenchError(f"simulation {text!r}: {error}") from None
-    return Simulation(kind, tuple(numbers.values()))
+    return int(value) if parameter.whole else value + 0.0  # -0.0 becomes 0.0
+
+
+def _usage(kind: str) -> str:
+    """Return the text form of a kind, such as fpc=NUM_PER_CLASS."""
+    terms = [f"{p.label}={p.argument.upper()}" for p in _KINDS[kind].parameters]
+    return ",".join([*terms[:1], *(f"[{term}]" for term in terms[1:])]) or kind
 
 
 def _number_text(value: float) -> str:
     """Return shortest text that reads back as the same number, without a trailing .0."""
     return repr(float(value)).removesuffix(".0")
+
+
+def _complete_cells(labels: PartialLabels) -> tuple[IntArray, IntArray, Int8Array]:
+    """Return all cells of labels that must be complete."""
+    if not labels.is_complete:
+        raise PlbenchError(
+            f"a simulation needs complete labels, but only {labels.num_known} of "
+            f"{labels.num_images * labels.num_classes} cells are known; labels that are partial as they come "
+            'take `simulate="none"`'
+        )
+    return labels.cells()
 
 
 def _keys(seed: int, count: int) -> KeyArray:

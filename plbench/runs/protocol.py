@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from plbench.data.dataset import Dataset
 from plbench.data.images import ImageSource
+from plbench.data.label_file import read_label_file
 from plbench.data.labels import PartialLabels
-from plbench.data.simulation import parse
+from plbench.data.published_masks import COLE_SHARE, validation_of_cole
+from plbench.data.simulation import LABEL_FILE, WITHOUT_NEGATIVES, parse
 from plbench.errors import DataError
+from plbench.files import unwritable, write_atomically
 from plbench.progress import Reporter
 from plbench.randomness import derive_seed
 from plbench.spec import Protocol, TrainPart
@@ -102,7 +107,29 @@ class ProtocolData:
         """The labels of the whole train split that training may see."""
         # a named stream: the raw seed could be the very one that somebody drew the labels with
         seed = derive_seed(self.seed, "simulate")
-        return parse(self.protocol.simulation).apply(self.whole_train.labels, seed=seed)
+        simulation = parse(self.protocol.simulation)
+        if simulation.kind == LABEL_FILE:
+            split = self.dataset.split(self.protocol.train_split)  # with skipped images, of which the file has rows too
+            path = kept_label_file(simulation.file, self.dataset)
+            labels = read_label_file(path, split.images, split.labels, simulation.zero)
+            return labels.subset(self._rows_not_skipped) if self.skipped else labels
+        return simulation.apply(self.whole_train.labels, seed, self._published_rows)
+
+    @property
+    def _rows_not_skipped(self) -> np.ndarray:
+        """The row in the dataset's own train split of each image that is not skipped."""
+        split = self.protocol.train_split
+        ids = self.dataset.split(split).images.ids
+        return np.flatnonzero([f"{split}/{image_id}" not in self.skipped for image_id in ids])
+
+    @cached_property
+    def _published_rows(self) -> tuple[np.ndarray, int] | None:
+        """Row of each train image in the order of published masks, and the number of rows; None without such masks."""
+        simulation = parse(self.protocol.simulation)
+        if not simulation.is_published:
+            return None
+        rows, num_rows = self.dataset.published_rows(self.protocol.train_split, simulation.kind)
+        return rows[self._rows_not_skipped] if self.skipped else rows, num_rows
 
     @cached_property
     def expected_positives(self) -> float | None:
@@ -173,7 +200,12 @@ class ProtocolData:
 
     @cached_property
     def _held_out(self) -> np.ndarray:
-        """Whether each train image belongs to the validation part: by a hash of its id, so for good."""
+        """Whether each train image validates: by a hash of its id, so for good, or as published."""
+        if parse(self.protocol.simulation).kind == "cole2021":
+            assert self._published_rows is not None
+            rows, num_rows = self._published_rows
+            held_out: np.ndarray = validation_of_cole(num_rows)[rows]
+            return held_out
         texts = (f"plbench-validation:{image_id}" for image_id in self.whole_train.images.ids)
         hashes = (int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") for text in texts)
         return np.array([value / 2**64 < self.protocol.validation_share for value in hashes], bool)
@@ -199,13 +231,15 @@ def choose_protocol(
     chosen = dataset.protocols[0]
     if simulate is not None:
         simulation = parse(simulate)
-        without_negatives = simulation.kind in ("single-positive", "positive-only")
+        if simulation.kind == LABEL_FILE:
+            simulation = replace(simulation, file=keep_label_file(simulation.file, dataset))
         own = chosen.model_copy(
             update={
                 "name": f"{dataset.name}-{simulation.slug}",
                 "simulation": simulation.text,
-                "simulation_seed": 0 if simulation.kind == "none" else None,
-                "validation_labels": "complete" if without_negatives else "partial",
+                "simulation_seed": 0 if simulation.kind == "none" or simulation.is_published else None,
+                "validation_labels": "complete" if simulation.kind in WITHOUT_NEGATIVES else "partial",
+                "validation_share": COLE_SHARE if simulation.kind == "cole2021" else chosen.validation_share,
             }
         )
         known = {protocol.simulation: protocol for protocol in dataset.protocols}
@@ -213,6 +247,51 @@ def choose_protocol(
     if simulation_seed not in (None, chosen.simulation_seed) and chosen.simulation != "none":
         chosen = custom(chosen.model_copy(update={"simulation_seed": simulation_seed}))
     return custom(chosen) if selects_on_test else chosen
+
+
+def keep_label_file(name: str, dataset: Dataset) -> str:
+    """Keep a file of labels in the dataset's cache by its content, and return the name that it has there.
+
+    Args:
+        name: path of the file, or a name that this function returned before.
+        dataset: with a cache.
+
+    Raises:
+        DataError: if there is no such file. StoreError: if the cache cannot be written.
+    """
+    if _KEPT.fullmatch(name):
+        kept_label_file(name, dataset)
+        return name
+    try:
+        content = Path(name).read_bytes()
+    except OSError as error:
+        raise DataError(f"the file of labels {name} cannot be read: {error.strerror}") from error
+    kept = hashlib.sha256(content).hexdigest() + Path(name).suffix.lower()
+    assert dataset.cache is not None
+    target = dataset.cache / LABEL_FILE / kept
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, lambda file: file.write(content))
+    except OSError as error:
+        raise unwritable(target, error) from error
+    return kept
+
+
+_KEPT = re.compile(r"[0-9a-f]{64}\.[a-z]+")
+
+
+def kept_label_file(name: str, dataset: Dataset) -> Path:
+    """Return the path of a file that `keep_label_file` kept.
+
+    Raises:
+        DataError: if it is not there, or its content has changed.
+    """
+    assert dataset.cache is not None
+    path = dataset.cache / LABEL_FILE / name
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != name.partition(".")[0]:
+        state = "was changed" if path.is_file() else "is not here"
+        raise DataError(f"the file of labels {path} {state}; give it again with `simulate='{LABEL_FILE}=FILE'`")
+    return path
 
 
 def custom(protocol: Protocol) -> Protocol:

@@ -11,15 +11,13 @@ from typing import Any
 
 from plbench.api import BenchmarkProtocol
 from plbench.data.dataset import Dataset
-from plbench.data.simulation import parse
+from plbench.data.simulation import WITHOUT_NEGATIVES, parse
 from plbench.errors import PlbenchError
 from plbench.models.backbones import PACKAGED_BACKBONE, resolve_backbone
 from plbench.runs.plan.resolved import validate_params
 from plbench.runs.registry import Registry
 from plbench.spec import Plan
 from plbench.testing.findings import Mismatch, check
-
-_WITHOUT_NEGATIVES = ("single-positive", "positive-only")
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def _check_protocol(subject: DatasetSubject, protocol: BenchmarkProtocol) -> Non
     if not re.fullmatch(rf"{as_labelled}|{re.escape(own)}-{re.escape(simulation.slug)}/v[1-9]\d*", protocol.name):
         right = f"{own}/v1" if simulation.text == "none" else f"{own}-{simulation.slug}/v1"
         raise Mismatch(protocol.name, expected=f"a name such as {right}")
-    if (protocol.validation_labels == "complete") != (simulation.kind in _WITHOUT_NEGATIVES):
+    if (protocol.validation_labels == "complete") != (simulation.kind in WITHOUT_NEGATIVES):
         raise Mismatch(
             f"{protocol.validation_labels!r} of {protocol.name}",
             expected='validation_labels="complete" where a simulation leaves no negatives, else "partial"',

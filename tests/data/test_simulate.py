@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from plbench.data import simulation as simulate
 from plbench.data.labels import PartialLabels
-from plbench.data.simulation import Simulation, parse
+from plbench.data.simulation import (
+    Simulation,
+    fixed_per_class,
+    frequency_biased,
+    parse,
+    positive_only,
+    random_per_annotation,
+    single_positive,
+)
 from plbench.errors import PlbenchError
 
 BIASED = "frequency-biased=0.4,bias=1,negatives=2"
@@ -57,28 +65,6 @@ def complete_labels(draw: st.DrawFn) -> PartialLabels:
     size = num_images * num_classes
     values = draw(st.lists(st.sampled_from([1, -1]), min_size=size, max_size=size))
     return labels_of(np.reshape(values, (num_images, num_classes)))
-
-
-def fixed_per_class(labels: PartialLabels, number: float, *, seed: int) -> PartialLabels:
-    return parse(f"fpc={number}").apply(labels, seed)
-
-
-def random_per_annotation(labels: PartialLabels, drop: float, *, seed: int) -> PartialLabels:
-    return parse(f"rpa={drop}").apply(labels, seed)
-
-
-def single_positive(labels: PartialLabels, *, seed: int) -> PartialLabels:
-    return parse("single-positive").apply(labels, seed)
-
-
-def positive_only(labels: PartialLabels, keep: float, *, seed: int) -> PartialLabels:
-    return parse(f"positive-only={keep}").apply(labels, seed)
-
-
-def frequency_biased(
-    labels: PartialLabels, keep: float, *, bias: float = 1.0, negatives_per_positive: float = 1.0, seed: int
-) -> PartialLabels:
-    return parse(f"frequency-biased={keep},bias={bias},negatives={negatives_per_positive}").apply(labels, seed)
 
 
 def dense(labels: PartialLabels) -> npt.NDArray[np.int8]:
@@ -358,7 +344,7 @@ class TestParse:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("", "there is no simulation ''; known: fpc,"),
+            ("", "there is no simulation ''; known: cole2021, fpc,"),
             ("fcp=300", "no simulation 'fcp'; did you mean fpc?"),
             ("FPC=300", "there is no simulation 'FPC'"),
             ("fpc", "fpc needs a number, not ''"),

@@ -6,7 +6,9 @@ from collections import defaultdict
 
 import numpy as np
 
+from plbench.data.label_file import count_contradictions
 from plbench.data.labels import PartialLabels
+from plbench.data.simulation import LABEL_FILE, parse
 from plbench.errors import DataError
 from plbench.runs.protocol import ProtocolData
 from plbench.spec import TrainPart
@@ -55,6 +57,9 @@ def notes_on(protocol_data: ProtocolData) -> tuple[str, ...]:
         for note in said.get(split, ())
     ]
     whole, labels = protocol_data.whole_train.labels, protocol_data.partial_labels
+    is_of_file = parse(protocol_data.protocol.simulation).kind == LABEL_FILE
+    if is_of_file and (wrong := count_contradictions(labels, whole)):
+        read.append(f"{wrong:,} labels of the file have another sign than the dataset's own")
     if bare := int(np.count_nonzero(np.diff(whole.matrix.indptr) == 0)):
         read.append(f"of {bare:,} of {whole.num_images:,} images in split {train!r} nothing is known")
     positives, negatives = labels.counts()

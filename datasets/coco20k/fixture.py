@@ -1,0 +1,26 @@
+"""A small imitation of coco-20k: drawn pictures under the first ids of its list, for tests and tutorials."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..coco.fixture import draw_presence
+from ..complete_table import write_table
+from ..fixture_images import write_image
+
+if TYPE_CHECKING:
+    from .dataset import Coco20k
+
+SIZES = {"train": 60, "test": 30}
+_PERCENTS = [60, 40, 30, 25, 20, 15, 12, 10] + [4] * 16  # the other 56 classes are in no picture
+
+
+def write_fixture(dataset: Coco20k) -> None:
+    """Write `images/` and `labels.csv` into the dataset's folder."""
+    rows = []
+    for split, size in SIZES.items():
+        ids = [image_id for image_id, part in dataset.shipped_split.items() if part == split][:size]
+        for image_id, present in zip(ids, draw_presence(size, _PERCENTS, seed=size), strict=True):
+            write_image(dataset.root / dataset.image_path(image_id), present, seed=int(image_id))
+            rows.append((image_id, split, present))
+    write_table(dataset, rows)
