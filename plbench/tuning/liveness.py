@@ -115,13 +115,13 @@ class Heartbeats(Liveness):
         ended = threading.Event()
 
         def beat() -> None:
-            while True:
+            while not ended.wait(HEARTBEAT_SECONDS):
                 with contextlib.suppress(Exception):  # a database that is away for a moment is tried again
                     for trial in trials:
                         self.taken(trial)
-                if ended.wait(HEARTBEAT_SECONDS):
-                    return
 
+        for trial in trials:
+            self.taken(trial)
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
         try:
