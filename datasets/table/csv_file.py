@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from plbench.api import DataError, ProgressReport
-from plbench.progress import counted
 
 from .file import CELLS, MAX_COLUMNS, ROWS, ParquetTable, TableFile, nobody, num_sampled
 from .header import find_header, read_fields
@@ -154,7 +153,7 @@ class CsvTable(TableFile):
                             names = ", ".join(self.columns[:6]) + (", …" if len(self.columns) > 6 else "")
                             first = "first line" if self._header_line == 1 else f"line {self._header_line}"
                             raise DataError(
-                                f"{self.path}, line {line} has {counted(len(fields), 'field')}; its {first} has "
+                                f"{self.path}, line {line} has {len(fields):,} field{'s' * (len(fields) != 1)}; its {first} has "
                                 f"{len(self.columns):,} ({names}); a text with {self.delimiter!r} in it needs quotes "
                                 "around it"
                             )
