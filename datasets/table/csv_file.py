@@ -152,8 +152,9 @@ class CsvTable(TableFile):
                         if len(fields) != len(self.columns):
                             names = ", ".join(self.columns[:6]) + (", …" if len(self.columns) > 6 else "")
                             first = "first line" if self._header_line == 1 else f"line {self._header_line}"
+                            fewer_or_more = f"{len(fields):,} field{'' if len(fields) == 1 else 's'}"
                             raise DataError(
-                                f"{self.path}, line {line} has {len(fields):,} field{'s' * (len(fields) != 1)}; its {first} has "
+                                f"{self.path}, line {line} has {fewer_or_more}; its {first} has "
                                 f"{len(self.columns):,} ({names}); a text with {self.delimiter!r} in it needs quotes "
                                 "around it"
                             )
