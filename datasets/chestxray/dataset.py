@@ -146,7 +146,7 @@ class Chexpert(_ChestXrays):
 
     def fetch_hint(self) -> str:
         """Return where it is given out."""
-        return f"sign the agreement at {self.sources[0]} and put {', '.join(self.missing()) or 'it'} into {self.root}"
+        return f"sign the agreement at {self.sources[0]} and put its folder CheXpert-v1.0-small into {self.root}"
 
     def radiographs(self, split: str, report: ProgressReport) -> Iterator[Radiograph]:
         """Yield the images of one file; the column `Path` starts with a folder's name in train and valid, not in test.
@@ -185,6 +185,10 @@ class ChexpertTest(Chexpert):
         "https://stanfordaimi.azurewebsites.net/datasets/23c56a0d-15de-405b-87c8-99c30138950c",
     )
     protocols = (BenchmarkProtocol(name="chexpert-test/v1", dataset="chexpert-test"),)
+
+    def fetch_hint(self) -> str:
+        """Return where both parts are given out."""
+        return f"{super().fetch_hint()}, and the labels and images of test from {self.sources[1]} beside train.csv"
 
 
 class MimicCxrJpg(_ChestXrays):

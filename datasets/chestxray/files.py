@@ -6,6 +6,7 @@ import csv
 import gzip
 import zlib
 from collections.abc import Iterator, Sequence
+from io import TextIOWrapper
 from operator import itemgetter
 from pathlib import Path
 
@@ -38,8 +39,11 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[s
         DataError: if the file cannot be read, lacks a column, or a row has another number of fields.
     """
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as raw:
-            rows = csv.reader(line.decode("utf-8-sig") for line in raw)
+        with (
+            gzip.open(path) if path.suffix == ".gz" else path.open("rb") as raw,
+            TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file,
+        ):
+            rows = csv.reader(file)
             header = next(rows, [])
             for name in columns:
                 if header.count(name) != 1:

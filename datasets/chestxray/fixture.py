@@ -44,7 +44,7 @@ def write_chexpert(root: Path, test_split: str) -> None:
 def write_mimic(root: Path) -> None:
     """Write the three files, that of the labels plain and the others gzipped, and the pictures."""
     images, views, labels = [], [], {}
-    for first, split, size in ((10_000_000, "train", 60), (15_000_000, "validate", 3), (19_000_000, "test", 30)):
+    for first, split, size in ((10_000_100, "train", 60), (15_000_000, "validate", 3), (19_000_000, "test", 30)):
         for row, present in enumerate(_studies(size, seed=500 + size)):
             subject, study = first + row // 3, first + 40_000_000 + row - (row % 3 == 1)
             dicom = f"{study:08x}-{row:08x}-0f1e2d3c"

@@ -54,11 +54,8 @@ def values_of_train(root: Path) -> Counter[str]:
 def test_each_option_takes_train_labels_for_what_it_says(written: Path) -> None:
     said = values_of_train(written / "chexpert")
     assert all(said[value] > 50 for value in ("1.0", "0.0", "-1.0", ""))
-    for uncertain, positives, negatives in (
-        ("unknown", 0, 0),
-        ("present", said["-1.0"], 0),
-        ("absent", 0, said["-1.0"]),
-    ):
+    doubts = said["-1.0"]
+    for uncertain, positives, negatives in (("unknown", 0, 0), ("present", doubts, 0), ("absent", 0, doubts)):
         for unmentioned, blank in (("absent", said[""]), ("unknown", 0)):
             dataset = opened(Chexpert, written / "chexpert", uncertain=uncertain, unmentioned=unmentioned)
             known = [int(counts.sum()) for counts in dataset.split("train").labels.counts()]
@@ -130,7 +127,7 @@ def test_labels_of_mimic_are_of_studies_and_images_find_them(written: Path) -> N
     studies = [image_id.rpartition("/")[0] for image_id in train.images.ids]
     rows = np.asarray(train.labels.rows(range(60)))
     assert studies[0] == studies[1] != studies[2] and (rows[0] == rows[1]).all() and (rows[1] != rows[2]).any()
-    assert train.images.ids[0].startswith("p10000000/s50000000/") and train.images.absent() == []
+    assert train.images.ids[0].startswith("p10000100/s50000100/") and train.images.absent() == []
 
 
 def test_a_study_without_labels_is_unknown_and_not_absent(written: Path) -> None:
@@ -180,15 +177,15 @@ def test_a_malformed_line_of_chexpert_is_named(written: Path, tmp_path: Path, ol
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
-        ("split.csv.gz", "10000000,train", "10000000,test", "patient 10000000 is in train, and in test on a line"),
+        ("split.csv.gz", "10000100,train", "10000100,test", "patient 10000100 is in train, and in test on a line"),
         (
             "split.csv.gz",
             ",train",
             ",training",
             "line 2: split = 'training'; expected one of train,",
         ),
-        ("metadata.csv.gz", "02faf080-", "12faf080-", "is not in mimic-cxr-2.0.0-metadata.csv.gz"),
-        ("chexpert.csv", "10000000,50000002", "10000000,50000000", "study 50000000 of 10000000 again"),
+        ("metadata.csv.gz", "02faf0e4-", "12faf0e4-", "is not in mimic-cxr-2.0.0-metadata.csv.gz"),
+        ("chexpert.csv", "10000100,50000102", "10000100,50000100", "study 50000100 of 10000100 again"),
     ],
 )
 def test_files_of_mimic_that_do_not_fit_together_are_named(
