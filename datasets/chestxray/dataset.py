@@ -52,9 +52,10 @@ class Radiograph(NamedTuple):
 class _ChestXrays(IndexedDataset):
     """What both have in common: 1, 0, -1 and blank, studies of one or more images, splits by patient.
 
-    CheXpert's paper (Irvin et al., AAAI 2019) counts a blank as negative (table 1) and compares what to make of -1;
-    the defaults are its U-Ignore. `uncertain=absent` is U-Zeros, `uncertain=present` U-Ones, which many papers take for
-    some of the classes. Other splits than train are read one way whatever the options, so that figures compare: -1 is
+    CheXpert's paper (Irvin et al., AAAI 2019) takes a blank for negative, as its author says in issue 9 of
+    stanfordmlgroup/chexpert-labeler, and compares what to make of -1; the defaults are its U-Ignore.
+    `uncertain=absent` is U-Zeros, `uncertain=present` U-Ones; many papers choose one of the two for each class.
+    Other splits than train are read one way whatever the options, so that figures compare: -1 is
     left out, a blank is absent. "No Finding" is 1 or blank in train, never 0. The field reports AUROC, often the mean
     of the five classes of the group `competition`, and CheXpert's own evaluation takes the maximum over the images of
     a study; figures here are of images.
