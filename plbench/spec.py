@@ -58,7 +58,8 @@ class Protocol(Identified):
             as they come.
         simulation_seed: of the labels of every run; None where each run draws its own, by its seed. Without a
             simulation it says nothing, and is 0.
-        validation_share: part of train held out, by a hash of the image id, where something is selected.
+        validation_share: part of train held out, by a hash of the image id (or of the patient's, as the dataset's
+            `validation_unit` says), where something is selected.
         validation_labels: which labels of that part select: its own partial ones, or the complete ones that a
             simulation hid (marked as oracle selection).
         max_trials: tuning trials that every method may have; None for `STANDARD_TRIALS`. Epochs and data of a trial

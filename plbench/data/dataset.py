@@ -160,6 +160,11 @@ class Dataset(ABC):
         num_images = len(self.split(split).images)
         return np.arange(num_images), num_images
 
+    @classmethod
+    def validation_unit(cls, image_id: str) -> str:
+        """Return what is held out for validation as a whole, such as a patient: by default the image alone."""
+        return image_id
+
     def groups(self) -> dict[str, tuple[str, ...]]:
         """Return named groups of class ids that tables report beside the overall figures."""
         return {}

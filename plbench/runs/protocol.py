@@ -200,13 +200,14 @@ class ProtocolData:
 
     @cached_property
     def _held_out(self) -> np.ndarray:
-        """Whether each train image validates: by a hash of its id, so for good, or as published."""
+        """Whether each train image validates: by a hash of its id, or its patient's, so for good, or as published."""
         if parse(self.protocol.simulation).kind == "cole2021":
             assert self._published_rows is not None
             rows, num_rows = self._published_rows
             held_out: np.ndarray = validation_of_cole(num_rows)[rows]
             return held_out
-        texts = (f"plbench-validation:{image_id}" for image_id in self.whole_train.images.ids)
+        units = map(self.dataset.validation_unit, self.whole_train.images.ids)
+        texts = (f"plbench-validation:{unit}" for unit in units)
         hashes = (int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") for text in texts)
         return np.array([value / 2**64 < self.protocol.validation_share for value in hashes], bool)
 

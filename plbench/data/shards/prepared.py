@@ -138,7 +138,7 @@ def prepared_kind(kind: type[Dataset]) -> type[PreparedDataset]:
     """Return the dataset class that reads prepared folders of `kind`, with its name, protocols and recipes."""
     copied = (
         *("name", "title", "licence", "sources", "protocols", "recipes", "Options"),
-        *("official_num_images", "official_num_classes", "collections", "expected_positives"),
+        *("official_num_images", "official_num_classes", "collections", "expected_positives", "validation_unit"),
     )
     members: dict[str, Any] = {attribute: getattr(kind, attribute) for attribute in copied}
     return type(f"Prepared{kind.__name__}", (PreparedDataset,), {**members, "kind": kind, "__doc__": kind.__doc__})
