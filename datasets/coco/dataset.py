@@ -182,7 +182,7 @@ class _Coco(IndexedDataset):
         present = np.zeros((len(annotated), len(categories)), bool)
         present[rows, columns] = True
         names = tuple(document.categories[entry].name for entry in categories.order)
-        labels = _complete_labels(present, tuple(categories.texts()), names)
+        labels = complete_labels(present, tuple(categories.texts()), names)
         if bare := len(images) - len(annotated):
             notes += (f"{bare:,} of {len(images):,} images have no annotation and are left out",)
         chosen = [document.images[entry] for entry in images.order[annotated]]
@@ -214,7 +214,7 @@ class _Coco(IndexedDataset):
         write_coco_fixture(self.root, self.year)
 
 
-def _complete_labels(present: np.ndarray, class_ids: tuple[str, ...], class_names: tuple[str, ...]) -> PartialLabels:
+def complete_labels(present: np.ndarray, class_ids: tuple[str, ...], class_names: tuple[str, ...]) -> PartialLabels:
     """Return labels of which every cell [N, C] is known."""
     num_images, num_classes = present.shape
     indices = np.tile(np.arange(num_classes, dtype=np.int32), num_images)

@@ -72,7 +72,8 @@ def _facts(dataset: Dataset) -> dict[str, Any]:
     splits = [dataset.split(name) for name in dataset.used_splits()]
     pixels = []
     for split in splits:
-        rows = [row for row in range(len(split.images)) if row not in set(split.images.absent())]
+        absent = set(split.images.absent())
+        rows = [row for row in range(len(split.images)) if row not in absent]
         pixels.append([(split.images.ids[row], len(split.images.read(row))) for row in rows])
     labels = [(list(split.images.ids), split.labels.fingerprint()) for split in splits]
     return {"labels": labels, "images": pixels, "fingerprint": dataset.fingerprint()}
