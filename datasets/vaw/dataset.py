@@ -38,7 +38,7 @@ class Instance(msgspec.Struct, gc=False):
 
     image_id: int | str
     instance_id: int | str
-    instance_bbox: tuple[float, float, float, float]
+    instance_bbox: list[float]
     positive_attributes: list[str]
     negative_attributes: list[str]
 
@@ -110,6 +110,8 @@ class Vaw(IndexedDataset):
                 where, instance = f"{path}: [{entry}]", str(one.instance_id)
                 if not (_NUMBER.fullmatch(instance) and _NUMBER.fullmatch(str(one.image_id))):
                     raise DataError(f"{where} has ids {one.image_id!r:.30} and {instance!r:.30}; expected digits")
+                if len(one.instance_bbox) != 4:
+                    raise DataError(f"{where}.instance_bbox = {one.instance_bbox!r:.60}; expected x, y, width, height")
                 if instance in ids:
                     raise DataError(f"{where}.instance_id = {instance} is that of an entry before; ids must be unique")
                 for is_present, listed in ((True, one.positive_attributes), (False, one.negative_attributes)):
@@ -131,7 +133,7 @@ class Vaw(IndexedDataset):
             class_names=attributes,
         )
         if num_empty:
-            notes = (*notes, f"{num_empty:,} boxes have no width or no height: nothing can be cut out there")
+            notes = (*notes, f"boxes without width or height, of which nothing can be cut out: {num_empty:,}")
         return Annotations(
             TextColumn.of(ids), labels, TextColumn.of(ids.values()), _groups(of_classes, attributes), notes
         )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import msgspec
 import numpy as np
 from pydantic import Field
 
@@ -114,7 +115,7 @@ class _Vg(IndexedDataset):
         """
         list_file, index_file = self.annotation_files(split)
         names = _read_names(list_file)
-        index = read_json(index_file, dict[str, list[int]])
+        index = read_json(index_file, dict[str, msgspec.Raw])
         from_all = index_file.name != f"vg_category_{self.num_categories}_labels_index.json"
         limit = NUM_INDEXED if from_all else self.num_categories
         present = np.zeros((len(names), self.num_categories), np.bool_)
@@ -122,7 +123,7 @@ class _Vg(IndexedDataset):
         for row, name in enumerate(names):
             if name not in index:
                 raise DataError(f"{list_file}, line {row + 1}: {name} has no entry in {index_file.name}")
-            for number in index[name]:
+            for number in _numbers(index_file, name, index[name]):
                 if not 0 <= number < limit:
                     raise DataError(f"{index_file}: {name} has category {number}; expected 0 to {limit - 1}")
                 if number < self.num_categories:
@@ -138,7 +139,7 @@ class _Vg(IndexedDataset):
                 "labels of the others are left out"
             )
         if num_empty := int((~present.any(axis=1)).sum()):
-            notes.append(f"{num_empty:,} images have none of the {self.num_categories} categories; they stay")
+            notes.append(f"images with none of the {self.num_categories} categories: {num_empty:,}; they stay")
         ids = _class_ids(self.num_categories)
         is_complete = self.options.unlisted == "absent"
         labels = complete_labels(present, ids, ids) if is_complete else PartialLabels.from_dense(present, ids)
@@ -160,6 +161,15 @@ class _Vg(IndexedDataset):
 
 def _class_ids(number: int) -> tuple[str, ...]:
     return tuple(map(str, range(number)))
+
+
+def _numbers(path: Path, name: str, text: msgspec.Raw) -> list[int]:
+    try:
+        return msgspec.json.decode(text, type=list[int])
+    except msgspec.ValidationError as error:
+        raise DataError(
+            f"{path}: {name} has {bytes(text).decode(errors='replace')!r:.60}; expected a list of numbers"
+        ) from error
 
 
 def _read_names(path: Path) -> list[str]:
