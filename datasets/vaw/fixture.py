@@ -18,8 +18,8 @@ from ..fixture_images import write_image
 from ..visual_genome import FOLDERS
 
 _NUM_PICTURES = {"train": 30, "val": 5, "test": 15}
-_BOXES = ((0.0, 0.5, 112.0, 140.25), (0, 0, 84.5, 111.5))  # the first ends below the picture
-# name, number of the mark that shows it (in the left three quarters), per cent of the pictures
+_BOXES = ((-3.5, 0.5, 88.25, 83.0), (0, 0, 84, 88.5))  # the first begins left of the picture
+# name, number of the mark that shows it (in the three upper rows and left columns of four), per cent of the pictures
 _ATTRIBUTES = (
     *(("black", 0, 40), ("red", 1, 30), ("navy blue", 2, 15), ("wooden", 4, 35)),
     *(("round", 5, 30), ("tall", 6, 25), ("sitting", 8, 20), ("wet", 9, 25), ("numbered", 10, 30)),
@@ -86,7 +86,7 @@ def _instance(image_id: int, crop: int, present: Sequence[int]) -> dict[str, Any
         "image_id": str(image_id),
         "instance_id": f"{image_id}{crop:03d}",
         "instance_bbox": _BOXES[crop],
-        "instance_polygon": [[[0.5, 0.5], [84.25, 0.5], [84.25, 111.0]]] if crop else None,
+        "instance_polygon": [[[0.5, 0.5], [84.0, 0.5], [84.0, 88.0]]] if crop else None,
         "object_name": "shape",
         "positive_attributes": [_ATTRIBUTES[column][0] for column in listed if column in present],
         "negative_attributes": [_ATTRIBUTES[column][0] for column in listed if column not in present],

@@ -190,8 +190,9 @@ def _read_names(path: Path) -> list[str]:
 class Vg200(_Vg):
     """Visual Genome, the 200 most frequent categories: 82,904 train and 10,000 test photographs.
 
-    The lists are those of 500 categories, and the categories their first 200 (a script of SST's followers keeps
-    the numbers below 200). `mlr-pl0.1` to `0.9` are the masks of SST and SARB, whose rows follow the list.
+    The lists are those of 500 categories, and the categories are the first 200 of them: public scripts make the
+    smaller label file by keeping the numbers below 200. `mlr-pl0.1` to `0.9` are the masks of SST and SARB
+    (HCP-MLR-PL), whose rows follow the list.
     """
 
     name = "vg-200"
