@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -32,8 +33,7 @@ Content = TypeVar("Content")
 def image_paths(root: Path, names: Iterable[str]) -> TextColumn:
     """Return where images lie below the root: in the second folder if only that has them, else in the first."""
     first, second = (
-        {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        for folder in (root / name for name in FOLDERS)
+        set(os.listdir(folder)) if folder.is_dir() else set() for folder in (root / name for name in FOLDERS)
     )
     return TextColumn.of(f"{FOLDERS[name in second and name not in first]}/{name}" for name in names)
 
