@@ -173,16 +173,13 @@ class _Coco(IndexedDataset):
         present = np.zeros((len(annotated), len(categories)), bool)
         present[rows, columns] = True
         names = tuple(document.categories[entry].name for entry in categories.order)
-        # every cell is known: many times faster than PartialLabels.from_dense
-        cells = np.tile(np.arange(len(categories), dtype=np.int32), len(annotated))
-        starts = np.arange(len(annotated) + 1, dtype=np.int32) * np.int32(len(categories))
-        matrix = sparse.csr_array((2 * present.astype(np.int8).ravel() - 1, cells, starts), shape=present.shape)
+        labels = complete_labels(present, tuple(categories.texts()), names)
         if bare := len(images) - len(annotated):
             notes += (f"{bare:,} of {len(images):,} images have no annotation and are left out",)
         chosen = [document.images[entry] for entry in images.order[annotated]]
         return Annotations(
             TextColumn.of(str(image.id) for image in chosen),
-            PartialLabels(matrix, categories.texts(), names),
+            labels,
             TextColumn.of(f"{folder}/{image.file_name}" for image in chosen),
             notes=(*notes, *say_alike(names)),
         )
@@ -206,6 +203,16 @@ class _Coco(IndexedDataset):
             DataError: if other annotations of these names lie there.
         """
         write_coco_fixture(self.root, self.year)
+
+
+def complete_labels(present: np.ndarray, class_ids: tuple[str, ...], class_names: tuple[str, ...]) -> PartialLabels:
+    """Return labels of which every cell [N, C] is known: many times faster than PartialLabels.from_dense."""
+    num_images, num_classes = present.shape
+    indices = np.tile(np.arange(num_classes, dtype=np.int32), num_images)
+    indptr = np.arange(num_images + 1, dtype=np.int32) * np.int32(num_classes)
+    values = 2 * present.astype(np.int8).ravel() - 1
+    matrix = sparse.csr_array((values, indices, indptr), shape=present.shape)
+    return PartialLabels(matrix, class_ids, class_names)
 
 
 class Coco2014(_Coco):
