@@ -113,7 +113,7 @@ class L48(IndexedDataset):
             if split.partition("-")[0] == ("val" if asset.id in validating else asset.split):
                 chosen.append(clip)
         values, notes = _annotated(chosen, species)
-        complete = values.all(1)
+        complete = np.count_nonzero(values, axis=1) == len(species)
         if split == "test-full":
             notes.append(
                 f"{np.sum(complete):,} of {len(complete):,} test images are fully annotated: the others left out"
@@ -165,17 +165,15 @@ class L48Target(L48):
         """Return the target where it is present, and what the prior rules out as absent."""
         column_of = {code: column for column, code in enumerate(species)}
         taken = np.zeros_like(values)
-        wrong = 0
         for row, asset in enumerate(assets):
             if (may_be := self.ruled_in(asset)) is not None:
                 taken[row] = -1
                 taken[row, [column_of[code] for code in may_be if code in column_of]] = 0
-                wrong += int(np.sum((taken[row] < 0) & (values[row] > 0)))
             if (column := column_of.get(asset.target_species_code)) is not None:
                 taken[row, column] = int(values[row, column] > 0)
-        keep = taken.any(1)
+        keep = np.count_nonzero(taken, axis=1) > 0
         notes = [f"{np.sum(~keep):,} of {len(keep):,} train images have no known label: left out"]
-        if wrong:
+        if wrong := int(np.sum((taken < 0) & (values > 0))):
             notes.append(f"{wrong:,} labels are absent by the prior though annotated as present")
         return taken, keep, notes
 

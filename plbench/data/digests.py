@@ -71,14 +71,24 @@ def file_sha256(path: Path, cache: Path | None = None) -> str:
     Raises:
         DataError: if the file cannot be read.
     """
-    found = files_sha256([os.path.abspath(path)], cache)[0]
-    if found.any():
-        return str(found.tobytes().hex())
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    raise DataError(f"{path} cannot be read")
+    return file_sha256s([path], cache)[0]
+
+
+def file_sha256s(paths: Sequence[Path], cache: Path | None = None) -> list[str]:
+    """Return hex sha256 of each file; for thousands, far quicker than one by one.
+
+    Raises:
+        DataError: if one cannot be read.
+    """
+    found = files_sha256([os.path.abspath(path) for path in paths], cache)
+    for path, digest in zip(paths, found, strict=True):
+        if not digest.any():
+            try:
+                path.open("rb").close()
+            except OSError as error:
+                raise DataError(f"{path} cannot be read: {error.strerror}") from error
+            raise DataError(f"{path} cannot be read")
+    return [digest.tobytes().hex() for digest in found]
 
 
 def sha256_of(sha256s: Sha256s) -> str:
