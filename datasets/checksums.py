@@ -1,8 +1,8 @@
 """Sizes and checksums of published files, where somebody stated them.
 
-COCO, LVIS v1 and the image archives of OpenImages: tensorflow_datasets' lists of checksums. VOC: torchvision's.
-OpenImages V3: dnuffer's open_images_downloader, one source. For the other files none is published: they are checked
-against what their server says of them.
+COCO, LVIS v1, ImageNet-ReaL and the image archives of OpenImages: tensorflow_datasets' lists of checksums. VOC:
+torchvision's. OpenImages V3: dnuffer's open_images_downloader, one source. For the other files none is published: they
+are checked against what their server says of them.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ _PUBLISHED = {
     "VOCtrainval_06-Nov-2007.tar": (None, "md5:c52e279531787c972589f7e41ab4ae64"),
     "VOCtest_06-Nov-2007.tar": (None, "md5:b6e924de25625d8de591ea690078ad9f"),
     "VOCtrainval_11-May-2012.tar": (None, "md5:6cd6e144f989b92b3379bac3b3de84fd"),
+    "real.json": (388478, "sha256:d83e9bff374c631aae8439eb064c7019acc56e1b3bc3f56b8380c2a710b0220b"),
     "test.tar.gz": (38750827781, "sha256:346814b1820eae6543f862cf1d8f48c16ee81202eceb79ed4d484a1520e96695"),
 }
 

@@ -26,7 +26,7 @@ from plbench.api import (
 )
 from plbench.data.recipes import quick_recipe
 
-from ..coco.dataset import complete_labels
+from ..complete_labels import complete_labels
 from ..visual_genome import COLLECTIONS, IMAGE_ARCHIVES, image_paths, missing_folders, read_json
 from .fixture import write_vg_fixture
 

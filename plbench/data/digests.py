@@ -13,7 +13,7 @@ import os
 import sqlite3
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -66,14 +66,24 @@ def watching() -> Iterator[dict[str, bytes]]:
 
 def file_sha256(path: Path, cache: Path | None = None) -> str:
     """Return hex sha256 of a file, remembered in the cache; DataError if it cannot be read."""
-    found = files_sha256(1, lambda row: os.path.abspath(path), cache)[0]
-    if found.any():
-        return str(found.tobytes().hex())
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    raise DataError(f"{path} cannot be read")
+    return file_sha256s([path], cache)[0]
+
+
+def file_sha256s(paths: Sequence[Path], cache: Path | None = None) -> list[str]:
+    """Return hex sha256 of each file; for thousands, far quicker than one by one.
+
+    Raises:
+        DataError: if one cannot be read.
+    """
+    found = files_sha256(len(paths), lambda row: os.path.abspath(paths[row]), cache)
+    for path, digest in zip(paths, found, strict=True):
+        if not digest.any():
+            try:
+                path.open("rb").close()
+            except OSError as error:
+                raise DataError(f"{path} cannot be read: {error.strerror}") from error
+            raise DataError(f"{path} cannot be read")
+    return [digest.tobytes().hex() for digest in found]
 
 
 def sha256_of(sha256s: Sha256s) -> str:

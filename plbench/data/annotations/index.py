@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from plbench.data.annotations.collect import Annotations
-from plbench.data.digests import file_sha256
+from plbench.data.digests import file_sha256s
 from plbench.errors import DataError
 from plbench.files import unwritable
 from plbench.files.checksums import set_aside
@@ -46,7 +46,7 @@ class Index:
 
     def key(self) -> str:
         """Return sha256 over the content of the files and the meaning: equal wherever the files lie."""
-        digests = [file_sha256(path, self._memory) for path in self._files]
+        digests = file_sha256s(self._files, self._memory)
         return hashlib.sha256(json.dumps([self._name, self._meaning, digests]).encode()).hexdigest()
 
     def get(self, read: Callable[[], Annotations]) -> Annotations:

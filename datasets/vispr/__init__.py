@@ -1,0 +1,5 @@
+"""VISPR: what photographs tell of private matters."""
+
+from .dataset import Vispr
+
+__all__ = ["Vispr"]
