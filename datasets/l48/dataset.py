@@ -172,10 +172,11 @@ class L48Target(L48):
             if (column := column_of.get(asset.target_species_code)) is not None:
                 taken[row, column] = int(values[row, column] > 0)
         keep = np.count_nonzero(taken, axis=1) > 0
-        notes = [f"{np.sum(~keep):,} of {len(keep):,} train images have no known label: left out"]
-        if wrong := int(np.sum((taken < 0) & (values > 0))):
-            notes.append(f"{wrong:,} labels are absent by the prior though annotated as present")
-        return taken, keep, notes
+        counted = (
+            (int(np.sum(~keep)), f"of {len(keep):,} train images have no known label: left out"),
+            (int(np.sum((taken < 0) & (values > 0))), "labels are absent by the prior though annotated as present"),
+        )
+        return taken, keep, _said(counted)
 
 
 class L48Geo(L48Target):
@@ -252,4 +253,8 @@ def _annotated(clips: Sequence[Clip], species: Mapping[str, str]) -> tuple[npt.N
         (outside, "labels are of birds that are not in taxa.csv: left out"),
         (int(clash.sum()), "labels are in two lists of one clip: unknown"),
     )
-    return values, [f"{number:,} {what}" for number, what in counted if number]
+    return values, _said(counted)
+
+
+def _said(counted: Sequence[tuple[int, str]]) -> list[str]:
+    return [f"{number:,} {what}" for number, what in counted if number]

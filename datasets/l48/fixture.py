@@ -28,7 +28,7 @@ def write_l48_fixture(root: Path) -> None:
         for number in range(num_assets):
             shown = presence[number * size : (number + 1) * size]
             heard = sorted({column for columns in shown for column in columns})
-            target = heard[0] if heard else number % len(SPECIES)
+            target = heard[number % len(heard)] if heard else number % len(SPECIES)
             observed = sorted({*heard, target, (target + 1) % len(SPECIES)})
             possible = sorted({*observed, (target + 3) % len(SPECIES), (target + 7) % len(SPECIES)})
             assets.append(

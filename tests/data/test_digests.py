@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from plbench.data import digests
-from plbench.data.digests import file_sha256, files_sha256
+from plbench.data.digests import file_sha256, file_sha256s, files_sha256
 from plbench.errors import DataError, StoreError
 from plbench.files.checksums import DAMAGED
 
@@ -55,6 +55,13 @@ def found(paths: list[Path], cache: Path | None) -> list[str]:
 
 def expected(paths: list[Path]) -> list[str]:
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+
+def test_many_files_at_once_are_what_each_is_by_itself(files: list[Path], tmp_path: Path) -> None:
+    assert file_sha256s(files, tmp_path / "cache") == [file_sha256(path) for path in files] == expected(files)
+    files[4].unlink()
+    with pytest.raises(DataError, match=r"4\.bmp cannot be read: No such file"):
+        file_sha256s(files, tmp_path / "cache")
 
 
 def test_each_file_is_read_once(files: list[Path], tmp_path: Path, read: list[str]) -> None:

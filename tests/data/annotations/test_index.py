@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -99,11 +99,11 @@ def test_the_first_reading_does_not_wait_for_the_hash(
     read = reading.read
     monkeypatch.setattr(reading, "read", lambda: under_way.set() or read())
 
-    def hash_late(path: Path, cache: Path) -> str:
+    def hash_late(paths: Sequence[Path], cache: Path) -> list[str]:
         assert under_way.wait(10)
-        return file_sha256(path, cache)
+        return digests.file_sha256s(paths, cache)
 
-    monkeypatch.setattr(index_module, "file_sha256", hash_late)
+    monkeypatch.setattr(index_module, "file_sha256s", hash_late)
     assert reading.get() == "aBcDé"
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +100,21 @@ def test_malformed_labels_are_named(root: Path, change: object, message: str) ->
     edit(root, change(json.loads((root / "real.json").read_text())))  # type: ignore[operator]
     with pytest.raises(DataError, match=f"real.json.*{message}"):
         ImageNetReal(root).split("test")
+
+
+def test_the_published_labels_that_come_with_timm_are_as_expected(root: Path) -> None:
+    """timm has a copy, byte for byte; the number of classes is that of its list of synsets."""
+    timm = find_spec("timm")
+    assert timm is not None and timm.origin is not None
+    content = (Path(timm.origin).parent / "data" / "_info" / "imagenet_real_labels.json").read_bytes()
+    assert f"sha256:{hashlib.sha256(content).hexdigest()}" == ImageNetReal.downloads[0].checksum
+    assert len(content) == ImageNetReal.downloads[0].size
+    (root / "real.json").write_bytes(content)
+    lists = ImageNetReal(root)._read_lists(1000)
+    assert len(lists) == 50_000 and {number for classes in lists for number in classes} == {*range(1000)}
+    assert sum(1 for classes in lists if classes) == ImageNetReal.official_num_images["test"]
+    with pytest.raises(DataError, match="expected numbers below 12, the number of synsets"):
+        ImageNetReal(root).split("test")  # of a folder with too few synsets, whose ranks would be others
 
 
 def test_its_official_numbers() -> None:
