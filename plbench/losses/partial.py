@@ -278,6 +278,27 @@ class _PartialAsymmetric(torch.autograd.Function):
         (slope,) = ctx.saved_tensors
         return slope * gradients[0].unsqueeze(-1), None, None, None, None, None, None
 
+    @staticmethod
+    def plain(
+        logits: Tensor,
+        labels: Tensor,
+        gamma_pos: Number,
+        gamma_neg: Number,
+        gamma_unann: Number,
+        clip: Number,
+        unann_weight: Number | None,
+    ) -> Tensor:
+        """Return the same in ordinary operations, with a detached focusing factor.
+
+        `plbench.testing.constants` finds it by its name and checks the gradient against it.
+        """
+        miss = torch.sigmoid(logits * _by_label(labels, -1.0, 1.0, 1.0, logits))
+        miss = (miss - _by_label(labels, 0.0, clip, clip, logits)).clamp(min=0.0)
+        factor = miss.detach().pow(_by_label(labels, gamma_pos, gamma_neg, gamma_unann, logits))
+        if unann_weight is not None:
+            factor = factor * _by_label(labels, 1.0, 1.0, unann_weight, logits)
+        return -(factor * torch.log1p(-miss)).sum(dim=-1)
+
 
 def _wide(values: Tensor) -> Tensor:
     """Widen to float32, or float64 where it is that: half-precision sums of log-sigmoids give NaN."""

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -17,6 +18,8 @@ from plbench.data.dataset import Dataset
 from plbench.errors import PlbenchError
 from plbench.testing.dataset_words import DatasetSubject
 from plbench.testing.findings import Mismatch, NotApplicable, check
+
+_MAX_TABLES = 12  # that are edited, of as many as there are
 
 
 @check("fingerprint follows the files", "another fingerprint wherever labels or images are others")
@@ -75,14 +78,23 @@ def _facts(dataset: Dataset) -> dict[str, Any]:
 def _edits(root: Path) -> Iterator[tuple[str, Path, list[Edit]]]:
     """Yield what is done to a file, its path, and edits that do it; tables lose an entry, images change or go."""
     files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
-    for path in files:
-        if path.suffix.lower() in (".csv", ".txt", ".json", ".parquet"):
+    tables = [path for path in files if path.suffix.lower() in (".csv", ".txt", ".json", ".parquet", ".npy")]
+    for path in tables[:: 1 + len(tables) // _MAX_TABLES]:
+        if path.suffix.lower() == ".npy":  # another array has as many rows
+            yield f"another last row in {path}", path, [_change_last_row]
+        else:
             yield f"an entry less in {path}", path, [partial(_shorten, share) for share in (1, 0.5, 0.3, 0.7, 0.1, 0.9)]
     images = [path for path in files if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
     for path in images[:1] + images[-1:]:
         # what follows a picture's end is not looked at
         yield f"other bytes in {path}", path, [lambda file: file.write_bytes(file.read_bytes() + b"\0")]
         yield f"the lack of {path}", path, [Path.unlink]
+
+
+def _change_last_row(path: Path) -> None:
+    array = np.load(path, allow_pickle=False)
+    array[-1] = array[0] if array.dtype.kind in "US" or np.any(array[0] != array[-1]) else 1 - array[0]
+    np.save(path, array)
 
 
 def _shorten(share: float, path: Path) -> None:

@@ -1,5 +1,6 @@
 """Trainings killed without warning, again and again, end as the one that nobody disturbed."""
 
+import functools
 import importlib.util
 import json
 import multiprocessing
@@ -39,6 +40,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 NUM_KILLS = 10
 
 
+@functools.cache
 def tiny_dataset() -> type[Dataset]:
     """The tests' dataset, in whatever process: pytest's own names for conftest files are not to be relied on there."""
     path = Path(__file__).parents[1] / "conftest.py"
@@ -69,6 +71,7 @@ def train(folder: Path, regime: str, rank: int, size: int, port: int, kill: Any)
             the disk.
     """
     torch.set_num_threads(1)
+    tiny_dataset()  # whose module changes `os.fsync`, which is a place to die at
     summary.NUM_REPLICATES = 20
     environment.git_state = lambda: {"git_commit": None, "git_dirty": None}
     if size > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pyarrow as pa
@@ -62,7 +62,9 @@ def short_name(images: ImageSource, row: int) -> str:
     return str(images.ids[row] if paths is None else paths[row])
 
 
-@lru_cache(maxsize=4)  # which keeps that many datasets open
+_FOUND: WeakKeyDictionary[Dataset, dict[tuple[str, str, tuple[str, ...]], Duplicates | None]] = WeakKeyDictionary()
+
+
 def find_duplicates(
     dataset: Dataset, train_split: str, test_split: str, skipped: tuple[str, ...] = ()
 ) -> Duplicates | None:
@@ -74,6 +76,14 @@ def find_duplicates(
     Returns:
         None where the images do not say what their bytes are and are too many to be read for it.
     """
+    known = _FOUND.setdefault(dataset, {})
+    key = (train_split, test_split, skipped)
+    if key not in known:
+        known[key] = _compare(dataset, train_split, test_split, skipped)
+    return known[key]
+
+
+def _compare(dataset: Dataset, train_split: str, test_split: str, skipped: tuple[str, ...]) -> Duplicates | None:
     train, test = (dataset.split(name).images for name in (train_split, test_split))
     ours, theirs = (_hashed(dataset, name, frozenset(skipped)) for name in (test_split, train_split))
     if ours is None or theirs is None:
