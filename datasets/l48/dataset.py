@@ -56,9 +56,10 @@ class L48(IndexedDataset):
     """85,193 train images of 7,000 recordings, of which 38,975 are fully annotated; the labels are as annotated.
 
     Sun, Maji and Van Horn, "Merlin L48 Spectrogram Dataset" (NeurIPS 2025), whose README states the format and the
-    numbers. `clips.json`, `assets.json`, `taxa.csv` and the images lie in the root or in `ml48s/`; `val_split.npy` of the
-    authors' code, in either, has the ids of 1,000 recordings that validate, for which `assets.json` says train. A bird that no list of a clip names, or two lists contradict on, is unknown. Test is `test-full`, since the
-    published evaluation takes fully annotated images alone; `test` has all 31,365.
+    numbers. `clips.json`, `assets.json`, `taxa.csv` and the images lie in the root or in `ml48s/`; `val_split.npy` of
+    the authors' code, in either, has the ids of 1,000 recordings that validate, for which `assets.json` says train. A
+    bird that no list of a clip names, or two lists contradict on, is unknown. Test is `test-full`, since the published
+    evaluation takes fully annotated images alone; `test` has all 31,365.
     """
 
     name = "l48"
