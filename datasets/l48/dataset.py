@@ -18,6 +18,7 @@ from plbench.api import (
     IndexedDataset,
     PartialLabels,
     ProgressReport,
+    RemoteFile,
     TextColumn,
 )
 from plbench.data.recipes import quick_recipe
@@ -26,6 +27,7 @@ from ..json_file import read_json
 from .fixture import write_l48_fixture
 
 BoolArray = npt.NDArray[np.bool_]
+_ADDRESS = "https://msid-ml48s.s3.amazonaws.com/v0/ml48s.tar.gz"
 _NAME_COLUMNS = ("common_name", "scientific_name", "species_code")
 
 
@@ -54,20 +56,21 @@ class L48(IndexedDataset):
     """85,193 train images of 7,000 recordings, of which 38,975 are fully annotated; the labels are as annotated.
 
     Sun, Maji and Van Horn, "Merlin L48 Spectrogram Dataset" (NeurIPS 2025), whose README states the format and the
-    numbers. `clips.json`, `assets.json`, `taxa.csv` and the images, in the root or in `ml48s/`, and beside them
-    `val_split.npy` of the authors' code: the ids of 1,000 train recordings that validate, for which `assets.json` says
-    train. A bird that no list of a clip names, or two lists contradict on, is unknown. Test is `test-full`, since the
-    published evaluation takes fully annotated images alone; `test` has all 31,365.
+    numbers. `clips.json`, `assets.json`, `taxa.csv` and the images lie in the root or in `ml48s/`; `val_split.npy` of
+    the authors' code, in either, has the ids of 1,000 recordings that validate, for which `assets.json` says train. A
+    bird that no list of a clip names, or two lists contradict on, is unknown. Test is `test-full`, since the published
+    evaluation takes fully annotated images alone; `test` has all 31,365.
     """
 
     name = "l48"
     title = "L48, labels as annotated"
-    licence = "the terms of use of the Cornell Lab of Ornithology (TOU.pdf of the dataset's repository)"
-    sources = ("https://github.com/visipedia/ml48s", "https://github.com/cvl-umass/l48-benchmarking")
+    licence = "its own terms of use, agreed to by downloading it (TOU.pdf of its repository)"
+    sources = ("https://github.com/visipedia/ml48s", "https://github.com/cvl-umass/ml48s-benchmarking")
     recipes = (quick_recipe(image_size=224),)
     splits = ("train", "val", "test", "test-full")
     official_num_images: ClassVar[Mapping[str, int]] = {"train": 85_193, "val": 12_448, "test": 31_365}
     official_num_classes = 100
+    downloads = (RemoteFile(_ADDRESS, "ml48s.tar.gz", kind="images", unpack="."),)
     protocols: ClassVar[tuple[BenchmarkProtocol, ...]] = (
         BenchmarkProtocol(name="l48/v1", dataset="l48", test_split="test-full"),
     )
@@ -79,7 +82,9 @@ class L48(IndexedDataset):
 
     def annotation_files(self, split: str) -> Sequence[Path]:
         """Return the four files, which serve all splits."""
-        return [self._folder / name for name in ("clips.json", "assets.json", "taxa.csv", "val_split.npy")]
+        array = self.root / "val_split.npy"
+        files = [self._folder / name for name in ("clips.json", "assets.json", "taxa.csv")]
+        return [*files, array if array.exists() else self._folder / array.name]
 
     def missing(self) -> list[str]:
         """Return the files and the folder of images that are not there."""
@@ -89,8 +94,8 @@ class L48(IndexedDataset):
     def fetch_hint(self) -> str:
         """Return where both parts are published."""
         return (
-            f"unpack ml48s.tar.gz of {self.sources[0]} in {self.root}, and put val_split.npy of {self.sources[1]} "
-            "beside its clips.json"
+            f"run plbench data download {self.name} if you agree to the terms of {self.sources[0]}, and put "
+            f"val_split.npy of {self.sources[1]} into {self.root}"
         )
 
     def read(self, split: str, report: ProgressReport) -> Annotations:

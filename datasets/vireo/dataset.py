@@ -38,7 +38,7 @@ class VireoFood172(IndexedDataset):
 
     name = "vireo-food-172"
     title = "Vireo Food-172 (ingredients)"
-    licence = "for non-commercial research, by the VIREO group, City University of Hong Kong"
+    licence = "for research, on request to its authors"
     sources = ("https://fvl.fudan.edu.cn/dataset/vireofood172/list.htm",)
     recipes = (quick_recipe(image_size=224),)
     splits = ("train", "val", "test")
@@ -69,7 +69,10 @@ class VireoFood172(IndexedDataset):
 
     def fetch_hint(self) -> str:
         """Return where both parts are published."""
-        return f"unpack SplitAndIngreLabel.zip and the images (ready_chinese_food) of {self.sources[0]} in {self.root}"
+        return (
+            f"ask for it at {self.sources[0]}, and unpack SplitAndIngreLabel.zip and the images (ready_chinese_food) "
+            f"in {self.root}"
+        )
 
     def read(self, split: str, report: ProgressReport) -> Annotations:
         """Return the labels of one split, in the order of its list.

@@ -14,6 +14,8 @@ from plbench.api import (
     Annotations,
     DataError,
     DatasetOptions,
+    ImageFiles,
+    ImageSource,
     IndexedDataset,
     PartialLabels,
     ProgressReport,
@@ -54,10 +56,10 @@ class Picture(msgspec.Struct, gc=False):
     labels: list[str]
 
 
-def _downloads(part: str, split: str | None) -> tuple[RemoteFile, RemoteFile]:
-    address, folder = "https://datasets.d2.mpi-inf.mpg.de/orekondy17iccv", f"{part}2017"
+def _downloads(split: str) -> tuple[RemoteFile, RemoteFile]:
+    address, folder = "https://datasets.d2.mpi-inf.mpg.de/orekondy17iccv", f"{split}2017"
     return (
-        published_file(f"{address}/{folder}_anno.tar.gz", kind="annotations", split=split, unpack=".", makes=(folder,)),
+        published_file(f"{address}/{folder}_anno.tar.gz", kind="annotations", split=split, unpack="."),
         published_file(
             f"{address}/{folder}.tar.gz", path=f"{folder}-images.tar.gz", kind="images", split=split, unpack="."
         ),
@@ -67,10 +69,11 @@ def _downloads(part: str, split: str | None) -> tuple[RemoteFile, RemoteFile]:
 class Vispr(IndexedDataset):
     """10,000 train, 4,167 val and 8,000 test photographs from OpenImages; 68 attributes, of which one is "safe".
 
-    Orekondy, Schiele and Fritz, "Towards a Visual Privacy Advisor" (ICCV 2017); numbers and addresses are those of its
-    page. `{train,val,test}2017/ID.json` beside `ID.jpg`. Some attributes occur in no image of a split, so the list of
-    classes stands here, as the authors' `attributes.tsv` has it. What a file does not list is absent, as in the
-    published evaluation (a mean over all 68 average precisions): annotators were shown the whole list.
+    Orekondy, Schiele and Fritz, "Towards a Visual Privacy Advisor" (ICCV 2017), whose page has the addresses and
+    rounded numbers; the exact ones are those of public copies, 22,167 in all. `{train,val,test}2017/ID.json` beside
+    `ID.jpg`, or, as the authors keep them, below `annotations` and `images`. Some attributes occur in no image of a
+    split, so the list of classes stands here, as loaders have it. What a file does not list is absent, as in the
+    authors' code and evaluation (mean of the average precisions of all attributes).
     """
 
     name = "vispr"
@@ -83,7 +86,7 @@ class Vispr(IndexedDataset):
     official_num_images: ClassVar = {"train": 10_000, "val": 4_167, "test": 8_000}
     official_num_classes = 68
     protocols = complete_label_protocols("vispr")
-    downloads = (*_downloads("train", "train"), *_downloads("val", "val"), *_downloads("test", "test"))
+    downloads = (*_downloads("train"), *_downloads("val"), *_downloads("test"))
 
     class Options(DatasetOptions):
         """What an attribute is taken for that an image's file does not list."""
@@ -94,14 +97,21 @@ class Vispr(IndexedDataset):
 
     options: Options
 
+    def _below(self, name: str) -> Path:
+        return self.root / name if (self.root / name).is_dir() else self.root
+
     def annotation_files(self, split: str) -> Sequence[Path]:
         """Return one file an image, by name."""
-        return sorted((self.root / f"{split}2017").glob("*.json"))
+        return sorted((self._below("annotations") / f"{split}2017").glob("*.json"))
+
+    def images(self, split: str, annotations: Annotations) -> ImageSource:
+        """Return the photographs, which may lie below `images`."""
+        assert annotations.image_paths is not None
+        return ImageFiles(self._below("images"), annotations.image_paths, annotations.image_ids)
 
     def missing(self) -> list[str]:
         """Return the folders in use that hold no annotation."""
-        folders = [f"{split}2017" for split in self.used_splits()]
-        return [f"{name}/*.json" for name in folders if next((self.root / name).glob("*.json"), None) is None]
+        return [f"{split}2017/*.json" for split in self.used_splits() if not self.annotation_files(split)]
 
     def fetch_hint(self) -> str:
         """Return the command that gets both parts, and where they are published."""

@@ -86,6 +86,19 @@ def test_settings_of_train(root: Path, kind: type[L48], prior: str | None) -> No
     assert dataset.split("test-full").labels.fingerprint() == full.fingerprint()
 
 
+def test_the_files_may_lie_in_the_archives_own_folder(root: Path) -> None:
+    before = L48(root).split("train").labels.fingerprint()
+    (root / "ml48s").mkdir()
+    for name in ("clips.json", "assets.json", "taxa.csv", "images"):
+        (root / name).rename(root / "ml48s" / name)
+    for place in (root / "val_split.npy", root / "ml48s" / "val_split.npy"):
+        if not place.exists():
+            (root / "val_split.npy").rename(place)
+        split = L48(root).split("train")
+        assert L48(root).missing() == [] and split.images.absent() == []
+        assert split.labels.fingerprint() == before
+
+
 def test_birds_beyond_the_classes_and_contradictions_are_counted(root: Path) -> None:
     clips = published(root, "clips")
     clips[1]["present_species_codes"] = ["owl", SPECIES[0]]

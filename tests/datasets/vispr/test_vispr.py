@@ -55,6 +55,18 @@ def test_labels_and_paths_are_those_of_the_files(root: Path) -> None:
         assert {ATTRIBUTES[column] for column in present} == {*content["labels"]}
 
 
+def test_both_may_lie_as_the_authors_keep_them(root: Path) -> None:
+    before = Vispr(root).fingerprint()
+    for folder in [root / "train2017", root / "test2017"]:
+        for kind, ending in (("annotations", "json"), ("images", "jpg")):
+            (root / kind / folder.name).mkdir(parents=True)
+            for path in folder.glob(f"*.{ending}"):
+                path.rename(root / kind / folder.name / path.name)
+        folder.rmdir()
+    assert Vispr(root).missing() == [] and Vispr(root).split("test").images.absent() == []
+    assert Vispr(root).fingerprint() == before
+
+
 def test_what_is_not_listed_may_be_unknown(root: Path) -> None:
     labels = Vispr(root, options=Vispr.Options(unlisted="unknown")).split("train").labels
     taken = Vispr(root).split("train").labels
