@@ -35,6 +35,7 @@ class Board(Frozen):
         ceiling_sha256: of the protocol without a simulation, whose records are shown as the ceiling.
         dataset_fingerprint: of the bytes that all records must have been made on; None until the first is added.
         max_trials: tuning trials that a row may have had: the same for every method.
+        order: of the board on the page, lowest first; equal ones by name.
         version: raised whenever a row is removed or changed, which `about` then explains.
     """
 
@@ -47,6 +48,7 @@ class Board(Frozen):
     ceiling_sha256: Sha256 | None = None
     dataset_fingerprint: Sha256 | None = None
     max_trials: Annotated[int, Field(ge=0)] = STANDARD_TRIALS
+    order: Annotated[int, Field(ge=0)] = 100
     version: Annotated[int, Field(ge=1)] = 1
 
 
@@ -226,7 +228,7 @@ def holding(root: Path, name: str) -> Iterator[Path]:
 
 
 def open_boards(root: Path, names: Sequence[str] = ()) -> list[BoardFolder]:
-    """Return the boards below a folder, usually `leaderboards`: those of these names, or all.
+    """Return the boards below a folder, usually `leaderboards`, in their order: those of these names, or all.
 
     Raises:
         PlbenchError: if there is none, or none of a name.
@@ -237,7 +239,8 @@ def open_boards(root: Path, names: Sequence[str] = ()) -> list[BoardFolder]:
     for name in names:
         if name not in there:
             raise PlbenchError(f"{root} has no board {name!r}; {did_you_mean(name, there)}")
-    return [BoardFolder(root / name) for name in there if not names or name in names]
+    folders = [BoardFolder(root / name) for name in there if not names or name in names]
+    return sorted(folders, key=lambda folder: (folder.board.order, folder.path.name))
 
 
 def read_model(kind: type[_Kind], root: Path, path: Path) -> _Kind:

@@ -71,7 +71,9 @@ def board_values(folder: BoardFolder) -> Values:
         sections[key].append(entry)
     example = next((entry for entry in entries if entry.key not in folder.withdrawn), None)
     return {
-        **folder.board.model_dump(mode="json", exclude={"ceiling_sha256", "dataset_fingerprint", "max_trials"}),
+        **folder.board.model_dump(
+            mode="json", exclude={"ceiling_sha256", "dataset_fingerprint", "max_trials", "order"}
+        ),
         "groups": [] if example is None else list(example.record.test.groups),
         "classes": [] if example is None else _classes(example),
         "sections": [_section(key, members, folder) for key, members in sorted(sections.items())],

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from operator import methodcaller
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -127,8 +128,12 @@ def withdraw(key: str, why: str, root: Path) -> list[str]:
     return [board.board.name for board in boards]
 
 
-def found_board(root: Path, name: str, title: str, protocol: str, registry: Registry, *, about: str) -> BoardFolder:
+def found_board(root: Path, name: str, title: str, protocol: str, registry: Registry, **about: Any) -> BoardFolder:
     """Found a board for a protocol named as its dataset names it; the ceiling is the dataset's complete labels.
+
+    Args:
+        root, name, title: as `new_board` takes them, and `about` for the others.
+        protocol: its name. registry: of datasets.
 
     Raises:
         PlbenchError: if no dataset owns such a protocol; or as `new_board`.
@@ -141,17 +146,24 @@ def found_board(root: Path, name: str, title: str, protocol: str, registry: Regi
     own, kind = known[protocol]
     complete = next((other for other in kind.protocols if other.simulation == "none"), None)
     ceiling = complete if own.simulation != "none" else None
-    return new_board(root, name, title, own, about=about, ceiling=ceiling)
+    return new_board(root, name, title, own, ceiling=ceiling, **about)
 
 
 def new_board(
-    root: Path, name: str, title: str, protocol: Protocol, *, about: str = "", ceiling: Protocol | None = None
+    root: Path,
+    name: str,
+    title: str,
+    protocol: Protocol,
+    *,
+    about: str = "",
+    order: int = 100,
+    ceiling: Protocol | None = None,
 ) -> BoardFolder:
     """Found a board.
 
     Args:
         root: usually `leaderboards`.
-        name: of the folder. title: of the table. about: one sentence.
+        name: of the folder. title: of the table. about: one sentence. order: on the page, lowest first.
         protocol: the question.
         ceiling: the protocol without a simulation, where there is one.
 
@@ -162,7 +174,13 @@ def new_board(
     complete = None if ceiling is None else ceiling.sha256()
     try:
         board = Board(
-            name=name, title=title, about=about, ceiling_sha256=complete, max_trials=protocol.budget, **question
+            name=name,
+            title=title,
+            about=about,
+            order=order,
+            ceiling_sha256=complete,
+            max_trials=protocol.budget,
+            **question,
         )
     except ValidationError as error:
         first = error.errors()[0]

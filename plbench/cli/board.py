@@ -47,13 +47,14 @@ def board_new(
     protocol: Annotated[str, typer.Option(help="An official protocol, such as scenes-fpc300/v2.")],
     title: Annotated[str, typer.Option()],
     about: Annotated[str, typer.Option(help="One sentence.")] = "",
+    order: Annotated[int, typer.Option(min=0, help="On the page: lowest first, equal ones by name.")] = 100,
     boards: Boards = BOARDS,
     plugin: opt.Plugins = None,
 ) -> None:
     """Found a board for a protocol that a dataset owns."""
     from plbench.board.submit import found_board
 
-    folder = found_board(boards, name, title, protocol, open_registry(plugin), about=about)
+    folder = found_board(boards, name, title, protocol, open_registry(plugin), about=about, order=order)
     typer.echo(f"{folder.path}: protocol {folder.board.protocol}")
 
 

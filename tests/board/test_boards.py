@@ -51,6 +51,13 @@ def test_appending_keeps_what_is_there_to_the_byte(tmp_path: Path) -> None:
     assert after.startswith(before[: before.rindex("}")].rstrip().removesuffix("]").rstrip())
 
 
+def test_boards_come_in_their_order_and_then_by_name(tmp_path: Path) -> None:
+    for name, order in {"drawn": {}, "aerial": {"order": 2}, "zoo": {"order": 1}, "coco": {}}.items():
+        found(tmp_path, name, **order)
+    assert [folder.path.name for folder in open_boards(tmp_path)] == ["zoo", "aerial", "coco", "drawn"]
+    assert [folder.path.name for folder in open_boards(tmp_path, ["coco", "aerial"])] == ["aerial", "coco"]
+
+
 def test_a_changed_board_is_written(tmp_path: Path) -> None:
     board = BoardFolder(found(tmp_path))
     board.append([], board.board.model_copy(update={"version": 2}))
