@@ -34,7 +34,10 @@ from plbench.training.engine import fit
 from plbench.training.evaluation import EVAL_BATCH_SIZE
 from plbench.training.execution import Execution, evaluation_mode, widened
 
-_FIRST_IMAGES = {"cpu": 4, "cuda": 32}  # of a step of whole images, which is scaled up: a whole batch may take long
+_BUDGET_SECONDS = 8.0
+"""About how long the timed steps may take together; a batch that takes longer is measured at a smaller size."""
+
+_FIRST_IMAGES = {"cpu": 4, "cuda": 32}  # of a batch of whole images whose time nobody knows yet
 _SCORED_IMAGES = 4  # whole ones, on a CPU
 _STEPS = 3  # that are timed, where thorough
 _LOADED_IMAGES = 4  # for each of these
@@ -196,7 +199,14 @@ class _Trial:
             return fitting, first_seconds, fitting < size
         # the first one of a size is slower
         seconds = statistics.median(self._steps(fitting, self.num_steps + 1)[1:])
-        return fitting, seconds, fitting < size
+        is_too_large = fitting < size
+        if self.thorough and not is_too_large:
+            # what a step takes whatever its size weighs too much in a few images
+            affordable = int(fitting * _BUDGET_SECONDS / self.num_steps / max(seconds, 1e-6))
+            larger = min(affordable, self.batch_images)
+            if larger >= 2 * fitting:
+                fitting, seconds = larger, statistics.median(self._steps(larger, self.num_steps + 1)[1:])
+        return fitting, seconds, is_too_large
 
     def _warm_up(self, size: int) -> float:
         """Take one step, whose memory is looked at: what a piece keeps for its backward pass, and on a GPU the peak.
