@@ -156,8 +156,12 @@ class TestMeasured:
         assert 4 * 16 * width < whole < 4 * 16 * (width + 12 * 6)
 
     def test_a_batch_that_takes_long_is_measured_smaller_and_scaled_up(
-        self, workspace: Workspace, capsys: pytest.CaptureFixture[str]
+        self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
+        monkeypatch.setattr(measured, "_BUDGET_SECONDS", 1e9)
+        whole = dry_run(a_plan(workspace, regime="finetune"), workspace).measured
+        assert whole is not None and whole.measured_images == whole.batch_images == 16
+        monkeypatch.setattr(measured, "_BUDGET_SECONDS", 0.0)
         found = dry_run(a_plan(workspace, regime="finetune"), workspace)
         assert found.measured is not None
         assert (found.measured.measured_images, found.measured.batch_images) == (4, 16)
