@@ -12,7 +12,7 @@ from plbench.runs.summary import image_interval
 from plbench.runs.tables import ClassRow, as_metrics, group_members, quintile_members
 
 ROUNDED = 1e-6
-"""Percentage points: figures are kept with six decimals."""
+"""Percentage points: half for a figure, and half for those that it is the mean of; both are kept with six decimals."""
 
 
 def check_table_figures(record: Record, table: Sequence[ClassRow], findings: Findings) -> None:

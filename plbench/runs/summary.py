@@ -26,8 +26,11 @@ from plbench.runs.record import Estimate, F1Figures, GroupMetrics, SplitMetrics,
 
 NUM_REPLICATES = 1000
 
-REPLICATE_DECIMALS = 3
-"""Of a replicate in percent: less is not told by resampling, and boards keep thousands of replicates."""
+REPLICATE_DECIMALS = 2
+"""Of a replicate in percent: less is not told by resampling, and boards keep millions of them."""
+
+FIGURE_DECIMALS = 6
+"""Of a figure in percent, in a record and its per-class table."""
 
 PRECISION_AT = (1, 3, 5)
 
@@ -114,6 +117,7 @@ def write_per_class(
     for c, row in enumerate(rows):
         row["auroc"] = None if math.isnan(areas[c]) else 100 * float(areas[c])
         row["threshold"], row["predicted"], row["precision"], row["recall"] = (column[c] for column in at_threshold)
+        row.update({name: _percent(row[name]) for name in ("ap", "auroc", "precision", "recall")})
         row["groups"] = ";".join(name for name, ids in members.items() if row["class_id"] in ids)
         row["quintile"] = quintile[c]
     text = io.StringIO()
@@ -201,6 +205,6 @@ def image_interval(value: float, replicates: np.ndarray, lowest: float | None) -
     return Sample(np.array([value]), replicates, bounds=(lowest or 0.0, 100.0)).estimate.interval
 
 
-def _percent(value: float) -> float | None:
-    """Return rounded to six decimals, inside [0, 100] whatever the last bit; None for NaN."""
-    return None if math.isnan(value) else min(max(round(value, 6), 0.0), 100.0)
+def _percent(value: float | None) -> float | None:
+    """Return rounded as figures are, inside [0, 100] whatever the last bit; None for NaN."""
+    return None if value is None or math.isnan(value) else min(max(round(value, FIGURE_DECIMALS), 0.0), 100.0)

@@ -642,7 +642,7 @@ class TestCells:
         assert field in fields(forger.verify(cells=genuine / "runs"))
 
     @pytest.mark.parametrize(
-        ("end", "by", "is_refused"), [("low", 9e-6, False), ("high", 1e-4, True), ("value", 9e-6, True)]
+        ("end", "by", "is_refused"), [("low", 9e-5, False), ("high", 1e-3, True), ("value", 9e-6, True)]
     )
     def test_an_end_may_differ_by_replicates_at_the_edge_of_rounding(
         self, end: str, by: float, is_refused: bool
