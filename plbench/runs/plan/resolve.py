@@ -18,7 +18,18 @@ from plbench.runs.plan.resolved import ResolvedRun, checked, complete, without_s
 from plbench.runs.protocol import ProtocolData, choose_protocol, custom, is_official
 from plbench.runs.registry import Registry
 from plbench.runs.workspace import Workspace, fingerprint, open_dataset
-from plbench.spec import ModelSpec, Plan, Precision, Protocol, Recipe, Regime, RunSpec, Selection, differences
+from plbench.spec import (
+    PACKAGES,
+    ModelSpec,
+    Plan,
+    Precision,
+    Protocol,
+    Recipe,
+    Regime,
+    RunSpec,
+    Selection,
+    differences,
+)
 from plbench.training.dropout import draws_alone, has_batch_statistics
 
 
@@ -257,5 +268,6 @@ def _choose_model(recipe: Recipe, changes: Mapping[str, Any]) -> ModelSpec:
         if values["backbone"] != recipe.model.backbone:
             values["mean"], values["std"] = default_normalisation(values["backbone"])
             if recipe.model.weights == "packaged":
-                values["weights"] = changes.get("weights", "pretrained")
+                has_package = values["backbone"] in PACKAGES
+                values["weights"] = changes.get("weights", "packaged" if has_package else "pretrained")
     return checked(ModelSpec, values, "model")
