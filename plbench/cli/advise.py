@@ -21,25 +21,27 @@ def advise(
     setting: Setting,
     dataset: Dataset = None,
     seeds: Annotated[int, typer.Option(help="Models that estimate, with seeds 0, 1, …")] = 3,
-    mode_map: Annotated[
-        Path | None,
-        typer.Option("--map", help="map.json of plbench study which-mode; default: the one that comes along."),
+    maps: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--map", help="map.json of plbench study which-mode; may be repeated; default: those that come along."
+        ),
     ] = None,
 ) -> None:
     """Say which treatment of unknown labels suits your own data, from frozen features, or that nobody can tell."""
     from plbench.cli.request import request_from_options
-    from plbench.experiments.mechanism.advice import OWN_LABELS, read_map
+    from plbench.experiments.mechanism.advice import OWN_LABELS, read_maps
     from plbench.experiments.mechanism.advice import advise as ask
 
     if seeds < 1:
         raise PlbenchError(f"--seeds {seeds}: at least one model must estimate, and 3 to see how sure it is")
     name = dataset or (OWN_LABELS if setting["labels"] is not None else None)
-    known_map = read_map(mode_map)
+    known = read_maps(maps or ())
     # as the map was made, unless somebody says otherwise
     usual = {"recipe": "quick", "regime": "probe"}
     given = {**setting, **{key: value for key, value in usual.items() if setting[key] is None}}
     request = request_from_options({**given, "method": "", "dataset": name})
-    advice = ask(request, workspace_for(setting), known_map, num_seeds=seeds)
+    advice = ask(request, workspace_for(setting), known, num_seeds=seeds)
     methods = ",".join((*advice.methods, *advice.rivals))
     words = typed(dataset=request.dataset) + words_of(given) + typed(methods=methods)
     step = command("compare", *words, runs=setting["runs"])

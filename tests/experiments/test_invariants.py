@@ -17,7 +17,7 @@ from plbench import experiments as studies
 from plbench.api import Batch, Loss, Method, MethodParams, Progress
 from plbench.board.boards import BoardFolder
 from plbench.errors import PlbenchError
-from plbench.experiments.mechanism.advice import read_map
+from plbench.experiments.mechanism.advice import read_maps
 from plbench.experiments.shared import plane
 from plbench.experiments.shared.estimates import COUNTS, PRIOR, SPEARMAN
 from plbench.experiments.shared.execute import execute, inspect_data, metrics_of_records, plan_all
@@ -242,12 +242,11 @@ def test_the_map_is_one_that_advise_reads(make_workspace: Callable[..., Workspac
     experiment: Experiment = studies.find("which-mode")
     findings = execute(experiment, SHORT, make_workspace(), scale="tiny", num_seeds=1)
     conclude(experiment, findings, "plbench study which-mode", tmp_path)
-    found = read_map(tmp_path / "map.json")
+    (found,) = read_maps([tmp_path / "map.json"])
     assert found.made_on["dataset"] == "tiny" and len(found.cells) == 2
     assert all(
         cell.best in cell.tied and set(cell.means) == {"Ignore", "Negative", "Selective"} for cell in found.cells
     )
-    assert read_map().cells
 
 
 def test_on_the_plane_ignoring_all_is_ignore_and_none_is_negative(make_workspace: Callable[..., Workspace]) -> None:

@@ -7,7 +7,7 @@ answer. Nothing is looked at but the training part.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -66,10 +66,19 @@ class MapCell(Frozen):
 
 
 class ModeMap(Frozen):
-    """The map, and what it was made on."""
+    """The map of one dataset; `made_on` names it."""
 
     made_on: dict[str, str]
     cells: list[MapCell]
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset that it was made on."""
+        return self.made_on.get("dataset", "?")
+
+    def near(self, low: Placement, high: Placement) -> list[tuple[MapCell, Placement]]:
+        """Return the settings near a range of estimates, with where each of them seems to lie."""
+        return [(cell, seen) for cell in self.cells if (seen := cell.estimated) and _is_near(seen, low, high)]
 
 
 @dataclass(frozen=True)
@@ -99,28 +108,32 @@ class Advice:
     notes: tuple[str, ...] = ()
 
 
-def read_map(path: Path | None = None) -> ModeMap:
-    """Return the map that comes with plbench, or another that `plbench study which-mode` wrote.
+def read_maps(paths: Sequence[Path] = ()) -> list[ModeMap]:
+    """Return the maps that come with plbench, one a dataset, or others that `plbench study which-mode` wrote.
 
     Raises:
-        PlbenchError: if the file cannot be read as one.
+        PlbenchError: if a file cannot be read as one.
     """
-    try:
-        source = path or resources.files("plbench.experiments.mechanism") / "which_mode_map.json"
-        return ModeMap.model_validate(parse_json(source.read_bytes()))
-    except (OSError, ValueError, ValidationError) as error:
-        raise PlbenchError(
-            f"{path} is not a map of modes ({error}); plbench study which-mode writes map.json"
-        ) from error
+    shipped = resources.files("plbench.experiments.mechanism") / "maps"
+    sources = list(paths) or sorted(shipped.iterdir(), key=lambda file: file.name)
+    found = []
+    for source in sources:
+        try:
+            found.append(ModeMap.model_validate(parse_json(source.read_bytes())))
+        except (OSError, ValueError, ValidationError) as error:
+            raise PlbenchError(
+                f"{source} is not a map of modes ({error}); plbench study which-mode writes map.json"
+            ) from error
+    return found
 
 
-def advise(request: Request, workspace: Workspace, mode_map: ModeMap, *, num_seeds: int = 3) -> Advice:
+def advise(request: Request, workspace: Workspace, maps: Sequence[ModeMap], *, num_seeds: int = 3) -> Advice:
     """Estimate what was hidden, place the labels on the map, and name what to try.
 
     Args:
         request: the data and the model that looks at it; its method is not looked at.
         workspace: where and how.
-        mode_map: from `read_map`.
+        maps: from `read_maps`.
         num_seeds: models that estimate.
 
     Raises:
@@ -155,7 +168,7 @@ def advise(request: Request, workspace: Workspace, mode_map: ModeMap, *, num_see
     if high.share / low.share > _MAX_FACTOR:
         between = f"from {low.share:.1%} to {high.share:.1%}"
         return _refusal(bare, f"models of other seeds put the share of known positives anywhere {between}")
-    return _by_map(replace(bare, low=low, high=high), low, high, mode_map, labels, mean)
+    return _by_map(replace(bare, low=low, high=high), low, high, maps, labels, mean)
 
 
 def _without_looking(positives: np.ndarray, negatives: np.ndarray) -> str | None:
@@ -194,7 +207,12 @@ def _classes(labels: PartialLabels, estimate: np.ndarray) -> tuple[tuple[str, in
 
 
 def _by_map(
-    placed: Advice, low: Placement, high: Placement, mode_map: ModeMap, labels: PartialLabels, estimate: np.ndarray
+    placed: Advice,
+    low: Placement,
+    high: Placement,
+    maps: Sequence[ModeMap],
+    labels: PartialLabels,
+    estimate: np.ndarray,
 ) -> Advice:
     said = [
         f"About {_range(low.share, high.share, '.0%')} of all positives are annotated; those of the rarer half of "
@@ -206,19 +224,19 @@ def _by_map(
     if not math.isnan(ranks):
         said.append(f"Counts of annotations rank the classes like the estimate to {ranks:.2f} (Spearman; 1: alike).")
     # with the truth of each: how far the estimate of the share was off is then known
-    near = [(cell, seen) for cell in mode_map.cells if (seen := cell.estimated) and _is_near(seen, low, high)]
+    near = {known.dataset: found for known in maps if (found := known.near(low, high))}
     if not near:
-        said.append("No setting of the map is near there; compare all modes.")
+        said.append("No setting of the maps is near there; compare all modes.")
         return replace(placed, methods=ONE_OF_EACH, answer=tuple(said))
-    shares = {mode: sum(mode in cell.tied for cell, _ in near) / len(near) for mode in MODES}
-    modes = {mode: share for mode, share in sorted(shares.items(), key=lambda item: -item[1]) if share > 0}
+    modes = winners(maps, low, high)
     wins = "; ".join(f"{mode} in {share:.0%}" for mode, share in modes.items())
-    ratios = [cell.share / seen.share for cell, seen in near]
-    made_on = mode_map.made_on.get("dataset", "?")
+    ratios = [cell.share / seen.share for found in near.values() for cell, seen in found]
+    counts = ", ".join(f"{len(found)} of {name}" for name, found in near.items())
+    alike = " (datasets count alike)" if len(near) > 1 else ""
     said += [
-        f"Of {len(near)} settings of the map near there, nothing is better than: {wins}.",
+        f"In the settings of the maps near there ({counts}) nothing is better than: {wins}{alike}.",
         f"In these settings the true share was {_range(min(ratios), max(ratios), '.2g')} times the estimated one.",
-        f"The map was made on {made_on} and is a hint; the comparison below measures it on your data.",
+        "The maps are a hint; the comparison below measures it on your data.",
     ]
     return replace(
         placed,
@@ -227,6 +245,63 @@ def _by_map(
         rivals=tuple(METHODS[mode][0] for mode in MODES if mode not in modes),
         answer=tuple(said),
     )
+
+
+def winners(maps: Sequence[ModeMap], low: Placement, high: Placement) -> dict[str, float]:
+    """Return the modes that win near a range of estimates, the likeliest first; empty where no setting is near.
+
+    Returns:
+        Share of the near settings in which nothing is better than the mode, as a mean over the datasets that have any:
+        a map of many settings has no more to say than one of few.
+    """
+    found = [near for known in maps if (near := known.near(low, high))]
+    shares = {
+        mode: sum(sum(mode in cell.tied for cell, _ in near) / len(near) for near in found) / max(len(found), 1)
+        for mode in MODES
+    }
+    return {mode: share for mode, share in sorted(shares.items(), key=lambda item: -item[1]) if share > 0}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """How well maps advise on a dataset that they were not made on.
+
+    Attributes:
+        settings: of the dataset's own map whose place can be estimated. near: of them, those that the other maps have
+            a setting near.
+        right: of the near ones, those in which nothing is better than the mode that is named first.
+        loss: mean mAP(C) by which the best mode is ahead of the one that is named first, percentage points.
+        always: the same of taking one mode throughout, by mode.
+    """
+
+    dataset: str
+    settings: int
+    near: int
+    right: int
+    loss: float
+    always: Mapping[str, float]
+
+
+def leave_one_out(maps: Sequence[ModeMap]) -> list[LeftOut]:
+    """Ask the maps of all other datasets about each setting of each map, by what its partial labels alone tell.
+
+    Args:
+        maps: of at least two datasets.
+    """
+    found = []
+    for own in maps:
+        others = [other for other in maps if other.dataset != own.dataset]
+        placed = [(cell, cell.estimated) for cell in own.cells if cell.estimated is not None]
+        asked = [(cell, modes) for cell, seen in placed if (modes := winners(others, seen, seen))]
+        firsts = [(cell, next(iter(modes))) for cell, modes in asked]
+        always = {mode: _mean_loss([(cell, mode) for cell, _ in asked]) for mode in MODES}
+        right = sum(first in cell.tied for cell, first in firsts)
+        found.append(LeftOut(own.dataset, len(placed), len(asked), right, _mean_loss(firsts), always))
+    return found
+
+
+def _mean_loss(chosen: Sequence[tuple[MapCell, str]]) -> float:
+    return float(np.mean([cell.means[cell.best] - cell.means[mode] for cell, mode in chosen] or [math.nan]))
 
 
 def _range(low: float, high: float, style: str) -> str:

@@ -13,7 +13,7 @@ import torch
 from plbench.data.labels import PartialLabels
 from plbench.data.simulation import parse
 from plbench.errors import PlbenchError
-from plbench.experiments.mechanism.advice import ModeMap, advise, read_map
+from plbench.experiments.mechanism.advice import ModeMap, advise, leave_one_out, read_maps, winners
 from plbench.experiments.mechanism.placement import (
     NUM_BINS,
     Placement,
@@ -108,7 +108,7 @@ def test_spread_is_the_range_of_each_coordinate() -> None:
 SHORT = Request("tiny", "", plan={"epochs": 1}, regime="probe")
 
 
-def map_of(*cells: tuple[float, float, float, str]) -> ModeMap:
+def map_of(*cells: tuple[float, float, float, str], dataset: str = "made") -> ModeMap:
     rows = [
         {
             **{"share": 0.9, "advantage": 9.0, "negatives": 9.0},  # the truth, which nobody can compare theirs with
@@ -119,14 +119,14 @@ def map_of(*cells: tuple[float, float, float, str]) -> ModeMap:
     ]
     unplaced = {**rows[0], "estimated": None, "best": "Ignore", "tied": ["Ignore"]}
     rows.append(unplaced)
-    return ModeMap.model_validate({"made_on": {"dataset": "made"}, "cells": rows})
+    return ModeMap.model_validate({"made_on": {"dataset": dataset}, "cells": rows})
 
 
 def test_without_negatives_nothing_is_identifiable_and_nothing_is_trained(
     make_workspace: Callable[..., Workspace],
 ) -> None:
     workspace = make_workspace()
-    advice = advise(replace(SHORT, simulate="single-positive"), workspace, read_map())
+    advice = advise(replace(SHORT, simulate="single-positive"), workspace, read_maps())
     assert advice.low is None and advice.answer[0].startswith("Not identifiable: there is no verified negative")
     assert "ce-ignore" not in advice.methods and "ce-negative" in advice.methods
     assert not list(workspace.store.keys())
@@ -135,9 +135,9 @@ def test_without_negatives_nothing_is_identifiable_and_nothing_is_trained(
 def test_few_labels_are_not_identifiable_and_all_labels_need_no_advice(
     make_workspace: Callable[..., Workspace],
 ) -> None:
-    few = advise(SHORT, make_workspace(), read_map())
+    few = advise(SHORT, make_workspace(), read_maps())
     assert few.answer[0].startswith("Not identifiable: 0 of 6 classes have 20 known positives")
-    assert advise(replace(SHORT, simulate="none"), make_workspace(), read_map()).methods == ("ce-negative",)
+    assert advise(replace(SHORT, simulate="none"), make_workspace(), read_maps()).methods == ("ce-negative",)
 
 
 def test_near_settings_of_the_map_name_the_methods(
@@ -147,26 +147,54 @@ def test_near_settings_of_the_map_name_the_methods(
     monkeypatch.setattr("plbench.experiments.mechanism.placement.MAX_ERROR", np.inf)
     monkeypatch.setattr("plbench.experiments.mechanism.advice.MIN_KNOWN", 2)
     workspace = make_workspace()
-    somewhere = advise(SHORT, workspace, map_of((0.001, 50.0, 1.0, "Ignore")), num_seeds=2)
-    assert "No setting of the map is near" in somewhere.answer[-1] and somewhere.modes == {}
+    somewhere = advise(SHORT, workspace, [map_of((0.001, 50.0, 1.0, "Ignore"))], num_seeds=2)
+    assert "No setting of the maps is near" in somewhere.answer[-1] and somewhere.modes == {}
     low, high = somewhere.low, somewhere.high
     assert low is not None and high is not None and 0 < low.share <= high.share <= 1
     assert len(somewhere.classes) == 6 and somewhere.positives == 48
     assert len(list(workspace.store.keys())) == 2
     at = (low.share, low.advantage, low.negatives)
-    advice = advise(SHORT, workspace, map_of((*at, "Selective"), (0.001, 50.0, 1.0, "Ignore")), num_seeds=2)
+    advice = advise(SHORT, workspace, [map_of((*at, "Selective"), (0.001, 50.0, 1.0, "Ignore"))], num_seeds=2)
     assert advice.modes == {"Selective": 1.0} and advice.methods == ("selective", "selective:likelihood")
     assert advice.rivals == ("ce-ignore", "ce-negative")
     off = f"{0.9 / low.share:.2g} times the estimated one."  # the map's truth is 0.9
     assert f"In these settings the true share was {off}" in advice.answer
-    both = advise(SHORT, workspace, map_of((*at, "Selective"), (*at, "Negative")), num_seeds=2)
+    both = advise(SHORT, workspace, [map_of((*at, "Selective"), (*at, "Negative"))], num_seeds=2)
     assert both.modes == {"Negative": 0.5, "Selective": 0.5} and both.rivals == ("ce-ignore",)
+
+
+def test_a_map_of_many_settings_has_no_more_to_say_than_one_of_few() -> None:
+    at = (0.3, 1.0, 1.0)
+    many, few = map_of(*[(*at, "Ignore")] * 9, dataset="a"), map_of((*at, "Negative"), dataset="b")
+    far = map_of((0.01, 30.0, 30.0, "Selective"), dataset="c")
+    place_ = Placement(*at)
+    assert winners([many, few, far], place_, place_) == {"Ignore": 0.5, "Negative": 0.5}
+    assert winners([far], place_, place_) == {}
+
+
+def test_a_left_out_dataset_is_judged_by_the_others_alone() -> None:
+    means = {"Ignore": 40.0, "Negative": 46.0, "Selective": 45.0}
+    maps = []
+    for name, best in (("a", "Negative"), ("b", "Negative"), ("c", "Ignore")):
+        known = map_of((0.3, 1.0, 1.0, best), (0.001, 90.0, 90.0, best), dataset=name)
+        cells = [cell.model_copy(update={"means": means | {best: 50.0}}) for cell in known.cells]
+        maps.append(known.model_copy(update={"cells": cells[:1] if name == "c" else cells}))
+    a, _, c = leave_one_out(maps)
+    # where b and c disagree, Ignore stands first, 10 points behind
+    assert (a.dataset, a.settings, a.near, a.right) == ("a", 2, 2, 1) and a.loss == 5.0
+    assert a.always == {"Ignore": 10.0, "Negative": 0.0, "Selective": 5.0}
+    assert (c.settings, c.near, c.right) == (1, 1, 0) and c.loss == 4.0  # they name Negative, 46 to Ignore's 50
+
+
+def test_the_maps_that_come_along_are_of_datasets_of_their_own() -> None:
+    names = [known.dataset for known in read_maps()]
+    assert len(set(names)) == len(names) and all(known.cells for known in read_maps())
 
 
 def test_a_file_that_is_no_map_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "map.json"
     path.write_text("{}", encoding="utf-8")
     with pytest.raises(PlbenchError, match="is not a map of modes"):
-        read_map(path)
+        read_maps([path])
     with pytest.raises(PlbenchError, match="is not a map of modes"):
-        read_map(tmp_path / "absent.json")
+        read_maps([tmp_path / "absent.json"])
