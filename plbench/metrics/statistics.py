@@ -158,10 +158,11 @@ class Estimate:
         # at a bound the log odds are infinite
         if not low < self.value < high or math.isinf(high - low):
             return max(self.value - half, low), min(self.value + half, high)
-        share = (self.value - low) / (high - low)
-        # the same half interval in log odds, which rise by 1 / (share (1 - share)) for each unit of share
-        reach = half / (high - low) / (share * (1 - share))
-        ends = scipy.special.expit(scipy.special.logit(share) + np.array([-reach, reach]))
+        # both distances as they are: a share that is 1 to the last bit has log odds all the same
+        below, above = self.value - low, high - self.value
+        # the same half interval in log odds, which rise by (high - low) / (below above) for each unit
+        reach = half * (high - low) / (below * above)
+        ends = scipy.special.expit(math.log(below / above) + np.array([-reach, reach]))
         return float(low + (high - low) * ends[0]), float(low + (high - low) * ends[1])
 
     def half_width(self, level: float) -> float:

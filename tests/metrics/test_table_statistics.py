@@ -62,6 +62,12 @@ class TestOneValue:
         narrow = Sample(np.array([55.99, 56.01]), QUIET, (0, 1), bounds=(12.0, 100.0)).estimate
         assert narrow.interval == pytest.approx((56 - 0.12706, 56 + 0.12706), abs=1e-3)
 
+    def test_a_correlation_that_is_1_to_the_last_bit_has_an_interval(self) -> None:
+        """A mean of seeds whose share of the range is 1 in float64."""
+        below = math.nextafter(1.0, 0.0)
+        low, high = Sample(np.array([below] * 3), np.array([0.9, 1.0]), (0, 1, 2), bounds=(-1.0, 1.0)).estimate.interval
+        assert -1 <= low <= below and high == pytest.approx(1.0)
+
     def test_studies_and_seeds_are_two_sources(self) -> None:
         rng = np.random.default_rng(2)
         table = rng.normal(size=(5, 1)) + 3 * rng.normal(size=(1, 3)) + np.zeros((5, 3))

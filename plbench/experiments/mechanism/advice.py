@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +116,7 @@ def read_maps(paths: Sequence[Path] = ()) -> list[ModeMap]:
         PlbenchError: if a file cannot be read as one.
     """
     shipped = resources.files("plbench.experiments.mechanism") / "maps"
-    sources = list(paths) or sorted(shipped.iterdir(), key=lambda file: file.name)
+    sources: Sequence[Traversable] = paths or sorted(shipped.iterdir(), key=lambda file: file.name)
     found = []
     for source in sources:
         try:
