@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+from scipy import sparse
 
 from plbench.api import (
     Annotations,
@@ -35,6 +36,7 @@ from ..coco_json import (
 )
 from ..complete_labels import complete_labels
 from .fixture import write_coco_fixture
+from .objects import read_prominence
 
 CSL_README = "README of the CSL authors' code"
 
@@ -194,6 +196,10 @@ class _Coco(IndexedDataset):
         document, _ = AnnotationFile(self.annotation_files(split)[0], self.name).decode(Document[Image, Category])
         place = {str(image.id): row for row, image in enumerate(document.images)}
         return np.array([place[image_id] for image_id in ids], np.int64), len(place)
+
+    def prominence(self, split: str, by: Literal["size", "place"]) -> sparse.csr_array:
+        """Return the areas that each class's objects cover, or how central they are: `read_prominence` says how."""
+        return read_prominence(AnnotationFile(self.annotation_files(split)[0], self.name), by)
 
     def make_fixture(self) -> None:
         """Write 60 train and 30 val pictures with annotations of eight classes, laid out as COCO is.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
+from scipy import sparse
 
-from plbench.api import PartialLabels, ProgressReport
+from plbench.api import DataError, PartialLabels, ProgressReport
 from plbench.data.digests import sha256_of
 from plbench.data.recipes import quick_recipe
 
@@ -18,6 +19,7 @@ from ..complete_table import CSL_README, CompleteTable, photograph_protocols
 from ..table.options import TableOptions
 from .fixture import write_fixture
 from .make import make_from_coco
+from .objects import OBJECTS, read_objects
 
 SHORT_SIDE = 160  # px
 
@@ -59,8 +61,9 @@ class Coco20k(CompleteTable):
     )
 
     def annotation_files(self, split: str) -> Sequence[Path]:
-        """Return the one table."""
-        return [self.root / "labels.csv"]
+        """Return the table, and what is known of the objects where that is there: the public copy lacks it."""
+        files = [self.root / "labels.csv", self.root / OBJECTS]
+        return [path for path in files if path.exists() or path.name != OBJECTS]
 
     def missing(self) -> list[str]:
         """Return `labels.csv` and `images` where they are not there."""
@@ -95,6 +98,20 @@ class Coco20k(CompleteTable):
         }
         return {name: ids for name, ids in groups.items() if ids}
 
+    def prominence(self, split: str, by: Literal["size", "place"]) -> sparse.csr_array:
+        """Return the areas that each class's objects cover, or how central they are, as COCO's files say.
+
+        Raises:
+            DataError: if `objects.csv` is not there, or malformed.
+        """
+        if not (self.root / OBJECTS).exists():
+            raise DataError(
+                f"{self.root} has no {OBJECTS}, which says how large objects are and where; {self.fetch_hint()}, in "
+                "another folder"
+            )
+        annotations = self.annotations(split)
+        return read_objects(self.root, by, list(annotations.image_ids), annotations.labels)
+
     def notes(self) -> dict[str, tuple[str, ...]]:
         """Return which pixels they are, beside what was found in the table: two sets differ a little."""
         noted = super().notes()
@@ -106,7 +123,7 @@ class Coco20k(CompleteTable):
         return {**noted, "train": (*noted.get("train", ()), f"pixels: {which}")}
 
     def make(self, source: Path, report: ProgressReport) -> None:
-        """Make the images and their table from the folder of COCO 2014.
+        """Make the images, their table and `objects.csv` from the folder of COCO 2014.
 
         Raises:
             DataError: if an image or its labels are not there, or malformed.

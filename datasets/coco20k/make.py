@@ -16,6 +16,7 @@ from plbench.files import write_atomically
 
 from ..coco.dataset import Coco2014
 from ..complete_table import write_table
+from .objects import write_objects
 
 if TYPE_CHECKING:
     from .dataset import Coco20k
@@ -25,7 +26,7 @@ _CHUNK = 50  # images that a worker makes at a time
 
 
 def make_from_coco(dataset: Coco20k, source: Path, short_side: int, report: ProgressReport) -> None:
-    """Write the images at a short side of `short_side` pixels, then `labels.csv`, which says that all are there.
+    """Write the images at a short side of `short_side` pixels, `objects.csv`, and last `labels.csv`.
 
     Images that an interrupted call wrote are kept.
 
@@ -60,6 +61,8 @@ def make_from_coco(dataset: Coco20k, source: Path, short_side: int, report: Prog
         for number in made:
             done += number
             report(done, len(targets))
+    prominence = {by: coco.prominence("train", by)[chosen] for by in ("size", "place")}
+    write_objects(dataset.root, list(dataset.shipped_split), dataset.class_ids, prominence)
     present = annotations.labels.rows(chosen) > 0
     splits = dataset.shipped_split.items()
     write_table(

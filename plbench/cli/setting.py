@@ -27,7 +27,8 @@ def _setting(
         str | None,
         typer.Option(
             help="fpc=1000, rpa=0.5, single-positive, positive-only=0.5, frequency-biased=0.1, unlabelled=0.9, "
-            "cole2021, mlr-pl=0.1, labels-file=PATH or none; without it the dataset's first protocol."
+            "size-biased=0.5, place-biased=0.5, single-positive-size=1, single-positive-place=1, cole2021, "
+            "mlr-pl=0.1, labels-file=PATH or none; without it the dataset's first protocol."
         ),
     ] = None,
     simulation_seed: Annotated[int | None, typer.Option(min=0)] = None,

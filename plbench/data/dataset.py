@@ -8,10 +8,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
+from scipy import sparse
 
 from plbench.data.annotations.collect import Annotations, note_on_repeated_files
 from plbench.data.annotations.index import Index
@@ -159,6 +160,25 @@ class Dataset(ABC):
         """
         num_images = len(self.split(split).images)
         return np.arange(num_images), num_images
+
+    def prominence(self, split: str, by: Literal["size", "place"]) -> sparse.csr_array:
+        """Return how prominent the objects of each present class are in each image, as the annotations say.
+
+        Args:
+            split: of the dataset, whose labels are complete.
+            by: "size" for the share of the image that its objects cover together, "place" for the sum of the inverse
+                distances of their centres from the image's, as shares of half the diagonal.
+
+        Returns:
+            [N, C] in canonical form, above 0 where a class is present, nothing elsewhere.
+
+        Raises:
+            DataError: if the dataset has no objects with boxes, or they are malformed.
+        """
+        raise DataError(
+            f"dataset {self.name!r} in {self.root} does not say how large its objects are and where; labels that are "
+            "known by size or place need annotations with boxes, such as those of COCO as published"
+        )
 
     @classmethod
     def validation_unit(cls, image_id: str) -> str:

@@ -15,10 +15,11 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from plbench.data.label_file import Zero
 from plbench.data.labels import Int8Array, IntArray, PartialLabels
@@ -57,6 +58,10 @@ _BIAS = _Parameter("bias", "bias", 0, 4, 1.0)
 _NEGATIVES = _Parameter("negatives", "negatives_per_positive", 0, math.inf, 1.0)
 _UNLABELLED = _Parameter("unlabelled", "unlabelled_share", 0, 1)
 _KNOWN_SHARE = _Parameter("mlr-pl", "known_share", 0, 1)
+_SIZE_KEEP = _Parameter("size-biased", "keep_probability", 0, 1)
+_PLACE_KEEP = _Parameter("place-biased", "keep_probability", 0, 1)
+_SIZE_BIAS = _Parameter("single-positive-size", "bias", 0, 4)
+_PLACE_BIAS = _Parameter("single-positive-place", "bias", 0, 4)
 
 
 def fixed_per_class(labels: PartialLabels, num_per_class: int, *, seed: int) -> PartialLabels:
@@ -200,6 +205,68 @@ def unlabelled_images(labels: PartialLabels, unlabelled_share: float, *, seed: i
     return labels.keep(labelled[rows])
 
 
+def object_biased(
+    labels: PartialLabels, keep_probability: float, *, bias: float = 1.0, prominence: sparse.csr_array, seed: int
+) -> PartialLabels:
+    """Keep the present labels of prominent objects known more often: small ones, or those off centre, are hidden first.
+
+    The chance of a present label is proportional to prominence^bias, capped at 1, and scaled so that the expected share
+    of all present labels that stay known is `keep_probability`. An absent label stays with that very chance, so that
+    bias 0 gives the labels of `random_per_annotation`.
+
+    Args:
+        labels: complete labels [N, C].
+        keep_probability: in [0, 1].
+        bias: in [0, 4].
+        prominence: [N, C] of the present cells, above 0 (`plbench.data.dataset.Dataset.prominence`).
+        seed: at least 0.
+
+    Returns:
+        [N, C], a subset of the cells.
+
+    Raises:
+        PlbenchError: if a number is out of range or the labels are not complete.
+    """
+    _SIZE_KEEP.check(keep_probability)
+    _BIAS.check(bias)
+    _, _, values = _complete_cells(labels)
+    weights = _weights(labels, prominence, bias)
+    chance = np.full(len(values), float(keep_probability))
+    chance[values > 0] = _shared_out(weights, np.ones(len(weights), np.int64), keep_probability)
+    return labels.keep(~_happens(_keys(seed, len(values)), 1.0 - chance))
+
+
+def single_positive_biased(
+    labels: PartialLabels, bias: float, *, prominence: sparse.csr_array, seed: int
+) -> PartialLabels:
+    """Keep one present label of each image known, a prominent one more often (Arroyo, Perona & Cole, 2023).
+
+    The chance of a present label is proportional to prominence^bias among those of its image; bias 1 is their model,
+    and bias 0 gives the labels of `single_positive`.
+
+    Args:
+        labels: complete labels [N, C].
+        bias: in [0, 4].
+        prominence: [N, C] of the present cells, above 0 (`plbench.data.dataset.Dataset.prominence`).
+        seed: at least 0.
+
+    Returns:
+        [N, C]; images without a present label have nothing known.
+
+    Raises:
+        PlbenchError: if `bias` is out of range or the labels are not complete.
+    """
+    _BIAS.check(bias)
+    rows, _, values = _complete_cells(labels)
+    present = values > 0
+    # of waiting times whose rates are the weights, each is the first with a chance in proportion to its own
+    uniform = (_keys(seed, len(values))[present] >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    waiting = -np.log1p(-uniform) / _weights(labels, prominence, bias)
+    kept = np.zeros(len(values), dtype=np.bool_)
+    kept[present] = _smallest_of_group(waiting, rows[present], np.ones(labels.num_images, dtype=np.int64))
+    return labels.keep(kept)
+
+
 def cole2021(labels: PartialLabels, *, rows: IntArray, num_rows: int) -> PartialLabels:
     """Keep the one positive of each image known that the code of Cole et al. (CVPR 2021) draws.
 
@@ -247,11 +314,13 @@ class _Kind(NamedTuple):
 
     Attributes:
         is_published: whether it repeats published masks: it takes no seed, but the rows of the published order.
+        objects: what the annotations must say of the objects in the images, which it takes as `prominence`.
     """
 
     simulator: Callable[..., PartialLabels]
     parameters: tuple[_Parameter, ...] = ()
     is_published: bool = False
+    objects: Literal["size", "place"] | None = None
 
 
 _KINDS = {
@@ -262,12 +331,18 @@ _KINDS = {
     "positive-only": _Kind(positive_only, (_KEEP,)),
     "frequency-biased": _Kind(frequency_biased, (_BIASED_KEEP, _BIAS, _NEGATIVES)),
     "unlabelled": _Kind(unlabelled_images, (_UNLABELLED,)),
+    "size-biased": _Kind(object_biased, (_SIZE_KEEP, _BIAS), objects="size"),
+    "place-biased": _Kind(object_biased, (_PLACE_KEEP, _BIAS), objects="place"),
+    "single-positive-size": _Kind(single_positive_biased, (_SIZE_BIAS,), objects="size"),
+    "single-positive-place": _Kind(single_positive_biased, (_PLACE_BIAS,), objects="place"),
     "cole2021": _Kind(cole2021, is_published=True),
     "mlr-pl": _Kind(mlr_pl, (_KNOWN_SHARE,), is_published=True),
 }
 
 
-WITHOUT_NEGATIVES = frozenset({"single-positive", "positive-only", "cole2021"})
+WITHOUT_NEGATIVES = frozenset(
+    {"single-positive", "single-positive-size", "single-positive-place", "positive-only", "cole2021"}
+)
 """Kinds that leave no negative, so that only complete labels can validate."""
 
 LABEL_FILE = "labels-file"
@@ -279,8 +354,7 @@ class Simulation:
     """A way to make labels partial, as protocols name it. Comes from `parse`.
 
     Attributes:
-        kind: "none", "fpc", "rpa", "single-positive", "positive-only", "frequency-biased", "unlabelled", "cole2021" or
-            "mlr-pl".
+        kind: "labels-file", or a name of `_KINDS`, such as "fpc".
         numbers: the kind's parameters in the order of its text form, all of them.
         file, zero: of "labels-file": what holds the labels, and what 0 means where it could be read two ways.
     """
@@ -311,7 +385,18 @@ class Simulation:
         """Whether it repeats published masks, which no seed changes."""
         return self.kind == LABEL_FILE or _KINDS[self.kind].is_published
 
-    def apply(self, labels: PartialLabels, seed: int, published: tuple[IntArray, int] | None = None) -> PartialLabels:
+    @property
+    def objects(self) -> Literal["size", "place"] | None:
+        """What it must be told of the objects in the images; None where that is nothing."""
+        return None if self.kind == LABEL_FILE else _KINDS[self.kind].objects
+
+    def apply(
+        self,
+        labels: PartialLabels,
+        seed: int,
+        published: tuple[IntArray, int] | None = None,
+        prominence: sparse.csr_array | None = None,
+    ) -> PartialLabels:
         """Return partial labels from complete ones; "none" gives back whatever labels it gets.
 
         Args:
@@ -319,6 +404,7 @@ class Simulation:
             seed: at least 0; published masks have none.
             published: rows [N] of the images in the order of published masks, and the number of all rows there; None
                 for the order of `labels`.
+            prominence: [N, C] of the present cells, by what `objects` says; None where that is nothing.
 
         Returns:
             [N, C], a subset of the cells.
@@ -328,6 +414,8 @@ class Simulation:
         """
         kind = _KINDS[self.kind]
         arguments: dict[str, Any] = {p.argument: n for p, n in zip(kind.parameters, self.numbers, strict=True)}
+        if kind.objects is not None:
+            arguments["prominence"] = prominence
         if not kind.is_published:
             return kind.simulator(labels, **arguments, seed=seed)
         rows, num_rows = published or (np.arange(labels.num_images), labels.num_images)
@@ -420,7 +508,7 @@ def _happens(keys: KeyArray, chance: FloatArray | np.float64) -> BoolArray:
     return keys >> np.uint64(64 - CHANCE_BITS) < thresholds
 
 
-def _smallest_of_group(keys: KeyArray, groups: IntArray, quotas: IntArray) -> BoolArray:
+def _smallest_of_group(keys: KeyArray | FloatArray, groups: IntArray, quotas: IntArray) -> BoolArray:
     """Mark in each group g the quotas[g] cells with the smallest keys, ties by index; at most all."""
     order = np.lexsort((keys, groups))  # a stable sort: by group, then key, then index
     sizes = np.bincount(groups, minlength=len(quotas))
@@ -431,22 +519,39 @@ def _smallest_of_group(keys: KeyArray, groups: IntArray, quotas: IntArray) -> Bo
 
 
 def _annotation_chance(positives: IntArray, keep_probability: float, bias: float) -> FloatArray:
-    """Return chance [C] of each class, proportional to positives^-bias, whose expected sum is the wanted share.
+    """Return chance [C] of each class, proportional to positives^-bias, whose expected sum is the wanted share."""
+    return _shared_out(_powers(np.maximum(positives, 1), -bias), positives, keep_probability)
 
-    Water-filling: from rare to frequent, the first k classes are full (chance 1) and the others share the
-    rest, for the smallest k where none of those overflows. Powers are rounded to float32 because maths
-    libraries differ in the last bits of float64; sums in fixed order, products and quotients do not.
+
+def _weights(labels: PartialLabels, prominence: sparse.csr_array, bias: float) -> FloatArray:
+    """Return the weight of each present cell, in the order of the cells."""
+    assert prominence.nnz == labels.counts()[0].sum(), "one for each present cell"
+    return _powers(prominence.data, bias)
+
+
+def _powers(values: npt.ArrayLike, exponent: float) -> FloatArray:
+    """Return values^exponent, rounded to float32: maths libraries differ in the last bits of float64."""
+    return (np.asarray(values, np.float64) ** exponent).astype(np.float32).astype(np.float64)
+
+
+def _shared_out(weights: FloatArray, counts: IntArray, share: float) -> FloatArray:
+    """Return chances [G] of groups of cells, proportional to their weights up to 1, so that `share` of all is expected.
+
+    Water-filling: from heavy to light, the first k groups are full (chance 1) and the others share the rest, for the
+    smallest k where none of those overflows. Sums are in fixed order, and the same on every machine.
+
+    Args:
+        weights: [G] of a cell of each group, above 0.
+        counts: [G] cells in each.
     """
-    if not positives.any():
-        return np.zeros(len(positives))
-    powers = np.maximum(positives, 1).astype(np.float64) ** -bias
-    weights = powers.astype(np.float32).astype(np.float64)
-    order = np.argsort(positives, kind="stable")
-    counts, ordered = positives[order].astype(np.float64), weights[order]
-    full = np.cumsum(counts) - counts
-    shared = np.cumsum((counts * ordered)[::-1])[::-1]
-    scales = (keep_probability * positives.sum() - full) / shared
+    if not counts.any():
+        return np.zeros(len(counts))
+    order = np.lexsort((counts, -weights))
+    sizes, ordered = counts[order].astype(np.float64), weights[order]
+    full = np.cumsum(sizes) - sizes
+    shared = np.cumsum((sizes * ordered)[::-1])[::-1]
+    scales = (share * counts.sum() - full) / shared
     fits = scales * ordered <= 1.0
-    fits[-1] = True  # in exact arithmetic the last class always fits
-    chances: npt.NDArray[np.float64] = np.minimum(scales[np.argmax(fits)] * weights, 1.0)
+    fits[-1] = True  # in exact arithmetic the last group always fits
+    chances: FloatArray = np.minimum(scales[np.argmax(fits)] * weights, 1.0)
     return chances

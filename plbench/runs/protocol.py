@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from scipy import sparse
 
 from plbench.data.dataset import Dataset
 from plbench.data.images import ImageSource
@@ -62,6 +63,7 @@ class ProtocolData:
         self.skipped = frozenset(skipped_images)
         self.seed = protocol.label_seed(seed)
         self._splits: dict[str, Part] = {}
+        self._prominences: dict[str, sparse.csr_array] = {}
         self._siblings: dict[int, ProtocolData] = {self.seed: self}
 
     def at_seed(self, seed: int) -> ProtocolData:
@@ -70,6 +72,7 @@ class ProtocolData:
         if label_seed not in self._siblings:
             sibling = ProtocolData(self.dataset, self.protocol, tuple(self.skipped), seed)
             sibling._splits, sibling._siblings = self._splits, self._siblings
+            sibling._prominences = self._prominences
             self._siblings[label_seed] = sibling
         return self._siblings[label_seed]
 
@@ -113,7 +116,7 @@ class ProtocolData:
             path = kept_label_file(simulation.file, self.dataset)
             labels = read_label_file(path, split.images, split.labels, simulation.zero)
             return labels.subset(self._rows_not_skipped) if self.skipped else labels
-        return simulation.apply(self.whole_train.labels, seed, self._published_rows)
+        return simulation.apply(self.whole_train.labels, seed, self._published_rows, self._prominence_of_train())
 
     @property
     def _rows_not_skipped(self) -> np.ndarray:
@@ -130,6 +133,15 @@ class ProtocolData:
             return None
         rows, num_rows = self.dataset.published_rows(self.protocol.train_split, simulation.kind)
         return rows[self._rows_not_skipped] if self.skipped else rows, num_rows
+
+    def _prominence_of_train(self) -> sparse.csr_array | None:
+        """Return what the simulation must be told of the objects in the train images; None where that is nothing."""
+        by = parse(self.protocol.simulation).objects
+        if by is None or not self.whole_train.labels.is_complete:  # which it refuses
+            return None
+        if by not in self._prominences:  # read once for all seeds
+            self._prominences[by] = self.dataset.prominence(self.protocol.train_split, by)
+        return self._prominences[by][self._rows_not_skipped] if self.skipped else self._prominences[by]
 
     @cached_property
     def expected_positives(self) -> float | None:

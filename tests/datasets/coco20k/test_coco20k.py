@@ -42,8 +42,11 @@ def coco(tmp_path: Path) -> Path:
     shown = [(61, 1), (61, 90), (77, 3), (81, 1), (99, 1)]
     classes = zip(map(int, Coco20k.class_ids), Coco20k.class_names, strict=True)
     content = {
-        "images": [{"id": number, "file_name": name} for number, name in names.items()],
-        "annotations": [{"image_id": image, "category_id": category} for image, category in shown],
+        "images": [{"id": one, "file_name": name, "width": 400, "height": 300} for one, name in names.items()],
+        "annotations": [
+            {"image_id": image, "category_id": category, "area": 30.0 * category, "bbox": [0, 0, 400, 10]}
+            for image, category in shown
+        ],
         "categories": [{"id": number, "name": name} for number, name in classes],
     }
     (folder / "annotations" / "instances_train2014.json").write_text(json.dumps(content))
@@ -67,6 +70,27 @@ def test_it_is_made_from_the_files_of_coco(coco: Path, tmp_path: Path) -> None:
     present = [made.class_names[column] for column in np.flatnonzero(test.labels.rows([0])[0] > 0)]
     assert present == ["person", "toothbrush"] and test.labels.is_complete
     assert made.notes()["train"] == ("pixels: others than of the public copy, as made from COCO's own files",)
+
+
+def test_objects_are_those_of_coco(coco: Path, tmp_path: Path) -> None:
+    made = Three(tmp_path / "made")
+    made.make(coco, quiet)
+    areas = made.prominence("test", "size").toarray()[0]
+    assert {made.class_ids[column]: areas[column] for column in np.flatnonzero(areas)} == {"1": 0.00025, "90": 0.0225}
+    off_centre = made.prominence("train", "place").toarray()
+    np.testing.assert_allclose(off_centre[off_centre > 0], [250 / 145] * 2, rtol=1e-5)
+    table = tmp_path / "made" / "objects.csv"
+    content, fingerprint = table.read_text(), made.fingerprint()
+    for old, new in (("77,3", "77,4"), ("81,1,", "81,1,-"), ("81,1,", "81,1,few"), ("image", "picture")):
+        table.write_text(content.replace(old, new, 1))
+        with pytest.raises(DataError, match=r"objects\.csv (does not have one row|cannot be read)"):
+            Three(tmp_path / "made").prominence("train", "size")
+        assert Three(tmp_path / "made").fingerprint() != fingerprint  # runs on other objects are others
+    table.unlink()
+    bare = Three(tmp_path / "made")
+    assert bare.split("train").labels.is_complete and bare.missing() == []
+    with pytest.raises(DataError, match=r"has no objects\.csv, .*plbench data make coco-20k --from"):
+        bare.prominence("train", "size")
 
 
 def test_making_goes_on_where_it_was_interrupted(coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
