@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from plbench.api import BenchmarkProtocol, PartialLabels
+from plbench.data.simulation import parse
+
+COMMON = ("rpa=0.5", "single-positive", "none")
+MLR_PL = tuple(f"mlr-pl=0.{tenth}" for tenth in range(1, 10))
+CSL_README = "README of the CSL authors' code: its COCO values for FPC-1000 and RPA-0.5"
 
 
-def complete_label_protocols(name: str) -> tuple[BenchmarkProtocol, ...]:
-    """Return half of the labels known, one positive an image, and all known."""
+def simulated_protocols(
+    name: str,
+    simulations: Iterable[str] | Mapping[str, float],
+    *,
+    version: int = 1,
+    selective: Mapping[str, Any] | None = None,
+    **fields: Any,
+) -> tuple[BenchmarkProtocol, ...]:
+    """Return a protocol for each way to hide labels, in that order.
 
-    def protocol(variant: str, simulation: str, **rules: Any) -> BenchmarkProtocol:
-        return BenchmarkProtocol(name=f"{name}-{variant}/v1", dataset=name, simulation=simulation, **rules)
-
-    return (
-        protocol("rpa0.5", "rpa=0.5"),
-        protocol("single-positive", "single-positive", validation_labels="complete"),
-        protocol("complete", "none"),
-    )
+    Args:
+        name: of the dataset.
+        simulations: as `plbench.data.simulation.parse` reads them; with CSL's gamma_neg for each where values of its
+            methods are suggested.
+        version: of protocols whose runs draw labels of their own; others are of version 1.
+        selective: suggested values of the method `selective` beside its gammas.
+        fields: the same for all of them, such as `train_split`, or the `sources` of suggested values.
+    """
+    protocols = []
+    for simulation in map(parse, simulations):
+        rules = {**simulation.rules, **fields}
+        if isinstance(simulations, Mapping):
+            gammas = {"gamma_pos": 0.0, "gamma_neg": simulations[simulation.text], "gamma_unann": 4.0}
+            rules["suggested"] = {"pasl-negative": gammas, "selective": {**gammas, **(selective or {})}}
+        number = version if rules["simulation_seed"] is None else 1
+        protocols.append(BenchmarkProtocol(name=f"{name}-{simulation.slug}/v{number}", dataset=name, **rules))
+    return tuple(protocols)
 
 
 def complete_labels(present: np.ndarray, class_ids: tuple[str, ...], class_names: tuple[str, ...]) -> PartialLabels:

@@ -10,13 +10,12 @@ from functools import cached_property
 from importlib.resources import files
 from io import StringIO
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from plbench.api import (
     Annotations,
-    BenchmarkProtocol,
     DataError,
     IndexedDataset,
     PartialLabels,
@@ -28,40 +27,6 @@ from plbench.files import write_text
 from .table.csv_file import open_table
 from .table.layouts import read_table
 from .table.options import TableOptions
-
-CSL_README = "README of the CSL authors' code: its COCO values for FPC-1000 and RPA-0.5"
-
-
-def photograph_protocols(
-    name: str, num_per_class: int, start: dict[str, Any], sources: dict[str, str]
-) -> tuple[BenchmarkProtocol, ...]:
-    """Return the questions asked of photographs with complete labels; each run draws labels of its own.
-
-    Args:
-        name: of the dataset.
-        num_per_class: N_s of the first protocol: known positives, and as many known negatives, of a class.
-        start: values of the method `selective` beside the gammas.
-        sources: where the values come from.
-    """
-
-    def protocol(variant: str, simulation: str, gamma_neg: float, **rules: Any) -> BenchmarkProtocol:
-        gammas = {"gamma_pos": 0.0, "gamma_neg": gamma_neg, "gamma_unann": 4.0}
-        return BenchmarkProtocol(
-            name=f"{name}-{variant}/v1",
-            dataset=name,
-            simulation=simulation,
-            suggested={"pasl-negative": gammas, "selective": {**gammas, **start}},
-            sources={"gammas": CSL_README, **sources},
-            **rules,
-        )
-
-    return (
-        protocol(f"fpc{num_per_class}", f"fpc={num_per_class}", 3.0),
-        protocol("rpa0.5", "rpa=0.5", 1.0),
-        protocol("rpa0.9", "rpa=0.9", 1.0),
-        protocol("single-positive", "single-positive", 1.0, validation_labels="complete"),
-        protocol("complete", "none", 1.0),
-    )
 
 
 class CompleteTable(IndexedDataset):

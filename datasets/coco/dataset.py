@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from scipy import sparse
@@ -34,7 +34,7 @@ from ..coco_json import (
     first_outside,
     say_alike,
 )
-from ..complete_labels import complete_labels
+from ..complete_labels import MLR_PL, complete_labels, simulated_protocols
 from .fixture import write_coco_fixture
 from .objects import read_prominence
 
@@ -71,39 +71,12 @@ PAPER_RECIPE = Recipe(
 
 
 def _protocols(name: str) -> tuple[BenchmarkProtocol, ...]:
-    def protocol(variant: str, simulation: str, gamma_neg: float, **rules: Any) -> BenchmarkProtocol:
-        gammas = {"gamma_pos": 0.0, "gamma_neg": gamma_neg, "gamma_unann": 4.0}
-        return BenchmarkProtocol(
-            # version 2: each run draws its own labels; of version 1, all runs had the labels of seed 0
-            name=f"{name}-{variant}/{'v1' if simulation == 'none' else 'v2'}",
-            dataset=name,
-            simulation=simulation,
-            suggested={"pasl-negative": gammas, "selective": {**gammas, "top_k": 5, "eta": 0.5}},
-            sources={"suggested": CSL_README},
-            **rules,
-        )
-
-    fixed = {"simulation_seed": 0}
-    published = (
-        BenchmarkProtocol(
-            name=f"{name}-cole2021/v1",
-            dataset=name,
-            simulation="cole2021",
-            validation_share=0.2,
-            validation_labels="complete",
-            **fixed,
-        ),
-        *(
-            BenchmarkProtocol(name=f"{name}-mlr-pl0.{tenth}/v1", dataset=name, simulation=f"mlr-pl=0.{tenth}", **fixed)
-            for tenth in range(1, 10)
-        ),
-    )
-    return (
-        protocol("fpc1000", "fpc=1000", 3.0),
-        protocol("rpa0.5", "rpa=0.5", 1.0),
-        protocol("single-positive", "single-positive", 1.0, validation_labels="complete"),
-        protocol("complete", "none", 1.0),
-        *(published if name == "coco" else ()),
+    return simulated_protocols(
+        name,
+        {"fpc=1000": 3.0, "rpa=0.5": 1.0, "single-positive": 1.0, "none": 1.0},
+        version=2,  # of version 1, all runs had the labels of seed 0
+        selective={"top_k": 5, "eta": 0.5},
+        sources={"suggested": CSL_README},
     )
 
 
@@ -216,7 +189,7 @@ class Coco2014(_Coco):
     name = "coco"
     title = "COCO 2014"
     year = 2014
-    protocols = _protocols("coco")
+    protocols = (*_protocols("coco"), *simulated_protocols("coco", ("cole2021", *MLR_PL)))
     downloads = _downloads(2014)
     official_num_images: ClassVar[Mapping[str, int]] = {"train": 82081, "test": 40137}
     official_num_classes = 80

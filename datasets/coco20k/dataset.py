@@ -15,7 +15,8 @@ from plbench.data.digests import sha256_of
 from plbench.data.recipes import quick_recipe
 
 from ..coco.dataset import PAPER_RECIPE
-from ..complete_table import CSL_README, CompleteTable, photograph_protocols
+from ..complete_labels import CSL_README, simulated_protocols
+from ..complete_table import CompleteTable
 from ..table.options import TableOptions
 from .fixture import write_fixture
 from .make import make_from_coco
@@ -56,8 +57,11 @@ class Coco20k(CompleteTable):
     official_num_classes = 80
     class_names = tuple(_NAMES.split(","))
     class_ids = tuple(str(number) for number in range(1, 91) if number not in _ABSENT_IDS)
-    protocols = photograph_protocols(
-        "coco-20k", 300, {"top_k": 5, "eta": 0.5}, {"top_k, eta": CSL_README + "; the same 80 classes"}
+    protocols = simulated_protocols(
+        "coco-20k",
+        {"fpc=300": 3.0, "rpa=0.5": 1.0, "rpa=0.9": 1.0, "single-positive": 1.0, "none": 1.0},
+        selective={"top_k": 5, "eta": 0.5},
+        sources={"gammas": CSL_README, "top_k, eta": CSL_README + "; the same 80 classes"},
     )
 
     def annotation_files(self, split: str) -> Sequence[Path]:

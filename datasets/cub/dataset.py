@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from plbench.api import (
 )
 from plbench.data.recipes import quick_recipe
 
+from ..complete_labels import simulated_protocols
 from .fixture import write_cub_fixture
 
 NOT_VISIBLE = "1"  # of the four levels of certainty
@@ -105,22 +106,12 @@ class CubAttributes(IndexedDataset):
         write_cub_fixture(self.root)
 
 
-def _of_cole(variant: str, simulation: str, **rules: Any) -> BenchmarkProtocol:
-    name = "cub-attributes-cole"
-    return BenchmarkProtocol(name=f"{name}-{variant}/v1", dataset=name, simulation=simulation, **rules)
-
-
 class CubAttributesCole(CubAttributes):
     """The same photographs as Cole et al. (CVPR 2021) have them: what is not visible is absent, so all is known."""
 
     name = "cub-attributes-cole"
     title = "CUB-200-2011, attributes, complete"
-    protocols = (
-        _of_cole("single-positive", "single-positive", validation_labels="complete"),
-        _of_cole("cole2021", "cole2021", simulation_seed=0, validation_share=0.2, validation_labels="complete"),
-        _of_cole("rpa0.5", "rpa=0.5"),
-        _of_cole("complete", "none"),
-    )
+    protocols = simulated_protocols("cub-attributes-cole", ("single-positive", "cole2021", "rpa=0.5", "none"))
     not_visible = -1
 
 

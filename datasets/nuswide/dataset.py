@@ -5,14 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from plbench.api import (
     Annotations,
-    BenchmarkProtocol,
     DataError,
     IndexedDataset,
     PartialLabels,
@@ -21,23 +20,12 @@ from plbench.api import (
 )
 from plbench.data.recipes import quick_recipe
 
+from ..complete_labels import simulated_protocols
 from .fixture import write_arrays, write_lists, write_official
 
 NUM_CONCEPTS = 81
 
 BoolArray = npt.NDArray[np.bool_]
-
-
-def _protocols(name: str, *more: BenchmarkProtocol) -> tuple[BenchmarkProtocol, ...]:
-    def protocol(variant: str, simulation: str, **rules: Any) -> BenchmarkProtocol:
-        return BenchmarkProtocol(name=f"{name}-{variant}/v1", dataset=name, simulation=simulation, **rules)
-
-    return (
-        protocol("single-positive", "single-positive", validation_labels="complete"),
-        *more,
-        protocol("rpa0.5", "rpa=0.5"),
-        protocol("complete", "none"),
-    )
 
 
 class _NusWide(IndexedDataset):
@@ -93,7 +81,7 @@ class NusWide(_NusWide):
 
     name = "nus-wide"
     title = "NUS-WIDE"
-    protocols = _protocols("nus-wide")
+    protocols = simulated_protocols("nus-wide", ("single-positive", "rpa=0.5", "none"))
     official_num_images: ClassVar = {"train": 161_789, "test": 107_859}
 
     def _find(self, *parts: str) -> Path:
@@ -147,17 +135,7 @@ class NusWideCole(_NusWide):
     origin = (
         "github.com/elijahcole/single-positive-multi-label says how to make formatted_train_images.npy and the others"
     )
-    protocols = _protocols(
-        "nus-wide-cole",
-        BenchmarkProtocol(
-            name="nus-wide-cole-cole2021/v1",
-            dataset="nus-wide-cole",
-            simulation="cole2021",
-            simulation_seed=0,
-            validation_share=0.2,
-            validation_labels="complete",
-        ),
-    )
+    protocols = simulated_protocols("nus-wide-cole", ("single-positive", "cole2021", "rpa=0.5", "none"))
 
     def annotation_files(self, split: str) -> Sequence[Path]:
         """Return the arrays of images and of labels."""
@@ -194,7 +172,7 @@ class NusWideAsl(_NusWide):
 
     name = "nus-wide-asl"
     title = "NUS-WIDE, list of ASL and SPLC"
-    protocols = _protocols("nus-wide-asl")
+    protocols = simulated_protocols("nus-wide-asl", ("single-positive", "rpa=0.5", "none"))
     official_num_images: ClassVar = {"train": 119_103, "test": 50_720}
     sources = ("https://github.com/xinyu1205/robust-loss-mlml",)
 

@@ -10,13 +10,11 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from plbench.api import (
-    BenchmarkProtocol,
     DataError,
     Dataset,
     ImageFiles,
@@ -26,6 +24,7 @@ from plbench.api import (
 )
 from plbench.data.recipes import quick_recipe
 
+from ..complete_labels import CSL_README, simulated_protocols
 from .drawing import CLASSES, DRAWING_VERSION, IMAGE_SIZE, SPLIT_SIZES, draw
 
 FINGERPRINT = "8183cf12a48184ef20a2e8a6a44d5a8cf2137202d3dc0cecac046b15251b5ba1"
@@ -37,26 +36,6 @@ ABOVE_MEAN = 21
 _CHUNK = 100  # images that a worker draws at a time
 
 
-def _protocol(variant: str, simulation: str, gamma_neg: float, **rules: Any) -> BenchmarkProtocol:
-    gammas = {"gamma_pos": 0.0, "gamma_neg": gamma_neg, "gamma_unann": 4.0}
-    return BenchmarkProtocol(
-        # version 2: each run draws its own labels; of version 1, all runs had the labels of seed 0
-        name=f"scenes-{variant}/{'v1' if simulation == 'none' else 'v2'}",
-        dataset="scenes",
-        simulation=simulation,
-        suggested={"pasl-negative": gammas, "selective": {**gammas, "top_k": 3, "eta_top": ABOVE_MEAN}},
-        tuned_here=("selective",),
-        sources={
-            "gammas": "README of the CSL authors' code: its COCO values for FPC-1000 and RPA-0.5",
-            "top_k": "ours: the trial that the dataset was designed by, before it was drawn as it is now",
-            "eta_top": "ours: the number of classes whose complete labels in train are more frequent than those of the "
-            "mean class (12.8 % of images); fixed by that rule alone, which no score had a part in. COCO's eta = 0.5 "
-            "exceeds every prior here",
-        },
-        **rules,
-    )
-
-
 class Scenes(Dataset):
     """8,000 train and 3,000 test scenes: objects with a long tail, their colours, attributes of the whole scene."""
 
@@ -66,12 +45,19 @@ class Scenes(Dataset):
     needs_files = False
     official_num_images = SPLIT_SIZES
     recipes = (quick_recipe(image_size=IMAGE_SIZE),)
-    protocols = (
-        _protocol("fpc300", "fpc=300", 3.0),
-        _protocol("fpc100", "fpc=100", 3.0),
-        _protocol("rpa0.5", "rpa=0.5", 1.0),
-        _protocol("single-positive", "single-positive", 3.0, validation_labels="complete"),
-        _protocol("complete", "none", 3.0),
+    protocols = simulated_protocols(
+        "scenes",
+        {"fpc=300": 3.0, "fpc=100": 3.0, "rpa=0.5": 1.0, "single-positive": 3.0, "none": 3.0},
+        version=2,  # of version 1, all runs had the labels of seed 0
+        selective={"top_k": 3, "eta_top": ABOVE_MEAN},
+        tuned_here=("selective",),
+        sources={
+            "gammas": CSL_README,
+            "top_k": "ours: the trial that the dataset was designed by, before it was drawn as it is now",
+            "eta_top": "ours: the number of classes whose complete labels in train are more frequent than those of the "
+            "mean class (12.8 % of images); fixed by that rule alone, which no score had a part in. COCO's eta = 0.5 "
+            "exceeds every prior here",
+        },
     )
 
     @property

@@ -11,7 +11,8 @@ import numpy as np
 from plbench.data.recipes import quick_recipe
 
 from ..coco.fixture import draw_presence
-from ..complete_table import CompleteTable, photograph_protocols
+from ..complete_labels import CSL_README, simulated_protocols
+from ..complete_table import CompleteTable
 from ..fixture_images import write_image
 from ..table.options import TableOptions
 
@@ -39,11 +40,15 @@ class Ucm17(CompleteTable):
         *("airplane", "bare-soil", "buildings", "cars", "chaparral", "court", "dock", "field", "grass"),
         *("mobile-home", "pavement", "sand", "sea", "ship", "tanks", "trees", "water"),
     )
-    protocols = photograph_protocols(
+    protocols = simulated_protocols(
         "ucm17",
-        30,
-        {"top_k": 1, "eta": 0.5},
-        {"top_k": "ours: COCO's 5 of 80 classes, as a share of 17", "eta": "COCO's; fixed before any training"},
+        {"fpc=30": 3.0, "rpa=0.5": 1.0, "rpa=0.9": 1.0, "single-positive": 1.0, "none": 1.0},
+        selective={"top_k": 1, "eta": 0.5},
+        sources={
+            "gammas": CSL_README,
+            "top_k": "ours: COCO's 5 of 80 classes, as a share of 17",
+            "eta": "COCO's; fixed before any training",
+        },
     )
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -13,7 +13,6 @@ from pydantic import Field
 
 from plbench.api import (
     Annotations,
-    BenchmarkProtocol,
     DataError,
     DatasetOptions,
     ImageFiles,
@@ -26,7 +25,7 @@ from plbench.api import (
 )
 from plbench.data.recipes import quick_recipe
 
-from ..complete_labels import complete_labels
+from ..complete_labels import COMMON, MLR_PL, complete_labels, simulated_protocols
 from ..visual_genome import COLLECTIONS, IMAGE_ARCHIVES, image_paths, missing_folders, read_json
 from .fixture import write_vg_fixture
 
@@ -37,18 +36,6 @@ _LISTS = tuple(
     RemoteFile(url=f"{_LISTS_AT}/{name}", path=name, kind="annotations")
     for name in ("train_list_500.txt", "test_list_500.txt", "vg_category_500_labels_index.json")
 )
-
-
-def _protocol(name: str, variant: str, simulation: str, **rules: Any) -> BenchmarkProtocol:
-    return BenchmarkProtocol(name=f"{name}-{variant}/v1", dataset=name, simulation=simulation, **rules)
-
-
-def _protocols(name: str) -> tuple[BenchmarkProtocol, ...]:
-    return (
-        _protocol(name, "rpa0.5", "rpa=0.5"),
-        _protocol(name, "single-positive", "single-positive", validation_labels="complete"),
-        _protocol(name, "complete", "none"),
-    )
 
 
 class VgOptions(DatasetOptions):
@@ -198,13 +185,7 @@ class Vg200(_Vg):
     name = "vg-200"
     title = "Visual Genome, 200 categories"
     official_num_classes = 200
-    protocols = (
-        *(
-            _protocol("vg-200", f"mlr-pl0.{tenth}", f"mlr-pl=0.{tenth}", simulation_seed=0)
-            for tenth in (1, 2, 3, 4, 5, 6, 7, 8, 9)
-        ),
-        *_protocols("vg-200"),
-    )
+    protocols = simulated_protocols("vg-200", (*MLR_PL, *COMMON))
 
 
 class Vg500(_Vg):
@@ -213,4 +194,4 @@ class Vg500(_Vg):
     name = "vg-500"
     title = "Visual Genome, 500 categories"
     official_num_classes = 500
-    protocols = _protocols("vg-500")
+    protocols = simulated_protocols("vg-500", COMMON)

@@ -20,7 +20,7 @@ from plbench.api import (
 )
 from plbench.data.recipes import quick_recipe
 
-from ..complete_labels import complete_label_protocols
+from ..complete_labels import COMMON, simulated_protocols
 from .fixture import write_vireo_fixture
 
 _LISTS = {"train": "TR.txt", "val": "VAL.txt", "test": "TE.txt"}
@@ -44,7 +44,7 @@ class VireoFood172(IndexedDataset):
     splits = ("train", "val", "test")
     official_num_images: ClassVar = {"train": 66_071, "val": 11_016, "test": 33_154}
     official_num_classes = 353
-    protocols = complete_label_protocols("vireo-food-172")
+    protocols = simulated_protocols("vireo-food-172", COMMON)
 
     class Options(DatasetOptions):
         """What 0 in the file of ingredients is taken for, if there is any."""

@@ -25,7 +25,7 @@ from plbench.api import (
 from plbench.data.recipes import quick_recipe
 
 from ..checksums import published_file
-from ..complete_labels import complete_label_protocols
+from ..complete_labels import COMMON, simulated_protocols
 from ..json_file import read_json
 from .fixture import write_vispr_fixture
 
@@ -85,7 +85,7 @@ class Vispr(IndexedDataset):
     splits = ("train", "val", "test")
     official_num_images: ClassVar = {"train": 10_000, "val": 4_167, "test": 8_000}
     official_num_classes = 68
-    protocols = complete_label_protocols("vispr")
+    protocols = simulated_protocols("vispr", COMMON)
     downloads = (*_downloads("train"), *_downloads("val"), *_downloads("test"))
 
     class Options(DatasetOptions):

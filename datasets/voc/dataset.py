@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from plbench.api import (
     Annotations,
-    BenchmarkProtocol,
     DataError,
     DatasetOptions,
     IndexedDataset,
@@ -23,6 +22,7 @@ from plbench.api import (
 from plbench.data.recipes import quick_recipe
 
 from ..checksums import published_file
+from ..complete_labels import simulated_protocols
 from .fixture import write_voc_fixture
 
 CLASSES = (
@@ -31,23 +31,6 @@ CLASSES = (
 )
 _VALUES = {"1": 1, "0": 0, "-1": -1}
 _TAKEN_FOR = {"absent": -1, "unknown": 0, "present": 1}
-
-
-def _protocols(name: str, train: str, test: str) -> tuple[BenchmarkProtocol, ...]:
-    def protocol(variant: str, simulation: str, **rules: Any) -> BenchmarkProtocol:
-        splits = {"train_split": train, "test_split": test}
-        return BenchmarkProtocol(name=f"{name}-{variant}/v1", dataset=name, simulation=simulation, **splits, **rules)
-
-    return (
-        protocol("single-positive", "single-positive", validation_labels="complete"),
-        protocol("rpa0.5", "rpa=0.5"),
-        protocol("complete", "none"),
-        *(
-            (protocol("cole2021", "cole2021", simulation_seed=0, validation_share=0.2, validation_labels="complete"),)
-            if name == "voc2012"
-            else ()
-        ),
-    )
 
 
 class VocOptions(DatasetOptions):
@@ -162,7 +145,9 @@ class Voc2007(_Voc):
     title = "Pascal VOC 2007"
     year = 2007
     splits = ("train", "val", "trainval", "test")
-    protocols = _protocols("voc2007", "trainval", "test")
+    protocols = simulated_protocols(
+        "voc2007", ("single-positive", "rpa=0.5", "none"), train_split="trainval", test_split="test"
+    )
     official_num_images: ClassVar = {"trainval": 5011, "test": 4952}
     downloads = (
         _archive(2007, "VOCtrainval_06-Nov-2007.tar", "trainval"),
@@ -177,6 +162,8 @@ class Voc2012(_Voc):
     title = "Pascal VOC 2012"
     year = 2012
     splits = ("train", "val", "trainval")
-    protocols = _protocols("voc2012", "train", "val")
+    protocols = simulated_protocols(
+        "voc2012", ("single-positive", "rpa=0.5", "none", "cole2021"), train_split="train", test_split="val"
+    )
     official_num_images: ClassVar = {"train": 5717, "val": 5823}
     downloads = (_archive(2012, "VOCtrainval_11-May-2012.tar", "val"),)

@@ -15,16 +15,18 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from plbench.data.label_file import Zero
 from plbench.data.labels import Int8Array, IntArray, PartialLabels
-from plbench.data.published_masks import known_of_mlr_pl, single_positive_of_cole
+from plbench.data.published_masks import COLE_SHARE, known_of_mlr_pl, single_positive_of_cole
 from plbench.errors import PlbenchError, did_you_mean
+
+if TYPE_CHECKING:
+    from plbench.data.label_file import Zero  # which imports pandas
 
 BoolArray = npt.NDArray[np.bool_]
 KeyArray = npt.NDArray[np.uint64]
@@ -386,6 +388,18 @@ class Simulation:
         return self.kind == LABEL_FILE or _KINDS[self.kind].is_published
 
     @property
+    def rules(self) -> dict[str, Any]:
+        """The fields of a protocol that follow from it: its text, whose labels it draws, and what validates."""
+        fixed = self.kind == "none" or self.is_published
+        share = {"validation_share": COLE_SHARE} if self.kind == "cole2021" else {}
+        return {
+            "simulation": self.text,
+            "simulation_seed": 0 if fixed else None,
+            "validation_labels": "complete" if self.kind in WITHOUT_NEGATIVES else "partial",
+            **share,
+        }
+
+    @property
     def objects(self) -> Literal["size", "place"] | None:
         """What it must be told of the objects in the images; None where that is nothing."""
         return None if self.kind == LABEL_FILE else _KINDS[self.kind].objects
@@ -439,7 +453,7 @@ def parse(text: str) -> Simulation:
         PlbenchError: if there is no such simulation, or a number is missing, malformed or out of range.
     """
     if match := _LABEL_FILE.fullmatch(text.strip()):
-        return Simulation(LABEL_FILE, (), match["file"], cast(Zero | None, match["zero"]))
+        return Simulation(LABEL_FILE, (), match["file"], cast("Zero | None", match["zero"]))
     terms = [[part.strip() for part in term.partition("=")] for term in text.split(",")]
     kind, names = terms[0][0], [term[0] for term in terms]
     if kind == LABEL_FILE:

@@ -16,8 +16,8 @@ from plbench.data.dataset import Dataset
 from plbench.data.images import ImageSource
 from plbench.data.label_file import read_label_file
 from plbench.data.labels import PartialLabels
-from plbench.data.published_masks import COLE_SHARE, validation_of_cole
-from plbench.data.simulation import LABEL_FILE, WITHOUT_NEGATIVES, parse
+from plbench.data.published_masks import validation_of_cole
+from plbench.data.simulation import LABEL_FILE, parse
 from plbench.errors import DataError
 from plbench.files import unwritable, write_atomically
 from plbench.progress import Reporter
@@ -246,15 +246,7 @@ def choose_protocol(
         simulation = parse(simulate)
         if simulation.kind == LABEL_FILE:
             simulation = replace(simulation, file=keep_label_file(simulation.file, dataset))
-        own = chosen.model_copy(
-            update={
-                "name": f"{dataset.name}-{simulation.slug}",
-                "simulation": simulation.text,
-                "simulation_seed": 0 if simulation.kind == "none" or simulation.is_published else None,
-                "validation_labels": "complete" if simulation.kind in WITHOUT_NEGATIVES else "partial",
-                "validation_share": COLE_SHARE if simulation.kind == "cole2021" else chosen.validation_share,
-            }
-        )
+        own = chosen.model_copy(update={"name": f"{dataset.name}-{simulation.slug}", **simulation.rules})
         known = {protocol.simulation: protocol for protocol in dataset.protocols}
         chosen = known.get(simulation.text) or custom(own)
     if simulation_seed not in (None, chosen.simulation_seed) and chosen.simulation != "none":
