@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class PlbenchError(ValueError):
@@ -37,6 +41,15 @@ class UnwritableError(StoreError):
 
 class TrainingError(PlbenchError):
     """A training that cannot go on, for instance because its loss is no longer finite."""
+
+
+def first_invalid(error: ValidationError) -> tuple[str, str, Any, str]:
+    """Return the first thing that pydantic found wrong: field with dots, sentence, value, type.
+
+    The field is empty where all of the input is wrong, such as text that is no JSON.
+    """
+    first = error.errors()[0]
+    return ".".join(map(str, first["loc"])), first["msg"], first["input"], first["type"]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from plbench.errors import PlbenchError, did_you_mean
+from plbench.errors import PlbenchError, did_you_mean, first_invalid
 from plbench.files import locked, unwritable, write_json
 from plbench.files.paths import read_plain, refuse_links
 from plbench.files.plain_json import MAX_BYTES, parse_json
@@ -258,5 +258,5 @@ def read_model(kind: type[_Kind], root: Path, path: Path) -> _Kind:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise PlbenchError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        field, message, *_ = first_invalid(error)
+        raise PlbenchError(f"{path}: {field}: {message}") from error

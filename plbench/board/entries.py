@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from plbench.comparison.scores import ScoredRun
-from plbench.errors import StoreError
+from plbench.errors import StoreError, first_invalid
 from plbench.runs.agreement import check_intervals, check_table_figures
 from plbench.runs.findings import Findings
 from plbench.runs.record import parse_record
@@ -55,8 +55,8 @@ def read_entry(folder: Path) -> Entry:
     except StoreError as error:
         cause = error.__cause__
         if isinstance(cause, ValidationError):
-            first = cause.errors()[0]
-            raise EntryError(".".join(str(part) for part in first["loc"]), first["msg"]) from error
+            field, message, *_ = first_invalid(cause)
+            raise EntryError(field, message) from error
         if cause is None:
             found = str(error).partition(RECORD)[2].removeprefix(" has ") or str(error)
             raise EntryError("schema_version", found) from error

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from plbench.board.boards import BOARD, Board, BoardFolder, Event, open_boards
 from plbench.board.checks import check_entry
 from plbench.board.entries import FILES, Entry, pack_file, read_content, read_whole_entry
-from plbench.errors import PlbenchError, did_you_mean
+from plbench.errors import PlbenchError, did_you_mean, first_invalid
 from plbench.files import unwritable, write_atomically, write_json
 from plbench.files.paths import refuse_links
 from plbench.runs.record import Record
@@ -183,8 +183,8 @@ def new_board(
             **question,
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        raise PlbenchError(f"{first['loc'][0]} {first['input']!r:.80} is none for a board: {first['msg']}") from error
+        field, message, given, _ = first_invalid(error)
+        raise PlbenchError(f"{field} {given!r:.80} is none for a board: {message}") from error
     refuse_links(root, root / name / BOARD)
     if (root / name / BOARD).exists():
         raise PlbenchError(f"{root / name} is a board already")

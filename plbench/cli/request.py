@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from plbench.cli.options import OF_DATA, WEIGHTS, command, parse_assignments, typed
-from plbench.errors import PlbenchError
+from plbench.errors import PlbenchError, first_invalid
 from plbench.runs.environment import choose_device
 from plbench.runs.plan.resolve import Request, ResolvedSetting, plan_from_spec, plan_run
 from plbench.runs.plan.resolved import ResolvedRun
@@ -90,9 +90,8 @@ def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PlbenchError(f"{path} is not valid TOML: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise PlbenchError(f"{path} is not a run's spec: {name}: {first['msg']}") from error
+        field, message, *_ = first_invalid(error)
+        raise PlbenchError(f"{path} is not a run's spec: {field}: {message}") from error
     return plan_from_spec(spec, workspace)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
-from plbench.errors import StoreError
+from plbench.errors import StoreError, first_invalid
 from plbench.files import write_text
 from plbench.files.plain_json import parse_json
 from plbench.runs.migrations import OLDEST_VERSION, SCHEMA_VERSION, upgraded
@@ -385,9 +385,8 @@ def parse_record(content: bytes, path: Path) -> Record:
     try:
         return Record.model_validate(found)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise StoreError(f"{path} is not a valid record: {field}: {first['msg']}") from error
+        field, message, *_ = first_invalid(error)
+        raise StoreError(f"{path} is not a valid record: {field}: {message}") from error
 
 
 def reference(path: Path) -> FileReference:

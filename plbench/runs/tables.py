@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from plbench.errors import PlbenchError
+from plbench.errors import PlbenchError, first_invalid
 from plbench.metrics import Metrics
 
 PER_CLASS, REPLICATES = "per_class.csv", "replicates.csv"
@@ -74,9 +74,8 @@ def parse_per_class(content: bytes) -> tuple[ClassRow, ...]:
     except csv.Error as error:
         raise EntryError(PER_CLASS, f"is not CSV: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        what = f"{'.'.join(map(str, first['loc']))} {first['input']!r:.80}: {first['msg']}"
-        raise EntryError(f"{PER_CLASS}, line {len(rows) + 2}", what) from error
+        field, message, given, _ = first_invalid(error)
+        raise EntryError(f"{PER_CLASS}, line {len(rows) + 2}", f"{field} {given!r:.80}: {message}") from error
     if not rows:
         raise EntryError(PER_CLASS, "has no classes")
     return tuple(rows)

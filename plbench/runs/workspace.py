@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from plbench.data.dataset import Dataset
 from plbench.data.shards.prepared import is_prepared, prepared_kind
-from plbench.errors import DataError, PlbenchError, did_you_mean
+from plbench.errors import DataError, PlbenchError, did_you_mean, first_invalid
 from plbench.files import locked, unwritable
 from plbench.progress import Reporter
 from plbench.runs.registry import Registry
@@ -129,13 +129,12 @@ def locate_dataset(name: str, workspace: Workspace) -> Dataset:
     try:
         return kind(root, cache=cache, options=kind.Options.model_validate(dict(workspace.data_options)))
     except ValidationError as error:
-        first = error.errors()[0]
-        option = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "missing":
+        option, message, given, wrong = first_invalid(error)
+        if wrong == "missing":
             asks = f"needs to be told {option!r}: {known[option].description}"
             raise PlbenchError(f"dataset {kind.name!r} {asks}") from error
-        message = str(first["msg"]).removeprefix("Value error, ")
-        raise PlbenchError(f"dataset {kind.name!r}: {option} = {first['input']!r} is not valid: {message}") from error
+        message = message.removeprefix("Value error, ")
+        raise PlbenchError(f"dataset {kind.name!r}: {option} = {given!r} is not valid: {message}") from error
 
 
 def dataset_root(kind: type[Dataset], workspace: Workspace) -> Path:

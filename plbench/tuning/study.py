@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from plbench.errors import PlbenchError, StoreError, did_you_mean
+from plbench.errors import PlbenchError, StoreError, did_you_mean, first_invalid
 from plbench.files import write_text
 from plbench.method import SearchRange
 from plbench.randomness import derive_seed
@@ -156,9 +156,8 @@ def read_study(folder: Path) -> StudyRecord:
     except OSError as error:
         raise StoreError(f"{path} cannot be read as a study: {error.strerror}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise StoreError(f"{path} is not a valid study: {name or 'JSON'}: {first['msg']}") from error
+        field, message, *_ = first_invalid(error)
+        raise StoreError(f"{path} is not a valid study: {field or 'JSON'}: {message}") from error
     if study.spec.sha256() != study.spec_sha256 or study.spec.key != study.key:
         raise StoreError(f"{path} was changed: its spec has key {study.spec.key}, it says {study.key}")
     return study

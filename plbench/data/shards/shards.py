@@ -26,7 +26,7 @@ from plbench.data.digests import Report, Sha256s, signature
 from plbench.data.images import EncodedImages, OpenFile, find_unreadable
 from plbench.data.pixels import PIXELS
 from plbench.data.text_column import TextColumn
-from plbench.errors import DataError
+from plbench.errors import DataError, first_invalid
 from plbench.files.checksums import hash_file
 from plbench.files.paths import refuse_links
 
@@ -131,7 +131,7 @@ class PackedSplit(BaseModel):
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValidationError) as error:
-            why = str(error) if isinstance(error, OSError) else error.errors()[0]["msg"]
+            why = str(error) if isinstance(error, OSError) else first_invalid(error)[1]
             raise DataError(
                 f"{path} is not the manifest of a packed split: {why}; delete the folder and run plbench data prepare "
                 "again"

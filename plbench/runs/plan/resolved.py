@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from pydantic import BaseModel, ValidationError
 
-from plbench.errors import PlbenchError, PluginError, did_you_mean
+from plbench.errors import PlbenchError, PluginError, did_you_mean, first_invalid
 from plbench.method import Method, Stage, Task
 from plbench.progress import counted
 from plbench.randomness import generator
@@ -250,6 +250,5 @@ def checked(kind: type[_Model], values: Mapping[str, Any], what: str) -> _Model:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise PlbenchError(f"{what}: {name} = {first['input']!r} is not valid: {first['msg']}") from error
+        field, message, given, _ = first_invalid(error)
+        raise PlbenchError(f"{what}: {field} = {given!r} is not valid: {message}") from error
