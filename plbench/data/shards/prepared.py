@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from plbench.data.annotations.collect import Annotations
 from plbench.data.dataset import FINGERPRINT_FORMAT, Dataset, LabelledSplit
 from plbench.data.digests import file_sha256
+from plbench.data.labels import IntArray
 from plbench.data.pixels import PIXELS
 from plbench.data.shards.shards import ShardedImages, refuse_other_pixels
 from plbench.errors import DataError, did_you_mean
@@ -113,6 +114,20 @@ class PreparedDataset(Dataset):
             raise DataError(
                 f"{error}; delete {folder} and run plbench data prepare {self.name} again, which makes it again"
             ) from error
+
+    def published_rows(self, split: str, procedure: str) -> tuple[IntArray, int]:
+        """Return the rows, if the published order is the split's own and no image was left out of it.
+
+        Raises:
+            DataError: if it is not: other labels would be drawn under the name of the published ones.
+        """
+        rows, num_rows = super().published_rows(split, procedure)
+        if self.kind.published_rows is not Dataset.published_rows or num_rows != self.about.num_images[split]:
+            raise DataError(
+                f"{self.root}, prepared, does not keep the order in which {procedure} draws labels; give the folder of "
+                f"the published files of {self.name!r}"
+            )
+        return rows, num_rows
 
     def fingerprint(self) -> str:
         """Return sha256 over labels and shards of the splits in use."""

@@ -24,6 +24,7 @@ from test_cli import Outcome, plbench
 from plbench.data.annotations.collect import Annotations
 from plbench.data.shards import packing
 from plbench.data.shards.prepared import PREPARED, PreparedDataset, is_prepared, prepared_kind
+from plbench.datasets.coco import Coco2014
 from plbench.datasets.openimages import OpenImagesV3, OpenImagesV6
 from plbench.errors import DataError, PlbenchError, StoreError
 from plbench.files.checksums import write_sums
@@ -142,6 +143,24 @@ class TestWhatItHolds:
             assert f"short side of {SHORT_SIDE} px" in notes[0] and original.fingerprint()[:12] in notes[0]
         for name in ("name", "title", "licence", "sources", "protocols", "recipes", "official_num_classes"):
             assert getattr(prepared, name) == getattr(original, name)
+
+    def test_published_masks_are_drawn_in_the_published_order_or_not_at_all(
+        self, made: Path, tmp_path: Path, make_workspace: Callable[..., Workspace]
+    ) -> None:
+        own_order = opened(made, make_workspace())
+        rows, num_rows = own_order.published_rows("train", "cole2021")
+        assert rows.tolist() == list(range(num_rows)) and num_rows == own_order.about.num_images["train"]
+        own_order.about = own_order.about.model_copy(update={"num_images": {"train": num_rows + 1}})
+        with pytest.raises(DataError, match=r"does not keep the order in which cole2021 draws labels; give the folder"):
+            own_order.published_rows("train", "cole2021")  # one image could not be read
+        Coco2014(tmp_path / "coco").make_fixture()
+        workspace = replace(make_workspace(name="prepare"), data_root=tmp_path / "coco")
+        prepare("coco", workspace, tmp_path / "packed", short_side=SHORT_SIDE, quality=90)
+        coco = prepared_kind(Coco2014)(tmp_path / "packed")
+        with pytest.raises(DataError, match=r"order in which mlr-pl draws labels; .* published files of 'coco'"):
+            coco.published_rows("train", "mlr-pl")
+        with pytest.raises(DataError, match="does not say how large its objects are"):
+            coco.prominence("train", "size")
 
     def test_its_fingerprint_is_its_own_and_stable(
         self, made: Path, source: Path, make_workspace: Callable[..., Workspace], tmp_path: Path
