@@ -144,11 +144,10 @@ def _notes(rows: Sequence[_Row], configuration: str, detectable: float | None) -
         notes.append("Oracle selection: the epoch was chosen by the complete labels that the simulation hid.")
     if configuration == "tuned":
         studies = sorted({row.num_studies for row in rows if row.num_studies})
-        one = "a row is the mean over" if studies != [1] else "a row rests on"
-        notes.append(
-            f"Tuned on this dataset: {one} {' to '.join(map(str, studies))} tuning studies with seeds of their own, on "
-            "the held-out part of train."
-        )
+        rests = f"is the mean over {' to '.join(map(str, studies))} tuning studies with seeds of their own"
+        if studies == [1]:
+            rests = "rests on one tuning study: how much another one would have chosen otherwise is not in its interval"
+        notes.append(f"Tuned on this dataset, on the held-out part of train: a row {rests}.")
     if any(row.is_tuned_here for row in rows):
         notes.append("*: default values of this method were chosen by scores on this very dataset.")
     notes += [f"Not ranked: {row.label}: {row.why_unranked}." for row in rows if row.why_unranked]
