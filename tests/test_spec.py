@@ -43,6 +43,21 @@ def test_the_canonical_form_is_sorted_json_without_absent_values() -> None:
     assert spec.sha256().startswith(spec.key)
 
 
+def test_what_a_plan_gained_since_the_first_records_is_left_out_where_it_changes_nothing() -> None:
+    plan = json.loads(a_spec().canonical())["plan"]
+    assert not plan.keys() & {"schedule", "momentum", "nesterov", "horizontal_flip", "random_resized_crop"}
+    assert "head_lr_multiplier" not in plan
+    said = Plan(epochs=3, batch_size=16, lr=1e-3, schedule="one-cycle", random_resized_crop=1.0, momentum=0.9)
+    assert a_spec().model_copy(update={"plan": said, "numerics": 1}).key == GOLDEN_KEY
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"), [("step=10,factor=0.1", "step=10"), ("step=2,3,factor=5e-1", "step=2,3,factor=0.5")]
+)
+def test_a_schedule_has_one_spelling(said: str, meant: str) -> None:
+    assert Plan(epochs=3, batch_size=16, lr=1e-3, schedule=said).schedule == meant
+
+
 def test_the_order_of_parameters_does_not_matter() -> None:
     spec = a_spec()
     method = spec.method.model_copy(update={"params": dict(reversed(spec.method.params.items()))})
@@ -103,6 +118,12 @@ CHANGED: dict[str, dict[str, Any]] = {
         "accumulate": 2,
         "clip_grad": 1.0,
         "grad_checkpointing": True,
+        "schedule": "step=10,factor=0.5",
+        "momentum": 0.8,
+        "nesterov": True,
+        "horizontal_flip": 0.5,
+        "random_resized_crop": 0.25,
+        "head_lr_multiplier": 10.0,
     },
     "": {
         "dataset_fingerprint": "e" * 64,
@@ -133,6 +154,8 @@ def test_every_field_has_a_change_below() -> None:
 @pytest.mark.parametrize(("part", "name"), [(part, name) for part, values in CHANGED.items() for name in values])
 def test_every_field_changes_the_key(part: str, name: str) -> None:
     spec, value = a_spec(), {name: CHANGED[part][name]}
+    if name in ("momentum", "nesterov"):  # which no other optimiser has
+        spec = spec.model_copy(update={"plan": spec.plan.model_copy(update={"optimizer": "sgd"})})
     changed = spec.model_copy(update=value if not part else {part: getattr(spec, part).model_copy(update=value)})
     assert changed.key != spec.key
     assert RunSpec.model_validate_json(changed.model_dump_json()) == changed  # the change is one that is valid
@@ -145,6 +168,14 @@ def test_every_field_changes_the_key(part: str, name: str) -> None:
         (Plan, {"epochs": 1, "batch_size": 1, "lr": 0.0}),
         (Plan, {"epochs": 1, "batch_size": 1, "lr": float("nan")}),
         (Plan, {"epochs": 1, "batch_size": 1, "lr": 1.0, "pct_start": 1.0}),
+        (Plan, {"epochs": 1, "batch_size": 1, "lr": 1.0, "schedule": "step"}),
+        (Plan, {"epochs": 1, "batch_size": 1, "lr": 1.0, "schedule": "step=0"}),
+        (Plan, {"epochs": 1, "batch_size": 1, "lr": 1.0, "schedule": "step=3,2"}),
+        (Plan, {"epochs": 1, "batch_size": 1, "lr": 1.0, "schedule": "step=3,factor=1"}),
+        (Plan, {"epochs": 1, "batch_size": 1, "lr": 1.0, "schedule": "step=3,factor=e"}),
+        (Plan, {"epochs": 1, "batch_size": 1, "lr": 1.0, "momentum": 0.5}),
+        (Plan, {"epochs": 1, "batch_size": 1, "lr": 1.0, "optimizer": "sgd", "momentum": 0.0, "nesterov": True}),
+        (Plan, {"epochs": 1, "batch_size": 1, "lr": 1.0, "random_resized_crop": 0.0}),
         (Plan, {"epochs": 1, "batch_size": 1, "lr": 1.0, "learning_rate": 1.0}),
         (ModelSpec, {"backbone": "x", "weights": "downloaded", "image_size": 32}),
         (ModelSpec, {"backbone": "x", "weights": "random", "image_size": 4}),

@@ -29,6 +29,12 @@ _PLAN_OPTIONS = (
     "optimizer",
     "clip_grad",
     "grad_checkpointing",
+    "schedule",
+    "momentum",
+    "nesterov",
+    "horizontal_flip",
+    "random_resized_crop",
+    "head_lr_multiplier",
 )
 _REQUEST_OPTIONS = ("simulate", "simulation_seed", "recipe", "regime", "precision", "seed", "selection")
 _FLAGS = ("skip_unreadable", "allow_duplicates")

@@ -49,9 +49,20 @@ def _setting(
     epochs: int | None = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per optimiser step.")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Pieces that a batch is computed in.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Largest learning rate.")] = None,
     weight_decay: float | None = None,
-    optimizer: Annotated[str | None, typer.Option(help="adamw or adam-coupled.")] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(help="Of the rate: one-cycle, constant, cosine, or step=10,15,factor=0.1 after those epochs."),
+    ] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw, adam, adam-coupled or sgd.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Of sgd; default: 0.9.")] = None,
+    nesterov: Annotated[bool | None, typer.Option("--nesterov", help="Of sgd: look ahead by the momentum.")] = None,
+    head_lr_multiplier: Annotated[float | None, typer.Option(help="Rate of the head over the backbone's.")] = None,
+    horizontal_flip: Annotated[float | None, typer.Option(help="Chance that a training image is mirrored.")] = None,
+    random_resized_crop: Annotated[
+        float | None, typer.Option(help="Crop training images to this share of their area or more; 1: never.")
+    ] = None,
     clip_grad: Annotated[float | None, typer.Option(help="Largest global norm of the gradient.")] = None,
     grad_checkpointing: Annotated[
         bool | None, typer.Option("--grad-checkpointing", help="Compute activations twice in place of keeping them.")

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from plbench.runs.workspace import Workspace
     from plbench.tuning.tune import Settings, Tuning
 
-_OF_PLAN = ("epochs", "batch_size", "lr", "weight_decay", "optimizer", "clip_grad")
+_OF_PLAN = (
+    *("epochs", "batch_size", "lr", "weight_decay", "schedule", "optimizer", "momentum", "nesterov", "clip_grad"),
+    *("horizontal_flip", "random_resized_crop", "head_lr_multiplier"),
+)
 
 
 @with_setting

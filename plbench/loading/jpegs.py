@@ -127,10 +127,10 @@ class JpegFiles(UnscaledPixels):
 
     def __post_init__(self) -> None:
         """Refuse a transform that augments, which works on Pillow's images."""
-        if isinstance(self.transform, TrainTransform) and self.transform.augment is not None:
+        if isinstance(self.transform, TrainTransform) and self.transform.augments:
             raise PlbenchError(
-                'RandAugment works on images decoded by Pillow; use `decode="pil"`, or a plan whose randaugment is off '
-                "(scoring and the features of the probe regime need none)"
+                'the plan crops, flips or augments images decoded by Pillow; use `decode="pil"`, or a plan without '
+                "random_resized_crop, horizontal_flip and randaugment (scoring and the probe regime need none)"
             )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From a picture to the numbers that a model sees: squashing, augmentation, scaling, cutout.
+"""From a picture to the numbers that a model sees: squashing or cropping, augmentation, scaling, cutout.
 
 Each transform can be called on one image, and can also be taken in two parts: `pixels` and `box` in a worker process,
 where a batch is bytes, and `scaled` and `erased` on the device, where it becomes float32. Both ways give the same bits.
@@ -6,6 +6,7 @@ where a batch is bytes, and `scaled` and `erased` on the device, where it become
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -57,11 +58,16 @@ class EvalTransform:
 
 
 class TrainTransform:
-    """RandAugment (timm), resize, normalise, cutout.
+    """Resize or random resized crop, horizontal flip (both torchvision's), RandAugment (timm's), normalise, cutout.
 
     Cutout is timm's random erasing at a fixed size: a square of `cutout` times the image's side, filled with zeros
     after normalisation. It differs from Cutout as CSL uses it in that the square always lies wholly inside the image
     and has no random colour.
+
+    Attributes:
+        augments: whether anything is done to the picture before it is scaled.
+        min_side: pixels that the sides of a picture must have, so that no crop is enlarged for want of decoding it
+            whole; a crop of other sides than a square's may still be.
     """
 
     def __init__(self, base: EvalTransform, plan: Plan) -> None:
@@ -69,8 +75,12 @@ class TrainTransform:
         import plbench.models.torchvision_ops  # noqa: F401  # isort: skip
         from timm.data.auto_augment import rand_augment_transform
         from timm.data.random_erasing import RandomErasing
+        from torchvision.transforms import v2  # type: ignore[import-untyped]
 
-        self.base = base
+        self.base, least = base, plan.random_resized_crop
+        self.min_side = math.ceil(base.size / math.sqrt(least))
+        self.crop = v2.RandomResizedCrop(base.size, scale=(least, 1.0)) if least < 1 else None
+        self.flip = v2.RandomHorizontalFlip(plan.horizontal_flip) if plan.horizontal_flip else None
         fill = tuple(round(255 * channel) for channel in base.mean)
         options = {"translate_const": round(0.45 * base.size), "img_mean": fill}
         try:
@@ -79,6 +89,7 @@ class TrainTransform:
             raise PlbenchError(
                 f"randaugment = {plan.randaugment!r} is not one that timm reads, such as rand-m9-mstd0.5"
             ) from error
+        self.augments = any(part is not None for part in (self.crop, self.flip, self.augment))
         area = plan.cutout**2
         self.erase = (
             # timm's default device is a GPU, and workers have none
@@ -94,8 +105,10 @@ class TrainTransform:
 
     def pixels(self, image: Image.Image) -> Tensor:
         """Turn an image into uint8 [size, size, 3], augmented, before anything is cut out. Draws as `__call__` does."""
-        image = self.base.resize(image)
-        return as_bytes(image if self.augment is None else self.augment(image))
+        image = self.base.resize(image) if self.crop is None else self.crop(image)
+        for part in (self.flip, self.augment):
+            image = image if part is None else part(image)
+        return as_bytes(image)
 
     def box(self) -> Tensor:
         """Return what is cut out of the image that `pixels` just gave: top, left, bottom, right, int64 [4].

@@ -35,9 +35,18 @@ class OpenInputs:
         decoder = jpeg_decoder(workspace.decode, workspace.device)
         if spec.regime != "probe":
             base = eval_transform(spec.model)
-            transform = None if method is None else Guarded(method).transform(TrainTransform(base, spec.plan))
+            own = TrainTransform(base, spec.plan)
+            transform = None if method is None else Guarded(method).transform(own)
             return ImageInputs(
-                part.images, part.labels, base, workspace.workers, transform, spec.seed, workspace.device, decoder
+                part.images,
+                part.labels,
+                base,
+                workspace.workers,
+                transform,
+                spec.seed,
+                workspace.device,
+                decoder,
+                own.min_side,
             )
         place = (part.split, part.rows.tobytes())
         if place not in self._features:  # of the whole split, from the cache or computed now

@@ -20,7 +20,7 @@ from plbench.training.evaluation import View
 from plbench.training.execution import Execution
 from plbench.training.hooks import Guarded
 from plbench.training.inputs import Inputs
-from plbench.training.optimizer import make_average, make_optimizer
+from plbench.training.optimizer import make_average, make_optimizer, make_schedule
 from plbench.training.state import ControlRequest, FitState, Tally
 from plbench.training.step import READ_EVERY, Network, Stepper
 
@@ -50,11 +50,7 @@ def prepare_fit(model: nn.Module, method: Method, plan: Plan, steps_per_epoch: i
     model = model.to(execution.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     num_steps = plan.epochs * steps_per_epoch
     optimizer, peaks = make_optimizer(model, method, plan)
-    # torch divides by the length of the warm-up, pct_start * total_steps - 1, which must not be 0
-    total_steps = num_steps + int(math.isclose(plan.pct_start * num_steps, 1.0))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=peaks, total_steps=total_steps, pct_start=plan.pct_start
-    )
+    schedule = make_schedule(optimizer, peaks, plan, steps_per_epoch)
     # bfloat16 has the range of float32: its gradients need no loss scale
     fp16 = execution.precision == "float16" and execution.device.type == "cuda"
     scaler = torch.amp.GradScaler(execution.device.type, enabled=fp16)

@@ -60,6 +60,7 @@ class ImageInputs:
         seed: orders and augments training batches.
         device: where images are wanted.
         decoder: decodes JPEG files there, in place of Pillow in the workers.
+        min_side: training images may be decoded smaller, but not below this; None for the side that models see.
     """
 
     images: ImageSource
@@ -70,6 +71,7 @@ class ImageInputs:
     seed: int = 0
     device: torch.device = CPU
     decoder: JpegDecoder | None = None
+    min_side: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse now what could not be loaded later.
@@ -85,13 +87,13 @@ class ImageInputs:
     def _training_loader(self) -> ImageLoader:
         """Keeps its workers from epoch to epoch."""
         assert self.train_transform is not None
-        return self._loader(self.train_transform, self.seed)
+        return self._loader(self.train_transform, self.min_side or self.eval_transform.size, self.seed)
 
-    def _loader(self, transform: Callable[[Any], Any], augment_seed: int | None = None) -> ImageLoader:
+    def _loader(self, transform: Callable[[Any], Any], min_side: int, augment_seed: int | None = None) -> ImageLoader:
         return ImageLoader(
             self.images,
             transform,
-            min_side=self.eval_transform.size,
+            min_side=min_side,
             workers=self.workers,
             device=self.device,
             augment_seed=augment_seed,
@@ -112,7 +114,7 @@ class ImageInputs:
     def ordered(self, batch_size: int, world: World = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield evaluation batches."""
         order = ordered_batches(len(self), batch_size)[world.rank :: world.size]
-        for views, rows in self._loader(self.eval_transform).batches(order):
+        for views, rows in self._loader(self.eval_transform, self.eval_transform.size).batches(order):
             yield rows, views[0]
 
 

@@ -1,22 +1,25 @@
-"""Optimiser, parameter groups and weight average of one training plan."""
+"""Optimiser, parameter groups, schedule and weight average of one training plan."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
 from plbench.errors import PlbenchError
 from plbench.method import Method
+from plbench.models.backbones import Backbone
 from plbench.spec import Plan
 from plbench.training.hooks import Guarded
 from plbench.training.state import FitState
 
 
 def make_optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.optim.Optimizer, list[float]]:
-    """Return AdamW, or Adam as CSL's code runs it; 1-D parameters (biases, norms) do not decay. Also the peak rates.
+    """Return the plan's optimiser and the largest rate of each group; 1-D parameters (biases, norms) do not decay.
 
     CSL's loss is a sum over the images of a step, here it is their mean. Adam does not notice a constant factor on its
     gradient, but what is added to the gradient (the coupled decay) and to its root mean square (eps) is then as much
@@ -24,7 +27,7 @@ def make_optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.
 
     Args:
         model: on its device, on which it depends whether the optimiser is fused.
-        method: its `param_groups` may scale a group's rate by `lr_scale`.
+        method: its `param_groups` may scale a group's rate by `lr_scale`, which then replaces the plan's multiplier.
 
     Raises:
         PlbenchError: if there is no parameter to train.
@@ -33,19 +36,64 @@ def make_optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.
     decay = plan.weight_decay / images_per_step
     groups: list[dict[str, Any]] = []
     peaks: list[float] = []
-    for group in Guarded(method).param_groups(model):
-        parameters = [p for p in group["params"] if p.requires_grad]
+    for parameters, scale in _scaled_groups(model, method, plan):
         for decays in (True, False):
-            chosen = [p for p in parameters if (p.ndim > 1) == decays]
+            chosen = [p for p in parameters if p.requires_grad and (p.ndim > 1) == decays]
             if chosen:
-                groups.append({"params": chosen, "weight_decay": decay if decays else 0.0})
-                peaks.append(plan.lr * group.get("lr_scale", 1.0))
+                # one-cycle sets its own rate before the first step; the others start from this one
+                rate = plan.lr * scale
+                groups.append({"params": chosen, "lr": rate, "weight_decay": decay if decays else 0.0})
+                peaks.append(rate)
     if not groups:
         raise PlbenchError(f"method {method.name!r} has no parameter to train")
-    kind = torch.optim.AdamW if plan.optimizer == "adamw" else torch.optim.Adam
     fused = groups[0]["params"][0].device.type in ("cpu", "cuda")  # one pass over each parameter
-    # the schedule sets each group's own rate before the first step: this one is never used
+    if plan.optimizer == "sgd":
+        sgd = torch.optim.SGD(groups, lr=plan.lr, momentum=plan.momentum, nesterov=plan.nesterov, fused=fused)
+        if plan.momentum:
+            # as its first step would make them: a first step that is suppressed on the device would leave them unset
+            for parameter in (p for group in groups for p in group["params"]):
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd, peaks
+    kind = torch.optim.AdamW if plan.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, lr=plan.lr, eps=1e-8 / images_per_step, fused=fused), peaks
+
+
+def _scaled_groups(model: nn.Module, method: Method, plan: Plan) -> Iterator[tuple[list[nn.Parameter], float]]:
+    """Yield the method's groups of parameters with the factor of their rate; the head apart where that differs."""
+    backbone = {id(p) for module in model.modules() if isinstance(module, Backbone) for p in module.parameters()}
+    for group in Guarded(method).param_groups(model):
+        parameters = list(group["params"])
+        if "lr_scale" in group or plan.head_lr_multiplier == 1.0:
+            yield parameters, group.get("lr_scale", 1.0)
+        else:
+            yield [p for p in parameters if id(p) in backbone], 1.0
+            yield [p for p in parameters if id(p) not in backbone], plan.head_lr_multiplier
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer, peaks: list[float], plan: Plan, steps_per_epoch: int
+) -> LRScheduler:
+    """Return what sets the rate before each step of a plan.
+
+    Args:
+        optimizer, peaks: from `make_optimizer`.
+        steps_per_epoch: optimiser steps, over all processes.
+    """
+    num_steps = plan.epochs * steps_per_epoch
+    if plan.schedule == "one-cycle":
+        # torch divides by the length of the warm-up, pct_start * total_steps - 1, which must not be 0
+        total_steps = num_steps + int(math.isclose(plan.pct_start * num_steps, 1.0))
+        return OneCycleLR(
+            optimizer,
+            max_lr=peaks,
+            total_steps=total_steps,
+            pct_start=plan.pct_start,
+            cycle_momentum=plan.optimizer != "sgd",  # whose momentum the plan gives; Adam's is moved
+        )
+    if plan.schedule == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=num_steps)
+    epochs, factor = plan.steps
+    return MultiStepLR(optimizer, [epoch * steps_per_epoch for epoch in epochs], gamma=factor)
 
 
 def make_average(model: nn.Module, plan: Plan, num_steps: int) -> Any:

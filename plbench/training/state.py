@@ -97,7 +97,7 @@ class FitState:
     model: nn.Module
     ema: Any  # timm's ModelEmaV3, or None
     optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.OneCycleLR
+    schedule: torch.optim.lr_scheduler.LRScheduler
     scaler: torch.amp.GradScaler
     method: Method
     tally: Tally

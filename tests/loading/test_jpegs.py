@@ -200,9 +200,12 @@ class TestRefusals:
         with pytest.raises(PlbenchError, match=r"needs a torchvision with nvJPEG .* \(Error while decoding"):
             jpeg_decoder("gpu", torch.device("cuda"))
 
-    def test_randaugment_needs_pillow(self, mixed: ImageFiles) -> None:
-        transform = TrainTransform(BASE, Plan(epochs=1, batch_size=3, lr=1.0, randaugment="rand-m9-mstd0.5"))
-        with pytest.raises(PlbenchError, match='RandAugment works on images decoded by Pillow; use `decode="pil"`'):
+    @pytest.mark.parametrize(
+        "augmentation", [{"randaugment": "rand-m9-mstd0.5"}, {"horizontal_flip": 0.5}, {"random_resized_crop": 0.25}]
+    )
+    def test_augmentation_needs_pillow(self, mixed: ImageFiles, augmentation: dict[str, Any]) -> None:
+        transform = TrainTransform(BASE, Plan(epochs=1, batch_size=3, lr=1.0, **augmentation))
+        with pytest.raises(PlbenchError, match='augments images decoded by Pillow; use `decode="pil"`'):
             ImageLoader(mixed, transform, min_side=SIZE, workers=0, decoder=JpegDecoder(SyntheticView(), CPU))
 
     def test_a_methods_own_transform_needs_pillow(self, mixed: ImageFiles) -> None:

@@ -89,6 +89,47 @@ def test_augmentation_and_cutout_have_the_bits_that_runs_were_always_made_with(
     assert batch.cpu().numpy().tobytes() == torch.stack([each for each, _ in expected]).numpy().tobytes()
 
 
+class TestCropAndFlip:
+    """What a picture of columns of one grey value each, from 0 to 255, tells of where it was cut and mirrored."""
+
+    RAMP = Image.fromarray(np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None], (256, 256, 3)).copy())
+
+    def columns(self, **values: float) -> np.ndarray:
+        """Grey value of the first and last column of 200 training images."""
+        of = Plan.model_validate({"epochs": 1, "batch_size": 16, "lr": 1.0, **values})
+        transform, found = TrainTransform(BASE, of), []
+        for seed in range(200):
+            with seeded(seed):
+                pixels = transform.pixels(self.RAMP)
+            assert pixels.shape == (SIZE, SIZE, 3)
+            found.append(pixels[SIZE // 2, [0, -1], 0].numpy().astype(int))
+        return np.array(found)
+
+    @pytest.mark.parametrize("chance", [0.5, 0.1])
+    def test_as_many_as_asked_for_are_mirrored(self, chance: float) -> None:
+        columns = self.columns(horizontal_flip=chance)
+        assert len(np.unique(columns, axis=0)) == 2
+        mirrored = (columns[:, 0] > columns[:, 1]).mean()
+        assert abs(mirrored - chance) < 4 * (chance * (1 - chance) / 200) ** 0.5
+
+    def test_a_crop_keeps_at_least_its_share(self) -> None:
+        columns = self.columns(random_resized_crop=0.25)
+        widths = (columns[:, 1] - columns[:, 0]) / 256
+        # half the side at 3:4 is the narrowest; the first and the last column are half a pixel inside
+        assert 0.5 * (3 / 4) ** 0.5 - 0.03 < widths.min() < 0.5 < 0.85 < widths.max() < 1
+        assert columns[:, 0].min() < 10 and columns[:, 1].max() > 245
+        assert (np.diff(columns, axis=1) > 0).all()  # none is mirrored
+
+    def test_without_them_the_whole_picture_is_squashed(self) -> None:
+        assert len(np.unique(self.columns(), axis=0)) == 1
+        transform = TrainTransform(BASE, plan(None, 0.0))
+        assert not transform.augments and transform.min_side == SIZE
+
+    def test_pictures_are_decoded_large_enough_to_be_cropped(self) -> None:
+        of = Plan(epochs=1, batch_size=1, lr=1.0, random_resized_crop=0.25)
+        assert TrainTransform(BASE, of).min_side == 2 * SIZE
+
+
 def test_a_mask_covers_what_is_erased() -> None:
     boxes = torch.tensor([[0, 0, 8, 8], [3, 2, 4, 9], [0, 0, 0, 0], [1, 1, 8, 2]])
     images = torch.rand(4, 3, 8, 10).add_(1).to(memory_format=torch.channels_last)

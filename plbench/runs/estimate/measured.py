@@ -169,11 +169,11 @@ class _Trial:
     def _loaded(self, row: int) -> Any:
         """Return an image as training would get it."""
         base = eval_transform(self.spec.model)
-        image = self.part.images.load(row, base.size)
         if self.spec.regime == "probe":
-            return base(image)
+            return base(self.part.images.load(row, base.size))
+        own = TrainTransform(base, self.spec.plan)
         with seeded(row):
-            return self.state.method.transform(TrainTransform(base, self.spec.plan))(image)
+            return self.state.method.transform(own)(self.part.images.load(row, own.min_side))
 
     def load_seconds(self) -> float:
         """Of one image in one process; of images whose features are there, 0."""

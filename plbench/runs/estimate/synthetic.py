@@ -105,5 +105,5 @@ def about_to_train(plan: ResolvedRun, backbone: nn.Module, num_features: int, ex
         model = hooks.Guarded(method).build(backbone, lambda: make_head(spec.model, num_features, labels.num_classes))
     state = prepare_fit(model, method, spec.plan, task.steps_per_epoch, execution)
     # more steps than the run may have, and none that moves the weights: random ones on random inputs could diverge
-    state.schedule = torch.optim.lr_scheduler.LambdaLR(state.optimizer, lambda step: 0.0)  # type: ignore[assignment]
+    state.schedule = torch.optim.lr_scheduler.LambdaLR(state.optimizer, lambda step: 0.0)
     return state

@@ -146,11 +146,7 @@ def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[Pro
         skipped_images=skipped,
         duplicates=duplicates,
     )
-    if base.regime == "probe" and base.plan.grad_checkpointing:
-        raise PlbenchError(
-            "`grad_checkpointing=True` is for the activations of a backbone, and the probe regime trains a head on "
-            'cached features; leave it out, or give `regime="finetune"`'
-        )
+    _refuse_of_backbone(base)
     base = base.model_copy(update={"processes": _deciding_processes(base, workspace)})
     if base.model.weights == "pretrained":
         workspace.reporter.line(f"Looking for the weights of {base.model.backbone}, here and on timm's hub")
@@ -161,6 +157,23 @@ def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[Pro
             raise
         raise MissingWeightsError(str(error), ResolvedSetting(base, protocol_data, recipe)) from error
     return ResolvedSetting(base.model_copy(update={"model": model}), protocol_data, recipe)
+
+
+def _refuse_of_backbone(spec: RunSpec) -> None:
+    """Refuse values of a plan that act on images or on a backbone where a head is trained on cached features."""
+    plan = spec.plan
+    given = {
+        "`grad_checkpointing=True` is for the activations of a backbone": plan.grad_checkpointing,
+        f"`horizontal_flip={plan.horizontal_flip}` is for images": plan.horizontal_flip,
+        f"`random_resized_crop={plan.random_resized_crop}` is for images": plan.random_resized_crop < 1,
+        f"`head_lr_multiplier={plan.head_lr_multiplier}` sets a head apart from a backbone that learns too": (
+            plan.head_lr_multiplier != 1.0
+        ),
+    }
+    for what in (text for text, is_given in given.items() if is_given and spec.regime == "probe"):
+        raise PlbenchError(
+            f'{what}, and the probe regime trains a head on cached features; leave it out, or give `regime="finetune"`'
+        )
 
 
 def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[ProtocolData] = ()) -> ResolvedRun:

@@ -331,8 +331,9 @@ class _Block:
 
     def _update(self, weights: Sequence[float], num_images: int) -> None:
         moved = [number for number, weight in enumerate(weights) if weight > 0]
-        # nothing to clip or to rescale: kernels can step along the gradients as they are
-        plain = self.heads[0].plan.clip_grad is None and all(weight == num_images for weight in weights)
+        plan = self.heads[0].plan
+        # nothing to clip or to rescale: Adam's kernels can step along the gradients as they are
+        plain = plan.clip_grad is None and plan.optimizer != "sgd" and all(weight == num_images for weight in weights)
         if plain and self.fused is not None:
             self.fused.step()
         else:

@@ -202,6 +202,8 @@ class PerKnown(Method):
         {"clip_grad": 0.05},
         {"ema_decay": 0.0},
         {"optimizer": "adam-coupled"},
+        {"optimizer": "sgd", "nesterov": True},
+        {"schedule": "step=1"},
         {"batch_size": NUM_ROWS + 1},
         {"epochs": 1, "batch_size": 7, "pct_start": 0.5},
     ],
