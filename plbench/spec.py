@@ -27,9 +27,12 @@ NUMERICS = 2
 """Raised whenever a change of ours moves results, so that a fixed bug is never answered with "already done"."""
 
 Regime = Literal["finetune", "probe"]
-Selection = Literal["last", "validation", "best-on-test"]
+Selection = Literal["last", "validation", "validation-no-retrain", "best-on-test"]
 Precision = Literal["float32", "bfloat16", "float16"]
 TrainPart = Literal["train", "fit"]
+
+UNRANKED_SELECTIONS: tuple[Selection, ...] = ("validation-no-retrain", "best-on-test")
+"""Ways to choose the epoch that papers have and no board ranks: their runs are `custom/…`, and tables name them."""
 
 STANDARD_TRIALS = 64
 """Tuning trials that a protocol grants to every method where it says nothing else."""
@@ -291,6 +294,9 @@ class RunSpec(TrainingSpec):
 
     Attributes:
         recipe: where the plan of the run's stages comes from; `stages` pins their keys.
+        selection: of the epoch: the last one; the best on the validation part, for a training on all of train
+            ("validation"), or with the very weights that were best, which never saw that part
+            ("validation-no-retrain"); or the best on test.
         train_part: "train", or "fit": train without its validation part.
         stages: key of each prerequisite run by stage name.
         skipped_images: unreadable images left out on request, as "split/id"; a run with any is `custom/…`.
@@ -310,6 +316,16 @@ class RunSpec(TrainingSpec):
     processes: int | None = None
     stages: dict[str, str] = Field(default_factory=dict)
     numerics: int = NUMERICS
+
+    @property
+    def only_selects(self) -> bool:
+        """Whether the run serves to choose something on the validation part, and never sees test."""
+        return self.train_part == "fit" and self.selection != "validation-no-retrain"
+
+    @property
+    def selects_on_validation(self) -> bool:
+        """Whether this very training is scored on the validation part after each epoch, and keeps its best weights."""
+        return self.train_part == "fit" and self.selection in ("validation", "validation-no-retrain")
 
 
 def differences(recorded: Any, here: Any, path: str = "") -> list[str]:

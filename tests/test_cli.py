@@ -165,12 +165,29 @@ def test_a_run_written_down_is_the_same_run(bench: Bench) -> None:
         ["--selection", "last"],
         ["--weight-decay", "0"],
         ["--weights", "packaged"],
+        ["--no-retrain"],
+        ["--schedule", "constant"],
+        ["--horizontal-flip", "0"],
     ],
 )
 def test_what_would_change_a_run_written_down_is_refused(bench: Bench, option: list[str]) -> None:
     spec = bench.runs / bench.run("ce-negative", "--json").json["key"] / "spec.toml"
     said = plbench("run", "--config", spec, "--data-root", bench.data, *option)
     assert said.code == 2 and option[0] in said.err
+
+
+def test_a_model_that_is_not_trained_again_is_marked_wherever_it_is_shown(bench: Bench) -> None:
+    chosen = ["--selection", "validation", "--no-retrain", "--simulate", "rpa=0.2"]
+    said = bench.run("ce-negative", *chosen)
+    assert said.code == 0, said.err
+    assert "Note: selection=validation-no-retrain" in said.out and "on custom/coco2017" in said.out
+    following = next(line for line in said.out.splitlines() if line.startswith("Next: plbench run"))
+    assert "--selection validation --no-retrain" in following
+    key = bench.run("ce-negative", *chosen, "--json").json["key"]
+    listed = plbench("runs", "list").out
+    assert "ce-negative (selection=validation-no-retrain)" in listed
+    assert "(selection=validation-no-retrain)" in plbench("runs", "compare", key).out
+    assert "selection: validation-no-retrain" in plbench("runs", "show", key).out
 
 
 def test_a_second_time_it_is_done_already(bench: Bench) -> None:

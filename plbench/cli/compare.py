@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from plbench.cli.options import Dataset, Selection, Setting, command, emit, typed
+from plbench.cli.options import Dataset, NoRetrain, Selection, Setting, command, emit, typed
 from plbench.cli.setting import DryRun, estimating_without_weights, with_setting, workspace_for
 from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError
@@ -39,6 +39,7 @@ def compare(
         Path | None, typer.Option(help="Picture: .png, .svg or .pdf; default: below RUNS/comparisons.")
     ] = None,
     selection: Selection = None,
+    no_retrain: NoRetrain = None,
     dry_run: DryRun = False,
 ) -> None:
     """Train all methods on one dataset: which one should I use, and how sure is that?"""
@@ -63,7 +64,8 @@ def compare(
         picture_format(out)  # before hours of work, not after
         try_folder(out.parent)
     workspace, as_json, names = workspace_for(setting), setting["as_json"], methods or [ALL]
-    request = request_from_options({**setting, "method": "", "dataset": dataset, "selection": selection})
+    own = {"method": "", "dataset": dataset, "selection": selection, "no_retrain": no_retrain}
+    request = request_from_options({**setting, **own})
     candidates, broken = choose_candidates(names, workspace.registry)
     with estimating_without_weights(workspace, candidates[0].method, candidates[0].params):
         comparison = plan_comparison(request, candidates, seeds, workspace, skipped=broken, num_trials=tune)

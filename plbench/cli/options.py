@@ -40,6 +40,10 @@ Dataset = Annotated[str | None, typer.Option("--dataset", "-d", help="Name of a 
 Selection = Annotated[
     Literal["last", "validation", "best-on-test"] | None, typer.Option(help="What chooses the epoch; default: last.")
 ]
+NoRetrain = Annotated[
+    bool | None,
+    typer.Option("--no-retrain", help="With --selection validation: test the model that was best there as it is."),
+]
 Param = Annotated[
     list[str] | None, typer.Option("--param", "-P", help="A parameter of the method, such as gamma_unann=4.")
 ]

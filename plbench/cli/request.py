@@ -63,6 +63,10 @@ def request_from_options(given: Mapping[str, Any]) -> Request:
     model = {name: given[name] for name in _MODEL_OPTIONS if name in given}
     if "weights" in given:
         model["weights"] = given["weights"] if given["weights"] in WEIGHTS else "file"
+    if given.get("no_retrain"):
+        if given.get("selection") != "validation":
+            raise PlbenchError("--no-retrain says what follows a choice on validation; give --selection validation too")
+        given["selection"] = "validation-no-retrain"
     return Request(
         dataset=given["dataset"],
         method=given["method"],
@@ -80,7 +84,7 @@ def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -
         PlbenchError: if the file is not such a spec, cannot be the same run here, or one of the other options that are
             given would change it.
     """
-    names = ("method", "dataset", "param", *_FLAGS, *_MODEL_OPTIONS, *_PLAN_OPTIONS, *_REQUEST_OPTIONS)
+    names = ("method", "dataset", "param", "no_retrain", *_FLAGS, *_MODEL_OPTIONS, *_PLAN_OPTIONS, *_REQUEST_OPTIONS)
     changing = {name: given[name] for name in names}
     if given["weights"] in WEIGHTS:  # but a file may have to be said where it is
         changing["weights"] = given["weights"]
@@ -131,7 +135,8 @@ def options_of(plan: ResolvedRun | ResolvedSetting, workspace: Workspace) -> lis
         "pretraining": (pretraining, None),
         "precision": (spec.precision, "bfloat16" if workspace.device.type == "cuda" else "float32"),
         "seed": (spec.seed, 0),
-        "selection": (spec.selection, "last"),
+        "selection": (spec.selection.removesuffix("-no-retrain"), "last"),
+        "no_retrain": (spec.selection == "validation-no-retrain", False),
         "data_root": (workspace.data_root, None),
         "device": (str(workspace.device), str(choose_device(None))),
         "decode": (workspace.decode, "pil"),

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plbench.cli.options import Dataset, Method, Param, Selection, Setting, emit, open_store, parse_assignments
+from plbench.cli.options import (
+    Dataset,
+    Method,
+    NoRetrain,
+    Param,
+    Selection,
+    Setting,
+    emit,
+    open_store,
+    parse_assignments,
+)
 from plbench.cli.setting import DryRun, estimating_without_weights, with_setting, workspace_among_others
 from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError, StoreError
@@ -32,6 +42,7 @@ def run(
     param: Param = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Default: 0.")] = None,
     selection: Selection = None,
+    no_retrain: NoRetrain = None,
     force: Annotated[bool, typer.Option("--force", help="Run again even if it is done.")] = False,
     nproc: Annotated[
         int, typer.Option(min=1, help="Processes on this machine that train together, one for each GPU.")
@@ -44,7 +55,7 @@ def run(
         _in_processes(nproc, setting["device"])
         return
     own = {"method": method, "dataset": dataset, "param": param, "seed": seed, "selection": selection}
-    given, identity = {**setting, **own}, None
+    given, identity = {**setting, **own, "no_retrain": no_retrain}, None
     from plbench.runs import answered
 
     if not (force or profile or dry_run or setting["track"] or setting["plugin"] or setting["decode"]):

@@ -17,7 +17,7 @@ from plbench.metrics.statistics import MIN_SEEDS, Figure, Pairs, compare_pairs, 
 from plbench.runs.record import Record
 from plbench.runs.registry import Registry
 from plbench.runs.stored import replicates_of
-from plbench.spec import RunSpec
+from plbench.spec import UNRANKED_SELECTIONS, RunSpec
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,8 @@ def model_words(spec: RunSpec) -> str:
 def row_labels(records: Sequence[Record], registry: Registry | None = None) -> list[str]:
     """Return titles, with the variant, and the parameters and plan values in which rows of one method differ.
 
-    Where any two rows were trained for longer or on other batches than others, all say so.
+    Where any two rows were trained for longer or on other batches than others, or their epochs chosen in another way,
+    all say so; a way that no board ranks is always said.
     Rows whose values a study chose are called tuned and compared among themselves: what was searched is not listed.
 
     Args:
@@ -165,7 +166,9 @@ def row_labels(records: Sequence[Record], registry: Registry | None = None) -> l
         registry: tells the names of variants.
     """
     values = [_flat(record) for record in records]
-    effort = [name for name in ("plan.epochs", "plan.batch_size") if len({own.get(name) for own in values}) > 1]
+    effort = [
+        name for name in ("plan.epochs", "plan.batch_size", "selection") if len({own.get(name) for own in values}) > 1
+    ]
     kinds = [(record.spec.method.name, record.spec.tuned_by is None) for record in records]
     labels = []
     for record, own, kind in zip(records, values, kinds, strict=True):
@@ -177,7 +180,8 @@ def row_labels(records: Sequence[Record], registry: Registry | None = None) -> l
             for name in own
             if name.rpartition(".")[2] not in searched and len({str(values[place].get(name)) for place in rivals}) > 1
         ]
-        unequal = [name for name in effort if name not in differing]
+        said = [*effort, *(["selection"] if record.spec.selection in UNRANKED_SELECTIONS else [])]
+        unequal = [name for name in dict.fromkeys(said) if name not in differing]
         variant, settled = _variant(record.spec, registry)
         detail = [variant] if variant else []
         detail += [f"{name.rpartition('.')[2]}={own[name]}" for name in (*differing, *unequal) if name not in settled]

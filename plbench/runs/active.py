@@ -56,6 +56,8 @@ class ActiveRun:
         folder: of its files.
         train_part, train_inputs: what it learns from. scored_part, scored_inputs: what it is scored on: test, or
             the validation part where the run only selects.
+        chosen_part, chosen_inputs: what its epoch is chosen on, where one is: the scored ones, unless it is chosen on
+            the validation part and scored on test.
         best: the epoch selected so far.
         seconds: wall time by part of the run.
         tracking: what is told of the training; nobody, until the runner puts somebody there.
@@ -67,6 +69,8 @@ class ActiveRun:
     train_inputs: Inputs
     scored_part: Part
     scored_inputs: Inputs
+    chosen_part: Part
+    chosen_inputs: Inputs
 
     def __init__(
         self,
@@ -100,7 +104,7 @@ class ActiveRun:
     @property
     def only_selects(self) -> bool:
         """Whether the run serves to choose something on the validation part, and never sees test."""
-        return self.spec.train_part == "fit"
+        return self.spec.only_selects
 
     def followed(self) -> contextlib.AbstractContextManager[Tracking]:
         """Return the workspace's trackers, told that the run begins, and what becomes of it."""
@@ -141,6 +145,10 @@ class ActiveRun:
         protocol_data = self.plan.protocol_data
         self.scored_part = protocol_data.validation() if self.only_selects else protocol_data.test()
         self.scored_inputs = self.inputs.open(self.spec, protocol_data, self.scored_part)
+        self.chosen_part, self.chosen_inputs = self.scored_part, self.scored_inputs
+        if self.spec.selects_on_validation and not self.only_selects:
+            self.chosen_part = protocol_data.validation()
+            self.chosen_inputs = self.inputs.open(self.spec, protocol_data, self.chosen_part)
 
     def train(self) -> None:
         """Train to the end, from the run's newest checkpoint if there is one, and put selected weights in place.
@@ -190,10 +198,10 @@ class ActiveRun:
         """Do what is due at the end of an epoch: selection, telling whoever watches, a checkpoint now and then."""
         self.tracking.logged(state.step, state.history[-1])
         # on test where asked to, and on the validation part in the run that chooses an epoch there
-        if self.spec.selection == "best-on-test" or (self.only_selects and self.spec.selection == "validation"):
+        if self.spec.selection == "best-on-test" or self.spec.selects_on_validation:
             with self.phase("selection"):
                 self._select(state)
-            part = "validation" if self.only_selects else "test"
+            part = "validation" if self.spec.selects_on_validation else "test"
             self.tracking.logged(state.step, {f"{part}/map_c": self.best.curve[-1]})
         if self.watch is not None:
             with self.phase("selection"):
@@ -259,11 +267,13 @@ class ActiveRun:
         return self._cells_of(self.scored_part, self.scored_inputs, weights)
 
     def validation_cells(self, weights: Weights) -> Cells | None:
-        """Return the same on the validation part, of a run that trained on all of train.
+        """Return the same on the validation part.
 
         Raises:
             DataError: if there is no such part, or nothing in it can be scored.
         """
+        if self.spec.selects_on_validation:
+            return self._cells_of(self.chosen_part, self.chosen_inputs, weights)
         part = self.plan.protocol_data.validation()
         if isinstance(self.train_inputs, FeatureInputs):  # it trained on all of train, whose features are there
             rows = self.train_inputs.rows[part.rows]
@@ -280,8 +290,8 @@ class ActiveRun:
         return joined_cells(parts) if world.is_main else None
 
     def map_c(self, weights: Weights) -> float:
-        """Return MAP(C) on the scored part, percent, in every process."""
-        cells = self.cells(weights)
+        """Return MAP(C) on the part that the epoch is chosen on, percent, in every process."""
+        cells = self._cells_of(self.chosen_part, self.chosen_inputs, weights)
         return self.workspace.world.shared(lambda: evaluate_cells(cells).map_c)  # type: ignore[arg-type]
 
     def write_log(self) -> None:

@@ -106,7 +106,7 @@ def _choose_thresholds(active: ActiveRun, cells: Cells | None) -> Thresholds | s
     report = ThresholdReport(
         part="validation",
         labels=active.spec.protocol.validation_labels,
-        held_out=active.only_selects or active.spec.selection == "validation",
+        held_out=active.spec.train_part == "fit" or active.spec.selection == "validation",
         num_images=own.num_images,
         num_pooled=own.num_classes - len(np.unique(own.class_index[own.positives])),
         pooled=pooled,
@@ -228,8 +228,8 @@ def _standard_cost(active: ActiveRun) -> StandardCost | None:
         costs = [StandardCost(trainings=1, extracted=extracted, head=state.epoch * len(active.train_inputs))]
     else:
         # a point of the curve has its epoch and a value by weights; from each stage's model one pass over train
-        num_scorings = 1 + sum(len(point) - 1 for point in active.best.curve)
-        forward = num_scorings * len(active.scored_inputs) + state.images_viewed
+        num_choices = sum(len(point) - 1 for point in active.best.curve)
+        forward = len(active.scored_inputs) + num_choices * len(active.chosen_inputs) + state.images_viewed
         forward += len(active.plan.stages) * len(active.train_inputs)
         trained = state.images_trained
         costs = [StandardCost(trainings=1, forward=forward, trained=trained, head=trained)]
@@ -260,6 +260,13 @@ def _warnings(active: ActiveRun, scored: Scored, headline: SplitMetrics) -> list
         )
     if active.spec.selection == "best-on-test":
         warnings.append("the epoch was selected on the test split: no board ranks this run")
+    if active.spec.selection == "validation-no-retrain":
+        protocol = active.plan.protocol_data
+        warnings.append(
+            f"selection=validation-no-retrain: the model that was best on the validation part is the one tested; it "
+            f"learned from {len(active.train_part.rows):,} of {len(protocol.whole_train.rows):,} train images, and no "
+            "board ranks this run"
+        )
     if active.spec.skipped_images:
         warnings.append(f"{len(active.spec.skipped_images)} unreadable images were left out")
     if active.spec.duplicates:

@@ -22,7 +22,7 @@ from plbench.errors import DataError
 from plbench.files import unwritable, write_atomically
 from plbench.progress import Reporter
 from plbench.randomness import derive_seed
-from plbench.spec import Protocol, TrainPart
+from plbench.spec import UNRANKED_SELECTIONS, Protocol, Selection, TrainPart
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ class ProtocolData:
 
 
 def choose_protocol(
-    dataset: Dataset, simulate: str | None, simulation_seed: int | None, *, selects_on_test: bool = False
+    dataset: Dataset, simulate: str | None, simulation_seed: int | None, *, selection: Selection = "last"
 ) -> Protocol:
     """Return the dataset's protocol with the simulation asked for, or a custom one.
 
@@ -251,7 +251,7 @@ def choose_protocol(
         chosen = known.get(simulation.text) or custom(own)
     if simulation_seed not in (None, chosen.simulation_seed) and chosen.simulation != "none":
         chosen = custom(chosen.model_copy(update={"simulation_seed": simulation_seed}))
-    return custom(chosen) if selects_on_test else chosen
+    return custom(chosen) if selection in UNRANKED_SELECTIONS else chosen
 
 
 def keep_label_file(name: str, dataset: Dataset) -> str:

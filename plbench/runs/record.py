@@ -15,7 +15,7 @@ from plbench.files.plain_json import parse_json
 from plbench.runs.migrations import OLDEST_VERSION, SCHEMA_VERSION, upgraded
 from plbench.runs.pretraining import Pretraining
 from plbench.runs.store import RECORD
-from plbench.spec import Frozen, RunSpec
+from plbench.spec import Frozen, RunSpec, Selection
 from plbench.tracking.tracker import numbers
 
 Percent = Annotated[float, Field(ge=0.0, le=100.0)]
@@ -224,7 +224,7 @@ class HiddenTruth(Frozen):
 class SelectionReport(Frozen):
     """What was chosen, by what, and the curve that it was chosen from (mAP(C) by epoch, percent)."""
 
-    rule: Literal["last", "validation", "best-on-test"]
+    rule: Selection
     labels: Literal["none", "partial", "complete", "test"]
     epoch: Count
     weights: Literal["ema", "raw"]

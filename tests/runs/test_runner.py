@@ -21,6 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from plbench.api import Batch, Loss, Method, Progress
+from plbench.board.boards import Board
+from plbench.board.identity import check_identity
+from plbench.comparison.compare import row_labels
 from plbench.errors import PluginError, StoreError, TrainingError
 from plbench.loading.transforms import eval_transform
 from plbench.metrics import evaluate_cells
@@ -28,6 +31,7 @@ from plbench.metrics.cells import Cells
 from plbench.models.backbones import build_backbone, make_head
 from plbench.runs import active
 from plbench.runs import run as runner
+from plbench.runs.findings import Findings
 from plbench.runs.outcome import FILES
 from plbench.runs.plan.resolve import Request, plan_from_spec, plan_run
 from plbench.runs.plan.resolved import ResolvedRun
@@ -362,6 +366,51 @@ class TestSelection:
         rows = np.concatenate([single.protocol_data.validation().rows, single.protocol_data.train("fit").rows])
         assert sorted(rows) == list(range(48))
 
+    @both_regimes
+    @pytest.mark.parametrize("simulate", ["rpa=0.2", "single-positive"])
+    def test_without_retraining_the_best_model_itself_is_tested(
+        self, make_workspace: Callable[..., Workspace], regime: str, simulate: str
+    ) -> None:
+        workspace = make_workspace()
+        request = {"regime": regime, "simulate": simulate, "plan": {"epochs": 4}}
+        plan = a_plan(workspace, selection="validation-no-retrain", **request)
+        assert plan.prerequisites == []
+        record = runner.run(plan, workspace)
+        chooser = a_plan(workspace, selection="validation", **request).chooser
+        assert chooser is not None
+        choosing = runner.run(chooser, workspace)
+        assert record.selection is not None and choosing.selection is not None
+        labels = "complete" if simulate == "single-positive" else "partial"
+        assert (record.selection.rule, record.selection.labels) == ("validation-no-retrain", labels)
+        assert record.selection.curve == choosing.selection.curve
+        assert record.selection.epoch == choosing.selection.epoch
+        weights, theirs = weights_of(plan, workspace), weights_of(chooser, workspace)
+        assert all(torch.equal(value, theirs["ema"][name]) for name, value in weights["ema"].items())
+        assert set(record.metrics) == {"test", "test_raw"}
+        assert record.data is not None and choosing.data is not None
+        assert (record.data.num_train, record.data.num_test) == (choosing.data.num_train, 24)
+        assert record.data.num_train < 48
+        assert record.test.thresholds is not None and record.test.thresholds.held_out
+        assert record.test.thresholds.labels == labels
+
+    def test_without_retraining_it_is_marked_and_no_board_takes_it(
+        self, make_workspace: Callable[..., Workspace]
+    ) -> None:
+        workspace = make_workspace()
+        plan = a_plan(workspace, "selective", selection="validation-no-retrain", simulate="rpa=0.2")
+        record = runner.run(plan, workspace)
+        assert plan.stages["prior"][1].spec.train_part == "fit"  # a prior must not come from what validates
+        assert plan.spec.protocol.name.startswith("custom/")
+        (warning,) = [text for text in record.warnings if text.startswith("selection=validation-no-retrain")]
+        assert f"{record.data.num_train} of 48 train images" in warning  # type: ignore[union-attr]
+        other = runner.run(a_plan(workspace, "ce-negative", simulate="rpa=0.2"), workspace)
+        assert row_labels([record])[0].endswith("(selection=validation-no-retrain)")
+        assert all("selection=" in label for label in row_labels([record, other]))
+        board = Board(name="b", title="B", protocol=plan.spec.protocol.name, protocol_sha256="0" * 64, dataset="tiny")
+        findings = Findings(record.key)
+        check_identity(record, board, "row", findings)
+        assert {"spec.protocol.name", "spec.train_part"} <= {problem.field for problem in findings.problems}
+
     def test_selection_on_test_is_marked(self, make_workspace: Callable[..., Workspace]) -> None:
         workspace = make_workspace()
         plan = a_plan(workspace, selection="best-on-test")
@@ -431,6 +480,7 @@ class TestInterruption:
         [
             ("probe", "ce-negative", "last", 3),
             ("probe", "ce-negative", "best-on-test", 1),
+            ("probe", "ce-negative", "validation-no-retrain", 2),
             ("probe", "uneven", "last", 4),
             ("finetune", "ce-negative", "last", 1),
             ("finetune", "uneven", "best-on-test", 1),

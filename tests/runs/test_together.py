@@ -88,11 +88,11 @@ def forbid_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestSweep:
-    @pytest.mark.parametrize("selection", ["last", "validation"])
+    @pytest.mark.parametrize("selection", ["last", "validation", "validation-no-retrain"])
     def test_each_record_is_what_it_would_be_alone(self, make_workspace: MakeWorkspace, selection: str) -> None:
         workspace, other = make_workspace(), make_workspace(name="alone")
         plans = [a_plan(workspace, p.spec.method.name, selection=selection) for p in some_plans(workspace)[:1]]
-        plans += some_plans(workspace) if selection == "last" else [a_plan(workspace, selection="validation", seed=1)]
+        plans += some_plans(workspace) if selection == "last" else [a_plan(workspace, selection=selection, seed=1)]
         records = schedule.run_all(plans, workspace)
         for plan, record in zip(plans, records, strict=True):
             assert isinstance(record, Record)

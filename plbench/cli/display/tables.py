@@ -17,6 +17,7 @@ from rich.text import Text
 from plbench.cli.options import command, typed
 from plbench.progress import counted, duration
 from plbench.runs.record import F1Figures, Record, SplitMetrics
+from plbench.spec import UNRANKED_SELECTIONS
 
 if TYPE_CHECKING:
     from plbench.comparison.compare import Setting
@@ -193,9 +194,10 @@ def print_runs(records: Sequence[tuple[Path, Record]], folder: Path) -> None:
 def _run_row(record: Record) -> dict[str, Any]:
     spec, metrics = record.spec, record.metrics.get("test")
     status = "selects" if "validation" in record.metrics else record.status
+    marked = f" (selection={spec.selection})" if spec.selection in UNRANKED_SELECTIONS else ""
     return {
         "run": record.key,
-        "method": spec.method.name,
+        "method": spec.method.name + marked,
         "protocol": spec.protocol.name,
         "regime": spec.regime,
         "backbone": spec.model.backbone,

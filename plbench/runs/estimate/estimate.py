@@ -233,7 +233,7 @@ def _features(
     for plan in plans:
         spec, is_needed = plan.spec, plan.spec.key in missing
         splits = [spec.protocol.train_split] if spec.regime == "probe" else []
-        splits += [spec.protocol.test_split] if splits and spec.train_part == "train" else []
+        splits += [spec.protocol.test_split] if splits and not spec.only_selects else []
         reads[spec.key] = []
         for split in splits:
             images = plan.protocol_data.whole(split).images

@@ -129,13 +129,13 @@ def scored_images(plan: ResolvedRun, *, is_stage: bool) -> float:
     """Return how many images go through the model beside training: where something is selected, and at the end."""
     spec, protocol_data = plan.spec, plan.protocol_data
     num_train = len(protocol_data.train(spec.train_part).rows)
-    num_scored = len((protocol_data.validation() if spec.train_part == "fit" else protocol_data.test()).rows)
+    num_scored = len((protocol_data.validation() if spec.only_selects else protocol_data.test()).rows)
     num_weights = 2 if spec.plan.ema_decay else 1
     passes: float = num_weights * num_scored
     if spec.selection == "best-on-test":
         passes += num_weights * num_scored * spec.plan.epochs
-    elif spec.selection == "validation" and spec.train_part == "fit":
-        passes += num_scored * spec.plan.epochs
+    elif spec.selects_on_validation:
+        passes += len(protocol_data.validation().rows) * spec.plan.epochs
     passes += num_train * ((protocol_data.hidden_truth(spec.train_part) is not None) + is_stage)
     if spec.train_part == "train" and spec.selection != "validation":  # thresholds of the classes
         passes += spec.protocol.validation_share * num_train

@@ -120,9 +120,7 @@ def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[Pro
         MissingWeightsError: if only the weights are missing.
     """
     dataset = _opened_dataset(request.dataset, workspace, opened)
-    protocol = choose_protocol(
-        dataset, request.simulate, request.simulation_seed, selects_on_test=request.selection == "best-on-test"
-    )
+    protocol = choose_protocol(dataset, request.simulate, request.simulation_seed, selection=request.selection)
     skipped = check_images(dataset, protocol, workspace, skip=request.skip_unreadable)
     duplicates = check_apart(dataset, protocol, workspace, skipped, allow=request.allow_duplicates)
     if skipped or duplicates or not is_official(dataset, protocol):
@@ -143,6 +141,7 @@ def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[Pro
         precision=request.precision or ("bfloat16" if workspace.device.type == "cuda" else "float32"),
         seed=0,
         selection=request.selection,
+        train_part="fit" if request.selection == "validation-no-retrain" else "train",
         skipped_images=skipped,
         duplicates=duplicates,
     )
@@ -193,7 +192,7 @@ def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Protoco
     protocol = spec.protocol.model_copy(update={"suggested": own.suggested, "tuned_here": own.tuned_here})
     skipped = check_images(dataset, protocol, workspace, skip=bool(spec.skipped_images))
     protocol_data = _checked_data(
-        dataset, protocol, skipped, opened, workspace, spec.selection, scores_test=spec.train_part == "train"
+        dataset, protocol, skipped, opened, workspace, spec.selection, scores_test=not spec.only_selects
     )
     resolve_backbone(spec.model.backbone)  # timm would fetch, or read from a folder, what a stranger names by address
     here = spec.model_copy(
@@ -244,7 +243,7 @@ def _checked_data(
     check_learnable(protocol_data, "train")
     if scores_test:
         protocol_data.test()
-    if selection == "validation":
+    if selection in ("validation", "validation-no-retrain"):
         protocol_data.validation()
     for note in notes_on(protocol_data):
         workspace.reporter.note(note)
