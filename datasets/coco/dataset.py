@@ -20,7 +20,7 @@ from plbench.api import (
     RemoteFile,
     TextColumn,
 )
-from plbench.data.recipes import quick_recipe
+from plbench.data.recipes import cole2021_recipe, mlr_pl_recipe, quick_recipe, robust_loss_recipe
 
 from ..checksums import published_file
 from ..coco_json import (
@@ -98,7 +98,7 @@ class _Coco(IndexedDataset):
 
     licence = "annotations CC BY 4.0 (COCO Consortium); photographs under their own Flickr licences"
     sources = ("https://cocodataset.org/#download",)
-    recipes = (PAPER_RECIPE, quick_recipe(image_size=224))
+    recipes: ClassVar[tuple[Recipe, ...]] = (PAPER_RECIPE, quick_recipe(image_size=224))
     collections = ("coco",)
     expected_positives = 2.9  # Cole et al., CVPR 2021
     year: ClassVar[int]
@@ -189,6 +189,7 @@ class Coco2014(_Coco):
     name = "coco"
     title = "COCO 2014"
     year = 2014
+    recipes = (*_Coco.recipes, cole2021_recipe(16, 1e-5), mlr_pl_recipe(), robust_loss_recipe())
     protocols = (*_protocols("coco"), *simulated_protocols("coco", ("cole2021", *MLR_PL)))
     downloads = _downloads(2014)
     official_num_images: ClassVar[Mapping[str, int]] = {"train": 82081, "test": 40137}

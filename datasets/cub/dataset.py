@@ -15,9 +15,10 @@ from plbench.api import (
     IndexedDataset,
     PartialLabels,
     ProgressReport,
+    Recipe,
     TextColumn,
 )
-from plbench.data.recipes import quick_recipe
+from plbench.data.recipes import cole2021_recipe, quick_recipe
 
 from ..complete_labels import simulated_protocols
 from .fixture import write_cub_fixture
@@ -36,7 +37,7 @@ class CubAttributes(IndexedDataset):
     title = "CUB-200-2011, attributes"
     licence = "for research and education, non-commercial; photographs by their photographers"
     sources = ("https://www.vision.caltech.edu/datasets/cub_200_2011/",)
-    recipes = (quick_recipe(image_size=224),)
+    recipes: ClassVar[tuple[Recipe, ...]] = (quick_recipe(image_size=224),)
     official_num_images: ClassVar = {"train": 5994, "test": 5794}
     official_num_classes = 312
     protocols: ClassVar[tuple[BenchmarkProtocol, ...]] = (
@@ -111,6 +112,7 @@ class CubAttributesCole(CubAttributes):
 
     name = "cub-attributes-cole"
     title = "CUB-200-2011, attributes, complete"
+    recipes = (*CubAttributes.recipes, cole2021_recipe(8, 1e-4))
     protocols = simulated_protocols("cub-attributes-cole", ("single-positive", "cole2021", "rpa=0.5", "none"))
     not_visible = -1
 

@@ -16,9 +16,10 @@ from plbench.api import (
     IndexedDataset,
     PartialLabels,
     ProgressReport,
+    Recipe,
     TextColumn,
 )
-from plbench.data.recipes import quick_recipe
+from plbench.data.recipes import cole2021_recipe, quick_recipe, robust_loss_recipe
 
 from ..complete_labels import simulated_protocols
 from .fixture import write_arrays, write_lists, write_official
@@ -33,7 +34,7 @@ class _NusWide(IndexedDataset):
 
     licence = "photographs under their own Flickr licences; annotations for research"
     sources = ("https://lms.comp.nus.edu.sg/wp-content/uploads/2019/research/nuswide/NUS-WIDE.html",)
-    recipes = (quick_recipe(image_size=224),)
+    recipes: ClassVar[tuple[Recipe, ...]] = (quick_recipe(image_size=224),)
     collections = ("nus-wide",)
     official_num_classes = NUM_CONCEPTS
 
@@ -135,6 +136,7 @@ class NusWideCole(_NusWide):
     origin = (
         "github.com/elijahcole/single-positive-multi-label says how to make formatted_train_images.npy and the others"
     )
+    recipes = (*_NusWide.recipes, cole2021_recipe(16, 1e-5))
     protocols = simulated_protocols("nus-wide-cole", ("single-positive", "cole2021", "rpa=0.5", "none"))
 
     def annotation_files(self, split: str) -> Sequence[Path]:
@@ -172,6 +174,7 @@ class NusWideAsl(_NusWide):
 
     name = "nus-wide-asl"
     title = "NUS-WIDE, list of ASL and SPLC"
+    recipes = (*_NusWide.recipes, robust_loss_recipe())
     protocols = simulated_protocols("nus-wide-asl", ("single-positive", "rpa=0.5", "none"))
     official_num_images: ClassVar = {"train": 119_103, "test": 50_720}
     sources = ("https://github.com/xinyu1205/robust-loss-mlml",)

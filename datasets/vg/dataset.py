@@ -20,10 +20,11 @@ from plbench.api import (
     IndexedDataset,
     PartialLabels,
     ProgressReport,
+    Recipe,
     RemoteFile,
     TextColumn,
 )
-from plbench.data.recipes import quick_recipe
+from plbench.data.recipes import mlr_pl_recipe, quick_recipe
 
 from ..complete_labels import COMMON, MLR_PL, complete_labels, simulated_protocols
 from ..visual_genome import COLLECTIONS, IMAGE_ARCHIVES, image_paths, missing_folders, read_json
@@ -57,7 +58,7 @@ class _Vg(IndexedDataset):
 
     licence = "annotations CC BY 4.0 (Visual Genome); photographs under their own Flickr licences"
     sources: ClassVar = ("https://github.com/HCPLab-SYSU/SSGRL", "https://visualgenome.org/")
-    recipes = (quick_recipe(image_size=224),)
+    recipes: ClassVar[tuple[Recipe, ...]] = (quick_recipe(image_size=224),)
     collections = COLLECTIONS
     official_num_images: ClassVar = {"train": 82_904, "test": 10_000}
     downloads = (*_LISTS, *IMAGE_ARCHIVES)
@@ -184,6 +185,7 @@ class Vg200(_Vg):
 
     name = "vg-200"
     title = "Visual Genome, 200 categories"
+    recipes = (*_Vg.recipes, mlr_pl_recipe())
     official_num_classes = 200
     protocols = simulated_protocols("vg-200", (*MLR_PL, *COMMON))
 

@@ -16,10 +16,11 @@ from plbench.api import (
     IndexedDataset,
     PartialLabels,
     ProgressReport,
+    Recipe,
     RemoteFile,
     TextColumn,
 )
-from plbench.data.recipes import quick_recipe
+from plbench.data.recipes import cole2021_recipe, mlr_pl_recipe, quick_recipe
 
 from ..checksums import published_file
 from ..complete_labels import simulated_protocols
@@ -51,7 +52,7 @@ class _Voc(IndexedDataset):
 
     licence = "Flickr's terms of use; annotations by the Pascal VOC organisers, for research"
     sources: ClassVar = ("https://host.robots.ox.ac.uk/pascal/VOC/",)
-    recipes = (quick_recipe(image_size=224),)
+    recipes: ClassVar[tuple[Recipe, ...]] = (quick_recipe(image_size=224),)
     collections = ("voc",)
     official_num_classes = 20
     options: VocOptions
@@ -145,6 +146,7 @@ class Voc2007(_Voc):
     title = "Pascal VOC 2007"
     year = 2007
     splits = ("train", "val", "trainval", "test")
+    recipes = (*_Voc.recipes, mlr_pl_recipe())
     protocols = simulated_protocols(
         "voc2007", ("single-positive", "rpa=0.5", "none"), train_split="trainval", test_split="test"
     )
@@ -162,6 +164,7 @@ class Voc2012(_Voc):
     title = "Pascal VOC 2012"
     year = 2012
     splits = ("train", "val", "trainval")
+    recipes = (*_Voc.recipes, cole2021_recipe(8, 1e-5))
     protocols = simulated_protocols(
         "voc2012", ("single-positive", "rpa=0.5", "none", "cole2021"), train_split="train", test_split="val"
     )

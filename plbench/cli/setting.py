@@ -32,7 +32,13 @@ def _setting(
         ),
     ] = None,
     simulation_seed: Annotated[int | None, typer.Option(min=0)] = None,
-    recipe: Annotated[str | None, typer.Option(help="paper or quick; default: the dataset's first.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="quick, paper, or a protocol's, such as cole2021 (plbench data show DATASET lists them); default: "
+            "the dataset's first."
+        ),
+    ] = None,
     regime: Annotated[Literal["finetune", "probe"] | None, typer.Option(help="Default: the recipe's.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Any timm model.")] = None,
     weights: Annotated[str | None, typer.Option(help="packaged, pretrained (timm's hub), random, or a file.")] = None,

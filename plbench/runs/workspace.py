@@ -133,7 +133,6 @@ def locate_dataset(name: str, workspace: Workspace) -> Dataset:
         if wrong == "missing":
             asks = f"needs to be told {option!r}: {known[option].description}"
             raise PlbenchError(f"dataset {kind.name!r} {asks}") from error
-        message = message.removeprefix("Value error, ")
         raise PlbenchError(f"dataset {kind.name!r}: {option} = {given!r} is not valid: {message}") from error
 
 

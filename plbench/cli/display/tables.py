@@ -342,9 +342,12 @@ def print_diagnosis(report: dict[str, Any]) -> None:
 def _paragraph(row: dict[str, Any], indent: str = "") -> Iterator[str]:
     """Yield lines of nested values: short ones of one parent on one line, what is not set left out."""
     for name, value in row.items():
-        if value is None:
+        if value in (None, []):
             continue
-        if not isinstance(value, dict):
+        if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+            yield f"{indent}{name}:"
+            yield from (f"{indent}  {entry}" for entry in value)
+        elif not isinstance(value, dict):
             yield f"{indent}{name}: {value}"
         elif any(isinstance(entry, dict) or (isinstance(entry, str) and " " in entry) for entry in value.values()):
             yield f"{indent}{name}:"

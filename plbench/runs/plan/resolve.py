@@ -127,6 +127,13 @@ def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[Pro
         protocol = custom(protocol)
     recipe = _choose_recipe(dataset, request.recipe)
     regime = request.regime or recipe.regime
+    if regime not in recipe.plans:
+        raise PlbenchError(
+            f"recipe {recipe.name!r} of dataset {dataset.name!r} has no plan for the {regime} regime; give "
+            f'`regime="{recipe.regime}"` or another recipe'
+        )
+    for note in recipe.notes:
+        workspace.reporter.note(f"recipe {recipe.name}: {note}")
     protocol_data = _checked_data(
         dataset, protocol, skipped, opened, workspace, request.selection, scores_test=request.scores_test
     )
