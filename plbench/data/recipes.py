@@ -45,7 +45,7 @@ def quick_recipe(image_size: int) -> Recipe:
 
 
 def cole2021_recipe(batch_size: int, lr: float) -> Recipe:
-    """Return how Cole et al. (CVPR 2021) train on single positive labels, and most papers on them since.
+    """Return how Cole et al. (CVPR 2021) train on single positive labels, as many do since.
 
     Args:
         batch_size, lr: of the whole network, as Zhou et al. (ECCV 2022) have them on the dataset.
@@ -119,7 +119,7 @@ def mlr_pl_recipe() -> Recipe:
             "the code trains the last stage of the ResNet alone, with the batch statistics of the others "
             "frozen, under a head for each category (semantic decoupling with word vectors), and decays biases too; "
             "here all layers learn under a linear head",
-            "the code reports the epoch that was best on test; here it is the last",
+            "the code keeps the epoch that was best on test; here the last one is scored",
         ),
     )
 
@@ -154,7 +154,7 @@ def robust_loss_recipe() -> Recipe:
             "ema_horizon": "ours: leaves 0.9997 as it is at the code's 51,000 steps",
         },
         notes=(
-            "the code ends its 80 epochs after 31 of them and reports the epoch, and the averaged or "
+            "the code ends its 80 epochs after 31 of them and keeps the epoch, and the averaged or "
             "last weights, that were best on test; selection on validation finds an epoch without test",
             "the code cuts a square of random colour, which may cross the border, before it augments",
         ),
