@@ -21,7 +21,7 @@ from plbench.runs.registry import Registry, source_sha256
 from plbench.runs.store import Store
 from plbench.runs.stored import finished_record
 from plbench.spec import MethodSpec, Recipe, RunSpec
-from plbench.training.hooks import Guarded
+from plbench.training.hooks import Guarded, construct
 
 _MAX_STAGE_DEPTH = 8
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -113,6 +113,8 @@ def complete(
         except PlbenchError as error:
             raise type(error)(f"stage {stage.name!r} of method {method.name!r}: {error}") from error
         stages[stage.name] = (stage, plan)
+    if not stages:  # what the constructor refuses, such as a table that would not fit, is known before anything trains
+        construct(method, params, task)
     spec = base.model_copy(
         update={
             "method": MethodSpec(

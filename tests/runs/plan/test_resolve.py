@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from plbench.api import LabelledSplit, PartialLabels
-from plbench.errors import DataError
+from plbench.errors import DataError, PlbenchError
 from plbench.progress import Reporter
 from plbench.runs import run as runner
 from plbench.runs.plan.resolve import Request, plan_run
@@ -124,3 +124,13 @@ def test_names_of_several_classes_are_noted_once_and_recorded(holding: Make, nam
     plan_run(Request("tiny", "ce-ignore"), workspace)
     assert len([line for line in workspace.reporter.lines if said in line]) == 1
     assert any(said in note for note in runner.run(plan, workspace).notes)
+
+
+def test_a_table_that_would_not_fit_is_refused_before_anything_trains(
+    make_workspace: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = Request("tiny", "curriculum", regime="finetune", model={"backbone": "test_resnet", "weights": "random"})
+    plan_run(request, make_workspace())
+    monkeypatch.setattr("plbench.losses.sample_state.MAX_STATE_BYTES", 100)
+    with pytest.raises(PlbenchError, match="keeps pseudo-labels"):
+        plan_run(request, make_workspace())
