@@ -27,7 +27,7 @@ from plbench.experiments.shared.report import conclude
 from plbench.losses import partial_asymmetric_loss
 from plbench.randomness import on_threads
 from plbench.runs import schedule
-from plbench.runs.plan.resolve import Request
+from plbench.runs.plan.resolve import Request, plan_run
 from plbench.runs.workspace import Workspace
 
 SHORT = Request("tiny", "", plan={"epochs": 2})
@@ -227,6 +227,25 @@ def test_tables_show_every_row_and_reproduce_nothing_elsewhere(
     conclude(experiment, findings, "plbench study tables", tmp_path)
     table = (tmp_path / "table-1.md").read_text(encoding="utf-8").splitlines()
     assert len(table) == 2 + len(TABLES[0].rows) and "85.38" in table[2]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "recipe", "expected"),
+    [
+        ("openimages-v6/v1", "paper", True),
+        ("openimages-v6-csl/v1", "paper", True),  # the same images, as the paper's authors publish them
+        ("openimages-v6/v1", "quick", False),
+        ("custom/openimages-v6", "paper", False),
+        ("openimages-v3/v1", "paper", False),
+    ],
+)
+def test_a_row_is_compared_where_it_is_what_the_table_reports(
+    make_workspace: Callable[..., Workspace], protocol: str, recipe: str, expected: bool
+) -> None:
+    spec = plan_run(replace(SHORT, method="ce-ignore"), make_workspace()).spec
+    named = spec.protocol.model_copy(update={"name": protocol})
+    changes = {"protocol": named, "recipe": recipe, "regime": "finetune"}
+    assert TABLES[0].reports(spec.model_copy(update=changes)) is expected
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.title)

@@ -13,6 +13,7 @@ from plbench.experiments.shared.execute import record_samples
 from plbench.experiments.shared.experiment import Context, Findings, Point, Row
 from plbench.metrics.statistics import Sample
 from plbench.runs.workspace import Workspace
+from plbench.spec import RunSpec
 
 PERSON = "ap_person"
 NAMES = {"map_c": "mAP(C)", "map_o": "mAP(O)", PERSON: "Person-AP"} | {f"group_{n}": f"group {n}" for n in range(1, 6)}
@@ -54,6 +55,11 @@ class PaperTable:
     def title(self) -> str:
         """As panels are called."""
         return f"Table {self.number}"
+
+    def reports(self, spec: RunSpec) -> bool:
+        """Return whether a run did what the table is about: its data, or the authors' copy of them, by its recipe."""
+        is_published_data = spec.protocol.name.partition("/")[0] in (self.board, f"{self.board}-csl")
+        return is_published_data and (spec.recipe, spec.regime) == ("paper", "finetune")
 
 
 TABLES = (
@@ -143,10 +149,8 @@ def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Wo
                 found[PERSON] = found["person"]  # Person-AP is the mAP(C) of that group
             names = dict.fromkeys(("map_c", "map_o", *table.metrics))
             values = {name: found[name] for name in names if name in found}
-            spec = row.records[0].spec
-            is_published_data = spec.protocol.name.startswith(f"{table.board}/")
-            asks_the_same = is_published_data and (spec.recipe, spec.regime) == ("paper", "finetune")
-            facts["reproduction"] = "; ".join(_agreement(values, theirs)) if asks_the_same else ""
+            is_theirs = table.reports(row.records[0].spec)
+            facts["reproduction"] = "; ".join(_agreement(values, theirs)) if is_theirs else ""
             points.append(Point(paper.label, place, values, table.title, row.keys, row.seeds, facts))
     return points
 
