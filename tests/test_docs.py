@@ -7,11 +7,13 @@ import json
 import re
 import shlex
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from plbench.cli import main
+from plbench.runs.estimate.measured import Measured
 from plbench.runs.registry import Registry
 from plbench.testing.datasets import CHECKS as DATASET_CHECKS
 from plbench.testing.methods import CHECKS as METHOD_CHECKS
@@ -142,3 +144,48 @@ def test_the_tutorial_on_own_labels_runs_as_it_stands(
     assert len(settings) == 1 and [len(row["seeds"]) for row in settings[0]["rows"]] == [3, 3, 3]
     assert min(means["ce-ignore"], means["selective"]) > means["ce-negative"]  # as the page says
     assert (tmp_path / "demo" / "sheet.png").is_file()
+
+
+REPRODUCE = sorted(path.name for path in (TOP / "docs").glob("reproduce-table*.md"))
+SMALL = ["--weights", "random", "--image-size", "32"]
+
+
+@pytest.fixture
+def published_layouts(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
+    """Small imitations of the datasets of the paper's tables, where the commands of a page look for them."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(here / "share"))
+    for name in ("lvis", "openimages-v3", "openimages-v6", "openimages-v6-csl"):
+        run(["plbench", "data", "make-fixture", name, str(here / "share" / "plbench" / name)], monkeypatch, capsys)
+    return here
+
+
+@pytest.mark.parametrize("page", REPRODUCE)
+def test_commands_that_reproduce_a_table_plan_what_the_page_says(
+    page: str, published_layouts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trainings are planned on imitations, with random weights, and not timed; downloads are parsed alone."""
+    measured = Measured(*[1] * (len(fields(Measured)) - 1), is_too_large=False)
+    monkeypatch.setattr("plbench.runs.estimate.estimate.measure", lambda *_, **__: measured)
+    for block in blocks(page, "toml"):
+        name = block.splitlines()[0].removeprefix("# ")
+        shrunk = f'{block}\n[model]\nweights = "random"\nimage_size = 32\n'
+        (published_layouts / name).write_text(shrunk, encoding="utf-8")
+    planned = 0
+    for line in "".join(blocks(page, "sh")).splitlines():
+        words = shlex.split(line, comments=True)
+        if words[1] in ("data", "doctor") or "ray" in words:
+            if words[1:3] == ["data", "make-fixture"] or "stats" in words:
+                run(words, monkeypatch, capsys)
+            else:
+                run([*words, "--help"], monkeypatch, capsys)  # refuses an option that does not exist
+            continue
+        if "--weights" in words:  # a file that this machine does not have
+            place = words.index("--weights")
+            del words[place : place + 2]
+        shrinks = [] if words[1] == "sweep" or "quick" in words else SMALL
+        words += [*shrinks, *(["--dry-run"] if "--dry-run" not in words else []), "-q"]
+        said = run(words, monkeypatch, capsys)
+        if counted := re.search(r"# (\d+ (?:trainings|runs))$", line):
+            assert counted[1] in said, line
+            planned += 1
+    assert planned or page == "reproduce-tables.md"
