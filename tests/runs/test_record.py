@@ -73,7 +73,7 @@ def test_no_number_is_nan(tmp_path: Path) -> None:
         (lambda c: c.update(status="fine"), "is not a valid record: status: "),
         (lambda c: c.update(extra=1), "is not a valid record: extra: "),
         (lambda c: c["spec"]["plan"].update(epochs=0), "is not a valid record: spec.plan.epochs: "),
-        (lambda c: c.update(error="it stopped"), "is not a valid record: error: .* a run that is done has no error"),
+        (lambda c: c.update(error="it stopped"), "is not a valid record: error: a run that is done has no error"),
         (lambda c: c["spec"].update(seed=1), "was changed: its spec has sha256"),
         (lambda c: c.update(key="0" * 16), "was changed: its spec has sha256 .* it says 0000000000000000"),
         (lambda c: c.update(spec_sha256="0" * 64), "was changed"),
