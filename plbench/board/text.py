@@ -28,7 +28,7 @@ _CSV_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 def as_json(board: Values) -> str:
     """Return all values of a board."""
-    return json.dumps(board, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(board, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def as_csv(board: Values) -> str:
