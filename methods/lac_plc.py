@@ -1,15 +1,14 @@
-"""Pseudo-label consistency of LAC: what a plain view is sure of, a strongly augmented one shall say (Xie et al. 2022)."""
+"""Pseudo-label consistency of LAC: what one view is sure of teaches a strongly augmented one (Xie et al. 2022)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
-from pydantic import Field
 from PIL import Image, ImageDraw
+from pydantic import Field
 from torch import Tensor, nn
 
 from plbench.api import Batch, Loss, Method, MethodParams, Progress, tunable
@@ -48,7 +47,12 @@ class LACPLC(Method):
 
     def transform(self, train_transform: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Return the weak and the strong view."""
-        return WeakAndStrong(train_transform, self.params.cutout)
+        # not at the top: it takes long, and works once the run's own transform has loaded it
+        from torchvision.transforms import v2  # type: ignore[import-untyped]
+
+        jitter = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
+        distort = v2.Compose([v2.RandAugment(), jitter, v2.RandomGrayscale(0.2)])
+        return WeakAndStrong(train_transform, distort, self.params.cutout)
 
     def forward(self, model: nn.Module, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Return the logits of both views, [B, C]; where there is one view, it is both."""
@@ -97,20 +101,12 @@ class WeakAndStrong:
     """Two views of an image. Draws from the global generators, which the loader seeds."""
 
     train_transform: Callable[[Any], Any]
+    distort: Callable[[Image.Image], Image.Image]
     cutout: float
-
-    @cached_property
-    def _distort(self) -> Callable[[Image.Image], Image.Image]:
-        import plbench.models.torchvision_ops  # noqa: F401  # isort: skip
-        from torchvision.transforms import v2  # type: ignore[import-untyped]
-
-        jitter = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
-        made: Callable[[Image.Image], Image.Image] = v2.Compose([v2.RandAugment(), jitter, v2.RandomGrayscale(0.2)])
-        return made
 
     def __call__(self, image: Image.Image) -> tuple[Any, Any]:
         """Return the plain view, and the one that is painted over and distorted."""
-        return self.train_transform(image), self.train_transform(self._distort(self._painted(image)))
+        return self.train_transform(image), self.train_transform(self.distort(self._painted(image)))
 
     def _painted(self, image: Image.Image) -> Image.Image:
         """Return the image with a rectangle of one random colour, part of which may lie outside."""

@@ -15,7 +15,7 @@ from plbench.losses.sample_state import CellValues, check_state_size
 
 
 class LogicMix(Method):
-    """`sum_P LF(p, g+) + sum_N LF(1 - p', g-)`, `p' = max(p - m, 0)`, with other (g+, g-, m) on mixes than on originals.
+    """`sum_P LF(p, g+) + sum_N LF(1 - p', g-)`, `p' = max(p - m, 0)`, (g+, g-, m) of its own on mixes and on originals.
 
     With `probability`, an image is replaced by the mean of itself and of 1 or 2 other training images, drawn anew in
     each epoch. A class is present in the mix if it is present in one of them, absent if it is absent in all of them,
