@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from plbench.api import Batch, Loss, Method, Progress, Task, TrainView, tunable
-from plbench.losses import selective_weight
+from plbench.losses import binary_cross_entropy, selective_weight
 from plbench.losses.sample_state import check_state_size
-from plbench.losses.single_positive import partial_asymmetric_loss
 
 from .epr import EPR
 
@@ -71,14 +70,13 @@ class EMAConsistency(Method):
 
     def loss(self, output: Tensor, batch: Batch, progress: Progress) -> Loss:
         """Return cross-entropy on known labels and expected negatives, and the distance from the averages."""
-        gammas = {"gamma_pos": 0.0, "gamma_neg": 0.0, "gamma_unann": 0.0}
         if not len(self.average):
-            return Loss.of_images(partial_asymmetric_loss(output, batch.labels, **gammas))
+            return Loss.of_images(binary_cross_entropy(output, batch.labels > 0))
         average = self.average[batch.index.cpu()].to(output)
         weight = self._weight(average, batch.labels)
         self.marked.add(weight == 0)
         distance = torch.where(batch.labels == 0, (torch.sigmoid(output) - average).abs(), 0.0).sum(dim=1)
-        per_image = partial_asymmetric_loss(output, batch.labels, unann_weight=weight, **gammas)
+        per_image = binary_cross_entropy(output, batch.labels > 0, weight)
         return Loss.of_images(per_image + self.params.consistency * distance)
 
     def idle(self) -> list[str]:

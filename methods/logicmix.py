@@ -93,15 +93,14 @@ class LogicMix(Method):
             self.known.add(rows * self.task.num_classes + columns, values)
         if progress.epoch < math.ceil(self.params.warmup * progress.num_epochs - 1e-9):
             return
-        cells, values = [], []
-        for rows, scores in view.predict():
+        found = []
+        for index, scores in view.predict():
             logits = torch.logit(scores)
-            is_sure = (logits.abs() > self.params.theta) & torch.from_numpy(view.labels.rows(rows.numpy()) == 0)
+            is_sure = (logits.abs() > self.params.theta) & torch.from_numpy(view.labels.rows(index.numpy()) == 0)
             row, column = is_sure.nonzero(as_tuple=True)
-            cells.append(rows[row] * self.task.num_classes + column)
-            values.append(logits[row, column].sign())
+            found.append((index[row] * self.task.num_classes + column, logits[row, column].sign()))
         self.pseudo = CellValues(self.task.num_classes)
-        self.pseudo.add(torch.cat(cells), torch.cat(values))
+        self.pseudo.add(torch.cat([cells for cells, _ in found]), torch.cat([signs for _, signs in found]))
 
     def mixed_labels(self, batch: Batch, progress: Progress) -> tuple[Tensor, Tensor]:
         """Return the labels of the batch's inputs, [B, C], and which of these are mixes, bool [B, 1]."""
