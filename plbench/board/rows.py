@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from plbench.board.boards import BoardFolder, Quotation
-from plbench.board.entries import Entry, read_whole_entry
+from plbench.board.boards import RECORDS, BoardFolder, Quotation
+from plbench.board.entries import Entry, parse_whole_entry
+from plbench.board.packs import records_of
 from plbench.comparison.compare import model_words, row_labels
 from plbench.comparison.identity import row_key
 from plbench.comparison.scores import RowScores, merge_identical
@@ -63,7 +64,8 @@ def board_values(folder: BoardFolder) -> Values:
     Raises:
         PlbenchError: if an accepted record or the quotations cannot be read.
     """
-    entries = [read_whole_entry(folder.record_folder(key)) for key in sorted(folder.added)]
+    place = folder.path / RECORDS
+    entries = [parse_whole_entry(files, place / key) for key, files in sorted(records_of(folder).items())]
     sections: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
     for entry in entries:
         spec = entry.record.spec  # what rows must have in common to be ranked:
