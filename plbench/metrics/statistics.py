@@ -265,9 +265,13 @@ class Pairs:
     @property
     def ranks(self) -> list[int]:
         """1 + the number of rows that are significantly better, for rows given best first: never falling."""
+        return [int(rank) for rank in np.maximum.accumulate(1 + self.is_better.sum(axis=0))]
+
+    @property
+    def is_better(self) -> npt.NDArray[np.bool_]:
+        """[M, M] whether the first of a pair is significantly better than the second."""
         # never true of NaN: a row with too few seeds is neither better nor worse than any
-        better = (self.p_values < SIGNIFICANT) & (self.differences > 0)
-        return [int(rank) for rank in np.maximum.accumulate(1 + better.sum(axis=0))]
+        return np.asarray((self.p_values < SIGNIFICANT) & (self.differences > 0))
 
     @property
     def tied(self) -> list[bool]:
