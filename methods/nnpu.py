@@ -42,6 +42,9 @@ class NNPU(Method):
     (algorithm 1 of the paper, with beta and gamma of its code). `correction=max` is the paper's estimator taken at its
     word, `pi R_P(l+) + max(0, rest)`, which stands still there, and `none` the unbiased risk (du Plessis et al. 2015).
 
+    The sigmoid loss of its experiments is a smooth error rate, whose best answer for a class that is present in few
+    images is no in all of them: rare classes are hardly ranked. The variants have the logistic loss.
+
     Ours: a risk for each class, summed over classes and times the images of the batch, as all losses of this
     benchmark; a class of which the batch has no positive adds nothing (in the released code R_P is 0 then, so that
     nothing holds against `R_X`); and where pi comes from. It is the class's mean score under CE-Ignore, as for
@@ -58,7 +61,11 @@ class NNPU(Method):
     paper = "Kiryo et al., NeurIPS 2017, arXiv 1703.00593"
     batch_scope = "batch"
     tags = frozenset({"reference"})
-    variants: ClassVar = {"pnu": {"pn_weight": 0.5}, "counts": {"prior": "counts"}}
+    variants: ClassVar = {
+        "logistic": {"loss": "logistic"},
+        "pnu": {"loss": "logistic", "pn_weight": 0.5},
+        "counts": {"loss": "logistic", "prior": "counts"},
+    }
     stackable = True
 
     class Params(MethodParams):

@@ -199,6 +199,22 @@ def test_eta_and_eta_top_exclude_each_other_as_in_selective(build: Callable[...,
     assert int((method.eta < PRIOR).sum()) == 2
 
 
+def test_protocols_suggest_the_same_for_all_cells_that_share_a_loss_or_a_treatment() -> None:
+    registry = Registry.discover()
+    for dataset in ("scenes", "coco", "lvis", "openimages-v6"):
+        for protocol in registry.dataset(dataset).protocols:
+            suggested = protocol.suggested
+            if not suggested:
+                continue
+            treatment = {key: value for key, value in suggested["selective"].items() if "gamma" not in key}
+            assert treatment
+            assert all(suggested[GRID[loss][2]] == treatment for loss in ("ce", "focal", "asl"))
+            of_known = {**suggested["pasl-ignore"], "gamma_unann": suggested["pasl-negative"]["gamma_unann"]}
+            assert of_known == suggested["pasl-negative"]
+            for name, values in suggested.items():
+                validate_params(registry.method(name), values)
+
+
 def test_the_tag_names_the_new_cells() -> None:
     registry = Registry.discover()
     tagged = [name for name in registry.names("method") if "grid" in registry.method(name).tags]
