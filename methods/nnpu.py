@@ -52,8 +52,9 @@ class NNPU(Method):
     of known positives, which is right where these are a random sample of all, and says little under FPC.
 
     The paper has no verified negatives: here they are images like all others, in R_X. With `pn_weight` they have a
-    say of their own (Sakai et al., ICML 2017): `(1 - w)` times the above and w times `pi R_P(l+) + (1 - pi) R_N(l-)`,
-    where the batch has some of the class. That, too, wants them to be a random sample.
+    say of their own (PNU, Sakai et al., ICML 2017): `(1 - w)` times the above and w times
+    `pi R_P(l+) + (1 - pi) R_N(l-)`, where the batch has some of the class. That, too, wants them to be a random sample;
+    to correct the first part alone is ours.
     """
 
     name = "nnpu"

@@ -27,9 +27,10 @@ class SPASL(Method):
     public implementation that was found, mlcpl (`PartialStrictlyProperAsymmetricWithLogitLoss`). Its loss, however,
     takes the *score* in place of z, which is not proper (the best score of eta = .3 is .63 there): not repeated.
     That the score above is the one for which the terms are proper is our derivation. The paper's regulariser on pairs
-    of labels is left out. The loss was written for complete labels, so that it is ours to say what unknown ones are: as
-    `negative` they are what ASL takes them for, but then a score estimates whether a label is annotated as present, and
-    is calibrated on complete labels alone; `ignore` leaves them out, as mlcpl does.
+    of labels is left out. The loss was written for complete labels, so that it is ours to say what unknown ones are. As
+    `negative` they are what ASL takes them for, and a score estimates how likely a label is annotated as present;
+    `ignore` leaves them out, as mlcpl does, and a score estimates presence among known labels. So scores are calibrated
+    where labels are complete, and with `ignore` where known ones are a random sample of all (RPA, not FPC).
     """
 
     name = "spasl"
