@@ -48,8 +48,9 @@ class NNPU(Method):
     Ours: a risk for each class, summed over classes and times the images of the batch, as all losses of this
     benchmark; a class of which the batch has no positive adds nothing (in the released code R_P is 0 then, so that
     nothing holds against `R_X`); and where pi comes from. It is the class's mean score under CE-Ignore, as for
-    `selective`, or, `prior=counts`, the expected number of positives of an image (`epr`'s k) shared out by the number
-    of known positives, which is right where these are a random sample of all, and says little under FPC.
+    `selective`, which is far too high where known labels are no random sample (FPC); or, `prior=scaled`, that times a
+    factor that makes its sum the expected number of positives of an image (`epr`'s k); or, `prior=counts`, this number
+    shared out by known positives.
 
     The paper has no verified negatives: here they are images like all others, in R_X. With `pn_weight` they have a
     say of their own (PNU, Sakai et al., ICML 2017): `(1 - w)` times the above and w times
@@ -64,7 +65,8 @@ class NNPU(Method):
     tags = frozenset({"reference"})
     variants: ClassVar = {
         "logistic": {"loss": "logistic"},
-        "pnu": {"loss": "logistic", "pn_weight": 0.5},
+        "scaled": {"loss": "logistic", "prior": "scaled"},
+        "pnu": {"loss": "logistic", "prior": "scaled", "pn_weight": 0.5},
         "counts": {"loss": "logistic", "prior": "counts"},
     }
     stackable = True
@@ -72,16 +74,16 @@ class NNPU(Method):
     class Params(MethodParams):
         """The sigmoid loss is that of the paper's experiments; beta and gamma are the defaults of its code."""
 
-        prior: Literal["ce-ignore", "counts"] = Field("ce-ignore", description="where pi comes from; ours")
+        prior: Literal["ce-ignore", "scaled", "counts"] = Field("ce-ignore", description="where pi comes from; ours")
         num_positives: float | None = tunable(
             None,
             1.0,
             half_of_classes,
             log=True,
-            when={"prior": ("counts",)},
+            when={"prior": ("scaled", "counts")},
             from_task=published_positives,
             ge=0.0,
-            description="k: positives that an image is expected to have, for prior=counts; default: the dataset's mean",
+            description="k: expected positives of an image, for scaled and counts; default: the dataset's mean",
         )
         loss: Literal["sigmoid", "logistic"] = Field("sigmoid", description="l: s(-z) and s(z), or their cross-entropy")
         correction: Literal["ascent", "max", "none"] = Field(
@@ -94,24 +96,25 @@ class NNPU(Method):
         )
 
     def __init__(self, params: Any, task: Task) -> None:
-        """Fix the class prior."""
-        super().__init__(params, task)
-        self.prior = self._prior_by_counts() if self.params.prior == "counts" else task.artifacts["prior"].float()
-
-    def _prior_by_counts(self) -> Tensor:
-        """Return pi [C]: k shared out by known positives.
+        """Fix the class prior.
 
         Raises:
-            PlbenchError: if nobody knows k.
+            PlbenchError: if its sum is asked for and nobody knows it.
         """
+        super().__init__(params, task)
+        by_counts = self.params.prior == "counts"
+        prior = torch.from_numpy(task.positives).double() if by_counts else task.artifacts["prior"].double()
+        self.prior = (prior if self.params.prior == "ce-ignore" else self._with_sum_k(prior)).float()
+
+    def _with_sum_k(self, shares: Tensor) -> Tensor:
+        """Return k shared out; no class has more than 1."""
         if self.params.num_positives is None:
             raise PlbenchError(
                 "num_positives, the number of positives that an image is expected to have, does not follow from labels "
                 "that are partial as they come; give it with -P num_positives=K, or estimate the prior: -P "
                 "prior=ce-ignore"
             )
-        positives = torch.from_numpy(self.task.positives).double()
-        return (self.params.num_positives * positives / positives.sum().clamp(min=1)).clamp(max=1).float()
+        return (self.params.num_positives * shares / shares.sum().clamp(min=1e-12)).clamp(max=1)
 
     @classmethod
     def stages(cls, params: Any, task: Task) -> Sequence[Stage]:

@@ -168,9 +168,11 @@ class TestNNPU:
             method = kind(validate_params(kind, {"loss": "logistic", **values}), task)
             assert mean_loss(method, batch) == pytest.approx(expected, rel=1e-6)
 
-    def test_a_prior_by_counts_sums_to_the_expected_positives(self, make_task: Callable[..., Task]) -> None:
+    def test_a_prior_may_be_made_to_sum_to_the_expected_positives(self, make_task: Callable[..., Task]) -> None:
         kind = Registry.discover().method("nnpu")
-        task = make_task(3)
+        task = make_task(3, {"prior": torch.tensor([0.9, 0.6, 0.5])})
+        prior = kind(validate_params(kind, {"prior": "scaled", "num_positives": 1.0}), task).prior
+        torch.testing.assert_close(prior, torch.tensor([0.45, 0.3, 0.25]))
         object.__setattr__(task, "positives", np.array([10, 30, 40]))
         prior = kind(validate_params(kind, {"prior": "counts"}), task).prior  # k is 2
         torch.testing.assert_close(prior, torch.tensor([0.25, 0.75, 1.0]))
@@ -182,6 +184,7 @@ class TestNNPU:
         (stage,) = kind.stages(validate_params(kind, {}), task)
         assert (stage.name, stage.method) == ("prior", "ce-ignore")
         assert kind.stages(validate_params(kind, {"prior": "counts"}), task) == ()
+        assert kind.stages(validate_params(kind, {"prior": "scaled"}), task) == (stage,)
         object.__setattr__(task, "negatives", 0 * task.negatives)
         with pytest.raises(PlbenchError, match=r"'nnpu'.*verified negatives.*-P prior=counts"):
             kind.stages(validate_params(kind, {}), task)
