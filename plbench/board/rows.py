@@ -150,7 +150,7 @@ def _rank(rows: Sequence[_Row]) -> float | None:
     pairs = compare_pairs([row.sample("map_c") for row in rows])
     for place, (row, rank) in enumerate(zip(rows, pairs.ranks, strict=True)):
         row.rank = rank
-        better = [rows[other] for other in np.flatnonzero(pairs.is_better[:, place])]
+        better = [other for other, is_better in zip(rows, pairs.is_better[:, place], strict=True) if is_better]
         row.rank_at_cost = 1 + sum(other.costs_no_more_than(row) for other in better)
         if place:
             gap, reach = float(pairs.differences[place, 0]), float(pairs.reach[place, 0])
