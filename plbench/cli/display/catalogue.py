@@ -28,6 +28,7 @@ _NEEDS = {
     "images": "images",
     "feature_map": "feature map",
     "sample_state": "per-sample state",
+    "embeddings": "class and image embeddings (--embeddings)",
 }
 
 
