@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,11 +116,17 @@ def read_embeddings(path: Path) -> Embeddings:
         DataError: if it cannot be read, lacks an array, or these do not fit each other.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except OSError as error:
         raise DataError(f"the file of embeddings {path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:  # of another kind, or with objects
+    except (
+        ValueError,
+        EOFError,
+        TypeError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:  # of another kind, or with objects
         raise DataError(f"{path} is not an .npz of arrays without objects: {error}") from error
     if missing := [name for name in _REQUIRED if name not in arrays]:
         raise DataError(f"{path} has no array {missing[0]!r}; a file of embeddings has {', '.join(_REQUIRED)}")
