@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from plbench.api import Batch, Loss, Method, MethodParams, Progress, tunable
+from plbench.api import Batch, Loss, Method, MethodParams, Progress, Task, tunable
 from plbench.losses_single_positive import expected_positives_penalty, known_cross_entropy, matching
 
 from .epr import half_of_classes, positives_of_an_image
@@ -93,6 +93,11 @@ class GPR(Method):
             "negatives", description="the lowest classes have a negative pseudo-label, or none of either kind"
         )
 
+    def __init__(self, params: Any, task: Task) -> None:
+        """Cosines of train images to classes are on the CPU, and go where they are wanted."""
+        super().__init__(params, task)
+        self.similarity = task.artifacts["similarity"]
+
     def loss(self, output: Tensor, batch: Batch, progress: Progress) -> Loss:
         """Cross-entropy on known labels, the robust mixture on unknown ones, weighted pseudo-labels, the penalty."""
         p, done = self.params, progress.epoch / progress.num_epochs
@@ -120,8 +125,9 @@ class GPR(Method):
 
     def _pseudo(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Masks of the unknown labels that count as present, and of those that count as absent."""
-        p, table = self.params, self.task.artifacts["similarity"]
-        cosines = table[batch.index.to(table.device)].to(batch.labels.device)
+        p = self.params
+        self.similarity = self.similarity.to(batch.index.device)  # once: it stays there
+        cosines = self.similarity[batch.index]
         likelihood = torch.softmax(cosines / matching(p.temperature, cosines), dim=-1)
         # of equal cosines the class that comes first is the higher one
         rank = cosines.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from plbench.api import Batch, Loss, Method, MethodParams, Progress, tunable
+from plbench.api import Batch, Loss, Method, MethodParams, Progress, Task, tunable
 from plbench.losses_single_positive import known_cross_entropy, matching
 
 
@@ -44,6 +46,11 @@ class VLPL(Method):
         )
         rho: float = Field(0.9, ge=0.0, le=1.0, description="rho: target of pseudo-labels")
 
+    def __init__(self, params: Any, task: Task) -> None:
+        """Cosines of train images to classes are on the CPU, and go where they are wanted."""
+        super().__init__(params, task)
+        self.similarity = task.artifacts["similarity"]
+
     def loss(self, output: Tensor, batch: Batch, progress: Progress) -> Loss:
         """Cross-entropy on known labels, entropy on unknown ones, smoothed cross-entropy on pseudo-labels."""
         p, pseudo = self.params, self._pseudo(batch)
@@ -58,8 +65,8 @@ class VLPL(Method):
 
     def _pseudo(self, batch: Batch) -> Tensor:
         """Mask of the unknown labels that count as present."""
-        table = self.task.artifacts["similarity"]
-        cosines = table[batch.index.to(table.device)].to(batch.labels.device)
+        self.similarity = self.similarity.to(batch.index.device)  # once: it stays there
+        cosines = self.similarity[batch.index]
         likelihood = torch.softmax(cosines / matching(self.params.temperature, cosines), dim=-1)
         return (likelihood > matching(self.params.threshold, likelihood)) & (batch.labels == 0)
 

@@ -106,7 +106,8 @@ def _found(rows: Mapping[str, int], names: Sequence[str], what: str, dataset: st
 
 def _unit(vectors: FloatMatrix) -> npt.NDArray[np.float32]:
     wide = vectors.astype(np.float32)
-    return wide / np.linalg.norm(wide, axis=1, keepdims=True)
+    unit: npt.NDArray[np.float32] = wide / np.linalg.norm(wide, axis=1, keepdims=True)
+    return unit
 
 
 def read_embeddings(path: Path) -> Embeddings:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import CLASSES, SPLITS, TinyDataset
 
+from plbench.board.rows import _Row
 from plbench.cli.request import next_steps, options_of
 from plbench.comparison.candidates import choose_candidates
 from plbench.comparison.plan import Comparison, make_runs, plan_comparison
@@ -93,6 +95,8 @@ def test_zero_shot_scores_are_those_of_the_test_images(make_workspace: MakeWorks
     np.testing.assert_allclose(np.sort(scores), np.sort(expected), rtol=1e-4)
     assert record.cost is not None and record.cost.standard is not None
     assert record.cost.standard.image_passes == record.cost.standard.head == 0
+    row = SimpleNamespace(records=(record,))
+    assert "vision-language model helped it" in _Row.why_unranked.fget(row)  # no board ranks it
     estimate = estimate_runs([plan_run(Request("tiny", "zero-shot", embeddings=file, seed=3), workspace)], workspace)
     assert (estimate.words, estimate.steps_left, len(estimate.items)) == ("only scoring", 0, 1)
 
