@@ -23,7 +23,7 @@ from plbench.runs.plan.resolve import Request, plan_from_spec, plan_run
 from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.record import read_record
 from plbench.runs.workspace import Workspace
-from plbench.tuning.study import study_spec, with_values
+from plbench.tuning.study import search_space, study_spec, with_values
 from plbench.tuning.trials import score_together
 
 pytestmark = pytest.mark.usefixtures("quick_records")
@@ -221,3 +221,7 @@ def test_studies_and_their_trials_are_of_the_file(make_workspace: MakeWorkspace,
         (result,) = score_together([trial], workspace)
         assert result.value is not None
     assert keys[0] != keys[1]
+    untrained = a_plan(workspace, "zero-shot", file, scores_test=False)
+    assert list(search_space(untrained, frozenset(), {})) == ["temperature"]  # no rate and no decay
+    with pytest.raises(PlbenchError, match="no value is left that tuning could search"):
+        search_space(untrained, frozenset({"temperature"}), {})
