@@ -13,6 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from plbench.data.dataset import Dataset
+from plbench.data.digests import file_sha256
 from plbench.data.embeddings import kept_embeddings, read_embeddings
 from plbench.data.images import ImageSource
 from plbench.data.label_file import read_label_file
@@ -289,8 +290,9 @@ def keep_label_file(name: str, dataset: Dataset) -> str:
         content = Path(name).read_bytes()
     except OSError as error:
         raise DataError(f"the file of labels {name} cannot be read: {error.strerror}") from error
-    kept = hashlib.sha256(content).hexdigest() + Path(name).suffix.lower()
     assert dataset.cache is not None
+    # asked for there, and not of the content alone: an answer to the same command must know that the file is another
+    kept = file_sha256(Path(name), dataset.cache) + Path(name).suffix.lower()
     target = dataset.cache / LABEL_FILE / kept
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
