@@ -10,7 +10,7 @@ from plbench.models.backbones import build_backbone, weights_path
 from plbench.runs.protocol import Part, ProtocolData
 from plbench.runs.workspace import Workspace
 from plbench.spec import RunSpec
-from plbench.training.hooks import Guarded
+from plbench.training.hooks import Guarded, mixture_of
 from plbench.training.inputs import FeatureInputs, ImageInputs, Inputs
 
 
@@ -29,8 +29,10 @@ class OpenInputs:
             spec: of the run.
             protocol_data: of the run, which the part is of.
             part: that is wanted.
-            method: whose transform training images go through; None for a part that is only scored.
+            method: whose transform training images go through, and that says how they are mixed; None for a part that
+                is only scored.
         """
+        mixture = None if method is None else mixture_of(method)
         workspace = self._workspace
         decoder = jpeg_decoder(workspace.decode, workspace.device)
         if spec.regime != "probe":
@@ -47,6 +49,7 @@ class OpenInputs:
                 workspace.device,
                 decoder,
                 own.min_side,
+                mixture,
             )
         place = (part.split, part.rows.tobytes())
         if place not in self._features:  # of the whole split, from the cache or computed now
@@ -75,4 +78,5 @@ class OpenInputs:
             self._features[place] = FeatureInputs(features, part.rows, part.labels, spec.seed)
         found = self._features[place]
         is_own = found.seed == spec.seed and found.labels is part.labels
-        return found if is_own else found.reseeded(spec.seed, part.labels)
+        found = found if is_own else found.reseeded(spec.seed, part.labels)
+        return found if mixture is None else found.mixing(mixture)
