@@ -17,6 +17,18 @@ from plbench.losses.sample_state import check_state_size
 from plbench.losses.single_positive import known_cross_entropy
 from plbench.metrics import average_precision
 
+from .asl_negative import ASLNegative
+from .ce_ignore import CEIgnore
+from .ce_negative import CENegative
+from .focal import Focal
+from .hill import Hill
+from .pasl_negative import PASLNegative
+from .splc import SPLC
+
+_BASES: tuple[type[Method], ...] = (ASLNegative, CEIgnore, CENegative, Focal, Hill, PASLNegative, SPLC)
+BASES = {kind.name: kind for kind in _BASES}
+"""Methods whose model can be refitted: those that are a loss of single images, and no more."""
+
 
 class CFT(Method):
     """Refit each class's weights and bias in the last layer of a model that `base` trained; all else stays fixed.
@@ -33,9 +45,9 @@ class CFT(Method):
     Evaluation uses what was kept. Average precision does not see a class's scale and offset, which the search leaves
     where they were: by `ga`, the training fits these two to the cross-entropy of known labels, which changes no order.
 
-    Ours: no validation set is at hand in training, so a share of the training images is held out, whose labels are used
-    for the choice alone. `base` has seen them, which favours its weights; the released code chooses on the complete
-    labels that it then reports on. By `bp` a choice is made after each epoch of the training plan, from averaged
+    Ours: no validation set is at hand in training, so a share of the training images is held out, from `base` too, and
+    their known labels are used for the choice alone; the released code chooses on the complete labels that it then
+    reports on. By `bp` a choice is made after each epoch of the training plan, from averaged
     weights under the plan's rate and batches; the code takes up to 5,000 steps of Adam on all images at once, at 1e-4.
     The search stops after as many generations as the code waits for an improvement, 300; the code goes on up to 5,000.
     """
@@ -50,7 +62,8 @@ class CFT(Method):
     class Params(MethodParams):
         """Those of the released code, whose base is asl-negative; held_out and the number of generations are ours."""
 
-        base: str = Field("asl-negative", description="method that trains the model to refit, at its defaults")
+        base: str = Field("asl-negative", description="whose loss trains the model to refit, at its defaults")
+        only_base: bool = Field(False, description="train that model alone: the stage that the refit starts from")
         by: Literal["bp", "ga"] = Field("bp", description="gradient, or genetic search on average precision")
         held_out: float = Field(0.2, gt=0.0, lt=1.0, description="share of images on which weights are chosen; ours")
         gamma_neg: float = tunable(
@@ -66,8 +79,15 @@ class CFT(Method):
         generations: int = Field(300, ge=1, description="generations of the search; ours")
 
     def __init__(self, params: Any, task: Task) -> None:
-        """Choose which images are held out."""
+        """Choose which images are held out: the same in the run of the stage and in the one that refits.
+
+        Raises:
+            PlbenchError: if `base` is none that can be refitted.
+        """
         super().__init__(params, task)
+        if params.base not in BASES:
+            raise PlbenchError(f"base {params.base!r} of method 'cft' is none of {', '.join(BASES)}")
+        self.base = BASES[params.base](BASES[params.base].Params(), task)
         number = min(max(1, round(params.held_out * task.num_train)), task.num_train - 1)
         self.is_held = torch.zeros(task.num_train, dtype=torch.bool)
         self.is_held[torch.randperm(task.num_train, generator=task.generator)[:number]] = True
@@ -75,24 +95,23 @@ class CFT(Method):
     @classmethod
     def stages(cls, params: Any, task: Task) -> Sequence[Stage]:
         """Return the run whose model is refitted."""
-        return (Stage("base", method=params.base, reduce=whole_state),)
+        alone = {"base": params.base, "held_out": params.held_out, "only_base": True}
+        return () if params.only_base else (Stage("base", method=cls.name, reduce=whole_state, params=alone),)
 
     def build(self, backbone: nn.Module, make_head: Callable[[], nn.Module]) -> nn.Module:
         """Return the model of `base`, of which the last layer alone can change.
 
         Raises:
-            PlbenchError: if that is not a backbone with a head that ends in a linear layer.
+            PlbenchError: if its head does not end in a linear layer.
         """
+        if self.params.only_base:
+            return super().build(backbone, make_head)
         head = make_head()
-        values = list(nn.ModuleList([backbone, head]).state_dict().values())
-        numbers = [value.numel() for value in values]
-        state = self.task.artifacts["base"]
-        if not isinstance(head, nn.Sequential) or not isinstance(head[-1], nn.Linear) or state.numel() != sum(numbers):
-            raise PlbenchError(
-                "method 'cft' refits the last linear layer of a head on a backbone, and the model of "
-                f"{self.params.base!r} has none; give another -P base=METHOD, or --head linear or mlp"
-            )
-        for value, part in zip(values, state.split(numbers), strict=True):
+        if not isinstance(head, nn.Sequential) or not isinstance(head[-1], nn.Linear):
+            raise PlbenchError("method 'cft' refits the linear layer that a head ends in, and this one ends otherwise")
+        values = list(nn.Sequential(backbone, head).state_dict().values())
+        parts = self.task.artifacts["base"].split([value.numel() for value in values])
+        for value, part in zip(values, parts, strict=True):
             value.copy_(part.view_as(value))
         return Refitted(nn.Sequential(backbone, *head[:-1]), head[-1], rescales=self.params.by == "ga")
 
@@ -102,7 +121,7 @@ class CFT(Method):
 
     def epoch_start(self, view: TrainView, progress: Progress) -> None:
         """Keep the weights of `base`, before the training; by `ga`, search for better ones."""
-        if progress.step:
+        if progress.step or self.params.only_base:
             return
         precision = self._precision(view)
         precision[~self._can_be_refitted(view) | np.isnan(precision)] = 1.0  # which nothing exceeds
@@ -112,7 +131,7 @@ class CFT(Method):
 
     def epoch_end(self, view: TrainView, progress: Progress) -> None:
         """Keep the weights that the epoch led to, where they are better on held-out images."""
-        if self.params.by == "bp":
+        if self.params.by == "bp" and not self.params.only_base:
             precision, kept = self._precision(view), _refitted(view).kept_precision.cpu().numpy()
             self.marked.add(torch.from_numpy(precision > kept)[None])
             self._keep(view, precision > kept, np.fmax(precision, kept))
@@ -181,15 +200,17 @@ class CFT(Method):
             held = self.is_held[rows]
             yield column, [(rows[side], positives[side]) for side in (~held, held)]
 
-    def loss(self, output: tuple[Tensor, Tensor], batch: Batch, progress: Progress) -> Loss:
-        """Return the loss of known labels of images that are not held out."""
-        logits, _ = output
+    def loss(self, output: Any, batch: Batch, progress: Progress) -> Loss:
+        """Return the loss of images that are not held out: of `base`, or of their known labels."""
         held = self.is_held[batch.index.cpu()].to(batch.labels.device)
+        if self.params.only_base:
+            own = Batch(batch.inputs[~held], batch.labels[~held], batch.index[~held])
+            return self.base.loss(output[~held], own, progress)
         labels = torch.where(held[:, None], 0, batch.labels)
         if self.params.by == "ga":
-            return Loss.of_images(known_cross_entropy(logits, labels))
+            return Loss.of_images(known_cross_entropy(output[0], labels))
         per_image = partial_asymmetric_loss(
-            logits,
+            output[0],
             labels,
             gamma_pos=0.0,
             gamma_neg=self.params.gamma_neg,
@@ -199,13 +220,13 @@ class CFT(Method):
         )
         return Loss.of_images(per_image)
 
-    def scores(self, output: tuple[Tensor, Tensor]) -> Tensor:
+    def scores(self, output: Any) -> Tensor:
         """Return the sigmoid of the logits by what was kept."""
-        return torch.sigmoid(output[1])
+        return torch.sigmoid(output if self.params.only_base else output[1])
 
     def idle(self) -> list[str]:
         """Say that no class was refitted."""
-        if self.marked.total():
+        if self.params.only_base or self.marked.total():
             return []
         return [f"no class had a higher average precision on held-out images than {self.params.base}'s, so all stayed"]
 
