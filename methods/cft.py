@@ -113,7 +113,7 @@ class CFT(Method):
         parts = self.task.artifacts["base"].split([value.numel() for value in values])
         for value, part in zip(values, parts, strict=True):
             value.copy_(part.view_as(value))
-        return Refitted(nn.Sequential(backbone, *head[:-1]), head[-1], rescales=self.params.by == "ga")
+        return Refitted(nn.Sequential(backbone, *list(head)[:-1]), head[-1], rescales=self.params.by == "ga")
 
     def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Return the last layer, or a scale and an offset of each class."""
@@ -313,10 +313,13 @@ def evolved(
 
 
 def precisions(scores: Tensor, positives: Tensor) -> Tensor:
-    """Return the average precision of each row of scores [P, n] for the same labels, bool [n]; ties as they come."""
-    hits = positives[scores.argsort(dim=1, descending=True, stable=True)].double()
-    precision = hits.cumsum(dim=1) / torch.arange(1, hits.shape[1] + 1)
-    return (precision * hits).sum(dim=1) / hits.sum(dim=1)
+    """Return the average precision of each row of scores [P, n] for the same labels, bool [n]; ties are one threshold.
+
+    Of each positive: how many positives score as much or more, of all that do.
+    """
+    every, present = (torch.from_numpy(np.sort(part.numpy(), axis=1)) for part in (scores, scores[:, positives]))
+    above, present_above = (part.shape[1] - torch.searchsorted(part, present) for part in (every, present))
+    return (present_above.double() / above).mean(dim=1)
 
 
 def _refitted(view: TrainView, weights: Literal["ema", "raw"] = "ema") -> Refitted:

@@ -209,9 +209,11 @@ class TestBP:
         assert "no class had a higher" in method.idle()[0]
 
 
-def test_average_precisions() -> None:
+@pytest.mark.parametrize("decimals", [8, 1, 0])
+def test_average_precisions(decimals: int) -> None:
+    """As of scikit-learn, also where scores are equal."""
     rng = np.random.default_rng(1)
-    scores, positives = rng.standard_normal((5, 40)), rng.random(40) < 0.3
+    scores, positives = rng.standard_normal((5, 40)).round(decimals), rng.random(40) < 0.3
     expected = [average_precision_score(positives, row) for row in scores]
     assert precisions(torch.from_numpy(scores), torch.from_numpy(positives)).tolist() == pytest.approx(expected)
 
