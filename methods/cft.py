@@ -49,7 +49,7 @@ class CFT(Method):
     their known labels are used for the choice alone; the released code chooses on the complete labels that it then
     reports on. By `bp` a choice is made after each epoch of the training plan, from averaged
     weights under the plan's rate and batches; the code takes up to 5,000 steps of Adam on all images at once, at 1e-4.
-    The search stops after as many generations as the code waits for an improvement, 300; the code goes on up to 5,000.
+    The search has 100 generations; the code goes on up to 5,000, until 300 have brought nothing.
     """
 
     name = "cft"
@@ -76,7 +76,7 @@ class CFT(Method):
         mutation_range: float = tunable(
             0.001, 0.0002, 0.02, log=True, when={"by": ("ga",)}, gt=0.0, description="largest shift of a weight"
         )
-        generations: int = Field(300, ge=1, description="generations of the search; ours")
+        generations: int = Field(100, ge=1, description="generations of the search; ours")
 
     def __init__(self, params: Any, task: Task) -> None:
         """Choose which images are held out: the same in the run of the stage and in the one that refits.
