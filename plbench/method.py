@@ -229,6 +229,12 @@ class TrainView(Protocol):
         For what scores do not show: `lambda model, inputs: model[0](inputs)` gives features of a default model.
         """
 
+    def model(self, weights: Literal["ema", "raw"] = "ema") -> nn.Module:
+        """Return the model itself: for a stage to hand on its weights, or to set buffers between epochs.
+
+        Without a weight average both are one model. Buffers are averaged, too: what is to stay has to be set in both.
+        """
+
 
 @dataclass(frozen=True)
 class Stage:

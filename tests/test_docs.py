@@ -66,7 +66,7 @@ class TestAddingAMethod:
         assert set(method.Params.search_space()) == {"weight"}
         assert source.count("\n") < 40
 
-    @pytest.mark.parametrize(("number", "name"), [(0, "half-negative"), (1, "self-labels")])
+    @pytest.mark.parametrize(("number", "name"), [(0, "half-negative"), (1, "self-labels"), (2, "warm-ignore")])
     def test_the_examples_pass_the_check(
         self, number: int, name: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

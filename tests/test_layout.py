@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 TOP = Path(__file__).parents[1]
-FOR_METHODS = {"api", "losses", "losses_single_positive", "priors", "sample_state"}
+FOR_METHODS = {"api", "losses", "metrics", "losses_single_positive", "priors", "sample_state"}
 FOR_DATASETS = {"api", "data", "files", "metrics"}
 
 

@@ -201,6 +201,7 @@ class ActiveRun:
 
     def _fit(self, **options: Any) -> None:
         spec, options = self.spec, {"stop_after": self.stop_after, **options}
+        options["patience"] = self.workspace.reporter.patience
         fit(self.state, self.train_inputs, spec.plan, self.execution, seed=spec.seed, **options)
 
     def epoch_end(self, state: FitState) -> None:

@@ -128,7 +128,9 @@ class SmallJob:
         """What the stages produce: each is trained, and reduced."""
         registry, reduced = self.subject.registry, {}
         for stage in hooks.Guarded(self.subject.kind).stages(self.params, self.task()):
-            job = replace(self, subject=Subject(registry.method(stage.method), stage.params, registry))
+            job = replace(
+                self, subject=Subject(registry.method(stage.method), stage.params, registry, self.subject.on_images)
+            )
             reduced[stage.name] = stage.reduce(job.view(job.trained()))
         return reduced
 

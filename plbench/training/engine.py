@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -73,6 +73,7 @@ def fit(
     requested: Callable[[], ControlRequest] = ControlRequest,
     handle: Callable[[ControlRequest], None] = lambda request: None,
     after_step: Callable[[], None] = lambda: None,
+    patience: Callable[[str], AbstractContextManager[None]] = lambda text: nullcontext(),
 ) -> None:
     """Train until the plan's last epoch, or `stop_after` epochs of it, from wherever `state` stands.
 
@@ -83,6 +84,7 @@ def fit(
         handle: called between two steps with what any process requested, the same in all of them; `state` is
             complete then, and its `generators` are those of this moment.
         after_step: called after each step, as a profiler wants it.
+        patience: entered while the method works between steps, with what it is doing.
 
     Raises:
         TrainingError: if the loss or the gradient is no longer finite.
@@ -112,7 +114,8 @@ def fit(
         progress = opening = Progress(state.step, plan.epochs * steps_per_epoch, state.epoch, plan.epochs)
         # inside an epoch it was called before the checkpoint, which has the method's state
         if state.batch == 0:
-            method.epoch_start(view, opening)
+            with patience(f"{state.method.title} prepares epoch {state.epoch + 1} of {last_epoch}"):
+                method.epoch_start(view, opening)
         # around the steps alone: what a hook looks at between epochs draws by a seed of its own
         with _chance(state, seed, execution), dropout.installed():
             for progress, request in _steps(stepper, state, inputs, opening, requested):  # noqa: B007  # the last one counts
@@ -129,7 +132,8 @@ def fit(
                     handle(wanted)
         # raises if a step was not finite: before a hook sees the epoch, and before it is saved
         state.tally.read(state.method.name, steps_per_epoch)
-        method.epoch_end(view, progress)
+        with patience(f"{state.method.title} concludes epoch {state.epoch + 1} of {last_epoch}"):
+            method.epoch_end(view, progress)
         state.epoch += 1
         loss, rate = float(state.tally.loss_sum) / steps_per_epoch, state.schedule.get_last_lr()[0]
         row = {"epoch": state.epoch, "step": state.step, "loss": loss, "lr": rate}

@@ -47,6 +47,10 @@ class View:
         model = state.averaged(weights)
         yield from predict(model, state.method, self._inputs, self._execution, dropout_seed=seed, passes=passes)
 
+    def model(self, weights: Literal["ema", "raw"] = "ema") -> nn.Module:
+        """Return the model; see `TrainView`."""
+        return self._state.averaged(weights)
+
     def compute(self, function: Function, weights: Literal["ema", "raw"] = "ema") -> Iterator[tuple[Tensor, Tensor]]:
         """Stream (row index [b], what the function makes of model and inputs, float32) on the CPU; see `TrainView`."""
         state, inputs, execution = self._state, self._inputs, self._execution

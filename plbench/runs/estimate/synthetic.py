@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from plbench.data.images import label_tensor
 from plbench.data.labels import PartialLabels
 from plbench.errors import PlbenchError
-from plbench.method import Batch
+from plbench.method import Batch, Method
 from plbench.models.backbones import make_head
 from plbench.randomness import seeded
 from plbench.runs.plan.resolved import ResolvedRun, make_task
@@ -72,8 +72,8 @@ class SyntheticInputs:
 class _SyntheticView:
     """Scores that nobody trained: `plbench.method.TrainView` for a stage's reduction."""
 
-    def __init__(self, labels: PartialLabels) -> None:
-        self.labels = labels
+    def __init__(self, labels: PartialLabels, build: Callable[[], nn.Module]) -> None:
+        self.labels, self._build = labels, build
 
     def predict(
         self, weights: Any = "ema", *, dropout: bool = False, passes: int = 1
@@ -83,6 +83,9 @@ class _SyntheticView:
 
     def compute(self, function: Any, weights: Any = "ema") -> Iterator[tuple[Tensor, Tensor]]:
         raise PlbenchError("a stage that looks into its model cannot be measured before that is trained")
+
+    def model(self, weights: Any = "ema") -> nn.Module:
+        return self._build()
 
 
 def about_to_train(plan: ResolvedRun, backbone: nn.Module, num_features: int, execution: Execution) -> FitState:
@@ -95,15 +98,23 @@ def about_to_train(plan: ResolvedRun, backbone: nn.Module, num_features: int, ex
     Raises:
         PlbenchError: if a stage of the run cannot be stood in for.
     """
-    spec, labels = plan.spec, plan.protocol_data.train(plan.spec.train_part).labels
-    # of the right shape for a part of the rows
-    view = _SyntheticView(labels.subset(np.arange(min(_STAND_IN_ROWS, labels.num_images))))
-    artifacts = {name: stage.reduce(view) for name, (stage, _) in plan.stages.items()}
-    task = make_task(spec, plan.protocol_data, artifacts)
-    method = hooks.construct(plan.method, plan.params, task)
-    with seeded(0):
-        model = hooks.Guarded(method).build(backbone, lambda: make_head(spec.model, num_features, labels.num_classes))
-    state = prepare_fit(model, method, spec.plan, task.steps_per_epoch, execution)
+    method, model = _untrained(plan, backbone, num_features)
+    state = prepare_fit(model, method, plan.spec.plan, method.task.steps_per_epoch, execution)
     # more steps than the run may have, and none that moves the weights: random ones on random inputs could diverge
     state.schedule = torch.optim.lr_scheduler.LambdaLR(state.optimizer, lambda step: 0.0)
     return state
+
+
+def _untrained(plan: ResolvedRun, backbone: nn.Module, num_features: int) -> tuple[Method, nn.Module]:
+    """Return a run's method and its model in a random state, with stand-ins for what its stages would hand on."""
+    spec, labels = plan.spec, plan.protocol_data.train(plan.spec.train_part).labels
+    # of the right shape for a part of the rows
+    seen = labels.subset(np.arange(min(_STAND_IN_ROWS, labels.num_images)))
+    artifacts = {
+        name: stage.reduce(_SyntheticView(seen, lambda run=run: _untrained(run, backbone, num_features)[1]))  # type: ignore[misc]
+        for name, (stage, run) in plan.stages.items()
+    }
+    method = hooks.construct(plan.method, plan.params, make_task(spec, plan.protocol_data, artifacts))
+    with seeded(0):
+        model = hooks.Guarded(method).build(backbone, lambda: make_head(spec.model, num_features, labels.num_classes))
+    return method, model
