@@ -17,7 +17,7 @@ from plbench.files import write_text
 from plbench.method import Method
 from plbench.metrics import evaluate_cells
 from plbench.metrics.cells import Cells, joined_cells
-from plbench.models.backbones import build_backbone, make_head, weights_path
+from plbench.models.backbones import GivenMaps, build_backbone, make_head, weights_path
 from plbench.randomness import derive_seed, seeded
 from plbench.runs.inputs import OpenInputs
 from plbench.runs.plan.resolved import ResolvedRun, make_task
@@ -126,12 +126,15 @@ class ActiveRun:
         self.train_part = protocol_data.train(spec.train_part)
         task = make_task(spec, protocol_data, self.artifacts)
         self.method = construct(self.plan.method, self.plan.params, task)
-        self.train_inputs = self.inputs.open(spec, protocol_data, self.train_part, self.method)
+        self.train_inputs = self.inputs.open(self.plan, self.train_part, self.method)
         backbone: nn.Module = nn.Identity()
         if isinstance(self.train_inputs, FeatureInputs):
-            num_features = self.train_inputs.features.shape[1]
+            features = self.train_inputs.features
+            num_features = features.shape[1]
+            backbone = GivenMaps(num_features) if features.ndim == 4 else backbone
         else:
-            built = build_backbone(spec.model, weights_path(spec.model, self.workspace.weights_file), spec.seed)
+            model_spec = self.plan.features_model
+            built = build_backbone(model_spec, weights_path(model_spec, self.workspace.weights_file), spec.seed)
             if spec.plan.grad_checkpointing:
                 built.checkpoint_gradients()
             backbone, num_features = built, built.num_features
@@ -144,11 +147,11 @@ class ActiveRun:
         """Open what the run is scored on."""
         protocol_data = self.plan.protocol_data
         self.scored_part = protocol_data.validation() if self.only_selects else protocol_data.test()
-        self.scored_inputs = self.inputs.open(self.spec, protocol_data, self.scored_part)
+        self.scored_inputs = self.inputs.open(self.plan, self.scored_part)
         self.chosen_part, self.chosen_inputs = self.scored_part, self.scored_inputs
         if self.spec.selects_on_validation and not self.only_selects:
             self.chosen_part = protocol_data.validation()
-            self.chosen_inputs = self.inputs.open(self.spec, protocol_data, self.chosen_part)
+            self.chosen_inputs = self.inputs.open(self.plan, self.chosen_part)
 
     def train(self) -> None:
         """Train to the end, from the run's newest checkpoint if there is one, and put selected weights in place.
@@ -279,7 +282,7 @@ class ActiveRun:
             rows = self.train_inputs.rows[part.rows]
             inputs: Inputs = FeatureInputs(self.train_inputs.features, rows, part.labels, self.spec.seed)
         else:
-            inputs = self.inputs.open(self.spec, self.plan.protocol_data, part)
+            inputs = self.inputs.open(self.plan, part)
         return self._cells_of(part, inputs, weights)
 
     def _cells_of(self, part: Part, inputs: Inputs, weights: Weights) -> Cells | None:

@@ -14,7 +14,7 @@ from plbench.data.images import label_tensor
 from plbench.data.labels import PartialLabels
 from plbench.errors import PlbenchError
 from plbench.method import Batch
-from plbench.models.backbones import make_head
+from plbench.models.backbones import GivenMaps, make_head
 from plbench.randomness import seeded
 from plbench.runs.plan.resolved import ResolvedRun, make_task
 from plbench.training import hooks
@@ -85,11 +85,14 @@ class _SyntheticView:
         raise PlbenchError("a stage that looks into its model cannot be measured before that is trained")
 
 
-def about_to_train(plan: ResolvedRun, backbone: nn.Module, num_features: int, execution: Execution) -> FitState:
+def about_to_train(
+    plan: ResolvedRun, backbone: nn.Module | None, shape: tuple[int, ...], execution: Execution
+) -> FitState:
     """Return the state of a run before its first step, with random weights that no step moves.
 
     Args:
-        plan: the run. backbone: what its method builds a model of. num_features: that this gives.
+        plan: the run. backbone: what its method builds a model of; None where features are given.
+        shape: of an image's features.
         execution: where and how precisely.
 
     Raises:
@@ -101,6 +104,9 @@ def about_to_train(plan: ResolvedRun, backbone: nn.Module, num_features: int, ex
     artifacts = {name: stage.reduce(view) for name, (stage, _) in plan.stages.items()}
     task = make_task(spec, plan.protocol_data, artifacts)
     method = hooks.construct(plan.method, plan.params, task)
+    num_features = shape[0]
+    if backbone is None:
+        backbone = nn.Identity() if len(shape) == 1 else GivenMaps(num_features)
     with seeded(0):
         model = hooks.Guarded(method).build(backbone, lambda: make_head(spec.model, num_features, labels.num_classes))
     state = prepare_fit(model, method, spec.plan, task.steps_per_epoch, execution)

@@ -15,12 +15,13 @@ from plbench.method import Method, Stage, Task
 from plbench.progress import counted
 from plbench.randomness import generator
 from plbench.runs.plan.label_check import check_learnable
+from plbench.runs.plan.map_check import check_takes_maps
 from plbench.runs.protocol import ProtocolData
 from plbench.runs.record import Record, TuningReport
 from plbench.runs.registry import Registry, source_sha256
 from plbench.runs.store import Store
 from plbench.runs.stored import finished_record
-from plbench.spec import MethodSpec, Recipe, RunSpec
+from plbench.spec import MethodSpec, ModelSpec, Recipe, RunSpec
 from plbench.training.hooks import Guarded, construct
 
 _MAX_STAGE_DEPTH = 8
@@ -50,6 +51,12 @@ class ResolvedRun:
     def prerequisites(self) -> list[ResolvedRun]:
         """The runs that must be there before this one: its stages, and the one that chooses its epoch."""
         return [*(run for _, run in self.stages.values()), *([self.chooser] if self.chooser is not None else [])]
+
+    @property
+    def features_model(self) -> ModelSpec:
+        """The model as the method sees its backbone: without pooling where it needs the feature map."""
+        sees_map = "feature_map" in self.method.needs
+        return self.spec.model.model_copy(update={"pooling": "none"}) if sees_map else self.spec.model
 
     @property
     def steps_per_epoch(self) -> int:
@@ -115,6 +122,9 @@ def complete(
         stages[stage.name] = (stage, plan)
     if not stages:  # what the constructor refuses, such as a table that would not fit, is known before anything trains
         construct(method, params, task)
+        if base.model.is_spatial:
+            labels = protocol_data.train(base.train_part).labels
+            check_takes_maps(lambda: construct(method, params, task), base.model, labels)
     spec = base.model_copy(
         update={
             "method": MethodSpec(
@@ -230,7 +240,7 @@ def make_task(spec: RunSpec, protocol_data: ProtocolData, artifacts: Mapping[str
 
 
 def _check_needs(method: type[Method], spec: RunSpec, protocol_data: ProtocolData) -> None:
-    if spec.regime == "probe" and method.needs & {"images", "feature_map"}:
+    if spec.regime == "probe" and "images" in method.needs:
         raise PlbenchError(f'method {method.name!r} needs images, not cached features; give `regime="finetune"`')
     check_learnable(protocol_data, spec.train_part)
     if spec.train_part == "fit":
