@@ -150,11 +150,12 @@ class Backbone(nn.Module):
         net, features = self.net, self.net.forward_features(images)
         if features.ndim == 4:
             return features if features.shape[1] == net.num_features else features.permute(0, 3, 1, 2)
-        grid, first = getattr(getattr(net, "patch_embed", None), "grid_size", None), getattr(net, "num_prefix_tokens", 0)
+        grid = getattr(getattr(net, "patch_embed", None), "grid_size", None)
+        first = getattr(net, "num_prefix_tokens", 0)
         if features.ndim != 3 or grid is None or features.shape[1] != first + grid[0] * grid[1]:
             raise PlbenchError(
-                f"backbone {type(net).__name__} of timm gives {list(features.shape[1:])} features of an image, of which "
-                "no grid is known; heads and methods that look at feature maps need another, such as resnet50"
+                f"backbone {type(net).__name__} of timm gives {list(features.shape[1:])} features of an image, and no "
+                "grid of them is known; heads and methods that look at feature maps need another, such as resnet50"
             )
         return features[:, first:].mT.unflatten(2, grid)
 

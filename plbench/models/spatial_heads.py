@@ -60,11 +60,10 @@ class AttendedScores(nn.Module):
         return torch.stack([self._of_head(*one) for one in zip(heads, self.temperatures, strict=True)]).sum(0)
 
     def _of_head(self, scores: Tensor, temperature: float) -> Tensor:
+        mean = scores.mean(-2)
         if math.isinf(temperature):
-            attended = scores.amax(-2)
-        else:
-            attended = ((temperature * scores).softmax(-2) * scores).sum(-2)
-        return scores.mean(-2) + self.weight * attended
+            return mean + self.weight * scores.amax(-2)
+        return mean + self.weight * ((temperature * scores).softmax(-2) * scores).sum(-2)
 
 
 class LabelDecoder(nn.Module):

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from plbench.api import Batch, Method, PlbenchError, Progress, Task
+from plbench.api import Batch, Method, Progress, Task
 from plbench.runs.plan.resolved import validate_params
 from plbench.runs.registry import Registry
 

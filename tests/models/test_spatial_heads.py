@@ -229,9 +229,7 @@ def test_permuting_classes_permutes_logits(maps: Tensor, name: str) -> None:
     ],
 )
 def test_a_spec_says_their_size(head: str, changes: dict[str, object], shapes: dict[str, tuple[int, ...]]) -> None:
-    spec = ModelSpec(
-        backbone="x", weights="random", image_size=32, pooling="none", head=head, head_width=16, **changes
-    )  # type: ignore[arg-type]
+    spec = ModelSpec(backbone="x", weights="random", image_size=32, pooling="none", head=head, head_width=16, **changes)  # type: ignore[arg-type]
     made = make_head(spec, 20, 7)
     state = made.state_dict()
     assert {name: tuple(state[name].shape) for name in shapes} == shapes

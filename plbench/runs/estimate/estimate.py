@@ -221,7 +221,7 @@ def _titles(wanted: Mapping[str, ResolvedRun], asked: set[str]) -> dict[str, str
 
 @dataclass(frozen=True, eq=False)
 class _Features:
-    """Features of a split. shape: of an image's; () where that is not known. is_missing: whether a run waits for them."""
+    """Features of a split. shape: of an image's; () where it is not known. is_missing: whether a run waits for them."""
 
     plan: ResolvedRun
     split: str
@@ -232,7 +232,9 @@ class _Features:
     @property
     def num_bytes(self) -> int:
         """Of all of them; 0 where that is not known."""
-        return self.num_images * math.prod(self.shape) * np.dtype(feature_dtype(self.shape)).itemsize if self.shape else 0
+        if not self.shape:
+            return 0
+        return self.num_images * math.prod(self.shape) * np.dtype(feature_dtype(self.shape)).itemsize
 
     @property
     def is_maps(self) -> bool:

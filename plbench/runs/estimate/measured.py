@@ -147,9 +147,7 @@ def scored_images(plan: ResolvedRun, *, is_stage: bool) -> float:
 class _Trial:
     """A run about to train on inputs that are made up."""
 
-    def __init__(
-        self, plan: ResolvedRun, workspace: Workspace, shape: tuple[int, ...] | None, thorough: bool
-    ) -> None:
+    def __init__(self, plan: ResolvedRun, workspace: Workspace, shape: tuple[int, ...] | None, thorough: bool) -> None:
         self.spec, self.device, self.thorough = plan.spec, workspace.device, thorough
         self.num_steps = _STEPS if thorough else 1
         self.execution = Execution(workspace.device, plan.spec.precision, compiles=workspace.compiles and thorough)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from plbench.errors import PlbenchError
 from plbench.runs import summary
