@@ -324,7 +324,8 @@ class Method(ABC):
         results change.
         batch_scope: "batch" where the loss of an image depends on the others of its batch. Where that is for a
             parameter to say, declare it as `scope: BatchScope`, with exactly that type: its value "batch" makes it so.
-        needs: what the method cannot do without: "negatives", "images", "feature_map", "sample_state".
+        needs: what the method cannot do without: "negatives", "images", "sample_state", "feature_map": then the backbone
+            that `build` gets makes maps [B, D, h, w], D its `num_features`, or in the probe regime passes cached ones on.
         tags: groups that it belongs to, such as "paper".
         tuned_on: names of datasets by whose scores default values were chosen: boards of these say so.
         variants: further rows that comparisons show of it: parameters by the variant's name.
