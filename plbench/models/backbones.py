@@ -147,7 +147,8 @@ class Backbone(nn.Module):
 
     def _maps(self, images: Tensor) -> Tensor:
         """Return what timm pools, tokens put back into the grid that they are of."""
-        net, features = self.net, self.net.forward_features(images)
+        net = self.net
+        features: Tensor = net.forward_features(images)
         if features.ndim == 4:
             return features if features.shape[1] == net.num_features else features.permute(0, 3, 1, 2)
         grid = getattr(getattr(net, "patch_embed", None), "grid_size", None)

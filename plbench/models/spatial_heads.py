@@ -117,7 +117,7 @@ class LabelDecoder(nn.Module):
         """Return logits [B, C]."""
         values = self.project(maps.flatten(2).mT)
         if self.is_query2label:
-            keys = values + position_encoding(*maps.shape[2:], values.shape[-1]).to(values)
+            keys = values + position_encoding(maps.shape[2], maps.shape[3], values.shape[-1]).to(values)
         else:
             keys = values = F.relu(values)
         queries = self.queries.expand(len(maps), -1, -1)
