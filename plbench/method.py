@@ -175,7 +175,7 @@ class Batch:
     """One mini-batch.
 
     Attributes:
-        inputs: images [B, 3, H, W], or features [B, D] in the probe regime.
+        inputs: images [B, 3, H, W], or in the probe regime features [B, D] or feature maps [B, D, h, w].
         labels: int8 [B, C]: +1 present, -1 verified absent, 0 unknown. Not to be written to.
         index: int64 [B]: the row in train, the same in every stage.
         views: further views of the images, where the method's transform makes more than one.
@@ -324,8 +324,9 @@ class Method(ABC):
         results change.
         batch_scope: "batch" where the loss of an image depends on the others of its batch. Where that is for a
             parameter to say, declare it as `scope: BatchScope`, with exactly that type: its value "batch" makes it so.
-        needs: what the method cannot do without: "negatives", "images", "sample_state", "feature_map": then the backbone
-            that `build` gets makes maps [B, D, h, w], D its `num_features`, or in the probe regime passes cached ones on.
+        needs: what the method cannot do without: "negatives", "images", "feature_map", "sample_state". With
+            "feature_map", the backbone that `build` gets makes maps [B, D, h, w], D its `num_features`; in the probe
+            regime it passes cached ones on.
         tags: groups that it belongs to, such as "paper".
         tuned_on: names of datasets by whose scores default values were chosen: boards of these say so.
         variants: further rows that comparisons show of it: parameters by the variant's name.

@@ -1,7 +1,7 @@
 """Features of a frozen backbone, computed once per content and shared by every run of the probe regime.
 
-Pooled ones are float32. Feature maps, as many times larger as they have places, are float16: on `scenes` that moves
-mAP(C) by less than 0.01 points (docs/performance.md).
+Pooled ones are float32. Feature maps, as many times larger as they have places, are float16: on `scenes` that moved
+mAP(C) by at most 0.02 points (docs/performance.md).
 """
 
 from __future__ import annotations

@@ -149,16 +149,17 @@ class Backbone(nn.Module):
         """Return what timm pools, tokens put back into the grid that they are of."""
         net = self.net
         features: Tensor = net.forward_features(images)
-        if features.ndim == 4:
+        if features.ndim == 4:  # convolutional, or in timm's other layout
             return features if features.shape[1] == net.num_features else features.permute(0, 3, 1, 2)
-        grid = getattr(getattr(net, "patch_embed", None), "grid_size", None)
+        grid: tuple[int, int] | None = getattr(getattr(net, "patch_embed", None), "grid_size", None)
         first = getattr(net, "num_prefix_tokens", 0)
         if features.ndim != 3 or grid is None or features.shape[1] != first + grid[0] * grid[1]:
             raise PlbenchError(
                 f"backbone {type(net).__name__} of timm gives {list(features.shape[1:])} features of an image, and no "
                 "grid of them is known; heads and methods that look at feature maps need another, such as resnet50"
             )
-        return features[:, first:].mT.unflatten(2, grid)
+        maps: Tensor = features[:, first:].mT.unflatten(2, grid)
+        return maps
 
     def checkpoint_gradients(self) -> None:
         """Compute activations a second time in place of keeping them.
