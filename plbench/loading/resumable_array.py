@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -209,6 +211,9 @@ class GrowingMatrix:
     def _reserve(self) -> None:
         """Make the file at its full size, so that a disk too small is an error now and not hours later."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(self.path.parent).free) < self._num_bytes:  # known before the disk is full
+            needed = f"{self._num_bytes / 2**30:,.1f} GiB are needed and {free / 2**30:,.1f} GiB are free"
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed}")
         # under another name until it is whole: the other processes open the partial file as soon as it is there
         fresh = self.partial.with_suffix(".reserved")
         try:

@@ -1,8 +1,10 @@
 """Feature maps of a frozen backbone in the probe regime: what is stored, who sees it, and that heads learn the same."""
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from plbench.api import Batch, Loss, Method, Task
 from plbench.data.labels import PartialLabels
-from plbench.errors import PlbenchError
+from plbench.errors import PlbenchError, StoreError
 from plbench.loading import features
 from plbench.loading.features import cached_features, features_key, features_name
 from plbench.loading.resumable_array import find_damage, open_matrix
@@ -149,6 +151,14 @@ class TestCache:
                 report=lambda done, total: None,
             )
         assert open_matrix(tmp_path / features_name(KEY), 48) is None
+
+    def test_maps_that_the_disk_cannot_hold_are_refused_before_it_is_full(
+        self, tmp_path: Path, tiny_images: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=30_000))
+        with pytest.raises(StoreError, match=r"No space left on device: 0\.0 GiB are needed and 0\.0 GiB are free"):
+            compute(tmp_path, tiny_images)
+        assert not [path for path in tmp_path.glob("features/*") if path.suffix != ".lock"]
 
     def test_all_spatial_heads_share_a_file_that_pooled_ones_do_not(self, tiny_images: Any) -> None:
         def key(**changes: Any) -> str:
