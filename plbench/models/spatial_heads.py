@@ -22,7 +22,7 @@ def residual_attention(
 
     One 1x1 convolution without bias gives each head's score of each class at each place. A head's logit is the mean of
     a class's scores, plus lambda times their mean weighted by the softmax of temperature x score. Logits of heads add
-    up. The released code divides each class's weights by their norm; the paper's equations do not, nor does this.
+    up. The released code divides each class's weights by their norm, which is not done here.
 
     Args:
         num_features: D. num_classes: C.
