@@ -176,6 +176,17 @@ class Backbone(nn.Module):
             ) from error
 
 
+@cache
+def feature_shape(spec: ModelSpec) -> tuple[int, ...]:
+    """Return the shape of an image's features, (D,) or (D, h, w), without any weights.
+
+    Raises:
+        PlbenchError: if the backbone cannot be built, or gives no map where one is asked for.
+    """
+    with seeded(0):
+        return Backbone(spec).feature_shape
+
+
 def build_backbone(spec: ModelSpec, weights: Path | None, seed: int) -> Backbone:
     """Return a backbone with the weights of the file that `weights_path` found; random ones by the seed if None.
 

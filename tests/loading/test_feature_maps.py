@@ -262,6 +262,20 @@ class TestRuns:
         assert record.test.map_c.value > 0
         assert set(workspace.store.cache.glob("features/*.npy")) == before
 
+    @pytest.mark.parametrize(("method", "head"), [("boostlu", "linear"), ("ce-negative", "csra")])
+    def test_a_backbone_without_maps_is_refused_before_anything_is_computed(
+        self, make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch, method: str, head: str
+    ) -> None:
+        import timm
+
+        made = timm.create_model("test_vit", num_classes=0)
+        made.patch_embed.grid_size = None
+        monkeypatch.setattr(timm, "create_model", lambda *a, **k: made)
+        workspace = make_workspace()
+        with pytest.raises(PlbenchError, match="no grid of them is known"):
+            self.plan(workspace, method, backbone="test_vit", head=head, image_size=160, weights="random")
+        assert not (workspace.store.cache / "features").exists()
+
     def test_a_pooled_head_after_a_spatial_recipe(self, make_workspace: Callable[..., Workspace]) -> None:
         workspace = make_workspace()
         assert self.plan(workspace, head="csra").spec.model.pooling == "none"

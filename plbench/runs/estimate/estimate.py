@@ -6,7 +6,6 @@ would group them, one of each kind measured, and the sum.
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,16 +19,14 @@ import torch
 from plbench.errors import PlbenchError
 from plbench.loading.features import feature_dtype, features_key, features_name
 from plbench.loading.resumable_array import open_matrix
-from plbench.models.backbones import Backbone
+from plbench.models.backbones import feature_shape
 from plbench.progress import counted, duration, memory
-from plbench.randomness import seeded
 from plbench.runs.environment import device_name
 from plbench.runs.estimate.measured import Measured, measure, scored_images
 from plbench.runs.estimate.stacked import Stack, alike, measure_stack
 from plbench.runs.plan.resolved import ResolvedRun, in_order
 from plbench.runs.together import groups_in_order
 from plbench.runs.workspace import Workspace
-from plbench.spec import ModelSpec
 from plbench.training.checkpoint import Checkpoints
 from plbench.training.distributed import World
 
@@ -272,7 +269,7 @@ def _features(
                 is_missing = is_needed and stored is None
                 shape = () if stored is None else stored.shape[1:]
                 if is_missing and model.pooling == "none":  # what they will take is worth a look at the backbone
-                    shape = _feature_shape(model)
+                    shape = feature_shape(model)
                 found[path] = _Features(plan, split, len(images), shape, is_missing)
             reads[spec.key].append(found[path])
     return reads
@@ -355,7 +352,7 @@ class _Pace:
             return None
         kind = alike(members)
         if kind not in self._stacks:
-            shape = self._cached_shape(members[0]) or _feature_shape(members[0].spec.model)
+            shape = self._cached_shape(members[0]) or feature_shape(members[0].spec.model)
             try:
                 self._stacks[kind] = measure_stack(members, shape[0], self._workspace)
             except PlbenchError:  # what the run itself will say at its time
@@ -374,12 +371,6 @@ class _Pace:
             return compute + loading / (1 if self._on_cpu else self._processes)
         loading /= min(workers * self._processes, os.cpu_count() or 1)
         return compute + loading if self._on_cpu else max(compute, loading)
-
-
-@functools.cache
-def _feature_shape(model: ModelSpec) -> tuple[int, ...]:
-    with seeded(0):
-        return Backbone(model).feature_shape
 
 
 def _quicker(found: Estimate) -> Iterator[str]:

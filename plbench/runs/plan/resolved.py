@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from plbench.errors import PlbenchError, PluginError, did_you_mean, first_invalid
 from plbench.method import Method, Stage, Task
+from plbench.models.backbones import feature_shape
 from plbench.progress import counted
 from plbench.randomness import generator
 from plbench.runs.plan.label_check import check_learnable
@@ -55,8 +56,7 @@ class ResolvedRun:
     @property
     def features_model(self) -> ModelSpec:
         """The model as the method sees its backbone: without pooling where it needs the feature map."""
-        sees_map = "feature_map" in self.method.needs
-        return self.spec.model.model_copy(update={"pooling": "none"}) if sees_map else self.spec.model
+        return _features_model(self.method, self.spec.model)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -103,6 +103,8 @@ def complete(
     suggested = protocol_data.protocol.suggested.get(method.name, {}) if not base.method.version else {}
     params = validate_params(method, _starting(method, suggested, method_params))
     _check_needs(method, base, protocol_data)
+    if (seen := _features_model(method, base.model)).pooling == "none":
+        feature_shape(seen)  # refuses a backbone that gives no map
     task = make_task(base, protocol_data)
     params = params.completed(task)
     stages: dict[str, tuple[Stage, ResolvedRun]] = {}
@@ -237,6 +239,10 @@ def make_task(spec: RunSpec, protocol_data: ProtocolData, artifacts: Mapping[str
         artifacts=artifacts or {},
         expected_positives=protocol_data.expected_positives,
     )
+
+
+def _features_model(method: type[Method], model: ModelSpec) -> ModelSpec:
+    return model.model_copy(update={"pooling": "none"}) if "feature_map" in method.needs else model
 
 
 def _check_needs(method: type[Method], spec: RunSpec, protocol_data: ProtocolData) -> None:
