@@ -11,6 +11,8 @@ from scipy import sparse
 from plbench.api import BenchmarkProtocol, PartialLabels
 from plbench.data.simulation import parse
 
+from .suggested import suggested_values
+
 COMMON = ("rpa=0.5", "single-positive", "none")
 MLR_PL = tuple(f"mlr-pl=0.{tenth}" for tenth in range(1, 10))
 CSL_README = "README of the CSL authors' code: its COCO values for FPC-1000 and RPA-0.5"
@@ -31,7 +33,7 @@ def simulated_protocols(
         simulations: as `plbench.data.simulation.parse` reads them; with CSL's gamma_neg for each where values of its
             methods are suggested.
         version: of protocols whose runs draw labels of their own; others are of version 1.
-        selective: suggested values of the method `selective` beside its gammas.
+        selective: suggested values of what `selective` ignores, beside its gammas.
         fields: the same for all of them, such as `train_split`, or the `sources` of suggested values.
     """
     protocols = []
@@ -39,7 +41,7 @@ def simulated_protocols(
         rules = {**simulation.rules, **fields}
         if isinstance(simulations, Mapping):
             gammas = {"gamma_pos": 0.0, "gamma_neg": simulations[simulation.text], "gamma_unann": 4.0}
-            rules["suggested"] = {"pasl-negative": gammas, "selective": {**gammas, **(selective or {})}}
+            rules["suggested"] = suggested_values(gammas, selective or {})
         number = version if rules["simulation_seed"] is None else 1
         protocols.append(BenchmarkProtocol(name=f"{name}-{simulation.slug}/v{number}", dataset=name, **rules))
     return tuple(protocols)

@@ -398,6 +398,23 @@ class Method(ABC):
         """Return the training transform of one image; return one that gives a tuple of tensors for several views."""
         return train_transform
 
+    def mixture(self, index: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return of which training images each training input is the mean: rows and weights, both [B, K].
+
+        By default each is its own image. `batch.inputs` and `batch.views` of row i are then the weighted sums over the
+        images, or the features, of those rows; `batch.labels` and `batch.index` stay those of row i, and what labels
+        the mean has is for `loss` to say, which may call this again with `batch.index` and `progress.epoch`. It has to
+        follow from row and epoch alone, the same in every process. Evaluation mixes nothing.
+
+        Args:
+            index: int64 [B] on the CPU, rows in train.
+            epoch: counted from 0.
+
+        Returns:
+            Rows int64 [B, K], any of train's, and their weights float [B, K].
+        """
+        return index[:, None], torch.ones(len(index), 1)
+
     def forward(self, model: nn.Module, batch: Batch, progress: Progress) -> Any:
         """Return the model's output on a batch, whatever `loss` and `scores` expect: by default logits [B, C]."""
         return model(batch.inputs)

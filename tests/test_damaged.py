@@ -254,7 +254,9 @@ class TestRuns:
         again = plan.stages["prior"][1].finished(workspace.store)
         assert again is not None and whole_file(folder, again, CHECKPOINT)
 
-    @pytest.mark.parametrize("name", ["cells.npz", "replicates.csv", "per_class.csv", CHECKPOINT])
+    @pytest.mark.parametrize(
+        "name", ["cells.npz", "replicates.csv", "group_replicates.csv", "per_class.csv", CHECKPOINT]
+    )
     def test_a_file_of_a_finished_run_is_refused(self, plan: ResolvedRun, workspace: Workspace, name: str) -> None:
         folder, record = workspace.store.run_folder(plan.spec.key), plan.finished(workspace.store)
         assert record is not None

@@ -35,6 +35,7 @@ from ..coco_json import (
     first_outside,
     say_alike,
 )
+from ..suggested import suggested_values
 from .fixture import Version, write_lvis_fixture
 
 APPENDIX = "the paper's appendix A as quoted by a reader in issue 3 of its repository (published.json, training.lvis)"
@@ -65,7 +66,7 @@ def _protocol(name: str) -> BenchmarkProtocol:
     return BenchmarkProtocol(
         name=f"{name}/v1",
         dataset=name,
-        suggested={"pasl-negative": gammas, "selective": {**gammas, "top_k": 5, "eta": 0.5}},
+        suggested=suggested_values(gammas, {"top_k": 5, "eta": 0.5}),
         sources={"gammas": APPENDIX, "top_k, eta": "ours: COCO's values; no source states them for LVIS"},
     )
 

@@ -31,6 +31,7 @@ from plbench.data.text_column import PatternColumn
 from plbench.metrics import count_quintiles
 
 from ..checksums import published_file
+from ..suggested import suggested_values
 from .files import check_ids, read_class_list, read_descriptions
 from .fixture import FixtureRows, pack_tar, write_classes, write_labels
 
@@ -95,7 +96,7 @@ def protocols(name: str) -> tuple[BenchmarkProtocol, ...]:
         BenchmarkProtocol(
             name=f"{name}/v1",
             dataset=name,
-            suggested={"pasl-negative": gammas, "selective": {**gammas, "eta": 0.05}},
+            suggested=suggested_values(gammas, {"eta": 0.05}),
             sources={
                 "gammas": f"{_CSL}, figure 8",
                 "eta": f"{_CSL}, its default",

@@ -25,6 +25,7 @@ from plbench.api import (
 from plbench.data.recipes import quick_recipe
 
 from ..complete_labels import CSL_README, simulated_protocols
+from ..suggested import SELECTIVE_UNDER_OTHER_LOSSES
 from .drawing import CLASSES, DRAWING_VERSION, IMAGE_SIZE, SPLIT_SIZES, draw
 
 FINGERPRINT = "8183cf12a48184ef20a2e8a6a44d5a8cf2137202d3dc0cecac046b15251b5ba1"
@@ -50,7 +51,7 @@ class Scenes(Dataset):
         {"fpc=300": 3.0, "fpc=100": 3.0, "rpa=0.5": 1.0, "single-positive": 3.0, "none": 3.0},
         version=2,  # of version 1, all runs had the labels of seed 0
         selective={"top_k": 3, "eta_top": ABOVE_MEAN},
-        tuned_here=("selective",),
+        tuned_here=("selective", *SELECTIVE_UNDER_OTHER_LOSSES),
         sources={
             "gammas": CSL_README,
             "top_k": "ours: the trial that the dataset was designed by, before it was drawn as it is now",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from operator import methodcaller
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, StringConstraints, ValidationError
 
 from plbench.errors import PlbenchError, did_you_mean, first_invalid
-from plbench.files import locked, unwritable, write_json
+from plbench.files import locked, unwritable, write_atomically, write_json
 from plbench.files.paths import read_plain, refuse_links
 from plbench.files.plain_json import MAX_BYTES, parse_json
 from plbench.runs.record import Percent
@@ -123,16 +125,6 @@ class BoardFolder:
         there = (path / LEDGER).exists()
         self.ledger = read_model(Ledger, path.parent, path / LEDGER).events if there else ()
 
-    def record_folder(self, key: str) -> Path:
-        """Return where the files of an accepted record lie.
-
-        Raises:
-            PlbenchError: if a link leads there.
-        """
-        folder = self.path / RECORDS / key
-        refuse_links(self.path.parent, folder)
-        return folder
-
     @contextlib.contextmanager
     def changing(self) -> Iterator[Path]:
         """Hold the board for this process, with question and ledger as they are now: others that change it wait.
@@ -143,9 +135,46 @@ class BoardFolder:
         Raises:
             PlbenchError: as for a board that is opened. StoreError: as `holding`.
         """
-        with holding(self.path.parent, self.path.name) as staging:
+        with holding(self.path.parent, self.path.name, undo=self._remove_unnoted) as staging:
             self._read()
             yield staging
+
+    def place(self, name: str, content: bytes, staging: Path) -> None:
+        """Put a file among the records, which the caller then notes in the ledger.
+
+        Args:
+            name: of the file.
+            content: of the file.
+            staging: from `changing`.
+
+        Raises:
+            PlbenchError: if a link is in the way. StoreError: if it cannot be written.
+        """
+        copy, target = staging / name, self.path / RECORDS / name
+        refuse_links(self.path.parent, target)
+        write_atomically(copy, methodcaller("write", content))
+        try:
+            target.parent.mkdir(exist_ok=True)
+            target.unlink(missing_ok=True)
+            try:
+                # under both names until it is noted: a process that is killed before leaves the other one as a witness
+                os.link(copy, target)
+            except OSError:  # a disk without such links
+                copy.rename(target)
+        except OSError as error:
+            raise unwritable(target, error) from error
+
+    def is_unnoted(self, path: Path) -> bool:
+        """Return whether a file among the records was put there by a process that has not noted it, or never will."""
+        copy = _staging(self.path.parent, self.path.name) / path.name
+        return copy.is_file() and not copy.is_symlink() and copy.samefile(path)
+
+    def _remove_unnoted(self) -> None:
+        self._read()
+        place = self.path / RECORDS
+        for path in place.iterdir() if place.is_dir() else ():
+            if path.name.partition(".")[0] not in self.added and self.is_unnoted(path):
+                path.unlink()
 
     def quotations(self) -> tuple[Quotation, ...]:
         """Return the rows quoted on the board; none where there are none.
@@ -200,9 +229,18 @@ class BoardFolder:
             write_json(self.path / LEDGER, Ledger(events=self.ledger).model_dump(exclude_none=True), unfinished)
 
 
+def _staging(root: Path, name: str) -> Path:
+    return root / f".{name}.unfinished"
+
+
 @contextlib.contextmanager
-def holding(root: Path, name: str) -> Iterator[Path]:
+def holding(root: Path, name: str, *, undo: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """Hold something of a name below a folder for this process: others wait. Lock and unfinished files lie beside it.
+
+    Args:
+        root: the folder.
+        name: of what is held.
+        undo: called first, while what a killed process left unfinished is still there.
 
     Yields:
         An empty folder for files that are not whole yet, so that what a killed process leaves is never among those
@@ -211,11 +249,12 @@ def holding(root: Path, name: str) -> Iterator[Path]:
     Raises:
         StoreError: if the folder cannot be written to. PlbenchError: if a link is in the way.
     """
-    staging, lock_path = root / f".{name}.unfinished", root / f".{name}.lock"
+    staging, lock_path = _staging(root, name), root / f".{name}.lock"
     refuse_links(root, staging)
     refuse_links(root, lock_path)
     with locked(root / name):
         try:
+            undo()
             shutil.rmtree(staging, ignore_errors=True)
             try:
                 staging.mkdir()

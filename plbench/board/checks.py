@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from plbench.board.boards import RECORDS, Board, BoardFolder
-from plbench.board.consistency import check_agreement, check_ledger, check_places
-from plbench.board.entries import Entry, check_checksums, check_tables, read_entry
+from plbench.board.boards import Board, BoardFolder
+from plbench.board.consistency import check_agreement, check_ledger
+from plbench.board.entries import Contents, Entry, check_checksums, check_tables, parse_entry
 from plbench.board.history import check_history
 from plbench.board.identity import Role, check_added, check_identity, role_of
 from plbench.board.names import check_values
+from plbench.board.packs import read_packs
 from plbench.board.recompute import CELLS, check_cells
 from plbench.runs.findings import Findings, Problem
 from plbench.runs.summary import NUM_REPLICATES
@@ -52,15 +53,15 @@ def verify_board(
         against: the git commit that the board may only have grown since; None for HEAD.
         note: told, in a sentence each, what could not be checked.
     """
-    problems = [*check_ledger(folder), *check_places(folder)]
+    packs = read_packs(folder)
+    problems = [*check_ledger(folder), *packs.problems]
     entries: list[Entry] = []
     recomputed = 0
     for key in folder.added:
-        path = folder.path / RECORDS / key
-        if path.is_symlink() or not path.is_dir():
+        if key not in packs.records:
             continue  # refused already
         findings = Findings(key)
-        entry = _verify(folder, path, findings)
+        entry = _verify(folder, packs.records.pop(key), findings)
         if entry is not None and key not in folder.withdrawn:
             entries.append(entry)
             if cells is not None and (cells / key / CELLS).is_file():
@@ -72,11 +73,11 @@ def verify_board(
     return [*problems, *check_agreement(entries), *check_history(folder, against, note)]
 
 
-def _verify(folder: BoardFolder, path: Path, findings: Findings) -> Entry | None:
+def _verify(folder: BoardFolder, contents: Contents, findings: Findings) -> Entry | None:
     """Return a record on its own and against the ledger; None where it is not even what it could be compared as."""
     key = findings.key
     try:
-        entry = read_entry(path)
+        entry = parse_entry(contents)
     except EntryError as error:
         findings.refuse(error.field, error.found, "what plbench wrote")
         return None

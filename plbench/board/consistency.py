@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from plbench.board.boards import LEDGER, RECORDS, BoardFolder
-from plbench.board.entries import Entry, files_of
+from plbench.board.boards import LEDGER, BoardFolder
+from plbench.board.entries import Entry
 from plbench.comparison.identity import same_but_seed
 from plbench.runs.findings import Problem, printable, shown
 
@@ -38,25 +38,6 @@ def check_ledger(folder: BoardFolder) -> list[Problem]:
         last = max(last, event.at)
     if folder.added and folder.board.dataset_fingerprint is None:
         problems.append(Problem("", "board.json: dataset_fingerprint", "None", "that of the records"))
-    return problems
-
-
-def check_places(folder: BoardFolder) -> list[Problem]:
-    """Check that what lies on disk is what the ledger names: folders of three plain files."""
-    place = folder.path / RECORDS
-    there = {path.name: path for path in sorted(place.iterdir())} if place.is_dir() else {}
-    words = "a record that the ledger names; add it again, or delete it"
-    strangers = [printable(name) for name in there if name not in folder.added]
-    problems = [Problem(name, f"{RECORDS}/{name}", "on disk, but not added", words) for name in strangers]
-    for key in folder.added:
-        path = there.get(key)
-        if path is None or path.is_symlink() or not path.is_dir():
-            what = "missing" if path is None else "no plain folder"
-            problems.append(Problem(key, f"{RECORDS}/{key}", what, "a folder, as the ledger names it"))
-            continue
-        files = files_of(path)
-        extra = sorted(other.name for other in path.iterdir() if other.name not in files)
-        problems += [Problem(key, printable(name), "an extra file", f"only {', '.join(files)}") for name in extra]
     return problems
 
 

@@ -1,9 +1,8 @@
-"""A record as it lies on a board: its three files, read with limits, since anybody may have written them."""
+"""A record that travels to a board: its three files, read with limits, since anybody may have written them."""
 
 from __future__ import annotations
 
 import hashlib
-import lzma
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +17,13 @@ from plbench.runs.store import RECORD
 from plbench.runs.tables import PER_CLASS, REPLICATES, ClassRow, EntryError, parse_per_class, parse_replicates
 
 FILES = (RECORD, PER_CLASS, REPLICATES)
-"""Of a record. On a board they are packed, `NAME.xz`: a third of the bytes. Hashes are of what they unpack to."""
+"""Of a record on a board; all else stays with the run."""
 
 MAX_BYTES = {RECORD: 1 << 20, PER_CLASS: 4 << 20, REPLICATES: 4 << 20}
 """Bytes beyond which a file is not read at all."""
+
+Contents = dict[str, bytes]
+"""Files of one record by name."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,9 @@ class Entry(ScoredRun):
     """One record with its tables.
 
     Attributes:
-        folder: where it lies. sha256, num_bytes: of its files by name, unpacked.
+        sha256, num_bytes: of its files by name.
     """
 
-    folder: Path
     per_class: tuple[ClassRow, ...]
     sha256: dict[str, str]
     num_bytes: dict[str, int]
@@ -43,15 +44,35 @@ class Entry(ScoredRun):
         return self.record.key
 
 
-def read_entry(folder: Path) -> Entry:
-    """Read a record's files, none of them larger than `MAX_BYTES`.
+def read_contents(folder: Path) -> Contents:
+    """Read the files of a record from its run's folder: plain ones, none of them larger than `MAX_BYTES`.
 
     Raises:
-        EntryError: if a file is missing, too large, damaged, or holds what is no number, with the field.
+        EntryError: if one is missing, a link or a device, or too large.
     """
-    contents = {name: read_content(folder, name) for name in FILES}
+    return {name: _read_file(folder / name) for name in FILES}
+
+
+def _read_file(path: Path) -> bytes:
     try:
-        record = parse_record(contents[RECORD], folder / RECORD)
+        if path.is_symlink() or not path.is_file():
+            raise EntryError(path.name, "is missing, or no plain file")
+        size, most = path.stat().st_size, MAX_BYTES[path.name]
+        if size > most:
+            raise EntryError(path.name, f"has {size:,} bytes; expected at most {most:,}")
+        return path.read_bytes()
+    except OSError as error:
+        raise EntryError(path.name, f"cannot be read: {error.strerror}") from error
+
+
+def parse_entry(contents: Contents) -> Entry:
+    """Parse a record with its tables.
+
+    Raises:
+        EntryError: if a file is damaged, or holds what is no number, with the field.
+    """
+    try:
+        record = parse_record(contents[RECORD], Path(RECORD))
     except StoreError as error:
         cause = error.__cause__
         if isinstance(cause, ValidationError):
@@ -62,7 +83,6 @@ def read_entry(folder: Path) -> Entry:
             raise EntryError("schema_version", found) from error
         raise EntryError(RECORD, f"no record: {cause}") from error
     return Entry(
-        folder=folder,
         record=record,
         per_class=parse_per_class(contents[PER_CLASS]),
         replicates=parse_replicates(contents[REPLICATES]),
@@ -71,21 +91,24 @@ def read_entry(folder: Path) -> Entry:
     )
 
 
-def read_whole_entry(folder: Path) -> Entry:
-    """Read a record whose figures are those of its own tables, for a board or a page.
+def parse_whole_entry(contents: Contents, place: Path) -> Entry:
+    """Parse a record whose figures are those of its own tables, for a board or a page.
+
+    Args:
+        contents: of its files. place: where they lie, for the message.
 
     Raises:
-        EntryError: as `read_entry`, or if a table is another one or gives other figures; with folder and first field.
+        EntryError: as `parse_entry`, or if a table is another one or gives other figures; with place and first field.
     """
     try:
-        entry = read_entry(folder)
+        entry = parse_entry(contents)
     except EntryError as error:
-        raise EntryError(f"{folder}: {error.field}", error.found) from error
+        raise EntryError(f"{place}: {error.field}", error.found) from error
     findings = Findings(entry.key)
     check_tables(entry, findings)
     if findings.problems:
         first = findings.problems[0]
-        raise EntryError(f"{folder}: {first.field}", f"{first.found}; expected {first.expected}")
+        raise EntryError(f"{place}: {first.field}", f"{first.found}; expected {first.expected}")
     return entry
 
 
@@ -107,49 +130,3 @@ def check_checksums(entry: Entry, findings: Findings) -> None:
         findings.equal(f"files.{name}.num_bytes", stated.num_bytes, entry.num_bytes[name])
         if stated.sha256 != entry.sha256[name]:
             findings.refuse(f"files.{name}.sha256", stated.sha256, f"{entry.sha256[name]}, of the file")
-
-
-def pack_file(content: bytes) -> bytes:
-    """Return a file of a record as a board keeps it."""
-    return lzma.compress(content, preset=9 | lzma.PRESET_EXTREME)
-
-
-def files_of(folder: Path) -> tuple[str, ...]:
-    """Return the names of the files that a record on a board has, packed or as they were written."""
-    return tuple(f"{n}.xz" if not (folder / n).exists() and (folder / f"{n}.xz").exists() else n for n in FILES)
-
-
-def read_content(folder: Path, name: str) -> bytes:
-    """Read a file of a record: the plain one, or else the packed one, unpacked no further than `MAX_BYTES`.
-
-    Raises:
-        EntryError: if it is missing, a link or a device, too large, or cannot be unpacked.
-    """
-    there, limit = files_of(folder)[FILES.index(name)], MAX_BYTES[name]
-    content = read_file(folder / there)
-    if there == name:
-        return content
-    try:
-        content = lzma.LZMADecompressor().decompress(content, max_length=limit + 1)
-    except (lzma.LZMAError, EOFError) as error:
-        raise EntryError(there, f"cannot be unpacked: {error}") from error
-    if len(content) > limit:
-        raise EntryError(there, f"unpacks to more than {limit:,} bytes")
-    return content
-
-
-def read_file(path: Path) -> bytes:
-    """Read a file of a record: a plain one, no larger than `MAX_BYTES`.
-
-    Raises:
-        EntryError: if it is missing, a link or a device, or too large.
-    """
-    try:
-        if path.is_symlink() or not path.is_file():
-            raise EntryError(path.name, "is missing, or no plain file")
-        size, most = path.stat().st_size, MAX_BYTES[path.name.removesuffix(".xz")]
-        if size > most:
-            raise EntryError(path.name, f"has {size:,} bytes; expected at most {most:,}")
-        return path.read_bytes()
-    except OSError as error:
-        raise EntryError(path.name, f"cannot be read: {error.strerror}") from error

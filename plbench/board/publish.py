@@ -10,12 +10,12 @@ import yaml
 
 from plbench.board import build
 from plbench.board.boards import holding, open_boards
-from plbench.board.entries import files_of, read_file
+from plbench.board.packs import MAX_PACK, read_packs
 from plbench.board.page import render_page
 from plbench.board.rows import board_values
 from plbench.errors import PlbenchError
 from plbench.files import unwritable, write_atomically
-from plbench.files.paths import refuse_links
+from plbench.files.paths import read_plain, refuse_links
 from plbench.runs.record import Record
 
 
@@ -51,9 +51,8 @@ def export(root: Path, to: Path, *, sources: str | None = None) -> list[Path]:
         workflow = resources.files("plbench.board") / "templates" / "boards.yml"
         contents[Path(".github", "workflows", "boards.yml")] = workflow.read_bytes()
         contents[Path(".nojekyll")] = b""  # or GitHub's site builder would drop files
-        record_folders = [board.record_folder(key) for board in folders for key in board.added]
-        records = [folder / name for folder in record_folders for name in files_of(folder)]
-        everything = {path.relative_to(root): read_file(path) for path in records} | contents
+        packs = [path for board in folders for path in read_packs(board).paths]
+        everything = {path.relative_to(root): read_plain(root, path, MAX_PACK) for path in packs} | contents
         for place in everything:
             refuse_links(to, to / place)
         to.mkdir(parents=True, exist_ok=True)

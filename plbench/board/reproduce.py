@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plbench.board.boards import BoardFolder, Event
-from plbench.board.entries import Entry, read_entry
+from plbench.board.entries import Entry, parse_entry
+from plbench.board.packs import records_of
 from plbench.board.submit import now
 from plbench.comparison.identity import same_but_seed
 from plbench.errors import PlbenchError
@@ -71,12 +72,13 @@ def reproduce(board: BoardFolder, key: str, workspace: Workspace) -> tuple[Recor
 
     if key not in board.added:
         raise PlbenchError(f"board {board.board.name} has no record {key!r}")
-    entry = read_entry(board.record_folder(key))
+    entries = {other: parse_entry(files) for other, files in records_of(board).items()}
+    entry = entries[key]
     threads = entry.record.environment.get("torch_threads")  # of all heads that trained together
     own = max(1, threads // (1 + _num_others(entry.record))) if isinstance(threads, int) else None
     with on_threads(own or get_num_threads()):
         record = runner.run(plan_from_spec(entry.record.spec, workspace), workspace, force=True)
-    standing = [read_entry(board.record_folder(key)).record for key in board.added if key not in board.withdrawn]
+    standing = [other.record for key, other in entries.items() if key not in board.withdrawn]
     wanted = same_but_seed(entry.record.spec)
     return record, compare_records(entry, record, [other for other in standing if same_but_seed(other.spec) == wanted])
 

@@ -11,12 +11,14 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from plbench.board.boards import BoardFolder, Quotation
-from plbench.board.entries import Entry, read_whole_entry
+from plbench.board.boards import RECORDS, BoardFolder, Quotation
+from plbench.board.entries import Entry, parse_whole_entry
+from plbench.board.packs import records_of
 from plbench.comparison.compare import model_words, row_labels
 from plbench.comparison.identity import row_key
 from plbench.comparison.scores import RowScores, merge_identical
@@ -36,6 +38,7 @@ class _Row(RowScores[Entry]):
         self.is_ceiling = first.record.spec.protocol.sha256() == folder.board.ceiling_sha256
         self.why_withdrawn = folder.withdrawn.get(first.key)
         self.rank: int | None = None
+        self.rank_at_cost: int | None = None
         self.to_best: Values | None = None
 
     @property
@@ -47,6 +50,29 @@ class _Row(RowScores[Entry]):
     def why_unranked(self) -> str | None:
         """What makes the row's figures no answer to the board's question: its backbone has seen the test images."""
         return next((why for record in self.records if (why := record.test_seen_in_pretraining)), None)
+
+    @cached_property
+    def cost(self) -> Values:
+        """Standard cost of one run (the mean: seeds differ where an epoch was chosen), and time measured alone."""
+        first, costs = self.records[0], [record.cost for record in self.records if record.cost is not None]
+        alone = [cost for cost in costs if cost.measured_alone]
+        standard = [cost.standard for cost in costs if cost.standard is not None]
+        trials = first.tuning.num_trials if first.tuning is not None and first.configuration == "tuned" else 0
+        return {
+            "image_passes": round(float(np.mean([cost.image_passes for cost in standard]))) if standard else None,
+            "head_images": round(float(np.mean([cost.head for cost in standard]))) if standard else None,
+            "trainings": max(cost.trainings for cost in standard) if standard else None,
+            "trials": trials * max(self.num_studies, 1),
+            "hours": _rounded(float(np.mean([cost.seconds["total"] for cost in alone])) / 3600) if alone else None,
+            "images_per_second": round(float(np.median([cost.images_per_second for cost in alone]))) if alone else None,
+            "device": first.environment.get("device"),
+            "machine": first.environment.get("cpu") if first.environment.get("device") == "cpu" else None,
+        }
+
+    def costs_no_more_than(self, other: _Row) -> bool:
+        """Return whether no count of this row's cost is above the other's: passes, head images, tuning trials."""
+        pairs = [(self.cost[name], other.cost[name]) for name in ("image_passes", "head_images", "trials")]
+        return all(own is not None and limit is not None and own <= limit for own, limit in pairs)
 
     @property
     def is_provisional(self) -> bool:
@@ -63,7 +89,8 @@ def board_values(folder: BoardFolder) -> Values:
     Raises:
         PlbenchError: if an accepted record or the quotations cannot be read.
     """
-    entries = [read_whole_entry(folder.record_folder(key)) for key in sorted(folder.added)]
+    place = folder.path / RECORDS
+    entries = [parse_whole_entry(files, place / key) for key, files in sorted(records_of(folder).items())]
     sections: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
     for entry in entries:
         spec = entry.record.spec  # what rows must have in common to be ranked:
@@ -123,6 +150,8 @@ def _rank(rows: Sequence[_Row]) -> float | None:
     pairs = compare_pairs([row.sample("map_c") for row in rows])
     for place, (row, rank) in enumerate(zip(rows, pairs.ranks, strict=True)):
         row.rank = rank
+        better = [other for other, is_better in zip(rows, pairs.is_better[:, place], strict=True) if is_better]
+        row.rank_at_cost = 1 + sum(other.costs_no_more_than(row) for other in better)
         if place:
             gap, reach = float(pairs.differences[place, 0]), float(pairs.reach[place, 0])
             p_value = float(pairs.p_values[place, 0])
@@ -185,34 +214,17 @@ def _values(row: _Row, folder: BoardFolder) -> Values:
         "studies": row.num_studies,
         "keys": keys,
         "rank": row.rank,
+        "rank_at_cost": row.rank_at_cost,
         "figures": {metric: {n: _rounded(v) for n, v in asdict(row.figure(metric)).items()} for metric in row.metrics},
         "num_classes_scored": test.num_classes_scored,
         "num_classes": test.num_classes,
         "to_best": row.to_best,
-        "cost": _cost(row),
+        "cost": row.cost,
         "params": spec.method.params,
         "plan": spec.plan.model_dump(mode="json"),
         "environment": {name: first.environment[name] for name in told if name in first.environment},
         "commit": first.environment.get("git_commit"),
         "ap": [_rounded(float(mean)) for mean in ap.mean(axis=0)],
-    }
-
-
-def _cost(row: _Row) -> Values:
-    """Return standard cost of one run (the mean: seeds differ where an epoch was chosen), and time measured alone."""
-    first, costs = row.records[0], [record.cost for record in row.records if record.cost is not None]
-    alone = [cost for cost in costs if cost.measured_alone]
-    standard = [cost.standard for cost in costs if cost.standard is not None]
-    trials = first.tuning.num_trials if first.tuning is not None and first.configuration == "tuned" else 0
-    return {
-        "image_passes": round(float(np.mean([cost.image_passes for cost in standard]))) if standard else None,
-        "head_images": round(float(np.mean([cost.head for cost in standard]))) if standard else None,
-        "trainings": max(cost.trainings for cost in standard) if standard else None,
-        "trials": trials * max(row.num_studies, 1),
-        "hours": _rounded(float(np.mean([cost.seconds["total"] for cost in alone])) / 3600) if alone else None,
-        "images_per_second": round(float(np.median([cost.images_per_second for cost in alone]))) if alone else None,
-        "device": first.environment.get("device"),
-        "machine": first.environment.get("cpu") if first.environment.get("device") == "cpu" else None,
     }
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from operator import methodcaller
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from plbench.board.boards import BOARD, Board, BoardFolder, Event, open_boards
 from plbench.board.checks import check_entry
-from plbench.board.entries import FILES, Entry, pack_file, read_content, read_whole_entry
+from plbench.board.entries import Contents, Entry, parse_whole_entry, read_contents
+from plbench.board.packs import pack_name, pack_records
+from plbench.comparison.identity import row_key
 from plbench.errors import PlbenchError, did_you_mean, first_invalid
-from plbench.files import unwritable, write_atomically, write_json
+from plbench.files import write_json
 from plbench.files.paths import refuse_links
 from plbench.runs.record import Record
 from plbench.runs.registry import Registry
@@ -25,7 +25,7 @@ from plbench.spec import Protocol
 
 
 def add(runs: Sequence[Path], root: Path, *, refused: Callable[[str], None] | None = None) -> list[tuple[str, str]]:
-    """Copy records, with their per-class tables and replicates, onto the boards of their protocols.
+    """Copy records, with their per-class tables and replicates, onto the boards of their protocols: a row, one pack.
 
     Args:
         runs: folders of finished runs.
@@ -40,47 +40,51 @@ def add(runs: Sequence[Path], root: Path, *, refused: Callable[[str], None] | No
             added then.
     """
     boards = open_boards(root)
-    chosen = [(board, entry) for entry in map(read_whole_entry, runs) for board in _homes(entry, boards)]
-    wanted = []
-    for board, entry in chosen:
-        if entry.key in board.added:
-            continue
-        try:
-            _admit(board, entry)
-            wanted.append((board, entry))
-        except PlbenchError as error:
-            if refused is None:
-                raise
-            refused(str(error))
-    return [(board.board.name, entry.key) for board, entry in wanted if _place(board, entry)]
+    # by board and row; what was checked is what will be packed, whatever becomes of the run's files meanwhile
+    wanted: dict[tuple[BoardFolder, str], dict[str, _Candidate]] = defaultdict(dict)
+    for run in runs:
+        contents = read_contents(run)
+        entry = parse_whole_entry(contents, run)
+        for board in _homes(entry, boards):
+            if entry.key in board.added:
+                continue
+            try:
+                _admit(board, entry)
+                wanted[board, row_key(entry.record)][entry.key] = _Candidate(entry, contents)
+            except PlbenchError as error:
+                if refused is None:
+                    raise
+                refused(str(error))
+    added = [(board, _place(board, candidates)) for (board, _), candidates in wanted.items()]
+    return [(board.board.name, key) for board, keys in added for key in keys]
 
 
-def _place(board: BoardFolder, entry: Entry) -> bool:
-    """Move a whole copy of a record onto a board, and note it; return False where another process was faster."""
+class _Candidate(NamedTuple):
+    """A record on its way onto a board, with the files that it was read from."""
+
+    entry: Entry
+    contents: Contents
+
+
+def _place(board: BoardFolder, candidates: Mapping[str, _Candidate]) -> list[str]:
+    """Move a whole pack onto a board, and note it; return the keys that no other process added meanwhile."""
     admitted = board.board
     with board.changing() as staging:
-        copy, target = staging / entry.key, board.record_folder(entry.key)
-        if entry.key in board.added:
-            return False
+        left = {key: candidate for key, candidate in candidates.items() if key not in board.added}
+        if not left:
+            return []
         if board.board != admitted:  # another process added the first record, which tells the data
-            _admit(board, entry)
-        try:
-            copy.mkdir()
-            for name in FILES:
-                content = read_content(entry.folder, name)
-                if hashlib.sha256(content).hexdigest() != entry.sha256[name]:
-                    raise PlbenchError(f"{entry.folder / name} changed while it was added; add the run again")
-                write_atomically(copy / f"{name}.xz", methodcaller("write", pack_file(content)))
-            target.parent.mkdir(exist_ok=True)
-            if target.exists():  # what a process left that was killed before it noted it
-                shutil.rmtree(target)
-            copy.rename(target)
-        except OSError as error:
-            raise unwritable(target, error) from error
-        fingerprint = {"dataset_fingerprint": entry.record.spec.dataset_fingerprint}
-        changed = board.board.model_copy(update=fingerprint) if board.board.dataset_fingerprint is None else None
-        board.append([Event(event="added", key=entry.key, at=now(), sha256=entry.sha256[RECORD])], changed, staging)
-    return True
+            for entry, _ in left.values():
+                _admit(board, entry)
+        pack = pack_records({key: candidate.contents for key, candidate in left.items()})
+        board.place(pack_name(left), pack, staging)
+        events = [Event(event="added", key=key, at=now(), sha256=one.entry.sha256[RECORD]) for key, one in left.items()]
+        changed = None
+        if board.board.dataset_fingerprint is None:
+            first = next(iter(left.values())).entry.record
+            changed = board.board.model_copy(update={"dataset_fingerprint": first.spec.dataset_fingerprint})
+        board.append(events, changed, staging)
+    return list(left)
 
 
 def asked_for(found: Sequence[tuple[Path, Record]], root: Path) -> list[Path]:

@@ -37,14 +37,16 @@ def as_csv(board: Values) -> str:
     parts = ("mean", "low", "high")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    head = ["section", "rank", "method", "label", "tier", "status", "seeds", "classes_scored", "classes"]
+    head = ["section", "rank", "rank_at_cost", "method", "label", "tier", "status"]
+    head += ["seeds", "classes_scored", "classes"]
     figures = [f"{metric}_{part}" for metric in metrics for part in parts]
     gap = ["to_best", "to_best_low", "to_best_high", "p"]
     writer.writerow([*head, *figures, *gap, *_COST, "commit", "keys"])
     for section in board["sections"]:
         for row in section["rows"]:
             best, cost = row["to_best"] or {}, row["cost"]
-            values = [section["id"], row["rank"], row["method"], row["label"], row["tier"], status(row)]
+            values = [section["id"], row["rank"], row["rank_at_cost"], row["method"], row["label"], row["tier"]]
+            values += [status(row)]
             values += [len(row["seeds"]), row["num_classes_scored"], row["num_classes"]]
             values += [row["figures"].get(metric, {}).get(part) for metric in metrics for part in parts]
             values += [best.get(name) for name in ("difference", "low", "high", "p")]
@@ -62,6 +64,13 @@ def status(row: Values) -> str:
     if row["unranked"] is not None:
         return "not ranked"
     return "provisional" if row["provisional"] else "ranked"
+
+
+def rank_words(row: Values) -> str:
+    """Return a row's rank, and the one among rows that cost no more where it is another: "4 (1 at its cost)"."""
+    if row["rank"] is None:
+        return status(row)
+    return str(row["rank"]) + (f" ({row['rank_at_cost']} at its cost)" if row["rank_at_cost"] < row["rank"] else "")
 
 
 def as_markdown(board: Values) -> str:
@@ -117,7 +126,7 @@ def _columns(row: Values, groups: Sequence[str], label: str) -> dict[str, str]:
     best = row["to_best"]
     gap = "" if best is None else f"{best['difference']:+.2f} [{best['low']:+.2f}, {best['high']:+.2f}]"
     return {
-        "rank": str(row["rank"]) if row["rank"] is not None else status(row),
+        "rank": rank_words(row),
         "method": f"{label} \\*" if row["tuned_here"] else label,
         "mAP(C)": measured(row["figures"]["map_c"]),
         "mAP(O)": measured(row["figures"]["map_o"]),

@@ -10,14 +10,15 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from plbench.metrics.statistics import Figure, Sample
+from plbench.metrics.statistics import Estimate, Figure, Sample
 from plbench.runs.record import Record
-from plbench.runs.tables import PER_CLASS, REPLICATES
+from plbench.runs.summary import HEADLINE, image_estimate
+from plbench.runs.tables import PER_CLASS
 
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """A finished run with its bootstrap replicates, [R] by metric, percent."""
+    """A finished run with its bootstrap replicates, [R] by metric, percent; on a board without those of groups."""
 
     record: Record
     replicates: dict[str, np.ndarray]
@@ -48,8 +49,8 @@ class RowScores(Generic[Run]):
 
     @property
     def metrics(self) -> list[str]:
-        """Names of the figures that have replicates."""
-        return list(self.runs[0].replicates)
+        """Names of the figures."""
+        return list(self.runs[0].record.test.estimates)
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
@@ -70,27 +71,43 @@ class RowScores(Generic[Run]):
         return self.sample("map_c").mean
 
     def figure(self, name: str) -> Figure:
-        """Return the mean of a metric over seeds (and studies), with its interval."""
-        return self.sample(name).figure()
+        """Return the mean of a metric over seeds (and studies), with its interval.
+
+        Of a group whose replicates stayed with the runs, the runs' own intervals tell the images' error.
+        """
+        if all(name in run.replicates for run in self.runs):
+            return self.sample(name).figure()
+        runs = [image_estimate(run.record.test.estimates[name]) for run in self._chosen]
+        return Estimate.of_runs(self._points(name), runs, runs[0].bounds).figure()
 
     def sample(self, name: str) -> Sample:
         """Return a metric's values by seed (and study), with the replicates of their mean."""
-        chosen = [run for run in self.runs if run.record.spec.seed in self.seeds]
-        estimates = [run.record.test.estimates[name] for run in chosen]
-        points = np.array([np.nan if estimate.value is None else estimate.value for estimate in estimates])
-        replicates = np.array([run.replicates[name] for run in chosen])
-        if self.num_studies > 1:
-            points = points.reshape(self.num_studies, len(self.seeds)).T
-        return Sample.of_runs(points, replicates, self.seeds, (estimates[0].lowest or 0.0, 100.0))
+        replicates = np.array([run.replicates[name] for run in self._chosen])
+        lowest = self._chosen[0].record.test.estimates[name].lowest
+        return Sample.of_runs(self._points(name), replicates, self.seeds, (lowest or 0.0, 100.0))
+
+    @property
+    def _chosen(self) -> list[Run]:
+        """Runs of the seeds that every study has."""
+        return [run for run in self.runs if run.record.spec.seed in self.seeds]
+
+    def _points(self, name: str) -> np.ndarray:
+        """Return a metric's values by seed, or by seed and study."""
+        values = [run.record.test.estimates[name].value for run in self._chosen]
+        points = np.array([np.nan if value is None else value for value in values])
+        return points.reshape(self.num_studies, len(self.seeds)).T if self.num_studies > 1 else points
 
     @property
     def fingerprint(self) -> tuple[Any, ...]:
         """What rows of one and the same model share: the tables of their scores, by seed."""
-        files = [
-            tuple(record.files[name].sha256 for name in (PER_CLASS, REPLICATES) if name in record.files)
-            for record in self.records
+        # replicates by value: older runs have those of groups in the same file
+        tables = [
+            (run.record.files[PER_CLASS].sha256, *(run.replicates[name].tobytes() for name in HEADLINE))
+            if PER_CLASS in run.record.files
+            else ()
+            for run in self.runs
         ]
-        return tuple(zip((record.spec.seed for record in self.records), files, strict=True))
+        return tuple(zip((record.spec.seed for record in self.records), tables, strict=True))
 
 
 Row = TypeVar("Row", bound=RowScores[Any])

@@ -92,7 +92,7 @@ class Sample:
 
     def figure(self) -> Figure:
         """Return the mean with its 95 % interval over seeds and test images."""
-        return Figure(self.mean, *self.estimate.interval)
+        return self.estimate.figure()
 
     def shifted(self, by: float) -> Sample:
         """Return the same sample, moved."""
@@ -141,10 +141,54 @@ class Estimate:
     dof: float
     bounds: tuple[float, float] = (-math.inf, math.inf)
 
+    @classmethod
+    def of_interval(
+        cls, value: float, ends: tuple[float, float], bounds: tuple[float, float] = (-math.inf, math.inf)
+    ) -> Estimate:
+        """Return the estimate of one run that has this interval over test images: `interval`, solved for the variance.
+
+        The variance is NaN where the value or an end is, and infinite where both ends are the bounds.
+        """
+        low, high = bounds
+        below, above = value - low, high - value
+        if not low < value < high or math.isinf(high - low):
+            # at a bound one end is the value itself
+            half = max(value - ends[0], ends[1] - value)
+        else:
+            # of the two ends, whose log odds are equally far from the value's, the one that rounding moved less
+            inside = max(ends, key=lambda end: min(end - low, high - end))
+            shares = np.array([below / (high - low), (inside - low) / (high - low)])
+            reach = abs(float(np.subtract(*scipy.special.logit(shares))))
+            half = reach * below * above / (high - low)
+        deviation = half / float(scipy.stats.norm.isf(SIGNIFICANT / 2))
+        return cls(value, deviation**2, 0.0, 0.0, bounds)
+
+    @classmethod
+    def of_runs(
+        cls, points: npt.ArrayLike, runs: Sequence[Estimate], bounds: tuple[float, float] = (-math.inf, math.inf)
+    ) -> Estimate:
+        """Estimate the mean over runs of which each one's own variance over test images is known, and no replicates.
+
+        They are taken to share all of the images' error, which is the most that they can: the deviation of their mean
+        is the mean of their deviations.
+
+        Args:
+            points: [S] by seed, or [S, K] by seed and tuning study.
+            runs: each of them, in any order.
+            bounds: of the mean.
+        """
+        values = np.asarray(points, np.float64)
+        shared = float(np.mean([math.sqrt(run.image_variance) for run in runs]))
+        return cls(float(values.mean()), shared**2, *_seed_variance(values), bounds)
+
     def __sub__(self, other: Estimate) -> Estimate:
         """Return the difference of two independent estimates."""
         seeds = _added((self.seed_variance, self.dof), (other.seed_variance, other.dof))
         return Estimate(self.value - other.value, self.image_variance + other.image_variance, *seeds)
+
+    def figure(self) -> Figure:
+        """Return the value with its 95 % interval."""
+        return Figure(self.value, *self.interval)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -221,9 +265,13 @@ class Pairs:
     @property
     def ranks(self) -> list[int]:
         """1 + the number of rows that are significantly better, for rows given best first: never falling."""
+        return [int(rank) for rank in np.maximum.accumulate(1 + self.is_better.sum(axis=0))]
+
+    @property
+    def is_better(self) -> npt.NDArray[np.bool_]:
+        """[M, M] whether the first of a pair is significantly better than the second."""
         # never true of NaN: a row with too few seeds is neither better nor worse than any
-        better = (self.p_values < SIGNIFICANT) & (self.differences > 0)
-        return [int(rank) for rank in np.maximum.accumulate(1 + better.sum(axis=0))]
+        return np.asarray((self.p_values < SIGNIFICANT) & (self.differences > 0))
 
     @property
     def tied(self) -> list[bool]:

@@ -10,7 +10,7 @@ from plbench.models.backbones import build_backbone, weights_path
 from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.protocol import Part
 from plbench.runs.workspace import Workspace
-from plbench.training.hooks import Guarded
+from plbench.training.hooks import Guarded, mixture_of
 from plbench.training.inputs import FeatureInputs, ImageInputs, Inputs
 
 
@@ -28,8 +28,10 @@ class OpenInputs:
         Args:
             plan: of the run.
             part: of its data.
-            method: whose transform training images go through; None for a part that is only scored.
+            method: whose transform training images go through, and that says how they are mixed; None for a part that
+                is only scored.
         """
+        mixture = None if method is None else mixture_of(method)
         workspace, spec, model = self._workspace, plan.spec, plan.features_model
         decoder = jpeg_decoder(workspace.decode, workspace.device)
         if spec.regime != "probe":
@@ -46,6 +48,7 @@ class OpenInputs:
                 workspace.device,
                 decoder,
                 own.min_side,
+                mixture,
             )
         place = (part.split, part.rows.tobytes())
         if place not in self._features:  # of the whole split, from the cache or computed now
@@ -75,4 +78,5 @@ class OpenInputs:
             self._features[place] = FeatureInputs(features, part.rows, part.labels, spec.seed)
         found = self._features[place]
         is_own = found.seed == spec.seed and found.labels is part.labels
-        return found if is_own else found.reseeded(spec.seed, part.labels)
+        found = found if is_own else found.reseeded(spec.seed, part.labels)
+        return found if mixture is None else found.mixing(mixture)

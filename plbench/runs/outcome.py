@@ -36,9 +36,11 @@ from plbench.runs.record import (
 from plbench.runs.registry import source_file
 from plbench.runs.store import CHECKPOINT, RECORD
 from plbench.runs.summary import Thresholds
+from plbench.runs.tables import GROUP_REPLICATES, PER_CLASS, REPLICATES
 from plbench.training.hooks import Guarded
 
-FILES = ("spec.toml", "log.jsonl", "cells.npz", "per_class.csv", "replicates.csv", CHECKPOINT)
+FILES = ("spec.toml", "log.jsonl", "cells.npz", PER_CLASS, REPLICATES, CHECKPOINT)
+"""Of every run, beside its record."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,11 @@ def summarise(active: ActiveRun, scored: Scored) -> dict[str, SplitMetrics]:
         replicates = summary.draw_replicates(scored.cells, labels, groups, seed, report)
     scored.cells.save(folder / "cells.npz")
     thresholds = None if isinstance(scored.thresholds, str) else scored.thresholds
-    summary.write_per_class(folder / "per_class.csv", scored.cells, labels, groups, annotations, thresholds)
-    summary.write_replicates(folder / "replicates.csv", replicates)
+    summary.write_per_class(folder / PER_CLASS, scored.cells, labels, groups, annotations, thresholds)
+    summary.write_replicates(folder / REPLICATES, summary.headline(replicates))
+    # a file of their own, which stays with the run: only headline metrics travel to a board
+    if groups:
+        summary.write_replicates(folder / GROUP_REPLICATES, replicates.groups)
     summaries = {name: summary.summarise(scored.cells, labels, groups, annotations, replicates, thresholds)}
     if scored.last_cells is not None:
         summaries[f"{name}_raw"] = summary.summarise(scored.last_cells, labels, groups, annotations, None)
@@ -159,6 +164,7 @@ def record(
     selected_by: Any = {"last": "none", "best-on-test": "test"}.get(spec.selection, spec.protocol.validation_labels)
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     on_gpu = workspace.device.type == "cuda"
+    names = (*FILES, GROUP_REPLICATES) if next(iter(metrics.values())).groups else FILES
     return Record(
         key=spec.key,
         spec_sha256=spec.sha256(),
@@ -210,7 +216,7 @@ def record(
             standard=_standard_cost(active),
         ),
         training={"final_loss": state.history[-1]["loss"], "steps": float(state.step)},
-        files={name: reference(active.folder / name) for name in FILES},
+        files={name: reference(active.folder / name) for name in names},
         warnings=_warnings(active, scored, next(iter(metrics.values()))),
         notes=list(notes_on(protocol_data)),
     )

@@ -9,11 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from plbench.errors import StoreError
-from plbench.runs.agreement import check_intervals, check_table_figures
+from plbench.runs.agreement import check_intervals, check_table_figures, headline_of
 from plbench.runs.findings import Findings
 from plbench.runs.record import Record, read_record, whole_file
 from plbench.runs.store import RECORD
-from plbench.runs.tables import PER_CLASS, REPLICATES, EntryError, parse_per_class, parse_replicates
+from plbench.runs.tables import (
+    GROUP_REPLICATES,
+    PER_CLASS,
+    REPLICATES,
+    EntryError,
+    parse_per_class,
+    parse_replicates,
+)
 
 
 def read_run(folder: Path) -> Record:
@@ -55,15 +62,21 @@ def finished_record(folder: Path) -> Record | None:
 def replicates_of(folder: Path, record: Record) -> dict[str, np.ndarray]:
     """Read the bootstrap replicates of a run that is done, which must give the intervals of its record.
 
+    Those of groups have a file of their own; older runs have all of them in one.
+
     Returns:
         [R] by metric, percent; NaN where a replicate has no class to score.
 
     Raises:
         StoreError: if they are missing or others, or give other intervals.
     """
-    table = whole_file(folder, record, REPLICATES).read_bytes()
+    names = [REPLICATES, *([GROUP_REPLICATES] if GROUP_REPLICATES in record.files else [])]
+    tables = {name: whole_file(folder, record, name).read_bytes() for name in names}
+    replicates: dict[str, np.ndarray] = {}
     with _agreeing(folder, record) as findings:
-        replicates = parse_replicates(table)
+        for name, table in tables.items():
+            replicates |= parse_replicates(table, name)
+        findings.equal("replicates", sorted(replicates), sorted(record.metrics[headline_of(record)].estimates))
         check_intervals(record, replicates, findings)
     return replicates
 

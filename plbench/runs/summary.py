@@ -16,10 +16,9 @@ from plbench import metrics
 from plbench.data.labels import PartialLabels
 from plbench.errors import PlbenchError, did_you_mean
 from plbench.files import write_text
-from plbench.metrics import F1, Metrics, bootstrap
+from plbench.metrics import F1, Metrics, bootstrap, statistics
 from plbench.metrics.bootstrap import Replicates
 from plbench.metrics.cells import Cells
-from plbench.metrics.statistics import Sample
 from plbench.progress import ProgressReport
 from plbench.runs.findings import defined
 from plbench.runs.record import Estimate, F1Figures, GroupMetrics, SplitMetrics, ThresholdReport
@@ -33,6 +32,9 @@ FIGURE_DECIMALS = 6
 """Of a figure in percent, in a record and its per-class table."""
 
 PRECISION_AT = (1, 3, 5)
+
+HEADLINE = ("map_c", "map_o")
+"""Metrics that boards compare, whose replicates travel with a record."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +68,7 @@ def summarise(
     by_image = metrics.rank_by_image(cells)
     areas = metrics.auroc(cells, by_class)
     areas = areas[~np.isnan(areas)]
-    drawn = {} if replicates is None else _by_name(replicates)
+    drawn = {} if replicates is None else {**headline(replicates), **replicates.groups}
     depths = [k for k in PRECISION_AT if k <= cells.num_classes]
     return SplitMetrics(
         map_c=_estimate(result.map_c, result.lowest.map_c, drawn.get("map_c")),
@@ -162,9 +164,8 @@ def read_per_class(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
     return chosen
 
 
-def write_replicates(path: Path, replicates: Replicates) -> None:
-    """Write one CSV row a bootstrap replicate: map_c, map_o and each group's mAP(C), percent, a few decimals."""
-    columns = _by_name(replicates)
+def write_replicates(path: Path, columns: Mapping[str, npt.NDArray[np.float64]]) -> None:
+    """Write one CSV row a bootstrap replicate, and a column a metric: percent, a few decimals."""
     rows = zip(*map(_written, columns.values()), strict=True)
     lines = [",".join(columns), *map(",".join, rows)]
     write_text(path, "\n".join(lines) + "\n")
@@ -174,8 +175,9 @@ def _written(drawn: np.ndarray) -> list[str]:
     return [f"{value:.{REPLICATE_DECIMALS}f}" for value in drawn]
 
 
-def _by_name(replicates: Replicates) -> dict[str, npt.NDArray[np.float64]]:
-    return {"map_c": replicates.map_c, "map_o": replicates.map_o, **replicates.groups}
+def headline(replicates: Replicates) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the replicates that travel with a record, by name."""
+    return {name: getattr(replicates, name) for name in HEADLINE}
 
 
 def _columns(labels: PartialLabels, class_ids: Sequence[str]) -> list[int]:
@@ -206,7 +208,18 @@ def image_interval(value: float, replicates: np.ndarray, lowest: float | None) -
         replicates: [R].
         lowest: what the worst ranking comes to; None in old records.
     """
-    return Sample(np.array([value]), replicates, bounds=(lowest or 0.0, 100.0)).estimate.interval
+    sample = statistics.Sample(np.array([value]), replicates, bounds=(lowest or 0.0, 100.0))
+    return sample.estimate.interval
+
+
+def image_estimate(found: Estimate) -> statistics.Estimate:
+    """Return one run's figure with the variance over test images that its interval shows; NaN where it has none.
+
+    Args:
+        found: as a record has it, rounded.
+    """
+    value, low, high = (math.nan if number is None else number for number in (found.value, found.low, found.high))
+    return statistics.Estimate.of_interval(value, (low, high), (found.lowest or 0.0, 100.0))
 
 
 def _percent(value: float | None) -> float | None:

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from plbench.errors import PlbenchError, first_invalid
 from plbench.metrics import Metrics
 
-PER_CLASS, REPLICATES = "per_class.csv", "replicates.csv"
+PER_CLASS, REPLICATES, GROUP_REPLICATES = "per_class.csv", "replicates.csv", "group_replicates.csv"
 
 MAX_CLASSES = 20_000
 MAX_REPLICATES = 20_000
@@ -81,8 +81,8 @@ def parse_per_class(content: bytes) -> tuple[ClassRow, ...]:
     return tuple(rows)
 
 
-def parse_replicates(content: bytes) -> dict[str, np.ndarray]:
-    """Parse bootstrap replicates.
+def parse_replicates(content: bytes, name: str = REPLICATES) -> dict[str, np.ndarray]:
+    """Parse bootstrap replicates, of the file of this name.
 
     Returns:
         [R] by metric, percent; NaN where a replicate has no class to score.
@@ -90,10 +90,10 @@ def parse_replicates(content: bytes) -> dict[str, np.ndarray]:
     Raises:
         EntryError: if it is no such table, with the line.
     """
-    lines = _text(content, REPLICATES).splitlines()
+    lines = _text(content, name).splitlines()
     names = lines[0].split(",") if lines else []
     if len(lines) - 1 > MAX_REPLICATES or not names or len(set(names)) != len(names):
-        raise EntryError(REPLICATES, f"has {len(lines) - 1:,} rows of {len(names)} columns")
+        raise EntryError(name, f"has {len(lines) - 1:,} rows of {len(names)} columns")
     table = np.empty((len(lines) - 1, len(names)))
     for number, line in enumerate(lines[1:]):
         try:
@@ -101,7 +101,7 @@ def parse_replicates(content: bytes) -> dict[str, np.ndarray]:
             if len(values) != len(names) or not all(math.isnan(value) or 0 <= value <= 100 for value in values):
                 raise ValueError(f"expected {len(names)} values between 0 and 100")
         except ValueError as error:
-            raise EntryError(f"{REPLICATES}, line {number + 2}", str(error)) from error
+            raise EntryError(f"{name}, line {number + 2}", str(error)) from error
         table[number] = values
     return dict(zip(names, table.T.copy(), strict=True))
 

@@ -164,10 +164,11 @@ class SmallJob:
         if self.subject.regime == "probe":
             features = self.dataset.maps() if self.subject.sees_maps else self.dataset.features()
             features = features.astype(np.float64 if self.wide else np.float32)
-            return FeatureInputs(features, part.rows, part.labels, self.seed)
-        base = eval_transform(_MODEL)
-        transform = self.method().transform(TrainTransform(base, self.plan))
-        images = ImageInputs(part.images, part.labels, base, 0, transform, self.seed)
+            return FeatureInputs(features, part.rows, part.labels, self.seed).mixing(hooks.mixture_of(self.method()))
+        base, method = eval_transform(_MODEL), self.method()
+        transform = method.transform(TrainTransform(base, self.plan))
+        mixture = hooks.mixture_of(method)
+        images = ImageInputs(part.images, part.labels, base, 0, transform, self.seed, mixture=mixture)
         return _Widened(images) if self.wide else images
 
     def state(self) -> FitState:

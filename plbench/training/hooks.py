@@ -22,6 +22,7 @@ _SIGNATURES = {
     "build": "build(self, backbone, make_head) returns the module to train",
     "param_groups": 'param_groups(self, model) returns dictionaries with "params"',
     "transform": "transform(self, train_transform) returns a function of one image",
+    "mixture": "mixture(self, index, epoch) returns rows int64 [B, K] and weights [B, K]",
     "forward": "forward(self, model, batch, progress) returns what loss and scores take",
     "loss": "loss(self, output, batch, progress) returns Loss.of_images(per_image [B]) or Loss(total, weight)",
     "scores": "scores(self, output) returns a tensor [B, C] in [0, 1]",
@@ -130,6 +131,11 @@ def construct(kind: type[Method], params: Any, task: Task) -> Method:
         if not hasattr(method, name):
             raise _error(kind, "constructor", f"leaves self.{name} unset; call super().__init__(params, task) first")
     return method
+
+
+def mixture_of(method: Method) -> Callable[[Tensor, int], tuple[Tensor, Tensor]] | None:
+    """Return the method's mixture; None where every training input is one image."""
+    return None if type(method).mixture is Method.mixture else Guarded(method).mixture
 
 
 def try_it(method: Method | type[Method]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -22,6 +22,10 @@ from plbench.method import Batch
 from plbench.training.distributed import ALONE, World
 
 _IN_MEMORY_BYTES = 4 << 30
+
+
+Mixture = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""Of rows int64 [B] and an epoch: the rows and weights, [B, K], of which each input is made (`Method.mixture`)."""
 
 
 class Inputs(Protocol):
@@ -61,6 +65,7 @@ class ImageInputs:
         device: where images are wanted.
         decoder: decodes JPEG files there, in place of Pillow in the workers.
         min_side: training images may be decoded smaller, but not below this; None for the side that models see.
+        mixture: of which images training inputs are the means; None for one image each.
     """
 
     images: ImageSource
@@ -72,6 +77,7 @@ class ImageInputs:
     device: torch.device = CPU
     decoder: JpegDecoder | None = None
     min_side: int | None = None
+    mixture: Mixture | None = None
 
     def __post_init__(self) -> None:
         """Refuse now what could not be loaded later.
@@ -108,8 +114,17 @@ class ImageInputs:
         """Yield augmented training batches; images that lie side by side on disk are read together."""
         ranks = {"rank": world.rank, "num_ranks": world.size, "first_batch": first_batch}
         order = EpochOrder(len(self), batch_size, self.seed, epoch, block_rows=self.images.block_rows, **ranks)
-        for views, rows in self._training_loader.batches(order, epoch):
-            yield Batch(views[0], label_tensor(self.labels, rows), rows, views if len(views) > 1 else ())
+        if self.mixture is None:
+            for views, rows in self._training_loader.batches(order, epoch):
+                yield Batch(views[0], label_tensor(self.labels, rows), rows, views if len(views) > 1 else ())
+            return
+        # each image of a batch is decoded once, however many inputs it is a part of
+        loaded = self._training_loader.batches(_Sources(order, self.mixture, epoch), epoch)
+        for own, (images, sources) in zip(order, loaded, strict=True):
+            index = torch.tensor(own, dtype=torch.int64)
+            rows, weights = self.mixture(index, epoch)
+            views = tuple(_weighted_sum(view, torch.searchsorted(sources, rows), weights) for view in images)
+            yield Batch(views[0], label_tensor(self.labels, index), index, views if len(views) > 1 else ())
 
     def ordered(self, batch_size: int, world: World = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield evaluation batches."""
@@ -118,12 +133,44 @@ class ImageInputs:
             yield rows, views[0]
 
 
+@dataclass(frozen=True)
+class _Sources(Sequence[list[int]]):
+    """The rows that the inputs of each batch are made of, in order, each once."""
+
+    order: EpochOrder
+    mixture: Mixture
+    epoch: int
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[each] for each in range(len(self))[number]]
+        rows, _ = self.mixture(torch.tensor(self.order[number], dtype=torch.int64), self.epoch)
+        return rows.unique().tolist()
+
+
+def _weighted_sum(values: Tensor, place: Tensor, weights: Tensor) -> Tensor:
+    """Return sums [B, …] of values [U, …] at places int64 [B, K], times weights [B, K]."""
+    place, weights = place.to(values.device), weights.to(values)
+    shape = (-1, *(1 for _ in values.shape[1:]))
+    # one after another: a mean of one image keeps its bits, and no tensor is K batches large
+    total = values[place[:, 0]] * weights[:, 0].view(shape)
+    for k in range(1, place.shape[1]):
+        total = total + values[place[:, k]] * weights[:, k].view(shape)
+    return total
+
+
 class FeatureInputs:
     """Cached features of a frozen backbone.
 
     Attributes:
         features: [N, D], or maps [N, D, h, w], of the whole split, possibly on disk. rows: [n] those of this part.
+        mixture: of which rows training inputs are the means; None for one row each.
     """
+
+    mixture: Mixture | None = None
 
     def __init__(self, features: np.ndarray, rows: np.ndarray, labels: PartialLabels, seed: int = 0) -> None:
         """Take the part's rows into memory where they are small enough."""
@@ -137,6 +184,12 @@ class FeatureInputs:
         other = copy.copy(self)
         other.seed = seed
         other.labels = self.labels if labels is None else labels
+        return other
+
+    def mixing(self, mixture: Mixture | None) -> FeatureInputs:
+        """Return the same features, of which training inputs are means."""
+        other = copy.copy(self)
+        other.mixture = mixture
         return other
 
     def __len__(self) -> int:
@@ -154,7 +207,13 @@ class FeatureInputs:
         ranks = {"rank": world.rank, "num_ranks": world.size, "first_batch": first_batch}
         for rows in EpochOrder(len(self), batch_size, self.seed, epoch, **ranks):
             index = torch.tensor(rows, dtype=torch.int64)
-            yield Batch(self._inputs(index.numpy()), label_tensor(self.labels, index), index)
+            if self.mixture is None:
+                values = self._inputs(index.numpy())
+            else:
+                sources, weights = self.mixture(index, epoch)
+                sources, place = sources.unique(return_inverse=True)
+                values = _weighted_sum(self._inputs(sources.numpy()), place, weights)
+            yield Batch(values, label_tensor(self.labels, index), index)
 
     def ordered(self, batch_size: int, world: World = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield evaluation batches of features."""

@@ -39,7 +39,6 @@ def test_the_ledger_says_what_became_of_each_record(tmp_path: Path) -> None:
     assert again.added["a" * 16].sha256 == "1" * 64
     assert again.verified == {"a" * 16}
     assert again.withdrawn == {"b" * 16: "wrong data"}
-    assert again.record_folder("a" * 16) == board.path / "records" / ("a" * 16)
 
 
 def test_appending_keeps_what_is_there_to_the_byte(tmp_path: Path) -> None:

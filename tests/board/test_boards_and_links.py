@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packing import change_member, contents_of, pack_of
 
 from plbench.board import build, submit
 from plbench.board.boards import BOARD, BoardFolder, Event, open_boards
 from plbench.board.checks import verify_board
-from plbench.board.entries import read_content, read_entry
 from plbench.board.publish import export
 from plbench.board.submit import add, new_board, withdraw
 from plbench.errors import PlbenchError
@@ -69,25 +69,25 @@ def complaints(root: Path) -> list[str]:
 
 
 def built(root: Path, runs: list[Path]) -> Path:
+    """Returns the only pack."""
     add(runs, root)
     build.write(root, build.build(root))
-    return root / "tiny" / "records" / read_record(runs[0]).key
+    return pack_of(root, read_record(runs[0]).key)
 
 
 class TestLinks:
     def test_a_link_beside_the_records_is_not_published(self, root: Path, runs: list[Path], outside: Path) -> None:
         """As found: records/KEY/environ -> /proc/self/environ went out with the site."""
-        record = built(root, runs)
-        (record / "environ").symlink_to(outside / "environ")
-        (record.parent / "extra").symlink_to(outside)
+        pack = built(root, runs)
+        (pack.parent / "environ").symlink_to(outside / "environ")
+        pack.with_name(f"{'0' * 16}.tar.xz").symlink_to(outside / "environ")
+        (pack.parent / "extra").symlink_to(outside)
         (root / "tiny" / "more").symlink_to(outside)
-        (record / "plain.txt").write_text(SECRET)  # a plain file that no ledger names is nobody's business either
+        (pack.parent / "plain.txt").write_text(SECRET)  # a plain file that no ledger names is nobody's business either
         export(root, root.parent / "site")
         found = contents(root.parent / "site")
         assert not any(SECRET in text for text in found.values())
-        assert sorted(Path(name).name for name in found if "records" in name) == sorted(
-            ["record.json.xz", "per_class.csv.xz", "replicates.csv.xz"] * len(runs)
-        )
+        assert [Path(name).name for name in found if "records" in name] == [pack.name]
 
     @pytest.mark.parametrize(
         "place",
@@ -96,10 +96,7 @@ class TestLinks:
             "tiny/board.json",
             "tiny/ledger.json",
             "tiny/records",
-            "tiny/records/KEY",
-            "tiny/records/KEY/record.json.xz",
-            "tiny/records/KEY/per_class.csv.xz",
-            "tiny/records/KEY/replicates.csv.xz",
+            "tiny/records/PACK",
             "tiny/table.json",
             "tiny/README.md",
             "index.html",
@@ -108,8 +105,7 @@ class TestLinks:
         ],
     )
     def test_a_link_to_the_very_same_is_refused_all_the_same(self, root: Path, runs: list[Path], place: str) -> None:
-        record = built(root, runs)
-        path = root / place.replace("KEY", record.name)
+        path = root / place.replace("PACK", built(root, runs).name)
         (root / "published").mkdir()
         (root / "published" / "tiny.json").write_text('{"board": "tiny", "rows": []}')
         path.rename(root.parent / "moved")
@@ -118,11 +114,11 @@ class TestLinks:
             export(root, root.parent / "site")
         assert not (root.parent / "site" / "index.html").exists()
 
-    @pytest.mark.parametrize("place", ["records", "records/KEY", "", "ledger.json"])
+    @pytest.mark.parametrize("place", ["records", "records/PACK", "", "ledger.json"])
     def test_nothing_is_added_through_a_link(self, root: Path, runs: list[Path], outside: Path, place: str) -> None:
-        """As found: records/KEY -> outside, and the record was written there."""
-        target = outside / "environ" if place == "ledger.json" else outside
-        path = root / "tiny" / place.replace("KEY", read_record(runs[0]).key)
+        """As found: a record -> outside, and it was written there."""
+        target = outside / "environ" if place.endswith(("PACK", ".json")) else outside
+        path = root / "tiny" / place.replace("PACK", f"{min(read_record(run).key for run in runs)}.tar.xz")
         if not place:
             shutil.move(root / "tiny" / BOARD, outside / BOARD)
             path.rmdir()
@@ -177,25 +173,30 @@ class TestLinks:
 
 class TestFigures:
     def test_a_page_shows_no_figure_that_the_tables_do_not_give(self, root: Path, runs: list[Path]) -> None:
-        record = built(root, runs)
-        found = read_entry(record).record
+        built(root, runs)
+        found = read_record(runs[0])
         test = found.test.model_copy(update={"map_c": found.test.map_c.model_copy(update={"value": 99.0})})
-        write_record(record, found.model_copy(update={"metrics": {**found.metrics, "test": test}}))
+        false = found.model_copy(update={"metrics": {**found.metrics, "test": test}})
+        change_member(root, f"{found.key}/record.json", lambda _: false.model_dump_json().encode())
         with pytest.raises(PlbenchError, match=r"metrics.test.map_c.value: 99.0; expected \d"):
             build.build(root)
+        write_record(runs[0], false)
         with pytest.raises(PlbenchError, match=r"map_c.value: 99.0; expected \d"):
-            write_record(runs[0], read_entry(record).record)
             add(runs, root)
 
 
-def test_a_run_that_changes_while_it_is_added_is_refused(
-    root: Path, runs: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is copied is what was checked."""
-    monkeypatch.setattr(submit, "read_content", lambda folder, name: read_content(folder, name) + b" ")
-    with pytest.raises(PlbenchError, match=r"record\.json changed while it was added"):
-        add(runs[:1], root)
-    assert not open_boards(root)[0].added and not list((root / "tiny").glob("records/*"))
+def test_what_is_packed_is_what_was_checked(root: Path, runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that changes while it is added is added as it was."""
+    before, admit = (runs[0] / "replicates.csv").read_bytes(), submit._admit
+
+    def admit_and_change(*arguments: Any) -> None:
+        admit(*arguments)
+        (runs[0] / "replicates.csv").write_bytes(b"changed")
+
+    monkeypatch.setattr(submit, "_admit", admit_and_change)
+    add(runs[:1], root)
+    assert contents_of(root, read_record(runs[0]).key)["replicates.csv"] == before
+    assert complaints(root) == []
 
 
 class TestTwoAtOnce:
@@ -254,7 +255,10 @@ def die_at(name: str, count: int) -> None:
     setattr(os, name, call)
 
 
-@pytest.mark.parametrize(("name", "count"), [*(("fsync", n) for n in range(1, 8)), ("rename", 1), ("rename", 2)])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [*(("fsync", n) for n in (1, 2, 3)), ("link", 1), *(("replace", n) for n in (1, 2, 3)), ("rmdir", 1)],
+)
 def test_a_killed_adder_leaves_nothing_among_the_records(
     root: Path, runs: list[Path], in_a_process: Callable[..., Any], name: str, count: int
 ) -> None:
@@ -266,9 +270,11 @@ def test_a_killed_adder_leaves_nothing_among_the_records(
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert [path for path in (root / "tiny").rglob("*") if path.name.startswith(".") or "tmp" in path.name] == []
-    assert all("on disk, but not added" in sentence for sentence in complaints(root))
+    assert complaints(root) == []
     build.build(root)
+    add(runs[2:], root)  # of other keys: another name
     add(runs, root)
+    open_boards(root)[0].append([])  # by the next change at the latest
     assert complaints(root) == [] and len(open_boards(root)[0].ledger) == len(runs)
     assert sorted(path.name for path in root.iterdir()) == ["tiny"]
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +17,23 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from packing import change_member, contents_of
 
 from plbench.board import build
 from plbench.board.boards import Event, open_boards
 from plbench.board.checks import verify_board
-from plbench.board.entries import read_entry
+from plbench.board.entries import parse_entry
+from plbench.board.packs import read_packs, records_of
 from plbench.board.publish import export, model_index
 from plbench.board.reproduce import ROUNDING, compare_records, home_of, promote, reproduce
 from plbench.board.rows import board_values
 from plbench.board.submit import add, new_board, withdraw
+from plbench.comparison.compare import compare
 from plbench.errors import PlbenchError
+from plbench.metrics.statistics import Estimate
 from plbench.runs import run as runner
 from plbench.runs.plan.resolve import Request, plan_run
-from plbench.runs.record import Record, read_record, write_record
+from plbench.runs.record import Record, read_record, reference, write_record
 from plbench.runs.workspace import Workspace
 from plbench.spec import Protocol
 
@@ -97,6 +103,73 @@ def test_records_become_rows_and_the_same_records_the_same_bytes(root: Path, run
     assert sorted(row["rank"] for row in found) in ([1, 1], [1, 2])
 
 
+def test_what_is_added_together_of_a_row_is_one_pack(root: Path, runs: list[Path]) -> None:
+    def keys(*places: int) -> list[str]:
+        return [read_record(runs[place]).key for place in places]
+
+    add([*runs[:2], *runs[5:]], root)
+    packs = read_packs(open_boards(root)[0])
+    assert {path.name for path in packs.paths} == {f"{min(keys(0, 1))}.tar.xz", f"{min(keys(5, 6, 7, 8, 9))}.tar.xz"}
+    before = {path: path.read_bytes() for path in packs.paths}
+    assert [key for _, key in add(runs, root)] == keys(2, 3, 4)
+    packs = read_packs(open_boards(root)[0])
+    assert len(packs.paths) == 3 and packs.problems == [] and len(packs.records) == 10
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert set(contents_of(root, keys(0)[0])) == {"record.json", "per_class.csv", "replicates.csv"}
+
+
+class TestGroups:
+    """Their replicates stay with the runs."""
+
+    def test_of_one_record_the_interval_is_its_own(self, root: Path, runs: list[Path]) -> None:
+        add(runs[:1], root)
+        (row,) = rows(root)
+        groups = read_record(runs[0]).test.groups
+        assert set(groups) == {"frequent", "rare"}
+        for name, group in groups.items():
+            ends = {"low": group.map_c.low, "high": group.map_c.high}
+            assert row["figures"][name] == pytest.approx({"mean": group.map_c.value} | ends, abs=1e-4)
+
+    def test_of_seeds_the_deviations_are_averaged(self, root: Path, runs: list[Path]) -> None:
+        add(runs[:5], root)
+        (row,) = rows(root)
+        estimates = [read_record(folder).test.groups["rare"].map_c for folder in runs[:5]]
+        values = np.array([estimate.value for estimate in estimates])
+        lowest = estimates[0].lowest
+        assert lowest is not None
+
+        def odds(value: float | None) -> float:
+            assert value is not None
+            return math.log((value - lowest) / (100 - value))
+
+        deviations = [  # on the scale of log odds an end is 1.96 deviations away; its slope brings it to that of values
+            (odds(e.high) - odds(e.low)) / 2 / 1.959964 * (e.value - lowest) * (100 - e.value) / (100 - lowest)
+            for e in estimates
+            if e.value is not None
+        ]
+        plain = Estimate(values.mean(), np.mean(deviations) ** 2, values.var(ddof=1) / 5, 4, (lowest, 100.0))
+        low, high = plain.interval
+        expected = {"mean": values.mean(), "low": low, "high": high}
+        assert row["figures"]["rare"] == pytest.approx(expected, abs=1e-3)
+        (setting,) = compare([(folder, read_record(folder)) for folder in runs[:5]])
+        exact = setting.rows[0].figures["rare"]  # from the replicates, which the store has
+        assert exact.half < row["figures"]["rare"]["high"] - row["figures"]["rare"]["mean"] < 2 * exact.half
+
+    def test_older_runs_with_one_file_for_all_are_taken(self, root: Path, runs: list[Path]) -> None:
+        for folder in runs[:5]:
+            lines = [(folder / name).read_text().splitlines() for name in ("replicates.csv", "group_replicates.csv")]
+            (folder / "replicates.csv").write_text("".join(f"{a},{b}\n" for a, b in zip(*lines, strict=True)))
+            record = read_record(folder)
+            files = {name: file for name, file in record.files.items() if name != "group_replicates.csv"}
+            files["replicates.csv"] = reference(folder / "replicates.csv")
+            write_record(folder, record.model_copy(update={"files": files}))
+        add(runs[:5], root)
+        assert verify_board(open_boards(root)[0], cells=runs[0].parent) == []
+        (row,), (setting,) = rows(root), compare([(folder, read_record(folder)) for folder in runs[:5]])
+        for name, figure in setting.rows[0].figures.items():
+            assert row["figures"][name] == pytest.approx(asdict(figure), abs=1e-4)
+
+
 def test_built_files_agree_with_each_other(root: Path, runs: list[Path]) -> None:
     add(runs, root)
     files = {path.name: content for path, content in build.build(root).items() if path.parent.name == "tiny"}
@@ -122,7 +195,7 @@ def test_a_withdrawn_record_stays_and_has_no_rank(root: Path, runs: list[Path]) 
     key = read_record(runs[0]).key
     assert withdraw(key, "trained on the wrong labels", root) == ["tiny"]
     board = open_boards(root)[0]
-    assert board.board.version == 1 and board.record_folder(key).is_dir() and key in board.withdrawn
+    assert board.board.version == 1 and key in records_of(board) and key in board.withdrawn
     kept = [row for row in rows(root) if row["method"] == "ce-negative"]
     assert sorted((row["withdrawn"] is not None, len(row["keys"]), row["rank"] is None) for row in kept) == [
         (False, 4, True),  # four seeds are left: provisional
@@ -167,7 +240,7 @@ def test_a_record_of_many_heads_is_repeated_on_the_threads_that_each_had(
     assert {one.allowed for one in compared} == {ROUNDING} and all(one.within for one in compared)
     moved = repeated.test.model_copy(update={"map_c": repeated.test.map_c.model_copy(update={"value": 1.0})})
     other = repeated.model_copy(update={"metrics": {**repeated.metrics, "test": moved}})
-    worse = compare_records(read_entry(board.record_folder(key)), other, [])[0]
+    worse = compare_records(parse_entry(contents_of(root, key)), other, [])[0]
     assert not worse.within and "has to agree to 0.0001 points" in worse.words
 
 
@@ -196,7 +269,7 @@ def test_the_site_has_page_records_and_workflow(root: Path, runs: list[Path], tm
     build.write(root, build.build(root))
     written = export(root, tmp_path / "site")
     assert written[0].name == "index.html" and all(path.is_file() for path in written)
-    assert len(list((tmp_path / "site").glob("tiny/records/*/record.json.xz"))) == 10
+    assert len(list((tmp_path / "site").glob("tiny/records/*.tar.xz"))) == len(METHODS)
     workflow = yaml.safe_load((tmp_path / "site" / ".github" / "workflows" / "boards.yml").read_text())
     assert workflow["permissions"] == {"contents": "read"}
     with pytest.raises(PlbenchError, match="lies inside"):
@@ -230,8 +303,8 @@ def test_a_hostile_title_is_refused_and_harmless_where_it_is_built_all_the_same(
     add(runs, root)
     board = open_boards(root)[0]
     for key in board.added:
-        folder = board.record_folder(key)
-        write_record(folder, read_entry(folder).record.model_copy(update={"title": HOSTILE, "paper": HOSTILE}))
+        record = parse_entry(contents_of(root, key)).record.model_copy(update={"title": HOSTILE, "paper": HOSTILE})
+        change_member(root, f"{key}/record.json", lambda _, record=record: record.model_dump_json().encode())
     assert any("title" in problem.field for problem in verify_board(open_boards(root)[0]))
     files = {path.name: content for path, content in build.build(root).items()}
     assert "<script>alert" not in files["index.html"] and 'href="javascript:' not in files["index.html"]
@@ -243,9 +316,9 @@ def test_a_hostile_title_is_refused_and_harmless_where_it_is_built_all_the_same(
 @pytest.mark.parametrize("text", ["NaN", "1e400", '"x"', "-3"])
 def test_what_is_no_number_stops_a_build_with_one_sentence(root: Path, runs: list[Path], text: str) -> None:
     add(runs[:1], root)
-    path = open_boards(root)[0].record_folder(read_record(runs[0]).key) / "record.json"
-    value = read_record(runs[0]).test.map_c.value
-    path.write_text((runs[0] / "record.json").read_text().replace(str(value), text))
+    value = str(read_record(runs[0]).test.map_c.value).encode()
+    name = f"{read_record(runs[0]).key}/record.json"
+    change_member(root, name, lambda content: content.replace(value, text.encode()))
     with pytest.raises(PlbenchError) as error:
         build.build(root)
     assert "\n" not in str(error.value)

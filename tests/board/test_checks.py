@@ -8,6 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,22 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from packing import packed
 
 from plbench.api import BenchmarkProtocol, Dataset
 from plbench.board import identity, recompute
 from plbench.board.boards import LEDGER, RECORDS, Board, BoardFolder, Event
 from plbench.board.checks import check_entry, verify_board
-from plbench.board.entries import read_entry
+from plbench.board.entries import parse_entry, read_contents
 from plbench.board.names import flaw_of_name
+from plbench.board.packs import records_of
 from plbench.board.recompute import CELLS
 from plbench.runs import environment
 from plbench.runs import run as runner
 from plbench.runs.findings import Findings, Problem
 from plbench.runs.plan.resolve import Request, plan_run
-from plbench.runs.record import RECORD, reference
+from plbench.runs.record import RECORD, Estimate, reference
+from plbench.runs.summary import image_estimate
 from plbench.runs.workspace import Workspace
 from plbench.spec import RunSpec
 from plbench.training.clock import PHASES
@@ -45,14 +49,23 @@ class Forger:
 
     Attributes:
         path: of the board. key: of the record that is tampered with, by default the one of method selective.
+        is_packed: whether its pack is as it is to be verified; else it is made of the record's files.
     """
 
     def __init__(self, path: Path, key: str) -> None:
-        self.path, self.key = path, key
+        self.path, self.key, self.is_packed = path, key, False
 
     @property
     def record(self) -> Path:
-        return self.path / RECORDS / self.key
+        """Where the record's files lie before they are packed."""
+        return self.path.parent / "loose" / self.key
+
+    @property
+    def pack(self) -> Path:
+        return self.path / RECORDS / f"{self.key}.tar.xz"
+
+    def members(self) -> dict[str, bytes]:
+        return {f"{self.key}/{path.name}": path.read_bytes() for path in self.record.iterdir()}
 
     def read(self) -> Content:
         return json.loads((self.record / RECORD).read_text())
@@ -89,6 +102,7 @@ class Forger:
         (self.path / LEDGER).write_text(ledger)
         if spec.key != self.key:
             self.record.rename(self.record.with_name(spec.key))
+            self.pack.unlink()
         self.key = spec.key
         self.write(content)
 
@@ -114,6 +128,8 @@ class Forger:
         self.rewrite("per_class.csv", changed, reseal=reseal)
 
     def verify(self, **options: Any) -> list[Problem]:
+        if not self.is_packed:
+            self.pack.write_bytes(packed(self.members().items()))
         return verify_board(BoardFolder(self.path), **options)
 
 
@@ -166,14 +182,16 @@ def genuine(
         dataset_fingerprint=row.dataset_fingerprint,
     )
     path = root / "boards" / board.name
-    path.mkdir(parents=True)
+    (path / RECORDS).mkdir(parents=True)
     (path / "board.json").write_text(board.model_dump_json())
     events = []
     for record in records:
-        (path / RECORDS / record.key).mkdir(parents=True)
+        loose = Forger(path, record.key).record
+        loose.mkdir(parents=True)
         for name in (RECORD, *TABLES):
-            shutil.copy(root / "runs" / record.key / name, path / RECORDS / record.key / name)
-        sha256 = hashlib.sha256((path / RECORDS / record.key / RECORD).read_bytes()).hexdigest()
+            shutil.copy(root / "runs" / record.key / name, loose / name)
+        Forger(path, record.key).verify()  # packs it
+        sha256 = hashlib.sha256((loose / RECORD).read_bytes()).hexdigest()
         events.append(Event(event="added", key=record.key, at=AT, sha256=sha256))
     BoardFolder(path).append(events)
     _GENUINE["boards"] = root
@@ -184,7 +202,7 @@ def genuine(
 def forging(genuine: Path, place: Path) -> Iterator[Forger]:
     """A fresh copy of the board below `place`, removed at the end."""
     path = place / f"forged-{time.monotonic_ns()}" / "tiny-fpc8"
-    shutil.copytree(genuine / "boards" / "tiny-fpc8", path)
+    shutil.copytree(genuine / "boards", path.parent)
     try:
         yield Forger(path, BoardFolder(path).ledger[0].key)
     finally:
@@ -224,7 +242,8 @@ class TestGenuine:
 
     def test_a_ceiling_is_no_row_and_a_row_no_ceiling(self, forger: Forger) -> None:
         board = BoardFolder(forger.path)
-        *_, seed_2, ceiling = [read_entry(board.record_folder(key)) for key in board.added]
+        records = records_of(board)
+        *_, seed_2, ceiling = [parse_entry(records[key]) for key in board.added]
         assert check_entry(seed_2, board.board, role="row") == check_entry(ceiling, board.board, role="ceiling") == []
         assert "spec.protocol" in fields(check_entry(ceiling, board.board, role="row"))
         assert "spec.protocol.simulation" in fields(check_entry(seed_2, board.board, role="ceiling"))
@@ -275,13 +294,14 @@ class TestGenuine:
 
     @pytest.mark.slow
     def test_150_records_of_56_classes_take_less_than_20_seconds(self, forger: Forger) -> None:
-        entry = read_entry(forger.record)
+        contents = read_contents(forger.record)
+        entry = parse_entry(contents)
         board = BoardFolder(forger.path).board
         rows = [entry.per_class[n % 6] for n in range(56)]
         wide = entry.__class__(**{**vars(entry), "per_class": tuple(rows)})
         start = time.perf_counter()
         for _ in range(150):
-            read_entry(forger.record)
+            parse_entry(contents)
             check_entry(wide, board, role="row")
         taken = time.perf_counter() - start
         print(f"150 records: {taken:.1f} s")
@@ -350,19 +370,20 @@ def twenty_thousand_and_one(forger: Forger) -> None:
 
 
 def linked(forger: Forger) -> None:
-    target = forger.path / "elsewhere.csv"
-    (forger.record / "replicates.csv").rename(target)
-    (forger.record / "replicates.csv").symlink_to(target)
-
-
-def linked_folder(forger: Forger) -> None:
     target = forger.path / "elsewhere"
-    forger.record.rename(target)
-    (forger.path / RECORDS / forger.key).symlink_to(target)
+    forger.pack.rename(target)
+    forger.pack.symlink_to(target)
+    forger.is_packed = True
+
+
+def gone(forger: Forger) -> None:
+    forger.pack.unlink()
+    forger.is_packed = True
 
 
 def duplicated(forger: Forger) -> None:
-    shutil.copytree(forger.record, forger.record.with_name("0" * 16))
+    members = [(f"{'0' * 16}/{name.partition('/')[2]}", content) for name, content in forger.members().items()]
+    forger.pack.with_name(f"{'0' * 16}.tar.xz").write_bytes(packed(members))
 
 
 def nested(forger: Forger) -> None:
@@ -385,7 +406,14 @@ ONE_FIELD: dict[str, tuple[Callable[[Forger], None], str]] = {
     "mAP(O)": (moved("metrics/test/map_o/value", -1.0), "metrics.test.map_o.value"),
     "mAP(O) low end": (moved("metrics/test/map_o/low", 0.5), "metrics.test.map_o.low"),
     "a group": (moved("metrics/test/groups/rare/map_c/value", 0.1), "metrics.test.groups.rare.map_c.value"),
-    "end of a group": (moved("metrics/test/groups/rare/map_c/high", 0.1), "metrics.test.groups.rare.map_c.high"),
+    # whose replicates stayed with the run: both ends are of one variance, and the one nearer its bound is named
+    "high end of a group": (moved("metrics/test/groups/rare/map_c/high", -0.1), "metrics.test.groups.rare.map_c.low"),
+    "low end of a group": (moved("metrics/test/groups/rare/map_c/low", -0.5), "metrics.test.groups.rare.map_c.low"),
+    "no end of a group": (edit("metrics/test/groups/rare/map_c/low", None), "metrics.test.groups.rare.map_c.low"),
+    "ends of a group": (
+        lambda f: f.edit(lambda c: c["metrics"]["test"]["groups"]["rare"]["map_c"].update(low=None, high=None)),
+        "metrics.test.groups.rare.map_c.low",
+    ),
     "size of a group": (edit("metrics/test/groups/rare/num_classes", 4), "metrics.test.groups.rare.num_classes"),
     "scored in a group": (
         edit("metrics/test/groups/rare/num_classes_scored", 2),
@@ -498,15 +526,15 @@ ONE_FIELD: dict[str, tuple[Callable[[Forger], None], str]] = {
     "schema 4 with fields of schema 5": (edit("schema_version", 4), "record.json"),
     "schema 2": (edit("schema_version", 2), "schema_version"),
     "no JSON": (lambda f: f.write("{"), "record.json"),
-    "a text of 50 MB": (edit("title", "x" * 50_000_000), "record.json"),
-    "a million classes": (many_classes, "per_class.csv"),
+    "a text of 50 MB": (edit("title", "x" * 50_000_000), "PACK"),
+    "a million classes": (many_classes, "PACK"),
     "too many classes": (twenty_thousand_and_one, "per_class.csv"),
     "a million classes by number": (edit("metrics/test/num_classes", 1_000_000), "metrics.test.num_classes"),
     "markup in a class": (cell(0, "class_name", "<img src=x>"), "per_class.csv[a].class_name"),
     "path in a class": (cell(0, "class_id", "../a"), "per_class.csv[../a].class_id"),
     "NaN in a class": (cell(0, "ap", "nan"), "per_class.csv, line 2"),
     "1e400 in a replicate": (
-        lambda f: f.rewrite("replicates.csv", lambda text: text.replace("\n", "\n1e400,1,1,1\n", 1)),
+        lambda f: f.rewrite("replicates.csv", lambda text: text.replace("\n", "\n1e400,1\n", 1)),
         "replicates.csv, line 2",
     ),
     "a line too short": (
@@ -514,12 +542,11 @@ ONE_FIELD: dict[str, tuple[Callable[[Forger], None], str]] = {
         "replicates.csv, line 2",
     ),
     # files and ledger
-    "missing table": (lambda f: (f.record / "replicates.csv").unlink(), "replicates.csv"),
-    "linked table": (linked, "replicates.csv"),
-    "extra file": (lambda f: (f.record / "cells.npz").write_bytes(b""), "cells.npz"),
-    "a record that nobody added": (duplicated, f"{RECORDS}/{'0' * 16}"),
-    "a record that is gone": (lambda f: shutil.rmtree(f.record), "RECORD"),
-    "a linked record": (linked_folder, "RECORD"),
+    "missing table": (lambda f: (f.record / "replicates.csv").unlink(), "PACK"),
+    "extra file": (lambda f: (f.record / "cells.npz").write_bytes(b""), "PACK"),
+    "a record that nobody added": (duplicated, f"{RECORDS}/{'0' * 16}.tar.xz"),
+    "a record that is gone": (gone, RECORDS),
+    "a linked record": (linked, "PACK"),
     "record against the ledger": (without_signing(edit("training/final_loss", 0.001)), "record.json"),
 }
 
@@ -530,7 +557,7 @@ def test_what_was_changed_is_named(forger: Forger, name: str) -> None:
     key = forger.key
     tamper(forger)
     problems = forger.verify()
-    field = f"{RECORDS}/{key}" if field == "RECORD" else field
+    field = f"{RECORDS}/{key}.tar.xz" if field == "PACK" else field
     assert field in fields(problems), [str(problem) for problem in problems]
     named = next(problem for problem in problems if problem.field == field)
     assert named.key == ("0" * 16 if name == "a record that nobody added" else key)
@@ -552,13 +579,12 @@ TWO_STEPS: dict[str, tuple[Callable[[Forger], None], str]] = {
     "quintile of a class": (cell(2, "quintile", "6"), "per_class.csv.quintile"),
     "a class left out": (lambda f: f.table(lambda rows: rows.pop()), "metrics.test.num_classes"),
     "a replicate": (replicate("map_c", 20.0, reseal=True), "metrics.test.map_c.low"),
-    "a replicate of a group": (replicate("rare", 20.0, reseal=True), "metrics.test.groups.rare.map_c.low"),
     "fewer replicates": (
         lambda f: f.rewrite("replicates.csv", lambda text: text.rsplit("\n", 2)[0] + "\n"),
         "replicates.csv",
     ),
     "another replicate": (
-        lambda f: f.rewrite("replicates.csv", lambda text: text.replace("rare", "common", 1)),
+        lambda f: f.rewrite("replicates.csv", lambda text: text.replace("map_o", "common", 1)),
         "replicates.csv",
     ),
     "custom protocol": (restated("protocol/name", "custom/tiny"), "spec.protocol.name"),
@@ -640,6 +666,16 @@ class TestCells:
     def test_tables(self, forger: Forger, genuine: Path, tamper: Callable[[Forger], None], field: str) -> None:
         tamper(forger)
         assert field in fields(forger.verify(cells=genuine / "runs"))
+
+    def test_a_narrower_interval_of_a_group(self, forger: Forger, genuine: Path) -> None:
+        """Both ends, as half the deviation has them: the replicates stayed with the run."""
+        group = Estimate.model_validate(got(forger.read(), "metrics/test/groups/rare/map_c"))
+        estimate = image_estimate(group)
+        low, high = replace(estimate, image_variance=estimate.image_variance / 4).interval
+        forger.edit(lambda c: put(c, "metrics/test/groups/rare/map_c", group.model_dump() | {"low": low, "high": high}))
+        assert forger.verify() == []
+        ends = {f"metrics.test.groups.rare.map_c.{end}" for end in ("low", "high")}
+        assert fields(forger.verify(cells=genuine / "runs")) == ends
 
     @pytest.mark.parametrize(
         ("end", "by", "is_refused"), [("low", 9e-5, False), ("high", 1e-3, True), ("value", 9e-6, True)]
@@ -811,6 +847,7 @@ UNDETERMINED = {
     "files/spec.toml/num_bytes",
     "files/log.jsonl/num_bytes",
     "files/cells.npz/num_bytes",
+    "files/group_replicates.csv/num_bytes",
     "files/checkpoint.pt/num_bytes",
 }
 

@@ -5,12 +5,11 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from plbench.board.entries import FILES, MAX_BYTES, ClassRow, EntryError, pack_file, read_entry
+from plbench.board.entries import FILES, MAX_BYTES, ClassRow, EntryError, parse_entry, read_contents
 from plbench.runs import tables
 from plbench.runs.record import Record, write_record
 from plbench.spec import MethodSpec, ModelSpec, Plan, Protocol, RunSpec
@@ -49,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_what_was_written_is_read(folder: Path) -> None:
-    entry = read_entry(folder)
+    entry = parse_entry(read_contents(folder))
     assert entry.key == entry.record.spec.key
     assert entry.per_class == (
         ClassRow("/m/01", "Salt, pepper", 12.5, 3, 4, ("rare", "kitchen"), 1),
@@ -62,7 +61,7 @@ def test_what_was_written_is_read(folder: Path) -> None:
 
 def test_tables_without_groups_are_read(folder: Path) -> None:
     (folder / "per_class.csv").write_text("class_id,class_name,ap,positives,negatives\na,A,1,2,3\n")
-    assert read_entry(folder).per_class == (ClassRow("a", "A", 1.0, 2, 3, (), None),)
+    assert parse_entry(read_contents(folder)).per_class == (ClassRow("a", "A", 1.0, 2, 3, (), None),)
 
 
 @pytest.mark.parametrize(
@@ -102,34 +101,9 @@ def test_tables_without_groups_are_read(folder: Path) -> None:
 def test_what_is_wrong_is_said_where(folder: Path, name: str, content: str | bytes, field: str) -> None:
     (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(EntryError) as raised:
-        read_entry(folder)
+        parse_entry(read_contents(folder))
     assert raised.value.field == field
     assert str(raised.value) == f"{field}: {raised.value.found}"
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_a_packed_file_is_the_same_entry(folder: Path, name: str) -> None:
-    plain = read_entry(folder)
-    content = (folder / name).read_bytes()
-    (folder / name).unlink()
-    (folder / f"{name}.xz").write_bytes(pack_file(content))
-    packed = read_entry(folder)
-    assert (packed.sha256, packed.num_bytes) == (plain.sha256, plain.num_bytes)
-    assert packed.record == plain.record
-    assert packed.per_class == plain.per_class
-    assert all(
-        np.array_equal(values, packed.replicates[name], equal_nan=True) for name, values in plain.replicates.items()
-    )
-
-
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("bomb", [False, True])
-def test_packed_files_that_are_none(folder: Path, name: str, bomb: bool) -> None:
-    (folder / name).unlink()
-    (folder / f"{name}.xz").write_bytes(pack_file(b"0" * (MAX_BYTES[name] + 1)) if bomb else b"no archive")
-    with pytest.raises(EntryError, match="unpacks to more than" if bomb else "cannot be unpacked") as caught:
-        read_entry(folder)
-    assert caught.value.field == f"{name}.xz"
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -140,7 +114,7 @@ def test_a_large_file_is_not_read(folder: Path, name: str, monkeypatch: pytest.M
     real = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path) or real(path))
     with pytest.raises(EntryError, match=f"{name}: has 52,428,800 bytes; expected at most {MAX_BYTES[name]:,}"):
-        read_entry(folder)
+        parse_entry(read_contents(folder))
     assert folder / name not in opened
 
 
@@ -156,7 +130,7 @@ def test_only_plain_files_are_read(folder: Path, name: str, act: str) -> None:
         "pipe": lambda: os.mkfifo(path),
     }[act]()
     with pytest.raises(EntryError, match="is missing, or no plain file"):
-        read_entry(folder)
+        parse_entry(read_contents(folder))
 
 
 def test_the_field_of_a_record_is_named(folder: Path) -> None:
@@ -164,7 +138,7 @@ def test_the_field_of_a_record_is_named(folder: Path) -> None:
     content["spec"]["plan"]["epochs"] = 0
     (folder / "record.json").write_text(json.dumps(content))
     with pytest.raises(EntryError) as raised:
-        read_entry(folder)
+        parse_entry(read_contents(folder))
     assert raised.value.field == "spec.plan.epochs"
 
 
@@ -175,7 +149,7 @@ def test_noise_is_read_or_refused(folder: Path, name: str, place: int, noise: by
     content = {"per_class.csv": ROWS, "replicates.csv": REPLICATES}[name].encode()
     (folder / name).write_bytes(content[:place] + noise + content[place + len(noise) :])
     try:
-        read_entry(folder)
+        parse_entry(read_contents(folder))
     except EntryError as error:
         assert error.field.startswith(name)
     finally:

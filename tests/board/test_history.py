@@ -43,9 +43,7 @@ def board(tmp_path: Path) -> Path:
     path = tmp_path / "checkout" / "leaderboards" / "tiny"
     write(path / "board.json", BOARD)
     write(path / LEDGER, {"events": events(*KEYS)})
-    for key in KEYS:
-        write(path / RECORDS / key / "record.json", {"key": key})
-        write(path / RECORDS / key / "per_class.csv", key)
+    write(path / RECORDS / f"{KEYS[0]}.tar.xz", KEYS)
     git(path, "init", "-q", str(tmp_path / "checkout"))
     git(path, "add", "-A", "..")
     git(path, "commit", "-q", "-m", "first")
@@ -61,7 +59,7 @@ def check(path: Path, against: str | None = None) -> list[Problem]:
 
 def add_a_record(path: Path) -> None:
     write(path / LEDGER, {"events": events(*KEYS, "c" * 16)})
-    write(path / RECORDS / ("c" * 16) / "record.json", {})
+    write(path / RECORDS / f"{'c' * 16}.tar.xz", {})
 
 
 def withdraw(path: Path) -> None:

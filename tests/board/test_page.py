@@ -110,6 +110,7 @@ def test_what_a_table_shows(boards):
         "Ceiling: trained on complete labels, unranked",
         "✓ verified",
         "=1",
+        "1 at its cost",
         "best",
         'href="https://arxiv.org/abs/2110.10955"',
         'href="../methods/ce_ignore.py"',

@@ -82,6 +82,45 @@ class TestOneValue:
         assert (total.value, total.image_variance, total.seed_variance) == (1.5, 3.0, 0.75)
         assert 2 <= total.dof <= 6
 
+    @given(
+        value=st.floats(12.001, 99.999),
+        deviation=st.floats(0.001, 20),
+        bounds=st.sampled_from([(12.0, 100.0), (-math.inf, math.inf)]),
+    )
+    def test_an_interval_tells_its_variance(self, value: float, deviation: float, bounds: tuple[float, float]) -> None:
+        ends = Estimate(value, deviation**2, 0.0, 0.0, bounds).interval
+        found = Estimate.of_interval(value, ends, bounds)
+        assert found.interval == pytest.approx(ends, abs=1e-9)
+        if ends[0] > 12.01 and ends[1] < 99.99:  # else it is lost in the last bits of what is left of the range
+            assert found.image_variance == pytest.approx(deviation**2, rel=1e-6)
+
+    @pytest.mark.parametrize("ends", [(97.0, 100.0), (100.0, 100.0), (12.0, 100.0)])
+    def test_an_interval_at_a_bound_comes_back(self, ends: tuple[float, float]) -> None:
+        assert Estimate.of_interval(100.0, ends, (12.0, 100.0)).interval == ends
+
+    def test_an_interval_that_fills_the_range_comes_back(self) -> None:
+        assert Estimate.of_interval(50.0, (12.0, 100.0), (12.0, 100.0)).interval == (12.0, 100.0)
+
+    def test_runs_without_replicates_share_all_of_the_images_error(self) -> None:
+        """Whatever the replicates would tell: their mean varies at most as much."""
+        rng = np.random.default_rng(4)
+        points, bounds = rng.normal(60, 0.3, 5), (5.0, 100.0)
+        drawn = points[:, None] + rng.normal(size=400) + rng.normal(0, 0.5, (5, 400))
+        runs = [
+            Estimate.of_interval(point, Sample(np.array([point]), own, bounds=bounds).estimate.interval, bounds)
+            for point, own in zip(points, drawn, strict=True)
+        ]
+        found, exact = Estimate.of_runs(points, runs, bounds), Sample.of_runs(points, drawn, bounds=bounds).estimate
+        assert math.sqrt(found.image_variance) == pytest.approx(drawn.std(axis=1, ddof=1).mean())
+        assert exact.image_variance < found.image_variance < 1.5 * exact.image_variance
+        assert (found.value, found.seed_variance, found.dof) == (exact.value, exact.seed_variance, exact.dof)
+        assert Estimate.of_runs(points[:1], runs[:1], bounds).interval == pytest.approx(runs[0].interval)
+
+    def test_a_run_without_a_value_leaves_the_mean_without_one(self) -> None:
+        run = Estimate.of_interval(math.nan, (math.nan, math.nan), (5.0, 100.0))
+        found = Estimate.of_runs([50.0, math.nan], [Estimate(50.0, 1.0, 0.0, 0.0), run], (5.0, 100.0)).figure()
+        assert all(math.isnan(number) for number in (found.mean, found.low, found.high))
+
     @pytest.mark.parametrize("kind", KINDS)
     def test_intervals_cover_as_often_as_they_say(self, kind: str) -> None:
         for num_seeds in (3, 5):

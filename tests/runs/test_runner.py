@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from plbench.api import Batch, Loss, Method, Progress
+from plbench.api import Batch, Dataset, Loss, Method, Progress
 from plbench.board.boards import Board
 from plbench.board.identity import check_identity
 from plbench.comparison.compare import row_labels
@@ -37,6 +37,7 @@ from plbench.runs.plan.resolve import Request, plan_from_spec, plan_run
 from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.record import read_record, reference
 from plbench.runs.store import CHECKPOINT, RECORD
+from plbench.runs.stored import replicates_of
 from plbench.runs.workspace import Workspace
 from plbench.spec import RunSpec
 from plbench.training import checkpoint, engine
@@ -82,6 +83,17 @@ def forbid_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestRecord:
+    def test_without_groups_there_is_no_file_of_theirs(
+        self, make_workspace: Callable[..., Workspace], tiny_dataset: type[Dataset], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tiny_dataset, "groups", lambda self: {})
+        workspace = make_workspace()
+        plan = a_plan(workspace, "ce-negative")
+        record = runner.run(plan, workspace)
+        assert {path.name for path in folder_of(plan, workspace).iterdir()} == {*FILES, RECORD}
+        assert set(record.files) == set(FILES)
+        assert set(replicates_of(folder_of(plan, workspace), record)) == {"map_c", "map_o"}
+
     @both_regimes
     @pytest.mark.parametrize("method", ["selective", "se-negative"])
     def test_it_is_whole_and_says_what_happened(
@@ -92,8 +104,11 @@ class TestRecord:
         record = runner.run(plan, workspace)
         folder = folder_of(plan, workspace)
         assert read_record(folder) == record
-        assert {path.name for path in folder.iterdir()} == {*FILES, RECORD}
-        assert {name: reference(folder / name) for name in FILES} == record.files
+        names = (*FILES, "group_replicates.csv")
+        assert {path.name for path in folder.iterdir()} == {*names, RECORD}
+        assert {name: reference(folder / name) for name in names} == record.files
+        columns = [(folder / name).read_text().split("\n")[0] for name in ("replicates.csv", "group_replicates.csv")]
+        assert columns == ["map_c,map_o", "frequent,rare"]
         assert record.status == "done"
         assert record.spec == plan.spec
         assert set(record.metrics) == {"test", "test_raw"}

@@ -123,10 +123,36 @@ def test_an_interval_that_the_replicates_do_not_give_is_refused_where_it_is_read
         compare([(run, record)])
 
 
-def test_replicates_of_another_run_are_refused(run: Path) -> None:
+@pytest.mark.parametrize(("name", "column"), [("replicates.csv", "map_c"), ("group_replicates.csv", "rare")])
+def test_replicates_of_another_run_are_refused(run: Path, name: str, column: str) -> None:
     record = read_run(run)
-    (run / "replicates.csv").write_text((run / "replicates.csv").read_text().replace("map_c", "map_d", 1))
-    with pytest.raises(StoreError, match=r"replicates.csv was changed since.*`force=True`"):
+    (run / name).write_text((run / name).read_text().replace(column, "map_d", 1))
+    with pytest.raises(StoreError, match=rf"/{name} was changed since.*`force=True`"):
+        compare([(run, record)])
+
+
+def test_a_run_of_before_groups_had_a_file_of_their_own_is_read_as_ever(run: Path) -> None:
+    record = read_run(run)
+    replicates, settings = replicates_of(run, record), compare([(run, record)])
+    lines = [(run / name).read_text().splitlines() for name in ("replicates.csv", "group_replicates.csv")]
+    (run / "replicates.csv").write_text("".join(f"{one},{other}\n" for one, other in zip(*lines, strict=True)))
+    (run / "group_replicates.csv").unlink()
+
+    def older(content: Content) -> None:
+        del content["files"]["group_replicates.csv"]
+        content["files"]["replicates.csv"] = reference(run / "replicates.csv").model_dump()
+
+    edit(run, older)
+    record = read_run(run)
+    old = replicates_of(run, record)
+    assert list(old) == list(replicates) and all(np.array_equal(old[name], replicates[name]) for name in old)
+    assert compare([(run, record)]) == settings
+
+
+def test_replicates_of_groups_are_not_left_out_in_a_store(run: Path) -> None:
+    edit(run, lambda content: content["files"].pop("group_replicates.csv"))
+    record = read_run(run)
+    with pytest.raises(StoreError, match=r"replicates is .*'map_c', 'map_o'.*; expected .*'rare'"):
         compare([(run, record)])
 
 

@@ -33,6 +33,7 @@ from plbench.runs.workspace import Workspace
 from plbench.training.engine import fit
 from plbench.training.evaluation import EVAL_BATCH_SIZE
 from plbench.training.execution import Execution, evaluation_mode, widened
+from plbench.training.hooks import mixture_of
 
 _BUDGET_SECONDS = 8.0
 """About how long the timed steps may take together; a batch that takes longer is measured at a smaller size."""
@@ -187,7 +188,15 @@ class _Trial:
         start = time.perf_counter()
         for row in rows:
             self._loaded(row)
-        return (time.perf_counter() - start) / len(rows)
+        return self._images_per_input() * (time.perf_counter() - start) / len(rows)
+
+    def _images_per_input(self) -> float:
+        """Return how many images are loaded for each that the model sees."""
+        mixture = None if self.spec.regime == "probe" else mixture_of(self.state.method)
+        if mixture is None:
+            return 1.0
+        rows, _ = mixture(torch.arange(self.batch_images), 0)
+        return len(rows.unique()) / len(rows)
 
     def step(self) -> tuple[int, float, bool]:
         """Return images and seconds of a step as large as can be taken soon, and whether memory allows no larger one.

@@ -43,7 +43,7 @@ AHEAD = 2
 Lane = list[Executor]
 """Threads, one in each executor, that take the steps of one order at a time: what is handed to one is done in turn."""
 
-_OWN_HOOKS = ("build", "transform", "forward", "epoch_start", "epoch_end", "state_dict", "load_state_dict")
+_OWN_HOOKS = ("build", "transform", "mixture", "forward", "epoch_start", "epoch_end", "state_dict", "load_state_dict")
 _LOGIT_TENSORS = 24  # of the logits' size that a loss holds, about
 
 

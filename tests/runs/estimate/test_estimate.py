@@ -130,6 +130,14 @@ class TestMeasured:
         assert torch.equal(torch.get_rng_state(), rng)
         assert np.array_equal(np.random.get_state()[1], numpy_rng)  # type: ignore[index] # noqa: NPY002
 
+    def test_the_images_that_a_mix_is_made_of_are_loaded_too(self, workspace: Workspace) -> None:
+        found = []
+        for probability in (0.0, 1.0):
+            params = {"probability": probability, "max_images": 2}
+            plan = a_plan(workspace, "logicmix", regime="finetune", method_params=params)
+            found.append(measured._Trial(plan, workspace, None, thorough=False)._images_per_input())
+        assert found[0] == 1.0 and 1.2 < found[1] <= 2.0  # partners of 16 images, of all 48
+
     def test_memory_of_weights_is_exact(self, workspace: Workspace) -> None:
         """A linear head [6, D] with its bias: weights, gradients, two moments, average, and a count of steps each."""
         plan = a_plan(workspace, model={"head_dropout": 0.0})

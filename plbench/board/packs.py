@@ -1,0 +1,183 @@
+"""Packs: the records that were added together for one row, in one file, read with limits.
+
+A pack is `records/<smallest key>.tar.xz`. Its members are the `FILES` of each record, `<key>/<name>`. Records of one
+row are alike: together they take two thirds of what they take one by one.
+"""
+
+from __future__ import annotations
+
+import io
+import lzma
+import re
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from plbench.board.boards import RECORDS, BoardFolder
+from plbench.board.entries import FILES, MAX_BYTES, Contents
+from plbench.errors import PlbenchError
+from plbench.files.paths import read_plain
+from plbench.runs.findings import Problem, printable
+from plbench.runs.tables import EntryError
+
+SUFFIX = ".tar.xz"
+
+MAX_PACK = 64 << 20
+"""Bytes of a pack beyond which it is not read, and of what it unpacks to."""
+
+_MAX_MEMORY = 128 << 20  # to unpack with; the best preset needs 65 MiB
+_KEY = re.compile(r"[0-9a-f]{16}")
+_MEMBER = re.compile(rf"({_KEY.pattern})/({'|'.join(map(re.escape, FILES))})")
+
+
+def pack_name(keys: Mapping[str, object]) -> str:
+    """Return the name of the file that holds records of these keys."""
+    return f"{min(keys)}{SUFFIX}"
+
+
+def pack_records(records: Mapping[str, Contents]) -> bytes:
+    """Return a pack: the same records, the same bytes.
+
+    Args:
+        records: files by key, each with its content by name.
+
+    Raises:
+        PlbenchError: if they are more than a pack may hold.
+    """
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        # files of one kind side by side: they are alike
+        for name in FILES:
+            for key in sorted(records):
+                member = tarfile.TarInfo(f"{key}/{name}")
+                member.size = len(records[key][name])
+                archive.addfile(member, io.BytesIO(records[key][name]))
+    if out.tell() > MAX_PACK:
+        raise PlbenchError(f"{len(records)} records of a row have more than {MAX_PACK:,} bytes; add fewer at once")
+    return lzma.compress(out.getvalue(), preset=9 | lzma.PRESET_EXTREME)
+
+
+def unpack_records(content: bytes) -> dict[str, Contents]:
+    """Return the records of a pack by key, in any order.
+
+    Raises:
+        EntryError: if it is damaged, unpacks to more than it may, or holds anything but the plain files of records.
+            The field is the member's name, or empty.
+    """
+    unpacked = _decompress(content)
+    records: dict[str, Contents] = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(unpacked), mode="r:") as archive:
+            for member in archive:
+                name = printable(member.name)
+                found = _MEMBER.fullmatch(member.name)
+                if found is None or member.type != tarfile.REGTYPE or member.pax_headers:
+                    raise EntryError(name, "is no plain file of a record")
+                key, file = found.groups()
+                if file in records.setdefault(key, {}):
+                    raise EntryError(name, "is there twice")
+                if member.size > MAX_BYTES[file]:
+                    raise EntryError(name, f"has {member.size:,} bytes; expected at most {MAX_BYTES[file]:,}")
+                reader = archive.extractfile(member)
+                assert reader is not None  # as it is a plain file
+                records[key][file] = reader.read()
+            # a damaged header ends the archive as a blank one does
+            if unpacked[archive.offset :].strip(b"\0"):
+                raise EntryError("", "is damaged, or has something after its end")
+    except EntryError:
+        raise
+    except (tarfile.TarError, ValueError, OverflowError) as error:
+        raise EntryError("", f"is no archive of records: {printable(str(error))}") from error
+    if missing := [f"{key}/{name}" for key in records for name in FILES if name not in records[key]]:
+        raise EntryError(missing[0], "is missing")
+    if not records:
+        raise EntryError("", "has no records")
+    return records
+
+
+def _decompress(content: bytes) -> bytes:
+    reader = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_MEMORY)
+    try:
+        unpacked = reader.decompress(content, max_length=MAX_PACK + 1)
+    except (lzma.LZMAError, MemoryError) as error:
+        raise EntryError("", f"cannot be unpacked: {error}") from error
+    if len(unpacked) > MAX_PACK:
+        raise EntryError("", f"unpacks to more than {MAX_PACK:,} bytes")
+    if not reader.eof or reader.unused_data:
+        raise EntryError("", "is cut short" if not reader.eof else "has something after its end")
+    return unpacked
+
+
+@dataclass(frozen=True)
+class Packs:
+    """What lies among the records of a board.
+
+    Attributes:
+        records: that the ledger names, by key. paths: of the packs that they are from.
+        problems: whatever else lies there, and what is missing.
+    """
+
+    records: dict[str, Contents]
+    paths: list[Path]
+    problems: list[Problem]
+
+
+def read_packs(folder: BoardFolder) -> Packs:
+    """Read each pack of a board once: whole, or not at all where anything in it is not as the ledger has it."""
+    records: dict[str, Contents] = {}
+    paths: list[Path] = []
+    refused: list[Problem] = []
+    strangers: list[Problem] = []
+    named: set[str] = set()  # by packs that were refused: not missing
+    all_known = True
+    place = folder.path / RECORDS
+    for path in sorted(place.iterdir()) if place.is_dir() else ():
+        stem, where = path.name.removesuffix(SUFFIX), f"{RECORDS}/{printable(path.name)}"
+        if path.suffixes[-2:] != [".tar", ".xz"] or not _KEY.fullmatch(stem):
+            strangers.append(Problem("", where, "no file of plbench", f"only packs, KEY{SUFFIX}"))
+            continue
+        try:
+            found = unpack_records(read_plain(folder.path.parent, path, MAX_PACK))
+        except EntryError as error:
+            what = f"a file whose member {error.field} {error.found}" if error.field else f"a file that {error.found}"
+            refused.append(Problem(stem, where, what, f"a pack of plain files, {', '.join(FILES)} of each record"))
+            all_known = False
+            continue
+        except (PlbenchError, OSError) as error:
+            refused.append(Problem(stem, where, f"a file that cannot be read: {printable(str(error))}", "a plain file"))
+            all_known = False
+            continue
+        unknown = sorted(found.keys() - folder.added.keys())
+        twice = sorted(found.keys() & records.keys())
+        if path.name != pack_name(found):
+            refused.append(Problem(stem, where, f"a pack of {pack_name(found)}", "named after its smallest key"))
+        elif unknown and folder.is_unnoted(path):
+            continue  # by a process that is at work, or was killed: the next one removes it
+        elif unknown:
+            words = "records that the ledger names; add them again, or delete it"
+            strangers.append(Problem(unknown[0], where, "on disk, but not added", words))
+        elif twice:
+            refused.append(Problem(twice[0], where, "another pack with this record", "each record in one pack"))
+        else:
+            records |= found
+            paths.append(path)
+            continue
+        named |= found.keys()
+    if all_known:  # else nothing tells what a pack that cannot be read holds
+        missing = [key for key in folder.added if key not in records and key not in named]
+        words = "a pack that holds it, as the ledger names it"
+        refused += [Problem(key, RECORDS, "without it", words) for key in missing]
+    return Packs(records, paths, refused + strangers)
+
+
+def records_of(folder: BoardFolder) -> dict[str, Contents]:
+    """Return the files of every record that the ledger names, by key.
+
+    Raises:
+        EntryError: if one is missing, or lies in a pack that cannot be trusted.
+    """
+    packs = read_packs(folder)
+    if folder.added.keys() - packs.records.keys():
+        raise EntryError(str(folder.path), str(packs.problems[0]))
+    return packs.records
