@@ -148,7 +148,10 @@ class Task:
             complete train labels, before a simulation hid any; None where labels are partial as they come.
         positives, negatives: [C] known positives and known negatives of each class in train.
         generator: seeded for this run and method; draw from no other.
-        artifacts: what the method's stages produced, by stage name.
+        artifacts: what the method's stages produced, by stage name. Of a method that needs "embeddings" also
+            "similarity", cosines [num_train, C] float32 of each train image to each class in a vision-language model,
+            not to be written to; and, where the model has them, "logit_scale" and "logit_bias": it takes
+            `scale cosine + bias` for a logit.
     """
 
     num_classes: int
@@ -324,9 +327,11 @@ class Method(ABC):
         results change.
         batch_scope: "batch" where the loss of an image depends on the others of its batch. Where that is for a
             parameter to say, declare it as `scope: BatchScope`, with exactly that type: its value "batch" makes it so.
-        needs: what the method cannot do without: "negatives", "images", "feature_map", "sample_state". With
-            "feature_map", the backbone that `build` gets makes maps [B, D, h, w], D its `num_features`; in the probe
-            regime it passes cached ones on.
+        needs: what the method cannot do without: "negatives", "images", "feature_map", "sample_state", "embeddings".
+            With "feature_map", the backbone that `build` gets makes maps [B, D, h, w], D its `num_features`; in the
+            probe regime it passes cached ones on.
+        learns: whether anything is trained. Where not, no step is taken, and what the model sees in place of images or
+            features are their cosines to the classes, [B, C]: the method needs "embeddings".
         tags: groups that it belongs to, such as "paper".
         tuned_on: names of datasets by whose scores default values were chosen: boards of these say so.
         variants: further rows that comparisons show of it: parameters by the variant's name.
@@ -340,6 +345,7 @@ class Method(ABC):
     version: ClassVar[str] = "1"
     batch_scope: BatchScope = "sample"
     needs: ClassVar[frozenset[str]] = frozenset()
+    learns: ClassVar[bool] = True
     tags: ClassVar[frozenset[str]] = frozenset()
     tuned_on: ClassVar[frozenset[str]] = frozenset()
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

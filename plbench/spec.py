@@ -352,7 +352,11 @@ class Recipe(Frozen):
 
 
 class TrainingSpec(Identified):
-    """What decides a run's outcome and that of a study of runs alike; `protocol` asks, on the bytes of the dataset."""
+    """What decides a run's outcome and that of a study of runs alike; `protocol` asks, on the bytes of the dataset.
+
+    Attributes:
+        embeddings: sha256 of the file with a vision-language model's embeddings; None where no method needs them.
+    """
 
     protocol: Protocol
     dataset_fingerprint: str
@@ -363,6 +367,7 @@ class TrainingSpec(Identified):
     plan: Plan
     precision: Precision
     seed: Annotated[int, Field(ge=0)]
+    embeddings: str | None = None
 
 
 class RunSpec(TrainingSpec):

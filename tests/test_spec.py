@@ -38,6 +38,7 @@ def test_the_canonical_form_is_sorted_json_without_absent_values() -> None:
     assert spec.canonical() == json.dumps(content, sort_keys=True, separators=(",", ":"))
     assert "weights_sha256" not in content["model"]
     assert "clip_grad" not in content["plan"]
+    assert "embeddings" not in content
     assert content["plan"]["lr"] == 1e-3
     assert len(spec.sha256()) == 64
     assert spec.sha256().startswith(spec.key)
@@ -165,6 +166,7 @@ CHANGED: dict[str, dict[str, Any]] = {
         "stages": {"prior": "0123456789abcdef"},
         "processes": 2,
         "numerics": 999,
+        "embeddings": "f" * 64,
     },
 }
 SPATIAL_FIELDS = {name for values in SPATIAL_HEADS.values() for name in values}

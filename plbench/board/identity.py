@@ -88,6 +88,8 @@ def _check_hashes(record: Record, findings: Findings) -> None:
     hashes = {"dataset_fingerprint": spec.dataset_fingerprint, "method.source_sha256": spec.method.source_sha256}
     if spec.model.weights_sha256 is not None or spec.model.weights != "random":
         hashes["model.weights_sha256"] = spec.model.weights_sha256 or ""
+    if spec.embeddings is not None:
+        hashes["embeddings"] = spec.embeddings
     for name, text in hashes.items():
         findings.require(_matches(_SHA256, text), f"spec.{name}", text, "64 hex digits")
     for name, key in spec.stages.items():

@@ -2,7 +2,7 @@
 
 Rows are ranked within one regime, model and way of choosing values (default, tuned or by hand), by the rules of
 `plbench.metrics.statistics`. With fewer than five seeds a row is provisional and has no rank, nor have the ceiling,
-withdrawn rows, and rows whose backbone has seen the test images.
+withdrawn rows, rows whose backbone has seen the test images, and those that a vision-language model helped.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class _Row(RowScores[Entry]):
 
     @property
     def why_unranked(self) -> str | None:
-        """What makes the row's figures no answer to the board's question: its backbone has seen the test images."""
+        """What makes the row's figures no answer to the board's question: what its models may have seen before."""
+        if any(record.spec.embeddings is not None for record in self.records):
+            return "a vision-language model helped it, and whether that has seen the test images is not known"
         return next((why for record in self.records if (why := record.test_seen_in_pretraining)), None)
 
     @cached_property

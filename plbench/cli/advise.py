@@ -35,6 +35,8 @@ def advise(
 
     if seeds < 1:
         raise PlbenchError(f"--seeds {seeds}: at least one model must estimate, and 3 to see how sure it is")
+    if setting["embeddings"] is not None:
+        raise PlbenchError("--embeddings: advice rests on methods that need none; leave it out")
     name = dataset or (OWN_LABELS if setting["labels"] is not None else None)
     known = read_maps(maps or ())
     # as the map was made, unless somebody says otherwise

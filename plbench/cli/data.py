@@ -111,6 +111,32 @@ def data_prepare(
     emit(made, setting["as_json"], lambda: tables.print_preparation(made))
 
 
+@data_app.command("embeddings")
+@_on_a_dataset
+def data_embeddings(
+    setting: opt.Setting,
+    name: Name,
+    model: Annotated[str, typer.Option(help="Of transformers: a name on its hub, or a folder.")],
+    out: Annotated[Path, typer.Option(help="File to write, .npz; --embeddings of later commands.")],
+    prompt: Annotated[
+        str | None, typer.Option(help="What a class's name is put into; default: a photo of a {}.")
+    ] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="May be repeated; default: those that the protocols use.")
+    ] = None,
+    device: opt.Device = None,
+    workers: opt.Workers = None,
+) -> None:
+    """Have a vision-language model look at all images and class names, for methods that need its embeddings."""
+    from plbench.runs.inspect.embed import PROMPT, embed
+
+    workspace = make_workspace({**setting, "device": device, "workers": workers})
+    made = embed(name, workspace, model, out, prompt=PROMPT if prompt is None else prompt, splits=split or ())
+    images = ", ".join(f"{number:,} {split} images" for split, number in made["images"].items())
+    what = f"{made['classes']:,} classes and {images}, {made['numbers']:,} numbers each"
+    emit(made, setting["as_json"], lambda: typer.echo(f"{out}: {what}"))
+
+
 @data_app.command("verify")
 @_on_a_dataset
 def data_verify(

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from plbench.cli.options import OF_DATA, WEIGHTS, command, parse_assignments, typed
+from plbench.data.embeddings import keep_embeddings
 from plbench.errors import PlbenchError, first_invalid
 from plbench.runs.environment import choose_device
 from plbench.runs.plan.resolve import Request, ResolvedSetting, plan_from_spec, plan_run
@@ -47,7 +48,7 @@ _PLAN_OPTIONS = (
     "random_resized_crop",
     "head_lr_multiplier",
 )
-_REQUEST_OPTIONS = ("simulate", "simulation_seed", "recipe", "regime", "precision", "seed", "selection")
+_REQUEST_OPTIONS = ("simulate", "simulation_seed", "recipe", "regime", "precision", "seed", "selection", "embeddings")
 _FLAGS = ("skip_unreadable", "allow_duplicates")
 
 
@@ -96,7 +97,7 @@ def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -
             given would change it.
     """
     names = ("method", "dataset", "param", "no_retrain", *_FLAGS, *_MODEL_OPTIONS, *_PLAN_OPTIONS, *_REQUEST_OPTIONS)
-    changing = {name: given[name] for name in names}
+    changing = {name: given[name] for name in names if name != "embeddings"}  # which lies elsewhere, say
     if given["weights"] in WEIGHTS:  # but a file may have to be said where it is
         changing["weights"] = given["weights"]
     if changed := typed(**changing):
@@ -113,6 +114,11 @@ def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -
     except ValidationError as error:
         field, message, *_ = first_invalid(error)
         raise PlbenchError(f"{path} is not a run's spec: {field}: {message}") from error
+    if (
+        given["embeddings"] is not None
+        and keep_embeddings(given["embeddings"], workspace.store.cache) != spec.embeddings
+    ):
+        raise PlbenchError(f"--embeddings would change the run that {path} writes down; give the one or the other")
     return plan_from_spec(spec, workspace)
 
 
@@ -127,6 +133,7 @@ def next_steps(plan: ResolvedRun, workspace: Workspace, was_done: bool) -> list[
     other = next((name for name in (*stages, *others) if name != plan.spec.method.name), None)
     if other is not None:
         which = typed(method=other, dataset=plan.spec.protocol.dataset)
+        plan = replace(plan, spec=plan.spec.model_copy(update={"embeddings": None}))  # of which it has no use
         steps.insert(0, command("run", *which, *options_of(plan, workspace), runs=runs))
     return ["this run was done already; --force repeats it", *steps] if was_done else steps
 
@@ -147,6 +154,7 @@ def options_of(plan: ResolvedRun | ResolvedSetting, workspace: Workspace) -> lis
         "precision": (spec.precision, "bfloat16" if workspace.device.type == "cuda" else "float32"),
         "seed": (spec.seed, 0),
         "selection": (spec.selection.removesuffix("-no-retrain"), "last"),
+        "embeddings": (spec.embeddings, None),
         "no_retrain": (spec.selection == "validation-no-retrain", False),
         "data_root": (workspace.data_root, None),
         "device": (str(workspace.device), str(choose_device(None))),

@@ -115,6 +115,10 @@ def _setting(
     allow_duplicates: Annotated[
         bool, typer.Option("--allow-duplicates", help="Go on though test images are among the train images.")
     ] = False,
+    embeddings: Annotated[
+        str | None,
+        typer.Option(help="A vision-language model's embeddings of images and class names: plbench data embeddings."),
+    ] = None,
     track: opt.Track = None,
     plugin: opt.Plugins = None,
     runs: opt.Runs = opt.RUNS,

@@ -50,6 +50,8 @@ def study(
     from plbench.experiments.shared.report import conclude
     from plbench.files import try_folder
 
+    if setting["embeddings"] is not None:
+        raise PlbenchError("--embeddings: no study has a method that needs them; leave it out")
     workspace = workspace_for(setting)
     number = seeds or experiment.seeds[scale]
     request = None

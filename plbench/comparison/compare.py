@@ -219,4 +219,5 @@ def _flat(record: Record) -> dict[str, Any]:
     plain: dict[str, Any] = {f"params.{name}": value for name, value in spec.method.params.items()}
     plain |= {f"plan.{name}": value for name, value in spec.plan.model_dump().items()}
     plain |= {name: getattr(spec, name) for name in ("recipe", "precision", "selection", "numerics")}
+    plain["embeddings"] = spec.embeddings and spec.embeddings[:8]
     return plain | {"source": spec.method.source_sha256[:8], "version": spec.method.version}

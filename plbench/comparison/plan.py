@@ -11,7 +11,7 @@ from plbench.errors import PlbenchError, TrainingError
 from plbench.progress import counted
 from plbench.runs import schedule
 from plbench.runs.estimate.estimate import Estimate, estimate_runs
-from plbench.runs.plan.resolve import Request, ResolvedSetting, resolve_setting
+from plbench.runs.plan.resolve import Request, ResolvedSetting, refuse_unused_embeddings, resolve_setting
 from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.protocol import granting
 from plbench.runs.record import Record
@@ -81,7 +81,9 @@ def plan_comparison(
     if not rows:
         why = "; ".join(f"{entry.who}: {entry.why}" for entry in absent)
         raise PlbenchError(f"no method that `methods=` names applies to {setting.spec.protocol.name} ({why})")
-    return Comparison(tuple(rows), tuple(absent), setting)
+    comparison = Comparison(tuple(rows), tuple(absent), setting)
+    refuse_unused_embeddings(request, comparison.plans)
+    return comparison
 
 
 def estimate_comparison(comparison: Comparison, workspace: Workspace) -> tuple[str, Estimate]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor, nn
 
 from plbench.errors import TrainingError
@@ -126,7 +127,7 @@ class ActiveRun:
         self.train_part = protocol_data.train(spec.train_part)
         task = make_task(spec, protocol_data, self.artifacts)
         self.method = construct(self.plan.method, self.plan.params, task)
-        self.train_inputs = self.inputs.open(self.plan, self.train_part, self.method)
+        self.train_inputs = self._opened(self.train_part, self.method)
         backbone: nn.Module = nn.Identity()
         if isinstance(self.train_inputs, FeatureInputs):
             features = self.train_inputs.features
@@ -147,11 +148,19 @@ class ActiveRun:
         """Open what the run is scored on."""
         protocol_data = self.plan.protocol_data
         self.scored_part = protocol_data.validation() if self.only_selects else protocol_data.test()
-        self.scored_inputs = self.inputs.open(self.plan, self.scored_part)
+        self.scored_inputs = self._opened(self.scored_part)
         self.chosen_part, self.chosen_inputs = self.scored_part, self.scored_inputs
         if self.spec.selects_on_validation and not self.only_selects:
             self.chosen_part = protocol_data.validation()
-            self.chosen_inputs = self.inputs.open(self.plan, self.chosen_part)
+            self.chosen_inputs = self._opened(self.chosen_part)
+
+    def _opened(self, part: Part, method: Method | None = None) -> Inputs:
+        """Return what the model sees of a part; `method` is given where it trains on it."""
+        spec, protocol_data = self.spec, self.plan.protocol_data
+        if self.plan.method.learns or spec.embeddings is None:
+            return self.inputs.open(self.plan, part, method)
+        similarity = protocol_data.embedded(spec.embeddings, part)["similarity"]
+        return FeatureInputs(similarity, np.arange(len(similarity)), part.labels, spec.seed)
 
     def train(self) -> None:
         """Train to the end, from the run's newest checkpoint if there is one, and put selected weights in place.
@@ -282,7 +291,7 @@ class ActiveRun:
             rows = self.train_inputs.rows[part.rows]
             inputs: Inputs = FeatureInputs(self.train_inputs.features, rows, part.labels, self.spec.seed)
         else:
-            inputs = self.inputs.open(self.plan, part)
+            inputs = self._opened(part)
         return self._cells_of(part, inputs, weights)
 
     def _cells_of(self, part: Part, inputs: Inputs, weights: Weights) -> Cells | None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from plbench.data.embeddings import kept_embeddings, read_embeddings
 from plbench.errors import DataError
 from plbench.metrics import choose_thresholds
 from plbench.metrics.cells import Cells
@@ -209,17 +210,25 @@ def record(
         cost=Cost(
             seconds={**active.seconds, "total": sum(active.seconds.values())},
             phases=phases,
-            images_per_second=state.epoch * len(active.train_inputs) / max(active.seconds["training"], 1e-9),
+            images_per_second=len(state.history) * len(active.train_inputs) / max(active.seconds["training"], 1e-9),
             peak_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if on_gpu else kilobytes / 1024,
             measured_alone=shared_with == 0 and not workspace.shares_machine,
             shared_with=shared_with,
             standard=_standard_cost(active),
         ),
-        training={"final_loss": state.history[-1]["loss"], "steps": float(state.step)},
+        training={"steps": float(state.step), **({"final_loss": state.history[-1]["loss"]} if state.history else {})},
         files={name: reference(active.folder / name) for name in names},
         warnings=_warnings(active, scored, next(iter(metrics.values()))),
-        notes=list(notes_on(protocol_data)),
+        notes=[*notes_on(protocol_data), *_note_on_embeddings(active)],
     )
+
+
+def _note_on_embeddings(active: ActiveRun) -> list[str]:
+    """Say which vision-language model a method was helped by, where one was."""
+    if (sha256 := active.spec.embeddings) is None:
+        return []
+    model = read_embeddings(kept_embeddings(sha256, active.workspace.store.cache)).model or "a model that is not named"
+    return [f"embeddings of images and class names: {model}, file of sha256 {sha256[:16]}"]
 
 
 def _standard_cost(active: ActiveRun) -> StandardCost | None:
@@ -228,7 +237,9 @@ def _standard_cost(active: ActiveRun) -> StandardCost | None:
     None where one of these was recorded before there was such a cost.
     """
     spec, state = active.spec, active.state
-    if spec.regime == "probe":
+    if not active.plan.method.learns:
+        costs = [StandardCost(trainings=1)]  # no image passes through the backbone, and no head is trained
+    elif spec.regime == "probe":
         splits = (spec.protocol.train_split, active.scored_part.split)
         extracted = {split: len(active.plan.protocol_data.whole(split).images) for split in splits}
         costs = [StandardCost(trainings=1, extracted=extracted, head=state.epoch * len(active.train_inputs))]

@@ -13,6 +13,8 @@ import numpy as np
 from scipy import sparse
 
 from plbench.data.dataset import Dataset
+from plbench.data.digests import file_sha256
+from plbench.data.embeddings import kept_embeddings, read_embeddings
 from plbench.data.images import ImageSource
 from plbench.data.label_file import read_label_file
 from plbench.data.labels import PartialLabels
@@ -64,6 +66,7 @@ class ProtocolData:
         self.seed = protocol.label_seed(seed)
         self._splits: dict[str, Part] = {}
         self._prominences: dict[str, sparse.csr_array] = {}
+        self._embedded: dict[tuple[str, str, bytes], dict[str, np.ndarray]] = {}
         self._siblings: dict[int, ProtocolData] = {self.seed: self}
 
     def at_seed(self, seed: int) -> ProtocolData:
@@ -72,7 +75,7 @@ class ProtocolData:
         if label_seed not in self._siblings:
             sibling = ProtocolData(self.dataset, self.protocol, tuple(self.skipped), seed)
             sibling._splits, sibling._siblings = self._splits, self._siblings
-            sibling._prominences = self._prominences
+            sibling._prominences, sibling._embedded = self._prominences, self._embedded
             self._siblings[label_seed] = sibling
         return self._siblings[label_seed]
 
@@ -201,6 +204,22 @@ class ProtocolData:
         """
         return self._scorable(self.whole(self.protocol.test_split), f"split {self.protocol.test_split!r}")
 
+    def embedded(self, embeddings: str, part: Part) -> dict[str, np.ndarray]:
+        """Return what a vision-language model says of the images of a part: see `Embeddings.of_images`.
+
+        Args:
+            embeddings: sha256 of the file. part: of this data.
+
+        Raises:
+            DataError: if the file is not here any more, or lacks a class or an image.
+        """
+        key = (embeddings, part.split, part.rows.tobytes())
+        if key not in self._embedded:  # read once for all seeds and methods
+            assert self.dataset.cache is not None
+            file = read_embeddings(kept_embeddings(embeddings, self.dataset.cache))
+            self._embedded[key] = file.of_images(part.split, part.images.ids, part.labels, self.dataset.name)
+        return self._embedded[key]
+
     def _scorable(self, part: Part, what: str) -> Part:
         positives, negatives = part.labels.counts()
         if not np.any((positives > 0) & (negatives > 0)):
@@ -271,8 +290,9 @@ def keep_label_file(name: str, dataset: Dataset) -> str:
         content = Path(name).read_bytes()
     except OSError as error:
         raise DataError(f"the file of labels {name} cannot be read: {error.strerror}") from error
-    kept = hashlib.sha256(content).hexdigest() + Path(name).suffix.lower()
     assert dataset.cache is not None
+    # asked for there, and not of the content alone: an answer to the same command must know that the file is another
+    kept = file_sha256(Path(name), dataset.cache) + Path(name).suffix.lower()
     target = dataset.cache / LABEL_FILE / kept
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -72,7 +72,7 @@ def _common(plan: ResolvedRun) -> str:
     common = spec.plan.model_copy(update={"lr": 1.0, "weight_decay": 0.0})
     method = spec.method.model_copy(update={"name": "", "version": "", "source_sha256": "", "params": {}})
     seed = spec.seed if spec.model.weights == "random" else 0  # features of random weights follow from the seed
-    update = {"method": method, "plan": common, "seed": seed, "tuned_by": None, "stages": {}}
+    update = {"method": method, "plan": common, "seed": seed, "tuned_by": None, "stages": {}, "embeddings": None}
     return spec.model_copy(update=update).canonical()
 
 

@@ -113,6 +113,8 @@ def expand(grid: Grid, workspace: Workspace) -> Expansion:
             raise PlbenchError(f"no run with {' = '.join(named)} can be made: {why}; take it out, or fix it")
     if not runs:
         raise PlbenchError(f"no run of the grid can be made: {first}")
+    if grid.embeddings and all(run.plan.spec.embeddings is None for run in runs.values()):
+        raise PlbenchError("embeddings: no run of the grid has a use for them; take them out")
     return Expansion(tuple(runs.values()), (*left_out, *why_not), len(cells) - len(wanted), workspace)
 
 

@@ -37,6 +37,7 @@ REQUEST_FIELDS = (
     "selection",
     "skip_unreadable",
     "allow_duplicates",
+    "embeddings",
 )
 AXES = ("method", "dataset", "simulation", "backbone", *REQUEST_FIELDS, *MODEL_FIELDS, *PLAN_FIELDS, "seed")
 
@@ -110,6 +111,7 @@ class Grid(_Strict):
     selection: Listed[Selection] = []
     skip_unreadable: Listed[bool] = []
     allow_duplicates: Listed[bool] = []
+    embeddings: Listed[Text] = []
     model: Table = {}
     plan: Table = {}
     exclude: list[dict[str, Any]] = []

@@ -47,6 +47,8 @@ def add_measured(rows: list[dict[str, Any]], registry: Registry, reporter: Repor
 
 def _measured(name: str, registry: Registry) -> str:
     subject = Subject(registry.method(name), {}, registry)
+    if not subject.kind.learns:
+        return ""
     size = _SIZE[subject.regime]
     yardstick = Subject(CrossEntropy, {}, registry, on_images=subject.regime == "finetune")
     try:

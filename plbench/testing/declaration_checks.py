@@ -20,7 +20,7 @@ from plbench.testing.small_job import SmallJob, Subject
 from plbench.training.hooks import Guarded
 
 _NUM_CLASSES = (6, 80, 9600)
-_NEEDS = frozenset({"negatives", "images", "feature_map", "sample_state"})
+_NEEDS = frozenset({"negatives", "images", "feature_map", "sample_state", "embeddings"})
 _NUM_SAMPLES = 5
 
 

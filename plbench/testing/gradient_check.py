@@ -12,7 +12,7 @@ from plbench.method import Batch
 from plbench.randomness import seeded
 from plbench.testing.constants import Constants, PathChanged
 from plbench.testing.examples import Bench, ask, benches_of
-from plbench.testing.findings import check
+from plbench.testing.findings import NotApplicable, check
 from plbench.testing.loss_checks import trained_parameters
 from plbench.testing.small_job import Subject
 from plbench.training.hooks import Guarded
@@ -25,6 +25,8 @@ _MAX_DIRECTIONS = 6
 @check("gradient", "the slope that differences of the loss have, in float64")
 def check_gradient(subject: Subject) -> None:
     """In float64, at random directions, with what the method detaches held still (`plbench.testing.constants`)."""
+    if not subject.kind.learns:
+        raise NotApplicable("nothing is trained")
     benches = benches_of(subject, wide=True)
     ask(_unreached, benches, expected="a gradient for all that param_groups hands out")
     ask(_wrong_gradient, benches, kinds=("mixed", "all present", "a single row"))

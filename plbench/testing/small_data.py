@@ -130,6 +130,12 @@ class SmallDataset(Dataset):
         maps[:, :, 0, 1] = self.features()
         return maps
 
+    def similarity(self) -> np.ndarray:
+        """Return [N, C] float32, as a vision-language model would see what is drawn: cosines, with noise."""
+        noise = np.random.default_rng(5).standard_normal(self._drawn.shape)
+        similarity: np.ndarray = (0.2 + 0.03 * self._drawn + 0.02 * noise).astype(np.float32)
+        return similarity
+
     def fetch_hint(self) -> str:
         """Say that there is nothing to get."""
         return "it is drawn"

@@ -121,7 +121,11 @@ class SmallJob:
             precision=self.precision,
             seed=self.seed,
         )
-        return make_task(spec, self.protocol_data, artifacts)
+        found = dict(artifacts or {})
+        if "embeddings" in self.subject.kind.needs:
+            found |= {"similarity": torch.from_numpy(self.dataset.similarity())}
+            found |= {"logit_scale": torch.tensor(100.0), "logit_bias": torch.tensor(-20.0)}
+        return make_task(spec, self.protocol_data, found)
 
     @cached_property
     def artifacts(self) -> dict[str, Tensor]:
@@ -161,6 +165,9 @@ class SmallJob:
     def inputs(self) -> Inputs:
         """What it learns from."""
         part = self.protocol_data.train()
+        if not self.subject.kind.learns:
+            similarity = self.dataset.similarity().astype(np.float64 if self.wide else np.float32)
+            return FeatureInputs(similarity, part.rows, part.labels, self.seed)
         if self.subject.regime == "probe":
             features = self.dataset.maps() if self.subject.sees_maps else self.dataset.features()
             features = features.astype(np.float64 if self.wide else np.float32)

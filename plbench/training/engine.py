@@ -91,6 +91,9 @@ def fit(
         raise PlbenchError(f"method {state.method.name!r} needs the whole batch at once; use accumulate = 1")
     steps_per_epoch = math.ceil(len(inputs) / plan.batch_size)
     last_epoch = stop_after or plan.epochs
+    if not state.method.learns:
+        state.epoch = last_epoch
+        return
     view = View(state, inputs, execution)
     dropout = Dropout(seed, state.model)
     method = Guarded(state.method)

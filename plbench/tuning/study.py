@@ -208,14 +208,18 @@ def search_space(plan: ResolvedRun, fixed: frozenset[str], ranges: Ranges) -> di
             low, high = math.ceil(low), math.floor(high)
         low, high = min(low, start), max(high, start)
         space[name] = SearchedRange(low=low, high=high, log=found.log and low > 0, integer=is_whole(name))
-    rate, decay = plan.spec.plan.lr, plan.spec.plan.weight_decay
-    space["lr"] = SearchedRange(low=rate / _RATE_FACTOR, high=rate * _RATE_FACTOR, log=True)
-    low, high = (decay / _DECAY_FACTOR, decay * _DECAY_FACTOR) if decay else _DECAYS
-    space["weight_decay"] = SearchedRange(low=low, high=high, log=True)
+    if plan.method.learns:
+        rate, decay = plan.spec.plan.lr, plan.spec.plan.weight_decay
+        space["lr"] = SearchedRange(low=rate / _RATE_FACTOR, high=rate * _RATE_FACTOR, log=True)
+        low, high = (decay / _DECAY_FACTOR, decay * _DECAY_FACTOR) if decay else _DECAYS
+        space["weight_decay"] = SearchedRange(low=low, high=high, log=True)
     for name, (low, high) in ranges.items():
         update = {"low": low, "high": high, "log": space[name].log and low > 0}
         space[name] = space[name].model_copy(update=update)
-    return {name: found for name, found in space.items() if found.low < found.high}
+    space = {name: found for name, found in space.items() if found.low < found.high}
+    if not space:
+        raise PlbenchError(f"method {plan.method.name!r}: no value is left that tuning could search; leave one free")
+    return space
 
 
 def _check_range(
@@ -233,7 +237,7 @@ def _check_range(
             f"{n} = {' or '.join(map(str, v))}, not {getattr(plan.params, n)}" for n, v in declared[name].when.items()
         )
         raise PlbenchError(f"{said}: {name} has no effect here, since it needs {needs}; leave the range out")
-    known = (*searched, *PLAN_VALUES)
+    known = (*searched, *(PLAN_VALUES if plan.method.learns else ()))
     if name not in known:
         if name in plan.method.Params.model_fields:
             raise PlbenchError(f"{said}: tuning does not search {name}; {did_you_mean(name, known)}")

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 
 from plbench.cli import main
 from plbench.data import digests
 from plbench.data.digests import signature, watching
+from plbench.datasets.ucm17 import Ucm17
 from plbench.runs import answered
 from plbench.runs.plan.resolve import Request, plan_run
 from plbench.runs.workspace import Workspace
@@ -301,3 +303,37 @@ def test_watching_tells_what_was_hashed(tmp_path: Path, monkeypatch: pytest.Monk
         digests.files_sha256(2, [steady, changing].__getitem__, tmp_path)
     digests.files_sha256(1, lambda row: str(tmp_path / "later"), tmp_path)
     assert watched == {steady: signature(os.stat(steady)), changing: b"", absent: b""}
+
+
+@pytest.mark.parametrize(("option", "method"), [("--simulate", "ce-negative"), ("--embeddings", "zero-shot")])
+def test_another_file_under_the_same_name_is_another_question(folder: Path, option: str, method: str) -> None:
+    root = folder / method
+    dataset = Ucm17(root)
+    dataset.make_fixture()
+    splits = {name: dataset.split(name) for name in ("train", "test")}
+    labels = splits["train"].labels
+    ids = [f"{name}/{image}" for name, split in splits.items() for image in split.images.ids]
+
+    def write(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        np.save("mine.npy", np.where(rng.random((labels.num_images, labels.num_classes)) < 0.7, 1, -1))
+        np.savez(
+            "mine.npz",
+            class_ids=np.array(labels.class_ids),
+            class_embeddings=rng.standard_normal((labels.num_classes, 4)),
+            image_ids=np.array(ids),
+            image_embeddings=rng.standard_normal((len(ids), 4)),
+            logit_scale=np.float32(10),
+        )
+
+    given = {"--simulate": "labels-file=mine.npy", "--embeddings": "mine.npz"}[option]
+    short = ("--weights", "random", "--epochs", "1", "--image-size", "32", "--workers", "0")
+    command = ("run", "-m", method, "-d", "ucm17", "--data-root", root, option, given, *short)
+    write(1)
+    first = plbench(*command)
+    assert first.code == 0, first.err
+    plbench(*command)
+    assert not plbench(*command).resolved
+    write(2)
+    other = plbench(*command)
+    assert other.resolved and other.key != first.key

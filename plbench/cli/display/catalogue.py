@@ -16,6 +16,7 @@ from plbench.cli.wording import in_options
 from plbench.data.dataset import Dataset
 from plbench.errors import DataError, PlbenchError
 from plbench.method import Task
+from plbench.progress import counted
 from plbench.randomness import generator
 from plbench.runs import environment
 from plbench.runs.registry import Kind, Registry
@@ -28,6 +29,7 @@ _NEEDS = {
     "images": "images",
     "feature_map": "feature map",
     "sample_state": "per-sample state",
+    "embeddings": "class and image embeddings (--embeddings)",
 }
 
 
@@ -44,7 +46,7 @@ def list_methods(registry: Registry) -> list[dict[str, Any]]:
         needs = [words for need, words in _NEEDS.items() if need in method.needs]
         needs += [f"{stage} (a run of {by})" for stage, by in stages]
         row |= {"name": name, "title": method.title, "needs": ", ".join(needs) or None}
-        cost = f"{1 + len(stages)} trainings" if stages else "1 training"
+        cost = counted(method.learns + len(stages), "training") if method.learns or stages else "no training"
         rows.append(row | {"cost": cost, "paper": method.paper or None, "from": registry.origin("method", name)})
     return rows
 

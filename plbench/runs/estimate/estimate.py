@@ -95,6 +95,8 @@ class Estimate:
     @property
     def words(self) -> str:
         """Return time, steps and memory in words."""
+        if self.missing and not self.steps_left:
+            return "only scoring"
         if self.peak_bytes is None:
             return "nothing to do" if not self.missing else "how long it takes cannot be measured before"
         steps, peak = counted(self.steps_left, "step"), memory(self.peak_bytes)
@@ -255,7 +257,7 @@ def _features(
     reads: dict[str, list[_Features]] = {}
     for plan in plans:
         spec, is_needed = plan.spec, plan.spec.key in missing
-        splits = [spec.protocol.train_split] if spec.regime == "probe" else []
+        splits = [spec.protocol.train_split] if spec.regime == "probe" and plan.method.learns else []
         splits += [spec.protocol.test_split] if splits and not spec.only_selects else []
         reads[spec.key] = []
         for split in splits:
@@ -299,6 +301,8 @@ class _Pace:
 
     def run(self, plan: ResolvedRun, members: list[ResolvedRun], steps_done: int, *, is_stage: bool) -> float:
         """Return seconds of a run that trains among members of its group, from a step on."""
+        if not plan.method.learns:
+            return 0.0  # what is to be scored is in a file: seconds
         steps = plan.num_steps - steps_done
         if (stack := self._stack(members)) is not None:
             return steps * stack.step_seconds + stack.scoring_seconds

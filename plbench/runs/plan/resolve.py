@@ -8,6 +8,7 @@ from typing import Any
 
 from plbench.data.dataset import Dataset
 from plbench.data.digests import file_sha256
+from plbench.data.embeddings import keep_embeddings
 from plbench.errors import PlbenchError, did_you_mean
 from plbench.models.backbones import Backbone, default_normalisation, resolve_backbone, weights_path
 from plbench.randomness import seeded
@@ -41,6 +42,7 @@ class Request:
     Attributes:
         method_params: typed values by name, or texts "name=value" as a person writes them.
         model, plan: fields of `ModelSpec` and `Plan` to change from the recipe's.
+        embeddings: path of a file as `plbench.data.embeddings` reads it, or the sha256 of one that was given before.
         scores_test: False where the test split must stay closed, as while something is tuned.
     """
 
@@ -58,6 +60,7 @@ class Request:
     selection: Selection = "last"
     skip_unreadable: bool = False
     allow_duplicates: bool = False
+    embeddings: str | None = None
     scores_test: bool = True
 
 
@@ -105,7 +108,16 @@ def plan_run(request: Request, workspace: Workspace) -> ResolvedRun:
     """
     workspace.registry.method(request.method)  # a mistyped method is said before data is drawn
     setting = resolve_setting(request, workspace)
-    return setting.run(request.method, request.method_params, request.seed, workspace.registry)
+    plan = setting.run(request.method, request.method_params, request.seed, workspace.registry)
+    refuse_unused_embeddings(request, [plan])
+    return plan
+
+
+def refuse_unused_embeddings(request: Request, plans: Sequence[ResolvedRun]) -> None:
+    """Refuse a file of embeddings that none of the runs asked for has a use for."""
+    if request.embeddings is not None and all(plan.spec.embeddings is None for plan in plans):
+        names = ", ".join(dict.fromkeys(plan.method.name for plan in plans))
+        raise PlbenchError(f"`embeddings={request.embeddings}` is of no use to {names}; leave it out")
 
 
 def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[ProtocolData] = ()) -> ResolvedSetting:
@@ -152,6 +164,7 @@ def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[Pro
         train_part="fit" if request.selection == "validation-no-retrain" else "train",
         skipped_images=skipped,
         duplicates=duplicates,
+        embeddings=None if request.embeddings is None else keep_embeddings(request.embeddings, workspace.store.cache),
     )
     _refuse_of_backbone(base)
     base = base.model_copy(update={"processes": _deciding_processes(base, workspace)})

@@ -66,7 +66,7 @@ class ResolvedRun:
     @property
     def num_steps(self) -> int:
         """Steps of optimisation of the whole training."""
-        return self.steps_per_epoch * self.spec.plan.epochs
+        return self.steps_per_epoch * self.spec.plan.epochs if self.method.learns else 0
 
     def finished(self, store: Store) -> Record | None:
         """Return the record of the run if it is done."""
@@ -75,10 +75,10 @@ class ResolvedRun:
     def describe(self) -> str:
         """Return one line on what will run."""
         spec = self.spec
+        training = f"{counted(spec.plan.epochs, 'epoch')} of {spec.plan.batch_size}"
         return (
             f"Run {spec.key}: {self.method.title} on {spec.protocol.name}, {spec.regime}, {spec.model.backbone} at "
-            f"{spec.model.image_size} px, {counted(spec.plan.epochs, 'epoch')} of {spec.plan.batch_size}, "
-            f"seed {spec.seed}"
+            f"{spec.model.image_size} px, {training if self.method.learns else 'nothing trained'}, seed {spec.seed}"
         )
 
 
@@ -105,7 +105,8 @@ def complete(
     _check_needs(method, base, protocol_data)
     if (seen := _features_model(method, base.model)).pooling == "none":
         feature_shape(seen)  # refuses a backbone that gives no map
-    task = make_task(base, protocol_data)
+    needs_embeddings = "embeddings" in method.needs
+    task = make_task(base if needs_embeddings else base.model_copy(update={"embeddings": None}), protocol_data)
     params = params.completed(task)
     stages: dict[str, tuple[Stage, ResolvedRun]] = {}
     for stage in Guarded(method).stages(params, task):
@@ -138,6 +139,8 @@ def complete(
             "stages": {name: plan.spec.key for name, (_, plan) in stages.items()},
         }
     )
+    if not (needs_embeddings or any(plan.spec.embeddings for _, plan in stages.values())):
+        spec = spec.model_copy(update={"embeddings": None})  # the same run, whatever others are given
     chooser = None
     if spec.selection == "validation" and spec.train_part == "train":
         fit = base.model_copy(update={"train_part": "fit"})
@@ -225,6 +228,7 @@ def make_task(spec: RunSpec, protocol_data: ProtocolData, artifacts: Mapping[str
     """Return what the method of a run may know."""
     part = protocol_data.train(spec.train_part)
     positives, negatives = part.labels.counts()
+    found = {} if spec.embeddings is None else protocol_data.embedded(spec.embeddings, part)
     return Task(
         num_classes=part.labels.num_classes,
         class_ids=part.labels.class_ids,
@@ -236,7 +240,7 @@ def make_task(spec: RunSpec, protocol_data: ProtocolData, artifacts: Mapping[str
         steps_per_epoch=math.ceil(len(part.rows) / spec.plan.batch_size),
         regime=spec.regime,
         generator=generator(spec.seed, "method", spec.method.name),
-        artifacts=artifacts or {},
+        artifacts={**(artifacts or {}), **{name: torch.from_numpy(value) for name, value in found.items()}},
         expected_positives=protocol_data.expected_positives,
     )
 
@@ -248,6 +252,11 @@ def _features_model(method: type[Method], model: ModelSpec) -> ModelSpec:
 def _check_needs(method: type[Method], spec: RunSpec, protocol_data: ProtocolData) -> None:
     if spec.regime == "probe" and "images" in method.needs:
         raise PlbenchError(f'method {method.name!r} needs images, not cached features; give `regime="finetune"`')
+    if "embeddings" in method.needs and spec.embeddings is None:
+        raise PlbenchError(
+            f"method {method.name!r} needs a vision-language model's embeddings of images and class names; give the "
+            f"file with `embeddings=FILE`, which plbench data embeddings {spec.protocol.dataset} makes"
+        )
     check_learnable(protocol_data, spec.train_part)
     if spec.train_part == "fit":
         protocol_data.validation()  # refuses one that cannot be scored
