@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from plbench.api import PlbenchError, Task, tunable
+from plbench.api import Task, tunable
 
 from .large_loss import Rule
 from .ll_cp import LLCp
@@ -31,7 +31,7 @@ class BoostLU(LLCp):
     title = "BoostLU"
     paper = "Kim et al., CVPR 2023, arXiv 2304.01804"
     version = "2"  # 1: what ll-r rejected and ll-ct corrected in one epoch was positive in later ones
-    needs = frozenset({"images", "feature_map"})
+    needs = frozenset({"feature_map"})
 
     class Params(LLCp.Params):
         """The paper's alpha, and the rule that is boosted."""
@@ -51,33 +51,9 @@ class BoostLU(LLCp):
         super().__init__(params, task)
 
     def build(self, backbone: nn.Module, make_head: Callable[[], nn.Module]) -> nn.Module:
-        """The backbone's feature map, and a head of boosted activation maps."""
-        features = FeatureMap(backbone)
-        return nn.Sequential(features, BoostedHead(features.num_channels, self.task.num_classes, self.params.alpha))
-
-
-class FeatureMap(nn.Module):
-    """A backbone up to its last feature map: images [B, 3, H, W] to [B, D, h, w]."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        """Takes the backbone as it is."""
-        super().__init__()
-        self.backbone = backbone
-        self.num_channels = int(backbone.net.num_features)  # type: ignore[union-attr,arg-type]
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The map before pooling.
-
-        Raises:
-            PlbenchError: if the backbone has none, such as one that gives a sequence of tokens.
-        """
-        features: Tensor = self.backbone.net.forward_features(images)  # type: ignore[union-attr,operator]
-        if features.ndim != 4 or features.shape[1] != self.num_channels:
-            raise PlbenchError(
-                f"method 'boostlu' needs a feature map [B, {self.num_channels}, h, w], and this backbone gives "
-                f"{list(features.shape)}; give a convolutional one, such as --backbone resnet50"
-            )
-        return features
+        """The backbone, which gives feature maps, and a head of boosted activation maps."""
+        num_features = int(backbone.num_features)  # type: ignore[arg-type]
+        return nn.Sequential(backbone, BoostedHead(num_features, self.task.num_classes, self.params.alpha))
 
 
 class BoostedHead(nn.Module):

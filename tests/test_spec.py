@@ -8,7 +8,7 @@ import pytest
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
-from plbench.spec import MethodSpec, ModelSpec, Plan, Protocol, RunSpec
+from plbench.spec import SPATIAL_HEADS, MethodSpec, ModelSpec, Plan, Protocol, RunSpec
 
 GOLDEN_KEY = "3b9bb825eede9c2f"
 
@@ -50,6 +50,27 @@ def test_what_a_plan_gained_since_the_first_records_is_left_out_where_it_changes
     assert "head_lr_multiplier" not in plan
     said = Plan(epochs=3, batch_size=16, lr=1e-3, schedule="one-cycle", random_resized_crop=1.0, momentum=0.9)
     assert a_spec().model_copy(update={"plan": said, "numerics": 1}).key == GOLDEN_KEY
+
+
+def test_what_a_head_gained_since_the_first_records_is_left_out_where_it_is_not_given() -> None:
+    assert not json.loads(a_spec().canonical())["model"].keys() & SPATIAL_FIELDS
+    assert not a_spec().model.model_dump(mode="json").keys() & SPATIAL_FIELDS
+    assert a_spec().model_copy(update={"numerics": 1}).key == GOLDEN_KEY
+
+
+@pytest.mark.parametrize("head", SPATIAL_HEADS)
+def test_a_papers_values_are_one_spec_given_or_not(head: str) -> None:
+    common = {"backbone": "x", "weights": "random", "image_size": 32, "pooling": "none", "head": head}
+    given = ModelSpec(**common, **SPATIAL_HEADS[head])  # type: ignore[arg-type]
+    assert given == ModelSpec(**common)  # type: ignore[arg-type]
+    assert given.head_values == SPATIAL_HEADS[head]
+    assert ModelSpec.model_validate_json(given.model_dump_json()) == given
+
+
+@pytest.mark.parametrize(("said", "meant"), [("1, 2.0,inf", "1,2,max"), ("max", "max"), ("0.50", "0.5")])
+def test_temperatures_have_one_spelling(said: str, meant: str) -> None:
+    common = {"backbone": "x", "weights": "random", "image_size": 32, "pooling": "none", "head": "csra"}
+    assert ModelSpec(**common, head_temperatures=said).head_temperatures == meant  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -101,6 +122,11 @@ CHANGED: dict[str, dict[str, Any]] = {
         "head": "mlp",
         "head_width": 513,
         "head_dropout": 0.1,
+        "head_lambda": 0.5,
+        "head_temperatures": "1,max",
+        "head_groups": 3,
+        "head_layers": 3,
+        "head_attention_heads": 2,
         "image_size": 33,
         "mean": (0.5, 0.5, 0.5),
         "std": (0.5, 0.5, 0.5),
@@ -143,6 +169,8 @@ CHANGED: dict[str, dict[str, Any]] = {
         "embeddings": "f" * 64,
     },
 }
+SPATIAL_FIELDS = {name for values in SPATIAL_HEADS.values() for name in values}
+MODEL = {"backbone": "x", "weights": "random", "image_size": 32}
 NO_IDENTITY = {"suggested", "sources", "tuned_here"}
 
 
@@ -156,6 +184,10 @@ def test_every_field_has_a_change_below() -> None:
 @pytest.mark.parametrize(("part", "name"), [(part, name) for part, values in CHANGED.items() for name in values])
 def test_every_field_changes_the_key(part: str, name: str) -> None:
     spec, value = a_spec(), {name: CHANGED[part][name]}
+    if head := next((head for head, values in SPATIAL_HEADS.items() if name in values), None):  # which no other has
+        spec = spec.model_copy(
+            update={"model": spec.model.model_copy(update={"head": head, "pooling": "none", "head_width": 16})}
+        )
     if name in ("momentum", "nesterov"):  # which no other optimiser has
         spec = spec.model_copy(update={"plan": spec.plan.model_copy(update={"optimizer": "sgd"})})
     changed = spec.model_copy(update=value if not part else {part: getattr(spec, part).model_copy(update=value)})
@@ -181,6 +213,14 @@ def test_every_field_changes_the_key(part: str, name: str) -> None:
         (Plan, {"epochs": 1, "batch_size": 1, "lr": 1.0, "learning_rate": 1.0}),
         (ModelSpec, {"backbone": "x", "weights": "downloaded", "image_size": 32}),
         (ModelSpec, {"backbone": "x", "weights": "random", "image_size": 4}),
+        (ModelSpec, {**MODEL, "pooling": "none"}),
+        (ModelSpec, {**MODEL, "head": "csra"}),
+        (ModelSpec, {**MODEL, "head_lambda": 0.5}),
+        (ModelSpec, {**MODEL, "head": "csra", "pooling": "none", "head_layers": 2}),
+        (ModelSpec, {**MODEL, "head": "csra", "pooling": "none", "head_temperatures": "1,,2"}),
+        (ModelSpec, {**MODEL, "head": "csra", "pooling": "none", "head_temperatures": "0"}),
+        (ModelSpec, {**MODEL, "head": "csra", "pooling": "none", "head_temperatures": "nan"}),
+        (ModelSpec, {**MODEL, "head": "query2label", "pooling": "none", "head_width": 18}),
     ],
 )
 def test_what_is_out_of_range_or_unknown_is_refused(kind: type[BaseModel], values: dict[str, Any]) -> None:

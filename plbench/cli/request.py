@@ -20,7 +20,18 @@ from plbench.runs.protocol import choose_protocol
 from plbench.runs.workspace import Workspace
 from plbench.spec import RunSpec
 
-_MODEL_OPTIONS = ("backbone", "pooling", "head", "head_width", "image_size")
+_MODEL_OPTIONS = (
+    "backbone",
+    "pooling",
+    "head",
+    "head_width",
+    "head_lambda",
+    "head_temperatures",
+    "head_groups",
+    "head_layers",
+    "head_attention_heads",
+    "image_size",
+)
 _PLAN_OPTIONS = (
     "epochs",
     "batch_size",

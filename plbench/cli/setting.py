@@ -48,9 +48,31 @@ def _setting(
             help="Data sets that the weights FILE was trained on, such as imagenet-1k,coco, or none; for the record."
         ),
     ] = None,
-    pooling: Literal["mean", "mean+max"] | None = None,
-    head: Literal["linear", "mlp", "bottleneck"] | None = None,
-    head_width: int | None = None,
+    pooling: Annotated[
+        Literal["mean", "mean+max", "none"] | None,
+        typer.Option(help="Of the feature map; none, as heads that look at the whole map have it anyway."),
+    ] = None,
+    head: Annotated[
+        Literal["linear", "mlp", "bottleneck", "csra", "ml-decoder", "query2label"] | None,
+        typer.Option(help="The last three look at the whole feature map, which the probe regime then keeps."),
+    ] = None,
+    head_width: Annotated[
+        int | None, typer.Option(help="Hidden units of mlp and bottleneck; width of a decoder's queries.")
+    ] = None,
+    head_lambda: Annotated[float | None, typer.Option(help="Of csra: weight of the attention; default: 0.1.")] = None,
+    head_temperatures: Annotated[
+        str | None,
+        typer.Option(help="Of csra: one for each of its heads, max for infinite, such as 1,2,4,max; default: 1."),
+    ] = None,
+    head_groups: Annotated[
+        int | None, typer.Option(help="Of ml-decoder: queries; default: 100, or one a class where those are fewer.")
+    ] = None,
+    head_layers: Annotated[
+        int | None, typer.Option(help="Of a decoder; default: 1 (ml-decoder), 2 (query2label).")
+    ] = None,
+    head_attention_heads: Annotated[
+        int | None, typer.Option(help="Of a decoder; default: 8 (ml-decoder), 4 (query2label).")
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the square, px.")] = None,
     epochs: int | None = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per optimiser step.")] = None,

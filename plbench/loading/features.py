@@ -1,4 +1,8 @@
-"""Features of a frozen backbone, computed once per content and shared by every run of the probe regime."""
+"""Features of a frozen backbone, computed once per content and shared by every run of the probe regime.
+
+Pooled ones are float32. Feature maps, as many times larger as they have places, are float16: on `scenes` that moved
+mAP(C) by at most 0.02 points (docs/performance.md).
+"""
 
 from __future__ import annotations
 
@@ -44,13 +48,19 @@ def features_key(
         seed: the run's, which random weights follow from; others do not depend on it.
         decode: what decodes the images, as `plbench.loading.jpegs.jpeg_decoder` names it.
     """
-    backbone = model.model_dump(mode="json", exclude={"head", "head_width", "head_dropout"})
+    head = {name for name in ModelSpec.model_fields if name.startswith("head")}
+    backbone = model.model_dump(mode="json", exclude=head)
     content = [_FORMAT, fingerprint, split, image_set_id(images), backbone, precision, NUMERICS, PIXELS]
     if model.weights == "random":
         content.append(seed)
     if decode != "pil":
         content.append(decode)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def feature_dtype(shape: tuple[int, ...]) -> str:
+    """Return numpy's name of the type that features of one image are stored in, from their shape."""
+    return "<f4" if len(shape) == 1 else "<f2"
 
 
 def features_name(key: str) -> str:
@@ -73,7 +83,9 @@ def cached_features(
     rank: int = 0,
     num_ranks: int = 1,
 ) -> np.ndarray:
-    """Return features of every image, [N, D] float32, memory-mapped from the cache; computed where they are not there.
+    """Return features of every image, memory-mapped from the cache; computed where they are not there.
+
+    Pooled, [N, D] float32; or feature maps, [N, D, h, w] float16, where the model has no pooling.
 
     Their values are not compared with their checksums here: `set_damaged_aside` does, once for all processes.
 
@@ -97,8 +109,9 @@ def cached_features(
         # asked under the lock, since another program may just have made them
         if open_matrix(path, len(images)) is None:
             backbone = make_backbone().to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-            shape = len(images), int(getattr(backbone, "num_features", 0))
-            growing = GrowingMatrix(path, shape, GPU_BATCH_SIZE if device.type == "cuda" else BATCH_SIZE)
+            shape: tuple[int, ...] = backbone.feature_shape
+            batch_rows = GPU_BATCH_SIZE if device.type == "cuda" else BATCH_SIZE
+            growing = GrowingMatrix(path, (len(images), *shape), batch_rows, dtype := feature_dtype(shape))
             try:
                 with growing.opened(owner=rank == 0):
                     batches = growing.batches_to_do(rank, num_ranks)
@@ -113,7 +126,7 @@ def cached_features(
                     report(growing.num_rows_done(), len(images))
                     with contextlib.closing(stream):
                         for number, (batch, (views, _)) in enumerate(zip(batches, stream, strict=True), 1):
-                            growing.write(batch, _features(backbone, views[0], precision, model.backbone))
+                            growing.write(batch, _features(backbone, views[0], precision, model.backbone, dtype))
                             report(growing.num_rows_done(), len(images))
                             if number % _SAVE_EVERY == 0:
                                 growing.note()
@@ -148,10 +161,15 @@ def set_damaged_aside(cache: Path, key: str, warn: Callable[[str], None]) -> Non
             raise unwritable(path, error) from error
 
 
-def _features(backbone: nn.Module, pixels: Tensor, precision: Precision, name: str) -> np.ndarray:
+def _features(backbone: nn.Module, pixels: Tensor, precision: Precision, name: str, dtype: str) -> np.ndarray:
     enabled = precision != "float32"
     with torch.inference_mode(), torch.autocast(pixels.device.type, getattr(torch, precision), enabled=enabled):
         features: np.ndarray = backbone(pixels).float().cpu().numpy()
     if not np.isfinite(features).all():
         raise PlbenchError(f'backbone {name} gave features that are not finite; try `precision="float32"`')
+    if (largest := np.abs(features).max()) > np.finfo(dtype).max:
+        raise PlbenchError(
+            f"backbone {name} gave features of {largest:g}, which feature maps in the cache cannot hold; train "
+            'with `regime="finetune"`, or take another backbone'
+        )
     return features

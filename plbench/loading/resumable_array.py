@@ -1,10 +1,12 @@
-"""A matrix on disk that one or several processes fill batch by batch, and go on with after an interruption."""
+"""An array on disk that one or several processes fill batch by batch, and go on with after an interruption."""
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +26,7 @@ _CHECKED_AT_A_TIME = 8 << 20  # bytes: few enough that all threads have work to 
 
 
 def open_matrix(path: Path, num_rows: int) -> np.ndarray | None:
-    """Return a matrix that lies whole under its name, memory-mapped, [N, D] float32; its values are not looked at.
+    """Return an array that lies whole under its name, memory-mapped, [N, …]; its values are not looked at.
 
     None where there is no file, or it is not one of N rows that `GrowingMatrix` wrote to the end.
     """
@@ -58,14 +60,14 @@ def _layout_of(path: Path) -> GrowingMatrix | None:
         with path.open("rb") as file:
             file.seek(values.offset + values.nbytes)
             batch_rows = int.from_bytes(file.read(8), "little")
-        layout = GrowingMatrix(path, (values.shape[0], values.shape[1]), batch_rows)
+        layout = GrowingMatrix(path, values.shape, batch_rows, values.dtype.str)
     except Exception:  # of a damaged header numpy, ast and tokenize each raise their own
         return None
     return layout if layout.is_whole() else None
 
 
 class GrowingMatrix:
-    """A float32 matrix [N, D] in a .npy file, which appears under its name when it is whole.
+    """An array [N, …] in a .npy file, which appears under its name when it is whole.
 
     The array is followed by the number of rows in a batch and a word for each batch, all little-endian uint64: 0 while
     it is not on disk, then 2^63 + 63 bits of XXH3 of its bytes as they were computed; `find_damage` compares them.
@@ -73,15 +75,16 @@ class GrowingMatrix:
     bytes.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, int], batch_rows: int) -> None:
-        """Nothing is opened or written yet."""
-        self.path, self.shape, self.batch_rows = path, shape, batch_rows
+    def __init__(self, path: Path, shape: tuple[int, ...], batch_rows: int, dtype: str = "<f4") -> None:
+        """Nothing is opened or written yet; `dtype` is numpy's, little-endian."""
+        self.path, self.shape, self.batch_rows, self.dtype = path, shape, batch_rows, dtype
         self.num_batches = -(-shape[0] // batch_rows)
         header = io.BytesIO()
-        np.lib.format.write_array_header_2_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        np.lib.format.write_array_header_2_0(header, {"descr": dtype, "fortran_order": False, "shape": shape})
         self._header = header.getvalue()
+        self._row_bytes = np.dtype(dtype).itemsize * math.prod(shape[1:])
         # 8 bytes for the number of rows in a batch, which comes before the marks
-        self._marks_begin = len(self._header) + 4 * math.prod(shape) + 8
+        self._marks_begin = len(self._header) + self._row_bytes * shape[0] + 8
         self._num_bytes = self._marks_begin + 8 * self.num_batches
         self._unmarked: dict[int, int] = {}
 
@@ -120,8 +123,8 @@ class GrowingMatrix:
         return [batch for batch in np.flatnonzero(~self._marks()).tolist() if batch % num_ranks == rank]
 
     def write(self, batch: int, values: np.ndarray) -> None:
-        """Write the rows of a batch, float32 [b, D]; `note` makes them count."""
-        content = np.ascontiguousarray(values, dtype="<f4").data.cast("B")
+        """Write the rows of a batch, [b, …]; `note` makes them count."""
+        content = np.ascontiguousarray(values, dtype=self.dtype).data.cast("B")
         self._file.seek(self._place_of(batch)[0])
         self._file.write(content)
         self._unmarked[batch] = _DONE | _checksum(content)
@@ -182,8 +185,8 @@ class GrowingMatrix:
 
     def _place_of(self, batch: int) -> tuple[int, int]:
         """Return first byte of a batch in the file, and its size in bytes."""
-        rows, row_bytes = self.rows_of(batch), 4 * self.shape[1]
-        return len(self._header) + row_bytes * rows.start, row_bytes * len(rows)
+        rows = self.rows_of(batch)
+        return len(self._header) + self._row_bytes * rows.start, self._row_bytes * len(rows)
 
     def _find_damage(self) -> str | None:
         """Return which of its batches are not what was written, in words; None where all are."""
@@ -208,6 +211,9 @@ class GrowingMatrix:
     def _reserve(self) -> None:
         """Make the file at its full size, so that a disk too small is an error now and not hours later."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(self.path.parent).free) < self._num_bytes:  # known before the disk is full
+            needed = f"{self._num_bytes / 2**30:,.1f} GiB are needed and {free / 2**30:,.1f} GiB are free"
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed}")
         # under another name until it is whole: the other processes open the partial file as soon as it is there
         fresh = self.partial.with_suffix(".reserved")
         try:

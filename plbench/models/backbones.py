@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
@@ -12,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from plbench.errors import PlbenchError, did_you_mean
+from plbench.models.spatial_heads import LabelDecoder, residual_attention
 from plbench.randomness import derive_seed, seeded
 from plbench.spec import PACKAGES, ModelSpec
 
-_POOLING = {"mean": "avg", "mean+max": "catavgmax"}  # timm's names
+_POOLING = {"mean": "avg", "mean+max": "catavgmax", "none": "avg"}  # timm's names; without pooling none is called
 
 
 @cache
@@ -98,8 +100,21 @@ def pretrained_name(backbone: str) -> str:
     return f"{architecture}.{config.tag}" if config.tag else architecture
 
 
+class GivenMaps(nn.Identity):
+    """Stands where a backbone would, for feature maps that have been computed; `num_features` is their D."""
+
+    def __init__(self, num_features: int) -> None:
+        """Keep D."""
+        super().__init__()
+        self.num_features = num_features
+
+
 class Backbone(nn.Module):
-    """A timm model, `net`, without classifier: images [B, 3, H, W] to pooled features [B, D], D `num_features`."""
+    """A timm model, `net`, without classifier: images [B, 3, H, W] to pooled features [B, D], or maps [B, D, h, w].
+
+    Attributes:
+        feature_shape: of an image's features: (D,), or (D, h, w) where pooling is "none". num_features: D.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
         """Build the architecture with random weights.
@@ -112,9 +127,13 @@ class Backbone(nn.Module):
         try:
             self.net = timm.create_model(spec.backbone, num_classes=0, global_pool=_POOLING[spec.pooling])
             self.net.eval()
+            self._gives_maps = spec.pooling == "none"
             with torch.inference_mode():
                 size = spec.image_size
-                self.num_features = int(self.net(torch.zeros(1, 3, size, size)).shape[1])
+                self.feature_shape = tuple(self(torch.zeros(1, 3, size, size)).shape[1:])
+            self.num_features = self.feature_shape[0]
+        except PlbenchError:
+            raise
         except (RuntimeError, AssertionError, TypeError, ValueError) as error:
             raise PlbenchError(
                 f"backbone {spec.backbone} cannot be built for {spec.image_size} px with pooling "
@@ -122,9 +141,25 @@ class Backbone(nn.Module):
             ) from error
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return pooled features, [B, D]."""
-        features: Tensor = self.net(images)
+        """Return pooled features [B, D], or feature maps [B, D, h, w]."""
+        features: Tensor = self._maps(images) if self._gives_maps else self.net(images)
         return features
+
+    def _maps(self, images: Tensor) -> Tensor:
+        """Return what timm pools, tokens put back into the grid that they are of."""
+        net = self.net
+        features: Tensor = net.forward_features(images)
+        if features.ndim == 4:  # convolutional, or in timm's other layout
+            return features if features.shape[1] == net.num_features else features.permute(0, 3, 1, 2)
+        grid: tuple[int, int] | None = getattr(getattr(net, "patch_embed", None), "grid_size", None)
+        first = getattr(net, "num_prefix_tokens", 0)
+        if features.ndim != 3 or grid is None or features.shape[1] != first + grid[0] * grid[1]:
+            raise PlbenchError(
+                f"backbone {type(net).__name__} of timm gives {list(features.shape[1:])} features of an image, and no "
+                "grid of them is known; heads and methods that look at feature maps need another, such as resnet50"
+            )
+        maps: Tensor = features[:, first:].mT.unflatten(2, grid)
+        return maps
 
     def checkpoint_gradients(self) -> None:
         """Compute activations a second time in place of keeping them.
@@ -139,6 +174,17 @@ class Backbone(nn.Module):
                 f"backbone {type(self.net).__name__} of timm has no gradient checkpointing; leave out "
                 "`grad_checkpointing=True`, and give `accumulate=` where memory is short"
             ) from error
+
+
+@cache
+def feature_shape(spec: ModelSpec) -> tuple[int, ...]:
+    """Return the shape of an image's features, (D,) or (D, h, w), without any weights.
+
+    Raises:
+        PlbenchError: if the backbone cannot be built, or gives no map where one is asked for.
+    """
+    with seeded(0):
+        return Backbone(spec).feature_shape
 
 
 def build_backbone(spec: ModelSpec, weights: Path | None, seed: int) -> Backbone:
@@ -194,8 +240,27 @@ def weights_path(spec: ModelSpec, file: Path | None) -> Path | None:
 
 
 def make_head(spec: ModelSpec, num_features: int, num_classes: int) -> nn.Module:
-    """Return features [B, D] to logits [B, C]: linear, one hidden layer, or a bottleneck for thousands of classes."""
-    width, dropout = spec.head_width, spec.head_dropout
+    """Return features [B, D] to logits [B, C]: linear, one hidden layer, or a bottleneck for thousands of classes.
+
+    Of `SPATIAL_HEADS`, feature maps [B, D, h, w] to logits.
+    """
+    width, dropout, values = spec.head_width, spec.head_dropout, spec.head_values
+    if spec.head == "csra":
+        temperatures = [math.inf if word == "max" else float(word) for word in values["head_temperatures"].split(",")]
+        return residual_attention(
+            num_features, num_classes, weight=values["head_lambda"], temperatures=temperatures, dropout=dropout
+        )
+    if spec.head in ("ml-decoder", "query2label"):
+        return LabelDecoder(
+            num_features,
+            num_classes,
+            width=width,
+            num_queries=values.get("head_groups", num_classes),
+            num_layers=values["head_layers"],
+            num_heads=values["head_attention_heads"],
+            dropout=dropout,
+            is_query2label=spec.head == "query2label",
+        )
     if spec.head == "linear":
         return nn.Sequential(nn.Dropout(dropout), nn.Linear(num_features, num_classes))
     if spec.head == "bottleneck":

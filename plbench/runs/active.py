@@ -18,7 +18,7 @@ from plbench.files import write_text
 from plbench.method import Method
 from plbench.metrics import evaluate_cells
 from plbench.metrics.cells import Cells, joined_cells
-from plbench.models.backbones import build_backbone, make_head, weights_path
+from plbench.models.backbones import GivenMaps, build_backbone, make_head, weights_path
 from plbench.randomness import derive_seed, seeded
 from plbench.runs.inputs import OpenInputs
 from plbench.runs.plan.resolved import ResolvedRun, make_task
@@ -130,9 +130,12 @@ class ActiveRun:
         self.train_inputs = self._opened(self.train_part, self.method)
         backbone: nn.Module = nn.Identity()
         if isinstance(self.train_inputs, FeatureInputs):
-            num_features = self.train_inputs.features.shape[1]
+            features = self.train_inputs.features
+            num_features = features.shape[1]
+            backbone = GivenMaps(num_features) if features.ndim == 4 else backbone
         else:
-            built = build_backbone(spec.model, weights_path(spec.model, self.workspace.weights_file), spec.seed)
+            model_spec = self.plan.features_model
+            built = build_backbone(model_spec, weights_path(model_spec, self.workspace.weights_file), spec.seed)
             if spec.plan.grad_checkpointing:
                 built.checkpoint_gradients()
             backbone, num_features = built, built.num_features
@@ -155,7 +158,7 @@ class ActiveRun:
         """Return what the model sees of a part; `method` is given where it trains on it."""
         spec, protocol_data = self.spec, self.plan.protocol_data
         if self.plan.method.learns or spec.embeddings is None:
-            return self.inputs.open(spec, protocol_data, part, method)
+            return self.inputs.open(self.plan, part, method)
         similarity = protocol_data.embedded(spec.embeddings, part)["similarity"]
         return FeatureInputs(similarity, np.arange(len(similarity)), part.labels, spec.seed)
 

@@ -7,9 +7,9 @@ from plbench.loading.jpegs import jpeg_decoder
 from plbench.loading.transforms import TrainTransform, eval_transform
 from plbench.method import Method
 from plbench.models.backbones import build_backbone, weights_path
-from plbench.runs.protocol import Part, ProtocolData
+from plbench.runs.plan.resolved import ResolvedRun
+from plbench.runs.protocol import Part
 from plbench.runs.workspace import Workspace
-from plbench.spec import RunSpec
 from plbench.training.hooks import Guarded, mixture_of
 from plbench.training.inputs import FeatureInputs, ImageInputs, Inputs
 
@@ -22,18 +22,17 @@ class OpenInputs:
         self._workspace = workspace
         self._features: dict[tuple[str, bytes], FeatureInputs] = {}
 
-    def open(self, spec: RunSpec, protocol_data: ProtocolData, part: Part, method: Method | None = None) -> Inputs:
+    def open(self, plan: ResolvedRun, part: Part, method: Method | None = None) -> Inputs:
         """Return the inputs of a part, with its labels.
 
         Args:
-            spec: of the run.
-            protocol_data: of the run, which the part is of.
-            part: that is wanted.
+            plan: of the run.
+            part: of its data.
             method: whose transform training images go through, and that says how they are mixed; None for a part that
                 is only scored.
         """
         mixture = None if method is None else mixture_of(method)
-        workspace = self._workspace
+        workspace, spec, model = self._workspace, plan.spec, plan.features_model
         decoder = jpeg_decoder(workspace.decode, workspace.device)
         if spec.regime != "probe":
             base = eval_transform(spec.model)
@@ -53,20 +52,21 @@ class OpenInputs:
             )
         place = (part.split, part.rows.tobytes())
         if place not in self._features:  # of the whole split, from the cache or computed now
-            images, world = protocol_data.whole(part.split).images, workspace.world
+            images, world = plan.protocol_data.whole(part.split).images, workspace.world
             key = features_key(
-                spec.dataset_fingerprint, part.split, images, spec.model, spec.precision, spec.seed, workspace.decode
+                spec.dataset_fingerprint, part.split, images, model, spec.precision, spec.seed, workspace.decode
             )
+            what = "Feature maps" if model.pooling == "none" else "Features"
             doing = f"Comparing cached features of {len(images):,} images with their checksums"
             with workspace.reporter.patience(doing):
                 world.shared(lambda: set_damaged_aside(workspace.store.cache, key, workspace.reporter.line))
-            with workspace.reporter.task(f"Features of {len(images):,} {part.split} images") as report:
+            with workspace.reporter.task(f"{what} of {len(images):,} {part.split} images") as report:
                 features = cached_features(
                     workspace.store.cache,
                     key,
                     images,
-                    lambda: build_backbone(spec.model, weights_path(spec.model, workspace.weights_file), spec.seed),
-                    spec.model,
+                    lambda: build_backbone(model, weights_path(model, workspace.weights_file), spec.seed),
+                    model,
                     device=workspace.device,
                     precision=spec.precision,
                     workers=workspace.workers,

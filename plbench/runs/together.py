@@ -39,7 +39,8 @@ def can_stack(plan: ResolvedRun) -> bool:
     """
     spec = plan.spec
     plain = spec.plan.accumulate == 1 and spec.precision != "float16"  # a loss scale would be each head's own
-    return spec.regime == "probe" and plain and is_stackable(plan.method)
+    pooled = plan.features_model.pooling != "none"  # heads on feature maps are no stack of linear layers
+    return spec.regime == "probe" and plain and pooled and is_stackable(plan.method)
 
 
 def groups(plans: Sequence[ResolvedRun]) -> list[list[ResolvedRun]]:

@@ -123,6 +123,13 @@ class SmallDataset(Dataset):
         features: np.ndarray = (0.5 * self._drawn @ mixing.T + 0.5 * noise).astype(np.float32)
         return features
 
+    def maps(self) -> np.ndarray:
+        """Return [N, D, 2, 2] float32: the features at one place, and noise at the others."""
+        noise = np.random.default_rng(5).standard_normal((self.size.rows, NUM_FEATURES, 2, 2))
+        maps = (0.5 * noise).astype(np.float32)
+        maps[:, :, 0, 1] = self.features()
+        return maps
+
     def similarity(self) -> np.ndarray:
         """Return [N, C] float32, as a vision-language model would see what is drawn: cosines, with noise."""
         noise = np.random.default_rng(5).standard_normal(self._drawn.shape)

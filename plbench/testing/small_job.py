@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from plbench.loading.transforms import TrainTransform, eval_transform
 from plbench.method import Batch, Method, Task
-from plbench.models.backbones import make_head
+from plbench.models.backbones import GivenMaps, make_head
 from plbench.randomness import derive_seed, seeded
 from plbench.runs.plan.resolved import make_task, validate_params
 from plbench.runs.protocol import ProtocolData
@@ -54,8 +54,12 @@ class Subject:
     @property
     def regime(self) -> Regime:
         """Probe, unless the method cannot do without images."""
-        needs_images = self.on_images or self.kind.needs & {"images", "feature_map"}
-        return "finetune" if needs_images else "probe"
+        return "finetune" if self.on_images or "images" in self.kind.needs else "probe"
+
+    @property
+    def sees_maps(self) -> bool:
+        """Whether features are maps."""
+        return "feature_map" in self.kind.needs
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,9 @@ class SmallJob:
     def backbone(self) -> nn.Module:
         """In its initial state; nothing in the probe regime."""
         with seeded(derive_seed(self.seed, "init", "backbone")):
-            return nn.Identity() if self.subject.regime == "probe" else _SmallBackbone()
+            if self.subject.regime == "finetune":
+                return _SmallBackbone(self.subject.sees_maps)
+            return GivenMaps(NUM_FEATURES) if self.subject.sees_maps else nn.Identity()
 
     def model(self, method: Method, backbone: nn.Module | None = None) -> nn.Module:
         """Return the model in its initial state."""
@@ -165,7 +171,8 @@ class SmallJob:
             similarity = self.dataset.similarity().astype(np.float64 if self.wide else np.float32)
             return FeatureInputs(similarity, part.rows, part.labels, self.seed)
         if self.subject.regime == "probe":
-            features = self.dataset.features().astype(np.float64 if self.wide else np.float32)
+            features = self.dataset.maps() if self.subject.sees_maps else self.dataset.features()
+            features = features.astype(np.float64 if self.wide else np.float32)
             return FeatureInputs(features, part.rows, part.labels, self.seed).mixing(hooks.mixture_of(self.method()))
         base, method = eval_transform(_MODEL), self.method()
         transform = method.transform(TrainTransform(base, self.plan))
@@ -199,29 +206,23 @@ class SmallJob:
 
 
 class _SmallBackbone(nn.Module):
-    """What a run's backbone offers, in small: images [B, 3, H, W] to features [B, D], and `net.forward_features`.
+    """What a run's backbone offers, in small: images [B, 3, H, W] to features [B, D], or to maps [B, D, h, w].
 
     Without batch statistics, which differ between processes that share a batch.
     """
 
     num_features = NUM_FEATURES
 
-    def __init__(self) -> None:
+    def __init__(self, gives_maps: bool) -> None:
         super().__init__()
+        self._gives_maps = gives_maps
         self.convolutions = nn.Sequential(
             nn.Conv2d(3, 8, kernel_size=4, stride=4), nn.GELU(), nn.Conv2d(8, NUM_FEATURES, kernel_size=2, stride=2)
         )
 
-    @property
-    def net(self) -> _SmallBackbone:
-        return self  # in the place of the timm model
-
-    def forward_features(self, images: Tensor) -> Tensor:
-        features: Tensor = self.convolutions(images)
-        return features
-
     def forward(self, images: Tensor) -> Tensor:
-        return self.forward_features(images).mean(dim=(-2, -1))
+        maps: Tensor = self.convolutions(images)
+        return maps if self._gives_maps else maps.mean(dim=(-2, -1))
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ class FeatureInputs:
     """Cached features of a frozen backbone.
 
     Attributes:
-        features: [N, D] float32 of the whole split, possibly on disk. rows: [n] those of this part.
+        features: [N, D], or maps [N, D, h, w], of the whole split, possibly on disk. rows: [n] those of this part.
         mixture: of which rows training inputs are the means; None for one row each.
     """
 
@@ -174,7 +174,7 @@ class FeatureInputs:
 
     def __init__(self, features: np.ndarray, rows: np.ndarray, labels: PartialLabels, seed: int = 0) -> None:
         """Take the part's rows into memory where they are small enough."""
-        if len(rows) * features.shape[1] * 4 <= _IN_MEMORY_BYTES:
+        if len(rows) * features[:1].nbytes <= _IN_MEMORY_BYTES:
             features, rows = np.ascontiguousarray(features[rows]), np.arange(len(rows))
         self.features, self.rows, self.labels, self.seed = features, rows, labels, seed
 
@@ -197,7 +197,10 @@ class FeatureInputs:
         return len(self.rows)
 
     def _inputs(self, index: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.asarray(self.features[self.rows[index]]))
+        values = torch.from_numpy(np.asarray(self.features[self.rows[index]]))
+        # feature maps, which are stored so, and which heads want channels-last
+        is_half = values.dtype == torch.float16
+        return values.to(torch.float32, memory_format=torch.channels_last) if is_half else values
 
     def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: World = ALONE) -> Iterator[Batch]:
         """Yield training batches of features."""

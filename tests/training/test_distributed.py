@@ -58,7 +58,7 @@ def all_cases() -> list[Case]:
     found = []
     for name in REGISTRY.names("method"):
         method = REGISTRY.method(name)
-        needs_images = bool(method.needs & {"images", "feature_map"})
+        needs_images = bool(method.needs & {"images", "feature_map"})  # maps come from images here
         found += [] if needs_images else [Case(name), Case(name, num_rows=3)]
         found.append(Case(name, "finetune"))
     in_pieces = PLAN.model_copy(update={"accumulate": 3, "clip_grad": 0.05})
@@ -70,24 +70,19 @@ CASES = {case.name: case for case in all_cases()}
 
 
 class Convolutions(nn.Module):
-    """Stands for a backbone without batch statistics: images to a map of 2 x 2 places, and its mean."""
+    """Stands for a backbone without batch statistics: images to a map of 2 x 2 places, or to its mean."""
 
     num_features = NUM_FEATURES
 
-    def __init__(self) -> None:
+    def __init__(self, gives_maps: bool) -> None:
         super().__init__()
+        self.gives_maps = gives_maps
         self.stem = nn.Conv2d(3, 8, kernel_size=4, stride=4)
         self.last = nn.Conv2d(8, NUM_FEATURES, kernel_size=4, stride=4)
 
-    @property
-    def net(self) -> nn.Module:
-        return self
-
-    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        return self.last(nn.functional.gelu(self.stem(images)))
-
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.forward_features(images).mean(dim=(-2, -1))
+        maps: torch.Tensor = self.last(nn.functional.gelu(self.stem(images)))
+        return maps if self.gives_maps else maps.mean(dim=(-2, -1))
 
 
 def some_inputs(case: Case) -> FeatureInputs:
@@ -127,7 +122,7 @@ def prepared(case: Case, inputs: FeatureInputs, execution: Execution) -> FitStat
     spec = ModelSpec(backbone="convolutions", weights="random", image_size=IMAGE_SIZE, head_dropout=0.3)
     made = method(params, replace(task, artifacts=artifacts))
     with seeded(derive_seed(0, "model")):
-        backbone = nn.Identity() if case.regime == "probe" else Convolutions()
+        backbone = nn.Identity() if case.regime == "probe" else Convolutions("feature_map" in method.needs)
         model = made.build(backbone, lambda: make_head(spec, NUM_FEATURES, NUM_CLASSES))
     return prepare_fit(model.double(), made, case.plan, steps, execution)
 

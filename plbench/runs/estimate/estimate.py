@@ -6,7 +6,6 @@ would group them, one of each kind measured, and the sum.
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,21 +13,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from plbench.errors import PlbenchError
-from plbench.loading.features import features_key, features_name
+from plbench.loading.features import feature_dtype, features_key, features_name
 from plbench.loading.resumable_array import open_matrix
-from plbench.models.backbones import Backbone
+from plbench.models.backbones import feature_shape
 from plbench.progress import counted, duration, memory
-from plbench.randomness import seeded
 from plbench.runs.environment import device_name
 from plbench.runs.estimate.measured import Measured, measure, scored_images
 from plbench.runs.estimate.stacked import Stack, alike, measure_stack
 from plbench.runs.plan.resolved import ResolvedRun, in_order
 from plbench.runs.together import groups_in_order
 from plbench.runs.workspace import Workspace
-from plbench.spec import ModelSpec
 from plbench.training.checkpoint import Checkpoints
 from plbench.training.distributed import World
 
@@ -61,6 +59,7 @@ class Estimate:
         num_processes: that train together. workers: that decode images, of each.
         measured: of the plan, or of one like it; None where nothing had to be measured, or only stacks.
         peak_bytes: of the device where it is a GPU, else of a process; None where nothing was measured.
+        map_bytes: of the feature maps that the cache has still to hold.
     """
 
     plan: ResolvedRun
@@ -70,6 +69,7 @@ class Estimate:
     workers: int
     measured: Measured | None
     peak_bytes: int | None
+    map_bytes: int
     notes: tuple[str, ...] = ()
 
     @property
@@ -100,7 +100,8 @@ class Estimate:
         if self.peak_bytes is None:
             return "nothing to do" if not self.missing else "how long it takes cannot be measured before"
         steps, peak = counted(self.steps_left, "step"), memory(self.peak_bytes)
-        return f"about {duration(self.seconds)} on {self.device.type}, {steps}, {peak} of memory at the peak"
+        text = f"about {duration(self.seconds)} on {self.device.type}, {steps}, {peak} of memory at the peak"
+        return text + (f", {memory(self.map_bytes)} of feature maps in the cache" if self.map_bytes else "")
 
     def totals(self) -> dict[str, Any]:
         """Return the sums, for JSON."""
@@ -178,13 +179,13 @@ def estimate_runs(
     groups = groups_in_order(list(missing.values())) if len(plans) > 1 else []
     company = {plan.spec.key: members for members in groups for plan in members}
     titles, reads = _titles(wanted, asked), _features([*missing.values(), *wanted.values()], missing, workspace)
+    files = list(dict.fromkeys(file for files in reads.values() for file in files))
     pace = _Pace(plans, workspace, thorough, reads)
     with workspace.reporter.patience("Measuring a few steps"):
         items = []
-        for file in dict.fromkeys(file for files in reads.values() for file in files):
-            what = f"features of {file.num_images:,} {file.split} images"
+        for file in files:
             seconds = pace.features(file.plan, file.num_images) if file.is_missing else 0.0
-            items.append(Item(what, None, "to do" if file.is_missing else "done", seconds))
+            items.append(Item(file.what, None, "to do" if file.is_missing else "done", seconds))
         for key, run in wanted.items():
             if key in done:
                 items.append(Item(titles[key], key, "done", 0.0, 0, run.num_steps))
@@ -200,7 +201,9 @@ def estimate_runs(
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(workspace.device)
     peak = pace.peak_bytes(missing)
-    estimate = Estimate(plans[-1], tuple(items), workspace.device, processes, workspace.workers, pace.own, peak)
+    map_bytes = sum(file.num_bytes for file in files if file.is_maps and file.is_missing)
+    done_by = (workspace.device, processes, workspace.workers)
+    estimate = Estimate(plans[-1], tuple(items), *done_by, pace.own, peak, map_bytes)
     return replace(estimate, notes=(*_notes(estimate, workspace), *pace.errors))
 
 
@@ -217,13 +220,33 @@ def _titles(wanted: Mapping[str, ResolvedRun], asked: set[str]) -> dict[str, str
 
 @dataclass(frozen=True, eq=False)
 class _Features:
-    """Features of a split. num_features: 0 where they were not found. is_missing: whether a run waits for them."""
+    """Features of a split. shape: of an image's; () where it is not known. is_missing: whether a run waits for them."""
 
     plan: ResolvedRun
     split: str
     num_images: int
-    num_features: int
+    shape: tuple[int, ...]
     is_missing: bool
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all of them; 0 where that is not known."""
+        if not self.shape:
+            return 0
+        return self.num_images * math.prod(self.shape) * np.dtype(feature_dtype(self.shape)).itemsize
+
+    @property
+    def is_maps(self) -> bool:
+        """Whether they are feature maps."""
+        return self.plan.features_model.pooling == "none"
+
+    @property
+    def what(self) -> str:
+        """Return what they are, in words; of maps their size, too, as they are large."""
+        of_images = f"of {self.num_images:,} {self.split} images"
+        if not (self.is_maps and self.shape):
+            return f"{'feature maps' if self.is_maps else 'features'} {of_images}"
+        return f"feature maps {of_images}, {' x '.join(map(str, self.shape))}, {memory(self.num_bytes)}"
 
 
 def _features(
@@ -238,15 +261,18 @@ def _features(
         splits += [spec.protocol.test_split] if splits and not spec.only_selects else []
         reads[spec.key] = []
         for split in splits:
-            images = plan.protocol_data.whole(split).images
+            images, model = plan.protocol_data.whole(split).images, plan.features_model
             key = features_key(
-                spec.dataset_fingerprint, split, images, spec.model, spec.precision, spec.seed, workspace.decode
+                spec.dataset_fingerprint, split, images, model, spec.precision, spec.seed, workspace.decode
             )
             path = workspace.store.cache / features_name(key)
             if path not in found:
                 stored = open_matrix(path, num_rows=len(images)) if is_needed else None
-                width = 0 if stored is None else int(stored.shape[1])
-                found[path] = _Features(plan, split, len(images), width, is_needed and stored is None)
+                is_missing = is_needed and stored is None
+                shape = () if stored is None else stored.shape[1:]
+                if is_missing and model.pooling == "none":  # what they will take is worth a look at the backbone
+                    shape = feature_shape(model)
+                found[path] = _Features(plan, split, len(images), shape, is_missing)
             reads[spec.key].append(found[path])
     return reads
 
@@ -298,7 +324,7 @@ class _Pace:
         measured = [one for one in (*self._alone.values(), *self._stacks.values()) if one is not None]
         if not measured or not self._on_cpu:
             return max((one.peak_bytes for one in measured), default=None)
-        features = max(sum(4 * file.num_images * file.num_features for file in self._reads[key]) for key in missing)
+        features = max(sum(file.num_bytes for file in self._reads[key]) for key in missing)
         return features + max(one.program_bytes + one.peak_bytes for one in measured)
 
     def _measured(self, plan: ResolvedRun) -> Measured | None:
@@ -306,9 +332,9 @@ class _Pace:
         kind = self._kind(plan)
         if kind not in self._alone:
             representative = self._plan if self._kind(self._plan) == kind else plan
-            width = self._cached_width(plan)
+            shape = self._cached_shape(plan)
             try:
-                self._alone[kind] = measure(representative, self._workspace, width, thorough=self._thorough)
+                self._alone[kind] = measure(representative, self._workspace, shape, thorough=self._thorough)
             except PlbenchError as error:
                 if self._is_single and representative is self._plan:
                     raise
@@ -321,7 +347,8 @@ class _Pace:
         spec, method = plan.spec, plan.method
         plan_ = (spec.plan.batch_size, spec.plan.accumulate, spec.plan.grad_checkpointing)
         hooks = (method.build, method.forward, method.transform)
-        return spec.dataset_fingerprint, spec.model, spec.regime, plan_, hooks, self._cached_width(plan) is not None
+        model, is_cached = plan.features_model, self._cached_shape(plan) is not None
+        return spec.dataset_fingerprint, model, spec.regime, plan_, hooks, is_cached
 
     def _stack(self, members: list[ResolvedRun]) -> Stack | None:
         """Return what heads take that train together; None where they do not, or cannot be measured."""
@@ -329,17 +356,17 @@ class _Pace:
             return None
         kind = alike(members)
         if kind not in self._stacks:
-            width = self._cached_width(members[0]) or _num_features(members[0].spec.model)
+            shape = self._cached_shape(members[0]) or feature_shape(members[0].spec.model)
             try:
-                self._stacks[kind] = measure_stack(members, width, self._workspace)
+                self._stacks[kind] = measure_stack(members, shape[0], self._workspace)
             except PlbenchError:  # what the run itself will say at its time
                 self._stacks[kind] = None
         return self._stacks[kind]
 
-    def _cached_width(self, plan: ResolvedRun) -> int | None:
-        """Return the width of a run's features; None where some are still to be computed, or it reads none."""
-        widths = [file.num_features for file in self._reads[plan.spec.key]]
-        return widths[0] if widths and all(widths) else None
+    def _cached_shape(self, plan: ResolvedRun) -> tuple[int, ...] | None:
+        """Return the shape of a run's features; None where some are still to be computed, or it reads none."""
+        files = self._reads[plan.spec.key]
+        return None if not files or any(file.is_missing or not file.shape for file in files) else files[0].shape
 
     def _loaded(self, measured: Measured, compute: float, num_images: int) -> float:
         """Return seconds of computing on images that workers load meanwhile: a CPU does one after the other."""
@@ -348,12 +375,6 @@ class _Pace:
             return compute + loading / (1 if self._on_cpu else self._processes)
         loading /= min(workers * self._processes, os.cpu_count() or 1)
         return compute + loading if self._on_cpu else max(compute, loading)
-
-
-@functools.cache
-def _num_features(model: ModelSpec) -> int:
-    with seeded(0):
-        return Backbone(model).num_features
 
 
 def _quicker(found: Estimate) -> Iterator[str]:

@@ -83,24 +83,26 @@ class Measured:
         return self.state_bytes + self.activation_bytes + self.other_bytes
 
 
-def measure(plan: ResolvedRun, workspace: Workspace, num_features: int | None, *, thorough: bool = True) -> Measured:
+def measure(
+    plan: ResolvedRun, workspace: Workspace, shape: tuple[int, ...] | None, *, thorough: bool = True
+) -> Measured:
     """Take a few steps.
 
     Args:
         plan: the run.
         workspace: where and how; of several processes, this one's share is measured.
-        num_features: width of cached features in the probe regime; None where they are still to be computed.
+        shape: of an image's cached features in the probe regime; None where they are still to be computed.
         thorough: take several steps, on a GPU of the whole batch; else one of a few images.
 
     Raises:
         PlbenchError: if a stage of the run cannot be stood in for, or the method refuses the plan.
     """
-    trial = _Trial(plan, workspace, num_features, thorough)
+    trial = _Trial(plan, workspace, shape, thorough)
     measured_images, step_seconds, is_too_large = trial.step()
-    shape, side = trial.inputs.shape, plan.spec.model.image_size
+    side = plan.spec.model.image_size
     extract_seconds, extract_bytes = 0.0, 0
     with evaluation_mode(trial.state.model), torch.inference_mode():
-        infer_seconds, infer_bytes = trial.inference(trial.score, shape, EVAL_BATCH_SIZE)
+        infer_seconds, infer_bytes = trial.inference(trial.score, trial.inputs.shape, EVAL_BATCH_SIZE)
         if plan.spec.regime == "probe" and trial.backbone is not None:
             backbone = trial.backbone.eval().to(trial.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             extract_seconds, extract_bytes = trial.inference(
@@ -146,7 +148,7 @@ def scored_images(plan: ResolvedRun, *, is_stage: bool) -> float:
 class _Trial:
     """A run about to train on inputs that are made up."""
 
-    def __init__(self, plan: ResolvedRun, workspace: Workspace, num_features: int | None, thorough: bool) -> None:
+    def __init__(self, plan: ResolvedRun, workspace: Workspace, shape: tuple[int, ...] | None, thorough: bool) -> None:
         self.spec, self.device, self.thorough = plan.spec, workspace.device, thorough
         self.num_steps = _STEPS if thorough else 1
         self.execution = Execution(workspace.device, plan.spec.precision, compiles=workspace.compiles and thorough)
@@ -156,16 +158,17 @@ class _Trial:
         self.activation_bytes = self.other_bytes = 0
         is_probe = self.spec.regime == "probe"
         with seeded(0):
-            self.backbone = Backbone(self.spec.model) if not is_probe or num_features is None else None
-        width = num_features or (self.backbone.num_features if self.backbone else 0)
-        backbone = nn.Identity() if is_probe or self.backbone is None else self.backbone
-        self.state = about_to_train(plan, backbone, width, self.execution)
+            self.backbone = Backbone(plan.features_model) if not is_probe or shape is None else None
+        if shape is None:
+            shape = () if self.backbone is None else self.backbone.feature_shape
+        backbone = None if is_probe else self.backbone
+        self.state = about_to_train(plan, backbone, shape, self.execution)
         # what the libraries take that have been loaded by now; there are no gradients and no moments yet
         self.program_bytes = max(0, resident_bytes() - self.state_bytes())
         side = self.spec.model.image_size
         views = None if is_probe else self._loaded(0)
         num_views = len(views) if isinstance(views, tuple) and len(views) > 1 else 0
-        self.inputs = SyntheticInputs(self.part.labels, (width,) if is_probe else (3, side, side), num_views)
+        self.inputs = SyntheticInputs(self.part.labels, shape if is_probe else (3, side, side), num_views)
 
     def _loaded(self, row: int) -> Any:
         """Return an image as training would get it."""
@@ -279,7 +282,7 @@ class _Trial:
             with self.execution.autocast():
                 return batch, self._bytes_of(lambda: work(batch))
 
-        size = min(most, _SCORED_IMAGES if self.device.type == "cpu" and len(shape) == 3 else most)
+        size = min(most, _SCORED_IMAGES if self.device.type == "cpu" and shape[0] == 3 else most)
         size, (batch, num_bytes) = _largest_that_fits(size, attempt)
         seconds = []
         for _ in range(self.num_steps):

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from plbench.errors import PlbenchError
 from plbench.runs import summary
@@ -75,7 +74,7 @@ def measure_stack(members: Sequence[ResolvedRun], width: int, workspace: Workspa
 
 
 def _state(plan: ResolvedRun, width: int, workspace: Workspace) -> FitState:
-    return about_to_train(plan, nn.Identity(), width, Execution(workspace.device, plan.spec.precision))
+    return about_to_train(plan, None, (width,), Execution(workspace.device, plan.spec.precision))
 
 
 def _timed(members: Sequence[ResolvedRun], width: int, workspace: Workspace) -> float:

@@ -14,7 +14,7 @@ from plbench.data.images import label_tensor
 from plbench.data.labels import PartialLabels
 from plbench.errors import PlbenchError
 from plbench.method import Batch, Method
-from plbench.models.backbones import make_head
+from plbench.models.backbones import GivenMaps, make_head
 from plbench.randomness import seeded
 from plbench.runs.plan.resolved import ResolvedRun, make_task
 from plbench.training import hooks
@@ -88,17 +88,22 @@ class _SyntheticView:
         return self._build()
 
 
-def about_to_train(plan: ResolvedRun, backbone: nn.Module, num_features: int, execution: Execution) -> FitState:
+def about_to_train(
+    plan: ResolvedRun, backbone: nn.Module | None, shape: tuple[int, ...], execution: Execution
+) -> FitState:
     """Return the state of a run before its first step, with random weights that no step moves.
 
     Args:
-        plan: the run. backbone: what its method builds a model of. num_features: that this gives.
+        plan: the run. backbone: what its method builds a model of; None where features are given.
+        shape: of an image's features.
         execution: where and how precisely.
 
     Raises:
         PlbenchError: if a stage of the run cannot be stood in for.
     """
-    method, model = _untrained(plan, backbone, num_features)
+    if backbone is None:
+        backbone = nn.Identity() if len(shape) == 1 else GivenMaps(shape[0])
+    method, model = _untrained(plan, backbone, shape[0])
     state = prepare_fit(model, method, plan.spec.plan, method.task.steps_per_epoch, execution)
     # more steps than the run may have, and none that moves the weights: random ones on random inputs could diverge
     state.schedule = torch.optim.lr_scheduler.LambdaLR(state.optimizer, lambda step: 0.0)

@@ -21,6 +21,7 @@ from plbench.runs.registry import Registry
 from plbench.runs.workspace import Workspace, fingerprint, open_dataset
 from plbench.spec import (
     PACKAGES,
+    SPATIAL_HEADS,
     ModelSpec,
     Plan,
     Precision,
@@ -295,7 +296,10 @@ def _choose_recipe(dataset: Dataset, name: str | None) -> Recipe:
 
 
 def _choose_model(recipe: Recipe, changes: Mapping[str, Any]) -> ModelSpec:
-    """Return the recipe's model with what was asked for; another backbone brings its own weights and normalisation."""
+    """Return the recipe's model with what was asked for.
+
+    Another backbone brings its own weights and normalisation, a head that sees the whole map that no pooling.
+    """
     values = {**recipe.model.model_dump(), **changes}
     if "backbone" in changes:
         values["backbone"] = resolve_backbone(values["backbone"])
@@ -304,4 +308,6 @@ def _choose_model(recipe: Recipe, changes: Mapping[str, Any]) -> ModelSpec:
             if recipe.model.weights == "packaged":
                 has_package = values["backbone"] in PACKAGES
                 values["weights"] = changes.get("weights", "packaged" if has_package else "pretrained")
+    if "pooling" not in changes and (values["head"] in SPATIAL_HEADS) != (values["pooling"] == "none"):
+        values["pooling"] = "none" if values["head"] in SPATIAL_HEADS else "mean"
     return checked(ModelSpec, values, "model")

@@ -12,15 +12,17 @@ from pydantic import BaseModel, ValidationError
 
 from plbench.errors import PlbenchError, PluginError, did_you_mean, first_invalid
 from plbench.method import Method, Stage, Task
+from plbench.models.backbones import feature_shape
 from plbench.progress import counted
 from plbench.randomness import generator
 from plbench.runs.plan.label_check import check_learnable
+from plbench.runs.plan.map_check import check_takes_maps
 from plbench.runs.protocol import ProtocolData
 from plbench.runs.record import Record, TuningReport
 from plbench.runs.registry import Registry, source_sha256
 from plbench.runs.store import Store
 from plbench.runs.stored import finished_record
-from plbench.spec import MethodSpec, Recipe, RunSpec
+from plbench.spec import MethodSpec, ModelSpec, Recipe, RunSpec
 from plbench.training.hooks import Guarded, construct
 
 _MAX_STAGE_DEPTH = 8
@@ -50,6 +52,11 @@ class ResolvedRun:
     def prerequisites(self) -> list[ResolvedRun]:
         """The runs that must be there before this one: its stages, and the one that chooses its epoch."""
         return [*(run for _, run in self.stages.values()), *([self.chooser] if self.chooser is not None else [])]
+
+    @property
+    def features_model(self) -> ModelSpec:
+        """The model as the method sees its backbone: without pooling where it needs the feature map."""
+        return _features_model(self.method, self.spec.model)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -96,6 +103,8 @@ def complete(
     suggested = protocol_data.protocol.suggested.get(method.name, {}) if not base.method.version else {}
     params = validate_params(method, _starting(method, suggested, method_params))
     _check_needs(method, base, protocol_data)
+    if (seen := _features_model(method, base.model)).pooling == "none":
+        feature_shape(seen)  # refuses a backbone that gives no map
     needs_embeddings = "embeddings" in method.needs
     task = make_task(base if needs_embeddings else base.model_copy(update={"embeddings": None}), protocol_data)
     params = params.completed(task)
@@ -116,6 +125,9 @@ def complete(
         stages[stage.name] = (stage, plan)
     if not stages:  # what the constructor refuses, such as a table that would not fit, is known before anything trains
         construct(method, params, task)
+        if base.model.is_spatial:
+            labels = protocol_data.train(base.train_part).labels
+            check_takes_maps(lambda: construct(method, params, task), base.model, labels)
     spec = base.model_copy(
         update={
             "method": MethodSpec(
@@ -233,8 +245,12 @@ def make_task(spec: RunSpec, protocol_data: ProtocolData, artifacts: Mapping[str
     )
 
 
+def _features_model(method: type[Method], model: ModelSpec) -> ModelSpec:
+    return model.model_copy(update={"pooling": "none"}) if "feature_map" in method.needs else model
+
+
 def _check_needs(method: type[Method], spec: RunSpec, protocol_data: ProtocolData) -> None:
-    if spec.regime == "probe" and method.needs & {"images", "feature_map"}:
+    if spec.regime == "probe" and "images" in method.needs:
         raise PlbenchError(f'method {method.name!r} needs images, not cached features; give `regime="finetune"`')
     if "embeddings" in method.needs and spec.embeddings is None:
         raise PlbenchError(
