@@ -59,6 +59,8 @@ def all_cases() -> list[Case]:
     found = []
     for name in REGISTRY.names("method"):
         method = REGISTRY.method(name)
+        if not method.learns:
+            continue
         needs_images = bool(method.needs & {"images", "feature_map"})  # maps come from images here
         found += [] if needs_images else [Case(name), Case(name, num_rows=3)]
         found.append(Case(name, "finetune"))
