@@ -91,8 +91,8 @@ def predictions(
             raise _refusal(unreadable)
         there = np.flatnonzero(~np.isnan(scores[:, 0]))
         found = scores if not len(missing) else scores[there]
-        why = {images.ids[missing[row]]: reason for row, reason in unreadable.items()}
-        yield Predictions(tuple(images.ids[row] for row in there), model.class_names, found, why)
+        why = {images.ids[int(missing[row])]: reason for row, reason in unreadable.items()}
+        yield Predictions(tuple(images.ids[row] for row in there.tolist()), model.class_names, found, why)
         path.unlink(missing_ok=True)
 
 
@@ -105,9 +105,7 @@ def _fill(path: Path, model: TrainedModel, images: ImageFiles, workspace: Worksp
         while todo := growing.batches_to_do(0, 1):
             rows = np.concatenate([growing.rows_of(batch) for batch in todo])
             left = images.subset(rows)
-            source = _WithoutBroken(
-                left.root, left.paths, left.ids, frozenset(np.flatnonzero(np.isin(rows, [*broken])))
-            )
+            source = _WithoutBroken(left.root, left.paths, left.ids, frozenset(images.paths[row] for row in broken))
             try:
                 for batch, scores in zip(todo, model.scores(source, workspace), strict=True):
                     values = scores.numpy().copy()
@@ -145,11 +143,16 @@ def _refusal(unreadable: dict[int, str]) -> DataError:
 class _WithoutBroken(ImageFiles):
     """Images of which some cannot be read and are black, so that the others stay in their places in a batch."""
 
-    broken: frozenset[int] = frozenset()
+    broken: frozenset[str] = frozenset()
 
     def load(self, row: int, min_side: int = 0) -> Image.Image:
         """Return the image, or a black one."""
-        return Image.new("RGB", (64, 64)) if row in self.broken else super().load(row, min_side)
+        return Image.new("RGB", (64, 64)) if self.paths[row] in self.broken else super().load(row, min_side)
+
+    def subset(self, index: np.ndarray) -> _WithoutBroken:
+        """Return the chosen rows, in the order given."""
+        left = super().subset(index)
+        return _WithoutBroken(left.root, left.paths, left.ids, self.broken)
 
 
 def _identity(model: TrainedModel, images: ImageFiles, workspace: Workspace) -> str:

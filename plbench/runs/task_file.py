@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from plbench.files.checksums import Damaged, read_checked, write_checked
+from plbench.files import write_atomically
 from plbench.method import Task
 from plbench.randomness import generator
 from plbench.spec import RunSpec
@@ -30,16 +29,18 @@ def save_task(folder: Path, task: Task) -> None:
     arrays: dict[str, Any] = {name: np.array(getattr(task, name)) for name in (*_NAMES, *_COUNTS, "num_train")}
     arrays |= {"expected_positives": expected}
     arrays |= {f"artifact.{name}": value.cpu().numpy() for name, value in task.artifacts.items()}
-    write_checked(folder / TASK, lambda file: np.savez_compressed(file, **arrays))
+    write_atomically(folder / TASK, lambda file: np.savez_compressed(file, **arrays))
 
 
-def read_task(folder: Path, spec: RunSpec) -> Task | None:
-    """Return what `save_task` wrote; None where there is none, as in runs of older versions, or it is damaged."""
-    try:
-        with np.load(io.BytesIO(read_checked(folder / TASK)), allow_pickle=False) as stored:
-            arrays = dict(stored)
-    except (FileNotFoundError, Damaged):
-        return None
+def read_task(path: Path, spec: RunSpec) -> Task:
+    """Return what `save_task` wrote.
+
+    Args:
+        path: of the file, whose content is known to be what was written.
+        spec: of the run.
+    """
+    with np.load(path, allow_pickle=False) as stored:
+        arrays = dict(stored)
     expected, num_train = float(arrays["expected_positives"]), int(arrays["num_train"])
     prefix = "artifact."
     return Task(

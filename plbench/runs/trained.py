@@ -31,7 +31,7 @@ from plbench.runs.registry import source_sha256
 from plbench.runs.store import CHECKPOINT
 from plbench.runs.stored import read_run
 from plbench.runs.tables import PER_CLASS
-from plbench.runs.task_file import read_task
+from plbench.runs.task_file import TASK, read_task
 from plbench.runs.workspace import Workspace
 from plbench.spec import RunSpec
 from plbench.training import checkpoint
@@ -159,7 +159,10 @@ def load_model(folder: Path, workspace: Workspace) -> TrainedModel:
     if source_sha256(kind) != spec.method.source_sha256:
         workspace.reporter.note(f"method {name} has changed since run {record.key}; its scores may differ")
     execution = Execution(workspace.device, spec.precision)
-    task = read_task(folder, spec) or _task_of_dataset(spec, workspace)
+    if TASK in record.files:
+        task = read_task(whole_file(folder, record, TASK), spec)
+    else:  # of an older version, or with embeddings of the dataset's images
+        task = _task_of_dataset(spec, workspace)
     method = construct(kind, validate_params(kind, spec.method.params), task)
     model_spec, is_probe = features_model_of(kind, spec.model), spec.regime == "probe"
     # where the whole network was trained, the run's checkpoint has the backbone, too
@@ -179,7 +182,7 @@ def load_model(folder: Path, workspace: Workspace) -> TrainedModel:
     averaged = saved["ema"] if record.selection.weights == "ema" else None
     model.load_state_dict(saved["model"] if averaged is None else averaged)
     for part in (model, backbone):
-        part.to(workspace.device, memory_format=torch.channels_last).eval()
+        part.to(workspace.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     unique = len(set(task.class_names)) == len(task.class_names)
     names = task.class_names if unique else task.class_ids
     return TrainedModel(folder, record, method, model, backbone if is_probe else None, execution, names)
