@@ -148,7 +148,7 @@ def test_labels_by_threshold_and_rank() -> None:
     assert found.labels(0.35, 2).tolist() == [[False, True, True], [False, False, True]]
 
 
-def test_other_weights_are_refused(make_workspace: Callable[..., Workspace]) -> None:
+def test_a_model_that_is_not_the_runs_own_or_has_none_is_refused(make_workspace: Callable[..., Workspace]) -> None:
     workspace = make_workspace()
     folder = made(workspace, "ce-ignore", model={"backbone": "tf_efficientnet_lite0"}, plan={"epochs": 1})
     other = workspace.store.cache / "other.pt"
@@ -157,9 +157,26 @@ def test_other_weights_are_refused(make_workspace: Callable[..., Workspace]) -> 
         patch.setattr(trained, "weights_path", lambda model, file: other)
         with pytest.raises(PlbenchError, match="does not hold the weights of tf_efficientnet_lite0"):
             load_model(folder, workspace)
+    kind = workspace.registry.method("ce-ignore")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "learns", False)
+        with pytest.raises(PlbenchError, match="'ce-ignore' scores by embeddings of its dataset's images"):
+            load_model(folder, workspace)
     (folder / "checkpoint.pt").write_bytes(b"changed")
     with pytest.raises(PlbenchError, match="was changed since"):
         load_model(folder, workspace)
+
+
+def test_a_method_that_changed_since_is_noted(
+    make_workspace: Callable[..., Workspace], listening: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = replace(make_workspace(), reporter=listening)
+    folder = made(workspace, "ce-negative", plan={"epochs": 1})
+    load_model(folder, workspace)
+    assert not any("has changed since" in line for line in listening.lines)
+    monkeypatch.setattr(trained, "source_sha256", lambda kind: "0" * 64)
+    load_model(folder, workspace)
+    assert any("method ce-negative has changed since run" in line for line in listening.lines)
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet", ".jsonl"])
