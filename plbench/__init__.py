@@ -1,3 +1,43 @@
-"""plbench: the benchmark suite for learning from images whose labels are only partly known."""
+"""plbench: the benchmark suite for learning from images whose labels are only partly known.
+
+From Python, as on the command line: `run`, `compare`, `tune`, `advise`; `load` finds a run again, `runs` lists them.
+Methods and datasets are written against `plbench.api`. What type checkers see is in `__init__.pyi`.
+"""
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Comparison",
+    "Result",
+    "Study",
+    "advise",
+    "compare",
+    "load",
+    "run",
+    "runs",
+    "show_progress",
+    "tune",
+]
+
+_HOMES = {
+    **dict.fromkeys(("Comparison", "compare"), "plbench.python.comparisons"),
+    **dict.fromkeys(("Result", "load", "run"), "plbench.python.results"),
+    **dict.fromkeys(("Study", "advise", "tune"), "plbench.python.studies"),
+    "show_progress": "plbench.cli.console",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for only now: torch and pandas take seconds, and `plbench --help` needs neither."""
+    if name == "runs":
+        return import_module("plbench.runs")  # which can be called
+    if name not in _HOMES:
+        raise AttributeError(f"module 'plbench' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -290,6 +290,7 @@ def every_command(bench: Bench, key: str) -> dict[str, list[object]]:
         "runs show": ["runs", "show", key[:8]],
         "runs show --class": ["runs", "show", key, "--class", "cat"],
         "runs compare": ["runs", "compare"],
+        "predict": ["predict", key, bench.data / "val2017", "--out", bench.data / "scores.csv", "--top-k", 2],
         "doctor": ["doctor", *root],
     }
 
@@ -310,6 +311,29 @@ def test_every_command_speaks_to_people_too(command: str, bench: Bench, compared
     lines = [line for line in said.out.splitlines() if not line.startswith(("Next:", "Record:", "To "))]
     assert lines and max(map(len, lines)) <= 160
     assert not re.search(r"[{}]|\b(None|nan)\b", said.out)  # what Python prints is not for people
+
+
+def test_predictions_have_the_labels_that_were_asked_for(bench: Bench, tmp_path: Path) -> None:
+    record = bench.run("ce-negative", "--simulate", "rpa=0.2", "--json").json
+    out = tmp_path / "deep" / "scores.csv"
+    words = ["predict", record["key"], bench.data / "val2017", "--out", out, "--workers", 0]
+    assert plbench(*words, "--threshold", "validation", "--json").json["images"] == 16
+    rows = list(csv.DictReader(io.StringIO(out.read_text(encoding="utf-8"))))
+    assert list(rows[0]) == ["image", "labels", *CATEGORIES.values()]
+    table = list(csv.DictReader(io.StringIO((bench.runs / record["key"] / "per_class.csv").read_text("utf-8"))))
+    for row in rows:
+        chosen = [own["class_name"] for own in table if float(row[own["class_name"]]) >= float(own["threshold"])]
+        assert row["labels"] == ";".join(chosen)
+    assert any(row["labels"] for row in rows)
+    assert plbench(*words, "--threshold", "1.5").err.startswith("plbench: error: --threshold 1.5: give a number")
+    (bench.data / "val2017" / "broken.jpg").write_bytes(b"no image")
+    try:
+        said = plbench(*words)
+        assert said.code == 2 and "broken.jpg cannot be read" in said.err and "--skip-unreadable" in said.err
+        skipped = plbench(*words, "--skip-unreadable").out
+        assert "scores of 16 images" in skipped and "Skipped: image" in skipped
+    finally:
+        (bench.data / "val2017" / "broken.jpg").unlink()
 
 
 def test_methods_are_described(bench: Bench) -> None:

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from plbench.api import DataError, TextColumn
+from plbench.data.images import SUFFIXES
 from plbench.data.spelling import file_look, first_alike, list_by_look, look
 from plbench.files.paths import UNSAFE
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _SUFFIX = r"(?i)\.(jpe?g|png|webp|bmp|gif|tiff?)$"
 _UNUSUAL = r"(^|/)\.?(/|$)"  # "./a.jpg", "a//b.jpg", "a/"
 

@@ -26,6 +26,7 @@ from plbench.cli.data import data_app
 from plbench.cli.inspect import doctor, methods_app, runs_app
 from plbench.cli.once import CommandGroup
 from plbench.cli.options import say
+from plbench.cli.predict import predict
 from plbench.cli.run import run
 from plbench.cli.study import study
 from plbench.cli.sweep import sweep_app
@@ -44,6 +45,7 @@ app = CommandGroup(
 app.command()(run)
 app.command()(tune)
 app.command()(compare)
+app.command()(predict)
 app.command()(study)
 app.command()(advise)
 app.command()(doctor)

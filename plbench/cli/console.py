@@ -34,15 +34,21 @@ _QUIET_SECONDS = 5.0  # between two plain lines of one task
 class ConsoleReporter(Reporter):
     """Prints lines and the advance of long work to standard error."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        """With `quiet`, nothing is printed."""
+    def __init__(self, *, quiet: bool = False, spelt: Callable[[str], str] = in_options) -> None:
+        """Print nothing yet.
+
+        Args:
+            quiet: whether nothing is ever printed.
+            spelt: of a line, how its settings are written: as options of a command, unless something else is given.
+        """
         super().__init__()
+        self._spelt = spelt
         self._console = Console(file=sys.stderr, quiet=quiet, highlight=False, soft_wrap=True)
         self._start = time.monotonic()
 
     def line(self, text: str) -> None:
         """Print one line; with the time since the start where nobody watches a terminal."""
-        text = in_options(text)
+        text = self._spelt(text)
         if not self._console.is_terminal:
             text = f"[{time.monotonic() - self._start:7.1f} s] {text}"
         self._console.print(text, markup=False)
@@ -114,6 +120,21 @@ class ConsoleReporter(Reporter):
 
         with _after(2 * _QUIET_SECONDS, say_that_it_goes_on):
             yield report
+
+
+def show_progress() -> Reporter:
+    """Return what shows how far work is, to be handed to a function of plbench as `progress=`.
+
+    On a terminal there are bars with the time left; in a notebook and elsewhere, a line every few seconds. Without it,
+    the functions are silent.
+
+    Examples:
+        >>> import plbench
+        >>> own = {"labels": "demo/labels-long.csv", "images": "demo/images", "negative_value": 0}
+        >>> plbench.run("ce-negative", "table", progress=plbench.show_progress(), **own).record.status
+        'done'
+    """
+    return ConsoleReporter(spelt=str)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ import typer
 
 from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError
+from plbench.python.settings import OF_DATA
+from plbench.python.settings import RUNS as RUNS
 from plbench.training.launch import is_worker, write_failure
 
 if TYPE_CHECKING:
@@ -32,9 +34,6 @@ Plugins = Annotated[list[Path] | None, typer.Option(help="A Python file with met
 DataRoot = Annotated[Path | None, typer.Option(help="The dataset's own folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-RUNS = Path("runs")
-WEIGHTS = ("packaged", "pretrained", "random")
-OF_DATA = ("labels", "images", "negative_value")  # of a dataset, with options of their own
 Method = Annotated[str | None, typer.Option("--method", "-m", help="Name of a method.")]
 Dataset = Annotated[str | None, typer.Option("--dataset", "-d", help="Name of a dataset.")]
 Selection = Annotated[
@@ -101,12 +100,9 @@ def with_options(shared: Callable[..., None]) -> Callable[[Callable[..., None]],
 
 def open_store(runs: Path) -> Store:
     """Return a folder of runs, with the cache."""
-    from platformdirs import user_cache_path
-
     from plbench.runs.store import Store
 
-    cache = os.environ.get("PLBENCH_CACHE")
-    return Store(runs, Path(cache) if cache else user_cache_path("plbench"))
+    return Store.at(runs)
 
 
 def open_registry(plugins: list[Path] | None) -> Registry:
@@ -123,46 +119,11 @@ def make_workspace(given: Setting, world: World | None = None) -> Workspace:
         PlbenchError: if one of them does not say anything, or needs a device or package that is not here.
     """
     from plbench.cli.console import ConsoleReporter
-    from plbench.runs.environment import choose_device
-    from plbench.runs.pretraining import parse_pretraining
-    from plbench.runs.workspace import SAVE_EVERY_SECONDS, Workspace
-    from plbench.tracking.follow import check_names
-    from plbench.training.distributed import ALONE, local_size
+    from plbench.python.settings import workspace_of
 
-    world, track = world or ALONE, check_names(given.get("track") or ())
-    weights, pretraining = given.get("weights"), given.get("pretraining")
-    weights_file = None if weights in (None, *WEIGHTS) else Path(weights)
-    if pretraining is not None:
-        pretraining = parse_pretraining(pretraining)
-        if weights_file is None:
-            raise PlbenchError(
-                "--pretraining says what the weights in a file have seen; of others it is known: give --weights FILE, "
-                "or leave it out"
-            )
-    device, decode = choose_device(given.get("device")), str(given.get("decode") or "pil")
-    workers, save_every = given.get("workers"), given.get("save_every")
-    workspace = Workspace(
-        store=open_store(given.get("runs") or RUNS),
-        registry=open_registry(given.get("plugin")),
-        reporter=ConsoleReporter(quiet=bool(given.get("quiet")) or not world.is_main),
-        device=device,
-        workers=max(1, min(8, (os.cpu_count() or 1) // local_size())) if workers is None else workers,
-        data_root=given.get("data_root"),
-        data_options=data_options(given),
-        weights_file=weights_file,
-        pretraining=pretraining,
-        track=track,
-        decode=decode,
-        world=world,
-        save_every=SAVE_EVERY_SECONDS if save_every is None else save_every,
-        save_epochs=given.get("save_epochs"),
-        compiles=bool(given.get("compile")),
-    )
-    if decode != "pil":
-        from plbench.loading.jpegs import jpeg_decoder
-
-        jpeg_decoder(decode, device)  # says what is missing now, and not when the first run needs it
-    return workspace
+    progress = ConsoleReporter(quiet=bool(given.get("quiet")) or not (world is None or world.is_main))
+    own = {"plugins": given.get("plugin"), "data_options": data_options(given), "progress": progress}
+    return workspace_of({**given, **own}, world)
 
 
 def all_records(runs: Path) -> list[tuple[Path, Record]]:
@@ -212,9 +173,10 @@ def parse_assignments(
 
 
 def data_options(given: Setting) -> dict[str, Any]:
-    """Return options of a dataset by name, from the command's own options and from those given as name=value."""
+    """Return options of a dataset that are given as name=value, by name."""
     own = {name: given[name] for name in OF_DATA if given.get(name) is not None}
-    return parse_assignments(given.get("data_option"), "-D", "layout=wide", own)
+    values = parse_assignments(given.get("data_option"), "-D", "layout=wide", own)
+    return {name: value for name, value in values.items() if name not in own}
 
 
 def typed(**options: Any) -> list[str]:

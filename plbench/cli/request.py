@@ -10,46 +10,24 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from plbench.cli.options import OF_DATA, WEIGHTS, command, parse_assignments, typed
+from plbench.cli.options import command, parse_assignments, typed
 from plbench.data.embeddings import keep_embeddings
 from plbench.errors import PlbenchError, first_invalid
+from plbench.python.settings import (
+    FLAGS,
+    MODEL_SETTINGS,
+    OF_DATA,
+    PLAN_SETTINGS,
+    REQUEST_SETTINGS,
+    WEIGHTS,
+    request_of,
+)
 from plbench.runs.environment import choose_device
 from plbench.runs.plan.resolve import Request, ResolvedSetting, plan_from_spec, plan_run
 from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.protocol import choose_protocol
 from plbench.runs.workspace import Workspace
 from plbench.spec import RunSpec
-
-_MODEL_OPTIONS = (
-    "backbone",
-    "pooling",
-    "head",
-    "head_width",
-    "head_lambda",
-    "head_temperatures",
-    "head_groups",
-    "head_layers",
-    "head_attention_heads",
-    "image_size",
-)
-_PLAN_OPTIONS = (
-    "epochs",
-    "batch_size",
-    "accumulate",
-    "lr",
-    "weight_decay",
-    "optimizer",
-    "clip_grad",
-    "grad_checkpointing",
-    "schedule",
-    "momentum",
-    "nesterov",
-    "horizontal_flip",
-    "random_resized_crop",
-    "head_lr_multiplier",
-)
-_REQUEST_OPTIONS = ("simulate", "simulation_seed", "recipe", "regime", "precision", "seed", "selection", "embeddings")
-_FLAGS = ("skip_unreadable", "allow_duplicates")
 
 
 def plan_from_options(given: Mapping[str, Any], workspace: Workspace, *, scores_test: bool = True) -> ResolvedRun:
@@ -72,21 +50,11 @@ def request_from_options(given: Mapping[str, Any]) -> Request:
         if name not in given:
             listing = f"plbench {'methods' if name == 'method' else 'data'} list shows them"
             raise PlbenchError(f"--{name} is missing; {listing}")
-    model = {name: given[name] for name in _MODEL_OPTIONS if name in given}
-    if "weights" in given:
-        model["weights"] = given["weights"] if given["weights"] in WEIGHTS else "file"
     if given.get("no_retrain"):
         if given.get("selection") != "validation":
             raise PlbenchError("--no-retrain says what follows a choice on validation; give --selection validation too")
         given["selection"] = "validation-no-retrain"
-    return Request(
-        dataset=given["dataset"],
-        method=given["method"],
-        method_params=parse_assignments(given.get("param")),
-        model=model,
-        plan={name: given[name] for name in _PLAN_OPTIONS if name in given},
-        **{name: given[name] for name in (*_REQUEST_OPTIONS, *_FLAGS) if name in given},
-    )
+    return request_of(given, parse_assignments(given.get("param")))
 
 
 def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -> ResolvedRun:
@@ -96,7 +64,7 @@ def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -
         PlbenchError: if the file is not such a spec, cannot be the same run here, or one of the other options that are
             given would change it.
     """
-    names = ("method", "dataset", "param", "no_retrain", *_FLAGS, *_MODEL_OPTIONS, *_PLAN_OPTIONS, *_REQUEST_OPTIONS)
+    names = ("method", "dataset", "param", "no_retrain", *FLAGS, *MODEL_SETTINGS, *PLAN_SETTINGS, *REQUEST_SETTINGS)
     changing = {name: given[name] for name in names if name != "embeddings"}  # which lies elsewhere, say
     if given["weights"] in WEIGHTS:  # but a file may have to be said where it is
         changing["weights"] = given["weights"]
@@ -159,8 +127,8 @@ def options_of(plan: ResolvedRun | ResolvedSetting, workspace: Workspace) -> lis
         "data_root": (workspace.data_root, None),
         "device": (str(workspace.device), str(choose_device(None))),
         "decode": (workspace.decode, "pil"),
-        **{name: (getattr(spec.model, name), getattr(recipe.model, name)) for name in _MODEL_OPTIONS},
-        **{name: (getattr(spec.plan, name), getattr(recipe.plans[spec.regime], name)) for name in _PLAN_OPTIONS},
+        **{name: (getattr(spec.model, name), getattr(recipe.model, name)) for name in MODEL_SETTINGS},
+        **{name: (getattr(spec.plan, name), getattr(recipe.plans[spec.regime], name)) for name in PLAN_SETTINGS},
     }
     of_data = workspace.data_options
     return typed(

@@ -17,6 +17,7 @@ from plbench.runs.inspect.statistics import picture_format
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _COLUMNS = 5  # panels beside each other, at most
 _PANEL = 1.9  # inches wide
@@ -42,6 +43,20 @@ def draw_comparison(setting: Setting, command: str, path: Path) -> None:
     """
     written = picture_format(path)
     from matplotlib import rc_context
+
+    with rc_context({"svg.hashsalt": "plbench", "pdf.fonttype": 42}):  # the same bytes each time; text stays text
+        figure = comparison_figure(setting, command)
+        metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(written, {})
+        write_atomically(path, lambda file: figure.savefig(file, format=written, dpi=150, metadata=metadata))
+
+
+def comparison_figure(setting: Setting, command: str = "") -> Figure:
+    """Return what `draw_comparison` draws.
+
+    Args:
+        setting: the comparison.
+        command: that makes it, for the caption; nothing where it was made otherwise.
+    """
     from matplotlib.figure import Figure  # slow to import
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -54,28 +69,26 @@ def draw_comparison(setting: Setting, command: str, path: Path) -> None:
     caption = _caption(setting, command, int(width / 0.061))
     below = 0.14 * (caption.count("\n") + 1) + 0.12
     height = 0.45 + lines * (_LINE * len(labels) + 0.75) + below
-    with rc_context({"svg.hashsalt": "plbench", "pdf.fonttype": 42}):  # the same bytes each time; text stays text
-        room = ConstrainedLayoutEngine(rect=(0, below / height, 1, 1 - below / height))
-        figure = Figure(figsize=(width, height), layout=room)
-        panels = figure.subplots(lines, columns, squeeze=False)
-        for place, axes in enumerate(panels.flat):
-            if place >= len(names):
-                axes.set_visible(False)
-                continue
-            _draw_panel(axes, setting, names[place])
-            axes.set_yticks(range(len(labels)), labels if place % columns == 0 else [""] * len(labels), fontsize=8)
-            axes.tick_params(axis="y", length=0)
-            axes.set_ylim(len(labels) - 0.4, -0.6)  # the best on top
-            if place == 0:  # beside each dot, how often its row is the best
-                beside = {"transform": axes.get_yaxis_transform(), "ha": "left", "fontsize": 7}
-                axes.text(1.02, -0.62, "best in", va="bottom", **beside)
-                for line, row in enumerate(setting.rows):
-                    axes.text(1.02, line, share_words(row.share_best), va="center", **beside)
-        figure.suptitle(_plain(f"{setting.protocol}, {setting.regime}, {setting.model}"), fontsize=10)
-        figure.text(0.01, 0.08 / height, caption, fontsize=7.5, va="bottom", color="#333333")
-        metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(written, {})
-        dress(figure)
-        write_atomically(path, lambda file: figure.savefig(file, format=written, dpi=150, metadata=metadata))
+    room = ConstrainedLayoutEngine(rect=(0, below / height, 1, 1 - below / height))
+    figure = Figure(figsize=(width, height), layout=room)
+    panels = figure.subplots(lines, columns, squeeze=False)
+    for place, axes in enumerate(panels.flat):
+        if place >= len(names):
+            axes.set_visible(False)
+            continue
+        _draw_panel(axes, setting, names[place])
+        axes.set_yticks(range(len(labels)), labels if place % columns == 0 else [""] * len(labels), fontsize=8)
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(len(labels) - 0.4, -0.6)  # the best on top
+        if place == 0:  # beside each dot, how often its row is the best
+            beside = {"transform": axes.get_yaxis_transform(), "ha": "left", "fontsize": 7}
+            axes.text(1.02, -0.62, "best in", va="bottom", **beside)
+            for line, row in enumerate(setting.rows):
+                axes.text(1.02, line, share_words(row.share_best), va="center", **beside)
+    figure.suptitle(_plain(f"{setting.protocol}, {setting.regime}, {setting.model}"), fontsize=10)
+    figure.text(0.01, 0.08 / height, caption, fontsize=7.5, va="bottom", color="#333333")
+    dress(figure)
+    return figure
 
 
 def _draw_panel(axes: Axes, setting: Setting, name: str) -> None:

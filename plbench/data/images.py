@@ -26,6 +26,9 @@ from plbench.data.text_column import take
 from plbench.errors import DataError
 from plbench.files.paths import below
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+"""Of the names of image files, in small letters."""
+
 
 class ImageSource(Protocol):
     """Images by row, wherever they are kept."""
@@ -168,6 +171,38 @@ class ImageFiles(EncodedImages):
     def sha256s(self, cache: Path | None = None, report: Report = lambda done, total: None) -> Sha256s:
         """Return the sha256 of each file, as `EncodedImages` says."""
         return files_sha256(len(self), lambda row: os.path.abspath(self.path(row)), cache, report)
+
+
+def files_at(places: Sequence[Path]) -> ImageFiles:
+    """Return the images of folders, with all below them, and single files, in the order of `places`.
+
+    A folder's come in the order of their paths; hidden files and folders are left out. The ids are the paths, those
+    below a single folder relative to it.
+
+    Raises:
+        DataError: if a place does not exist, or there is no image.
+    """
+    found: list[tuple[str, str]] = []
+    alone = len(places) == 1 and places[0].is_dir()
+    for place in places:
+        if place.is_file():
+            found.append((str(place), os.path.abspath(place)))
+            continue
+        if not place.is_dir():
+            raise DataError(f"{place} does not exist; give a folder of images, or image files")
+        below_it: list[str] = []
+        for folder, folders, names in os.walk(place):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            usual = (name for name in names if not name.startswith(".") and name.lower().endswith(SUFFIXES))
+            below_it += (os.path.relpath(os.path.join(folder, name), place) for name in usual)
+        for name in sorted(below_it):
+            found.append((name if alone else str(place / name), os.path.abspath(place / name)))
+    if not found:
+        where = ", ".join(map(str, places)) or "the places given"
+        raise DataError(f"there is no image in {where}; names of images end in {', '.join(SUFFIXES)}")
+    root = os.path.commonpath([os.path.dirname(path) for _, path in found])
+    paths = tuple(os.path.relpath(path, root) for _, path in found)
+    return ImageFiles(Path(root), paths, tuple(name for name, _ in found))
 
 
 class OpenFile:

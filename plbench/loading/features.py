@@ -126,7 +126,7 @@ def cached_features(
                     report(growing.num_rows_done(), len(images))
                     with contextlib.closing(stream):
                         for number, (batch, (views, _)) in enumerate(zip(batches, stream, strict=True), 1):
-                            growing.write(batch, _features(backbone, views[0], precision, model.backbone, dtype))
+                            growing.write(batch, extract(backbone, views[0], precision, model.backbone, dtype))
                             report(growing.num_rows_done(), len(images))
                             if number % _SAVE_EVERY == 0:
                                 growing.note()
@@ -161,7 +161,19 @@ def set_damaged_aside(cache: Path, key: str, warn: Callable[[str], None]) -> Non
             raise unwritable(path, error) from error
 
 
-def _features(backbone: nn.Module, pixels: Tensor, precision: Precision, name: str, dtype: str) -> np.ndarray:
+def extract(backbone: nn.Module, pixels: Tensor, precision: Precision, name: str, dtype: str) -> np.ndarray:
+    """Return features of one batch of images, float32, each small enough for `dtype`, in which they will be stored.
+
+    Args:
+        backbone: in eval mode, on the device of `pixels`.
+        pixels: [B, 3, H, W].
+        precision: of the forward pass.
+        name: of the backbone, for messages.
+        dtype: from `feature_dtype`.
+
+    Raises:
+        PlbenchError: if they are not finite, or too large.
+    """
     enabled = precision != "float32"
     with torch.inference_mode(), torch.autocast(pixels.device.type, getattr(torch, precision), enabled=enabled):
         features: np.ndarray = backbone(pixels).float().cpu().numpy()

@@ -38,6 +38,7 @@ from plbench.runs.registry import source_file
 from plbench.runs.store import CHECKPOINT, RECORD
 from plbench.runs.summary import Thresholds
 from plbench.runs.tables import GROUP_REPLICATES, PER_CLASS, REPLICATES
+from plbench.runs.task_file import TASK
 from plbench.training.hooks import Guarded
 
 FILES = ("spec.toml", "log.jsonl", "cells.npz", PER_CLASS, REPLICATES, CHECKPOINT)
@@ -165,7 +166,8 @@ def record(
     selected_by: Any = {"last": "none", "best-on-test": "test"}.get(spec.selection, spec.protocol.validation_labels)
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     on_gpu = workspace.device.type == "cuda"
-    names = (*FILES, GROUP_REPLICATES) if next(iter(metrics.values())).groups else FILES
+    names = [*FILES, *([GROUP_REPLICATES] if next(iter(metrics.values())).groups else [])]
+    names += [TASK] if spec.embeddings is None else []
     return Record(
         key=spec.key,
         spec_sha256=spec.sha256(),

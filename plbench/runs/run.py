@@ -19,6 +19,7 @@ from plbench.runs.active import ActiveRun, Watch
 from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.record import Record, figures, write_record
 from plbench.runs.store import CHECKPOINT
+from plbench.runs.task_file import save_task
 from plbench.runs.workspace import Workspace
 from plbench.training import checkpoint
 from plbench.training.evaluation import View
@@ -88,6 +89,8 @@ def conclude(active: ActiveRun, phases: dict[str, float], shared_with: int = 0) 
         with active.phase("intervals"):
             metrics = outcome.summarise(active, scored)
         checkpoint.save(folder / CHECKPOINT, spec.sha256(), active.state.weights())
+        if spec.embeddings is None:  # else the task holds what a model said of every train image
+            save_task(folder, active.method.task)
         record = outcome.record(active, scored, metrics, now(), phases, shared_with)
         write_record(folder, record)
         # after the record: what ends the program in between costs no training

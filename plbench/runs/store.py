@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
 
 from plbench.errors import StoreError
 from plbench.files import unwritable
@@ -29,6 +32,12 @@ class Store:
 
     runs: Path
     cache: Path
+
+    @classmethod
+    def at(cls, runs: Path) -> Self:
+        """Return a folder of runs, with the cache of this user, or that of the environment's PLBENCH_CACHE."""
+        cache = os.environ.get("PLBENCH_CACHE")
+        return cls(runs, Path(cache) if cache else user_cache_path("plbench"))
 
     def run_folder(self, key: str) -> Path:
         """Return where a run's files lie."""

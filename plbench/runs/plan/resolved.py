@@ -56,7 +56,7 @@ class ResolvedRun:
     @property
     def features_model(self) -> ModelSpec:
         """The model as the method sees its backbone: without pooling where it needs the feature map."""
-        return _features_model(self.method, self.spec.model)
+        return features_model_of(self.method, self.spec.model)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -103,7 +103,7 @@ def complete(
     suggested = protocol_data.protocol.suggested.get(method.name, {}) if not base.method.version else {}
     params = validate_params(method, _starting(method, suggested, method_params))
     _check_needs(method, base, protocol_data)
-    if (seen := _features_model(method, base.model)).pooling == "none":
+    if (seen := features_model_of(method, base.model)).pooling == "none":
         feature_shape(seen)  # refuses a backbone that gives no map
     needs_embeddings = "embeddings" in method.needs
     task = make_task(base if needs_embeddings else base.model_copy(update={"embeddings": None}), protocol_data)
@@ -245,7 +245,8 @@ def make_task(spec: RunSpec, protocol_data: ProtocolData, artifacts: Mapping[str
     )
 
 
-def _features_model(method: type[Method], model: ModelSpec) -> ModelSpec:
+def features_model_of(method: type[Method], model: ModelSpec) -> ModelSpec:
+    """Return a model as a method sees its backbone: without pooling where it needs the feature map."""
     return model.model_copy(update={"pooling": "none"}) if "feature_map" in method.needs else model
 
 

@@ -1,0 +1,227 @@
+"""A run from Python: made, or found again; its figures, its model on other images, its picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+import pandas as pd
+
+from plbench.data.images import files_at
+from plbench.data.lettering import drawable, dress
+from plbench.files import write_atomically
+from plbench.python.settings import Settings, Where, check_settings, request_of, workspace_of
+from plbench.runs import run as runner
+from plbench.runs.inspect.statistics import picture_format
+from plbench.runs.plan.resolve import plan_run
+from plbench.runs.predict import predictions
+from plbench.runs.record import Record, figures, whole_file
+from plbench.runs.stored import read_run
+from plbench.runs.tables import PER_CLASS
+from plbench.runs.trained import TrainedModel, load_model
+from plbench.runs.workspace import Workspace
+from plbench.spec import Selection
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run that is done.
+
+    Attributes:
+        record: what happened, as in `record.json`.
+        folder: of the run's files.
+    """
+
+    record: Record
+    folder: Path
+    _workspace: Workspace = field(repr=False)
+    _models: list[TrainedModel] = field(default_factory=list, repr=False)  # at most one, kept from call to call
+
+    @property
+    def key(self) -> str:
+        """The key of the run: what its folder is named after."""
+        return self.record.key
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Figures of the test part by name, such as "map_c"; of the validation part where a run only selects."""
+        part = "test" if "test" in self.record.metrics else "validation"
+        return {
+            name.removeprefix(f"{part}/"): value
+            for name, value in figures(self.record).items()
+            if name.startswith(f"{part}/")
+        }
+
+    @property
+    def per_class(self) -> pd.DataFrame:
+        """A row for each class, by name: id, AP and AUROC in percent (NaN where undefined), known labels, threshold."""
+        path = whole_file(self.folder, self.record, PER_CLASS)
+        as_text = dict.fromkeys(("class_id", "class_name", "groups"), str)
+        # a class may be called "NA" or "null"
+        found = pd.read_csv(
+            path, dtype=as_text, keep_default_na=False, na_values={"threshold": "", "ap": "", "auroc": ""}
+        )
+        return found.set_index("class_name")
+
+    def predict(self, images: str | Path | Sequence[str | Path], *, skip_unreadable: bool = False) -> pd.DataFrame:
+        """Return scores of images, in [0, 1].
+
+        An interrupted call, when repeated, continues where it stopped.
+
+        Args:
+            images: a folder, with all images below it, or image files.
+            skip_unreadable: whether to leave out images that cannot be read; `.attrs["unreadable"]` of the result says
+                why, by name.
+
+        Returns:
+            A row for each image, by its path (below the folder, if one was given); a column for each class, by its
+            name, or by its id where two classes share a name. float32.
+
+        Raises:
+            PlbenchError: if an image cannot be read and is not to be skipped, or the model cannot be loaded.
+
+        Examples:
+            >>> import plbench
+            >>> own = {"labels": "demo/labels-long.csv", "images": "demo/images", "negative_value": 0}
+            >>> result = plbench.run("ce-negative", "table", **own)
+            >>> scores = result.predict("demo/images/garden")
+            >>> list(scores.columns)
+            ['bird', 'boat', 'bridge', 'cat', 'lamp, street', 'tree']
+            >>> scores.index[0]
+            'te000.jpg'
+        """
+        places = [images] if isinstance(images, (str, Path)) else images
+        if not self._models:
+            self._models.append(load_model(self.folder, self._workspace))
+        source = files_at([Path(place) for place in places])
+        with predictions(self._models[0], source, self._workspace, skip_unreadable=skip_unreadable) as found:
+            index = pd.Index(found.images, name="image")
+            scores = pd.DataFrame(np.array(found.scores), index=index, columns=list(found.class_names))
+            scores.attrs["unreadable"] = found.unreadable
+        return scores
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Draw the AP of each class against its number of known positives.
+
+        Args:
+            path: of a .png, .svg or .pdf file to write, too.
+
+        Returns:
+            The figure, which a notebook shows.
+
+        Raises:
+            PlbenchError: if the name has another ending. StoreError: if it cannot be written.
+
+        Examples:
+            >>> import plbench
+            >>> own = {"labels": "demo/labels-long.csv", "images": "demo/images", "negative_value": 0}
+            >>> result = plbench.run("ce-negative", "table", **own)
+            >>> result.plot("demo/classes.png").axes[0].get_ylabel()
+            'AP, %'
+        """
+        from matplotlib.figure import Figure  # slow to import
+
+        written = None if path is None else picture_format(Path(path))
+        table = self.per_class.dropna(subset="ap").sort_values("ap")
+        figure = Figure(figsize=(6.5, 4), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(table["positives"], table["ap"], "o", color="#0072b2", markersize=5, alpha=0.7)
+        ends = [*table.iloc[:3].iterrows(), *table.iloc[3:].iloc[-3:].iterrows()]  # the worst and the best, by name
+        for name, row in ends:
+            place = (row["positives"], row["ap"])
+            axes.annotate(drawable(str(name)), place, (4, 3), textcoords="offset points", fontsize=7)
+        value = self.metrics.get("map_c")
+        if value is not None:
+            axes.axhline(value, color="#595959", linewidth=0.8, linestyle=(0, (2, 3)))
+        if len(table) and table["positives"].max() >= 10 * table["positives"].min():
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:,.0f}")
+        else:
+            axes.locator_params(axis="x", integer=True)
+        axes.set_ylim(0, 100)
+        axes.set_xlabel("known positives among the scored images")
+        axes.set_ylabel("AP, %")
+        shown = "" if value is None else f": mAP(C) {value:.2f}"
+        axes.set_title(drawable(f"{self.record.title} on {self.record.spec.protocol.name}{shown}"), fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+        dress(figure)
+        if path is not None:
+            write_atomically(Path(path), lambda file: figure.savefig(file, format=written, dpi=150))
+        return figure
+
+
+def run(
+    method: str,
+    dataset: str,
+    *,
+    params: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    selection: Selection = "last",
+    force: bool = False,
+    **settings: Unpack[Settings],
+) -> Result:
+    """Train one method on one dataset, evaluate it and save its record; a run that is done is read, not repeated.
+
+    It is the run of `plbench run` with the same settings: the same key, record and files.
+
+    Args:
+        method: its name.
+        dataset: its name; "table" for your own labels.
+        params: of the method, by name.
+        seed: of the run.
+        selection: what chooses the epoch: "last" (none does), "validation", "validation-no-retrain", "best-on-test".
+        force: repeat a run that is done.
+        settings: the options of `plbench run` by name, such as `simulate="fpc=300"`, `epochs=10`, `device="cpu"`.
+
+    Returns:
+        The record, with the tables, the model and pictures behind it.
+
+    Raises:
+        PlbenchError: if anything asked for does not exist or does not fit. TrainingError: if the training fails.
+
+    Examples:
+        >>> import plbench
+        >>> own = {"labels": "demo/labels-long.csv", "images": "demo/images", "negative_value": 0}
+        >>> result = plbench.run("ce-negative", "table", **own)
+        >>> result.record.status, result.record.spec.seed
+        ('done', 0)
+        >>> 0 <= result.metrics["map_c"] <= 100
+        True
+        >>> list(result.per_class.index)
+        ['bird', 'boat', 'bridge', 'cat', 'lamp, street', 'tree']
+    """
+    check_settings(settings, Settings)
+    workspace = workspace_of(settings)
+    own = {"method": method, "dataset": dataset, "seed": seed, "selection": selection}
+    plan = plan_run(request_of({**settings, **own}, params), workspace)
+    record = runner.run(plan, workspace, force=force)
+    return Result(record, workspace.store.run_folder(record.key), workspace)
+
+
+def load(run: str | Path, **where: Unpack[Where]) -> Result:
+    """Return a run that is done.
+
+    Args:
+        run: its key, the start of one, or its folder.
+        where: where things are and how to compute, by name, such as `runs="runs"` or `device="cpu"`.
+
+    Raises:
+        StoreError: if there is no such run, or its record is damaged.
+
+    Examples:
+        >>> import plbench
+        >>> own = {"labels": "demo/labels-long.csv", "images": "demo/images", "negative_value": 0}
+        >>> key = plbench.run("ce-negative", "table", **own).key
+        >>> plbench.load(key).record.title == plbench.load(f"runs/{key}").record.title
+        True
+    """
+    check_settings(where, Where)
+    workspace = workspace_of(where)
+    folder = workspace.store.find(str(run))
+    return Result(read_run(folder), folder, workspace)

@@ -1,0 +1,147 @@
+"""Tuning and advice from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Unpack
+
+import pandas as pd
+
+from plbench.errors import PlbenchError
+from plbench.experiments.mechanism import advice
+from plbench.experiments.mechanism.advice import Advice, read_maps
+from plbench.python.comparisons import Comparison
+from plbench.python.settings import Settings, check_settings, request_of, workspace_of
+from plbench.runs.plan.resolve import plan_run
+from plbench.tuning import tune as tuning
+from plbench.tuning.study import StudyRecord
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study that is done.
+
+    Attributes:
+        record: what was asked, tried and chosen, as in `study.json`.
+        folder: of its files and pictures.
+        comparison: the starting values and the winner's side by side, with fresh seeds; None after a search alone.
+    """
+
+    record: StudyRecord
+    folder: Path
+    comparison: Comparison | None
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The values that were chosen, by name."""
+        return dict(self.record.best.values)
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """A row for each trial: its state, mAP(C) on the validation part in percent, seconds, and values."""
+        rows = [
+            {"state": trial.state, "value": trial.value, "seconds": trial.seconds, **trial.values}
+            for trial in self.record.trials
+        ]
+        return pd.DataFrame(rows).rename_axis("trial").astype({"value": "float64", "seconds": "float64"})
+
+
+def tune(
+    method: str,
+    dataset: str,
+    *,
+    trials: int = 64,
+    seeds: int = 3,
+    params: Mapping[str, Any] | None = None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    study_seed: int = 0,
+    storage: str | None = None,
+    search_only: bool = False,
+    **settings: Unpack[Settings],
+) -> Study:
+    """Tune a method on the validation part, then train its best and its starting values with fresh seeds.
+
+    It is the study of `plbench tune` with the same settings; one that has begun continues.
+
+    Args:
+        method: its name.
+        dataset: its name; "table" for your own labels.
+        trials: of the study, over all workers and calls.
+        seeds: of the final rows: 0, 1, …
+        params: of the method that are not searched, by name.
+        ranges: lowest and highest value by name, where they are not to be those that the method declares.
+        study_seed: of the sampler and the trials.
+        storage: a journal file, or a database's URL, that workers share.
+        search_only: leave the final rows out.
+        settings: as of `plbench.run`.
+
+    Raises:
+        PlbenchError: if anything asked for does not exist or does not fit.
+        TrainingError: if no trial or no final run could be trained.
+
+    Examples:
+        >>> import plbench
+        >>> own = {"labels": "demo/labels-long.csv", "images": "demo/images", "negative_value": 0}
+        >>> study = plbench.tune("ce-negative", "table", trials=2, seeds=1, **own)
+        >>> len(study.trials), sorted(study.best)
+        (2, ['lr', 'weight_decay'])
+        >>> len(study.comparison.table)
+        2
+    """
+    check_settings(settings, Settings)
+    if trials < 1:
+        raise PlbenchError(f"`trials={trials}`: a study needs at least one trial, such as `trials=64`")
+    workspace = workspace_of(settings)
+    request = request_of({**settings, "method": method, "dataset": dataset}, params)
+    plan = plan_run(replace(request, scores_test=False), workspace)
+    plan.protocol_data.validation()  # refuses one that cannot be scored
+    asked = tuning.Settings(
+        num_trials=trials,
+        seed=study_seed,
+        storage=storage,
+        ranges=dict(ranges or {}),
+        fixed=frozenset(params or {}),
+    )
+    made = tuning.tune(plan, asked, workspace, num_seeds=seeds, search_only=search_only)
+    comparison = Comparison(made.settings[0]) if made.settings else None
+    return Study(made.study, made.folder, comparison)
+
+
+def advise(
+    dataset: str | None = None, *, seeds: int = 3, maps: Sequence[str | Path] = (), **settings: Unpack[Settings]
+) -> Advice:
+    """Say which treatment of unknown labels suits your own data, from frozen features, or that nobody can tell.
+
+    Args:
+        dataset: its name; None for your own labels, which `labels=` and `images=` name.
+        seeds: models that estimate, with seeds 0, 1, …
+        maps: files map.json of `plbench study which-mode`; by default those that come with plbench.
+        settings: as of `plbench.run`.
+
+    Returns:
+        The answer in words, the methods to try, and what was estimated.
+
+    Raises:
+        PlbenchError: if the data cannot be read, or nothing is known of them.
+
+    Examples:
+        >>> import plbench
+        >>> own = {"labels": "demo/labels-long.csv", "images": "demo/images", "negative_value": 0}
+        >>> advice = plbench.advise(seeds=1, **own)
+        >>> advice.num_classes, len(advice.answer) > 0
+        (6, True)
+    """
+    check_settings(settings, Settings)
+    if seeds < 1:
+        raise PlbenchError(f"`seeds={seeds}`: at least one model must estimate, and 3 to see how sure it is")
+    if settings.get("embeddings") is not None:
+        raise PlbenchError("`embeddings=`: advice rests on methods that need none; leave it out")
+    name = dataset or (advice.OWN_LABELS if settings.get("labels") is not None else None)
+    if name is None:
+        raise PlbenchError("a dataset is missing; give its name, or your own labels with `labels=` and `images=`")
+    # as the maps were made, unless somebody says otherwise
+    given = {"recipe": "quick", "regime": "probe", **{key: v for key, v in settings.items() if v is not None}}
+    request = request_of({**given, "method": "", "dataset": name})
+    return advice.advise(request, workspace_of(settings), read_maps([Path(path) for path in maps]), num_seeds=seeds)

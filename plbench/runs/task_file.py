@@ -1,0 +1,59 @@
+"""What the method of a run knew, kept beside its weights, so that its model can be built again without the dataset."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from plbench.files import write_atomically
+from plbench.method import Task
+from plbench.randomness import generator
+from plbench.spec import RunSpec
+
+TASK = "task.npz"
+_COUNTS = ("positives", "negatives")
+_NAMES = ("class_ids", "class_names")
+
+
+def save_task(folder: Path, task: Task) -> None:
+    """Write what the method of a run knew, so that its model can be built again without the dataset.
+
+    Raises:
+        StoreError: if it cannot be written.
+    """
+    expected = math.nan if task.expected_positives is None else task.expected_positives
+    arrays: dict[str, Any] = {name: np.array(getattr(task, name)) for name in (*_NAMES, *_COUNTS, "num_train")}
+    arrays |= {"expected_positives": expected}
+    arrays |= {f"artifact.{name}": value.cpu().numpy() for name, value in task.artifacts.items()}
+    write_atomically(folder / TASK, lambda file: np.savez_compressed(file, **arrays))
+
+
+def read_task(path: Path, spec: RunSpec) -> Task:
+    """Return what `save_task` wrote.
+
+    Args:
+        path: of the file, whose content is known to be what was written.
+        spec: of the run.
+    """
+    with np.load(path, allow_pickle=False) as stored:
+        arrays = dict(stored)
+    expected, num_train = float(arrays["expected_positives"]), int(arrays["num_train"])
+    prefix = "artifact."
+    return Task(
+        num_classes=len(arrays["class_ids"]),
+        class_ids=tuple(arrays["class_ids"].tolist()),
+        class_names=tuple(arrays["class_names"].tolist()),
+        positives=arrays["positives"],
+        negatives=arrays["negatives"],
+        num_train=num_train,
+        epochs=spec.plan.epochs,
+        steps_per_epoch=math.ceil(num_train / spec.plan.batch_size),
+        regime=spec.regime,
+        generator=generator(spec.seed, "method", spec.method.name),
+        artifacts={n.removeprefix(prefix): torch.from_numpy(v) for n, v in arrays.items() if n.startswith(prefix)},
+        expected_positives=None if math.isnan(expected) else expected,
+    )
