@@ -54,7 +54,7 @@ def block_formula(math: re.Match[str]) -> str:
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
-    """Point links at the site's copies, render formulas, and put drawings into the page, so that they follow its colours."""
+    """Point links at the site's copies, render formulas, and inline drawings, so that they follow the page's colours."""
     markdown = LINK.sub(site_link, markdown)
     markdown = re.sub(r"^```math\n(.*?)^```$", block_formula, markdown, flags=re.M | re.S)
     markdown = re.sub(r"\$`(.+?)`\$", lambda math: convert(math[1]), markdown)
@@ -64,4 +64,11 @@ def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
         lambda image: f'<figure class="drawing">\n{(folder / image[1]).read_text(encoding="utf-8")}</figure>',
         markdown,
         flags=re.M,
+    )
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Name the theme's search dialog, which has no name of its own, for screen readers."""
+    return output.replace(
+        'data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"'
     )
