@@ -48,16 +48,21 @@ def site_link(link: re.Match[str]) -> str:
     return source_path(link[1])
 
 
-def block_formula(math: re.Match[str]) -> str:
-    """Return a fence of GitHub's kind as MathML, which browsers draw without a script or font."""
-    return f'<div class="formula">{convert(math[1], display="block")}</div>'
+def mathml(formula: str, display: str = "inline") -> str:
+    """Return a formula in LaTeX as MathML, which browsers draw without a script."""
+    return re.sub(r"<mi>log</mi>(?!<mo)", r'\g<0><mspace width="0.17em"/>', convert(formula, display=display))
+
+
+def block_formula(fence: re.Match[str]) -> str:
+    """Return one of GitHub's fences of mathematics as a block of its own."""
+    return f'<div class="formula">{mathml(fence[1], "block")}</div>'
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
-    """Point links at the site's copies, render formulas, and inline drawings, so that they follow the page's colours."""
+    """Point links at copies, render formulas, and inline drawings, which then follow the page's colours."""
     markdown = LINK.sub(site_link, markdown)
     markdown = re.sub(r"^```math\n(.*?)^```$", block_formula, markdown, flags=re.M | re.S)
-    markdown = re.sub(r"\$`(.+?)`\$", lambda math: convert(math[1]), markdown)
+    markdown = re.sub(r"\$`(.+?)`\$", lambda span: mathml(span[1]), markdown)
     folder = Path(page.file.abs_src_path or "").parent
     return re.sub(
         r"^!\[.*\]\((assets/[\w-]+\.svg)\)$",
