@@ -151,11 +151,11 @@ def test_the_tutorial_on_own_labels_runs_as_it_stands(
 def test_the_five_minutes_run_as_they_stand(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On a tenth of the scenes."""
+    """On a twentieth of the scenes."""
     draw_all = scenes._draw_all
     monkeypatch.setattr(scenes, "_draw_all", lambda *given: draw_all(*given) and scenes.FINGERPRINT)
-    monkeypatch.setitem(scenes.SPLIT_SIZES, "train", 800)
-    monkeypatch.setitem(scenes.SPLIT_SIZES, "test", 300)
+    monkeypatch.setitem(scenes.SPLIT_SIZES, "train", 400)
+    monkeypatch.setitem(scenes.SPLIT_SIZES, "test", 150)
     begin, compare, *look = commands("five-minutes.md")
     assert "P-ASL, Selective on scenes-fpc300" in run(begin, monkeypatch, capsys)
     assert "would be found in 4 of 5" in run(compare, monkeypatch, capsys)
