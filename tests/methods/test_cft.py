@@ -296,6 +296,6 @@ def test_from_plan_to_record(make_workspace: Callable[..., Workspace], by: str, 
     (stage,) = plan.prerequisites
     assert stage.params.only_base and stage.spec.method.name == "cft"
     if regime == "probe":  # it can be measured before the stage is trained
-        about_to_train(plan, nn.Identity(), NUM_FEATURES, CPU)
+        about_to_train(plan, None, (NUM_FEATURES,), CPU)
     assert run(plan, workspace).status == "done"
     assert stage.finished(workspace.store) is not None

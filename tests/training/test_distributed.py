@@ -3,8 +3,8 @@
 import math
 import os
 import socket
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class Case:
     regime: Regime = "probe"
     num_rows: int = NUM_ROWS
     plan: Plan = PLAN
+    params: Mapping[str, Any] = field(default_factory=dict)  # of a stage, not its defaults
 
     @property
     def name(self) -> str:
@@ -58,6 +59,8 @@ def all_cases() -> list[Case]:
     found = []
     for name in REGISTRY.names("method"):
         method = REGISTRY.method(name)
+        if not method.learns:
+            continue
         needs_images = bool(method.needs & {"images", "feature_map"})  # maps come from images here
         found += [] if needs_images else [Case(name), Case(name, num_rows=3)]
         found.append(Case(name, "finetune"))
@@ -97,7 +100,7 @@ def some_inputs(case: Case) -> FeatureInputs:
 def prepared(case: Case, inputs: FeatureInputs, execution: Execution) -> FitState:
     """A method with what its stages give it, and a model in float64."""
     method = REGISTRY.method(case.method)
-    params, positives, negatives = method.Params(), *inputs.labels.counts()
+    params, positives, negatives = method.Params(**case.params), *inputs.labels.counts()
     steps = math.ceil(case.num_rows / case.plan.batch_size)
     task = Task(
         num_classes=NUM_CLASSES,
@@ -113,9 +116,12 @@ def prepared(case: Case, inputs: FeatureInputs, execution: Execution) -> FitStat
         expected_positives=2.0,
     )
     artifacts = {}
+    if "embeddings" in method.needs:
+        rng = np.random.default_rng(4)
+        artifacts["similarity"] = torch.from_numpy(rng.uniform(0, 0.3, (case.num_rows, NUM_CLASSES)).astype(np.float32))
     for stage in method.stages(params, task):
         plan = case.plan.model_copy(update={"epochs": 1, "accumulate": 1})
-        first = replace(case, method=stage.method, plan=plan)
+        first = replace(case, method=stage.method, plan=plan, params=stage.params)
         state = prepared(first, inputs, execution)
         fit(state, inputs, plan, execution, seed=0)
         artifacts[stage.name] = stage.reduce(View(state, inputs, execution))

@@ -172,7 +172,10 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "binary": (b"\x89PNG\r\n\x1a\n\x00\xff", r"as JSON: .* invalid character \(byte 0\); .* plbench data"),
     "UTF-16": (json.dumps(document()).encode("utf-16"), r"as JSON: .* \(byte 0\)"),
     "UTF-16 without a mark": (json.dumps(document()).encode("utf-16-be"), r"as JSON: .* \(byte 0\)"),
-    "Latin-1": (WHOLE.replace(b"hair drier", b"s\xe8che-cheveux"), "as JSON: 'utf-8' codec can't decode byte 0xe8"),
+    "Latin-1": (
+        WHOLE.replace(b"hair drier", b"s\xe8che-cheveux"),
+        "as JSON: ('utf-8' codec can't decode byte 0xe8|Invalid UTF-8)",
+    ),
     "10,000 levels": (b"[" * 10_000 + b"]" * 10_000, ": Expected `object`, got `array`"),
     "10,000 levels of objects": (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, "as JSON: .* recursion depth"),
     "10,000 levels in a key that is not read": (
