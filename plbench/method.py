@@ -65,7 +65,8 @@ def tunable(
 
     Args:
         default: the paper's value.
-        low, high: the range searched, or a function of the task (top-K grows with the number of classes).
+        low: the lowest value searched, or a function of the task.
+        high: the highest (top-K grows with the number of classes).
         log: whether to search on a logarithmic scale.
         when: values of other parameters with which this one has an effect, as in `when={"variant": ("ls",)}`.
         from_task: gives the value where the default, None, was left; it raises a `PlbenchError` where the task does

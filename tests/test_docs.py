@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from plbench.cli import main
+from plbench.datasets.scenes import dataset as scenes
 from plbench.runs.estimate.measured import Measured
 from plbench.runs.registry import Registry
 from plbench.testing.datasets import CHECKS as DATASET_CHECKS
@@ -144,6 +145,22 @@ def test_the_tutorial_on_own_labels_runs_as_it_stands(
     assert len(settings) == 1 and [len(row["seeds"]) for row in settings[0]["rows"]] == [3, 3, 3]
     assert min(means["ce-ignore"], means["selective"]) > means["ce-negative"]  # as the page says
     assert (tmp_path / "demo" / "sheet.png").is_file()
+
+
+@pytest.mark.slow
+def test_the_five_minutes_run_as_they_stand(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a twentieth of the scenes."""
+    draw_all = scenes._draw_all
+    monkeypatch.setattr(scenes, "_draw_all", lambda *given: draw_all(*given) and scenes.FINGERPRINT)
+    monkeypatch.setitem(scenes.SPLIT_SIZES, "train", 400)
+    monkeypatch.setitem(scenes.SPLIT_SIZES, "test", 150)
+    begin, compare, *look = commands("five-minutes.md")
+    assert "P-ASL, Selective on scenes-fpc300" in run(begin, monkeypatch, capsys)
+    assert "would be found in 4 of 5" in run(compare, monkeypatch, capsys)
+    listed = [run(words, monkeypatch, capsys) for words in look]
+    assert len(listed) == 3 and "eta_top" in listed[1] and listed[2].count("scenes-fpc300") == 9
 
 
 REPRODUCE = sorted(path.name for path in (TOP / "docs").glob("reproduce-table*.md"))

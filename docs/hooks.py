@@ -1,0 +1,79 @@
+"""What the site needs beyond mkdocs: files from outside docs/, links to them, and formulas."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from latex2mathml.converter import convert
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+TOP = Path(__file__).parents[1]
+LINK = re.compile(r"(?<=\]\()\.\./([^)#\s]+)")
+BOARD = re.compile(r"leaderboards/(?:([\w.-]+)/)?(?:README\.md|index\.html)")
+METHOD_LINK = re.compile(r'"\.\./(methods/\w+\.py)"')
+
+
+def source_path(path: str) -> str:
+    """Return where the site keeps a copy of a repository file: with a suffix that every server calls plain text."""
+    return f"source/{path}.txt"
+
+
+def boards_page() -> str:
+    """Return the page of the leaderboards, whose links to methods lead to the site's copies."""
+    text = (TOP / "leaderboards" / "index.html").read_text(encoding="utf-8")
+    return METHOD_LINK.sub(lambda link: f'"../{source_path(link[1])}"', text)
+
+
+def linked_files(docs: Path) -> set[str]:
+    """Return the repository files outside docs/ that pages or the boards link to, boards themselves apart."""
+    pages = [path.read_text(encoding="utf-8") for path in docs.glob("*.md")]
+    targets = {target for text in pages for target in LINK.findall(text) if not BOARD.fullmatch(target)}
+    return targets | set(re.findall(r'"\.\./source/(methods/\w+\.py)\.txt"', boards_page()))
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the boards' page and the repository files that something links to."""
+    files.append(File.generated(config, "boards/index.html", content=boards_page()))
+    for path in sorted(linked_files(Path(config.docs_dir))):
+        files.append(File.generated(config, source_path(path), content=(TOP / path).read_text(encoding="utf-8")))
+    return files
+
+
+def site_link(link: re.Match[str]) -> str:
+    """Return where a link that leaves docs/ leads in the site."""
+    if board := BOARD.fullmatch(link[1]):
+        return "boards/index.html" + (f"#board={board[1]}" if board[1] else "")
+    return source_path(link[1])
+
+
+def mathml(formula: str, display: str = "inline") -> str:
+    """Return a formula in LaTeX as MathML, which browsers draw without a script."""
+    return re.sub(r"<mi>log</mi>(?!<mo)", r'\g<0><mspace width="0.17em"/>', convert(formula, display=display))
+
+
+def block_formula(fence: re.Match[str]) -> str:
+    """Return one of GitHub's fences of mathematics as a block of its own."""
+    return f'<div class="formula">{mathml(fence[1], "block")}</div>'
+
+
+def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
+    """Point links at copies, render formulas, and inline drawings, which then follow the page's colours."""
+    markdown = LINK.sub(site_link, markdown)
+    markdown = re.sub(r"^```math\n(.*?)^```$", block_formula, markdown, flags=re.M | re.S)
+    markdown = re.sub(r"\$`(.+?)`\$", lambda span: mathml(span[1]), markdown)
+    folder = Path(page.file.abs_src_path or "").parent
+    return re.sub(
+        r"^!\[.*\]\((assets/[\w-]+\.svg)\)$",
+        lambda image: f'<figure class="drawing">\n{(folder / image[1]).read_text(encoding="utf-8")}</figure>',
+        markdown,
+        flags=re.M,
+    )
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Name the theme's search dialog, which has no name of its own, for screen readers."""
+    return output.replace(
+        'data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"'
+    )
