@@ -849,6 +849,7 @@ UNDETERMINED = {
     "files/cells.npz/num_bytes",
     "files/group_replicates.csv/num_bytes",
     "files/checkpoint.pt/num_bytes",
+    "files/task.npz/num_bytes",
 }
 
 

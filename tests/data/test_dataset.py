@@ -28,6 +28,7 @@ from plbench.api import (
 )
 from plbench.cli.options import data_options
 from plbench.errors import DataError, PlbenchError
+from plbench.python.settings import workspace_of
 from plbench.runs.workspace import Workspace, locate_dataset, open_dataset
 
 FIXTURES = ["openimages-v6", "openimages-v6-csl", "openimages-v3"]
@@ -171,8 +172,10 @@ class TestDataOptions:
 
     def test_names_and_values(self) -> None:
         others = ["layout=wide", "text=a=b", "empty="]
-        given = data_options({"labels": Path("a.csv"), "negative_value": "0", "data_option": others, "images": None})
-        assert given == {"labels": Path("a.csv"), "negative_value": "0", "layout": "wide", "text": "a=b", "empty": ""}
+        given = {"labels": Path("a.csv"), "negative_value": "0", "data_option": others, "images": None}
+        assert data_options(given) == {"layout": "wide", "text": "a=b", "empty": ""}
+        own = {"labels": Path("a.csv"), "negative_value": "0"}
+        assert workspace_of({**given, "data_options": data_options(given)}).data_options == own | data_options(given)
         assert data_options({"data_option": None}) == {}
 
     @pytest.mark.parametrize("text", ["layout", "=wide", "", "="])

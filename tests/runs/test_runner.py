@@ -90,8 +90,8 @@ class TestRecord:
         workspace = make_workspace()
         plan = a_plan(workspace, "ce-negative")
         record = runner.run(plan, workspace)
-        assert {path.name for path in folder_of(plan, workspace).iterdir()} == {*FILES, RECORD}
-        assert set(record.files) == set(FILES)
+        assert {path.name for path in folder_of(plan, workspace).iterdir()} == {*FILES, RECORD, "task.npz"}
+        assert set(record.files) == {*FILES, "task.npz"}
         assert set(replicates_of(folder_of(plan, workspace), record)) == {"map_c", "map_o"}
 
     @both_regimes
@@ -104,7 +104,7 @@ class TestRecord:
         record = runner.run(plan, workspace)
         folder = folder_of(plan, workspace)
         assert read_record(folder) == record
-        names = (*FILES, "group_replicates.csv")
+        names = (*FILES, "group_replicates.csv", "task.npz")
         assert {path.name for path in folder.iterdir()} == {*names, RECORD}
         assert {name: reference(folder / name) for name in names} == record.files
         columns = [(folder / name).read_text().split("\n")[0] for name in ("replicates.csv", "group_replicates.csv")]

@@ -239,7 +239,7 @@ class TestCommands:
     @pytest.fixture
     def say(self, tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
         """A command on the tiny dataset; standard output."""
-        monkeypatch.setattr("plbench.cli.options.open_registry", lambda plugins: workspace.registry)
+        monkeypatch.setattr("plbench.runs.registry.Registry.discover", lambda plugins: workspace.registry)
         monkeypatch.setenv("PLBENCH_CACHE", str(tmp_path / "cache"))
 
         def run(*arguments: object) -> str:
