@@ -52,7 +52,7 @@ def check_agreement(entries: Sequence[Entry]) -> list[Problem]:
     problems: list[Problem] = []
     first: dict[tuple[str, int], str] = {}
     same_labels: dict[tuple[str, int], list[Entry]] = defaultdict(list)
-    same_method: dict[str, list[Entry]] = defaultdict(list)
+    same_method: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for entry in entries:
         spec = entry.record.spec
         other = first.setdefault((same_but_seed(spec), spec.seed), entry.key)
@@ -61,7 +61,7 @@ def check_agreement(entries: Sequence[Entry]) -> list[Problem]:
                 Problem(entry.key, "spec.seed", f"{spec.seed}, as of record {other}", "a seed once in a row")
             )
         same_labels[spec.protocol.sha256(), spec.protocol.label_seed(spec.seed)].append(entry)
-        same_method[spec.method.source_sha256].append(entry)
+        same_method[spec.method.source_sha256, spec.method.name].append(entry)  # a file may hold several methods
     problems += _against_most(entries, _test_set)
     problems += [problem for group in same_labels.values() for problem in _against_most(group, _training_set)]
     return problems + [problem for group in same_method.values() for problem in _against_most(group, _method)]
@@ -89,7 +89,7 @@ def _training_set(entry: Entry) -> Facts:
 
 def _method(entry: Entry) -> Facts:
     names = ("title", "paper", "source_file")
-    return {"spec.method.name": entry.record.spec.method.name} | {name: getattr(entry.record, name) for name in names}
+    return {name: getattr(entry.record, name) for name in names}
 
 
 def _columns(entry: Entry, names: Iterable[str]) -> Facts:
