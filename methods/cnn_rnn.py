@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from plbench.api import Batch, Loss, Method, MethodParams, Progress, Task, tunable
 
@@ -121,14 +122,25 @@ class LabelWriter(nn.Module):
     def forward(self, inputs: Tensor, sequence: Tensor) -> Tensor:
         """Log-probabilities [B, 1 + T, C + 1]: first, for scores, then of each step of the given sequences.
 
+        Steps after "no more" have none: minus infinity.
+
         Args:
             inputs: of the backbone.
             sequence: [B, T] of class index or C; step t is told those before t.
         """
         image = self.of_image(self.backbone(inputs))
         start = torch.full_like(sequence[:, :1], self.num_classes + 1)
-        output, _ = self.lstm(self.embedding(torch.cat([start, sequence[:, :-1]], dim=1)))
-        steps = self._next(output, image[:, None])
+        told = self.embedding(torch.cat([start, sequence[:, :-1]], dim=1))
+        # most images show few classes: steps that follow "no more" would be most of the work
+        length = ((sequence != self.num_classes).sum(dim=1) + 1).clamp(max=sequence.shape[1])
+        if len(told):  # torch packs no empty batch
+            packed = pack_padded_sequence(told, length.cpu(), batch_first=True, enforce_sorted=False)
+            output, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=sequence.shape[1])
+        else:
+            output, _ = self.lstm(told)
+        row, step = (torch.arange(sequence.shape[1], device=sequence.device) < length[:, None]).nonzero(as_tuple=True)
+        log_p = self._next(output[row, step], image[row])
+        steps = log_p.new_full((*sequence.shape, self.num_classes + 1), -torch.inf).index_put((row, step), log_p)
         best = steps.detach().amax(dim=1) if self.training else self._search(image)
         return torch.cat([best[:, None], steps], dim=1)
 
