@@ -51,8 +51,8 @@ def read_objects(
         table = pd.read_csv(path, dtype={"image": str, "class": str, by: np.float64}, usecols=["image", "class", by])
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise DataError(f"{path} cannot be read as a table of image, class, {by}: {error}") from error
-    rows = pd.Index(image_ids).get_indexer(table["image"])
-    columns = pd.Index(labels.class_ids).get_indexer(table["class"])
+    rows = pd.Index(image_ids).get_indexer(pd.Index(table["image"]))
+    columns = pd.Index(labels.class_ids).get_indexer(pd.Index(table["class"]))
     of_split = (rows >= 0) & (columns >= 0)
     order = np.lexsort((columns[of_split], rows[of_split]))
     found = [values[of_split][order] for values in (rows, columns, table[by].to_numpy())]

@@ -16,8 +16,9 @@ from plbench.board.history import check_history
 from plbench.board.identity import Role, check_added, check_identity, role_of
 from plbench.board.names import check_values
 from plbench.board.packs import read_packs
-from plbench.board.recompute import CELLS, check_cells
+from plbench.board.recompute import check_cells
 from plbench.runs.findings import Findings, Problem
+from plbench.runs.store import CELLS
 from plbench.runs.summary import NUM_REPLICATES
 from plbench.runs.tables import EntryError
 

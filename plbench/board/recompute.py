@@ -18,9 +18,9 @@ from plbench.metrics.cells import Cells
 from plbench.runs import summary
 from plbench.runs.agreement import ROUNDED
 from plbench.runs.findings import Findings, defined
+from plbench.runs.store import CELLS
 from plbench.runs.tables import as_metrics, group_members
 
-CELLS = "cells.npz"
 _BYTES_PER_CELL = 32  # image, class, score, sign; more would be something else
 _ENDS = 5e-4  # of an interval: a replicate at the edge of rounding, of a thousand, falls to either side
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from plbench.runs.trained import TrainedModel
+    from plbench.runs.workspace import Workspace
 
 CHOSEN = "validation"
 
@@ -50,8 +51,9 @@ def predict(
     threshold: Annotated[
         str | None,
         typer.Option(
-            help="Also write the labels of each image: classes whose score is at least a number, such as 0.5, or the "
-            f"threshold that the run chose for each class ({CHOSEN})."
+            help="Also write the labels of each image: classes whose score is at least a number, such as 0.5; the "
+            f"threshold that the run chose for each class by F1 ({CHOSEN}); or the lowest one with which the class is "
+            "so precise on the validation part (precision=0.9)."
         ),
     ] = None,
     top_k: Annotated[
@@ -69,12 +71,13 @@ def predict(
     from plbench.runs.scores_file import check_name, write_predictions
     from plbench.runs.trained import load_model
 
+    wanted = None if threshold is None else _parse_threshold(threshold)
     check_name(out)
     try_folder(out.parent)
     workspace = make_workspace(setting)
     images = files_at(places)
     model = load_model(workspace.store.find(run), workspace)
-    limits = None if threshold is None else _thresholds(threshold, model)
+    limits = None if wanted is None else _thresholds(wanted, model, workspace)
     with predictions(model, images, workspace, skip_unreadable=skip_unreadable) as found:
         has_labels = limits is not None or top_k is not None
         write_predictions(out, found, found.labels(limits, top_k) if has_labels else None)
@@ -90,13 +93,40 @@ def predict(
     emit(content, setting["as_json"], show)
 
 
-def _thresholds(text: str, model: TrainedModel) -> float | np.ndarray:
-    if text == CHOSEN:
-        return model.thresholds()
+def _parse_threshold(text: str) -> float | tuple[str, float]:
+    """Return a number, or what else chooses thresholds: "validation", or "precision" with the one wanted."""
+    name, _, number = text.rpartition("=")
     try:
-        value = float(text)
+        value = float(number)
     except ValueError:
         value = -1.0
-    if not 0 <= value <= 1:
-        raise PlbenchError(f"--threshold {text}: give a number from 0 to 1, or {CHOSEN} for what the run chose there")
-    return value
+    if text == CHOSEN:
+        return CHOSEN, 0.0
+    if name == "precision" and 0 < value <= 1:
+        return name, value
+    if name == "" and 0 <= value <= 1:
+        return value
+    raise PlbenchError(
+        f"--threshold {text}: give a number from 0 to 1, {CHOSEN} for what the run chose there by F1, or precision=0.9 "
+        "for the lowest with which a class is so precise there"
+    )
+
+
+def _thresholds(wanted: float | tuple[str, float], model: TrainedModel, workspace: Workspace) -> float | np.ndarray:
+    if isinstance(wanted, float):
+        return wanted
+    rule, value = wanted
+    if rule == CHOSEN:
+        return model.thresholds()
+    limits, held_out = model.thresholds_for_precision(value, workspace)
+    never = int((limits > 1).sum())
+    if never:
+        workspace.reporter.note(
+            f"{never:,} of {len(limits):,} classes are not so precise at any threshold, and are given to no image"
+        )
+    if not held_out:
+        workspace.reporter.note(
+            "thresholds come from images that the model also trained on, where it is more precise than on new ones; "
+            "runs with --selection validation choose them on images that it did not see"
+        )
+    return limits

@@ -24,4 +24,5 @@ from plbench.metrics.evaluate import rank_by_image as rank_by_image
 from plbench.metrics.evaluate import rank_cells as rank_cells
 from plbench.metrics.evaluate import ranking_loss as ranking_loss
 from plbench.metrics.evaluate import run_starts as run_starts
+from plbench.metrics.evaluate import thresholds_for_precision as thresholds_for_precision
 from plbench.metrics.evaluate import top_f1_scores as top_f1_scores

@@ -433,6 +433,33 @@ def _best_thresholds(ranking: Ranking, scores: FloatArray, num_classes: int) -> 
     return chosen
 
 
+def thresholds_for_precision(cells: Cells, precision: float) -> Float64Array:
+    """Choose the lowest threshold of each class at which it is as precise as wanted on these known cells.
+
+    Candidates are the class's scores there. The lowest one finds most of what is there; at a higher one precision may
+    lie below again.
+
+    Args:
+        cells: of a part that is not the test part.
+        precision: share in (0, 1] of the cells at or above a threshold that are to be positive.
+
+    Returns:
+        [C]; infinity for a class that is not so precise at any threshold, or has no known positive.
+
+    Examples:
+        >>> labels = [[1, 0], [-1, -1], [1, 0], [-1, -1]]
+        >>> cells = Cells.from_scores([[0.9, 0.0], [0.8, 0.1], [0.7, 0.0], [0.2, 0.1]], labels)
+        >>> thresholds_for_precision(cells, 0.6)
+        array([0.7, inf])
+    """
+    ranking = rank_by_class(cells)
+    found = ranking.running(ranking.positives) / ranking.running(ranking.sizes)
+    places = np.flatnonzero(found >= precision)
+    chosen = np.full(cells.num_classes, np.inf)
+    np.minimum.at(chosen, ranking.owner[places], cells.scores[ranking.order[ranking.starts[places]]])
+    return chosen
+
+
 def rank_by_image(cells: Cells) -> Ranking:
     """Return each image's known cells by score, for `ranking_loss` and `precision_at_k`."""
     return rank_cells(cells.rows, cells.scores, cells.positives)

@@ -97,14 +97,44 @@ class Result:
             'te000.jpg'
         """
         places = [images] if isinstance(images, (str, Path)) else images
-        if not self._models:
-            self._models.append(load_model(self.folder, self._workspace))
         source = files_at([Path(place) for place in places])
-        with predictions(self._models[0], source, self._workspace, skip_unreadable=skip_unreadable) as found:
+        with predictions(self._model(), source, self._workspace, skip_unreadable=skip_unreadable) as found:
             index = pd.Index(found.images, name="image")
             scores = pd.DataFrame(np.array(found.scores), index=index, columns=list(found.class_names))
             scores.attrs["unreadable"] = found.unreadable
         return scores
+
+    def thresholds(self, *, precision: float) -> pd.Series:
+        """Return the lowest score of each class from which on it is as precise as wanted on the validation part.
+
+        The model trained on that part, too, unless the run has `selection="validation"` or "validation-no-retrain":
+        new images then have less precision. Thresholds by F1 are a column of `per_class`.
+
+        Args:
+            precision: share in (0, 1] of the images given a class that are to show it.
+
+        Returns:
+            By the class's name; infinity for a class that is not so precise at any threshold.
+
+        Raises:
+            PlbenchError: if `precision` is another number, or the run's dataset is not here as it was.
+
+        Examples:
+            >>> import plbench
+            >>> own = {"labels": "demo/labels-long.csv", "images": "demo/images", "negative_value": 0}
+            >>> result = plbench.run("ce-negative", "table", **own)
+            >>> labels = result.predict("demo/images/garden").ge(result.thresholds(precision=0.8))
+            >>> labels.dtypes.unique()
+            array([dtype('bool')], dtype=object)
+        """
+        model = self._model()
+        limits, _ = model.thresholds_for_precision(precision, self._workspace)
+        return pd.Series(limits, index=pd.Index(model.class_names, name="class_name"), name="threshold")
+
+    def _model(self) -> TrainedModel:
+        if not self._models:
+            self._models.append(load_model(self.folder, self._workspace))
+        return self._models[0]
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Draw the AP of each class against its number of known positives.

@@ -35,13 +35,13 @@ from plbench.runs.record import (
     whole_file,
 )
 from plbench.runs.registry import source_file
-from plbench.runs.store import CHECKPOINT, RECORD
+from plbench.runs.store import CELLS, CHECKPOINT, RECORD
 from plbench.runs.summary import Thresholds
 from plbench.runs.tables import GROUP_REPLICATES, PER_CLASS, REPLICATES
 from plbench.runs.task_file import TASK
 from plbench.training.hooks import Guarded
 
-FILES = ("spec.toml", "log.jsonl", "cells.npz", PER_CLASS, REPLICATES, CHECKPOINT)
+FILES = ("spec.toml", "log.jsonl", CELLS, PER_CLASS, REPLICATES, CHECKPOINT)
 """Of every run, beside its record."""
 
 
@@ -96,7 +96,7 @@ def _choose_thresholds(active: ActiveRun, cells: Cells | None) -> Thresholds | s
         elif active.spec.selection == "validation":
             assert active.plan.chooser is not None
             folder = store.run_folder(active.plan.chooser.spec.key)
-            own = world.shared(lambda: Cells.load(whole_file(folder, read_record(folder), "cells.npz")))
+            own = world.shared(lambda: Cells.load(whole_file(folder, read_record(folder), CELLS)))
         else:
             own = active.validation_cells(active.headline_weights)
         if own is None:
@@ -128,7 +128,7 @@ def summarise(active: ActiveRun, scored: Scored) -> dict[str, SplitMetrics]:
     seed = derive_seed(0, "bootstrap", active.spec.protocol.sha256(), active.scored_part.split)
     with active.workspace.reporter.task("Intervals") as report:
         replicates = summary.draw_replicates(scored.cells, labels, groups, seed, report)
-    scored.cells.save(folder / "cells.npz")
+    scored.cells.save(folder / CELLS)
     thresholds = None if isinstance(scored.thresholds, str) else scored.thresholds
     summary.write_per_class(folder / PER_CLASS, scored.cells, labels, groups, annotations, thresholds)
     summary.write_replicates(folder / REPLICATES, summary.headline(replicates))

@@ -19,6 +19,7 @@ from plbench.files.paths import refuse_links
 
 RECORD = "record.json"
 CHECKPOINT = "checkpoint.pt"
+CELLS = "cells.npz"
 
 
 @dataclass(frozen=True)

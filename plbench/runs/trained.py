@@ -21,6 +21,8 @@ from plbench.loading.features import BATCH_SIZE, GPU_BATCH_SIZE, extract, featur
 from plbench.loading.jpegs import jpeg_decoder
 from plbench.loading.transforms import eval_transform
 from plbench.method import Method, Task
+from plbench.metrics import thresholds_for_precision
+from plbench.metrics.cells import Cells
 from plbench.models.backbones import GivenMaps, build_backbone, make_head, weights_path
 from plbench.randomness import derive_seed, seeded
 from plbench.runs import run as runner
@@ -28,7 +30,7 @@ from plbench.runs.plan.resolve import plan_from_spec
 from plbench.runs.plan.resolved import features_model_of, make_task, validate_params
 from plbench.runs.record import Record, whole_file
 from plbench.runs.registry import source_sha256
-from plbench.runs.store import CHECKPOINT
+from plbench.runs.store import CELLS, CHECKPOINT
 from plbench.runs.stored import read_run
 from plbench.runs.tables import PER_CLASS
 from plbench.runs.task_file import TASK, read_task
@@ -36,7 +38,7 @@ from plbench.runs.workspace import Workspace
 from plbench.spec import RunSpec
 from plbench.training import checkpoint
 from plbench.training.distributed import ALONE, World
-from plbench.training.evaluation import predict_share
+from plbench.training.evaluation import EVAL_BATCH_SIZE, collect_cells, predict_share
 from plbench.training.execution import Execution
 from plbench.training.hooks import Guarded, construct
 from plbench.training.inputs import ImageInputs, Inputs
@@ -107,6 +109,31 @@ class TrainedModel:
                 "`threshold=0.5`"
             )
         return np.array(texts, np.float64)
+
+    def thresholds_for_precision(self, precision: float, workspace: Workspace) -> tuple[np.ndarray, bool]:
+        """Return the lowest threshold of each class with which it is as precise as wanted on the validation part.
+
+        Args:
+            precision: share in (0, 1] of the images given a class that are to show it.
+            workspace: where and how; with the options by which the run's dataset is found.
+
+        Returns:
+            [C] float64, infinity for a class that is not so precise at any; and whether the scores are of a model that
+            did not train on that part.
+
+        Raises:
+            PlbenchError: if `precision` is another number, or the dataset is not here as it was.
+        """
+        if not 0 < precision <= 1:
+            raise PlbenchError(f"precision is {precision}; give a share above 0 and up to 1, such as 0.9")
+        plan = plan_from_spec(self.record.spec, workspace)
+        if plan.chooser is not None:  # the run that chose the epoch saw that part as little as its scores need
+            folder = workspace.store.run_folder(plan.chooser.spec.key)
+            return thresholds_for_precision(Cells.load(whole_file(folder, read_run(folder), CELLS)), precision), True
+        part = plan.protocol_data.validation()
+        places = torch.arange(len(part.rows)).split(EVAL_BATCH_SIZE)
+        cells = collect_cells(zip(places, self.scores(part.images, workspace), strict=True), part.labels)
+        return thresholds_for_precision(cells, precision), self.record.spec.train_part == "fit"
 
 
 @dataclass(frozen=True)

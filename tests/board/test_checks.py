@@ -25,12 +25,12 @@ from plbench.board.checks import check_entry, verify_board
 from plbench.board.entries import parse_entry, read_contents
 from plbench.board.names import flaw_of_name
 from plbench.board.packs import records_of
-from plbench.board.recompute import CELLS
 from plbench.runs import environment
 from plbench.runs import run as runner
 from plbench.runs.findings import Findings, Problem
 from plbench.runs.plan.resolve import Request, plan_run
 from plbench.runs.record import RECORD, Estimate, reference
+from plbench.runs.store import CELLS
 from plbench.runs.summary import image_estimate
 from plbench.runs.workspace import Workspace
 from plbench.spec import RunSpec

@@ -30,6 +30,7 @@ from plbench.metrics import (
     precision_at_k,
     predictions_at,
     ranking_loss,
+    thresholds_for_precision,
     top_f1_scores,
 )
 from plbench.metrics.cells import Cells, top_places
@@ -316,6 +317,21 @@ def test_thresholds_do_not_depend_on_the_order_of_cells() -> None:
     cells = Cells.from_scores(*draw(7))
     order = np.random.default_rng(0).permutation(cells.scores.size)
     np.testing.assert_array_equal(choose_thresholds(cells)[0], choose_thresholds(reordered(cells, order))[0])
+
+
+@given(SEEDS)
+@settings(max_examples=60, deadline=None)
+def test_thresholds_for_a_precision_are_the_lowest_that_sklearn_finds(seed: int) -> None:
+    scores, labels = draw(seed)
+    wanted = np.random.default_rng(seed).uniform(0.05, 1.0)
+    found = thresholds_for_precision(Cells.from_scores(scores, labels), wanted)
+    for c in range(scores.shape[1]):
+        truth, values = by_class(scores, labels, c)
+        if not truth.any():
+            assert found[c] == np.inf
+            continue
+        precision, _, candidates = precision_recall_curve(truth, values)
+        assert found[c] == min(candidates[precision[:-1] >= wanted], default=np.inf)
 
 
 def test_a_class_never_reached_by_its_threshold_has_precision_0() -> None:

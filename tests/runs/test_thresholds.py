@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from plbench.api import BenchmarkProtocol
 from plbench.metrics import choose_thresholds, f1_scores, top_f1_scores
@@ -17,6 +18,7 @@ from plbench.runs.active import ActiveRun
 from plbench.runs.plan.resolve import Request, plan_run
 from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.record import Record
+from plbench.runs.trained import load_model
 from plbench.runs.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("quick_records")
@@ -126,3 +128,30 @@ def test_cells_of_earlier_versions_are_read(tmp_path: Path) -> None:
     Cells.from_scores(np.eye(3), np.ones((3, 3))).save(path)
     assert "in_top" not in np.load(path).files
     assert Cells.load(path).in_top is None
+
+
+@pytest.mark.parametrize(
+    ("selection", "held_out"), [("last", False), ("validation", True), ("validation-no-retrain", True)]
+)
+def test_thresholds_for_a_precision_come_from_the_validation_part(
+    make_workspace: Callable[..., Workspace], selection: str, held_out: bool
+) -> None:
+    """Each class's lowest one that is so precise on the cells of the model that the record says."""
+    workspace = make_workspace()
+    plan = a_plan(workspace, selection=selection)
+    runner.run(plan, workspace)
+    model = load_model(workspace.store.run_folder(plan.spec.key), workspace)
+    limits, is_held_out = model.thresholds_for_precision(0.6, workspace)
+    assert is_held_out == held_out
+    if plan.chooser is not None:
+        cells, _ = read(plan.chooser, workspace)
+    else:
+        part = plan.protocol_data.validation()
+        scores = torch.cat(list(model.scores(part.images, workspace))).numpy()
+        cells = Cells.from_scores(scores, part.labels)
+    np.testing.assert_allclose(choose_thresholds(cells)[0], read(plan, workspace)[1], rtol=1e-6)  # the run's own
+    for column, limit in enumerate(limits):
+        scores, truth = (values[cells.class_index == column] for values in (cells.scores, cells.positives))
+        precise = [score for score in scores if truth[scores >= score].mean() >= 0.6]
+        assert limit == min(precise, default=np.inf)
+    assert np.isfinite(limits).any()
