@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tomllib
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 
 from plbench.errors import StoreError, first_invalid
 from plbench.metrics.cells import Cells
-from plbench.runs.record import Record, SplitMetrics, read_record, whole_file
+from plbench.runs.record import Record, SelectionReport, SplitMetrics, read_record, whole_file
 from plbench.runs.store import RECORD, SPEC
 from plbench.runs.stored import read_run
 from plbench.runs.tables import PER_CLASS, ClassRow, parse_per_class
@@ -51,6 +52,8 @@ class RunFiles:
         record: None of one that is under way or was interrupted.
         saved_step: the step that a run without a record was last saved at; 0 where it was not.
         log: rows by epoch.
+        selection: how its epoch was selected, with the curve that it was selected from: of the run that chose it, where
+            that was another one.
         classes: of the per-class table, in the order of the cells' class indices.
         train: what `task.npz` says.
         absent: names of files that the run, or its version of plbench, has not.
@@ -61,6 +64,7 @@ class RunFiles:
     record: Record | None = None
     saved_step: int = 0
     log: list[dict[str, Any]] = field(default_factory=list)
+    selection: SelectionReport | None = None
     classes: tuple[ClassRow, ...] = ()
     cells: Cells | None = None
     train: TrainLabels | None = None
@@ -103,8 +107,27 @@ def read_files(folder: Path) -> RunFiles:
         train = TrainLabels(task.positives.astype(np.int64), task.negatives.astype(np.int64), task.num_train)
     logged = whole_file(folder, record, LOG) if LOG in there else folder / LOG
     absent = tuple(name for name in (LOG, CELLS, PER_CLASS, TASK) if name not in there) if record.metrics else ()
-    log = _log(logged)
-    return RunFiles(folder, record.spec, record, 0, log, classes, cells, train, absent)
+    log, selection = _log(logged), _selection(folder, record)
+    return RunFiles(folder, record.spec, record, 0, log, selection, classes, cells, train, absent)
+
+
+def _selection(folder: Path, record: Record) -> SelectionReport | None:
+    """Return how the epoch was selected; the curve is that of the run beside it that chose the epoch, if it is there.
+
+    That run differs in its train part alone, and in the runs of its stages, which do, too.
+    """
+    spec = record.spec
+    if record.selection is None or spec.selection != "validation" or spec.train_part != "train":
+        return record.selection
+    differing = {"train_part", "stages"}
+    wanted = spec.model_dump(mode="json", exclude_none=True, exclude=differing)
+    for path in sorted(folder.absolute().parent.glob(f"*/{SPEC}")):
+        with contextlib.suppress(OSError, ValueError, StoreError):  # another run, which is of no use then
+            own = tomllib.loads(path.read_text(encoding="utf-8"))
+            is_it = own.get("train_part") == "fit" and {n: own[n] for n in own if n not in differing} == wanted
+            if is_it and (found := read_record(path.parent).selection) is not None:
+                return record.selection.model_copy(update={"curve": found.curve})
+    return record.selection
 
 
 def _without_record(folder: Path) -> RunFiles:

@@ -29,6 +29,8 @@ MAX_ROWS = 400
 MAX_NAMED = 60
 """Classes that have a row of their own in the chart; of more, the chart is one of ranks."""
 
+_MANY_CELLS = 10**6
+
 NUM_HARDEST = 6
 _OF_HARDEST = 3  # images of such a class and kind of mistake
 _WORST = 12  # images of all classes and a kind of mistake
@@ -46,18 +48,25 @@ class Intervals:
 
 
 def class_intervals(files: RunFiles, report: ProgressReport) -> Intervals:
-    """Return intervals on the resamples that the record's own are of, made as those are."""
+    """Return intervals on the resamples that the record's own are of, made as those are.
+
+    Of a test part with millions of known labels only a fifth of the resamples is looked at, which takes seconds rather
+    than minutes.
+    """
     protocol, cells = files.spec.protocol, files.cells
     low, high = np.full(len(files.classes), np.nan), np.full(len(files.classes), np.nan)
-    if cells is not None:
-        split = protocol.train_split if files.spec.only_selects else protocol.test_split
-        seed = derive_seed(0, "bootstrap", protocol.sha256(), split)
-        variances = class_variances(cells, summary.NUM_REPLICATES, seed=seed, progress=report)
-        for index, row in enumerate(files.classes):
-            if row.ap is not None:
-                lowest = 100 * float(lowest_average_precision([row.positives], [row.negatives])[0])
-                found = Estimate(row.ap, float(variances[index]), 0.0, 0.0, (min(lowest, row.ap), 100.0))
-                low[index], high[index] = found.interval
+    if cells is None or not files.classes:
+        return Intervals(low, high)
+    split = protocol.train_split if files.spec.only_selects else protocol.test_split
+    seed = derive_seed(0, "bootstrap", protocol.sha256(), split)
+    number = summary.NUM_REPLICATES if len(cells.scores) <= _MANY_CELLS else summary.NUM_REPLICATES // 5
+    variances = class_variances(cells, number, seed=seed, progress=report)
+    counts = np.array([(row.positives, row.negatives) for row in files.classes]).T
+    lowest = 100 * lowest_average_precision(*counts)
+    for index, row in enumerate(files.classes):
+        if row.ap is not None:
+            bounds = (min(float(lowest[index]), row.ap), 100.0)
+            low[index], high[index] = Estimate(row.ap, float(variances[index]), 0.0, 0.0, bounds).interval
     return Intervals(low, high)
 
 
@@ -116,7 +125,7 @@ def training_charts(files: RunFiles) -> list[tuple[str, Chart]]:
             label = f"{title} by epoch, from {values[0][1]:.4g} to {values[-1][1]:.4g}"
             caption = "Training loss, mean over each epoch" if name == "loss" else "Learning rate at each epoch's end"
             found.append((caption, charts.curve_chart(label, values, "epoch")))
-    selection = None if files.record is None else files.record.selection
+    selection = files.selection
     curve = [] if selection is None else selection.curve
     for weights, words in (("ema", "averaged weights"), ("raw", "last weights")):
         points = [(point["epoch"], point[weights]) for point in curve if point.get(weights) is not None]
