@@ -20,9 +20,14 @@ def labels_in_training(record: Record, num_classes: int) -> list[tuple[str, str,
     numbers = {
         "verified present": data.train_positives,
         "verified absent": data.train_negatives,
-        "unknown": total - data.num_train_known,
+        "unknown": num_unknown(record, num_classes),
     }
     return [(what, f"{number:,}", f"{100 * number / max(total, 1):.2f} %") for what, number in numbers.items()]
+
+
+def num_unknown(record: Record, num_classes: int) -> int:
+    """Return the number of (image, class) pairs of the train part of which nothing is known."""
+    return 0 if record.data is None else record.data.num_train * num_classes - record.data.num_train_known
 
 
 def marked(record: Record, num_classes: int) -> list[dict[str, str]]:
@@ -33,7 +38,7 @@ def marked(record: Record, num_classes: int) -> list[dict[str, str]]:
     data, hidden = record.data, record.hidden_truth
     if data is None or hidden is None:
         return []
-    unknown = data.num_train * num_classes - data.num_train_known
+    unknown = num_unknown(record, num_classes)
     return [
         {
             "name": name.replace("_", " "),

@@ -139,6 +139,7 @@ def _results(files: RunFiles, workspace: Workspace, place: Path | None) -> dict[
         "calibration": None if files.cells is None else view.calibration(files.cells),
         **_mistakes(files, files.cells, data),
         "labels": account.labels_in_training(record, num_classes),
+        "num_unknown": account.num_unknown(record, num_classes),
         "marked": account.marked(record, num_classes),
     }
 
