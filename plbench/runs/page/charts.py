@@ -200,10 +200,17 @@ def round_ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def tick_words(ticks: Sequence[float]) -> list[str]:
-    """Return numbers as an axis shows them: all with as many decimals as they need to differ."""
+    """Return numbers as an axis shows them: all with as many decimals as they need to differ, or as powers of ten.
+
+    Examples:
+        >>> tick_words([0, 0.25, 0.5]), tick_words([0, 5e-5, 1e-4]), tick_words([0, 5_000])
+        (['0.00', '0.25', '0.50'], ['0', '5e-5', '1e-4'], ['0', '5,000'])
+    """
     largest = max(map(abs, ticks), default=0.0)
     if largest and not 1e-3 <= largest < 1e7:
-        return [f"{tick:.2g}".replace("e-0", "e-") if tick else "0" for tick in ticks]
+        powers = [math.floor(math.log10(abs(tick)) + 1e-9) if tick else 0 for tick in ticks]
+        pairs = zip(ticks, powers, strict=True)
+        return [f"{tick / 10.0**power:.3g}e{power}" if tick else "0" for tick, power in pairs]
     step = min((b - a for a, b in itertools.pairwise(ticks)), default=largest or 1.0)
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     if round(step * 10**decimals, 6) != int(round(step * 10**decimals, 6)):  # 0.25

@@ -122,7 +122,7 @@ def _results(files: RunFiles, workspace: Workspace, place: Path | None) -> dict[
         intervals = view.class_intervals(files, report)
     train = files.train or data.train
     num_classes = files.metrics.num_classes
-    table = None if place is None or not files.classes else os.path.relpath(files.folder / PER_CLASS, place)
+    csv = None if place is None or not files.classes else os.path.relpath(files.folder / PER_CLASS, place)
     return {
         "headline": view.headline(record, files.part),
         "figures": list(view.other_figures(record, files.part)),
@@ -133,7 +133,7 @@ def _results(files: RunFiles, workspace: Workspace, place: Path | None) -> dict[
         "has_train": train is not None,
         "has_groups": any(row.groups for row in files.classes),
         "has_perfect": any(row.ap == 100 for row in files.classes),
-        "table": table,
+        "csv": csv,
         "class_chart": view.class_chart(files, intervals),
         "precision_recall": view.precision_recall_chart(files),
         "calibration": None if files.cells is None else view.calibration(files.cells),

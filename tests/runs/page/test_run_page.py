@@ -30,7 +30,7 @@ from plbench.runs.page.images import Thumbnails, most_wrong
 from plbench.runs.page.page import run_page, write_page
 from plbench.runs.page.reading import RunFiles, read_files
 from plbench.runs.plan.resolve import Request, plan_run
-from plbench.runs.record import PriorDiagnostics, Record, read_record, write_record
+from plbench.runs.record import PriorDiagnostics, Record, TuningReport, read_record, write_record
 from plbench.runs.tables import ClassRow
 from plbench.runs.workspace import Workspace
 
@@ -147,8 +147,29 @@ def test_what_a_stage_found_and_what_to_beware_of_is_there(folder: Path, workspa
     assert "Stage prior: 2.35 classes are expected in an image. Highest: a 0.61, b 0.50" in parsed.text
     assert "0.90 over the 6 most frequent classes" in parsed.text
     assert "half of it is wrong as read" in parsed.text and "--config spec.toml --plugin FILE" in parsed.text
-    rewrite(folder, hidden_truth=None)
+    tuning = TuningReport(
+        study="abc",
+        regime="probe",
+        num_trials=20,
+        space={},
+        sampler="tpe",
+        pruner="none",
+        seed=0,
+        labels="partial",
+        chosen={"lr": 0.00123},
+        default={"lr": 0.01},
+        value=51.5,
+        default_value=50.25,
+    )
+    rewrite(folder, hidden_truth=None, tuning=tuning)
+    assert "20 trials by tpe: lr 0.00123; validation mAP(C) 51.50 (50.25 with" in shown(folder, workspace).text
     assert "No simulation hid these labels" in shown(folder, workspace).text
+
+
+def test_a_run_that_only_selects_is_of_its_validation_part(folder: Path, workspace: Workspace) -> None:
+    (chooser,) = {*workspace.store.keys()} - {folder.name}
+    parsed = shown(workspace.store.run_folder(chooser), workspace)
+    assert "never saw test" in parsed.text and "validation present" in parsed.text and parsed.tags["img"] > 5
 
 
 def test_intervals_of_classes_are_on_the_records_own_resamples(folder: Path, workspace: Workspace) -> None:

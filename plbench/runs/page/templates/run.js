@@ -1,4 +1,4 @@
-// The page of a run: its tables sort, its colours switch, and what is folded is printed
+// The page of a run: its tables sort, its colours switch, and what is folded but short is printed
 
 function apply() {
   theme();
@@ -15,7 +15,7 @@ addEventListener('hashchange', () => {
 });
 let folded = [];
 addEventListener('beforeprint', () => {
-  folded = all('details:not([open])');
+  folded = all('details.printed:not([open])');
   for (const element of folded) element.open = true;
 });
 addEventListener('afterprint', () => { for (const element of folded) element.open = false; });
