@@ -1,14 +1,11 @@
 """The page of all boards: one HTML file that needs no network, made from plain values that anybody may have written.
 
-Everything that comes in passes `harmless` first and is escaped by jinja2 on its way out. The script and the style sheet
-are admitted by their hashes, so that nothing else on the page can run or load. Values that the script needs (per-class
-AP, parameters) travel as JSON in a script element of their own per board, parsed when they are first looked at.
+It is made as `plbench.runs.page.html` says. Values that the script needs (per-class AP, parameters) travel as JSON in a
+script element of their own per board, parsed when they are first looked at.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
 import re
@@ -19,18 +16,15 @@ from typing import Any
 from markupsafe import Markup
 
 from plbench.board.critical import rank_pictures
-from plbench.board.text import TEMPLATES, figure_words, page_template, reference_link
+from plbench.board.text import TEMPLATES, figure_words, page_template
 from plbench.metrics.statistics import format_p
+from plbench.runs.page.html import SHARED, asset, content_hash, harmless, island, reference_link, script
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 TALL = 40
 """Rows beyond which a table scrolls within the page, its header in sight."""
-SCRIPTS = ("state.js", "tables.js", "classes.js", "details.js", "start.js")
+SCRIPTS = ("filters.js", "classes.js", "details.js", "start.js")
 
-_CONTROL = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"  # also those that turn the direction of text
-    r"\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]"  # no characters, and halves of some
-)
 _FILE = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)*", re.ASCII)
 
 
@@ -67,7 +61,9 @@ def render_page(boards: Sequence[Mapping[str, Any]], *, sources: str | None = ".
     clean.sort(key=lambda board: not any(section["rows"] for section in board["sections"]))
     slugs = _slugs([board["name"] for board in clean])
     views = [_board_view(board, slug, sources) for board, slug in zip(clean, slugs, strict=True)]
-    style, script = _asset("style.css"), "'use strict';\n{\n" + "\n".join(map(_asset, SCRIPTS)) + "}\n"
+    style = asset(SHARED, "style.css")
+    shared, own = (asset(SHARED, name) for name in ("state.js", "tables.js")), (asset(TEMPLATES, n) for n in SCRIPTS)
+    code = script(*shared, *own)
     return page_template("page.html").render(
         boards=views,
         choices=_choices(clean),
@@ -75,54 +71,15 @@ def render_page(boards: Sequence[Mapping[str, Any]], *, sources: str | None = ".
         num_rows=sum(view["num_rows"] for view in views),
         tall=TALL,
         style=Markup(style),
-        script=Markup(script),
-        style_hash=_content_hash(style),
-        script_hash=_content_hash(script),
+        script=Markup(code),
+        style_hash=content_hash(style),
+        script_hash=content_hash(code),
     )
-
-
-def harmless(value: Any, depth: int = 0) -> Any:
-    """Return the same plain value without what no reader, parser or encoder should meet.
-
-    Control characters, those that turn the direction of text, and halves of characters become U+FFFD (line breaks and
-    tabs a space), strings end after 2,000 characters, numbers that are not finite become None, and what is nested
-    deeper than 16 levels is dropped. Applied twice it changes nothing more.
-    """
-    if depth > 16:
-        return None
-    if isinstance(value, str):
-        short = value if len(value) <= 2000 else value[:1999] + "…"
-        return _CONTROL.sub("\ufffd", re.sub(r"[\t\n\r]", " ", short))
-    if isinstance(value, bool) or value is None:
-        return value
-    if isinstance(value, int | float):
-        return value if abs(value) < 2**53 else None  # false for NaN too
-    if isinstance(value, Mapping):
-        return {harmless(str(key)): harmless(each, depth + 1) for key, each in value.items()}
-    if isinstance(value, Sequence):
-        return [harmless(each, depth + 1) for each in value]
-    return harmless(str(value))
 
 
 def file_link(path: str | None, sources: str | None) -> str | None:
     """Return the link to a file below the repository's root; None for what is not such a path."""
     return f"{sources}{path}" if path and sources is not None and _FILE.fullmatch(path) else None
-
-
-def island(value: Any) -> Markup:
-    """Return JSON that cannot leave its script element, nor open a comment in it."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    for sign in "<>&":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(text)
-
-
-def _asset(name: str) -> str:
-    return (TEMPLATES / name).read_text(encoding="utf-8").replace("\r\n", "\n")
-
-
-def _content_hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _slugs(names: Sequence[str]) -> list[str]:

@@ -5,24 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
+from jinja2 import Template
 from tabulate import tabulate
 
 from plbench.metrics.statistics import format_p
+from plbench.runs.page.html import reference_link, template_of
 
 Values = Mapping[str, Any]
 TEMPLATES = Path(__file__).parent / "templates"
 _MARKDOWN_SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>#|~!"})
 _COST = ("image_passes", "head_images", "trainings", "trials", "hours", "images_per_second", "device", "machine")
-_ARXIV = re.compile(r"(?:\barxiv[:\s]\s*|^)(\d{4}\.\d{4,5})(?:v\d+)?\b", re.IGNORECASE)
-_URL = re.compile(r"https?://[a-zA-Z0-9.-]+(?::\d{1,5})?(?:/[\w~:/?#\[\]@!$&()*+,;=.%-]*)?", re.ASCII)
 _CSV_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -88,18 +85,9 @@ def overview(boards: Sequence[Values]) -> str:
     return page_template("boards.md").render(boards=listed, measured=measured)
 
 
-@cache
 def page_template(name: str) -> Template:
     """Return a template of the page, of a picture on it or of its like in Markdown; what HTML shows is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=select_autoescape(("html", "svg")),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template(name)
+    return template_of(TEMPLATES, name)
 
 
 def as_latex(board: Values) -> str:
@@ -169,17 +157,6 @@ def figure_words(figure: Values | None) -> tuple[str, str]:
 def measured(figure: Values | None) -> str:
     """Return a mean with half of its interval."""
     return " ".join(figure_words(figure)).rstrip()
-
-
-def reference_link(text: str | None) -> str | None:
-    """Return where a reference leads: an http(s) address as it is, or the arXiv number in it.
-
-    None for anything else.
-    """
-    if text and _URL.fullmatch(text):
-        return text
-    number = _ARXIV.search(text or "")
-    return f"https://arxiv.org/abs/{number[1]}" if number else None
 
 
 def _linked(row: Values) -> str:

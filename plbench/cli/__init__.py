@@ -28,6 +28,7 @@ from plbench.cli.once import CommandGroup
 from plbench.cli.options import say
 from plbench.cli.predict import predict
 from plbench.cli.run import run
+from plbench.cli.show import show
 from plbench.cli.study import study
 from plbench.cli.sweep import sweep_app
 from plbench.cli.tune import tune
@@ -46,6 +47,7 @@ app.command()(run)
 app.command()(tune)
 app.command()(compare)
 app.command()(predict)
+app.command()(show)
 app.command()(study)
 app.command()(advise)
 app.command()(doctor)

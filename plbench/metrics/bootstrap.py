@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -169,22 +169,82 @@ def replicates(
     members = [np.flatnonzero(np.isin(segments.classes, classes)) for classes in averaged]
     offsets = np.cumsum([0, *(m.size for m in members)])
     pick = _indicator(offsets, np.concatenate(members), segments.classes.size)  # [1 + groups, D]
-    whole = evaluate_cells(cells)
     means, map_o = np.empty((len(members), num_replicates)), np.empty(num_replicates)
+    for drawn in _resampled(cells, segments, num_replicates, seed, memory_bytes, progress):
+        # stand-ins may lie outside what an AP can be: hence the clip below
+        filled, part = drawn.filled, drawn.part
+        means[:, part] = np.clip(share_of(100 * (pick @ filled), pick @ np.ones_like(filled)), 0, 100)
+        # without stand-ins: classes are weighted by the resample's positives, and an undefined one counts nothing
+        weighted = pick @ (drawn.ap * drawn.positives)
+        map_o[part] = share_of(100 * weighted, pick @ (drawn.positives * drawn.defined))[0]
+    return Replicates(means[0], map_o, dict(zip(groups, means[1:], strict=True)))
+
+
+def class_variances(
+    cells: Cells,
+    num_replicates: int = 1000,
+    *,
+    seed: int,
+    memory_bytes: int = 2**28,
+    progress: Callable[[int, int], None] | None = None,
+) -> Float64Array:
+    """Return the variance of each class's AP over resamples of the test images, those of `replicates`.
+
+    Args:
+        cells: the known cells of the whole test set.
+        num_replicates: R, at least 2.
+        seed: the protocol's.
+        memory_bytes: what a chunk of replicates may take; it changes nothing else.
+        progress: called with (done, total) after each chunk.
+
+    Returns:
+        [C] in squared percentage points; NaN for a class without a known positive or without a known negative.
+
+    Raises:
+        PlbenchError: as `resample_weights`.
+    """
+    segments = _Segments(cells)
+    whole = evaluate_cells(cells).ap[segments.classes]
+    sums, squares = np.zeros(segments.classes.size), np.zeros(segments.classes.size)
+    for drawn in _resampled(cells, segments, num_replicates, seed, memory_bytes, progress):
+        gaps = 100 * (drawn.filled - whole[:, None])  # small numbers, whose squares lose nothing
+        sums += gaps.sum(axis=1)
+        squares += (gaps**2).sum(axis=1)
+    variances = np.full(cells.num_classes, np.nan)
+    variances[segments.classes] = np.maximum(squares - sums**2 / num_replicates, 0) / (num_replicates - 1)
+    return variances
+
+
+@dataclass(frozen=True, eq=False)
+class _Resampled:
+    """A chunk of replicates, `part` of all: AP [D, R] as `_Segments` gives it, and with stand-ins (`_fill`)."""
+
+    part: slice
+    ap: Float64Array
+    positives: Float64Array
+    defined: Float64Array
+    filled: Float64Array
+
+
+def _resampled(
+    cells: Cells,
+    segments: _Segments,
+    num_replicates: int,
+    seed: int,
+    memory_bytes: int,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[_Resampled]:
+    whole = evaluate_cells(cells)
     per_replicate = 8 * cells.num_images + 32 * segments.cells.shape[0]
     width = min(max(1, memory_bytes // per_replicate), MAX_CHUNK)
     for start in range(0, num_replicates, width):
         stop = min(start + width, num_replicates)
         weights = resample_weights(cells.num_images, stop - start, seed, start)
         ap, positives, defined = segments.average_precision(weights)
-        # stand-ins may lie outside what an AP can be: hence the clip below
         filled = _fill(ap, defined, whole, segments.classes, (seed, start))
-        means[:, start:stop] = np.clip(share_of(100 * (pick @ filled), pick @ np.ones_like(filled)), 0, 100)
-        # without stand-ins: classes are weighted by the resample's positives, and an undefined one counts nothing
-        map_o[start:stop] = share_of(100 * (pick @ (ap * positives)), pick @ (positives * defined))[0]
+        yield _Resampled(slice(start, stop), ap, positives, defined, filled)
         if progress:
             progress(stop, num_replicates)
-    return Replicates(means[0], map_o, dict(zip(groups, means[1:], strict=True)))
 
 
 def _fill(

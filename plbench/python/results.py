@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -16,6 +17,8 @@ from plbench.files import write_atomically
 from plbench.python.settings import Settings, Where, check_settings, request_of, workspace_of
 from plbench.runs import run as runner
 from plbench.runs.inspect.statistics import picture_format
+from plbench.runs.page.page import write_page
+from plbench.runs.page.view import headline
 from plbench.runs.plan.resolve import plan_run
 from plbench.runs.predict import predictions
 from plbench.runs.record import Record, figures, whole_file
@@ -135,6 +138,38 @@ class Result:
         if not self._models:
             self._models.append(load_model(self.folder, self._workspace))
         return self._models[0]
+
+    def page(self, path: str | Path | None = None) -> Path:
+        """Write the run's page: one HTML file with curves, classes, mistakes and cost, which needs no network.
+
+        Images are shown where the dataset is at hand: in its usual place, or where the settings of `run` or `load` say.
+
+        Args:
+            path: of the file, an .html; None for `page.html` in the run's folder.
+
+        Returns:
+            Where it is.
+
+        Raises:
+            PlbenchError: if the name has another ending. StoreError: if it cannot be written.
+
+        Examples:
+            >>> import plbench
+            >>> own = {"labels": "demo/labels-long.csv", "images": "demo/images", "negative_value": 0}
+            >>> result = plbench.run("ce-negative", "table", **own)
+            >>> result.page("demo/run.html").name
+            'run.html'
+        """
+        return write_page(self.folder, self._workspace, None if path is None else Path(path))
+
+    def _repr_html_(self) -> str:
+        """Return the headline figures, as a notebook shows them."""
+        record, spec = self.record, self.record.spec
+        title = escape(f"{record.title} on {spec.protocol.name}, seed {spec.seed}")
+        if not record.metrics:
+            return f"<p>{title}: failed: {escape(record.error or '')}</p>"
+        rows = headline(record, "validation" if spec.only_selects else "test")
+        return f"<p>{title}</p>{pd.DataFrame(rows).drop(columns='note').to_html(index=False, border=0)}"
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Draw the AP of each class against its number of known positives.

@@ -18,6 +18,7 @@ from plbench.files import unwritable
 from plbench.files.paths import refuse_links
 
 RECORD = "record.json"
+SPEC = "spec.toml"
 CHECKPOINT = "checkpoint.pt"
 CELLS = "cells.npz"
 
@@ -44,24 +45,28 @@ class Store:
         """Return where a run's files lie."""
         return self.runs / key
 
-    def keys(self) -> list[str]:
-        """Return the keys of all runs with a record, sorted."""
+    def keys(self, mark: str = RECORD) -> list[str]:
+        """Return the keys of all runs whose folder has a file of this name, sorted: by default a record."""
         if not self.runs.is_dir():
             return []
-        return sorted(folder.name for folder in self.runs.iterdir() if (folder / RECORD).is_file())
+        return sorted(folder.name for folder in self.runs.iterdir() if (folder / mark).is_file())
 
-    def find(self, text: str) -> Path:
+    def find(self, text: str, *, begun: bool = False) -> Path:
         """Return the folder of the run that a key, the start of one, or a path names.
+
+        Args:
+            text: that names it.
+            begun: whether a run may be meant that has no record yet: it is under way, or was interrupted.
 
         Raises:
             StoreError: if no run or more than one is meant.
         """
-        path = Path(text)
-        if (path / RECORD).is_file():
+        path, mark = Path(text), SPEC if begun else RECORD
+        if (path / RECORD).is_file() or (path / mark).is_file():
             return path
-        if path.name == RECORD and path.is_file():
+        if path.name in (RECORD, mark) and path.is_file():
             return path.parent
-        matches = [key for key in self.keys() if key.startswith(text)]
+        matches = sorted(key for key in {*self.keys(), *self.keys(mark)} if key.startswith(text))
         if len(matches) == 1:
             return self.run_folder(matches[0])
         if matches:

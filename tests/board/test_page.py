@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from plbench.board.page import file_link, harmless, render_page
-from plbench.board.text import reference_link
+from plbench.board.page import file_link, render_page
+from plbench.runs.page.html import harmless, reference_link
 
 NASTY = [
     "</script><script>window.pwned=1</script>",

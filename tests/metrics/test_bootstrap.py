@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from plbench.errors import PlbenchError
 from plbench.metrics import evaluate
-from plbench.metrics.bootstrap import Replicates, draw_indices, replicates, resample_weights
+from plbench.metrics.bootstrap import Replicates, class_variances, draw_indices, replicates, resample_weights
 from plbench.metrics.cells import Cells
 
 Array = npt.NDArray[Any]
@@ -33,10 +33,15 @@ def draw(seed: int, num_images: int = 30, num_classes: int = 6) -> tuple[Array, 
 
 def naive_replicates(scores: Array, labels: Array, num_replicates: int, seed: int) -> Array:
     """[2 + groups, R]: repeat the rows of each resample and evaluate it, with stand-ins for undefined classes."""
+    return naively(scores, labels, num_replicates, seed)[0]
+
+
+def naively(scores: Array, labels: Array, num_replicates: int, seed: int) -> tuple[Array, Array]:
+    """Those replicates, and AP [C, R] that they come from."""
     weights = resample_weights(len(scores), num_replicates, seed).astype(int)
     whole = evaluate(scores, labels)
     scored = [c for c in range(labels.shape[1]) if not np.isnan(whole.ap[c])]
-    values = []
+    values, of_classes = [], []
     for number, weight in enumerate(weights.T):
         drawn = np.repeat(np.arange(len(scores)), weight)
         metrics = evaluate(scores[drawn], labels[drawn])
@@ -47,7 +52,8 @@ def naive_replicates(scores: Array, labels: Array, num_replicates: int, seed: in
         parts = [[100 * ap[c] for c in part if c in scored] for part in (scored, *GROUPS.values())]
         first, *groups = [np.clip(np.mean(part), 0, 100) if part else np.nan for part in parts]
         values.append([first, metrics.map_o, *groups])
-    return np.array(values).T
+        of_classes.append(ap)
+    return np.array(values).T, np.array(of_classes).T
 
 
 def stand_ins(scored: list[int], positives: Array, seed: int, number: int) -> dict[int, int]:
@@ -81,6 +87,17 @@ def test_replicates_equal_repeating_the_rows_at_a_larger_size() -> None:
     scores, labels = draw(3, num_images=700, num_classes=40)
     got = replicates(Cells.from_scores(scores, labels), 5, seed=9, groups=GROUPS)
     np.testing.assert_allclose(stacked(got), naive_replicates(scores, labels, 5, 9), rtol=0, atol=1e-9)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=15, deadline=None)
+def test_variances_of_classes_are_those_of_the_same_replicates(seed: int) -> None:
+    scores, labels = draw(seed)
+    _, ap = naively(scores, labels, 12, seed)
+    expected = np.var(100 * ap, axis=1, ddof=1)
+    for memory_bytes in (2**28, 0):  # all replicates at once, and one by one
+        got = class_variances(Cells.from_scores(scores, labels), 12, seed=seed, memory_bytes=memory_bytes)
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_chunks_change_no_bit() -> None:

@@ -93,6 +93,8 @@ def test_tables_of_a_result_say_what_its_record_says() -> None:
     row = plbench.runs().loc[result.key]
     assert row["map_c"] == result.metrics["map_c"] and row["dataset"] == "table" and row["seed"] == 0
     assert plbench.load(result.folder).record == result.record == plbench.load(result.key[:6]).record
+    shown = result._repr_html_()
+    assert f"<td>{result.metrics['map_c']:.2f}</td>" in shown and "table" in shown and "seed 0" in shown
     scores = result.predict([Path("demo/images/garden/te000.jpg")])
     assert scores.dtypes.eq(np.float32).all() and scores.shape == (1, 6)
     whole = result.predict("demo/images")
@@ -122,11 +124,29 @@ def test_importing_it_imports_nothing_heavy() -> None:
         plbench.runn  # type: ignore[attr-defined]  # noqa: B018
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/predicting.md"])
-def test_what_the_pages_show_runs_as_it_stands(page: str, here: Path) -> None:
+def test_what_the_page_on_pages_shows_runs_as_it_stands(own_files: None, here: Path) -> None:
+    text = (TOP / "docs/run-page.md").read_text(encoding="utf-8")
+    shown: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        exec(compile(block, "docs/run-page.md", "exec"), shown)
+    result, page = shown["result"], shown["page"]
+    assert isinstance(result, plbench.Result) and page == Path("run.html")
+    assert (here / "run.html").read_text(encoding="utf-8").count("<img ") > 10
+    ((line,),) = [block.splitlines() for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)]
+    command(*shlex.split(line.replace("KEY", result.key))[1:], "--no-open", "-q")
+    assert "<h1>P-ASL, Selective on" in (result.folder / "page.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def own_files(here: Path) -> None:
+    """The small table under the names that the pages use."""
     for name, target in (("my.csv", "demo/labels-long.csv"), ("photos", "demo/images"), ("new-photos", "demo/images")):
         if not (here / name).exists():
             (here / name).symlink_to(here / target)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/predicting.md"])
+def test_what_the_pages_show_runs_as_it_stands(page: str, own_files: None, here: Path) -> None:
     text = (TOP / page).read_text(encoding="utf-8")
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)):
         shown: dict[str, object] = {}

@@ -1,0 +1,109 @@
+"""Pages that are one HTML file and need no network: what comes in is made harmless, and nothing else may load or run.
+
+Values pass `harmless` first and are escaped by jinja2 on their way out. A page admits its own style sheet and script by
+their hashes (`content_hash`), so that nothing that was written into a value can be either.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
+from markupsafe import Markup
+
+SHARED = Path(__file__).parent / "templates"
+"""Style sheet and scripts that all pages have in common."""
+
+_CONTROL = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"  # also those that turn the direction of text
+    r"\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]"  # no characters, and halves of some
+)
+_ARXIV = re.compile(r"(?:\barxiv[:\s]\s*|^)(\d{4}\.\d{4,5})(?:v\d+)?\b", re.IGNORECASE)
+_URL = re.compile(r"https?://[a-zA-Z0-9.-]+(?::\d{1,5})?(?:/[\w~:/?#\[\]@!$&()*+,;=.%-]*)?", re.ASCII)
+
+
+def harmless(value: Any, depth: int = 0) -> Any:
+    """Return the same plain value without what no reader, parser or encoder should meet.
+
+    Control characters, those that turn the direction of text, and halves of characters become U+FFFD (line breaks and
+    tabs a space), strings end after 2,000 characters, numbers that are not finite become None, and what is nested
+    deeper than 16 levels is dropped. Applied twice it changes nothing more.
+    """
+    if depth > 16:
+        return None
+    if isinstance(value, str):
+        short = value if len(value) <= 2000 else value[:1999] + "…"
+        return _CONTROL.sub("\ufffd", re.sub(r"[\t\n\r]", " ", short))
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int | float):
+        return value if abs(value) < 2**53 else None  # false for NaN too
+    if isinstance(value, Mapping):
+        return {harmless(str(key)): harmless(each, depth + 1) for key, each in value.items()}
+    if isinstance(value, Sequence):
+        return [harmless(each, depth + 1) for each in value]
+    return harmless(str(value))
+
+
+def island(value: Any) -> Markup:
+    """Return JSON that cannot leave its script element, nor open a comment in it."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)
+
+
+def reference_link(text: str | None) -> str | None:
+    """Return where a reference leads: an http(s) address as it is, or the arXiv number in it.
+
+    None for anything else.
+    """
+    if text and _URL.fullmatch(text):
+        return text
+    number = _ARXIV.search(text or "")
+    return f"https://arxiv.org/abs/{number[1]}" if number else None
+
+
+def asset(folder: Path, name: str) -> str:
+    """Return the text of a style sheet or script, with the same line ends everywhere."""
+    return (folder / name).read_text(encoding="utf-8").replace("\r\n", "\n")
+
+
+def script(*parts: str) -> str:
+    """Return parts of a script as one, in strict mode and a scope of its own."""
+    return "'use strict';\n{\n" + "\n".join(parts) + "}\n"
+
+
+def content_hash(text: str) -> str:
+    """Return what admits a style sheet or script of this text in a page's content security policy."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+@cache
+def template_of(folder: Path, name: str, *, cleans: bool = False) -> Template:
+    """Return a template of a folder; what HTML and SVG show is escaped.
+
+    Args:
+        cleans: whether every text passes `harmless` before; markup that was made here does not.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=select_autoescape(("html", "svg")),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=_cleaned if cleans else None,
+    )
+    return environment.get_template(name)
+
+
+def _cleaned(value: Any) -> Any:
+    return harmless(value) if isinstance(value, str) and not isinstance(value, Markup) else value
