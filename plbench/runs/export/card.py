@@ -16,7 +16,7 @@ from plbench.runs.trained import TrainedModel
 
 _SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>#|~!"})
 _SHOWN_CLASSES = 100
-_TASK = {"task_type": "image-classification", "task_name": "Multi-label image classification"}
+_TASK: dict[str, Any] = {"task_type": "image-classification", "task_name": "Multi-label image classification"}
 
 
 def model_card(

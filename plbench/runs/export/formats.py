@@ -227,9 +227,9 @@ def read_safetensors(path: Path) -> Reader:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dictionary)
     backbone = timm.create_model(about["backbone"], num_classes=0, global_pool=about["global_pool"])
     layers: list[nn.Module] = []
-    for place, kind in enumerate(about["head"]):
-        shape = tensors[f"head.{place}.weight"].shape if kind == "linear" else ()
-        layers.append(nn.Linear(shape[1], shape[0]) if kind == "linear" else nn.ReLU())
+    for place in range(len(about["head"])):
+        weight = tensors.get(f"head.{place}.weight")
+        layers.append(nn.ReLU() if weight is None else nn.Linear(weight.shape[1], weight.shape[0]))
     model = nn.Sequential()
     model.add_module("backbone", backbone)
     model.add_module("head", nn.Sequential(*layers))
@@ -254,8 +254,8 @@ def write_timm_folder(source: Source, path: Path) -> None:
             '`to="safetensors"` or `to="onnx"`'
         )
     num_classes, about, size = last.out_features, source.about, source.images.shape[-1]
-    arguments = {"global_pool": parts.backbone.global_pool}
-    net = timm.create_model(parts.architecture, num_classes=num_classes, **arguments).eval()
+    arguments: dict[str, Any] = {"global_pool": parts.backbone.global_pool}
+    net: Any = timm.create_model(parts.architecture, num_classes=num_classes, **arguments).eval()
     classifier = net.get_classifier()
     fits = getattr(classifier, "bias", None) is not None and classifier.weight.numel() == last.weight.numel()
     if fits:

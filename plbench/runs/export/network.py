@@ -104,7 +104,7 @@ def plain_parts(model: TrainedModel, images: Tensor, scores: Tensor) -> PlainPar
     parts = list(model.model) if isinstance(model.model, nn.Sequential) else []
     head = parts[1] if len(parts) == 2 else None
     layers = tuple(part for part in head if not isinstance(part, nn.Dropout)) if isinstance(head, nn.Sequential) else ()
-    backbone = model.backbone or (parts or [None])[0]
+    backbone = parts[0] if parts and model.backbone is None else model.backbone
     is_plain = bool(layers) and all(type(layer) in (nn.Linear, nn.ReLU) for layer in layers)
     if not is_plain or not isinstance(backbone, Backbone):
         raise PlbenchError(f"method {name!r} builds a network of its own around the backbone; {instead}")
