@@ -53,6 +53,7 @@ def export(
     workspace = make_workspace(setting)
     folder = workspace.store.find(run)
     if repo is not None:
+        from plbench.runs.export.formats import FORMATS
         from plbench.runs.export.hub import upload_run
 
         uploaded = upload_run(folder, repo, workspace, private=private)
@@ -60,7 +61,7 @@ def export(
         def show_uploaded() -> None:
             print_copied("Uploaded to", uploaded.url)
             print_lines(f"Files: {', '.join(uploaded.files)}")
-            print_lines(*(_compared(value, name) for name, value in uploaded.differences.items()))
+            print_lines(*(_compared(value, FORMATS[name].reader) for name, value in uploaded.differences.items()))
 
         emit(asdict(uploaded), setting["as_json"], show_uploaded)
         return

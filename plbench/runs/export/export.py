@@ -22,12 +22,6 @@ from plbench.runs.trained import TrainedModel, load_model
 from plbench.runs.workspace import Workspace
 from plbench.training.execution import Execution
 
-TOLERANCE = 1e-5
-"""Largest difference of a score, in [0, 1], that an export may have."""
-
-MAPS_TOLERANCE = 1e-3
-"""The same where feature maps are rounded to float16 between backbone and head: a last bit may go the other way."""
-
 _NUM_PICTURES = 8
 
 
@@ -133,12 +127,12 @@ def write_checked(chosen: Format, source: Source, place: Path, workspace: Worksp
     """Write a format to a place, read it back, and return the largest difference of a score.
 
     Raises:
-        PlbenchError: if it is more than `TOLERANCE`, or the model does not fit the format.
+        PlbenchError: if it is more than rounding explains, or the model does not fit the format.
     """
     with workspace.reporter.patience(f"Writing {place.name}, and comparing its scores by {chosen.reader}"):
         chosen.write(source, place)
         found = difference(chosen.read(place), source)
-    limit = MAPS_TOLERANCE if source.network.rounds else TOLERANCE
+    limit = source.network.tolerance
     if not found <= limit:
         raise PlbenchError(
             f"by {chosen.reader}, scores of the exported model differ by up to {found:.1e} from those of plbench "

@@ -263,7 +263,7 @@ def write_timm_folder(source: Source, path: Path) -> None:
         with torch.no_grad():
             classifier.weight.copy_(last.weight.view_as(classifier.weight))  # of a 1x1 convolution in some
             classifier.bias.copy_(last.bias)
-        fits = difference(_module_reader(net, gives_logits=True), source) <= 1e-5
+        fits = difference(_module_reader(net, gives_logits=True), source) <= source.network.tolerance
     if not fits:
         raise PlbenchError(
             f"timm's {parts.architecture} does not end in one linear layer on the features that this run has its head "

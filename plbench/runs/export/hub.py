@@ -158,6 +158,6 @@ def _talking_to(endpoint: str, repo: str) -> Iterator[None]:
 
 def _not_allowed(endpoint: str, repo: str) -> PlbenchError:
     return PlbenchError(
-        f"{endpoint} lets nobody write to {repo} who is not logged in with a token that may; run hf auth login, or set "
-        "HF_TOKEN to a token with write access"
+        f"you may not write to {repo} on {endpoint}; log in with hf auth login, or set HF_TOKEN to a token with write "
+        "access there"
     )

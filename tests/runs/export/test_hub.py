@@ -256,10 +256,10 @@ def test_refusals_are_one_sentence_and_come_in_time(
             hub.upload_run(folder, name, workspace)
     assert not the_hub.calls
     monkeypatch.setenv("HF_TOKEN", "hf_of_somebody_else")
-    with pytest.raises(PlbenchError, match="run hf auth login, or set HF_TOKEN"):
+    with pytest.raises(PlbenchError, match=r"you may not write to me/blocks on .*; log in with hf auth login"):
         hub.upload_run(folder, "me/blocks", workspace)
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(PlbenchError, match="run hf auth login, or set HF_TOKEN"):
+    with pytest.raises(PlbenchError, match=r"you may not write to me/blocks on .*; log in with hf auth login"):
         hub.upload_run(folder, "me/blocks", workspace)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(hub, "ANSWER_SECONDS", 0.2)
