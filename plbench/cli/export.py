@@ -77,8 +77,8 @@ def export(
         print_lines(_compared(written.difference, written.reader))
         if written.precision_difference is not None:
             print_lines(
-                f"The run computed in {written.precision}, in which plbench predict scores them, and the export "
-                f"computes in float32: scores differ by up to {written.precision_difference:.1e} more"
+                f"That is in float32, in which the export computes. The run, and so plbench predict, computes in "
+                f"{written.precision}, which moves these scores by up to {written.precision_difference:.1e}"
             )
 
     emit({**asdict(written), "path": str(out)}, setting["as_json"], show)

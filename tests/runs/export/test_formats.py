@@ -93,7 +93,7 @@ def test_what_the_page_shows_runs_as_it_stands(
     ("to", "method", "asked"),
     [
         # scores that are no sigmoid, of feature maps that are rounded between backbone and head
-        ("torchscript", "spasl", {"model": {"head": "csra"}}),
+        ("torchscript", "spasl", {"model": {"head": "ml-decoder", "head_width": 16, "head_attention_heads": 2}}),
         ("safetensors", "ce-negative", {"model": {"head": "mlp", "pooling": "mean+max"}, "precision": "bfloat16"}),
         ("timm-hub-folder", "ce-negative", {"regime": "finetune", "model": {"pooling": "mean+max"}}),
     ],
