@@ -78,9 +78,9 @@ def upload_run(folder: Path, repo: str, workspace: Workspace, *, private: bool =
     with tempfile.TemporaryDirectory() as place:
         content = Path(place)
         differences = _write_all(source, content, workspace)
+        for path in (folder / RECORD, whole_file(folder, source.model.record, PER_CLASS)):
+            shutil.copy(path, content)
         _write_card(source, content, repo, workspace)
-        for name in (RECORD, PER_CLASS):
-            shutil.copy(folder / name if name == RECORD else whole_file(folder, source.model.record, name), content)
         files = tuple(sorted(path.name for path in content.iterdir()))
         size = decimal(sum((content / name).stat().st_size for name in files))
         with _talking_to(api.endpoint, repo), workspace.reporter.patience(f"Uploading {size} to {repo}"):
