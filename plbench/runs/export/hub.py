@@ -99,6 +99,7 @@ def _write_all(source: Source, content: Path, workspace: Workspace) -> dict[str,
             differences[name] = write_checked(FORMATS[name], source, place, workspace)
         except PlbenchError as error:
             why = why or error.what
+            shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
             continue
         if place.is_dir():
             for path in place.iterdir():

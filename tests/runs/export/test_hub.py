@@ -246,6 +246,17 @@ def test_what_timm_cannot_load_is_uploaded_without_its_folder(
 
 
 @pytest.mark.usefixtures("quick_onnx")
+def test_a_folder_that_timm_reads_wrongly_is_not_uploaded(
+    make_workspace: Callable[..., Workspace], the_hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = replace(FORMATS["timm-hub-folder"], read=lambda path: lambda images: np.zeros((len(images), 6)))
+    monkeypatch.setitem(hub.FORMATS, "timm-hub-folder", wrong)  # type: ignore[index]
+    workspace = make_workspace()
+    assert set(hub.upload_run(made(workspace), "me/blocks", workspace).differences) == {"onnx", "safetensors"}
+    assert "config.json" not in the_hub.files and b"head.0.weight" in the_hub.files["model.safetensors"]
+
+
+@pytest.mark.usefixtures("quick_onnx")
 def test_refusals_are_one_sentence_and_come_in_time(
     make_workspace: Callable[..., Workspace], the_hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
