@@ -23,6 +23,7 @@ from plbench.cli.advise import advise
 from plbench.cli.board import board_app
 from plbench.cli.compare import compare
 from plbench.cli.data import data_app
+from plbench.cli.export import export
 from plbench.cli.inspect import doctor, methods_app, runs_app
 from plbench.cli.once import CommandGroup
 from plbench.cli.options import say
@@ -47,6 +48,7 @@ app.command()(run)
 app.command()(tune)
 app.command()(compare)
 app.command()(predict)
+app.command()(export)
 app.command()(show)
 app.command()(study)
 app.command()(advise)

@@ -114,6 +114,7 @@ class Backbone(nn.Module):
 
     Attributes:
         feature_shape: of an image's features: (D,), or (D, h, w) where pooling is "none". num_features: D.
+        global_pool: timm's name of the pooling.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -124,8 +125,9 @@ class Backbone(nn.Module):
         """
         super().__init__()
         timm = _timm()
+        self.global_pool = _POOLING[spec.pooling]
         try:
-            self.net = timm.create_model(spec.backbone, num_classes=0, global_pool=_POOLING[spec.pooling])
+            self.net = timm.create_model(spec.backbone, num_classes=0, global_pool=self.global_pool)
             self.net.eval()
             self._gives_maps = spec.pooling == "none"
             with torch.inference_mode():

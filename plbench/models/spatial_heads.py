@@ -120,7 +120,7 @@ class LabelDecoder(nn.Module):
             keys = values + position_encoding(maps.shape[2], maps.shape[3], values.shape[-1]).to(values)
         else:
             keys = values = F.relu(values)
-        queries = self.queries.expand(len(maps), -1, -1)
+        queries = self.queries.expand(maps.shape[0], -1, -1)  # len() would fix the size in an exported graph
         for layer in self.layers:
             queries = layer(queries, keys, values)
         grouped = torch.einsum("bqd,qdg->bqg", queries, self.weight)

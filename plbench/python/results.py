@@ -16,6 +16,8 @@ from plbench.data.lettering import drawable, dress
 from plbench.files import write_atomically
 from plbench.python.settings import Settings, Where, check_settings, request_of, workspace_of
 from plbench.runs import run as runner
+from plbench.runs.export.export import Exported, export_run
+from plbench.runs.export.hub import Uploaded, upload_run
 from plbench.runs.inspect.statistics import picture_format
 from plbench.runs.page.page import write_page
 from plbench.runs.page.view import headline
@@ -170,6 +172,54 @@ class Result:
             return f"<p>{title}: failed: {escape(record.error or '')}</p>"
         rows = headline(record, "validation" if spec.only_selects else "test")
         return f"<p>{title}</p>{pd.DataFrame(rows).drop(columns='note').to_html(index=False, border=0)}"
+
+    def export(self, to: str, path: str | Path) -> Exported:
+        """Write the model for another program, with preprocessing and class names, and check its scores there.
+
+        Args:
+            to: "onnx", "torchscript", "safetensors" or "timm-hub-folder".
+            path: of the file (.onnx, .pt, .safetensors), which is replaced, or of a new or empty folder.
+
+        Returns:
+            What was written: `.num_bytes`; and `.difference`, the largest of any score between what the program that
+            will use it reads back and what `predict` gives, on generated pictures.
+
+        Raises:
+            PlbenchError: if there is no such format, a package is not installed, or the model does not fit the format.
+            StoreError: if it cannot be written.
+
+        Examples:
+            >>> import plbench
+            >>> own = {"labels": "demo/labels-long.csv", "images": "demo/images", "negative_value": 0}
+            >>> result = plbench.run("ce-negative", "table", **own)
+            >>> result.export("safetensors", "demo/model.safetensors").difference < 1e-5
+            True
+        """
+        return export_run(self.folder, to, Path(path), self._workspace)
+
+    def push_to_hub(self, repo: str, *, private: bool = False) -> Uploaded:
+        """Upload the model to the Hugging Face Hub as one commit, with a model card and the record.
+
+        Log in first, with `hf auth login` or HF_TOKEN.
+
+        Args:
+            repo: "USER/NAME"; made if it does not exist.
+            private: whether a repository that is made is private.
+
+        Returns:
+            What was uploaded: `.url`, `.files`, and `.differences` by format, as of `export`.
+
+        Raises:
+            PlbenchError: if the name is not valid, the model cannot be exported, or the Hub refuses.
+
+        Examples:
+            >>> import plbench
+            >>> own = {"labels": "demo/labels-long.csv", "images": "demo/images", "negative_value": 0}
+            >>> result = plbench.run("ce-negative", "table", **own)
+            >>> result.push_to_hub("my-name/birds").url  # doctest: +SKIP
+            'https://huggingface.co/my-name/birds'
+        """
+        return upload_run(self.folder, repo, self._workspace, private=private)
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Draw the AP of each class against its number of known positives.
