@@ -187,7 +187,7 @@ def data_stats(
 def data_show(
     setting: opt.Setting,
     name: Name,
-    out: Annotated[Path | None, typer.Option(help="Write a contact sheet: a PNG of images and labels.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a contact sheet of images and labels: .png, .jpg or .pdf.")] = None,
     split: str = "train",
     number: Annotated[int, typer.Option(min=1, max=400, help="How many images on the sheet.")] = 24,
 ) -> None:
