@@ -147,9 +147,7 @@ class ActiveRun:
     def open_scored_part(self) -> None:
         """Open what the run is scored on."""
         protocol_data = self.plan.protocol_data
-        self.scored_part = (
-            protocol_data.held_out(self.spec.train_part) if self.only_selects else protocol_data.test()
-        )
+        self.scored_part = protocol_data.held_out(self.spec.train_part) if self.only_selects else protocol_data.test()
         self.scored_inputs = self._opened(self.scored_part)
         self.chosen_part, self.chosen_inputs = self.scored_part, self.scored_inputs
         if self.spec.selects_on_validation and not self.only_selects:

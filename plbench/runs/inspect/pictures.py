@@ -11,6 +11,7 @@ import numpy.typing as npt
 from plbench.data.dataset import LabelledSplit
 from plbench.data.images import ImageFiles
 from plbench.data.lettering import drawable, drawable_names
+from plbench.metrics.calibration import entropy_bits
 from plbench.randomness import derive_seed, generator
 from plbench.runs.inspect.sheets import BLACK, GREY, Line, Section, Tile, check_sheet_name, draw_sheet, fitted, wrapped
 from plbench.runs.predict import Predictions
@@ -58,10 +59,7 @@ def uncertainty(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """
     found = np.empty(len(scores), np.float64)
     for start in range(0, len(scores), _ROWS):
-        p = scores[start : start + _ROWS].astype(np.float64)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            terms = p * np.log2(p) + (1 - p) * np.log2(1 - p)
-        found[start : start + _ROWS] = -np.nansum(terms, axis=1)  # 0 log 0 is 0
+        found[start : start + _ROWS] = entropy_bits(scores[start : start + _ROWS]).sum(axis=1)
     return found
 
 
