@@ -27,7 +27,7 @@ from plbench.runs.plan.resolve import Request, resolve_setting
 from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.record import Record, whole_file
 from plbench.runs.schedule import run_here
-from plbench.runs.train_scores import scores_by_run
+from plbench.runs.train_scores import models_of, scores_by_run
 from plbench.runs.workspace import Workspace
 
 METHOD = "ce-ignore"
@@ -233,8 +233,8 @@ def _most_uncertain(
     with workspace.reporter.task("Looking at unknown labels") as report:
         for plans in folds:
             part = protocol_data.held_out(plans[0].spec.train_part)
-            folders = [workspace.store.run_folder(plan.spec.key) for plan in plans]
-            for rows, scores in scores_by_run(folders, part, protocol_data, workspace):
+            models = models_of([workspace.store.run_folder(plan.spec.key) for plan in plans], workspace)
+            for rows, scores in scores_by_run(models, part, protocol_data, workspace):
                 probabilities = calibration.probabilities(scores)  # [R, b, C]
                 mean = probabilities.mean(axis=0)
                 bits = entropy_bits(mean)

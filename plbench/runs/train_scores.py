@@ -11,17 +11,26 @@ import numpy.typing as npt
 from plbench.runs.inputs import OpenInputs
 from plbench.runs.plan.resolved import features_model_of
 from plbench.runs.protocol import Part, ProtocolData
-from plbench.runs.trained import load_model
+from plbench.runs.trained import TrainedModel, load_model
 from plbench.runs.workspace import Workspace
 
 
+def models_of(folders: Sequence[Path], workspace: Workspace) -> list[TrainedModel]:
+    """Return the models of runs that are done.
+
+    Raises:
+        PlbenchError: if one cannot be loaded.
+    """
+    return [load_model(folder, workspace) for folder in folders]
+
+
 def scores_by_run(
-    folders: Sequence[Path], part: Part, protocol_data: ProtocolData, workspace: Workspace
+    models: Sequence[TrainedModel], part: Part, protocol_data: ProtocolData, workspace: Workspace
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
-    """Stream scores of a part by several runs that are done; in the probe regime from cached features.
+    """Stream scores of a part by several runs; in the probe regime from cached features.
 
     Args:
-        folders: of the runs, R of them.
+        models: of the runs, R of them.
         part: of `protocol_data`.
         protocol_data: of the dataset that the runs were made with.
         workspace: where and how.
@@ -30,12 +39,11 @@ def scores_by_run(
         Row in the part of each image [b], and scores [R, b, C] in [0, 1].
 
     Raises:
-        PlbenchError: if a model cannot be loaded. DataError: if an image cannot be read.
+        DataError: if an image cannot be read.
     """
     opened: dict[object, OpenInputs] = {}
     streams = []
-    for folder in folders:
-        model = load_model(folder, workspace)
+    for model in models:
         spec = model.record.spec
         seen = features_model_of(type(model.method), spec.model)
         by_seed = spec.seed if seen.weights == "random" else None  # features of random weights follow from it

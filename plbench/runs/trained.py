@@ -115,8 +115,11 @@ class TrainedModel:
         values = torch.from_numpy(features.astype(dtype, copy=False))
         return values.to(torch.float32) if values.dtype == torch.float16 else values
 
-    def thresholds(self) -> np.ndarray:
+    def thresholds(self, instead: str = "`threshold=0.5`") -> np.ndarray:
         """Return the threshold of each class that the run chose on its validation part, [C] float64.
+
+        Args:
+            instead: what to give where it chose none, for the message.
 
         Raises:
             PlbenchError: if it chose none.
@@ -125,8 +128,7 @@ class TrainedModel:
         texts = [row.get("threshold") for row in csv.DictReader(io.StringIO(table))]
         if not all(texts):
             raise PlbenchError(
-                f"run {self.record.key} chose no thresholds on its validation part; give a number, such as "
-                "`threshold=0.5`"
+                f"run {self.record.key} chose no thresholds on its validation part; give a number, such as {instead}"
             )
         return np.array(texts, np.float64)
 
