@@ -46,8 +46,8 @@ def pseudo_label(
     write_labels(out, found)
     rows = _counts(found)
     separator = ["label_separator=none"] if any(_MARKS & {*name} for name in found.class_names) else None
-    own = typed(dataset=OWN_LABELS, labels=out, images=found.folder, data_option=separator)
-    step = command("run", "--method", "METHOD", *own, runs=setting["runs"])
+    own = typed(method=found.method, dataset=OWN_LABELS, labels=out, images=found.folder, data_option=separator)
+    step = command("run", *own, runs=setting["runs"])
     totals = {name: sum(int(row[name]) for row in rows) for name in rows[0] if name != "class"}
     content = {"out": str(out), "images": str(found.folder), **totals, "classes": rows, "next": [step]}
     emit(content, setting["as_json"], lambda: _print(rows, totals, out, step))

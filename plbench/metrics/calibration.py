@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 
 from plbench.metrics.cells import BoolArray, Float64Array, FloatArray, IntArray
 
@@ -68,7 +69,7 @@ class Calibration:
             class_index: [K] of each; by default K is C, in order.
         """
         values = self.slopes[class_index] * logits(scores) + self.intercepts[class_index]
-        return np.exp(-np.logaddexp(0.0, -values))
+        return expit(values)
 
 
 def contradiction(probabilities: Float64Array, positives: BoolArray) -> Float64Array:

@@ -99,6 +99,7 @@ class PseudoLabels:
         test: [M, C] labels of the test images, to be kept as they are; nothing else of test was looked at.
         class_names: [C] unique; the ids where two classes share a name.
         folder: that holds all images. train_paths, test_paths: [N], [M] below it.
+        method: of the first run.
     """
 
     known: PartialLabels
@@ -109,6 +110,7 @@ class PseudoLabels:
     folder: Path
     train_paths: Sequence[str]
     test_paths: Sequence[str]
+    method: str
 
 
 def pseudo_label(folders: Sequence[Path], rule: Rule, workspace: Workspace) -> PseudoLabels:
@@ -165,7 +167,7 @@ def pseudo_label(folders: Sequence[Path], rule: Rule, workspace: Workspace) -> P
     added = PartialLabels.from_cells(at, class_index, values, **shape)
     kept = sparse.csr_array((means, (at, class_index)), shape=(labels.num_images, labels.num_classes))
     names = models[0].class_names
-    return PseudoLabels(labels, added, kept, test.labels, names, folder, train_paths, test_paths)
+    return PseudoLabels(labels, added, kept, test.labels, names, folder, train_paths, test_paths, first.method.name)
 
 
 def _paths(sources: Sequence[ImageSource], dataset: str) -> tuple[Path, list[list[str]]]:
