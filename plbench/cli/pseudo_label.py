@@ -81,9 +81,8 @@ def _print(rows: list[dict[str, int | str]], totals: dict[str, int], out: Path, 
         f"Added {totals['added present']:,} labels present and {totals['added absent']:,} absent, of "
         f"{totals['unknown']:,} unknown ones, to {totals['known present'] + totals['known absent']:,} known ones: {out}"
     )
-    print_copied(
-        "Note",
-        "the runs trained on these images, so that their scores are higher than those of new images; compare what is "
-        "trained on this file with what is trained without it, on test images",
+    print_lines(
+        "Careful: the runs trained on these images, so their scores are too sure of themselves. Whether the new labels "
+        "help is for a comparison on test images to say."
     )
     print_copied("Next", step)
