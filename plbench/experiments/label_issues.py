@@ -22,7 +22,7 @@ from plbench.errors import PlbenchError, TrainingError
 from plbench.metrics.calibration import Calibration, contradiction, entropy_bits
 from plbench.metrics.cells import Cells
 from plbench.progress import counted
-from plbench.runs.inspect.sheets import BLACK, GREY, RED, Section, Tile, draw_sheet, fitted
+from plbench.runs.inspect.sheets import BLACK, GREY, RED, Section, Tile, check_sheet_name, draw_sheet, fitted
 from plbench.runs.plan.resolve import Request, resolve_setting
 from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.record import Record, whole_file
@@ -71,8 +71,10 @@ class LabelIssues:
             num_images: of each of the two, at most.
 
         Raises:
-            DataError: if an image cannot be read. StoreError: if the file cannot be written.
+            PlbenchError: if the path's name is of no known format. DataError: if an image cannot be read.
+            StoreError: if the file cannot be written.
         """
+        check_sheet_name(Path(path))
         issues, unknown = self.issues.head(num_images), self.to_annotate.head(num_images)
         wrong, open_questions = [], []
         for row, issue in zip(self._issue_rows.tolist(), issues.itertuples(), strict=False):
@@ -157,7 +159,8 @@ def find_issues(
     known = [_known_cells(plans, workspace) for plans in folds]
     rows, class_index, positives = (np.concatenate([part[place] for part in known]) for place in range(3))
     scores = np.concatenate([part[3] for part in known], axis=1)
-    calibration = Calibration.fit(scores, class_index, positives, num_classes)
+    with workspace.reporter.task(f"Calibrating scores of {num_classes:,} classes") as report:
+        calibration = Calibration.fit(scores, class_index, positives, num_classes, report)
     by_model = contradiction(calibration.probabilities(scores, class_index), positives)  # [R, K]
     wrong = by_model.mean(axis=0)
     chosen = np.flatnonzero(wrong > 0.5)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from scipy.special import expit
 
 from plbench.metrics.cells import BoolArray, Float64Array, FloatArray, IntArray
+from plbench.progress import ProgressReport
 
 _EPSILON = 1e-6  # scores nearer to 0 or 1 are as good as sure
 
@@ -31,7 +32,14 @@ class Calibration:
     intercepts: Float64Array
 
     @classmethod
-    def fit(cls, scores: FloatArray, class_index: IntArray, positives: BoolArray, num_classes: int) -> Calibration:
+    def fit(
+        cls,
+        scores: FloatArray,
+        class_index: IntArray,
+        positives: BoolArray,
+        num_classes: int,
+        report: ProgressReport = lambda done, total: None,
+    ) -> Calibration:
         """Fit each class to known labels that the models which gave the scores did not train on.
 
         The slope is drawn towards 0 by a penalty that weighs as much as a label or two, so that a class with few labels
@@ -42,6 +50,7 @@ class Calibration:
             class_index: [K].
             positives: [K], whether a cell is known to be present.
             num_classes: C.
+            report: is told classes done and in all.
         """
         from sklearn.linear_model import LogisticRegression  # slow to import
 
@@ -50,6 +59,7 @@ class Calibration:
         order = np.argsort(class_index, kind="stable")
         bounds = np.searchsorted(class_index[order], np.arange(num_classes + 1))
         for c in range(num_classes):
+            report(c, num_classes)
             of_class = order[bounds[c] : bounds[c + 1]]
             labels = positives[of_class]
             if not 0 < labels.sum() < len(labels):

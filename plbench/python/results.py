@@ -13,6 +13,7 @@ import pandas as pd
 
 from plbench.data.images import files_at
 from plbench.data.lettering import drawable, dress
+from plbench.errors import PlbenchError
 from plbench.files import write_atomically
 from plbench.python.settings import Settings, Where, check_settings, request_of, workspace_of
 from plbench.runs import run as runner
@@ -114,6 +115,8 @@ class Result:
         places = [images] if isinstance(images, (str, Path)) else images
         if contact_sheet is not None:
             check_sheet_name(Path(contact_sheet))
+            if contact_sheet_images < 1:
+                raise PlbenchError(f"`contact_sheet_images={contact_sheet_images}`: give at least 1, such as 12")
         source = files_at([Path(place) for place in places])
         with predictions(self._model(), source, self._workspace, skip_unreadable=skip_unreadable) as found:
             index = pd.Index(found.images, name="image")

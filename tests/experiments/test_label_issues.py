@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from plbench.cli import issues
 from plbench.data.dataset import LabelledSplit
 from plbench.data.images import ImageFiles
 from plbench.data.labels import PartialLabels
 from plbench.errors import DataError, PlbenchError
+from plbench.experiments import label_issues
 from plbench.experiments.label_issues import find_issues, plan_folds
 from plbench.metrics.calibration import Calibration, entropy_bits
 from plbench.metrics.cells import Cells
@@ -144,6 +146,11 @@ def test_unknown_labels_stay_unknown_and_the_least_certain_come_first(make_works
     by_model = fitted.probabilities(scores)[:, place[0][0], place[0][1]]
     assert found.to_annotate["p_present"][0] == pytest.approx(by_model.mean())
     assert found.to_annotate["spread"][0] == pytest.approx(by_model.std())
+
+
+def test_the_command_has_the_defaults_of_the_function() -> None:
+    for name in ("FOLDS", "SEEDS", "TO_ANNOTATE", "ON_SHEET"):  # twice, since pandas is slow to import
+        assert getattr(issues, name) == getattr(label_issues, name)
 
 
 def test_what_cannot_be_checked_is_one_sentence(make_workspace: Callable[..., Workspace]) -> None:
