@@ -44,10 +44,10 @@ class LabelIssues:
 
     Attributes:
         issues: a row for each known label that is more probably wrong than right, the most probable error first:
-            image, class, label ("present" or "absent"), p_present (probability of the class by all models), against
-            (models that contradict the label), models.
-        to_annotate: a row for each unknown label, the most uncertain first, as many as were asked for: image, class,
-            p_present, spread (standard deviation over the models), bits (entropy of p_present, at most 1).
+            image, class_name, label ("present" or "absent"), p_present (probability of the class by all models),
+            against (models that contradict the label), models.
+        to_annotate: a row for each unknown label, the most uncertain first, as many as were asked for: image,
+            class_name, p_present, spread (standard deviation over the models), bits (entropy of p_present, at most 1).
         num_known, num_unknown: labels of train.
         not_checked: classes without a known positive or a known negative, of whose labels nothing can be said.
         runs: keys of the runs, fold by fold.

@@ -21,7 +21,7 @@ from scipy import sparse
 
 from plbench.data.images import ImageFiles, ImageSource
 from plbench.data.labels import PartialLabels
-from plbench.errors import DataError, PlbenchError, did_you_mean
+from plbench.errors import DataError, PlbenchError
 from plbench.files import write_atomically
 from plbench.runs.protocol import ProtocolData
 from plbench.runs.stored import read_run
@@ -297,7 +297,7 @@ def check_labels_name(path: Path) -> None:
     """
     endings = (".csv", ".parquet")
     if path.suffix.lower() not in endings:
-        raise PlbenchError(f"`out={path}`: its name must end in one of {did_you_mean(path.suffix, endings)}")
+        raise PlbenchError(f"`out={path}`: its name must end in {' or '.join(endings)}")
 
 
 def _tables(found: PseudoLabels) -> Iterator[pa.Table]:

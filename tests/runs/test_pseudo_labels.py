@@ -204,7 +204,7 @@ def test_runs_that_do_not_belong_together_are_refused(
         pseudo_label([own], Rule.parse("agreement"), workspace)
     with pytest.raises(DataError, match="nothing to add"):
         pseudo_label([complete], rule, workspace)
-    with pytest.raises(PlbenchError, match="must end in one of"):
+    with pytest.raises(PlbenchError, match=r"must end in \.csv or \.parquet"):
         check_labels_name(tmp_path / "labels.jsonl")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(tiny_dataset, "fingerprint", lambda self: "0" * 64)

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from plbench.data.lettering import drawable, font_runs
-from plbench.errors import PlbenchError, did_you_mean
+from plbench.errors import PlbenchError
 from plbench.files import write_atomically
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".pdf": "PDF"}
@@ -57,7 +57,7 @@ def check_sheet_name(path: Path, option: str = "contact_sheet") -> None:
         PlbenchError: if it is.
     """
     if path.suffix.lower() not in FORMATS:
-        raise PlbenchError(f"`{option}={path}`: its name must end in one of {did_you_mean(path.suffix, FORMATS)}")
+        raise PlbenchError(f"`{option}={path}`: its name must end in one of {', '.join(FORMATS)}")
 
 
 def draw_sheet(sections: Sequence[Section], path: Path, num_lines: int) -> None:
