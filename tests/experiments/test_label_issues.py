@@ -24,7 +24,7 @@ from plbench.runs.train_scores import models_of, scores_by_run
 from plbench.runs.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("quick_records")
-ASKED: dict[str, Any] = {"plan": {"epochs": 30, "lr": 0.02}}
+ASKED: dict[str, Any] = {"plan": {"epochs": 10, "lr": 0.03}}
 
 
 def test_every_image_is_held_out_once_and_the_parts_are_for_good(make_workspace: Callable[..., Workspace]) -> None:
@@ -60,8 +60,8 @@ def test_a_run_of_a_fold_never_opens_test_and_is_scored_on_its_fold(make_workspa
     assert plan_from_spec(record.spec, workspace).spec == record.spec
 
 
-NUM_TRAIN = 160
-TURNED = 12  # of 480 labels
+NUM_TRAIN = 120
+TURNED = 10  # of 360 labels
 
 
 @pytest.fixture
