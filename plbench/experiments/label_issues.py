@@ -33,7 +33,10 @@ from plbench.runs.workspace import Workspace
 METHOD = "ce-ignore"
 """What learns from known labels alone: unknown ones say nothing."""
 
-FOLDS, SEEDS, TO_ANNOTATE, ON_SHEET = 5, 3, 1000, 24
+FOLDS: int = 5
+SEEDS: int = 3
+TO_ANNOTATE: int = 1000
+ON_SHEET: int = 24
 
 _LINES = 4  # below an image on a sheet
 

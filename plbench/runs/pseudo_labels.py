@@ -163,8 +163,14 @@ def pseudo_label(folders: Sequence[Path], rule: Rule, workspace: Workspace) -> P
             chooser.look(rows, scores, labels.rows(rows) == 0)
             report(int(rows[-1]) + 1, labels.num_images)
     at, class_index, values, means = chooser.chosen()
-    shape = {"num_rows": labels.num_images, "class_ids": labels.class_ids, "class_names": labels.class_names}
-    added = PartialLabels.from_cells(at, class_index, values, **shape)
+    added = PartialLabels.from_cells(
+        at,
+        class_index,
+        values,
+        num_rows=labels.num_images,
+        class_ids=labels.class_ids,
+        class_names=labels.class_names,
+    )
     kept = sparse.csr_array((means, (at, class_index)), shape=(labels.num_images, labels.num_classes))
     names = models[0].class_names
     return PseudoLabels(labels, added, kept, test.labels, names, folder, train_paths, test_paths, first.method.name)
@@ -191,7 +197,7 @@ def _paths(sources: Sequence[ImageSource], dataset: str) -> tuple[Path, list[lis
 class _Chooser:
     """Looks at scores batch by batch, and keeps the cells that a rule chooses on its own."""
 
-    def __init__(self, choose: Callable[[Floats], tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]) -> None:
+    def __init__(self, choose: Callable[[Floats], tuple[np.ndarray, np.ndarray]]) -> None:
         """Nothing was looked at yet; `choose` tells of scores [R, b, C] which cells are present, and which absent."""
         self._choose = choose
         self._parts: list[tuple[np.ndarray, ...]] = []
@@ -207,17 +213,17 @@ class _Chooser:
 
     def chosen(self) -> tuple[np.ndarray, ...]:
         """Return row, class, value (+1 or -1) and mean score of each cell."""
-        rows, class_index, values, means = (np.concatenate(column) for column in zip(*self._parts, strict=True))
-        return rows, class_index, values, means
+        return tuple(np.concatenate(column) for column in zip(*self._parts, strict=True))
 
 
-class _TopChooser(_Chooser):
+class _TopChooser:
     """Keeps the highest and the lowest mean scores among the unknown cells of each class; of equals the first."""
 
     def __init__(self, quotas: Sequence[npt.NDArray[np.int64]]) -> None:
         """Nothing was looked at yet; `quotas` are [C] of the highest and [C] of the lowest."""
         nothing = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
-        self._quotas, self._kept = quotas, [[nothing], [nothing]]
+        self._quotas = quotas
+        self._kept: list[list[tuple[np.ndarray, ...]]] = [[nothing], [nothing]]
 
     def look(self, rows: npt.NDArray[np.int64], scores: Floats, unknown: npt.NDArray[np.bool_]) -> None:
         """Take a batch, as `_Chooser.look`."""
@@ -239,10 +245,11 @@ class _TopChooser(_Chooser):
 
     def chosen(self) -> tuple[np.ndarray, ...]:
         """Return row, class, value and mean score of each cell."""
-        sides = [(*self._best(side), value) for side, value in ((0, 1), (1, -1))]
-        columns = [(rows, classes, np.full(len(rows), v, np.int8), means) for rows, classes, means, v in sides]
-        rows, class_index, values, means = (np.concatenate(column) for column in zip(*columns, strict=True))
-        return rows, class_index, values, means
+        parts = []
+        for side, value in enumerate((1, -1)):
+            rows, class_index, means = self._best(side)
+            parts.append((rows, class_index, np.full(len(rows), value, np.int8), means))
+        return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
 def _chooser(rule: Rule, models: Sequence[TrainedModel], labels: PartialLabels) -> _Chooser | _TopChooser:
@@ -254,15 +261,15 @@ def _chooser(rule: Rule, models: Sequence[TrainedModel], labels: PartialLabels) 
     if rule.kind == "score":
         assert present is not None
 
-        def by_mean(scores: Floats) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        def by_mean(scores: Floats) -> tuple[np.ndarray, np.ndarray]:
             mean = scores.mean(axis=0, dtype=np.float64)
-            return mean >= present, mean <= absent
+            return np.greater_equal(mean, present), np.less_equal(mean, absent)
 
         return _Chooser(by_mean)
     if present is not None:
-        return _Chooser(lambda scores: ((scores >= present).all(axis=0), (scores <= absent).all(axis=0)))
+        return _Chooser(lambda scores: (np.all(scores >= present, axis=0), np.all(scores <= absent, axis=0)))
     own = np.stack([model.thresholds("`rule=agreement=0.9`") for model in models])[:, None, :]  # [R, 1, C]
-    return _Chooser(lambda scores: ((scores >= own).all(axis=0), (scores < own).all(axis=0)))
+    return _Chooser(lambda scores: (np.all(scores >= own, axis=0), np.all(scores < own, axis=0)))
 
 
 def write_labels(path: Path, found: PseudoLabels) -> None:
@@ -310,7 +317,8 @@ def _tables(found: PseudoLabels) -> Iterator[pa.Table]:
         for start in range(0, labels.num_images, _ROWS):
             rows = np.arange(start, min(start + _ROWS, labels.num_images))
             known = labels.rows(rows)
-            added, scores = np.zeros_like(known), np.zeros(known.shape, np.float32)
+            added: np.ndarray = np.zeros_like(known)
+            scores: np.ndarray = np.zeros(known.shape, np.float32)
             if split == "train":
                 added, scores = found.added.rows(rows), found.scores[rows].toarray()
             values = known + added
