@@ -1,6 +1,7 @@
 """plbench: the benchmark suite for learning from images whose labels are only partly known.
 
-From Python, as on the command line: `run`, `compare`, `tune`, `advise`; `load` finds a run again, `runs` lists them.
+From Python, as on the command line: `run`, `compare`, `tune`, `advise`, `label_issues`; `load` finds a run again,
+`runs` lists them.
 Methods and datasets are written against `plbench.api`. What type checkers see is in `__init__.pyi`.
 """
 
@@ -11,10 +12,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Comparison",
+    "LabelIssues",
     "Result",
     "Study",
     "advise",
     "compare",
+    "label_issues",
     "load",
     "run",
     "runs",
@@ -26,6 +29,7 @@ _HOMES = {
     **dict.fromkeys(("Comparison", "compare"), "plbench.python.comparisons"),
     **dict.fromkeys(("Result", "load", "run"), "plbench.python.results"),
     **dict.fromkeys(("Study", "advise", "tune"), "plbench.python.studies"),
+    **dict.fromkeys(("LabelIssues", "label_issues"), "plbench.python.labels"),
     "show_progress": "plbench.cli.console",
 }
 

@@ -1,6 +1,8 @@
 from plbench.cli.console import show_progress as show_progress
 from plbench.python.comparisons import Comparison as Comparison
 from plbench.python.comparisons import compare as compare
+from plbench.python.labels import LabelIssues as LabelIssues
+from plbench.python.labels import label_issues as label_issues
 from plbench.python.results import Result as Result
 from plbench.python.results import load as load
 from plbench.python.results import run as run

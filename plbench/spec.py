@@ -29,7 +29,8 @@ NUMERICS = 2
 Regime = Literal["finetune", "probe"]
 Selection = Literal["last", "validation", "validation-no-retrain", "best-on-test"]
 Precision = Literal["float32", "bfloat16", "float16"]
-TrainPart = Literal["train", "fit"]
+TrainPart = Annotated[str, Field(pattern=r"^(train|fit|without-fold-[1-9]\d*-of-[1-9]\d*)$")]
+"""What of train is trained on: all of it, all but its validation part, or all but one of several folds."""
 
 UNRANKED_SELECTIONS: tuple[Selection, ...] = ("validation-no-retrain", "best-on-test")
 """Ways to choose the epoch that papers have and no board ranks: their runs are `custom/…`, and tables name them."""
@@ -378,7 +379,8 @@ class RunSpec(TrainingSpec):
         selection: of the epoch: the last one; the best on the validation part, for a training on all of train
             ("validation"), or with the very weights that were best, which never saw that part
             ("validation-no-retrain"); or the best on test.
-        train_part: "train", or "fit": train without its validation part.
+        train_part: "train"; "fit": train without its validation part; or, such as "without-fold-2-of-5", train without
+            one of several folds, on which the run is scored.
         stages: key of each prerequisite run by stage name.
         skipped_images: unreadable images left out on request, as "split/id"; a run with any is `custom/…`.
         duplicates: number of test images that are byte for byte train images and were allowed to stay; a run with
@@ -400,8 +402,8 @@ class RunSpec(TrainingSpec):
 
     @property
     def only_selects(self) -> bool:
-        """Whether the run serves to choose something on the validation part, and never sees test."""
-        return self.train_part == "fit" and self.selection != "validation-no-retrain"
+        """Whether the run is scored on a part of train that it did not learn from, and never sees test."""
+        return self.train_part != "train" and self.selection != "validation-no-retrain"
 
     @property
     def selects_on_validation(self) -> bool:

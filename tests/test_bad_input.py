@@ -566,7 +566,7 @@ class TestDisk:
 
     @pytest.mark.parametrize(
         ("name", "says"),
-        [("sheet.jpg", "ends in .png"), ("sheet", "ends in .png"), ("file/sheet.png", "File exists")],
+        [("sheet.gif", "must end in one of"), ("sheet", "must end in one of"), ("file/sheet.png", "File exists")],
     )
     def test_a_contact_sheet_that_cannot_be_written(self, name: str, says: str, bench: Bench, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")

@@ -291,6 +291,8 @@ def every_command(bench: Bench, key: str) -> dict[str, list[object]]:
         "runs show --class": ["runs", "show", key, "--class", "cat"],
         "runs compare": ["runs", "compare"],
         "predict": ["predict", key, bench.data / "val2017", "--out", bench.data / "scores.csv", "--top-k", 2],
+        "pseudo-label": ["pseudo-label", key, "--out", bench.data / "more.csv", "--rule", "top=0.1", *root],
+        "data issues": ["data", "issues", "coco2017", *root, "--simulate", "rpa=0.3", "--folds", 2, *SHORT],
         "doctor": ["doctor", *root],
     }
 

@@ -133,6 +133,8 @@ class ColumnFinder:
         doubtful = self._others_with_values()
         if self._value is None and self._options.value_column != _NONE and len(doubtful) < 2:
             return "long"  # which asks whether the one is its column of values
+        if self._value is not None:  # a score or an annotator of each label makes no wide table
+            doubtful = [name for name in doubtful if not _NO_CLASS.fullmatch(_letters(name))]
         if doubtful:
             wide = "`options.layout='wide'`" if self._has_values(label) else leave_out([label])
             raise DataError(

@@ -28,6 +28,7 @@ from plbench.cli.inspect import doctor, methods_app, runs_app
 from plbench.cli.once import CommandGroup
 from plbench.cli.options import say
 from plbench.cli.predict import predict
+from plbench.cli.pseudo_label import pseudo_label
 from plbench.cli.run import run
 from plbench.cli.show import show
 from plbench.cli.study import study
@@ -49,6 +50,7 @@ app.command()(tune)
 app.command()(compare)
 app.command()(predict)
 app.command()(export)
+app.command("pseudo-label")(pseudo_label)
 app.command()(show)
 app.command()(study)
 app.command()(advise)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from plbench.cli import options as opt
+from plbench.cli.issues import issues
 from plbench.cli.once import CommandGroup
 from plbench.cli.options import emit, make_workspace, open_registry, with_options
 from plbench.cli.wording import in_options
@@ -32,6 +33,7 @@ def _options(
 
 _on_a_dataset = with_options(_options)
 data_app = CommandGroup(help="The datasets that are installed.", no_args_is_help=True, rich_markup_mode=None)
+data_app.command("issues")(issues)
 
 
 @data_app.command("list")
@@ -187,7 +189,9 @@ def data_stats(
 def data_show(
     setting: opt.Setting,
     name: Name,
-    out: Annotated[Path | None, typer.Option(help="Write a contact sheet: a PNG of images and labels.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write a contact sheet of images and labels: .png, .jpg or .pdf.")
+    ] = None,
     split: str = "train",
     number: Annotated[int, typer.Option(min=1, max=400, help="How many images on the sheet.")] = 24,
 ) -> None:

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from plbench.runs.workspace import Workspace
 
 CHOSEN = "validation"
+ON_SHEET = 12
 
 
-def _where_and_how(
+def where_and_how(
     weights: Annotated[
         Path | None, typer.Option(help="The backbone's weights, of a run that was made with --weights FILE.")
     ] = None,
@@ -40,7 +41,7 @@ def _where_and_how(
     """Only its signature is read."""
 
 
-@with_options(_where_and_how)
+@with_options(where_and_how)
 def predict(
     setting: Setting,
     run: Annotated[str, typer.Argument(metavar="KEY", help="Key of a run, the start of one, or its folder.")],
@@ -63,10 +64,19 @@ def predict(
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and list them.")
     ] = False,
+    contact_sheet: Annotated[
+        Path | None,
+        typer.Option(help="Also draw the images that the model is most and least certain of: .png, .jpg or .pdf."),
+    ] = None,
+    contact_sheet_images: Annotated[
+        int | None, typer.Option(min=1, max=400, help=f"Images of each kind on that sheet; default: {ON_SHEET}.")
+    ] = None,
 ) -> None:
     """Score new images with the model of a run. Continues where an interrupted call stopped."""
     from plbench.data.images import files_at
     from plbench.files import try_folder
+    from plbench.runs.inspect.pictures import certainty_sheet
+    from plbench.runs.inspect.sheets import check_sheet_name
     from plbench.runs.predict import predictions
     from plbench.runs.scores_file import check_name, write_predictions
     from plbench.runs.trained import load_model
@@ -74,6 +84,11 @@ def predict(
     wanted = None if threshold is None else _parse_threshold(threshold)
     check_name(out)
     try_folder(out.parent)
+    if contact_sheet is not None:
+        check_sheet_name(contact_sheet)
+        try_folder(contact_sheet.parent)
+    elif contact_sheet_images is not None:
+        raise PlbenchError("--contact-sheet-images says how large a contact sheet is; give --contact-sheet FILE, too")
     workspace = make_workspace(setting)
     images = files_at(places)
     model = load_model(workspace.store.find(run), workspace)
@@ -81,13 +96,18 @@ def predict(
     with predictions(model, images, workspace, skip_unreadable=skip_unreadable) as found:
         has_labels = limits is not None or top_k is not None
         write_predictions(out, found, found.labels(limits, top_k) if has_labels else None)
+        if contact_sheet is not None:
+            with workspace.reporter.patience("Drawing the contact sheet"):
+                certainty_sheet(found, images, contact_sheet, contact_sheet_images or ON_SHEET)
         skipped = [{"image": name, "why": why} for name, why in found.unreadable.items()]
-        content = {"run": model.record.key, "out": str(out), "images": len(found.images), "skipped": skipped}
+        sheet = {} if contact_sheet is None else {"contact_sheet": str(contact_sheet)}
+        content = {"run": model.record.key, "out": str(out), **sheet, "images": len(found.images), "skipped": skipped}
 
     def show() -> None:
-        from plbench.cli.display.tables import print_lines
+        from plbench.cli.display.tables import print_copied, print_lines
 
         print_lines(f"Wrote scores of {len(found.images):,} images and {len(found.class_names):,} classes to {out}")
+        print_copied("Contact sheet", *sheet.values())
         print_lines(*(f"Skipped: {entry['why']}" for entry in skipped))
 
     emit(content, setting["as_json"], show)

@@ -13,16 +13,20 @@ import pandas as pd
 
 from plbench.data.images import files_at
 from plbench.data.lettering import drawable, dress
+from plbench.errors import PlbenchError
 from plbench.files import write_atomically
 from plbench.python.settings import Settings, Where, check_settings, request_of, workspace_of
 from plbench.runs import run as runner
 from plbench.runs.export.export import Exported, export_run
 from plbench.runs.export.hub import Uploaded, upload_run
+from plbench.runs.inspect.pictures import certainty_sheet
+from plbench.runs.inspect.sheets import check_sheet_name
 from plbench.runs.inspect.statistics import picture_format
 from plbench.runs.page.page import write_page
 from plbench.runs.page.view import headline
 from plbench.runs.plan.resolve import plan_run
 from plbench.runs.predict import predictions
+from plbench.runs.pseudo_labels import PseudoLabels, Rule, check_labels_name, pseudo_label, write_labels
 from plbench.runs.record import Record, figures, whole_file
 from plbench.runs.stored import read_run
 from plbench.runs.tables import PER_CLASS
@@ -74,7 +78,14 @@ class Result:
         )
         return found.set_index("class_name")
 
-    def predict(self, images: str | Path | Sequence[str | Path], *, skip_unreadable: bool = False) -> pd.DataFrame:
+    def predict(
+        self,
+        images: str | Path | Sequence[str | Path],
+        *,
+        skip_unreadable: bool = False,
+        contact_sheet: str | Path | None = None,
+        contact_sheet_images: int = 12,
+    ) -> pd.DataFrame:
         """Return scores of images, in [0, 1].
 
         An interrupted call, when repeated, continues where it stopped.
@@ -83,6 +94,8 @@ class Result:
             images: a folder, with all images below it, or image files.
             skip_unreadable: whether to leave out images that cannot be read; `.attrs["unreadable"]` of the result says
                 why, by name.
+            contact_sheet: also draw the images that the model is most and least certain of, into a .png, .jpg or .pdf.
+            contact_sheet_images: of each of the two kinds on that sheet, at most.
 
         Returns:
             A row for each image, by its path (below the folder, if one was given); a column for each class, by its
@@ -102,11 +115,17 @@ class Result:
             'te000.jpg'
         """
         places = [images] if isinstance(images, (str, Path)) else images
+        if contact_sheet is not None:
+            check_sheet_name(Path(contact_sheet))
+            if contact_sheet_images < 1:
+                raise PlbenchError(f"`contact_sheet_images={contact_sheet_images}`: give at least 1, such as 12")
         source = files_at([Path(place) for place in places])
         with predictions(self._model(), source, self._workspace, skip_unreadable=skip_unreadable) as found:
             index = pd.Index(found.images, name="image")
             scores = pd.DataFrame(np.array(found.scores), index=index, columns=list(found.class_names))
             scores.attrs["unreadable"] = found.unreadable
+            if contact_sheet is not None:
+                certainty_sheet(found, source, Path(contact_sheet), contact_sheet_images)
         return scores
 
     def thresholds(self, *, precision: float) -> pd.Series:
@@ -140,6 +159,41 @@ class Result:
         if not self._models:
             self._models.append(load_model(self.folder, self._workspace))
         return self._models[0]
+
+    def pseudo_label(self, path: str | Path, rule: str = "score=0.9", *, others: Sequence[Result] = ()) -> pd.DataFrame:
+        """Write the known labels of the training set and, beside them, the unknown ones that the model is certain of.
+
+        The file is a table to train on again. The model learned from these very images, so that its scores of them are
+        higher than those of new images with equally probable labels.
+
+        Args:
+            path: of a .csv or .parquet file.
+            rule: "score=0.9,absent=0.05": present where the score is at least 0.9, absent where it is at most 0.05;
+                "top=0.1": present the tenth of each class's unknown labels with the highest scores; "agreement=0.9" or
+                "agreement": present where each run's score is at least 0.9, or its own threshold of the class.
+            others: runs on the same labels, such as those of other seeds; scores are the mean over all runs.
+
+        Returns:
+            A row for each pseudo-label: image, label, value (True for present), score.
+
+        Raises:
+            PlbenchError: if the runs do not belong together, nothing is unknown, or the rule is not one.
+
+        Examples:
+            >>> import plbench
+            >>> own = {"labels": "demo/labels-long.csv", "images": "demo/images", "negative_value": 0}
+            >>> results = [plbench.run("ce-negative", "table", seed=seed, **own) for seed in (0, 1)]
+            >>> added = results[0].pseudo_label("demo/more.csv", "top=0.05", others=results[1:])
+            >>> added["value"].all() and len(added) > 0
+            True
+            >>> again = plbench.run("ce-negative", "table", labels="demo/more.csv", images="demo/images")
+            >>> again.record.data.train_positives - results[0].record.data.train_positives == len(added)
+            True
+        """
+        check_labels_name(Path(path))
+        found = pseudo_label([self.folder, *(other.folder for other in others)], Rule.parse(rule), self._workspace)
+        write_labels(Path(path), found)
+        return _added(found)
 
     def page(self, path: str | Path | None = None) -> Path:
         """Write the run's page: one HTML file with curves, classes, mistakes and cost, which needs no network.
@@ -269,6 +323,18 @@ class Result:
         if path is not None:
             write_atomically(Path(path), lambda file: figure.savefig(file, format=written, dpi=150))
         return figure
+
+
+def _added(found: PseudoLabels) -> pd.DataFrame:
+    rows, class_index, values = found.added.cells()
+    return pd.DataFrame(
+        {
+            "image": [found.train_paths[row] for row in rows.tolist()],
+            "label": [found.class_names[c] for c in class_index.tolist()],
+            "value": values > 0,
+            "score": np.asarray(found.scores[rows, class_index]).ravel(),
+        }
+    )
 
 
 def run(

@@ -56,7 +56,7 @@ class ActiveRun:
     Attributes:
         folder: of its files.
         train_part, train_inputs: what it learns from. scored_part, scored_inputs: what it is scored on: test, or
-            the validation part where the run only selects.
+            what is held out of train where the run does not learn from all of it.
         chosen_part, chosen_inputs: what its epoch is chosen on, where one is: the scored ones, unless it is chosen on
             the validation part and scored on test.
         best: the epoch selected so far.
@@ -104,7 +104,7 @@ class ActiveRun:
 
     @property
     def only_selects(self) -> bool:
-        """Whether the run serves to choose something on the validation part, and never sees test."""
+        """Whether the run is scored on a part of train that it did not learn from, and never sees test."""
         return self.spec.only_selects
 
     def followed(self) -> contextlib.AbstractContextManager[Tracking]:
@@ -147,7 +147,7 @@ class ActiveRun:
     def open_scored_part(self) -> None:
         """Open what the run is scored on."""
         protocol_data = self.plan.protocol_data
-        self.scored_part = protocol_data.validation() if self.only_selects else protocol_data.test()
+        self.scored_part = protocol_data.held_out(self.spec.train_part) if self.only_selects else protocol_data.test()
         self.scored_inputs = self._opened(self.scored_part)
         self.chosen_part, self.chosen_inputs = self.scored_part, self.scored_inputs
         if self.spec.selects_on_validation and not self.only_selects:

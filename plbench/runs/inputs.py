@@ -8,8 +8,9 @@ from plbench.loading.transforms import TrainTransform, eval_transform
 from plbench.method import Method
 from plbench.models.backbones import build_backbone, weights_path
 from plbench.runs.plan.resolved import ResolvedRun
-from plbench.runs.protocol import Part
+from plbench.runs.protocol import Part, ProtocolData
 from plbench.runs.workspace import Workspace
+from plbench.spec import ModelSpec, RunSpec
 from plbench.training.hooks import Guarded, mixture_of
 from plbench.training.inputs import FeatureInputs, ImageInputs, Inputs
 
@@ -19,7 +20,7 @@ class OpenInputs:
 
     def __init__(self, workspace: Workspace) -> None:
         """Nothing is opened yet."""
-        self._workspace = workspace
+        self.workspace = workspace
         self._features: dict[tuple[str, bytes], FeatureInputs] = {}
 
     def open(self, plan: ResolvedRun, part: Part, method: Method | None = None) -> Inputs:
@@ -32,9 +33,9 @@ class OpenInputs:
                 is only scored.
         """
         mixture = None if method is None else mixture_of(method)
-        workspace, spec, model = self._workspace, plan.spec, plan.features_model
-        decoder = jpeg_decoder(workspace.decode, workspace.device)
+        workspace, spec = self.workspace, plan.spec
         if spec.regime != "probe":
+            decoder = jpeg_decoder(workspace.decode, workspace.device)
             base = eval_transform(spec.model)
             own = TrainTransform(base, spec.plan)
             transform = None if method is None else Guarded(method).transform(own)
@@ -50,9 +51,22 @@ class OpenInputs:
                 own.min_side,
                 mixture,
             )
+        found = self.features(spec, plan.features_model, plan.protocol_data, part)
+        return found if mixture is None else found.mixing(mixture)
+
+    def features(self, spec: RunSpec, model: ModelSpec, protocol_data: ProtocolData, part: Part) -> FeatureInputs:
+        """Return the cached features of a part, with its labels; those of the whole split are computed where absent.
+
+        Args:
+            spec: of the run, in the probe regime.
+            model: as its method sees the backbone.
+            protocol_data: that the part is of.
+            part: whose rows are wanted.
+        """
+        workspace = self.workspace
         place = (part.split, part.rows.tobytes())
         if place not in self._features:  # of the whole split, from the cache or computed now
-            images, world = plan.protocol_data.whole(part.split).images, workspace.world
+            images, world = protocol_data.whole(part.split).images, workspace.world
             key = features_key(
                 spec.dataset_fingerprint, part.split, images, model, spec.precision, spec.seed, workspace.decode
             )
@@ -71,12 +85,11 @@ class OpenInputs:
                     precision=spec.precision,
                     workers=workspace.workers,
                     report=report,
-                    decoder=decoder,
+                    decoder=jpeg_decoder(workspace.decode, workspace.device),
                     rank=world.rank,
                     num_ranks=world.size,
                 )
             self._features[place] = FeatureInputs(features, part.rows, part.labels, spec.seed)
         found = self._features[place]
         is_own = found.seed == spec.seed and found.labels is part.labels
-        found = found if is_own else found.reseeded(spec.seed, part.labels)
-        return found if mixture is None else found.mixing(mixture)
+        return found if is_own else found.reseeded(spec.seed, part.labels)

@@ -110,7 +110,7 @@ def _choose_thresholds(active: ActiveRun, cells: Cells | None) -> Thresholds | s
     report = ThresholdReport(
         part="validation",
         labels=active.spec.protocol.validation_labels,
-        held_out=active.spec.train_part == "fit" or active.spec.selection == "validation",
+        held_out=active.spec.train_part != "train" or active.spec.selection == "validation",
         num_images=own.num_images,
         num_pooled=own.num_classes - len(np.unique(own.class_index[own.positives])),
         pooled=pooled,

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
 from plbench.data.dataset import Dataset
@@ -67,6 +68,7 @@ class ProtocolData:
         self._splits: dict[str, Part] = {}
         self._prominences: dict[str, sparse.csr_array] = {}
         self._embedded: dict[tuple[str, str, bytes], dict[str, np.ndarray]] = {}
+        self._folds: dict[str, tuple[Part, Part]] = {}
         self._siblings: dict[int, ProtocolData] = {self.seed: self}
 
     def at_seed(self, seed: int) -> ProtocolData:
@@ -158,16 +160,40 @@ class ProtocolData:
         return round(int(labels.counts()[0].sum()) / labels.num_images, 2) if labels.is_complete else None
 
     def train(self, part: TrainPart = "train") -> Part:
-        """Return the images to train on, with partial labels: all of train, or without its validation part.
+        """Return the images to train on, with partial labels: all of train, or without what is held out.
 
         Raises:
             DataError: if there are none.
         """
-        return replace(self.whole_train, labels=self.partial_labels) if part == "train" else self._fit_part
+        if part == "train":
+            return replace(self.whole_train, labels=self.partial_labels)
+        return self._fit_part if part == "fit" else self._fold(part)[0]
 
     @cached_property  # every trial of a study asks for it
     def _fit_part(self) -> Part:
         return self._of_train(~self._held_out, self.partial_labels)
+
+    def held_out(self, part: TrainPart) -> Part:
+        """Return what a training on a part of train is scored on in place of test: the validation part, or the fold.
+
+        Raises:
+            DataError: as `validation`.
+        """
+        return self.validation() if part == "fit" else self._fold(part)[1]
+
+    def _fold(self, part: TrainPart) -> tuple[Part, Part]:
+        """Return train without a fold, and the fold, both with partial labels."""
+        if part not in self._folds:
+            number, count = map(int, part.removeprefix("without-fold-").split("-of-"))
+            inside = np.floor(self._hashes("plbench-fold") * count).astype(np.int64) == number - 1
+            if inside.all() or not inside.any():
+                raise DataError(
+                    f"{len(inside):,} train images of {self.dataset.name!r} leave fold {number} of {count}, or what is "
+                    "left without it, empty; use more images or another number of folds"
+                )
+            without, fold = (self._of_train(kept, self.partial_labels) for kept in (~inside, inside))
+            self._folds[part] = without, self._scorable(fold, f"fold {number} of {count}")
+        return self._folds[part]
 
     def validation(self) -> Part:
         """Return the held-out part of train, with the labels that the protocol lets select.
@@ -237,10 +263,13 @@ class ProtocolData:
             rows, num_rows = self._published_rows
             held_out: np.ndarray = validation_of_cole(num_rows)[rows]
             return held_out
+        return self._hashes("plbench-validation") < self.protocol.validation_share
+
+    def _hashes(self, purpose: str) -> npt.NDArray[np.float64]:
+        """Return a number in [0, 1) for each train image by its id, or its patient's: the same ones for good."""
         units = map(self.dataset.validation_unit, self.whole_train.images.ids)
-        texts = (f"plbench-validation:{unit}" for unit in units)
-        hashes = (int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") for text in texts)
-        return np.array([value / 2**64 < self.protocol.validation_share for value in hashes], bool)
+        digests = (hashlib.sha256(f"{purpose}:{unit}".encode()).digest() for unit in units)
+        return np.array([int.from_bytes(digest[:8], "big") / 2**64 for digest in digests], np.float64)
 
     def _of_train(self, kept: np.ndarray, labels: PartialLabels) -> Part:
         whole, rows = self.whole_train, np.flatnonzero(kept)

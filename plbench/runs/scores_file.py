@@ -9,6 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
@@ -21,14 +22,18 @@ _ROWS = 4096  # at a time: few enough that their text fits into memory
 _SEPARATOR = ";"  # of labels in a cell of a CSV
 
 
-def check_name(path: Path) -> None:
+def check_name(path: Path, option: str = "out") -> None:
     """Refuse a name whose ending is of no known kind: before hours of work, not after.
+
+    Args:
+        path: of the file to write.
+        option: that names it, for the message.
 
     Raises:
         PlbenchError: if it is.
     """
     if path.suffix.lower() not in _WRITERS:
-        raise PlbenchError(f"`out={path}`: its name must end in one of {did_you_mean(path.suffix, _WRITERS)}")
+        raise PlbenchError(f"`{option}={path}`: its name must end in one of {did_you_mean(path.suffix, _WRITERS)}")
 
 
 def write_predictions(path: Path, found: Predictions, labels: npt.NDArray[np.bool_] | None = None) -> None:
@@ -47,6 +52,21 @@ def write_predictions(path: Path, found: Predictions, labels: npt.NDArray[np.boo
     check_name(path)
     writer = _WRITERS[path.suffix.lower()]
     write_atomically(path, lambda file: writer(file, found, labels))
+
+
+def write_frame(path: Path, frame: pd.DataFrame) -> None:
+    """Write a data frame, without its index, as CSV, Parquet or JSONL; atomically.
+
+    Raises:
+        PlbenchError: as `check_name`. StoreError: if it cannot be written.
+    """
+    check_name(path)
+    writers: dict[str, Callable[[IO[bytes]], object]] = {
+        ".csv": lambda file: frame.to_csv(file, index=False),
+        ".jsonl": lambda file: frame.to_json(file, orient="records", lines=True, force_ascii=False),
+        ".parquet": lambda file: frame.to_parquet(file, index=False, compression="zstd"),
+    }
+    write_atomically(path, writers[path.suffix.lower()])
 
 
 def _names(chosen: npt.NDArray[np.bool_], found: Predictions) -> list[list[str]]:

@@ -26,8 +26,10 @@ from plbench.metrics.cells import Cells
 from plbench.models.backbones import GivenMaps, build_backbone, make_head, weights_path
 from plbench.randomness import derive_seed, seeded
 from plbench.runs import run as runner
+from plbench.runs.inputs import OpenInputs
 from plbench.runs.plan.resolve import plan_from_spec
 from plbench.runs.plan.resolved import features_model_of, make_task, validate_params
+from plbench.runs.protocol import Part, ProtocolData
 from plbench.runs.record import Record, whole_file
 from plbench.runs.registry import source_sha256
 from plbench.runs.store import CELLS, CHECKPOINT
@@ -87,6 +89,24 @@ class TrainedModel:
         for _, scores in predict_share(self.model, self.method, inputs, self.execution):
             yield scores
 
+    def part_scores(self, part: Part, protocol_data: ProtocolData, inputs: OpenInputs) -> Iterator[Tensor]:
+        """Stream scores as `scores` does, of images of the run's own dataset: from cached features in the probe regime.
+
+        Args:
+            part: of `protocol_data`, which has the dataset that the run was made with.
+            inputs: open features; runs on the same ones may have them in common.
+
+        Raises:
+            DataError: if an image cannot be read.
+        """
+        spec = self.record.spec
+        if self.backbone is None:
+            yield from self.scores(part.images, inputs.workspace)
+            return
+        features = inputs.features(spec, features_model_of(type(self.method), spec.model), protocol_data, part)
+        for _, scores in predict_share(self.model, self.method, features, self.execution):
+            yield scores
+
     def _extract(self, pixels: Tensor) -> Tensor:
         """Return features as the cache of a run would hold them, and a head is given them."""
         assert self.backbone is not None
@@ -95,8 +115,11 @@ class TrainedModel:
         values = torch.from_numpy(features.astype(dtype, copy=False))
         return values.to(torch.float32) if values.dtype == torch.float16 else values
 
-    def thresholds(self) -> np.ndarray:
+    def thresholds(self, instead: str = "`threshold=0.5`") -> np.ndarray:
         """Return the threshold of each class that the run chose on its validation part, [C] float64.
+
+        Args:
+            instead: what to give where it chose none, for the message.
 
         Raises:
             PlbenchError: if it chose none.
@@ -105,8 +128,7 @@ class TrainedModel:
         texts = [row.get("threshold") for row in csv.DictReader(io.StringIO(table))]
         if not all(texts):
             raise PlbenchError(
-                f"run {self.record.key} chose no thresholds on its validation part; give a number, such as "
-                "`threshold=0.5`"
+                f"run {self.record.key} chose no thresholds on its validation part; give a number, such as {instead}"
             )
         return np.array(texts, np.float64)
 

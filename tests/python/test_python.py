@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -23,7 +24,7 @@ from plbench.runs import environment, summary
 from plbench.runs.record import read_record
 
 TOP = Path(__file__).parents[2]
-MODULES = ["cli.console", "python.comparisons", "python.results", "python.studies", "runs.listing"]
+MODULES = ["cli.console", "python.comparisons", "python.labels", "python.results", "python.studies", "runs.listing"]
 OWN = {"labels": "demo/labels-long.csv", "images": "demo/images", "negative_value": 0}
 
 
@@ -159,3 +160,35 @@ def test_what_the_pages_show_runs_as_it_stands(page: str, own_files: None, here:
         command(*shlex.split(line.replace("KEY", result.key))[1:], "-q")
         table = pd.read_csv(here / "scores.csv", index_col="image").astype(np.float32)
         assert np.array_equal(table.to_numpy(), scores.to_numpy())
+
+
+def test_the_page_on_labels_shows_what_runs(here: Path) -> None:
+    """With fewer and shorter trainings."""
+    text = (TOP / "docs/improving-labels.md").read_text(encoding="utf-8").replace("--epochs 40", "--epochs 2")
+    shell = [line for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL) for line in block.splitlines()]
+    make, issues, *first, label, again = [shlex.split(line)[1:] for line in shell]
+    assert make == ["data", "make-fixture", "table", "demo"] and len(first) == 2
+    command(*issues, "--folds", "2", "--seeds", "1", "-q")
+    listed = pd.read_csv("issues.csv"), pd.read_csv("next.csv")
+    rows = re.findall(
+        r"^\| (`image`.*?) \|.*?^\| `p_present` .*?^\| (`\w+`.*?) \|", text, flags=re.DOTALL | re.MULTILINE
+    )
+    assert len(rows) == 2, "the page names the columns of both files"
+    for table, (names, last) in zip(listed, rows, strict=True):
+        assert {*re.findall(r"`(\w+)`", names + last), "p_present"} <= {*table.columns}
+    assert Path("issues.png").stat().st_size > 10_000
+    before = set(plbench.runs().index)
+    for words in first:
+        command(*words, "-q")
+    made = plbench.runs().drop(index=list(before))
+    keys = {f"KEY{row.seed}": key for key, row in made.iterrows()}
+    command(*(keys.get(word, word) for word in label), "-q")
+    command(*again, "-q")
+    new = plbench.load(plbench.runs().drop(index=[*before, *keys.values()]).index[0])
+    known = plbench.load(keys["KEY0"]).record.data
+    assert known is not None and new.record.data is not None
+    assert new.record.data.num_train_known >= known.num_train_known
+    (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    shown: dict[str, Any] = {}
+    exec(compile(block.replace("folds=5, seeds=3", "folds=2, seeds=1"), "improving-labels.md", "exec"), shown)
+    assert len(shown["added"]) == shown["again"].record.data.num_train_known - known.num_train_known

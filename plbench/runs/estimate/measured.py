@@ -132,7 +132,8 @@ def scored_images(plan: ResolvedRun, *, is_stage: bool) -> float:
     """Return how many images go through the model beside training: where something is selected, and at the end."""
     spec, protocol_data = plan.spec, plan.protocol_data
     num_train = len(protocol_data.train(spec.train_part).rows)
-    num_scored = len((protocol_data.validation() if spec.only_selects else protocol_data.test()).rows)
+    scored = protocol_data.held_out(spec.train_part) if spec.only_selects else protocol_data.test()
+    num_scored = len(scored.rows)
     num_weights = 2 if spec.plan.ema_decay else 1
     passes: float = num_weights * num_scored
     if spec.selection == "best-on-test":

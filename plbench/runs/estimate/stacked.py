@@ -99,7 +99,8 @@ def _timed(members: Sequence[ResolvedRun], width: int, workspace: Workspace) -> 
 def _scoring_seconds(plan: ResolvedRun, state: FitState, width: int, workspace: Workspace) -> float:
     """Return seconds of the scores, figures and intervals of one run, on one core; of its first images."""
     execution, data = Execution(workspace.device, plan.spec.precision), plan.protocol_data
-    scored, groups = data.validation() if plan.spec.only_selects else data.test(), data.dataset.groups()
+    scored = data.held_out(plan.spec.train_part) if plan.spec.only_selects else data.test()
+    groups = data.dataset.groups()
     inputs = _inputs(scored, _SCORED_IMAGES, width)
     start = time.perf_counter()
     cells = collect_cells(predict_share(state.model, state.method, inputs, execution), inputs.labels)

@@ -1,98 +1,101 @@
-"""Contact sheets: images of a dataset with their labels, for a person to look at."""
+"""Pictures of a dataset: images with their labels, and images that a model is most and least certain of."""
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+import numpy.typing as npt
 
 from plbench.data.dataset import LabelledSplit
-from plbench.data.lettering import drawable_names, font_runs
-from plbench.errors import PlbenchError
-from plbench.files import write_atomically
+from plbench.data.images import ImageFiles
+from plbench.data.lettering import drawable, drawable_names
+from plbench.metrics.calibration import entropy_bits
 from plbench.randomness import derive_seed, generator
+from plbench.runs.inspect.sheets import BLACK, GREY, Line, Section, Tile, check_sheet_name, draw_sheet, fitted, wrapped
+from plbench.runs.predict import Predictions
 
-_SIDE = 176  # of an image on the sheet, px
-_MARGIN = 8
-_FONT_SIZE = 12
-_LINE = 15
 _MAX_LINES = 6
 _MAX_ABSENT = 2  # lines
+_TOP_CLASSES = 4
+_ROWS = 4096  # at a time
 
 
 def contact_sheet(split: LabelledSplit, path: Path, num_images: int) -> None:
-    """Write a PNG of images drawn at random (the same ones each time), each above what is known of it.
+    """Write a picture of images drawn at random (the same ones each time), each above what is known of it.
 
     Names of what is present in black; in grey, where there is room, of what is verified absent.
 
     Raises:
-        PlbenchError: if the path's name does not end in .png. DataError: if an image cannot be read.
+        PlbenchError: if the path's name is of no known format. DataError: if an image cannot be read.
         StoreError: if the file cannot be written.
     """
-    if path.suffix.lower() != ".png":
-        raise PlbenchError(f"`out={path}`: a contact sheet is a PNG file; give a name that ends in .png")
+    check_sheet_name(path, "out")
     import torch
 
     order = torch.randperm(len(split.images), generator=generator(derive_seed(0, "contact-sheet")))
-    rows = sorted(order[:num_images].tolist())
-    columns = min(len(rows), max(1, math.ceil(math.sqrt(len(rows) * 1.5))))
-    width, height = _SIDE + _MARGIN, _SIDE + _MARGIN + _LINE * _MAX_LINES
-    lines = math.ceil(len(rows) / columns)
-    sheet = Image.new("RGB", (columns * width + _MARGIN, lines * height + _MARGIN), "white")
-    draw, names = ImageDraw.Draw(sheet), drawable_names(split.labels.class_names, split.labels.class_ids)
-    for place, row in enumerate(rows):
-        left, top = _MARGIN + place % columns * width, _MARGIN + place // columns * height
-        image = split.images.load(row)
-        image.thumbnail((_SIDE, _SIDE))
-        if image.width < _SIDE and image.height < _SIDE:
-            image = ImageOps.contain(image, (_SIDE, _SIDE), Image.Resampling.NEAREST)
-        sheet.paste(image, (left, top))
+    names = drawable_names(split.labels.class_names, split.labels.class_ids)
+    tiles = []
+    for row in sorted(order[:num_images].tolist()):
         labels = split.labels.rows([row])[0]
         present = ", ".join(names[c] for c in np.flatnonzero(labels > 0)) or "(nothing known to be present)"
         absent = ", ".join(names[c] for c in np.flatnonzero(labels < 0))
-        captions = [(line, "black") for line in _wrapped(present, _MAX_LINES)]
-        room = min(_MAX_LINES - len(captions), _MAX_ABSENT)
-        captions += [(line, "#777777") for line in _wrapped(f"not {absent}", room)] if absent else []
-        for line, (text, colour) in enumerate(captions, 1):
-            x = float(left)
-            for font, part in _parts(text):
-                draw.text((x, top + _SIDE + _LINE * line - 1), part, fill=colour, font=font, anchor="ls")
-                x += font.getlength(part)
-    write_atomically(path, lambda file: sheet.save(file, format="PNG"))
+        lines = [(line, BLACK) for line in wrapped(present, _MAX_LINES)]
+        room = min(_MAX_LINES - len(lines), _MAX_ABSENT)
+        lines += [(line, GREY) for line in wrapped(f"not {absent}", room)] if absent else []
+        tiles.append(Tile(partial(split.images.load, row), lines))
+    draw_sheet([Section(tiles)], path, _MAX_LINES)
 
 
-def _wrapped(text: str, most: int) -> list[str]:
-    """Cut text into lines no wider than an image: between words, but Chinese, Thai and long words anywhere."""
-    lines = [""]
-    for word in text.split():
-        joined = f"{lines[-1]} {word}".lstrip()
-        if _width(joined) <= _SIDE:
-            lines[-1] = joined
-            continue
-        if lines[-1]:
-            lines.append("")
-        for character in word:
-            if _width(lines[-1] + character) > _SIDE:
-                lines.append("")
-            lines[-1] += character
-    return lines if len(lines) <= most else [*lines[: max(0, most - 1)], "…"][:most]
+def uncertainty(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return how uncertain the labels of each image are: the entropy of its scores, summed over classes, in bits.
+
+    Args:
+        scores: [N, C] in [0, 1]; a few thousand rows are looked at at a time.
+
+    Returns:
+        [N], from 0 where every score is 0 or 1, to C where every score is 0.5.
+    """
+    found = np.empty(len(scores), np.float64)
+    for start in range(0, len(scores), _ROWS):
+        found[start : start + _ROWS] = entropy_bits(scores[start : start + _ROWS]).sum(axis=1)
+    return found
 
 
-def _width(text: str) -> float:
-    return sum(font.getlength(part) for font, part in _parts(text))
+def certainty_sheet(found: Predictions, images: ImageFiles, path: Path, num_images: int) -> None:
+    """Write a picture of the images whose labels a model is most and least certain of, with their highest scores.
 
+    Args:
+        found: scores of those images that could be read.
+        images: that were to be scored, whose ids are their names.
+        path: of a .png, .jpg or .pdf file.
+        num_images: of each of the two kinds; fewer where there are not twice as many images.
 
-def _parts(text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
-    if text.isascii():
-        return [(_font(None), text)]
-    return [(_font(font), part) for font, part in font_runs(text)]
+    Raises:
+        PlbenchError: if the path's name is of no known format. DataError: if an image cannot be read any more.
+        StoreError: if the file cannot be written.
+    """
+    check_sheet_name(path)
+    bits = uncertainty(found.scores)
+    order = np.argsort(bits, kind="stable")
+    num_least = min(num_images, len(order) // 2)
+    row_of = {name: row for row, name in enumerate(images.ids)} if found.unreadable else None
+    names = drawable_names(found.class_names, found.class_names)
 
+    def tile(place: int) -> Tile:
+        row = place if row_of is None else row_of[found.images[place]]
+        top = np.argsort(-found.scores[place], kind="stable")[:_TOP_CLASSES].tolist()
+        lines: list[Line] = [(fitted(names[c], f" {found.scores[place, c]:.2f}"), BLACK) for c in top]
+        lines.append((f"uncertainty {bits[place]:.2f} bits", GREY))
+        lines.append((fitted(drawable(found.images[place]), keeps_end=True), GREY))
+        return Tile(partial(images.load, row), lines)
 
-@lru_cache
-def _font(file: str | None) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(_FONT_SIZE) if file is None else ImageFont.truetype(file, _FONT_SIZE)
-    assert isinstance(font, ImageFont.FreeTypeFont)  # FreeType is in every wheel of Pillow
-    return font
+    most = order[: min(num_images, len(order) - num_least)].tolist()
+    least = order[len(order) - num_least :][::-1].tolist()
+    of_all = f"of {len(order):,} images"
+    sections = [
+        Section([tile(place) for place in most], f"Most certain: {len(most)} {of_all}"),
+        Section([tile(place) for place in least], f"Least certain: {len(least)} {of_all}"),
+    ]
+    draw_sheet(sections, path, _TOP_CLASSES + 2)

@@ -61,7 +61,7 @@ def data_at_hand(files: RunFiles, workspace: Workspace) -> DataAtHand:
     try:
         dataset = open_dataset(spec.protocol.dataset, workspace)
         data = ProtocolData(dataset, spec.protocol, spec.skipped_images, spec.seed)
-        part = data.validation() if spec.only_selects else data.whole(spec.protocol.test_split)
+        part = data.held_out(spec.train_part) if spec.only_selects else data.whole(spec.protocol.test_split)
         if files.cells is not None and not _is_scored(files.cells, part.labels):
             return DataAtHand(why=f"the labels in {dataset.root} are not those that the run was scored on")
         train = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from plbench.data.dataset import Dataset
@@ -84,6 +84,16 @@ class ResolvedSetting:
         """
         spec = self.spec.model_copy(update={"method": without_source(method), "seed": seed})
         return complete(spec, params, self.protocol_data, self.recipe, registry)
+
+    def without_fold(self, number: int, num_folds: int) -> ResolvedSetting:
+        """Return the same setting, in which runs train on all but one fold of train and are scored on that.
+
+        Args:
+            number: of the fold, from 1.
+            num_folds: into which train is cut, by a hash of the image id.
+        """
+        part = f"without-fold-{number}-of-{num_folds}"
+        return replace(self, spec=self.spec.model_copy(update={"train_part": part}))
 
 
 class MissingWeightsError(PlbenchError):

@@ -259,8 +259,8 @@ def _check_needs(method: type[Method], spec: RunSpec, protocol_data: ProtocolDat
             f"file with `embeddings=FILE`, which plbench data embeddings {spec.protocol.dataset} makes"
         )
     check_learnable(protocol_data, spec.train_part)
-    if spec.train_part == "fit":
-        protocol_data.validation()  # refuses one that cannot be scored
+    if spec.train_part != "train":
+        protocol_data.held_out(spec.train_part)  # refuses one that cannot be scored
     if "negatives" in method.needs and protocol_data.train(spec.train_part).labels.counts()[1].sum() == 0:
         raise PlbenchError(
             f"method {method.name!r} learns from verified negatives, and protocol {spec.protocol.name} has none; use a "
