@@ -11,6 +11,7 @@ from plbench.cli import options as opt
 from plbench.cli.once import CommandGroup
 from plbench.cli.options import all_records, emit, make_workspace, open_registry, open_store, parse_assignments
 from plbench.errors import PlbenchError
+from plbench.progress import counted
 
 methods_app = CommandGroup(help="The methods that are installed.", no_args_is_help=True, rich_markup_mode=None)
 runs_app = CommandGroup(help="The runs that were made.", no_args_is_help=True, rich_markup_mode=None)
@@ -81,10 +82,25 @@ def methods_new(
 
 
 @runs_app.command("list")
-def runs_list(runs: opt.Runs = opt.RUNS, as_json: opt.AsJson = False) -> None:
+def runs_list(
+    to: Annotated[
+        Path | None, typer.Option(help="Write the table to a .csv or .parquet file: the frame of plbench.runs().")
+    ] = None,
+    runs: opt.Runs = opt.RUNS,
+    as_json: opt.AsJson = False,
+) -> None:
     """All runs, newest last."""
     from plbench.cli.display import tables
 
+    if to is not None:
+        from plbench.runs.listing import as_frame, check_table_name, write_frame
+
+        check_table_name(to)
+        table = as_frame(record for _, record in all_records(runs))
+        write_frame(to, table)
+        written = {"to": str(to), "runs": len(table)}
+        emit(written, as_json, lambda: typer.echo(f"Wrote {counted(len(table), 'run')} to {to}"))
+        return
     found = all_records(runs)
     emit([record for _, record in found], as_json, lambda: tables.print_runs(found, runs))
 
