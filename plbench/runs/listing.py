@@ -45,8 +45,8 @@ def runs(folder: str | Path | None = None) -> pd.DataFrame:
     from plbench.runs.stored import read_own_run
 
     store = Store.at(Path(folder or os.environ.get("PLBENCH_RUNS") or "runs"))
-    records = []
-    for key in store.keys():
+    records, keys = [], store.keys()
+    for key in keys:
         try:
             records.append(read_own_run(store.run_folder(key)))
         except PlbenchError as error:
