@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from plbench.cli import completion
 from plbench.cli import options as opt
 from plbench.cli.once import CommandGroup
 from plbench.cli.options import all_records, emit, make_workspace, open_registry, open_store, say
@@ -19,12 +20,17 @@ board_app = CommandGroup(
 )
 Boards = Annotated[Path, typer.Option(envvar="PLBENCH_BOARDS", help="Folder of boards.")]
 BOARDS = Path("leaderboards")
-Names = Annotated[list[str] | None, typer.Argument(help="Names of boards; without any, all.")]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(help="Names of boards; without any, all.", autocompletion=completion.board_names),
+]
 
 
 @board_app.command("add")
 def board_add(
-    run: Annotated[list[str] | None, typer.Argument(help="Keys, or folders of runs.")] = None,
+    run: Annotated[
+        list[str] | None, typer.Argument(help="Keys, or folders of runs.", autocompletion=completion.run_keys)
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="All finished runs that a board asks for.")] = False,
     boards: Boards = BOARDS,
     runs: opt.Runs = opt.RUNS,
@@ -172,7 +178,10 @@ def board_withdraw(
 
 @board_app.command("export")
 def board_export(
-    name: Annotated[str | None, typer.Argument(help="Board whose cells to write, with --cells.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Board whose cells to write, with --cells.", autocompletion=completion.board_names),
+    ] = None,
     to: Annotated[Path | None, typer.Option(help="Folder for the site: the page with its tables.")] = None,
     cells: Annotated[
         Path | None, typer.Option(help="Folder for the scores behind a board: Parquet files with a dataset card.")
@@ -228,9 +237,7 @@ def board_export(
 
 
 @board_app.command("card")
-def board_card(
-    run: Annotated[str, typer.Argument(help="Key, the start of one, or a folder.")], runs: opt.Runs = opt.RUNS
-) -> None:
+def board_card(run: opt.Run, runs: opt.Runs = opt.RUNS) -> None:
     """Print a run as the model-index of a Hugging Face model card."""
     from plbench.board.publish import model_index
     from plbench.runs.stored import read_run

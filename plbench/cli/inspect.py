@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from plbench.cli import completion
 from plbench.cli import options as opt
 from plbench.cli.once import CommandGroup
 from plbench.cli.options import all_records, emit, make_workspace, open_registry, open_store, parse_assignments
@@ -40,7 +41,11 @@ def methods_list(
 
 
 @methods_app.command("show")
-def methods_show(name: str, plugin: opt.Plugins = None, as_json: opt.AsJson = False) -> None:
+def methods_show(
+    name: Annotated[str, typer.Argument(help="Name of a method.", autocompletion=completion.method_names)],
+    plugin: opt.Plugins = None,
+    as_json: opt.AsJson = False,
+) -> None:
     """One method: its reference, formula and parameters."""
     from plbench.cli.display import catalogue, tables
 
@@ -50,7 +55,7 @@ def methods_show(name: str, plugin: opt.Plugins = None, as_json: opt.AsJson = Fa
 
 @methods_app.command("check")
 def methods_check(
-    name: Annotated[list[str], typer.Argument(help="Names of methods.")],
+    name: Annotated[list[str], typer.Argument(help="Names of methods.", autocompletion=completion.method_names)],
     param: opt.Param = None,
     plugin: opt.Plugins = None,
     quiet: opt.Quiet = False,
@@ -107,7 +112,7 @@ def runs_list(
 
 @runs_app.command("show")
 def runs_show(
-    run: Annotated[str, typer.Argument(help="Key, the start of one, or a folder.")],
+    run: opt.Run,
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="Show the AP of this class, by name or id; may be repeated.")
     ] = None,
@@ -131,8 +136,13 @@ def runs_show(
 
 @runs_app.command("compare")
 def runs_compare(
-    run: Annotated[list[str] | None, typer.Argument(help="Keys; without any, all runs.")] = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", "-d", help="Only runs on this dataset.")] = None,
+    run: Annotated[
+        list[str] | None, typer.Argument(help="Keys; without any, all runs.", autocompletion=completion.run_keys)
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", "-d", help="Only runs on this dataset.", autocompletion=completion.dataset_names),
+    ] = None,
     runs: opt.Runs = opt.RUNS,
     as_json: opt.AsJson = False,
 ) -> None:

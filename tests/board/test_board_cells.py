@@ -108,6 +108,6 @@ def test_what_fails_half_way_leaves_nothing(
 
     monkeypatch.setattr(exporting, "write_text", full)
     before = set(tmp_path.iterdir())
-    with pytest.raises(PlbenchError, match="could not write .*scores: No space left"):
+    with pytest.raises(PlbenchError, match=r"could not write .*scores: No space left"):
         export_cells(board, tmp_path / "scores", workspace)
     assert set(tmp_path.iterdir()) == before
