@@ -287,6 +287,7 @@ def every_command(bench: Bench, key: str) -> dict[str, list[object]]:
         "data show --out": ["data", "show", "coco2017", *root, "--out", bench.data / "sheet.png", "--number", 2],
         "data stats": ["data", "stats", "coco2017", *root, "--simulate", "fpc=4"],
         "runs list": ["runs", "list"],
+        "runs list --to": ["runs", "list", "--to", bench.data / "runs.csv"],
         "runs show": ["runs", "show", key[:8]],
         "runs show --class": ["runs", "show", key, "--class", "cat"],
         "runs compare": ["runs", "compare"],

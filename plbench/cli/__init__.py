@@ -87,7 +87,7 @@ def main() -> None:
     join_words()
     try:
         with plain_warnings():
-            app()  # leaves by SystemExit: 0, or 2 after a mistyped option
+            app(prog_name="plbench")  # leaves by SystemExit: 0, or 2 after a mistyped option
     except PlbenchError as error:
         options = "--runs DIR, --out, --data-root or PLBENCH_CACHE=DIR"
         place = f" with {options}" if isinstance(error, UnwritableError) else ""

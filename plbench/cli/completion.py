@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _MOST_TOLD = 40  # runs whose records are read, to say what they are
 
 _SHELL, _WORDS, _PLACE = "_PLBENCH_COMPLETE", "COMP_WORDS", "COMP_CWORD"
+_HEAD = "_PLBENCH_COMPLETE_HEAD"
 
 
 def method_names(incomplete: str) -> list[str]:
@@ -33,10 +34,11 @@ def dataset_names(incomplete: str) -> list[str]:
 
 def candidate_names(incomplete: str) -> list[str]:
     """Return what `--methods` may go on with: after the last comma a method, and after a colon its variants."""
-    before, comma, last = incomplete.rpartition(",")
+    head = os.environ.get(_HEAD, "")
+    before, comma, last = f"{head}{incomplete}".rpartition(",")
     method, colon, _ = last.partition(":")
-    found = [f"{method}:{name}" for name in (*_variants(method), "*")] if colon else ["all", *_names("method", last)]
-    return [_as_shell_sees(f"{before}{comma}{name}") for name in found if name.startswith(last)]
+    found = [f"{method}:{name}" for name in _variants(method)] if colon else ["all", *_names("method", last)]
+    return [f"{before}{comma}{name}".removeprefix(head) for name in found if name.startswith(last)]
 
 
 def run_keys(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
@@ -60,18 +62,21 @@ def study_names(incomplete: str) -> list[str]:
 
 
 def join_words() -> None:
-    """Put together what bash, asking for a completion, took apart at colons, which it takes for ends of words."""
+    """Put apart what comes before the word that bash wants completed, of which it ends words at colons.
+
+    `selective:lik` comes as three words; here it becomes one, `lik`, and its head is kept for `candidate_names`.
+    """
+    os.environ.pop(_HEAD, None)
     if os.environ.get(_SHELL) != "complete_bash":
         return
-    words = os.environ.get(_WORDS, "").split("\n")
-    joined = re.sub(r"\n:(\n|$)", ":", "\n".join(words)).split("\n")
-    # what was joined lies before the word that is completed, or is its start
-    place = int(os.environ.get(_PLACE, "0")) - (len(words) - len(joined))
-    os.environ[_WORDS], os.environ[_PLACE] = "\n".join(joined), str(place)
-
-
-def _as_shell_sees(name: str) -> str:
-    return name.rpartition(":")[2] if os.environ.get(_SHELL) == "complete_bash" else name
+    words, place = os.environ.get(_WORDS, "").split("\n"), int(os.environ.get(_PLACE, "0"))
+    last, head = "".join(words[place : place + 1]), ""
+    if last == ":":
+        place, last = place + 1, ""
+    while place > 1 and words[place - 1] == ":":
+        place, head = place - 2, f"{words[place - 2]}:{head}"
+    os.environ[_WORDS], os.environ[_PLACE] = "\n".join([*words[:place], last]), str(place)
+    os.environ[_HEAD] = head
 
 
 def _names(kind: Kind, incomplete: str) -> list[str]:

@@ -211,8 +211,9 @@ def _cluster(
     """
     others = {"local": {**shared, **of_ray, **of_slurm}, "ray": of_slurm, "slurm": of_ray}[executor]
     if given := typed(**others):
-        fits = [name for name, own in (("ray", of_ray), ("slurm", of_slurm)) if given[0] in typed(**own)] or ["ray"]
-        raise PlbenchError(f"{given[0]} is for a cluster; add --executor {fits[0]}, or leave it out")
+        own = [name for name, options in (("ray", of_ray), ("slurm", of_slurm)) if given[0] in typed(**options)]
+        fits = f"--executor {own[0]}" if own else "--executor ray or slurm"
+        raise PlbenchError(f"{given[0]} is for a cluster; add {fits}, or leave it out")
     if executor == "local":
         return None
     cpus, gpus, retries = (shared[name] for name in ("cpus_per_run", "gpus_per_run", "retries"))
