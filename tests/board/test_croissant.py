@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -65,3 +66,12 @@ def test_every_column_is_explained_or_an_end_of_an_interval(boards: list[dict[st
     fields = json.loads(as_croissant(board, as_csv(board), None))["recordSet"][0]["field"]
     bare = {field["@id"].removeprefix("rows/") for field in fields if "description" not in field}
     assert {name for name in bare if not name.endswith(("_low", "_high"))} == {"device", "machine"}
+
+
+def test_the_documentation_loads_a_board(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (LEADERBOARDS.parent / "docs" / "leaderboards.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(LEADERBOARDS.parent)
+    found: dict[str, Any] = {}
+    exec(snippet, found)
+    assert len(found["rows"]) > 0
