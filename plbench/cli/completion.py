@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import json
 import os
 import re
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,6 +84,10 @@ def _names(kind: Kind, incomplete: str) -> list[str]:
 
 def _variants(method: str) -> list[str]:
     """Return the variants that a method's file declares, which is not run."""
+    import ast  # here, as every command imports this module
+    import importlib.util
+    from importlib.metadata import entry_points
+
     for point in entry_points(group="plbench.methods", name=method):
         spec = importlib.util.find_spec(point.module)
         if spec is None or spec.origin is None:

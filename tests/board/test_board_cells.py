@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from test_cli import plbench
 
 from plbench.board import cells as exporting
 from plbench.board.boards import BoardFolder, open_boards
@@ -98,6 +99,32 @@ def test_other_scores_are_no_cells_of_a_record(board: BoardFolder, workspace: Wo
     with pytest.raises(PlbenchError, match="is there already"):
         export_cells(board, tmp_path / "scores", workspace)
     assert not (tmp_path / "none").exists()
+
+
+def test_the_command_says_what_it_wrote_and_what_is_missing(
+    board: BoardFolder, workspace: Workspace, tmp_path: Path
+) -> None:
+    gone, kept = sorted(board.added)
+    (workspace.store.run_folder(gone) / "cells.npz").unlink()
+    where = ["--boards", board.path.parent, "--runs", workspace.store.runs, "--data-root", tmp_path / "data", "-q"]
+    where += ["--plugin", Path(__file__).parents[1] / "conftest.py"]
+    said = plbench("board", "export", "tiny", "--cells", tmp_path / "scores", *where)
+    assert (said.code, said.err) == (0, "")
+    assert f"no cells: record {gone}: " in said.out and "1 of the board's 2 records" in said.out
+    assert "under the dataset's licence: " in said.out and (tmp_path / "scores").stat().st_mode & 0o777 == 0o755
+    as_json = plbench("board", "export", "tiny", "--cells", tmp_path / "again", *where, "--json").json
+    assert as_json["files"] == [
+        f"cells/{read_record(workspace.store.run_folder(kept)).spec.method.name}/{kept}.parquet"
+    ]
+    for words, says in {
+        ("tiny",): "give --to DIR for the site, or BOARD --cells DIR",
+        ("tiny", "--to", "site"): "--to writes all boards; leave 'tiny' out",
+        ("--cells", "scores"): "which board? plbench board export BOARD --cells scores",
+        ("tiny", "--cells", "scores", "--sources", "x"): "--sources links the methods of the site",
+        ("tyni", "--cells", "scores"): "did you mean tiny?",
+    }.items():
+        refused = plbench("board", "export", *words, "--boards", board.path.parent)
+        assert refused.code == 2 and says in refused.err, refused
 
 
 def test_what_fails_half_way_leaves_nothing(
