@@ -78,7 +78,7 @@ def sweep_run(
         int | None,
         typer.Option(
             min=0,
-            help="Ray: after a worker or node died. Slurm: after the time limit, or preemption. Default: 3.",
+            help="Ray: after a worker or node died. Slurm: after the time limit. Default: 3.",
         ),
     ] = None,
     partition: Annotated[str | None, typer.Option(help="Slurm: where jobs are queued.")] = None,

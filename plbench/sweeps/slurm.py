@@ -42,7 +42,7 @@ class Jobs:
         minutes: time limit of a job. memory: such as "32G"; None for the cluster's own.
         cpus, gpus: of one job.
         parallel: jobs that may run at a time; None for as many as the cluster lets.
-        retries: times that a job which reached its limit, or was preempted, is queued again.
+        retries: times that a job which reached its limit is queued again; one that was preempted always is.
         options: other options of sbatch by name, such as {"qos": "high"}.
         logs: folder of the jobs' files; None for `slurm` beside the runs.
         is_left: whether jobs stay in the queue when the command that follows them is stopped.
