@@ -42,6 +42,12 @@ Dataset = Annotated[
     str | None,
     typer.Option("--dataset", "-d", help="Name of a dataset.", autocompletion=completion.dataset_names),
 ]
+RunKey = Annotated[
+    str,
+    typer.Argument(
+        metavar="KEY", help="Key of a run, the start of one, or its folder.", autocompletion=completion.run_keys
+    ),
+]
 Run = Annotated[str, typer.Argument(help="Key, the start of one, or a folder.", autocompletion=completion.run_keys)]
 Selection = Annotated[
     Literal["last", "validation", "best-on-test"] | None, typer.Option(help="What chooses the epoch; default: last.")

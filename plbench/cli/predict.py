@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plbench.cli import completion
 from plbench.cli import options as opt
 from plbench.cli.options import Setting, emit, make_workspace, with_options
 from plbench.errors import PlbenchError
@@ -45,14 +44,7 @@ def where_and_how(
 @with_options(where_and_how)
 def predict(
     setting: Setting,
-    run: Annotated[
-        str,
-        typer.Argument(
-            metavar="KEY",
-            help="Key of a run, the start of one, or its folder.",
-            autocompletion=completion.run_keys,
-        ),
-    ],
+    run: opt.RunKey,
     places: Annotated[
         list[Path], typer.Argument(metavar="IMAGES", help="A folder of images, with all below it, or image files.")
     ],

@@ -57,6 +57,7 @@ QUESTIONS = {
     "no such method": (["compare", "-m", "nobody", ":", ""], []),
     "a run": (["runs", "show", "aa"], ["aa01", "aa02"]),
     "a run's key": (["predict", "b"], ["b000"]),
+    "a run whose page to show": (["show", "aa01"], ["aa01"]),
     "a run elsewhere": (["runs", "show", "--runs", "/nowhere", ""], []),
     "no pattern": (["runs", "show", "*"], []),
     "a board": (["board", "export", "ucm17-r"], ["ucm17-rpa0.5", "ucm17-rpa0.9"]),
