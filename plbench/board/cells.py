@@ -28,7 +28,6 @@ from plbench.board.croissant import (
     record_set,
 )
 from plbench.board.entries import Entry
-from plbench.board.recompute import CELLS
 from plbench.board.rows import labelled_entries
 from plbench.board.text import page_template
 from plbench.errors import PlbenchError, StoreError
@@ -37,6 +36,7 @@ from plbench.files.checksums import hash_file
 from plbench.metrics.cells import Cells
 from plbench.progress import counted
 from plbench.runs.record import reference
+from plbench.runs.store import CELLS
 from plbench.runs.workspace import Workspace, fingerprint, open_dataset
 
 RECORDS, CLASSES, CARD, CROISSANT = "records.csv", "classes.csv", "README.md", "croissant.json"
