@@ -15,6 +15,9 @@ Tally = Callable[[int, int, str], None]
 class Reporter:
     """Hears how work goes on, and shows nothing. A command line shows it; a notebook or a service may, too."""
 
+    is_shown = False
+    """Whether a person sees it."""
+
     def __init__(self) -> None:
         """Nothing was noted yet."""
         self._noted: set[str] = set()

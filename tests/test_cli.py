@@ -18,12 +18,14 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from plbench.api import ImageFiles, LabelledSplit, PartialLabels
 from plbench.cli import main
 from plbench.runs.inspect.pictures import contact_sheet
+from plbench.runs.listing import runs as listed_runs
 
 CATEGORIES = {3: "bird", 7: "cat", 20: "dog", 21: "cow", 90: "hair drier"}  # ids with gaps
 NUM_IMAGES = {"train": 24, "val": 16}
@@ -287,6 +289,7 @@ def every_command(bench: Bench, key: str) -> dict[str, list[object]]:
         "data show --out": ["data", "show", "coco2017", *root, "--out", bench.data / "sheet.png", "--number", 2],
         "data stats": ["data", "stats", "coco2017", *root, "--simulate", "fpc=4"],
         "runs list": ["runs", "list"],
+        "runs list --to": ["runs", "list", "--to", bench.data / "runs.csv"],
         "runs show": ["runs", "show", key[:8]],
         "runs show --class": ["runs", "show", key, "--class", "cat"],
         "runs compare": ["runs", "compare"],
@@ -481,6 +484,23 @@ def test_runs_are_found_by_key_start_and_folder(bench: Bench, compared: list[dic
     assert key in plbench("runs", "list").out
     rows = plbench("runs", "show", key, "--class", "hair drier", "--json").json
     assert [row["class_id"] for row in rows] == ["90"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "PARQUET"])
+def test_a_table_of_runs_is_the_frame_of_the_python_api(bench: Bench, tmp_path: Path, ending: str) -> None:
+    assert bench.run("ce-negative").code == 0
+    path, expected = tmp_path / "new" / f"runs.{ending}", listed_runs(bench.runs)
+    said = plbench("runs", "list", "--to", path, "--json").json
+    assert said == {"to": str(path), "runs": len(expected)} and len(expected) > 0
+    read = pd.read_csv if ending == "csv" else pd.read_parquet
+    pd.testing.assert_frame_equal(read(path).set_index("key"), expected, check_dtype=False)
+
+
+def test_a_table_of_runs_needs_a_name_that_says_its_kind(bench: Bench, tmp_path: Path) -> None:
+    said = plbench("runs", "list", "--to", tmp_path / "runs.txt")
+    assert said.code == 2 and said.err.endswith("runs.txt: its name must end in .csv or .parquet\n")
+    assert plbench("runs", "list", "--runs", tmp_path, "--to", tmp_path / "none.parquet").code == 0
+    assert list(pd.read_parquet(tmp_path / "none.parquet").columns)[:2] == ["key", "method"]
 
 
 def test_no_runs_yet_is_said(bench: Bench, tmp_path: Path) -> None:

@@ -198,6 +198,11 @@ class BoardFolder:
         return {event.key: event for event in self.ledger if event.event == "added"}
 
     @property
+    def updated(self) -> str | None:
+        """The day of the last line of the ledger, "2026-11-29"; None where there is none."""
+        return self.ledger[-1].at[:10] if self.ledger else None
+
+    @property
     def withdrawn(self) -> dict[str, str]:
         """Why, for each key that was withdrawn."""
         return {event.key: event.why or "" for event in self.ledger if event.event == "withdrawn"}

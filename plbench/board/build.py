@@ -8,6 +8,7 @@ from typing import Any
 
 from plbench.board import text
 from plbench.board.boards import holding, open_boards
+from plbench.board.croissant import as_croissant
 from plbench.board.page import render_page
 from plbench.board.rows import board_values
 from plbench.files import write_text
@@ -22,16 +23,19 @@ def build(root: Path) -> dict[Path, str]:
     Raises:
         PlbenchError: if there are no boards, or one cannot be read.
     """
-    return render(root, [board_values(folder) for folder in open_boards(root)])
+    folders = open_boards(root)
+    return render(root, [board_values(folder) for folder in folders], [folder.updated for folder in folders])
 
 
-def render(root: Path, boards: Sequence[dict[str, Any]]) -> dict[Path, str]:
-    """Render the files of `build` from what each board shows."""
+def render(root: Path, boards: Sequence[dict[str, Any]], dates: Sequence[str | None]) -> dict[Path, str]:
+    """Render the files of `build` from what each board shows, and the date of its last change."""
     files = {root / PAGE: render_page(boards), root / "README.md": text.overview(boards)}
-    for board in boards:
+    for board, updated in zip(boards, dates, strict=True):
         folder = root / board["name"]
+        table = text.as_csv(board)
         files[folder / "README.md"] = text.as_markdown(board)
-        files[folder / "table.csv"] = text.as_csv(board)
+        files[folder / "table.csv"] = table
+        files[folder / "croissant.json"] = as_croissant(board, table, updated)
         files[folder / "table.tex"] = text.as_latex(board)
         files[folder / "table.json"] = text.as_json(board)
     return files

@@ -38,7 +38,7 @@ def export(root: Path, to: Path, *, sources: str | None = None) -> list[Path]:
     """
     folders = open_boards(root)
     boards = [board_values(folder) for folder in folders]
-    files = build.render(root, boards)
+    files = build.render(root, boards, [folder.updated for folder in folders])
     for path in files:
         refuse_links(root, path)
     if stale := build.differing(files):

@@ -19,6 +19,7 @@ import numpy as np
 from plbench.board.boards import RECORDS, BoardFolder, Quotation
 from plbench.board.entries import Entry, parse_whole_entry
 from plbench.board.packs import records_of
+from plbench.board.text import status
 from plbench.comparison.compare import model_words, row_labels
 from plbench.comparison.identity import row_key
 from plbench.comparison.scores import RowScores, merge_identical
@@ -45,6 +46,18 @@ class _Row(RowScores[Entry]):
     def is_ranked(self) -> bool:
         apart = self.is_ceiling or self.is_provisional or self.why_withdrawn is not None
         return not apart and self.why_unranked is None
+
+    @property
+    def status(self) -> str:
+        """In a word, why the row has no rank; "ranked" where it may have one."""
+        return status(
+            {
+                "withdrawn": self.why_withdrawn,
+                "ceiling": self.is_ceiling,
+                "unranked": self.why_unranked,
+                "provisional": self.is_provisional,
+            }
+        )
 
     @property
     def why_unranked(self) -> str | None:
@@ -91,13 +104,8 @@ def board_values(folder: BoardFolder) -> Values:
     Raises:
         PlbenchError: if an accepted record or the quotations cannot be read.
     """
-    place = folder.path / RECORDS
-    entries = [parse_whole_entry(files, place / key) for key, files in sorted(records_of(folder).items())]
-    sections: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
-    for entry in entries:
-        spec = entry.record.spec  # what rows must have in common to be ranked:
-        key = (spec.regime, spec.model.backbone, spec.model.model_dump_json(), entry.record.configuration)
-        sections[key].append(entry)
+    sections = _sections(folder)
+    entries = sorted((entry for members in sections.values() for entry in members), key=lambda entry: entry.key)
     example = next((entry for entry in entries if entry.key not in folder.withdrawn), None)
     return {
         **folder.board.model_dump(
@@ -110,6 +118,46 @@ def board_values(folder: BoardFolder) -> Values:
     }
 
 
+def labelled_entries(folder: BoardFolder) -> list[tuple[Entry, Values]]:
+    """Return every record of a board, by rising key, with its row's section, label and status.
+
+    Raises:
+        PlbenchError: if an accepted record cannot be read.
+    """
+    found = []
+    for key, members in _sections(folder).items():
+        section = _section_title(members[0], key[-1])
+        for row in _rows(members, folder):
+            found += [(entry, {"section": section, "row": row.label, "status": row.status}) for entry in row.runs]
+    return sorted(found, key=lambda item: item[0].key)
+
+
+def _sections(folder: BoardFolder) -> dict[tuple[str, ...], list[Entry]]:
+    """Return a board's records by what rows must have in common to be ranked."""
+    place = folder.path / RECORDS
+    sections: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
+    for name, files in sorted(records_of(folder).items()):
+        entry = parse_whole_entry(files, place / name)
+        spec = entry.record.spec
+        key = (spec.regime, spec.model.backbone, spec.model.model_dump_json(), entry.record.configuration)
+        sections[key].append(entry)
+    return sections
+
+
+def _section_title(example: Entry, configuration: str) -> str:
+    spec = example.record.spec
+    return f"{spec.regime}, {model_words(spec)}, {configuration} values"
+
+
+def _rows(members: Sequence[Entry], folder: BoardFolder) -> list[_Row]:
+    """Return the rows of a section's records, withdrawn ones apart."""
+    groups: dict[str, list[Entry]] = defaultdict(list)
+    for entry in members:
+        groups[f"{entry.key in folder.withdrawn} {row_key(entry.record)}"].append(entry)
+    labels = row_labels([group[0].record for group in groups.values()])
+    return [_Row(label, group, folder) for group, label in zip(groups.values(), labels, strict=True)]
+
+
 def _quoted(quotation: Quotation) -> Values:
     figures = dict(quotation.figures)
     headline = {name: figures.pop(name, None) for name in ("map_c", "map_o")}
@@ -117,11 +165,7 @@ def _quoted(quotation: Quotation) -> Values:
 
 
 def _section(key: tuple[str, ...], members: Sequence[Entry], folder: BoardFolder) -> Values:
-    groups: dict[str, list[Entry]] = defaultdict(list)
-    for entry in members:
-        groups[f"{entry.key in folder.withdrawn} {row_key(entry.record)}"].append(entry)
-    labels = row_labels([group[0].record for group in groups.values()])
-    every = [_Row(label, group, folder) for group, label in zip(groups.values(), labels, strict=True)]
+    every = _rows(members, folder)
     standing = [row for row in every if row.is_ranked]
     kept = merge_identical(standing)  # one row of those that are bit-identical; a withdrawn row stays apart
     rows = [row for row in every if row not in standing or row in kept]
@@ -131,7 +175,7 @@ def _section(key: tuple[str, ...], members: Sequence[Entry], folder: BoardFolder
     spec, configuration = members[0].record.spec, key[-1]
     return {
         "id": f"{folder.board.name}-{spec.regime}-{spec.model.backbone}-{configuration}".replace("_", "-"),
-        "title": f"{spec.regime}, {model_words(spec)}, {configuration} values",
+        "title": _section_title(members[0], configuration),
         "regime": spec.regime,
         "backbone": spec.model.backbone,
         "model": model_words(spec),

@@ -22,6 +22,7 @@ from plbench import __version__
 from plbench.cli.advise import advise
 from plbench.cli.board import board_app
 from plbench.cli.compare import compare
+from plbench.cli.completion import join_words
 from plbench.cli.data import data_app
 from plbench.cli.export import export
 from plbench.cli.inspect import doctor, methods_app, runs_app
@@ -38,10 +39,27 @@ from plbench.errors import PlbenchError, UnwritableError
 from plbench.training.interruption import Stopped
 from plbench.training.launch import is_worker, write_failure
 
+_START = """\
+plbench {version}: which way of training copes best with labels that are only partly known?
+
+Begin with one of these:
+
+  plbench run --method selective --dataset scenes
+      Train one method on a small built-in dataset: about a minute, no download.
+
+  plbench compare --dataset scenes --methods paper
+      Compare the methods of a paper on it: which one is best, and how sure is that?
+
+  plbench advise --labels labels.csv --images photos
+      Your own labels and images: which methods to try on them.
+
+  plbench --help                  all commands; plbench COMMAND --help explains one
+  plbench --install-completion    names of methods, datasets and runs at the Tab key
+
+Documentation: docs/ of the repository; make docs builds it as a site."""
+
 app = CommandGroup(
     help="The benchmark suite for learning from images whose labels are only partly known.",
-    no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -66,9 +84,10 @@ def main() -> None:
     """Run the command line: errors that a person can fix are one sentence and exit code 2."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
+    join_words()
     try:
         with plain_warnings():
-            app()  # leaves by SystemExit: 0, or 2 after a mistyped option
+            app(prog_name="plbench")  # leaves by SystemExit: 0, or 2 after a mistyped option
     except PlbenchError as error:
         options = "--runs DIR, --out, --data-root or PLBENCH_CACHE=DIR"
         place = f" with {options}" if isinstance(error, UnwritableError) else ""
@@ -124,3 +143,5 @@ def root(
     if version:
         typer.echo(f"plbench {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(_START.format(version=__version__))

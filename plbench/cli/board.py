@@ -8,22 +8,29 @@ from typing import Annotated
 
 import typer
 
+from plbench.cli import completion
 from plbench.cli import options as opt
 from plbench.cli.once import CommandGroup
 from plbench.cli.options import all_records, emit, make_workspace, open_registry, open_store, say
 from plbench.errors import PlbenchError
+from plbench.progress import counted
 
 board_app = CommandGroup(
     help="Leaderboards: hand in, check, build, publish.", no_args_is_help=True, rich_markup_mode=None
 )
 Boards = Annotated[Path, typer.Option(envvar="PLBENCH_BOARDS", help="Folder of boards.")]
 BOARDS = Path("leaderboards")
-Names = Annotated[list[str] | None, typer.Argument(help="Names of boards; without any, all.")]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(help="Names of boards; without any, all.", autocompletion=completion.board_names),
+]
 
 
 @board_app.command("add")
 def board_add(
-    run: Annotated[list[str] | None, typer.Argument(help="Keys, or folders of runs.")] = None,
+    run: Annotated[
+        list[str] | None, typer.Argument(help="Keys, or folders of runs.", autocompletion=completion.run_keys)
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="All finished runs that a board asks for.")] = False,
     boards: Boards = BOARDS,
     runs: opt.Runs = opt.RUNS,
@@ -171,21 +178,66 @@ def board_withdraw(
 
 @board_app.command("export")
 def board_export(
-    to: Annotated[Path, typer.Option(help="Folder to write.")],
-    sources: Annotated[str | None, typer.Option(help="Address of the repository's files, to link methods to.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Board whose cells to write, with --cells.", autocompletion=completion.board_names),
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder for the site: the page with its tables.")] = None,
+    cells: Annotated[
+        Path | None, typer.Option(help="Folder for the scores behind a board: Parquet files with a dataset card.")
+    ] = None,
+    sources: Annotated[
+        str | None, typer.Option(help="With --to: address of the repository's files, to link methods to.")
+    ] = None,
     boards: Boards = BOARDS,
+    plugin: opt.Plugins = None,
+    data_root: opt.DataRoot = None,
+    runs: opt.Runs = opt.RUNS,
+    quiet: opt.Quiet = False,
+    as_json: opt.AsJson = False,
 ) -> None:
-    """Write the page and its tables as a static site, with workflows that build it and check submissions."""
-    from plbench.board.publish import export
+    """Write boards as a static site (--to), or the scores behind one board for others to compute metrics (--cells).
 
-    for path in export(boards, to, sources=sources):
-        typer.echo(f"written: {path}")
+    The site has workflows that build it and check submissions. The scores are those at known cells of every record
+    whose run is in the folder of runs; records without them are listed.
+    """
+    if (to is None) == (cells is None):
+        raise PlbenchError("give --to DIR for the site, or BOARD --cells DIR for the scores behind a board")
+    if to is not None:
+        from plbench.board.publish import export
+
+        if name is not None:
+            raise PlbenchError(f"--to writes all boards; leave {name!r} out, or give --cells DIR for its scores")
+        written = [str(path) for path in export(boards, to, sources=sources)]
+        emit(written, as_json, lambda: typer.echo("\n".join(f"written: {path}" for path in written)))
+        return
+    assert cells is not None
+    if name is None:
+        raise PlbenchError(f"which board? plbench board export BOARD --cells {cells}; plbench board show lists them")
+    if sources is not None:
+        raise PlbenchError("--sources links the methods of the site; leave it out, or give --to DIR")
+    from plbench.board.boards import open_boards
+    from plbench.board.cells import export_cells
+
+    (folder,) = open_boards(boards, [name])
+    given = {"plugin": plugin, "data_root": data_root, "runs": runs, "quiet": quiet}
+    found = export_cells(folder, cells, make_workspace(given))
+
+    def show() -> None:
+        for why in found.missing.values():
+            typer.echo(f"no cells: {why}")
+        typer.echo(
+            f"Wrote {counted(found.num_cells, 'cell')} of {counted(len(found.files), 'run')} to {found.folder}; "
+            f"{len(found.missing) or 'none'} of the board's {len(found.files) + len(found.missing)} records are "
+            "without"
+        )
+        typer.echo(f"Before you publish it: labels and image ids are under the dataset's licence: {found.licence}")
+
+    emit(asdict(found), as_json, show)
 
 
 @board_app.command("card")
-def board_card(
-    run: Annotated[str, typer.Argument(help="Key, the start of one, or a folder.")], runs: opt.Runs = opt.RUNS
-) -> None:
+def board_card(run: opt.Run, runs: opt.Runs = opt.RUNS) -> None:
     """Print a run as the model-index of a Hugging Face model card."""
     from plbench.board.publish import model_index
     from plbench.runs.stored import read_run

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from plbench.cli import completion
 from plbench.cli.options import Dataset, NoRetrain, Selection, Setting, command, emit, typed
 from plbench.cli.setting import DryRun, estimating_without_weights, with_setting, workspace_for
 from plbench.cli.wording import in_options
@@ -28,6 +29,7 @@ def compare(
             "-m",
             help="all (default), a tag such as paper, or methods, as in selective,ce-ignore; NAME:VARIANT for a "
             "variant, NAME:* for all of them.",
+            autocompletion=completion.candidate_names,
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Trainings of each row, with seeds 0, 1, …")] = ENOUGH_SEEDS,

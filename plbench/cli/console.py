@@ -42,6 +42,7 @@ class ConsoleReporter(Reporter):
             spelt: of a line, how its settings are written: as options of a command, unless something else is given.
         """
         super().__init__()
+        self.is_shown = not quiet
         self._spelt = spelt
         self._console = Console(file=sys.stderr, quiet=quiet, highlight=False, soft_wrap=True)
         self._start = time.monotonic()

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from plbench.cli import completion
 from plbench.cli import options as opt
 from plbench.cli.issues import issues
 from plbench.cli.once import CommandGroup
@@ -15,7 +16,7 @@ from plbench.cli.options import emit, make_workspace, open_registry, with_option
 from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError
 
-Name = Annotated[str, typer.Argument(help="Name of a dataset.")]
+Name = Annotated[str, typer.Argument(help="Name of a dataset.", autocompletion=completion.dataset_names)]
 
 
 def _options(

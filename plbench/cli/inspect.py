@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from plbench.cli import completion
 from plbench.cli import options as opt
 from plbench.cli.once import CommandGroup
 from plbench.cli.options import all_records, emit, make_workspace, open_registry, open_store, parse_assignments
 from plbench.errors import PlbenchError
+from plbench.progress import counted
 
 methods_app = CommandGroup(help="The methods that are installed.", no_args_is_help=True, rich_markup_mode=None)
 runs_app = CommandGroup(help="The runs that were made.", no_args_is_help=True, rich_markup_mode=None)
@@ -39,7 +41,11 @@ def methods_list(
 
 
 @methods_app.command("show")
-def methods_show(name: str, plugin: opt.Plugins = None, as_json: opt.AsJson = False) -> None:
+def methods_show(
+    name: Annotated[str, typer.Argument(help="Name of a method.", autocompletion=completion.method_names)],
+    plugin: opt.Plugins = None,
+    as_json: opt.AsJson = False,
+) -> None:
     """One method: its reference, formula and parameters."""
     from plbench.cli.display import catalogue, tables
 
@@ -49,7 +55,7 @@ def methods_show(name: str, plugin: opt.Plugins = None, as_json: opt.AsJson = Fa
 
 @methods_app.command("check")
 def methods_check(
-    name: Annotated[list[str], typer.Argument(help="Names of methods.")],
+    name: Annotated[list[str], typer.Argument(help="Names of methods.", autocompletion=completion.method_names)],
     param: opt.Param = None,
     plugin: opt.Plugins = None,
     quiet: opt.Quiet = False,
@@ -81,17 +87,32 @@ def methods_new(
 
 
 @runs_app.command("list")
-def runs_list(runs: opt.Runs = opt.RUNS, as_json: opt.AsJson = False) -> None:
+def runs_list(
+    to: Annotated[
+        Path | None, typer.Option(help="Write the table to a .csv or .parquet file: the frame of plbench.runs().")
+    ] = None,
+    runs: opt.Runs = opt.RUNS,
+    as_json: opt.AsJson = False,
+) -> None:
     """All runs, newest last."""
     from plbench.cli.display import tables
 
+    if to is not None:
+        from plbench.runs.listing import as_frame, check_table_name, write_frame
+
+        check_table_name(to)
+        table = as_frame(record for _, record in all_records(runs))
+        write_frame(to, table)
+        written = {"to": str(to), "runs": len(table)}
+        emit(written, as_json, lambda: typer.echo(f"Wrote {counted(len(table), 'run')} to {to}"))
+        return
     found = all_records(runs)
     emit([record for _, record in found], as_json, lambda: tables.print_runs(found, runs))
 
 
 @runs_app.command("show")
 def runs_show(
-    run: Annotated[str, typer.Argument(help="Key, the start of one, or a folder.")],
+    run: opt.Run,
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="Show the AP of this class, by name or id; may be repeated.")
     ] = None,
@@ -115,8 +136,13 @@ def runs_show(
 
 @runs_app.command("compare")
 def runs_compare(
-    run: Annotated[list[str] | None, typer.Argument(help="Keys; without any, all runs.")] = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", "-d", help="Only runs on this dataset.")] = None,
+    run: Annotated[
+        list[str] | None, typer.Argument(help="Keys; without any, all runs.", autocompletion=completion.run_keys)
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", "-d", help="Only runs on this dataset.", autocompletion=completion.dataset_names),
+    ] = None,
     runs: opt.Runs = opt.RUNS,
     as_json: opt.AsJson = False,
 ) -> None:

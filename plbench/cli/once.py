@@ -25,6 +25,8 @@ class OnceCommand(TyperCommand):
         Raises:
             PlbenchError: if an option of one value does, or a flag in both its forms: both values.
         """
+        if ctx.resilient_parsing:  # a shell asks how a line may go on
+            return super().parse_args(ctx, args)
         collecting = copy.copy(self)
         collecting.params = [copy.copy(param) for param in self.params]
         single: list[Any] = [p for p in collecting.params if isinstance(p, TyperOption) and not (p.multiple or p.count)]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from plbench.cli import completion
 from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError
 from plbench.python.settings import OF_DATA
@@ -34,8 +35,20 @@ Plugins = Annotated[list[Path] | None, typer.Option(help="A Python file with met
 DataRoot = Annotated[Path | None, typer.Option(help="The dataset's own folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Method = Annotated[str | None, typer.Option("--method", "-m", help="Name of a method.")]
-Dataset = Annotated[str | None, typer.Option("--dataset", "-d", help="Name of a dataset.")]
+Method = Annotated[
+    str | None, typer.Option("--method", "-m", help="Name of a method.", autocompletion=completion.method_names)
+]
+Dataset = Annotated[
+    str | None,
+    typer.Option("--dataset", "-d", help="Name of a dataset.", autocompletion=completion.dataset_names),
+]
+RunKey = Annotated[
+    str,
+    typer.Argument(
+        metavar="KEY", help="Key of a run, the start of one, or its folder.", autocompletion=completion.run_keys
+    ),
+]
+Run = Annotated[str, typer.Argument(help="Key, the start of one, or a folder.", autocompletion=completion.run_keys)]
 Selection = Annotated[
     Literal["last", "validation", "best-on-test"] | None, typer.Option(help="What chooses the epoch; default: last.")
 ]

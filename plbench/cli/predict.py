@@ -44,7 +44,7 @@ def where_and_how(
 @with_options(where_and_how)
 def predict(
     setting: Setting,
-    run: Annotated[str, typer.Argument(metavar="KEY", help="Key of a run, the start of one, or its folder.")],
+    run: opt.RunKey,
     places: Annotated[
         list[Path], typer.Argument(metavar="IMAGES", help="A folder of images, with all below it, or image files.")
     ],

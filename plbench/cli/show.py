@@ -29,7 +29,7 @@ def _where(
 @with_options(_where)
 def show(
     setting: Setting,
-    run: Annotated[str, typer.Argument(metavar="KEY", help="Key of a run, the start of one, or its folder.")],
+    run: opt.RunKey,
     out: Annotated[Path | None, typer.Option(help="File to write, an .html; default: page.html in its folder.")] = None,
     no_open: Annotated[bool, typer.Option("--no-open", help="Write the page and open no browser.")] = False,
 ) -> None:

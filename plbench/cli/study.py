@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from plbench.cli import completion
 from plbench.cli.options import Dataset, Setting, command, emit, typed
 from plbench.cli.setting import DryRun, with_setting, words_of, workspace_for
 from plbench.cli.wording import in_options
@@ -17,7 +18,12 @@ from plbench.errors import PlbenchError
 @with_setting
 def study(
     setting: Setting,
-    name: Annotated[str, typer.Argument(help="Of a study; list names them all.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Of a study; list names them all.", show_default=False, autocompletion=completion.study_names
+        ),
+    ],
     dataset: Dataset = None,
     scale: Annotated[Literal["tiny", "default", "full"], typer.Option(help="Grid size.")] = "default",
     seeds: Annotated[

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +14,7 @@ from typer.core import TyperGroup
 
 from plbench.cli import options as opt
 from plbench.cli.once import CommandGroup
-from plbench.cli.options import command, emit, typed
+from plbench.cli.options import command, emit, parse_assignments, typed
 from plbench.cli.setting import DryRun, workspace_for
 from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError, TrainingError
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from plbench.runs.plan.resolved import ResolvedRun
     from plbench.runs.schedule import Result, Standing
     from plbench.sweeps.expansion import Expansion
-    from plbench.sweeps.ray.cluster import Cluster
 
 
 class _RunUnlessNamed(TyperGroup):
@@ -36,7 +37,7 @@ class _RunUnlessNamed(TyperGroup):
 
 sweep_app = CommandGroup(
     cls=_RunUnlessNamed,
-    help="Many runs from one file, here or on a Ray cluster: plbench sweep grid.toml, plbench sweep status grid.toml.",
+    help="Many runs from one file, here, on Slurm or on Ray: plbench sweep grid.toml, plbench sweep status grid.toml.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -45,25 +46,64 @@ sweep_app = CommandGroup(
 GridFile = Annotated[
     Path, typer.Argument(metavar="GRID.toml", help="Methods, datasets, simulations, backbones, seeds, exclusions.")
 ]
+Nproc = Annotated[
+    int, typer.Option(min=1, help="Processes on one machine that train each run together, one for each GPU.")
+]
 
 
 @sweep_app.command("run")
 def sweep_run(
     grid: GridFile,
     executor: Annotated[
-        Literal["local", "ray"], typer.Option(help="Here, one after another or together; or a task each on Ray.")
+        Literal["local", "ray", "slurm"],
+        typer.Option(help="Here, one after another or together; or a task each on Ray; or a job each on Slurm."),
     ] = "local",
+    nproc: Nproc = 1,
     address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster to join; without it one starts on this machine.")
+        str | None, typer.Option(help="Ray: of a cluster to join; without it one starts on this machine.")
     ] = None,
     gpus: Annotated[
         float | None,
-        typer.Option("--gpus-per-run", min=0, help="Ray: share or number of GPUs; default: 1 where there are any."),
+        typer.Option(
+            "--gpus-per-run",
+            min=0,
+            help="Ray: share or number of GPUs; default: 1 where there are any. Slurm: number; default: none.",
+        ),
     ] = None,
     cpus: Annotated[
-        float | None, typer.Option("--cpus-per-run", min=0.01, help="Ray: CPU cores; default: 1.", show_default=False)
+        float | None,
+        typer.Option("--cpus-per-run", min=0.01, help="Ray, Slurm: CPU cores; default: 1.", show_default=False),
     ] = None,
-    retries: Annotated[int | None, typer.Option(min=0, help="Ray: after a worker or node died; default: 3.")] = None,
+    retries: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Ray: after a worker or node died. Slurm: after the time limit. Default: 3.",
+        ),
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="Slurm: where jobs are queued.")] = None,
+    account: Annotated[str | None, typer.Option(help="Slurm: who is charged.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Slurm: limit of a job, as sbatch takes it, such as 4:00:00; default: a day.")
+    ] = None,
+    mem: Annotated[str | None, typer.Option(help="Slurm: memory of a job, such as 32G.")] = None,
+    array_parallelism: Annotated[
+        int | None,
+        typer.Option(min=1, help="Slurm: jobs that may run at a time; default: as there is room."),
+    ] = None,
+    slurm_option: Annotated[
+        list[str] | None, typer.Option(help="Slurm: another option of sbatch, such as qos=high; may be repeated.")
+    ] = None,
+    job_logs: Annotated[
+        Path | None, typer.Option(help="Slurm: folder of the jobs' logs, on a shared disk; default: slurm, in --runs.")
+    ] = None,
+    leave_jobs: Annotated[
+        bool, typer.Option("--leave-jobs", help="Slurm: Ctrl-C leaves the jobs in the queue; else it cancels them.")
+    ] = False,
+    slurm_cluster: Annotated[
+        Literal["slurm", "local"] | None,
+        typer.Option(help="Slurm: local runs the jobs as processes of this machine, to try it; default: slurm."),
+    ] = None,
     dry_run: DryRun = False,
     device: opt.Device = None,
     workers: opt.Workers = None,
@@ -83,13 +123,26 @@ def sweep_run(
     from plbench.runs import schedule
     from plbench.runs.estimate.estimate import estimate_runs
 
-    cluster = _cluster(executor, address, cpus, gpus, retries)
+    of_ray = {"address": address}
+    of_slurm = {
+        "partition": partition,
+        "account": account,
+        "time": time,
+        "mem": mem,
+        "array_parallelism": array_parallelism,
+        "slurm_option": slurm_option,
+        "job_logs": job_logs,
+        "leave_jobs": leave_jobs,
+        "slurm_cluster": slurm_cluster,
+    }
+    shared = {"cpus_per_run": cpus, "gpus_per_run": gpus, "retries": retries}
+    cluster = _cluster(executor, nproc, shared, of_ray, of_slurm)
     given = {"device": device, "workers": workers, "decode": decode, "compile": compile, "save_every": save_every}
-    expanded = _expand(grid, {**given, "track": track, "plugin": plugin, "runs": runs, "quiet": quiet})
+    expanded = _expand(grid, {**given, "track": track, "plugin": plugin, "runs": runs, "quiet": quiet}, nproc)
     workspace, plans = expanded.workspace, expanded.plans
     every, states = _standings(expanded)
     missing = [plan for key, plan in every.items() if states[key].state != "done"]
-    found = estimate_runs(missing, workspace) if missing else None
+    found = estimate_runs(missing, workspace, processes=nproc) if missing else None
     totals: dict[str, Any] = {"seconds": 0.0, "steps": 0, "peak_memory_mb": None} if found is None else found.totals()
     text = f"{grid}: {counted(len(plans), 'run')}"
     text += f" and {len(every) - len(plans)} that must come first" if len(every) > len(plans) else ""
@@ -107,15 +160,15 @@ def sweep_run(
     if cluster is None:
         results = schedule.run_here(plans, workspace, totals["seconds"])
     else:
-        from plbench.sweeps.ray import driver
-
-        results = driver.run_all(plans, workspace, cluster, plugin or (), totals["seconds"])
-    _conclude(expanded, results, command("sweep", "status", str(grid), runs=runs, plugin=plugin), as_json)
+        results = cluster(plans, workspace, plugin or (), totals["seconds"])
+    over = typed(nproc=None if nproc == 1 else nproc)
+    _conclude(expanded, results, command("sweep", "status", str(grid), *over, runs=runs, plugin=plugin), as_json)
 
 
 @sweep_app.command("status")
 def sweep_status(
     grid: GridFile,
+    nproc: Nproc = 1,
     device: opt.Device = None,
     plugin: opt.Plugins = None,
     runs: opt.Runs = opt.RUNS,
@@ -123,7 +176,7 @@ def sweep_status(
     as_json: opt.AsJson = False,
 ) -> None:
     """Show which runs are done, failed, under way, missing."""
-    expanded = _expand(grid, {"device": device, "plugin": plugin, "runs": runs, "quiet": quiet})
+    expanded = _expand(grid, {"device": device, "plugin": plugin, "runs": runs, "quiet": quiet}, nproc)
     every, states = _standings(expanded)
     own = {plan.spec.key: states[plan.spec.key].state for plan in expanded.plans}
     first = [states[key].state for key in every if key not in own]
@@ -132,7 +185,8 @@ def sweep_status(
     if first:
         text += f"; {len(first)} that must come first: {_counts(first)}"
     is_open = any(state.state in ("missing", "failed") for state in states.values())
-    step = command("sweep", str(grid), runs=runs, plugin=plugin) if is_open else None
+    over = typed(nproc=None if nproc == 1 else nproc)
+    step = command("sweep", str(grid), *over, runs=runs, plugin=plugin) if is_open else None
     content = {
         "runs": rows,
         "counts": dict(Counter(own.values())),
@@ -145,27 +199,66 @@ def sweep_status(
 
 
 def _cluster(
-    executor: str, address: str | None, cpus: float | None, gpus: float | None, retries: int | None
-) -> Cluster | None:
-    """Return what runs take of a cluster; None where there is none."""
+    executor: str, nproc: int, shared: opt.Setting, of_ray: opt.Setting, of_slurm: opt.Setting
+) -> Callable[..., list[Result]] | None:
+    """Return what makes runs on a cluster; None where there is none.
+
+    Args:
+        executor: "local", "ray" or "slurm".
+        nproc: processes of each run.
+        shared: options of both clusters, by name.
+        of_ray, of_slurm: those of one alone.
+    """
+    others = {"local": {**shared, **of_ray, **of_slurm}, "ray": of_slurm, "slurm": of_ray}[executor]
+    if given := typed(**others):
+        own = [name for name, options in (("ray", of_ray), ("slurm", of_slurm)) if given[0] in typed(**options)]
+        fits = f"--executor {own[0]}" if own else "--executor ray or slurm"
+        raise PlbenchError(f"{given[0]} is for a cluster; add {fits}, or leave it out")
     if executor == "local":
-        if given := typed(address=address, cpus_per_run=cpus, gpus_per_run=gpus, retries=retries):
-            raise PlbenchError(f"{given[0]} is for a cluster; add --executor ray, or leave it out")
         return None
-    if gpus is not None and gpus > 1 and gpus != int(gpus):
-        raise PlbenchError(f"--gpus-per-run {gpus:g}: a share below 1, such as 0.5, or a whole number of GPUs")
-    from plbench.sweeps.ray.cluster import Cluster
+    cpus, gpus, retries = (shared[name] for name in ("cpus_per_run", "gpus_per_run", "retries"))
+    if gpus is not None and (gpus > 1 or executor == "slurm") and gpus != int(gpus):
+        share = "a share below 1, such as 0.5, or " if executor == "ray" else ""
+        raise PlbenchError(f"--gpus-per-run {gpus:g}: give {share}a whole number of GPUs")
+    if gpus and gpus < nproc and nproc > 1:
+        raise PlbenchError(f"--gpus-per-run {gpus:g}: each of the {nproc} processes of --nproc needs a GPU of its own")
+    retries = 3 if retries is None else retries
+    if executor == "ray":
+        from plbench.sweeps.ray import driver
+        from plbench.sweeps.ray.cluster import Cluster
 
-    return Cluster(address, 1.0 if cpus is None else cpus, gpus, 3 if retries is None else retries)
+        cluster = Cluster(of_ray["address"], 1.0 if cpus is None else cpus, gpus, retries)
+        return lambda plans, workspace, *rest: driver.run_all(plans, workspace, cluster, *rest)
+    from plbench.sweeps import slurm
+
+    if cpus is not None and cpus != int(cpus):
+        raise PlbenchError(f"--cpus-per-run {cpus:g}: give a whole number of CPU cores")
+    if of_slurm["mem"] is not None and not re.fullmatch(r"[1-9]\d*[KMGT]?", of_slurm["mem"]):
+        raise PlbenchError(f"--mem {of_slurm['mem']}: give a number with its unit (K, M, G, T), such as --mem 32G")
+    jobs = slurm.Jobs(
+        partition=of_slurm["partition"],
+        account=of_slurm["account"],
+        minutes=slurm.MINUTES if of_slurm["time"] is None else slurm.minutes_of(of_slurm["time"]),
+        memory=of_slurm["mem"],
+        cpus=int(cpus or 1),
+        gpus=int(gpus or 0),
+        parallel=of_slurm["array_parallelism"],
+        retries=retries,
+        options=parse_assignments(of_slurm["slurm_option"], "--slurm-option", "qos=high"),
+        logs=of_slurm["job_logs"],
+        is_left=of_slurm["leave_jobs"],
+        cluster=of_slurm["slurm_cluster"] or "slurm",
+    )
+    return lambda plans, workspace, *rest: slurm.run_all(plans, workspace, jobs, *rest)
 
 
-def _expand(grid: Path, given: opt.Setting) -> Expansion:
+def _expand(grid: Path, given: opt.Setting, nproc: int) -> Expansion:
     """Return the runs of a grid, in the workspace that these options make, and say what is left out of them."""
     from plbench.sweeps.expansion import expand
     from plbench.sweeps.grid import read_grid
 
     said = read_grid(grid)
-    workspace = workspace_for(given)
+    workspace = replace(workspace_for(given), nproc=nproc)
     try:
         expanded = expand(said, workspace)
     except PlbenchError as error:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from plbench.errors import StoreError, TrainingError
 from plbench.progress import duration
+from plbench.runs import processes
 from plbench.runs import run as runner
 from plbench.runs.plan.resolved import ResolvedRun, in_order
 from plbench.runs.record import Record
@@ -24,6 +25,8 @@ Tell = Callable[[Sequence[Result]], None]
 
 def run_all(plans: Sequence[ResolvedRun], workspace: Workspace, tell: Tell = lambda results: None) -> list[Result]:
     """Make all runs and return their records, in the order of the plans; a training that failed gives its error.
+
+    Where the workspace hands runs to several processes, each is made by itself.
 
     Args:
         plans: what to run; the same run may come twice.
@@ -44,13 +47,14 @@ def run_all(plans: Sequence[ResolvedRun], workspace: Workspace, tell: Tell = lam
                 failed[plan.spec.key] = came_first(str(errors[0]))
         tell(list(failed.values()))
         results |= failed
-    for members in groups([plan for plan in missing if plan.spec.key not in results]):
+    make = runner.run if workspace.nproc == 1 else processes.run
+    for members in groups([plan for plan in missing if plan.spec.key not in results], workspace.nproc):
         made: list[Result]
         if len(members) > 1:
             made = run_group(members, workspace)
         else:
             try:
-                made = [runner.run(members[0], workspace)]
+                made = [make(members[0], workspace)]
             except TrainingError as error:
                 made = [error]
         results |= dict(zip((plan.spec.key for plan in members), made, strict=True))
@@ -130,7 +134,7 @@ class Standing:
 
 def standings(plans: Sequence[ResolvedRun], store: Store) -> list[Standing]:
     """Read where runs stand; a record that cannot be trusted counts as a failure."""
-    found = [_recorded(store.run_folder(plan.spec.key)) for plan in plans]
+    found = [standing_of(store.run_folder(plan.spec.key)) for plan in plans]
     held = store.held(plan.spec.key for plan, standing in zip(plans, found, strict=True) if standing.state != "done")
     return [
         Standing("under way") if plan.spec.key in held else standing
@@ -138,7 +142,8 @@ def standings(plans: Sequence[ResolvedRun], store: Store) -> list[Standing]:
     ]
 
 
-def _recorded(folder: Path) -> Standing:
+def standing_of(folder: Path) -> Standing:
+    """Read where the run of a folder stands, whoever may be at work on it."""
     if not (folder / RECORD).is_file():
         return Standing("missing")
     try:

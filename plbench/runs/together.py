@@ -43,19 +43,25 @@ def can_stack(plan: ResolvedRun) -> bool:
     return spec.regime == "probe" and plain and pooled and is_stackable(plan.method)
 
 
-def groups(plans: Sequence[ResolvedRun]) -> list[list[ResolvedRun]]:
-    """Return runs that may train together, as large as groups come; a run that cannot be stacked is alone."""
+def groups(plans: Sequence[ResolvedRun], nproc: int = 1) -> list[list[ResolvedRun]]:
+    """Return runs that may train together, as large as groups come; a run that cannot be stacked is alone.
+
+    Args:
+        plans: the runs.
+        nproc: processes that each is handed to; with more than one, every run is alone.
+    """
     found: dict[str, list[ResolvedRun]] = defaultdict(list)
     for plan in plans:
-        found[_common(plan) if can_stack(plan) else plan.spec.key].append(plan)
+        found[_common(plan) if nproc == 1 and can_stack(plan) else plan.spec.key].append(plan)
     return list(found.values())
 
 
-def groups_in_order(plans: Sequence[ResolvedRun]) -> list[list[ResolvedRun]]:
+def groups_in_order(plans: Sequence[ResolvedRun], nproc: int = 1) -> list[list[ResolvedRun]]:
     """Return groups of runs that may train together, those first that others need.
 
     Args:
         plans: each after those of them that it needs.
+        nproc: as of `groups`.
     """
     depth: dict[str, int] = {}
     waves: dict[int, list[ResolvedRun]] = defaultdict(list)
@@ -63,7 +69,7 @@ def groups_in_order(plans: Sequence[ResolvedRun]) -> list[list[ResolvedRun]]:
         depths = [depth.get(first.spec.key, -1) for first in plan.prerequisites]
         depth[plan.spec.key] = 1 + max(depths, default=-1)
         waves[depth[plan.spec.key]].append(plan)
-    return [members for wave in waves.values() for members in groups(wave)]
+    return [members for wave in waves.values() for members in groups(wave, nproc)]
 
 
 def _common(plan: ResolvedRun) -> str:

@@ -40,6 +40,7 @@ class Workspace:
         compiles: whether models go through `torch.compile`.
         profiles: whether some steps of each training are traced.
         shares_machine: whether other processes of the same sweep may be at work beside this one.
+        nproc: processes that this one hands each run of several to, see `plbench.runs.processes`; 1 to train itself.
     """
 
     store: Store
@@ -60,6 +61,7 @@ class Workspace:
     compiles: bool = False
     profiles: bool = False
     shares_machine: bool = False
+    nproc: int = 1
 
     @property
     def trackers(self) -> tuple[str, ...]:

@@ -35,13 +35,16 @@ def write_failure(text: str, code: int) -> None:
     path.write_text(f"{code}\n{text}")
 
 
-def launch(num_processes: int, arguments: Sequence[str], device: str | None = None) -> tuple[int, str]:
+def launch(
+    num_processes: int, arguments: Sequence[str], device: str | None = None, module: str = "plbench"
+) -> tuple[int, str]:
     """Run `plbench` with these arguments in several processes here, by `torch.distributed.run`, which end together.
 
     Args:
         num_processes: at least 2.
         arguments: as typed after `plbench`.
         device: the kind that all compute on; None for GPUs where there are any.
+        module: that each process runs, which leaves the reason of a failure by `write_failure`.
 
     Returns:
         The exit code, and what the first process that failed had to say; "" where none did.
@@ -73,7 +76,7 @@ def launch(num_processes: int, arguments: Sequence[str], device: str | None = No
         os.environ.update({**settings, **before, _FAILURES: folder})
         logging.disable(logging.ERROR)  # this process only waits, and says in one sentence what torch's launcher logs
         try:
-            run([*how, "-m", "plbench", *arguments])
+            run([*how, "-m", module, *arguments])
         except ChildFailedError as error:
             # one that was killed wrote nothing, and what the others wrote only follows from it
             return _killed(error) or _first_failure(Path(folder)) or (1, f"plbench: {error}")

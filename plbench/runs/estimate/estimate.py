@@ -176,7 +176,7 @@ def estimate_runs(
     wanted, asked = in_order(plans), {plan.spec.key for plan in plans}
     done = {key for key, run in wanted.items() if not (force and key in asked) and run.finished(workspace.store)}
     missing = in_order(plans, but=done)  # a run that is done needs nothing first
-    groups = groups_in_order(list(missing.values())) if len(plans) > 1 else []
+    groups = groups_in_order(list(missing.values()), processes) if len(plans) > 1 else []
     company = {plan.spec.key: members for members in groups for plan in members}
     titles, reads = _titles(wanted, asked), _features([*missing.values(), *wanted.values()], missing, workspace)
     files = list(dict.fromkeys(file for files in reads.values() for file in files))

@@ -288,12 +288,13 @@ def _deciding_processes(spec: RunSpec, workspace: Workspace) -> int | None:
 
     Among GPUs, batch normalisation takes the statistics of all of them, of a batch that is computed in one piece.
     """
-    if spec.regime == "probe" or workspace.world.size == 1:
+    number = max(workspace.world.size, workspace.nproc)
+    if spec.regime == "probe" or number == 1:
         return None
     with seeded(0):
         backbone = Backbone(spec.model)
     shares = has_batch_statistics(backbone) and (workspace.device.type != "cuda" or spec.plan.accumulate > 1)
-    return workspace.world.size if shares or draws_alone(backbone) else None
+    return number if shares or draws_alone(backbone) else None
 
 
 def _choose_recipe(dataset: Dataset, name: str | None) -> Recipe:

@@ -7,24 +7,20 @@ dies is tried again by Ray; the store's locks and records see to it that nothing
 from __future__ import annotations
 
 import contextlib
-import os
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from plbench.errors import PlbenchError, TrainingError
+from plbench.errors import PlbenchError
 from plbench.progress import counted
+from plbench.runs.elsewhere import Place
 from plbench.runs.plan.resolved import ResolvedRun, in_order
 from plbench.runs.schedule import Count, Result
-from plbench.runs.together import groups_in_order
 from plbench.runs.workspace import Workspace
 from plbench.sweeps.ray.cluster import Cluster, Overheard, check_room, first_line, joined, slots_of
-from plbench.sweeps.ray.task import Outcome, Place, make
+from plbench.sweeps.task import LOOK_EVERY_SECONDS, Outcome, in_bundles, make, place_of_tasks, result_of, travelling
 
-LOOK_EVERY_SECONDS = 1.0
 SAVING_SECONDS = 30.0  # that tasks have, after Ctrl-C, to save where they are
-SHARED_SECONDS = 60.0  # until a file that another node wrote is seen in a shared folder
 
 
 def run_all(
@@ -51,11 +47,12 @@ def run_all(
     outcomes: Outcome = {}
     if missing:
         with contextlib.redirect_stdout(Overheard(workspace.reporter)), joined(cluster) as ray:
-            gpus = float(ray.cluster_resources().get("GPU", 0) > 0) if cluster.gpus is None else cluster.gpus
+            has_gpus = ray.cluster_resources().get("GPU", 0) > 0
+            gpus = float(has_gpus * workspace.nproc) if cluster.gpus is None else cluster.gpus
             taken = {"CPU": cluster.cpus, "GPU": gpus}
             slots = slots_of(ray, taken)
             check_room(taken, slots, cluster, workspace.reporter)
-            bundles = in_bundles(missing, max(1, slots))
+            bundles = in_bundles(missing, max(1, slots), workspace.nproc)
             nodes, tasks = sum(node["Alive"] for node in ray.nodes()), len(bundles)
             together = "" if len(missing) == tasks else f" in {tasks} tasks, as runs train together"
             where = f"{slots} at a time on {counted(nodes, 'node')}"
@@ -68,60 +65,25 @@ def run_all(
                 retry_exceptions=False,  # a training that fails does so again
                 name="plbench",
             )
-            pending = _submitted(task, bundles, _place(workspace, plugins, taken))
+            pending = _submitted(task, bundles, *place_of_tasks(workspace, plugins, cpus=cluster.cpus, gpus=gpus))
             try:
                 outcomes = _follow(ray, pending, workspace, count)
             except BaseException:
                 _cancel(ray, list(pending), workspace, count)
                 raise
-    return [_result(plan, outcomes.get(plan.spec.key), workspace) for plan in plans]
+    return [result_of(plan, outcomes.get(plan.spec.key), workspace) for plan in plans]
 
 
-def in_bundles(plans: Sequence[ResolvedRun], slots: int) -> list[list[ResolvedRun]]:
-    """Return the runs of each task, those first that others need.
-
-    Runs that can train together do, but leave no slot empty for it.
-
-    Args:
-        plans: missing runs, each after those it needs.
-        slots: tasks that can run at a time.
-    """
-    bundles = []
-    for members in groups_in_order(plans):
-        size = -(-len(members) // slots)
-        bundles += [members[start : start + size] for start in range(0, len(members), size)]
-    return bundles
-
-
-def _place(workspace: Workspace, plugins: Sequence[Path], taken: Mapping[str, float]) -> Place:
-    threads = max(1, int(taken["CPU"]))
-    same = ("track", "decode", "pretraining", "save_every", "compiles", "profiles")
-    rest = {
-        "workers": min(workspace.workers, threads),
-        "weights_file": workspace.weights_file and workspace.weights_file.absolute(),
-    }
-    return Place(
-        runs=workspace.store.runs.absolute(),
-        cache=workspace.store.cache.absolute(),
-        plugins=tuple(path.absolute() for path in plugins),
-        device="cuda" if taken["GPU"] > 0 else "cpu",
-        threads=threads,
-        rest=rest | {name: getattr(workspace, name) for name in same},
-    )
-
-
-def _submitted(task: Any, bundles: Sequence[Sequence[ResolvedRun]], place: Place) -> dict[Any, Sequence[ResolvedRun]]:
+def _submitted(
+    task: Any, bundles: Sequence[Sequence[ResolvedRun]], place: Place, threads: int
+) -> dict[Any, Sequence[ResolvedRun]]:
     """Hand all tasks to Ray, and return what each of them makes."""
     made_by: dict[str, Any] = {}
     pending: dict[Any, Sequence[ResolvedRun]] = {}
     for bundle in bundles:
         needs = [one.spec.key for plan in bundle for one in plan.prerequisites]
         first = dict.fromkeys(made_by[key] for key in needs if key in made_by)  # each task once
-        specs = [plan.spec.model_dump_json() for plan in bundle]
-        dataset = bundle[0].protocol_data.dataset
-        told = dataset.options.model_dump(exclude_unset=True).items()
-        options = {name: value.absolute() if isinstance(value, Path) else value for name, value in told}
-        ref = task.remote(place, (dataset.root.absolute(), options), specs, *first)
+        ref = task.remote(place, threads, *travelling(bundle), *first)
         pending[ref] = bundle
         made_by |= dict.fromkeys((plan.spec.key for plan in bundle), ref)
     return pending
@@ -172,20 +134,3 @@ def _cancel(ray: Any, refs: list[Any], workspace: Workspace, count: Count) -> No
     _, left = ray.wait(refs, num_returns=len(refs), timeout=SAVING_SECONDS) if refs else ([], [])
     for ref in left:
         ray.cancel(ref, force=True)
-
-
-def _result(plan: ResolvedRun, why: str | None, workspace: Workspace) -> Result:
-    """Return the record of a run that was made, or the error of one that failed."""
-    if why is not None:
-        return TrainingError(why)
-    folder, deadline = workspace.store.run_folder(plan.spec.key), time.monotonic() + SHARED_SECONDS
-    while (record := plan.finished(workspace.store)) is None:
-        if time.monotonic() > deadline:
-            raise PlbenchError(
-                f"run {plan.spec.key} was made on another node, but {folder} is not here; `runs=` must be a folder "
-                "that all nodes share, at the same path"
-            )
-        time.sleep(LOOK_EVERY_SECONDS)
-        with contextlib.suppress(OSError):
-            os.listdir(folder.parent)  # a network file system looks again
-    return record

@@ -25,9 +25,10 @@ from plbench.runs.registry import Registry
 from plbench.runs.schedule import standings
 from plbench.runs.store import RECORD
 from plbench.runs.workspace import Workspace
+from plbench.sweeps import task as tasks
 from plbench.sweeps.ray import driver
 from plbench.sweeps.ray.cluster import Cluster, check_room, slots_of
-from plbench.sweeps.ray.driver import in_bundles
+from plbench.sweeps.task import in_bundles
 
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # as `joined` sets it: 127.0.0.1 stays what it is
 pytest.importorskip("ray")
@@ -292,6 +293,6 @@ def test_a_run_that_no_node_has_room_for_is_refused(
         check_room({"CPU": 1, "GPU": 4}, 0, Cluster(), told)
     check_room({"CPU": 1, "GPU": 4}, 0, Cluster("host:6379"), told)
     assert told.lines[-1].startswith("Waiting for a node: ")
-    monkeypatch.setattr(driver, "SHARED_SECONDS", 0.0)
+    monkeypatch.setattr(tasks, "SHARED_SECONDS", 0.0)
     with pytest.raises(PlbenchError, match="`runs=` must be a folder that all nodes share"):
-        driver._result(plan(workspace, "slow", 0), None, workspace)
+        tasks.result_of(plan(workspace, "slow", 0), None, workspace)

@@ -1,0 +1,116 @@
+"""What the shell completes: names of methods, variants, datasets, boards and studies, keys of runs. Nothing slow."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from plbench.runs.registry import Kind
+
+_MOST_TOLD = 40  # runs whose records are read, to say what they are
+
+_SHELL, _WORDS, _PLACE = "_PLBENCH_COMPLETE", "COMP_WORDS", "COMP_CWORD"
+_HEAD = "_PLBENCH_COMPLETE_HEAD"
+
+
+def method_names(incomplete: str) -> list[str]:
+    """Return methods whose names begin so."""
+    return _names("method", incomplete)
+
+
+def dataset_names(incomplete: str) -> list[str]:
+    """Return datasets whose names begin so."""
+    return _names("dataset", incomplete)
+
+
+def candidate_names(incomplete: str) -> list[str]:
+    """Return what `--methods` may go on with: after the last comma a method, and after a colon its variants."""
+    head = os.environ.get(_HEAD, "")
+    before, comma, last = f"{head}{incomplete}".rpartition(",")
+    method, colon, _ = last.partition(":")
+    found = [f"{method}:{name}" for name in _variants(method)] if colon else ["all", *_names("method", last)]
+    return [f"{before}{comma}{name}".removeprefix(head) for name in found if name.startswith(last)]
+
+
+def run_keys(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Return keys of runs that begin so, each with what it is where they are few."""
+    folder = Path(ctx.params.get("runs") or os.environ.get("PLBENCH_RUNS") or "runs")
+    paths = sorted(folder.glob(f"{_literal(incomplete)}*/record.json"))
+    return [(path.parent.name, _said(path) if len(paths) <= _MOST_TOLD else "") for path in paths]
+
+
+def board_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return boards whose names begin so."""
+    folder = Path(ctx.params.get("boards") or os.environ.get("PLBENCH_BOARDS") or "leaderboards")
+    return sorted(path.parent.name for path in folder.glob(f"{_literal(incomplete)}*/board.json"))
+
+
+def study_names(incomplete: str) -> list[str]:
+    """Return studies whose names begin so."""
+    from plbench.experiments import NAMES
+
+    return [name for name in ("list", *NAMES) if name.startswith(incomplete)]
+
+
+def join_words() -> None:
+    """Put apart what comes before the word that bash wants completed, of which it ends words at colons.
+
+    `selective:lik` comes as three words; here it becomes one, `lik`, and its head is kept for `candidate_names`.
+    """
+    os.environ.pop(_HEAD, None)
+    if os.environ.get(_SHELL) != "complete_bash":
+        return
+    words, place = os.environ.get(_WORDS, "").split("\n"), int(os.environ.get(_PLACE, "0"))
+    last, head = "".join(words[place : place + 1]), ""
+    if last == ":":
+        place, last = place + 1, ""
+    while place > 1 and words[place - 1] == ":":
+        place, head = place - 2, f"{words[place - 2]}:{head}"
+    os.environ[_WORDS], os.environ[_PLACE] = "\n".join([*words[:place], last]), str(place)
+    os.environ[_HEAD] = head
+
+
+def _names(kind: Kind, incomplete: str) -> list[str]:
+    from plbench.runs.registry import Registry
+
+    return [name for name in Registry.discover().names(kind) if name.startswith(incomplete)]
+
+
+def _variants(method: str) -> list[str]:
+    """Return the variants that a method's file declares, which is not run."""
+    import ast  # here, as every command imports this module
+    import importlib.util
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group="plbench.methods", name=method):
+        spec = importlib.util.find_spec(point.module)
+        if spec is None or spec.origin is None:
+            continue
+        tree = ast.parse(Path(spec.origin).read_bytes())
+        own = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == point.attr), None)
+        for node in [] if own is None else own.body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            if any(isinstance(target, ast.Name) and target.id == "variants" for target in targets):
+                keys = getattr(getattr(node, "value", None), "keys", [])
+                return [str(key.value) for key in keys if isinstance(key, ast.Constant)]
+    return []
+
+
+def _said(path: Path) -> str:
+    try:
+        record = json.loads(path.read_bytes())
+        spec, test = record["spec"], record["metrics"].get("test")
+        figure = "" if test is None else f", mAP(C) {test['map_c']['value']:.2f}"
+        return f"{spec['method']['name']} on {spec['protocol']['name']}, seed {spec['seed']}{figure}"
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+
+
+def _literal(text: str) -> str:
+    return re.sub(r"[*?[\]/]", "", text)
