@@ -99,6 +99,8 @@ class Store:
         except OSError as error:
             raise unwritable(self.runs, error) from error
         try:
+            for leftover in self.run_folder(key).glob(".*.tmp"):  # of a process that was killed
+                leftover.unlink(missing_ok=True)
             yield
         finally:
             path.unlink(missing_ok=True)  # while it is held: who opened it meanwhile sees that it is gone
