@@ -26,7 +26,7 @@ from plbench.cli.data import data_app
 from plbench.cli.export import export
 from plbench.cli.inspect import doctor, methods_app, runs_app
 from plbench.cli.once import CommandGroup
-from plbench.cli.options import say
+from plbench.cli.options import echo, say
 from plbench.cli.predict import predict
 from plbench.cli.pseudo_label import pseudo_label
 from plbench.cli.run import run
@@ -107,7 +107,7 @@ def plain_warnings() -> Iterator[None]:
         kind = (category.__name__, re.sub(r"\d+", "", text))
         if kind not in seen and os.environ.get("RANK", "0") == "0":  # of several processes, the first speaks for all
             library = category.__module__.partition(".")[0]
-            typer.echo(f"plbench: note: {text} ({library}: {category.__name__})", err=True)
+            echo(f"plbench: note: {text} ({library}: {category.__name__})", err=True)
         seen.add(kind)
 
     with warnings.catch_warnings():
@@ -122,5 +122,5 @@ def root(
 ) -> None:
     """The benchmark suite for learning from images whose labels are only partly known."""  # noqa: D401
     if version:
-        typer.echo(f"plbench {__version__}")
+        echo(f"plbench {__version__}")
         raise typer.Exit

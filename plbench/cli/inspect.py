@@ -9,7 +9,7 @@ import typer
 
 from plbench.cli import options as opt
 from plbench.cli.once import CommandGroup
-from plbench.cli.options import all_records, emit, make_workspace, open_registry, open_store, parse_assignments
+from plbench.cli.options import all_records, echo, emit, make_workspace, open_registry, open_store, parse_assignments
 from plbench.errors import PlbenchError
 
 methods_app = CommandGroup(help="The methods that are installed.", no_args_is_help=True, rich_markup_mode=None)
@@ -77,7 +77,7 @@ def methods_new(
     from plbench.testing.scaffold import new_method
 
     written = new_method(name, Path.cwd(), open_registry(None), package=package)
-    emit(written.as_dict(), as_json, lambda: typer.echo(written.text()))
+    emit(written.as_dict(), as_json, lambda: echo(written.text()))
 
 
 @runs_app.command("list")
