@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
@@ -12,7 +13,7 @@ from typing import IO, Any
 
 from filelock import FileLock
 
-from plbench.errors import UnwritableError
+from plbench.errors import StoreError, UnwritableError
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object], staging: Path | None = None) -> None:
@@ -83,10 +84,12 @@ def locked(path: Path) -> Iterator[Path]:
         lock.release()
 
 
-def unwritable(path: Path, error: BaseException) -> UnwritableError:
+def unwritable(path: Path, error: BaseException) -> StoreError:
     """Return the sentence for a failed write: what, where, and what fixes it."""
     cause: BaseException | None = error
     while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
         cause = cause.__context__  # torch hides the system's error behind one of its own
     reason = str(error).splitlines()[0] if cause is None else cause.strerror
+    if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
+        return StoreError(f"could not write {path}: {reason}; allow this program more of them (ulimit -n 1024)")
     return UnwritableError(f"could not write {path}: {reason}; free some space, or choose another place")

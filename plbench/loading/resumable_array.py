@@ -170,7 +170,10 @@ class GrowingMatrix:
 
     def _read_marks(self, descriptor: int) -> np.ndarray:
         # past the file object's buffer, which does not know what other processes have written since
-        return np.frombuffer(os.pread(descriptor, 8 * self.num_batches, self._marks_begin), "<u8")
+        marks = os.pread(descriptor, 8 * self.num_batches, self._marks_begin)
+        if len(marks) < 8 * self.num_batches:
+            raise OSError(errno.EIO, f"the file was cut short while it was in use, to {len(marks)} bytes of its marks")
+        return np.frombuffer(marks, "<u8")
 
     def _is_of(self, path: Path) -> bool:
         """Return whether a file began as this matrix, in batches of this size."""
