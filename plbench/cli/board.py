@@ -12,11 +12,12 @@ from plbench.cli import options as opt
 from plbench.cli.once import CommandGroup
 from plbench.cli.options import all_records, echo, emit, make_workspace, open_registry, open_store, say
 from plbench.errors import PlbenchError
+from plbench.files.paths import in_home
 
 board_app = CommandGroup(
     help="Leaderboards: hand in, check, build, publish.", no_args_is_help=True, rich_markup_mode=None
 )
-Boards = Annotated[Path, typer.Option(envvar="PLBENCH_BOARDS", help="Folder of boards.")]
+Boards = Annotated[Path, typer.Option(envvar="PLBENCH_BOARDS", help="Folder of boards.", callback=in_home)]
 BOARDS = Path("leaderboards")
 Names = Annotated[list[str] | None, typer.Argument(help="Names of boards; without any, all.")]
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,13 +31,13 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], staging: 
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=staging or path.parent)
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
+        # not by tempfile, whose files are private: who may read this one is for the umask to say
+        unused = (staging or path.parent) / f".{path.name}.{secrets.token_hex(4)}.tmp"
+        with unused.open("xb") as file:
+            temporary = unused
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.replace(path)
     except (OSError, RuntimeError) as error:  # torch.save turns a failed write into a RuntimeError
         raise unwritable(path, error) from error
@@ -55,6 +56,17 @@ def write_json(path: Path, content: Any, staging: Path | None = None) -> None:
     write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n", staging)
 
 
+def fresh_folder(parent: Path, start: str) -> Path:
+    """Make and return a folder of a new name that begins with `start`; who may read it is for the umask to say.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+    folder = parent / f"{start}{secrets.token_hex(4)}"
+    folder.mkdir()
+    return folder
+
+
 def try_folder(folder: Path) -> None:
     """Make a folder that long work will end in, and try to write there; StoreError now if that is not possible."""
     try:
@@ -69,15 +81,18 @@ def try_folder(folder: Path) -> None:
 def locked(path: Path) -> Iterator[Path]:
     """Hold a path while what lies there is made: a second process waits and then finds it.
 
+    Where this user may write nothing, there is nothing to hold: what lies there whole can be used.
+
     Raises:
-        StoreError: if nothing can be written there.
+        StoreError: if nothing can be written there, and there is not even a folder.
     """
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
-        raise unwritable(path, error) from error
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM) or not path.parent.is_dir():
+            raise unwritable(path, error) from error
     try:
         yield path
     finally:

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -161,8 +161,9 @@ class GrowingMatrix:
         return self._is_of(self.path)
 
     def remove(self) -> None:
-        """Take away what is not whole."""
-        self.partial.unlink(missing_ok=True)
+        """Take away what is not whole, where that is possible: an error that is under way says more."""
+        with suppress(OSError):
+            self.partial.unlink(missing_ok=True)
 
     def _marks(self) -> np.ndarray:
         """Return which batches are on disk, bool [num_batches]."""

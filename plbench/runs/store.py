@@ -15,7 +15,7 @@ from platformdirs import user_cache_path
 
 from plbench.errors import StoreError
 from plbench.files import unwritable
-from plbench.files.paths import refuse_links
+from plbench.files.paths import in_home, refuse_links
 
 RECORD = "record.json"
 SPEC = "spec.toml"
@@ -39,7 +39,7 @@ class Store:
     def at(cls, runs: Path) -> Self:
         """Return a folder of runs, with the cache of this user, or that of the environment's PLBENCH_CACHE."""
         cache = os.environ.get("PLBENCH_CACHE")
-        return cls(runs, Path(cache) if cache else user_cache_path("plbench"))
+        return cls(in_home(runs), in_home(cache) if cache else user_cache_path("plbench"))
 
     def run_folder(self, key: str) -> Path:
         """Return where a run's files lie."""
