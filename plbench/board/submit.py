@@ -40,6 +40,8 @@ def add(runs: Sequence[Path], root: Path, *, refused: Callable[[str], None] | No
             added then.
     """
     boards = open_boards(root)
+    for board in boards:
+        board.tidy()
     # by board and row; what was checked is what will be packed, whatever becomes of the run's files meanwhile
     wanted: dict[tuple[BoardFolder, str], dict[str, _Candidate]] = defaultdict(dict)
     for run in runs:
