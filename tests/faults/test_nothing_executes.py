@@ -22,6 +22,9 @@ ALWAYS = {
 }
 """Calls that run what they are given, wherever it came from."""
 
+KNOWN = {("plbench/runs/export/formats.py", "torch.jit.load")}
+"""The one exception: an export reads the file that it has just written, to compare its scores."""
+
 NEEDS = {
     "torch.load": ("weights_only", True),
     "np.load": ("allow_pickle", False),
@@ -77,7 +80,8 @@ def is_constant(node: ast.expr, value: object) -> bool:
 def test_no_module_runs_data() -> None:
     assert len(SOURCES) > 300
     found = {str(path.relative_to(TOP)): [*faults(path.read_text(encoding="utf-8"))] for path in SOURCES}
-    assert {path: what for path, what in found.items() if what} == {}
+    others = {(path, what.partition(": ")[2]) for path, every in found.items() for what in every}
+    assert others == KNOWN, found
 
 
 @pytest.mark.parametrize(
