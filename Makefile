@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test coverage bench lint lock format docs boards check-boards validate-statistics clean
+.PHONY: demo test soak coverage bench lint lock format docs boards check-boards validate-statistics clean
 
 $(VENV)/.installed: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -16,6 +16,12 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not bench'
+
+# Kills runs, comparisons, studies and boards at random moments for hours: KILLS times each, SEED choosing the moments.
+KILLS ?= 200
+SEED ?= 0
+soak: $(VENV)/.installed
+	PLBENCH_KILLS=$(KILLS) PLBENCH_KILL_SEED=$(SEED) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 0 tests/faults
 
 # Apart from test, which it would slow by a third.
 coverage: $(VENV)/.installed

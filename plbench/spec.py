@@ -38,6 +38,12 @@ UNRANKED_SELECTIONS: tuple[Selection, ...] = ("validation-no-retrain", "best-on-
 STANDARD_TRIALS = 64
 """Tuning trials that a protocol grants to every method where it says nothing else."""
 
+MOST = 1_000_000
+"""Epochs, images of a batch or batches of a step that a plan may have: beyond them it is a mistyped number."""
+
+WIDEST = 65_536
+"""Units, queries, layers or heads of a model's head, and pixels of an image's side."""
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -178,8 +184,8 @@ class Plan(Frozen):
             own keeps that.
     """
 
-    epochs: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1, le=MOST)]
+    batch_size: Annotated[int, Field(ge=1, le=MOST)]
     lr: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     optimizer: Literal["adamw", "adam-coupled", "adam", "sgd"] = "adamw"
@@ -188,7 +194,7 @@ class Plan(Frozen):
     ema_horizon: Fraction = 0.05
     randaugment: str | None = None
     cutout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    accumulate: Annotated[int, Field(ge=1)] = 1
+    accumulate: Annotated[int, Field(ge=1, le=MOST)] = 1
     clip_grad: Annotated[float, Field(gt=0)] | None = None
     grad_checkpointing: Literal[True] | None = None
     schedule: Annotated[str, AfterValidator(_schedule)] = "one-cycle"
@@ -275,14 +281,14 @@ class ModelSpec(Frozen):
     head: Literal["linear", "mlp", "bottleneck", "csra", "ml-decoder", "query2label"] = Field(
         "linear", validate_default=True
     )
-    head_width: Annotated[int, Field(ge=1)] = 512
+    head_width: Annotated[int, Field(ge=1, le=WIDEST)] = 512
     head_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     head_lambda: Annotated[float, Field(ge=0)] | None = None
     head_temperatures: Annotated[str, AfterValidator(_temperatures)] | None = None
-    head_groups: Annotated[int, Field(ge=1)] | None = None
-    head_layers: Annotated[int, Field(ge=1)] | None = None
-    head_attention_heads: Annotated[int, Field(ge=1)] | None = Field(None, validate_default=True)
-    image_size: Annotated[int, Field(ge=8)]
+    head_groups: Annotated[int, Field(ge=1, le=WIDEST)] | None = None
+    head_layers: Annotated[int, Field(ge=1, le=WIDEST)] | None = None
+    head_attention_heads: Annotated[int, Field(ge=1, le=WIDEST)] | None = Field(None, validate_default=True)
+    image_size: Annotated[int, Field(ge=8, le=WIDEST)]
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 

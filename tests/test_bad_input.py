@@ -77,6 +77,8 @@ OPTIONS = {
     "simulation out of range": (["--simulate", "rpa=1.5"], ["from 0 to 1, not 1.5"]),
     "unknown recipe": (["--recipe", "quikc"], ["no recipe 'quikc'", "did you mean quick?"]),
     "no epochs": (["--epochs", "0"], ["epochs = 0", "greater than or equal to 1"]),
+    "absurd epochs": (["--epochs", "9" * 30], ["epochs = 9", "less than or equal to 1000000"]),
+    "absurd head": (["--head", "mlp", "--head-width", "9" * 12], ["head_width = 9", "less than or equal to 65536"]),
     "negative epochs": (["--epochs", "-1"], ["epochs = -1"]),
     "no rate": (["--lr", "nan"], ["lr = nan", "finite"]),
     "rate of zero": (["--lr", "0"], ["lr = 0.0", "greater than 0"]),

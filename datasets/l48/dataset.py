@@ -22,6 +22,7 @@ from plbench.api import (
     TextColumn,
 )
 from plbench.data.recipes import quick_recipe
+from plbench.files.arrays import damage_in_words
 
 from ..json_file import read_json
 from .fixture import write_l48_fixture
@@ -227,8 +228,9 @@ def _read_species(path: Path) -> dict[str, str]:
 def _read_validating(path: Path, assets: Mapping[int, Asset]) -> set[int]:
     """Return the ids of the recordings that validate."""
     try:
-        found = {int(number) for number in np.load(path, allow_pickle=False).ravel()}
-    except (OSError, ValueError, EOFError) as error:
+        with damage_in_words():
+            found = {int(number) for number in np.load(path, allow_pickle=False).ravel()}
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as an array of asset ids: {error}") from error
     if bad := sorted(number for number in found if number not in assets or assets[number].split != "train"):
         raise DataError(f"{path} has asset {bad[0]}; expected ids of train assets")

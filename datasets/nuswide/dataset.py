@@ -20,6 +20,7 @@ from plbench.api import (
     TextColumn,
 )
 from plbench.data.recipes import cole2021_recipe, quick_recipe, robust_loss_recipe
+from plbench.files.arrays import damage_in_words
 
 from ..complete_labels import simulated_protocols
 from .fixture import write_arrays, write_lists, write_official
@@ -149,9 +150,9 @@ class NusWideCole(_NusWide):
         arrays = []
         for path in self.annotation_files(split):
             try:
-                with path.open("rb") as file:
+                with path.open("rb") as file, damage_in_words():
                     arrays.append(np.load(file, allow_pickle=False))
-            except (OSError, ValueError, EOFError) as error:
+            except (OSError, ValueError) as error:
                 raise DataError(f"{path} is not an array saved by numpy without objects: {error}") from error
         images, labels = arrays
         if labels.shape != (len(images), NUM_CONCEPTS) or not np.isin(labels, (0, 1)).all():

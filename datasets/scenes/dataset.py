@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,6 +22,7 @@ from plbench.api import (
     ProgressReport,
 )
 from plbench.data.recipes import quick_recipe
+from plbench.files import fresh_folder
 
 from ..complete_labels import CSL_README, simulated_protocols
 from ..suggested import SELECTIVE_UNDER_OTHER_LOSSES
@@ -82,7 +82,7 @@ class Scenes(Dataset):
         self.root.mkdir(parents=True, exist_ok=True)
         for abandoned in self.root.glob(".drawing-*"):  # of a process that was killed
             shutil.rmtree(abandoned, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix=".drawing-", dir=self.root))
+        folder = fresh_folder(self.root, ".drawing-")
         try:
             fingerprint = _draw_all(folder, report)
             if fingerprint != FINGERPRINT:

@@ -139,6 +139,10 @@ class BoardFolder:
             self._read()
             yield staging
 
+    def tidy(self) -> None:
+        """Undo what a killed process began and did not note; StoreError if the folder cannot be written to."""
+        tidy(self.path.parent, self.path.name, undo=self._remove_unnoted)
+
     def place(self, name: str, content: bytes, staging: Path) -> None:
         """Put a file among the records, which the caller then notes in the ledger.
 
@@ -236,6 +240,20 @@ class BoardFolder:
 
 def _staging(root: Path, name: str) -> Path:
     return root / f".{name}.unfinished"
+
+
+def tidy(root: Path, name: str, *, undo: Callable[[], None] = lambda: None) -> None:
+    """Remove what a killed process left beside something of a name; wait where another one is changing it.
+
+    Args:
+        root, name, undo: as `holding` takes them.
+
+    Raises:
+        StoreError: if it cannot be removed. PlbenchError: if a link is in the way.
+    """
+    if _staging(root, name).exists() or (root / f".{name}.lock").exists():
+        with holding(root, name, undo=undo):
+            pass
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from plbench.board import text
-from plbench.board.boards import holding, open_boards
+from plbench.board.boards import holding, open_boards, tidy
 from plbench.board.croissant import as_croissant
 from plbench.board.page import render_page
 from plbench.board.rows import board_values
@@ -47,6 +47,7 @@ def write(root: Path, files: dict[Path, str]) -> list[Path]:
     Raises:
         PlbenchError: if a link is where a file or its folder should be. StoreError: if a file cannot be written.
     """
+    tidy(root, "build")
     changed = differing(files)
     for path in changed:
         refuse_links(root, path)

@@ -105,6 +105,7 @@ def parse_whole_entry(contents: Contents, place: Path) -> Entry:
     except EntryError as error:
         raise EntryError(f"{place}: {error.field}", error.found) from error
     findings = Findings(entry.key)
+    findings.require("test" in entry.record.metrics, "metrics", sorted(entry.record.metrics), "the figures on test")
     check_tables(entry, findings)
     if findings.problems:
         first = findings.problems[0]

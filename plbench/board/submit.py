@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from plbench.board.boards import BOARD, Board, BoardFolder, Event, open_boards
+from plbench.board.boards import BOARD, Board, BoardFolder, Event, holding, open_boards
 from plbench.board.checks import check_entry
 from plbench.board.entries import Contents, Entry, parse_whole_entry, read_contents
 from plbench.board.packs import pack_name, pack_records
@@ -40,6 +40,8 @@ def add(runs: Sequence[Path], root: Path, *, refused: Callable[[str], None] | No
             added then.
     """
     boards = open_boards(root)
+    for board in boards:
+        board.tidy()
     # by board and row; what was checked is what will be packed, whatever becomes of the run's files meanwhile
     wanted: dict[tuple[BoardFolder, str], dict[str, _Candidate]] = defaultdict(dict)
     for run in runs:
@@ -190,9 +192,10 @@ def new_board(
         field, message, given, _ = first_invalid(error)
         raise PlbenchError(f"{field} {given!r:.80} is none for a board: {message}") from error
     refuse_links(root, root / name / BOARD)
-    if (root / name / BOARD).exists():
-        raise PlbenchError(f"{root / name} is a board already")
-    write_json(root / name / BOARD, board.model_dump(mode="json"))
+    with holding(root, name) as staging:
+        if (root / name / BOARD).exists():
+            raise PlbenchError(f"{root / name} is a board already")
+        write_json(root / name / BOARD, board.model_dump(mode="json"), staging)
     return BoardFolder(root / name)
 
 

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from jinja2 import Template
 from tabulate import tabulate
 
+from plbench.files.escaping import csv_cell, printable
 from plbench.metrics.statistics import format_p
 from plbench.runs.page.html import reference_link, template_of
 
@@ -20,7 +21,6 @@ Values = Mapping[str, Any]
 TEMPLATES = Path(__file__).parent / "templates"
 _MARKDOWN_SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>#|~!"})
 _COST = ("image_passes", "head_images", "trainings", "trials", "hours", "images_per_second", "device", "machine")
-_CSV_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def as_json(board: Values) -> str:
@@ -38,7 +38,7 @@ def as_csv(board: Values) -> str:
     head += ["seeds", "classes_scored", "classes"]
     figures = [f"{metric}_{part}" for metric in metrics for part in parts]
     gap = ["to_best", "to_best_low", "to_best_high", "p"]
-    writer.writerow([*head, *figures, *gap, *_COST, "commit", "keys"])
+    writer.writerow(map(_cell, [*head, *figures, *gap, *_COST, "commit", "keys"]))
     for section in board["sections"]:
         for row in section["rows"]:
             best, cost = row["to_best"] or {}, row["cost"]
@@ -48,7 +48,7 @@ def as_csv(board: Values) -> str:
             values += [row["figures"].get(metric, {}).get(part) for metric in metrics for part in parts]
             values += [best.get(name) for name in ("difference", "low", "high", "p")]
             values += [*(cost[name] for name in _COST), row["commit"], " ".join(row["keys"])]
-            writer.writerow([_cell(value) for value in values])
+            writer.writerow(map(_cell, values))
     return text.getvalue()
 
 
@@ -72,7 +72,7 @@ def rank_words(row: Values) -> str:
 
 def as_markdown(board: Values) -> str:
     """Return the board's page in the repository."""
-    text = page_template("board.md").render(board=board, plain=_markdown, table=_table, quoted=_quoted)
+    text = page_template("board.md").render(board=board, plain=_markdown, code=_code, table=_table, quoted=_quoted)
     return text.rstrip() + "\n"
 
 
@@ -82,7 +82,7 @@ def overview(boards: Sequence[Values]) -> str:
     for board in boards:
         rows = [row for section in board["sections"] for row in section["rows"]]
         listed.append((board, next((row for row in rows if row["rank"] == 1), None), len(rows)))
-    return page_template("boards.md").render(boards=listed, measured=measured)
+    return page_template("boards.md").render(boards=listed, plain=_markdown, code=_code, measured=measured)
 
 
 def page_template(name: str) -> Template:
@@ -102,12 +102,29 @@ def as_latex(board: Values) -> str:
 
 def terminal_rows(section: Values, groups: Sequence[str]) -> list[dict[str, str]]:
     """Return a section's rows by column, as text."""
-    return [_columns(row, groups, row["label"]) for row in section["rows"]]
+    return [_columns(row, groups, _starred(row)) for row in section["rows"]]
 
 
 def _table(rows: Sequence[Values], groups: Sequence[str], style: str) -> str:
-    columns = [_columns(row, groups, _linked(row) if style == "pipe" else row["label"]) for row in rows]
+    if style == "pipe":
+        columns = [_in_markdown(_columns(row, groups, _linked(row)), groups) for row in rows]
+    else:
+        columns = [_printable(_columns(row, groups, _starred(row))) for row in rows]
     return str(tabulate(columns, headers="keys", tablefmt=style, disable_numparse=True))
+
+
+def _in_markdown(columns: dict[str, str], groups: Sequence[str]) -> dict[str, str]:
+    """Escape what comes from records: names of groups, and of a machine; the method is already."""
+    columns["cost a run"] = _markdown(columns["cost a run"])
+    return {_markdown(name) if name in groups else name: text for name, text in columns.items()}
+
+
+def _printable(columns: dict[str, str]) -> dict[str, str]:
+    return {printable(name): printable(text) for name, text in columns.items()}
+
+
+def _starred(row: Values) -> str:
+    return f"{row['label']} *" if row["tuned_here"] else row["label"]
 
 
 def _columns(row: Values, groups: Sequence[str], label: str) -> dict[str, str]:
@@ -115,7 +132,7 @@ def _columns(row: Values, groups: Sequence[str], label: str) -> dict[str, str]:
     gap = "" if best is None else f"{best['difference']:+.2f} [{best['low']:+.2f}, {best['high']:+.2f}]"
     return {
         "rank": rank_words(row),
-        "method": f"{label} \\*" if row["tuned_here"] else label,
+        "method": label,
         "mAP(C)": measured(row["figures"]["map_c"]),
         "mAP(O)": measured(row["figures"]["map_o"]),
         **{group: measured(row["figures"].get(group)) for group in groups},
@@ -163,7 +180,8 @@ def _linked(row: Values) -> str:
     label = _markdown(row["label"])
     method = f"[{label}](../../{quote(row['source_file'])})" if row["source_file"] else label
     paper = reference_link(row["paper"])
-    return f"{method} ([paper]({quote(paper, safe=':/?=&.')}))" if paper else method
+    linked = f"{method} ([paper]({quote(paper, safe=':/?=&.')}))" if paper else method
+    return rf"{linked} \*" if row["tuned_here"] else linked
 
 
 def _quoted(rows: Sequence[Values]) -> str:
@@ -188,14 +206,19 @@ def _quoted(rows: Sequence[Values]) -> str:
 
 
 def _markdown(text: str) -> str:
-    return text.translate(_MARKDOWN_SPECIAL)
+    return printable(text).translate(_MARKDOWN_SPECIAL)
+
+
+def _cell(value: Any) -> Any:
+    return csv_cell(printable(value) if isinstance(value, str) else value)
+
+
+def _code(text: str) -> str:
+    """Return text for a code span in a table, where backslashes escape nothing."""
+    return printable(text).translate({ord("`"): "'", ord("|"): "/"})
 
 
 def _latex(text: str) -> str:
     """Return text with LaTeX's special characters escaped, as tabulate escapes those of a table."""
-    return str(tabulate([[text]], tablefmt="latex", disable_numparse=True)).splitlines()[2].removesuffix(r"\\").strip()
-
-
-def _cell(value: Any) -> Any:
-    """Return a value for CSV; text that a spreadsheet would run as a formula is quoted."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_CSV_FORMULA) else value
+    cell = str(tabulate([[printable(text)]], tablefmt="latex", disable_numparse=True)).splitlines()[2]
+    return cell.removesuffix(r"\\").strip()

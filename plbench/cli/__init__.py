@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import io
 import os
 import re
 import shlex
@@ -27,7 +29,7 @@ from plbench.cli.data import data_app
 from plbench.cli.export import export
 from plbench.cli.inspect import doctor, methods_app, runs_app
 from plbench.cli.once import CommandGroup
-from plbench.cli.options import say
+from plbench.cli.options import echo, say
 from plbench.cli.predict import predict
 from plbench.cli.pseudo_label import pseudo_label
 from plbench.cli.run import run
@@ -82,8 +84,12 @@ app.add_typer(board_app, name="board")
 
 def main() -> None:
     """Run the command line: errors that a person can fix are one sentence and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # where its encoding is not one of all characters
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
+        _name_bus_errors()
     join_words()
     try:
         with plain_warnings():
@@ -92,8 +98,8 @@ def main() -> None:
         options = "--runs DIR, --out, --data-root or PLBENCH_CACHE=DIR"
         place = f" with {options}" if isinstance(error, UnwritableError) else ""
         sys.exit(say(f"error: {' '.join(str(error).splitlines())}{place}", 2))
-    except SystemExit as leave:
-        if leave.code != 130:  # what typer makes of Ctrl-C
+    except (SystemExit, KeyboardInterrupt) as leave:
+        if isinstance(leave, SystemExit) and leave.code != 130:  # what typer makes of Ctrl-C
             raise
         cause: BaseException | None = leave
         while cause is not None and not isinstance(cause, Stopped):
@@ -103,6 +109,9 @@ def main() -> None:
         sys.exit(code if is_worker() else say(f"stopped; what was saved is not lost, to go on: {command}", code))
     except Exception as error:
         if isinstance(error, OSError) and error.strerror is not None:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                what = error.filename or "a file or a process"
+                sys.exit(say(f"error: {what}: {error.strerror}; allow this program more of them (ulimit -n 1024)", 2))
             where = error.filename or ("a file or the output" if error.errno == errno.ENOSPC else None)
             if where is not None:
                 sys.exit(say(f"error: {where}: {error.strerror}; free or permit it, or choose another place", 2))
@@ -110,6 +119,25 @@ def main() -> None:
             write_failure(traceback.format_exc(), 1)
             os._exit(1)  # without a traceback of its own
         raise
+
+
+def _bus_error(number: int) -> None:
+    text = "a file was cut short while it was in use, or a disk or /dev/shm is full; run the same command again"
+    os.write(2, f"plbench: error: {text}\n".encode())
+    os._exit(2)  # what raised it would raise it again
+
+
+if sys.platform != "win32":
+    _ON_BUS_ERROR = ctypes.CFUNCTYPE(None, ctypes.c_int)(_bus_error)  # kept: C holds no reference
+
+
+def _name_bus_errors() -> None:
+    """Have the system's SIGBUS, at a page of a memory-mapped file that is gone, end the program with a sentence."""
+    if sys.platform != "win32":
+        libc = ctypes.CDLL(None)
+        # Python's own handlers run between two of its instructions, and the one that failed would never end
+        libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, type(_ON_BUS_ERROR)], ctypes.c_void_p
+        libc.signal(signal.SIGBUS, _ON_BUS_ERROR)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -126,7 +154,7 @@ def plain_warnings() -> Iterator[None]:
         kind = (category.__name__, re.sub(r"\d+", "", text))
         if kind not in seen and os.environ.get("RANK", "0") == "0":  # of several processes, the first speaks for all
             library = category.__module__.partition(".")[0]
-            typer.echo(f"plbench: note: {text} ({library}: {category.__name__})", err=True)
+            echo(f"plbench: note: {text} ({library}: {category.__name__})", err=True)
         seen.add(kind)
 
     with warnings.catch_warnings():
@@ -141,7 +169,7 @@ def root(
 ) -> None:
     """The benchmark suite for learning from images whose labels are only partly known."""  # noqa: D401
     if version:
-        typer.echo(f"plbench {__version__}")
+        echo(f"plbench {__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:
-        typer.echo(_START.format(version=__version__))
+        echo(_START.format(version=__version__))

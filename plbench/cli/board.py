@@ -11,14 +11,15 @@ import typer
 from plbench.cli import completion
 from plbench.cli import options as opt
 from plbench.cli.once import CommandGroup
-from plbench.cli.options import all_records, emit, make_workspace, open_registry, open_store, say
+from plbench.cli.options import all_records, echo, emit, make_workspace, open_registry, open_store, say
 from plbench.errors import PlbenchError
 from plbench.progress import counted
+from plbench.files.paths import in_home
 
 board_app = CommandGroup(
     help="Leaderboards: hand in, check, build, publish.", no_args_is_help=True, rich_markup_mode=None
 )
-Boards = Annotated[Path, typer.Option(envvar="PLBENCH_BOARDS", help="Folder of boards.")]
+Boards = Annotated[Path, typer.Option(envvar="PLBENCH_BOARDS", help="Folder of boards.", callback=in_home)]
 BOARDS = Path("leaderboards")
 Names = Annotated[
     list[str] | None,
@@ -43,9 +44,9 @@ def board_add(
         raise PlbenchError("which runs? give keys or folders, or --all; plbench runs list shows them")
     store = open_store(runs)
     found = asked_for(all_records(runs), boards) if every else [store.find(text) for text in run or ()]
-    left_out = (lambda why: typer.echo(f"left out: {why}", err=True)) if every else None
+    left_out = (lambda why: echo(f"left out: {why}", err=True)) if every else None
     rows = [{"board": board, "run": key} for board, key in add(found, boards, refused=left_out)]
-    emit(rows, as_json, lambda: typer.echo(f"{len(rows)} records added; plbench board build renders the tables"))
+    emit(rows, as_json, lambda: echo(f"{len(rows)} records added; plbench board build renders the tables"))
 
 
 @board_app.command("new")
@@ -62,7 +63,7 @@ def board_new(
     from plbench.board.submit import found_board
 
     folder = found_board(boards, name, title, protocol, open_registry(plugin), about=about, order=order)
-    typer.echo(f"{folder.path}: protocol {folder.board.protocol}")
+    echo(f"{folder.path}: protocol {folder.board.protocol}")
 
 
 @board_app.command("verify")
@@ -82,13 +83,13 @@ def board_verify(
     problems = [
         {"board": folder.board.name, **asdict(problem), "text": str(problem)}
         for folder in open_boards(boards, name or ())
-        for problem in verify_board(folder, cells=cells, against=against, note=lambda text: typer.echo(text, err=True))
+        for problem in verify_board(folder, cells=cells, against=against, note=lambda text: echo(text, err=True))
     ]
     if problems:
-        emit(problems, as_json, lambda: typer.echo("\n".join(f"{r['board']}: {r['text']}" for r in problems)))
+        emit(problems, as_json, lambda: echo("\n".join(f"{r['board']}: {r['text']}" for r in problems)))
         say(f"{len(problems)} problems", 2)
         raise typer.Exit(2)
-    emit([], as_json, lambda: typer.echo("OK: no problems found"))
+    emit([], as_json, lambda: echo("OK: no problems found"))
 
 
 @board_app.command("build")
@@ -102,11 +103,11 @@ def board_build(
     files = build.build(boards)
     differing = build.differing(files) if check else build.write(boards, files)
     for path in differing:
-        typer.echo(f"{'differs' if check else 'written'}: {path}")
+        echo(f"{'differs' if check else 'written'}: {path}")
     if check and differing:
         raise PlbenchError(f"{len(differing)} built files differ from the records; plbench board build fixes them")
     if not differing:
-        typer.echo(f"all {len(files)} files are as built")
+        echo(f"all {len(files)} files are as built")
 
 
 @board_app.command("show")
@@ -121,13 +122,13 @@ def board_show(name: Names = None, boards: Boards = BOARDS, as_json: opt.AsJson 
 
     def show() -> None:
         for board in values:
-            typer.echo(f"{board['title']} ({board['protocol']}, version {board['version']})")
+            echo(f"{board['title']} ({board['protocol']}, version {board['version']})")
             for section in board["sections"]:
                 rows = terminal_rows(section, board["groups"])
                 tables.print_rows(section["title"], rows, right=tuple(rows[0])[2:])
-                typer.echo("")
+                echo("")
             if board["published"]:
-                typer.echo(f"{len(board['published'])} published rows: see {boards / board['name'] / 'README.md'}\n")
+                echo(f"{len(board['published'])} published rows: see {boards / board['name'] / 'README.md'}\n")
 
     emit(values, as_json, show)
 
@@ -161,7 +162,7 @@ def board_reproduce(
         raise PlbenchError(f"record {key} was not reproduced: {first.words}")
     if promote_by is not None:
         promote(folder, key, promote_by)
-        typer.echo("verified; plbench board build shows it", err=True)
+        echo("verified; plbench board build shows it", err=True)
 
 
 @board_app.command("withdraw")
@@ -173,7 +174,7 @@ def board_withdraw(
     """Take a record out of the ranking: noted in the ledger, nothing is deleted."""
     from plbench.board.submit import withdraw
 
-    typer.echo(f"withdrawn from {', '.join(withdraw(key, why, boards))}; plbench board build shows it")
+    echo(f"withdrawn from {', '.join(withdraw(key, why, boards))}; plbench board build shows it")
 
 
 @board_app.command("export")
@@ -209,7 +210,7 @@ def board_export(
         if name is not None:
             raise PlbenchError(f"--to writes all boards; leave {name!r} out, or give --cells DIR for its scores")
         written = [str(path) for path in export(boards, to, sources=sources)]
-        emit(written, as_json, lambda: typer.echo("\n".join(f"written: {path}" for path in written)))
+        emit(written, as_json, lambda: echo("\n".join(f"written: {path}" for path in written)))
         return
     assert cells is not None
     if name is None:
@@ -225,15 +226,17 @@ def board_export(
 
     def show() -> None:
         for why in found.missing.values():
-            typer.echo(f"no cells: {why}")
-        typer.echo(
+            echo(f"no cells: {why}")
+        echo(
             f"Wrote {counted(found.num_cells, 'cell')} of {counted(len(found.files), 'run')} to {found.folder}; "
             f"{len(found.missing) or 'none'} of the board's {len(found.files) + len(found.missing)} records are "
             "without"
         )
-        typer.echo(f"Before you publish it: labels and image ids are under the dataset's licence: {found.licence}")
+        echo(f"Before you publish it: labels and image ids are under the dataset's licence: {found.licence}")
 
     emit(asdict(found), as_json, show)
+    for path in export(boards, to, sources=sources):
+        echo(f"written: {path}")
 
 
 @board_app.command("card")
@@ -242,4 +245,4 @@ def board_card(run: opt.Run, runs: opt.Runs = opt.RUNS) -> None:
     from plbench.board.publish import model_index
     from plbench.runs.stored import read_run
 
-    typer.echo(model_index(read_run(open_store(runs).find(run))), nl=False)
+    echo(model_index(read_run(open_store(runs).find(run))), nl=False)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from plbench.cli import completion
-from plbench.cli.options import Dataset, NoRetrain, Selection, Setting, command, emit, typed
+from plbench.cli.options import Dataset, NoRetrain, Selection, Setting, command, echo, emit, typed
 from plbench.cli.setting import DryRun, estimating_without_weights, with_setting, workspace_for
 from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError
@@ -83,7 +83,7 @@ def compare(
     if dry_run:
         counts = {"num_trainings": found.num_trainings, "num_missing": len(found.missing)}
         rows = [candidate.words for candidate, _ in comparison.rows]
-        emit({"rows": rows, "text": text, **counts, **found.totals()}, as_json, lambda: typer.echo(line))
+        emit({"rows": rows, "text": text, **counts, **found.totals()}, as_json, lambda: echo(line))
         return
     if tune is not None:
         comparison = with_tuned(comparison, tune, num_studies, workspace)

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
@@ -24,10 +23,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from plbench.cli.plain_console import PlainConsole
 from plbench.cli.wording import in_options
 from plbench.progress import ProgressReport, Reporter, Tally, duration
 
-_BAR = (TextColumn("{task.description}"), BarColumn())
+_BAR = (TextColumn("{task.description}", markup=False), BarColumn())
 _QUIET_SECONDS = 5.0  # between two plain lines of one task
 
 
@@ -44,7 +44,7 @@ class ConsoleReporter(Reporter):
         super().__init__()
         self.is_shown = not quiet
         self._spelt = spelt
-        self._console = Console(file=sys.stderr, quiet=quiet, highlight=False, soft_wrap=True)
+        self._console = PlainConsole(file=sys.stderr, quiet=quiet, soft_wrap=True)
         self._start = time.monotonic()
 
     def line(self, text: str) -> None:
@@ -52,7 +52,7 @@ class ConsoleReporter(Reporter):
         text = self._spelt(text)
         if not self._console.is_terminal:
             text = f"[{time.monotonic() - self._start:7.1f} s] {text}"
-        self._console.print(text, markup=False)
+        self._console.print(text)
 
     @contextlib.contextmanager
     def patience(self, text: str) -> Iterator[None]:
@@ -78,7 +78,7 @@ class ConsoleReporter(Reporter):
         if not self._shows_bars:
             yield self._plain_tally(title)
             return
-        columns = (MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[words]}"))
+        columns = (MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[words]}", markup=False))
         with Progress(*_BAR, *columns, console=self._console, redirect_stdout=False) as progress:
             bar = progress.add_task(title, total=None, words="")
             yield lambda done, total, words: progress.update(bar, completed=done, total=total, words=words)

@@ -12,7 +12,7 @@ from plbench.cli import completion
 from plbench.cli import options as opt
 from plbench.cli.issues import issues
 from plbench.cli.once import CommandGroup
-from plbench.cli.options import emit, make_workspace, open_registry, with_options
+from plbench.cli.options import echo, emit, make_workspace, open_registry, with_options
 from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError
 
@@ -72,7 +72,7 @@ def data_download(
         confirm=lambda question: yes or typer.confirm(question, err=True),
     )
     amount = f"{len(done.fetched)} files fetched, {len(done.present)} were there"
-    emit(asdict(done), as_json, lambda: typer.echo(f"{done.folder}: {amount}"))
+    emit(asdict(done), as_json, lambda: echo(f"{done.folder}: {amount}"))
 
 
 @data_app.command("make")
@@ -89,7 +89,7 @@ def data_make(
 
     workspace = make_workspace({"plugin": plugin, "data_root": data_root, "quiet": quiet})
     folder = make_dataset(name, source, workspace)
-    emit({"dataset": name, "folder": str(folder)}, as_json, lambda: typer.echo(f"made {name} in {folder}"))
+    emit({"dataset": name, "folder": str(folder)}, as_json, lambda: echo(f"made {name} in {folder}"))
 
 
 @data_app.command("prepare")
@@ -137,7 +137,7 @@ def data_embeddings(
     made = embed(name, workspace, model, out, prompt=PROMPT if prompt is None else prompt, splits=split or ())
     images = ", ".join(f"{number:,} {split} images" for split, number in made["images"].items())
     what = f"{made['classes']:,} classes and {images}, {made['numbers']:,} numbers each"
-    emit(made, setting["as_json"], lambda: typer.echo(f"{out}: {what}"))
+    emit(made, setting["as_json"], lambda: echo(f"{out}: {what}"))
 
 
 @data_app.command("verify")
@@ -243,4 +243,4 @@ def data_make_fixture(
         dataset.make_fixture()
     except OSError as error:
         raise unwritable(folder, error) from error
-    emit({"dataset": name, "folder": str(folder)}, as_json, lambda: typer.echo(f"a small {name} is in {folder}"))
+    emit({"dataset": name, "folder": str(folder)}, as_json, lambda: echo(f"a small {name} is in {folder}"))

@@ -10,7 +10,7 @@ import typer
 from plbench.cli import completion
 from plbench.cli import options as opt
 from plbench.cli.once import CommandGroup
-from plbench.cli.options import all_records, emit, make_workspace, open_registry, open_store, parse_assignments
+from plbench.cli.options import all_records, echo, emit, make_workspace, open_registry, open_store, parse_assignments
 from plbench.errors import PlbenchError
 from plbench.progress import counted
 
@@ -83,7 +83,7 @@ def methods_new(
     from plbench.testing.scaffold import new_method
 
     written = new_method(name, Path.cwd(), open_registry(None), package=package)
-    emit(written.as_dict(), as_json, lambda: typer.echo(written.text()))
+    emit(written.as_dict(), as_json, lambda: echo(written.text()))
 
 
 @runs_app.command("list")
@@ -104,7 +104,7 @@ def runs_list(
         table = as_frame(record for _, record in all_records(runs))
         write_frame(to, table)
         written = {"to": str(to), "runs": len(table)}
-        emit(written, as_json, lambda: typer.echo(f"Wrote {counted(len(table), 'run')} to {to}"))
+        emit(written, as_json, lambda: echo(f"Wrote {counted(len(table), 'run')} to {to}"))
         return
     found = all_records(runs)
     emit([record for _, record in found], as_json, lambda: tables.print_runs(found, runs))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from plbench.cli.options import Method, Param, Setting, emit
+from plbench.cli.options import Method, Param, Setting, echo, emit
 from plbench.cli.setting import DryRun, with_setting, workspace_for
 from plbench.errors import PlbenchError
 
@@ -70,7 +70,7 @@ def issues(
     workspace.reporter.line(line)
     if dry_run:
         content = {"num_trainings": estimate.num_trainings, "num_missing": len(estimate.missing), **estimate.totals()}
-        emit({"text": line, **content}, setting["as_json"], lambda: typer.echo(line))
+        emit({"text": line, **content}, setting["as_json"], lambda: echo(line))
         return
     found = find_issues(planned, workspace, num_to_annotate=number)
     if out is not None:

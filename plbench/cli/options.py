@@ -16,6 +16,7 @@ import typer
 from plbench.cli import completion
 from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError
+from plbench.files.escaping import printable
 from plbench.python.settings import OF_DATA
 from plbench.python.settings import RUNS as RUNS
 from plbench.training.launch import is_worker, write_failure
@@ -80,6 +81,11 @@ SaveEvery = Annotated[float | None, typer.Option(min=0.0, help="Seconds between 
 Track = Annotated[list[str] | None, typer.Option(help="Log to tensorboard, mlflow or wandb; may be repeated.")]
 
 
+def echo(text: object, *, err: bool = False, nl: bool = True) -> None:
+    """Print text on standard output, or standard error, without what would control the terminal."""
+    typer.echo(printable(str(text), keep="\n\t"), err=err, nl=nl)
+
+
 def say(text: str, code: int) -> int:
     """Print one line on standard error, and return the exit code to leave with."""
     text = in_options(text)
@@ -87,7 +93,7 @@ def say(text: str, code: int) -> int:
         write_failure(f"plbench: {text}", code)
     else:
         rank = os.environ.get("RANK", "0")
-        typer.echo(f"plbench{'' if rank == '0' else f', process {rank}'}: {text}", err=True)
+        echo(f"plbench{'' if rank == '0' else f', process {rank}'}: {text}", err=True)
     return code
 
 

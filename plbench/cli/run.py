@@ -17,6 +17,7 @@ from plbench.cli.options import (
     Param,
     Selection,
     Setting,
+    echo,
     emit,
     open_store,
     parse_assignments,
@@ -146,7 +147,7 @@ def _in_processes(number: int, device: str | None) -> None:
         raise PlbenchError("--nproc starts processes, and this is already one of several; leave it out under torchrun")
     code, text = launch(number, arguments_without("--nproc"), device)
     if text:
-        typer.echo(text, err=True)
+        echo(text, err=True)
     if code in (130, 143):
         raise Stopped(code - 128)
     if code:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from plbench.cli import completion
-from plbench.cli.options import Dataset, Setting, command, emit, typed
+from plbench.cli.options import Dataset, Setting, command, echo, emit, typed
 from plbench.cli.setting import DryRun, with_setting, words_of, workspace_for
 from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError
@@ -68,7 +68,7 @@ def study(
     if dry_run:
         text, totals = estimate(experiment, request, workspace, scale, number)
         text = in_options(text)
-        emit({"study": name, "text": text, **totals}, as_json, lambda: typer.echo(text))
+        emit({"study": name, "text": text, **totals}, as_json, lambda: echo(text))
         return
     if out is not None:
         try_folder(out)  # before minutes of work, not after
@@ -91,5 +91,5 @@ def _print(content: dict[str, Any]) -> None:
     print_lines(content["caption"], "", *words(content))
     left_out = {entry["why"]: entry["who"] for entry in content["left_out"]}
     for why, who in left_out.items():
-        typer.echo(f"Left out: {who}: {why}")
-    typer.echo(f"\nFigure and data in {content['folder']}: {', '.join(content['files'])}")
+        echo(f"Left out: {who}: {why}")
+    echo(f"\nFigure and data in {content['folder']}: {', '.join(content['files'])}")

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from plbench.cli import options as opt
 from plbench.cli.once import CommandGroup
-from plbench.cli.options import command, emit, parse_assignments, typed
+from plbench.cli.options import command, echo, emit, parse_assignments, typed
 from plbench.cli.setting import DryRun, workspace_for
 from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError, TrainingError
@@ -320,7 +320,7 @@ def _print_states(expanded: Expansion, rows: Sequence[dict[str, Any]], text: str
     tables.print_rows(None, shown, right=("seed", "mAP(C)"))
     for row in rows:
         tables.print_copied(f"Failed: {row['run']}", row["why"])
-    typer.echo(text)
+    echo(text)
     tables.print_copied("Next", step)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from plbench.cli.options import Dataset, Method, Param, Setting, command, emit, parse_assignments, typed
+from plbench.cli.options import Dataset, Method, Param, Setting, command, echo, emit, parse_assignments, typed
 from plbench.cli.setting import DryRun, estimating_without_weights, with_setting, workspace_for
 from plbench.errors import PlbenchError
 
@@ -72,7 +72,7 @@ def tune(
         from plbench.tuning.tune import estimate_study
 
         text, found = estimate_study(plan, trials, 0 if search_only else seeds, workspace, second)
-        emit({"spec": plan.spec, "text": text, **found.totals()}, setting["as_json"], lambda: typer.echo(text))
+        emit({"spec": plan.spec, "text": text, **found.totals()}, setting["as_json"], lambda: echo(text))
         return
     made = make(plan, settings, workspace, num_seeds=seeds, then=second, search_only=search_only)
     steps = _next_steps(plan, settings, made, {"param": param, "range": ranges}, workspace)

@@ -17,6 +17,9 @@ from plbench.runs.protocol import granting
 from plbench.runs.record import Record
 from plbench.runs.workspace import Workspace
 
+MOST_SEEDS = 10_000
+"""Of a comparison or a sweep: more is a mistyped number."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -62,6 +65,8 @@ def plan_comparison(
     """
     if num_seeds < 1:
         raise PlbenchError(f"`seeds={num_seeds}`: a comparison needs at least one seed, and 5 to be ranked")
+    if num_seeds > MOST_SEEDS:
+        raise PlbenchError(f"`seeds={num_seeds}`: a comparison has at most {MOST_SEEDS:,} seeds, and 5 to be ranked")
     setting = resolve_setting(request, workspace)
     if num_trials is not None:
         protocol = granting(setting.spec.protocol, num_trials, workspace.reporter)

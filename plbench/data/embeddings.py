@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +31,7 @@ from plbench.data.digests import file_sha256
 from plbench.data.labels import PartialLabels
 from plbench.errors import DataError
 from plbench.files import write_atomically
+from plbench.files.arrays import damage_in_words
 
 FOLDER = "embeddings"
 """Of the cache, with each file by its sha256."""
@@ -117,17 +116,11 @@ def read_embeddings(path: Path) -> Embeddings:
         DataError: if it cannot be read, lacks an array, or these do not fit each other.
     """
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        with path.open("rb") as opened, damage_in_words(), np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except OSError as error:
         raise DataError(f"the file of embeddings {path} cannot be read: {error.strerror or error}") from error
-    except (
-        ValueError,
-        EOFError,
-        TypeError,
-        zlib.error,
-        zipfile.BadZipFile,
-    ) as error:  # of another kind, or with objects
+    except ValueError as error:  # of another kind, or with objects
         raise DataError(f"{path} is not an .npz of arrays without objects: {error}") from error
     if missing := [name for name in _REQUIRED if name not in arrays]:
         raise DataError(f"{path} has no array {missing[0]!r}; a file of embeddings has {', '.join(_REQUIRED)}")

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -30,6 +29,7 @@ from scipy import sparse
 from plbench.data.images import ImageSource
 from plbench.data.labels import PartialLabels
 from plbench.errors import DataError
+from plbench.files.arrays import damage_in_words
 
 Zero = Literal["absent", "unknown"]
 FloatMatrix = npt.NDArray[np.float64]
@@ -69,9 +69,9 @@ def read_label_file(path: Path, images: ImageSource, truth: PartialLabels, zero:
 
 def _load_numpy(path: Path) -> Any:
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file, damage_in_words():
             return np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except ValueError as error:
         raise DataError(f"{path} is not an array saved by numpy without objects: {error}") from error
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from scipy import sparse
 
 from plbench.data.text_column import TextColumn
 from plbench.errors import DataError
+from plbench.files.arrays import damage_in_words
 
 Int8Array = npt.NDArray[np.int8]
 IntArray = npt.NDArray[np.int64]
@@ -191,14 +190,15 @@ class PartialLabels:
     def open(cls, folder: Path) -> Self:
         """Memory-map what `write` wrote; DataError if the folder does not hold that."""
         try:
-            indptr, indices, values = (
-                np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-                for name in ("indptr", "indices", "values")
-            )
+            with damage_in_words():
+                indptr, indices, values = (
+                    np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+                    for name in ("indptr", "indices", "values")
+                )
             class_ids = tuple(TextColumn.open(folder / "class_ids.arrow"))
             class_names = tuple(TextColumn.open(folder / "class_names.arrow"))
             return cls(_checked_matrix(values, indices, indptr, len(class_ids)), class_ids, class_names)
-        except (OSError, ValueError, EOFError, TypeError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise DataError(f"{folder} does not hold labels written by plbench: {error}") from error
 
     def save(self, path: Path) -> None:
@@ -218,11 +218,11 @@ class PartialLabels:
         """Read what `save` wrote; DataError if the file is not such a file."""
         try:
             # numpy leaves a damaged file open that it opened itself
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            with path.open("rb") as file, damage_in_words(), np.load(file, allow_pickle=False) as stored:
                 class_ids = tuple(str(i) for i in stored["class_ids"])
                 class_names = tuple(str(i) for i in stored["class_names"])
                 matrix = _checked_matrix(stored["values"], stored["indices"], stored["indptr"], len(class_ids))
-        except (OSError, KeyError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, ValueError) as error:
             raise DataError(f"{path} does not hold labels written by plbench: {error}") from error
         return cls(matrix, class_ids, class_names)
 

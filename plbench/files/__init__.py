@@ -1,6 +1,7 @@
 """Files that are whole or not there, of known content, at places that were checked."""
 
 from plbench.files.atomic import (
+    fresh_folder,
     locked,
     try_folder,
     unwritable,
@@ -10,6 +11,7 @@ from plbench.files.atomic import (
 )
 
 __all__ = [
+    "fresh_folder",
     "locked",
     "try_folder",
     "unwritable",

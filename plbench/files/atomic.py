@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import IO, Any
 
 from filelock import FileLock
 
-from plbench.errors import UnwritableError
+from plbench.errors import StoreError, UnwritableError
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object], staging: Path | None = None) -> None:
@@ -29,13 +31,13 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], staging: 
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=staging or path.parent)
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
+        # not by tempfile, whose files are private: who may read this one is for the umask to say
+        unused = (staging or path.parent) / f".{path.name}.{secrets.token_hex(4)}.tmp"
+        with unused.open("xb") as file:
+            temporary = unused
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.replace(path)
     except (OSError, RuntimeError) as error:  # torch.save turns a failed write into a RuntimeError
         raise unwritable(path, error) from error
@@ -54,6 +56,17 @@ def write_json(path: Path, content: Any, staging: Path | None = None) -> None:
     write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n", staging)
 
 
+def fresh_folder(parent: Path, start: str) -> Path:
+    """Make and return a folder of a new name that begins with `start`; who may read it is for the umask to say.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+    folder = parent / f"{start}{secrets.token_hex(4)}"
+    folder.mkdir()
+    return folder
+
+
 def try_folder(folder: Path) -> None:
     """Make a folder that long work will end in, and try to write there; StoreError now if that is not possible."""
     try:
@@ -68,25 +81,30 @@ def try_folder(folder: Path) -> None:
 def locked(path: Path) -> Iterator[Path]:
     """Hold a path while what lies there is made: a second process waits and then finds it.
 
+    Where this user may write nothing, there is nothing to hold: what lies there whole can be used.
+
     Raises:
-        StoreError: if nothing can be written there.
+        StoreError: if nothing can be written there, and there is not even a folder.
     """
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
-        raise unwritable(path, error) from error
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM) or not path.parent.is_dir():
+            raise unwritable(path, error) from error
     try:
         yield path
     finally:
         lock.release()
 
 
-def unwritable(path: Path, error: BaseException) -> UnwritableError:
+def unwritable(path: Path, error: BaseException) -> StoreError:
     """Return the sentence for a failed write: what, where, and what fixes it."""
     cause: BaseException | None = error
     while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
         cause = cause.__context__  # torch hides the system's error behind one of its own
     reason = str(error).splitlines()[0] if cause is None else cause.strerror
+    if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
+        return StoreError(f"could not write {path}: {reason}; allow this program more of them (ulimit -n 1024)")
     return UnwritableError(f"could not write {path}: {reason}; free some space, or choose another place")

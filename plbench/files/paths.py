@@ -40,6 +40,18 @@ def below(folder: Path, name: str, source: object) -> Path:
     return folder / name
 
 
+def in_home(path: str | Path) -> Path:
+    """Return a path whose `~` is the home folder that it stands for: shells replace it at the start of a word alone.
+
+    Raises:
+        PlbenchError: if it is not known which folder that is.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise PlbenchError(f"{path}: no home folder is known; give the path as it is, or set HOME") from error
+
+
 def refuse_links(folder: Path, path: Path) -> None:
     """Refuse a path below a folder that is a link or leads through one; what does not exist yet is none.
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-from plbench.errors import DataError, PlbenchError
+from plbench.data.workers import failures_in_words
+from plbench.errors import PlbenchError
 from plbench.loading.jpegs import JpegDecoder, JpegFiles
 from plbench.loading.order import reading_ahead
 from plbench.loading.prefetch import prefetched
@@ -100,12 +101,12 @@ class ImageLoader:
             )
         at.batches, at.epoch = order, epoch
         try:
-            yield from loader
-        except DataError as error:  # torch wraps a worker's message in the worker's traceback; the sentence is its end
+            with failures_in_words():
+                yield from loader
+        except PlbenchError:
             # whoever keeps the error keeps this frame, but no loader, whose workers would be waited for late and long
-            error.__traceback__ = None
             del loader
-            raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from None
+            raise
         # reached at the end of a pass only: workers of one that was left would still hold its batches
         if not self._kept:
             self._kept.append((at, loader))

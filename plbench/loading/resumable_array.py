@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -161,8 +161,9 @@ class GrowingMatrix:
         return self._is_of(self.path)
 
     def remove(self) -> None:
-        """Take away what is not whole."""
-        self.partial.unlink(missing_ok=True)
+        """Take away what is not whole, where that is possible: an error that is under way says more."""
+        with suppress(OSError):
+            self.partial.unlink(missing_ok=True)
 
     def _marks(self) -> np.ndarray:
         """Return which batches are on disk, bool [num_batches]."""
@@ -170,7 +171,10 @@ class GrowingMatrix:
 
     def _read_marks(self, descriptor: int) -> np.ndarray:
         # past the file object's buffer, which does not know what other processes have written since
-        return np.frombuffer(os.pread(descriptor, 8 * self.num_batches, self._marks_begin), "<u8")
+        marks = os.pread(descriptor, 8 * self.num_batches, self._marks_begin)
+        if len(marks) < 8 * self.num_batches:
+            raise OSError(errno.EIO, f"the file was cut short while it was in use, to {len(marks)} bytes of its marks")
+        return np.frombuffer(marks, "<u8")
 
     def _is_of(self, path: Path) -> bool:
         """Return whether a file began as this matrix, in batches of this size."""

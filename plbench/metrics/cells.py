@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +13,7 @@ import numpy.typing as npt
 from plbench.data.labels import PartialLabels
 from plbench.errors import PlbenchError, StoreError
 from plbench.files import write_atomically
+from plbench.files.arrays import damage_in_words
 
 FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.integer[Any]]
@@ -25,9 +24,6 @@ TOP = 3
 """Classes of an image that the literature's top-3 figures predict."""
 
 _COLUMNS = ("rows", "class_index", "scores", "positives")
-
-# numpy, zipfile and zlib each raise their own where a file is damaged
-_DAMAGED = (OSError, LookupError, ValueError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +112,11 @@ class Cells:
         """
         try:
             # numpy leaves a damaged file open that it opened itself
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            with path.open("rb") as file, damage_in_words(), np.load(file, allow_pickle=False) as stored:
                 rows, classes, scores, positives = (stored[name] for name in _COLUMNS)
                 size = int(stored["num_images"]), int(stored["num_classes"])
                 return cls(rows, classes, scores, positives, *size, stored.get("in_top"))
-        except _DAMAGED as error:
+        except (OSError, ValueError) as error:
             raise StoreError(
                 f"{path} does not hold the scores of known cells ({error}); evaluate the run again to fix it"
             ) from error

@@ -15,6 +15,7 @@ from plbench.data.images import files_at
 from plbench.data.lettering import drawable, dress
 from plbench.errors import PlbenchError
 from plbench.files import write_atomically
+from plbench.files.escaping import csv_text
 from plbench.python.settings import Settings, Where, check_settings, request_of, workspace_of
 from plbench.runs import run as runner
 from plbench.runs.export.export import Exported, export_run
@@ -29,7 +30,7 @@ from plbench.runs.predict import predictions
 from plbench.runs.pseudo_labels import PseudoLabels, Rule, check_labels_name, pseudo_label, write_labels
 from plbench.runs.record import Record, figures, whole_file
 from plbench.runs.stored import read_run
-from plbench.runs.tables import PER_CLASS
+from plbench.runs.tables import PER_CLASS, TEXT_COLUMNS
 from plbench.runs.trained import TrainedModel, load_model
 from plbench.runs.workspace import Workspace
 from plbench.spec import Selection
@@ -71,11 +72,13 @@ class Result:
     def per_class(self) -> pd.DataFrame:
         """A row for each class, by name: id, AP and AUROC in percent (NaN where undefined), known labels, threshold."""
         path = whole_file(self.folder, self.record, PER_CLASS)
-        as_text = dict.fromkeys(("class_id", "class_name", "groups"), str)
+        as_text = dict.fromkeys(TEXT_COLUMNS, str)
         # a class may be called "NA" or "null"
         found = pd.read_csv(
             path, dtype=as_text, keep_default_na=False, na_values={"threshold": "", "ap": "", "auroc": ""}
         )
+        for name in as_text.keys() & {*found.columns}:
+            found[name] = found[name].map(csv_text)
         return found.set_index("class_name")
 
     def predict(

@@ -16,7 +16,8 @@ import numpy as np
 from torch import Tensor
 
 from plbench.errors import PluginError, StoreError
-from plbench.files.checksums import DAMAGED, Damaged, read_checked, set_aside
+from plbench.files.arrays import damage_in_words
+from plbench.files.checksums import DAMAGED, read_checked, set_aside
 from plbench.method import Stage
 from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.record import whole_file
@@ -72,10 +73,11 @@ def _source(value: Callable[..., Any]) -> tuple[str, str]:
 def read(path: Path, warn: Callable[[str], None]) -> np.ndarray | None:
     """Return an artifact on disk; None where there is none, or it was damaged, which is said, and set aside."""
     try:
-        value: np.ndarray = np.load(io.BytesIO(read_checked(path)), allow_pickle=False)
+        with damage_in_words():
+            value: np.ndarray = np.load(io.BytesIO(read_checked(path)), allow_pickle=False)
     except FileNotFoundError:
         return None
-    except (Damaged, ValueError, EOFError) as error:
+    except ValueError as error:
         warn(f"{error}; set aside as {set_aside(path)}, making it again")
         return None
     return value

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from plbench.files import escaping
+
 MAX_VALUE, MAX_TEXT = 80, 300
 MAX_REFUSALS = 100  # of one record: a table can be wrong in 20,000 lines
 
@@ -69,8 +71,7 @@ def shown(value: Any) -> str:
 
 def printable(text: str) -> str:
     """Return text with what cannot be printed escaped, cut where it is long."""
-    text = _cut(text, MAX_TEXT)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
+    return escaping.printable(_cut(text, MAX_TEXT))
 
 
 def defined(value: float) -> float | None:

@@ -364,6 +364,11 @@ def read_record(folder: Path) -> Record:
         raise StoreError(f"{path} cannot be read as a record: {error}") from error
     if record.spec.sha256() != record.spec_sha256 or record.spec.key != record.key:
         raise StoreError(f"{path} was changed: its spec has sha256 {record.spec.sha256()[:16]}, it says {record.key}")
+    if record.status == "done" and (record.metrics.keys().isdisjoint({"test", "validation"}) or record.cost is None):
+        missing = "cost" if record.metrics else "metrics"
+        raise StoreError(
+            f"{path} is of a run that is done, but has no {missing}; run it again with `force=True`, or delete {folder}"
+        )
     return record
 
 

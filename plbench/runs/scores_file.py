@@ -16,6 +16,7 @@ import pyarrow.parquet
 
 from plbench.errors import PlbenchError, did_you_mean
 from plbench.files import write_atomically
+from plbench.files.escaping import csv_cell
 from plbench.runs.predict import Predictions
 
 _ROWS = 4096  # at a time: few enough that their text fits into memory
@@ -74,17 +75,22 @@ def _names(chosen: npt.NDArray[np.bool_], found: Predictions) -> list[list[str]]
 
 
 def _tables(found: Predictions, labels: npt.NDArray[np.bool_] | None, *, joined: bool) -> Iterator[pa.Table]:
-    """Yield rows as a table, a number at a time; one without rows where there are none."""
+    """Yield rows as a table, a number at a time; one without rows where there are none.
+
+    Args:
+        joined: for a CSV: labels are one text, and names that a spreadsheet would run are quoted (`csv_cell`).
+    """
     for start in range(0, max(1, len(found.images)), _ROWS):
         rows = slice(start, start + _ROWS)
-        names, columns = ["image"], [pa.array(found.images[rows], pa.string())]
+        shown = csv_cell if joined else str
+        names, columns = ["image"], [pa.array(map(shown, found.images[rows]), pa.string())]
         if labels is not None:
             lists = _names(labels[rows], found)
-            texts = pa.array([_SEPARATOR.join(own) for own in lists], pa.string())
+            texts = pa.array([shown(_SEPARATOR.join(own)) for own in lists], pa.string())
             names.append("labels")
             columns.append(texts if joined else pa.array(lists, pa.list_(pa.string())))
         scores = np.asfortranarray(found.scores[rows])
-        names += found.class_names
+        names += map(shown, found.class_names)
         columns += [pa.array(scores[:, place], pa.float32()) for place in range(scores.shape[1])]
         yield pa.Table.from_arrays(columns, names=names)
 

@@ -15,7 +15,7 @@ from platformdirs import user_cache_path
 
 from plbench.errors import StoreError
 from plbench.files import unwritable
-from plbench.files.paths import refuse_links
+from plbench.files.paths import in_home, refuse_links
 
 RECORD = "record.json"
 SPEC = "spec.toml"
@@ -39,7 +39,7 @@ class Store:
     def at(cls, runs: Path) -> Self:
         """Return a folder of runs, with the cache of this user, or that of the environment's PLBENCH_CACHE."""
         cache = os.environ.get("PLBENCH_CACHE")
-        return cls(runs, Path(cache) if cache else user_cache_path("plbench"))
+        return cls(in_home(runs), in_home(cache) if cache else user_cache_path("plbench"))
 
     def run_folder(self, key: str) -> Path:
         """Return where a run's files lie."""
@@ -99,6 +99,8 @@ class Store:
         except OSError as error:
             raise unwritable(self.runs, error) from error
         try:
+            for leftover in self.run_folder(key).glob(".*.tmp"):  # of a process that was killed
+                leftover.unlink(missing_ok=True)
             yield
         finally:
             path.unlink(missing_ok=True)  # while it is held: who opened it meanwhile sees that it is gone

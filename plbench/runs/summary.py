@@ -16,12 +16,14 @@ from plbench import metrics
 from plbench.data.labels import PartialLabels
 from plbench.errors import PlbenchError, did_you_mean
 from plbench.files import write_text
+from plbench.files.escaping import csv_cell, csv_text
 from plbench.metrics import F1, Metrics, bootstrap, statistics
 from plbench.metrics.bootstrap import Replicates
 from plbench.metrics.cells import Cells
 from plbench.progress import ProgressReport
 from plbench.runs.findings import defined
 from plbench.runs.record import Estimate, F1Figures, GroupMetrics, SplitMetrics, ThresholdReport
+from plbench.runs.tables import TEXT_COLUMNS
 
 NUM_REPLICATES = 1000
 
@@ -125,7 +127,7 @@ def write_per_class(
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({**row, **{name: csv_cell(row[name]) for name in TEXT_COLUMNS}} for row in rows)
     write_text(path, text.getvalue())
 
 
@@ -154,7 +156,7 @@ def read_per_class(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
         PlbenchError: if there is no such class.
     """
     with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = [{**row, **{name: csv_text(row[name]) for name in TEXT_COLUMNS}} for row in csv.DictReader(file)]
     chosen = []
     for name in names:
         found = [row for row in rows if name in (row["class_id"], row["class_name"])]
@@ -167,7 +169,7 @@ def read_per_class(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
 def write_replicates(path: Path, columns: Mapping[str, npt.NDArray[np.float64]]) -> None:
     """Write one CSV row a bootstrap replicate, and a column a metric: percent, a few decimals."""
     rows = zip(*map(_written, columns.values()), strict=True)
-    lines = [",".join(columns), *map(",".join, rows)]
+    lines = [",".join(map(csv_cell, columns)), *map(",".join, rows)]
     write_text(path, "\n".join(lines) + "\n")
 
 

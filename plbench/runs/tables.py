@@ -13,9 +13,13 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 from pydantic.dataclasses import dataclass
 
 from plbench.errors import PlbenchError, first_invalid
+from plbench.files.escaping import csv_text
 from plbench.metrics import Metrics
 
 PER_CLASS, REPLICATES, GROUP_REPLICATES = "per_class.csv", "replicates.csv", "group_replicates.csv"
+
+TEXT_COLUMNS = ("class_id", "class_name", "groups")
+"""Of `per_class.csv`, which hold names that `csv_cell` made harmless."""
 
 MAX_CLASSES = 20_000
 MAX_REPLICATES = 20_000
@@ -23,7 +27,10 @@ MAX_REPLICATES = 20_000
 _Blank = BeforeValidator(lambda value: None if value == "" else value)
 _Percent = Annotated[Annotated[float, Field(ge=0, le=100 + 1e-9)] | None, _Blank]
 _Count = Annotated[int, Field(ge=0, le=10**9)]
-_Names = BeforeValidator(lambda value: tuple(filter(None, value.split(";"))) if isinstance(value, str) else value)
+_Names = BeforeValidator(
+    lambda value: tuple(filter(None, csv_text(value).split(";"))) if isinstance(value, str) else value
+)
+_Text = Annotated[str, BeforeValidator(lambda value: csv_text(value) if isinstance(value, str) else value)]
 
 
 class EntryError(PlbenchError):
@@ -44,8 +51,8 @@ class ClassRow:
             5 of records, and where they are undefined or no thresholds were chosen.
     """
 
-    class_id: str
-    class_name: str
+    class_id: _Text
+    class_name: _Text
     ap: _Percent
     positives: _Count
     negatives: _Count
@@ -91,7 +98,7 @@ def parse_replicates(content: bytes, name: str = REPLICATES) -> dict[str, np.nda
         EntryError: if it is no such table, with the line.
     """
     lines = _text(content, name).splitlines()
-    names = lines[0].split(",") if lines else []
+    names = [csv_text(name) for name in lines[0].split(",")] if lines else []
     if len(lines) - 1 > MAX_REPLICATES or not names or len(set(names)) != len(names):
         raise EntryError(name, f"has {len(lines) - 1:,} rows of {len(names)} columns")
     table = np.empty((len(lines) - 1, len(names)))

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from plbench.comparison.candidates import Candidate
+from plbench.comparison.plan import MOST_SEEDS
 from plbench.errors import PlbenchError, did_you_mean
 from plbench.spec import ModelSpec, Plan, Precision, Regime, Selection
 
@@ -122,6 +123,8 @@ class Grid(_Strict):
         if isinstance(value, int) and not isinstance(value, bool):
             if value < 1:
                 raise ValueError("a sweep needs at least one seed")
+            if value > MOST_SEEDS:
+                raise ValueError(f"{value:,} seeds are more than the {MOST_SEEDS:,} that a sweep may have")
             return list(range(value))
         return value
 
@@ -150,8 +153,14 @@ class Grid(_Strict):
                     raise ValueError(f"{which}: {_unknown(name, (*AXES, 'params'))}")
                 if name not in axes:
                     raise ValueError(f"{which} speaks of {name!r}, which the grid does not set")
-            if not isinstance(exclusion.get("params", {}), dict):
+            params = exclusion.get("params", {})
+            if not isinstance(params, dict):
                 raise ValueError(f"{which}: params is a table, such as {{ top_k = 5 }}")
+            for name, value in {**exclusion, **params, "params": None}.items():
+                if any(isinstance(one, dict | list) for one in _listed(value)):
+                    raise ValueError(
+                        f"{which}: {name} is a table or a list of lists; give a value, or a list of values"
+                    )
         return self
 
     def axes(self) -> dict[str, list[Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from plbench.cli.display.tables import print_lines, print_rows
-from plbench.cli.options import emit
+from plbench.cli.options import echo, emit
 from plbench.cli.wording import in_options
 from plbench.testing.findings import Finding, explanations
 
@@ -44,7 +44,7 @@ def _print(title: str, findings: Sequence[Finding]) -> None:
         rows.append({"": mark, "check": check, "of": count, "took": took, "note": note})
     print_rows(title, rows, right=("took",))
     for text in explanations(findings):
-        typer.echo(f"\n{text}")
+        echo(f"\n{text}")
     failed, passed_all = (sum(finding.passed is value for finding in findings) for value in (False, True))
     took = f"({sum(finding.seconds for finding in findings):.1f} s)"
     says = f"{failed} of {failed + passed_all} checks failed" if failed else f"all {passed_all} checks passed"

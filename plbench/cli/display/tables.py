@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-from rich.console import Console, JustifyMethod
+from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from plbench.cli.options import command, typed
+from plbench.cli.options import command, echo, typed
+from plbench.cli.plain_console import PlainConsole
 from plbench.progress import counted, duration
 from plbench.runs.record import F1Figures, Record, SplitMetrics
 from plbench.spec import UNRANKED_SELECTIONS
@@ -29,10 +29,10 @@ _MAX_CLASSES = 60  # rows of a table of classes on a terminal
 _WIDE = 128  # columns of text from which a table of runs has all of its columns
 
 
-def output() -> Console:
+def output() -> PlainConsole:
     """Return the console for results: standard output, wide where it is not a terminal."""
     width = None if sys.stdout.isatty() else _PLAIN_WIDTH
-    return Console(width=width, highlight=False, soft_wrap=False)
+    return PlainConsole(width=width, soft_wrap=False)
 
 
 def new_table(*columns: str, right: Sequence[str] = ()) -> Table:
@@ -60,7 +60,7 @@ def print_copied(what: str, *lines: str | None) -> None:
     """Print lines that are there to be copied, such as paths and commands, unbroken, each after what it is."""
     for line in lines:
         if line:
-            typer.echo(f"{what}: {line}")
+            echo(f"{what}: {line}")
 
 
 def print_title(title: str) -> None:
@@ -320,9 +320,9 @@ def print_preparation(made: dict[str, Any]) -> None:
     print_rows(f"{made['dataset']}, prepared in {made['folder']}", rows, right=right)
     for split in made["splits"]:
         for item in split["unreadable"][:_MAX_CLASSES]:
-            typer.echo(f"left out of {split['split']}: {item['image']}: {item['why']}")
+            echo(f"left out of {split['split']}: {item['image']}: {item['why']}")
     step = command("data", "stats", made["dataset"], *typed(data_root=made["folder"]))
-    typer.echo(f"used by --data-root, as in: {step}")
+    echo(f"used by --data-root, as in: {step}")
 
 
 def print_diagnosis(report: dict[str, Any]) -> None:

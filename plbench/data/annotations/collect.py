@@ -68,8 +68,8 @@ class Annotations:
             raise DataError(str(error)) from error
         try:
             said = parse_json((folder / "said.json").read_bytes())
-            groups = {name: tuple(ids) for name, ids in said["groups"].items()}
-            notes = tuple(said["notes"])
+            groups = {name: tuple(map(_text, ids)) for name, ids in said["groups"].items()}
+            notes = tuple(map(_text, said["notes"]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{folder} does not hold annotations written by plbench: {error}") from error
         paths = TextColumn.open(folder / _PATHS) if (folder / _PATHS).exists() else None
@@ -77,7 +77,25 @@ class Annotations:
         num_rows = {len(column) for column in (annotations.image_ids, paths) if column is not None}
         if num_rows != {annotations.labels.num_images}:
             raise DataError(f"{folder} holds labels of other images than it names; delete it, so that it is made anew")
+        refuse_unknown_classes(groups, annotations.labels, folder / "said.json")
         return annotations
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.60} where text is expected")
+    return value
+
+
+def refuse_unknown_classes(groups: Mapping[str, Sequence[str]], labels: PartialLabels, source: Path) -> None:
+    """Refuse groups of classes that labels do not have; DataError with the first of them and the file they are from."""
+    known = set(labels.class_ids)
+    for name, ids in groups.items():
+        if unknown := next((class_id for class_id in ids if class_id not in known), None):
+            raise DataError(
+                f"{source}: group {name!r:.60} names class {unknown!r:.60}, which the labels beside it do not have; "
+                "take files that belong together, or delete the folder so that it is made anew"
+            )
 
 
 def note_on_repeated_files(annotations: Annotations, what: str) -> tuple[str, ...]:

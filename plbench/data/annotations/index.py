@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from filelock import FileLock
 from plbench.data.annotations.collect import Annotations
 from plbench.data.digests import file_sha256s
 from plbench.errors import DataError
-from plbench.files import unwritable
+from plbench.files import fresh_folder, unwritable
 from plbench.files.checksums import set_aside
 
 _DAY = 86_400.0
@@ -82,10 +81,9 @@ class Index:
             for leftover in folder.parent.glob(f".{escape(self._name)}-*"):  # of processes killed a day ago or more
                 if time.time() - leftover.stat().st_mtime > _DAY:
                     shutil.rmtree(leftover, ignore_errors=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+            temporary = fresh_folder(folder.parent, f".{folder.name}.")
             try:
                 annotations.write(temporary)
-                temporary.chmod(0o755)  # others may share the cache
                 with FileLock(folder.with_name(".lock")):  # of those that find a damaged one, only the first removes it
                     try:
                         Annotations.open(folder)  # another process was first

@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
@@ -30,6 +33,9 @@ _BACKOFF = 0.5  # seconds, doubled at each try
 _MAX_WAIT = 30.0  # seconds; a server's Retry-After may ask for an hour
 _HEADWAY = 1 << 16  # bytes; a connection that dies after fewer made none
 _CHUNK = 1 << 16
+_WINDOW = 60.0  # seconds over which a body has to arrive at `_SLOWEST` bytes a second
+_SLOWEST = 1 << 10
+_MOST_UNSTATED = 64 << 30  # bytes of a body whose length nobody states, and at most half of what the disk has free
 _PASSING = frozenset({408, 425, 429})  # answers below 500 that a later try may not get
 _MALFORMED = (
     requests.exceptions.InvalidSchema,
@@ -77,7 +83,7 @@ class Transfer:
                 or not to be written to. Stopped: once told to.
         """
         for is_last in (False, True):
-            with requests.Session() as session:
+            with _Session() as session:
                 self._complete(session)
             checksum = self._expected_checksum()
             problem = self._find_mismatch(self._part, checksum)
@@ -200,18 +206,35 @@ class Transfer:
             self._restart("the server sent another part than was asked for")
         self.total, self.received = self._whole(version), start
         try:
+            most = min(_MOST_UNSTATED, start + shutil.disk_usage(self._part.parent).free // 2)
+            window, arrived = time.monotonic(), 0
             with self._part.open("ab") as file:
-                for chunk in response.raw.stream(_CHUNK, decode_content=False):
+                # what is there by now: to wait for a whole chunk may take for ever
+                while chunk := response.raw.read1(_CHUNK, decode_content=False):
                     self.pulse()
                     if self.total is not None and self.received + len(chunk) > self.total:
                         self._restart(f"the server sent more than {self.total:,} bytes")
+                    if self.total is None and self.received + len(chunk) > most:
+                        self._refuse_endless(most)
                     file.write(chunk)
                     self.received += len(chunk)
+                    arrived += len(chunk)
+                    if (seconds := time.monotonic() - window) >= _WINDOW:
+                        if arrived < _SLOWEST * seconds:
+                            raise _TryAgain(f"only {size_in_words(arrived)} came in {seconds:.0f} s")
+                        window, arrived = time.monotonic(), 0
         except OSError as error:  # of the disk: urllib3 turns those of the network into its own
             raise unwritable(self._part, error) from error
         if self.total is None:  # the last chunk says that it is the last; else only a checksum can tell
             return headers.get("Transfer-Encoding") == "chunked" or self._expected_checksum() is not None
         return self.received == self.total
+
+    def _refuse_endless(self, most: int) -> NoReturn:
+        self._discard()
+        raise DataError(
+            f"{self.file.url} does not say how long it is, and sent more than {size_in_words(most)}, half of what the "
+            f"disk has free or what plbench takes; {self._by_hand()}"
+        )
 
     def _begin(self, response: requests.Response) -> Version:
         """Make way for a whole body, and note which version it is of, before its first byte is written."""
@@ -274,10 +297,24 @@ class Transfer:
         return f"fetch it by other means and put it at {self._path}, or try again later"
 
 
+class _Session(requests.Session):
+    """Follows redirects as requests does, but none from https to an address that anybody on the way could forge."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Return where an answer leads; InvalidURL if it is from https to something else."""
+        target = super().get_redirect_target(resp)
+        if target is not None and urlsplit(resp.url).scheme == "https":
+            place = urljoin(resp.url, target)
+            if urlsplit(place).scheme != "https":
+                raise requests.exceptions.InvalidURL(f"it redirects from https to {place!r:.200}")
+        return target
+
+
 def remote_size(url: str) -> int | None:
     """Return bytes that a server announces for a file; None where it says nothing, or cannot be asked."""
     try:
-        response = requests.head(url, headers=_request_headers(0, None), allow_redirects=True, timeout=_TIMEOUT)
+        with _Session() as session:
+            response = session.head(url, headers=_request_headers(0, None), allow_redirects=True, timeout=_TIMEOUT)
     except requests.RequestException:
         return None
     return content_length(response) if response.status_code == 200 else None

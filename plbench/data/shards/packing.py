@@ -26,6 +26,7 @@ from plbench.data.pixels import DECODING_ERRORS, PIXELS, is_plain, opened, shown
 from plbench.data.shards.shards import (
     BLOCK_ROWS,
     INDEX,
+    INDEX_SCHEMA,
     MANIFEST,
     ROWS_PER_SHARD,
     PackedFile,
@@ -36,6 +37,7 @@ from plbench.data.shards.shards import (
     shard_name,
 )
 from plbench.data.text_column import write_batch
+from plbench.data.workers import failures_in_words
 from plbench.errors import DataError
 from plbench.files import unwritable, write_atomically, write_json
 from plbench.files.paths import refuse_links
@@ -50,7 +52,6 @@ _SCHEMA = pa.schema(
     ],
     metadata={"plbench": "packed images, format 2"},
 )
-_INDEX = pa.schema({"id": pa.large_string(), "begin": pa.int64(), "size": pa.int32(), "sha256": pa.binary(32)})
 _DRAFT_GAP = 1.5  # JPEGs are decoded at a fraction of their size that leaves this times the one wanted, or more
 _MAX_UNREADABLE = 64  # one after the other, in an order that has nothing to do with the images: a disk that is gone
 
@@ -249,7 +250,12 @@ class _Packing:
             prefetch_factor=4 if self.workers else None,
         )
         failed = 0
-        for block in loader:
+        blocks_made = iter(loader)
+        while True:
+            with failures_in_words():
+                block = next(blocks_made, None)
+            if block is None:
+                return
             for image in block:
                 failed = failed + 1 if isinstance(image, UnreadableImage) else 0
                 if failed == _MAX_UNREADABLE:
@@ -312,6 +318,6 @@ def _index(shards: Iterable[Path]) -> pa.RecordBatch:
             bounds = np.frombuffer(offsets, np.int32, len(block) + 1).astype(np.int64)
             begins, sizes = content.address - whole.address + bounds[:-1], np.diff(bounds).astype(np.int32)
             columns = [block.column("id").cast(pa.large_string()), begins, sizes, block.column("sha256")]
-            blocks.append(pa.record_batch(columns, schema=_INDEX))
-    table = pa.Table.from_batches(blocks, schema=_INDEX)
-    return pa.record_batch([column.combine_chunks() for column in table.columns], schema=_INDEX)
+            blocks.append(pa.record_batch(columns, schema=INDEX_SCHEMA))
+    table = pa.Table.from_batches(blocks, schema=INDEX_SCHEMA)
+    return pa.record_batch([column.combine_chunks() for column in table.columns], schema=INDEX_SCHEMA)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from plbench.data.annotations.collect import Annotations
+from plbench.data.annotations.collect import Annotations, refuse_unknown_classes
 from plbench.data.dataset import FINGERPRINT_FORMAT, Dataset, LabelledSplit
 from plbench.data.digests import file_sha256
 from plbench.data.labels import IntArray
@@ -101,6 +101,7 @@ class PreparedDataset(Dataset):
             raise DataError(f"{self.root} has no split {name!r} of {self.name!r}; {packed}")
         if name not in self._splits:
             labels = self._annotations(name).labels
+            refuse_unknown_classes(self.about.groups, labels, self.root / PREPARED)
             self._splits[name] = LabelledSplit(ShardedImages(self.root / name), labels)
         return self._splits[name]
 

@@ -15,12 +15,12 @@ import stat
 from collections.abc import Callable
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from plbench.data.digests import Report, Sha256s, signature
 from plbench.data.images import EncodedImages, OpenFile, find_unreadable
@@ -34,6 +34,11 @@ MANIFEST = "packed.json"
 INDEX = "index.arrow"
 BLOCK_ROWS = 64  # about a megabyte at a short side of 256: read in one go by a disk and by an object store alike
 ROWS_PER_SHARD = 64 * BLOCK_ROWS
+
+INDEX_SCHEMA = pa.schema({"id": pa.large_string(), "begin": pa.int64(), "size": pa.int32(), "sha256": pa.binary(32)})
+
+Count = Annotated[int, Field(ge=0, le=1 << 50)]
+"""Of images or bytes, far beyond what there is, and small enough to reckon with in 64 bits."""
 
 _MAX_OPEN = 128  # shards a process keeps open: far below the 1,024 files that systems allow one
 _ADVICE_BYTES = 128 << 10  # systems cut longer advice down to a device's readahead, which may be as little as this
@@ -59,8 +64,8 @@ class PackSettings(BaseModel):
     short_side: int
     quality: int
     images: str
-    num_images: NonNegativeInt
-    rows_per_shard: PositiveInt = ROWS_PER_SHARD
+    num_images: Count
+    rows_per_shard: Annotated[int, Field(ge=1, le=1 << 31)] = ROWS_PER_SHARD
     pixels: int = 1
 
 
@@ -75,10 +80,10 @@ class PackedFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    rows: NonNegativeInt
-    num_bytes: NonNegativeInt
+    rows: Count
+    num_bytes: Count
     sha256: str
-    taken: NonNegativeInt
+    taken: Count
 
     @classmethod
     def of(cls, path: Path, rows: int, taken: int) -> PackedFile:
@@ -99,7 +104,7 @@ class PackedSplit(BaseModel):
     settings: PackSettings
     encoder: str
     shards: tuple[PackedFile, ...] = ()
-    taken: int = 0
+    taken: Count = 0
     unreadable: dict[str, str] = {}
     index: PackedFile | None = None
 
@@ -110,6 +115,10 @@ class PackedSplit(BaseModel):
         for right, file in named.items():
             if file is not None and file.name != right:
                 raise ValueError(f"it names a file {file.name!r:.80}, where {right} is expected")
+        if any(shard.rows != self.settings.rows_per_shard for shard in self.shards[:-1]) or any(
+            shard.rows > min(self.settings.rows_per_shard, shard.taken) for shard in self.shards
+        ):
+            raise ValueError("its shards have other numbers of images than its settings say")
         return self
 
     @property
@@ -185,8 +194,8 @@ class ShardedImages(EncodedImages):
             raise DataError(f"the packed split {folder} {state}; {_MEND}")
         refuse_other_pixels(packed.settings.pixels, folder)
         self.folder, self.packed = folder, packed
+        columns = _open_index(folder / INDEX, packed)
         self.rows = np.arange(packed.num_images) if rows is None else rows
-        columns = _open_index(folder / INDEX, packed.index)
         self._ids = columns["id"]
         self._begins, self._sizes = (columns[name].to_numpy(zero_copy_only=True) for name in ("begin", "size"))
         self._sha256s = np.frombuffer(columns["sha256"].buffers()[1], np.uint8).reshape(-1, 32)
@@ -291,8 +300,10 @@ def is_there(folder: Path, file: PackedFile) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_size == file.num_bytes
 
 
-def _open_index(path: Path, expected: PackedFile) -> dict[str, pa.Array]:
+def _open_index(path: Path, packed: PackedSplit) -> dict[str, pa.Array]:
     """Return columns of the index, memory-mapped: id, begin, size, sha256. DataError if it is not what was written."""
+    expected = packed.index
+    assert expected is not None
     if not is_there(path.parent, expected):
         raise DataError(f"{path} is not there or not whole; {_MEND}")
     try:
@@ -300,9 +311,25 @@ def _open_index(path: Path, expected: PackedFile) -> dict[str, pa.Array]:
             raise DataError(f"{path} does not match its checksum in {path.parent / MANIFEST}; delete it and {_MEND}")
         with pa.memory_map(str(path)) as file:
             batch = pa.ipc.open_file(file).get_batch(0)
-        return {name: batch.column(name) for name in ("id", "begin", "size", "sha256")}
-    except (OSError, pa.ArrowException, KeyError) as error:
+        batch.validate(full=True)
+        if batch.schema != INDEX_SCHEMA or any(column.null_count for column in batch.columns):
+            raise ValueError("its columns are not id, begin, size and sha256, each of its type")
+        _check_places(batch, packed)
+        return {name: batch.column(name) for name in batch.schema.names}
+    except (OSError, pa.ArrowException, ValueError) as error:
         raise DataError(f"{path} is not an index of shards: {error}; delete it and {_MEND}") from error
+
+
+def _check_places(batch: pa.RecordBatch, packed: PackedSplit) -> None:
+    """Check that each image lies inside its shard; ValueError with what does not fit."""
+    if len(batch) != packed.num_images:
+        raise ValueError(f"it has {len(batch):,} images, where {MANIFEST} counts {packed.num_images:,}")
+    begins, sizes = (batch.column(name).to_numpy(zero_copy_only=True) for name in ("begin", "size"))
+    rows = [shard.rows for shard in packed.shards]
+    ends = np.repeat(np.array([shard.num_bytes for shard in packed.shards], np.int64), rows)
+    outside = np.flatnonzero((begins < 0) | (sizes < 0) | (begins > ends - sizes))
+    if outside.size:
+        raise ValueError(f"image {int(outside[0]):,} lies outside its shard")
 
 
 @lru_cache(_MAX_OPEN)

@@ -13,6 +13,7 @@ from typing import Any
 from plbench.experiments.shared.experiment import Experiment, Findings, Point
 from plbench.experiments.shared.style import save, styled
 from plbench.files import write_json, write_text
+from plbench.files.escaping import csv_cell
 
 
 def conclude(experiment: Experiment, findings: Findings, command: str, folder: Path) -> dict[str, Any]:
@@ -68,10 +69,11 @@ def data_table(findings: Findings) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     head = ("panel", "series", "x", "quantity", "mean", "low", "high", "by_seed", "seeds", "runs")
-    writer.writerow([*head, *facts])
+    writer.writerow(map(csv_cell, [*head, *facts]))
     for point in findings.points:
-        place = [point.panel, point.series, point.x]
-        runs = [" ".join(map(str, point.seeds)), " ".join(point.keys), *(point.facts.get(name, "") for name in facts)]
+        place = [csv_cell(point.panel), csv_cell(point.series), csv_cell(point.x)]
+        told = [csv_cell(point.facts.get(name, "")) for name in facts]
+        runs = [" ".join(map(str, point.seeds)), " ".join(point.keys), *told]
         for name, sample in point.values.items():
             ends = ["" if math.isnan(value) else f"{value:.6g}" for value in asdict(sample.figure()).values()]
             writer.writerow([*place, name, *ends, " ".join(f"{value:.6g}" for value in sample.points), *runs])

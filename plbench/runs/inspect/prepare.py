@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from plbench.data.shards.prepared import PREPARED, Preparation, PreparedDataset,
 from plbench.data.shards.shards import ShardedImages
 from plbench.data.text_column import TextColumn
 from plbench.errors import DataError, PlbenchError
-from plbench.files import unwritable, write_json
+from plbench.files import fresh_folder, unwritable, write_json
 from plbench.files.paths import refuse_links
 from plbench.runs.workspace import Workspace, fingerprint, open_dataset
 
@@ -122,9 +121,8 @@ def _write_labels(labelled: LabelledSplit, folder: Path, notes: tuple[str, ...])
         with FileLock(folder / ".lock"):
             for leftover in folder.glob(".labels.*"):  # of a process that was killed
                 shutil.rmtree(leftover)
-            temporary = Path(tempfile.mkdtemp(prefix=".labels.", dir=folder))
+            temporary = fresh_folder(folder, ".labels.")
             Annotations(ids, labelled.labels.subset(rows), notes=notes).write(temporary)
-            temporary.chmod(0o755)  # others may share the folder
             shutil.rmtree(folder / "labels", ignore_errors=True)
             temporary.rename(folder / "labels")
     except OSError as error:

@@ -74,7 +74,8 @@ def _unreadable(dataset: Dataset, split: str, workspace: Workspace) -> dict[str,
         chosen = images.subset(np.array(suspects, np.int64))
         with workspace.reporter.task(f"Checking that every {split} image can be read") as report:
             reasons = {chosen.ids[row]: reason for row, reason in find_unreadable(chosen, report).items()}
-        write_checked_json(note, {"unreadable": sorted(reasons)})
+        if noted != (found := {"unreadable": sorted(reasons)}):  # else a cache may be read-only
+            write_checked_json(note, found)
     return reasons
 
 
