@@ -270,11 +270,13 @@ def matching(value: Number, like: Tensor) -> Tensor:
 def _by_label(labels: Tensor, present: Number, absent: Number, unknown: Number, like: Tensor) -> Tensor:
     """Return the value that goes with each label, in the dtype and on the device of `like`."""
     if_present, if_absent, if_unknown = (matching(value, like) for value in (present, absent, unknown))
+    if absent is unknown:
+        return torch.where(labels > 0, if_present, if_absent)
     return torch.where(labels > 0, if_present, torch.where(labels < 0, if_absent, if_unknown))
 
 
 def _by_label_on_cpu(labels: Tensor, present: Number, absent: Number, unknown: Number, like: Tensor) -> Tensor:
-    """Return what `_by_label` does, without a gradient: numpy overwrites a few entries sooner than torch chooses all."""
+    """Return what `_by_label` does, without a gradient: numpy overwrites few entries sooner than torch chooses all."""
     given, dtype = labels.detach().numpy(), like.detach().numpy().dtype
     values = [
         value.detach().to(like).numpy() if isinstance(value, Tensor) else dtype.type(value)
