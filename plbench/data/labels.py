@@ -12,9 +12,8 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
+import scipy  # its parts are imported when first used
 
-from plbench.data.text_column import TextColumn
 from plbench.errors import DataError
 
 Int8Array = npt.NDArray[np.int8]
@@ -33,7 +32,7 @@ class PartialLabels:
         class_names: [C] display names, for people; they may repeat.
     """
 
-    matrix: sparse.csr_array
+    matrix: scipy.sparse.csr_array
     class_ids: tuple[str, ...]
     class_names: tuple[str, ...]
 
@@ -83,7 +82,7 @@ class PartialLabels:
             raise DataError(f"a label is {bad[0]}; known labels are +1 or -1, unknown ones are not given")
         cell_values = given.astype(np.int8)
         try:
-            coordinates = sparse.coo_array(
+            coordinates = scipy.sparse.coo_array(
                 (cell_values, (row_index, column_index)), shape=(num_rows, len(class_ids)), dtype=np.int8
             )
         except ValueError as error:
@@ -179,7 +178,7 @@ class PartialLabels:
             values[target], indices[target] = matrix.data[block].take(cells), matrix.indices[block].take(cells)
             indptr[first_row:last_row] = kept_before + running[matrix.indptr[first_row:last_row] - start - 1]
             kept_before = target.stop
-        kept = sparse.csr_array((values, indices, indptr), shape=matrix.shape)
+        kept = scipy.sparse.csr_array((values, indices, indptr), shape=matrix.shape)
         kept.has_canonical_format = True  # as any part of a canonical matrix
         return type(self)(kept, self.class_ids, self.class_names)
 
@@ -196,12 +195,16 @@ class PartialLabels:
         index_type = np.int32 if self.num_known < 2**31 else np.int64  # scipy wants one type for both
         for name, array in arrays.items():
             np.save(folder / f"{name}.npy", array if name == "values" else array.astype(index_type, copy=False))
+        from plbench.data.text_column import TextColumn  # which imports pyarrow
+
         TextColumn.of(self.class_ids).save(folder / "class_ids.arrow")
         TextColumn.of(self.class_names).save(folder / "class_names.arrow")
 
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Memory-map what `write` wrote; DataError if the folder does not hold that."""
+        from plbench.data.text_column import TextColumn
+
         try:
             indptr, indices, values = (
                 np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
@@ -239,9 +242,9 @@ class PartialLabels:
         return cls(matrix, class_ids, class_names)
 
 
-def _checked_matrix(values: Int8Array, indices: IntArray, indptr: IntArray, num_classes: int) -> sparse.csr_array:
+def _checked_matrix(values: Int8Array, indices: IntArray, indptr: IntArray, num_classes: int) -> scipy.sparse.csr_array:
     """Return the matrix that a file holds; ValueError where it holds none."""
-    matrix = sparse.csr_array((values, indices, indptr), shape=(len(indptr) - 1, num_classes))
+    matrix = scipy.sparse.csr_array((values, indices, indptr), shape=(len(indptr) - 1, num_classes))
     matrix.check_format(full_check=True)  # an index out of range would read foreign memory
     if matrix.dtype != np.int8 or {indptr.dtype.kind, indices.dtype.kind} != {"i"}:
         raise ValueError("its cells are not int8, or not numbered by integers")

@@ -16,6 +16,7 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 _SHORT = 256  # entries of a row that are sorted sooner than candidates for the highest are found
+_BLOCK = 2**18  # logits at once, so that what is made of them stays in the processor's cache
 
 
 def selective_weight(
@@ -53,7 +54,19 @@ def selective_weight(
     if (prior is None) != (prior_threshold is None):
         raise ValueError("prior and prior_threshold go together; give both or neither")
     if logits.device.type == "cpu":
-        return torch.from_numpy(_selective_weight_on_cpu(logits, labels, top_k, prior, prior_threshold, scope))
+        rows = max(1, _BLOCK // logits.shape[-1]) if logits.numel() > _BLOCK else 0
+        if (
+            not rows
+            or scope == "batch"
+            or logits.ndim != 2
+            or labels.shape != logits.shape
+            or isinstance(top_k, Tensor)
+        ):
+            return torch.from_numpy(_selective_weight_on_cpu(logits, labels, top_k, prior, prior_threshold, scope))
+        weight = torch.empty(logits.shape, dtype=torch.promote_types(logits.dtype, torch.float32))
+        for into, *part in zip(weight.split(rows), logits.split(rows), labels.split(rows), strict=True):
+            into.numpy()[:] = _selective_weight_on_cpu(*part, top_k, prior, prior_threshold, scope)
+        return weight
     return _selective_weight_plain(logits, labels, top_k, prior, prior_threshold, scope)
 
 

@@ -404,6 +404,12 @@ class TestOnCpu:
         plain = selection._selective_weight_plain(logits, labels, 200, None, None, "sample")
         assert torch.equal(torch.from_numpy(fast), plain)
 
+    def test_weights_of_a_large_batch_come_in_blocks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        logits, labels, prior = prior_and_ties(64, 80, dtype=torch.bfloat16, seed=1)
+        whole = selective_weight(logits, labels, top_k=5, prior=prior, prior_threshold=0.7)
+        monkeypatch.setattr(selection, "_BLOCK", 500)
+        assert torch.equal(selective_weight(logits, labels, top_k=5, prior=prior, prior_threshold=0.7), whole)
+
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_values_by_label_are_the_plain_ones(self, dtype: torch.dtype) -> None:
         logits, labels = draw(3, 5, 7, dtype=dtype)
