@@ -64,8 +64,8 @@ def selective_weight(
         ):
             return torch.from_numpy(_selective_weight_on_cpu(logits, labels, top_k, prior, prior_threshold, scope))
         weight = torch.empty(logits.shape, dtype=torch.promote_types(logits.dtype, torch.float32))
-        for into, *part in zip(weight.split(rows), logits.split(rows), labels.split(rows), strict=True):
-            into.numpy()[:] = _selective_weight_on_cpu(*part, top_k, prior, prior_threshold, scope)
+        for into, z, y in zip(weight.split(rows), logits.split(rows), labels.split(rows), strict=True):
+            into.numpy()[:] = _selective_weight_on_cpu(z, y, top_k, prior, prior_threshold, scope)
         return weight
     return _selective_weight_plain(logits, labels, top_k, prior, prior_threshold, scope)
 
@@ -159,7 +159,7 @@ def _highest_on_cpu(scores: FloatArray, count: IntArray) -> BoolArray:
     if np.any((surplus > 0) & (threshold > -np.inf)):
         above, tied = scores > threshold, scores == threshold
         room = count - np.count_nonzero(above, axis=-1, keepdims=True)
-        return above | (tied & (np.cumsum(tied, axis=-1, dtype=np.int32) <= room))
+        reached = above | (tied & (np.cumsum(tied, axis=-1, dtype=np.int32) <= room))
     return reached
 
 
