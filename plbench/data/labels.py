@@ -10,14 +10,15 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
+import scipy  # its parts are imported when first used
 
-from plbench.data.text_column import TextColumn
 from plbench.errors import DataError
 from plbench.files.arrays import damage_in_words
 
 Int8Array = npt.NDArray[np.int8]
 IntArray = npt.NDArray[np.int64]
+
+_BLOCK = 2**16  # cells at once, which stay in the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +31,7 @@ class PartialLabels:
         class_names: [C] display names, for people; they may repeat.
     """
 
-    matrix: sparse.csr_array
+    matrix: scipy.sparse.csr_array
     class_ids: tuple[str, ...]
     class_names: tuple[str, ...]
 
@@ -80,7 +81,7 @@ class PartialLabels:
             raise DataError(f"a label is {bad[0]}; known labels are +1 or -1, unknown ones are not given")
         cell_values = given.astype(np.int8)
         try:
-            coordinates = sparse.coo_array(
+            coordinates = scipy.sparse.coo_array(
                 (cell_values, (row_index, column_index)), shape=(num_rows, len(class_ids)), dtype=np.int8
             )
         except ValueError as error:
@@ -160,15 +161,25 @@ class PartialLabels:
 
     def keep(self, mask: npt.NDArray[np.bool_]) -> Self:
         """Return the same images with only some cells known: `mask` [K] follows the order of `cells()`."""
-        rows, columns, values = self.cells()
-        return type(self).from_cells(
-            rows[mask],
-            columns[mask],
-            values[mask],
-            num_rows=self.num_images,
-            class_ids=self.class_ids,
-            class_names=self.class_names,
-        )
+        assert mask.shape == self.matrix.data.shape, "one answer for each known cell"
+        matrix, num_kept = self.matrix, np.count_nonzero(mask)
+        values, indices = np.empty(num_kept, np.int8), np.empty(num_kept, matrix.indices.dtype)
+        indptr = np.zeros_like(matrix.indptr)
+        starts = np.arange(0, mask.size + 1, _BLOCK, dtype=indptr.dtype)
+        # rows that end before each block, looked up in their own type: in another, all of them would be copied
+        rows = np.append(np.searchsorted(matrix.indptr, starts, side="right"), indptr.size)
+        kept_before = 0
+        # in blocks, so that the whole takes no more memory than its result: 60 million cells of OpenImages
+        for start, first_row, last_row in zip(starts.tolist(), rows, rows[1:], strict=False):
+            block = slice(start, start + _BLOCK)
+            running, cells = np.cumsum(mask[block]), np.flatnonzero(mask[block])
+            target = slice(kept_before, kept_before + cells.size)
+            values[target], indices[target] = matrix.data[block].take(cells), matrix.indices[block].take(cells)
+            indptr[first_row:last_row] = kept_before + running[matrix.indptr[first_row:last_row] - start - 1]
+            kept_before = target.stop
+        kept = scipy.sparse.csr_array((values, indices, indptr), shape=matrix.shape)
+        kept.has_canonical_format = True  # as any part of a canonical matrix
+        return type(self)(kept, self.class_ids, self.class_names)
 
     def fingerprint(self) -> str:
         """Return sha256 over class ids, shape and known cells; equal on every machine for equal labels."""
@@ -183,12 +194,16 @@ class PartialLabels:
         index_type = np.int32 if self.num_known < 2**31 else np.int64  # scipy wants one type for both
         for name, array in arrays.items():
             np.save(folder / f"{name}.npy", array if name == "values" else array.astype(index_type, copy=False))
+        from plbench.data.text_column import TextColumn  # which imports pyarrow
+
         TextColumn.of(self.class_ids).save(folder / "class_ids.arrow")
         TextColumn.of(self.class_names).save(folder / "class_names.arrow")
 
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Memory-map what `write` wrote; DataError if the folder does not hold that."""
+        from plbench.data.text_column import TextColumn
+
         try:
             with damage_in_words():
                 indptr, indices, values = (
@@ -227,9 +242,9 @@ class PartialLabels:
         return cls(matrix, class_ids, class_names)
 
 
-def _checked_matrix(values: Int8Array, indices: IntArray, indptr: IntArray, num_classes: int) -> sparse.csr_array:
+def _checked_matrix(values: Int8Array, indices: IntArray, indptr: IntArray, num_classes: int) -> scipy.sparse.csr_array:
     """Return the matrix that a file holds; ValueError where it holds none."""
-    matrix = sparse.csr_array((values, indices, indptr), shape=(len(indptr) - 1, num_classes))
+    matrix = scipy.sparse.csr_array((values, indices, indptr), shape=(len(indptr) - 1, num_classes))
     matrix.check_format(full_check=True)  # an index out of range would read foreign memory
     if matrix.dtype != np.int8 or {indptr.dtype.kind, indices.dtype.kind} != {"i"}:
         raise ValueError("its cells are not int8, or not numbered by integers")

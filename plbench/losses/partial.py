@@ -11,7 +11,7 @@ Per-image losses are sums over classes; what to divide by is for the caller to s
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +20,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 Number = float | Tensor
-
-_SHORT = 256  # entries of a row that numpy's vectorised sort is through with sooner than torch's top-k
 
 
 def partial_asymmetric_loss(
@@ -54,7 +52,7 @@ def partial_asymmetric_loss(
     Returns:
         [..., B], summed over classes.
     """
-    logits = _wide(logits)
+    logits = wide(logits)
     if detach_focus:
         loss: Tensor = _PartialAsymmetric.apply(logits, labels, gamma_pos, gamma_neg, gamma_unann, clip, unann_weight)  # type: ignore[no-untyped-call]
         return loss
@@ -74,56 +72,6 @@ def partial_asymmetric_loss(
     return -(factor * log_hit).sum(dim=-1)
 
 
-def selective_weight(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    top_k: int | Tensor = 0,
-    prior: Tensor | None = None,
-    prior_threshold: Number | None = None,
-    scope: Literal["sample", "batch"] = "sample",
-) -> Tensor:
-    """Return which labels count: 0 for unknown ones that may well be present, 1 for the rest (CSL, eqs. 5, 7 to 9).
-
-    Ignored are the unknown labels with the highest probabilities (O_L) and those of classes with a high prior
-    (O_P). Known labels are never ignored.
-
-    Args:
-        logits: [..., B, C], finite. No gradient flows back to them.
-        labels: [B, C] of +1, -1 and 0.
-        top_k: K >= 0 per image, int or [H, 1, 1]; where fewer labels are unknown, all of those are ignored.
-            Of equal logits, those of lower index are taken first.
-        prior: [C] estimated class prior; goes with `prior_threshold`.
-        prior_threshold: eta; classes with a prior above it are ignored where unknown.
-        scope: "sample", the paper's equation, ranks within each image; "batch", as in CSL's released code,
-            takes the K * B highest of all unknown labels of the batch.
-
-    Returns:
-        [..., B, C] of 0 and 1 in the dtype of the loss.
-
-    Raises:
-        ValueError: if `scope` is neither of the two, or only one of `prior` and `prior_threshold` is given.
-    """
-    if scope not in ("sample", "batch"):
-        raise ValueError(f"scope is {scope!r}; it must be 'sample' or 'batch'")
-    if (prior is None) != (prior_threshold is None):
-        raise ValueError("prior and prior_threshold go together; give both or neither")
-    unknown = labels == 0
-    scores = torch.where(unknown, _wide(logits.detach()), -torch.inf)
-    count = torch.as_tensor(top_k, dtype=torch.int64)
-    if scope == "sample":
-        ignored = _highest(scores, count)
-    else:
-        num_images = scores.shape[-2]
-        pooled = scores.flatten(-2).unsqueeze(-2)  # [..., 1, B * C]: the batch as if it were one image
-        ignored = _highest(pooled, count * num_images).unflatten(-1, scores.shape[-2:]).squeeze(-3)
-    if prior is not None and prior_threshold is not None:
-        threshold = prior_threshold.to(prior) if isinstance(prior_threshold, Tensor) else prior_threshold
-        ignored = ignored | (prior > threshold)
-    # known labels come last with their -inf, but where K exceeds the unknown ones they are among the highest
-    return (~(ignored & unknown)).to(scores.dtype)
-
-
 def soft_prior_weight(labels: Tensor, prior: Tensor, *, alpha: Number) -> Tensor:
     """Return weights that fall with a class's prior in place of a threshold: exp(-alpha * Pr(c)) (CSL, appendix B).
 
@@ -135,7 +83,7 @@ def soft_prior_weight(labels: Tensor, prior: Tensor, *, alpha: Number) -> Tensor
     Returns:
         [..., B, C]: the weight on unknown labels, 1 on known ones.
     """
-    prior = _wide(prior)
+    prior = wide(prior)
     return _by_label(labels, 1.0, 1.0, torch.exp(-alpha * prior), prior)
 
 
@@ -150,7 +98,7 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor, weight: Tensor | None 
     Returns:
         [..., B].
     """
-    logits = _wide(logits)
+    logits = wide(logits)
     # torch's loss does not broadcast by itself
     logits, targets = torch.broadcast_tensors(logits, targets.to(logits.dtype))
     loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
@@ -169,7 +117,7 @@ def label_smoothing_loss(logits: Tensor, labels: Tensor, *, epsilon: Number) -> 
     Returns:
         [..., B], summed over classes.
     """
-    like = _wide(logits)
+    like = wide(logits)
     return binary_cross_entropy(like, _by_label(labels, 1.0 - epsilon, epsilon, epsilon, like))
 
 
@@ -184,7 +132,7 @@ def temperature_negative_loss(logits: Tensor, labels: Tensor, *, temperature: Nu
     Returns:
         [..., B], summed over classes.
     """
-    logits = _wide(logits)
+    logits = wide(logits)
     return -F.logsigmoid(logits * _by_label(labels, 1.0, -1.0, -1.0 / temperature, logits)).sum(dim=-1)
 
 
@@ -242,14 +190,15 @@ class _PartialAsymmetric(torch.autograd.Function):
         clip: Number,
         unann_weight: Number | None,
     ) -> Tensor:
-        # tensors of the logits' type: from plain numbers torch.where would make its default type
-        sign = torch.where(labels > 0, logits.new_ones(()), -logits.new_ones(()))
+        # of stacked heads torch chooses as fast
+        choose = _by_label_on_cpu if logits.device.type == "cpu" and logits.ndim == 2 else _by_label
+        sign = choose(labels, 1.0, -1.0, -1.0, logits)
         target_logit = logits * sign  # its sigmoid is that of the target
         log_hit = F.logsigmoid(target_logit)
         slope = torch.sigmoid(-target_logit)  # of log_hit; also what the target is missed by
         miss = slope
         if isinstance(clip, Tensor) or clip:
-            shift = _by_label(labels, 0.0, clip, clip, logits)
+            shift = choose(labels, 0.0, clip, clip, logits)
             hit = torch.sigmoid(target_logit)
             log_hit = torch.logaddexp(log_hit, shift.log())  # log(1 - p'), without a log of 0
             # without a shift the slope stays as it is, also where `hit` has become 0 and this would be 0 / 0
@@ -262,9 +211,9 @@ class _PartialAsymmetric(torch.autograd.Function):
         gammas = (gamma_pos, gamma_neg, gamma_unann)
         if any(isinstance(gamma, Tensor) or gamma != 0 for gamma in gammas):  # else every power is 1
             # 0 will do here, since no gradient goes through the power
-            factor = miss.clamp(min=0.0).pow_(_by_label(labels, *gammas, logits))
+            factor = miss.clamp(min=0.0).pow_(choose(labels, *gammas, logits))
         if unann_weight is not None:
-            weight = _by_label(labels, 1.0, 1.0, unann_weight, logits)
+            weight = choose(labels, 1.0, 1.0, unann_weight, logits)
             factor = weight if factor is None else factor.mul_(weight)
         if factor is not None:
             log_hit, slope = log_hit * factor, slope * factor
@@ -300,7 +249,7 @@ class _PartialAsymmetric(torch.autograd.Function):
         return -(factor * torch.log1p(-miss)).sum(dim=-1)
 
 
-def _wide(values: Tensor) -> Tensor:
+def wide(values: Tensor) -> Tensor:
     """Widen to float32, or float64 where it is that: half-precision sums of log-sigmoids give NaN."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
@@ -321,21 +270,25 @@ def matching(value: Number, like: Tensor) -> Tensor:
 def _by_label(labels: Tensor, present: Number, absent: Number, unknown: Number, like: Tensor) -> Tensor:
     """Return the value that goes with each label, in the dtype and on the device of `like`."""
     if_present, if_absent, if_unknown = (matching(value, like) for value in (present, absent, unknown))
+    if absent is unknown:
+        return torch.where(labels > 0, if_present, if_absent)
     return torch.where(labels > 0, if_present, torch.where(labels < 0, if_absent, if_unknown))
 
 
-def _highest(scores: Tensor, count: Tensor) -> Tensor:
-    """Mark the `count` (int64, scalar or [..., 1]) highest of the last dimension, of equals the first."""
-    # K = 0 looks at the first place too, and finds no room there
-    place = (count - 1).clamp(0, scores.shape[-1] - 1)
-    depth = int(place.max()) + 1
-    if scores.device.type == "cpu" and scores.shape[-1] <= _SHORT:
-        ranked = torch.from_numpy(np.sort(scores.numpy(), axis=-1)).narrow(-1, scores.shape[-1] - depth, depth).flip(-1)
+def _by_label_on_cpu(labels: Tensor, present: Number, absent: Number, unknown: Number, like: Tensor) -> Tensor:
+    """Return what `_by_label` does, without a gradient: numpy overwrites few entries sooner than torch chooses all."""
+    given, dtype = labels.detach().numpy(), like.detach().numpy().dtype
+    values = [
+        value.detach().to(like).numpy() if isinstance(value, Tensor) else dtype.type(value)
+        for value in (present, absent, unknown)
+    ]
+    result = np.empty(np.broadcast_shapes(given.shape, *(value.shape for value in values)), dtype)
+    result[...] = values[2]
+    # the same number or tensor: tensors are not compared
+    if present is absent:
+        np.copyto(result, values[0], where=given != 0)
     else:
-        ranked = scores.topk(depth, dim=-1).values
-    shape = torch.broadcast_shapes(count.shape, (*scores.shape[:-1], 1))
-    threshold = ranked.expand(*shape[:-1], -1).gather(-1, place.to(scores.device).expand(shape))
-    above, tied = scores > threshold, scores == threshold
-    room = count.to(scores.device) - above.sum(dim=-1, keepdim=True)
-    # int32: cumsum's own int64 takes twice the memory, and a row has no 2^31 labels
-    return above | (tied & (tied.cumsum(dim=-1, dtype=torch.int32) <= room))
+        np.copyto(result, values[0], where=given > 0)
+        if absent is not unknown:
+            np.copyto(result, values[1], where=given < 0)
+    return torch.from_numpy(result)

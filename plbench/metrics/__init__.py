@@ -1,6 +1,7 @@
 """What scores at known cells come to, and how sure that is: pure functions of arrays."""
 
 from plbench.metrics.evaluate import F1 as F1
+from plbench.metrics.evaluate import Groups as Groups
 from plbench.metrics.evaluate import Metrics as Metrics
 from plbench.metrics.evaluate import Predictions as Predictions
 from plbench.metrics.evaluate import Ranking as Ranking
@@ -13,6 +14,8 @@ from plbench.metrics.evaluate import count_quintiles as count_quintiles
 from plbench.metrics.evaluate import evaluate as evaluate
 from plbench.metrics.evaluate import evaluate_cells as evaluate_cells
 from plbench.metrics.evaluate import f1_scores as f1_scores
+from plbench.metrics.evaluate import group_by_class as group_by_class
+from plbench.metrics.evaluate import group_cells as group_cells
 from plbench.metrics.evaluate import lowest_average_precision as lowest_average_precision
 from plbench.metrics.evaluate import micro_average_precision as micro_average_precision
 from plbench.metrics.evaluate import per_class_table as per_class_table

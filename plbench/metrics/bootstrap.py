@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
+import scipy
 
 from plbench.errors import PlbenchError
 from plbench.metrics.cells import Cells, Float64Array, IntArray
@@ -132,10 +132,10 @@ class _Segments:
         return ap, num_positives.astype(np.float64), defined.astype(np.float64)
 
 
-def _indicator(indptr: IntArray, columns: IntArray, num_columns: int) -> sparse.csr_array:
+def _indicator(indptr: IntArray, columns: IntArray, num_columns: int) -> scipy.sparse.csr_array:
     """Return a CSR matrix of ones: row i has them at columns[indptr[i]:indptr[i + 1]]."""
     ones = np.ones(columns.size, np.float32)
-    return sparse.csr_array((ones, columns, indptr), shape=(indptr.size - 1, num_columns))
+    return scipy.sparse.csr_array((ones, columns, indptr), shape=(indptr.size - 1, num_columns))
 
 
 def replicates(

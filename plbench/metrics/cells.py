@@ -86,8 +86,9 @@ class Cells:
             rows, columns, values = labels.cells()
         else:
             matrix = np.asarray(labels)
-            rows, columns = np.nonzero(matrix)
-            values = matrix[rows, columns]
+            cells = np.flatnonzero(matrix)
+            rows, columns = np.divmod(cells, max(matrix.shape[1], 1))
+            values = matrix.ravel()[cells]
             if not np.all((values == 1) | (values == -1)):
                 raise PlbenchError("labels must be +1 (present), -1 (verified absent) or 0 (unknown)")
         known = dense[rows, columns]

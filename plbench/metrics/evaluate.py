@@ -23,19 +23,15 @@ CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True, eq=False)
-class Ranking:
-    """Cells by owner (their class, or their image), then by falling score; equal scores form one group.
+class Groups:
+    """Groups of cells of one owner (their class, or their image) with equal scores: by owner, then by falling score.
 
     Attributes:
-        order: [K], the cell at each rank.
-        starts: [G], the rank at which each group of equal scores begins.
         owner: [G], the class or image of each group.
         sizes: [G], the cells in each group.
         positives: [G], how many of them are positive.
     """
 
-    order: IntArray
-    starts: IntArray
     owner: IntArray
     sizes: IntArray
     positives: IntArray
@@ -53,6 +49,19 @@ class Ranking:
             for numbers in (self.positives, self.sizes)
         )
         return positives, sizes - positives
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking(Groups):
+    """The cells of each group, too.
+
+    Attributes:
+        order: [K], the cell at each rank.
+        starts: [G], the rank at which each group of equal scores begins.
+    """
+
+    order: IntArray
+    starts: IntArray
 
 
 def run_starts(*keys: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
@@ -79,7 +88,36 @@ def rank_cells(owner: IntArray, scores: FloatArray, positives: BoolArray) -> Ran
     sorted_owner = owner[order]
     starts = run_starts(sorted_owner, scores[order])
     hits = np.add.reduceat(positives[order], starts, dtype=np.int64)
-    return Ranking(order, starts, sorted_owner[starts], np.diff(starts, append=order.size), hits)
+    return Ranking(sorted_owner[starts], np.diff(starts, append=order.size), hits, order, starts)
+
+
+def group_cells(owner: IntArray, scores: FloatArray, positives: BoolArray) -> Groups:
+    """Return the groups of `rank_cells` without the cells in them: one sort of whole numbers, in place.
+
+    Owner, score and whether it is positive fit into 64 bits where scores have 32. The bits of a float in turned order
+    are a whole number that rises as it falls: but for its sign, all bits of one that is not negative are flipped.
+
+    Args:
+        owner: [K] at least 0: the class of each cell, or its image.
+        scores: [K] finite.
+        positives: [K] bool.
+    """
+    if scores.dtype.itemsize > 4 or owner.max(initial=0) >= 2**31:
+        return rank_cells(owner, scores, positives)
+    bits = (scores.astype(np.float32, copy=False) + np.float32(0)).view(np.int32)  # of -0 those of 0
+    falling = bits ^ (~(bits >> 31) & 0x7FFFFFFF)
+    keys = owner.astype(np.uint64) << np.uint64(32)
+    keys |= falling.view(np.uint32)
+    keys <<= np.uint64(1)
+    keys |= positives
+    keys.sort()
+    begins = np.ones(keys.size, np.bool_)
+    np.greater(keys[1:] ^ keys[:-1], 1, out=begins[1:])
+    starts = np.flatnonzero(begins)
+    hits = np.append(np.cumsum(keys & np.uint64(1), dtype=np.int64), 0)  # the last is that before the first
+    sizes = np.diff(starts, append=keys.size)
+    group_owner = (keys[starts] >> np.uint64(33)).astype(owner.dtype)
+    return Groups(group_owner, sizes, hits[starts + sizes - 1] - hits[starts - 1])
 
 
 def average_precision(
@@ -109,10 +147,10 @@ def average_precision(
     if values.dtype.kind in "iu":
         values = values.astype(np.float64)
     check_columns(index, values, present, num_classes)
-    return _average_precision(rank_cells(index, values, present), num_classes)
+    return _average_precision(group_cells(index, values, present), num_classes)
 
 
-def _average_precision(ranking: Ranking, num_classes: int) -> Float64Array:
+def _average_precision(ranking: Groups, num_classes: int) -> Float64Array:
     precision = ranking.running(ranking.positives) / ranking.running(ranking.sizes)
     gain = np.bincount(ranking.owner, ranking.positives * precision, minlength=num_classes)
     num_positives, num_negatives = ranking.counts(num_classes)
@@ -211,18 +249,23 @@ def evaluate(scores: npt.ArrayLike, labels: PartialLabels | npt.ArrayLike) -> Me
     return evaluate_cells(Cells.from_scores(scores, labels))
 
 
-def evaluate_cells(cells: Cells, ranking: Ranking | None = None) -> Metrics:
-    """Return metrics of known cells; `ranking` is that of `rank_by_class`, computed where it is not given."""
-    ap = _average_precision(ranking or rank_by_class(cells), cells.num_classes)
+def evaluate_cells(cells: Cells, ranking: Groups | None = None) -> Metrics:
+    """Return metrics of known cells; `ranking` is that of `group_by_class`, computed where it is not given."""
+    ap = _average_precision(ranking or group_by_class(cells), cells.num_classes)
     return Metrics(ap, *count_cells(cells.class_index, cells.positives, cells.num_classes))
 
 
 def rank_by_class(cells: Cells) -> Ranking:
-    """Return each class's known cells by score, for `evaluate_cells` and `auroc`."""
+    """Return each class's known cells by score."""
     return rank_cells(cells.class_index, cells.scores, cells.positives)
 
 
-def auroc(cells: Cells, ranking: Ranking | None = None) -> Float64Array:
+def group_by_class(cells: Cells) -> Groups:
+    """Return the groups of equal scores of each class's known cells, for `evaluate_cells` and `auroc`."""
+    return group_cells(cells.class_index, cells.scores, cells.positives)
+
+
+def auroc(cells: Cells, ranking: Groups | None = None) -> Float64Array:
     """Return area under the ROC curve of every class over its known cells, in [0, 1]; ties count half.
 
     The share of (positive, negative) pairs of a class's cells that are ordered rightly, equal to scikit-learn's
@@ -232,12 +275,12 @@ def auroc(cells: Cells, ranking: Ranking | None = None) -> Float64Array:
 
     Args:
         cells: known cells.
-        ranking: that of `rank_by_class`; computed where it is not given.
+        ranking: that of `group_by_class`; computed where it is not given.
 
     Returns:
         [C]; NaN for a class without a known positive or without a known negative.
     """
-    ranking = ranking or rank_by_class(cells)
+    ranking = ranking or group_by_class(cells)
     num_positives, num_negatives = ranking.counts(cells.num_classes)
     negatives = ranking.sizes - ranking.positives
     below = num_negatives[ranking.owner] - ranking.running(negatives) + 0.5 * negatives
@@ -272,7 +315,8 @@ def calibration_error(cells: Cells, num_bins: int = CALIBRATION_BINS) -> float:
 
 def micro_average_precision(cells: Cells) -> float:
     """Return AP of all known cells pooled into one ranking, in percent; NaN if undefined. Not mAP(O)."""
-    return 100 * float(_average_precision(_rank_pooled(cells), 1)[0])
+    pooled = group_cells(np.zeros_like(cells.class_index), cells.scores, cells.positives)
+    return 100 * float(_average_precision(pooled, 1)[0])
 
 
 def _rank_pooled(cells: Cells) -> Ranking:

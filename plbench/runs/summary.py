@@ -64,7 +64,7 @@ def summarise(
         replicates: from `draw_replicates`; None leaves the intervals out.
         thresholds: where CF1 and OF1 are taken; None leaves them out.
     """
-    by_class = metrics.rank_by_class(cells)
+    by_class = metrics.group_by_class(cells)
     result = metrics.evaluate_cells(cells, by_class)
     complete = len(cells.scores) == cells.num_images * cells.num_classes
     by_image = metrics.rank_by_image(cells)
@@ -108,7 +108,7 @@ def write_per_class(
     fewest annotations). So every figure of a record can be recomputed from this file or, for pooled ones, from the
     cells.
     """
-    by_class = metrics.rank_by_class(cells)
+    by_class = metrics.group_by_class(cells)
     rows = metrics.per_class_table(metrics.evaluate_cells(cells, by_class), labels.class_ids, labels.class_names)
     areas = metrics.auroc(cells, by_class)
     at_threshold = [[None] * len(rows)] * 4

@@ -1,6 +1,7 @@
 """The ternary label matrix: what goes in comes out, and what is malformed is refused."""
 
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from plbench.data import labels as labels_module
 from plbench.data.labels import PartialLabels
 from plbench.errors import DataError
 
@@ -68,13 +70,15 @@ class TestWhatItHolds:
         assert same(labels.subset(index), labels_of(dense[index]))
 
     @settings(max_examples=60, deadline=None)
-    @given(dense_labels(), st.integers(0, 2**32 - 1))
-    def test_keep_leaves_the_chosen_cells_known(self, dense: npt.NDArray[np.int8], seed: int) -> None:
+    @given(dense_labels(), st.integers(0, 2**32 - 1), st.sampled_from([1, 3, 2**16]))
+    def test_keep_leaves_the_chosen_cells_known(self, dense: npt.NDArray[np.int8], seed: int, block: int) -> None:
         labels = labels_of(dense)
         mask = np.random.default_rng(seed).random(labels.num_known) < 0.5
         expected = dense.copy()
         expected[dense != 0] *= mask
-        assert same(labels.keep(mask), labels_of(expected))
+        with mock.patch.object(labels_module, "_BLOCK", block):
+            kept = labels.keep(mask)
+        assert same(kept, labels_of(expected))
         assert same(labels, labels_of(dense))
 
     def test_names_are_the_ids_where_left_out_and_may_repeat(self) -> None:

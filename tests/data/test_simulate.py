@@ -59,6 +59,17 @@ def long_tailed(num_images: int = 4000, seed: int = 1_000_003) -> PartialLabels:
     return labels_of(np.where(np.random.default_rng(seed).random((num_images, 6)) < frequency, 1, -1))
 
 
+class GivenKeys:
+    """Stands in for a bit generator: its keys are those given."""
+
+    def __init__(self, keys: npt.NDArray[np.uint64]) -> None:
+        self.keys = keys
+
+    def random_raw(self, count: int) -> npt.NDArray[np.uint64]:
+        given, self.keys = self.keys[:count], self.keys[count:]
+        return given
+
+
 @st.composite
 def complete_labels(draw: st.DrawFn) -> PartialLabels:
     num_images, num_classes = draw(st.integers(1, 12)), draw(st.integers(1, 6))
@@ -122,6 +133,18 @@ class TestEverySimulator:
             parse(text).apply(golden_input(), -1)
 
 
+class TestSmallestOfGroup:
+    @settings(max_examples=60, deadline=None)
+    @given(st.integers(0, 40), st.integers(1, 5), st.sampled_from([2, 30, 62]), st.integers(0, 999))
+    def test_one_sort_chooses_as_one_of_two_columns(self, size: int, groups: int, bits: int, seed: int) -> None:
+        """With keys of few bits, several are equal in what is left of them beside the group, or equal outright."""
+        rng = np.random.default_rng(seed)
+        keys = rng.integers(0, 2**bits, size).astype(np.uint64)
+        group_of_each, quotas = rng.integers(0, groups, size), rng.integers(0, 12, groups)
+        fast = simulate._smallest_of_group(keys, group_of_each, quotas)
+        assert (fast == simulate._smallest_of_group_plain(keys, group_of_each, quotas)).all()
+
+
 class TestFixedPerClass:
     @settings(max_examples=60, deadline=None)
     @given(complete_labels(), st.integers(1, 14), st.integers(0, 999))
@@ -142,9 +165,17 @@ class TestFixedPerClass:
         assert (dense(fixed_per_class(labels, 5, seed=9)) == expected).all()
 
     def test_equal_keys_go_by_index(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(simulate, "_keys", lambda seed, count: np.zeros(count, np.uint64))
+        monkeypatch.setattr(simulate, "_stream", lambda seed: GivenKeys(np.zeros(10, np.uint64)))
         partial = fixed_per_class(labels_of([[1, -1], [1, -1], [1, 1], [-1, 1], [-1, 1]]), 2, seed=0)
         assert dense(partial).tolist() == [[1, -1], [1, -1], [0, 1], [-1, 1], [-1, 0]]
+
+    @pytest.mark.parametrize("num_per_class", [1, 30, 500])
+    # labels from the keys' own stream have too few small keys among the absent: all keys are looked at then
+    @pytest.mark.parametrize("source", [1_000_003, 3])
+    def test_few_keys_looked_at_choose_as_all_of_them(self, source: int, num_per_class: int) -> None:
+        labels = long_tailed(9000, source)
+        fast = simulate._smallest_of_class(labels, num_per_class, 3)
+        assert (fast == simulate._smallest_of_class_plain(labels, num_per_class, 3)).all()
 
     def test_every_cell_has_the_same_chance(self) -> None:
         labels = labels_of([[1]] * 6 + [[-1]] * 4)
@@ -173,7 +204,7 @@ class TestRandomPerAnnotation:
     def test_thresholds_are_exact(self, monkeypatch: pytest.MonkeyPatch) -> None:
         half = 1 << 63
         keys = np.array([0, half - 1, half, (1 << 64) - 1], dtype=np.uint64)
-        monkeypatch.setattr(simulate, "_keys", lambda seed, count: keys)
+        monkeypatch.setattr(simulate, "_stream", lambda seed: GivenKeys(keys))
         partial = random_per_annotation(labels_of([[1, 1, 1, 1]]), 0.5, seed=0)
         assert dense(partial).tolist() == [[0, 0, 1, 1]]
 

@@ -14,7 +14,9 @@ from plbench.losses import (
     known_count_weight,
     known_proportion_weight,
     label_smoothing_loss,
+    partial,
     partial_asymmetric_loss,
+    selection,
     selective_weight,
     soft_prior_weight,
     temperature_negative_loss,
@@ -365,6 +367,83 @@ class TestSelectiveWeight:
             selective_weight(logits, labels, prior=torch.ones(3))
         with pytest.raises(ValueError, match="go together"):
             selective_weight(logits, labels, prior_threshold=0.5)
+
+
+def prior_and_ties(*shape: int, dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits of which many are equal and some extreme; labels with rows all unknown and all known; a prior."""
+    logits, labels = draw(*shape, seed=seed, dtype=torch.float64)
+    logits = logits.round(decimals=1).to(dtype)
+    logits[..., 0, :3] = torch.tensor([1e4, -1e4, 1e4])[: shape[-1]].to(dtype)
+    labels[0], labels[-1] = 0, 1
+    return logits, labels, torch.rand(shape[-1], generator=torch.Generator().manual_seed(seed))
+
+
+SHAPES = [(5, 1), (64, 80), (3, 4, 7), (6, 300), (4, 2500), (3, 6, 300)]
+
+
+class TestOnCpu:
+    """What computes by numpy on a processor, beside the plain operations of torch: bit-identical."""
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+    @pytest.mark.parametrize("shape", SHAPES)
+    @pytest.mark.parametrize("scope", ["sample", "batch"])
+    def test_weights_are_the_plain_ones(self, shape: tuple[int, ...], dtype: torch.dtype, scope: str) -> None:
+        logits, labels, prior = prior_and_ties(*shape, dtype=dtype, seed=len(shape))
+        stacked = [torch.tensor([[[0]], [[2]], [[shape[-1]]]])] if len(shape) == 3 else []
+        for top_k in [0, 1, min(5, shape[-1]), shape[-1], *stacked]:
+            for limit in [None, 0.5]:
+                given = (logits, labels, top_k, None if limit is None else prior, limit, scope)
+                fast, plain = selection._selective_weight_on_cpu(*given), selection._selective_weight_plain(*given)
+                assert torch.equal(torch.from_numpy(fast), plain) and fast.dtype == plain.numpy().dtype
+
+    @pytest.mark.parametrize("num_known", [0, 2400, 2499])
+    def test_long_rows_with_few_unknown_labels(self, num_known: int) -> None:
+        logits, labels = draw(4, 2500)[0], torch.zeros(4, 2500, dtype=torch.int8)
+        labels[:2, :num_known] = -1
+        fast = selection._selective_weight_on_cpu(logits, labels, 200, None, None, "sample")
+        plain = selection._selective_weight_plain(logits, labels, 200, None, None, "sample")
+        assert torch.equal(torch.from_numpy(fast), plain)
+
+    def test_weights_of_a_large_batch_come_in_blocks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        logits, labels, prior = prior_and_ties(64, 80, dtype=torch.bfloat16, seed=1)
+        whole = selective_weight(logits, labels, top_k=5, prior=prior, prior_threshold=0.7)
+        monkeypatch.setattr(selection, "_BLOCK", 500)
+        assert torch.equal(selective_weight(logits, labels, top_k=5, prior=prior, prior_threshold=0.7), whole)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_values_by_label_are_the_plain_ones(self, dtype: torch.dtype) -> None:
+        logits, labels = draw(3, 5, 7, dtype=dtype)
+        per_head, each = torch.rand(3, 1, 1), torch.rand(5, 7)
+        for values in [
+            (1, -1, -1),
+            (0.3, 0.1, 0.7),
+            (0, 0, 0),
+            (1, 1, each),
+            (0.0, per_head, per_head),
+            (2, per_head, 1),
+        ]:
+            assert torch.equal(
+                partial._by_label_on_cpu(labels, *values, logits), partial._by_label(labels, *values, logits)
+            )
+
+    @pytest.mark.parametrize("clip", [0.0, 0.05])
+    def test_loss_and_gradient_are_those_of_torch_alone(self, clip: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        logits, labels, prior = prior_and_ties(64, 80, dtype=torch.float32, seed=0)
+
+        def results() -> list[Tensor]:
+            leaf = logits.clone().requires_grad_()
+            weight = selective_weight(leaf, labels, top_k=5, prior=prior, prior_threshold=0.7)
+            loss = partial_asymmetric_loss(leaf, labels, **GAMMAS, clip=clip, unann_weight=weight)
+            loss.sum().backward()
+            assert leaf.grad is not None
+            return [weight, loss.detach(), leaf.grad]
+
+        fast = results()
+        monkeypatch.setattr(
+            selection, "_selective_weight_on_cpu", lambda *given: selection._selective_weight_plain(*given).numpy()
+        )
+        monkeypatch.setattr(partial, "_by_label_on_cpu", partial._by_label)
+        assert all(torch.equal(one, other) for one, other in zip(fast, results(), strict=True))
 
 
 def test_soft_prior_weight_is_on_unknown_labels_only() -> None:

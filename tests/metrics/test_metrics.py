@@ -25,10 +25,12 @@ from plbench.metrics import (
     evaluate,
     evaluate_cells,
     f1_scores,
+    group_cells,
     micro_average_precision,
     per_class_table,
     precision_at_k,
     predictions_at,
+    rank_cells,
     ranking_loss,
     thresholds_for_precision,
     top_f1_scores,
@@ -97,6 +99,20 @@ def test_partial_labels_equal_sklearn_on_the_known_cells(seed: int) -> None:
     np.testing.assert_allclose(metrics.ap, reference_ap(scores, labels), rtol=0, atol=1e-9)
     np.testing.assert_array_equal(metrics.num_positives, (labels > 0).sum(0))
     np.testing.assert_array_equal(metrics.num_negatives, (labels < 0).sum(0))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("size", [0, 1, 3000])
+def test_groups_by_one_sort_are_those_of_the_ranking(size: int, dtype: type[np.floating[Any]]) -> None:
+    rng = np.random.default_rng(size)
+    extreme = np.array([0.0, -0.0, 1e4, -1e4, 6e-8, -6e-8])  # 6e-8: the least that half precision has
+    scores = np.where(rng.random(size) < 0.3, rng.choice(extreme, size), rng.standard_normal(size).round(1)).astype(
+        dtype
+    )
+    owner, positives = rng.integers(0, 40, size).astype(np.int32), rng.random(size) < 0.4
+    fast, plain = group_cells(owner, scores, positives), rank_cells(owner, scores, positives)
+    for name in ("owner", "sizes", "positives"):
+        np.testing.assert_array_equal(getattr(fast, name), getattr(plain, name))
 
 
 def test_ap_is_undefined_without_a_known_positive_or_a_known_negative() -> None:
