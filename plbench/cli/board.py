@@ -13,8 +13,8 @@ from plbench.cli import options as opt
 from plbench.cli.once import CommandGroup
 from plbench.cli.options import all_records, echo, emit, make_workspace, open_registry, open_store, say
 from plbench.errors import PlbenchError
-from plbench.progress import counted
 from plbench.files.paths import in_home
+from plbench.progress import counted
 
 board_app = CommandGroup(
     help="Leaderboards: hand in, check, build, publish.", no_args_is_help=True, rich_markup_mode=None
