@@ -235,8 +235,6 @@ def board_export(
         echo(f"Before you publish it: labels and image ids are under the dataset's licence: {found.licence}")
 
     emit(asdict(found), as_json, show)
-    for path in export(boards, to, sources=sources):
-        echo(f"written: {path}")
 
 
 @board_app.command("card")
