@@ -61,6 +61,7 @@ boards: $(VENV)/.installed
 	$(BIN)/plbench board add --all
 	$(BIN)/plbench board verify --cells "$${PLBENCH_RUNS:-runs}"
 	$(BIN)/plbench board build
+	$(BIN)/python docs/tables.py
 
 # How often intervals and ranks err, by simulation: the figures of docs/statistics.md. Two hours.
 validate-statistics: $(VENV)/.installed

@@ -206,3 +206,10 @@ def test_commands_that_reproduce_a_table_plan_what_the_page_says(
             assert counted[1] in said, line
             planned += 1
     assert planned or page == "reproduce-tables.md"
+
+
+def test_the_readme_and_the_five_minutes_show_the_same_output() -> None:
+    """Of a command that the test of the five minutes runs."""
+    readme, page = ((TOP / name).read_text(encoding="utf-8") for name in ("README.md", "docs/five-minutes.md"))
+    command, output = re.findall(r"```(?:sh|text)\n(.*?)```", readme, flags=re.DOTALL)[:2]
+    assert command in page and output in page
