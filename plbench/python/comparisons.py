@@ -16,6 +16,7 @@ from plbench.comparison.picture import comparison_figure, draw_comparison
 from plbench.comparison.plan import make_runs, plan_comparison
 from plbench.comparison.verdict import verdict
 from plbench.errors import PlbenchError
+from plbench.python.figures import for_notebooks
 from plbench.python.settings import Settings, check_settings, request_of, workspace_of
 from plbench.spec import Selection
 
@@ -75,7 +76,7 @@ class Comparison:
         """
         if path is not None:
             draw_comparison(self.setting, "", Path(path))
-        return comparison_figure(self.setting)
+        return for_notebooks(comparison_figure(self.setting))
 
 
 def compare(

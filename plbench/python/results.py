@@ -16,6 +16,7 @@ from plbench.data.lettering import drawable, dress
 from plbench.errors import PlbenchError
 from plbench.files import write_atomically
 from plbench.files.escaping import csv_text
+from plbench.python.figures import for_notebooks
 from plbench.python.settings import Settings, Where, check_settings, request_of, workspace_of
 from plbench.runs import run as runner
 from plbench.runs.export.export import Exported, export_run
@@ -325,7 +326,7 @@ class Result:
         dress(figure)
         if path is not None:
             write_atomically(Path(path), lambda file: figure.savefig(file, format=written, dpi=150))
-        return figure
+        return for_notebooks(figure)
 
 
 def _added(found: PseudoLabels) -> pd.DataFrame:

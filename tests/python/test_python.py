@@ -83,7 +83,8 @@ def test_a_comparison_has_the_runs_of_the_command() -> None:
     assert (table["map_c_low"] <= table["map_c"]).all() and table["map_c"].is_monotonic_decreasing
     assert table["rank"].isna().all() and np.isnan(table["difference"].iloc[0]) and not found.left_out
     drawn = Path("comparison.svg")
-    found.plot(drawn)
+    figure = found.plot(drawn)
+    assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]  # a notebook asks for it
     assert drawn.read_text(encoding="utf-8").startswith("<?xml")
 
 
