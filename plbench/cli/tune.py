@@ -113,7 +113,7 @@ def _next_steps(
     steps = [command("runs", "compare", *keys, runs=runs)] if keys else []
     more = 2 * len(made.study.trials)
     if settings.storage is not None and "@" in settings.storage and ":" in settings.storage.partition("://")[2]:
-        return [*steps, f"the same command with --trials {more} goes on from here"]  # a URL may hold a password
+        return [*steps, f"the same command with --trials {more} continues from here"]  # a URL may hold a password
     words = typed(
         method=plan.spec.method.name,
         dataset=plan.spec.protocol.dataset,
