@@ -31,8 +31,8 @@ def runs(folder: str | Path | None = None) -> pd.DataFrame:
 
     Returns:
         Indexed by key: method, dataset, protocol, regime, backbone, seed, selection, configuration, status, mAP(C) and
-        mAP(O) on test in percent (NaN where a run has none), seconds and the time at which it finished. A run whose record is
-        damaged is left out, with a warning.
+        mAP(O) on test in percent (NaN where a run has none), seconds and the time at which it finished. A run whose
+        record is damaged is left out, with a warning.
 
     Examples:
         >>> import plbench
