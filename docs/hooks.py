@@ -11,6 +11,9 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from plbench.cli.display.catalogue import describe_method
+from plbench.runs.registry import Registry
+
 TOP = Path(__file__).parents[1]
 LINK = re.compile(r"(?<=\]\()\.\./([^)#\s]+)")
 BOARD = re.compile(r"leaderboards/(?:([\w.-]+)/)?(?:README\.md|index\.html)")
@@ -71,8 +74,28 @@ def notebook_pages(path: Path) -> dict[str, str | bytes]:
     return {f"notebooks/{path.stem}.md": "\n\n".join(parts), **made}
 
 
+def parameters_page() -> str:
+    """Return a page with every method that is installed: its source, description and parameters."""
+    registry = Registry.discover()
+    parts = ["# Parameters of all methods", "Generated from the registry: what `plbench methods show NAME` prints."]
+    for name in registry.names("method"):
+        method = describe_method(registry, name)
+        paper = re.sub(r"arXiv (\d+\.\d+)", r"[arXiv \1](https://arxiv.org/abs/\1)", method["paper"])
+        about = [f"`{name}`, version {method['version']}", paper]
+        about += [f"Needs: {', '.join(method['needs'])}"] if method["needs"] else []
+        about += [f"Tags: {', '.join(method['tags'])}"] if method["tags"] else []
+        parts += [f"## {method['title']} {{#{name}}}", ". ".join(about) + ".", method["about"]]
+        columns = ("name", "default", "valid", "searched", "what")
+        rows = [["`" + each["name"] + "`", *(each[column] for column in columns[1:])] for each in method["params"]]
+        cells = [["–" if value is None else str(value).replace("|", "\\|") for value in row] for row in rows]
+        lines = ["| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *cells)]
+        parts.append("\n".join(lines) if rows else "It has no parameters.")
+    return "\n\n".join(parts)
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the boards' page, the repository files that something links to, and the pages of notebooks."""
+    """Add the boards' page, methods' parameters, the files that something links to, and the pages of notebooks."""
+    files.append(File.generated(config, "methods/parameters.md", content=parameters_page()))
     for notebook in sorted((Path(config.docs_dir) / "notebooks").glob("*.ipynb")):
         for path, made in notebook_pages(notebook).items():
             files.append(File.generated(config, path, content=made))
@@ -101,7 +124,7 @@ def block_formula(fence: re.Match[str]) -> str:
 
 def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
     """Point links at copies, render formulas, and inline drawings, which then follow the page's colours."""
-    if not page.file.src_uri.startswith("notebooks/"):
+    if not page.file.src_uri.startswith(("notebooks/", "methods/")):
         markdown = LINK.sub(site_link, markdown)
         markdown = NOTEBOOK.sub(r"\1.md", markdown)
     markdown = re.sub(r"^```math\n(.*?)^```$", block_formula, markdown, flags=re.M | re.S)

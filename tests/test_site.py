@@ -95,6 +95,12 @@ def test_notebooks_are_pages_with_what_their_cells_show(site):
     assert "<math" in (site / "notebooks" / "own-loss.html").read_text(encoding="utf-8")
 
 
+def test_every_method_has_its_parameters(site):
+    text = (site / "methods" / "parameters.html").read_text(encoding="utf-8")
+    assert 'id="selective"' in text and "<code>top_k</code>" in text and "arxiv.org/abs/2110.10955" in text
+    assert text.count("<h2") >= 40
+
+
 def test_formulas_are_rendered(site):
     text = (site / "metrics.html").read_text(encoding="utf-8")
     assert text.count('<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">') == 3
