@@ -247,4 +247,4 @@ def data_make_fixture(
         dataset.make_fixture()
     except OSError as error:
         raise unwritable(folder, error) from error
-    emit({"dataset": name, "folder": str(folder)}, as_json, lambda: echo(f"a small {name} is in {folder}"))
+    emit({"dataset": name, "folder": str(folder)}, as_json, lambda: echo(f"wrote a {name} fixture to {folder}"))
