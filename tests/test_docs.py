@@ -225,7 +225,7 @@ DRY = ("run", "compare", "tune", "sweep", "study")
 AT_ONCE = ["methods list", "methods show", "runs", "study list", "doctor"]
 AT_ONCE += ["data list", "data stats", "data show", "data prepare", "sweep status"]
 # tried by tests of other pages, or what this machine lacks
-NOT_HERE = {"ray", "gpu", "--embeddings", "mlflow", "openimages-v3", "openimages-v6"}
+NOT_HERE = {"ray", "slurm", "gpu", "--embeddings", "mlflow", "openimages-v3", "openimages-v6"}
 IMITATED = ("lvis", "coco")
 OWN = ("--labels", "my.csv", "--images", "photos", "--negative-value", "0")
 
