@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test soak coverage bench lint lock format docs boards check-boards validate-statistics clean
+.PHONY: demo test soak coverage bench lint lock format docs notebooks boards check-boards validate-statistics clean
 
 $(VENV)/.installed: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -50,6 +50,10 @@ docs: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
+# Executes the notebooks of the documentation and stores what their cells show.
+notebooks: $(VENV)/.installed
+	$(BIN)/python docs/execute.py
+
 # Remakes this repository's own boards: the paper's nine rows on scenes with default values and those of 3 studies, and all
 # other methods with default values, 5 seeds. Hours on two cores; what is done already is not run again. Needs a checkout
 # without changes.
@@ -61,6 +65,7 @@ boards: $(VENV)/.installed
 	$(BIN)/plbench board add --all
 	$(BIN)/plbench board verify --cells "$${PLBENCH_RUNS:-runs}"
 	$(BIN)/plbench board build
+	$(BIN)/python docs/tables.py
 
 # How often intervals and ranks err, by simulation: the figures of docs/statistics.md. Two hours.
 validate-statistics: $(VENV)/.installed

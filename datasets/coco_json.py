@@ -89,11 +89,11 @@ class AnnotationFile:
         Raises:
             DataError: if it cannot be read, is not JSON, or has not the keys and types of `kind`.
         """
-        mend = f"if it was downloaded, delete it and run plbench data download {self.dataset}"
+        fix = f"if it was downloaded, delete it and run plbench data download {self.dataset}"
         try:
             with self.path.open("rb") as file:
                 if not self.path.stat().st_size:
-                    raise self.error(f"is empty; {mend}")
+                    raise self.error(f"is empty; {fix}")
                 data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except OSError as error:
             raise self.error(f"cannot be read: {error.strerror}") from error
@@ -104,7 +104,7 @@ class AnnotationFile:
         except msgspec.ValidationError as error:
             raise self.error(f": {error}") from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise self.error(f"cannot be read as JSON: {error}; {mend}") from error
+            raise self.error(f"cannot be read as JSON: {error}; {fix}") from error
         report(len(data), len(data))
         note = f"{self.path.name} starts with a UTF-8 byte-order mark, which was passed over"
         return document, (note,) if has_mark else ()

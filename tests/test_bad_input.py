@@ -595,7 +595,7 @@ def test_ctrl_c_is_a_sentence_and_the_same_command_then_succeeds(bench: Bench) -
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and out == ""
     last = err.splitlines()[-1]
-    assert last.startswith("plbench: stopped; what was saved is not lost, to go on: plbench run --method ce-negative")
+    assert last.startswith("plbench: stopped; to continue: plbench run --method ce-negative")
     assert "Traceback" not in err
     kept = {path.name for path in leftovers(bench) if path.is_file()}  # all of a checkpoint, or nothing
     assert not kept or ({"spec.toml", "log.jsonl"} < kept and {Path(name).suffix for name in kept} >= {".pt", ".json"})

@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from plbench.cli import main
 from plbench.datasets.scenes import dataset as scenes
 from plbench.runs.estimate.measured import Measured
+from plbench.runs.estimate.stacked import Stack
 from plbench.runs.registry import Registry
 from plbench.testing.datasets import CHECKS as DATASET_CHECKS
 from plbench.testing.methods import CHECKS as METHOD_CHECKS
@@ -206,3 +208,115 @@ def test_commands_that_reproduce_a_table_plan_what_the_page_says(
             assert counted[1] in said, line
             planned += 1
     assert planned or page == "reproduce-tables.md"
+
+
+def test_the_readme_and_the_five_minutes_show_the_same_output() -> None:
+    """Of a command that the test of the five minutes runs."""
+    readme, page = ((TOP / name).read_text(encoding="utf-8") for name in ("README.md", "docs/five-minutes.md"))
+    command, output = re.findall(r"```(?:sh|text)\n(.*?)```", readme, flags=re.DOTALL)[:2]
+    assert command in page and output in page
+
+
+# ---- commands of all other pages
+
+WITH_TESTS_OF_THEIR_OWN = ("adding-a-dataset.md", "five-minutes.md", "predicting.md", "your-own-data.md", *REPRODUCE)
+OTHERS = ["../README.md", *sorted({path.name for path in (TOP / "docs").glob("*.md")} - {*WITH_TESTS_OF_THEIR_OWN})]
+DRY = ("run", "compare", "tune", "sweep", "study")
+AT_ONCE = ["methods list", "methods show", "runs", "study list", "doctor"]
+AT_ONCE += ["data list", "data stats", "data show", "data prepare", "sweep status"]
+# tried by tests of other pages, or what this machine lacks
+NOT_HERE = {"ray", "slurm", "gpu", "--embeddings", "mlflow", "openimages-v3", "openimages-v6"}
+IMITATED = ("lvis", "coco")
+OWN = ("--labels", "my.csv", "--images", "photos", "--negative-value", "0")
+
+
+def all_commands(page: str) -> list[str]:
+    """Lines of a page's blocks that a shell would run, whatever the kind of the block."""
+    text = (TOP / "docs" / page).read_text(encoding="utf-8")
+    fenced = re.findall(r"^```(?:sh|)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    lines = "".join(fenced).replace("\\\n", " ").splitlines()
+    return [line for line in lines if re.match(r"([A-Z_]+=\S+ )*(plbench|make|pip|torchrun) ", line)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """What the pages' commands name: data, a table, a plugin, a grid, and a run, whose key comes with it."""
+    top = tmp_path_factory.mktemp("pages")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(top)
+        for name, folder in (("PLBENCH_CACHE", "cache"), ("PLBENCH_RUNS", "runs"), ("XDG_DATA_HOME", "share")):
+            patched.setenv(name, str(top / folder))
+        draw_all = scenes._draw_all
+        patched.setattr(scenes, "_draw_all", lambda *given: draw_all(*given) and scenes.FINGERPRINT)
+        patched.setitem(scenes.SPLIT_SIZES, "train", 120)
+        patched.setitem(scenes.SPLIT_SIZES, "test", 30)
+        measured = Measured(*[1] * (len(fields(Measured)) - 1), is_too_large=False)
+        patched.setattr("plbench.runs.estimate.estimate.measure", lambda *_, **__: measured)
+        patched.setattr("plbench.runs.estimate.estimate.measure_stack", lambda *_: Stack(1.0, 1.0, 1, 1))
+        for name in IMITATED:
+            call(["data", "make-fixture", name, str(top / "share" / "plbench" / name)])
+        call(["data", "make-fixture", "table", "demo"])
+        for name, target in (("my.csv", "demo/labels-long.csv"), ("photos", "demo/images"), ("new-photos", "photos")):
+            (top / name).symlink_to(top / target)
+        (top / "grid.toml").write_text(blocks("sweeps.md", "toml")[0], encoding="utf-8")
+        for name in ("mine", "my-method"):
+            call(["methods", "new", name])
+        call(
+            [
+                "run",
+                "-m",
+                "ce-negative",
+                "-d",
+                "table",
+                *OWN,
+                "--backbone",
+                "test_resnet",
+                *SMALL,
+                "--epochs",
+                "1",
+                "-q",
+            ]
+        )
+        yield top, next((top / "runs").glob("*/record.json")).parent.name
+
+
+def call(words: list[str]) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", ["plbench", *words])
+        with pytest.raises(SystemExit) as left:
+            sys.exit(main())
+    assert not left.value.code, shlex.join(words)
+
+
+def how_to_try(words: list[str]) -> list[str]:
+    """A command as this test gives it: whole if it takes no time, planned if it trains, else parsed alone."""
+    line = shlex.join(words)
+    if line.startswith(tuple(AT_ONCE)):
+        return words
+    if words[0] not in DRY or NOT_HERE & set(words) or "labels-file=" in line or "study tables --dataset lvis" in line:
+        return [*words, "--help"]  # refuses options that do not exist
+    shrinks = SMALL if {"coco", "lvis", "--recipe"} & set(words) and "quick" not in words else []
+    if "--config" in words:
+        shrinks = [*OWN]
+    if words[0] == "study":
+        words = [word for word in words if word not in ("--scale", "full")] + ["--scale", "tiny"]
+    return [*words, *shrinks, *([] if "--dry-run" in words else ["--dry-run"]), "-q"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", OTHERS)
+def test_commands_of_a_page_are_commands(page: str, place: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    makefile = (TOP / "Makefile").read_text(encoding="utf-8")
+    project = (TOP / "pyproject.toml").read_text(encoding="utf-8")
+    monkeypatch.chdir(place[0])
+    for line in all_commands(page):
+        words = shlex.split(line.replace("KEY", place[1]).replace("/fast", str(place[0])), comments=True)
+        while "=" in words[0]:
+            words = words[1:]
+        if words[0] == "make":
+            assert re.search(rf"^{words[1]}:", makefile, flags=re.MULTILINE), line
+        elif words[0] == "pip":
+            for extra in re.findall(r"plbench\[(\w+)\]", line):
+                assert re.search(rf"^{extra} = \[", project, flags=re.MULTILINE), line
+        else:
+            call(how_to_try(words[words.index("plbench") + 1 :]))

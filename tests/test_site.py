@@ -86,6 +86,21 @@ def test_links_to_files_of_the_repository_lead_to_copies(site):
     assert 'href="boards/index.html#board=ucm17-fpc30"' in (site / "photographs.html").read_text(encoding="utf-8")
 
 
+def test_notebooks_are_pages_with_what_their_cells_show(site):
+    text = (site / "notebooks" / "own-data.html").read_text(encoding="utf-8")
+    assert "<th>map_c</th>" in text and "CE, Ignore has the highest mAP(C)" in text
+    pictures = re.findall(r'src="(own-data-[\d-]+\.png)"', text)
+    assert len(pictures) == 2 and all((site / "notebooks" / name).stat().st_size > 1000 for name in pictures)
+    assert (site / "notebooks" / "own-data.ipynb").is_file() and 'href="../your-own-data.html"' in text
+    assert "<math" in (site / "notebooks" / "own-loss.html").read_text(encoding="utf-8")
+
+
+def test_every_method_has_its_parameters(site):
+    text = (site / "methods" / "parameters.html").read_text(encoding="utf-8")
+    assert 'id="selective"' in text and "<code>top_k</code>" in text and "arxiv.org/abs/2110.10955" in text
+    assert text.count("<h2") >= 40
+
+
 def test_formulas_are_rendered(site):
     text = (site / "metrics.html").read_text(encoding="utf-8")
     assert text.count('<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">') == 3
@@ -130,7 +145,7 @@ def test_accessible_and_not_wider_than_the_window(site, browser, scheme, width):
     context = browser.new_context(
         color_scheme=scheme, viewport={"width": width, "height": 900}, reduced_motion="reduce"
     )
-    for name in ("index", "concepts", "metrics", "methods", "python"):
+    for name in ("index", "concepts", "metrics", "methods", "python", "results", "notebooks/own-data"):
         page = context.new_page()
         page.goto((site / f"{name}.html").as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name

@@ -106,7 +106,7 @@ def main() -> None:
             cause = cause.__cause__ or cause.__context__
         code = 128 + (signal.SIGINT if cause is None else cause.number)
         command = shlex.join(["plbench", *sys.argv[1:]])
-        sys.exit(code if is_worker() else say(f"stopped; what was saved is not lost, to go on: {command}", code))
+        sys.exit(code if is_worker() else say(f"stopped; to continue: {command}", code))
     except Exception as error:
         if isinstance(error, OSError) and error.strerror is not None:
             if error.errno in (errno.EMFILE, errno.ENFILE):

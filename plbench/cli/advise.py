@@ -20,15 +20,19 @@ if TYPE_CHECKING:
 def advise(
     setting: Setting,
     dataset: Dataset = None,
-    seeds: Annotated[int, typer.Option(help="Models that estimate, with seeds 0, 1, …")] = 3,
+    seeds: Annotated[int, typer.Option(help="Number of models that estimate, with seeds 0, 1, …")] = 3,
     maps: Annotated[
         list[Path] | None,
         typer.Option(
-            "--map", help="map.json of plbench study which-mode; may be repeated; default: those that come along."
+            "--map",
+            help="A map.json of plbench study which-mode; may be repeated; default: plbench's own.",
         ),
     ] = None,
 ) -> None:
-    """Say which treatment of unknown labels suits your own data, from frozen features, or that nobody can tell."""
+    """Advise which treatment of unknown labels suits your data.
+
+    The advice is estimated from frozen features. Where the estimate cannot decide, it says so.
+    """
     from plbench.cli.request import request_from_options
     from plbench.experiments.mechanism.advice import OWN_LABELS, read_maps
     from plbench.experiments.mechanism.advice import advise as ask

@@ -17,27 +17,27 @@ from plbench.files.paths import in_home
 from plbench.progress import counted
 
 board_app = CommandGroup(
-    help="Leaderboards: hand in, check, build, publish.", no_args_is_help=True, rich_markup_mode=None
+    help="Submit to leaderboards; check, build and publish them.", no_args_is_help=True, rich_markup_mode=None
 )
 Boards = Annotated[Path, typer.Option(envvar="PLBENCH_BOARDS", help="Folder of boards.", callback=in_home)]
 BOARDS = Path("leaderboards")
 Names = Annotated[
     list[str] | None,
-    typer.Argument(help="Names of boards; without any, all.", autocompletion=completion.board_names),
+    typer.Argument(help="Names of boards; default: all.", autocompletion=completion.board_names),
 ]
 
 
 @board_app.command("add")
 def board_add(
     run: Annotated[
-        list[str] | None, typer.Argument(help="Keys, or folders of runs.", autocompletion=completion.run_keys)
+        list[str] | None, typer.Argument(help="Keys or folders of runs.", autocompletion=completion.run_keys)
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="All finished runs that a board asks for.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Add all finished runs whose protocol has a board.")] = False,
     boards: Boards = BOARDS,
     runs: opt.Runs = opt.RUNS,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Copy records of finished runs onto the boards that ask their question; their cells stay behind, by hash."""
+    """Copy records of finished runs onto the boards of their protocols."""
     from plbench.board.submit import add, asked_for
 
     if not run and not every:
@@ -55,11 +55,11 @@ def board_new(
     protocol: Annotated[str, typer.Option(help="An official protocol, such as scenes-fpc300/v2.")],
     title: Annotated[str, typer.Option()],
     about: Annotated[str, typer.Option(help="One sentence.")] = "",
-    order: Annotated[int, typer.Option(min=0, help="On the page: lowest first, equal ones by name.")] = 100,
+    order: Annotated[int, typer.Option(min=0, help="Position on the page: lowest first, then by name.")] = 100,
     boards: Boards = BOARDS,
     plugin: opt.Plugins = None,
 ) -> None:
-    """Found a board for a protocol that a dataset owns."""
+    """Create a board for a dataset's protocol."""
     from plbench.board.submit import found_board
 
     folder = found_board(boards, name, title, protocol, open_registry(plugin), about=about, order=order)
@@ -69,14 +69,16 @@ def board_new(
 @board_app.command("verify")
 def board_verify(
     name: Names = None,
-    cells: Annotated[Path | None, typer.Option(help="Folder of runs: recompute every figure from their cells.")] = None,
+    cells: Annotated[
+        Path | None, typer.Option(help="Folder of runs: recompute every figure from their scores.")
+    ] = None,
     against: Annotated[
-        str | None, typer.Option(help="Git commit that rows may not have changed since; default: HEAD.")
+        str | None, typer.Option(help="Git commit since which no row may have changed; default: HEAD.")
     ] = None,
     boards: Boards = BOARDS,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Refuse what cannot be trusted, naming record and field. Leaves with 2 if there is anything."""
+    """Check all records; exit with 2 if one is refused, naming record and field."""
     from plbench.board.boards import open_boards
     from plbench.board.checks import verify_board
 
@@ -94,10 +96,10 @@ def board_verify(
 
 @board_app.command("build")
 def board_build(
-    check: Annotated[bool, typer.Option("--check", help="Write nothing; leave with 2 if anything differs.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit with 2 if anything differs.")] = False,
     boards: Boards = BOARDS,
 ) -> None:
-    """Render every table and the page from the records: the same records, the same bytes."""
+    """Build all tables and the page from the records."""
     from plbench.board import build
 
     files = build.build(boards)
@@ -137,7 +139,7 @@ def board_show(name: Names = None, boards: Boards = BOARDS, as_json: opt.AsJson 
 def board_reproduce(
     record: Annotated[str, typer.Argument(help="Key of a record on a board, or its folder.")],
     promote_by: Annotated[
-        str | None, typer.Option("--promote", help="Note it as verified, by whom: a name that you wish to be public.")
+        str | None, typer.Option("--promote", help="Mark the row as verified, by this name, which is published.")
     ] = None,
     boards: Boards = BOARDS,
     plugin: opt.Plugins = None,
@@ -147,7 +149,7 @@ def board_reproduce(
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Run a record again: bit-identical on the same software, else as near as its seeds; note it as verified."""
+    """Run a record again and compare the figures; with --promote mark it as verified."""
     from plbench.board.boards import open_boards
     from plbench.board.reproduce import home_of, promote, reproduce
     from plbench.cli.display import tables
@@ -171,7 +173,7 @@ def board_withdraw(
     why: Annotated[str, typer.Option(help="One sentence, shown on the board.")],
     boards: Boards = BOARDS,
 ) -> None:
-    """Take a record out of the ranking: noted in the ledger, nothing is deleted."""
+    """Take a record out of the ranking. It stays in the ledger, with the reason."""
     from plbench.board.submit import withdraw
 
     echo(f"withdrawn from {', '.join(withdraw(key, why, boards))}; plbench board build shows it")

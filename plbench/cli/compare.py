@@ -32,19 +32,22 @@ def compare(
             autocompletion=completion.candidate_names,
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Trainings of each row, with seeds 0, 1, …")] = ENOUGH_SEEDS,
-    tune: Annotated[int | None, typer.Option(help="Also tune each method with N trials.")] = None,
+    seeds: Annotated[int, typer.Option(help="Number of seeds per row: 0, 1, …")] = ENOUGH_SEEDS,
+    tune: Annotated[int | None, typer.Option(help="Also tune each method, with this number of trials.")] = None,
     studies: Annotated[
-        int | None, typer.Option(help=f"With --tune: studies of each tuned row; default: {USUAL_STUDIES}.")
+        int | None, typer.Option(help=f"With --tune: number of studies per tuned row; default: {USUAL_STUDIES}.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Picture: .png, .svg or .pdf; default: below RUNS/comparisons.")
+        Path | None, typer.Option(help="File of the plot: .png, .svg or .pdf; default: in RUNS/comparisons.")
     ] = None,
     selection: Selection = None,
     no_retrain: NoRetrain = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Train all methods on one dataset: which one should I use, and how sure is that?"""
+    """Compare methods on one dataset: which one should I use?
+
+    Trains what is missing and says how sure the answer is.
+    """
     from plbench.cli.display.tables import print_comparison
     from plbench.cli.request import options_of, request_from_options
     from plbench.comparison.candidates import ALL, choose_candidates

@@ -33,7 +33,9 @@ def _options(
 
 
 _on_a_dataset = with_options(_options)
-data_app = CommandGroup(help="The datasets that are installed.", no_args_is_help=True, rich_markup_mode=None)
+data_app = CommandGroup(
+    help="List, download, check, prepare and show datasets.", no_args_is_help=True, rich_markup_mode=None
+)
 data_app.command("issues")(issues)
 
 
@@ -41,7 +43,7 @@ data_app.command("issues")(issues)
 def data_list(
     plugin: opt.Plugins = None, data_root: opt.DataRoot = None, runs: opt.Runs = opt.RUNS, as_json: opt.AsJson = False
 ) -> None:
-    """All datasets: whether their files are here, and how to get them."""
+    """List all datasets: are their files here, and how to get them."""
     from plbench.cli.display import catalogue, tables
 
     rows = catalogue.list_datasets(make_workspace({"runs": runs, "plugin": plugin, "data_root": data_root}))
@@ -51,16 +53,18 @@ def data_list(
 @data_app.command("download")
 def data_download(
     name: Name,
-    annotations_only: Annotated[bool, typer.Option("--annotations-only", help="Leave the images out.")] = False,
-    split: Annotated[list[str] | None, typer.Option(help="Only what this split needs; may be repeated.")] = None,
-    parallel: Annotated[int, typer.Option(min=1, max=16, help="Files at a time.")] = 4,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before more than 500 GB.")] = False,
+    annotations_only: Annotated[bool, typer.Option("--annotations-only", help="Download only annotations.")] = False,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Download only the files of this split; may be repeated.")
+    ] = None,
+    parallel: Annotated[int, typer.Option(min=1, max=16, help="Number of parallel downloads.")] = 4,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before downloading more than 500 GB.")] = False,
     plugin: opt.Plugins = None,
     data_root: opt.DataRoot = None,
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Fetch the published files: resumed where it stopped, verified, unpacked."""
+    """Download, verify and unpack the published files. Resumes when interrupted."""
     from plbench.runs.inspect.download import fetch
 
     done = fetch(
@@ -78,13 +82,13 @@ def data_download(
 @data_app.command("make")
 def data_make(
     name: Name,
-    source: Annotated[Path, typer.Option("--from", help="Folder of the dataset that it is made from.")],
+    source: Annotated[Path, typer.Option("--from", help="Folder of the source dataset.")],
     plugin: opt.Plugins = None,
     data_root: opt.DataRoot = None,
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Make a dataset that is a selection of another from that one's official files, such as coco-20k from COCO 2014."""
+    """Make a dataset from the official files of another, such as coco-20k from COCO 2014."""
     from plbench.runs.inspect.make import make_dataset
 
     workspace = make_workspace({"plugin": plugin, "data_root": data_root, "quiet": quiet})
@@ -97,15 +101,17 @@ def data_make(
 def data_prepare(
     setting: opt.Setting,
     name: Name,
-    out: Annotated[Path, typer.Option(help="Folder to write; --data-root of later commands.")],
-    short_side: Annotated[int, typer.Option(min=32, help="Of larger images, px.")] = 256,
-    quality: Annotated[int, typer.Option(min=1, max=95, help="Of the JPEGs that are written.")] = 92,
+    out: Annotated[Path, typer.Option(help="Folder to write; pass it to later commands as --data-root.")],
+    short_side: Annotated[
+        int, typer.Option(min=32, help="Short side in pixels to which larger images are scaled.")
+    ] = 256,
+    quality: Annotated[int, typer.Option(min=1, max=95, help="JPEG quality.")] = 92,
     split: Annotated[
-        list[str] | None, typer.Option(help="May be repeated; default: those that the protocols use.")
+        list[str] | None, typer.Option(help="A split; may be repeated; default: the splits that the protocols use.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode and encode.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Number of processes that decode and encode.")] = None,
 ) -> None:
-    """Resize the images and pack them into shards that are read sequentially, with their labels beside them."""
+    """Resize the images and pack them, with labels, into shards that are read sequentially."""
     from plbench.cli.display import tables
     from plbench.runs.inspect.prepare import prepare
 
@@ -119,18 +125,18 @@ def data_prepare(
 def data_embeddings(
     setting: opt.Setting,
     name: Name,
-    model: Annotated[str, typer.Option(help="Of transformers: a name on its hub, or a folder.")],
-    out: Annotated[Path, typer.Option(help="File to write, .npz; --embeddings of later commands.")],
+    model: Annotated[str, typer.Option(help="A transformers model: its name on the hub, or a folder.")],
+    out: Annotated[Path, typer.Option(help="File to write (.npz); pass it to later commands as --embeddings.")],
     prompt: Annotated[
-        str | None, typer.Option(help="What a class's name is put into; default: a photo of a {}.")
+        str | None, typer.Option(help="Prompt around the name of a class; default: a photo of a {}.")
     ] = None,
     split: Annotated[
-        list[str] | None, typer.Option(help="May be repeated; default: those that the protocols use.")
+        list[str] | None, typer.Option(help="A split; may be repeated; default: the splits that the protocols use.")
     ] = None,
     device: opt.Device = None,
     workers: opt.Workers = None,
 ) -> None:
-    """Have a vision-language model look at all images and class names, for methods that need its embeddings."""
+    """Compute a vision-language model's embeddings of all images and class names."""
     from plbench.runs.inspect.embed import PROMPT, embed
 
     workspace = make_workspace({**setting, "device": device, "workers": workers})
@@ -147,7 +153,7 @@ def data_verify(
     name: Name,
     decode: Annotated[bool, typer.Option("--decode", help="Also decode every image.")] = False,
 ) -> None:
-    """Check counts, checksums and missing files; with --decode every image. Leaves with 2 where something is wrong."""
+    """Check counts, checksums and missing files; exit with 2 if something is wrong."""
     from plbench.cli.display import tables
     from plbench.runs.inspect.verify import verify_dataset
 
@@ -166,13 +172,11 @@ def data_verify(
 def data_stats(
     setting: opt.Setting,
     name: Name,
-    simulate: Annotated[str | None, typer.Option(help="As of plbench run.")] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Of the run whose labels are counted, where a simulation draws them.")
-    ] = 0,
-    out: Annotated[Path | None, typer.Option(help="Draw them: a PNG, SVG or PDF.")] = None,
+    simulate: Annotated[str | None, typer.Option(help="Simulation, as in plbench run.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulated labels.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Also plot the statistics to a .png, .svg or .pdf file.")] = None,
 ) -> None:
-    """Count what is known in train and test under a protocol: by split, by class, by image."""
+    """Count the known labels of train and test by split, class and image."""
     from plbench.cli.display import tables
     from plbench.runs.inspect import statistics
 
@@ -194,9 +198,9 @@ def data_show(
         Path | None, typer.Option(help="Write a contact sheet of images and labels: .png, .jpg or .pdf.")
     ] = None,
     split: str = "train",
-    number: Annotated[int, typer.Option(min=1, max=400, help="How many images on the sheet.")] = 24,
+    number: Annotated[int, typer.Option(min=1, max=400, help="Number of images on the sheet.")] = 24,
 ) -> None:
-    """One dataset: licence, protocols and recipes; with --out a picture of it."""
+    """Show a dataset: licence, protocols and recipes; with --out a contact sheet."""
     from plbench.cli.display import catalogue, tables
     from plbench.runs.inspect import pictures
     from plbench.runs.workspace import open_dataset
@@ -215,10 +219,10 @@ def data_check(
     setting: opt.Setting,
     name: Name,
     fixture: Annotated[
-        bool, typer.Option("--fixture", help="Check it on the small imitation of its files that it makes itself.")
+        bool, typer.Option("--fixture", help="Check it on a small fixture that it writes itself.")
     ] = False,
 ) -> None:
-    """Try whether a dataset does what it must: splits, ids, labels, protocols. Exit code 1 if anything does not."""
+    """Check a dataset plugin: splits, ids, labels, protocols. Exit with 1 on failure."""
     from plbench.cli.display.findings import report
     from plbench.testing.datasets import check_one_dataset
 
@@ -233,7 +237,7 @@ def data_make_fixture(
     plugin: opt.Plugins = None,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Write a small imitation of a published layout, for tests and tutorials."""
+    """Write a small fixture in the published layout, for tests and tutorials."""
     from plbench.files import unwritable
 
     dataset = open_registry(plugin).dataset(name)(folder)
@@ -243,4 +247,4 @@ def data_make_fixture(
         dataset.make_fixture()
     except OSError as error:
         raise unwritable(folder, error) from error
-    emit({"dataset": name, "folder": str(folder)}, as_json, lambda: echo(f"a small {name} is in {folder}"))
+    emit({"dataset": name, "folder": str(folder)}, as_json, lambda: echo(f"wrote a {name} fixture to {folder}"))

@@ -14,20 +14,21 @@ from plbench.cli.options import all_records, echo, emit, make_workspace, open_re
 from plbench.errors import PlbenchError
 from plbench.progress import counted
 
-methods_app = CommandGroup(help="The methods that are installed.", no_args_is_help=True, rich_markup_mode=None)
-runs_app = CommandGroup(help="The runs that were made.", no_args_is_help=True, rich_markup_mode=None)
+methods_app = CommandGroup(help="List, show, check and create methods.", no_args_is_help=True, rich_markup_mode=None)
+runs_app = CommandGroup(help="List, show and compare runs.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @methods_app.command("list")
 def methods_list(
     cost: Annotated[
-        bool, typer.Option("--cost", help="Measure an epoch of each beside plain cross-entropy: about a minute.")
+        bool,
+        typer.Option("--cost", help="Also time an epoch of each method, relative to cross-entropy; about a minute."),
     ] = False,
     plugin: opt.Plugins = None,
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """All methods: paper, needs and cost; broken ones with the reason."""
+    """List all methods with paper, needs and cost, and why a plugin is broken."""
     from plbench.cli.display import catalogue, tables
 
     registry = open_registry(plugin)
@@ -46,7 +47,7 @@ def methods_show(
     plugin: opt.Plugins = None,
     as_json: opt.AsJson = False,
 ) -> None:
-    """One method: its reference, formula and parameters."""
+    """Show a method: reference, formula and parameters."""
     from plbench.cli.display import catalogue, tables
 
     description = catalogue.describe_method(open_registry(plugin), name)
@@ -61,7 +62,7 @@ def methods_check(
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Try a method on small inputs: what fails is shown on the smallest. Exit code 1 if anything does."""
+    """Check a method plugin on small inputs. Exit with 1 on failure."""
     from plbench.cli.console import ConsoleReporter
     from plbench.cli.display.findings import report
     from plbench.testing.methods import check_methods
@@ -73,13 +74,13 @@ def methods_check(
 
 @methods_app.command("new")
 def methods_new(
-    name: Annotated[str, typer.Argument(help="Small letters, digits and hyphens, such as my-method.")],
+    name: Annotated[str, typer.Argument(help="Lowercase letters, digits and hyphens, such as my-method.")],
     package: Annotated[
-        bool, typer.Option("--package", help="A folder that can be installed, with a test, in place of one file.")
+        bool, typer.Option("--package", help="Write an installable package with a test instead of one file.")
     ] = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Write a method that runs as it stands into the current folder, and say what to do next."""
+    """Write the file of a new method, which already runs, to the current folder."""
     from plbench.testing.scaffold import new_method
 
     written = new_method(name, Path.cwd(), open_registry(None), package=package)
@@ -94,7 +95,7 @@ def runs_list(
     runs: opt.Runs = opt.RUNS,
     as_json: opt.AsJson = False,
 ) -> None:
-    """All runs, newest last."""
+    """List all runs, newest last."""
     from plbench.cli.display import tables
 
     if to is not None:
@@ -119,7 +120,7 @@ def runs_show(
     runs: opt.Runs = opt.RUNS,
     as_json: opt.AsJson = False,
 ) -> None:
-    """One run in full, or its average precision on single classes."""
+    """Show a run in full, or its average precision on single classes."""
     from plbench.cli.display import tables
     from plbench.runs.record import whole_file
     from plbench.runs.stored import read_run
@@ -137,7 +138,7 @@ def runs_show(
 @runs_app.command("compare")
 def runs_compare(
     run: Annotated[
-        list[str] | None, typer.Argument(help="Keys; without any, all runs.", autocompletion=completion.run_keys)
+        list[str] | None, typer.Argument(help="Keys of runs; default: all.", autocompletion=completion.run_keys)
     ] = None,
     dataset: Annotated[
         str | None,
@@ -146,7 +147,7 @@ def runs_compare(
     runs: opt.Runs = opt.RUNS,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Methods side by side: means over seeds, intervals, paired differences to the best."""
+    """Compare finished runs: means over seeds, intervals, paired differences."""
     from plbench.cli.display import tables
     from plbench.comparison.compare import compare
     from plbench.runs.stored import read_run
@@ -163,7 +164,7 @@ def runs_compare(
 def doctor(
     plugin: opt.Plugins = None, data_root: opt.DataRoot = None, runs: opt.Runs = opt.RUNS, as_json: opt.AsJson = False
 ) -> None:
-    """Versions, device, weights and data: what is here, what is missing, and what fixes it."""
+    """Check the installation: versions, device, weights and data."""
     from plbench.cli.display import catalogue, tables
 
     report = catalogue.examine(make_workspace({"plugin": plugin, "data_root": data_root, "runs": runs}))

@@ -33,9 +33,9 @@ Setting = Mapping[str, Any]
 
 Runs = Annotated[Path, typer.Option(envvar="PLBENCH_RUNS", help="Folder of runs.", show_default=True)]
 Plugins = Annotated[list[Path] | None, typer.Option(help="A Python file with methods or datasets; may be repeated.")]
-DataRoot = Annotated[Path | None, typer.Option(help="The dataset's own folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder of the dataset's files.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print only JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress.")]
 Method = Annotated[
     str | None, typer.Option("--method", "-m", help="Name of a method.", autocompletion=completion.method_names)
 ]
@@ -51,33 +51,35 @@ RunKey = Annotated[
 ]
 Run = Annotated[str, typer.Argument(help="Key, the start of one, or a folder.", autocompletion=completion.run_keys)]
 Selection = Annotated[
-    Literal["last", "validation", "best-on-test"] | None, typer.Option(help="What chooses the epoch; default: last.")
+    Literal["last", "validation", "best-on-test"] | None,
+    typer.Option(help="How the reported epoch is chosen; default: last."),
 ]
 NoRetrain = Annotated[
     bool | None,
-    typer.Option("--no-retrain", help="With --selection validation: test the model that was best there as it is."),
+    typer.Option("--no-retrain", help="With --selection validation: test the best model on validation as it is."),
 ]
 Param = Annotated[
-    list[str] | None, typer.Option("--param", "-P", help="A parameter of the method, such as gamma_unann=4.")
+    list[str] | None,
+    typer.Option("--param", "-P", help="A parameter of the method, such as gamma_unann=4; may be repeated."),
 ]
-Labels = Annotated[Path | None, typer.Option(help="Your own labels, a CSV or Parquet file (dataset table).")]
+Labels = Annotated[Path | None, typer.Option(help="CSV or Parquet file with your own labels (--dataset table).")]
 Images = Annotated[Path | None, typer.Option(help="Folder of the images named in --labels.")]
-NegativeValue = Annotated[str | None, typer.Option(help="What your own labels write for absent: 0, -1 or none.")]
+NegativeValue = Annotated[
+    str | None, typer.Option(help="Value that means verified absent in your labels: 0, -1 or none.")
+]
 DataOption = Annotated[
     list[str] | None,
     typer.Option("-D", "--data-option", help="Another option of the dataset, as name=value; may be repeated."),
 ]
 
-Device = Annotated[str | None, typer.Option(help="Default: a GPU where there is one.")]
-Workers = Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")]
+Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda; default: a GPU if available.")]
+Workers = Annotated[int | None, typer.Option(min=0, help="Number of processes that decode images.")]
 Decode = Annotated[
     Literal["pil", "gpu"] | None,
-    typer.Option(help="gpu decodes JPEG files where the model computes, to slightly other pixels; default: pil."),
+    typer.Option(help="gpu decodes JPEG files on the GPU, with slightly different pixels; default: pil."),
 ]
-Compile = Annotated[
-    bool, typer.Option("--compile", help="Put models through torch.compile, but for heads that train together.")
-]
-SaveEvery = Annotated[float | None, typer.Option(min=0.0, help="Seconds between two checkpoints; default: 20.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Use torch.compile, except for heads that train together.")]
+SaveEvery = Annotated[float | None, typer.Option(min=0.0, help="Seconds between checkpoints; default: 20.")]
 Track = Annotated[list[str] | None, typer.Option(help="Log to tensorboard, mlflow or wandb; may be repeated.")]
 
 

@@ -23,7 +23,7 @@ ON_SHEET = 12
 
 def where_and_how(
     weights: Annotated[
-        Path | None, typer.Option(help="The backbone's weights, of a run that was made with --weights FILE.")
+        Path | None, typer.Option(help="Weights of the backbone, if the run was trained with --weights FILE.")
     ] = None,
     data_root: opt.DataRoot = None,
     labels: opt.Labels = None,
@@ -46,7 +46,7 @@ def predict(
     setting: Setting,
     run: opt.RunKey,
     places: Annotated[
-        list[Path], typer.Argument(metavar="IMAGES", help="A folder of images, with all below it, or image files.")
+        list[Path], typer.Argument(metavar="IMAGES", help="Image files, or a folder (with its subfolders).")
     ],
     out: Annotated[Path, typer.Option(help="File to write: .csv, .parquet or .jsonl.")],
     threshold: Annotated[

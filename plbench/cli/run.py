@@ -38,17 +38,20 @@ def run(
     method: Method = None,
     dataset: Dataset = None,
     config: Annotated[
-        Path | None, typer.Option(help="A run written down, such as runs/KEY/spec.toml; excludes the rest.")
+        Path | None,
+        typer.Option(help="Repeat the run that a file describes, such as runs/KEY/spec.toml."),
     ] = None,
     param: Param = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Default: 0.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the run; default: 0.")] = None,
     selection: Selection = None,
     no_retrain: NoRetrain = None,
-    force: Annotated[bool, typer.Option("--force", help="Run again even if it is done.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run again even if the run is done.")] = False,
     nproc: Annotated[
-        int, typer.Option(min=1, help="Processes on this machine that train together, one for each GPU.")
+        int, typer.Option(min=1, help="Number of processes that train together on this machine, one per GPU.")
     ] = 1,
-    profile: Annotated[bool, typer.Option("--profile", help="Trace some steps into runs/KEY/profile.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Write a profiler trace of some steps to runs/KEY/profile.")
+    ] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Train one method on one dataset, evaluate it, save its record."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _WITHOUT_EFFECT = ("runs", "quiet", "as_json", "device", "workers", "save_every", "save_epochs", "track")
 
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would run, how long and in how much memory, and stop.")
+    bool, typer.Option("--dry-run", help="Print what would run, with estimated time and memory, and stop.")
 ]
 
 
@@ -26,77 +26,86 @@ def _setting(
     simulate: Annotated[
         str | None,
         typer.Option(
-            help="fpc=1000, rpa=0.5, single-positive, positive-only=0.5, frequency-biased=0.1, unlabelled=0.9, "
+            help="How labels are hidden: fpc=1000, rpa=0.5, single-positive, positive-only=0.5, "
+            "frequency-biased=0.1, unlabelled=0.9, "
             "size-biased=0.5, place-biased=0.5, single-positive-size=1, single-positive-place=1, cole2021, "
-            "mlr-pl=0.1, labels-file=PATH or none; without it the dataset's first protocol."
+            "mlr-pl=0.1, labels-file=PATH or none; default: the dataset's first protocol."
         ),
     ] = None,
-    simulation_seed: Annotated[int | None, typer.Option(min=0)] = None,
+    simulation_seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the simulation; default: the run's.")
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="quick, paper, or a protocol's, such as cole2021 (plbench data show DATASET lists them); default: "
+            help="Backbone and training plan: quick, paper, or others (plbench data show DATASET); default: "
             "the dataset's first."
         ),
     ] = None,
-    regime: Annotated[Literal["finetune", "probe"] | None, typer.Option(help="Default: the recipe's.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Any timm model.")] = None,
+    regime: Annotated[
+        Literal["finetune", "probe"] | None,
+        typer.Option(help="Train the whole network, or a head on cached features; default: the recipe's."),
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="Name of a timm model; default: the recipe's.")] = None,
     weights: Annotated[str | None, typer.Option(help="packaged, pretrained (timm's hub), random, or a file.")] = None,
     pretraining: Annotated[
         str | None,
         typer.Option(
-            help="Data sets that the weights FILE was trained on, such as imagenet-1k,coco, or none; for the record."
+            help="Datasets that a weights file was trained on, such as imagenet-1k,coco, or none; for the record."
         ),
     ] = None,
     pooling: Annotated[
         Literal["mean", "mean+max", "none"] | None,
-        typer.Option(help="Of the feature map; none, as heads that look at the whole map have it anyway."),
+        typer.Option(help="How the feature map is pooled; none for heads that use the whole map."),
     ] = None,
     head: Annotated[
         Literal["linear", "mlp", "bottleneck", "csra", "ml-decoder", "query2label"] | None,
-        typer.Option(help="The last three look at the whole feature map, which the probe regime then keeps."),
+        typer.Option(help="Type of the head; the last three use the whole feature map."),
     ] = None,
     head_width: Annotated[
-        int | None, typer.Option(help="Hidden units of mlp and bottleneck; width of a decoder's queries.")
+        int | None, typer.Option(help="Hidden units of mlp and bottleneck; width of the queries of a decoder.")
     ] = None,
-    head_lambda: Annotated[float | None, typer.Option(help="Of csra: weight of the attention; default: 0.1.")] = None,
+    head_lambda: Annotated[float | None, typer.Option(help="csra: weight of the attention; default: 0.1.")] = None,
     head_temperatures: Annotated[
         str | None,
-        typer.Option(help="Of csra: one for each of its heads, max for infinite, such as 1,2,4,max; default: 1."),
+        typer.Option(help="csra: temperature of each attention head, such as 1,2,4,max; default: 1."),
     ] = None,
     head_groups: Annotated[
-        int | None, typer.Option(help="Of ml-decoder: queries; default: 100, or one a class where those are fewer.")
+        int | None, typer.Option(help="ml-decoder: number of queries; default: 100, at most one per class.")
     ] = None,
     head_layers: Annotated[
-        int | None, typer.Option(help="Of a decoder; default: 1 (ml-decoder), 2 (query2label).")
+        int | None, typer.Option(help="Layers of a decoder; default: 1 (ml-decoder), 2 (query2label).")
     ] = None,
     head_attention_heads: Annotated[
-        int | None, typer.Option(help="Of a decoder; default: 8 (ml-decoder), 4 (query2label).")
+        int | None, typer.Option(help="Attention heads of a decoder; default: 8 (ml-decoder), 4 (query2label).")
     ] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of the square, px.")] = None,
-    epochs: int | None = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per optimiser step.")] = None,
-    accumulate: Annotated[int | None, typer.Option(help="Pieces that a batch is computed in.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Largest learning rate.")] = None,
-    weight_decay: float | None = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the square input image in pixels.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per optimiser step, over all processes.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Number of pieces in which each batch is computed.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay of the optimiser.")] = None,
     schedule: Annotated[
         str | None,
-        typer.Option(help="Of the rate: one-cycle, constant, cosine, or step=10,15,factor=0.1 after those epochs."),
+        typer.Option(help="Learning-rate schedule: one-cycle, constant, cosine, or step=10,15,factor=0.1."),
     ] = None,
     optimizer: Annotated[str | None, typer.Option(help="adamw, adam, adam-coupled or sgd.")] = None,
-    momentum: Annotated[float | None, typer.Option(help="Of sgd; default: 0.9.")] = None,
-    nesterov: Annotated[bool | None, typer.Option("--nesterov", help="Of sgd: look ahead by the momentum.")] = None,
-    head_lr_multiplier: Annotated[float | None, typer.Option(help="Rate of the head over the backbone's.")] = None,
-    horizontal_flip: Annotated[float | None, typer.Option(help="Chance that a training image is mirrored.")] = None,
-    random_resized_crop: Annotated[
-        float | None, typer.Option(help="Crop training images to this share of their area or more; 1: never.")
+    momentum: Annotated[float | None, typer.Option(help="Momentum of sgd; default: 0.9.")] = None,
+    nesterov: Annotated[bool | None, typer.Option("--nesterov", help="Use Nesterov momentum with sgd.")] = None,
+    head_lr_multiplier: Annotated[
+        float | None, typer.Option(help="Learning rate of the head divided by that of the backbone.")
     ] = None,
-    clip_grad: Annotated[float | None, typer.Option(help="Largest global norm of the gradient.")] = None,
+    horizontal_flip: Annotated[float | None, typer.Option(help="Probability that a training image is flipped.")] = None,
+    random_resized_crop: Annotated[
+        float | None, typer.Option(help="Crop training images to at least this share of their area; 1: no crop.")
+    ] = None,
+    clip_grad: Annotated[float | None, typer.Option(help="Maximum global norm of the gradient.")] = None,
     grad_checkpointing: Annotated[
-        bool | None, typer.Option("--grad-checkpointing", help="Compute activations twice in place of keeping them.")
+        bool | None, typer.Option("--grad-checkpointing", help="Recompute activations to save memory.")
     ] = None,
     precision: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Default: bfloat16 on a GPU, else float32.")
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Default: bfloat16 on a GPU, otherwise float32."),
     ] = None,
     data_root: opt.DataRoot = None,
     labels: opt.Labels = None,
@@ -108,16 +117,16 @@ def _setting(
     decode: opt.Decode = None,
     compile: opt.Compile = False,
     save_every: opt.SaveEvery = None,
-    save_epochs: Annotated[
-        int | None, typer.Option(min=1, help="Also a checkpoint after every so many epochs.")
-    ] = None,
-    skip_unreadable: Annotated[bool, typer.Option("--skip-unreadable", help="Go on without broken images.")] = False,
+    save_epochs: Annotated[int | None, typer.Option(min=1, help="Also save a checkpoint every N epochs.")] = None,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read.")
+    ] = False,
     allow_duplicates: Annotated[
-        bool, typer.Option("--allow-duplicates", help="Go on though test images are among the train images.")
+        bool, typer.Option("--allow-duplicates", help="Run even if test images are also in train.")
     ] = False,
     embeddings: Annotated[
         str | None,
-        typer.Option(help="A vision-language model's embeddings of images and class names: plbench data embeddings."),
+        typer.Option(help="File of a vision-language model's embeddings (plbench data embeddings)."),
     ] = None,
     track: opt.Track = None,
     plugin: opt.Plugins = None,

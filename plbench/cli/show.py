@@ -33,7 +33,9 @@ def show(
     out: Annotated[Path | None, typer.Option(help="File to write, an .html; default: page.html in its folder.")] = None,
     no_open: Annotated[bool, typer.Option("--no-open", help="Write the page and open no browser.")] = False,
 ) -> None:
-    """Open a run's own page: curves, classes with intervals, mistakes with their images, labels, cost.
+    """Open the page of a run in a browser.
+
+    It has curves, classes with intervals, mistakes with their images, labels and cost.
 
     It is one file that needs no network. Images are shown where the dataset is on this machine.
     """

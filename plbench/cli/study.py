@@ -21,18 +21,24 @@ def study(
     name: Annotated[
         str,
         typer.Argument(
-            help="Of a study; list names them all.", show_default=False, autocompletion=completion.study_names
+            help="Name of an experiment; list shows all of them.",
+            show_default=False,
+            autocompletion=completion.study_names,
         ),
     ],
     dataset: Dataset = None,
-    scale: Annotated[Literal["tiny", "default", "full"], typer.Option(help="Grid size.")] = "default",
-    seeds: Annotated[
-        int | None, typer.Option(help="Trainings of each place, with seeds 0, 1, …; default: by scale.")
-    ] = None,
+    scale: Annotated[
+        Literal["tiny", "default", "full"],
+        typer.Option(help="Size of the grid: few points for a try, or more points and seeds."),
+    ] = "default",
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds per point; default: by scale.")] = None,
     dry_run: DryRun = False,
-    out: Annotated[Path | None, typer.Option(help="Folder of the figure; default: below RUNS/studies.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the figure; default: in RUNS/studies.")] = None,
 ) -> None:
-    """Rerun an experiment of the paper: run what is missing, draw the figure, say whether the finding held."""
+    """Rerun an experiment of the paper.
+
+    Trains what is missing, draws the figure and says whether the finding held.
+    """
     from plbench import experiments as studies
 
     as_json = setting["as_json"]

@@ -116,9 +116,9 @@ def sweep_run(
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Make all runs of a grid, but for those that are done.
+    """Run what is missing of a grid.
 
-    What was stopped goes on by the same command. Without a name of a command, this is what plbench sweep does.
+    Repeat the command to continue after an interruption. `plbench sweep GRID.toml` is short for it.
     """
     from plbench.runs import schedule
     from plbench.runs.estimate.estimate import estimate_runs
@@ -175,7 +175,7 @@ def sweep_status(
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Show which runs are done, failed, under way, missing."""
+    """Show which runs are done, failed, running or missing."""
     expanded = _expand(grid, {"device": device, "plugin": plugin, "runs": runs, "quiet": quiet}, nproc)
     every, states = _standings(expanded)
     own = {plan.spec.key: states[plan.spec.key].state for plan in expanded.plans}

@@ -26,25 +26,30 @@ def tune(
     setting: Setting,
     method: Method = None,
     dataset: Dataset = None,
-    trials: Annotated[int, typer.Option(help="Of the study, over all workers and calls.")] = 64,
-    seeds: Annotated[int, typer.Option(help="Of the final rows: 0, 1, …")] = 3,
-    study_seed: Annotated[int, typer.Option(help="Of the sampler and of the trials.")] = 0,
+    trials: Annotated[int, typer.Option(help="Trials of the study in total, over all workers and calls.")] = 64,
+    seeds: Annotated[int, typer.Option(help="Number of seeds of the final rows.")] = 3,
+    study_seed: Annotated[int, typer.Option(help="Seed of the sampler and of the trials.")] = 0,
     param: Param = None,
     ranges: Annotated[
         list[str] | None,
-        typer.Option("--range", help="Where to look for a value, such as eta=0.1:0.6; may be repeated."),
+        typer.Option("--range", help="Search range of a parameter, such as eta=0.1:0.6; may be repeated."),
     ] = None,
     storage: Annotated[
-        str | None, typer.Option(help="A journal file, or postgresql://user@host/database, that workers share.")
+        str | None, typer.Option(help="Storage that workers share: a journal file, or postgresql://user@host/database.")
     ] = None,
     study: Annotated[str | None, typer.Option(help="Name of the study in the storage.")] = None,
     then: Annotated[
-        Literal["finetune", "probe"] | None, typer.Option(help="finetune: also train the winner of a probe fully.")
+        Literal["finetune", "probe"] | None, typer.Option(help="Also train the winner in this regime.")
     ] = None,
-    search_only: Annotated[bool, typer.Option("--search-only", help="Leave the final rows out.")] = False,
+    search_only: Annotated[
+        bool, typer.Option("--search-only", help="Stop after the search, without final rows.")
+    ] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Tune a method on the validation part, then train its best and its starting values with fresh seeds."""
+    """Tune a method on the validation part.
+
+    Then train the best and the starting values with fresh seeds.
+    """
     from plbench.cli.display import tables
     from plbench.cli.request import plan_from_options
     from plbench.runs.plan.label_check import notes_on
@@ -108,7 +113,7 @@ def _next_steps(
     steps = [command("runs", "compare", *keys, runs=runs)] if keys else []
     more = 2 * len(made.study.trials)
     if settings.storage is not None and "@" in settings.storage and ":" in settings.storage.partition("://")[2]:
-        return [*steps, f"the same command with --trials {more} goes on from here"]  # a URL may hold a password
+        return [*steps, f"the same command with --trials {more} continues from here"]  # a URL may hold a password
     words = typed(
         method=plan.spec.method.name,
         dataset=plan.spec.protocol.dataset,

@@ -16,6 +16,7 @@ from plbench.comparison.picture import comparison_figure, draw_comparison
 from plbench.comparison.plan import make_runs, plan_comparison
 from plbench.comparison.verdict import verdict
 from plbench.errors import PlbenchError
+from plbench.python.figures import for_notebooks
 from plbench.python.settings import Settings, check_settings, request_of, workspace_of
 from plbench.spec import Selection
 
@@ -28,8 +29,8 @@ class Comparison:
     """Methods in one setting, best first.
 
     Attributes:
-        setting: its rows, with all figures and tests.
-        left_out: methods that are not in it, and why.
+        setting: the rows with all figures and tests.
+        left_out: methods that were left out, and why.
     """
 
     setting: Setting
@@ -37,7 +38,7 @@ class Comparison:
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row for each method, best first, by what it is called.
+        """A row for each method, best first, indexed by its label.
 
         Columns: method; number of seeds; rank (1 + the number of rows that are significantly better; missing where
         seeds are too few to say); each figure in percent with the ends of its 95 % interval over seeds and test images
@@ -65,17 +66,18 @@ class Comparison:
         """Draw a dot with its interval for every row, a panel for every figure.
 
         Args:
-            path: of a .png, .svg or .pdf file to write, too.
+            path: a .png, .svg or .pdf file to also write; None writes none.
 
         Returns:
             The figure, which a notebook shows.
 
         Raises:
-            PlbenchError: if the name has another ending. StoreError: if it cannot be written.
+            PlbenchError: if the file has another ending.
+        StoreError: if it cannot be written.
         """
         if path is not None:
             draw_comparison(self.setting, "", Path(path))
-        return comparison_figure(self.setting)
+        return for_notebooks(comparison_figure(self.setting))
 
 
 def compare(
@@ -91,14 +93,14 @@ def compare(
     They are the runs of `plbench compare` with the same settings.
 
     Args:
-        dataset: its name; "table" for your own labels.
+        dataset: name of the dataset; "table" for your own labels.
         methods: "all", a tag such as "paper", or names; "name:variant" for a variant, "name:*" for all of them.
-        seeds: trainings of each row, with seeds 0, 1, …; from 5 on rows are ranked.
-        selection: what chooses the epoch, as `plbench.run` says.
-        settings: as of `plbench.run`.
+        seeds: number of trainings of each row, with seeds 0, 1, …; rows are ranked from 5 on.
+        selection: how the reported epoch is chosen, as in `plbench.run`.
+        settings: as in `plbench.run`.
 
     Raises:
-        PlbenchError: if anything asked for does not exist or does not fit, or no training succeeded.
+        PlbenchError: if a name does not exist, settings do not fit together, or no training succeeded.
 
     Examples:
         >>> import plbench

@@ -16,6 +16,7 @@ from plbench.data.lettering import drawable, dress
 from plbench.errors import PlbenchError
 from plbench.files import write_atomically
 from plbench.files.escaping import csv_text
+from plbench.python.figures import for_notebooks
 from plbench.python.settings import Settings, Where, check_settings, request_of, workspace_of
 from plbench.runs import run as runner
 from plbench.runs.export.export import Exported, export_run
@@ -282,13 +283,14 @@ class Result:
         """Draw the AP of each class against its number of known positives.
 
         Args:
-            path: of a .png, .svg or .pdf file to write, too.
+            path: a .png, .svg or .pdf file to also write; None writes none.
 
         Returns:
             The figure, which a notebook shows.
 
         Raises:
-            PlbenchError: if the name has another ending. StoreError: if it cannot be written.
+            PlbenchError: if the file has another ending.
+        StoreError: if it cannot be written.
 
         Examples:
             >>> import plbench
@@ -325,7 +327,7 @@ class Result:
         dress(figure)
         if path is not None:
             write_atomically(Path(path), lambda file: figure.savefig(file, format=written, dpi=150))
-        return figure
+        return for_notebooks(figure)
 
 
 def _added(found: PseudoLabels) -> pd.DataFrame:
@@ -355,19 +357,20 @@ def run(
     It is the run of `plbench run` with the same settings: the same key, record and files.
 
     Args:
-        method: its name.
-        dataset: its name; "table" for your own labels.
-        params: of the method, by name.
-        seed: of the run.
-        selection: what chooses the epoch: "last" (none does), "validation", "validation-no-retrain", "best-on-test".
-        force: repeat a run that is done.
+        method: name of the method.
+        dataset: name of the dataset; "table" for your own labels.
+        params: parameters of the method, by name.
+        seed: seed of the run.
+        selection: how the reported epoch is chosen: "last", "validation", "validation-no-retrain" or "best-on-test".
+        force: whether to repeat a run that is done.
         settings: the options of `plbench run` by name, such as `simulate="fpc=300"`, `epochs=10`, `device="cpu"`.
 
     Returns:
-        The record, with the tables, the model and pictures behind it.
+        The run with its record, tables, model and plots.
 
     Raises:
-        PlbenchError: if anything asked for does not exist or does not fit. TrainingError: if the training fails.
+        PlbenchError: if a name does not exist or settings do not fit together.
+        TrainingError: if the training fails.
 
     Examples:
         >>> import plbench
@@ -392,8 +395,8 @@ def load(run: str | Path, **where: Unpack[Where]) -> Result:
     """Return a run that is done.
 
     Args:
-        run: its key, the start of one, or its folder.
-        where: where things are and how to compute, by name, such as `runs="runs"` or `device="cpu"`.
+        run: key of the run, its first characters, or its folder.
+        where: where files are and how to compute, by name, such as `runs="runs"` or `device="cpu"`.
 
     Raises:
         StoreError: if there is no such run, or its record is damaged.

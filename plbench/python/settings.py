@@ -52,20 +52,25 @@ OF_DATA = ("labels", "images", "negative_value")
 
 
 class Where(TypedDict, total=False):
-    """Where things are and how to compute: what no figure depends on. None is as if it were left out.
+    """Where files are and how to compute; no figure depends on these. None means the default.
 
     Attributes:
         runs: folder of runs; default: the environment's PLBENCH_RUNS, or "runs".
         data_root: the dataset's own folder.
-        labels, images, negative_value: of your own labels: the table, the folder of its images, what says absent.
+        labels: the table of your own labels.
+        images: the folder of the images that the table names.
+        negative_value: which value in the table means verified absent: 0, -1 or "none".
         data_options: further options of the dataset by name.
         weights: "packaged", "pretrained" (timm's hub), "random", or a file.
         pretraining: data sets that the weights in a file were trained on, such as "imagenet-1k,coco", or "none".
         device: such as "cpu" or "cuda"; default: a GPU where there is one.
-        workers: processes that decode images. decode: "pil", or "gpu".
+        workers: processes that decode images.
+        decode: "pil", or "gpu".
         compile: whether models go through `torch.compile`.
-        save_every: seconds between two checkpoints. save_epochs: epochs between two others.
-        track: names of trackers. plugins: Python files with methods or datasets.
+        save_every: seconds between two checkpoints.
+        save_epochs: epochs between two checkpoints, beside those by time.
+        track: names of trackers.
+        plugins: Python files with methods or datasets.
         progress: is told how far the work is; see `plbench.show_progress`.
     """
 
@@ -89,9 +94,9 @@ class Where(TypedDict, total=False):
 
 
 class Settings(Where, total=False):
-    """What is trained and how, beside method, parameters and seed: the options of `plbench run` by their names.
+    """The options of `plbench run` by name, beside method, parameters and seed.
 
-    What is left out or None is the dataset's protocol's or recipe's.
+    Where one is left out or None, the dataset's protocol or recipe decides.
     """
 
     simulate: str | None

@@ -66,19 +66,19 @@ def tune(
     It is the study of `plbench tune` with the same settings; one that has begun continues.
 
     Args:
-        method: its name.
-        dataset: its name; "table" for your own labels.
-        trials: of the study, over all workers and calls.
-        seeds: of the final rows: 0, 1, …
-        params: of the method that are not searched, by name.
-        ranges: lowest and highest value by name, where they are not to be those that the method declares.
-        study_seed: of the sampler and the trials.
-        storage: a journal file, or a database's URL, that workers share.
-        search_only: leave the final rows out.
-        settings: as of `plbench.run`.
+        method: name of the method.
+        dataset: name of the dataset; "table" for your own labels.
+        trials: number of trials of the study, over all workers and calls.
+        seeds: number of seeds of the final rows: 0, 1, …
+        params: parameters of the method that are not searched, by name.
+        ranges: search ranges (lowest, highest) by name, instead of those that the method declares.
+        study_seed: seed of the sampler and the trials.
+        storage: a journal file, or the URL of a database, that workers share.
+        search_only: whether to leave out the final rows.
+        settings: as in `plbench.run`.
 
     Raises:
-        PlbenchError: if anything asked for does not exist or does not fit.
+        PlbenchError: if a name does not exist or settings do not fit together.
         TrainingError: if no trial or no final run could be trained.
 
     Examples:
@@ -112,16 +112,16 @@ def tune(
 def advise(
     dataset: str | None = None, *, seeds: int = 3, maps: Sequence[str | Path] = (), **settings: Unpack[Settings]
 ) -> Advice:
-    """Say which treatment of unknown labels suits your own data, from frozen features, or that nobody can tell.
+    """Advise which treatment of unknown labels suits your data, estimated from frozen features.
 
     Args:
-        dataset: its name; None for your own labels, which `labels=` and `images=` name.
-        seeds: models that estimate, with seeds 0, 1, …
-        maps: files map.json of `plbench study which-mode`; by default those that come with plbench.
-        settings: as of `plbench.run`.
+        dataset: name of the dataset; None for your own labels, which `labels=` and `images=` give.
+        seeds: number of models that estimate, with seeds 0, 1, …
+        maps: files `map.json` of `plbench study which-mode`; default: those that come with plbench.
+        settings: as in `plbench.run`.
 
     Returns:
-        The answer in words, the methods to try, and what was estimated.
+        The answer in words, the methods to try, and the estimates. Where these cannot decide, the answer says so.
 
     Raises:
         PlbenchError: if the data cannot be read, or nothing is known of them.

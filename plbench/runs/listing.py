@@ -24,15 +24,15 @@ _ENDINGS = (".csv", ".parquet")
 
 
 def runs(folder: str | Path | None = None) -> pd.DataFrame:
-    """Return one row a run, oldest first.
+    """Return a row for each run, oldest first.
 
     Args:
-        folder: of runs; default: the environment's PLBENCH_RUNS, or "runs".
+        folder: folder of the runs; default: the environment's PLBENCH_RUNS, or "runs".
 
     Returns:
-        By key: method, dataset, protocol, regime, backbone, seed, selection, configuration, status, mAP(C) and mAP(O)
-        on test in percent (NaN where a run has none), seconds and the time at which it finished. A run whose record is
-        damaged is left out, with a warning.
+        Indexed by key: method, dataset, protocol, regime, backbone, seed, selection, configuration, status, mAP(C) and
+        mAP(O) on test in percent (NaN where a run has none), seconds and the time at which it finished. A run whose
+        record is damaged is left out, with a warning.
 
     Examples:
         >>> import plbench

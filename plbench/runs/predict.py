@@ -136,7 +136,7 @@ def _first_unreadable(growing: GrowingMatrix, images: ImageFiles, known: set[int
 def _refusal(unreadable: dict[int, str]) -> DataError:
     first, *others = unreadable.values()
     more = f" and {len(others):,} more" if others else ""
-    return DataError(f"{first}{more}; repair or remove it, or go on without such images: `skip_unreadable=True`")
+    return DataError(f"{first}{more}; repair or remove it, or leave such images out: `skip_unreadable=True`")
 
 
 @dataclass(frozen=True)

@@ -114,8 +114,8 @@ def parse_pretraining(text: str) -> tuple[str, ...]:
     for name in names:
         if not _NAME.fullmatch(name):
             raise PlbenchError(
-                f"`pretraining=` {text!r} holds {name!r}, which is no name of a data set; give names separated by "
-                "commas, such as imagenet-1k,coco, or none"
+                f"`pretraining=` {text!r} contains {name!r}, which is not the name of a dataset; give names "
+                "separated by commas, such as imagenet-1k,coco, or none"
             )
     return () if names == ["none"] else tuple(dict.fromkeys(names))
 

@@ -152,7 +152,7 @@ class Grid(_Strict):
                 if name not in (*AXES, "params"):
                     raise ValueError(f"{which}: {_unknown(name, (*AXES, 'params'))}")
                 if name not in axes:
-                    raise ValueError(f"{which} speaks of {name!r}, which the grid does not set")
+                    raise ValueError(f"{which} names {name!r}, which the grid does not set")
             params = exclusion.get("params", {})
             if not isinstance(params, dict):
                 raise ValueError(f"{which}: params is a table, such as {{ top_k = 5 }}")

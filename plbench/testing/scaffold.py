@@ -78,7 +78,8 @@ def _check_name(name: str, registry: Registry) -> None:
         likely = re.sub(r"[^a-z0-9]+", "-", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()).strip("-")
         meant = f"; did you mean {likely}?" if re.match(r"[a-z]", likely) else ""
         raise PlbenchError(
-            f"{name!r} is no name for a method: small letters, digits and hyphens, as in my-method{meant}"
+            f"{name!r} is not a valid name for a method; use lowercase letters, digits and hyphens, such as "
+            f"my-method{meant}"
         )
     if name in registry.names("method"):
         raise PlbenchError(

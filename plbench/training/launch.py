@@ -103,7 +103,8 @@ def _killed(error: ChildFailedError) -> tuple[int, str] | None:
             name = signal.Signals(-failure.exitcode).name
             why = ", perhaps for want of memory" if name == "SIGKILL" else ""
             return 1, (
-                f"plbench: error: process {rank} was ended by {name}{why}; the same command goes on from what was saved"
+                f"plbench: error: process {rank} was ended by {name}{why}; the same command continues from the last "
+                "checkpoint"
             )
     return None
 

@@ -125,7 +125,7 @@ def _open_journal(path: Path) -> JournalStorage:
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise StoreError(
             f"{path} is damaged and cannot be read as a study's journal ({str(error).splitlines()[0][:80]}); move it "
-            "away, and the same command starts the study anew"
+            "away, and the same command starts the study again"
         ) from error
 
 

@@ -228,7 +228,7 @@ class TestMakeFixture:
     @pytest.mark.parametrize("name", FIXTURES)
     def test_it_is_a_dataset_that_lacks_nothing(self, name: str, tmp_path: Path) -> None:
         said = plbench("data", "make-fixture", name, tmp_path / "new" / "folder")
-        assert said.code == 0 and said.out == f"a small {name} is in {tmp_path / 'new' / 'folder'}\n"
+        assert said.code == 0 and said.out == f"wrote a {name} fixture to {tmp_path / 'new' / 'folder'}\n"
         shown = plbench("data", "show", name, "--data-root", tmp_path / "new" / "folder", "--json").json
         assert shown["state"] == "here"
         again = plbench("data", "make-fixture", name, tmp_path / "again", "--json").json

@@ -91,7 +91,7 @@ def test_names_are_read(text: str, names: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("text", ["", "a,,b", "a b", "<b>", "none,", "../x"])
 def test_what_is_no_name_is_refused(text: str) -> None:
-    with pytest.raises(PlbenchError, match="no name of a data set"):
+    with pytest.raises(PlbenchError, match="not the name of a dataset"):
         parse_pretraining(text)
 
 

@@ -93,7 +93,7 @@ class TestFile:
             ('methods = "a"\ndatasets = "tiny"\n[[exclude]]\nmethd = "a"', "did you mean method?"),
             (
                 'methods = "a"\ndatasets = "tiny"\n[[exclude]]\nlr = 1',
-                "the 1st speaks of 'lr', which the grid does not set",
+                "the 1st names 'lr', which the grid does not set",
             ),
             ("methods =", "is not valid TOML"),
         ],

@@ -205,7 +205,7 @@ class TestNew:
         [
             ("MyMethod", "did you mean my-method?"),
             ("my_method", "did you mean my-method?"),
-            ("2fast", "small letters, digits and hyphens"),
+            ("2fast", "lowercase letters, digits and hyphens"),
             ("selective", "which another may not hide"),
             ("lambda", "a word of Python's own"),
         ],

@@ -88,9 +88,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(command: list[str], tmp_path
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (128 + signal.SIGTERM, "")
     last = err.splitlines()[-1]
-    assert (
-        last.startswith("plbench: stopped; what was saved is not lost, to go on: plbench run") and "--nproc 2" in last
-    )
+    assert last.startswith("plbench: stopped; to continue: plbench run") and "--nproc 2" in last
     assert "Saved at step" in err and "Traceback" not in err
     again = subprocess.run([sys.executable, "-m", "plbench", *words], capture_output=True, text=True, timeout=120)
     assert again.returncode == 0, again.stderr

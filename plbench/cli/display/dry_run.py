@@ -15,7 +15,7 @@ def print_dry_run(found: Estimate) -> None:
         {
             "what": item.what,
             "run": item.key,
-            "state": f"going on after step {item.steps_done:,}" if item.steps_done else item.state,
+            "state": f"continues after step {item.steps_done:,}" if item.steps_done else item.state,
             "time": None if item.state == "done" else f"about {duration(item.seconds)}",
         }
         for item in found.items

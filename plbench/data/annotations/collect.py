@@ -76,7 +76,7 @@ class Annotations:
         annotations = cls(TextColumn.open(folder / "image_ids.arrow"), PartialLabels.open(folder), paths, groups, notes)
         num_rows = {len(column) for column in (annotations.image_ids, paths) if column is not None}
         if num_rows != {annotations.labels.num_images}:
-            raise DataError(f"{folder} holds labels of other images than it names; delete it, so that it is made anew")
+            raise DataError(f"{folder} has labels of other images than it names; delete it to have it created again")
         refuse_unknown_classes(groups, annotations.labels, folder / "said.json")
         return annotations
 

@@ -248,5 +248,5 @@ def _explaining_damage(archive: Path) -> Iterator[None]:
     except _BROKEN as error:
         raise DataError(
             f"{archive} is damaged or cut short ({error or type(error).__name__}); delete it, and run the same "
-            "command again to get it anew"
+            "command again to download it again"
         ) from error

@@ -151,7 +151,7 @@ class Transfer:
                 failures += 1
                 if failures == _TRIES:
                     size = bytes_of_part(self.file, self.root)
-                    kept = f": {size_in_words(size)} are kept in {self._part}, so the same command goes on from there"
+                    kept = f": {size_in_words(size)} are kept in {self._part}, so the same command continues from there"
                     raise DataError(
                         f"{self.file.url} could not be fetched, {_TRIES} tries in a row ending with: {failure}; check "
                         f"the network, or try again later{kept if size else ''}"

@@ -164,7 +164,7 @@ def _begun(folder: Path, settings: PackSettings) -> PackedSplit:
     if other:
         raise DataError(
             f"{folder} was packed with {', '.join(other)}; prepare with the same settings, or delete the folder to "
-            "pack anew"
+            "pack again"
         )
     return packed
 

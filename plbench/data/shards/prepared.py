@@ -86,7 +86,7 @@ class PreparedDataset(Dataset):
         """Return splits that a protocol uses and that are not packed, or not to the end."""
         if not self.about.done:
             raise DataError(
-                f"{self.root} was not prepared to the end; run plbench data prepare {self.name} again, it goes on"
+                f"{self.root} was not prepared completely; run plbench data prepare {self.name} again to continue"
             )
         return [split for split in self.used_splits() if not (self.root / split / "labels").is_dir()]
 

@@ -82,7 +82,7 @@ def some(places: Sequence[Sequence[Comparison | None]]) -> Verdict:
 
 def _refusal(comparisons: Sequence[Comparison]) -> Verdict | None:
     if not comparisons:
-        return Verdict("undecided", "nothing to compare: what it speaks of was not run, or is undefined")
+        return Verdict("undecided", "nothing to compare: the runs of this claim are missing or undefined")
     fewest = min(c.seeds for c in comparisons)
     if fewest < MIN_SEEDS:
         words = "; ".join(c.words for c in _most_telling(comparisons))

@@ -119,7 +119,7 @@ def check_apart(
     if found and not allow:
         raise DataError(
             f"{found}, so a score would be of images that were trained on; take them out of one of the two, or give "
-            "`allow_duplicates=True` to go on with them, in a run that is custom/… and says so"
+            "`allow_duplicates=True` to run with them; the protocol is then custom/…"
         )
     return len(found) if found else None
 

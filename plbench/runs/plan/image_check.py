@@ -41,7 +41,7 @@ def check_images(dataset: Dataset, protocol: Protocol, workspace: Workspace, *, 
     if unreadable and not skip:
         raise DataError(
             f"{next(iter(unreadable.values()))} ({len(unreadable)} such images in all); fix or fetch them again, or "
-            "give `skip_unreadable=True` to go on without them"
+            "give `skip_unreadable=True` to continue without them"
         )
     return tuple(sorted(unreadable))
 

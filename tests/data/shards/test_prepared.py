@@ -308,7 +308,7 @@ class TestInterruption:
     ) -> None:
         with pytest.raises(KeyboardInterrupt):
             make(tmp_path / "out", reporter=Interrupting(3))
-        with pytest.raises(DataError, match="was not prepared to the end; run plbench data prepare openimages-v3 "):
+        with pytest.raises(DataError, match="was not prepared completely; run plbench data prepare openimages-v3 "):
             opened(tmp_path / "out", make_workspace())
         said = plbench("run", "-m", "ce-ignore", "-d", "openimages-v3", "--data-root", tmp_path / "out")
         assert said.code == 2 and "run plbench data prepare openimages-v3 again" in said.err
