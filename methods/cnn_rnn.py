@@ -138,15 +138,19 @@ class LabelWriter(nn.Module):
             output, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=sequence.shape[1])
         else:
             output, _ = self.lstm(told)
+        vector = self._vector(output, image[:, None])  # of all steps: dropout draws for each image
         row, step = (torch.arange(sequence.shape[1], device=sequence.device) < length[:, None]).nonzero(as_tuple=True)
-        log_p = self._next(output[row, step], image[row])
+        log_p = self._next(vector[row, step])
         steps = log_p.new_full((*sequence.shape, self.num_classes + 1), -torch.inf).index_put((row, step), log_p)
         best = steps.detach().amax(dim=1) if self.training else self._search(image)
         return torch.cat([best[:, None], steps], dim=1)
 
-    def _next(self, output: Tensor, image: Tensor) -> Tensor:
-        """Log-probabilities [..., C + 1] from the LSTM's output and the projected image."""
-        vector = self.dropout(self.of_output(output) + image)
+    def _vector(self, output: Tensor, image: Tensor) -> Tensor:
+        """The LSTM's output and the projected image in the space of label embeddings, [B, …, E]."""
+        return self.dropout(self.of_output(output) + image)
+
+    def _next(self, vector: Tensor) -> Tensor:
+        """Log-probabilities [..., C + 1] of the next label."""
         logits = F.linear(vector, self.embedding.weight[: self.num_classes + 1], self.bias)
         return logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
@@ -162,7 +166,7 @@ class LabelWriter(nn.Module):
         image = image[:, None].expand(-1, width, -1)
         for _ in range(self.max_labels):
             output, state = self.lstm(self.embedding(label).flatten(0, 1)[:, None], state)
-            log_p = self._next(output.squeeze(1).unflatten(0, (num_images, width)), image)
+            log_p = self._next(self._vector(output.squeeze(1).unflatten(0, (num_images, width)), image))
             goes_on = (total > -torch.inf) & (label != no_more)
             best = torch.maximum(best, log_p.masked_fill(~goes_on[..., None], -torch.inf).amax(dim=1))
             total, origin, label = self._extended(total, log_p.masked_fill(named, -torch.inf), goes_on)

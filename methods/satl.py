@@ -11,6 +11,9 @@ from torch import Tensor
 
 from plbench.api import Batch, BatchScope, Loss, Method, MethodParams, Progress, Task, TrainView, tunable
 
+_ABOVE, _BELOW = 2.0, -1.0
+"""Thresholds that no score in [0, 1] reaches."""
+
 
 class SATL(Method):
     """`-sum_P log p - sum_N log(1 - p) + lambda sum_c mean_(i, j) max(0, margin - (p_ic - p_jc))`.
@@ -49,8 +52,8 @@ class SATL(Method):
     def __init__(self, params: Any, task: Task) -> None:
         """Have no thresholds yet: nothing reaches them."""
         super().__init__(params, task)
-        self.upper = torch.full((task.num_classes,), torch.inf)
-        self.lower = torch.full((task.num_classes,), -torch.inf)
+        self.upper = torch.full((task.num_classes,), _ABOVE)
+        self.lower = torch.full((task.num_classes,), _BELOW)
 
     def epoch_start(self, view: TrainView, progress: Progress) -> None:
         """Derive the thresholds anew from the scores of known labels, after the warm-up."""
@@ -110,14 +113,14 @@ def class_thresholds(sums: Tensor, deviations: float) -> tuple[Tensor, Tensor]:
         deviations: how many standard deviations each threshold lies beyond the mean.
 
     Returns:
-        Infinite ones, which no score reaches, of a class of which one kind is not known, or whose thresholds cross.
+        Ones that no score reaches of a class of which one kind is not known, or whose thresholds cross.
     """
     number, first, second = sums.unbind(dim=1)
     mean = first / number
     deviation = (second / number - mean.square()).clamp(min=0.0).sqrt()
     upper, lower = mean[0] + deviations * deviation[0], mean[1] - deviations * deviation[1]
     apart = upper > lower  # false where one is not a number
-    return torch.where(apart, upper, torch.inf).float(), torch.where(apart, lower, -torch.inf).float()
+    return torch.where(apart, upper, _ABOVE).float(), torch.where(apart, lower, _BELOW).float()
 
 
 def ranking_loss(scores: Tensor, labels: Tensor, margin: float) -> Tensor:

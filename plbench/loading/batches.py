@@ -103,9 +103,11 @@ class ImageLoader:
         try:
             with failures_in_words():
                 yield from loader
-        except PlbenchError:
-            # whoever keeps the error keeps this frame, but no loader, whose workers would be waited for late and long
+        except PlbenchError as error:
+            # whoever keeps the error keeps this frame, but no loader, whose workers would be waited for late and long;
+            # nor the frames that it came through, which hold the loader's iterator
             del loader
+            error.__traceback__ = None
             raise
         # reached at the end of a pass only: workers of one that was left would still hold its batches
         if not self._kept:
