@@ -61,7 +61,8 @@ def test_cells_show_what_is_stored(name, tmp_path, monkeypatch, capsys):
         stored = {kind: text for output in cell.outputs for kind, text in output.get("data", {}).items()}
         streams = "".join(output.text for output in cell.outputs if output.output_type == "stream")
         if not cell.source.startswith("%%"):
-            assert printed[:30] == streams[:30], number  # figures of other processors differ further on
+            # figures of other processors differ further on, and what is stored lost white space between its parts
+            assert "".join(printed.split())[:30] == "".join(streams.split())[:30], number
         assert (value is None) == (not stored), number
         if isinstance(value, pd.DataFrame):
             heads = re.findall(r"<th>([^<]+)</th>", stored["text/html"])

@@ -48,7 +48,7 @@ def edited(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    record = a_record(training={"final_loss": 0.1 + 0.2}, warnings=["é"])
+    record = a_record(status="failed", error="it diverged", training={"final_loss": 0.1 + 0.2}, warnings=["é"])
     write_record(tmp_path, record)
     assert read_record(tmp_path) == record
 
