@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from plbench.errors import PlbenchError, did_you_mean
+from plbench.errors import PlbenchError
 from plbench.files import write_atomically
 from plbench.files.escaping import csv_cell
 from plbench.runs.predict import Predictions
@@ -34,7 +34,7 @@ def check_name(path: Path, option: str = "out") -> None:
         PlbenchError: if it is.
     """
     if path.suffix.lower() not in _WRITERS:
-        raise PlbenchError(f"`{option}={path}`: its name must end in one of {did_you_mean(path.suffix, _WRITERS)}")
+        raise PlbenchError(f"`{option}={path}`: its name must end in one of {', '.join(sorted(_WRITERS))}")
 
 
 def write_predictions(path: Path, found: Predictions, labels: npt.NDArray[np.bool_] | None = None) -> None:
