@@ -8,7 +8,6 @@ import collections
 import copy
 import functools
 import io
-import lzma
 import multiprocessing
 import os
 import signal
@@ -39,6 +38,7 @@ from plbench.api import (
     Recipe,
     Task,
 )
+from plbench.board import packs
 from plbench.metrics import bootstrap
 from plbench.progress import Reporter
 from plbench.runs import environment, summary
@@ -68,7 +68,7 @@ def ask_once(owner: Any, name: str, keep: int = 1) -> None:
 for question in ("git_state", "package_versions", "source_sha256"):
     ask_once(environment, question)
 ask_once(bootstrap, "resample_weights", keep=32)
-ask_once(lzma, "compress", keep=64)  # at its best, as boards pack, it takes 0.1 s for whatever is small
+ask_once(packs, "compress", keep=64)  # at its best, as boards pack, it takes 0.1 s for whatever is small
 installed = functools.cache(lambda path: entry_points())  # by sys.path, which tests of plugins prolong
 registries.entry_points = lambda: installed(tuple(sys.path))
 typer.main.get_command = functools.cache(typer.main.get_command)

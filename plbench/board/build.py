@@ -13,6 +13,7 @@ from plbench.board.page import render_page
 from plbench.board.rows import board_values
 from plbench.files import write_text
 from plbench.files.paths import refuse_links
+from plbench.runs.page.html import same_page
 
 PAGE = "index.html"
 
@@ -61,5 +62,9 @@ def write(root: Path, files: dict[Path, str]) -> list[Path]:
 def differing(files: dict[Path, str]) -> list[Path]:
     """Return paths whose content is not what was built; a link is not what was built, wherever it leads."""
     kept = [path for path in files if path.is_file() and not path.is_symlink()]
-    same = {path for path in kept if path.read_bytes() == files[path].encode()}
+    same = {path for path in kept if path.read_bytes() == files[path].encode() or _is_page(path, files[path])}
     return [path for path in files if path not in same]
+
+
+def _is_page(path: Path, text: str) -> bool:
+    return path.name == PAGE and same_page(path.read_text(encoding="utf-8", errors="replace"), text)

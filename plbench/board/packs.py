@@ -1,7 +1,8 @@
 """Packs: the records that were added together for one row, in one file, read with limits.
 
-A pack is `records/<smallest key>.tar.xz`. Its members are the `FILES` of each record, `<key>/<name>`. Records of one
-row are alike: together they take two thirds of what they take one by one.
+A pack is `records/<smallest key>.tar.xz`. Its members are the `FILES` of each record, `<key>/<name>`; replicates may
+stand in one file for all (`plbench.board.replicates`). Records of one row are alike: together they take two thirds of
+what they take one by one.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from pathlib import Path
 
 from plbench.board.boards import RECORDS, BoardFolder
 from plbench.board.entries import FILES, MAX_BYTES, Contents
+from plbench.board.replicates import DIFFERENCES, as_differences, from_differences
 from plbench.errors import PlbenchError
 from plbench.files.paths import read_plain
 from plbench.runs.findings import Problem, printable
-from plbench.runs.tables import EntryError
+from plbench.runs.tables import REPLICATES, EntryError
 
 SUFFIX = ".tar.xz"
 
@@ -27,8 +29,9 @@ MAX_PACK = 64 << 20
 """Bytes of a pack beyond which it is not read, and of what it unpacks to."""
 
 _MAX_MEMORY = 128 << 20  # to unpack with; the best preset needs 65 MiB
+_FILTER = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 2, "pb": 0}  # for text: nothing aligned
 _KEY = re.compile(r"[0-9a-f]{16}")
-_MEMBER = re.compile(rf"({_KEY.pattern})/({'|'.join(map(re.escape, FILES))})")
+_MEMBER = re.compile(rf"({_KEY.pattern})/({'|'.join(map(re.escape, FILES))})|{re.escape(DIFFERENCES)}")
 
 
 def pack_name(keys: Mapping[str, object]) -> str:
@@ -48,14 +51,23 @@ def pack_records(records: Mapping[str, Contents]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         # files of one kind side by side: they are alike
-        for name in FILES:
-            for key in sorted(records):
-                member = tarfile.TarInfo(f"{key}/{name}")
-                member.size = len(records[key][name])
-                archive.addfile(member, io.BytesIO(records[key][name]))
+        members = {f"{key}/{name}": records[key][name] for name in FILES for key in sorted(records)}
+        differences = as_differences([records[key][REPLICATES] for key in sorted(records)])
+        if differences is not None:
+            members = {name: content for name, content in members.items() if not name.endswith(f"/{REPLICATES}")}
+            members[DIFFERENCES] = differences
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
     if out.tell() > MAX_PACK:
         raise PlbenchError(f"{len(records)} records of a row have more than {MAX_PACK:,} bytes; add fewer at once")
-    return lzma.compress(out.getvalue(), preset=9 | lzma.PRESET_EXTREME)
+    return compress(out.getvalue())
+
+
+def compress(archive: bytes) -> bytes:
+    """Return an archive compressed, as well as xz does text."""
+    return lzma.compress(archive, filters=[_FILTER])
 
 
 def unpack_records(content: bytes) -> dict[str, Contents]:
@@ -66,7 +78,7 @@ def unpack_records(content: bytes) -> dict[str, Contents]:
             The field is the member's name, or empty.
     """
     unpacked = _decompress(content)
-    records: dict[str, Contents] = {}
+    members: dict[str, bytes] = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(unpacked), mode="r:") as archive:
             for member in archive:
@@ -74,14 +86,14 @@ def unpack_records(content: bytes) -> dict[str, Contents]:
                 found = _MEMBER.fullmatch(member.name)
                 if found is None or member.type != tarfile.REGTYPE or member.pax_headers:
                     raise EntryError(name, "is no plain file of a record")
-                key, file = found.groups()
-                if file in records.setdefault(key, {}):
+                if member.name in members:
                     raise EntryError(name, "is there twice")
-                if member.size > MAX_BYTES[file]:
-                    raise EntryError(name, f"has {member.size:,} bytes; expected at most {MAX_BYTES[file]:,}")
+                most = MAX_BYTES.get(found[2], MAX_PACK)
+                if member.size > most:
+                    raise EntryError(name, f"has {member.size:,} bytes; expected at most {most:,}")
                 reader = archive.extractfile(member)
                 assert reader is not None  # as it is a plain file
-                records[key][file] = reader.read()
+                members[member.name] = reader.read()
             # a damaged header ends the archive as a blank one does
             if unpacked[archive.offset :].strip(b"\0"):
                 raise EntryError("", "is damaged, or has something after its end")
@@ -89,10 +101,25 @@ def unpack_records(content: bytes) -> dict[str, Contents]:
         raise
     except (tarfile.TarError, ValueError, OverflowError) as error:
         raise EntryError("", f"is no archive of records: {printable(str(error))}") from error
+    records = _by_key(members)
     if missing := [f"{key}/{name}" for key in records for name in FILES if name not in records[key]]:
         raise EntryError(missing[0], "is missing")
     if not records:
         raise EntryError("", "has no records")
+    return records
+
+
+def _by_key(members: dict[str, bytes]) -> dict[str, Contents]:
+    differences = members.pop(DIFFERENCES, None)
+    records: dict[str, Contents] = {}
+    for name, content in members.items():
+        key, file = name.split("/")
+        records.setdefault(key, {})[file] = content
+    if differences is not None and records:
+        for key, table in zip(sorted(records), from_differences(differences, len(records)), strict=True):
+            if REPLICATES in records[key]:
+                raise EntryError(f"{key}/{REPLICATES}", f"is there twice, {DIFFERENCES} has it too")
+            records[key][REPLICATES] = table
     return records
 
 

@@ -47,10 +47,9 @@ function details() {
 }
 dialog.addEventListener('close', () => { if (state.has('row')) change({ row: '' }); });
 dialog.addEventListener('click', (event) => { if (event.target === dialog) dialog.close(); });
-document.getElementById('main').addEventListener('click', (event) => {
-  const board = event.target.closest('.board');
-  if (event.target.matches('[data-classes]')) openClasses(board.dataset.slug);
-  if (!event.target.matches('.more')) return;
-  const slug = board.dataset.slug;
-  change({ row: `${slug}:${data(slug).rows[event.target.closest('tr').dataset.row].id}` });
+document.getElementById('main').addEventListener('click', async ({ target }) => {
+  await unpacked;
+  const slug = target.closest('.board')?.dataset.slug;
+  if (target.matches('[data-classes]')) openClasses(slug);
+  if (target.matches('.more')) change({ row: `${slug}:${data(slug).rows[target.closest('tr').dataset.row].id}` });
 });

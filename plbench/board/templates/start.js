@@ -17,6 +17,11 @@ for (const element of all('.scripted')) element.hidden = false;
 all('table.rows').forEach(adopt);
 apply();
 look();
+const unpacked = unpackIslands().then(() => { // until then there is no detail, and no class by class
+  root.dataset.unpacked = '';
+  apply();
+  look();
+});
 addEventListener('hashchange', () => {
   if (location.hash && !location.hash.includes('=')) return; // an ordinary place on the page
   state = new URLSearchParams(location.hash.slice(1));

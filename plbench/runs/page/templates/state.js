@@ -25,12 +25,19 @@ function change(values) {
   apply();
 }
 
-// ---- data: one island for each board, parsed when it is first needed
+// ---- data: one island for each board, unpacked at the start, parsed when it is first needed
 const islands = new Map();
+const unpack = (bytes) => new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream('deflate'))).text();
+async function unpackIslands() {
+  for (const island of all('script[id^="data-"]')) {
+    const text = await unpack(Uint8Array.from(atob(island.textContent), (sign) => sign.charCodeAt(0)));
+    islands.set(island.id.slice('data-'.length), { text });
+  }
+}
 function data(slug) {
-  const island = document.getElementById('data-' + slug);
-  if (!islands.has(slug) && island) islands.set(slug, JSON.parse(island.textContent));
-  return islands.get(slug);
+  const island = islands.get(slug);
+  if (island) island.value ??= JSON.parse(island.text);
+  return island?.value;
 }
 
 // ---- light and dark
