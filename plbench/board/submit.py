@@ -90,10 +90,18 @@ def _place(board: BoardFolder, candidates: Mapping[str, _Candidate]) -> list[str
 
 
 def asked_for(found: Sequence[tuple[Path, Record]], root: Path) -> list[Path]:
-    """Return the finished runs among these whose protocol is a board's question or ceiling, or one by another seed."""
+    """Return the finished runs among these whose protocol is a board's question or ceiling, or one by another seed.
+
+    Not what a method trained for itself alone, a stage of its own method: it is no row that anybody would choose.
+    """
     boards = open_boards(root)
     asked = {sha for board in boards for sha in (board.board.protocol_sha256, board.board.ceiling_sha256)}
     done = [(folder, record) for folder, record in found if record.status == "done" and "test" in record.metrics]
+    method = {record.key: record.spec.method.name for _, record in found}
+    own_stages = {
+        key for _, record in found for key in record.spec.stages.values() if method.get(key) == method[record.key]
+    }
+    done = [(folder, record) for folder, record in done if record.key not in own_stages]
     return [folder for folder, record in done if record.spec.protocol.sha256() in asked]
 
 

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from plbench.board.boards import BOARD, LEDGER, Board, BoardFolder, Event, open_boards
+from plbench.board.submit import asked_for
 from plbench.errors import PlbenchError
 
 QUESTION: dict[str, Any] = {
@@ -129,3 +131,22 @@ def test_boards_are_opened_by_name(tmp_path: Path) -> None:
         open_boards(tmp_path, ["d"])
     with pytest.raises(PlbenchError, match="holds no boards"):
         open_boards(tmp_path / "published")
+
+
+def test_all_leaves_out_what_a_method_trained_for_itself_alone(tmp_path: Path) -> None:
+    """A base that is refitted is no row; the CE-Ignore run behind a prior is one."""
+
+    def record(key: str, method: str, **stages: str) -> tuple[Path, Any]:
+        protocol = SimpleNamespace(sha256=lambda: QUESTION["protocol_sha256"])
+        spec = SimpleNamespace(protocol=protocol, method=SimpleNamespace(name=method), stages=stages)
+        return Path(key), SimpleNamespace(key=key, spec=spec, status="done", metrics={"test": 1})
+
+    found(tmp_path)
+    runs = [
+        record("base", "cft"),
+        record("refit", "cft", base="base"),
+        record("ignore", "ce-ignore"),
+        record("selective", "selective", prior="ignore"),
+        record("other", "selective", prior="not here"),
+    ]
+    assert [path.name for path in asked_for(runs, tmp_path)] == ["refit", "ignore", "selective", "other"]

@@ -138,9 +138,7 @@ def test_the_readme_prints_what_it_shows(capsys: pytest.CaptureFixture[str]) -> 
         assert float(found) == pytest.approx(float(shown), rel=0.05, abs=0.15, nan_ok=True)
 
 
-def test_what_the_page_on_python_shows_runs_as_it_stands(
-    own_files: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_the_page_on_python_shows_runs_as_it_stands(own_files: None, capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (TOP / "docs/python.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     shown: dict[str, object] = {}
     exec(compile(code, "docs/python.md", "exec"), shown)
