@@ -249,9 +249,13 @@ class ColumnFinder:
             more = f" and {len(doubtful) - 6} more" if len(doubtful) > 6 else ""
             by_name = [name for name in doubtful if name not in odd]
             keep = f", or keep what is a class, such as `options.keep={by_name[0]!r}`" if by_name else ""
+            texts = [name for name in doubtful if name in odd]
+            long = ""
+            if len(texts) == 1 and self._options.layout is None:
+                long = f"; if each row is one label, name the column of classes: `options.label_column={texts[0]!r}`"
             raise DataError(
                 f"{self._table.path} has columns that do not look like classes: {shown}{more}; leave them out with "
-                f"{leave_out(doubtful)}{keep}"
+                f"{leave_out(doubtful)}{keep}{long}"
             )
 
 

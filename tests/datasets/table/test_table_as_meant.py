@@ -143,6 +143,14 @@ class TestColumns:
         kept = own(tmp_path, content, negative_value="0", keep="Frontal", leave_out="Sex, Age")
         assert "Frontal" not in refusal(kept).split("has columns that do not look like classes")[1]
 
+    def test_a_long_table_whose_classes_have_another_name(self, tmp_path: Path) -> None:
+        """One column of names and one of numbers: a wide table with a note in it, or a long one."""
+        content = LONG.replace("label", "class", 1)
+        assert "if each row is one label, name the column of classes: `options.label_column='class'`" in refusal(
+            own(tmp_path, content, negative_value="0")
+        )
+        assert known(own(tmp_path, content, negative_value="0", label_column="class")) == MEANT
+
     @pytest.mark.parametrize("name", ["age", "gender", "fold", "ViewPosition", "patient_id", "width", "image-id"])
     def test_a_column_of_flags_by_its_name(self, name: str, tmp_path: Path) -> None:
         content = WIDE.replace("dog", name)
