@@ -14,6 +14,8 @@ def main() -> None:
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:  # as a shell starts what it runs in the background
             signal.signal(number, _leave)
+    # pydantic looks through what is installed for plugins of its own: 30 ms of each command, and typer's do without
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from plbench.cli import main as run
 
     for number, handler in before.items():

@@ -12,7 +12,7 @@ from plbench.cli import completion
 from plbench.cli import options as opt
 from plbench.cli.issues import issues
 from plbench.cli.once import CommandGroup
-from plbench.cli.options import echo, emit, make_workspace, open_registry, with_options
+from plbench.cli.options import Listing, echo, emit, listed, make_workspace, open_registry, with_options
 from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError
 
@@ -44,9 +44,23 @@ def data_list(
     plugin: opt.Plugins = None, data_root: opt.DataRoot = None, runs: opt.Runs = opt.RUNS, as_json: opt.AsJson = False
 ) -> None:
     """List all datasets: are their files here, and how to get them."""
-    from plbench.cli.display import catalogue, tables
+    from plbench.cli.display import tables
 
-    rows = catalogue.list_datasets(make_workspace({"runs": runs, "plugin": plugin, "data_root": data_root}))
+    def make() -> Listing:
+        from plbench.cli.display import catalogue
+        from plbench.runs.answered import files_of_strangers
+
+        workspace = make_workspace({"runs": runs, "plugin": plugin, "data_root": data_root})
+        rows = catalogue.list_datasets(workspace)
+        if any(row["state"] in (None, "not usable") for row in rows):  # some file says why, and which is not known
+            return rows, None
+        files = files_of_strangers(workspace.registry.dataset(row["name"]) for row in rows)
+        for root in {Path(row["folder"]) for row in rows if row["folder"]}:
+            inner = [path for path in root.glob("*/*") if path.is_dir()]  # what comes or goes shows in its folder
+            files |= set(map(str, (root, *root.glob("*"), *inner)))
+        return rows, files
+
+    rows = make()[0] if plugin else listed("datasets", {"data_root": data_root}, runs, make)
     emit(rows, as_json, lambda: tables.print_datasets(rows))
 
 

@@ -10,7 +10,17 @@ import typer
 from plbench.cli import completion
 from plbench.cli import options as opt
 from plbench.cli.once import CommandGroup
-from plbench.cli.options import all_records, echo, emit, make_workspace, open_registry, open_store, parse_assignments
+from plbench.cli.options import (
+    Listing,
+    all_records,
+    echo,
+    emit,
+    listed,
+    make_workspace,
+    open_registry,
+    open_store,
+    parse_assignments,
+)
 from plbench.errors import PlbenchError
 from plbench.progress import counted
 
@@ -29,11 +39,20 @@ def methods_list(
     as_json: opt.AsJson = False,
 ) -> None:
     """List all methods with paper, needs and cost, and why a plugin is broken."""
-    from plbench.cli.display import catalogue, tables
+    from plbench.cli.display import tables
 
-    registry = open_registry(plugin)
-    rows = catalogue.list_methods(registry)
+    def make() -> Listing:
+        from plbench.cli.display import catalogue
+        from plbench.runs.answered import files_of_strangers
+
+        registry = open_registry(plugin)
+        rows = catalogue.list_methods(registry)
+        names = [row["name"] for row in rows if row["from"] is not None]
+        return rows, files_of_strangers(map(registry.method, names)) if len(names) == len(rows) else None
+
+    rows = make()[0] if cost or plugin else listed("methods", {}, opt.RUNS, make)
     if cost:
+        registry = open_registry(plugin)
         from plbench.cli.console import ConsoleReporter
         from plbench.testing.cost import add_measured
 

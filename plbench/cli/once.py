@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any, TypeVar
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Self, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperOption
@@ -46,6 +47,36 @@ class OnceCommand(TyperCommand):
 class CommandGroup(typer.Typer):
     """Commands of which each refuses an option of one value that is given twice."""
 
+    def __call__(self, *args: Any, **settings: Any) -> Any:
+        """Run the command line as typer does.
+
+        Only the command that its first words name is built: typer makes a validator of each of the thousand options,
+        which takes longer than most commands. For help and for what is mistyped, all of them are.
+        """
+        return typer.Typer.__call__(self.narrowed(args[0] if args else sys.argv[1:]), *args, **settings)
+
+    def narrowed(self, words: Sequence[str]) -> Self:
+        """Return these commands without those that are not named, or as they are where the first word names none.
+
+        Args:
+            words: of a command line, after the name of the program or of the group.
+        """
+        word = words[0] if words else ""
+        commands = [own for own in self.registered_commands if word in (own.name, _name(own.callback))]
+        groups = [copy.copy(own) for own in self.registered_groups if own.name == word]
+        if len(commands) + len(groups) != 1:
+            return self
+        for own in groups:
+            if isinstance(own.typer_instance, CommandGroup):
+                own.typer_instance = own.typer_instance.narrowed(words[1:])
+        narrow = copy.copy(self)
+        narrow.registered_commands, narrow.registered_groups = commands, groups
+        return narrow
+
     def command(self, *args: Any, **settings: Any) -> Callable[[Command], Command]:
         """Register a command as typer does."""
         return super().command(*args, **{"cls": OnceCommand, **settings})
+
+
+def _name(callback: Callable[..., Any] | None) -> str:
+    return getattr(callback, "__name__", "").replace("_", "-")  # as typer names a command without a name

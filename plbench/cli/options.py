@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import json
@@ -15,7 +16,7 @@ import typer
 
 from plbench.cli import completion
 from plbench.cli.wording import in_options
-from plbench.errors import PlbenchError
+from plbench.errors import PlbenchError, StoreError
 from plbench.files.escaping import printable
 from plbench.python.settings import OF_DATA
 from plbench.python.settings import RUNS as RUNS
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from plbench.runs.store import Store
     from plbench.runs.workspace import Workspace
     from plbench.training.distributed import World
+
+Listing = tuple[list[dict[str, Any]], set[str] | None]
+"""Rows, and the files and folders on which they depend beside plbench's own; None where these are not known."""
 
 Setting = Mapping[str, Any]
 """Values of options by name; None, or no entry, where not given."""
@@ -159,6 +163,30 @@ def all_records(runs: Path) -> list[tuple[Path, Record]]:
         except PlbenchError as error:
             say(f"left out: {error}", 0)
     return sorted(found, key=lambda item: item[1].finished_at)
+
+
+def listed(what: str, options: Setting, runs: Path, make: Callable[[], Listing]) -> list[dict[str, Any]]:
+    """Return the rows of a command that lists plugins: as noted before, where nothing that they tell has changed.
+
+    Args:
+        what: is listed.
+        options: of the command, by name, that decide what is.
+        runs: folder of runs, beside which the cache is found.
+        make: imports all plugins, which takes seconds.
+    """
+    from plbench.runs import answered
+
+    store, identity = open_store(runs), None
+    with contextlib.suppress(OSError):  # a folder that cannot be read: asking each plugin says so
+        identity = answered.command_sha256({"list": what, **options})
+    found = None if identity is None else answered.recall_rows(store, identity)
+    if found is not None:
+        return found
+    rows, files = make()
+    if identity is not None and files is not None:
+        with contextlib.suppress(StoreError):  # a full disk costs the time to ask again
+            answered.remember_rows(store, identity, rows, files)
+    return rows
 
 
 def emit(content: Any, as_json: bool, show: Callable[[], None]) -> None:

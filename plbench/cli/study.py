@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from plbench.cli import completion
-from plbench.cli.options import Dataset, Setting, command, echo, emit, typed
+from plbench.cli.options import Dataset, Listing, Setting, command, echo, emit, listed, typed
 from plbench.cli.setting import DryRun, with_setting, words_of, workspace_for
 from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError
@@ -45,8 +45,11 @@ def study(
     if name == "list":
         from plbench.cli.display import tables
 
-        known = [studies.find(each) for each in studies.NAMES]
-        rows = [{"study": e.name, "shows": e.shows, "title": e.title} for e in known]
+        def make() -> Listing:
+            known = [studies.find(each) for each in studies.NAMES]
+            return [{"study": e.name, "shows": e.shows, "title": e.title} for e in known], set()
+
+        rows = listed("studies", {}, setting["runs"], make)
         emit(rows, as_json, lambda: tables.print_rows(None, rows))
         return
     experiment = studies.find(name)

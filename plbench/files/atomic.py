@@ -6,13 +6,10 @@ import contextlib
 import errno
 import json
 import os
-import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
-
-from filelock import FileLock
 
 from plbench.errors import StoreError, UnwritableError
 
@@ -32,7 +29,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], staging: 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # not by tempfile, whose files are private: who may read this one is for the umask to say
-        unused = (staging or path.parent) / f".{path.name}.{secrets.token_hex(4)}.tmp"
+        unused = (staging or path.parent) / f".{path.name}.{os.urandom(4).hex()}.tmp"
         with unused.open("xb") as file:
             temporary = unused
             write(file)
@@ -62,7 +59,7 @@ def fresh_folder(parent: Path, start: str) -> Path:
     Raises:
         OSError: if it cannot be made.
     """
-    folder = parent / f"{start}{secrets.token_hex(4)}"
+    folder = parent / f"{start}{os.urandom(4).hex()}"
     folder.mkdir()
     return folder
 
@@ -86,6 +83,8 @@ def locked(path: Path) -> Iterator[Path]:
     Raises:
         StoreError: if nothing can be written there, and there is not even a folder.
     """
+    from filelock import FileLock  # here: what only reads does without, and it takes 20 ms
+
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

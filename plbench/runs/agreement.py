@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from plbench.metrics import Metrics
 from plbench.runs.findings import Findings, defined
 from plbench.runs.record import Record, SplitMetrics
 from plbench.runs.summary import HEADLINE, image_estimate, image_interval
 from plbench.runs.tables import ClassRow, as_metrics, group_members, quintile_members
+
+_LONGEST_TABLE = 1 << 22  # 32 MB; a stranger's table may claim 10**9 labels of a class
 
 ROUNDED = 1e-6
 """Percentage points: half for a figure, and half for those that it is the mean of; both are kept with six decimals."""
@@ -68,6 +72,22 @@ def check_intervals(record: Record, replicates: Mapping[str, np.ndarray], findin
         findings.close(f"{where}.high", estimate.high, high, 3 * ROUNDED)
 
 
+def lowest_of(classes: Metrics) -> Metrics:
+    """Return `Metrics.lowest` within 1e-9, without `scipy.special`, whose import takes a third of a listing.
+
+    Its difference of two digammas is a difference of harmonic numbers, here from a table of them.
+    """
+    most = int((classes.num_positives + classes.num_negatives).max(initial=0))
+    if most > _LONGEST_TABLE:
+        return classes.lowest
+    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, most + 1))])
+    positives, negatives = classes.num_positives, classes.num_negatives
+    steps = harmonic[positives + negatives] - harmonic[negatives]
+    with np.errstate(divide="ignore", invalid="ignore"):  # no positives: no AP, either
+        ap = np.where(np.isnan(classes.ap), np.nan, (positives - negatives * steps) / positives)
+    return replace(classes, ap=ap)
+
+
 def headline_of(record: Record) -> str:
     """Return what the tables are of: "validation" of a run that only selects."""
     return "test" if "test" in record.metrics else "validation"
@@ -97,7 +117,7 @@ def _check_means(
             whole is the mean of the parts that make it up.
     """
     classes = as_metrics(table)
-    lowest = classes.lowest
+    lowest = lowest_of(classes)
     means = [(f"{where}.map_c", split.map_c, classes.map_c, lowest.map_c)]
     means += [(f"{where}.map_o", split.map_o, classes.map_o, lowest.map_o)]
     groups = [

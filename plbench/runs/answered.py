@@ -1,4 +1,4 @@
-"""Commands that were answered before: which run they are, found without importing torch, a method or a dataset.
+"""Commands that were answered before: which run they are, or what they list, without importing torch or a plugin.
 
 A note in the cache says so of one command with all that decides what it means: its options, the code, the installed
 packages, the environment, and the files whose content entered the run's identity, each as it was when its content was
@@ -12,7 +12,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _MAX_FILES = 20_000
 """Files that are compared before an answer; for more, resolving the request takes not much longer."""
+
+_ABSENT = "absent"
 
 _PACKAGES = ("plbench", "plbench.methods", "plbench.datasets")
 _VARIABLES = ("PLBENCH", "PYTHON", "XDG_", "HOME", "TORCH", "PYTORCH", "TIMM", "HF_", "CUDA", "NVIDIA", "HIP", "ROCR")
@@ -119,6 +121,44 @@ def recall(store: Store, command: str) -> tuple[Record, list[str], list[str]] | 
     except PlbenchError:
         return None
     return None if record is None else (record, noted["notes"], noted["next"])
+
+
+def remember_rows(store: Store, command: str, rows: list[dict[str, Any]], files: Iterable[str | Path]) -> None:
+    """Note what a command that lists plugins prints, as long as some files and folders are as they are now.
+
+    It is not noted where one of them changed too lately for another change to show, or where they are many.
+
+    Args:
+        command: of `command_sha256`, which stands for the code of plbench and for what is installed.
+        files: by path; one that is not there may not come, either.
+
+    Raises:
+        StoreError: if the cache cannot be written.
+    """
+    paths = {os.path.abspath(path) for path in islice(files, _MAX_FILES + 1)}
+    if len(paths) <= _MAX_FILES:
+        seen = {path: _seen(path) if os.path.exists(path) else _ABSENT for path in paths}
+        if None not in seen.values():
+            write_checked_json(_place(store, command), {"command": command, "rows": rows, "files": seen})
+
+
+def recall_rows(store: Store, command: str) -> list[dict[str, Any]] | None:
+    """Return what a command that lists plugins prints; None where that is not known for certain."""
+    noted = read_checked_json(_place(store, command))
+    if noted is None or noted.get("command") != command or "rows" not in noted:
+        return None
+    if any((_seen(path, fresh=True) or _ABSENT) != seen for path, seen in noted["files"].items()):
+        return None
+    rows: list[dict[str, Any]] = noted["rows"]
+    return rows
+
+
+def files_of_strangers(plugins: Iterable[type[Any]]) -> set[str]:
+    """Return the files of plugins that do not come with plbench: all that was imported of the packages they are in."""
+    packages = {base.__module__.partition(".")[0] for plugin in plugins for base in plugin.__mro__}
+    packages -= {"plbench", "abc", "builtins"}
+    loaded = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
+    return {file for name, file in loaded.items() if file and name.partition(".")[0] in packages}
 
 
 def _seen(path: str | Path, *, fresh: bool = False) -> str | None:

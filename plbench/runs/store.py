@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from plbench.errors import StoreError
@@ -85,6 +84,8 @@ class Store:
             StoreError: if the folder cannot be written to. PlbenchError: if a link would lead what is written
                 elsewhere.
         """
+        from filelock import FileLock, Timeout  # here: what only reads does without, and it takes 20 ms
+
         path = self._lock_path(key)
         refuse_links(self.runs, path)
         refuse_links(self.runs, self.run_folder(key))
@@ -111,6 +112,8 @@ class Store:
 
         Where locks cannot be tried, since the folder may not be written to, none are.
         """
+        from filelock import FileLock, Timeout
+
         there, found = {path.name for path in self.runs.glob(".*.lock")}, set()
         for key in keys:
             path = self._lock_path(key)

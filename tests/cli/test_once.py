@@ -52,3 +52,22 @@ def test_every_command_does_it() -> None:
 
     found = commands(typer.main.get_command(app))
     assert len(found) > 20 and all(isinstance(command, OnceCommand) for command in found)
+
+
+class TestOnlyWhatIsNamedIsBuilt:
+    @pytest.mark.parametrize("words", [["runs", "list", "--json"], ["pseudo-label"], ["data", "make-fixture", "voc"]])
+    def test_it_is_the_same_command(self, words: list[str]) -> None:
+        narrow, whole = typer.main.get_command(app.narrowed(words)), typer.main.get_command(app)
+        for word in [word for word in words[:2] if word in {"runs", "list", "data", "make-fixture", "pseudo-label"}]:
+            assert list(narrow.commands) == [word]
+            narrow, whole = narrow.commands[word], whole.commands[word]
+        names = [[(one.name, one.opts, one.help) for one in found.params] for found in (narrow, whole)]
+        assert names[0] == names[1] and names[0]
+
+    @pytest.mark.parametrize("words", [[], ["--help"], ["--version", "run"], ["rns"], ["-q"]])
+    def test_for_anything_else_all_are(self, words: list[str]) -> None:
+        assert app.narrowed(words) is app
+
+    def test_help_of_a_group_has_all_of_its_commands(self) -> None:
+        assert {"list", "show", "compare"} <= set(plbench("runs", "--help").out.split())
+        assert "compare" in plbench("runs", "lst").err or "list" in plbench("runs", "lst").err

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from plbench.data.digests import signature, watching
 from plbench.datasets.ucm17 import Ucm17
 from plbench.runs import answered
 from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.store import Store
 from plbench.runs.workspace import Workspace
 
 run_module = sys.modules["plbench.cli.run"]
@@ -121,17 +123,75 @@ def test_the_first_run_is_noted(folder: Path) -> None:
     assert not answer.resolved and "done already" in answer.out and answer.key == first.key
 
 
-def test_answering_imports_no_torch(done: Said) -> None:
+SLOW = ("torch", "timm", "sklearn", "pandas", "matplotlib", "scipy.special", "scipy.stats", "plbench.methods.selective")
+
+
+def apart(*arguments: str) -> tuple[str, set[str]]:
+    """Runs a command in a process of its own: what it printed, and which slow modules it imported."""
     code = (
         "import sys, plbench.data.digests as digests; digests._FRESH_NS = 0; from plbench.cli import main\n"
-        f"sys.argv = {['plbench', *ARGUMENTS]!r}\n"
+        f"sys.argv = {['plbench', *arguments]!r}\n"
         "try: main()\nexcept SystemExit: pass\n"
-        "print(*(name for name in ('torch', 'timm', 'sklearn', 'scipy.stats') if name in sys.modules), file=sys.stderr)"
+        f"print(*(name for name in {SLOW} if name in sys.modules), file=sys.stderr)"
     )
-    command = [sys.executable, "-c", code]
-    subprocess.run(command, capture_output=True, check=True)  # its path of imports is another: a command of its own
-    said = subprocess.run(command, capture_output=True, check=True, text=True)
-    assert said.stdout == done.out and said.stderr.splitlines()[-1] == ""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    return ran.stdout, set(ran.stderr.splitlines()[-1].split())
+
+
+def test_answering_imports_no_torch(done: Said) -> None:
+    apart(*ARGUMENTS)  # its path of imports is another than this process's: a command of its own
+    assert apart(*ARGUMENTS) == (done.out, set())
+
+
+@pytest.mark.parametrize("command", ["runs list", "runs show {key}"])
+def test_what_reads_records_imports_no_torch(done: Said, command: str) -> None:
+    said, slow = apart(*command.format(key=done.key).split())
+    assert len(said.splitlines()) > 1 and not slow
+
+
+class TestListsOfPlugins:
+    @pytest.mark.parametrize("kind", ["methods", "data", "study"])
+    def test_they_are_noted_once(self, folder: Path, kind: str) -> None:
+        shutil.rmtree(folder / "cache" / "answered", ignore_errors=True)
+        asked, slow = apart(kind, "list", "--json")
+        assert "torch" in slow
+        assert apart(kind, "list", "--json") == (asked, set())
+        assert plbench(kind, "list", "--json").out == asked  # another path of imports, so that plugins are asked
+
+    def test_a_dataset_that_comes_is_seen(self, folder: Path, tmp_path: Path) -> None:
+        def states() -> dict[str, str]:
+            listed = plbench("data", "list", "--data-root", tmp_path / "ucm", "--json").out
+            return {row["name"]: row["state"] for row in json.loads(listed)}
+
+        assert states()["ucm17"] == states()["ucm17"] == "missing"
+        assert plbench("data", "make-fixture", "ucm17", tmp_path / "ucm").code == 0
+        assert states()["ucm17"] == "here"
+        (damaged := tmp_path / "ucm" / "prepared.json").write_text("{")
+        assert states()["ucm17"] == "not usable"
+        damaged.unlink()
+        assert states()["ucm17"] == "here"
+
+    def test_a_plugin_file_is_asked_each_time(self, folder: Path, tmp_path: Path) -> None:
+        with contextlib.chdir(tmp_path):
+            assert plbench("methods", "new", "my-own").code == 0
+            (file,) = tmp_path.glob("*.py")
+        rows = json.loads(plbench("methods", "list", "--json", "--plugin", file).out)
+        assert "my-own" in {row["name"] for row in rows}
+        assert "my-own" not in {row["name"] for row in json.loads(plbench("methods", "list", "--json").out)}
+
+    def test_files_of_a_stranger_are_watched(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        store, file = Store.at(Path("runs")), folder / "stranger.py"
+        file.write_text("")
+        answered.remember_rows(store, "0" * 64, [{"name": "a"}], {str(file), str(folder / "not-there")})
+        assert answered.recall_rows(store, "0" * 64) == [{"name": "a"}]
+        assert answered.recall_rows(store, "1" * 64) is None
+        file.write_text("# changed")
+        assert answered.recall_rows(store, "0" * 64) is None
+        module = types.ModuleType("stranger")
+        module.__file__ = str(file)
+        monkeypatch.setitem(sys.modules, "stranger", module)
+        own = type("Own", (Ucm17,), {"__module__": "stranger"})
+        assert answered.files_of_strangers([Ucm17, own]) == {str(file)}
 
 
 @pytest.mark.parametrize("options", [["--force"], ["--dry-run"], ["--profile"], ["--track", "tensorboard"]])

@@ -14,8 +14,10 @@ from plbench.cli import app
 from plbench.cli.wording import in_options
 from plbench.comparison.compare import compare
 from plbench.errors import StoreError
+from plbench.metrics import Metrics
 from plbench.runs import run as runner
 from plbench.runs import summary
+from plbench.runs.agreement import lowest_of
 from plbench.runs.plan.resolve import Request, plan_run
 from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.record import reference
@@ -198,3 +200,14 @@ def test_an_interval_is_that_of_what_is_written_down(value: float, lowest: float
     assert (stated.low, stated.high) == pytest.approx(
         summary.image_interval(stated.value, written, stated.lowest), abs=1e-6
     )
+
+
+@pytest.mark.parametrize("most", [1, 30, 40_000])
+def test_the_quick_lowest_is_that_of_the_digammas(most: int) -> None:
+    generator = np.random.default_rng(most)
+    positives, negatives = generator.integers(0, most + 1, (2, 200))
+    ap = np.where((positives > 0) & (negatives > 0), 0.5, np.nan)
+    classes = Metrics(ap, positives, negatives)
+    np.testing.assert_allclose(lowest_of(classes).ap, classes.lowest.ap, rtol=0, atol=1e-9)
+    huge = Metrics(np.array([0.5]), np.array([10**9]), np.array([10**9]))  # as a stranger's table may claim
+    assert lowest_of(huge).map_c == huge.lowest.map_c
