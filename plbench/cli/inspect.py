@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,8 +24,12 @@ from plbench.cli.options import (
 from plbench.errors import PlbenchError
 from plbench.progress import counted
 
+if TYPE_CHECKING:
+    from plbench.runs.removal import Room
+    from plbench.runs.store import Store
+
 methods_app = CommandGroup(help="List, show, check and create methods.", no_args_is_help=True, rich_markup_mode=None)
-runs_app = CommandGroup(help="List, show and compare runs.", no_args_is_help=True, rich_markup_mode=None)
+runs_app = CommandGroup(help="List, show, compare and delete runs.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @methods_app.command("list")
@@ -178,6 +182,72 @@ def runs_compare(
     if not settings:
         raise PlbenchError(f"there are no finished runs to compare in {runs}; make some with plbench run")
     emit([setting.as_dict() for setting in settings], as_json, lambda: tables.print_settings(settings))
+
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+OnlySay = Annotated[bool, typer.Option("--dry-run", help="Say what would go, and delete nothing.")]
+
+
+@runs_app.command("remove")
+def runs_remove(
+    run: Annotated[
+        list[str],
+        typer.Argument(help="Keys of runs, done or not, or starts of keys.", autocompletion=completion.run_keys),
+    ],
+    dry_run: OnlySay = False,
+    yes: Yes = False,
+    runs: opt.Runs = opt.RUNS,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Delete runs with all of their files. A run that another one needs stays with it."""
+    from plbench.runs.removal import removable_runs
+
+    store = open_store(runs)
+    _delete(store, removable_runs(store, [store.find(key, begun=True) for key in run]), dry_run, yes, as_json)
+
+
+@runs_app.command("prune")
+def runs_prune(
+    weights: Annotated[
+        Literal["best", "none", "all"],
+        typer.Option(help="Whose weights stay: of the best row of each setting, of no run, of all runs."),
+    ] = "best",
+    features: Annotated[
+        bool, typer.Option("--features", help="Also delete all cached features; they are computed again when needed.")
+    ] = False,
+    dry_run: OnlySay = False,
+    yes: Yes = False,
+    runs: opt.Runs = opt.RUNS,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Delete what no figure needs: weights of rows that lost, and what killed processes left.
+
+    All runs stay, with figures and scores. A run without weights can no longer predict; --force trains it again.
+    """
+    from plbench.comparison.pruning import prunable
+
+    store = open_store(runs)
+    _delete(store, prunable(store, weights=weights, features=features), dry_run, yes, as_json)
+
+
+def _delete(store: Store, room: Room, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Say what goes, ask, and delete it."""
+    from rich.filesize import decimal
+
+    from plbench.cli.display import tables
+    from plbench.runs import removal
+
+    size = decimal(room.num_bytes)
+    if not as_json and room.items:
+        rows = [{**row, "bytes": decimal(row["bytes"])} for row in room.rows()]
+        tables.print_rows(None, rows, right=("number", "bytes"))
+    goes = bool(room.items) and not dry_run
+    if goes and not yes and not typer.confirm(f"Delete {removal.in_words(room)}, {size}?", err=True):
+        goes = False
+    if goes:
+        removal.remove(store, room)
+    said = f"Freed {size}" if goes else f"Would free {size}" if room.items else "There is nothing to delete"
+    emit({**room.as_dict(), "deleted": goes}, as_json, lambda: echo(said))
 
 
 def doctor(

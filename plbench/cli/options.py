@@ -77,6 +77,10 @@ DataOption = Annotated[
 ]
 
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda; default: a GPU if available.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="Threads of a process; default: OMP_NUM_THREADS, or as many as the machine has free."),
+]
 Workers = Annotated[int | None, typer.Option(min=0, help="Number of processes that decode images.")]
 Decode = Annotated[
     Literal["pil", "gpu"] | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -113,6 +114,7 @@ def _setting(
     negative_value: opt.NegativeValue = None,
     data_option: opt.DataOption = None,
     device: opt.Device = None,
+    threads: opt.Threads = None,
     workers: opt.Workers = None,
     decode: opt.Decode = None,
     compile: opt.Compile = False,
@@ -162,7 +164,7 @@ def workspace_among_others(setting: opt.Setting) -> Iterator[Workspace]:
     with joined(choose_device(setting["device"])) as world:
         if world.size > 1:
             world.check_same({"plbench": __version__, "its source": source_sha256(), "torch": torch.__version__})
-        yield make_workspace(setting, world)
+        yield _with_threads(make_workspace(setting, world), setting)
 
 
 @contextlib.contextmanager
@@ -190,4 +192,11 @@ def workspace_for(setting: opt.Setting) -> Workspace:
 
     if is_launched():
         raise PlbenchError("only plbench run trains over several processes; start this command by itself")
-    return make_workspace(setting)
+    return _with_threads(make_workspace(setting), setting)
+
+
+def _with_threads(workspace: Workspace, setting: opt.Setting) -> Workspace:
+    from plbench.training.threads import settle_threads
+
+    chose = settle_threads(setting.get("threads"), workspace.reporter.line)
+    return replace(workspace, chose_threads=chose)

@@ -98,12 +98,16 @@ def compare(runs: Iterable[tuple[Path, Record]], registry: Registry | None = Non
     settings: dict[tuple[str, ...], list[tuple[Path, Record]]] = defaultdict(list)
     for folder, record in runs:
         if record.status == "done" and "test" in record.metrics:
-            # what must agree before two runs can be paired image by image; left-out images make another test set
-            spec = record.spec
-            model, skipped = spec.model.model_dump_json(), repr(spec.skipped_images)
-            protocol = (spec.protocol.name, spec.protocol.canonical(), spec.dataset_fingerprint)
-            settings[*protocol, spec.regime, model, skipped].append((folder, record))
+            settings[setting_of(record)].append((folder, record))
     return [_setting(members, registry) for _, members in sorted(settings.items(), key=lambda item: item[0][0])]
+
+
+def setting_of(record: Record) -> tuple[str, ...]:
+    """Return what must agree before two runs can be paired image by image; left-out images make another test set."""
+    spec = record.spec
+    model, skipped = spec.model.model_dump_json(), repr(spec.skipped_images)
+    protocol = (spec.protocol.name, spec.protocol.canonical(), spec.dataset_fingerprint)
+    return (*protocol, spec.regime, model, skipped)
 
 
 def _setting(members: Sequence[tuple[Path, Record]], registry: Registry | None) -> Setting:

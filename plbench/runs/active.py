@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from plbench.errors import TrainingError
@@ -322,6 +323,8 @@ class ActiveRun:
         if found is None:
             return []
         saved = checkpoints.load(found)
+        if self.workspace.chose_threads and found.threads is not None:
+            torch.set_num_threads(found.threads)  # else the end would differ from that of a training left alone
         self.best = Best(**saved.pop("best"))
         self.state.generators = saved.pop("generators")
         self.state.load_state_dict(saved)

@@ -21,6 +21,8 @@ SPEC = "spec.toml"
 CHECKPOINT = "checkpoint.pt"
 CELLS = "cells.npz"
 
+_REMOVED = ".removed"
+
 
 @dataclass(frozen=True)
 class Store:
@@ -131,5 +133,30 @@ class Store:
         return self.runs / f".{key}.lock"
 
     def remove(self, key: str) -> None:
-        """Delete a run's folder."""
-        shutil.rmtree(self.run_folder(key), ignore_errors=True)
+        """Delete a run's folder, as far as this user may: a process that is killed leaves it whole, or out of sight."""
+        with contextlib.suppress(OSError):
+            self.discard(self.run_folder(key))
+        shutil.rmtree(self.run_folder(key), ignore_errors=True)  # where nothing can be renamed
+
+    def discard(self, folder: Path) -> None:
+        """Rename a folder in the folder of runs to where nobody looks for runs, and delete it there.
+
+        What others left there when they were killed goes with it.
+
+        Raises:
+            OSError: if it cannot be renamed.
+        """
+        trash = self.runs / _REMOVED
+        while folder.exists():
+            trash.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another process took the empty trash away meanwhile
+                folder.rename(trash / f"{folder.name}-{os.urandom(4).hex()}")
+        for path in self.removed():
+            shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process is at it
+            trash.rmdir()
+
+    def removed(self) -> list[Path]:
+        """Return folders that were being deleted when their process was killed."""
+        trash = self.runs / _REMOVED
+        return sorted(trash.iterdir()) if trash.is_dir() else []

@@ -40,6 +40,8 @@ class Workspace:
         compiles: whether models go through `torch.compile`.
         profiles: whether some steps of each training are traced.
         shares_machine: whether other processes of the same sweep may be at work beside this one.
+        chose_threads: whether the number of torch's threads was measured, so that a training which goes on takes the
+            number that it began with.
         nproc: processes that this one hands each run of several to, see `plbench.runs.processes`; 1 to train itself.
     """
 
@@ -62,6 +64,7 @@ class Workspace:
     profiles: bool = False
     shares_machine: bool = False
     nproc: int = 1
+    chose_threads: bool = False
 
     @property
     def trackers(self) -> tuple[str, ...]:

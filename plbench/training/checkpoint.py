@@ -26,11 +26,16 @@ NUM_KEPT = 2
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint as its note describes it."""
+    """A checkpoint as its note describes it.
+
+    Attributes:
+        threads: of torch, in the training that wrote it; None in notes of older versions.
+    """
 
     path: Path
     step: int
     spec: dict[str, Any]
+    threads: int | None = None
 
 
 class Checkpoints:
@@ -65,6 +70,7 @@ class Checkpoints:
         note = {
             **{name: state[name] for name in ("step", "epoch", "batch")},
             "num_processes": num_processes,
+            "threads": torch.get_num_threads(),
             "sha256": digest.hexdigest(),
             "plbench": __version__,
             "spec": self._spec,
@@ -161,7 +167,7 @@ def _found(note: Path) -> Found | None:
     path = note.with_suffix(".pt")
     try:
         content = json.loads(note.read_text())
-        found = Found(path, content["step"], content["spec"])
+        found = Found(path, content["step"], content["spec"], content.get("threads"))
         with path.open("rb") as file:
             is_whole = hashlib.file_digest(file, "sha256").hexdigest() == content["sha256"]
     except (OSError, ValueError, KeyError, TypeError):

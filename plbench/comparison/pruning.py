@@ -1,0 +1,58 @@
+"""Which weights of finished runs may go: those of rows that lost, and of trials and folds that were only scored."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from statistics import fmean
+from typing import Literal
+
+from plbench.comparison.compare import setting_of
+from plbench.comparison.identity import row_key
+from plbench.runs import removal
+from plbench.runs.record import Record, read_record
+from plbench.runs.removal import Item, Room
+from plbench.runs.store import CHECKPOINT, Store
+
+Weights = Literal["best", "none", "all"]
+
+
+def prunable(store: Store, *, weights: Weights = "best", features: bool = False) -> Room:
+    """Return what may go from a folder of runs: every run, its figures and its scores stay.
+
+    Weights that a stage's artifact is still to be made of stay, whatever is asked for.
+
+    Args:
+        store: of the runs, and of the cache that they use.
+        weights: whose stay: those of the best row of each setting (by mAP(C) on test, a mean over seeds), of none, or
+            of all runs.
+        features: whether all cached features may go, too.
+
+    Raises:
+        StoreError: if a run is under way, or a record is damaged.
+    """
+    removal.refuse_while_under_way(store)
+    items = removal.leftovers(store)
+    if weights != "all":
+        found = map(read_record, map(store.run_folder, store.keys()))
+        records = {record.key: record for record in found}
+        removal.check_readable(store, records)
+        kept = removal.needed_weights(store) | (_best(records) if weights == "best" else set())
+        for key, record in records.items():
+            path = store.run_folder(key) / CHECKPOINT
+            if record.status == "done" and key not in kept and path.is_file():
+                items.append(Item.of("weights", path))
+    return Room((*items, *(removal.cached_features(store) if features else [])))
+
+
+def _best(records: dict[str, Record]) -> set[str]:
+    """Return the keys of the best row's runs in each setting of those that `compare` would show."""
+    settings: dict[tuple[str, ...], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    for record in records.values():
+        if record.status == "done" and "test" in record.metrics:
+            settings[setting_of(record)][row_key(record)].append(record)
+    best = (max(rows.values(), key=_mean) for rows in settings.values())
+    return {record.key for row in best for record in row}
+
+
+def _mean(row: list[Record]) -> float:
+    return fmean(record.test.map_c.value or 0.0 for record in row)

@@ -1,0 +1,221 @@
+"""Making room in a folder of runs: what may go without taking anything from a run that stays, and its going."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import tomllib
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from plbench.errors import PlbenchError, StoreError
+from plbench.files import unwritable
+from plbench.files.checksums import DAMAGED
+from plbench.files.paths import refuse_links
+from plbench.progress import counted
+from plbench.runs.store import RECORD, SPEC, Store
+
+Kind = Literal["runs", "weights", "checkpoints", "unfinished", "damaged", "features"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file or folder that may go.
+
+    Attributes:
+        kind: "runs"; "weights" of runs that are done; "checkpoints" of trainings that are done since; "unfinished"
+            writes and removals of processes that were killed; "damaged" files that were set aside; "features".
+        path: of it.
+        num_bytes: of its files.
+    """
+
+    kind: Kind
+    path: Path
+    num_bytes: int
+
+    @classmethod
+    def of(cls, kind: Kind, path: Path) -> Item:
+        """Measure a file or folder; links count as themselves."""
+        inside = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
+        files = inside if path.is_dir() else [path]
+        return cls(kind, path, sum(file.lstat().st_size for file in files))
+
+
+@dataclass(frozen=True)
+class Room:
+    """What may go, and how much that is."""
+
+    items: tuple[Item, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all of it."""
+        return sum(item.num_bytes for item in self.items)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return files and bytes by kind."""
+        number: Counter[str] = Counter(item.kind for item in self.items)
+        sizes = {kind: sum(item.num_bytes for item in self.items if item.kind == kind) for kind in number}
+        return [{"what": kind, "number": number[kind], "bytes": sizes[kind]} for kind in number]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {"bytes": self.num_bytes, "items": [{**asdict(item), "path": str(item.path)} for item in self.items]}
+
+
+def removable_runs(store: Store, folders: Iterable[Path]) -> Room:
+    """Return runs as items, if no run that stays needs one of them.
+
+    Args:
+        store: that they lie in.
+        folders: of the runs.
+
+    Raises:
+        StoreError: if a run is under way, lies elsewhere, or is needed: by which run, and for what.
+    """
+    chosen = {folder.name: folder for folder in folders}
+    for folder in chosen.values():
+        if folder.resolve().parent != store.runs.resolve():
+            raise StoreError(f"{folder} does not lie in {store.runs}; give the folder that it lies in with `runs=DIR`")
+        refuse_links(store.runs, store.run_folder(folder.name))
+    if held := sorted(store.held(chosen)):
+        raise StoreError(f"run {held[0]} is under way; stop it first, or wait until it is done")
+    specs = _specs(store)
+    for key, spec in specs.items():
+        if key in chosen:
+            continue
+        for needed, what in _needs(key, spec, specs).items():
+            if needed in chosen:
+                raise StoreError(f"run {key} needs run {needed}, {what}; remove both, or none")
+    return Room(tuple(Item.of("runs", store.run_folder(key)) for key in chosen))
+
+
+def needed_weights(store: Store) -> set[str]:
+    """Return keys of stage runs whose weights a run may still ask for: what it takes of them is not stored yet."""
+    found = set()
+    for spec in _specs(store).values():
+        for name, key in spec.get("stages", {}).items():
+            if not any((store.run_folder(key) / "artifacts").glob(f"{glob.escape(name)}-*.npy")):
+                found.add(key)
+    return found
+
+
+def leftovers(store: Store) -> list[Item]:
+    """Return what processes that were killed left in a folder of runs, and files that were set aside as damaged.
+
+    Checkpoints of a training that is not done are no leftovers: it goes on from them.
+    """
+    from plbench.training.checkpoint import FOLDER  # imports torch
+
+    found = [Item.of("unfinished", path) for path in store.removed()]
+    for folder in _folders(store):
+        found += [Item.of("unfinished", path) for path in sorted(folder.glob(".*.tmp"))]
+        found += [Item.of("damaged", path) for path in sorted(folder.glob(f"*{DAMAGED}*"))]
+        if (folder / RECORD).is_file() and (folder / FOLDER).is_dir():
+            found.append(Item.of("checkpoints", folder / FOLDER))
+    return found
+
+
+def cached_features(store: Store) -> list[Item]:
+    """Return the features in the cache, of all datasets; a run that needs them again computes them again."""
+    return [Item.of("features", path) for path in sorted((store.cache / "features").glob("[!.]*")) if path.is_file()]
+
+
+def refuse_while_under_way(store: Store) -> None:
+    """Refuse to go on while a process makes a run: it may be about to read what would go.
+
+    Raises:
+        StoreError: naming one.
+    """
+    if held := sorted(store.held(folder.name for folder in _folders(store))):
+        raise StoreError(f"run {held[0]} in {store.runs} is under way; wait until all are done")
+
+
+def remove(store: Store, room: Room) -> None:
+    """Delete items. Whatever ends the program meanwhile, each of them is whole or not there.
+
+    Raises:
+        StoreError: if one cannot be deleted.
+    """
+    for item in room.items:
+        try:
+            if item.kind == "runs":
+                store.remove(item.path.name)
+                if item.path.exists():
+                    raise PermissionError(1, "it cannot be renamed or deleted")
+            elif item.path.is_dir():
+                store.discard(item.path)
+            else:
+                item.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(item.path, error) from error
+
+
+def in_words(room: Room) -> str:
+    """Return what goes in a clause, such as "3 runs"."""
+    return ", ".join(counted(row["number"], *_WORDS[row["what"]]) for row in room.rows())
+
+
+_WORDS = {
+    "runs": ("run", "runs"),
+    "weights": ("file of weights", "files of weights"),
+    "checkpoints": ("folder of checkpoints", "folders of checkpoints"),
+    "unfinished": ("unfinished file", "unfinished files"),
+    "damaged": ("damaged file", "damaged files"),
+    "features": ("file of features", "files of features"),
+}
+
+
+def _folders(store: Store) -> list[Path]:
+    inside = store.runs.iterdir() if store.runs.is_dir() else []
+    return sorted(folder for folder in inside if not folder.name.startswith(".") and folder.is_dir())
+
+
+def _specs(store: Store) -> dict[str, dict[str, Any]]:
+    """Return the specs of all runs, done or not, as plain values; one that cannot be read says nothing of its needs.
+
+    Not as `RunSpec`: a record of an older version, or one that is damaged, must not keep others from going.
+    """
+    found = {}
+    for folder in _folders(store):
+        try:
+            if (folder / SPEC).is_file():
+                spec = tomllib.loads((folder / SPEC).read_text(encoding="utf-8"))
+            else:
+                spec = json.loads((folder / RECORD).read_bytes())["spec"]
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+        if isinstance(spec, dict) and isinstance(spec.get("stages", {}), dict):
+            found[folder.name] = spec
+    return found
+
+
+def _needs(key: str, spec: dict[str, Any], specs: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Return the runs that must be there before one, and what each is to it: a stage, or what chooses its epoch."""
+    found = {str(stage): f"its stage {name!r}" for name, stage in spec.get("stages", {}).items()}
+    if spec.get("selection") == "validation" and spec.get("train_part", "train") == "train":
+        chooser = _apart_from_stages({**spec, "train_part": "fit"})
+        choosers = [other for other, own in specs.items() if other != key and _apart_from_stages(own) == chooser]
+        found |= dict.fromkeys(choosers, "which chose its epoch")
+    return found
+
+
+def _apart_from_stages(spec: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in spec.items() if name != "stages"}
+
+
+def check_readable(store: Store, keys: Collection[str]) -> None:
+    """Refuse a folder in which some record does not tell what its run needs.
+
+    Raises:
+        PlbenchError: naming it.
+    """
+    if unread := sorted({*keys} - _specs(store).keys()):
+        raise PlbenchError(
+            f"{store.run_folder(unread[0])} holds no spec that can be read, so that it is not known what it needs; "
+            f"remove it first: plbench runs remove {unread[0]}"
+        )
