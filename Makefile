@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test soak coverage bench lint lock format docs notebooks boards check-boards validate-statistics clean
+.PHONY: demo test soak coverage bench bench-curves bench-gpu lint lock format docs notebooks boards check-boards validate-statistics clean
 
 $(VENV)/.installed: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -29,6 +29,16 @@ coverage: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pytest -s -m bench tests/bench
+
+# Time and memory over images, classes, known cells and heads, as one picture: on an idle machine, some ten minutes.
+CURVES ?= docs/figures/complexity.svg
+bench-curves: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_curves.py $(CURVES)
+
+# On a machine with a GPU: all that only runs there, as a table to paste. COCO=DIR also times coco-20k as a whole.
+bench-gpu: $(VENV)/.installed
+	$(BIN)/python -m pytest -q -m gpu tests
+	$(BIN)/python tests/bench/bench_gpu.py $(if $(COCO),--coco-20k $(COCO))
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

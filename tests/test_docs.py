@@ -222,7 +222,8 @@ def test_the_readme_and_the_five_minutes_show_the_same_output() -> None:
 WITH_TESTS_OF_THEIR_OWN = ("adding-a-dataset.md", "five-minutes.md", "predicting.md", "your-own-data.md", *REPRODUCE)
 OTHERS = ["../README.md", *sorted({path.name for path in (TOP / "docs").glob("*.md")} - {*WITH_TESTS_OF_THEIR_OWN})]
 DRY = ("run", "compare", "tune", "sweep", "study")
-AT_ONCE = ["methods list", "methods show", "runs", "study list", "doctor"]
+AT_ONCE = ["methods list", "methods show", "study list", "doctor"]
+AT_ONCE += ["runs list", "runs show", "runs compare", "runs prune --dry-run"]
 AT_ONCE += ["data list", "data stats", "data show", "data prepare", "sweep status"]
 # tried by tests of other pages, or what this machine lacks
 NOT_HERE = {"ray", "slurm", "gpu", "--embeddings", "mlflow", "openimages-v3", "openimages-v6"}

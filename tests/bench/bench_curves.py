@@ -3,8 +3,8 @@
 Each point is a process of its own on one thread: seconds are the processor's, the best of three calls; memory is the
 peak of the first call above what its inputs take (Linux only).
 
-    python tests/bench/curves.py docs/figures/complexity.svg
-    python tests/bench/curves.py /tmp/small.svg --sizes 2      the two smallest sizes of each curve
+    python tests/bench/bench_curves.py docs/figures/complexity.svg
+    python tests/bench/bench_curves.py /tmp/small.svg --sizes 2      the two smallest sizes of each curve
 """
 
 from __future__ import annotations
