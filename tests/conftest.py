@@ -71,7 +71,17 @@ ask_once(bootstrap, "resample_weights", keep=32)
 ask_once(packs, "compress", keep=64)  # at its best, as boards pack, it takes 0.1 s for whatever is small
 installed = functools.cache(lambda path: entry_points())  # by sys.path, which tests of plugins prolong
 registries.entry_points = lambda: installed(tuple(sys.path))
-typer.main.get_command = functools.cache(typer.main.get_command)
+
+
+def of_app(app: typer.Typer) -> tuple[Any, ...]:
+    """The functions behind an app's commands, those of its groups nested: each command line has an app of its own."""
+    groups = [of_app(group.typer_instance) for group in app.registered_groups if group.typer_instance is not None]
+    return (*(command.callback for command in app.registered_commands), *groups)
+
+
+built: dict[tuple[Any, ...], Any] = {}
+build = typer.main.get_command
+typer.main.get_command = lambda app: built[key] if (key := of_app(app)) in built else built.setdefault(key, build(app))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -209,8 +209,8 @@ def runs_remove(
 @runs_app.command("prune")
 def runs_prune(
     weights: Annotated[
-        Literal["best", "none", "all"],
-        typer.Option(help="Whose weights stay: of the best row of each setting, of no run, of all runs."),
+        Literal["best", "first", "none", "all"],
+        typer.Option(help="Whose weights stay: the best row's in each setting, those of its first seed, none, or all."),
     ] = "best",
     features: Annotated[
         bool, typer.Option("--features", help="Also delete all cached features; they are computed again when needed.")

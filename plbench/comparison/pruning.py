@@ -13,7 +13,7 @@ from plbench.runs.record import Record, read_record
 from plbench.runs.removal import Item, Room
 from plbench.runs.store import CHECKPOINT, Store
 
-Weights = Literal["best", "none", "all"]
+Weights = Literal["best", "first", "none", "all"]
 
 
 def prunable(store: Store, *, weights: Weights = "best", features: bool = False) -> Room:
@@ -23,8 +23,8 @@ def prunable(store: Store, *, weights: Weights = "best", features: bool = False)
 
     Args:
         store: of the runs, and of the cache that they use.
-        weights: whose stay: those of the best row of each setting (by mAP(C) on test, a mean over seeds), of none, or
-            of all runs.
+        weights: whose stay: those of the best row of each setting (by mAP(C) on test, a mean over seeds), of its first
+            seed alone, of none, or of all runs.
         features: whether all cached features may go, too.
 
     Raises:
@@ -36,7 +36,10 @@ def prunable(store: Store, *, weights: Weights = "best", features: bool = False)
         found = map(read_record, map(store.run_folder, store.keys()))
         records = {record.key: record for record in found}
         removal.check_readable(store, records)
-        kept = removal.needed_weights(store) | (_best(records) if weights == "best" else set())
+        kept = removal.needed_weights(store)
+        if weights != "none":
+            for row in _best_rows(records):
+                kept |= {record.key for record in (row if weights == "best" else row[:1])}
         for key, record in records.items():
             path = store.run_folder(key) / CHECKPOINT
             if record.status == "done" and key not in kept and path.is_file():
@@ -44,14 +47,14 @@ def prunable(store: Store, *, weights: Weights = "best", features: bool = False)
     return Room((*items, *(removal.cached_features(store) if features else [])))
 
 
-def _best(records: dict[str, Record]) -> set[str]:
-    """Return the keys of the best row's runs in each setting of those that `compare` would show."""
+def _best_rows(records: dict[str, Record]) -> list[list[Record]]:
+    """Return the runs of the best row, by seed, of each setting that `compare` would show."""
     settings: dict[tuple[str, ...], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records.values():
         if record.status == "done" and "test" in record.metrics:
             settings[setting_of(record)][row_key(record)].append(record)
-    best = (max(rows.values(), key=_mean) for rows in settings.values())
-    return {record.key for row in best for record in row}
+    best = [max(rows.values(), key=_mean) for rows in settings.values()]
+    return [sorted(row, key=lambda record: (record.spec.seed, record.key)) for row in best]
 
 
 def _mean(row: list[Record]) -> float:

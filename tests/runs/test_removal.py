@@ -17,7 +17,7 @@ from test_record import a_record
 from plbench.comparison.pruning import Weights, prunable
 from plbench.errors import PlbenchError, StoreError
 from plbench.files import write_text
-from plbench.runs.record import Cost, Estimate, SplitMetrics, write_record
+from plbench.runs.record import Cost, Estimate, SplitMetrics, read_record, write_record
 from plbench.runs.removal import Room, leftovers, removable_runs, remove
 from plbench.runs.store import CHECKPOINT, Store
 
@@ -133,6 +133,8 @@ class TestPrune:
         keys = store.keys()
         room = prune(store)
         assert with_weights(store) == best | {another} and trial not in with_weights(store)
+        prune(store, "first")
+        assert with_weights(store) == {another, min(best, key=lambda key: read_record(store.run_folder(key)).spec.seed)}
         assert store.keys() == keys and room.num_bytes == 3 * WEIGHTS
         assert prunable(store).items == ()
 
