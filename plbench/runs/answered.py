@@ -139,7 +139,8 @@ def remember_rows(store: Store, command: str, rows: list[dict[str, Any]], files:
     if len(paths) <= _MAX_FILES:
         seen = {path: _seen(path) if os.path.exists(path) else _ABSENT for path in paths}
         if None not in seen.values():
-            write_checked_json(_place(store, command), {"command": command, "rows": rows, "files": seen})
+            text = json.dumps(rows)  # as text, which keeps the order of columns
+            write_checked_json(_place(store, command), {"command": command, "rows": text, "files": seen})
 
 
 def recall_rows(store: Store, command: str) -> list[dict[str, Any]] | None:
@@ -149,7 +150,7 @@ def recall_rows(store: Store, command: str) -> list[dict[str, Any]] | None:
         return None
     if any((_seen(path, fresh=True) or _ABSENT) != seen for path, seen in noted["files"].items()):
         return None
-    rows: list[dict[str, Any]] = noted["rows"]
+    rows: list[dict[str, Any]] = json.loads(noted["rows"])
     return rows
 
 
