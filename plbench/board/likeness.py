@@ -43,6 +43,8 @@ SHIFTS = (-2.0, 2.5)
 1.24. Resampling shifts AP up, the more the lower it is."""
 
 _NEAR_CHANCE = 0.5  # of the expected spread, below which mAP(C) is noise: its correlation says nothing
+_NEAR_BEST = 99.0  # percent
+_LEAST_DEVIATION = 0.05  # points, of replicates that are kept to 0.01
 _MIN_CLASSES, _MIN_POSITIVES = 5, 20  # fewer, and two trainings may well agree
 _MIN_VALUES = 50  # different ones among replicates
 
@@ -98,7 +100,7 @@ class _Drawn:
     Attributes:
         metric: its name. correlations: [E, E]. spreads: [E], as a share of what the classes let expect.
         bias, offsets: [E], of the mean from the figure: as the classes let expect, up to a factor, and as it is.
-        deviations: [E], standard ones.
+        deviations: [E], standard ones. values: [E], the figures.
     """
 
     metric: str
@@ -107,6 +109,7 @@ class _Drawn:
     bias: np.ndarray
     offsets: np.ndarray
     deviations: np.ndarray
+    values: np.ndarray
 
     @classmethod
     def of(cls, entries: Sequence[Entry], metric: str) -> _Drawn:
@@ -124,12 +127,15 @@ class _Drawn:
             expected[:, 1],
             drawn.mean(axis=1) - values,
             deviations,
+            values,
         )
 
     def unlike(self, key: str, place: int, others: np.ndarray) -> Iterator[Problem]:
         """Yield what is unlike the others in the replicates of one record."""
         where = f"{REPLICATES}.{self.metric}"
         spread = self.spreads[place] / np.median(self.spreads[others])
+        if self.values[place] > _NEAR_BEST or np.median(self.deviations[others]) < _LEAST_DEVIATION:
+            return  # ranked almost without a mistake: what varies is rounding
         least, most = SPREADS[self.metric]
         if not least <= spread <= most:
             words = f"between {least} and {most} times that"

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -43,7 +43,9 @@ CLASSES = ("a", "b", "c", "d", "e", "f")
 GROUPS = {"frequent": CLASSES[:3], "rare": CLASSES[3:]}
 NUM_IMAGES = 200
 NOW = datetime.now(UTC)
+WITNESSES = ((1, 0), (1, 1), (2, 0))
 Content = dict[str, Any]
+Name = tuple[int, int]
 
 
 @dataclass
@@ -84,15 +86,53 @@ class Made:
         self.replicates = ("\n".join(lines) + "\n").encode()
 
 
+class Copies(dict[Name, Made]):
+    """Records, each copied from the genuine ones as soon as somebody looks at it."""
+
+    def __init__(self, genuine: dict[Name, Made]) -> None:
+        super().__init__()
+        self.genuine = genuine
+
+    def __missing__(self, name: Name) -> Made:
+        self[name] = copy.deepcopy(self.genuine[name])
+        return self[name]
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A record with all its hashes: key, sha256 of its JSON, pack, and file of cells."""
+
+    key: str
+    sha256: str
+    pack: bytes
+    cells: bytes
+
+
+def sealed(one: Made, folder: Path) -> Sealed:
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = RunSpec.model_validate(one.record["spec"])
+    one.record |= {"key": spec.key, "spec_sha256": spec.sha256(), "protocol_sha256": spec.protocol.sha256()}
+    one.cells.save(folder / CELLS)
+    files = {"per_class.csv": one.per_class, "replicates.csv": one.replicates}
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    one.record["files"] = {name: reference(folder / name).model_dump() for name in (*files, CELLS)}
+    files[RECORD] = json.dumps(one.record).encode()
+    pack = packed((f"{spec.key}/{name}", content) for name, content in files.items())
+    return Sealed(spec.key, hashlib.sha256(files[RECORD]).hexdigest(), pack, (folder / CELLS).read_bytes())
+
+
 class Forgery:
     """A board on its way to be verified. Record (m, s) is that of method number m and seed s."""
 
-    def __init__(self, board: Content, made: dict[tuple[int, int], Made], place: Path) -> None:
-        self.board, self.made, self.place = board, made, place
+    def __init__(self, genuine: dict[str, Any], place: Path) -> None:
+        self.board, self.made = dict(genuine["board"]), Copies(genuine["made"])
+        self.genuine: dict[Name, Sealed] = genuine["sealed"]
+        self.place = place
         self.at = f"{NOW - timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}"
         self.events: list[Content] = []
-        self.keys: dict[tuple[int, int], str] = {}
-        self.brought: set[tuple[int, int]] = {(1, 0), (1, 1), (2, 0)}  # whose cells are there, beside those forged
+        self.left_out: set[Name] = set()
+        self.keys: dict[Name, str] = {}
         self.rng = np.random.default_rng(0)
 
     @property
@@ -101,30 +141,19 @@ class Forgery:
         return self.made[0, 0]
 
     def write(self) -> None:
-        """Seals everything: hashes, keys, packs, ledger, cells."""
+        """Seals everything: hashes, keys, packs, ledger, and cells: of what was touched, and of two others."""
         path = self.place / "boards" / self.board["name"]
         (path / RECORDS).mkdir(parents=True)
         (path / "board.json").write_text(json.dumps(self.board))
         events = []
-        for name, one in self.made.items():
-            spec = RunSpec.model_validate(one.record["spec"])
-            one.record |= {"key": spec.key, "spec_sha256": spec.sha256(), "protocol_sha256": spec.protocol.sha256()}
-            self.keys[name] = spec.key
-            run = self.place / "runs" / spec.key
-            run.mkdir(parents=True)
-            one.cells.save(run / CELLS)
-            files = {"per_class.csv": one.per_class, "replicates.csv": one.replicates}
-            for file, content in files.items():
-                (run / file).write_bytes(content)
-            hashes = {file: reference(run / file).model_dump() for file in (*files, CELLS)}
-            one.record["files"] = hashes | one.record["files"]
-            if name != (0, 0) and name[0] != 0 and name not in self.brought:
-                (run / CELLS).unlink()
-            files[RECORD] = json.dumps(one.record).encode()
-            pack = packed((f"{spec.key}/{file}", content) for file, content in files.items())
-            (path / RECORDS / f"{spec.key}.tar.xz").write_bytes(pack)
-            sha256 = hashlib.sha256(files[RECORD]).hexdigest()
-            events.append({"event": "added", "key": spec.key, "at": self.at, "sha256": sha256})
+        for name in [name for name in self.genuine if name not in self.left_out]:
+            one = sealed(self.made[name], self.place / "sealing") if name in self.made else self.genuine[name]
+            self.keys[name] = one.key
+            if name in self.made or name in WITNESSES:
+                (self.place / "runs" / one.key).mkdir(parents=True)
+                (self.place / "runs" / one.key / CELLS).write_bytes(one.cells)
+            (path / RECORDS / f"{one.key}.tar.xz").write_bytes(one.pack)
+            events.append({"event": "added", "key": one.key, "at": self.at, "sha256": one.sha256})
         more = [{**event, "key": self.keys[event["key"]]} for event in self.events]
         (path / LEDGER).write_text(json.dumps({"events": events + more}))
 
@@ -143,12 +172,12 @@ def genuine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture
 def forgery(
     genuine: dict[str, Any], make_workspace: Callable[..., Workspace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Forgery]:
+) -> Forgery:
     monkeypatch.setattr(likeness, "MIN_PEERS", 9)
     if not genuine:
         genuine.update(board_of(make_workspace(), tmp_path))
-    kept = copy.deepcopy({name: genuine[name] for name in ("board", "made")})
-    return Forgery(kept["board"], kept["made"], tmp_path / "forged")
+        genuine["sealed"] = {name: sealed(one, tmp_path / "sealing") for name, one in genuine["made"].items()}
+    return Forgery(genuine, tmp_path / "forged")
 
 
 def board_of(workspace: Workspace, folder: Path) -> dict[str, Any]:
@@ -202,7 +231,7 @@ def better(cells: Cells) -> Cells:
     return rescored(cells, lambda scores: np.clip(scores + 0.15 * cells.positives, 0, 1))
 
 
-def with_tables_of(f: Forgery, own: tuple[int, int], other: tuple[int, int], *, cells: bool = False) -> None:
+def with_tables_of(f: Forgery, own: Name, other: Name, *, cells: bool = False) -> None:
     mine, theirs = f.made[own], f.made[other]
     mine.per_class, mine.replicates = theirs.per_class, theirs.replicates
     mine.record["metrics"] = copy.deepcopy(theirs.record["metrics"])
@@ -210,14 +239,14 @@ def with_tables_of(f: Forgery, own: tuple[int, int], other: tuple[int, int], *, 
         mine.cells = theirs.cells
 
 
-def evaluated(f: Forgery, name: tuple[int, int], cells: Cells, *, brings: bool = True) -> None:
+def evaluated(f: Forgery, name: Name, cells: Cells, *, brings: bool = True) -> None:
     f.place.mkdir(parents=True, exist_ok=True)
     f.made[name].evaluate(cells, f.place)
     if brings:
         f.made[name].cells = cells
 
 
-def noisy(f: Forgery, name: tuple[int, int], other: tuple[int, int], noise: float) -> None:
+def noisy(f: Forgery, name: Name, other: Name, noise: float) -> None:
     drawn = f.rng.normal(0, noise, len(f.own.cells.scores))
     evaluated(f, name, rescored(f.made[other].cells, lambda scores: np.clip(scores + drawn, 0, 1)))
 
@@ -232,7 +261,7 @@ def shuffled_alike(f: Forgery) -> None:
         f.made[0, seed].redraw(lambda name, drawn, value: drawn[order])
 
 
-def put(path: str, value: Any, *names: tuple[int, int]) -> Callable[[Forgery], None]:
+def put(path: str, value: Any, *names: Name) -> Callable[[Forgery], None]:
     def change(f: Forgery) -> None:
         for name in names or ((0, 0),):
             content: Any = f.made[name].record
@@ -260,7 +289,7 @@ def dated(at: str) -> Callable[[Forgery], None]:
     return lambda f: setattr(f, "at", at)
 
 
-def tables_of(own: tuple[int, int], other: tuple[int, int]) -> Callable[[Forgery], None]:
+def tables_of(own: Name, other: Name) -> Callable[[Forgery], None]:
     return lambda f: with_tables_of(f, own, other)
 
 
@@ -287,6 +316,11 @@ def rivals_replicates(f: Forgery) -> None:
     f.own.redraw(lambda name, drawn, value: theirs[name])
 
 
+def exchanged(number: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Labels of the first images, each as another of them has it: counts stay."""
+    return lambda own, scores: np.concatenate([np.roll(own[:number], 2), own[number:]])
+
+
 def dropped_images(f: Forgery) -> None:
     keep = f.own.cells.rows < NUM_IMAGES - 20
     columns = {
@@ -295,14 +329,13 @@ def dropped_images(f: Forgery) -> None:
     evaluated(f, (0, 0), Cells(**{**columns, "num_images": NUM_IMAGES - 20, "num_classes": len(CLASSES)}))  # type: ignore[arg-type]
 
 
-def event(kind: str, name: tuple[int, int], **more: str) -> Callable[[Forgery], None]:
+def event(kind: str, name: Name, **more: str) -> Callable[[Forgery], None]:
     return lambda f: f.events.append({"event": kind, "key": name, "at": f.at, **more})
 
 
 def new_version(f: Forgery) -> None:
     f.board["version"] += 1
-    for seed in SEEDS:
-        del f.made[3, seed]
+    f.left_out |= {(3, seed) for seed in SEEDS}
 
 
 def many_trials(f: Forgery) -> None:
@@ -365,7 +398,8 @@ BY_FILES: dict[str, Callable[[Forgery], None]] = {
     "schema 1": put("schema_version", 1),
     "fewer test images": dropped_images,
     "labels turned round": lambda f: evaluated(f, (0, 0), relabelled(f.own.cells, lambda own, scores: ~own)),
-    "a seed that its row has": put("spec/seed", 1, (0, 0)),
+    "a seed that its row has": both(put("spec/seed", 1), put("spec/stages", {"prior": "0" * 16})),
+    "labels of all images exchanged": lambda f: evaluated(f, (0, 0), relabelled(f.own.cells, exchanged(NUM_IMAGES))),
     "withdrawn without a word why": event("withdrawn", (3, 0)),
     "100,000 trials by a new version": many_trials,
 }
@@ -374,9 +408,7 @@ BY_CELLS: dict[str, Callable[[Forgery], None]] = {
     "labels of its cells permuted, AP 100": lambda f: evaluated(
         f, (0, 0), relabelled(f.own.cells, lambda own, scores: np.sort(own)[np.argsort(np.argsort(scores))])
     ),
-    "labels of some images exchanged": lambda f: evaluated(
-        f, (0, 0), relabelled(f.own.cells, lambda own, s: np.roll(own, 2))
-    ),
+    "labels of some images exchanged": lambda f: evaluated(f, (0, 0), relabelled(f.own.cells, exchanged(10))),
     "scores outside 0 and 1": lambda f: evaluated(f, (0, 0), rescored(f.own.cells, lambda scores: 4 * scores - 2)),
     "replicates shrunk to 60 %": redrawn(lambda f, name, drawn, value: value + 0.6 * (drawn - value)),
     "replicates moved a little": redrawn(lambda f, name, drawn, value: drawn + 0.5),
@@ -444,8 +476,8 @@ def test_a_commit_that_the_repository_has_not(forgery: Forgery, genuine: dict[st
     git("add", "-A")
     git("commit", "-q", "-m", "plbench")
     commit = git("rev-parse", "HEAD")
-    for one in forgery.made.values():
-        one.record["environment"]["git_commit"] = commit
+    for name in forgery.genuine:
+        forgery.made[name].record["environment"]["git_commit"] = commit
     forgery.own.record["environment"]["git_commit"] = "1" * 40
     forgery.write()
     (problem,) = forgery.verify(genuine["installed"], cells=False)
