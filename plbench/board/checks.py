@@ -106,8 +106,8 @@ def _check_labels(
 ) -> list[Problem]:
     """Compare the labels of cells with one another, and with the dataset's own where it is here."""
     truth: dict[Question, str] = {}
-    for entry, _ in found if workspace is not None else ():
-        if question_of(entry) not in truth:
+    for entry, _ in found:
+        if workspace is not None and question_of(entry) not in truth:
             own = truth_of(folder.board, entry.record.spec.protocol, workspace, note)
             if own is None:
                 break

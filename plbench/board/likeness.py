@@ -79,7 +79,7 @@ def check_replicates(entries: Sequence[Entry]) -> list[Problem]:
 
     Where there are fewer than `MIN_PEERS` records of other methods, nothing is compared.
     """
-    problems = []
+    problems: list[Problem] = []
     for members in _by_protocol(entries).values():
         names = np.array([entry.record.spec.method.name for entry in members])
         others = names[:, None] != names
@@ -88,7 +88,7 @@ def check_replicates(entries: Sequence[Entry]) -> list[Problem]:
             continue
         for metric in HEADLINE:
             drawn = _Drawn.of(members, metric)
-            for place in judged:
+            for place in judged.tolist():
                 problems += drawn.unlike(members[place].key, place, others[place])
     return problems
 
