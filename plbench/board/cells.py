@@ -28,6 +28,7 @@ from plbench.board.croissant import (
     record_set,
 )
 from plbench.board.entries import Entry
+from plbench.board.evidence import IMAGES
 from plbench.board.rows import labelled_entries
 from plbench.board.text import page_template
 from plbench.errors import PlbenchError, StoreError
@@ -52,6 +53,10 @@ _CELL_COLUMNS = {
     "score": (NUMBER, "of the class on the image, as the run's metrics saw it"),
     "label": (INTEGER, "1: verified present, -1: verified absent"),
     "top3": (BOOLEAN, "whether the class is among the image's 3 highest-scored ones, unknown classes included"),
+}
+_IMAGE_COLUMNS = {
+    "split": (TEXT, "of the dataset"),
+    "image_id": (TEXT, "id of the image in its dataset; in the order of the split, those without a known label too"),
 }
 _RECORD_COLUMNS = {
     "key": (TEXT, "of the run"),
@@ -157,6 +162,7 @@ def export_cells(board: BoardFolder, to: Path, workspace: Workspace) -> Exported
                     num_cells += _write_cells(staging / name, entry, labels["row"], found[entry.key], images)
                 rows.append(_row(entry, labels, name, staging))
                 report(number + 1, len(entries))
+        _write_images(staging / IMAGES, ids)
         _describe(staging, board, [entry for entry, _ in entries], rows, dataset)
         staging.chmod(0o755)
         if to.is_dir():
@@ -218,6 +224,14 @@ def _write_cells(path: Path, entry: Entry, row: str, source: Path, ids: Sequence
     return number
 
 
+def _write_images(path: Path, ids: Mapping[str, Sequence[str]]) -> None:
+    """Write the images of each split in order: replicates resample them by their places."""
+    splits = [name for name, images in sorted(ids.items()) for _ in images]
+    images = [one for _, images in sorted(ids.items()) for one in images]
+    table = pa.table({"split": pa.array(splits, pa.string()), "image_id": pa.array(images, pa.string())})
+    write_atomically(path, lambda file: pa.parquet.write_table(table, file, compression="zstd"))
+
+
 def _row(entry: Entry, labels: Mapping[str, Any], name: str | None, folder: Path) -> dict[str, Any]:
     record = entry.record
     test, method = record.test, record.spec.method
@@ -259,12 +273,14 @@ def _describe(
         text,
         [
             file_set("cells", "application/x-parquet", "cells/*/*.parquet"),
+            file_object(IMAGES, "application/x-parquet", (folder / IMAGES).read_bytes()),
             *(file_object(name, "text/csv", content.encode()) for name, content in tables.items()),
         ],
         [
             record_set("cell", "A known label of a test image, scored by a run.", "cells", _CELL_COLUMNS, of_set=True),
             record_set("record", "A run.", RECORDS, _RECORD_COLUMNS),
             record_set("class", "A class.", CLASSES, _CLASS_COLUMNS),
+            record_set("image", "A test image.", IMAGES, _IMAGE_COLUMNS),
         ],
         version=f"{board.board.version}.0.0",
         updated=board.updated,

@@ -6,14 +6,18 @@ cells determine is recomputed where the cells are given; the record's own model 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from plbench.board.boards import Board, BoardFolder
 from plbench.board.consistency import check_agreement, check_ledger
 from plbench.board.entries import Contents, Entry, check_checksums, check_tables, parse_entry
-from plbench.board.history import check_history
+from plbench.board.evidence import Place, Question, check_labels, question_of, truth_of
+from plbench.board.history import check_commits, check_history
 from plbench.board.identity import Role, check_added, check_identity, role_of
+from plbench.board.installed import Installed
+from plbench.board.likeness import check_copies, check_replicates
 from plbench.board.names import check_values
 from plbench.board.packs import read_packs
 from plbench.board.recompute import check_cells
@@ -22,18 +26,24 @@ from plbench.runs.store import CELLS
 from plbench.runs.summary import NUM_REPLICATES
 from plbench.runs.tables import EntryError
 
+if TYPE_CHECKING:
+    from plbench.runs.workspace import Workspace
 
-def check_entry(entry: Entry, board: Board, *, role: Role | None = None) -> list[Problem]:
+
+def check_entry(
+    entry: Entry, board: Board, *, role: Role | None = None, installed: Installed | None = None
+) -> list[Problem]:
     """Return reasons not to take a record onto a board; none where it can be believed as far as its own files tell.
 
     Args:
         entry: the record with its tables.
         board: that it is for.
         role: "row", or "ceiling" for a record of the board's complete labels; None for what its protocol makes it.
+        installed: methods and datasets that are known here; None to look them up.
     """
     findings = Findings(entry.key)
     if _is_sound(entry, findings):
-        _check(entry, board, role or role_of(entry.record, board), findings)
+        _check(entry, board, role or role_of(entry.record, board), installed or Installed(), findings)
     return findings.problems
 
 
@@ -41,7 +51,9 @@ def verify_board(
     folder: BoardFolder,
     *,
     cells: Path | None = None,
+    workspace: Workspace | None = None,
     against: str | None = None,
+    installed: Installed | None = None,
     note: Callable[[str], None] = lambda sentence: None,
 ) -> list[Problem]:
     """Return reasons not to believe a board; none where it holds together.
@@ -50,31 +62,60 @@ def verify_board(
 
     Args:
         folder: the board.
-        cells: a folder with <key>/cells.npz for some records, such as a store's runs.
+        cells: a folder with the cells of some records: <key>/cells.npz, as in a store's runs, or published ones.
+        workspace: where the dataset is, with whose own labels those of the cells are compared; None not to.
         against: the git commit that the board may only have grown since; None for HEAD.
+        installed: methods and datasets that are known here; None to look them up.
         note: told, in a sentence each, what could not be checked.
+
+    Raises:
+        PlbenchError: if the dataset cannot be opened.
     """
+    installed = installed or Installed()
     packs = read_packs(folder)
     problems = [*check_ledger(folder), *packs.problems]
     entries: list[Entry] = []
+    place = None if cells is None else Place(cells, folder.board.name)
+    with_cells: list[tuple[Entry, str]] = []
     recomputed = 0
     for key in folder.added:
         if key not in packs.records:
             continue  # refused already
         findings = Findings(key)
-        entry = _verify(folder, packs.records.pop(key), findings)
+        entry = _verify(folder, packs.records.pop(key), installed, findings)
         if entry is not None and key not in folder.withdrawn:
             entries.append(entry)
-            if cells is not None and (cells / key / CELLS).is_file():
-                check_cells(entry, cells / key / CELLS, findings)
+            if place is not None and place.find(key) is not None:
+                labels = check_cells(entry, place, findings)
+                with_cells += [] if labels is None else [(entry, labels)]
                 recomputed += 1
         problems += findings.problems
+    problems += _check_labels(folder, with_cells, workspace, note)
     if cells is not None and (missing := len(entries) - recomputed):
         note(f"board {folder.board.name}: {missing} of {len(entries)} records were not recomputed: no cells in {cells}")
-    return [*problems, *check_agreement(entries), *check_history(folder, against, note)]
+    problems += [*check_agreement(entries), *check_copies(entries, installed.learns), *check_replicates(entries)]
+    commits = {entry.key: entry.record.environment.get("git_commit") for entry in entries}
+    return [*problems, *check_commits(folder, commits, note), *check_history(folder, against, note)]
 
 
-def _verify(folder: BoardFolder, contents: Contents, findings: Findings) -> Entry | None:
+def _check_labels(
+    folder: BoardFolder,
+    found: Sequence[tuple[Entry, str]],
+    workspace: Workspace | None,
+    note: Callable[[str], None],
+) -> list[Problem]:
+    """Compare the labels of cells with one another, and with the dataset's own where it is here."""
+    truth: dict[Question, str] = {}
+    for entry, _ in found:
+        if workspace is not None and question_of(entry) not in truth:
+            own = truth_of(folder.board, entry.record.spec.protocol, workspace, note)
+            if own is None:
+                break
+            truth[question_of(entry)] = own
+    return check_labels(found, truth, folder.board.name, note)
+
+
+def _verify(folder: BoardFolder, contents: Contents, installed: Installed, findings: Findings) -> Entry | None:
     """Return a record on its own and against the ledger; None where it is not even what it could be compared as."""
     key = findings.key
     try:
@@ -89,7 +130,7 @@ def _verify(folder: BoardFolder, contents: Contents, findings: Findings) -> Entr
     if key in folder.withdrawn:
         check_checksums(entry, findings)
     else:
-        _check(entry, folder.board, role_of(entry.record, folder.board), findings)
+        _check(entry, folder.board, role_of(entry.record, folder.board), installed, findings)
     return entry
 
 
@@ -103,8 +144,8 @@ def _is_sound(entry: Entry, findings: Findings) -> bool:
     return len(findings.problems) == before
 
 
-def _check(entry: Entry, board: Board, role: Role, findings: Findings) -> None:
-    check_identity(entry.record, board, role, findings)
+def _check(entry: Entry, board: Board, role: Role, installed: Installed, findings: Findings) -> None:
+    check_identity(entry.record, board, role, installed, findings)
     check_tables(entry, findings)
     lengths = {len(values) for values in entry.replicates.values()}
     findings.equal("replicates.csv", lengths, {NUM_REPLICATES})

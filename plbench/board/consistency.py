@@ -8,6 +8,7 @@ from typing import Any
 
 from plbench.board.boards import LEDGER, BoardFolder
 from plbench.board.entries import Entry
+from plbench.board.identity import CLOCKS, now
 from plbench.comparison.identity import same_but_seed
 from plbench.runs.findings import Problem, printable, shown
 
@@ -20,7 +21,7 @@ def check_ledger(folder: BoardFolder) -> list[Problem]:
     """Check that its events are possible in the order that they stand in."""
     problems: list[Problem] = []
     seen: dict[str, set[str]] = defaultdict(set)
-    last = ""
+    last, latest = "", f"{now() + CLOCKS:%Y-%m-%dT%H:%M:%SZ}"
     for number, event in enumerate(folder.ledger):
         before, place = seen[event.key], f"{LEDGER}: events.{number}"
         mistakes = {
@@ -34,6 +35,8 @@ def check_ledger(folder: BoardFolder) -> list[Problem]:
         problems += [Problem(event.key, place, mistake, words) for mistake, is_made in mistakes.items() if is_made]
         if event.at < last:
             problems.append(Problem(event.key, f"{place}.at", event.at, f"at least {last}, the last"))
+        if event.at > latest:
+            problems.append(Problem(event.key, f"{place}.at", event.at, "a time that has passed"))
         before.add(event.event)
         last = max(last, event.at)
     if folder.added and folder.board.dataset_fingerprint is None:

@@ -7,8 +7,9 @@ nothing of a row can change without a line of the ledger.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ from plbench.files.plain_json import parse_json
 from plbench.runs.findings import Problem, printable, shown
 
 TIMEOUT = 60  # seconds for one question to git
+SOURCE = "plbench/__init__.py"
+"""A repository that has it is one of plbench, whose commits records name."""
+
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
 KEPT = ("name", "dataset", "protocol", "protocol_sha256", "ceiling_sha256", "dataset_fingerprint", "max_trials")
 """What a board asks: changed only with its version, but for what was not known before."""
 
@@ -55,6 +61,34 @@ def check_history(folder: BoardFolder, against: str | None, note: Callable[[str]
     return problems
 
 
+def check_commits(folder: BoardFolder, commits: Mapping[str, Any], note: Callable[[str], None]) -> list[Problem]:
+    """Check that the repository has the commits that records name, where the boards lie in one of plbench's.
+
+    Args:
+        folder: the board.
+        commits: of each record, by its key, as it says; none where it was made by an installed wheel.
+        note: told, in a sentence, why nothing was checked.
+    """
+    wanted = sorted({commit for commit in commits.values() if isinstance(commit, str) and _COMMIT.fullmatch(commit)})
+    if not wanted or _git(folder.path, "rev-parse", "--git-dir") is None:
+        return []  # that this is no checkout is said where the history is compared
+    name = folder.board.name
+    if _git(folder.path, "cat-file", "-e", f"HEAD:{SOURCE}") is None:
+        note(f"board {name}: commits of records were not checked: this is no repository of plbench")
+        return []
+    if (_git(folder.path, "rev-parse", "--is-shallow-repository") or "").strip() != "false":
+        note(f"board {name}: commits of records were not checked: the checkout is shallow; git fetch --unshallow")
+        return []
+    answers = _git(folder.path, "cat-file", "--batch-check", given="\n".join(wanted)) or ""
+    known = {line.split()[0] for line in answers.splitlines() if line.split()[1:2] == ["commit"]}
+    words = "a commit of this repository; fetch the branch that has it"
+    return [
+        Problem(key, "environment.git_commit", commit, words)
+        for key, commit in commits.items()
+        if commit in wanted and commit not in known
+    ]
+
+
 def _told(event: Any) -> str:
     if not isinstance(event, dict):
         return "missing"
@@ -72,13 +106,13 @@ def _old(folder: Path, commit: str, name: str) -> dict[str, Any] | None:
     return content if isinstance(content, dict | None) else {}
 
 
-def _git(folder: Path, *arguments: str) -> str | None:
-    """Return what git answers; None where there is no git, it fails, or takes too long."""
+def _git(folder: Path, *arguments: str, given: str = "") -> str | None:
+    """Return what git answers to what it is given; None where there is no git, it fails, or takes too long."""
     command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
     # no fetching by the commands that a checkout names
     alone = {**os.environ, "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, env=alone)
+        done = subprocess.run(command, input=given.encode(), capture_output=True, timeout=TIMEOUT, env=alone)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
-from functools import cache
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from plbench.board.boards import Board, Event
 from plbench.board.entries import Entry
+from plbench.board.installed import Installed
 from plbench.runs.findings import Findings, shown
 from plbench.runs.record import Record
 from plbench.runs.store import RECORD
@@ -19,6 +19,9 @@ Role = Literal["row", "ceiling"]
 ACCEPTED_NUMERICS = frozenset({NUMERICS})
 """Of the present plbench, and of earlier ones whose results it would give again."""
 
+CLOCKS = timedelta(days=1)
+"""By which a clock may be ahead of ours."""
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _KEY = re.compile(r"[0-9a-f]{16}")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -27,19 +30,26 @@ _SOURCE_FILE = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*\.py")
 _FILE = re.compile(r"[a-z0-9_]+\.[a-z0-9]+")
 
 
+def now() -> datetime:
+    """Return the time, in UTC."""
+    return datetime.now(UTC)
+
+
 def role_of(record: Record, board: Board) -> Role:
     """Return what a record's protocol makes it on a board."""
     return "ceiling" if record.spec.protocol.sha256() == board.ceiling_sha256 else "row"
 
 
-def check_identity(record: Record, board: Board, role: Role, findings: Findings) -> None:
+def check_identity(record: Record, board: Board, role: Role, installed: Installed, findings: Findings) -> None:
     """Check that a record is of its spec, of the board's question, of known code, and chosen as the spec says."""
     _check_hashes(record, findings)
     _check_question(record, board, role, findings)
     _check_environment(record.environment, findings)
     check_tuning(record, board, findings)
-    _check_origin(record, findings)
-    _finished_at(record, findings)
+    _check_origin(record, installed, findings)
+    when = _finished_at(record, findings)
+    if when is not None and when > now() + CLOCKS:
+        findings.refuse("finished_at", shown(record.finished_at), "a time that has passed")
     _check_run(record, findings)
 
 
@@ -66,8 +76,8 @@ def check_tuning(record: Record, board: Board, findings: Findings) -> None:
     if tuning is None:
         return
     findings.equal("tuning.study", tuning.study, spec.tuned_by)
-    well = tuning.num_trials <= board.max_trials
-    findings.require(well, "tuning.num_trials", tuning.num_trials, f"at most {board.max_trials}")
+    most = min(board.max_trials, spec.protocol.budget)  # whoever raises the board's does not change the protocol
+    findings.require(tuning.num_trials <= most, "tuning.num_trials", tuning.num_trials, f"at most {most}")
     findings.equal("tuning.labels", tuning.labels, spec.protocol.validation_labels)
     own = {**spec.method.params, "lr": spec.plan.lr, "weight_decay": spec.plan.weight_decay}
     transferred = {"lr", "weight_decay"} if tuning.regime != spec.regime else set()  # do not go into another regime
@@ -175,46 +185,17 @@ def _finished_at(record: Record, findings: Findings) -> datetime | None:
     return None
 
 
-def _check_origin(record: Record, findings: Findings) -> None:
-    """Check names of the method against the installed one, and "default" against dataset and recipe, of equal code."""
+def _check_origin(record: Record, installed: Installed, findings: Findings) -> None:
+    """Check names, parameters and "default" against the installed method, its dataset and recipe."""
     source_file = record.source_file
     if source_file is not None and not _SOURCE_FILE.fullmatch(source_file):
         findings.refuse("source_file", shown(source_file), "the path of a Python file, or null")
     findings.require(bool(record.title.strip()), "title", record.title, "a name")
     findings.require(record.configuration != "unknown", "configuration", record.configuration, "that of a finished run")
-    if record.environment.get("source_sha256") == _present_source():
-        for name, expected in _as_installed(record).items():
-            findings.equal(name, getattr(record, name), expected)
-
-
-@cache
-def _present_source() -> str:
-    from plbench.runs.environment import source_sha256  # imports torch
-
-    return source_sha256()
-
-
-def _as_installed(record: Record) -> dict[str, Any]:
-    """Return what the installed method and dataset say that a record repeats; empty where they are not installed."""
-    from plbench.errors import PlbenchError
-    from plbench.runs.plan.resolved import ResolvedRun, is_default
-    from plbench.runs.protocol import ProtocolData
-    from plbench.runs.registry import Registry, source_file, source_sha256
-
-    registry, spec = Registry.discover(), record.spec
-    known: dict[str, Any] = {}
-    try:
-        method = registry.method(spec.method.name)
-        if source_sha256(method) != spec.method.source_sha256:
-            return known
-        known |= {"title": method.title, "paper": method.paper, "source_file": source_file(method)}
-        dataset: Any = registry.dataset(spec.protocol.dataset)
-        protocol = next((own for own in dataset.protocols if own.name == spec.protocol.name), None)
-        recipe = next((own for own in dataset.recipes if own.name == spec.recipe), None)
-        by_hand_or_not = record.configuration in ("default", "custom")
-        if by_hand_or_not and protocol is not None and recipe is not None and spec.regime in recipe.plans:
-            plan = ResolvedRun(spec, method, None, ProtocolData(dataset, protocol), recipe, {})
-            known["configuration"] = "default" if is_default(plan, opens_data=False) else "custom"
-    except PlbenchError:
-        pass  # not installed here: what is not known is not compared
-    return known
+    for name, expected in installed.facts(record).items():
+        findings.equal(name, getattr(record, name), expected)
+    known = installed.params(record.spec.method.name)
+    if known is not None:
+        words = "a parameter of the method as it is installed"
+        for name in sorted(record.spec.method.params.keys() - known):
+            findings.refuse(f"spec.method.params.{name}", shown(record.spec.method.params[name]), words)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from plbench.board.entries import Entry
+from plbench.board.evidence import Place, check_scores, digest_of_labels, read_published
 from plbench.data.labels import PartialLabels
 from plbench.errors import PlbenchError
 from plbench.metrics import auroc, evaluate_cells, predictions_at
@@ -25,22 +26,50 @@ _BYTES_PER_CELL = 32  # image, class, score, sign; more would be something else
 _ENDS = 5e-4  # of an interval: a replicate at the edge of rounding, of a thousand, falls to either side
 
 
-def check_cells(entry: Entry, path: Path, findings: Findings) -> None:
-    """Refuse cells that are not the record's, and whatever does not follow from them."""
+def check_cells(entry: Entry, place: Place, findings: Findings) -> str | None:
+    """Refuse cells that are not the record's, and whatever does not follow from them.
+
+    Args:
+        entry: whose. place: where cells lie, among them the record's. findings: takes what is wrong.
+
+    Returns:
+        The hash of their labels; None where there are no cells to speak of.
+    """
+    path = place.find(entry.key)
+    if path is None:
+        return None
+    cells = _of_run(entry, path, findings) if path.name == CELLS else _published(entry, path, place, findings)
+    if cells is None:
+        return None
+    check_scores(cells, findings)
+    _compare_table(entry, cells, findings)
+    _compare_figures(entry, cells, findings)
+    return digest_of_labels(cells)
+
+
+def _published(entry: Entry, path: Path, place: Place, findings: Findings) -> Cells | None:
+    try:
+        image_ids = place.image_ids(path, entry.record.spec.protocol.test_split)
+    except PlbenchError as error:
+        findings.refuse(path.name, str(error), "published cells with the list of images")
+        return None
+    cells = read_published(entry, path, image_ids, findings)
+    return None if cells is None else _of_size(entry, cells, findings)
+
+
+def _of_run(entry: Entry, path: Path, findings: Findings) -> Cells | None:
+    """Return the very cells whose hash the record states."""
     stated = entry.record.files.get(CELLS)
     if stated is None:
         findings.refuse(f"files.{CELLS}", "missing", "the hash of the cells")
-        return
+        return None
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     findings.equal(f"files.{CELLS}.num_bytes", stated.num_bytes, path.stat().st_size)
     if sha256 != stated.sha256:
         findings.refuse(f"files.{CELLS}.sha256", stated.sha256, f"{sha256}, of {path.name}")
-        return
-    cells = _load(entry, path, findings)
-    if cells is not None:
-        _compare_table(entry, cells, findings)
-        _compare_figures(entry, cells, findings)
+        return None
+    return _load(entry, path, findings)
 
 
 def _load(entry: Entry, path: Path, findings: Findings) -> Cells | None:
@@ -55,6 +84,10 @@ def _load(entry: Entry, path: Path, findings: Findings) -> Cells | None:
     except (PlbenchError, OSError, MemoryError, zipfile.BadZipFile) as error:
         findings.refuse(CELLS, f"no file of cells ({type(error).__name__})", "the cells that the run wrote")
         return None
+    return _of_size(entry, cells, findings)
+
+
+def _of_size(entry: Entry, cells: Cells, findings: Findings) -> Cells | None:
     images, classes, shape = entry.record.test.num_images, len(entry.per_class), (cells.num_images, cells.num_classes)
     if shape != (images, classes) or images > MAX_IMAGES:
         findings.refuse("metrics.test.num_images", f"{images} with {classes} classes", f"those of cells {shape}")

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from plbench.board.boards import BOARD, Board, BoardFolder, Event, holding, open_boards
 from plbench.board.checks import check_entry
 from plbench.board.entries import Contents, Entry, parse_whole_entry, read_contents
+from plbench.board.installed import Installed
 from plbench.board.packs import pack_name, pack_records
 from plbench.comparison.identity import row_key
 from plbench.errors import PlbenchError, did_you_mean, first_invalid
@@ -39,7 +40,7 @@ def add(runs: Sequence[Path], root: Path, *, refused: Callable[[str], None] | No
         PlbenchError: if no board asks a run's question, or a run cannot be trusted, naming the first field. Nothing is
             added then.
     """
-    boards = open_boards(root)
+    boards, installed = open_boards(root), Installed()
     for board in boards:
         board.tidy()
     # by board and row; what was checked is what will be packed, whatever becomes of the run's files meanwhile
@@ -51,13 +52,13 @@ def add(runs: Sequence[Path], root: Path, *, refused: Callable[[str], None] | No
             if entry.key in board.added:
                 continue
             try:
-                _admit(board, entry)
+                _admit(board, entry, installed)
                 wanted[board, row_key(entry.record)][entry.key] = _Candidate(entry, contents)
             except PlbenchError as error:
                 if refused is None:
                     raise
                 refused(str(error))
-    added = [(board, _place(board, candidates)) for (board, _), candidates in wanted.items()]
+    added = [(board, _place(board, candidates, installed)) for (board, _), candidates in wanted.items()]
     return [(board.board.name, key) for board, keys in added for key in keys]
 
 
@@ -68,7 +69,7 @@ class _Candidate(NamedTuple):
     contents: Contents
 
 
-def _place(board: BoardFolder, candidates: Mapping[str, _Candidate]) -> list[str]:
+def _place(board: BoardFolder, candidates: Mapping[str, _Candidate], installed: Installed) -> list[str]:
     """Move a whole pack onto a board, and note it; return the keys that no other process added meanwhile."""
     admitted = board.board
     with board.changing() as staging:
@@ -77,7 +78,7 @@ def _place(board: BoardFolder, candidates: Mapping[str, _Candidate]) -> list[str
             return []
         if board.board != admitted:  # another process added the first record, which tells the data
             for entry, _ in left.values():
-                _admit(board, entry)
+                _admit(board, entry, installed)
         pack = pack_records({key: candidate.contents for key, candidate in left.items()})
         board.place(pack_name(left), pack, staging)
         events = [Event(event="added", key=key, at=now(), sha256=one.entry.sha256[RECORD]) for key, one in left.items()]
@@ -118,9 +119,9 @@ def _homes(entry: Entry, boards: Sequence[BoardFolder]) -> list[BoardFolder]:
     return homes
 
 
-def _admit(board: BoardFolder, entry: Entry) -> None:
+def _admit(board: BoardFolder, entry: Entry, installed: Installed) -> None:
     """Refuse what the board's verification would refuse."""
-    if problems := check_entry(entry, board.board):
+    if problems := check_entry(entry, board.board, installed=installed):
         more = f" ({len(problems)} fields in all)" if len(problems) > 1 else ""
         raise PlbenchError(f"{board.board.name} does not take {problems[0]}{more}")
 

@@ -70,22 +70,43 @@ def board_new(
 def board_verify(
     name: Names = None,
     cells: Annotated[
-        Path | None, typer.Option(help="Folder of runs: recompute every figure from their scores.")
+        Path | None,
+        typer.Option(help="Folder of runs, or of published cells: recompute every figure from their scores."),
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="With --cells: folder of the dataset's files, whose labels the cells must have.")
     ] = None,
     against: Annotated[
         str | None, typer.Option(help="Git commit since which no row may have changed; default: HEAD.")
     ] = None,
     boards: Boards = BOARDS,
+    plugin: opt.Plugins = None,
+    runs: opt.Runs = opt.RUNS,
     as_json: opt.AsJson = False,
 ) -> None:
     """Check all records; exit with 2 if one is refused, naming record and field."""
     from plbench.board.boards import open_boards
     from plbench.board.checks import verify_board
+    from plbench.board.installed import Installed
 
+    if data_root is not None and cells is None:
+        raise PlbenchError(
+            "--data-root compares the labels of cells with the data's; give --cells too, or leave it out"
+        )
+    given = {"plugin": plugin, "data_root": data_root, "runs": runs, "quiet": True}
+    workspace = None if data_root is None else make_workspace(given)
+    installed = Installed(open_registry(plugin))
     problems = [
         {"board": folder.board.name, **asdict(problem), "text": str(problem)}
         for folder in open_boards(boards, name or ())
-        for problem in verify_board(folder, cells=cells, against=against, note=lambda text: echo(text, err=True))
+        for problem in verify_board(
+            folder,
+            cells=cells,
+            workspace=workspace,
+            against=against,
+            installed=installed,
+            note=lambda text: echo(text, err=True),
+        )
     ]
     if problems:
         emit(problems, as_json, lambda: echo("\n".join(f"{r['board']}: {r['text']}" for r in problems)))
@@ -165,6 +186,45 @@ def board_reproduce(
     if promote_by is not None:
         promote(folder, key, promote_by)
         echo("verified; plbench board build shows it", err=True)
+
+
+@board_app.command("audit")
+def board_audit(
+    name: Names = None,
+    sample: Annotated[int, typer.Option(min=1, help="Number of rows to run again.")] = 3,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the draw; default: one that nobody knows before.")] = None,
+    boards: Boards = BOARDS,
+    plugin: opt.Plugins = None,
+    data_root: opt.DataRoot = None,
+    device: opt.Device = None,
+    runs: opt.Runs = opt.RUNS,
+    quiet: opt.Quiet = False,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Run a random sample of rows again, one seed each; exit with 2 if one is not reproduced."""
+    import secrets
+
+    from plbench.board.audit import audit
+    from plbench.board.boards import open_boards
+    from plbench.cli.display import tables
+
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    given = {"plugin": plugin, "data_root": data_root, "device": device, "runs": runs, "quiet": quiet}
+    found = list(audit(open_boards(boards, name or ()), sample, seed, make_workspace(given)))
+
+    def show() -> None:
+        rows = [
+            {"board": one.board, "record": one.key, "row": one.row, "seed": one.seed, "within": one.within}
+            for one in found
+        ]
+        tables.print_rows(f"{counted(len(found), 'row')} run again, drawn by --seed {seed}", rows)
+        for one in found:
+            if not one.within:
+                echo(f"record {one.key}: {one.why}")
+
+    emit({"seed": seed, "rows": [asdict(one) | {"within": one.within} for one in found]}, as_json, show)
+    if failed := [one for one in found if not one.within]:
+        raise PlbenchError(f"{len(failed)} of {counted(len(found), 'row')} not reproduced, the first {failed[0].key}")
 
 
 @board_app.command("withdraw")

@@ -82,6 +82,8 @@ def test_figures_and_cells_come_back_from_the_files_alone(
     assert len(loaded) == found.num_cells and {one["cell/method"].decode() for one in loaded} == set(METHODS)
     assert [one["record/key"].decode() for one in described.records("record")] == list(records.index)
     assert len(list(described.records("class"))) == len(classes)
+    images = [one["image/image_id"].decode() for one in described.records("image")]
+    assert images == list(dataset.images.ids)
 
 
 def test_other_scores_are_no_cells_of_a_record(board: BoardFolder, workspace: Workspace, tmp_path: Path) -> None:

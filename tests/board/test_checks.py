@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from hypothesis import strategies as st
 from packing import packed
 
 from plbench.api import BenchmarkProtocol, Dataset
-from plbench.board import identity, recompute
+from plbench.board import recompute
 from plbench.board.boards import LEDGER, RECORDS, Board, BoardFolder, Event
 from plbench.board.checks import check_entry, verify_board
 from plbench.board.entries import parse_entry, read_contents
+from plbench.board.installed import Installed
 from plbench.board.names import flaw_of_name
 from plbench.board.packs import records_of
 from plbench.runs import environment
@@ -37,7 +39,7 @@ from plbench.spec import RunSpec
 from plbench.training.clock import PHASES
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-AT = "2999-01-01T00:00:00Z"
+AT = f"{datetime.now(UTC) + timedelta(hours=12):%Y-%m-%dT%H:%M:%SZ}"  # after the runs, as a clock may be ahead
 TABLES = ("per_class.csv", "replicates.csv")
 Content = dict[str, Any]
 
@@ -279,18 +281,28 @@ class TestGenuine:
         forger.edit(older)
         assert forger.verify(cells=genuine / "runs") == []
 
-    def test_records_of_the_present_source_have_default_values(
-        self, forger: Forger, make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
+    def test_what_is_installed_says_what_is_default(
+        self, forger: Forger, make_workspace: Callable[..., Workspace]
     ) -> None:
-        registry = make_workspace().registry
-        monkeypatch.setattr("plbench.runs.registry.Registry.discover", lambda: registry)
-        assert identity._present_source() == forger.read()["environment"]["source_sha256"]
-        assert forger.verify() == []
+        """By the method's version: the source of plbench was another when the record was made."""
+        forger.edit(lambda content: content["environment"].update(source_sha256="0" * 64))
+        installed = Installed(make_workspace().registry)
+        assert forger.verify(installed=installed) == []
         for name, value in {"configuration": "custom", "paper": "Somebody, 2020", "title": "Selective+"}.items():
             before = forger.read()[name]
             forger.set(name, value)
-            assert fields(forger.verify()) == {name}
+            assert fields(forger.verify(installed=installed)) == {name}
             forger.set(name, before)
+
+    def test_of_a_method_of_another_version_nothing_is_known(
+        self, forger: Forger, make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        registry = make_workspace().registry
+        method = registry.method("selective")
+        forger.set("configuration", "custom")
+        assert fields(forger.verify(installed=Installed(registry))) == {"configuration"}
+        monkeypatch.setattr(method, "version", "2")
+        assert forger.verify(installed=Installed(registry)) == []
 
     @pytest.mark.slow
     def test_150_records_of_56_classes_take_less_than_20_seconds(self, forger: Forger) -> None:
@@ -727,7 +739,8 @@ class TestLedger:
             (lambda events: events.insert(0, {**events[0], "event": "withdrawn", "why": "x"}), "withdrawn before"),
             (lambda events: events.append({**events[0], "event": "withdrawn"}), "without a word why"),
             (lambda events: events[0].pop("sha256"), "without a sha256"),
-            (lambda events: events[-1].update(at="2998-01-01T00:00:00Z"), "at is 2998-01-01"),
+            (lambda events: events[-1].update(at="2026-01-01T00:00:00Z"), "at is 2026-01-01"),
+            (lambda events: events[-1].update(at="2099-01-01T00:00:00Z"), "expected a time that has passed"),
             (
                 lambda events: events.extend(
                     [{**events[0], "event": "withdrawn", "why": "x"}, {**events[0], "event": "verified"}]
