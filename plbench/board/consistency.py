@@ -8,7 +8,7 @@ from typing import Any
 
 from plbench.board.boards import LEDGER, BoardFolder
 from plbench.board.entries import Entry
-from plbench.board.identity import CLOCKS, now
+from plbench.board.identity import latest_time
 from plbench.comparison.identity import same_but_seed
 from plbench.runs.findings import Problem, printable, shown
 
@@ -21,7 +21,7 @@ def check_ledger(folder: BoardFolder) -> list[Problem]:
     """Check that its events are possible in the order that they stand in."""
     problems: list[Problem] = []
     seen: dict[str, set[str]] = defaultdict(set)
-    last, latest = "", f"{now() + CLOCKS:%Y-%m-%dT%H:%M:%SZ}"
+    last, latest = "", f"{latest_time():%Y-%m-%dT%H:%M:%SZ}"
     for number, event in enumerate(folder.ledger):
         before, place = seen[event.key], f"{LEDGER}: events.{number}"
         mistakes = {

@@ -81,6 +81,9 @@ def check_commits(folder: BoardFolder, commits: Mapping[str, Any], note: Callabl
         return []
     answers = _git(folder.path, "cat-file", "--batch-check", given="\n".join(wanted)) or ""
     known = {line.split()[0] for line in answers.splitlines() if line.split()[1:2] == ["commit"]}
+    if not known:  # of rewritten history, or none of it
+        note(f"board {name}: commits of records were not checked: this repository has none of them")
+        return []
     words = "a commit of this repository; fetch the branch that has it"
     return [
         Problem(key, "environment.git_commit", commit, words)

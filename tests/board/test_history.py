@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from plbench.board.boards import LEDGER, RECORDS, BoardFolder
-from plbench.board.history import check_history
+from plbench.board.history import check_commits, check_history
 from plbench.runs.findings import Problem
 
 KEYS = ("a" * 16, "b" * 16)
@@ -187,3 +187,19 @@ def test_what_the_checkout_names_is_not_run(board: Path, tmp_path: Path, name: s
     change_an_event(board)
     assert check(board)
     assert not (tmp_path / "ran").exists()
+
+
+def test_commits_of_a_rewritten_history_are_not_judged(board: Path) -> None:
+    """Where a repository has none of a board's commits it tells nothing of any of them."""
+    source = board.parents[1] / "plbench" / "__init__.py"
+    source.parent.mkdir()
+    source.touch()
+    git(board, "add", "-A", str(source))
+    git(board, "commit", "-q", "-m", "second")
+    done = subprocess.run(["git", "-C", str(board), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    here, elsewhere = done.stdout.strip(), "0" * 40
+    notes: list[str] = []
+    (problem,) = check_commits(BoardFolder(board), {KEYS[0]: here, KEYS[1]: elsewhere}, notes.append)
+    assert problem.key == KEYS[1] and notes == []
+    assert check_commits(BoardFolder(board), {KEYS[1]: elsewhere}, notes.append) == []
+    assert notes == ["board tiny: commits of records were not checked: this repository has none of them"]
