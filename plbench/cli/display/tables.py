@@ -337,6 +337,10 @@ def print_diagnosis(report: dict[str, Any]) -> None:
     print_rows(None, [{"": marks[c["well"]], "check": c["check"], "found": c["found"]} for c in checks])
     for check in checks:
         print_copied(f"To fix {check['check']}", check["fix"])
+    if plugins := report["plugins"]:
+        print_lines("", "Code of others, which runs with your rights when it is used (--no-plugins leaves it out):")
+    for one in plugins:
+        print_copied(f"{one['plugin']}{'' if one['used'] else ' (left out)'}", one["from"])
 
 
 def _paragraph(row: dict[str, Any], indent: str = "") -> Iterator[str]:
