@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test soak coverage bench bench-curves bench-gpu lint lock format docs notebooks boards check-boards validate-statistics clean
+.PHONY: demo test soak coverage bench bench-curves bench-gpu lint audit lock format docs notebooks boards check-boards validate-statistics clean
 
 $(VENV)/.installed: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -45,6 +45,10 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# Vulnerabilities and licences of what plbench is built on; says so and passes where there is no network.
+audit: $(VENV)/.installed
+	.ci/audit $(BIN)/python
 
 # The newest versions that pyproject.toml allows, into uv.lock: see CONTRIBUTING.md.
 lock: $(VENV)/.installed
