@@ -31,7 +31,7 @@ from plbench.data.digests import file_sha256
 from plbench.data.labels import PartialLabels
 from plbench.errors import DataError
 from plbench.files import write_atomically
-from plbench.files.arrays import damage_in_words
+from plbench.files.arrays import damage_in_words, usable
 
 FOLDER = "embeddings"
 """Of the cache, with each file by its sha256."""
@@ -117,7 +117,7 @@ def read_embeddings(path: Path) -> Embeddings:
     """
     try:
         with path.open("rb") as opened, damage_in_words(), np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = {name: usable(file[name]) for name in file.files}
     except OSError as error:
         raise DataError(f"the file of embeddings {path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # of another kind, or with objects

@@ -84,7 +84,9 @@ class Registry:
             raise PluginError(
                 f"plugin file {plugins[0]} is code of others, which {NO_PLUGINS}=1 leaves out; leave out one of the two"
             )
-        registry = cls(*({kind: defaultdict(list) for kind in _GROUPS} for _ in range(2)), is_own_only=own_only)
+        sources: list[dict[Kind, dict[str, list[Source]]]]
+        sources = [{kind: defaultdict(list) for kind in _GROUPS} for _ in range(2)]
+        registry = cls(*sources, own_only)
         installed = entry_points()
         name_of = functools.cache(attrgetter("name"))  # of a distribution, which parses its metadata each time
         for kind, group in _GROUPS.items():

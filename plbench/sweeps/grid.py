@@ -221,10 +221,10 @@ def read_grid(path: Path) -> Grid:
             return Grid.model_validate(tomllib.load(file))
     except OSError as error:
         raise PlbenchError(f"{path} cannot be read: {error.strerror}; give a file such as grid.toml") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise PlbenchError(f"{path} is not valid TOML: {error}") from error
     except ValidationError as error:
         raise PlbenchError(f"{path}: {_sentence(error)}") from error
+    except (ValueError, RecursionError) as error:  # of which Python's limits on digits are plain ones
+        raise PlbenchError(f"{path} is not valid TOML: {error}") from error
 
 
 def _sentence(error: ValidationError) -> str:
