@@ -84,9 +84,7 @@ class Registry:
             raise PluginError(
                 f"plugin file {plugins[0]} is code of others, which {NO_PLUGINS}=1 leaves out; leave out one of the two"
             )
-        sources: list[dict[Kind, dict[str, list[Source]]]]
-        sources = [{kind: defaultdict(list) for kind in _GROUPS} for _ in range(2)]
-        registry = cls(*sources, own_only)
+        registry = cls(_empty(), _empty(), own_only)
         installed = entry_points()
         name_of = functools.cache(attrgetter("name"))  # of a distribution, which parses its metadata each time
         for kind, group in _GROUPS.items():
@@ -198,6 +196,10 @@ class Registry:
                     self.sources[kind][name].append(Source(name, str(path), loaded=plugin))
         if not found:
             raise PluginError(f"{path} defines no subclass of plbench.api.Method or plbench.api.Dataset")
+
+
+def _empty() -> dict[Kind, dict[str, list[Source]]]:
+    return {kind: defaultdict(list) for kind in _GROUPS}
 
 
 def _bases() -> dict[Kind, type[Any]]:
