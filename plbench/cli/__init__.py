@@ -38,7 +38,7 @@ from plbench.cli.study import study
 from plbench.cli.sweep import sweep_app
 from plbench.cli.tune import tune
 from plbench.errors import PlbenchError, UnwritableError
-from plbench.runs.registry import NO_PLUGINS
+from plbench.runs.no_plugins import NO_PLUGINS
 from plbench.training.interruption import Stopped
 from plbench.training.launch import is_worker, write_failure
 

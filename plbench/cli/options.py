@@ -20,7 +20,7 @@ from plbench.errors import PlbenchError, StoreError
 from plbench.files.escaping import printable
 from plbench.python.settings import OF_DATA
 from plbench.python.settings import RUNS as RUNS
-from plbench.runs.registry import has_no_plugins
+from plbench.runs.no_plugins import has_no_plugins
 from plbench.training.launch import is_worker, write_failure
 
 if TYPE_CHECKING:

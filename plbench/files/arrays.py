@@ -40,7 +40,8 @@ def damage_in_words() -> Iterator[None]:
     except _DAMAGE as error:
         if isinstance(error, ValueError):
             raise
-        raise ValueError(f"it is damaged ({type(error).__name__}: {' '.join(str(error).split())})") from error
+        said = " ".join(str(error).split())  # zipfile quotes as much of a file as a damaged length says
+        raise ValueError(f"it is damaged ({type(error).__name__}: {said:.200})") from error
 
 
 def usable(member: Any) -> np.ndarray:

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import importlib.util
 import inspect
-import os
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from plbench.errors import PluginError, did_you_mean
+from plbench.runs.no_plugins import NO_PLUGINS, has_no_plugins
 
 if TYPE_CHECKING:
     from plbench.data.dataset import Dataset
@@ -25,14 +25,6 @@ Kind = Literal["method", "dataset"]
 _GROUPS: dict[Kind, str] = {"method": "plbench.methods", "dataset": "plbench.datasets"}
 
 _OWN = "plbench"
-
-NO_PLUGINS = "PLBENCH_NO_PLUGINS"
-"""Environment variable that `--no-plugins` sets, as processes started from this one have to do the same."""
-
-
-def has_no_plugins() -> bool:
-    """Return whether this process is to load no code but plbench's own."""
-    return os.environ.get(NO_PLUGINS, "").lower() not in ("", "0", "false", "no", "off")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from test_cli import plbench
 from plbench.cli.completion import candidate_names, method_names
 from plbench.errors import PluginError
 from plbench.runs.elsewhere import Data, place_of
-from plbench.runs.registry import NO_PLUGINS, Registry, source_sha256
+from plbench.runs.no_plugins import NO_PLUGINS
+from plbench.runs.registry import Registry, source_sha256
 
 METHOD = """
 from plbench.api import Loss, Method
