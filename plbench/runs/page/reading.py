@@ -146,7 +146,7 @@ def _without_record(folder: Path) -> RunFiles:
         raise StoreError(f"{path} is not a run's spec: {name}: {message}; delete {folder}") from error
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise StoreError(
-            f"{folder} cannot be read: {str(error):.200}; delete it, or run it again with `force=True`"
+            f"{folder} cannot be read: {error!s:.200}; delete it, or run it again with `force=True`"
         ) from error
     return RunFiles(folder, spec, saved_step=step, log=_log(folder / LOG))
 
@@ -159,4 +159,4 @@ def _log(path: Path) -> list[dict[str, Any]]:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return [{name: float(row[name]) for name in ("epoch", "step", "loss", "lr", "seconds")} for row in rows]
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise StoreError(f"{path} is not a log of a training ({str(error):.200}); delete it") from error
+        raise StoreError(f"{path} is not a log of a training ({error!s:.200}); delete it") from error
