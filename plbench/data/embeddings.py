@@ -132,6 +132,9 @@ def read_embeddings(path: Path) -> Embeddings:
             f"{path}: class_embeddings have {widths[0]} numbers each and image_embeddings {widths[1]}; both come from "
             "one model, with as many"
         )
+    for name in {"logit_scale", "logit_bias"} & arrays.keys():
+        if arrays[name].dtype.kind not in "iuf":
+            raise DataError(f"{path}: {name} is {arrays[name].dtype}; expected one number")
     logits = {name: np.asarray(arrays[name], np.float32) for name in ("logit_scale", "logit_bias") if name in arrays}
     for name, value in logits.items():
         if value.ndim or not np.isfinite(value) or (name == "logit_scale" and value <= 0):

@@ -139,7 +139,9 @@ def _of_csv(path: Path, images: ImageSource, truth: PartialLabels) -> PartialLab
     except ValueError as error:  # pandas' own errors are ValueErrors
         raise DataError(f"{path} is not a table: {error}") from error
     if "image" not in table:
-        raise DataError(f"{path} has no column 'image'; it has {', '.join(map(repr, table.columns[:6]))}")
+        raise DataError(
+            f"{path} has no column 'image'; it has {', '.join(f'{name!r:.60}' for name in table.columns[:6])}"
+        )
     row_of = _rows_by_name(images)
     for name in {"image", "label"} & {*table.columns}:
         table[name] = table[name].fillna("")  # what is not said is a name to pandas, of the kind of number
