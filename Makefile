@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test soak coverage bench bench-curves bench-gpu lint lock format docs notebooks boards check-boards validate-statistics clean
+.PHONY: demo test soak coverage bench bench-curves bench-gpu lint audit lock format docs notebooks boards check-boards validate-statistics clean
 
 $(VENV)/.installed: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -17,11 +17,14 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not bench'
 
-# Kills runs, comparisons, studies and boards at random moments for hours: KILLS times each, SEED choosing the moments.
+# For hours: kills runs, comparisons, studies, sweeps, packing, downloads and boards, KILLS times each, SEED choosing the
+# moments, and gives each kind of file that is read to its readers in FUZZ damaged forms.
 KILLS ?= 200
+FUZZ ?= 2000
 SEED ?= 0
 soak: $(VENV)/.installed
-	PLBENCH_KILLS=$(KILLS) PLBENCH_KILL_SEED=$(SEED) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 0 tests/faults
+	PLBENCH_KILLS=$(KILLS) PLBENCH_FUZZ=$(FUZZ) PLBENCH_KILL_SEED=$(SEED) OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest --timeout 0 -rP tests/faults
 
 # Apart from test, which it would slow by a third.
 coverage: $(VENV)/.installed
@@ -45,6 +48,10 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# Vulnerabilities and licences of what plbench is built on; says so and passes where there is no network.
+audit: $(VENV)/.installed
+	.ci/audit $(BIN)/python
 
 # The newest versions that pyproject.toml allows, into uv.lock: see CONTRIBUTING.md.
 lock: $(VENV)/.installed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,19 @@ class DataError(PlbenchError):
     """A dataset that is missing, malformed or does not hold what was asked of it."""
 
 
+class MissingDataError(DataError):
+    """A dataset whose files are not here.
+
+    Attributes:
+        dataset: which, as the registry's class was made for this place.
+    """
+
+    def __init__(self, what: object, dataset: Any = None) -> None:
+        """Say what is missing, of which dataset."""
+        super().__init__(what)
+        self.dataset = dataset
+
+
 class PluginError(PlbenchError):
     """A method or dataset plugin that cannot be found, loaded or trusted."""
 
@@ -49,7 +63,33 @@ def first_invalid(error: ValidationError) -> tuple[str, str, Any, str]:
     The field is empty where all of the input is wrong, such as text that is no JSON.
     """
     first = error.errors()[0]
-    return ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, "), first["input"], first["type"]
+    return ".".join(map(str, first["loc"])), plain_words(first["msg"]), first["input"], first["type"]
+
+
+_PLAIN = {
+    r"^Value error, ": "",
+    r"^Input should be a valid integer\b.*": "expected a whole number",
+    r"^Input should be a valid number\b.*": "expected a number",
+    r"^Input should be a valid boolean\b.*": "expected true or false",
+    r"^Input should be a valid string$": "expected text",
+    r"^Input should be a valid ": "expected a ",
+    r"^Input should be (?=greater|less)": "expected a number ",
+    r"^Input should be ": "expected ",
+    r"^Field required$": "it is missing",
+    r"^Extra inputs are not permitted$": "there is no such field",
+}
+
+
+def plain_words(message: str) -> str:
+    """Return what pydantic says of a value as a person would say it.
+
+    Examples:
+        >>> plain_words("Input should be greater than 0"), plain_words("Value error, 'exe' is none")
+        ('expected a number greater than 0', "'exe' is none")
+    """
+    for pattern, words in _PLAIN.items():
+        message = re.sub(pattern, words, message)
+    return message
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -38,6 +38,7 @@ from plbench.cli.study import study
 from plbench.cli.sweep import sweep_app
 from plbench.cli.tune import tune
 from plbench.errors import PlbenchError, UnwritableError
+from plbench.runs.no_plugins import NO_PLUGINS
 from plbench.training.interruption import Stopped
 from plbench.training.launch import is_worker, write_failure
 
@@ -166,8 +167,18 @@ def plain_warnings() -> Iterator[None]:
 def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    no_plugins: Annotated[
+        bool,
+        typer.Option(
+            "--no-plugins",
+            help="Load only plbench's own methods and datasets; before the command, or PLBENCH_NO_PLUGINS=1. "
+            "plbench doctor lists what that leaves out.",
+        ),
+    ] = False,
 ) -> None:
     """The benchmark suite for learning from images whose labels are only partly known."""  # noqa: D401
+    if no_plugins:
+        os.environ[NO_PLUGINS] = "1"
     if version:
         echo(f"plbench {__version__}")
         raise typer.Exit

@@ -9,7 +9,7 @@ import typer
 
 from plbench.cli import completion
 from plbench.cli.options import Dataset, NoRetrain, Selection, Setting, command, echo, emit, typed
-from plbench.cli.setting import DryRun, estimating_without_weights, with_setting, workspace_for
+from plbench.cli.setting import DryRun, estimating_what_is_missing, with_setting, workspace_for
 from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError
 
@@ -53,7 +53,7 @@ def compare(
     from plbench.comparison.candidates import ALL, choose_candidates
     from plbench.comparison.compare import compare as side_by_side
     from plbench.comparison.picture import draw_comparison
-    from plbench.comparison.plan import estimate_comparison, make_runs, plan_comparison
+    from plbench.comparison.plan import caution_on_steps, estimate_comparison, make_runs, plan_comparison
     from plbench.comparison.verdict import verdict
     from plbench.files import try_folder
     from plbench.runs.inspect.statistics import picture_format
@@ -72,7 +72,7 @@ def compare(
     own = {"method": "", "dataset": dataset, "selection": selection, "no_retrain": no_retrain}
     request = request_from_options({**setting, **own})
     candidates, broken = choose_candidates(names, workspace.registry)
-    with estimating_without_weights(workspace, candidates[0].method, candidates[0].params):
+    with estimating_what_is_missing(workspace, candidates[0].method, candidates[0].params, setting):
         comparison = plan_comparison(request, candidates, seeds, workspace, skipped=broken, num_trials=tune)
     for entry in comparison.skipped:
         workspace.reporter.line(f"Left out: {entry.who}: {entry.why}")
@@ -83,6 +83,8 @@ def compare(
 
         line += f"; {describe_studies(comparison, tune, num_studies)}"
     workspace.reporter.line(line)
+    if (few := caution_on_steps(comparison)) is not None:
+        workspace.reporter.line(few)
     if dry_run:
         counts = {"num_trainings": found.num_trainings, "num_missing": len(found.missing)}
         rows = [candidate.words for candidate, _ in comparison.rows]
@@ -90,8 +92,9 @@ def compare(
         return
     if tune is not None:
         comparison = with_tuned(comparison, tune, num_studies, workspace)
-        workspace.reporter.line(estimate_comparison(comparison, workspace)[0])
-    runs, failed = make_runs(comparison, workspace)
+        line, found = estimate_comparison(comparison, workspace)
+        workspace.reporter.line(line)
+    runs, failed = make_runs(comparison, workspace, found.seconds)
     if not runs:
         raise PlbenchError(f"no row is whole, so there is nothing to compare: {failed[0].who}: {failed[0].why}")
     (result,) = side_by_side(runs, workspace.registry)
@@ -108,7 +111,7 @@ def compare(
         steps.insert(0, command("compare", *shared, *typed(seeds=ENOUGH_SEEDS), *tuned, **where))
     elif not tuned:
         steps.insert(0, command("compare", *shared, *typed(seeds=seeds, tune=SOME_TRIALS), **where))
-    answer = [in_options(sentence) for sentence in verdict(result)]
+    answer = [in_options(sentence) for sentence in (*verdict(result), *filter(None, [few]))]
     notes = notes_on(comparison.setting.protocol_data)
     absent = [in_options(f"{entry.who}: {entry.why}") for entry in (*comparison.skipped, *failed)]
     content = {

@@ -86,9 +86,12 @@ def _variants(method: str) -> list[str]:
     """Return the variants that a method's file declares, which is not run."""
     import ast  # here, as every command imports this module
     import importlib.util
-    from importlib.metadata import entry_points
 
-    for point in entry_points(group="plbench.methods", name=method):
+    from plbench.runs.registry import Registry
+
+    for source in Registry.discover().sources["method"].get(method, []):
+        point = source.entry_point
+        assert point is not None  # no plugin file was given
         spec = importlib.util.find_spec(point.module)
         if spec is None or spec.origin is None:
             continue
@@ -108,7 +111,7 @@ def _said(path: Path) -> str:
         spec, test = record["spec"], record["metrics"].get("test")
         figure = "" if test is None else f", mAP(C) {test['map_c']['value']:.2f}"
         return f"{spec['method']['name']} on {spec['protocol']['name']}, seed {spec['seed']}{figure}"
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return ""
 
 

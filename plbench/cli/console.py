@@ -22,6 +22,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from plbench.cli.plain_console import PlainConsole
 from plbench.cli.wording import in_options
@@ -46,6 +47,7 @@ class ConsoleReporter(Reporter):
         self._spelt = spelt
         self._console = PlainConsole(file=sys.stderr, quiet=quiet, soft_wrap=True)
         self._start = time.monotonic()
+        self._show_part: Callable[[str], None] | None = None  # of the bar that a tally has on the terminal
 
     def line(self, text: str) -> None:
         """Print one line; with the time since the start where nobody watches a terminal."""
@@ -66,6 +68,10 @@ class ConsoleReporter(Reporter):
         if not self._shows_bars:
             yield from self._plain(title, decimal if bytes else "{:,}".format)
             return
+        if (show := self._show_part) is not None:  # one of many: bars of their own would fill the terminal
+            yield lambda done, total: show(f"{title} {100 * done // max(total, 1)} %")
+            show("")
+            return
         amount = DownloadColumn() if bytes else MofNCompleteColumn()
         columns = (amount, TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("left"))
         with Progress(*_BAR, *columns, console=self._console) as progress:
@@ -78,10 +84,19 @@ class ConsoleReporter(Reporter):
         if not self._shows_bars:
             yield self._plain_tally(title)
             return
-        columns = (MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[words]}", markup=False))
+        columns = (
+            *(MofNCompleteColumn(), TimeElapsedColumn()),
+            TextColumn("{task.fields[words]}", markup=False),
+            TextColumn("{task.fields[part]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+        )
         with Progress(*_BAR, *columns, console=self._console, redirect_stdout=False) as progress:
-            bar = progress.add_task(title, total=None, words="")
-            yield lambda done, total, words: progress.update(bar, completed=done, total=total, words=words)
+            bar = progress.add_task(title, total=None, words="", part="")
+            self._show_part = lambda part: progress.update(bar, part=part)
+            try:
+                yield lambda done, total, words: progress.update(bar, completed=done, total=total, words=words)
+            finally:
+                self._show_part("")
+                self._show_part = None
 
     @property
     def _shows_bars(self) -> bool:

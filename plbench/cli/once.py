@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from plbench.errors import PlbenchError
+from plbench.errors import PlbenchError, plain_words
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -28,6 +28,13 @@ class OnceCommand(TyperCommand):
         """
         if ctx.resilient_parsing:  # a shell asks how a line may go on
             return super().parse_args(ctx, args)
+        try:
+            return self._parse_once(ctx, args)
+        except typer.BadParameter as error:  # typer has pydantic check values, and hands its words on
+            error.message = plain_words(error.message)
+            raise
+
+    def _parse_once(self, ctx: Any, args: list[str]) -> list[str]:
         collecting = copy.copy(self)
         collecting.params = [copy.copy(param) for param in self.params]
         single: list[Any] = [p for p in collecting.params if isinstance(p, TyperOption) and not (p.multiple or p.count)]

@@ -20,6 +20,7 @@ from plbench.errors import PlbenchError, StoreError
 from plbench.files.escaping import printable
 from plbench.python.settings import OF_DATA
 from plbench.python.settings import RUNS as RUNS
+from plbench.runs.no_plugins import has_no_plugins
 from plbench.training.launch import is_worker, write_failure
 
 if TYPE_CHECKING:
@@ -249,4 +250,5 @@ def typed(**options: Any) -> list[str]:
 
 def command(*words: str, runs: Path = RUNS, plugin: Sequence[Path] | None = None) -> str:
     """Return a command of plbench as it can be typed, with where plugins and runs lie."""
-    return shlex.join(["plbench", *words, *typed(plugin=plugin, runs=None if runs == RUNS else runs)])
+    first = ["--no-plugins"] if has_no_plugins() else []
+    return shlex.join(["plbench", *first, *words, *typed(plugin=plugin, runs=None if runs == RUNS else runs)])

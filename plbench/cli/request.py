@@ -77,11 +77,11 @@ def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -
         raise PlbenchError(
             f"{path} cannot be read: {error.strerror}; give a file such as runs/KEY/spec.toml"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise PlbenchError(f"{path} is not valid TOML: {error}") from error
     except ValidationError as error:
         field, message, *_ = first_invalid(error)
         raise PlbenchError(f"{path} is not a run's spec: {field}: {message}") from error
+    except (ValueError, RecursionError) as error:  # of which Python's limits on digits are plain ones
+        raise PlbenchError(f"{path} is not valid TOML: {error}") from error
     if (
         given["embeddings"] is not None
         and keep_embeddings(given["embeddings"], workspace.store.cache) != spec.embeddings

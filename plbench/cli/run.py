@@ -22,7 +22,7 @@ from plbench.cli.options import (
     open_store,
     parse_assignments,
 )
-from plbench.cli.setting import DryRun, estimating_without_weights, with_setting, workspace_among_others
+from plbench.cli.setting import DryRun, estimating_what_is_missing, with_setting, workspace_among_others
 from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError, StoreError
 from plbench.training.interruption import Stopped
@@ -109,7 +109,7 @@ def _run(
     world = workspace.world
     with (
         watching() as watched,
-        estimating_without_weights(workspace, given["method"] or "", parse_assignments(given["param"])),
+        estimating_what_is_missing(workspace, given["method"] or "", parse_assignments(given["param"]), given),
     ):
         plan = plan_from_options(given, workspace) if config is None else plan_from_file(config, given, workspace)
     if world.size > 1:

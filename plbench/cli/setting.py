@@ -11,7 +11,7 @@ import typer
 
 from plbench.cli import options as opt
 from plbench.cli.options import make_workspace, typed, with_options
-from plbench.errors import PlbenchError
+from plbench.errors import MissingDataError, PlbenchError
 
 if TYPE_CHECKING:
     from plbench.runs.workspace import Workspace
@@ -168,13 +168,25 @@ def workspace_among_others(setting: opt.Setting) -> Iterator[Workspace]:
 
 
 @contextlib.contextmanager
-def estimating_without_weights(workspace: Workspace, method: str, params: Mapping[str, Any]) -> Iterator[None]:
-    """Where only the weights of runs are missing, say what one would take before the error: it may not be worth it."""
+def estimating_what_is_missing(
+    workspace: Workspace, method: str, params: Mapping[str, Any], given: Mapping[str, Any]
+) -> Iterator[None]:
+    """Where data or weights of runs are missing, say what one would take before the error: it may not be worth it.
+
+    Args:
+        method, params: of one of the runs.
+        given: options of all of them.
+    """
     from plbench.runs.estimate.estimate import describe
+    from plbench.runs.estimate.without_data import describe_without_data
     from plbench.runs.plan.resolve import MissingWeightsError
 
     try:
         yield
+    except MissingDataError as error:
+        for line in describe_without_data(error.dataset, given):
+            workspace.reporter.line(line)
+        raise
     except MissingWeightsError as error:
         with contextlib.suppress(PlbenchError):  # it is the weights that are to be told of
             plan = error.setting.run(method, params, 0, workspace.registry)

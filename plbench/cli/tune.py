@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from plbench.cli.options import Dataset, Method, Param, Setting, command, echo, emit, parse_assignments, typed
-from plbench.cli.setting import DryRun, estimating_without_weights, with_setting, workspace_for
+from plbench.cli.setting import DryRun, estimating_what_is_missing, with_setting, workspace_for
 from plbench.errors import PlbenchError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def tune(
         ranges=parse_ranges(ranges or ()),
         fixed=frozenset(params),
     )
-    with estimating_without_weights(workspace, method or "", params):
+    with estimating_what_is_missing(workspace, method or "", params, setting):
         plan = plan_from_options(given, workspace, scores_test=False)
     plan.protocol_data.validation()  # refuses one that cannot be scored
     second = None if then is None else _second_plan(plan, given, then, workspace)

@@ -17,6 +17,7 @@ from plbench.metrics.statistics import MIN_SEEDS, Figure, Pairs, compare_pairs, 
 from plbench.runs.record import Record
 from plbench.runs.registry import Registry
 from plbench.runs.stored import replicates_of
+from plbench.runs.tables import PER_CLASS, EntryError, parse_per_class
 from plbench.spec import UNRANKED_SELECTIONS, RunSpec
 
 
@@ -57,6 +58,8 @@ class Setting:
 
     Attributes:
         num_images: of the test part.
+        chance: mAP(C) that random scores have on these images, about: the mean share of positives; NaN where a run's
+            table of classes is not there.
         detectable: the difference from the best row, in points of mAP(C), that is found with a chance of 80 %; NaN
             where nothing is tested.
     """
@@ -67,6 +70,7 @@ class Setting:
     num_images: int
     rows: tuple[Row, ...]
     detectable: float = math.nan
+    chance: float = math.nan
 
     @property
     def tied(self) -> tuple[Row, ...]:
@@ -129,7 +133,17 @@ def _setting(members: Sequence[tuple[Path, Record]], registry: Registry | None) 
     shares = shares_best(samples, seed=seed)
     spec, num_images = members[0][1].spec, members[0][1].test.num_images
     compared = tuple(_row(place, row, pairs, float(shares[place])) for place, row in enumerate(rows))
-    return Setting(spec.protocol.name, spec.regime, model_words(spec), num_images, compared, pairs.detectable)
+    of_all = (spec.protocol.name, spec.regime, model_words(spec), num_images, compared)
+    return Setting(*of_all, pairs.detectable, _chance(members[0][0]))
+
+
+def _chance(folder: Path) -> float:
+    try:
+        rows = parse_per_class((folder / PER_CLASS).read_bytes())
+    except (OSError, EntryError):
+        return math.nan
+    shares = [row.positives / (row.positives + row.negatives) for row in rows if row.positives and row.negatives]
+    return 100 * sum(shares) / len(shares) if shares else math.nan
 
 
 def _row(place: int, runs: RowScores[ScoredRun], pairs: Pairs, share_best: float) -> Row:

@@ -20,6 +20,9 @@ from plbench.runs.workspace import Workspace
 MOST_SEEDS = 10_000
 """Of a comparison or a sweep: more is a mistyped number."""
 
+FEW_STEPS = 100
+"""Optimiser steps of a training below which a comparison is said to be short: a linear head has not settled by then."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -107,13 +110,33 @@ def estimate_comparison(comparison: Comparison, workspace: Workspace) -> tuple[s
     return text, found
 
 
-def make_runs(comparison: Comparison, workspace: Workspace) -> tuple[list[tuple[Path, Record]], list[Skipped]]:
+def caution_on_steps(comparison: Comparison) -> str | None:
+    """Return a sentence where trainings are so short that their order says little; None where they are not."""
+    steps = [plan.num_steps for plan in comparison.plans if plan.method.learns]
+    if not steps or min(steps) >= FEW_STEPS:
+        return None
+    shortest = comparison.plans[0].spec.plan
+    return (
+        f"Careful: a training has {counted(min(steps), 'step')} in all; methods have hardly left where they began, and "
+        f"which is ahead may change with more: give more epochs than {shortest.epochs} with `epochs=N`, or a "
+        f"smaller `batch_size=N` than {shortest.batch_size}."
+    )
+
+
+def make_runs(
+    comparison: Comparison, workspace: Workspace, expected_seconds: float = 0.0
+) -> tuple[list[tuple[Path, Record]], list[Skipped]]:
     """Make what is missing of all runs, in one schedule.
+
+    Args:
+        comparison: whose runs.
+        workspace: where and how.
+        expected_seconds: of all that is missing, for the time left until the first one has ended.
 
     Returns:
         Folder and record of each run whose row is whole; and the rows that are not, with the training that failed.
     """
-    results = iter(schedule.run_all(comparison.plans, workspace))
+    results = iter(schedule.run_here(comparison.plans, workspace, expected_seconds))
     whole, failed = [], []
     for candidate, plans in comparison.rows:
         made = [next(results) for _ in plans]

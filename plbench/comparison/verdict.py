@@ -102,6 +102,7 @@ def _cautions(setting: Setting) -> list[str]:
         said.append(
             f"Careful: {setting.num_images:,} test images show mAP(C) to ±{half:.1f} points only; four times as many "
             "labelled ones would halve that."
+            + ("" if math.isnan(setting.chance) else f" Random scores would have about {setting.chance:.1f} there.")
         )
     return said
 

@@ -31,7 +31,7 @@ from plbench.data.digests import file_sha256
 from plbench.data.labels import PartialLabels
 from plbench.errors import DataError
 from plbench.files import write_atomically
-from plbench.files.arrays import damage_in_words
+from plbench.files.arrays import damage_in_words, usable
 
 FOLDER = "embeddings"
 """Of the cache, with each file by its sha256."""
@@ -117,7 +117,7 @@ def read_embeddings(path: Path) -> Embeddings:
     """
     try:
         with path.open("rb") as opened, damage_in_words(), np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = {name: usable(file[name]) for name in file.files}
     except OSError as error:
         raise DataError(f"the file of embeddings {path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # of another kind, or with objects
@@ -132,6 +132,9 @@ def read_embeddings(path: Path) -> Embeddings:
             f"{path}: class_embeddings have {widths[0]} numbers each and image_embeddings {widths[1]}; both come from "
             "one model, with as many"
         )
+    for name in {"logit_scale", "logit_bias"} & arrays.keys():
+        if arrays[name].dtype.kind not in "iuf":
+            raise DataError(f"{path}: {name} is {arrays[name].dtype}; expected one number")
     logits = {name: np.asarray(arrays[name], np.float32) for name in ("logit_scale", "logit_bias") if name in arrays}
     for name, value in logits.items():
         if value.ndim or not np.isfinite(value) or (name == "logit_scale" and value <= 0):

@@ -15,8 +15,6 @@ column `image` and either a column for each class (1, -1, and 0 or nothing for u
 
 from __future__ import annotations
 
-import pickle
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -33,8 +31,6 @@ from plbench.files.arrays import damage_in_words
 
 Zero = Literal["absent", "unknown"]
 FloatMatrix = npt.NDArray[np.float64]
-
-_LIST_LINE = re.compile(r"\s*([^,]+?)\s*,\s*((?:\d+\s*)*)")
 
 
 def read_label_file(path: Path, images: ImageSource, truth: PartialLabels, zero: Zero | None = None) -> PartialLabels:
@@ -81,8 +77,13 @@ def _load_tensor(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             found = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise DataError(f"{path} is not a tensor that can be read without running code: {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # torch, zipfile and pickle each raise their own, and advise to run the code in it
+        raise DataError(
+            f"{path} is not a tensor that can be read without running code ({type(error).__name__}); save one by "
+            "torch.save(tensor, file)"
+        ) from error
     tensors = [value for value in found.values() if isinstance(value, torch.Tensor)] if isinstance(found, dict) else []
     found = tensors[0] if len(tensors) == 1 else found
     if not isinstance(found, torch.Tensor):
@@ -119,10 +120,12 @@ def _of_list(path: Path, images: ImageSource, truth: PartialLabels) -> PartialLa
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not text in UTF-8: {error}") from error
     for number, line in enumerate(lines, 1):
-        if not (match := _LIST_LINE.fullmatch(line)):
+        name, comma, numbers = line.partition(",")
+        words = numbers.split()
+        if not name.strip() or not comma or not all(word.isdecimal() and len(word) < 10 for word in words):
             raise DataError(f"{path}, line {number}: {line!r:.60}; expected an image, a comma, and numbers of classes")
-        row = _row(row_of, match[1], f"{path}, line {number}")
-        for column in dict.fromkeys(map(int, match[2].split())):
+        row = _row(row_of, name.strip(), f"{path}, line {number}")
+        for column in dict.fromkeys(map(int, words)):
             if column >= truth.num_classes:
                 raise DataError(f"{path}, line {number}: class {column}; there are 0 to {truth.num_classes - 1}")
             rows.append(row)
@@ -136,14 +139,19 @@ def _of_csv(path: Path, images: ImageSource, truth: PartialLabels) -> PartialLab
     except ValueError as error:  # pandas' own errors are ValueErrors
         raise DataError(f"{path} is not a table: {error}") from error
     if "image" not in table:
-        raise DataError(f"{path} has no column 'image'; it has {', '.join(map(repr, table.columns[:6]))}")
+        raise DataError(
+            f"{path} has no column 'image'; it has {', '.join(f'{name!r:.60}' for name in table.columns[:6])}"
+        )
     row_of = _rows_by_name(images)
+    for name in {"image", "label"} & {*table.columns}:
+        table[name] = table[name].fillna("")  # what is not said is a name to pandas, of the kind of number
     rows = np.array([_row(row_of, name, f"{path}, line {line}") for line, name in enumerate(table.pop("image"), 2)])
     column_of = {name: column for column, name in enumerate(truth.class_ids)}
     column_of |= {name: column for column, name in enumerate(truth.class_names)}
     long = {"label", "value"} <= {*table.columns}
     names = table["label"] if long else table.columns
-    if lost := next((name for name in names if name not in column_of), None):
+    lost = next((name for name in names if name not in column_of), None)
+    if lost is not None:
         raise DataError(f"{path}: {lost!r:.60} is no class; expected classes such as {truth.class_names[0]!r}")
     columns = np.array([column_of[name] for name in names], np.int64)
     try:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import scipy  # its parts are imported when first used
 
 from plbench.errors import DataError
-from plbench.files.arrays import damage_in_words
+from plbench.files.arrays import damage_in_words, usable
 
 Int8Array = npt.NDArray[np.int8]
 IntArray = npt.NDArray[np.int64]
@@ -234,8 +234,8 @@ class PartialLabels:
         try:
             # numpy leaves a damaged file open that it opened itself
             with path.open("rb") as file, damage_in_words(), np.load(file, allow_pickle=False) as stored:
-                class_ids = tuple(str(i) for i in stored["class_ids"])
-                class_names = tuple(str(i) for i in stored["class_names"])
+                class_ids = tuple(str(i) for i in usable(stored["class_ids"]))
+                class_names = tuple(str(i) for i in usable(stored["class_names"]))
                 matrix = _checked_matrix(stored["values"], stored["indices"], stored["indptr"], len(class_ids))
         except (OSError, ValueError) as error:
             raise DataError(f"{path} does not hold labels written by plbench: {error}") from error

@@ -2,6 +2,7 @@
 
 from plbench.files.atomic import (
     fresh_folder,
+    is_unfinished,
     locked,
     try_folder,
     unwritable,
@@ -12,6 +13,7 @@ from plbench.files.atomic import (
 
 __all__ = [
     "fresh_folder",
+    "is_unfinished",
     "locked",
     "try_folder",
     "unwritable",

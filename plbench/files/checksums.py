@@ -64,9 +64,9 @@ def read_checked_json(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_bytes())
         digest = content.pop("sha256")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return content if isinstance(content, dict) and digest == _json_sha256(content) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return content if isinstance(content, dict) and digest == _json_sha256(content) else None
 
 
 def _json_sha256(content: dict[str, Any]) -> str:

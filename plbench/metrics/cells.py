@@ -13,7 +13,7 @@ import numpy.typing as npt
 from plbench.data.labels import PartialLabels
 from plbench.errors import PlbenchError, StoreError
 from plbench.files import write_atomically
-from plbench.files.arrays import damage_in_words
+from plbench.files.arrays import damage_in_words, usable
 
 FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.integer[Any]]
@@ -114,7 +114,7 @@ class Cells:
         try:
             # numpy leaves a damaged file open that it opened itself
             with path.open("rb") as file, damage_in_words(), np.load(file, allow_pickle=False) as stored:
-                rows, classes, scores, positives = (stored[name] for name in _COLUMNS)
+                rows, classes, scores, positives = (usable(stored[name]) for name in _COLUMNS)
                 size = int(stored["num_images"]), int(stored["num_classes"])
                 return cls(rows, classes, scores, positives, *size, stored.get("in_top"))
         except (OSError, ValueError) as error:

@@ -28,6 +28,8 @@ class Place(Frozen):
     """Where things are and how to compute.
 
     Attributes:
+        plugins: files with methods or datasets.
+        own_only: whether methods and datasets of other distributions are left out.
         device: its kind, "cpu" or "cuda".
         nproc: processes that each run is trained over.
         others: as `Workspace` has them.
@@ -36,6 +38,7 @@ class Place(Frozen):
     runs: Path
     cache: Path
     plugins: tuple[Path, ...]
+    own_only: bool
     device: str
     workers: int
     nproc: int
@@ -60,7 +63,7 @@ class Place(Frozen):
         """
         return Workspace(
             store=Store(self.runs, self.cache),
-            registry=Registry.discover(self.plugins),
+            registry=Registry.discover(self.plugins, self.own_only),
             reporter=reporter or Reporter(),
             device=choose_device(self.device),
             workers=self.workers,
@@ -92,6 +95,7 @@ def place_of(workspace: Workspace, plugins: Sequence[Path], *, device: str, work
         runs=workspace.store.runs.absolute(),
         cache=workspace.store.cache.absolute(),
         plugins=tuple(path.absolute() for path in plugins),
+        own_only=workspace.registry.is_own_only,
         device=device,
         workers=workers,
         weights_file=workspace.weights_file and workspace.weights_file.absolute(),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from plbench.errors import PluginError, did_you_mean
+from plbench.runs.no_plugins import NO_PLUGINS, has_no_plugins
 
 if TYPE_CHECKING:
     from plbench.data.dataset import Dataset
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["method", "dataset"]
 _GROUPS: dict[Kind, str] = {"method": "plbench.methods", "dataset": "plbench.datasets"}
+
+_OWN = "plbench"
 
 
 @dataclass(frozen=True)
@@ -33,27 +36,54 @@ class Source:
     entry_point: EntryPoint | None = None
     loaded: type[Any] | None = None
 
+    @property
+    def place(self) -> str:
+        """Where the code lies: the file, or the version and folder of the distribution and what it names there."""
+        if self.entry_point is None or self.entry_point.dist is None:
+            return self.origin
+        dist = self.entry_point.dist
+        return f"{self.origin} {dist.version}, {self.entry_point.value} in {dist.locate_file('')}"
+
 
 @dataclass
 class Registry:
-    """The methods and datasets of this process, by name."""
+    """The methods and datasets of this process, by name.
+
+    Attributes:
+        sources: by kind and name; two of a name are an error once that name is used.
+        left_out: those of other distributions, where only plbench's own are loaded.
+        is_own_only: whether that is so.
+    """
 
     sources: dict[Kind, dict[str, list[Source]]] = field(default_factory=dict)
+    left_out: dict[Kind, dict[str, list[Source]]] = field(default_factory=dict)
+    is_own_only: bool = False
 
     @classmethod
-    def discover(cls, plugins: tuple[Path, ...] = ()) -> Registry:
+    def discover(cls, plugins: tuple[Path, ...] = (), own_only: bool | None = None) -> Registry:
         """Read the entry points of all installed distributions, and import the plugin files given.
 
+        Args:
+            plugins: files with methods or datasets.
+            own_only: leave out what other distributions bring; None for what the environment says.
+
         Raises:
-            PluginError: if a plugin file cannot be imported or holds no plugin.
+            PluginError: if a plugin file cannot be imported or holds no plugin, or is given although only plbench's
+                own plugins are to be loaded.
         """
-        registry = cls({kind: defaultdict(list) for kind in _GROUPS})
+        own_only = has_no_plugins() if own_only is None else own_only
+        if own_only and plugins:
+            raise PluginError(
+                f"plugin file {plugins[0]} is code of others, which {NO_PLUGINS}=1 leaves out; leave out one of the two"
+            )
+        registry = cls(_empty(), _empty(), own_only)
         installed = entry_points()
         name_of = functools.cache(attrgetter("name"))  # of a distribution, which parses its metadata each time
         for kind, group in _GROUPS.items():
             for point in installed.select(group=group):
                 origin = name_of(point.dist) if point.dist is not None else "an unknown distribution"
-                registry.sources[kind][point.name].append(Source(point.name, origin, entry_point=point))
+                into = registry.left_out if own_only and origin != _OWN else registry.sources
+                into[kind][point.name].append(Source(point.name, origin, entry_point=point))
         for path in plugins:
             registry._add_file(path)
         return registry
@@ -65,6 +95,18 @@ class Registry:
     def origin(self, kind: Kind, name: str) -> str:
         """Return the distribution or file that a plugin comes from."""
         return " and ".join(source.origin for source in self.sources[kind][name])
+
+    def others(self) -> list[tuple[Kind, Source, bool]]:
+        """Return methods and datasets that do not come with plbench, and whether they are loaded when they are used."""
+        both = ((self.sources, True), (self.left_out, False))
+        return [
+            (kind, source, used)
+            for kind in _GROUPS
+            for by_kind, used in both
+            for _, found in sorted(by_kind.get(kind, {}).items())
+            for source in found
+            if source.origin != _OWN
+        ]
 
     def plugin_files(self) -> tuple[Path, ...]:
         """Return the plugin files, as far as their plugins are still known."""
@@ -96,6 +138,8 @@ class Registry:
 
     def _load(self, kind: Kind, name: str) -> type[Any]:
         found = self.sources[kind].get(name, [])
+        if not found and (left_out := self.left_out.get(kind, {}).get(name)):
+            raise PluginError(f"{kind} {name!r} is of {left_out[0].origin}, which {NO_PLUGINS}=1 leaves out")
         if not found:
             listing = did_you_mean(name, self.names(kind))
             raise PluginError(f"there is no {kind} {name!r}; {listing}; one in a file of its own needs `plugin=FILE`")
@@ -103,9 +147,7 @@ class Registry:
         if len(found) > 1:
             # a file gives way to what is installed, and nothing to a stranger
             files = [other.origin for other in found if other.entry_point is None]
-            way_out = (
-                f"uninstall or rename one of them, such as {next(o.origin for o in found if o.origin != 'plbench')}"
-            )
+            way_out = f"uninstall or rename one of them, such as {next(o.origin for o in found if o.origin != _OWN)}"
             if files:
                 way_out = (
                     f'rename the class in {files[0]}, as in name = "my-{name}": a plugin file may not hide what is '
@@ -146,6 +188,10 @@ class Registry:
                     self.sources[kind][name].append(Source(name, str(path), loaded=plugin))
         if not found:
             raise PluginError(f"{path} defines no subclass of plbench.api.Method or plbench.api.Dataset")
+
+
+def _empty() -> dict[Kind, dict[str, list[Source]]]:
+    return {kind: defaultdict(list) for kind in _GROUPS}
 
 
 def _bases() -> dict[Kind, type[Any]]:

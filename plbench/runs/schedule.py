@@ -107,17 +107,19 @@ class Count:
 
 
 def run_here(plans: Sequence[ResolvedRun], workspace: Workspace, expected_seconds: float = 0.0) -> list[Result]:
-    """Do as `run_all`, and say after each run, or group that trained together, how far the whole is."""
+    """Do as `run_all`, and show how far the whole is: one bar, whatever the number of runs."""
     missing = [plan for plan in in_order(plans).values() if plan.finished(workspace.store) is None]
+    if len(missing) < 2:
+        return run_all(plans, workspace)
     count = Count(len(missing), expected_seconds)
+    with workspace.reporter.tally("Runs") as tally:
 
-    def tell(results: Sequence[Result]) -> None:
-        count.add(len(results), sum(isinstance(result, TrainingError) for result in results))
-        if results and count.total > 1:
-            words = [f"{count.made} of {count.total} runs made", count.words()]
-            workspace.reporter.line(", ".join(filter(None, words)))
+        def tell(results: Sequence[Result]) -> None:
+            count.add(len(results), sum(isinstance(result, TrainingError) for result in results))
+            tally(count.made, count.total, count.words())
 
-    return run_all(plans, workspace, tell)
+        tell([])
+        return run_all(plans, workspace, tell)
 
 
 State = Literal["done", "failed", "under way", "missing"]

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from plbench.errors import StoreError
 from plbench.files import write_atomically
+from plbench.files.arrays import damage_in_words, usable
 from plbench.method import Task
 from plbench.randomness import generator
 from plbench.spec import RunSpec
@@ -36,11 +38,27 @@ def read_task(path: Path, spec: RunSpec) -> Task:
     """Return what `save_task` wrote.
 
     Args:
-        path: of the file, whose content is known to be what was written.
+        path: of the file, whose content is known to be what its record says; that may be a stranger's.
         spec: of the run.
+
+    Raises:
+        StoreError: if it does not hold a task.
     """
-    with np.load(path, allow_pickle=False) as stored:
-        arrays = dict(stored)
+    try:
+        with path.open("rb") as file, damage_in_words(), np.load(file, allow_pickle=False) as stored:
+            return _task_of({name: usable(stored[name]) for name in stored.files}, spec)
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"{path} does not hold what a method knew ({error}); run it again with `force=True`"
+        ) from error
+
+
+def _task_of(arrays: dict[str, np.ndarray], spec: RunSpec) -> Task:
+    ids, numbers = arrays["class_ids"], (arrays["positives"], arrays["negatives"])
+    if ids.ndim != 1 or {ids.dtype.kind, arrays["class_names"].dtype.kind} != {"U"}:
+        raise ValueError("its classes are no texts")
+    if any(array.dtype.kind not in "iuf" or array.shape != ids.shape for array in numbers):
+        raise ValueError("its counts are not one number for each class")
     expected, num_train = float(arrays["expected_positives"]), int(arrays["num_train"])
     prefix = "artifact."
     return Task(

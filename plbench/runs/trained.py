@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from plbench.data.digests import file_sha256
 from plbench.data.images import ImageSource
 from plbench.data.labels import PartialLabels
-from plbench.errors import PlbenchError
+from plbench.errors import PlbenchError, StoreError
 from plbench.loading.features import BATCH_SIZE, GPU_BATCH_SIZE, extract, feature_dtype
 from plbench.loading.jpegs import jpeg_decoder
 from plbench.loading.transforms import eval_transform
@@ -228,8 +228,13 @@ def load_model(folder: Path, workspace: Workspace) -> TrainedModel:
     with seeded(derive_seed(spec.seed, "init", "head")):
         model = Guarded(method).build(body, lambda: make_head(spec.model, backbone.num_features, task.num_classes))
     saved = checkpoint.load(whole_file(folder, record, CHECKPOINT), spec.sha256())
-    averaged = saved["ema"] if record.selection.weights == "ema" else None
-    model.load_state_dict(saved["model"] if averaged is None else averaged)
+    averaged = saved.get("ema") if record.selection.weights == "ema" else None
+    try:
+        model.load_state_dict(saved["model"] if averaged is None else averaged)
+    except (KeyError, RuntimeError, TypeError, AttributeError) as error:  # of a stranger's run
+        raise StoreError(
+            f"{folder / CHECKPOINT} does not hold weights of the model that its record describes"
+        ) from error
     for part in (model, backbone):
         part.to(workspace.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     unique = len(set(task.class_names)) == len(task.class_names)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from plbench.data.dataset import Dataset
 from plbench.data.shards.prepared import is_prepared, prepared_kind
-from plbench.errors import DataError, PlbenchError, did_you_mean, first_invalid
+from plbench.errors import MissingDataError, PlbenchError, did_you_mean, first_invalid
 from plbench.files import locked, unwritable
 from plbench.progress import Reporter
 from plbench.runs.registry import Registry
@@ -84,7 +84,7 @@ def open_dataset(name: str, workspace: Workspace) -> Dataset:
     if missing:
         where = f", not found in {dataset.root} (give another folder with `data_root=DIR`)"
         needs = ", ".join(missing) + (where if dataset.needs_root else "")
-        raise DataError(f"dataset {name!r} needs {needs}; {dataset.fetch_hint()}")
+        raise MissingDataError(f"dataset {name!r} needs {needs}; {dataset.fetch_hint()}", dataset)
     dataset.warn = workspace.reporter.line  # type: ignore[method-assign,assignment]
     doing = "Reading the annotations of" if dataset.needs_files else "Preparing"
     with (

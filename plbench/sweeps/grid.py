@@ -22,7 +22,7 @@ from pydantic import (
 
 from plbench.comparison.candidates import Candidate
 from plbench.comparison.plan import MOST_SEEDS
-from plbench.errors import PlbenchError, did_you_mean
+from plbench.errors import PlbenchError, did_you_mean, plain_words
 from plbench.spec import ModelSpec, Plan, Precision, Regime, Selection
 
 Scalar = str | int | float | bool
@@ -221,10 +221,10 @@ def read_grid(path: Path) -> Grid:
             return Grid.model_validate(tomllib.load(file))
     except OSError as error:
         raise PlbenchError(f"{path} cannot be read: {error.strerror}; give a file such as grid.toml") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise PlbenchError(f"{path} is not valid TOML: {error}") from error
     except ValidationError as error:
         raise PlbenchError(f"{path}: {_sentence(error)}") from error
+    except (ValueError, RecursionError) as error:  # of which Python's limits on digits are plain ones
+        raise PlbenchError(f"{path} is not valid TOML: {error}") from error
 
 
 def _sentence(error: ValidationError) -> str:
@@ -241,7 +241,7 @@ def _sentence(error: ValidationError) -> str:
         return f'{place} is missing, such as {place} = {"" if outer else "["}"…"{"" if outer else "]"}'
     if kind == "too_short":
         return f"{place} is empty; give at least one value, or leave it out"
-    message = found[0]["msg"].removeprefix("Value error, ")
+    message = plain_words(found[0]["msg"])
     if kind == "value_error":
         return f"{place}: {message}" if place else message
     return f"{place} = {found[0]['input']!r} is not valid: {message}"

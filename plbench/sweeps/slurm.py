@@ -238,7 +238,7 @@ def _queued(submitit: Any, missing: Sequence[ResolvedRun], folder: Path) -> dict
     """Return jobs of an earlier command that have not ended, with those of the missing runs that each makes."""
     try:
         noted: dict[str, str] = json.loads((folder / _QUEUED).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     found: dict[str, list[ResolvedRun]] = {}
     for plan in missing:

@@ -167,10 +167,10 @@ def _found(note: Path) -> Found | None:
     path = note.with_suffix(".pt")
     try:
         content = json.loads(note.read_text())
-        found = Found(path, content["step"], content["spec"], content.get("threads"))
+        found = Found(path, int(content["step"]), dict(content["spec"]), content.get("threads"))
         with path.open("rb") as file:
             is_whole = hashlib.file_digest(file, "sha256").hexdigest() == content["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     return found if is_whole else None
 
@@ -180,6 +180,8 @@ def _loaded(path: Path) -> dict[str, Any]:
         # onto the CPU: the main process's GPU, where they were, is not that of the other processes;
         # weights only: no pickled code is run (what such a loader refuses is kept out by `state.FitState.state_dict`)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise TypeError(f"it holds a {type(state).__name__}")
     except Exception as error:  # torch, zipfile and pickle each raise their own
         raise StoreError(f"checkpoint {path} cannot be read; delete it, or run with `force=True`") from error
     return state

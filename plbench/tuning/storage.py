@@ -122,7 +122,7 @@ def _open_journal(path: Path) -> JournalStorage:
             return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))  # type: ignore[arg-type]
     except OSError as error:
         raise unwritable(path, error) from error
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError) as error:
         raise StoreError(
             f"{path} is damaged and cannot be read as a study's journal ({str(error).splitlines()[0][:80]}); move it "
             "away, and the same command starts the study again"

@@ -315,7 +315,7 @@ def _final_runs(
         rows += [default, tuned_plan(default, study, workspace)]
     finals = [at_seed(row, seed, workspace) for row in rows for seed in range(num_seeds)]
     workspace.reporter.line(f"The winner and the starting values on all of train: {len(finals)} runs")
-    results = schedule.run_all(finals, workspace)
+    results = schedule.run_here(finals, workspace)
     made = [result for result in results if isinstance(result, Record)]
     if not made:
         raise TrainingError(f"none of the {len(finals)} final runs could be trained; {results[0]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import time
 
@@ -9,6 +10,7 @@ import pytest
 
 from plbench.cli import console
 from plbench.cli.console import ConsoleReporter
+from plbench.cli.plain_console import PlainConsole
 from plbench.progress import duration
 
 
@@ -71,3 +73,20 @@ def test_quiet_says_nothing_at_all(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_durations_in_words(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_many_parts_are_one_bar_on_a_terminal(columns: int) -> None:
+    written, reporter = io.StringIO(), ConsoleReporter()
+    reporter._console = PlainConsole(file=written, force_terminal=True, width=columns, soft_wrap=True)
+    with reporter.tally("Runs") as tally:
+        for number in range(50):
+            for title in ("Training P-ASL, Selective", "Scoring 28 images", "Intervals"):
+                with reporter.task(title) as report:
+                    report(1, 2)
+                    report(2, 2)
+            tally(number + 1, 50, "about 3 s left")
+    assert written.getvalue().count("\n") < 5 and "50/50" in written.getvalue()
+    with reporter.task("Packing") as report:  # alone it has a bar of its own again
+        report(1, 1)
+    assert "1/1" in written.getvalue().splitlines()[-2]

@@ -198,7 +198,7 @@ class TestDataOptions:
             ({"uper": "1"}, r"dataset 'written' has no option 'uper'; did you mean upper\? \(known: upper, where\)"),
             (
                 {"upper": "perhaps"},
-                "'written': upper = 'perhaps' is not valid: Input should be a valid boolean",
+                "'written': upper = 'perhaps' is not valid: expected true or false",
             ),
         ],
     )

@@ -2,11 +2,16 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from test_cli import plbench
 
+from plbench.cli.completion import candidate_names, method_names
 from plbench.errors import PluginError
+from plbench.runs.elsewhere import Data, place_of
+from plbench.runs.no_plugins import NO_PLUGINS
 from plbench.runs.registry import Registry, source_sha256
 
 METHOD = """
@@ -171,3 +176,76 @@ def test_the_source_hash_follows_the_file(tmp_path: Path) -> None:
     assert source_sha256(first) == source_sha256(same) != source_sha256(other)
     with pytest.raises(PluginError, match="the source file of Typed cannot be read"):
         source_sha256(type("Typed", (), {"__module__": "nowhere"}))
+
+
+class TestOwnOnly:
+    """`--no-plugins`: code of others is not loaded, and what that leaves out is said."""
+
+    SOURCE = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\n" + METHOD.format(name="mine")
+
+    @pytest.fixture
+    def ran(self, install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A distribution with a method and a broken dataset; the file is there once its code has run."""
+        points = "[plbench.methods]\nmine = outsider_plugin:Mine\nce-ignore = outsider_plugin:Mine\n"
+        install("outsider", points + "[plbench.datasets]\npets = outsider_plugin:Pets\n", self.SOURCE)
+        monkeypatch.delitem(sys.modules, "outsider_plugin", raising=False)
+        monkeypatch.delenv(NO_PLUGINS, raising=False)
+        return tmp_path / "outsider" / "ran"
+
+    def test_others_are_listed_and_not_loaded(self, ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert "mine" in Registry.discover().names("method")
+        assert not Registry.discover(own_only=True).others()[0][2]
+        monkeypatch.setenv(NO_PLUGINS, "1")
+        registry = Registry.discover()
+        assert not {"mine", "pets"} & {*registry.names("method"), *registry.names("dataset")}
+        assert registry.method("ce-ignore").title  # its own, without the other of that name
+        assert registry.broken("method") == registry.broken("dataset") == {} and not ran.exists()
+        assert [(kind, source.name, used) for kind, source, used in registry.others()] == [
+            ("method", "ce-ignore", False),
+            ("method", "mine", False),
+            ("dataset", "pets", False),
+        ]
+        with pytest.raises(PluginError, match="method 'mine' is of outsider, which PLBENCH_NO_PLUGINS=1 leaves out"):
+            registry.method("mine")
+
+    @pytest.mark.parametrize(("value", "alone"), [("1", True), ("yes", True), ("0", False), ("", False), ("No", False)])
+    def test_what_the_environment_says(self, value: str, alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(NO_PLUGINS, value)
+        assert Registry.discover().is_own_only is alone
+
+    def test_a_plugin_file_beside_it_is_refused(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "own.py", "raise RuntimeError('it ran')")
+        with pytest.raises(PluginError, match=r"plugin file .*own\.py is code of others, which PLBENCH_NO_PLUGINS=1"):
+            Registry.discover((path,), own_only=True)
+
+    def test_other_machines_do_the_same(self, ran: Path, make_workspace) -> None:
+        workspace = replace(make_workspace(), registry=Registry.discover(own_only=True))
+        place = place_of(workspace, (), device="cpu", workers=0)
+        data = Data(root=ran.parent, options={})
+        assert "mine" not in place.workspace(data).registry.names("method")
+
+    @pytest.mark.parametrize("flag", [[], ["--no-plugins"]])
+    def test_doctor_says_whose_they_are_and_where(
+        self, ran: Path, flag: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PLBENCH_RUNS", str(tmp_path / "runs"))
+        monkeypatch.setenv("PLBENCH_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv(NO_PLUGINS, "")  # and not what the command leaves behind in this process
+        said = plbench(*flag, "doctor", "--json").json
+        (mine,) = [row for row in said["plugins"] if row["plugin"] == "method mine"]
+        assert mine == {
+            "plugin": "method mine",
+            "from": f"outsider 1.0, outsider_plugin:Mine in {ran.parent}",
+            "used": not flag,
+        }
+        assert ("dataset pets" in {check["check"] for check in said["checks"]}) is not bool(flag)  # it is broken
+        assert ran.exists() is not bool(flag)
+        shown = plbench(*flag, "doctor").out
+        assert f"dataset pets{' (left out)' if flag else ''}: outsider 1.0, outsider_plugin:Pets in" in shown
+        assert "Code of others" in shown
+
+    def test_completion_runs_none_of_it(self, ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(NO_PLUGINS, "1")
+        assert candidate_names("mine:") == [] and "mine" not in method_names("mi")
+        monkeypatch.setenv(NO_PLUGINS, "")
+        assert method_names("mi") == ["mine"]

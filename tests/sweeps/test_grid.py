@@ -249,12 +249,12 @@ class TestHere:
     ) -> None:
         workspace = make_workspace(Sums, Exploding)
         expanded = expand(grid(methods=["sums", "exploding", "selective"], plan={"epochs": 1}), workspace)
-        said: list[str] = []
-        with patch.object(workspace.reporter, "line", said.append):
+        told: list[tuple[int, int, str]] = []
+        tally = contextlib.nullcontext(lambda *values: told.append(values))
+        with patch.object(workspace.reporter, "tally", lambda title: tally):
             results = schedule.run_here(expanded.plans, workspace)
         assert [isinstance(result, Exception) for result in results] == [False, True, False]
-        assert [text.partition(",")[0] for text in said if " runs made" in text][-1] == "4 of 4 runs made"
-        assert any("1 failed" in text for text in said)
+        assert (told[0][:2], told[-1][:2]) == ((0, 4), (4, 4)) and "1 failed" in told[-1][2]
         with workspace.store.lock(expanded.plans[1].spec.key, print):
             states = [standing.state for standing in schedule.standings(expanded.plans, workspace.store)]
             assert states == ["done", "under way", "done"]

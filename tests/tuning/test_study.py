@@ -122,7 +122,7 @@ class TestSpace:
             ("eta=0.1:inf", "must be finite"),
             ("eta=nan:0.4", "must be finite"),
             ("eta=0.5:1.5", "eta=0.5:1.5\"`: parameters of method 'selective': eta = 1.5 is not valid"),
-            ("lr=0:0.1", "lr = 0.0 is not valid: Input should be greater than 0"),
+            ("lr=0:0.1", "lr = 0.0 is not valid: expected a number greater than 0"),
             ("weight_decay=-1:1", "weight_decay = -1.0 is not valid"),
             ("top_k=1:7", "top_k = 7 of method 'selective' exceeds the 6 classes"),
             ("top_k=0.5:3", "takes whole numbers"),

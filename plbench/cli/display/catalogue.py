@@ -158,7 +158,7 @@ def _type_text(kind: Any) -> str:
 
 
 def examine(workspace: Workspace) -> dict[str, Any]:
-    """Return the environment, and checks of this machine: whether each is well, what was found, and what fixes it."""
+    """Return the environment, checks (is it well, what was found, what fixes it) and the plugins of others."""
     checks = [
         _check_torchvision(),
         _check_weights(),
@@ -174,7 +174,11 @@ def examine(workspace: Workspace) -> dict[str, Any]:
             found = f"{row['state']}: {row['folder']}" if row["folder"] else row["state"]
             well = row["state"] not in ("missing", "not usable")
             checks.append(_check(f"data {row['name']}", well, found, row["get"]))
-    return {"environment": environment.describe(workspace.device), "checks": checks}
+    plugins = [
+        {"plugin": f"{kind} {source.name}", "from": source.place, "used": used}
+        for kind, source, used in workspace.registry.others()
+    ]
+    return {"environment": environment.describe(workspace.device), "checks": checks, "plugins": plugins}
 
 
 def _check(name: str, well: bool, found: str, fix: str | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from plbench.cli.display.fitting import columns_that_fit
 from plbench.cli.options import command, echo, typed
 from plbench.cli.plain_console import PlainConsole
 from plbench.progress import counted, duration
@@ -42,6 +43,27 @@ def new_table(*columns: str, right: Sequence[str] = ()) -> Table:
         justify: JustifyMethod = "right" if column in right else "left"
         table.add_column(column.replace("_", " "), justify=justify, overflow="fold", no_wrap=column in _COPIED)
     return table
+
+
+def print_table(
+    names: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = (), less: Sequence[str] = ()
+) -> None:
+    """Print a table as wide as the terminal has room for, and name the columns that it has none for.
+
+    Args:
+        names: of the columns. rows: their texts.
+        right: columns of numbers. less: columns that are left out first.
+    """
+    cells = {name: [name.replace("_", " "), *(row[place] for row in rows)] for place, name in enumerate(names)}
+    widths = columns_that_fit(cells, output().width, _COPIED, less)
+    table = new_table(*widths, right=right)
+    for column, width in zip(table.columns, widths.values(), strict=True):
+        column.width = width
+    for number in range(1, len(rows) + 1):
+        table.add_row(*(Text(cells[name][number]) for name in widths))
+    output().print(table)
+    if left_out := [name for name in names if name not in widths]:
+        print_lines(f"Without {', '.join(left_out)}, for want of room; --json has all")
 
 
 def percent(value: float | None) -> str:
@@ -188,7 +210,7 @@ def print_runs(records: Sequence[tuple[Path, Record]], folder: Path) -> None:
     rows = [_run_row(record) for _, record in records]
     left_out = () if output().width >= _WIDE else ("regime", "backbone", "took")
     rows = [{name: value for name, value in row.items() if name not in left_out} for row in rows]
-    print_rows(None, rows, ("seed", "mAP(C)", "mAP(O)", "took"))
+    print_rows(None, rows, ("seed", "mAP(C)", "mAP(O)", "took"), ("finished", "mAP(O)", "seed", "protocol"))
 
 
 def _run_row(record: Record) -> dict[str, Any]:
@@ -218,7 +240,7 @@ def print_settings(settings: Sequence[Setting]) -> None:
         print_title(f"{setting.protocol}, {setting.regime}, {setting.model}")
         groups = [name for name in setting.rows[0].figures if name not in ("map_c", "map_o")]
         names = ["method", "seeds", "mAP(C)", "mAP(O)", *groups, "to the best", "p", "best in", "classes"]
-        table = new_table(*names, right=names[1:])
+        rows = []
         for row in setting.rows:
             # "3 × 5" for 3 tuning studies with 5 seeds each
             seeds = f"{row.studies} × {len(row.seeds)}" if row.studies > 1 else str(len(row.seeds))
@@ -228,8 +250,8 @@ def print_settings(settings: Sequence[Setting]) -> None:
                 ends = f"{to_best.mean:+.2f} [{to_best.low:+.2f}, {to_best.high:+.2f}]"
                 gap = "–" if math.isnan(to_best.mean) else ends
             classes = f"{row.num_classes_scored} of {row.num_classes}"
-            table.add_row(row.label, seeds, *figures, gap, p_value, share_words(row.share_best), classes)
-        output().print(table)
+            rows.append([row.label, seeds, *figures, gap, p_value, share_words(row.share_best), classes])
+        print_table(names, rows, names[1:], ["classes", *groups, "seeds", "mAP(O)", "best in", "p"])
         for row in setting.rows:
             if row.same:
                 print_lines(f"{row.label} has the same scores, bit for bit, as {', '.join(row.same)}: one row")
@@ -252,16 +274,15 @@ def print_comparison(setting: Setting, answer: Sequence[str], others: Mapping[st
         print_copied(what, *lines)
 
 
-def print_rows(title: str | None, rows: Sequence[Mapping[str, Any]], right: Sequence[str] = ()) -> None:
-    """Print rows of equal keys as a table; None as a dash."""
+def print_rows(
+    title: str | None, rows: Sequence[Mapping[str, Any]], right: Sequence[str] = (), less: Sequence[str] = ()
+) -> None:
+    """Print rows of equal keys as a table; None as a dash. The rest is as in `print_table`."""
     if not rows:
         return
     if title:
         print_title(title)
-    table = new_table(*rows[0], right=right)
-    for row in rows:
-        table.add_row(*(Text("–" if value is None else str(value)) for value in row.values()))
-    output().print(table)
+    print_table(list(rows[0]), [["–" if v is None else str(v) for v in row.values()] for row in rows], right, less)
 
 
 def print_datasets(rows: Sequence[dict[str, Any]]) -> None:
@@ -337,6 +358,10 @@ def print_diagnosis(report: dict[str, Any]) -> None:
     print_rows(None, [{"": marks[c["well"]], "check": c["check"], "found": c["found"]} for c in checks])
     for check in checks:
         print_copied(f"To fix {check['check']}", check["fix"])
+    if plugins := report["plugins"]:
+        print_lines("", "Code of others, which runs with your rights when it is used (--no-plugins leaves it out):")
+    for one in plugins:
+        print_copied(f"{one['plugin']}{'' if one['used'] else ' (left out)'}", one["from"])
 
 
 def _paragraph(row: dict[str, Any], indent: str = "") -> Iterator[str]:

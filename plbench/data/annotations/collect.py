@@ -91,7 +91,8 @@ def refuse_unknown_classes(groups: Mapping[str, Sequence[str]], labels: PartialL
     """Refuse groups of classes that labels do not have; DataError with the first of them and the file they are from."""
     known = set(labels.class_ids)
     for name, ids in groups.items():
-        if unknown := next((class_id for class_id in ids if class_id not in known), None):
+        unknown = next((class_id for class_id in ids if class_id not in known), None)
+        if unknown is not None:
             raise DataError(
                 f"{source}: group {name!r:.60} names class {unknown!r:.60}, which the labels beside it do not have; "
                 "take files that belong together, or delete the folder so that it is made anew"

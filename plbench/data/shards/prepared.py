@@ -20,7 +20,7 @@ from plbench.data.digests import file_sha256
 from plbench.data.labels import IntArray
 from plbench.data.pixels import PIXELS
 from plbench.data.shards.shards import ShardedImages, refuse_other_pixels
-from plbench.errors import DataError, did_you_mean
+from plbench.errors import DataError, did_you_mean, first_invalid
 from plbench.files.paths import read_plain, refuse_links
 from plbench.files.plain_json import MAX_BYTES
 
@@ -60,8 +60,9 @@ def read_preparation(root: Path) -> Preparation:
     try:
         about = Preparation.model_validate_json(read_plain(root, root / PREPARED, MAX_BYTES))
     except (OSError, ValidationError) as error:
+        field, why = ("", str(error)) if isinstance(error, OSError) else first_invalid(error)[:2]
         raise DataError(
-            f"{root / PREPARED} cannot be read: {str(error).splitlines()[0]}; run plbench data prepare again"
+            f"{root / PREPARED} cannot be read: {field}{': ' if field else ''}{why}; run plbench data prepare again"
         ) from error
     refuse_other_pixels(about.pixels, root)
     return about

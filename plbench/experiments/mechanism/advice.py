@@ -19,7 +19,7 @@ from pydantic import PositiveFloat, ValidationError
 from plbench.comparison.candidates import Candidate
 from plbench.comparison.plan import plan_comparison
 from plbench.data.labels import PartialLabels
-from plbench.errors import PlbenchError, TrainingError
+from plbench.errors import PlbenchError, TrainingError, first_invalid
 from plbench.experiments.mechanism.phase_map import IGNORE, MODES, NEGATIVE, SELECTIVE, estimated
 from plbench.experiments.mechanism.placement import MIN_KNOWN, Placement, place, spread
 from plbench.files.plain_json import parse_json
@@ -27,7 +27,7 @@ from plbench.losses.priors import spearman_by_depth
 from plbench.runs.plan.label_check import check_learnable, notes_on
 from plbench.runs.plan.resolve import Request
 from plbench.runs.protocol import ProtocolData, choose_protocol
-from plbench.runs.schedule import run_all
+from plbench.runs.schedule import run_here
 from plbench.runs.workspace import Workspace, open_dataset
 from plbench.spec import Frozen
 
@@ -121,7 +121,12 @@ def read_maps(paths: Sequence[Path] = ()) -> list[ModeMap]:
     for source in sources:
         try:
             found.append(ModeMap.model_validate(parse_json(source.read_bytes())))
-        except (OSError, ValueError, ValidationError) as error:
+        except ValidationError as error:
+            field, why, *_ = first_invalid(error)
+            raise PlbenchError(
+                f"{source} is not a map of modes ({field}: {why}); plbench study which-mode writes map.json"
+            ) from error
+        except (OSError, ValueError) as error:
             raise PlbenchError(
                 f"{source} is not a map of modes ({error}); plbench study which-mode writes map.json"
             ) from error
@@ -155,7 +160,7 @@ def advise(request: Request, workspace: Workspace, maps: Sequence[ModeMap], *, n
     # models trained on known labels alone; nobody looks at test here
     candidates = [Candidate("ce-ignore", named=True)]
     plans = plan_comparison(replace(request, scores_test=False), candidates, num_seeds, workspace).plans
-    for result in run_all(plans, workspace):
+    for result in run_here(plans, workspace):
         if isinstance(result, TrainingError):
             raise result
     estimates = [estimated(plan, workspace) for plan in plans]

@@ -60,7 +60,7 @@ def execute(
             spec, so_far = comparison.setting.spec, f", {count.words()}" if count.made else ""
             what = f"{spec.protocol.simulation}, {spec.model.backbone}, {missing[number]} to make"
             workspace.reporter.line(f"Setting {number + 1} of {len(settings)}{so_far}: {what}")
-        num_left_out, results = len(left_out), iter(schedule.run_all(comparison.plans, workspace))
+        num_left_out, results = len(left_out), iter(schedule.run_here(comparison.plans, workspace))
         for candidate, plans in comparison.rows:
             case, made = cases[candidate.words], [next(results) for _ in plans]
             if error := next((result for result in made if isinstance(result, TrainingError)), None):

@@ -19,7 +19,7 @@ from plbench.data.shards.prepared import PREPARED, Preparation, PreparedDataset,
 from plbench.data.shards.shards import ShardedImages
 from plbench.data.text_column import TextColumn
 from plbench.errors import DataError, PlbenchError
-from plbench.files import fresh_folder, unwritable, write_json
+from plbench.files import fresh_folder, is_unfinished, unwritable, write_json
 from plbench.files.paths import refuse_links
 from plbench.runs.workspace import Workspace, fingerprint, open_dataset
 
@@ -70,7 +70,7 @@ def prepare(
         )
         if differing := [f"{key} {found[key]}, not {given[key]}" for key in given if given[key] != found[key]]:
             raise DataError(f"{out} was prepared with {', '.join(differing)}; give the same options, or another `out=`")
-    elif out.is_dir() and any(out.iterdir()):
+    elif out.is_dir() and not all(map(is_unfinished, out.iterdir())):
         raise DataError(f"{out} holds other files; give an empty or new folder as `out=`")
     for split in chosen:  # before anything is written
         for place in (".lock", "labels"):

@@ -122,7 +122,9 @@ def _selection(folder: Path, record: Record) -> SelectionReport | None:
     differing = {"train_part", "stages"}
     wanted = spec.model_dump(mode="json", exclude_none=True, exclude=differing)
     for path in sorted(folder.absolute().parent.glob(f"*/{SPEC}")):
-        with contextlib.suppress(OSError, ValueError, StoreError):  # another run, which is of no use then
+        with contextlib.suppress(
+            OSError, ValueError, StoreError, RecursionError
+        ):  # another run, which is of no use then
             own = tomllib.loads(path.read_text(encoding="utf-8"))
             is_it = own.get("train_part") == "fit" and {n: own[n] for n in own if n not in differing} == wanted
             if is_it and (found := read_record(path.parent).selection) is not None:
@@ -142,8 +144,10 @@ def _without_record(folder: Path) -> RunFiles:
     except ValidationError as error:
         name, message, *_ = first_invalid(error)
         raise StoreError(f"{path} is not a run's spec: {name}: {message}; delete {folder}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{folder} cannot be read: {error}; delete it, or run it again with `force=True`") from error
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise StoreError(
+            f"{folder} cannot be read: {error!s:.200}; delete it, or run it again with `force=True`"
+        ) from error
     return RunFiles(folder, spec, saved_step=step, log=_log(folder / LOG))
 
 
@@ -154,5 +158,5 @@ def _log(path: Path) -> list[dict[str, Any]]:
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return [{name: float(row[name]) for name in ("epoch", "step", "loss", "lr", "seconds")} for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} is not a log of a training ({error}); delete it") from error
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise StoreError(f"{path} is not a log of a training ({error!s:.200}); delete it") from error

@@ -1,0 +1,61 @@
+"""A comparison that can tell little says so: few images, few steps; and what is known before the data is here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_cli import plbench
+
+from plbench.comparison.candidates import choose_candidates
+from plbench.comparison.compare import compare
+from plbench.comparison.plan import FEW_STEPS, caution_on_steps, make_runs, plan_comparison
+from plbench.comparison.verdict import verdict
+from plbench.runs.plan.resolve import Request
+from plbench.runs.record import read_record
+from plbench.runs.tables import PER_CLASS
+
+pytestmark = pytest.mark.usefixtures("quick_records")
+
+
+def test_chance_and_steps_are_said(make_workspace: Callable[..., Any]) -> None:
+    workspace = make_workspace()
+    candidates, _ = choose_candidates(["ce-negative"], workspace.registry)
+    comparison = plan_comparison(Request("tiny", "", plan={"epochs": 2}), candidates, 1, workspace)
+    said = caution_on_steps(comparison)
+    assert said is not None and "a training has 6 steps in all" in said and "more epochs than 2" in said
+    longer = plan_comparison(Request("tiny", "", plan={"epochs": FEW_STEPS // 3 + 1}), candidates, 1, workspace)
+    assert caution_on_steps(longer) is None
+    runs, _ = make_runs(comparison, workspace)
+    (setting,) = compare(runs)
+    table = (runs[0][0] / PER_CLASS).read_text().splitlines()
+    names = table[0].split(",")
+    counts = [dict(zip(names, line.split(","), strict=True)) for line in table[1:]]
+    shares = [int(own["positives"]) / (int(own["positives"]) + int(own["negatives"])) for own in counts]
+    assert setting.chance == pytest.approx(100 * sum(shares) / len(shares))
+    assert f"Random scores would have about {setting.chance:.1f} there" in " ".join(verdict(setting))
+    (runs[0][0] / PER_CLASS).unlink()
+    (setting,) = compare([(runs[0][0], read_record(runs[0][0]))])
+    assert "Random" not in " ".join(verdict(setting)) and json.loads(json.dumps(setting.as_dict()))["chance"] is None
+
+
+@pytest.mark.parametrize("command", [["run", "-m", "selective"], ["compare"], ["tune", "-m", "selective"]])
+def test_sizes_are_said_before_the_data_is_here(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLBENCH_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("PLBENCH_CACHE", str(tmp_path / "cache"))
+    said = plbench(*command, "--dataset", "coco", "--data-root", tmp_path, "--epochs", 5, "--dry-run")
+    assert said.code == 2 and "dataset 'coco' needs annotations/instances_train2014.json" in said.err
+    assert "COCO 2014: 82,081 train and 40,137 test images, 80 classes, as published" in said.err
+    assert "To fetch: 20.4 GB in 3 files (plbench data download coco)" in said.err
+    assert "5 epochs of 1,283 steps of 64 images, 6,415 steps in all" in said.err
+
+
+def test_the_words_of_pydantic_are_not_shown(tmp_path: Path) -> None:
+    assert "'--to': 'exe' is not one of 'onnx'" in plbench("export", "abc", "--to", "exe").err
+    assert "'--seed': expected a whole number" in plbench("run", "--seed", "x").err
+    assert "'--seed': expected a number greater than or equal to 0" in plbench("run", "--seed", "-1").err
