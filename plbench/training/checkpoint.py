@@ -167,7 +167,8 @@ def _found(note: Path) -> Found | None:
     path = note.with_suffix(".pt")
     try:
         content = json.loads(note.read_text())
-        found = Found(path, int(content["step"]), dict(content["spec"]), content.get("threads"))
+        threads = content.get("threads")
+        found = Found(path, int(content["step"]), dict(content["spec"]), None if threads is None else int(threads))
         with path.open("rb") as file:
             is_whole = hashlib.file_digest(file, "sha256").hexdigest() == content["sha256"]
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
