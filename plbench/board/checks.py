@@ -21,6 +21,7 @@ from plbench.board.likeness import check_copies, check_replicates
 from plbench.board.names import check_values
 from plbench.board.packs import read_packs
 from plbench.board.recompute import check_cells
+from plbench.board.signatures import check_signature
 from plbench.runs.findings import Findings, Problem
 from plbench.runs.store import CELLS
 from plbench.runs.summary import NUM_REPLICATES
@@ -95,7 +96,8 @@ def verify_board(
         note(f"board {folder.board.name}: {missing} of {len(entries)} records were not recomputed: no cells in {cells}")
     problems += [*check_agreement(entries), *check_copies(entries, installed.learns), *check_replicates(entries)]
     commits = {entry.key: entry.record.environment.get("git_commit") for entry in entries}
-    return [*problems, *check_commits(folder, commits, note), *check_history(folder, against, note)]
+    problems += [*check_commits(folder, commits, note), *check_history(folder, against, note)]
+    return [*problems, *check_signature(folder, against, note)]
 
 
 def _check_labels(

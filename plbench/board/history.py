@@ -101,12 +101,19 @@ def _told(event: Any) -> str:
 
 def _old(folder: Path, commit: str, name: str) -> dict[str, Any] | None:
     """Return a JSON file of the board as it was; None where it was not there."""
-    text = _git(folder, "show", f"{commit}:./{name}")
+    text = file_at(folder, commit, name)
     try:
         content = None if text is None else parse_json(text)
     except ValueError:
         return {}
     return content if isinstance(content, dict | None) else {}
+
+
+def file_at(folder: Path, ref: str, name: str) -> str | None:
+    """Return a text file as it is in a commit; None where it, the commit or the checkout is not there."""
+    if ref.startswith("-"):
+        return None
+    return _git(folder, "show", f"{ref}:./{name}")
 
 
 def _git(folder: Path, *arguments: str, given: str = "") -> str | None:

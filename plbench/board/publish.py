@@ -13,6 +13,7 @@ from plbench.board.boards import holding, open_boards
 from plbench.board.packs import MAX_PACK, read_packs
 from plbench.board.page import render_page
 from plbench.board.rows import board_values
+from plbench.board.signatures import SIGNATURE, SIGNERS
 from plbench.errors import PlbenchError
 from plbench.files import unwritable, write_atomically
 from plbench.files.paths import read_plain, refuse_links
@@ -51,8 +52,11 @@ def export(root: Path, to: Path, *, sources: str | None = None) -> list[Path]:
         workflow = resources.files("plbench.board") / "templates" / "boards.yml"
         contents[Path(".github", "workflows", "boards.yml")] = workflow.read_bytes()
         contents[Path(".nojekyll")] = b""  # or GitHub's site builder would drop files
+        signed = [root / SIGNERS, *(folder.path / SIGNATURE for folder in folders)]
         packs = [path for board in folders for path in read_packs(board).paths]
         everything = {path.relative_to(root): read_plain(root, path, MAX_PACK) for path in packs} | contents
+        for path in filter(Path.exists, signed):
+            everything[path.relative_to(root)] = read_plain(root, path, MAX_PACK)
         for place in everything:
             refuse_links(to, to / place)
         to.mkdir(parents=True, exist_ok=True)

@@ -239,6 +239,20 @@ def board_withdraw(
     echo(f"withdrawn from {', '.join(withdraw(key, why, boards))}; plbench board build shows it")
 
 
+@board_app.command("sign")
+def board_sign(
+    name: Annotated[str, typer.Argument(help="Name of a board.", autocompletion=completion.board_names)],
+    key: Annotated[Path, typer.Option(help="SSH key of a maintainer, such as ~/.ssh/id_ed25519.")],
+    boards: Boards = BOARDS,
+) -> None:
+    """Sign a board's version, and what was verified and withdrawn, as a maintainer."""
+    from plbench.board.boards import open_boards
+    from plbench.board.signatures import sign
+
+    (folder,) = open_boards(boards, [name])
+    echo(f"signed: {sign(folder, key.expanduser())}")
+
+
 @board_app.command("export")
 def board_export(
     name: Annotated[

@@ -1,7 +1,8 @@
 """Forged records, each with all its hashes in order: what is refused by files alone, by cells, and by neither.
 
 The board is of 4 methods with 3 seeds. Their scores are drawn, alike as those of trainings are; all figures are
-plbench's own. `REMAINS` is what only a repetition exposes, and what docs/leaderboards.md says remains possible.
+plbench's own. `CLAIMS` need a maintainer's
+signature; `REMAINS` is what only a repetition exposes, and what docs/leaderboards.md says remains possible.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from plbench.board import likeness
 from plbench.board.boards import LEDGER, RECORDS, Board, BoardFolder
 from plbench.board.checks import verify_board
 from plbench.board.installed import Installed
+from plbench.board.signatures import SIGNATURE, SIGNERS
 from plbench.metrics.cells import Cells, top_places
 from plbench.randomness import derive_seed
 from plbench.runs import run as runner
@@ -461,6 +463,8 @@ REMAINS: dict[str, Callable[[Forgery], None]] = {
     "another seed under this one's number": lambda f: noisy(f, (0, 0), (0, 1), 0.05),
     "half the cost": put("cost/seconds/total", lambda value: value / 2),
     "another machine": put("environment/device", "an abacus"),
+}
+CLAIMS: dict[str, Callable[[Forgery], None]] = {
     "a verified line without evidence": event("verified", (0, 0), by="somebody"),
     "a rival's withdrawal": event("withdrawn", (3, 0), why="it is too good"),
     "a new version without a rival's row": new_version,
@@ -497,6 +501,17 @@ def test_what_remains_possible(forgery: Forgery, genuine: dict[str, Any], name: 
     REMAINS[name](forgery)
     forgery.write()
     assert forgery.verify(genuine["installed"], cells=False) == forgery.verify(genuine["installed"], cells=True) == []
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_refused_where_maintainers_sign(forgery: Forgery, genuine: dict[str, Any], name: str) -> None:
+    """Where nobody is named who may, they stand as claims."""
+    CLAIMS[name](forgery)
+    forgery.write()
+    assert forgery.verify(genuine["installed"], cells=True) == []
+    (forgery.place / "boards" / SIGNERS).write_text("maintainer@example.org ssh-ed25519 AAAA\n")
+    (problem,) = forgery.verify(genuine["installed"], cells=False)
+    assert f"{SIGNATURE} is missing" in problem
 
 
 def test_a_commit_that_the_repository_has_not(forgery: Forgery, genuine: dict[str, Any]) -> None:
