@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from plbench.api import Batch, Dataset, Loss, Method, Progress
 from plbench.board.boards import Board
 from plbench.board.identity import check_identity
+from plbench.board.installed import Installed
 from plbench.comparison.compare import row_labels
 from plbench.errors import PluginError, StoreError, TrainingError
 from plbench.loading.transforms import eval_transform
@@ -423,7 +424,7 @@ class TestSelection:
         assert all("selection=" in label for label in row_labels([record, other]))
         board = Board(name="b", title="B", protocol=plan.spec.protocol.name, protocol_sha256="0" * 64, dataset="tiny")
         findings = Findings(record.key)
-        check_identity(record, board, "row", findings)
+        check_identity(record, board, "row", Installed(), findings)
         assert {"spec.protocol.name", "spec.train_part"} <= {problem.field for problem in findings.problems}
 
     def test_selection_on_test_is_marked(self, make_workspace: Callable[..., Workspace]) -> None:
