@@ -110,7 +110,7 @@ def board_verify(
     ]
     if problems:
         emit(problems, as_json, lambda: echo("\n".join(f"{r['board']}: {r['text']}" for r in problems)))
-        say(f"{len(problems)} problems", 2)
+        say(counted(len(problems), "problem"), 2)
         raise typer.Exit(2)
     emit([], as_json, lambda: echo("OK: no problems found"))
 
