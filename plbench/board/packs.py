@@ -1,8 +1,8 @@
 """Packs: the records that were added together for one row, in one file, read with limits.
 
-A pack is `records/<smallest key>.tar.xz`. Its members are the `FILES` of each record, `<key>/<name>`; replicates may
-stand in one file for all (`plbench.board.replicates`). Records of one row are alike: together they take two thirds of
-what they take one by one.
+A pack is `records/<smallest key>.tar.xz`. Its members are the `FILES` of each record, `<key>/<name>`; the tables of one
+name may stand in one file for all (`plbench.board.class_tables`, `plbench.board.replicates`). Records of one row are
+alike: together they take half of what they take one by one.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plbench.board.boards import RECORDS, BoardFolder
+from plbench.board.class_tables import COLUMNS, as_columns, from_columns
 from plbench.board.entries import FILES, MAX_BYTES, Contents
 from plbench.board.replicates import DIFFERENCES, as_differences, from_differences
 from plbench.errors import PlbenchError
 from plbench.files.paths import read_plain
 from plbench.runs.findings import Problem, printable
-from plbench.runs.tables import REPLICATES, EntryError
+from plbench.runs.tables import PER_CLASS, REPLICATES, EntryError
 
 SUFFIX = ".tar.xz"
 
@@ -31,7 +32,8 @@ MAX_PACK = 64 << 20
 _MAX_MEMORY = 128 << 20  # to unpack with; the best preset needs 65 MiB
 _FILTER = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 2, "pb": 0}  # for text: nothing aligned
 _KEY = re.compile(r"[0-9a-f]{16}")
-_MEMBER = re.compile(rf"({_KEY.pattern})/({'|'.join(map(re.escape, FILES))})|{re.escape(DIFFERENCES)}")
+_JOINED = {COLUMNS: (PER_CLASS, as_columns, from_columns), DIFFERENCES: (REPLICATES, as_differences, from_differences)}
+_MEMBER = re.compile(rf"({_KEY.pattern})/({'|'.join(map(re.escape, FILES))})|{'|'.join(map(re.escape, _JOINED))}")
 
 
 def pack_name(keys: Mapping[str, object]) -> str:
@@ -52,10 +54,11 @@ def pack_records(records: Mapping[str, Contents]) -> bytes:
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         # files of one kind side by side: they are alike
         members = {f"{key}/{name}": records[key][name] for name in FILES for key in sorted(records)}
-        differences = as_differences([records[key][REPLICATES] for key in sorted(records)])
-        if differences is not None:
-            members = {name: content for name, content in members.items() if not name.endswith(f"/{REPLICATES}")}
-            members[DIFFERENCES] = differences
+        for joined, (file, join, _) in _JOINED.items():
+            content = join([records[key][file] for key in sorted(records)])
+            if content is not None:
+                members = {name: content for name, content in members.items() if not name.endswith(f"/{file}")}
+                members[joined] = content
         for name, content in members.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
@@ -110,16 +113,18 @@ def unpack_records(content: bytes) -> dict[str, Contents]:
 
 
 def _by_key(members: dict[str, bytes]) -> dict[str, Contents]:
-    differences = members.pop(DIFFERENCES, None)
+    joined = {name: members.pop(name) for name in _JOINED if name in members}
     records: dict[str, Contents] = {}
     for name, content in members.items():
         key, file = name.split("/")
         records.setdefault(key, {})[file] = content
-    if differences is not None and records:
-        for key, table in zip(sorted(records), from_differences(differences, len(records)), strict=True):
-            if REPLICATES in records[key]:
-                raise EntryError(f"{key}/{REPLICATES}", f"is there twice, {DIFFERENCES} has it too")
-            records[key][REPLICATES] = table
+    for name, content in joined.items():
+        file, _, split = _JOINED[name]
+        keys = sorted(records)
+        for key, table in zip(keys, split(content, len(keys)) if keys else (), strict=True):
+            if file in records[key]:
+                raise EntryError(f"{key}/{file}", f"is there twice, {name} has it too")
+            records[key][file] = table
     return records
 
 

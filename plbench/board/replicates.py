@@ -17,6 +17,8 @@ DIFFERENCES = "replicates.bin"
 """A line with the names of the metrics; then int16, little-endian, [record, metric, replicate], in hundredths: every
 low byte, every high byte."""
 
+_MAX_HEADER = 1 << 12  # bytes, which each record's table repeats
+
 
 def as_differences(tables: Sequence[bytes]) -> bytes | None:
     """Return tables of replicates as one file; None where it would not give back each of them to the byte.
@@ -29,7 +31,7 @@ def as_differences(tables: Sequence[bytes]) -> bytes | None:
         values = np.stack([np.stack([*table.values()]) for table in parsed])
     except (EntryError, ValueError):  # damaged, or of different lengths
         return None
-    if not np.isfinite(values).all():
+    if not values.size or not np.isfinite(values).all():
         return None
     hundredths = np.rint(100 * values).astype("<i2")
     hundredths[1:] -= hundredths[0]
@@ -45,6 +47,8 @@ def from_differences(content: bytes, num_tables: int) -> list[bytes]:
         EntryError: if it does not hold so many.
     """
     header, _, packed = content.partition(b"\n")
+    if len(header) > _MAX_HEADER:
+        raise EntryError(DIFFERENCES, f"has a first line of {len(header):,} bytes")
     num_columns = header.count(b",") + 1
     num_replicates, rest = divmod(len(packed), 2 * num_tables * num_columns)
     if rest or not 0 < num_replicates <= MAX_REPLICATES:

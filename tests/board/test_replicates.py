@@ -77,6 +77,17 @@ def test_what_would_not_come_back_is_kept_as_it_is(tables, change):
     assert unpack_records(pack_records(records(changed))) == records(changed)
 
 
+@pytest.mark.parametrize("table", [b"map_c\n", b"map_c", b""])
+def test_tables_without_replicates_are_kept_as_they_are(table):
+    assert as_differences([table] * 3) is None
+
+
+@pytest.mark.parametrize("content", [b"a" * 5000 + b"\n" + bytes(6), b"," * 5000 + b"\n" + bytes(30_006)])
+def test_a_long_first_line_which_each_table_would_repeat_is_refused(content):
+    with pytest.raises(EntryError, match="a first line of 5,000 bytes"):
+        from_differences(content, 3)
+
+
 @pytest.mark.parametrize("content", [b"", b"map_c", b"map_c\n", b"map_c\n123", b"map_c\n" + bytes(6 * 20_001)])
 def test_what_is_no_whole_number_of_replicates_is_refused(content):
     with pytest.raises(EntryError, match="replicates of 3 records"):
