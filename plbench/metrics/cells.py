@@ -85,10 +85,10 @@ class Cells:
         if isinstance(labels, PartialLabels):
             rows, columns, values = labels.cells()
         else:
-            matrix = np.asarray(labels)
-            cells = np.flatnonzero(matrix)
-            rows, columns = np.divmod(cells, max(matrix.shape[1], 1))
-            values = matrix.ravel()[cells]
+            flat = np.asarray(labels).ravel()
+            cells = np.flatnonzero(flat != 0)  # of booleans it is several times as fast as of numbers
+            rows, columns = np.divmod(cells, max(dense.shape[1], 1))
+            values = flat[cells]
             if not np.all((values == 1) | (values == -1)):
                 raise PlbenchError("labels must be +1 (present), -1 (verified absent) or 0 (unknown)")
         known = dense[rows, columns]

@@ -40,6 +40,7 @@ def run_all(plans: Sequence[ResolvedRun], workspace: Workspace, tell: Tell = lam
     needed = [first for plan in missing for first in plan.prerequisites]
     if needed:
         first = dict(zip((one.spec.key for one in needed), run_all(needed, workspace, tell), strict=True))
+        results |= {key: result for key, result in first.items() if key in wanted}  # a stage may be a row itself
         failed: dict[str, Result] = {}
         for plan in missing:
             errors = [e for one in plan.prerequisites if isinstance(e := first[one.spec.key], TrainingError)]

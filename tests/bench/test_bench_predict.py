@@ -64,7 +64,7 @@ def test_predict_beside_timm(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         "timm": lambda: timm_loop(folder.parent, spec.image_size, network, spec.mean, spec.std),
     }
     best = dict.fromkeys(calls, float("inf"))
-    for _ in range(3):
+    for _ in range(2):
         for name, call in calls.items():
             begin = perf_counter()
             assert call() == len(list(folder.iterdir()))

@@ -223,6 +223,12 @@ class TestRuns:
         assert not foreseen.missing and "all done already" in text
         assert table_of(comparison_of(["paper"], workspace), workspace).as_dict() == first.as_dict()
 
+    def test_a_stage_that_is_a_row_itself_counts_once(self, make_workspace: Callable[..., Workspace]) -> None:
+        workspace, told = make_workspace(), []
+        plans = comparison_of(["ce-ignore,selective"], workspace, num_seeds=2).plans
+        results = schedule.run_all(plans, workspace, told.extend)
+        assert len(told) == len(results) == 4 == len({result.key for result in told})
+
     def test_one_that_fails_leaves_its_own_row_out(self, make_workspace: Callable[..., Workspace]) -> None:
         workspace = make_workspace(Exploding, Halves)
         comparison = comparison_of(["ce-negative", "strange"], workspace, num_seeds=2)
