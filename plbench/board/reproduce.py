@@ -19,12 +19,13 @@ from plbench.runs.tables import PER_CLASS, REPLICATES
 from plbench.runs.workspace import Workspace
 
 SPREADS = 1.0
-"""On other software a figure may differ by this many standard deviations between the row's own seeds."""
+"""On another machine a figure may differ by this many standard deviations between the row's own seeds."""
 
 ROUNDING = 1e-4
 """Percentage points by which a head that trained in company may differ from the same alone: scores add up otherwise."""
 
-_SOFTWARE = ("plbench", "python", "system", "packages", "device", "cuda")  # where all agree, the same bits come out
+# where all agree, the same bits come out
+_MACHINE = ("plbench", "python", "system", "packages", "device", "cuda", "cpu")
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Comparison:
     """One figure of a record and of its repetition, percent.
 
     Attributes:
-        allowed: the largest difference that counts as reproduced; on the same software 0, or `ROUNDING` if the record's
-            head trained in company; None where nothing tells.
+        allowed: the largest difference that counts as reproduced; on the same software and processor 0, or `ROUNDING`
+            if the record's head trained in company; None where nothing tells.
         within: whether the difference is no larger.
     """
 
@@ -49,9 +50,9 @@ class Comparison:
         if self.allowed is None:
             return f"{self.metric} is not the same, and its row has fewer than {MIN_SEEDS} seeds to say what may differ"
         if self.allowed == 0:
-            return f"on the same software {self.metric} and the tables behind it have to be bit-identical"
+            return f"on the same software and processor {self.metric} and the tables behind it have to be bit-identical"
         if self.allowed == ROUNDING:
-            return f"on the same software {self.metric} has to agree to {ROUNDING} points"
+            return f"on the same software and processor {self.metric} has to agree to {ROUNDING} points"
         return f"{self.metric} differs by more than {self.allowed:.2f} points, the spread of its row's seeds"
 
 
@@ -90,25 +91,25 @@ def _num_others(record: Record) -> int:
 def compare_records(entry: Entry, repeated: Record, siblings: Sequence[Record]) -> list[Comparison]:
     """Compare the headline figures of a record with those of its repetition.
 
-    On the same software the tables must be bit-identical: a run is deterministic. If the record's head trained in
-    company, its weights are, and scores differ by rounding. On other software a training goes its own way after some
-    steps, so that a figure may differ as those of other seeds of the row do.
+    On the same software and processor the tables must be bit-identical: a run is deterministic. If the record's head
+    trained in company, its weights are, and scores differ by rounding. Elsewhere a training goes its own way after
+    some steps, so that a figure may differ as those of other seeds of the row do.
 
     Args:
         entry: the record.
         repeated: its repetition.
         siblings: records that differ from it in seed alone.
     """
-    same_software = all(entry.record.environment.get(name) == repeated.environment.get(name) for name in _SOFTWARE)
+    same_machine = all(entry.record.environment.get(name) == repeated.environment.get(name) for name in _MACHINE)
     alone = _num_others(entry.record) == _num_others(repeated) == 0
-    tables = (PER_CLASS, REPLICATES) if same_software and alone else ()
+    tables = (PER_CLASS, REPLICATES) if same_machine and alone else ()
     same = all(entry.record.files[name].sha256 == repeated.files[name].sha256 for name in tables)
     compared = []
     for name, estimate in entry.record.test.estimates.items():
         before, after = estimate.value, repeated.test.estimates[name].value
         of_seeds = [value for one in siblings if (value := one.test.estimates[name].value) is not None]
         allowed: float | None = 0.0 if alone else ROUNDING
-        if not same_software:
+        if not same_machine:
             allowed = SPREADS * statistics.stdev(of_seeds) if len(of_seeds) >= MIN_SEEDS else None
         if before is None or after is None or allowed is None:
             within = before == after

@@ -29,6 +29,7 @@ from plbench.board.reproduce import ROUNDING, compare_records, home_of, promote,
 from plbench.board.rows import board_values
 from plbench.board.submit import add, new_board, withdraw
 from plbench.comparison.compare import compare
+from plbench.comparison.identity import same_but_seed
 from plbench.errors import PlbenchError
 from plbench.metrics.statistics import Estimate
 from plbench.runs import run as runner
@@ -242,6 +243,18 @@ def test_a_record_of_many_heads_is_repeated_on_the_threads_that_each_had(
     other = repeated.model_copy(update={"metrics": {**repeated.metrics, "test": moved}})
     worse = compare_records(parse_entry(contents_of(root, key)), other, [])[0]
     assert not worse.within and "has to agree to 0.0001 points" in worse.words
+
+
+def test_on_another_processor_a_figure_may_differ_as_those_of_seeds_do(root: Path, runs: list[Path]) -> None:
+    add(runs, root)
+    entries = [parse_entry(contents_of(root, read_record(run).key)) for run in runs]
+    entry = entries[0]
+    row = [other.record for other in entries if same_but_seed(other.record.spec) == same_but_seed(entry.record.spec)]
+    elsewhere = entry.record.model_copy(update={"environment": {**entry.record.environment, "cpu": "another"}})
+    same, other = (compare_records(entry, record, row)[0] for record in (entry.record, elsewhere))
+    assert same.allowed == 0 and same.within
+    values = [record.test.map_c.value for record in row]
+    assert other.allowed == pytest.approx(np.std(values, ddof=1)) and other.allowed > 0
 
 
 def test_a_run_of_another_protocol_finds_no_board(root: Path, workspace: Workspace) -> None:
