@@ -34,9 +34,9 @@ class Audited:
     why: str
 
     @property
-    def within(self) -> bool:
-        """Whether the record was reproduced."""
-        return not self.why
+    def within(self) -> bool | None:
+        """Whether the record was reproduced; None where it could not be run."""
+        return not self.why if self.compared else None
 
 
 def sample_rows(boards: Sequence[BoardFolder], number: int, seed: int) -> list[tuple[BoardFolder, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +12,7 @@ from plbench.cli import completion
 from plbench.cli import options as opt
 from plbench.cli.once import CommandGroup
 from plbench.cli.options import all_records, echo, emit, make_workspace, open_registry, open_store, say
+from plbench.cli.wording import in_options
 from plbench.errors import PlbenchError
 from plbench.files.paths import in_home
 from plbench.progress import counted
@@ -201,7 +202,7 @@ def board_audit(
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Run a random sample of rows again, one seed each; exit with 2 if one is not reproduced."""
+    """Run a random sample of rows again, one seed each; exit with 2 if one is not reproduced, or could not be run."""
     import secrets
 
     from plbench.board.audit import audit
@@ -210,11 +211,15 @@ def board_audit(
 
     seed = secrets.randbelow(2**32) if seed is None else seed
     given = {"plugin": plugin, "data_root": data_root, "device": device, "runs": runs, "quiet": quiet}
-    found = list(audit(open_boards(boards, name or ()), sample, seed, make_workspace(given)))
+    found = [
+        replace(one, why=in_options(one.why))
+        for one in audit(open_boards(boards, name or ()), sample, seed, make_workspace(given))
+    ]
 
     def show() -> None:
+        said = {True: "yes", False: "no", None: None}
         rows = [
-            {"board": one.board, "record": one.key, "row": one.row, "seed": one.seed, "within": one.within}
+            {"board": one.board, "record": one.key, "row": one.row, "seed": one.seed, "reproduced": said[one.within]}
             for one in found
         ]
         tables.print_rows(f"{counted(len(found), 'row')} run again, drawn by --seed {seed}", rows)
@@ -223,8 +228,10 @@ def board_audit(
                 echo(f"record {one.key}: {one.why}")
 
     emit({"seed": seed, "rows": [asdict(one) | {"within": one.within} for one in found]}, as_json, show)
-    if failed := [one for one in found if not one.within]:
+    if failed := [one for one in found if one.within is False]:
         raise PlbenchError(f"{len(failed)} of {counted(len(found), 'row')} not reproduced, the first {failed[0].key}")
+    if missing := [one for one in found if one.within is None]:
+        raise PlbenchError(f"{len(missing)} of {counted(len(found), 'row')} could not be run here")
 
 
 @board_app.command("withdraw")

@@ -58,6 +58,9 @@ def test_genuine_rows_are_within_and_an_invented_one_is_not(
     assert [one.within for one in again.values() if one.key != key] == [True]
     where = ["--boards", tmp_path / "boards", "--runs", workspace.store.runs, "--data-root", tmp_path / "drawn", "-q"]
     where += ["--plugin", Path(__file__).parents[1] / "conftest.py", "--seed", 0]
+    without_dataset = where[: where.index("--plugin")]
+    said = plbench("board", "audit", "tiny", "--sample", 5, *without_dataset)
+    assert said.code == 2 and "2 of 2 rows could not be run here" in said.err
     said = plbench("board", "audit", "tiny", "--sample", 5, *where)
     assert said.code == 2 and f"record {key}: " in said.out and "1 of 2 rows not reproduced" in said.err
 
@@ -77,4 +80,4 @@ def test_what_cannot_be_run_here_is_said(board: BoardFolder, make_workspace: Cal
     bare = make_workspace(name="bare")
     del bare.registry.sources["dataset"]["tiny"]
     (one,) = audit([board], 1, 0, bare)
-    assert not one.within and one.compared == () and one.why.startswith("could not be run here: ")
+    assert one.within is None and one.compared == () and one.why.startswith("could not be run here: ")
