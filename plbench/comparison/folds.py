@@ -17,6 +17,7 @@ from plbench.comparison.verdict import WIDE
 from plbench.data.labels import PartialLabels
 from plbench.errors import DataError
 from plbench.metrics.cells import Cells, joined_cells
+from plbench.metrics.statistics import widened_for_folds
 from plbench.randomness import derive_seed
 from plbench.runs.protocol import Part
 from plbench.runs.record import Record, SplitMetrics, whole_file
@@ -34,7 +35,7 @@ class PooledRun(ScoredRun):
 
     Attributes:
         parts: their records, by fold.
-        pooled: figures of all folds together.
+        pooled: figures of all folds together; their own intervals take the models as they are, the replicates do not.
     """
 
     parts: tuple[Record, ...]
@@ -112,7 +113,10 @@ def _pooled_setting(
             replicates = draw_replicates(cells, labels, groups, seed, lambda done, total: None)
             metrics = summarise(cells, labels, groups, np.add(*counts), replicates)
             parts = tuple(record for _, record in members)
-            drawn = {**headline(replicates), **replicates.groups}
+            drawn = {
+                name: widened_for_folds(values, metrics.estimates[name].value or 0.0, num_folds)
+                for name, values in {**headline(replicates), **replicates.groups}.items()
+            }
             pooled.append(PooledRun(parts[0], drawn, parts, metrics))
             report(number, len(by_seed))
     chance = share_of_positives(*(count.tolist() for count in counts))

@@ -96,9 +96,9 @@ def _cautions(setting: Setting) -> list[str]:
         )
     if setting.folds is not None:
         said.append(
-            "Careful: models of different folds learn from each other's images, so intervals and p say what other "
-            "images and seeds would change, not what another training set would (Bengio and Grandvalet, 2004); scores "
-            f"of {setting.folds} models are pooled into one ranking, as by scikit-learn's cross_val_predict."
+            "Careful: folds learn from each other's images, which no estimate of a variance can see (Bengio and "
+            "Grandvalet, 2004), so intervals and p are widened by Nadeau and Bengio's factor (2003); scores of "
+            f"{setting.folds} models are pooled into one ranking, as by scikit-learn's cross_val_predict."
         )
     if scored < _MAX_SCORED * number:
         part = "test" if setting.folds is None else "train"

@@ -27,7 +27,10 @@ from plbench.comparison.plan import Comparison, estimate_comparison, make_runs, 
 from plbench.comparison.pruning import prunable
 from plbench.comparison.verdict import verdict
 from plbench.errors import DataError, PlbenchError
+from plbench.metrics import bootstrap
 from plbench.metrics.cells import Cells
+from plbench.metrics.statistics import Sample
+from plbench.randomness import derive_seed
 from plbench.runs import environment, removal, summary
 from plbench.runs.plan.resolve import Request
 from plbench.runs.record import Record
@@ -90,6 +93,12 @@ def out_of_fold(comparison: Comparison, workspace: Workspace, method: str, seed:
     return found
 
 
+def worst(labels: np.ndarray) -> float:
+    """Average precision of a class where all negatives come first."""
+    found = np.arange(1, (labels > 0).sum() + 1)
+    return float(np.mean(found / ((labels < 0).sum() + found)))
+
+
 def test_pooled_figures_are_those_of_all_out_of_fold_scores(
     partly: type, make_workspace: Callable[..., Workspace]
 ) -> None:
@@ -100,8 +109,10 @@ def test_pooled_figures_are_those_of_all_out_of_fold_scores(
     assert comparison.setting.protocol_data.open_splits == ("train",), "test stays closed"
     assert (table.folds, table.num_images, table.images) == (3, 46, "46 train images in 3 folds")
     labels = comparison.setting.protocol_data.whole_train.labels.rows(np.arange(48))
+    kept = np.setdiff1d(np.arange(48), BARE)
+    stream = derive_seed(0, "bootstrap", comparison.setting.spec.protocol.sha256(), "folds of train")
     for row in table.rows:
-        by_seed = []
+        by_seed, replicates = [], []
         for seed in row.seeds:
             scores = out_of_fold(comparison, workspace, row.method, seed)
             assert np.array_equal(np.isnan(scores), labels == 0), "each known label is scored once, and no other"
@@ -111,8 +122,13 @@ def test_pooled_figures_are_those_of_all_out_of_fold_scores(
                 if len({*labels[known := labels[:, c] != 0, c].tolist()}) == 2
             ]
             by_seed.append(100 * np.mean(aps))
+            cells = Cells.from_scores(np.nan_to_num(scores[kept]), labels[kept])
+            drawn = bootstrap.replicates(cells, summary.NUM_REPLICATES, seed=stream).map_c
+            replicates.append(by_seed[-1] + np.sqrt(1 + 3 / 2) * (drawn - by_seed[-1]))
         assert row.figures["map_c"].mean == pytest.approx(np.mean(by_seed), abs=1e-5)
-        assert row.figures["map_c"].low < row.figures["map_c"].mean < row.figures["map_c"].high
+        lowest = 100 * np.mean([worst(column) for column in labels.T])
+        expected = Sample.of_runs(by_seed, replicates, (0, 1), (lowest, 100.0)).figure()
+        assert (row.figures["map_c"].low, row.figures["map_c"].high) == pytest.approx((expected.low, expected.high))
         assert len(row.keys) == 6 and len({*row.keys}) == 6 and row.seeds == (0, 1)
     shares = (labels > 0).sum(axis=0) / (labels != 0).sum(axis=0)
     assert table.chance == pytest.approx(100 * shares.mean())
@@ -244,8 +260,8 @@ class TestWords:
     def test_the_answer_says_what_is_scored_and_what_intervals_are_about(self, table: Setting, tmp_path: Path) -> None:
         said = " ".join(verdict(table))
         assert "over 2 seeds on 46 train images in 2 folds. The chance that it is the best with other images" in said
-        assert "what other images and seeds would change, not what another training set would (Bengio and" in said
-        assert "scores of 2 models are pooled into one ranking" in said and "test images" not in said
+        assert "so intervals and p are widened by Nadeau and Bengio's factor (2003); scores of 2 models" in said
+        assert "are pooled into one ranking" in said and "test images" not in said
         assert "`folds=5`" not in said and table.as_dict()["folds"] == 2
         draw_comparison(table, "", tmp_path / "a.svg")
         drawn = " ".join(re.findall(r"<!-- (.*?) -->", (tmp_path / "a.svg").read_text(encoding="utf-8"), re.DOTALL))
