@@ -125,6 +125,11 @@ def _refuse_beside_folds(num_folds: int, request: Request, num_trials: int | Non
             f"`folds={num_folds}` with `selection={request.selection}`: what chooses the epoch must not be what is "
             "scored, and a fold is; leave the selection out, for the last epoch"
         )
+    if request.simulate not in (None, "none"):
+        raise PlbenchError(
+            f"`folds={num_folds}` with `simulate={request.simulate}`: folds are scored on the labels of train, which a "
+            'simulation hides; give `simulate="none"`, or leave the folds out'
+        )
 
 
 def _without_each_fold(setting: ResolvedSetting, num_folds: int, request: Request) -> list[ResolvedSetting]:
@@ -137,8 +142,8 @@ def _without_each_fold(setting: ResolvedSetting, num_folds: int, request: Reques
     protocol, data = setting.spec.protocol, setting.protocol_data
     if protocol.simulation != "none":
         raise PlbenchError(
-            f"`folds={num_folds}`: folds are scored on the labels of train, and protocol {protocol.name} hides some of "
-            'them; give `simulate="none"`, or leave the folds out'
+            f"`folds={num_folds}`: folds are scored on the labels of train, and the simulation of protocol "
+            f'{protocol.name} hides some of them; give `simulate="none"`, or leave the folds out'
         )
     parts = [setting.without_fold(number, num_folds) for number in range(1, num_folds + 1)]
     fold_of: dict[str, int] = {}

@@ -209,8 +209,8 @@ def test_rows_of_one_model_are_one_row(partly: type, make_workspace: Callable[..
     [
         (1, {}, None, "`folds=1`: an image must be scored by models that did not learn from it; give at least 2"),
         (-2, {}, None, "`folds=-2`"),
-        (2, {"dataset": "tiny"}, None, 'protocol tiny-fpc8/v1 hides some of them; give `simulate="none"`'),
-        (2, {"simulate": "rpa=0.5"}, None, "folds are scored on the labels of train"),
+        (2, {"dataset": "tiny"}, None, 'of protocol tiny-fpc8/v1 hides some of them; give `simulate="none"`'),
+        (2, {"simulate": "rpa=0.5"}, None, "`folds=2` with `simulate=rpa=0.5`: folds are scored"),
         (2, {}, 4, "`folds=2` with `tune=4`: a study chooses values on all of train"),
         (2, {"selection": "validation"}, None, "`selection=validation`: what chooses the epoch"),
         (2, {"selection": "best-on-test"}, None, "leave the selection out"),
@@ -343,7 +343,7 @@ class TestCommand:
             (["--folds", 2, "--tune", 3], "--folds 2 with --tune 3"),
             (["--folds", 2, "--selection", "validation"], "--folds 2 with --selection validation"),
             (["--folds", 2, "--selection", "validation", "--no-retrain"], "--selection validation-no-retrain"),
-            (["--folds", 2, "--simulate", "fpc=3"], "partial"),
+            (["--folds", 2, "--simulate", "fpc=3"], "--folds 2 with --simulate fpc=3"),
         ],
     )
     def test_what_is_refused_is_one_sentence(self, own: dict[str, Any], options: list[object], part: str) -> None:
