@@ -285,7 +285,7 @@ def widened_for_folds(replicates: npt.ArrayLike, value: float, num_folds: int) -
     A bootstrap takes the models as they are. That an image is in the training set of K - 1 of them moves all scores
     together, and no estimate from one round of folds can tell by how much (Bengio and Grandvalet, 2004). Nadeau and
     Bengio (2003) take the correlation of two folds for 1/K, by which the variance is 1 + K/(K - 1) times as large.
-    Without that, 10 to 17 % of pairs of equal methods are called different, with it 1 to 7 % (docs/statistics.md).
+    Without that, 12 % of pairs of equal methods are called different, with it 2 % (docs/statistics.md).
 
     Args:
         replicates: [R] of the pooled scores.
