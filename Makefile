@@ -87,6 +87,7 @@ boards: $(VENV)/.installed
 # How often intervals and ranks err, by simulation: the figures of docs/statistics.md. Two hours.
 validate-statistics: $(VENV)/.installed
 	$(BIN)/python tests/metrics/table_simulation.py --tables 1000
+	$(BIN)/python tests/metrics/fold_simulation.py --comparisons 1000
 
 check-boards: $(VENV)/.installed
 	$(BIN)/plbench board verify

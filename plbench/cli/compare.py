@@ -33,6 +33,13 @@ def compare(
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Number of seeds per row: 0, 1, …")] = ENOUGH_SEEDS,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            help="Cut train into this many folds, and score each by models that learned from the others, in place of "
+            "test: for few test images."
+        ),
+    ] = None,
     tune: Annotated[int | None, typer.Option(help="Also tune each method, with this number of trials.")] = None,
     studies: Annotated[
         int | None, typer.Option(help=f"With --tune: number of studies per tuned row; default: {USUAL_STUDIES}.")
@@ -51,7 +58,7 @@ def compare(
     from plbench.cli.display.tables import print_comparison
     from plbench.cli.request import options_of, request_from_options
     from plbench.comparison.candidates import ALL, choose_candidates
-    from plbench.comparison.compare import compare as side_by_side
+    from plbench.comparison.folds import side_by_side
     from plbench.comparison.picture import draw_comparison
     from plbench.comparison.plan import caution_on_steps, estimate_comparison, make_runs, plan_comparison
     from plbench.comparison.verdict import verdict
@@ -73,7 +80,9 @@ def compare(
     request = request_from_options({**setting, **own})
     candidates, broken = choose_candidates(names, workspace.registry)
     with estimating_what_is_missing(workspace, candidates[0].method, candidates[0].params, setting):
-        comparison = plan_comparison(request, candidates, seeds, workspace, skipped=broken, num_trials=tune)
+        comparison = plan_comparison(
+            request, candidates, seeds, workspace, skipped=broken, num_trials=tune, num_folds=folds
+        )
     for entry in comparison.skipped:
         workspace.reporter.line(f"Left out: {entry.who}: {entry.why}")
     text, found = estimate_comparison(comparison, workspace)
@@ -97,11 +106,12 @@ def compare(
     runs, failed = make_runs(comparison, workspace, found.seconds)
     if not runs:
         raise PlbenchError(f"no row is whole, so there is nothing to compare: {failed[0].who}: {failed[0].why}")
-    (result,) = side_by_side(runs, workspace.registry)
-    shared = typed(dataset=dataset) + options_of(comparison.setting, workspace)
-    shared += typed(methods=None if methods is None else ",".join(methods))
+    result = side_by_side(comparison, runs, workspace)
+    asked = typed(dataset=dataset) + options_of(comparison.setting, workspace)
+    shared = asked + typed(methods=None if methods is None else ",".join(methods), folds=folds)
     tuned = typed(tune=tune, studies=studies)
-    picture = out or workspace.store.runs / "comparisons" / f"{result.protocol.replace('/', '-')}.png"
+    in_folds = "" if folds is None else f"-{folds}-folds"
+    picture = out or workspace.store.runs / "comparisons" / f"{result.protocol.replace('/', '-')}{in_folds}.png"
     with workspace.reporter.patience("Drawing the picture"):
         draw_comparison(result, command("compare", *shared, *typed(seeds=seeds), *tuned), picture)
     # what a person might do next, as commands that work as they stand
@@ -109,6 +119,10 @@ def compare(
     steps = [command("runs", "show", result.rows[0].keys[0], runs=setting["runs"])]
     if result.has_few_seeds(result.rows[0]) and len(result.rows) > 1:
         steps.insert(0, command("compare", *shared, *typed(seeds=ENOUGH_SEEDS), *tuned, **where))
+    elif folds is not None:  # no model of a fold has learned from all of train
+        best = next(one for one, plans in comparison.rows if plans[0].spec.key in result.rows[0].keys)
+        param = [f"{name}={value}" for name, value in best.params.items()]
+        steps.insert(0, command("run", *typed(method=best.method, param=param), *asked, **where))
     elif not tuned:
         steps.insert(0, command("compare", *shared, *typed(seeds=seeds, tune=SOME_TRIALS), **where))
     answer = [in_options(sentence) for sentence in (*verdict(result), *filter(None, [few]))]

@@ -180,7 +180,9 @@ def runs_compare(
     wanted = [item for item in found if dataset in (None, item[1].spec.protocol.dataset)]
     settings = compare(wanted, open_registry(None))
     if not settings:
-        raise PlbenchError(f"there are no finished runs to compare in {runs}; make some with plbench run")
+        partial = any("validation" in record.metrics for _, record in wanted)
+        but = ", but for trials and folds, which are scored on a part of train" if partial else ""
+        raise PlbenchError(f"there are no finished runs to compare in {runs}{but}; make some with plbench run")
     emit([setting.as_dict() for setting in settings], as_json, lambda: tables.print_settings(settings))
 
 

@@ -57,11 +57,13 @@ class Setting:
     """Rows that may be compared: one protocol, regime, backbone and head; best first.
 
     Attributes:
-        num_images: of the test part.
+        num_images: that are scored: of the test part; with folds, of train, those of which a label is known.
         chance: mAP(C) that random scores have on these images, about: the mean share of positives; NaN where a run's
             table of classes is not there.
         detectable: the difference from the best row, in points of mAP(C), that is found with a chance of 80 %; NaN
             where nothing is tested.
+        folds: into which train was cut, each scored by models that did not see it; None where test is scored.
+        foldable: train images that 5 folds would score; 0 where they cannot, or nobody asked.
     """
 
     protocol: str
@@ -71,6 +73,20 @@ class Setting:
     rows: tuple[Row, ...]
     detectable: float = math.nan
     chance: float = math.nan
+    folds: int | None = None
+    foldable: int = 0
+
+    @property
+    def images(self) -> str:
+        """What is scored, in words."""
+        if self.folds is None:
+            return f"{self.num_images:,} test images"
+        return f"{self.num_images:,} train images in {self.folds} folds"
+
+    @property
+    def other_images(self) -> str:
+        """What else could have been scored, which is what intervals are about, in words."""
+        return "test images" if self.folds is None else "images"
 
     @property
     def tied(self) -> tuple[Row, ...]:
@@ -103,7 +119,11 @@ def compare(runs: Iterable[tuple[Path, Record]], registry: Registry | None = Non
     for folder, record in runs:
         if record.status == "done" and "test" in record.metrics:
             settings[setting_of(record)].append((folder, record))
-    return [_setting(members, registry) for _, members in sorted(settings.items(), key=lambda item: item[0][0])]
+    compared = []
+    for _, members in sorted(settings.items(), key=lambda item: item[0][0]):
+        scored = [ScoredRun(record, replicates_of(folder, record)) for folder, record in members]
+        compared.append(setting_from(scored, registry, _chance(members[0][0])))
+    return compared
 
 
 def setting_of(record: Record) -> tuple[str, ...]:
@@ -114,27 +134,31 @@ def setting_of(record: Record) -> tuple[str, ...]:
     return (*protocol, spec.regime, model, skipped)
 
 
-def _setting(members: Sequence[tuple[Path, Record]], registry: Registry | None) -> Setting:
-    groups: dict[str, list[tuple[Path, Record]]] = defaultdict(list)
-    for folder, record in members:
-        groups[row_key(record)].append((folder, record))
-    labels = row_labels([group[0][1] for group in groups.values()], registry)
-    rows = merge_identical(
-        [
-            RowScores(label, [ScoredRun(record, replicates_of(folder, record)) for folder, record in group])
-            for label, group in zip(labels, groups.values(), strict=True)
-        ]
-    )
+def setting_from(
+    runs: Sequence[ScoredRun], registry: Registry | None, chance: float, folds: int | None = None
+) -> Setting:
+    """Put runs that were scored on the same images side by side.
+
+    Args:
+        runs: of one setting, in any order.
+        registry: tells the names of methods' variants; without it their parameters are shown.
+        chance, folds: as in `Setting`.
+    """
+    groups: dict[str, list[ScoredRun]] = defaultdict(list)
+    for run in runs:
+        groups[row_key(run.record)].append(run)
+    labels = row_labels([group[0].record for group in groups.values()], registry)
+    rows = merge_identical([RowScores(label, group) for label, group in zip(labels, groups.values(), strict=True)])
     from plbench.randomness import derive_seed  # imports torch, which boards need not wait for
 
     rows.sort(key=lambda row: -row.value)
     samples = [row.sample("map_c") for row in rows]
-    pairs, seed = compare_pairs(samples), derive_seed(0, "compare", members[0][1].spec.protocol.name)
+    spec, num_images = runs[0].record.spec, runs[0].metrics.num_images
+    pairs, seed = compare_pairs(samples), derive_seed(0, "compare", spec.protocol.name)
     shares = shares_best(samples, seed=seed)
-    spec, num_images = members[0][1].spec, members[0][1].test.num_images
     compared = tuple(_row(place, row, pairs, float(shares[place])) for place, row in enumerate(rows))
     of_all = (spec.protocol.name, spec.regime, model_words(spec), num_images, compared)
-    return Setting(*of_all, pairs.detectable, _chance(members[0][0]))
+    return Setting(*of_all, pairs.detectable, chance, folds)
 
 
 def _chance(folder: Path) -> float:
@@ -142,22 +166,31 @@ def _chance(folder: Path) -> float:
         rows = parse_per_class((folder / PER_CLASS).read_bytes())
     except (OSError, EntryError):
         return math.nan
-    shares = [row.positives / (row.positives + row.negatives) for row in rows if row.positives and row.negatives]
-    return 100 * sum(shares) / len(shares) if shares else math.nan
+    return share_of_positives([row.positives for row in rows], [row.negatives for row in rows])
+
+
+def share_of_positives(positives: Iterable[int], negatives: Iterable[int]) -> float:
+    """Return about the mAP(C) of random scores, percent: the mean share of positives; NaN where nothing is scored.
+
+    Args:
+        positives, negatives: known ones by class.
+    """
+    counts = [(ones, zeros) for ones, zeros in zip(positives, negatives, strict=True) if ones and zeros]
+    return 100 * sum(ones / (ones + zeros) for ones, zeros in counts) / len(counts) if counts else math.nan
 
 
 def _row(place: int, runs: RowScores[ScoredRun], pairs: Pairs, share_best: float) -> Row:
-    test = runs.records[0].test
+    metrics = runs.runs[0].metrics
     gap, reach = float(pairs.differences[place, 0]), float(pairs.reach[place, 0])
     p_value = float(pairs.p_values[place, 0])
     return Row(
         method=runs.records[0].spec.method.name,
         label=runs.label,
         seeds=runs.seeds,
-        keys=tuple(record.key for record in runs.records),
+        keys=tuple(key for run in runs.runs for key in run.keys),
         figures={name: runs.figure(name) for name in runs.metrics},
-        num_classes_scored=test.num_classes_scored,
-        num_classes=test.num_classes,
+        num_classes_scored=metrics.num_classes_scored,
+        num_classes=metrics.num_classes,
         share_best=share_best,
         rank=pairs.ranks[place] if len(runs.seeds) >= MIN_SEEDS else None,
         difference=Figure(gap, gap - reach, gap + reach) if place else None,

@@ -11,6 +11,8 @@ from plbench.errors import PlbenchError, TrainingError
 from plbench.progress import counted
 from plbench.runs import schedule
 from plbench.runs.estimate.estimate import Estimate, estimate_runs
+from plbench.runs.plan.duplicates import copies_across, listed
+from plbench.runs.plan.label_check import check_learnable
 from plbench.runs.plan.resolve import Request, ResolvedSetting, refuse_unused_embeddings, resolve_setting
 from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.protocol import granting
@@ -26,17 +28,19 @@ FEW_STEPS = 100
 
 @dataclass(frozen=True)
 class Comparison:
-    """The runs of each candidate, by seed.
+    """The runs of each candidate, by seed, then by fold.
 
     Attributes:
         rows: each candidate with its plans; twice where studies also chose values for it, then with those of each
             study.
-        setting: what all runs have in common.
+        setting: what all runs have in common; with folds, but for the part of train that they learn from.
+        num_folds: into which train is cut, for a run of each seed without each of them; None where test is scored.
     """
 
     rows: tuple[tuple[Candidate, tuple[ResolvedRun, ...]], ...]
     skipped: tuple[Skipped, ...]
     setting: ResolvedSetting
+    num_folds: int | None = None
 
     @property
     def plans(self) -> list[ResolvedRun]:
@@ -52,6 +56,7 @@ def plan_comparison(
     *,
     skipped: Sequence[Skipped] = (),
     num_trials: int | None = None,
+    num_folds: int | None = None,
 ) -> Comparison:
     """Return the runs of all candidates with seeds 0, 1, …; nothing is trained yet.
 
@@ -62,15 +67,22 @@ def plan_comparison(
         workspace: where and how.
         skipped: whom choosing has left out already.
         num_trials: of a study for each row, if there are to be any: the protocol of all rows must grant them.
+        num_folds: into which train is cut, at least 2. Test is not opened then: each image of train is scored by runs
+            that did not learn from its fold.
 
     Raises:
-        PlbenchError: if the setting does not exist, one who was named does not fit it, or nobody does.
+        PlbenchError: if the setting does not exist, one who was named does not fit it, or nobody does; or if folds
+            do not fit the other values. DataError: if a fold cannot be scored.
     """
     if num_seeds < 1:
         raise PlbenchError(f"`seeds={num_seeds}`: a comparison needs at least one seed, and 5 to be ranked")
     if num_seeds > MOST_SEEDS:
         raise PlbenchError(f"`seeds={num_seeds}`: a comparison has at most {MOST_SEEDS:,} seeds, and 5 to be ranked")
+    if num_folds is not None:
+        _refuse_beside_folds(num_folds, request, num_trials)
+        request = replace(request, scores_test=False)
     setting = resolve_setting(request, workspace)
+    parts = [setting] if num_folds is None else _without_each_fold(setting, num_folds, request)
     if num_trials is not None:
         protocol = granting(setting.spec.protocol, num_trials, workspace.reporter)
         setting = replace(setting, spec=setting.spec.model_copy(update={"protocol": protocol}))
@@ -78,7 +90,9 @@ def plan_comparison(
     for candidate in candidates:
         try:
             plans = [
-                setting.run(candidate.method, candidate.params, seed, workspace.registry) for seed in range(num_seeds)
+                part.run(candidate.method, candidate.params, seed, workspace.registry)
+                for seed in range(num_seeds)
+                for part in parts
             ]
         except PlbenchError as error:
             if candidate.named:
@@ -89,22 +103,75 @@ def plan_comparison(
     if not rows:
         why = "; ".join(f"{entry.who}: {entry.why}" for entry in absent)
         raise PlbenchError(f"no method that `methods=` names applies to {setting.spec.protocol.name} ({why})")
-    comparison = Comparison(tuple(rows), tuple(absent), setting)
+    comparison = Comparison(tuple(rows), tuple(absent), setting, num_folds)
     refuse_unused_embeddings(request, comparison.plans)
     return comparison
+
+
+def _refuse_beside_folds(num_folds: int, request: Request, num_trials: int | None) -> None:
+    """Refuse what does not go with folds, before any image is read."""
+    if num_folds < 2:
+        raise PlbenchError(
+            f"`folds={num_folds}`: an image must be scored by models that did not learn from it; give at least 2, such "
+            "as 5"
+        )
+    if num_trials is not None:
+        raise PlbenchError(
+            f"`folds={num_folds}` with `tune={num_trials}`: a study chooses values on all of train, the images of each "
+            "fold included; leave one of the two out"
+        )
+    if request.selection != "last":
+        raise PlbenchError(
+            f"`folds={num_folds}` with `selection={request.selection}`: what chooses the epoch must not be what is "
+            "scored, and a fold is; leave the selection out, for the last epoch"
+        )
+    if request.simulate not in (None, "none"):
+        raise PlbenchError(
+            f"`folds={num_folds}` with `simulate={request.simulate}`: folds are scored on the labels of train, which a "
+            'simulation hides; give `simulate="none"`, or leave the folds out'
+        )
+
+
+def _without_each_fold(setting: ResolvedSetting, num_folds: int, request: Request) -> list[ResolvedSetting]:
+    """Return the setting without fold 1, 2, …, each of which can be learned without, and scored.
+
+    Raises:
+        PlbenchError: if labels are hidden, or a fold holds copies of another's images and nobody said that they may
+            stay. DataError: if a fold cannot be scored, or nothing is known without it.
+    """
+    protocol, data = setting.spec.protocol, setting.protocol_data
+    if protocol.simulation != "none":
+        raise PlbenchError(
+            f"`folds={num_folds}`: folds are scored on the labels of train, and the simulation of protocol "
+            f'{protocol.name} hides some of them; give `simulate="none"`, or leave the folds out'
+        )
+    parts = [setting.without_fold(number, num_folds) for number in range(1, num_folds + 1)]
+    fold_of: dict[str, int] = {}
+    for number, part in enumerate(parts, 1):
+        check_learnable(data, part.spec.train_part)
+        fold_of |= dict.fromkeys(data.held_out(part.spec.train_part).images.ids, number)
+    copies = copies_across(data.dataset, protocol.train_split, fold_of)
+    if copies and not request.allow_duplicates:
+        raise PlbenchError(
+            f"{counted(len(copies), 'train image')} with copies in another of {num_folds} folds ({listed(copies)}) "
+            "would be scored by models that learned from the copy; keep one of each, or give `allow_duplicates=True`"
+        )
+    return parts
 
 
 def estimate_comparison(comparison: Comparison, workspace: Workspace) -> tuple[str, Estimate]:
     """Return one line on what will run, and what the trainings of all rows take, with what they need first."""
     found = estimate_runs(comparison.plans, workspace)
-    rows, seeds = len(comparison.rows), len(comparison.rows[0][1])
+    rows, seeds = len(comparison.rows), len(comparison.rows[0][1]) // (comparison.num_folds or 1)
     num_tuned = sum(plans[0].spec.tuned_by is not None for _, plans in comparison.rows)
     num_studies = max(len({plan.spec.tuned_by for plan in plans}) for _, plans in comparison.rows)
     tuned = f", {num_tuned} of them tuned by {counted(num_studies, 'study', 'studies')} each" if num_tuned else ""
+    folds = f" in {comparison.num_folds} folds" if comparison.num_folds else ""
     num_done = found.num_trainings - len(found.missing)
     done = f"{num_done} of them done already; {found.words}" if found.missing else "all done already"
+    of_each = f"{counted(rows, 'row')} with {counted(seeds, 'seed')} each"
     text = (
-        f"{comparison.setting.spec.protocol.name}: {counted(rows, 'row')} with {counted(seeds, 'seed')} each{tuned}, "
+        f"{comparison.setting.spec.protocol.name}: {of_each}{folds}{tuned}, "
         f"{counted(found.num_trainings, 'training')}, {done}"
     )
     return text, found
@@ -144,6 +211,7 @@ def make_runs(
         if error is not None:
             spec = plans[made.index(error)].spec
             tuned, which = (", tuned", f" of study {spec.tuned_by}") if spec.tuned_by else ("", "")
+            which += f" {spec.train_part.replace('-', ' ')}" if comparison.num_folds else ""  # without fold 2 of 5
             failed.append(Skipped(f"{candidate.words}{tuned}", f"seed {spec.seed}{which} failed: {error}"))
             continue
         whole += [(workspace.store.run_folder(r.key), r) for r in made if isinstance(r, Record)]

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from plbench.metrics.statistics import Estimate, Figure, Sample
-from plbench.runs.record import Record
+from plbench.runs.record import Record, SplitMetrics
 from plbench.runs.summary import HEADLINE, image_estimate
 from plbench.runs.tables import PER_CLASS
 
@@ -22,6 +22,21 @@ class ScoredRun:
 
     record: Record
     replicates: dict[str, np.ndarray]
+
+    @property
+    def metrics(self) -> SplitMetrics:
+        """What is compared."""
+        return self.record.test
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of the trainings behind it."""
+        return (self.record.key,)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The sha256 of its table of classes, by which runs of one and the same model are known; () where it is not."""
+        return (self.record.files[PER_CLASS].sha256,) if PER_CLASS in self.record.files else ()
 
 
 Run = TypeVar("Run", bound=ScoredRun)
@@ -50,7 +65,7 @@ class RowScores(Generic[Run]):
     @property
     def metrics(self) -> list[str]:
         """Names of the figures."""
-        return list(self.runs[0].record.test.estimates)
+        return list(self.runs[0].metrics.estimates)
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
@@ -77,13 +92,13 @@ class RowScores(Generic[Run]):
         """
         if all(name in run.replicates for run in self.runs):
             return self.sample(name).figure()
-        runs = [image_estimate(run.record.test.estimates[name]) for run in self._chosen]
+        runs = [image_estimate(run.metrics.estimates[name]) for run in self._chosen]
         return Estimate.of_runs(self._points(name), runs, runs[0].bounds).figure()
 
     def sample(self, name: str) -> Sample:
         """Return a metric's values by seed (and study), with the replicates of their mean."""
         replicates = np.array([run.replicates[name] for run in self._chosen])
-        lowest = self._chosen[0].record.test.estimates[name].lowest
+        lowest = self._chosen[0].metrics.estimates[name].lowest
         return Sample.of_runs(self._points(name), replicates, self.seeds, (lowest or 0.0, 100.0))
 
     @property
@@ -93,7 +108,7 @@ class RowScores(Generic[Run]):
 
     def _points(self, name: str) -> np.ndarray:
         """Return a metric's values by seed, or by seed and study."""
-        values = [run.record.test.estimates[name].value for run in self._chosen]
+        values = [run.metrics.estimates[name].value for run in self._chosen]
         points = np.array([np.nan if value is None else value for value in values])
         return points.reshape(self.num_studies, len(self.seeds)).T if self.num_studies > 1 else points
 
@@ -102,9 +117,7 @@ class RowScores(Generic[Run]):
         """What rows of one and the same model share: the tables of their scores, by seed."""
         # replicates by value: older runs have those of groups in the same file
         tables = [
-            (run.record.files[PER_CLASS].sha256, *(run.replicates[name].tobytes() for name in HEADLINE))
-            if PER_CLASS in run.record.files
-            else ()
+            (*run.tables, *(run.replicates[name].tobytes() for name in HEADLINE)) if run.tables else ()
             for run in self.runs
         ]
         return tuple(zip((record.spec.seed for record in self.records), tables, strict=True))

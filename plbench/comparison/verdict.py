@@ -9,7 +9,9 @@ from plbench.comparison.compare import Row, Setting
 from plbench.metrics.statistics import MIN_SEEDS, MIN_SEEDS_RANKED, SIGNIFICANT, Figure
 from plbench.progress import counted
 
-_WIDE = 2.0  # half an interval, percentage points, from which figures are called uncertain
+WIDE = 2.0
+"""Half an interval, in percentage points, from which figures are called uncertain."""
+
 _MAX_SCORED = 0.9  # share of classes from which nothing is said of those that cannot be scored
 _MIN_CLASSES = 5
 _MAX_NAMED = 4
@@ -38,11 +40,12 @@ def share_words(share: float) -> str:
 def _which(setting: Setting) -> list[str]:
     best, *others = setting.rows
     seeds = counted(len(best.seeds), "seed")
-    leads = f"{best.label} has the highest mAP(C), {with_half(best.figures['map_c'])} over {seeds}"
+    where = "" if setting.folds is None else f" on {setting.images}"
+    leads = f"{best.label} has the highest mAP(C), {with_half(best.figures['map_c'])} over {seeds}{where}"
     if not others:
         return [f"{leads}; it is the only row, so there is nothing to choose between."]
     chance = share_words(best.share_best)
-    first = f"{leads}. The chance that it is the best with other test images and seeds too: {chance}."
+    first = f"{leads}. The chance that it is the best with other {setting.other_images} and seeds too: {chance}."
     if setting.has_few_seeds(*setting.rows):
         few = f"{seeds} {'is' if len(best.seeds) == 1 else 'are'} too few to rank methods"
         return [first, f"{few}: other trainings may come out in another order; give `seeds=5`."]
@@ -91,19 +94,31 @@ def _cautions(setting: Setting) -> list[str]:
         said.append(
             f"Provisional: {fewest} seeds; boards rank from {MIN_SEEDS_RANKED}, so give `seeds={MIN_SEEDS_RANKED}`."
         )
+    if setting.folds is not None:
+        said.append(
+            "Careful: folds learn from each other's images, which no estimate of a variance can see (Bengio and "
+            "Grandvalet, 2004), so intervals and p are widened by Nadeau and Bengio's factor (2003); scores of "
+            f"{setting.folds} models are pooled into one ranking, as by scikit-learn's cross_val_predict."
+        )
     if scored < _MAX_SCORED * number:
+        part = "test" if setting.folds is None else "train"
         said.append(
             f"Careful: only {scored} of {number} classes are scored; the others have no known positive or no known "
-            "negative in test, and nothing is known about them."
+            f"negative in {part}, and nothing is known about them."
         )
     elif scored < _MIN_CLASSES:
         said.append(f"Careful: mAP(C) is a mean over {scored} classes only; a single one can turn the order.")
-    if half >= _WIDE:
+    if half >= WIDE:
         said.append(
-            f"Careful: {setting.num_images:,} test images show mAP(C) to ±{half:.1f} points only; four times as many "
-            "labelled ones would halve that."
+            f"Careful: {setting.images} show mAP(C) to ±{half:.1f} points only; four times as many labelled ones would "
+            "halve that."
             + ("" if math.isnan(setting.chance) else f" Random scores would have about {setting.chance:.1f} there.")
         )
+        if setting.foldable:
+            said.append(
+                f"`folds=5` would score all {setting.foldable:,} labelled train images in their place, each by models "
+                "that did not see it."
+            )
     return said
 
 

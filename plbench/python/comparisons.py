@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import pandas as pd
 
-from plbench.comparison import compare as side_by_side
 from plbench.comparison.candidates import ALL, Skipped, choose_candidates
 from plbench.comparison.compare import Setting
+from plbench.comparison.folds import side_by_side
 from plbench.comparison.picture import comparison_figure, draw_comparison
 from plbench.comparison.plan import make_runs, plan_comparison
 from plbench.comparison.verdict import verdict
@@ -41,7 +41,7 @@ class Comparison:
         """A row for each method, best first, indexed by its label.
 
         Columns: method; number of seeds; rank (1 + the number of rows that are significantly better; missing where
-        seeds are too few to say); each figure in percent with the ends of its 95 % interval over seeds and test images
+        seeds are too few to say); each figure in percent with the ends of its 95 % interval over seeds and images
         ("map_c", "map_c_low", "map_c_high", …); the difference to the best row in points of mAP(C), its p-value over
         all pairs; and the chance that the row is the best.
         """
@@ -85,6 +85,7 @@ def compare(
     *,
     methods: str | Sequence[str] = ALL,
     seeds: int = 5,
+    folds: int | None = None,
     selection: Selection = "last",
     **settings: Unpack[Settings],
 ) -> Comparison:
@@ -96,11 +97,14 @@ def compare(
         dataset: name of the dataset; "table" for your own labels.
         methods: "all", a tag such as "paper", or names; "name:variant" for a variant, "name:*" for all of them.
         seeds: number of trainings of each row, with seeds 0, 1, …; rows are ranked from 5 on.
+        folds: cut train into this many, and score each labelled image of it by models that did not learn from its
+            fold, in place of test: for a test part of a few dozen images. Each row then has seeds x folds trainings.
         selection: how the reported epoch is chosen, as in `plbench.run`.
         settings: as in `plbench.run`.
 
     Raises:
         PlbenchError: if a name does not exist, settings do not fit together, or no training succeeded.
+        DataError: if a fold cannot be scored.
 
     Examples:
         >>> import plbench
@@ -117,9 +121,8 @@ def compare(
     workspace = workspace_of(settings)
     candidates, broken = choose_candidates([methods] if isinstance(methods, str) else methods, workspace.registry)
     request = request_of({**settings, "method": "", "dataset": dataset, "selection": selection})
-    comparison = plan_comparison(request, candidates, seeds, workspace, skipped=broken)
+    comparison = plan_comparison(request, candidates, seeds, workspace, skipped=broken, num_folds=folds)
     runs, failed = make_runs(comparison, workspace)
     if not runs:
         raise PlbenchError(f"no row is whole, so there is nothing to compare: {failed[0].who}: {failed[0].why}")
-    (setting,) = side_by_side.compare(runs, workspace.registry)
-    return Comparison(setting, (*comparison.skipped, *failed))
+    return Comparison(side_by_side(comparison, runs, workspace), (*comparison.skipped, *failed))

@@ -192,7 +192,10 @@ class ProtocolData:
                     "left without it, empty; use more images or another number of folds"
                 )
             without, fold = (self._of_train(kept, self.partial_labels) for kept in (~inside, inside))
-            self._folds[part] = without, self._scorable(fold, f"fold {number} of {count}")
+            self._folds[part] = (
+                without,
+                self._scorable(fold, f"fold {number} of {count}", "; use fewer folds, or label more images"),
+            )
         return self._folds[part]
 
     def validation(self) -> Part:
@@ -246,12 +249,12 @@ class ProtocolData:
             self._embedded[key] = file.of_images(part.split, part.images.ids, part.labels, self.dataset.name)
         return self._embedded[key]
 
-    def _scorable(self, part: Part, what: str) -> Part:
+    def _scorable(self, part: Part, what: str, fix: str = "") -> Part:
         positives, negatives = part.labels.counts()
         if not np.any((positives > 0) & (negatives > 0)):
             raise DataError(
                 f"no class in the {what} of {self.dataset.name!r} ({len(part.rows)} images) has both a known positive "
-                "and a known negative, so none can be scored; average precision needs both"
+                f"and a known negative, so none can be scored; average precision needs both{fix}"
             )
         return part
 

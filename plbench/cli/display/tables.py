@@ -238,6 +238,8 @@ def print_settings(settings: Sequence[Setting]) -> None:
 
     for setting in settings:
         print_title(f"{setting.protocol}, {setting.regime}, {setting.model}")
+        if setting.folds is not None:
+            print_lines(f"{setting.images}, each scored by models that did not see it")
         groups = [name for name in setting.rows[0].figures if name not in ("map_c", "map_o")]
         names = ["method", "seeds", "mAP(C)", "mAP(O)", *groups, "to the best", "p", "best in", "classes"]
         rows = []
@@ -259,10 +261,11 @@ def print_settings(settings: Sequence[Setting]) -> None:
             least = f"{setting.detectable:.1f} points"
             print_lines(f"A difference of {least} from the best row would be found in 4 of 5 such tables")
         print_lines("")
+    images = settings[0].other_images
     print_lines(
-        "Mean over seeds, ± half the 95 % interval over test images and seeds (both ends: --json). Differences are "
-        "paired by test image and seed; p and their intervals hold for all pairs of a table together. Best in: chance "
-        "that its mAP(C) is the highest with other test images and seeds."
+        f"Mean over seeds, ± half the 95 % interval over {images} and seeds (both ends: --json). Differences are "
+        "paired by image and seed; p and their intervals hold for all pairs of a table together. Best in: chance that "
+        f"its mAP(C) is the highest with other {images} and seeds."
     )
 
 

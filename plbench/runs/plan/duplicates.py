@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -126,18 +126,47 @@ def check_apart(
 
 def contradicting_copies(split: LabelledSplit, sha256s: Sha256s) -> list[tuple[str, str]]:
     """Return pairs of images of one split with the same bytes, the first known to have a class that the other lacks."""
+    found = []
+    for copies in _copies(sha256s):
+        labels, names = split.labels.rows(copies), [short_name(split.images, int(row)) for row in copies]
+        classes = np.flatnonzero((labels > 0).any(axis=0) & (labels < 0).any(axis=0))
+        if classes.size:
+            present, absent = (np.flatnonzero(labels[:, classes[0]] == sign)[0] for sign in (1, -1))
+            found.append((names[present], names[absent]))
+    return found
+
+
+def copies_across(dataset: Dataset, split: str, part_of: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Return pairs of images of one split with the same bytes that are in different parts of it.
+
+    Args:
+        dataset: of the split.
+        split: its name.
+        part_of: number of an image's part by its id; images without one do not count.
+
+    Returns:
+        A pair of names for each content that is in several parts; none where the images' bytes are not known, as
+        `find_duplicates` says.
+    """
+    if not dataset.needs_files or (sha256s := _hashed(dataset, split, frozenset())) is None:
+        return []
+    images, found = dataset.split(split).images, []
+    for copies in _copies(sha256s):
+        first_of = {part_of[name]: row for row in copies[::-1].tolist() if (name := images.ids[row]) in part_of}
+        if len(first_of) > 1:
+            one, other, *_ = sorted(first_of.values())
+            found.append((short_name(images, one), short_name(images, other)))
+    return found
+
+
+def _copies(sha256s: Sha256s) -> Iterator[np.ndarray]:
+    """Yield rows of the same bytes, rising, of each content that is there more than once."""
     groups = _keys(sha256s).dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
     order = np.argsort(groups, kind="stable")
     order = order[groups[order] >= 0]
-    found = []
     for copies in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
         if len(copies) > 1:
-            labels, names = split.labels.rows(copies), [short_name(split.images, int(row)) for row in copies]
-            classes = np.flatnonzero((labels > 0).any(axis=0) & (labels < 0).any(axis=0))
-            if classes.size:
-                present, absent = (np.flatnonzero(labels[:, classes[0]] == sign)[0] for sign in (1, -1))
-                found.append((names[present], names[absent]))
-    return found
+            yield copies
 
 
 def _hashed(dataset: Dataset, split: str, skipped: frozenset[str]) -> Sha256s | None:

@@ -34,7 +34,7 @@ def check_learnable(protocol_data: ProtocolData, part: TrainPart) -> None:
         number = len(chosen.rows)
         fix = f"the simulation {protocol.simulation} hides them all; give one that keeps more with `simulate=`"
         if protocol.simulation == "none":
-            fix = "the known ones are all in its validation part; use more labels"
+            fix = "the known ones are all in the part that is held out; use more labels"
     else:
         return
     raise DataError(
