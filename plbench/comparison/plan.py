@@ -82,10 +82,10 @@ def plan_comparison(
         _refuse_beside_folds(num_folds, request, num_trials)
         request = replace(request, scores_test=False)
     setting = resolve_setting(request, workspace)
-    parts = [setting] if num_folds is None else _without_each_fold(setting, num_folds, request)
     if num_trials is not None:
         protocol = granting(setting.spec.protocol, num_trials, workspace.reporter)
         setting = replace(setting, spec=setting.spec.model_copy(update={"protocol": protocol}))
+    parts = [setting] if num_folds is None else _without_each_fold(setting, num_folds, request)
     rows, absent = [], list(skipped)
     for candidate in candidates:
         try:
