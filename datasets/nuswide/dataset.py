@@ -193,7 +193,7 @@ class NusWideAsl(_NusWide):
         for row, line in enumerate(lines):
             name, comma, numbers = line.partition(",")
             columns = numbers.split()
-            if not comma or not all(one.isdecimal() and int(one) < NUM_CONCEPTS for one in columns):
+            if not comma or not all(one.isdecimal() and len(one) < 10 and int(one) < NUM_CONCEPTS for one in columns):
                 raise DataError(
                     f"{path}, line {row + 1}: {line!r:.60}; expected an image, a comma, and numbers below 81"
                 )

@@ -23,7 +23,8 @@ from plbench.api import (
 from plbench.data.annotations.collect import settle_cells
 from plbench.data.recipes import quick_recipe
 
-from ..visual_genome import COLLECTIONS, IMAGE_ARCHIVES, image_paths, missing_folders, read_json
+from ..json_file import read_json
+from ..visual_genome import COLLECTIONS, IMAGE_ARCHIVES, image_paths, missing_folders
 from .crops import CroppedFiles
 from .fixture import write_vaw_fixture
 

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import functools
+import http.client
 import json
+import lzma
 import resource
 import shutil
 import signal
@@ -20,13 +22,21 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import requests
 import torch
 from PIL import Image
 
 from plbench.api import ImageFiles, PartialLabels
 from plbench.board.boards import BoardFolder, Quotations, read_model
+from plbench.board.class_tables import COLUMNS, as_columns, from_columns
+from plbench.board.entries import FILES, parse_entry, parse_whole_entry, read_contents
+from plbench.board.packs import pack_records, unpack_records
+from plbench.board.replicates import DIFFERENCES, as_differences, from_differences
 from plbench.cli.request import plan_from_file
 from plbench.data.annotations.collect import Annotations
+from plbench.data.download.answers import Version, content_range
+from plbench.data.download.remote import FileRecord, RemoteFile, record_path, write_record
+from plbench.data.download.remote import read_record as read_record_of
 from plbench.data.embeddings import read_embeddings
 from plbench.data.label_file import read_label_file
 from plbench.data.shards.packing import pack
@@ -47,9 +57,10 @@ from plbench.runs.page.reading import read_files
 from plbench.runs.plan.resolve import Request, plan_run
 from plbench.runs.record import RECORD, read_record
 from plbench.runs.registry import Registry
+from plbench.runs.removal import needed_weights
 from plbench.runs.store import Store
 from plbench.runs.stored import read_run
-from plbench.runs.tables import parse_per_class
+from plbench.runs.tables import PER_CLASS, REPLICATES, parse_per_class, parse_replicates
 from plbench.runs.workspace import Workspace
 from plbench.sweeps.grid import read_grid
 from plbench.training import checkpoint
@@ -294,7 +305,7 @@ def run(folder: Path) -> Reader:
         runner.run(plan, workspace)
     made, spec = places.run_folder(plan.spec.key), plan.spec
     (newest,) = sorted(made.glob("checkpoints/step-*.json"))[-1:]
-    names = [RECORD, "spec.toml", "cells.npz", "per_class.csv", "log.jsonl", "task.npz", CHECKPOINT]
+    names = [RECORD, "spec.toml", "cells.npz", PER_CLASS, REPLICATES, "log.jsonl", "task.npz", CHECKPOINT]
     files = {name: (made / name).read_bytes() for name in names}
     files |= {f"checkpoints/{path.name}": path.read_bytes() for path in (newest, newest.with_suffix(".pt"))}
     given: dict[str, Any] = defaultdict(lambda: None)
@@ -303,6 +314,14 @@ def run(folder: Path) -> Reader:
         checkpoints = checkpoint.Checkpoints(where, spec)
         found = checkpoints.newest(lambda text: None)
         return found and checkpoints.load(found)
+
+    def needs(where: Path) -> object:
+        store, spec = Store(where.parent, where.parent / "cache"), where / "spec.toml"
+        found = [needed_weights(store)]
+        spec.rename(where / "aside")
+        found.append(needed_weights(store))  # by the record
+        (where / "aside").rename(spec)
+        return found
 
     def unfinished(where: Path) -> object:
         (where / RECORD).unlink(missing_ok=True)
@@ -324,15 +343,59 @@ def run(folder: Path) -> Reader:
     read: tuple[Read, ...] = (
         read_record,
         read_run,
-        lambda where: parse_per_class((where / "per_class.csv").read_bytes()),
+        lambda where: parse_per_class((where / PER_CLASS).read_bytes()),
         lambda where: Cells.load(where / "cells.npz"),
         lambda where: plan_from_file(where / "spec.toml", given, workspace),
         lambda where: checkpoint.load(where / CHECKPOINT, spec.sha256()),
         newest_checkpoint,
         read_files,
+        needs,
         unfinished,
     )
     return Reader(files, read, seal)
+
+
+def published(folder: Path) -> Reader:
+    """Records as boards have them: one by one, in a pack, and what a pack joins of their tables."""
+    contents = {name: content for name, content in run(folder).files.items() if name in FILES}
+    archive = lzma.decompress(pack_records({key * 16: contents for key in "ab"}))
+    columns = as_columns([contents[PER_CLASS]] * 2)
+    differences = as_differences([contents[REPLICATES]] * 2)
+    assert columns is not None and differences is not None
+
+    def unpacked(where: Path) -> object:
+        packed = lzma.compress((where / "pack.tar").read_bytes(), preset=0)
+        return [parse_entry(found) for found in unpack_records(packed).values()]
+
+    read: tuple[Read, ...] = (
+        lambda where: parse_whole_entry(read_contents(where), where),
+        unpacked,
+        lambda where: unpack_records((where / "pack.tar.xz").read_bytes()),
+        lambda where: [*map(parse_per_class, from_columns((where / COLUMNS).read_bytes(), 2))],
+        lambda where: [*map(parse_replicates, from_differences((where / DIFFERENCES).read_bytes(), 2))],
+    )
+    files = contents | {"pack.tar": archive, "pack.tar.xz": lzma.compress(archive), COLUMNS: columns}
+    return Reader(files | {DIFFERENCES: differences}, read)
+
+
+def downloads(folder: Path) -> Reader:
+    """What a server says of a file, and what is noted of one that was fetched."""
+    file = RemoteFile("https://localhost/a.zip", "a.zip", "images")
+    write_record(file, folder, FileRecord(12, "md5:" + "0" * 32, "unpacked"))
+    note = record_path(file, folder)
+    answer = b"Content-Length: 12\r\nContent-Range: bytes 3-11/12\r\nContent-MD5: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+
+    def answers(where: Path) -> object:
+        response = requests.Response()
+        response.url = file.url
+        with (where / "answer.txt").open("rb") as opened, suppress(http.client.HTTPException):
+            response.headers.update(http.client.parse_headers(opened))
+        return Version.of(file.url, response), content_range(response.headers)
+
+    files = {"answer.txt": answer + b'ETag: "a"\r\nServer: AmazonS3\r\nx-goog-hash: crc32c=AAAAAA==,md5=AAAA\r\n\r\n'}
+    return Reader(
+        files | {str(note.relative_to(folder)): note.read_bytes()}, (answers, lambda where: read_record_of(file, where))
+    )
 
 
 OTHER_DATASETS = ("chexpert", "mimic-cxr-jpg", "coco-20k", "cub-attributes", "imagenet-real", "l48", "nus-wide")
@@ -357,7 +420,7 @@ def dataset(name: str, folder: Path) -> Reader:
     return Reader(files, (read,), victims=victims)
 
 
-OWN = (coco, lvis, openimages, table, grid, boards, shards, images, label_files, stored, run)
+OWN = (coco, lvis, openimages, table, grid, boards, shards, images, label_files, stored, run, published, downloads)
 MAKERS: dict[str, Maker] = {make.__name__: make for make in OWN}
 MAKERS |= {name: functools.partial(dataset, name) for name in OTHER_DATASETS}
 
