@@ -63,7 +63,7 @@ def first_invalid(error: ValidationError) -> tuple[str, str, Any, str]:
     The field is empty where all of the input is wrong, such as text that is no JSON.
     """
     first = error.errors()[0]
-    return ".".join(map(str, first["loc"])), plain_words(first["msg"]), first["input"], first["type"]
+    return ".".join(f"{part!s:.80}" for part in first["loc"]), plain_words(first["msg"]), first["input"], first["type"]
 
 
 _PLAIN = {

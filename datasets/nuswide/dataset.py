@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from ..complete_labels import simulated_protocols
 from .fixture import write_arrays, write_lists, write_official
 
 NUM_CONCEPTS = 81
+_CONCEPT = re.compile(r"[\w -]{1,60}")  # files are named after it
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -102,6 +104,8 @@ class NusWide(_NusWide):
         """Return the list of concepts, the list of images, and one file a concept."""
         concepts, part = self._find("Concepts81.txt"), split.capitalize()
         names = _lines(concepts) if concepts.exists() else []
+        if odd := next((name for name in names if not _CONCEPT.fullmatch(name)), None):
+            raise DataError(f"{concepts}: {odd!r:.60} is no name of a concept, after which a file could be called")
         labels = [self._find("Groundtruth", "TrainTestLabels", f"Labels_{name}_{part}.txt") for name in names]
         return [concepts, self._find("ImageList", f"{part}Imagelist.txt"), *labels]
 

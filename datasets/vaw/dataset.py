@@ -172,7 +172,7 @@ def _groups(paths: Sequence[Path], attributes: Sequence[str]) -> Mapping[str, tu
     for column, name in enumerate(attributes):
         frequency = next((group for group, names in frequencies.items() if name in names), None)
         if frequency is None:
-            raise DataError(f"{paths[3]}: attribute {name!r:.60} is in none of {', '.join(frequencies)}")
+            raise DataError(f"{paths[3]}: attribute {name!r:.60} is in none of {', '.join(frequencies):.200}")
         kind = next((one for one, names in types.items() if name in names), "other")
         parent = next((one for one, kinds in parents.items() if kind in kinds), "other")
         members[frequency].append(str(column))

@@ -41,6 +41,7 @@ with instrumented, contextlib.redirect_stderr(io.StringIO()):  # it says a line 
 TOP = Path(__file__).parents[2]
 MOST_BYTES = 1 << 16  # of an input
 MOST_MEMORY = 2 << 30  # bytes more than at the start
+PARTS = ("plbench", "datasets", "methods")
 TALLY, VICTIMS, LOG = "tally.json", "victims.json", "log.txt"
 AFRESH = 0.2  # of the inputs begin with a valid file: of files that are read together, libFuzzer keeps one
 MOST_STUCK = 60  # seconds that native code may take, which Python cannot interrupt
@@ -131,10 +132,11 @@ class Target:
             self.tally.update(try_reading(reader, {**reader.files, victim: content}, self.top, sealed))
             return None
         except Exception as error:
-            frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/tests/" not in frame.filename]
-            own = [frame for frame in frames if frame.filename.startswith(str(TOP)) and "/.venv/" not in frame.filename]
+            refusal = error.__context__ if isinstance(error, AssertionError) else None  # whose sentence is none
+            frames = traceback.extract_tb((refusal or error).__traceback__)
+            own = [frame for frame in frames if any(f"{TOP}/{part}/" in frame.filename for part in PARTS)]
             place = f"{Path(own[-1].filename).stem}-{own[-1].name}" if own else str(error)[:40]
-            name = re.sub(r"\W+", "-", f"{type(error).__name__}-{place}").strip("-")
+            name = re.sub(r"\W+", "-", f"{'sentence' if refusal else type(error).__name__}-{place}").strip("-")
             if name not in self.known:
                 traceback.print_exc()
             for path in (*self.top.iterdir(), *Path().iterdir()):  # what was written where it should not
@@ -229,7 +231,8 @@ def attack(name: str, seconds: float) -> int:
     for path in found:
         print(f"  {path}", flush=True)
     if found or process.exitcode:
-        print("".join(line for line in log.splitlines(keepends=True) if not line.startswith(("#", "INFO:")))[-6000:])
+        lines = [line for line in log.splitlines() if not line.startswith(("#", "INFO:", "WARNING:"))]
+        print(*(line[:300] for line in lines[-60:]), sep="\n")
     if process.exitcode and not found:
         raise SystemExit(f"{name}: the process ended with {process.exitcode}")
     return len(found)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import http.client
+import io
 import json
 import lzma
 import resource
@@ -22,6 +23,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 import requests
 import torch
 from PIL import Image
@@ -157,9 +159,13 @@ def table(folder: Path) -> Reader:
         "wide.csv": 'image,split,cat,"d,og"\na.jpg,train,1,\nb.jpg,train,0,\nc.jpg,test,,1\nd.jpg,test,-1,\n',
         "lists.csv": "image,labels,split\na.jpg,\"['cat', 'dog']\",train\nb.jpg,\"['cat']\",test\n",
     }
+    for name in ("long", "wide"):
+        pd.read_csv(io.StringIO(files[f"{name}.csv"])).to_parquet(folder / f"{name}.parquet")
     given: dict[str, dict[str, Any]] = {
         "long.csv": {"negative_value": "0"},
         "wide.csv": {"negative_value": "0"},
+        "long.parquet": {"negative_value": "0"},
+        "wide.parquet": {"negative_value": "0"},
         "lists.csv": {"label_column": "labels", "value_column": "none", "label_separator": "list"},
     }
 
@@ -171,7 +177,9 @@ def table(folder: Path) -> Reader:
 
         return read
 
-    return Reader({name: text.encode() for name, text in files.items()}, tuple(map(reads, files)), apart=True)
+    contents = {name: text.encode() for name, text in files.items()}
+    contents |= {path.name: path.read_bytes() for path in folder.iterdir()}
+    return Reader(contents, tuple(map(reads, contents)), apart=True)
 
 
 def grid(folder: Path) -> Reader:
