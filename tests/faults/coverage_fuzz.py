@@ -109,8 +109,10 @@ class Target:
 
     def try_one(self, data: bytes) -> None:
         """What libFuzzer calls."""
-        if time.monotonic() > self.until:
+        is_over = time.monotonic() > self.until
+        if is_over or not self.tally["inputs"] % 100:
             self.tally_file.write_text(json.dumps(self.tally))
+        if is_over:
             sys.stderr.flush()
             os._exit(0)
         if len(data) < 2:

@@ -28,21 +28,24 @@ import requests
 import torch
 from PIL import Image
 
-from plbench.api import ImageFiles, PartialLabels
+from plbench.api import ImageFiles, ModelSpec, PartialLabels
 from plbench.board.boards import BoardFolder, Quotations, read_model
 from plbench.board.class_tables import COLUMNS, as_columns, from_columns
 from plbench.board.entries import FILES, parse_entry, parse_whole_entry, read_contents
+from plbench.board.evidence import Place, check_scores, digest_of_labels, read_published
 from plbench.board.packs import pack_records, unpack_records
 from plbench.board.replicates import DIFFERENCES, as_differences, from_differences
 from plbench.cli.request import plan_from_file
 from plbench.data.annotations.collect import Annotations
 from plbench.data.download.answers import Version, content_range
+from plbench.data.download.archives import unpack
 from plbench.data.download.remote import FileRecord, RemoteFile, record_path, write_record
 from plbench.data.download.remote import read_record as read_record_of
 from plbench.data.embeddings import read_embeddings
 from plbench.data.label_file import read_label_file
 from plbench.data.shards.packing import pack
 from plbench.data.shards.shards import INDEX, MANIFEST, ShardedImages
+from plbench.data.shards.tars import TarImages
 from plbench.data.text_column import TextColumn
 from plbench.datasets.coco import Coco2017
 from plbench.datasets.lvis import Lvis
@@ -51,9 +54,11 @@ from plbench.datasets.table import Table
 from plbench.errors import PlbenchError
 from plbench.files.checksums import hash_file, write_sums
 from plbench.metrics.cells import Cells
+from plbench.models.backbones import build_backbone
 from plbench.progress import Reporter
 from plbench.runs import run as runner
 from plbench.runs import summary
+from plbench.runs.findings import Findings
 from plbench.runs.outcome import CHECKPOINT
 from plbench.runs.page.reading import read_files
 from plbench.runs.plan.resolve import Request, plan_run
@@ -406,6 +411,66 @@ def downloads(folder: Path) -> Reader:
     )
 
 
+def archives(folder: Path) -> Reader:
+    """Archives that are unpacked, and a tar whose images are read where they lie."""
+    (folder / "in" / "b").mkdir(parents=True)
+    for name in ("a.txt", "b/c.txt"):
+        (folder / "in" / name).write_text(name * 9)
+    for kind in ("zip", "tar", "gztar"):
+        shutil.make_archive(str(folder / "a"), kind, folder / "in")
+    files = {path.name: path.read_bytes() for path in folder.glob("a.*")}
+    files["images.tar"] = files["a.tar"]
+
+    def reads(name: str) -> Read:
+        def read(where: Path) -> object:
+            if name == "images.tar":
+                images = TarImages.open([where / name], TextColumn.of("abc"), None)
+                return [images.read(row) for row in range(3) if row not in images.absent()]
+            return unpack(where / name, where / "to")
+
+        return read
+
+    return Reader(files, tuple(map(reads, files)), apart=True)
+
+
+def evidence(folder: Path) -> Reader:
+    """Cells as a board's are published, which are verified against a record."""
+    files = run(folder).files
+    entry = parse_entry({name: files[name] for name in FILES})
+    (folder / "cells.npz").write_bytes(files["cells.npz"])
+    cells, classes = Cells.load(folder / "cells.npz"), [row.class_id for row in entry.per_class]
+    columns: dict[str, Any] = {"image_id": [f"i{row}" for row in cells.rows]}
+    columns |= {"class_id": [classes[column] for column in cells.class_index], "score": cells.scores}
+    columns |= {"label": np.where(cells.positives, 1, -1).astype(np.int8), "top3": cells.in_top}
+    pd.DataFrame(columns).to_parquet(folder / "cells.parquet")
+    pd.DataFrame({"split": "test", "image_id": [f"i{row}" for row in range(cells.num_images)]}).to_parquet(
+        folder / "images.parquet"
+    )
+
+    def read(where: Path) -> object:
+        place, findings = Place(where, "board"), Findings("k")
+        path = place.find("k")
+        assert path is not None
+        found = read_published(entry, path, place.image_ids(path, "test"), findings)
+        if found is not None:
+            check_scores(found, findings)
+            digest_of_labels(found)
+        return findings.problems
+
+    names = {"cells/m/k.parquet": "cells.parquet", "images.parquet": "images.parquet"}
+    return Reader({path: (folder / name).read_bytes() for path, name in names.items()}, (read,))
+
+
+def weights(folder: Path) -> Reader:
+    """Weights of a backbone that somebody trained."""
+    spec = ModelSpec(backbone="test_resnet", weights="file", image_size=32)
+    network = build_backbone(spec.model_copy(update={"weights": "random"}), None, seed=0).net
+    torch.save(network.state_dict(), folder / "a.pt")
+    return Reader(
+        {"a.pt": (folder / "a.pt").read_bytes()}, (lambda where: build_backbone(spec, where / "a.pt", seed=0),)
+    )
+
+
 OTHER_DATASETS = ("chexpert", "mimic-cxr-jpg", "coco-20k", "cub-attributes", "imagenet-real", "l48", "nus-wide")
 OTHER_DATASETS += ("nus-wide-cole", "nus-wide-asl", "vaw", "vg-200", "vireo-food-172", "vispr", "voc2007", "ucm17")
 
@@ -429,6 +494,7 @@ def dataset(name: str, folder: Path) -> Reader:
 
 
 OWN = (coco, lvis, openimages, table, grid, boards, shards, images, label_files, stored, run, published, downloads)
+OWN += (archives, evidence, weights)
 MAKERS: dict[str, Maker] = {make.__name__: make for make in OWN}
 MAKERS |= {name: functools.partial(dataset, name) for name in OTHER_DATASETS}
 
