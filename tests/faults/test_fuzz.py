@@ -12,6 +12,7 @@ import functools
 import io
 import json
 import os
+import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -95,6 +96,9 @@ def archive(content: bytes, **members: bytes | np.ndarray) -> bytes:
 NO_TEXT = np.frombuffer((0x110000).to_bytes(4, "little") * 3, "<U1")  # beyond what Unicode has
 MANY_DIGITS = b"9" * 5000  # more than Python turns into a number
 DEEP = b"[" * 100_000
+LONG_NAME = tarfile.TarInfo("a")  # which is a header of what follows
+LONG_NAME.type, LONG_NAME.size = tarfile.GNUTYPE_LONGNAME, 1
+LONG_NAMES = (LONG_NAME.tobuf(tarfile.GNU_FORMAT) + b"a".ljust(512, b"\0")) * 2000
 
 NOTE, WEIGHTS = "checkpoints/step-00000003.json", "checkpoints/step-00000003.pt"
 
@@ -107,6 +111,9 @@ FOUND: dict[str, tuple[str, str, Callable[[bytes], bytes]]] = {
     "a row without a class": ("label_files", "long.csv", lambda old: b"image,label,value\n0,a,1\n1,,-1\n"),
     "a tensor of an old kind, damaged": ("label_files", "a.pt", lambda old: b"Q" + old[1:]),
     "no tensor": ("label_files", "a.pt", lambda old: b"\0"),
+    "headers of a tar without an end": ("archives", "a.tar", lambda old: LONG_NAMES),
+    "headers of images without an end": ("archives", "images.tar", lambda old: LONG_NAMES),
+    "headers of a pack without an end": ("published", "pack.tar", lambda old: LONG_NAMES),
     "a number of many digits in a grid": ("grid", "grid.toml", lambda old: old + b"x = " + MANY_DIGITS),
     "NaN among checksums": ("stored", "index/sha256.json", lambda old: b'{"": NaN, "sha256": ""}'),
     "an infinity among checksums": ("stored", "index/sha256.json", lambda old: b'{"": 1e309, "sha256": ""}'),
