@@ -25,14 +25,19 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import atheris
 import torch
 from damage import damaged
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+try:
+    import atheris
+except ImportError:
+    raise SystemExit("atheris is not installed: make fuzz installs it, on Linux with Python 3.11 to 3.13") from None
 
 instrumented = atheris.instrument_imports(include=["plbench"])
 with instrumented, contextlib.redirect_stderr(io.StringIO()):  # it says a line for each module
@@ -87,6 +92,25 @@ def emptied(content: bytes) -> bytes:
     return file.getvalue()
 
 
+def narrowed(reader: Reader, top: Path) -> dict[str, Reader]:
+    """For each victim, those ways of reading alone that open it; all where none is seen to, as native code opens it."""
+    opened, watching = set[str](), [True]
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and watching and not str(arguments[1]).startswith("w"):
+            opened.add(str(arguments[0]))
+
+    sys.addaudithook(watch)  # for the rest of the process
+    by_victim: dict[str, list[Any]] = {victim: [] for victim in reader.victims}
+    for read in reader.read:
+        opened.clear()
+        try_reading(replace(reader, read=(read,)), reader.files, top, valid=True)
+        for victim, own in by_victim.items():
+            own += [read] * (str(top / "files" / victim) in opened)
+    watching.clear()
+    return {victim: replace(reader, read=tuple(own)) if own else reader for victim, own in by_victim.items()}
+
+
 class Target:
     """One reader under attack, in this process."""
 
@@ -94,6 +118,8 @@ class Target:
         self.name, self.reader, self.until = name, reader, until
         self.top, self.tally_file = folder / "in", folder / TALLY
         self.tally, self.known, self.damage = Counter[str](), set[str](), damager()
+        is_apart = reader.apart
+        self.readers = {v: reader.of(v) for v in reader.victims} if is_apart else narrowed(reader, self.top)
         self.seeds = self.make_seeds()
 
     def make_seeds(self) -> list[bytes]:
@@ -129,7 +155,7 @@ class Target:
 
     def fails(self, victim: str, sealed: bool, content: bytes) -> str | None:
         """A name of what is wrong: the error, and the function of plbench that it came from."""
-        reader = self.reader.of(victim)
+        reader = self.readers[victim]
         try:
             self.tally.update(try_reading(reader, {**reader.files, victim: content}, self.top, sealed))
             return None
