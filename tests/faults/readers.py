@@ -487,7 +487,8 @@ def dataset(name: str, folder: Path) -> Reader:
 
     def read(where: Path) -> object:
         opened = kind(where)
-        return [opened.annotations(split) for split in splits]
+        weights = [opened.prominence(splits[0], by) for by in ("size", "place")] if name == "coco-20k" else None
+        return [opened.split(split) for split in splits], opened.groups(), weights
 
     victims = tuple(dict.fromkeys(str(path.relative_to(folder)) for path in annotated))
     return Reader(files, (read,), victims=victims)
