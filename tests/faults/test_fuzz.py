@@ -114,6 +114,8 @@ FOUND: dict[str, tuple[str, str, Callable[[bytes], bytes]]] = {
     "headers of a tar without an end": ("archives", "a.tar", lambda old: LONG_NAMES),
     "headers of images without an end": ("archives", "images.tar", lambda old: LONG_NAMES),
     "headers of a pack without an end": ("published", "pack.tar", lambda old: LONG_NAMES),
+    "a field of a long name": ("grid", "grid.toml", lambda old: b"x" * 9000 + b" = 1\n" + old),
+    "a dataset of a long name": ("run", "spec.toml", lambda old: old.replace(b'"table"', b'"%s"' % (b"x" * 9000))),
     "a number of many digits in a grid": ("grid", "grid.toml", lambda old: old + b"x = " + MANY_DIGITS),
     "NaN among checksums": ("stored", "index/sha256.json", lambda old: b'{"": NaN, "sha256": ""}'),
     "an infinity among checksums": ("stored", "index/sha256.json", lambda old: b'{"": 1e309, "sha256": ""}'),
