@@ -24,6 +24,7 @@ from plbench.api import (
 from plbench.data.recipes import quick_recipe
 from plbench.files.arrays import damage_in_words
 
+from ..complete_labels import check_size
 from ..json_file import read_json
 from .fixture import write_l48_fixture
 
@@ -118,6 +119,7 @@ class L48(IndexedDataset):
             ids.add(clip.id)
             if split.partition("-")[0] == ("val" if asset.id in validating else asset.split):
                 chosen.append(clip)
+        check_size(len(chosen), len(species), clips_path)
         values, notes = _annotated(chosen, species)
         complete = np.count_nonzero(values, axis=1) == len(species)
         if split == "test-full":

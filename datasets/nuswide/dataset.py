@@ -104,6 +104,8 @@ class NusWide(_NusWide):
         """Return the list of concepts, the list of images, and one file a concept."""
         concepts, part = self._find("Concepts81.txt"), split.capitalize()
         names = _lines(concepts) if concepts.exists() else []
+        if len(names) > NUM_CONCEPTS:
+            raise DataError(f"{concepts} has {len(names):,} lines; expected the {NUM_CONCEPTS} concepts, one a line")
         if odd := next((name for name in names if not _CONCEPT.fullmatch(name)), None):
             raise DataError(f"{concepts}: {odd!r:.60} is no name of a concept, after which a file could be called")
         labels = [self._find("Groundtruth", "TrainTestLabels", f"Labels_{name}_{part}.txt") for name in names]
