@@ -22,7 +22,7 @@ from plbench.api import (
     TextColumn,
 )
 from plbench.data.recipes import quick_recipe
-from plbench.files.arrays import damage_in_words
+from plbench.files.arrays import damage_in_words, usable
 
 from ..complete_labels import check_size
 from ..json_file import read_json
@@ -231,7 +231,7 @@ def _read_validating(path: Path, assets: Mapping[int, Asset]) -> set[int]:
     """Return the ids of the recordings that validate."""
     try:
         with damage_in_words():
-            found = {int(number) for number in np.load(path, allow_pickle=False).ravel()}
+            found = {int(number) for number in usable(np.load(path, allow_pickle=False)).ravel()}
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as an array of asset ids: {error}") from error
     if bad := sorted(number for number in found if number not in assets or assets[number].split != "train"):

@@ -21,7 +21,7 @@ from plbench.api import (
     TextColumn,
 )
 from plbench.data.recipes import cole2021_recipe, quick_recipe, robust_loss_recipe
-from plbench.files.arrays import damage_in_words
+from plbench.files.arrays import damage_in_words, usable
 
 from ..complete_labels import simulated_protocols
 from .fixture import write_arrays, write_lists, write_official
@@ -157,10 +157,15 @@ class NusWideCole(_NusWide):
         for path in self.annotation_files(split):
             try:
                 with path.open("rb") as file, damage_in_words():
-                    arrays.append(np.load(file, allow_pickle=False))
+                    arrays.append(usable(np.load(file, allow_pickle=False)))
             except (OSError, ValueError) as error:
                 raise DataError(f"{path} is not an array saved by numpy without objects: {error}") from error
         images, labels = arrays
+        if images.ndim != 1 or images.dtype.kind != "U":
+            raise DataError(
+                f"{self.annotation_files(split)[0]} is of shape {images.shape} and type {images.dtype}; expected a "
+                "list of names of files"
+            )
         if labels.shape != (len(images), NUM_CONCEPTS) or not np.isin(labels, (0, 1)).all():
             raise DataError(
                 f"{self.annotation_files(split)[1]} has shape {labels.shape}; expected 1 and 0 for {len(images):,} "
