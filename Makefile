@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test soak coverage bench bench-curves bench-gpu lint audit lock format docs notebooks boards check-boards validate-statistics clean
+.PHONY: demo test soak fuzz coverage bench bench-curves bench-gpu lint audit lock format docs notebooks boards check-boards validate-statistics clean
 
 $(VENV)/.installed: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -25,6 +25,13 @@ SEED ?= 0
 soak: $(VENV)/.installed
 	PLBENCH_KILLS=$(KILLS) PLBENCH_FUZZ=$(FUZZ) PLBENCH_KILL_SEED=$(SEED) OMP_NUM_THREADS=1 \
 	  $(BIN)/python -m pytest --timeout 0 -rP tests/faults
+
+# The same readers, SECONDS each, with damage that is guided by which code it reaches (atheris: Linux, Python 3.11 to
+# 3.13). READER="grid table" takes these alone. What is found is written to tests/faults/corpus, which test replays.
+SECONDS ?= 60
+fuzz: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3'
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/coverage_fuzz.py --seconds $(SECONDS) --readers $(READER)
 
 # Apart from test, which it would slow by a third.
 coverage: $(VENV)/.installed

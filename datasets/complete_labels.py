@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from plbench.api import BenchmarkProtocol, PartialLabels
+from plbench.api import BenchmarkProtocol, DataError, PartialLabels
 from plbench.data.simulation import parse
 
 from .suggested import suggested_values
 
+_MANY_CELLS = 1 << 25  # more than NUS-WIDE or Vireo has
 COMMON = ("rpa=0.5", "single-positive", "none")
 MLR_PL = tuple(f"mlr-pl=0.{tenth}" for tenth in range(1, 10))
 CSL_README = "README of the CSL authors' code: its COCO values for FPC-1000 and RPA-0.5"
@@ -45,6 +47,19 @@ def simulated_protocols(
         number = version if rules["simulation_seed"] is None else 1
         protocols.append(BenchmarkProtocol(name=f"{name}-{simulation.slug}/v{number}", dataset=name, **rules))
     return tuple(protocols)
+
+
+def check_size(num_images: int, num_classes: int, path: Path) -> None:
+    """Refuse lists of images and classes that are short themselves and whose labels [N, C] would fill the memory.
+
+    Raises:
+        DataError: if there are more labels than the file has bytes, and many.
+    """
+    if num_images * num_classes > max(_MANY_CELLS, path.stat().st_size):
+        raise DataError(
+            f"{path} has {num_classes:,} classes for {num_images:,} images, more labels than it has bytes; download it "
+            "again"
+        )
 
 
 def complete_labels(present: np.ndarray, class_ids: tuple[str, ...], class_names: tuple[str, ...]) -> PartialLabels:

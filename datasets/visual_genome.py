@@ -1,15 +1,12 @@
-"""What the datasets on Visual Genome's photographs share: their two folders of images, and JSON files of any layout."""
+"""What the datasets on Visual Genome's photographs share: their two folders of images."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
 
-import msgspec
-
-from plbench.api import DataError, RemoteFile, TextColumn
+from plbench.api import RemoteFile, TextColumn
 
 FOLDERS = ("VG_100K", "VG_100K_2")
 COLLECTIONS = ("visual-genome", "coco")  # half of the photographs are COCO's
@@ -27,8 +24,6 @@ IMAGE_ARCHIVES = tuple(
     for name, size, folder in zip(("images.zip", "images2.zip"), (9731705982, 5471658058), FOLDERS, strict=True)
 )
 
-Content = TypeVar("Content")
-
 
 def image_paths(root: Path, names: Iterable[str]) -> TextColumn:
     """Return where images lie below the root: in the second folder if only that has them, else in the first."""
@@ -41,19 +36,3 @@ def image_paths(root: Path, names: Iterable[str]) -> TextColumn:
 def missing_folders(root: Path) -> list[str]:
     """Return the folders of images if neither is there; what one of them lacks is told of image by image."""
     return [] if any((root / name).is_dir() for name in FOLDERS) else list(FOLDERS)
-
-
-def read_json(path: Path, kind: type[Content]) -> Content:
-    """Return a JSON file as the given type.
-
-    Raises:
-        DataError: if it cannot be read, is not JSON, or says something else: which key, what was expected, and found.
-    """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except msgspec.ValidationError as error:
-        raise DataError(f"{path}: {error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path} is not valid JSON: {error}") from error

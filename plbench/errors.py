@@ -11,17 +11,23 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
+_MAX_BEGINNING, _MAX_END = 1200, 700  # characters of a sentence
+
+
 class PlbenchError(ValueError):
     """Something that the person at the keyboard can fix. The command line prints it and exits with code 2.
 
     Attributes:
-        what: the sentence without the command that shows more, for who has just given that command.
+        what: the sentence without the command that shows more, for who has just given that command. Of one that quotes
+            a file at great length, the beginning and the end.
     """
 
     def __init__(self, what: object, command: str = "") -> None:
         """Say what is wrong, then which command shows more."""
         self.what = str(what)
-        super().__init__(f"{what}; {command}" if command else self.what)
+        if len(self.what) > _MAX_BEGINNING + _MAX_END + 99:
+            self.what = f"{self.what[:_MAX_BEGINNING]} […] {self.what[-_MAX_END:]}"
+        super().__init__(f"{self.what}; {command}" if command else self.what)
 
 
 class DataError(PlbenchError):
@@ -63,7 +69,7 @@ def first_invalid(error: ValidationError) -> tuple[str, str, Any, str]:
     The field is empty where all of the input is wrong, such as text that is no JSON.
     """
     first = error.errors()[0]
-    return ".".join(map(str, first["loc"])), plain_words(first["msg"]), first["input"], first["type"]
+    return ".".join(f"{part!s:.80}" for part in first["loc"]), plain_words(first["msg"]), first["input"], first["type"]
 
 
 _PLAIN = {

@@ -34,7 +34,7 @@ from ..coco_json import (
     first_outside,
     say_alike,
 )
-from ..complete_labels import MLR_PL, complete_labels, simulated_protocols
+from ..complete_labels import MLR_PL, check_size, complete_labels, simulated_protocols
 from .fixture import write_coco_fixture
 from .objects import read_prominence
 
@@ -144,6 +144,7 @@ class _Coco(IndexedDataset):
         annotated, rows = np.unique(rows, return_inverse=True)  # only images with an annotation count
         if len(annotated) == 0:
             raise file.error(": no image has an annotation; COCO's own file has them for most images")
+        check_size(len(annotated), len(categories), file.path)
         present = np.zeros((len(annotated), len(categories)), bool)
         present[rows, columns] = True
         names = tuple(document.categories[entry].name for entry in categories.order)

@@ -20,7 +20,7 @@ from plbench.api import (
 )
 from plbench.data.recipes import cole2021_recipe, quick_recipe
 
-from ..complete_labels import simulated_protocols
+from ..complete_labels import check_size, simulated_protocols
 from .fixture import write_cub_fixture
 
 NOT_VISIBLE = "1"  # of the four levels of certainty
@@ -79,6 +79,7 @@ class CubAttributes(IndexedDataset):
             raise DataError(f"{split_path}: image {lost} is not in {images_path.name}")
         row_of = {number: row for row, number in enumerate(chosen)}
         column_of = {number: column for column, number in enumerate(attributes)}
+        check_size(len(chosen), len(attributes), labels_path)
         values = np.zeros((len(chosen), len(attributes)), np.int8)
         size, hidden = labels_path.stat().st_size, 0
         for place, (number, attribute, present, certainty) in _lines(labels_path, 4):

@@ -22,8 +22,9 @@ from plbench.api import (
     TextColumn,
 )
 from plbench.data.recipes import quick_recipe
-from plbench.files.arrays import damage_in_words
+from plbench.files.arrays import damage_in_words, usable
 
+from ..complete_labels import check_size
 from ..json_file import read_json
 from .fixture import write_l48_fixture
 
@@ -118,6 +119,7 @@ class L48(IndexedDataset):
             ids.add(clip.id)
             if split.partition("-")[0] == ("val" if asset.id in validating else asset.split):
                 chosen.append(clip)
+        check_size(len(chosen), len(species), clips_path)
         values, notes = _annotated(chosen, species)
         complete = np.count_nonzero(values, axis=1) == len(species)
         if split == "test-full":
@@ -229,7 +231,7 @@ def _read_validating(path: Path, assets: Mapping[int, Asset]) -> set[int]:
     """Return the ids of the recordings that validate."""
     try:
         with damage_in_words():
-            found = {int(number) for number in np.load(path, allow_pickle=False).ravel()}
+            found = {int(number) for number in usable(np.load(path, allow_pickle=False)).ravel()}
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as an array of asset ids: {error}") from error
     if bad := sorted(number for number in found if number not in assets or assets[number].split != "train"):

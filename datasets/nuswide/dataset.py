@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,12 +21,13 @@ from plbench.api import (
     TextColumn,
 )
 from plbench.data.recipes import cole2021_recipe, quick_recipe, robust_loss_recipe
-from plbench.files.arrays import damage_in_words
+from plbench.files.arrays import damage_in_words, usable
 
 from ..complete_labels import simulated_protocols
 from .fixture import write_arrays, write_lists, write_official
 
 NUM_CONCEPTS = 81
+_CONCEPT = re.compile(r"[\w -]{1,60}")  # files are named after it
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -102,6 +104,10 @@ class NusWide(_NusWide):
         """Return the list of concepts, the list of images, and one file a concept."""
         concepts, part = self._find("Concepts81.txt"), split.capitalize()
         names = _lines(concepts) if concepts.exists() else []
+        if len(names) > NUM_CONCEPTS:
+            raise DataError(f"{concepts} has {len(names):,} lines; expected the {NUM_CONCEPTS} concepts, one a line")
+        if odd := next((name for name in names if not _CONCEPT.fullmatch(name)), None):
+            raise DataError(f"{concepts}: {odd!r:.60} is no name of a concept, after which a file could be called")
         labels = [self._find("Groundtruth", "TrainTestLabels", f"Labels_{name}_{part}.txt") for name in names]
         return [concepts, self._find("ImageList", f"{part}Imagelist.txt"), *labels]
 
@@ -151,10 +157,15 @@ class NusWideCole(_NusWide):
         for path in self.annotation_files(split):
             try:
                 with path.open("rb") as file, damage_in_words():
-                    arrays.append(np.load(file, allow_pickle=False))
+                    arrays.append(usable(np.load(file, allow_pickle=False)))
             except (OSError, ValueError) as error:
                 raise DataError(f"{path} is not an array saved by numpy without objects: {error}") from error
         images, labels = arrays
+        if images.ndim != 1 or images.dtype.kind != "U":
+            raise DataError(
+                f"{self.annotation_files(split)[0]} is of shape {images.shape} and type {images.dtype}; expected a "
+                "list of names of files"
+            )
         if labels.shape != (len(images), NUM_CONCEPTS) or not np.isin(labels, (0, 1)).all():
             raise DataError(
                 f"{self.annotation_files(split)[1]} has shape {labels.shape}; expected 1 and 0 for {len(images):,} "
@@ -193,7 +204,7 @@ class NusWideAsl(_NusWide):
         for row, line in enumerate(lines):
             name, comma, numbers = line.partition(",")
             columns = numbers.split()
-            if not comma or not all(one.isdecimal() and int(one) < NUM_CONCEPTS for one in columns):
+            if not comma or not all(one.isdecimal() and len(one) < 10 and int(one) < NUM_CONCEPTS for one in columns):
                 raise DataError(
                     f"{path}, line {row + 1}: {line!r:.60}; expected an image, a comma, and numbers below 81"
                 )

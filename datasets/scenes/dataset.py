@@ -110,7 +110,7 @@ class Scenes(Dataset):
         """Return the fingerprint that says that a drawing is whole; None where there is none."""
         try:
             return str(json.loads((self._drawn / "manifest.json").read_text(encoding="utf-8"))["fingerprint"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def split(self, name: str) -> LabelledSplit:

@@ -97,7 +97,7 @@ class ColumnFinder:
             raise self._absent(asked, option, self._columns)
         if len(alike) > 1:
             raise DataError(
-                f"{self._table.path} has columns {' and '.join(map(repr, alike))}; say which with "
+                f"{self._table.path} has columns {' and '.join(map(repr, alike[:4]))}; say which with "
                 f"`options.{option}={alike[0]!r}`"
             )
         if alike:
@@ -268,7 +268,7 @@ def flag_splits(column: str) -> dict[int, int] | None:
 
 
 def _listed(columns: Sequence[str]) -> str:
-    return ", ".join(columns[:12]) + (", …" if len(columns) > 12 else "")
+    return ", ".join(name[:60] for name in columns[:12]) + (", …" if len(columns) > 12 else "")
 
 
 def _letters(name: str) -> str:

@@ -22,6 +22,7 @@ from plbench.data.spelling import trim, trim_column
 from .values import Codes, codes_of
 
 MAX_COLUMNS = 100_000
+MAX_NAME = 300  # characters: errors quote several
 ROWS = 1 << 16  # at a time
 CELLS = 4 << 20  # at a time
 _TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
@@ -39,10 +40,11 @@ def num_sampled(num_columns: int) -> int:
 
 
 def leave_out(columns: Iterable[str]) -> str:
-    """Return the option that leaves columns out."""
+    """Return the option that leaves columns out; of very many, the first."""
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(columns)
-    return f"`options.leave_out={line.getvalue()!r}`"
+    text = line.getvalue()
+    return f"`options.leave_out={text if len(text) < 1000 else f'{text[:300]}…'!r}`"
 
 
 def nobody(done: int, total: int) -> None:
@@ -69,6 +71,12 @@ class TableFile(ABC):
         self.path, self.columns, self.notes = path, tuple(map(trim, columns)), notes
         if len(self.columns) > MAX_COLUMNS:
             raise DataError(f"{path} has {len(self.columns):,} columns; up to {MAX_COLUMNS:,} are read")
+        longest = max(self.columns, key=len, default="")
+        if len(longest) > MAX_NAME:
+            raise DataError(
+                f"{path} has a column whose name is of {len(longest):,} characters, {longest[:60]!r}…; expected up to "
+                f"{MAX_NAME:,}"
+            )
         self.position = {name: at for at, name in enumerate(self.columns)}
         for at, name in enumerate(self.columns):
             if name and self.position[name] != at:

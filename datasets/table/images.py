@@ -73,8 +73,8 @@ def find_files(names: TextColumn, folder: Path, where: Where) -> TextColumn:
             found = [posixpath.join(there, file) for file in by_name.get(file_look(last)) or by_stem[look(last)]]
         if len(found) > 1:
             raise DataError(
-                f"image {name!r:.80} of the table ({where(name)}) could be {' or '.join(found)} in {folder}; write the "
-                "suffix too"
+                f"image {name!r:.80} of the table ({where(name)}) could be {' or '.join(found[:4])} in {folder}; write "
+                "the suffix too"
             )
         paths += found or [path]
         absent += [] if found else [name]

@@ -23,7 +23,8 @@ from plbench.api import (
 from plbench.data.annotations.collect import settle_cells
 from plbench.data.recipes import quick_recipe
 
-from ..visual_genome import COLLECTIONS, IMAGE_ARCHIVES, image_paths, missing_folders, read_json
+from ..json_file import read_json
+from ..visual_genome import COLLECTIONS, IMAGE_ARCHIVES, image_paths, missing_folders
 from .crops import CroppedFiles
 from .fixture import write_vaw_fixture
 
@@ -171,7 +172,7 @@ def _groups(paths: Sequence[Path], attributes: Sequence[str]) -> Mapping[str, tu
     for column, name in enumerate(attributes):
         frequency = next((group for group, names in frequencies.items() if name in names), None)
         if frequency is None:
-            raise DataError(f"{paths[3]}: attribute {name!r:.60} is in none of {', '.join(frequencies)}")
+            raise DataError(f"{paths[3]}: attribute {name!r:.60} is in none of {', '.join(frequencies):.200}")
         kind = next((one for one, names in types.items() if name in names), "other")
         parent = next((one for one, kinds in parents.items() if kind in kinds), "other")
         members[frequency].append(str(column))

@@ -27,7 +27,8 @@ from plbench.api import (
 from plbench.data.recipes import mlr_pl_recipe, quick_recipe
 
 from ..complete_labels import COMMON, MLR_PL, complete_labels, simulated_protocols
-from ..visual_genome import COLLECTIONS, IMAGE_ARCHIVES, image_paths, missing_folders, read_json
+from ..json_file import read_json
+from ..visual_genome import COLLECTIONS, IMAGE_ARCHIVES, image_paths, missing_folders
 from .fixture import write_vg_fixture
 
 NUM_INDEXED = 500  # categories in the larger label file

@@ -20,7 +20,7 @@ from plbench.api import (
 )
 from plbench.data.recipes import quick_recipe
 
-from ..complete_labels import COMMON, simulated_protocols
+from ..complete_labels import COMMON, check_size, simulated_protocols
 from .fixture import write_vireo_fixture
 
 _LISTS = {"train": "TR.txt", "val": "VAL.txt", "test": "TE.txt"}
@@ -88,6 +88,7 @@ class VireoFood172(IndexedDataset):
                 raise DataError(f"{listed}, line {number}: {path!r:.80}; expected a path, each once")
             row_of[path] = len(row_of)
         value_of = {"1": 1, "-1": -1, "0": _ZERO[self.options.zero]}
+        check_size(len(row_of), len(names), labels_path)
         values = np.zeros((len(row_of), len(names)), np.int8)
         met, zeros, size = np.zeros(len(row_of), bool), 0, labels_path.stat().st_size
         for number, line in _lines(labels_path):

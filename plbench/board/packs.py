@@ -102,7 +102,7 @@ def unpack_records(content: bytes) -> dict[str, Contents]:
                 raise EntryError("", "is damaged, or has something after its end")
     except EntryError:
         raise
-    except (tarfile.TarError, ValueError, OverflowError) as error:
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         raise EntryError("", f"is no archive of records: {printable(str(error))}") from error
     records = _by_key(members)
     if missing := [f"{key}/{name}" for key in records for name in FILES if name not in records[key]]:

@@ -187,7 +187,7 @@ def _specs(store: Store) -> dict[str, dict[str, Any]]:
                 spec = tomllib.loads((folder / SPEC).read_text(encoding="utf-8"))
             else:
                 spec = json.loads((folder / RECORD).read_bytes())["spec"]
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             continue
         if isinstance(spec, dict) and isinstance(spec.get("stages", {}), dict):
             found[folder.name] = spec

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -311,7 +312,7 @@ def minutes_of(text: str) -> int:
     days, dash, rest = text.rpartition("-")
     parts = rest.split(":")
     wrong = f"`time={text}`: give minutes, hours:minutes:seconds, or days-hours, such as `time=12:00:00`"
-    if not all(part.isdigit() for part in [*parts, *([days] if dash else [])]) or len(parts) > 3:
+    if not all(re.fullmatch(r"\d{1,9}", part) for part in [*parts, *([days] if dash else [])]) or len(parts) > 3:
         raise PlbenchError(wrong)
     numbers = [int(part) for part in parts]
     if dash:  # days-hours[:minutes[:seconds]]

@@ -121,10 +121,10 @@ def note_on_repeated_files(annotations: Annotations, what: str) -> tuple[str, ..
     groups = [rows[places[rows] == number] for number in range(len(repeated))]
     for number, group in enumerate(groups):
         _check_agreement(annotations, group, repeated[number].as_py(), what)
-    ids = " and ".join(annotations.image_ids[int(row)] for row in groups[0][:2])
+    ids = " and ".join(annotations.image_ids[int(row)][:80] for row in groups[0][:2])
     return (
-        f"{len(repeated):,} image files are listed under more than one id, such as {repeated[0].as_py()} under {ids}; "
-        "each id counts as an image",
+        f"{len(repeated):,} image files are listed under more than one id, such as {repeated[0].as_py():.200} under "
+        f"{ids}; each id counts as an image",
     )
 
 
@@ -137,7 +137,7 @@ def _check_agreement(annotations: Annotations, rows: npt.NDArray[np.int64], path
     with_it, without = (int(rows[np.flatnonzero(known[:, column] == sign)[0]]) for sign in (1, -1))
     ids = annotations.image_ids
     raise DataError(
-        f"{what}: ids {ids[with_it]} and {ids[without]} are the same file {path}, which one says to show "
+        f"{what}: ids {ids[with_it]:.80} and {ids[without]:.80} are the same file {path:.200}, which one says to show "
         f"{annotations.labels.class_names[column]!r:.60} and the other not to ({clash.size:,} such classes); list the "
         "file once, with all of its annotations"
     )

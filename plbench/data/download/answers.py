@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import requests
+
+_NUMBER = r"\d{1,18}"  # of bytes; Python makes no number of thousands of digits
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,13 @@ class Version:
 def content_length(response: requests.Response) -> int | None:
     """Return bytes of an answer's body; None where it is sent in chunks, or the server does not say."""
     length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdecimal() and "Transfer-Encoding" not in response.headers else None
+    is_said = re.fullmatch(_NUMBER, length) and "Transfer-Encoding" not in response.headers
+    return int(length) if is_said else None
 
 
 def content_range(headers: Mapping[str, str]) -> tuple[int | None, int | None]:
     """Return the first byte of the range that an answer holds, and bytes of the whole file; None where not said."""
-    match = re.match(r"bytes (?:(\d+)-)?[^/]*(?:/(\d+))?", headers.get("Content-Range", ""))
+    match = re.match(rf"bytes (?:({_NUMBER})-)?[^/]*(?:/({_NUMBER})(?!\d))?", headers.get("Content-Range", ""))
     start, total = match.groups() if match else (None, None)
     return None if start is None else int(start), None if total is None else int(total)
 
@@ -76,7 +78,7 @@ def stated_checksum(url: str, headers: Mapping[str, str]) -> str | None:
     if encoded:
         try:
             digest = base64.b64decode(encoded, validate=True)
-        except binascii.Error:
+        except ValueError:  # also of what is no ASCII
             return None
         return f"md5:{digest.hex()}" if len(digest) == 16 else None
     amazon = (urlsplit(url).hostname or "").endswith(".amazonaws.com") or headers.get("Server") == "AmazonS3"

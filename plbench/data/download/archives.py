@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 from plbench.data.download.remote import size_in_words
-from plbench.errors import DataError
+from plbench.errors import DataError, PlbenchError
 from plbench.files import unwritable
 from plbench.files.paths import is_unsafe, refuse_links
 
@@ -40,7 +40,7 @@ _BROKEN = (  # what the parsers raise on damaged archives
     struct.error,
     NotImplementedError,
     RuntimeError,
-    UnicodeError,
+    ValueError,
     OverflowError,
 )
 
@@ -111,7 +111,7 @@ def _zip_members(file: zipfile.ZipFile, archive: Path) -> Iterator[_Member]:
             raise _bad_member(archive, name, "the type of a link or device")
         if info.flag_bits & 1:
             raise _bad_member(archive, name, "a password")
-        is_folder = info.is_dir()
+        is_folder = name.endswith("/")
         path = names.check(name, is_folder=is_folder)
         yield _Member(name, path, 0 if is_folder else info.file_size, None if is_folder else partial(file.open, info))
 
@@ -245,6 +245,8 @@ def _check_space(folder: Path, needed: int, archive: Path) -> None:
 def _explaining_damage(archive: Path) -> Iterator[None]:
     try:
         yield
+    except PlbenchError:  # ours, which is a ValueError too
+        raise
     except _BROKEN as error:
         raise DataError(
             f"{archive} is damaged or cut short ({error or type(error).__name__}); delete it, and run the same "

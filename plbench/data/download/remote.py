@@ -106,7 +106,7 @@ def read_record(file: RemoteFile, root: Path) -> FileRecord | None:
     try:
         content = parse_json(record_path(file, root).read_bytes())
         return FileRecord(int(content["size"]), content["checksum"], content["state"], content["by_hand"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
 

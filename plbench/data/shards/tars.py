@@ -136,12 +136,15 @@ def _scan(tar: Path) -> pa.RecordBatch:
     try:
         with tarfile.open(tar, "r:") as file:
             for member in file:
+                if member.size < 0:
+                    raise tarfile.ReadError("a negative size")
                 if member.isreg():
-                    stems.append(PurePosixPath(member.name).stem)
+                    # a name that is no text is that of no image
+                    stems.append(PurePosixPath(member.name).stem.encode("utf-8", "backslashreplace").decode())
                     offsets.append(member.offset_data)
                     sizes.append(member.size)
                 file.members = []  # type: ignore[attr-defined]  # it would keep every header of millions
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
         raise DataError(f"{tar} cannot be read as a plain tar file: {error}; download it again") from error
     return pa.record_batch(
         {
