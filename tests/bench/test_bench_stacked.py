@@ -83,19 +83,20 @@ def product_seconds(num_heads: int, layers: list[int], batch_size: int) -> float
     Args:
         layers: features, hidden units where there are some, classes.
     """
-    times, sizes = [], list(pairwise(layers))
-    given = [torch.randn(num_heads, batch_size, size) for size in layers]
-    weights = [torch.randn(num_heads, inner, outer) for inner, outer in sizes]
+    times, (wide, *inner) = [], layers
+    inputs, weight = torch.randn(batch_size, wide), torch.randn(num_heads * inner[0], wide)
+    gradient = torch.randn(batch_size, num_heads * inner[0])
+    given = [torch.randn(num_heads, batch_size, size) for size in inner]
+    weights = [torch.randn(num_heads, size, after) for size, after in pairwise(inner)]
+    out, weight_gradient = torch.empty_like(gradient), torch.empty_like(weight)
     for _ in range(10):
         start = time.perf_counter()
-        for place, weight in enumerate(weights):
-            if place == 0:  # one product of all heads, on the same features
-                torch.mm(given[0][0], weight.transpose(0, 1).reshape(layers[0], -1))
-                torch.mm(given[0][0].T, given[1].transpose(0, 1).reshape(batch_size, -1))
-                continue
-            torch.bmm(given[place], weight)
+        torch.mm(inputs, weight.T, out=out)  # one product of all heads, on the same features
+        torch.mm(gradient.T, inputs, out=weight_gradient)
+        for place, matrix in enumerate(weights):
+            torch.bmm(given[place], matrix)
             torch.bmm(given[place].transpose(1, 2), given[place + 1])
-            torch.bmm(given[place + 1], weight.transpose(1, 2))
+            torch.bmm(given[place + 1], matrix.transpose(1, 2))
         times.append(time.perf_counter() - start)
     return float(np.median(times))
 
