@@ -184,8 +184,9 @@ def estimating_what_is_missing(
     try:
         yield
     except MissingDataError as error:
-        for line in describe_without_data(error.dataset, given):
-            workspace.reporter.line(line)
+        with contextlib.suppress(PlbenchError):  # it is the data that are to be told of
+            for line in describe_without_data(error.dataset, given, workspace.device, workspace.reporter):
+                workspace.reporter.line(line)
         raise
     except MissingWeightsError as error:
         with contextlib.suppress(PlbenchError):  # it is the weights that are to be told of

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from test_cli import plbench
 
 from plbench.comparison.candidates import choose_candidates
 from plbench.comparison.compare import compare
 from plbench.comparison.plan import FEW_STEPS, caution_on_steps, make_runs, plan_comparison
 from plbench.comparison.verdict import verdict
+from plbench.runs.estimate.without_data import seconds_per_image
 from plbench.runs.plan.resolve import Request
 from plbench.runs.record import read_record
 from plbench.runs.tables import PER_CLASS
+from plbench.spec import ModelSpec
 
 pytestmark = pytest.mark.usefixtures("quick_records")
 
@@ -48,11 +52,22 @@ def test_sizes_are_said_before_the_data_is_here(
 ) -> None:
     monkeypatch.setenv("PLBENCH_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("PLBENCH_CACHE", str(tmp_path / "cache"))
-    said = plbench(*command, "--dataset", "coco", "--data-root", tmp_path, "--epochs", 5, "--dry-run")
+    small = ["--backbone", "test_resnet", "--image-size", 32]
+    said = plbench(*command, "--dataset", "coco", "--data-root", tmp_path, "--epochs", 5, *small, "--dry-run")
     assert said.code == 2 and "dataset 'coco' needs annotations/instances_train2014.json" in said.err
     assert "COCO 2014: 82,081 train and 40,137 test images, 80 classes, as published" in said.err
     assert "To fetch: 20.4 GB in 3 files (plbench data download coco)" in said.err
     assert "5 epochs of 1,283 steps of 64 images, 6,415 steps in all" in said.err
+    assert re.search(
+        r"whose network takes about [\d.]+ (s|min|h) on (cpu|cuda) \(measured on random images\)", said.err
+    )
+
+
+def test_a_network_that_is_trained_takes_longer_and_so_does_a_larger_image() -> None:
+    model = ModelSpec(backbone="test_resnet", weights="random", image_size=64)
+    scored, trained = (seconds_per_image(model, regime, torch.device("cpu")) for regime in ("probe", "finetune"))
+    larger = seconds_per_image(model.model_copy(update={"image_size": 256}), "probe", torch.device("cpu"))
+    assert 0 < scored < trained and scored < larger
 
 
 def test_the_words_of_pydantic_are_not_shown(tmp_path: Path) -> None:

@@ -1,44 +1,94 @@
-"""What is known of a training before its dataset is here: sizes, as they were published."""
+"""What is known of a training before its dataset is here: sizes, as they were published, and what the network takes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import statistics
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+import torch
 
 from plbench.data.dataset import Dataset
 from plbench.data.download.remote import is_here, size_in_words
-from plbench.progress import counted
+from plbench.models.backbones import build_backbone
+from plbench.progress import Reporter, counted, duration
+from plbench.spec import ModelSpec, Regime
+
+_TIMED_IMAGES = {"cpu": 2, "cuda": 32}
+_REPEATS = 3
 
 
-def describe_without_data(dataset: Dataset, given: Mapping[str, Any]) -> list[str]:
-    """Return lines on a dataset that is not here: images and classes, what is to be fetched, steps of a training.
+def describe_without_data(
+    dataset: Dataset, given: Mapping[str, Any], device: torch.device, reporter: Reporter
+) -> Iterator[str]:
+    """Yield lines on a dataset that is not here: images and classes, what is to be fetched, and what a training takes.
 
     Args:
         dataset: where it would be.
-        given: recipe, regime, epochs and batch_size, as far as they are given; None, or no entry, for the recipe's.
+        given: recipe, regime, epochs, batch_size, backbone and image_size, as far as they are given; None, or no
+            entry, for the recipe's.
+        device: that would compute. reporter: is told that something is measured.
+
+    Raises:
+        PlbenchError: if there is no such backbone.
     """
-    lines = []
     images = [f"{number:,} {split}" for split, number in dataset.official_num_images.items()]
     classes = dataset.official_num_classes
     published = [f"{' and '.join(images)} images"] if images else []
     published += [f"{classes:,} classes"] if classes else []
     if published:
-        lines.append(f"{dataset.title}: {', '.join(published)}, as published")
+        yield f"{dataset.title}: {', '.join(published)}, as published"
     missing = [file for file in dataset.downloads if not is_here(file, dataset.root)]
     if missing:
         sizes = [file.size for file in missing if file.size is not None]
         more = "" if len(sizes) == len(missing) else f", and {len(missing) - len(sizes)} whose sizes are not published"
         fetched = f"To fetch: {size_in_words(sum(sizes))} in {counted(len(sizes), 'file')}{more}"
-        lines.append(f"{fetched} (plbench data download {dataset.name}); unpacked, they take about as much again")
+        yield f"{fetched} (plbench data download {dataset.name}); unpacked, they take about as much again"
     recipe = next((one for one in dataset.recipes if one.name == given.get("recipe")), dataset.recipes[0])
     plan = recipe.plans.get(given.get("regime") or recipe.regime)
     number = dataset.official_num_images.get("train")
     if plan is not None and number is not None:
         epochs, batch_size = given.get("epochs") or plan.epochs, given.get("batch_size") or plan.batch_size
         steps = math.ceil(number / batch_size)
-        lines.append(
-            f"A training by recipe {recipe.name}: {epochs} epochs of {steps:,} steps of {batch_size} images, "
-            f"{epochs * steps:,} steps in all; how long they take is measured once the dataset is here"
+        model = recipe.model.model_copy(
+            update={name: given[name] for name in ("backbone", "image_size") if given.get(name) is not None}
         )
-    return lines
+        regime = given.get("regime") or recipe.regime
+        with reporter.patience("Measuring the network on random images"):
+            seconds = seconds_per_image(model, regime, device)
+        passes = epochs if regime == "finetune" else 1
+        how = "whose network takes" if regime == "finetune" else "whose features, computed once, take"
+        yield (
+            f"A training by recipe {recipe.name}: {epochs} epochs of {steps:,} steps of {batch_size} images, "
+            f"{epochs * steps:,} steps in all, {how} about {duration(passes * number * seconds)} on {device.type} "
+            "(measured on random images); reading images and scoring come on top"
+        )
+
+
+def seconds_per_image(model: ModelSpec, regime: Regime, device: torch.device) -> float:
+    """Return what an image takes in the backbone, with random weights: forward, and backward where it is trained.
+
+    Args:
+        model: whose backbone and resolution.
+        regime: "probe" for the forward pass alone.
+        device: that computes, in float32.
+
+    Raises:
+        PlbenchError: if there is no such backbone.
+    """
+    untrained = model.model_copy(update={"weights": "random", "weights_sha256": None})
+    backbone = build_backbone(untrained, None, 0).to(device)
+    images = torch.randn(_TIMED_IMAGES.get(device.type, 2), 3, model.image_size, model.image_size, device=device)
+    found = []
+    for _ in range(_REPEATS):
+        begin = time.perf_counter()
+        with torch.set_grad_enabled(regime == "finetune"):
+            features = backbone.train(regime == "finetune")(images)
+            if regime == "finetune":
+                features.mean().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        found.append(time.perf_counter() - begin)
+    return statistics.median(found) / len(images)
