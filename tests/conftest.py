@@ -159,7 +159,9 @@ class TinyDataset(Dataset):
             if (folder / f"{number - 1}.png").exists():
                 continue
             for row, content in enumerate(drawn(split)):
-                (folder / f"{row}.png").write_bytes(content)
+                beside = folder / f".{row}.{os.getpid()}"  # whole once it has its name: processes that draw are killed
+                beside.write_bytes(content)
+                beside.replace(folder / f"{row}.png")
             report(number, number)
 
     def truth(self, split: str) -> np.ndarray:

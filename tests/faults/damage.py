@@ -8,6 +8,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -75,13 +76,13 @@ def damaged_json(draw: st.DrawFn, content: bytes) -> bytes:
             case "delete":
                 del holder[key]
             case "double" if isinstance(holder, list):
-                holder.append(holder[key])
+                holder.append(deepcopy(holder[key]))
             case "other":
                 source, name = draw(st.sampled_from(range(len(spots))).map(spots.__getitem__))
                 with suppress(LookupError):
                     holder[key] = json.loads(json.dumps(source[name]))
             case _:
-                holder[key] = draw(st.sampled_from(VALUES))
+                holder[key] = deepcopy(draw(st.sampled_from(VALUES)))  # which later damage may go into
     return json.dumps(found).encode()
 
 
