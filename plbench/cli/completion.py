@@ -111,7 +111,7 @@ def _said(path: Path) -> str:
         spec, test = record["spec"], record["metrics"].get("test")
         figure = "" if test is None else f", mAP(C) {test['map_c']['value']:.2f}"
         return f"{spec['method']['name']} on {spec['protocol']['name']}, seed {spec['seed']}{figure}"
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return ""
 
 

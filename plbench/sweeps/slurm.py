@@ -238,8 +238,10 @@ def _waves(bundles: Sequence[Bundle]) -> list[list[Bundle]]:
 def _queued(submitit: Any, missing: Sequence[ResolvedRun], folder: Path) -> dict[Any, Bundle]:
     """Return jobs of an earlier command that have not ended, with those of the missing runs that each makes."""
     try:
-        noted: dict[str, str] = json.loads((folder / _QUEUED).read_bytes())
+        noted = json.loads((folder / _QUEUED).read_bytes())
     except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(noted, dict) or not all(isinstance(name, str) for name in noted.values()):
         return {}
     found: dict[str, list[ResolvedRun]] = {}
     for plan in missing:

@@ -171,7 +171,8 @@ def _found(note: Path) -> Found | None:
         found = Found(path, int(content["step"]), dict(content["spec"]), None if threads is None else int(threads))
         with path.open("rb") as file:
             is_whole = hashlib.file_digest(file, "sha256").hexdigest() == content["sha256"]
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    # what is not an object has no keys
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     return found if is_whole else None
 

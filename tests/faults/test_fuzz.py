@@ -54,6 +54,7 @@ def top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "in"
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of what failed, which it would hide
 @pytest.mark.parametrize("name", MAKERS)
 def test_what_is_read(name: str, made: Callable[[str], Reader], top: Path) -> None:
     tally = Counter[str]()
@@ -136,6 +137,7 @@ FOUND: dict[str, tuple[str, str, Callable[[bytes], bytes]]] = {
     "a note whose spec is a text": ("run", NOTE, lambda old: json.dumps({**json.loads(old), "spec": "x"}).encode()),
     "a note whose step is a list": ("run", NOTE, lambda old: json.dumps({**json.loads(old), "step": [1]}).encode()),
     "a deep note": ("run", NOTE, lambda old: DEEP),
+    "a note that is a number": ("run", NOTE, lambda old: b"0"),
     "a deep log": ("run", "log.jsonl", lambda old: DEEP),
     "a log of infinite epochs": ("run", "log.jsonl", lambda old: b'{"epoch": 1' + b"0" * 400 + b"}"),
     "counts that are texts": ("run", "task.npz", lambda old: archive(old, positives=np.array(list("abcdef")))),
