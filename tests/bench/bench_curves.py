@@ -171,7 +171,7 @@ CURVES = (
     Curve("top K = C / 50 of 64 x C", "classes", CLASSES, top_k),
     Curve("RPA-0.5, 9,600 classes", "known cells", CELLS, rpa),
     Curve("AP, 9,600 classes", "known cells", CELLS, ap_of_cells),
-    Curve("an epoch of heads trained together, 4,096 x 512", "heads", HEADS, epoch_of_heads),
+    Curve("an epoch of heads, 4,096 x 512", "heads", HEADS, epoch_of_heads),
 )
 
 
