@@ -184,9 +184,8 @@ def estimating_what_is_missing(
     try:
         yield
     except MissingDataError as error:
-        with contextlib.suppress(PlbenchError):  # it is the data that are to be told of
-            for line in describe_without_data(error.dataset, given, workspace.device, workspace.reporter):
-                workspace.reporter.line(line)
+        for line in describe_without_data(error.dataset, given, workspace.device, workspace.reporter):
+            workspace.reporter.line(line)
         raise
     except MissingWeightsError as error:
         with contextlib.suppress(PlbenchError):  # it is the weights that are to be told of

@@ -63,6 +63,12 @@ def test_sizes_are_said_before_the_data_is_here(
     )
 
 
+@pytest.mark.parametrize("wrong", [["--image-size", 0], ["--image-size", 10**5], ["--backbone", "no_such_net"]])
+def test_what_cannot_be_measured_is_left_out(wrong: list[object], tmp_path: Path) -> None:
+    said = plbench("run", "-m", "ce-ignore", "--dataset", "coco", "--data-root", tmp_path, *wrong, "--dry-run")
+    assert said.code == 2 and "steps in all" in said.err and "measured on" not in said.err
+
+
 def test_a_network_that_is_trained_takes_longer_and_so_does_a_larger_image() -> None:
     model = ModelSpec(backbone="test_resnet", weights="random", image_size=64)
     scored, trained = (seconds_per_image(model, regime, torch.device("cpu")) for regime in ("probe", "finetune"))

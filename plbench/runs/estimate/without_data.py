@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 import time
@@ -9,15 +10,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from plbench.data.dataset import Dataset
 from plbench.data.download.remote import is_here, size_in_words
+from plbench.errors import PlbenchError
 from plbench.models.backbones import build_backbone
 from plbench.progress import Reporter, counted, duration
 from plbench.spec import ModelSpec, Regime
 
 _TIMED_IMAGES = {"cpu": 2, "cuda": 32}
 _REPEATS = 3
+_LARGEST = 1024  # px, whose activations of a few images fit into memory
 
 
 def describe_without_data(
@@ -30,9 +34,6 @@ def describe_without_data(
         given: recipe, regime, epochs, batch_size, backbone and image_size, as far as they are given; None, or no
             entry, for the recipe's.
         device: that would compute. reporter: is told that something is measured.
-
-    Raises:
-        PlbenchError: if there is no such backbone.
     """
     images = [f"{number:,} {split}" for split, number in dataset.official_num_images.items()]
     classes = dataset.official_num_classes
@@ -52,18 +53,25 @@ def describe_without_data(
     if plan is not None and number is not None:
         epochs, batch_size = given.get("epochs") or plan.epochs, given.get("batch_size") or plan.batch_size
         steps = math.ceil(number / batch_size)
-        model = recipe.model.model_copy(
-            update={name: given[name] for name in ("backbone", "image_size") if given.get(name) is not None}
-        )
         regime = given.get("regime") or recipe.regime
-        with reporter.patience("Measuring the network on random images"):
-            seconds = seconds_per_image(model, regime, device)
-        passes = epochs if regime == "finetune" else 1
-        how = "whose network takes" if regime == "finetune" else "whose features, computed once, take"
+        asked = {name: given[name] for name in ("backbone", "image_size") if given.get(name) is not None}
+        took = ""
+        # what was mistyped is told of once the data is here
+        with contextlib.suppress(ValidationError, PlbenchError):
+            model = ModelSpec.model_validate({**recipe.model.model_dump(), **asked})
+            if model.image_size <= _LARGEST:
+                with reporter.patience("Measuring the network on random images"):
+                    seconds = number * seconds_per_image(model, regime, device)
+                what = "whose features, computed once, take"
+                if regime == "finetune":
+                    what, seconds = "whose network takes", epochs * seconds
+                took = (
+                    f", {what} about {duration(seconds)} on {device.type} (measured on random images); reading images "
+                )
+                took += "and scoring come on top"
         yield (
             f"A training by recipe {recipe.name}: {epochs} epochs of {steps:,} steps of {batch_size} images, "
-            f"{epochs * steps:,} steps in all, {how} about {duration(passes * number * seconds)} on {device.type} "
-            "(measured on random images); reading images and scoring come on top"
+            f"{epochs * steps:,} steps in all{took}"
         )
 
 
