@@ -1,8 +1,8 @@
 """What scores at known cells come to, and how sure that is: pure functions of arrays."""
 
 from plbench.metrics.evaluate import F1 as F1
-from plbench.metrics.evaluate import Groups as Groups
 from plbench.metrics.evaluate import Metrics as Metrics
+from plbench.metrics.evaluate import PositiveGroups as PositiveGroups
 from plbench.metrics.evaluate import Predictions as Predictions
 from plbench.metrics.evaluate import Ranking as Ranking
 from plbench.metrics.evaluate import auroc as auroc

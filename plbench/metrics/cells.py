@@ -84,14 +84,14 @@ class Cells:
             raise PlbenchError(f"scores are {list(dense.shape)}, labels {list(shape)}; both must be [images, classes]")
         if isinstance(labels, PartialLabels):
             rows, columns, values = labels.cells()
+            known = dense[rows, columns]
         else:
             flat = np.asarray(labels).ravel()
             cells = np.flatnonzero(flat != 0)  # of booleans it is several times as fast as of numbers
             rows, columns = np.divmod(cells, max(dense.shape[1], 1))
-            values = flat[cells]
+            values, known = flat[cells], dense.ravel()[cells]
             if not np.all((values == 1) | (values == -1)):
                 raise PlbenchError("labels must be +1 (present), -1 (verified absent) or 0 (unknown)")
-        known = dense[rows, columns]
         known = known.astype(np.result_type(known.dtype, np.float32), copy=False)
         return cls(rows, columns.astype(np.int32), known, values > 0, *dense.shape)
 

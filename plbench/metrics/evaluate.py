@@ -23,18 +23,42 @@ CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True, eq=False)
-class Groups:
-    """Groups of cells of one owner (their class, or their image) with equal scores: by owner, then by falling score.
+class PositiveGroups:
+    """The groups of equal scores of each owner that hold a positive: all that AP and AUROC look at.
 
     Attributes:
-        owner: [G], the class or image of each group.
+        owner: [G] the class or image of each group; by owner, then by falling score.
+        positives, negatives: [G] cells in it.
+        positives_down, cells_down: [G] cells of its owner that score as high or higher.
+        num_positives, num_negatives: [num_owners] all cells of each owner.
+    """
+
+    owner: IntArray
+    positives: IntArray
+    negatives: IntArray
+    positives_down: IntArray
+    cells_down: IntArray
+    num_positives: IntArray
+    num_negatives: IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """All K cells in groups of one owner (their class, or their image) with equal scores.
+
+    Attributes:
+        owner: [G], the class or image of each group; by owner, then by falling score.
         sizes: [G], the cells in each group.
         positives: [G], how many of them are positive.
+        order: [K], the cell at each rank.
+        starts: [G], the rank at which each group begins.
     """
 
     owner: IntArray
     sizes: IntArray
     positives: IntArray
+    order: IntArray
+    starts: IntArray
 
     def running(self, counts: IntArray) -> IntArray:
         """Return sums [G] of `counts` [G] down each owner's ranking, the group itself included."""
@@ -42,26 +66,25 @@ class Groups:
         total = np.cumsum(counts)
         return total - np.repeat(total[first] - counts[first], np.diff(first, append=counts.size))
 
-    def counts(self, num_owners: int) -> tuple[Float64Array, Float64Array]:
+    def counts(self, num_owners: int) -> tuple[IntArray, IntArray]:
         """Return positives and negatives of each owner, [num_owners] each."""
         positives, sizes = (
-            np.bincount(self.owner, numbers, minlength=num_owners).astype(np.float64)
+            np.bincount(self.owner, numbers, minlength=num_owners).astype(np.int64)
             for numbers in (self.positives, self.sizes)
         )
         return positives, sizes - positives
 
-
-@dataclass(frozen=True, eq=False)
-class Ranking(Groups):
-    """The cells of each group, too.
-
-    Attributes:
-        order: [K], the cell at each rank.
-        starts: [G], the rank at which each group of equal scores begins.
-    """
-
-    order: IntArray
-    starts: IntArray
+    def positive_groups(self, num_owners: int) -> PositiveGroups:
+        """Return the groups that hold a positive."""
+        found = self.positives > 0
+        return PositiveGroups(
+            self.owner[found],
+            self.positives[found],
+            (self.sizes - self.positives)[found],
+            self.running(self.positives)[found],
+            self.running(self.sizes)[found],
+            *self.counts(num_owners),
+        )
 
 
 def run_starts(*keys: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
@@ -91,33 +114,50 @@ def rank_cells(owner: IntArray, scores: FloatArray, positives: BoolArray) -> Ran
     return Ranking(sorted_owner[starts], np.diff(starts, append=order.size), hits, order, starts)
 
 
-def group_cells(owner: IntArray, scores: FloatArray, positives: BoolArray) -> Groups:
-    """Return the groups of `rank_cells` without the cells in them: one sort of whole numbers, in place.
+def group_cells(owner: IntArray, scores: FloatArray, positives: BoolArray, num_owners: int) -> PositiveGroups:
+    """Return the groups of `rank_cells` that hold a positive, without the cells in them: one sort of whole numbers.
 
     Owner, score and whether it is positive fit into 64 bits where scores have 32. The bits of a float in turned order
     are a whole number that rises as it falls: but for its sign, all bits of one that is not negative are flipped.
 
     Args:
-        owner: [K] at least 0: the class of each cell, or its image.
+        owner: [K] in 0..num_owners-1: the class of each cell, or its image.
         scores: [K] finite.
         positives: [K] bool.
+        num_owners: C, or N.
     """
-    if scores.dtype.itemsize > 4 or owner.max(initial=0) >= 2**31:
-        return rank_cells(owner, scores, positives)
+    if scores.dtype.itemsize > 4 or num_owners >= 2**31:
+        return rank_cells(owner, scores, positives).positive_groups(num_owners)
     bits = (scores.astype(np.float32, copy=False) + np.float32(0)).view(np.int32)  # of -0 those of 0
     falling = bits ^ (~(bits >> 31) & 0x7FFFFFFF)
-    keys = owner.astype(np.uint64) << np.uint64(32)
+    keys = owner.astype(np.uint64)
+    keys <<= np.uint64(32)
     keys |= falling.view(np.uint32)
     keys <<= np.uint64(1)
     keys |= positives
     keys.sort()
-    begins = np.ones(keys.size, np.bool_)
-    np.greater(keys[1:] ^ keys[:-1], 1, out=begins[1:])
-    starts = np.flatnonzero(begins)
-    hits = np.append(np.cumsum(keys & np.uint64(1), dtype=np.int64), 0)  # the last is that before the first
-    sizes = np.diff(starts, append=keys.size)
-    group_owner = (keys[starts] >> np.uint64(33)).astype(owner.dtype)
-    return Groups(group_owner, sizes, hits[starts + sizes - 1] - hits[starts - 1])
+    # positives have odd keys, and those of a group lie at its end
+    places = np.flatnonzero((keys & np.uint64(1)).astype(np.bool_))  # of booleans it is several times as fast
+    odd = keys[places]
+    last = np.flatnonzero(np.append(odd[1:] != odd[:-1], True)[: odd.size])
+    first_place = places[np.append(0, last[:-1] + 1)[: last.size]]
+    key, in_group = odd[last], np.diff(last, prepend=-1)
+    negatives = np.zeros_like(in_group)
+    tied = np.flatnonzero((first_place > 0) & (keys[first_place - 1] == key - np.uint64(1)))
+    negatives[tied] = first_place[tied] - keys.searchsorted(key[tied] - np.uint64(1))
+    group_owner = (key >> np.uint64(33)).astype(np.int64)
+    begins = keys.searchsorted(np.arange(num_owners + 1, dtype=np.uint64) << np.uint64(33))
+    num_positives = np.bincount(group_owner, in_group, minlength=num_owners).astype(np.int64)
+    positives_before = np.cumsum(num_positives) - num_positives
+    return PositiveGroups(
+        group_owner,
+        in_group,
+        negatives,
+        last + 1 - positives_before[group_owner],
+        places[last] + 1 - begins[group_owner],
+        num_positives,
+        np.diff(begins) - num_positives,
+    )
 
 
 def average_precision(
@@ -147,17 +187,16 @@ def average_precision(
     if values.dtype.kind in "iu":
         values = values.astype(np.float64)
     check_columns(index, values, present, num_classes)
-    return _average_precision(group_cells(index, values, present), num_classes)
+    return _average_precision(group_cells(index, values, present, num_classes))
 
 
-def _average_precision(ranking: Groups, num_classes: int) -> Float64Array:
-    precision = ranking.running(ranking.positives) / ranking.running(ranking.sizes)
-    gain = np.bincount(ranking.owner, ranking.positives * precision, minlength=num_classes)
-    num_positives, num_negatives = ranking.counts(num_classes)
-    return share_of(gain, num_positives, (num_positives > 0) & (num_negatives > 0))
+def _average_precision(groups: PositiveGroups) -> Float64Array:
+    precision = groups.positives_down / groups.cells_down
+    gain = np.bincount(groups.owner, groups.positives * precision, minlength=groups.num_positives.size)
+    return share_of(gain, groups.num_positives, (groups.num_positives > 0) & (groups.num_negatives > 0))
 
 
-def share_of(part: npt.NDArray[Any], whole: Float64Array, defined: BoolArray | None = None) -> Float64Array:
+def share_of(part: npt.NDArray[Any], whole: npt.NDArray[Any], defined: BoolArray | None = None) -> Float64Array:
     """Return part / whole; NaN where the whole is 0, or where it is not defined."""
     share = np.full(part.shape, np.nan)
     np.divide(part, whole, out=share, where=whole > 0 if defined is None else defined)
@@ -249,10 +288,10 @@ def evaluate(scores: npt.ArrayLike, labels: PartialLabels | npt.ArrayLike) -> Me
     return evaluate_cells(Cells.from_scores(scores, labels))
 
 
-def evaluate_cells(cells: Cells, ranking: Groups | None = None) -> Metrics:
-    """Return metrics of known cells; `ranking` is that of `group_by_class`, computed where it is not given."""
-    ap = _average_precision(ranking or group_by_class(cells), cells.num_classes)
-    return Metrics(ap, *count_cells(cells.class_index, cells.positives, cells.num_classes))
+def evaluate_cells(cells: Cells, groups: PositiveGroups | None = None) -> Metrics:
+    """Return metrics of known cells; `groups` are those of `group_by_class`, computed where they are not given."""
+    groups = groups or group_by_class(cells)
+    return Metrics(_average_precision(groups), groups.num_positives, groups.num_negatives)
 
 
 def rank_by_class(cells: Cells) -> Ranking:
@@ -260,12 +299,12 @@ def rank_by_class(cells: Cells) -> Ranking:
     return rank_cells(cells.class_index, cells.scores, cells.positives)
 
 
-def group_by_class(cells: Cells) -> Groups:
-    """Return the groups of equal scores of each class's known cells, for `evaluate_cells` and `auroc`."""
-    return group_cells(cells.class_index, cells.scores, cells.positives)
+def group_by_class(cells: Cells) -> PositiveGroups:
+    """Return the groups of equal scores of each class that hold a positive, for `evaluate_cells` and `auroc`."""
+    return group_cells(cells.class_index, cells.scores, cells.positives, cells.num_classes)
 
 
-def auroc(cells: Cells, ranking: Groups | None = None) -> Float64Array:
+def auroc(cells: Cells, groups: PositiveGroups | None = None) -> Float64Array:
     """Return area under the ROC curve of every class over its known cells, in [0, 1]; ties count half.
 
     The share of (positive, negative) pairs of a class's cells that are ordered rightly, equal to scikit-learn's
@@ -275,17 +314,16 @@ def auroc(cells: Cells, ranking: Groups | None = None) -> Float64Array:
 
     Args:
         cells: known cells.
-        ranking: that of `group_by_class`; computed where it is not given.
+        groups: those of `group_by_class`; computed where they are not given.
 
     Returns:
         [C]; NaN for a class without a known positive or without a known negative.
     """
-    ranking = ranking or group_by_class(cells)
-    num_positives, num_negatives = ranking.counts(cells.num_classes)
-    negatives = ranking.sizes - ranking.positives
-    below = num_negatives[ranking.owner] - ranking.running(negatives) + 0.5 * negatives
-    right = np.bincount(ranking.owner, ranking.positives * below, minlength=cells.num_classes)
-    return share_of(right, num_positives * num_negatives)
+    groups = groups or group_by_class(cells)
+    negatives_down = groups.cells_down - groups.positives_down
+    below = groups.num_negatives[groups.owner] - negatives_down + 0.5 * groups.negatives
+    right = np.bincount(groups.owner, groups.positives * below, minlength=cells.num_classes)
+    return share_of(right, groups.num_positives * groups.num_negatives)
 
 
 def calibration_error(cells: Cells, num_bins: int = CALIBRATION_BINS) -> float:
@@ -315,8 +353,8 @@ def calibration_error(cells: Cells, num_bins: int = CALIBRATION_BINS) -> float:
 
 def micro_average_precision(cells: Cells) -> float:
     """Return AP of all known cells pooled into one ranking, in percent; NaN if undefined. Not mAP(O)."""
-    pooled = group_cells(np.zeros_like(cells.class_index), cells.scores, cells.positives)
-    return 100 * float(_average_precision(pooled, 1)[0])
+    pooled = group_cells(np.zeros_like(cells.class_index), cells.scores, cells.positives, 1)
+    return 100 * float(_average_precision(pooled)[0])
 
 
 def _rank_pooled(cells: Cells) -> Ranking:
