@@ -26,7 +26,7 @@ MAX_IMAGES = 2**24  # float32 counts exactly up to here
 MAX_CHUNK = 64  # replicates; wider products fall out of the cache
 
 _NEIGHBOURS = 20
-_STEP = 32
+_BLOCK, _STEP = 4096, 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,15 +89,9 @@ def raw_uniforms(stream: str, size: int) -> Float64Array:
 class _Segments:
     """Each class's ranking, cut after every group of equal scores that holds a positive, and at its end.
 
-    Precision is needed at those cuts only, so the cells between two of them are one bag of images: the sum of their
-    rows of the resample weights counts the cells of a whole chunk of replicates at once.
-
     Attributes:
-        cells: the images of each segment's cells, in T bags; empty ones at the end make T a multiple of `_STEP`.
-        positives: those of its positive cells.
         classes: [D] the classes with a known positive and a known negative: no resample defines others.
-        first: [D] the first segment of each.
-        of_class: [D, T] which segments are whose.
+        blocks: the segments of consecutive classes, few enough to stay in the processor's cache.
     """
 
     def __init__(self, cells: Cells) -> None:
@@ -110,20 +104,68 @@ class _Segments:
         cuts = ranking.positives > 0
         cuts[run_starts(ranking.owner) - 1] = True  # the end of each class; -1 is the last one's
         ends = np.concatenate(([0], (ranking.starts + ranking.sizes)[cuts]))
-        self.first, num_cuts = run_starts(ranking.owner[cuts]), ends.size - 1
-        ends = np.pad(ends, (0, -num_cuts % _STEP), "edge")
         images, hit = cells.rows[kept][ranking.order], present[ranking.order]
-        hits_before = np.concatenate(([0], np.cumsum(hit)))
-        self.cells, self.positives = _Bags(images, ends), _Bags(images[hit], hits_before[ends])
-        self.of_class = _indicator(np.append(self.first, num_cuts), np.arange(num_cuts), ends.size - 1)
+        hit_images, hit_ends = images[hit], np.concatenate(([0], np.cumsum(hit)))[ends]
+        first = np.append(run_starts(ranking.owner[cuts]), ends.size - 1)  # cut of each class; behind them the end
+        self.blocks = []
+        begin = 0
+        while begin < self.classes.size:
+            end = max(begin + 1, int(first.searchsorted(first[begin] + _BLOCK, "right")) - 1)
+            part = slice(first[begin], first[end] + 1)
+            bags = _Bags.cut(images, ends[part]), _Bags.cut(hit_images, hit_ends[part])
+            self.blocks.append(_Block(*bags, first[begin : end + 1] - first[begin]))
+            begin = end
 
     def average_precision(self, weights: Float32Array) -> tuple[Float64Array, Float64Array, Float64Array]:
         """Return AP of each class, 0 where undefined; its positives; 1 where it is defined, or 0. Each is [D, R]."""
+        nothing = (np.empty((0, weights.shape[1])),) * 3
+        parts = zip(nothing, *(block.average_precision(weights) for block in self.blocks), strict=True)
+        ap, positives, defined = (np.concatenate(part) for part in parts)
+        return ap, positives, defined
+
+
+@dataclass(frozen=True, eq=False)
+class _Bags:
+    """T bags of images: bag t has images[ends[t]:ends[t + 1]]."""
+
+    images: IntArray
+    ends: IntArray
+
+    @classmethod
+    def cut(cls, images: IntArray, ends: IntArray) -> _Bags:
+        """Return the bags that end there, and empty ones that make their number a multiple of `_STEP`."""
+        padded = np.pad(ends - ends[0], (0, -(ends.size - 1) % _STEP), "edge")
+        return cls(images[ends[0] : ends[-1]], padded)
+
+    def sums(self, weights: Float32Array) -> Float32Array:
+        """Return the sum [T, R] of each bag's rows of `weights` [N, R], exact as all are whole numbers."""
+        import torch  # here, since boards are read without it
+
+        images, table, ends = (torch.from_numpy(array) for array in (self.images, weights, self.ends))
+        # several times as fast as scipy's product of a sparse matrix of ones and the weights
+        sums = torch.nn.functional.embedding_bag(images, table, ends, mode="sum", include_last_offset=True)
+        return sums.numpy()
+
+
+class _Block:
+    """The segments of some classes.
+
+    Precision is needed at their ends only, so the cells of one are one bag of images: the sum of their rows of the
+    resample weights counts the cells of a whole chunk of replicates at once.
+    """
+
+    def __init__(self, cells: _Bags, positives: _Bags, first: IntArray) -> None:
+        """Take the images of each segment's cells and positives, and `first` [D + 1], each class's first segment."""
+        self.cells, self.positives, self.first = cells, positives, first[:-1]
+        self.of_class = _indicator(first, np.arange(first[-1]), cells.ends.size - 1)
+
+    def average_precision(self, weights: Float32Array) -> tuple[Float64Array, Float64Array, Float64Array]:
+        """Return what `_Segments.average_precision` does, for these classes."""
         hits, cells = self.positives.sums(weights), self.cells.sums(weights)
         num_positives, num_cells = self.of_class @ hits, self.of_class @ cells
         running_hits, running_cells = self._running(hits, num_positives), self._running(cells, num_cells)
         # 1 where no image down to the cut was drawn: there are no hits either, and 0 / 1 adds nothing
-        gain = np.divide(running_hits, np.maximum(running_cells, 1), dtype=np.float64)
+        gain = np.divide(running_hits, np.maximum(running_cells, 1, out=running_cells), dtype=np.float64)
         gain *= hits
         defined = (num_positives > 0) & (num_cells > num_positives)
         ap = (self.of_class @ gain) / np.maximum(num_positives, 1) * defined
@@ -137,27 +179,6 @@ class _Segments:
         sums: Float32Array = np.tri(_STEP, dtype=np.float32) @ restarting.reshape(-1, _STEP, counts.shape[1])
         sums[1:] += np.cumsum(sums[:-1, -1], axis=0)[:, None]
         return sums.reshape(counts.shape)
-
-
-@dataclass(frozen=True, eq=False)
-class _Bags:
-    """T bags of images: bag t has images[ends[t]:ends[t + 1]]."""
-
-    images: IntArray
-    ends: IntArray
-
-    @property
-    def number(self) -> int:
-        return self.ends.size - 1
-
-    def sums(self, weights: Float32Array) -> Float32Array:
-        """Return the sum [T, R] of each bag's rows of `weights` [N, R], exact as all are whole numbers."""
-        import torch  # here, since boards are read without it
-
-        images, table, ends = (torch.from_numpy(array) for array in (self.images, weights, self.ends))
-        # several times as fast as scipy's product of a sparse matrix of ones and the weights
-        sums = torch.nn.functional.embedding_bag(images, table, ends, mode="sum", include_last_offset=True)
-        return sums.numpy()
 
 
 def _indicator(indptr: IntArray, columns: IntArray, num_columns: int) -> scipy.sparse.csr_array:
@@ -263,7 +284,8 @@ def _resampled(
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[_Resampled]:
     whole = evaluate_cells(cells)
-    per_replicate = 8 * cells.num_images + 32 * segments.cells.number
+    num_cuts = max((block.cells.ends.size for block in segments.blocks), default=0)
+    per_replicate = 8 * cells.num_images + 40 * len(segments.classes) + 32 * num_cuts
     width = min(max(1, memory_bytes // per_replicate), MAX_CHUNK)
     for start in range(0, num_replicates, width):
         stop = min(start + width, num_replicates)

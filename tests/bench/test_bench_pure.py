@@ -1,13 +1,18 @@
 """The pure parts beside what would be used without them: simulators, the selective loss, top-K, AP, the bootstrap.
 
 Seconds are the processor's, on one thread, the best of several calls by turns: other programs disturb them least.
+torchmetrics and mlcpl take part where they are installed; plbench does not need them.
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import importlib
+import re
 import tracemalloc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from time import process_time
 from typing import Any
 
@@ -47,6 +52,30 @@ def by_turns(repeats: int, **calls: Callable[[], Any]) -> dict[str, float]:
             call()
             best[name] = min(best[name], process_time() - begin)
     return best
+
+
+def peak_memory(call: Callable[[], Any]) -> float:
+    """Return the MB that a call takes at its peak beside what there was (Linux with glibc)."""
+    call()  # what is made on first use is not its own
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    before = _memory("VmRSS")
+    call()
+    return (_memory("VmHWM") - before) / 1e3
+
+
+def _memory(field: str) -> int:
+    found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+    assert found
+    return int(found[1])
+
+
+def where_installed(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        return None
 
 
 @pytest.fixture
@@ -137,8 +166,17 @@ def ours_selective(z: Tensor, y: Tensor, top_k: int, prior: Tensor) -> Tensor:
     return partial_asymmetric_loss(z, y, **gammas, unann_weight=weight).sum()
 
 
+def ours_as_mlcpl(z: Tensor, y: Tensor, top_k: int, prior: Tensor) -> Tensor:
+    """The K * B most likely of the batch, and one gamma for absent and unknown labels."""
+    weight = selective_weight(z, y, top_k=top_k, prior=prior, prior_threshold=0.5, scope="batch")
+    gammas = {"gamma_pos": 0.0, "gamma_neg": 4.0, "gamma_unann": 4.0}
+    return partial_asymmetric_loss(z, y, **gammas, unann_weight=weight).sum()
+
+
 @pytest.mark.parametrize(("shape", "top_k"), [((128, 9600), 200), ((64, 80), 5), ((64, 1203), 20)])
-def test_selective_loss_and_its_gradient(shape: tuple[int, int], top_k: int, show: Callable[..., None]) -> None:
+def test_selective_loss_and_its_gradient(
+    shape: tuple[int, int], top_k: int, show: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
     generator = torch.Generator().manual_seed(1)
     z, chance = 2 * torch.randn(shape, generator=generator) - 2, torch.rand(shape, generator=generator)
     y = torch.where(chance < 0.02, 1, torch.where(chance < 0.06, -1, 0)).to(torch.int8)
@@ -161,6 +199,24 @@ def test_selective_loss_and_its_gradient(shape: tuple[int, int], top_k: int, sho
         logsigmoid_sigmoid_pow=three_functions,
     )
     show(f"Selective loss, {shape[0]} x {shape[1]:,}, K = {top_k}", seconds)
+    if shape[1] > 5000:
+        ours, plain = (peak_memory(lambda loss=loss: gradient(loss)) for loss in (ours_selective, plain_selective))
+        with capsys.disabled():
+            print(f"Peak memory: ours {ours:.0f} MB, plain {plain:.0f} MB; the logits are {z.nbytes / 1e6:.1f} MB")
+    if (losses := where_installed("mlcpl.losses")) is None:
+        return
+    settings = {"label_priors": prior, "likelihood_topk": top_k, "prior_threshold": 0.5, "reduction": "sum"}
+    loss = losses.PartialSelectiveAsymmetricWithLogitLoss(gamma_pos=0, gamma_neg=4, **settings)
+    target = torch.where(y == 0, torch.nan, (y > 0).float())
+
+    def mlcpl(z: Tensor, y: Tensor, top_k: int, prior: Tensor) -> Tensor:
+        return loss(z, target)  # type: ignore[no-any-return]
+
+    torch.testing.assert_close(gradient(ours_as_mlcpl), gradient(mlcpl), atol=1e-4, rtol=1e-4)
+    seconds = by_turns(
+        5 if shape[1] > 5000 else 100, ours=lambda: gradient(ours_as_mlcpl), mlcpl=lambda: gradient(mlcpl)
+    )
+    show("The same as mlcpl computes it, over the batch", seconds)
 
 
 def test_top_k_against_argsort(show: Callable[..., None]) -> None:
@@ -216,29 +272,58 @@ def test_map_against_libraries(shape: tuple[int, int], density: float, show: Cal
 
     np.testing.assert_allclose(evaluate(scores, labels).ap, sklearn_over_classes(), rtol=0, atol=1e-12)
     calls: dict[str, Callable[[], Any]] = {"ours": lambda: evaluate(scores, labels), "sklearn": sklearn_over_classes}
-    try:
-        theirs = importlib.import_module("torchmetrics.functional.classification")
-    except ImportError:
-        theirs = None  # not among the requirements: pip install torchmetrics
-    if theirs is not None:
-        given, target = torch.from_numpy(scores), torch.from_numpy(np.where(labels == 0, 2, labels > 0)).long()
+    given, known = torch.from_numpy(scores), torch.from_numpy(labels)
+    if (theirs := where_installed("torchmetrics.functional.classification")) is not None:
+        target = torch.where(known == 0, 2, known > 0).long()
         calls["torchmetrics"] = lambda: theirs.multilabel_average_precision(
             given, target, shape[1], average=None, ignore_index=2, validate_args=False
         )
+    if (partial := where_installed("mlcpl.metrics")) is not None:
+        answers = torch.where(known == 0, torch.nan, (known > 0).float())
+        calls["mlcpl"] = lambda: partial.partial_multilabel_average_precision(given, answers, average="none")
     show(f"mAP of {shape[0]:,} x {shape[1]:,}, {density:.0%} known", by_turns(2, **calls))
 
 
-def test_bootstrap_against_a_loop_over_resamples(show: Callable[..., None]) -> None:
-    """COCO val: 100 replicates of ours, 2 of the loop, which repeats cells as often as their image was drawn."""
+def resampling_loop(cells: Cells, number: int) -> None:
+    """Repeat cells as often as their image was drawn, and evaluate these."""
+    begins = np.searchsorted(cells.rows, np.arange(cells.num_images + 1))
+    for column in resample_weights(cells.num_images, number, 0).T:
+        images = np.repeat(np.arange(cells.num_images), column.astype(np.int64))
+        sizes = np.diff(begins)[images]
+        ends = np.cumsum(sizes)
+        chosen = np.arange(ends[-1]) + np.repeat(begins[images] - (ends - sizes), sizes)
+        rows = np.repeat(np.arange(images.size), sizes)
+        drawn = (cells.class_index[chosen], cells.scores[chosen], cells.positives[chosen])
+        evaluate_cells(Cells(rows, *drawn, images.size, cells.num_classes))
+
+
+def coco_val() -> Cells:
     shape, rng = (40_137, 80), np.random.default_rng(3)
     labels = np.where(rng.random(shape) < 0.04, 1, -1).astype(np.int8)
-    scores = rng.standard_normal(shape, np.float32) + (labels > 0)
-    cells = Cells.from_scores(scores, labels)
+    return Cells.from_scores(rng.standard_normal(shape, np.float32) + (labels > 0), labels)
 
-    def loop() -> None:
-        for column in resample_weights(shape[0], 2, 0).T:
-            rows = np.repeat(np.arange(shape[0]), column.astype(np.int64))
-            evaluate_cells(Cells.from_scores(scores[rows], labels[rows]))
 
-    seconds = by_turns(1, ours=lambda: replicates(cells, 100, seed=0), loop=loop)
-    show("100 bootstrap replicates of 40,137 x 80", {"ours": seconds["ours"], "loop of ours": 50 * seconds["loop"]})
+def openimages_test() -> Cells:
+    """2 M known cells of 125,436 images and 9,600 classes, few of many classes."""
+    num_images, num_classes, rng = 125_436, 9600, np.random.default_rng(3)
+    share = 1 / (np.arange(num_classes) + 5.0)
+    cells = np.unique(
+        rng.integers(0, num_images, 2_200_000) * num_classes + rng.choice(num_classes, 2_200_000, p=share / share.sum())
+    )
+    rows, classes = np.divmod(cells, num_classes)
+    positives = rng.random(cells.size) < 0.4
+    scores = rng.standard_normal(cells.size, np.float32) + positives
+    return Cells(rows, classes, scores, positives, num_images, num_classes)
+
+
+@pytest.mark.parametrize("make", [coco_val, openimages_test])
+def test_bootstrap_against_a_loop_over_resamples(
+    make: Callable[[], Cells], show: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1,000 replicates of ours, 2 of the loop."""
+    cells = make()
+    seconds = by_turns(1, ours=lambda: replicates(cells, 1000, seed=0), loop=lambda: resampling_loop(cells, 2))
+    size = f"{cells.num_images:,} x {cells.num_classes:,}, {cells.scores.size:,} known"
+    show(f"1,000 bootstrap replicates of {size}", {"ours": seconds["ours"], "loop": 500 * seconds["loop"]})
+    with capsys.disabled():
+        print(f"Peak memory: {peak_memory(lambda: replicates(cells, 64, seed=0)):.0f} MB")
