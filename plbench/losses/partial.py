@@ -195,11 +195,11 @@ class _PartialAsymmetric(torch.autograd.Function):
         sign = choose(labels, 1.0, -1.0, -1.0, logits)
         target_logit = logits * sign  # its sigmoid is that of the target
         log_hit = F.logsigmoid(target_logit)
-        slope = torch.sigmoid(-target_logit)  # of log_hit; also what the target is missed by
+        hit = torch.sigmoid(target_logit) if isinstance(clip, Tensor) or clip else None
+        slope = target_logit.neg_().sigmoid_()  # of log_hit; also what the target is missed by
         miss = slope
-        if isinstance(clip, Tensor) or clip:
+        if hit is not None:
             shift = choose(labels, 0.0, clip, clip, logits)
-            hit = torch.sigmoid(target_logit)
             log_hit = torch.logaddexp(log_hit, shift.log())  # log(1 - p'), without a log of 0
             # without a shift the slope stays as it is, also where `hit` has become 0 and this would be 0 / 0
             share = torch.where(shift > 0, hit / (hit + shift), 1.0)
@@ -216,8 +216,8 @@ class _PartialAsymmetric(torch.autograd.Function):
             weight = choose(labels, 1.0, 1.0, unann_weight, logits)
             factor = weight if factor is None else factor.mul_(weight)
         if factor is not None:
-            log_hit, slope = log_hit * factor, slope * factor
-        ctx.save_for_backward(slope.mul_(-sign) if slope is not miss else slope * -sign)
+            log_hit, slope = log_hit.mul_(factor), slope.mul_(factor)
+        ctx.save_for_backward(slope.mul_(sign).neg_())
         return -log_hit.sum(dim=-1)
 
     @staticmethod
