@@ -160,7 +160,7 @@ class Estimate:
             shares = np.array([below / (high - low), (inside - low) / (high - low)])
             reach = abs(float(np.subtract(*scipy.special.logit(shares))))
             half = reach * below * above / (high - low)
-        deviation = half / float(scipy.stats.norm.isf(SIGNIFICANT / 2))
+        deviation = half / -float(scipy.special.ndtri(SIGNIFICANT / 2))
         return cls(value, deviation**2, 0.0, 0.0, bounds)
 
     @classmethod
@@ -222,12 +222,12 @@ class Estimate:
             return math.nan if math.isnan(total) else 0.0
         # one seed shows no variance: the images' alone is left, whose distribution is near normal
         if self.dof <= 0:
-            return float(scipy.stats.norm.isf(level / 2)) * math.sqrt(total)
+            return -float(scipy.special.ndtri(level / 2)) * math.sqrt(total)
         share = self.seed_variance / total
-        cochran = share * scipy.stats.t.isf(level / 2, self.dof) + (1 - share) * scipy.stats.norm.isf(level / 2)
+        cochran = share * -scipy.special.stdtrit(self.dof, level / 2) + (1 - share) * -scipy.special.ndtri(level / 2)
         # limits for a share near 0, with which the degrees of freedom go to infinity and t becomes normal
         effective = self.dof / max(share**2, 1e-12)
-        satterthwaite = scipy.stats.t.isf(level / 2, min(effective, 1e9))
+        satterthwaite = -scipy.special.stdtrit(min(effective, 1e9), level / 2)
         return float((cochran + satterthwaite) / 2) * math.sqrt(total)
 
     @property
@@ -443,7 +443,7 @@ def _test_family(
         adjusted = np.minimum(1, np.maximum(adjusted * SIGNIFICANT / level, own * SIGNIFICANT / of_own))
         alone = banerjee_reach(np.full(size, of_own), images, seeds, dof)
         half, least = np.maximum(half, alone), np.maximum(least, alone)
-    return adjusted, half, least + scipy.stats.norm.isf(1 - POWER) * np.sqrt(images + shrunk)
+    return adjusted, half, least + scipy.special.ndtri(POWER) * np.sqrt(images + shrunk)
 
 
 def banerjee_reach(level: npt.ArrayLike, images: Float64Array, seeds: Float64Array, dof: Float64Array) -> Float64Array:
