@@ -18,7 +18,8 @@ import scipy
 
 from plbench.errors import PlbenchError
 from plbench.metrics.cells import Cells, Float64Array, IntArray
-from plbench.metrics.evaluate import Metrics, count_cells, evaluate_cells, rank_cells, run_starts, share_of
+from plbench.metrics.evaluate import Metrics, evaluate_cells
+from plbench.metrics.ranking import count_cells, rank_cells, run_starts, share_of
 
 Float32Array = npt.NDArray[np.float32]
 

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from plbench.errors import PlbenchError
 from plbench.metrics.cells import BoolArray, Float64Array, FloatArray
-from plbench.metrics.evaluate import CALIBRATION_BINS, rank_cells
+from plbench.metrics.evaluate import CALIBRATION_BINS
+from plbench.metrics.ranking import rank_cells
 
 
 def precision_recall(scores: FloatArray, positives: BoolArray) -> tuple[Float64Array, Float64Array]:
