@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from plbench.errors import PlbenchError
 from plbench.metrics.cells import BoolArray, Cells, Float64Array, FloatArray, IntArray
-from plbench.metrics.ranking import Ranking, count_cells, rank_by_class, rank_pooled
+from plbench.metrics.ranking import Ranking, count_cells, rank_by_class, rank_pooled, run_starts
 
 
 @dataclass(frozen=True)
