@@ -126,7 +126,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(path) as file:
             yield file
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: of names of columns
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path} is not a whole Parquet file ({reason}); write or copy it again") from error
 

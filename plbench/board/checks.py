@@ -14,7 +14,7 @@ from plbench.board.boards import Board, BoardFolder
 from plbench.board.consistency import check_agreement, check_ledger
 from plbench.board.entries import Contents, Entry, check_checksums, check_tables, parse_entry
 from plbench.board.evidence import Place, Question, check_labels, question_of, truth_of
-from plbench.board.history import check_commits, check_history
+from plbench.board.history import check_commits, check_history, keys_at
 from plbench.board.identity import Role, check_added, check_identity, role_of
 from plbench.board.installed import Installed
 from plbench.board.likeness import check_copies, check_replicates
@@ -65,7 +65,8 @@ def verify_board(
         folder: the board.
         cells: a folder with the cells of some records: <key>/cells.npz, as in a store's runs, or published ones.
         workspace: where the dataset is, with whose own labels those of the cells are compared; None not to.
-        against: the git commit that the board may only have grown since; None for HEAD.
+        against: the git commit that the board may only have grown since; None for HEAD. Where it and cells are given,
+            records that are new since need theirs.
         installed: methods and datasets that are known here; None to look them up.
         note: told, in a sentence each, what could not be checked.
 
@@ -78,7 +79,7 @@ def verify_board(
     entries: list[Entry] = []
     place = None if cells is None else Place(cells, folder.board.name)
     with_cells: list[tuple[Entry, str]] = []
-    recomputed = 0
+    recomputed: set[str] = set()
     for key in folder.added:
         if key not in packs.records:
             continue  # refused already
@@ -89,11 +90,16 @@ def verify_board(
             if place is not None and place.find(key) is not None:
                 labels = check_cells(entry, place, findings)
                 with_cells += [] if labels is None else [(entry, labels)]
-                recomputed += 1
+                recomputed.add(key)
         problems += findings.problems
     problems += _check_labels(folder, with_cells, workspace, note)
-    if cells is not None and (missing := len(entries) - recomputed):
-        note(f"board {folder.board.name}: {missing} of {len(entries)} records were not recomputed: no cells in {cells}")
+    missing = [entry.key for entry in entries if entry.key not in recomputed]
+    if cells is not None and missing:
+        name, number = folder.board.name, len(missing)
+        note(f"board {name}: {number} of {len(entries)} records were not recomputed: no cells in {cells}")
+        before = set(missing) if against is None else keys_at(folder, against)
+        words = "those of a record that is new on the board: docs/leaderboards.md says how to bring them"
+        problems += [Problem(key, "cells", "missing", words) for key in missing if key not in before]
     problems += [*check_agreement(entries), *check_copies(entries, installed.learns), *check_replicates(entries)]
     commits = {entry.key: entry.record.environment.get("git_commit") for entry in entries}
     problems += [*check_commits(folder, commits, note), *check_history(folder, against, note)]

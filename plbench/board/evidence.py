@@ -46,7 +46,8 @@ class Place:
     """A folder with cells: of runs, `KEY/cells.npz`, or as `board export --cells` writes it, or both.
 
     Attributes:
-        folder: the folder. board: name of the board, which may be a folder below it.
+        folder: the folder. board: name of the board, which may be a folder below it, and have one for each archive in
+            it, as `board fetch` unpacks them.
     """
 
     folder: Path
@@ -54,10 +55,9 @@ class Place:
 
     def find(self, key: str) -> Path | None:
         """Return the file of a record's cells; None where there is none. A run's own file comes first."""
-        own = self.folder / key / CELLS
-        if own.is_file():
-            return own
-        found = [path for root in self._roots for path in sorted(root.glob(f"cells/*/{key}.parquet"))]
+        roots = (self.folder, self.folder / self.board, *sorted((self.folder / self.board).glob("*/")))
+        found = [root / key / CELLS for root in roots if (root / key / CELLS).is_file()]
+        found += [path for root in roots for path in sorted(root.glob(f"cells/*/{key}.parquet"))]
         return found[0] if found else None
 
     def image_ids(self, path: Path, split: str) -> list[str]:
@@ -77,10 +77,6 @@ class Place:
             raise PlbenchError(
                 f"{IMAGES} beside the published cells cannot be read ({type(error).__name__}); export them again"
             ) from error
-
-    @property
-    def _roots(self) -> tuple[Path, Path]:
-        return self.folder, self.folder / self.board
 
 
 def read_published(entry: Entry, path: Path, image_ids: Sequence[str], findings: Findings) -> Cells | None:

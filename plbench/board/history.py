@@ -61,6 +61,12 @@ def check_history(folder: BoardFolder, against: str | None, note: Callable[[str]
     return problems
 
 
+def keys_at(folder: BoardFolder, ref: str) -> set[str]:
+    """Return keys of the records that a board had in a commit; none where there is no such commit or board."""
+    events = (_old(folder.path, ref, LEDGER) or {}).get("events", [])
+    return {str(event.get("key")) for event in events if isinstance(event, dict)}
+
+
 def check_commits(folder: BoardFolder, commits: Mapping[str, Any], note: Callable[[str], None]) -> list[Problem]:
     """Check that the repository has the commits that records name, where the boards lie in one of plbench's.
 

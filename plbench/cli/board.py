@@ -78,7 +78,11 @@ def board_verify(
         Path | None, typer.Option(help="With --cells: folder of the dataset's files, whose labels the cells must have.")
     ] = None,
     against: Annotated[
-        str | None, typer.Option(help="Git commit since which no row may have changed; default: HEAD.")
+        str | None,
+        typer.Option(
+            help="Git commit since which no row may have changed, and with --cells none be new without cells; default "
+            "of the former: HEAD."
+        ),
     ] = None,
     boards: Boards = BOARDS,
     plugin: opt.Plugins = None,
@@ -114,6 +118,35 @@ def board_verify(
         say(counted(len(problems), "problem"), 2)
         raise typer.Exit(2)
     emit([], as_json, lambda: echo("OK: no problems found"))
+
+
+@board_app.command("fetch")
+def board_fetch(
+    to: Annotated[Path, typer.Option(help="Folder for the cells, as verify --cells takes it.", callback=in_home)],
+    name: Names = None,
+    kept: Annotated[
+        str | None, typer.Option(help="Address below which archives are kept by their sha256, asked first.")
+    ] = None,
+    boards: Boards = BOARDS,
+    quiet: opt.Quiet = False,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Download the cells that submissions brought: the archives named in the boards' cells.sha256, unpacked."""
+    from plbench.board.boards import open_boards
+    from plbench.board.brought import LIST, fetch
+    from plbench.cli.console import ConsoleReporter
+
+    reporter = ConsoleReporter(quiet=quiet)
+    archives: list[Path] = []
+    for folder in open_boards(boards, name or ()):
+        with reporter.task(f"Downloading the cells of {folder.board.name}", bytes=True) as report:
+            archives += fetch(folder, to, report, kept=kept, note=reporter.line)
+
+    def show() -> None:
+        number = counted(len(archives), "archive")
+        echo(f"{number} of cells; plbench board verify --cells {to}" if archives else f"no board has a {LIST}")
+
+    emit([str(path) for path in archives], as_json, show)
 
 
 @board_app.command("build")

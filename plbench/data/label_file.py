@@ -156,7 +156,7 @@ def _of_csv(path: Path, images: ImageSource, truth: PartialLabels) -> PartialLab
     columns = np.array([column_of[name] for name in names], np.int64)
     try:
         values = (table["value"] if long else table).to_numpy(np.float64, na_value=0.0)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise DataError(f"{path}: {error}; expected 1, -1, and 0 or nothing for unknown") from error
     if not np.isin(values, (1, 0, -1)).all():
         raise DataError(f"{path} holds {values[~np.isin(values, (1, 0, -1))][0]:g}; expected 1, -1, and 0 for unknown")

@@ -30,6 +30,7 @@ from PIL import Image
 
 from plbench.api import ImageFiles, ModelSpec, PartialLabels
 from plbench.board.boards import BoardFolder, Quotations, read_model
+from plbench.board.brought import read_archives
 from plbench.board.class_tables import COLUMNS, as_columns, from_columns
 from plbench.board.entries import FILES, parse_entry, parse_whole_entry, read_contents
 from plbench.board.evidence import Place, check_scores, digest_of_labels, read_published
@@ -203,11 +204,17 @@ def boards(folder: Path) -> Reader:
     files = {f"{name}/board.json": (top / name / "board.json").read_bytes()}
     files[f"{name}/ledger.json"] = json.dumps({"events": events}).encode()
     files[f"published/{name}.json"] = (top / "published" / f"{name}.json").read_bytes()
+    files[f"{name}/cells.sha256"] = f"{'0' * 64}  https://example.org/cells.zip\n".encode()
 
     def published(where: Path) -> object:
         return read_model(Quotations, where, where / "published" / f"{name}.json")
 
-    return Reader(files, (lambda where: BoardFolder(where / name).quotations(), published))
+    def brought(where: Path) -> object:
+        folder = object.__new__(BoardFolder)
+        folder.path = where / name
+        return read_archives(folder)
+
+    return Reader(files, (lambda where: BoardFolder(where / name).quotations(), published, brought))
 
 
 def shards(folder: Path) -> Reader:
