@@ -23,7 +23,7 @@ from plbench.files import locked, unwritable
 from plbench.files.checksums import set_aside
 from plbench.loading.batches import ImageLoader
 from plbench.loading.jpegs import JpegDecoder
-from plbench.loading.resumable_array import GrowingMatrix, find_damage, open_matrix
+from plbench.loading.resumable_array import PARTIAL, GrowingMatrix, find_damage, forget_damaged, open_matrix
 from plbench.loading.transforms import eval_transform
 from plbench.spec import NUMERICS, ModelSpec, Precision
 
@@ -144,13 +144,18 @@ def cached_features(
 def set_damaged_aside(cache: Path, key: str, warn: Callable[[str], None]) -> None:
     """Compare cached features with their checksums, and rename what does not match, so that it is computed again.
 
-    `warn` is told in a sentence of what was set aside. Raises StoreError if the cache cannot be written.
+    Of what an interruption left, those that do not match are forgotten. `warn` is told in a sentence of either. Raises
+    StoreError if the cache cannot be written.
     """
     name = features_name(key)
-    if not (cache / name).exists():
+    if not (cache / name).exists() and not (cache / name).with_suffix(PARTIAL).exists():
         return
     with locked(cache / name) as path:
         try:
+            if not path.exists():
+                if damage := forget_damaged(path):
+                    warn(f"Cached features {path.with_suffix(PARTIAL)} are damaged: {damage}; computing them again")
+                return
             damage = find_damage(path)
             if damage is not None:
                 aside = set_aside(path)

@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -20,6 +20,7 @@ import xxhash
 from plbench.data.digests import signature
 from plbench.errors import PlbenchError
 
+PARTIAL = ".partial"
 _SECONDS_BETWEEN_LOOKS = 0.1
 _DONE = 1 << 63
 _CHECKED_AT_A_TIME = 8 << 20  # bytes: few enough that all threads have work to the end
@@ -42,6 +43,39 @@ def find_damage(path: Path) -> str | None:
     return _damage_of(path, signature(path.stat()))
 
 
+def forget_damaged(path: Path) -> str | None:
+    """Unmark batches of a matrix that still grows which are not what was written, so that they are made again.
+
+    By one process, before any opens it.
+
+    Returns:
+        Which, in words; None where there are none.
+
+    Raises:
+        OSError: if it cannot be read or written.
+    """
+    layout = _layout_of(path.with_suffix(PARTIAL))
+    wrong = [] if layout is None else layout._wrong_batches(is_whole=False)
+    if layout is None or not wrong:
+        return None
+    with layout.path.open("r+b") as file:
+        for batch in wrong:
+            file.seek(layout._marks_begin + 8 * batch)
+            file.write(bytes(8))
+    return layout._in_words(wrong)
+
+
+def open_checked(path: Path, num_rows: int) -> np.ndarray | None:
+    """Return an array as `open_matrix` does, if its values are what was written; where none is whole, `forget_damaged`.
+
+    For one process. May raise OSError.
+    """
+    if path.exists():
+        return None if find_damage(path) is not None else open_matrix(path, num_rows)
+    forget_damaged(path)
+    return None
+
+
 def _checksum(content: bytes | memoryview) -> int:
     # no protection from forgery; the highest bit says that there is a checksum (`_DONE`)
     return xxhash.xxh3_64_intdigest(content) >> 1
@@ -50,7 +84,10 @@ def _checksum(content: bytes | memoryview) -> int:
 @lru_cache(256)
 def _damage_of(path: Path, seen: bytes) -> str | None:
     layout = _layout_of(path)
-    return "it is not whole, or not of plbench's making" if layout is None else layout._find_damage()
+    if layout is None:
+        return "it is not whole, or not of plbench's making"
+    wrong = layout._wrong_batches(is_whole=True)
+    return layout._in_words(wrong) if wrong else None
 
 
 def _layout_of(path: Path) -> GrowingMatrix | None:
@@ -91,7 +128,7 @@ class GrowingMatrix:
     @property
     def partial(self) -> Path:
         """Where it lies while it grows."""
-        return self.path.with_suffix(".partial")
+        return self.path.with_suffix(PARTIAL)
 
     def rows_of(self, batch: int) -> range:
         """Return the rows that a batch is."""
@@ -192,12 +229,13 @@ class GrowingMatrix:
         rows = self.rows_of(batch)
         return len(self._header) + self._row_bytes * rows.start, self._row_bytes * len(rows)
 
-    def _find_damage(self) -> str | None:
-        """Return which of its batches are not what was written, in words; None where all are."""
+    def _wrong_batches(self, *, is_whole: bool) -> list[int]:
+        """Return batches that are not what was written; those without a mark are none where it still grows."""
         with self.path.open("rb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
             descriptor = file.fileno()
             marks = self._read_marks(descriptor)
-            groups = np.array_split(np.arange(self.num_batches), max(1, self._num_bytes // _CHECKED_AT_A_TIME))
+            expected = np.flatnonzero((marks >= _DONE) | is_whole)
+            groups = np.array_split(expected, max(1, self._num_bytes // _CHECKED_AT_A_TIME))
 
             def damaged(batches: np.ndarray) -> list[int]:
                 places = ((batch, self._place_of(batch)) for batch in batches.tolist())
@@ -205,9 +243,9 @@ class GrowingMatrix:
                 sums = ((batch, _checksum(os.pread(descriptor, size, begin))) for batch, (begin, size) in places)
                 return [batch for batch, found in sums if marks[batch] != _DONE | found]
 
-            wrong = [batch for batches in pool.map(damaged, groups) for batch in batches]
-        if not wrong:
-            return None
+            return [batch for batches in pool.map(damaged, groups) for batch in batches]
+
+    def _in_words(self, wrong: Sequence[int]) -> str:
         rows = self.rows_of(wrong[0])
         more = f" and {len(wrong) - 1:,} other blocks" if len(wrong) > 1 else ""
         return f"rows {rows.start:,} to {rows.stop - 1:,}{more} do not match their checksums"

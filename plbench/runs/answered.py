@@ -111,8 +111,8 @@ def recall(store: Store, command: str) -> tuple[Record, list[str], list[str]] | 
 
     None where no such run is known for certain, or its record is not there or not whole.
     """
-    noted = read_checked_json(_place(store, command))
-    if noted is None or noted.get("command") != command:
+    noted = _noted(store, command, {"key": str, "notes": list, "next": list})
+    if noted is None or not all(isinstance(text, str) for text in (*noted["notes"], *noted["next"])):
         return None
     if any(_seen(path, fresh=True) != seen for path, seen in noted["files"].items()):
         return None
@@ -145,13 +145,23 @@ def remember_rows(store: Store, command: str, rows: list[dict[str, Any]], files:
 
 def recall_rows(store: Store, command: str) -> list[dict[str, Any]] | None:
     """Return what a command that lists plugins prints; None where that is not known for certain."""
+    noted = _noted(store, command, {"rows": str})
+    if noted is None or any((_seen(path, fresh=True) or _ABSENT) != seen for path, seen in noted["files"].items()):
+        return None
+    try:
+        rows: list[dict[str, Any]] = json.loads(noted["rows"])
+    except (ValueError, RecursionError):
+        return None
+    return rows if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else None
+
+
+def _noted(store: Store, command: str, kinds: Mapping[str, type]) -> dict[str, Any] | None:
+    """Return the note of a command; None where there is none with members of these kinds, as another version wrote."""
     noted = read_checked_json(_place(store, command))
-    if noted is None or noted.get("command") != command or "rows" not in noted:
+    if noted is None or noted.get("command") != command:
         return None
-    if any((_seen(path, fresh=True) or _ABSENT) != seen for path, seen in noted["files"].items()):
-        return None
-    rows: list[dict[str, Any]] = json.loads(noted["rows"])
-    return rows
+    kinds = {**kinds, "files": dict}
+    return noted if all(isinstance(noted.get(name), kind) for name, kind in kinds.items()) else None
 
 
 def files_of_strangers(plugins: Iterable[type[Any]]) -> set[str]:
@@ -166,7 +176,7 @@ def _seen(path: str | Path, *, fresh: bool = False) -> str | None:
     """Return what a file is like; None where it is not there, or changed too lately for another change to show."""
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: of a name that none can have
         return None
     return signature(status).hex() if fresh or settled(status) else None
 

@@ -20,7 +20,7 @@ from plbench.data.digests import signature
 from plbench.data.images import ImageFiles, find_unreadable
 from plbench.errors import DataError, PlbenchError
 from plbench.files import locked, unwritable
-from plbench.loading.resumable_array import GrowingMatrix, open_matrix
+from plbench.loading.resumable_array import GrowingMatrix, open_checked, open_matrix
 from plbench.metrics.cells import top_places
 from plbench.runs.store import CHECKPOINT
 from plbench.runs.trained import TrainedModel
@@ -77,7 +77,7 @@ def predictions(
     """
     place = workspace.store.cache / "predictions" / f"{_identity(model, images, workspace)[:32]}.npy"
     with locked(place) as path:
-        scores = open_matrix(path, len(images))
+        scores = open_checked(path, len(images))
         if scores is None:
             try:
                 _fill(path, model, images, workspace, skip_unreadable=skip_unreadable)

@@ -6,18 +6,22 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import http.client
 import io
 import json
 import lzma
+import os
 import resource
 import shutil
 import signal
+import threading
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,6 +30,8 @@ import numpy as np
 import pandas as pd
 import requests
 import torch
+import urllib3
+from optuna.pruners import NopPruner
 from PIL import Image
 
 from plbench.api import ImageFiles, ModelSpec, PartialLabels
@@ -38,10 +44,12 @@ from plbench.board.packs import pack_records, unpack_records
 from plbench.board.replicates import DIFFERENCES, as_differences, from_differences
 from plbench.cli.request import plan_from_file
 from plbench.data.annotations.collect import Annotations
+from plbench.data.digests import file_sha256
+from plbench.data.download import transfer
 from plbench.data.download.answers import Version, content_range
 from plbench.data.download.archives import unpack
-from plbench.data.download.remote import FileRecord, RemoteFile, record_path, write_record
-from plbench.data.download.remote import read_record as read_record_of
+from plbench.data.download.remote import FileRecord, RemoteFile, is_here, record_path, write_record
+from plbench.data.download.transfer import Transfer
 from plbench.data.embeddings import read_embeddings
 from plbench.data.label_file import read_label_file
 from plbench.data.shards.packing import pack
@@ -53,16 +61,23 @@ from plbench.datasets.lvis import Lvis
 from plbench.datasets.openimages import OpenImagesV3, OpenImagesV6, OpenImagesV6Csl
 from plbench.datasets.table import Table
 from plbench.errors import PlbenchError
-from plbench.files.checksums import hash_file, write_sums
+from plbench.experiments import mechanism
+from plbench.experiments.mechanism.advice import MapCell, ModeMap, leave_one_out, read_maps, winners
+from plbench.experiments.mechanism.placement import Placement
+from plbench.files.checksums import hash_file, write_checked, write_checked_json, write_sums
+from plbench.loading import features as loading
+from plbench.loading.features import cached_features, features_name, set_damaged_aside
 from plbench.metrics.cells import Cells
 from plbench.models.backbones import build_backbone
 from plbench.progress import Reporter
+from plbench.runs import artifacts, summary
 from plbench.runs import run as runner
-from plbench.runs import summary
+from plbench.runs.answered import recall, recall_rows, remember, remember_rows
 from plbench.runs.findings import Findings
 from plbench.runs.outcome import CHECKPOINT
 from plbench.runs.page.reading import read_files
 from plbench.runs.plan.resolve import Request, plan_run
+from plbench.runs.plan.resolved import ResolvedRun
 from plbench.runs.record import RECORD, read_record
 from plbench.runs.registry import Registry
 from plbench.runs.removal import needed_weights
@@ -72,6 +87,11 @@ from plbench.runs.tables import PER_CLASS, REPLICATES, parse_per_class, parse_re
 from plbench.runs.workspace import Workspace
 from plbench.sweeps.grid import read_grid
 from plbench.training import checkpoint
+from plbench.tuning import shared
+from plbench.tuning.shared import SharedStudy
+from plbench.tuning.storage import open_study
+from plbench.tuning.study import STUDY, StudyRecord, read_study, study_spec, write_study
+from plbench.tuning.trials import TrialResult
 
 MOST_SECONDS, MOST_MEMORY = 5, 2 << 20  # of processor time; KB
 
@@ -209,12 +229,12 @@ def boards(folder: Path) -> Reader:
     def published(where: Path) -> object:
         return read_model(Quotations, where, where / "published" / f"{name}.json")
 
-    def brought(where: Path) -> object:
-        folder = object.__new__(BoardFolder)
-        folder.path = where / name
-        return read_archives(folder)
-
-    return Reader(files, (lambda where: BoardFolder(where / name).quotations(), published, brought))
+    read: tuple[Read, ...] = (
+        lambda where: BoardFolder(where / name).quotations(),
+        published,
+        lambda where: read_archives(BoardFolder(where / name)),
+    )
+    return Reader(files, read)
 
 
 def shards(folder: Path) -> Reader:
@@ -309,8 +329,8 @@ def stored(folder: Path) -> Reader:
     return Reader(files, read, seal)
 
 
-def run(folder: Path) -> Reader:
-    """The files of a run, and a checkpoint of its training."""
+def planned(folder: Path, method: str) -> tuple[ResolvedRun, Workspace]:
+    """A run on a table of a few images."""
     random, lines = np.random.default_rng(0), ["image,split,a,b,c,d,e,f"]
     for row in range(24):
         Image.fromarray(random.integers(0, 255, (16, 16, 3), np.uint8)).save(folder / f"{row}.png")
@@ -320,10 +340,15 @@ def run(folder: Path) -> Reader:
     places, cpu = Store(folder / "runs", folder / "cache"), torch.device("cpu")
     workspace = Workspace(places, Registry.discover(), Reporter(), cpu, 0, data_options=options, save_every=0.0)
     model = {"backbone": "test_resnet", "weights": "random", "image_size": 32}
-    plan = plan_run(Request("table", "ce-negative", model=model, plan={"epochs": 1, "batch_size": 4}), workspace)
+    return plan_run(Request("table", method, model=model, plan={"epochs": 1, "batch_size": 4}), workspace), workspace
+
+
+def run(folder: Path) -> Reader:
+    """The files of a run, and a checkpoint of its training."""
+    plan, workspace = planned(folder, "ce-negative")
     with mock.patch.object(checkpoint.Checkpoints, "remove"), mock.patch.object(summary, "NUM_REPLICATES", 20):
         runner.run(plan, workspace)
-    made, spec = places.run_folder(plan.spec.key), plan.spec
+    made, spec = workspace.store.run_folder(plan.spec.key), plan.spec
     (newest,) = sorted(made.glob("checkpoints/step-*.json"))[-1:]
     names = [RECORD, "spec.toml", "cells.npz", PER_CLASS, REPLICATES, "log.jsonl", "task.npz", CHECKPOINT]
     files = {name: (made / name).read_bytes() for name in names}
@@ -400,8 +425,8 @@ def published(folder: Path) -> Reader:
 
 def downloads(folder: Path) -> Reader:
     """What a server says of a file, and what is noted of one that was fetched."""
-    file = RemoteFile("https://localhost/a.zip", "a.zip", "images")
-    write_record(file, folder, FileRecord(12, "md5:" + "0" * 32, "unpacked"))
+    file = RemoteFile("https://localhost/a.zip", "a.zip", "images", checksum="md5:" + "0" * 32)
+    write_record(file, folder, FileRecord(12, file.checksum, "unpacked"))
     note = record_path(file, folder)
     answer = b"Content-Length: 12\r\nContent-Range: bytes 3-11/12\r\nContent-MD5: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
 
@@ -414,7 +439,7 @@ def downloads(folder: Path) -> Reader:
 
     files = {"answer.txt": answer + b'ETag: "a"\r\nServer: AmazonS3\r\nx-goog-hash: crc32c=AAAAAA==,md5=AAAA\r\n\r\n'}
     return Reader(
-        files | {str(note.relative_to(folder)): note.read_bytes()}, (answers, lambda where: read_record_of(file, where))
+        files | {str(note.relative_to(folder)): note.read_bytes()}, (answers, lambda where: is_here(file, where))
     )
 
 
@@ -468,6 +493,230 @@ def evidence(folder: Path) -> Reader:
     return Reader({path: (folder / name).read_bytes() for path, name in names.items()}, (read,))
 
 
+def studies(folder: Path) -> Reader:
+    """A study's journal as Optuna keeps it, which workers go on with, and what is written of one that ended."""
+    plan, workspace = planned(folder, "pasl-negative")
+    spec = study_spec(plan, 0, frozenset(), {}, workspace.registry, sampler="a sampler", pruner="none")
+
+    @contextmanager
+    def opened(where: Path) -> Iterator[SharedStudy]:
+        with mock.patch.object(shared, "_ASKED_SECONDS", 0.1):
+            study = open_study(spec, where, None, None, NopPruner())
+            try:
+                yield study
+            finally:
+                study.liveness.close()
+
+    with opened(folder) as study:
+        for trial, value in zip(study.claim(9, 3), (50.0, None, 60.0), strict=True):
+            study.tell(trial, TrialResult(value, 1.0, "no reason" if value is None else None))
+        study.claim(9, 2)  # which are left to whoever goes on
+        trials = study.trials()
+    about = {"key": spec.key, "spec_sha256": spec.sha256(), "spec": spec, "trials": trials, "winner": 2}
+    write_study(folder, StudyRecord.model_validate(about))
+
+    def go_on(where: Path) -> object:
+        with opened(where) as study:
+            for trial in study.claim(9, 4):
+                study.values(trial)
+                study.tell(trial, TrialResult(40.0, 1.0))
+            return study.trials()
+
+    files = {name: (folder / name).read_bytes() for name in ("journal.log", STUDY)}
+    return Reader(files, (go_on, lambda where: read_study(where).report()), apart=True)
+
+
+def maps(folder: Path) -> Reader:
+    """A map of modes, which advice is read from."""
+    with (resources.files(mechanism) / "maps" / "ucm17.json").open("rb") as file:
+        files = {"map.json": file.read()}
+    others = read_maps()[:2]
+
+    def read(where: Path) -> object:
+        (found,) = read_maps([where / "map.json"])
+        return leave_one_out([found, *others]), [winners([found], seen, seen) for _, seen in placed(found)]
+
+    def placed(found: ModeMap) -> list[tuple[MapCell, Placement]]:
+        return [(cell, seen) for cell in found.cells if (seen := cell.estimated)]
+
+    return Reader(files, (read,))
+
+
+def features(folder: Path) -> Reader:
+    """Cached features, pooled ones and maps, and those that an interruption left: damaged ones are computed again."""
+
+    class Means(torch.nn.Module):
+        def __init__(self, side: int) -> None:
+            super().__init__()
+            self.feature_shape = (3, side, side) if side > 1 else (3,)
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            pooled = torch.nn.functional.adaptive_avg_pool2d(pixels, self.feature_shape[1:] or 1)
+            return pooled.reshape(-1, *self.feature_shape)
+
+    for row in range(5):
+        pixels = np.random.default_rng(row).integers(0, 255, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{row}.png")
+    pictures = ImageFiles(folder, tuple(f"{row}.png" for row in range(5)), tuple("abcde"))
+    model = ModelSpec(backbone="test_resnet", weights="random", image_size=8, mean=(0.5,) * 3, std=(0.25,) * 3)
+    sides = {"a" * 64: 1, "b" * 64: 2, "c" * 64: 2}
+
+    def computed(where: Path, key: str, stop: Callable[[int], None] = lambda done: None) -> np.ndarray:
+        set_damaged_aside(where, key, lambda text: None)
+        with mock.patch.multiple(loading, BATCH_SIZE=2, _SAVE_EVERY=1):
+            return cached_features(
+                where,
+                key,
+                pictures,
+                lambda: Means(sides[key]),
+                model,
+                device=torch.device("cpu"),
+                precision="float32",
+                workers=0,
+                report=lambda done, total: stop(done),
+            )
+
+    def interrupt(done: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    expected = {key: np.array(computed(folder, key)) for key in sides}
+    (folder / features_name("c" * 64)).unlink()
+    with suppress(KeyboardInterrupt):
+        computed(folder, "c" * 64, interrupt)
+    paths = [path for path in (folder / "features").iterdir() if path.suffix in (".npy", ".partial")]
+    assert len(paths) == 3
+
+    def reads(key: str) -> Read:
+        def read(where: Path) -> object:
+            found = computed(where, key)
+            assert found.dtype == expected[key].dtype and np.array_equal(found, expected[key])
+            return found
+
+        return read
+
+    return Reader({str(path.relative_to(folder)): path.read_bytes() for path in paths}, tuple(map(reads, sides)))
+
+
+def answered(folder: Path) -> Reader:
+    """What was noted of commands: the run that one made, and the rows that one listed."""
+    files, runs, commands = run(folder).files, {}, ("a" * 64, "b" * 64)
+    key = json.loads(files[RECORD])["key"]
+    runs = {f"runs/{key}/{name}": files[name] for name in FILES}
+    store = Store(folder / "runs", folder / "cache")
+    remember(store, commands[0], key, ["plbench runs show"], {"files": {}, "notes": ["a note"]})
+    remember_rows(store, commands[1], [{"name": "coco", "images": 3}], [])
+    notes = [folder / "cache" / "answered" / f"{command}.json" for command in commands]
+    own = {str(path.relative_to(folder)): path.read_bytes() for path in notes}
+
+    def seal(where: Path) -> None:
+        for name in own:
+            with suppress(ValueError, LookupError, TypeError, OSError, RecursionError, AttributeError):
+                content = json.loads((where / name).read_bytes())
+                content.pop("sha256", None)
+                write_checked_json(where / name, content)
+
+    def the_run(where: Path) -> object:
+        found = recall(Store(where / "runs", where / "cache"), commands[0])
+        return found and "".join((*found[1], *found[2]))
+
+    def the_rows(where: Path) -> object:
+        found = recall_rows(Store(where / "runs", where / "cache"), commands[1])
+        return found and [{**row} for row in found]
+
+    return Reader(runs | own, (the_run, the_rows), seal, victims=tuple(own))
+
+
+def caches(folder: Path) -> Reader:
+    """What the cache knows of files: their sha256, the members of tars, and what stages computed."""
+    (folder / "a.txt").write_text("a")
+    shutil.make_archive(str(folder / "a"), "tar", folder, "a.txt")
+    for name in ("a.txt", "a.tar"):
+        os.utime(folder / name, (1e9, 1e9))
+    value = np.arange(6.0).reshape(2, 3)
+
+    def hashed(where: Path) -> object:
+        assert file_sha256(folder / "a.txt", where) == hashlib.sha256(b"a").hexdigest()
+        return where
+
+    def members(where: Path) -> object:
+        images = TarImages.open([folder / "a.tar"], TextColumn.of("ab"), where)
+        assert list(images.absent()) == [1] and images.read(0) == b"a"
+        return images
+
+    def artifact(where: Path) -> object:
+        found = artifacts.read(where / "a.npy", lambda text: None)
+        assert found is None or np.array_equal(found, value)
+        return found
+
+    with mock.patch("plbench.data.digests.settled", lambda status: True), mock.patch(f"{TarImages.__module__}.settled"):
+        hashed(folder / "cache")
+        members(folder / "cache")
+    write_checked(folder / "cache" / "a.npy", lambda file: np.save(file, value))
+    paths = [path for path in (folder / "cache").rglob("*") if path.is_file()]
+    assert len(paths) == 3
+
+    def settled(read: Read) -> Read:
+        def reads(where: Path) -> object:
+            with mock.patch(f"{TarImages.__module__}.settled"), mock.patch("plbench.data.digests.settled"):
+                return read(where)
+
+        return reads
+
+    files = {str(path.relative_to(folder / "cache")): path.read_bytes() for path in paths}
+    return Reader(files, tuple(map(settled, (hashed, members, artifact))))
+
+
+class Served(requests.adapters.BaseAdapter):
+    """A server that knows ranges, without a network."""
+
+    content = b"0123456789" * 20
+
+    def send(self, request: requests.PreparedRequest, *_: object, **options: object) -> requests.Response:
+        start = int(request.headers.get("Range", "bytes=0-")[6:-1])
+        part = self.content[start:]
+        headers = {"Content-Length": str(len(part)), "ETag": '"a"'}
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(self.content) - 1}/{len(self.content)}"
+        response = requests.Response()
+        response.status_code = (206 if part else 416) if start else 200
+        response.url, response.headers = str(request.url), requests.structures.CaseInsensitiveDict(headers)
+        response.raw = urllib3.HTTPResponse(io.BytesIO(part), headers, preload_content=False)
+        return response
+
+    def close(self) -> None:
+        pass
+
+
+def unfinished_downloads(folder: Path) -> Reader:
+    """A download that was interrupted, and the note of the version that it is of."""
+    checksum = f"sha256:{hashlib.sha256(Served.content).hexdigest()}"
+    stated = RemoteFile("https://localhost/a.bin", "a.bin", "images", checksum=checksum)
+    silent = RemoteFile("https://localhost/b.bin", "b.bin", "images")
+
+    class Session(transfer._Session):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mount("https://", Served())
+
+    def fetches(file: RemoteFile) -> Read:
+        def read(where: Path) -> object:
+            with mock.patch.multiple(transfer, _Session=Session, _BACKOFF=0.0):
+                Transfer(file, where, threading.Event(), lambda text: None).run()
+            found = (where / file.path).read_bytes()
+            assert found == Served.content if file.checksum else len(found) == len(Served.content)
+            return found
+
+        return read
+
+    files = {}
+    for file in (stated, silent):
+        version = Version(file.url, '"a"', "", len(Served.content), None)
+        files[f"{file.path}.part"] = Served.content[:70]
+        files[f"{file.path}.part.json"] = json.dumps(vars(version)).encode()
+    return Reader(files, (fetches(stated), fetches(silent)))
+
+
 def weights(folder: Path) -> Reader:
     """Weights of a backbone that somebody trained."""
     spec = ModelSpec(backbone="test_resnet", weights="file", image_size=32)
@@ -502,7 +751,7 @@ def dataset(name: str, folder: Path) -> Reader:
 
 
 OWN = (coco, lvis, openimages, table, grid, boards, shards, images, label_files, stored, run, published, downloads)
-OWN += (archives, evidence, weights)
+OWN += (archives, evidence, weights, studies, maps, features, answered, caches, unfinished_downloads)
 MAKERS: dict[str, Maker] = {make.__name__: make for make in OWN}
 MAKERS |= {name: functools.partial(dataset, name) for name in OTHER_DATASETS}
 

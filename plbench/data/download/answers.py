@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 import requests
 
+_HEADER = re.compile(r"(?! )[ -~\xa0-\xff]*")
+_MD5 = re.compile(r"md5:[0-9a-f]{32}")
 _NUMBER = r"\d{1,18}"  # of bytes; Python makes no number of thousands of digits
 
 
@@ -37,6 +39,13 @@ class Version:
         headers = response.headers
         checksum = stated_checksum(response.url, headers)
         return cls(url, _strong_etag(headers), headers.get("Last-Modified", ""), content_length(response), checksum)
+
+    @property
+    def can_be(self) -> bool:
+        """Whether a server can have said this; where not, the note of it was damaged."""
+        said = all(isinstance(text, str) and _HEADER.fullmatch(text) for text in (self.url, self.etag, self.modified))
+        is_sum = self.checksum is None or (isinstance(self.checksum, str) and _MD5.fullmatch(self.checksum) is not None)
+        return said and is_sum and (self.size is None or (type(self.size) is int and self.size >= 0))
 
     @property
     def validator(self) -> str:

@@ -105,9 +105,11 @@ def read_record(file: RemoteFile, root: Path) -> FileRecord | None:
     """Return the record of a file; None where it was not fetched, or the record cannot be read."""
     try:
         content = parse_json(record_path(file, root).read_bytes())
-        return FileRecord(int(content["size"]), content["checksum"], content["state"], content["by_hand"])
+        found = FileRecord(int(content["size"]), content["checksum"], content["state"], content["by_hand"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
+    is_sum = found.checksum is None or (isinstance(found.checksum, str) and _CHECKSUM.fullmatch(found.checksum))
+    return found if is_sum and found.state in ("kept", "unpacking", "unpacked") else None
 
 
 def write_record(file: RemoteFile, root: Path, record: FileRecord) -> None:

@@ -284,9 +284,10 @@ class Transfer:
 
     def _read_version(self) -> Version | None:
         try:
-            return Version(**parse_json(self._version_path.read_bytes()))
+            version = Version(**parse_json(self._version_path.read_bytes()))
         except (OSError, ValueError, TypeError):
             return None
+        return version if version.can_be else None
 
     def pulse(self) -> None:
         """Raise Stopped once told to."""

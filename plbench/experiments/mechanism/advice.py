@@ -12,9 +12,10 @@ from dataclasses import astuple, dataclass, field, replace
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Self
 
 import numpy as np
-from pydantic import PositiveFloat, ValidationError
+from pydantic import PositiveFloat, ValidationError, model_validator
 
 from plbench.comparison.candidates import Candidate
 from plbench.comparison.plan import plan_comparison
@@ -64,6 +65,12 @@ class MapCell(Frozen):
     means: dict[str, float]
     best: str
     tied: list[str]
+
+    @model_validator(mode="after")
+    def _of_all_modes(self) -> Self:
+        if self.means.keys() != {*MODES} or not {self.best, *self.tied} <= {*MODES}:
+            raise ValueError(f"expected figures of {', '.join(MODES)}, and the best and those tied with it by name")
+        return self
 
 
 class ModeMap(Frozen):

@@ -18,7 +18,7 @@ from plbench.data.pixels import PIXELS
 from plbench.errors import PlbenchError
 from plbench.files import locked, try_folder, unwritable, write_atomically
 from plbench.loading.batches import ImageLoader
-from plbench.loading.resumable_array import GrowingMatrix, find_damage, open_matrix
+from plbench.loading.resumable_array import GrowingMatrix, open_checked, open_matrix
 from plbench.models.vision_language import VisionLanguageModel
 from plbench.runs.workspace import Workspace, fingerprint, open_dataset
 
@@ -97,7 +97,7 @@ def _image_embeddings(
 ) -> np.ndarray:
     """Return [N, D] float32 from the cache, memory-mapped; what is missing there is computed."""
     with locked(path):
-        if open_matrix(path, len(images)) is None or find_damage(path) is not None:
+        if open_checked(path, len(images)) is None:
             width = vlm.embed_images(vlm.prepare(images.load(0))[None]).shape[1]
             growing = GrowingMatrix(path, (len(images), width), _BATCH_SIZE)
             try:
