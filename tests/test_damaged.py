@@ -21,7 +21,7 @@ from plbench.data.shards.packing import pack
 from plbench.data.shards.shards import ShardedImages
 from plbench.errors import DataError, StoreError
 from plbench.files.checksums import DAMAGED, Damaged, read_checked, read_checked_json, write_checked, write_checked_json
-from plbench.loading.resumable_array import GrowingMatrix, find_damage, open_matrix
+from plbench.loading.resumable_array import GrowingMatrix, find_damage, forget_damaged, open_checked, open_matrix
 from plbench.progress import Reporter
 from plbench.runs import run as runner
 from plbench.runs.plan.resolve import Request, plan_run
@@ -103,6 +103,32 @@ class TestFeatures:
             path = tmp_path / f"{place}.npy"
             path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
             assert find_damage(path) is not None, place
+
+    def test_rows_that_were_damaged_before_the_last_came_are_made_again(self, tmp_path: Path) -> None:
+        values = np.arange(30, dtype=np.float32).reshape(10, 3)
+
+        def fill(place: str, number: int) -> GrowingMatrix:
+            matrix = GrowingMatrix(tmp_path / f"{place}.npy", values.shape, 4)
+            with matrix.opened(owner=True):
+                for batch in matrix.batches_to_do(0, 1)[:number]:
+                    rows = matrix.rows_of(batch)
+                    matrix.write(batch, values[rows.start : rows.stop])
+                matrix.note()
+                if number == matrix.num_batches:
+                    matrix.finish(owner=True)
+            return matrix
+
+        begun = fill("begun", 2).partial.read_bytes()
+        assert forget_damaged(tmp_path / "begun.npy") is None
+        forgotten = 0
+        for place in range(len(begun)):
+            partial = tmp_path / f"{place}.partial"
+            partial.write_bytes(begun[:place] + bytes([begun[place] ^ 4]) + begun[place + 1 :])
+            assert open_checked(tmp_path / f"{place}.npy", 10) is None
+            forgotten += partial.read_bytes().count(bytes(8)) > begun.count(bytes(8))
+            fill(str(place), 3)
+            np.testing.assert_array_equal(open_checked(tmp_path / f"{place}.npy", 10), values)
+        assert forgotten >= 8 * 3 * 4
 
 
 def own_table(folder: Path, suffix: str = ".bmp", *, wrong: bool = False) -> dict[str, str]:

@@ -29,6 +29,7 @@ Sha256s = npt.NDArray[np.uint8]
 Report = Callable[[int, int], None]
 
 _TABLE = "CREATE TABLE IF NOT EXISTS digests (place BLOB PRIMARY KEY, seen BLOB, sha256 BLOB, sum BLOB) WITHOUT ROWID"
+_DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)  # the latter where what SQLite says of it quotes what is no text
 _FORMAT = 1
 _FRESH_NS = 2 * 10**9  # a file changed so lately may change again within the same tick of the disk's clock
 _CHUNK = 4096  # files between two writes to the memory: what a process that is killed may have read in vain
@@ -170,7 +171,7 @@ def remembered(
                 if time.monotonic() - start > _PATIENCE:
                     report(begin + done, number)
             if memory is not None and kept:
-                with contextlib.suppress(sqlite3.DatabaseError), memory:  # a full disk costs the memory alone
+                with contextlib.suppress(*_DAMAGE), memory:  # a full disk costs the memory alone
                     memory.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", kept)
     if time.monotonic() - start > _PATIENCE:
         report(number, number)
@@ -200,7 +201,7 @@ def _recall(memory: sqlite3.Connection, place: bytes, seen: bytes) -> bytes | No
     """Return the digest of a thing whose file is as it was seen."""
     try:
         row = memory.execute("SELECT seen, sha256, sum FROM digests WHERE place = ?", (place,)).fetchone()
-    except sqlite3.DatabaseError:
+    except _DAMAGE:
         return None
     return bytes(row[1]) if row and row[0] == seen and row[2] == _sum(place, seen, row[1]) else None
 
@@ -215,9 +216,11 @@ def _connected(path: Path, *, is_new: bool = False) -> sqlite3.Connection:
     try:
         with connection:
             connection.execute(_TABLE)
-    except sqlite3.DatabaseError as error:
+    except _DAMAGE as error:
         connection.close()
-        if is_new or isinstance(error, sqlite3.OperationalError):
+        # of operational errors, the one without a code of its own is of a file whose kind SQLite does not know
+        is_sound = isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR
+        if is_new or is_sound:
             raise
         with contextlib.suppress(FileNotFoundError):  # another process was first
             path.replace(path.with_name(f"{path.name}.damaged"))

@@ -19,7 +19,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from plbench.errors import StoreError
+from plbench.errors import PlbenchError, StoreError
 from plbench.files import unwritable
 from plbench.randomness import derive_seed
 from plbench.tuning.liveness import Liveness, runs
@@ -31,6 +31,9 @@ _MAX_TWINS = 8  # draws of a trial, in search of one that no other has
 _NUM_RANDOM = 10  # trials before the sampler models what it saw
 
 SAMPLER = f"TPE, multivariate, constant liar, {_NUM_RANDOM} random trials first"
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError)
+"""What Optuna raises, here and there, of a journal that says what it never wrote: it looks at nothing beforehand."""
+
 FINISHED: dict[TrialState, State] = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -92,16 +95,16 @@ class SharedStudy:
         """Return all that were told an outcome: the starting values, then the others as they were taken."""
         with speaking_of(self._place):
             told = [trial for trial in self._frozen() if _counts(trial) and not runs(trial)]
-        return tuple(
-            Trial(
-                values=self.values(trial),
-                state=FINISHED[trial.state],
-                value=trial.value if trial.state == TrialState.COMPLETE else None,
-                seconds=trial.user_attrs.get("seconds"),
-                error=trial.user_attrs.get("error"),
+            return tuple(
+                Trial(
+                    values=self.values(trial),
+                    state=FINISHED[trial.state],
+                    value=trial.value if trial.state == TrialState.COMPLETE else None,
+                    seconds=trial.user_attrs.get("seconds"),
+                    error=trial.user_attrs.get("error"),
+                )
+                for trial in sorted(told, key=lambda trial: not trial.user_attrs.get("start"))
             )
-            for trial in sorted(told, key=lambda trial: not trial.user_attrs.get("start"))
-        )
 
     def _frozen(self) -> list[FrozenTrial]:
         # not copied: they are asked for often, and only read
@@ -187,6 +190,8 @@ def speaking_of(place: str) -> Iterator[None]:
         raise unwritable(Path(error.filename or place), error) from error
     except Exception as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        if isinstance(cause, DAMAGE) and not isinstance(cause, PlbenchError):
+            raise damaged(place, cause) from error
         kind = type(cause)  # by name: the drivers need not be installed to be ruled out
         # `storage._open_database` says which driver is missing
         if kind.__module__.split(".")[0] not in ("sqlalchemy", "psycopg") or kind.__name__ == "NoSuchModuleError":
@@ -194,6 +199,15 @@ def speaking_of(place: str) -> Iterator[None]:
         # the driver's own words: SQLAlchemy's go on with the statement and its values
         why = str(getattr(cause, "orig", None) or cause).splitlines()[0][:160]
         raise StoreError(f"the storage {place} cannot be used: {why}; start the database, or fix `storage=`") from error
+
+
+def damaged(place: object, error: BaseException) -> StoreError:
+    """Return the sentence for a storage that Optuna cannot read."""
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    return StoreError(
+        f"{place} is damaged and cannot be read as a study ({said:.100}); move it away, and the same command starts "
+        "the study again"
+    )
 
 
 def _counts(trial: FrozenTrial) -> bool:

@@ -16,12 +16,12 @@ from filelock import FileLock
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
-from plbench.errors import PlbenchError, StoreError
+from plbench.errors import PlbenchError
 from plbench.files import unwritable
 from plbench.spec import differences
 from plbench.tuning import liveness
 from plbench.tuning.liveness import Heartbeats, Liveness, Locks
-from plbench.tuning.shared import SharedStudy, queue_again, queue_start, speaking_of
+from plbench.tuning.shared import DAMAGE, SharedStudy, damaged, queue_again, queue_start, speaking_of
 from plbench.tuning.study import StudySpec
 
 _MADE_SECONDS = 10.0  # that the making of a study in a database may take
@@ -122,11 +122,8 @@ def _open_journal(path: Path) -> JournalStorage:
             return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))  # type: ignore[arg-type]
     except OSError as error:
         raise unwritable(path, error) from error
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError) as error:
-        raise StoreError(
-            f"{path} is damaged and cannot be read as a study's journal ({str(error).splitlines()[0][:80]}); move it "
-            "away, and the same command starts the study again"
-        ) from error
+    except DAMAGE as error:
+        raise damaged(path, error) from error
 
 
 def _connected(url: str, options: dict[str, Any], spec: StudySpec) -> RDBStorage:

@@ -6,9 +6,9 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from plbench.errors import PlbenchError, StoreError, did_you_mean, first_invalid
 from plbench.files import write_text
@@ -103,6 +103,12 @@ class StudyRecord(Frozen):
     rows: tuple[Rows, ...] = ()
     pictures: tuple[str, ...] = ()
     versions: dict[str, str | None] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_a_winner(self) -> Self:
+        if self.winner >= len(self.trials) or self.best.value is None:
+            raise ValueError(f"the winner, trial {self.winner}, is none of the trials with a value")
+        return self
 
     @property
     def best(self) -> Trial:

@@ -87,6 +87,15 @@ def damaged_json(draw: st.DrawFn, content: bytes) -> bytes:
 
 
 @st.composite
+def damaged_lines(draw: st.DrawFn, content: bytes) -> bytes:
+    """One of the lines, each of which is JSON."""
+    lines = content.splitlines()
+    at = draw(st.sampled_from(range(len(lines))))
+    lines[at] = draw(damaged_json(lines[at]))
+    return b"\n".join([*lines, b""])
+
+
+@st.composite
 def damaged_archive(draw: st.DrawFn, content: bytes) -> bytes:
     """A zip whose members are damaged and whose own checksums are right."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -141,10 +150,14 @@ class Shown(bytes):
 
 def damaged(name: str, content: bytes) -> st.SearchStrategy[bytes]:
     kinds = [damaged_bytes(content), damaged_bytes(content)]
-    if name.endswith((".json", ".jsonl")):
+    if name.endswith(".json"):
         with suppress(ValueError):
             json.loads(content)
             kinds += [damaged_json(content)] * 2
+    elif name.endswith((".jsonl", ".log")):
+        with suppress(ValueError):
+            [*map(json.loads, content.splitlines())]
+            kinds += [damaged_lines(content)] * (2 if content else 0)
     elif content[:2] == b"PK":
         kinds += [damaged_archive(content)] * 2
     others = [st.binary(max_size=300), st.binary(max_size=40).map(lambda tail: content[:12] + tail)]

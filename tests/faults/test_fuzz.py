@@ -12,6 +12,7 @@ import functools
 import io
 import json
 import os
+import re
 import tarfile
 import zipfile
 from collections import Counter
@@ -142,6 +143,20 @@ FOUND: dict[str, tuple[str, str, Callable[[bytes], bytes]]] = {
     "a log of infinite epochs": ("run", "log.jsonl", lambda old: b'{"epoch": 1' + b"0" * 400 + b"}"),
     "counts that are texts": ("run", "task.npz", lambda old: archive(old, positives=np.array(list("abcdef")))),
     "a task without text": ("run", "task.npz", lambda old: archive(old, class_names=np.arange(6))),
+    "a trial without a value": (
+        "studies",
+        "journal.log",
+        lambda old: old.replace(b'"param_name":"lr"', b'"param_name":"x"'),
+    ),
+    "a trial of 5000 percent": (
+        "studies",
+        "journal.log",
+        lambda old: old.replace(b'"values":[50.0]', b'"values":[5000.0]'),
+    ),
+    "a winner beyond the trials": ("studies", "study.json", lambda old: old.replace(b'"winner": 2', b'"winner": 3')),
+    "a winner that failed": ("studies", "study.json", lambda old: old.replace(b'"winner": 2', b'"winner": 1')),
+    "a worker that is a list": ("studies", "journal.log", lambda old: re.sub(rb'"worker":"\w+"', b'"worker":[]', old)),
+    "no attribute": ("studies", "journal.log", lambda old: old.replace(b'{"seconds":1.0}', b"{}")),
     "scores that are no array": ("run", "cells.npz", lambda old: archive(old, scores=b"x")),
     "a size that is a matrix": ("run", "cells.npz", lambda old: archive(old, num_images=np.zeros((2, 2)))),
 }

@@ -90,9 +90,9 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_batches")
-@pytest.mark.parametrize("regime", ["probe", "finetune"])
+@pytest.mark.parametrize(("regime", "damaged"), [("probe", False), ("probe", True), ("finetune", False)])
 def test_an_interrupted_prediction_goes_on(
-    regime: str, make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
+    regime: str, damaged: bool, make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = make_workspace()
     folder = made(workspace, "ce-negative", regime=regime)
@@ -110,8 +110,13 @@ def test_an_interrupted_prediction_goes_on(
     with pytest.raises(KeyboardInterrupt):
         predicted(folder, images, workspace)
     written.append(-1)  # not interrupted again
+    if damaged:  # the first score
+        (partial,) = (workspace.store.cache / "predictions").glob("*.partial")
+        content = bytearray(partial.read_bytes())
+        content[content.index(b"\n") + 1] ^= 1
+        partial.write_bytes(content)
     scores = predicted(folder, images, workspace).scores
-    assert written == [0, 1, -1, 2, 3, 4]
+    assert written == [0, 1, -1, *[0] * damaged, 2, 3, 4]
     assert np.array_equal(scores[cells.rows, cells.class_index], cells.scores)
     assert not [path for path in (workspace.store.cache / "predictions").iterdir() if path.suffix != ".lock"]
 
