@@ -145,6 +145,17 @@ def test_a_damaged_memory_is_set_aside(files: list[Path], tmp_path: Path, conten
     assert path.with_name(path.name + DAMAGED).read_bytes() == content
 
 
+def test_a_memory_of_a_format_that_does_not_exist_is_set_aside(files: list[Path], tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    found(files, cache)
+    path = cache / "digests-1.sqlite"
+    content = bytearray(path.read_bytes())
+    content[47] ^= 0x80  # of which SQLite says "unsupported file format", as an operational error
+    path.write_bytes(content)
+    assert found(files, cache) == found(files, cache) == expected(files)
+    assert path.with_name(path.name + DAMAGED).read_bytes() == content
+
+
 def test_a_memory_that_cannot_be_made_is_named(files: list[Path], tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(StoreError, match=r"could not write .*digests"):
