@@ -14,6 +14,7 @@ from plbench.data.labels import PartialLabels
 from plbench.data.simulation import parse
 from plbench.errors import PlbenchError
 from plbench.experiments.mechanism.advice import ModeMap, advise, leave_one_out, read_maps, winners
+from plbench.experiments.mechanism.phase_map import MODES
 from plbench.experiments.mechanism.placement import (
     NUM_BINS,
     Placement,
@@ -113,7 +114,7 @@ def map_of(*cells: tuple[float, float, float, str], dataset: str = "made") -> Mo
         {
             **{"share": 0.9, "advantage": 9.0, "negatives": 9.0},  # the truth, which nobody can compare theirs with
             "estimated": {"share": s, "advantage": a, "negatives": n},
-            **{"means": {best: 1.0}, "best": best, "tied": [best]},
+            **{"means": {**dict.fromkeys(MODES, 0.0), best: 1.0}, "best": best, "tied": [best]},
         }
         for s, a, n, best in cells
     ]
