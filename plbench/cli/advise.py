@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def advise(
     setting: Setting,
     dataset: Dataset = None,
-    seeds: Annotated[int, typer.Option(help="Number of models that estimate, with seeds 0, 1, …")] = 3,
+    seeds: Annotated[int, typer.Option(help="Number of models used for the estimate, with seeds 0, 1, …")] = 3,
     maps: Annotated[
         list[Path] | None,
         typer.Option(

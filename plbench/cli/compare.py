@@ -36,8 +36,8 @@ def compare(
     folds: Annotated[
         int | None,
         typer.Option(
-            help="Cut train into this many folds, and score each by models that learned from the others, in place of "
-            "test: for few test images."
+            help="Split train into this many folds, and score each with models trained on the others, instead of "
+            "scoring test; for few test images."
         ),
     ] = None,
     tune: Annotated[int | None, typer.Option(help="Also tune each method, with this number of trials.")] = None,
@@ -53,7 +53,7 @@ def compare(
 ) -> None:
     """Compare methods on one dataset: which one should I use?
 
-    Trains what is missing and says how sure the answer is.
+    Trains the missing runs and says how certain the answer is.
     """
     from plbench.cli.display.tables import print_comparison
     from plbench.cli.request import options_of, request_from_options

@@ -53,8 +53,8 @@ def predict(
         str | None,
         typer.Option(
             help="Also write the labels of each image: classes whose score is at least a number, such as 0.5; the "
-            f"threshold that the run chose for each class by F1 ({CHOSEN}); or the lowest one with which the class is "
-            "so precise on the validation part (precision=0.9)."
+            f"threshold that the run chose for each class by F1 ({CHOSEN}); or the lowest one that reaches "
+            "this precision on the validation part (precision=0.9)."
         ),
     ] = None,
     top_k: Annotated[
@@ -66,7 +66,7 @@ def predict(
     ] = False,
     contact_sheet: Annotated[
         Path | None,
-        typer.Option(help="Also draw the images that the model is most and least certain of: .png, .jpg or .pdf."),
+        typer.Option(help="Also draw the images about which the model is most and least certain: .png, .jpg or .pdf."),
     ] = None,
     contact_sheet_images: Annotated[
         int | None, typer.Option(min=1, max=400, help=f"Images of each kind on that sheet; default: {ON_SHEET}.")

@@ -29,15 +29,15 @@ def study(
     dataset: Dataset = None,
     scale: Annotated[
         Literal["tiny", "default", "full"],
-        typer.Option(help="Size of the grid: few points for a try, or more points and seeds."),
+        typer.Option(help="Size of the grid: tiny has few points, to try it out; full has more points and seeds."),
     ] = "default",
-    seeds: Annotated[int | None, typer.Option(help="Number of seeds per point; default: by scale.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds per point; default: depends on --scale.")] = None,
     dry_run: DryRun = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the figure; default: in RUNS/studies.")] = None,
 ) -> None:
     """Rerun an experiment of the paper.
 
-    Trains what is missing, draws the figure and says whether the finding held.
+    Trains the missing runs, draws the figure and says whether the finding held.
     """
     from plbench import experiments as studies
 

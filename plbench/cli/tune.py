@@ -26,7 +26,7 @@ def tune(
     setting: Setting,
     method: Method = None,
     dataset: Dataset = None,
-    trials: Annotated[int, typer.Option(help="Trials of the study in total, over all workers and calls.")] = 64,
+    trials: Annotated[int, typer.Option(help="Total number of trials of the study, over all workers and calls.")] = 64,
     seeds: Annotated[int, typer.Option(help="Number of seeds of the final rows.")] = 3,
     study_seed: Annotated[int, typer.Option(help="Seed of the sampler and of the trials.")] = 0,
     param: Param = None,
