@@ -92,7 +92,7 @@ def board_verify(
 
     if data_root is not None and cells is None:
         raise PlbenchError(
-            "--data-root compares the labels of cells with the data's; give --cells too, or leave it out"
+            "--data-root compares the labels in the cells with the dataset's; add --cells, or leave it out"
         )
     given = {"plugin": plugin, "data_root": data_root, "runs": runs, "quiet": True}
     workspace = None if data_root is None else make_workspace(given)

@@ -91,7 +91,7 @@ def export(
 def _check(to: str, out: Path | None, repo: str | None, private: bool) -> None:
     """Refuse options that do not go together, as one sentence."""
     if to == HUB and (repo is None or out is not None):
-        raise PlbenchError("--to hub uploads, and needs to be told where: give --repo USER/NAME, and no --out")
+        raise PlbenchError("--to hub uploads the model; give --repo USER/NAME, and leave out --out")
     if to != HUB and (out is None or repo is not None or private):
         raise PlbenchError(f"--to {to} writes to this machine: give --out PATH, and neither --repo nor --private")
 

@@ -57,7 +57,7 @@ def issues(
         check_sheet_name(contact_sheet)
         try_folder(contact_sheet.parent)
     elif contact_sheet_images is not None:
-        raise PlbenchError("--contact-sheet-images says how large a contact sheet is; give --contact-sheet FILE, too")
+        raise PlbenchError("--contact-sheet-images needs a contact sheet; add --contact-sheet FILE")
     workspace = workspace_for(setting)
     own = {"method": method or "", "dataset": name, "param": param}
     request = request_from_options({**setting, **own})

@@ -147,7 +147,7 @@ def _in_processes(number: int, device: str | None) -> None:
     from plbench.training.launch import arguments_without, launch
 
     if is_launched():
-        raise PlbenchError("--nproc starts processes, and this is already one of several; leave it out under torchrun")
+        raise PlbenchError("--nproc starts processes, but this is already one of several; leave it out with torchrun")
     code, text = launch(number, arguments_without("--nproc"), device)
     if text:
         echo(text, err=True)

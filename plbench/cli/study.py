@@ -66,14 +66,14 @@ def study(
     from plbench.files import try_folder
 
     if setting["embeddings"] is not None:
-        raise PlbenchError("--embeddings: no study has a method that needs them; leave it out")
+        raise PlbenchError("--embeddings: no study uses a method that needs embeddings; leave it out")
     workspace = workspace_for(setting)
     number = seeds or experiment.seeds[scale]
     request = None
     if experiment.needs_dataset:
         request = request_from_options({**setting, "method": "", "dataset": dataset})
     elif dataset is not None:
-        raise PlbenchError(f"--dataset {dataset}: study {name} draws its own points; leave it out")
+        raise PlbenchError(f"--dataset {dataset}: study {name} generates its own points; leave it out")
     if dry_run:
         text, totals = estimate(experiment, request, workspace, scale, number)
         text = in_options(text)

@@ -229,7 +229,7 @@ def _cluster(
         share = "a share below 1, such as 0.5, or " if executor == "ray" else ""
         raise PlbenchError(f"--gpus-per-run {gpus:g}: give {share}a whole number of GPUs")
     if gpus and gpus < nproc and nproc > 1:
-        raise PlbenchError(f"--gpus-per-run {gpus:g}: each of the {nproc} processes of --nproc needs a GPU of its own")
+        raise PlbenchError(f"--gpus-per-run {gpus:g}: each of the {nproc} processes of --nproc needs its own GPU")
     retries = 3 if retries is None else retries
     if executor == "ray":
         from plbench.sweeps.ray import driver
@@ -364,4 +364,4 @@ def _conclude(expanded: Expansion, results: Sequence[Result], status: str, as_js
     emit(content, as_json, show)
     if failed:
         number = len(failed)
-        raise PlbenchError(f"{number} of {len(results)} runs failed; fix what they say, and give the command again")
+        raise PlbenchError(f"{number} of {len(results)} runs failed; fix the problems above, and repeat the command")

@@ -124,5 +124,5 @@ def compare(
     comparison = plan_comparison(request, candidates, seeds, workspace, skipped=broken, num_folds=folds)
     runs, failed = make_runs(comparison, workspace)
     if not runs:
-        raise PlbenchError(f"no row is whole, so there is nothing to compare: {failed[0].who}: {failed[0].why}")
+        raise PlbenchError(f"no row is complete, so there is nothing to compare: {failed[0].who}: {failed[0].why}")
     return Comparison(side_by_side(comparison, runs, workspace), (*comparison.skipped, *failed))

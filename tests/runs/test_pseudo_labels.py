@@ -194,7 +194,7 @@ def test_runs_that_do_not_belong_together_are_refused(
         made(workspace, simulate="none"),
     )
     rule = Rule.parse("score=0.9")
-    with pytest.raises(PlbenchError, match=r"know other labels of the train images.*`simulation_seed=0`"):
+    with pytest.raises(PlbenchError, match=r"have different known labels of the train images.*`simulation_seed=0`"):
         pseudo_label([own, other], rule, workspace)
     with pytest.raises(PlbenchError, match="is given twice"):
         pseudo_label([fixed, fixed], rule, workspace)

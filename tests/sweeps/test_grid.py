@@ -356,7 +356,7 @@ class TestCommand:
         grid_file.write_text(grid_file.read_text().replace('"selective"', '"exploding"'))
         made = Outcome("sweep", *place, "--plugin", plugin)
         assert made.code == 2
-        assert "error: 2 of 4 runs failed; fix what they say, and give the command again" in made.err
+        assert "error: 2 of 4 runs failed; fix the problems above, and repeat the command" in made.err
         assert made.out.count("Failed: ") == 2
         status = Outcome("sweep", "status", *place, "--plugin", plugin)
         assert "4 runs: 2 done, 2 failed" in status.out and "Next: plbench sweep grid.toml" in status.out

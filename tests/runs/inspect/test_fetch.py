@@ -142,7 +142,7 @@ def test_it_asks_before_it_fills_a_disk(size: int | None, asked: bool, answer: b
     desk.size, desk.answer = size, answer
     if asked and not answer:
         with pytest.raises(
-            PlbenchError, match="nothing was fetched; `annotations_only=True` or `split=NAME` fetch less"
+            PlbenchError, match="nothing was downloaded; `annotations_only=True` or `split=NAME` fetch less"
         ):
             desk.fetch()
         assert desk.fetched == []
