@@ -203,7 +203,7 @@ class TestExpansion:
         who = [entry.who for entry in expanded.left_out]
         on = "on tiny, single-positive"
         assert who == [f"needy {on}", f"needy:twice {on}", f"ce-ignore {on}"]  # once, not for each seed
-        assert "learns from verified negatives" in expanded.left_out[0].why
+        assert "needs verified negatives" in expanded.left_out[0].why
 
     @pytest.mark.parametrize(
         ("fields", "said"),
@@ -218,7 +218,7 @@ class TestExpansion:
             ({"recipe": "tin"}, "has no recipe 'tin'; did you mean tiny"),
             ({"methods": [{"name": "strange", "params": {"factor": 1.0}}]}, "'strange' stands for 4 methods"),
             ({"methods": ["sms"]}, "did you mean sums"),
-            ({"exclude": [{"dataset": "tiny"}]}, "nothing is left of the grid"),
+            ({"exclude": [{"dataset": "tiny"}]}, "no run of the grid is left"),
             ({"model": {"weights": ["a.pt", "b.pt"]}}, "'a.pt' and 'b.pt' are two files"),
             ({"model": {"weights": "a.pt"}}, "weights file a.pt does not exist"),
         ],

@@ -269,7 +269,7 @@ FORM = {
     "two delimiters": ("file;a,b\n", {}, ["',' and ';'", "`options.delimiter='tab'`"]),
     "Excel": (b"PK\x03\x04" + bytes(99), {}, ["an Excel workbook", "save the table as CSV"]),
     "gzip": (b"\x1f\x8b" + bytes(99), {}, ["compressed with gzip"]),
-    "Parquet in name": (b"PAR1 and no more", {}, ["not a whole Parquet file"]),
+    "Parquet in name": (b"PAR1 and no more", {}, ["not a complete Parquet file"]),
     "long line": (HEAD + "a," + "b" * (9 << 20) + "\nc,d\n", {}, ["line 2 is longer than 4 MB"]),
     "long name": (HEAD + "a," + "b" * 5000 + "\n", {}, ["class 'bbb", "a name of 5,000 letters"]),
     "long cell": (HEAD + "a," + '"' + "b" * 200_000 + '"\n', {}, ["line 2", "field limit"]),
