@@ -120,7 +120,7 @@ def split_codes(table: TableFile, column: str, texts: pa.Array, start: int) -> n
     if np.any(splits < 0):
         where, text = table.cell(start + int(np.argmax(splits < 0)), column)
         raise DataError(
-            f"{table.path}, {where}: split {text!r:.40} is not a split; expected train, test or val; if {column!r} is "
+            f"{table.path}, {where}: split {text!r:.40} is not valid; expected train, test or val; if {column!r} is "
             "another thing, name the column of splits, such as `options.split_column='part'`, or none"
         )
     return splits

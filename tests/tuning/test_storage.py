@@ -304,7 +304,7 @@ class TestNotToBeReached:
         )
         assert "`study=NAME`" in text and "\n" not in text
         other = Settings(2, storage=storage, study="mine", seed=1)
-        with pytest.raises(PlbenchError, match="another question: seed is 0, here 1;"):
+        with pytest.raises(PlbenchError, match="different setting: seed is 0, here 1;"):
             search(a_plan(workspace), other, workspace)
         search(a_plan(workspace, simulate="rpa=0.5"), Settings(2, storage=storage, study="other"), workspace)
 
