@@ -162,7 +162,7 @@ def test_a_method_that_needs_negatives_where_there_are_none(bench: Bench) -> Non
     text = sentence(bench.run("ce-ignore", "--simulate", "single-positive"))
     assert "'ce-ignore' needs verified negatives" in text and "plbench methods list" in text
     text = sentence(bench.run("selective", "--simulate", "single-positive"))
-    assert "needs verified negatives" in text and "-P mode=likelihood" in text
+    assert "learns from verified negatives" in text and "-P mode=likelihood" in text
     assert leftovers(bench) == []
 
 
