@@ -71,7 +71,7 @@ class CompleteTable(IndexedDataset):
         for image_id in rows:
             if image_id not in self.shipped_split:
                 raise DataError(
-                    f"{path}: image {image_id!r:.80} is none of the {len(self.shipped_split):,} of {self.name}"
+                    f"{path}: image {image_id!r:.80} is not one of the {len(self.shipped_split):,} of {self.name}"
                 )
         chosen = [image_id for image_id, part in self.shipped_split.items() if part == split and image_id in rows]
         part_labels = labels.subset(np.array([rows[image_id] for image_id in chosen], np.int64))

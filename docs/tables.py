@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 TOP = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/results.md", "docs/photographs.md", "docs/methods.md")
+PAGES = ("docs/index.md", "docs/results.md", "docs/photographs.md", "docs/methods.md")
 TABLE = re.compile(r"^<!-- board table: (.+) -->\n\n((?:\|.*\n)+)", flags=re.M)
 COLUMN = re.compile(r"(?:(?P<board>\S+-\S+) )?(?P<figure>\w+)(?P<rest>.*)")
 CEILING = "complete labels"

@@ -160,7 +160,7 @@ def test_a_run_of_nothing(options: list[str], says: str, bench: Bench) -> None:
 
 def test_a_method_that_needs_negatives_where_there_are_none(bench: Bench) -> None:
     text = sentence(bench.run("ce-ignore", "--simulate", "single-positive"))
-    assert "'ce-ignore' learns from verified negatives" in text and "plbench methods list" in text
+    assert "'ce-ignore' needs verified negatives" in text and "plbench methods list" in text
     text = sentence(bench.run("selective", "--simulate", "single-positive"))
     assert "learns from verified negatives" in text and "-P mode=likelihood" in text
     assert leftovers(bench) == []
@@ -368,7 +368,7 @@ class TestConfig:
     def test_a_spec_of_other_data(self, spec: Path, bench: Bench) -> None:
         edit(annotations(bench, "train"), lambda content: content["annotations"].pop())
         text = sentence(plbench("run", "--config", spec, "--data-root", bench.data))
-        assert "cannot be the same here, since dataset_fingerprint is" in text
+        assert "cannot be repeated exactly here, since dataset_fingerprint is" in text
         assert leftovers(bench) == []
 
 

@@ -136,7 +136,7 @@ def write_files(root: Path, documents: Mapping[str, Json], pictures: Mapping[str
     texts = {root / path: json.dumps(content).encode() for path, content in documents.items()}
     for path, text in texts.items():
         if path.exists() and path.read_bytes() != text:
-            raise DataError(f"{path} is there and is no fixture's; give an empty folder")
+            raise DataError(f"{path} already exists and is not part of a fixture; give an empty folder")
     for seed, (name, shown) in enumerate(pictures.items()):
         write_image(root / name, shown, seed)
     for path, text in texts.items():

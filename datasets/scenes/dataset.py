@@ -103,7 +103,7 @@ class Scenes(Dataset):
             DataError: if they were not.
         """
         if (fingerprint := self._manifest()) is None:
-            raise DataError(f"the scenes are not drawn in {self.root}; plbench run --dataset scenes draws them")
+            raise DataError(f"the scenes are not rendered in {self.root}; plbench run --dataset scenes renders them")
         return fingerprint
 
     def _manifest(self) -> str | None:

@@ -80,7 +80,7 @@ class TableFile(ABC):
         self.position = {name: at for at, name in enumerate(self.columns)}
         for at, name in enumerate(self.columns):
             if name and self.position[name] != at:
-                raise DataError(f"{path} has two columns named {name!r}; each needs a name of its own")
+                raise DataError(f"{path} has two columns named {name!r}; each needs its own name")
 
     @abstractmethod
     def texts(self, names: Sequence[str], report: ProgressReport = nobody) -> Iterator[list[pa.Array]]:
@@ -128,7 +128,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
             yield file
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: of names of columns
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path} is not a whole Parquet file ({reason}); write or copy it again") from error
+        raise DataError(f"{path} is not a complete Parquet file ({reason}); write or copy it again") from error
 
 
 class ParquetTable(TableFile):
@@ -165,8 +165,8 @@ class ParquetTable(TableFile):
             return pc.fill_null(pa.array(texts, pa.string()), "")
         if not _is_one_of((*_TEXT, *_NUMBERS, pa.types.is_null), kind):
             raise DataError(
-                f"{self.path}: column {name!r} is of type {kind}; expected text, numbers or booleans; if it is of no "
-                f"use, leave it out with {leave_out([name])}"
+                f"{self.path}: column {name!r} is of type {kind}; expected text, numbers or booleans; if you do not "
+                f"need it, leave it out with {leave_out([name])}"
             )
         if pa.types.is_floating(kind):  # pandas writes a missing number as NaN
             column = pc.if_else(pc.is_nan(column), None, column)

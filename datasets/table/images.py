@@ -80,9 +80,9 @@ def find_files(names: TextColumn, folder: Path, where: Where) -> TextColumn:
         absent += [] if found else [name]
     if absent:
         raise DataError(
-            f"image {absent[0]!r:.80} of the table ({where(absent[0])}) is not in {folder}, neither as it stands nor "
-            f"with {SUFFIXES[0]}, {SUFFIXES[1]} or another usual suffix ({len(absent):,} such images in all); give the "
-            "folder that they are in with `images=DIR`"
+            f"image {absent[0]!r:.80} of the table ({where(absent[0])}) is not in {folder}, neither under this name "
+            f"nor with {SUFFIXES[0]}, {SUFFIXES[1]} or another usual suffix ({len(absent):,} such images in all); give "
+            "the folder that they are in with `images=DIR`"
         )
     return TextColumn.of(paths)
 

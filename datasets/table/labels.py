@@ -104,7 +104,7 @@ def collect_labels(
                 "as with `options.label_separator='pipe'`?"
             )
     if not texts:
-        raise DataError(f"{table.path} has a first line and no rows; expected a row for every label")
+        raise DataError(f"{table.path} has a header and no rows; expected one row per label")
     if separator is None and column not in table.lists:
         if any(not cells.names(text) for text in texts):
             raise DataError(f"{table.path}, {table.where(column, '')} has no label; expected the name of a class")

@@ -100,7 +100,7 @@ def _splits_of(
         name, one, other = image_ids[int(rows[at])], SPLITS[said[at]], SPLITS[splits[rows[at]]]
         raise DataError(
             f"{table.path}: image {name!r} ({table.where(columns.image, name)}) is in split {one} by one row and in "
-            f"{other} by another; give all its rows the same"
+            f"{other} by another; give all its rows the same split"
         )
     return splits
 
@@ -120,7 +120,7 @@ def split_codes(table: TableFile, column: str, texts: pa.Array, start: int) -> n
     if np.any(splits < 0):
         where, text = table.cell(start + int(np.argmax(splits < 0)), column)
         raise DataError(
-            f"{table.path}, {where}: split {text!r:.40} is none; expected train, test or val; where {column!r} is "
+            f"{table.path}, {where}: split {text!r:.40} is not valid; expected train, test or val; if {column!r} is "
             "another thing, name the column of splits, such as `options.split_column='part'`, or none"
         )
     return splits
@@ -143,7 +143,7 @@ def _read_wide(table: TableFile, columns: Columns, values: Values, report: Progr
             splits.append(split_codes(table, columns.split, block[1], start))
         start += len(codes)
     if not start:
-        raise DataError(f"{table.path} has a first line and no rows; expected a row for every image")
+        raise DataError(f"{table.path} has a header and no rows; expected one row per image")
     image_ids = TextColumn.of_arrow(pa.chunked_array(images))
     counted = pc.value_counts(image_ids.array)
     if len(counted) < len(image_ids):

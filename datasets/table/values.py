@@ -81,7 +81,7 @@ class Values:
         if counts[BAD]:
             where, text = locate(int(np.argmax(flat == BAD)))
             raise DataError(
-                f"{self._path}, {where}: {text!r:.60} is no value; expected 1, 0, -1, true, false, present, absent, "
+                f"{self._path}, {where}: {text!r:.60} is not a value; expected 1, 0, -1, true, false, present, absent, "
                 "yes, no, or nothing where it is unknown"
             )
         if self._negative is None and counts[ZERO] + counts[MINUS]:

@@ -230,7 +230,7 @@ class BoardFolder:
         with self.changing() if staging is None else contextlib.nullcontext(staging) as unfinished:
             for event in events:
                 if (event.event == "added") == (event.key in self.added) or event.key in self.withdrawn:
-                    raise PlbenchError(f"{self.path / LEDGER}: record {event.key} cannot be {event.event} any more")
+                    raise PlbenchError(f"{self.path / LEDGER}: record {event.key} can no longer be {event.event}")
             self.ledger = (*self.ledger, *events)
             if board is not None:
                 self.board = board

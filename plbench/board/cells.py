@@ -120,7 +120,7 @@ def export_cells(board: BoardFolder, to: Path, workspace: Workspace) -> Exported
         StoreError: if the folder cannot be written.
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise PlbenchError(f"{to} is there already; give a new folder, or delete it")
+        raise PlbenchError(f"{to} already exists; give a new folder, or delete it")
     entries = labelled_entries(board)
     found: dict[str, Path] = {}
     missing: dict[str, str] = {}
@@ -136,14 +136,14 @@ def export_cells(board: BoardFolder, to: Path, workspace: Workspace) -> Exported
         raise PlbenchError(
             f"none of the {len(entries)} records of {board.board.name} has its cells in {workspace.store.runs}"
             + (f", where {counted(others, 'run')} of the same key gave other scores" if others else "")
-            + "; give the folder of the very runs that were added with `runs=`"
+            + "; give the folder of exactly the runs that were added with `runs=`"
         )
     dataset = open_dataset(board.board.dataset, workspace)
     if (here := fingerprint(dataset, workspace)) != board.board.dataset_fingerprint:
         raise PlbenchError(
             f"dataset {dataset.name!r} in {dataset.root} has fingerprint {here[:16]}…, and the records of "
             f"{board.board.name} were made on {(board.board.dataset_fingerprint or '')[:16]}…; give the folder of "
-            "those very files with `data_root=`"
+            "exactly those files with `data_root=`"
         )
     ids = {split: dataset.split(split).images.ids for split in {e.record.spec.protocol.test_split for e, _ in entries}}
     try:

@@ -56,7 +56,7 @@ def read_contents(folder: Path) -> Contents:
 def _read_file(path: Path) -> bytes:
     try:
         if path.is_symlink() or not path.is_file():
-            raise EntryError(path.name, "is missing, or no plain file")
+            raise EntryError(path.name, "is missing, or not a plain file")
         size, most = path.stat().st_size, MAX_BYTES[path.name]
         if size > most:
             raise EntryError(path.name, f"has {size:,} bytes; expected at most {most:,}")

@@ -55,7 +55,7 @@ def sign(folder: BoardFolder, key: Path) -> Path:
     if content is None:
         raise PlbenchError(f"board {folder.board.name}: there is nothing to sign before a second version, or an event")
     if not key.is_file():
-        raise PlbenchError(f"{key} is no file of an SSH key; ssh-keygen -t ed25519 makes one")
+        raise PlbenchError(f"{key} is not an SSH key file; ssh-keygen -t ed25519 makes one")
     path = folder.path / SIGNATURE
     refuse_links(folder.path.parent, path)
     done = _ssh_keygen("sign", "-q", "-n", NAMESPACE, "-f", str(key.absolute()), given=content)

@@ -113,7 +113,7 @@ def _homes(entry: Entry, boards: Sequence[BoardFolder]) -> list[BoardFolder]:
     homes = [board for board in boards if sha256 in (board.board.protocol_sha256, board.board.ceiling_sha256)]
     if not homes:
         raise PlbenchError(
-            f"run {record.key}: no board asks protocol {record.spec.protocol.name} (sha256 {sha256[:16]}…); plbench "
+            f"run {record.key}: no board has protocol {record.spec.protocol.name} (sha256 {sha256[:16]}…); plbench "
             "board new makes one for an official protocol"
         )
     return homes
@@ -199,11 +199,11 @@ def new_board(
         )
     except ValidationError as error:
         field, message, given, _ = first_invalid(error)
-        raise PlbenchError(f"{field} {given!r:.80} is none for a board: {message}") from error
+        raise PlbenchError(f"{field} {given!r:.80} is not valid for a board: {message}") from error
     refuse_links(root, root / name / BOARD)
     with holding(root, name) as staging:
         if (root / name / BOARD).exists():
-            raise PlbenchError(f"{root / name} is a board already")
+            raise PlbenchError(f"{root / name} already exists")
         write_json(root / name / BOARD, board.model_dump(mode="json"), staging)
     return BoardFolder(root / name)
 

@@ -45,21 +45,21 @@ from plbench.training.launch import is_worker, write_failure
 _START = """\
 plbench {version}: which way of training copes best with labels that are only partly known?
 
-Begin with one of these:
+Start with one of these:
 
   plbench run --method selective --dataset scenes
       Train one method on a small built-in dataset: about a minute, no download.
 
   plbench compare --dataset scenes --methods paper
-      Compare the methods of a paper on it: which one is best, and how sure is that?
+      Compare the methods of a paper on it: which one is best, and how certain is that?
 
   plbench advise --labels labels.csv --images photos
-      Your own labels and images: which methods to try on them.
+      For your own labels and images: which methods should you try?
 
   plbench --help                  all commands; plbench COMMAND --help explains one
-  plbench --install-completion    names of methods, datasets and runs at the Tab key
+  plbench --install-completion    complete methods, datasets and runs with the Tab key
 
-Documentation: docs/ of the repository; make docs builds it as a site."""
+Documentation: docs/ in the repository; make docs builds it as a site."""
 
 app = CommandGroup(
     help="The benchmark suite for learning from images whose labels are only partly known.",
@@ -171,8 +171,8 @@ def root(
         bool,
         typer.Option(
             "--no-plugins",
-            help="Load only plbench's own methods and datasets; before the command, or PLBENCH_NO_PLUGINS=1. "
-            "plbench doctor lists what that leaves out.",
+            help="Load only plbench's own methods and datasets; goes before the command, or set PLBENCH_NO_PLUGINS=1. "
+            "plbench doctor lists the installed plugins.",
         ),
     ] = False,
 ) -> None:

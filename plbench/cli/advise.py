@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def advise(
     setting: Setting,
     dataset: Dataset = None,
-    seeds: Annotated[int, typer.Option(help="Number of models that estimate, with seeds 0, 1, …")] = 3,
+    seeds: Annotated[int, typer.Option(help="Number of models used for the estimate, with seeds 0, 1, …")] = 3,
     maps: Annotated[
         list[Path] | None,
         typer.Option(
@@ -38,9 +38,9 @@ def advise(
     from plbench.experiments.mechanism.advice import advise as ask
 
     if seeds < 1:
-        raise PlbenchError(f"--seeds {seeds}: at least one model must estimate, and 3 to see how sure it is")
+        raise PlbenchError(f"--seeds {seeds}: the estimate needs at least one model, and 3 to show how certain it is")
     if setting["embeddings"] is not None:
-        raise PlbenchError("--embeddings: advice rests on methods that need none; leave it out")
+        raise PlbenchError("--embeddings: advise uses no method that needs embeddings; leave it out")
     name = dataset or (OWN_LABELS if setting["labels"] is not None else None)
     known = read_maps(maps or ())
     # as the map was made, unless somebody says otherwise

@@ -38,7 +38,7 @@ def board_add(
     runs: opt.Runs = opt.RUNS,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Copy records of finished runs onto the boards of their protocols."""
+    """Add records of finished runs to the boards of their protocols."""
     from plbench.board.submit import add, asked_for
 
     if not run and not every:
@@ -72,10 +72,10 @@ def board_verify(
     name: Names = None,
     cells: Annotated[
         Path | None,
-        typer.Option(help="Folder of runs, or of published cells: recompute every figure from their scores."),
+        typer.Option(help="Folder of runs, or of published cells, from whose scores every figure is recomputed."),
     ] = None,
     data_root: Annotated[
-        Path | None, typer.Option(help="With --cells: folder of the dataset's files, whose labels the cells must have.")
+        Path | None, typer.Option(help="With --cells: folder of the dataset's files; the cells must have its labels.")
     ] = None,
     against: Annotated[
         str | None,
@@ -96,7 +96,7 @@ def board_verify(
 
     if data_root is not None and cells is None:
         raise PlbenchError(
-            "--data-root compares the labels of cells with the data's; give --cells too, or leave it out"
+            "--data-root compares the labels in the cells with the dataset's; add --cells, or leave it out"
         )
     given = {"plugin": plugin, "data_root": data_root, "runs": runs, "quiet": True}
     workspace = None if data_root is None else make_workspace(given)
@@ -194,7 +194,7 @@ def board_show(name: Names = None, boards: Boards = BOARDS, as_json: opt.AsJson 
 def board_reproduce(
     record: Annotated[str, typer.Argument(help="Key of a record on a board, or its folder.")],
     promote_by: Annotated[
-        str | None, typer.Option("--promote", help="Mark the row as verified, by this name, which is published.")
+        str | None, typer.Option("--promote", help="Mark the row as verified by this name, which is published.")
     ] = None,
     boards: Boards = BOARDS,
     plugin: opt.Plugins = None,
@@ -204,7 +204,7 @@ def board_reproduce(
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Run a record again and compare the figures; with --promote mark it as verified."""
+    """Run a record again and compare the results; with --promote, mark it as verified."""
     from plbench.board.boards import open_boards
     from plbench.board.reproduce import home_of, promote, reproduce
     from plbench.cli.display import tables
@@ -226,7 +226,7 @@ def board_reproduce(
 def board_audit(
     name: Names = None,
     sample: Annotated[int, typer.Option(min=1, help="Number of rows to run again.")] = 3,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the draw; default: one that nobody knows before.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the sample; default: a random one.")] = None,
     boards: Boards = BOARDS,
     plugin: opt.Plugins = None,
     data_root: opt.DataRoot = None,
@@ -273,7 +273,7 @@ def board_withdraw(
     why: Annotated[str, typer.Option(help="One sentence, shown on the board.")],
     boards: Boards = BOARDS,
 ) -> None:
-    """Take a record out of the ranking. It stays in the ledger, with the reason."""
+    """Remove a record from the ranking. It stays in the ledger, with the reason."""
     from plbench.board.submit import withdraw
 
     echo(f"withdrawn from {', '.join(withdraw(key, why, boards))}; plbench board build shows it")
@@ -297,14 +297,14 @@ def board_sign(
 def board_export(
     name: Annotated[
         str | None,
-        typer.Argument(help="Board whose cells to write, with --cells.", autocompletion=completion.board_names),
+        typer.Argument(help="With --cells: board whose scores are written.", autocompletion=completion.board_names),
     ] = None,
     to: Annotated[Path | None, typer.Option(help="Folder for the site: the page with its tables.")] = None,
     cells: Annotated[
         Path | None, typer.Option(help="Folder for the scores behind a board: Parquet files with a dataset card.")
     ] = None,
     sources: Annotated[
-        str | None, typer.Option(help="With --to: address of the repository's files, to link methods to.")
+        str | None, typer.Option(help="With --to: address of the repository's files, for links to methods.")
     ] = None,
     boards: Boards = BOARDS,
     plugin: opt.Plugins = None,
@@ -315,8 +315,8 @@ def board_export(
 ) -> None:
     """Write boards as a static site (--to), or the scores behind one board for others to compute metrics (--cells).
 
-    The site has workflows that build it and check submissions. The scores are those at known cells of every record
-    whose run is in the folder of runs; records without them are listed.
+    The site has workflows that build it and check submissions. The scores are those at known cells, for every record
+    whose run is in the runs folder; records without scores are listed.
     """
     if (to is None) == (cells is None):
         raise PlbenchError("give --to DIR for the site, or BOARD --cells DIR for the scores behind a board")

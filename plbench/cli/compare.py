@@ -36,8 +36,8 @@ def compare(
     folds: Annotated[
         int | None,
         typer.Option(
-            help="Cut train into this many folds, and score each by models that learned from the others, in place of "
-            "test: for few test images."
+            help="Split train into this many folds, and score each with models trained on the others, instead of "
+            "scoring test; for few test images."
         ),
     ] = None,
     tune: Annotated[int | None, typer.Option(help="Also tune each method, with this number of trials.")] = None,
@@ -53,7 +53,7 @@ def compare(
 ) -> None:
     """Compare methods on one dataset: which one should I use?
 
-    Trains what is missing and says how sure the answer is.
+    Trains the missing runs and says how certain the answer is.
     """
     from plbench.cli.display.tables import print_comparison
     from plbench.cli.request import options_of, request_from_options
@@ -67,9 +67,9 @@ def compare(
     from plbench.runs.plan.label_check import notes_on
 
     if tune is not None and tune < 1:
-        raise PlbenchError(f"--tune {tune}: a study needs at least one trial; without --tune, none is made")
+        raise PlbenchError(f"--tune {tune}: a study needs at least one trial; leave out --tune to tune nothing")
     if studies is not None and (tune is None or studies < 1):
-        why = "there are none without --tune, such as --tune 16" if tune is None else "a tuned row needs at least one"
+        why = "studies need --tune, such as --tune 16" if tune is None else "a tuned row needs at least one"
         raise PlbenchError(f"--studies {studies}: {why}; leave it out for {USUAL_STUDIES}")
     num_studies = studies or USUAL_STUDIES
     if out is not None:
@@ -105,7 +105,7 @@ def compare(
         workspace.reporter.line(line)
     runs, failed = make_runs(comparison, workspace, found.seconds)
     if not runs:
-        raise PlbenchError(f"no row is whole, so there is nothing to compare: {failed[0].who}: {failed[0].why}")
+        raise PlbenchError(f"no row is complete, so there is nothing to compare: {failed[0].who}: {failed[0].why}")
     result = side_by_side(comparison, runs, workspace)
     asked = typed(dataset=dataset) + options_of(comparison.setting, workspace)
     shared = asked + typed(methods=None if methods is None else ",".join(methods), folds=folds)

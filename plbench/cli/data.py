@@ -43,7 +43,7 @@ data_app.command("issues")(issues)
 def data_list(
     plugin: opt.Plugins = None, data_root: opt.DataRoot = None, runs: opt.Runs = opt.RUNS, as_json: opt.AsJson = False
 ) -> None:
-    """List all datasets: are their files here, and how to get them."""
+    """List all datasets, whether their files are available, and how to get them."""
     from plbench.cli.display import tables
 
     def make() -> Listing:
@@ -142,7 +142,7 @@ def data_embeddings(
     model: Annotated[str, typer.Option(help="A transformers model: its name on the hub, or a folder.")],
     out: Annotated[Path, typer.Option(help="File to write (.npz); pass it to later commands as --embeddings.")],
     prompt: Annotated[
-        str | None, typer.Option(help="Prompt around the name of a class; default: a photo of a {}.")
+        str | None, typer.Option(help="Prompt, with {} for the class name; default: a photo of a {}.")
     ] = None,
     split: Annotated[
         list[str] | None, typer.Option(help="A split; may be repeated; default: the splits that the protocols use.")
@@ -190,7 +190,7 @@ def data_stats(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the simulated labels.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Also plot the statistics to a .png, .svg or .pdf file.")] = None,
 ) -> None:
-    """Count the known labels of train and test by split, class and image."""
+    """Count the known labels by split, class and image."""
     from plbench.cli.display import tables
     from plbench.runs.inspect import statistics
 

@@ -17,7 +17,7 @@ HUB = "hub"
 
 def _where(
     weights: Annotated[
-        Path | None, typer.Option(help="The backbone's weights, of a run that was made with --weights FILE.")
+        Path | None, typer.Option(help="Weights of the backbone, if the run was trained with --weights FILE.")
     ] = None,
     data_root: opt.DataRoot = None,
     labels: opt.Labels = None,
@@ -35,7 +35,9 @@ def _where(
 @with_options(_where)
 def export(
     setting: Setting,
-    run: Annotated[str, typer.Argument(metavar="KEY", help="Key of a run, the start of one, or its folder.")],
+    run: Annotated[
+        str, typer.Argument(metavar="KEY", help="Key of a run (its first characters are enough), or its folder.")
+    ],
     to: Annotated[
         Literal["onnx", "torchscript", "safetensors", "timm-hub-folder", "hub"],
         typer.Option(help="The format; hub uploads to the Hugging Face Hub."),
@@ -44,7 +46,9 @@ def export(
         Path | None, typer.Option(help="File to write (.onnx, .pt, .safetensors), or folder (timm-hub-folder).")
     ] = None,
     repo: Annotated[str | None, typer.Option(help="With --to hub: USER/NAME of the repository.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="With --to hub: make a new repository private.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="With --to hub: create the repository as private.")
+    ] = False,
 ) -> None:
     """Write the model of a run for other programs, with preprocessing and class names, and check its scores there."""
     from plbench.cli.display.tables import print_copied, print_lines
@@ -87,7 +91,7 @@ def export(
 def _check(to: str, out: Path | None, repo: str | None, private: bool) -> None:
     """Refuse options that do not go together, as one sentence."""
     if to == HUB and (repo is None or out is not None):
-        raise PlbenchError("--to hub uploads, and needs to be told where: give --repo USER/NAME, and no --out")
+        raise PlbenchError("--to hub uploads the model; give --repo USER/NAME, and leave out --out")
     if to != HUB and (out is None or repo is not None or private):
         raise PlbenchError(f"--to {to} writes to this machine: give --out PATH, and neither --repo nor --private")
 

@@ -103,7 +103,7 @@ def methods_new(
     ] = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Write the file of a new method, which already runs, to the current folder."""
+    """Write a template for a new method, which runs as it is, to the current folder."""
     from plbench.testing.scaffold import new_method
 
     written = new_method(name, Path.cwd(), open_registry(None), package=package)
@@ -113,7 +113,8 @@ def methods_new(
 @runs_app.command("list")
 def runs_list(
     to: Annotated[
-        Path | None, typer.Option(help="Write the table to a .csv or .parquet file: the frame of plbench.runs().")
+        Path | None,
+        typer.Option(help="Write the table to a .csv or .parquet file; the same data frame as plbench.runs()."),
     ] = None,
     runs: opt.Runs = opt.RUNS,
     as_json: opt.AsJson = False,
@@ -187,21 +188,23 @@ def runs_compare(
 
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-OnlySay = Annotated[bool, typer.Option("--dry-run", help="Say what would go, and delete nothing.")]
+OnlySay = Annotated[bool, typer.Option("--dry-run", help="Say what would be deleted, without deleting it.")]
 
 
 @runs_app.command("remove")
 def runs_remove(
     run: Annotated[
         list[str],
-        typer.Argument(help="Keys of runs, done or not, or starts of keys.", autocompletion=completion.run_keys),
+        typer.Argument(
+            help="Keys of runs, finished or not; first characters are enough.", autocompletion=completion.run_keys
+        ),
     ],
     dry_run: OnlySay = False,
     yes: Yes = False,
     runs: opt.Runs = opt.RUNS,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Delete runs with all of their files. A run that another one needs stays with it."""
+    """Delete runs with all of their files. Refuses to delete a run that another one needs."""
     from plbench.runs.removal import removable_runs
 
     store = open_store(runs)
@@ -212,7 +215,9 @@ def runs_remove(
 def runs_prune(
     weights: Annotated[
         Literal["best", "first", "none", "all"],
-        typer.Option(help="Whose weights stay: the best row's in each setting, those of its first seed, none, or all."),
+        typer.Option(
+            help="Weights to keep: those of each setting's best row (best), of its first seed (first), none, or all."
+        ),
     ] = "best",
     features: Annotated[
         bool, typer.Option("--features", help="Also delete all cached features; they are computed again when needed.")
@@ -222,9 +227,9 @@ def runs_prune(
     runs: opt.Runs = opt.RUNS,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Delete what no figure needs: weights of rows that lost, and what killed processes left.
+    """Free disk space: delete weights that are not the best of their setting, and leftovers of killed processes.
 
-    All runs stay, with figures and scores. A run without weights can no longer predict; --force trains it again.
+    All runs keep their metrics and scores. A run without weights can no longer predict; --force trains it again.
     """
     from plbench.comparison.pruning import prunable
 

@@ -25,25 +25,23 @@ def issues(
     method: Method = None,
     param: Param = None,
     folds: Annotated[
-        int, typer.Option(help="Parts that train is cut into; models judge the one that they did not see.")
+        int, typer.Option(help="Number of folds of train; each is judged by models that were not trained on it.")
     ] = FOLDS,
-    seeds: Annotated[int, typer.Option(help="Models for each fold, with seeds 0, 1, …")] = SEEDS,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the labels that are contradicted: .csv, .parquet or .jsonl.")
-    ] = None,
+    seeds: Annotated[int, typer.Option(help="Number of models per fold, with seeds 0, 1, …")] = SEEDS,
+    out: Annotated[Path | None, typer.Option(help="Write the contradicted labels: .csv, .parquet or .jsonl.")] = None,
     to_annotate: Annotated[
-        Path | None, typer.Option(help="Write the unknown labels that are most uncertain: .csv, .parquet or .jsonl.")
+        Path | None, typer.Option(help="Write the most uncertain unknown labels: .csv, .parquet or .jsonl.")
     ] = None,
-    number: Annotated[int, typer.Option(min=0, help="How many unknown labels to list.")] = TO_ANNOTATE,
+    number: Annotated[int, typer.Option(min=0, help="Number of unknown labels to list.")] = TO_ANNOTATE,
     contact_sheet: Annotated[
-        Path | None, typer.Option(help="Draw the first of both lists: .png, .jpg or .pdf.")
+        Path | None, typer.Option(help="Draw the images at the top of both lists: .png, .jpg or .pdf.")
     ] = None,
     contact_sheet_images: Annotated[
         int | None, typer.Option(min=1, max=400, help=f"Images of each list on that sheet; default: {ON_SHEET}.")
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """List known labels that models contradict which did not train on them, and what to annotate next."""
+    """List known labels that held-out models contradict, and unknown labels to annotate next."""
     from plbench.cli.request import request_from_options
     from plbench.experiments.label_issues import describe_folds, find_issues, plan_folds
     from plbench.files import try_folder
@@ -59,7 +57,7 @@ def issues(
         check_sheet_name(contact_sheet)
         try_folder(contact_sheet.parent)
     elif contact_sheet_images is not None:
-        raise PlbenchError("--contact-sheet-images says how large a contact sheet is; give --contact-sheet FILE, too")
+        raise PlbenchError("--contact-sheet-images needs a contact sheet; add --contact-sheet FILE")
     workspace = workspace_for(setting)
     own = {"method": method or "", "dataset": name, "param": param}
     request = request_from_options({**setting, **own})

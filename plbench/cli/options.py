@@ -51,17 +51,27 @@ Dataset = Annotated[
 RunKey = Annotated[
     str,
     typer.Argument(
-        metavar="KEY", help="Key of a run, the start of one, or its folder.", autocompletion=completion.run_keys
+        metavar="KEY",
+        help="Key of a run (its first characters are enough), or its folder.",
+        autocompletion=completion.run_keys,
     ),
 ]
-Run = Annotated[str, typer.Argument(help="Key, the start of one, or a folder.", autocompletion=completion.run_keys)]
+Run = Annotated[
+    str,
+    typer.Argument(
+        help="Key of a run (its first characters are enough), or its folder.", autocompletion=completion.run_keys
+    ),
+]
 Selection = Annotated[
     Literal["last", "validation", "best-on-test"] | None,
     typer.Option(help="How the reported epoch is chosen; default: last."),
 ]
 NoRetrain = Annotated[
     bool | None,
-    typer.Option("--no-retrain", help="With --selection validation: test the best model on validation as it is."),
+    typer.Option(
+        "--no-retrain",
+        help="With --selection validation: test the model that was best on validation, without retraining.",
+    ),
 ]
 Param = Annotated[
     list[str] | None,
@@ -80,7 +90,7 @@ DataOption = Annotated[
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda; default: a GPU if available.")]
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, help="Threads of a process; default: OMP_NUM_THREADS, or as many as the machine has free."),
+    typer.Option(min=1, help="Threads per process; default: OMP_NUM_THREADS, or the number of free cores."),
 ]
 Workers = Annotated[int | None, typer.Option(min=0, help="Number of processes that decode images.")]
 Decode = Annotated[

@@ -53,8 +53,8 @@ def predict(
         str | None,
         typer.Option(
             help="Also write the labels of each image: classes whose score is at least a number, such as 0.5; the "
-            f"threshold that the run chose for each class by F1 ({CHOSEN}); or the lowest one with which the class is "
-            "so precise on the validation part (precision=0.9)."
+            f"threshold that the run chose for each class by F1 ({CHOSEN}); or the lowest one that reaches "
+            "this precision on the validation part (precision=0.9)."
         ),
     ] = None,
     top_k: Annotated[
@@ -66,7 +66,7 @@ def predict(
     ] = False,
     contact_sheet: Annotated[
         Path | None,
-        typer.Option(help="Also draw the images that the model is most and least certain of: .png, .jpg or .pdf."),
+        typer.Option(help="Also draw the images about which the model is most and least certain: .png, .jpg or .pdf."),
     ] = None,
     contact_sheet_images: Annotated[
         int | None, typer.Option(min=1, max=400, help=f"Images of each kind on that sheet; default: {ON_SHEET}.")
@@ -88,7 +88,7 @@ def predict(
         check_sheet_name(contact_sheet)
         try_folder(contact_sheet.parent)
     elif contact_sheet_images is not None:
-        raise PlbenchError("--contact-sheet-images says how large a contact sheet is; give --contact-sheet FILE, too")
+        raise PlbenchError("--contact-sheet-images needs a contact sheet; add --contact-sheet FILE")
     workspace = make_workspace(setting)
     images = files_at(places)
     model = load_model(workspace.store.find(run), workspace)
@@ -127,8 +127,8 @@ def _parse_threshold(text: str) -> float | tuple[str, float]:
     if name == "" and 0 <= value <= 1:
         return value
     raise PlbenchError(
-        f"--threshold {text}: give a number from 0 to 1, {CHOSEN} for what the run chose there by F1, or precision=0.9 "
-        "for the lowest with which a class is so precise there"
+        f"--threshold {text}: give a number from 0 to 1, {CHOSEN} for the thresholds that the run chose there "
+        "by F1, or precision=0.9 for the lowest thresholds that reach this precision there"
     )
 
 

@@ -28,11 +28,11 @@ def pseudo_label(
         str,
         typer.Option(
             help="score=0.9,absent=0.05: by the mean score over the runs; top=0.1: the share of each class's unknown "
-            "labels with the highest scores; agreement or agreement=0.9: each run by its own thresholds, or by this."
+            "labels with the highest scores; agreement or agreement=0.9: each run by its own thresholds, or by 0.9."
         ),
     ] = "score=0.9",
 ) -> None:
-    """Write a training set's labels with those unknown ones added that runs are certain of, to be trained on again."""
+    """Write a training set's labels, plus pseudo-labels for unknown labels about which the runs are certain."""
     from plbench.experiments.mechanism.advice import OWN_LABELS
     from plbench.files import try_folder
     from plbench.runs.pseudo_labels import Rule, check_labels_name, write_labels

@@ -52,7 +52,7 @@ def request_from_options(given: Mapping[str, Any]) -> Request:
             raise PlbenchError(f"--{name} is missing; {listing}")
     if given.get("no_retrain"):
         if given.get("selection") != "validation":
-            raise PlbenchError("--no-retrain says what follows a choice on validation; give --selection validation too")
+            raise PlbenchError("--no-retrain needs --selection validation")
         given["selection"] = "validation-no-retrain"
     return request_of(given, parse_assignments(given.get("param")))
 
@@ -69,7 +69,7 @@ def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -
     if given["weights"] in WEIGHTS:  # but a file may have to be said where it is
         changing["weights"] = given["weights"]
     if changed := typed(**changing):
-        raise PlbenchError(f"{changed[0]} would change the run that {path} writes down; give the one or the other")
+        raise PlbenchError(f"{changed[0]} would change the run described in {path}; use one or the other")
     try:
         with path.open("rb") as file:
             spec = RunSpec.model_validate(tomllib.load(file))
@@ -86,7 +86,7 @@ def plan_from_file(path: Path, given: Mapping[str, Any], workspace: Workspace) -
         given["embeddings"] is not None
         and keep_embeddings(given["embeddings"], workspace.store.cache) != spec.embeddings
     ):
-        raise PlbenchError(f"--embeddings would change the run that {path} writes down; give the one or the other")
+        raise PlbenchError(f"--embeddings would change the run described in {path}; use one or the other")
     return plan_from_spec(spec, workspace)
 
 

@@ -45,9 +45,9 @@ def run(
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the run; default: 0.")] = None,
     selection: Selection = None,
     no_retrain: NoRetrain = None,
-    force: Annotated[bool, typer.Option("--force", help="Run again even if the run is done.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run again even if the run is finished.")] = False,
     nproc: Annotated[
-        int, typer.Option(min=1, help="Number of processes that train together on this machine, one per GPU.")
+        int, typer.Option(min=1, help="Number of processes on this machine that train the run together, one per GPU.")
     ] = 1,
     profile: Annotated[
         bool, typer.Option("--profile", help="Write a profiler trace of some steps to runs/KEY/profile.")
@@ -147,7 +147,7 @@ def _in_processes(number: int, device: str | None) -> None:
     from plbench.training.launch import arguments_without, launch
 
     if is_launched():
-        raise PlbenchError("--nproc starts processes, and this is already one of several; leave it out under torchrun")
+        raise PlbenchError("--nproc starts processes, but this is already one of several; leave it out with torchrun")
     code, text = launch(number, arguments_without("--nproc"), device)
     if text:
         echo(text, err=True)

@@ -30,14 +30,16 @@ def _where(
 def show(
     setting: Setting,
     run: opt.RunKey,
-    out: Annotated[Path | None, typer.Option(help="File to write, an .html; default: page.html in its folder.")] = None,
-    no_open: Annotated[bool, typer.Option("--no-open", help="Write the page and open no browser.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="The .html file to write; default: page.html in the run's folder.")
+    ] = None,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Write the page without opening a browser.")] = False,
 ) -> None:
     """Open the page of a run in a browser.
 
     It has curves, classes with intervals, mistakes with their images, labels and cost.
 
-    It is one file that needs no network. Images are shown where the dataset is on this machine.
+    The page is a single file that works offline. Images are shown if the dataset is on this machine.
     """
     from plbench.runs.page.page import write_page
 

@@ -29,15 +29,15 @@ def study(
     dataset: Dataset = None,
     scale: Annotated[
         Literal["tiny", "default", "full"],
-        typer.Option(help="Size of the grid: few points for a try, or more points and seeds."),
+        typer.Option(help="Size of the grid: tiny has few points, to try it out; full has more points and seeds."),
     ] = "default",
-    seeds: Annotated[int | None, typer.Option(help="Number of seeds per point; default: by scale.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds per point; default: depends on --scale.")] = None,
     dry_run: DryRun = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the figure; default: in RUNS/studies.")] = None,
 ) -> None:
     """Rerun an experiment of the paper.
 
-    Trains what is missing, draws the figure and says whether the finding held.
+    Trains the missing runs, draws the figure and says whether the finding held.
     """
     from plbench import experiments as studies
 
@@ -66,14 +66,14 @@ def study(
     from plbench.files import try_folder
 
     if setting["embeddings"] is not None:
-        raise PlbenchError("--embeddings: no study has a method that needs them; leave it out")
+        raise PlbenchError("--embeddings: no study uses a method that needs embeddings; leave it out")
     workspace = workspace_for(setting)
     number = seeds or experiment.seeds[scale]
     request = None
     if experiment.needs_dataset:
         request = request_from_options({**setting, "method": "", "dataset": dataset})
     elif dataset is not None:
-        raise PlbenchError(f"--dataset {dataset}: study {name} draws its own points; leave it out")
+        raise PlbenchError(f"--dataset {dataset}: study {name} generates its own points; leave it out")
     if dry_run:
         text, totals = estimate(experiment, request, workspace, scale, number)
         text = in_options(text)

@@ -37,17 +37,20 @@ class _RunUnlessNamed(TyperGroup):
 
 sweep_app = CommandGroup(
     cls=_RunUnlessNamed,
-    help="Many runs from one file, here, on Slurm or on Ray: plbench sweep grid.toml, plbench sweep status grid.toml.",
+    help="Train many runs from one file, locally, on Slurm or on Ray: plbench sweep grid.toml.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 
 GridFile = Annotated[
-    Path, typer.Argument(metavar="GRID.toml", help="Methods, datasets, simulations, backbones, seeds, exclusions.")
+    Path,
+    typer.Argument(
+        metavar="GRID.toml", help="TOML file with methods, datasets, simulations, backbones, seeds, exclusions."
+    ),
 ]
 Nproc = Annotated[
-    int, typer.Option(min=1, help="Processes on one machine that train each run together, one for each GPU.")
+    int, typer.Option(min=1, help="Number of processes on one machine that train each run together, one per GPU.")
 ]
 
 
@@ -56,18 +59,20 @@ def sweep_run(
     grid: GridFile,
     executor: Annotated[
         Literal["local", "ray", "slurm"],
-        typer.Option(help="Here, one after another or together; or a task each on Ray; or a job each on Slurm."),
+        typer.Option(
+            help="local: one after another or together on this machine; ray: one task per run; slurm: one job per run."
+        ),
     ] = "local",
     nproc: Nproc = 1,
     address: Annotated[
-        str | None, typer.Option(help="Ray: of a cluster to join; without it one starts on this machine.")
+        str | None, typer.Option(help="Ray: address of a running cluster; default: start Ray on this machine.")
     ] = None,
     gpus: Annotated[
         float | None,
         typer.Option(
             "--gpus-per-run",
             min=0,
-            help="Ray: share or number of GPUs; default: 1 where there are any. Slurm: number; default: none.",
+            help="Ray: number of GPUs, or a fraction; default: 1 if available. Slurm: number of GPUs; default: none.",
         ),
     ] = None,
     cpus: Annotated[
@@ -78,31 +83,34 @@ def sweep_run(
         int | None,
         typer.Option(
             min=0,
-            help="Ray: after a worker or node died. Slurm: after the time limit. Default: 3.",
+            help="Number of retries: on Ray, after a worker or node dies; on Slurm, after the time limit; default: 3.",
         ),
     ] = None,
-    partition: Annotated[str | None, typer.Option(help="Slurm: where jobs are queued.")] = None,
-    account: Annotated[str | None, typer.Option(help="Slurm: who is charged.")] = None,
+    partition: Annotated[str | None, typer.Option(help="Slurm: partition that jobs are submitted to.")] = None,
+    account: Annotated[str | None, typer.Option(help="Slurm: account that is charged.")] = None,
     time: Annotated[
-        str | None, typer.Option(help="Slurm: limit of a job, as sbatch takes it, such as 4:00:00; default: a day.")
+        str | None,
+        typer.Option(help="Slurm: time limit of a job, in sbatch's format, such as 4:00:00; default: one day."),
     ] = None,
     mem: Annotated[str | None, typer.Option(help="Slurm: memory of a job, such as 32G.")] = None,
     array_parallelism: Annotated[
         int | None,
-        typer.Option(min=1, help="Slurm: jobs that may run at a time; default: as there is room."),
+        typer.Option(min=1, help="Slurm: maximum number of jobs at a time; default: no limit."),
     ] = None,
     slurm_option: Annotated[
         list[str] | None, typer.Option(help="Slurm: another option of sbatch, such as qos=high; may be repeated.")
     ] = None,
     job_logs: Annotated[
-        Path | None, typer.Option(help="Slurm: folder of the jobs' logs, on a shared disk; default: slurm, in --runs.")
+        Path | None,
+        typer.Option(help="Slurm: folder for the jobs' logs, on a shared disk; default: slurm in the runs folder."),
     ] = None,
     leave_jobs: Annotated[
-        bool, typer.Option("--leave-jobs", help="Slurm: Ctrl-C leaves the jobs in the queue; else it cancels them.")
+        bool,
+        typer.Option("--leave-jobs", help="Slurm: leave the jobs in the queue on Ctrl-C, instead of cancelling them."),
     ] = False,
     slurm_cluster: Annotated[
         Literal["slurm", "local"] | None,
-        typer.Option(help="Slurm: local runs the jobs as processes of this machine, to try it; default: slurm."),
+        typer.Option(help="Slurm: local runs the jobs as processes on this machine, for testing; default: slurm."),
     ] = None,
     dry_run: DryRun = False,
     device: opt.Device = None,
@@ -116,9 +124,9 @@ def sweep_run(
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Run what is missing of a grid.
+    """Train the missing runs of a grid.
 
-    Repeat the command to continue after an interruption. `plbench sweep GRID.toml` is short for it.
+    Repeat the command to continue after an interruption. `plbench sweep GRID.toml` is short for this command.
     """
     from plbench.runs import schedule
     from plbench.runs.estimate.estimate import estimate_runs
@@ -221,7 +229,7 @@ def _cluster(
         share = "a share below 1, such as 0.5, or " if executor == "ray" else ""
         raise PlbenchError(f"--gpus-per-run {gpus:g}: give {share}a whole number of GPUs")
     if gpus and gpus < nproc and nproc > 1:
-        raise PlbenchError(f"--gpus-per-run {gpus:g}: each of the {nproc} processes of --nproc needs a GPU of its own")
+        raise PlbenchError(f"--gpus-per-run {gpus:g}: each of the {nproc} processes of --nproc needs its own GPU")
     retries = 3 if retries is None else retries
     if executor == "ray":
         from plbench.sweeps.ray import driver
@@ -356,4 +364,4 @@ def _conclude(expanded: Expansion, results: Sequence[Result], status: str, as_js
     emit(content, as_json, show)
     if failed:
         number = len(failed)
-        raise PlbenchError(f"{number} of {len(results)} runs failed; fix what they say, and give the command again")
+        raise PlbenchError(f"{number} of {len(results)} runs failed; fix the problems above, and repeat the command")

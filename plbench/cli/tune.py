@@ -26,7 +26,7 @@ def tune(
     setting: Setting,
     method: Method = None,
     dataset: Dataset = None,
-    trials: Annotated[int, typer.Option(help="Trials of the study in total, over all workers and calls.")] = 64,
+    trials: Annotated[int, typer.Option(help="Total number of trials of the study, over all workers and calls.")] = 64,
     seeds: Annotated[int, typer.Option(help="Number of seeds of the final rows.")] = 3,
     study_seed: Annotated[int, typer.Option(help="Seed of the sampler and of the trials.")] = 0,
     param: Param = None,
@@ -96,9 +96,13 @@ def _second_plan(plan: ResolvedRun, given: dict[str, Any], then: str, workspace:
     from plbench.cli.request import plan_from_options
 
     if then == plan.spec.regime:
-        raise PlbenchError(f"--then {then}: the study is in that regime already; give --regime probe, or no --then")
+        raise PlbenchError(
+            f"--then {then}: the study already uses that regime; give --regime probe, or leave out --then"
+        )
     if then == "probe":
-        raise PlbenchError("--then probe: what a probe finds is tried on whole networks, not the other way round")
+        raise PlbenchError(
+            "--then probe: values found with a probe can be tried on whole networks, but not the other way round"
+        )
     return plan_from_options({**given, **dict.fromkeys(_OF_PLAN), "regime": then}, workspace, scores_test=False)
 
 

@@ -62,7 +62,7 @@ class Setting:
             table of classes is not there.
         detectable: the difference from the best row, in points of mAP(C), that is found with a chance of 80 %; NaN
             where nothing is tested.
-        folds: into which train was cut, each scored by models that did not see it; None where test is scored.
+        folds: into which train was cut, each scored by models that were not trained on it; None where test is scored.
         foldable: train images that 5 folds would score; 0 where they cannot, or nobody asked.
     """
 

@@ -48,7 +48,7 @@ def _which(setting: Setting) -> list[str]:
     first = f"{leads}. The chance that it is the best with other {setting.other_images} and seeds too: {chance}."
     if setting.has_few_seeds(*setting.rows):
         few = f"{seeds} {'is' if len(best.seeds) == 1 else 'are'} too few to rank methods"
-        return [first, f"{few}: other trainings may come out in another order; give `seeds=5`."]
+        return [first, f"{few}: other trainings may give a different order; give `seeds=5`."]
     told = []
     if likely := [row for row in setting.tied if row.share_best >= _UNLIKELY]:
         told.append(f"It is statistically tied with {_named(likely)}: take whichever is easiest for you.")
@@ -81,7 +81,7 @@ def _by_map_o(setting: Setting) -> list[str]:
     value = leader.figures["map_o"]
     if not value.mean > best.mean:
         return []
-    leads = f"By mAP(O), in which frequent classes weigh more, {leader.label} leads"
+    leads = f"In mAP(O), where frequent classes weigh more, {leader.label} leads"
     return [f"{leads}: {with_half(value)} against {with_half(best)}."]
 
 
@@ -107,7 +107,7 @@ def _cautions(setting: Setting) -> list[str]:
             f"negative in {part}, and nothing is known about them."
         )
     elif scored < _MIN_CLASSES:
-        said.append(f"Careful: mAP(C) is a mean over {scored} classes only; a single one can turn the order.")
+        said.append(f"Careful: mAP(C) is a mean over {scored} classes only; a single one can change the order.")
     if half >= WIDE:
         said.append(
             f"Careful: {setting.images} show mAP(C) to ±{half:.1f} points only; four times as many labelled ones would "

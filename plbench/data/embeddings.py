@@ -80,7 +80,7 @@ class Embeddings:
         if num_bytes > MAX_BYTES:
             raise DataError(
                 f"similarities of {len(image_rows):,} {split} images of {dataset!r} to {len(class_rows):,} classes "
-                f"take {num_bytes / 1e9:,.0f} GB of memory where {MAX_BYTES / 1e9:.0f} GB are granted; use a method "
+                f"take {num_bytes / 1e9:,.0f} GB of memory but only {MAX_BYTES / 1e9:.0f} GB are allowed; use a method "
                 "that needs no embeddings"
             )
         classes = _unit(self.classes[class_rows])

@@ -152,7 +152,7 @@ def _of_csv(path: Path, images: ImageSource, truth: PartialLabels) -> PartialLab
     names = table["label"] if long else table.columns
     lost = next((name for name in names if name not in column_of), None)
     if lost is not None:
-        raise DataError(f"{path}: {lost!r:.60} is no class; expected classes such as {truth.class_names[0]!r}")
+        raise DataError(f"{path}: {lost!r:.60} is not a class; expected classes such as {truth.class_names[0]!r}")
     columns = np.array([column_of[name] for name in names], np.int64)
     try:
         values = (table["value"] if long else table).to_numpy(np.float64, na_value=0.0)

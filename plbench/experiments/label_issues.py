@@ -119,10 +119,10 @@ def plan_folds(
     """
     if num_folds < 2:
         raise PlbenchError(
-            f"`folds={num_folds}`: a model must not see the labels that it is asked about; give at least 2, such as 5"
+            f"`folds={num_folds}`: a model must not be trained on the labels that it judges; give at least 2, such as 5"
         )
     if num_seeds < 1:
-        raise PlbenchError(f"`seeds={num_seeds}`: at least one model must be asked, and 3 to see where they disagree")
+        raise PlbenchError(f"`seeds={num_seeds}`: give at least one model, and 3 to see where they disagree")
     method = request.method or METHOD
     workspace.registry.method(method)  # a mistyped method is said before data is drawn
     own: Mapping[str, Any] = {"simulate": "none"}

@@ -56,5 +56,5 @@ def usable(member: Any) -> np.ndarray:
     if member.dtype.kind == "U":
         codes = np.frombuffer(member.astype(member.dtype.newbyteorder("=")).tobytes(), np.uint32)
         if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes <= 0xDFFF))).any():
-            raise ValueError("one of its members holds text that is none")
+            raise ValueError("one of its members holds invalid text")
     return member

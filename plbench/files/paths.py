@@ -83,7 +83,7 @@ def read_plain(folder: Path, path: Path, most_bytes: int) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise PlbenchError(f"{path} is no plain file; put one there, or remove it")
+            raise PlbenchError(f"{path} is not a plain file; put one there, or remove it")
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
         raise PlbenchError(f"{path} has more than {most_bytes:,} bytes, the most that plbench reads of it")

@@ -22,7 +22,7 @@ def parse_json(content: bytes | str) -> Any:
 
 
 def _refuse_constant(text: str) -> float:
-    raise ValueError(f"{text} is not a number that JSON knows")
+    raise ValueError(f"{text} is not a valid JSON number")
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -277,7 +277,7 @@ class GrowingMatrix:
         while not until():
             if begun and not self.partial.exists() and not self.is_whole():
                 raise PlbenchError(
-                    f"{self.partial} was taken away while it grew, by a process that failed or by hand; the message of "
-                    "that process says why; run the same command again"
+                    f"{self.partial} was removed while it was being written, by a failed process or by hand; the "
+                    "message of that process says why; repeat the command"
                 )
             time.sleep(_SECONDS_BETWEEN_LOOKS)

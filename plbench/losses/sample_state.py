@@ -27,8 +27,8 @@ def check_state_size(num_bytes: float, *, method: str, keeps: str, cure: str) ->
     """
     if num_bytes > MAX_STATE_BYTES:
         raise PlbenchError(
-            f"method {method!r} keeps {keeps}, which takes about {num_bytes / 1e9:,.0f} GB of memory where "
-            f"{MAX_STATE_BYTES / 1e9:.0f} GB are granted; {cure}"
+            f"method {method!r} keeps {keeps}, which takes about {num_bytes / 1e9:,.0f} GB of memory, but only "
+            f"{MAX_STATE_BYTES / 1e9:.0f} GB are allowed; {cure}"
         )
 
 

@@ -59,10 +59,10 @@ class VisionLanguageModel:
             self._processor: Any = transformers.AutoProcessor.from_pretrained(name)
         except (OSError, ValueError) as error:
             reason = (str(error).strip().splitlines() or ["(nothing said)"])[0].rstrip(".")
-            raise PlbenchError(f"there is no model {name!r} of transformers to be had here: {reason}") from error
+            raise PlbenchError(f"the transformers model {name!r} cannot be loaded here: {reason}") from error
         if not all(hasattr(model, f"get_{kind}_features") for kind in ("image", "text")):
             raise PlbenchError(
-                f"model {name!r} ({type(model).__name__}) does not lay images and texts into one space; give one that "
+                f"model {name!r} ({type(model).__name__}) does not embed images and texts in one space; give one that "
                 "does, such as openai/clip-vit-base-patch32"
             )
         self.name, self._model, self._device = name, model.to(device).eval(), device

@@ -38,7 +38,7 @@ class Comparison:
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row for each method, best first, indexed by its label.
+        """One row per method, best first, indexed by its label.
 
         Columns: method; number of seeds; rank (1 + the number of rows that are significantly better; missing where
         seeds are too few to say); each figure in percent with the ends of its 95 % interval over seeds and images
@@ -59,11 +59,11 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Which method to use, and how sure that is, in words."""
+        """Which method to use, and how certain that is, in words."""
         return " ".join(verdict(self.setting))
 
     def plot(self, path: str | Path | None = None) -> Figure:
-        """Draw a dot with its interval for every row, a panel for every figure.
+        """Draw a dot with its interval for every row, in one panel per metric.
 
         Args:
             path: a .png, .svg or .pdf file to also write; None writes none.
@@ -89,14 +89,14 @@ def compare(
     selection: Selection = "last",
     **settings: Unpack[Settings],
 ) -> Comparison:
-    """Train methods on one dataset and compare them; runs that are done are read, not repeated.
+    """Train methods on one dataset and compare them. Finished runs are read, not repeated.
 
-    They are the runs of `plbench compare` with the same settings.
+    The runs are the same as those of `plbench compare` with the same settings.
 
     Args:
         dataset: name of the dataset; "table" for your own labels.
         methods: "all", a tag such as "paper", or names; "name:variant" for a variant, "name:*" for all of them.
-        seeds: number of trainings of each row, with seeds 0, 1, …; rows are ranked from 5 on.
+        seeds: number of trainings per row, with seeds 0, 1, …; rows with 5 or more are ranked.
         folds: cut train into this many, and score each labelled image of it by models that did not learn from its
             fold, in place of test: for a test part of a few dozen images. Each row then has seeds x folds trainings.
         selection: how the reported epoch is chosen, as in `plbench.run`.
@@ -124,5 +124,5 @@ def compare(
     comparison = plan_comparison(request, candidates, seeds, workspace, skipped=broken, num_folds=folds)
     runs, failed = make_runs(comparison, workspace)
     if not runs:
-        raise PlbenchError(f"no row is whole, so there is nothing to compare: {failed[0].who}: {failed[0].why}")
+        raise PlbenchError(f"no row is complete, so there is nothing to compare: {failed[0].who}: {failed[0].why}")
     return Comparison(side_by_side(comparison, runs, workspace), (*comparison.skipped, *failed))

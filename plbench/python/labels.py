@@ -29,10 +29,10 @@ def label_issues(
     to_annotate: int = TO_ANNOTATE,
     **settings: Unpack[Settings],
 ) -> LabelIssues:
-    """List known labels of the training set that models contradict which did not train on them.
+    """List known labels of the training set that held-out models contradict.
 
-    Train is cut into folds; the models of each fold learn from the others. They are runs like any others, and what is
-    done is not repeated. It is what `plbench data issues` does with the same settings.
+    Train is cut into folds; the models of each fold are trained on the other folds. They are ordinary runs, and
+    finished ones are not repeated. `plbench data issues` does the same with the same settings.
 
     Args:
         dataset: its name; "table" for your own labels.

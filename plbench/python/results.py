@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """A run that is done.
+    """A finished run.
 
     Attributes:
         record: what happened, as in `record.json`.
@@ -56,12 +56,12 @@ class Result:
 
     @property
     def key(self) -> str:
-        """The key of the run: what its folder is named after."""
+        """The key of the run, which is also the name of its folder."""
         return self.record.key
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Figures of the test part by name, such as "map_c"; of the validation part where a run only selects."""
+        """Figures of the test part by name, such as "map_c"; of the validation part if the run was not tested."""
         part = "test" if "test" in self.record.metrics else "validation"
         return {
             name.removeprefix(f"{part}/"): value
@@ -71,7 +71,7 @@ class Result:
 
     @property
     def per_class(self) -> pd.DataFrame:
-        """A row for each class, by name: id, AP and AUROC in percent (NaN where undefined), known labels, threshold."""
+        """One row per class, by name: id, AP and AUROC in percent (NaN where undefined), known labels, threshold."""
         path = whole_file(self.folder, self.record, PER_CLASS)
         as_text = dict.fromkeys(TEXT_COLUMNS, str)
         # a class may be called "NA" or "null"
@@ -92,13 +92,13 @@ class Result:
     ) -> pd.DataFrame:
         """Return scores of images, in [0, 1].
 
-        An interrupted call, when repeated, continues where it stopped.
+        If an interrupted call is repeated, it continues where it stopped.
 
         Args:
             images: a folder, with all images below it, or image files.
             skip_unreadable: whether to leave out images that cannot be read; `.attrs["unreadable"]` of the result says
                 why, by name.
-            contact_sheet: also draw the images that the model is most and least certain of, into a .png, .jpg or .pdf.
+            contact_sheet: also draw the most and the least certain images, into a .png, .jpg or .pdf.
             contact_sheet_images: of each of the two kinds on that sheet, at most.
 
         Returns:
@@ -133,16 +133,16 @@ class Result:
         return scores
 
     def thresholds(self, *, precision: float) -> pd.Series:
-        """Return the lowest score of each class from which on it is as precise as wanted on the validation part.
+        """Return each class's lowest threshold that reaches the wanted precision on the validation part.
 
-        The model trained on that part, too, unless the run has `selection="validation"` or "validation-no-retrain":
-        new images then have less precision. Thresholds by F1 are a column of `per_class`.
+        The model was also trained on that part, unless the run has `selection="validation"` or "validation-no-retrain":
+        on new images, the precision is then lower. Thresholds by F1 are a column of `per_class`.
 
         Args:
-            precision: share in (0, 1] of the images given a class that are to show it.
+            precision: wanted precision, in (0, 1].
 
         Returns:
-            By the class's name; infinity for a class that is not so precise at any threshold.
+            By the class's name; infinity for a class that never reaches it.
 
         Raises:
             PlbenchError: if `precision` is another number, or the run's dataset is not here as it was.
@@ -165,9 +165,9 @@ class Result:
         return self._models[0]
 
     def pseudo_label(self, path: str | Path, rule: str = "score=0.9", *, others: Sequence[Result] = ()) -> pd.DataFrame:
-        """Write the known labels of the training set and, beside them, the unknown ones that the model is certain of.
+        """Write the known labels of the training set, plus pseudo-labels where the model is certain.
 
-        The file is a table to train on again. The model learned from these very images, so that its scores of them are
+        The file is a table to train on again. The model was trained on the same images, so its scores on them are
         higher than those of new images with equally probable labels.
 
         Args:
@@ -200,9 +200,9 @@ class Result:
         return _added(found)
 
     def page(self, path: str | Path | None = None) -> Path:
-        """Write the run's page: one HTML file with curves, classes, mistakes and cost, which needs no network.
+        """Write the run's page: one HTML file with curves, classes, mistakes and cost, which works offline.
 
-        Images are shown where the dataset is at hand: in its usual place, or where the settings of `run` or `load` say.
+        Images are shown if the dataset is available: in its usual place, or where the settings of `run` or `load` say.
 
         Args:
             path: of the file, an .html; None for `page.html` in the run's folder.
@@ -352,9 +352,9 @@ def run(
     force: bool = False,
     **settings: Unpack[Settings],
 ) -> Result:
-    """Train one method on one dataset, evaluate it and save its record; a run that is done is read, not repeated.
+    """Train one method on one dataset, evaluate it and save its record. A finished run is read, not repeated.
 
-    It is the run of `plbench run` with the same settings: the same key, record and files.
+    The run is the same as that of `plbench run` with the same settings: same key, record and files.
 
     Args:
         method: name of the method.
@@ -392,7 +392,7 @@ def run(
 
 
 def load(run: str | Path, **where: Unpack[Where]) -> Result:
-    """Return a run that is done.
+    """Return a finished run.
 
     Args:
         run: key of the run, its first characters, or its folder.

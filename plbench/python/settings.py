@@ -198,7 +198,7 @@ def workspace_of(given: Mapping[str, Any], world: World | None = None) -> Worksp
         pretraining = parse_pretraining(pretraining)
         if weights_file is None:
             raise PlbenchError(
-                "`pretraining=` says what the weights in a file have seen; of others it is known: give `weights=FILE`, "
+                "`pretraining=` describes the weights in a file; for other weights it is known; give `weights=FILE`, "
                 "or leave it out"
             )
     device, decode = choose_device(given.get("device")), str(given.get("decode") or "pil")

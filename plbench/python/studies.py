@@ -135,9 +135,9 @@ def advise(
     """
     check_settings(settings, Settings)
     if seeds < 1:
-        raise PlbenchError(f"`seeds={seeds}`: at least one model must estimate, and 3 to see how sure it is")
+        raise PlbenchError(f"`seeds={seeds}`: the estimate needs at least one model, and 3 to show how certain it is")
     if settings.get("embeddings") is not None:
-        raise PlbenchError("`embeddings=`: advice rests on methods that need none; leave it out")
+        raise PlbenchError("`embeddings=`: advise uses no method that needs embeddings; leave it out")
     name = dataset or (advice.OWN_LABELS if settings.get("labels") is not None else None)
     if name is None:
         raise PlbenchError("a dataset is missing; give its name, or your own labels with `labels=` and `images=`")

@@ -67,19 +67,23 @@ class Rule:
         for part in text.split(","):
             name, equals, number = part.strip().partition("=")
             if name in values or name not in (*_KINDS, "absent"):
-                raise PlbenchError(f"`rule={text}`: {name!r} is no rule, or comes twice; give one such as {_EXAMPLES}")
+                raise PlbenchError(
+                    f"`rule={text}`: {name!r} is not a rule, or is given twice; give one such as {_EXAMPLES}"
+                )
             values[name] = float(number) if re.fullmatch(r"\d*\.?\d+", number) else None
             if not (equals or name == "agreement") or (equals and not 0 <= (values[name] or 0.0) <= 1):
                 raise PlbenchError(f"`rule={text}`: {name} needs a number from 0 to 1; give one such as {_EXAMPLES}")
             if equals and values[name] is None:
-                raise PlbenchError(f"`rule={text}`: {number!r} is no number from 0 to 1; give one such as {_EXAMPLES}")
+                raise PlbenchError(
+                    f"`rule={text}`: {number!r} is not a number from 0 to 1; give one such as {_EXAMPLES}"
+                )
         absent = values.pop("absent", None)
         if len(values) != 1:
             raise PlbenchError(f"`rule={text}` has {'no' if not values else 'more than one'} kind; give {_EXAMPLES}")
         ((kind, present),) = values.items()
         if absent is not None and present is None:
             raise PlbenchError(
-                f"`rule={text}`: without a number, agreement goes by the thresholds that each run chose; leave absent "
+                f"`rule={text}`: without a number, agreement uses the thresholds that each run chose; leave absent "
                 "out, or give both, as in `rule=agreement=0.9,absent=0.05`"
             )
         overlap = absent is not None and present is not None
@@ -136,7 +140,7 @@ def pseudo_label(folders: Sequence[Path], rule: Rule, workspace: Workspace) -> P
                 f"{first.protocol.dataset!r}; give runs of one dataset"
             )
     if rule.kind == "agreement" and len(folders) < 2:
-        raise PlbenchError("`rule=agreement` asks whether runs agree; give at least two, such as several seeds")
+        raise PlbenchError("`rule=agreement` compares runs; give at least two, such as several seeds")
     dataset = open_dataset(first.protocol.dataset, workspace)
     here = fingerprint(dataset, workspace)
     data = [ProtocolData(dataset, r.spec.protocol, r.spec.skipped_images, r.spec.seed) for r in records]
@@ -149,8 +153,8 @@ def pseudo_label(folders: Sequence[Path], rule: Rule, workspace: Workspace) -> P
             )
         if own.train().labels.fingerprint() != labels.fingerprint() or own.skipped != data[0].skipped:
             raise PlbenchError(
-                f"runs {keys[0]} and {record.key} know other labels of the train images; where each seed draws its own "
-                "labels, give runs of one seed, or make them with `simulation_seed=0`"
+                f"runs {keys[0]} and {record.key} have different known labels of the train images; where each seed "
+                "samples its own labels, give runs of one seed, or make them with `simulation_seed=0`"
             )
     train, test = data[0].train(), data[0].whole(first.protocol.test_split)
     if labels.num_known == labels.num_images * labels.num_classes:

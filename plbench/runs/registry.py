@@ -74,7 +74,7 @@ class Registry:
         own_only = has_no_plugins() if own_only is None else own_only
         if own_only and plugins:
             raise PluginError(
-                f"plugin file {plugins[0]} is code of others, which {NO_PLUGINS}=1 leaves out; leave out one of the two"
+                f"plugin file {plugins[0]} is third-party code, which {NO_PLUGINS}=1 disables; leave out one of the two"
             )
         registry = cls(_empty(), _empty(), own_only)
         installed = entry_points()
@@ -142,7 +142,7 @@ class Registry:
             raise PluginError(f"{kind} {name!r} is of {left_out[0].origin}, which {NO_PLUGINS}=1 leaves out")
         if not found:
             listing = did_you_mean(name, self.names(kind))
-            raise PluginError(f"there is no {kind} {name!r}; {listing}; one in a file of its own needs `plugin=FILE`")
+            raise PluginError(f"there is no {kind} {name!r}; {listing}; for one in a separate file, give `plugin=FILE`")
         source = found[0]
         if len(found) > 1:
             # a file gives way to what is installed, and nothing to a stranger

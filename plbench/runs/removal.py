@@ -80,10 +80,10 @@ def removable_runs(store: Store, folders: Iterable[Path]) -> Room:
     chosen = {folder.name: folder for folder in folders}
     for folder in chosen.values():
         if folder.resolve().parent != store.runs.resolve():
-            raise StoreError(f"{folder} does not lie in {store.runs}; give the folder that it lies in with `runs=DIR`")
+            raise StoreError(f"{folder} is not in {store.runs}; give the folder that contains it with `runs=DIR`")
         refuse_links(store.runs, store.run_folder(folder.name))
     if held := sorted(store.held(chosen)):
-        raise StoreError(f"run {held[0]} is under way; stop it first, or wait until it is done")
+        raise StoreError(f"run {held[0]} is in progress; stop it first, or wait until it is finished")
     specs = _specs(store)
     for key, spec in specs.items():
         if key in chosen:
@@ -132,7 +132,7 @@ def refuse_while_under_way(store: Store) -> None:
         StoreError: naming one.
     """
     if held := sorted(store.held(folder.name for folder in _folders(store))):
-        raise StoreError(f"run {held[0]} in {store.runs} is under way; wait until all are done")
+        raise StoreError(f"run {held[0]} in {store.runs} is in progress; wait until all are finished")
 
 
 def remove(store: Store, room: Room) -> None:
@@ -216,6 +216,6 @@ def check_readable(store: Store, keys: Collection[str]) -> None:
     """
     if unread := sorted({*keys} - _specs(store).keys()):
         raise PlbenchError(
-            f"{store.run_folder(unread[0])} holds no spec that can be read, so that it is not known what it needs; "
+            f"{store.run_folder(unread[0])} has no readable spec, so it is not known which runs it needs; "
             f"remove it first: plbench runs remove {unread[0]}"
         )

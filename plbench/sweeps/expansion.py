@@ -70,7 +70,7 @@ def expand(grid: Grid, workspace: Workspace) -> Expansion:
     methods, left_out = _methods(grid, workspace.registry)
     files = [value for value in grid.model.get("weights", []) if value not in _WEIGHTS]
     if len(files) > 1:
-        raise PlbenchError(f"model.weights: {files[0]!r} and {files[1]!r} are two files; a sweep has one at most")
+        raise PlbenchError(f"model.weights: {files[0]!r} and {files[1]!r} are two files; a sweep can have at most one")
     if files:
         workspace = replace(workspace, weights_file=Path(str(files[0])))
     cells = [
@@ -104,17 +104,17 @@ def expand(grid: Grid, workspace: Workspace) -> Expansion:
                         fits.update(_named(cell))
                 report(number, len(wanted))
     if not wanted:
-        raise PlbenchError("exclude: nothing is left of the grid; take one of the exclusions out")
+        raise PlbenchError("exclude: no run of the grid is left; remove one of the exclusions")
     first = next(iter(why_not)).why if why_not else ""
     if not runs and all(entry.why == first for entry in why_not):
         raise PlbenchError(first)
     for named, why in reasons.items():
         if named not in fits:  # a typing error most likely
-            raise PlbenchError(f"no run with {' = '.join(named)} can be made: {why}; take it out, or fix it")
+            raise PlbenchError(f"no run with {' = '.join(named)} is possible: {why}; remove it, or fix it")
     if not runs:
-        raise PlbenchError(f"no run of the grid can be made: {first}")
+        raise PlbenchError(f"no run of the grid is possible: {first}")
     if grid.embeddings and all(run.plan.spec.embeddings is None for run in runs.values()):
-        raise PlbenchError("embeddings: no run of the grid has a use for them; take them out")
+        raise PlbenchError("embeddings: no run of the grid uses them; remove them")
     return Expansion(tuple(runs.values()), (*left_out, *why_not), len(cells) - len(wanted), workspace)
 
 

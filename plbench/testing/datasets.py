@@ -89,7 +89,7 @@ def check_dataset(
             raise_failed(_findings(subject))
         return
     if not root.is_dir():
-        raise PlbenchError(f"{root} is no folder; give the folder of the files of {kind.name!r}")
+        raise PlbenchError(f"{root} is not a folder; give the folder of the files of {kind.name!r}")
     given = options(root) if callable(options) else options
     raise_failed(_findings(DatasetSubject(kind, root, kind.Options(**given), known, is_fixture=False)))
 

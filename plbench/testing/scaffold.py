@@ -62,7 +62,7 @@ def new_method(name: str, folder: Path, registry: Registry, *, package: bool) ->
     if package:
         contents |= {top / "pyproject.toml": "pyproject.toml", top / "tests" / f"test_{module}.py": "test_method.py"}
     if (there := top if package else source).exists():
-        raise PlbenchError(f"{there} is there already; choose another name or folder, or remove it")
+        raise PlbenchError(f"{there} already exists; choose another name or folder, or remove it")
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
     for path, template in contents.items():
         text = files("plbench.testing").joinpath("templates", f"{template}.jinja").read_text(encoding="utf-8")
@@ -83,8 +83,8 @@ def _check_name(name: str, registry: Registry) -> None:
         )
     if name in registry.names("method"):
         raise PlbenchError(
-            f"there is a method {name!r} already, of {registry.origin('method', name)}, which another may not hide; "
+            f"there is already a method {name!r}, of {registry.origin('method', name)}, which a new one must not hide; "
             f"choose another name, such as my-{name}"
         )
     if keyword.iskeyword(name):
-        raise PlbenchError(f"{name!r} is a word of Python's own, which no file can be named after; choose another name")
+        raise PlbenchError(f"{name!r} is a reserved word of Python; choose another name")

@@ -151,7 +151,7 @@ class SmallDataset(Dataset):
             DataError: if another is asked for.
         """
         if name != "train":
-            raise DataError(f"a method that learns has no business with split {name!r}")
+            raise DataError(f"a method in training cannot use split {name!r}")
         class_ids = [f"class-{column}" for column in range(self.size.classes)]
         labels = PartialLabels.from_dense(self._truth, class_ids)
         return LabelledSplit(_Blocks(self._drawn, np.arange(self.size.rows)), labels)

@@ -123,7 +123,7 @@ def _check_devices(num_processes: int, device: str | None) -> None:
         )
     if kind == "cpu" and num_processes > 4 * cores:
         raise PlbenchError(
-            f"`nproc={num_processes}`: this machine has {cores} cores; more processes than cores gain nothing"
+            f"`nproc={num_processes}`: this machine has {cores} cores; more processes than cores bring no gain"
         )
 
 

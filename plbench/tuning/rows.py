@@ -71,5 +71,5 @@ def _first_trials(study: StudyRecord, number: int) -> StudyRecord:
     trials = study.trials[:number]
     values = [-math.inf if trial.value is None else trial.value for trial in trials]
     if max(values) == -math.inf:
-        raise TrainingError(f"none of the first {number} trials of study {study.key} was trained to its end")
+        raise TrainingError(f"none of the first {number} trials of study {study.key} was completed")
     return study.model_copy(update={"trials": trials, "winner": values.index(max(values))})

@@ -94,8 +94,8 @@ def _made(
     if differs:
         more = f"; and {len(differs) - 3} more" if len(differs) > 3 else ""
         raise PlbenchError(
-            f"study {name!r} in {place} asks another question: {'; '.join(differs[:3])}{more}; give another name with "
-            "`study=NAME`, or the options that it was made with"
+            f"study {name!r} in {place} has a different setting: {'; '.join(differs[:3])}{more}; give another name "
+            "with `study=NAME`, or the options that it was made with"
         )
     return study
 
@@ -112,7 +112,7 @@ def _open_journal(path: Path) -> JournalStorage:
             whole = content.rfind(b"\n") + 1
             torn = content[whole:]  # power or disk gave out at it; it would spoil what follows
             if not _OPERATION.startswith(torn[: len(_OPERATION)]):
-                raise ValueError("its last line is none of a journal")
+                raise ValueError("its last line is not a journal entry")
             if torn:
                 os.truncate(path, whole)
             if whole:  # of what is wrong with it, Optuna would only see when it wrote the next one

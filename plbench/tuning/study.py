@@ -224,7 +224,7 @@ def search_space(plan: ResolvedRun, fixed: frozenset[str], ranges: Ranges) -> di
         space[name] = space[name].model_copy(update=update)
     space = {name: found for name, found in space.items() if found.low < found.high}
     if not space:
-        raise PlbenchError(f"method {plan.method.name!r}: no value is left that tuning could search; leave one free")
+        raise PlbenchError(f"method {plan.method.name!r}: no parameter is left for tuning to search; leave one free")
     return space
 
 
@@ -253,7 +253,7 @@ def _check_range(
     if not (math.isfinite(low) and math.isfinite(high)):
         raise PlbenchError(f'{said}: both ends must be finite, as in `range="lr=1e-4:1e-1"`')
     if low >= high:
-        raise PlbenchError(f"{said} is upside down or empty; the lower end comes first, as in {name}=LOW:HIGH")
+        raise PlbenchError(f"{said} is reversed or empty; the lower end comes first, as in {name}=LOW:HIGH")
     if name in searched and plan.method.Params.is_whole(name) and not (low.is_integer() and high.is_integer()):
         raise PlbenchError(f"{said}: {name} takes whole numbers")
 

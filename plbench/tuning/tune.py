@@ -193,7 +193,7 @@ def search(plan: ResolvedRun, settings: Settings, workspace: Workspace) -> Study
         errors = [trial.error for trial in told if trial.error]
         why = f"the last failed: {errors[-1]}" if errors else "all were pruned"
         raise TrainingError(
-            f"none of the {len(told)} trials of study {spec.key} was trained to its end; {why}; give other ranges, "
+            f"none of the {len(told)} trials of study {spec.key} was completed; {why}; give other ranges, "
             'such as `range="lr=LOW:HIGH"`, or more `trials=`'
         )
     study = StudyRecord(

@@ -98,7 +98,7 @@ def test_other_scores_are_no_cells_of_a_record(board: BoardFolder, workspace: Wo
     with pytest.raises(PlbenchError, match=r"none of the 2 records of tiny .* where 1 run of the same key gave other"):
         export_cells(board, tmp_path / "none", workspace)
     first.write_bytes(whole)
-    with pytest.raises(PlbenchError, match="is there already"):
+    with pytest.raises(PlbenchError, match="already exists"):
         export_cells(board, tmp_path / "scores", workspace)
     assert not (tmp_path / "none").exists()
 

@@ -259,7 +259,7 @@ def test_on_another_processor_a_figure_may_differ_as_those_of_seeds_do(root: Pat
 
 def test_a_run_of_another_protocol_finds_no_board(root: Path, workspace: Workspace) -> None:
     record = runner.run(plan_run(Request("tiny", "ce-negative", simulate="rpa=0.5"), workspace), workspace)
-    with pytest.raises(PlbenchError, match="no board asks protocol tiny-rpa/v1"):
+    with pytest.raises(PlbenchError, match="no board has protocol tiny-rpa/v1"):
         add([clean(workspace.store.run_folder(record.key))], root)
     assert open_boards(root)[0].ledger == ()
 

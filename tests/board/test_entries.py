@@ -129,7 +129,7 @@ def test_only_plain_files_are_read(folder: Path, name: str, act: str) -> None:
         "link": lambda: path.symlink_to(folder / "kept"),
         "pipe": lambda: os.mkfifo(path),
     }[act]()
-    with pytest.raises(EntryError, match="is missing, or no plain file"):
+    with pytest.raises(EntryError, match="is missing, or not a plain file"):
         parse_entry(read_contents(folder))
 
 

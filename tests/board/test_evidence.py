@@ -174,4 +174,4 @@ def test_the_command_takes_published_cells_and_the_data(
     said = plbench("board", "verify", "--cells", tmp_path / "scores", "--data-root", tmp_path / "drawn", *where)
     assert said.code == 2 and "other labels than in the dataset" in said.out
     said = plbench("board", "verify", "--data-root", tmp_path / "drawn", *where)
-    assert said.code == 2 and "give --cells too" in said.err
+    assert said.code == 2 and "add --cells" in said.err

@@ -134,7 +134,7 @@ def test_without_maintainers_events_are_claims(board: Path) -> None:
 
 
 def test_what_cannot_sign_is_said(board: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(PlbenchError, match="is no file of an SSH key; ssh-keygen -t ed25519 makes one"):
+    with pytest.raises(PlbenchError, match="is not an SSH key file; ssh-keygen -t ed25519 makes one"):
         sign(BoardFolder(board), tmp_path / "none")
     (tmp_path / "text").write_text("text")
     with pytest.raises(PlbenchError, match="ssh-keygen cannot sign with"):

@@ -215,7 +215,7 @@ class TestVerdict:
         first, second = setting.rows
         second = replace(second, figures={**second.figures, "map_o": Figure(70.0, 69.0, 71.0)})
         said = " ".join(verdict(replace(setting, rows=(first, second))))
-        assert "By mAP(O), in which frequent classes weigh more, B leads: 70.00 ±1.00 against 60.00 ±0.50." in said
+        assert "In mAP(O), where frequent classes weigh more, B leads: 70.00 ±1.00 against 60.00 ±0.50." in said
 
     @pytest.mark.parametrize(
         ("changes", "part"),

@@ -322,7 +322,7 @@ class TestCommand:
 
     def test_the_next_commands_repeat_the_folds_and_work(self, own: dict[str, Any]) -> None:
         said = plbench(*words(own, "--seeds", 2, "--folds", 2))
-        assert "59 train images in 2 folds, each scored by models that did not see it" in said.out
+        assert "59 train images in 2 folds, each scored by models that were not trained on it" in said.out
         assert "over images and seeds" in " ".join(said.out.split())
         steps = re.findall(r"^Next: plbench (.*)$", said.out, flags=re.MULTILINE)
         assert "--folds 2" in steps[0] and "--seeds 5" in steps[0] and "--tune" not in said.out

@@ -177,7 +177,7 @@ class TestPlanning:
     @pytest.mark.parametrize(
         ("texts", "said"),
         [
-            (["ce-ignore,ce-negative"], "method 'ce-ignore' learns"),
+            (["ce-ignore,ce-negative"], "method 'ce-ignore' needs verified"),
             (["needy"], "no method that `methods=` names applies"),
         ],
     )
@@ -276,7 +276,7 @@ class TestTuned:
 
         def unlucky(plan: Any, settings: Any, workspace: Workspace) -> Any:
             if settings.seed == 1 and plan.method.name == "ce-ignore":
-                raise TrainingError("none of its trials was trained to its end")
+                raise TrainingError("none of its trials was completed")
             return search(plan, settings, workspace)
 
         monkeypatch.setattr(tune, "search", unlucky)
@@ -400,7 +400,7 @@ class TestCommand:
             (["--seeds", "0"], "--seeds 0"),
             (["--tune", "0"], "--tune 0"),
             (["--tune", "-3"], "--tune -3"),
-            (["--studies", "3"], "--studies 3: there are none without --tune"),
+            (["--studies", "3"], "--studies 3: studies need --tune"),
             (["--tune", "2", "--studies", "0"], "--studies 0: a tuned row needs at least one"),
             (["--out", "table.html"], ".png, .svg, .pdf"),
             (["--recipe", "quik"], "did you mean quick?"),

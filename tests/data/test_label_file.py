@@ -77,7 +77,7 @@ def test_both_layouts_of_a_csv_say_the_same(tmp_path: Path) -> None:
         ("list.txt", "d_4.jpg, 1", r"line 1: image 'd_4.jpg' is not in the train split"),
         ("list.txt", "a_1.jpg, 3", r"line 1: class 3; there are 0 to 2"),
         ("list.txt", "a_1.jpg 1", r"line 1: 'a_1.jpg 1'; expected an image, a comma, and numbers"),
-        ("wide.csv", "image,cat,mouse\n1,1,1", r"'mouse' is no class"),
+        ("wide.csv", "image,cat,mouse\n1,1,1", r"'mouse' is not a class"),
         ("wide.csv", "image,cat\n1,2", r"holds 2; expected 1, -1, and 0"),
         ("long.csv", "image,label,value\n1,cat,1\n1,cat,-1", r"given more than once"),
         ("labels.csv", "file,cat\n1,2", r"has no column 'image'; it has 'file', 'cat'"),

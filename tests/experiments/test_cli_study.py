@@ -43,7 +43,7 @@ def test_list_names_them_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         (["focusing"], "--dataset is missing"),
         (["focusing", "--dataset", "scenes", "--seeds", "0"], "at least one seed"),
         (["which-mode", "--dataset", "scenes", "--simulate", "fpc=3"], "leave --simulate out"),
-        (["decision-boundary", "--dataset", "scenes"], "draws its own points; leave it out"),
+        (["decision-boundary", "--dataset", "scenes"], "generates its own points; leave it out"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(

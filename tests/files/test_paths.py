@@ -78,7 +78,7 @@ def test_only_plain_files_of_some_size_are_read(tmp_path: Path) -> None:
     with pytest.raises(PlbenchError, match="more than 4 bytes"):
         read_plain(tmp_path, tmp_path / "f", 4)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(PlbenchError, match="is no plain file"):  # and does not wait for a writer
+    with pytest.raises(PlbenchError, match="is not a plain file"):  # and does not wait for a writer
         read_plain(tmp_path, tmp_path / "pipe", 4)
     with pytest.raises(FileNotFoundError):
         read_plain(tmp_path, tmp_path / "missing", 4)
@@ -91,8 +91,8 @@ def test_only_plain_files_of_some_size_are_read(tmp_path: Path) -> None:
         ('{"a": [{"b": 1, "c": 2, "b": 3}]}', "'b' twice"),
         ("[" * 100_000, "nested too deeply"),
         ('{"a":' * 100_000, "nested too deeply"),
-        ("[NaN]", "NaN is not a number"),
-        ("-Infinity", "-Infinity is not a number"),
+        ("[NaN]", "NaN is not a valid JSON number"),
+        ("-Infinity", "-Infinity is not a valid JSON number"),
         ("1" * 5000, "digits"),
         (b"\xff", "decode"),
     ],

@@ -288,7 +288,7 @@ class TestRuns:
         self, make_workspace: Callable[..., Workspace], method: str
     ) -> None:
         workspace = make_workspace()
-        with pytest.raises(PlbenchError, match=rf"'{method}' looks at pooled features itself.*`head=\"mlp\"`"):
+        with pytest.raises(PlbenchError, match=rf"'{method}' uses pooled features itself.*`head=\"mlp\"`"):
             self.plan(workspace, method, head="csra")
         assert not (workspace.store.cache / "features").exists()
 

@@ -220,7 +220,7 @@ class TestSeveralProcesses:
             except DataError:
                 os._exit(2)
             except PlbenchError as error:
-                os._exit(3 if "was taken away while it grew" in str(error) else 1)
+                os._exit(3 if "was removed while it was being written" in str(error) else 1)
 
         (tiny_images.root / tiny_images.paths[4]).write_bytes(b"")  # in the second batch, which is rank 1's
         assert in_processes(work, range(2)) == [3, 2]

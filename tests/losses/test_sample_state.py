@@ -54,6 +54,6 @@ def test_a_restored_table_is_the_same() -> None:
 
 def test_what_does_not_fit_is_refused_with_its_size() -> None:
     check_state_size(4 << 30, method="m", keeps="a table", cure="use n")
-    sentence = "method 'm' keeps a table, which takes about 5 GB of memory where 4 GB are granted; use n"
+    sentence = "method 'm' keeps a table, which takes about 5 GB of memory, but only 4 GB are allowed; use n"
     with pytest.raises(PlbenchError, match=f"^{sentence}$"):
         check_state_size(5e9, method="m", keeps="a table", cure="use n")

@@ -34,7 +34,7 @@ def test_single_positives(make_workspace: Callable[..., Workspace], name: str) -
     workspace = make_workspace()
     request = Request("tiny", name, simulate="single-positive", plan={"epochs": 2})
     if name in NEED_NEGATIVES:
-        with pytest.raises(PlbenchError, match=f"method '{name}' learns from verified negatives"):
+        with pytest.raises(PlbenchError, match=f"method '{name}' needs verified negatives"):
             plan_run(request, workspace)
     else:
         assert run(plan_run(request, workspace), workspace).status == "done"

@@ -142,12 +142,12 @@ def test_what_cannot_be_is_said_in_a_sentence(
     with pytest.raises(PlbenchError, match=r"does not end in \.npz"):
         embed("tiny", workspace, clip, tmp_path / "e.csv")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(PlbenchError, match=r"there is no model '.*nowhere' of transformers to be had here: ") as caught:
+    with pytest.raises(PlbenchError, match=r"the transformers model '.*nowhere' cannot be loaded here: ") as caught:
         embed("tiny", workspace, str(tmp_path / "nowhere"), tmp_path / "e.npz")
     assert "\n" not in str(caught.value)
     transformers.CLIPVisionModel.from_pretrained(clip).save_pretrained(tmp_path / "vision")
     transformers.AutoProcessor.from_pretrained(clip).save_pretrained(tmp_path / "vision")
-    with pytest.raises(PlbenchError, match=r"\(CLIPVisionModel\) does not lay images and texts into one space"):
+    with pytest.raises(PlbenchError, match=r"\(CLIPVisionModel\) does not embed images and texts in one space"):
         embed("tiny", workspace, str(tmp_path / "vision"), tmp_path / "e.npz")
 
 

@@ -167,10 +167,10 @@ def test_what_the_file_lacks_is_said_before_anything_is_trained(make_workspace: 
 
 def test_a_file_that_nobody_needs_is_refused(make_workspace: MakeWorkspace, file: str) -> None:
     workspace = make_workspace()
-    with pytest.raises(PlbenchError, match=r"is of no use to ce-negative; leave it out"):
+    with pytest.raises(PlbenchError, match=r"is not used by ce-negative; leave it out"):
         a_plan(workspace, "ce-negative", file)
     candidates, _ = choose_candidates(["ce-negative", "hill"], workspace.registry)
-    with pytest.raises(PlbenchError, match=r"is of no use to ce-negative, hill; leave it out"):
+    with pytest.raises(PlbenchError, match=r"is not used by ce-negative, hill; leave it out"):
         plan_comparison(Request("tiny", "", embeddings=file), candidates, 1, workspace)
 
 
@@ -223,5 +223,5 @@ def test_studies_and_their_trials_are_of_the_file(make_workspace: MakeWorkspace,
     assert keys[0] != keys[1]
     untrained = a_plan(workspace, "zero-shot", file, scores_test=False)
     assert list(search_space(untrained, frozenset(), {})) == ["temperature"]  # no rate and no decay
-    with pytest.raises(PlbenchError, match="no value is left that tuning could search"):
+    with pytest.raises(PlbenchError, match="no parameter is left for tuning to search"):
         search_space(untrained, frozenset({"temperature"}), {})

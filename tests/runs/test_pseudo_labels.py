@@ -167,15 +167,15 @@ def test_scores_that_look_like_values_do_not_make_the_table_doubtful(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("best", "'best' is no rule"),
+        ("best", "'best' is not a rule"),
         ("score", "score needs a number from 0 to 1"),
         ("score=2", "score needs a number from 0 to 1"),
-        ("score=high", "'high' is no number"),
+        ("score=high", "'high' is not a number"),
         ("score=0.9,top=0.1", "more than one kind"),
         ("absent=0.1", "has no kind"),
         ("score=0.5,absent=0.5", "both present and absent"),
         ("top=0.7,absent=0.7", "both present and absent"),
-        ("agreement,absent=0.1", "goes by the thresholds"),
+        ("agreement,absent=0.1", "uses the thresholds"),
     ],
 )
 def test_a_rule_that_is_none_is_one_sentence(text: str, said: str) -> None:
@@ -194,7 +194,7 @@ def test_runs_that_do_not_belong_together_are_refused(
         made(workspace, simulate="none"),
     )
     rule = Rule.parse("score=0.9")
-    with pytest.raises(PlbenchError, match=r"know other labels of the train images.*`simulation_seed=0`"):
+    with pytest.raises(PlbenchError, match=r"have different known labels of the train images.*`simulation_seed=0`"):
         pseudo_label([own, other], rule, workspace)
     with pytest.raises(PlbenchError, match="is given twice"):
         pseudo_label([fixed, fixed], rule, workspace)

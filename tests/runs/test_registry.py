@@ -215,7 +215,7 @@ class TestOwnOnly:
 
     def test_a_plugin_file_beside_it_is_refused(self, tmp_path: Path) -> None:
         path = write(tmp_path / "own.py", "raise RuntimeError('it ran')")
-        with pytest.raises(PluginError, match=r"plugin file .*own\.py is code of others, which PLBENCH_NO_PLUGINS=1"):
+        with pytest.raises(PluginError, match=r"plugin file .*own\.py is third-party code, which PLBENCH_NO_PLUGINS=1"):
             Registry.discover((path,), own_only=True)
 
     def test_other_machines_do_the_same(self, ran: Path, make_workspace) -> None:
@@ -242,7 +242,7 @@ class TestOwnOnly:
         assert ran.exists() is not bool(flag)
         shown = plbench(*flag, "doctor").out
         assert f"dataset pets{' (left out)' if flag else ''}: outsider 1.0, outsider_plugin:Pets in" in shown
-        assert "Code of others" in shown
+        assert "Third-party plugins" in shown
 
     def test_completion_runs_none_of_it(self, ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(NO_PLUGINS, "1")

@@ -86,14 +86,14 @@ class TestRemove:
     def test_a_run_under_way_is_refused(self, store: Store) -> None:
         key = finished(store)
         with store.lock(key, print):
-            with pytest.raises(StoreError, match=f"run {key} is under way"):
+            with pytest.raises(StoreError, match=f"run {key} is in progress"):
                 removable_runs(store, [store.run_folder(key)])
-            with pytest.raises(StoreError, match=f"run {key} in .* is under way"):
+            with pytest.raises(StoreError, match=f"run {key} in .* is in progress"):
                 prunable(store)
 
     def test_a_folder_elsewhere_is_refused(self, store: Store, tmp_path: Path) -> None:
         finished(Store(tmp_path / "others", store.cache))
-        with pytest.raises(StoreError, match="does not lie in"):
+        with pytest.raises(StoreError, match="is not in"):
             removable_runs(store, (tmp_path / "others").iterdir())
 
     def test_a_damaged_run_can_be_removed(self, store: Store) -> None:

@@ -171,5 +171,6 @@ def test_runs_show_says_it(
     assert "not measured alone: 1 other head trained in the same pass" in said
     cost = standard(record)
     assert (
-        f"1 training, {cost.image_passes:,} forward passes" in said and f"{cost.head:,} images through a head" in said
+        f"1 training, {cost.image_passes:,} images passed" in said
+        and f"{cost.head:,} images that a head was trained on" in said
     )

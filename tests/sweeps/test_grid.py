@@ -203,7 +203,7 @@ class TestExpansion:
         who = [entry.who for entry in expanded.left_out]
         on = "on tiny, single-positive"
         assert who == [f"needy {on}", f"needy:twice {on}", f"ce-ignore {on}"]  # once, not for each seed
-        assert "learns from verified negatives" in expanded.left_out[0].why
+        assert "needs verified negatives" in expanded.left_out[0].why
 
     @pytest.mark.parametrize(
         ("fields", "said"),
@@ -218,7 +218,7 @@ class TestExpansion:
             ({"recipe": "tin"}, "has no recipe 'tin'; did you mean tiny"),
             ({"methods": [{"name": "strange", "params": {"factor": 1.0}}]}, "'strange' stands for 4 methods"),
             ({"methods": ["sms"]}, "did you mean sums"),
-            ({"exclude": [{"dataset": "tiny"}]}, "nothing is left of the grid"),
+            ({"exclude": [{"dataset": "tiny"}]}, "no run of the grid is left"),
             ({"model": {"weights": ["a.pt", "b.pt"]}}, "'a.pt' and 'b.pt' are two files"),
             ({"model": {"weights": "a.pt"}}, "weights file a.pt does not exist"),
         ],
@@ -356,7 +356,7 @@ class TestCommand:
         grid_file.write_text(grid_file.read_text().replace('"selective"', '"exploding"'))
         made = Outcome("sweep", *place, "--plugin", plugin)
         assert made.code == 2
-        assert "error: 2 of 4 runs failed; fix what they say, and give the command again" in made.err
+        assert "error: 2 of 4 runs failed; fix the problems above, and repeat the command" in made.err
         assert made.out.count("Failed: ") == 2
         status = Outcome("sweep", "status", *place, "--plugin", plugin)
         assert "4 runs: 2 done, 2 failed" in status.out and "Next: plbench sweep grid.toml" in status.out

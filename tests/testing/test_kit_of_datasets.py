@@ -134,5 +134,5 @@ def test_without_files_and_fixture_nothing_is_checked(rooms: type[Dataset], tmp_
     plain: Callable[[Any], None] = Dataset.make_fixture
     with pytest.raises(PlbenchError, match="comes with no fixture"):
         check_dataset(type("Bare", (rooms,), {"__doc__": rooms.__doc__, "make_fixture": plain}))
-    with pytest.raises(PlbenchError, match="is no folder"):
+    with pytest.raises(PlbenchError, match="is not a folder"):
         check_dataset(rooms, root=tmp_path / "gone")

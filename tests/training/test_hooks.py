@@ -197,7 +197,7 @@ class TestNew:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "mine.py").write_text("kept")
         said = plbench("methods", "new", "mine")
-        assert said.code == 2 and "mine.py is there already" in said.err
+        assert said.code == 2 and "mine.py already exists" in said.err
         assert (tmp_path / "mine.py").read_text() == "kept"
 
     @pytest.mark.parametrize(
@@ -206,8 +206,8 @@ class TestNew:
             ("MyMethod", "did you mean my-method?"),
             ("my_method", "did you mean my-method?"),
             ("2fast", "lowercase letters, digits and hyphens"),
-            ("selective", "which another may not hide"),
-            ("lambda", "a word of Python's own"),
+            ("selective", "which a new one must not hide"),
+            ("lambda", "a reserved word of Python"),
         ],
     )
     def test_a_name_that_will_not_do_is_refused(

@@ -165,7 +165,7 @@ class TestRefusals:
         monkeypatch.setenv("WORLD_SIZE", "2")
         monkeypatch.setenv("RANK", "0")
         said = plbench(*command, "--method", "slow", "--nproc", 2)
-        assert said.code == 2 and "--nproc starts processes, and this is already one of several" in said.err
+        assert said.code == 2 and "--nproc starts processes, but this is already one of several" in said.err
 
 
 class TestFailures:

@@ -299,10 +299,12 @@ class TestNotToBeReached:
         with pytest.raises(PlbenchError) as raised:
             search(a_plan(workspace, simulate="rpa=0.5"), Settings(2, storage=storage, study="mine"), workspace)
         text = str(raised.value)
-        assert text.startswith(f"study 'mine' in {storage} asks another question: protocol.name is tiny-fpc8/v1, here ")
+        assert text.startswith(
+            f"study 'mine' in {storage} has a different setting: protocol.name is tiny-fpc8/v1, here "
+        )
         assert "`study=NAME`" in text and "\n" not in text
         other = Settings(2, storage=storage, study="mine", seed=1)
-        with pytest.raises(PlbenchError, match="another question: seed is 0, here 1;"):
+        with pytest.raises(PlbenchError, match="different setting: seed is 0, here 1;"):
             search(a_plan(workspace), other, workspace)
         search(a_plan(workspace, simulate="rpa=0.5"), Settings(2, storage=storage, study="other"), workspace)
 
@@ -375,14 +377,14 @@ class TestCommand:
             (["--study-seed", "-1"], "--study-seed -1"),
             (["-P", "gamma=1"], "no parameter 'gamma'; did you mean gamma_"),
             (["--range", "gamma=1:2"], "no parameter 'gamma'; did you mean gamma_"),
-            (["--range", "lr=1e-1:1e-4"], "upside down"),
+            (["--range", "lr=1e-1:1e-4"], "reversed or empty"),
             (["--range", "clip=0:1"], "clip = 1.0 is not valid"),
             (["--range", "clip"], "not of the form name=low:high"),
             (["--range", "clip=0:0.1", "-P", "clip=0.1"], "is fixed with -P clip=0.1"),
             (["--storage", "redis://x"], "of no known kind"),
             (["--storage", "/proc/x.log"], "could not write"),
-            (["--regime", "finetune", "--then", "finetune"], "in that regime already"),
-            (["--then", "probe"], "in that regime already"),
+            (["--regime", "finetune", "--then", "finetune"], "already uses that regime"),
+            (["--then", "probe"], "already uses that regime"),
         ],
     )
     def test_whatever_is_wrong_is_one_sentence_and_leaves_nothing(

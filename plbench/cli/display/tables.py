@@ -63,7 +63,7 @@ def print_table(
         table.add_row(*(Text(cells[name][number]) for name in widths))
     output().print(table)
     if left_out := [name for name in names if name not in widths]:
-        print_lines(f"Without {', '.join(left_out)}, for want of room; --json has all")
+        print_lines(f"Without {', '.join(left_out)}, because the terminal is narrow; --json shows all")
 
 
 def percent(value: float | None) -> str:
@@ -170,13 +170,13 @@ def _details(record: Record) -> Iterator[str]:
         )
         if (standard := cost.standard) is not None:
             yield (
-                f"Standard cost, alone and from nothing: {counted(standard.trainings, 'training')}, "
-                f"{standard.image_passes:,} forward passes of an image through the backbone (forward and back are 3), "
-                f"{standard.head:,} images through a head in training"
+                f"Standard cost, alone and without a cache: {counted(standard.trainings, 'training')}, "
+                f"{standard.image_passes:,} images passed through the backbone (forward and backward count as 3), "
+                f"{standard.head:,} images that a head was trained on"
             )
     env = record.environment
     commit = (env.get("git_commit") or "no git commit")[:12] + (", changed" if env.get("git_dirty") else "")
-    yield f"Made by plbench {env.get('plbench')} ({commit}) on {env.get('device')}, {record.finished_at}"
+    yield f"Created by plbench {env.get('plbench')} ({commit}) on {env.get('device')}, {record.finished_at}"
 
 
 def _other_figures(metrics: SplitMetrics) -> Iterator[str]:
@@ -189,7 +189,7 @@ def _other_figures(metrics: SplitMetrics) -> Iterator[str]:
         yield f"ECE {percent(metrics.ece)}"
     if metrics.f1 is not None and metrics.thresholds is not None:
         labels = "complete labels (an oracle) of the " if metrics.thresholds.labels == "complete" else "the "
-        own = "which the model that chose did not see" if metrics.thresholds.held_out else "which the run trained on"
+        own = "held out from the model that chose" if metrics.thresholds.held_out else "which the run trained on"
         yield f"{_f1(metrics.f1)} at thresholds chosen on {labels}validation part, {own}"
     if metrics.f1_top3 is not None:
         yield f"{_f1(metrics.f1_top3)} with top 3"
@@ -206,7 +206,7 @@ def _f1(figures: F1Figures) -> str:
 def print_runs(records: Sequence[tuple[Path, Record]], folder: Path) -> None:
     """Print `runs list`, of the runs in a folder; where there is little room, without some columns."""
     if not records:
-        print_lines(f"There are no runs in {folder} yet; plbench run makes them.")
+        print_lines(f"There are no runs in {folder} yet; plbench run creates one.")
     rows = [_run_row(record) for _, record in records]
     left_out = () if output().width >= _WIDE else ("regime", "backbone", "took")
     rows = [{name: value for name, value in row.items() if name not in left_out} for row in rows]
@@ -239,7 +239,7 @@ def print_settings(settings: Sequence[Setting]) -> None:
     for setting in settings:
         print_title(f"{setting.protocol}, {setting.regime}, {setting.model}")
         if setting.folds is not None:
-            print_lines(f"{setting.images}, each scored by models that did not see it")
+            print_lines(f"{setting.images}, each scored by models that were not trained on it")
         groups = [name for name in setting.rows[0].figures if name not in ("map_c", "map_o")]
         names = ["method", "seeds", "mAP(C)", "mAP(O)", *groups, "to the best", "p", "best in", "classes"]
         rows = []
@@ -362,7 +362,7 @@ def print_diagnosis(report: dict[str, Any]) -> None:
     for check in checks:
         print_copied(f"To fix {check['check']}", check["fix"])
     if plugins := report["plugins"]:
-        print_lines("", "Code of others, which runs with your rights when it is used (--no-plugins leaves it out):")
+        print_lines("", "Third-party plugins, which run with your permissions when used (--no-plugins disables them):")
     for one in plugins:
         print_copied(f"{one['plugin']}{'' if one['used'] else ' (left out)'}", one["from"])
 

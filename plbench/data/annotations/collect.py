@@ -94,8 +94,8 @@ def refuse_unknown_classes(groups: Mapping[str, Sequence[str]], labels: PartialL
         unknown = next((class_id for class_id in ids if class_id not in known), None)
         if unknown is not None:
             raise DataError(
-                f"{source}: group {name!r:.60} names class {unknown!r:.60}, which the labels beside it do not have; "
-                "take files that belong together, or delete the folder so that it is made anew"
+                f"{source}: group {name!r:.60} names class {unknown!r:.60}, which the labels next to it do not have; "
+                "use files that belong together, or delete the folder so that it is created again"
             )
 
 

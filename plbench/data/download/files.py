@@ -133,7 +133,7 @@ def _obtain(transfer: Transfer) -> None:
     absent = [made for made in file.makes if not (root / made).exists()]
     if absent:
         raise DataError(
-            f"{path} was unpacked, and {', '.join(absent)} not among its members, so it is not the archive that was "
+            f"{path} was unpacked, and {', '.join(absent)} not among its members, so it is not the archive "
             f"expected from {file.url}; delete it, and get the right one"
         )
     if hasattr(os, "sync"):  # not on Windows
@@ -176,8 +176,8 @@ def _check_space(sizes: dict[RemoteFile, int | None], root: Path, parallel: int)
     free = shutil.disk_usage(root).free
     if needed > free:
         raise DataError(
-            f"fetching and unpacking takes at least {size_in_words(needed)} in {root}, where {size_in_words(free)} are "
-            "free; free some space, or choose a folder on another disk with `data_root=DIR`"
+            f"downloading and unpacking needs at least {size_in_words(needed)} in {root}, where {size_in_words(free)} "
+            "are free; free some space, or choose a folder on another disk with `data_root=DIR`"
         )
 
 

@@ -69,7 +69,7 @@ def execute(
                 rows.append(Row(case, plans, tuple(result for result in made if isinstance(result, Record))))
         count.add(missing[number], len(left_out) - num_left_out)
     if not rows:
-        raise PlbenchError(f"no run of study {experiment.name} came to its end: {_listed(left_out)}")
+        raise PlbenchError(f"no run of study {experiment.name} was completed: {_listed(left_out)}")
     points = experiment.measure(context, rows, num_seeds, workspace)
     spec = rows[0].records[0].spec
     models = {model_words(row.records[0].spec) for row in rows}

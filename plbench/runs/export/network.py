@@ -105,7 +105,7 @@ def plain_parts(model: TrainedModel, images: Tensor, scores: Tensor) -> PlainPar
     instead = 'export it with `to="onnx"` or `to="torchscript"`'
     if spec.is_spatial:
         raise PlbenchError(
-            f"weights alone are of no use without plbench where the head is {spec.head!r}, which neither timm nor "
+            f"weights alone cannot be used without plbench if the head is {spec.head!r}, which neither timm nor "
             f"torch knows; {instead}"
         )
     parts = list(model.model) if isinstance(model.model, nn.Sequential) else []

@@ -56,7 +56,7 @@ def fetch(
         amount = "an amount that the servers do not tell" if size is None else size_in_words(size)
         workspace.reporter.line(f"Fetching {len(missing)} files, {amount}, into {dataset.root}")
         if (size is None or size > ASK_ABOVE) and not confirm(f"Fetch {amount} into {dataset.root}?"):
-            raise PlbenchError("nothing was fetched; `annotations_only=True` or `split=NAME` fetch less")
+            raise PlbenchError("nothing was downloaded; `annotations_only=True` or `split=NAME` fetch less")
         with workspace.reporter.task(f"Downloading {dataset.title}", bytes=True) as report:
             download(missing, dataset.root, report, parallel=parallel, note=workspace.reporter.line)
     return Fetched(name, str(dataset.root), present, tuple(file.path for file in missing))

@@ -67,7 +67,7 @@ def cost(found: Cost) -> Iterator[Row]:
         yield (
             "Standard cost",
             f"{counted(standard.trainings, 'training')}, {standard.image_passes:,} forward passes of an image through "
-            f"the backbone (forward and back count as 3), {standard.head:,} images through a head in training: the "
+            f"the backbone (forward and back count as 3), {standard.head:,} images that a head was trained on: the "
             "same on every machine, stages included",
         )
 

@@ -118,7 +118,7 @@ def check_apart(
         )
     if found and not allow:
         raise DataError(
-            f"{found}, so a score would be of images that were trained on; take them out of one of the two, or give "
+            f"{found}, so scores would include images that were trained on; remove them from one of the two, or give "
             "`allow_duplicates=True` to run with them; the protocol is then custom/…"
         )
     return len(found) if found else None

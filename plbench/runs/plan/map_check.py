@@ -41,7 +41,7 @@ def check_takes_maps(make: Callable[[], Method], model: ModelSpec, labels: Parti
     pooled = model.model_copy(update={"pooling": "mean", "head": "linear"})
     if (error := _error(make(), model, labels)) and not _error(make(), pooled, labels):
         raise PlbenchError(
-            f"method {own.name!r} looks at pooled features itself, and head {model.head!r} leaves it whole feature "
+            f"method {own.name!r} uses pooled features itself, but head {model.head!r} gives it whole feature "
             'maps; give `head="mlp"`'
         ) from error
 

@@ -127,7 +127,7 @@ def refuse_unused_embeddings(request: Request, plans: Sequence[ResolvedRun]) -> 
     """Refuse a file of embeddings that none of the runs asked for has a use for."""
     if request.embeddings is not None and all(plan.spec.embeddings is None for plan in plans):
         names = ", ".join(dict.fromkeys(plan.method.name for plan in plans))
-        raise PlbenchError(f"`embeddings={request.embeddings}` is of no use to {names}; leave it out")
+        raise PlbenchError(f"`embeddings={request.embeddings}` is not used by {names}; leave it out")
 
 
 def resolve_setting(request: Request, workspace: Workspace, opened: Sequence[ProtocolData] = ()) -> ResolvedSetting:
@@ -242,7 +242,7 @@ def plan_from_spec(spec: RunSpec, workspace: Workspace, opened: Sequence[Protoco
     differs = differences(spec.model_dump(mode="json"), plan.spec.model_dump(mode="json"))
     if differs:
         raise PlbenchError(
-            f"the run written down cannot be the same here, since {'; '.join(differs)}; use the data and the version "
+            f"this run cannot be repeated exactly here, since {'; '.join(differs)}; use the data and the version "
             "of plbench that it was written with, or give its options instead of `config=`"
         )
     return plan

@@ -98,7 +98,7 @@ def complete(
         PlbenchError: if the method or a parameter does not fit. PluginError: if stages need each other in a circle.
     """
     if depth > _MAX_STAGE_DEPTH:
-        raise PluginError(f"the stages of method {base.method.name!r} need each other in a circle")
+        raise PluginError(f"the stages of method {base.method.name!r} depend on each other in a circle")
     method, protocol_data = registry.method(base.method.name), protocol_data.at_seed(base.seed)
     suggested = protocol_data.protocol.suggested.get(method.name, {}) if not base.method.version else {}
     params = validate_params(method, _starting(method, suggested, method_params))
@@ -217,7 +217,7 @@ def validate_params(method: type[Method], values: Mapping[str, Any]) -> Any:
         given = sorted(name for name in names if values.get(name) is not None)
         if len(given) > 1:
             raise PlbenchError(
-                f"{' and '.join(given)} of method {method.name!r} say the same in two ways; give one of them"
+                f"{' and '.join(given)} of method {method.name!r} set the same thing in two ways; give only one of them"
             )
         if given:
             chosen |= dict.fromkeys(names - {*given})
@@ -263,8 +263,8 @@ def _check_needs(method: type[Method], spec: RunSpec, protocol_data: ProtocolDat
         protocol_data.held_out(spec.train_part)  # refuses one that cannot be scored
     if "negatives" in method.needs and protocol_data.train(spec.train_part).labels.counts()[1].sum() == 0:
         raise PlbenchError(
-            f"method {method.name!r} learns from verified negatives, and protocol {spec.protocol.name} has none; use a "
-            "method that takes unknown labels for negatives, such as those that plbench methods list shows without "
+            f"method {method.name!r} needs verified negatives, and protocol {spec.protocol.name} has none; use a "
+            "method that treats unknown labels as negatives, such as those that plbench methods list shows without "
             "that need"
         )
 

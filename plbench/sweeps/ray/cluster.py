@@ -127,5 +127,5 @@ def check_room(taken: Mapping[str, float], slots: int, cluster: Cluster, reporte
         return
     text = f"no node has room for a run ({taken['CPU']:g} CPUs and {taken['GPU']:g} GPUs)"
     if cluster.address is None:
-        raise PlbenchError(f"{text}; give less with `cpus_per_run=` and `gpus_per_run=`")
+        raise PlbenchError(f"{text}; ask for less with `cpus_per_run=` and `gpus_per_run=`")
     reporter.line(f"Waiting for a node: {text} yet")

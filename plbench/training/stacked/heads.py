@@ -87,7 +87,9 @@ def is_stackable(method: type[Method]) -> bool:
         return False
     own = [name for name in _OWN_HOOKS if getattr(method, name) is not getattr(Method, name)]
     if own:
-        raise PluginError(f"method {method.name!r} says stackable = True but has its own {', '.join(own)}; say False")
+        raise PluginError(
+            f"method {method.name!r} declares stackable = True but has its own {', '.join(own)}; set it to False"
+        )
     return True
 
 

@@ -509,7 +509,7 @@ class TestFixture:
     def test_it_is_not_written_over_a_persons_files(self, dataset: Coco2014) -> None:
         path = dataset.annotation_files("test")[0]
         path.write_text("{}")
-        with pytest.raises(DataError, match="is there and is no fixture's; give an empty folder"):
+        with pytest.raises(DataError, match="already exists and is not part of a fixture; give an empty folder"):
             dataset.make_fixture()
         assert path.read_text() == "{}"
 

@@ -167,7 +167,7 @@ def test_a_file_that_gives_other_scores_does_not_stay(
     [
         (["--to", "onnx"], "give --out PATH"),
         (["--to", "hub"], "give --repo USER/NAME"),
-        (["--to", "hub", "--repo", "me/it", "--out", "it"], "and no --out"),
+        (["--to", "hub", "--repo", "me/it", "--out", "it"], "and leave out --out"),
         (["--to", "onnx", "--out", "it.onnx", "--private"], "neither --repo nor --private"),
     ],
 )

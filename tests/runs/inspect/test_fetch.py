@@ -142,7 +142,7 @@ def test_it_asks_before_it_fills_a_disk(size: int | None, asked: bool, answer: b
     desk.size, desk.answer = size, answer
     if asked and not answer:
         with pytest.raises(
-            PlbenchError, match="nothing was fetched; `annotations_only=True` or `split=NAME` fetch less"
+            PlbenchError, match="nothing was downloaded; `annotations_only=True` or `split=NAME` fetch less"
         ):
             desk.fetch()
         assert desk.fetched == []
@@ -281,7 +281,7 @@ def test_a_no_at_the_prompt_fetches_nothing_and_yes_does_not_ask(
     monkeypatch.setattr(fetch_module, "ASK_ABOVE", 100)
     site[2].clear()
     said = download("download", "--annotations-only")
-    assert said.code == 2 and "nothing was fetched" in said.err and "Fetch " in said.err
+    assert said.code == 2 and "nothing was downloaded" in said.err and "Fetch " in said.err
     assert site[2] == [] and not list(tmp_path.glob("data/*"))
     assert len(download("download", "--annotations-only", "--yes", "--json").json["fetched"]) == 4
 

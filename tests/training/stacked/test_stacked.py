@@ -364,7 +364,7 @@ def test_memory_of_a_head_is_bounded(build: Build) -> None:
 @pytest.mark.parametrize("hook", ["forward", "build", "epoch_end", "state_dict"])
 def test_hooks_that_a_stack_would_not_call_are_an_error(hook: str) -> None:
     kind = type("Own", (PerKnown,), {hook: lambda self, *arguments: None})
-    with pytest.raises(PluginError, match=f"stackable = True but has its own {hook}; say False"):
+    with pytest.raises(PluginError, match=f"stackable = True but has its own {hook}; set it to False"):
         is_stackable(kind)
     assert not is_stackable(type("Honest", (kind,), {"stackable": False}))
 
