@@ -104,7 +104,8 @@ def board_values(folder: BoardFolder) -> Values:
     Raises:
         PlbenchError: if an accepted record or the quotations cannot be read.
     """
-    sections = _sections(folder)
+    # what a person chose comes last: most readers look for default and tuned values
+    sections = dict(sorted(_sections(folder).items(), key=lambda section: (section[0][-1] == "custom", section[0])))
     entries = sorted((entry for members in sections.values() for entry in members), key=lambda entry: entry.key)
     example = next((entry for entry in entries if entry.key not in folder.withdrawn), None)
     return {
@@ -113,7 +114,7 @@ def board_values(folder: BoardFolder) -> Values:
         ),
         "groups": [] if example is None else list(example.record.test.groups),
         "classes": [] if example is None else _classes(example),
-        "sections": [_section(key, members, folder) for key, members in sorted(sections.items())],
+        "sections": [_section(key, members, folder) for key, members in sections.items()],
         "published": [_quoted(quotation) for quotation in folder.quotations()],
     }
 

@@ -336,3 +336,11 @@ def test_what_is_no_number_stops_a_build_with_one_sentence(root: Path, runs: lis
         build.build(root)
     assert "\n" not in str(error.value)
     assert verify_board(open_boards(root)[0])
+
+
+def test_rows_whose_values_a_person_chose_come_last() -> None:
+    """On the boards of this repository, which `board build --check` compares with what is built."""
+    tables = [json.loads(path.read_text()) for path in (Path(__file__).parents[2] / "leaderboards").glob("*/table.json")]
+    by_board = [[section["configuration"] == "custom" for section in table["sections"]] for table in tables]
+    assert any(len(set(chosen)) == 2 for chosen in by_board)
+    assert all(chosen == sorted(chosen) for chosen in by_board)
