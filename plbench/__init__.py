@@ -1,8 +1,7 @@
-"""plbench: the benchmark suite for learning from images whose labels are only partly known.
+"""plbench: a benchmark suite for multi-label image classification with partial labels.
 
-From Python, as on the command line: `run`, `compare`, `tune`, `advise`, `label_issues`; `load` finds a run again,
-`runs` lists them.
-Methods and datasets are written against `plbench.api`. What type checkers see is in `__init__.pyi`.
+As on the command line, there are `run`, `compare`, `tune`, `advise` and `label_issues`. `load` returns a finished run,
+`runs` lists all. Methods and datasets are written against `plbench.api`. Types are declared in `__init__.pyi`.
 """
 
 from importlib import import_module
@@ -35,9 +34,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for only now: torch and pandas take seconds, and `plbench --help` needs neither."""
+    """Import names lazily: torch and pandas take seconds to import, and `plbench --help` needs neither."""
     if name == "runs":
-        return import_module("plbench.runs")  # which can be called
+        return import_module("plbench.runs")  # a callable module
     if name not in _HOMES:
         raise AttributeError(f"module 'plbench' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""`python -m plbench` is `plbench`."""
+"""Entry point of `python -m plbench` and `plbench`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from types import FrameType
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C or SIGTERM while it is still being imported ends it with a sentence."""
+    """Run the command line. Ctrl-C or SIGTERM during its import ends it with a message."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # as a shell starts what it runs in the background
+        if handler is not signal.SIG_IGN:  # shells ignore it for background jobs
             signal.signal(number, _leave)
-    # pydantic looks through what is installed for plugins of its own: 30 ms of each command, and typer's do without
+    # pydantic searches all installed packages for its plugins, which takes 30 ms per command
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from plbench.cli import main as run
 
@@ -25,15 +25,15 @@ def main() -> None:
 
 
 def _report(raised: sys.UnraisableHookArgs) -> None:
-    # torch's, of workers that it could not start: why not is what the command has said
+    # torch's error on workers that failed to start; the command has already printed the reason
     if "DataLoaderIter" not in repr(raised.object):
         sys.__unraisablehook__(raised)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
     os.write(2, b"plbench: stopped before anything had begun\n")
-    os._exit(128 + number)  # an import that is broken off may not end in an exception
+    os._exit(128 + number)  # an interrupted import may swallow the exception
 
 
-if __name__ == "__main__":  # not in the processes that this one spawns, which import it
+if __name__ == "__main__":  # not in spawned processes, which import this module
     main()

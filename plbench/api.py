@@ -1,7 +1,7 @@
-"""All that the author of a method or a dataset imports.
+"""Everything that authors of methods and datasets import.
 
-A method is one class: parameters with their ranges, and a loss. Everything else has a default. A dataset is one
-class: where its files are, and what they say.
+A method is one class: parameters with their ranges, and a loss. Everything else has a default. A dataset is one class
+that says where its files are and reads their labels.
 """
 
 import sys
@@ -32,8 +32,8 @@ from plbench.progress import ProgressReport
 from plbench.spec import ModelSpec, Plan, Recipe
 from plbench.spec import Protocol as BenchmarkProtocol
 
-# These lie in plbench.losses now. Method files import them by the names that they had; the text of a method is part of
-# the identity of its records, and stays.
+# These are in plbench.losses now. Method files import them by their old names; the source of a method is hashed into
+# its records and cannot change.
 for old_name, module in (
     ("losses_single_positive", single_positive),
     ("priors", priors),

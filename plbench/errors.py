@@ -1,4 +1,4 @@
-"""The errors that a person sees as one sentence: what was wrong, where, what would be right, what fixes it."""
+"""Errors shown to users as one sentence: what is wrong, where, what is expected, and how to fix it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
-_MAX_BEGINNING, _MAX_END = 1200, 700  # characters of a sentence
+_MAX_BEGINNING, _MAX_END = 1200, 700  # characters of a message
 
 
 class PlbenchError(ValueError):
-    """Something that the person at the keyboard can fix. The command line prints it and exits with code 2.
+    """An error that the user can fix. The command line prints it and exits with code 2.
 
     Attributes:
-        what: the sentence without the command that shows more, for who has just given that command. Of one that quotes
-            a file at great length, the beginning and the end.
+        what: the message without the command that shows more, for output of that same command. Long messages, such as
+            those that quote a file, are cut to their beginning and end.
     """
 
     def __init__(self, what: object, command: str = "") -> None:
-        """Say what is wrong, then which command shows more."""
+        """Store what is wrong, and the command that shows more."""
         self.what = str(what)
         if len(self.what) > _MAX_BEGINNING + _MAX_END + 99:
             self.what = f"{self.what[:_MAX_BEGINNING]} […] {self.what[-_MAX_END:]}"
@@ -31,18 +31,18 @@ class PlbenchError(ValueError):
 
 
 class DataError(PlbenchError):
-    """A dataset that is missing, malformed or does not hold what was asked of it."""
+    """A dataset that is missing or malformed, or lacks something requested."""
 
 
 class MissingDataError(DataError):
-    """A dataset whose files are not here.
+    """A dataset whose files are missing.
 
     Attributes:
-        dataset: which, as the registry's class was made for this place.
+        dataset: the instance whose files are missing.
     """
 
     def __init__(self, what: object, dataset: Any = None) -> None:
-        """Say what is missing, of which dataset."""
+        """Store what is missing, and the dataset."""
         super().__init__(what)
         self.dataset = dataset
 
@@ -56,17 +56,17 @@ class StoreError(PlbenchError):
 
 
 class UnwritableError(StoreError):
-    """A place that cannot be written to. The command line adds the options that name another."""
+    """A location that is not writable. The command line adds the options that set another."""
 
 
 class TrainingError(PlbenchError):
-    """A training that cannot go on, for instance because its loss is no longer finite."""
+    """A training that cannot continue, for instance because its loss is no longer finite."""
 
 
 def first_invalid(error: ValidationError) -> tuple[str, str, Any, str]:
-    """Return the first thing that pydantic found wrong: field with dots, sentence, value, type.
+    """Return the first error that pydantic found: dotted field name, message, value, error type.
 
-    The field is empty where all of the input is wrong, such as text that is no JSON.
+    The field is empty if the whole input is invalid, for instance not JSON.
     """
     first = error.errors()[0]
     return ".".join(f"{part!s:.80}" for part in first["loc"]), plain_words(first["msg"]), first["input"], first["type"]
@@ -87,7 +87,7 @@ _PLAIN = {
 
 
 def plain_words(message: str) -> str:
-    """Return what pydantic says of a value as a person would say it.
+    """Return pydantic's message about a value in plain words.
 
     Examples:
         >>> plain_words("Input should be greater than 0"), plain_words("Value error, 'exe' is none")
@@ -99,7 +99,7 @@ def plain_words(message: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the names in `known`, the likely intended one first: for the tail of an error sentence.
+    """Return the known names, the likely intended one first, for the end of an error message.
 
     Examples:
         >>> did_you_mean("selectve", ["ce-ignore", "selective"])

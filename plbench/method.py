@@ -1,4 +1,4 @@
-"""The contract of a method: its parameters with their ranges, what it may know, and what it gives.
+"""The contract of a method: its parameters and their ranges, its inputs and its outputs.
 
 A method is one class with parameters and a loss; everything else has a default.
 """
@@ -29,10 +29,10 @@ BatchScope = Literal["sample", "batch"]
 
 @dataclass(frozen=True)
 class SearchRange:
-    """Where tuning looks for a parameter: narrower than what is valid. A bound may depend on the task.
+    """The range in which tuning searches a parameter, within its valid values. A bound may depend on the task.
 
     Attributes:
-        when: values of other parameters, by name, with one of which this one has an effect; else it is not searched.
+        when: by name of another parameter, the values for which this one has an effect; otherwise it is not searched.
     """
 
     low: float | Callable[[Task], float]
@@ -41,11 +41,11 @@ class SearchRange:
     when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def applies(self, params: BaseModel) -> bool:
-        """Return whether the parameter has an effect beside these others."""
+        """Return whether the parameter has an effect, given the others."""
         return all(getattr(params, name) in values for name, values in self.when.items())
 
     def bounds(self, task: Task) -> tuple[float, float]:
-        """Return lowest and highest value to try on this task."""
+        """Return the lowest and the highest value to try on this task."""
         low, high = (end(task) if callable(end) else end for end in (self.low, self.high))
         return low, high
 
@@ -68,11 +68,11 @@ def tunable(
         low: the lowest value searched, or a function of the task.
         high: the highest (top-K grows with the number of classes).
         log: whether to search on a logarithmic scale.
-        when: values of other parameters with which this one has an effect, as in `when={"variant": ("ls",)}`.
-        from_task: gives the value where the default, None, was left; it raises a `PlbenchError` where the task does
-            not determine one. A run's spec holds the value that it gave.
+        when: values of other parameters for which this one has an effect, as in `when={"variant": ("ls",)}`.
+        from_task: computes the value if it was left at its default, None; raises a `PlbenchError` if the task does not
+            determine one. A run's spec holds the computed value.
         description: one line, with the paper's symbol.
-        **valid: pydantic's constraints on what is valid at all (`ge`, `gt`, `le`, `lt`).
+        **valid: pydantic's constraints on valid values (`ge`, `gt`, `le`, `lt`).
 
     Returns:
         A pydantic field.
@@ -85,8 +85,9 @@ class MethodParams(BaseModel):
     """Base of a method's `Params`: immutable, strict about unknown names and about non-finite numbers.
 
     Class attributes:
-        alternatives: groups of parameters that say one thing in several ways, such as a threshold and a quantile. Who
-            gives one of a group sets the others to None, whatever their defaults and what a protocol suggests.
+        alternatives: groups of parameters that set the same thing in different ways, such as a threshold and a
+            quantile. Giving one of a group sets the others to None, whatever their defaults or the protocol's
+            suggestions.
     """
 
     alternatives: ClassVar[tuple[frozenset[str], ...]] = ()
@@ -94,15 +95,15 @@ class MethodParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def left_to_task(self) -> dict[str, Callable[[Task], Any]]:
-        """Return what determines each value that nobody gave and only the task knows (`tunable`'s `from_task`)."""
+        """Return the functions (`tunable`'s `from_task`) of all values that were not given and depend on the task."""
         declared = self._tunable().items()
         return {name: said["from_task"] for name, said in declared if said["from_task"] and getattr(self, name) is None}
 
     def completed(self, task: Task) -> Self:
-        """Return the parameters with what only the task determines.
+        """Return the parameters with the values that depend on the task filled in.
 
         Raises:
-            PlbenchError: if the task does not determine a value that nobody gave.
+            PlbenchError: if the task does not determine a value that was not given.
         """
         found = {name: determine(task) for name, determine in self.left_to_task().items()}
         return type(self).model_validate({**self.model_dump(), **found}) if found else self
@@ -120,14 +121,14 @@ class MethodParams(BaseModel):
 
     @classmethod
     def _tunable(cls) -> dict[str, dict[str, Any]]:
-        """Return what `tunable` was told of each parameter that it declared."""
+        """Return the arguments of `tunable` for each parameter declared with it."""
         extras: dict[str, Any] = {name: info.json_schema_extra for name, info in cls.model_fields.items()}
         return {name: extra for name, extra in extras.items() if isinstance(extra, dict) and "search" in extra}
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands. Steps and epochs count from 0."""
+    """Current position in training. Steps and epochs count from 0."""
 
     step: int
     num_steps: int
@@ -136,23 +137,23 @@ class Progress:
 
     @property
     def fraction(self) -> float:
-        """Share of the training that is done, in [0, 1)."""
+        """Fraction of the training completed, in [0, 1)."""
         return self.step / self.num_steps
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a method may know about the job: nothing of the test set, and one number of the hidden truth.
+    """What a method may know about the job: nothing about the test set, and one number about the hidden labels.
 
     Attributes:
-        expected_positives: mean number of positives of an image: what is published of the dataset, else that of its
-            complete train labels, before a simulation hid any; None where labels are partial as they come.
-        positives, negatives: [C] known positives and known negatives of each class in train.
-        generator: seeded for this run and method; draw from no other.
-        artifacts: what the method's stages produced, by stage name. Of a method that needs "embeddings" also
-            "similarity", cosines [num_train, C] float32 of each train image to each class in a vision-language model,
-            not to be written to; and, where the model has them, "logit_scale" and "logit_bias": it takes
-            `scale cosine + bias` for a logit.
+        expected_positives: mean number of positives per image: the published figure, otherwise that of the complete
+            train labels before simulation; None if the dataset's own labels are partial.
+        positives, negatives: [C] number of known positives and known negatives of each class in train.
+        generator: seeded for this run and method; the only one to sample from.
+        artifacts: outputs of the method's stages, by stage name. A method that needs "embeddings" also gets
+            "similarity", read-only cosine similarities [num_train, C] float32 of each train image to each class in a
+            vision-language model, and, if the model has them, "logit_scale" and "logit_bias": logits are scale * cosine
+            + bias.
     """
 
     num_classes: int
@@ -180,9 +181,9 @@ class Batch:
 
     Attributes:
         inputs: images [B, 3, H, W], or in the probe regime features [B, D] or feature maps [B, D, h, w].
-        labels: int8 [B, C]: +1 present, -1 verified absent, 0 unknown. Not to be written to.
-        index: int64 [B]: the row in train, the same in every stage.
-        views: further views of the images, where the method's transform makes more than one.
+        labels: int8 [B, C]: +1 present, -1 verified absent, 0 unknown. Read-only.
+        index: int64 [B]: row in train, the same in every stage.
+        views: further views of the images, if the method's transform returns more than one.
     """
 
     inputs: Tensor
@@ -193,11 +194,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Loss:
-    """A sum, and what it is a sum over. The engine divides by the weight of the whole global batch.
+    """A summed loss and its weight. The engine divides by the weight of the whole global batch.
 
     Attributes:
         total: scalar tensor with a gradient; [H] of a stacked method.
-        weight: number of images, or of known labels, that `total` sums over. A weight of 0 takes no step.
+        weight: number of images, or of known labels, that `total` sums over. A step with weight 0 is skipped.
     """
 
     total: Tensor
@@ -210,7 +211,7 @@ class Loss:
 
 
 class TrainView(Protocol):
-    """A trained (or training) model looking at the training images without augmentation."""
+    """Access to a trained (or training) model's outputs on the training images, without augmentation."""
 
     labels: PartialLabels
 
@@ -219,33 +220,33 @@ class TrainView(Protocol):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Stream (row index [b] int64, scores [b, C] in [0, 1]) over the training part, in order.
 
-        With `dropout`, dropout stays on; with `passes` > 1 the scores are the mean of that many passes.
+        With `dropout`, dropout stays active; with `passes` > 1, scores are averaged over that many passes.
         """
 
     def compute(
         self, function: Callable[[nn.Module, Tensor], Tensor], weights: Literal["ema", "raw"] = "ema"
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Stream (row index [b] int64, what a function makes of model and inputs, float32 [b, …]), in order.
+        """Stream (row index [b] int64, `function(model, inputs)` float32 [b, …]), in order.
 
-        For what scores do not show: `lambda model, inputs: model[0](inputs)` gives features of a default model.
+        For more than scores: `lambda model, inputs: model[0](inputs)` returns the features of a default model.
         """
 
     def model(self, weights: Literal["ema", "raw"] = "ema") -> nn.Module:
-        """Return the model itself: for a stage to hand on its weights, or to set buffers between epochs.
+        """Return the model itself, for a stage to pass on its weights or to set buffers between epochs.
 
-        Without a weight average both are one model. Buffers are averaged, too: what is to stay has to be set in both.
+        Without EMA, both are the same model. Buffers are averaged too, so set a lasting value in both models.
         """
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A prerequisite: a run of its own, shared by everyone who needs it, and what to keep of its model.
+    """A prerequisite run, shared by all runs that need it, and the output to keep of its model.
 
     Attributes:
         name: key of the artifact in `Task.artifacts`.
-        method: name of the method that the stage trains, at the recipe's plan and the same seed.
+        method: name of the method that the stage trains, with the recipe's plan and the same seed.
         reduce: turns the stage's trained model into a tensor.
-        params: parameters of that method where not its defaults.
+        params: parameters of that method that differ from its defaults.
     """
 
     name: str
@@ -255,9 +256,9 @@ class Stage:
 
 
 class LabelCount:
-    """How many labels a method treated apart from others, over all steps of a training.
+    """Number of labels that a method treated specially, over all steps of a training.
 
-    In a stack one count stands for those of all heads; each head's own count knows where its share is.
+    In a stack, one count covers all heads; each head's own count knows its share.
     """
 
     def __init__(self) -> None:
@@ -269,29 +270,29 @@ class LabelCount:
         """Count the marks of a training step.
 
         Args:
-            marked: bool [B, C], of a stacked method [H, B, C].
+            marked: bool [B, C], or [H, B, C] for a stacked method.
         """
         number = marked.sum(dim=(-2, -1))
         self._here = number if self._here is None else self._here + number
 
     def total(self) -> int:
-        """Return the number of marks so far; waits for the device."""
+        """Return the number of marks so far; synchronizes with the device."""
         if self._stack is None:
             here = self._here
         else:
             stacked, head = self._stack
             here = stacked._here
-            if here is not None and here.ndim:  # marks that all heads have in common come as [1, B, C], or [B, C]
+            if here is not None and here.ndim:  # marks shared by all heads are [1, B, C] or [B, C]
                 here = here[head if len(here) > 1 else 0]
         return self._before + (0 if here is None else int(here))
 
     def restart(self, total: int) -> None:
-        """Go on from a total, as a checkpoint has it."""
+        """Continue from the total saved in a checkpoint."""
         self._before, self._here, self._stack = total, None, None
 
     @classmethod
     def stacked(cls, members: Sequence[LabelCount]) -> LabelCount:
-        """Return one count for those of H heads, whose totals it raises from now on."""
+        """Return one count that adds to the totals of H heads from now on."""
         stack = cls()
         for head, member in enumerate(members):
             member.restart(member.total())
@@ -300,9 +301,9 @@ class LabelCount:
 
 
 def stacked_value(values: Sequence[Any]) -> Any:
-    """Return a value that all H heads have in common as it is.
+    """Return a value that all H heads share unchanged.
 
-    Else numbers as a tensor [H, 1, 1], vectors [C] as [H, 1, C].
+    Otherwise stack numbers to a tensor [H, 1, 1], vectors [C] to [H, 1, C].
 
     Raises:
         PlbenchError: if they differ and are neither numbers nor tensors.
@@ -324,26 +325,26 @@ def _is_number(value: Any) -> bool:
 
 
 class Method(ABC):
-    """A way of learning from partial labels. Subclass, name it, give it a loss.
+    """A method of learning from partial labels. Subclasses define a name and a loss.
 
     Attributes:
-        marked: labels that `loss` counted; see `idle`.
+        marked: number of labels counted in `loss`; see `idle`.
 
     Class attributes:
-        name: as typed on the command line. title: as printed in tables. paper: reference. version: raise it when
-        results change.
-        batch_scope: "batch" where the loss of an image depends on the others of its batch. Where that is for a
-            parameter to say, declare it as `scope: BatchScope`, with exactly that type: its value "batch" makes it so.
-        needs: what the method cannot do without: "negatives", "images", "feature_map", "sample_state", "embeddings".
-            With "feature_map", the backbone that `build` gets makes maps [B, D, h, w], D its `num_features`; in the
-            probe regime it passes cached ones on.
-        learns: whether anything is trained. Where not, no step is taken, and what the model sees in place of images or
-            features are their cosines to the classes, [B, C]: the method needs "embeddings".
-        tags: groups that it belongs to, such as "paper".
-        tuned_on: names of datasets by whose scores default values were chosen: boards of these say so.
-        variants: further rows that comparisons show of it: parameters by the variant's name.
-        stackable: whether the loss broadcasts over a leading dimension of heads (see `stack`), so that many
-            parameters and seeds train in one pass over cached features.
+        name: used on the command line. title: printed in tables. paper: reference. version: increase it when results
+            change.
+        batch_scope: "batch" if the loss of an image depends on the others of its batch. If that depends on a parameter,
+            declare the parameter as `scope: BatchScope`, with exactly that type; its value is then used.
+        needs: what the method requires: "negatives", "images", "feature_map", "sample_state", "embeddings". With
+            "feature_map", the backbone passed to `build` returns maps [B, D, h, w], D its `num_features`; in the probe
+            regime it passes cached maps through.
+        learns: whether anything is trained. If not, no step is taken, and the model's inputs are the cosine
+            similarities of the images to the classes, [B, C]; the method then needs "embeddings".
+        tags: groups that the method belongs to, such as "paper".
+        tuned_on: names of the datasets whose scores were used to choose default values; their boards say so.
+        variants: further rows of the method in comparisons: parameters by variant name.
+        stackable: whether the loss broadcasts over a leading dimension of heads (see `stack`), so that many parameters
+            and seeds train in one pass over cached features.
     """
 
     name: ClassVar[str]
@@ -362,7 +363,7 @@ class Method(ABC):
         """A method without parameters."""
 
     def __init__(self, params: Any, task: Task) -> None:
-        """Keep the validated parameters, with what only the task determines, and the task."""
+        """Keep the task and the validated parameters, with values that depend on the task filled in."""
         self.params = params = params.completed(task)
         self.task = task
         self.marked = LabelCount()
@@ -372,94 +373,95 @@ class Method(ABC):
 
     @classmethod
     def stack(cls, members: Sequence[Any]) -> Any:
-        """Return one method that stands for H of them: its logits are [H, B, C], its loss's total is [H].
+        """Return one method that represents H of them: its logits are [H, B, C], its loss's total is [H].
 
-        Labels come as [H, B, C], or [1, B, C] where all heads see one batch. Parameters in which the members differ
-        become tensors [H, 1, 1], float64 or, of whole numbers, int64; others that they differ in are left out. Override
-        it, calling this first, where the constructor derives other values from parameters or artifacts.
+        Labels are [H, B, C], or [1, B, C] if all heads see the same batch. Numeric parameters in which the members
+        differ become tensors [H, 1, 1], float64 or, for integers, int64; other differing parameters are left out. If
+        the constructor derives further values from parameters or artifacts, override this method and call it first.
 
         Args:
-            members: methods of this class that agree in `stack_key`.
+            members: methods of this class with equal `stack_key`.
         """
         stacked = copy.copy(members[0])
         values: dict[str, Any] = {}
         for name in cls.Params.model_fields:
-            with contextlib.suppress(PlbenchError):  # what differs and is no number, `stack_key` left out on purpose
+            with contextlib.suppress(PlbenchError):  # differs and is not a number: `stack_key` left it out on purpose
                 values[name] = stacked_value([getattr(member.params, name) for member in members])
         stacked.params = SimpleNamespace(**values)
         stacked.marked = LabelCount.stacked([member.marked for member in members])
         return stacked
 
     def stack_key(self) -> Hashable:
-        """Return what members of a stack must agree in: by default the parameters that are no numbers."""
+        """Return what must be equal across the members of a stack: by default the non-numeric parameters."""
         return tuple((name, value) for name, value in self.params if not _is_number(value))
 
     @classmethod
     def stages(cls, params: Any, task: Task) -> Sequence[Stage]:
-        """Return runs that must be there first. Called before the method is built; `task` has no artifacts yet."""
+        """Return the runs required first. Called before the method is built; `task` has no artifacts yet."""
         return ()
 
     def build(self, backbone: nn.Module, make_head: Callable[[], nn.Module]) -> nn.Module:
-        """Return the model to train: by default the backbone and the head that the spec asks for."""
+        """Return the model to train: by default the spec's backbone and head."""
         return nn.Sequential(backbone, make_head())
 
     def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Return optimiser groups: dictionaries with "params" and, where it differs, "lr_scale", a factor."""
+        """Return optimiser groups: dictionaries with "params" and, optionally, "lr_scale", a factor."""
         return [{"params": list(model.parameters())}]
 
     def transform(self, train_transform: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Return the training transform of one image; return one that gives a tuple of tensors for several views."""
+        """Return the training transform of one image. For several views, the transform returns a tuple of tensors."""
         return train_transform
 
     def mixture(self, index: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """Return of which training images each training input is the mean: rows and weights, both [B, K].
+        """Return the training images mixed into each training input, as rows and weights, both [B, K].
 
-        By default each is its own image. `batch.inputs` and `batch.views` of row i are then the weighted sums over the
-        images, or the features, of those rows; `batch.labels` and `batch.index` stay those of row i, and what labels
-        the mean has is for `loss` to say, which may call this again with `batch.index` and `progress.epoch`. It has to
-        follow from row and epoch alone, the same in every process. Evaluation mixes nothing.
+        By default, nothing is mixed. `batch.inputs` and `batch.views` of row i are the weighted sums over the images,
+        or the features, of those rows; `batch.labels` and `batch.index` stay those of row i. `loss` decides on the
+        labels of the mixture and may call this again with `batch.index` and `progress.epoch`. The result must depend
+        only on row and epoch and be the same in every process. Inputs are not mixed in evaluation.
 
         Args:
             index: int64 [B] on the CPU, rows in train.
             epoch: counted from 0.
 
         Returns:
-            Rows int64 [B, K], any of train's, and their weights float [B, K].
+            Rows in train, int64 [B, K], and their weights, float [B, K].
         """
         return index[:, None], torch.ones(len(index), 1)
 
     def forward(self, model: nn.Module, batch: Batch, progress: Progress) -> Any:
-        """Return the model's output on a batch, whatever `loss` and `scores` expect: by default logits [B, C]."""
+        """Return the model's output on a batch, as `loss` and `scores` expect it: by default logits [B, C]."""
         return model(batch.inputs)
 
     @abstractmethod
     def loss(self, output: Any, batch: Batch, progress: Progress) -> Loss:
-        """Return the loss of a batch. Tensors in `output` are float32 or wider, whatever the autocast."""
+        """Return the loss of a batch. Tensors in `output` are float32 or wider, even under autocast."""
 
     def epoch_start(self, view: TrainView, progress: Progress) -> None:  # noqa: B027  (optional hook)
-        """Prepare an epoch, before it: relabelling, curricula."""
+        """Run before each epoch, for instance for relabelling or curricula."""
 
     def epoch_end(self, view: TrainView, progress: Progress) -> None:  # noqa: B027  (optional hook)
-        """Conclude an epoch, after it."""
+        """Run after each epoch."""
 
     def scores(self, output: Any) -> Tensor:
         """Return scores [B, C] in [0, 1] of a model output: by default the sigmoid of its logits."""
         return torch.sigmoid(output)
 
     def diagnostics(self, output: Any, batch: Batch) -> dict[str, Tensor]:
-        """Return what the method assumed about unknown labels, for comparison with a hidden truth: masks bool [B, C].
+        """Return the method's assumptions about unknown labels, to compare with hidden labels: masks bool [B, C].
 
-        Named for instance "ignored" or "pseudo_positive"; all within unknown cells.
+        Names are for instance "ignored" or "pseudo_positive". Only unknown labels may be marked.
         """
         return {}
 
     def idle(self) -> list[str]:
-        """Say what parts of the method did nothing in this training, in a sentence each; called once, at its end.
+        """Return one sentence for each part of the method that had no effect in this training. Called once, at the end.
 
-        Such as a set of ignored labels that stayed empty, or a limit at which the method is another one. The record
-        carries them as warnings. What parameters, task and state do not tell is counted in `loss`, with
-        `self.marked.add(mask)`, and read here, with `self.marked.total()`: the count stays on the device, survives
-        checkpoints, and is each head's own in a stack. Sentences hold no figures that differ between processes.
+        Examples are a set of ignored labels that stayed empty, or a limit at which the method equals another. The
+        record keeps the sentences as warnings. If parameters, task and state are not enough to tell, count in `loss`
+        with `self.marked.add(mask)` and read `self.marked.total()` here: the count stays on the device, is saved in
+        checkpoints and is separate for each head of a stack. Sentences must not contain figures that differ between
+        processes.
         """
         return []
 
@@ -468,7 +470,7 @@ class Method(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave.
+        """Restore what `state_dict` returned.
 
         Raises:
             PlbenchError: if there is state but the method keeps none.

@@ -1,4 +1,4 @@
-"""How long work says how far it is: by a callback, and to a reporter that is silent until a program shows it."""
+"""Progress of long tasks: a callback, and a reporter that is silent by default."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ Tally = Callable[[int, int, str], None]
 
 
 class Reporter:
-    """Hears how work goes on, and shows nothing. A command line shows it; a notebook or a service may, too."""
+    """Receives progress and shows nothing. The command line's subclass shows it; a notebook or a service may, too."""
 
     is_shown = False
     """Whether a person sees it."""
 
     def __init__(self) -> None:
-        """Nothing was noted yet."""
+        """Start without notes."""
         self._noted: set[str] = set()
 
     def note(self, text: str) -> None:
-        """Say something worth knowing in one line, once, however often it is found."""
+        """Print a one-line note; repeated notes are printed only once."""
         if text not in self._noted:
             self._noted.add(text)
             self.line(f"Note: {text}")
 
     def line(self, text: str) -> None:
-        """Say one line."""
+        """Print one line."""
 
     @contextlib.contextmanager
     def patience(self, text: str) -> Iterator[None]:
-        """Show work that cannot say how far it is."""
+        """Show work of unknown length."""
         yield
 
     @contextlib.contextmanager
     def task(self, title: str, *, bytes: bool = False) -> Iterator[ProgressReport]:
-        """Show a piece of work; yield what to call with (done, total), which may count bytes."""
+        """Show a task; yield a callback of (done, total), which may count bytes."""
         yield lambda done, total: None
 
     @contextlib.contextmanager
     def tally(self, title: str) -> Iterator[Tally]:
-        """Show work of many parts; yield what to call with (done, total, the rest in words)."""
+        """Show work of many parts; yield a callback of (done, total, description of the rest)."""
         yield lambda done, total, words: None
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
-    """Return a number and what it counts.
+    """Return a number with its noun in singular or plural.
 
     Examples:
         >>> counted(1, "row"), counted(2_000, "row"), counted(2, "study", "studies")
@@ -58,7 +58,7 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds in words that a person would use.
+    """Format a duration given in seconds.
 
     Examples:
         >>> duration(3.2), duration(150), duration(8000), duration(400000)
@@ -72,5 +72,5 @@ def duration(seconds: float) -> str:
 
 
 def memory(number: int) -> str:
-    """Return bytes in words that a person would use."""
+    """Format a number of bytes."""
     return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"

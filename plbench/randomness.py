@@ -1,6 +1,6 @@
-"""Seeds that derive from named dimensions, and the one place that touches the global generators.
+"""Seeds derived from names, and the only place that touches the global generators.
 
-Adding a method, a stage or a draw never shifts another's randomness: every consumer names its own stream.
+Every consumer names its own stream, so adding a method, a stage or a sample never changes another's randomness.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def derive_seed(seed: int, *names: str | int) -> int:
 
 
 def generator(seed: int, *names: str | int) -> torch.Generator:
-    """Return a CPU generator of its own for one named purpose."""
+    """Return a separate CPU generator for one named purpose."""
     return torch.Generator().manual_seed(derive_seed(seed, *names))
 
 
 def reseed(seed: int) -> None:
-    """Seed the CPU's global generators for good, as `seeded` does for a while. For processes of our own."""
+    """Seed the CPU's global generators permanently, unlike `seeded`. For processes that plbench starts."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
@@ -44,7 +44,7 @@ def reseed(seed: int) -> None:
 def seeded(seed: int) -> Iterator[None]:
     """Seed Python's, numpy's and torch's global generators inside the scope, and restore them after it.
 
-    For code that is not ours and draws from global state: timm's augmentation, initialisers and dropout.
+    For third-party code that samples from global state: timm's augmentation, initialisers and dropout.
     """
     python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
@@ -63,7 +63,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def on_threads(number: int) -> Iterator[None]:
-    """Let torch use so many threads inside the scope: sums over more of them come in another order."""
+    """Set torch's number of threads inside the scope; the number changes the order of summation."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -76,7 +76,7 @@ def state_of_generators(device: torch.device) -> dict[str, Any]:
     """Return the states of the global generators, as tensors and plain values.
 
     Args:
-        device: that computes; of other GPUs nothing is kept.
+        device: the device in use; states of other GPUs are not saved.
     """
     name, keys, position, has_gauss, gauss = np.random.get_state()
     return {
@@ -88,7 +88,7 @@ def state_of_generators(device: torch.device) -> dict[str, Any]:
 
 
 def put_generators_back(state: dict[str, Any], device: torch.device) -> None:
-    """Set the global generators to what `state_of_generators` gave; call it inside `seeded`, which undoes it."""
+    """Restore global generators from `state_of_generators`; call it inside `seeded`, which undoes it."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = state["numpy"]

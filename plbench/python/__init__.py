@@ -1,1 +1,1 @@
-"""What Python code calls, and the command line is a layer over: runs, comparisons, studies, and their results."""
+"""The Python API, on which the command line is built: runs, comparisons, studies, and their results."""

@@ -1,4 +1,4 @@
-"""Methods side by side from Python: the table, the answer in words, the picture."""
+"""Comparisons of methods from Python: table, verdict in words, and plot."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Methods in one setting, best first.
+    """A comparison of methods in one setting, best first.
 
     Attributes:
         setting: the rows with all figures and tests.
-        left_out: methods that were left out, and why.
+        left_out: methods that were left out, with reasons.
     """
 
     setting: Setting

@@ -1,4 +1,4 @@
-"""Figures that notebooks show."""
+"""Figures for notebooks."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def for_notebooks(figure: Figure) -> Figure:
-    """Return the figure as one that a notebook shows, also where matplotlib's inline backend was not asked for."""
+    """Make a figure display in notebooks even without matplotlib's inline backend."""
 
     def as_png() -> bytes:
         written = BytesIO()
         figure.savefig(written, format="png", dpi=100)
         return written.getvalue()
 
-    figure._repr_png_ = as_png  # type: ignore[attr-defined]  # what IPython asks an object for
+    figure._repr_png_ = as_png  # type: ignore[attr-defined]  # used by IPython
     return figure

@@ -1,4 +1,4 @@
-"""From Python: which known labels are probably wrong, and which unknown ones to annotate next."""
+"""Python API: known labels that are probably wrong, and unknown ones to annotate next."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def label_issues(
     finished ones are not repeated. `plbench data issues` does the same with the same settings.
 
     Args:
-        dataset: its name; "table" for your own labels.
-        method: that the models are trained by; None for one that learns from known labels alone.
+        dataset: name of the dataset; "table" for your own labels.
+        method: training method of the models; None for one that uses only known labels.
         params: of the method, by name.
         folds: at least 2.
-        seeds: models for each fold: 0, 1, …
+        seeds: number of models per fold, with seeds 0, 1, …
         to_annotate: unknown labels to list, at most.
-        settings: as of `plbench.run`. Without `simulate=` the labels are the dataset's own.
+        settings: as in `plbench.run`. Without `simulate=`, the labels are the dataset's own.
 
     Returns:
         Data frames `issues` and `to_annotate`, and a method that draws both.
 
     Raises:
-        PlbenchError: if anything asked for does not exist or does not fit, or a fold cannot be scored.
+        PlbenchError: if a name does not exist, settings do not fit together, or a fold cannot be scored.
         TrainingError: if a training fails.
 
     Examples:

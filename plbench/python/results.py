@@ -1,4 +1,4 @@
-"""A run from Python: made, or found again; its figures, its model on other images, its picture."""
+"""Runs from Python: train or load one, read its figures, apply its model, plot it."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ class Result:
     """A finished run.
 
     Attributes:
-        record: what happened, as in `record.json`.
+        record: the content of `record.json`.
         folder: of the run's files.
     """
 
     record: Record
     folder: Path
     _workspace: Workspace = field(repr=False)
-    _models: list[TrainedModel] = field(default_factory=list, repr=False)  # at most one, kept from call to call
+    _models: list[TrainedModel] = field(default_factory=list, repr=False)  # at most one, cached between calls
 
     @property
     def key(self) -> str:
@@ -102,11 +102,11 @@ class Result:
             contact_sheet_images: of each of the two kinds on that sheet, at most.
 
         Returns:
-            A row for each image, by its path (below the folder, if one was given); a column for each class, by its
-            name, or by its id where two classes share a name. float32.
+            float32, one row per image, by its path (relative to the folder, if one was given); one column per class, by
+            name, or by id if two classes share a name.
 
         Raises:
-            PlbenchError: if an image cannot be read and is not to be skipped, or the model cannot be loaded.
+            PlbenchError: if an image cannot be read and `skip_unreadable` is off, or the model cannot be loaded.
 
         Examples:
             >>> import plbench
@@ -145,7 +145,7 @@ class Result:
             By the class's name; infinity for a class that never reaches it.
 
         Raises:
-            PlbenchError: if `precision` is another number, or the run's dataset is not here as it was.
+            PlbenchError: if `precision` is out of range, or the run's dataset is missing or has changed.
 
         Examples:
             >>> import plbench
@@ -178,10 +178,10 @@ class Result:
             others: runs on the same labels, such as those of other seeds; scores are the mean over all runs.
 
         Returns:
-            A row for each pseudo-label: image, label, value (True for present), score.
+            One row per pseudo-label: image, label, value (True for present), score.
 
         Raises:
-            PlbenchError: if the runs do not belong together, nothing is unknown, or the rule is not one.
+            PlbenchError: if the runs do not belong together, no label is unknown, or the rule is invalid.
 
         Examples:
             >>> import plbench
@@ -208,7 +208,7 @@ class Result:
             path: of the file, an .html; None for `page.html` in the run's folder.
 
         Returns:
-            Where it is.
+            Its path.
 
         Raises:
             PlbenchError: if the name has another ending. StoreError: if it cannot be written.
@@ -223,7 +223,7 @@ class Result:
         return write_page(self.folder, self._workspace, None if path is None else Path(path))
 
     def _repr_html_(self) -> str:
-        """Return the headline figures, as a notebook shows them."""
+        """Return the headline figures as HTML for notebooks."""
         record, spec = self.record, self.record.spec
         title = escape(f"{record.title} on {spec.protocol.name}, seed {spec.seed}")
         if not record.metrics:
@@ -239,8 +239,8 @@ class Result:
             path: of the file (.onnx, .pt, .safetensors), which is replaced, or of a new or empty folder.
 
         Returns:
-            What was written: `.num_bytes`; and `.difference`, the largest of any score between what the program that
-            will use it reads back and what `predict` gives, on generated pictures.
+            What was written: `.num_bytes`; and `.difference`, the largest difference of any score between the exported
+            model, loaded by its target program, and `predict`, on generated images.
 
         Raises:
             PlbenchError: if there is no such format, a package is not installed, or the model does not fit the format.
@@ -261,8 +261,8 @@ class Result:
         Log in first, with `hf auth login` or HF_TOKEN.
 
         Args:
-            repo: "USER/NAME"; made if it does not exist.
-            private: whether a repository that is made is private.
+            repo: "USER/NAME"; created if it does not exist.
+            private: whether a newly created repository is private.
 
         Returns:
             What was uploaded: `.url`, `.files`, and `.differences` by format, as of `export`.
@@ -362,7 +362,7 @@ def run(
         params: parameters of the method, by name.
         seed: seed of the run.
         selection: how the reported epoch is chosen: "last", "validation", "validation-no-retrain" or "best-on-test".
-        force: whether to repeat a run that is done.
+        force: whether to repeat a finished run.
         settings: the options of `plbench run` by name, such as `simulate="fpc=300"`, `epochs=10`, `device="cpu"`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Settings by name, as keyword arguments and options give them, to a request and a workspace."""
+"""Convert settings, given as keyword arguments or command-line options, to a request and a workspace."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ OF_DATA = ("labels", "images", "negative_value")
 
 
 class Where(TypedDict, total=False):
-    """Where files are and how to compute; no figure depends on these. None means the default.
+    """Locations of files and compute options; they do not affect results. None means the default.
 
     Attributes:
         runs: folder of runs; default: the environment's PLBENCH_RUNS, or "runs".
@@ -62,16 +62,16 @@ class Where(TypedDict, total=False):
         negative_value: which value in the table means verified absent: 0, -1 or "none".
         data_options: further options of the dataset by name.
         weights: "packaged", "pretrained" (timm's hub), "random", or a file.
-        pretraining: data sets that the weights in a file were trained on, such as "imagenet-1k,coco", or "none".
-        device: such as "cpu" or "cuda"; default: a GPU where there is one.
-        workers: processes that decode images.
+        pretraining: datasets that a weight file was trained on, such as "imagenet-1k,coco", or "none".
+        device: such as "cpu" or "cuda"; default: a GPU if available.
+        workers: number of processes that decode images.
         decode: "pil", or "gpu".
-        compile: whether models go through `torch.compile`.
+        compile: whether to use `torch.compile`.
         save_every: seconds between two checkpoints.
-        save_epochs: epochs between two checkpoints, beside those by time.
+        save_epochs: epochs between two checkpoints, in addition to those by time.
         track: names of trackers.
         plugins: Python files with methods or datasets.
-        progress: is told how far the work is; see `plbench.show_progress`.
+        progress: receives progress; see `plbench.show_progress`.
     """
 
     runs: str | Path | None
@@ -94,9 +94,9 @@ class Where(TypedDict, total=False):
 
 
 class Settings(Where, total=False):
-    """The options of `plbench run` by name, beside method, parameters and seed.
+    """The options of `plbench run` by name, except method, parameters and seed.
 
-    Where one is left out or None, the dataset's protocol or recipe decides.
+    Options that are omitted or None take the value of the dataset's protocol or recipe.
     """
 
     simulate: str | None
@@ -134,10 +134,10 @@ class Settings(Where, total=False):
 
 
 def check_settings(given: Mapping[str, Any], known: type[Where]) -> None:
-    """Refuse a setting that there is not.
+    """Reject unknown settings.
 
     Raises:
-        PlbenchError: naming it.
+        PlbenchError: if a setting does not exist.
     """
     names = known.__annotations__
     for name in given:
@@ -146,10 +146,10 @@ def check_settings(given: Mapping[str, Any], known: type[Where]) -> None:
 
 
 def request_of(given: Mapping[str, Any], method_params: Mapping[str, Any] | None = None) -> Request:
-    """Return what settings ask for; None, and one that is not of a request, counts as not given.
+    """Return the request that settings describe; None and settings of `Where` are ignored.
 
     Args:
-        given: `Settings`, with "dataset", "method", and "seed" and "selection" where they are not the usual ones.
+        given: `Settings`, with "dataset", "method", and optionally "seed" and "selection".
         method_params: of the method, by name.
     """
     from plbench.runs.plan.resolve import Request
@@ -169,19 +169,19 @@ def request_of(given: Mapping[str, Any], method_params: Mapping[str, Any] | None
 
 
 def runs_folder(given: Mapping[str, Any]) -> Path:
-    """Return the folder of runs that settings name."""
+    """Return the folder of runs given by the settings."""
     return Path(given.get("runs") or os.environ.get("PLBENCH_RUNS") or RUNS)
 
 
 def workspace_of(given: Mapping[str, Any], world: World | None = None) -> Workspace:
-    """Return where things are and how to compute.
+    """Return the workspace: locations and compute options.
 
     Args:
-        given: `Where`; other settings are not looked at.
-        world: the processes that train together; None for this one alone.
+        given: `Where`; other settings are ignored.
+        world: processes of distributed training; None for a single process.
 
     Raises:
-        PlbenchError: if one of them does not say anything, or needs a device or package that is not here.
+        PlbenchError: if a setting is invalid, or needs a device or package that is not available.
     """
     from plbench.runs.environment import choose_device
     from plbench.runs.pretraining import parse_pretraining
@@ -230,5 +230,5 @@ def workspace_of(given: Mapping[str, Any], world: World | None = None) -> Worksp
     if decode != "pil":
         from plbench.loading.jpegs import jpeg_decoder
 
-        jpeg_decoder(decode, device)  # says what is missing now, and not when the first run needs it
+        jpeg_decoder(decode, device)  # fail now if something is missing, not when the first run needs it
     return workspace

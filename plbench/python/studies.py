@@ -21,12 +21,12 @@ from plbench.tuning.study import StudyRecord
 
 @dataclass(frozen=True)
 class Study:
-    """A study that is done.
+    """A finished tuning study.
 
     Attributes:
-        record: what was asked, tried and chosen, as in `study.json`.
-        folder: of its files and pictures.
-        comparison: the starting values and the winner's side by side, with fresh seeds; None after a search alone.
+        record: question, trials and choice, as in `study.json`.
+        folder: of its files and plots.
+        comparison: the starting values and the winning ones compared with fresh seeds; None with `search_only`.
     """
 
     record: StudyRecord
@@ -35,12 +35,12 @@ class Study:
 
     @property
     def best(self) -> dict[str, float]:
-        """The values that were chosen, by name."""
+        """The chosen values, by name."""
         return dict(self.record.best.values)
 
     @property
     def trials(self) -> pd.DataFrame:
-        """A row for each trial: its state, mAP(C) on the validation part in percent, seconds, and values."""
+        """One row per trial: its state, mAP(C) on the validation part in percent, seconds, and values."""
         rows = [
             {"state": trial.state, "value": trial.value, "seconds": trial.seconds, **trial.values}
             for trial in self.record.trials
@@ -63,7 +63,7 @@ def tune(
 ) -> Study:
     """Tune a method on the validation part, then train its best and its starting values with fresh seeds.
 
-    It is the study of `plbench tune` with the same settings; one that has begun continues.
+    The study is the same as that of `plbench tune` with the same settings; an unfinished study is continued.
 
     Args:
         method: name of the method.
@@ -96,7 +96,7 @@ def tune(
     workspace = workspace_of(settings)
     request = request_of({**settings, "method": method, "dataset": dataset}, params)
     plan = plan_run(replace(request, scores_test=False), workspace)
-    plan.protocol_data.validation()  # refuses one that cannot be scored
+    plan.protocol_data.validation()  # raises if it cannot be scored
     asked = tuning.Settings(
         num_trials=trials,
         seed=study_seed,
@@ -116,15 +116,15 @@ def advise(
 
     Args:
         dataset: name of the dataset; None for your own labels, which `labels=` and `images=` give.
-        seeds: number of models that estimate, with seeds 0, 1, …
-        maps: files `map.json` of `plbench study which-mode`; default: those that come with plbench.
+        seeds: number of models used for the estimates, with seeds 0, 1, …
+        maps: files `map.json` of `plbench study which-mode`; default: those included in plbench.
         settings: as in `plbench.run`.
 
     Returns:
-        The answer in words, the methods to try, and the estimates. Where these cannot decide, the answer says so.
+        The answer in words, the methods to try, and the estimates. If the estimates cannot decide, the answer says so.
 
     Raises:
-        PlbenchError: if the data cannot be read, or nothing is known of them.
+        PlbenchError: if the data cannot be read, or contain no known label.
 
     Examples:
         >>> import plbench
@@ -141,7 +141,7 @@ def advise(
     name = dataset or (advice.OWN_LABELS if settings.get("labels") is not None else None)
     if name is None:
         raise PlbenchError("a dataset is missing; give its name, or your own labels with `labels=` and `images=`")
-    # as the maps were made, unless somebody says otherwise
+    # the settings that the maps were made with, unless overridden
     given = {"recipe": "quick", "regime": "probe", **{key: v for key, v in settings.items() if v is not None}}
     request = request_of({**given, "method": "", "dataset": name})
     return advice.advise(request, workspace_of(settings), read_maps([Path(path) for path in maps]), num_seeds=seeds)
