@@ -1,4 +1,4 @@
-"""The kit: checks that every method and every dataset must pass, for the authors of plugins."""
+"""Checks that every method and dataset must pass, for plugin authors."""
 
 from plbench.testing.datasets import check_dataset
 from plbench.testing.findings import CheckFailed, Finding

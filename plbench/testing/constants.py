@@ -1,15 +1,15 @@
-"""Holding still what a loss takes for constant, so that finite differences say what its gradient ought to be.
+"""Hold a loss's detached values constant, so that finite differences estimate its intended gradient.
 
-A method may detach: a focusing factor, a pseudo-label, a rank. Automatic differentiation then treats the value as a
-constant, and so must a difference of two losses, or it measures the derivative of another function. So the loss is
-computed once while every value that leaves differentiation is noted, and then again and again at neighbouring
-parameters while each of those values is put back as it was.
+A method may detach values such as a focusing factor, a pseudo-label or a rank. Automatic differentiation treats them as
+constants, so finite differences must do the same; otherwise they estimate the derivative of a different function. The
+loss is therefore computed once while all values that leave differentiation are recorded, and then repeatedly at
+neighbouring parameters with the recorded values substituted.
 
-What leaves differentiation is any result that carries no gradient though something it was made of does: `detach`,
-`data` and `item`, everything under `torch.no_grad`, and comparisons, ranks and indices. What is then computed from it
-is constant by itself. One thing is not seen from outside: a `torch.autograd.Function` that leaves a part out of its own
-backward pass. It says what it computes in ordinary operations, with `detach` where no gradient is to flow, as a static
-method `plain` of the same arguments; differences are taken of that, and the gradient of the function itself must match.
+A value leaves differentiation if it carries no gradient although one of its inputs does: results of `detach`, `data`
+and `item`, everything under `torch.no_grad`, and comparisons, ranks and indices. Values computed from these are then
+constant, too. A `torch.autograd.Function` that omits terms from its backward pass cannot be observed from outside. It
+must define a static method `plain` with the same arguments that computes the same with ordinary operations and
+`detach`; finite differences use `plain`, and the function's own gradient must match.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ _WRITING = frozenset({"__setitem__", "__iadd__", "__isub__", "__imul__", "__itru
 
 
 class PathChanged(Exception):
-    """The same computation called other functions than before."""
+    """The computation called different functions than when it was recorded."""
 
 
 class Constants(TorchFunctionMode):
-    """Notes what leaves differentiation in one computation, and puts it back in later ones.
+    """Records the values that leave differentiation in one computation, and substitutes them in later ones.
 
     Attributes:
-        is_narrowed: whether a float64 value with a gradient became float32 on the way.
+        is_narrowed: whether a float64 value with a gradient was cast to float32.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._notes: list[tuple[str, list[Any]]] = []
-        self._next: int | None = None  # None while noting
-        self._in_function = False  # of a custom function, which is differentiable as a whole
+        self._next: int | None = None  # None while recording
+        self._in_function = False  # a custom function, differentiable as a whole
         self.is_narrowed = False
 
     @contextlib.contextmanager
     def noting(self) -> Iterator[None]:
-        """Note the values of the first computation."""
+        """Record the values of the first computation."""
         self._notes, self._next = [], None
         with self, self._custom_functions():
             yield
 
     @contextlib.contextmanager
     def putting_back(self) -> Iterator[None]:
-        """Put them back in a later one.
+        """Substitute the recorded values in a later computation.
 
         Raises:
-            PathChanged: if it does other things than the first.
+            PathChanged: if it calls different functions than the first.
         """
         self._next = 0
         with self, self._custom_functions():
@@ -66,7 +66,7 @@ class Constants(TorchFunctionMode):
             raise PathChanged
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Handle a call of any function of torch; what is called in here does not come here again."""
+        """Handle a call of any torch function; calls made in here are not intercepted again."""
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
         tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
@@ -75,7 +75,7 @@ class Constants(TorchFunctionMode):
             return result
         name = getattr(function, "__name__", str(function))
         writes = name in _WRITING or (name.endswith("_") and not name.endswith("__"))
-        if writes and isinstance(args[0], Tensor) and not args[0].requires_grad:  # its content is as it was noted
+        if writes and isinstance(args[0], Tensor) and not args[0].requires_grad:  # its content is as recorded
             noted = self._kept(name, [args[0]])[0]
             if noted is not args[0]:
                 args[0].copy_(noted)
@@ -95,7 +95,7 @@ class Constants(TorchFunctionMode):
         return tree_unflatten(parts, shape)
 
     def _kept(self, name: str, values: list[Any]) -> list[Any]:
-        """Note values and return them, or return those that were noted, in tensors of their own."""
+        """Record values and return them, or return copies of those recorded."""
         if self._next is None:
             self._notes.append((name, [_copied(value) for value in values]))
             return values
@@ -109,7 +109,7 @@ class Constants(TorchFunctionMode):
 
     @contextlib.contextmanager
     def _custom_functions(self) -> Iterator[None]:
-        """Take a `torch.autograd.Function` in ordinary operations where it names them, else as a whole."""
+        """Replace a `torch.autograd.Function` by its `plain` if it has one; otherwise treat it as a whole."""
         original: Any = torch.autograd.Function.__dict__["apply"]
 
         def apply(kind: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a method costs beside plain cross-entropy: the time of an epoch of each on the same small data."""
+"""Cost of a method relative to cross-entropy: time per epoch on the same small data."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _REPEATS = 3
 
 
 class CrossEntropy(Method):
-    """The yardstick: unknown labels are negatives."""
+    """The reference: unknown labels are negatives."""
 
     name = "cross-entropy"
     title = "CE"
 
     def loss(self, output: Tensor, batch: Batch, progress: Progress) -> Loss:
-        """Return cross-entropy."""
+        """Return the cross-entropy."""
         return Loss.of_images(
             partial_asymmetric_loss(output, batch.labels, gamma_pos=0.0, gamma_neg=0.0, gamma_unann=0.0)
         )
 
 
 def add_measured(rows: list[dict[str, Any]], registry: Registry, reporter: Reporter) -> None:
-    """Add to each row's cost how long an epoch of the method's own training takes, in epochs of cross-entropy.
+    """Add to each row's cost the time per epoch of the method's training, relative to cross-entropy.
 
-    Small features and one linear layer make a method look dearer than it is beside a network that has much to compute.
+    On small features and one linear layer, methods look more expensive than they are for a large network.
     """
     torch.set_num_threads(1)
     with reporter.task("Measuring") as report:
@@ -53,7 +53,7 @@ def _measured(name: str, registry: Registry) -> str:
     yardstick = Subject(CrossEntropy, {}, registry, on_images=subject.regime == "finetune")
     try:
         jobs = [SmallJob(which, size) for which in (subject, yardstick)]
-        # the first epoch of a training is not counted
+        # the first epoch is a warm-up
         trials = [[min(row["seconds"] for row in job.trained().history[1:]) for job in jobs] for _ in range(_REPEATS)]
         times = [min(of_job) for of_job in zip(*trials, strict=True)]
     except PlbenchError as error:

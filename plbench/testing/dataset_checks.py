@@ -1,4 +1,4 @@
-"""Checks of what a dataset gives: splits, ids, labels, images, groups."""
+"""Checks of a dataset's splits, ids, labels, images and groups."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from plbench.testing.dataset_words import DatasetSubject
 from plbench.testing.findings import Mismatch, NotApplicable, Warned, check
 from plbench.testing.loss_checks import drawn_from
 
-_MAX_IMAGES = 16  # of a split that are decoded
+_MAX_IMAGES = 16  # decoded per split
 
 
 @check("splits", "images and labels in every split in use, of the same classes")
 def check_splits(subject: DatasetSubject) -> None:
-    """Check every split that a protocol uses: there, not empty, of the same classes."""
+    """Check that every split used by a protocol exists, is not empty, and has the same classes."""
     dataset = subject.opened()
     classes = None
     for name in dataset.used_splits():
@@ -34,7 +34,7 @@ def check_splits(subject: DatasetSubject) -> None:
 
 @check("ids", "ids that are unique, and the same at every reading")
 def check_ids(subject: DatasetSubject) -> None:
-    """Check ids of images and classes: unique, texts, and the same when the files are read again."""
+    """Check that ids of images and classes are unique strings, and stay the same when the files are read again."""
     first, second = subject.opened(), subject.opened()
     for name in first.used_splits():
         ids = list(first.split(name).images.ids)
@@ -52,7 +52,7 @@ def check_ids(subject: DatasetSubject) -> None:
 
 @check("train apart from test", "no test image among the train images")
 def check_apart(subject: DatasetSubject) -> None:
-    """Check images of test and of train by their bytes, whatever their ids and folders."""
+    """Check that no test image is byte-identical to a train image, whatever its id and folder."""
     protocol, dataset = subject.kind.protocols[0], subject.opened()
     found = find_duplicates(dataset, protocol.train_split, protocol.test_split)
     if found is None:
@@ -68,7 +68,7 @@ def check_apart(subject: DatasetSubject) -> None:
 
 @check("near duplicates", "no test image that looks like a train image")
 def check_near(subject: DatasetSubject) -> None:
-    """Test images that look like train images, by a perceptual hash."""
+    """Check for test images that look like train images, by a perceptual hash."""
     if not subject.kind.needs_files:
         raise NotApplicable("the dataset makes its own images")
     protocol, dataset = subject.kind.protocols[0], subject.opened()
@@ -84,7 +84,7 @@ def check_near(subject: DatasetSubject) -> None:
 
 @check("labels", "labels of +1 and -1, with something to learn and to score")
 def check_labels(subject: DatasetSubject) -> None:
-    """Check values, and that there is something to learn and something to score."""
+    """Check label values, and that there are labels to learn and to score."""
     dataset = subject.opened()
     for protocol in subject.kind.protocols:
         protocol_data = ProtocolData(dataset, protocol)
@@ -95,7 +95,7 @@ def check_labels(subject: DatasetSubject) -> None:
             )
         if labels.counts()[0].sum() == 0:
             raise Mismatch(f"none under {protocol.name}", expected="known positives in train")
-        protocol_data.test()  # refuses what cannot be scored
+        protocol_data.test()  # raises if it cannot be scored
     for name in dataset.used_splits():
         labels = dataset.split(name).labels
         if len(labels.class_ids) != len(set(labels.class_ids)) or not all(labels.class_ids):
@@ -104,7 +104,7 @@ def check_labels(subject: DatasetSubject) -> None:
 
 @check("images", "every image there; those that were tried decode")
 def check_images(subject: DatasetSubject) -> None:
-    """Check images that are spread over each split: in RGB, and no smaller than asked for."""
+    """Check a sample of images of each split: in RGB, and no smaller than requested."""
     dataset = subject.opened()
     for name in dataset.used_splits():
         images = dataset.split(name).images
@@ -143,7 +143,7 @@ def check_groups(subject: DatasetSubject) -> None:
 
 @check("fingerprint is stable", "the same fingerprint of the same files")
 def check_fingerprint(subject: DatasetSubject) -> None:
-    """Check that it is the same for the same files, whichever instance says it and whatever was read before."""
+    """Check that the fingerprint of the same files is equal across instances and does not depend on earlier reads."""
     fresh, used = subject.opened(), subject.opened()
     _read_some(used)
     first, second = fresh.fingerprint(), used.fingerprint()
@@ -155,7 +155,7 @@ def check_fingerprint(subject: DatasetSubject) -> None:
 
 @check("global randomness untouched", "the caller's generators as they were")
 def check_generators(subject: DatasetSubject) -> None:
-    """Check global generators after reading."""
+    """Check that reading leaves global random generators unchanged."""
     if (drawn := drawn_from(lambda: _read_some(subject.opened()))) is not None:
         raise Mismatch(f"reading drew from the global generator of {drawn}")
 

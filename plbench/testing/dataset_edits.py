@@ -1,4 +1,4 @@
-"""Whether a fingerprint follows the files: small edits of a copy, after which labels or images are others."""
+"""Check that a fingerprint changes with the files, by small edits of a copy that change labels or images."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from plbench.errors import PlbenchError
 from plbench.testing.dataset_words import DatasetSubject
 from plbench.testing.findings import Mismatch, NotApplicable, check
 
-_MAX_TABLES = 12  # that are edited, of as many as there are
+_MAX_TABLES = 12  # maximum number of tables edited
 
 
 @check("fingerprint follows the files", "another fingerprint wherever labels or images are others")
 def check_follows(subject: DatasetSubject) -> None:
-    """Edit the files of a copy one by one: where labels or images are others then, so must the fingerprint be."""
+    """Edit the files of a copy one by one: if labels or images change, so must the fingerprint."""
     if not subject.is_fixture:
         raise NotApplicable("the files are not a fixture's, so they are not edited")
     before = _facts(subject.opened())
@@ -37,7 +37,7 @@ def check_follows(subject: DatasetSubject) -> None:
                 raise Mismatch(f"the same fingerprint though {' and '.join(what)} changed", smallest=name)
             changed.update(what)
             if what:
-                break  # one edit of each file that tells
+                break  # one informative edit per file is enough
     if never := sorted({"labels", "images"} - changed, reverse=True):
         raise Mismatch(
             f"none changes {never[0]}",
@@ -50,7 +50,7 @@ Edit = Callable[[Path], object]
 
 
 def _edited(subject: DatasetSubject, path: Path, edit: Edit) -> dict[str, Any] | None:
-    """Return what a copy says after an edit; None where the files are refused then."""
+    """Return the content of a copy after an edit; None if the files are then rejected."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         shutil.copytree(subject.root, copy)
@@ -76,17 +76,17 @@ def _facts(dataset: Dataset) -> dict[str, Any]:
 
 
 def _edits(root: Path) -> Iterator[tuple[str, Path, list[Edit]]]:
-    """Yield what is done to a file, its path, and edits that do it; tables lose an entry, images change or go."""
+    """Yield a description, path and edits of each file: tables lose an entry, images are changed or removed."""
     files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
     tables = [path for path in files if path.suffix.lower() in (".csv", ".txt", ".json", ".parquet", ".npy")]
     for path in tables[:: 1 + len(tables) // _MAX_TABLES]:
-        if path.suffix.lower() == ".npy":  # another array has as many rows
+        if path.suffix.lower() == ".npy":  # another array has the same number of rows
             yield f"another last row in {path}", path, [_change_last_row]
         else:
             yield f"an entry less in {path}", path, [partial(_shorten, share) for share in (1, 0.5, 0.3, 0.7, 0.1, 0.9)]
     images = [path for path in files if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
     for path in images[:1] + images[-1:]:
-        # what follows a picture's end is not looked at
+        # bytes after the end of an image are not decoded
         yield f"other bytes in {path}", path, [lambda file: file.write_bytes(file.read_bytes() + b"\0")]
         yield f"the lack of {path}", path, [Path.unlink]
 
@@ -98,7 +98,7 @@ def _change_last_row(path: Path) -> None:
 
 
 def _shorten(share: float, path: Path) -> None:
-    """Take an entry out of a table; of JSON, out of the longest list, which is usually that of annotations."""
+    """Remove an entry from a table; in JSON, from the longest list, usually the annotations."""
     if path.suffix.lower() == ".parquet":
         table = pq.read_table(path)
         place = _place(share, len(table))
@@ -118,5 +118,5 @@ def _shorten(share: float, path: Path) -> None:
 
 
 def _place(share: float, length: int) -> int:
-    """Return the place of an entry, never the first, which may be a heading."""
+    """Return the position of an entry, never the first, which may be a header."""
     return max(1, round(share * (length - 1)))

@@ -1,4 +1,4 @@
-"""Checks of what a dataset says of itself: its names, protocols and recipes; nothing of its files is read."""
+"""Checks of a dataset's declarations: names, protocols and recipes. No files are read."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from plbench.testing.findings import Mismatch, check
 
 @dataclass(frozen=True)
 class DatasetSubject:
-    """What is checked: a dataset, and where its files are.
+    """The dataset to check, and the location of its files.
 
     Attributes:
-        root: its folder. options: what it is told beside it.
-        registry: where the methods are found that its protocols suggest values for.
-        is_fixture: whether the files are small, and made for the check, so that they may be copied and edited.
-        cache: where what is made of the files is kept; None to keep nothing.
-        opens: the class that reads the files, where they are prepared ones and no longer the published ones.
+        root: its folder. options: its other options.
+        registry: registry of the methods for which its protocols suggest values.
+        is_fixture: whether the files are small and were generated for the check, so that they may be copied and edited.
+        cache: folder for data derived from the files; None for none.
+        opens: the class that reads the files, if they are prepared files instead of the published ones.
     """
 
     kind: type[Dataset]
@@ -41,7 +41,7 @@ class DatasetSubject:
     opens: type[Dataset] | None = None
 
     def opened(self, root: Path | None = None, options: Any = None) -> Dataset:
-        """Return a new instance, prepared; of another folder where one is given."""
+        """Return a new, prepared instance, optionally of another folder."""
         place = self.root if root is None else root
         reader = self.opens or self.kind
         dataset = reader(place, cache=self.cache, options=self.options if options is None else options)
@@ -51,7 +51,7 @@ class DatasetSubject:
 
 @check("says what it is", "a name, a title, a licence, a docstring, sources at https://")
 def check_words(subject: DatasetSubject) -> None:
-    """Name, title, licence, docstring and sources."""
+    """Check name, title, licence, docstring and sources."""
     kind = subject.kind
     for attribute in ("name", "title", "licence"):
         text = getattr(kind, attribute, None)
@@ -68,7 +68,7 @@ def check_words(subject: DatasetSubject) -> None:
 
 @check("protocols", "at least one protocol, each valid and named after what it asks")
 def check_protocols(subject: DatasetSubject) -> None:
-    """Check names that say what they ask, simulations that can be read, suggested values that are valid."""
+    """Check that protocol names match their content, simulations can be parsed, and suggested values are valid."""
     protocols = subject.kind.protocols
     if not protocols:
         raise Mismatch("none; the first is what `dataset=NAME` alone means")
@@ -105,7 +105,7 @@ def _check_protocol(subject: DatasetSubject, protocol: BenchmarkProtocol) -> Non
 
 @check("recipes", "at least one recipe, each of another name")
 def check_recipes(subject: DatasetSubject) -> None:
-    """Check unique names, a plan for each regime, a backbone that exists, a source for each value."""
+    """Check for unique names, a plan per regime, existing backbones, and a source of each value."""
     recipes = subject.kind.recipes
     names = [recipe.name for recipe in recipes]
     if not recipes or len(set(names)) != len(names):
@@ -137,7 +137,7 @@ def check_recipes(subject: DatasetSubject) -> None:
 
 @check("says what is missing", "what is missing and how to get it, for a folder without files")
 def check_missing(subject: DatasetSubject) -> None:
-    """Check what it says of a folder that does not exist."""
+    """Check the error for a folder that does not exist."""
     with tempfile.TemporaryDirectory() as folder:
         nowhere = Path(folder) / "nowhere"
         dataset = subject.kind(nowhere)
@@ -156,7 +156,7 @@ def check_missing(subject: DatasetSubject) -> None:
 
 @check("unknown split", "a DataError for a split that is not there")
 def check_unknown_split(subject: DatasetSubject) -> None:
-    """Check a split that is not there."""
+    """Check the error for a split that does not exist."""
     try:
         subject.opened().split("no-such-split")
     except PlbenchError as error:

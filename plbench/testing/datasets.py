@@ -42,7 +42,7 @@ Options = Mapping[str, Any] | Callable[[Path], Mapping[str, Any]]
 
 @contextlib.contextmanager
 def _on_fixture(kind: type[Dataset], registry: Registry, options: Options) -> Iterator[DatasetSubject]:
-    """Open a dataset on the small imitation of its files that it makes itself, or that it draws."""
+    """Open a dataset on its own fixture, a small imitation of its files, or on its synthetic images."""
     with tempfile.TemporaryDirectory(prefix="plbench-check-") as folder:
         root, cache = Path(folder) / "data", Path(folder) / "cache"
         if kind.needs_files:
@@ -52,7 +52,7 @@ def _on_fixture(kind: type[Dataset], registry: Registry, options: Options) -> It
 
 
 def _findings(subject: DatasetSubject) -> Iterator[Finding]:
-    """Yield what checks find, one after another. Where the splits cannot be had, nothing more is asked of the files."""
+    """Yield findings one by one. If splits cannot be read, checks of the files are skipped."""
     for check in CHECKS:
         finding = check.finding(subject.kind.name, subject)
         yield finding
@@ -67,16 +67,16 @@ def check_dataset(
     options: Options = {},  # noqa: B006
     registry: Registry | None = None,
 ) -> None:
-    """Put a dataset through every check: for a test of one's own.
+    """Run all checks on a dataset, for use in your own tests.
 
     Args:
         dataset: the class, or the name of an installed one.
-        root: the folder of its files; without one, its own fixture is made, which `make_fixture` writes.
-        options: what it is told beside its folder, by name; or a function that says so of a folder.
-        registry: where the methods are found that its protocols suggest values for; by default what is installed.
+        root: the folder of its files; if omitted, its fixture is written by `make_fixture`.
+        options: its other options, by name; or a function that returns them for a folder.
+        registry: registry of the methods for which its protocols suggest values; default: the installed ones.
 
     Raises:
-        CheckFailed: an AssertionError that says of each failure what was expected and what was seen.
+        CheckFailed: an AssertionError with expected and observed behaviour for each failure.
         PlbenchError: if there are neither files nor a fixture.
 
     Examples:
@@ -95,7 +95,7 @@ def check_dataset(
 
 
 def check_one_dataset(name: str, workspace: Workspace, *, fixture: bool) -> list[Finding]:
-    """Return all findings on a dataset, on its files, or on its fixture, and report how far it is.
+    """Return all findings on a dataset's files or fixture, and report progress.
 
     Raises:
         PlbenchError: if there is no such dataset, its files are missing, or it has no fixture.
@@ -105,7 +105,7 @@ def check_one_dataset(name: str, workspace: Workspace, *, fixture: bool) -> list
         if fixture:
             subject = stack.enter_context(_on_fixture(kind, registry, workspace.data_options))
         else:
-            open_dataset(name, workspace)  # says what is missing, and draws or indexes with a bar
+            open_dataset(name, workspace)  # reports missing files, and renders or indexes with a progress bar
             there = locate_dataset(name, workspace)
             subject = DatasetSubject(kind, there.root, there.options, registry, False, cache, opens=type(there))
         report = stack.enter_context(workspace.reporter.task(f"Checking {kind.title}"))

@@ -1,4 +1,4 @@
-"""Checks of what a method says of itself: its names, its parameters and their ranges."""
+"""Checks of a method's declarations: names, parameters and ranges."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NUM_SAMPLES = 5
 
 
 def literal_variants(kind: type[Method]) -> Iterator[dict[str, Any]]:
-    """Yield the defaults, every further value of a parameter that is one of a few words, and declared variants."""
+    """Yield the defaults, all other values of parameters with a few named values, and declared variants."""
     seen: list[Any] = [kind.Params()]
     yield {}
     choices = [
@@ -42,7 +42,7 @@ def literal_variants(kind: type[Method]) -> Iterator[dict[str, Any]]:
 
 @check("says what it is", "a title, a docstring, and a description of each parameter")
 def check_words(subject: Subject) -> None:
-    """Check title, description, and a line on each parameter."""
+    """Check title, description, and the description of each parameter."""
     kind = subject.kind
     if not inspect.cleandoc(kind.__doc__ or "").strip() or kind.__doc__ == Method.__doc__:
         raise Mismatch("no docstring on the class; say there what the method does, with its formula")
@@ -54,7 +54,7 @@ def check_words(subject: Subject) -> None:
     unknown = set(kind.needs) - _NEEDS
     if unknown:
         raise Mismatch(", ".join(sorted(unknown)), expected=f"needs that are known: {', '.join(sorted(_NEEDS))}")
-    source_sha256(kind)  # a run's identity
+    source_sha256(kind)  # part of a run's identity
 
 
 @check("can be built", "stages, constructor and build that do not fail")
@@ -66,7 +66,7 @@ def check_built(subject: Subject) -> None:
 
 @check("parameter ranges", "valid values throughout, the same after a trip through text and JSON")
 def check_ranges(subject: Subject) -> None:
-    """Check values from each range, on tasks of few and of many classes."""
+    """Check values from each range, on tasks with few and with many classes."""
     kind = subject.kind
     if not kind.Params.model_fields:
         raise NotApplicable("the method has no parameters")
@@ -103,7 +103,7 @@ def _check_value(kind: type[Method], values: dict[str, Any], task: Task, name: s
 
 
 def _check_trip(kind: type[Method], params: Any, where: str) -> None:
-    """Through JSON, as a run's spec stores them."""
+    """Check the round trip through JSON, as in a run's spec."""
     text = json.dumps(params.model_dump(mode="json", exclude_none=True), allow_nan=False)
     if validate_params(kind, json.loads(text)) != params:
         raise Mismatch(f"others for {where}: {text}", expected="the same parameters after a trip through JSON")

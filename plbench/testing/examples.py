@@ -1,4 +1,4 @@
-"""Batches that a loss must cope with, and cutting one that it does not cope with down to the smallest."""
+"""Batches that a loss must handle, and the reduction of a failing one to the smallest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from plbench.testing.small_job import SmallJob, Subject
 from plbench.training.execution import widened
 from plbench.training.hooks import Guarded
 
-_MAX_SHOWN = 12  # numbers of an output
+_MAX_SHOWN = 12  # values of an output
 
 LABELS: dict[str, Callable[[Tensor], Tensor]] = {
     "mixed": lambda mixed: mixed,
@@ -35,13 +35,13 @@ LABELS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Bench:
-    """A method that has begun to train on data of some number of classes, ready to be given batches."""
+    """A method in training, on data with a given number of classes, ready for batches."""
 
     job: SmallJob
 
     @cached_property
     def method(self) -> Method:
-        """Built; its first epoch has begun."""
+        """The method, built, in its first epoch."""
         method = self.job.method()
         if type(method).epoch_start is not Method.epoch_start:
             state = self.job.state()
@@ -51,22 +51,22 @@ class Bench:
 
     @cached_property
     def backbone(self) -> nn.Module:
-        """What the method's model is built on; empty in the probe regime."""
+        """The backbone of the method's model; empty in the probe regime."""
         return self.job.backbone()
 
     @cached_property
     def model(self) -> nn.Module:
-        """In its initial state, in training mode."""
+        """The model in its initial state, in training mode."""
         return self.job.model(self.method, self.backbone).train()
 
     def progress(self, step: int | None = None) -> Progress:
-        """By default in the last epoch."""
+        """Return the progress at a step; by default in the last epoch."""
         size = self.job.size
         step = size.num_steps - 1 if step is None else step
         return Progress(step, size.num_steps, step // size.steps_per_epoch, size.epochs)
 
     def output(self, batch: Batch) -> Any:
-        """Return what the model makes of a batch."""
+        """Return the model's output on a batch."""
         return widened(Guarded(self.method).forward(self.model, batch, self.progress()))
 
     def loss(self, output: Any, batch: Batch) -> Loss:
@@ -79,13 +79,13 @@ Benches = Callable[[int], Bench]
 
 
 def benches_of(subject: Subject, *, wide: bool = False) -> Benches:
-    """Return the benches of a subject, each built when first asked for."""
+    """Return the benches of a subject, each built on first use."""
     return cache(lambda classes: Bench(SmallJob(subject, Size(rows=16, classes=classes, batch_size=8), wide=wide)))
 
 
 @dataclass(frozen=True)
 class _Example:
-    """A batch that a method is given.
+    """A batch for a method.
 
     Attributes:
         kind: such as "all unknown". labels: int8 [B, C]. inputs: [B, …].
@@ -97,7 +97,7 @@ class _Example:
 
     @classmethod
     def of_kind(cls, kind: str, bench: Bench, scale: float) -> _Example:
-        """Return one on a bench, whose inputs are random, times a scale."""
+        """Return an example on a bench with random inputs times a scale."""
         values = torch.tensor([1, -1, 0, 0], dtype=torch.int8)
         mixed = values[torch.randint(4, (8, bench.job.size.classes), generator=torch.Generator().manual_seed(1))]
         labels = LABELS[kind](mixed).to(torch.int8)
@@ -106,23 +106,23 @@ class _Example:
         return cls(kind if scale == 1 else f"{kind}, inputs times {scale:g}", labels, scale * noise)
 
     def batch(self) -> Batch:
-        """Return one with tensors of its own."""
+        """Return the batch with copies of the tensors."""
         return Batch(self.inputs.clone(), self.labels.clone(), torch.arange(len(self.labels)))
 
     def without(self, axis: int, place: int) -> _Example:
-        """Return one image (axis 0) or one class (axis 1) less."""
+        """Return the example without one image (axis 0) or one class (axis 1)."""
         rest = torch.tensor([other for other in range(self.labels.shape[axis]) if other != place])
         inputs = self.inputs[rest] if axis == 0 else self.inputs
         return _Example(self.kind, self.labels.index_select(axis, rest), inputs)
 
     def described(self, benches: Benches) -> str:
-        """Return size, labels and what the model makes of it."""
+        """Return a description: size, labels and the model's output."""
         images, classes = self.labels.shape
         size = f"{counted(images, 'image')}, {counted(classes, 'class', 'classes')}"
         text = f"{size} ({self.kind}), labels {self.labels.tolist()}"
         try:
             output = benches(classes).output(self.batch())
-        except Exception:  # that is what the finding is about
+        except Exception:  # this failure is itself the finding
             return text
         if isinstance(output, Tensor) and output.numel() <= _MAX_SHOWN:
             shown = [[float(f"{value:.4g}") for value in row] for row in output.detach().reshape(images, -1).tolist()]
@@ -142,7 +142,7 @@ def ask(
     kinds: Iterable[str] = ("mixed",),
     scales: Iterable[float] = (1.0,),
 ) -> None:
-    """Put a batch of each kind and scale to a method, and cut the first that it does not cope with down.
+    """Test a method on a batch of each kind and scale, and reduce the first failing batch.
 
     Raises:
         Mismatch: with the smallest batch that still shows a problem.
@@ -157,15 +157,15 @@ def ask(
 
 def _seen(problem: Problem, example: _Example, benches: Benches) -> str | None:
     bench = benches(example.labels.shape[1])
-    bench.model  # noqa: B018  (what fails here is not the example's fault)
+    bench.model  # noqa: B018  (failures here are not due to the example)
     try:
         return problem(bench, example.batch())
-    except Exception as error:  # torch raises its own, for instance from backward
+    except Exception as error:  # torch raises various errors, for instance from backward
         return in_words(error)
 
 
 def _smallest(problem: Problem, example: _Example, benches: Benches) -> _Example:
-    """Leave out rows, then classes, one after another, as long as there is a problem."""
+    """Remove rows, then classes, one by one, as long as the problem remains."""
     for axis in (0, 1):
         for place in range(example.labels.shape[axis] - 1, -1, -1):
             if example.labels.shape[axis] == 1:
@@ -174,6 +174,6 @@ def _smallest(problem: Problem, example: _Example, benches: Benches) -> _Example
             try:
                 if _seen(problem, smaller, benches) is not None:
                     example = smaller
-            except PlbenchError:  # the method cannot be had so small, such as a K above the number of classes
+            except PlbenchError:  # the method cannot be this small, e.g. K exceeds the number of classes
                 pass
     return example

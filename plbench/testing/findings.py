@@ -1,4 +1,4 @@
-"""What a check found: what was expected, what was seen, and the smallest input that shows it."""
+"""Findings of checks: expected and observed behaviour, and the smallest input that shows it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Finding:
 
     Attributes:
         of: what was checked, such as "selective" or "selective mode=prior".
-        check: what is asked, such as "finite loss".
-        passed: None where the check does not apply; `seen` then says why.
-        warning: what a person should look at though the check passed.
+        check: name of the check, such as "finite loss".
+        passed: None if the check does not apply; `seen` then says why.
+        warning: something to look at although the check passed.
         smallest: the smallest input found that still fails.
     """
 
@@ -32,13 +32,13 @@ class Finding:
     warning: str = ""
 
     def explained(self) -> str:
-        """Return the failure, for reading: a line for each thing there is to say."""
+        """Return the failure as readable lines."""
         text = f"{self.of}: {self.check}\n  expected: {self.expected}\n  seen:     {self.seen}"
         return text + (f"\n  smallest input that fails: {self.smallest}" if self.smallest else "")
 
 
 def explanations(findings: Sequence[Finding]) -> Iterator[str]:
-    """Yield the failures, for reading. Checks that saw the same are told of together."""
+    """Yield readable failures. Checks with the same observation are merged."""
     by_sight: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
         if finding.passed is False:
@@ -61,7 +61,7 @@ class CheckFailed(AssertionError):
 
 
 class Mismatch(Exception):
-    """Raised by a check that failed: what was seen, on which input, and what was expected if not the check's own."""
+    """Raised by a failed check: observation, input, and what was expected if not the check's own."""
 
     def __init__(self, seen: str, *, expected: str = "", smallest: str = "") -> None:
         super().__init__(seen)
@@ -69,19 +69,19 @@ class Mismatch(Exception):
 
 
 class Warned(Exception):
-    """Raised by a check that passed and saw something that a person should look at."""
+    """Raised by a check that passed but found something to look at."""
 
 
 class NotApplicable(Exception):
-    """Raised by a check that has nothing to look at."""
+    """Raised by a check that does not apply."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One question of a method or a dataset, and the right answer.
+    """One check of a method or a dataset, with the expected behaviour.
 
     Attributes:
-        run: raises `Mismatch` at another answer, `Warned` or `NotApplicable`.
+        run: raises `Mismatch` on failure, or `Warned` or `NotApplicable`.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Check:
     run: Callable[[Any], None]
 
     def finding(self, of: str, subject: Any) -> Finding:
-        """Run the check; whatever it raises is its finding."""
+        """Run the check and turn whatever it raises into a finding."""
         start = time.perf_counter()
         passed: bool | None = True
         expected, seen, smallest, warning = self.expected, "", "", ""
@@ -102,18 +102,18 @@ class Check:
         except Mismatch as mismatch:
             passed, seen, smallest = False, mismatch.seen, mismatch.smallest
             expected = mismatch.expected or self.expected
-        except Exception as error:  # what is checked is a stranger's code, which may raise anything
+        except Exception as error:  # third-party code may raise anything
             passed, seen = False, in_words(error)
         return Finding(of, self.name, passed, expected, seen, smallest, time.perf_counter() - start, warning)
 
 
 def check(name: str, expected: str) -> Callable[[Callable[[Any], None]], Check]:
-    """Make a check of the function below, which raises what the docstring of `Check` says."""
+    """Turn the decorated function into a check; it raises as described in `Check`."""
     return lambda run: Check(name, expected, run)
 
 
 def in_words(error: Exception) -> str:
-    """Return what an error says: ours in full but for the command that is running already, others with their kind."""
+    """Return an error's message: plbench's without the hint at a command, others with their type."""
     return error.what if isinstance(error, PlbenchError) else f"{type(error).__name__}: {error}"
 
 

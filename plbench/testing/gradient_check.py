@@ -1,4 +1,4 @@
-"""Whether a loss's gradient reaches the parameters and is the loss's gradient."""
+"""Check that the gradient of a loss is correct and reaches the parameters."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from plbench.testing.small_job import Subject
 from plbench.training.hooks import Guarded
 
 _STEP, _TOLERANCE = 1e-6, 1e-5
-_NARROW_STEP, _NARROW_TOLERANCE = 1e-3, 2e-2  # where the loss goes through float32
+_NARROW_STEP, _NARROW_TOLERANCE = 1e-3, 2e-2  # if the loss is computed in float32
 _MAX_DIRECTIONS = 6
 
 
 @check("gradient", "the slope that differences of the loss have, in float64")
 def check_gradient(subject: Subject) -> None:
-    """In float64, at random directions, with what the method detaches held still (`plbench.testing.constants`)."""
+    """Compare with finite differences in float64, in random directions, with detached values held constant."""
     if not subject.kind.learns:
         raise NotApplicable("nothing is trained")
     benches = benches_of(subject, wide=True)
@@ -37,7 +37,7 @@ def _unreached(bench: Bench, batch: Batch) -> str | None:
     parameters = trained_parameters(bench)
     gradients = torch.autograd.grad(loss.total, list(parameters.values()), allow_unused=True)
     pairs = list(zip(parameters.items(), gradients, strict=True))
-    of_backbone = {id(parameter) for parameter in bench.backbone.parameters()}  # of which a method may use a part
+    of_backbone = {id(parameter) for parameter in bench.backbone.parameters()}  # a method may use only some of them
     missing = [name for (name, p), gradient in pairs if gradient is None and id(p) not in of_backbone]
     if missing:
         return f"no gradient for {', '.join(missing[:3])}; leave it out of param_groups, or use it in forward"
@@ -51,9 +51,9 @@ def _wrong_gradient(bench: Bench, batch: Batch) -> str | None:
     chance, state = method.task.generator.get_state(), copy.deepcopy(method.state_dict())
 
     def total(context: AbstractContextManager[None], moved: dict[str, Tensor], step: float) -> Tensor:
-        """Return the loss at moved parameters, with what the method remembers and draws put back as it was."""
+        """Return the loss at shifted parameters, with the method's state and generator restored."""
         method.task.generator.set_state(chance)
-        Guarded(method).load_state_dict(copy.deepcopy(state))  # parameters of its own, too: so they are moved after it
+        Guarded(method).load_state_dict(copy.deepcopy(state))  # may hold parameters, so they are shifted afterwards
         _move(parameters, moved, step)
         try:
             with context, seeded(0):
@@ -69,7 +69,7 @@ def _wrong_gradient(bench: Bench, batch: Batch) -> str | None:
         return f"a loss of {float(own.detach()):.8g} where its function's `plain` gives {plain:.8g}"
     step, tolerance = (_NARROW_STEP, _NARROW_TOLERANCE) if constants.is_narrowed else (_STEP, _TOLERANCE)
     number = min(len(parameters), _MAX_DIRECTIONS)
-    for part in range(number):  # each parameter alone where they are few, else neighbours together
+    for part in range(number):  # each parameter alone if there are few, otherwise in groups
         names = list(parameters)[len(parameters) * part // number : len(parameters) * (part + 1) // number]
         directions = _directions({name: parameters[name] for name in names})
         slope = sum(
@@ -98,7 +98,7 @@ def _move(parameters: dict[str, Tensor], directions: dict[str, Tensor], step: fl
 
 
 def _directions(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a random direction of length 1 over all of them."""
+    """Return a random direction of length 1 over all parameters."""
     chance = torch.Generator().manual_seed(5)
     raw = {name: torch.randn(p.shape, generator=chance, dtype=torch.float64) for name, p in parameters.items()}
     length = torch.stack([direction.square().sum() for direction in raw.values()]).sum().sqrt()

@@ -1,4 +1,4 @@
-"""Checks of single calls: what a method makes of one batch."""
+"""Checks of single calls on one batch."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _not_finite(bench: Bench, batch: Batch) -> str | None:
 
 
 def trained_parameters(bench: Bench) -> dict[str, Tensor]:
-    """Return what the optimiser is given, by name."""
+    """Return the parameters passed to the optimiser, by name."""
     groups = Guarded(bench.method).param_groups(bench.model)
     named = {id(parameter): name for name, parameter in bench.model.named_parameters()}
     parameters = [parameter for group in groups for parameter in group["params"] if parameter.requires_grad]
@@ -53,7 +53,7 @@ def trained_parameters(bench: Bench) -> dict[str, Tensor]:
 
 @check("inputs untouched", "inputs, labels and outputs as they were, and diagnostics of unknown labels")
 def check_untouched(subject: Subject) -> None:
-    """Check inputs, labels and outputs after forward, loss, backward, scores and diagnostics."""
+    """Check that forward, loss, backward, scores and diagnostics do not modify inputs, labels and outputs."""
     ask(_touched, benches_of(subject))
 
 
@@ -88,7 +88,7 @@ def _wrong_scores(bench: Bench, batch: Batch) -> str | None:
     bench.model.eval()
     try:
         with torch.inference_mode():
-            unlabelled = Batch(batch.inputs, torch.zeros_like(batch.labels), batch.index)  # as when a run evaluates
+            unlabelled = Batch(batch.inputs, torch.zeros_like(batch.labels), batch.index)  # as in a run's evaluation
             scores = Guarded(bench.method).scores(bench.output(unlabelled), tuple(batch.labels.shape))
     finally:
         bench.model.train()
@@ -100,9 +100,9 @@ def _wrong_scores(bench: Bench, batch: Batch) -> str | None:
 
 @check("global randomness untouched", "the caller's generators as they were")
 def check_generators(subject: Subject) -> None:
-    """Check global generators after each hook, outside any scope that seeds and restores them."""
+    """Check that no hook uses global generators outside a scope that seeds and restores them."""
     job = SmallJob(subject, Size(rows=16, batch_size=8))
-    job.artifacts, job.inputs  # noqa: B018  (made by the engine)
+    job.artifacts, job.inputs  # noqa: B018  (computed by the engine)
     for hook, call in _hook_calls(job):
         if (drawn := drawn_from(call)) is not None:
             raise Mismatch(
@@ -115,7 +115,7 @@ def check_generators(subject: Subject) -> None:
 def _hook_calls(job: SmallJob) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Yield the hooks in the order of a run.
 
-    What `build` and `forward` draw (initial weights, dropout) the engine seeds.
+    Random numbers in `build` and `forward` (initial weights, dropout) are seeded by the engine.
     """
     made: list[Method] = []
     yield "constructor", lambda: made.append(job.method())
@@ -134,7 +134,7 @@ def _hook_calls(job: SmallJob) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 def drawn_from(call: Callable[[], Any]) -> str | None:
-    """Call a function, and return the name of a global generator that it drew from."""
+    """Call a function, and return the name of the global generator that it used, if any."""
     before = _global_states()
     call()
     after = _global_states()
@@ -142,7 +142,7 @@ def drawn_from(call: Callable[[], Any]) -> str | None:
 
 
 def _global_states() -> dict[str, np.ndarray]:
-    _, keys, position, *_ = np.random.get_state()  # noqa: NPY002  (only looked at)
+    _, keys, position, *_ = np.random.get_state()  # noqa: NPY002  (only inspected)
     return {
         "Python's random": np.array(random.getstate()[1], dtype=np.float64),
         "numpy": np.array([*keys, position], dtype=np.float64),

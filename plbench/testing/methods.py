@@ -1,4 +1,4 @@
-"""All checks of a method, with its variants."""
+"""All checks of a method and its variants."""
 
 from __future__ import annotations
 
@@ -42,38 +42,37 @@ CHECKS: tuple[Check, ...] = (
 
 
 def subjects(method: type[Method] | str, registry: Registry, params: Mapping[str, Any] | None = None) -> list[Subject]:
-    """Return what `check_method` looks at: the parameters given, or the defaults and every variant."""
+    """Return the subjects of `check_method`: the given parameters, or the defaults and every variant."""
     kind = registry.method(method) if isinstance(method, str) else method
     values = declared.literal_variants(kind) if params is None else [dict(params)]
     return [Subject(kind, chosen, registry) for chosen in values]
 
 
 def method_findings(subject: Subject) -> Iterator[Finding]:
-    """Yield what checks find, one after another. A method that cannot be built is not tried any further."""
+    """Yield findings one by one. If the method cannot be built, the remaining checks are skipped."""
     import plbench.models.torchvision_ops  # noqa: F401  # isort: skip
-    import timm.utils.model_ema  # noqa: F401  (seconds that are no check's)
+    import timm.utils.model_ema  # noqa: F401  (takes seconds, which would count for the first check)
 
-    for check in CHECKS[bool(subject.values) :]:  # a variant is of a method that was asked for its words already
+    for check in CHECKS[bool(subject.values) :]:  # the declarations of a variant's method were already checked
         finding = check.finding(subject.label, subject)
         yield finding
         if check in (declared.check_ranges, declared.check_built) and finding.passed is False:
-            return  # all else would fail, too
+            return  # everything else would fail, too
 
 
 def check_method(
     method: type[Method] | str, *, params: Mapping[str, Any] | None = None, registry: Registry | None = None
 ) -> None:
-    """Put a method through every check: for a test of one's own.
+    """Run all checks on a method, for use in your own tests.
 
     Args:
         method: the class, or the name of an installed one.
-        params: parameters that are not at their defaults. Without any, the defaults are checked, every other value of
-            parameters that are one of a few words, and the variants that the method declares.
-        registry: where the methods of its stages are found; by default what is installed.
+        params: parameters that differ from their defaults. If omitted, the checks cover the defaults, all other values
+            of parameters with a few named values, and the method's declared variants.
+        registry: registry of the methods of its stages; default: the installed ones.
 
     Raises:
-        CheckFailed: an AssertionError that says of each failure what was expected, what was seen, and on which
-            smallest input.
+        CheckFailed: an AssertionError with expected and observed behaviour and the smallest input for each failure.
 
     Examples:
         >>> check_method("ce-negative")  # doctest: +SKIP
@@ -85,15 +84,15 @@ def check_method(
 def check_methods(
     names: Sequence[str], registry: Registry, params: Mapping[str, Any] | None, reporter: Reporter
 ) -> list[Finding]:
-    """Return all findings on some methods, and report how far it is.
+    """Return all findings on some methods, and report progress.
 
     Raises:
-        PlbenchError: if there is no such method, or it takes no such parameter.
+        PlbenchError: if there is no such method or parameter.
     """
     torch.set_num_threads(1)  # small tensors are slower with more
     chosen = [subject for name in names for subject in subjects(name, registry, params)]
     for subject in chosen if params is not None else ():
-        validate_params(subject.kind, subject.values)  # a mistyped name is no fault of the method
+        validate_params(subject.kind, subject.values)  # a mistyped name is not a finding on the method
     findings: list[Finding] = []
     with pair_at_hand(), reporter.task(f"Checking {', '.join(names)}") as report:
         for number, subject in enumerate(chosen):

@@ -1,4 +1,4 @@
-"""Two processes that train together: started once, and then asked for one training after another."""
+"""Two processes for distributed training, started once and reused for several trainings."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from plbench.training.distributed import World
 from plbench.training.state import FitState
 
 NUM_PROCESSES = 2
-CONTEXT = torch.multiprocessing.get_context("spawn")  # there is no other way on every system
+CONTEXT = torch.multiprocessing.get_context("spawn")  # the only start method on all systems
 _START_SECONDS, _ANSWER_SECONDS = 120.0, 60.0
 
 
 @dataclass(frozen=True)
 class Request:
-    """A training to be made; the method is named by where its class can be found again."""
+    """A training request; the method is given by the location of its class."""
 
     module: str
     file: str
@@ -49,10 +49,10 @@ class Request:
 
     @classmethod
     def of(cls, job: SmallJob) -> Request:
-        """Of a job in this process.
+        """Make the request for a job of this process.
 
         Raises:
-            NotApplicable: if the class cannot be found from another process.
+            NotApplicable: if the class cannot be imported in another process.
         """
         kind = job.subject.kind
         if "<locals>" in kind.__qualname__:
@@ -66,7 +66,7 @@ class Request:
         return cls(kind.__module__, file, kind.__qualname__, values, plugins, paths, job.size, job.seed)
 
     def kind(self) -> type[Method]:
-        """Return the class, in the process that was asked."""
+        """Return the class, in the worker process."""
         sys.path[:] = list(dict.fromkeys([*self.paths, *sys.path]))
         found: Any = None
         if self.module != "__main__":
@@ -81,22 +81,22 @@ class Request:
 
 
 class Pair:
-    """Both processes, seen from the one that asks."""
+    """Both processes, as seen from the requesting one."""
 
     def __init__(self) -> None:
         self._meeting = tempfile.TemporaryDirectory(prefix="plbench-pair-", ignore_cleanup_errors=True)
         self._seconds = _START_SECONDS
         self._pools = [ProcessPoolExecutor(1, mp_context=CONTEXT) for _ in range(NUM_PROCESSES)]
-        # inherited: torch reads it as it is imported, and warns of what is meant here
+        # inherited: torch reads it on import and would warn about intended behaviour
         with patch.dict(os.environ, TORCH_CPP_LOG_LEVEL="ERROR"):
             for pool in self._pools:
                 pool.submit(_begin)
 
     def train(self, request: Request) -> list[dict[str, Any]]:
-        """Return what each of them has after a training.
+        """Return the state of each process after a training.
 
         Raises:
-            PlbenchError: if one fails; both are ended then, since the other may wait for that one.
+            PlbenchError: if one fails; both are then ended, since the other may be waiting for it.
         """
         store = f"{self._meeting.name}/store"
         try:
@@ -118,23 +118,23 @@ class Pair:
             raise PlbenchError(what) from error
 
     def end(self) -> None:
-        """End both, and let `shared_pair` start others."""
+        """End both, and let `shared_pair` start new ones."""
         _Shared.pair = None
         for pool in self._pools:
-            for process in list(pool._processes.values()):  # one that waits for the other would never stop by itself
+            for process in list(pool._processes.values()):  # one that waits for the other would never stop
                 process.kill()
             pool.shutdown(cancel_futures=True)
         self._meeting.cleanup()
 
 
 class _Shared:
-    """The one pair of this process."""
+    """Holder of this process's only pair."""
 
     pair: Pair | None = None
 
 
 def shared_pair() -> Pair:
-    """Return the pair that serves all methods: started at the first call, and again after one has failed."""
+    """Return the pair for all methods: started at the first call, and again after a failure."""
     if _Shared.pair is None:
         _Shared.pair = Pair()
     return _Shared.pair
@@ -142,7 +142,7 @@ def shared_pair() -> Pair:
 
 @contextlib.contextmanager
 def pair_at_hand() -> Iterator[None]:
-    """Start the pair while other checks run, and end it in the end, whether it ever came to be asked or not."""
+    """Start the pair while other checks run, and end it afterwards, whether or not it was used."""
     shared_pair()
     try:
         yield
@@ -152,7 +152,7 @@ def pair_at_hand() -> Iterator[None]:
 
 
 def outcome(state: FitState) -> dict[str, Any]:
-    """Return what is compared of a training: weights, averaged weights, and what the method remembers."""
+    """Return the parts of a training to compare: weights, averaged weights, and the method's state."""
     averaged = state.averaged().state_dict()
     return {
         "weights": {name: value.detach().clone() for name, value in state.model.state_dict().items()},
@@ -162,9 +162,9 @@ def outcome(state: FitState) -> dict[str, Any]:
 
 
 def _begin() -> None:
-    os.dup2(2, 1)  # what a plugin prints is none of a command's answer
+    os.dup2(2, 1)  # a plugin's prints must not mix with the command's output
     if sys.platform == "linux":
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # a host name that does not resolve would keep them apart
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # the host name may not resolve
     torch.set_num_threads(1)
 
 
@@ -175,5 +175,5 @@ def _train(request: Request, rank: int, store: str) -> dict[str, Any]:
         subject = Subject(request.kind(), request.values, Registry.discover(request.plugins))
         world = World(rank, NUM_PROCESSES)
         return outcome(SmallJob(subject, request.size, request.seed, wide=True, world=world).trained())
-    except Exception as error:  # as words: a plugin's own exception may not come through a pipe
+    except Exception as error:  # as text: a plugin's own exception may not be picklable
         raise RuntimeError(f"process {rank} of two: {in_words(error)}") from None

@@ -1,4 +1,4 @@
-"""Writing the beginnings of a method: one file, or a distribution that can be installed."""
+"""Scaffold a new method: one file, or an installable package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from plbench.runs.registry import Registry
 
 @dataclass(frozen=True)
 class Written:
-    """What was written, and the commands that come next."""
+    """The files written, and the next commands."""
 
     paths: tuple[Path, ...]
     next_commands: tuple[str, ...]
@@ -26,28 +26,28 @@ class Written:
         return {"written": [str(path) for path in self.paths], "next": list(self.next_commands)}
 
     def text(self) -> str:
-        """Return lines for reading."""
+        """Return readable lines."""
         return "\n".join([f"Wrote {path}" for path in self.paths] + [f"Next: {line}" for line in self.next_commands])
 
 
 def new_method(name: str, folder: Path, registry: Registry, *, package: bool) -> Written:
-    """Write a method that runs as it stands.
+    """Write a method that runs without changes.
 
     Args:
         name: of the method.
-        folder: where the file or the distribution's folder goes; nothing that is there is written over.
-        registry: the methods that there are.
-        package: a distribution in place of one file.
+        folder: folder of the file or the package's folder; existing files are not overwritten.
+        registry: the existing methods.
+        package: write a package instead of one file.
 
     Raises:
-        PlbenchError: if the name is taken or is none for a method, or a file is there already. StoreError: if the
-            folder cannot be written to.
+        PlbenchError: if the name is taken or invalid, or a file exists.
+        StoreError: if the folder is not writable.
     """
     from jinja2 import Environment, StrictUndefined
 
     _check_name(name, registry)
     parts, module = name.split("-"), name.replace("-", "_")
-    if package:  # an installed module is named after its distribution, as no other is
+    if package:  # named after its package, so that no other module has this name
         module = f"plbench_{module}"
     words = {
         "name": name,

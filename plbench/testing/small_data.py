@@ -1,4 +1,4 @@
-"""The data that methods are checked on: complete labels of a few images, which a protocol makes partial."""
+"""The data for checks of methods: complete labels of a few images, made partial by a protocol."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from plbench.progress import counted
 
 NUM_FEATURES = 12
 IMAGE_SIZE = 32
-_PLACES = 4  # blocks a side of an image
+_PLACES = 4  # blocks per side of an image
 _PROTOCOL = BenchmarkProtocol(name="custom/check", dataset="check", simulation="rpa=0.5")
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much data, and how long a training on it is."""
+    """Size of the data and length of the training."""
 
     rows: int = 44  # the last of three batches is short
     classes: int = 6
@@ -33,12 +33,12 @@ class Size:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of one epoch."""
+        """Steps per epoch."""
         return -(-self.rows // self.batch_size)
 
     @property
     def num_steps(self) -> int:
-        """Steps in all."""
+        """Total number of steps."""
         return self.epochs * self.steps_per_epoch
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ SIZE = Size()
 
 @dataclass(frozen=True)
 class _Blocks:
-    """An `ImageSource` in memory: a bright block for each class that is present."""
+    """An `ImageSource` in memory, with a bright block for each present class."""
 
     truth: np.ndarray
     rows: np.ndarray
@@ -85,13 +85,13 @@ class _Blocks:
         return _Blocks(self.truth, self.rows[index])
 
     def fingerprint(self) -> str:
-        return "drawn"  # they follow from the labels
+        return "drawn"  # images are determined by the labels
 
     def expect(self, rows: range) -> None: ...
 
 
 class SmallDataset(Dataset):
-    """Complete labels of a few images, frequent classes first, and features that tell the classes."""
+    """Complete labels of a few images, frequent classes first, and features that separate the classes."""
 
     name = _PROTOCOL.dataset
     title = "Small data of a check"
@@ -99,14 +99,14 @@ class SmallDataset(Dataset):
     protocols = (_PROTOCOL,)
     recipes = ()
     needs_files = False
-    expected_positives = 2.0  # stated, so that it is the same whatever the hidden truth is
+    expected_positives = 2.0  # fixed, so that it does not depend on the hidden labels
 
     def __init__(self, size: Size, known: PartialLabels | None = None) -> None:
-        """Draw the labels.
+        """Sample the labels.
 
         Args:
-            size: how many.
-            known: what a protocol lets training see; every other label is then said to be the opposite of what it is.
+            size: number of images, classes and so on.
+            known: labels that the protocol leaves visible; all others are then inverted.
         """
         super().__init__(Path("nowhere"))
         self.size = size
@@ -116,7 +116,7 @@ class SmallDataset(Dataset):
         self._truth = np.where(hidden, -self._drawn, self._drawn)
 
     def features(self) -> np.ndarray:
-        """Return [N, D] float32: a linear image of what is drawn, and noise."""
+        """Return [N, D] float32: a linear map of the labels, plus noise."""
         rng = np.random.default_rng(4)
         mixing = rng.standard_normal((NUM_FEATURES, self.size.classes))
         noise = rng.standard_normal((self.size.rows, NUM_FEATURES))
@@ -131,24 +131,24 @@ class SmallDataset(Dataset):
         return maps
 
     def similarity(self) -> np.ndarray:
-        """Return [N, C] float32, as a vision-language model would see what is drawn: cosines, with noise."""
+        """Return [N, C] float32: noisy cosine similarities, as from a vision-language model."""
         noise = np.random.default_rng(5).standard_normal(self._drawn.shape)
         similarity: np.ndarray = (0.2 + 0.03 * self._drawn + 0.02 * noise).astype(np.float32)
         return similarity
 
     def fetch_hint(self) -> str:
-        """Say that there is nothing to get."""
+        """Return that there is nothing to download."""
         return "it is drawn"
 
     def fingerprint(self) -> str:
-        """Of the labels."""
+        """Return the fingerprint of the labels."""
         return self.split("train").labels.fingerprint()
 
     def split(self, name: str) -> LabelledSplit:
         """Return the train split.
 
         Raises:
-            DataError: if another is asked for.
+            DataError: for any other split.
         """
         if name != "train":
             raise DataError(f"a method in training cannot use split {name!r}")

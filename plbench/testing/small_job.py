@@ -1,4 +1,4 @@
-"""A method at work on small data: built, trained and looked at as in a run, by the same engine."""
+"""A method on small data: built, trained and evaluated by the same engine as in a run."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _MODEL = ModelSpec(backbone="small", weights="random", image_size=IMAGE_SIZE)
 
 @dataclass(frozen=True)
 class Subject:
-    """What is checked: a method with some of its parameters.
+    """The method to check, with some of its parameters.
 
     Attributes:
-        values: of parameters, by name; the others have their defaults.
-        registry: where the methods of its stages are found.
-        on_images: whether it trains on images though features would do.
+        values: values of parameters, by name; others have their defaults.
+        registry: registry of the methods of its stages.
+        on_images: whether it trains on images although features would suffice.
     """
 
     kind: type[Method]
@@ -48,17 +48,17 @@ class Subject:
 
     @property
     def label(self) -> str:
-        """As findings name it."""
+        """Its name in findings."""
         return " ".join([self.kind.name, *(f"{name}={value}" for name, value in self.values.items())])
 
     @property
     def regime(self) -> Regime:
-        """Probe, unless the method cannot do without images."""
+        """Probe, unless the method requires images."""
         return "finetune" if self.on_images or "images" in self.kind.needs else "probe"
 
     @property
     def sees_maps(self) -> bool:
-        """Whether features are maps."""
+        """Whether features are feature maps."""
         return "feature_map" in self.kind.needs
 
 
@@ -67,9 +67,9 @@ class SmallJob:
     """One training of a method on small data.
 
     Attributes:
-        other_truth: whether the labels that the protocol hides are the opposite ones.
-        wide: whether everything is in float64, and nothing is dropped out: for comparisons to the last digits.
-        world: the processes that train it together.
+        other_truth: whether the hidden labels are inverted.
+        wide: whether to use float64 without dropout, for precise comparisons.
+        world: processes of distributed training.
     """
 
     subject: Subject
@@ -82,25 +82,25 @@ class SmallJob:
 
     @cached_property
     def execution(self) -> Execution:
-        """On the CPU."""
+        """Execution on the CPU."""
         return Execution(torch.device("cpu"), self.precision, self.world)
 
     @cached_property
     def plan(self) -> Plan:
-        """A short one."""
+        """A short plan."""
         lr = 2e-2 if self.subject.regime == "probe" else 2e-3
         return Plan(epochs=self.size.epochs, batch_size=self.size.batch_size, lr=lr, ema_horizon=0.2)
 
     @cached_property
     def dataset(self) -> SmallDataset:
-        """Complete labels; the other truth where that is asked for."""
+        """Complete labels; with `other_truth`, hidden ones are inverted."""
         dataset = SmallDataset(self.size)
         known = ProtocolData(dataset, dataset.protocols[0]).partial_labels if self.other_truth else None
         return SmallDataset(self.size, known)
 
     @cached_property
     def protocol_data(self) -> ProtocolData:
-        """The dataset under its protocol: all that training sees comes from here, as in a run."""
+        """The dataset under its protocol, the only source of training data, as in a run."""
         return ProtocolData(self.dataset, self.dataset.protocols[0])
 
     @cached_property
@@ -129,7 +129,7 @@ class SmallJob:
 
     @cached_property
     def artifacts(self) -> dict[str, Tensor]:
-        """What the stages produce: each is trained, and reduced."""
+        """Outputs of the stages, each trained and reduced."""
         registry, reduced = self.subject.registry, {}
         for stage in hooks.Guarded(self.subject.kind).stages(self.params, self.task()):
             job = replace(
@@ -143,7 +143,7 @@ class SmallJob:
         return hooks.construct(self.subject.kind, self.params, self.task(self.artifacts))
 
     def backbone(self) -> nn.Module:
-        """In its initial state; nothing in the probe regime."""
+        """Return the backbone in its initial state; empty in the probe regime."""
         with seeded(derive_seed(self.seed, "init", "backbone")):
             if self.subject.regime == "finetune":
                 return _SmallBackbone(self.subject.sees_maps)
@@ -159,13 +159,13 @@ class SmallJob:
         if self.wide:
             model = model.double()
             for group in method.param_groups(model):
-                for parameter in group["params"]:  # the method's own, too
+                for parameter in group["params"]:  # including the method's own
                     parameter.data = parameter.data.double()
         return model
 
     @cached_property
     def inputs(self) -> Inputs:
-        """What it learns from."""
+        """The training inputs."""
         part = self.protocol_data.train()
         if not self.subject.kind.learns:
             similarity = self.dataset.similarity().astype(np.float64 if self.wide else np.float32)
@@ -181,34 +181,34 @@ class SmallJob:
         return _Widened(images) if self.wide else images
 
     def state(self) -> FitState:
-        """Return a training that is about to begin."""
+        """Return the state before training."""
         method = self.method()
         return prepare_fit(self.model(method), method, self.plan, self.size.steps_per_epoch, self.execution)
 
     def trained(self, **options: Any) -> FitState:
-        """Return a training that has ended; options as of `go_on`."""
+        """Return the state after training; options as in `go_on`."""
         state = self.state()
         self.go_on(state, **options)
         return state
 
     def go_on(self, state: FitState, **options: Any) -> None:
-        """Train to the end from where a state stands; options are those of `plbench.training.engine.fit`."""
+        """Train to the end from a state; options are those of `plbench.training.engine.fit`."""
         fit(state, self.inputs, self.plan, self.execution, seed=self.seed, **options)
 
     def view(self, state: FitState) -> View:
-        """Return what the method's hooks look at train with."""
+        """Return the view of train that the method's hooks get."""
         return View(state, self.inputs, self.execution)
 
     def scores(self, state: FitState) -> Tensor:
-        """Return [N, C] of the training images."""
+        """Return scores [N, C] of the training images."""
         stream = predict(state.averaged(), state.method, self.inputs, self.execution)
         return torch.cat([scores for _, scores in stream])
 
 
 class _SmallBackbone(nn.Module):
-    """What a run's backbone offers, in small: images [B, 3, H, W] to features [B, D], or to maps [B, D, h, w].
+    """A small backbone with the interface of a run's: images [B, 3, H, W] to features [B, D], or to maps [B, D, h, w].
 
-    Without batch statistics, which differ between processes that share a batch.
+    It has no batch statistics, which would differ between processes that share a batch.
     """
 
     num_features = NUM_FEATURES

@@ -1,4 +1,4 @@
-"""Whether a method that says that it can be stacked gives each head the loss that it has alone."""
+"""Check that a stackable method computes the same loss for each head in a stack as alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CLOSE = 1e-4
 
 @check("stacked as alone", "the loss and gradient of each head that it has alone")
 def check_stack(subject: Subject) -> None:
-    """Check three heads of other logits and other parameters, by one loss and by three."""
+    """Compare three heads with different logits and parameters: one stacked loss against three separate ones."""
     if not is_stackable(subject.kind):
         raise NotApplicable("the method does not say that it can be stacked")
     ask(_differs, benches_of(subject), kinds=("mixed", "all unknown"))
@@ -61,7 +61,7 @@ def _differs(bench: Bench, batch: Batch) -> str | None:
 
 
 def _members(bench: Bench) -> list[Any]:
-    """Return three methods that may be stacked, with both ends and the middle of each searched range if they can."""
+    """Return three stackable methods, if possible with both ends and the middle of each search range."""
     job, kind = bench.job, bench.job.subject.kind
     task = job.task()
     chosen: list[Any] = []

@@ -27,14 +27,14 @@ _LADDER = (Size(2, 2, 2, 1), Size(2, 6, 2, 1), Size(4, 6, 2, 1), Size(4, 6, 2, 2
 
 
 def _ask(trouble: Callable[[Size], str | None], size: Size = SIZE) -> None:
-    """Look for trouble with trainings of a size, and for the smallest that has any where that one does."""
+    """Look for problems in trainings of a given size; if there are any, find the smallest size that has them."""
     seen = trouble(size)
     if seen is None:
         return
     for smaller in _LADDER:
         try:
             smaller_seen = trouble(smaller)
-        except Exception:  # the method cannot be had so small, or fails in another way there
+        except Exception:  # the method does not work at this size, or fails differently
             continue
         if smaller_seen is not None:
             seen, size = smaller_seen, smaller
@@ -44,7 +44,7 @@ def _ask(trouble: Callable[[Size], str | None], size: Size = SIZE) -> None:
 
 @check("loss falls", "a loss that has fallen by a tenth at least after 52 steps")
 def check_falls(subject: Subject) -> None:
-    """Check the loss before and after, by the labels, estimates and weights that the method ends with."""
+    """Check that training reduces the loss, measured with the method's final labels, estimates and weights."""
     _skip_untrained(subject)
     size = Size(rows=64, batch_size=16, epochs=13)
     job = SmallJob(subject, size)
@@ -52,7 +52,7 @@ def check_falls(subject: Subject) -> None:
     start = copy.deepcopy(state.model)
     job.go_on(state)
     method = Guarded(state.method)
-    method.idle()  # which a run asks at its end, when failing would cost all of it
+    method.idle()  # called at the end of a run, where a failure would lose the whole run
     progress = Progress(size.num_steps - 1, size.num_steps, size.epochs - 1, size.epochs)
     batch = next(iter(job.inputs.shuffled(size.rows, epoch=0)))
     means = []
@@ -66,7 +66,7 @@ def check_falls(subject: Subject) -> None:
 
 @check("same seed, same bits", "the same weights from the same seed")
 def check_same_bits(subject: Subject) -> None:
-    """Check two trainings of one seed, and one of another."""
+    """Check that two trainings with the same seed are bit-identical, and one with another seed differs."""
 
     def trouble(size: Size) -> str | None:
         first, second = (SmallJob(subject, size).trained() for _ in range(2))
@@ -74,7 +74,7 @@ def check_same_bits(subject: Subject) -> None:
 
     _ask(trouble)
     if not subject.kind.learns:
-        return  # no other weights from another seed
+        return  # weights do not depend on the seed
     first, other = (SmallJob(subject, SIZE, seed=seed).trained() for seed in (0, 1))
     if _difference(first, other, "") is None:
         seen = "the same weights for seeds 0 and 1"
@@ -83,7 +83,7 @@ def check_same_bits(subject: Subject) -> None:
 
 @check("blind to hidden truth", "the same weights, whatever the truth behind unknown labels")
 def check_other_truth(subject: Subject) -> None:
-    """Check the same partial labels, drawn from two truths that are opposite wherever labels are hidden."""
+    """Check that training does not depend on hidden labels: the same partial labels from two opposite sets of them."""
     one, other = (SmallJob(subject, SIZE, other_truth=is_other) for is_other in (False, True))
     assert one.protocol_data.partial_labels.fingerprint() == other.protocol_data.partial_labels.fingerprint()
     assert one.dataset.fingerprint() != other.dataset.fingerprint()
@@ -94,7 +94,7 @@ def check_other_truth(subject: Subject) -> None:
 
 @check("resume", "the weights of an uninterrupted training, whichever step it was saved after")
 def check_resume(subject: Subject) -> None:
-    """Go on from a checkpoint of every step, as safely read back from bytes, and compare with who never stopped."""
+    """Check that resuming from a checkpoint of any step equals an uninterrupted training."""
 
     def trouble(size: Size) -> str | None:
         job = SmallJob(subject, size)
@@ -125,7 +125,7 @@ def check_resume(subject: Subject) -> None:
 
 @check("two processes equal one", "the weights that one process comes to, to 1e-8 in float64")
 def check_two_processes(subject: Subject) -> None:
-    """Check the same training by one process and by two that share each batch; the last batch is one image."""
+    """Compare training in one process and in two sharing each batch; the last batch has one image."""
 
     def trouble(size: Size) -> str | None:
         job = SmallJob(subject, size, wide=True)
@@ -152,7 +152,7 @@ def _flat(state: Any) -> dict[str, Any]:
 
 
 def _distance(value: Any, other: Any) -> float:
-    """Return largest difference of two tensors, relative to 1 or to their size; of anything else, 0 or infinite."""
+    """Return the largest difference of two tensors, relative to 1 or their magnitude; for others, 0 or infinity."""
     if not isinstance(value, Tensor) or not isinstance(other, Tensor):
         return 0.0 if value == other else math.inf
     if value.shape != other.shape:
@@ -164,7 +164,7 @@ def _distance(value: Any, other: Any) -> float:
 
 @check("bfloat16", "finite losses with a forward pass in bfloat16")
 def check_half_precision(subject: Subject) -> None:
-    """Check a training whose forward pass is in bfloat16."""
+    """Check training with a forward pass in bfloat16."""
     _skip_untrained(subject)
     state, plain = (SmallJob(subject, SIZE, precision=precision).trained() for precision in ("bfloat16", "float32"))
     _refuse_infinite(state, SIZE)
@@ -175,7 +175,7 @@ def check_half_precision(subject: Subject) -> None:
 
 @check("trains on images too", "finite losses in the finetune regime, and scores in [0, 1]")
 def check_on_images(subject: Subject) -> None:
-    """Check the other regime: a whole network, whose backbone the method's model is built on."""
+    """Check the image regime: a whole network with a backbone."""
     if subject.regime == "finetune":
         raise NotApplicable("the method trains on images anyway")
     job = SmallJob(replace(subject, on_images=True), Size(rows=24, batch_size=8, epochs=2))
@@ -186,7 +186,7 @@ def check_on_images(subject: Subject) -> None:
 
 @check("scores of a run", "scores [N, C] in [0, 1] that differ between images")
 def check_scored(subject: Subject) -> None:
-    """Check scores of a trained model over the training part, as a run evaluates."""
+    """Check scores of a trained model on the training part, as in a run's evaluation."""
     job = SmallJob(subject, SIZE)
     scores = job.scores(job.trained())
     if scores.shape != (SIZE.rows, SIZE.classes):
@@ -214,7 +214,7 @@ def _refuse_outside(scores: Tensor, size: Size) -> None:
 
 
 def _difference(first: FitState, second: FitState, what: str) -> str | None:
-    """Return the first tensor in which two trainings differ."""
+    """Return a message on the first tensor in which two trainings differ."""
     for (name, left), (_, right) in zip(_tensors(first), _tensors(second), strict=True):
         if left.shape != right.shape or not torch.equal(left, right):
             largest = f" by up to {float((left - right).abs().max()):.3g}" if left.shape == right.shape else ""
