@@ -1,4 +1,4 @@
-"""Loss terms for partial labels, class priors, and what methods remember: pure functions of tensors."""
+"""Loss terms for partial labels, class priors, and per-sample state."""
 
 from plbench.losses.partial import Number as Number
 from plbench.losses.partial import binary_cross_entropy as binary_cross_entropy

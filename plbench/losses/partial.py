@@ -5,7 +5,7 @@ absent, 0 unknown. Every hyper-parameter is a number or a tensor that broadcasts
 [H, 1, 1] for H heads trained at once. Results are float32, or float64 for float64 logits, whatever the
 autocast.
 
-Per-image losses are sums over classes; what to divide by is for the caller to say. CSL is Ben-Baruch et al.,
+Per-image losses are sums over classes; the caller chooses the normalisation. CSL is Ben-Baruch et al.,
 "Multi-label Classification with Partial Annotations using Class-aware Selective Loss", CVPR 2022.
 """
 
@@ -33,10 +33,10 @@ def partial_asymmetric_loss(
     unann_weight: Number | None = None,
     detach_focus: bool = True,
 ) -> Tensor:
-    """Return partial asymmetric loss of each image: a focal term for each kind of label (CSL, eq. 3).
+    """Return the partial asymmetric loss of each image, with a focal term per kind of label (CSL, eq. 3).
 
-    With gammas of 0 it is cross-entropy, exactly. A `unann_weight` of 1 is mode Negative, of 0 mode Ignore,
-    and what `selective_weight` gives is mode Selective.
+    With all gammas 0 it equals cross-entropy. `unann_weight` 1 is mode Negative, 0 is mode Ignore, and the result of
+    `selective_weight` is mode Selective.
 
     Args:
         logits: [..., B, C], finite.
@@ -44,10 +44,10 @@ def partial_asymmetric_loss(
         gamma_pos: focusing exponent of present labels, at least 0.
         gamma_neg: of absent labels.
         gamma_unann: of unknown labels.
-        clip: asymmetric shift m in [0, 1) of ASL (Ridnik et al. 2021): absent and unknown labels are judged
-            by max(p - m, 0) in place of p.
-        unann_weight: weight w_c of unknown labels, [..., B, C] or a number; 1 where left out.
-        detach_focus: no gradient through the focusing factor, as CSL trains; False is the focal loss itself.
+        clip: asymmetric shift m in [0, 1) of ASL (Ridnik et al. 2021): for absent and unknown labels, max(p - m, 0)
+            replaces p.
+        unann_weight: weight w_c of unknown labels, [..., B, C] or a number; default 1.
+        detach_focus: no gradient through the focusing factor, as in CSL; False is the plain focal loss.
 
     Returns:
         [..., B], summed over classes.
@@ -59,7 +59,7 @@ def partial_asymmetric_loss(
     target_logit = logits * _by_label(labels, 1.0, -1.0, -1.0, logits)  # its sigmoid is that of the target
     log_hit = F.logsigmoid(target_logit)
     miss = torch.sigmoid(-target_logit)
-    # a tensor is not asked: it may hold a shift for each head, and the answer would make a GPU be waited for
+    # tensors (one shift per head) are not compared with 0, which would synchronize with the GPU
     if isinstance(clip, Tensor) or clip:
         shift = _by_label(labels, 0.0, clip, clip, logits)
         log_hit = torch.logaddexp(log_hit, shift.log()).clamp(max=0.0)  # log(1 - p'), without a log of 0
@@ -73,7 +73,7 @@ def partial_asymmetric_loss(
 
 
 def soft_prior_weight(labels: Tensor, prior: Tensor, *, alpha: Number) -> Tensor:
-    """Return weights that fall with a class's prior in place of a threshold: exp(-alpha * Pr(c)) (CSL, appendix B).
+    """Return weights that decrease with the class prior, instead of a threshold: exp(-alpha * Pr(c)) (CSL, appendix B).
 
     Args:
         labels: [B, C] of +1, -1 and 0.
@@ -88,12 +88,12 @@ def soft_prior_weight(labels: Tensor, prior: Tensor, *, alpha: Number) -> Tensor
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Return binary cross-entropy of each image, summed over classes.
+    """Return the binary cross-entropy of each image, summed over classes.
 
     Args:
         logits: [..., B, C].
         targets: [..., B, C] in [0, 1], hard or soft.
-        weight: [..., B, C] weight of each label; 1 where left out.
+        weight: [..., B, C] weight of each label; default 1.
 
     Returns:
         [..., B].
@@ -139,14 +139,14 @@ def temperature_negative_loss(logits: Tensor, labels: Tensor, *, temperature: Nu
 def known_proportion_weight(
     labels: Tensor, *, alpha: Number = -4.45, beta: Number = 5.45, gamma: Number = 1.0
 ) -> Tensor:
-    """Return weight of each image that makes up for unknown labels: g(rho) / C (Durand et al. 2019, partial BCE).
+    """Return a weight per image that compensates for unknown labels: g(rho) / C (Durand et al. 2019, partial BCE).
 
-    g(rho) = alpha * rho^gamma + beta for the known share rho of an image's labels; the defaults give g(1) = 1
-    and g(0.1) = 5. An image with nothing known has no loss to weigh; its weight is 0.
+    g(rho) = alpha * rho^gamma + beta for the known share rho of an image's labels; the defaults give g(1) = 1 and
+    g(0.1) = 5. Images without known labels have weight 0.
 
     Args:
         labels: [..., B, C] of +1, -1 and 0.
-        alpha: slope, a number or a tensor that broadcasts with the labels, as are the others.
+        alpha: slope; like the others, a number or a tensor that broadcasts with the labels.
         beta: weight at a known share of 0.
         gamma: exponent of the known share.
 
@@ -160,7 +160,7 @@ def known_proportion_weight(
 
 
 def known_count_weight(labels: Tensor) -> Tensor:
-    """Return weight of each image by its number n of known labels: 1 + 1 / (1 + n) (CSL's released code).
+    """Return a weight per image from its number n of known labels: 1 + 1 / (1 + n) (CSL's released code).
 
     Args:
         labels: [..., B, C] of +1, -1 and 0.
@@ -172,11 +172,11 @@ def known_count_weight(labels: Tensor) -> Tensor:
 
 
 class _PartialAsymmetric(torch.autograd.Function):
-    """The partial asymmetric loss without a gradient through its focusing factor, whose gradient is then plain.
+    """The partial asymmetric loss with a detached focusing factor and an explicit gradient.
 
-    With t the target's logit: dL/dt = -factor * (1 - sigmoid(t)), times sigmoid(t) / (sigmoid(t) + m) where there is a
-    shift m that does not bring the loss to 0. It is computed along with the loss, which saves automatic
-    differentiation's passes over tensors of the logits' size.
+    With t the target's logit: dL/dt = -factor * (1 - sigmoid(t)), times sigmoid(t) / (sigmoid(t) + m) for a shift m,
+    unless it reduces the loss to 0. Computing it with the loss saves autograd's passes over tensors of the logits'
+    size.
     """
 
     @staticmethod
@@ -190,27 +190,27 @@ class _PartialAsymmetric(torch.autograd.Function):
         clip: Number,
         unann_weight: Number | None,
     ) -> Tensor:
-        # of stacked heads torch chooses as fast
+        # for stacked heads, torch is as fast
         choose = _by_label_on_cpu if logits.device.type == "cpu" and logits.ndim == 2 else _by_label
         sign = choose(labels, 1.0, -1.0, -1.0, logits)
         target_logit = logits * sign  # its sigmoid is that of the target
         log_hit = F.logsigmoid(target_logit)
         hit = torch.sigmoid(target_logit) if isinstance(clip, Tensor) or clip else None
-        slope = target_logit.neg_().sigmoid_()  # of log_hit; also what the target is missed by
+        slope = target_logit.neg_().sigmoid_()  # of log_hit; also the distance from the target
         miss = slope
         if hit is not None:
             shift = choose(labels, 0.0, clip, clip, logits)
             log_hit = torch.logaddexp(log_hit, shift.log())  # log(1 - p'), without a log of 0
-            # without a shift the slope stays as it is, also where `hit` has become 0 and this would be 0 / 0
+            # without a shift the slope is unchanged; this avoids 0 / 0 if `hit` is 0
             share = torch.where(shift > 0, hit / (hit + shift), 1.0)
-            # before the clamp, after which what the shift has brought to 0 cannot be told from the rest
+            # before the clamp, which hides losses that the shift reduced to 0
             slope = torch.where(log_hit <= 0, slope * share, 0.0)
             log_hit = log_hit.clamp_(max=0.0)
             miss = miss - shift
         factor: Tensor | None = None
         gammas = (gamma_pos, gamma_neg, gamma_unann)
-        if any(isinstance(gamma, Tensor) or gamma != 0 for gamma in gammas):  # else every power is 1
-            # 0 will do here, since no gradient goes through the power
+        if any(isinstance(gamma, Tensor) or gamma != 0 for gamma in gammas):  # otherwise every power is 1
+            # clamping to 0 is fine, since no gradient flows through the power
             factor = miss.clamp(min=0.0).pow_(choose(labels, *gammas, logits))
         if unann_weight is not None:
             weight = choose(labels, 1.0, 1.0, unann_weight, logits)
@@ -221,7 +221,7 @@ class _PartialAsymmetric(torch.autograd.Function):
         return -log_hit.sum(dim=-1)
 
     @staticmethod
-    # the saved slope has no graph, so that a second derivative would be wrong without a word
+    # the saved slope has no graph, so a second derivative would be silently wrong
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (slope,) = ctx.saved_tensors
@@ -237,9 +237,9 @@ class _PartialAsymmetric(torch.autograd.Function):
         clip: Number,
         unann_weight: Number | None,
     ) -> Tensor:
-        """Return the same in ordinary operations, with a detached focusing factor.
+        """Return the same with ordinary operations and a detached focusing factor.
 
-        `plbench.testing.constants` finds it by its name and checks the gradient against it.
+        `plbench.testing.constants` finds it by name and checks the gradient against it.
         """
         miss = torch.sigmoid(logits * _by_label(labels, -1.0, 1.0, 1.0, logits))
         miss = (miss - _by_label(labels, 0.0, clip, clip, logits)).clamp(min=0.0)
@@ -250,12 +250,12 @@ class _PartialAsymmetric(torch.autograd.Function):
 
 
 def wide(values: Tensor) -> Tensor:
-    """Widen to float32, or float64 where it is that: half-precision sums of log-sigmoids give NaN."""
+    """Widen half precision to float32, since its sums of log-sigmoids give NaN; float64 is kept."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def matching(value: Number, like: Tensor) -> Tensor:
-    """Return a hyper-parameter in the dtype and on the device of `like`, so that stacked heads are not widened.
+    """Return a hyper-parameter in the dtype and on the device of `like`, so that stacked heads keep their dtype.
 
     Args:
         value: a number, or [H, 1, 1] of H stacked heads.
@@ -268,7 +268,7 @@ def matching(value: Number, like: Tensor) -> Tensor:
 
 
 def _by_label(labels: Tensor, present: Number, absent: Number, unknown: Number, like: Tensor) -> Tensor:
-    """Return the value that goes with each label, in the dtype and on the device of `like`."""
+    """Return the value for each label, in the dtype and on the device of `like`."""
     if_present, if_absent, if_unknown = (matching(value, like) for value in (present, absent, unknown))
     if absent is unknown:
         return torch.where(labels > 0, if_present, if_absent)
@@ -276,7 +276,7 @@ def _by_label(labels: Tensor, present: Number, absent: Number, unknown: Number, 
 
 
 def _by_label_on_cpu(labels: Tensor, present: Number, absent: Number, unknown: Number, like: Tensor) -> Tensor:
-    """Return what `_by_label` does, without a gradient: numpy overwrites few entries sooner than torch chooses all."""
+    """Do the same as `_by_label`, without a gradient: overwriting few entries in numpy is faster than torch.where."""
     given, dtype = labels.detach().numpy(), like.detach().numpy().dtype
     values = [
         value.detach().to(like).numpy() if isinstance(value, Tensor) else dtype.type(value)

@@ -1,4 +1,4 @@
-"""The class prior: an estimate of how often each class occurs, and how far it agrees with the truth.
+"""The class prior: an estimate of each class's frequency, and its agreement with the true frequencies.
 
 Sections and figures are those of Ben-Baruch et al., CVPR 2022 (CSL).
 """
@@ -16,11 +16,11 @@ from plbench.errors import PlbenchError
 
 
 def class_average(probabilities: Tensor | Iterable[Tensor]) -> Tensor:
-    """Return estimated class prior: the mean predicted probability of each class (CSL, eq. 10).
+    """Return the estimated class prior: the mean predicted probability of each class (CSL, eq. 10).
 
     Args:
-        probabilities: [N, C] in [0, 1], from a model in eval mode over the training split; or a stream of
-            [b, C] chunks of it, of which only one is held at a time.
+        probabilities: [N, C] in [0, 1], from a model in eval mode over the training split; or a stream of its [b, C]
+            chunks, of which only one is held at a time.
 
     Returns:
         [C] float64 in [0, 1], on the device of the probabilities.
@@ -32,7 +32,7 @@ def class_average(probabilities: Tensor | Iterable[Tensor]) -> Tensor:
     total: Tensor | None = None
     num_images = 0
     for chunk in chunks:
-        # in half precision a sum stops growing long before the images of a split are in
+        # a half-precision sum would stop growing long before the end of a split
         chunk_sum = chunk.detach().sum(dim=0, dtype=torch.float64)
         total = chunk_sum if total is None else total + chunk_sum
         num_images += chunk.shape[0]
@@ -44,18 +44,17 @@ def class_average(probabilities: Tensor | Iterable[Tensor]) -> Tensor:
 def spearman_by_depth(
     estimate: Tensor | npt.ArrayLike, truth: Tensor | npt.ArrayLike, depths: Sequence[int]
 ) -> npt.NDArray[np.float64]:
-    """Return Spearman correlation of an estimated prior with the true one over the k most frequent classes (fig. 7).
+    """Return Spearman's correlation of the estimated with the true prior over the k most frequent classes (fig. 7).
 
-    Classes where either is NaN are left out throughout.
+    Classes with NaN in either are ignored.
 
     Args:
         estimate: [C]; only its ranks matter, so it need not be calibrated.
-        truth: [C]; says which classes are the most frequent, of equals those of lower index.
-        depths: values of k; one beyond the number of classes takes all of them.
+        truth: [C]; determines the most frequent classes, ties by index.
+        depths: values of k; larger ones than the number of classes use all classes.
 
     Returns:
-        [len(depths)] in [-1, 1]; NaN where it is undefined: fewer than two classes, or all of their estimates
-        or true values equal.
+        [len(depths)] in [-1, 1]; NaN if undefined: fewer than two classes, or all estimates or all true values equal.
 
     Raises:
         PlbenchError: if estimate and truth are not vectors of one length.
@@ -75,7 +74,7 @@ def top_classes(prior: Tensor | npt.ArrayLike, names: Sequence[str], k: int = 20
     Args:
         prior: [C].
         names: [C] display names.
-        k: how many; all where there are fewer.
+        k: number of classes; all if there are fewer.
 
     Raises:
         PlbenchError: if there are not as many names as classes.
@@ -89,15 +88,15 @@ def top_classes(prior: Tensor | npt.ArrayLike, names: Sequence[str], k: int = 20
 def threshold_for_top(prior: Tensor | npt.ArrayLike, num_classes: int) -> float:
     """Return the threshold eta that exactly the `num_classes` most probable classes exceed: eta as a quantile.
 
-    It is the prior of the next class in order. Where that class is tied with classes before it, none of the
-    tied ones exceeds the threshold, so that there are fewer than `num_classes`, never more.
+    It is the prior of the next class in order. If that class is tied with earlier ones, none of the tied classes
+    exceeds the threshold, so there may be fewer than `num_classes`, never more.
 
     Args:
         prior: [C] in [0, 1], without NaN.
-        num_classes: how many classes shall be above; at least 0.
+        num_classes: number of classes above the threshold; at least 0.
 
     Returns:
-        A threshold in [0, 1], or -1 where all classes shall be above.
+        A threshold in [0, 1], or -1 if all classes are to be above.
 
     Raises:
         PlbenchError: if `num_classes` is negative.
@@ -109,7 +108,7 @@ def threshold_for_top(prior: Tensor | npt.ArrayLike, num_classes: int) -> float:
 
 
 def _spearman(estimate: npt.NDArray[np.float64], truth: npt.NDArray[np.float64]) -> float:
-    """Return Spearman correlation of two [k] vectors, NaN where it is undefined."""
+    """Return the Spearman correlation of two [k] vectors; NaN if undefined."""
     if len(truth) < 2 or np.ptp(estimate) == 0 or np.ptp(truth) == 0:
         return float("nan")
     from scipy import stats  # half a second to import, for diagnostics alone

@@ -1,4 +1,4 @@
-"""What a method remembers of single (image, class) cells: kept sparse, and refused where it would not fit."""
+"""Sparse per-cell state of methods, for (image, class) cells, with a memory limit."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ MAX_STATE_BYTES = 4 << 30
 
 
 def check_state_size(num_bytes: float, *, method: str, keeps: str, cure: str) -> None:
-    """Refuse a method whose memory of cells would not fit.
+    """Reject a method whose per-cell state would exceed the memory limit.
 
     Args:
-        num_bytes: what it would take.
-        method: its name.
-        keeps: what it keeps, such as "a label estimate for each of 9,000,000 x 9,600 cells".
-        cure: what to do instead, such as "use epr, which keeps none".
+        num_bytes: required memory.
+        method: name of the method.
+        keeps: its state, such as "a label estimate for each of 9,000,000 x 9,600 cells".
+        cure: alternative to suggest, such as "use epr, which keeps none".
 
     Raises:
         PlbenchError: if that is more than `MAX_STATE_BYTES`.
@@ -33,25 +33,25 @@ def check_state_size(num_bytes: float, *, method: str, keeps: str, cure: str) ->
 
 
 class CellValues:
-    """A value for some of N x C cells, on the CPU; 12 bytes a cell.
+    """Values of some of N x C cells, on the CPU; 12 bytes per cell.
 
     Attributes:
-        cells: int64 [K], row * C + class, in order, each once. values: float32 [K].
+        cells: int64 [K], row * C + class, sorted, unique. values: float32 [K].
     """
 
     def __init__(self, num_classes: int) -> None:
-        """Hold no cell."""
+        """Start without cells."""
         self.num_classes = num_classes
         self.cells = torch.empty(0, dtype=torch.int64)
         self.values = torch.empty(0)
 
     def add(self, cells: Tensor, values: Tensor) -> None:
-        """Take in further cells; one that is there already, or comes again, keeps its first value.
+        """Add cells; for cells that already exist or occur twice, the first value is kept.
 
         Args:
             cells: int64 [K], row * C + class, in any order. values: [K].
         """
-        # stable and old ones first: of equal cells the one that came first is kept
+        # stable, with old cells first: for equal cells, the first is kept
         merged, order = torch.cat([self.cells, cells.cpu()]).sort(stable=True)
         is_first = torch.ones(len(merged), dtype=torch.bool)
         is_first[1:] = merged[1:] != merged[:-1]
@@ -59,10 +59,10 @@ class CellValues:
         self.values = torch.cat([self.values, values.cpu().to(torch.float32)])[order[is_first]]
 
     def dense(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return which cells of some rows have a value, bool [b, C], and their values, float32 [b, C], 0 elsewhere.
+        """Return a mask of some rows' cells that have a value, bool [b, C], and the values, float32 [b, C], else 0.
 
         Args:
-            rows: int64 [b], on any device, which the results are on too.
+            rows: int64 [b], on any device; the results are on the same device.
         """
         start = torch.searchsorted(self.cells, rows.cpu() * self.num_classes)
         count = torch.searchsorted(self.cells, (rows.cpu() + 1) * self.num_classes) - start
@@ -76,9 +76,9 @@ class CellValues:
         return has_value.to(rows.device), values.to(rows.device)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` takes."""
+        """Return the state for `load_state_dict`."""
         return {"cells": self.cells, "values": self.values}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore the state from `state_dict`."""
         self.cells, self.values = state["cells"], state["values"]

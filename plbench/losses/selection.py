@@ -1,4 +1,4 @@
-"""Which unknown labels a loss leaves out: those that the model or a prior takes for present (CSL, eqs. 5, 7 to 9)."""
+"""Selection of unknown labels to ignore: those likely present by the model or a prior (CSL, eqs. 5, 7 to 9)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
-_SHORT = 256  # entries of a row that are sorted sooner than candidates for the highest are found
-_BLOCK = 2**18  # logits at once, so that what is made of them stays in the processor's cache
+_SHORT = 256  # row length up to which sorting is faster than finding candidates first
+_BLOCK = 2**18  # logits processed at once, so that intermediate results stay in the CPU cache
 
 
 def selective_weight(
@@ -28,20 +28,20 @@ def selective_weight(
     prior_threshold: Number | None = None,
     scope: Literal["sample", "batch"] = "sample",
 ) -> Tensor:
-    """Return which labels count: 0 for unknown ones that may well be present, 1 for the rest (CSL, eqs. 5, 7 to 9).
+    """Return label weights: 0 for unknown labels that are likely present, 1 for all others (CSL, eqs. 5, 7 to 9).
 
-    Ignored are the unknown labels with the highest probabilities (O_L) and those of classes with a high prior
-    (O_P). Known labels are never ignored.
+    Unknown labels are ignored if they have the highest probabilities (O_L) or if their class has a high prior (O_P).
+    Known labels are never ignored.
 
     Args:
         logits: [..., B, C], finite. No gradient flows back to them.
         labels: [B, C] of +1, -1 and 0.
-        top_k: K >= 0 per image, int or [H, 1, 1]; where fewer labels are unknown, all of those are ignored.
-            Of equal logits, those of lower index are taken first.
+        top_k: K >= 0 per image, int or [H, 1, 1]; if fewer labels are unknown, all of them are ignored. Ties are broken
+            by lower index.
         prior: [C] estimated class prior; goes with `prior_threshold`.
-        prior_threshold: eta; classes with a prior above it are ignored where unknown.
+        prior_threshold: eta; unknown labels of classes with a higher prior are ignored.
         scope: "sample", the paper's equation, ranks within each image; "batch", as in CSL's released code,
-            takes the K * B highest of all unknown labels of the batch.
+            ignores the K * B highest of all unknown labels of the batch.
 
     Returns:
         [..., B, C] of 0 and 1 in the dtype of the loss.
@@ -78,7 +78,7 @@ def _selective_weight_plain(
     prior_threshold: Number | None,
     scope: str,
 ) -> Tensor:
-    """Return what `selective_weight` does, by operations of torch alone."""
+    """Compute `selective_weight` in torch."""
     unknown = labels == 0
     scores = torch.where(unknown, wide(logits.detach()), -torch.inf)
     count = torch.as_tensor(top_k, dtype=torch.int64)
@@ -90,7 +90,7 @@ def _selective_weight_plain(
         ignored = _highest(pooled, count * num_images).unflatten(-1, scores.shape[-2:]).squeeze(-3)
     if prior is not None and prior_threshold is not None:
         ignored = ignored | (prior > _matching_threshold(prior, prior_threshold))
-    # known labels come last with their -inf, but where K exceeds the unknown ones they are among the highest
+    # known labels rank last with -inf, but are among the highest if K exceeds the number of unknown ones
     return (~(ignored & unknown)).to(scores.dtype)
 
 
@@ -102,7 +102,7 @@ def _selective_weight_on_cpu(
     prior_threshold: Number | None,
     scope: str,
 ) -> FloatArray:
-    """Return what `selective_weight` does, by numpy, which chooses and compares in a fifth of the time."""
+    """Compute `selective_weight` in numpy, whose selection and comparisons take a fifth of the time."""
     logits_wide, known = wide(logits.detach()).numpy(), labels.detach().numpy() != 0
     scores = np.empty(np.broadcast_shapes(logits_wide.shape, known.shape), logits_wide.dtype)
     scores[...] = logits_wide
@@ -125,7 +125,7 @@ def _matching_threshold(prior: Tensor, threshold: Number) -> Number:
 
 
 def _highest(scores: Tensor, count: Tensor) -> Tensor:
-    """Mark the `count` (int64, scalar or [..., 1]) highest of the last dimension, of equals the first."""
+    """Mark the `count` (int64, scalar or [..., 1]) highest along the last dimension; ties by lower index."""
     # K = 0 looks at the first place too, and finds no room there
     place = (count - 1).clamp(0, scores.shape[-1] - 1)
     ranked = scores.topk(int(place.max()) + 1, dim=-1).values
@@ -138,7 +138,7 @@ def _highest(scores: Tensor, count: Tensor) -> Tensor:
 
 
 def _highest_on_cpu(scores: FloatArray, count: IntArray) -> BoolArray:
-    """Do what `_highest` does, but for entries of -inf, which are marked where the count exceeds the others."""
+    """Compute `_highest` in numpy, except that -inf entries are marked if `count` exceeds the number of others."""
     size = scores.shape[-1]
     if not scores.size or not count.any():
         return np.zeros(np.broadcast_shapes((*count.shape[:-1], 1), scores.shape), np.bool_)
@@ -155,7 +155,7 @@ def _highest_on_cpu(scores: FloatArray, count: IntArray) -> BoolArray:
         threshold = near[..., near.shape[-1] - depth, None]
     reached: BoolArray = scores >= threshold
     surplus = np.count_nonzero(near >= threshold, axis=-1, keepdims=True) - count
-    # by far most often none: ties, images with fewer unknown labels than K apart, or a K of 0 among others
+    # rare: only with ties, fewer unknown labels than K, or a K of 0 among others
     if np.any((surplus > 0) & (threshold > -np.inf)):
         above, tied = scores > threshold, scores == threshold
         room = count - np.count_nonzero(above, axis=-1, keepdims=True)
@@ -164,10 +164,11 @@ def _highest_on_cpu(scores: FloatArray, count: IntArray) -> BoolArray:
 
 
 def _candidates(scores: FloatArray, depth: int) -> FloatArray:
-    """Return of each row [R, C] some entries [R, M] among which are the `depth` highest; -inf fills shorter ones up.
+    """Return entries [R, M] of each row [R, C] that include its `depth` highest; shorter rows are padded with -inf.
 
-    Of `depth` groups of entries whose maxima are highest, each has an entry that reaches the lowest of these maxima:
-    what does not reach it is not among the highest. With 1.5 times as many groups few others do.
+    Entries are split into groups. The `depth` groups with the highest maxima each contain an entry that reaches the
+    lowest of these maxima, so entries below it are not among the highest. With 1.5 times as many groups, few others
+    reach it.
     """
     size = scores.shape[-1]
     num_groups = depth + depth // 2 + 8

@@ -1,4 +1,4 @@
-"""What scores at known cells come to, and how sure that is: pure functions of arrays."""
+"""Metrics over known cells and their uncertainty: pure functions of arrays."""
 
 from plbench.metrics.evaluate import Metrics as Metrics
 from plbench.metrics.evaluate import auroc as auroc

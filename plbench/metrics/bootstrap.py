@@ -1,8 +1,8 @@
 """Bootstrap replicates of the headline metrics over test images.
 
-A replicate is a test set of N images drawn with replacement from the N there are: a weight per image.
-Replicate r of a seed draws the same images for every method and on every machine, so that any two records of
-one protocol pair up, replicate by replicate.
+A replicate is a test set of N images sampled with replacement from the N test images: a weight per image. Replicate r
+of a seed samples the same images for every method and on every machine, so that any two records of one protocol can be
+paired replicate by replicate.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from plbench.metrics.ranking import count_cells, rank_cells, run_starts, share_o
 
 Float32Array = npt.NDArray[np.float32]
 
-MAX_IMAGES = 2**24  # float32 counts exactly up to here
-MAX_CHUNK = 64  # replicates; wider products fall out of the cache
+MAX_IMAGES = 2**24  # float32 counts exactly up to this number
+MAX_CHUNK = 64  # replicates; larger products exceed the cache
 
 _NEIGHBOURS = 20
 _BLOCK, _STEP = 4096, 32
@@ -32,10 +32,10 @@ _BLOCK, _STEP = 4096, 32
 
 @dataclass(frozen=True, eq=False)
 class Replicates:
-    """What the headline metrics come to on each resample of the test images, in percent.
+    """The headline metrics on each resample of the test images, in percent.
 
     Attributes:
-        map_c: [R] mAP(C); NaN where only one class can be scored and a resample leaves it without a positive.
+        map_c: [R] mAP(C); NaN if only one class can be scored and a resample has no positive of it.
         map_o: [R] mAP(O), weighted by the positives of the resample.
         groups: [R] mAP(C) of each named group of classes.
     """
@@ -46,16 +46,16 @@ class Replicates:
 
 
 def resample_weights(num_images: int, num_replicates: int, seed: int, start: int = 0) -> Float32Array:
-    """Return how often each image is drawn in the replicates start, start + 1, ...: [N, R], each column of sum N.
+    """Return how often each image is sampled in replicates start, start + 1, ...: [N, R], each column sums to N.
 
-    Every replicate has a raw PCG64 stream of its own, since numpy promises to keep only raw streams as they
-    are, and maps each 64 bits to an image by multiply-shift: it is the same wherever a chunk begins.
+    Every replicate has its own raw PCG64 stream, since numpy only guarantees raw streams to stay the same, and maps
+    each 64 bits to an image by multiply-shift. Results do not depend on how replicates are split into chunks.
 
     Args:
         num_images: N, at most 2^24.
         num_replicates: R.
-        seed: the protocol's.
-        start: the first replicate's number.
+        seed: of the protocol.
+        start: number of the first replicate.
 
     Raises:
         PlbenchError: if there are no images, too many, or no replicates.
@@ -69,7 +69,7 @@ def resample_weights(num_images: int, num_replicates: int, seed: int, start: int
     for column in range(num_replicates):
         drawn = draw_indices(f"{seed:d}/images/{start + column:d}", num_images, num_images)
         counts[column] = np.bincount(drawn, minlength=num_images)
-    # the sparse products read whole rows: the weights of one image in all replicates
+    # the sparse products read whole rows, the weights of one image in all replicates
     return np.ascontiguousarray(counts.T)
 
 
@@ -83,31 +83,31 @@ def draw_indices(stream: str, size: int, below: int) -> npt.NDArray[np.int64]:
 
 def raw_uniforms(stream: str, size: int) -> Float64Array:
     """Return [size] numbers in (0, 1), in steps of 2^-31, from the named stream; equal on every machine."""
-    # half a step off: at 0 and 1 a quantile would be infinite
+    # offset by half a step: quantiles at 0 and 1 would be infinite
     return (draw_indices(stream, size, 2**31) + 0.5) / 2**31
 
 
 class _Segments:
-    """Each class's ranking, cut after every group of equal scores that holds a positive, and at its end.
+    """Each class's ranking, cut after every group of equal scores that contains a positive, and at its end.
 
     Attributes:
-        classes: [D] the classes with a known positive and a known negative: no resample defines others.
-        blocks: the segments of consecutive classes, few enough to stay in the processor's cache.
+        classes: [D] classes with a known positive and a known negative; others are undefined in every resample.
+        blocks: segments of consecutive classes, small enough for the CPU cache.
     """
 
     def __init__(self, cells: Cells) -> None:
-        """Rank the cells once, for all replicates."""
+        """Rank the cells once for all replicates."""
         positives, negatives = count_cells(cells.class_index, cells.positives, cells.num_classes)
         self.classes = np.flatnonzero((positives > 0) & (negatives > 0))
         kept = np.isin(cells.class_index, self.classes)
         present = cells.positives[kept]
         ranking = rank_cells(cells.class_index[kept], cells.scores[kept], present)
         cuts = ranking.positives > 0
-        cuts[run_starts(ranking.owner) - 1] = True  # the end of each class; -1 is the last one's
+        cuts[run_starts(ranking.owner) - 1] = True  # the end of each class; -1 is the end of the last
         ends = np.concatenate(([0], (ranking.starts + ranking.sizes)[cuts]))
         images, hit = cells.rows[kept][ranking.order], present[ranking.order]
         hit_images, hit_ends = images[hit], np.concatenate(([0], np.cumsum(hit)))[ends]
-        first = np.append(run_starts(ranking.owner[cuts]), ends.size - 1)  # cut of each class; behind them the end
+        first = np.append(run_starts(ranking.owner[cuts]), ends.size - 1)  # first cut of each class, then the end
         self.blocks = []
         begin = 0
         while begin < self.classes.size:
@@ -118,7 +118,7 @@ class _Segments:
             begin = end
 
     def average_precision(self, weights: Float32Array) -> tuple[Float64Array, Float64Array, Float64Array]:
-        """Return AP of each class, 0 where undefined; its positives; 1 where it is defined, or 0. Each is [D, R]."""
+        """Return AP of each class, 0 if undefined; number of positives; 1 if AP is defined, else 0: each [D, R]."""
         nothing = (np.empty((0, weights.shape[1])),) * 3
         parts = zip(nothing, *(block.average_precision(weights) for block in self.blocks), strict=True)
         ap, positives, defined = (np.concatenate(part) for part in parts)
@@ -134,13 +134,13 @@ class _Bags:
 
     @classmethod
     def cut(cls, images: IntArray, ends: IntArray) -> _Bags:
-        """Return the bags that end there, and empty ones that make their number a multiple of `_STEP`."""
+        """Return the bags with these ends, padded with empty ones to a multiple of `_STEP`."""
         padded = np.pad(ends - ends[0], (0, -(ends.size - 1) % _STEP), "edge")
         return cls(images[ends[0] : ends[-1]], padded)
 
     def sums(self, weights: Float32Array) -> Float32Array:
-        """Return the sum [T, R] of each bag's rows of `weights` [N, R], exact as all are whole numbers."""
-        import torch  # here, since boards are read without it
+        """Return the sum [T, R] of each bag's rows of `weights` [N, R]; exact, since all are integers."""
+        import torch  # lazy: reading boards does not need it
 
         images, table, ends = (torch.from_numpy(array) for array in (self.images, weights, self.ends))
         # several times as fast as scipy's product of a sparse matrix of ones and the weights
@@ -151,21 +151,21 @@ class _Bags:
 class _Block:
     """The segments of some classes.
 
-    Precision is needed at their ends only, so the cells of one are one bag of images: the sum of their rows of the
-    resample weights counts the cells of a whole chunk of replicates at once.
+    Precision is needed only at segment ends, so the cells of a segment form one bag of images: the sum of their rows of
+    resample weights counts the cells for a whole chunk of replicates at once.
     """
 
     def __init__(self, cells: _Bags, positives: _Bags, first: IntArray) -> None:
-        """Take the images of each segment's cells and positives, and `first` [D + 1], each class's first segment."""
+        """Store the images of each segment's cells and positives, and `first` [D + 1], each class's first segment."""
         self.cells, self.positives, self.first = cells, positives, first[:-1]
         self.of_class = _indicator(first, np.arange(first[-1]), cells.ends.size - 1)
 
     def average_precision(self, weights: Float32Array) -> tuple[Float64Array, Float64Array, Float64Array]:
-        """Return what `_Segments.average_precision` does, for these classes."""
+        """Do the same as `_Segments.average_precision` for these classes."""
         hits, cells = self.positives.sums(weights), self.cells.sums(weights)
         num_positives, num_cells = self.of_class @ hits, self.of_class @ cells
         running_hits, running_cells = self._running(hits, num_positives), self._running(cells, num_cells)
-        # 1 where no image down to the cut was drawn: there are no hits either, and 0 / 1 adds nothing
+        # 1 if no image up to the cut was sampled: there are no hits either, and 0 / 1 adds nothing
         gain = np.divide(running_hits, np.maximum(running_cells, 1, out=running_cells), dtype=np.float64)
         gain *= hits
         defined = (num_positives > 0) & (num_cells > num_positives)
@@ -173,17 +173,17 @@ class _Block:
         return ap, num_positives.astype(np.float64), defined.astype(np.float64)
 
     def _running(self, counts: Float32Array, totals: Float32Array) -> Float32Array:
-        """Return the sums [T, R] of `counts` down each class, whose sums are `totals` [D, R]."""
+        """Return the cumulative sums [T, R] of `counts` within each class; `totals` [D, R] are its sums."""
         restarting = counts.copy()
         restarting[self.first[1:]] -= totals[:-1]
-        # cumsum along the first axis is slow: a product with a triangle of ones sums _STEP rows, exactly
+        # cumsum along the first axis is slow; a product with a triangle of ones sums _STEP rows, exactly
         sums: Float32Array = np.tri(_STEP, dtype=np.float32) @ restarting.reshape(-1, _STEP, counts.shape[1])
         sums[1:] += np.cumsum(sums[:-1, -1], axis=0)[:, None]
         return sums.reshape(counts.shape)
 
 
 def _indicator(indptr: IntArray, columns: IntArray, num_columns: int) -> scipy.sparse.csr_array:
-    """Return a CSR matrix of ones: row i has them at columns[indptr[i]:indptr[i + 1]]."""
+    """Return a CSR matrix with ones in row i at columns[indptr[i]:indptr[i + 1]]."""
     ones = np.ones(columns.size, np.float32)
     return scipy.sparse.csr_array((ones, columns, indptr), shape=(indptr.size - 1, num_columns))
 
@@ -199,13 +199,13 @@ def replicates(
 ) -> Replicates:
     """Return mAP(C), mAP(O) and group mAPs on resamples of the test images.
 
-    Equal to repeating each image as often as it was drawn and evaluating that, at a fraction of the cost, but for
-    classes that a resample leaves without a positive or a negative: see `_fill`.
+    Equals repeating each image as often as it was sampled and evaluating the result, at a fraction of the cost, except
+    for classes without a positive or a negative in a resample; see `_fill`.
 
     Args:
         cells: the known cells of the whole test set.
         num_replicates: R.
-        seed: the protocol's, so that the replicates of two methods pair up.
+        seed: of the protocol, so that the replicates of two methods can be paired.
         groups: named lists of class indices.
         memory_bytes: what a chunk of replicates may take; it changes nothing else.
         progress: called with (done, total) after each chunk.
@@ -221,10 +221,10 @@ def replicates(
     pick = _indicator(offsets, np.concatenate(members), segments.classes.size)  # [1 + groups, D]
     means, map_o = np.empty((len(members), num_replicates)), np.empty(num_replicates)
     for drawn in _resampled(cells, segments, num_replicates, seed, memory_bytes, progress):
-        # stand-ins may lie outside what an AP can be: hence the clip below
+        # imputed values may lie outside the range of AP, hence the clip below
         filled, part = drawn.filled, drawn.part
         means[:, part] = np.clip(share_of(100 * (pick @ filled), pick @ np.ones_like(filled)), 0, 100)
-        # without stand-ins: classes are weighted by the resample's positives, and an undefined one counts nothing
+        # not imputed: classes are weighted by the resample's positives, so undefined ones have weight 0
         weighted = pick @ (drawn.ap * drawn.positives)
         map_o[part] = share_of(100 * weighted, pick @ (drawn.positives * drawn.defined))[0]
     return Replicates(means[0], map_o, dict(zip(groups, means[1:], strict=True)))
@@ -238,7 +238,7 @@ def class_variances(
     memory_bytes: int = 2**28,
     progress: Callable[[int, int], None] | None = None,
 ) -> Float64Array:
-    """Return the variance of each class's AP over resamples of the test images, those of `replicates`.
+    """Return the variance of each class's AP over the resamples of `replicates`.
 
     Args:
         cells: the known cells of the whole test set.
@@ -257,7 +257,7 @@ def class_variances(
     whole = evaluate_cells(cells).ap[segments.classes]
     sums, squares = np.zeros(segments.classes.size), np.zeros(segments.classes.size)
     for drawn in _resampled(cells, segments, num_replicates, seed, memory_bytes, progress):
-        gaps = 100 * (drawn.filled - whole[:, None])  # small numbers, whose squares lose nothing
+        gaps = 100 * (drawn.filled - whole[:, None])  # small, so squaring loses no precision
         sums += gaps.sum(axis=1)
         squares += (gaps**2).sum(axis=1)
     variances = np.full(cells.num_classes, np.nan)
@@ -267,7 +267,7 @@ def class_variances(
 
 @dataclass(frozen=True, eq=False)
 class _Resampled:
-    """A chunk of replicates, `part` of all: AP [D, R] as `_Segments` gives it, and with stand-ins (`_fill`)."""
+    """A chunk of replicates, `part` of all: AP [D, R] from `_Segments`, without and with imputed values (`_fill`)."""
 
     part: slice
     ap: Float64Array
@@ -301,30 +301,31 @@ def _resampled(
 def _fill(
     ap: Float64Array, defined: Float64Array, whole: Metrics, classes: IntArray, stream: tuple[int, int]
 ) -> Float64Array:
-    """Return AP [D, R] with a value for classes that a resample does not define: what another such class might have.
+    """Return AP [D, R] with imputed values for classes that are undefined in a resample.
 
-    A class with one positive is missing from a third of the resamples, and in the others its AP hardly moves. Without
-    it, the mean is one over other classes; with its AP unchanged, it counts as certain, and intervals of rare classes
-    cover 67 % where 95 are wanted. The stand-in is its AP plus sqrt(2) times the distance to the AP of a class drawn
-    from the 20 nearest in number of positives: the spread between rare classes shows how uncertain one is. The draw is
-    the same for all methods, so that differences pair up (docs/statistics.md has the coverage).
+    A class with one positive is missing from a third of the resamples, and in the others its AP hardly varies. If it
+    were left out, the mean would be over other classes; if its AP were kept unchanged, it would count as certain, and
+    nominal 95 % intervals of rare classes would cover only 67 %. The imputed value is its AP plus sqrt(2) times the
+    difference to the AP of a class sampled from the 20 nearest in number of positives, since the spread between rare
+    classes estimates their uncertainty. The sample is the same for all methods, so that differences stay paired
+    (coverage: docs/statistics.md).
 
     Args:
         ap, defined: [D, R] of the resamples.
         whole: of the whole test set.
-        classes: [D] those that are scored.
-        stream: the protocol's seed and the number of the first resample.
+        classes: [D] the scored classes.
+        stream: seed of the protocol and number of the first resample.
     """
     missing = defined == 0
     if not missing.any():
         return ap
     (seed, start), num_classes = stream, len(classes)
-    # no other class to take a stand-in from
+    # no other class to impute from
     if num_classes == 1:
         return np.where(missing, np.nan, ap)
     whole_ap = whole.ap[classes]
     order = np.argsort(whole.num_positives[classes], kind="stable")
-    place = np.argsort(order)  # of each class in that order
+    place = np.argsort(order)  # position of each class in that order
     window = min(_NEIGHBOURS + 1, num_classes)
     first = np.clip(place - window // 2, 0, num_classes - window)
     filled = ap.copy()

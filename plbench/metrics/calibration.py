@@ -1,4 +1,4 @@
-"""Scores as probabilities, class by class, and how strongly they contradict known labels."""
+"""Per-class calibration of scores, and how strongly calibrated scores contradict known labels."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from scipy.special import expit
 from plbench.metrics.cells import BoolArray, Float64Array, FloatArray, IntArray
 from plbench.progress import ProgressReport
 
-_EPSILON = 1e-6  # scores nearer to 0 or 1 are as good as sure
+_EPSILON = 1e-6  # scores are clipped to [eps, 1 - eps]
 
 
 def logits(scores: FloatArray) -> Float64Array:
-    """Return the log-odds of scores in [0, 1], finite also at both ends."""
+    """Return the log-odds of scores in [0, 1], finite at both ends."""
     p = np.clip(scores.astype(np.float64), _EPSILON, 1 - _EPSILON)
     return np.log(p) - np.log1p(-p)
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Platt's scaling of each class: the probability of "present" is the sigmoid of slope times logit plus intercept.
+    """Platt scaling of each class: the probability of "present" is the sigmoid of slope times logit plus intercept.
 
     Attributes:
         slopes, intercepts: [C]; NaN where a class has no known positive or no known negative.
@@ -40,17 +40,17 @@ class Calibration:
         num_classes: int,
         report: ProgressReport = lambda done, total: None,
     ) -> Calibration:
-        """Fit each class to known labels that the models which gave the scores did not train on.
+        """Fit each class to known labels that the scoring models were not trained on.
 
-        The slope is drawn towards 0 by a penalty that weighs as much as a label or two, so that a class with few labels
-        says little; a class whose scores rank its labels the wrong way around has slope 0.
+        A penalty worth one or two labels shrinks the slope towards 0, so that classes with few labels have weak slopes;
+        a class whose scores rank its labels the wrong way round has slope 0.
 
         Args:
             scores: [R, K] in [0, 1] of K known cells by R models.
             class_index: [K].
             positives: [K], whether a cell is known to be present.
             num_classes: C.
-            report: is told classes done and in all.
+            report: receives the number of classes done and in total.
         """
         from sklearn.linear_model import LogisticRegression  # slow to import
 
@@ -76,26 +76,26 @@ class Calibration:
 
         Args:
             scores: [..., K] in [0, 1].
-            class_index: [K] of each; by default K is C, in order.
+            class_index: [K] class of each score; by default, K is C, in order.
         """
         values = self.slopes[class_index] * logits(scores) + self.intercepts[class_index]
         return expit(values)
 
 
 def contradiction(probabilities: Float64Array, positives: BoolArray) -> Float64Array:
-    """Return how probable it is by the models that a known label is the other one: [K], NaN where they cannot say.
+    """Return the models' probability [K] that a known label is wrong; NaN if they cannot say.
 
-    It is one minus the self-confidence of Northcutt et al. (Confident Learning, JAIR 2021), of calibrated scores.
+    It is one minus the self-confidence of Northcutt et al. (Confident Learning, JAIR 2021), on calibrated scores.
 
     Args:
         probabilities: [K] of "present".
-        positives: [K], whether a cell is called present.
+        positives: [K], whether a cell is labelled present.
     """
     return np.where(positives, 1.0 - probabilities, probabilities)
 
 
 def entropy_bits(probabilities: npt.NDArray[np.floating]) -> Float64Array:
-    """Return the entropy of each probability in bits: from 0 for 0 and 1, to 1 for 0.5; NaN stays."""
+    """Return the entropy of each probability in bits: 0 for 0 and 1, 1 for 0.5; NaN stays NaN."""
     p = probabilities.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(p > 0, p * np.log2(p), 0.0) + np.where(p < 1, (1 - p) * np.log2(1 - p), 0.0)

@@ -1,4 +1,4 @@
-"""Scores at known cells: all that is kept of a model's output, and all that any metric sees."""
+"""Scores at known cells, the only part of a model's output that is kept and that metrics use."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _COLUMNS = ("rows", "class_index", "scores", "positives")
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """Scores and labels of the K known cells of a test set: all that any metric or interval needs.
+    """Scores and labels of the K known cells of a test set, sufficient for all metrics and intervals.
 
     Attributes:
         rows: [K] int64, the test image of each cell. No (image, class) cell appears twice.
         class_index: [K] int32 or int64.
-        scores: [K] float32 or float64, finite; only their order counts, but for a threshold.
+        scores: [K] float32 or float64, finite; except for thresholds, only their order matters.
         positives: [K] bool: verified present (True) or verified absent (False).
-        num_images: N, images without a known label included.
+        num_images: N, including images without a known label.
         num_classes: C.
-        in_top: [K] bool, whether the class is among the `TOP` highest-scored ones of its image, unknown classes
-            included (`top_places`); None where scores of unknown cells were not seen.
+        in_top: [K] bool, whether the class is among the `TOP` highest-scored ones of its image, including unknown
+            classes (`top_places`); None if scores of unknown cells were not available.
     """
 
     rows: npt.NDArray[np.int64]
@@ -50,7 +50,7 @@ class Cells:
     in_top: BoolArray | None = None
 
     def __post_init__(self) -> None:
-        """Check what every metric relies on.
+        """Check the assumptions of all metrics.
 
         Raises:
             PlbenchError: if shapes, types or ranges are not as described, or a cell appears twice.
@@ -63,20 +63,20 @@ class Cells:
         if self.rows.size and not 0 <= self.rows.min() <= self.rows.max() < self.num_images:
             raise PlbenchError(f"an image index lies outside 0..{self.num_images - 1}, the test images")
         keys = self.rows * self.num_classes + self.class_index
-        # cells mostly come in order, which one pass shows; only others need the sort
+        # cells are usually sorted, which one pass verifies; otherwise sort
         if not np.all(keys[1:] > keys[:-1]) and np.unique(keys).size < keys.size:
             raise PlbenchError("an (image, class) cell is scored twice; each known cell must appear once")
 
     @classmethod
     def from_scores(cls, scores: npt.ArrayLike, labels: PartialLabels | npt.ArrayLike) -> Self:
-        """Pick the known cells out of dense scores; what is at the unknown ones is never looked at.
+        """Select the known cells of dense scores; scores of unknown cells are ignored.
 
         Args:
             scores: [N, C] in the order of `labels`; logits or probabilities.
             labels: N x C, +1 present, -1 verified absent, 0 (or not stored) unknown.
 
         Raises:
-            PlbenchError: if shapes differ, a label is another value, or a known cell's score is not finite.
+            PlbenchError: if shapes differ, a label is invalid, or a known cell's score is not finite.
         """
         dense = np.asarray(scores)
         shape = labels.matrix.shape if isinstance(labels, PartialLabels) else np.shape(labels)
@@ -87,7 +87,7 @@ class Cells:
             known = dense[rows, columns]
         else:
             flat = np.asarray(labels).ravel()
-            cells = np.flatnonzero(flat != 0)  # of booleans it is several times as fast as of numbers
+            cells = np.flatnonzero(flat != 0)  # several times as fast on booleans as on numbers
             rows, columns = np.divmod(cells, max(dense.shape[1], 1))
             values, known = flat[cells], dense.ravel()[cells]
             if not np.all((values == 1) | (values == -1)):
@@ -96,7 +96,7 @@ class Cells:
         return cls(rows, columns.astype(np.int32), known, values > 0, *dense.shape)
 
     def save(self, path: Path) -> None:
-        """Write one compressed .npz file, atomically; nothing in it is pickled.
+        """Write one compressed .npz file without pickled objects, atomically.
 
         Raises:
             StoreError: if the file cannot be written.
@@ -106,13 +106,13 @@ class Cells:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
-            StoreError: if the file is missing, damaged, or not such a file.
+            StoreError: if the file is missing, damaged, or of another kind.
         """
         try:
-            # numpy leaves a damaged file open that it opened itself
+            # numpy does not close a damaged file that it opened itself
             with path.open("rb") as file, damage_in_words(), np.load(file, allow_pickle=False) as stored:
                 rows, classes, scores, positives = (usable(stored[name]) for name in _COLUMNS)
                 size = int(stored["num_images"]), int(stored["num_classes"])
@@ -124,32 +124,32 @@ class Cells:
 
 
 def joined_cells(parts: Sequence[Cells]) -> Cells:
-    """Return cells of one part that several processes scored, in the order in which one process would have them.
+    """Merge cells that several processes scored, in the order of a single process.
 
     Args:
-        parts: cells of each process; the cells of an image are all in one of them.
+        parts: cells of each process; all cells of an image are from the same process.
 
     Returns:
-        All cells by rising row; `in_top` is None where one of the parts has none.
+        All cells by ascending row; `in_top` is None if any part has none.
     """
     if len(parts) == 1:
         return parts[0]
     names = (*_COLUMNS, "in_top") if all(part.in_top is not None for part in parts) else _COLUMNS
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    order = np.argsort(columns["rows"], kind="stable")  # the cells of an image come from one process, in order
+    order = np.argsort(columns["rows"], kind="stable")  # the cells of an image are from one process, in order
     ordered = {name: column[order] for name, column in columns.items()}
     return Cells(**ordered, num_images=parts[0].num_images, num_classes=parts[0].num_classes)
 
 
 def top_places(scores: FloatArray, k: int = TOP) -> BoolArray:
-    """Mark the k highest-scored classes of each image, all of them where there are fewer.
+    """Mark the k highest-scored classes of each image, or all if there are fewer.
 
     Args:
-        scores: [N, C], of known and unknown classes alike.
-        k: places of an image.
+        scores: [N, C], including unknown classes.
+        k: number of classes per image.
 
     Returns:
-        [N, C] bool with min(k, C) marks in each row; of equal scores the class that comes first has the place.
+        [N, C] bool with min(k, C) marks in each row; ties by lower class index.
 
     Examples:
         >>> top_places(np.array([[0.1, 0.7, 0.7, 0.7], [0.9, 0.0, 0.2, 0.1]]), 2)
@@ -166,7 +166,7 @@ def top_places(scores: FloatArray, k: int = TOP) -> BoolArray:
 
 
 def check_columns(class_index: IntArray, scores: FloatArray, positives: BoolArray, num_classes: int) -> None:
-    """Raise a PlbenchError where the columns of K cells are not what the metrics rely on.
+    """Check that the columns of K cells are as the metrics assume.
 
     Args:
         class_index: [K] integers in 0..num_classes-1.
@@ -175,7 +175,7 @@ def check_columns(class_index: IntArray, scores: FloatArray, positives: BoolArra
         num_classes: C.
 
     Raises:
-        PlbenchError: if a shape, type or range is another, or a score is not finite.
+        PlbenchError: if a shape, type or range is wrong, or a score is not finite.
     """
     if scores.ndim != 1 or not class_index.shape == scores.shape == positives.shape:
         raise PlbenchError(

@@ -1,4 +1,4 @@
-"""Curves over known cells, for a person to look at: precision against recall, and how far scores are probabilities."""
+"""Curves over known cells for plots: precision-recall, and reliability of scores as probabilities."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from plbench.metrics.ranking import rank_cells
 
 
 def precision_recall(scores: FloatArray, positives: BoolArray) -> tuple[Float64Array, Float64Array]:
-    """Return recall and precision at every distinct score, from the highest down.
+    """Return recall and precision at every distinct score, from the highest score down.
 
     Args:
-        scores: [K] finite. positives: [K] bool, of which one at least is true.
+        scores: [K] finite. positives: [K] bool, at least one true.
 
     Returns:
         [G] each, in [0, 1]; average precision is the sum of precision times the steps of recall.
 
     Raises:
-        PlbenchError: if no cell is positive: there is no recall.
+        PlbenchError: if no cell is positive, so that recall is undefined.
 
     Examples:
         >>> recall, precision = precision_recall(np.array([0.9, 0.5, 0.1]), np.array([True, False, True]))
@@ -39,11 +39,11 @@ def precision_recall(scores: FloatArray, positives: BoolArray) -> tuple[Float64A
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """Known cells by their score, in bins of equal width; empty bins are left out.
+    """Known cells binned by score, with equal widths; empty bins are left out.
 
     Attributes:
         score: [B] mean score of each bin. positive: [B] share of known positives in it, in [0, 1].
-        counts: [B] cells.
+        counts: [B] number of cells.
     """
 
     score: Float64Array
@@ -52,14 +52,14 @@ class Reliability:
 
 
 def reliability(scores: FloatArray, positives: BoolArray, num_bins: int = CALIBRATION_BINS) -> Reliability | None:
-    """Return what `plbench.metrics.calibration_error` is the mean distance of, bin by bin.
+    """Return the bins of which `plbench.metrics.calibration_error` is the mean deviation.
 
     Args:
         scores: [K]. positives: [K] bool.
         num_bins: of equal width, [i/n, (i+1)/n), the last one closed.
 
     Returns:
-        None where there is no cell, or a score lies outside [0, 1] and is no probability.
+        None if there are no cells, or a score is outside [0, 1].
     """
     values = scores.astype(np.float64)
     if not values.size or values.min() < 0 or values.max() > 1:

@@ -1,7 +1,7 @@
 """Metrics over known cells only: average precision, mAP(C), mAP(O), groups, AUROC, ECE, ranking loss, P@k.
 
-Every metric is one vectorised pass over the K known (image, class) cells of a test set. Unknown cells never
-enter: scoring them as negatives is the field's commonest error.
+Every metric is one vectorised pass over the K known (image, class) cells of a test set. Unknown cells are excluded:
+scoring them as negatives is the most common error in the field.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def average_precision(
 ) -> Float64Array:
     """Return AP of every class over its known cells: the mean, over positives, of precision at the positive's score.
 
-    Equal scores are one threshold, as in scikit-learn's `average_precision_score`, to which it is equal.
+    Equal scores are one threshold; equals scikit-learn's `average_precision_score`.
 
     Args:
         class_index: [K] integers in 0..num_classes-1, in any order.
@@ -68,10 +68,10 @@ def _average_precision(groups: PositiveGroups) -> Float64Array:
 
 
 def lowest_average_precision(num_positives: npt.ArrayLike, num_negatives: npt.ArrayLike) -> Float64Array:
-    """Return AP [C] of the worst ranking: all negatives first. No model scores less on these cells.
+    """Return AP [C] of the worst ranking, with all negatives first: the lower bound on these cells.
 
     Args:
-        num_positives: [C] at least 1 where the result is asked for; NaN elsewhere.
+        num_positives: [C]; the result is NaN where it is 0.
         num_negatives: [C].
 
     Examples:
@@ -86,7 +86,7 @@ def lowest_average_precision(num_positives: npt.ArrayLike, num_negatives: npt.Ar
 
 @dataclass(frozen=True, eq=False)
 class Metrics:
-    """Average precision of every class, and the means of it that are reported.
+    """Average precision of every class, and its reported means.
 
     Attributes:
         ap: [C] in [0, 1]; NaN where undefined.
@@ -100,7 +100,7 @@ class Metrics:
 
     @property
     def num_classes_scored(self) -> int:
-        """The number of classes whose AP is defined: what the means below are means of."""
+        """The number of classes with defined AP, over which the means below are taken."""
         return int(np.count_nonzero(~np.isnan(self.ap)))
 
     @property
@@ -117,12 +117,12 @@ class Metrics:
 
     @property
     def lowest(self) -> Metrics:
-        """What the worst ranking of the same cells comes to."""
+        """Metrics of the worst ranking of the same cells."""
         ap = np.where(np.isnan(self.ap), np.nan, lowest_average_precision(self.num_positives, self.num_negatives))
         return Metrics(ap, self.num_positives, self.num_negatives)
 
     def group(self, class_index: Sequence[int]) -> tuple[float, int]:
-        """Return mAP(C) in percent over the given classes only, NaN if none is defined; and how many of them are."""
+        """Return mAP(C) in percent over the given classes, NaN if none is defined, and the number of defined ones."""
         ap = self.ap[np.asarray(class_index, np.intp)]
         defined = ap[~np.isnan(ap)]
         return (100 * float(defined.mean()) if defined.size else float("nan")), defined.size
@@ -136,7 +136,7 @@ def evaluate(scores: npt.ArrayLike, labels: PartialLabels | npt.ArrayLike) -> Me
         labels: N x C, +1 present, -1 verified absent, 0 (or not stored) unknown.
 
     Raises:
-        PlbenchError: as `Cells.from_scores`.
+        PlbenchError: as for `Cells.from_scores`.
 
     Examples:
         >>> metrics = evaluate([[0.9, 0.2], [0.4, 0.7], [0.6, 0.1]], [[1, 0], [-1, 1], [1, 0]])
@@ -147,22 +147,22 @@ def evaluate(scores: npt.ArrayLike, labels: PartialLabels | npt.ArrayLike) -> Me
 
 
 def evaluate_cells(cells: Cells, groups: PositiveGroups | None = None) -> Metrics:
-    """Return metrics of known cells; `groups` are those of `group_by_class`, computed where they are not given."""
+    """Return metrics of known cells; `groups` are from `group_by_class`, computed if not given."""
     groups = groups or group_by_class(cells)
     return Metrics(_average_precision(groups), groups.num_positives, groups.num_negatives)
 
 
 def auroc(cells: Cells, groups: PositiveGroups | None = None) -> Float64Array:
-    """Return area under the ROC curve of every class over its known cells, in [0, 1]; ties count half.
+    """Return the area under the ROC curve of every class over its known cells, in [0, 1]; ties count half.
 
-    The share of (positive, negative) pairs of a class's cells that are ordered rightly, equal to scikit-learn's
-    `roc_auc_score`. The figure of a record is the mean over classes that have both. Unlike AP it does not depend on
-    how many negatives are known beside the positives, only on which: where annotators verify likely confusions, or a
-    simulation keeps as many negatives as positives, the pairs are not those of complete labels.
+    It is the share of correctly ordered (positive, negative) pairs of a class's cells, and equals scikit-learn's
+    `roc_auc_score`. Records report the mean over classes that have both. Unlike AP, it does not depend on the number of
+    known negatives, only on which they are: if annotators verify likely confusions, or a simulation keeps as many
+    negatives as positives, the pairs differ from those of complete labels.
 
     Args:
         cells: known cells.
-        groups: those of `group_by_class`; computed where they are not given.
+        groups: from `group_by_class`; computed if not given.
 
     Returns:
         [C]; NaN for a class without a known positive or without a known negative.
@@ -175,44 +175,44 @@ def auroc(cells: Cells, groups: PositiveGroups | None = None) -> Float64Array:
 
 
 def calibration_error(cells: Cells, num_bins: int = CALIBRATION_BINS) -> float:
-    """Return expected calibration error over all known cells pooled, in percent (Guo et al. 2017, for each label).
+    """Return the expected calibration error over all known cells pooled, in percent (Guo et al. 2017, per label).
 
-    Scores are taken for probabilities and put into bins of equal width, [i/n, (i+1)/n), the last one closed; the error
-    is the mean over cells of the distance between a bin's mean score and its share of positives.
+    Scores are treated as probabilities and put into bins of equal width, [i/n, (i+1)/n), the last one closed. The error
+    is the mean over cells of the absolute difference between a bin's mean score and its share of positives.
 
-    It says whether scores are the chance of a positive *among known cells*, which hold more positives than the data do
-    where those are kept more often: a model that is calibrated on complete labels then has an error here. It compares
-    methods on one set of cells and does not tell how far a score can be trusted elsewhere.
+    It measures calibration *on known cells*. If positives are more likely to be known, these contain a larger share of
+    positives than the data, and a model that is calibrated on complete labels has an error here. Use it to compare
+    methods on one set of cells, not to judge how reliable scores are elsewhere.
 
     Args:
         cells: known cells.
         num_bins: n.
 
     Returns:
-        In [0, 100]; NaN where no cell is known, or a score lies outside [0, 1].
+        In [0, 100]; NaN if no cell is known, or a score is outside [0, 1].
     """
     scores = cells.scores.astype(np.float64)
     if not scores.size or scores.min() < 0 or scores.max() > 1:
         return float("nan")
     bins = np.minimum((scores * num_bins).astype(np.intp), num_bins - 1)
-    excess = np.bincount(bins, scores - cells.positives, minlength=num_bins)  # of a bin: its size times its distance
+    excess = np.bincount(bins, scores - cells.positives, minlength=num_bins)  # per bin: size times deviation
     return 100 * float(np.abs(excess).sum()) / scores.size
 
 
 def micro_average_precision(cells: Cells) -> float:
-    """Return AP of all known cells pooled into one ranking, in percent; NaN if undefined. Not mAP(O)."""
+    """Return AP of all known cells pooled into one ranking, in percent; NaN if undefined. This is not mAP(O)."""
     pooled = group_cells(np.zeros_like(cells.class_index), cells.scores, cells.positives, 1)
     return 100 * float(_average_precision(pooled)[0])
 
 
 def count_quintiles(counts: npt.ArrayLike) -> list[list[int]]:
-    """Return five groups of class indices by rising count, ties by index: OpenImages' groups (CSL, table 3).
+    """Return five groups of class indices by ascending count, ties by index: OpenImages' groups (CSL, table 3).
 
     Args:
         counts: [C], for instance the number of annotations of each class in train.
 
     Returns:
-        Fewest first; equal sizes (where 5 does not divide C, the first groups have one more).
+        Lowest counts first; equal sizes (if 5 does not divide C, the first groups have one more).
 
     Examples:
         >>> count_quintiles([9, 1, 1, 5, 0, 7])
@@ -223,9 +223,9 @@ def count_quintiles(counts: npt.ArrayLike) -> list[list[int]]:
 
 
 def ranking_loss(cells: Cells, ranking: Ranking | None = None) -> float:
-    """Return share in [0, 1] of an image's known (positive, negative) pairs that are ordered wrongly; ties are half.
+    """Return the share in [0, 1] of an image's known (positive, negative) pairs in the wrong order; ties count half.
 
-    The mean over the images that have both; NaN if none has. `ranking` is that of `rank_by_image`.
+    It is the mean over images that have both; NaN if none has. `ranking` is from `rank_by_image`.
     """
     ranking = ranking or rank_by_image(cells)
     negatives = ranking.sizes - ranking.positives
@@ -238,12 +238,12 @@ def ranking_loss(cells: Cells, ranking: Ranking | None = None) -> float:
 def precision_at_k(cells: Cells, k: int, ranking: Ranking | None = None) -> float:
     """Return p@k in percent: the share of an image's k highest-scored classes that are present, averaged.
 
-    Scores tied at the k-th place share what places are left, so that the order of classes is no advantage.
+    Scores tied at rank k share the remaining ranks, so that the order of classes does not matter.
 
     Args:
         cells: of complete labels.
         k: in 1..C.
-        ranking: that of `rank_by_image`; computed where it is not given.
+        ranking: from `rank_by_image`; computed if not given.
 
     Raises:
         PlbenchError: if a cell is unknown (P@k has no meaning then) or k is not in 1..C.
@@ -267,7 +267,7 @@ def per_class_table(metrics: Metrics, class_ids: Sequence[str], class_names: Seq
     Args:
         metrics: of C classes.
         class_ids: [C] in the order of the metrics.
-        class_names: [C] likewise.
+        class_names: [C] in the same order.
 
     Raises:
         PlbenchError: if there is not one id and one name per class.

@@ -1,4 +1,4 @@
-"""CF1 and OF1, and the thresholds above which a class is predicted."""
+"""CF1 and OF1, and the thresholds at which classes are predicted."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from plbench.metrics.ranking import Ranking, count_cells, rank_by_class, rank_po
 
 @dataclass(frozen=True)
 class F1:
-    """CF1, OF1 and what they are harmonic means of, in percent; NaN where undefined.
+    """CF1, OF1 and their precision and recall, in percent; NaN where undefined.
 
     Attributes:
-        class_precision, class_recall: CP and CR, means over the classes that mAP(C) counts, those with a known
-            positive and a known negative. A class that is never predicted has precision 0.
+        class_precision, class_recall: CP and CR, means over the classes of mAP(C), those with a known positive and a
+            known negative. A class that is never predicted has precision 0.
         overall_precision, overall_recall: OP and OR, of all known cells pooled.
     """
 
@@ -32,7 +32,7 @@ class F1:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """How often each class was predicted on its known cells, and how often rightly; [C] each.
+    """Number of predictions and of correct predictions of each class on its known cells; [C] each.
 
     Attributes:
         predicted, hits: known cells on which the class is predicted, and positives among them.
@@ -57,7 +57,7 @@ class Predictions:
     def f1(self) -> F1:
         """Return CF1 and OF1 (Wang et al. 2016).
 
-        CF1 is NaN where no class counts, OF1 where there is no known positive.
+        CF1 is NaN if no class counts, OF1 if there is no known positive.
         """
         counted = (self.positives > 0) & (self.negatives > 0)
         by_class = [float(rate[counted].mean()) if counted.any() else np.nan for rate in (self.precision, self.recall)]
@@ -73,33 +73,32 @@ def _harmonic(first: float, second: float) -> float:
 
 
 def predictions(cells: Cells, predicted: BoolArray) -> Predictions:
-    """Count what is predicted at the known cells, [K] bool."""
+    """Count predictions at the known cells, [K] bool."""
     claims, _ = count_cells(cells.class_index, predicted, cells.num_classes)
     hits, _ = count_cells(cells.class_index, predicted & cells.positives, cells.num_classes)
     return Predictions(claims, hits, *count_cells(cells.class_index, cells.positives, cells.num_classes))
 
 
 def predictions_at(cells: Cells, threshold: npt.ArrayLike) -> Predictions:
-    """Count what scores of at least a threshold predict: one for all classes, or [C]."""
-    # float64 holds every float32 exactly: a threshold chosen among scores is reached by its own score
+    """Count predictions by scores at or above a threshold: one for all classes, or [C]."""
+    # float64 represents float32 exactly, so a threshold chosen among scores is reached by its own score
     limits = np.broadcast_to(np.asarray(threshold, np.float64), (cells.num_classes,))
     return predictions(cells, cells.scores >= limits[cells.class_index])
 
 
 def f1_scores(cells: Cells, threshold: npt.ArrayLike) -> F1:
-    """Return CF1 and OF1 where a score that reaches the threshold predicts the class: one for all classes, or [C]."""
+    """Return CF1 and OF1 of predictions by scores at or above a threshold: one for all classes, or [C]."""
     return predictions_at(cells, threshold).f1()
 
 
 def top_f1_scores(cells: Cells) -> F1:
-    """Return CF1 and OF1 where each image's 3 highest-scored classes are predicted, as much of the literature reports.
+    """Return CF1 and OF1 of predicting each image's 3 highest-scored classes, as commonly reported.
 
-    Only known cells are counted, but unknown classes take places like any other: an image whose three places all go to
-    unknown classes predicts nothing that counts. Of equal scores the class that comes first has the place. Where
-    labels are complete these are the usual figures.
+    Only known cells are counted, but unknown classes can be among the top 3: if all three are unknown, no prediction of
+    the image counts. Ties by lower class index. With complete labels, these are the usual figures.
 
     Raises:
-        PlbenchError: if the cells do not say which of them are among the highest.
+        PlbenchError: if the cells lack `in_top`.
     """
     if cells.in_top is None:
         raise PlbenchError("these cells do not say which classes were an image's highest-scored; score the model again")
@@ -107,10 +106,10 @@ def top_f1_scores(cells: Cells) -> F1:
 
 
 def choose_thresholds(cells: Cells) -> tuple[Float64Array, float]:
-    """Choose the threshold of each class that makes its F1 on these known cells largest.
+    """Choose the threshold of each class that maximizes its F1 on these known cells.
 
-    Candidates are the class's scores there; of equally good ones the highest is taken. A class without a known positive
-    has no F1 and takes the threshold that makes the F1 of all cells pooled largest.
+    Candidates are the class's scores; ties go to the highest. A class without a known positive has no F1 and uses the
+    threshold that maximizes the F1 of all cells pooled.
 
     Args:
         cells: of a part that is not the test part.
@@ -138,29 +137,29 @@ def _best_thresholds(ranking: Ranking, scores: FloatArray, num_classes: int) -> 
     """Return thresholds [C]; NaN for a class without positives."""
     num_positives, _ = ranking.counts(num_classes)
     hits = ranking.running(ranking.positives)
-    # a quotient of whole numbers is the same double wherever it is the same number: ties are exact
+    # equal quotients of integers are equal doubles, so ties are exact
     f1 = 2 * hits / (ranking.running(ranking.sizes) + num_positives[ranking.owner])
     first = run_starts(ranking.owner)
     best = np.repeat(np.maximum.reduceat(f1, first), np.diff(first, append=f1.size)) if f1.size else f1
     places = np.flatnonzero((f1 == best) & (num_positives[ranking.owner] > 0))
-    owners, highest = np.unique(ranking.owner[places], return_index=True)  # the first place of each, from the top
+    owners, highest = np.unique(ranking.owner[places], return_index=True)  # the first position of each, from the top
     chosen = np.full(num_classes, np.nan)
     chosen[owners] = scores[ranking.order[ranking.starts[places[highest]]]]
     return chosen
 
 
 def thresholds_for_precision(cells: Cells, precision: float) -> Float64Array:
-    """Choose the lowest threshold of each class at which it is as precise as wanted on these known cells.
+    """Choose the lowest threshold of each class that reaches the wanted precision on these known cells.
 
-    Candidates are the class's scores there. The lowest one finds most of what is there; at a higher one precision may
-    lie below again.
+    Candidates are the class's scores. The lowest threshold has the highest recall; precision may be lower again at
+    higher thresholds.
 
     Args:
         cells: of a part that is not the test part.
-        precision: share in (0, 1] of the cells at or above a threshold that are to be positive.
+        precision: wanted precision, in (0, 1].
 
     Returns:
-        [C]; infinity for a class that is not so precise at any threshold, or has no known positive.
+        [C]; infinity for a class that never reaches it, or has no known positive.
 
     Examples:
         >>> labels = [[1, 0], [-1, -1], [1, 0], [-1, -1]]

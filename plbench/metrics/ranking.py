@@ -1,4 +1,4 @@
-"""Known cells ranked by score for each class or image: what average precision, AUROC, F1 and P@k are counted from."""
+"""Known cells ranked by score per class or image, for average precision, AUROC, F1 and P@k."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from plbench.metrics.cells import BoolArray, Cells, Float64Array, FloatArray, In
 
 @dataclass(frozen=True, eq=False)
 class PositiveGroups:
-    """The groups of equal scores of each owner that hold a positive: all that AP and AUROC look at.
+    """The groups of equal scores of each owner that contain a positive, sufficient for AP and AUROC.
 
     Attributes:
-        owner: [G] the class or image of each group; by owner, then by falling score.
-        positives, negatives: [G] cells in it.
-        positives_down, cells_down: [G] cells of its owner that score as high or higher.
-        num_positives, num_negatives: [num_owners] all cells of each owner.
+        owner: [G] the class or image of each group; by owner, then by descending score.
+        positives, negatives: [G] number of cells in it.
+        positives_down, cells_down: [G] number of its owner's cells with at least this score.
+        num_positives, num_negatives: [num_owners] number of cells of each owner.
     """
 
     owner: IntArray
@@ -36,8 +36,8 @@ class Ranking:
     """All K cells in groups of one owner (their class, or their image) with equal scores.
 
     Attributes:
-        owner: [G], the class or image of each group; by owner, then by falling score.
-        sizes: [G], the cells in each group.
+        owner: [G], the class or image of each group; by owner, then by descending score.
+        sizes: [G], number of cells in each group.
         positives: [G], how many of them are positive.
         order: [K], the cell at each rank.
         starts: [G], the rank at which each group begins.
@@ -50,13 +50,13 @@ class Ranking:
     starts: IntArray
 
     def running(self, counts: IntArray) -> IntArray:
-        """Return sums [G] of `counts` [G] down each owner's ranking, the group itself included."""
+        """Return cumulative sums [G] of `counts` [G] down each owner's ranking, including the group itself."""
         first = run_starts(self.owner)
         total = np.cumsum(counts)
         return total - np.repeat(total[first] - counts[first], np.diff(first, append=counts.size))
 
     def counts(self, num_owners: int) -> tuple[IntArray, IntArray]:
-        """Return positives and negatives of each owner, [num_owners] each."""
+        """Return the numbers of positives and negatives of each owner, [num_owners] each."""
         positives, sizes = (
             np.bincount(self.owner, numbers, minlength=num_owners).astype(np.int64)
             for numbers in (self.positives, self.sizes)
@@ -64,7 +64,7 @@ class Ranking:
         return positives, sizes - positives
 
     def positive_groups(self, num_owners: int) -> PositiveGroups:
-        """Return the groups that hold a positive."""
+        """Return the groups that contain a positive."""
         found = self.positives > 0
         return PositiveGroups(
             self.owner[found],
@@ -77,7 +77,7 @@ class Ranking:
 
 
 def run_starts(*keys: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
-    """Return the positions at which a run of equal entries of all `keys` (each [K]) begins."""
+    """Return the positions where runs of equal entries in all `keys` (each [K]) begin."""
     begins = np.zeros(keys[0].size, np.bool_)
     begins[:1] = True
     for key in keys:
@@ -93,7 +93,7 @@ def rank_cells(owner: IntArray, scores: FloatArray, positives: BoolArray) -> Ran
         scores: [K] finite.
         positives: [K] bool.
     """
-    # need not be stable: equal scores form one group, in whatever order
+    # need not be stable: equal scores form one group, in any order
     by_score = np.argsort(-scores)
     narrow = owner.astype(np.min_scalar_type(owner.max(initial=0)))  # 16 bits or fewer sort in linear time
     order = by_score[np.argsort(narrow[by_score], kind="stable")]
@@ -104,10 +104,10 @@ def rank_cells(owner: IntArray, scores: FloatArray, positives: BoolArray) -> Ran
 
 
 def group_cells(owner: IntArray, scores: FloatArray, positives: BoolArray, num_owners: int) -> PositiveGroups:
-    """Return the groups of `rank_cells` that hold a positive, without the cells in them: one sort of whole numbers.
+    """Return the groups of `rank_cells` that contain a positive, without their cells, by one sort of integers.
 
-    Owner, score and whether it is positive fit into 64 bits where scores have 32. The bits of a float in turned order
-    are a whole number that rises as it falls: but for its sign, all bits of one that is not negative are flipped.
+    Owner, 32-bit score and sign of the label fit into 64 bits. A float's bits are mapped to an integer in descending
+    order: for a non-negative float, all bits but the sign are flipped.
 
     Args:
         owner: [K] in 0..num_owners-1: the class of each cell, or its image.
@@ -117,7 +117,7 @@ def group_cells(owner: IntArray, scores: FloatArray, positives: BoolArray, num_o
     """
     if scores.dtype.itemsize > 4 or num_owners >= 2**31:
         return rank_cells(owner, scores, positives).positive_groups(num_owners)
-    bits = (scores.astype(np.float32, copy=False) + np.float32(0)).view(np.int32)  # of -0 those of 0
+    bits = (scores.astype(np.float32, copy=False) + np.float32(0)).view(np.int32)  # maps -0 to 0
     falling = bits ^ (~(bits >> 31) & 0x7FFFFFFF)
     keys = owner.astype(np.uint64)
     keys <<= np.uint64(32)
@@ -125,8 +125,8 @@ def group_cells(owner: IntArray, scores: FloatArray, positives: BoolArray, num_o
     keys <<= np.uint64(1)
     keys |= positives
     keys.sort()
-    # positives have odd keys, and those of a group lie at its end
-    places = np.flatnonzero((keys & np.uint64(1)).astype(np.bool_))  # of booleans it is several times as fast
+    # positives have odd keys and are at the end of their group
+    places = np.flatnonzero((keys & np.uint64(1)).astype(np.bool_))  # several times as fast on booleans
     odd = keys[places]
     last = np.flatnonzero(np.append(odd[1:] != odd[:-1], True)[: odd.size])
     first_place = places[np.append(0, last[:-1] + 1)[: last.size]]
@@ -155,7 +155,7 @@ def rank_by_class(cells: Cells) -> Ranking:
 
 
 def group_by_class(cells: Cells) -> PositiveGroups:
-    """Return the groups of equal scores of each class that hold a positive, for `evaluate_cells` and `auroc`."""
+    """Return the groups of equal scores of each class that contain a positive, for `evaluate_cells` and `auroc`."""
     return group_cells(cells.class_index, cells.scores, cells.positives, cells.num_classes)
 
 
@@ -165,18 +165,18 @@ def rank_by_image(cells: Cells) -> Ranking:
 
 
 def rank_pooled(cells: Cells) -> Ranking:
-    """Return all known cells by score, as if they were one class's."""
+    """Return all known cells by score, as if they were of one class."""
     return rank_cells(np.zeros_like(cells.class_index), cells.scores, cells.positives)
 
 
 def count_cells(owner: IntArray, chosen: BoolArray, num_owners: int) -> tuple[IntArray, IntArray]:
-    """Return how many cells of each class (or image), `owner` [K], are `chosen` [K], and how many are not."""
+    """Return the numbers of `chosen` [K] and other cells of each class (or image), `owner` [K]."""
     inside = np.bincount(owner[chosen], minlength=num_owners)
     return inside, np.bincount(owner, minlength=num_owners) - inside
 
 
 def share_of(part: npt.NDArray[Any], whole: npt.NDArray[Any], defined: BoolArray | None = None) -> Float64Array:
-    """Return part / whole; NaN where the whole is 0, or where it is not defined."""
+    """Return part / whole; NaN where the whole is 0 or not `defined`."""
     share = np.full(part.shape, np.nan)
     np.divide(part, whole, out=share, where=whole > 0 if defined is None else defined)
     return share
