@@ -1,4 +1,4 @@
-"""What a dataset is: images with labels, from files in a folder. Authors import it from `plbench.api`."""
+"""Base classes of datasets: images with labels, from files in a folder. Import them from `plbench.api`."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ FINGERPRINT_FORMAT = 2
 
 @dataclass(frozen=True)
 class LabelledSplit:
-    """Images of one split and what is known about them, row by row."""
+    """Images of one split and their labels, row by row."""
 
     images: ImageSource
     labels: PartialLabels
 
     def __post_init__(self) -> None:
-        """Refuse images and labels that are not as many."""
+        """Check that there are as many images as rows of labels."""
         if len(self.images) != self.labels.num_images:
             raise DataError(f"{len(self.images)} images but {self.labels.num_images} rows of labels")
 
@@ -47,12 +47,12 @@ class LabelledSplit:
 
 
 class DatasetOptions(BaseModel):
-    """Base of a dataset's `Options`: what it must be told beside its folder. Immutable, strict about names."""
+    """Base of a dataset's `Options`, its settings besides the folder. Immutable; rejects unknown names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def meaning(self) -> dict[str, Any]:
-        """Return the options that decide what the files mean; those that only say where files lie are left out."""
+        """Return the options that affect how files are read, without those that only give locations."""
         values = self.model_dump(mode="json")
         return {name: value for name, value in values.items() if not isinstance(getattr(self, name), Path)}
 
@@ -61,18 +61,18 @@ class Dataset(ABC):
     """Images with labels, from files in a folder.
 
     Class attributes:
-        name, title, licence: as typed, as printed, and under which the data may be used. sources: official addresses.
-        protocols: the questions it is used for; the first is meant where nobody says another.
-        recipes: ways to train on it; the first is the default.
-        needs_files: False where the dataset makes its own files, so that no folder need be given.
-        needs_root: False where its options say where its files are, so that it has no folder of its own.
-        official_num_images, official_num_classes: as published, so far as known; a run on another number is `custom/…`.
-        collections: image collections that its test images come from, such as "coco", where weights that were trained
-            on one of them may have seen these very images.
-        expected_positives: published mean number of positives of an image; None to take that of complete labels, where
-            the train split has them, and else to leave it to a person.
+        name, title, licence: used on the command line, printed in tables, and of the data. sources: official URLs.
+        protocols: evaluation settings; the first is the default.
+        recipes: training recipes; the first is the default.
+        needs_files: False if the dataset generates its own files, so that no folder has to be given.
+        needs_root: False if its options give the location of its files, so that it has no folder of its own.
+        official_num_images, official_num_classes: as published, if known; runs with other numbers are `custom/…`.
+        collections: image collections that its test images come from, such as "coco"; weights trained on one of them
+            may have seen the test images.
+        expected_positives: published mean number of positives per image; None to compute it from complete train labels
+            or, if there are none, to leave it to the user.
         downloads: the published files, for `plbench data download`.
-        Options: what it must be told beside its folder, such as a file of labels.
+        Options: settings besides the folder, such as a label file.
     """
 
     name: ClassVar[str]
@@ -90,14 +90,14 @@ class Dataset(ABC):
     downloads: ClassVar[tuple[RemoteFile, ...]] = ()
 
     class Options(DatasetOptions):
-        """A dataset that needs to be told nothing."""
+        """A dataset without options."""
 
     def __init__(self, root: Path, *, cache: Path | None = None, options: Any = None) -> None:
-        """Nothing is read yet.
+        """Store the settings; nothing is read yet.
 
         Args:
-            root: folder that holds the dataset's files, or will.
-            cache: folder for what is made of them; None to keep nothing.
+            root: folder of the dataset's files, which may not exist yet.
+            cache: folder for derived data; None for none.
             options: an instance of `Options`; None for its defaults.
         """
         self.root, self.cache = root, cache
@@ -105,41 +105,41 @@ class Dataset(ABC):
         self._sha256s: dict[str, Sha256s | None] = {}
 
     def missing(self) -> list[str]:
-        """Return files and folders, relative to the root, that are needed and not there."""
+        """Return required files and folders that are missing, relative to the root."""
         return []
 
     @abstractmethod
     def fetch_hint(self) -> str:
-        """Return how to get what is missing: one clause with an address or a command."""
+        """Return how to get missing files: one clause with a URL or a command."""
 
     def prepare(self, report: ProgressReport) -> None:  # noqa: B027  (optional hook)
-        """Make what the dataset makes itself, once. Safe to interrupt and to repeat."""
+        """Generate or index files once, if needed. Safe to interrupt and to repeat."""
 
     def make(self, source: Path, report: ProgressReport) -> None:
-        """Write this dataset's files into the root from the folder of another dataset. Safe to interrupt and to repeat.
+        """Derive this dataset's files from another dataset's folder. Safe to interrupt and to repeat.
 
         Raises:
-            PlbenchError: if it is not made from another.
+            PlbenchError: if it is not derived from another dataset.
         """
         raise PlbenchError(f"dataset {self.name!r} is not made from another; {self.fetch_hint()}")
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Return sha256 that changes whenever images or labels do."""
+        """Return a sha256 that changes whenever images or labels do."""
 
     def image_sha256s(self, split: str, report: ProgressReport = lambda done, total: None) -> Sha256s | None:
-        """Return the sha256 of each image's bytes, [N, 32], computed once for an instance; None if they give none.
+        """Return the sha256 of each image's bytes, [N, 32], computed once per instance; None if not available.
 
         Args:
-            report: is told images done and in all, where this takes a while.
+            report: receives the number of images done and in total, if this takes long.
         """
         if split not in self._sha256s:
             give = getattr(self.split(split).images, "sha256s", None)
             self._sha256s[split] = None if give is None else give(self.cache, report)
         return self._sha256s[split]
 
-    def warn(self, sentence: str) -> None:  # noqa: B027  (replaced by whoever can tell a person)
-        """Say what a person should know of the dataset's stored files; by default nobody hears it."""
+    def warn(self, sentence: str) -> None:  # noqa: B027  (replaced by the caller to show warnings)
+        """Report a warning on the stored files; ignored by default."""
 
     @abstractmethod
     def split(self, name: str) -> LabelledSplit:
@@ -150,30 +150,30 @@ class Dataset(ABC):
         """
 
     def published_rows(self, split: str, procedure: str) -> tuple[IntArray, int]:
-        """Return the place [N] of each image in the order in which a published procedure draws labels, and its length.
+        """Return the position [N] of each image in the order of a published label sampling procedure, and its length.
 
-        By default the order is the split's own.
+        By default, it is the order of the split.
 
         Args:
             split: of the dataset.
-            procedure: a kind of `plbench.data.simulation` that repeats published masks, such as "cole2021".
+            procedure: a kind of `plbench.data.simulation` that reproduces published masks, such as "cole2021".
         """
         num_images = len(self.split(split).images)
         return np.arange(num_images), num_images
 
     def prominence(self, split: str, by: Literal["size", "place"]) -> sparse.csr_array:
-        """Return how prominent the objects of each present class are in each image, as the annotations say.
+        """Return the prominence of the objects of each present class in each image, from the annotations.
 
         Args:
-            split: of the dataset, whose labels are complete.
-            by: "size" for the share of the image that its objects cover together, "place" for the sum of the inverse
-                distances of their centres from the image's, as shares of half the diagonal.
+            split: name of a split with complete labels.
+            by: "size" for the share of the image area covered by the objects, "place" for the sum of the inverse
+                distances of their centres from the image centre, in units of half the diagonal.
 
         Returns:
-            [N, C] in canonical form, above 0 where a class is present, nothing elsewhere.
+            [N, C] in canonical form, above 0 for present classes, not stored elsewhere.
 
         Raises:
-            DataError: if the dataset has no objects with boxes, or they are malformed.
+            DataError: if the dataset has no bounding boxes, or they are malformed.
         """
         raise DataError(
             f"dataset {self.name!r} in {self.root} does not say how large its objects are and where; labels that are "
@@ -182,22 +182,22 @@ class Dataset(ABC):
 
     @classmethod
     def validation_unit(cls, image_id: str) -> str:
-        """Return what is held out for validation as a whole, such as a patient: by default the image alone."""
+        """Return the unit that is held out for validation as a whole, such as a patient; by default the image."""
         return image_id
 
     def groups(self) -> dict[str, tuple[str, ...]]:
-        """Return named groups of class ids that tables report beside the overall figures."""
+        """Return named groups of class ids for which tables report separate figures."""
         return {}
 
     def notes(self) -> dict[str, tuple[str, ...]]:
-        """By split: sentences on what was found in its files and how it was taken."""
+        """By split: sentences on irregularities in its files and how they were handled."""
         return {}
 
     def make_fixture(self) -> None:
         """Write a small imitation of the published files into the root, for tests and tutorials.
 
         Raises:
-            PlbenchError: if there is none for this dataset.
+            PlbenchError: if this dataset has no fixture.
         """
         raise PlbenchError(f"dataset {self.name!r} comes with no fixture")
 
@@ -209,14 +209,14 @@ class Dataset(ABC):
 
 
 class IndexedDataset(Dataset):
-    """A dataset that is published as annotation files and folders of images.
+    """A dataset published as annotation files and folders of images.
 
-    A subclass says which files there are and what they say; they are read once, indexed by their content in the
-    cache, and memory-mapped from then on.
+    A subclass lists the files and reads them; annotations are read once, indexed by content in the cache, and
+    memory-mapped from then on.
 
     Class attributes:
-        splits: names of all splits, also those that no protocol uses.
-        reader_version: raise it when `read` makes something else of the same files.
+        splits: names of all splits, including those that no protocol uses.
+        reader_version: increase it when `read` returns something different for the same files.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
@@ -230,22 +230,22 @@ class IndexedDataset(Dataset):
 
     @abstractmethod
     def annotation_files(self, split: str) -> Sequence[Path]:
-        """Return the files that decide what `read` returns for a split."""
+        """Return the files on which `read` depends for a split."""
 
     @abstractmethod
     def read(self, split: str, report: ProgressReport) -> Annotations:
-        """Return what the files say about a split.
+        """Return the annotations of a split from its files.
 
         Args:
             split: one of `splits`.
-            report: called with bytes read and bytes in all.
+            report: called with bytes read and in total.
 
         Raises:
-            DataError: if a file is malformed: file, row or key, what was found, what was expected.
+            DataError: if a file is malformed; names file, row or key, what was found, and what was expected.
         """
 
     def images(self, split: str, annotations: Annotations) -> ImageSource:
-        """Return the images of a split: by default files below the root, at the paths that the annotations give."""
+        """Return the images of a split: by default files at the annotations' paths below the root."""
         assert annotations.image_paths is not None
         return ImageFiles(self.root, annotations.image_paths, annotations.image_ids)
 
@@ -254,7 +254,7 @@ class IndexedDataset(Dataset):
         return Index(self.cache, f"{self.name}-{split}", meaning, self.annotation_files(split), lambda s: self.warn(s))
 
     def annotations(self, split: str, report: ProgressReport = lambda done, total: None) -> Annotations:
-        """Return the annotations of a split, from the index where it is there; errors are those of `split`."""
+        """Return the annotations of a split, from the index if available; errors are those of `split`."""
         if split not in self.splits:
             raise DataError(f"dataset {self.name!r} has splits {', '.join(self.splits)}, not {split!r}")
         if split not in self._annotations:
@@ -284,9 +284,9 @@ class IndexedDataset(Dataset):
         return self._splits[name]
 
     def fingerprint(self) -> str:
-        """Return a sha256 of the annotations and images of the splits in use, and of the rules that decode images.
+        """Return a sha256 of the annotations and images of the splits in use, and of the image decoding rules.
 
-        Images are hashed once for an instance, and remembered in the cache: see `plbench.data.digests`.
+        Images are hashed once per instance, and hashes are cached: see `plbench.data.digests`.
         """
         content: dict[str, Any] = {"format": FINGERPRINT_FORMAT, "pixels": PIXELS}
         for split in self.used_splits():
@@ -296,9 +296,9 @@ class IndexedDataset(Dataset):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def groups(self) -> dict[str, tuple[str, ...]]:
-        """Return groups that the annotation files define."""
+        """Return the groups defined in the annotation files."""
         return dict(self.annotations(self.used_splits()[0]).groups)
 
     def notes(self) -> dict[str, tuple[str, ...]]:
-        """Return what was found in the files of the splits that are open."""
+        """Return the notes on the files of the open splits."""
         return {split: annotations.notes for split, annotations in self._annotations.items() if annotations.notes}

@@ -1,8 +1,7 @@
-"""What files hold, as sha256. Each file is read once and remembered in the cache, until anything about it changes.
+"""Cached sha256 of files. Each file is read once, and again only if anything about it changes.
 
-A file is recognised by its path, size, inode, and the times of its last modification and of its last change of status
-(ctime). No program can set the last of these, so that a file edited in place and given its old time back is read again.
-(Windows has no such time.)
+A file is identified by path, size, inode, mtime and ctime. Programs cannot set ctime, so a file that is edited in place
+and has its mtime restored is read again. (Windows has no ctime.)
 """
 
 from __future__ import annotations
@@ -29,22 +28,22 @@ Sha256s = npt.NDArray[np.uint8]
 Report = Callable[[int, int], None]
 
 _TABLE = "CREATE TABLE IF NOT EXISTS digests (place BLOB PRIMARY KEY, seen BLOB, sha256 BLOB, sum BLOB) WITHOUT ROWID"
-_DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)  # the latter where what SQLite says of it quotes what is no text
+_DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)  # the latter if SQLite's message quotes invalid text
 _FORMAT = 1
-_FRESH_NS = 2 * 10**9  # a file changed so lately may change again within the same tick of the disk's clock
-_CHUNK = 4096  # files between two writes to the memory: what a process that is killed may have read in vain
+_FRESH_NS = 2 * 10**9  # a file changed this recently may change again within the same tick of the disk's clock
+_CHUNK = 4096  # files between two writes to the cache, lost if the process is killed
 _THREADS = 8  # more than cores: on network disks most of the time is waiting
-_PATIENCE = 2.0  # seconds of work that need no bar
+_PATIENCE = 2.0  # seconds of work without a progress bar
 
 
 def signature(status: os.stat_result) -> bytes:
-    """Return what changes about a file whenever its content does."""
+    """Return the metadata that changes whenever a file's content does."""
     signed = (number % 2**64 - 2**63 for number in (status.st_ino, status.st_dev))
     return struct.pack("<5q", status.st_size, status.st_mtime_ns, status.st_ctime_ns, *signed)
 
 
 def settled(status: os.stat_result) -> bool:
-    """Return whether a file changed long enough ago that another change would show in its times."""
+    """Return whether a file's last change is old enough that another would change its times."""
     return time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _FRESH_NS
 
 
@@ -53,9 +52,9 @@ _watched: dict[str, bytes] | None = None
 
 @contextlib.contextmanager
 def watching() -> Iterator[dict[str, bytes]]:
-    """Yield the files whose sha256 is asked for meanwhile, in any thread: by absolute path the `signature` of each.
+    """Yield the files hashed inside the scope, in any thread: the `signature` of each by absolute path.
 
-    It is empty for a file that is not there, is not `settled`, or changed meanwhile.
+    The signature is empty for a file that is missing, is not `settled`, or changed meanwhile.
     """
     global _watched
     _watched = {}
@@ -66,12 +65,12 @@ def watching() -> Iterator[dict[str, bytes]]:
 
 
 def file_sha256(path: Path, cache: Path | None = None) -> str:
-    """Return hex sha256 of a file, remembered in the cache; DataError if it cannot be read."""
+    """Return the hex sha256 of a file, cached; DataError if it cannot be read."""
     return file_sha256s([path], cache)[0]
 
 
 def file_sha256s(paths: Sequence[Path], cache: Path | None = None) -> list[str]:
-    """Return hex sha256 of each file; for thousands, far quicker than one by one.
+    """Return the hex sha256 of each file; for thousands of files much faster than one by one.
 
     Raises:
         DataError: if one cannot be read.
@@ -88,20 +87,20 @@ def file_sha256s(paths: Sequence[Path], cache: Path | None = None) -> list[str]:
 
 
 def sha256_of(sha256s: Sha256s) -> str:
-    """Return hex sha256 over the digests of many things, in order."""
+    """Return the hex sha256 of many digests, in order."""
     return hashlib.sha256(np.ascontiguousarray(sha256s).data).hexdigest()
 
 
 def files_sha256(
     number: int, path_of: Callable[[int], str], cache: Path | None, report: Report = lambda done, total: None
 ) -> Sha256s:
-    """Return the sha256 of each of N files; zeros where it cannot be read.
+    """Return the sha256 of each of N files; zeros if a file cannot be read.
 
     Args:
         number: N.
-        path_of: absolute path of each; asked for by row, as nine million of them need not be in memory.
-        cache: folder that remembers; None to read every file.
-        report: is told files done and in all, where this takes more than two seconds.
+        path_of: absolute path by row, computed on demand since nine million of them need not be in memory.
+        cache: folder of the cache; None to read every file.
+        report: receives the number of files done and in total, if this takes more than two seconds.
     """
 
     def status_of(row: int) -> os.stat_result | None:
@@ -133,14 +132,14 @@ def remembered(
     cache: Path | None,
     report: Report = lambda done, total: None,
 ) -> Sha256s:
-    """Return the sha256 of N things in files, [N, 32]: remembered where the files are as they were, else computed.
+    """Return the sha256 of N items in files, [N, 32], cached as long as the files are unchanged.
 
     Args:
         number: N.
-        place_of: a text that names the thing of a row, such as its path. status_of: of its file.
-        digest: computes its sha256; None where it cannot be read.
-        cache: folder that remembers; None for none.
-        report: is told things done and in all, where this takes more than two seconds.
+        place_of: a text that identifies the item of a row, such as its path. status_of: of its file.
+        digest: computes its sha256; None if it cannot be read.
+        cache: folder of the cache; None for none.
+        report: receives the number of items done and in total, if this takes more than two seconds.
 
     Raises:
         StoreError: if the cache cannot be written.
@@ -171,7 +170,7 @@ def remembered(
                 if time.monotonic() - start > _PATIENCE:
                     report(begin + done, number)
             if memory is not None and kept:
-                with contextlib.suppress(*_DAMAGE), memory:  # a full disk costs the memory alone
+                with contextlib.suppress(*_DAMAGE), memory:  # on a full disk, only caching fails
                     memory.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", kept)
     if time.monotonic() - start > _PATIENCE:
         report(number, number)
@@ -180,9 +179,9 @@ def remembered(
 
 @contextlib.contextmanager
 def _opened_memory(cache: Path | None) -> Iterator[sqlite3.Connection | None]:
-    """Open the digests by place in SQLite, which several processes may write to and any of them be killed.
+    """Open the SQLite cache of digests, which is safe with several writers and killed processes.
 
-    Every row has a sum of its own: one that was damaged is not there. None where there is no cache.
+    Every row has a checksum; damaged rows are ignored. None if there is no cache.
     """
     if cache is None:
         yield None
@@ -198,7 +197,7 @@ def _opened_memory(cache: Path | None) -> Iterator[sqlite3.Connection | None]:
 
 
 def _recall(memory: sqlite3.Connection, place: bytes, seen: bytes) -> bytes | None:
-    """Return the digest of a thing whose file is as it was seen."""
+    """Return the cached digest of an item whose file is unchanged."""
     try:
         row = memory.execute("SELECT seen, sha256, sum FROM digests WHERE place = ?", (place,)).fetchone()
     except _DAMAGE:
@@ -211,14 +210,14 @@ def _sum(place: bytes, seen: bytes, digest: bytes) -> bytes:
 
 
 def _connected(path: Path, *, is_new: bool = False) -> sqlite3.Connection:
-    """Return the database; a damaged one is set aside, since what it says can be found out again."""
+    """Return the database; a damaged one is set aside, since it can be recomputed."""
     connection = sqlite3.connect(path, timeout=60)
     try:
         with connection:
             connection.execute(_TABLE)
     except _DAMAGE as error:
         connection.close()
-        # of operational errors, the one without a code of its own is of a file whose kind SQLite does not know
+        # the operational error without a specific code means that the file is not an SQLite database
         is_sound = isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR
         if is_new or is_sound:
             raise

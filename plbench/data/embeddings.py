@@ -1,7 +1,7 @@
-"""Embeddings of a vision-language model from a file: of a dataset's classes, by id, and of its images, by split and id.
+"""Embeddings of a vision-language model from a file, of a dataset's classes by id, and of its images by split and id.
 
-Such a model lays images and texts into one space. plbench has none: `plbench data embeddings` makes the file where
-transformers is installed, and so can any other program. It is an `.npz` of arrays without objects:
+Such a model embeds images and texts in one space. plbench contains none: `plbench data embeddings` writes the file if
+transformers is installed, and any other program can, too. It is an `.npz` of arrays without pickled objects:
 
 | array | shape | what |
 |---|---|---|
@@ -9,10 +9,10 @@ transformers is installed, and so can any other program. It is an `.npz` of arra
 | `class_embeddings` | [C, D] | of the classes' names, of any length |
 | `image_ids` | [N], text | `split/id` of each image, such as `train/000000000009`, in any order |
 | `image_embeddings` | [N, D] | of the images, of any length |
-| `logit_scale`, `logit_bias` | [] | optional: the model's logits are `scale cosine + bias` (CLIP: 100, none) |
+| `logit_scale`, `logit_bias` | [] | optional: logits are `scale * cosine + bias` (CLIP: 100, none) |
 | `model` | [], text | optional: which model |
 
-Classes and images of which a dataset knows nothing may be in it, too.
+It may contain other classes and images, too.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ _BLOCK_ROWS = 4096
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """What a file of embeddings holds.
+    """The content of an embedding file.
 
     Attributes:
         classes: [C, D]; class_rows: row of each class by its id.
         images: [N, D]; image_rows: row of each image by "split/id".
-        logits: "logit_scale" and "logit_bias", as far as the file has them.
-        model: its name; "" where the file does not say.
+        logits: "logit_scale" and "logit_bias", if the file has them.
+        model: its name; "" if not given.
     """
 
     classes: FloatMatrix
@@ -68,11 +68,11 @@ class Embeddings:
         """Return "similarity", cosines float32 [n, C] of images to the classes of their labels, and `logits`.
 
         Args:
-            split: of the images. ids: of the n images. labels: whose C classes count; no value of it is looked at.
+            split: of the images. ids: of the n images. labels: only their C classes are used.
             dataset: its name, for messages.
 
         Raises:
-            DataError: if the file lacks a class or an image, or the similarities would take too much memory.
+            DataError: if the file lacks a class or an image, or the similarities would need too much memory.
         """
         class_rows = _found(self.class_rows, labels.class_ids, "classes", dataset)
         image_rows = _found(self.image_rows, [f"{split}/{image_id}" for image_id in ids], f"{split} images", dataset)
@@ -110,17 +110,17 @@ def _unit(vectors: FloatMatrix) -> npt.NDArray[np.float32]:
 
 
 def read_embeddings(path: Path) -> Embeddings:
-    """Read a file of embeddings.
+    """Read an embedding file.
 
     Raises:
-        DataError: if it cannot be read, lacks an array, or these do not fit each other.
+        DataError: if it cannot be read, lacks an array, or arrays do not match.
     """
     try:
         with path.open("rb") as opened, damage_in_words(), np.load(opened, allow_pickle=False) as file:
             arrays = {name: usable(file[name]) for name in file.files}
     except OSError as error:
         raise DataError(f"the file of embeddings {path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # of another kind, or with objects
+    except ValueError as error:  # another format, or pickled objects
         raise DataError(f"{path} is not an .npz of arrays without objects: {error}") from error
     if missing := [name for name in _REQUIRED if name not in arrays]:
         raise DataError(f"{path} has no array {missing[0]!r}; a file of embeddings has {', '.join(_REQUIRED)}")
@@ -150,7 +150,7 @@ def read_embeddings(path: Path) -> Embeddings:
 
 
 def _check(path: Path, kind: str, ids: np.ndarray, vectors: np.ndarray) -> None:
-    """Check that there is one vector of finite length for each id."""
+    """Check that there is one finite non-zero vector per id."""
     if ids.dtype.kind != "U" or ids.ndim != 1:
         raise DataError(f"{path}: {kind}_ids are {ids.dtype} {list(ids.shape)}; expected text, one for each {kind}")
     if vectors.dtype.kind != "f" or vectors.ndim != 2 or len(vectors) != len(ids):
@@ -170,13 +170,13 @@ def _check(path: Path, kind: str, ids: np.ndarray, vectors: np.ndarray) -> None:
 
 
 def keep_embeddings(name: str, cache: Path) -> str:
-    """Keep a file of embeddings in the cache by its content, and return its sha256.
+    """Store an embedding file in the cache by content, and return its sha256.
 
     Args:
-        name: path of the file, or a sha256 that this function returned before.
+        name: path of the file, or a sha256 returned by this function.
 
     Raises:
-        DataError: if there is no such file, or it is none of embeddings. StoreError: if the cache cannot be written.
+        DataError: if there is no such file, or it is not an embedding file. StoreError: if the cache cannot be written.
     """
     if _SHA256.fullmatch(name):
         kept_embeddings(name, cache)

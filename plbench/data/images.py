@@ -1,4 +1,4 @@
-"""Images by row, wherever they are kept: reading, decoding, finding what is broken."""
+"""Image sources by row: reading, decoding, and finding broken images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 class ImageSource(Protocol):
-    """Images by row, wherever they are kept."""
+    """Images by row, from any kind of storage."""
 
     @property
     def ids(self) -> Sequence[str]:
@@ -39,7 +39,7 @@ class ImageSource(Protocol):
 
     @property
     def block_rows(self) -> int:
-        """Rows that lie side by side on disk and are best read together; 1 where every image is its own file."""
+        """Number of rows that are adjacent on disk and best read together; 1 if every image is its own file."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -54,24 +54,24 @@ class ImageSource(Protocol):
         """Return what to call the image of a row in a message."""
 
     def absent(self) -> list[int]:
-        """Return rows whose image is not there at all, found without decoding any."""
+        """Return rows whose image is missing, without decoding any."""
 
     def subset(self, index: np.ndarray) -> Self:
         """Return the chosen rows, in the order given."""
 
     def fingerprint(self) -> str:
-        """Return sha256 that changes when any image does; not asked of one that has `EncodedImages.sha256s`, too."""
+        """Return a sha256 that changes when any image does; not used for sources with `EncodedImages.sha256s`."""
 
     def expect(self, rows: range) -> None:
-        """Hear in time which rows will be asked for, so that they can be read ahead."""
+        """Prefetch rows that will be read next."""
 
 
 class EncodedImages(ABC):
-    """Base of an `ImageSource` of encoded images, wherever those lie: a subclass says how to read and name them."""
+    """Base of an `ImageSource` of encoded images; subclasses define how to read and name them."""
 
     @property
     def block_rows(self) -> int:
-        """Rows that are best read together."""
+        """Number of rows that are best read together."""
         return 1
 
     @abstractmethod
@@ -84,15 +84,15 @@ class EncodedImages(ABC):
 
     @abstractmethod
     def sha256s(self, cache: Path | None = None, report: Report = lambda done, total: None) -> Sha256s:
-        """Return the sha256 of each image's bytes, [N, 32]; zeros where it is absent.
+        """Return the sha256 of each image's bytes, [N, 32]; zeros for missing images.
 
         Args:
-            cache: remembers what files hold, so that each image is read once.
-            report: is told images done and in all, where this takes a while.
+            cache: folder of the cache of hashes.
+            report: receives the number of images done and in total, if this takes long.
         """
 
     def load(self, row: int, min_side: int = 0) -> Image.Image:
-        """Return the image in RGB; JPEGs decode at a fraction of their size where that keeps `min_side`.
+        """Return the image in RGB; JPEGs are decoded at reduced size if that keeps `min_side`.
 
         Raises:
             DataError: if it cannot be read or decoded, with its name.
@@ -108,7 +108,7 @@ class EncodedImages(ABC):
         return sha256_of(self.sha256s())
 
     def expect(self, rows: range) -> None:  # noqa: B027  (optional hook)
-        """Read nothing ahead: the next row's image lies anywhere."""
+        """Do nothing: images are not adjacent on disk."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class ImageFiles(EncodedImages):
     """Images in files below a root folder.
 
     Attributes:
-        paths: [N] relative to the root. ids: [N] stable image ids, which hold-out parts are drawn by.
+        paths: [N] relative to the root. ids: [N] stable image ids, by which the validation part is split off.
     """
 
     root: Path
@@ -128,7 +128,7 @@ class ImageFiles(EncodedImages):
         return len(self.paths)
 
     def path(self, row: int) -> Path:
-        """Return the file of a row: below the root, at its path or at the only one that looks the same."""
+        """Return the file of a row: its path below the root, or the only path that looks the same."""
         path = below(self.root, self.paths[row], "image")
         if path.exists():
             return path
@@ -147,11 +147,11 @@ class ImageFiles(EncodedImages):
         return str(self.root / self.paths[row])
 
     def absent(self) -> list[int]:
-        """Return rows with no file of that name or look: one listing per folder, not one look-up per file."""
+        """Return rows without a file of that or a similar-looking name, with one listing per folder."""
         folders: dict[str, set[str]] = {}
-        alike: dict[str, Mapping[str, Sequence[str]]] = {}  # of folders where a name is missing
+        alike: dict[str, Mapping[str, Sequence[str]]] = {}  # of folders with missing names
         absent = []
-        for row, relative in enumerate(self.paths):  # millions of rows: no Path objects here
+        for row, relative in enumerate(self.paths):  # no Path objects, for millions of rows
             folder, _, name = relative.rpartition("/")
             if folder not in folders:
                 path = self.path(row).parent
@@ -169,18 +169,18 @@ class ImageFiles(EncodedImages):
         return ImageFiles(self.root, take(self.paths, index), take(self.ids, index))
 
     def sha256s(self, cache: Path | None = None, report: Report = lambda done, total: None) -> Sha256s:
-        """Return the sha256 of each file, as `EncodedImages` says."""
+        """Return the sha256 of each file; see `EncodedImages`."""
         return files_sha256(len(self), lambda row: os.path.abspath(self.path(row)), cache, report)
 
 
 def files_at(places: Sequence[Path]) -> ImageFiles:
-    """Return the images of folders, with all below them, and single files, in the order of `places`.
+    """Return the images in folders (recursively) and single files, in the order of `places`.
 
-    A folder's come in the order of their paths; hidden files and folders are left out. The ids are the paths, those
-    below a single folder relative to it.
+    A folder's images are sorted by path, without hidden files and folders. Ids are the paths, relative to the folder if
+    a single one is given.
 
     Raises:
-        DataError: if a place does not exist, or there is no image.
+        DataError: if a path does not exist, or there is no image.
     """
     found: list[tuple[str, str]] = []
     alone = len(places) == 1 and places[0].is_dir()
@@ -206,14 +206,14 @@ def files_at(places: Sequence[Path]) -> ImageFiles:
 
 
 class OpenFile:
-    """A file that is read at any place, also by several threads; closed when nobody holds this any more."""
+    """A file for random access from several threads; closed when this object is garbage-collected."""
 
     def __init__(self, path: Path, flags: int = 0) -> None:
         """Open it. Raises OSError."""
         self.path, self.descriptor = path, os.open(path, os.O_RDONLY | flags)
 
     def read(self, begin: int, size: int) -> bytes:
-        """Return bytes from a place on. A method, so that this is held, and the file open, until they are there."""
+        """Return bytes at an offset. A method, so that the object is referenced, and the file open, during the read."""
         return os.pread(self.descriptor, size, begin)
 
     def __del__(self) -> None:
@@ -222,13 +222,13 @@ class OpenFile:
 
 
 def undecodable(error: Exception) -> str:
-    """Return why an image could not be decoded, in words that are the same each time."""
-    unknown = isinstance(error, UnidentifiedImageError)  # whose message has the address of a buffer
+    """Return why an image could not be decoded, in reproducible words."""
+    unknown = isinstance(error, UnidentifiedImageError)  # its message contains a memory address
     return "it is not an image of a kind that Pillow reads" if unknown else str(error)
 
 
 def hash_images(source: ImageSource) -> Sha256s:
-    """Return the sha256 of each image's bytes, [N, 32], of any source, by reading it all; zeros where one cannot be."""
+    """Return the sha256 of each image's bytes, [N, 32], by reading them all; zeros for unreadable images."""
 
     def digest(row: int) -> bytes:
         try:
@@ -242,7 +242,7 @@ def hash_images(source: ImageSource) -> Sha256s:
 
 
 def image_set_id(source: ImageSource) -> str:
-    """Return sha256 over the image ids in order: which images, whatever folder they lie in."""
+    """Return the sha256 of the image ids in order, which identifies the images independently of their folder."""
     return hashlib.sha256("\n".join(source.ids).encode()).hexdigest()
 
 
@@ -251,17 +251,16 @@ def find_unreadable(
     report: Callable[[int, int], None] = lambda done, total: None,
     oddities: Counter[str] | None = None,
 ) -> dict[int, str]:
-    """Decode every image once and return the reason for each row that fails. Absent files are found first.
+    """Decode every image once and return the reason for each row that fails. Missing files are found first.
 
     Args:
-        report: is told images done and in all.
-        oddities: counts images that are stored otherwise than they are shown, by names of
-            `plbench.data.pixels.ODDITIES`.
+        report: receives the number of images done and in total.
+        oddities: counts images that are stored differently than displayed, by names of `plbench.data.pixels.ODDITIES`.
     """
 
     def reason(row: int) -> tuple[str | None, Iterable[str]]:
         try:
-            image = source.load(row, min_side=1)  # JPEG at an eighth of its size: still reads the file to its end
+            image = source.load(row, min_side=1)  # JPEG at 1/8 size: still reads the whole file
         except DataError as error:
             return str(error), ()
         return None, image.info.get("oddities", ())
@@ -279,7 +278,7 @@ def find_unreadable(
 
 
 def ordered_batches(num_rows: int, batch_size: int) -> list[range]:
-    """Return rows of each evaluation batch: every row once, in order."""
+    """Return the rows of each evaluation batch: every row once, in order."""
     return [range(start, min(start + batch_size, num_rows)) for start in range(0, num_rows, batch_size)]
 
 

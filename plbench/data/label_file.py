@@ -1,16 +1,16 @@
-"""Partial labels that somebody published for a dataset's train images: a matrix, a tensor, a list, or a CSV.
+"""Published partial labels for a dataset's train images: a matrix, a tensor, a list, or a CSV.
 
-A matrix or tensor [N, C] has a row for each train image, in the dataset's order, and is read as:
+A matrix or tensor [N, C] has one row per train image, in the dataset's order, and is read as:
 
 | values | present | absent | unknown |
 |---|---|---|---|
 | 1, 0, -1 | 1 | -1 | 0 |
 | 1, 0 and NaN | 1 | 0 | NaN |
 | 1 and -1 | 1 | -1 | none |
-| 1 and 0 | 1 | as `zero` says, which must be given | as `zero` says |
+| 1 and 0 | 1 | depends on `zero`, which is required | depends on `zero` |
 
-A list has a line for each image, `name, 0 52`: its present classes by position; all others are unknown. A CSV has a
-column `image` and either a column for each class (1, -1, and 0 or nothing for unknown) or columns `label` and `value`.
+A list has one line per image, `name, 0 52`, with the positions of its present classes; all others are unknown. A CSV
+has a column `image` and either one column per class (1, -1, and 0 or empty for unknown) or columns `label` and `value`.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ FloatMatrix = npt.NDArray[np.float64]
 
 
 def read_label_file(path: Path, images: ImageSource, truth: PartialLabels, zero: Zero | None = None) -> PartialLabels:
-    """Return the labels that a file gives the images of a split.
+    """Return a file's labels for the images of a split.
 
     Args:
         path: `.npy`, `.pt` or `.pth`, `.txt`, or `.csv`.
-        images: of the split, N of them, whose ids and file names the file may use.
-        truth: the split's own labels, whose classes the file speaks of; no value of it is looked at.
-        zero: what 0 means in a matrix of 1 and 0 alone.
+        images: N images of the split; the file may refer to their ids or file names.
+        truth: the split's own labels, of which only the classes are used.
+        zero: meaning of 0 in a matrix of only 1 and 0.
 
     Returns:
         [N, C].
 
     Raises:
-        DataError: if the file cannot be read, or does not fit the split: what, where, and what would be right.
+        DataError: if the file cannot be read, or does not fit the split.
     """
     readers: dict[str, Callable[[], PartialLabels]] = {
         ".npy": lambda: _of_matrix(path, _load_numpy(path), truth, zero),
@@ -79,7 +79,7 @@ def _load_tensor(path: Path) -> Any:
             found = torch.load(file, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # torch, zipfile and pickle each raise their own, and advise to run the code in it
+    except Exception as error:  # torch, zipfile and pickle raise different errors, and suggest running the file's code
         raise DataError(
             f"{path} is not a tensor that can be read without running code ({type(error).__name__}); save one by "
             "torch.save(tensor, file)"
@@ -144,7 +144,7 @@ def _of_csv(path: Path, images: ImageSource, truth: PartialLabels) -> PartialLab
         )
     row_of = _rows_by_name(images)
     for name in {"image", "label"} & {*table.columns}:
-        table[name] = table[name].fillna("")  # what is not said is a name to pandas, of the kind of number
+        table[name] = table[name].fillna("")  # pandas reads empty names as NaN
     rows = np.array([_row(row_of, name, f"{path}, line {line}") for line, name in enumerate(table.pop("image"), 2)])
     column_of = {name: column for column, name in enumerate(truth.class_ids)}
     column_of |= {name: column for column, name in enumerate(truth.class_names)}
@@ -181,7 +181,7 @@ def _from_cells(path: Path, rows: Any, columns: Any, values: Any, truth: Partial
 
 
 def _rows_by_name(images: ImageSource) -> dict[str, int]:
-    """Return the row of each image by its id, and by its file's name with and without ending."""
+    """Return the row of each image by id, and by file name with and without suffix."""
     found: dict[str, int] = {}
     for row in range(len(images)):
         file = PurePosixPath(images.name(row).replace("\\", "/"))
@@ -198,6 +198,6 @@ def _row(row_of: Mapping[str, int], name: str, where: str) -> int:
 
 
 def count_contradictions(labels: PartialLabels, truth: PartialLabels) -> int:
-    """Return how many cells that both know have another sign in `labels` [N, C] than in `truth` [N, C]."""
+    """Return the number of cells known in both with different signs in `labels` [N, C] and `truth` [N, C]."""
     product = sparse.csr_array(labels.matrix.multiply(truth.matrix))
     return int(np.sum(product.data < 0))

@@ -1,4 +1,4 @@
-"""The ternary label matrix: +1 present, -1 verified absent, 0 unknown. Sparse, whatever its size."""
+"""The sparse ternary label matrix: +1 present, -1 verified absent, 0 unknown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-import scipy  # its parts are imported when first used
+import scipy  # submodules are imported on first use
 
 from plbench.errors import DataError
 from plbench.files.arrays import damage_in_words, usable
@@ -18,7 +18,7 @@ from plbench.files.arrays import damage_in_words, usable
 Int8Array = npt.NDArray[np.int8]
 IntArray = npt.NDArray[np.int64]
 
-_BLOCK = 2**16  # cells at once, which stay in the processor's cache
+_BLOCK = 2**16  # cells at once, to fit the CPU cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +27,8 @@ class PartialLabels:
 
     Attributes:
         matrix: [N, C] int8 CSR in canonical form (rows sorted, no duplicates), stored values +1 and -1 only.
-        class_ids: [C] stable ids (MID, category id): what labels are keyed on.
-        class_names: [C] display names, for people; they may repeat.
+        class_ids: [C] stable ids (MID, category id), the keys of labels.
+        class_names: [C] display names; they may repeat.
     """
 
     matrix: scipy.sparse.csr_array
@@ -36,7 +36,7 @@ class PartialLabels:
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Refuse shapes, ids and values that are not as described: every reader relies on them."""
+        """Check shapes, ids and values, on which all users rely."""
         if self.matrix.shape[1] != len(self.class_ids) or len(self.class_ids) != len(self.class_names):
             raise DataError(
                 f"labels have {self.matrix.shape[1]} columns for {len(self.class_ids)} class ids and "
@@ -67,12 +67,12 @@ class PartialLabels:
             rows: [K] image index of each known cell.
             columns: [K] class index.
             values: [K] +1 or -1.
-            num_rows: N, which the cells cannot tell (an image may have no known label).
+            num_rows: N, which cannot be inferred from the cells (an image may have no known label).
             class_ids: [C] stable ids.
-            class_names: [C] display names; the ids where left out.
+            class_names: [C] display names; default: the ids.
 
         Raises:
-            DataError: if a cell is given twice or lies outside, or a value is neither +1 nor -1.
+            DataError: if a cell is given twice or is out of range, or a value is neither +1 nor -1.
         """
         row_index, column_index = np.asarray(rows, np.int64), np.asarray(columns, np.int64)
         given = np.asarray(values)
@@ -87,7 +87,7 @@ class PartialLabels:
         except ValueError as error:
             shape = f"{num_rows} x {len(class_ids)}"
             raise DataError(f"a known cell lies outside the {shape} labels: {error}") from error
-        matrix = coordinates.tocsr()  # adds up duplicates, which the count below brings to light
+        matrix = coordinates.tocsr()  # sums duplicates, which the count below reveals
         if matrix.nnz != cell_values.size:
             raise DataError(
                 f"{cell_values.size - matrix.nnz} (image, class) cells are given more than once; each may be known once"
@@ -123,12 +123,12 @@ class PartialLabels:
 
     @property
     def num_known(self) -> int:
-        """Number of known cells, present and absent together."""
+        """Number of known cells, present or absent."""
         return int(self.matrix.nnz)
 
     @property
     def density(self) -> float:
-        """Known cells as a share of all N x C cells, in [0, 1]; 0 where there are no cells."""
+        """Known cells as a share of all N x C cells, in [0, 1]; 0 if there are no cells."""
         cells = self.num_images * self.num_classes
         return self.num_known / cells if cells else 0.0
 
@@ -138,7 +138,7 @@ class PartialLabels:
         return self.num_known == self.num_images * self.num_classes
 
     def counts(self) -> tuple[IntArray, IntArray]:
-        """Return known positives and known negatives of each class: two [C] int64 arrays."""
+        """Return the numbers of known positives and known negatives of each class: two [C] int64 arrays."""
         columns, present = self.matrix.indices, self.matrix.data > 0
         positives = np.bincount(columns[present], minlength=self.num_classes)
         negatives = np.bincount(columns[~present], minlength=self.num_classes)
@@ -150,7 +150,7 @@ class PartialLabels:
         return rows, self.matrix.indices.astype(np.int64), self.matrix.data
 
     def rows(self, index: npt.ArrayLike) -> Int8Array:
-        """Return dense labels [len(index), C] int8 of the chosen images: the only way to densify, a batch at a time."""
+        """Return dense labels [len(index), C] int8 of the chosen images, for one batch at a time."""
         return self.matrix[_row_index(index)].toarray()
 
     def subset(self, index: npt.ArrayLike) -> Self:
@@ -160,16 +160,16 @@ class PartialLabels:
         return type(self)(matrix, self.class_ids, self.class_names)
 
     def keep(self, mask: npt.NDArray[np.bool_]) -> Self:
-        """Return the same images with only some cells known: `mask` [K] follows the order of `cells()`."""
+        """Return labels of the same images with only some cells known: `mask` [K] in the order of `cells()`."""
         assert mask.shape == self.matrix.data.shape, "one answer for each known cell"
         matrix, num_kept = self.matrix, np.count_nonzero(mask)
         values, indices = np.empty(num_kept, np.int8), np.empty(num_kept, matrix.indices.dtype)
         indptr = np.zeros_like(matrix.indptr)
         starts = np.arange(0, mask.size + 1, _BLOCK, dtype=indptr.dtype)
-        # rows that end before each block, looked up in their own type: in another, all of them would be copied
+        # rows that end before each block; searched in their own dtype, since another would copy them all
         rows = np.append(np.searchsorted(matrix.indptr, starts, side="right"), indptr.size)
         kept_before = 0
-        # in blocks, so that the whole takes no more memory than its result: 60 million cells of OpenImages
+        # in blocks, to need no more memory than the result: OpenImages has 60 million cells
         for start, first_row, last_row in zip(starts.tolist(), rows, rows[1:], strict=False):
             block = slice(start, start + _BLOCK)
             running, cells = np.cumsum(mask[block]), np.flatnonzero(mask[block])
@@ -178,7 +178,7 @@ class PartialLabels:
             indptr[first_row:last_row] = kept_before + running[matrix.indptr[first_row:last_row] - start - 1]
             kept_before = target.stop
         kept = scipy.sparse.csr_array((values, indices, indptr), shape=matrix.shape)
-        kept.has_canonical_format = True  # as any part of a canonical matrix
+        kept.has_canonical_format = True  # like any subset of a canonical matrix
         return type(self)(kept, self.class_ids, self.class_names)
 
     def fingerprint(self) -> str:
@@ -189,19 +189,19 @@ class PartialLabels:
         return digest.hexdigest()
 
     def write(self, folder: Path) -> None:
-        """Write plain arrays into a folder, for `open` to memory-map."""
+        """Write plain arrays to a folder, which `open` memory-maps."""
         arrays = {"indptr": self.matrix.indptr, "indices": self.matrix.indices, "values": self.matrix.data}
-        index_type = np.int32 if self.num_known < 2**31 else np.int64  # scipy wants one type for both
+        index_type = np.int32 if self.num_known < 2**31 else np.int64  # scipy requires one dtype for both
         for name, array in arrays.items():
             np.save(folder / f"{name}.npy", array if name == "values" else array.astype(index_type, copy=False))
-        from plbench.data.text_column import TextColumn  # which imports pyarrow
+        from plbench.data.text_column import TextColumn  # imports pyarrow
 
         TextColumn.of(self.class_ids).save(folder / "class_ids.arrow")
         TextColumn.of(self.class_names).save(folder / "class_names.arrow")
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Memory-map what `write` wrote; DataError if the folder does not hold that."""
+        """Memory-map a folder written by `write`; DataError if it is invalid."""
         from plbench.data.text_column import TextColumn
 
         try:
@@ -217,7 +217,7 @@ class PartialLabels:
             raise DataError(f"{folder} does not hold labels written by plbench: {error}") from error
 
     def save(self, path: Path) -> None:
-        """Write one compressed .npz file. Nothing in it is pickled."""
+        """Write one compressed .npz file without pickled objects."""
         with path.open("wb") as file:
             np.savez_compressed(
                 file,
@@ -230,9 +230,9 @@ class PartialLabels:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote; DataError if the file is not such a file."""
+        """Read a file written by `save`; DataError if it is invalid."""
         try:
-            # numpy leaves a damaged file open that it opened itself
+            # numpy does not close a damaged file that it opened itself
             with path.open("rb") as file, damage_in_words(), np.load(file, allow_pickle=False) as stored:
                 class_ids = tuple(str(i) for i in usable(stored["class_ids"]))
                 class_names = tuple(str(i) for i in usable(stored["class_names"]))
@@ -243,9 +243,9 @@ class PartialLabels:
 
 
 def _checked_matrix(values: Int8Array, indices: IntArray, indptr: IntArray, num_classes: int) -> scipy.sparse.csr_array:
-    """Return the matrix that a file holds; ValueError where it holds none."""
+    """Return a file's matrix; ValueError if it is invalid."""
     matrix = scipy.sparse.csr_array((values, indices, indptr), shape=(len(indptr) - 1, num_classes))
-    matrix.check_format(full_check=True)  # an index out of range would read foreign memory
+    matrix.check_format(full_check=True)  # an index out of range would read out of bounds
     if matrix.dtype != np.int8 or {indptr.dtype.kind, indices.dtype.kind} != {"i"}:
         raise ValueError("its cells are not int8, or not numbered by integers")
     if not matrix.has_canonical_format:
@@ -254,7 +254,7 @@ def _checked_matrix(values: Int8Array, indices: IntArray, indptr: IntArray, num_
 
 
 def _row_index(index: npt.ArrayLike) -> IntArray:
-    """Return row numbers; a boolean mask would silently be read as rows 0 and 1."""
+    """Return row indices; reject boolean masks, which would silently be read as rows 0 and 1."""
     array = np.asarray(index)
     if array.dtype == np.bool_:
         raise TypeError("rows are chosen by number; turn a mask into numbers with np.flatnonzero")

@@ -1,6 +1,6 @@
-"""Find fonts for text in pictures, and other words for what no font on this machine can write.
+"""Choose fonts for text in figures, and replacements for text that no installed font can display.
 
-Class names come in any script. A character without a glyph would be drawn as a box, and matplotlib would warn of it.
+Class names may be in any script. matplotlib draws characters without a glyph as boxes, with a warning.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _MARKED = ("bold", "black", "heavy", "light", "thin", "italic", "oblique", "mono
 
 
 def drawable(text: str, instead: str | None = None) -> str:
-    """Return the text if fonts have all its characters, else `instead` if they have those, else escape what they lack.
+    """Return the text if fonts have all its characters, otherwise `instead` if they have those, otherwise escape it.
 
     Args:
         text: one line.
-        instead: another name of the same, such as an id.
+        instead: an alternative, such as an id.
     """
     for words in (text,) if instead is None else (text, instead):
         if all(_font_of(character) for character in words):
@@ -31,14 +31,14 @@ def drawable(text: str, instead: str | None = None) -> str:
 
 
 def drawable_names(names: Sequence[str], ids: Sequence[str]) -> list[str]:
-    """Return each name, or the id of those that no font can write."""
+    """Return each name, or its id if no font can display it."""
     return [drawable(name, instead) for name, instead in zip(names, ids, strict=True)]
 
 
 def font_runs(line: str) -> list[tuple[str, str]]:
-    """Cut a drawable line into as few parts as possible, each with the file of a font that has all its characters.
+    """Split a drawable line into as few parts as possible, each with the file of a font that has all its characters.
 
-    Where one font has them all there is one part, so that text from right to left is laid out as a whole.
+    If one font has them all, there is one part, so that right-to-left text is laid out as a whole.
     """
     for font in dict.fromkeys(font for character in line if (font := _font_of(character))):
         if all(_has(font, character) for character in line):
@@ -53,7 +53,7 @@ def font_runs(line: str) -> list[tuple[str, str]]:
 
 
 def dress(figure: Figure) -> None:
-    """Give every text of a matplotlib figure the fonts that its characters need beside its own; call before saving."""
+    """Add fallback fonts to every text of a matplotlib figure as its characters require; call before saving."""
     from matplotlib.font_manager import FontProperties, fontManager
     from matplotlib.text import Text
 
@@ -62,7 +62,7 @@ def dress(figure: Figure) -> None:
     families = []
     for font in fonts:
         if font != _default_font():
-            if font not in {entry.fname for entry in fontManager.ttflist}:  # installed since matplotlib made its list
+            if font not in {entry.fname for entry in fontManager.ttflist}:  # installed after matplotlib built its list
                 fontManager.addfont(font)
             families.append(FontProperties(fname=font).get_name())
     for text in texts if families else ():
@@ -71,7 +71,7 @@ def dress(figure: Figure) -> None:
 
 @cache
 def _font_of(character: str) -> str | None:
-    """Return the file of the first font that has a character; None where no font of the machine has it."""
+    """Return the file of the first font that has a character; None if no installed font has it."""
     if character == "\n" or (character.isascii() and character.isprintable()):
         return _default_font()
     return next((font for font in chain([_default_font()], _system_fonts()) if _has(font, character)), None)
@@ -89,14 +89,14 @@ def _characters(font: str) -> frozenset[int]:
     try:
         face = FT2Font(font)
         face.set_size(12.0, 72.0)
-    except (RuntimeError, OSError, ValueError):  # a damaged file; or bitmaps of one size, as of many emoji
+    except (RuntimeError, OSError, ValueError):  # a damaged file, or bitmaps of one size, as in many emoji fonts
         return frozenset()
     return frozenset(face.get_charmap())
 
 
 @lru_cache
 def _default_font() -> str:
-    """Return DejaVu Sans, which comes with matplotlib and has Latin, Greek, Cyrillic, Arabic, Hebrew and more."""
+    """Return DejaVu Sans, which is included in matplotlib and has Latin, Greek, Cyrillic, Arabic, Hebrew and more."""
     from matplotlib.font_manager import findfont
 
     return str(findfont("DejaVu Sans"))
@@ -104,9 +104,9 @@ def _default_font() -> str:
 
 @lru_cache
 def _system_fonts() -> list[str]:
-    """Return files of the machine's fonts, plain ones first, in the same order each time."""
+    """Return the files of installed fonts, plain ones first, in a reproducible order."""
     from matplotlib.font_manager import findSystemFonts
 
-    # the glyphs of LastResort are boxes
+    # LastResort only has boxes
     fonts = [font for font in findSystemFonts() if "lastresort" not in Path(font).stem.lower()]
     return sorted(fonts, key=lambda font: (any(word in Path(font).stem.lower() for word in _MARKED), font))

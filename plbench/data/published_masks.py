@@ -1,7 +1,7 @@
-"""The partial labels of published papers, cell for cell: what their code draws from numpy's legacy generator.
+"""Exact partial labels of published papers, as their code samples them from numpy's legacy generator.
 
-Facts were read in the code that the papers released; they hold for rows in the order that it has them, which
-`plbench.data.dataset.Dataset.published_rows` gives.
+The procedures follow the papers' released code and assume its row order, which
+`plbench.data.dataset.Dataset.published_rows` returns.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ MLR_PL_SEED = 0
 def single_positive_of_cole(present: BoolArray) -> BoolArray:
     """Return the one positive of each image that Cole et al. (CVPR 2021) observe (preproc/generate_observed_labels.py).
 
-    They shuffle the positives of an image and take the first, then shuffle its negatives and take none: that moves the
-    generator on.
+    Their code shuffles the positives of an image and takes the first. It then also shuffles the negatives, which
+    advances the generator.
 
     Args:
         present: [N, C] complete labels, images in their order.
@@ -35,7 +35,7 @@ def single_positive_of_cole(present: BoolArray) -> BoolArray:
 
 
 def validation_of_cole(num_images: int) -> BoolArray:
-    """Return [N] which train images validate in Cole et al. (datasets.py): a fifth, by a permutation."""
+    """Return a mask [N] of the validation images of Cole et al. (datasets.py): a fifth of train, by a permutation."""
     num_held_out = round(COLE_SHARE * num_images)
     held_out: BoolArray = np.zeros(num_images, bool)
     held_out[np.random.RandomState(COLE_SPLIT_SEED).permutation(num_images)[num_images - num_held_out :]] = True
@@ -43,5 +43,5 @@ def validation_of_cole(num_images: int) -> BoolArray:
 
 
 def known_of_mlr_pl(num_images: int, num_classes: int, share: float) -> BoolArray:
-    """Return [N, C] which labels SST and SARB (AAAI 2022, code HCP-MLR-PL) know: each share holds the smaller ones."""
+    """Return a mask [N, C] of the known labels of SST and SARB (AAAI 2022, code HCP-MLR-PL); shares are nested."""
     return np.random.RandomState(MLR_PL_SEED).random_sample((num_images, num_classes)) < share

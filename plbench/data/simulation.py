@@ -1,12 +1,12 @@
-"""Simulators: complete labels made partial, reproducibly.
+"""Simulators that make complete labels partial, reproducibly.
 
-What stays known is decided by one 64-bit key for each cell, drawn from PCG64's raw stream in the order of
-`PartialLabels.cells()`: the raw stream is all that numpy promises to keep the same across machines and
-versions. Where a number of cells is wanted, those with the smallest keys stay, ties by index; where a chance
-is wanted, a cell stays if its key lies below an integer threshold.
+Known labels are chosen by one 64-bit key per cell, taken from PCG64's raw stream in the order of
+`PartialLabels.cells()`, since numpy only guarantees the raw stream across machines and versions. For a fixed number of
+cells, those with the smallest keys stay known, ties by index; for a probability, a cell stays known if its key is below
+an integer threshold.
 
-Give a seed that nothing else uses (`randomness.derive_seed`): labels that were themselves drawn from
-`np.random.default_rng(0)` share its stream, and simulating with seed 0 would choose by label.
+Use a seed that nothing else uses (`randomness.derive_seed`): labels that were themselves sampled from
+`np.random.default_rng(0)` share its stream, so simulating with seed 0 would depend on the labels.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from plbench.data.published_masks import COLE_SHARE, known_of_mlr_pl, single_pos
 from plbench.errors import PlbenchError, did_you_mean
 
 if TYPE_CHECKING:
-    from plbench.data.label_file import Zero  # which imports pandas
+    from plbench.data.label_file import Zero  # imports pandas
 
 BoolArray = npt.NDArray[np.bool_]
 KeyArray = npt.NDArray[np.uint64]
 FloatArray = npt.NDArray[np.float64]
 
-CHANCE_BITS = 40  # a chance is taken to the nearest multiple of 2^-40: exact at 0 and 1, deaf to last bits
+CHANCE_BITS = 40  # probabilities are rounded to multiples of 2^-40: exact at 0 and 1
 
-_BLOCK = 2**15  # keys at once: they stay in the processor's cache
+_BLOCK = 2**15  # keys at once, to fit the CPU cache
 _ALL_KEYS = np.uint64(2**64 - 1)
 
 
 class _Parameter(NamedTuple):
-    """A number that a simulator takes: its name in texts, its name in code, and what is valid."""
+    """A numeric parameter of a simulator: its name in text, its name in code, and its valid range."""
 
     label: str
     argument: str
     low: float
     high: float = math.inf
-    default: float = math.nan  # where one must be given
+    default: float = math.nan  # NaN: required
     whole: bool = False
 
     def check(self, value: float) -> None:
@@ -74,8 +74,8 @@ def fixed_per_class(labels: PartialLabels, num_per_class: int, *, seed: int) -> 
 
     Args:
         labels: complete labels [N, C].
-        num_per_class: N_s >= 1; where a class has fewer positives or negatives, all of them stay.
-        seed: at least 0; of the raw stream that draws without replacement.
+        num_per_class: N_s >= 1; if a class has fewer positives or negatives, all of them stay known.
+        seed: at least 0; of the raw stream.
 
     Returns:
         [N, C], a subset of the cells.
@@ -85,12 +85,12 @@ def fixed_per_class(labels: PartialLabels, num_per_class: int, *, seed: int) -> 
     """
     _NUM_PER_CLASS.check(num_per_class)
     _require_complete(labels)
-    # more than there are images means all of them, and may not fit into int64
+    # a larger number than that of images means all of them, and may not fit into int64
     return labels.keep(_smallest_of_class(labels, min(num_per_class, labels.num_images), seed))
 
 
 def random_per_annotation(labels: PartialLabels, drop_probability: float, *, seed: int) -> PartialLabels:
-    """Drop each annotation with the same probability, independently (CSL, RPA). Class frequencies stay.
+    """Drop each annotation with the same probability, independently (CSL, RPA). This keeps class frequencies.
 
     Args:
         labels: complete labels [N, C].
@@ -116,7 +116,7 @@ def single_positive(labels: PartialLabels, *, seed: int) -> PartialLabels:
         seed: at least 0.
 
     Returns:
-        [N, C]; images without a present label have nothing known.
+        [N, C]; images without a present label have no known label.
 
     Raises:
         PlbenchError: if the labels are not complete.
@@ -156,17 +156,17 @@ def frequency_biased(
     negatives_per_positive: float = 1.0,
     seed: int,
 ) -> PartialLabels:
-    """Annotate present labels with a chance that falls with the frequency of their class.
+    """Annotate present labels with a probability that decreases with the frequency of their class.
 
-    The chance for a class with n positives is proportional to n^-bias, capped at 1, and scaled so that the
+    The probability for a class with n positives is proportional to n^-bias, capped at 1, and scaled so that the
     expected share of all positives that stay known is `keep_probability`.
 
     Args:
         labels: complete labels [N, C].
         keep_probability: in [0, 1].
-        bias: in [0, 4]; 0 keeps the class frequencies, 1 expects equally many of each class, up to the cap.
-        negatives_per_positive: at least 0; times the kept positives of a class, rounded half to even, is how
-            many of its negatives stay, at most all of them.
+        bias: in [0, 4]; 0 keeps the class frequencies, 1 gives the same expected number for each class, up to the cap.
+        negatives_per_positive: at least 0; this times the number of known positives of a class, rounded half to even,
+            is the number of its negatives that stay known, if there are as many.
         seed: at least 0.
 
     Returns:
@@ -189,7 +189,7 @@ def frequency_biased(
 
 
 def unlabelled_images(labels: PartialLabels, unlabelled_share: float, *, seed: int) -> PartialLabels:
-    """Keep nothing of some images known, and everything of the others (semi-supervised multi-label learning).
+    """Hide all labels of some images, and keep all labels of the others (semi-supervised multi-label learning).
 
     Args:
         labels: complete labels [N, C].
@@ -212,11 +212,11 @@ def unlabelled_images(labels: PartialLabels, unlabelled_share: float, *, seed: i
 def object_biased(
     labels: PartialLabels, keep_probability: float, *, bias: float = 1.0, prominence: sparse.csr_array, seed: int
 ) -> PartialLabels:
-    """Keep the present labels of prominent objects known more often: small ones, or those off centre, are hidden first.
+    """Keep present labels of prominent objects known more often; small or off-centre objects are hidden more often.
 
-    The chance of a present label is proportional to prominence^bias, capped at 1, and scaled so that the expected share
-    of all present labels that stay known is `keep_probability`. An absent label stays with that very chance, so that
-    bias 0 gives the labels of `random_per_annotation`.
+    The probability of a present label is proportional to prominence^bias, capped at 1, and scaled so that the expected
+    share of all present labels that stay known is `keep_probability`. Absent labels stay known with that probability,
+    so that bias 0 gives the labels of `random_per_annotation`.
 
     Args:
         labels: complete labels [N, C].
@@ -245,8 +245,8 @@ def single_positive_biased(
 ) -> PartialLabels:
     """Keep one present label of each image known, a prominent one more often (Arroyo, Perona & Cole, 2023).
 
-    The chance of a present label is proportional to prominence^bias among those of its image; bias 1 is their model,
-    and bias 0 gives the labels of `single_positive`.
+    A present label is chosen with probability proportional to prominence^bias among those of its image; bias 1 is their
+    model, and bias 0 gives the labels of `single_positive`.
 
     Args:
         labels: complete labels [N, C].
@@ -255,7 +255,7 @@ def single_positive_biased(
         seed: at least 0.
 
     Returns:
-        [N, C]; images without a present label have nothing known.
+        [N, C]; images without a present label have no known label.
 
     Raises:
         PlbenchError: if `bias` is out of range or the labels are not complete.
@@ -263,7 +263,7 @@ def single_positive_biased(
     _BIAS.check(bias)
     rows, _, values = _complete_cells(labels)
     present = values > 0
-    # of waiting times whose rates are the weights, each is the first with a chance in proportion to its own
+    # among exponential waiting times, each is the smallest with probability proportional to its rate, the weight
     uniform = (_keys(seed, len(values))[present] >> np.uint64(11)).astype(np.float64) * 2.0**-53
     waiting = -np.log1p(-uniform) / _weights(labels, prominence, bias)
     kept = np.zeros(len(values), dtype=np.bool_)
@@ -272,17 +272,17 @@ def single_positive_biased(
 
 
 def cole2021(labels: PartialLabels, *, rows: IntArray, num_rows: int) -> PartialLabels:
-    """Keep the one positive of each image known that the code of Cole et al. (CVPR 2021) draws.
+    """Keep one positive of each image known, as sampled by the code of Cole et al. (CVPR 2021).
 
     Args:
         labels: complete labels [N, C].
-        rows: [N] the place of each image in their order. num_rows: images in it, which may be more.
+        rows: [N] position of each image in their order. num_rows: number of images in it, which may be larger.
 
     Returns:
         [N, C], a subset of the present cells.
 
     Raises:
-        PlbenchError: if the labels are not complete, or their order has images that are not among these.
+        PlbenchError: if the labels are not complete, or their order contains images that are not among these.
     """
     _, columns, values = _complete_cells(labels)
     if num_rows != labels.num_images:
@@ -295,12 +295,12 @@ def cole2021(labels: PartialLabels, *, rows: IntArray, num_rows: int) -> Partial
 
 
 def mlr_pl(labels: PartialLabels, known_share: float, *, rows: IntArray, num_rows: int) -> PartialLabels:
-    """Keep the labels known that SST and SARB (AAAI 2022) know: a share of all cells, each in every larger share.
+    """Keep the labels known that SST and SARB (AAAI 2022) use: a share of all cells, nested in larger shares.
 
     Args:
         labels: complete labels [N, C].
         known_share: in [0, 1].
-        rows: [N] the place of each image in their order. num_rows: images in it, those without annotations included.
+        rows: [N] position of each image in their order. num_rows: number of images in it, including unannotated ones.
 
     Returns:
         [N, C], a subset of the cells.
@@ -314,11 +314,11 @@ def mlr_pl(labels: PartialLabels, known_share: float, *, rows: IntArray, num_row
 
 
 class _Kind(NamedTuple):
-    """A simulator and its parameters, the one that follows the kind's name first.
+    """A simulator and its parameters, first the one that follows the kind's name.
 
     Attributes:
-        is_published: whether it repeats published masks: it takes no seed, but the rows of the published order.
-        objects: what the annotations must say of the objects in the images, which it takes as `prominence`.
+        is_published: whether it reproduces published masks: it takes the rows of the published order instead of a seed.
+        objects: information on objects that the annotations must provide, passed as `prominence`.
     """
 
     simulator: Callable[..., PartialLabels]
@@ -355,12 +355,12 @@ LABEL_FILE = "labels-file"
 
 @dataclass(frozen=True)
 class Simulation:
-    """A way to make labels partial, as protocols name it. Comes from `parse`.
+    """A way to make labels partial, as named in protocols; made by `parse`.
 
     Attributes:
         kind: "labels-file", or a name of `_KINDS`, such as "fpc".
-        numbers: the kind's parameters in the order of its text form, all of them.
-        file, zero: of "labels-file": what holds the labels, and what 0 means where it could be read two ways.
+        numbers: all parameters of the kind, in the order of its text form.
+        file, zero: of "labels-file": the label file, and the meaning of 0 if it is ambiguous.
     """
 
     kind: str
@@ -370,7 +370,7 @@ class Simulation:
 
     @property
     def text(self) -> str:
-        """Canonical text, such as "fpc=300"; every parameter is spelled out, so that defaults may change."""
+        """Canonical text, such as "fpc=300", with all parameters, so that defaults may change."""
         if self.kind == LABEL_FILE:
             return f"{LABEL_FILE}={self.file}" + ("" if self.zero is None else f",zero={self.zero}")
         parameters = _KINDS[self.kind].parameters
@@ -379,19 +379,19 @@ class Simulation:
 
     @property
     def slug(self) -> str:
-        """The text as part of a protocol's name, such as "fpc300"; "complete" where nothing is hidden."""
+        """The text as part of a protocol's name, such as "fpc300"; "complete" if nothing is hidden."""
         if self.kind == LABEL_FILE:
             return f"{LABEL_FILE}-{self.file[:8]}"
         return "complete" if self.kind == "none" else self.text.replace("=", "").replace(",", "-")
 
     @property
     def is_published(self) -> bool:
-        """Whether it repeats published masks, which no seed changes."""
+        """Whether it reproduces published masks, which do not depend on a seed."""
         return self.kind == LABEL_FILE or _KINDS[self.kind].is_published
 
     @property
     def rules(self) -> dict[str, Any]:
-        """The fields of a protocol that follow from it: its text, whose labels it draws, and what validates."""
+        """The protocol fields that it determines: its text, seed and validation part."""
         fixed = self.kind == "none" or self.is_published
         share = {"validation_share": COLE_SHARE} if self.kind == "cole2021" else {}
         return {
@@ -403,7 +403,7 @@ class Simulation:
 
     @property
     def objects(self) -> Literal["size", "place"] | None:
-        """What it must be told of the objects in the images; None where that is nothing."""
+        """The information on objects that it needs; None for none."""
         return None if self.kind == LABEL_FILE else _KINDS[self.kind].objects
 
     def apply(
@@ -413,14 +413,14 @@ class Simulation:
         published: tuple[IntArray, int] | None = None,
         prominence: sparse.csr_array | None = None,
     ) -> PartialLabels:
-        """Return partial labels from complete ones; "none" gives back whatever labels it gets.
+        """Return partial labels from complete ones; "none" returns any labels unchanged.
 
         Args:
-            labels: complete labels [N, C]; any, for "none".
-            seed: at least 0; published masks have none.
+            labels: complete labels [N, C]; any labels for "none".
+            seed: at least 0; ignored by published masks.
             published: rows [N] of the images in the order of published masks, and the number of all rows there; None
                 for the order of `labels`.
-            prominence: [N, C] of the present cells, by what `objects` says; None where that is nothing.
+            prominence: [N, C] of the present cells, by the measure in `objects`; None if that is None.
 
         Returns:
             [N, C], a subset of the cells.
@@ -445,8 +445,8 @@ def parse(text: str) -> Simulation:
     """Read a simulation from text such as "none", "fpc=300" or "frequency-biased=0.1,bias=0.5,negatives=3".
 
     Args:
-        text: the kind, or terms NAME=NUMBER with the kind's own number first; numbers left out take their defaults.
-            Or "labels-file=FILE", with ",zero=absent" or ",zero=unknown" behind it where 0 could be either.
+        text: the kind, or terms NAME=NUMBER with the kind's own number first; omitted numbers have their defaults. Or
+            "labels-file=FILE", followed by ",zero=absent" or ",zero=unknown" if 0 is ambiguous.
 
     Returns:
         The simulation with all of its numbers.
@@ -496,12 +496,12 @@ def _usage(kind: str) -> str:
 
 
 def _number_text(value: float) -> str:
-    """Return shortest text that reads back as the same number, without a trailing .0."""
+    """Return the shortest text that parses to the same number, without a trailing .0."""
     return repr(float(value)).removesuffix(".0")
 
 
 def _complete_cells(labels: PartialLabels) -> tuple[IntArray, IntArray, Int8Array]:
-    """Return all cells of labels that must be complete."""
+    """Return all cells; raise if the labels are not complete."""
     _require_complete(labels)
     return labels.cells()
 
@@ -520,7 +520,7 @@ def _keys(seed: int, count: int) -> KeyArray:
 
 
 def _key_blocks(seed: int, count: int, size: int) -> Iterator[tuple[slice, KeyArray]]:
-    """Yield the keys of `_keys` block by block, and the cells that they belong to: for all cells of OpenImages."""
+    """Yield the keys of `_keys` and their cells block by block, to limit memory on OpenImages."""
     stream = _stream(seed)
     for start in range(0, count, size):
         stop = min(start + size, count)
@@ -534,7 +534,7 @@ def _stream(seed: int) -> np.random.PCG64:
 
 
 def _survive(count: int, drop_probability: float, seed: int) -> BoolArray:
-    """Return which of `count` cells are not dropped."""
+    """Return a mask of those of `count` cells that are not dropped."""
     kept = np.empty(count, np.bool_)
     for block, keys in _key_blocks(seed, count, _BLOCK):
         kept[block] = ~_happens(keys, np.float64(drop_probability))
@@ -542,8 +542,8 @@ def _survive(count: int, drop_probability: float, seed: int) -> BoolArray:
 
 
 def _happens(keys: KeyArray, chance: FloatArray | np.float64) -> BoolArray:
-    """Return which keys fall to events of these chances (in [0, 1]): none where 0, all where 1."""
-    # whole numbers: where a chance differs in its last bits, from machine to machine, the same cells are chosen
+    """Return a mask of the keys that select events with these probabilities in [0, 1]: none for 0, all for 1."""
+    # integers, so that differences in a probability's last bits between machines do not change the selection
     thresholds = np.rint(np.ldexp(chance, CHANCE_BITS)).astype(np.uint64)
     return keys >> np.uint64(64 - CHANCE_BITS) < thresholds
 
@@ -551,8 +551,8 @@ def _happens(keys: KeyArray, chance: FloatArray | np.float64) -> BoolArray:
 def _smallest_of_class(labels: PartialLabels, quota: int, seed: int) -> BoolArray:
     """Mark in each class the `quota` positives and the `quota` negatives with the smallest keys, ties by index.
 
-    Keys are uniform, so that all but a few cells of a large group are out at one glance: no seed is likely ever to have
-    fewer than `quota` keys below seven standard deviations above what is expected. Only the others are sorted.
+    Keys are uniform, so most cells of a large group can be excluded by a limit seven standard deviations above the
+    expected one, which practically always leaves at least `quota` keys. Only the remaining cells are sorted.
 
     Args:
         labels: complete labels [N, C].
@@ -576,7 +576,7 @@ def _smallest_of_class(labels: PartialLabels, quota: int, seed: int) -> BoolArra
     found, found_keys = [], []
     for block, keys in _key_blocks(seed, labels.num_known, rows_at_once * num_classes):
         is_near = present[block] & (keys <= present_limit[: keys.size])
-        is_near |= keys <= absent_limit[: keys.size]  # a few present ones too many do no harm
+        is_near |= keys <= absent_limit[: keys.size]  # a few extra present cells do no harm
         near = np.flatnonzero(is_near)
         found.append(block.start + near)
         found_keys.append(keys[near])
@@ -589,7 +589,7 @@ def _smallest_of_class(labels: PartialLabels, quota: int, seed: int) -> BoolArra
 
 
 def _smallest_of_class_plain(labels: PartialLabels, quota: int, seed: int) -> BoolArray:
-    """Return what `_smallest_of_class` does, from the keys of all cells."""
+    """Compute `_smallest_of_class` from the keys of all cells."""
     _, columns, values = labels.cells()
     quotas = np.full(2 * labels.num_classes, quota)
     return _smallest_of_group(_keys(seed, len(values)), 2 * columns + (values > 0), quotas)
@@ -598,8 +598,8 @@ def _smallest_of_class_plain(labels: PartialLabels, quota: int, seed: int) -> Bo
 def _smallest_of_group(keys: KeyArray, groups: IntArray, quotas: IntArray) -> BoolArray:
     """Mark in each group g the quotas[g] cells with the smallest keys, ties by index; at most all.
 
-    One sort of whole numbers, the group in front of as much of the key as there is room for, is many times as fast as
-    one of two columns. Where the first bits of two keys do not say which of them stays, that one does.
+    Sorting single integers, made of the group and the leading bits of the key, is many times as fast as sorting two
+    columns. If the leading bits do not determine the selection, the two-column sort is used.
     """
     if not keys.size:
         return np.zeros(0, np.bool_)
@@ -609,7 +609,7 @@ def _smallest_of_group(keys: KeyArray, groups: IntArray, quotas: IntArray) -> Bo
     sizes = np.bincount(groups, minlength=len(quotas))
     first_out = np.cumsum(sizes) - sizes + quotas
     is_short = quotas < sizes
-    bounds = np.arange(1, len(quotas) + 1, dtype=np.uint64) << room  # of groups all of which stay
+    bounds = np.arange(1, len(quotas) + 1, dtype=np.uint64) << room  # of groups that are kept completely
     bounds[is_short] = ordered[first_out[is_short]]
     is_decided = ordered[first_out[is_short] - 1] < bounds[is_short]
     if not np.all(is_decided | (quotas[is_short] == 0)):
@@ -618,7 +618,7 @@ def _smallest_of_group(keys: KeyArray, groups: IntArray, quotas: IntArray) -> Bo
 
 
 def _smallest_of_group_plain(keys: KeyArray | FloatArray, groups: IntArray, quotas: IntArray) -> BoolArray:
-    """Return what `_smallest_of_group` does, of numbers of any kind."""
+    """Compute `_smallest_of_group` for numbers of any type."""
     order = np.lexsort((keys, groups))  # a stable sort: by group, then key, then index
     sizes = np.bincount(groups, minlength=len(quotas))
     ends_of_quota = np.cumsum(sizes) - sizes + quotas
@@ -628,7 +628,7 @@ def _smallest_of_group_plain(keys: KeyArray | FloatArray, groups: IntArray, quot
 
 
 def _annotation_chance(positives: IntArray, keep_probability: float, bias: float) -> FloatArray:
-    """Return chance [C] of each class, proportional to positives^-bias, whose expected sum is the wanted share."""
+    """Return probabilities [C] of the classes, proportional to positives^-bias, with the wanted expected share."""
     return _shared_out(_powers(np.maximum(positives, 1), -bias), positives, keep_probability)
 
 
@@ -639,19 +639,19 @@ def _weights(labels: PartialLabels, prominence: sparse.csr_array, bias: float) -
 
 
 def _powers(values: npt.ArrayLike, exponent: float) -> FloatArray:
-    """Return values^exponent, rounded to float32: maths libraries differ in the last bits of float64."""
+    """Return values^exponent, rounded to float32, since math libraries differ in the last bits of float64."""
     return (np.asarray(values, np.float64) ** exponent).astype(np.float32).astype(np.float64)
 
 
 def _shared_out(weights: FloatArray, counts: IntArray, share: float) -> FloatArray:
-    """Return chances [G] of groups of cells, proportional to their weights up to 1, so that `share` of all is expected.
+    """Return probabilities [G] of groups of cells, proportional to weights up to 1, with an expected total `share`.
 
-    Water-filling: from heavy to light, the first k groups are full (chance 1) and the others share the rest, for the
-    smallest k where none of those overflows. Sums are in fixed order, and the same on every machine.
+    Water-filling: in descending order of weight, the first k groups are full (probability 1) and the others share the
+    rest, for the smallest k for which none of those exceeds 1. Sums are in a fixed order, and equal on every machine.
 
     Args:
-        weights: [G] of a cell of each group, above 0.
-        counts: [G] cells in each.
+        weights: [G] weight of a cell of each group, above 0.
+        counts: [G] number of cells in each group.
     """
     if not counts.any():
         return np.zeros(len(counts))

@@ -1,4 +1,4 @@
-"""Texts that look the same and are written otherwise: white space, invisible letters, composed and decomposed ones."""
+"""Texts that look the same but differ in whitespace, invisible characters or Unicode composition."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _AROUND = r"^[\s\p{Z}\p{Cf}]+|[\s\p{Z}\p{Cf}]+$"
 
 
 def trim(text: str) -> str:
-    """Return a text without white space and invisible letters (Unicode's Cf, such as a byte-order mark) around it."""
+    """Strip whitespace and invisible characters (Unicode's Cf, such as a byte-order mark) from both ends of a text."""
     start, stop = 0, len(text)
     while start < stop and _is_blank(text[start]):
         start += 1
@@ -31,15 +31,15 @@ def _is_blank(letter: str) -> bool:
 
 
 def trim_column(texts: pa.Array) -> pa.Array:
-    """Return Arrow strings [N] as `trim` leaves them."""
+    """Apply `trim` to Arrow strings [N]."""
     texts = pc.utf8_trim_whitespace(texts)
     if pc.all(pc.string_is_ascii(texts)).as_py() is not False:
-        return texts  # nearly always: a regular expression over millions takes seconds
+        return texts  # the usual case: a regular expression over millions takes seconds
     return pc.replace_substring_regex(texts, pattern=_AROUND, replacement="")
 
 
 def look(text: str) -> str:
-    """Return a key that texts share which look the same: NFKC, no invisible letters, one space for any white space."""
+    """Return a key shared by texts that look the same: NFKC, no invisible characters, whitespace collapsed."""
     if not text.isascii():
         shown = "".join(letter for letter in text if letter.isspace() or unicodedata.category(letter) != "Cf")
         text = unicodedata.normalize("NFKC", shown)
@@ -47,7 +47,7 @@ def look(text: str) -> str:
 
 
 def first_alike(texts: pa.Array) -> tuple[str, str] | None:
-    """Return the first two of some distinct Arrow strings that look the same; None where none do."""
+    """Return the first two of some distinct Arrow strings that look the same; None if there are none."""
     odd = texts.filter(pc.invert(pc.string_is_ascii(texts)))
     if not len(odd):
         return None
@@ -59,22 +59,22 @@ def first_alike(texts: pa.Array) -> tuple[str, str] | None:
 
 
 def file_look(name: str) -> str:
-    """Return a key that names of one file share: they look the same, and the letter case of the suffix is ignored."""
+    """Return a key shared by file names that look the same, ignoring the case of the suffix."""
     stem, suffix = posixpath.splitext(look(name))
     return stem + suffix.lower()
 
 
 def find_alike(root: Path, relative: str) -> str | None:
-    """Find a file below a folder whose path looks like one that is not there.
+    """Find a file below a folder whose path looks like one that does not exist.
 
-    macOS writes accents as letters of their own (NFD), most programs do not (NFC); cameras write .JPG.
+    macOS decomposes accents (NFD), most programs do not (NFC); cameras write .JPG.
 
     Args:
         root: the folder.
         relative: a path below it, with slashes.
 
     Returns:
-        The path as it is on the disk; None if there is no such file, or more than one.
+        The path on disk; None if there is no such file, or more than one.
     """
     folder, name = posixpath.split(relative)
     found, names = list_by_look(root, folder)
@@ -83,10 +83,10 @@ def find_alike(root: Path, relative: str) -> str | None:
 
 
 def list_by_look(root: Path, folder: str) -> tuple[str, Mapping[str, Sequence[str]]]:
-    """List a folder below another by what names look like.
+    """List a folder below another, with names grouped by look.
 
     Returns:
-        The folder's path as it is on the disk, and the names in it by `file_look`; none if there is no such folder.
+        The folder's path on disk, and its names by `file_look`; none if there is no such folder.
     """
     path = root / folder
     if folder and not path.is_dir():
@@ -102,7 +102,7 @@ def list_by_look(root: Path, folder: str) -> tuple[str, Mapping[str, Sequence[st
 
 @lru_cache(maxsize=256)
 def _by_look(folder: str, changed: int) -> dict[str, list[str]]:
-    """List a folder. One that has changed since, by its time in ns, is listed anew."""
+    """List a folder; cached until its mtime in ns changes."""
     names: dict[str, list[str]] = defaultdict(list)
     for name in sorted(os.listdir(folder)):
         names[file_look(name)].append(name)

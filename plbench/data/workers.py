@@ -1,4 +1,4 @@
-"""Processes that decode images, and what becomes of their failures: a sentence, not a worker's traceback."""
+"""Failures of processes that decode images, as messages instead of tracebacks."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from collections.abc import Iterator
 
 from plbench.errors import DataError, PlbenchError
 
-# of torch's DataLoader: a worker that was killed or raised, memory that could not be shared, a descriptor not passed on
+# from torch's DataLoader: worker killed or raised, shared memory or file descriptor not available
 _TOO_MANY = (errno.EMFILE, errno.ENFILE)
 _SIGNS = ("DataLoader worker", "shared memory", "ancdata", "shm")
 
 
 @contextlib.contextmanager
 def failures_in_words() -> Iterator[None]:
-    """Turn failures of torch's DataLoader and its workers inside the scope into sentences.
+    """Turn failures of torch's DataLoader and its workers inside the scope into messages.
 
     Raises:
-        DataError: as a worker raised it, without the worker's traceback, which torch puts before it. PlbenchError: if a
-            worker was killed, or lacked memory or open files.
+        DataError: as raised by a worker, without the worker's traceback, which torch prepends. PlbenchError: if a
+            worker was killed, or ran out of memory or file descriptors.
     """
     try:
         yield
     except DataError as error:
-        # whoever keeps the error keeps this frame, but no loader, whose workers would be waited for late and long
+        # drop the traceback, which would keep the loader alive and delay the shutdown of its workers
         error.__traceback__ = None
         raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from None
     except (RuntimeError, OSError) as error:
