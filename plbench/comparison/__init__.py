@@ -1,1 +1,1 @@
-"""Methods side by side: what came of their runs, how sure that is, and what it says."""
+"""Comparison of methods: results of their runs, uncertainty, and verdict."""

@@ -1,4 +1,4 @@
-"""Who takes part in a comparison: methods and variants, by name, tag or all of them."""
+"""Candidates of a comparison: methods and variants, by name or tag, or all."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A method, or a variant of one, that takes part.
+    """A method or variant in a comparison.
 
     Attributes:
         params: the variant's.
-        named: whether a person asked for this very one, so that it may not be left out.
+        named: whether it was named explicitly, so that it must not be left out.
     """
 
     method: str
@@ -29,28 +29,28 @@ class Candidate:
 
     @property
     def words(self) -> str:
-        """As a person names it."""
+        """Its name on the command line."""
         return f"{self.method}:{self.variant}" if self.variant else self.method
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """What is not in the table, and why."""
+    """A method that is not in the table, and why."""
 
     who: str
     why: str
 
 
 def choose_candidates(texts: Sequence[str], registry: Registry) -> tuple[list[Candidate], list[Skipped]]:
-    """Return who takes part, in the order in which they are named.
+    """Return the candidates, in the order in which they are named.
 
     Args:
-        texts: "all", tags, methods, "method:variant" and "method:*", separated by commas. A tag brings the variants of
-            its methods along; a method that is named comes alone.
-        registry: what is installed.
+        texts: "all", tags, methods, "method:variant" and "method:*", separated by commas. A tag includes the variants
+            of its methods; a named method does not.
+        registry: the installed plugins.
 
     Returns:
-        The candidates, and what a group would have brought but for its being broken.
+        The candidates, and broken members of a group.
 
     Raises:
         PlbenchError: if a name is none of these. PluginError: if a method that is named is broken.
@@ -65,7 +65,7 @@ def choose_candidates(texts: Sequence[str], registry: Registry) -> tuple[list[Ca
         own = [Candidate(name), *(Candidate(name, variant, params) for variant, params in method.variants.items())]
         for group in (ALL, f"{name}:*", *method.tags):
             groups.setdefault(group, []).extend(own)
-    for name in sound:  # a method of a tag's name is the method
+    for name in sound:  # a method takes precedence over a tag of the same name
         groups.pop(name, None)
     candidates: dict[Candidate, Candidate] = {}
     for name in names:

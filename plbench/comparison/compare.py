@@ -1,4 +1,4 @@
-"""Runs side by side: means over seeds with intervals, each method's paired difference to the best, and how sure."""
+"""Comparison of runs: means over seeds with intervals, and paired differences to the best with p-values."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Row:
     """One method in one setting.
 
     Attributes:
-        label: the method's title, with what sets it apart from other rows of the same method.
-        same: labels of rows whose scores are bit-identical to this one's, and which it stands for.
+        label: the method's title, with what distinguishes it from other rows of the same method.
+        same: labels of rows with bit-identical scores, which this row represents.
         figures: by name: "map_c", "map_o", and the dataset's groups.
-        share_best: chance that its mAP(C) is the highest of the setting's rows with other test images and seeds.
-        rank: 1 + the number of rows that are significantly better; None where seeds are too few to say.
+        share_best: probability that its mAP(C) is the highest of the setting's rows with other test images and seeds.
+        rank: 1 + the number of rows that are significantly better; None with too few seeds.
         difference: of mAP(C) to the best row, percentage points, with an interval that excludes 0 exactly where the two
             are significantly different; None for the best row itself.
         p_value: of that difference, two-sided, adjusted for all pairs of the setting's rows.
-        studies: how many tuning studies the row is a mean over; 0 where none chose its values.
+        studies: number of tuning studies that the row is a mean over; 0 if its values were not tuned.
     """
 
     method: str
@@ -54,16 +54,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Setting:
-    """Rows that may be compared: one protocol, regime, backbone and head; best first.
+    """Comparable rows, with one protocol, regime, backbone and head; best first.
 
     Attributes:
-        num_images: that are scored: of the test part; with folds, of train, those of which a label is known.
-        chance: mAP(C) that random scores have on these images, about: the mean share of positives; NaN where a run's
-            table of classes is not there.
-        detectable: the difference from the best row, in points of mAP(C), that is found with a chance of 80 %; NaN
-            where nothing is tested.
-        folds: into which train was cut, each scored by models that were not trained on it; None where test is scored.
-        foldable: train images that 5 folds would score; 0 where they cannot, or nobody asked.
+        num_images: number of scored images: of test or, with folds, of train images with a known label.
+        chance: approximate mAP(C) of random scores on these images, the mean share of positives; NaN if a run's
+            per-class table is missing.
+        detectable: the difference from the best row, in points of mAP(C), that is detected with 80 % power; NaN if
+            nothing is tested.
+        folds: number of folds of train, each scored by models that were not trained on it; None if test is scored.
+        foldable: number of train images that 5 folds would score; 0 if not possible or not requested.
     """
 
     protocol: str
@@ -78,25 +78,25 @@ class Setting:
 
     @property
     def images(self) -> str:
-        """What is scored, in words."""
+        """Description of the scored images."""
         if self.folds is None:
             return f"{self.num_images:,} test images"
         return f"{self.num_images:,} train images in {self.folds} folds"
 
     @property
     def other_images(self) -> str:
-        """What else could have been scored, which is what intervals are about, in words."""
+        """Description of the population of images that intervals refer to."""
         return "test images" if self.folds is None else "images"
 
     @property
     def tied(self) -> tuple[Row, ...]:
-        """Rows that are statistically tied with the best, as `Pairs.tied` says it."""
+        """Rows that are statistically tied with the best; see `Pairs.tied`."""
         best, *others = self.rows
         return tuple(row for row in others if self.has_few_seeds(row, best) or row.rank == 1)
 
     @staticmethod
     def has_few_seeds(*rows: Row) -> bool:
-        """Return whether any of the rows has too few to say which is better."""
+        """Return whether any of the rows has too few seeds to be tested."""
         return any(len(row.seeds) < MIN_SEEDS for row in rows)
 
     def as_dict(self) -> dict[str, Any]:
@@ -109,8 +109,8 @@ def compare(runs: Iterable[tuple[Path, Record]], registry: Registry | None = Non
     """Group finished runs into settings and rows.
 
     Args:
-        runs: folder and record of each run. Failed runs, and runs that only select, are left out.
-        registry: tells the names of methods' variants; without it their parameters are shown.
+        runs: folder and record of each run. Failed runs, and runs without test figures, are left out.
+        registry: provides the names of variants; without it, parameters are shown.
 
     Raises:
         StoreError: if the replicates of a run are missing or were changed.
@@ -127,7 +127,7 @@ def compare(runs: Iterable[tuple[Path, Record]], registry: Registry | None = Non
 
 
 def setting_of(record: Record) -> tuple[str, ...]:
-    """Return what must agree before two runs can be paired image by image; left-out images make another test set."""
+    """Return what two runs must share to be paired by image; left-out images make a different test set."""
     spec = record.spec
     model, skipped = spec.model.model_dump_json(), repr(spec.skipped_images)
     protocol = (spec.protocol.name, spec.protocol.canonical(), spec.dataset_fingerprint)
@@ -137,11 +137,11 @@ def setting_of(record: Record) -> tuple[str, ...]:
 def setting_from(
     runs: Sequence[ScoredRun], registry: Registry | None, chance: float, folds: int | None = None
 ) -> Setting:
-    """Put runs that were scored on the same images side by side.
+    """Compare runs that were scored on the same images.
 
     Args:
         runs: of one setting, in any order.
-        registry: tells the names of methods' variants; without it their parameters are shown.
+        registry: provides the names of variants; without it, parameters are shown.
         chance, folds: as in `Setting`.
     """
     groups: dict[str, list[ScoredRun]] = defaultdict(list)
@@ -149,7 +149,7 @@ def setting_from(
         groups[row_key(run.record)].append(run)
     labels = row_labels([group[0].record for group in groups.values()], registry)
     rows = merge_identical([RowScores(label, group) for label, group in zip(labels, groups.values(), strict=True)])
-    from plbench.randomness import derive_seed  # imports torch, which boards need not wait for
+    from plbench.randomness import derive_seed  # imports torch, which boards do not need
 
     rows.sort(key=lambda row: -row.value)
     samples = [row.sample("map_c") for row in rows]
@@ -170,10 +170,10 @@ def _chance(folder: Path) -> float:
 
 
 def share_of_positives(positives: Iterable[int], negatives: Iterable[int]) -> float:
-    """Return about the mAP(C) of random scores, percent: the mean share of positives; NaN where nothing is scored.
+    """Return the approximate mAP(C) of random scores, percent: the mean share of positives; NaN if nothing is scored.
 
     Args:
-        positives, negatives: known ones by class.
+        positives, negatives: number of known ones by class.
     """
     counts = [(ones, zeros) for ones, zeros in zip(positives, negatives, strict=True) if ones and zeros]
     return 100 * sum(ones / (ones + zeros) for ones, zeros in counts) / len(counts) if counts else math.nan
@@ -208,13 +208,13 @@ def model_words(spec: RunSpec) -> str:
 def row_labels(records: Sequence[Record], registry: Registry | None = None) -> list[str]:
     """Return titles, with the variant, and the parameters and plan values in which rows of one method differ.
 
-    Where any two rows were trained for longer or on other batches than others, or their epochs chosen in another way,
-    all say so; a way that no board ranks is always said.
-    Rows whose values a study chose are called tuned and compared among themselves: what was searched is not listed.
+    If rows differ in length of training, batch size or selection of the epoch, all labels include it; selections that
+    no board ranks are always included. Rows tuned by a study are labelled as tuned and compared among themselves,
+    without the searched values.
 
     Args:
         records: one of each row.
-        registry: tells the names of variants.
+        registry: provides the names of variants.
     """
     values = [_flat(record) for record in records]
     effort = [
@@ -240,14 +240,14 @@ def row_labels(records: Sequence[Record], registry: Registry | None = None) -> l
         labels.append(f"{label}, tuned" if record.spec.tuned_by else label)
     ambiguous = {label for label in labels if labels.count(label) > 1}
     for place, record in enumerate(records):
-        if record.spec.tuned_by and labels[place] in ambiguous:  # rows that different studies chose
+        if record.spec.tuned_by and labels[place] in ambiguous:  # rows from different studies
             trials = f" in {record.tuning.num_trials} trials" if record.tuning is not None else ""
             labels[place] += f" by {record.spec.tuned_by[:8]}{trials}"
     return labels
 
 
 def _variant(spec: RunSpec, registry: Registry | None) -> tuple[str | None, set[str]]:
-    """Return the variant that a row's parameters are those of, if any, and the parameters that this says enough of."""
+    """Return the variant with the row's parameters, if any, and the parameters that it covers."""
     try:
         method = registry.method(spec.method.name) if registry is not None else None
     except PluginError:  # a record of a method that is not installed here

@@ -1,4 +1,4 @@
-"""A comparison by folds: every labelled image of train, each scored by models that did not learn from its fold."""
+"""Cross-validated comparisons: every labelled image of train is scored by models that were not trained on its fold."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ OFFERED: int = 5
 
 @dataclass(frozen=True)
 class PooledRun(ScoredRun):
-    """The runs of one seed without each of the folds, scored as one; `record` is that of the first.
+    """The runs of one seed, each without one fold, pooled; `record` is that of the first.
 
     Attributes:
         parts: their records, by fold.
-        pooled: figures of all folds together; their own intervals take the models as they are, the replicates do not.
+        pooled: figures of all folds together; their intervals treat the models as fixed, the replicates do not.
     """
 
     parts: tuple[Record, ...]
@@ -43,25 +43,25 @@ class PooledRun(ScoredRun):
 
     @property
     def metrics(self) -> SplitMetrics:
-        """Of all folds together."""
+        """Figures of all folds together."""
         return self.pooled
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Of the runs, by fold."""
+        """Keys of the runs, by fold."""
         return tuple(record.key for record in self.parts)
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """The sha256 of the table of classes of each fold."""
+        """The sha256 of the per-class table of each fold."""
         return tuple(table for record in self.parts for table in ScoredRun(record, {}).tables)
 
 
 def side_by_side(comparison: Comparison, runs: Sequence[tuple[Path, Record]], workspace: Workspace) -> Setting:
-    """Put the runs of a comparison side by side: on test, or where it has folds on train.
+    """Compare the runs of a comparison: on test or, with folds, on train.
 
     Args:
-        comparison: whose runs.
+        comparison: the comparison.
         runs: folder and record of each, as `make_runs` returns them.
         workspace: where and how.
 
@@ -75,14 +75,14 @@ def side_by_side(comparison: Comparison, runs: Sequence[tuple[Path, Record]], wo
 
 
 def pool_cells(folds: Sequence[tuple[Part, Cells]], labels: PartialLabels) -> Cells:
-    """Return the cells of all folds as those of one part: the images of train of which a label is known.
+    """Merge the cells of all folds into one part: the train images with a known label.
 
     Args:
-        folds: each with what a model that did not learn from it says of its known cells.
+        folds: each with its known cells, scored by a model that was not trained on it.
         labels: of all of train.
 
     Returns:
-        One cell for each known label, by rising row in train; images are numbered among those with a label.
+        One cell per known label, by ascending row in train; images are numbered among those with a label.
     """
     is_labelled = np.diff(labels.matrix.indptr) > 0
     place, num_images = np.cumsum(is_labelled) - 1, int(is_labelled.sum())
@@ -99,7 +99,7 @@ def _pooled_setting(
     setting, data = comparison.setting, comparison.setting.protocol_data
     protocol, labels, groups = setting.spec.protocol, data.partial_labels, data.dataset.groups()
     counts = labels.counts()
-    # one stream, whatever the number of folds: all rows draw the same images and pair up
+    # one stream for any number of folds: all rows sample the same images and are paired
     seed = derive_seed(0, "bootstrap", protocol.sha256(), f"folds of {protocol.train_split}")
     by_seed: dict[tuple[str, int], list[tuple[Path, Record]]] = defaultdict(list)
     for folder, record in runs:  # by row and seed, then by fold
@@ -128,7 +128,7 @@ def _cells(folder: Path, record: Record) -> Cells:
 
 
 def _foldable(comparison: Comparison, setting: Setting) -> int:
-    """Return how many images `OFFERED` folds would score; 0 where that is no help, or would be refused."""
+    """Return how many images `OFFERED` folds would score; 0 if folds would not help, or are not possible."""
     spec, data = comparison.setting.spec, comparison.setting.protocol_data
     is_tuned = any(row.studies for row in setting.rows)
     if not setting.rows[0].figures["map_c"].half >= WIDE or is_tuned:

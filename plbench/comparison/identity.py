@@ -1,4 +1,4 @@
-"""What records must have in common to be of one row."""
+"""Identity of rows: what their records have in common."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from plbench.spec import RunSpec
 
 
 def same_but_seed(spec: RunSpec) -> str:
-    """Return all of a spec but the seed, and the stages that follow from it."""
+    """Return a spec without the seed and the stages that depend on it."""
     return spec.model_copy(update={"seed": 0, "stages": {}}).canonical()
 
 
 def row_key(record: Record) -> str:
-    """Return what the runs of one row have in common: all but the seed.
+    """Return what the runs of one row have in common: everything but the seed.
 
-    Where a study chose its values, that is also all but which study, and what it chose. Method, variant, setting, the
-    number of trials, where they looked and where they began stay: studies of one row differ in their seeds alone. A
-    record that does not tell of its study shares a row with those that name the same one.
+    For tuned rows, the study and its chosen values are also left out. Method, variant, setting, number of trials,
+    search space and starting values remain: studies of one row differ only in their seeds. A record without a report on
+    its study shares a row with those of the same study.
     """
     spec, tuning = record.spec, record.tuning
     if spec.tuned_by is None or tuning is None:
         return same_but_seed(spec)
     params = {name: value for name, value in spec.method.params.items() if name not in tuning.space}
-    # in another regime a winner's rate and decay are not taken over: they are a person's then
+    # in a different regime, the winner's rate and decay are not transferred: they were set by the user
     chosen = [name for name in ("lr", "weight_decay") if name in tuning.space and tuning.regime == spec.regime]
     without = {
         "tuned_by": "a study",

@@ -1,4 +1,4 @@
-"""A comparison as a picture: a dot with its interval for every row, a panel for every figure."""
+"""Plot of a comparison: a dot with its interval for every row, one panel per metric."""
 
 from __future__ import annotations
 
@@ -19,24 +19,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLUMNS = 5  # panels beside each other, at most
+_COLUMNS = 5  # maximum number of panels per line
 _PANEL = 1.9  # inches wide
-_LINE = 0.27  # inches a row
-_CHARACTER = 0.075  # inches of a label
-_BEST, _WORSE = "#0072b2", "#595959"  # distinct for the colour-blind, and by their filling without any colour
+_LINE = 0.27  # inches per row
+_CHARACTER = 0.075  # inches per character of a label
+_BEST, _WORSE = "#0072b2", "#595959"  # colour-blind safe; also distinguished by fill
 _TITLES = {"map_c": "mAP(C)", "map_o": "mAP(O)"}
 
 
 def draw_comparison(setting: Setting, command: str, path: Path) -> None:
     """Draw rows in their rank, best on top: mAP(C), mAP(O) and each group, means with 95 % intervals.
 
-    Rows that are statistically tied with the best are filled, as it is; those that a row is significantly better than
-    are hollow.
+    The best row and those statistically tied with it are filled; significantly worse rows are hollow.
 
     Args:
         setting: the comparison.
-        command: that makes it, for the caption.
-        path: of the picture; its ending says of what kind.
+        command: that produces it, for the caption.
+        path: of the figure; its suffix determines the format.
 
     Raises:
         PlbenchError: if the name does not end in .png, .svg or .pdf. StoreError: if it cannot be written.
@@ -44,18 +43,18 @@ def draw_comparison(setting: Setting, command: str, path: Path) -> None:
     written = picture_format(path)
     from matplotlib import rc_context
 
-    with rc_context({"svg.hashsalt": "plbench", "pdf.fonttype": 42}):  # the same bytes each time; text stays text
+    with rc_context({"svg.hashsalt": "plbench", "pdf.fonttype": 42}):  # byte-identical files; text stays text
         figure = comparison_figure(setting, command)
         metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(written, {})
         write_atomically(path, lambda file: figure.savefig(file, format=written, dpi=150, metadata=metadata))
 
 
 def comparison_figure(setting: Setting, command: str = "") -> Figure:
-    """Return what `draw_comparison` draws.
+    """Return the figure of `draw_comparison`.
 
     Args:
         setting: the comparison.
-        command: that makes it, for the caption; nothing where it was made otherwise.
+        command: that produces it, for the caption; "" for none.
     """
     from matplotlib.figure import Figure  # slow to import
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -80,7 +79,7 @@ def comparison_figure(setting: Setting, command: str = "") -> Figure:
         axes.set_yticks(range(len(labels)), labels if place % columns == 0 else [""] * len(labels), fontsize=8)
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(labels) - 0.4, -0.6)  # the best on top
-        if place == 0:  # beside each dot, how often its row is the best
+        if place == 0:  # next to each dot, the probability of being best
             beside = {"transform": axes.get_yaxis_transform(), "ha": "left", "fontsize": 7}
             axes.text(1.02, -0.62, "best in", va="bottom", **beside)
             for line, row in enumerate(setting.rows):
@@ -92,7 +91,7 @@ def comparison_figure(setting: Setting, command: str = "") -> Figure:
 
 
 def _draw_panel(axes: Axes, setting: Setting, name: str) -> None:
-    """Draw one metric of all rows; a line down from the best row's mean."""
+    """Draw one metric of all rows, with a vertical line at the best row's mean."""
     best = setting.rows[0]
     filled = {best.keys, *(row.keys for row in setting.tied)}
     for place, row in enumerate(setting.rows):
@@ -142,5 +141,5 @@ def _caption(setting: Setting, command: str, width: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return the text without anything that matplotlib would take for a formula, or cannot write."""
+    """Return the text without characters that matplotlib would parse as a formula or cannot display."""
     return drawable(text).replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""The runs of a comparison: planned, estimated, and made in one go."""
+"""The runs of a comparison: planned, estimated and executed."""
 
 from __future__ import annotations
 
@@ -31,10 +31,9 @@ class Comparison:
     """The runs of each candidate, by seed, then by fold.
 
     Attributes:
-        rows: each candidate with its plans; twice where studies also chose values for it, then with those of each
-            study.
-        setting: what all runs have in common; with folds, but for the part of train that they learn from.
-        num_folds: into which train is cut, for a run of each seed without each of them; None where test is scored.
+        rows: each candidate with its plans; tuned candidates have a second row with the values of each study.
+        setting: shared by all runs, except for the training part with folds.
+        num_folds: number of folds of train, with one run per seed and fold; None if test is scored.
     """
 
     rows: tuple[tuple[Candidate, tuple[ResolvedRun, ...]], ...]
@@ -58,21 +57,21 @@ def plan_comparison(
     num_trials: int | None = None,
     num_folds: int | None = None,
 ) -> Comparison:
-    """Return the runs of all candidates with seeds 0, 1, …; nothing is trained yet.
+    """Plan the runs of all candidates with seeds 0, 1, …; nothing is trained yet.
 
     Args:
-        request: dataset, model and plan; its method, parameters and seed are not looked at.
-        candidates: who takes part. One that does not fit the setting is left out, unless it was named.
+        request: dataset, model and plan; its method, parameters and seed are ignored.
+        candidates: methods to compare. Those that do not fit the setting are left out, unless named explicitly.
         num_seeds: at least 1.
         workspace: where and how.
-        skipped: whom choosing has left out already.
-        num_trials: of a study for each row, if there are to be any: the protocol of all rows must grant them.
-        num_folds: into which train is cut, at least 2. Test is not opened then: each image of train is scored by runs
-            that did not learn from its fold.
+        skipped: candidates that were already left out.
+        num_trials: trials per study if rows are tuned; the protocol of all rows must grant them.
+        num_folds: number of folds of train, at least 2. Test is then not opened: each train image is scored by runs
+            that were not trained on its fold.
 
     Raises:
-        PlbenchError: if the setting does not exist, one who was named does not fit it, or nobody does; or if folds
-            do not fit the other values. DataError: if a fold cannot be scored.
+        PlbenchError: if the setting does not exist, a named candidate does not fit it, or none does; or if folds are
+            not compatible with the other settings. DataError: if a fold cannot be scored.
     """
     if num_seeds < 1:
         raise PlbenchError(f"`seeds={num_seeds}`: a comparison needs at least one seed, and 5 to be ranked")
@@ -109,7 +108,7 @@ def plan_comparison(
 
 
 def _refuse_beside_folds(num_folds: int, request: Request, num_trials: int | None) -> None:
-    """Refuse what does not go with folds, before any image is read."""
+    """Reject settings that are not compatible with folds, before any image is read."""
     if num_folds < 2:
         raise PlbenchError(
             f"`folds={num_folds}`: an image must be scored by models that did not learn from it; give at least 2, such "
@@ -133,11 +132,11 @@ def _refuse_beside_folds(num_folds: int, request: Request, num_trials: int | Non
 
 
 def _without_each_fold(setting: ResolvedSetting, num_folds: int, request: Request) -> list[ResolvedSetting]:
-    """Return the setting without fold 1, 2, …, each of which can be learned without, and scored.
+    """Return the setting without fold 1, 2, …, after checking that each can be trained and scored.
 
     Raises:
-        PlbenchError: if labels are hidden, or a fold holds copies of another's images and nobody said that they may
-            stay. DataError: if a fold cannot be scored, or nothing is known without it.
+        PlbenchError: if labels are hidden by a simulation, or folds share copies of images and this was not allowed.
+            DataError: if a fold cannot be scored, or no label is known without it.
     """
     protocol, data = setting.spec.protocol, setting.protocol_data
     if protocol.simulation != "none":
@@ -160,7 +159,7 @@ def _without_each_fold(setting: ResolvedSetting, num_folds: int, request: Reques
 
 
 def estimate_comparison(comparison: Comparison, workspace: Workspace) -> tuple[str, Estimate]:
-    """Return one line on what will run, and what the trainings of all rows take, with what they need first."""
+    """Return one line on the runs, and the estimated cost of all rows including prerequisites."""
     found = estimate_runs(comparison.plans, workspace)
     rows, seeds = len(comparison.rows), len(comparison.rows[0][1]) // (comparison.num_folds or 1)
     num_tuned = sum(plans[0].spec.tuned_by is not None for _, plans in comparison.rows)
@@ -178,7 +177,7 @@ def estimate_comparison(comparison: Comparison, workspace: Workspace) -> tuple[s
 
 
 def caution_on_steps(comparison: Comparison) -> str | None:
-    """Return a sentence where trainings are so short that their order says little; None where they are not."""
+    """Return a warning if trainings are too short for meaningful ranks; otherwise None."""
     steps = [plan.num_steps for plan in comparison.plans if plan.method.learns]
     if not steps or min(steps) >= FEW_STEPS:
         return None
@@ -193,15 +192,15 @@ def caution_on_steps(comparison: Comparison) -> str | None:
 def make_runs(
     comparison: Comparison, workspace: Workspace, expected_seconds: float = 0.0
 ) -> tuple[list[tuple[Path, Record]], list[Skipped]]:
-    """Make what is missing of all runs, in one schedule.
+    """Execute all missing runs in one schedule.
 
     Args:
         comparison: whose runs.
         workspace: where and how.
-        expected_seconds: of all that is missing, for the time left until the first one has ended.
+        expected_seconds: of all missing runs, for the time estimate until the first has finished.
 
     Returns:
-        Folder and record of each run whose row is whole; and the rows that are not, with the training that failed.
+        Folder and record of each run of a complete row; and incomplete rows with the failed training.
     """
     results = iter(schedule.run_here(comparison.plans, workspace, expected_seconds))
     whole, failed = [], []

@@ -1,4 +1,4 @@
-"""Which weights of finished runs may go: those of rows that lost, and of trials and folds that were only scored."""
+"""Weights of finished runs that can be deleted: those of worse rows, and of trials and folds."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Weights = Literal["best", "first", "none", "all"]
 
 
 def prunable(store: Store, *, weights: Weights = "best", features: bool = False) -> Room:
-    """Return what may go from a folder of runs: every run, its figures and its scores stay.
+    """Return what can be deleted from a folder of runs; runs, figures and scores are always kept.
 
-    Weights that a stage's artifact is still to be made of stay, whatever is asked for.
+    Weights that are still needed to compute a stage's artifact are always kept.
 
     Args:
-        store: of the runs, and of the cache that they use.
-        weights: whose stay: those of the best row of each setting (by mAP(C) on test, a mean over seeds), of its first
-            seed alone, of none, or of all runs.
-        features: whether all cached features may go, too.
+        store: of the runs and their cache.
+        weights: which to keep: those of the best row of each setting (by mean mAP(C) on test over seeds), of its first
+            seed only, of none, or of all runs.
+        features: whether to delete all cached features, too.
 
     Raises:
-        StoreError: if a run is under way, or a record is damaged.
+        StoreError: if a run is in progress, or a record is damaged.
     """
     removal.refuse_while_under_way(store)
     items = removal.leftovers(store)

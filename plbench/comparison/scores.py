@@ -1,4 +1,4 @@
-"""The scores of a row by seed: its runs with their replicates, and what they give of each metric."""
+"""The scores of a row by seed: its runs with their replicates, and statistics of each metric."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from plbench.runs.tables import PER_CLASS
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """A finished run with its bootstrap replicates, [R] by metric, percent; on a board without those of groups."""
+    """A finished run with its bootstrap replicates, [R] by metric, percent; without those of groups on a board."""
 
     record: Record
     replicates: dict[str, np.ndarray]
 
     @property
     def metrics(self) -> SplitMetrics:
-        """What is compared."""
+        """The figures to compare."""
         return self.record.test
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Of the trainings behind it."""
+        """Keys of its trainings."""
         return (self.record.key,)
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """The sha256 of its table of classes, by which runs of one and the same model are known; () where it is not."""
+        """The sha256 of its per-class table, to detect runs of the same model; () if unknown."""
         return (self.record.files[PER_CLASS].sha256,) if PER_CLASS in self.record.files else ()
 
 
@@ -52,14 +52,14 @@ class RowScores(Generic[Run]):
     """
 
     def __init__(self, label: str, runs: Sequence[Run]) -> None:
-        """Take the runs of one row in any order."""
+        """Store the runs of one row, in any order."""
         self.label = label
         self.runs = sorted(runs, key=lambda run: (_study_seed(run.record), run.record.spec.seed))
         self.same: tuple[str, ...] = ()
 
     @property
     def records(self) -> list[Record]:
-        """Of the runs."""
+        """Records of the runs."""
         return [run.record for run in self.runs]
 
     @property
@@ -69,7 +69,7 @@ class RowScores(Generic[Run]):
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
-        """Seeds that every study of the row has."""
+        """Seeds shared by all studies of the row."""
         by_study = defaultdict(set)
         for record in self.records:
             by_study[_study_seed(record)].add(record.spec.seed)
@@ -77,7 +77,7 @@ class RowScores(Generic[Run]):
 
     @property
     def num_studies(self) -> int:
-        """Tuning studies that the row is a mean over; 0 where none chose its values."""
+        """Number of tuning studies that the row is a mean over; 0 if its values were not tuned."""
         return len({_study_seed(record) for record in self.records if record.spec.tuned_by})
 
     @property
@@ -88,7 +88,7 @@ class RowScores(Generic[Run]):
     def figure(self, name: str) -> Figure:
         """Return the mean of a metric over seeds (and studies), with its interval.
 
-        Of a group whose replicates stayed with the runs, the runs' own intervals tell the images' error.
+        For groups without replicates on the board, the runs' intervals determine the image variance.
         """
         if all(name in run.replicates for run in self.runs):
             return self.sample(name).figure()
@@ -103,7 +103,7 @@ class RowScores(Generic[Run]):
 
     @property
     def _chosen(self) -> list[Run]:
-        """Runs of the seeds that every study has."""
+        """Runs of the seeds shared by all studies."""
         return [run for run in self.runs if run.record.spec.seed in self.seeds]
 
     def _points(self, name: str) -> np.ndarray:
@@ -114,8 +114,8 @@ class RowScores(Generic[Run]):
 
     @property
     def fingerprint(self) -> tuple[Any, ...]:
-        """What rows of one and the same model share: the tables of their scores, by seed."""
-        # replicates by value: older runs have those of groups in the same file
+        """Identity of a row's model: the tables of its scores, by seed."""
+        # replicates by value, since older runs have those of groups in the same file
         tables = [
             (*run.tables, *(run.replicates[name].tobytes() for name in HEADLINE)) if run.tables else ()
             for run in self.runs
@@ -127,9 +127,9 @@ Row = TypeVar("Row", bound=RowScores[Any])
 
 
 def merge_identical(rows: Sequence[Row]) -> list[Row]:
-    """Make one row of rows with the same scores, bit by bit: they are one model under several names.
+    """Merge rows with bit-identical scores: they are one model under several names.
 
-    The row with the shortest label stands for the others.
+    The row with the shortest label represents the others.
     """
     found: dict[Any, Row] = {}
     for row in sorted(rows, key=lambda row: (len(row.label), row.label)):

@@ -1,4 +1,4 @@
-"""Which method should I use, and how sure is that: a comparison's answer in words."""
+"""The verdict of a comparison in words: which method to use, and how certain that is."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from plbench.progress import counted
 WIDE = 2.0
 """Half an interval, in percentage points, from which figures are called uncertain."""
 
-_MAX_SCORED = 0.9  # share of classes from which nothing is said of those that cannot be scored
+_MAX_SCORED = 0.9  # share of scored classes above which unscored ones are not mentioned
 _MIN_CLASSES = 5
 _MAX_NAMED = 4
-_UNLIKELY = 0.05  # chance of being best below which a tied row is not recommended
+_UNLIKELY = 0.05  # probability of being best below which a tied row is not recommended
 
 
 def verdict(setting: Setting) -> list[str]:
-    """Return sentences: the best row, what is tied with it, how sure that is, and what to be careful about."""
+    """Return sentences: the best row, rows tied with it, how certain that is, and caveats."""
     return [*_which(setting), *_by_map_o(setting), *_cautions(setting)]
 
 
 def share_words(share: float) -> str:
-    """Return a share of resamples, so that only what always or never happened reads 100 % or 0 %.
+    """Format a share of resamples; only exact values are shown as 100 % or 0 %.
 
     Examples:
         >>> share_words(0.934), share_words(0.999), share_words(0.001), share_words(1.0)
@@ -57,7 +57,7 @@ def _which(setting: Setting) -> list[str]:
         told.append(f"{_named(unlikely)} {are} not significantly worse, but unlikely to be best.")
     if worse := [row for row in others if row not in setting.tied]:
         which = "The other row is" if len(worse) == 1 else f"The other {len(worse)} rows are"
-        # the row that beats one need not be the best
+        # the row that is significantly better need not be the best one
         by_best = all(row.p_value is not None and row.p_value < SIGNIFICANT for row in worse)
         than = "" if by_best else " than it or than another row"
         told.append(f"{which} significantly worse{than} (p < {SIGNIFICANT}, all pairs tested together).")
@@ -123,5 +123,5 @@ def _cautions(setting: Setting) -> list[str]:
 
 
 def with_half(figure: Figure) -> str:
-    """Return a mean with half of its interval."""
+    """Format a mean with half its interval's width."""
     return "–" if math.isnan(figure.mean) else f"{figure.mean:.2f} ±{figure.half:.2f}"

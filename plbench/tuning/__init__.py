@@ -1,1 +1,1 @@
-"""Optuna's studies, shared by several workers; the experiments of the paper are in `plbench.experiments`."""
+"""Hyper-parameter tuning with Optuna studies shared by several workers."""

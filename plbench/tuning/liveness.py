@@ -1,4 +1,4 @@
-"""Who of a study's workers is alive: by locks beside a journal, by heartbeats in a database."""
+"""Detection of dead workers of a study: by file locks for a journal, by heartbeats in a database."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from optuna.trial import FrozenTrial, TrialState
 from plbench.files import unwritable
 
 HEARTBEAT_SECONDS = 20
-GRACE_SECONDS = 60  # without a heartbeat, after which a worker counts as dead
+GRACE_SECONDS = 60  # without a heartbeat until a worker counts as dead
 
 
 class Liveness:
-    """Tells living workers from dead ones."""
+    """Detects dead workers."""
 
     def claiming(self) -> contextlib.AbstractContextManager[Any]:
-        """Hold this while trials are taken, where the storage alone cannot tell a new trial from an abandoned one."""
+        """Hold this while claiming trials, if the storage cannot tell a new trial from an abandoned one."""
         return contextlib.nullcontext()
 
     def lost(self, study: optuna.Study, worker: str) -> list[FrozenTrial]:
-        """Return running trials of dead workers; those that it has told FAIL itself are not among them."""
+        """Return running trials of dead workers, except those that the storage has marked FAIL itself."""
         raise NotImplementedError
 
     def taken(self, trial: optuna.Trial) -> None:
-        """Note a trial as soon as it is taken, before it is marked as a worker's."""
+        """Register a claimed trial, before it is marked with its worker."""
 
     def alive(self, trials: Sequence[optuna.Trial]) -> contextlib.AbstractContextManager[Any]:
-        """Hold this while trials are trained."""
+        """Hold this while training trials."""
         return contextlib.nullcontext()
 
     def close(self) -> None:
@@ -44,7 +44,7 @@ class Liveness:
 
 
 class Locks(Liveness):
-    """Workers of a journal: each holds a file for as long as its process lives."""
+    """Workers of a journal: each holds a file lock while its process lives."""
 
     def __init__(self, journal: Path, worker: str) -> None:
         self._folder = journal.with_name("workers" if journal.name == "journal.log" else f"{journal.name}.workers")
@@ -59,18 +59,18 @@ class Locks(Liveness):
             raise unwritable(self._folder, error) from error
 
     def claiming(self) -> contextlib.AbstractContextManager[Any]:
-        """Let no two workers of a journal take trials at once."""
+        """Exclude other workers of the journal while claiming trials."""
         return FileLock(self._folder / "claiming.lock")
 
     def lost(self, study: optuna.Study, worker: str) -> list[FrozenTrial]:
-        """Return those whose worker's lock is free, or who died while they were claimed."""
+        """Return trials whose worker's lock is free, or whose worker died while claiming."""
         running = [trial for trial in study.get_trials(deepcopy=False) if runs(trial)]
         owners = {trial.user_attrs.get("worker") for trial in running} - {worker}
-        dead = {owner for owner in owners if owner is None or not self._lives(owner)}  # None: died while it claimed
+        dead = {owner for owner in owners if owner is None or not self._lives(owner)}  # None: died while claiming
         return [trial for trial in running if trial.user_attrs.get("worker") in dead]
 
     def _lives(self, worker: str) -> bool:
-        """Return whether its process does; the lock of one that does not is cleared away."""
+        """Return whether the worker's process lives; the lock of a dead one is removed."""
         path = self._folder / f"{worker}.lock"
         if not path.exists():
             return False
@@ -88,16 +88,16 @@ class Locks(Liveness):
 
 
 class Heartbeats(Liveness):
-    """Workers of a database: each says every few seconds that it is still at its trials."""
+    """Workers of a database: each sends a heartbeat every few seconds."""
 
     def __init__(self, storage: RDBStorage) -> None:
         self._storage = storage
         self._unmarked_since: dict[int, float] = {}  # when a running trial was first seen without a worker's mark
 
     def lost(self, study: optuna.Study, worker: str) -> list[FrozenTrial]:
-        """Return those that stay without a worker's mark; of marked ones, Optuna fails those whose heartbeat stops.
+        """Return trials that remain unmarked; Optuna fails marked trials whose heartbeat stops.
 
-        The wait is measured here, as clocks and time zones of other workers' machines may differ.
+        The wait is measured locally, since clocks and time zones of other workers' machines may differ.
         """
         optuna.storages.fail_stale_trials(study)  # queues their values by the storage's callback
         unmarked = [t for t in study.get_trials(deepcopy=False) if runs(t) and "worker" not in t.user_attrs]
@@ -106,7 +106,7 @@ class Heartbeats(Liveness):
         return [trial for trial in unmarked if now - self._unmarked_since[trial.number] > GRACE_SECONDS]
 
     def taken(self, trial: optuna.Trial) -> None:
-        """Send its first heartbeat: Optuna never misses one that has none."""
+        """Send the first heartbeat; Optuna ignores trials without any."""
         self._storage.record_heartbeat(trial._trial_id)
 
     @contextlib.contextmanager
@@ -116,7 +116,7 @@ class Heartbeats(Liveness):
 
         def beat() -> None:
             while not ended.wait(HEARTBEAT_SECONDS):
-                with contextlib.suppress(Exception):  # a database that is away for a moment is tried again
+                with contextlib.suppress(Exception):  # retry if the database is temporarily unavailable
                     for trial in trials:
                         self.taken(trial)
 
@@ -137,5 +137,5 @@ class Heartbeats(Liveness):
 
 
 def runs(trial: FrozenTrial) -> bool:
-    """Return whether some worker has taken it and it was not told an outcome."""
+    """Return whether a worker has claimed the trial and it has no outcome yet."""
     return trial.state == TrialState.RUNNING

@@ -1,4 +1,4 @@
-"""Pictures of a study, by Optuna's own plotting: the way to the best value, what mattered, and a slice by parameter."""
+"""Plots of a study with Optuna: optimization history, importances, and a slice per parameter."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def draw_study(study: StudyRecord, folder: Path) -> tuple[str, ...]:
         "history": lambda: plotting.plot_optimization_history(told, target_name=_TARGET),
         "slices": lambda: plotting.plot_slice(told, target_name=_TARGET),
     }
-    if len(values) > 1:  # PED-ANOVA is the one evaluator that needs no scikit-learn
+    if len(values) > 1:  # PED-ANOVA is the only evaluator without scikit-learn
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
         pictures["importances"] = lambda: plotting.plot_param_importances(
             told, evaluator=evaluator, target_name=_TARGET
@@ -53,12 +53,12 @@ def draw_study(study: StudyRecord, folder: Path) -> tuple[str, ...]:
 
 
 def _as_optuna(study: StudyRecord) -> optuna.Study:
-    """Return the trials as Optuna draws them: with the values that were trained, also outside the space."""
+    """Return the trials as an Optuna study, with the trained values, including those outside the space."""
     ranges: dict[str, optuna.distributions.BaseDistribution] = {}
     for name, found in study.spec.space.items():
         tried = [trial.values[name] for trial in study.trials]
         low, high = min(found.low, *tried), max(found.high, *tried)
-        # an axis is only logarithmic where all are above 0
+        # a logarithmic axis requires positive values
         ranges[name] = optuna.distributions.FloatDistribution(low, high, log=found.log and low > 0)
     told = optuna.create_study(direction="maximize")
     for trial in (trial for trial in study.trials if trial.state != "failed"):
@@ -81,7 +81,7 @@ def _draw(name: str, draw: Callable[[], Any], title: str, folder: Path) -> list[
         for panel in panels:
             panel.set_title("")
             panel.set_title("", loc="left")
-            if panel.get_xscale() == "log":  # labels between the powers of ten run into each other
+            if panel.get_xscale() == "log":  # labels between powers of ten would overlap
                 panel.xaxis.set_minor_formatter(NullFormatter())
                 panel.xaxis.set_major_formatter(LogFormatterSciNotation())
                 if len([t for t in panel.get_xticks() if panel.get_xlim()[0] <= t <= panel.get_xlim()[1]]) < 2:

@@ -1,4 +1,4 @@
-"""Tuned rows of a comparison: for each of its rows, the values that several studies choose."""
+"""Tuned rows of a comparison: for each row, the values chosen by several studies."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from plbench.tuning.study import StudyRecord
 
 
 def with_tuned(comparison: Comparison, num_trials: int, num_studies: int, workspace: Workspace) -> Comparison:
-    """Add, beside each row, that of the values which studies of equally many trials choose for it.
+    """Add a tuned row for each row, with values chosen by studies with the same number of trials.
 
-    What one study finds is in part its luck. So a tuned row has several, each with a seed and so with proposals and
-    labels of its own, and the winner of each is run with all seeds of the comparison. A study that was longer before
-    counts by its first trials. A row one of whose studies fails has no tuned one beside it.
+    The result of a single study is partly chance. A tuned row therefore has several studies, each with its own seed and
+    so its own proposals and labels, and the winner of each is run with all seeds of the comparison. Of longer existing
+    studies, only the first trials count. If a study of a row fails, the row has no tuned counterpart.
 
     Args:
         comparison: the rows.
-        num_trials: of each study, at least 1.
-        num_studies: of each row, at least 1; their seeds are 0, 1, …
+        num_trials: trials per study, at least 1.
+        num_studies: studies per row, at least 1; their seeds are 0, 1, …
         workspace: where and how.
 
     Raises:
-        PlbenchError: if a study of somebody who was named cannot be made, or data or files are not as they must be.
+        PlbenchError: if a study of an explicitly named method is not possible, or data or files are invalid.
     """
     rows, absent = [], list(comparison.skipped)
     for number, (candidate, plans) in enumerate(comparison.rows, 1):
@@ -53,7 +53,7 @@ def with_tuned(comparison: Comparison, num_trials: int, num_studies: int, worksp
 
 
 def describe_studies(comparison: Comparison, num_trials: int, num_studies: int) -> str:
-    """Return one line on what tuning adds to a comparison that has no tuned rows yet."""
+    """Return one line on the cost of tuning for a comparison without tuned rows."""
     rows, seeds = len(comparison.rows), len(comparison.rows[0][1])
     trials = rows * num_studies * num_trials
     runs = rows * num_studies * seeds
@@ -65,7 +65,7 @@ def describe_studies(comparison: Comparison, num_trials: int, num_studies: int) 
 
 
 def _first_trials(study: StudyRecord, number: int) -> StudyRecord:
-    """Return what the study had found after so many trials: nobody gets more than the others."""
+    """Return the study's result after its first `number` trials, so that every method gets the same number."""
     if len(study.trials) <= number:
         return study
     trials = study.trials[:number]

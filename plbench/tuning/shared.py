@@ -1,8 +1,8 @@
-"""One worker's side of a study: it takes trials, tells what came of them, and takes up what dead workers left.
+"""One worker of a study: it claims trials, reports their outcomes, and repeats trials of dead workers.
 
-Optuna numbers trials; here they have an index among those that count. A trial counts while a living worker trains it,
-and once it was told an outcome: a value, that it was pruned, or the error of its training. A trial whose worker died
-is told FAIL without an error, does not count, and its values are queued to be tried again.
+Besides Optuna's numbers, trials have an index among those that count. A trial counts while a living worker trains it,
+and once it has an outcome: a value, pruned, or the error of its training. A trial whose worker died is marked FAIL
+without an error, does not count, and its values are queued again.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from plbench.tuning.liveness import Liveness, runs
 from plbench.tuning.study import State, StudySpec, Trial
 from plbench.tuning.trials import TrialResult
 
-_ASKED_SECONDS = 10.0  # that a claim waits for trials to have their values; the worker of one may have died
-_MAX_TWINS = 8  # draws of a trial, in search of one that no other has
-_NUM_RANDOM = 10  # trials before the sampler models what it saw
+_ASKED_SECONDS = 10.0  # maximum wait for the values of other trials, whose workers may have died
+_MAX_TWINS = 8  # attempts to sample values that no other trial has
+_NUM_RANDOM = 10  # random trials before the sampler builds a model
 
 SAMPLER = f"TPE, multivariate, constant liar, {_NUM_RANDOM} random trials first"
 DAMAGE = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError)
@@ -42,7 +42,7 @@ FINISHED: dict[TrialState, State] = {
 
 
 class SharedStudy:
-    """One worker's side of a study."""
+    """One worker of a study."""
 
     def __init__(self, spec: StudySpec, study: optuna.Study, liveness: Liveness, worker: str, place: str) -> None:
         """See `open_study`."""
@@ -50,30 +50,30 @@ class SharedStudy:
         self._distributions = {name: _distribution(spec, name) for name in spec.space}
 
     def claim(self, num_trials: int, most: int) -> list[optuna.Trial]:
-        """Take trials: what dead workers left first, then new ones, up to the next multiple of `most`.
+        """Claim trials: those of dead workers first, then new ones, up to the next multiple of `most`.
 
         Args:
-            num_trials: that all workers may make together.
-            most: in one batch.
+            num_trials: maximum over all workers.
+            most: maximum in one batch.
 
         Returns:
-            None of them where other workers are at work on all that are missing.
+            Empty if other workers are training all missing trials.
         """
         with speaking_of(self._place), self.liveness.claiming():
             self._give_up(self.liveness.lost(self.study, self._worker))
             taken = sum(_counts(trial) for trial in self._frozen())
-            # batches end at multiples of `most`, so that a study that was broken off asks as one that was not
+            # batches end at multiples of `most`, so that an interrupted study samples the same values
             wanted = max(0, min(most - taken % most, num_trials - taken))
             until = time.monotonic() + _ASKED_SECONDS
             claims = [self._ask(taken + place, until) for place in range(wanted)]
             order = [trial.number for trial in self._frozen() if _counts(trial)]
             surplus = [trial for trial in claims if order.index(trial.number) >= num_trials]
-            for trial in surplus:  # two workers of a database asked at once: the later number goes
+            for trial in surplus:  # two workers of a database claimed at once: drop the later number
                 self._fail(trial._trial_id)
             return [trial for trial in claims if trial not in surplus]
 
     def tell(self, trial: optuna.Trial, result: TrialResult | None) -> None:
-        """Tell what came of a trial; None where it was pruned. One that others took for lost meanwhile is theirs."""
+        """Report the outcome of a trial; None if pruned. Trials that others have taken over meanwhile are ignored."""
         with speaking_of(self._place), contextlib.suppress(UpdateFinishedTrialError, ValueError):
             if result is None:
                 self.study.tell(trial, state=TrialState.PRUNED)
@@ -86,13 +86,13 @@ class SharedStudy:
                 self.study.tell(trial, result.value)
 
     def give_back(self, claims: Sequence[optuna.Trial]) -> None:
-        """Leave trials that were not told an outcome to whoever goes on."""
+        """Release trials without an outcome for other workers."""
         with speaking_of(self._place), self.liveness.claiming():
             own = {trial.number for trial in claims}
             self._give_up([trial for trial in self._frozen() if trial.number in own and runs(trial)])
 
     def trials(self) -> tuple[Trial, ...]:
-        """Return all that were told an outcome: the starting values, then the others as they were taken."""
+        """Return all trials with an outcome: the starting values, then the others in order of creation."""
         with speaking_of(self._place):
             told = [trial for trial in self._frozen() if _counts(trial) and not runs(trial)]
             return tuple(
@@ -107,23 +107,23 @@ class SharedStudy:
             )
 
     def _frozen(self) -> list[FrozenTrial]:
-        # not copied: they are asked for often, and only read
+        # not copied: they are read often, and never modified
         return sorted(self.study.get_trials(deepcopy=False), key=lambda trial: trial.number)
 
     def _ask(self, index: int, until: float) -> optuna.Trial:
-        """Return a trial that no other worker has; two of a database that ask at once would draw the same one.
+        """Return a trial with unique values; two workers of a database that ask at once would sample the same ones.
 
-        The sampler's seed is the index's own, so that a study that was broken off draws as one that was not.
+        The sampler's seed depends on the index, so that an interrupted study samples the same values.
         """
         for attempt in range(_MAX_TWINS):
             names = (index, attempt) if attempt else (index,)
-            # numpy's generators of the kind that Optuna uses take 32 bits
+            # Optuna uses numpy's legacy generators, with 32-bit seeds
             seed = derive_seed(self.spec.seed, "sampler", *names) % 2**32
             self.study.sampler = optuna.samplers.TPESampler(
                 n_startup_trials=_NUM_RANDOM, multivariate=True, constant_liar=True, seed=seed
             )
             trial = self.study.ask(self._distributions)
-            # the heartbeat before the mark: a marked trial without one would never be missed
+            # heartbeat before mark: a marked trial without a heartbeat would never be detected as lost
             self.liveness.taken(trial)
             trial.set_user_attr("worker", self._worker)
             if trial.params not in self._params_of_older(trial.number, until):
@@ -133,7 +133,7 @@ class SharedStudy:
         return trial
 
     def _params_of_older(self, number: int, until: float) -> list[dict[str, float]]:
-        """Return what trials of lower numbers took; one that is being asked for has its values in a moment."""
+        """Return the values of trials with lower numbers, waiting for those that are still being sampled."""
         while True:
             older = [trial.params for trial in self._frozen() if trial.number < number and _counts(trial)]
             whole = [params for params in older if self.spec.space.keys() <= params.keys()]
@@ -142,14 +142,14 @@ class SharedStudy:
             time.sleep(0.02)
 
     def values(self, trial: optuna.Trial | FrozenTrial) -> dict[str, float]:
-        """Return a trial's values: the first one's are the starting values to the digit, in the space or not."""
+        """Return a trial's values; those of the first are exactly the starting values, even outside the space."""
         if trial.user_attrs.get("start"):
             return dict(self.spec.start)
         return {name: trial.params[name] for name in self.spec.space}
 
     def _give_up(self, trials: Sequence[FrozenTrial]) -> None:
         for trial in trials:
-            if self._fail(trial._trial_id):  # one of several workers that saw it
+            if self._fail(trial._trial_id):  # only one of several workers succeeds
                 queue_again(self.study, trial, self.spec)
 
     def _fail(self, trial_id: int) -> bool:
@@ -160,7 +160,7 @@ class SharedStudy:
 
 
 def queue_start(study: optuna.Study, spec: StudySpec) -> None:
-    """Queue the trial of the starting values; those outside the space are told to the sampler as its nearest end."""
+    """Queue the trial of the starting values; the sampler sees values outside the space clipped to it."""
     values = {}
     for name, value in spec.start.items():
         found = spec.space[name]
@@ -170,7 +170,7 @@ def queue_start(study: optuna.Study, spec: StudySpec) -> None:
 
 
 def queue_again(study: optuna.Study, trial: FrozenTrial, spec: StudySpec) -> None:
-    """Queue the values of a lost trial; one that had not drawn all of them is drawn again, by the same seed."""
+    """Queue the values of a lost trial; if they were incomplete, they are sampled again with the same seed."""
     if trial.user_attrs.get("start"):
         queue_start(study, spec)
         return
@@ -181,7 +181,7 @@ def queue_again(study: optuna.Study, trial: FrozenTrial, spec: StudySpec) -> Non
 
 @contextlib.contextmanager
 def speaking_of(place: str) -> Iterator[None]:
-    """Turn what a storage that fails raises into a sentence, and keep Optuna's warnings of what is experimental."""
+    """Turn errors of the storage into messages, and silence Optuna's warnings on experimental features."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -192,17 +192,17 @@ def speaking_of(place: str) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
         if isinstance(cause, DAMAGE) and not isinstance(cause, PlbenchError):
             raise damaged(place, cause) from error
-        kind = type(cause)  # by name: the drivers need not be installed to be ruled out
+        kind = type(cause)  # by name, since the drivers may not be installed
         # `storage._open_database` says which driver is missing
         if kind.__module__.split(".")[0] not in ("sqlalchemy", "psycopg") or kind.__name__ == "NoSuchModuleError":
             raise
-        # the driver's own words: SQLAlchemy's go on with the statement and its values
+        # the driver's message; SQLAlchemy's also contains the statement and its values
         why = str(getattr(cause, "orig", None) or cause).splitlines()[0][:160]
         raise StoreError(f"the storage {place} cannot be used: {why}; start the database, or fix `storage=`") from error
 
 
 def damaged(place: object, error: BaseException) -> StoreError:
-    """Return the sentence for a storage that Optuna cannot read."""
+    """Return the error for a storage that Optuna cannot read."""
     said = " ".join(f"{type(error).__name__}: {error}".split())
     return StoreError(
         f"{place} is damaged and cannot be read as a study ({said:.100}); move it away, and the same command starts "
@@ -211,7 +211,7 @@ def damaged(place: object, error: BaseException) -> StoreError:
 
 
 def _counts(trial: FrozenTrial) -> bool:
-    """Return whether it is one of the study's number: running, or told an outcome."""
+    """Return whether the trial counts: it is running or has an outcome."""
     if trial.state == TrialState.FAIL:
         return "error" in trial.user_attrs
     return trial.state != TrialState.WAITING

@@ -1,4 +1,4 @@
-"""Where a study lies that several workers share: a journal file, or a database."""
+"""Storage of a study shared by several workers: a journal file or a database."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from plbench.tuning.liveness import Heartbeats, Liveness, Locks
 from plbench.tuning.shared import DAMAGE, SharedStudy, damaged, queue_again, queue_start, speaking_of
 from plbench.tuning.study import StudySpec
 
-_MADE_SECONDS = 10.0  # that the making of a study in a database may take
-_MAX_ATTEMPTS = 5  # at the making of a database's tables
+_MADE_SECONDS = 10.0  # maximum time to create a study in a database
+_MAX_ATTEMPTS = 5  # at creating a database's tables
 _DATABASES = {"postgresql": "postgresql+psycopg", "mysql": "mysql", "sqlite": "sqlite"}
 _OPERATION = b'{"op_code":'  # what each line of a journal starts with
 
 
 def open_study(spec: StudySpec, folder: Path, storage: str | None, name: str | None, pruner: Any) -> SharedStudy:
-    """Open a study, or make it.
+    """Open or create a study.
 
     Args:
-        spec: what it asks.
-        folder: of the study, where its journal lies unless another storage is given.
+        spec: specification of the study.
+        folder: of the study, which contains its journal unless another storage is given.
         storage: path of a journal file, or URL of a database.
-        name: of the study in the storage; by default one that only this study has.
+        name: of the study in the storage; unique by default.
         pruner: Optuna's.
 
     Raises:
-        StoreError: if the storage cannot be reached or read. PlbenchError: if there is no such kind of storage, or
-            the study of that name asks something else.
+        StoreError: if the storage cannot be reached or read. PlbenchError: if the kind of storage is unknown, or the
+            study of that name has another specification.
     """
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # what matters is said in our own words
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # plbench reports errors itself
     worker, name = uuid.uuid4().hex, name or f"plbench-{spec.key}"
     kept: JournalStorage | RDBStorage
     liveness: Liveness
@@ -67,19 +67,19 @@ def open_study(spec: StudySpec, folder: Path, storage: str | None, name: str | N
 def _made(
     spec: StudySpec, storage: BaseStorage, name: str, place: str, liveness: Liveness, pruner: Any
 ) -> optuna.Study:
-    """Return the study of that name: made if it is not there, compared with the spec if it is."""
+    """Return the study of that name: created if it does not exist, otherwise checked against the spec."""
     with liveness.claiming():
         try:
             study = optuna.create_study(storage=storage, study_name=name, direction="maximize", pruner=pruner)
             made_here = True
         except optuna.exceptions.DuplicatedStudyError:
             study, made_here = optuna.load_study(storage=storage, study_name=name, pruner=pruner), False
-        if not made_here and isinstance(storage, RDBStorage):  # another worker may be about to finish making it
+        if not made_here and isinstance(storage, RDBStorage):  # another worker may be creating it
             deadline = time.monotonic() + _MADE_SECONDS
             while "spec" not in study.user_attrs and time.monotonic() < deadline:
                 time.sleep(0.2)
         found = study.user_attrs.get("spec")
-        if found is None:  # new, or its making was broken off
+        if found is None:  # new, or its creation was interrupted
             trials = study.get_trials(deepcopy=False)
             if any(not trial.user_attrs.get("start") for trial in trials):
                 raise PlbenchError(
@@ -87,7 +87,7 @@ def _made(
                 )
             if not trials:
                 queue_start(study, spec)
-            # last: a study without it is one whose making was broken off
+            # last: marks the creation as complete
             study.set_user_attr("spec", spec.model_dump(mode="json"))
             return study
     differs = differences(found, spec.model_dump(mode="json"))
@@ -103,19 +103,19 @@ def _made(
 def _open_journal(path: Path) -> JournalStorage:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab"):  # a lock would be waited for without end where nothing can be written
+        with path.open("ab"):  # if not writable, waiting for the lock would never end
             pass
-        # not Optuna's own lock: the system frees this one when its process dies
+        # not Optuna's own lock: the system releases this one when its process dies
         lock = FileLock(path.with_name(f"{path.name}.lock"))
-        with lock:  # or a line that another worker is writing would be taken for a torn one
+        with lock:  # otherwise a line that another worker is writing would look torn
             content = path.read_bytes()
             whole = content.rfind(b"\n") + 1
-            torn = content[whole:]  # power or disk gave out at it; it would spoil what follows
+            torn = content[whole:]  # a torn line, after a crash or a full disk, would corrupt the next one
             if not _OPERATION.startswith(torn[: len(_OPERATION)]):
                 raise ValueError("its last line is not a journal entry")
             if torn:
                 os.truncate(path, whole)
-            if whole:  # of what is wrong with it, Optuna would only see when it wrote the next one
+            if whole:  # Optuna would only notice errors at the next write
                 json.loads(content[:whole].splitlines()[-1])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -127,7 +127,7 @@ def _open_journal(path: Path) -> JournalStorage:
 
 
 def _connected(url: str, options: dict[str, Any], spec: StudySpec) -> RDBStorage:
-    """Return Optuna's storage. Of workers that make its tables at once, all but one fail, and look again."""
+    """Return Optuna's storage. If several workers create its tables at once, all but one fail and retry."""
     import sqlalchemy
 
     for attempt in itertools.count(1):
@@ -147,7 +147,7 @@ def _connected(url: str, options: dict[str, Any], spec: StudySpec) -> RDBStorage
 
 
 def _open_database(url: str, spec: StudySpec) -> tuple[RDBStorage, str]:
-    """Return the storage, and what to call it in a sentence."""
+    """Return the storage, and its name for messages."""
     import sqlalchemy
 
     kind, _, rest = url.partition("://")
@@ -167,7 +167,7 @@ def _open_database(url: str, spec: StudySpec) -> tuple[RDBStorage, str]:
         ) from error
     # a trial may take hours, after which a server may have closed the connection
     options: dict[str, Any] = {"pool_pre_ping": True}
-    if dialect == "postgresql":  # whose client would wait without end for a host that does not answer
+    if dialect == "postgresql":  # its client has no timeout for unreachable hosts
         options["connect_args"] = {"connect_timeout": 10}
     try:
         with speaking_of(place):

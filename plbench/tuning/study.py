@@ -1,4 +1,4 @@
-"""A study in words: what it asks, where it looks, what its trials said. Nothing here runs or draws."""
+"""Data of a study: its specification, search space and trials. Nothing is run or plotted here."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ STUDY = "study.json"
 PLAN_VALUES = ("lr", "weight_decay")
 _RATE_FACTOR = 10.0
 _DECAY_FACTOR = 30.0
-_DECAYS = (1e-6, 1e-1)  # where the plan has none, which no logarithm reaches
+_DECAYS = (1e-6, 1e-1)  # if the plan's decay is 0, which has no logarithm
 
 State = Literal["complete", "pruned", "failed"]
 Ranges = Mapping[str, tuple[float, float]]
 
 
 class StudySpec(TrainingSpec):
-    """All that decides what a study finds, but for the number of its trials: more of them continue it.
+    """Everything that determines a study's result, except the number of trials, which can be increased later.
 
     Attributes:
-        protocol: without its budget, which limits the number of trials and not what they are.
-        method, plan: with the starting values; what `space` names is searched.
+        protocol: without its budget, which only limits the number of trials.
+        method, plan: with the starting values; the names in `space` are searched.
         seed: of the sampler and of the trials.
-        space: where it looks, by name: the method's parameters, "lr" and "weight_decay".
-        sampler, pruner: what proposes values, and what ends a trial early; "none" where trials train together.
+        space: search ranges by name: the method's parameters, "lr" and "weight_decay".
+        sampler, pruner: propose values, and end trials early; the pruner is "none" if trials train together.
     """
 
     space: dict[str, SearchedRange]
@@ -49,23 +49,23 @@ class StudySpec(TrainingSpec):
 
     @property
     def trial_seed(self) -> int:
-        """Seed of all trials: another one than those of the final runs, which so are fresh."""
+        """Seed of all trials, different from those of the final runs."""
         return derive_seed(self.seed, "trials") % 2**31
 
     @property
     def start(self) -> dict[str, float]:
-        """What the first trial takes: the starting values, the paper's where nobody said otherwise."""
+        """The values of the first trial: the starting values, the paper's by default."""
         plan = {name: getattr(self.plan, name) for name in PLAN_VALUES}
         return {name: {**self.method.params, **plan}[name] for name in self.space}
 
 
 class Trial(Frozen):
-    """One trial that was told an outcome.
+    """One trial with an outcome.
 
     Attributes:
-        values: by name, as trained with.
-        value: mAP(C) on the validation part, percent; None where it was pruned or failed.
-        seconds: that it took; of trials that trained together, an equal share.
+        values: trained values by name.
+        value: mAP(C) on the validation part, percent; None if pruned or failed.
+        seconds: training time; an equal share if trials trained together.
     """
 
     values: dict[str, float]
@@ -76,7 +76,7 @@ class Trial(Frozen):
 
 
 class Rows(Frozen):
-    """Keys of the final runs in one regime, by seed from 0 on; a training that failed has none."""
+    """Keys of the final runs in one regime, by seed 0, 1, …; failed trainings have none."""
 
     regime: Regime
     default: tuple[str, ...]
@@ -84,14 +84,14 @@ class Rows(Frozen):
 
 
 class StudyRecord(Frozen):
-    """`study.json`: what was asked, tried and chosen.
+    """`study.json`: specification, trials and choice.
 
     Attributes:
-        trials: in the order in which they were taken; the first has the starting values.
-        winner: index of the best complete trial; of equals, the first.
-        rows: the final runs, where they were made.
+        trials: in order of creation; the first has the starting values.
+        winner: index of the best complete trial, the first if tied.
+        rows: the final runs, if any.
         pictures: names of files in the study's folder.
-        versions: of what moves results, by package.
+        versions: of packages that affect results.
     """
 
     schema_version: Literal[1] = 1
@@ -116,7 +116,7 @@ class StudyRecord(Frozen):
         return self.trials[self.winner]
 
     def report(self) -> TuningReport:
-        """Return what the record of a run says of the study that chose its values."""
+        """Return the report on the study for the record of a run with its values."""
         value = self.best.value
         assert value is not None
         return TuningReport(
@@ -136,7 +136,7 @@ class StudyRecord(Frozen):
 
 
 def study_folder(store: Store, key: str) -> Path:
-    """Return where a study's files lie."""
+    """Return the folder of a study's files."""
     return store.runs / "studies" / key
 
 
@@ -154,7 +154,7 @@ def read_study(folder: Path) -> StudyRecord:
     """Read and validate `study.json`.
 
     Raises:
-        StoreError: if it is missing, damaged, or not what its own key says.
+        StoreError: if it is missing, damaged, or does not match its key.
     """
     path = folder / STUDY
     try:
@@ -170,10 +170,10 @@ def read_study(folder: Path) -> StudyRecord:
 
 
 def parse_ranges(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Return texts "name=low:high" as lowest and highest values by name.
+    """Parse texts "name=low:high" to lowest and highest values by name.
 
     Raises:
-        PlbenchError: if one is not of that form, or a name comes twice.
+        PlbenchError: if one is not of that form, or a name is repeated.
     """
     ranges: dict[str, tuple[float, float]] = {}
     for text in texts:
@@ -192,15 +192,15 @@ def parse_ranges(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
 
 
 def search_space(plan: ResolvedRun, fixed: frozenset[str], ranges: Ranges) -> dict[str, SearchedRange]:
-    """Return where a study of this plan looks.
+    """Return the search space of a study of this plan.
 
     Args:
         plan: with the starting values.
         fixed: parameters of the method that stay as they are.
-        ranges: lowest and highest value by name, in place of what method and plan say.
+        ranges: lowest and highest value by name, instead of the defaults of method and plan.
 
     Raises:
-        PlbenchError: if a range is not one, or is of something that is not searched.
+        PlbenchError: if a range is invalid, or of a parameter that is not searched.
     """
     declared, is_whole = plan.method.Params.search_space(), plan.method.Params.is_whole
     searched = {n: r for n, r in declared.items() if n not in fixed and r.applies(plan.params)}
@@ -259,11 +259,11 @@ def _check_range(
 
 
 def trial_plan(plan: ResolvedRun, values: Mapping[str, float], seed: int, registry: Registry) -> ResolvedRun:
-    """Return the training of one trial: on train without its validation part, to its last epoch.
+    """Return the run of one trial: on train without its validation part, for all epochs.
 
     Args:
         plan: with the starting values.
-        values: what the trial tries instead, by name.
+        values: of the trial, by name.
         seed: of all trials.
         registry: of methods.
 
@@ -283,7 +283,7 @@ def trial_plan(plan: ResolvedRun, values: Mapping[str, float], seed: int, regist
 def with_values(
     plan: ResolvedRun, values: Mapping[str, Any], update: Mapping[str, Any], registry: Registry
 ) -> ResolvedRun:
-    """Return a plan with other values of parameters, rate and decay, and other fields of its spec.
+    """Return a plan with changed parameters, rate and decay, and other changed fields of its spec.
 
     Raises:
         PlbenchError: if a value is not valid.
@@ -305,10 +305,10 @@ def study_spec(
     sampler: str,
     pruner: str,
 ) -> StudySpec:
-    """Return what a study of this plan asks.
+    """Return the specification of a study of this plan.
 
     Raises:
-        PlbenchError: if a range is none, or an end of one is not valid here.
+        PlbenchError: if a range is invalid.
     """
     same = {name: value for name, value in plan.spec if name in StudySpec.model_fields}
     own = {

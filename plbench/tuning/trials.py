@@ -1,4 +1,4 @@
-"""Trials of a study: trainings on train without its validation part, judged by mAP(C) on that part. Test stays shut."""
+"""Trials of a study: trained on train without its validation part, scored by mAP(C) on it. Test is not opened."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from plbench.training.stacked.heads import Head
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What came of one trial.
+    """The result of one trial.
 
     Attributes:
-        value: mAP(C) on the validation part by the headline weights, percent; None where the training failed.
-        seconds: that it took; of trials that trained together, an equal share.
+        value: mAP(C) on the validation part with the headline weights, percent; None if the training failed.
+        seconds: training time; an equal share if trials trained together.
         error: why it failed.
     """
 
@@ -36,11 +36,10 @@ class TrialResult:
 
 
 def score_together(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[TrialResult]:
-    """Train trials in one pass and score each; nothing is kept but the stages that they share.
+    """Train trials in one pass and score each; only their shared stages are kept.
 
     Args:
-        plans: of train part "fit", for which `can_stack` holds, and which agree in all but parameters, rate
-            and decay.
+        plans: with train part "fit", stackable (`can_stack`), and equal except for parameters, rate and decay.
         workspace: where and how.
     """
     for result in run_all([first for plan in plans for first in plan.prerequisites], workspace):
@@ -49,7 +48,7 @@ def score_together(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[T
     results: list[TrialResult] = []
     for together in in_memory(plans, workspace):
         heads = train(together, workspace, is_kept=False)
-        with ThreadPoolExecutor(torch.get_num_threads(), "scoring") as pool:  # much of it is numpy's, on one core
+        with ThreadPoolExecutor(torch.get_num_threads(), "scoring") as pool:  # much of it is single-threaded numpy
             results += pool.map(_scored, together, heads)
     return results
 
@@ -57,19 +56,19 @@ def score_together(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[T
 def _scored(active: ActiveRun, head: Head) -> TrialResult:
     if head.error is not None:
         return TrialResult(None, head.seconds, str(head.error))
-    active.workspace = replace(active.workspace, reporter=Reporter())  # one bar a trial would be many
+    active.workspace = replace(active.workspace, reporter=Reporter())  # no progress bar per trial
     start = time.perf_counter()
     value = active.map_c(active.headline_weights)
     return TrialResult(value, head.seconds + time.perf_counter() - start)
 
 
 def score_alone(plan: ResolvedRun, workspace: Workspace, watch: Callable[[int, float], None]) -> TrialResult:
-    """Make a trial a run of its own, with a record and checkpoints: what was begun goes on, what is done is read.
+    """Train a trial as a separate run with record and checkpoints; it is resumed or read if it exists.
 
     Args:
-        plan: of train part "fit".
+        plan: with train part "fit".
         workspace: where and how.
-        watch: is told each epoch and its mAP(C) on the validation part; what it raises ends the trial.
+        watch: receives each epoch and its mAP(C) on the validation part; an exception in it ends the trial.
     """
     start = time.perf_counter()
     try:

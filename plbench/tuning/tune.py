@@ -1,4 +1,4 @@
-"""Tuning: a study proposes values, trials on the validation part judge them, the best is trained with fresh seeds."""
+"""Tuning: a study proposes values, trials evaluate them on the validation part; the best is retrained."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ from plbench.tuning.study import (
 )
 from plbench.tuning.trials import TrialResult
 
-BATCH = 16  # trials that are proposed at once, at most: the sampler learns from one batch to the next
+BATCH = 16  # maximum number of trials proposed at once; the sampler learns between batches
 POLL_SECONDS = 1.0
 _PRUNED_AFTER = 5  # trials
-_SAID_EVERY = 2.0  # seconds, between two lines on how far it is
+_SAID_EVERY = 2.0  # seconds between two progress lines
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a study is made.
+    """Settings of a study.
 
     Attributes:
-        num_trials: of all workers together; those that are there count.
+        num_trials: of all workers together, including existing trials.
         seed: of the sampler and of the trials.
         storage: path of a journal, or URL of a database; None for a journal in the study's folder.
-        study: its name in the storage.
-        ranges: lowest and highest value by name, in place of the declared ones.
+        study: name of the study in the storage.
+        ranges: lowest and highest value by name, instead of the declared ones.
         fixed: parameters of the method that are not searched.
     """
 
@@ -65,10 +65,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What `plbench tune` made.
+    """The result of `plbench tune`.
 
     Attributes:
-        settings: the final rows side by side, one setting for each regime; empty where only the search was asked for.
+        settings: comparison of the final rows, one setting per regime; empty with `search_only`.
     """
 
     study: StudyRecord
@@ -85,18 +85,18 @@ def tune(
     then: ResolvedRun | None = None,
     search_only: bool = False,
 ) -> Tuning:
-    """Search, then train the starting values and the winner's on all of train, with seeds from 0 on.
+    """Search, then train the starting and the winning values on all of train, with seeds from 0 on.
 
     Args:
         plan: the method's run with its starting values.
         settings: of the study.
-        workspace: where and how.
-        num_seeds: of each final row.
-        then: the same run in another regime, into which the winner's parameters go, too.
-        search_only: leave the final runs out.
+        workspace: locations and compute options.
+        num_seeds: number of seeds of each final row.
+        then: the same run in another regime, also trained with the winner's parameters.
+        search_only: skip the final runs.
 
     Raises:
-        PlbenchError: if something asked for cannot be. TrainingError: if no trial or no final run could be trained.
+        PlbenchError: if the settings are not possible. TrainingError: if no trial or no final run could be trained.
     """
     if num_seeds < 1:
         raise PlbenchError(f"`seeds={num_seeds}`: the final rows need at least one seed, such as `seeds=3`")
@@ -119,16 +119,16 @@ def tune(
 def estimate_study(
     plan: ResolvedRun, num_trials: int, num_seeds: int, workspace: Workspace, then: ResolvedRun | None = None
 ) -> tuple[str, Estimate]:
-    """Return one line on what a study and its final rows take, and the estimate; nothing is trained.
+    """Return one line on the cost of a study and its final rows, and the estimate; nothing is trained.
 
-    Runs that differ from the starting values by a hair in the rate stand for those whose values nobody knows yet.
+    Runs with a slightly different learning rate stand for those whose values are not known yet.
 
     Args:
         plan: the method's run on all of train.
         num_trials: of the study.
-        num_seeds: of each final row; 0 where only the search is asked for.
+        num_seeds: number of seeds of each final row; 0 for a search alone.
         workspace: where and how.
-        then: the same run in another regime, if its final rows are asked for, too.
+        then: the same run in another regime, if it is also trained.
     """
 
     def with_rate(run: ResolvedRun, number: int) -> ResolvedRun:
@@ -151,9 +151,9 @@ def estimate_study(
 
 
 def search(plan: ResolvedRun, settings: Settings, workspace: Workspace) -> StudyRecord:
-    """Make what is missing of a study's trials, alone or beside other workers, and return it with its winner.
+    """Run the missing trials of a study, alone or together with other workers, and return it with its winner.
 
-    Test is not opened: trials train on train without its validation part, and are scored on that.
+    Test is not opened: trials train on train without its validation part, and are scored on that part.
 
     Args:
         plan: the method's run with its starting values, on all of train.
@@ -161,7 +161,7 @@ def search(plan: ResolvedRun, settings: Settings, workspace: Workspace) -> Study
         workspace: where and how.
 
     Raises:
-        PlbenchError: if something asked for cannot be. TrainingError: if no trial could be trained.
+        PlbenchError: if the settings are not possible. TrainingError: if no trial could be trained.
     """
     if settings.num_trials < 1:
         raise PlbenchError(f"`trials={settings.num_trials}`: a study needs at least one trial, such as `trials=64`")
@@ -169,7 +169,7 @@ def search(plan: ResolvedRun, settings: Settings, workspace: Workspace) -> Study
         raise PlbenchError(f"`study_seed={settings.seed}`: a seed is 0 or more")
     if settings.study is not None and not settings.study.strip():
         raise PlbenchError("`study=`: the name is empty; give one, or leave it out")
-    plan.protocol_data.validation()  # else what is wrong with it would be said after the stages
+    plan.protocol_data.validation()  # raise errors now, not after the stages
     together = can_stack(trial_plan(plan, {}, 0, workspace.registry))
     sampler, pruned_by = SAMPLER, "none"
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
@@ -210,7 +210,7 @@ def search(plan: ResolvedRun, settings: Settings, workspace: Workspace) -> Study
 
 @dataclass
 class _Search:
-    """One worker at its trials."""
+    """One worker of a study."""
 
     plan: ResolvedRun
     spec: StudySpec
@@ -223,7 +223,7 @@ class _Search:
     said: float = 0.0
 
     def run(self) -> None:
-        """Run until all trials of the study were told an outcome, by whomever."""
+        """Run until all trials of the study have an outcome, from any worker."""
         say = self.workspace.reporter.line
         say(f"Study {self.spec.key}: {self.plan.method.title}, {', '.join(self.spec.space)}")
         waiting = False
@@ -256,7 +256,7 @@ class _Search:
         self._say_how_far()
 
     def _alone(self, trial: optuna.Trial, plan: ResolvedRun) -> TrialResult | None:
-        """Return one training; None where it was pruned, which leaves nothing behind."""
+        """Train one trial and return its result; None if it was pruned."""
 
         def watch(epoch: int, value: float) -> None:
             trial.report(value, epoch)
@@ -283,13 +283,13 @@ class _Search:
 
 
 def tuned_plan(plan: ResolvedRun, study: StudyRecord, workspace: Workspace) -> ResolvedRun:
-    """Return the run of a study's winner at the plan's own seed and regime, on all of train.
+    """Return the run of a study's winner with the plan's seed and regime, on all of train.
 
-    In another regime than the study's, the parameters of the method go over alone: a rate or decay found for a head
-    says nothing about a whole network.
+    In a different regime than the study's, only the method's parameters are transferred: a rate or decay tuned for a
+    head does not apply to a whole network.
 
     Raises:
-        PlbenchError: if a value is not valid there.
+        PlbenchError: if a value is not valid in the plan.
     """
     values = study.best.values
     if plan.spec.regime != study.spec.regime:
@@ -299,17 +299,17 @@ def tuned_plan(plan: ResolvedRun, study: StudyRecord, workspace: Workspace) -> R
 
 
 def at_seed(plan: ResolvedRun, seed: int, workspace: Workspace) -> ResolvedRun:
-    """Return the same run with another seed, and so with stages of that seed."""
+    """Return the same run with another seed, including its stages."""
     return replace(with_values(plan, {}, {"seed": seed}, workspace.registry), tuning=plan.tuning)
 
 
 def _final_runs(
     plans: Sequence[ResolvedRun], study: StudyRecord, num_trials: int, num_seeds: int, workspace: Workspace
 ) -> tuple[tuple[Rows, ...], tuple[Setting, ...]]:
-    """Return default and tuned row of each plan's regime over all seeds, in one go, and how they compare."""
+    """Train the default and the tuned row of each regime with all seeds, and compare them."""
     rows: list[ResolvedRun] = []
     for plan in plans:
-        # its own, unless that grants fewer trials
+        # the plan's own protocol, unless it grants fewer trials
         protocol = granting(plan.spec.protocol, num_trials, workspace.reporter)
         default = with_values(plan, {}, {"protocol": protocol}, workspace.registry)
         rows += [default, tuned_plan(default, study, workspace)]
