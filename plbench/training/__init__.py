@@ -1,1 +1,1 @@
-"""The training loop, one step, and all that surrounds the step."""
+"""The training loop."""

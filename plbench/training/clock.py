@@ -1,4 +1,4 @@
-"""Where the time of a training goes: waiting for data, forward, loss, backward, optimiser."""
+"""Training time by phase: waiting for data, forward, loss, backward, optimiser."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _EVERY = 16
 class Clock:
     """Seconds by phase.
 
-    On a CPU every lap is measured. A GPU works through a queue while the program is already elsewhere, so laps are
-    marked in the queue, on some steps only, and read when something else waits for the device anyway. There, "data" is
-    the time in which the device had nothing to do but wait for a batch and receive it.
+    On a CPU, every lap is measured. A GPU runs asynchronously, so laps are recorded as events in its queue, on some
+    steps only, and read when something else synchronizes anyway. There, "data" is the time in which the device only
+    waited for a batch and received it.
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Start at zero."""
+        """Start with 0 seconds."""
         self._on_gpu = device.type == "cuda"
-        self._earlier = dict.fromkeys(PHASES, 0.0)  # of the training's earlier sessions
+        self._earlier = dict.fromkeys(PHASES, 0.0)  # from earlier sessions of the training
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self._marks: list[tuple[str, torch.cuda.Event]] = []
         self._measures = True
@@ -34,17 +34,17 @@ class Clock:
         self._steps = self._measured_steps = 0
 
     def start_step(self) -> None:
-        """Begin the work of a step: with waiting for its batch."""
+        """Begin a step, with waiting for its batch."""
         self._steps += 1
         if self._on_gpu:
-            # 1 and not 0, so that a training of fewer steps has a measured one too
+            # 1 and not 0, so that short trainings also have a measured step
             self._measures = self._steps % _EVERY == 1
             self._measured_steps += self._measures
-        # on a GPU this is also the mark from which the first lap of a measured step counts
+        # on a GPU, this also marks the start of a measured step's first lap
         self.lap("other")
 
     def lap(self, phase: str) -> None:
-        """Count what was done since the last lap to this one of `PHASES`."""
+        """Add the time since the last lap to this phase of `PHASES`."""
         if not self._on_gpu:
             now = time.perf_counter()
             self._seconds[phase] += now - self._last
@@ -55,25 +55,25 @@ class Clock:
             self._marks.append((phase, event))
 
     def resume(self) -> None:
-        """Count what happened since the last lap to nobody."""
+        """Discard the time since the last lap."""
         self._last = time.perf_counter()
 
     def seconds(self) -> dict[str, float]:
-        """Return seconds by phase of all steps; of a GPU, which it waits for, scaled up from those measured."""
+        """Return seconds by phase over all steps; on a GPU, synchronize and extrapolate from measured steps."""
         if self._marks:
-            # torch refuses to subtract events that the queue has not come to
+            # torch cannot subtract events that are still in the queue
             torch.cuda.synchronize()
             for (_, start), (phase, end) in itertools.pairwise(self._marks):
-                if phase != "other":  # between two measured steps there are many others
+                if phase != "other":  # "other" spans unmeasured steps
                     self._seconds[phase] += start.elapsed_time(end) / 1000
             self._marks.clear()
         scale = self._steps / self._measured_steps if self._on_gpu and self._measured_steps else 1.0
         return {phase: self._earlier[phase] + scale * value for phase, value in self._seconds.items()}
 
     def go_on_from(self, state: Mapping[str, float]) -> None:
-        """Add to the `seconds` that a checkpoint kept."""
+        """Continue from the `seconds` saved in a checkpoint."""
         self._earlier = {phase: float(state.get(phase, 0.0)) for phase in PHASES}
         self._seconds = dict.fromkeys(PHASES, 0.0)
-        # the scale is of this session's steps alone: what a checkpoint kept is scaled already
+        # the scale applies only to this session's steps; saved seconds are already scaled
         self._steps = self._measured_steps = 0
         self.resume()

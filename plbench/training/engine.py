@@ -26,14 +26,14 @@ from plbench.training.step import READ_EVERY, Network, Stepper
 
 
 def prepare_fit(model: nn.Module, method: Method, plan: Plan, steps_per_epoch: int, execution: Execution) -> FitState:
-    """Return optimiser, schedule, weight average and scaler for a model that is about to train.
+    """Prepare the training of a model: optimiser, schedule, weight average and scaler.
 
-    Among several GPUs, batch normalisation takes its statistics over all of them.
+    With several GPUs, batch normalisation statistics are synchronized.
 
     Args:
         model: in its initial state; moved to the device of `execution`.
-        method: says which parameters learn, and how fast (`param_groups`).
-        steps_per_epoch: optimiser steps, over all processes: ceil(N / batch_size).
+        method: provides parameter groups and their rates (`param_groups`).
+        steps_per_epoch: number of optimiser steps, ceil(N / batch_size).
 
     Raises:
         PlbenchError: if the method has no parameter to train.
@@ -42,16 +42,16 @@ def prepare_fit(model: nn.Module, method: Method, plan: Plan, steps_per_epoch: i
     if execution.world.size > 1 and execution.device.type == "cuda":
         import plbench.models.torchvision_ops  # noqa: F401  # isort: skip
 
-        # timm's and not torch's: it also converts timm's layers that normalise and activate in one
+        # timm's and not torch's: it also converts timm's fused normalisation and activation layers
         from timm.layers.norm_act import convert_sync_batchnorm
 
         model = convert_sync_batchnorm(model)
-    # before the optimiser is made, which looks at where the parameters are
+    # before creating the optimiser, which depends on the parameters' device
     model = model.to(execution.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     num_steps = plan.epochs * steps_per_epoch
     optimizer, peaks = make_optimizer(model, method, plan)
     schedule = make_schedule(optimizer, peaks, plan, steps_per_epoch)
-    # bfloat16 has the range of float32: its gradients need no loss scale
+    # bfloat16 has the range of float32, so gradients need no loss scale
     fp16 = execution.precision == "float16" and execution.device.type == "cuda"
     scaler = torch.amp.GradScaler(execution.device.type, enabled=fp16)
     average = make_average(model, plan, num_steps)
@@ -75,16 +75,16 @@ def fit(
     after_step: Callable[[], None] = lambda: None,
     patience: Callable[[str], AbstractContextManager[None]] = lambda text: nullcontext(),
 ) -> None:
-    """Train until the plan's last epoch, or `stop_after` epochs of it, from wherever `state` stands.
+    """Train from `state` to the plan's last epoch, or for `stop_after` epochs of it.
 
     Args:
         after_epoch: called at the end of each epoch, when `state` is complete: to save, to evaluate.
-        report: called with steps done and steps in all.
-        requested: asked before each step whether this process wants to save or to stop.
-        handle: called between two steps with what any process requested, the same in all of them; `state` is
-            complete then, and its `generators` are those of this moment.
-        after_step: called after each step, as a profiler wants it.
-        patience: entered while the method works between steps, with what it is doing.
+        report: called with steps done and total steps.
+        requested: called before each step, returns whether this process wants to save or to stop.
+        handle: called between two steps with the combined requests, equal in all processes; `state` is then complete,
+            including `generators`.
+        after_step: called after each step, for profilers.
+        patience: context entered while the method works between steps, with a description.
 
     Raises:
         TrainingError: if the loss or the gradient is no longer finite.
@@ -100,37 +100,37 @@ def fit(
     dropout = Dropout(seed, state.model)
     method = Guarded(state.method)
     if execution.compiles:
-        # in place: the names of parameters, and with them checkpoints, stay as they are
+        # in place: keeps the names of parameters, and so checkpoints, unchanged
         state.model.compile()
     network = execution.world.wrapped(Network(state.model, method))
     stepper = Stepper(network, method, plan, execution, state.tally, state.clock, dropout)
-    # building the model and reading a checkpoint are no part of the training
+    # exclude building the model and reading a checkpoint
     state.clock.resume()
     report(state.step, last_epoch * steps_per_epoch)
     while state.epoch < last_epoch:
-        # an epoch that is gone on with has taken this long before
+        # a resumed epoch includes its earlier time
         start = time.perf_counter() - state.seconds
-        # of the whole plan, also where `stop_after` ends it early: what follows from progress must not change
+        # of the whole plan, even if `stop_after` ends it early: values that depend on progress must not change
         progress = opening = Progress(state.step, plan.epochs * steps_per_epoch, state.epoch, plan.epochs)
-        # inside an epoch it was called before the checkpoint, which has the method's state
+        # within an epoch, it was called before the checkpoint, which contains the method's state
         if state.batch == 0:
             with patience(f"{state.method.title} prepares epoch {state.epoch + 1} of {last_epoch}"):
                 method.epoch_start(view, opening)
-        # around the steps alone: what a hook looks at between epochs draws by a seed of its own
+        # only around the steps: views in hooks between epochs have their own seed
         with _chance(state, seed, execution), dropout.installed():
             for progress, request in _steps(stepper, state, inputs, opening, requested):  # noqa: B007  # the last one counts
                 report(state.step, last_epoch * steps_per_epoch)
                 after_step()
-                # each look makes the host wait for a GPU's queue
+                # each read synchronizes with the GPU
                 if execution.reads_late and state.batch % READ_EVERY:
                     continue
                 together = state.tally.read(state.method.name, steps_per_epoch)
                 wanted = request if execution.world.size == 1 else together
-                if (wanted.save or wanted.stop) and state.batch < steps_per_epoch:  # else the epoch ends here anyway
+                if (wanted.save or wanted.stop) and state.batch < steps_per_epoch:  # otherwise the epoch ends anyway
                     state.seconds = time.perf_counter() - start
                     state.generators = execution.world.gather_objects(state_of_generators(execution.device))
                     handle(wanted)
-        # raises if a step was not finite: before a hook sees the epoch, and before it is saved
+        # raises if a step was not finite, before hooks see the epoch and before it is saved
         state.tally.read(state.method.name, steps_per_epoch)
         with patience(f"{state.method.title} concludes epoch {state.epoch + 1} of {last_epoch}"):
             method.epoch_end(view, progress)
@@ -138,7 +138,7 @@ def fit(
         loss, rate = float(state.tally.loss_sum) / steps_per_epoch, state.schedule.get_last_lr()[0]
         row = {"epoch": state.epoch, "step": state.step, "loss": loss, "lr": rate}
         state.history.append({**row, "seconds": time.perf_counter() - start})
-        # at the beginning of an epoch generators follow from the seed (`_chance`): there is nothing to keep
+        # at the beginning of an epoch, generators are seeded (`_chance`), so no state is saved
         state.batch, state.seconds, state.generators = 0, 0.0, None
         state.tally.loss_sum.zero_()
         after_epoch(state)
@@ -147,15 +147,15 @@ def fit(
 def _steps(
     stepper: Stepper, state: FitState, inputs: Inputs, progress: Progress, requested: Callable[[], ControlRequest]
 ) -> Iterator[tuple[Progress, ControlRequest]]:
-    """Take the steps that are left of an epoch; give after each where it stood and what was requested before it."""
+    """Take the remaining steps of an epoch; yield each step's progress and requests."""
     execution, batch_size = stepper.execution, stepper.plan.batch_size
     state.clock.start_step()
     for batch in inputs.shuffled(batch_size, state.epoch, state.batch, execution.world):
-        # before the step, since it travels to the other processes in the step's own sums (`Tally.vector`)
+        # before the step, since it is sent to the other processes in the step's sums (`Tally.vector`)
         request = requested()
         progress = Progress(state.step, progress.num_steps, state.epoch, progress.num_epochs)
         moved = execution.move(batch)
-        # of the global batch; what is at hand is this process's share, or stand-ins
+        # of the global batch; `batch` is this process's share, or placeholder rows
         num_images = min(batch_size, len(inputs) - state.batch * batch_size)
         state.images_trained += num_images * max(1, len(batch.views))
         state.clock.lap("data")
@@ -167,15 +167,15 @@ def _steps(
 
 @contextmanager
 def _chance(state: FitState, seed: int, execution: Execution) -> Iterator[None]:
-    """Seed what an epoch draws from global generators: by the run's seed, or as a checkpoint inside the epoch left it.
+    """Seed global generators for an epoch, from the run's seed or from a checkpoint within the epoch.
 
-    Dropout layers do not (`plbench.training.dropout`); a model or a method may have something else that does.
+    Dropout layers do not use them (`plbench.training.dropout`), but other parts of a model or method may.
     """
-    # the main process draws what a single process would
+    # the main process uses the same seed as a single process
     names = ("chance", state.epoch, *((execution.world.rank,) if execution.world.rank else ()))
     with seeded(derive_seed(seed, *names)):
         saved = state.generators
-        # another number of processes has no use for these states; the epoch's seed then has to do
+        # these states are only valid for the same number of processes; otherwise use the epoch's seed
         if state.batch and saved is not None and len(saved) == execution.world.size:
             put_generators_back(saved[execution.world.rank], execution.device)
         yield

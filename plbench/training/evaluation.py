@@ -29,10 +29,10 @@ Function = Callable[[nn.Module, Tensor], Tensor]
 
 
 class View:
-    """A model looking at a part without augmentation: `plbench.method.TrainView`."""
+    """A model's outputs on a part, without augmentation: `plbench.method.TrainView`."""
 
     def __init__(self, state: FitState, inputs: Inputs, execution: Execution) -> None:
-        """Keep what `predict` needs."""
+        """Store the arguments of `predict`."""
         self.labels = inputs.labels
         self._state, self._inputs, self._execution = state, inputs, execution
 
@@ -42,7 +42,7 @@ class View:
         """Stream (row index, score) on the CPU; see `TrainView`."""
         state = self._state
         state.images_viewed += passes * len(self._inputs)
-        # from the initial seed: a draw from the generator would shift what the method draws later
+        # from the initial seed: sampling from the generator would change the method's later samples
         seed = derive_seed(state.method.task.generator.initial_seed(), "view", state.step) if dropout else None
         model = state.averaged(weights)
         yield from predict(model, state.method, self._inputs, self._execution, dropout_seed=seed, passes=passes)
@@ -52,7 +52,7 @@ class View:
         return self._state.averaged(weights)
 
     def compute(self, function: Function, weights: Literal["ema", "raw"] = "ema") -> Iterator[tuple[Tensor, Tensor]]:
-        """Stream (row index [b], what the function makes of model and inputs, float32) on the CPU; see `TrainView`."""
+        """Stream (row index [b], `function(model, inputs)` float32) on the CPU; see `TrainView`."""
         state, inputs, execution = self._state, self._inputs, self._execution
         state.images_viewed += len(inputs)
         model = state.averaged(weights)
@@ -61,10 +61,10 @@ class View:
             with evaluation_mode(model), torch.inference_mode(), execution.autocast():
                 return function(model, execution.inputs(values)).float().cpu()
 
-        # statistics of batches that each process saw on its own
+        # per-process batch statistics
         execution.world.copy_from_main_(model.buffers())
         own = ((rows, evaluated(values)) for rows, values in inputs.ordered(EVAL_BATCH_SIZE, execution.world))
-        # a process without a batch learns from one row what its share would look like
+        # a process without a batch computes one row to get the output's shape
         yield from _together(own, len(inputs), execution.world, lambda: evaluated(next(inputs.ordered(1))[1])[:0])
 
 
@@ -77,7 +77,7 @@ def predict(
     dropout_seed: int | None = None,
     passes: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Do as `predict_share`, but give every process all rows, in order."""
+    """Do the same as `predict_share`, but return all rows in every process, in order."""
     own = predict_share(model, method, inputs, execution, dropout_seed=dropout_seed, passes=passes)
     return _together(own, len(inputs), execution.world, lambda: torch.empty(0, inputs.labels.num_classes))
 
@@ -85,13 +85,13 @@ def predict(
 def _together(
     own: Iterator[tuple[Tensor, Tensor]], num_rows: int, world: World, nothing: Callable[[], Tensor]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the batches that all processes computed, each in every process; `nothing` makes an empty share, [0, …]."""
+    """Yield the batches of all processes in every process; `nothing` returns an empty share, [0, …]."""
     if world.size == 1:
         yield from own
         return
     num_batches = math.ceil(num_rows / EVAL_BATCH_SIZE)
     for first in range(0, num_batches, world.size):
-        # in the last round some processes have no batch: they take part with an empty share
+        # in the last round, processes without a batch contribute an empty share
         starts = [EVAL_BATCH_SIZE * min(number, num_batches) for number in range(first, first + world.size)]
         shares = [max(0, min(EVAL_BATCH_SIZE, num_rows - start)) for start in starts]
         values = world.gather(next(own)[1] if shares[world.rank] else nothing(), shares)
@@ -110,21 +110,21 @@ def predict_share(
     passes: int = 1,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Stream (row index [b], scores [b, C] float32) on the CPU, of the batches that fall to this process.
+    """Stream (row index [b], scores [b, C] float32) on the CPU, of this process's batches.
 
-    The method sees no labels here: what it would be scored on stays out of its reach.
+    The method gets no labels, since these are used for scoring.
 
     Args:
         model: put in eval mode for each batch.
-        dropout_seed: switches dropout on, seeded.
+        dropout_seed: seed for active dropout; None for no dropout.
         passes: number of passes whose scores are averaged.
-        report: is told rows done, about, and rows in all.
+        report: receives the approximate number of rows done, and the total.
 
     Raises:
-        PlbenchError: if scores have another shape, or are not finite.
+        PlbenchError: if scores have a wrong shape, or are not finite.
     """
     num_classes, world, guarded, done = inputs.labels.num_classes, execution.world, hooks.Guarded(method), 0
-    world.copy_from_main_(model.buffers())  # statistics of batches that each process saw on its own
+    world.copy_from_main_(model.buffers())  # per-process batch statistics
 
     def scored(batch: Batch) -> Tensor:
         with execution.autocast():
@@ -135,11 +135,11 @@ def predict_share(
         with evaluation_mode(model, dropout=dropout_seed is not None), torch.inference_mode():
             batch = Batch(
                 execution.inputs(values),
-                # all unknown: the labels that scores are judged by stay out of the method's reach
+                # all unknown: the method must not see the labels used for scoring
                 torch.zeros(len(rows), num_classes, dtype=torch.int8, device=execution.device),
                 rows.to(execution.device),
             )
-            # without dropout nothing is drawn, and several models may be scored in threads of one process
+            # without dropout nothing is random, and several models may be scored in threads of one process
             first = int(rows[0])
             drawing = nullcontext() if dropout_seed is None else seeded(derive_seed(dropout_seed, "dropout", first))
             with drawing:
@@ -150,25 +150,25 @@ def predict_share(
                 "something is not",
                 hooks.try_it(method),
             )
-        # the others are about as far, and asking them would make them wait
+        # other processes are about as far; asking them would synchronize
         done += len(rows) * world.size
         report(min(done, len(inputs)), len(inputs))
-        # outside the modes above: whoever takes the scores runs before the next line does
+        # outside the modes above, since the consumer's code runs during the yield
         yield rows, scores.cpu()
 
 
 def collect_cells(stream: Iterator[tuple[Tensor, Tensor]], labels: PartialLabels) -> Cells:
-    """Return scores at the known cells only, from a stream of dense batches: all that metrics ever see.
+    """Return scores at known cells only, from a stream of dense batches.
 
-    Unknown cells leave a trace in one place: they take places among the highest-scored classes (`Cells.in_top`).
+    Unknown cells only affect `Cells.in_top`, where they can be among the highest-scored classes.
 
     Args:
-        stream: row index [b] and scores [b, C], as `predict` gives them.
+        stream: row index [b] and scores [b, C], from `predict`.
         labels: of all rows.
     """
     parts: list[tuple[np.ndarray, ...]] = []
     for rows, scores in stream:
-        # batch by batch, so that the dense scores of a whole part never exist at once
+        # batch by batch, so that the dense scores of a whole part are never in memory
         known = labels.rows(rows.numpy())
         row, column = np.nonzero(known)
         dense, cell = scores.numpy(), (row, column)

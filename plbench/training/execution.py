@@ -1,4 +1,4 @@
-"""Where and how precisely a model computes: device, autocast, module modes."""
+"""Execution of models: device, autocast, module modes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from plbench.training.distributed import ALONE, World
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and how precisely a model computes, and whether it goes through `torch.compile` before it trains."""
+    """Device, precision and world of a model, and whether it is compiled by `torch.compile` for training."""
 
     device: torch.device
     precision: Precision
@@ -25,11 +25,11 @@ class Execution:
 
     @property
     def reads_late(self) -> bool:
-        """Whether a look at a value would make the host wait for the device."""
+        """Whether reading a value would synchronize the host with the device."""
         return self.device.type != "cpu"
 
     def autocast(self) -> torch.autocast:
-        """Return mixed precision for the forward pass; losses stay in float32."""
+        """Return the autocast context for the forward pass; losses stay in float32."""
         enabled = self.precision != "float32"
         return torch.autocast(self.device.type, getattr(torch, self.precision), enabled=enabled)
 
@@ -40,7 +40,7 @@ class Execution:
 
     def inputs(self, values: Tensor) -> Tensor:
         """Return values on the device, images channels-last."""
-        # from memory that is not pinned, a copy waits for all that the GPU has to do
+        # copies from memory that is not pinned wait for all queued GPU work
         if self.device.type == "cuda" and values.device.type == "cpu":
             values = values.pin_memory()
         layout = torch.channels_last if values.ndim == 4 else torch.preserve_format
@@ -48,11 +48,11 @@ class Execution:
 
 
 class evaluation_mode:
-    """Puts a model in eval mode inside the scope, dropout layers apart where asked, and puts it back after."""
+    """Sets a model to eval mode inside the scope, optionally except dropout layers, and restores modes after it."""
 
     def __init__(self, model: nn.Module, *, dropout: bool = False) -> None:
         """Remember each module's mode."""
-        # of each by itself: a method may keep some modules in eval mode, which model.train() would wake
+        # per module: a method may keep some modules in eval mode, which model.train() would reset
         self._modes = [(module, module.training) for module in model.modules()]
         self._dropout = dropout
 
@@ -66,7 +66,7 @@ class evaluation_mode:
 
 
 def mapped(output: Any, change: Callable[[Tensor], Any]) -> Any:
-    """Return a model output with each of its tensors changed, through dictionaries and sequences."""
+    """Apply a function to all tensors of a model output, in nested dictionaries and sequences."""
     if isinstance(output, Tensor):
         return change(output)
     if isinstance(output, dict):
@@ -77,5 +77,5 @@ def mapped(output: Any, change: Callable[[Tensor], Any]) -> Any:
 
 
 def widened(output: Any) -> Any:
-    """Return a model output with its half-precision tensors as float32."""
+    """Return a model output with half-precision tensors converted to float32."""
     return mapped(output, lambda values: values.float() if values.dtype in (torch.float16, torch.bfloat16) else values)

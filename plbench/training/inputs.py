@@ -1,4 +1,4 @@
-"""What the engine is fed: images or cached features of one part of a dataset, with its partial labels."""
+"""Inputs of the engine: images or cached features of one part of a dataset, with its partial labels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Mixture = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 
 class Inputs(Protocol):
-    """Rows of one part of a dataset, in training order or in their own."""
+    """Rows of one part of a dataset, in training order or in dataset order."""
 
     @property
     def labels(self) -> PartialLabels:
@@ -41,31 +41,31 @@ class Inputs(Protocol):
         ...
 
     def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: World = ALONE) -> Iterator[Batch]:
-        """Return training batches of one epoch: every row once, by the run's seed; or only those from one on.
+        """Return training batches of one epoch: every row once, shuffled, optionally from `first_batch` on.
 
-        Of each global batch, this process's share; where that is empty, rows that stand in (see `EpochOrder`).
+        Of each global batch, this process's share; if it is empty, placeholder rows (see `EpochOrder`).
         """
         ...
 
     def ordered(self, batch_size: int, world: World = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
         """Return evaluation batches, row index [b] on the CPU and inputs: every row once, in order, not augmented.
 
-        Among several processes the batches are dealt out in turn, whole, so that they are computed as by one.
+        Whole batches are distributed over processes in turn, so that results equal those of one process.
         """
         ...
 
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """Images read and decoded by worker processes, finished on the device.
+    """Images read and decoded by worker processes, with the final transforms on the device.
 
     Attributes:
         train_transform: of training batches; None for a part that is only evaluated.
-        seed: orders and augments training batches.
-        device: where images are wanted.
-        decoder: decodes JPEG files there, in place of Pillow in the workers.
-        min_side: training images may be decoded smaller, but not below this; None for the side that models see.
-        mixture: of which images training inputs are the means; None for one image each.
+        seed: of the order and augmentation of training batches.
+        device: target device of images.
+        decoder: decodes JPEG files on the device, instead of Pillow in the workers.
+        min_side: training images may be decoded smaller, but not below this; None for the models' input size.
+        mixture: images mixed into each training input; None for one image each.
     """
 
     images: ImageSource
@@ -80,18 +80,18 @@ class ImageInputs:
     mixture: Mixture | None = None
 
     def __post_init__(self) -> None:
-        """Refuse now what could not be loaded later.
+        """Check now that training images can be loaded.
 
         Raises:
-            PlbenchError: if there is a decoder, but the training transform needs Pillow's images.
+            PlbenchError: if there is a decoder, but the training transform needs Pillow images.
         """
         if self.train_transform is not None:
-            # making the loader is the check; it starts no worker yet
+            # creating the loader performs the check; no worker is started yet
             assert self._training_loader is not None
 
     @cached_property
     def _training_loader(self) -> ImageLoader:
-        """Keeps its workers from epoch to epoch."""
+        """The loader, which keeps its workers between epochs."""
         assert self.train_transform is not None
         return self._loader(self.train_transform, self.min_side or self.eval_transform.size, self.seed)
 
@@ -111,14 +111,14 @@ class ImageInputs:
         return len(self.images)
 
     def shuffled(self, batch_size: int, epoch: int, first_batch: int = 0, world: World = ALONE) -> Iterator[Batch]:
-        """Yield augmented training batches; images that lie side by side on disk are read together."""
+        """Yield augmented training batches; images that are adjacent on disk are read together."""
         ranks = {"rank": world.rank, "num_ranks": world.size, "first_batch": first_batch}
         order = EpochOrder(len(self), batch_size, self.seed, epoch, block_rows=self.images.block_rows, **ranks)
         if self.mixture is None:
             for views, rows in self._training_loader.batches(order, epoch):
                 yield Batch(views[0], label_tensor(self.labels, rows), rows, views if len(views) > 1 else ())
             return
-        # each image of a batch is decoded once, however many inputs it is a part of
+        # each image of a batch is decoded once, even if it is part of several inputs
         loaded = self._training_loader.batches(_Sources(order, self.mixture, epoch), epoch)
         for own, (images, sources) in zip(order, loaded, strict=True):
             index = torch.tensor(own, dtype=torch.int64)
@@ -135,7 +135,7 @@ class ImageInputs:
 
 @dataclass(frozen=True)
 class _Sources(Sequence[list[int]]):
-    """The rows that the inputs of each batch are made of, in order, each once."""
+    """The distinct rows of the inputs of each batch, in order."""
 
     order: EpochOrder
     mixture: Mixture
@@ -152,10 +152,10 @@ class _Sources(Sequence[list[int]]):
 
 
 def _weighted_sum(values: Tensor, place: Tensor, weights: Tensor) -> Tensor:
-    """Return sums [B, …] of values [U, …] at places int64 [B, K], times weights [B, K]."""
+    """Return weighted sums [B, …] of values [U, …] at positions int64 [B, K], with weights [B, K]."""
     place, weights = place.to(values.device), weights.to(values)
     shape = (-1, *(1 for _ in values.shape[1:]))
-    # one after another: a mean of one image keeps its bits, and no tensor is K batches large
+    # one after another: a mean of one image is bit-identical to it, and no tensor has the size of K batches
     total = values[place[:, 0]] * weights[:, 0].view(shape)
     for k in range(1, place.shape[1]):
         total = total + values[place[:, k]] * weights[:, k].view(shape)
@@ -167,27 +167,27 @@ class FeatureInputs:
 
     Attributes:
         features: [N, D], or maps [N, D, h, w], of the whole split, possibly on disk. rows: [n] those of this part.
-        mixture: of which rows training inputs are the means; None for one row each.
+        mixture: rows mixed into each training input; None for one row each.
     """
 
     mixture: Mixture | None = None
 
     def __init__(self, features: np.ndarray, rows: np.ndarray, labels: PartialLabels, seed: int = 0) -> None:
-        """Take the part's rows into memory where they are small enough."""
+        """Load the part's rows into memory if they are small enough."""
         if len(rows) * features[:1].nbytes <= _IN_MEMORY_BYTES:
             features, rows = np.ascontiguousarray(features[rows]), np.arange(len(rows))
         self.features, self.rows, self.labels, self.seed = features, rows, labels, seed
 
     def reseeded(self, seed: int, labels: PartialLabels | None = None) -> FeatureInputs:
-        """Return the same features, whose training batches come in another order, with other labels where given."""
-        # shallow: the features are shared, and nobody writes to them
+        """Return the same features with another order of training batches and, optionally, other labels."""
+        # shallow: the features are shared and read-only
         other = copy.copy(self)
         other.seed = seed
         other.labels = self.labels if labels is None else labels
         return other
 
     def mixing(self, mixture: Mixture | None) -> FeatureInputs:
-        """Return the same features, of which training inputs are means."""
+        """Return the same features with mixed training inputs."""
         other = copy.copy(self)
         other.mixture = mixture
         return other
@@ -198,7 +198,7 @@ class FeatureInputs:
 
     def _inputs(self, index: np.ndarray) -> Tensor:
         values = torch.from_numpy(np.asarray(self.features[self.rows[index]]))
-        # feature maps, which are stored so, and which heads want channels-last
+        # feature maps are stored so, and heads expect them channels-last
         is_half = values.dtype == torch.float16
         return values.to(torch.float32, memory_format=torch.channels_last) if is_half else values
 

@@ -1,4 +1,4 @@
-"""Starting one command in several processes, and telling what went wrong in the first of them that failed."""
+"""Run one command in several processes, and report the first failure."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def is_worker() -> bool:
 
 
 def write_failure(text: str, code: int) -> None:
-    """Leave the reason of a failure, a sentence or a traceback, for `launch`, which gives back the first."""
-    # names sort by time: what fails first is the cause, what fails later follows from it
+    """Write the reason of a failure, a message or a traceback, for `launch`, which returns the first."""
+    # names sort by time: the first failure is the cause of later ones
     path = Path(os.environ[_FAILURES]) / f"{time.time_ns():020d}-{os.environ.get('RANK', '0')}"
     path.write_text(f"{code}\n{text}")
 
@@ -38,16 +38,16 @@ def write_failure(text: str, code: int) -> None:
 def launch(
     num_processes: int, arguments: Sequence[str], device: str | None = None, module: str = "plbench"
 ) -> tuple[int, str]:
-    """Run `plbench` with these arguments in several processes here, by `torch.distributed.run`, which end together.
+    """Run `plbench` with these arguments in several local processes by `torch.distributed.run`.
 
     Args:
         num_processes: at least 2.
-        arguments: as typed after `plbench`.
-        device: the kind that all compute on; None for GPUs where there are any.
-        module: that each process runs, which leaves the reason of a failure by `write_failure`.
+        arguments: the arguments after `plbench`.
+        device: type of device for all; None for GPUs if available.
+        module: run by each process; reports failures by `write_failure`.
 
     Returns:
-        The exit code, and what the first process that failed had to say; "" where none did.
+        The exit code, and the reason of the first failed process; "" if none failed.
 
     Raises:
         PlbenchError: if there are fewer GPUs than processes.
@@ -61,24 +61,24 @@ def launch(
 
     _check_devices(num_processes, device)
     settings = {
-        # torch's launcher would give each process a single thread
+        # torch's launcher would set a single thread per process
         "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // num_processes)),
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(_GRACE_SECONDS),
-        "GLOO_SOCKET_IFNAME": "lo",  # all on this machine
-        "TORCH_CPP_LOG_LEVEL": "ERROR",  # without a hint at what DDP is asked to do on purpose
+        "GLOO_SOCKET_IFNAME": "lo",  # all processes are local
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # hide DDP's hint about intended behaviour
     }
     before = dict(os.environ)
-    # port 0 is whichever is free, so that several launches on a machine do not collide
+    # port 0 is any free port, so that several launches do not collide
     how = ["--nproc-per-node", str(num_processes), "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
     how += ["--rdzv-id", f"plbench-{os.getpid()}", "--local-addr", "127.0.0.1", "--max-restarts", "0"]
     with tempfile.TemporaryDirectory(prefix="plbench-") as folder:
-        # what the caller's environment says goes before our settings
+        # the caller's environment takes precedence
         os.environ.update({**settings, **before, _FAILURES: folder})
-        logging.disable(logging.ERROR)  # this process only waits, and says in one sentence what torch's launcher logs
+        logging.disable(logging.ERROR)  # this process only waits, and reports failures itself
         try:
             run([*how, "-m", module, *arguments])
         except ChildFailedError as error:
-            # one that was killed wrote nothing, and what the others wrote only follows from it
+            # a killed process wrote nothing, and errors of the others only follow from it
             return _killed(error) or _first_failure(Path(folder)) or (1, f"plbench: {error}")
         except SignalException as signalled:
             return 128 + int(signalled.sigval), ""
@@ -97,9 +97,9 @@ def _first_failure(folder: Path) -> tuple[int, str] | None:
 
 
 def _killed(error: ChildFailedError) -> tuple[int, str] | None:
-    """Return what to say where a process was killed from outside; the others then fail for want of it."""
+    """Return code and message if a process was killed from outside, which makes the others fail."""
     for rank, failure in error.failures.items():
-        if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM:  # that is how the others are ended
+        if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM:  # torch's launcher ends the others by SIGTERM
             name = signal.Signals(-failure.exitcode).name
             why = ", perhaps for want of memory" if name == "SIGKILL" else ""
             return 1, (
@@ -128,7 +128,7 @@ def _check_devices(num_processes: int, device: str | None) -> None:
 
 
 def arguments_without(option: str) -> list[str]:
-    """Return this program's arguments but for an option and its value."""
+    """Return this program's arguments without an option and its value."""
     kept, skip = [], False
     for word in sys.argv[1:]:
         if skip or word == option:

@@ -19,15 +19,15 @@ from plbench.training.state import FitState
 
 
 def make_optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.optim.Optimizer, list[float]]:
-    """Return the plan's optimiser and the largest rate of each group; 1-D parameters (biases, norms) do not decay.
+    """Return the plan's optimiser and the peak rate of each group; 1-D parameters (biases, norms) are not decayed.
 
-    CSL's loss is a sum over the images of a step, here it is their mean. Adam does not notice a constant factor on its
-    gradient, but what is added to the gradient (the coupled decay) and to its root mean square (eps) is then as much
-    larger beside it: both are divided by the number of images of a step.
+    CSL's loss is a sum over the images of a step; here it is a mean. Adam is invariant to a constant factor on the
+    gradient, but then what is added to the gradient (the coupled decay) and to its root mean square (eps) must be
+    scaled, too: "adam-coupled" divides both by the number of images of a step.
 
     Args:
-        model: on its device, on which it depends whether the optimiser is fused.
-        method: its `param_groups` may scale a group's rate by `lr_scale`, which then replaces the plan's multiplier.
+        model: on its final device, which determines whether the optimiser is fused.
+        method: its `param_groups` may scale a group's rate by `lr_scale`, which replaces the plan's multiplier.
 
     Raises:
         PlbenchError: if there is no parameter to train.
@@ -40,7 +40,7 @@ def make_optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.
         for decays in (True, False):
             chosen = [p for p in parameters if p.requires_grad and (p.ndim > 1) == decays]
             if chosen:
-                # one-cycle sets its own rate before the first step; the others start from this one
+                # one-cycle sets the rate before the first step; the other schedules start from this one
                 rate = plan.lr * scale
                 groups.append({"params": chosen, "lr": rate, "weight_decay": decay if decays else 0.0})
                 peaks.append(rate)
@@ -50,7 +50,7 @@ def make_optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.
     if plan.optimizer == "sgd":
         sgd = torch.optim.SGD(groups, lr=plan.lr, momentum=plan.momentum, nesterov=plan.nesterov, fused=fused)
         if plan.momentum:
-            # as its first step would make them: a first step that is suppressed on the device would leave them unset
+            # initialized as by the first step, which might be suppressed on the device
             for parameter in (p for group in groups for p in group["params"]):
                 sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return sgd, peaks
@@ -59,7 +59,7 @@ def make_optimizer(model: nn.Module, method: Method, plan: Plan) -> tuple[torch.
 
 
 def _scaled_groups(model: nn.Module, method: Method, plan: Plan) -> Iterator[tuple[list[nn.Parameter], float]]:
-    """Yield the method's groups of parameters with the factor of their rate; the head apart where that differs."""
+    """Yield the method's parameter groups with their rate factors; the head is separate if its factor differs."""
     backbone = {id(p) for module in model.modules() if isinstance(module, Backbone) for p in module.parameters()}
     for group in Guarded(method).param_groups(model):
         parameters = list(group["params"])
@@ -73,11 +73,11 @@ def _scaled_groups(model: nn.Module, method: Method, plan: Plan) -> Iterator[tup
 def make_schedule(
     optimizer: torch.optim.Optimizer, peaks: list[float], plan: Plan, steps_per_epoch: int
 ) -> LRScheduler:
-    """Return what sets the rate before each step of a plan.
+    """Return the learning rate schedule of a plan.
 
     Args:
         optimizer, peaks: from `make_optimizer`.
-        steps_per_epoch: optimiser steps, over all processes.
+        steps_per_epoch: number of optimiser steps.
     """
     num_steps = plan.epochs * steps_per_epoch
     if plan.schedule == "one-cycle":
@@ -88,7 +88,7 @@ def make_schedule(
             max_lr=peaks,
             total_steps=total_steps,
             pct_start=plan.pct_start,
-            cycle_momentum=plan.optimizer != "sgd",  # whose momentum the plan gives; Adam's is moved
+            cycle_momentum=plan.optimizer != "sgd",  # SGD uses the plan's momentum; Adam's is cycled
         )
     if plan.schedule == "cosine":
         return CosineAnnealingLR(optimizer, T_max=num_steps)
@@ -97,7 +97,7 @@ def make_schedule(
 
 
 def make_average(model: nn.Module, plan: Plan, num_steps: int) -> Any:
-    """Return timm's EMA with warm-up, a copy of the model; None where the plan wants none, or the run is too short.
+    """Return timm's EMA with warm-up, a copy of the model; None if disabled by the plan, or the run is too short.
 
     Its horizon 1 / (1 - decay) is capped at `ema_horizon`, a share of the run's steps.
     """
@@ -112,20 +112,20 @@ def make_average(model: nn.Module, plan: Plan, num_steps: int) -> Any:
 
 
 def scaled_gradients(state: FitState, plan: Plan, rescale: float | Tensor) -> Tensor:
-    """Rescale gradients once, from per-image to per-weight, by a factor on the host or on the device; and clip them.
+    """Rescale gradients from per-image to per-weight by a factor on the host or the device, and clip them.
 
     Returns:
-        Whether they are finite, a bool on their device. Of float16 it is the loss scaler that looks, and fixes.
+        Whether they are finite, a bool on their device. For float16, the loss scaler checks and handles it.
     """
     parameters = _with_gradient(state)
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return torch.ones((), dtype=torch.bool, device=next(state.model.parameters()).device)
     if isinstance(rescale, Tensor) or rescale != 1.0:
-        # before the scaler looks: a batch without any weight has a factor that is not finite, and it skips the step
+        # before the scaler's check: a batch with weight 0 has a non-finite factor, so the scaler skips the step
         torch._foreach_mul_(gradients, rescale.to(gradients[0].dtype) if isinstance(rescale, Tensor) else rescale)
     state.scaler.unscale_(state.optimizer)
-    # after both scalings, as the limit is on the gradient per unit of weight; without a limit, too:
+    # after both scalings, since the limit is on the gradient per unit of weight; also computed without a limit, since
     # the norm is finite only if every gradient is
     norm = nn.utils.get_total_norm(gradients)
     if plan.clip_grad is not None:
@@ -138,23 +138,23 @@ def _with_gradient(state: FitState) -> list[nn.Parameter]:
 
 
 def update(state: FitState, allowed: Tensor | None = None) -> None:
-    """Take the optimiser's step along gradients that are scaled, unless `allowed`, a bool on the device, is False."""
+    """Take the optimiser's step with rescaled gradients, unless `allowed`, a bool on the device, is False."""
     optimizer = state.optimizer
-    # the scaler suppresses by itself what is not finite, which a weight of 0 has become in `scaled_gradients`
+    # the scaler skips non-finite gradients by itself, including those of a weight of 0 (`scaled_gradients`)
     if allowed is None or state.scaler.is_enabled():
         state.scaler.step(optimizer)
         state.scaler.update()
-    elif getattr(optimizer, "_step_supports_amp_scaling", False):  # fused: it looks at `found_inf` on the device
+    elif getattr(optimizer, "_step_supports_amp_scaling", False):  # fused: it reads `found_inf` on the device
         optimizer.found_inf = (~allowed).to(torch.float32)  # type: ignore[attr-defined]
         optimizer.step()
         del optimizer.found_inf  # type: ignore[attr-defined]
-    # no other way is left than to wait for the device
+    # otherwise this has to synchronize with the device
     elif allowed:
         optimizer.step()
 
 
 def apply_gradients(state: FitState, plan: Plan, rescale: float) -> None:
-    """Step along the gradients, rescaled once from per-image to per-weight and then clipped, whatever they are."""
+    """Rescale gradients from per-image to per-weight, clip them and step, even if they are not finite."""
     parameters = _with_gradient(state)
     if rescale != 1.0:
         torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], rescale)
@@ -164,13 +164,14 @@ def apply_gradients(state: FitState, plan: Plan, rescale: float) -> None:
 
 
 class FusedSteps:
-    """Steps of many fused optimisers without the bookkeeping that torch does at each: as much time as the step itself.
+    """Steps of many fused optimisers without torch's bookkeeping, which takes as long as the step itself.
 
-    Each optimiser keeps its own state, groups and rates. They must have taken a step before, which makes their states.
+    Each optimiser keeps its own state, groups and rates. They must have taken a step before, which creates their
+    states.
     """
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Collect parameters, gradients and moments; they must stay where they are from now on."""
+        """Collect parameters, gradients and moments, which must not be reallocated from now on."""
         self._kernel = torch._fused_adamw_ if isinstance(optimizers[0], torch.optim.AdamW) else torch._fused_adam_
         self._steps: list[Tensor] = []
         self._calls: list[tuple[dict[str, Any], tuple[list[Tensor], ...]]] = []
@@ -180,14 +181,14 @@ class FusedSteps:
                 states = [optimizer.state[parameter] for parameter in parameters]
                 moments = [[state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step")]
                 gradients = [parameter.grad for parameter in parameters]
-                # the group and not its values: the schedule moves its rate
+                # the group and not its values, since the schedule changes its rate
                 self._calls.append((group, (parameters, gradients, *moments)))
                 self._steps += moments[2]
 
     @torch.no_grad()
     def step(self) -> None:
-        """Do what `step` of each optimiser would."""
-        # the kernels read the counts of steps and leave it to their caller to raise them
+        """Do the same as `step` of each optimiser."""
+        # the kernels read the step counts, which their caller has to increment
         torch._foreach_add_(self._steps, 1)
         for group, (parameters, gradients, means, squares, steps) in self._calls:
             (beta1, beta2), settings = group["betas"], {name: group[name] for name in ("lr", "weight_decay", "eps")}

@@ -1,7 +1,7 @@
 """One optimiser step, over one process or many: forward, loss, backward, and the update unless something is not finite.
 
-The host never waits for the device here. Sums and the first step that went wrong are kept on the device and read
-when a log or a checkpoint wants them.
+The host never synchronizes with the device here. Sums and the first bad step are kept on the device and read when a log
+or a checkpoint needs them.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ READ_EVERY = 16
 
 
 class Network(nn.Module):
-    """A method's forward pass through its model, as one module that can be made parallel."""
+    """A method's forward pass through its model, as one module for DistributedDataParallel."""
 
     def __init__(self, model: nn.Module, method: Guarded) -> None:
-        """Keep both as they are."""
+        """Store model and method."""
         super().__init__()
         self.model = model
         self._method = method
 
     def forward(self, batch: Batch, progress: Progress) -> Any:
-        """Return what the method makes of a batch."""
+        """Return the method's output on a batch."""
         return self._method.forward(self.model, batch, progress)
 
 
 @dataclass(frozen=True)
 class Stepper:
-    """What every step of a training has in common; `network` is parallel where there are several processes."""
+    """The constant parts of a training's steps; `network` is wrapped for DDP with several processes."""
 
     network: nn.Module
     method: Guarded
@@ -62,12 +62,12 @@ class Stepper:
         """Take one optimiser step.
 
         Args:
-            batch: this process's share of the global batch, on the device; stand-ins where it has none.
-            num_images: of the global batch.
+            batch: this process's share of the global batch, on the device; placeholder rows if it is empty.
+            num_images: number of images in the global batch.
             request: of this process.
         """
         state.model.train()
-        # None and not 0: the optimiser passes over parameters that a step does not use
+        # None and not 0: the optimiser skips parameters that a step does not use
         state.optimizer.zero_grad(set_to_none=True)
         shares = self.execution.world.shares(num_images)
         total, weight = self._gradients(state.scaler, batch, shares, progress)
@@ -81,7 +81,7 @@ class Stepper:
     def _gradients(
         self, scaler: torch.amp.GradScaler, batch: Batch, shares: list[int], progress: Progress
     ) -> tuple[Tensor, Tensor | float]:
-        """Add gradients up, each divided by the number of images; give this process's part of loss and weight."""
+        """Accumulate gradients, divided by the number of images; return this process's part of loss and weight."""
         world, network, num_images = self.execution.world, cast(Any, self.network), sum(shares)
         is_idle = shares[world.rank] == 0
         total: Tensor = torch.zeros((), device=self.execution.device)
@@ -90,27 +90,28 @@ class Stepper:
         if not is_idle and self.plan.accumulate > 1:
             chunks = torch.arange(len(batch.index)).chunk(self.plan.accumulate)
             pieces = [_part(batch, slice(int(rows[0]), int(rows[-1]) + 1)) for rows in chunks]
-        # dropout draws by an image's row in the global batch
+        # dropout masks depend on an image's row in the global batch
         row = sum(shares[: world.rank])
         for number, piece in enumerate(pieces, 1):
-            # gradients travel with the last piece of a batch only
+            # gradients are communicated only with the last piece of a batch
             stay = isinstance(network, nn.parallel.DistributedDataParallel) and number < len(pieces)
             travelling = network.no_sync() if stay else contextlib.nullcontext()
             with travelling, self.dropout.drawing(progress.step, row, len(piece.index)):
                 with self.execution.autocast():
                     output = network(piece, progress)
-                # backward may compute activations again, which need the masks that they had
+                # backward may recompute activations, which need the same masks
                 self.dropout.rewind()
                 self.clock.lap("forward")
                 if self.method.batch_scope == "batch":
                     loss = self._of_whole_batch(output, piece, shares, progress)
-                    # by images, which are known beforehand; the weight of the whole batch only comes with the last sum
-                    # (`_update`), and then turns this into a mean over weight
+                    # divided by the number of images, which is known in advance; the weight of the whole batch is only
+                    # known after the last sum (`_update`), which converts this to a mean over weight
                     scaler.scale(loss.total / num_images).backward()
-                    # every process has the loss of the whole batch, and the sum over processes must hold it once
+                    # every process has the loss of the whole batch, which must be counted once in the sum over
+                    # processes
                     counted = loss if world.is_main else Loss(torch.zeros_like(loss.total), 0.0)
                 elif is_idle:
-                    # the others wait for this process's gradients, of which it has none to add
+                    # the others wait for this process's gradients, although it has none to add
                     tensors: list[Tensor] = []
                     mapped(output, tensors.append)
                     counted = Loss(torch.stack([values.float().sum() for values in tensors]).sum() * 0.0, 0.0)
@@ -125,9 +126,9 @@ class Stepper:
     def _of_share(
         self, scaler: torch.amp.GradScaler, output: Any, batch: Batch, num_images: int, progress: Progress
     ) -> Loss:
-        """Return loss of a share whose images do not depend on one another. A large one is computed block by block.
+        """Return the loss of a share of independent images; large shares are computed in blocks.
 
-        Then no more than one gradient of the logits' size exists beside them, and small temporaries stay in the cache.
+        Blocks limit memory to one gradient of the logits' size, and small temporaries stay in the cache.
         """
         rows = rows_per_block(output, len(batch.index))
         if rows is None:
@@ -139,7 +140,7 @@ class Stepper:
         total, weight = widened(output.new_zeros(())), cast("Tensor | float", 0.0)
         for start in range(0, len(output), rows):
             part = slice(start, start + rows)
-            # a leaf of its own, so that the block's graph is freed before the next one is made
+            # a separate leaf, so that the block's graph is freed before the next one is built
             block = output.detach()[part].requires_grad_()
             loss = self.method.loss(widened(block), _part(batch, part), progress)
             scaler.scale(loss.total / num_images).backward()
@@ -150,13 +151,13 @@ class Stepper:
         return Loss(total, weight)
 
     def _of_whole_batch(self, output: Any, batch: Batch, shares: list[int], progress: Progress) -> Loss:
-        """Return loss of the global batch, the same in every process.
+        """Return the loss of the global batch, equal in every process.
 
-        Images do not travel: a loss of outputs and labels has no use for them.
+        Images are not gathered, since the loss only uses outputs and labels.
         """
         world = self.execution.world
         if world.size > 1:
-            num_rows = len(batch.index)  # what has no row for each image is the same in every process
+            num_rows = len(batch.index)  # tensors without one row per image are equal in every process
             output = mapped(
                 output, lambda values: world.gather(values, shares) if values.shape[:1] == (num_rows,) else values
             )
@@ -167,15 +168,15 @@ class Stepper:
         return loss
 
     def _update(self, state: FitState, sums: Tensor, num_images: int, progress: Progress) -> bool:
-        """Take the optimiser's step and the average's, unless something is not finite or there was nothing to learn.
+        """Update weights and their average, unless something is not finite or the weight is 0.
 
-        Return whether the training goes on, as far as the host knows.
+        Return whether the training continues, as far as the host knows.
         """
         total, weight = sums[0], sums[1]
         is_sound = torch.isfinite(total)
-        moves = self.execution.reads_late  # where weights stay, their average comes a step nearer to them
+        moves = self.execution.reads_late  # even if the weights do not change, their average is updated
         if self.execution.reads_late:
-            # a batch without weight has no finite gradient after scaling, and nothing is wrong with it
+            # a batch with weight 0 has no finite gradient after scaling, which is not an error
             is_sound &= scaled_gradients(state, self.plan, num_images / weight) | (weight == 0)
             update(state, is_sound & (weight > 0))
         elif is_sound & (weight > 0):
@@ -190,11 +191,11 @@ class Stepper:
 
 
 def rows_per_block(output: Any, num_rows: int) -> int | None:
-    """Return rows of an output whose loss is computed at a time; None where all `num_rows` images are."""
-    # of any other output only its method knows whether its rows are images
+    """Return the number of rows per block of the loss; None to compute all `num_rows` images at once."""
+    # only the method knows whether the rows of other outputs are images
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != num_rows:
         return None
-    # in float32, in which the loss is computed whatever the type of the logits
+    # in float32, in which the loss is computed for any dtype of logits
     size = 4 * output.numel()
     return None if size < LARGE_LOGITS_BYTES else max(1, num_rows * LOSS_BLOCK_BYTES // size)
 

@@ -1,7 +1,7 @@
-"""How many threads torch computes with: one for each core, or fewer where other programs keep the cores busy.
+"""Choose torch's number of threads: one per core, or fewer if other programs use the cores.
 
-Each product waits for the slowest of its threads. Where another program has a core, that thread waits for its turn, and
-a training beside eight others took 34 s on all cores and 16 s on one.
+Each matrix product waits for its slowest thread, which is delayed if another program uses its core. A training beside
+eight others took 34 s on all cores and 16 s on one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _LOAD = Path("/proc/loadavg")
 _BY_USER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _SAMPLES, _ROUNDS, _PRODUCTS = 9, 5, 4
-_GAIN = 1.1  # by which fewer threads have to be faster: the number moves last digits, and noise must not choose it
+_GAIN = 1.1  # required speed-up of fewer threads; the number affects last digits, so noise must not choose it
 
 Measure = Callable[[list[int]], Mapping[int, float]]
 
@@ -34,15 +34,14 @@ def settle_threads(
     others: Callable[[], int] | None = None,
     measure: Measure | None = None,
 ) -> bool:
-    """Set the number of torch's threads; return whether that was measured here, and not what somebody said.
+    """Set the number of torch's threads; return whether it was chosen by measurement.
 
-    An idle machine keeps one thread a core. So does one where OMP_NUM_THREADS or MKL_NUM_THREADS is set, whatever it
-    says: that is what torch has taken then.
+    On an idle machine, or if OMP_NUM_THREADS or MKL_NUM_THREADS is set, torch's own number is kept.
 
     Args:
-        asked: number of threads that a person gave; None to choose it.
-        tell: is told in a sentence of a number other than torch's own.
-        cores, others, measure: `allowed_cores`, `busy_others` and `seconds_of_products`, or what stands for them.
+        asked: number of threads set by the user; None to choose it.
+        tell: receives a message if the number differs from torch's own.
+        cores, others, measure: `allowed_cores`, `busy_others` and `seconds_of_products`, or replacements in tests.
     """
     if asked is not None:
         torch.set_num_threads(asked)
@@ -66,7 +65,7 @@ def settle_threads(
 
 
 def allowed_cores() -> int:
-    """Return how many cores this process may use: of those it is bound to, and of a container's share of time."""
+    """Return the number of cores that this process may use, by CPU affinity and the container's CPU quota."""
     number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = _QUOTA.read_text(encoding="ascii").split()
@@ -76,9 +75,10 @@ def allowed_cores() -> int:
 
 
 def busy_others() -> int:
-    """Return how many other threads of this machine want to compute now, the middle of some looks; 0 if unknown.
+    """Return the median number of other runnable threads on this machine over a few samples; 0 if unknown.
 
-    Not the load average, which remembers for a minute what has ended: also the command before this one.
+    The load average is not used, since it includes programs that ended in the last minute, such as the previous
+    command.
     """
     looks = []
     for _ in range(_SAMPLES):
@@ -92,7 +92,7 @@ def busy_others() -> int:
 
 
 def seconds_of_products(numbers: list[int]) -> Mapping[int, float]:
-    """Time a product as a head's step has it on each number of threads, by turns: the middle of some rounds."""
+    """Time a product of the size of a head's step with each number of threads, interleaved: the median of rounds."""
     left, right = torch.ones(256, 1280), torch.ones(1280, 512)
     taken: dict[int, list[float]] = {number: [] for number in numbers}
     for turn in range(_ROUNDS + 1):
@@ -101,6 +101,6 @@ def seconds_of_products(numbers: list[int]) -> Mapping[int, float]:
                 start = time.perf_counter()
                 for _ in range(_PRODUCTS):
                     left @ right
-                if turn:  # the first starts the threads
+                if turn:  # the first round starts the threads
                     taken[number].append(time.perf_counter() - start)
     return {number: statistics.median(seconds) for number, seconds in taken.items()}

@@ -1,7 +1,7 @@
-"""Many heads trained in one pass over cached features: one matrix product where there were H small ones.
+"""Many heads trained in one pass over cached features, with one matrix product instead of H small ones.
 
-A head's parameters, gradients and averaged weights become slices of tensors that hold those of all heads. All else of
-a training stays its own: optimiser, schedule, history, method. Each head takes the steps that it would take alone.
+A head's parameters, gradients and averaged weights become slices of tensors for all heads. Everything else remains
+separate: optimiser, schedule, history, method. Each head takes the same steps as when trained alone.
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ Lane = list[Executor]
 """Threads, one in each executor, that take the steps of one order at a time: what is handed to one is done in turn."""
 
 _OWN_HOOKS = ("build", "transform", "mixture", "forward", "epoch_start", "epoch_end", "state_dict", "load_state_dict")
-_LOGIT_TENSORS = 24  # of the logits' size that a loss holds, about
+_LOGIT_TENSORS = 24  # approximate number of tensors of the logits' size in a loss
 
 
 @dataclass(eq=False)
 class Head:
-    """One training among those of a stack.
+    """One training in a stack.
 
     Attributes:
-        state: where it stands; all heads of a stack stand at one epoch.
-        plan: equal for all but in rate and decay.
+        state: its training state; all heads of a stack are at the same epoch.
+        plan: equal for all heads except rate and decay.
         seed: of its order of images and its dropout.
-        stop_after: epochs, where fewer than the plan's.
+        stop_after: number of epochs, if fewer than the plan's.
         after_epoch: called at the end of each epoch, when `state` is complete.
-        labels: that it learns from, of the rows of the inputs; None for the labels of the inputs.
-        error: why it was given up.
-        seconds: its share of the time that the stack trained.
+        labels: its training labels; None for the labels of the inputs.
+        error: why it was stopped.
+        seconds: its share of the stack's training time.
     """
 
     state: FitState
@@ -73,7 +73,7 @@ class Head:
 
     @property
     def is_done(self) -> bool:
-        """Whether it has nothing left to train."""
+        """Whether it has finished."""
         return self.error is not None or self.state.epoch >= (self.stop_after or self.plan.epochs)
 
 
@@ -81,7 +81,7 @@ def is_stackable(method: type[Method]) -> bool:
     """Return whether heads of a method can train together.
 
     Raises:
-        PluginError: if it says so but has hooks of its own that a stack would not call.
+        PluginError: if it is declared stackable but overrides hooks that a stack would not call.
     """
     if not method.stackable:
         return False
@@ -94,7 +94,7 @@ def is_stackable(method: type[Method]) -> bool:
 
 
 def bytes_per_head(model: nn.Module, batch_size: int) -> int:
-    """Return memory that a head takes in a stack: parameters with gradient, moments and average, and activations."""
+    """Return the memory of a head in a stack: parameters with gradient, moments and average, and activations."""
     widths = sum(layer.out_features for layer in layers_of(model) or () if isinstance(layer, nn.Linear))
     return 5 * _parameter_bytes(model) + 4 * _LOGIT_TENSORS * batch_size * widths
 
@@ -109,20 +109,19 @@ def fit_together(
 ) -> None:
     """Train all heads to the end of their plans, or until they stop.
 
-    A head whose loss is no longer finite is given up at the end of that epoch and keeps its error; the others go on.
+    A head whose loss becomes non-finite is stopped at the end of that epoch with an error; the others continue.
 
     Args:
-        inputs: features and labels; each head sees them in the order of its own seed, with its own labels if it has
-            some.
-        report: called with steps done and steps in all, counted over the orders.
-        between_epochs: called when all heads have ended an epoch; what it raises ends the training.
+        inputs: features and labels; each head sees them in the order of its seed, with its own labels if it has any.
+        report: called with steps done and total steps, over all orders.
+        between_epochs: called when all heads have finished an epoch; an exception in it ends the training.
     """
-    # stacked anew whenever a head is done, so that no work goes into heads that need none
+    # restacked whenever a head is done, so that no work is wasted on finished heads
     while active := [head for head in heads if not head.is_done]:
         num_lanes, num_threads = _shape(active, execution.device)
         orders = [_Order(members, inputs, execution, num_threads) for members in _by_order(active)]
         try:
-            with _lanes(num_lanes, num_threads) as lanes:  # whose threads have ended before heads are taken apart
+            with _lanes(num_lanes, num_threads) as lanes:  # their threads end before heads are unstacked
                 while not any(head.is_done for head in active):
                     _train_epoch(active, orders, lanes, report)
                     between_epochs()
@@ -146,7 +145,7 @@ def _train_epoch(
     for taken in itertools.zip_longest(*map(one_by_one, range(len(lanes))), fillvalue=0):
         done += sum(taken)
         report(done, last * steps)
-    # equal shares: in one pass over many heads no time is a single head's
+    # equal shares: time cannot be attributed to single heads
     seconds = (time.perf_counter() - start) / len(heads)
     for head in heads:
         head.seconds += seconds
@@ -157,28 +156,28 @@ def _train_epoch(
 
 
 def _shape(heads: Sequence[Head], device: torch.device) -> tuple[int, int]:
-    """Return number of lanes in which orders train side by side, and of threads in each.
+    """Return the number of lanes in which orders train in parallel, and of threads per lane.
 
-    Small operations leave all cores but one idle. Heads need nothing of one another between two batches, so that many
-    heads of one order are split over the threads of one lane; where they are few, orders take a lane each, more of them
-    than there are cores, as three lanes keep two cores busier than two.
+    Small operations use only one core. Heads are independent between batches, so many heads of one order are split over
+    the threads of one lane. If there are few, each order has its own lane, with more lanes than cores, since three
+    lanes keep two cores busier than two do.
     """
     if device.type != "cpu":
         return 1, 1
     cores, groups = torch.get_num_threads(), _by_order(heads)
     num_threads = max(1, min(cores, max(len(members) for members in groups) // HEADS_PER_THREAD))
-    # where one order's threads take all cores, orders side by side gain nothing
+    # if one order's threads use all cores, parallel orders gain nothing
     return (min(len(groups), 2 * cores // num_threads) if num_threads < cores else 1), num_threads
 
 
 @contextlib.contextmanager
 def _lanes(number: int, num_threads: int) -> Iterator[list[Lane]]:
-    """Open so many lanes of so many threads, which together use the cores that torch used, until the scope ends."""
+    """Open lanes with this number of threads each, which share torch's cores, until the scope ends."""
     cores = torch.get_num_threads()
     torch.set_num_threads(max(1, cores // (number * num_threads)))
     with contextlib.ExitStack() as stack:
         stack.callback(torch.set_num_threads, cores)
-        # of one thread each: the steps of a block must be taken in order
+        # one thread each: the steps of a block must run in order
         executors: list[Executor] = [
             stack.enter_context(ThreadPoolExecutor(1, "heads")) for _ in range(number * num_threads)
         ]
@@ -186,7 +185,7 @@ def _lanes(number: int, num_threads: int) -> Iterator[list[Lane]]:
 
 
 def _by_order(heads: Sequence[Head]) -> list[list[Head]]:
-    """Return heads that see the same batches: of one seed, and with the very same labels."""
+    """Group heads that see the same batches: with the same seed and labels."""
     groups: dict[tuple[int, int], list[Head]] = defaultdict(list)
     for head in heads:
         groups[head.seed, id(head.labels)].append(head)
@@ -194,16 +193,16 @@ def _by_order(heads: Sequence[Head]) -> list[list[Head]]:
 
 
 class _Order:
-    """Heads that see the same batches. What does not depend on the head is done once for all."""
+    """Heads that see the same batches; work that does not depend on the head is done once."""
 
     def __init__(self, heads: Sequence[Head], inputs: FeatureInputs, execution: Execution, num_blocks: int) -> None:
-        """Stack the heads, in so many blocks or more."""
+        """Stack the heads in at least this number of blocks."""
         self.seed, self.execution = heads[0].seed, execution
         self.inputs = inputs.reseeded(self.seed, heads[0].labels)
         self.plan, self.state = heads[0].plan, heads[0].state
         self.steps_per_epoch = math.ceil(len(inputs) / self.plan.batch_size)
         self.dtype = torch.float32 if execution.precision == "float32" else getattr(torch, execution.precision)
-        # in float64, too, stacks must equal heads that train alone: there they are compared to 1e-8
+        # in float64, stacks are compared with separately trained heads to 1e-8
         if next(self.state.model.parameters()).dtype == torch.float64:
             self.dtype = torch.float64
         self.dropout = Dropout(self.seed, self.state.model)
@@ -213,12 +212,12 @@ class _Order:
         self.blocks = [_Block(members, execution, self.dtype, first) for members in _blocks(heads, num_blocks)]
 
     def train_epoch(self, lane: Lane) -> Iterator[int]:
-        """Yield one pass over the images; yields 1 for each step handed out."""
+        """Run one pass over the images; yields 1 for each submitted step."""
         epoch, num_epochs = self.state.epoch, self.plan.epochs
         under_way: deque[list[Future[None]]] = deque()
         for number, batch in enumerate(self.inputs.shuffled(self.plan.batch_size, epoch)):
             step = epoch * self.steps_per_epoch + number
-            prepared, noise = self._prepared(batch, step)  # while the blocks are busy with those before
+            prepared, noise = self._prepared(batch, step)  # while the blocks process earlier batches
             progress = Progress(step, num_epochs * self.steps_per_epoch, epoch, num_epochs)
             threads = zip(self.blocks, itertools.cycle(lane), strict=False)
             under_way.append([thread.submit(block.step, prepared, noise, progress) for block, thread in threads])
@@ -229,12 +228,12 @@ class _Order:
             block.end_epoch(self.steps_per_epoch)
 
     def release(self) -> None:
-        """Give every head its parameters back."""
+        """Copy the parameters back to the heads."""
         for layer in itertools.chain.from_iterable(block.stacks for block in self.blocks):
             layer.release()
 
     def _prepared(self, batch: Batch, step: int) -> tuple[Batch, list[Tensor]]:
-        """Return a batch whose inputs went through the layers that heads share, and the noise of their own layers."""
+        """Return a batch after the shared layers, and the dropout noise of the heads' own layers."""
         batch = self.execution.move(batch)
         inputs = batch.inputs
         with self.dropout.drawing(step, 0, len(batch.index)):  # the layers in the order of a forward pass
@@ -243,7 +242,7 @@ class _Order:
                     inputs = F.relu(inputs)
                 elif layer.p:
                     inputs = inputs * self.dropout.factors(layer, inputs.shape, layer.p, inputs)
-            # factors [B, width] of each later layer that drops anything, as a head alone would draw them
+            # dropout factors [B, width] of each later layer, as for a separately trained head
             noise: list[Tensor] = []
             width, like = 0, inputs.new_empty((), dtype=self.dtype)
             for layer in self.own:
@@ -255,18 +254,18 @@ class _Order:
 
 
 def _wait_until(under_way: deque[list[Future[None]]], most: int) -> None:
-    """Wait for the oldest until no more than so many are under way."""
+    """Wait for the oldest futures until at most `most` are pending."""
     while len(under_way) > most:
         for future in under_way.popleft():
-            # not only waited for: what a step raised in its thread is raised here
+            # re-raises exceptions of the step's thread
             future.result()
 
 
 class _Block:
-    """Heads whose products are one."""
+    """Heads that share one product."""
 
     def __init__(self, heads: Sequence[Head], execution: Execution, dtype: torch.dtype, first: int) -> None:
-        """Take over the parameters of the heads, whose first linear layer is layer number `first`."""
+        """Adopt the parameters of the heads; `first` is the index of the first linear layer."""
         self.heads = heads
         models = [(layers_of(head.state.model) or [])[first:] for head in heads]
         averages = [(layers_of(head.state.ema.module) or [])[first:] for head in heads if head.state.ema is not None]
@@ -276,7 +275,7 @@ class _Block:
                 [own for model in of_each if isinstance(own := model[number], nn.Linear)]
                 for of_each in (models, averages)
             )
-            # layers without parameters are the same for all heads of one model: any head's will do
+            # layers without parameters are equal for all heads: use any head's
             self.layers.append(StackedLinear(linear, averaged, dtype) if linear else layer)
         self.stacks = [layer for layer in self.layers if isinstance(layer, StackedLinear)]
         self.parts: list[tuple[slice, Method]] = []
@@ -296,21 +295,21 @@ class _Block:
         for rows, method in self.parts:
             loss = Guarded(method).loss(logits[rows], batch, progress, (rows.stop - rows.start,))
             totals.append(loss.total)
-            # one number where it follows from the labels alone, which the heads share
+            # one number if it depends only on the labels, which the heads share
             weights.append(torch.as_tensor(loss.weight, device=logits.device).expand(rows.stop - rows.start))
         total, weight = torch.cat(totals), torch.cat(weights)
-        # heads have no parameter in common, so that the sum's gradient is each head's own;
-        # no zero_grad: the products are written over the last step's gradients
+        # heads share no parameters, so the sum's gradient is each head's own; no zero_grad: products overwrite the last
+        # step's gradients
         (total.sum() / num_images).backward()
         total = total.detach()
         self.loss_sum += torch.where(weight > 0, total / weight, 0.0)
-        # steps go on to the end of the epoch: they spoil none but the head's own parameters
+        # steps continue to the end of the epoch, since they only affect this head's parameters
         newly_bad = ~torch.isfinite(total) & (self.bad_step < 0)
         self.bad_step[newly_bad] = progress.step
         self._update(weight.tolist(), num_images)
 
     def end_epoch(self, num_steps: int) -> None:
-        """Write the epoch into each head's history, and errors into those that failed."""
+        """Append the epoch to each head's history, and set errors of failed heads."""
         for head, total, bad in zip(self.heads, self.loss_sum.tolist(), self.bad_step.tolist(), strict=True):
             state, epoch = head.state, head.state.epoch + 1
             rate = state.schedule.get_last_lr()[0]
@@ -334,7 +333,7 @@ class _Block:
     def _update(self, weights: Sequence[float], num_images: int) -> None:
         moved = [number for number, weight in enumerate(weights) if weight > 0]
         plan = self.heads[0].plan
-        # nothing to clip or to rescale: Adam's kernels can step along the gradients as they are
+        # no clipping or rescaling: Adam's kernels can use the gradients directly
         plain = plan.clip_grad is None and plan.optimizer != "sgd" and all(weight == num_images for weight in weights)
         if plain and self.fused is not None:
             self.fused.step()
@@ -342,28 +341,28 @@ class _Block:
             for number in moved:
                 apply_gradients(self.heads[number].state, self.heads[number].plan, num_images / weights[number])
             if plain:
-                # only now: the step above has made the optimisers' states, which it collects
+                # only now: the step above has created the optimiser states, which this collects
                 self.fused = FusedSteps([head.state.optimizer for head in self.heads])
         average = self.heads[0].state.ema
         if average is not None:
-            # all heads stand at one step of equal plans, and so at one decay
+            # all heads are at the same step of equal plans, and so have equal EMA decay
             share = 1.0 - average.get_decay(self.heads[0].state.step)
             for layer in self.stacks:
                 layer.move_average(share, None if len(moved) == len(self.heads) else moved)
-        # those without weight, too: a training alone counts such a step and moves its schedule
+        # including heads with weight 0: a separate training also counts such a step in its schedule
         for head in self.heads:
             head.state.schedule.step()
             head.state.step += 1
 
 
 def _blocks(heads: Sequence[Head], least: int) -> Iterator[list[Head]]:
-    """Yield heads in so many blocks or more, of about one size; those whose methods can be stacked side by side."""
+    """Yield at least `least` blocks of similar size; heads with stackable methods are adjacent."""
     sides: dict[Hashable, list[Head]] = defaultdict(list)
     for head in heads:
         sides[_side(head)].append(head)
     ordered = [head for side in sides.values() for head in side]
     most = max(1, BLOCK_BYTES // _parameter_bytes(heads[0].state.model))
-    # a multiple of the number of threads, so that none is idle while others have a block left
+    # a multiple of the number of threads, so that none is idle while others still have a block
     number = min(len(heads), least * math.ceil(len(heads) / (least * most)))
     for block in range(number):
         yield ordered[len(heads) * block // number : len(heads) * (block + 1) // number]
