@@ -1,7 +1,6 @@
-"""One run, from what was asked for to its record; and many, as far as they share work.
+"""Single runs, from request to record, and scheduling of many runs.
 
-`plbench.runs()` is a data frame of them: the function of the Python API has the name of this package, so that the
-package can be called.
+The package is callable, since the Python API has a function of the same name: `plbench.runs()` returns a data frame.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 class _Runs(ModuleType):
     def __call__(self, folder: str | Path | None = None) -> pd.DataFrame:
-        """Do as `plbench.runs.listing.runs`."""
+        """Do the same as `plbench.runs.listing.runs`."""
         from plbench.runs.listing import runs
 
         return runs(folder)

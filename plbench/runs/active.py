@@ -1,4 +1,4 @@
-"""A run under way: its inputs, its model, the training with its checkpoints, and what is selected."""
+"""A run in progress: inputs, model, training with checkpoints, and selection."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Weights = Literal["ema", "raw"]
 
 @dataclass
 class Best:
-    """The best epoch so far, where one is selected: its mAP(C) in percent, its weights, and the curve it is on."""
+    """The best epoch so far, if epochs are selected: its mAP(C) in percent, its weights, and the curve."""
 
     value: float = -1.0
     epoch: int = 0
@@ -52,17 +52,17 @@ class Best:
 
 
 class ActiveRun:
-    """One run under way, whether it trains alone or in a stack.
+    """One run in progress, trained alone or in a stack.
 
     Attributes:
         folder: of its files.
-        train_part, train_inputs: what it learns from. scored_part, scored_inputs: what it is scored on: test, or
-            what is held out of train where the run does not learn from all of it.
-        chosen_part, chosen_inputs: what its epoch is chosen on, where one is: the scored ones, unless it is chosen on
-            the validation part and scored on test.
+        train_part, train_inputs: training data. scored_part, scored_inputs: evaluation data: test, or the held-out part
+            of train if the run is not trained on all of it.
+        chosen_part, chosen_inputs: data for selecting the epoch: the scored ones, unless it is selected on the
+            validation part and scored on test.
         best: the epoch selected so far.
         seconds: wall time by part of the run.
-        tracking: what is told of the training; nobody, until the runner puts somebody there.
+        tracking: receives training progress; none until set by the runner.
     """
 
     method: Method
@@ -83,15 +83,15 @@ class ActiveRun:
         stop_after: int | None = None,
         watch: Watch | None = None,
     ) -> None:
-        """Nothing is read or computed yet.
+        """Store the arguments; nothing is read or computed yet.
 
         Args:
-            plan: what to run.
-            workspace: where and how.
-            artifacts: what the plan's stages produced.
-            inputs: opens what the run sees; runs on the same features may have one in common. None for its own.
-            stop_after: number of epochs, where fewer than the plan's were chosen.
-            watch: is told each epoch and its mAP(C) on the scored part, by the headline weights.
+            plan: the run.
+            workspace: locations and compute options.
+            artifacts: outputs of the plan's stages.
+            inputs: opens the run's inputs; can be shared by runs on the same features. None for its own.
+            stop_after: number of epochs, if fewer than the plan's were selected.
+            watch: receives each epoch and its mAP(C) on the scored part, with the headline weights.
         """
         self.plan, self.spec, self.workspace = plan, plan.spec, workspace
         self.artifacts, self.stop_after, self.watch = artifacts, stop_after, watch
@@ -105,11 +105,11 @@ class ActiveRun:
 
     @property
     def only_selects(self) -> bool:
-        """Whether the run is scored on a part of train that it did not learn from, and never sees test."""
+        """Whether the run is scored on a held-out part of train and never uses test."""
         return self.spec.only_selects
 
     def followed(self) -> contextlib.AbstractContextManager[Tracking]:
-        """Return the workspace's trackers, told that the run begins, and what becomes of it."""
+        """Return a context with the workspace's trackers, notified of the run's start and outcome."""
         workspace = self.workspace
         return follow(self.spec, self.folder, workspace.trackers, workspace.dropped, workspace.reporter.line)
 
@@ -123,7 +123,7 @@ class ActiveRun:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def prepare(self) -> None:
-        """Open what the run learns from, and build the method and the model in its initial state."""
+        """Open the training data, and build the method and the model in its initial state."""
         spec, protocol_data = self.spec, self.plan.protocol_data
         self.train_part = protocol_data.train(spec.train_part)
         task = make_task(spec, protocol_data, self.artifacts)
@@ -146,7 +146,7 @@ class ActiveRun:
         self.state = prepare_fit(model, self.method, spec.plan, task.steps_per_epoch, self.execution)
 
     def open_scored_part(self) -> None:
-        """Open what the run is scored on."""
+        """Open the evaluation data."""
         protocol_data = self.plan.protocol_data
         self.scored_part = protocol_data.held_out(self.spec.train_part) if self.only_selects else protocol_data.test()
         self.scored_inputs = self._opened(self.scored_part)
@@ -156,7 +156,7 @@ class ActiveRun:
             self.chosen_inputs = self._opened(self.chosen_part)
 
     def _opened(self, part: Part, method: Method | None = None) -> Inputs:
-        """Return what the model sees of a part; `method` is given where it trains on it."""
+        """Return the inputs of a part; `method` is given if they are for training."""
         spec, protocol_data = self.spec, self.plan.protocol_data
         if self.plan.method.learns or spec.embeddings is None:
             return self.inputs.open(self.plan, part, method)
@@ -164,10 +164,10 @@ class ActiveRun:
         return FeatureInputs(similarity, np.arange(len(similarity)), part.labels, spec.seed)
 
     def train(self) -> None:
-        """Train to the end, from the run's newest checkpoint if there is one, and put selected weights in place.
+        """Train to the end, from the run's newest checkpoint if there is one, and load selected weights.
 
         Raises:
-            TrainingError: if the loss is no longer finite. Stopped: if a signal asked for it; the state is saved.
+            TrainingError: if the loss is no longer finite. Stopped: on a stop signal; the state is saved.
         """
         for sentence in self.resume():
             self.workspace.reporter.line(sentence)
@@ -199,7 +199,7 @@ class ActiveRun:
         self.conclude()
 
     def finish_epoch(self) -> None:
-        """Train to the end of an epoch that has begun, if one has: where others can join."""
+        """Finish a partly trained epoch, so that the run can be stacked."""
         if self.state.batch:
             self._fit(stop_after=self.state.epoch + 1, after_epoch=self.epoch_end)
 
@@ -209,9 +209,9 @@ class ActiveRun:
         fit(self.state, self.train_inputs, spec.plan, self.execution, seed=spec.seed, **options)
 
     def epoch_end(self, state: FitState) -> None:
-        """Do what is due at the end of an epoch: selection, telling whoever watches, a checkpoint now and then."""
+        """Do the work at the end of an epoch: selection, notifications, and checkpoints if due."""
         self.tracking.logged(state.step, state.history[-1])
-        # on test where asked to, and on the validation part in the run that chooses an epoch there
+        # on test if requested, and on the validation part in a run that selects an epoch there
         if self.spec.selection == "best-on-test" or self.spec.selects_on_validation:
             with self.phase("selection"):
                 self._select(state)
@@ -243,7 +243,7 @@ class ActiveRun:
         return self.workspace.world.is_main and time.monotonic() - self._last_save >= self.workspace.save_every
 
     def save(self) -> None:
-        """Write a checkpoint of where the training stands. Every process calls it; one writes."""
+        """Write a checkpoint. Called by every process; only the main one writes."""
         world, state = self.workspace.world, self.state
         if world.is_main:
             saved = {**state.state_dict(), "generators": state.generators, "best": vars(self.best)}
@@ -255,23 +255,23 @@ class ActiveRun:
         self.save()
         done, total = self.state.step, self.method.task.steps_per_epoch * self.spec.plan.epochs
         self.workspace.reporter.line(f"Saved at step {done:,} of {total:,}")
-        raise Stopped(heard.number or signal.SIGTERM)  # where it was another process that heard it
+        raise Stopped(heard.number or signal.SIGTERM)  # if another process received it
 
     def conclude(self) -> None:
-        """Note what the training took, over all its sessions, and put selected weights in place."""
+        """Record training time over all sessions, and load selected weights."""
         self.seconds["training"] = sum(row["seconds"] for row in self.state.history)
         if self.best.state is not None:
             self.state.averaged(self.best.weights).load_state_dict(self.best.state)
 
     def explained(self, error: TrainingError) -> TrainingError:
-        """Return an error of the training with where to go on from and what to try."""
+        """Return a training error with hints on how to resume and what to try."""
         found = Checkpoints(self.folder, self.spec).newest(self.workspace.reporter.line)
         last = f"last good checkpoint: {found.path}" if found else "no checkpoint had been saved yet"
         return TrainingError(f"{error}; {last}; try a lower --lr or --precision float32", try_it(self.method))
 
     @property
     def headline_weights(self) -> Weights:
-        """The weights that the run is judged by: averaged ones, unless others were selected or there are none."""
+        """The weights of the headline figures: averaged ones, unless others were selected or there are none."""
         if self.best.state is not None:
             return self.best.weights
         return "raw" if self.state.ema is None else "ema"
@@ -289,7 +289,7 @@ class ActiveRun:
         if self.spec.selects_on_validation:
             return self._cells_of(self.chosen_part, self.chosen_inputs, weights)
         part = self.plan.protocol_data.validation()
-        if isinstance(self.train_inputs, FeatureInputs):  # it trained on all of train, whose features are there
+        if isinstance(self.train_inputs, FeatureInputs):  # trained on all of train, whose features are available
             rows = self.train_inputs.rows[part.rows]
             inputs: Inputs = FeatureInputs(self.train_inputs.features, rows, part.labels, self.spec.seed)
         else:
@@ -304,19 +304,19 @@ class ActiveRun:
         return joined_cells(parts) if world.is_main else None
 
     def map_c(self, weights: Weights) -> float:
-        """Return MAP(C) on the part that the epoch is chosen on, percent, in every process."""
+        """Return mAP(C) in percent on the part for selecting the epoch, in every process."""
         cells = self._cells_of(self.chosen_part, self.chosen_inputs, weights)
         return self.workspace.world.shared(lambda: evaluate_cells(cells).map_c)  # type: ignore[arg-type]
 
     def write_log(self) -> None:
-        """Write one JSON line an epoch."""
+        """Write one JSON line per epoch."""
         write_text(self.folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in self.state.history))
 
     def resume(self) -> list[str]:
-        """Put the training where the run's newest checkpoint left it, if there is one, and say so in sentences.
+        """Restore the run's newest checkpoint, if there is one, and return messages about it.
 
         Raises:
-            StoreError: if what there is is damaged, or another run's.
+            StoreError: if the checkpoint is damaged, or belongs to another run.
         """
         checkpoints, world = Checkpoints(self.folder, self.spec), self.workspace.world
         found = world.shared(lambda: checkpoints.newest(self.workspace.reporter.line))
@@ -324,7 +324,7 @@ class ActiveRun:
             return []
         saved = checkpoints.load(found)
         if self.workspace.chose_threads and found.threads is not None:
-            torch.set_num_threads(found.threads)  # else the end would differ from that of a training left alone
+            torch.set_num_threads(found.threads)  # for the same result as an uninterrupted training
         self.best = Best(**saved.pop("best"))
         self.state.generators = saved.pop("generators")
         self.state.load_state_dict(saved)

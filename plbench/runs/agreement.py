@@ -1,4 +1,4 @@
-"""Whether a record's figures are those of its own tables: means of the classes' AP, intervals of the replicates."""
+"""Check a record's figures against its own tables: means of per-class AP, and intervals of replicates."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from plbench.runs.record import Record, SplitMetrics
 from plbench.runs.summary import HEADLINE, image_estimate, image_interval
 from plbench.runs.tables import ClassRow, as_metrics, group_members, quintile_members
 
-_LONGEST_TABLE = 1 << 22  # 32 MB; a stranger's table may claim 10**9 labels of a class
+_LONGEST_TABLE = 1 << 22  # 32 MB; an untrusted table may claim 10**9 labels of a class
 
 ROUNDED = 1e-6
 """Percentage points: half for a figure, and half for those that it is the mean of; both are kept with six decimals."""
 
 
 def check_table_figures(record: Record, table: Sequence[ClassRow], findings: Findings) -> None:
-    """Compare every figure that the per-class table determines.
+    """Check every figure that the per-class table determines.
 
     Args:
         record: of a run that is done.
         table: its per-class table.
-        findings: takes what differs.
+        findings: collects differences.
     """
     seen: set[str] = set()
     for row in table:
@@ -48,14 +48,14 @@ def check_table_figures(record: Record, table: Sequence[ClassRow], findings: Fin
 
 
 def check_intervals(record: Record, replicates: Mapping[str, np.ndarray], findings: Findings) -> None:
-    """Compare the ends of each interval with those of the replicates.
+    """Check the ends of each interval against the replicates.
 
-    Replicates of groups may have stayed with the run. Then both ends must be those of one variance.
+    Replicates of groups may not be included. Then both ends must be consistent with one variance.
 
     Args:
         record: of a run that is done.
         replicates: [R] by metric, percent.
-        findings: takes what differs.
+        findings: collects differences.
     """
     name = headline_of(record)
     split = record.metrics[name]
@@ -75,7 +75,7 @@ def check_intervals(record: Record, replicates: Mapping[str, np.ndarray], findin
 def lowest_of(classes: Metrics) -> Metrics:
     """Return `Metrics.lowest` within 1e-9, without `scipy.special`, whose import takes a third of a listing.
 
-    Its difference of two digammas is a difference of harmonic numbers, here from a table of them.
+    The difference of two digammas is a difference of harmonic numbers, taken from a table.
     """
     most = int((classes.num_positives + classes.num_negatives).max(initial=0))
     if most > _LONGEST_TABLE:
@@ -89,12 +89,12 @@ def lowest_of(classes: Metrics) -> Metrics:
 
 
 def headline_of(record: Record) -> str:
-    """Return what the tables are of: "validation" of a run that only selects."""
+    """Return the part that the tables are of: "validation" if the run was not tested."""
     return "test" if "test" in record.metrics else "validation"
 
 
 def _check_counts(where: str, split: SplitMetrics, table: Sequence[ClassRow], findings: Findings) -> None:
-    """Check what does not depend on the ranking: it is the same of every weights."""
+    """Check what does not depend on the ranking, and so not on the choice of weights."""
     num_positives = sum(row.positives for row in table)
     findings.equal(f"{where}.num_classes", split.num_classes, len(table))
     findings.equal(f"{where}.num_classes_scored", split.num_classes_scored, sum(row.ap is not None for row in table))
@@ -113,8 +113,8 @@ def _check_means(
     """Check means over all classes, groups and quintiles.
 
     Args:
-        ranked: whether the table's AP are of these weights; of others, only counts and bounds are known, and that a
-            whole is the mean of the parts that make it up.
+        ranked: whether the table's AP are of these weights; for others, only counts, bounds and means of parts can be
+            checked.
     """
     classes = as_metrics(table)
     lowest = lowest_of(classes)

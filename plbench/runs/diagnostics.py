@@ -1,4 +1,4 @@
-"""What a simulation's hidden truth says about a run: after the fact, never before."""
+"""Diagnostics of a run against the labels hidden by a simulation, computed only after training."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def diagnose_training(
     execution: Execution,
     report: ProgressReport = lambda done, total: None,
 ) -> HiddenTruth:
-    """Return how well the trained model sees what was hidden, and whether what the method marks is really present."""
+    """Return mAP on hidden labels, and the precision of the method's assumptions about them."""
     guarded = Guarded(method)
     found = [(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, bool))]  # class, score, truth of hidden cells
     marked: Counter[str] = Counter()

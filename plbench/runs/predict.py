@@ -1,6 +1,6 @@
-"""Scores of images by a run's model, batch by batch, from where an interrupted call stopped; and the labels they give.
+"""Scores of images by a run's model, resumable batch by batch, and the resulting labels.
 
-While they grow they lie in the cache under the sha256 of all that they depend on.
+Unfinished scores are cached under the sha256 of everything they depend on.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Predictions:
         images: [N] names.
         class_names: [C].
         scores: [N, C] float32 in [0, 1].
-        unreadable: why, by the name of each image that was skipped.
+        unreadable: reasons, by name of each skipped image.
     """
 
     images: tuple[str, ...]
@@ -45,15 +45,15 @@ class Predictions:
     unreadable: dict[str, str]
 
     def labels(self, thresholds: npt.ArrayLike | None = None, top_k: int | None = None) -> npt.NDArray[np.bool_]:
-        """Return which classes each image is given, [N, C]: those that meet all conditions given.
+        """Return the predicted classes of each image, [N, C]: those that meet all given conditions.
 
         Args:
-            thresholds: lowest score, one for all classes or [C].
+            thresholds: minimum score, one for all classes or [C].
             top_k: number of highest-scored classes of an image.
         """
         chosen = np.ones(self.scores.shape, np.bool_)
         if thresholds is not None:
-            # float64 holds every float32 exactly: a threshold chosen among scores is reached by its own score
+            # float64 represents float32 exactly, so a threshold chosen among scores is reached by its own score
             chosen &= self.scores >= np.asarray(thresholds, np.float64)
         return chosen if top_k is None else chosen & top_places(self.scores, top_k)
 
@@ -62,13 +62,13 @@ class Predictions:
 def predictions(
     model: TrainedModel, images: ImageFiles, workspace: Workspace, *, skip_unreadable: bool = False
 ) -> Iterator[Predictions]:
-    """Score images; the scores lie in the cache, memory-mapped, until the scope is left without an error.
+    """Score images; the scores are memory-mapped in the cache until the scope is left without an error.
 
-    What ends this early keeps what was scored, and the same call goes on from there.
+    If interrupted, finished scores are kept, and the same call continues from there.
 
     Args:
         model: from `load_model`.
-        images: whose ids are their names.
+        images: their ids are used as names.
         workspace: as the model was loaded with.
         skip_unreadable: whether to go on without images that cannot be read.
 

@@ -1,4 +1,4 @@
-"""What the weights of a backbone have seen before a run, and whether its test images are among that."""
+"""Pretraining data of a backbone's weights, and overlap with test images."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from plbench.spec import PACKAGES, Frozen, ModelSpec
 
 
 class Pretraining(Frozen):
-    """What the weights have seen that a backbone starts from.
+    """Pretraining data of a backbone's initial weights.
 
     Attributes:
         weights: such as "packaged tf_efficientnet_lite0" or "tresnet_m.miil_in21k_ft_in1k".
-        datasets: names of the data sets that they were trained on; empty for random weights, None where that is not
-            known.
-        source: where that is known from.
+        datasets: names of the datasets that they were trained on; empty for random weights, None if unknown.
+        source: of this information.
     """
 
     weights: str
@@ -70,11 +69,11 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 
 def describe_pretraining(model: ModelSpec, said: Sequence[str] | None) -> Pretraining:
-    """Return what the weights of a model have seen.
+    """Return the pretraining data of a model's weights.
 
     Args:
         model: backbone and weights.
-        said: data sets that a person named for weights from a file; None where nothing was said.
+        said: datasets that the user named for weights from a file; None if not given.
     """
     if model.weights == "random":
         return RANDOM
@@ -92,7 +91,7 @@ def describe_pretraining(model: ModelSpec, said: Sequence[str] | None) -> Pretra
 
 
 def datasets_of_tag(tag: str) -> tuple[str, ...] | None:
-    """Return the data sets that one of timm's tags names, in its order; None where it names none.
+    """Return the datasets named in one of timm's tags, in order; None if there are none.
 
     Examples:
         >>> datasets_of_tag("laion2b_ft_in12k_in1k")
@@ -105,10 +104,10 @@ def datasets_of_tag(tag: str) -> tuple[str, ...] | None:
 
 
 def parse_pretraining(text: str) -> tuple[str, ...]:
-    """Read names of data sets, separated by commas; "none" for weights that have seen nothing.
+    """Parse comma-separated names of datasets; "none" for weights without pretraining.
 
     Raises:
-        PlbenchError: if a name is empty or holds other characters than letters, digits, `.`, `+` and `-`.
+        PlbenchError: if a name is empty or contains characters other than letters, digits, `.`, `+` and `-`.
     """
     names = [name.strip().lower() for name in text.split(",")]
     for name in names:
@@ -121,13 +120,13 @@ def parse_pretraining(text: str) -> tuple[str, ...]:
 
 
 def overlap(pretraining: Pretraining | None, collections: Sequence[str]) -> str | None:
-    """Say why test images are among what a backbone's weights have seen; None where they are not, as far as is known.
+    """Return a message if a backbone's weights have seen the test images; None if not, as far as is known.
 
-    Only names are compared: a data set of which a part was used for pretraining counts as a whole.
+    Only names are compared: a dataset that was partly used for pretraining counts as a whole.
 
     Args:
-        pretraining: of a record; None where nothing is known.
-        collections: that the test images come from, as `plbench.api.Dataset.collections` states them.
+        pretraining: of a record; None if unknown.
+        collections: of the test images, from `plbench.api.Dataset.collections`.
     """
     if pretraining is None:
         return None

@@ -1,4 +1,4 @@
-"""What a protocol makes of a dataset: the training part, the validation part, the test part, the hidden truth."""
+"""A dataset under a protocol: training, validation and test part, and hidden labels."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ class Part:
     """Some rows of one split.
 
     Attributes:
-        split: the split's name. rows: [n] row of each image in the whole split (`ProtocolData.whole`).
-        images, labels: of those rows, in that order.
+        split: name of the split.
+        rows: [n] row of each image in the whole split (`ProtocolData.whole`).
+        images, labels: of these rows, in this order.
     """
 
     split: str
@@ -44,23 +45,23 @@ class Part:
 
 
 class ProtocolData:
-    """A dataset under a protocol, with the labels of one seed. Each part is made when it is asked for.
+    """A dataset under a protocol, with the labels of one seed.
 
-    Who never asks for test never opens it.
+    Parts are opened on first use, so test is never opened unless it is used.
 
     Attributes:
-        skipped: images that are left out, as "split/id".
-        seed: that the simulation of the protocol draws its labels by.
+        skipped: excluded images, as "split/id".
+        seed: of the protocol's simulation.
     """
 
     def __init__(self, dataset: Dataset, protocol: Protocol, skipped_images: Sequence[str] = (), seed: int = 0) -> None:
-        """Open nothing yet.
+        """Store the arguments; nothing is opened yet.
 
         Args:
-            dataset: the data.
-            protocol: the question.
-            skipped_images: to leave out, as "split/id".
-            seed: of the run, which draws its own labels where the protocol does not fix them.
+            dataset: the dataset.
+            protocol: the protocol.
+            skipped_images: images to exclude, as "split/id".
+            seed: of the run, used for the simulation if the protocol has no seed.
         """
         self.dataset, self.protocol = dataset, protocol
         self.skipped = frozenset(skipped_images)
@@ -72,7 +73,7 @@ class ProtocolData:
         self._siblings: dict[int, ProtocolData] = {self.seed: self}
 
     def at_seed(self, seed: int) -> ProtocolData:
-        """Return the data of a run of this seed: the same images, opened once, with the labels that it draws."""
+        """Return the data of a run with this seed: the same open images, with its own simulated labels."""
         label_seed = self.protocol.label_seed(seed)
         if label_seed not in self._siblings:
             sibling = ProtocolData(self.dataset, self.protocol, tuple(self.skipped), seed)
@@ -82,18 +83,18 @@ class ProtocolData:
         return self._siblings[label_seed]
 
     def is_of(self, dataset: Dataset, protocol: Protocol, skipped_images: Sequence[str] = ()) -> bool:
-        """Return whether this is that data under that protocol, of whatever seed."""
+        """Return whether this is the given dataset and protocol, with any seed."""
         return self.dataset is dataset and (self.protocol, self.skipped) == (protocol, frozenset(skipped_images))
 
     def whole(self, split: str) -> Part:
-        """Return a split, less skipped images, with its labels as the dataset has them.
+        """Return a split without skipped images, with the dataset's own labels.
 
         Raises:
-            DataError: if it holds no image.
+            DataError: if it contains no images.
         """
         if split not in self._splits:
             found = self.dataset.split(split)
-            if self.skipped:  # else nothing is copied: labels of millions of images stay on disk
+            if self.skipped:  # otherwise nothing is copied: labels of millions of images stay on disk
                 found = found.subset(np.flatnonzero([f"{split}/{i}" not in self.skipped for i in found.images.ids]))
             if len(found.images) == 0:
                 raise DataError(f"split {split!r} of {self.dataset.name!r} in {self.dataset.root} holds no image")
@@ -102,22 +103,24 @@ class ProtocolData:
 
     @property
     def open_splits(self) -> tuple[str, ...]:
-        """The splits that somebody has asked for, in that order."""
+        """The splits opened so far, in order of first use."""
         return tuple(self._splits)
 
     @property
     def whole_train(self) -> Part:
-        """The train split; its labels are complete where a simulation will make them partial."""
+        """The train split; its labels are complete if a simulation makes them partial."""
         return self.whole(self.protocol.train_split)
 
     @cached_property
     def partial_labels(self) -> PartialLabels:
         """The labels of the whole train split that training may see."""
-        # a named stream: the raw seed could be the very one that somebody drew the labels with
+        # a named stream: the raw seed might have been used to sample the labels
         seed = derive_seed(self.seed, "simulate")
         simulation = parse(self.protocol.simulation)
         if simulation.kind == LABEL_FILE:
-            split = self.dataset.split(self.protocol.train_split)  # with skipped images, of which the file has rows too
+            split = self.dataset.split(
+                self.protocol.train_split
+            )  # including skipped images, which have rows in the file
             path = kept_label_file(simulation.file, self.dataset)
             labels = read_label_file(path, split.images, split.labels, simulation.zero)
             return labels.subset(self._rows_not_skipped) if self.skipped else labels
@@ -140,9 +143,9 @@ class ProtocolData:
         return rows[self._rows_not_skipped] if self.skipped else rows, num_rows
 
     def _prominence_of_train(self) -> sparse.csr_array | None:
-        """Return what the simulation must be told of the objects in the train images; None where that is nothing."""
+        """Return the prominence of objects in train images, if the simulation needs it; otherwise None."""
         by = parse(self.protocol.simulation).objects
-        if by is None or not self.whole_train.labels.is_complete:  # which it refuses
+        if by is None or not self.whole_train.labels.is_complete:  # rejected by the simulation
             return None
         if by not in self._prominences:  # read once for all seeds
             self._prominences[by] = self.dataset.prominence(self.protocol.train_split, by)
@@ -150,9 +153,10 @@ class ProtocolData:
 
     @cached_property
     def expected_positives(self) -> float | None:
-        """Mean number of positives of a train image, to two decimals: as published, else of complete labels.
+        """Mean number of positives per train image, to two decimals: as published, otherwise from complete labels.
 
-        None where the dataset's own labels are partial. The one number that a method may know of what is hidden.
+        None if the dataset's own labels are partial. This is the only number about hidden labels that a method may
+        know.
         """
         if self.dataset.expected_positives is not None:
             return self.dataset.expected_positives
@@ -160,7 +164,7 @@ class ProtocolData:
         return round(int(labels.counts()[0].sum()) / labels.num_images, 2) if labels.is_complete else None
 
     def train(self, part: TrainPart = "train") -> Part:
-        """Return the images to train on, with partial labels: all of train, or without what is held out.
+        """Return the training images with partial labels: all of train, or without the held-out part.
 
         Raises:
             DataError: if there are none.
@@ -174,7 +178,7 @@ class ProtocolData:
         return self._of_train(~self._held_out, self.partial_labels)
 
     def held_out(self, part: TrainPart) -> Part:
-        """Return what a training on a part of train is scored on in place of test: the validation part, or the fold.
+        """Return the part on which a training on part of train is scored instead of test: validation, or a fold.
 
         Raises:
             DataError: as `validation`.
@@ -199,15 +203,14 @@ class ProtocolData:
         return self._folds[part]
 
     def validation(self) -> Part:
-        """Return the held-out part of train, with the labels that the protocol lets select.
+        """Return the held-out part of train, with the labels that the protocol uses for selection.
 
         Raises:
-            DataError: if it is empty, no class of it can be scored, or complete labels are asked for and there are
-                none.
+            DataError: if it is empty, no class can be scored, or complete labels are required but not available.
         """
         return self._validation
 
-    @cached_property  # every run chooses its thresholds there
+    @cached_property  # used by every run to choose thresholds
     def _validation(self) -> Part:
         labels = self.partial_labels
         if self.protocol.validation_labels == "complete":
@@ -220,7 +223,7 @@ class ProtocolData:
         return self._scorable(self._of_train(self._held_out, labels), "validation part")
 
     def hidden_truth(self, part: TrainPart = "train") -> PartialLabels | None:
-        """Return the complete labels behind `train(part)` where a simulation hid them: for diagnostics alone."""
+        """Return the complete labels of `train(part)` if a simulation hid some; only for diagnostics."""
         if self.protocol.simulation == "none":
             return None
         return self.whole_train.labels.subset(self.train(part).rows)
@@ -234,13 +237,13 @@ class ProtocolData:
         return self._scorable(self.whole(self.protocol.test_split), f"split {self.protocol.test_split!r}")
 
     def embedded(self, embeddings: str, part: Part) -> dict[str, np.ndarray]:
-        """Return what a vision-language model says of the images of a part: see `Embeddings.of_images`.
+        """Return a vision-language model's similarities for the images of a part; see `Embeddings.of_images`.
 
         Args:
             embeddings: sha256 of the file. part: of this data.
 
         Raises:
-            DataError: if the file is not here any more, or lacks a class or an image.
+            DataError: if the file is missing, or lacks a class or an image.
         """
         key = (embeddings, part.split, part.rows.tobytes())
         if key not in self._embedded:  # read once for all seeds and methods
@@ -260,7 +263,7 @@ class ProtocolData:
 
     @cached_property
     def _held_out(self) -> np.ndarray:
-        """Whether each train image validates: by a hash of its id, or its patient's, so for good, or as published."""
+        """Mask of validation images in train: by a hash of the image's or patient's id, or as published."""
         if parse(self.protocol.simulation).kind == "cole2021":
             assert self._published_rows is not None
             rows, num_rows = self._published_rows
@@ -287,7 +290,7 @@ class ProtocolData:
 def choose_protocol(
     dataset: Dataset, simulate: str | None, simulation_seed: int | None, *, selection: Selection = "last"
 ) -> Protocol:
-    """Return the dataset's protocol with the simulation asked for, or a custom one.
+    """Return the dataset's protocol with the requested simulation, or a custom one.
 
     Raises:
         PlbenchError: if the simulation cannot be read.
@@ -306,10 +309,10 @@ def choose_protocol(
 
 
 def keep_label_file(name: str, dataset: Dataset) -> str:
-    """Keep a file of labels in the dataset's cache by its content, and return the name that it has there.
+    """Store a label file in the dataset's cache by content, and return its name there.
 
     Args:
-        name: path of the file, or a name that this function returned before.
+        name: path of the file, or a name returned by this function.
         dataset: with a cache.
 
     Raises:
@@ -323,7 +326,7 @@ def keep_label_file(name: str, dataset: Dataset) -> str:
     except OSError as error:
         raise DataError(f"the file of labels {name} cannot be read: {error.strerror}") from error
     assert dataset.cache is not None
-    # asked for there, and not of the content alone: an answer to the same command must know that the file is another
+    # by path and not only by content, so that a remembered command notices changes of the file
     kept = file_sha256(Path(name), dataset.cache) + Path(name).suffix.lower()
     target = dataset.cache / LABEL_FILE / kept
     try:
@@ -338,10 +341,10 @@ _KEPT = re.compile(r"[0-9a-f]{64}\.[a-z]+")
 
 
 def kept_label_file(name: str, dataset: Dataset) -> Path:
-    """Return the path of a file that `keep_label_file` kept.
+    """Return the path of a file stored by `keep_label_file`.
 
     Raises:
-        DataError: if it is not there, or its content has changed.
+        DataError: if it is missing, or its content has changed.
     """
     assert dataset.cache is not None
     path = dataset.cache / LABEL_FILE / name
@@ -352,31 +355,31 @@ def kept_label_file(name: str, dataset: Dataset) -> Path:
 
 
 def custom(protocol: Protocol) -> Protocol:
-    """Return the same protocol under a name that no board ranks."""
+    """Return the protocol under a custom name, which is not ranked on any board."""
     if protocol.name.startswith("custom/"):
         return protocol
     return protocol.model_copy(update={"name": f"custom/{protocol.name.partition('/')[0]}"})
 
 
 def is_official(dataset: Dataset, protocol: Protocol) -> bool:
-    """Return whether the splits are those that were published, as far as their numbers of images and classes tell.
+    """Return whether the splits are the published ones, by their numbers of images and classes.
 
-    A dataset of files that states neither number cannot be told from a part or an imitation of it.
+    For a dataset without published numbers, subsets and imitations cannot be detected.
     """
     images, classes = dataset.official_num_images, dataset.official_num_classes
     if not images and classes is None:
         return not dataset.needs_files
     train, test = (dataset.split(name) for name in (protocol.train_split, protocol.test_split))
-    return classes in (None, train.labels.num_classes) and all(  # test labels are nobody's business before the end
+    return classes in (None, train.labels.num_classes) and all(  # test labels must not be opened before the end
         images.get(name, len(split.images)) == len(split.images)
         for name, split in ((protocol.train_split, train), (protocol.test_split, test))
     )
 
 
 def granting(protocol: Protocol, num_trials: int, reporter: Reporter) -> Protocol:
-    """Return a protocol that grants so many trials of each study: this one, or a custom one if it grants fewer.
+    """Return a protocol that grants this number of trials per study: the given one, or a custom one if it grants fewer.
 
-    The reporter is told if the protocol becomes a custom one.
+    The reporter receives a message if the protocol becomes a custom one.
     """
     if num_trials <= protocol.budget:
         return protocol

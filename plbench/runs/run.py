@@ -26,31 +26,31 @@ from plbench.training.evaluation import View
 
 
 def run(plan: ResolvedRun, workspace: Workspace, *, force: bool = False, watch: Watch | None = None) -> Record:
-    """Train and evaluate what a plan says, and save a record; a run that is done is read, not repeated.
+    """Train and evaluate a plan, and save its record; a finished run is read, not repeated.
 
     Args:
-        plan: what to run.
-        workspace: where and how.
-        force: repeat a run that is done.
-        watch: is told each epoch and its mAP(C) on the scored part; what it raises ends the run.
+        plan: the run.
+        workspace: locations and compute options.
+        force: repeat a finished run.
+        watch: receives each epoch and its mAP(C) on the scored part; an exception in it ends the run.
 
     Raises:
-        PlbenchError: if the run cannot be made; what was worth keeping (a checkpoint) stays.
+        PlbenchError: if the run is not possible; checkpoints are kept.
     """
     store, key, world = workspace.store, plan.spec.key, workspace.world
-    # one process looks for all: each by itself might find another state of the store
+    # one process checks for all: the store might change between checks of several processes
     if not force and (record := world.shared(lambda: plan.finished(workspace.store))):
         return record
-    # before the run is held: they may take hours, and hold their own runs
+    # before locking the run: stages may take hours, and lock their own runs
     of_stages = {name: stage_artifact(plan, name, workspace) for name in plan.stages}
     stop_after = chosen_epoch(plan, workspace)
     with contextlib.ExitStack() as held:
         if world.is_main:  # for all of them
             held.enter_context(store.lock(key, workspace.reporter.line))
         if not force and (record := world.shared(lambda: plan.finished(workspace.store))):
-            return record  # another program made it while this one was busy with the stages
+            return record  # another program finished it while this one ran the stages
         if force and world.is_main:
-            # only now that it is held: another process may have been writing it until here
+            # only now that it is locked: another process may have been writing it
             store.remove(key)
         active = ActiveRun(plan, workspace, of_stages, stop_after=stop_after, watch=watch)
         held.enter_context(discard_incomplete_run(plan, workspace))
@@ -66,18 +66,18 @@ def run(plan: ResolvedRun, workspace: Workspace, *, force: bool = False, watch: 
 
 
 def write_spec(active: ActiveRun) -> None:
-    """Write what will run, first of all files."""
+    """Write the spec, the first file of a run."""
     if active.workspace.world.is_main:
         spec = active.spec.model_dump(mode="json", exclude_none=True)
         write_text(active.folder / "spec.toml", tomli_w.dumps(spec))
 
 
 def conclude(active: ActiveRun, phases: dict[str, float], shared_with: int = 0) -> Record:
-    """Evaluate a model that is trained and write its files; the record last, since it says that the run is whole.
+    """Evaluate a trained model and write its files, with the record last, since it marks the run as complete.
 
     Args:
-        active: whose training has ended.
-        phases: seconds of it by phase, where they are of this run alone.
+        active: a run whose training has ended.
+        phases: training seconds by phase, if measured for this run alone.
         shared_with: number of other heads that trained in the same pass.
     """
     with active.phase("evaluation"):
@@ -89,19 +89,19 @@ def conclude(active: ActiveRun, phases: dict[str, float], shared_with: int = 0) 
         with active.phase("intervals"):
             metrics = outcome.summarise(active, scored)
         checkpoint.save(folder / CHECKPOINT, spec.sha256(), active.state.weights())
-        if spec.embeddings is None:  # else the task holds what a model said of every train image
+        if spec.embeddings is None:  # otherwise the task contains a model's outputs on all train images
             save_task(folder, active.method.task)
         record = outcome.record(active, scored, metrics, now(), phases, shared_with)
         write_record(folder, record)
-        # after the record: what ends the program in between costs no training
-        checkpoint.Checkpoints(folder, spec).remove()  # what a training goes on from
+        # after the record: an interruption in between does not lose the training
+        checkpoint.Checkpoints(folder, spec).remove()  # no longer needed
         return record
 
     return active.workspace.world.shared(write_down)
 
 
 def stage_artifact(plan: ResolvedRun, name: str, workspace: Workspace) -> Tensor:
-    """Return what a stage hands on: its run, made once for everyone, and then reduced to a tensor, once too."""
+    """Return a stage's artifact: its run is trained and reduced to a tensor once, and shared."""
     stage, stage_plan = plan.stages[name]
     world = workspace.world
     if world.shared(lambda: stage_plan.finished(workspace.store)) is None:
@@ -110,7 +110,7 @@ def stage_artifact(plan: ResolvedRun, name: str, workspace: Workspace) -> Tensor
     path = artifacts.path_of(stage, workspace.store.run_folder(stage_plan.spec.key))
     value = world.shared(lambda: artifacts.read(path, workspace.reporter.line))
     if value is None:
-        # weights that are not the record's are set aside there, and the run counts as not done
+        # this sets aside weights that do not match the record; the run then counts as not done
         if not world.shared(lambda: artifacts.has_its_weights(stage_plan, workspace)):
             run(stage_plan, workspace)
         needed = {other: stage_artifact(stage_plan, other, workspace) for other in stage_plan.stages}

@@ -1,4 +1,4 @@
-"""Records of finished runs, read against their own tables: a figure that these do not give is never passed on."""
+"""Records of finished runs, verified against their tables when read."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from plbench.runs.tables import (
 
 
 def read_run(folder: Path) -> Record:
-    """Read the record of a run, with figures that are those of its per-class table.
+    """Read the record of a run, and check its figures against its per-class table.
 
     Raises:
-        StoreError: as `read_record`; or if the table is missing or another one, or gives other figures.
+        StoreError: as `read_record`; or if the table is missing, has changed, or does not match the figures.
     """
     record = read_record(folder)
     if record.metrics:
@@ -38,10 +38,10 @@ def read_run(folder: Path) -> Record:
 
 
 def read_own_run(folder: Path) -> Record:
-    """Read the record of the run that a folder in a store is named after.
+    """Read the record of a run in a store, and check that it belongs to the folder's name.
 
     Raises:
-        StoreError: as `read_run`, or if the record is of another run: a copy would count that run twice.
+        StoreError: as `read_run`, or if the record is of another run; copies would count twice.
     """
     record = read_run(folder)
     if record.key != folder.name:
@@ -50,7 +50,7 @@ def read_own_run(folder: Path) -> Record:
 
 
 def finished_record(folder: Path) -> Record | None:
-    """Read the record of a run that is done; None where there is none yet, or only that of a failure.
+    """Read the record of a finished run; None if there is none or it failed.
 
     Raises:
         StoreError: as `read_own_run`.
@@ -60,15 +60,15 @@ def finished_record(folder: Path) -> Record | None:
 
 
 def replicates_of(folder: Path, record: Record) -> dict[str, np.ndarray]:
-    """Read the bootstrap replicates of a run that is done, which must give the intervals of its record.
+    """Read the bootstrap replicates of a finished run, and check its record's intervals against them.
 
-    Those of groups have a file of their own; older runs have all of them in one.
+    Replicates of groups are in a separate file; older runs have one file.
 
     Returns:
-        [R] by metric, percent; NaN where a replicate has no class to score.
+        [R] by metric, percent; NaN if no class can be scored in a replicate.
 
     Raises:
-        StoreError: if they are missing or others, or give other intervals.
+        StoreError: if they are missing, have changed, or do not match the intervals.
     """
     names = [REPLICATES, *([GROUP_REPLICATES] if GROUP_REPLICATES in record.files else [])]
     tables = {name: whole_file(folder, record, name).read_bytes() for name in names}

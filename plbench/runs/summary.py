@@ -1,4 +1,4 @@
-"""All figures of one evaluation, from its known cells: what a record keeps of them."""
+"""All figures of one evaluation, computed from its known cells for the record."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ HEADLINE = ("map_c", "map_o")
 
 @dataclass(frozen=True, eq=False)
 class Thresholds:
-    """One threshold a class, [C] in [0, 1], and how they were chosen."""
+    """One threshold per class, [C] in [0, 1], and how they were chosen."""
 
     values: npt.NDArray[np.float64]
     report: ThresholdReport
@@ -58,11 +58,11 @@ def summarise(
     """Return every metric of `semantics.md` over one set of cells.
 
     Args:
-        labels: of the evaluated part: names its classes.
+        labels: of the evaluated part; provides class names.
         groups: class ids by group name.
-        train_annotations: [C] known labels of each class in train, which orders the quintiles.
-        replicates: from `draw_replicates`; None leaves the intervals out.
-        thresholds: where CF1 and OF1 are taken; None leaves them out.
+        train_annotations: [C] number of known labels of each class in train, for the quintiles.
+        replicates: from `draw_replicates`; None for no intervals.
+        thresholds: for CF1 and OF1; None leaves them out.
     """
     by_class = metrics.group_by_class(cells)
     result = metrics.evaluate_cells(cells, by_class)
@@ -101,12 +101,11 @@ def write_per_class(
     train_annotations: np.ndarray,
     thresholds: Thresholds | None = None,
 ) -> None:
-    """Write one CSV row a class: id, name, AP in percent (empty where undefined), known positives and negatives.
+    """Write one CSV row per class: id, name, AP in percent (empty if undefined), known positives and negatives.
 
-    Then its AUROC; its threshold, the known cells on which it is predicted there, and precision and recall in percent
-    (empty without thresholds); the groups that it is in, separated by `;`, and its quintile (1 for the classes with
-    fewest annotations). So every figure of a record can be recomputed from this file or, for pooled ones, from the
-    cells.
+    Further columns: AUROC; threshold, number of predicted known cells, precision and recall in percent (empty without
+    thresholds); groups, separated by `;`, and quintile (1 for the classes with fewest annotations). All figures of a
+    record can be recomputed from this file or, if pooled, from the cells.
     """
     by_class = metrics.group_by_class(cells)
     rows = metrics.per_class_table(metrics.evaluate_cells(cells, by_class), labels.class_ids, labels.class_names)
@@ -138,10 +137,10 @@ def _f1(scores: F1) -> F1Figures:
 def draw_replicates(
     cells: Cells, labels: PartialLabels, groups: Mapping[str, Sequence[str]], seed: int, report: ProgressReport
 ) -> Replicates:
-    """Return bootstrap of mAP(C), mAP(O) and the groups' mAP(C) over test images.
+    """Return bootstrap replicates of mAP(C), mAP(O) and the groups' mAP(C) over test images.
 
     Args:
-        seed: the protocol's, so that any two runs of one protocol draw the same images and pair up.
+        seed: of the protocol, so that any two runs of one protocol sample the same images and are paired.
     """
     by_index = {name: _columns(labels, ids) for name, ids in groups.items()}
     return bootstrap.replicates(cells, NUM_REPLICATES, seed=seed, groups=by_index, progress=report)
@@ -150,7 +149,7 @@ def draw_replicates(
 def read_per_class(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
     """Return the rows of a per-class table for classes named by id or display name, such as "dog".
 
-    LVIS calls its persons `baby`: Person-AP is there the mAP(C) of the group `person`.
+    In LVIS, persons are called `baby`: Person-AP is the mAP(C) of the group `person`.
 
     Raises:
         PlbenchError: if there is no such class.
@@ -167,7 +166,7 @@ def read_per_class(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
 
 
 def write_replicates(path: Path, columns: Mapping[str, npt.NDArray[np.float64]]) -> None:
-    """Write one CSV row a bootstrap replicate, and a column a metric: percent, a few decimals."""
+    """Write one CSV row per bootstrap replicate and one column per metric: percent, rounded."""
     rows = zip(*map(_written, columns.values()), strict=True)
     lines = [",".join(map(csv_cell, columns)), *map(",".join, rows)]
     write_text(path, "\n".join(lines) + "\n")
@@ -178,7 +177,7 @@ def _written(drawn: np.ndarray) -> list[str]:
 
 
 def headline(replicates: Replicates) -> dict[str, npt.NDArray[np.float64]]:
-    """Return the replicates that travel with a record, by name."""
+    """Return the replicates published with a record, by name."""
     return {name: getattr(replicates, name) for name in HEADLINE}
 
 
@@ -197,33 +196,33 @@ def _estimate(value: float, lowest: float, drawn: np.ndarray | None) -> Estimate
     rounded, bound = _percent(value), _percent(lowest)
     if rounded is None or drawn is None:
         return Estimate(value=rounded, lowest=None if rounded is None else bound)
-    # from what is written down: near a bound, log odds make more of a last digit than anybody allows who checks it
+    # from rounded values: near a bound, log odds amplify rounding beyond the tolerance of later checks
     low, high = image_interval(rounded, np.array(_written(drawn), np.float64), bound)
     return Estimate(value=rounded, low=_percent(low), high=_percent(high), lowest=bound)
 
 
 def image_interval(value: float, replicates: np.ndarray, lowest: float | None) -> tuple[float, float]:
-    """Return the 95 % interval of one run's figure over test images, percent, within what the metric can be.
+    """Return the 95 % interval of one run's figure over test images, percent, within the metric's range.
 
     Args:
         value: on the whole test set.
         replicates: [R].
-        lowest: what the worst ranking comes to; None in old records.
+        lowest: value of the worst ranking; None in old records.
     """
     sample = statistics.Sample(np.array([value]), replicates, bounds=(lowest or 0.0, 100.0))
     return sample.estimate.interval
 
 
 def image_estimate(found: Estimate) -> statistics.Estimate:
-    """Return one run's figure with the variance over test images that its interval shows; NaN where it has none.
+    """Return one run's figure with the variance over test images implied by its interval; NaN without one.
 
     Args:
-        found: as a record has it, rounded.
+        found: rounded, from a record.
     """
     value, low, high = (math.nan if number is None else number for number in (found.value, found.low, found.high))
     return statistics.Estimate.of_interval(value, (low, high), (found.lowest or 0.0, 100.0))
 
 
 def _percent(value: float | None) -> float | None:
-    """Return rounded as figures are, inside [0, 100] whatever the last bit; None for NaN."""
+    """Return a rounded figure, clipped to [0, 100]; None for NaN."""
     return None if value is None or math.isnan(value) else min(max(round(value, FIGURE_DECIMALS), 0.0), 100.0)

@@ -1,4 +1,4 @@
-"""Runs that train in one pass: which ones can, and how each comes to what it would have come to alone."""
+"""Runs that train in one pass, with the same results as alone."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ of what is free."""
 
 
 def can_stack(plan: ResolvedRun) -> bool:
-    """Return whether a run could train with others: on cached features, by a method whose loss broadcasts over heads.
+    """Return whether a run can be stacked: on cached features, with a method whose loss broadcasts over heads.
 
     Raises:
-        PluginError: if the method says that it can be stacked, but cannot.
+        PluginError: if the method is declared stackable, but is not.
     """
     spec = plan.spec
-    plain = spec.plan.accumulate == 1 and spec.precision != "float16"  # a loss scale would be each head's own
-    pooled = plan.features_model.pooling != "none"  # heads on feature maps are no stack of linear layers
+    plain = spec.plan.accumulate == 1 and spec.precision != "float16"  # each head would need its own loss scale
+    pooled = plan.features_model.pooling != "none"  # heads on feature maps are not stacks of linear layers
     return spec.regime == "probe" and plain and pooled and is_stackable(plan.method)
 
 
 def groups(plans: Sequence[ResolvedRun], nproc: int = 1) -> list[list[ResolvedRun]]:
-    """Return runs that may train together, as large as groups come; a run that cannot be stacked is alone.
+    """Group runs that can train together, in groups as large as possible; other runs are alone.
 
     Args:
         plans: the runs.
-        nproc: processes that each is handed to; with more than one, every run is alone.
+        nproc: processes per run; with more than one, every run is alone.
     """
     found: dict[str, list[ResolvedRun]] = defaultdict(list)
     for plan in plans:
@@ -57,11 +57,11 @@ def groups(plans: Sequence[ResolvedRun], nproc: int = 1) -> list[list[ResolvedRu
 
 
 def groups_in_order(plans: Sequence[ResolvedRun], nproc: int = 1) -> list[list[ResolvedRun]]:
-    """Return groups of runs that may train together, those first that others need.
+    """Group runs that can train together, with prerequisites first.
 
     Args:
-        plans: each after those of them that it needs.
-        nproc: as of `groups`.
+        plans: each after its prerequisites.
+        nproc: as in `groups`.
     """
     depth: dict[str, int] = {}
     waves: dict[int, list[ResolvedRun]] = defaultdict(list)
@@ -73,25 +73,25 @@ def groups_in_order(plans: Sequence[ResolvedRun], nproc: int = 1) -> list[list[R
 
 
 def _common(plan: ResolvedRun) -> str:
-    """Return what runs of one group agree in: all but method, seed, rate and decay."""
+    """Return what runs of one group share: everything except method, seed, rate and decay."""
     spec = plan.spec
     common = spec.plan.model_copy(update={"lr": 1.0, "weight_decay": 0.0})
     method = spec.method.model_copy(update={"name": "", "version": "", "source_sha256": "", "params": {}})
-    seed = spec.seed if spec.model.weights == "random" else 0  # features of random weights follow from the seed
+    seed = spec.seed if spec.model.weights == "random" else 0  # features of random weights depend on the seed
     update = {"method": method, "plan": common, "seed": seed, "tuned_by": None, "stages": {}, "embeddings": None}
     return spec.model_copy(update=update).canonical()
 
 
 def in_memory(plans: Sequence[ResolvedRun], workspace: Workspace) -> Iterator[list[ActiveRun]]:
-    """Yield runs of a group, ready to train, as many at a time as memory allows, on features that are there once.
+    """Yield runs of a group, ready to train, as many at a time as memory allows, on shared features.
 
     Args:
         plans: one of `groups`, all of whose stages are done.
         workspace: where and how.
     """
-    inputs, protocol_data = OpenInputs(workspace), plans[0].protocol_data  # for all: each has labels of its own seed
+    inputs, protocol_data = OpenInputs(workspace), plans[0].protocol_data  # shared; labels depend on the seed
     plans = [replace(plan, protocol_data=protocol_data.at_seed(plan.spec.seed)) for plan in plans]
-    # one is opened beforehand, since its model says how many fit into memory
+    # open the first, since its model determines how many fit into memory
     first = _prepared(plans[0], workspace, inputs)
     most = most_at_once(first.state.model, first.spec.plan.batch_size, workspace.device)
     for start in range(0, len(plans), most):
@@ -109,7 +109,7 @@ def _prepared(plan: ResolvedRun, workspace: Workspace, inputs: OpenInputs) -> Ac
 
 
 def most_at_once(model: nn.Module, batch_size: int, device: torch.device) -> int:
-    """Return how many heads such as this one memory allows to train together; one that no stack knows is alone."""
+    """Return how many heads like this one fit into memory together; 1 for a model that cannot be stacked."""
     if layers_of(model) is None:
         return 1
     available = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else STACK_BYTES
@@ -117,19 +117,19 @@ def most_at_once(model: nn.Module, batch_size: int, device: torch.device) -> int
 
 
 def train(runs: Sequence[ActiveRun], workspace: Workspace, *, is_kept: bool) -> list[Head]:
-    """Train runs together, each from where it stands.
+    """Train runs together, each from its current state.
 
     Args:
         runs: from `in_memory`.
         workspace: where and how.
-        is_kept: whether each run does at the end of its epochs what it does alone, and is saved where a signal asks
-            for a stop; else nothing of them stays.
+        is_kept: whether each run is evaluated and saved as when alone, including on a stop signal; otherwise nothing is
+            kept.
 
     Returns:
-        The head of each run, in order; with its error where it failed.
+        The head of each run, in order, with its error if it failed.
 
     Raises:
-        Stopped: if a signal asked for it.
+        Stopped: on a stop signal.
     """
     inputs = runs[0].train_inputs
     assert isinstance(inputs, FeatureInputs)
@@ -142,10 +142,10 @@ def train(runs: Sequence[ActiveRun], workspace: Workspace, *, is_kept: bool) -> 
 
         def between_epochs() -> None:
             if heard.number is not None:
-                # not at the end of a single run's epoch: the others would not be saved
+                # not at the end of a single run's epoch, when the others would not be saved
                 raise Stopped(heard.number)
 
-        # checkpoints may lie at different epochs, and the heads of a stack stand at one
+        # checkpoints may be at different epochs, but heads of a stack must be at the same one
         standing: dict[int, list[Head]] = defaultdict(list)
         heads = []
         for active in runs:
@@ -163,16 +163,18 @@ def train(runs: Sequence[ActiveRun], workspace: Workspace, *, is_kept: bool) -> 
 
 
 def run_group(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[Record | TrainingError]:
-    """Make runs that train together; each leaves the record that it would leave alone.
+    """Execute runs that train together; each gets the same record as alone.
 
     Args:
         plans: one of `groups`, no two with one key, all of whose stages are done.
         workspace: where and how.
     """
     with contextlib.ExitStack() as held:
-        for key in sorted(plan.spec.key for plan in plans):  # everywhere in one order: no two wait for each other
+        for key in sorted(plan.spec.key for plan in plans):  # locked in the same order everywhere, to avoid deadlocks
             held.enter_context(workspace.store.lock(key, workspace.reporter.line))
-        found = {plan.spec.key: plan.finished(workspace.store) for plan in plans}  # another process may have made some
+        found = {
+            plan.spec.key: plan.finished(workspace.store) for plan in plans
+        }  # another process may have finished some
         results: dict[str, Record | TrainingError] = {key: record for key, record in found.items() if record}
         missing = [plan for plan in plans if plan.spec.key not in results]
         for runs in in_memory(missing, workspace) if missing else ():
@@ -181,13 +183,13 @@ def run_group(plans: Sequence[ResolvedRun], workspace: Workspace) -> list[Record
 
 
 def _make(runs: Sequence[ActiveRun], workspace: Workspace) -> dict[str, Record | TrainingError]:
-    said: dict[str, None] = {}  # most go on after the same step
+    said: dict[str, None] = {}  # most resume at the same step
     with contextlib.ExitStack() as kept:
         for active in runs:
             kept.enter_context(runner.discard_incomplete_run(active.plan, workspace))
             runner.write_spec(active)
             said.update(dict.fromkeys(active.resume()))
-            # a checkpoint may lie inside an epoch, where no stack can take it up
+            # stacks cannot resume a checkpoint within an epoch
             active.finish_epoch()
             active.tracking = kept.enter_context(active.followed())
         for sentence in said:
@@ -196,7 +198,7 @@ def _make(runs: Sequence[ActiveRun], workspace: Workspace) -> dict[str, Record |
         results: dict[str, Record | TrainingError] = {}
         with (
             workspace.reporter.task(f"Scoring {len(runs)} runs") as report,
-            ThreadPoolExecutor(torch.get_num_threads(), "scoring") as pool,  # much of it is numpy's, on one core
+            ThreadPoolExecutor(torch.get_num_threads(), "scoring") as pool,  # much of it is single-threaded numpy
         ):
             for result in pool.map(partial(_result, workspace, len(runs) - 1), runs, heads):
                 results[runs[len(results)].spec.key] = result
@@ -205,7 +207,7 @@ def _make(runs: Sequence[ActiveRun], workspace: Workspace) -> dict[str, Record |
 
 
 def _result(workspace: Workspace, num_others: int, active: ActiveRun, head: Head) -> Record | TrainingError:
-    """End a run whose training ended. Its own bars would hide the one over all runs."""
+    """Conclude a trained run, without its own progress bars, which would hide the overall one."""
     active.workspace = replace(workspace, reporter=Reporter())
     active.conclude()
     if head.error is None:
@@ -214,7 +216,7 @@ def _result(workspace: Workspace, num_others: int, active: ActiveRun, head: Head
         return record
     try:
         with runner.discard_incomplete_run(active.plan, workspace):
-            # raised, so that the failed record is saved as it is for a run alone
+            # raised, so that the failed record is saved as for a separate run
             raise active.explained(head.error)
     except TrainingError as error:
         active.tracking.failed(error)

@@ -1,4 +1,4 @@
-"""The model of a run that is done, ready to score other images: from its folder, without its dataset where it can."""
+"""The model of a finished run, loaded from its folder to score other images, if possible without its dataset."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ from plbench.training.inputs import ImageInputs, Inputs
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A run's model by its headline weights.
+    """A run's model with its headline weights.
 
     Attributes:
         folder: of the run.
-        backbone: that is frozen, in the probe regime; else it is a part of `model`.
-        class_names: [C] display names; the ids where two classes share a name.
+        backbone: frozen, in the probe regime; otherwise it is a part of `model`.
+        class_names: [C] display names; ids if two classes share a name.
     """
 
     folder: Path
@@ -67,7 +67,8 @@ class TrainedModel:
     def scores(self, images: ImageSource, workspace: Workspace) -> Iterator[Tensor]:
         """Stream scores [b, C] float32 in [0, 1] of images in their order, `EVAL_BATCH_SIZE` at a time.
 
-        Batches are those that a run scores its test images in, so that equal images in equal order give equal bits.
+        Batches are the same as in a run's test evaluation, so that equal images in equal order give bit-identical
+        scores.
 
         Raises:
             DataError: if an image cannot be read.
@@ -93,8 +94,8 @@ class TrainedModel:
         """Stream scores as `scores` does, of images of the run's own dataset: from cached features in the probe regime.
 
         Args:
-            part: of `protocol_data`, which has the dataset that the run was made with.
-            inputs: open features; runs on the same ones may have them in common.
+            part: of `protocol_data`, with the run's dataset.
+            inputs: open features, which runs can share.
 
         Raises:
             DataError: if an image cannot be read.
@@ -108,7 +109,7 @@ class TrainedModel:
             yield scores
 
     def _extract(self, pixels: Tensor) -> Tensor:
-        """Return features as the cache of a run would hold them, and a head is given them."""
+        """Return features as in a run's feature cache."""
         assert self.backbone is not None
         spec, dtype = self.record.spec, feature_dtype(self.backbone.feature_shape)  # type: ignore[arg-type]
         features = extract(self.backbone, pixels, spec.precision, spec.model.backbone, dtype)
@@ -116,10 +117,10 @@ class TrainedModel:
         return values.to(torch.float32) if values.dtype == torch.float16 else values
 
     def thresholds(self, instead: str = "`threshold=0.5`") -> np.ndarray:
-        """Return the threshold of each class that the run chose on its validation part, [C] float64.
+        """Return the run's threshold of each class, chosen on its validation part, [C] float64.
 
         Args:
-            instead: what to give where it chose none, for the message.
+            instead: alternative option, for the error message.
 
         Raises:
             PlbenchError: if it chose none.
@@ -133,23 +134,23 @@ class TrainedModel:
         return np.array(texts, np.float64)
 
     def thresholds_for_precision(self, precision: float, workspace: Workspace) -> tuple[np.ndarray, bool]:
-        """Return the lowest threshold of each class with which it is as precise as wanted on the validation part.
+        """Return each class's lowest threshold that reaches the wanted precision on the validation part.
 
         Args:
-            precision: share in (0, 1] of the images given a class that are to show it.
-            workspace: where and how; with the options by which the run's dataset is found.
+            precision: wanted precision, in (0, 1].
+            workspace: locations and compute options, including those of the run's dataset.
 
         Returns:
-            [C] float64, infinity for a class that is not so precise at any; and whether the scores are of a model that
-            did not train on that part.
+            [C] float64, infinity for a class that never reaches it; and whether the scores are from a model that was
+            not trained on that part.
 
         Raises:
-            PlbenchError: if `precision` is another number, or the dataset is not here as it was.
+            PlbenchError: if `precision` is out of range, or the dataset is missing or has changed.
         """
         if not 0 < precision <= 1:
             raise PlbenchError(f"precision is {precision}; give a share above 0 and up to 1, such as 0.9")
         plan = plan_from_spec(self.record.spec, workspace)
-        if plan.chooser is not None:  # the run that chose the epoch saw that part as little as its scores need
+        if plan.chooser is not None:  # the run that chose the epoch was not trained on that part
             folder = workspace.store.run_folder(plan.chooser.spec.key)
             return thresholds_for_precision(Cells.load(whole_file(folder, read_run(folder), CELLS)), precision), True
         part = plan.protocol_data.validation()
@@ -160,12 +161,12 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class _FrozenInputs(ImageInputs):
-    """Features that a frozen backbone makes of images as they come, and nothing keeps."""
+    """Features computed by a frozen backbone on the fly, without a cache."""
 
     extract: Callable[[Tensor], Tensor] = torch.as_tensor
 
     def ordered(self, batch_size: int, world: World = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield evaluation batches of features, extracted in the batches in which the cache's are."""
+        """Yield evaluation batches of features, extracted in the same batches as for the cache."""
         small = GPU_BATCH_SIZE if self.device.type == "cuda" else BATCH_SIZE
         assert batch_size % small == 0
         rows, parts = [], []
@@ -185,15 +186,15 @@ def _together(parts: list[Tensor]) -> Tensor:
 
 
 def load_model(folder: Path, workspace: Workspace) -> TrainedModel:
-    """Return the model of a run that is done.
+    """Return the model of a finished run.
 
     Args:
         folder: of the run.
-        workspace: where and how; its device computes, in the precision of the run.
+        workspace: locations and compute options; the precision is the run's.
 
     Raises:
         StoreError: if the record or the weights are missing or damaged.
-        PlbenchError: if method or backbone weights are not those of the run, or the method cannot score other images.
+        PlbenchError: if method or backbone weights differ from the run's, or the method cannot score other images.
     """
     record = read_run(folder)
     spec, name = record.spec, record.spec.method.name
@@ -210,11 +211,11 @@ def load_model(folder: Path, workspace: Workspace) -> TrainedModel:
     execution = Execution(workspace.device, spec.precision)
     if TASK in record.files:
         task = read_task(whole_file(folder, record, TASK), spec)
-    else:  # of an older version, or with embeddings of the dataset's images
+    else:  # from an older version, or with embeddings of the dataset's images
         task = _task_of_dataset(spec, workspace)
     method = construct(kind, validate_params(kind, spec.method.params), task)
     model_spec, is_probe = features_model_of(kind, spec.model), spec.regime == "probe"
-    # where the whole network was trained, the run's checkpoint has the backbone, too
+    # if the whole network was trained, the run's checkpoint includes the backbone
     path = weights_path(model_spec, workspace.weights_file) if is_probe else None
     if path is not None and file_sha256(path, workspace.store.cache) != spec.model.weights_sha256:
         raise PlbenchError(
@@ -231,7 +232,7 @@ def load_model(folder: Path, workspace: Workspace) -> TrainedModel:
     averaged = saved.get("ema") if record.selection.weights == "ema" else None
     try:
         model.load_state_dict(saved["model"] if averaged is None else averaged)
-    except (KeyError, RuntimeError, TypeError, AttributeError) as error:  # of a stranger's run
+    except (KeyError, RuntimeError, TypeError, AttributeError) as error:  # the run may be from another source
         raise StoreError(
             f"{folder / CHECKPOINT} does not hold weights of the model that its record describes"
         ) from error

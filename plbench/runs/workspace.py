@@ -1,4 +1,4 @@
-"""Where things are on this machine, and opening what lies there: datasets whose files are whole."""
+"""Locations and compute options on this machine, and opening datasets."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ SAVE_EVERY_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where things are and how to compute: all that a run needs and its outcome does not depend on.
+    """Locations and compute options: everything a run needs that does not affect its result.
 
     Attributes:
-        data_root: the dataset's own folder; None to look where datasets usually are.
-        data_options: what the dataset must be told beside it, by name.
-        weights_file: of a backbone whose weights are "file". pretraining: data sets that it was trained on, as far as a
-            person said; None where nothing was said.
+        data_root: the dataset's own folder; None for the default location.
+        data_options: the dataset's other options, by name.
+        weights_file: of a backbone whose weights are "file". pretraining: datasets that it was trained on, as given by
+            the user; None if not given.
         decode: what decodes JPEG files: "pil", in the workers, or "gpu"; see `plbench.loading.jpegs`.
-        track: names of the trackers that are told of each training; see `plbench.tracking`.
-        dropped: those of them that failed and are told no more.
-        world: the processes that train together.
-        save_every: seconds between two checkpoints of a training, at most. save_epochs: epochs between two others.
-        compiles: whether models go through `torch.compile`.
+        track: names of trackers for each training; see `plbench.tracking`.
+        dropped: trackers that failed and are no longer used.
+        world: processes of distributed training.
+        save_every: maximum seconds between two checkpoints. save_epochs: epochs between two additional ones.
+        compiles: whether to use `torch.compile`.
         profiles: whether some steps of each training are traced.
-        shares_machine: whether other processes of the same sweep may be at work beside this one.
-        chose_threads: whether the number of torch's threads was measured, so that a training which goes on takes the
-            number that it began with.
-        nproc: processes that this one hands each run of several to, see `plbench.runs.processes`; 1 to train itself.
+        shares_machine: whether other processes of the same sweep may be running.
+        chose_threads: whether torch's number of threads was chosen by measurement; resumed trainings then keep their
+            number.
+        nproc: processes per run, see `plbench.runs.processes`; 1 to train in this process.
     """
 
     store: Store
@@ -68,16 +68,16 @@ class Workspace:
 
     @property
     def trackers(self) -> tuple[str, ...]:
-        """Names of the trackers that this process tells: of several that train together, the first does."""
+        """Names of this process's trackers; with several processes, only the main one has any."""
         return self.track if self.world.is_main else ()
 
 
 def open_dataset(name: str, workspace: Workspace) -> Dataset:
-    """Return a dataset whose files are there, drawn or checked.
+    """Return a dataset with its files, generated or checked.
 
     Raises:
-        DataError: if files are missing: which, where they were looked for, and how to get them. StoreError: if
-            those that the dataset makes itself cannot be written.
+        DataError: if files are missing: which, the expected location, and how to get them. StoreError: if generated
+            files cannot be written.
     """
     dataset = locate_dataset(name, workspace)
     missing = dataset.missing()
@@ -99,7 +99,7 @@ def open_dataset(name: str, workspace: Workspace) -> Dataset:
 
 
 def fingerprint(dataset: Dataset, workspace: Workspace) -> str:
-    """Return a dataset's fingerprint. Its images are hashed for it once, which is shown, by the main process first.
+    """Return a dataset's fingerprint. Images are hashed once, with progress, by the main process first.
 
     Raises:
         StoreError: if the cache cannot be written.
@@ -117,14 +117,14 @@ def fingerprint(dataset: Dataset, workspace: Workspace) -> str:
 
 
 def locate_dataset(name: str, workspace: Workspace) -> Dataset:
-    """Return a dataset where its files are or would be, with the options given; nothing is read.
+    """Return a dataset with its location and options; nothing is read.
 
     Raises:
-        PlbenchError: if it does not take an option, or the option's value is not valid.
+        PlbenchError: if an option does not exist, or its value is not valid.
     """
     kind = workspace.registry.dataset(name)
     root, cache = dataset_root(kind, workspace), workspace.store.cache
-    if is_prepared(root):  # what its own files had to be told is settled there
+    if is_prepared(root):  # options of the original files no longer apply
         return prepared_kind(kind)(root, cache=cache)
     known = kind.Options.model_fields
     for option in workspace.data_options:
@@ -142,7 +142,7 @@ def locate_dataset(name: str, workspace: Workspace) -> Dataset:
 
 
 def dataset_root(kind: type[Dataset], workspace: Workspace) -> Path:
-    """Return the folder given, or where datasets usually are: the cache for drawn ones, the user's data for others."""
+    """Return the given or the default folder: in the cache for generated datasets, in the user's data for others."""
     if workspace.data_root is not None:
         return workspace.data_root
     if not kind.needs_files:
