@@ -1,8 +1,8 @@
-"""Commands that were answered before: which run they are, or what they list, without importing torch or a plugin.
+"""Cached answers to repeated commands: their run or listing, without importing torch or plugins.
 
-A note in the cache says so of one command with all that decides what it means: its options, the code, the installed
-packages, the environment, and the files whose content entered the run's identity, each as it was when its content was
-established. Where anything is otherwise, or cannot be known, there is no answer, and the request is resolved again.
+A cache entry is valid for a command with everything that determines its meaning: options, code, installed packages,
+environment, and the state of all files that are part of the run's identity. If anything differs or cannot be checked,
+there is no answer, and the request is resolved again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _GPUS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")  # there wher
 
 
 def command_sha256(options: Mapping[str, Any]) -> str | None:
-    """Identify a command together with code, packages and environment; None where a file is being changed.
+    """Return a hash of a command with code, packages and environment; None if a file is being changed.
 
     Args:
         options: values by name, as the command line gave them.
@@ -56,7 +56,7 @@ def command_sha256(options: Mapping[str, Any]) -> str | None:
         return None
     installed: dict[str, int] = {}
     for place in filter(os.path.isdir, sys.path):
-        with os.scandir(place) as entries:  # a name has the version, and entry points lie in the folder
+        with os.scandir(place) as entries:  # names contain versions, and folders contain entry points
             installed |= {e.path: e.stat().st_mtime_ns for e in entries if e.name.endswith((".dist-info", ".egg-info"))}
     environment = {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}
     gpus = [path for path in _GPUS if os.path.exists(path)]
@@ -65,14 +65,14 @@ def command_sha256(options: Mapping[str, Any]) -> str | None:
 
 
 def basis(plan: ResolvedRun, workspace: Workspace, watched: Mapping[str, bytes]) -> dict[str, Any] | None:
-    """Return files and folders by path, each as it was, and what was noted: both are the same as long as those are.
+    """Return the state of all files and folders by path on which the answer depends.
 
-    None where that cannot be known: on a GPU, which may be gone the next time; of weights on a hub, where others may
-    be published; of plugins, which may read any file; of images that are not files.
+    None if this is not possible: on a GPU, which may not be available next time; with weights from a hub, which may
+    change; with plugins, which may read any file; with images that are not files.
 
     Args:
         plan: resolved just now, on this workspace.
-        watched: what `plbench.data.digests.watching` gave meanwhile.
+        watched: from `plbench.data.digests.watching`.
     """
     from plbench.data.dataset import IndexedDataset
     from plbench.data.images import ImageFiles
@@ -98,7 +98,7 @@ def basis(plan: ResolvedRun, workspace: Workspace, watched: Mapping[str, bytes])
 
 
 def remember(store: Store, command: str, key: str, next_steps: list[str], basis: Mapping[str, Any]) -> None:
-    """Note which run a command is, what is said after it, and the `basis` of that.
+    """Cache the run of a command, its next steps, and their `basis`.
 
     Raises:
         StoreError: if the cache cannot be written.
@@ -107,9 +107,9 @@ def remember(store: Store, command: str, key: str, next_steps: list[str], basis:
 
 
 def recall(store: Store, command: str) -> tuple[Record, list[str], list[str]] | None:
-    """Return the record of the run that a command is, checked against its tables, and what to say before and after it.
+    """Return the record of a command's run, checked against its tables, and the messages before and after it.
 
-    None where no such run is known for certain, or its record is not there or not whole.
+    None if the run is not known for certain, or its record is missing or damaged.
     """
     noted = _noted(store, command, {"key": str, "notes": list, "next": list})
     if noted is None or not all(isinstance(text, str) for text in (*noted["notes"], *noted["next"])):
@@ -124,9 +124,9 @@ def recall(store: Store, command: str) -> tuple[Record, list[str], list[str]] | 
 
 
 def remember_rows(store: Store, command: str, rows: list[dict[str, Any]], files: Iterable[str | Path]) -> None:
-    """Note what a command that lists plugins prints, as long as some files and folders are as they are now.
+    """Cache the output of a command that lists plugins, valid while some files and folders are unchanged.
 
-    It is not noted where one of them changed too lately for another change to show, or where they are many.
+    Not cached if one of them changed too recently to detect another change, or if there are too many.
 
     Args:
         command: of `command_sha256`, which stands for the code of plbench and for what is installed.
@@ -144,7 +144,7 @@ def remember_rows(store: Store, command: str, rows: list[dict[str, Any]], files:
 
 
 def recall_rows(store: Store, command: str) -> list[dict[str, Any]] | None:
-    """Return what a command that lists plugins prints; None where that is not known for certain."""
+    """Return the cached output of a command that lists plugins; None if not known for certain."""
     noted = _noted(store, command, {"rows": str})
     if noted is None or any((_seen(path, fresh=True) or _ABSENT) != seen for path, seen in noted["files"].items()):
         return None
@@ -156,7 +156,7 @@ def recall_rows(store: Store, command: str) -> list[dict[str, Any]] | None:
 
 
 def _noted(store: Store, command: str, kinds: Mapping[str, type]) -> dict[str, Any] | None:
-    """Return the note of a command; None where there is none with members of these kinds, as another version wrote."""
+    """Return the cache entry of a command; None if missing or written by another version, with other types."""
     noted = read_checked_json(_place(store, command))
     if noted is None or noted.get("command") != command:
         return None
@@ -165,7 +165,7 @@ def _noted(store: Store, command: str, kinds: Mapping[str, type]) -> dict[str, A
 
 
 def files_of_strangers(plugins: Iterable[type[Any]]) -> set[str]:
-    """Return the files of plugins that do not come with plbench: all that was imported of the packages they are in."""
+    """Return the files of third-party plugins: all imported modules of their packages."""
     packages = {base.__module__.partition(".")[0] for plugin in plugins for base in plugin.__mro__}
     packages -= {"plbench", "abc", "builtins"}
     loaded = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
@@ -173,7 +173,7 @@ def files_of_strangers(plugins: Iterable[type[Any]]) -> set[str]:
 
 
 def _seen(path: str | Path, *, fresh: bool = False) -> str | None:
-    """Return what a file is like; None where it is not there, or changed too lately for another change to show."""
+    """Return the state of a file; None if it is missing, or changed too recently to detect another change."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):  # ValueError: of a name that none can have

@@ -1,4 +1,4 @@
-"""Artifacts of stages on disk: files named by what computed them, and whether they can still be trusted."""
+"""Artifacts of stages on disk: files named by the code that computed them, with integrity checks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from plbench.runs.workspace import Workspace
 
 
 def path_of(stage: Stage, run_folder: Path) -> Path:
-    """Return the file of a stage's artifact: another one for each function that reduces the stage's model.
+    """Return the file of a stage's artifact, which depends on the function that reduces the stage's model.
 
     Raises:
         PluginError: if the source of the function cannot be read.
@@ -36,18 +36,18 @@ def path_of(stage: Stage, run_folder: Path) -> Path:
         _Identity(identity, protocol=5).dump(stage.reduce)
     except PluginError:
         raise
-    except Exception:  # bound to what cannot be compared: computed again rather than taken for something else
+    except Exception:  # bound values cannot be compared: recompute
         identity.write(uuid.uuid4().bytes)
     return run_folder / "artifacts" / f"{stage.name}-{hashlib.sha256(identity.getvalue()).hexdigest()[:16]}.npy"
 
 
 class _Identity(pickle.Pickler):
-    """Writes a function by source file, name and bound values, and these by what they are; nothing reads it."""
+    """Pickles a function by source file, name and bound values, only for hashing."""
 
     def reducer_override(self, value: Any) -> Any:
-        # what comes third is written after the value is known, which it may contain
+        # the third item is pickled after the object is memoized, since it may refer to it
         if isinstance(value, FunctionType):
-            line = value.__code__.co_firstlineno  # two lambdas of one file differ in it
+            line = value.__code__.co_firstlineno  # distinguishes two lambdas of one file
             return str, (*_source(value), line), (value.__closure__, value.__defaults__, value.__kwdefaults__)
         if isinstance(value, CellType):
             return tuple, (), value.cell_contents
@@ -61,7 +61,7 @@ class _Identity(pickle.Pickler):
 
 
 def _source(value: Callable[..., Any]) -> tuple[str, str]:
-    """Return the name of a function or class, and the sha256 of the file that it is in."""
+    """Return the name of a function or class, and the sha256 of its file."""
     try:
         return value.__qualname__, hashlib.sha256(Path(inspect.getfile(value)).read_bytes()).hexdigest()
     except TypeError:  # built in
@@ -71,7 +71,7 @@ def _source(value: Callable[..., Any]) -> tuple[str, str]:
 
 
 def read(path: Path, warn: Callable[[str], None]) -> np.ndarray | None:
-    """Return an artifact on disk; None where there is none, or it was damaged, which is said, and set aside."""
+    """Return an artifact on disk; None if there is none, or it was damaged and is set aside, with a warning."""
     try:
         with damage_in_words():
             value: np.ndarray = np.load(io.BytesIO(read_checked(path)), allow_pickle=False)
@@ -84,9 +84,9 @@ def read(path: Path, warn: Callable[[str], None]) -> np.ndarray | None:
 
 
 def has_its_weights(plan: ResolvedRun, workspace: Workspace) -> bool:
-    """Return whether the weights of a run that is done are those that its record speaks of.
+    """Return whether the weights of a finished run match its record.
 
-    Where they are not, that is said, and weights and record are set aside, so that the run counts as not done.
+    Otherwise, with a message, weights and record are set aside, so that the run counts as not done.
     """
     folder = workspace.store.run_folder(plan.spec.key)
     record = plan.finished(workspace.store)

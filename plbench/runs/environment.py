@@ -1,4 +1,4 @@
-"""Where a run took place: versions, device, commit. No host or user names, no paths."""
+"""The environment of a run: versions, device, commit; without host or user names and paths."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def describe(device: torch.device, decode: str = "pil") -> dict[str, Any]:
     """Return the environment as plain values.
 
     Args:
-        device: that computes.
-        decode: what decodes JPEG files, as `plbench.loading.jpegs.jpeg_decoder` names it.
+        device: the compute device.
+        decode: the JPEG decoder, as named by `plbench.loading.jpegs.jpeg_decoder`.
     """
     return {
         "plbench": plbench.__version__,
@@ -46,7 +46,7 @@ def describe(device: torch.device, decode: str = "pil") -> dict[str, Any]:
 
 
 def source_sha256() -> str:
-    """Return hex sha256 over all Python files of plbench: what ran, where there is no commit to tell."""
+    """Return the hex sha256 over all Python files of plbench, to identify the code without a commit."""
     digest = hashlib.sha256()
     for package in ("plbench", "plbench.methods", "plbench.datasets"):
         spec = importlib.util.find_spec(package)
@@ -57,7 +57,7 @@ def source_sha256() -> str:
 
 
 def package_versions() -> dict[str, str | None]:
-    """Return installed versions of what moves results; None for what is not installed."""
+    """Return installed versions of packages that affect results; None for missing ones."""
     versions: dict[str, str | None] = dict.fromkeys(PACKAGES)
     for name in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
@@ -66,13 +66,13 @@ def package_versions() -> dict[str, str | None]:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the GPU's name, or the kind of device."""
+    """Return the GPU's name, or the type of device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 @functools.cache
 def cpu_name() -> str:
-    """Return the processor's model, as the system names it; else the kind of machine."""
+    """Return the CPU model reported by the system, otherwise the machine type."""
     lines: list[str] = []
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -81,14 +81,14 @@ def cpu_name() -> str:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """Return the device asked for, or the best that there is.
+    """Return the requested or the best available device.
 
     Raises:
-        PlbenchError: if it does not exist here.
+        PlbenchError: if it is not available.
     """
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and torch.cuda.is_available():  # each process of one machine has a GPU of its own
+    if name == "cuda" and torch.cuda.is_available():  # each local process has its own GPU
         place = local_rank()
         if place >= torch.cuda.device_count():
             raise PlbenchError(
@@ -99,7 +99,7 @@ def choose_device(name: str | None) -> torch.device:
         return torch.device("cuda", place)
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).cpu()  # "meta" can be allocated on, but holds nothing
+        torch.zeros(1, device=device).cpu()  # "meta" allows allocation but holds no data
     except (RuntimeError, AssertionError, ImportError) as error:
         found = "cpu" + "".join(f", cuda:{i}" for i in range(torch.cuda.device_count()))
         raise PlbenchError(f"device {name!r} cannot be used here (there are: {found})") from error
@@ -107,7 +107,7 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def git_state() -> dict[str, Any]:
-    """Return commit of the source tree that runs, and whether it was changed since; None where it is no checkout."""
+    """Return the commit of the running source tree, and whether it has changes; None if it is not a checkout."""
     folder = Path(plbench.__file__).resolve().parent
 
     def git(*arguments: str) -> str:

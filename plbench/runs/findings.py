@@ -1,4 +1,4 @@
-"""What a check of a record says: which field was found to hold what, and what it should."""
+"""Findings of record checks: field, found value and expected value."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 from plbench.files import escaping
 
 MAX_VALUE, MAX_TEXT = 80, 300
-MAX_REFUSALS = 100  # of one record: a table can be wrong in 20,000 lines
+MAX_REFUSALS = 100  # per record, since a table may have 20,000 wrong lines
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One reason not to trust a record, or a board where `key` is empty.
+    """One reason to reject a record, or a board if `key` is empty.
 
     Attributes:
         key: of the record, as its folder is named.
-        field: dotted path in record.json, or a file, with class id and column where it is a table.
-        found, expected: short texts without control characters, whatever the file held.
+        field: dotted path in record.json, or a file, with class id and column for tables.
+        found, expected: short texts without control characters.
     """
 
     key: str
@@ -34,30 +34,30 @@ class Problem:
 
 @dataclass
 class Findings:
-    """Refusals of one record, as they are found: the first of each field, and at most `MAX_REFUSALS`."""
+    """Problems of one record in order: the first of each field, and at most `MAX_REFUSALS`."""
 
     key: str
     problems: list[Problem] = field(default_factory=list)
     _named: set[str] = field(default_factory=set)
 
     def refuse(self, where: str, found: Any, expected: Any) -> None:
-        """Note a problem; texts are taken for words of ours, other values are written out."""
+        """Add a problem; strings are used as they are, other values are formatted."""
         if where not in self._named and len(self.problems) < MAX_REFUSALS:
             self._named.add(where)
             words = (printable(value) if isinstance(value, str) else shown(value) for value in (found, expected))
             self.problems.append(Problem(printable(self.key), printable(where), *words))
 
     def require(self, well: bool, where: str, found: Any, expected: str) -> None:
-        """Refuse a value for which something does not hold."""
+        """Add a problem if a condition does not hold."""
         if not well:
             self.refuse(where, shown(found), expected)
 
     def equal(self, where: str, found: Any, expected: Any) -> None:
-        """Refuse a value that is not the one expected."""
+        """Add a problem if a value differs from the expected one."""
         self.require(found == expected, where, found, shown(expected))
 
     def close(self, where: str, found: float | None, expected: float | None, tolerance: float) -> None:
-        """Refuse a number that is off by more than rounding explains; None stands for undefined."""
+        """Add a problem if a number differs by more than the tolerance; None means undefined."""
         if found is None or expected is None:
             self.equal(where, found, expected)
         else:
@@ -65,12 +65,12 @@ class Findings:
 
 
 def shown(value: Any) -> str:
-    """Return a value from a stranger's file as short printable text."""
+    """Return a value from an untrusted file as short printable text."""
     return _cut(repr(value), MAX_VALUE)
 
 
 def printable(text: str) -> str:
-    """Return text with what cannot be printed escaped, cut where it is long."""
+    """Return text with unprintable characters escaped, truncated if long."""
     return escaping.printable(_cut(text, MAX_TEXT))
 
 

@@ -1,4 +1,4 @@
-"""Opening what runs see: images, or the cached features of a frozen backbone."""
+"""Open the inputs of runs: images, or cached features of a frozen backbone."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from plbench.training.inputs import FeatureInputs, ImageInputs, Inputs
 
 
 class OpenInputs:
-    """Inputs of one run, or of several on the same features, which are then in memory once."""
+    """Inputs of one run, or of several runs that share features in memory."""
 
     def __init__(self, workspace: Workspace) -> None:
-        """Nothing is opened yet."""
+        """Start without open inputs."""
         self.workspace = workspace
         self._features: dict[tuple[str, bytes], FeatureInputs] = {}
 
@@ -29,8 +29,7 @@ class OpenInputs:
         Args:
             plan: of the run.
             part: of its data.
-            method: whose transform training images go through, and that says how they are mixed; None for a part that
-                is only scored.
+            method: provides transform and mixture of training images; None for a part that is only scored.
         """
         mixture = None if method is None else mixture_of(method)
         workspace, spec = self.workspace, plan.spec
@@ -55,17 +54,17 @@ class OpenInputs:
         return found if mixture is None else found.mixing(mixture)
 
     def features(self, spec: RunSpec, model: ModelSpec, protocol_data: ProtocolData, part: Part) -> FeatureInputs:
-        """Return the cached features of a part, with its labels; those of the whole split are computed where absent.
+        """Return the cached features of a part, with its labels; missing features are computed for the whole split.
 
         Args:
             spec: of the run, in the probe regime.
-            model: as its method sees the backbone.
+            model: the backbone as used by its method.
             protocol_data: that the part is of.
             part: whose rows are wanted.
         """
         workspace = self.workspace
         place = (part.split, part.rows.tobytes())
-        if place not in self._features:  # of the whole split, from the cache or computed now
+        if place not in self._features:  # for the whole split, cached or computed now
             images, world = protocol_data.whole(part.split).images, workspace.world
             key = features_key(
                 spec.dataset_fingerprint, part.split, images, model, spec.precision, spec.seed, workspace.decode

@@ -1,4 +1,4 @@
-"""All runs of a folder as a data frame, and that as a file."""
+"""All runs of a folder as a data frame, and export of it."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _ENDINGS = (".csv", ".parquet")
 
 
 def runs(folder: str | Path | None = None) -> pd.DataFrame:
-    """Return a row for each run, oldest first.
+    """Return one row per run, oldest first.
 
     Args:
         folder: folder of the runs; default: the environment's PLBENCH_RUNS, or "runs".
 
     Returns:
         Indexed by key: method, dataset, protocol, regime, backbone, seed, selection, configuration, status, mAP(C) and
-        mAP(O) on test in percent (NaN where a run has none), seconds and the time at which it finished. A run whose
-        record is damaged is left out, with a warning.
+        mAP(O) on test in percent (NaN if not available), seconds and the time at which it finished. Runs with damaged
+        records are left out, with a warning.
 
     Examples:
         >>> import plbench
@@ -68,13 +68,13 @@ def as_frame(records: Iterable[Record]) -> pd.DataFrame:
             *(None if record.cost is None else record.cost.seconds["total"], record.finished_at),
         )
     table = pd.DataFrame.from_dict(rows, orient="index", columns=list(_COLUMNS)).rename_axis("key")
-    table.index = table.index.astype(str)  # which it is not where there are no runs
+    table.index = table.index.astype(str)  # not the case without runs
     types = {**dict.fromkeys(("map_c", "map_o", "seconds"), "float64"), "seed": "int64"}
     return table.astype(types).sort_values("finished_at", kind="stable")
 
 
 def check_table_name(path: Path) -> None:
-    """Refuse a name that is not that of a CSV or Parquet file.
+    """Reject file names other than CSV and Parquet.
 
     Raises:
         PlbenchError: if it is.

@@ -1,4 +1,4 @@
-"""What came of a run: the figures, the files behind them, and the record that holds both."""
+"""The outcome of a run: figures, their files, and the record."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ FILES = ("spec.toml", "log.jsonl", CELLS, PER_CLASS, REPLICATES, CHECKPOINT)
 
 @dataclass(frozen=True)
 class Scored:
-    """What a trained model says.
+    """Evaluation results of a trained model.
 
     Attributes:
-        cells: of the headline weights on the scored part. last_cells: of the last weights, where they are others.
-        thresholds: of the headline weights, or why there are none, in a sentence.
-        hidden_truth: what the labels that a simulation hid say about them.
-        idle: what parts of the method did nothing.
+        cells: of the headline weights on the scored part. last_cells: of the last weights, if different.
+        thresholds: of the headline weights, or a sentence on why there are none.
+        hidden_truth: diagnostics against labels hidden by a simulation.
+        idle: parts of the method without effect.
     """
 
     cells: Cells
@@ -64,9 +64,9 @@ class Scored:
 
 
 def score(active: ActiveRun) -> Scored | None:
-    """Score the trained model on its part, on the validation part, and on the hidden truth of train if there is one.
+    """Score the trained model on its part, on the validation part, and on hidden train labels if there are any.
 
-    Every process takes a share of the work; what comes of it is in the main one.
+    Work is shared by all processes; only the main one gets the result.
     """
     cells = active.cells(active.headline_weights)
     thresholds = _choose_thresholds(active, cells)
@@ -77,7 +77,7 @@ def score(active: ActiveRun) -> Scored | None:
         model = active.state.averaged(active.headline_weights)
         with active.workspace.reporter.task("Comparing train with the hidden truth") as report:
             hidden = diagnose_training(model, active.method, active.train_inputs, truth, active.execution, report)
-    # parts of the method that did nothing in any process
+    # parts of the method without effect in all processes
     first, *others = active.workspace.world.gather_objects(Guarded(active.method).idle())
     idle = [sentence for sentence in first if all(sentence in other for other in others)]
     return None if cells is None else Scored(cells, last_cells, thresholds, hidden, idle)
@@ -86,8 +86,8 @@ def score(active: ActiveRun) -> Scored | None:
 def _choose_thresholds(active: ActiveRun, cells: Cells | None) -> Thresholds | str:
     """Return thresholds of the headline weights, in the main process; or a sentence on why there are none.
 
-    They come from the cells of a model that did not train on the validation part where there is one: this one, or the
-    one that chose the epoch. Else they come from this one, which did.
+    They are chosen with a model that was not trained on the validation part, if there is one: this model, or the one
+    that chose the epoch. Otherwise this model is used although it was.
     """
     world, store = active.workspace.world, active.workspace.store
     try:
@@ -119,12 +119,12 @@ def _choose_thresholds(active: ActiveRun, cells: Cells | None) -> Thresholds | s
 
 
 def summarise(active: ActiveRun, scored: Scored) -> dict[str, SplitMetrics]:
-    """Return figures by name; write the cells, the per-class table and the replicates that they come from."""
+    """Return figures by name; write the underlying cells, per-class table and replicates."""
     name, folder = "validation" if active.only_selects else "test", active.folder
     labels = active.scored_part.labels
     groups = active.plan.protocol_data.dataset.groups()
     annotations = np.add(*active.train_part.labels.counts())
-    # seeded by protocol: any two runs of one protocol draw the same test images and pair up
+    # seeded by protocol: any two runs of one protocol sample the same test images and are paired
     seed = derive_seed(0, "bootstrap", active.spec.protocol.sha256(), active.scored_part.split)
     with active.workspace.reporter.task("Intervals") as report:
         replicates = summary.draw_replicates(scored.cells, labels, groups, seed, report)
@@ -132,7 +132,7 @@ def summarise(active: ActiveRun, scored: Scored) -> dict[str, SplitMetrics]:
     thresholds = None if isinstance(scored.thresholds, str) else scored.thresholds
     summary.write_per_class(folder / PER_CLASS, scored.cells, labels, groups, annotations, thresholds)
     summary.write_replicates(folder / REPLICATES, summary.headline(replicates))
-    # a file of their own, which stays with the run: only headline metrics travel to a board
+    # a separate file, which stays with the run: only headline metrics are submitted to boards
     if groups:
         summary.write_replicates(folder / GROUP_REPLICATES, replicates.groups)
     summaries = {name: summary.summarise(scored.cells, labels, groups, annotations, replicates, thresholds)}
@@ -149,11 +149,11 @@ def record(
     phases: dict[str, float],
     shared_with: int,
 ) -> Record:
-    """Return the record of a run that is done; its files are in the folder already, save the record itself.
+    """Return the record of a finished run, whose other files are already written.
 
     Args:
         metrics: from `summarise`.
-        phases: seconds of the training by phase; {} of one that trained in a stack, where phases are of all heads.
+        phases: training seconds by phase; {} if trained in a stack, where phases are of all heads.
         shared_with: number of other heads that trained in the same pass.
     """
     active.write_log()
@@ -226,7 +226,7 @@ def record(
 
 
 def _note_on_embeddings(active: ActiveRun) -> list[str]:
-    """Say which vision-language model a method was helped by, where one was."""
+    """Return a note on the vision-language model used by the method, if any."""
     if (sha256 := active.spec.embeddings) is None:
         return []
     model = read_embeddings(kept_embeddings(sha256, active.workspace.store.cache)).model or "a model that is not named"
@@ -234,19 +234,19 @@ def _note_on_embeddings(active: ActiveRun) -> list[str]:
 
 
 def _standard_cost(active: ActiveRun) -> StandardCost | None:
-    """Return the cost of a run with its stages and the run that chose its epoch, whose records say their own.
+    """Return the cost of a run including its stages and the run that chose its epoch, from their records.
 
-    None where one of these was recorded before there was such a cost.
+    None if one of these records is older than this cost.
     """
     spec, state = active.spec, active.state
     if not active.plan.method.learns:
-        costs = [StandardCost(trainings=1)]  # no image passes through the backbone, and no head is trained
+        costs = [StandardCost(trainings=1)]  # no backbone passes and no head training
     elif spec.regime == "probe":
         splits = (spec.protocol.train_split, active.scored_part.split)
         extracted = {split: len(active.plan.protocol_data.whole(split).images) for split in splits}
         costs = [StandardCost(trainings=1, extracted=extracted, head=state.epoch * len(active.train_inputs))]
     else:
-        # a point of the curve has its epoch and a value by weights; from each stage's model one pass over train
+        # a point of the curve has its epoch and one value per weights; each stage adds one pass over train
         num_choices = sum(len(point) - 1 for point in active.best.curve)
         forward = len(active.scored_inputs) + num_choices * len(active.chosen_inputs) + state.images_viewed
         forward += len(active.plan.stages) * len(active.train_inputs)
@@ -262,7 +262,7 @@ def _standard_cost(active: ActiveRun) -> StandardCost | None:
     of_splits = {split: number for cost in costs for split, number in cost.extracted.items()}
     return StandardCost(
         trainings=sum(cost.trainings for cost in costs),
-        extracted=dict(sorted(of_splits.items())),  # once, whoever needs them
+        extracted=dict(sorted(of_splits.items())),  # counted once
         forward=sum(cost.forward for cost in costs),
         trained=sum(cost.trained for cost in costs),
         head=sum(cost.head for cost in costs),

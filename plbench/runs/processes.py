@@ -1,6 +1,6 @@
-"""A run that several processes of this machine train together, asked for by one that does not take part.
+"""Distributed training of a run by several local processes, started by one that does not take part.
 
-They are started by `plbench.training.launch`, each as `python -m plbench.runs.processes FILE`: what to run, in JSON.
+They are started by `plbench.training.launch`, each as `python -m plbench.runs.processes FILE`, with the run in JSON.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from plbench.training.distributed import joined
 from plbench.training.interruption import Stopped
 from plbench.training.launch import launch, write_failure
 
-_FAILED, _REFUSED, _BROKEN = 3, 2, 1  # exit codes: the training, what was asked for, and our own mistake
+_FAILED, _REFUSED, _BROKEN = 3, 2, 1  # exit codes: training failed, invalid request, internal error
 
 
 class _Job(Frozen):
@@ -40,11 +40,11 @@ class _Job(Frozen):
 
 
 def run(plan: ResolvedRun, workspace: Workspace) -> Record:
-    """Do as `plbench.runs.run.run` over the workspace's `nproc` processes, each with a GPU of its own where it has any.
+    """Do the same as `plbench.runs.run.run` with the workspace's `nproc` processes, each with its own GPU if available.
 
     Raises:
-        TrainingError: if the training fails, or a process was ended from outside. PlbenchError: if the run cannot be
-            made. Stopped: if the processes were told to stop, and have saved.
+        TrainingError: if the training fails, or a process was killed. PlbenchError: if the run is not possible.
+            Stopped: if the processes were interrupted and have saved.
     """
     if (record := plan.finished(workspace.store)) is not None:
         return record
@@ -76,7 +76,7 @@ def _work(job: _Job) -> None:
 
 
 def main() -> None:
-    """Take part in the run that a file names, and leave the reason of a failure for the process that asked for it."""
+    """Take part in the run given in a file, and report failures to the requesting process."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)

@@ -1,6 +1,6 @@
-"""Pseudo-labels: unknown labels of a training set that runs are certain of, written beside the known ones as a table.
+"""Pseudo-labels: unknown labels of a training set that models are certain of, written to a table with the known ones.
 
-The table is one that a person could have written: a row for every label. It is trained on as any other.
+The table has one row per label and can be used for training like any other.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Rule:
-    """What makes an unknown label a pseudo-label.
+    """The rule by which an unknown label gets a pseudo-label.
 
     Attributes:
-        kind: "score", present where the mean score over the runs is at least `present`; "top", present where it is
-            among the share `present` of the unknown labels of its class with the highest ones; "agreement", present
-            where the score of every run is at least `present`.
-        present: None, of "agreement" alone, for the thresholds that each run chose for each class.
-        absent: absent where the mean score, or that of every run, is at most this; of "top" the share with the lowest
-            ones. None for no absent pseudo-labels, or, where `present` is None, for what is below the thresholds.
+        kind: "score": present if the mean score over the runs is at least `present`; "top": present if it is among the
+            share `present` of highest mean scores of its class's unknown labels; "agreement": present if the score of
+            every run is at least `present`.
+        present: None, only for "agreement", uses each run's own thresholds.
+        absent: absent if the mean score, or that of every run, is at most this; for "top", the share with the lowest
+            scores. None for no absent pseudo-labels or, if `present` is None, for scores below the thresholds.
     """
 
     kind: Literal["score", "top", "agreement"]
@@ -58,10 +58,10 @@ class Rule:
 
     @classmethod
     def parse(cls, text: str) -> Rule:
-        """Read a rule as people write it, such as "score=0.9,absent=0.05", "top=0.1" or "agreement".
+        """Parse a rule such as "score=0.9,absent=0.05", "top=0.1" or "agreement".
 
         Raises:
-            PlbenchError: if it is not one.
+            PlbenchError: if the rule is invalid.
         """
         values: dict[str, float | None] = {}
         for part in text.split(","):
@@ -94,14 +94,14 @@ class Rule:
 
 @dataclass(frozen=True, eq=False)
 class PseudoLabels:
-    """Known labels of a dataset and pseudo-labels beside them.
+    """Known labels of a dataset, and pseudo-labels.
 
     Attributes:
-        known: [N, C] of the train images, as the runs saw them.
-        added: [N, C] pseudo-labels at cells that `known` does not know.
+        known: [N, C] of the train images, as used by the runs.
+        added: [N, C] pseudo-labels at cells that are unknown in `known`.
         scores: [N, C] float32, the mean score of each added cell over the runs, stored where `added` is.
-        test: [M, C] labels of the test images, to be kept as they are; nothing else of test was looked at.
-        class_names: [C] unique; the ids where two classes share a name.
+        test: [M, C] labels of the test images, copied unchanged; nothing else of test was read.
+        class_names: [C] unique; ids if two classes share a name.
         folder: that holds all images. train_paths, test_paths: [N], [M] below it.
         method: of the first run.
     """
@@ -118,16 +118,16 @@ class PseudoLabels:
 
 
 def pseudo_label(folders: Sequence[Path], rule: Rule, workspace: Workspace) -> PseudoLabels:
-    """Give the unknown labels of a training set the values that runs are certain of.
+    """Compute pseudo-labels for the unknown labels of a training set.
 
     Args:
-        folders: of runs that are done, on the same labels of the same images.
-        rule: what is certain enough.
-        workspace: where and how; its dataset is the one that the runs were made with.
+        folders: of finished runs on the same labels of the same images.
+        rule: selects the pseudo-labels.
+        workspace: locations and compute options, with the runs' dataset.
 
     Raises:
-        PlbenchError: if the runs do not belong together, the data are no longer theirs, or a model cannot be loaded.
-        DataError: if nothing is unknown, or images do not lie in files.
+        PlbenchError: if the runs do not belong together, the data has changed, or a model cannot be loaded. DataError:
+            if no label is unknown, or images are not files.
     """
     records = [read_run(folder) for folder in folders]
     first, keys = records[0].spec, [record.key for record in records]
@@ -181,7 +181,7 @@ def pseudo_label(folders: Sequence[Path], rule: Rule, workspace: Workspace) -> P
 
 
 def _paths(sources: Sequence[ImageSource], dataset: str) -> tuple[Path, list[list[str]]]:
-    """Return the folder that holds the files of all images, and their paths below it."""
+    """Return the common folder of all image files, and their paths below it."""
     for images in sources:
         if not isinstance(images, ImageFiles):
             raise DataError(
@@ -199,15 +199,15 @@ def _paths(sources: Sequence[ImageSource], dataset: str) -> tuple[Path, list[lis
 
 
 class _Chooser:
-    """Looks at scores batch by batch, and keeps the cells that a rule chooses on its own."""
+    """Selects cells batch by batch, for rules that decide each cell independently."""
 
     def __init__(self, choose: Callable[[Floats], tuple[np.ndarray, np.ndarray]]) -> None:
-        """Nothing was looked at yet; `choose` tells of scores [R, b, C] which cells are present, and which absent."""
+        """Start empty; `choose` maps scores [R, b, C] to masks of present and absent cells."""
         self._choose = choose
         self._parts: list[tuple[np.ndarray, ...]] = []
 
     def look(self, rows: npt.NDArray[np.int64], scores: Floats, unknown: npt.NDArray[np.bool_]) -> None:
-        """Take a batch: row of each image [b], scores [R, b, C], and which cells are unknown [b, C]."""
+        """Add a batch: row of each image [b], scores [R, b, C], and mask of unknown cells [b, C]."""
         mean = scores.mean(axis=0, dtype=np.float64)
         present, absent = self._choose(scores)
         for chosen, value in ((present & unknown, 1), (absent & unknown & ~present, -1)):
@@ -221,16 +221,16 @@ class _Chooser:
 
 
 class _TopChooser:
-    """Keeps the highest and the lowest mean scores among the unknown cells of each class; of equals the first."""
+    """Keeps the highest and lowest mean scores among the unknown cells of each class; ties by order."""
 
     def __init__(self, quotas: Sequence[npt.NDArray[np.int64]]) -> None:
-        """Nothing was looked at yet; `quotas` are [C] of the highest and [C] of the lowest."""
+        """Start empty; `quotas` are the numbers of highest and of lowest scores, [C] each."""
         nothing = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
         self._quotas = quotas
         self._kept: list[list[tuple[np.ndarray, ...]]] = [[nothing], [nothing]]
 
     def look(self, rows: npt.NDArray[np.int64], scores: Floats, unknown: npt.NDArray[np.bool_]) -> None:
-        """Take a batch, as `_Chooser.look`."""
+        """Add a batch, as in `_Chooser.look`."""
         mean = scores.mean(axis=0, dtype=np.float64).astype(np.float32)
         at, class_index = np.nonzero(unknown)
         for side, quota in enumerate(self._quotas):
@@ -277,10 +277,10 @@ def _chooser(rule: Rule, models: Sequence[TrainedModel], labels: PartialLabels) 
 
 
 def write_labels(path: Path, found: PseudoLabels) -> None:
-    """Write known labels and pseudo-labels as a long table, to be trained on again; test images keep their labels.
+    """Write known labels and pseudo-labels as a long table for training; test images keep their labels.
 
-    Columns: image (below `found.folder`), label, value ("present" or "absent"; nothing where a row only says that there
-    is such an image or class), split ("train" or "test"), source ("known" or "pseudo"), score (of pseudo-labels).
+    Columns: image (below `found.folder`), label, value ("present" or "absent"; empty if a row only lists an image or
+    class), split ("train" or "test"), source ("known" or "pseudo"), score (of pseudo-labels).
 
     Args:
         path: of a .csv or .parquet file; written atomically.
@@ -301,7 +301,7 @@ def write_labels(path: Path, found: PseudoLabels) -> None:
 
 
 def check_labels_name(path: Path) -> None:
-    """Refuse a name whose ending is of no format that labels are read from.
+    """Reject file suffixes that labels cannot be read from.
 
     Raises:
         PlbenchError: if it is.
@@ -327,9 +327,9 @@ def _tables(found: PseudoLabels) -> Iterator[pa.Table]:
                 added, scores = found.added.rows(rows), found.scores[rows].toarray()
             values = known + added
             named = values != 0
-            named[~named.any(axis=1), 0] = True  # an image of which nothing is known is there all the same
+            named[~named.any(axis=1), 0] = True  # list images without known labels, too
             if split == "train" and start == 0:
-                named[0] |= ~said  # and so is a class
+                named[0] |= ~said  # and classes
             at, class_index = np.nonzero(named)
             is_added, value = added[at, class_index] != 0, values[at, class_index]
             columns = {

@@ -1,4 +1,4 @@
-"""The run record: what happened, in JSON, validated when written and when read."""
+"""The run record in JSON, validated when written and when read."""
 
 from __future__ import annotations
 
@@ -29,9 +29,8 @@ class Estimate(Frozen):
     """A percentage with its 95 % interval over test images; None where it is not defined.
 
     Attributes:
-        low, high: `plbench.metrics.statistics.Estimate.interval`, of one training: what other seeds would give is
-            not in it.
-        lowest: what the worst ranking of the same cells comes to; no interval reaches below.
+        low, high: `plbench.metrics.statistics.Estimate.interval`, of one training, without the uncertainty from seeds.
+        lowest: value of the worst ranking of the same cells, the lower bound of intervals.
     """
 
     value: Percent | None
@@ -49,7 +48,7 @@ class GroupMetrics(Frozen):
 
 
 class F1Figures(Frozen):
-    """CF1 and OF1 with what they are harmonic means of, percent; see `plbench.metrics.F1`."""
+    """CF1 and OF1 with their precision and recall, percent; see `plbench.metrics.F1`."""
 
     cf1: Percent | None
     of1: Percent | None
@@ -60,15 +59,15 @@ class F1Figures(Frozen):
 
 
 class ThresholdReport(Frozen):
-    """How the classes' thresholds were chosen; `per_class.csv` holds the thresholds themselves.
+    """How the classes' thresholds were chosen; the thresholds are in `per_class.csv`.
 
     Attributes:
-        part: the part whose known cells chose them.
+        part: the part whose known cells were used.
         labels: of that part: its partial ones, or the complete ones that a simulation hid (an oracle).
-        held_out: whether the model that chose was trained without that part. By default a run trains on all of train,
-            so that its scores there are better than on images it has not seen, and thresholds come out too high.
+        held_out: whether the scoring model was trained without that part. By default a run trains on all of train, so
+            its scores there are better than on unseen images, and thresholds are too high.
         num_images: of that part.
-        num_pooled: classes without a known positive there, which take `pooled`, the best threshold of all cells
+        num_pooled: number of classes without a known positive, which use `pooled`, the best threshold of all cells
             together.
     """
 
@@ -81,18 +80,18 @@ class ThresholdReport(Frozen):
 
 
 class SplitMetrics(Frozen):
-    """All figures of one evaluation, from known cells only. Percent where nothing else is said.
+    """All figures of one evaluation, from known cells only, in percent unless stated otherwise.
 
     Attributes:
-        num_classes_scored: classes with a known positive and a known negative; mAP(C) is a mean over these.
-        f1: at the threshold of each class that `thresholds` speaks of; None where none were chosen: of the last
-            weights beside averaged ones, and where the validation part cannot choose any.
-        f1_top3: where each image's 3 highest-scored classes are predicted.
-        auroc: mean over the classes that mAP(C) is a mean over.
-        ece: expected calibration error of known cells, 15 bins; None where scores are no probabilities.
-            Records before schema 5 have none of these four.
+        num_classes_scored: number of classes with a known positive and a known negative, over which mAP(C) is a mean.
+        f1: at the thresholds of `thresholds`; None without thresholds: for the last weights besides averaged ones, and
+            if the validation part cannot be used to choose any.
+        f1_top3: of predicting each image's 3 highest-scored classes.
+        auroc: mean over the same classes as mAP(C).
+        ece: expected calibration error of known cells, 15 bins; None if scores are not probabilities. Records before
+            schema 5 have none of these four.
         ranking_loss: share of known (positive, negative) pairs of an image in the wrong order, in [0, 1].
-        precision_at_k: by k; only where every label is known.
+        precision_at_k: by k; only for complete labels.
         quintiles: five equal groups of classes by number of train annotations, fewest first.
     """
 
@@ -121,25 +120,25 @@ class SplitMetrics(Frozen):
 
 
 class FileReference(Frozen):
-    """A file of the run's folder, by content."""
+    """A file in the run's folder, identified by content."""
 
     sha256: str
     num_bytes: Count
 
 
 class StandardCost(Frozen):
-    """What it takes to make a run alone, from nothing, in counts that no machine, neighbour or cache changes.
+    """The cost of a run alone, from scratch, in counts that do not depend on machine, load or caches.
 
-    It sums over the run, its stages and the run that chose its epoch; what several rows could share counts in full.
-    Counted are training, what methods and stages compute between epochs and from a trained model, selection, and one
-    scoring. What every run is diagnosed by (last weights, hidden truth, thresholds) is not.
+    It is the sum over the run, its stages and the run that chose its epoch; work shared by several rows counts in full.
+    It includes training, computations of methods and stages between epochs and from a trained model, selection, and one
+    evaluation, but not the diagnostics of every run (last weights, hidden labels, thresholds).
 
     Attributes:
-        trainings: that there are.
-        extracted: images whose features are computed once, by split; empty where the backbone is trained.
-        forward: images that pass through the backbone without a gradient.
-        trained: images that pass through the backbone forward and back.
-        head: images that a head is trained on, steps times batch, in all trainings.
+        trainings: number of trainings.
+        extracted: images whose features are computed once, by split; empty if the backbone is trained.
+        forward: number of images in forward passes of the backbone without a gradient.
+        trained: number of images in forward and backward passes of the backbone.
+        head: number of images that a head is trained on, steps times batch size, over all trainings.
     """
 
     trainings: Annotated[int, Field(ge=1)]
@@ -150,22 +149,22 @@ class StandardCost(Frozen):
 
     @property
     def image_passes(self) -> int:
-        """Forward passes of an image through the backbone; forward and back are three."""
+        """Equivalent forward passes of an image through the backbone; forward and backward count as three."""
         return sum(self.extracted.values()) + self.forward + 3 * self.trained
 
 
 class Cost(Frozen):
-    """What the run took on the machine of `environment`.
+    """Resources used by the run on the machine in `environment`.
 
     Attributes:
-        seconds: wall time by part of the run, stages apart; "total" is the sum.
-        phases: what the training's seconds went into, see `plbench.training.clock`; of a GPU estimated from some steps.
-            Empty where it trained together with others, and in records before schema 4.
+        seconds: wall time by part of the run, without stages; "total" is the sum.
+        phases: training seconds by phase, see `plbench.training.clock`; estimated from some steps on a GPU. Empty if
+            trained in a stack, and in records before schema 4.
         images_per_second: training throughput.
-        peak_memory_mb: of the device where it is a GPU, else of the process.
-        measured_alone: whether no other training of the same program shared the machine; None in older records.
+        peak_memory_mb: of the GPU, or of the process on a CPU.
+        measured_alone: whether no other training of the same program used the machine; None in older records.
         shared_with: number of other heads that trained in the same pass.
-        standard: what compares rows; None in older records, and where a run that this one needed does not tell.
+        standard: comparable between rows; None in older records, and if a required run lacks it.
     """
 
     seconds: dict[str, Seconds]
@@ -185,7 +184,7 @@ class Cost(Frozen):
 
 
 class DataSummary(Frozen):
-    """What the run trained and was scored on."""
+    """The run's training and evaluation data."""
 
     num_train: Count
     num_train_known: Count
@@ -207,11 +206,12 @@ class PriorDiagnostics(Frozen):
 
 
 class HiddenTruth(Frozen):
-    """Diagnostics against the labels that a simulation hid. Nothing here reaches a training or a selection.
+    """Diagnostics against labels hidden by a simulation, never used in training or selection.
 
     Attributes:
         map_c_unknown: mAP(C) on the train cells that were hidden.
-        precision: of each mask that a method reports (what Selective ignores, say): share truly present, percent.
+        precision: of each mask that a method reports (such as the labels ignored by Selective): share truly present,
+            percent.
         base_rate: share of hidden cells that are truly present, percent.
     """
 
@@ -222,7 +222,7 @@ class HiddenTruth(Frozen):
 
 
 class SelectionReport(Frozen):
-    """What was chosen, by what, and the curve that it was chosen from (mAP(C) by epoch, percent)."""
+    """The selected epoch, the criterion, and the curve (mAP(C) by epoch, percent)."""
 
     rule: Selection
     labels: Literal["none", "partial", "complete", "test"]
@@ -232,7 +232,7 @@ class SelectionReport(Frozen):
 
 
 class SearchedRange(Frozen):
-    """Where a study looked for one value."""
+    """A study's search range of one value."""
 
     low: float
     high: float
@@ -245,12 +245,12 @@ class TuningReport(Frozen):
 
     Attributes:
         study: its key, the spec's `tuned_by`.
-        regime: that the trials were trained in; a proxy where the run's is another.
-        num_trials: that were told a value, pruned ones and failures included.
+        regime: of the trials; a proxy if the run's differs.
+        num_trials: number of trials with an outcome, including pruned and failed ones.
         space: ranges by name: the method's parameters, and "lr" and "weight_decay" of the plan.
         seed: of the sampler and the trials.
-        labels: of the validation part that chose: its partial ones, or complete ones (oracle selection).
-        chosen: the winner's values by name; default: those of the first trial, the paper's.
+        labels: validation labels used: partial ones, or complete ones (oracle selection).
+        chosen: the winner's values by name; default: values of the first trial, the paper's.
         value, default_value: validation mAP(C) of both, percent.
     """
 
@@ -272,19 +272,19 @@ class Record(Frozen):
     """One finished or failed run.
 
     Attributes:
-        protocol_sha256: of the spec's protocol, which a board compares with its own.
+        protocol_sha256: of the spec's protocol, which boards compare with theirs.
         paper: the method's reference. source_file: its file below the repository's root; None for a plugin's.
-        configuration: "default" where parameters, plan and model are those of protocol and recipe, "tuned" where a
-            study chose them, "custom" where a person did; "unknown" of a run that failed.
-        tuning: how a study chose the values, where one did.
+        configuration: "default" if parameters, plan and model are those of protocol and recipe, "tuned" if chosen by a
+            study, "custom" if set by the user; "unknown" for a failed run.
+        tuning: report on the study that chose the values, if any.
         metrics: by evaluation: "test" (averaged weights, the headline), "test_raw" (last weights), "validation".
-        pretraining: what the backbone's weights have seen; None in records before schema 5 of weights from elsewhere.
-        defaults_tuned_here: whether default values of the method were chosen by scores on this very dataset.
-        test_seen_in_pretraining: why the test images are among what they have seen, as far as names of collections
-            tell; None where they are not.
+        pretraining: pretraining data of the backbone's weights; None in records before schema 5 with other weights.
+        defaults_tuned_here: whether default values of the method were chosen by scores on this dataset.
+        test_seen_in_pretraining: why the test images overlap with the pretraining data, by names of collections; None
+            if they do not.
         files: by name in the run's folder.
-        warnings: on the run's figures, and what parts of the method did nothing (`plbench.method.Method.idle`).
-        notes: on how its labels were read, as the plan said them.
+        warnings: on the run's figures, and on parts of the method without effect (`plbench.method.Method.idle`).
+        notes: on how its labels were read, from the plan.
     """
 
     schema_version: Literal[5] = 5
@@ -329,7 +329,7 @@ class Record(Frozen):
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Write `record.json`, last of a run's files: its presence says that the run is whole.
+    """Write `record.json`, the last of a run's files: its presence marks the run as complete.
 
     Raises:
         StoreError: if it cannot be written.
@@ -339,7 +339,7 @@ def write_record(folder: Path, record: Record) -> None:
 
 
 def figures(record: Record) -> dict[str, float]:
-    """Return what came of a run, by name: percentages of each evaluation ("test/map_c"), and what the run took."""
+    """Return a run's figures by name: percentages of each evaluation ("test/map_c"), and costs."""
     found: dict[str, float] = {}
     for split, metrics in record.metrics.items():
         values = {name: getattr(metrics, name).value for name in ("map_c", "map_o")}
@@ -355,7 +355,7 @@ def read_record(folder: Path) -> Record:
     """Read and validate a run's record.
 
     Raises:
-        StoreError: if it is missing, damaged, of another schema, or not what its own key says.
+        StoreError: if it is missing, damaged, of another schema, or does not match its key.
     """
     path = folder / RECORD
     try:
@@ -373,10 +373,10 @@ def read_record(folder: Path) -> Record:
 
 
 def parse_record(content: bytes, path: Path) -> Record:
-    """Return a record from its JSON, of this schema or an older one; whether its hashes agree is not looked at.
+    """Parse a record from JSON, of this schema or an older one, without verifying hashes.
 
     Raises:
-        StoreError: if it is no JSON, of a schema that is not known, or not valid, with the field.
+        StoreError: if it is not JSON, of an unknown schema, or not valid, with the field.
     """
     try:
         found = upgraded(parse_json(content))
@@ -401,10 +401,10 @@ def reference(path: Path) -> FileReference:
 
 
 def whole_file(folder: Path, record: Record, name: str) -> Path:
-    """Return the path of a file that a record refers to, if it is the very one.
+    """Return the path of a file that a record refers to, after verifying its hash.
 
     Raises:
-        StoreError: if it is missing, or was changed since.
+        StoreError: if it is missing or has changed.
     """
     path, what = folder / name, "was changed since"
     try:

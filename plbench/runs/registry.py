@@ -1,4 +1,4 @@
-"""Finds methods and datasets by entry point, lazily: names are listed without importing anything."""
+"""Registry of methods and datasets by entry point; names are listed without importing plugins."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OWN = "plbench"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a plugin comes from: an installed entry point, or a class in a plugin file."""
+    """Source of a plugin: an installed entry point, or a class in a plugin file."""
 
     name: str
     origin: str
@@ -38,7 +38,7 @@ class Source:
 
     @property
     def place(self) -> str:
-        """Where the code lies: the file, or the version and folder of the distribution and what it names there."""
+        """Location of the code: the file, or version, folder and entry point of the distribution."""
         if self.entry_point is None or self.entry_point.dist is None:
             return self.origin
         dist = self.entry_point.dist
@@ -50,9 +50,9 @@ class Registry:
     """The methods and datasets of this process, by name.
 
     Attributes:
-        sources: by kind and name; two of a name are an error once that name is used.
-        left_out: those of other distributions, where only plbench's own are loaded.
-        is_own_only: whether that is so.
+        sources: by kind and name; duplicate names are an error when used.
+        left_out: plugins of other distributions, if only plbench's own are loaded.
+        is_own_only: whether only plbench's own plugins are loaded.
     """
 
     sources: dict[Kind, dict[str, list[Source]]] = field(default_factory=dict)
@@ -65,11 +65,10 @@ class Registry:
 
         Args:
             plugins: files with methods or datasets.
-            own_only: leave out what other distributions bring; None for what the environment says.
+            own_only: leave out plugins of other distributions; None to read it from the environment.
 
         Raises:
-            PluginError: if a plugin file cannot be imported or holds no plugin, or is given although only plbench's
-                own plugins are to be loaded.
+            PluginError: if a plugin file cannot be imported or contains no plugin, or is given with `own_only`.
         """
         own_only = has_no_plugins() if own_only is None else own_only
         if own_only and plugins:
@@ -93,11 +92,11 @@ class Registry:
         return sorted(self.sources[kind])
 
     def origin(self, kind: Kind, name: str) -> str:
-        """Return the distribution or file that a plugin comes from."""
+        """Return the distribution or file of a plugin."""
         return " and ".join(source.origin for source in self.sources[kind][name])
 
     def others(self) -> list[tuple[Kind, Source, bool]]:
-        """Return methods and datasets that do not come with plbench, and whether they are loaded when they are used."""
+        """Return third-party methods and datasets, and whether they are loaded when used."""
         both = ((self.sources, True), (self.left_out, False))
         return [
             (kind, source, used)
@@ -109,7 +108,7 @@ class Registry:
         ]
 
     def plugin_files(self) -> tuple[Path, ...]:
-        """Return the plugin files, as far as their plugins are still known."""
+        """Return the plugin files with registered plugins."""
         sources = [source for by_name in self.sources.values() for found in by_name.values() for source in found]
         files = (Path(source.origin) for source in sources if source.loaded is not None)
         return tuple(dict.fromkeys(path for path in files if path.is_file()))
@@ -118,7 +117,7 @@ class Registry:
         """Return the class of a method.
 
         Raises:
-            PluginError: if there is none of that name, or more than one, or it is broken.
+            PluginError: if there is none or more than one with that name, or it is broken.
         """
         return self._load("method", name)
 
@@ -127,7 +126,7 @@ class Registry:
         return self._load("dataset", name)
 
     def broken(self, kind: Kind) -> dict[str, str]:
-        """Return the plugins that cannot be used, with the reason. Imports all of them."""
+        """Return broken plugins with reasons; imports all plugins."""
         reasons = {}
         for name in self.names(kind):
             try:
@@ -145,7 +144,7 @@ class Registry:
             raise PluginError(f"there is no {kind} {name!r}; {listing}; for one in a separate file, give `plugin=FILE`")
         source = found[0]
         if len(found) > 1:
-            # a file gives way to what is installed, and nothing to a stranger
+            # installed plugins take precedence over files, and plbench's own over third-party ones
             files = [other.origin for other in found if other.entry_point is None]
             way_out = f"uninstall or rename one of them, such as {next(o.origin for o in found if o.origin != _OWN)}"
             if files:
@@ -159,7 +158,7 @@ class Registry:
             assert source.entry_point is not None
             try:
                 plugin = source.entry_point.load()
-            except Exception as error:  # a stranger's module may raise anything; it must break nobody else
+            except Exception as error:  # a third-party module may raise anything, which must not affect others
                 raise PluginError(
                     f"{what} cannot be imported from {source.entry_point.value}: {type(error).__name__}: {error}; fix "
                     f"or uninstall {source.origin}"
@@ -206,9 +205,9 @@ def _is_plugin(candidate: Any, base: type[Any]) -> bool:
 
 
 def source_sha256(plugin: type[Any]) -> str:
-    """Return hex sha256 of the file that defines a plugin, and of those of its own base classes.
+    """Return the hex sha256 of a plugin's file and those of its base classes outside plbench's API.
 
-    Part of a run's identity.
+    It is part of a run's identity.
 
     Raises:
         PluginError: if the class has no source file.
@@ -222,7 +221,7 @@ def source_sha256(plugin: type[Any]) -> str:
 
 
 def source_file(plugin: type[Any]) -> str | None:
-    """Return the file of a plugin that comes with plbench, relative to the repository's root; None for a stranger's."""
+    """Return the file of one of plbench's own plugins, relative to the repository's root; None for third-party ones."""
     package, _, module = plugin.__module__.rpartition(".")
     return f"{package.removeprefix('plbench.')}/{module}.py" if package.startswith("plbench.") else None
 

@@ -1,4 +1,4 @@
-"""Making room in a folder of runs: what may go without taking anything from a run that stays, and its going."""
+"""Delete files in a folder of runs without affecting the remaining runs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Kind = Literal["runs", "weights", "checkpoints", "unfinished", "damaged", "featu
 
 @dataclass(frozen=True)
 class Item:
-    """A file or folder that may go.
+    """A file or folder that can be deleted.
 
     Attributes:
-        kind: "runs"; "weights" of runs that are done; "checkpoints" of trainings that are done since; "unfinished"
-            writes and removals of processes that were killed; "damaged" files that were set aside; "features".
+        kind: "runs"; "weights" of finished runs; "checkpoints" of finished trainings; "unfinished" writes and removals
+            of killed processes; "damaged" files that were set aside; "features".
         path: of it.
         num_bytes: of its files.
     """
@@ -39,7 +39,7 @@ class Item:
 
     @classmethod
     def of(cls, kind: Kind, path: Path) -> Item:
-        """Measure a file or folder; links count as themselves."""
+        """Measure a file or folder; links are not followed."""
         inside = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
         files = inside if path.is_dir() else [path]
         return cls(kind, path, sum(file.lstat().st_size for file in files))
@@ -47,7 +47,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Room:
-    """What may go, and how much that is."""
+    """Deletable items and their size."""
 
     items: tuple[Item, ...]
 
@@ -68,14 +68,14 @@ class Room:
 
 
 def removable_runs(store: Store, folders: Iterable[Path]) -> Room:
-    """Return runs as items, if no run that stays needs one of them.
+    """Return runs as items, if no remaining run needs them.
 
     Args:
-        store: that they lie in.
+        store: of the runs.
         folders: of the runs.
 
     Raises:
-        StoreError: if a run is under way, lies elsewhere, or is needed: by which run, and for what.
+        StoreError: if a run is in progress, is in another folder, or is needed by another run.
     """
     chosen = {folder.name: folder for folder in folders}
     for folder in chosen.values():
@@ -95,7 +95,7 @@ def removable_runs(store: Store, folders: Iterable[Path]) -> Room:
 
 
 def needed_weights(store: Store) -> set[str]:
-    """Return keys of stage runs whose weights a run may still ask for: what it takes of them is not stored yet."""
+    """Return keys of stage runs whose weights are still needed, since their artifact is not stored yet."""
     found = set()
     for spec in _specs(store).values():
         for name, key in spec.get("stages", {}).items():
@@ -105,9 +105,9 @@ def needed_weights(store: Store) -> set[str]:
 
 
 def leftovers(store: Store) -> list[Item]:
-    """Return what processes that were killed left in a folder of runs, and files that were set aside as damaged.
+    """Return files left by killed processes in a folder of runs, and damaged files that were set aside.
 
-    Checkpoints of a training that is not done are no leftovers: it goes on from them.
+    Checkpoints of unfinished trainings are not leftovers, since they are needed to resume.
     """
     from plbench.training.checkpoint import FOLDER  # imports torch
 
@@ -121,22 +121,22 @@ def leftovers(store: Store) -> list[Item]:
 
 
 def cached_features(store: Store) -> list[Item]:
-    """Return the features in the cache, of all datasets; a run that needs them again computes them again."""
+    """Return cached features of all datasets; they are recomputed when needed."""
     return [Item.of("features", path) for path in sorted((store.cache / "features").glob("[!.]*")) if path.is_file()]
 
 
 def refuse_while_under_way(store: Store) -> None:
-    """Refuse to go on while a process makes a run: it may be about to read what would go.
+    """Raise if a process is executing a run, which may need files that would be deleted.
 
     Raises:
-        StoreError: naming one.
+        StoreError: with one such run.
     """
     if held := sorted(store.held(folder.name for folder in _folders(store))):
         raise StoreError(f"run {held[0]} in {store.runs} is in progress; wait until all are finished")
 
 
 def remove(store: Store, room: Room) -> None:
-    """Delete items. Whatever ends the program meanwhile, each of them is whole or not there.
+    """Delete items, each atomically.
 
     Raises:
         StoreError: if one cannot be deleted.
@@ -156,7 +156,7 @@ def remove(store: Store, room: Room) -> None:
 
 
 def in_words(room: Room) -> str:
-    """Return what goes in a clause, such as "3 runs"."""
+    """Return a description of the items, such as "3 runs"."""
     return ", ".join(counted(row["number"], *_WORDS[row["what"]]) for row in room.rows())
 
 
@@ -176,9 +176,9 @@ def _folders(store: Store) -> list[Path]:
 
 
 def _specs(store: Store) -> dict[str, dict[str, Any]]:
-    """Return the specs of all runs, done or not, as plain values; one that cannot be read says nothing of its needs.
+    """Return the specs of all runs, finished or not, as plain values; unreadable ones are treated as empty.
 
-    Not as `RunSpec`: a record of an older version, or one that is damaged, must not keep others from going.
+    Not as `RunSpec`, since old or damaged records must not prevent others from being deleted.
     """
     found = {}
     for folder in _folders(store):
@@ -195,7 +195,7 @@ def _specs(store: Store) -> dict[str, dict[str, Any]]:
 
 
 def _needs(key: str, spec: dict[str, Any], specs: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Return the runs that must be there before one, and what each is to it: a stage, or what chooses its epoch."""
+    """Return the prerequisite runs of a run with their roles: a stage, or the run that chooses its epoch."""
     found = {str(stage): f"its stage {name!r}" for name, stage in spec.get("stages", {}).items()}
     if spec.get("selection") == "validation" and spec.get("train_part", "train") == "train":
         chooser = _apart_from_stages({**spec, "train_part": "fit"})
@@ -209,10 +209,10 @@ def _apart_from_stages(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_readable(store: Store, keys: Collection[str]) -> None:
-    """Refuse a folder in which some record does not tell what its run needs.
+    """Raise if a record in the folder cannot be read, so that its run's needs are unknown.
 
     Raises:
-        PlbenchError: naming it.
+        PlbenchError: with the record.
     """
     if unread := sorted({*keys} - _specs(store).keys()):
         raise PlbenchError(

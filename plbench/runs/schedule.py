@@ -1,4 +1,4 @@
-"""Many runs: what is done is read, stages come first, and what can train together does."""
+"""Schedule of many runs: finished ones are read, stages come first, and stackable runs train together."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Tell = Callable[[Sequence[Result]], None]
 
 
 def run_all(plans: Sequence[ResolvedRun], workspace: Workspace, tell: Tell = lambda results: None) -> list[Result]:
-    """Make all runs and return their records, in the order of the plans; a training that failed gives its error.
+    """Execute all runs and return their records, or errors of failed trainings, in the order of the plans.
 
-    Where the workspace hands runs to several processes, each is made by itself.
+    If the workspace uses several processes per run, each run is trained separately.
 
     Args:
-        plans: what to run; the same run may come twice.
+        plans: the runs; duplicates are allowed.
         workspace: where and how.
-        tell: gets what came of runs that were made, stages included, as soon as there is something.
+        tell: receives results of executed runs, including stages, as soon as available.
     """
     wanted = {plan.spec.key: plan for plan in plans}
     found = {key: plan.finished(workspace.store) for key, plan in wanted.items()}
@@ -40,7 +40,7 @@ def run_all(plans: Sequence[ResolvedRun], workspace: Workspace, tell: Tell = lam
     needed = [first for plan in missing for first in plan.prerequisites]
     if needed:
         first = dict(zip((one.spec.key for one in needed), run_all(needed, workspace, tell), strict=True))
-        results |= {key: result for key, result in first.items() if key in wanted}  # a stage may be a row itself
+        results |= {key: result for key, result in first.items() if key in wanted}  # a stage may be requested itself
         failed: dict[str, Result] = {}
         for plan in missing:
             errors = [e for one in plan.prerequisites if isinstance(e := first[one.spec.key], TrainingError)]
@@ -64,18 +64,18 @@ def run_all(plans: Sequence[ResolvedRun], workspace: Workspace, tell: Tell = lam
 
 
 def came_first(why: str) -> TrainingError:
-    """Return the error of a run that could not be made for want of another."""
+    """Return the error of a run whose prerequisite failed."""
     return TrainingError(f"a run that must come first failed: {why}")
 
 
 @dataclass
 class Count:
-    """How far a sweep is.
+    """Progress of a sweep.
 
     Attributes:
-        total: trainings to make. made: those that ended, failures included. failed: those that failed.
-        expected_seconds: for all of them; it serves until the first one has ended.
-        start, last: when the sweep began, and when a training ended, by the monotonic clock.
+        total: number of trainings. made: number of finished ones, including failures. failed: number of failures.
+        expected_seconds: for all of them, used until the first has finished.
+        start, last: start of the sweep and end of the last training, by the monotonic clock.
     """
 
     total: int
@@ -86,29 +86,29 @@ class Count:
     last: float = field(default_factory=time.monotonic)
 
     def add(self, made: int, failed: int) -> None:
-        """Count trainings that ended."""
+        """Count finished trainings."""
         self.made += made
         self.failed += failed
         self.last = time.monotonic()
 
     def words(self, running: int | None = None) -> str:
-        """Return what the number of runs made does not say."""
+        """Return failures, running trainings and remaining time in words."""
         parts = [f"{self.failed} failed"] if self.failed else []
         parts += [] if running is None else [f"{running} running"]
         left = self.seconds_left()
         return ", ".join([*parts, f"about {duration(left)} left"] if left >= 1 else parts)
 
     def seconds_left(self) -> float:
-        """By the pace so far, else by what was expected; 0 where nothing is left or known."""
+        """Remaining seconds by the pace so far, otherwise by the estimate; 0 if nothing is left or known."""
         expected = self.expected_seconds
         if self.made > 0:
-            # the pace up to the last one that ended: the time since then is part of what is left
+            # the pace up to the last finished training; the time since then belongs to the remaining ones
             expected = (self.last - self.start) / self.made * (self.total - self.made)
         return max(0.0, expected - (time.monotonic() - self.last))
 
 
 def run_here(plans: Sequence[ResolvedRun], workspace: Workspace, expected_seconds: float = 0.0) -> list[Result]:
-    """Do as `run_all`, and show how far the whole is: one bar, whatever the number of runs."""
+    """Do the same as `run_all`, with one progress bar for all runs."""
     missing = [plan for plan in in_order(plans).values() if plan.finished(workspace.store) is None]
     if len(missing) < 2:
         return run_all(plans, workspace)
@@ -128,7 +128,7 @@ State = Literal["done", "failed", "under way", "missing"]
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a run stands, with its record where it is done, and the reason where it failed."""
+    """Status of a run, with its record if finished, or the reason of a failure."""
 
     state: State
     record: Record | None = None
@@ -136,7 +136,7 @@ class Standing:
 
 
 def standings(plans: Sequence[ResolvedRun], store: Store) -> list[Standing]:
-    """Read where runs stand; a record that cannot be trusted counts as a failure."""
+    """Read the status of runs; an invalid record counts as a failure."""
     found = [standing_of(store.run_folder(plan.spec.key)) for plan in plans]
     held = store.held(plan.spec.key for plan, standing in zip(plans, found, strict=True) if standing.state != "done")
     return [
@@ -146,7 +146,7 @@ def standings(plans: Sequence[ResolvedRun], store: Store) -> list[Standing]:
 
 
 def standing_of(folder: Path) -> Standing:
-    """Read where the run of a folder stands, whoever may be at work on it."""
+    """Read the status of the run in a folder, even if it is in progress."""
     if not (folder / RECORD).is_file():
         return Standing("missing")
     try:

@@ -1,4 +1,4 @@
-"""Predictions as a file: CSV, Parquet or JSONL, by the ending of its name."""
+"""Write predictions to a file: CSV, Parquet or JSONL, by its suffix."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from plbench.files import write_atomically
 from plbench.files.escaping import csv_cell
 from plbench.runs.predict import Predictions
 
-_ROWS = 4096  # at a time: few enough that their text fits into memory
+_ROWS = 4096  # at a time, so that their text fits into memory
 _SEPARATOR = ";"  # of labels in a cell of a CSV
 
 
 def check_name(path: Path, option: str = "out") -> None:
-    """Refuse a name whose ending is of no known kind: before hours of work, not after.
+    """Reject unknown file suffixes before the work starts.
 
     Args:
         path: of the file to write.
-        option: that names it, for the message.
+        option: its option, for the message.
 
     Raises:
         PlbenchError: if it is.
@@ -38,14 +38,14 @@ def check_name(path: Path, option: str = "out") -> None:
 
 
 def write_predictions(path: Path, found: Predictions, labels: npt.NDArray[np.bool_] | None = None) -> None:
-    """Write a row an image: its name, its labels where they are given, and the score of each class.
+    """Write one row per image: name, labels if given, and the score of each class.
 
-    Scores are written with all digits that a float32 has: who reads them gets the same bits.
+    Scores are written with all digits of a float32, so they are read back bit-identically.
 
     Args:
         path: of the file; written atomically.
         found: the scores.
-        labels: [N, C] which classes each image is given. Names in a list; in a CSV joined by ";".
+        labels: [N, C] mask of predicted classes, written as a list of names; in a CSV joined by ";".
 
     Raises:
         PlbenchError: as `check_name`. StoreError: if it cannot be written.
@@ -75,10 +75,10 @@ def _names(chosen: npt.NDArray[np.bool_], found: Predictions) -> list[list[str]]
 
 
 def _tables(found: Predictions, labels: npt.NDArray[np.bool_] | None, *, joined: bool) -> Iterator[pa.Table]:
-    """Yield rows as a table, a number at a time; one without rows where there are none.
+    """Yield tables of some rows at a time; an empty table if there are none.
 
     Args:
-        joined: for a CSV: labels are one text, and names that a spreadsheet would run are quoted (`csv_cell`).
+        joined: for a CSV: labels are one text, and names that a spreadsheet would execute are quoted (`csv_cell`).
     """
     for start in range(0, max(1, len(found.images)), _ROWS):
         rows = slice(start, start + _ROWS)
@@ -118,7 +118,7 @@ def _write_jsonl(file: IO[bytes], found: Predictions, labels: npt.NDArray[np.boo
         line: dict[str, Any] = {"image": image}
         if labels is not None:
             (line["labels"],) = _names(labels[row : row + 1], found)
-        # the shortest text that gives the same float32
+        # the shortest text that parses to the same float32
         line["scores"] = {n: float(str(score)) for n, score in zip(found.class_names, found.scores[row], strict=True)}
         file.write(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n")
 

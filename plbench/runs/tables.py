@@ -1,4 +1,4 @@
-"""The tables beside a record, read with limits, since anybody may have written them."""
+"""Read the tables of a record, with limits, since they are untrusted."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _Text = Annotated[str, BeforeValidator(lambda value: csv_text(value) if isinstan
 
 
 class EntryError(PlbenchError):
-    """A file of a record that cannot be read: `field` says which, and what in it."""
+    """An invalid file of a record; `field` names the file and the place in it."""
 
     def __init__(self, field: str, found: str) -> None:
-        """Keep the field apart from what was found there."""
+        """Store the field and what was found there."""
         super().__init__(f"{field}: {found}")
         self.field, self.found = field, found
 
@@ -47,8 +47,8 @@ class ClassRow:
     """One class of `per_class.csv`: AP in percent, None where undefined; known positives and negatives in test.
 
     Attributes:
-        auroc, precision, recall: percent. predicted: known cells that reach `threshold`. None in tables before schema
-            5 of records, and where they are undefined or no thresholds were chosen.
+        auroc, precision, recall: percent. predicted: number of known cells that reach `threshold`. None in tables
+            before schema 5, if undefined, or without thresholds.
     """
 
     class_id: _Text
@@ -89,7 +89,7 @@ def parse_per_class(content: bytes) -> tuple[ClassRow, ...]:
 
 
 def parse_replicates(content: bytes, name: str = REPLICATES) -> dict[str, np.ndarray]:
-    """Parse bootstrap replicates, of the file of this name.
+    """Parse bootstrap replicates; `name` is the file's name for messages.
 
     Returns:
         [R] by metric, percent; NaN where a replicate has no class to score.
@@ -121,7 +121,7 @@ def _text(content: bytes, name: str) -> str:
 
 
 def as_metrics(table: Sequence[ClassRow]) -> Metrics:
-    """Return a per-class table as what its means are taken from."""
+    """Return a per-class table as `Metrics`."""
     ap = np.array([math.nan if row.ap is None else row.ap / 100 for row in table])
     return Metrics(ap, np.array([row.positives for row in table]), np.array([row.negatives for row in table]))
 

@@ -1,4 +1,4 @@
-"""What the method of a run knew, kept beside its weights, so that its model can be built again without the dataset."""
+"""A run's `Task`, saved with its weights, so that its model can be rebuilt without the dataset."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAMES = ("class_ids", "class_names")
 
 
 def save_task(folder: Path, task: Task) -> None:
-    """Write what the method of a run knew, so that its model can be built again without the dataset.
+    """Save a run's task, so that its model can be rebuilt without the dataset.
 
     Raises:
         StoreError: if it cannot be written.
@@ -35,14 +35,14 @@ def save_task(folder: Path, task: Task) -> None:
 
 
 def read_task(path: Path, spec: RunSpec) -> Task:
-    """Return what `save_task` wrote.
+    """Read a task saved by `save_task`.
 
     Args:
-        path: of the file, whose content is known to be what its record says; that may be a stranger's.
+        path: of the file, verified against its record, which may be from an untrusted source.
         spec: of the run.
 
     Raises:
-        StoreError: if it does not hold a task.
+        StoreError: if it does not contain a task.
     """
     try:
         with path.open("rb") as file, damage_in_words(), np.load(file, allow_pickle=False) as stored:

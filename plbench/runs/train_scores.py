@@ -1,4 +1,4 @@
-"""Scores that runs give images of their own dataset: of all runs side by side, a batch at a time."""
+"""Scores of several runs on images of their own dataset, batch by batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from plbench.runs.workspace import Workspace
 
 
 def models_of(folders: Sequence[Path], workspace: Workspace) -> list[TrainedModel]:
-    """Return the models of runs that are done.
+    """Return the models of finished runs.
 
     Raises:
         PlbenchError: if one cannot be loaded.
@@ -46,7 +46,7 @@ def scores_by_run(
     for model in models:
         spec = model.record.spec
         seen = features_model_of(type(model.method), spec.model)
-        by_seed = spec.seed if seen.weights == "random" else None  # features of random weights follow from it
+        by_seed = spec.seed if seen.weights == "random" else None  # features of random weights depend on it
         inputs = opened.setdefault((seen, spec.precision, by_seed), OpenInputs(workspace))
         streams.append(model.part_scores(part, protocol_data, inputs))
     start = 0
