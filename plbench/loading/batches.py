@@ -28,10 +28,10 @@ CPU = torch.device("cpu")
 
 
 class ImageLoader:
-    """Batches of one source through one transform, pass after pass.
+    """Batches of one source through one transform, over several passes.
 
-    A pass that comes to its end leaves its worker processes waiting for the next one, which saves epochs of a small
-    dataset a good part of their time; they end with this object. An error, or leaving a pass early, ends them at once.
+    Worker processes are reused by the next pass, which saves much time on small datasets; they end with this object. An
+    error, or leaving a pass early, ends them at once.
     """
 
     def __init__(
@@ -45,19 +45,19 @@ class ImageLoader:
         augment_seed: int | None = None,
         decoder: JpegDecoder | None = None,
     ) -> None:
-        """Start nothing yet.
+        """Store the settings; no worker is started yet.
 
         Args:
             source: the images.
             transform: of one image to a tensor, or to a tuple of tensors: several views.
             min_side: images may be decoded smaller, but not below this.
             workers: number of processes; 0 to load in this one.
-            device: where batches are wanted.
-            augment_seed: seeds the augmentation of each row anew in each epoch; None for transforms without chance.
-            decoder: decodes JPEG files on the device, in place of Pillow in the workers.
+            device: target device of batches.
+            augment_seed: seed of the augmentation, per row and epoch; None for deterministic transforms.
+            decoder: decodes JPEG files on the device, instead of Pillow in the workers.
 
         Raises:
-            PlbenchError: if there is a decoder, but the transform needs Pillow's images.
+            PlbenchError: if there is a decoder, but the transform needs Pillow images.
         """
         self._route = _route(source, transform, min_side, decoder)
         self._workers, self._device, self._augment_seed = workers, device, augment_seed
@@ -68,7 +68,7 @@ class ImageLoader:
 
         Args:
             order: rows of each batch.
-            epoch: what augmentation follows from beside the seed and the row.
+            epoch: determines augmentation together with the seed and the row.
         """
         route, device = self._route, self._device
 
@@ -76,25 +76,25 @@ class ImageLoader:
             batch, rows = loaded
             return route.move(batch, rows, device), rows
 
-        # a pass that is left early ends its workers now, not when it is collected
+        # if a pass is left early, end its workers now, not at garbage collection
         with closing(prefetched(self._loaded(order, epoch), move, device)) as arriving:
             for moved, rows in arriving:
                 yield route.finish(moved), rows
 
     def _loaded(self, order: Sequence[Sequence[int]], epoch: int) -> Generator[tuple[Any, Tensor], None, None]:
-        """Yield batches as workers make them, pinned where a GPU wants them."""
+        """Yield batches from workers, in pinned memory for a GPU."""
         try:
             at, loader = self._kept.pop()
-        except IndexError:  # the first one; or another pass is under way, perhaps in another thread
+        except IndexError:  # the first pass, or another one is in progress, perhaps in another thread
             at = _Order(self._route.source)
             loader = DataLoader(
                 _Items(self._route, self._augment_seed),
-                # one object for all passes: the loader keeps its workers, and what it iterates over changes beneath it
+                # one object for all passes: the loader keeps its workers, and the order is replaced
                 batch_sampler=at,
                 num_workers=self._workers,
                 collate_fn=partial(_collate, self._route),
                 pin_memory=self._device.type == "cuda",
-                generator=torch.Generator(),  # or it would draw the workers' seeds, which nothing uses, globally
+                generator=torch.Generator(),  # otherwise it would use the global generator for unused worker seeds
                 worker_init_fn=_single_thread,
                 prefetch_factor=4 if self._workers else None,
                 persistent_workers=self._workers > 0,
@@ -115,7 +115,7 @@ class ImageLoader:
 
 
 def _route(source: ImageSource, transform: Transform, min_side: int, decoder: JpegDecoder | None) -> Route:
-    if type(transform) not in (EvalTransform, TrainTransform):  # a subclass may do anything
+    if type(transform) not in (EvalTransform, TrainTransform):  # a subclass may do anything else
         if decoder is not None:
             name = getattr(transform, "__name__", type(transform).__name__)
             raise PlbenchError(
@@ -130,7 +130,7 @@ def _route(source: ImageSource, transform: Transform, min_side: int, decoder: Jp
 
 @dataclass
 class _Order:
-    """The batches of a pass, as (epoch, row), of which the source is told in time. Iterated ahead of the workers."""
+    """The batches of a pass, as (epoch, row), announced to the source for prefetching. Iterated ahead of the workers."""
 
     source: ImageSource
     batches: Sequence[Sequence[int]] = ()
@@ -139,7 +139,7 @@ class _Order:
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         alone = self.source.block_rows == 1
         for rows in self.batches if alone else reading_ahead(self.batches, self.source.expect):
-            # the epoch travels with each row: workers that stay were copied before it began
+            # the epoch is sent with each row, since persistent workers were started before it
             yield [(self.epoch, row) for row in rows]
 
     def __len__(self) -> int:
@@ -148,7 +148,7 @@ class _Order:
 
 @dataclass(frozen=True)
 class _Items(torch.utils.data.Dataset[tuple[Any, int]]):
-    """Map-style dataset for torch's DataLoader. An item's augmentation follows from (seed, epoch, row)."""
+    """Map-style dataset for torch's DataLoader. An item's augmentation is determined by (seed, epoch, row)."""
 
     route: Route
     augment_seed: int | None
@@ -159,7 +159,7 @@ class _Items(torch.utils.data.Dataset[tuple[Any, int]]):
             return self.route.item(row), row
         seed = derive_seed(self.augment_seed, "augment", epoch, row)
         if get_worker_info() is not None:
-            # for good: nobody needs a worker's generators back
+            # not restored: a worker's generators have no other use
             reseed(seed)
             return self.route.item(row), row
         with seeded(seed):

@@ -1,7 +1,7 @@
-"""Features of a frozen backbone, computed once per content and shared by every run of the probe regime.
+"""Features of a frozen backbone, computed once per content and shared by all runs of the probe regime.
 
-Pooled ones are float32. Feature maps, as many times larger as they have places, are float16: on `scenes` that moved
-mAP(C) by at most 0.02 points (docs/performance.md).
+Pooled features are float32. Feature maps, which are much larger, are float16: on `scenes` this changed mAP(C) by at
+most 0.02 points (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from plbench.loading.resumable_array import PARTIAL, GrowingMatrix, find_damage,
 from plbench.loading.transforms import eval_transform
 from plbench.spec import NUMERICS, ModelSpec, Precision
 
-BATCH_SIZE = 32  # small batches stay in a CPU's cache
+BATCH_SIZE = 32  # small batches fit a CPU's cache
 GPU_BATCH_SIZE = 256
-_FORMAT = 3  # of the file: raised when it is another, so that old ones are not taken for damaged
-_SAVE_EVERY = 32  # batches between two notes of which are on disk
+_FORMAT = 3  # of the file; increased with changes, so that old files do not look damaged
+_SAVE_EVERY = 32  # batches between two flushes with marks
 
 
 def features_key(
@@ -42,11 +42,11 @@ def features_key(
     seed: int,
     decode: str = "pil",
 ) -> str:
-    """Return what the features of a split depend on, as hex sha256: pixels, which images, backbone, weights, transform.
+    """Return the hex sha256 of everything the features of a split depend on: images, backbone, weights, transform.
 
     Args:
-        seed: the run's, which random weights follow from; others do not depend on it.
-        decode: what decodes the images, as `plbench.loading.jpegs.jpeg_decoder` names it.
+        seed: of the run; only used for random weights.
+        decode: the JPEG decoder, as named by `plbench.loading.jpegs.jpeg_decoder`.
     """
     head = {name for name in ModelSpec.model_fields if name.startswith("head")}
     backbone = model.model_dump(mode="json", exclude=head)
@@ -59,12 +59,12 @@ def features_key(
 
 
 def feature_dtype(shape: tuple[int, ...]) -> str:
-    """Return numpy's name of the type that features of one image are stored in, from their shape."""
+    """Return the numpy dtype name in which features of this shape are stored."""
     return "<f4" if len(shape) == 1 else "<f2"
 
 
 def features_name(key: str) -> str:
-    """Return where features lie in the cache."""
+    """Return the path of features in the cache."""
     return f"features/{key[:32]}.npy"
 
 
@@ -83,30 +83,30 @@ def cached_features(
     rank: int = 0,
     num_ranks: int = 1,
 ) -> np.ndarray:
-    """Return features of every image, memory-mapped from the cache; computed where they are not there.
+    """Return features of every image, memory-mapped from the cache, computing missing ones.
 
-    Pooled, [N, D] float32; or feature maps, [N, D, h, w] float16, where the model has no pooling.
+    Pooled, [N, D] float32; or feature maps, [N, D, h, w] float16, for a model without pooling.
 
-    Their values are not compared with their checksums here: `set_damaged_aside` does, once for all processes.
+    Checksums are not verified here: `set_damaged_aside` does so, once for all processes.
 
-    Processes share the work where each calls this with its rank. They need no barrier: each returns when all features
-    are there. A batch is the same rows whoever computes it, and the file notes which batches it holds, so that an
-    interrupted extraction goes on, also with another number of processes. A process that dies leaves the others
-    waiting, for whoever started them to end.
+    Processes share the work if each calls this with its rank. They need no barrier: each returns when all features are
+    available. Batches do not depend on the process, and the file marks finished batches, so that an interrupted
+    extraction can be resumed, even with another number of processes. If a process dies, the others wait until their
+    launcher ends them.
 
     Args:
-        decoder: decodes JPEG files on the device; the key was made with its name.
-        report: is told images done, by all processes, and in all.
-        rank, num_ranks: which of the processes this is. Rank 0 makes the file and gives it its name.
+        decoder: decodes JPEG files on the device; its name is part of the key.
+        report: receives the number of images done by all processes, and the total.
+        rank, num_ranks: of the processes. Rank 0 creates the file and renames it when complete.
 
     Raises:
         DataError: if an image cannot be read. StoreError: if the cache cannot be written. PlbenchError: if features
             are not finite, or another process failed.
     """
     name = features_name(key)
-    # the main process keeps other programs out on behalf of all
+    # the main process holds the lock for all
     with locked(cache / name) if rank == 0 else contextlib.nullcontext(cache / name) as path:
-        # asked under the lock, since another program may just have made them
+        # checked under the lock, since another program may just have finished them
         if open_matrix(path, len(images)) is None:
             backbone = make_backbone().to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
             shape: tuple[int, ...] = backbone.feature_shape
@@ -142,10 +142,10 @@ def cached_features(
 
 
 def set_damaged_aside(cache: Path, key: str, warn: Callable[[str], None]) -> None:
-    """Compare cached features with their checksums, and rename what does not match, so that it is computed again.
+    """Verify checksums of cached features, and rename damaged files, so that they are recomputed.
 
-    Of what an interruption left, those that do not match are forgotten. `warn` is told in a sentence of either. Raises
-    StoreError if the cache cannot be written.
+    Of incomplete files, only damaged batches are discarded. `warn` receives a message in both cases. Raises StoreError
+    if the cache cannot be written.
     """
     name = features_name(key)
     if not (cache / name).exists() and not (cache / name).with_suffix(PARTIAL).exists():
@@ -167,7 +167,7 @@ def set_damaged_aside(cache: Path, key: str, warn: Callable[[str], None]) -> Non
 
 
 def extract(backbone: nn.Module, pixels: Tensor, precision: Precision, name: str, dtype: str) -> np.ndarray:
-    """Return features of one batch of images, float32, each small enough for `dtype`, in which they will be stored.
+    """Return features of one batch of images, float32, within the range of the storage `dtype`.
 
     Args:
         backbone: in eval mode, on the device of `pixels`.

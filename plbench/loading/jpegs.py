@@ -1,9 +1,8 @@
-"""Decoding JPEG files on the GPU: workers only read bytes, and the device decodes and squashes a batch at a time.
+"""JPEG decoding on the GPU: workers only read bytes, and the device decodes and resizes batches.
 
-Pixels differ slightly from Pillow's, which decodes large files at a fraction of their size, so it is asked for by
-`decode="gpu"`. What is not a plain JPEG (other formats, CMYK, an EXIF orientation, files that end too early) is decoded
-by Pillow in the workers all the same, and so is what the device's decoder refuses: a broken file gets the same sentence
-either way.
+Pixels differ slightly from Pillow's, which decodes large files at reduced size, so this is opt-in by `decode="gpu"`.
+Everything but plain JPEGs (other formats, CMYK, EXIF orientation, truncated files) is still decoded by Pillow in the
+workers, and so are files that the device's decoder rejects: messages on broken files are the same in both cases.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _END_OF_IMAGE = b"\xff\xd9"
 
 @dataclass
 class JpegDecoder:
-    """Decodes and squashes batches of JPEG files on a device."""
+    """Decodes and resizes batches of JPEG files on a device."""
 
     decode: Decode
     device: torch.device
@@ -41,14 +40,14 @@ class JpegDecoder:
     def squashed(self, files: list[Tensor], size: int) -> Tensor:
         """Return images of a batch, uint8 [B, size, size, 3] on the device.
 
-        On a GPU, call it in a stream of its own: it waits for what was queued there before.
+        On a GPU, call it in a separate stream: it waits for earlier work in the stream.
 
         Raises:
             RuntimeError: if one of the files is broken.
         """
         if self.device.type == "cuda":
             # torchvision decodes in a stream that does not wait for this one, into memory that this one may have freed
-            # but not finished reading (github.com/pytorch/vision/pull/9606)
+            # but is still reading (github.com/pytorch/vision/pull/9606)
             torch.cuda.current_stream(self.device).synchronize()
         images = self.decode(files)
         self._being_read = files  # until the next call, which waits for this one's work
@@ -63,10 +62,10 @@ class JpegDecoder:
 
 
 def jpeg_decoder(name: str, device: torch.device) -> JpegDecoder | None:
-    """Return what decodes JPEG files for `decode=` "pil" or "gpu": None where Pillow does, in the workers.
+    """Return the JPEG decoder for `decode=` "pil" or "gpu"; None for Pillow in the workers.
 
     Raises:
-        PlbenchError: if files are to be decoded on a GPU and something that this takes is missing.
+        PlbenchError: if decoding on a GPU is requested but not available.
     """
     if name == "pil":
         return None
@@ -75,7 +74,7 @@ def jpeg_decoder(name: str, device: torch.device) -> JpegDecoder | None:
         raise PlbenchError(f'`decode="gpu"` needs a CUDA device, and this run computes on {device.type!r}; {instead}')
     try:
         decoder = JpegDecoder(torchvision_decode(device), device)
-        # a torchvision that does not fit this torch may only fail when it decodes
+        # a torchvision incompatible with this torch may only fail when decoding
         file = io.BytesIO()
         Image.new("RGB", (16, 16)).save(file, "JPEG")
         decoder.squashed([torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)], 8)
@@ -88,10 +87,10 @@ def jpeg_decoder(name: str, device: torch.device) -> JpegDecoder | None:
 
 
 def torchvision_decode(device: torch.device) -> Decode:
-    """Return the decoder of torchvision, on a device.
+    """Return torchvision's decoder, on a device.
 
     Raises:
-        ImportError, AttributeError, RuntimeError: here or when it is called, if it does not fit this torch.
+        ImportError, AttributeError, RuntimeError: here or when called, if it is incompatible with this torch.
     """
     import plbench.models.torchvision_ops  # noqa: F401  # isort: skip
     from torchvision.io import ImageReadMode, decode_jpeg  # type: ignore[import-untyped]
@@ -103,8 +102,8 @@ class Encoded(NamedTuple):
     """A batch of files, most of them JPEG.
 
     Attributes:
-        files: uint8, one file after another. sizes: int64 [B] in bytes, 0 for an image that a worker has decoded.
-        pixels: uint8 [n, size, size, 3] of those, in order. boxes: int64 [B, 4] or None, as of `Unscaled`.
+        files: uint8, concatenated files. sizes: int64 [B] in bytes, 0 for images decoded by a worker.
+        pixels: uint8 [n, size, size, 3] of those, in order. boxes: int64 [B, 4] or None, as in `Unscaled`.
     """
 
     files: Tensor
@@ -121,12 +120,12 @@ class _Item(NamedTuple):
 
 @dataclass(frozen=True)
 class JpegFiles(UnscaledPixels):
-    """Workers read files; the device decodes, squashes, scales, normalises and cuts out."""
+    """Workers read files; the device decodes, resizes, scales, normalises and applies cutout."""
 
     decoder: JpegDecoder
 
     def __post_init__(self) -> None:
-        """Refuse a transform that augments, which works on Pillow's images."""
+        """Reject transforms with augmentation, which needs Pillow images."""
         if isinstance(self.transform, TrainTransform) and self.transform.augments:
             raise PlbenchError(
                 'the plan crops, flips or augments images decoded by Pillow; use `decode="pil"`, or a plan without '
@@ -134,19 +133,19 @@ class JpegFiles(UnscaledPixels):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Workers get no decoder, which belongs to this process's device."""
+        """Exclude the decoder, which belongs to this process's device, from workers."""
         return {**self.__dict__, "decoder": None}
 
     def item(self, row: int) -> _Item:
-        """Return the file of one image where the device can decode it, else its pixels."""
+        """Return the file of one image if the device can decode it, otherwise its pixels."""
         content = self.source.read(row)
         plain = is_plain_jpeg(content)
-        # bytearray, since torch warns of memory that may not be written to
+        # bytearray, since torch warns of read-only memory
         file = torch.frombuffer(bytearray(content), dtype=torch.uint8) if plain else None
         return _Item(file, None if plain else self.pixels(row), self.box())
 
     def collate(self, items: Sequence[_Item]) -> Encoded:
-        """Return the files in one piece, since a tensor each would be a file descriptor each."""
+        """Return the files in one tensor, since each tensor needs a file descriptor."""
         files = [item.file for item in items if item.file is not None]
         pixels = [item.pixels for item in items if item.pixels is not None]
         size = self.base.size
@@ -167,7 +166,7 @@ class JpegFiles(UnscaledPixels):
             decoded = self.decoder.squashed(files, size)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:  # some file is not for this decoder: Pillow reads it, or says what is wrong with which
+        except RuntimeError:  # a file is not supported by this decoder: let Pillow decode it or report the error
             decoded = torch.stack([self.pixels(row) for row in rows[encoded].tolist()])
         if encoded.all():
             return super().move(Unscaled(decoded, batch.boxes), rows, device)
@@ -178,7 +177,7 @@ class JpegFiles(UnscaledPixels):
 
 
 def is_plain_jpeg(content: bytes) -> bool:
-    """Return whether every decoder reads a file alike: a whole upright JPEG in the usual colours, or grey."""
+    """Return whether a file is a plain JPEG: complete, without rotation, RGB or grey."""
     if not content.startswith(b"\xff\xd8"):
         return False
     try:

@@ -1,4 +1,4 @@
-"""Which rows a training epoch visits, batch by batch: from seed and epoch alone, whatever the workers and ranks."""
+"""Order of rows in a training epoch, determined by seed and epoch alone, independent of workers and ranks."""
 
 from __future__ import annotations
 
@@ -15,29 +15,28 @@ from plbench.randomness import generator
 NUM_STAND_INS = 2
 """Rows that a process without a share computes: batch normalisation wants more than one value a channel."""
 
-_BATCHES_AHEAD = 16  # of an order that is no EpochOrder: as many as two loaders of four workers hold
+_BATCHES_AHEAD = 16  # for other orders than EpochOrder: as many as two loaders of four workers hold
 
 
 def share_of(size: int, rank: int, num_ranks: int) -> range:
-    """Return which of a batch's rows fall to one process: neighbours, as many as to any other or one more or less."""
+    """Return one process's slice of a batch's rows; slice sizes differ by at most one."""
     return range(size * rank // num_ranks, size * (rank + 1) // num_ranks)
 
 
 @dataclass(frozen=True)
 class EpochOrder(Sequence[list[int]]):
-    """Rows of each training batch of one epoch, every row once. Lazy: eight bytes a row, lists only of what is asked.
+    """Rows of each training batch of one epoch, every row once. Lazy: eight bytes per row, and lists only on access.
 
-    With `block_rows` 1 it is a uniform permutation. With more, blocks of neighbouring rows come in random order and
-    rows are shuffled among the blocks of one window: what a window reads from disk is whole blocks, and a batch mixes
-    rows of up to `window_blocks` places.
+    With `block_rows` 1 it is a uniform permutation. With more, blocks of adjacent rows are in random order and rows are
+    shuffled within windows of blocks: a window reads whole blocks from disk, and a batch mixes rows of up to
+    `window_blocks` blocks.
 
     Attributes:
         batch_size: of the batch over all ranks. The last one may be short.
-        block_rows: neighbouring rows that are read together. window_blocks: blocks whose rows are mixed.
-        rank, num_ranks: this process's share: each batch is cut into slices that differ by one row at most. One whose
-            share is empty gets the batch's first row twice, so that it has something to compute; the engine counts
-            none of it.
-        first_batch: where to begin, to go on in the middle of an epoch.
+        block_rows: number of adjacent rows that are read together. window_blocks: number of blocks that are mixed.
+        rank, num_ranks: this process's share: each batch is cut into slices that differ by one row at most. If a share
+            is empty, it is the batch's first row twice, as a placeholder that the engine does not count.
+        first_batch: where to start, to resume within an epoch.
     """
 
     num_rows: int
@@ -51,23 +50,23 @@ class EpochOrder(Sequence[list[int]]):
     first_batch: int = 0
 
     def __post_init__(self) -> None:
-        """Check what the engine promises."""
+        """Check the arguments."""
         assert self.num_rows >= 0 and min(self.batch_size, self.block_rows, self.window_blocks) >= 1
         assert 0 <= self.rank < self.num_ranks and self.first_batch >= 0
 
     @property
     def num_blocks(self) -> int:
-        """Blocks in the epoch; the last rows of the dataset may fill one only in part."""
+        """Number of blocks in the epoch; the last block of the dataset may be partial."""
         return -(-self.num_rows // self.block_rows)
 
     @cached_property
     def blocks(self) -> Tensor:
-        """Number of each block in the order in which the epoch comes to it, int64 [num_blocks]."""
+        """Index of each block in the order of the epoch, int64 [num_blocks]."""
         return self._orders[0]
 
     @cached_property
     def rows(self) -> Tensor:
-        """Every row in the order in which the epoch visits it, over all ranks, int64 [num_rows]."""
+        """Every row in the order of the epoch, over all ranks, int64 [num_rows]."""
         return self._orders[1]
 
     @cached_property
@@ -94,10 +93,10 @@ class EpochOrder(Sequence[list[int]]):
     @overload
     def __getitem__(self, batch: slice) -> Sequence[list[int]]: ...
     def __getitem__(self, batch: int | slice) -> list[int] | Sequence[list[int]]:
-        """Return this rank's rows of one batch, or its stand-ins; of a slice, those of each."""
+        """Return this rank's rows of one batch, or placeholders; for a slice, those of each batch."""
         if isinstance(batch, slice):
             return [self[number] for number in range(len(self))[batch]]
-        # range knows negative numbers and raises the IndexError
+        # range handles negative indices and raises IndexError
         number = self.first_batch + range(len(self))[batch]
         start = number * self.batch_size
         size = min(self.batch_size, self.num_rows - start)
@@ -109,14 +108,14 @@ class EpochOrder(Sequence[list[int]]):
 
 
 def reading_ahead(batches: Sequence[Sequence[int]], expect: Callable[[range], None]) -> Iterator[Sequence[int]]:
-    """Yield the batches as they are, and tell in time which neighbouring rows will be asked for.
+    """Yield the batches unchanged, and announce ranges of rows for prefetching.
 
-    Of an `EpochOrder`, every block of a window has been told before the window's first batch, and the next window's
-    blocks are told evenly over the batches of this one, so that the disk is never asked for all of them at once. Of
-    other orders, ranges are told some batches ahead.
+    For an `EpochOrder`, every block of a window is announced before the window's first batch, and the next window's
+    blocks are spread evenly over the batches of this one, to avoid bursts of disk reads. For other orders, ranges are
+    announced some batches ahead.
 
     Args:
-        expect: is told ranges of rows, such as an image source's method that has the system read them.
+        expect: receives ranges of rows, such as an image source's method for prefetching.
     """
     if not isinstance(batches, EpochOrder):
         for number, batch in enumerate(batches):
@@ -128,7 +127,7 @@ def reading_ahead(batches: Sequence[Sequence[int]], expect: Callable[[range], No
     order, block_rows = batches, batches.block_rows
     told = order.first_batch * order.batch_size // (block_rows * order.window_blocks) * order.window_blocks
     for number, batch in enumerate(order, order.first_batch + 1):
-        # one more than the division says: the block that is not full may have come already
+        # one more than the quotient: the partial block may have come already
         until = -(-number * order.batch_size // block_rows) + order.window_blocks + 1
         for block in order.blocks[told:until].tolist():
             expect(range(block * block_rows, min((block + 1) * block_rows, order.num_rows)))

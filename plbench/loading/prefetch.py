@@ -1,4 +1,4 @@
-"""Batches on their way to the device: the next one is copied while the device works on this one."""
+"""Prefetching of batches to the device: the next one is copied while the device computes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Moved = TypeVar("Moved")
 def prefetched(
     batches: Generator[Batch, None, None], move: Callable[[Batch], Moved], device: torch.device
 ) -> Generator[Moved, None, None]:
-    """Yield what `move` gives of each batch; on a GPU one ahead, in a stream of its own.
+    """Apply `move` to each batch; on a GPU one batch ahead, in a separate stream.
 
-    Closing it, or an error, closes `batches`. An error comes where its batch would have come, after all before it.
+    Closing the iterator, or an error, closes `batches`. Errors are raised in order, after all earlier batches.
 
     Args:
-        move: copies a batch; on a GPU, out of pinned memory and without waiting (`non_blocking`).
-        device: where to. On a GPU, a batch is for use in the stream that is current when it is asked for.
+        move: copies a batch; on a GPU, out of pinned memory and asynchronously (`non_blocking`).
+        device: target. On a GPU, a batch must be used in the stream that is current when it is requested.
     """
     with closing(batches):
         if device.type == "cuda":
@@ -43,22 +43,22 @@ def _in_a_stream(batches: Iterator[Batch], move: Callable[[Batch], Moved], devic
 
     for moved, arrived in ahead(moving()):
         current = torch.cuda.current_stream(device)
-        current.wait_event(arrived)  # not for the whole stream, in which the next copy is queued already
+        current.wait_event(arrived)  # not for the whole stream, where the next copy is already queued
         for tensor in tensors_in(moved):
             if tensor.device.type == "cuda":
-                tensor.record_stream(current)  # or a later copy might be given its memory while it is still read
+                tensor.record_stream(current)  # otherwise a later copy might reuse its memory while it is still read
         yield moved
 
 
 def ahead(items: Iterator[Moved]) -> Iterator[Moved]:
-    """Yield the same items, each once the next one has been taken. An error comes after all items before it."""
+    """Yield the same items, fetching one ahead. Errors are raised after all earlier items."""
     held: list[Moved] = []
     try:
         for item in items:
             held.append(item)
             if len(held) > 1:
                 yield held.pop(0)
-    except Exception:  # waits for its turn
+    except Exception:  # raised in order
         yield from held
         raise
     yield from held

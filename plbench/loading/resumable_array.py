@@ -1,4 +1,4 @@
-"""An array on disk that one or several processes fill batch by batch, and go on with after an interruption."""
+"""An array on disk that one or several processes fill batch by batch, resumable after an interruption."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from plbench.errors import PlbenchError
 PARTIAL = ".partial"
 _SECONDS_BETWEEN_LOOKS = 0.1
 _DONE = 1 << 63
-_CHECKED_AT_A_TIME = 8 << 20  # bytes: few enough that all threads have work to the end
+_CHECKED_AT_A_TIME = 8 << 20  # bytes, small enough to balance threads
 
 
 def open_matrix(path: Path, num_rows: int) -> np.ndarray | None:
-    """Return an array that lies whole under its name, memory-mapped, [N, …]; its values are not looked at.
+    """Return a complete array, memory-mapped, [N, …], without verifying values.
 
-    None where there is no file, or it is not one of N rows that `GrowingMatrix` wrote to the end.
+    None if there is no file, or it is not a complete array of N rows written by `GrowingMatrix`.
     """
     layout = _layout_of(path)
     return None if layout is None or layout.shape[0] != num_rows else np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def find_damage(path: Path) -> str | None:
-    """Return why a matrix under its name is not what was written, in words; None where it is. May raise OSError.
+    """Return a message if a complete matrix is damaged, otherwise None. May raise OSError.
 
-    All of it is read, which costs little beside using it; by this process once, while the file does not change.
+    The whole file is read, once per process while it does not change; this is cheap compared with using it.
     """
     return _damage_of(path, signature(path.stat()))
 
 
 def forget_damaged(path: Path) -> str | None:
-    """Unmark batches of a matrix that still grows which are not what was written, so that they are made again.
+    """Unmark damaged batches of an incomplete matrix, so that they are recomputed.
 
-    By one process, before any opens it.
+    Called by one process, before any opens it.
 
     Returns:
-        Which, in words; None where there are none.
+        A message on them; None if there are none.
 
     Raises:
         OSError: if it cannot be read or written.
@@ -66,7 +66,7 @@ def forget_damaged(path: Path) -> str | None:
 
 
 def open_checked(path: Path, num_rows: int) -> np.ndarray | None:
-    """Return an array as `open_matrix` does, if its values are what was written; where none is whole, `forget_damaged`.
+    """Return an array as `open_matrix` does, after verifying values; if incomplete, call `forget_damaged`.
 
     For one process. May raise OSError.
     """
@@ -77,7 +77,7 @@ def open_checked(path: Path, num_rows: int) -> np.ndarray | None:
 
 
 def _checksum(content: bytes | memoryview) -> int:
-    # no protection from forgery; the highest bit says that there is a checksum (`_DONE`)
+    # not cryptographic; the highest bit marks that there is a checksum (`_DONE`)
     return xxhash.xxh3_64_intdigest(content) >> 1
 
 
@@ -104,12 +104,12 @@ def _layout_of(path: Path) -> GrowingMatrix | None:
 
 
 class GrowingMatrix:
-    """An array [N, …] in a .npy file, which appears under its name when it is whole.
+    """An array [N, …] in a .npy file, which is renamed to its final name when complete.
 
     The array is followed by the number of rows in a batch and a word for each batch, all little-endian uint64: 0 while
     it is not on disk, then 2^63 + 63 bits of XXH3 of its bytes as they were computed; `find_damage` compares them.
-    Until the matrix is whole it lies beside its place at its full size. Writers need no lock: no two write the same
-    bytes.
+    Until it is complete, the file has a temporary name and its full size. Writers need no lock, since no two write the
+    same bytes.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], batch_rows: int, dtype: str = "<f4") -> None:
@@ -127,11 +127,11 @@ class GrowingMatrix:
 
     @property
     def partial(self) -> Path:
-        """Where it lies while it grows."""
+        """Temporary path of the incomplete file."""
         return self.path.with_suffix(PARTIAL)
 
     def rows_of(self, batch: int) -> range:
-        """Return the rows that a batch is."""
+        """Return the rows of a batch."""
         return range(batch * self.batch_rows, min((batch + 1) * self.batch_rows, self.shape[0]))
 
     @contextmanager
@@ -139,7 +139,7 @@ class GrowingMatrix:
         """Open for writing inside the scope; OSError if the disk is full or may not be written to.
 
         Args:
-            owner: whether this process makes the file where there is none that fits; others wait for it.
+            owner: whether this process creates the file if there is no valid one; others wait for it.
         """
         if not owner:
             self._wait(lambda: self._is_of(self.partial) or self.is_whole(), begun=False)
@@ -150,26 +150,26 @@ class GrowingMatrix:
         except FileNotFoundError:
             if not self.is_whole():
                 raise
-            # it was partial a moment ago: the owner has finished it meanwhile
+            # the owner has finished it meanwhile
             self._file = self.path.open("r+b")
         with self._file:
             yield
 
     def batches_to_do(self, rank: int, num_ranks: int) -> list[int]:
-        """Return batches of one of several processes that are not on disk: the same ones, whenever it asks."""
+        """Return the missing batches of one of several processes; the result is stable."""
         return [batch for batch in np.flatnonzero(~self._marks()).tolist() if batch % num_ranks == rank]
 
     def write(self, batch: int, values: np.ndarray) -> None:
-        """Write the rows of a batch, [b, …]; `note` makes them count."""
+        """Write the rows of a batch, [b, …]; `note` marks them as done."""
         content = np.ascontiguousarray(values, dtype=self.dtype).data.cast("B")
         self._file.seek(self._place_of(batch)[0])
         self._file.write(content)
         self._unmarked[batch] = _DONE | _checksum(content)
 
     def note(self) -> None:
-        """Mark what was written, once it is on disk."""
+        """Mark written batches as done, after flushing to disk."""
         self._file.flush()
-        # before the marks: after a crash none may stand for rows that never reached the disk
+        # before the marks: after a crash, no mark may refer to rows that did not reach the disk
         os.fsync(self._file.fileno())
         for batch, mark in self._unmarked.items():
             self._file.seek(self._marks_begin + 8 * batch)
@@ -178,14 +178,14 @@ class GrowingMatrix:
         self._unmarked.clear()
 
     def num_rows_done(self) -> int:
-        """Return rows that are there, of all processes; those that others have not marked are not known."""
+        """Return the number of finished rows of all processes, as far as they are marked."""
         marks = self._marks()
         marks[list(self._unmarked)] = True
         missing_in_last = self.num_batches * self.batch_rows - self.shape[0] if marks[-1:].all() else 0
         return int(marks.sum()) * self.batch_rows - missing_in_last
 
     def finish(self, *, owner: bool) -> None:
-        """Give the whole file its name, or wait until its owner has; PlbenchError if it is taken away meanwhile."""
+        """Rename the complete file, or wait until its owner has; PlbenchError if it is removed meanwhile."""
         self.note()
         if owner:
             self._wait(lambda: bool(self._marks().all()), begun=True)
@@ -194,11 +194,11 @@ class GrowingMatrix:
             self._wait(self.is_whole, begun=True)
 
     def is_whole(self) -> bool:
-        """Return whether it lies under its name."""
+        """Return whether it is complete under its final name."""
         return self._is_of(self.path)
 
     def remove(self) -> None:
-        """Take away what is not whole, where that is possible: an error that is under way says more."""
+        """Remove the incomplete file if possible, without hiding an error that is being raised."""
         with suppress(OSError):
             self.partial.unlink(missing_ok=True)
 
@@ -207,7 +207,7 @@ class GrowingMatrix:
         return self._read_marks(self._file.fileno()) >= _DONE
 
     def _read_marks(self, descriptor: int) -> np.ndarray:
-        # past the file object's buffer, which does not know what other processes have written since
+        # bypass the file object's buffer, which does not see writes of other processes
         marks = os.pread(descriptor, 8 * self.num_batches, self._marks_begin)
         if len(marks) < 8 * self.num_batches:
             raise OSError(errno.EIO, f"the file was cut short while it was in use, to {len(marks)} bytes of its marks")
@@ -225,12 +225,12 @@ class GrowingMatrix:
             return False
 
     def _place_of(self, batch: int) -> tuple[int, int]:
-        """Return first byte of a batch in the file, and its size in bytes."""
+        """Return a batch's offset in the file, and its size in bytes."""
         rows = self.rows_of(batch)
         return len(self._header) + self._row_bytes * rows.start, self._row_bytes * len(rows)
 
     def _wrong_batches(self, *, is_whole: bool) -> list[int]:
-        """Return batches that are not what was written; those without a mark are none where it still grows."""
+        """Return damaged batches; unmarked ones do not count while the file is incomplete."""
         with self.path.open("rb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
             descriptor = file.fileno()
             marks = self._read_marks(descriptor)
@@ -239,7 +239,7 @@ class GrowingMatrix:
 
             def damaged(batches: np.ndarray) -> list[int]:
                 places = ((batch, self._place_of(batch)) for batch in batches.tolist())
-                # pread, as the threads share a descriptor, and seek would move it for all of them
+                # pread, since threads share a file descriptor and its position
                 sums = ((batch, _checksum(os.pread(descriptor, size, begin))) for batch, (begin, size) in places)
                 return [batch for batch, found in sums if marks[batch] != _DONE | found]
 
@@ -251,17 +251,17 @@ class GrowingMatrix:
         return f"rows {rows.start:,} to {rows.stop - 1:,}{more} do not match their checksums"
 
     def _reserve(self) -> None:
-        """Make the file at its full size, so that a disk too small is an error now and not hours later."""
+        """Create the file at its full size, so that lack of disk space is an error now and not hours later."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(self.path.parent).free) < self._num_bytes:  # known before the disk is full
             needed = f"{self._num_bytes / 2**30:,.1f} GiB are needed and {free / 2**30:,.1f} GiB are free"
             raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed}")
-        # under another name until it is whole: the other processes open the partial file as soon as it is there
+        # under another name until fully allocated: other processes open the partial file as soon as it exists
         fresh = self.partial.with_suffix(".reserved")
         try:
             with fresh.open("wb") as file:
                 file.write(self._header)
-                # written out, since a file with holes would reserve nothing
+                # written, since a sparse file would not reserve space
                 zeros = np.zeros(1 << 20, np.uint8)
                 remaining = self._num_bytes - len(self._header)
                 while remaining > 0:

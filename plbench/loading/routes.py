@@ -1,7 +1,7 @@
-"""The ways from an image file to the device: what a worker makes of an image, and what becomes of it in the end.
+"""Routes from an image file to the device: the work of workers and of the device.
 
-Of each route, `item` and `collate` run in workers, `move` where batches are copied, `finish` where they are used.
-`item` may draw from the global generators, which the loader seeds.
+Of each route, `item` and `collate` run in workers, `move` copies batches, and `finish` runs where they are used. `item`
+may use the global generators, which the loader seeds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Views = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class WholeTransform:
-    """Workers do all of a transform that nothing is known of; it may give several views, as a tuple."""
+    """Workers do all of a custom transform, which may return several views as a tuple."""
 
     source: ImageSource
     transform: Transform
@@ -51,15 +51,15 @@ class WholeTransform:
         return tuple(moved(view) for view in batch)
 
     def finish(self, moved: Views) -> Views:
-        """They are finished."""
+        """Return the views unchanged."""
         return moved
 
 
 class Unscaled(NamedTuple):
-    """A batch before it is scaled.
+    """A batch before scaling.
 
     Attributes:
-        pixels: uint8 [B, H, W, 3]. boxes: int64 [B, 4] of what is cut out of each image; None where nothing is.
+        pixels: uint8 [B, H, W, 3]. boxes: int64 [B, 4] cutout box of each image; None without cutout.
     """
 
     pixels: Tensor
@@ -68,10 +68,10 @@ class Unscaled(NamedTuple):
 
 @dataclass(frozen=True)
 class UnscaledPixels:
-    """Workers decode, squash and augment; bytes travel; the device scales, normalises and cuts out.
+    """Workers decode, resize and augment uint8 data; the device scales, normalises and applies cutout.
 
-    A quarter of what float32 would be goes through shared memory and to the device, and nothing is transposed on the
-    way: pixels lie as Pillow gives them, which is the layout that models compute in.
+    This transfers a quarter of the bytes of float32 through shared memory and to the device, without transposing:
+    Pillow's layout is the channels-last layout of models.
     """
 
     source: ImageSource
@@ -80,7 +80,7 @@ class UnscaledPixels:
 
     @property
     def base(self) -> EvalTransform:
-        """What squashes and scales."""
+        """The transform for resizing and scaling."""
         return self.transform.base if isinstance(self.transform, TrainTransform) else self.transform
 
     def item(self, row: int) -> Any:
@@ -88,11 +88,11 @@ class UnscaledPixels:
         return Unscaled(self.pixels(row), self.box())
 
     def pixels(self, row: int) -> Tensor:
-        """Return an image as Pillow decodes it, augmented: uint8 [H, W, 3]."""
+        """Return an augmented Pillow image as uint8 [H, W, 3]."""
         return self.transform.pixels(self.source.load(row, self.min_side))
 
     def box(self) -> Tensor | None:
-        """Return what is cut out of the image that was just augmented; None where the transform never does."""
+        """Return the cutout box of the last augmented image; None without cutout."""
         cuts = isinstance(self.transform, TrainTransform) and self.transform.erase is not None
         return self.transform.box() if cuts else None  # type: ignore[union-attr]
 
@@ -101,12 +101,12 @@ class UnscaledPixels:
         return Unscaled(default_collate([item.pixels for item in items]), stacked_boxes(items))
 
     def move(self, batch: Any, rows: Tensor, device: torch.device) -> Unscaled:
-        """Copy bytes."""
+        """Copy pixels and boxes to the device."""
         boxes = None if batch.boxes is None else batch.boxes.to(device, non_blocking=True)
         return Unscaled(batch.pixels.to(device, non_blocking=True), boxes)
 
     def finish(self, moved: Unscaled) -> Views:
-        """Return one view, float32 [B, 3, H, W]: scaled, normalised, cut out."""
+        """Return one view, float32 [B, 3, H, W]: scaled, normalised, with cutout."""
         images = self.base.scaled(moved.pixels)
         if moved.boxes is not None:
             erase(images, moved.boxes)
@@ -117,6 +117,6 @@ Route = WholeTransform | UnscaledPixels
 
 
 def stacked_boxes(items: Sequence[Any]) -> Tensor | None:
-    """Return boxes [B, 4] of a batch whose items have one each, or none of them has."""
+    """Return boxes [B, 4] of a batch; None if items have none."""
     boxes = [item.boxes for item in items]
     return None if boxes[0] is None else torch.stack(boxes)

@@ -1,7 +1,7 @@
-"""From a picture to the numbers that a model sees: squashing or cropping, augmentation, scaling, cutout.
+"""Image transforms: resizing or cropping, augmentation, scaling, cutout.
 
-Each transform can be called on one image, and can also be taken in two parts: `pixels` and `box` in a worker process,
-where a batch is bytes, and `scaled` and `erased` on the device, where it becomes float32. Both ways give the same bits.
+Each transform can be called on one image, or be applied in two parts: `pixels` and `box` in a worker process, on uint8
+data, and `scaled` and `erased` on the device, in float32. Results are bit-identical.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Transform = Callable[[Image.Image], Any]
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Squash to a square, scale to [0, 1], normalise: the transform of everything that is not training."""
+    """The evaluation transform: resize to a square, scale to [0, 1], normalise."""
 
     size: int
     mean: tuple[float, float, float]
@@ -36,7 +36,7 @@ class EvalTransform:
         return self.scaled(self.pixels(image)).contiguous()
 
     def resize(self, image: Image.Image) -> Image.Image:
-        """Return the whole image, squashed to size x size (as CSL trains; the aspect ratio is not kept)."""
+        """Return the whole image, resized to size x size (as in CSL; the aspect ratio is not kept)."""
         if image.size == (self.size, self.size):
             return image
         return image.resize((self.size, self.size), Image.Resampling.BILINEAR)
@@ -48,7 +48,7 @@ class EvalTransform:
     def scaled(self, pixels: Tensor) -> Tensor:
         """Scale pixels uint8 [..., H, W, 3], on any device, to float32 [..., 3, H, W], channels last in memory.
 
-        A pixel gives the same bits on every device: three operations that IEEE 754 rounds correctly, one after another.
+        Results are bit-identical on every device, by three sequential operations that IEEE 754 rounds correctly.
         """
         width = pixels.shape[-2]
         full, mean, std = _constants(self.mean, self.std, width, pixels.device)
@@ -61,13 +61,12 @@ class TrainTransform:
     """Resize or random resized crop, horizontal flip (both torchvision's), RandAugment (timm's), normalise, cutout.
 
     Cutout is timm's random erasing at a fixed size: a square of `cutout` times the image's side, filled with zeros
-    after normalisation. It differs from Cutout as CSL uses it in that the square always lies wholly inside the image
-    and has no random colour.
+    after normalisation. It differs from CSL's Cutout in that the square is always inside the image and has no random
+    colour.
 
     Attributes:
-        augments: whether anything is done to the picture before it is scaled.
-        min_side: pixels that the sides of a picture must have, so that no crop is enlarged for want of decoding it
-            whole; a crop of other sides than a square's may still be.
+        augments: whether the image is changed before scaling.
+        min_side: minimum decoded side in pixels, so that square crops are not upscaled because of reduced decoding.
     """
 
     def __init__(self, base: EvalTransform, plan: Plan) -> None:
@@ -92,34 +91,34 @@ class TrainTransform:
         self.augments = any(part is not None for part in (self.crop, self.flip, self.augment))
         area = plan.cutout**2
         self.erase = (
-            # timm's default device is a GPU, and workers have none
+            # timm's default device is a GPU, which workers do not have
             RandomErasing(probability=1.0, min_area=area, max_area=area, min_aspect=1.0, mode="const", device="cpu")
             if area
             else None
         )
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Turn an image into float32 [3, size, size]. Draws from the global generators, which the loader seeds."""
+        """Turn an image into float32 [3, size, size]. Uses the global generators, which the loader seeds."""
         pixels = self.base.scaled(self.pixels(image)).contiguous()
         return pixels if self.erase is None else self.erase(pixels)
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """Turn an image into uint8 [size, size, 3], augmented, before anything is cut out. Draws as `__call__` does."""
+        """Turn an image into uint8 [size, size, 3], augmented, before cutout. Uses the generators like `__call__`."""
         image = self.base.resize(image) if self.crop is None else self.crop(image)
         for part in (self.flip, self.augment):
             image = image if part is None else part(image)
         return as_bytes(image)
 
     def box(self) -> Tensor:
-        """Return what is cut out of the image that `pixels` just gave: top, left, bottom, right, int64 [4].
+        """Return the cutout box of the last image from `pixels`: top, left, bottom, right, int64 [4].
 
-        timm erases a stand-in of ones, and where the zeros are is the box: whatever its version draws, this follows.
+        timm erases a dummy image of ones, and the box is where zeros are, independently of timm's version.
         """
         assert self.erase is not None
         gone = self.erase(torch.ones(1, self.base.size, self.base.size, dtype=torch.uint8))[0].numpy() == 0
         rows, columns = gone.any(axis=1).nonzero()[0], gone.any(axis=0).nonzero()[0]
         if not len(rows):
-            # timm gives up after some attempts to place a box: an empty one, then
+            # empty if timm gives up placing a box after some attempts
             return torch.zeros(4, dtype=torch.int64)
         return torch.tensor([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1])
 
@@ -131,7 +130,7 @@ def eval_transform(model: ModelSpec) -> EvalTransform:
 
 def as_bytes(image: Image.Image) -> Tensor:
     """Return an image in RGB as uint8 [H, W, 3]."""
-    # a copy: Pillow's own memory may not be written to, of which torch warns
+    # a copy: Pillow's memory is read-only, of which torch warns
     return torch.from_numpy(np.array(image))
 
 
@@ -140,17 +139,17 @@ def erase(images: Tensor, boxes: Tensor) -> None:
 
     Args:
         images: [B, C, H, W].
-        boxes: int64 [B, 4] on the same device: top, left, bottom, right, the last two beyond the box.
+        boxes: int64 [B, 4] on the same device: top, left, bottom, right, the last two exclusive.
     """
     if images.device.type == "cpu":
         for image, (top, left, bottom, right) in zip(images, boxes.tolist(), strict=True):
             image[:, top:bottom, left:right] = 0
-    else:  # a loop would wait for the boxes and launch B kernels; on a CPU it takes a tenth of the time
+    else:  # a loop would synchronize and launch B kernels; on a CPU it takes a tenth of the time
         images.masked_fill_(inside(boxes, *images.shape[-2:])[:, None], 0)
 
 
 def inside(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Return which pixels lie in the box of their image: bool [B, height, width]."""
+    """Return a mask of the pixels in their image's box: bool [B, height, width]."""
     top, left, bottom, right = boxes[:, :, None].unbind(1)
     rows, columns = torch.arange(height, device=boxes.device), torch.arange(width, device=boxes.device)
     return ((rows >= top) & (rows < bottom))[:, :, None] & ((columns >= left) & (columns < right))[:, None]
@@ -162,8 +161,8 @@ def _constants(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return 255, and the mean and the deviation along a line of pixels, [width * 3]: long loops, where 3 were short.
 
-    They are copied to a device once, since that waits for it. 255 is a tensor, too: to divide by a plain number, a GPU
-    multiplies with its reciprocal, and gets other bits.
+    They are copied to a device once, since that synchronizes. 255 is a tensor, too, since a GPU divides by a plain
+    number by multiplying with its reciprocal, which gives different bits.
     """
     # kept for training as well, whose autograd refuses tensors made in inference mode
     with torch.inference_mode(mode=False):

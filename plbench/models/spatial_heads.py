@@ -1,4 +1,4 @@
-"""Heads that look at a whole feature map: CSRA, ML-Decoder and Query2Label's decoder, from their papers' formulas.
+"""Heads that use a whole feature map: CSRA, ML-Decoder and Query2Label's decoder, from their papers' formulas.
 
 timm has an ML-Decoder (`timm.layers.ml_decoder`), whose layer torch's `TransformerDecoder` no longer accepts.
 """
@@ -39,10 +39,10 @@ def residual_attention(
 
 
 class Places(nn.Module):
-    """Feature maps [B, D, h, w] to the features of their places [B, h w, D]."""
+    """Reshape feature maps [B, D, h, w] to features per position [B, h w, D]."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return a view where maps lie channels-last."""
+        """Return a view if maps are channels-last."""
         return maps.flatten(2).mT
 
 
@@ -50,7 +50,7 @@ class AttendedScores(nn.Module):
     """Scores of heads and classes at places [..., h w, T C] to logits [..., C]; see `residual_attention`."""
 
     def __init__(self, weight: float, temperatures: Sequence[float]) -> None:
-        """Keep lambda and the temperature of each head."""
+        """Store lambda and the temperature of each head."""
         super().__init__()
         self.weight, self.temperatures = weight, tuple(temperatures)
 

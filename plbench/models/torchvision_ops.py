@@ -1,8 +1,8 @@
-"""Makes `import timm` work where torchvision's compiled operators cannot load. Import it before timm.
+"""Make `import timm` work if torchvision's compiled operators cannot be loaded. Import this before timm.
 
-torchvision from the package registry is a CUDA build. Beside a CPU-only torch its C++ library does not load, and its
-Python part then fails to register shapes for operators that were never declared. plbench uses none of them, so it
-declares the two schemas and nothing else. Where the real operators loaded, it does nothing.
+torchvision on PyPI is a CUDA build. With a CPU-only torch, its C++ library does not load, and its Python part then
+fails to register shapes for undeclared operators. plbench uses none of them, so it only declares the two schemas. If
+the real operators are loaded, it does nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _BOXES = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 def _declare_missing() -> torch.library.Library | None:
-    """Declare `torchvision::nms` and `torchvision::qnms` if torchvision fails for want of them."""
+    """Declare `torchvision::nms` and `torchvision::qnms` if torchvision fails without them."""
     try:
         import torchvision  # type: ignore[import-untyped]  # noqa: F401
     except RuntimeError as error:

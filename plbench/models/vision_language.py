@@ -1,6 +1,6 @@
-"""Models that lay images and texts into one space, such as CLIP and SigLIP, by the package transformers.
+"""Vision-language models such as CLIP and SigLIP, from the package transformers.
 
-No method trains or runs with one: their embeddings are computed once, into a file (`plbench.data.embeddings`).
+Methods do not run them: embeddings are computed once and written to a file (`plbench.data.embeddings`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TEXTS_AT_A_TIME = 256
 
 @dataclass(frozen=True)
 class ImagePreparation:
-    """Makes an image what the model takes, by the model's own resizing, cropping and normalisation."""
+    """Prepares an image with the model's own resizing, cropping and normalisation."""
 
     processor: Any
 
@@ -38,14 +38,14 @@ class VisionLanguageModel:
 
     Attributes:
         name: on the hub, or a folder. prepare: of one image.
-        logits: "logit_scale" and "logit_bias", as far as the model has them.
+        logits: "logit_scale" and "logit_bias", if the model has them.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
-        """Load weights and processors, from safetensors files alone.
+        """Load weights and processors, only from safetensors files.
 
         Raises:
-            PlbenchError: if transformers is not installed, or there is no such model here or on the hub.
+            PlbenchError: if transformers is not installed, or there is no such model locally or on the hub.
         """
         try:
             transformers: Any = importlib.import_module("transformers")
@@ -80,11 +80,11 @@ class VisionLanguageModel:
         return _embeddings(found)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Return embeddings float32 [C, D] of texts, on the CPU. What is longer than the model reads is cut off."""
+        """Return embeddings float32 [C, D] of texts, on the CPU. Longer texts than the model supports are truncated."""
         length = self._model.config.text_config.max_position_embeddings
         found = []
         for start in range(0, len(texts), _TEXTS_AT_A_TIME):
-            tokens = self._processor.tokenizer(  # padded to the end, as SigLIP was trained; CLIP does not look there
+            tokens = self._processor.tokenizer(  # padded to full length, as SigLIP was trained; CLIP ignores padding
                 list(texts[start : start + _TEXTS_AT_A_TIME]),
                 padding="max_length",
                 max_length=length,
@@ -96,7 +96,7 @@ class VisionLanguageModel:
         return torch.cat(found)
 
     def sha256(self) -> str:
-        """Return hex sha256 over what image embeddings follow from: weights, and how images are prepared."""
+        """Return the hex sha256 of weights and image preparation, which determine image embeddings."""
         digest = hashlib.sha256(self._processor.image_processor.to_json_string().encode())
         for name, value in self._model.state_dict().items():
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
@@ -104,6 +104,6 @@ class VisionLanguageModel:
 
 
 def _embeddings(found: Any) -> Tensor:
-    """Return a tensor from what a model gave: before transformers 5 that was the tensor itself."""
+    """Return the tensor in a model's output; before transformers 5, the output was the tensor itself."""
     embeddings: Tensor = getattr(found, "pooler_output", found)
     return embeddings.float().cpu()
