@@ -1,4 +1,4 @@
-"""Running a random sample of a board's rows again: what no file can tell, a repetition does."""
+"""Audit of boards: repeat a random sample of their rows."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from plbench.runs.workspace import Workspace
 
 @dataclass(frozen=True)
 class Audited:
-    """One row of a sample, and what became of the record that was run again.
+    """One sampled row, and the result of repeating one of its records.
 
     Attributes:
         board, key: of the record. row: its title. seed: of the run.
-        compared: each figure; empty where the run was not possible here. why: it was not, or what differs; "" if it is
-            within.
+        compared: each figure; empty if the run was not possible. why: the reason, or what differs; "" if within
+            tolerance.
     """
 
     board: str
@@ -35,17 +35,17 @@ class Audited:
 
     @property
     def within(self) -> bool | None:
-        """Whether the record was reproduced; None where it could not be run."""
+        """Whether the record was reproduced; None if it could not be run."""
         return not self.why if self.compared else None
 
 
 def sample_rows(boards: Sequence[BoardFolder], number: int, seed: int) -> list[tuple[BoardFolder, str]]:
-    """Draw rows of boards, each as likely as any other, and of each row one record, by its key.
+    """Sample rows of boards uniformly, and one record of each row.
 
     Args:
-        boards: of whose rows; withdrawn records are left out.
-        number: of rows; all of them where there are fewer.
-        seed: of the draw: the same boards and seed, the same sample.
+        boards: to sample from; withdrawn records are left out.
+        number: of rows; all if there are fewer.
+        seed: of the sample, which is reproducible.
 
     Raises:
         PlbenchError: if there is no record. EntryError: if one cannot be read.
@@ -64,14 +64,14 @@ def sample_rows(boards: Sequence[BoardFolder], number: int, seed: int) -> list[t
 
 
 def audit(boards: Sequence[BoardFolder], number: int, seed: int, workspace: Workspace) -> Iterator[Audited]:
-    """Run a random sample of rows again, one record each, and say which figures are within what `reproduce` allows.
+    """Repeat a random sample of rows, one record each, and compare figures with the tolerance of `reproduce`.
 
     Args:
-        boards, number, seed: as `sample_rows` takes them.
+        boards, number, seed: as in `sample_rows`.
         workspace: with the datasets.
 
     Yields:
-        Each row as soon as it was run.
+        Each row as soon as it is finished.
     """
     for board, key in sample_rows(boards, number, seed):
         record = parse_entry(records_of(board)[key]).record

@@ -1,4 +1,4 @@
-"""What a board is: the question that it asks, the ledger of what was handed in, and the rows quoted from papers."""
+"""Data of a board: its setting, the ledger of submissions, and rows quoted from papers."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _Kind = TypeVar("_Kind", bound=Frozen)
 
 
 class Board(Frozen):
-    """One question, and the records that answer it.
+    """The setting of a board.
 
     Attributes:
-        protocol: its name; protocol_sha256: of the very protocol. A record of another one is refused.
-        ceiling_sha256: of the protocol without a simulation, whose records are shown as the ceiling.
-        dataset_fingerprint: of the bytes that all records must have been made on; None until the first is added.
-        max_trials: tuning trials that a row may have had: the same for every method.
-        order: of the board on the page, lowest first; equal ones by name.
-        version: raised whenever a row is removed or changed, which `about` then explains.
+        protocol: its name; protocol_sha256: of the protocol. Records of other protocols are rejected.
+        ceiling_sha256: of the protocol without a simulation, whose records are shown as the upper bound.
+        dataset_fingerprint: of the data of all records; None until the first is added.
+        max_trials: maximum number of tuning trials per row, the same for every method.
+        order: position of the board on the page, lowest first; ties by name.
+        version: increased whenever a row is removed or changed, as explained in `about`.
     """
 
     name: Name
@@ -55,10 +55,11 @@ class Board(Frozen):
 
 
 class Event(Frozen):
-    """A line of the ledger.
+    """An entry of the ledger.
 
     Attributes:
-        sha256: of the record file as it was added. at: UTC. why: it was withdrawn. by: key of the run that repeated it.
+        sha256: of the record file when added. at: UTC. why: reason of withdrawal. by: key of the run that reproduced
+            it.
     """
 
     event: Literal["added", "verified", "withdrawn"]
@@ -70,18 +71,18 @@ class Event(Frozen):
 
 
 class Ledger(Frozen):
-    """What was added, verified and withdrawn, in order."""
+    """Log of added, verified and withdrawn records."""
 
     events: tuple[Event, ...]
 
 
 class Quotation(Frozen):
-    """One row of a paper's table, shown beside a board's own rows, never ranked with them.
+    """One row of a paper's table, shown next to a board's own rows but not ranked.
 
     Attributes:
         figures: percent by the paper's metric: map_c, map_o, group_1 … group_5, ap_person.
-        source: where it stands. selection: how the source chose its checkpoint, where that is known.
-        caution: what keeps it from being compared.
+        source: of the row. selection: how the source chose its checkpoint, if known.
+        caution: limits of comparability.
     """
 
     title: Sentence
@@ -93,7 +94,7 @@ class Quotation(Frozen):
 
 
 class Quotations(Frozen):
-    """All that is quoted on one board."""
+    """All quoted rows of one board."""
 
     board: Name
     rows: tuple[Quotation, ...]
@@ -103,7 +104,7 @@ class BoardFolder:
     """One board's folder.
 
     Attributes:
-        board: what it asks. ledger: what happened, oldest first.
+        board: its setting. ledger: its log, oldest first.
     """
 
     def __init__(self, path: Path) -> None:
@@ -127,7 +128,7 @@ class BoardFolder:
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[Path]:
-        """Hold the board for this process, with question and ledger as they are now: others that change it wait.
+        """Lock the board for this process, with its current setting and ledger.
 
         Yields:
             As `holding`.
@@ -140,11 +141,11 @@ class BoardFolder:
             yield staging
 
     def tidy(self) -> None:
-        """Undo what a killed process began and did not note; StoreError if the folder cannot be written to."""
+        """Undo unlogged changes of a killed process; StoreError if the folder is not writable."""
         tidy(self.path.parent, self.path.name, undo=self._remove_unnoted)
 
     def place(self, name: str, content: bytes, staging: Path) -> None:
-        """Put a file among the records, which the caller then notes in the ledger.
+        """Add a file to the records; the caller then logs it in the ledger.
 
         Args:
             name: of the file.
@@ -161,15 +162,15 @@ class BoardFolder:
             target.parent.mkdir(exist_ok=True)
             target.unlink(missing_ok=True)
             try:
-                # under both names until it is noted: a process that is killed before leaves the other one as a witness
+                # under both names until logged, so that the change of a killed process can be detected
                 os.link(copy, target)
-            except OSError:  # a disk without such links
+            except OSError:  # a file system without hard links
                 copy.rename(target)
         except OSError as error:
             raise unwritable(target, error) from error
 
     def is_unnoted(self, path: Path) -> bool:
-        """Return whether a file among the records was put there by a process that has not noted it, or never will."""
+        """Return whether a file among the records is not logged yet."""
         copy = _staging(self.path.parent, self.path.name) / path.name
         return copy.is_file() and not copy.is_symlink() and copy.samefile(path)
 
@@ -181,7 +182,7 @@ class BoardFolder:
                 path.unlink()
 
     def quotations(self) -> tuple[Quotation, ...]:
-        """Return the rows quoted on the board; none where there are none.
+        """Return the rows quoted on the board, if any.
 
         Raises:
             PlbenchError: if their file is damaged or of another board, with the field.
@@ -203,29 +204,29 @@ class BoardFolder:
 
     @property
     def updated(self) -> str | None:
-        """The day of the last line of the ledger, "2026-11-29"; None where there is none."""
+        """The date of the last entry of the ledger, "2026-11-29"; None if it is empty."""
         return self.ledger[-1].at[:10] if self.ledger else None
 
     @property
     def withdrawn(self) -> dict[str, str]:
-        """Why, for each key that was withdrawn."""
+        """The reason of each withdrawn key."""
         return {event.key: event.why or "" for event in self.ledger if event.event == "withdrawn"}
 
     @property
     def verified(self) -> set[str]:
-        """Keys that somebody reproduced."""
+        """Keys that were reproduced."""
         return {event.key for event in self.ledger if event.event == "verified"}
 
     def append(self, events: Sequence[Event], board: Board | None = None, staging: Path | None = None) -> None:
-        """Add lines to the ledger as it is by now.
+        """Append entries to the current ledger.
 
         Args:
-            events: the lines.
-            board: written where it changed.
-            staging: from `changing`, where the caller holds the board already.
+            events: the entries.
+            board: written if it changed.
+            staging: from `changing`, if the caller already holds the lock.
 
         Raises:
-            PlbenchError: if another process added or withdrew a record meanwhile, so that a line is not possible.
+            PlbenchError: if an entry is invalid because another process added or withdrew a record meanwhile.
         """
         with self.changing() if staging is None else contextlib.nullcontext(staging) as unfinished:
             for event in events:
@@ -243,10 +244,10 @@ def _staging(root: Path, name: str) -> Path:
 
 
 def tidy(root: Path, name: str, *, undo: Callable[[], None] = lambda: None) -> None:
-    """Remove what a killed process left beside something of a name; wait where another one is changing it.
+    """Remove files left by a killed process; wait if another one holds the lock.
 
     Args:
-        root, name, undo: as `holding` takes them.
+        root, name, undo: as in `holding`.
 
     Raises:
         StoreError: if it cannot be removed. PlbenchError: if a link is in the way.
@@ -258,16 +259,16 @@ def tidy(root: Path, name: str, *, undo: Callable[[], None] = lambda: None) -> N
 
 @contextlib.contextmanager
 def holding(root: Path, name: str, *, undo: Callable[[], None] = lambda: None) -> Iterator[Path]:
-    """Hold something of a name below a folder for this process: others wait. Lock and unfinished files lie beside it.
+    """Lock a named item below a folder for this process. The lock and unfinished files are next to it.
 
     Args:
         root: the folder.
-        name: of what is held.
-        undo: called first, while what a killed process left unfinished is still there.
+        name: of the item.
+        undo: called first, before unfinished files of a killed process are deleted.
 
     Yields:
-        An empty folder for files that are not whole yet, so that what a killed process leaves is never among those
-        that are published. The next process deletes it.
+        An empty staging folder, so that unfinished files of a killed process are never published. The next process
+        deletes it.
 
     Raises:
         StoreError: if the folder cannot be written to. PlbenchError: if a link is in the way.
@@ -286,11 +287,11 @@ def holding(root: Path, name: str, *, undo: Callable[[], None] = lambda: None) -
             yield staging
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-            lock_path.unlink(missing_ok=True)  # while it is held: who opened it meanwhile sees that it is gone
+            lock_path.unlink(missing_ok=True)  # while locked: a process that opened it meanwhile notices its removal
 
 
 def open_boards(root: Path, names: Sequence[str] = ()) -> list[BoardFolder]:
-    """Return the boards below a folder, usually `leaderboards`, in their order: those of these names, or all.
+    """Return all boards below a folder, usually `leaderboards`, or those with these names, in order.
 
     Raises:
         PlbenchError: if there is none, or none of a name.
@@ -306,7 +307,7 @@ def open_boards(root: Path, names: Sequence[str] = ()) -> list[BoardFolder]:
 
 
 def read_model(kind: type[_Kind], root: Path, path: Path) -> _Kind:
-    """Read a JSON file of a board: a plain one, of one meaning, through no link below the folder of boards.
+    """Read a JSON file of a board: a regular file without duplicate keys, not through links.
 
     Raises:
         PlbenchError: if it cannot be read, or is not valid, with the field.

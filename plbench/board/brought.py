@@ -1,7 +1,7 @@
-"""Cells that submissions bring: archives on the web, which a file beside the records names by hash and address.
+"""Cells of submissions: archives on the web, listed by hash and URL in a file next to the records.
 
-A line of `cells.sha256` is what `sha256sum` prints of an archive, with its https address in place of its name. Archives
-are kept under their hash, so that copies of them elsewhere serve as well.
+A line of `cells.sha256` has the format of `sha256sum`, with the archive's https URL instead of its name. Archives are
+stored under their hash, so that mirrors can be used.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _MAX_LIST = 1 << 20  # bytes
 
 
 def read_archives(folder: BoardFolder) -> dict[str, str]:
-    """Return addresses of the archives of cells that a board names, by their sha256.
+    """Return the URLs of a board's archives of cells, by sha256.
 
     Raises:
-        PlbenchError: if the file that names them cannot be read, with the line.
+        PlbenchError: if the list cannot be read, with the line.
     """
     path = folder.path / LIST
     try:
@@ -55,23 +55,23 @@ def read_archives(folder: BoardFolder) -> dict[str, str]:
 def fetch(
     folder: BoardFolder, to: Path, report: ProgressReport, *, kept: str | None = None, note: Callable[[str], None]
 ) -> list[Path]:
-    """Download the archives of cells that a board names, and unpack each into a folder of its own.
+    """Download a board's archives of cells, and unpack each into a separate folder.
 
-    What is here already, by its hash, is not downloaded again.
+    Existing archives with the right hash are not downloaded again.
 
     Args:
         folder: the board.
-        to: archives go below `archives` there, and what is in them below a folder with the board's name.
-        report: called with bytes fetched and to fetch.
-        kept: address below which archives are kept by their hash; asked first.
-        note: called with a line that a person may want to read.
+        to: target; archives go to `archives` there, and their contents to a folder with the board's name.
+        report: called with bytes fetched and total bytes.
+        kept: URL of a mirror of archives by hash, tried first.
+        note: receives messages.
 
     Returns:
         The archives.
 
     Raises:
-        PlbenchError: if one cannot be had, is another or too large, or is damaged. StoreError: if the folder cannot be
-            written to.
+        PlbenchError: if one is unavailable, has a wrong hash, is too large, or is damaged. StoreError: if the folder
+            cannot be written to.
     """
     archives = read_archives(folder)
     download([_published(hashed, url, to, kept) for hashed, url in archives.items()], to, report, note=note)
@@ -81,7 +81,7 @@ def fetch(
 
 
 def _published(hashed: str, url: str, to: Path, kept: str | None) -> RemoteFile:
-    """Return where to have an archive from, with the size that is said there, which its bytes then may not exceed."""
+    """Return the URL of an archive with its stated size, which the download must not exceed."""
     place, checksum = f"{ARCHIVES}/{hashed}", f"sha256:{hashed}"
     if (to / place).exists():
         return RemoteFile(url, place, "annotations", checksum=checksum)

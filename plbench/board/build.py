@@ -1,4 +1,4 @@
-"""Building what boards show: every file follows from records, ledgers and quotations, to the byte."""
+"""Build the published files of boards, byte-identically, from records, ledgers and quotations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def build(root: Path) -> dict[Path, str]:
 
 
 def render(root: Path, boards: Sequence[dict[str, Any]], dates: Sequence[str | None]) -> dict[Path, str]:
-    """Render the files of `build` from what each board shows, and the date of its last change."""
+    """Render the files of `build` from each board's content and the date of its last change."""
     files = {root / PAGE: render_page(boards), root / "README.md": text.overview(boards)}
     for board, updated in zip(boards, dates, strict=True):
         folder = root / board["name"]
@@ -43,7 +43,7 @@ def render(root: Path, boards: Sequence[dict[str, Any]], dates: Sequence[str | N
 
 
 def write(root: Path, files: dict[Path, str]) -> list[Path]:
-    """Write the files that differ from what is there, through no link below the folder of boards; return their paths.
+    """Write the files that have changed, not through links; return their paths.
 
     Raises:
         PlbenchError: if a link is where a file or its folder should be. StoreError: if a file cannot be written.
@@ -60,7 +60,7 @@ def write(root: Path, files: dict[Path, str]) -> list[Path]:
 
 
 def differing(files: dict[Path, str]) -> list[Path]:
-    """Return paths whose content is not what was built; a link is not what was built, wherever it leads."""
+    """Return paths whose content differs from the build; links always count as different."""
     kept = [path for path in files if path.is_file() and not path.is_symlink()]
     same = {path for path in kept if path.read_bytes() == files[path].encode() or _is_page(path, files[path])}
     return [path for path in files if path not in same]

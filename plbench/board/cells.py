@@ -1,4 +1,4 @@
-"""The scores behind a board, for others to compute new metrics from: Parquet files with a dataset card."""
+"""Export the scores of a board for computing new metrics: Parquet files with a dataset card."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from plbench.runs.store import CELLS
 from plbench.runs.workspace import Workspace, fingerprint, open_dataset
 
 RECORDS, CLASSES, CARD, CROISSANT = "records.csv", "classes.csv", "README.md", "croissant.json"
-_GROUP_ROWS = 1 << 20  # cells of a Parquet row group, which is also what is in memory as text at a time
+_GROUP_ROWS = 1 << 20  # cells per Parquet row group, which is also the number in memory as text
 
 _CELL_COLUMNS = {
     "key": (TEXT, "key of the run, as in records.csv"),
@@ -87,14 +87,14 @@ _CLASS_COLUMNS = {
 
 @dataclass(frozen=True)
 class Exported:
-    """What came of an export.
+    """The result of an export.
 
     Attributes:
-        folder: that was written.
-        files: with cells, one a run, below the folder.
-        num_cells: in all of them.
-        missing: why, by the key of each record without cells.
-        licence: of the dataset, whose labels are in the files.
+        folder: the written folder.
+        files: with cells, one per run, below the folder.
+        num_cells: total number.
+        missing: reasons, by key of each record without cells.
+        licence: of the dataset, since the files contain its labels.
     """
 
     folder: Path
@@ -105,18 +105,18 @@ class Exported:
 
 
 def export_cells(board: BoardFolder, to: Path, workspace: Workspace) -> Exported:
-    """Write the scores at known cells of all records of a board whose runs are here.
+    """Write the scores at known cells of all records of a board with local runs.
 
-    A run's cells are taken only if they are the very bytes whose sha256 its record on the board states. One run is in
-    memory at a time; the folder is whole or not there.
+    A run's cells are only used if their sha256 matches its record on the board. One run is in memory at a time; the
+    folder is written atomically.
 
     Args:
-        board: whose records.
-        to: a folder that does not exist yet, or is empty.
-        workspace: with the runs, and the dataset, whose image ids the runs do not hold.
+        board: the board.
+        to: a new or empty folder.
+        workspace: with the runs, and the dataset, which provides image ids.
 
     Raises:
-        PlbenchError: if no record has its cells here, the folder is not empty, or the dataset is missing or another.
+        PlbenchError: if no record has local cells, the folder is not empty, or the dataset is missing or different.
         StoreError: if the folder cannot be written.
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
@@ -177,7 +177,7 @@ def export_cells(board: BoardFolder, to: Path, workspace: Workspace) -> Exported
 
 
 def _cells_of(entry: Entry, workspace: Workspace) -> Path:
-    """Return the cells of a record's run, which are those that the record on the board speaks of."""
+    """Return the cells of a record's run, verified against the record on the board."""
     path = workspace.store.run_folder(entry.key) / CELLS
     try:
         if reference(path) == entry.record.files.get(CELLS):
@@ -188,7 +188,7 @@ def _cells_of(entry: Entry, workspace: Workspace) -> Path:
 
 
 def _write_cells(path: Path, entry: Entry, row: str, source: Path, ids: Sequence[str]) -> int:
-    """Write the cells of one run; return how many there are."""
+    """Write the cells of one run; return their number."""
     cells = Cells.load(source)
     classes = [one.class_id for one in entry.per_class]
     if (cells.num_images, cells.num_classes) != (len(ids), len(classes)):
@@ -225,7 +225,7 @@ def _write_cells(path: Path, entry: Entry, row: str, source: Path, ids: Sequence
 
 
 def _write_images(path: Path, ids: Mapping[str, Sequence[str]]) -> None:
-    """Write the images of each split in order: replicates resample them by their places."""
+    """Write the images of each split in order, since replicates resample them by position."""
     splits = [name for name, images in sorted(ids.items()) for _ in images]
     images = [one for _, images in sorted(ids.items()) for one in images]
     table = pa.table({"split": pa.array(splits, pa.string()), "image_id": pa.array(images, pa.string())})

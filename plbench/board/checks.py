@@ -1,7 +1,7 @@
-"""Whether a board's records can be believed: each on its own, with one another, with the ledger, and since a commit.
+"""Validation of a board's records: individually, against each other, against the ledger, and against a commit.
 
-A record is compared with its protocol, its tables, its ledger and the other records. What only the scores of all test
-cells determine is recomputed where the cells are given; the record's own model bounds the rest.
+A record is compared with its protocol, its tables, the ledger and the other records. Figures that depend on the scores
+of all test cells are recomputed if the cells are given; otherwise only bounds are checked.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 def check_entry(
     entry: Entry, board: Board, *, role: Role | None = None, installed: Installed | None = None
 ) -> list[Problem]:
-    """Return reasons not to take a record onto a board; none where it can be believed as far as its own files tell.
+    """Return reasons to reject a record, judged by its own files; empty if there are none.
 
     Args:
         entry: the record with its tables.
-        board: that it is for.
-        role: "row", or "ceiling" for a record of the board's complete labels; None for what its protocol makes it.
+        board: the target board.
+        role: "row", or "ceiling" for a record with complete labels; None to derive it from the protocol.
         installed: methods and datasets that are known here; None to look them up.
     """
     findings = Findings(entry.key)
@@ -57,18 +57,18 @@ def verify_board(
     installed: Installed | None = None,
     note: Callable[[str], None] = lambda sentence: None,
 ) -> list[Problem]:
-    """Return reasons not to believe a board; none where it holds together.
+    """Return problems of a board; empty if it is consistent.
 
-    Withdrawn records need only be what was added: why they are not believed any more, the ledger says.
+    Withdrawn records only have to be unchanged.
 
     Args:
         folder: the board.
         cells: a folder with the cells of some records: <key>/cells.npz, as in a store's runs, or published ones.
-        workspace: where the dataset is, with whose own labels those of the cells are compared; None not to.
-        against: the git commit that the board may only have grown since; None for HEAD. Where it and cells are given,
-            records that are new since need theirs.
+        workspace: location of the dataset, to compare its labels with those of the cells; None to skip this.
+        against: the git commit since which the board may only have grown; None for HEAD. If it and cells are given, new
+            records need cells.
         installed: methods and datasets that are known here; None to look them up.
-        note: told, in a sentence each, what could not be checked.
+        note: receives messages on skipped checks.
 
     Raises:
         PlbenchError: if the dataset cannot be opened.
@@ -82,7 +82,7 @@ def verify_board(
     recomputed: set[str] = set()
     for key in folder.added:
         if key not in packs.records:
-            continue  # refused already
+            continue  # already rejected
         findings = Findings(key)
         entry = _verify(folder, packs.records.pop(key), installed, findings)
         if entry is not None and key not in folder.withdrawn:
@@ -112,7 +112,7 @@ def _check_labels(
     workspace: Workspace | None,
     note: Callable[[str], None],
 ) -> list[Problem]:
-    """Compare the labels of cells with one another, and with the dataset's own where it is here."""
+    """Compare the labels of cells with each other, and with the dataset's own if available."""
     truth: dict[Question, str] = {}
     for entry, _ in found:
         if workspace is not None and question_of(entry) not in truth:
@@ -124,7 +124,7 @@ def _check_labels(
 
 
 def _verify(folder: BoardFolder, contents: Contents, installed: Installed, findings: Findings) -> Entry | None:
-    """Return a record on its own and against the ledger; None where it is not even what it could be compared as."""
+    """Check a record on its own and against the ledger; None if it is too broken for further checks."""
     key = findings.key
     try:
         entry = parse_entry(contents)
@@ -143,7 +143,7 @@ def _verify(folder: BoardFolder, contents: Contents, installed: Installed, findi
 
 
 def _is_sound(entry: Entry, findings: Findings) -> bool:
-    """Return whether names and numbers are such, and the run is done; where not, nothing else is looked at."""
+    """Return whether names and numbers are valid, and the run is finished; otherwise nothing else is checked."""
     before = len(findings.problems)
     check_values(entry, findings)
     findings.equal("status", entry.record.status, "done")

@@ -1,7 +1,7 @@
-"""Per-class tables of the records of a row in one file: what they share once, their numbers as columns of bytes.
+"""Compact file of the per-class tables of a row's records: shared columns once, numbers as binary columns.
 
-Percent are whole millionths, thresholds are float32, and precision and recall follow from counts. The tables of five
-seeds take half of what they take as text.
+Percentages are integer millionths, thresholds are float32, and precision and recall are computed from counts. The
+tables of five seeds need half the size of text.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _NONE = -1
 
 
 def as_columns(tables: Sequence[bytes]) -> bytes | None:
-    """Return per-class tables as one file; None where it would not give back each of them to the byte.
+    """Pack per-class tables into one file; None if they could not be restored byte-identically.
 
     Args:
-        tables: as runs write them.
+        tables: as written by runs.
     """
     try:
         parsed = [list(csv.DictReader(io.StringIO(table.decode(), newline=""), strict=True)) for table in tables]
@@ -44,7 +44,7 @@ def as_columns(tables: Sequence[bytes]) -> bytes | None:
         if not shared[0] or any(rows != shared[0] for rows in shared):
             return None
         numbers = np.array([[_numbers(row) for row in rows] for rows in parsed], dtype="<i4")  # [record, class, column]
-    except (csv.Error, KeyError, TypeError, ValueError, OverflowError):  # damaged, or of another version
+    except (csv.Error, KeyError, TypeError, ValueError, OverflowError):  # damaged, or from another version
         return None
     text = _as_csv(_SHARED, (row.values() for row in shared[0]))
     planes = np.ascontiguousarray(numbers.transpose(2, 0, 1)).reshape(-1, 1).view(np.uint8).T
@@ -67,10 +67,10 @@ def _numbers(row: dict[str, str]) -> list[int]:
 
 
 def from_columns(content: bytes, num_tables: int) -> list[bytes]:
-    """Return the tables that `as_columns` put into one file.
+    """Unpack the tables packed by `as_columns`.
 
     Raises:
-        EntryError: if it does not hold so many.
+        EntryError: if it does not contain this number of tables.
     """
     length, _, rest = content[:16].partition(b"\n")
     if not length.isdigit() or not rest:

@@ -1,4 +1,4 @@
-"""Whether a board's records agree with one another and with its ledger."""
+"""Check that a board's records agree with each other and with its ledger."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from plbench.runs.findings import Problem, printable, shown
 
 Facts = dict[str, Any]
 
-MAX_NAMED = 5  # differences of one record
+MAX_NAMED = 5  # differences per record
 
 
 def check_ledger(folder: BoardFolder) -> list[Problem]:
-    """Check that its events are possible in the order that they stand in."""
+    """Check that the ledger's events are possible in their order."""
     problems: list[Problem] = []
     seen: dict[str, set[str]] = defaultdict(set)
     last, latest = "", f"{latest_time():%Y-%m-%dT%H:%M:%SZ}"
@@ -45,12 +45,12 @@ def check_ledger(folder: BoardFolder) -> list[Problem]:
 
 
 def check_agreement(entries: Sequence[Entry]) -> list[Problem]:
-    """Check that a board has one test set, a protocol and mask one training set, and no row a seed twice.
+    """Check that a board has one test set, each protocol and mask one training set, and each row unique seeds.
 
-    Where they differ, those that differ from most are refused; of two, the one that was added later.
+    Records that differ from the majority are rejected; of two, the later one.
 
     Args:
-        entries: as they were added, oldest first; each of a run that is done.
+        entries: in order of addition; each of a finished run.
     """
     problems: list[Problem] = []
     first: dict[tuple[str, int], str] = {}
@@ -100,7 +100,7 @@ def _columns(entry: Entry, names: Iterable[str]) -> Facts:
 
 
 def _against_most(entries: Sequence[Entry], facts_of: Callable[[Entry], Facts]) -> list[Problem]:
-    """Refuse what records say otherwise than most do. A fact that only some state (older ones) is not compared."""
+    """Reject records that differ from the majority. Facts missing in some (older) records are not compared."""
     votes: dict[str, Counter[str]] = defaultdict(Counter)
     stated = [(entry, {name: shown(value) for name, value in facts_of(entry).items()}) for entry in entries]
     for _, facts in stated:

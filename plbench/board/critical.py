@@ -1,4 +1,4 @@
-"""Methods across boards: average ranks, which of them no test tells apart, and the picture of both."""
+"""Methods across boards: average ranks, groups without significant differences, and their diagram."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class RankComparison:
     """Average ranks of the methods that are on every board.
 
     Attributes:
-        boards: that took part.
+        boards: the boards included.
         ranks: (method, average rank), best first; 1 is the best rank, tied methods share the mean of theirs.
         difference: Nemenyi's critical difference of average ranks; None with fewer than `MIN_BOARDS` boards.
         friedman_p: of all methods being equal (Iman and Davenport's F); None likewise.
-        cliques: first and last position in `ranks` of each largest group that is not distinguishable.
+        cliques: first and last position in `ranks` of each maximal group without significant differences.
     """
 
     boards: tuple[str, ...]
@@ -37,7 +37,7 @@ class RankComparison:
 
     @property
     def sentence(self) -> str:
-        """What the picture shows, which test it rests on, and when it rests on none."""
+        """Description of the diagram and its test, if any."""
         start = f"Average rank by mAP(C) of {len(self.ranks)} methods over {len(self.boards)} boards, 1 is best."
         if self.difference is None or self.friedman_p is None:
             return (
@@ -56,7 +56,7 @@ class RankComparison:
 def compare_ranks(scores: Mapping[str, Mapping[str, float]]) -> RankComparison | None:
     """Apply Friedman's test with Nemenyi's critical difference over boards (Demšar, JMLR 7, 2006).
 
-    The boards count as independent samples, which boards of one dataset are not.
+    Boards are treated as independent samples, which boards of one dataset are not.
 
     Args:
         scores: by board, then method; higher is better. Methods that lack a board are left out.
@@ -68,7 +68,7 @@ def compare_ranks(scores: Mapping[str, Mapping[str, float]]) -> RankComparison |
     methods = sorted(set.intersection(*(set(scores[board]) for board in boards))) if boards else []
     if len(boards) < 2 or len(methods) < 2:
         return None
-    from scipy.stats import rankdata, studentized_range  # a second, which the pages of most boards need not pay
+    from scipy.stats import rankdata, studentized_range  # slow to import, and not needed for most pages
 
     table = np.array([[scores[board][method] for method in methods] for board in boards], np.float64)
     by_board = rankdata(-table, axis=1)
@@ -97,7 +97,7 @@ def _friedman(ranks: np.ndarray) -> float:
 
 
 def _cliques(ranks: list[float], reach: float) -> tuple[tuple[int, int], ...]:
-    """Return first and last position of each largest run of sorted `ranks` that spans less than `reach`."""
+    """Return first and last position of each maximal run of sorted `ranks` that spans less than `reach`."""
     runs: list[tuple[int, int]] = []
     for first, start in enumerate(ranks):
         last = max(index for index, rank in enumerate(ranks) if index == first or (rank - start < reach))
@@ -107,10 +107,10 @@ def _cliques(ranks: list[float], reach: float) -> tuple[tuple[int, int], ...]:
 
 
 def rank_pictures(boards: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return one picture for each setting (regime, model, default or tuned) in which boards rank the same methods.
+    """Return one diagram per setting (regime, model, default or tuned) in which boards rank the same methods.
 
     Args:
-        boards: as `plbench.board.page.render_page` takes them. Only rows with a rank count.
+        boards: as in `plbench.board.page.render_page`. Only ranked rows count.
 
     Returns:
         setting, boards, sentence, svg, and repeated: whether several of the boards are of one dataset.

@@ -1,4 +1,4 @@
-"""A record that travels to a board: its three files, read with limits, since anybody may have written them."""
+"""A record submitted to a board: its three files, read with limits, since they are untrusted."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class Entry(ScoredRun):
 
 
 def read_contents(folder: Path) -> Contents:
-    """Read the files of a record from its run's folder: plain ones, none of them larger than `MAX_BYTES`.
+    """Read the files of a record from its run's folder: regular files of at most `MAX_BYTES`.
 
     Raises:
-        EntryError: if one is missing, a link or a device, or too large.
+        EntryError: if one is missing, not a regular file, or too large.
     """
     return {name: _read_file(folder / name) for name in FILES}
 
@@ -69,7 +69,7 @@ def parse_entry(contents: Contents) -> Entry:
     """Parse a record with its tables.
 
     Raises:
-        EntryError: if a file is damaged, or holds what is no number, with the field.
+        EntryError: if a file is damaged or contains invalid numbers, with the field.
     """
     try:
         record = parse_record(contents[RECORD], Path(RECORD))
@@ -92,13 +92,13 @@ def parse_entry(contents: Contents) -> Entry:
 
 
 def parse_whole_entry(contents: Contents, place: Path) -> Entry:
-    """Parse a record whose figures are those of its own tables, for a board or a page.
+    """Parse a record and verify its figures against its tables, for a board or a page.
 
     Args:
-        contents: of its files. place: where they lie, for the message.
+        contents: of its files. place: their location, for messages.
 
     Raises:
-        EntryError: as `parse_entry`, or if a table is another one or gives other figures; with place and first field.
+        EntryError: as `parse_entry`, or if a table does not match the record; with place and first field.
     """
     try:
         entry = parse_entry(contents)
@@ -114,7 +114,7 @@ def parse_whole_entry(contents: Contents, place: Path) -> Entry:
 
 
 def check_tables(entry: Entry, findings: Findings) -> None:
-    """Compare the tables with those that the record refers to, and its figures with those that they give."""
+    """Verify the hashes of the tables, and the record's figures against them."""
     check_checksums(entry, findings)
     if entry.record.metrics:
         check_table_figures(entry.record, entry.per_class, findings)
@@ -122,7 +122,7 @@ def check_tables(entry: Entry, findings: Findings) -> None:
 
 
 def check_checksums(entry: Entry, findings: Findings) -> None:
-    """Compare the tables with those that the record refers to."""
+    """Verify the hashes of the tables against the record."""
     for name in (PER_CLASS, REPLICATES):
         stated = entry.record.files.get(name)
         if stated is None:

@@ -1,7 +1,7 @@
-"""Whether a board in a git checkout only grew since a commit: rows change or go only with the board's version.
+"""Check that a board in a git checkout only grew since a commit, unless its version was increased.
 
-Question and ledger are compared. The ledger has the hash of each record, and the record those of its tables, so that
-nothing of a row can change without a line of the ledger.
+Setting and ledger are compared. The ledger contains the hash of each record, and the record those of its tables, so
+that rows cannot change without an entry in the ledger.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from plbench.board.boards import BOARD, LEDGER, BoardFolder
 from plbench.files.plain_json import parse_json
 from plbench.runs.findings import Problem, printable, shown
 
-TIMEOUT = 60  # seconds for one question to git
+TIMEOUT = 60  # seconds per git command
 SOURCE = "plbench/__init__.py"
 """A repository that has it is one of plbench, whose commits records name."""
 
@@ -28,7 +28,7 @@ KEPT = ("name", "dataset", "protocol", "protocol_sha256", "ceiling_sha256", "dat
 
 
 def check_history(folder: BoardFolder, against: str | None, note: Callable[[str], None]) -> list[Problem]:
-    """Compare a board with what it was in a commit, by default HEAD; `note` is told if there is none."""
+    """Compare a board with its state in a commit, by default HEAD; `note` receives a message if there is none."""
     ref = printable(against or "HEAD")
     commit = None if ref.startswith("-") else _git(folder.path, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
     if commit is None:
@@ -48,7 +48,7 @@ def check_history(folder: BoardFolder, against: str | None, note: Callable[[str]
         for name in KEPT
         if old.get(name) is not None and new[name] != old[name]
     ]
-    # the events of then are the first of now
+    # the old events must be a prefix of the current ones
     before = (_old(folder.path, commit.strip(), LEDGER) or {}).get("events", [])
     after = [event.model_dump(exclude_none=True) for event in folder.ledger]
     for number, event in enumerate(before):
@@ -62,22 +62,22 @@ def check_history(folder: BoardFolder, against: str | None, note: Callable[[str]
 
 
 def keys_at(folder: BoardFolder, ref: str) -> set[str]:
-    """Return keys of the records that a board had in a commit; none where there is no such commit or board."""
+    """Return the keys of a board's records in a commit; empty if there is no such commit or board."""
     events = (_old(folder.path, ref, LEDGER) or {}).get("events", [])
     return {str(event.get("key")) for event in events if isinstance(event, dict)}
 
 
 def check_commits(folder: BoardFolder, commits: Mapping[str, Any], note: Callable[[str], None]) -> list[Problem]:
-    """Check that the repository has the commits that records name, where the boards lie in one of plbench's.
+    """Check that the commits named in records exist, if the boards are in a repository of plbench.
 
     Args:
         folder: the board.
-        commits: of each record, by its key, as it says; none where it was made by an installed wheel.
-        note: told, in a sentence, why nothing was checked.
+        commits: stated by each record, by key; none if it was made with an installed wheel.
+        note: receives a message if nothing was checked.
     """
     wanted = sorted({commit for commit in commits.values() if isinstance(commit, str) and _COMMIT.fullmatch(commit)})
     if not wanted or _git(folder.path, "rev-parse", "--git-dir") is None:
-        return []  # that this is no checkout is said where the history is compared
+        return []  # a missing checkout is reported where the history is compared
     name = folder.board.name
     if _git(folder.path, "cat-file", "-e", f"HEAD:{SOURCE}") is None:
         note(f"board {name}: commits of records were not checked: this is no repository of plbench")
@@ -87,7 +87,7 @@ def check_commits(folder: BoardFolder, commits: Mapping[str, Any], note: Callabl
         return []
     answers = _git(folder.path, "cat-file", "--batch-check", given="\n".join(wanted)) or ""
     known = {line.split()[0] for line in answers.splitlines() if line.split()[1:2] == ["commit"]}
-    if not known:  # of rewritten history, or none of it
+    if not known:  # rewritten or missing history
         note(f"board {name}: commits of records were not checked: this repository has none of them")
         return []
     words = "a commit of this repository; fetch the branch that has it"
@@ -106,7 +106,7 @@ def _told(event: Any) -> str:
 
 
 def _old(folder: Path, commit: str, name: str) -> dict[str, Any] | None:
-    """Return a JSON file of the board as it was; None where it was not there."""
+    """Return a JSON file of the board in the commit; None if it did not exist."""
     text = file_at(folder, commit, name)
     try:
         content = None if text is None else parse_json(text)
@@ -116,16 +116,16 @@ def _old(folder: Path, commit: str, name: str) -> dict[str, Any] | None:
 
 
 def file_at(folder: Path, ref: str, name: str) -> str | None:
-    """Return a text file as it is in a commit; None where it, the commit or the checkout is not there."""
+    """Return a text file in a commit; None if it, the commit or the checkout does not exist."""
     if ref.startswith("-"):
         return None
     return _git(folder, "show", f"{ref}:./{name}")
 
 
 def _git(folder: Path, *arguments: str, given: str = "") -> str | None:
-    """Return what git answers to what it is given; None where there is no git, it fails, or takes too long."""
+    """Return git's output; None if git is missing, fails, or times out."""
     command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
-    # no fetching by the commands that a checkout names
+    # no fetching with commands configured in a checkout
     alone = {**os.environ, "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0"}
     try:
         done = subprocess.run(command, input=given.encode(), capture_output=True, timeout=TIMEOUT, env=alone)

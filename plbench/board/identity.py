@@ -1,4 +1,4 @@
-"""Whether a record is what its board asks for: hashes, protocol, code, and that nothing was chosen on test."""
+"""Check that a record fits its board: hashes, protocol, code, and no selection on test."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Role = Literal["row", "ceiling"]
 ACCEPTED_NUMERICS = frozenset({NUMERICS})
 """Of the present plbench, and of earlier ones whose results it would give again."""
 
-_CLOCKS = timedelta(days=1)  # by which a clock may be ahead of ours
-_WRITTEN = datetime(2026, 11, 29, tzinfo=UTC)  # a clock that says less is wrong
+_CLOCKS = timedelta(days=1)  # tolerance for clocks that are ahead
+_WRITTEN = datetime(2026, 11, 29, tzinfo=UTC)  # earlier clock times are wrong
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _KEY = re.compile(r"[0-9a-f]{16}")
@@ -31,18 +31,18 @@ _FILE = re.compile(r"[a-z0-9_]+\.[a-z0-9]+")
 
 
 def latest_time() -> datetime:
-    """Return the latest time, in UTC, that a record may name; any, where this machine's clock is plainly wrong."""
+    """Return the latest valid time of a record, in UTC; unlimited if this machine's clock is obviously wrong."""
     now = datetime.now(UTC)
     return now + _CLOCKS if now > _WRITTEN else datetime.max.replace(tzinfo=UTC)
 
 
 def role_of(record: Record, board: Board) -> Role:
-    """Return what a record's protocol makes it on a board."""
+    """Return a record's role on a board, by its protocol."""
     return "ceiling" if record.spec.protocol.sha256() == board.ceiling_sha256 else "row"
 
 
 def check_identity(record: Record, board: Board, role: Role, installed: Installed, findings: Findings) -> None:
-    """Check that a record is of its spec, of the board's question, of known code, and chosen as the spec says."""
+    """Check a record's spec, setting, code and selection of the epoch."""
     _check_hashes(record, findings)
     _check_question(record, board, role, findings)
     _check_environment(record.environment, findings)
@@ -55,13 +55,13 @@ def check_identity(record: Record, board: Board, role: Role, installed: Installe
 
 
 def check_added(entry: Entry, added: Event, findings: Findings) -> None:
-    """Check that the record is the one that was added, and was there to be added."""
+    """Check the record against its entry in the ledger, including its time."""
     sha256 = entry.sha256[RECORD]
     if added.sha256 != sha256:
         findings.refuse(RECORD, f"of sha256 {sha256}", f"{added.sha256}, as the ledger has it")
     try:
         added_at = datetime.fromisoformat(added.at)
-    except ValueError:  # digits that are no time, such as month 13
+    except ValueError:  # invalid times, such as month 13
         return
     when = _finished_at(entry.record, findings)
     if when is not None and when > added_at:
@@ -69,7 +69,7 @@ def check_added(entry: Entry, added: Event, findings: Findings) -> None:
 
 
 def check_tuning(record: Record, board: Board, findings: Findings) -> None:
-    """Check that a tuned row has its study, of no more trials than the board grants, and the values it chose."""
+    """Check that a tuned row has a study within the board's number of trials, and its chosen values."""
     tuning, spec = record.tuning, record.spec
     words = "'tuned', and a study, for a spec that names one; else neither"
     if len({record.configuration == "tuned", tuning is not None, spec.tuned_by is not None}) > 1:
@@ -77,18 +77,20 @@ def check_tuning(record: Record, board: Board, findings: Findings) -> None:
     if tuning is None:
         return
     findings.equal("tuning.study", tuning.study, spec.tuned_by)
-    most = min(board.max_trials, spec.protocol.budget)  # whoever raises the board's does not change the protocol
+    most = min(board.max_trials, spec.protocol.budget)  # the board's limit may exceed the protocol's
     findings.require(tuning.num_trials <= most, "tuning.num_trials", tuning.num_trials, f"at most {most}")
     findings.equal("tuning.labels", tuning.labels, spec.protocol.validation_labels)
     own = {**spec.method.params, "lr": spec.plan.lr, "weight_decay": spec.plan.weight_decay}
-    transferred = {"lr", "weight_decay"} if tuning.regime != spec.regime else set()  # do not go into another regime
+    transferred = (
+        {"lr", "weight_decay"} if tuning.regime != spec.regime else set()
+    )  # are not transferred to another regime
     findings.equal("tuning.chosen", sorted(tuning.chosen), sorted(tuning.space))
     for name in sorted(tuning.chosen.keys() - transferred):
         findings.equal(f"tuning.chosen.{name}", tuning.chosen[name], own.get(name))
 
 
 def _check_hashes(record: Record, findings: Findings) -> None:
-    """Check that spec, its hash and the key say the same; where not, name the one that the others outvote."""
+    """Check that spec, hash and key are consistent; otherwise report the one outvoted by the others."""
     spec, found = record.spec, record.spec.sha256()
     if found == record.spec_sha256:
         findings.equal("key", record.key, found[:16])
@@ -120,7 +122,7 @@ def _check_question(record: Record, board: Board, role: Role, findings: Findings
     elif sha256 != wanted:
         findings.refuse("spec.protocol", f"{shown(protocol.name)} of sha256 {sha256}", f"sha256 {wanted} of the board")
     findings.equal("protocol_sha256", record.protocol_sha256, sha256)
-    findings.equal("spec.protocol.suggested", protocol.suggested, {})  # neither is part of the hash, nor ever written
+    findings.equal("spec.protocol.suggested", protocol.suggested, {})  # not part of the hash, and never written
     findings.equal("spec.protocol.sources", protocol.sources, {})
     findings.equal("spec.protocol.dataset", protocol.dataset, board.dataset)
     if role == "ceiling":
@@ -134,7 +136,7 @@ def _check_question(record: Record, board: Board, role: Role, findings: Findings
 
 
 def _check_environment(environment: dict[str, Any], findings: Findings) -> None:
-    """Check that there is a clean commit; or, of an installed wheel, its version and the hash of its source."""
+    """Check for a clean commit or, for an installed wheel, version and source hash."""
     commit, dirty = environment.get("git_commit"), environment.get("git_dirty")
     if commit is None and dirty is None:
         version, source = environment.get("plbench"), environment.get("source_sha256")
@@ -150,7 +152,7 @@ def _matches(pattern: re.Pattern[str], value: Any) -> bool:
 
 
 def _check_run(record: Record, findings: Findings) -> None:
-    """Check that what chose the epoch is what the spec says, and that no part of the data was left out."""
+    """Check that the epoch was selected as specified, and that no data was left out."""
     data, selection, spec = record.data, record.selection, record.spec
     for name in ("data", "selection", "cost"):
         findings.require(getattr(record, name) is not None, name, None, f"the {name} of a run that is done")
@@ -175,7 +177,7 @@ def _check_run(record: Record, findings: Findings) -> None:
 
 
 def _finished_at(record: Record, findings: Findings) -> datetime | None:
-    """Return when the run ended; None, and a problem, where that is no time."""
+    """Return the end time of the run; None, with a problem, if it is invalid."""
     try:
         when = datetime.fromisoformat(record.finished_at)
         if when.tzinfo is not None:

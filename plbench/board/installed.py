@@ -1,4 +1,4 @@
-"""What the installed methods and datasets say that a record repeats, or must agree with."""
+"""Facts from installed methods and datasets that records must agree with."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class Installed:
-    """Methods and datasets that are registered here. Of others nothing is known, and nothing compared."""
+    """Registered methods and datasets; others are unknown and not compared."""
 
     def __init__(self, registry: Registry | None = None) -> None:
-        """Take a registry; None for what is installed."""
+        """Use a registry; None for the installed plugins."""
         if registry is None:
             from plbench.runs.registry import Registry  # imports torch
 
@@ -29,12 +29,12 @@ class Installed:
         self._sources: dict[str, str] = {}
 
     def learns(self, name: str) -> bool:
-        """Return whether trainings by a method may differ by their seed; True of one that is not known."""
+        """Return whether a method's trainings may differ by seed; True if unknown."""
         method = self._method(name)
         return method is None or method.learns
 
     def params(self, name: str) -> frozenset[str] | None:
-        """Return the names of a method's parameters; None where it is not known."""
+        """Return the names of a method's parameters; None if unknown."""
         method = self._method(name)
         return None if method is None else frozenset(method.Params.model_fields)
 
@@ -63,7 +63,7 @@ class Installed:
         return known
 
     def _configuration(self, spec: RunSpec, method: type[Method]) -> str | None:
-        """Return "default" or "custom"; None where dataset, protocol or recipe are not known."""
+        """Return "default" or "custom"; None if dataset, protocol or recipe are unknown."""
         from plbench.runs.plan.resolved import ResolvedRun, is_default
         from plbench.runs.protocol import ProtocolData
 
