@@ -130,7 +130,7 @@ def _route(source: ImageSource, transform: Transform, min_side: int, decoder: Jp
 
 @dataclass
 class _Order:
-    """The batches of a pass, as (epoch, row), announced to the source for prefetching. Iterated ahead of the workers."""
+    """The batches of a pass, as (epoch, row), announced ahead of the workers for prefetching.."""
 
     source: ImageSource
     batches: Sequence[Sequence[int]] = ()
