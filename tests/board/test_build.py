@@ -340,7 +340,8 @@ def test_what_is_no_number_stops_a_build_with_one_sentence(root: Path, runs: lis
 
 def test_rows_whose_values_a_person_chose_come_last() -> None:
     """On the boards of this repository, which `board build --check` compares with what is built."""
-    tables = [json.loads(path.read_text()) for path in (Path(__file__).parents[2] / "leaderboards").glob("*/table.json")]
+    boards = Path(__file__).parents[2] / "leaderboards"
+    tables = [json.loads(path.read_text(encoding="utf-8")) for path in boards.glob("*/table.json")]
     by_board = [[section["configuration"] == "custom" for section in table["sections"]] for table in tables]
     assert any(len(set(chosen)) == 2 for chosen in by_board)
     assert all(chosen == sorted(chosen) for chosen in by_board)
