@@ -165,7 +165,7 @@ class TestSweep:
         other, dependent = schedule.run_all([a_plan(workspace), some_plans(workspace)[1]], workspace)
         assert isinstance(other, Record)
         assert isinstance(dependent, TrainingError)
-        assert "must come first failed: the loss is nan" in str(dependent)
+        assert "depends on failed: the loss is nan" in str(dependent)
 
     def test_an_interrupted_stack_goes_on_from_its_checkpoints(
         self, make_workspace: MakeWorkspace, monkeypatch: pytest.MonkeyPatch
