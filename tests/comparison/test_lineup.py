@@ -178,7 +178,7 @@ class TestPlanning:
         ("texts", "said"),
         [
             (["ce-ignore,ce-negative"], "method 'ce-ignore' needs verified"),
-            (["needy"], "no method that `methods=` names applies"),
+            (["needy"], "no method that `methods=` names can be used"),
         ],
     )
     def test_who_was_named_must_apply_and_somebody_must(

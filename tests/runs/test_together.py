@@ -199,7 +199,7 @@ class TestSweep:
             assert isinstance(record, Record) and isinstance(undisturbed, Record)
             assert_alike(record, undisturbed, tolerance=1e-4)
         assert sorted(started) == [1, 2]
-        going_on = [sentence for sentence in said if sentence.startswith("Going on")]
+        going_on = [sentence for sentence in said if sentence.startswith("Continuing after")]
         assert len(going_on) == 2  # each sentence once, though two heads go on from one step
 
     def test_an_interrupted_stack_without_checkpoints_leaves_nothing(

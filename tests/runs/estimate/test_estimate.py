@@ -196,7 +196,7 @@ class TestMeasured:
     def test_several_processes_share_a_batch(self, workspace: Workspace) -> None:
         found = dry_run(a_plan(workspace), workspace, processes=4)
         assert found.measured is not None and found.measured.batch_images == 4
-        assert found.as_dict()["processes"] == 4 and any("exchange" in note for note in found.notes)
+        assert found.as_dict()["processes"] == 4 and any("communication" in note for note in found.notes)
 
     def test_a_method_that_cannot_be_computed_in_pieces_is_refused_as_by_the_run(self, workspace: Workspace) -> None:
         with pytest.raises(PlbenchError, match="needs the whole batch at once"):
