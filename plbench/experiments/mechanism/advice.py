@@ -248,7 +248,7 @@ def _by_map(
     counts = ", ".join(f"{len(found)} of {name}" for name, found in near.items())
     alike = " (datasets weighted equally)" if len(near) > 1 else ""
     said += [
-        f"In the closest settings of the maps ({counts}), no mode is better than: {wins}{alike}.",
+        f"In nearby settings of the maps ({counts}), no mode is better than: {wins}{alike}.",
         f"In these settings the true share was {_range(min(ratios), max(ratios), '.2g')} times the estimated one.",
         "The maps are a hint; the comparison below measures it on your data.",
     ]

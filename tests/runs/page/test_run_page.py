@@ -213,7 +213,7 @@ def test_runs_without_some_files_show_the_rest(folder: Path, workspace: Workspac
     rewrite(folder, without=["cells.npz", "log.jsonl"])
     parsed = shown(folder, workspace)
     assert "no scores of known labels (cells.npz)" in parsed.text
-    assert "are missing: log.jsonl, cells.npz, task.npz" in parsed.text
+    assert "folder lacks: log.jsonl, cells.npz, task.npz" in parsed.text
     rewrite(folder, without=["per_class.csv"])
     assert "there are no figures for single classes" in shown(folder, workspace).text
     spec = (folder / "spec.toml").read_text(encoding="utf-8")
