@@ -610,7 +610,8 @@ def test_a_full_device_for_output_is_a_sentence() -> None:
     assert process.returncode == 2
     assert (
         err
-        == "plbench: error: a file or the output: No space left on device; free or permit it, or choose another place\n"
+        == "plbench: error: a file or the output: No space left on device; free some space, allow writing, or choose "
+        "another place\n"
     )
 
 

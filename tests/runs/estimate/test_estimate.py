@@ -255,9 +255,9 @@ class TestCommands:
     def test_run_in_words(self, say: Callable[..., str]) -> None:
         said = say("run", "--method", "selective", "--accumulate", 2, "--dry-run")
         assert re.search(r"^stage prior: CE, Ignore +[0-9a-f]{16} +to do +about", said, flags=re.MULTILINE)
-        for part in ("3 in each of 4 epochs, 12 in all", "16 images, in 2 pieces", "float32 on cpu, 1 process"):
+        for part in ("3 in each of 4 epochs, 12 in total", "16 images, in 2 pieces", "float32 on cpu, 1 process"):
             assert part in said
-        assert "Memory: about" in said and "are estimates" in said
+        assert "Memory: about" in said and "are estimated" in said
 
     def test_run_as_json(self, say: Callable[..., str]) -> None:
         found = json.loads(say("run", "--method", "ce-ignore", "--dry-run", "--json"))
