@@ -104,7 +104,7 @@ OPTIONS = {
     "map of a pooled head": (["--pooling", "none"], ["head = ", "needs pooled features"]),
     "width of heads": (["--head", "ml-decoder", "--head-width", "12"], ["head_attention_heads", "multiple of 8 heads"]),
     "images too small": (["--image-size", "4"], ["image_size = 4"]),
-    "unknown device": (["--device", "gpu"], ["device 'gpu' cannot be used here (there are: cpu"]),
+    "unknown device": (["--device", "gpu"], ["device 'gpu' cannot be used here (available: cpu"]),
     "no device": (["--device", ""], ["device '' cannot be used here"]),
     "device without memory": (["--device", "meta"], ["device 'meta' cannot be used here"]),
     "unknown backbone": (["--backbone", "test_resnett"], ["'test_resnett' is not a timm model", "did you mean test_r"]),
@@ -421,7 +421,7 @@ class TestRuns:
             (bench.runs / key).mkdir(parents=True)
             (bench.runs / key / "record.json").write_text("{}")
         text = sentence(plbench("runs", "show", "abc"))
-        assert "'abc' is the start of 2 runs (abc1, abc2" in text and "add digits" in text
+        assert "'abc' is the start of 2 runs (abc1, abc2" in text and "give more digits" in text
 
     @pytest.mark.parametrize(
         ("damage", "says"),
@@ -486,7 +486,7 @@ class TestRuns:
         assert held.wait(10)
         said = bench.run("ce-negative")
         thread.join()
-        assert said.code == 0 and f"Run {key} is under way in another process; waiting for it" in said.err
+        assert said.code == 0 and f"Run {key} is in progress in another process; waiting for it" in said.err
 
 
 class TestDisk:
@@ -600,7 +600,7 @@ def test_ctrl_c_is_a_sentence_and_the_same_command_then_succeeds(bench: Bench) -
     kept = {path.name for path in leftovers(bench) if path.is_file()}  # all of a checkpoint, or nothing
     assert not kept or ({"spec.toml", "log.jsonl"} < kept and {Path(name).suffix for name in kept} >= {".pt", ".json"})
     again = plbench(*run)
-    assert again.code == 0 and ("Going on after step" in again.err) == bool(kept)
+    assert again.code == 0 and ("Continuing after step" in again.err) == bool(kept)
 
 
 def test_a_full_device_for_output_is_a_sentence() -> None:
@@ -610,7 +610,8 @@ def test_a_full_device_for_output_is_a_sentence() -> None:
     assert process.returncode == 2
     assert (
         err
-        == "plbench: error: a file or the output: No space left on device; free or permit it, or choose another place\n"
+        == "plbench: error: a file or the output: No space left on device; free some space, allow writing, or choose "
+        "another place\n"
     )
 
 

@@ -261,7 +261,7 @@ class TestRuns:
         damage(path)
         assert torch.equal(runner.stage_artifact(plan, "prior", workspace), prior)
         assert said(
-            workspace, f"{path} does not match the checksum that it was written with; set aside as {path}.damaged"
+            workspace, f"{path} does not match the checksum that it was written with; renamed to {path}.damaged"
         )
 
     @pytest.mark.parametrize("at", [0.1, 0.5, 0.7])

@@ -160,7 +160,7 @@ def test_the_five_minutes_run_as_they_stand(
     monkeypatch.setitem(scenes.SPLIT_SIZES, "test", 150)
     begin, compare, *look = commands("five-minutes.md")
     assert "P-ASL, Selective on scenes-fpc300" in run(begin, monkeypatch, capsys)
-    assert "would be found in 4 of 5" in run(compare, monkeypatch, capsys)
+    assert "would be detected in 4 of 5" in run(compare, monkeypatch, capsys)
     listed = [run(words, monkeypatch, capsys) for words in look]
     assert len(listed) == 3 and "eta_top" in listed[1] and listed[2].count("scenes-fpc300") == 9
 

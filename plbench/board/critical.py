@@ -41,12 +41,12 @@ class RankComparison:
         start = f"Average rank by mAP(C) of {len(self.ranks)} methods over {len(self.boards)} boards, 1 is best."
         if self.difference is None or self.friedman_p is None:
             return (
-                f"{start} With fewer than {MIN_BOARDS} boards no test has the power to tell methods apart: "
-                "these are ranks, not findings."
+                f"{start} With fewer than {MIN_BOARDS} boards no test has the power to distinguish "
+                "methods: these are ranks, not findings."
             )
         friedman = f"Friedman's test: p {'< 0.001' if self.friedman_p < 0.001 else f'= {self.friedman_p:.3f}'}"
         if self.friedman_p > LEVEL:
-            return f"{start} {friedman}, so that all methods are statistically tied."
+            return f"{start} {friedman}, so all methods are statistically tied."
         return (
             f"{start} {friedman}. A bar on the right joins methods that are statistically tied: their average ranks "
             f"lie within Nemenyi's critical difference, {self.difference:.2f} at {100 * LEVEL:g} % (Demšar, 2006)."

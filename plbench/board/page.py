@@ -157,8 +157,8 @@ def _columns(groups: Sequence[str]) -> list[Column]:
         Column("map_o", "mAP(O)", note="classes weighted by their known positives"),
         *(Column(f"group.{name}", name, note=f"mAP(C) of the group {name}") for name in groups),
         Column("to_best", "to the best", note="paired difference of mAP(C); its interval excludes 0 where p < 0.05"),
-        Column("p", "p", "ascending", note="of that difference, for all pairs of the table together"),
-        Column("classes", "classes", note="scored, of all"),
+        Column("p", "p", "ascending", note="of that difference, adjusted for all pairs of the table"),
+        Column("classes", "classes", note="classes scored, of all classes"),
         Column("seeds", "seeds"),
         Column(
             "cost", "cost", "ascending", note="of one run alone, stages included: passes of images through the backbone"

@@ -63,7 +63,7 @@ class _Row(RowScores[Entry]):
     def why_unranked(self) -> str | None:
         """What makes the row's figures no answer to the board's question: what its models may have seen before."""
         if any(record.spec.embeddings is not None for record in self.records):
-            return "a vision-language model helped it, and whether that has seen the test images is not known"
+            return "it uses a vision-language model, and whether that model has seen the test images is unknown"
         return next((why for record in self.records if (why := record.test_seen_in_pretraining)), None)
 
     @cached_property
@@ -213,26 +213,26 @@ def _notes(rows: Sequence[_Row], configuration: str, detectable: float | None) -
     notes = []
     if any(record.tuning is not None and record.tuning.labels == "complete" for record in records):
         notes.append(
-            "Oracle selection: studies chose these values by the complete labels that the simulation hid, which nobody "
-            "has in practice."
+            "Oracle selection: studies chose these values by the complete labels that the simulation hid, which are "
+            "not available in practice."
         )
     elif any(record.selection is not None and record.selection.labels == "complete" for record in records):
         notes.append("Oracle selection: the epoch was chosen by the complete labels that the simulation hid.")
     if configuration == "tuned":
         studies = sorted({row.num_studies for row in rows if row.num_studies})
-        rests = f"is the mean over {' to '.join(map(str, studies))} tuning studies with seeds of their own"
+        rests = f"is the mean over {' to '.join(map(str, studies))} tuning studies, each with its own seeds"
         if studies == [1]:
-            rests = "rests on one tuning study: how much another one would have chosen otherwise is not in its interval"
+            rests = "rests on one tuning study, so its interval does not include the variation between studies"
         notes.append(f"Tuned on this dataset, on the held-out part of train: a row {rests}.")
     if any(row.is_tuned_here for row in rows):
-        notes.append("*: default values of this method were chosen by scores on this very dataset.")
+        notes.append("*: the default values of this method were chosen by scores on this same dataset.")
     notes += [f"Not ranked: {row.label}: {row.why_unranked}." for row in rows if row.why_unranked]
     same = [(row.label, ", ".join(row.same)) for row in rows if row.same]
-    notes += [f"{label} stands for {others} too: the same scores, bit for bit." for label, others in same]
+    notes += [f"{label} also stands for {others}: the scores are bit-identical." for label, others in same]
     if detectable is not None:
         notes.append(
-            f"What this table can see: a difference of {detectable:.1f} points from the best row is found with a "
-            "chance of 80 %; a smaller one is easily missed."
+            f"Statistical power: a difference of {detectable:.1f} points from the best row is detected with a "
+            "probability of 80 %; smaller ones are easily missed."
         )
     return notes
 

@@ -115,7 +115,7 @@ def _table(rows: Sequence[Values], groups: Sequence[str], style: str) -> str:
 
 def _in_markdown(columns: dict[str, str], groups: Sequence[str]) -> dict[str, str]:
     """Escape what comes from records: names of groups, and of a machine; the method is already."""
-    columns["cost a run"] = _markdown(columns["cost a run"])
+    columns["cost per run"] = _markdown(columns["cost per run"])
     return {_markdown(name) if name in groups else name: text for name, text in columns.items()}
 
 
@@ -140,7 +140,7 @@ def _columns(row: Values, groups: Sequence[str], label: str) -> dict[str, str]:
         "p": "" if best is None else format_p(best["p"]),
         "classes": f"{row['num_classes_scored']} of {row['num_classes']}",
         "seeds": seeds_words(row),
-        "cost a run": cost_words(row["cost"]),
+        "cost per run": cost_words(row["cost"]),
         "tier": row["tier"],
     }
 

@@ -115,7 +115,9 @@ def main() -> None:
                 sys.exit(say(f"error: {what}: {error.strerror}; allow this program more of them (ulimit -n 1024)", 2))
             where = error.filename or ("a file or the output" if error.errno == errno.ENOSPC else None)
             if where is not None:
-                sys.exit(say(f"error: {where}: {error.strerror}; free or permit it, or choose another place", 2))
+                sys.exit(
+                    say(f"error: {where}: {error.strerror}; free some space, allow writing, or choose another place", 2)
+                )
         if is_worker():  # what launched several processes prints the first failure, and no other
             write_failure(traceback.format_exc(), 1)
             os._exit(1)  # without a traceback of its own

@@ -164,7 +164,7 @@ def board_build(
     if check and differing:
         raise PlbenchError(f"{len(differing)} built files differ from the records; plbench board build fixes them")
     if not differing:
-        echo(f"all {len(files)} files are as built")
+        echo(f"all {len(files)} built files are up to date")
 
 
 @board_app.command("show")
@@ -345,8 +345,8 @@ def board_export(
             echo(f"no cells: {why}")
         echo(
             f"Wrote {counted(found.num_cells, 'cell')} of {counted(len(found.files), 'run')} to {found.folder}; "
-            f"{len(found.missing) or 'none'} of the board's {len(found.files) + len(found.missing)} records are "
-            "without"
+            f"{len(found.missing) or 'none'} of the board's {len(found.files) + len(found.missing)} records "
+            "have no cells"
         )
         echo(f"Before you publish it: labels and image ids are under the dataset's licence: {found.licence}")
 

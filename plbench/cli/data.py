@@ -89,7 +89,7 @@ def data_download(
         parallel=parallel,
         confirm=lambda question: yes or typer.confirm(question, err=True),
     )
-    amount = f"{len(done.fetched)} files fetched, {len(done.present)} were there"
+    amount = f"{len(done.fetched)} files downloaded, {len(done.present)} already present"
     emit(asdict(done), as_json, lambda: echo(f"{done.folder}: {amount}"))
 
 

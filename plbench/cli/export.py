@@ -82,7 +82,7 @@ def export(
         if written.precision_difference is not None:
             print_lines(
                 f"That is in float32, in which the export computes. The run, and so plbench predict, computes in "
-                f"{written.precision}, which moves these scores by up to {written.precision_difference:.1e}"
+                f"{written.precision}, which changes these scores by up to {written.precision_difference:.1e}"
             )
 
     emit({**asdict(written), "path": str(out)}, setting["as_json"], show)

@@ -182,7 +182,7 @@ def runs_compare(
     settings = compare(wanted, open_registry(None))
     if not settings:
         partial = any("validation" in record.metrics for _, record in wanted)
-        but = ", but for trials and folds, which are scored on a part of train" if partial else ""
+        but = ", except trials and folds, which are scored on a part of train" if partial else ""
         raise PlbenchError(f"there are no finished runs to compare in {runs}{but}; make some with plbench run")
     emit([setting.as_dict() for setting in settings], as_json, lambda: tables.print_settings(settings))
 

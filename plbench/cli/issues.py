@@ -63,7 +63,7 @@ def issues(
     request = request_from_options({**setting, **own})
     planned = plan_folds(request, workspace, num_folds=folds, num_seeds=seeds)
     estimate = estimate_runs([plan for plans in planned for plan in plans], workspace)
-    left = f"{len(estimate.missing)} of {estimate.num_trainings} trainings to make; {estimate.words}"
+    left = f"{len(estimate.missing)} of {estimate.num_trainings} trainings missing; {estimate.words}"
     line = f"{describe_folds(planned)}: {left if estimate.missing else 'all trainings are done already'}"
     workspace.reporter.line(line)
     if dry_run:
@@ -109,8 +109,8 @@ def _print(found: LabelIssues, written: dict[str, str | None]) -> None:
         ]
 
     print_lines(
-        f"{len(found.issues):,} of {found.num_known:,} known labels are more probably wrong than right, by models that "
-        "did not train on them"
+        f"{len(found.issues):,} of {found.num_known:,} known labels are more likely wrong than right, according to "
+        "models that were not trained on them"
     )
     print_rows(None, rounded(found.issues.head(_SHOWN).to_dict("records")), ("p_present", "against", "models"))
     if len(found.to_annotate):
@@ -118,7 +118,7 @@ def _print(found: LabelIssues, written: dict[str, str | None]) -> None:
         print_rows(None, rounded(found.to_annotate.head(_SHOWN).to_dict("records")), ("p_present", "spread", "bits"))
     if found.not_checked:
         names = ", ".join(found.not_checked[:6]) + (" …" if len(found.not_checked) > 6 else "")
-        print_copied("Note", f"without a known positive or a known negative, and so not checked: {names}")
-    print_copied("Labels that are contradicted", written["issues"])
+        print_copied("Note", f"not checked, because they have no known positive or no known negative: {names}")
+    print_copied("Contradicted labels", written["issues"])
     print_copied("Labels to annotate next", written["to_annotate"])
     print_copied("Contact sheet", written["contact_sheet"])

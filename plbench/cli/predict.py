@@ -142,11 +142,11 @@ def _thresholds(wanted: float | tuple[str, float], model: TrainedModel, workspac
     never = int((limits > 1).sum())
     if never:
         workspace.reporter.note(
-            f"{never:,} of {len(limits):,} classes are not so precise at any threshold, and are given to no image"
+            f"{never:,} of {len(limits):,} classes never reach this precision, and are assigned to no image"
         )
     if not held_out:
         workspace.reporter.note(
-            "thresholds come from images that the model also trained on, where it is more precise than on new ones; "
-            "runs with --selection validation choose them on images that it did not see"
+            "the thresholds come from images that the model was also trained on, where its precision is higher than on "
+            "new ones; runs with --selection validation choose them on images that it was not trained on"
         )
     return limits

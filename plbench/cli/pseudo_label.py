@@ -76,13 +76,13 @@ def _print(rows: list[dict[str, int | str]], totals: dict[str, int], out: Path, 
     shown = rows[:_MAX_CLASSES]
     print_rows(None, shown, tuple(shown[0])[1:])
     if len(shown) < len(rows):
-        print_lines(f"… {len(rows) - len(shown):,} classes more, which --json shows")
+        print_lines(f"… {len(rows) - len(shown):,} more classes, which --json shows")
     print_lines(
         f"Added {totals['added present']:,} labels present and {totals['added absent']:,} absent, of "
         f"{totals['unknown']:,} unknown ones, to {totals['known present'] + totals['known absent']:,} known ones: {out}"
     )
     print_lines(
-        "Careful: the runs trained on these images, so their scores are too sure of themselves. Whether the new labels "
-        "help is for a comparison on test images to say."
+        "Careful: the runs were trained on these images, so their scores are overconfident. Compare on test images to "
+        "see whether the new labels help."
     )
     print_copied("Next", step)

@@ -103,7 +103,7 @@ def next_steps(plan: ResolvedRun, workspace: Workspace, was_done: bool) -> list[
         which = typed(method=other, dataset=plan.spec.protocol.dataset)
         plan = replace(plan, spec=plan.spec.model_copy(update={"embeddings": None}))  # of which it has no use
         steps.insert(0, command("run", *which, *options_of(plan, workspace), runs=runs))
-    return ["this run was done already; --force repeats it", *steps] if was_done else steps
+    return ["this run was finished already; --force repeats it", *steps] if was_done else steps
 
 
 def options_of(plan: ResolvedRun | ResolvedSetting, workspace: Workspace) -> list[str]:

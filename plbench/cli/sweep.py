@@ -153,12 +153,12 @@ def sweep_run(
     found = estimate_runs(missing, workspace, processes=nproc) if missing else None
     totals: dict[str, Any] = {"seconds": 0.0, "steps": 0, "peak_memory_mb": None} if found is None else found.totals()
     text = f"{grid}: {counted(len(plans), 'run')}"
-    text += f" and {len(every) - len(plans)} that must come first" if len(every) > len(plans) else ""
+    text += f" and {len(every) - len(plans)} that they need first" if len(every) > len(plans) else ""
     if found is None:
         text += ", all done already"
     else:
-        text += f", {len(every) - len(missing) or 'none'} of them done already, {len(missing)} to make; {found.words}"
-        text += "" if cluster is None else ", or less where they train side by side"
+        text += f", {len(every) - len(missing) or 'none'} of them done already, {len(missing)} missing; {found.words}"
+        text += "" if cluster is None else ", or less if they train in parallel"
     if dry_run:
         rows = _rows(expanded, states)
         content = {"runs": rows, "missing": len(missing), "text": text, **totals}
@@ -191,7 +191,7 @@ def sweep_status(
     rows = _rows(expanded, states)
     text = f"{grid}: {counted(len(own), 'run')}: {_counts(own.values())}"
     if first:
-        text += f"; {len(first)} that must come first: {_counts(first)}"
+        text += f"; {len(first)} that they need first: {_counts(first)}"
     is_open = any(state.state in ("missing", "failed") for state in states.values())
     over = typed(nproc=None if nproc == 1 else nproc)
     step = command("sweep", str(grid), *over, runs=runs, plugin=plugin) if is_open else None

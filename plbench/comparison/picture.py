@@ -129,13 +129,13 @@ def _caption(setting: Setting, command: str, width: int) -> str:
     else:
         marks = (
             "Star: highest mAP(C). Filled: statistically tied with it, no row is significantly better "
-            f"(p < {SIGNIFICANT}, all pairs tested together, paired by image and seed). Hollow: at least one is."
+            f"(p < {SIGNIFICANT}, all pairs tested together, paired by image and seed). Hollow: at least one row is."
         )
-    unseen = "" if setting.folds is None else "each image is scored by models that did not see it; "
+    unseen = "" if setting.folds is None else "each image is scored by models that were not trained on it; "
     text = (
         f"Mean over {seeds} with 95 % intervals over {setting.images} and seeds; {unseen}"
-        f"{best.num_classes_scored} of {best.num_classes} classes scored. {marks} Best in: chance that its mAP(C) is "
-        f"the highest with other {setting.other_images} and seeds."
+        f"{best.num_classes_scored} of {best.num_classes} classes scored. {marks} Best in: chance that the row "
+        f"would have the highest mAP(C) with other {setting.other_images} and seeds."
     )
     return "\n".join([*textwrap.wrap(text, width), *textwrap.wrap(_plain(command), width, break_on_hyphens=False)])
 

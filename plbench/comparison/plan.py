@@ -101,7 +101,7 @@ def plan_comparison(
         rows.append((candidate, tuple(plans)))
     if not rows:
         why = "; ".join(f"{entry.who}: {entry.why}" for entry in absent)
-        raise PlbenchError(f"no method that `methods=` names applies to {setting.spec.protocol.name} ({why})")
+        raise PlbenchError(f"no method that `methods=` names can be used with {setting.spec.protocol.name} ({why})")
     comparison = Comparison(tuple(rows), tuple(absent), setting, num_folds)
     refuse_unused_embeddings(request, comparison.plans)
     return comparison
@@ -111,23 +111,23 @@ def _refuse_beside_folds(num_folds: int, request: Request, num_trials: int | Non
     """Reject settings that are not compatible with folds, before any image is read."""
     if num_folds < 2:
         raise PlbenchError(
-            f"`folds={num_folds}`: an image must be scored by models that did not learn from it; give at least 2, such "
-            "as 5"
+            f"`folds={num_folds}`: an image must be scored by models that were not trained on it; give at least 2, "
+            "such as 5"
         )
     if num_trials is not None:
         raise PlbenchError(
-            f"`folds={num_folds}` with `tune={num_trials}`: a study chooses values on all of train, the images of each "
-            "fold included; leave one of the two out"
+            f"`folds={num_folds}` with `tune={num_trials}`: a study chooses values on all of train, including the "
+            "images of every fold; leave out one of the two"
         )
     if request.selection != "last":
         raise PlbenchError(
-            f"`folds={num_folds}` with `selection={request.selection}`: what chooses the epoch must not be what is "
-            "scored, and a fold is; leave the selection out, for the last epoch"
+            f"`folds={num_folds}` with `selection={request.selection}`: the images that select the epoch must not be "
+            "the ones that are scored; leave the selection out to use the last epoch"
         )
     if request.simulate not in (None, "none"):
         raise PlbenchError(
-            f"`folds={num_folds}` with `simulate={request.simulate}`: folds are scored on the labels of train, which a "
-            'simulation hides; give `simulate="none"`, or leave the folds out'
+            f"`folds={num_folds}` with `simulate={request.simulate}`: folds are scored on the labels of train, some of "
+            'which a simulation hides; give `simulate="none"`, or leave the folds out'
         )
 
 
@@ -153,7 +153,7 @@ def _without_each_fold(setting: ResolvedSetting, num_folds: int, request: Reques
     if copies and not request.allow_duplicates:
         raise PlbenchError(
             f"{counted(len(copies), 'train image')} with copies in another of {num_folds} folds ({listed(copies)}) "
-            "would be scored by models that learned from the copy; keep one of each, or give `allow_duplicates=True`"
+            "would be scored by models that were trained on the copy; keep one of each, or give `allow_duplicates=True`"
         )
     return parts
 
@@ -183,8 +183,8 @@ def caution_on_steps(comparison: Comparison) -> str | None:
         return None
     shortest = comparison.plans[0].spec.plan
     return (
-        f"Careful: a training has {counted(min(steps), 'step')} in all; methods have hardly left where they began, and "
-        f"which is ahead may change with more: give more epochs than {shortest.epochs} with `epochs=N`, or a "
+        f"Careful: a training has only {counted(min(steps), 'step')}; the models have hardly moved from their starting "
+        f"points, and more steps may change the order: give more epochs than {shortest.epochs} with `epochs=N`, or a "
         f"smaller `batch_size=N` than {shortest.batch_size}."
     )
 

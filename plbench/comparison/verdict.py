@@ -43,15 +43,15 @@ def _which(setting: Setting) -> list[str]:
     where = "" if setting.folds is None else f" on {setting.images}"
     leads = f"{best.label} has the highest mAP(C), {with_half(best.figures['map_c'])} over {seeds}{where}"
     if not others:
-        return [f"{leads}; it is the only row, so there is nothing to choose between."]
+        return [f"{leads}; it is the only row, so there is nothing to compare it with."]
     chance = share_words(best.share_best)
-    first = f"{leads}. The chance that it is the best with other {setting.other_images} and seeds too: {chance}."
+    first = f"{leads}. The chance that it would also be best with other {setting.other_images} and seeds is {chance}."
     if setting.has_few_seeds(*setting.rows):
         few = f"{seeds} {'is' if len(best.seeds) == 1 else 'are'} too few to rank methods"
-        return [first, f"{few}: other trainings may give a different order; give `seeds=5`."]
+        return [first, f"{few}: other seeds may give a different order; give `seeds=5`."]
     told = []
     if likely := [row for row in setting.tied if row.share_best >= _UNLIKELY]:
-        told.append(f"It is statistically tied with {_named(likely)}: take whichever is easiest for you.")
+        told.append(f"It is statistically tied with {_named(likely)}: use whichever is easiest for you.")
     if unlikely := [row for row in setting.tied if row.share_best < _UNLIKELY]:
         are = "is" if len(unlikely) == 1 else "are"
         told.append(f"{_named(unlikely)} {are} not significantly worse, but unlikely to be best.")
@@ -59,12 +59,10 @@ def _which(setting: Setting) -> list[str]:
         which = "The other row is" if len(worse) == 1 else f"The other {len(worse)} rows are"
         # the row that is significantly better need not be the best one
         by_best = all(row.p_value is not None and row.p_value < SIGNIFICANT for row in worse)
-        than = "" if by_best else " than it or than another row"
+        than = "" if by_best else " than it or another row"
         told.append(f"{which} significantly worse{than} (p < {SIGNIFICANT}, all pairs tested together).")
     if setting.tied and not math.isnan(setting.detectable):
-        told.append(
-            f"A difference of {setting.detectable:.1f} points would have been found in 4 of 5 such comparisons."
-        )
+        told.append(f"A difference of {setting.detectable:.1f} points would be detected in 4 of 5 such comparisons.")
     return [first, " ".join(told)]
 
 
@@ -92,32 +90,34 @@ def _cautions(setting: Setting) -> list[str]:
     fewest = min(len(row.seeds) for row in setting.rows)
     if MIN_SEEDS <= fewest < MIN_SEEDS_RANKED:
         said.append(
-            f"Provisional: {fewest} seeds; boards rank from {MIN_SEEDS_RANKED}, so give `seeds={MIN_SEEDS_RANKED}`."
+            f"Provisional: {fewest} seeds; leaderboards require {MIN_SEEDS_RANKED} to rank a row, so give "
+            f"`seeds={MIN_SEEDS_RANKED}`."
         )
     if setting.folds is not None:
         said.append(
-            "Careful: folds learn from each other's images, which no estimate of a variance can see (Bengio and "
-            "Grandvalet, 2004), so intervals and p are widened by Nadeau and Bengio's factor (2003); scores of "
-            f"{setting.folds} models are pooled into one ranking, as by scikit-learn's cross_val_predict."
+            "Careful: models of different folds share training images, so no estimate of their variance is unbiased "
+            "(Bengio and Grandvalet, 2004); intervals and p are therefore widened by Nadeau and Bengio's factor "
+            f"(2003). Scores of {setting.folds} models are pooled into one ranking, as in scikit-learn's "
+            "cross_val_predict."
         )
     if scored < _MAX_SCORED * number:
         part = "test" if setting.folds is None else "train"
         said.append(
             f"Careful: only {scored} of {number} classes are scored; the others have no known positive or no known "
-            f"negative in {part}, and nothing is known about them."
+            f"negative in {part}, and this comparison says nothing about them."
         )
     elif scored < _MIN_CLASSES:
-        said.append(f"Careful: mAP(C) is a mean over {scored} classes only; a single one can change the order.")
+        said.append(f"Careful: mAP(C) is a mean over only {scored} classes; a single one can change the order.")
     if half >= WIDE:
         said.append(
-            f"Careful: {setting.images} show mAP(C) to ±{half:.1f} points only; four times as many labelled ones would "
-            "halve that."
-            + ("" if math.isnan(setting.chance) else f" Random scores would have about {setting.chance:.1f} there.")
+            f"Careful: {setting.images} determine mAP(C) only to within ±{half:.1f} points; four times as many "
+            "labelled images would halve that."
+            + ("" if math.isnan(setting.chance) else f" Random scores would reach about {setting.chance:.1f} on them.")
         )
         if setting.foldable:
             said.append(
-                f"`folds=5` would score all {setting.foldable:,} labelled train images in their place, each by models "
-                "that did not see it."
+                f"`folds=5` would instead score all {setting.foldable:,} labelled train images, each by models that "
+                "were not trained on it."
             )
     return said
 

@@ -39,7 +39,7 @@ def _above(better: str, panel: str, x: str, source: str = "CSL, fig. 6") -> Clai
 EXPERIMENT = Experiment(
     name="annotation-schemes",
     title="Ignore and Negative under four annotation schemes",
-    shows="CSL, figure 6, and two schemes that it does not have",
+    shows="CSL, figure 6, and two further schemes",
     cases=cases,
     measure=metrics_of_records,
     draw=lines(
@@ -54,6 +54,6 @@ EXPERIMENT = Experiment(
             for panel, pair, r in ((RPA, (IGNORE, NEGATIVE), False), (FPC, (NEGATIVE, IGNORE), True))
         ),
     ),
-    caption="Dashed: complete labels. Single positive has no absent labels: Ignore has nothing to learn from.",
+    caption="Dashed: complete labels. Single positive has no verified negatives, so Ignore has nothing to learn from.",
     varies_simulation=True,
 )

@@ -33,7 +33,7 @@ def measure(context: Context, rows: Sequence[Row], num_seeds: int, workspace: Wo
 
 def _above(better: str, worse: str, panel: str, metric: str = plane.OVERLAP) -> Claim:
     where = f"on {panel}" if metric == plane.OVERLAP else "over both classes"
-    claim = f"{better} is nearer to the truth than {worse} {where}"
+    claim = f"{better} is closer to the truth than {worse} {where}"
     return Claim(claim, "CSL, fig. 2", line_above(better, worse, metric, panel, ""))
 
 
@@ -49,8 +49,8 @@ EXPERIMENT = Experiment(
         _above("Selective", "Ignore", RARE),
         *(_above("Selective", worse, RARE, BOTH) for worse in ("Ignore", "Negative")),
     ),
-    caption="Small networks trained with cross-entropy on points of a plane. Percentages: overlap of what is called "
-    "present with what is; drawn is the first seed.",
+    caption="Small networks trained with cross-entropy on points of a plane. Percentages: overlap of the regions "
+    "predicted and truly present; the plots show the first seed.",
     needs_dataset=False,
     seeds={"tiny": 1, "default": 10, "full": 50},
 )

@@ -44,6 +44,6 @@ EXPERIMENT = Experiment(
         Claim("Some K between 0 (Negative) and C (Ignore) is better than both", "CSL, fig. 9", beats_both_ends),
         Claim("Likelihood and prior together are best", "CSL, fig. 9", best_is_together),
     ),
-    caption="P-ASL, Selective. Likelihood alone: K = 0 is P-ASL, Negative and K = C is P-ASL, Ignore of the same "
+    caption="P-ASL, Selective. Likelihood alone: K = 0 is P-ASL, Negative and K = C is P-ASL, Ignore with the same "
     "gammas. With the prior, the tenth of the classes with the highest estimate is ignored throughout.",
 )

@@ -46,11 +46,15 @@ EXPERIMENT = Experiment(
         Claim(f"{kind}: {words}", source, line_above(IGNORE, worse, SPEARMAN, kind, "k", _is_frequent))
         for kind in MISLEADING
         for worse, words, source in (
-            (NEGATIVE, "models trained with Ignore rank the frequent classes better than with Negative", "CSL, fig. 7"),
-            (COUNTS, "they rank them better than the count of annotations does", "CSL, sec. 3.3"),
+            (
+                NEGATIVE,
+                "models trained with Ignore rank the frequent classes better than those with Negative",
+                "CSL, fig. 7",
+            ),
+            (COUNTS, "they rank them better than annotation counts do", "CSL, sec. 3.3"),
         )
     ),
     caption="Above: Spearman's correlation with the truth over the k most frequent classes (0 where an estimate is "
-    "constant). Below: classes of the highest estimate by Ignore; crosses: the truth.",
+    "constant). Below: the classes with the highest estimates by Ignore; crosses: the truth.",
     write=names,
 )

@@ -32,7 +32,7 @@ def beats(name: str, words: str) -> Claim:
             ]
         )
 
-    return Claim(words, "CSL, appendix B, as a claim of ours", test)
+    return Claim(words, "our claim, after CSL, appendix B", test)
 
 
 EXPERIMENT = Experiment(
@@ -43,9 +43,9 @@ EXPERIMENT = Experiment(
     measure=metrics_of_records,
     draw=lines("map_c", "decay of the weight with the prior, $\\alpha$", "mAP(C), %", scale="symlog"),
     claims=(
-        beats(SOFT, "Beside the likelihood, a soft prior helps at some alpha"),
+        beats(SOFT, "Combined with the likelihood, a soft prior helps at some alpha"),
         beats(BARE, "Alone, a soft prior helps at some alpha"),
     ),
-    caption="P-ASL, Selective; unknown labels weigh exp(-alpha prior). At alpha = 0: likelihood alone, and P-ASL, "
-    "Negative where K = 0.",
+    caption="P-ASL, Selective; unknown labels have weight exp(-alpha prior). At alpha = 0: likelihood alone, and "
+    "P-ASL, Negative where K = 0.",
 )

@@ -29,7 +29,7 @@ EXPERIMENT = Experiment(
               above_all(table.leader, "map_c", table.title))
         for table in TABLES
     ),
-    caption="Hollow: what the paper reports, on its own dataset and training. The reproduction column compares the "
+    caption="Hollow: the paper's figures, with its own dataset and training. The reproduction column compares the "
     "two where the same data, recipe and regime were run, and is empty elsewhere.",
     write=markdown,
 )  # fmt: skip

@@ -35,15 +35,15 @@ EXPERIMENT = Experiment(
     draw=phases,
     claims=(
         *(wins_somewhere(mode) for mode in MODES),
-        gap_grows("The more biased to rare classes, the better Negative against Ignore", NEGATIVE, IGNORE, "bias"),
-        gap_grows("The more verified negatives, the better Ignore against Negative", IGNORE, NEGATIVE, "negatives"),
+        gap_grows("The more biased to rare classes, the better Negative is against Ignore", NEGATIVE, IGNORE, "bias"),
+        gap_grows("The more verified negatives, the better Ignore is against Negative", IGNORE, NEGATIVE, "negatives"),
         never_far_behind(SELECTIVE, 1.0),
         *(placed_within(2.5, name, few_negatives=False) for name in ("share", "advantage")),
         *(placed_within(5.0, name, few_negatives=True) for name in ("share", "advantage")),
     ),
-    caption="Cross-entropy with three treatments of unknown labels; Selective ignores the K likeliest of an image and "
-    "the tenth of the classes with the highest estimated prior. Coloured: significantly better than both others, by "
-    "so many points of mAP(C).",
+    caption="Cross-entropy with three treatments of unknown labels; Selective ignores the K likeliest of each image "
+    "and the tenth of the classes with the highest estimated prior. Coloured: significantly better than both others, "
+    "by the points of mAP(C) shown.",
     varies_simulation=True,
     write=as_map,
 )

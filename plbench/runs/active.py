@@ -329,4 +329,4 @@ class ActiveRun:
         self.state.generators = saved.pop("generators")
         self.state.load_state_dict(saved)
         steps = self.method.task.steps_per_epoch * self.spec.plan.epochs
-        return [f"Going on after step {self.state.step:,} of {steps:,}"]
+        return [f"Continuing after step {self.state.step:,} of {steps:,}"]

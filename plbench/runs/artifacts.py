@@ -78,7 +78,7 @@ def read(path: Path, warn: Callable[[str], None]) -> np.ndarray | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        warn(f"{error}; set aside as {set_aside(path)}, making it again")
+        warn(f"{error}; renamed to {set_aside(path)}, and computed again")
         return None
     return value
 
@@ -96,7 +96,7 @@ def has_its_weights(plan: ResolvedRun, workspace: Workspace) -> bool:
         whole_file(folder, record, CHECKPOINT)
     except StoreError as error:
         what = str(error).partition(";")[0]
-        workspace.reporter.line(f"{what}; it is set aside (*{DAMAGED}), and that run is made again")
+        workspace.reporter.line(f"{what}; it is renamed (*{DAMAGED}), and that run is repeated")
         for path in (folder / CHECKPOINT, folder / RECORD):
             if path.exists():
                 set_aside(path)

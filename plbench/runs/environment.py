@@ -102,7 +102,7 @@ def choose_device(name: str | None) -> torch.device:
         torch.zeros(1, device=device).cpu()  # "meta" allows allocation but holds no data
     except (RuntimeError, AssertionError, ImportError) as error:
         found = "cpu" + "".join(f", cuda:{i}" for i in range(torch.cuda.device_count()))
-        raise PlbenchError(f"device {name!r} cannot be used here (there are: {found})") from error
+        raise PlbenchError(f"device {name!r} cannot be used here (available: {found})") from error
     return device
 
 

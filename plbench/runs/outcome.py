@@ -104,8 +104,8 @@ def _choose_thresholds(active: ActiveRun, cells: Cells | None) -> Thresholds | s
         values, pooled = choose_thresholds(own)
     except DataError:
         return (
-            "no thresholds were chosen, so CF1 and OF1 are there at top 3 alone: no class of the validation part has "
-            "both a known positive and a known negative"
+            "no thresholds were chosen, so CF1 and OF1 are given for the top 3 only: no class of the validation part "
+            "has both a known positive and a known negative"
         )
     report = ThresholdReport(
         part="validation",
@@ -229,7 +229,7 @@ def _note_on_embeddings(active: ActiveRun) -> list[str]:
     """Return a note on the vision-language model used by the method, if any."""
     if (sha256 := active.spec.embeddings) is None:
         return []
-    model = read_embeddings(kept_embeddings(sha256, active.workspace.store.cache)).model or "a model that is not named"
+    model = read_embeddings(kept_embeddings(sha256, active.workspace.store.cache)).model or "an unnamed model"
     return [f"embeddings of images and class names: {model}, file of sha256 {sha256[:16]}"]
 
 
@@ -283,14 +283,14 @@ def _warnings(active: ActiveRun, scored: Scored, headline: SplitMetrics) -> list
         protocol = active.plan.protocol_data
         warnings.append(
             f"selection=validation-no-retrain: the model that was best on the validation part is the one tested; it "
-            f"learned from {len(active.train_part.rows):,} of {len(protocol.whole_train.rows):,} train images, and no "
-            "board ranks this run"
+            f"was trained on {len(active.train_part.rows):,} of {len(protocol.whole_train.rows):,} train images, and "
+            "no board ranks this run"
         )
     if active.spec.skipped_images:
         warnings.append(f"{len(active.spec.skipped_images)} unreadable images were left out")
     if active.spec.duplicates:
         warnings.append(
-            f"test images that are byte for byte train images: {active.spec.duplicates} (--allow-duplicates); the "
-            "figures are in part of images that the model was trained on"
+            f"test images that are byte-identical to train images: {active.spec.duplicates} (--allow-duplicates); the "
+            "figures are partly of images that the model was trained on"
         )
     return warnings

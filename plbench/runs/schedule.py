@@ -65,7 +65,7 @@ def run_all(plans: Sequence[ResolvedRun], workspace: Workspace, tell: Tell = lam
 
 def came_first(why: str) -> TrainingError:
     """Return the error of a run whose prerequisite failed."""
-    return TrainingError(f"a run that must come first failed: {why}")
+    return TrainingError(f"a run that it depends on failed: {why}")
 
 
 @dataclass

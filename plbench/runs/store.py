@@ -71,7 +71,9 @@ class Store:
         if len(matches) == 1:
             return self.run_folder(matches[0])
         if matches:
-            raise StoreError(f"{text!r} is the start of {len(matches)} runs ({', '.join(matches[:4])} …); add digits")
+            raise StoreError(
+                f"{text!r} is the start of {len(matches)} runs ({', '.join(matches[:4])} …); give more digits"
+            )
         raise StoreError(f"there is no run {text!r} in {self.runs}; plbench runs list shows those there are")
 
     @contextlib.contextmanager
@@ -97,7 +99,7 @@ class Store:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                tell(f"Run {key} is under way in another process; waiting for it")
+                tell(f"Run {key} is in progress in another process; waiting for it")
                 lock.acquire()
         except OSError as error:
             raise unwritable(self.runs, error) from error

@@ -199,12 +199,12 @@ def load_model(folder: Path, workspace: Workspace) -> TrainedModel:
     record = read_run(folder)
     spec, name = record.spec, record.spec.method.name
     if record.status != "done" or record.selection is None:
-        raise PlbenchError(f"run {record.key} failed ({record.error}); only a run that is done has a model")
+        raise PlbenchError(f"run {record.key} failed ({record.error}); only a finished run has a model")
     kind = workspace.registry.method(name)
     if not kind.learns:
         raise PlbenchError(
-            f"run {record.key}: method {name!r} scores by embeddings of its dataset's images, which other images do "
-            "not have; take a run of another method"
+            f"run {record.key}: method {name!r} scores by embeddings of its dataset's images, and other images have "
+            "none; use a run of another method"
         )
     if source_sha256(kind) != spec.method.source_sha256:
         workspace.reporter.note(f"method {name} has changed since run {record.key}; its scores may differ")

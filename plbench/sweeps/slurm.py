@@ -158,7 +158,7 @@ def _executor(submitit: Any, jobs: Jobs, folder: Path) -> Any:
         executor = submitit.AutoExecutor(folder, cluster=jobs.cluster, slurm_max_num_timeout=jobs.retries)
     except RuntimeError as error:
         raise PlbenchError(
-            "Slurm is not on this machine (there is no srun); give the command where sbatch works, such as on a login "
+            "Slurm is not on this machine (there is no srun); run the command where sbatch works, such as on a login "
             "node, or leave out `executor='slurm'`"
         ) from error
     given: dict[str, Any] = {
@@ -284,15 +284,15 @@ def _outcome_of(job: Any, bundle: Bundle, store: Store) -> Outcome:
         last = [line.strip() for line in trace if not line.startswith((" ", "or at paths"))]
         why = f"{last[-1] if last else error}; {logs}"
     else:
-        why = f"its job {job.job_id} ended before it was made (Slurm says {job.state}); {logs}"
+        why = f"its job {job.job_id} ended before the run was finished (Slurm says {job.state}); {logs}"
     return {plan.spec.key: None if plan.finished(store) is not None else why for plan in bundle}
 
 
 def _cancel(pending: Sequence[Any], plans: Sequence[ResolvedRun], workspace: Workspace, count: Count) -> None:
     """Take jobs out of the queue; those under way may save where they are first."""
     workspace.reporter.line(
-        f"Stopping: {count.made} of {count.total} runs are made; the others have {SAVING_SECONDS:.0f} seconds to save "
-        "where they are"
+        f"Stopping: {count.made} of {count.total} runs are finished; the others have {SAVING_SECONDS:.0f} seconds to "
+        "save their state"
     )
     for job in pending:
         job.cancel(check=False)

@@ -103,7 +103,7 @@ class Checkpoints:
                     "`force=True`"
                 )
             if damaged:
-                warn(f"Checkpoint {damaged[0]} is damaged; going on from the one before, of step {found.step}")
+                warn(f"Checkpoint {damaged[0]} is damaged; continuing from the one before, at step {found.step}")
             return found
         if damaged:
             raise StoreError(

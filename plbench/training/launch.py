@@ -101,7 +101,7 @@ def _killed(error: ChildFailedError) -> tuple[int, str] | None:
     for rank, failure in error.failures.items():
         if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM:  # torch's launcher ends the others by SIGTERM
             name = signal.Signals(-failure.exitcode).name
-            why = ", perhaps for want of memory" if name == "SIGKILL" else ""
+            why = ", perhaps because memory ran out" if name == "SIGKILL" else ""
             return 1, (
                 f"plbench: error: process {rank} was ended by {name}{why}; the same command continues from the last "
                 "checkpoint"
@@ -123,7 +123,7 @@ def _check_devices(num_processes: int, device: str | None) -> None:
         )
     if kind == "cpu" and num_processes > 4 * cores:
         raise PlbenchError(
-            f"`nproc={num_processes}`: this machine has {cores} cores; more processes than cores bring no gain"
+            f"`nproc={num_processes}`: this machine has {cores} cores; more processes than cores do not help"
         )
 
 

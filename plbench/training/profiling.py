@@ -35,4 +35,4 @@ def traced(
     with profile(activities=activities, schedule=steps, on_trace_ready=write, record_shapes=True) as profiler:
         yield profiler.step
     if not path.is_file():
-        tell(f"No trace was made: a training has to take more than {SKIPPED + WARM_UP} steps")
+        tell(f"No trace was made: a training must take more than {SKIPPED + WARM_UP} steps")

@@ -57,10 +57,10 @@ def settle_threads(
         fastest = min(seconds, key=seconds.__getitem__)
         if seconds[allowed] > _GAIN * seconds[fastest]:
             gain = seconds[allowed] / seconds[fastest]
-            chosen, why = fastest, f"other programs are at work, and {allowed} take {gain:.1f} times as long"
+            chosen, why = fastest, f"other programs are running, and {allowed} threads take {gain:.1f} times as long"
     if chosen != usual:
         torch.set_num_threads(chosen)
-        tell(f"Computing with {chosen} of {usual} threads: {why}; `threads={usual}` takes all")
+        tell(f"Computing with {chosen} of {usual} threads: {why}; `threads={usual}` uses all")
     return True
 
 

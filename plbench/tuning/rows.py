@@ -59,7 +59,7 @@ def describe_studies(comparison: Comparison, num_trials: int, num_studies: int) 
     runs = rows * num_studies * seeds
     return (
         f"before that {counted(num_studies, 'study', 'studies')} of {counted(num_trials, 'trial')} for each row, "
-        f"{counted(trials, 'shorter training')} in all, less what is there; they add {counted(rows, 'tuned row')} of "
+        f"{counted(trials, 'shorter training')} in all, minus finished ones; they add {counted(rows, 'tuned row')} of "
         f"{counted(num_studies * seeds, 'training')} each, {runs:,} in all"
     )
 

@@ -144,8 +144,8 @@ def estimate_study(
     found = estimate_runs(plans, workspace)
     rows = "" if not num_seeds else f", then 2 rows of {num_seeds} seeds" + (" in each regime" if then else "")
     text = (
-        f"Study of {plan.method.title} on {plan.spec.protocol.name}: {num_trials} trials{rows}; {found.words}, less "
-        "trials that are there already or are pruned"
+        f"Study of {plan.method.title} on {plan.spec.protocol.name}: {num_trials} trials{rows}; {found.words}, minus "
+        "finished and pruned trials"
     )
     return text, found
 

@@ -170,8 +170,8 @@ class TestVerdict:
     def test_a_clear_winner(self) -> None:
         first, second = verdict(setting_of([None, 0.01, 0.002]))
         assert first == (
-            "A has the highest mAP(C), 60.00 ±0.50 over 5 seeds. The chance that it is the best with other test images "
-            "and seeds too: 90 %."
+            "A has the highest mAP(C), 60.00 ±0.50 over 5 seeds. The chance that it would also be best with other test "
+            "images and seeds is 90 %."
         )
         assert second == "The other 2 rows are significantly worse (p < 0.05, all pairs tested together)."
 
@@ -182,20 +182,20 @@ class TestVerdict:
         assert "B (3 %) and C (3 %) are not significantly worse, but unlikely to be best." in said
         assert "easiest" not in said
         assert "The other row is significantly worse" in said
-        assert said.endswith("A difference of 1.2 points would have been found in 4 of 5 such comparisons.")
+        assert said.endswith("A difference of 1.2 points would be detected in 4 of 5 such comparisons.")
 
     def test_a_row_that_another_than_the_best_beats_is_not_said_to_be_worse_than_the_best(self) -> None:
         setting = setting_of([None, 0.4, 0.1])
         rows = (*setting.rows[:2], replace(setting.rows[2], rank=2))
         said = verdict(replace(setting, rows=rows))[1]
-        assert "The other row is significantly worse than it or than another row (p < 0.05" in said
+        assert "The other row is significantly worse than it or another row (p < 0.05" in said
 
     def test_a_tie_is_a_free_choice_only_among_rows_that_may_be_best(self) -> None:
         setting = setting_of([None, 0.4])
-        assert "statistically tied with B (10 %): take whichever is easiest" in verdict(setting)[1]
+        assert "statistically tied with B (10 %): use whichever is easiest" in verdict(setting)[1]
         rows = (*setting.rows, replace(setting.rows[1], label="C", share_best=0.01))
         said = verdict(replace(setting, rows=rows))[1]
-        assert "tied with B (10 %): take" in said and "C (1 %) is not significantly worse, but unlikely" in said
+        assert "tied with B (10 %): use" in said and "C (1 %) is not significantly worse, but unlikely" in said
 
     @pytest.mark.parametrize("num_seeds", [1, 2])
     def test_few_seeds_rank_nothing(self, num_seeds: int) -> None:
@@ -221,8 +221,8 @@ class TestVerdict:
         ("changes", "part"),
         [
             ({"scored": 12}, "only 12 of 60 classes are scored"),
-            ({"scored": 3, "classes": 3}, "a mean over 3 classes only"),
-            ({"half": 4.0}, "3,000 test images show mAP(C) to ±4.0 points only"),
+            ({"scored": 3, "classes": 3}, "a mean over only 3 classes"),
+            ({"half": 4.0}, "3,000 test images determine mAP(C) only to within ±4.0 points"),
         ],
     )
     def test_what_makes_it_unsure_is_said(self, changes: dict[str, Any], part: str) -> None:

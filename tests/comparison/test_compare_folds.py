@@ -207,14 +207,14 @@ def test_rows_of_one_model_are_one_row(partly: type, make_workspace: Callable[..
 @pytest.mark.parametrize(
     ("num_folds", "changes", "trials", "said"),
     [
-        (1, {}, None, "`folds=1`: an image must be scored by models that did not learn from it; give at least 2"),
+        (1, {}, None, "`folds=1`: an image must be scored by models that were not trained on it; give at least 2"),
         (-2, {}, None, "`folds=-2`"),
         (2, {"dataset": "tiny"}, None, 'of protocol tiny-fpc8/v1 hides some of them; give `simulate="none"`'),
         (2, {"simulate": "rpa=0.5"}, None, "`folds=2` with `simulate=rpa=0.5`: folds are scored"),
         (2, {}, 4, "`folds=2` with `tune=4`: a study chooses values on all of train"),
-        (2, {"selection": "validation"}, None, "`selection=validation`: what chooses the epoch"),
+        (2, {"selection": "validation"}, None, "`selection=validation`: the images that select the epoch"),
         (2, {"selection": "best-on-test"}, None, "leave the selection out"),
-        (500, {}, None, "leave fold 1 of 500, or what is left without it, empty"),
+        (500, {}, None, "leave fold 1 of 500, or the images outside it, empty"),
     ],
 )
 def test_what_folds_do_not_go_with_is_refused(
@@ -259,14 +259,17 @@ class TestWords:
 
     def test_the_answer_says_what_is_scored_and_what_intervals_are_about(self, table: Setting, tmp_path: Path) -> None:
         said = " ".join(verdict(table))
-        assert "over 2 seeds on 46 train images in 2 folds. The chance that it is the best with other images" in said
-        assert "so intervals and p are widened by Nadeau and Bengio's factor (2003); scores of 2 models" in said
+        assert (
+            "over 2 seeds on 46 train images in 2 folds. The chance that it would also be best with other images"
+            in said
+        )
+        assert "intervals and p are therefore widened by Nadeau and Bengio's factor (2003). Scores of 2 models" in said
         assert "are pooled into one ranking" in said and "test images" not in said
         assert "`folds=5`" not in said and table.as_dict()["folds"] == 2
         draw_comparison(table, "", tmp_path / "a.svg")
         drawn = " ".join(re.findall(r"<!-- (.*?) -->", (tmp_path / "a.svg").read_text(encoding="utf-8"), re.DOTALL))
         drawn = " ".join(drawn.split())
-        assert "46 train images in 2 folds and seeds" in drawn and "models that did not see it" in drawn
+        assert "46 train images in 2 folds and seeds" in drawn and "models that were not trained on it" in drawn
 
     def test_few_test_images_have_folds_offered(
         self, partly: type, make_workspace: Callable[..., Workspace], tiny_dataset: type
@@ -277,7 +280,7 @@ class TestWords:
         assert (table.foldable, table.num_images, table.folds) == (46, 24, None)
         said = verdict(table)
         assert said[-1] == (
-            "`folds=5` would score all 46 labelled train images in their place, each by models that did not see it."
+            "`folds=5` would instead score all 46 labelled train images, each by models that were not trained on it."
         )
         simulated = comparison_of(["ce-negative"], workspace, 1, replace(SHORT, dataset="tiny"))
         hidden = table_of(simulated, workspace)

@@ -178,7 +178,7 @@ class TestPlanning:
         ("texts", "said"),
         [
             (["ce-ignore,ce-negative"], "method 'ce-ignore' needs verified"),
-            (["needy"], "no method that `methods=` names applies"),
+            (["needy"], "no method that `methods=` names can be used"),
         ],
     )
     def test_who_was_named_must_apply_and_somebody_must(
@@ -290,11 +290,11 @@ class TestTuned:
     def test_what_tuning_adds_is_said_first(self, make_workspace: Callable[..., Workspace]) -> None:
         comparison = comparison_of(["ce-negative,asl-negative"], make_workspace(), 5)
         assert describe_studies(comparison, 16, 3) == (
-            "before that 3 studies of 16 trials for each row, 96 shorter trainings in all, less what is there; they "
+            "before that 3 studies of 16 trials for each row, 96 shorter trainings in all, minus finished ones; they "
             "add 2 tuned rows of 15 trainings each, 30 in all"
         )
         assert describe_studies(comparison_of(["ce-negative"], make_workspace()), 1, 1) == (
-            "before that 1 study of 1 trial for each row, 1 shorter training in all, less what is there; they add "
+            "before that 1 study of 1 trial for each row, 1 shorter training in all, minus finished ones; they add "
             "1 tuned row of 1 training each, 1 in all"
         )
 

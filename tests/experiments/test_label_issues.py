@@ -159,7 +159,7 @@ def test_what_cannot_be_checked_is_one_sentence(make_workspace: Callable[..., Wo
         plan_folds(Request("tiny", ""), workspace, num_folds=1)
     with pytest.raises(PlbenchError, match="`seeds=0`"):
         plan_folds(Request("tiny", ""), workspace, num_seeds=0)
-    with pytest.raises(DataError, match=r"leave fold \d+ of 500, or what is left without it, empty"):
+    with pytest.raises(DataError, match=r"leave fold \d+ of 500, or the images outside it, empty"):
         plan_folds(Request("tiny", ""), workspace, num_folds=500)
     with pytest.raises(DataError, match=r"no class in the fold 1 of 2.*both a known positive and a known negative"):
         plan_folds(Request("tiny", "ce-negative", simulate="single-positive"), workspace, num_folds=2)

@@ -188,7 +188,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, 
     said: list[str] = []
     older = checkpoints.newest(said.append)
     assert older is not None and older.step == 4
-    assert said == [f"Checkpoint {found.path} is damaged; going on from the one before, of step 4"]
+    assert said == [f"Checkpoint {found.path} is damaged; continuing from the one before, at step 4"]
     older.path.write_bytes(b"half")
     with pytest.raises(StoreError, match=r"truncated or changed since it was written.*`force=True`") as caught:
         checkpoints.newest(said.append)

@@ -40,7 +40,7 @@ def test_a_mask_of_another_program_is_trained_on_and_scored(root: Path, tmp_path
     record = shown.json
     assert record["data"]["num_train_known"] == mask.num_known
     assert record["spec"]["protocol"]["name"].startswith("custom/ucm17-labels-file-")
-    assert "1 labels of the file have another sign than the dataset's own" in record["notes"]
+    assert "1 labels of the file contradict the dataset's own" in record["notes"]
 
 
 def test_the_name_in_a_protocol_is_the_content(root: Path, tmp_path: Path) -> None:

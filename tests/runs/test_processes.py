@@ -74,7 +74,7 @@ def test_runs_are_handed_on_one_by_one_with_what_they_need(
     results = schedule.run_all(plans(workspace, "selective", "ce-negative", "focal"), workspace)
     assert asked == ["ce-ignore", "ce-negative", "focal"]  # in no stack, though all could be
     assert [str(result) for result in results] == [
-        "a run that must come first failed: it does not learn",
+        "a run that it depends on failed: it does not learn",
         "it does not learn",
         "it does not learn",
     ]

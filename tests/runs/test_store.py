@@ -131,7 +131,7 @@ class TestLocks:
                 pass
 
         with store.lock("abc", refuse):
-            assert self.in_another_process(take).startswith("Run abc is under way in another process")
+            assert self.in_another_process(take).startswith("Run abc is in progress in another process")
         assert self.in_another_process(take) == "None"
         assert not list(store.runs.iterdir()), "the lock's file is gone"
 

@@ -165,7 +165,7 @@ class TestSweep:
         other, dependent = schedule.run_all([a_plan(workspace), some_plans(workspace)[1]], workspace)
         assert isinstance(other, Record)
         assert isinstance(dependent, TrainingError)
-        assert "must come first failed: the loss is nan" in str(dependent)
+        assert "depends on failed: the loss is nan" in str(dependent)
 
     def test_an_interrupted_stack_goes_on_from_its_checkpoints(
         self, make_workspace: MakeWorkspace, monkeypatch: pytest.MonkeyPatch
@@ -199,7 +199,7 @@ class TestSweep:
             assert isinstance(record, Record) and isinstance(undisturbed, Record)
             assert_alike(record, undisturbed, tolerance=1e-4)
         assert sorted(started) == [1, 2]
-        going_on = [sentence for sentence in said if sentence.startswith("Going on")]
+        going_on = [sentence for sentence in said if sentence.startswith("Continuing after")]
         assert len(going_on) == 2  # each sentence once, though two heads go on from one step
 
     def test_an_interrupted_stack_without_checkpoints_leaves_nothing(

@@ -320,13 +320,13 @@ class TestCommand:
     ) -> None:
         before = Outcome("sweep", "status", *place)
         assert before.code == 0, before.err
-        assert "grid.toml: 4 runs: 4 missing; 2 that must come first: 2 missing" in before.out
+        assert "grid.toml: 4 runs: 4 missing; 2 that they need first: 2 missing" in before.out
         plugin = ["--plugin", place[2]]
         assert f"Next: plbench sweep grid.toml {' '.join(plugin)}" in before.out
         planned = Outcome("sweep", "--dry-run", *place)
         assert (
             planned.code == 0
-            and "4 runs and 2 that must come first, none of them done already, 6 to make; about" in (planned.out)
+            and "4 runs and 2 that they need first, none of them done already, 6 missing; about" in (planned.out)
         )
         assert not Path("runs").exists()
         made = Outcome("sweep", *place)

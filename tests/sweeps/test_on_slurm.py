@@ -192,7 +192,7 @@ def test_all_jobs_are_queued_at_once_behind_what_they_need(
     asked = Jobs("gpu", "lab", 90, "32G", cpus=2, gpus=0, parallel=8, options={"qos": "high"})
     results = slurm.run_all([*good, bad], workspace, asked, plugins)
     assert [type(result) for result in results] == [Record, Record, Record, TrainingError]
-    assert "a run that must come first failed: " in str(results[3])
+    assert "a run that it depends on failed: " in str(results[3])
     assert results[0] == good[0].finished(workspace.store)
     assert sorted(begun(tmp_path)) == ["first 100", "first 100", "first 3", "second 1", "second 2"]
     first, second = (played.options(job) for job in ("100", "101"))

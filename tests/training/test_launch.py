@@ -92,7 +92,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(command: list[str], tmp_path
     assert "Saved at step" in err and "Traceback" not in err
     again = subprocess.run([sys.executable, "-m", "plbench", *words], capture_output=True, text=True, timeout=120)
     assert again.returncode == 0, again.stderr
-    assert "Going on after step" in again.stderr and "mAP(C)" in again.stdout
+    assert "Continuing after step" in again.stderr and "mAP(C)" in again.stdout
     assert again.stdout.count("mAP(C)") == again.stdout.count("mAP(O)")  # printed by one process only
 
 

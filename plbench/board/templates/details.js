@@ -35,7 +35,7 @@ function details() {
       ['method', row.method], ['file', linked(row.file)], ['paper', linked(row.paper)], ['tier', row.tier],
       ['seeds', row.seeds.join(', ')], ['runs', row.keys.join(', ')], ['commit', row.commit ?? '–'],
     ]),
-    ...listed('Figures, percent, with 95 % interval', Object.entries(row.figures).filter(([, f]) => f).map(([name, f]) => [name, bounds(f)])),
+    ...listed('Figures in percent, with 95 % interval', Object.entries(row.figures).filter(([, f]) => f).map(([name, f]) => [name, bounds(f)])),
     ...listed('Parameters', flat(row.params ?? {})),
     ...listed('Cost of one run', flat(row.cost ?? {})),
     ...listed('Plan', flat(content.shared[row.plan] ?? {})),

@@ -128,9 +128,9 @@ def _state(kind: type[Dataset], workspace: Workspace) -> dict[str, Any]:
         return {"folder": folder, "state": "not usable", "get": in_options(str(error))}
     state = "missing" if missing else "here"
     if not kind.needs_root:
-        state = "yours to give"
+        state = "given by you"
     if not kind.needs_files:
-        state = "drawn when first used"
+        state = "rendered when first used"
     return {"folder": folder, "state": state, "get": in_options(dataset.fetch_hint()) if missing else None}
 
 
@@ -190,7 +190,7 @@ def _check_torchvision() -> dict[str, Any]:
 
     found = "loads"
     if DECLARED is not None:
-        found = "compiled operators do not load beside this torch; declared in their place, plbench needs none of them"
+        found = "compiled operators do not load with this torch; plbench does not need them and declares them instead"
     return _check("torchvision", True, found, None)
 
 

@@ -21,7 +21,7 @@ def print_dry_run(found: Estimate) -> None:
         for item in found.items
     ]
     print_rows(None, rows, right=("time",))
-    total = f"about {duration(found.seconds)}" if found.missing else "nothing to do, everything is done"
+    total = f"about {duration(found.seconds)}" if found.missing else "nothing to do; all runs are finished"
     for name, text in [("Total", total), *_how(found), *(("Note", note) for note in found.notes)]:
         print_copied(name, text)
 
@@ -32,7 +32,7 @@ def _how(found: Estimate) -> list[tuple[str, str]]:
     batch = f"{plan.batch_size} images"
     batch += f", in {plan.accumulate} pieces" if plan.accumulate > 1 else ""
     batch += f", over {processes}" if found.num_processes > 1 else ""
-    workers = "the program itself decodes images" if not found.workers else f"{found.workers} workers decode images"
+    workers = "the main process decodes images" if not found.workers else f"{found.workers} workers decode images"
     lines = [
         ("Steps", f"{found.plan.steps_per_epoch:,} in each of {plan.epochs} epochs, {found.plan.num_steps:,} in total"),
         ("Batch", batch),
@@ -44,8 +44,8 @@ def _how(found: Estimate) -> list[tuple[str, str]]:
         each = " of each process" if found.num_processes > 1 else ""
         state, activations = memory(measured.state_bytes), memory(measured.activation_bytes)
         needed = (
-            f"about {memory(found.peak_bytes)} at the peak{each}, of which {state} for weights, gradients, moments and "
-            f"averages and {activations} for activations kept by a step"
+            f"about {memory(found.peak_bytes)} at the peak{each}, including {state} for weights, gradients, "
+            f"optimiser moments and weight averages, and {activations} for the activations of a step"
         )
         lines.append(("Memory", needed))
     return lines

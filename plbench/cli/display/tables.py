@@ -63,7 +63,7 @@ def print_table(
         table.add_row(*(Text(cells[name][number]) for name in widths))
     output().print(table)
     if left_out := [name for name in names if name not in widths]:
-        print_lines(f"Without {', '.join(left_out)}, because the terminal is narrow; --json shows all")
+        print_lines(f"Columns left out because the terminal is narrow: {', '.join(left_out)}; --json shows all")
 
 
 def percent(value: float | None) -> str:
@@ -111,8 +111,8 @@ def print_result(record: Record, folder: Path, next_steps: Sequence[str]) -> Non
     )
     if (raw := record.metrics.get(f"{name}_raw")) is not None:
         print_lines(
-            f"Weights averaged over the end of training; last weights alone: mAP(C) {percent(raw.map_c.value)}, "
-            f"mAP(O) {percent(raw.map_o.value)}"
+            f"Weights are averaged over the end of training; with the last weights alone: mAP(C) "
+            f"{percent(raw.map_c.value)}, mAP(O) {percent(raw.map_o.value)}"
         )
     print_copied("Note", *record.warnings, *record.notes)
     print_copied("Record", str(folder / "record.json"))
@@ -163,14 +163,14 @@ def _details(record: Record) -> Iterator[str]:
         if cost.shared_with:
             company = f"; not measured alone: {counted(cost.shared_with, 'other head')} trained in the same pass"
         elif cost.measured_alone is False:
-            company = "; not measured alone: other processes of its sweep may have run beside it"
+            company = "; not measured alone: other processes of its sweep may have run at the same time"
         yield (
             f"Cost: {phases}; {cost.images_per_second:,.0f} images/s in training; peak memory "
             f"{cost.peak_memory_mb:,.0f} MB{company}"
         )
         if (standard := cost.standard) is not None:
             yield (
-                f"Standard cost, alone and without a cache: {counted(standard.trainings, 'training')}, "
+                f"Standard cost (run alone, without a cache): {counted(standard.trainings, 'training')}, "
                 f"{standard.image_passes:,} images passed through the backbone (forward and backward count as 3), "
                 f"{standard.head:,} images that a head was trained on"
             )
@@ -189,10 +189,10 @@ def _other_figures(metrics: SplitMetrics) -> Iterator[str]:
         yield f"ECE {percent(metrics.ece)}"
     if metrics.f1 is not None and metrics.thresholds is not None:
         labels = "complete labels (an oracle) of the " if metrics.thresholds.labels == "complete" else "the "
-        own = "held out from the model that chose" if metrics.thresholds.held_out else "which the run trained on"
+        own = "by a model that was not trained on it" if metrics.thresholds.held_out else "which the run was trained on"
         yield f"{_f1(metrics.f1)} at thresholds chosen on {labels}validation part, {own}"
     if metrics.f1_top3 is not None:
-        yield f"{_f1(metrics.f1_top3)} with top 3"
+        yield f"{_f1(metrics.f1_top3)} for the top 3 of each image"
     if metrics.ranking_loss is not None:
         yield f"ranking loss {metrics.ranking_loss:.4f}"
     if metrics.precision_at_k:
@@ -256,16 +256,16 @@ def print_settings(settings: Sequence[Setting]) -> None:
         print_table(names, rows, names[1:], ["classes", *groups, "seeds", "mAP(O)", "best in", "p"])
         for row in setting.rows:
             if row.same:
-                print_lines(f"{row.label} has the same scores, bit for bit, as {', '.join(row.same)}: one row")
+                print_lines(f"{row.label} has scores bit-identical to those of {', '.join(row.same)}: one row")
         if not math.isnan(setting.detectable):
             least = f"{setting.detectable:.1f} points"
-            print_lines(f"A difference of {least} from the best row would be found in 4 of 5 such tables")
+            print_lines(f"A difference of {least} from the best row would be detected in 4 of 5 such tables")
         print_lines("")
     images = settings[0].other_images
     print_lines(
-        f"Mean over seeds, ± half the 95 % interval over {images} and seeds (both ends: --json). Differences are "
-        "paired by image and seed; p and their intervals hold for all pairs of a table together. Best in: chance that "
-        f"its mAP(C) is the highest with other {images} and seeds."
+        f"Mean over seeds ± half the 95 % interval over {images} and seeds (--json has both ends). Differences are "
+        "paired by image and seed; their intervals and p are adjusted for all pairs of a table. Best in: chance that "
+        f"the row would have the highest mAP(C) with other {images} and seeds."
     )
 
 
@@ -321,7 +321,7 @@ def print_stats(stats: dict[str, Any]) -> None:
     print_lines("")
     print_rows("classes, by known positives in train", shown, right=tuple(classes[0])[1:])
     if len(shown) < len(classes):
-        print_lines(f"… {len(classes) - _MAX_CLASSES:,} classes more, which --json shows …")
+        print_lines(f"… {len(classes) - _MAX_CLASSES:,} more classes, which --json shows …")
         print_rows(None, classes[-(_MAX_CLASSES // 2) :], right=tuple(classes[0])[1:])
 
 
@@ -346,7 +346,7 @@ def print_preparation(made: dict[str, Any]) -> None:
         for item in split["unreadable"][:_MAX_CLASSES]:
             echo(f"left out of {split['split']}: {item['image']}: {item['why']}")
     step = command("data", "stats", made["dataset"], *typed(data_root=made["folder"]))
-    echo(f"used by --data-root, as in: {step}")
+    echo(f"to use it, give --data-root, as in: {step}")
 
 
 def print_diagnosis(report: dict[str, Any]) -> None:
@@ -404,11 +404,11 @@ def print_study(made: Tuning, notes: Sequence[str], next_steps: Sequence[str]) -
     scores = {"starting": percent(first.value), "winner": percent(best.value)}
     rows.append({"value": "validation mAP(C)", **scores, "searched": None})
     print_rows(title, rows, right=("starting", "winner"))
-    print_lines(f"Chosen on the validation part of train{labels}; trial {study.winner + 1} won", "")
+    print_lines(f"Chosen on the validation part of train{labels}; trial {study.winner + 1} was the best", "")
     if made.settings:
         print_settings(made.settings)
     print_copied("Note", *notes)
     print_copied("Study", str(made.folder / "study.json"))
     pictures = ", ".join(name for name in study.pictures if name.endswith(".png"))
-    print_copied(f"Pictures in {made.folder}", f"{pictures}, and as SVG")
+    print_copied(f"Pictures in {made.folder}", f"{pictures}, also as SVG")
     print_copied("Next", *next_steps)

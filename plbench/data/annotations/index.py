@@ -89,7 +89,7 @@ class Index:
                         Annotations.open(folder)  # another process was first
                     except DataError as damage:
                         if folder.is_dir():
-                            self._warn(f"{damage}; the index was set aside as {set_aside(folder)} and made again")
+                            self._warn(f"{damage}; the index was renamed to {set_aside(folder)} and made again")
                         temporary.rename(folder)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)

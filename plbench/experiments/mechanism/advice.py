@@ -161,7 +161,9 @@ def advise(request: Request, workspace: Workspace, maps: Sequence[ModeMap], *, n
     positives, negatives = labels.counts()
     bare = Advice(labels.num_images, labels.num_classes, int(positives.sum()), int(negatives.sum()), notes=notes)
     if labels.is_complete:
-        return replace(bare, methods=("ce-negative",), answer=("Every label is known: there is nothing to treat.",))
+        return replace(
+            bare, methods=("ce-negative",), answer=("Every label is known, so there are no unknown labels to treat.",)
+        )
     if problem := _without_looking(positives, negatives):
         return _refusal(bare, problem)
     # models trained on known labels alone; nobody looks at test here
@@ -180,7 +182,7 @@ def advise(request: Request, workspace: Workspace, maps: Sequence[ModeMap], *, n
     low, high = spread(placements)
     if high.share / low.share > _MAX_FACTOR:
         between = f"from {low.share:.1%} to {high.share:.1%}"
-        return _refusal(bare, f"models of other seeds put the share of known positives anywhere {between}")
+        return _refusal(bare, f"models with different seeds estimate the share of known positives anywhere {between}")
     return _by_map(replace(bare, low=low, high=high), low, high, maps, labels, mean)
 
 
@@ -188,8 +190,7 @@ def _without_looking(positives: np.ndarray, negatives: np.ndarray) -> str | None
     """Return why counts alone rule an estimate out."""
     if negatives.sum() == 0:
         return (
-            "there is no verified negative, and from positives alone a class that is rare cannot be told from one "
-            "that is seldom annotated"
+            "there is no verified negative, and positives alone do not show whether a class is rare or seldom annotated"
         )
     if positives.sum() == 0:
         return "there is no known positive"
@@ -202,7 +203,7 @@ def _without_looking(positives: np.ndarray, negatives: np.ndarray) -> str | None
 def _refusal(bare: Advice, why: str) -> Advice:
     """Advise where nothing is identifiable: what to try is then what needs no estimate."""
     hint = (
-        "So nobody can say beforehand which treatment of unknown labels suits these data; compare them on a test "
+        "So which treatment of unknown labels suits these data cannot be predicted; compare treatments on a test "
         "part whose labels are known."
     )
     methods = WITHOUT_NEGATIVES if bare.negatives == 0 else ONE_OF_EACH
@@ -229,25 +230,25 @@ def _by_map(
 ) -> Advice:
     said = [
         f"About {_range(low.share, high.share, '.0%')} of all positives are annotated; those of the rarer half of "
-        f"classes are {_range(low.advantage, high.advantage, '.1f')} times as likely to be as those of the frequent "
-        f"half; there are {low.negatives:.2g} verified negatives to a positive."
+        f"classes are {_range(low.advantage, high.advantage, '.1f')} times as likely to be annotated as those of the "
+        f"frequent half; there are {low.negatives:.2g} verified negatives per positive."
     ]
     usable = ~np.isnan(estimate)
     ranks = float(spearman_by_depth(labels.counts()[0][usable], estimate[usable], [int(usable.sum())])[0])
     if not math.isnan(ranks):
-        said.append(f"Counts of annotations rank the classes like the estimate to {ranks:.2f} (Spearman; 1: alike).")
+        said.append(f"Annotation counts and the estimate rank the classes with a Spearman correlation of {ranks:.2f}.")
     # with the truth of each: how far the estimate of the share was off is then known
     near = {known.dataset: found for known in maps if (found := known.near(low, high))}
     if not near:
-        said.append("No setting of the maps is near there; compare all modes.")
+        said.append("No setting of the maps is close to this; compare all modes.")
         return replace(placed, methods=ONE_OF_EACH, answer=tuple(said))
     modes = winners(maps, low, high)
     wins = "; ".join(f"{mode} in {share:.0%}" for mode, share in modes.items())
     ratios = [cell.share / seen.share for found in near.values() for cell, seen in found]
     counts = ", ".join(f"{len(found)} of {name}" for name, found in near.items())
-    alike = " (datasets count alike)" if len(near) > 1 else ""
+    alike = " (datasets weighted equally)" if len(near) > 1 else ""
     said += [
-        f"In the settings of the maps near there ({counts}) nothing is better than: {wins}{alike}.",
+        f"In nearby settings of the maps ({counts}), no mode is better than: {wins}{alike}.",
         f"In these settings the true share was {_range(min(ratios), max(ratios), '.2g')} times the estimated one.",
         "The maps are a hint; the comparison below measures it on your data.",
     ]

@@ -49,14 +49,14 @@ def every(comparisons: Sequence[Comparison | None]) -> Verdict:
     adjusted = holm([c.difference.p_value for c in known])
     wrong = [c for c, p in zip(known, adjusted, strict=True) if c.difference.value < 0 and p < SIGNIFICANT]
     if wrong:
-        most = f"{len(wrong)} of {len(known)} go the other way significantly ({found})"
+        most = f"{len(wrong)} of {len(known)} differ significantly in the other direction ({found})"
         return Verdict("not held", most if len(known) > 1 else found)
     sure = [c for c in known if c.difference.interval[0] > 0]
     if len(sure) == len(known):
         return Verdict("held", found)
     if len(known) == 1:
         return Verdict("undecided", found)
-    return Verdict("undecided", f"{len(sure)} of {len(known)} are above 0 significantly ({found})")
+    return Verdict("undecided", f"{len(sure)} of {len(known)} are significantly above 0 ({found})")
 
 
 def some(places: Sequence[Sequence[Comparison | None]]) -> Verdict:
@@ -87,7 +87,7 @@ def _refusal(comparisons: Sequence[Comparison]) -> Verdict | None:
     if fewest < MIN_SEEDS:
         words = "; ".join(c.words for c in _most_telling(comparisons))
         seeds = "1 seed is" if fewest == 1 else f"{fewest} seeds are"
-        return Verdict("undecided", f"{seeds} too few to say ({words})")
+        return Verdict("undecided", f"{seeds} too few to decide ({words})")
     return None
 
 

@@ -98,7 +98,7 @@ class Estimate:
         if self.missing and not self.steps_left:
             return "only scoring"
         if self.peak_bytes is None:
-            return "nothing to do" if not self.missing else "how long it takes cannot be measured before"
+            return "nothing to do" if not self.missing else "the time cannot be estimated in advance"
         steps, peak = counted(self.steps_left, "step"), memory(self.peak_bytes)
         text = f"about {duration(self.seconds)} on {self.device.type}, {steps}, {peak} of memory at the peak"
         return text + (f", {memory(self.map_bytes)} of feature maps in the cache" if self.map_bytes else "")
@@ -144,7 +144,7 @@ def describe(plan: ResolvedRun, workspace: Workspace, *, force: bool = False) ->
         return plan.describe()
     text = f"{plan.describe()}; {found.words}"
     if workspace.decode == "gpu":
-        text += ", JPEG files decoded there"
+        text += ", JPEG files decoded on the GPU"
     missing = {item.key for item in found.missing}
     waiting = [name for name, (_, stage) in plan.stages.items() if stage.spec.key in missing]
     if waiting:
@@ -389,7 +389,7 @@ def _notes(found: Estimate, workspace: Workspace) -> Iterator[str]:
     if measured is None:
         return
     yield (
-        f"seconds and bytes are estimates, from a few steps of {measured.measured_images} images with synthetic inputs"
+        f"time and memory are estimated from a few steps of {measured.measured_images} images with synthetic inputs"
         + (f", scaled up to {measured.batch_images}" if measured.measured_images < measured.batch_images else "")
     )
     if measured.is_too_large:
@@ -397,10 +397,10 @@ def _notes(found: Estimate, workspace: Workspace) -> Iterator[str]:
         pieces = math.ceil(measured.batch_images / measured.measured_images)
         yield (
             f"{measured.piece_images} images at a time do not fit into the {total / 2**30:.0f} GiB of this GPU; "
-            f"`accumulate={pieces * spec.plan.accumulate}` computes it in smaller pieces"
+            f"`accumulate={pieces * spec.plan.accumulate}` computes the batch in smaller pieces"
         )
     if workspace.decode == "gpu":
-        yield 'images were loaded as without `decode="gpu"`: decoding there is not measured'
+        yield 'images were loaded without `decode="gpu"`: decoding on the GPU is not measured'
     if found.num_processes > 1:
-        yield "the exchange between processes is not measured"
+        yield "communication between processes is not measured"
     yield from _quicker(found)

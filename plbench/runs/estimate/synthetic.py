@@ -82,7 +82,7 @@ class _SyntheticView:
         yield torch.arange(number), synthetic(number, self.labels.num_classes).sigmoid()
 
     def compute(self, function: Any, weights: Any = "ema") -> Iterator[tuple[Tensor, Tensor]]:
-        raise PlbenchError("a stage that looks into its model cannot be measured before that is trained")
+        raise PlbenchError("a stage that reads its model cannot be measured before that model is trained")
 
     def model(self, weights: Any = "ema") -> nn.Module:
         return self._build()

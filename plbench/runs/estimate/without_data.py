@@ -62,15 +62,15 @@ def describe_without_data(
             if model.image_size <= _LARGEST:
                 with reporter.patience("Measuring the network on random images"):
                     seconds = number * seconds_per_image(model, regime, device)
-                what = "whose features, computed once, take"
+                what = "computing features once takes"
                 if regime == "finetune":
-                    what, seconds = "whose network takes", epochs * seconds
+                    what, seconds = "the network takes", epochs * seconds
                 took = (
-                    f", {what} about {duration(seconds)} on {device.type} (measured on random images); reading images "
+                    f"; {what} about {duration(seconds)} on {device.type} (measured on random images); reading images "
                 )
-                took += "and scoring come on top"
+                took += "and scoring add to this"
         yield (
-            f"A training by recipe {recipe.name}: {epochs} epochs of {steps:,} steps of {batch_size} images, "
+            f"Training by recipe {recipe.name}: {epochs} epochs of {steps:,} steps of {batch_size} images, "
             f"{epochs * steps:,} steps in all{took}"
         )
 

@@ -85,7 +85,7 @@ def prepare(
             if len(absent) == number:
                 raise DataError(f"none of the {number:,} {split} images is there, such as {first}")
             workspace.reporter.line(
-                f"{len(absent):,} of {number:,} {split} images are not there, such as {first}; they are left out"
+                f"{len(absent):,} of {number:,} {split} images are missing, such as {first}; they are left out"
             )
             labelled = labelled.subset(np.setdiff1d(np.arange(number), absent))
         with workspace.reporter.task(f"Packing {len(labelled.images):,} {split} images") as report:

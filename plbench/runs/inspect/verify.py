@@ -17,7 +17,7 @@ from plbench.runs.plan.duplicates import contradicting_copies, find_duplicates, 
 from plbench.runs.plan.image_check import note_of_unreadable
 from plbench.runs.workspace import Workspace, fingerprint, locate_dataset, open_dataset
 
-_NOT_RANKED = "runs on other numbers are custom/… and ranked on no board"
+_NOT_RANKED = "runs with other numbers are custom/…, and no board ranks them"
 _SHOWN = 20  # problems of one kind that are named
 
 
@@ -60,11 +60,11 @@ def verify_dataset(name: str, workspace: Workspace, *, decode: bool) -> list[Che
         said = list(dataset.notes().get(split, ()))
         sha256s = dataset.image_sha256s(split)
         if sha256s is not None and (found := contradicting_copies(dataset.split(split), sha256s)):
-            copies = f"{len(found):,} groups of byte for byte equal images contradict each other ({listed(found)})"
+            copies = f"{len(found):,} groups of byte-identical images have contradictory labels ({listed(found)})"
             said.insert(0, copies)
         checks += [Check(f"{split}: labels", sentence, "", None) for sentence in said]
     fingerprint(dataset, workspace)  # hashes what is not remembered, with a bar
-    fix = "take them out of one of the two, or run with `allow_duplicates=True`"
+    fix = "remove them from one of the two, or run with `allow_duplicates=True`"
     for train, test in dict.fromkeys((protocol.train_split, protocol.test_split) for protocol in dataset.protocols):
         pairs = find_duplicates(dataset, train, test)
         if pairs is not None:
@@ -113,4 +113,4 @@ def _verdict(what: str, problems: list[str], *, decode: bool) -> Check:
         return Check(what, "all decode" if decode else "all there", "", True)
     more = f"; and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
     fix = "fetch or prepare them again, or run with `skip_unreadable=True`"
-    return Check(what, "; ".join(problems[:_SHOWN]) + more, "every one readable", False, fix)
+    return Check(what, "; ".join(problems[:_SHOWN]) + more, "all readable", False, fix)

@@ -66,8 +66,8 @@ def cost(found: Cost) -> Iterator[Row]:
     if (standard := found.standard) is not None:
         yield (
             "Standard cost",
-            f"{counted(standard.trainings, 'training')}, {standard.image_passes:,} forward passes of an image through "
-            f"the backbone (forward and back count as 3), {standard.head:,} images that a head was trained on: the "
+            f"{counted(standard.trainings, 'training')}, {standard.image_passes:,} passes of an image through the "
+            f"backbone (forward and backward count as 3), {standard.head:,} images that a head was trained on: the "
             "same on every machine, stages included",
         )
 

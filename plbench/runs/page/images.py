@@ -57,7 +57,9 @@ def data_at_hand(files: RunFiles, workspace: Workspace) -> DataAtHand:
         return DataAtHand(why=str(error), option="plugin")
     option = "data_root" if kind.needs_root else "labels"
     if not kind.needs_files and not dataset_root(kind, workspace).is_dir():
-        return DataAtHand(why=f"{kind.title} are not rendered here yet; a run on them does it", option=option)
+        return DataAtHand(
+            why=f"{kind.title} have not been rendered on this machine yet; any run on them does that", option=option
+        )
     try:
         dataset = open_dataset(spec.protocol.dataset, workspace)
         data = ProtocolData(dataset, spec.protocol, spec.skipped_images, spec.seed)

@@ -42,7 +42,7 @@ class Duplicates:
         said = []
         for found, one, many in (
             (self.same_files, "the same file as a train image", "the same files as train images"),
-            (self.pairs, "byte for byte a train image", "byte for byte train images"),
+            (self.pairs, "byte-identical to a train image", "byte-identical to train images"),
         ):
             if found:
                 are, what = ("s are", many) if len(found) > 1 else (" is", one)
@@ -113,8 +113,8 @@ def check_apart(
     found = find_duplicates(dataset, protocol.train_split, protocol.test_split, skipped)
     if found is None:
         workspace.reporter.line(
-            f"The images of {dataset.name!r} do not give their checksums (sha256s), and are too many to be read for "
-            "them: whether test images are among the train images is not known"
+            f"The images of {dataset.name!r} come without checksums (sha256s), and there are too many to compute them: "
+            "it is not known whether test images are also train images"
         )
     if found and not allow:
         raise DataError(

@@ -52,9 +52,9 @@ def _unreadable(dataset: Dataset, split: str, workspace: Workspace) -> dict[str,
     absent = images.absent()
     if len(absent) > MAX_SKIPPED:
         raise DataError(
-            f"{len(absent):,} of {len(images):,} {split} images of {dataset.name!r} are not there, such as "
-            f"{images.name(absent[0])}; fetch them, or have plbench data prepare {dataset.name} --out DIR pack those "
-            "that are"
+            f"{len(absent):,} of {len(images):,} {split} images of {dataset.name!r} are missing, such as "
+            f"{images.name(absent[0])}; fetch them, or let plbench data prepare {dataset.name} --out DIR pack the "
+            "others"
         )
     with note_of_unreadable(dataset, split, workspace) as note:
         noted = read_checked_json(note)  # by an earlier check; None also where its note says nothing to us

@@ -59,9 +59,9 @@ def notes_on(protocol_data: ProtocolData) -> tuple[str, ...]:
     whole, labels = protocol_data.whole_train.labels, protocol_data.partial_labels
     is_of_file = parse(protocol_data.protocol.simulation).kind == LABEL_FILE
     if is_of_file and (wrong := count_contradictions(labels, whole)):
-        read.append(f"{wrong:,} labels of the file have another sign than the dataset's own")
+        read.append(f"{wrong:,} labels of the file contradict the dataset's own")
     if bare := int(np.count_nonzero(np.diff(whole.matrix.indptr) == 0)):
-        read.append(f"of {bare:,} of {whole.num_images:,} images in split {train!r} nothing is known")
+        read.append(f"{bare:,} of {whole.num_images:,} images in split {train!r} have no known label")
     positives, negatives = labels.counts()
     few = {
         "no known label in train: nothing is learned about them": (positives == 0) & (negatives == 0),
@@ -92,8 +92,8 @@ def notes_on_names(labels: PartialLabels) -> list[str]:
     shown = [*ids[:4], "…"] if len(ids) > 4 else ids
     listed = f"{', '.join(shown[:-1])} and {shown[-1]}"
     first = f"classes {listed} are {'both' if len(ids) == 2 else 'all'} named {name!r:.{_SHOWN}}"
-    more = f", and {len(shared) - 1:,} more names stand for several classes" if len(shared) > 1 else ""
+    more = f", and {len(shared) - 1:,} more names are shared by several classes" if len(shared) > 1 else ""
     return [
-        f"{first}{more}; each is taken for a class of its own, absent where only the other is marked in complete "
-        "labels; give them one id if they are the same"
+        f"{first}{more}; each is treated as a class of its own, absent in complete labels where only the other is "
+        "marked; give them one id if they are the same"
     ]

@@ -418,7 +418,7 @@ class TestLeftOut:
         assert [item["image"] for item in train["unreadable"]] == ([identity] if what == "broken" else [])
         said = plbench("data", "prepare", kind.name, *where)
         assert said.code == 0 and (identity in said.out) == (what == "broken")
-        assert ("1 of 60 train images are not there" in said.err) == (what == "absent")
+        assert ("1 of 60 train images are missing" in said.err) == (what == "absent")
         run = ["run", "-m", "ce-ignore", "-d", kind.name, "--data-root", tmp_path / "out", "--recipe", "quick"]
         plan = plbench(*run, "--dry-run", "--json", "--quiet").json
         official = f"{kind.name}/v1" if what == "nothing" else f"custom/{kind.name}"

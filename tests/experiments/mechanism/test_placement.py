@@ -149,7 +149,7 @@ def test_near_settings_of_the_map_name_the_methods(
     monkeypatch.setattr("plbench.experiments.mechanism.advice.MIN_KNOWN", 2)
     workspace = make_workspace()
     somewhere = advise(SHORT, workspace, [map_of((0.001, 50.0, 1.0, "Ignore"))], num_seeds=2)
-    assert "No setting of the maps is near" in somewhere.answer[-1] and somewhere.modes == {}
+    assert "No setting of the maps is close" in somewhere.answer[-1] and somewhere.modes == {}
     low, high = somewhere.low, somewhere.high
     assert low is not None and high is not None and 0 < low.share <= high.share <= 1
     assert len(somewhere.classes) == 6 and somewhere.positives == 48

@@ -44,7 +44,7 @@ class TestManyPlaces:
     def test_what_no_draw_contradicts_is_beyond_chance_among_many(self) -> None:
         pairs: dict[Place, tuple[float, float]] = {float(x): (50, 50) for x in range(79)}
         wrong = decide(lines({**pairs, 80.0: (45, 50)}, noise=0.5))
-        assert wrong.status == "not held" and "1 of 80 go the other way" in wrong.why
+        assert wrong.status == "not held" and "1 of 80 differ significantly in the other direction" in wrong.why
 
     def test_what_is_narrowly_beyond_chance_once_is_not_among_many(self) -> None:
         pairs: dict[Place, tuple[float, float]] = {float(x): (50, 50) for x in range(79)}
@@ -59,7 +59,7 @@ class TestEvery:
 
     def test_one_place_the_other_way_is_not_held(self) -> None:
         verdict = decide(lines({1.0: (52, 50), 2.0: (49, 50)}))
-        assert verdict.status == "not held" and "1 of 2 go the other way" in verdict.why
+        assert verdict.status == "not held" and "1 of 2 differ significantly in the other direction" in verdict.why
 
     def test_what_chance_explains_is_undecided_whichever_way_it_points(self) -> None:
         assert decide(lines({1.0: (52, 50), 2.0: (50.1, 50)}, noise=1.0)).status == "undecided"

@@ -196,7 +196,7 @@ class TestMeasured:
     def test_several_processes_share_a_batch(self, workspace: Workspace) -> None:
         found = dry_run(a_plan(workspace), workspace, processes=4)
         assert found.measured is not None and found.measured.batch_images == 4
-        assert found.as_dict()["processes"] == 4 and any("exchange" in note for note in found.notes)
+        assert found.as_dict()["processes"] == 4 and any("communication" in note for note in found.notes)
 
     def test_a_method_that_cannot_be_computed_in_pieces_is_refused_as_by_the_run(self, workspace: Workspace) -> None:
         with pytest.raises(PlbenchError, match="needs the whole batch at once"):
@@ -255,9 +255,9 @@ class TestCommands:
     def test_run_in_words(self, say: Callable[..., str]) -> None:
         said = say("run", "--method", "selective", "--accumulate", 2, "--dry-run")
         assert re.search(r"^stage prior: CE, Ignore +[0-9a-f]{16} +to do +about", said, flags=re.MULTILINE)
-        for part in ("3 in each of 4 epochs, 12 in all", "16 images, in 2 pieces", "float32 on cpu, 1 process"):
+        for part in ("3 in each of 4 epochs, 12 in total", "16 images, in 2 pieces", "float32 on cpu, 1 process"):
             assert part in said
-        assert "Memory: about" in said and "are estimates" in said
+        assert "Memory: about" in said and "are estimated" in said
 
     def test_run_as_json(self, say: Callable[..., str]) -> None:
         found = json.loads(say("run", "--method", "ce-ignore", "--dry-run", "--json"))

@@ -267,7 +267,9 @@ def test_the_command_fetches_unpacks_and_is_done(
     assert rest["present"] == files and len(rest["fetched"]) == 3
     assert len(asked) == len(set(asked)) == 6
     said = download("download")
-    assert said.code == 0 and f"{tmp_path / 'data'}: 0 files fetched, 6 were there" in said.out and len(asked) == 6
+    assert (
+        said.code == 0 and f"{tmp_path / 'data'}: 0 files downloaded, 6 already present" in said.out and len(asked) == 6
+    )
     ours, theirs = OpenImagesV6(tmp_path / "data"), OpenImagesV6(folder)
     assert ours.missing() == [] and not (tmp_path / "data" / "train.tar.gz").exists()
     for split in ("train", "test"):

@@ -144,7 +144,7 @@ def test_what_a_stage_found_and_what_to_beware_of_is_there(folder: Path, workspa
     prior = PriorDiagnostics(total=2.345, top=[("a", 0.61), ("b", 0.5)], spearman_by_depth={"6": 0.9, "10": None})
     rewrite(folder, priors={"prior": prior}, warnings=["half of it is wrong"], notes=["as read"], source_file=None)
     parsed = shown(folder, workspace)
-    assert "Stage prior: 2.35 classes are expected in an image. Highest: a 0.61, b 0.50" in parsed.text
+    assert "Stage prior: 2.35 classes are expected per image. Highest: a 0.61, b 0.50" in parsed.text
     assert "0.90 over the 6 most frequent classes" in parsed.text
     assert "half of it is wrong as read" in parsed.text and "--config spec.toml --plugin FILE" in parsed.text
     tuning = TuningReport(
@@ -169,7 +169,7 @@ def test_what_a_stage_found_and_what_to_beware_of_is_there(folder: Path, workspa
 def test_a_run_that_only_selects_is_of_its_validation_part(folder: Path, workspace: Workspace) -> None:
     (chooser,) = {*workspace.store.keys()} - {folder.name}
     parsed = shown(workspace.store.run_folder(chooser), workspace)
-    assert "never saw test" in parsed.text and "validation present" in parsed.text and parsed.tags["img"] > 5
+    assert "never on test" in parsed.text and "validation present" in parsed.text and parsed.tags["img"] > 5
 
 
 def test_intervals_of_classes_are_on_the_records_own_resamples(folder: Path, workspace: Workspace) -> None:
@@ -194,7 +194,7 @@ def test_a_run_that_failed_or_was_interrupted_says_so(folder: Path, workspace: W
     (folder / "checkpoints" / "step-00000005.json").write_text('{"step": 5}')
     assert "last saved at step 5" in shown(folder, workspace).text
     with workspace.store.lock(done.key, lambda text: None):
-        assert "under way in another process" in shown(folder, workspace).text
+        assert "in progress in another process" in shown(folder, workspace).text
     assert workspace.store.find(done.key[:4], begun=True) == folder
     with pytest.raises(StoreError, match="there is no run"):
         workspace.store.find(done.key[:4])
@@ -213,9 +213,9 @@ def test_runs_without_some_files_show_the_rest(folder: Path, workspace: Workspac
     rewrite(folder, without=["cells.npz", "log.jsonl"])
     parsed = shown(folder, workspace)
     assert "no scores of known labels (cells.npz)" in parsed.text
-    assert "are missing: log.jsonl, cells.npz, task.npz" in parsed.text
+    assert "folder lacks: log.jsonl, cells.npz, task.npz" in parsed.text
     rewrite(folder, without=["per_class.csv"])
-    assert "nothing can be said of single classes" in shown(folder, workspace).text
+    assert "there are no figures for single classes" in shown(folder, workspace).text
     spec = (folder / "spec.toml").read_text(encoding="utf-8")
     (folder / "spec.toml").write_text(spec + "# changed\n")
     (folder / "replicates.csv").unlink()
@@ -255,7 +255,7 @@ def test_pictures_stop_where_there_is_no_room_and_leave_out_what_cannot_be_read(
     monkeypatch.setattr(images.Thumbnails.__init__, "__defaults__", (5_000,))
     parsed = shown(folder, workspace)
     assert 0 < parsed.tags["img"] < 12 and sum(map(len, parsed.values("src"))) <= 5_000
-    assert "more images had no room" in parsed.text
+    assert "more images did not fit" in parsed.text
     for path in (workspace.store.cache / "data" / "tiny" / "test").iterdir():
         path.write_bytes(b"no image")
     parsed = shown(folder, workspace)
@@ -305,7 +305,7 @@ def test_thousands_of_classes_stay_light(folder: Path, workspace: Workspace, mon
     text = run_page(folder, workspace, folder)
     parsed = Parsed(text)
     assert len(text) < 500_000
-    assert "Of 9,600 classes the table has those with the highest and the lowest AP, 400 in all." in parsed.text
+    assert "The table has 400 of 9,600 classes, those with the highest and the lowest AP." in parsed.text
     assert parsed.text.count("class number") > 400 and 'href="per_class.csv"' in text
     assert "class number 9599 id-9599 90.00" in parsed.text and "class number 0 id-0 10.00" in parsed.text
 

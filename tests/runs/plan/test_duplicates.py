@@ -80,7 +80,7 @@ def test_they_stop_a_run_by_their_bytes(
         copy(tmp_path / "images" / "train" / f"{number:02d}.png", tmp_path / "images" / "test" / f"{20 + number}.png")
     with pytest.raises(
         DataError,
-        match=r"^4 test images are byte for byte train images \(test/20.png = train/00.png, test/21.png = "
+        match=r"^4 test images are byte-identical to train images \(test/20.png = train/00.png, test/21.png = "
         r"train/01.png, test/22.png = train/02.png, \.\.\.\), so .*`allow_duplicates=True`",
     ):
         planned(workspace)
@@ -94,7 +94,7 @@ def test_they_may_stay_where_somebody_says_so(workspace: Workspace, tmp_path: Pa
     assert plan.spec.duplicates == 1 and plan.spec.protocol.name.startswith("custom/")
     assert "--allow-duplicates" in options_of(plan, workspace)
     record = run(plan, workspace)
-    assert any("byte for byte train images: 1 (--allow-duplicates)" in warning for warning in record.warnings)
+    assert any("byte-identical to train images: 1 (--allow-duplicates)" in warning for warning in record.warnings)
     assert plan_from_spec(plan.spec, workspace).spec == plan.spec
 
 
@@ -103,7 +103,7 @@ def test_a_study_or_a_run_on_the_fit_part_is_stopped_without_opening_test_labels
 ) -> None:
     copied(tmp_path / "images" / "train" / "03.png", tmp_path / "images" / "test" / "25.png")
     monkeypatch.setattr(PartialLabels, "rows", lambda self, index: pytest.fail("labels were looked at"))
-    with pytest.raises(DataError, match="1 test image is byte for byte a train image"):
+    with pytest.raises(DataError, match="1 test image is byte-identical to a train image"):
         planned(workspace)
 
 
@@ -125,7 +125,7 @@ def test_check_and_verify_say_so(workspace: Workspace, tmp_path: Path) -> None:
         copied(tmp_path / "images" / "train" / f"{number:02d}.png", tmp_path / "images" / "test" / f"{20 + number}.png")
     (finding,), (check,) = sights()
     assert finding.passed is False and check.well is False
-    assert finding.seen.startswith("10 test images are byte for byte train images (test/20.png = train/00.png, ")
+    assert finding.seen.startswith("10 test images are byte-identical to train images (test/20.png = train/00.png, ")
     assert check.found == finding.seen and check.fix is not None and "`allow_duplicates=True`" in check.fix
 
 

@@ -114,7 +114,7 @@ def test_classes_of_which_nothing_is_known_are_noted(
     [
         (["mop", "mop", "c", "d", "e", "f"], "are both named 'mop'"),
         (["a", "mop ", "c", "d", "e", " mop"], "are both named 'mop'"),
-        (["x", "x", "x", "d", "y", "y"], "are all named 'x', and 1 more names stand for several classes"),
+        (["x", "x", "x", "d", "y", "y"], "are all named 'x', and 1 more names are shared by several classes"),
     ],
 )
 @pytest.mark.usefixtures("quick_records")

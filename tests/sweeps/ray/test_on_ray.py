@@ -181,7 +181,7 @@ def test_what_fails_is_said_and_what_needs_it_fails_with_it(
     results = driver.run_all([*good, *bad], workspace, Cluster(local_cluster.address), plugins)
     assert [type(result) for result in results] == [Record, Record, TrainingError, TrainingError]
     assert results[0] == good[0].finished(workspace.store)
-    assert "a run that must come first failed: " in str(results[2])
+    assert "a run that it depends on failed: " in str(results[2])
     assert "loss" in str(results[2])
     assert Counter((name, tag) for name, tag, _ in begun(tmp_path)) == {
         **{("slow", "1"): 1, ("slow", "100"): 2, ("second", "2"): 1}  # a stage that works, and one that does not
