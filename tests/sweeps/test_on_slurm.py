@@ -251,7 +251,7 @@ def test_stopping_cancels_and_jobs_that_are_gone_are_submitted_again(
     with pytest.raises(KeyboardInterrupt):
         slurm.run_all(plans, workspace, Jobs(), plugins)
     stopper.join()
-    assert told.lines[-1].startswith("Stopping: 0 of 3 runs are made; ")
+    assert told.lines[-1].startswith("Stopping: 0 of 3 runs are finished; ")
     assert (played.place / "cancelled").read_text().split() == ["100", "101_0", "101_1"]
     played.say({"100": "CANCELLED by 0", "101_0": "CANCELLED by 0", "101_1": "CANCELLED by 0"})
     results = slurm.run_all(plans, workspace, Jobs(), plugins)
@@ -271,7 +271,7 @@ def test_a_job_that_was_killed_says_so_and_one_that_is_refused_too(
     played.say({"100": "OUT_OF_MEMORY"})
     monkeypatch.setattr(submitit.SlurmJob, "_results_timeout_s", 0)
     (error,) = slurm.run_all(plans, workspace, Jobs(), plugins)
-    assert "its job 100 ended before it was made (Slurm says OUT_OF_MEMORY); its log is" in str(error)
+    assert "its job 100 ended before the run was finished (Slurm says OUT_OF_MEMORY); its log is" in str(error)
     assert told.lines[-1].startswith(f"Failed: {plans[0].spec.key}, First: ")
     (played.place / "full").touch()
     with pytest.raises(PlbenchError, match=r"Slurm refused the jobs: .*invalid partition specified: gone"):
