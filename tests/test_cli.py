@@ -152,7 +152,7 @@ def test_a_run_written_down_is_the_same_run(bench: Bench) -> None:
     record = bench.run("ce-negative", "--json").json
     spec = bench.runs / record["key"] / "spec.toml"
     said = plbench("run", "--config", spec, "--data-root", bench.data)
-    assert said.code == 0 and "done already" in said.out and record["key"] in said.out
+    assert said.code == 0 and "finished already" in said.out and record["key"] in said.out
     again = plbench("run", "--config", spec, "--data-root", bench.data, "--workers", 0, "--force", "--json").json
     assert again["key"] == record["key"]
     assert again["metrics"] == record["metrics"]
@@ -197,7 +197,7 @@ def test_a_second_time_it_is_done_already(bench: Bench) -> None:
     path = bench.runs / key / "record.json"
     before = path.stat().st_mtime_ns
     said = bench.run("ce-negative")
-    assert said.code == 0 and "done already" in said.out and str(path) in said.out
+    assert said.code == 0 and "finished already" in said.out and str(path) in said.out
     assert all("Note:" in line for line in said.err.splitlines()) and path.stat().st_mtime_ns == before
 
 

@@ -98,7 +98,7 @@ def done(folder: Path) -> Said:
     plbench(*ARGUMENTS)
     shutil.rmtree(folder / "cache" / "answered")
     said = plbench(*ARGUMENTS)
-    assert said.resolved and "done already" in said.out
+    assert said.resolved and "finished already" in said.out
     return said
 
 
@@ -119,8 +119,8 @@ def test_the_answer_is_what_resolving_prints(done: Said) -> None:
 def test_the_first_run_is_noted(folder: Path) -> None:
     first = plbench(*ARGUMENTS, "--seed", 7)
     answer = plbench(*ARGUMENTS, "--seed", 7)
-    assert first.resolved and "done already" not in first.out
-    assert not answer.resolved and "done already" in answer.out and answer.key == first.key
+    assert first.resolved and "finished already" not in first.out
+    assert not answer.resolved and "finished already" in answer.out and answer.key == first.key
 
 
 SLOW = ("torch", "timm", "sklearn", "pandas", "matplotlib", "scipy.special", "scipy.stats", "plbench.methods.selective")
@@ -278,7 +278,7 @@ def test_a_record_of_another_run_is_refused_as_ever(done: Said) -> None:
 def test_a_run_that_is_gone_is_made_again(done: Said) -> None:
     shutil.rmtree(Path("runs", done.key))
     said = plbench(*ARGUMENTS)
-    assert said.resolved and said.key == done.key and "done already" not in said.out
+    assert said.resolved and said.key == done.key and "finished already" not in said.out
 
 
 def _cut(path: Path, other: str) -> None:

@@ -117,7 +117,7 @@ def test_it_is_not_made_of_other_files(coco: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("000000000077.jpg", "000000000999.jpg", "image '999' is none of the 3 of coco-20k"),
+        ("000000000077.jpg", "000000000999.jpg", "image '999' is not one of the 3 of coco-20k"),
         (",toothbrush", ",brush", "has a column 'brush'"),
         ("000000000077.jpg,train,0", "000000000077.jpg,train,", "has cells without 1 or 0"),
     ],

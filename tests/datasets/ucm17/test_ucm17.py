@@ -47,7 +47,7 @@ def test_the_published_layout_and_one_table_are_the_same(published: Path, tmp_pa
 def test_another_image_is_refused(published: Path) -> None:
     table = published / "LandUse_Multilabeled.txt"
     table.write_text(table.read_text().replace("\nairplane", "\nairport", 1))
-    with pytest.raises(DataError, match=r"image 'airport.*' is none of the 2,100 of ucm17"):
+    with pytest.raises(DataError, match=r"image 'airport.*' is not one of the 2,100 of ucm17"):
         Ucm17(published).split("train")
 
 

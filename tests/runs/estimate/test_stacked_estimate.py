@@ -138,7 +138,7 @@ class TestWhatIsMeasured:
 
         monkeypatch.setattr(estimate, "measure", fail)
         found = estimate_runs([a_plan(workspace, "role", seed=seed) for seed in range(2)], workspace)
-        assert found.seconds == 0.0 and "cannot be measured" in found.words
+        assert found.seconds == 0.0 and "cannot be estimated in advance" in found.words
         assert any("no" in note for note in found.notes)
 
 
