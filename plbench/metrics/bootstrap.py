@@ -27,7 +27,8 @@ MAX_IMAGES = 2**24  # float32 counts exactly up to this number
 MAX_CHUNK = 64  # replicates; larger products exceed the cache
 
 _NEIGHBOURS = 20
-_BLOCK, _STEP = 4096, 32
+_BLOCK = 4096  # segments at once: their counts in all replicates of a chunk stay in the CPU cache
+_STEP = 32  # rows that one matrix product sums
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ def resample_weights(num_images: int, num_replicates: int, seed: int, start: int
     for column in range(num_replicates):
         drawn = draw_indices(f"{seed:d}/images/{start + column:d}", num_images, num_images)
         counts[column] = np.bincount(drawn, minlength=num_images)
-    # the sparse products read whole rows, the weights of one image in all replicates
+    # sums of bags read whole rows, the weights of one image in all replicates
     return np.ascontiguousarray(counts.T)
 
 

@@ -1,4 +1,4 @@
-"""The sparse-product bootstrap against repeating rows."""
+"""The bootstrap by sums of bags against repeating rows."""
 
 from __future__ import annotations
 
