@@ -49,10 +49,14 @@ def test_exponents_are_those_of_the_last_two_sizes() -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak of memory is read from /proc")
 def test_a_point_is_measured_and_drawn(tmp_path: Path) -> None:
-    # more than 32 MB, so that malloc takes it from the system and not from what this process freed
+    torch.ones(7_500_000)  # from here on malloc takes blocks of up to 30 MB from its heap, and keeps them when freed
+    blocks = [torch.ones(7_000_000) for _ in range(6)]
+    kept = torch.ones(1_000_000)  # above them, so that they are not given back
+    del blocks
     curve = Curve("a copy", "numbers", (4_000_000, 16_000_000), lambda size: torch.ones(size).clone)
     points = list(bench_curves.measured(curve, curve.sizes))
     assert [point.size for point in points] == [4_000_000, 16_000_000]
     assert points[1].num_bytes == pytest.approx(64e6, rel=0.3) and points[1].seconds > 0
+    assert kept[0] == 1
     bench_curves.draw({curve: points}, tmp_path / "a.svg")
     assert "a copy: " in (tmp_path / "a.svg").read_text()
